@@ -1,0 +1,1 @@
+"""What it does: sessions, model servers, HTTP."""

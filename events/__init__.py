@@ -1,0 +1,1 @@
+"""What happened: the catalogue of events and the log that keeps them. Knows nothing of chat transport or the web."""

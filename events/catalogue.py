@@ -1,0 +1,200 @@
+"""Every event that a log may hold: past-tense facts about one session.
+
+Names in the log are fixed for ever: a tag below is what the `type` column holds, whatever its class is called.
+A field may be added with a default, never renamed or removed; a default is part of the format, because fields
+equal to their default are not written. A change of shape raises the type's entry in `SCHEMA_VERSIONS` and adds a
+step to `upcasters.py`.
+
+Texts are Unicode strings; offsets count code points; durations and times are microseconds (`_us`).
+"""
+
+from typing import Any
+
+from msgspec import Struct
+
+
+class Event(Struct, frozen=True, tag_field="type", omit_defaults=True):
+    """A fact about one session. Subclasses name it; the envelope (`RecordedEvent`) says when and by whom."""
+
+
+class Parameters(Struct, frozen=True, omit_defaults=True):
+    """How a reply is sampled. None means that nobody asked for a value."""
+
+    max_new_tokens: int | None = None
+    temperature: float | None = None
+    do_sample: bool | None = None
+    top_p: float | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    model: str | None = None
+
+
+class Usage(Struct, frozen=True):
+    """Tokens of one call to a model, as the model server counts them."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class UsageTotal(Struct, frozen=True):
+    """What a session used on one day (UTC, YYYY-MM-DD) of one model: numbers that outlive its texts."""
+
+    day: str
+    model: str
+    replies: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class SessionCreated(Event, frozen=True, tag="session_created"):
+    owner: str | None
+    metadata: dict[str, Any]
+    timeout_s: int
+    title: str | None = None
+    system_prompt: str | None = None
+
+
+class MetadataChanged(Event, frozen=True, tag="metadata_changed"):
+    """Metadata and title as a whole, after the change: the newest one alone tells both."""
+
+    metadata: dict[str, Any]
+    title: str | None = None
+
+
+class SessionAccessed(Event, frozen=True, tag="session_accessed"):
+    """Someone read the session. Recorded coarsely, at most once per `access_resolution_s`."""
+
+
+class SessionExpired(Event, frozen=True, tag="session_expired"):
+    deadline_us: int
+
+
+class SessionDeleted(Event, frozen=True, tag="session_deleted"):
+    """The session is gone and the content of its earlier events is erased in the same transaction."""
+
+    reason: str
+    owner: str | None = None
+    usage: tuple[UsageTotal, ...] = ()
+
+
+class MessagePosted(Event, frozen=True, tag="message_posted"):
+    """A message was accepted. `reply_id` names the reply that it will get, before that reply starts."""
+
+    message_id: str
+    parent_id: str | None
+    role: str
+    content: str
+    reply_id: str | None = None
+    parameters: Parameters = Parameters()
+    idempotency_key: str | None = None
+    fingerprint: str | None = None
+
+
+class ReplyStarted(Event, frozen=True, tag="reply_started"):
+    """The model is being asked. With the texts of `context_ids` the very request can be built again."""
+
+    reply_id: str
+    parent_id: str
+    node: str
+    provider: str
+    model: str
+    parameters: Parameters
+    context_ids: tuple[str, ...]
+    attempt: int = 1
+
+
+class ReplyProgressed(Event, frozen=True, tag="reply_progressed"):
+    """A checkpoint: `text` continues the reply at code point `offset`."""
+
+    reply_id: str
+    offset: int
+    text: str
+
+
+class ReplyCompleted(Event, frozen=True, tag="reply_completed"):
+    reply_id: str
+    content: str
+    finish_reason: str
+    model: str
+    duration_us: int
+    usage: Usage | None = None
+    time_to_first_token_us: int | None = None
+
+
+class ReplyFailed(Event, frozen=True, tag="reply_failed"):
+    """The model could not finish. `cause` is a word of `chatbot/llm/errors.py`, `detail` a sentence."""
+
+    reply_id: str
+    content: str
+    cause: str
+    detail: str = ""
+    duration_us: int = 0
+
+
+class ReplyCancelled(Event, frozen=True, tag="reply_cancelled"):
+    reply_id: str
+    content: str
+    cause: str
+    duration_us: int = 0
+
+
+class ReplyInterrupted(Event, frozen=True, tag="reply_interrupted"):
+    """The service stopped or died under the reply; what had been recorded of it is kept."""
+
+    reply_id: str
+    content: str
+    cause: str
+    duration_us: int = 0
+
+
+class BranchSelected(Event, frozen=True, tag="branch_selected"):
+    message_id: str
+
+
+class ContentErased(Event, frozen=True, tag="content_erased"):
+    """The content of the session's earlier events is erased in the same transaction; the session goes on."""
+
+    reason: str
+    events_erased: int
+
+
+AnyEvent = (
+    SessionCreated
+    | MetadataChanged
+    | SessionAccessed
+    | SessionExpired
+    | SessionDeleted
+    | MessagePosted
+    | ReplyStarted
+    | ReplyProgressed
+    | ReplyCompleted
+    | ReplyFailed
+    | ReplyCancelled
+    | ReplyInterrupted
+    | BranchSelected
+    | ContentErased
+)
+
+ReplyEnded = ReplyCompleted | ReplyFailed | ReplyCancelled | ReplyInterrupted
+
+# The current shape of each type. session_created is at 2: version 1 kept its timeout in hours.
+SCHEMA_VERSIONS: dict[str, int] = {
+    "session_created": 2,
+    "metadata_changed": 1,
+    "session_accessed": 1,
+    "session_expired": 1,
+    "session_deleted": 1,
+    "message_posted": 1,
+    "reply_started": 1,
+    "reply_progressed": 1,
+    "reply_completed": 1,
+    "reply_failed": 1,
+    "reply_cancelled": 1,
+    "reply_interrupted": 1,
+    "branch_selected": 1,
+    "content_erased": 1,
+}
+
+# Types that explain why earlier content of their stream is gone.
+EXPLAINS_ERASURE = frozenset({"session_deleted", "content_erased"})

@@ -1,0 +1,48 @@
+"""Events to and from the `data` column: JSON that any SQLite tool can read.
+
+`data` holds the event's fields and, first, its type, so that the bytes stand alone. Unknown fields in stored data are
+ignored, so that a newer program's optional fields do not stop an older one; an unknown type or a newer schema
+version does, because its meaning cannot be guessed.
+"""
+
+from typing import Any, get_args
+
+import msgspec
+
+from events.catalogue import SCHEMA_VERSIONS, AnyEvent, Event
+from events.errors import UnknownEvent
+from events.upcasters import upcast
+
+
+def _types() -> dict[str, type[Event]]:
+    return {str(cls.__struct_config__.tag): cls for cls in get_args(AnyEvent)}
+
+
+TYPES = _types()
+_encoder = msgspec.json.Encoder()
+_decoders: dict[str, msgspec.json.Decoder[Any]] = {tag: msgspec.json.Decoder(cls) for tag, cls in TYPES.items()}
+
+
+def event_type(event: Event) -> str:
+    """The event's name in the log."""
+    return str(event.__struct_config__.tag)
+
+
+def encode(event: Event) -> bytes:
+    """The event's data: a JSON object in UTF-8."""
+    return _encoder.encode(event)
+
+
+def decode(event_type: str, schema_version: int, data: bytes | str) -> Event:
+    """The event that `data` holds, lifted to its current shape.
+
+    Raises UnknownEvent for a type or schema version newer than this program, ValueError for damaged data.
+    """
+    current = SCHEMA_VERSIONS.get(event_type)
+    if current is None or schema_version > current:
+        raise UnknownEvent(event_type, schema_version)
+    if schema_version < current:
+        fields = upcast(event_type, schema_version, msgspec.json.decode(data))
+        return msgspec.convert(fields, TYPES[event_type])
+    event: Event = _decoders[event_type].decode(data)
+    return event

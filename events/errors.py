@@ -1,0 +1,35 @@
+"""What can go wrong with a log. Each class's docstring is its message."""
+
+
+class LogError(Exception):
+    """The event log could not do what was asked."""
+
+
+class VersionConflict(LogError):
+    """Another event was appended to this stream first; read its tail and decide again."""
+
+    def __init__(self, stream_id: str, expected_version: int) -> None:
+        super().__init__(f"stream {stream_id} is not at version {expected_version}")
+        self.stream_id = stream_id
+        self.expected_version = expected_version
+
+
+class LogUnavailable(LogError):
+    """The log cannot be written just now (disk full, locked by another program, closing); nothing was recorded."""
+
+
+class LogBusy(LogUnavailable):
+    """Too many appends wait already; nothing was recorded."""
+
+
+class LogUnusable(LogError):
+    """The file is not an event log that this program can serve: says why, and what to do."""
+
+
+class UnknownEvent(LogError):
+    """The log holds an event that this program does not know: it was written by a newer version."""
+
+    def __init__(self, event_type: str, schema_version: int) -> None:
+        super().__init__(f"event type {event_type!r} with schema version {schema_version} is newer than this program")
+        self.event_type = event_type
+        self.schema_version = schema_version

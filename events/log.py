@@ -1,0 +1,59 @@
+"""The port of the event log: what every store promises. One contract suite (tests/contract) holds them to it."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from events.catalogue import Event
+from events.record import Head, Metadata, RecordedEvent, StoredRow
+
+
+class EventLog(Protocol):
+    """An append-only log of streams. Positions are gapless from 1, in commit order; so are versions per stream."""
+
+    async def append(
+        self, stream_id: str, expected_version: int, events: Sequence[Event], metadata: Metadata
+    ) -> tuple[RecordedEvent, ...]:
+        """Record `events` after `expected_version` (0: a new stream), all or none, and return once they are on disk.
+
+        Raises VersionConflict when the stream is at another version, LogBusy when too many appends wait,
+        LogUnavailable when the store cannot be written; in each case nothing was recorded.
+        """
+        ...
+
+    async def erase(
+        self, stream_id: str, expected_version: int, event: Event, metadata: Metadata
+    ) -> tuple[RecordedEvent, ...]:
+        """Record `event` (of a type in EXPLAINS_ERASURE) and erase the content of all earlier events of the stream,
+        in one transaction. Returns once no file of the store holds that content. Raises as `append` does.
+        """
+        ...
+
+    async def read(
+        self, stream_id: str, *, after: int = 0, limit: int, backwards: bool = False
+    ) -> list[RecordedEvent]:
+        """Up to `limit` events of one stream with version > `after`, oldest first, or newest first if `backwards`."""
+        ...
+
+    async def read_all(self, *, after: int = 0, limit: int) -> list[RecordedEvent]:
+        """Up to `limit` events of all streams with position > `after`, in order."""
+        ...
+
+    async def read_at(self, positions: Sequence[int]) -> dict[int, RecordedEvent]:
+        """The events at these positions, by position; positions that do not exist are absent."""
+        ...
+
+    async def rows(self, *, after: int = 0, limit: int) -> list[StoredRow]:
+        """As `read_all`, undecoded, with salt, commitment and digest: for proof."""
+        ...
+
+    def head(self) -> Head:
+        """The last committed position and digest."""
+        ...
+
+    async def wait(self, position: int) -> Head:
+        """The head, once it is past `position`."""
+        ...
+
+    async def close(self) -> None:
+        """Write what waits, refuse what comes, release the files."""
+        ...

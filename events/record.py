@@ -1,0 +1,68 @@
+"""The envelope: what the log keeps beside an event's own data."""
+
+import msgspec
+from msgspec import Struct
+
+from events.catalogue import Event
+
+
+class Metadata(Struct, frozen=True, omit_defaults=True):
+    """Who and what caused an event. It outlives erasure, so it never holds a person's words.
+
+    `actor` is the name of the API key that asked; `request_id` is the answer's X-Request-ID; `cause` names what
+    made the service act by itself (`expiry`, `recovery`, `shutdown`).
+    """
+
+    actor: str | None = None
+    request_id: str | None = None
+    cause: str | None = None
+
+
+class RecordedEvent(Struct, frozen=True):
+    """An event in the log. `event` is None once its content has been erased."""
+
+    position: int
+    stream_id: str
+    version: int
+    type: str
+    schema_version: int
+    recorded_at_us: int
+    metadata: Metadata
+    event: Event | None
+
+
+class StoredRow(Struct, frozen=True):
+    """One row as it lies in the store, undecoded: what the chain is computed over and `verify` walks."""
+
+    position: int
+    stream_id: str
+    version: int
+    type: str
+    schema_version: int
+    recorded_at_us: int
+    metadata: str
+    data: str | None
+    salt: bytes | None
+    commitment: bytes
+    digest: bytes
+
+
+class Head(Struct, frozen=True):
+    """The end of the log: position 0 and 32 zero bytes when it is empty."""
+
+    position: int
+    digest: bytes
+
+
+_metadata_encoder = msgspec.json.Encoder()
+_metadata_decoder: msgspec.json.Decoder[Metadata] = msgspec.json.Decoder(Metadata)
+
+
+def encode_metadata(metadata: Metadata) -> str:
+    return _metadata_encoder.encode(metadata).decode()
+
+
+def decode_metadata(text: str) -> Metadata:
+    return _metadata_decoder.decode(text)
+
+

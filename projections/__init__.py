@@ -1,0 +1,1 @@
+"""What it means: folds over the log, kept in projections.db, rebuilt at will."""
