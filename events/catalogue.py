@@ -153,10 +153,13 @@ class BranchSelected(Event, frozen=True, tag="branch_selected"):
 
 
 class ContentErased(Event, frozen=True, tag="content_erased"):
-    """The content of the session's earlier events is erased in the same transaction; the session goes on."""
+    """The content of the session's earlier events is erased in the same transaction; the session goes on, empty."""
 
     reason: str
     events_erased: int
+    timeout_s: int
+    owner: str | None = None
+    usage: tuple[UsageTotal, ...] = ()
 
 
 AnyEvent = (

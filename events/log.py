@@ -28,9 +28,7 @@ class EventLog(Protocol):
         """
         ...
 
-    async def read(
-        self, stream_id: str, *, after: int = 0, limit: int, backwards: bool = False
-    ) -> list[RecordedEvent]:
+    async def read(self, stream_id: str, *, after: int = 0, limit: int, backwards: bool = False) -> list[RecordedEvent]:
         """Up to `limit` events of one stream with version > `after`, oldest first, or newest first if `backwards`."""
         ...
 

@@ -64,5 +64,3 @@ def encode_metadata(metadata: Metadata) -> str:
 
 def decode_metadata(text: str) -> Metadata:
     return _metadata_decoder.decode(text)
-
-

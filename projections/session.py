@@ -1,0 +1,160 @@
+"""The facts of one session, folded from its events.
+
+One pure fold serves twice: the `sessions` projection stores its result, and the actor that owns the session starts
+from that stored result and goes on folding. It holds ids, numbers and times only: texts, titles and metadata stay
+in the log, in one place, so that erasing them there erases them.
+"""
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from events.catalogue import (
+    BranchSelected,
+    ContentErased,
+    MessagePosted,
+    ReplyCancelled,
+    ReplyCompleted,
+    ReplyFailed,
+    ReplyInterrupted,
+    ReplyStarted,
+    SessionCreated,
+    SessionDeleted,
+)
+from events.record import RecordedEvent
+
+# Events that count as an access: what a person did, or a reply that reached its end. Told by type, because an
+# erased event has nothing else left and must fold to the same result.
+ACCESSES = frozenset(
+    {
+        "session_created",
+        "session_accessed",
+        "metadata_changed",
+        "message_posted",
+        "branch_selected",
+        "reply_completed",
+        "reply_failed",
+        "reply_cancelled",
+    }
+)
+
+
+class Pending(Struct, frozen=True):
+    """A posted message whose reply has not started."""
+
+    message_id: str
+    reply_id: str
+    version: int
+
+
+class OpenReply(Struct, frozen=True):
+    """A reply that has started and not ended. `version` is that of its reply_started."""
+
+    reply_id: str
+    message_id: str
+    version: int
+
+
+class Session(Struct, frozen=True):
+    """One session as its events up to `version` (log position `position`) tell it.
+
+    `no` is the position of session_created; `described_at` that of the newest event with metadata and title, 0 when
+    they are erased; `head` is the last message of the selected branch, a reply that is still to come included.
+    """
+
+    no: int
+    session_id: str
+    owner: str | None
+    timeout_s: int
+    created_at_us: int
+    accessed_at_us: int
+    version: int
+    position: int
+    described_at: int
+    status: str = "active"
+    head: str | None = None
+    message_count: int = 0
+    open_reply: OpenReply | None = None
+    pending: tuple[Pending, ...] = ()
+
+    @property
+    def expires_at_us(self) -> int:
+        return self.accessed_at_us + self.timeout_s * 1_000_000
+
+
+def evolve(session: Session | None, recorded: RecordedEvent) -> Session:
+    """The session after one more event of its stream."""
+    if session is None:
+        return _created(recorded)
+    session = replace(
+        session,
+        version=recorded.version,
+        position=recorded.position,
+        accessed_at_us=recorded.recorded_at_us if recorded.type in ACCESSES else session.accessed_at_us,
+    )
+    event = recorded.event
+    match event:
+        case MessagePosted():
+            return _posted(session, recorded.version, event)
+        case ReplyStarted():
+            opened = OpenReply(reply_id=event.reply_id, message_id=event.parent_id, version=recorded.version)
+            return replace(session, open_reply=opened, pending=_without(session.pending, event.reply_id))
+        case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
+            return _ended(session, event.reply_id)
+        case BranchSelected():
+            return replace(session, head=event.message_id)
+        case SessionDeleted():
+            return _emptied(replace(session, owner=event.owner, timeout_s=0, status="deleted"))
+        case ContentErased():
+            return _emptied(replace(session, owner=event.owner, timeout_s=event.timeout_s))
+        case _:
+            return _described_or_expired(session, recorded)
+
+
+def _created(recorded: RecordedEvent) -> Session:
+    event = recorded.event
+    created = event if isinstance(event, SessionCreated) else None  # None: erased, and a later event says what is left
+    return Session(
+        no=recorded.position,
+        session_id=recorded.stream_id,
+        owner=created.owner if created else None,
+        timeout_s=created.timeout_s if created else 0,
+        created_at_us=recorded.recorded_at_us,
+        accessed_at_us=recorded.recorded_at_us,
+        version=recorded.version,
+        position=recorded.position,
+        described_at=recorded.position if created else 0,
+    )
+
+
+def _posted(session: Session, version: int, event: MessagePosted) -> Session:
+    if event.reply_id is None:
+        return replace(session, head=event.message_id, message_count=session.message_count + 1)
+    waiting = Pending(message_id=event.message_id, reply_id=event.reply_id, version=version)
+    return replace(
+        session,
+        head=event.reply_id,
+        message_count=session.message_count + 2,
+        pending=(*session.pending, waiting),
+    )
+
+
+def _ended(session: Session, reply_id: str) -> Session:
+    if session.open_reply is not None and session.open_reply.reply_id == reply_id:
+        return replace(session, open_reply=None)
+    return replace(session, pending=_without(session.pending, reply_id))  # it ended before it could start
+
+
+def _described_or_expired(session: Session, recorded: RecordedEvent) -> Session:
+    if recorded.type == "metadata_changed" and recorded.event is not None:
+        return replace(session, described_at=recorded.position)
+    if recorded.type == "session_expired":
+        return replace(session, status="expired")
+    return session
+
+
+def _emptied(session: Session) -> Session:
+    return replace(session, head=None, message_count=0, open_reply=None, pending=(), described_at=0)
+
+
+def _without(pending: tuple[Pending, ...], reply_id: str) -> tuple[Pending, ...]:
+    return tuple(waiting for waiting in pending if waiting.reply_id != reply_id)
