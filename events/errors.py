@@ -33,3 +33,10 @@ class UnknownEvent(LogError):
         super().__init__(f"event type {event_type!r} with schema version {schema_version} is newer than this program")
         self.event_type = event_type
         self.schema_version = schema_version
+
+
+class LogInUse(LogUnusable):
+    """Another process serves this log; two writers would break the chain."""
+
+    def __init__(self, path: object, pid: str) -> None:
+        super().__init__(f"database {path} is in use by process {pid}; stop it or choose another DATABASE_URL")

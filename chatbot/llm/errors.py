@@ -5,6 +5,23 @@ class LlmError(Exception):
     """The model server failed."""
 
     cause = "llm_failed"
+    retryable = False  # the same request, asked again before the first piece of text, may well succeed
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        retryable: bool | None = None,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        """Without a `message` the class's docstring is the message. `status` is the model server's HTTP status,
+        `retry_after_s` the seconds that it asked us to wait."""
+        super().__init__(message or self.__doc__)
+        if retryable is not None:
+            self.retryable = retryable
+        self.status = status
+        self.retry_after_s = retry_after_s
 
 
 class LlmFailed(LlmError):
@@ -17,6 +34,7 @@ class LlmUnavailable(LlmError):
     """LLM server not available"""
 
     cause = "llm_unavailable"
+    retryable = True
 
 
 class LlmTimeout(LlmError):

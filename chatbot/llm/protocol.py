@@ -1,6 +1,6 @@
 """What every provider offers: a stream of text that ends with how it ended, and a health check."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from msgspec import Struct
@@ -36,12 +36,10 @@ class Provider(Protocol):
     name: str
     model: str
 
-    def stream(
-        self, messages: tuple[ChatMessage, ...], parameters: Parameters
-    ) -> AsyncIterator[str | Finish]:
+    def stream(self, messages: tuple[ChatMessage, ...], parameters: Parameters) -> AsyncGenerator[str | Finish, None]:
         """The reply's text in pieces, then one Finish.
 
-        All that one read of the socket brings comes as one piece. Closing the iterator closes the connection to
+        All that one read of the socket brings comes as one piece. Closing the generator closes the connection to
         the server at once. Raises the errors of `errors.py`, and nothing else.
         """
         ...

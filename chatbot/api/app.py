@@ -1,0 +1,34 @@
+"""The web application: routes, middleware, and the listener's life."""
+
+from aiohttp import web
+
+from chatbot.api import chat, documents, operations, sessions
+from chatbot.api.middleware import add_headers, gate
+from chatbot.api.services import SERVICES, Services
+
+
+def build_app(services: Services) -> web.Application:
+    """Every route of the service. What has a lifetime of its own is started and stopped by run.py."""
+    app = web.Application(middlewares=[gate], client_max_size=services.settings.server.body_max_bytes)
+    app[SERVICES] = services
+    for module in (sessions, chat, operations, documents):
+        app.add_routes(module.routes)
+    app.on_response_prepare.append(add_headers)
+    return app
+
+
+async def listen(app: web.Application) -> tuple[web.AppRunner, str]:
+    """Start to listen; returns the runner, to be cleaned up, and the service's URL. Raises OSError."""
+    server = app[SERVICES].settings.server
+    runner = web.AppRunner(
+        app,
+        handler_cancellation=True,  # a reader that has left frees its handler at once; replies live elsewhere
+        access_log=None,  # metrics count requests; a line each would cost more than the request
+        keepalive_timeout=server.keepalive_timeout_s,
+        shutdown_timeout=server.feeds_grace_s,
+    )
+    await runner.setup()
+    await web.TCPSite(runner, server.host, server.port, backlog=1024).start()
+    host, port = runner.addresses[0][:2]
+    shown = f"[{host}]" if ":" in host else host
+    return runner, f"http://{shown}:{port}"

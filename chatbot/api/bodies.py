@@ -1,0 +1,211 @@
+"""Requests as types: what each body and query may hold, read with bounds, refused with the path of the fault."""
+
+import asyncio
+import re
+import uuid
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from aiohttp import web
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from chatbot.config.settings import Settings
+from events.catalogue import Parameters
+
+DEPTH_MAX = 32  # levels of nesting in metadata: more helps nobody and costs every reader a stack
+STOPS_MAX = 8
+Body = TypeVar("Body")
+MessageId = Annotated[str, Meta(max_length=64)]
+
+
+class CreateSessionBody(Struct, frozen=True, forbid_unknown_fields=True):
+    metadata: dict[str, Any] | None = None
+    title: str | None = None
+    system_prompt: str | None = None
+    timeout_hours: Annotated[float, Meta(gt=0, le=876_000)] | None = None
+
+
+class ChangeSessionBody(Struct, frozen=True, forbid_unknown_fields=True):
+    metadata: dict[str, Any] | UnsetType = UNSET
+    title: str | None | UnsetType = UNSET
+
+
+class ChatBody(Struct, frozen=True, forbid_unknown_fields=True):
+    session_id: str
+    message: str
+    max_new_tokens: Annotated[int, Meta(ge=1)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    do_sample: bool | None = None
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    stop: Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], Meta(max_length=STOPS_MAX)] | None = None
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
+    model: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
+    parent_id: MessageId | None | UnsetType = UNSET
+    on_busy: Literal["queue", "reject", "interrupt"] = "queue"
+
+
+class BodyFault(Exception):
+    """The request is not what it should be. `path` points at the fault, as in $.message; None: the body as a whole."""
+
+    def __init__(
+        self, detail: str, path: str | None = None, *, status: int = 422, kind: str = "invalid", title: str = "Invalid"
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.path = path
+        self.status = status
+        self.kind = kind
+        self.title = title
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.path}: {self.detail}" if self.path else self.detail
+
+
+_decoders: dict[type, msgspec.json.Decoder[Any]] = {
+    body: msgspec.json.Decoder(body) for body in (CreateSessionBody, ChangeSessionBody, ChatBody)
+}
+_WHERE = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
+_FIELD = re.compile(r"field `(?P<name>[^`]*)`")
+
+
+async def read_body(request: web.Request, kind: type[Body], timeout_s: float, *, optional: bool = False) -> Body:
+    """The request's body as `kind`; an empty one counts as {} where it is `optional`.
+
+    Raises BodyFault, and HTTPRequestEntityTooLarge beyond the configured size.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            raw = await request.read()
+    except TimeoutError:
+        raise BodyFault("the body did not arrive in time", status=408, kind="timeout", title="Timeout") from None
+    except web.RequestPayloadError as error:
+        raise BodyFault("the body stopped before its end", status=400, kind="cut-body", title="Cut body") from error
+    if not raw and optional:
+        raw = b"{}"
+    elif request.content_type != "application/json":
+        raise BodyFault(
+            "send Content-Type: application/json", status=415, kind="media-type", title="Unsupported media type"
+        )
+    return decode_body(raw, kind)
+
+
+def decode_body(raw: bytes, kind: type[Body]) -> Body:
+    """Raises BodyFault: 400 for what is not JSON, 422 for JSON of another shape."""
+    try:
+        body: Body = _decoders[kind].decode(raw)
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BodyFault(f"not JSON: {error}", status=400, kind="malformed", title="Malformed JSON") from None
+    except RecursionError:
+        raise BodyFault("nested too deeply", status=400, kind="malformed", title="Malformed JSON") from None
+    else:
+        return body
+
+
+def _invalid(message: str) -> BodyFault:
+    found = _WHERE.match(message)
+    what = found["what"] if found else message
+    path = (found["path"] if found else None) or "$"
+    field = _FIELD.search(what)
+    if field and what.startswith("Object"):  # unknown or missing: point at the field, not at what should hold it
+        path = f"{path}.{field['name']}"
+    return BodyFault(what[:1].lower() + what[1:], path)
+
+
+def check_text(text: str, path: str, max_chars: int, *, blank: bool = False) -> None:
+    """Raises BodyFault for a text that is too long, blank where it must not be, or cannot be stored."""
+    if len(text) > max_chars:
+        raise BodyFault(f"has {len(text)} characters; at most {max_chars} are allowed", path)
+    if not blank and not text.strip():
+        raise BodyFault("must not be empty or blank", path)
+    if "\0" in text:
+        raise BodyFault("must not contain NUL characters", path)
+
+
+def check_metadata(metadata: dict[str, Any], settings: Settings) -> None:
+    """Raises BodyFault for metadata that is too large, too deep, or holds NUL characters."""
+    limits = settings.sessions
+    if len(metadata) > limits.metadata_keys_max:
+        raise BodyFault(f"has {len(metadata)} keys; at most {limits.metadata_keys_max} are allowed", "$.metadata")
+    size = len(msgspec.json.encode(metadata))
+    if size > limits.metadata_max_bytes:
+        raise BodyFault(f"has {size} bytes; at most {limits.metadata_max_bytes} are allowed", "$.metadata")
+    _check_value(metadata, "$.metadata", DEPTH_MAX)
+
+
+def _check_value(value: object, path: str, depth: int) -> None:
+    if depth == 0:
+        raise BodyFault(f"is nested more than {DEPTH_MAX} levels deep", "$.metadata")
+    if isinstance(value, str):
+        check_text(value, path, len(value), blank=True)
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            check_text(key, path, len(key), blank=True)
+            _check_value(inner, f"{path}.{key}", depth - 1)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            _check_value(inner, f"{path}[{index}]", depth - 1)
+
+
+def check_chat(body: ChatBody, settings: Settings) -> None:
+    """What the type alone cannot say. Raises BodyFault."""
+    if canonical_id(body.session_id) is None:
+        raise BodyFault("is not a UUID", "$.session_id")
+    check_text(body.message, "$.message", settings.chat.message_max_chars)
+    ceiling = settings.chat.max_tokens_ceiling
+    if body.max_new_tokens is not None and body.max_new_tokens > ceiling:
+        raise BodyFault(f"expected `int` <= {ceiling}", "$.max_new_tokens")
+
+
+def parameters_of(body: ChatBody, settings: Settings) -> Parameters:
+    """How the reply is sampled: what the request asks for, defaults for the rest."""
+    chat = settings.chat
+    return Parameters(
+        max_new_tokens=chat.default_max_tokens if body.max_new_tokens is None else body.max_new_tokens,
+        temperature=chat.default_temperature if body.temperature is None else body.temperature,
+        do_sample=chat.default_do_sample if body.do_sample is None else body.do_sample,
+        top_p=body.top_p,
+        stop=tuple(body.stop or ()),
+        seed=body.seed,
+        model=body.model,
+    )
+
+
+def canonical_id(text: str) -> str | None:
+    """`text` as a UUID is written in the log; None when it is none."""
+    if len(text) != 36:
+        return None
+    try:
+        return str(uuid.UUID(text))
+    except ValueError:
+        return None
+
+
+def query_int(request: web.Request, name: str, default: int, lowest: int, highest: int) -> int:
+    """A whole number of the query string. Raises BodyFault outside of its bounds."""
+    text = request.query.get(name)
+    if text is None:
+        return default
+    if not re.fullmatch(r"-?[0-9]{1,18}", text) or not lowest <= int(text) <= highest:
+        raise BodyFault(f"must be a whole number from {lowest} to {highest}", f"query.{name}")
+    return int(text)
+
+
+def check_query(request: web.Request, allowed: frozenset[str], prefix: str | None = None) -> None:
+    """Raises BodyFault for a parameter that this call does not know, rather than ignore a misspelt filter."""
+    for name in request.query:
+        if name not in allowed and not (prefix and name.startswith(prefix)):
+            raise BodyFault(f"unknown parameter; known are {', '.join(sorted(allowed))}", f"query.{name[:64]}")
+
+
+def if_match(request: web.Request) -> int | None:
+    """The version that If-Match names; None where there is none, or any will do. Raises BodyFault."""
+    text = request.headers.get("If-Match")
+    if text is None or text.strip() == "*":
+        return None
+    found = re.fullmatch(r'\s*"([0-9]{1,18})"\s*', text)
+    if not found:
+        raise BodyFault('must be one version as the ETag has it, such as "3"', "header.If-Match", status=400)
+    return int(found[1])

@@ -1,0 +1,135 @@
+"""Chat: a message in, a reply out, whole or as a stream of frames."""
+
+import asyncio
+
+from aiohttp import web
+
+from chatbot.api import frames
+from chatbot.api.answer import json_answer
+from chatbot.api.bodies import ChatBody, canonical_id, check_chat, if_match, parameters_of, read_body
+from chatbot.api.middleware import ASKER
+from chatbot.api.problems import CAUSE_UNKNOWN, CAUSES, Problem
+from chatbot.api.services import SERVICES, Services
+from chatbot.api.views import chat_view, timestamp
+from chatbot.sessions.commands import PostMessage
+from chatbot.sessions.errors import Draining
+from chatbot.sessions.reply import Outcome, Reply
+from events.errors import LogUnavailable
+
+STREAM_HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+}
+TITLES = {"cancelled": "Reply cancelled", "interrupted": "Reply interrupted"}
+routes = web.RouteTableDef()
+
+
+@routes.post("/api/chat")
+async def chat(request: web.Request) -> web.Response:
+    session_id, reply = await _post(request)
+    outcome = await reply.wait_end()
+    if outcome.status in ("complete", "cancelled"):
+        return json_answer(chat_view(session_id, reply, outcome))
+    status, title = CAUSES.get(outcome.cause, CAUSE_UNKNOWN)
+    ids = {"message_id": reply.reply_id, "user_message_id": reply.message_id, "version": outcome.version}
+    raise Problem(
+        status, outcome.cause.replace("_", "-"), title, _detail(outcome), partial=outcome.content, **ids
+    )
+
+
+@routes.post("/api/chat/stream")
+async def chat_stream(request: web.Request) -> web.StreamResponse:
+    services = request.app[SERVICES]
+    session_id, reply = await _post(request)
+    response = web.StreamResponse(headers=STREAM_HEADERS)
+    response.enable_chunked_encoding()
+    await response.prepare(request)
+    with services.metrics.open_stream():
+        try:
+            await _write_reply(response, session_id, reply, services)
+            await response.write_eof()
+        except ConnectionError:
+            # The reader has left. The reply goes on, and the reader may come back for the rest.
+            services.logger.debug("stream.left")
+    return response
+
+
+async def _post(request: web.Request) -> tuple[str, Reply]:
+    """Have the message recorded. Raises what read_body, check_chat and the session raise."""
+    services = request.app[SERVICES]
+    body = await read_body(request, ChatBody, services.settings.server.body_timeout_s)
+    check_chat(body, services.settings)
+    if services.supervisor.draining:
+        raise Draining("the service is shutting down")
+    session_id = canonical_id(body.session_id) or body.session_id
+    command = PostMessage(
+        message_id=services.new_id(),
+        reply_id=services.new_id(),
+        content=body.message,
+        parameters=parameters_of(body, services.settings),
+        parent_id=body.parent_id,
+        on_busy=body.on_busy,
+    )
+    answer = await services.supervisor.ask(session_id, command, request[ASKER], if_version=if_match(request))
+    if answer.reply is None:
+        raise RuntimeError("a posted message always has a reply")
+    return session_id, answer.reply
+
+
+async def _write_reply(response: web.StreamResponse, session_id: str, reply: Reply, services: Services) -> None:
+    """One reader: take all that is new as one frame, wait for the socket, look again."""
+    version = reply.version or reply.posted_version
+    start = frames.Start(session_id, reply.reply_id, reply.message_id, version, reply.model)
+    await response.write(frames.retry(services.settings.stream.retry_ms) + frames.encode(start, version, 0))
+    offset = 0
+    ping_s = services.settings.stream.sse_ping_s
+    while True:
+        try:
+            async with asyncio.timeout(ping_s):
+                await reply.wait_past(offset)
+        except TimeoutError:
+            await response.write(frames.PING)
+            continue
+        except LogUnavailable as error:
+            failure = frames.Error("failed", "Cannot record just now", str(error), str(error))
+            await response.write(frames.encode(failure, reply.version, offset))
+            return
+        text, outcome = reply.text, reply.outcome
+        if len(text) > offset:
+            piece, offset = text[offset:], len(text)
+            await response.write(frames.encode(frames.Chunk(piece), reply.version or version, offset))
+        if outcome is not None:
+            await response.write(_last_frame(reply, outcome) + frames.DONE)
+            return
+
+
+def _last_frame(reply: Reply, outcome: Outcome) -> bytes:
+    if outcome.status == "complete":
+        complete = frames.Complete(
+            message_id=reply.reply_id,
+            full_response=outcome.content,
+            finish_reason=outcome.finish_reason,
+            token_usage=outcome.usage,
+            created_at=timestamp(outcome.created_at_us),
+            version=outcome.version,
+        )
+        return frames.encode(complete, outcome.version, 0)
+    title = TITLES.get(outcome.status) or CAUSES.get(outcome.cause, CAUSE_UNKNOWN)[1]
+    detail = _detail(outcome)
+    return frames.encode(frames.Error(outcome.status, title, detail, detail), outcome.version, 0)
+
+
+def _detail(outcome: Outcome) -> str:
+    """A sentence for the client."""
+    if outcome.cause == "llm_unavailable":
+        return "LLM server not available"
+    if outcome.detail:
+        return outcome.detail
+    return {
+        "shutdown": "the service was shut down while it replied",
+        "crash": "the service stopped while it replied",
+        "client": "cancelled at the client's request",
+        "deleted": "the session was deleted",
+        "superseded": "a newer message took its place",
+    }.get(outcome.cause, outcome.cause)

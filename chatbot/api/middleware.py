@@ -1,0 +1,123 @@
+"""What every request passes: its id, its key, its answer to errors, its metrics, its CORS headers."""
+
+import hashlib
+import hmac
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+
+import structlog
+from aiohttp import web
+
+from chatbot.api.problems import Problem, internal_error, problem_of, render
+from chatbot.api.services import SERVICES, Services
+from chatbot.sessions.commands import Asker
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
+ASKER: web.RequestKey[Asker] = web.RequestKey("asker", Asker)
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+EXPOSED = "ETag, Location, Retry-After, X-Request-ID"
+OPEN_PATHS = frozenset({"/livez", "/readyz", "/api/health", "/docs", "/redoc", "/openapi.json"})
+OPEN_PREFIXES = ("/docs/", "/redoc/")
+
+_request_id = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+
+
+@web.middleware
+async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Outermost: gives the request its id, answers every error as a problem, and counts the answer."""
+    services = request.app[SERVICES]
+    given = request.headers.get("X-Request-ID", "")
+    request_id = given if _request_id.fullmatch(given) else uuid.uuid4().hex
+    request[REQUEST_ID] = request_id
+    started_s = time.perf_counter()
+    services.metrics.in_flight.inc()
+    status = 499  # the client left: nginx's word for it
+    try:
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            response = await _answer(request, handler, services)
+        status = response.status
+        return response
+    finally:
+        services.metrics.in_flight.dec()
+        route, method = _route(request), request.method if request.method in METHODS else "OTHER"
+        services.metrics.observe_request(route, method, status, time.perf_counter() - started_s)
+
+
+async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Just before the headers leave: streams have theirs sent long before a middleware could add any."""
+    response.headers["X-Request-ID"] = request.get(REQUEST_ID, "")
+    origin = request.headers.get("Origin")
+    allowed = request.app[SERVICES].settings.server.cors_origins
+    if origin is None or not allowed:
+        return
+    if "*" in allowed:
+        response.headers["Access-Control-Allow-Origin"] = "*"
+    else:
+        response.headers["Vary"] = "Origin"
+        if origin not in allowed:
+            return
+        response.headers["Access-Control-Allow-Origin"] = origin
+    response.headers["Access-Control-Expose-Headers"] = EXPOSED
+
+
+async def _answer(request: web.Request, handler: Handler, services: Services) -> web.StreamResponse:
+    try:
+        if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+            return _preflight(request)
+        request[ASKER] = _asker(request, services)
+        return await handler(request)
+    except Exception as error:
+        problem = problem_of(error)
+        if problem is None:
+            services.logger.exception("request.failed", error=type(error).__name__, route=_route(request))
+            problem = internal_error()
+        response = render(problem, request)
+        if problem.status == 405:
+            response.headers["Allow"] = ", ".join(problem.extra.get("allow", ()))
+        if problem.status == 401:
+            response.headers["WWW-Authenticate"] = "Bearer"
+        return response
+
+
+def _asker(request: web.Request, services: Services) -> Asker:
+    """Who asks, by the key in Authorization: Bearer (or X-API-Key). Raises Problem 401."""
+    keys = services.settings.auth.keys
+    request_id = request[REQUEST_ID]
+    if not keys or request.path in OPEN_PATHS or request.path.startswith(OPEN_PREFIXES):
+        return Asker(owner=None, request_id=request_id)
+    scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        secret = request.headers.get("X-API-Key", "")
+    owner = _owner_of(secret.strip(), keys)
+    if owner is None:
+        raise Problem(401, "unauthorized", "Unauthorized", "send a valid key as Authorization: Bearer")
+    return Asker(owner=owner, request_id=request_id)
+
+
+def _owner_of(secret: str, keys: Mapping[str, str]) -> str | None:
+    """Every key is compared, each in constant time, so that timing tells nothing about them."""
+    given = hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
+    found: str | None = None
+    for name, known in keys.items():
+        if hmac.compare_digest(given, hashlib.sha256(known.encode()).digest()):
+            found = name
+    return found
+
+
+def _preflight(request: web.Request) -> web.Response:
+    headers = {
+        "Access-Control-Allow-Methods": "GET, POST, PATCH, DELETE, OPTIONS",
+        "Access-Control-Allow-Headers": request.headers.get("Access-Control-Request-Headers", "*")[:1024],
+        "Access-Control-Max-Age": "600",
+    }
+    return web.Response(status=204, headers=headers)
+
+
+def _route(request: web.Request) -> str:
+    """The route's template: a bounded label, unlike the path."""
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else "unmatched"

@@ -1,0 +1,111 @@
+"""Errors as RFC 9457 problem details. One table says which status each error gets."""
+
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from chatbot.api.bodies import BodyFault
+from chatbot.llm.errors import LlmError, LlmOverloaded
+from chatbot.sessions import errors
+from events.errors import LogUnavailable
+from projections.errors import ProjectionError
+
+RETRY_AFTER_S = 1
+
+STATUSES: dict[type[Exception], tuple[int, str, str]] = {
+    # error: (status, type, title)
+    errors.SessionDeleted: (404, "session-deleted", "Session deleted"),
+    errors.SessionExpired: (404, "session-expired", "Session expired"),
+    errors.SessionNotFound: (404, "session-not-found", "Session not found"),
+    errors.UnknownMessage: (422, "unknown-message", "Unknown message"),
+    errors.TooLarge: (422, "invalid", "Invalid"),
+    errors.VersionMismatch: (412, "version-mismatch", "Precondition failed"),
+    errors.SessionBusy: (409, "session-busy", "Session busy"),
+    errors.TooManyPending: (429, "too-many-pending", "Too many messages are waiting"),
+    errors.Overloaded: (503, "overloaded", "Overloaded"),
+    errors.Draining: (503, "draining", "Shutting down"),
+    LlmOverloaded: (503, "overloaded", "Overloaded"),
+    LogUnavailable: (503, "log-unavailable", "Cannot record just now"),
+    ProjectionError: (503, "projections-unavailable", "Cannot read just now"),
+}
+
+CAUSES: dict[str, tuple[int, str]] = {
+    # cause of a reply that did not complete: (status, title)
+    "llm_unavailable": (503, "LLM server not available"),
+    "llm_overloaded": (503, "Overloaded"),
+    "llm_timeout": (504, "LLM server too slow"),
+    "llm_failed": (502, "LLM server failed"),
+    "shutdown": (503, "Reply interrupted"),
+    "crash": (503, "Reply interrupted"),
+    "internal": (500, "Internal error"),
+}
+CAUSE_UNKNOWN = (502, "Reply failed")
+
+
+class Problem(Exception):
+    """An answer other than success. `extra` adds members to the problem details."""
+
+    def __init__(self, status: int, kind: str, title: str, detail: str, **extra: Any) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.kind = kind
+        self.title = title
+        self.detail = detail
+        self.extra = extra
+
+
+def problem_of(error: Exception) -> Problem | None:
+    """The problem that a known error is; None for one that nobody foresaw."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, BodyFault):
+        faults = [{"path": error.path, "detail": error.detail}] if error.path else []
+        extra = {"errors": faults} if faults else {}
+        return Problem(error.status, error.kind, error.title, error.sentence, **extra)
+    if isinstance(error, web.HTTPException):
+        return _http_problem(error)
+    for known in type(error).__mro__:
+        if known in STATUSES:
+            status, kind, title = STATUSES[known]
+            return Problem(status, kind, title, str(error))
+    if isinstance(error, LlmError):
+        status, title = CAUSES.get(error.cause, CAUSE_UNKNOWN)
+        return Problem(status, error.cause.replace("_", "-"), title, str(error))
+    return None
+
+
+def internal_error() -> Problem:
+    """What a stranger sees of a fault of ours; the log has the rest under the request's id."""
+    return Problem(500, "internal-error", "Internal error", "internal error; the logs have it under this request id")
+
+
+def render(problem: Problem, request: web.Request) -> web.Response:
+    """The answer, with Retry-After where trying again makes sense."""
+    body = {
+        "type": f"/problems/{problem.kind}",
+        "title": problem.title,
+        "status": problem.status,
+        "detail": problem.detail,
+        "instance": request.path,
+        **problem.extra,
+    }
+    response = web.Response(
+        status=problem.status, body=msgspec.json.encode(body), content_type="application/problem+json"
+    )
+    if problem.status in (429, 503):
+        response.headers["Retry-After"] = str(RETRY_AFTER_S)
+    return response
+
+
+def _http_problem(error: web.HTTPException) -> Problem:
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        problem = Problem(405, "method-not-allowed", "Method not allowed", f"allowed here: {allowed}")
+        problem.extra["allow"] = sorted(error.allowed_methods)
+        return problem
+    if isinstance(error, web.HTTPRequestEntityTooLarge):
+        return Problem(413, "body-too-large", "Body too large", error.text or "the body is too large")
+    if isinstance(error, web.HTTPNotFound):
+        return Problem(404, "no-such-path", "Not found", "there is nothing at this path; see /docs")
+    return Problem(error.status, "http-error", error.reason, error.text or error.reason)

@@ -1,0 +1,49 @@
+"""What the handlers work with, put together by run.py."""
+
+from collections.abc import Callable
+
+import structlog
+from aiohttp import web
+from msgspec import Struct
+
+from chatbot.config.settings import Settings
+from chatbot.llm.gate import Gate
+from chatbot.llm.health import HealthMonitor
+from chatbot.llm.protocol import Provider
+from chatbot.metrics import Metrics
+from chatbot.sessions.expiry import ExpiryTimer
+from chatbot.sessions.reading import Reader
+from chatbot.sessions.supervisor import Supervisor
+from events.log import EventLog
+from projections.queries import Queries
+from projections.runner import ProjectionRunner
+
+
+class Readiness(Struct):
+    """Where the service is in its life. `state` is starting, rebuilding, ready or draining."""
+
+    state: str = "starting"
+
+
+class Services(Struct, frozen=True):
+    """`new_id` makes message and session ids (random UUIDs); `clock` gives unix microseconds."""
+
+    settings: Settings
+    log: EventLog
+    runner: ProjectionRunner
+    queries: Queries
+    supervisor: Supervisor
+    expiry: ExpiryTimer
+    reader: Reader
+    metrics: Metrics
+    readiness: Readiness
+    health: HealthMonitor
+    provider: Provider
+    gate: Gate
+    new_id: Callable[[], str]
+    clock: Callable[[], int]
+    logger: structlog.stdlib.BoundLogger
+    version: str
+
+
+SERVICES: web.AppKey[Services] = web.AppKey("services", Services)

@@ -1,0 +1,183 @@
+"""Sessions: create, read, list, change, delete, and their messages."""
+
+import base64
+import binascii
+import re
+
+from aiohttp import web
+
+from chatbot.api.answer import etag, json_answer, session_id_of
+from chatbot.api.bodies import (
+    BodyFault,
+    ChangeSessionBody,
+    CreateSessionBody,
+    check_metadata,
+    check_query,
+    check_text,
+    if_match,
+    query_int,
+    read_body,
+)
+from chatbot.api.middleware import ASKER
+from chatbot.api.services import SERVICES
+from chatbot.api.views import CancelView, MessageList, SessionList, message_view, session_view, state_view
+from chatbot.sessions.commands import CancelReply, ChangeMetadata, CreateSession, DeleteSession
+from chatbot.sessions.errors import Draining
+from projections.labels import matches
+
+LIST_MAX = 1000
+FILTERS_MAX = 8
+routes = web.RouteTableDef()
+
+
+@routes.post("/api/sessions")
+async def create(request: web.Request) -> web.Response:
+    services = request.app[SERVICES]
+    settings = services.settings
+    body = await read_body(request, CreateSessionBody, settings.server.body_timeout_s, optional=True)
+    metadata = body.metadata or {}
+    check_metadata(metadata, settings)
+    if body.title is not None:
+        check_text(body.title, "$.title", settings.sessions.title_max_chars)
+    if body.system_prompt is not None:
+        check_text(body.system_prompt, "$.system_prompt", settings.chat.system_prompt_max_chars, blank=True)
+    prompt = settings.chat.system_prompt if body.system_prompt is None else body.system_prompt
+    command = CreateSession(
+        owner=request[ASKER].owner,
+        metadata={key: value for key, value in metadata.items() if value is not None},
+        timeout_s=max(1, round((body.timeout_hours or settings.sessions.timeout_hours) * 3600)),
+        title=body.title,
+        system_prompt=prompt or None,
+    )
+    if services.supervisor.draining:
+        raise Draining("the service is shutting down")
+    answer = await services.supervisor.ask(services.new_id(), command, request[ASKER])
+    session = answer.state.session
+    services.expiry.nudge(session.expires_at_us)
+    headers = {"Location": f"/api/sessions/{session.session_id}", **etag(session.version)}
+    return json_answer(state_view(answer.state), status=201, headers=headers)
+
+
+@routes.get("/api/sessions/{session_id}")
+async def read(request: web.Request) -> web.Response:
+    services = request.app[SERVICES]
+    session = await services.reader.session(session_id_of(request), request[ASKER])
+    described = await services.reader.described([session])
+    headers = etag(session.version)
+    if request.headers.get("If-None-Match") == headers["ETag"]:
+        return web.Response(status=304, headers=headers)
+    return json_answer(session_view(described[0]), headers=headers)
+
+
+@routes.patch("/api/sessions/{session_id}")
+async def change(request: web.Request) -> web.Response:
+    services = request.app[SERVICES]
+    body = await read_body(request, ChangeSessionBody, services.settings.server.body_timeout_s)
+    if isinstance(body.metadata, dict):
+        check_metadata(body.metadata, services.settings)
+    if isinstance(body.title, str):
+        check_text(body.title, "$.title", services.settings.sessions.title_max_chars)
+    command = ChangeMetadata(
+        metadata=body.metadata,
+        title=body.title,
+        metadata_max_bytes=services.settings.sessions.metadata_max_bytes,
+        metadata_keys_max=services.settings.sessions.metadata_keys_max,
+    )
+    answer = await services.supervisor.ask(
+        session_id_of(request), command, request[ASKER], if_version=if_match(request)
+    )
+    return json_answer(state_view(answer.state), headers=etag(answer.state.session.version))
+
+
+@routes.delete("/api/sessions/{session_id}")
+async def delete(request: web.Request) -> web.Response:
+    services = request.app[SERVICES]
+    await services.supervisor.ask(
+        session_id_of(request), DeleteSession(), request[ASKER], if_version=if_match(request)
+    )
+    return web.Response(status=204)
+
+
+@routes.post("/api/sessions/{session_id}/cancel")
+async def cancel(request: web.Request) -> web.Response:
+    services = request.app[SERVICES]
+    answer = await services.supervisor.ask(
+        session_id_of(request), CancelReply(), request[ASKER], if_version=if_match(request)
+    )
+    reply = answer.reply
+    if reply is None or reply.outcome is None:
+        return json_answer(CancelView(reply_id=None))
+    return json_answer(CancelView(reply.reply_id, reply.outcome.status), status=202)
+
+
+@routes.get("/api/sessions/{session_id}/messages")
+async def messages(request: web.Request) -> web.Response:
+    services = request.app[SERVICES]
+    check_query(request, frozenset({"limit", "before", "branch"}))
+    limit = query_int(request, "limit", 100, 1, LIST_MAX)
+    before = request.query.get("before")
+    session = await services.reader.session(session_id_of(request), request[ASKER])
+    leaf = request.query.get("branch") or session.head
+    said = await services.reader.messages(session, leaf, limit, before)
+    total = await services.reader.depth(session, leaf)
+    listed = MessageList(
+        session_id=session.session_id,
+        messages=[message_view(one, session.session_id) for one in said],
+        total_count=total,
+        version=session.version,
+        next=said[0].row.message_id if said and said[0].row.depth > 1 else None,
+    )
+    return json_answer(listed, headers=etag(session.version))
+
+
+@routes.get("/api/sessions")
+async def list_sessions(request: web.Request) -> web.Response:
+    services = request.app[SERVICES]
+    check_query(request, frozenset({"limit", "cursor", "status"}), prefix="metadata.")
+    limit = query_int(request, "limit", 100, 1, LIST_MAX)
+    filters = _filters(request)
+    status = request.query.get("status", "active")
+    if status not in ("active", "expired"):
+        raise BodyFault("must be active or expired", "query.status")
+    await services.reader.catch_up()
+    auth = bool(services.settings.auth.keys)
+    page = await services.queries.list_sessions(
+        owner=request[ASKER].owner,
+        any_owner=not auth,
+        status=status,
+        labels=filters,
+        cursor=_read_cursor(request.query.get("cursor")),
+        limit=limit,
+    )
+    described = await services.reader.described(page)
+    views = [session_view(one) for one in described if matches(one.metadata, filters)]
+    last = page[-1] if len(page) == limit else None
+    return json_answer(SessionList(views, _write_cursor(last.accessed_at_us, last.no) if last else None))
+
+
+def _filters(request: web.Request) -> dict[str, str]:
+    filters = {
+        name.removeprefix("metadata."): value for name, value in request.query.items() if name.startswith("metadata.")
+    }
+    if len(filters) > FILTERS_MAX:
+        raise BodyFault(f"at most {FILTERS_MAX} metadata filters are allowed", "query")
+    return filters
+
+
+def _write_cursor(accessed_at_us: int, no: int) -> str:
+    """Opaque to clients, so that what it holds may change."""
+    return base64.urlsafe_b64encode(f"{accessed_at_us}:{no}".encode()).decode().rstrip("=")
+
+
+def _read_cursor(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    try:
+        plain = base64.urlsafe_b64decode(text.encode() + b"=" * (-len(text) % 4)).decode()
+    except (binascii.Error, UnicodeError):
+        plain = ""
+    found = re.fullmatch(r"([0-9]{1,18}):([0-9]{1,18})", plain)
+    if not found:
+        raise BodyFault("is not a cursor that this service gave out", "query.cursor")
+    return int(found[1]), int(found[2])
+

@@ -1,0 +1,155 @@
+"""Answers as types: what each call returns. openapi.py describes these very types."""
+
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from chatbot.sessions.reading import Described, Said
+from chatbot.sessions.reply import Outcome, Reply
+from chatbot.sessions.state import State
+from events.catalogue import Usage
+from projections.message import QUEUED, STREAMING
+
+
+class SessionView(Struct, frozen=True):
+    session_id: str
+    created_at: str
+    last_accessed: str
+    expires_at: str
+    metadata: dict[str, Any]
+    title: str | None
+    version: int
+    message_count: int
+    status: Literal["active", "replying"]
+    active_reply: str | None
+
+
+class SessionList(Struct, frozen=True, omit_defaults=True):
+    sessions: list[SessionView]
+    next: str | None = None
+
+
+class MessageView(Struct, frozen=True):
+    message_id: str
+    session_id: str
+    role: Literal["user", "assistant", "system"]
+    content: str
+    created_at: str
+    token_usage: Usage | None
+    parent_id: str | None
+    status: Literal["complete", "streaming", "failed", "cancelled", "interrupted"]
+    finish_reason: str | None
+    model: str | None
+    siblings: list[str]
+
+
+class MessageList(Struct, frozen=True, omit_defaults=True):
+    session_id: str
+    messages: list[MessageView]
+    total_count: int
+    version: int
+    next: str | None = None
+
+
+class ChatView(Struct, frozen=True):
+    message_id: str
+    role: Literal["assistant"]
+    content: str
+    created_at: str
+    token_usage: Usage | None
+    session_id: str
+    user_message_id: str
+    finish_reason: str | None
+    model: str | None
+    status: Literal["complete", "cancelled"]
+    version: int
+
+
+class CancelView(Struct, frozen=True, omit_defaults=True):
+    reply_id: str | None
+    status: str | None = None
+
+
+class HealthView(Struct, frozen=True):
+    status: Literal["healthy", "degraded", "unhealthy"]
+    timestamp: str
+    llm_server_available: bool
+    database_connected: bool
+    version: str
+    provider: str
+
+
+class UsageRow(Struct, frozen=True, omit_defaults=True):
+    replies: int
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    day: str | None = None
+    owner: str | None = None
+    model: str | None = None
+
+
+class UsageView(Struct, frozen=True):
+    by: Literal["day", "owner", "model"]
+    usage: list[UsageRow]
+
+
+def timestamp(us: int) -> str:
+    """Unix microseconds as RFC 3339 in UTC."""
+    seconds, rest = divmod(us, 1_000_000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:06d}Z"
+
+
+def session_view(described: Described) -> SessionView:
+    session = described.session
+    running = session.open_reply
+    return SessionView(
+        session_id=session.session_id,
+        created_at=timestamp(session.created_at_us),
+        last_accessed=timestamp(session.accessed_at_us),
+        expires_at=timestamp(session.expires_at_us),
+        metadata=described.metadata,
+        title=described.title,
+        version=session.version,
+        message_count=session.message_count,
+        status="replying" if running or session.pending else "active",
+        active_reply=running.reply_id if running else None,
+    )
+
+
+def state_view(state: State) -> SessionView:
+    return session_view(Described(state.session, state.metadata, state.title))
+
+
+def message_view(said: Said, session_id: str) -> MessageView:
+    row = said.row
+    return MessageView(
+        message_id=row.message_id,
+        session_id=session_id,
+        role=row.role,  # type: ignore[arg-type]  # the log holds no other roles
+        content=said.content,
+        created_at=timestamp(row.created_at_us),
+        token_usage=said.usage,
+        parent_id=row.parent_id,
+        status=STREAMING if row.status == QUEUED else row.status,  # type: ignore[arg-type]  # its turn will come
+        finish_reason=said.finish_reason,
+        model=said.model,
+        siblings=list(row.siblings),
+    )
+
+
+def chat_view(session_id: str, reply: Reply, outcome: Outcome) -> ChatView:
+    return ChatView(
+        message_id=reply.reply_id,
+        role="assistant",
+        content=outcome.content,
+        created_at=timestamp(outcome.created_at_us),
+        token_usage=outcome.usage,
+        session_id=session_id,
+        user_message_id=reply.message_id,
+        finish_reason=outcome.finish_reason,
+        model=outcome.model,
+        status="complete" if outcome.status == "complete" else "cancelled",
+        version=outcome.version,
+    )

@@ -1,0 +1,120 @@
+"""Holds settings against each other: what must not start (faults), and what an operator should know (risks)."""
+
+import re
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+from msgspec import Struct
+
+from chatbot.config.settings import Settings
+from chatbot.config.storage import parse_database_url
+
+SECRET_MIN_CHARS = 16  # shorter ones can be guessed over the network
+JSON_BYTES_PER_CHAR = 12  # the longest JSON escape of one character: \ud83d\ude00
+MIDM_BYTES_PER_CHAR = 6  # each line repeats the reply so far, most of it in escapes such as \uc548
+_KEY_NAME = re.compile(r"[a-z0-9_-]{1,64}")
+
+
+class Fault(Struct, frozen=True):
+    """Why the values of these settings cannot stand, alone or together."""
+
+    names: tuple[str, ...]
+    reason: str
+
+
+def find_faults(settings: Settings) -> Iterator[Fault]:
+    """Everything that single bounds cannot tell."""
+    yield from _database(settings)
+    yield from _keys(settings)
+    yield from _chat(settings)
+    yield from _llm(settings)
+
+
+def _database(settings: Settings) -> Iterator[Fault]:
+    try:
+        parse_database_url(settings.database.url)
+    except ValueError as error:
+        yield Fault(("database.url",), str(error))
+        return
+    if settings.database.projections == settings.database.path:
+        yield Fault(("database.projections_path", "database.url"), "the projections need a file of their own")
+
+
+def _keys(settings: Settings) -> Iterator[Fault]:
+    auth = settings.auth
+    for number, (name, secret) in enumerate(auth.keys.items(), start=1):
+        # by number: where somebody has swapped the two, the name is the secret
+        if not _KEY_NAME.fullmatch(name):
+            yield Fault(("auth.keys",), f"the name of key {number} has other characters or is too long")
+        if len(secret) < SECRET_MIN_CHARS:
+            yield Fault(("auth.keys",), f"the secret of key {number} has {len(secret)} characters")
+        if not _fits_a_header(secret):
+            yield Fault(("auth.keys",), f"the secret of key {number} has characters that no HTTP header carries")
+    if len(set(auth.keys.values())) < len(auth.keys):
+        yield Fault(("auth.keys",), "two names have the same secret")
+    for name in auth.audit_keys:
+        if name not in auth.keys:
+            yield Fault(("auth.audit_keys",), f"{name!r} is not the name of a key")
+
+
+def _fits_a_header(secret: str) -> bool:
+    return secret.isascii() and secret.isprintable() and " " not in secret
+
+
+def _chat(settings: Settings) -> Iterator[Fault]:
+    chat = settings.chat
+    if chat.default_max_tokens > chat.max_tokens_ceiling:
+        yield Fault(
+            ("chat.default_max_tokens", "chat.max_tokens_ceiling"),
+            "a request that names no number must not get more than one that does",
+        )
+    if len(chat.system_prompt) > chat.system_prompt_max_chars:
+        yield Fault(
+            ("chat.system_prompt", "chat.system_prompt_max_chars"),
+            f"the prompt has {len(chat.system_prompt)} characters",
+        )
+    if chat.message_max_chars * JSON_BYTES_PER_CHAR > settings.server.body_max_bytes:
+        yield Fault(
+            ("chat.message_max_chars", "server.body_max_bytes"),
+            f"the longest message may take {JSON_BYTES_PER_CHAR} bytes a character and would be refused as too large",
+        )
+
+
+def _llm(settings: Settings) -> Iterator[Fault]:
+    llm = settings.llm
+    if llm.provider in {"midm", "openai"} and not llm.server_url:
+        yield Fault(("llm.provider", "llm.server_url"), "this provider needs a server: set LLM_SERVER_URL")
+    if not _fits_a_header(llm.api_key):
+        yield Fault(("llm.api_key",), "it has characters that no HTTP header carries")
+    if llm.server_url and llm.provider in {"auto", "midm"} and _midm_line(settings) > llm.line_max_bytes:
+        yield Fault(
+            ("llm.line_max_bytes", "llm.reply_max_chars"),
+            f"the longest reply takes a line of {_midm_line(settings)} bytes from a midm server",
+        )
+    embedded = llm.provider == "embedded" or (llm.provider == "auto" and not llm.server_url)
+    if embedded and settings.chat.default_max_tokens >= settings.embedded.context_tokens:
+        yield Fault(
+            ("chat.default_max_tokens", "embedded.context_tokens"),
+            "the context holds prompt and reply, so no room is left for a prompt",
+        )
+
+
+def _midm_line(settings: Settings) -> int:
+    return settings.llm.reply_max_chars * MIDM_BYTES_PER_CHAR
+
+
+def find_risks(settings: Settings) -> tuple[str, ...]:
+    """What is allowed but should be known; the start logs each as a warning."""
+    if _is_loopback(settings.server.host) or settings.auth.keys:
+        return ()
+    return (
+        f"server.host {settings.server.host} lets other machines in, and no API key is configured: whoever reaches"
+        " this port can read and delete every conversation; set CHATBOT_API_KEYS, or HOST=127.0.0.1",
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")

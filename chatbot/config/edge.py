@@ -1,0 +1,120 @@
+"""Settings of the edge: the HTTP server, who may use it, streams to readers, logs to operators."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+Origin = Annotated[str, Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s]+)$")]
+
+
+class ServerSettings(Struct, frozen=True):
+    """[server] The HTTP server."""
+
+    host: Annotated[
+        str,
+        Meta(
+            pattern=r"^[^\s/\[\]]+$",
+            description="Address to listen on. This machine only, until you say otherwise; 0.0.0.0 for all networks.",
+            extra={"env": "HOST", "allowed": "an address or host name, such as 127.0.0.1, 0.0.0.0 or ::1"},
+        ),
+    ] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535, description="TCP port; 0 takes any free one.", extra={"env": "PORT"})] = (
+        8080
+    )
+    debug: Annotated[
+        bool, Meta(description="Log at level debug, whatever logging.level says.", extra={"env": "DEBUG"})
+    ] = False
+    cors_origins: Annotated[
+        tuple[Origin, ...],
+        Meta(
+            description="Web origins whose pages may call this service; * is any, an empty list is none.",
+            extra={"env": "CORS_ORIGINS", "allowed": "* or scheme://host[:port] each, with no path or slash behind"},
+        ),
+    ] = ("*",)
+    body_max_bytes: Annotated[
+        int,
+        Meta(ge=1024, le=1 << 30, description="Largest request body, in bytes: what one request may hold in memory."),
+    ] = 1048576
+    body_timeout_s: Annotated[
+        float,
+        Meta(gt=0, le=3600, description="Seconds a client has to send its body, so that a slow one holds nothing."),
+    ] = 30.0
+    keepalive_timeout_s: Annotated[
+        float,
+        Meta(gt=0, le=86400, description="Seconds an idle connection stays open; above a proxy's own (often 60)."),
+    ] = 75.0
+    drain_pause_s: Annotated[
+        float,
+        Meta(ge=0, le=600, description="Seconds /readyz answers 503 before the listener closes, for load balancers."),
+    ] = 0.0
+    drain_grace_s: Annotated[
+        float,
+        Meta(ge=0, le=3600, description="Seconds that running replies have to end by themselves at shutdown."),
+    ] = 10.0
+    feeds_grace_s: Annotated[
+        float,
+        Meta(ge=0, le=600, description="Seconds that open streams have at shutdown to send what they still hold."),
+    ] = 2.0
+
+
+class AuthSettings(Struct, frozen=True):
+    """[auth] API keys. None configured: everyone who can connect may use the service."""
+
+    keys: Annotated[
+        Mapping[str, str],
+        Meta(
+            description="API keys, name = secret: each name owns its sessions. None: no key is asked for.",
+            extra={
+                "env": "CHATBOT_API_KEYS",
+                "secret": True,
+                "allowed": "name:secret pairs; names of 1 to 64 of a-z 0-9 _ -, secrets of 16 characters or more",
+            },
+        ),
+    ] = {}
+    audit_keys: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Names of keys that may also read the whole log and its proofs (scope audit).",
+            extra={"allowed": "names out of auth.keys"},
+        ),
+    ] = ()
+
+    def __repr__(self) -> str:
+        # a struct's own repr would carry the secrets into any log line or traceback that shows it
+        return f"AuthSettings(keys=<{len(self.keys)} masked>, audit_keys={self.audit_keys!r})"
+
+
+class StreamSettings(Struct, frozen=True):
+    """[stream] Streams to readers."""
+
+    sse_ping_s: Annotated[
+        float,
+        Meta(gt=0, le=3600, description="Seconds between pings on a silent stream; proxies cut after about 60."),
+    ] = 15.0
+    checkpoint_interval_s: Annotated[
+        float,
+        Meta(
+            gt=0, le=60, description="Seconds of a running reply that a crash may lose: so often its text is recorded."
+        ),
+    ] = 1.0
+    write_timeout_s: Annotated[
+        float,
+        Meta(gt=0, le=3600, description="Seconds a reader may take nothing before its connection is closed."),
+    ] = 60.0
+    retry_ms: Annotated[
+        int, Meta(ge=0, le=600_000, description="Milliseconds after which a cut EventSource comes back.")
+    ] = 1000
+
+
+class LoggingSettings(Struct, frozen=True):
+    """[logging] Logs, on standard error."""
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error", "critical"],
+        Meta(description="The least severe level that is written."),
+    ] = "info"
+    format: Annotated[
+        Literal["auto", "console", "json"],
+        Meta(description="console for people, json for machines (a line each); auto asks whether it is a terminal."),
+    ] = "auto"

@@ -1,0 +1,141 @@
+"""Settings of what is kept: the databases, and the sessions' lives."""
+
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+DATABASE_ALLOWED = "a file's path such as chatbot.db, or sqlite:///relative.db, or sqlite:////absolute.db"
+
+
+def parse_database_url(url: str) -> Path:
+    """The file that DATABASE_URL means: a bare path, or one behind sqlite:/// (so an absolute one has four slashes).
+
+    Raises ValueError with the reason. A memory database is refused: what was acknowledged would not be on disk.
+    """
+    path = url
+    if "://" in url:
+        scheme = url.partition("://")[0]
+        if scheme != "sqlite":
+            raise ValueError(f"no store speaks {scheme}://")
+        if not url.startswith("sqlite:///"):
+            raise ValueError("sqlite: takes three slashes before a relative path, four before an absolute one")
+        path = url.removeprefix("sqlite:///")
+        if "?" in path:
+            raise ValueError("options behind ? are not supported")
+    if ":memory:" in path:
+        raise ValueError("a database in memory keeps nothing")
+    if not path.strip() or path.endswith(("/", "\\")) or "\0" in path:
+        raise ValueError("this names no file")
+    return Path(path)
+
+
+class DatabaseSettings(Struct, frozen=True):
+    """[database] The log and the projections, each an SQLite file."""
+
+    url: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="The log's file, relative to the current directory. The one file to back up.",
+            extra={"env": "DATABASE_URL", "allowed": DATABASE_ALLOWED},
+        ),
+    ] = "chatbot.db"
+    projections_path: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="The projections' file, relative to the log's folder. Disposable: rebuilt from the log.",
+            extra={"allowed": "a file's path, another than the log's"},
+        ),
+    ] = "projections.db"
+    busy_timeout_s: Annotated[
+        float,
+        Meta(ge=0, le=600, description="Seconds to wait for another program's lock (a backup) before an append fails."),
+    ] = 5.0
+    append_queue_max: Annotated[
+        int,
+        Meta(
+            ge=1, le=1_000_000, description="Appends that wait for the disk; more are refused with 503, not piled up."
+        ),
+    ] = 10000
+    append_queue_bytes: Annotated[
+        int,
+        Meta(
+            ge=1 << 20, le=1 << 40, description="Bytes of content that wait for the disk, however few appends they are."
+        ),
+    ] = 67108864
+    append_batch_max: Annotated[
+        int,
+        Meta(ge=1, le=1_000, description="Events written in one transaction: they share one fsync."),
+    ] = 512
+    erase_wait_s: Annotated[
+        float,
+        Meta(gt=0, le=600, description="Seconds an erasure waits for readers, so that no file still holds the text."),
+    ] = 5.0
+    read_page_max: Annotated[
+        int, Meta(ge=1, le=100_000, description="Events read from the log at once: what one read holds in memory.")
+    ] = 1000
+    projection_batch_max: Annotated[
+        int, Meta(ge=1, le=100_000, description="Events folded into the projections in one transaction.")
+    ] = 2000
+    read_connections: Annotated[
+        int, Meta(ge=1, le=64, description="Connections (a thread each) that read the log beside the writer's.")
+    ] = 2
+    cache_kib: Annotated[int, Meta(ge=64, le=16_777_216, description="KiB of page cache for each connection.")] = 8192
+    wal_limit_bytes: Annotated[
+        int,
+        Meta(
+            ge=32_768, le=1 << 40, description="Bytes the write-ahead file is cut back to once it has been folded in."
+        ),
+    ] = 67108864
+
+    @property
+    def path(self) -> Path:
+        """The log's file. Raises ValueError for a url that `load` would have refused."""
+        return parse_database_url(self.url)
+
+    @property
+    def projections(self) -> Path:
+        """The projections' file."""
+        return self.path.parent / self.projections_path
+
+
+class SessionSettings(Struct, frozen=True):
+    """[sessions] Lives of sessions and of the actors that own them."""
+
+    timeout_hours: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=876_000,
+            description="Hours after its last access at which a session expires; a session may ask for its own.",
+            extra={"env": "SESSION_TIMEOUT_HOURS"},
+        ),
+    ] = 24.0
+    access_resolution_s: Annotated[
+        float,
+        Meta(ge=0, le=86400, description="Seconds between two recorded accesses of a session, so reads stay cheap."),
+    ] = 60.0
+    idle_timeout_s: Annotated[
+        float, Meta(gt=0, le=86400, description="Seconds without a command after which an actor leaves memory.")
+    ] = 60.0
+    live_max: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="Actors in memory at once; beyond it idle ones go, then 503.")
+    ] = 10000
+    mailbox_max: Annotated[
+        int, Meta(ge=1, le=100_000, description="Commands that wait in one actor's mailbox; more are refused.")
+    ] = 64
+    pending_max: Annotated[
+        int, Meta(ge=0, le=1000, description="Messages that wait for one session's running reply; more are refused.")
+    ] = 8
+    ask_timeout_s: Annotated[
+        float, Meta(gt=0, le=3600, description="Seconds a request waits for its actor's answer: then 503, not a hang.")
+    ] = 30.0
+    metadata_max_bytes: Annotated[
+        int, Meta(ge=2, le=1_048_576, description="Largest metadata of a session, in bytes of JSON.")
+    ] = 16384
+    metadata_keys_max: Annotated[int, Meta(ge=1, le=10_000, description="Most keys in a session's metadata.")] = 64
+    title_max_chars: Annotated[int, Meta(ge=1, le=10_000, description="Longest title of a session, in characters.")] = (
+        200
+    )

@@ -1,0 +1,127 @@
+"""The provider that needs no server: it keeps a child process with a small model and speaks openai to it."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import msgspec
+import structlog
+
+from chatbot.llm.embedded_process import EmbeddedMissing, EmbeddedProcess, find_model
+from chatbot.llm.errors import LlmError, LlmUnavailable
+from chatbot.llm.openai import OpenAiProvider
+from chatbot.llm.options import EmbeddedOptions, LlmOptions
+from chatbot.llm.protocol import ChatMessage, Finish, Health
+from events.catalogue import Parameters
+
+__all__ = ["EmbeddedMissing", "EmbeddedProvider"]
+
+RESTART_BACKOFF_S = 0.5  # before the first restart, doubled with each further one
+RESTART_BACKOFF_MAX_S = 30.0
+RESTARTS_MAX = 10  # in a row: something is wrong that a restart does not mend
+STABLE_S = 60.0  # a child that lived so long had a good start: its end counts as a first one
+
+_log = structlog.get_logger(__name__)
+
+
+class EmbeddedProvider:
+    """Its child is started at first use, and again whenever it ends. Raises EmbeddedMissing when it is made.
+
+    `parameters.model` is ignored: there is one model.
+    """
+
+    name = "embedded"
+
+    def __init__(self, options: EmbeddedOptions, llm_options: LlmOptions) -> None:
+        self._model_file = find_model(options)
+        self.model = self._model_file.name
+        self._options = options
+        self._llm_options = llm_options
+        self._keeping: asyncio.Task[None] | None = None
+        self._process: EmbeddedProcess | None = None
+        self._server: OpenAiProvider | None = None
+        self._settled = asyncio.Event()  # there is a server, or there will be none
+        self._detail = "The model is being loaded"
+
+    def start(self) -> None:
+        """Starts the child if that has not been done: the first reply need not wait for it."""
+        if self._keeping is None:
+            self._keeping = asyncio.get_running_loop().create_task(self._keep(), name="llm.embedded")
+
+    async def stream(
+        self, messages: tuple[ChatMessage, ...], parameters: Parameters
+    ) -> AsyncGenerator[str | Finish, None]:
+        """Waits while the child is being started."""
+        server = await self._find_server()
+        parameters = msgspec.structs.replace(parameters, model=None)
+        async with aclosing(server.stream(messages, parameters)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def health(self) -> Health:
+        self.start()
+        if self._server is None:
+            return Health(available=False, detail=self._detail)
+        return await self._server.health()
+
+    async def close(self) -> None:
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.gather(self._keeping, return_exceptions=True)
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id while its model is loaded."""
+        return self._process.pid if self._process else None
+
+    async def _find_server(self) -> OpenAiProvider:
+        """Raises LlmUnavailable."""
+        self.start()
+        try:
+            async with asyncio.timeout(self._options.startup_timeout_s):
+                await self._settled.wait()
+        except TimeoutError as error:
+            raise LlmUnavailable(self._detail) from error
+        if self._server is None:
+            raise LlmUnavailable(self._detail, retryable=False)
+        return self._server
+
+    async def _keep(self) -> None:
+        """Starts the child, waits for its end, starts it again, until it has failed too often in a row."""
+        loop = asyncio.get_running_loop()
+        failures = 0
+        try:
+            while failures <= RESTARTS_MAX:
+                if failures:
+                    await asyncio.sleep(min(RESTART_BACKOFF_S * 2.0 ** (failures - 1), RESTART_BACKOFF_MAX_S))
+                started_s = loop.time()
+                try:
+                    await self._live()
+                except (LlmError, OSError) as error:
+                    self._detail = str(error)
+                failures = 1 if loop.time() - started_s > STABLE_S else failures + 1
+                _log.warning("llm.child_ended", detail=self._detail, failures=failures)
+            self._detail += "; given up after too many attempts"
+        finally:
+            self._settled.set()
+
+    async def _live(self) -> None:
+        """One life of the child. Raises LlmUnavailable or OSError when it does not come to life."""
+        process = await EmbeddedProcess.start(self._model_file, self._options)
+        report = process.report
+        server = OpenAiProvider(
+            msgspec.structs.replace(
+                self._llm_options, server_url=report.url, api_key=report.api_key, model=self._model_file.name
+            )
+        )
+        try:
+            self._process, self._server = process, server
+            self._settled.set()
+            _log.info("llm.child_started", model=self.model)
+            status = await process.ended()
+            self._detail = f"The embedded model's process ended with status {status}; it is being restarted"
+        finally:
+            self._settled.clear()
+            self._process = self._server = None
+            await server.close()
+            await process.stop()

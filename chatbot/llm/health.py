@@ -1,0 +1,47 @@
+"""Knows whether the model server is there, so that a health request costs it nothing."""
+
+import asyncio
+
+from chatbot.llm.errors import LlmError, LlmUnavailable
+from chatbot.llm.protocol import Health, Provider
+
+# While the server is away it is asked more often: a service that starts should not look broken for a whole interval.
+AWAY_INTERVAL_S = 1.0
+
+
+class HealthMonitor:
+    """Asks the provider every `interval_s` (seconds) and keeps the newest answer in `newest`."""
+
+    def __init__(self, provider: Provider, interval_s: float) -> None:
+        self.newest = Health(available=False, detail="Not asked yet")
+        self._provider = provider
+        self._interval_s = interval_s
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self.run(), name="llm.health")
+
+    async def run(self) -> None:
+        """Polls for ever: for whoever wants the task to be their own."""
+        while True:
+            await self.refresh()
+            away_s = min(self._interval_s, AWAY_INTERVAL_S)
+            await asyncio.sleep(self._interval_s if self.newest.available else away_s)
+
+    async def refresh(self) -> None:
+        """Ask now."""
+        self.newest = await self._provider.health()
+
+    def reply_ended(self, error: LlmError | None) -> None:
+        """Every reply tells something, too: `error` is how it failed, None that it came. Other failures than an
+        unreachable server leave the answer as it is."""
+        if error is None:
+            self.newest = Health(available=True)
+        elif isinstance(error, LlmUnavailable):
+            self.newest = Health(available=False, detail=str(error))
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None

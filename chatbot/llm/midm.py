@@ -1,0 +1,185 @@
+"""The protocol of midm_LLM_serving: POST /chat/stream, or POST /chat where a server cannot stream."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from chatbot.llm.connection import Connection
+from chatbot.llm.errors import LlmError, LlmFailed, LlmUnavailable
+from chatbot.llm.exchange import CUT, DONE, MALFORMED, Exchange, decode, read_usage
+from chatbot.llm.options import LlmOptions
+from chatbot.llm.protocol import ChatMessage, Finish, Health
+from chatbot.llm.refusal import from_stream
+from events.catalogue import Parameters, Usage
+
+MAX_NEW_TOKENS = 128  # the server's own default, sent explicitly so that a reply cut there is known as such
+PLAIN_S = 600.0  # how long a server is remembered as one that cannot stream: it may be updated meanwhile
+LIFE_SIGN_S = 5.0  # while such a server writes: an empty piece, which says that the request still stands
+NO_SUCH_ROUTE = (404, 405, 501)
+
+
+class _Frame(Struct):
+    """Any frame of /chat/stream. `accumulated` is not named here, so it is skipped, never kept."""
+
+    type: str
+    content: str = ""
+    message: str = ""
+    total_tokens: int | None = None
+
+
+class _Answer(Struct):
+    """The body of /chat."""
+
+    response: str | None = None
+    usage: Any = None
+
+
+_frames = msgspec.json.Decoder(_Frame)
+_answers = msgspec.json.Decoder(_Answer)
+
+
+def request_body(messages: tuple[ChatMessage, ...], parameters: Parameters) -> dict[str, Any]:
+    """midm knows max_new_tokens, temperature and do_sample; stop, seed, top_p and model are not heard, so not sent.
+
+    A temperature asks for sampling, which midm does only with do_sample; temperature 0 means none, and is not sent
+    because the server's library refuses it.
+    """
+    body: dict[str, Any] = {
+        "messages": messages,
+        "max_new_tokens": parameters.max_new_tokens or MAX_NEW_TOKENS,
+    }
+    temperature, do_sample = parameters.temperature, parameters.do_sample
+    if temperature is not None:
+        do_sample = temperature > 0 and do_sample is not False
+        if temperature > 0:
+            body["temperature"] = temperature
+    if do_sample is not None:
+        body["do_sample"] = do_sample
+    return body
+
+
+class _Reply:
+    """What has been learnt of a reply from its frames."""
+
+    def __init__(self, secret: str) -> None:
+        self.finished = False
+        self.pieces = 0
+        self._secret = secret
+
+    def absorb(self, events: list[bytes]) -> str:
+        """The text in these events. Raises LlmFailed."""
+        text = ""
+        for event in events:
+            if event == DONE:
+                self.finished = True
+                continue
+            frame = decode(_frames, event)
+            if frame.type == "chunk":
+                text += frame.content
+            elif frame.type == "complete":
+                self.finished = True
+                self.pieces = frame.total_tokens or 0
+            elif frame.type == "error":
+                raise from_stream(frame.message, self._secret)
+        return text
+
+
+class MidmProvider:
+    """Usage: /chat tells it and it is passed on. A stream's `total_tokens` counts the pieces of the reply and nothing
+    tells the prompt's, so a streamed reply has no usage: half a number would be added up as if it were whole.
+
+    The finish reason is not told either: length when as many tokens came as were allowed, else stop.
+    """
+
+    name = "midm"
+
+    def __init__(self, options: LlmOptions) -> None:
+        self.model = options.model or "midm"
+        self._secret = options.api_key
+        self._connection = Connection(options)
+        self._plain_until = 0.0
+
+    async def stream(
+        self, messages: tuple[ChatMessage, ...], parameters: Parameters
+    ) -> AsyncGenerator[str | Finish, None]:
+        body = request_body(messages, parameters)
+        exchange = await self._open_stream(body)
+        if exchange is None:
+            asking = asyncio.create_task(self._ask_whole(body))
+            try:
+                # Such a server is silent until its end: only the bound on the whole reply can judge it.
+                while not (await asyncio.wait({asking}, timeout=LIFE_SIGN_S))[0]:
+                    yield ""
+                answer = asking.result()
+            finally:
+                asking.cancel()
+            yield answer.response or ""
+            yield self._finish(read_usage(answer.usage), body)
+            return
+        try:
+            reply = _Reply(self._secret)
+            while not reply.finished:
+                events = await exchange.events()
+                if events is None:
+                    raise LlmFailed(CUT)
+                if text := reply.absorb(events):
+                    yield text
+            await exchange.end()
+            yield self._finish(None, body, pieces=reply.pieces)
+        finally:
+            exchange.close()
+
+    async def health(self) -> Health:
+        try:
+            told = await self._connection.get("/health")
+        except LlmError as error:
+            return Health(available=False, detail=str(error))
+        loaded = isinstance(told, dict) and told.get("model_loaded") is True
+        return Health(available=loaded, detail="" if loaded else "The model is not loaded")
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+    async def _open_stream(self, body: dict[str, Any]) -> Exchange | None:
+        """None when the server cannot stream, which is remembered for a while. Raises LlmError."""
+        if time.monotonic() < self._plain_until:
+            return None
+        try:
+            exchange = await self._post("/chat/stream", body)
+        except LlmFailed as error:
+            if error.status not in NO_SUCH_ROUTE:
+                raise
+        else:
+            if exchange.is_event_stream:
+                return exchange
+            exchange.close()
+        self._plain_until = time.monotonic() + PLAIN_S
+        return None
+
+    async def _ask_whole(self, body: dict[str, Any]) -> _Answer:
+        exchange = await self._post("/chat", body)
+        try:
+            answer = decode(_answers, await exchange.document())
+        finally:
+            exchange.close()
+        if answer.response is None:
+            raise LlmFailed(MALFORMED)
+        return answer
+
+    async def _post(self, path: str, body: dict[str, Any]) -> Exchange:
+        """As Connection.post; a failure of a server whose model is not loaded is told as that."""
+        try:
+            return await self._connection.post(path, body)
+        except LlmFailed as error:
+            if (error.status or 0) >= 500 and not (health := await self.health()).available:
+                raise LlmUnavailable(health.detail, status=error.status) from error
+            raise
+
+    def _finish(self, usage: Usage | None, body: dict[str, Any], *, pieces: int = 0) -> Finish:
+        tokens = usage.completion_tokens if usage else pieces
+        reason = "length" if tokens >= body["max_new_tokens"] else "stop"
+        return Finish(reason=reason, model=self.model, usage=usage)

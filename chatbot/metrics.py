@@ -1,0 +1,208 @@
+"""Metrics for Prometheus. No label is unbounded: routes are templates, models beyond the first few are `other`."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+MODELS_MAX = 16  # distinct values of the label `model`
+
+# Bucket boundaries advised by OpenTelemetry's semantic conventions for generative AI metrics (seconds).
+REPLY_BUCKETS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+FIRST_TOKEN_BUCKETS = (
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+)  # fmt: skip
+PER_TOKEN_BUCKETS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
+HTTP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+DISK_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, never read
+
+
+class Metrics:
+    """All of the service's metrics, in a registry of their own."""
+
+    def __init__(self, version: str, provider: str) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        Gauge("chatbot_build_info", "The running build.", ["version", "provider"], registry=registry).labels(
+            version, provider
+        ).set(1)
+        self._http(registry)
+        self._replies(registry)
+        self._log(registry)
+        self._service(registry)
+        self._models: set[str] = set()
+
+    def _http(self, registry: CollectorRegistry) -> None:
+        self._requests = Histogram(
+            "chatbot_http_request_seconds",
+            "Requests by route template, method and status; a stream counts until its end.",
+            ["route", "method", "status"],
+            buckets=HTTP_BUCKETS,
+            registry=registry,
+        )
+        self.in_flight = Gauge("chatbot_http_requests_in_flight", "Requests being answered.", registry=registry)
+        self._streams = Gauge("chatbot_open_streams", "Streams being written to readers.", registry=registry)
+
+    def _replies(self, registry: CollectorRegistry) -> None:
+        who = ["provider", "model"]
+        self._ended = Counter(
+            "chatbot_replies_total", "Replies by how they ended.", [*who, "outcome"], registry=registry
+        )
+        self._first_token = Histogram(
+            "chatbot_time_to_first_token_seconds",
+            "From asking the model to its first text.",
+            who,
+            buckets=FIRST_TOKEN_BUCKETS,
+            registry=registry,
+        )
+        self._per_token = Histogram(
+            "chatbot_time_per_token_seconds",
+            "Mean time between tokens after the first, by reply.",
+            who,
+            buckets=PER_TOKEN_BUCKETS,
+            registry=registry,
+        )
+        self._duration = Histogram(
+            "chatbot_reply_seconds", "From asking the model to its end.", who, buckets=REPLY_BUCKETS, registry=registry
+        )
+        self._tokens = Counter(
+            "chatbot_tokens_total", "Tokens as the model server counts them.", [*who, "direction"], registry=registry
+        )
+        self._model_up = Gauge("chatbot_model_available", "1 when the model server can be asked.", registry=registry)
+        self._model_running = Gauge("chatbot_model_replies_running", "Replies being written.", registry=registry)
+        self._model_waiting = Gauge("chatbot_model_replies_waiting", "Replies waiting to start.", registry=registry)
+
+    def _log(self, registry: CollectorRegistry) -> None:
+        self._append = Histogram(
+            "chatbot_append_seconds",
+            "From asking for an append to its being on disk, the first of each batch.",
+            buckets=DISK_BUCKETS,
+            registry=registry,
+        )
+        self._commit = Histogram(
+            "chatbot_commit_seconds", "One transaction, fsync included.", buckets=DISK_BUCKETS, registry=registry
+        )
+        self._batch = Histogram(
+            "chatbot_append_batch_events", "Events that share one fsync.", buckets=BATCH_BUCKETS, registry=registry
+        )
+        self._log_refused = Counter(
+            "chatbot_appends_refused_total", "Appends refused, by reason.", ["reason"], registry=registry
+        )
+        self._lag_events = Gauge(
+            "chatbot_projection_lag_events", "Events that the projections have not folded.", registry=registry
+        )
+        self._lag_s = Gauge(
+            "chatbot_projection_lag_seconds", "How long the oldest of them has waited.", registry=registry
+        )
+        self._folded = Counter("chatbot_projected_events_total", "Events folded.", registry=registry)
+        self._fold_failures = Counter(
+            "chatbot_projection_failures_total", "Batches that could not be written.", registry=registry
+        )
+        self._rebuilds = Counter("chatbot_projection_rebuilds_total", "Rebuilds from the log.", registry=registry)
+
+    def _service(self, registry: CollectorRegistry) -> None:
+        self._actors = Gauge("chatbot_live_actors", "Sessions in memory.", registry=registry)
+        self._refused = Counter(
+            "chatbot_asks_refused_total", "Commands refused by full mailboxes and caps.", ["reason"], registry=registry
+        )
+        self._actor_failures = Counter(
+            "chatbot_actor_failures_total", "Actors that failed on a command.", registry=registry
+        )
+        self._sessions = Gauge("chatbot_sessions", "Sessions by status.", ["status"], registry=registry)
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """The exposition in the format that `accept` prefers, with its content type."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
+
+    # what requests report
+
+    def observe_request(self, route: str, method: str, status: int, seconds: float) -> None:
+        self._requests.labels(route, method, str(status)).observe(seconds)
+
+    @contextmanager
+    def open_stream(self) -> Iterator[None]:
+        self._streams.inc()
+        try:
+            yield
+        finally:
+            self._streams.dec()
+
+    # what sessions report
+
+    def actors(self, live: int) -> None:
+        self._actors.set(live)
+
+    def refused(self, reason: str) -> None:
+        self._refused.labels(reason).inc()
+
+    def actor_failed(self) -> None:
+        self._actor_failures.inc()
+
+    def reply(self, provider: str, model: str, outcome: str, duration_s: float) -> None:
+        model = self._bounded(model)
+        self._ended.labels(provider, model, outcome).inc()
+        self._duration.labels(provider, model).observe(duration_s)
+
+    def first_token(self, provider: str, model: str, seconds: float) -> None:
+        self._first_token.labels(provider, self._bounded(model)).observe(seconds)
+
+    def tokens(self, provider: str, model: str, prompt: int, completion: int) -> None:
+        model = self._bounded(model)
+        self._tokens.labels(provider, model, "in").inc(prompt)
+        self._tokens.labels(provider, model, "out").inc(completion)
+
+    def per_token(self, provider: str, model: str, seconds: float) -> None:
+        self._per_token.labels(provider, self._bounded(model)).observe(seconds)
+
+    # what the log and the projections report
+
+    def appended(self, batch_events: int, append_s: float, commit_s: float) -> None:
+        self._batch.observe(batch_events)
+        self._append.observe(append_s)
+        self._commit.observe(commit_s)
+
+    def append_refused(self, reason: str) -> None:
+        self._log_refused.labels(reason).inc()
+
+    def folded(self, events: int) -> None:
+        self._folded.inc(events)
+
+    def fold_failed(self) -> None:
+        self._fold_failures.inc()
+
+    def rebuilt(self) -> None:
+        self._rebuilds.inc()
+
+    # what is read at each scrape
+
+    def projection_lag(self, events: int, seconds: float) -> None:
+        self._lag_events.set(events)
+        self._lag_s.set(seconds)
+
+    def sessions(self, counts: Mapping[str, int]) -> None:
+        for status in ("active", "expired", "deleted"):
+            self._sessions.labels(status).set(counts.get(status, 0))
+
+    def model(self, *, available: bool, running: int, waiting: int) -> None:
+        self._model_up.set(available)
+        self._model_running.set(running)
+        self._model_waiting.set(waiting)
+
+    def _bounded(self, model: str) -> str:
+        if model in self._models:
+            return model
+        if len(self._models) < MODELS_MAX:
+            self._models.add(model)
+            return model
+        return "other"

@@ -1,0 +1,78 @@
+"""From what happens inside to metrics and log lines: the observers that the log, projections and sessions are given."""
+
+import structlog
+
+from chatbot.metrics import Metrics
+from chatbot.sessions.generation import Timing
+from chatbot.sessions.outcome import status_of
+from events.catalogue import ReplyCompleted, ReplyEnded, ReplyStarted
+
+
+class SessionWatch:
+    """Implements sessions.ports.SessionObserver."""
+
+    def __init__(self, metrics: Metrics, logger: structlog.stdlib.BoundLogger) -> None:
+        self._metrics = metrics
+        self._logger = logger
+
+    def actors(self, live: int) -> None:
+        self._metrics.actors(live)
+
+    def refused(self, reason: str) -> None:
+        self._metrics.refused(reason)
+
+    def actor_failed(self) -> None:
+        self._metrics.actor_failed()
+
+    def reply_ended(self, started: ReplyStarted, ended: ReplyEnded, timing: Timing) -> None:
+        """Count one reply; its text stays out of logs and labels."""
+        metrics, provider = self._metrics, started.provider
+        model = ended.model if isinstance(ended, ReplyCompleted) else started.model
+        duration_s = ended.duration_us / 1_000_000
+        metrics.reply(provider, model, status_of(ended), duration_s)
+        first_s = None if timing.first_s is None else timing.first_s - timing.asked_s
+        if first_s is not None:
+            metrics.first_token(provider, model, first_s)
+        usage = ended.usage if isinstance(ended, ReplyCompleted) else None
+        if usage is not None:
+            metrics.tokens(provider, model, usage.prompt_tokens, usage.completion_tokens)
+            if first_s is not None and usage.completion_tokens > 1:
+                metrics.per_token(provider, model, (duration_s - first_s) / (usage.completion_tokens - 1))
+        cause = None if isinstance(ended, ReplyCompleted) else ended.cause
+        self._logger.info(
+            "reply.ended", outcome=status_of(ended), cause=cause, model=model, duration_s=round(duration_s, 3)
+        )
+
+
+class LogWatch:
+    """Implements the log's observer."""
+
+    def __init__(self, metrics: Metrics, logger: structlog.stdlib.BoundLogger) -> None:
+        self._metrics = metrics
+        self._logger = logger
+
+    def appended(self, batch_events: int, append_s: float, commit_s: float) -> None:
+        self._metrics.appended(batch_events, append_s, commit_s)
+
+    def refused(self, reason: str) -> None:
+        self._metrics.append_refused(reason)
+        self._logger.warning("log.refused", reason=reason)
+
+
+class ProjectionWatch:
+    """Implements the projection runner's observer."""
+
+    def __init__(self, metrics: Metrics, logger: structlog.stdlib.BoundLogger) -> None:
+        self._metrics = metrics
+        self._logger = logger
+
+    def applied(self, events: int, seconds: float) -> None:
+        self._metrics.folded(events)
+
+    def failed(self, error: BaseException) -> None:
+        self._metrics.fold_failed()
+        self._logger.error("projections.failed", error=type(error).__name__, reason=str(error))
+
+    def rebuilt(self, reason: str) -> None:
+        self._metrics.rebuilt()
+        self._logger.warning("projections.rebuild", reason=reason)

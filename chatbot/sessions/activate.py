@@ -1,0 +1,85 @@
+"""Bring a session's state back: its projected facts, the few events whose texts it needs, and its stream's tail.
+
+Costs the same for ten messages and for ten thousand.
+"""
+
+from chatbot.sessions.ports import Ports
+from chatbot.sessions.state import Remembered, State, evolve
+from events.catalogue import (
+    MessagePosted,
+    MetadataChanged,
+    ReplyCancelled,
+    ReplyCompleted,
+    ReplyFailed,
+    ReplyInterrupted,
+    ReplyProgressed,
+    SessionCreated,
+)
+from projections.session import OpenReply
+
+
+def recent_max(ports: Ports) -> int:
+    """Messages kept at hand: a context, the messages that wait, and as many replies."""
+    return ports.rules.max_context_messages + 2 * ports.rules.pending_max + 2
+
+
+async def load(ports: Ports, session_id: str) -> State | None:
+    """The session's state at the end of its stream; None when there is no such stream."""
+    session = await ports.queries.session(session_id)
+    state: State | None = None
+    if session is not None:
+        state = State(session=session, metadata={})
+        first, described = session.no, session.described_at
+        texts = await ports.log.read_at(sorted({first, described} - {0}))
+        created = texts[first].event
+        if isinstance(created, SessionCreated):
+            state = State(session, created.metadata, created.title, created.system_prompt)
+        changed = texts[described].event if described else None
+        if isinstance(changed, MetadataChanged):
+            state = State(session, changed.metadata, changed.title, state.system_prompt)
+    return await catch_up(ports, session_id, state)
+
+
+async def catch_up(ports: Ports, session_id: str, state: State | None) -> State | None:
+    """`state` with what was appended to its stream since."""
+    while True:
+        after = state.session.version if state else 0
+        tail = await ports.log.read(session_id, after=after, limit=ports.limits.read_page_max)
+        for recorded in tail:
+            state = evolve(state, recorded, recent_max(ports))
+        if len(tail) < ports.limits.read_page_max:
+            return state
+
+
+async def remember_branch(ports: Ports, state: State, leaf: str) -> dict[str, Remembered] | None:
+    """The newest messages of the branch that ends in `leaf`; None when the session has no such message."""
+    await ports.runner.wait_for(state.session.position, timeout_s=ports.limits.projection_timeout_s)
+    rows = await ports.queries.path(state.session.no, leaf, limit=recent_max(ports))
+    if not rows:
+        return None
+    texts = await ports.log.read_at([row.position for row in rows if row.position])
+    remembered: dict[str, Remembered] = {}
+    for row in rows:
+        recorded = texts.get(row.position)
+        event = recorded.event if recorded else None
+        match event:
+            case MessagePosted() | ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
+                content = event.content
+            case _:
+                content = ""
+        remembered[row.message_id] = Remembered(row.message_id, row.parent_id, row.role, content)
+    return remembered
+
+
+async def checkpointed_text(ports: Ports, session_id: str, running: OpenReply) -> str:
+    """What the log has of a reply that never ended."""
+    parts: list[str] = []
+    after = running.version
+    while True:
+        page = await ports.log.read(session_id, after=after, limit=ports.limits.read_page_max)
+        for recorded in page:
+            if isinstance(recorded.event, ReplyProgressed) and recorded.event.reply_id == running.reply_id:
+                parts.append(recorded.event.text)
+        if len(page) < ports.limits.read_page_max:
+            return "".join(parts)
+        after = page[-1].version

@@ -1,0 +1,354 @@
+"""The actor that owns one session: receive, decide, append, evolve, answer. One task; nobody else appends to its
+stream in this process, and `expected_version` decides every race with other processes.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from chatbot.llm.errors import LlmOverloaded
+from chatbot.sessions import activate, errors
+from chatbot.sessions.commands import (
+    SERVICE,
+    CancelReply,
+    CheckpointReply,
+    Command,
+    DeleteSession,
+    EndReply,
+    InterruptReplies,
+    PostMessage,
+    StartReply,
+    Stop,
+)
+from chatbot.sessions.context import context_of
+from chatbot.sessions.decide import Rules, decide, parent_of
+from chatbot.sessions.mailbox import Envelope, Mailbox, MailboxClosed
+from chatbot.sessions.outcome import outcome_of
+from chatbot.sessions.ports import Ports
+from chatbot.sessions.reply import Reply
+from chatbot.sessions.running import Running, request_of
+from chatbot.sessions.state import State, evolve
+from events.catalogue import (
+    Event,
+    MessagePosted,
+    ReplyCancelled,
+    ReplyCompleted,
+    ReplyFailed,
+    ReplyInterrupted,
+    ReplyProgressed,
+    ReplyStarted,
+)
+from events.errors import LogError, LogUnavailable, VersionConflict
+from events.record import Metadata, RecordedEvent
+
+DECIDE_MAX = 8  # rounds lost to other writers of the same stream before the asker is told to try again
+END_RETRY_S = 1.0  # between attempts to record a reply's end while the disk refuses
+
+
+class Answer(Struct, frozen=True):
+    """The session after a command; `reply` is the one that a posted message gets, or that was cancelled."""
+
+    state: State
+    reply: Reply | None = None
+
+
+class Actor:
+    """`retire` is called once, when the actor has stopped."""
+
+    def __init__(self, session_id: str, ports: Ports, retire: Callable[["Actor"], None]) -> None:
+        self.session_id = session_id
+        self.mailbox = Mailbox(ports.limits.mailbox_max)
+        self.failed = False
+        self._ports = ports
+        self._retire = retire
+        self._state: State | None = None
+        self._replies: dict[str, Reply] = {}  # running and waiting ones
+        self._running: Running | None = None
+        self._in_hand: Envelope | None = None
+        self._task = asyncio.create_task(self._run(), name=f"session {session_id}")
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._replies and not self.mailbox and self._in_hand is None
+
+    @property
+    def replies(self) -> dict[str, Reply]:
+        """Replies that run or wait, by id."""
+        return self._replies
+
+    async def stopped(self) -> None:
+        await asyncio.wait((self._task,))
+
+    async def _run(self) -> None:
+        try:
+            self._state = await activate.load(self._ports, self.session_id)
+            await self._recover()
+            await self._receive()
+        except Exception as error:
+            self.failed = True
+            self._ports.observe.actor_failed()
+            self._ports.logger.exception("actor.failed", error=type(error).__name__)
+            _answer(self._in_hand, error if isinstance(error, LogError) else errors.ActorFailed("internal error"))
+        finally:
+            for envelope in self.mailbox.close():
+                _answer(envelope, MailboxClosed())
+            self._retire(self)
+            await self._abandon()
+
+    async def _receive(self) -> None:
+        while True:
+            envelope = await self.mailbox.take(self._ports.limits.idle_timeout_s)
+            if envelope is None:
+                if self.is_idle:
+                    return
+                continue
+            if envelope.reply_to is not None and envelope.reply_to.done():
+                continue  # the asker has left before anything was recorded
+            self._in_hand = envelope
+            try:
+                answer = await self._handle(envelope)
+            except (errors.Rejection, LogUnavailable, LlmOverloaded) as refusal:
+                _answer(envelope, refusal)
+            else:
+                _answer(envelope, answer)
+            self._in_hand = None
+            if isinstance(envelope.command, Stop):
+                return
+
+    async def _handle(self, envelope: Envelope) -> Answer:
+        command = envelope.command
+        match command:
+            case CancelReply():
+                return await self._cancel(envelope, command)
+            case InterruptReplies() | Stop():
+                await self._end_replies(ReplyInterrupted, "shutdown", envelope)
+                return self._answer()
+            case DeleteSession():
+                return await self._delete(envelope, command)
+            case EndReply():
+                return await self._record_end(envelope, command)
+            case PostMessage() | StartReply():
+                if isinstance(command, PostMessage) and command.on_busy == "interrupt":
+                    await self._end_replies(ReplyCancelled, "superseded", envelope)
+                await self._prepare(command)
+        reply = await self._decide_and_append(envelope)
+        return self._answer(reply)
+
+    async def _decide_and_append(self, envelope: Envelope, command: Command | None = None) -> Reply | None:
+        """Returns the reply that the recorded events concern. Raises Rejection or LogUnavailable."""
+        for _ in range(DECIDE_MAX):
+            self._check_version(envelope)
+            now_us = self._ports.clock()
+            decision = decide(
+                self._state, command or envelope.command, now_us, self._rules(), envelope.asker, self.session_id
+            )
+            try:
+                reply = await self._append(decision.events, envelope)
+            except VersionConflict:
+                self._state = await activate.catch_up(self._ports, self.session_id, self._state)
+                continue
+            if decision.rejection is not None:
+                raise decision.rejection
+            return reply
+        raise LogUnavailable("others keep writing to this session; try again")
+
+    async def _append(self, events: tuple[Event, ...], envelope: Envelope) -> Reply | None:
+        if not events:
+            return None
+        metadata = _metadata(envelope)
+        version = self._state.session.version if self._state else 0
+        recorded = await self._ports.log.append(self.session_id, version, events, metadata)
+        return self._apply(recorded, envelope)
+
+    def _apply(self, recorded: tuple[RecordedEvent, ...], envelope: Envelope) -> Reply | None:
+        """Evolve, then do what the facts ask for."""
+        for one in recorded:
+            self._state = evolve(self._state, one, activate.recent_max(self._ports))
+        touched: Reply | None = None
+        for one in recorded:
+            touched = self._react(one, envelope) or touched
+        return touched
+
+    def _react(self, recorded: RecordedEvent, envelope: Envelope) -> Reply | None:
+        event = recorded.event
+        match event:
+            case MessagePosted(reply_id=str() as reply_id):
+                reply = Reply(event.message_id, reply_id, event.parameters, envelope.asker)
+                reply.posted_version = recorded.version
+                self._replies[reply_id] = reply
+                return reply
+            case ReplyStarted():
+                return self._start(event, recorded)
+            case ReplyProgressed():
+                if self._running is not None:
+                    self._running.checkpointed(event.offset + len(event.text))
+            case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
+                return self._close(event, recorded)
+        return None
+
+    def _start(self, started: ReplyStarted, recorded: RecordedEvent) -> Reply:
+        reply = self._replies[started.reply_id]
+        reply.start(recorded.version, recorded.recorded_at_us, started.model)
+        self._running = running = Running(reply, started, self._ports, self.mailbox)
+        try:
+            running.start(request_of(self._known(), started))
+        except LlmOverloaded as error:
+            failed = ReplyFailed(reply.reply_id, "", error.cause, str(error))
+            self.mailbox.tell(Envelope(EndReply(failed), reply.asker))
+        return reply
+
+    def _close(self, event: Any, recorded: RecordedEvent) -> Reply | None:
+        reply = self._replies.pop(event.reply_id, None)
+        if reply is None:
+            return None
+        running = self._running
+        if running is not None and running.reply is reply:
+            self._running = None
+            self._ports.observe.reply_ended(running.started, event, running.timing)
+        reply.end(outcome_of(event, recorded, reply))
+        waiting = self._known().session.pending
+        if waiting and self._running is None and waiting[0].reply_id in self._replies:
+            next_one = self._replies[waiting[0].reply_id]
+            self.mailbox.tell(Envelope(StartReply(next_one.parameters), next_one.asker))
+        return reply
+
+    async def _record_end(self, envelope: Envelope, command: EndReply) -> Answer:
+        """A reply always ends: when the disk refuses, those who wait are told and the attempt is repeated."""
+        try:
+            reply = await self._decide_and_append(envelope)
+        except LogUnavailable as error:
+            stalled = self._replies.get(command.event.reply_id)
+            if stalled is not None:
+                stalled.stall(error)
+            self._ports.logger.warning("reply.end_not_recorded", reason=str(error), retry_s=END_RETRY_S)
+            asyncio.get_running_loop().call_later(END_RETRY_S, self._tell_again, envelope)
+            raise
+        return self._answer(reply)
+
+    def _tell_again(self, envelope: Envelope) -> None:
+        try:
+            self.mailbox.tell(envelope)
+        except MailboxClosed:
+            self._ports.logger.warning("reply.left_open")  # recovery closes it at the next activation
+
+    async def _cancel(self, envelope: Envelope, command: CancelReply) -> Answer:
+        await self._decide_and_append(envelope)  # is the session there, and the asker's?
+        running = self._running
+        if running is None:
+            return self._answer()
+        await running.stop()
+        reply = await self._decide_and_append(envelope, running.ended_early(ReplyCancelled, command.cause))
+        return self._answer(reply)
+
+    async def _end_replies(
+        self, ending: type[ReplyCancelled] | type[ReplyInterrupted], cause: str, envelope: Envelope
+    ) -> None:
+        """End those that wait, last first, then the running one, so that none of them starts meanwhile."""
+        running = self._running
+        for reply in reversed(list(self._replies.values())):
+            if running is not None and reply is running.reply:
+                continue
+            await self._decide_and_append(envelope, EndReply(ending(reply.reply_id, "", cause)))
+        if running is not None and self._running is running:
+            await running.stop()
+            await self._decide_and_append(envelope, running.ended_early(ending, cause))
+
+    async def _delete(self, envelope: Envelope, command: DeleteSession) -> Answer:
+        decision = decide(
+            self._state, command, self._ports.clock(), self._rules(), envelope.asker, self.session_id
+        )
+        if decision.rejection is not None:
+            raise decision.rejection
+        self._check_version(envelope)
+        envelope.if_version = None  # the endings below move the version on
+        await self._end_replies(ReplyCancelled, "deleted", envelope)
+        session = self._known().session
+        await self._ports.runner.wait_for(session.position, timeout_s=self._ports.limits.projection_timeout_s)
+        usage = await self._ports.queries.usage_of(session.no)
+        last_words = decide(
+            self._state, replace(command, usage=usage), self._ports.clock(), self._rules(), SERVICE, self.session_id
+        ).events[0]
+        recorded = await self._ports.log.erase(self.session_id, session.version, last_words, _metadata(envelope))
+        self._apply(recorded, envelope)
+        return self._answer()
+
+    async def _prepare(self, command: PostMessage | StartReply) -> None:
+        """Have the texts at hand that the next context needs. Raises UnknownMessage, Overloaded."""
+        state = self._state
+        if state is None or state.session.status != "active":
+            return
+        session = state.session
+        is_busy = bool(session.open_reply or session.pending)
+        if isinstance(command, StartReply):
+            leaf = session.pending[0].message_id if session.pending else None
+        else:
+            leaf = parent_of(state, command)
+            if not is_busy and self._ports.gate.is_full:
+                raise errors.Overloaded("too many replies run and wait already")
+            if is_busy and leaf == session.head:
+                return  # its context is gathered when its turn comes
+        if leaf is None or context_of(state.recent, leaf, self._ports.rules.max_context_messages) is not None:
+            return
+        branch = await activate.remember_branch(self._ports, state, leaf)
+        if branch is None:
+            raise errors.UnknownMessage(leaf)
+        older = {id_: said for id_, said in state.recent.items() if id_ not in branch}
+        self._state = replace(state, recent={**older, **branch})
+
+    async def _recover(self) -> None:
+        """Close what a crash left open, before the first command is taken."""
+        if self._state is None:
+            return
+        session = self._state.session
+        closing: list[EndReply] = []
+        if session.open_reply is not None:
+            text = await activate.checkpointed_text(self._ports, self.session_id, session.open_reply)
+            closing.append(EndReply(ReplyInterrupted(session.open_reply.reply_id, text, "crash")))
+        closing += [EndReply(ReplyInterrupted(waiting.reply_id, "", "crash")) for waiting in session.pending]
+        for command in closing:
+            await self._decide_and_append(Envelope(command, SERVICE, cause="recovery"))
+            self._ports.logger.info("reply.interrupted", cause="crash")
+
+    async def _abandon(self) -> None:
+        """The actor has failed under a running reply: stop the model; recovery records the end."""
+        if self._running is not None:
+            await self._running.stop()
+        for reply in self._replies.values():
+            reply.stall(LogUnavailable("the session's actor failed; the reply's end is recorded when it restarts"))
+
+    def _check_version(self, envelope: Envelope) -> None:
+        current = self._state.session.version if self._state else 0
+        if envelope.if_version is not None and envelope.if_version != current:
+            raise errors.VersionMismatch(envelope.if_version, current)
+
+    def _rules(self) -> Rules:
+        """With the provider's names as they are now: it may find out only later what it talks to."""
+        rules, provider = self._ports.rules, self._ports.provider
+        if (rules.provider, rules.model) == (provider.name, provider.model):
+            return rules
+        return replace(rules, provider=provider.name, model=provider.model)
+
+    def _known(self) -> State:
+        if self._state is None:
+            raise errors.SessionNotFound(self.session_id)
+        return self._state
+
+    def _answer(self, reply: Reply | None = None) -> Answer:
+        return Answer(self._known(), reply)
+
+
+def _answer(envelope: Envelope | None, answer: Answer | Exception) -> None:
+    """Each asker gets exactly one answer, unless it has left."""
+    if envelope is None or envelope.reply_to is None or envelope.reply_to.done():
+        return
+    if isinstance(answer, Exception):
+        envelope.reply_to.set_exception(answer)
+    else:
+        envelope.reply_to.set_result(answer)
+
+
+def _metadata(envelope: Envelope) -> Metadata:
+    return Metadata(actor=envelope.asker.owner, request_id=envelope.asker.request_id, cause=envelope.cause)

@@ -1,0 +1,64 @@
+"""Why a session refuses a command. Each class's docstring is its message; api/problems.py maps it to a status."""
+
+
+class Rejection(Exception):
+    """The session refused the command; nothing was recorded."""
+
+
+class SessionNotFound(Rejection):
+    """There is no such session, or it belongs to someone else."""
+
+    reason = "unknown"
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(f"Session {session_id} not found")
+
+
+class SessionExpired(SessionNotFound):
+    """The session has expired."""
+
+    reason = "expired"
+
+
+class SessionDeleted(SessionNotFound):
+    """The session was deleted."""
+
+    reason = "deleted"
+
+
+class VersionMismatch(Rejection):
+    """The session has moved on since the version that the request names."""
+
+    def __init__(self, expected: int, current: int) -> None:
+        super().__init__(f"the session is at version {current}, not {expected}")
+
+
+class UnknownMessage(Rejection):
+    """The session has no such message."""
+
+    def __init__(self, message_id: str) -> None:
+        super().__init__(f"the session has no message {message_id}")
+
+
+class TooLarge(Rejection):
+    """The change would make the session's metadata larger than is allowed."""
+
+
+class SessionBusy(Rejection):
+    """A reply is running, and the request asked to be refused then."""
+
+
+class TooManyPending(Rejection):
+    """Too many messages wait for the running reply of this session already."""
+
+
+class Overloaded(Rejection):
+    """The service is at one of its limits; try again soon."""
+
+
+class Draining(Rejection):
+    """The service is shutting down; try again in a moment."""
+
+
+class ActorFailed(Exception):
+    """The session's actor failed on this command; it starts afresh with the next one."""

@@ -1,0 +1,63 @@
+"""One timer for all deadlines. It only asks: the session decides from its own state whether its time has come."""
+
+import asyncio
+
+from chatbot.sessions import errors
+from chatbot.sessions.commands import SERVICE, Expire
+from chatbot.sessions.ports import Ports
+from chatbot.sessions.supervisor import Supervisor
+
+SLEEP_MAX_S = 60.0  # a clock that jumps is noticed within this time
+SLEEP_MIN_S = 0.5  # between rounds, so that a session that will not expire cannot spin the loop
+EXPIRE_AT_ONCE = 64  # sessions asked side by side; chat goes on between the rounds
+
+
+class ExpiryTimer:
+    """Sleeps until the next deadline and asks the sessions that are due."""
+
+    def __init__(self, ports: Ports, supervisor: Supervisor) -> None:
+        self._ports = ports
+        self._supervisor = supervisor
+        self._sooner = asyncio.Event()
+        self._next_us: int | None = None
+
+    def nudge(self, deadline_us: int) -> None:
+        """A session has just got this deadline: wake if it comes before the one slept for."""
+        if self._next_us is None or deadline_us < self._next_us:
+            self._next_us = deadline_us
+            self._sooner.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            self._sooner.clear()
+            await self._sleep(await self._ports.queries.next_deadline())
+            try:
+                await self._expire_due()
+            except Exception as error:  # the next round tries again; the timer must not die
+                self._ports.logger.error("expiry.failed", error=type(error).__name__, reason=str(error))
+
+    async def _sleep(self, deadline_us: int | None) -> None:
+        self._next_us = deadline_us
+        wait_s = SLEEP_MAX_S
+        if deadline_us is not None:
+            wait_s = min(max((deadline_us - self._ports.clock()) / 1e6, SLEEP_MIN_S), SLEEP_MAX_S)
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._sooner.wait()
+        except TimeoutError:
+            return
+
+    async def _expire_due(self) -> None:
+        limits = self._ports.limits
+        while due := await self._ports.queries.due(self._ports.clock(), limit=EXPIRE_AT_ONCE):
+            await asyncio.gather(*(self._expire(session_id) for session_id in due))
+            await self._ports.runner.wait_for(self._ports.log.head().position, timeout_s=limits.projection_timeout_s)
+            if len(due) < EXPIRE_AT_ONCE:
+                return
+
+    async def _expire(self, session_id: str) -> None:
+        try:
+            await self._supervisor.ask(session_id, Expire(), SERVICE, cause="expiry")
+        except errors.Rejection as refused:
+            self._ports.logger.debug("expiry.refused", reason=type(refused).__name__)

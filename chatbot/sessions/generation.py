@@ -1,0 +1,79 @@
+"""A reply's child task: ask the model, let the text grow, say how it ended. Knows nothing of the log."""
+
+from collections.abc import Callable
+from contextlib import aclosing
+
+from msgspec import Struct
+
+from chatbot.llm.errors import LlmError
+from chatbot.llm.gate import Ticket
+from chatbot.llm.protocol import ChatMessage, Finish, Provider
+from chatbot.sessions.reply import Reply
+from events.catalogue import Parameters, ReplyCompleted, ReplyFailed
+
+Timer = Callable[[], float]
+
+
+class Request(Struct, frozen=True):
+    """What the model is asked."""
+
+    messages: tuple[ChatMessage, ...]
+    parameters: Parameters
+
+
+class Timing(Struct):
+    """When the model was asked and first answered, in seconds of a monotonic clock."""
+
+    asked_s: float
+    first_s: float | None = None
+    ended_s: float | None = None
+
+
+async def generate(
+    reply: Reply, request: Request, provider: Provider, ticket: Ticket, timing: Timing, timer: Timer
+) -> ReplyCompleted | ReplyFailed:
+    """The event that ends the reply by itself: completed or failed. Being cancelled is the caller's to record."""
+    finish: Finish | None = None
+    try:
+        await ticket.ready()
+        timing.asked_s = timer()
+        async with aclosing(provider.stream(request.messages, request.parameters)) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Finish):
+                    finish = piece
+                    break
+                if timing.first_s is None:
+                    timing.first_s = timer()
+                reply.grow(piece)
+    except LlmError as error:
+        return _failed(reply, error.cause, str(error), timing, timer)
+    finally:
+        ticket.leave()
+    if finish is None:
+        return _failed(reply, "llm_failed", "the model server's stream was cut before its end", timing, timer)
+    timing.ended_s = timer()
+    return ReplyCompleted(
+        reply_id=reply.reply_id,
+        content=reply.freeze(),
+        finish_reason=finish.reason,
+        model=finish.model,
+        usage=finish.usage,
+        duration_us=_us(timing.ended_s - timing.asked_s),
+        time_to_first_token_us=None if timing.first_s is None else _us(timing.first_s - timing.asked_s),
+    )
+
+
+def _failed(reply: Reply, cause: str, detail: str, timing: Timing, timer: Timer) -> ReplyFailed:
+    timing.ended_s = timer()
+    return ReplyFailed(
+        reply_id=reply.reply_id,
+        content=reply.freeze(),
+        cause=cause,
+        detail=detail,
+        duration_us=_us(timing.ended_s - timing.asked_s),
+    )
+
+
+def _us(seconds: float) -> int:
+    return round(seconds * 1_000_000)
+

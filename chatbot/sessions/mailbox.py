@@ -1,0 +1,77 @@
+"""A session's bounded inbox. One consumer; what the session tells itself overtakes what clients ask."""
+
+import asyncio
+from collections import deque
+from typing import Any
+
+from msgspec import Struct
+
+from chatbot.sessions.commands import Asker, Command
+from chatbot.sessions.errors import Overloaded
+
+
+class Envelope(Struct):
+    """A command with its asker and the future that takes the answer. `if_version`: refuse at any other version."""
+
+    command: Command
+    asker: Asker
+    reply_to: asyncio.Future[Any] | None = None
+    if_version: int | None = None
+    cause: str | None = None
+
+
+class MailboxClosed(Exception):
+    """The actor has stopped; open it again."""
+
+
+class Mailbox:
+    """Envelopes in order of arrival, at most `mailbox_max` of them from clients.
+
+    The lane of what the session tells itself needs no bound: a session has at most one running reply, which has
+    at most one checkpoint and one end under way.
+    """
+
+    def __init__(self, mailbox_max: int) -> None:
+        self._mailbox_max = mailbox_max
+        self._asked: deque[Envelope] = deque()
+        self._told: deque[Envelope] = deque()
+        self._arrival: asyncio.Future[None] | None = None
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._asked) + len(self._told)
+
+    def ask(self, envelope: Envelope) -> None:
+        """Add a client's envelope. Raises Overloaded when full, MailboxClosed when the actor has stopped."""
+        if len(self._asked) >= self._mailbox_max:
+            raise Overloaded("this session has too many requests waiting")
+        self._add(self._asked, envelope)
+
+    def tell(self, envelope: Envelope) -> None:
+        """Add what the session tells itself. Raises MailboxClosed."""
+        self._add(self._told, envelope)
+
+    async def take(self, idle_timeout_s: float) -> Envelope | None:
+        """The next envelope, or None after `idle_timeout_s` without one."""
+        if not self:
+            self._arrival = asyncio.get_running_loop().create_future()
+            await asyncio.wait((self._arrival,), timeout=idle_timeout_s)
+            self._arrival = None
+        if self._told:
+            return self._told.popleft()
+        return self._asked.popleft() if self._asked else None
+
+    def close(self) -> list[Envelope]:
+        """Refuse what comes from now on; returns what was left unread, for the actor to answer."""
+        self._closed = True
+        left = [*self._told, *self._asked]
+        self._told.clear()
+        self._asked.clear()
+        return left
+
+    def _add(self, lane: deque[Envelope], envelope: Envelope) -> None:
+        if self._closed:
+            raise MailboxClosed
+        lane.append(envelope)
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)

@@ -1,0 +1,56 @@
+"""What a session needs from outside, handed in by run.py."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import structlog
+from msgspec import Struct
+
+from chatbot.llm.gate import Gate
+from chatbot.llm.protocol import Provider
+from chatbot.sessions.decide import Rules
+from chatbot.sessions.generation import Timing
+from events.catalogue import ReplyEnded, ReplyStarted
+from events.log import EventLog
+from projections.queries import Queries
+from projections.runner import ProjectionRunner
+
+
+class Limits(Struct, frozen=True):
+    """Bounds of the actors, from [sessions] and [stream] of config.toml."""
+
+    live_max: int
+    mailbox_max: int
+    idle_timeout_s: float
+    ask_timeout_s: float
+    checkpoint_interval_s: float
+    read_page_max: int
+    projection_timeout_s: float = 10.0
+
+
+class SessionObserver(Protocol):
+    """Where what happens in sessions is counted."""
+
+    def actors(self, live: int) -> None: ...
+
+    def refused(self, reason: str) -> None: ...
+
+    def actor_failed(self) -> None: ...
+
+    def reply_ended(self, started: ReplyStarted, ended: ReplyEnded, timing: Timing) -> None: ...
+
+
+class Ports(Struct, frozen=True):
+    """`clock` gives unix microseconds, `timer` monotonic seconds."""
+
+    log: EventLog
+    runner: ProjectionRunner
+    queries: Queries
+    provider: Provider
+    gate: Gate
+    rules: Rules
+    limits: Limits
+    observe: SessionObserver
+    clock: Callable[[], int]
+    timer: Callable[[], float]
+    logger: structlog.stdlib.BoundLogger

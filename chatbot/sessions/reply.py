@@ -1,0 +1,104 @@
+"""The assistant's message in the making: one growing text, and any number of readers that hold only a cursor.
+
+A reader asks for what lies after its offset, gets all of it as one piece, waits for its socket, and asks again. So
+a slow reader costs neither the model nor the others anything, and needs no queue.
+"""
+
+import asyncio
+
+from msgspec import Struct
+
+from chatbot.sessions.commands import Asker
+from events.catalogue import Parameters, Usage
+from events.errors import LogUnavailable
+
+
+class Outcome(Struct, frozen=True):
+    """How a reply ended, as recorded. `status` is complete, failed, cancelled or interrupted."""
+
+    status: str
+    content: str
+    version: int
+    created_at_us: int
+    cause: str = ""
+    detail: str = ""
+    finish_reason: str | None = None
+    model: str | None = None
+    usage: Usage | None = None
+
+
+class Reply:
+    """A reply of a live session. Offsets count code points of `text`."""
+
+    def __init__(self, message_id: str, reply_id: str, parameters: Parameters, asker: Asker) -> None:
+        self.message_id = message_id
+        self.reply_id = reply_id
+        self.parameters = parameters
+        self.asker = asker
+        self.text = ""
+        self.model: str | None = None
+        self.posted_version = 0  # of the message that it answers
+        self.version = 0  # of reply_started; 0 while it waits its turn
+        self.started_at_us = 0
+        self.outcome: Outcome | None = None
+        self.unrecorded: LogUnavailable | None = None  # why its end cannot be recorded just now
+        self._frozen = False
+        self._readers: set[asyncio.Future[None]] = set()
+
+    def start(self, version: int, started_at_us: int, model: str) -> None:
+        self.version = version
+        self.started_at_us = started_at_us
+        self.model = model
+        self._wake()
+
+    def grow(self, piece: str) -> None:
+        """More text from the model; ignored once the text is frozen."""
+        if not self._frozen:
+            self.text += piece
+            self._wake()
+
+    def freeze(self) -> str:
+        """The text as it stands, for good: nothing follows what the ending event records."""
+        self._frozen = True
+        return self.text
+
+    def end(self, outcome: Outcome) -> None:
+        """The ending is on disk. Its content is the text, whatever had been shown of it."""
+        self._frozen = True
+        self.text = outcome.content
+        self.outcome = outcome
+        self._wake()
+
+    def stall(self, error: LogUnavailable) -> None:
+        """The end cannot be recorded: tell those who wait now; the actor goes on trying."""
+        self.unrecorded = error
+        self._wake()
+
+    async def wait_past(self, offset: int) -> None:
+        """Return once there is text after `offset`, or the reply has ended.
+
+        Raises LogUnavailable when its end cannot be recorded.
+        """
+        while len(self.text) <= offset and self.outcome is None:
+            await self._changed()
+
+    async def wait_end(self) -> Outcome:
+        """How it ended. Raises LogUnavailable when that cannot be recorded."""
+        while self.outcome is None:
+            await self._changed()
+        return self.outcome
+
+    async def _changed(self) -> None:
+        if self.unrecorded is not None:
+            raise self.unrecorded
+        reader: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._readers.add(reader)
+        try:
+            await reader
+        finally:
+            self._readers.discard(reader)
+
+    def _wake(self) -> None:
+        for reader in self._readers:
+            if not reader.done():
+                reader.set_result(None)

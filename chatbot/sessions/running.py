@@ -1,0 +1,86 @@
+"""The reply that an actor is having generated: its task, its checkpoints, its end."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from chatbot.llm.protocol import ChatMessage
+from chatbot.sessions.commands import CheckpointReply, EndReply
+from chatbot.sessions.generation import Request, Timing, generate
+from chatbot.sessions.mailbox import Envelope, Mailbox, MailboxClosed
+from chatbot.sessions.ports import Ports
+from chatbot.sessions.reply import Reply
+from chatbot.sessions.state import State
+from events.catalogue import ReplyCancelled, ReplyCompleted, ReplyFailed, ReplyInterrupted, ReplyStarted
+
+
+def request_of(state: State, started: ReplyStarted) -> Request:
+    """The very request that `started` records."""
+    system = (ChatMessage("system", state.system_prompt),) if state.system_prompt else ()
+    said = tuple(ChatMessage(state.recent[id_].role, state.recent[id_].content) for id_ in started.context_ids)
+    return Request(messages=system + said, parameters=started.parameters)
+
+
+class Running:
+    """One reply's child task. What it has to say reaches the actor through the mailbox, like everything else."""
+
+    def __init__(self, reply: Reply, started: ReplyStarted, ports: Ports, mailbox: Mailbox) -> None:
+        self.reply = reply
+        self.started = started
+        self.timing = Timing(asked_s=ports.timer())
+        self._ports = ports
+        self._mailbox = mailbox
+        self._checkpointed = 0
+        self._task: asyncio.Task[None] | None = None
+        self._clock: asyncio.TimerHandle | None = None
+
+    def start(self, request: Request) -> None:
+        """Ask the model. Raises LlmOverloaded when too many replies run and wait already."""
+        ticket = self._ports.gate.enter()
+        generating = generate(self.reply, request, self._ports.provider, ticket, self.timing, self._ports.timer)
+        self._task = asyncio.create_task(self._run(generating), name=f"reply {self.reply.reply_id}")
+        self._tick()
+
+    async def stop(self) -> None:
+        """Freeze the text and stop the model's work: when this returns, the connection to it is closed."""
+        self.reply.freeze()
+        if self._clock is not None:
+            self._clock.cancel()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+
+    def checkpointed(self, offset: int) -> None:
+        """The log has the text up to `offset`."""
+        self._checkpointed = offset
+
+    def ended_early(self, ending: type[ReplyCancelled] | type[ReplyInterrupted], cause: str) -> EndReply:
+        """What to record when the service, not the model, ends this reply."""
+        duration_us = round((self._ports.timer() - self.timing.asked_s) * 1_000_000)
+        return EndReply(ending(self.reply.reply_id, self.reply.freeze(), cause, duration_us))
+
+    async def _run(self, generating: Coroutine[Any, Any, ReplyCompleted | ReplyFailed]) -> None:
+        try:
+            ended: ReplyCompleted | ReplyFailed = await generating
+        except Exception as error:
+            self._ports.logger.exception("reply.crashed", error=type(error).__name__)
+            ended = ReplyFailed(self.reply.reply_id, self.reply.freeze(), "internal", "internal error")
+        if self._clock is not None:
+            self._clock.cancel()
+        self._tell(EndReply(ended))
+
+    def _tick(self) -> None:
+        """About once a second, have the text so far recorded: a crash loses no more than that."""
+        loop = asyncio.get_running_loop()
+        self._clock = loop.call_later(self._ports.limits.checkpoint_interval_s, self._tick)
+        text = self.reply.text
+        if len(text) > self._checkpointed:
+            self._tell(CheckpointReply(self.reply.reply_id, self._checkpointed, text[self._checkpointed :]))
+
+    def _tell(self, command: CheckpointReply | EndReply) -> None:
+        try:
+            self._mailbox.tell(Envelope(command, self.reply.asker))
+        except MailboxClosed:
+            # The actor has stopped and recorded this reply's end, or failed: then recovery closes it.
+            self._ports.logger.debug("reply.unheard")
+

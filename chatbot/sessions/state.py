@@ -1,0 +1,79 @@
+"""What a live session keeps in memory, and how each recorded event changes it. Pure."""
+
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from events.catalogue import (
+    ContentErased,
+    MessagePosted,
+    MetadataChanged,
+    ReplyCancelled,
+    ReplyCompleted,
+    ReplyEnded,
+    ReplyFailed,
+    ReplyInterrupted,
+    SessionCreated,
+    SessionDeleted,
+)
+from events.record import RecordedEvent
+from projections import session as facts
+
+
+class Remembered(Struct, frozen=True):
+    """A message whose text is at hand for the next context."""
+
+    message_id: str
+    parent_id: str | None
+    role: str
+    content: str
+
+
+class State(Struct, frozen=True):
+    """`session` holds the projected facts; the rest are texts, which only the log and live actors hold.
+
+    `recent` has the newest messages seen, by id, oldest first; it may have gaps, which the actor fills on demand.
+    """
+
+    session: facts.Session
+    metadata: dict[str, Any]
+    title: str | None = None
+    system_prompt: str | None = None
+    recent: dict[str, Remembered] = {}
+
+
+def evolve(state: State | None, recorded: RecordedEvent, recent_max: int) -> State:
+    """The state after one more event; `recent` keeps at most `recent_max` messages."""
+    session = facts.evolve(state.session if state else None, recorded)
+    event = recorded.event
+    if state is None:
+        state = State(session=session, metadata={})
+    match event:
+        case SessionCreated():
+            return State(session, event.metadata, event.title, event.system_prompt)
+        case MetadataChanged():
+            return replace(state, session=session, metadata=event.metadata, title=event.title)
+        case SessionDeleted() | ContentErased():
+            return State(session, metadata={})
+        case MessagePosted():
+            said = Remembered(event.message_id, event.parent_id, event.role, event.content)
+        case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
+            said = Remembered(event.reply_id, _parent_of(state.session, event), "assistant", event.content)
+        case _:
+            return replace(state, session=session)
+    return replace(state, session=session, recent=_remember(state.recent, said, recent_max))
+
+
+def _parent_of(session: facts.Session, event: ReplyEnded) -> str | None:
+    running = session.open_reply
+    if running is not None and running.reply_id == event.reply_id:
+        return running.message_id
+    return next((waiting.message_id for waiting in session.pending if waiting.reply_id == event.reply_id), None)
+
+
+def _remember(recent: dict[str, Remembered], said: Remembered, recent_max: int) -> dict[str, Remembered]:
+    kept = {**recent, said.message_id: said}
+    while len(kept) > recent_max:
+        del kept[next(iter(kept))]
+    return kept

@@ -1,0 +1,150 @@
+"""Activates actors, caps how many live, starts failed ones again with backoff, and shuts all down in stages."""
+
+import asyncio
+from collections import OrderedDict
+from typing import Any
+
+from chatbot.sessions import errors
+from chatbot.sessions.actor import Actor, Answer
+from chatbot.sessions.commands import SERVICE, Asker, Command, InterruptReplies, Stop, Touch
+from chatbot.sessions.mailbox import Envelope, MailboxClosed
+from chatbot.sessions.ports import Ports
+from chatbot.sessions.reply import Reply
+
+FAILURES_MAX = 1024  # sessions whose failures are remembered; the oldest is forgotten first
+BACKOFF_FIRST_S = 0.1  # doubles with each failure in a row
+BACKOFF_MAX_S = 30.0
+RECOVER_AT_ONCE = 32  # sessions recovered side by side at start
+
+
+class Supervisor:
+    """All live sessions of this process, by id."""
+
+    def __init__(self, ports: Ports) -> None:
+        self._ports = ports
+        self._actors: OrderedDict[str, Actor] = OrderedDict()  # least recently asked first
+        self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()  # count, not before (monotonic seconds)
+        self._draining = False
+        self._closed = False
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    def reply(self, session_id: str, reply_id: str) -> Reply | None:
+        """A reply that runs or waits in this process."""
+        actor = self._actors.get(session_id)
+        return actor.replies.get(reply_id) if actor else None
+
+    def count_replies(self) -> int:
+        return sum(len(actor.replies) for actor in self._actors.values())
+
+    async def ask(
+        self, session_id: str, command: Command, asker: Asker, *, if_version: int | None = None, cause: str | None = None
+    ) -> Answer:
+        """The session's answer, once what it recorded is on disk.
+
+        The command is carried out even when the asker is cancelled while it waits. Raises Rejection, LogUnavailable,
+        LlmOverloaded, or ActorFailed.
+        """
+        reply_to: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        envelope = Envelope(command, asker, reply_to, if_version, cause)
+        while True:
+            try:
+                self._actor(session_id).mailbox.ask(envelope)
+                async with asyncio.timeout(self._ports.limits.ask_timeout_s):
+                    answer: Answer = await reply_to
+            except MailboxClosed:  # lost the race with a stopping actor: open it again
+                envelope.reply_to = reply_to = asyncio.get_running_loop().create_future()
+                await asyncio.sleep(0)
+            except TimeoutError:
+                self._ports.observe.refused("timeout")
+                raise errors.Overloaded("the session did not answer in time") from None
+            except errors.Overloaded:
+                self._ports.observe.refused("mailbox_full")
+                raise
+            else:
+                self._failures.pop(session_id, None)
+                return answer
+
+    async def recover(self) -> int:
+        """Close the replies that a crash left open: activating a session does it. Returns how many sessions."""
+        done, after = 0, 0
+        while page := await self._ports.queries.open_sessions(limit=RECOVER_AT_ONCE, after=after):
+            after = page[-1].no
+            todo = [one.session_id for one in page if one.session_id not in self._actors]
+            await asyncio.gather(*(self._recover(session_id) for session_id in todo))
+            done += len(todo)
+        return done
+
+    async def _recover(self, session_id: str) -> None:
+        try:
+            await self.ask(session_id, Touch(), SERVICE, cause="recovery")
+        except errors.Rejection:
+            pass  # expired meanwhile: it was activated, and that closes replies
+        except Exception as error:  # its next command tries again
+            self._ports.logger.error("recovery.failed", error=type(error).__name__, reason=str(error))
+
+    async def drain(self, grace_s: float) -> None:
+        """No new replies; running ones get `grace_s`, then end as interrupted, as recorded facts."""
+        self._draining = True
+        deadline = self._ports.timer() + grace_s
+        while self.count_replies() and self._ports.timer() < deadline:
+            await asyncio.sleep(0.02)
+        busy = [session_id for session_id, actor in self._actors.items() if actor.replies]
+        answers = await asyncio.gather(
+            *(self.ask(session_id, InterruptReplies(), SERVICE, cause="shutdown") for session_id in busy),
+            return_exceptions=True,
+        )
+        for failure in (answer for answer in answers if isinstance(answer, BaseException)):
+            self._ports.logger.error("drain.interrupt_failed", reason=str(failure))
+
+    async def close(self) -> None:
+        """Stop every actor; each answers what it has been asked."""
+        self._draining = self._closed = True
+        actors = list(self._actors.values())
+        for actor in actors:
+            self._stop(actor)
+        if actors:
+            await asyncio.gather(*(actor.stopped() for actor in actors))
+
+    def _actor(self, session_id: str) -> Actor:
+        actor = self._actors.get(session_id)
+        if actor is not None:
+            self._actors.move_to_end(session_id)
+            return actor
+        if self._closed:
+            raise errors.Draining("the service is shutting down")
+        if self._ports.timer() < self._failures.get(session_id, (0, 0.0))[1]:
+            raise errors.Overloaded("the session failed and is about to start again")
+        if len(self._actors) >= self._ports.limits.live_max:
+            self._make_room()
+        actor = self._actors[session_id] = Actor(session_id, self._ports, self._retired)
+        self._ports.observe.actors(len(self._actors))
+        return actor
+
+    def _make_room(self) -> None:
+        """Passivate the idle actor that was asked least recently. Raises Overloaded when none is idle."""
+        idle = next((actor for actor in self._actors.values() if actor.is_idle), None)
+        if idle is None:
+            self._ports.observe.refused("live_max")
+            raise errors.Overloaded("too many sessions are active")
+        del self._actors[idle.session_id]
+        self._stop(idle)
+
+    def _stop(self, actor: Actor) -> None:
+        try:
+            actor.mailbox.tell(Envelope(Stop(), SERVICE, cause="shutdown"))
+        except MailboxClosed:
+            pass  # it is stopping already
+
+    def _retired(self, actor: Actor) -> None:
+        if self._actors.get(actor.session_id) is actor:
+            del self._actors[actor.session_id]
+        self._ports.observe.actors(len(self._actors))
+        if actor.failed:
+            count = self._failures.pop(actor.session_id, (0, 0.0))[0] + 1
+            wait_s = min(BACKOFF_FIRST_S * 2 ** (count - 1), BACKOFF_MAX_S)
+            self._failures[actor.session_id] = (count, self._ports.timer() + wait_s)
+            while len(self._failures) > FAILURES_MAX:
+                self._failures.popitem(last=False)

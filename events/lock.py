@@ -1,0 +1,49 @@
+"""One server per database: an operating system lock on a file beside it, let go even by `kill -9`.
+
+SQLite would let two processes take turns at writing; two actors of one session would then decide without each other.
+"""
+
+import fcntl
+import os
+from pathlib import Path
+
+from events.errors import LogInUse, LogUnusable
+
+
+class DatabaseLock:
+    """An exclusive lock on `<database>-lock`. The file holds the owner's process id and is left in place: to remove
+    it would let two processes lock two different files of that name.
+    """
+
+    def __init__(self, database: Path) -> None:
+        self._database = database
+        self._path = database.with_name(database.name + "-lock")
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock or raise LogInUse at once; LogUnusable when no file can be written there."""
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise LogUnusable(
+                f"cannot write {self._path} ({error.strerror}): make its directory writable"
+                " or choose another DATABASE_URL"
+            ) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"{os.getpid()}\n".encode())
+        except BlockingIOError:
+            owner = os.read(descriptor, 32).decode(errors="replace").strip()
+            os.close(descriptor)
+            raise LogInUse(self._database, owner or "unknown") from None
+        except OSError as error:
+            os.close(descriptor)
+            raise LogUnusable(f"cannot lock {self._path}: {error.strerror}") from error
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Let go. Harmless when not held."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None

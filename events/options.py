@@ -1,0 +1,25 @@
+"""The numbers of a log: a bound on everything that queues, waits or grows."""
+
+from msgspec import Struct
+
+# SQLite binds at most 32,766 values in one statement and an event has 11 columns.
+APPEND_BATCH_LIMIT = 2048
+
+
+class LogOptions(Struct, frozen=True, kw_only=True):
+    """How a SQLite log behaves. Durations are seconds."""
+
+    busy_timeout_s: float = 5.0  # how long to wait for another program's lock before an append is refused
+    append_queue_max: int = 4096  # appends that may wait; the next one is refused with LogBusy
+    append_queue_bytes: int = 64 * 1024 * 1024  # content that may wait: bounds memory whatever the appends' size
+    append_batch_max: int = 256  # events in one transaction: beyond it a bigger batch is hardly faster
+    cache_kib: int = 16 * 1024  # page cache of each connection
+    wal_limit_bytes: int = 64 * 1024 * 1024  # a write-ahead log that once grew past this is cut back
+    read_connections: int = 2  # threads that read beside the writer
+    erase_wait_s: float = 5.0  # how long an erasure waits for another program's reader to let go of the old pages
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.append_batch_max <= APPEND_BATCH_LIMIT:
+            raise ValueError(f"append_batch_max must be between 1 and {APPEND_BATCH_LIMIT}")
+        if min(self.append_queue_max, self.append_queue_bytes, self.read_connections) < 1:
+            raise ValueError("append_queue_max, append_queue_bytes and read_connections must be at least 1")

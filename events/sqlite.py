@@ -1,0 +1,192 @@
+"""The event log in one SQLite file. Implements events.log.EventLog."""
+
+import asyncio
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from events.batch import Origin
+from events.catalogue import EXPLAINS_ERASURE, Event
+from events.chain import GENESIS
+from events.codec import event_type
+from events.errors import LogUnavailable, LogUnusable
+from events.live_head import LiveHead
+from events.options import LogOptions
+from events.record import Head, Metadata, RecordedEvent, StoredRow
+from events.sqlite_readers import SqliteReaders, all_events, events_at, stored_rows, stream_events
+from events.sqlite_schema import check_format, connect_reader, explain
+from events.write_side import WriteSide
+from events.writer import LogObserver, NoObserver
+
+__all__ = ["LogObserver", "LogOptions", "SqliteLog"]
+
+_INTEGER_MIN, _INTEGER_MAX = -(2**63), 2**63 - 1  # SQLite's; a client's cursor may name any number
+
+
+def now_us() -> int:
+    """Microseconds since 1970, UTC."""
+    return time.time_ns() // 1000
+
+
+class SqliteLog:
+    """An event log in one file. Made by `open`; every instance must be closed."""
+
+    def __init__(self, readers: SqliteReaders, live: LiveHead, write_side: WriteSide | None) -> None:
+        self._readers = readers
+        self._live = live
+        self._write_side = write_side
+        self._closed: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(
+        cls,
+        path: str | Path,
+        options: LogOptions | None = None,
+        *,
+        read_only: bool = False,
+        clock: Callable[[], int] = now_us,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+        observe: LogObserver | None = None,
+    ) -> "SqliteLog":
+        """Open the log in `path`, created if missing.
+
+        With `read_only` no event and no lock is written, so that offline commands work beside a running server and
+        on a read-only copy; `head` is then the end of the log at this moment. `clock` gives microseconds, UTC.
+        Raises LogUnusable (of which LogInUse is one), which says what to do about it.
+        """
+        options = options or LogOptions()
+        database = await asyncio.to_thread(_database_file, Path(path), read_only=read_only)
+        readers, side = SqliteReaders(database, options), None
+        try:
+            if read_only:
+                live = await _end_of(database, options)
+            else:
+                side = WriteSide(database, options, (clock, random_bytes))
+                live = await side.open(observe or NoObserver())
+            await readers.open()
+        except BaseException as error:
+            await _release(readers, side)
+            if isinstance(error, sqlite3.Error):
+                raise LogUnusable(explain(error, database) or f"database {database}: {error}") from error
+            raise
+        return cls(readers, live, side)
+
+    @property
+    def failure(self) -> BaseException | None:
+        """The last exception in the writer that should have been impossible; it refused one batch."""
+        return None if self._write_side is None else self._write_side.failure
+
+    @property
+    def erasure_pending(self) -> bool:
+        """Whether a reader in another program still keeps erased content in the write-ahead log."""
+        return self._write_side is not None and not self._write_side.store.wal_clean.is_set()
+
+    async def append(
+        self, stream_id: str, expected_version: int, events: Sequence[Event], metadata: Metadata
+    ) -> tuple[RecordedEvent, ...]:
+        """As EventLog.append. Raises ValueError for text that is no Unicode or more events than a batch may hold."""
+        side = self._writing()
+        return await side.record(events, Origin(stream_id, expected_version, metadata, side.clock()))
+
+    async def erase(
+        self, stream_id: str, expected_version: int, event: Event, metadata: Metadata
+    ) -> tuple[RecordedEvent, ...]:
+        """As EventLog.erase. When another program reads the file for longer than `erase_wait_s` it returns all the
+        same (the event is recorded, no query shows the content); `erasure_pending` is then true until that reader
+        has gone.
+        """
+        if event_type(event) not in EXPLAINS_ERASURE:
+            raise ValueError(f"{event_type(event)} does not explain why content is gone")
+        side = self._writing()
+        recorded = await side.record([event], Origin(stream_id, expected_version, metadata, side.clock(), erases=True))
+        await side.erased()
+        return recorded
+
+    async def read(self, stream_id: str, *, after: int = 0, limit: int, backwards: bool = False) -> list[RecordedEvent]:
+        """As EventLog.read."""
+        return await stream_events(self._readers, stream_id, _span(after, limit), backwards=backwards)
+
+    async def read_all(self, *, after: int = 0, limit: int) -> list[RecordedEvent]:
+        """As EventLog.read_all."""
+        return await all_events(self._readers, _span(after, limit))
+
+    async def read_at(self, positions: Sequence[int]) -> dict[int, RecordedEvent]:
+        """As EventLog.read_at."""
+        return await events_at(self._readers, [place for place in positions if 0 < place <= _INTEGER_MAX])
+
+    async def rows(self, *, after: int = 0, limit: int) -> list[StoredRow]:
+        """As EventLog.rows."""
+        return await stored_rows(self._readers, _span(after, limit))
+
+    def head(self) -> Head:
+        """As EventLog.head."""
+        return self._live.current
+
+    async def wait(self, position: int) -> Head:
+        """As EventLog.wait. Raises LogUnavailable when the log closes first."""
+        return await self._live.wait(position)
+
+    async def close(self) -> None:
+        """As EventLog.close. A second call waits for the first."""
+        if self._write_side is not None:
+            self._write_side.refuse()
+        if self._closed is None:
+            self._closed = asyncio.create_task(_release(self._readers, self._write_side), name="log-close")
+        await asyncio.shield(self._closed)
+
+    def _writing(self) -> WriteSide:
+        if self._write_side is None:
+            raise LogUnavailable("the log was opened for reading only")
+        return self._write_side
+
+
+async def _release(readers: SqliteReaders, side: WriteSide | None) -> None:
+    try:
+        if side is not None:
+            await side.stop()
+    finally:
+        try:
+            await readers.close()
+        finally:
+            if side is not None:
+                await side.close()  # last: only then can SQLite remove its write-ahead log
+
+
+async def _end_of(database: Path, options: LogOptions) -> LiveHead:
+    """The head of a log that is only read, which for it never moves."""
+    connection = await connect_reader(database, options)
+    try:
+        if await check_format(connection, database):
+            raise LogUnusable(f"database {database} is empty: there is no log in it")
+        rows = await connection.execute_fetchall("SELECT position, digest FROM events ORDER BY position DESC LIMIT 1")
+        live = LiveHead(next((Head(*row) for row in rows), Head(0, GENESIS)))
+    finally:
+        await connection.close()
+    live.close("the log was opened for reading only")
+    return live
+
+
+def _span(after: int, limit: int) -> tuple[int, int]:
+    if limit < 1:  # SQLite takes a negative limit for none
+        raise ValueError("limit must be at least 1")
+    return min(max(after, _INTEGER_MIN), _INTEGER_MAX), min(limit, _INTEGER_MAX)
+
+
+def _database_file(path: Path, *, read_only: bool) -> Path:
+    """The file behind `path`, so that two names of one database share one lock; its directory is made if missing."""
+    database = path.resolve()
+    if database.is_dir():
+        raise LogUnusable(f"database {database} is a directory: choose another DATABASE_URL")
+    if read_only:
+        if not database.exists():
+            raise LogUnusable(f"database {database} does not exist")
+        return database
+    try:
+        database.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LogUnusable(f"cannot make the directory {database.parent}: {error.strerror}") from error
+    if database.exists() and not os.access(database, os.W_OK):
+        raise LogUnusable(f"database {database} cannot be written: look at its permissions")
+    return database

@@ -1,0 +1,193 @@
+"""The write side of a SQLite log: one connection, used by the writer's task alone."""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import aiosqlite
+from msgspec.structs import astuple
+
+from events.batch import Outcome, Pending, Plan, plan
+from events.chain import GENESIS
+from events.errors import LogError, LogUnavailable
+from events.live_head import LiveHead
+from events.options import LogOptions
+from events.record import Head
+from events.sqlite_schema import COLUMNS, DAMAGED, connect_writer, primary_code, unavailable
+
+ROUNDS_MAX = 4  # one to believe the callers, one with the streams' true versions, the others for a foreign writer
+CHECKPOINT_BUSY_MS = 100  # how long one attempt to empty the write-ahead log may hold up the appends
+CHECKPOINT_RETRY_S = (0.05, 2.0)  # between attempts: the first pause, doubled up to the last
+
+_CLASHES = frozenset({"SQLITE_CONSTRAINT_TRIGGER", "SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"})
+_ROW = "(" + ",".join("?" * len(COLUMNS.split(","))) + ")"
+
+
+class SqliteStore:
+    """Commits batches and keeps the head. After any failure it looks at the disk again before it writes."""
+
+    def __init__(self, path: Path, options: LogOptions) -> None:
+        self.live = LiveHead(Head(0, GENESIS))
+        self.wal_clean = asyncio.Event()  # not set: the write-ahead log may hold content that was erased
+        self._path = path
+        self._options = options
+        self._connection: aiosqlite.Connection | None = None
+        self._suspect = True
+        self._retry_s = CHECKPOINT_RETRY_S[0]
+        self._retry_at_s = 0.0
+
+    async def open(self) -> None:
+        """Create or open the file, and empty a write-ahead log that a crash has left. Raises as connect_writer."""
+        self._connection = await connect_writer(self._path, self._options, create=True)
+        await self._reload(self._connection)
+        await self.tidy()
+
+    async def write(self, batch: Sequence[Pending]) -> list[Outcome]:
+        """As BatchStore.write. What the disk or another program does to us refuses the whole batch."""
+        try:
+            return await self._commit(await self._ready(), batch)
+        except sqlite3.Error as error:
+            await self._forgive(error)
+            # An exception of its own for each caller: raising adds a traceback to it.
+            return [unavailable(error, self._path) or LogUnavailable() for _ in batch]
+        except LogError as error:
+            return [LogUnavailable(*error.args) for _ in batch]
+
+    async def tidy(self) -> float | None:
+        """Empty the write-ahead log after an erasure. As BatchStore.tidy."""
+        if self.wal_clean.is_set():
+            return None
+        wait_s = self._retry_at_s - time.monotonic()
+        if wait_s > 0:
+            return wait_s
+        try:
+            emptied = await self._empty_wal(await self._ready())
+        except sqlite3.Error as error:  # disk full or the like: the next attempt may do
+            await self._forgive(error)
+            emptied = False
+        except LogError:  # `write` tells it to whoever appends
+            emptied = False
+        if emptied:
+            self.wal_clean.set()
+            self._retry_s = CHECKPOINT_RETRY_S[0]
+            return None
+        pause_s = self._retry_s
+        self._retry_at_s = time.monotonic() + pause_s
+        self._retry_s = min(pause_s * 2, CHECKPOINT_RETRY_S[1])
+        return pause_s
+
+    async def close(self) -> None:
+        """Empty the write-ahead log, erasures or not, and close the connection."""
+        self.live.close("the log is closed")
+        if self._connection is not None:
+            self.wal_clean.clear()
+            self._retry_at_s = 0.0
+            try:
+                await self.tidy()
+            finally:
+                await self._disconnect()
+
+    async def _ready(self) -> aiosqlite.Connection:
+        if self._connection is None:
+            self._connection = await connect_writer(self._path, self._options, create=False)
+            self._suspect = True
+        if self._connection.in_transaction:
+            await self._connection.execute_fetchall("ROLLBACK")
+        if self._suspect:
+            await self._reload(self._connection)
+        return self._connection
+
+    async def _forgive(self, error: sqlite3.Error) -> None:
+        """Go on after `error` if it is the disk's or another program's doing, with a new connection where it may have
+        harmed this one; raise it again if it is a mistake of ours.
+        """
+        if unavailable(error, self._path) is None:
+            raise error
+        if primary_code(error) in DAMAGED:
+            await self._disconnect()
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    async def _reload(self, connection: aiosqlite.Connection) -> None:
+        rows = await connection.execute_fetchall("SELECT position, digest FROM events ORDER BY position DESC LIMIT 1")
+        head = Head(0, GENESIS)
+        for position, digest in rows:
+            head = Head(position, digest)
+        if head.position < self.live.current.position:
+            raise LogUnavailable(f"database {self._path} has lost events that were recorded: stop and restore a copy")
+        self.live.advance(head)
+        self._suspect = False
+
+    async def _commit(self, connection: aiosqlite.Connection, batch: Sequence[Pending]) -> list[Outcome]:
+        versions: dict[str, int] = {}  # none: believe the callers, who are nearly always right
+        for _ in range(ROUNDS_MAX):
+            planned = plan(batch, self.live.current, versions)
+            if versions or not planned.conflicts:
+                try:
+                    await self._insert(connection, planned)
+                except sqlite3.IntegrityError as error:
+                    if error.sqlite_errorname not in _CLASHES:
+                        raise
+                    await self._rollback(connection)
+                else:
+                    return planned.outcomes
+            await self._reload(connection)
+            versions = await self._versions(connection, {append.stream_id for append in batch})
+        raise LogUnavailable(f"database {self._path}: another program writes to it; stop that program")
+
+    async def _insert(self, connection: aiosqlite.Connection, planned: Plan) -> None:
+        if not planned.rows:
+            return
+        values = [value for row in planned.rows for value in astuple(row)]
+        statement = f"INSERT INTO events ({COLUMNS}) VALUES " + ",".join([_ROW] * len(planned.rows))  # noqa: S608  constants
+        self._suspect = True
+        if planned.erasures:
+            await self._insert_and_erase(connection, (statement, values), planned.erasures)
+        else:
+            # Autocommit: the statement is the transaction, in one hop to the connection's thread and one fsync.
+            await connection.execute_fetchall(statement, values)
+        self._suspect = False
+        self.live.advance(planned.head)
+
+    async def _insert_and_erase(
+        self,
+        connection: aiosqlite.Connection,
+        insert: tuple[str, list[object]],
+        erasures: Sequence[tuple[str, int]],
+    ) -> None:
+        await connection.execute_fetchall("BEGIN IMMEDIATE")
+        await connection.execute_fetchall(*insert)
+        for erasure in erasures:
+            await connection.execute_fetchall(
+                "UPDATE events SET data = NULL, salt = NULL WHERE stream_id = ? AND version < ? AND data IS NOT NULL",
+                erasure,
+            )
+        self.wal_clean.clear()
+        self._retry_at_s = 0.0
+        await connection.execute_fetchall("COMMIT")
+
+    async def _rollback(self, connection: aiosqlite.Connection) -> None:
+        if connection.in_transaction:
+            await connection.execute_fetchall("ROLLBACK")
+
+    async def _versions(self, connection: aiosqlite.Connection, streams: set[str]) -> dict[str, int]:
+        rows = await connection.execute_fetchall(
+            "WITH asked (stream_id) AS (VALUES " + ",".join(["(?)"] * len(streams)) + ")"  # noqa: S608  placeholders
+            " SELECT stream_id, coalesce((SELECT max(version) FROM events WHERE stream_id = asked.stream_id), 0)"
+            " FROM asked",
+            list(streams),
+        )
+        return dict(rows)  # type: ignore[arg-type]  # rows are pairs
+
+    async def _empty_wal(self, connection: aiosqlite.Connection) -> bool:
+        await connection.execute_fetchall(f"PRAGMA busy_timeout={CHECKPOINT_BUSY_MS}")
+        try:
+            ((busy, frames, _),) = await connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            await connection.execute_fetchall(f"PRAGMA busy_timeout={round(self._options.busy_timeout_s * 1000)}")
+        return not busy and frames <= 0

@@ -1,0 +1,70 @@
+"""What only a log that may write has: the lock, the store and the writer's task."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from events.batch import Origin, prepare
+from events.catalogue import Event
+from events.errors import LogUnavailable
+from events.live_head import LiveHead
+from events.lock import DatabaseLock
+from events.options import LogOptions
+from events.record import RecordedEvent
+from events.sqlite_store import SqliteStore
+from events.writer import BatchWriter, LogObserver
+
+
+class WriteSide:
+    """Opened with `open`; let go with `stop`, then `close`. `sources` are the clock and the source of salts."""
+
+    def __init__(
+        self, database: Path, options: LogOptions, sources: tuple[Callable[[], int], Callable[[int], bytes]]
+    ) -> None:
+        self.clock, self._random_bytes = sources
+        self.store = SqliteStore(database, options)
+        self._lock = DatabaseLock(database)
+        self._options = options
+        self._writer: BatchWriter | None = None
+
+    async def open(self, observe: LogObserver) -> LiveHead:
+        """Take the lock, open the file, start writing. Raises LogUnusable or sqlite3.Error; close all the same."""
+        await asyncio.to_thread(self._lock.acquire)
+        await self.store.open()
+        self._writer = BatchWriter(self.store, self._options, observe)
+        return self.store.live
+
+    @property
+    def failure(self) -> BaseException | None:
+        """As SqliteLog.failure."""
+        return None if self._writer is None else self._writer.failure
+
+    async def record(self, events: Sequence[Event], origin: Origin) -> tuple[RecordedEvent, ...]:
+        """Have `events` written. Raises as EventLog.append."""
+        if self._writer is None:
+            raise LogUnavailable("the log is not open")
+        return await self._writer.submit(prepare(events, origin, self._random_bytes))
+
+    async def erased(self) -> None:
+        """Wait until no file holds erased content, for `erase_wait_s` at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._options.erase_wait_s):
+                await self.store.wal_clean.wait()
+
+    def refuse(self) -> None:
+        """From now on refuse what comes."""
+        if self._writer is not None:
+            self._writer.refuse()
+
+    async def stop(self) -> None:
+        """Refuse what comes and write what waits."""
+        if self._writer is not None:
+            await self._writer.close()
+
+    async def close(self) -> None:
+        """Empty the write-ahead log and let go of file and lock, whatever state they are in."""
+        try:
+            await self.store.close()
+        finally:
+            self._lock.release()

@@ -1,0 +1,200 @@
+"""Fold a batch of events into the changes they make to the tables. Pure: no I/O, no clock.
+
+What a session's erased past contributed must come out the same whether it was folded before it was erased or is
+met without content in a rebuild. Hence two rules. An erased event contributes nothing but its envelope. And an
+erasing event replaces everything its session contributed before it by the totals it carries itself.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
+
+from msgspec import Struct, field
+
+from events.catalogue import (
+    ContentErased,
+    MessagePosted,
+    MetadataChanged,
+    ReplyCancelled,
+    ReplyCompleted,
+    ReplyEnded,
+    ReplyFailed,
+    ReplyInterrupted,
+    ReplyStarted,
+    SessionCreated,
+    SessionDeleted,
+    UsageTotal,
+)
+from events.record import RecordedEvent
+from projections.labels import labels_of
+from projections.message import COMPLETE, ENDINGS, QUEUED, STREAMING, MessageUpdate, NewMessage, change
+from projections.session import Session, evolve
+
+_DAY_US = 86_400_000_000
+
+
+class SessionChanges(Struct):
+    """What one batch does to one session and its messages.
+
+    `before` is None for a session that is not in the tables yet. `erased`: what the tables hold of it goes first,
+    then the rest of these changes is applied. `labels` is None when they stay as they are.
+    """
+
+    before: Session | None
+    session: Session
+    erased: bool = False
+    erased_usage: tuple[UsageTotal, ...] = ()
+    labels: tuple[int, ...] | None = None
+    inserts: dict[str, NewMessage] = field(default_factory=dict)
+    updates: dict[str, MessageUpdate] = field(default_factory=dict)
+
+
+class Changes(Struct, frozen=True):
+    """What one batch does to the tables. `counts` by status and `usage` are differences to add."""
+
+    sessions: tuple[SessionChanges, ...]
+    counts: dict[str, int]
+    usage: tuple[tuple[str, UsageTotal], ...]
+
+
+def fold(batch: Iterable[RecordedEvent], states: Mapping[str, Session], label_key: bytes) -> Changes:
+    """The changes of `batch`. `states` has the stored session of every stream in it whose first event is older."""
+    changed: dict[str, SessionChanges] = {}
+    for recorded in batch:
+        changes = changed.get(recorded.stream_id)
+        if changes is None:
+            before = states.get(recorded.stream_id)
+            session = evolve(before, recorded)
+            changes = changed[recorded.stream_id] = SessionChanges(before, session)
+            _note(changes, before or session, recorded, label_key)
+        else:
+            earlier, changes.session = changes.session, evolve(changes.session, recorded)
+            _note(changes, earlier, recorded, label_key)
+    sessions = tuple(changed.values())
+    return Changes(sessions, _count(sessions), _use(sessions))
+
+
+def _note(changes: SessionChanges, earlier: Session, recorded: RecordedEvent, label_key: bytes) -> None:
+    """Note what `recorded` does besides evolving its session, which was `earlier` before it."""
+    event = recorded.event
+    match event:
+        case MessagePosted():
+            _post(changes, recorded, event)
+        case ReplyStarted():
+            _start(changes, earlier, recorded, event)
+        case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
+            if _awaits(earlier, event.reply_id):
+                _update(changes, event.reply_id, _ending(recorded, event))
+        case SessionCreated() | MetadataChanged():
+            changes.labels = labels_of(label_key, event.metadata)
+        case SessionDeleted() | ContentErased():
+            changes.erased, changes.erased_usage, changes.labels = True, event.usage, ()
+            changes.inserts, changes.updates = {}, {}
+
+
+def _post(changes: SessionChanges, recorded: RecordedEvent, event: MessagePosted) -> None:
+    changes.inserts[event.message_id] = NewMessage(
+        no=2 * recorded.position,
+        message_id=event.message_id,
+        parent_id=event.parent_id,
+        role=event.role,
+        status=COMPLETE,
+        position=recorded.position,
+        version=recorded.version,
+        created_at_us=recorded.recorded_at_us,
+    )
+    if event.reply_id is not None:
+        _expect(changes, recorded, event.reply_id, event.message_id)
+
+
+def _expect(changes: SessionChanges, recorded: RecordedEvent, reply_id: str, parent_id: str) -> None:
+    changes.inserts[reply_id] = NewMessage(
+        no=2 * recorded.position + 1,
+        message_id=reply_id,
+        parent_id=parent_id,
+        role="assistant",
+        status=QUEUED,
+        position=0,
+        version=recorded.version,
+        created_at_us=recorded.recorded_at_us,
+    )
+
+
+def _start(changes: SessionChanges, earlier: Session, recorded: RecordedEvent, event: ReplyStarted) -> None:
+    if not _awaits(earlier, event.reply_id):  # a second answer to a message that already has one
+        _expect(changes, recorded, event.reply_id, event.parent_id)
+    _update(
+        changes,
+        event.reply_id,
+        MessageUpdate(
+            status=STREAMING,
+            position=0,
+            version=recorded.version,
+            created_at_us=recorded.recorded_at_us,
+            model=event.model,
+        ),
+    )
+
+
+def _ending(recorded: RecordedEvent, event: ReplyEnded) -> MessageUpdate:
+    ended = MessageUpdate(status=ENDINGS[recorded.type], position=recorded.position, version=recorded.version)
+    if isinstance(event, ReplyCompleted):
+        ended.model = event.model
+        ended.day = day_of(recorded.recorded_at_us)
+        if event.usage is not None:
+            ended.prompt_tokens = event.usage.prompt_tokens
+            ended.completion_tokens = event.usage.completion_tokens
+    return ended
+
+
+def _awaits(session: Session, reply_id: str) -> bool:
+    """Whether this reply is running or waiting, so that its row exists and has not ended."""
+    if session.open_reply is not None and session.open_reply.reply_id == reply_id:
+        return True
+    return any(waiting.reply_id == reply_id for waiting in session.pending)
+
+
+def _update(changes: SessionChanges, message_id: str, update: MessageUpdate) -> None:
+    known = changes.inserts.get(message_id) or changes.updates.get(message_id)
+    if known is None:
+        changes.updates[message_id] = update
+    else:
+        change(known, update)
+
+
+def _count(sessions: Iterable[SessionChanges]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for changes in sessions:
+        if changes.before is not None:
+            counts[changes.before.status] = counts.get(changes.before.status, 0) - 1
+        counts[changes.session.status] = counts.get(changes.session.status, 0) + 1
+    return {status: n for status, n in counts.items() if n}
+
+
+def _use(sessions: Iterable[SessionChanges]) -> tuple[tuple[str, UsageTotal], ...]:
+    """What to add to `usage`, by owner: replies completed in this batch, and what erasing events carry."""
+    totals: dict[tuple[str, str, str], tuple[int, int, int]] = {}
+    for changes in sessions:
+        owner = changes.session.owner or ""
+        for used in (*completed_usage(changes), *changes.erased_usage):
+            key = (owner, used.day, used.model)
+            replies, prompt, completion = totals.get(key, (0, 0, 0))
+            totals[key] = (replies + used.replies, prompt + used.prompt_tokens, completion + used.completion_tokens)
+    return tuple((owner, UsageTotal(day, model, *numbers)) for (owner, day, model), numbers in totals.items())
+
+
+def completed_usage(changes: SessionChanges) -> Iterable[UsageTotal]:
+    """What each reply that this batch completed adds."""
+    for row in (*changes.inserts.values(), *changes.updates.values()):
+        if row.day is not None:
+            yield UsageTotal(row.day, row.model or "", 1, row.prompt_tokens or 0, row.completion_tokens or 0)
+
+
+def day_of(at_us: int) -> str:
+    """The UTC day of a time, YYYY-MM-DD."""
+    return _day(at_us // _DAY_US)
+
+
+@lru_cache(maxsize=64)
+def _day(days: int) -> str:
+    return datetime.fromtimestamp(days * 86_400, UTC).strftime("%Y-%m-%d")

@@ -1,0 +1,40 @@
+"""Labels: metadata that sessions can be found by, kept as keyed hashes so that projections.db holds no words.
+
+A label is 64 bits. Two entries may share one by chance, and whoever asks by label compares the real metadata, read
+from the log, with `matches` before answering.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+LABEL_KEY_BYTES = 32
+_encoder = msgspec.json.Encoder()
+
+
+def label_of(key: bytes, name: str, text: str) -> int:
+    """The label of one metadata entry, as a signed 64-bit integer, which is what SQLite stores."""
+    entry = _encoder.encode((name, text))
+    return int.from_bytes(hashlib.blake2b(entry, digest_size=8, key=key).digest(), "big", signed=True)
+
+
+def labels_of(key: bytes, metadata: Mapping[str, Any]) -> tuple[int, ...]:
+    """The labels of all top-level scalars of `metadata`, without repeats."""
+    texts = ((name, text_of(value)) for name, value in metadata.items())
+    return tuple(dict.fromkeys(label_of(key, name, text) for name, text in texts if text is not None))
+
+
+def text_of(value: Any) -> str | None:
+    """How a query writes a metadata value: true, 12, 1.5, null or the text itself. None for lists and objects."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict | list | tuple):
+        return None
+    return _encoder.encode(value).decode()
+
+
+def matches(metadata: Mapping[str, Any], wanted: Mapping[str, str]) -> bool:
+    """Whether `metadata` really has every wanted entry: what a label alone only makes very likely."""
+    return all(name in metadata and text_of(metadata[name]) == text for name, text in wanted.items())

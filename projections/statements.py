@@ -1,0 +1,146 @@
+"""The SQL that writes a batch of changes, one statement per table and kind of change."""
+
+import msgspec
+
+from events.catalogue import UsageTotal
+from projections.batch import SessionChanges
+from projections.session import Session
+
+Row = tuple[int | str | bytes | None, ...]
+
+KEEP_SESSION = """
+INSERT INTO sessions (no, session_id, owner, status, accessed_at_us, expires_at_us, is_open, state)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (no) DO UPDATE SET owner = excluded.owner, status = excluded.status,
+    accessed_at_us = excluded.accessed_at_us, expires_at_us = excluded.expires_at_us,
+    is_open = excluded.is_open, state = excluded.state
+"""
+
+ADD_COUNT = "INSERT INTO counts (status, n) VALUES (?, ?) ON CONFLICT (status) DO UPDATE SET n = n + excluded.n"
+
+# The parent is an earlier row, of this batch or an older one. A message id that comes twice keeps its first row.
+INSERT_MESSAGE = """
+INSERT INTO messages (no, session_no, message_id, parent_id, depth, role, status, position, version,
+                      created_at_us, model, prompt_tokens, completion_tokens, day)
+VALUES (?1, ?2, ?3, ?4,
+        1 + coalesce((SELECT depth FROM messages WHERE session_no = ?2 AND message_id = ?4), 0),
+        ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+ON CONFLICT DO NOTHING
+"""
+
+UPDATE_MESSAGE = """
+UPDATE messages SET status = ?, position = ?, version = ?, created_at_us = coalesce(?, created_at_us),
+    model = coalesce(?, model), prompt_tokens = ?, completion_tokens = ?, day = ?
+WHERE session_no = ? AND message_id = ?
+"""
+
+FORGET_LABELS = "DELETE FROM labels WHERE no = ?"
+ADD_LABEL = "INSERT INTO labels (label, no) VALUES (?, ?) ON CONFLICT DO NOTHING"
+
+ADD_USAGE = """
+INSERT INTO usage (day, owner, model, replies, prompt_tokens, completion_tokens) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (day, owner, model) DO UPDATE SET replies = replies + excluded.replies,
+    prompt_tokens = prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = completion_tokens + excluded.completion_tokens
+"""
+
+ADD_ERASED_USAGE = """
+INSERT INTO erased_usage (session_no, day, model, replies, prompt_tokens, completion_tokens) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (session_no, day, model) DO UPDATE SET replies = replies + excluded.replies,
+    prompt_tokens = prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = completion_tokens + excluded.completion_tokens
+"""
+
+# What a session contributes to `usage`: its completed replies, and what its last erasure said of earlier ones.
+USAGE_OF_SESSION = """
+SELECT day, model, sum(replies) AS replies, sum(prompt) AS prompt, sum(completion) AS completion FROM (
+    SELECT day, coalesce(model, '') AS model, 1 AS replies, coalesce(prompt_tokens, 0) AS prompt,
+           coalesce(completion_tokens, 0) AS completion
+    FROM messages WHERE session_no = ?1 AND day IS NOT NULL
+    UNION ALL
+    SELECT day, model, replies, prompt_tokens, completion_tokens FROM erased_usage WHERE session_no = ?1
+) GROUP BY day, model
+"""
+
+_TAKE_BACK_USAGE = f"""
+INSERT INTO usage (day, owner, model, replies, prompt_tokens, completion_tokens)
+SELECT day, ?2, model, -replies, -prompt, -completion FROM ({USAGE_OF_SESSION}) WHERE true
+ON CONFLICT (day, owner, model) DO UPDATE SET replies = replies + excluded.replies,
+    prompt_tokens = prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = completion_tokens + excluded.completion_tokens
+"""  # noqa: S608  the only thing put in is the constant above
+
+# Run in this order, each with (no, owner as it was).
+ERASE_SESSION = (
+    _TAKE_BACK_USAGE,
+    "DELETE FROM messages WHERE session_no = ?1 AND ?2 IS NOT NULL",
+    "DELETE FROM erased_usage WHERE session_no = ?1 AND ?2 IS NOT NULL",
+)
+DROP_EMPTIED_USAGE = "DELETE FROM usage WHERE replies = 0"
+
+MOVE_CHECKPOINT = "UPDATE meta SET position = ?, digest = ?, log_identity = ?"
+STATES = "SELECT state FROM sessions WHERE session_id IN (SELECT value FROM json_each(?))"
+
+_encoder = msgspec.json.Encoder()
+
+
+def session_row(session: Session) -> Row:
+    """For KEEP_SESSION."""
+    return (
+        session.no,
+        session.session_id,
+        session.owner or "",
+        session.status,
+        session.accessed_at_us,
+        session.expires_at_us,
+        int(session.open_reply is not None or bool(session.pending)),
+        _encoder.encode(session).decode(),
+    )
+
+
+def insert_rows(changes: SessionChanges) -> list[Row]:
+    """For INSERT_MESSAGE, parents before children."""
+    session_no = changes.session.no
+    return [
+        (
+            row.no,
+            session_no,
+            row.message_id,
+            row.parent_id,
+            row.role,
+            row.status,
+            row.position,
+            row.version,
+            row.created_at_us,
+            row.model,
+            row.prompt_tokens,
+            row.completion_tokens,
+            row.day,
+        )
+        for row in changes.inserts.values()
+    ]
+
+
+def update_rows(changes: SessionChanges) -> list[Row]:
+    """For UPDATE_MESSAGE."""
+    session_no = changes.session.no
+    return [
+        (
+            row.status,
+            row.position,
+            row.version,
+            row.created_at_us,
+            row.model,
+            row.prompt_tokens,
+            row.completion_tokens,
+            row.day,
+            session_no,
+            message_id,
+        )
+        for message_id, row in changes.updates.items()
+    ]
+
+
+def usage_row(used: UsageTotal) -> Row:
+    """The numbers for ADD_ERASED_USAGE, after the session's."""
+    return (used.day, used.model, used.replies, used.prompt_tokens, used.completion_tokens)

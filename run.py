@@ -1,0 +1,310 @@
+"""The one composition root and command line: `python run.py` serves."""
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any
+
+import structlog
+from msgspec.structs import asdict
+
+from chatbot.api.app import build_app, listen
+from chatbot.api.services import Readiness, Services
+from chatbot.config.check import find_risks
+from chatbot.config.load import Configuration, ConfigError, load
+from chatbot.config.settings import Settings
+from chatbot.config.show import show
+from chatbot.llm.create import create_provider
+from chatbot.llm.embedded_process import EmbeddedMissing
+from chatbot.llm.gate import Gate
+from chatbot.llm.health import HealthMonitor
+from chatbot.llm.options import EmbeddedOptions, LlmOptions
+from chatbot.logs import setup_logging
+from chatbot.metrics import Metrics
+from chatbot.observers import LogWatch, ProjectionWatch, SessionWatch
+from chatbot.reload import run_reloading
+from chatbot.sessions.decide import Rules
+from chatbot.sessions.expiry import ExpiryTimer
+from chatbot.sessions.ports import Limits, Ports
+from chatbot.sessions.reading import Reader
+from chatbot.sessions.supervisor import Supervisor
+from events.errors import LogUnusable
+from events.options import LogOptions
+from events.sqlite import SqliteLog
+from projections.errors import ProjectionError
+from projections.queries import Queries
+from projections.runner import ProjectionRunner
+
+EXIT_SETTINGS, EXIT_DATABASE, EXIT_LISTEN, EXIT_MODEL, EXIT_AT_ONCE = 2, 3, 4, 5, 130
+ROOT = Path(__file__).resolve().parent
+DESCRIPTION = """\
+A chat backend whose every word is on the record.
+
+Without a command it serves the HTTP API, with Swagger UI at /docs, on the address in config.toml
+(127.0.0.1:8080). Settings come from config.toml, a .env file, the environment and the options below;
+later ones win. `run.py config` shows all of them and where each came from."""
+EPILOG = """\
+examples:
+  python run.py                                    serve, with the embedded model
+  LLM_SERVER_URL=http://localhost:8000 python run.py
+                                                   serve, with a model server (midm or OpenAI-compatible)
+  python run.py --host 0.0.0.0 --port 9000         listen on all networks (configure API keys first)
+  python run.py --reload                           serve, and start again when code or settings change
+  python run.py config                             print the settings in force
+
+exit codes: 0 served and drained; 2 wrong settings or usage; 3 the database cannot be used;
+4 the address cannot be listened on; 5 the embedded model is missing; 130 a second Ctrl-C."""
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="run.py", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "command", nargs="?", choices=("serve", "config"), default="serve", help="what to do (default: serve)"
+    )
+    parser.add_argument("--config", metavar="FILE", help="settings file in place of config.toml")
+    parser.add_argument("--host", help="address to listen on, over server.host")
+    parser.add_argument("--port", help="port to listen on, over server.port; 0 takes a free one")
+    parser.add_argument("--reload", action="store_true", help="start again when code or settings change")
+    parser.add_argument("--version", action="version", version=f"chatbot backend {version()}")
+    return parser.parse_args(arguments)
+
+
+def version() -> str:
+    try:
+        return installed_version("chatbot-backend")
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        return "0+unknown"
+
+
+def main(arguments: list[str]) -> int:
+    options = parse(arguments)
+    if options.reload:
+        return run_reloading(ROOT, [one for one in arguments if one != "--reload"])
+    overrides = {"host": options.host, "port": options.port, "config": options.config}
+    try:
+        configuration = load(overrides)
+    except ConfigError as error:
+        return fail(EXIT_SETTINGS, str(error))
+    if options.command == "config":
+        print(show(configuration))
+        return 0
+    return serve(configuration)
+
+
+def fail(code: int, message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+def serve(configuration: Configuration) -> int:
+    """Serve until told to stop. Returns the exit code."""
+    settings = configuration.settings
+    setup_logging(settings.logging.level, settings.logging.format)
+    for risk in find_risks(settings):
+        structlog.get_logger("run").warning("settings.risk", risk=risk)
+    try:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(run(settings))
+    except (LogUnusable, ProjectionError) as error:
+        return fail(EXIT_DATABASE, str(error))
+    except EmbeddedMissing as error:
+        return fail(EXIT_MODEL, str(error))
+    except OSError as error:
+        return fail(EXIT_LISTEN, f"cannot listen on {settings.server.host}:{settings.server.port}: {error.strerror}")
+    return 0
+
+
+def loop_factory() -> Any:
+    """uvloop's event loop where the extra `speed` is installed, asyncio's own otherwise."""
+    try:
+        import uvloop  # noqa: PLC0415  optional
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+async def run(settings: Settings) -> None:
+    """The service's life: start, say so, wait for a signal, drain in named stages."""
+    logger = structlog.get_logger("run")
+    stop = asyncio.Event()
+    catch_signals(stop)
+    async with AsyncExitStack() as stack:
+        services = await compose(settings, stack)
+        listener, url = await listen(build_app(services))
+        stack.push_async_callback(listener.cleanup)
+        starting = asyncio.create_task(start_up(services, url))
+        waiting = asyncio.create_task(stop.wait())
+        await asyncio.wait((starting, waiting), return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()  # raises what stopped the start
+        await waiting
+        await cancelled(starting)
+        services.readiness.state = "draining"
+        logger.info("drain.not_ready", pause_s=settings.server.drain_pause_s)
+        await asyncio.sleep(settings.server.drain_pause_s)
+        logger.info("drain.replies", running=services.supervisor.count_replies(), grace_s=settings.server.drain_grace_s)
+        await services.supervisor.drain(settings.server.drain_grace_s)
+        logger.info("drain.listener", grace_s=settings.server.feeds_grace_s)
+    logger.info("drain.done")
+
+
+def catch_signals(stop: asyncio.Event) -> None:
+    """The first SIGINT or SIGTERM drains; the second quits at once. What was acknowledged is on disk either way."""
+
+    def caught() -> None:
+        if stop.is_set():
+            os._exit(EXIT_AT_ONCE)
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, caught)
+
+
+async def compose(settings: Settings, stack: AsyncExitStack) -> Services:
+    """Put the parts together; `stack` takes them apart again, last first."""
+    metrics = Metrics(version(), settings.llm.provider)
+    log = await stack.enter_async_context(opened_log(settings, metrics))
+    projections = await ProjectionRunner.open(
+        settings.database.projections,
+        log,
+        batch_max=settings.database.projection_batch_max,
+        observe=ProjectionWatch(metrics, structlog.get_logger("projections")),
+    )
+    stack.push_async_callback(projections.stop)
+    queries = await Queries.open(projections)
+    stack.push_async_callback(queries.close)
+    provider = create_provider(settings.llm.provider, llm_options(settings), embedded_options(settings))
+    stack.push_async_callback(provider.close)
+    health = HealthMonitor(provider, settings.llm.health_interval_s)
+    await stack.enter_async_context(background(health.run(), "health"))
+    ports = Ports(
+        log=log,
+        runner=projections,
+        queries=queries,
+        provider=provider,
+        gate=Gate(settings.llm.concurrent_max, settings.llm.queue_max),
+        rules=rules(settings),
+        limits=limits(settings),
+        observe=SessionWatch(metrics, structlog.get_logger("sessions")),
+        clock=now_us,
+        timer=time.monotonic,
+        logger=structlog.get_logger("sessions"),
+    )
+    supervisor = Supervisor(ports)
+    stack.push_async_callback(supervisor.close)
+    expiry = ExpiryTimer(ports, supervisor)
+    await stack.enter_async_context(background(expiry.run(), "expiry"))
+    return Services(
+        settings=settings,
+        log=log,
+        runner=projections,
+        queries=queries,
+        supervisor=supervisor,
+        expiry=expiry,
+        reader=Reader(ports, supervisor),
+        metrics=metrics,
+        readiness=Readiness(),
+        health=health,
+        provider=provider,
+        gate=ports.gate,
+        new_id=lambda: str(uuid.uuid4()),
+        clock=now_us,
+        logger=structlog.get_logger("api"),
+        version=version(),
+    )
+
+
+async def start_up(services: Services, url: str) -> None:
+    """Bring the projections up to the log, close what a crash left open, then be ready."""
+    logger = structlog.get_logger("run")
+    logger.info("server.listening", url=url, database=str(services.settings.database.path))
+    await services.runner.wait_for(services.log.head().position, timeout_s=None)
+    recovered = await services.supervisor.recover()
+    services.readiness.state = "ready"
+    logger.info("server.ready", url=url, docs=f"{url}/docs", recovered_sessions=recovered)
+
+
+@asynccontextmanager
+async def opened_log(settings: Settings, metrics: Metrics) -> AsyncIterator[SqliteLog]:
+    wanted = asdict(settings.database)
+    options = LogOptions(**{name: wanted[name] for name in LogOptions.__struct_fields__})
+    log = await SqliteLog.open(
+        settings.database.path, options, clock=now_us, observe=LogWatch(metrics, structlog.get_logger("log"))
+    )
+    try:
+        yield log
+    finally:
+        await log.close()
+
+
+@asynccontextmanager
+async def background(work: Coroutine[Any, Any, None], name: str) -> AsyncIterator[None]:
+    """Run `work` beside the rest. It must not end by itself: if it does, that is logged as what it is, a fault."""
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            structlog.get_logger("run").critical("task.ended", task=name, exc_info=task.exception())
+
+    task = asyncio.create_task(work, name=name)
+    task.add_done_callback(ended)
+    try:
+        yield
+    finally:
+        await cancelled(task)
+
+
+async def cancelled(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+def rules(settings: Settings) -> Rules:
+    return Rules(
+        node=os.uname().nodename,
+        provider=settings.llm.provider,
+        model=settings.llm.model,
+        max_context_messages=settings.chat.max_context_messages,
+        pending_max=settings.sessions.pending_max,
+        access_resolution_us=round(settings.sessions.access_resolution_s * 1e6),
+        auth=bool(settings.auth.keys),
+    )
+
+
+def limits(settings: Settings) -> Limits:
+    return Limits(
+        live_max=settings.sessions.live_max,
+        mailbox_max=settings.sessions.mailbox_max,
+        idle_timeout_s=settings.sessions.idle_timeout_s,
+        ask_timeout_s=settings.sessions.ask_timeout_s,
+        checkpoint_interval_s=settings.stream.checkpoint_interval_s,
+        read_page_max=settings.database.read_page_max,
+    )
+
+
+def llm_options(settings: Settings) -> LlmOptions:
+    wanted = asdict(settings.llm)
+    return LlmOptions(**{name: wanted[name] for name in LlmOptions.__struct_fields__})
+
+
+def embedded_options(settings: Settings) -> EmbeddedOptions:
+    return EmbeddedOptions(**asdict(settings.embedded))
+
+
+def now_us() -> int:
+    return time.time_ns() // 1000
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

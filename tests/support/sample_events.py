@@ -1,0 +1,85 @@
+"""One event of every type, with every field set, for whatever must hold for all of them."""
+
+from events.catalogue import (
+    BranchSelected,
+    ContentErased,
+    Event,
+    MessagePosted,
+    MetadataChanged,
+    Parameters,
+    ReplyCancelled,
+    ReplyCompleted,
+    ReplyFailed,
+    ReplyInterrupted,
+    ReplyProgressed,
+    ReplyStarted,
+    SessionAccessed,
+    SessionCreated,
+    SessionDeleted,
+    SessionExpired,
+    Usage,
+    UsageTotal,
+)
+from events.record import Metadata
+
+ASKED = Metadata(actor="tester", request_id="request-1")
+PARAMETERS = Parameters(
+    max_new_tokens=64, temperature=0.7, do_sample=True, top_p=0.9, stop=("\n\n", "끝"), seed=7, model="small"
+)
+USAGE = Usage(prompt_tokens=12, completion_tokens=34, total_tokens=46)
+TOTALS = (UsageTotal(day="2025-01-31", model="small", replies=2, prompt_tokens=24, completion_tokens=68),)
+
+EVERY_EVENT: tuple[Event, ...] = (
+    SessionCreated(
+        owner="alice", metadata={"topic": "바다", "n": 1}, timeout_s=86_400, title="Sea", system_prompt="Be brief."
+    ),
+    MetadataChanged(metadata={"topic": "산", "deep": {"list": [1, None, True]}}, title="Mountain"),
+    SessionAccessed(),
+    MessagePosted(
+        message_id="m1",
+        parent_id="m0",
+        role="user",
+        content="안녕하세요 👋\n\u2028\0 <script>",
+        reply_id="r1",
+        parameters=PARAMETERS,
+        idempotency_key="key-1",
+        fingerprint="f" * 64,
+    ),
+    ReplyStarted(
+        reply_id="r1",
+        parent_id="m1",
+        node="node-1",
+        provider="midm",
+        model="small",
+        parameters=PARAMETERS,
+        context_ids=("m0", "m1"),
+        attempt=2,
+    ),
+    ReplyProgressed(reply_id="r1", offset=3, text="반갑"),
+    ReplyCompleted(
+        reply_id="r1",
+        content="반갑습니다",
+        finish_reason="stop",
+        model="small",
+        duration_us=1_500_000,
+        usage=USAGE,
+        time_to_first_token_us=80_000,
+    ),
+    ReplyFailed(reply_id="r2", content="Hal", cause="timeout", detail="no token for 30 s", duration_us=30_000_000),
+    ReplyCancelled(reply_id="r3", content="Hello", cause="client", duration_us=10),
+    ReplyInterrupted(reply_id="r4", content="Hel", cause="shutdown", duration_us=20),
+    BranchSelected(message_id="m1"),
+    ContentErased(reason="asked by its owner", events_erased=11, timeout_s=86_400, owner="alice", usage=TOTALS),
+    SessionExpired(deadline_us=1_738_368_000_000_000),
+    SessionDeleted(reason="expired", owner="alice", usage=TOTALS),
+)
+
+
+def posted(content: str) -> MessagePosted:
+    """A message, for tests to which only its text matters."""
+    return MessagePosted(message_id="m", parent_id=None, role="user", content=content)
+
+
+def deleted() -> SessionDeleted:
+    """An event that explains an erasure."""
+    return SessionDeleted(reason="test")

@@ -1,0 +1,162 @@
+"""The service under test: in this process (`serving`), or as the real program in a process of its own (`Program`)."""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+import run
+from chatbot.api.app import build_app, listen
+from chatbot.api.services import Services
+from chatbot.config.load import load
+
+ROOT = Path(run.__file__).resolve().parent
+START_TIMEOUT_S = 30.0
+
+
+def environment(folder: Path, model_url: str, **settings: str) -> dict[str, str]:
+    """Settings of a service that keeps its files in `folder`."""
+    return {
+        "DATABASE_URL": str(folder / "chatbot.db"),
+        "PORT": "0",
+        "LLM_SERVER_URL": model_url,
+        "CHATBOT_LLM_RETRY_BACKOFF_S": "0.01",
+        "CHATBOT_LLM_HEALTH_INTERVAL_S": "0.2",
+        "CHATBOT_LOGGING_FORMAT": "json",
+        **settings,
+    }
+
+
+class Running:
+    """A service in this process: its parts, and a client of its real socket."""
+
+    def __init__(self, services: Services, client: httpx.AsyncClient) -> None:
+        self.services = services
+        self.client = client
+
+    async def session(self, **body: Any) -> str:
+        answer = await self.client.post("/api/sessions", json=body)
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["session_id"])
+
+    async def chat(self, session_id: str, message: str, **body: Any) -> dict[str, Any]:
+        answer = await self.client.post("/api/chat", json={"session_id": session_id, "message": message, **body})
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    async def history(self, session_id: str, **query: Any) -> dict[str, Any]:
+        answer = await self.client.get(f"/api/sessions/{session_id}/messages", params=query)
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+
+@asynccontextmanager
+async def serving(folder: Path, model_url: str, **settings: str) -> AsyncIterator[Running]:
+    """The whole service on a free port, in this process."""
+    configuration = load({}, environment=environment(folder, model_url, **settings), folder=ROOT)
+    async with AsyncExitStack() as stack:
+        services = await run.compose(configuration.settings, stack)
+        listener, url = await listen(build_app(services))
+        stack.push_async_callback(listener.cleanup)
+        await run.start_up(services, url)
+        await services.health.refresh()
+        client = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=30))
+        yield Running(services, client)
+
+
+class Program:
+    """`python run.py` as a process of its own. `url` is known once it is ready."""
+
+    def __init__(self, process: asyncio.subprocess.Process, url: str) -> None:
+        self.process = process
+        self.url = url
+        self.output: list[str] = []
+        self._reader: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def start(cls, folder: Path, model_url: str, *arguments: str, **settings: str) -> "Program":
+        """Started and ready. Raises AssertionError with the program's output when it ends instead."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("CHATBOT_")}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            str(ROOT / "run.py"),
+            *arguments,
+            cwd=folder,
+            env={**inherited, **environment(folder, model_url, **settings)},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        program = cls(process, "")
+        program._reader = asyncio.create_task(program._read())
+        async with asyncio.timeout(START_TIMEOUT_S):
+            while not program.url and process.returncode is None:
+                await asyncio.sleep(0.01)
+        if not program.url:
+            await program.ended()
+            raise AssertionError("".join(program.output))
+        return program
+
+    async def _read(self) -> None:
+        assert self.process.stdout is not None
+        while line := await self.process.stdout.readline():
+            text = line.decode()
+            self.output.append(text)
+            if '"server.ready"' in text:
+                self.url = json.loads(text)["url"]
+
+    def log(self, event: str) -> list[dict[str, Any]]:
+        """The program's log lines with this event name."""
+        lines = [json.loads(line) for line in self.output if line.startswith("{")]
+        return [line for line in lines if line.get("event") == event]
+
+    async def ended(self, timeout_s: float = 20.0) -> int:
+        """The exit code, once the process has ended and all of its output is read."""
+        async with asyncio.timeout(timeout_s):
+            code = await self.process.wait()
+            if self._reader is not None:
+                await self._reader
+        return code
+
+    async def kill(self) -> None:
+        """kill -9, at this very instant."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        await self.ended()
+
+    async def stop(self) -> int:
+        """Let it drain."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGTERM)
+        return await self.ended()
+
+
+@asynccontextmanager
+async def program(folder: Path, model_url: str, *arguments: str, **settings: str) -> AsyncIterator[Program]:
+    """The real program; killed at the end if the test has not stopped it."""
+    started = await Program.start(folder, model_url, *arguments, **settings)
+    try:
+        yield started
+    finally:
+        await started.kill()
+
+
+def frames(text: str) -> list[dict[str, Any]]:
+    """The JSON frames of an event stream, each with its `id` as `cursor`; [DONE] as {"type": "done"}."""
+    found: list[dict[str, Any]] = []
+    for block in text.split("\n\n"):
+        lines = dict(re.findall(r"^(id|data): (.*)$", block, re.MULTILINE))
+        if lines.get("data") == "[DONE]":
+            found.append({"type": "done"})
+        elif "data" in lines:
+            found.append({**json.loads(lines["data"]), "cursor": lines.get("id")})
+    return found

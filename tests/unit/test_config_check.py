@@ -1,0 +1,111 @@
+"""Settings that contradict each other do not start; a wide open service starts with a warning."""
+
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from chatbot.config.check import find_faults, find_risks
+from chatbot.config.settings import Settings
+from chatbot.config.storage import DatabaseSettings, parse_database_url
+
+SECRET = "correct-horse-battery"
+
+
+def changed(**sections: dict[str, object]) -> Settings:
+    settings = Settings()
+    return replace(settings, **{name: replace(getattr(settings, name), **change) for name, change in sections.items()})
+
+
+def test_the_defaults_have_no_faults_and_no_risks() -> None:
+    assert list(find_faults(Settings())) == []
+    assert find_risks(Settings()) == ()
+
+
+@pytest.mark.parametrize(
+    ("settings", "first_name", "reason"),
+    [
+        (changed(chat={"default_max_tokens": 4097, "max_tokens_ceiling": 4096}, llm={"server_url": "http://x"}),
+         "chat.default_max_tokens", "names no number"),
+        (changed(chat={"default_max_tokens": 4096}), "chat.default_max_tokens", "no room is left for a prompt"),
+        (changed(chat={"system_prompt": "x" * 8001}), "chat.system_prompt", "has 8001 characters"),
+        (changed(chat={"message_max_chars": 100_000}), "chat.message_max_chars", "12 bytes a character"),
+        (changed(llm={"provider": "midm"}), "llm.provider", "set LLM_SERVER_URL"),
+        (changed(llm={"provider": "openai"}), "llm.provider", "set LLM_SERVER_URL"),
+        (changed(llm={"server_url": "http://x", "reply_max_chars": 200_000}), "llm.line_max_bytes", "of 1200000 bytes"),
+        (changed(llm={"api_key": "two\nlines"}), "llm.api_key", "no HTTP header"),
+        (changed(auth={"keys": {"phone": "short"}}), "auth.keys", "the secret of key 1 has 5 characters"),
+        (changed(auth={"keys": {"phone": "비밀" * 10}}), "auth.keys", "no HTTP header"),
+        (changed(auth={"keys": {"My Phone": SECRET}}), "auth.keys", "the name of key 1"),
+        (changed(auth={"keys": {"x" * 65: SECRET}}), "auth.keys", "the name of key 1"),
+        (changed(auth={"keys": {"a": SECRET, "b": SECRET}}), "auth.keys", "the same secret"),
+        (changed(auth={"audit_keys": ("bob",)}), "auth.audit_keys", "'bob' is not the name of a key"),
+        (changed(database={"projections_path": "chatbot.db"}), "database.projections_path", "a file of their own"),
+        (changed(database={"url": "mysql://x"}), "database.url", "no store speaks mysql://"),
+    ],
+)  # fmt: skip
+def test_a_contradiction_is_found(settings: Settings, first_name: str, reason: str) -> None:
+    (fault,) = find_faults(settings)
+    assert fault.names[0] == first_name
+    assert reason in fault.reason
+    assert SECRET not in fault.reason
+
+
+def test_only_a_midm_server_repeats_the_reply() -> None:
+    llm = {"server_url": "http://x", "reply_max_chars": 200_000, "provider": "openai"}
+    assert list(find_faults(changed(llm=llm))) == []
+
+
+def test_an_explicit_embedded_model_may_stand_beside_a_server() -> None:
+    assert list(find_faults(changed(llm={"provider": "embedded", "server_url": "http://x"}))) == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost", "api.localhost"])
+def test_this_machine_only_is_no_risk(host: str) -> None:
+    assert find_risks(changed(server={"host": host})) == ()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7", "example.org"])
+def test_listening_wider_without_keys_is_a_risk(host: str) -> None:
+    (risk,) = find_risks(changed(server={"host": host}))
+    assert host in risk
+    assert "CHATBOT_API_KEYS" in risk
+    assert find_risks(changed(server={"host": host}, auth={"keys": {"phone": SECRET}})) == ()
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("chatbot.db", "chatbot.db"),
+        ("/var/lib/chat.db", "/var/lib/chat.db"),
+        ("sqlite:///chat.db", "chat.db"),
+        ("sqlite:///./data/chat.db", "data/chat.db"),
+        ("sqlite:////var/lib/chat.db", "/var/lib/chat.db"),
+    ],
+)
+def test_a_database_url_names_a_file(url: str, path: str) -> None:
+    assert parse_database_url(url) == Path(path)
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("postgresql://host/db", "no store speaks postgresql://"),
+        ("sqlite+aiosqlite:///chat.db", r"no store speaks sqlite\+aiosqlite://"),
+        ("sqlite://chat.db", "three slashes"),
+        ("sqlite:///", "names no file"),
+        ("sqlite:///chat.db?mode=ro", "options"),
+        ("sqlite:///:memory:", "keeps nothing"),
+        (":memory:", "keeps nothing"),
+        ("data/", "names no file"),
+        (" ", "names no file"),
+    ],
+)
+def test_another_database_url_is_refused_with_the_reason(url: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        parse_database_url(url)
+
+
+def test_the_projections_lie_beside_the_log() -> None:
+    assert DatabaseSettings(url="sqlite:////data/chat.db").projections == Path("/data/projections.db")
+    assert DatabaseSettings(projections_path="/fast/p.db").projections == Path("/fast/p.db")

@@ -1,0 +1,150 @@
+"""Group commit, with a store made of lists."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from events.batch import Origin, Outcome, Pending, plan, prepare
+from events.chain import GENESIS
+from events.errors import LogUnavailable
+from events.options import APPEND_BATCH_LIMIT, LogOptions
+from events.record import Head
+from events.writer import BatchWriter, NoObserver
+from tests.support.sample_events import ASKED, posted
+
+
+class Lists:
+    """A store that keeps the sizes of its batches, waits when told to and fails when told to."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.free = asyncio.Event()
+        self.free.set()
+        self.fail: list[Exception] = []
+        self.tidied = 0
+        self.pauses: list[float | None] = []
+        self._head = Head(0, GENESIS)
+
+    async def write(self, batch: Sequence[Pending]) -> list[Outcome]:
+        await self.free.wait()
+        if self.fail:
+            raise self.fail.pop()
+        planned = plan(batch, self._head, {})
+        self._head = planned.head
+        self.batches.append(len(planned.rows))
+        return planned.outcomes
+
+    async def tidy(self) -> float | None:
+        self.tidied += 1
+        return self.pauses.pop(0) if self.pauses else None
+
+
+def pending(stream_id: str, events: int = 1) -> Pending:
+    return prepare([posted("x")] * events, Origin(stream_id, 0, ASKED, 1), bytes)
+
+
+async def test_whatever_waits_goes_into_one_batch() -> None:
+    store = Lists()
+    writer = BatchWriter(store, LogOptions(), NoObserver())
+    store.free.clear()
+    first = writer.submit(pending("s0"))
+    await asyncio.sleep(0.01)
+    rest = [writer.submit(pending(f"s{number}")) for number in range(1, 41)]
+    assert writer.waiting == 40
+    store.free.set()
+    await asyncio.gather(first, *rest)
+    await writer.close()
+    assert store.batches == [1, 40]
+
+
+async def test_a_batch_holds_no_more_events_than_allowed_and_keeps_the_order() -> None:
+    store = Lists()
+    writer = BatchWriter(store, LogOptions(append_batch_max=10), NoObserver())
+    futures = [writer.submit(pending(f"s{number}", 4)) for number in range(5)]
+    results = await asyncio.gather(*futures)
+    await writer.close()
+    assert store.batches == [8, 8, 4]
+    assert [recorded[0].position for recorded in results] == [1, 5, 9, 13, 17]
+
+
+async def test_those_woken_by_one_batch_meet_in_the_next() -> None:
+    """Without that, every second batch of a busy log would hold a single append."""
+    store = Lists()
+    writer = BatchWriter(store, LogOptions(), NoObserver())
+
+    async def append_often(name: int) -> None:
+        for number in range(10):
+            await writer.submit(pending(f"{name}-{number}"))
+
+    await asyncio.gather(*(append_often(name) for name in range(8)))
+    await writer.close()
+    assert store.batches == [8] * 10
+
+
+async def test_an_impossible_exception_refuses_its_batch_is_kept_and_the_writer_goes_on() -> None:
+    store = Lists()
+    writer = BatchWriter(store, LogOptions(), NoObserver())
+    store.fail.append(RuntimeError("impossible"))
+    failed = await asyncio.gather(
+        writer.submit(pending("a")), writer.submit(pending("b")), return_exceptions=True
+    )
+    assert [str(error) for error in failed if isinstance(error, LogUnavailable)] == [
+        "the log failed in an unexpected way (RuntimeError('impossible')): read the stream again"
+    ] * 2
+    assert isinstance(writer.failure, RuntimeError)
+    assert (await writer.submit(pending("a")))[0].position == 1
+    await writer.close()
+
+
+async def test_an_observer_that_raises_is_kept_as_failure_and_harms_no_append() -> None:
+    class Broken(NoObserver):
+        def appended(self, batch_events: int, append_s: float, commit_s: float) -> None:
+            raise ZeroDivisionError
+
+    writer = BatchWriter(Lists(), LogOptions(), Broken())
+    assert (await writer.submit(pending("a")))[0].position == 1
+    assert (await writer.submit(pending("b")))[0].position == 2
+    await writer.close()
+    assert isinstance(writer.failure, ZeroDivisionError)
+
+
+async def test_the_store_may_tidy_at_the_start_after_each_batch_and_when_it_asks() -> None:
+    store = Lists()
+    store.pauses = [0.01, 0.01, None]
+    writer = BatchWriter(store, LogOptions(), NoObserver())
+    await asyncio.sleep(0.1)
+    assert store.tidied == 3
+    await writer.submit(pending("a"))
+    await asyncio.sleep(0.01)
+    assert store.tidied == 4
+    await writer.close()
+
+
+async def test_a_loop_torn_down_under_the_writer_leaves_nobody_waiting() -> None:
+    store = Lists()
+    writer = BatchWriter(store, LogOptions(append_batch_max=1), NoObserver())
+    store.free.clear()
+    futures = [writer.submit(pending(f"s{number}")) for number in range(3)]
+    await asyncio.sleep(0.01)
+    (task,) = [task for task in asyncio.all_tasks() if task.get_name() == "log-writer"]
+    task.cancel()
+    results = await asyncio.gather(*futures, return_exceptions=True)
+    assert [type(result) for result in results] == [LogUnavailable] * 3
+    with pytest.raises(LogUnavailable):
+        writer.submit(pending("late"))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"append_batch_max": 0},
+        {"append_batch_max": APPEND_BATCH_LIMIT + 1},
+        {"append_queue_max": 0},
+        {"append_queue_bytes": 0},
+        {"read_connections": 0},
+    ],
+)
+def test_a_number_that_would_stop_the_log_is_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        LogOptions(**wrong)  # type: ignore[arg-type]  # every option in question is an int
