@@ -20,7 +20,7 @@ from msgspec.structs import asdict
 from chatbot.api.app import build_app, listen
 from chatbot.api.services import Readiness, Services
 from chatbot.config.check import find_risks
-from chatbot.config.load import Configuration, ConfigError, load
+from chatbot.config.load import ConfigError, Configuration, load
 from chatbot.config.settings import Settings
 from chatbot.config.show import show
 from chatbot.llm.create import create_provider
@@ -40,11 +40,11 @@ from chatbot.sessions.supervisor import Supervisor
 from events.errors import LogUnusable
 from events.options import LogOptions
 from events.sqlite import SqliteLog
-from projections.errors import ProjectionError
-from projections.queries import Queries
-from projections.runner import ProjectionRunner
+from projections.errors import ProjectionError, ProjectionLag
+from projections.runner import ProjectionRunner, RunnerOptions
 
 EXIT_SETTINGS, EXIT_DATABASE, EXIT_LISTEN, EXIT_MODEL, EXIT_AT_ONCE = 2, 3, 4, 5, 130
+START_LOOK_S = 1.0  # between looks at projections that are catching up
 ROOT = Path(__file__).resolve().parent
 DESCRIPTION = """\
 A chat backend whose every word is on the record.
@@ -175,15 +175,14 @@ async def compose(settings: Settings, stack: AsyncExitStack) -> Services:
     """Put the parts together; `stack` takes them apart again, last first."""
     metrics = Metrics(version(), settings.llm.provider)
     log = await stack.enter_async_context(opened_log(settings, metrics))
-    projections = await ProjectionRunner.open(
+    projections = ProjectionRunner(
         settings.database.projections,
         log,
-        batch_max=settings.database.projection_batch_max,
-        observe=ProjectionWatch(metrics, structlog.get_logger("projections")),
+        ProjectionWatch(metrics, structlog.get_logger("projections")),
+        RunnerOptions(batch_max=settings.database.projection_batch_max),
     )
+    await projections.start()
     stack.push_async_callback(projections.stop)
-    queries = await Queries.open(projections)
-    stack.push_async_callback(queries.close)
     provider = create_provider(settings.llm.provider, llm_options(settings), embedded_options(settings))
     stack.push_async_callback(provider.close)
     health = HealthMonitor(provider, settings.llm.health_interval_s)
@@ -191,7 +190,7 @@ async def compose(settings: Settings, stack: AsyncExitStack) -> Services:
     ports = Ports(
         log=log,
         runner=projections,
-        queries=queries,
+        queries=projections.queries,
         provider=provider,
         gate=Gate(settings.llm.concurrent_max, settings.llm.queue_max),
         rules=rules(settings),
@@ -209,7 +208,7 @@ async def compose(settings: Settings, stack: AsyncExitStack) -> Services:
         settings=settings,
         log=log,
         runner=projections,
-        queries=queries,
+        queries=projections.queries,
         supervisor=supervisor,
         expiry=expiry,
         reader=Reader(ports, supervisor),
@@ -229,7 +228,9 @@ async def start_up(services: Services, url: str) -> None:
     """Bring the projections up to the log, close what a crash left open, then be ready."""
     logger = structlog.get_logger("run")
     logger.info("server.listening", url=url, database=str(services.settings.database.path))
-    await services.runner.wait_for(services.log.head().position, timeout_s=None)
+    while services.runner.rebuilding and services.runner.failure is None:
+        with suppress(ProjectionLag):
+            await services.runner.wait_for(services.log.head().position, timeout_s=START_LOOK_S)
     recovered = await services.supervisor.recover()
     services.readiness.state = "ready"
     logger.info("server.ready", url=url, docs=f"{url}/docs", recovered_sessions=recovered)

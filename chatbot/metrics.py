@@ -191,8 +191,8 @@ class Metrics:
         self._lag_s.set(seconds)
 
     def sessions(self, counts: Mapping[str, int]) -> None:
-        for status in ("active", "expired", "deleted"):
-            self._sessions.labels(status).set(counts.get(status, 0))
+        for status, count in counts.items():
+            self._sessions.labels(status).set(count)
 
     def model(self, *, available: bool, running: int, waiting: int) -> None:
         self._model_up.set(available)

@@ -8,10 +8,12 @@ erasing event replaces everything its session contributed before it by the total
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import chain
 
 from msgspec import Struct, field
 
 from events.catalogue import (
+    SCHEMA_VERSIONS,
     ContentErased,
     MessagePosted,
     MetadataChanged,
@@ -31,6 +33,9 @@ from projections.message import COMPLETE, ENDINGS, QUEUED, STREAMING, MessageUpd
 from projections.session import Session, evolve
 
 _DAY_US = 86_400_000_000
+
+# What does more than evolve its session. Most events of a log are checkpoints of replies, which do not.
+_FURTHER = frozenset(SCHEMA_VERSIONS) - {"reply_progressed", "session_accessed", "session_expired", "branch_selected"}
 
 
 class SessionChanges(Struct):
@@ -66,9 +71,10 @@ def fold(batch: Iterable[RecordedEvent], states: Mapping[str, Session], label_ke
             before = states.get(recorded.stream_id)
             session = evolve(before, recorded)
             changes = changed[recorded.stream_id] = SessionChanges(before, session)
-            _note(changes, before or session, recorded, label_key)
+            earlier = before or session
         else:
             earlier, changes.session = changes.session, evolve(changes.session, recorded)
+        if recorded.type in _FURTHER and recorded.event is not None:
             _note(changes, earlier, recorded, label_key)
     sessions = tuple(changed.values())
     return Changes(sessions, _count(sessions), _use(sessions))
@@ -93,47 +99,34 @@ def _note(changes: SessionChanges, earlier: Session, recorded: RecordedEvent, la
 
 
 def _post(changes: SessionChanges, recorded: RecordedEvent, event: MessagePosted) -> None:
-    changes.inserts[event.message_id] = NewMessage(
-        no=2 * recorded.position,
-        message_id=event.message_id,
-        parent_id=event.parent_id,
-        role=event.role,
-        status=COMPLETE,
-        position=recorded.position,
-        version=recorded.version,
-        created_at_us=recorded.recorded_at_us,
-    )
+    message = _insert(changes, recorded, event.message_id, event.parent_id)
+    message.role, message.status, message.position = event.role, COMPLETE, recorded.position
     if event.reply_id is not None:
-        _expect(changes, recorded, event.reply_id, event.message_id)
-
-
-def _expect(changes: SessionChanges, recorded: RecordedEvent, reply_id: str, parent_id: str) -> None:
-    changes.inserts[reply_id] = NewMessage(
-        no=2 * recorded.position + 1,
-        message_id=reply_id,
-        parent_id=parent_id,
-        role="assistant",
-        status=QUEUED,
-        position=0,
-        version=recorded.version,
-        created_at_us=recorded.recorded_at_us,
-    )
+        _insert(changes, recorded, event.reply_id, event.message_id).no += 1
 
 
 def _start(changes: SessionChanges, earlier: Session, recorded: RecordedEvent, event: ReplyStarted) -> None:
-    if not _awaits(earlier, event.reply_id):  # a second answer to a message that already has one
-        _expect(changes, recorded, event.reply_id, event.parent_id)
-    _update(
-        changes,
-        event.reply_id,
-        MessageUpdate(
-            status=STREAMING,
-            position=0,
-            version=recorded.version,
-            created_at_us=recorded.recorded_at_us,
-            model=event.model,
-        ),
-    )
+    if not _awaits(earlier, event.reply_id):  # a further answer to a message that has one
+        _insert(changes, recorded, event.reply_id, event.parent_id)
+    started = MessageUpdate(STREAMING, 0, recorded.version, recorded.recorded_at_us, event.model)
+    _update(changes, event.reply_id, started)
+
+
+def _insert(changes: SessionChanges, recorded: RecordedEvent, message_id: str, parent_id: str | None) -> NewMessage:
+    """A row for a reply that waits. An id that comes twice keeps its first row, here as in the table."""
+    depth = _depth(changes.inserts, parent_id)
+    no, at_us = 2 * recorded.position, recorded.recorded_at_us
+    message = NewMessage(no, message_id, parent_id, depth, "assistant", QUEUED, 0, recorded.version, at_us)
+    changes.inserts.setdefault(message_id, message)
+    return message
+
+
+def _depth(inserts: Mapping[str, NewMessage], parent_id: str | None) -> int | None:
+    """1 for a root; None for the child of a message of an earlier batch, which only the table knows."""
+    if parent_id is None:
+        return 1
+    parent = inserts.get(parent_id)
+    return parent.depth + 1 if parent is not None and parent.depth is not None else None
 
 
 def _ending(recorded: RecordedEvent, event: ReplyEnded) -> MessageUpdate:
@@ -185,7 +178,8 @@ def _use(sessions: Iterable[SessionChanges]) -> tuple[tuple[str, UsageTotal], ..
 
 def completed_usage(changes: SessionChanges) -> Iterable[UsageTotal]:
     """What each reply that this batch completed adds."""
-    for row in (*changes.inserts.values(), *changes.updates.values()):
+    rows: Iterable[NewMessage | MessageUpdate] = chain(changes.inserts.values(), changes.updates.values())
+    for row in rows:
         if row.day is not None:
             yield UsageTotal(row.day, row.model or "", 1, row.prompt_tokens or 0, row.completion_tokens or 0)
 

@@ -1,5 +1,7 @@
 """What can go wrong with projections. Each class's docstring is its message."""
 
+import sqlite3
+
 
 class ProjectionError(Exception):
     """The projections could not do what was asked."""
@@ -35,3 +37,44 @@ class ProjectionsUnusable(ProjectionError):
 
 class Unfit(ProjectionError):
     """The file does not tell what the log tells: says why. Answered by deleting it and folding the log again."""
+
+
+# The disk or another program stands in the way: to be tried again, with the file left as it is.
+_PASSING = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_INTERRUPT,
+    }
+)
+
+
+# A page that makes no sense. Python has no code for a text that is no UTF-8.
+_DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
+_DISORDER = frozenset({sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH})
+
+
+def _code(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def is_passing(error: sqlite3.Error) -> bool:
+    """Whether `error` may be gone at the next try."""
+    return _code(error) in _PASSING
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether `error` says that the file is damaged, and folding the log again cures it."""
+    return _code(error) in _DAMAGE or (_code(error) == 0 and isinstance(error, sqlite3.OperationalError))
+
+
+def is_disorder(error: sqlite3.Error) -> bool:
+    """Whether a statement that fits the schema met tables that do not: damage, or rows that break its rules."""
+    return is_damage(error) or _code(error) in _DISORDER

@@ -37,12 +37,16 @@ class Message(Struct, frozen=True):
     siblings: tuple[str, ...] = ()
 
 
-class NewMessage(Struct):
-    """A row to insert. Not frozen: events of the same batch go on changing it. Its depth is its parent's plus one."""
+class NewMessage(Struct, gc=False):
+    """A row to insert. Not frozen: events of the same batch go on changing it.
+
+    `depth` is None when the parent is a row of an earlier batch, which only the table knows.
+    """
 
     no: int
     message_id: str
     parent_id: str | None
+    depth: int | None
     role: str
     status: str
     position: int
@@ -54,7 +58,7 @@ class NewMessage(Struct):
     day: str | None = None
 
 
-class MessageUpdate(Struct):
+class MessageUpdate(Struct, gc=False):
     """What a later event changes of a row. None for `created_at_us` and `model` leaves them as they are."""
 
     status: str

@@ -8,7 +8,7 @@ A change of any table raises SCHEMA_VERSION, and every older file is then rebuil
 """
 
 SCHEMA_VERSION = 1
-APPLICATION_ID = 0x43424A50  # "CBJP" in the file's header: tells our files from other programs' databases
+APPLICATION_ID = 0x43485052  # "CHPR": tells projections from any other SQLite file
 
 TABLES = """
 CREATE TABLE meta (

@@ -18,13 +18,13 @@ ON CONFLICT (no) DO UPDATE SET owner = excluded.owner, status = excluded.status,
 
 ADD_COUNT = "INSERT INTO counts (status, n) VALUES (?, ?) ON CONFLICT (status) DO UPDATE SET n = n + excluded.n"
 
-# The parent is an earlier row, of this batch or an older one. A message id that comes twice keeps its first row.
+# A parent is always an earlier row; one that was erased leaves a root. An id that comes twice keeps its first row.
 INSERT_MESSAGE = """
 INSERT INTO messages (no, session_no, message_id, parent_id, depth, role, status, position, version,
                       created_at_us, model, prompt_tokens, completion_tokens, day)
 VALUES (?1, ?2, ?3, ?4,
-        1 + coalesce((SELECT depth FROM messages WHERE session_no = ?2 AND message_id = ?4), 0),
-        ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+        coalesce(?5, 1 + (SELECT depth FROM messages WHERE session_no = ?2 AND message_id = ?4), 1),
+        ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
 ON CONFLICT DO NOTHING
 """
 
@@ -38,7 +38,7 @@ FORGET_LABELS = "DELETE FROM labels WHERE no = ?"
 ADD_LABEL = "INSERT INTO labels (label, no) VALUES (?, ?) ON CONFLICT DO NOTHING"
 
 ADD_USAGE = """
-INSERT INTO usage (day, owner, model, replies, prompt_tokens, completion_tokens) VALUES (?, ?, ?, ?, ?, ?)
+INSERT INTO usage (owner, day, model, replies, prompt_tokens, completion_tokens) VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (day, owner, model) DO UPDATE SET replies = replies + excluded.replies,
     prompt_tokens = prompt_tokens + excluded.prompt_tokens,
     completion_tokens = completion_tokens + excluded.completion_tokens
@@ -56,25 +56,25 @@ USAGE_OF_SESSION = """
 SELECT day, model, sum(replies) AS replies, sum(prompt) AS prompt, sum(completion) AS completion FROM (
     SELECT day, coalesce(model, '') AS model, 1 AS replies, coalesce(prompt_tokens, 0) AS prompt,
            coalesce(completion_tokens, 0) AS completion
-    FROM messages WHERE session_no = ?1 AND day IS NOT NULL
+    FROM messages WHERE session_no = :no AND day IS NOT NULL
     UNION ALL
-    SELECT day, model, replies, prompt_tokens, completion_tokens FROM erased_usage WHERE session_no = ?1
+    SELECT day, model, replies, prompt_tokens, completion_tokens FROM erased_usage WHERE session_no = :no
 ) GROUP BY day, model
 """
 
 _TAKE_BACK_USAGE = f"""
 INSERT INTO usage (day, owner, model, replies, prompt_tokens, completion_tokens)
-SELECT day, ?2, model, -replies, -prompt, -completion FROM ({USAGE_OF_SESSION}) WHERE true
+SELECT day, :owner, model, -replies, -prompt, -completion FROM ({USAGE_OF_SESSION}) WHERE true
 ON CONFLICT (day, owner, model) DO UPDATE SET replies = replies + excluded.replies,
     prompt_tokens = prompt_tokens + excluded.prompt_tokens,
     completion_tokens = completion_tokens + excluded.completion_tokens
 """  # noqa: S608  the only thing put in is the constant above
 
-# Run in this order, each with (no, owner as it was).
+# Run in this order, each with `no` and, for the first, the `owner` as it was.
 ERASE_SESSION = (
     _TAKE_BACK_USAGE,
-    "DELETE FROM messages WHERE session_no = ?1 AND ?2 IS NOT NULL",
-    "DELETE FROM erased_usage WHERE session_no = ?1 AND ?2 IS NOT NULL",
+    "DELETE FROM messages WHERE session_no = :no",
+    "DELETE FROM erased_usage WHERE session_no = :no",
 )
 DROP_EMPTIED_USAGE = "DELETE FROM usage WHERE replies = 0"
 
@@ -107,6 +107,7 @@ def insert_rows(changes: SessionChanges) -> list[Row]:
             session_no,
             row.message_id,
             row.parent_id,
+            row.depth,
             row.role,
             row.status,
             row.position,
@@ -142,5 +143,5 @@ def update_rows(changes: SessionChanges) -> list[Row]:
 
 
 def usage_row(used: UsageTotal) -> Row:
-    """The numbers for ADD_ERASED_USAGE, after the session's."""
+    """For ADD_USAGE after the owner, for ADD_ERASED_USAGE after the session."""
     return (used.day, used.model, used.replies, used.prompt_tokens, used.completion_tokens)

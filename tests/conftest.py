@@ -1,5 +1,6 @@
 """Fixtures that many tests share."""
 
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -21,3 +22,15 @@ async def service(tmp_path: Path, model: ModelServer) -> AsyncIterator[Running]:
     """The whole service, in this process, with real files and sockets."""
     async with serving(tmp_path, model.url) as running:
         yield running
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if os.environ.get("CHATBOT_CI") and terminalreporter.stats.get("skipped"):
+        terminalreporter.section("skipped tests are failures here: install what they need")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Where everything is installed, a skip hides a fault."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CHATBOT_CI") and reporter is not None and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -1,6 +1,9 @@
 """The web application: routes, middleware, and the listener's life."""
 
+import logging
+
 from aiohttp import web
+from aiohttp.http_exceptions import BadHttpMessage
 
 from chatbot.api import chat, documents, operations, sessions
 from chatbot.api.middleware import add_headers, gate
@@ -17,9 +20,16 @@ def build_app(services: Services) -> web.Application:
     return app
 
 
+def is_ours(record: logging.LogRecord) -> bool:
+    """Whether a record of aiohttp's server is about us: bytes of strangers that are no HTTP are answered, not logged."""
+    kind = record.exc_info[0] if record.exc_info else None
+    return kind is None or not issubclass(kind, BadHttpMessage)
+
+
 async def listen(app: web.Application) -> tuple[web.AppRunner, str]:
     """Start to listen; returns the runner, to be cleaned up, and the service's URL. Raises OSError."""
     server = app[SERVICES].settings.server
+    logging.getLogger("aiohttp.server").addFilter(is_ours)
     runner = web.AppRunner(
         app,
         handler_cancellation=True,  # a reader that has left frees its handler at once; replies live elsewhere

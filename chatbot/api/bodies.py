@@ -1,6 +1,7 @@
 """Requests as types: what each body and query may hold, read with bounds, refused with the path of the fault."""
 
 import asyncio
+import json
 import re
 import uuid
 from typing import Annotated, Any, Literal, TypeVar
@@ -27,7 +28,7 @@ class CreateSessionBody(Struct, frozen=True, forbid_unknown_fields=True):
 
 class ChangeSessionBody(Struct, frozen=True, forbid_unknown_fields=True):
     metadata: dict[str, Any] | UnsetType = UNSET
-    title: str | None | UnsetType = UNSET
+    title: str | UnsetType | None = UNSET
 
 
 class ChatBody(Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,7 +41,7 @@ class ChatBody(Struct, frozen=True, forbid_unknown_fields=True):
     stop: Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], Meta(max_length=STOPS_MAX)] | None = None
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
     model: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
-    parent_id: MessageId | None | UnsetType = UNSET
+    parent_id: MessageId | UnsetType | None = UNSET
     on_busy: Literal["queue", "reject", "interrupt"] = "queue"
 
 
@@ -97,11 +98,23 @@ def decode_body(raw: bytes, kind: type[Body]) -> Body:
     except msgspec.ValidationError as error:
         raise _invalid(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BodyFault(f"not JSON: {error}", status=400, kind="malformed", title="Malformed JSON") from None
+        why = "a \\u escape is a lone surrogate" if _has_lone_surrogate(raw) else str(error)
+        raise BodyFault(f"not JSON: {why}", status=400, kind="malformed", title="Malformed JSON") from None
     except RecursionError:
         raise BodyFault("nested too deeply", status=400, kind="malformed", title="Malformed JSON") from None
     else:
         return body
+
+
+def _has_lone_surrogate(raw: bytes) -> bool:
+    """Half of a UTF-16 pair, as software that cuts texts at bytes sends it. The decoder only says "truncated"."""
+    try:
+        json.dumps(json.loads(raw), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    except (ValueError, RecursionError):
+        return False
+    return False
 
 
 def _invalid(message: str) -> BodyFault:

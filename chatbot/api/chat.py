@@ -33,9 +33,7 @@ async def chat(request: web.Request) -> web.Response:
         return json_answer(chat_view(session_id, reply, outcome))
     status, title = CAUSES.get(outcome.cause, CAUSE_UNKNOWN)
     ids = {"message_id": reply.reply_id, "user_message_id": reply.message_id, "version": outcome.version}
-    raise Problem(
-        status, outcome.cause.replace("_", "-"), title, _detail(outcome), partial=outcome.content, **ids
-    )
+    raise Problem(status, outcome.cause.replace("_", "-"), title, _detail(outcome), partial=outcome.content, **ids)
 
 
 @routes.post("/api/chat/stream")

@@ -13,8 +13,8 @@ from projections.errors import ProjectionError
 
 RETRY_AFTER_S = 1
 
+# Status, type and title of each error; the first class of an error's ancestry that is listed counts.
 STATUSES: dict[type[Exception], tuple[int, str, str]] = {
-    # error: (status, type, title)
     errors.SessionDeleted: (404, "session-deleted", "Session deleted"),
     errors.SessionExpired: (404, "session-expired", "Session expired"),
     errors.SessionNotFound: (404, "session-not-found", "Session not found"),
@@ -30,8 +30,8 @@ STATUSES: dict[type[Exception], tuple[int, str, str]] = {
     ProjectionError: (503, "projections-unavailable", "Cannot read just now"),
 }
 
+# Status and title of a reply that did not complete, by the cause recorded.
 CAUSES: dict[str, tuple[int, str]] = {
-    # cause of a reply that did not complete: (status, title)
     "llm_unavailable": (503, "LLM server not available"),
     "llm_overloaded": (503, "Overloaded"),
     "llm_timeout": (504, "LLM server too slow"),

@@ -24,6 +24,7 @@ from chatbot.api.views import CancelView, MessageList, SessionList, message_view
 from chatbot.sessions.commands import CancelReply, ChangeMetadata, CreateSession, DeleteSession
 from chatbot.sessions.errors import Draining
 from projections.labels import matches
+from projections.queries import Listing
 
 LIST_MAX = 1000
 FILTERS_MAX = 8
@@ -92,9 +93,7 @@ async def change(request: web.Request) -> web.Response:
 @routes.delete("/api/sessions/{session_id}")
 async def delete(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
-    await services.supervisor.ask(
-        session_id_of(request), DeleteSession(), request[ASKER], if_version=if_match(request)
-    )
+    await services.supervisor.ask(session_id_of(request), DeleteSession(), request[ASKER], if_version=if_match(request))
     return web.Response(status=204)
 
 
@@ -142,12 +141,14 @@ async def list_sessions(request: web.Request) -> web.Response:
     await services.reader.catch_up()
     auth = bool(services.settings.auth.keys)
     page = await services.queries.list_sessions(
-        owner=request[ASKER].owner,
-        any_owner=not auth,
-        status=status,
-        labels=filters,
-        cursor=_read_cursor(request.query.get("cursor")),
-        limit=limit,
+        Listing(
+            owner=request[ASKER].owner,
+            any_owner=not auth,
+            status=status,
+            metadata=filters,
+            after=_read_cursor(request.query.get("cursor")),
+            limit=limit,
+        )
     )
     described = await services.reader.described(page)
     views = [session_view(one) for one in described if matches(one.metadata, filters)]
@@ -180,4 +181,3 @@ def _read_cursor(text: str | None) -> tuple[int, int] | None:
     if not found:
         raise BodyFault("is not a cursor that this service gave out", "query.cursor")
     return int(found[1]), int(found[2])
-

@@ -82,7 +82,8 @@ class Connection:
             way = _Way()
             try:
                 return await session.request(method, url, allow_redirects=False, trace_request_ctx=way, **arguments)
-            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
+            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, ValueError) as error:
+                # ValueError: an address or a key that aiohttp will not put into a request
                 raise LlmUnavailable from error
             except (aiohttp.ClientError, OSError) as error:
                 # llama.cpp closes a connection after each stream without saying so before: an old connection that

@@ -42,15 +42,14 @@ class GuardedProvider:
                             yield piece
                 except LlmError as error:
                     wait_s = self._retry_wait_s(error, attempt)
-                    if length or wait_s is None:
+                    if length or wait_s is None or wait_s >= watchdog.remaining_s:
                         raise
                     attempt += 1
-                    _log.info(
-                        "llm.retried", provider=self.name, cause=error.cause, status=error.status, attempt=attempt
-                    )
+                    reason = type(error.__cause__ or error).__name__
+                    _log.info("llm.retried", provider=self.name, reason=reason, status=error.status, attempt=attempt)
                 else:
                     return
-                await watchdog.wait(asyncio.sleep(wait_s))
+                await asyncio.sleep(wait_s)
 
     async def health(self) -> Health:
         health = await self._provider.health()

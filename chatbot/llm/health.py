@@ -16,20 +16,16 @@ class HealthMonitor:
         self.newest = Health(available=False, detail="Not asked yet")
         self._provider = provider
         self._interval_s = interval_s
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self.run(), name="llm.health")
 
     async def run(self) -> None:
-        """Polls for ever: for whoever wants the task to be their own."""
+        """Polls for ever. The task is its owner's, who also sees it should it ever end."""
         while True:
             await self.refresh()
             away_s = min(self._interval_s, AWAY_INTERVAL_S)
             await asyncio.sleep(self._interval_s if self.newest.available else away_s)
 
     async def refresh(self) -> None:
-        """Ask now."""
+        """Asks now."""
         self.newest = await self._provider.health()
 
     def reply_ended(self, error: LlmError | None) -> None:
@@ -39,9 +35,3 @@ class HealthMonitor:
             self.newest = Health(available=True)
         elif isinstance(error, LlmUnavailable):
             self.newest = Health(available=False, detail=str(error))
-
-    async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None

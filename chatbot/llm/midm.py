@@ -67,24 +67,32 @@ class _Reply:
 
     def __init__(self, secret: str) -> None:
         self.finished = False
+        self.failure: LlmFailed | None = None
         self.pieces = 0
         self._secret = secret
 
     def absorb(self, events: list[bytes]) -> str:
-        """The text in these events. Raises LlmFailed."""
+        """The text in these events, up to the first that ends the reply, well (`finished`) or not (`failure`): text
+        that came in one read with a failure is kept."""
         text = ""
         for event in events:
             if event == DONE:
                 self.finished = True
-                continue
-            frame = decode(_frames, event)
+                break
+            try:
+                frame = decode(_frames, event)
+            except LlmFailed as failure:
+                self.failure = failure
+                break
             if frame.type == "chunk":
                 text += frame.content
             elif frame.type == "complete":
                 self.finished = True
                 self.pieces = frame.total_tokens or 0
+                break
             elif frame.type == "error":
-                raise from_stream(frame.message, self._secret)
+                self.failure = from_stream(frame.message, self._secret)
+                break
         return text
 
 
@@ -128,6 +136,8 @@ class MidmProvider:
                     raise LlmFailed(CUT)
                 if text := reply.absorb(events):
                     yield text
+                if reply.failure:
+                    raise reply.failure
             await exchange.end()
             yield self._finish(None, body, pieces=reply.pieces)
         finally:

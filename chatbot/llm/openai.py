@@ -1,6 +1,5 @@
 """The /v1/chat/completions protocol: vLLM, llama.cpp, Ollama, LiteLLM and others."""
 
-import contextlib
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -68,16 +67,21 @@ class _Reply:
         self.usage: Usage | None = None
         self.reason: str | None = None
         self.done = False
+        self.failure: LlmFailed | None = None
         self._secret = secret
 
     def absorb(self, events: list[bytes]) -> str:
-        """The text in these events. Raises LlmFailed."""
+        """The text in these events, up to a `failure`: text that came in one read with it is kept."""
         text = ""
         for event in events:
             if event == DONE:
                 self.done = True
-            else:
+                continue
+            try:
                 text += self.absorb_chunk(decode(_chunks, event))
+            except LlmFailed as failure:
+                self.failure = failure
+                break
         return text
 
     def absorb_document(self, document: bytes) -> str:
@@ -88,12 +92,8 @@ class _Reply:
             raise LlmFailed(MALFORMED)
         return text
 
-    def absorb_rest(self, events: list[bytes]) -> None:
-        """Takes the usage out of what follows a finished reply; nonsense there costs only the usage."""
-        with contextlib.suppress(LlmFailed):
-            self.absorb(events)
-
     def absorb_chunk(self, chunk: _Chunk) -> str:
+        """Raises LlmFailed."""
         if chunk.error or chunk.object == "error":
             raise from_stream(chunk.error or chunk.message, self._secret)
         if chunk.usage is not None:
@@ -142,10 +142,13 @@ class OpenAiProvider:
                         raise LlmFailed(CUT)
                     if events:
                         yield reply.absorb(events)
+                    # After a finish reason the reply is whole: a failure then costs no more than its usage.
+                    if reply.failure and reply.reason is None:
+                        raise reply.failure
                 if reply.done:
                     await exchange.end()
                 else:
-                    reply.absorb_rest(await exchange.events_after_the_reply())
+                    reply.absorb(await exchange.events_after_the_reply())
             yield reply.finish()
         finally:
             exchange.close()

@@ -44,7 +44,7 @@ def from_status(status: int, body: bytes, retry_after: str | None, secret: str =
     return LlmFailed(message, retryable=status >= 500, status=status, retry_after_s=retry_after_s)
 
 
-def from_stream(error: Any, secret: str = "") -> LlmError:
+def from_stream(error: Any, secret: str = "") -> LlmFailed:
     """The error for an error object inside a stream. Its `code`, where it is a number, is read as a status."""
     code = error.get("code") if isinstance(error, dict) else None
     retryable = isinstance(code, int) and (code == 429 or code >= 500)

@@ -40,6 +40,11 @@ class Watchdog:
     ) -> None:
         self._timer.cancel()
 
+    @property
+    def remaining_s(self) -> float:
+        """Seconds until the limit on the whole reply."""
+        return self._whole_until - self._loop.time()
+
     def text_came(self) -> None:
         """From the first piece on, the limit between pieces holds."""
         self._limit_s = self._options.between_tokens_timeout_s

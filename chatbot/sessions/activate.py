@@ -53,7 +53,7 @@ async def catch_up(ports: Ports, session_id: str, state: State | None) -> State 
 
 async def remember_branch(ports: Ports, state: State, leaf: str) -> dict[str, Remembered] | None:
     """The newest messages of the branch that ends in `leaf`; None when the session has no such message."""
-    await ports.runner.wait_for(state.session.position, timeout_s=ports.limits.projection_timeout_s)
+    await ports.runner.wait_for(state.session.position)
     rows = await ports.queries.path(state.session.no, leaf, limit=recent_max(ports))
     if not rows:
         return None

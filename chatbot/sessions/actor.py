@@ -14,7 +14,6 @@ from chatbot.sessions import activate, errors
 from chatbot.sessions.commands import (
     SERVICE,
     CancelReply,
-    CheckpointReply,
     Command,
     DeleteSession,
     EndReply,
@@ -257,16 +256,14 @@ class Actor:
             await self._decide_and_append(envelope, running.ended_early(ending, cause))
 
     async def _delete(self, envelope: Envelope, command: DeleteSession) -> Answer:
-        decision = decide(
-            self._state, command, self._ports.clock(), self._rules(), envelope.asker, self.session_id
-        )
+        decision = decide(self._state, command, self._ports.clock(), self._rules(), envelope.asker, self.session_id)
         if decision.rejection is not None:
             raise decision.rejection
         self._check_version(envelope)
         envelope.if_version = None  # the endings below move the version on
         await self._end_replies(ReplyCancelled, "deleted", envelope)
         session = self._known().session
-        await self._ports.runner.wait_for(session.position, timeout_s=self._ports.limits.projection_timeout_s)
+        await self._ports.runner.wait_for(session.position)
         usage = await self._ports.queries.usage_of(session.no)
         last_words = decide(
             self._state, replace(command, usage=usage), self._ports.clock(), self._rules(), SERVICE, self.session_id

@@ -36,7 +36,7 @@ class PostMessage(Struct, frozen=True):
     reply_id: str
     content: str
     parameters: Parameters
-    parent_id: str | None | UnsetType = UNSET
+    parent_id: str | UnsetType | None = UNSET
     on_busy: str = "queue"
 
 
@@ -74,7 +74,7 @@ class ChangeMetadata(Struct, frozen=True):
     """Merge `metadata` (None removes a key) and set the title, where given."""
 
     metadata: dict[str, Any] | UnsetType = UNSET
-    title: str | None | UnsetType = UNSET
+    title: str | UnsetType | None = UNSET
     metadata_max_bytes: int = 16384
     metadata_keys_max: int = 64
 

@@ -61,9 +61,7 @@ class Decision(Struct, frozen=True):
     rejection: errors.Rejection | None = None
 
 
-def decide(
-    state: State | None, command: Command, now_us: int, rules: Rules, asker: Asker, session_id: str
-) -> Decision:
+def decide(state: State | None, command: Command, now_us: int, rules: Rules, asker: Asker, session_id: str) -> Decision:
     """What the session answers to `command` at `now_us` (unix microseconds)."""
     if isinstance(command, CreateSession):
         return Decision(events=(_create(command),))

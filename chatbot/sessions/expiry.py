@@ -34,8 +34,8 @@ class ExpiryTimer:
             await self._sleep(await self._ports.queries.next_deadline())
             try:
                 await self._expire_due()
-            except Exception as error:  # the next round tries again; the timer must not die
-                self._ports.logger.error("expiry.failed", error=type(error).__name__, reason=str(error))
+            except Exception as error:
+                self._ports.logger.exception("expiry.failed", error=type(error).__name__)
 
     async def _sleep(self, deadline_us: int | None) -> None:
         self._next_us = deadline_us
@@ -49,10 +49,9 @@ class ExpiryTimer:
             return
 
     async def _expire_due(self) -> None:
-        limits = self._ports.limits
         while due := await self._ports.queries.due(self._ports.clock(), limit=EXPIRE_AT_ONCE):
-            await asyncio.gather(*(self._expire(session_id) for session_id in due))
-            await self._ports.runner.wait_for(self._ports.log.head().position, timeout_s=limits.projection_timeout_s)
+            await asyncio.gather(*(self._expire(session.session_id) for session in due))
+            await self._ports.runner.wait_for(self._ports.log.head().position)
             if len(due) < EXPIRE_AT_ONCE:
                 return
 

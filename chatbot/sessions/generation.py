@@ -76,4 +76,3 @@ def _failed(reply: Reply, cause: str, detail: str, timing: Timing, timer: Timer)
 
 def _us(seconds: float) -> int:
     return round(seconds * 1_000_000)
-

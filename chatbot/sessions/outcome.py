@@ -6,6 +6,7 @@ from events.codec import event_type
 from events.record import RecordedEvent
 from projections.message import ENDINGS
 
+
 def status_of(event: ReplyEnded) -> str:
     """complete, failed, cancelled or interrupted."""
     return ENDINGS[event_type(event)]

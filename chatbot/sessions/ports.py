@@ -25,7 +25,6 @@ class Limits(Struct, frozen=True):
     ask_timeout_s: float
     checkpoint_interval_s: float
     read_page_max: int
-    projection_timeout_s: float = 10.0
 
 
 class SessionObserver(Protocol):

@@ -10,6 +10,7 @@ from chatbot.sessions.commands import Asker, Touch
 from chatbot.sessions.decide import may_touch
 from chatbot.sessions.ports import Ports
 from chatbot.sessions.supervisor import Supervisor
+from events.catalogue import MessagePosted as Posted
 from events.catalogue import (
     MetadataChanged,
     ReplyCancelled,
@@ -19,7 +20,6 @@ from events.catalogue import (
     SessionCreated,
     Usage,
 )
-from events.catalogue import MessagePosted as Posted
 from events.record import RecordedEvent
 from projections.message import Message
 from projections.session import Session
@@ -52,9 +52,7 @@ class Reader:
 
     async def catch_up(self) -> None:
         """Wait until the projections have what the log has now. Raises ProjectionLag."""
-        await self._ports.runner.wait_for(
-            self._ports.log.head().position, timeout_s=self._ports.limits.projection_timeout_s
-        )
+        await self._ports.runner.wait_for(self._ports.log.head().position)
 
     async def session(self, session_id: str, asker: Asker) -> Session:
         """A live session that `asker` may see; reading it counts as an access. Raises SessionNotFound."""

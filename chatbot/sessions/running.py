@@ -83,4 +83,3 @@ class Running:
         except MailboxClosed:
             # The actor has stopped and recorded this reply's end, or failed: then recovery closes it.
             self._ports.logger.debug("reply.unheard")
-

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
+from contextlib import suppress
 from typing import Any
 
 from chatbot.sessions import errors
@@ -14,6 +15,7 @@ from chatbot.sessions.reply import Reply
 FAILURES_MAX = 1024  # sessions whose failures are remembered; the oldest is forgotten first
 BACKOFF_FIRST_S = 0.1  # doubles with each failure in a row
 BACKOFF_MAX_S = 30.0
+DRAIN_LOOK_S = 0.02  # between looks at what still runs
 RECOVER_AT_ONCE = 32  # sessions recovered side by side at start
 
 
@@ -40,7 +42,13 @@ class Supervisor:
         return sum(len(actor.replies) for actor in self._actors.values())
 
     async def ask(
-        self, session_id: str, command: Command, asker: Asker, *, if_version: int | None = None, cause: str | None = None
+        self,
+        session_id: str,
+        command: Command,
+        asker: Asker,
+        *,
+        if_version: int | None = None,
+        cause: str | None = None,
     ) -> Answer:
         """The session's answer, once what it recorded is on disk.
 
@@ -82,15 +90,15 @@ class Supervisor:
             await self.ask(session_id, Touch(), SERVICE, cause="recovery")
         except errors.Rejection:
             pass  # expired meanwhile: it was activated, and that closes replies
-        except Exception as error:  # its next command tries again
-            self._ports.logger.error("recovery.failed", error=type(error).__name__, reason=str(error))
+        except Exception as error:
+            self._ports.logger.exception("recovery.failed", error=type(error).__name__)
 
     async def drain(self, grace_s: float) -> None:
         """No new replies; running ones get `grace_s`, then end as interrupted, as recorded facts."""
         self._draining = True
         deadline = self._ports.timer() + grace_s
         while self.count_replies() and self._ports.timer() < deadline:
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(DRAIN_LOOK_S)
         busy = [session_id for session_id, actor in self._actors.items() if actor.replies]
         answers = await asyncio.gather(
             *(self.ask(session_id, InterruptReplies(), SERVICE, cause="shutdown") for session_id in busy),
@@ -133,10 +141,8 @@ class Supervisor:
         self._stop(idle)
 
     def _stop(self, actor: Actor) -> None:
-        try:
+        with suppress(MailboxClosed):  # then it is stopping already
             actor.mailbox.tell(Envelope(Stop(), SERVICE, cause="shutdown"))
-        except MailboxClosed:
-            pass  # it is stopping already
 
     def _retired(self, actor: Actor) -> None:
         if self._actors.get(actor.session_id) is actor:

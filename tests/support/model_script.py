@@ -25,7 +25,7 @@ class Script(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     finish_reason: str = "stop"
     usage: bool = True  # tell the tokens
     error: str = "scripted failure"  # the message of then="error", and of a status without a body
-    status: int = 200
+    status: int = 200  # 0: the connection is closed without an answer
     headers: dict[str, str] = {}
     body: Any = None  # answer this JSON at once; a str goes out as it is, labelled as JSON
     plain_json: bool = False  # answer a request for a stream with one JSON document

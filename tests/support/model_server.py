@@ -48,6 +48,8 @@ class ModelServer:
         self.api_key: str | None = None  # when set, anything else gets 401
         self.accepts_stream_options = True  # False: 400, as older servers do
         self.status = 200  # of /health and /v1/models
+        self.closes_after_reply = False  # without announcing it, as llama.cpp does after a stream
+        self.accepted = 0  # connections so far
         self.requests: list[Request] = []
         self.probes: Counter[str] = Counter()  # how often /health and /v1/models were asked
         self.connections: set[_Connection] = set()
@@ -148,6 +150,7 @@ class _Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._server.connections.add(self)
+        self._server.accepted += 1
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.connections.discard(self)
@@ -197,6 +200,8 @@ class _Connection(asyncio.Protocol):
             self._server.requests.append(request)
             await self._reply(dialect, request)
             request.ended_at = time.monotonic()
+            if self._server.closes_after_reply:
+                self._transport.close()
 
     async def _reply(self, dialect: "type[Midm] | type[OpenAi]", request: Request) -> None:
         if request.path == "/chat/stream" and not self._server.streams:
@@ -207,6 +212,9 @@ class _Connection(asyncio.Protocol):
             return
         script = self._server.take_script()
         frames = dialect(script, request, self._server.model)
+        if script.status == 0:
+            self._transport.close()
+            return
         if script.status != 200 or script.body is not None:
             await asyncio.sleep(script.first_delay_s)
             body = script.body if script.body is not None else {"detail": script.error}

@@ -86,9 +86,7 @@ async def test_an_impossible_exception_refuses_its_batch_is_kept_and_the_writer_
     store = Lists()
     writer = BatchWriter(store, LogOptions(), NoObserver())
     store.fail.append(RuntimeError("impossible"))
-    failed = await asyncio.gather(
-        writer.submit(pending("a")), writer.submit(pending("b")), return_exceptions=True
-    )
+    failed = await asyncio.gather(writer.submit(pending("a")), writer.submit(pending("b")), return_exceptions=True)
     assert [str(error) for error in failed if isinstance(error, LogUnavailable)] == [
         "the log failed in an unexpected way (RuntimeError('impossible')): read the stream again"
     ] * 2
@@ -147,4 +145,4 @@ async def test_a_loop_torn_down_under_the_writer_leaves_nobody_waiting() -> None
 )
 def test_a_number_that_would_stop_the_log_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must be"):
-        LogOptions(**wrong)  # type: ignore[arg-type]  # every option in question is an int
+        LogOptions(**wrong)

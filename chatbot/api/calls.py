@@ -1,0 +1,191 @@
+"""Every call of the service, in one table: openapi.py makes the document from it, and a test holds it to the routes."""
+
+from typing import Any
+
+from msgspec import Raw, Struct
+
+from chatbot.api import frames
+from chatbot.api.bodies import ChangeSessionBody, ChatBody, CreateSessionBody
+from chatbot.api.schemas import Kind, LivenessView, ReadinessView
+from chatbot.api.sessions import FILTERS_MAX, LIST_MAX
+from chatbot.api.views import CancelView, ChatView, HealthView, MessageList, SessionList, SessionView, UsageView
+
+JSON, SSE, HTML, ANY = "application/json", "text/event-stream", "text/html", "*/*"
+EXPOSITIONS = ("text/plain", "application/openmetrics-text")
+
+
+class Answer(Struct, frozen=True):
+    """`body` None: the answer has none. `shows` names the one example that fits, where not all do."""
+
+    says: str
+    body: Kind | None = None
+    media: tuple[str, ...] = (JSON,)
+    headers: tuple[str, ...] = ()
+    shows: str | None = None
+
+
+class Query(Struct, frozen=True):
+    """A parameter of the query string. `members`: not one parameter, but one for each member of an object."""
+
+    name: str
+    says: str
+    schema: dict[str, Any]
+    example: Any = None
+    members: bool = False
+
+
+class Call(Struct, frozen=True):
+    """`headers` are the request's, `problems` the statuses of its errors that a client should foresee."""
+
+    method: str
+    path: str
+    name: str
+    says: str
+    answers: dict[int, Answer]
+    details: str = ""
+    body: type | None = None
+    body_optional: bool = False
+    query: tuple[Query, ...] = ()
+    headers: tuple[str, ...] = ()
+    problems: tuple[int, ...] = ()
+
+
+BODY = (400, 408, 413, 415, 422)  # what can be wrong with any body
+CHANGE = (400, 404, 412, 503)  # what can be wrong with a change to a session
+REPLY = (409, 429, 500, 502, 504)  # what can become of a reply
+REASONS = {
+    400: "The request cannot be read.",
+    401: "The key is missing or unknown.",
+    404: "There is nothing here, or nothing of yours.",
+    408: "The body did not arrive in time.",
+    409: "A reply is running, and `on_busy` is reject.",
+    412: "The session has moved on since the version in If-Match.",
+    413: "The body is larger than {body_max_bytes} bytes.",
+    415: "The body is not application/json.",
+    422: "A value is not allowed; `errors` says which.",
+    429: "Too many messages wait for the running reply.",
+    500: "A fault of the service.",
+    502: "The model failed.",
+    503: "The model, the log or the service is not available just now.",
+    504: "The model was too slow.",
+}
+ETAG = ("ETag",)
+_SESSION = Answer("The session.", SessionView, headers=ETAG)
+_UNCHANGED = Answer("It has not changed since the ETag in If-None-Match.", headers=ETAG)
+_IDLE = Answer("Nothing was running.", CancelView, shows="nothing-running")
+_UNHEALTHY = Answer("The database is gone.", HealthView, shows="unhealthy")
+_NOT_READY = Answer("Not now.", ReadinessView, shows="draining")
+_text, _day = {"type": "string"}, {"type": "string", "format": "date"}
+_limit = Query("limit", "How many at most.", {"type": "integer", "minimum": 1, "maximum": LIST_MAX, "default": 100})
+_filters = Query(
+    "metadata",
+    "Only sessions with these values in their metadata: metadata.user_id=example.",
+    {
+        "type": "object",
+        "propertyNames": {"pattern": r"^metadata\."},
+        "additionalProperties": _text,
+        "maxProperties": FILTERS_MAX,
+    },
+    example={"metadata.user_id": "example"},
+    members=True,
+)
+_listing = (
+    _limit,
+    Query("cursor", "The `next` of the page before.", _text),
+    Query("status", "Which sessions.", {"enum": ["active", "expired"], "default": "active"}),
+    _filters,
+)
+_paging = (
+    _limit,
+    Query("before", "Only messages before this one: the `next` of the page before.", _text),
+    Query("branch", "The branch that ends with this message; absent: the selected one.", _text),
+)
+_usage = (
+    Query("by", "What to add up by.", {"enum": ["day", "owner", "model"], "default": "day"}),
+    Query("from", "The first day, in UTC.", _day, example="2026-01-01"),
+    Query("to", "The last day, in UTC.", _day, example="2026-01-31"),
+)
+_STREAM = """The answer is a stream of Server-Sent Events: each frame is an `id:` line, the cursor
+`<version>:<offset>`, and a `data:` line of JSON. `start` comes once the message is on disk and before the model
+answers, `complete` once the reply is; a reply that ends otherwise ends with `error`. Lines that begin with a colon
+keep the connection open. A client that leaves does not stop the reply.
+"""
+
+
+def _document(path: str, name: str, says: str, answer: Answer, *problems: int) -> Call:
+    answers = {200: answer, 304: _UNCHANGED}
+    return Call("GET", path, name, says, answers, headers=("If-None-Match",), problems=problems)
+
+
+_session, _sessions = "/api/sessions/{session_id}", "/api/sessions"
+
+CALLS: dict[str, tuple[Call, ...]] = {
+    "Sessions": (
+        Call(
+            "POST", _sessions, "create_session", "Create a session",
+            {201: Answer("The new session.", SessionView, headers=("Location", *ETAG))},
+            body=CreateSessionBody, body_optional=True, problems=(*BODY, 503),
+        ),
+        Call(
+            "GET", _sessions, "list_sessions", "List sessions, latest access first",
+            {200: Answer("One page.", SessionList)}, query=_listing, problems=(422, 503),
+        ),
+        Call(
+            "GET", _session, "read_session", "Read a session",
+            {200: _SESSION, 304: _UNCHANGED},
+            headers=("If-None-Match",), problems=(404, 503),
+        ),
+        Call(
+            "PATCH", _session, "change_session", "Change a session's title or metadata", {200: _SESSION},
+            body=ChangeSessionBody, headers=("If-Match",), problems=(*BODY, 404, 412, 503),
+        ),
+        Call(
+            "DELETE", _session, "delete_session", "Delete a session; its messages are erased from the disk",
+            {204: Answer("It is gone.")}, headers=("If-Match",), problems=CHANGE,
+        ),
+        Call(
+            "GET", f"{_session}/messages", "list_messages", "List the newest messages, in the order of time",
+            {200: Answer("One page.", MessageList, headers=ETAG)}, query=_paging, problems=(404, 422, 503),
+        ),
+        Call(
+            "POST", f"{_session}/cancel", "cancel_reply", "Cancel the running reply; its text so far is kept",
+            {202: Answer("It was running.", CancelView, shows="cancelled"), 200: _IDLE},
+            headers=("If-Match",), problems=CHANGE,
+        ),
+    ),
+    "Chat": (
+        Call(
+            "POST", "/api/chat", "chat", "Post a message and wait for the whole reply",
+            {200: Answer("The reply, complete or cancelled.", ChatView)},
+            body=ChatBody, headers=("If-Match",), problems=(*BODY, *REPLY, 404, 412, 503),
+        ),
+        Call(
+            "POST", "/api/chat/stream", "chat_stream", "Post a message and stream the reply",
+            {200: Answer("One frame in each `data:` line; the last is `[DONE]`.", frames.Frame, media=(SSE,))},
+            details=_STREAM, body=ChatBody, headers=("If-Match",), problems=(*BODY, 404, 409, 412, 429, 503),
+        ),
+    ),
+    "Operations": (
+        Call(
+            "GET", "/api/health", "health", "The service's health, and its model server's",
+            {200: Answer("Healthy or degraded.", HealthView, shows="healthy"), 503: _UNHEALTHY},
+        ),
+        Call("GET", "/livez", "livez", "Whether the process lives", {200: Answer("It does.", LivenessView)}),
+        Call(
+            "GET", "/readyz", "readyz", "Whether to send requests here",
+            {200: Answer("Ready.", ReadinessView, shows="ready"), 503: _NOT_READY},
+        ),
+        Call("GET", "/metrics", "metrics", "Metrics for Prometheus", {200: Answer("Metrics.", str, EXPOSITIONS)}),
+        Call(
+            "GET", "/api/usage", "usage", "Tokens and replies",
+            {200: Answer("A row for each day, owner or model.", UsageView)}, query=_usage, problems=(422, 503),
+        ),
+    ),
+    "Documents": (
+        _document("/openapi.json", "openapi", "This document", Answer("OpenAPI 3.1.", dict, headers=ETAG)),
+        _document("/docs", "docs", "This document in Swagger UI", Answer("A page.", str, (HTML,), ETAG)),
+        _document("/redoc", "redoc", "This document in ReDoc", Answer("A page.", str, (HTML,), ETAG)),
+        _document("/docs/{file}", "docs_file", "A file of Swagger UI", Answer("The file.", Raw, (ANY,), ETAG), 404),
+        _document("/redoc/{file}", "redoc_file", "A file of ReDoc", Answer("The file.", Raw, (ANY,), ETAG), 404),
+    ),
+}  # fmt: skip

@@ -1,0 +1,168 @@
+"""The API's document, OpenAPI 3.1: the table of calls and the code's own types, with the limits in force."""
+
+import re
+from typing import Any
+
+import msgspec
+
+from chatbot.api.calls import CALLS, JSON, REASONS, SSE, Answer, Call, Query
+from chatbot.api.examples import EXAMPLES, SESSION, problems, transcript
+from chatbot.api.middleware import OPEN_PATHS, OPEN_PREFIXES
+from chatbot.api.problems import RETRY_AFTER_S
+from chatbot.api.schemas import Kind, ProblemView, Schema, make_schemas
+from chatbot.config.settings import Settings
+
+PROBLEM = "application/problem+json"
+RETRIED = (429, 503)  # problems.py sends Retry-After with these
+INTRODUCTION = """Sessions, their messages, and replies from a language model, whole or as a stream.
+
+Times are RFC 3339 in UTC. Unknown fields and parameters are refused. Every error is a problem (RFC 9457,
+`application/problem+json`) with a `detail` for people. Every answer carries `X-Request-ID`: quote it to the operator.
+"""
+_HEADERS: dict[str, Schema] = {
+    "X-Request-ID": {"description": "The request's id, as the logs have it.", "schema": {"type": "string"}},
+    "ETag": {"description": "The version of what is answered.", "schema": {"type": "string"}, "example": '"4"'},
+    "Location": {
+        "description": "Where the new session is.",
+        "schema": {"type": "string", "format": "uri-reference"},
+        "example": f"/api/sessions/{SESSION}",
+    },
+    "Retry-After": {
+        "description": "Seconds after which to try again.",
+        "schema": {"type": "integer"},
+        "example": RETRY_AFTER_S,
+    },
+    "WWW-Authenticate": {"description": "How to show a key.", "schema": {"type": "string"}, "example": "Bearer"},
+}
+_PARAMETERS: dict[str, Schema] = {
+    "session_id": {"in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}, "example": SESSION},
+    "file": {"in": "path", "required": True, "schema": {"type": "string"}},
+    "If-Match": {
+        "in": "header",
+        "description": "An ETag: refuse with 412 where the session has moved on.",
+        "schema": {"type": "string", "pattern": r'^(\*|"[0-9]{1,18}")$'},
+    },
+    "If-None-Match": {
+        "in": "header",
+        "description": "An ETag: answer 304 where nothing has changed.",
+        "schema": {"type": "string"},
+    },
+    "X-Request-ID": {
+        "in": "header",
+        "description": "The request's id, if you have one; else one is made.",
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,64}$"},
+    },
+}
+_KEYS: dict[str, Schema] = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+
+
+def build_document(settings: Settings, version: str) -> dict[str, Any]:
+    """The document of this service as it is configured. Holds no secret."""
+    calls = [(tag, call) for tag, listed in CALLS.items() for call in listed]
+    kinds: set[Kind] = {answer.body for _, call in calls for answer in call.answers.values() if answer.body}
+    kinds |= {ProblemView} | {call.body for _, call in calls if call.body}
+    schemas, named = make_schemas(kinds, settings)
+    components: dict[str, Any] = {
+        "schemas": named,
+        "responses": _problem_responses(settings, schemas[ProblemView]),
+        "headers": _HEADERS,
+        "parameters": {name: {"name": name, **one} for name, one in _PARAMETERS.items()},
+    }
+    document: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Chat backend",
+            "version": version,
+            "description": INTRODUCTION,
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "tags": [{"name": tag} for tag in CALLS],
+        "paths": {},
+        "components": components,
+    }
+    has_keys = bool(settings.auth.keys)
+    if has_keys:
+        components["securitySchemes"] = _KEYS
+        document["security"] = [{name: []} for name in _KEYS]
+    for tag, call in calls:
+        operation = _operation(call, schemas, has_keys=has_keys)
+        document["paths"].setdefault(call.path, {})[call.method.lower()] = {"tags": [tag], **operation}
+    return document
+
+
+def _operation(call: Call, schemas: dict[Kind, Schema], *, has_keys: bool) -> Schema:
+    is_open = call.path in OPEN_PATHS or call.path.startswith(OPEN_PREFIXES)
+    statuses = (*call.problems, 401) if has_keys and not is_open else call.problems
+    answers = {str(status): _answer(answer, schemas) for status, answer in call.answers.items()}
+    answers |= {str(status): _ref("responses", f"Problem{status}") for status in sorted(statuses)}
+    named = [*re.findall(r"{(\w+)}", call.path), *call.headers, "X-Request-ID"]
+    operation: Schema = {
+        "operationId": call.name,
+        "summary": call.says,
+        "parameters": [*(_ref("parameters", name) for name in named), *map(_query, call.query)],
+        "responses": {**answers, "default": _ref("responses", "Problem")},
+    }
+    if any(SSE in answer.media for answer in call.answers.values()):
+        operation["description"] = f"{call.details}\n```\n{transcript()}```\n"
+    elif call.details:
+        operation["description"] = call.details
+    if call.body:
+        content = {JSON: _media(call.body, schemas)}
+        operation["requestBody"] = {"required": not call.body_optional, "content": content}
+    if has_keys and is_open:
+        operation["security"] = []
+    return operation
+
+
+def _answer(answer: Answer, schemas: dict[Kind, Schema]) -> Schema:
+    names = (*answer.headers, "X-Request-ID")
+    described: Schema = {"description": answer.says, "headers": {name: _ref("headers", name) for name in names}}
+    if answer.body:
+        described["content"] = {media: _media(answer.body, schemas, answer.shows) for media in answer.media}
+    return described
+
+
+def _media(kind: Kind, schemas: dict[Kind, Schema], shows: str | None = None) -> Schema:
+    known = EXAMPLES.get(kind, {})
+    names = [shows] if shows else list(known)
+    found = {name: {"value": msgspec.to_builtins(known[name])} for name in names}
+    return {"schema": schemas[kind], **({"examples": found} if found else {})}
+
+
+def _query(query: Query) -> Schema:
+    described: Schema = {"name": query.name, "in": "query", "description": query.says, "schema": query.schema}
+    if query.members:
+        described |= {"style": "form", "explode": True}
+    if query.example is not None:
+        described["example"] = query.example
+    return described
+
+
+def _problem_responses(settings: Settings, schema: Schema) -> dict[str, Schema]:
+    """A response for each status, with an example of each type of problem that has it; and one for all the rest."""
+    responses = {"Problem": _problem_response(None, "Any other error.", schema)}
+    for status, reason in REASONS.items():
+        says = reason.format(body_max_bytes=settings.server.body_max_bytes)
+        responses[f"Problem{status}"] = _problem_response(status, says, schema)
+    for problem in problems():
+        content = responses[f"Problem{problem.status}"]["content"][PROBLEM]
+        kind = problem.type.rpartition("/")[2]
+        content.setdefault("examples", {})[kind] = {"value": msgspec.to_builtins(problem)}
+    return responses
+
+
+def _problem_response(status: int | None, says: str, schema: Schema) -> Schema:
+    names = ["X-Request-ID"]
+    if status in RETRIED:
+        names.append("Retry-After")
+    if status == 401:
+        names.append("WWW-Authenticate")
+    headers = {name: _ref("headers", name) for name in names}
+    return {"description": says, "headers": headers, "content": {PROBLEM: {"schema": schema}}}
+
+
+def _ref(section: str, name: str) -> Schema:
+    return {"$ref": f"#/components/{section}/{name}"}

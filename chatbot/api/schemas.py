@@ -1,0 +1,133 @@
+"""JSON schemas of what goes in and out: made from the code's own types, with the limits that the settings set."""
+
+from types import UnionType
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from chatbot.config.settings import Settings
+
+Schema = dict[str, Any]
+Kind = type | UnionType
+
+FORMATS = {
+    "session_id": "uuid",
+    "created_at": "date-time",
+    "last_accessed": "date-time",
+    "expires_at": "date-time",
+    "timestamp": "date-time",
+}
+
+
+class FaultView(Struct, frozen=True):
+    """One fault of a request. `path` points at it: $.message in the body, query.limit, header.If-Match."""
+
+    path: str
+    detail: str
+
+
+class ProblemView(Struct, frozen=True, omit_defaults=True):
+    """An error, as RFC 9457 has it. `type` is for programs, `detail` for people.
+
+    A reply that did not complete adds `partial`, the text there was, and the ids under which it is kept.
+    """
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    errors: list[FaultView] = []
+    allow: list[str] = []
+    partial: str = ""
+    message_id: str = ""
+    user_message_id: str = ""
+    version: int = 0
+
+
+class LivenessView(Struct, frozen=True):
+    status: Literal["alive"]
+
+
+class ReadinessView(Struct, frozen=True):
+    status: Literal["ready", "starting", "rebuilding", "failed", "draining"]
+
+
+def make_schemas(kinds: set[Kind], settings: Settings) -> tuple[dict[Kind, Schema], dict[str, Schema]]:
+    """A schema for each of `kinds`, and the named schemas that they refer to."""
+    ordered = sorted(kinds, key=str)  # the same document at every start
+    found, named = msgspec.json.schema_components(ordered, ref_template="#/components/schemas/{name}")
+    for schema in named.values():
+        for name, field in schema["properties"].items():
+            _flatten(field)
+            if name in FORMATS:
+                field["format"] = FORMATS[name]
+    for kind, fields in _notes(settings).items():
+        for name, note in fields.items() if kind in named else ():
+            named[kind]["properties"][name].update(note)
+    return dict(zip(ordered, found, strict=True)), named
+
+
+def _flatten(field: Schema) -> None:
+    """What may be null, as a type of two names: pages then show its limits beside it, not two alternatives."""
+    match field.get("anyOf"):
+        case [{"type": str(kind)} as typed, {"type": "null"}]:
+            del field["anyOf"]
+            field.update(typed, type=[kind, "null"])
+    if field.get("default", ...) is None:
+        del field["default"]  # null says no more than absent does
+
+
+def _notes(settings: Settings) -> dict[str, dict[str, Schema]]:
+    """What the types do not say: each field's meaning, and its limits in this service as it is configured."""
+    sessions, chat = settings.sessions, settings.chat
+    title = {"minLength": 1, "maxLength": sessions.title_max_chars}
+    metadata = {"maxProperties": sessions.metadata_keys_max}
+    sizes = f"Up to {sessions.metadata_max_bytes} bytes of JSON"
+    return {
+        "CreateSessionBody": {
+            "metadata": {**metadata, "description": f"Yours; the model never sees it. {sizes}."},
+            "title": title,
+            "system_prompt": {
+                "maxLength": chat.system_prompt_max_chars,
+                "description": "Instructions to the model; empty: none. Absent: those of the configuration.",
+            },
+            "timeout_hours": {
+                "default": sessions.timeout_hours,
+                "description": "Hours after its last access at which the session expires.",
+            },
+        },
+        "ChangeSessionBody": {
+            "metadata": {**metadata, "description": f"Merged into what is there; null removes a key. {sizes} in all."},
+            "title": {**title, "description": "null removes the title."},
+        },
+        "ChatBody": _chat_notes(settings),
+        "SessionList": {"next": {"description": "The `cursor` of the next page; absent on the last."}},
+        "SessionView": {"version": {"description": "Of the session, as in its ETag: it grows with every event."}},
+        "MessageList": {"next": {"description": "The `before` of the next page, further back; absent on the last."}},
+        "MessageView": {"siblings": {"description": "Messages with the same parent: the other branches."}},
+    }
+
+
+def _chat_notes(settings: Settings) -> dict[str, Schema]:
+    chat = settings.chat
+    return {
+        "message": {"minLength": 1, "maxLength": chat.message_max_chars, "description": "Not blank."},
+        "max_new_tokens": {
+            "maximum": chat.max_tokens_ceiling,
+            "default": chat.default_max_tokens,
+            "description": "Tokens of the reply at most.",
+        },
+        "temperature": {"default": chat.default_temperature, "description": "0 always takes the likeliest token."},
+        "do_sample": {"default": chat.default_do_sample, "description": "false means temperature 0."},
+        "stop": {"description": "Texts at which the reply ends."},
+        "model": {"description": "Absent: the model of the configuration."},
+        "parent_id": {
+            "description": "The message that this one follows; null: it starts the conversation anew. "
+            "Absent: the newest of the selected branch. Posting under an earlier one makes a branch and selects it.",
+        },
+        "on_busy": {
+            "description": "While a reply is running: queue waits for it, reject answers 409, interrupt cancels it.",
+        },
+    }

@@ -1,0 +1,1 @@
+"""Pages for people: the API's document in Swagger UI and in ReDoc."""

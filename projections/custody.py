@@ -1,0 +1,92 @@
+"""Custody of projections.db: locked, opened if it fits the log, replaced if not, written by a thread of its own."""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from events.log import EventLog
+from events.record import RecordedEvent
+from projections import database
+from projections.checkpoint import Checkpoint, misfit
+from projections.errors import ProjectionsUnusable, Unfit
+from projections.lock import PathLock
+from projections.reader import Reader
+from projections.store import ProjectionStore
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Custody:
+    """The file, its writing thread and its reader. For one task; only the reader is for everyone."""
+
+    def __init__(self, path: Path, reader: Reader) -> None:
+        self._path = path
+        self._reader = reader
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="projections")
+        self._lock: PathLock | None = None
+        self._store: ProjectionStore | None = None
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """How far the file is; nothing at all while it could not be replaced."""
+        return self._store.checkpoint if self._store else Checkpoint()
+
+    async def open(self, log: EventLog) -> str | None:
+        """Lock the path and open the file, or create it. Returns why it must be replaced, None when it fits `log`.
+
+        Raises ProjectionsInUse or ProjectionsUnusable.
+        """
+        try:
+            self._lock = await self._in_thread(_lock, self._path)
+            self._store = await self._in_thread(ProjectionStore, self._path)
+            reason = await misfit(self._store.checkpoint, log)
+            if reason is None:
+                await self._reader.open()
+        except Unfit as error:
+            return str(error)
+        except (OSError, sqlite3.Error) as error:
+            raise ProjectionsUnusable(f"projections {self._path} cannot be opened: {error}") from error
+        return reason
+
+    async def replace(self) -> None:
+        """Delete the file and create it anew. Raises OSError or sqlite3.Error; may then be called again."""
+        await self._reader.close()
+        if self._store is not None:
+            await self._in_thread(self._store.close)
+            self._store = None
+        await self._in_thread(database.delete, self._path)
+        self._store = await self._in_thread(ProjectionStore, self._path)
+        await self._reader.open()
+
+    async def apply(self, batch: Sequence[RecordedEvent], checkpoint: Checkpoint) -> None:
+        """As ProjectionStore.apply."""
+        if self._store is None:
+            raise Unfit("it could not be replaced")
+        await self._in_thread(self._store.apply, batch, checkpoint)
+
+    async def is_linked(self) -> bool:
+        """As ProjectionStore.is_linked."""
+        return self._store is not None and await self._in_thread(self._store.is_linked)
+
+    async def close(self) -> None:
+        """Close everything, whatever of it is open."""
+        await self._reader.close()
+        if self._store is not None:
+            await self._in_thread(self._store.close)
+            self._store = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+        self._thread.shutdown(wait=False)
+
+    async def _in_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: call(*args, **kwargs))
+
+
+def _lock(path: Path) -> PathLock:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return PathLock(path)

@@ -1,0 +1,82 @@
+"""The file projections.db: opened, created, examined and deleted. Everything here blocks."""
+
+import secrets
+import sqlite3
+from pathlib import Path
+
+from projections.checkpoint import Checkpoint
+from projections.errors import ProjectionsUnusable, Unfit, is_disorder
+from projections.labels import LABEL_KEY_BYTES
+from projections.schema import APPLICATION_ID, SCHEMA_VERSION, TABLES
+
+_PRAGMAS = {
+    "busy_timeout": 5_000,  # ms that another program (a backup, a shell) may hold the file before an apply fails
+    "cache_size": -32 * 1024,  # KiB of b-tree pages: a rebuild writes to them at random
+    "wal_autocheckpoint": 4_000,  # pages, 16 MiB: a page that changes often is copied to the main file once
+    "journal_size_limit": 64 * 2**20,
+    "secure_delete": "ON",
+    "temp_store": "MEMORY",
+    "synchronous": "NORMAL",
+}
+_CHECKED_BYTES_MAX = 64 * 2**20  # read as a whole at start up to here, a third of a second; beyond, damage shows in use
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """The connection that writes; transactions are the caller's. Raises sqlite3.OperationalError."""
+    return sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+
+
+def contents(connection: sqlite3.Connection, path: Path) -> tuple[Checkpoint, bytes]:
+    """The checkpoint and the label key of the file, which is created if it is empty.
+
+    Raises Unfit for a file that must be deleted first, ProjectionsUnusable for another program's,
+    sqlite3.OperationalError when the disk or the folder refuses.
+    """
+    try:
+        empty = _is_empty(connection, path)
+        for name, value in _PRAGMAS.items():
+            connection.execute(f"PRAGMA {name} = {value}")
+        if empty:
+            _create(connection)
+        connection.execute("PRAGMA journal_mode = WAL")
+        return _examine(connection, path)
+    except sqlite3.DatabaseError as error:
+        if is_disorder(error):
+            raise Unfit(f"it is damaged ({error})") from error
+        raise
+
+
+def _is_empty(connection: sqlite3.Connection, path: Path) -> bool:
+    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if (application_id, tables) == (0, 0):
+        return True
+    if application_id != APPLICATION_ID:
+        raise ProjectionsUnusable(f"{path} is another program's database: choose another projections path")
+    return False
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    """All or nothing: a process killed in here leaves an empty file."""
+    connection.executescript(f"BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID}; {TABLES}")
+    key = secrets.token_bytes(LABEL_KEY_BYTES)
+    connection.execute("INSERT INTO meta VALUES (1, ?, ?, 0, ?, ?)", (SCHEMA_VERSION, b"", b"", key))
+    connection.execute("COMMIT")
+
+
+def _examine(connection: sqlite3.Connection, path: Path) -> tuple[Checkpoint, bytes]:
+    found = connection.execute("SELECT schema_version FROM meta").fetchone()
+    if found != (SCHEMA_VERSION,):
+        raise Unfit(f"its tables have version {found and found[0]}, this program's {SCHEMA_VERSION}")
+    if path.stat().st_size <= _CHECKED_BYTES_MAX:
+        (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if answer != "ok":
+            raise Unfit(f"it is damaged ({answer})")
+    row = connection.execute("SELECT position, digest, log_identity, label_key FROM meta").fetchone()
+    return Checkpoint(*row[:3]), row[3]
+
+
+def delete(path: Path) -> None:
+    """Delete projections.db and what SQLite keeps beside it; the lock file stays."""
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)

@@ -1,0 +1,158 @@
+"""What the projections answer. One hop to the reader's thread each, and a bound on every answer.
+
+An answer is as old as the projections are: to read your own writes, await `runner.wait_for` first. Every call
+raises ProjectionsUnavailable while the file is being rebuilt or cannot be read.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from events.catalogue import UsageTotal
+from projections.labels import label_of
+from projections.listing import Label, Listing, label_counts, listing_query
+from projections.message import Message
+from projections.reader import Parameters, Reader
+from projections.session import Session
+from projections.statements import USAGE_OF_SESSION
+
+_SIBLINGS_MAX = 1_000  # answers to one message whose ids are told
+_sessions = msgspec.json.Decoder(Session)
+_ids = msgspec.json.Decoder(tuple[str, ...])
+
+_MESSAGE = f"""
+    m.no, m.message_id, m.parent_id, m.depth, m.role, m.status, m.position, m.version, m.created_at_us, m.model,
+    m.prompt_tokens, m.completion_tokens,
+    (SELECT json_group_array(message_id) FROM (
+        SELECT s.message_id FROM messages s WHERE s.session_no = m.session_no AND s.parent_id IS m.parent_id
+        ORDER BY s.no LIMIT {_SIBLINGS_MAX}))
+"""  # noqa: S608  the only thing put in is the constant above
+
+# Walks from the newest message to its parents and stops at the limit, however long the session is.
+_PATH = f"""
+WITH RECURSIVE branch (message_id) AS (
+    SELECT iif(:before IS NULL, :leaf,
+               (SELECT parent_id FROM messages WHERE session_no = :no AND message_id = :before))
+    UNION ALL
+    SELECT p.parent_id FROM branch b JOIN messages p ON p.session_no = :no AND p.message_id = b.message_id
+    WHERE p.parent_id IS NOT NULL
+    LIMIT :limit
+)
+SELECT {_MESSAGE} FROM branch b CROSS JOIN messages m ON m.session_no = :no AND m.message_id = b.message_id
+ORDER BY m.depth
+"""  # noqa: S608  the only thing put in is the constant above
+
+_MESSAGES = f"SELECT {_MESSAGE} FROM messages m WHERE session_no = ? AND message_id = ?"  # noqa: S608  as above
+
+# A child's `no` is always higher than its parent's, so the newest message of the subtree is a leaf.
+_NEWEST_LEAF = """
+WITH RECURSIVE below (no, message_id) AS (
+    SELECT no, message_id FROM messages WHERE session_no = :no AND message_id = :message_id
+    UNION ALL
+    SELECT c.no, c.message_id FROM below b JOIN messages c ON c.session_no = :no AND c.parent_id = b.message_id
+)
+SELECT message_id FROM below ORDER BY no DESC LIMIT 1
+"""
+
+_USAGE = """
+SELECT {by}, sum(replies), sum(prompt_tokens), sum(completion_tokens) FROM usage
+WHERE day >= :from_day AND day <= :to_day AND (:owner IS NULL OR owner = :owner)
+GROUP BY {by} ORDER BY {by}
+"""
+
+
+class UsageRow(Struct, frozen=True):
+    """Completed replies and their tokens under one key: a day (UTC), an owner ('' for none) or a model."""
+
+    key: str
+    replies: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Queries:
+    """The read side of the projections."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+
+    async def session(self, session_id: str) -> Session | None:
+        """The session, deleted and expired ones included."""
+        found = await self._states("SELECT state FROM sessions WHERE session_id = ?", (session_id,))
+        return found[0] if found else None
+
+    async def list_sessions(self, listing: Listing) -> list[Session]:
+        """Up to `listing.limit` sessions; the next page is after the last one's (accessed_at_us, no)."""
+        wanted: list[Label] = []
+        if listing.metadata:
+            ((key,),) = await self._reader.rows("SELECT label_key FROM meta")
+            asked = [label_of(key, name, text) for name, text in listing.metadata.items()]
+            (counts,) = await self._reader.rows(label_counts(asked))
+            wanted = [Label(sessions, label) for sessions, label in zip(counts, asked, strict=True)]
+        return await self._states(*listing_query(listing, wanted))
+
+    async def path(self, session_no: int, leaf: str, *, limit: int, before: str | None = None) -> list[Message]:
+        """The newest `limit` messages of the branch that ends in `leaf`, in time order.
+
+        With `before`, those that lead to that message, whatever branch it is on. Empty when there is no such message.
+        """
+        values: Parameters = {"no": session_no, "leaf": leaf, "before": before, "limit": limit}
+        return [_message(row) for row in await self._reader.rows(_PATH, values)]
+
+    async def message(self, session_no: int, message_id: str) -> Message | None:
+        found = await self._reader.rows(_MESSAGES, (session_no, message_id))
+        return _message(found[0]) if found else None
+
+    async def newest_leaf(self, session_no: int, message_id: str) -> str | None:
+        """The newest message at or below `message_id`, which is where its branch goes on; None when there is none.
+
+        Visits all messages below: about 2 us each.
+        """
+        found = await self._reader.rows(_NEWEST_LEAF, {"no": session_no, "message_id": message_id})
+        return found[0][0] if found else None
+
+    async def open_sessions(self, *, limit: int, after: int = 0) -> list[Session]:
+        """Sessions in which a reply runs or waits, by `no`, beginning after that of `after`."""
+        query = "SELECT state FROM sessions WHERE is_open = 1 AND no > ? ORDER BY no LIMIT ?"
+        return await self._states(query, (after, limit))
+
+    async def due(self, now_us: int, *, limit: int) -> list[Session]:
+        """Active sessions whose time is up, the longest overdue first. Their actors decide."""
+        query = """SELECT state FROM sessions WHERE status = 'active' AND is_open = 0 AND expires_at_us <= ?
+            ORDER BY expires_at_us LIMIT ?"""
+        return await self._states(query, (now_us, limit))
+
+    async def next_deadline(self) -> int | None:
+        """When the next active session expires, in microseconds; None when there is none."""
+        query = """SELECT expires_at_us FROM sessions WHERE status = 'active' AND is_open = 0
+            ORDER BY expires_at_us LIMIT 1"""
+        found = await self._reader.rows(query)
+        return int(found[0][0]) if found else None
+
+    async def counts(self) -> dict[str, int]:
+        """Sessions by status: active, expired, deleted."""
+        return dict(await self._reader.rows("SELECT status, n FROM counts"))
+
+    async def usage(
+        self, by: Literal["day", "owner", "model"], from_day: str, to_day: str, owner: str | None = None
+    ) -> list[UsageRow]:
+        """Usage of the days from `from_day` to `to_day`, both included (YYYY-MM-DD), of all owners or one."""
+        values: Parameters = {"from_day": from_day, "to_day": to_day, "owner": owner}
+        return [UsageRow(*row) for row in await self._reader.rows(_USAGE.format(by=by), values)]
+
+    async def usage_of(self, session_no: int) -> tuple[UsageTotal, ...]:
+        """What one session counts in the usage, earlier erasures included: for the event that erases it."""
+        rows = await self._reader.rows(f"{USAGE_OF_SESSION} ORDER BY day, model", {"no": session_no})
+        return tuple(UsageTotal(*row) for row in rows)
+
+    async def _states(self, query: str, parameters: Parameters) -> list[Session]:
+        rows = await self._reader.rows(query, parameters)
+        try:
+            return [_sessions.decode(state) for (state,) in rows]
+        except msgspec.DecodeError as error:
+            raise self._reader.damaged(error) from error
+
+
+def _message(row: tuple[Any, ...]) -> Message:
+    return Message(*(*row[:-1], _ids.decode(row[-1])))

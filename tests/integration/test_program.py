@@ -1,0 +1,223 @@
+"""`python run.py` as a person meets it: starting, refusing to start, stopping, starting again."""
+
+import asyncio
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.model_server import ModelServer
+from tests.support.service import ROOT, Program, environment, frames, program
+
+
+def run_py(folder: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run to its end; for starts that are refused."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "run.py"), *arguments],
+        cwd=folder,
+        env={"PATH": "/usr/bin:/bin", **environment(folder, "http://127.0.0.1:9"), **settings},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+async def create(client: httpx.AsyncClient) -> str:
+    return str((await client.post("/api/sessions")).json()["session_id"])
+
+
+async def chat(client: httpx.AsyncClient, session_id: str, message: str) -> Any:
+    return (await client.post("/api/chat", json={"session_id": session_id, "message": message})).json()
+
+
+async def test_a_conversation_goes_on_after_a_restart(tmp_path: Path, model: ModelServer) -> None:
+    async with program(tmp_path, model.url) as first, httpx.AsyncClient(base_url=first.url) as client:
+        session_id = await create(client)
+        await chat(client, session_id, "one")
+        before = (await client.get(f"/api/sessions/{session_id}/messages")).json()
+        assert await first.stop() == 0
+    stages = [json.loads(line)["event"] for line in first.output if '"drain.' in line]
+    assert stages == ["drain.not_ready", "drain.replies", "drain.listener", "drain.done"]
+    assert not (tmp_path / "chatbot.db-wal").exists()
+    async with program(tmp_path, model.url) as second, httpx.AsyncClient(base_url=second.url) as client:
+        assert (await client.get(f"/api/sessions/{session_id}/messages")).json() == before
+        await chat(client, session_id, "two")
+        assert [m["content"] for m in model.requests[-1].body["messages"]] == ["one", "You said: one", "two"]
+
+
+async def test_the_same_answers_come_back_when_the_projections_are_deleted(tmp_path: Path, model: ModelServer) -> None:
+    paths = ["/api/sessions", "/api/usage"]
+    async with program(tmp_path, model.url) as first, httpx.AsyncClient(base_url=first.url) as client:
+        ids = [await create(client) for _ in range(3)]
+        for session_id in ids:
+            await chat(client, session_id, "hello")
+        await client.delete(f"/api/sessions/{ids[0]}")
+        paths += [f"/api/sessions/{session_id}/messages" for session_id in ids]
+        before = [(await client.get(path)).text for path in paths]
+        assert await first.stop() == 0
+    for path in tmp_path.glob("projections.db*"):
+        path.unlink()
+    async with program(tmp_path, model.url) as second, httpx.AsyncClient(base_url=second.url) as client:
+        after = [(await client.get(path)).text for path in paths]
+    strip = [text.replace(first.url, "") for text in before]
+    assert [json.loads(t) for t in after[:2]] == [json.loads(t) for t in strip[:2]]
+    assert after[3:] == before[3:]
+
+
+async def test_a_reply_left_open_by_a_kill_is_interrupted_with_its_checkpointed_text(
+    tmp_path: Path, model: ModelServer
+) -> None:
+    model.script(pieces=("kept ", "text ", "lost"), hold_after=2)
+    async with program(tmp_path, model.url, CHATBOT_STREAM_CHECKPOINT_INTERVAL_S="0.05") as first:
+        async with httpx.AsyncClient(base_url=first.url) as client:
+            session_id = await create(client)
+            posted = asyncio.create_task(chat(client, session_id, "one"))
+            waiting = asyncio.create_task(chat(client, session_id, "two"))
+            await asyncio.sleep(0.6)
+            await first.kill()
+            for task in (posted, waiting):
+                with pytest.raises(httpx.TransportError):
+                    await task
+    async with program(tmp_path, model.url) as second, httpx.AsyncClient(base_url=second.url) as client:
+        assert second.log("server.ready")[0]["recovered_sessions"] == 1
+        messages = (await client.get(f"/api/sessions/{session_id}/messages")).json()["messages"]
+        assert [(m["role"], m["status"], m["content"]) for m in messages] == [
+            ("user", "complete", "one"),
+            ("assistant", "interrupted", "kept text "),
+            ("user", "complete", "two"),
+            ("assistant", "interrupted", ""),
+        ]
+        assert (await chat(client, session_id, "three"))["status"] == "complete"
+    assert len(model.requests) == 2  # nothing was asked again by itself
+
+
+async def test_a_drain_lets_replies_finish_refuses_new_ones_and_interrupts_what_takes_too_long(
+    tmp_path: Path, model: ModelServer
+) -> None:
+    limits = {"CHATBOT_SERVER_DRAIN_GRACE_S": "1"}
+    async with program(tmp_path, model.url, **limits) as running, httpx.AsyncClient(base_url=running.url) as client:
+        quick, slow = await create(client), await create(client)
+        model.script(pieces=("a ", "b"), delay_s=0.2)
+        model.script(pieces=("x ", "y"), hold_after=1)
+        finishing = asyncio.create_task(chat(client, quick, "one"))
+        await asyncio.sleep(0.1)
+        hanging = asyncio.create_task(client.post("/api/chat/stream", json={"session_id": slow, "message": "two"}))
+        await asyncio.sleep(0.1)
+        running.process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.1)
+        ready = await client.get("/readyz")
+        assert (ready.status_code, ready.json()["status"]) == (503, "draining")
+        refused = await client.post("/api/chat", json={"session_id": quick, "message": "late"})
+        assert refused.status_code == 503
+        assert (await finishing)["content"] == "a b"
+        *_, error, done = frames((await hanging).text)
+        assert (error["type"], error["status"]) == ("error", "interrupted")
+        assert done["type"] == "done"
+        assert await running.ended() == 0
+
+
+async def test_a_second_ctrl_c_quits_at_once_and_loses_nothing_acknowledged(tmp_path: Path, model: ModelServer) -> None:
+    model.script(times=None, pieces=("x ", "y"), hold_after=1)
+    async with program(tmp_path, model.url) as running, httpx.AsyncClient(base_url=running.url) as client:
+        session_id = await create(client)
+        hanging = asyncio.create_task(chat(client, session_id, "one"))
+        await asyncio.sleep(0.2)
+        running.process.send_signal(signal.SIGINT)
+        await asyncio.sleep(0.2)
+        running.process.send_signal(signal.SIGINT)
+        assert await running.ended(timeout_s=2) == 130
+        with pytest.raises(httpx.TransportError):
+            await hanging
+    async with program(tmp_path, model.url) as again, httpx.AsyncClient(base_url=again.url) as client:
+        messages = (await client.get(f"/api/sessions/{session_id}/messages")).json()["messages"]
+        assert [m["status"] for m in messages] == ["complete", "interrupted"]
+
+
+async def test_a_second_server_on_the_same_database_is_refused(tmp_path: Path, model: ModelServer) -> None:
+    async with program(tmp_path, model.url) as running:
+        refused = await asyncio.to_thread(run_py, tmp_path)
+        assert refused.returncode == 3
+        assert str(running.process.pid) in refused.stderr
+        assert "Traceback" not in refused.stderr
+
+
+async def test_a_port_in_use_is_refused(tmp_path: Path, model: ModelServer) -> None:
+    async with program(tmp_path, model.url) as running:
+        port = running.url.rpartition(":")[2]
+        refused = await asyncio.to_thread(run_py, tmp_path, DATABASE_URL=str(tmp_path / "other" / "x.db"), PORT=port)
+        assert refused.returncode == 4
+        assert port in refused.stderr
+        assert "Traceback" not in refused.stderr
+
+
+def test_wrong_settings_stop_the_start_and_are_all_named(tmp_path: Path) -> None:
+    refused = run_py(tmp_path, PORT="eighty", CHATBOT_SESSIONS_IDLE_TIMEOUT="5")
+    assert refused.returncode == 2
+    for part in ("PORT", "eighty", "65535", "CHATBOT_SESSIONS_IDLE_TIMEOUT_S"):
+        assert part in refused.stderr
+
+
+def test_the_seeds_own_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "chatbot.db"
+    seed = sqlite3.connect(path)
+    seed.execute("CREATE TABLE sessions (session_id TEXT PRIMARY KEY)")
+    seed.commit()
+    seed.close()
+    before = path.read_bytes()
+    refused = run_py(tmp_path)
+    assert refused.returncode == 3
+    assert str(path) in refused.stderr
+    assert path.read_bytes() == before
+
+
+def test_help_and_config_are_worth_reading(tmp_path: Path) -> None:
+    helped = run_py(tmp_path, "--help")
+    assert helped.returncode == 0
+    for part in ("config", "--reload", "LLM_SERVER_URL", "exit codes"):
+        assert part in helped.stdout
+    shown = run_py(tmp_path, "config", "--port", "9999", CHATBOT_API_KEYS="mina:a-very-long-secret")
+    assert shown.returncode == 0
+    assert "9999" in shown.stdout
+    assert "a-very-long-secret" not in shown.stdout
+    assert "DATABASE_URL" in shown.stdout
+
+
+async def test_listening_wider_without_keys_warns(tmp_path: Path, model: ModelServer) -> None:
+    async with program(tmp_path, model.url, HOST="0.0.0.0") as running:
+        assert running.log("settings.risk")
+
+
+async def test_the_log_lines_hold_no_texts_keys_or_ids(tmp_path: Path, model: ModelServer) -> None:
+    secret = "a-very-long-secret"
+    async with program(tmp_path, model.url, CHATBOT_API_KEYS=f"mina:{secret}", DEBUG="true") as running:
+        headers = {"Authorization": f"Bearer {secret}"}
+        async with httpx.AsyncClient(base_url=running.url, headers=headers) as client:
+            session_id = await create(client)
+            await chat(client, session_id, "PRIVATE words")
+            await client.post("/api/chat", json={"session_id": session_id, "message": "PRIVATE", "temperature": 9})
+            assert (await client.get("/metrics")).status_code == 200
+        await running.stop()
+    written = "".join(running.output)
+    for private in ("PRIVATE", secret, session_id):
+        assert private not in written
+
+
+async def test_reload_starts_again_when_settings_change(tmp_path: Path, model: ModelServer) -> None:
+    reloading = await Program.start(tmp_path, model.url, "--reload")
+    try:
+        first = reloading.url
+        reloading.url = ""
+        (tmp_path / ".env").write_text("DEFAULT_MAX_TOKENS=99\n")
+        async with asyncio.timeout(15):
+            while not reloading.url:
+                await asyncio.sleep(0.05)
+        assert reloading.url != first
+    finally:
+        assert await reloading.stop() == 0

@@ -1,0 +1,157 @@
+"""Sessions over real sockets: create, read, list, change, delete, expire."""
+
+import asyncio
+import re
+from pathlib import Path
+
+from tests.support.model_server import ModelServer
+from tests.support.service import Running, serving
+
+RFC_3339 = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"
+
+
+async def test_a_session_is_created_without_a_body_as_the_seed_allows(service: Running) -> None:
+    answer = await service.client.post("/api/sessions")
+    assert answer.status_code == 201
+    view = answer.json()
+    assert answer.headers["Location"] == f"/api/sessions/{view['session_id']}"
+    assert view["metadata"] == {}
+    assert re.fullmatch(RFC_3339, view["created_at"])
+    assert view["last_accessed"] == view["created_at"]
+    assert (view["version"], view["message_count"], view["status"], view["active_reply"]) == (1, 0, "active", None)
+
+
+async def test_a_session_reads_back_as_created_with_its_version_as_etag(service: Running) -> None:
+    created = (await service.client.post("/api/sessions", json={"metadata": {"user_id": "예"}, "title": "T"})).json()
+    answer = await service.client.get(f"/api/sessions/{created['session_id']}")
+    assert answer.json() == created
+    assert answer.headers["ETag"] == '"1"'
+    unchanged = await service.client.get(f"/api/sessions/{created['session_id']}", headers={"If-None-Match": '"1"'})
+    assert unchanged.status_code == 304
+
+
+async def test_ids_are_read_whatever_their_case(service: Running) -> None:
+    session_id = await service.session()
+    answer = await service.client.get(f"/api/sessions/{session_id.upper()}")
+    assert answer.json()["session_id"] == session_id
+
+
+async def test_metadata_merges_titles_change_and_if_match_guards(service: Running) -> None:
+    session_id = await service.session(metadata={"a": 1, "b": 2})
+    path = f"/api/sessions/{session_id}"
+    changed = await service.client.patch(path, json={"metadata": {"a": None, "c": [1, {"d": "é"}]}, "title": "New"})
+    assert changed.json()["metadata"] == {"b": 2, "c": [1, {"d": "é"}]}
+    assert changed.json()["title"] == "New"
+    stale = await service.client.patch(path, json={"title": "x"}, headers={"If-Match": '"1"'})
+    assert stale.status_code == 412
+    fresh = await service.client.patch(path, json={"title": None}, headers={"If-Match": '"2"'})
+    assert fresh.json()["title"] is None
+    assert (await service.client.get(path)).json()["metadata"] == {"b": 2, "c": [1, {"d": "é"}]}
+
+
+async def test_sessions_are_listed_latest_access_first_in_pages_and_by_metadata(service: Running) -> None:
+    ids = [await service.session(metadata={"user_id": f"u{n % 2}", "n": n}) for n in range(7)]
+    await service.chat(ids[0], "touch")
+    everything = (await service.client.get("/api/sessions")).json()
+    assert [one["session_id"] for one in everything["sessions"]] == [ids[0], *reversed(ids[1:])]
+    assert "next" not in everything
+    paged: list[str] = []
+    query = {"limit": "3", "metadata.user_id": "u0"}
+    while True:
+        page = (await service.client.get("/api/sessions", params=query)).json()
+        paged += [one["session_id"] for one in page["sessions"]]
+        if "next" not in page:
+            break
+        query["cursor"] = page["next"]
+    assert paged == [ids[0], ids[6], ids[4], ids[2]]
+    by_number = (await service.client.get("/api/sessions", params={"metadata.n": "3"})).json()
+    assert [one["session_id"] for one in by_number["sessions"]] == [ids[3]]
+    assert (await service.client.get("/api/sessions", params={"metadata.x": "1"})).json() == {"sessions": []}
+
+
+async def test_messages_are_paged_backwards_in_time_order(service: Running) -> None:
+    session_id = await service.session()
+    assert (await service.history(session_id))["messages"] == []
+    for number in range(4):
+        await service.chat(session_id, f"m{number}")
+    newest = await service.history(session_id, limit=3)
+    assert newest["total_count"] == 8
+    assert [m["content"] for m in newest["messages"]] == ["You said: m2", "m3", "You said: m3"]
+    older = await service.history(session_id, limit=100, before=newest["next"])
+    assert [m["content"] for m in older["messages"]][-1] == "m2"
+    assert len(older["messages"]) == 5
+    assert "next" not in older
+
+
+async def test_a_deleted_session_is_gone_and_its_texts_are_in_no_file(service: Running, tmp_path: Path) -> None:
+    session_id = await service.session(
+        metadata={"user_id": "SECRET-user"}, title="SECRET-title", system_prompt="SECRET-p"
+    )
+    await service.chat(session_id, "SECRET-question")
+    kept = await service.session(metadata={"user_id": "KEPT-user"})
+    await service.chat(kept, "KEPT-question")
+    assert (await service.client.delete(f"/api/sessions/{session_id}")).status_code == 204
+    for path in (f"/api/sessions/{session_id}", f"/api/sessions/{session_id}/messages"):
+        gone = await service.client.get(path)
+        assert gone.status_code == 404
+        assert gone.json()["detail"] == f"Session {session_id} not found"
+        assert gone.json()["type"] == "/problems/session-deleted"
+    assert (await service.client.delete(f"/api/sessions/{session_id}")).status_code == 404
+    bytes_on_disk = b"".join(path.read_bytes() for path in tmp_path.iterdir() if path.is_file())
+    assert b"SECRET" not in bytes_on_disk
+    assert b"KEPT-question" in bytes_on_disk
+    usage = (await service.client.get("/api/usage")).json()
+    assert sum(row["replies"] for row in usage["usage"]) == 2
+
+
+async def test_deleting_stops_the_running_reply(service: Running, model: ModelServer) -> None:
+    model.script(pieces=("a", "b"), hold_after=1)
+    session_id = await service.session()
+    chatting = asyncio.create_task(service.client.post("/api/chat", json={"session_id": session_id, "message": "one"}))
+    while not model.requests:
+        await asyncio.sleep(0.01)
+    assert (await service.client.delete(f"/api/sessions/{session_id}")).status_code == 204
+    answer = await chatting
+    assert answer.json()["status"] == "cancelled"
+    await asyncio.sleep(0.05)
+    assert len(model.aborted) == 1
+
+
+async def test_a_session_expires_by_itself_and_says_so(tmp_path: Path, model: ModelServer) -> None:
+    async with serving(tmp_path, model.url, CHATBOT_SESSIONS_ACCESS_RESOLUTION_S="0") as service:
+        short = (await service.client.post("/api/sessions", json={"timeout_hours": 1 / 3600})).json()["session_id"]
+        long = await service.session()
+        await service.services.reader.catch_up()
+        async with asyncio.timeout(5):
+            while (await service.services.queries.session(short)).status == "active":  # type: ignore[union-attr]
+                await asyncio.sleep(0.05)
+        gone = await service.client.get(f"/api/sessions/{short}")
+        assert gone.status_code == 404
+        assert gone.json()["type"] == "/problems/session-expired"
+        refused = await service.client.post("/api/chat", json={"session_id": short, "message": "hi"})
+        assert refused.status_code == 404
+        assert [one["session_id"] for one in (await service.client.get("/api/sessions")).json()["sessions"]] == [long]
+        expired = (await service.client.get("/api/sessions", params={"status": "expired"})).json()
+        assert [one["session_id"] for one in expired["sessions"]] == [short]
+
+
+async def test_reading_a_session_puts_its_expiry_off(tmp_path: Path, model: ModelServer) -> None:
+    async with serving(tmp_path, model.url, CHATBOT_SESSIONS_ACCESS_RESOLUTION_S="0") as service:
+        session_id = await service.session()
+        first = (await service.client.get(f"/api/sessions/{session_id}")).json()
+        await service.history(session_id)
+        second = (await service.client.get(f"/api/sessions/{session_id}")).json()
+        assert second["last_accessed"] > first["last_accessed"]
+        assert second["expires_at"] > first["expires_at"]
+
+
+async def test_idle_actors_leave_memory_and_come_back_with_their_context(tmp_path: Path, model: ModelServer) -> None:
+    async with serving(tmp_path, model.url, CHATBOT_SESSIONS_IDLE_TIMEOUT_S="0.05") as service:
+        session_id = await service.session(system_prompt="Be kind.")
+        await service.chat(session_id, "one")
+        async with asyncio.timeout(5):
+            while service.services.supervisor._actors:
+                await asyncio.sleep(0.01)
+        await service.chat(session_id, "two")
+        sent = [m["content"] for m in model.requests[-1].body["messages"]]
+        assert sent == ["Be kind.", "one", "You said: one", "two"]

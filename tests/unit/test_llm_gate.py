@@ -1,0 +1,87 @@
+"""The gate: who runs, who waits, who is turned away."""
+
+import asyncio
+
+import pytest
+
+from chatbot.llm.errors import LlmOverloaded
+from chatbot.llm.gate import Gate
+
+
+async def test_as_many_run_as_may_and_the_rest_wait() -> None:
+    gate = Gate(2, 3)
+    tickets = [gate.enter() for _ in range(4)]
+    await tickets[0].ready()
+    await tickets[1].ready()
+    assert (gate.running, gate.waiting) == (2, 2)
+
+
+async def test_who_finds_the_queue_full_is_refused_at_once() -> None:
+    gate = Gate(1, 1)
+    gate.enter()
+    gate.enter()
+    with pytest.raises(LlmOverloaded):
+        gate.enter()
+    assert (gate.running, gate.waiting) == (1, 1)
+
+
+async def test_turns_come_in_the_order_of_entering() -> None:
+    gate = Gate(1, 10)
+    order: list[int] = []
+
+    async def reply(number: int) -> None:
+        ticket = gate.enter()
+        await ticket.ready()
+        order.append(number)
+        await asyncio.sleep(0)
+        ticket.leave()
+
+    await asyncio.gather(*(reply(number) for number in range(8)))
+    assert order == list(range(8))
+    assert (gate.running, gate.waiting) == (0, 0)
+
+
+async def test_leaving_twice_frees_one_place() -> None:
+    gate = Gate(1, 2)
+    first, second, third = gate.enter(), gate.enter(), gate.enter()
+    first.leave()
+    first.leave()
+    await second.ready()
+    assert (gate.running, gate.waiting) == (1, 1)
+    second.leave()
+    third.leave()
+    assert (gate.running, gate.waiting) == (0, 0)
+
+
+async def test_a_cancelled_waiter_gives_up_its_place_in_the_queue() -> None:
+    gate = Gate(1, 1)
+    first, second = gate.enter(), gate.enter()
+    waiting = asyncio.create_task(second.ready())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert (gate.running, gate.waiting) == (1, 0)
+    second.leave()
+    first.leave()
+    assert (gate.running, gate.waiting) == (0, 0)
+
+
+async def test_a_waiter_cancelled_as_its_turn_comes_passes_the_turn_on() -> None:
+    gate = Gate(1, 2)
+    first, second, third = gate.enter(), gate.enter(), gate.enter()
+    waiting = asyncio.create_task(second.ready())
+    await asyncio.sleep(0)
+    first.leave()
+    waiting.cancel()
+    assert isinstance((await asyncio.gather(waiting, return_exceptions=True))[0], asyncio.CancelledError)
+    await asyncio.wait_for(third.ready(), 1)
+    assert (gate.running, gate.waiting) == (1, 0)
+
+
+async def test_a_ticket_left_before_its_turn_is_skipped() -> None:
+    gate = Gate(1, 2)
+    first, second, third = gate.enter(), gate.enter(), gate.enter()
+    second.leave()
+    first.leave()
+    await asyncio.wait_for(third.ready(), 1)
+    assert (gate.running, gate.waiting) == (1, 0)
