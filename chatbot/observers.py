@@ -24,7 +24,9 @@ class SessionWatch:
     def actor_failed(self) -> None:
         self._metrics.actor_failed()
 
-    def reply_ended(self, started: ReplyStarted, ended: ReplyEnded, timing: Timing) -> None:
+    def reply_ended(
+        self, started: ReplyStarted, ended: ReplyEnded, timing: Timing, request_id: str | None
+    ) -> None:
         """Count one reply; its text stays out of logs and labels."""
         metrics, provider = self._metrics, started.provider
         model = ended.model if isinstance(ended, ReplyCompleted) else started.model
@@ -40,7 +42,12 @@ class SessionWatch:
                 metrics.per_token(provider, model, (duration_s - first_s) / (usage.completion_tokens - 1))
         cause = None if isinstance(ended, ReplyCompleted) else ended.cause
         self._logger.info(
-            "reply.ended", outcome=status_of(ended), cause=cause, model=model, duration_s=round(duration_s, 3)
+            "reply.ended",
+            outcome=status_of(ended),
+            cause=cause,
+            model=model,
+            duration_s=round(duration_s, 3),
+            request_id=request_id,
         )
 
 

@@ -1,8 +1,6 @@
 """How far the projections are, and whoever waits for them to get further."""
 
 import asyncio
-import heapq
-from itertools import count
 
 from projections.errors import ProjectionLag, ProjectionsStopped
 
@@ -12,29 +10,27 @@ class Progress:
 
     def __init__(self) -> None:
         self.position = 0
-        self._waiters: list[tuple[int, int, asyncio.Future[None]]] = []
-        self._tickets = count()
+        self._waiters: dict[asyncio.Future[None], int] = {}
         self._stopped: BaseException | None = None
 
+    @property
+    def waiting(self) -> int:
+        """How many wait now."""
+        return len(self._waiters)
+
     def reach(self, position: int) -> None:
-        """The projections hold everything up to `position`; after a rebuild began, that is less than before."""
+        """The projections hold everything up to `position`, which in a rebuild is less than it was before."""
         self.position = position
-        while self._waiters and self._waiters[0][0] <= position:
-            waiter = heapq.heappop(self._waiters)[2]
-            if not waiter.done():
+        for waiter, wanted in self._waiters.items():
+            if wanted <= position and not waiter.done():
                 waiter.set_result(None)
 
     def stop(self, reason: BaseException) -> None:
         """Nothing more will be reached: tell everyone who waits, now and later."""
         self._stopped = reason
-        for _, _, waiter in self._waiters:
+        for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
-        self._waiters.clear()
-
-    def resume(self) -> None:
-        """The opposite of `stop`."""
-        self._stopped = None
 
     async def wait_for(self, position: int, timeout_s: float) -> None:
         """Return once `position` is reached. Raises ProjectionLag after `timeout_s`, ProjectionsStopped when it
@@ -43,12 +39,17 @@ class Progress:
         if self.position >= position:
             return
         if self._stopped is None:
-            waiter = asyncio.get_running_loop().create_future()
-            heapq.heappush(self._waiters, (position, next(self._tickets), waiter))
-            try:
-                async with asyncio.timeout(timeout_s):
-                    await waiter
-            except TimeoutError:
-                raise ProjectionLag(position, self.position) from None
-        if self.position < position:
+            await self._wait(position, timeout_s)
+        if self._stopped is not None and self.position < position:
             raise ProjectionsStopped(f"the projections stopped at position {self.position}") from self._stopped
+
+    async def _wait(self, position: int, timeout_s: float) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters[waiter] = position
+        try:
+            async with asyncio.timeout(timeout_s):
+                await waiter
+        except TimeoutError:
+            raise ProjectionLag(position, self.position) from None
+        finally:
+            del self._waiters[waiter]

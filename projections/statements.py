@@ -17,6 +17,7 @@ ON CONFLICT (no) DO UPDATE SET owner = excluded.owner, status = excluded.status,
 """
 
 ADD_COUNT = "INSERT INTO counts (status, n) VALUES (?, ?) ON CONFLICT (status) DO UPDATE SET n = n + excluded.n"
+DROP_EMPTY_COUNTS = "DELETE FROM counts WHERE n = 0"  # a rebuild would not have them
 
 # A parent is always an earlier row; one that was erased leaves a root. An id that comes twice keeps its first row.
 INSERT_MESSAGE = """

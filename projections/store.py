@@ -99,6 +99,7 @@ class ProjectionStore:
             many(statement, gone)
         many(sql.KEEP_SESSION, [sql.session_row(s.session) for s in sessions])
         many(sql.ADD_COUNT, list(changes.counts.items()))
+        self._connection.execute(sql.DROP_EMPTY_COUNTS)
         labelled = [s for s in sessions if s.labels is not None]
         many(sql.FORGET_LABELS, [(s.session.no,) for s in labelled if s.before])
         many(sql.ADD_LABEL, [(label, s.session.no) for s in labelled for label in s.labels or ()])

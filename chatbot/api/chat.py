@@ -7,27 +7,23 @@ from aiohttp import web
 from chatbot.api import frames
 from chatbot.api.answer import json_answer
 from chatbot.api.bodies import ChatBody, canonical_id, check_chat, if_match, parameters_of, read_body
+from chatbot.api.event_stream import EventStream
 from chatbot.api.middleware import ASKER
 from chatbot.api.problems import CAUSE_UNKNOWN, CAUSES, Problem
-from chatbot.api.services import SERVICES, Services
+from chatbot.api.services import SERVICES
 from chatbot.api.views import chat_view, timestamp
 from chatbot.sessions.commands import PostMessage
 from chatbot.sessions.errors import Draining
 from chatbot.sessions.reply import Outcome, Reply
 from events.errors import LogUnavailable
 
-STREAM_HEADERS = {
-    "Content-Type": "text/event-stream; charset=utf-8",
-    "Cache-Control": "no-cache, no-transform",
-    "X-Accel-Buffering": "no",
-}
 TITLES = {"cancelled": "Reply cancelled", "interrupted": "Reply interrupted"}
 routes = web.RouteTableDef()
 
 
 @routes.post("/api/chat")
 async def chat(request: web.Request) -> web.Response:
-    session_id, reply = await _post(request)
+    session_id, reply = await _post(request, whole=True)
     outcome = await reply.wait_end()
     if outcome.status in ("complete", "cancelled"):
         return json_answer(chat_view(session_id, reply, outcome))
@@ -39,21 +35,19 @@ async def chat(request: web.Request) -> web.Response:
 @routes.post("/api/chat/stream")
 async def chat_stream(request: web.Request) -> web.StreamResponse:
     services = request.app[SERVICES]
-    session_id, reply = await _post(request)
-    response = web.StreamResponse(headers=STREAM_HEADERS)
-    response.enable_chunked_encoding()
-    await response.prepare(request)
+    session_id, reply = await _post(request, whole=False)
+    stream = await EventStream.open(request, services.settings.stream.write_timeout_s)
     with services.metrics.open_stream():
         try:
-            await _write_reply(response, session_id, reply, services)
-            await response.write_eof()
-        except ConnectionError:
+            await _write_reply(stream, session_id, reply, services.settings.stream.sse_ping_s)
+            await stream.close()
+        except ConnectionError as error:
             # The reader has left. The reply goes on, and the reader may come back for the rest.
-            services.logger.debug("stream.left")
-    return response
+            services.logger.debug("stream.left", reason=type(error).__name__)
+    return stream.response
 
 
-async def _post(request: web.Request) -> tuple[str, Reply]:
+async def _post(request: web.Request, *, whole: bool) -> tuple[str, Reply]:
     """Have the message recorded. Raises what read_body, check_chat and the session raise."""
     services = request.app[SERVICES]
     body = await read_body(request, ChatBody, services.settings.server.body_timeout_s)
@@ -68,6 +62,7 @@ async def _post(request: web.Request) -> tuple[str, Reply]:
         parameters=parameters_of(body, services.settings),
         parent_id=body.parent_id,
         on_busy=body.on_busy,
+        whole=whole,
     )
     answer = await services.supervisor.ask(session_id, command, request[ASKER], if_version=if_match(request))
     if answer.reply is None:
@@ -75,30 +70,29 @@ async def _post(request: web.Request) -> tuple[str, Reply]:
     return session_id, answer.reply
 
 
-async def _write_reply(response: web.StreamResponse, session_id: str, reply: Reply, services: Services) -> None:
+async def _write_reply(stream: EventStream, session_id: str, reply: Reply, ping_s: float) -> None:
     """One reader: take all that is new as one frame, wait for the socket, look again."""
     version = reply.version or reply.posted_version
     start = frames.Start(session_id, reply.reply_id, reply.message_id, version, reply.model)
-    await response.write(frames.retry(services.settings.stream.retry_ms) + frames.encode(start, version, 0))
+    await stream.send(frames.encode(start, version, 0))
     offset = 0
-    ping_s = services.settings.stream.sse_ping_s
     while True:
         try:
             async with asyncio.timeout(ping_s):
                 await reply.wait_past(offset)
         except TimeoutError:
-            await response.write(frames.PING)
+            await stream.send(frames.PING)
             continue
         except LogUnavailable as error:
             failure = frames.Error("failed", "Cannot record just now", str(error), str(error))
-            await response.write(frames.encode(failure, reply.version, offset))
+            await stream.send(frames.encode(failure, reply.version, offset))
             return
         text, outcome = reply.text, reply.outcome
         if len(text) > offset:
             piece, offset = text[offset:], len(text)
-            await response.write(frames.encode(frames.Chunk(piece), reply.version or version, offset))
+            await stream.send(frames.encode(frames.Chunk(piece), reply.version or version, offset))
         if outcome is not None:
-            await response.write(_last_frame(reply, outcome) + frames.DONE)
+            await stream.send(_last_frame(reply, outcome) + frames.DONE)
             return
 
 

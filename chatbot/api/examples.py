@@ -126,7 +126,7 @@ EXAMPLES: dict[Kind, dict[str, Any]] = {
 def transcript() -> str:
     """A reply as it is streamed, byte for byte."""
     sent = [(_frames["start"], 3, 0), (_frames["chunk"], 3, len(ANSWERED)), (_frames["complete"], 4, 0)]
-    pieces = [frames.retry(1000), *(frames.encode(*one) for one in sent), frames.DONE]
+    pieces = [*(frames.encode(*one) for one in sent), frames.DONE]
     return b"".join(pieces).decode()
 
 

@@ -54,8 +54,3 @@ _encode = msgspec.json.Encoder().encode
 
 def encode(frame: Frame, version: int, offset: int) -> bytes:
     return b"id: %d:%d\ndata: %b\n\n" % (version, offset, _encode(frame))
-
-
-def retry(retry_ms: int) -> bytes:
-    """How long an EventSource waits before it comes back."""
-    return b"retry: %d\n\n" % retry_ms

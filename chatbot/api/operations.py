@@ -57,7 +57,8 @@ async def metrics(request: web.Request) -> web.Response:
     services.metrics.projection_lag(services.runner.lag, await _lag_s(services))
     gate = services.gate
     services.metrics.model(available=services.health.newest.available, running=gate.running, waiting=gate.waiting)
-    body, content_type = services.metrics.render(request.headers.get("Accept", ""))
+    # In a thread: the process's own figures are read from files, and the text of many series takes a while.
+    body, content_type = await asyncio.to_thread(services.metrics.render, request.headers.get("Accept", ""))
     return web.Response(body=body, headers={"Content-Type": content_type})
 
 

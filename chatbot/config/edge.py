@@ -100,11 +100,8 @@ class StreamSettings(Struct, frozen=True):
     ] = 1.0
     write_timeout_s: Annotated[
         float,
-        Meta(gt=0, le=3600, description="Seconds a reader may take nothing before its connection is closed."),
-    ] = 60.0
-    retry_ms: Annotated[
-        int, Meta(ge=0, le=600_000, description="Milliseconds after which a cut EventSource comes back.")
-    ] = 1000
+        Meta(gt=0, le=86400, description="Seconds a reader may take nothing before its connection is closed."),
+    ] = 600.0
 
 
 class LoggingSettings(Struct, frozen=True):

@@ -49,7 +49,7 @@ class EmbeddedProvider:
             self._keeping = asyncio.get_running_loop().create_task(self._keep(), name="llm.embedded")
 
     async def stream(
-        self, messages: tuple[ChatMessage, ...], parameters: Parameters
+        self, messages: tuple[ChatMessage, ...], parameters: Parameters, *, whole: bool = False
     ) -> AsyncGenerator[str | Finish, None]:
         """Waits while the child is being started."""
         server = await self._find_server()

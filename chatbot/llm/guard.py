@@ -27,7 +27,7 @@ class GuardedProvider:
         self._take_names()
 
     async def stream(
-        self, messages: tuple[ChatMessage, ...], parameters: Parameters
+        self, messages: tuple[ChatMessage, ...], parameters: Parameters, *, whole: bool = False
     ) -> AsyncGenerator[str | Finish, None]:
         """Never gives an empty piece; those of the inner provider only say that the server lives."""
         attempt = 0
@@ -35,7 +35,8 @@ class GuardedProvider:
             while True:
                 length = 0
                 try:
-                    async with aclosing(self._attempt(messages, parameters, watchdog)) as pieces:
+                    stream = self._provider.stream(messages, parameters, whole=whole)
+                    async with aclosing(self._attempt(stream, watchdog, parameters)) as pieces:
                         async for piece in pieces:
                             if isinstance(piece, str):
                                 length += len(piece)
@@ -60,11 +61,11 @@ class GuardedProvider:
         await self._provider.close()
 
     async def _attempt(
-        self, messages: tuple[ChatMessage, ...], parameters: Parameters, watchdog: Watchdog
+        self, stream: AsyncGenerator[str | Finish, None], watchdog: Watchdog, parameters: Parameters
     ) -> AsyncGenerator[str | Finish, None]:
         room = self._options.reply_max_chars
         empty = True
-        async with aclosing(self._provider.stream(messages, parameters)) as pieces:
+        async with aclosing(stream) as pieces:
             while True:
                 try:
                     piece = await watchdog.wait(anext(pieces))

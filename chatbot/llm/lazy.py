@@ -30,10 +30,10 @@ class LazyProvider:
         self._inner: Provider | None = None
 
     async def stream(
-        self, messages: tuple[ChatMessage, ...], parameters: Parameters
+        self, messages: tuple[ChatMessage, ...], parameters: Parameters, *, whole: bool = False
     ) -> AsyncGenerator[str | Finish, None]:
         provider = await self._find()
-        async with aclosing(provider.stream(messages, parameters)) as pieces:
+        async with aclosing(provider.stream(messages, parameters, whole=whole)) as pieces:
             async for piece in pieces:
                 self.model = provider.model
                 yield piece

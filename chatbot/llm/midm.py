@@ -112,10 +112,10 @@ class MidmProvider:
         self._plain_until = 0.0
 
     async def stream(
-        self, messages: tuple[ChatMessage, ...], parameters: Parameters
+        self, messages: tuple[ChatMessage, ...], parameters: Parameters, *, whole: bool = False
     ) -> AsyncGenerator[str | Finish, None]:
         body = request_body(messages, parameters)
-        exchange = await self._open_stream(body)
+        exchange = None if whole else await self._open_stream(body)
         if exchange is None:
             asking = asyncio.create_task(self._ask_whole(body))
             try:

@@ -126,7 +126,7 @@ class OpenAiProvider:
         self._tells_usage: bool | None = None  # None: not known yet whether stream_options is understood
 
     async def stream(
-        self, messages: tuple[ChatMessage, ...], parameters: Parameters
+        self, messages: tuple[ChatMessage, ...], parameters: Parameters, *, whole: bool = False
     ) -> AsyncGenerator[str | Finish, None]:
         """Chunks without text (a reasoning model's thoughts) come as an empty piece: the model is at work."""
         model = parameters.model or self.model or await self._list_models()

@@ -36,10 +36,13 @@ class Provider(Protocol):
     name: str
     model: str
 
-    def stream(self, messages: tuple[ChatMessage, ...], parameters: Parameters) -> AsyncGenerator[str | Finish, None]:
+    def stream(
+        self, messages: tuple[ChatMessage, ...], parameters: Parameters, *, whole: bool = False
+    ) -> AsyncGenerator[str | Finish, None]:
         """The reply's text in pieces, then one Finish.
 
-        All that one read of the socket brings comes as one piece. Closing the generator closes the connection to
+        `whole`: nobody watches it grow, so it may come in one piece where that tells more: midm counts the prompt's
+        tokens only then. All that one read of the socket brings comes as one piece. Closing the generator closes the connection to
         the server at once. Raises the errors of `errors.py`, and nothing else.
         """
         ...

@@ -3,6 +3,7 @@ stream in this process, and `expected_version` decides every race with other pro
 """
 
 import asyncio
+import contextvars
 from collections.abc import Callable
 from typing import Any
 
@@ -67,7 +68,8 @@ class Actor:
         self._replies: dict[str, Reply] = {}  # running and waiting ones
         self._running: Running | None = None
         self._in_hand: Envelope | None = None
-        self._task = asyncio.create_task(self._run(), name=f"session {session_id}")
+        # A context of its own: the actor outlives the request that happened to activate it, whose id is not its own.
+        self._task = asyncio.create_task(self._run(), name=f"session {session_id}", context=contextvars.Context())
 
     @property
     def is_idle(self) -> bool:
@@ -175,7 +177,8 @@ class Actor:
         event = recorded.event
         match event:
             case MessagePosted(reply_id=str() as reply_id):
-                reply = Reply(event.message_id, reply_id, event.parameters, envelope.asker)
+                whole = isinstance(envelope.command, PostMessage) and envelope.command.whole
+                reply = Reply(event.message_id, reply_id, event.parameters, envelope.asker, whole=whole)
                 reply.posted_version = recorded.version
                 self._replies[reply_id] = reply
                 return reply
@@ -206,7 +209,7 @@ class Actor:
         running = self._running
         if running is not None and running.reply is reply:
             self._running = None
-            self._ports.observe.reply_ended(running.started, event, running.timing)
+            self._ports.observe.reply_ended(running.started, event, running.timing, reply.asker.request_id)
         reply.end(outcome_of(event, recorded, reply))
         waiting = self._known().session.pending
         if waiting and self._running is None and waiting[0].reply_id in self._replies:

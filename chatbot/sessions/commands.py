@@ -30,6 +30,7 @@ class PostMessage(Struct, frozen=True):
     """`parent_id`: unset = after the newest message of the selected branch, None = from the start.
 
     `on_busy`, while a reply runs: queue, reject, or interrupt (which cancels the running and the waiting ones).
+    `whole`: the asker does not watch the reply grow.
     """
 
     message_id: str
@@ -38,6 +39,7 @@ class PostMessage(Struct, frozen=True):
     parameters: Parameters
     parent_id: str | UnsetType | None = UNSET
     on_busy: str = "queue"
+    whole: bool = False
 
 
 class StartReply(Struct, frozen=True):

@@ -37,7 +37,7 @@ async def generate(
     try:
         await ticket.ready()
         timing.asked_s = timer()
-        async with aclosing(provider.stream(request.messages, request.parameters)) as pieces:
+        async with aclosing(provider.stream(request.messages, request.parameters, whole=reply.whole)) as pieces:
             async for piece in pieces:
                 if isinstance(piece, Finish):
                     finish = piece

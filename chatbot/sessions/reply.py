@@ -30,11 +30,14 @@ class Outcome(Struct, frozen=True):
 class Reply:
     """A reply of a live session. Offsets count code points of `text`."""
 
-    def __init__(self, message_id: str, reply_id: str, parameters: Parameters, asker: Asker) -> None:
+    def __init__(
+        self, message_id: str, reply_id: str, parameters: Parameters, asker: Asker, *, whole: bool = False
+    ) -> None:
         self.message_id = message_id
         self.reply_id = reply_id
         self.parameters = parameters
         self.asker = asker
+        self.whole = whole  # nobody watches it grow
         self.text = ""
         self.model: str | None = None
         self.posted_version = 0  # of the message that it answers

@@ -28,10 +28,16 @@ async def test_a_fault_of_the_model_fails_the_reply_and_keeps_its_text(
     async with serving(tmp_path, model.url, CHATBOT_LLM_PROVIDER=protocol) as service:
         model.script(times=3, **script)  # the first attempt and two more
         session_id = await service.session()
-        answer = await service.client.post("/api/chat", json={"session_id": session_id, "message": "hi"})
-        assert answer.status_code == status, answer.text
         partial = "".join(script.get("pieces", ()))
-        assert answer.json()["partial"] == partial
+        body = {"session_id": session_id, "message": "hi"}
+        if protocol == "midm":  # which is asked for the whole reply at once when the client asks so
+            streamed = frames((await service.client.post("/api/chat/stream", json=body)).text)
+            assert (streamed[-2]["type"], streamed[-2]["status"]) == ("error", "failed")
+            assert "".join(frame["content"] for frame in streamed if frame["type"] == "chunk") == partial
+        else:
+            answer = await service.client.post("/api/chat", json=body)
+            assert answer.status_code == status, answer.text
+            assert answer.json()["partial"] == partial
         last = (await service.history(session_id))["messages"][-1]
         assert (last["status"], last["content"]) == ("failed", partial)
         while model.take_script() != model._always:
@@ -97,7 +103,7 @@ async def test_more_replies_than_may_run_and_wait_are_refused_before_anything_is
 async def test_midms_first_version_is_answered_in_one_chunk(tmp_path: Path, model: ModelServer) -> None:
     model.streams = False
     model.protocols = ("midm",)
-    async with serving(tmp_path, model.url) as service:
+    async with serving(tmp_path, model.url, CHATBOT_LLM_PROVIDER="auto") as service:
         session_id = await service.session()
         streamed = await service.client.post("/api/chat/stream", json={"session_id": session_id, "message": "hi"})
         kinds = [frame["type"] for frame in frames(streamed.text)]
@@ -105,7 +111,10 @@ async def test_midms_first_version_is_answered_in_one_chunk(tmp_path: Path, mode
         assert (await service.client.get("/api/health")).json()["provider"] == "midm"
 
 
-async def test_the_protocol_of_the_server_is_found_out(service: Running) -> None:
-    session_id = await service.session()
-    await service.chat(session_id, "hi")
-    assert (await service.client.get("/api/health")).json()["provider"] == "midm"
+@pytest.mark.parametrize("protocol", ["midm", "openai"])
+async def test_the_protocol_of_the_server_is_found_out(tmp_path: Path, model: ModelServer, protocol: str) -> None:
+    model.protocols = (protocol,)
+    async with serving(tmp_path, model.url, CHATBOT_LLM_PROVIDER="auto") as service:
+        answer = await service.chat(await service.session(), "hi")
+        assert answer["token_usage"]["completion_tokens"] == 3  # midm tells it to those who do not stream
+        assert (await service.client.get("/api/health")).json()["provider"] == protocol

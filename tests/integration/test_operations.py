@@ -46,7 +46,7 @@ async def test_metrics_count_what_happened(service: Running, model: ModelServer)
     assert value(text, f"chatbot_http_request_seconds_count{{{route.format(200)}}}") == 1
     assert value(text, f"chatbot_http_request_seconds_count{{{route.format(502)}}}") == 1
     for outcome in ("complete", "failed"):
-        assert value(text, f'chatbot_replies_total{{model="midm",outcome="{outcome}",provider="midm"}}') == 1
+        assert value(text, f'chatbot_replies_total{{model="fake-model",outcome="{outcome}",provider="openai"}}') == 1
     assert value(text, 'chatbot_sessions{status="active"}') == 1
     assert value(text, "chatbot_live_actors") == 1
     assert value(text, "chatbot_open_streams") == 0
@@ -57,7 +57,7 @@ async def test_metrics_count_what_happened(service: Running, model: ModelServer)
 
 
 async def test_no_label_is_unbounded(tmp_path: Path, model: ModelServer) -> None:
-    async with serving(tmp_path, model.url, CHATBOT_LLM_PROVIDER="openai") as service:
+    async with serving(tmp_path, model.url) as service:
         await check_labels(service)
 
 

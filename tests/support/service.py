@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from blockbuster import blockbuster_ctx
 
 import run
 from chatbot.api.app import build_app, listen
@@ -29,6 +30,7 @@ def environment(folder: Path, model_url: str, **settings: str) -> dict[str, str]
         "DATABASE_URL": str(folder / "chatbot.db"),
         "PORT": "0",
         "LLM_SERVER_URL": model_url,
+        "CHATBOT_LLM_PROVIDER": "openai",
         "CHATBOT_LLM_RETRY_BACKOFF_S": "0.01",
         "CHATBOT_LLM_HEALTH_INTERVAL_S": "0.2",
         "CHATBOT_LOGGING_FORMAT": "json",
@@ -70,7 +72,9 @@ async def serving(folder: Path, model_url: str, **settings: str) -> AsyncIterato
         await run.start_up(services, url)
         await services.health.refresh()
         client = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=30))
-        yield Running(services, client)
+        # From here on a blocking call of ours on the event loop (file, socket, sleep, SQLite) fails the test.
+        with blockbuster_ctx(["events", "projections", "chatbot", "run"]):
+            yield Running(services, client)
 
 
 class Program:

@@ -1,0 +1,237 @@
+"""What the projections answer, from a real projections.db."""
+
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from events.catalogue import Event, MetadataChanged, SessionAccessed, SessionDeleted, SessionExpired, UsageTotal
+from projections import listing
+from projections.listing import Label, Listing, listing_query
+from projections.queries import _MESSAGES, _PATH, Queries, UsageRow
+from projections.runner import ProjectionRunner
+from projections.session import Session
+from tests.support.memory_log import START_US, STEP_US, MemoryLog
+from tests.support.turns import TIMEOUT_S, completed, created, emptied, posted, started, turn, turns
+
+
+@pytest.fixture
+def log() -> MemoryLog:
+    return MemoryLog()
+
+
+@asynccontextmanager
+async def asking(log: MemoryLog, path: Path) -> AsyncIterator[Queries]:
+    runner = ProjectionRunner(path / "projections.db", log)
+    await runner.start()
+    try:
+        await runner.wait_for(log.head().position, timeout_s=20)
+        yield runner.queries
+    finally:
+        await runner.stop()
+
+
+def ids(sessions: list[Session]) -> list[str]:
+    return [session.session_id for session in sessions]
+
+
+async def test_a_session_is_found_by_its_id_whatever_became_of_it(log: MemoryLog, tmp_path: Path) -> None:
+    log.record("kept", created("alice"), *turn(1))
+    log.record("gone", created("alice"), SessionDeleted("asked", "alice"))
+    async with asking(log, tmp_path) as queries:
+        kept, gone = await queries.session("kept"), await queries.session("gone")
+        assert kept is not None
+        assert (kept.version, kept.head, kept.message_count) == (4, "r1", 2)
+        assert gone is not None
+        assert gone.status == "deleted"
+        assert await queries.session("never") is None
+
+
+async def test_the_list_shows_the_latest_access_first_and_goes_on_after_a_cursor(
+    log: MemoryLog, tmp_path: Path
+) -> None:
+    for name in "abcde":
+        log.record(name, created("alice"))
+    log.record("b", SessionAccessed())
+    async with asking(log, tmp_path) as queries:
+        first = await queries.list_sessions(Listing(owner="alice", limit=3))
+        assert ids(first) == ["b", "e", "d"]
+        after = (first[-1].accessed_at_us, first[-1].no)
+        assert ids(await queries.list_sessions(Listing(owner="alice", limit=3, after=after))) == ["c", "a"]
+
+
+async def test_the_list_is_of_one_owner_of_nobody_or_of_all(log: MemoryLog, tmp_path: Path) -> None:
+    log.record("a", created("alice"))
+    log.record("b", created("bob"))
+    log.record("n", created(None))
+    async with asking(log, tmp_path) as queries:
+        assert ids(await queries.list_sessions(Listing(owner="alice"))) == ["a"]
+        assert ids(await queries.list_sessions(Listing())) == ["n"]
+        assert ids(await queries.list_sessions(Listing(any_owner=True))) == ["n", "b", "a"]
+
+
+async def test_the_list_has_one_status(log: MemoryLog, tmp_path: Path) -> None:
+    log.record("a", created(None))
+    log.record("e", created(None), SessionExpired(0))
+    async with asking(log, tmp_path) as queries:
+        assert ids(await queries.list_sessions(Listing(status="expired"))) == ["e"]
+        assert await queries.counts() == {"active": 1, "expired": 1}
+
+
+@pytest.mark.parametrize("rare", [1, 1_000], ids=["along the list", "by label"])
+async def test_sessions_are_found_by_their_newest_metadata(
+    log: MemoryLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rare: int
+) -> None:
+    monkeypatch.setattr(listing, "RARE", rare)
+    log.record("a", created("alice", user_id="u1", plan=1))
+    log.record("b", created("alice", user_id="u1", plan=2))
+    log.record("c", created("alice", user_id="u2", plan=1))
+    log.record("d", created("bob", user_id="u1", plan=1))
+    log.record("a", MetadataChanged({"user_id": "u1", "plan": 1, "more": [1]}))
+    log.record("c", MetadataChanged({"user_id": "u1", "plan": True}))
+    async with asking(log, tmp_path) as queries:
+
+        async def found(**metadata: str) -> list[str]:
+            return ids(await queries.list_sessions(Listing(owner="alice", metadata=metadata)))
+
+        assert await found(user_id="u1") == ["c", "a", "b"]
+        assert await found(user_id="u1", plan="1") == ["a"]
+        assert await found(user_id="u2") == []
+        assert await found(plan="true") == ["c"]
+
+
+async def test_erased_metadata_finds_nothing(log: MemoryLog, tmp_path: Path) -> None:
+    log.record("a", created("alice", user_id="u1"))
+    log.erase_now("a", emptied())
+    async with asking(log, tmp_path) as queries:
+        assert await queries.list_sessions(Listing(owner="alice", metadata={"user_id": "u1"})) == []
+
+
+async def test_a_path_is_the_newest_part_of_one_branch_in_time_order(log: MemoryLog, tmp_path: Path) -> None:
+    log.record("s", created(), *turn(1), *turn(2, "r1"), *turn(3, "r1"), *turn(4, "r2"))
+    async with asking(log, tmp_path) as queries:
+        path = await queries.path(1, "r4", limit=10)
+        assert [row.message_id for row in path] == ["m1", "r1", "m2", "r2", "m4", "r4"]
+        assert [row.depth for row in path] == [1, 2, 3, 4, 5, 6]
+        assert [row.siblings for row in path[:3]] == [("m1",), ("r1",), ("m2", "m3")]
+        assert [row.message_id for row in await queries.path(1, "r3", limit=3)] == ["r1", "m3", "r3"]
+        assert [row.message_id for row in await queries.path(1, "r4", limit=2, before="m4")] == ["m2", "r2"]
+        assert await queries.path(1, "r4", limit=2, before="m1") == []
+        assert await queries.path(1, "never", limit=2) == []
+        assert await queries.path(2, "r4", limit=2) == []
+
+
+async def test_a_message_says_where_its_text_is_and_what_it_cost(log: MemoryLog, tmp_path: Path) -> None:
+    log.record("s", created(), *turn(1), posted("m2", "r1", "r2"))
+    async with asking(log, tmp_path) as queries:
+        user, reply, waiting = [await queries.message(1, m) for m in ("m1", "r1", "r2")]
+        assert user
+        assert reply
+        assert waiting
+        assert (user.position, user.version, user.status, user.role) == (2, 2, "complete", "user")
+        assert (reply.position, reply.version, reply.status, reply.role) == (4, 4, "complete", "assistant")
+        assert reply.created_at_us == START_US + 3 * STEP_US
+        assert (reply.model, reply.prompt_tokens, reply.completion_tokens) == ("small", 10, 20)
+        assert (waiting.position, waiting.version, waiting.status) == (0, 5, "queued")
+        assert await queries.message(1, "never") is None
+
+
+async def test_a_branch_goes_on_to_its_newest_message(log: MemoryLog, tmp_path: Path) -> None:
+    log.record("s", created(), *turn(1), *turn(2, "r1"), *turn(3, "r1"), *turn(4, "r2"))
+    async with asking(log, tmp_path) as queries:
+        asked = ("m1", "m2", "m3", "r4", "never")
+        assert [await queries.newest_leaf(1, m) for m in asked] == ["r4", "r4", "r3", "r4", None]
+
+
+async def test_sessions_with_a_reply_to_come_are_found_in_pages(log: MemoryLog, tmp_path: Path) -> None:
+    log.record("waits", created(), posted("m1", None, "r1"))
+    log.record("runs", created(), posted("m1", None, "r1"), started("r1", "m1"))
+    log.record("done", created(), *turn(1))
+    async with asking(log, tmp_path) as queries:
+        (first,) = await queries.open_sessions(limit=1)
+        assert first.session_id == "waits"
+        assert ids(await queries.open_sessions(limit=5, after=first.no)) == ["runs"]
+
+
+async def test_the_next_deadline_is_the_earliest_of_the_active(log: MemoryLog, tmp_path: Path) -> None:
+    log.record("over", created(), SessionExpired(0))
+    log.record("first", created())
+    log.record("second", created())
+    timeout_us = TIMEOUT_S * 1_000_000
+    async with asking(log, tmp_path) as queries:
+        deadline_us = START_US + 3 * STEP_US + timeout_us
+        assert await queries.next_deadline() == deadline_us
+        assert await queries.due(deadline_us - 1, limit=9) == []
+        assert ids(await queries.due(deadline_us, limit=9)) == ["first"]
+        assert ids(await queries.due(deadline_us + STEP_US, limit=9)) == ["first", "second"]
+
+
+async def test_without_active_sessions_there_is_no_deadline(log: MemoryLog, tmp_path: Path) -> None:
+    async with asking(log, tmp_path) as queries:
+        assert await queries.next_deadline() is None
+
+
+async def test_usage_is_told_by_day_owner_and_model(log: MemoryLog, tmp_path: Path) -> None:
+    log.record("a", created("alice"), *turn(1))
+    log.now_us += 86_400_000_000
+    big: tuple[Event, ...] = (posted("m2", None, "r2"), started("r2", "m2"), completed("r2", 1, 2, "large"))
+    log.record("b", created("bob"), *big)
+    async with asking(log, tmp_path) as queries:
+        days = ("2025-01-01", "2025-01-02")
+        assert await queries.usage("day", *days) == [UsageRow(days[0], 1, 10, 20), UsageRow(days[1], 1, 1, 2)]
+        assert await queries.usage("model", *days) == [UsageRow("large", 1, 1, 2), UsageRow("small", 1, 10, 20)]
+        assert await queries.usage("owner", *days, owner="bob") == [UsageRow("bob", 1, 1, 2)]
+        assert await queries.usage("day", days[1], days[1]) == [UsageRow(days[1], 1, 1, 2)]
+
+
+async def test_what_a_session_used_includes_what_was_erased_of_it(log: MemoryLog, tmp_path: Path) -> None:
+    log.record("s", created(), *turn(1))
+    log.erase_now("s", emptied(UsageTotal("2025-01-01", "small", 1, 10, 20)))
+    log.record("s", *turn(2))
+    async with asking(log, tmp_path) as queries:
+        assert await queries.usage_of(1) == (UsageTotal("2025-01-01", "small", 2, 20, 40),)
+        assert await queries.usage("day", "2025-01-01", "2025-01-01") == [UsageRow("2025-01-01", 2, 20, 40)]
+
+
+async def test_the_end_of_a_long_conversation_costs_no_more_than_that_of_a_short_one(
+    log: MemoryLog, tmp_path: Path
+) -> None:
+    log.record("long", created(), *turns(10_000))
+    log.record("short", created(), *turns(10))
+    async with asking(log, tmp_path) as queries:
+        assert len(await queries.path(1, "r10000", limit=10)) == 10
+    connection = sqlite3.connect(tmp_path / "projections.db")
+
+    def cost(no: int, leaf: str) -> int:
+        """How many hundreds of SQLite's instructions the newest ten messages take."""
+        steps = []
+        connection.set_progress_handler(lambda: steps.append(1), 100)
+        connection.execute(_PATH, {"no": no, "leaf": leaf, "before": None, "limit": 10}).fetchall()
+        return len(steps)
+
+    long_no, short_no = (no for (no,) in connection.execute("SELECT no FROM sessions ORDER BY no"))
+    assert cost(long_no, "r10000") <= cost(short_no, "r10") + 1 <= 30
+    connection.close()
+
+
+async def test_no_query_walks_a_whole_table(log: MemoryLog, tmp_path: Path) -> None:
+    async with asking(log, tmp_path):
+        pass
+    connection = sqlite3.connect(tmp_path / "projections.db")
+    lists = [
+        listing_query(Listing(owner="a"), []),
+        listing_query(Listing(any_owner=True, after=(1, 1)), []),
+        listing_query(Listing(owner="a"), [Label(1, 5), Label(1_000, 6)]),
+        listing_query(Listing(owner="a", after=(1, 1)), [Label(1_000, 6)]),
+    ]
+    path = {"no": 1, "leaf": "m", "before": None, "limit": 1}
+    for query, parameters in [*lists, (_PATH, path), (_MESSAGES, (1, "m"))]:
+        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}", parameters)]
+        walks = [step for step in plan if step.startswith("SCAN ") and not step.startswith(("SCAN b", "SCAN (sub"))]
+        assert walks in ([], ["SCAN CONSTANT ROW"]), plan
+    for query, parameters in (lists[0], lists[1], lists[3]):
+        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}", parameters)]
+        assert not any("TEMP B-TREE" in step for step in plan), plan
+    connection.close()

@@ -1,0 +1,32 @@
+"""Labels stand for metadata without holding it."""
+
+import pytest
+
+from projections.labels import label_of, labels_of, matches, text_of
+
+KEY, OTHER = b"a" * 32, b"b" * 32
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [("sea", "sea"), (1, "1"), (1.5, "1.5"), (True, "true"), (None, "null"), ("바다", "바다"), ([1], None), ({}, None)],
+)
+def test_a_value_is_compared_as_a_query_writes_it(value: object, text: str | None) -> None:
+    assert text_of(value) == text
+
+
+def test_a_label_fits_a_signed_64_bit_column_and_depends_on_key_name_and_text() -> None:
+    made = {label_of(KEY, "a", "b"), label_of(OTHER, "a", "b"), label_of(KEY, "b", "a"), label_of(KEY, "ab", "")}
+    assert len(made) == 4
+    assert all(-(2**63) <= label < 2**63 for label in made)
+
+
+def test_lists_and_objects_have_no_label() -> None:
+    assert labels_of(KEY, {"a": "1", "b": [1], "c": {"d": 1}}) == (label_of(KEY, "a", "1"),)
+
+
+def test_two_entries_that_share_a_label_are_told_apart_by_the_metadata() -> None:
+    assert matches({"user": 7, "more": "x"}, {"user": "7"})
+    assert not matches({"user": 8}, {"user": "7"})
+    assert not matches({}, {"user": "null"})
+    assert not matches({"user": [7]}, {"user": "7"})
