@@ -21,7 +21,7 @@ def build_app(services: Services) -> web.Application:
 
 
 def is_ours(record: logging.LogRecord) -> bool:
-    """Whether a record of aiohttp's server is about us: bytes of strangers that are no HTTP are answered, not logged."""
+    """Whether a record of aiohttp's server is about us: strangers' bytes that are no HTTP are answered, not logged."""
     kind = record.exc_info[0] if record.exc_info else None
     return kind is None or not issubclass(kind, BadHttpMessage)
 

@@ -30,7 +30,7 @@ class EventStream:
         return cls(response, write_timeout_s)
 
     async def send(self, frames: bytes) -> None:
-        """Write and wait until the socket has room again. Raises ConnectionError when the reader has left or stalled."""
+        """Write, and wait for room in the socket. Raises ConnectionError when the reader has left or stalled."""
         try:
             async with asyncio.timeout(self._write_timeout_s):
                 await self.response.write(frames)

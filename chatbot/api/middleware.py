@@ -57,7 +57,8 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     if "*" in allowed:
         response.headers["Access-Control-Allow-Origin"] = "*"
     else:
-        response.headers["Vary"] = "Origin"
+        varies = response.headers.get("Vary")
+        response.headers["Vary"] = f"{varies}, Origin" if varies else "Origin"
         if origin not in allowed:
             return
         response.headers["Access-Control-Allow-Origin"] = origin

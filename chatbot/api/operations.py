@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from typing import Literal
 
 from aiohttp import web
 
@@ -22,7 +23,7 @@ async def health(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
     connected = await _database_answers(services)
     model = services.health.newest
-    working = "healthy" if model.available else "degraded"
+    working: Literal["healthy", "degraded"] = "healthy" if model.available else "degraded"
     view = HealthView(
         status=working if connected else "unhealthy",
         timestamp=timestamp(services.clock()),

@@ -24,7 +24,7 @@ from chatbot.api.views import CancelView, MessageList, SessionList, message_view
 from chatbot.sessions.commands import CancelReply, ChangeMetadata, CreateSession, DeleteSession
 from chatbot.sessions.errors import Draining
 from projections.labels import matches
-from projections.queries import Listing
+from projections.listing import Listing
 
 LIST_MAX = 1000
 FILTERS_MAX = 8

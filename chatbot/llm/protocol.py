@@ -41,9 +41,9 @@ class Provider(Protocol):
     ) -> AsyncGenerator[str | Finish, None]:
         """The reply's text in pieces, then one Finish.
 
-        `whole`: nobody watches it grow, so it may come in one piece where that tells more: midm counts the prompt's
-        tokens only then. All that one read of the socket brings comes as one piece. Closing the generator closes the connection to
-        the server at once. Raises the errors of `errors.py`, and nothing else.
+        All that one read of the socket brings comes as one piece. `whole`: nobody watches the reply grow, so it may
+        come in one piece where that tells more: midm counts the prompt's tokens only then. Closing the generator
+        closes the connection to the server at once. Raises the errors of `errors.py`, and nothing else.
         """
         ...
 

@@ -97,7 +97,8 @@ class Supervisor:
         """No new replies; running ones get `grace_s`, then end as interrupted, as recorded facts."""
         self._draining = True
         deadline = self._ports.timer() + grace_s
-        while self.count_replies() and self._ports.timer() < deadline:
+        # An event would have to watch every actor; looking is simpler, and happens once in a process's life.
+        while self.count_replies() and self._ports.timer() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(DRAIN_LOOK_S)
         busy = [session_id for session_id, actor in self._actors.items() if actor.replies]
         answers = await asyncio.gather(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support.model_server import ModelServer
-from tests.support.service import Running, frames, serving
+from tests.support.service import frames, serving
 
 FAULTS: list[tuple[str, dict[str, Any], int]] = [
     ("4xx", {"status": 400, "error": "bad prompt"}, 502),

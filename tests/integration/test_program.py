@@ -75,16 +75,18 @@ async def test_a_reply_left_open_by_a_kill_is_interrupted_with_its_checkpointed_
     tmp_path: Path, model: ModelServer
 ) -> None:
     model.script(pieces=("kept ", "text ", "lost"), hold_after=2)
-    async with program(tmp_path, model.url, CHATBOT_STREAM_CHECKPOINT_INTERVAL_S="0.05") as first:
-        async with httpx.AsyncClient(base_url=first.url) as client:
-            session_id = await create(client)
-            posted = asyncio.create_task(chat(client, session_id, "one"))
-            waiting = asyncio.create_task(chat(client, session_id, "two"))
-            await asyncio.sleep(0.6)
-            await first.kill()
-            for task in (posted, waiting):
-                with pytest.raises(httpx.TransportError):
-                    await task
+    async with (
+        program(tmp_path, model.url, CHATBOT_STREAM_CHECKPOINT_INTERVAL_S="0.05") as first,
+        httpx.AsyncClient(base_url=first.url) as client,
+    ):
+        session_id = await create(client)
+        posted = asyncio.create_task(chat(client, session_id, "one"))
+        waiting = asyncio.create_task(chat(client, session_id, "two"))
+        await asyncio.sleep(0.6)
+        await first.kill()
+        for task in (posted, waiting):
+            with pytest.raises(httpx.TransportError):
+                await task
     async with program(tmp_path, model.url) as second, httpx.AsyncClient(base_url=second.url) as client:
         assert second.log("server.ready")[0]["recovered_sessions"] == 1
         messages = (await client.get(f"/api/sessions/{session_id}/messages")).json()["messages"]

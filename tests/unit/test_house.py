@@ -58,6 +58,11 @@ def test_each_module_can_be_imported_alone() -> None:
     assert ran.returncode == 0, ran.stderr
 
 
+@pytest.mark.parametrize("path", CODE[1:], ids=lambda path: str(path.relative_to(ROOT)))
+def test_nobody_imports_the_composition_root(path: Path) -> None:
+    assert not re.search(r"^\s*(import run\b|from run\b)", path.read_text(), re.MULTILINE), f"{path}: take an argument"
+
+
 def test_the_package_events_is_ours() -> None:
     """PyPI has a distribution "Events" that installs a package of the same name."""
     import events

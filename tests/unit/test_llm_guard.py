@@ -29,7 +29,7 @@ class Scripted:
         self.closed = 0
 
     async def stream(
-        self, messages: tuple[ChatMessage, ...], parameters: Parameters
+        self, messages: tuple[ChatMessage, ...], parameters: Parameters, *, whole: bool = False
     ) -> AsyncGenerator[str | Finish, None]:
         self.asked_at.append(time.monotonic())
         try:

@@ -24,7 +24,7 @@ class Told:
         return Health(available=self.available, detail="" if self.available else "away")
 
     async def stream(
-        self, messages: tuple[ChatMessage, ...], parameters: Parameters
+        self, messages: tuple[ChatMessage, ...], parameters: Parameters, *, whole: bool = False
     ) -> AsyncGenerator[str | Finish, None]:
         yield ""
 
