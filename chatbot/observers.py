@@ -24,9 +24,7 @@ class SessionWatch:
     def actor_failed(self) -> None:
         self._metrics.actor_failed()
 
-    def reply_ended(
-        self, started: ReplyStarted, ended: ReplyEnded, timing: Timing, request_id: str | None
-    ) -> None:
+    def reply_ended(self, started: ReplyStarted, ended: ReplyEnded, timing: Timing, request_id: str | None) -> None:
         """Count one reply; its text stays out of logs and labels."""
         metrics, provider = self._metrics, started.provider
         model = ended.model if isinstance(ended, ReplyCompleted) else started.model

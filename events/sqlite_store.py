@@ -22,6 +22,7 @@ CHECKPOINT_BUSY_MS = 100  # how long one attempt to empty the write-ahead log ma
 CHECKPOINT_RETRY_S = (0.05, 2.0)  # between attempts: the first pause, doubled up to the last
 
 _CLASHES = frozenset({"SQLITE_CONSTRAINT_TRIGGER", "SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"})
+_ERASE = "UPDATE events SET data = NULL, salt = NULL WHERE stream_id = ? AND version < ? AND data IS NOT NULL"
 _ROW = "(" + ",".join("?" * len(COLUMNS.split(","))) + ")"
 
 
@@ -93,8 +94,6 @@ class SqliteStore:
         if self._connection is None:
             self._connection = await connect_writer(self._path, self._options, create=False)
             self._suspect = True
-        if self._connection.in_transaction:
-            await self._connection.execute_fetchall("ROLLBACK")
         if self._suspect:
             await self._reload(self._connection)
         return self._connection
@@ -127,15 +126,14 @@ class SqliteStore:
         versions: dict[str, int] = {}  # none: believe the callers, who are nearly always right
         for _ in range(ROUNDS_MAX):
             planned = plan(batch, self.live.current, versions)
-            if versions or not planned.conflicts:
-                try:
-                    await self._insert(connection, planned)
-                except sqlite3.IntegrityError as error:
-                    if error.sqlite_errorname not in _CLASHES:
-                        raise
-                    await self._rollback(connection)
-                else:
-                    return planned.outcomes
+            try:
+                await self._insert(connection, planned)
+            except sqlite3.IntegrityError as error:
+                if error.sqlite_errorname not in _CLASHES:
+                    raise
+            else:
+                # Each stream's first append has passed the triggers, so whoever was found to conflict with it does.
+                return planned.outcomes
             await self._reload(connection)
             versions = await self._versions(connection, {append.stream_id for append in batch})
         raise LogUnavailable(f"database {self._path}: another program writes to it; stop that program")
@@ -161,19 +159,17 @@ class SqliteStore:
         erasures: Sequence[tuple[str, int]],
     ) -> None:
         await connection.execute_fetchall("BEGIN IMMEDIATE")
-        await connection.execute_fetchall(*insert)
-        for erasure in erasures:
-            await connection.execute_fetchall(
-                "UPDATE events SET data = NULL, salt = NULL WHERE stream_id = ? AND version < ? AND data IS NOT NULL",
-                erasure,
-            )
-        self.wal_clean.clear()
-        self._retry_at_s = 0.0
-        await connection.execute_fetchall("COMMIT")
-
-    async def _rollback(self, connection: aiosqlite.Connection) -> None:
-        if connection.in_transaction:
-            await connection.execute_fetchall("ROLLBACK")
+        try:
+            await connection.execute_fetchall(*insert)
+            for erasure in erasures:
+                await connection.execute_fetchall(_ERASE, erasure)
+            self.wal_clean.clear()
+            self._retry_at_s = 0.0
+            await connection.execute_fetchall("COMMIT")
+        except BaseException:
+            if connection.in_transaction:  # a full disk has rolled it back already
+                await connection.execute_fetchall("ROLLBACK")
+            raise
 
     async def _versions(self, connection: aiosqlite.Connection, streams: set[str]) -> dict[str, int]:
         rows = await connection.execute_fetchall(

@@ -30,7 +30,7 @@ _MESSAGE = f"""
 """  # noqa: S608  the only thing put in is the constant above
 
 # Walks from the newest message to its parents and stops at the limit, however long the session is.
-_PATH = f"""
+PATH = f"""
 WITH RECURSIVE branch (message_id) AS (
     SELECT iif(:before IS NULL, :leaf,
                (SELECT parent_id FROM messages WHERE session_no = :no AND message_id = :before))
@@ -43,10 +43,10 @@ SELECT {_MESSAGE} FROM branch b CROSS JOIN messages m ON m.session_no = :no AND 
 ORDER BY m.depth
 """  # noqa: S608  the only thing put in is the constant above
 
-_MESSAGES = f"SELECT {_MESSAGE} FROM messages m WHERE session_no = ? AND message_id = ?"  # noqa: S608  as above
+MESSAGES = f"SELECT {_MESSAGE} FROM messages m WHERE session_no = ? AND message_id = ?"  # noqa: S608  as above
 
 # A child's `no` is always higher than its parent's, so the newest message of the subtree is a leaf.
-_NEWEST_LEAF = """
+NEWEST_LEAF = """
 WITH RECURSIVE below (no, message_id) AS (
     SELECT no, message_id FROM messages WHERE session_no = :no AND message_id = :message_id
     UNION ALL
@@ -55,11 +55,23 @@ WITH RECURSIVE below (no, message_id) AS (
 SELECT message_id FROM below ORDER BY no DESC LIMIT 1
 """
 
-_USAGE = """
+USAGE = """
 SELECT {by}, sum(replies), sum(prompt_tokens), sum(completion_tokens) FROM usage
 WHERE day >= :from_day AND day <= :to_day AND (:owner IS NULL OR owner = :owner)
 GROUP BY {by} ORDER BY {by}
 """
+
+
+# Named indexes: left to itself, SQLite sorts all active sessions instead.
+DUE = """
+SELECT state FROM sessions INDEXED BY sessions_by_expiry
+WHERE status = 'active' AND is_open = 0 AND expires_at_us <= ? ORDER BY expires_at_us LIMIT ?
+"""
+NEXT_DEADLINE = """
+SELECT expires_at_us FROM sessions INDEXED BY sessions_by_expiry
+WHERE status = 'active' AND is_open = 0 ORDER BY expires_at_us LIMIT 1
+"""
+OPEN_SESSIONS = "SELECT state FROM sessions INDEXED BY sessions_open WHERE is_open = 1 AND no > ? ORDER BY no LIMIT ?"
 
 
 class UsageRow(Struct, frozen=True):
@@ -98,10 +110,10 @@ class Queries:
         With `before`, those that lead to that message, whatever branch it is on. Empty when there is no such message.
         """
         values: Parameters = {"no": session_no, "leaf": leaf, "before": before, "limit": limit}
-        return [_message(row) for row in await self._reader.rows(_PATH, values)]
+        return [_message(row) for row in await self._reader.rows(PATH, values)]
 
     async def message(self, session_no: int, message_id: str) -> Message | None:
-        found = await self._reader.rows(_MESSAGES, (session_no, message_id))
+        found = await self._reader.rows(MESSAGES, (session_no, message_id))
         return _message(found[0]) if found else None
 
     async def newest_leaf(self, session_no: int, message_id: str) -> str | None:
@@ -109,25 +121,20 @@ class Queries:
 
         Visits all messages below: about 2 us each.
         """
-        found = await self._reader.rows(_NEWEST_LEAF, {"no": session_no, "message_id": message_id})
+        found = await self._reader.rows(NEWEST_LEAF, {"no": session_no, "message_id": message_id})
         return found[0][0] if found else None
 
     async def open_sessions(self, *, limit: int, after: int = 0) -> list[Session]:
         """Sessions in which a reply runs or waits, by `no`, beginning after that of `after`."""
-        query = "SELECT state FROM sessions WHERE is_open = 1 AND no > ? ORDER BY no LIMIT ?"
-        return await self._states(query, (after, limit))
+        return await self._states(OPEN_SESSIONS, (after, limit))
 
     async def due(self, now_us: int, *, limit: int) -> list[Session]:
-        """Active sessions whose time is up, the longest overdue first. Their actors decide."""
-        query = """SELECT state FROM sessions WHERE status = 'active' AND is_open = 0 AND expires_at_us <= ?
-            ORDER BY expires_at_us LIMIT ?"""
-        return await self._states(query, (now_us, limit))
+        """Active sessions whose time is up and that owe no reply, the longest overdue first. Their actors decide."""
+        return await self._states(DUE, (now_us, limit))
 
     async def next_deadline(self) -> int | None:
-        """When the next active session expires, in microseconds; None when there is none."""
-        query = """SELECT expires_at_us FROM sessions WHERE status = 'active' AND is_open = 0
-            ORDER BY expires_at_us LIMIT 1"""
-        found = await self._reader.rows(query)
+        """When the next of these sessions is due, in microseconds; None when there is none."""
+        found = await self._reader.rows(NEXT_DEADLINE)
         return int(found[0][0]) if found else None
 
     async def counts(self) -> dict[str, int]:
@@ -139,7 +146,7 @@ class Queries:
     ) -> list[UsageRow]:
         """Usage of the days from `from_day` to `to_day`, both included (YYYY-MM-DD), of all owners or one."""
         values: Parameters = {"from_day": from_day, "to_day": to_day, "owner": owner}
-        return [UsageRow(*row) for row in await self._reader.rows(_USAGE.format(by=by), values)]
+        return [UsageRow(*row) for row in await self._reader.rows(USAGE.format(by=by), values)]
 
     async def usage_of(self, session_no: int) -> tuple[UsageTotal, ...]:
         """What one session counts in the usage, earlier erasures included: for the event that erases it."""

@@ -15,10 +15,10 @@ Parameters = tuple[int | str | None, ...] | dict[str, int | str | None]
 class Reader:
     """Reads projections.db as it was at its last commit. Closed while the file is being replaced."""
 
-    def __init__(self, path: Path, report_damage: Callable[[str], None]) -> None:
-        """`report_damage` is told, with the reason, when a query finds the file damaged."""
+    def __init__(self, path: Path, report: Callable[[str | None], None]) -> None:
+        """`report` is told why the file must be replaced, or None when it only cannot be read: it may be gone."""
         self._path = path
-        self._report_damage = report_damage
+        self._report = report
         self._connection: aiosqlite.Connection | None = None
 
     async def open(self) -> None:
@@ -27,6 +27,7 @@ class Reader:
         connection = await aiosqlite.connect(database, uri=True, isolation_level=None)
         try:
             await connection.execute_fetchall("PRAGMA temp_store = MEMORY")
+            await connection.execute_fetchall("SELECT 1 FROM meta")  # opens what lies beside the file, before it can go
         except BaseException:
             await connection.close()
             raise
@@ -48,10 +49,11 @@ class Reader:
             if is_damage(error):
                 raise self.damaged(error) from error
             if is_passing(error):
+                self._report(None)
                 raise ProjectionsUnavailable(f"the projections cannot be read: {error}") from error
             raise  # a mistake in the query, which no other file would cure
 
     def damaged(self, error: Exception) -> ProjectionsUnavailable:
         """What to raise for `error`, which an undamaged file would not have made. Has the file replaced."""
-        self._report_damage(f"it is damaged ({error})")
+        self._report(f"it is damaged ({error})")
         return ProjectionsUnavailable("the projections are being rebuilt")

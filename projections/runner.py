@@ -48,7 +48,7 @@ class ProjectionRunner:
         self._observer = observer or NoObserver()
         self._options = options or RunnerOptions()
         self._progress = Progress()
-        reader = Reader(Path(path), self._replace_because)
+        reader = Reader(Path(path), self._on_trouble)
         self.queries = Queries(reader)
         self.failure: BaseException | None = None
         self._custody = Custody(Path(path), reader)
@@ -56,7 +56,7 @@ class ProjectionRunner:
         self._unfit: str | None = None
         self._rebuilds = 0
         self._target = 0  # the head when the file was opened or replaced: short of it, the answers are old
-        self._looked_at_s = 0.0
+        self._looked_at_s = float("-inf")
         self._wake = asyncio.Event()
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
@@ -108,9 +108,10 @@ class ProjectionRunner:
         await self._ahead.drop()
         await self._custody.close()
 
-    def _replace_because(self, reason: str) -> None:
-        """A reader found the file damaged."""
+    def _on_trouble(self, reason: str | None) -> None:
+        """The reader found the file damaged or, without a reason, could not read it."""
         self._unfit = self._unfit or reason
+        self._looked_at_s = float("-inf")
         self._wake.set()
 
     async def _run(self) -> None:
@@ -138,12 +139,12 @@ class ProjectionRunner:
         """Replace the file, or fold the next batch, or wait for one."""
         if self._unfit is not None:
             await self._rebuild(self._unfit)
+        await self._look()
         position = self._custody.checkpoint.position
         if self._log.head().position <= position:
             self._rebuilds = 0
             await self._news(position)
             return
-        await self._look()
         batch = await self._ahead.batch(position)
         began_s = time.perf_counter()
         identity = self._custody.checkpoint.identity or await digest_at(self._log, 1) or b""

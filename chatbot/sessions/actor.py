@@ -5,12 +5,10 @@ stream in this process, and `expected_version` decides every race with other pro
 import asyncio
 import contextvars
 from collections.abc import Callable
-from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from chatbot.llm.errors import LlmOverloaded
 from chatbot.sessions import activate, errors
 from chatbot.sessions.commands import (
     SERVICE,
@@ -26,25 +24,21 @@ from chatbot.sessions.commands import (
 from chatbot.sessions.context import context_of
 from chatbot.sessions.decide import Rules, decide, parent_of
 from chatbot.sessions.mailbox import Envelope, Mailbox, MailboxClosed
-from chatbot.sessions.outcome import outcome_of
 from chatbot.sessions.ports import Ports
+from chatbot.sessions.replies import Replies
 from chatbot.sessions.reply import Reply
-from chatbot.sessions.running import Running, request_of
 from chatbot.sessions.state import State, evolve
 from events.catalogue import (
     Event,
-    MessagePosted,
     ReplyCancelled,
-    ReplyCompleted,
-    ReplyFailed,
     ReplyInterrupted,
-    ReplyProgressed,
-    ReplyStarted,
 )
-from events.errors import LogError, LogUnavailable, VersionConflict
+from events.errors import LogUnavailable, VersionConflict
 from events.record import Metadata, RecordedEvent
+from projections.errors import ProjectionError
 
 DECIDE_MAX = 8  # rounds lost to other writers of the same stream before the asker is told to try again
+UNAVAILABLE = (LogUnavailable, ProjectionError)  # the disk's doing: nothing is wrong with the actor
 END_RETRY_S = 1.0  # between attempts to record a reply's end while the disk refuses
 
 
@@ -56,48 +50,55 @@ class Answer(Struct, frozen=True):
 
 
 class Actor:
-    """`retire` is called once, when the actor has stopped."""
+    """`retire` is called once, when the actor has stopped. `is_new`: there is nothing to load yet."""
 
-    def __init__(self, session_id: str, ports: Ports, retire: Callable[["Actor"], None]) -> None:
+    def __init__(
+        self, session_id: str, ports: Ports, retire: Callable[["Actor"], None], *, is_new: bool = False
+    ) -> None:
         self.session_id = session_id
         self.mailbox = Mailbox(ports.limits.mailbox_max)
         self.failed = False
         self._ports = ports
         self._retire = retire
         self._state: State | None = None
-        self._replies: dict[str, Reply] = {}  # running and waiting ones
-        self._running: Running | None = None
+        self._replies = Replies(ports, self.mailbox)
         self._in_hand: Envelope | None = None
+        self._is_new = is_new
         # A context of its own: the actor outlives the request that happened to activate it, whose id is not its own.
         self._task = asyncio.create_task(self._run(), name=f"session {session_id}", context=contextvars.Context())
 
     @property
     def is_idle(self) -> bool:
-        return not self._replies and not self.mailbox and self._in_hand is None
+        return not self._replies.by_id and not self.mailbox and self._in_hand is None
 
     @property
     def replies(self) -> dict[str, Reply]:
         """Replies that run or wait, by id."""
-        return self._replies
+        return self._replies.by_id
 
     async def stopped(self) -> None:
         await asyncio.wait((self._task,))
 
     async def _run(self) -> None:
+        unread: Exception = MailboxClosed()  # open the session again
         try:
-            self._state = await activate.load(self._ports, self.session_id)
-            await self._recover()
+            if not self._is_new:
+                self._state = await activate.load(self._ports, self.session_id)
+                await self._recover()
             await self._receive()
+        except UNAVAILABLE as error:
+            unread = error
+            self._ports.logger.warning("actor.not_activated", error=type(error).__name__, reason=str(error))
         except Exception as error:
             self.failed = True
             self._ports.observe.actor_failed()
             self._ports.logger.exception("actor.failed", error=type(error).__name__)
-            _answer(self._in_hand, error if isinstance(error, LogError) else errors.ActorFailed("internal error"))
+            _answer(self._in_hand, errors.ActorFailed("internal error"))
         finally:
             for envelope in self.mailbox.close():
-                _answer(envelope, MailboxClosed())
+                _answer(envelope, unread)
             self._retire(self)
-            await self._abandon()
+            await self._replies.abandon()
 
     async def _receive(self) -> None:
         while True:
@@ -111,7 +112,7 @@ class Actor:
             self._in_hand = envelope
             try:
                 answer = await self._handle(envelope)
-            except (errors.Rejection, LogUnavailable, LlmOverloaded) as refusal:
+            except (errors.Rejection, *UNAVAILABLE) as refusal:
                 _answer(envelope, refusal)
             else:
                 _answer(envelope, answer)
@@ -126,26 +127,26 @@ class Actor:
                 return await self._cancel(envelope, command)
             case InterruptReplies() | Stop():
                 await self._end_replies(ReplyInterrupted, "shutdown", envelope)
-                return self._answer()
+                return Answer(self._known())
             case DeleteSession():
                 return await self._delete(envelope, command)
             case EndReply():
-                return await self._record_end(envelope, command)
-            case PostMessage() | StartReply():
-                if isinstance(command, PostMessage) and command.on_busy == "interrupt":
-                    await self._end_replies(ReplyCancelled, "superseded", envelope)
-                await self._prepare(command)
+                return Answer(self._known(), await self._record_end(envelope, command))
+            case PostMessage(on_busy="interrupt"):
+                await self._decide_and_append(envelope, CancelReply())  # is the session there, and the asker's?
+                envelope.if_version = None  # the endings move the version on
+                await self._end_replies(ReplyCancelled, "superseded", envelope)
         reply = await self._decide_and_append(envelope)
-        return self._answer(reply)
+        return Answer(self._known(), reply)
 
     async def _decide_and_append(self, envelope: Envelope, command: Command | None = None) -> Reply | None:
         """Returns the reply that the recorded events concern. Raises Rejection or LogUnavailable."""
+        command = command or envelope.command
         for _ in range(DECIDE_MAX):
             self._check_version(envelope)
-            now_us = self._ports.clock()
-            decision = decide(
-                self._state, command or envelope.command, now_us, self._rules(), envelope.asker, self.session_id
-            )
+            if isinstance(command, PostMessage | StartReply):
+                await self._prepare(command)
+            decision = decide(self._state, command, self._ports.clock(), self._rules(), envelope.asker, self.session_id)
             try:
                 reply = await self._append(decision.events, envelope)
             except VersionConflict:
@@ -170,65 +171,21 @@ class Actor:
             self._state = evolve(self._state, one, activate.recent_max(self._ports))
         touched: Reply | None = None
         for one in recorded:
-            touched = self._react(one, envelope) or touched
+            touched = self._replies.react(one, envelope, self._known()) or touched
         return touched
 
-    def _react(self, recorded: RecordedEvent, envelope: Envelope) -> Reply | None:
-        event = recorded.event
-        match event:
-            case MessagePosted(reply_id=str() as reply_id):
-                whole = isinstance(envelope.command, PostMessage) and envelope.command.whole
-                reply = Reply(event.message_id, reply_id, event.parameters, envelope.asker, whole=whole)
-                reply.posted_version = recorded.version
-                self._replies[reply_id] = reply
-                return reply
-            case ReplyStarted():
-                return self._start(event, recorded)
-            case ReplyProgressed():
-                if self._running is not None:
-                    self._running.checkpointed(event.offset + len(event.text))
-            case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
-                return self._close(event, recorded)
-        return None
-
-    def _start(self, started: ReplyStarted, recorded: RecordedEvent) -> Reply:
-        reply = self._replies[started.reply_id]
-        reply.start(recorded.version, recorded.recorded_at_us, started.model)
-        self._running = running = Running(reply, started, self._ports, self.mailbox)
-        try:
-            running.start(request_of(self._known(), started))
-        except LlmOverloaded as error:
-            failed = ReplyFailed(reply.reply_id, "", error.cause, str(error))
-            self.mailbox.tell(Envelope(EndReply(failed), reply.asker))
-        return reply
-
-    def _close(self, event: Any, recorded: RecordedEvent) -> Reply | None:
-        reply = self._replies.pop(event.reply_id, None)
-        if reply is None:
-            return None
-        running = self._running
-        if running is not None and running.reply is reply:
-            self._running = None
-            self._ports.observe.reply_ended(running.started, event, running.timing, reply.asker.request_id)
-        reply.end(outcome_of(event, recorded, reply))
-        waiting = self._known().session.pending
-        if waiting and self._running is None and waiting[0].reply_id in self._replies:
-            next_one = self._replies[waiting[0].reply_id]
-            self.mailbox.tell(Envelope(StartReply(next_one.parameters), next_one.asker))
-        return reply
-
-    async def _record_end(self, envelope: Envelope, command: EndReply) -> Answer:
+    async def _record_end(self, envelope: Envelope, command: EndReply) -> Reply | None:
         """A reply always ends: when the disk refuses, those who wait are told and the attempt is repeated."""
         try:
-            reply = await self._decide_and_append(envelope)
+            return await self._decide_and_append(envelope, command)
         except LogUnavailable as error:
-            stalled = self._replies.get(command.event.reply_id)
+            stalled = self._replies.by_id.get(command.event.reply_id)
             if stalled is not None:
                 stalled.stall(error)
             self._ports.logger.warning("reply.end_not_recorded", reason=str(error), retry_s=END_RETRY_S)
-            asyncio.get_running_loop().call_later(END_RETRY_S, self._tell_again, envelope)
+            again = Envelope(command, envelope.asker, cause=envelope.cause)
+            asyncio.get_running_loop().call_later(END_RETRY_S, self._tell_again, again)
             raise
-        return self._answer(reply)
 
     def _tell_again(self, envelope: Envelope) -> None:
         try:
@@ -238,25 +195,23 @@ class Actor:
 
     async def _cancel(self, envelope: Envelope, command: CancelReply) -> Answer:
         await self._decide_and_append(envelope)  # is the session there, and the asker's?
-        running = self._running
+        running = self._replies.running
         if running is None:
-            return self._answer()
+            return Answer(self._known())
         await running.stop()
-        reply = await self._decide_and_append(envelope, running.ended_early(ReplyCancelled, command.cause))
-        return self._answer(reply)
+        reply = await self._record_end(envelope, running.ended_early(ReplyCancelled, command.cause))
+        return Answer(self._known(), reply)
 
     async def _end_replies(
         self, ending: type[ReplyCancelled] | type[ReplyInterrupted], cause: str, envelope: Envelope
     ) -> None:
-        """End those that wait, last first, then the running one, so that none of them starts meanwhile."""
-        running = self._running
-        for reply in reversed(list(self._replies.values())):
-            if running is not None and reply is running.reply:
-                continue
-            await self._decide_and_append(envelope, EndReply(ending(reply.reply_id, "", cause)))
-        if running is not None and self._running is running:
+        """End those that wait, then the running one."""
+        for reply in self._replies.waiting:
+            await self._record_end(envelope, EndReply(ending(reply.reply_id, "", cause)))
+        running = self._replies.running
+        if running is not None:
             await running.stop()
-            await self._decide_and_append(envelope, running.ended_early(ending, cause))
+            await self._record_end(envelope, running.ended_early(ending, cause))
 
     async def _delete(self, envelope: Envelope, command: DeleteSession) -> Answer:
         decision = decide(self._state, command, self._ports.clock(), self._rules(), envelope.asker, self.session_id)
@@ -273,7 +228,7 @@ class Actor:
         ).events[0]
         recorded = await self._ports.log.erase(self.session_id, session.version, last_words, _metadata(envelope))
         self._apply(recorded, envelope)
-        return self._answer()
+        return Answer(self._known())
 
     async def _prepare(self, command: PostMessage | StartReply) -> None:
         """Have the texts at hand that the next context needs. Raises UnknownMessage, Overloaded."""
@@ -312,13 +267,6 @@ class Actor:
             await self._decide_and_append(Envelope(command, SERVICE, cause="recovery"))
             self._ports.logger.info("reply.interrupted", cause="crash")
 
-    async def _abandon(self) -> None:
-        """The actor has failed under a running reply: stop the model; recovery records the end."""
-        if self._running is not None:
-            await self._running.stop()
-        for reply in self._replies.values():
-            reply.stall(LogUnavailable("the session's actor failed; the reply's end is recorded when it restarts"))
-
     def _check_version(self, envelope: Envelope) -> None:
         current = self._state.session.version if self._state else 0
         if envelope.if_version is not None and envelope.if_version != current:
@@ -335,9 +283,6 @@ class Actor:
         if self._state is None:
             raise errors.SessionNotFound(self.session_id)
         return self._state
-
-    def _answer(self, reply: Reply | None = None) -> Answer:
-        return Answer(self._known(), reply)
 
 
 def _answer(envelope: Envelope | None, answer: Answer | Exception) -> None:

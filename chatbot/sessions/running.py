@@ -1,9 +1,8 @@
 """The reply that an actor is having generated: its task, its checkpoints, its end."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
 
+from chatbot.llm.gate import Ticket
 from chatbot.llm.protocol import ChatMessage
 from chatbot.sessions.commands import CheckpointReply, EndReply
 from chatbot.sessions.generation import Request, Timing, generate
@@ -32,13 +31,13 @@ class Running:
         self._mailbox = mailbox
         self._checkpointed = 0
         self._task: asyncio.Task[None] | None = None
+        self._ticket: Ticket | None = None
         self._clock: asyncio.TimerHandle | None = None
 
     def start(self, request: Request) -> None:
         """Ask the model. Raises LlmOverloaded when too many replies run and wait already."""
-        ticket = self._ports.gate.enter()
-        generating = generate(self.reply, request, self._ports.provider, ticket, self.timing, self._ports.timer)
-        self._task = asyncio.create_task(self._run(generating), name=f"reply {self.reply.reply_id}")
+        self._ticket = self._ports.gate.enter()
+        self._task = asyncio.create_task(self._run(request, self._ticket), name=f"reply {self.reply.reply_id}")
         self._tick()
 
     async def stop(self) -> None:
@@ -49,6 +48,8 @@ class Running:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
+        if self._ticket is not None:
+            self._ticket.leave()  # a task that was cancelled before its first step has not done it
 
     def checkpointed(self, offset: int) -> None:
         """The log has the text up to `offset`."""
@@ -59,9 +60,10 @@ class Running:
         duration_us = round((self._ports.timer() - self.timing.asked_s) * 1_000_000)
         return EndReply(ending(self.reply.reply_id, self.reply.freeze(), cause, duration_us))
 
-    async def _run(self, generating: Coroutine[Any, Any, ReplyCompleted | ReplyFailed]) -> None:
+    async def _run(self, request: Request, ticket: Ticket) -> None:
+        ended: ReplyCompleted | ReplyFailed
         try:
-            ended: ReplyCompleted | ReplyFailed = await generating
+            ended = await generate(self.reply, request, self._ports.provider, ticket, self.timing, self._ports.timer)
         except Exception as error:
             self._ports.logger.exception("reply.crashed", error=type(error).__name__)
             ended = ReplyFailed(self.reply.reply_id, self.reply.freeze(), "internal", "internal error")

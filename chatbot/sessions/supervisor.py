@@ -7,7 +7,7 @@ from typing import Any
 
 from chatbot.sessions import errors
 from chatbot.sessions.actor import Actor, Answer
-from chatbot.sessions.commands import SERVICE, Asker, Command, InterruptReplies, Stop, Touch
+from chatbot.sessions.commands import SERVICE, Asker, Command, CreateSession, InterruptReplies, Stop, Touch
 from chatbot.sessions.mailbox import Envelope, MailboxClosed
 from chatbot.sessions.ports import Ports
 from chatbot.sessions.reply import Reply
@@ -59,7 +59,7 @@ class Supervisor:
         envelope = Envelope(command, asker, reply_to, if_version, cause)
         while True:
             try:
-                self._actor(session_id).mailbox.ask(envelope)
+                self._actor(session_id, is_new=isinstance(command, CreateSession)).mailbox.ask(envelope)
                 async with asyncio.timeout(self._ports.limits.ask_timeout_s):
                     answer: Answer = await reply_to
             except MailboxClosed:  # lost the race with a stopping actor: open it again
@@ -117,7 +117,7 @@ class Supervisor:
         if actors:
             await asyncio.gather(*(actor.stopped() for actor in actors))
 
-    def _actor(self, session_id: str) -> Actor:
+    def _actor(self, session_id: str, *, is_new: bool) -> Actor:
         actor = self._actors.get(session_id)
         if actor is not None:
             self._actors.move_to_end(session_id)
@@ -128,7 +128,7 @@ class Supervisor:
             raise errors.Overloaded("the session failed and is about to start again")
         if len(self._actors) >= self._ports.limits.live_max:
             self._make_room()
-        actor = self._actors[session_id] = Actor(session_id, self._ports, self._retired)
+        actor = self._actors[session_id] = Actor(session_id, self._ports, self._retired, is_new=is_new)
         self._ports.observe.actors(len(self._actors))
         return actor
 

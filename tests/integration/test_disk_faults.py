@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -185,6 +186,33 @@ async def test_a_disk_that_fails_gets_a_new_connection(tmp_path: Path, monkeypat
         await log.append("a", 1, [posted("2")], ASKED)
     assert (await log.append("a", 1, [posted("2")], ASKED))[0].position == 2
     assert store._connection is not before
+    await log.close()
+
+
+async def test_an_erasure_that_fails_half_way_leaves_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = await SqliteLog.open(tmp_path / "log.db")
+    await log.append("a", 0, [posted("1")], ASKED)
+    assert log._write_side is not None
+    connection = log._write_side.store._connection
+    assert connection is not None
+    execute = connection.execute_fetchall
+
+    async def fail_to_erase(statement: str, *values: Any) -> Any:
+        if statement.startswith("UPDATE"):
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_FULL, "SQLITE_FULL"
+            raise error
+        return await execute(statement, *values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(connection, "execute_fetchall", fail_to_erase)
+        with pytest.raises(LogUnavailable, match="the disk is full"):
+            await log.erase("a", 1, deleted(), ASKED)
+    foreign(tmp_path / "log.db", "BEGIN IMMEDIATE").close()  # no transaction is left open
+    assert [event.event for event in await log.read("a", limit=10)] == [posted("1")]
+    assert (await log.erase("a", 1, deleted(), ASKED))[0].position == 2
     await log.close()
 
 

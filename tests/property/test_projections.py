@@ -163,12 +163,8 @@ class Follower:
         return tables
 
 
-VERBS = ("post", "post", "post", "start", "start", "end", "end", "end", "answer_again", "touch", "describe") + (
-    "expire",
-    "select",
-    "empty",
-    "delete",
-)
+VERBS = [*["post"] * 3, *["start"] * 2, *["end"] * 3, "answer_again", "touch", "describe"]
+VERBS += ["expire", "select", "empty", "delete"]
 DEEDS = st.tuples(st.sampled_from(VERBS), st.integers(0, 2), st.integers(0, 11))
 FOLLOWS = st.tuples(st.sampled_from(["follow", "restart"]), st.integers(1, 5), st.just(0))
 

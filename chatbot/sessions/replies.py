@@ -1,0 +1,90 @@
+"""The replies of one live session: those that wait their turn and the one that runs, kept in step with the log."""
+
+from chatbot.llm.errors import LlmOverloaded
+from chatbot.sessions.commands import EndReply, PostMessage, StartReply
+from chatbot.sessions.mailbox import Envelope, Mailbox
+from chatbot.sessions.outcome import outcome_of
+from chatbot.sessions.ports import Ports
+from chatbot.sessions.reply import Reply
+from chatbot.sessions.running import Running, request_of
+from chatbot.sessions.state import State
+from events.catalogue import (
+    MessagePosted,
+    ReplyCancelled,
+    ReplyCompleted,
+    ReplyEnded,
+    ReplyFailed,
+    ReplyInterrupted,
+    ReplyProgressed,
+    ReplyStarted,
+)
+from events.errors import LogUnavailable
+from events.record import RecordedEvent
+
+
+class Replies:
+    """Acts on what has been recorded, never before. `by_id` has running and waiting replies, oldest first."""
+
+    def __init__(self, ports: Ports, mailbox: Mailbox) -> None:
+        self.by_id: dict[str, Reply] = {}
+        self.running: Running | None = None
+        self._ports = ports
+        self._mailbox = mailbox
+
+    @property
+    def waiting(self) -> list[Reply]:
+        """Those whose turn has not come, last first: ended in this order, none of them starts meanwhile."""
+        running = self.running.reply if self.running else None
+        return [reply for reply in reversed(self.by_id.values()) if reply is not running]
+
+    def react(self, recorded: RecordedEvent, envelope: Envelope, state: State) -> Reply | None:
+        """Do what the fact asks for; returns the reply that it concerns."""
+        event = recorded.event
+        match event:
+            case MessagePosted(reply_id=str() as reply_id):
+                whole = isinstance(envelope.command, PostMessage) and envelope.command.whole
+                reply = Reply(event.message_id, reply_id, event.parameters, envelope.asker, whole=whole)
+                reply.posted_version = recorded.version
+                self.by_id[reply_id] = reply
+                return reply
+            case ReplyStarted():
+                return self._start(event, recorded, state)
+            case ReplyProgressed():
+                if self.running is not None:
+                    self.running.checkpointed(event.offset + len(event.text))
+            case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
+                return self._close(event, recorded, state)
+        return None
+
+    def _start(self, started: ReplyStarted, recorded: RecordedEvent, state: State) -> Reply:
+        reply = self.by_id[started.reply_id]
+        reply.start(recorded.version, recorded.recorded_at_us, started.model)
+        self.running = Running(reply, started, self._ports, self._mailbox)
+        try:
+            self.running.start(request_of(state, started))
+        except LlmOverloaded as error:
+            failed = ReplyFailed(reply.reply_id, "", error.cause, str(error))
+            self._mailbox.tell(Envelope(EndReply(failed), reply.asker))
+        return reply
+
+    def _close(self, event: ReplyEnded, recorded: RecordedEvent, state: State) -> Reply | None:
+        reply = self.by_id.pop(event.reply_id, None)
+        if reply is None:
+            return None
+        running = self.running
+        if running is not None and running.reply is reply:
+            self.running = None
+            self._ports.observe.reply_ended(running.started, event, running.timing, reply.asker.request_id)
+        reply.end(outcome_of(event, recorded, reply))
+        pending = state.session.pending
+        if pending and self.running is None and pending[0].reply_id in self.by_id:
+            following = self.by_id[pending[0].reply_id]
+            self._mailbox.tell(Envelope(StartReply(following.parameters), following.asker))
+        return reply
+
+    async def abandon(self) -> None:
+        """The actor has stopped under its replies: stop the model; recovery records their ends."""
+        if self.running is not None:
+            await self.running.stop()
+        for reply in self.by_id.values():
+            reply.stall(LogUnavailable("the session's actor has stopped; the reply's end is recorded when it is back"))
