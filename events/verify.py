@@ -65,7 +65,7 @@ class Walk:
             return f"no event is here: the next one is at position {row.position}"
         version = self._versions.get(row.stream_id, 0) + 1
         if row.version != version:
-            return f"version {row.version} of stream {row.stream_id} stands where version {version} belongs"
+            return f"version {row.version} of stream {row.stream_id} stands where {version} belongs"
         return None
 
     def _altered(self, row: StoredRow) -> str | None:

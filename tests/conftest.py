@@ -25,12 +25,12 @@ async def service(tmp_path: Path, model: ModelServer) -> AsyncIterator[Running]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if os.environ.get("CHATBOT_CI") and terminalreporter.stats.get("skipped"):
+    if os.environ.get("CI") and terminalreporter.stats.get("skipped"):
         terminalreporter.section("skipped tests are failures here: install what they need")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Where everything is installed, a skip hides a fault."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if os.environ.get("CHATBOT_CI") and reporter is not None and reporter.stats.get("skipped"):
+    if os.environ.get("CI") and reporter is not None and reporter.stats.get("skipped"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -189,7 +189,19 @@ async def test_content_erased_without_a_reason_is_found(database: Path) -> None:
     assert await fault_of(database) == Fault(14, "content is gone and no later event of the stream says why")
 
 
-async def test_a_reason_does_not_cover_events_after_it_or_of_another_stream(database: Path) -> None:
+async def test_a_reason_does_not_cover_another_stream(tmp_path: Path) -> None:
+    log = await SqliteLog.open(tmp_path / "log.db")
+    await log.append("other", 0, [posted("x")], ASKED)
+    await log.append("gone", 0, [posted("y")], ASKED)
+    await log.erase("gone", 1, deleted(), ASKED)
+    await log.close()
+    tamper(tmp_path / "log.db", "UPDATE events SET data = NULL, salt = NULL WHERE position = 1")
+    fault = await fault_of(tmp_path / "log.db")
+    assert fault is not None
+    assert fault.position == 1
+
+
+async def test_a_reason_does_not_cover_itself(database: Path) -> None:
     tamper(database, "UPDATE events SET data = NULL, salt = NULL WHERE position = 10")
     fault = await fault_of(database)
     assert fault is not None
@@ -221,19 +233,32 @@ async def test_a_log_cut_short_is_whole_by_itself_but_not_beside_its_anchor(data
 
 async def test_a_chain_computed_anew_is_whole_by_itself_but_not_beside_its_anchor(log: SqliteLog) -> None:
     rows = await log.rows(limit=LENGTH)
-    forged: list[StoredRow] = []
-    digest = GENESIS
     data = '{"type":"reply_started"}'
     rewritten = replace(rows[14], data=data, commitment=commit(rows[14].salt or b"", data.encode()))
-    for row in (*rows[:14], rewritten, *rows[15:]):
-        numbers = (row.position, row.version, row.schema_version, row.recorded_at_us)
-        digest = link(digest, numbers, (row.stream_id, row.type, row.metadata), row.commitment)
-        forged.append(replace(row, digest=digest))
+    forged = chained_anew([*rows[:14], rewritten, *rows[15:]])
     assert first_fault(forged) is None
     assert first_fault(rows, log.head()) is None
     fault = first_fault(forged, log.head())
     assert fault is not None
     assert fault.position == LENGTH
+
+
+def chained_anew(rows: list[StoredRow]) -> list[StoredRow]:
+    """`rows` with the digests that somebody who knows the format would give them."""
+    digest, forged = GENESIS, []
+    for row in rows:
+        numbers = (row.position, row.version, row.schema_version, row.recorded_at_us)
+        digest = link(digest, numbers, (row.stream_id, row.type, row.metadata), row.commitment)
+        forged.append(replace(row, digest=digest))
+    return forged
+
+
+@pytest.mark.parametrize("version", [0, 2, 4])
+async def test_versions_of_a_stream_have_no_gap_even_in_a_chain_computed_anew(log: SqliteLog, version: int) -> None:
+    rows = await log.rows(limit=LENGTH)
+    assert rows[12].version == 3
+    fault = first_fault(chained_anew([*rows[:12], replace(rows[12], version=version), *rows[13:]]))
+    assert fault == Fault(13, f"version {version} of stream left stands where 3 belongs")
 
 
 async def test_a_log_is_verified_while_it_is_written_and_erased(tmp_path: Path) -> None:
