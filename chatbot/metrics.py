@@ -98,6 +98,11 @@ class Metrics:
         self._log_refused = Counter(
             "chatbot_appends_refused_total", "Appends refused, by reason.", ["reason"], registry=registry
         )
+        self._erasure_pending = Gauge(
+            "chatbot_erasure_pending",
+            "1 while another program's reading keeps erased content in the write-ahead file.",
+            registry=registry,
+        )
         self._lag_events = Gauge(
             "chatbot_projection_lag_events", "Events that the projections have not folded.", registry=registry
         )
@@ -189,6 +194,9 @@ class Metrics:
     def projection_lag(self, events: int, seconds: float) -> None:
         self._lag_events.set(events)
         self._lag_s.set(seconds)
+
+    def erasure_pending(self, *, pending: bool) -> None:
+        self._erasure_pending.set(pending)
 
     def sessions(self, counts: Mapping[str, int]) -> None:
         for status, count in counts.items():

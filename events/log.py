@@ -48,6 +48,11 @@ class EventLog(Protocol):
         """The last committed position and digest."""
         ...
 
+    @property
+    def erasure_pending(self) -> bool:
+        """Whether some file of the store may still hold erased content, because another program is reading it."""
+        ...
+
     async def wait(self, position: int) -> Head:
         """The head, once it is past `position`."""
         ...

@@ -19,6 +19,7 @@ from events.sqlite_schema import COLUMNS, DAMAGED, connect_writer, primary_code,
 
 ROUNDS_MAX = 4  # one to believe the callers, one with the streams' true versions, the others for a foreign writer
 CHECKPOINT_BUSY_MS = 100  # how long one attempt to empty the write-ahead log may hold up the appends
+LOOK_S = 1.0  # between looks at whether the path still leads to the open file
 CHECKPOINT_RETRY_S = (0.05, 2.0)  # between attempts: the first pause, doubled up to the last
 
 _CLASHES = frozenset({"SQLITE_CONSTRAINT_TRIGGER", "SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"})
@@ -36,12 +37,15 @@ class SqliteStore:
         self._options = options
         self._connection: aiosqlite.Connection | None = None
         self._suspect = True
+        self._inode: int | None = None
+        self._look_at_s = 0.0
         self._retry_s = CHECKPOINT_RETRY_S[0]
         self._retry_at_s = 0.0
 
     async def open(self) -> None:
         """Create or open the file, and empty a write-ahead log that a crash has left. Raises as connect_writer."""
         self._connection = await connect_writer(self._path, self._options, create=True)
+        self._inode = await asyncio.to_thread(_inode, self._path)
         await self._reload(self._connection)
         await self.tidy()
 
@@ -91,12 +95,24 @@ class SqliteStore:
                 await self._disconnect()
 
     async def _ready(self) -> aiosqlite.Connection:
+        await self._look()
         if self._connection is None:
             self._connection = await connect_writer(self._path, self._options, create=False)
             self._suspect = True
         if self._suspect:
             await self._reload(self._connection)
         return self._connection
+
+    async def _look(self) -> None:
+        """Refuse to write into a file that nobody will find again. Raises LogUnavailable."""
+        now_s = time.monotonic()
+        if now_s < self._look_at_s:
+            return
+        self._look_at_s = now_s + LOOK_S
+        inode = await asyncio.to_thread(_inode, self._path)
+        if inode != self._inode:
+            self._look_at_s = 0.0
+            raise LogUnavailable(f"database {self._path} was deleted or replaced while in use: stop, and restore it")
 
     async def _forgive(self, error: sqlite3.Error) -> None:
         """Go on after `error` if it is the disk's or another program's doing, with a new connection where it may have
@@ -187,3 +203,10 @@ class SqliteStore:
         finally:
             await connection.execute_fetchall(f"PRAGMA busy_timeout={round(self._options.busy_timeout_s * 1000)}")
         return not busy and frames <= 0
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None

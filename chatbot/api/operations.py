@@ -56,6 +56,7 @@ async def metrics(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
     services.metrics.sessions(await _counts(services))
     services.metrics.projection_lag(services.runner.lag, await _lag_s(services))
+    services.metrics.erasure_pending(pending=services.log.erasure_pending)
     gate = services.gate
     services.metrics.model(available=services.health.newest.available, running=gate.running, waiting=gate.waiting)
     # In a thread: the process's own figures are read from files, and the text of many series takes a while.

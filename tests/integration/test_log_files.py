@@ -1,12 +1,15 @@
 """Files that are no log that can be served: each refused with what to do, and left as it was."""
 
+import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from events.errors import LogUnusable
+from events.catalogue import SessionAccessed, SessionCreated
+from events.errors import LogUnavailable, LogUnusable
+from events.record import Metadata
 from events.sqlite import SqliteLog
 from events.sqlite_schema import FORMAT
 from events.verify import verify
@@ -14,10 +17,15 @@ from tests.support.log_files import IMPATIENT, foreign, log_with, small_disk, un
 
 
 async def refusal(path: Path, *, read_only: bool = False) -> str:
-    with pytest.raises(LogUnusable) as refused:
-        await SqliteLog.open(path, IMPATIENT, read_only=read_only)
-    assert str(path) in str(refused.value)
-    return str(refused.value)
+    """Why `path` is refused: twice in the same words, so the first refusal has let go of everything."""
+    messages = []
+    for _ in range(2):
+        with pytest.raises(LogUnusable) as refused:
+            await SqliteLog.open(path, IMPATIENT, read_only=read_only)
+        messages.append(str(refused.value))
+    assert messages[0] == messages[1]
+    assert str(path) in messages[0]
+    return messages[0]
 
 
 @pytest.mark.parametrize("read_only", [False, True])
@@ -95,4 +103,20 @@ async def test_a_disk_that_cannot_be_written_is_refused_but_can_be_read(disk: Pa
         log = await SqliteLog.open(path, read_only=True)
         assert log.head().position == 2
         assert (await verify(log))[1] is None
+        await log.close()
+
+
+async def test_a_log_whose_file_was_deleted_or_replaced_refuses_to_write_into_nowhere(tmp_path: Path) -> None:
+    """What is written to a file without a name is gone with the process: nothing of that may be acknowledged."""
+    path = tmp_path / "log.db"
+    log = await SqliteLog.open(path)
+    try:
+        await log.append("a", 0, [SessionCreated(owner=None, metadata={}, timeout_s=60)], Metadata())
+        path.rename(tmp_path / "elsewhere.db")
+        await asyncio.sleep(1.1)
+        with pytest.raises(LogUnavailable, match="deleted or replaced"):
+            await log.append("a", 1, [SessionAccessed()], Metadata())
+        (tmp_path / "elsewhere.db").rename(path)
+        await log.append("a", 1, [SessionAccessed()], Metadata())
+    finally:
         await log.close()

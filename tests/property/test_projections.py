@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from events.catalogue import (
@@ -70,6 +70,16 @@ class People:
         self.record(session_id, posted(message_id, parent, reply_id))
         self.messages[session_id] += [message_id] + ([reply_id] if reply_id else [])
 
+    def talk(self, session_id: str, session: Session, choice: int) -> None:
+        """A whole turn."""
+        self.ids += 1
+        message_id, reply_id, model = f"m{self.ids}", f"r{self.ids}", MODELS[choice % 2]
+        self.record(session_id, posted(message_id, session.head, reply_id))
+        if self.sessions[session_id].open_reply is None:
+            self.record(session_id, started(reply_id, message_id, model), completed(reply_id, choice, 7, model))
+            self.used[session_id][day_of(self.log.now_us), model, choice, 7] += 1
+        self.messages[session_id] += [message_id, reply_id]
+
     def start(self, session_id: str, session: Session, choice: int) -> None:
         if session.pending and session.open_reply is None:
             waiting = session.pending[0]
@@ -89,8 +99,8 @@ class People:
         if not replies:
             return
         reply_id = replies[choice % len(replies)]
-        if choice % 4 == 0:
-            model = MODELS[choice % 2]
+        if choice % 3:
+            model = MODELS[choice // 3 % 2]
             self.record(session_id, ReplyProgressed(reply_id, 0, "so far"), completed(reply_id, choice, 7, model))
             self.used[session_id][day_of(self.log.now_us), model, choice, 7] += 1
         else:
@@ -163,10 +173,16 @@ class Follower:
         return tables
 
 
-VERBS = [*["post"] * 3, *["start"] * 2, *["end"] * 3, "answer_again", "touch", "describe"]
-VERBS += ["expire", "select", "empty", "delete"]
-DEEDS = st.tuples(st.sampled_from(VERBS), st.integers(0, 2), st.integers(0, 11))
-FOLLOWS = st.tuples(st.sampled_from(["follow", "restart"]), st.integers(1, 5), st.just(0))
+VERBS = [*["talk"] * 3, "post", *["start"] * 2, *["end"] * 2, "answer_again", "touch", "describe"]
+VERBS += ["expire", "select", "empty", "empty", "delete"]
+DEEDS = st.tuples(st.sampled_from(VERBS), st.integers(0, 1), st.integers(0, 11))
+FOLLOWS = st.tuples(st.sampled_from(["follow", "follow", "restart"]), st.integers(1, 5), st.just(0))
+LIVES = [
+    [("talk", 0, 1)] * 3 + [("follow", 3, 0), ("empty", 0, 0), ("talk", 0, 1), ("follow", 3, 0), ("delete", 0, 0)],
+    [("talk", 0, 1)] * 3 + [("empty", 0, 0), ("follow", 3, 0), ("talk", 0, 2), ("delete", 0, 0), ("follow", 3, 0)],
+    [("talk", 0, 2)] * 2 + [("describe", 0, 1), ("follow", 3, 0), ("describe", 0, 2), ("expire", 0, 0)],
+    [("touch", 0, 0), ("post", 0, 1), ("follow", 1, 0), ("start", 0, 1), ("restart", 0, 0), ("end", 0, 1)],
+]
 
 
 @pytest.fixture(scope="module")
@@ -177,8 +193,12 @@ def directory() -> Iterator[str]:
     shutil.rmtree(made)
 
 
-@settings(max_examples=120, deadline=None)
-@given(happenings=st.lists(st.one_of(DEEDS, DEEDS, DEEDS, FOLLOWS), min_size=5, max_size=50))
+@settings(max_examples=200, deadline=None)
+@given(happenings=st.lists(st.one_of(DEEDS, DEEDS, FOLLOWS), min_size=15, max_size=60))
+@example(happenings=LIVES[0])
+@example(happenings=LIVES[1])
+@example(happenings=LIVES[2])
+@example(happenings=LIVES[3])
 def test_a_file_that_followed_live_equals_one_rebuilt_from_what_is_left(
     directory: str, happenings: list[tuple[str, int, int]]
 ) -> None:

@@ -47,6 +47,10 @@ class MemoryLog:
         self._moved = asyncio.Event()
         return recorded
 
+    @property
+    def erasure_pending(self) -> bool:
+        return False
+
     async def append(
         self, stream_id: str, expected_version: int, events: Sequence[Event], metadata: Metadata
     ) -> tuple[RecordedEvent, ...]:

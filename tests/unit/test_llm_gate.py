@@ -59,7 +59,8 @@ async def test_a_cancelled_waiter_gives_up_its_place_in_the_queue() -> None:
     waiting = asyncio.create_task(second.ready())
     await asyncio.sleep(0)
     waiting.cancel()
-    await asyncio.gather(waiting, return_exceptions=True)
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
     assert (gate.running, gate.waiting) == (1, 0)
     second.leave()
     first.leave()
@@ -73,7 +74,8 @@ async def test_a_waiter_cancelled_as_its_turn_comes_passes_the_turn_on() -> None
     await asyncio.sleep(0)
     first.leave()
     waiting.cancel()
-    assert isinstance((await asyncio.gather(waiting, return_exceptions=True))[0], asyncio.CancelledError)
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
     await asyncio.wait_for(third.ready(), 1)
     assert (gate.running, gate.waiting) == (1, 0)
 

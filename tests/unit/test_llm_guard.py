@@ -102,12 +102,15 @@ async def test_a_short_wait_after_a_long_one_is_measured_by_itself() -> None:
 
 
 async def test_the_time_its_reader_takes_is_not_the_models() -> None:
+    faults: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
     provider = guard(Scripted(["a", "b", END]), reply_timeout_s=0.5)
     pieces = []
     async for piece in provider.stream((), Parameters()):
         await asyncio.sleep(0.3 if piece == "a" else 0)
         pieces.append(piece)
     assert pieces == ["a", "b", END]
+    assert faults == []
 
 
 async def test_the_limit_on_the_whole_reply_holds_for_a_slow_reader_too() -> None:

@@ -79,5 +79,12 @@ def test_what_exceeds_the_bound_is_refused_however_it_is_cut(line: bytes, size: 
         parse([stream[start : start + size] for start in range(0, len(stream), size)], line_max_bytes=99)
 
 
+def test_a_line_without_end_is_refused_as_soon_as_it_exceeds_the_bound() -> None:
+    parser = SseParser(99)
+    parser.feed(b"x" * 99)
+    with pytest.raises(EventTooLong):
+        parser.feed(b"x")
+
+
 def test_a_line_of_just_the_bound_is_accepted() -> None:
     assert SseParser(100).feed(b"data: " + b"x" * 94 + b"\n\n") == [b"x" * 94]

@@ -1,0 +1,52 @@
+"""A provider whose every piece of text, end and failure is given by hand."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+from chatbot.llm.errors import LlmError
+from chatbot.llm.protocol import ChatMessage, Finish, Health
+from events.catalogue import Parameters
+
+
+class Call:
+    """One request for a reply. `closed` once nobody reads it any more."""
+
+    def __init__(self, messages: tuple[ChatMessage, ...]) -> None:
+        self.messages = messages
+        self.closed = False
+        self.given: asyncio.Queue[str | Finish | LlmError] = asyncio.Queue()
+
+
+class HandModel:
+    """Implements chatbot.llm.protocol.Provider. `calls` holds every request, in order."""
+
+    name = "hand"
+    model = "hand-model"
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+
+    async def stream(
+        self, messages: tuple[ChatMessage, ...], parameters: Parameters, *, whole: bool = False
+    ) -> AsyncGenerator[str | Finish, None]:
+        call = Call(messages)
+        self.calls.append(call)
+        try:
+            while True:
+                given = await call.given.get()
+                if isinstance(given, LlmError):
+                    raise given
+                yield given
+                if isinstance(given, Finish):
+                    return
+        finally:
+            call.closed = True
+
+    def call_for(self, text: str) -> Call | None:
+        """The newest request whose last message is `text`."""
+        return next((call for call in reversed(self.calls) if call.messages[-1].content == text), None)
+
+    async def health(self) -> Health:
+        return Health(available=True)
+
+    async def close(self) -> None: ...

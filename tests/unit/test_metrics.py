@@ -1,0 +1,156 @@
+"""What is counted, under which labels, and that nothing grows without bound."""
+
+import pytest
+import structlog
+from prometheus_client.parser import text_string_to_metric_families
+
+from chatbot.metrics import FIRST_TOKEN_BUCKETS, MODELS_MAX, PER_TOKEN_BUCKETS, REPLY_BUCKETS, Metrics
+from chatbot.observers import LogWatch, ProjectionWatch, SessionWatch
+from chatbot.sessions.generation import Timing
+from events.catalogue import (
+    Parameters,
+    ReplyCancelled,
+    ReplyCompleted,
+    ReplyEnded,
+    ReplyFailed,
+    ReplyInterrupted,
+    ReplyStarted,
+    Usage,
+)
+
+WHO = {"provider": "openai", "model": "small"}
+STARTED = ReplyStarted("r", "m", "node", "openai", "small", Parameters(), ("m",))
+SECOND = 1_000_000
+
+
+def value(metrics: Metrics, sample: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(sample, labels)
+
+
+def watch(metrics: Metrics) -> SessionWatch:
+    return SessionWatch(metrics, structlog.get_logger("test"))
+
+
+def completed(tokens: int, model: str = "small") -> ReplyCompleted:
+    return ReplyCompleted("r", "text", "stop", model, 3 * SECOND, Usage(40, tokens, 40 + tokens))
+
+
+@pytest.mark.parametrize(
+    ("ended", "outcome"),
+    [
+        (completed(5), "complete"),
+        (ReplyFailed("r", "te", "llm_timeout", "slow", 3 * SECOND), "failed"),
+        (ReplyCancelled("r", "te", "client", 3 * SECOND), "cancelled"),
+        (ReplyInterrupted("r", "te", "shutdown", 3 * SECOND), "interrupted"),
+    ],
+    ids=lambda one: one if isinstance(one, str) else "",
+)
+def test_a_reply_is_counted_once_by_how_it_ended(ended: ReplyEnded, outcome: str) -> None:
+    metrics = Metrics("1", "openai")
+    watch(metrics).reply_ended(STARTED, ended, Timing(asked_s=10.0, first_s=11.0), None)
+    assert value(metrics, "chatbot_replies_total", outcome=outcome, **WHO) == 1
+    assert value(metrics, "chatbot_reply_seconds_sum", **WHO) == 3
+    assert value(metrics, "chatbot_time_to_first_token_seconds_sum", **WHO) == 1
+
+
+def test_tokens_are_counted_in_and_out_and_the_time_between_those_after_the_first() -> None:
+    metrics = Metrics("1", "openai")
+    watch(metrics).reply_ended(STARTED, completed(5), Timing(asked_s=10.0, first_s=11.0), None)
+    assert value(metrics, "chatbot_tokens_total", direction="in", **WHO) == 40
+    assert value(metrics, "chatbot_tokens_total", direction="out", **WHO) == 5
+    assert value(metrics, "chatbot_time_per_token_seconds_sum", **WHO) == (3 - 1) / (5 - 1)
+
+
+def test_a_reply_of_one_token_has_no_time_between_tokens() -> None:
+    metrics = Metrics("1", "openai")
+    watch(metrics).reply_ended(STARTED, completed(1), Timing(asked_s=10.0, first_s=11.0), None)
+    assert not value(metrics, "chatbot_time_per_token_seconds_count", **WHO)
+
+
+def test_a_reply_without_a_word_has_no_first_token() -> None:
+    metrics = Metrics("1", "openai")
+    failed = ReplyFailed("r", "", "llm_unavailable", "", 0)
+    watch(metrics).reply_ended(STARTED, failed, Timing(asked_s=10.0), None)
+    assert not value(metrics, "chatbot_time_to_first_token_seconds_count", **WHO)
+    assert value(metrics, "chatbot_replies_total", outcome="failed", **WHO) == 1
+
+
+def test_models_beyond_the_first_few_share_one_label() -> None:
+    metrics = Metrics("1", "openai")
+    for number in range(MODELS_MAX + 20):
+        watch(metrics).reply_ended(STARTED, completed(2, f"model-{number}"), Timing(asked_s=0.0, first_s=1.0), None)
+    families = text_string_to_metric_families(metrics.render("")[0].decode())
+    models = {sample.labels["model"] for family in families for sample in family.samples if "model" in sample.labels}
+    assert models == {*(f"model-{number}" for number in range(MODELS_MAX)), "other"}
+    assert value(metrics, "chatbot_replies_total", provider="openai", model="other", outcome="complete") == 20
+
+
+def test_open_streams_are_counted_down_however_they_end() -> None:
+    metrics = Metrics("1", "openai")
+    with metrics.open_stream():
+        assert value(metrics, "chatbot_open_streams") == 1
+
+    def cut() -> None:
+        with metrics.open_stream():
+            raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        cut()
+    assert value(metrics, "chatbot_open_streams") == 0
+
+
+def test_what_the_log_and_the_projections_report_is_counted() -> None:
+    metrics = Metrics("1", "openai")
+    log = LogWatch(metrics, structlog.get_logger("test"))
+    log.appended(batch_events=7, append_s=0.02, commit_s=0.01)
+    log.refused("busy")
+    folds = ProjectionWatch(metrics, structlog.get_logger("test"))
+    folds.applied(7, 0.01)
+    folds.failed(OSError("disk"))
+    folds.rebuilt("it is damaged")
+    assert value(metrics, "chatbot_append_batch_events_sum") == 7
+    assert value(metrics, "chatbot_append_seconds_sum") == 0.02
+    assert value(metrics, "chatbot_commit_seconds_sum") == 0.01
+    assert value(metrics, "chatbot_appends_refused_total", reason="busy") == 1
+    assert value(metrics, "chatbot_projected_events_total") == 7
+    assert value(metrics, "chatbot_projection_failures_total") == 1
+    assert value(metrics, "chatbot_projection_rebuilds_total") == 1
+
+
+def test_a_request_is_counted_by_route_method_and_status() -> None:
+    metrics = Metrics("1", "openai")
+    metrics.observe_request("/api/sessions/{session_id}", "GET", 404, 0.003)
+    labels = {"route": "/api/sessions/{session_id}", "method": "GET", "status": "404"}
+    assert value(metrics, "chatbot_http_request_seconds_count", **labels) == 1
+    assert value(metrics, "chatbot_http_request_seconds_bucket", le="0.0025", **labels) == 0
+    assert value(metrics, "chatbot_http_request_seconds_bucket", le="0.005", **labels) == 1
+
+
+def test_the_buckets_are_those_that_opentelemetry_advises_for_models() -> None:
+    assert tuple(0.01 * 2**power for power in range(14)) == REPLY_BUCKETS
+    assert FIRST_TOKEN_BUCKETS[:4] == (0.001, 0.005, 0.01, 0.02)
+    assert FIRST_TOKEN_BUCKETS[-4:] == (2.5, 5.0, 7.5, 10.0)
+    assert PER_TOKEN_BUCKETS == (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind", "end"),
+    [
+        ("", "text/plain", b"\n"),
+        ("application/openmetrics-text; version=1.0.0", "application/openmetrics-text", b"EOF\n"),
+    ],
+)
+def test_the_text_comes_in_the_format_that_was_asked_for(accept: str, kind: str, end: bytes) -> None:
+    metrics = Metrics("1.2.3", "midm")
+    body, content_type = metrics.render(accept)
+    assert content_type.startswith(kind)
+    assert body.endswith(end)
+    assert b'chatbot_build_info{provider="midm",version="1.2.3"} 1.0' in body
+    assert b"_created" not in body
+
+
+def test_two_services_in_one_process_count_apart() -> None:
+    first, second = Metrics("1", "openai"), Metrics("1", "openai")
+    first.in_flight.inc()
+    assert value(first, "chatbot_http_requests_in_flight") == 1
+    assert value(second, "chatbot_http_requests_in_flight") == 0
