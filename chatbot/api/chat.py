@@ -87,9 +87,9 @@ async def _write_reply(stream: EventStream, session_id: str, reply: Reply, ping_
             failure = frames.Error("failed", "Cannot record just now", str(error), str(error))
             await stream.send(frames.encode(failure, reply.version, offset))
             return
-        text, outcome = reply.text, reply.outcome
-        if len(text) > offset:
-            piece, offset = text[offset:], len(text)
+        outcome = reply.outcome
+        if reply.length > offset:
+            piece, offset = reply.since(offset), reply.length
             await stream.send(frames.encode(frames.Chunk(piece), reply.version or version, offset))
         if outcome is not None:
             await stream.send(_last_frame(reply, outcome) + frames.DONE)

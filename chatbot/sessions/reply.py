@@ -5,6 +5,7 @@ a slow reader costs neither the model nor the others anything, and needs no queu
 """
 
 import asyncio
+from bisect import bisect_right
 
 from msgspec import Struct
 
@@ -38,7 +39,9 @@ class Reply:
         self.parameters = parameters
         self.asker = asker
         self.whole = whole  # nobody watches it grow
-        self.text = ""
+        self.length = 0
+        self._pieces: list[str] = []
+        self._starts: list[int] = []  # offset at which each piece begins
         self.model: str | None = None
         self.posted_version = 0  # of the message that it answers
         self.version = 0  # of reply_started; 0 while it waits its turn
@@ -47,6 +50,17 @@ class Reply:
         self.unrecorded: LogUnavailable | None = None  # why its end cannot be recorded just now
         self._frozen = False
         self._readers: set[asyncio.Future[None]] = set()
+
+    @property
+    def text(self) -> str:
+        """All of it so far."""
+        return "".join(self._pieces)
+
+    def since(self, offset: int) -> str:
+        """What lies after `offset`, at a cost that grows with the answer, not with the reply."""
+        first = max(bisect_right(self._starts, offset) - 1, 0)
+        tail = "".join(self._pieces[first:])
+        return tail[offset - self._starts[first] :] if tail else ""
 
     def start(self, version: int, started_at_us: int, model: str) -> None:
         self.version = version
@@ -57,7 +71,7 @@ class Reply:
     def grow(self, piece: str) -> None:
         """More text from the model; ignored once the text is frozen."""
         if not self._frozen:
-            self.text += piece
+            self._add(piece)
             self._wake()
 
     def freeze(self) -> str:
@@ -68,7 +82,9 @@ class Reply:
     def end(self, outcome: Outcome) -> None:
         """The ending is on disk. Its content is the text, whatever had been shown of it."""
         self._frozen = True
-        self.text = outcome.content
+        if outcome.content != self.text:
+            self._pieces, self._starts, self.length = [], [], 0
+            self._add(outcome.content)
         self.outcome = outcome
         self._wake()
 
@@ -82,7 +98,7 @@ class Reply:
 
         Raises LogUnavailable when its end cannot be recorded.
         """
-        while len(self.text) <= offset and self.outcome is None:
+        while self.length <= offset and self.outcome is None:
             await self._changed()
 
     async def wait_end(self) -> Outcome:
@@ -90,6 +106,11 @@ class Reply:
         while self.outcome is None:
             await self._changed()
         return self.outcome
+
+    def _add(self, piece: str) -> None:
+        self._starts.append(self.length)
+        self._pieces.append(piece)
+        self.length += len(piece)
 
     async def _changed(self) -> None:
         if self.unrecorded is not None:

@@ -75,9 +75,9 @@ class Running:
         """About once a second, have the text so far recorded: a crash loses no more than that."""
         loop = asyncio.get_running_loop()
         self._clock = loop.call_later(self._ports.limits.checkpoint_interval_s, self._tick)
-        text = self.reply.text
-        if len(text) > self._checkpointed:
-            self._tell(CheckpointReply(self.reply.reply_id, self._checkpointed, text[self._checkpointed :]))
+        if self.reply.length > self._checkpointed:
+            text = self.reply.since(self._checkpointed)
+            self._tell(CheckpointReply(self.reply.reply_id, self._checkpointed, text))
 
     def _tell(self, command: CheckpointReply | EndReply) -> None:
         try:

@@ -1,4 +1,4 @@
-"""What a session should be after each command, in the simplest words that tell it: no log, no actors, no time but now."""
+"""What a session should be after each command, in the simplest words: no log, no actors, no time but now."""
 
 from typing import Any
 

@@ -24,7 +24,7 @@ from projections.runner import ProjectionRunner
 from tests.support.hand_model import HandModel
 
 ROOMS = ("log.db", "log.db-wal", "projections.db", "projections.db-wal")
-PENDING_MAX, CONTEXT_MAX, ACCESS_US = 3, 4, 60_000_000
+PENDING_MAX, CONTEXT_MAX, ACCESS_US = 40, 4, 60_000_000
 CHECKPOINT_S, IDLE_S = 50.0, 5_000.0  # of the loop's time, which only `skip` moves so far
 
 
@@ -143,8 +143,8 @@ class Sessions:
         loop.skipped_s += seconds
 
     async def until(self, reached: Callable[[], bool], what: str) -> None:
-        """Raises AssertionError when it does not come about in ten real seconds."""
-        give_up_s = time.monotonic() + 10
+        """Raises AssertionError when it does not come about in five real seconds."""
+        give_up_s = time.monotonic() + 5
         while not reached():
             assert time.monotonic() < give_up_s, f"waited in vain until {what}"
             await asyncio.sleep(0.0005)

@@ -23,9 +23,9 @@ def ended(content: str) -> Outcome:
 async def read(source: Reply, pauses: list[int]) -> str:
     """A reader that holds a cursor and sleeps between its looks as `pauses` tell (loop turns)."""
     text = ""
-    while source.outcome is None or len(text) < len(source.text):
+    while source.outcome is None or len(text) < source.length:
         await source.wait_past(len(text))
-        text += source.text[len(text) :]
+        text += source.since(len(text))
         for _ in range(pauses.pop(0) if pauses else 0):
             await asyncio.sleep(0)
     return text
@@ -46,6 +46,18 @@ def test_every_reader_gets_every_character_once_however_slow_it_is(pieces: list[
         return await asyncio.gather(*reading)
 
     assert asyncio.run(scene()) == ["".join(pieces)] * len(readers)
+
+
+@given(st.lists(st.text(max_size=5), max_size=10), st.integers(0, 60))
+def test_the_text_after_any_offset_is_the_rest_of_the_whole(pieces: list[str], offset: int) -> None:
+    async def scene() -> tuple[str, str]:
+        source = reply()
+        for piece in pieces:
+            source.grow(piece)
+        return source.since(min(offset, source.length)), source.text[min(offset, source.length) :]
+
+    after, rest = asyncio.run(scene())
+    assert after == rest
 
 
 async def test_nothing_grows_after_the_text_is_frozen() -> None:
