@@ -231,6 +231,8 @@ async def start_up(services: Services, url: str) -> None:
     while services.runner.rebuilding and services.runner.failure is None:
         with suppress(ProjectionLag):
             await services.runner.wait_for(services.log.head().position, timeout_s=START_LOOK_S)
+    if services.runner.failure is not None:
+        raise LogUnusable(f"the log cannot be understood: {services.runner.failure}") from services.runner.failure
     recovered = await services.supervisor.recover()
     services.readiness.state = "ready"
     logger.info("server.ready", url=url, docs=f"{url}/docs", recovered_sessions=recovered)

@@ -179,6 +179,24 @@ def test_the_seeds_own_database_is_refused_and_left_alone(tmp_path: Path) -> Non
     assert path.read_bytes() == before
 
 
+async def test_a_log_written_by_a_newer_program_is_refused(tmp_path: Path, model: ModelServer) -> None:
+    async with program(tmp_path, model.url) as running, httpx.AsyncClient(base_url=running.url) as client:
+        await create(client)
+        await running.stop()
+    log = sqlite3.connect(tmp_path / "chatbot.db")
+    log.execute(
+        "INSERT INTO events SELECT 2, 'a', 1, 'mood_changed', 1, recorded_at, metadata, data, salt, commitment, digest"
+        " FROM events"
+    )
+    log.commit()
+    log.close()
+    refused = await asyncio.to_thread(run_py, tmp_path)
+    assert refused.returncode == 3
+    assert "mood_changed" in refused.stderr
+    assert "newer" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
 def test_help_and_config_are_worth_reading(tmp_path: Path) -> None:
     helped = run_py(tmp_path, "--help")
     assert helped.returncode == 0
