@@ -39,13 +39,6 @@ class Unfit(ProjectionError):
     """The file does not tell what the log tells: says why. Answered by deleting it and folding the log again."""
 
 
-class LogGap(ProjectionError):
-    """The log's next events do not follow the last ones: it has lost some, as `verify` will tell."""
-
-    def __init__(self, position: int) -> None:
-        super().__init__(f"the log's events after position {position} are not the ones that follow; verify the log")
-
-
 # The disk or another program stands in the way: to be tried again, with the file left as it is.
 _PASSING = frozenset(
     {

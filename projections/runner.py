@@ -16,7 +16,6 @@ from projections.errors import ProjectionsStopped, Unfit
 from projections.observer import NoObserver, ProjectionObserver
 from projections.progress import Progress
 from projections.queries import Queries
-from projections.read_ahead import ReadAhead
 from projections.reader import Reader
 
 
@@ -52,7 +51,6 @@ class ProjectionRunner:
         self.queries = Queries(reader)
         self.failure: BaseException | None = None
         self._custody = Custody(Path(path), reader)
-        self._ahead = ReadAhead(log, self._options.batch_max)
         self._unfit: str | None = None
         self._rebuilds = 0
         self._target = 0  # the head when the file was opened or replaced: short of it, the answers are old
@@ -105,7 +103,6 @@ class ProjectionRunner:
         if self._task is not None:
             await self._task
         self._progress.stop(self.failure or ProjectionsStopped("the service is stopping"))
-        await self._ahead.drop()
         await self._custody.close()
 
     def _on_trouble(self, reason: str | None) -> None:
@@ -145,12 +142,16 @@ class ProjectionRunner:
             self._rebuilds = 0
             await self._news(position)
             return
-        batch = await self._ahead.batch(position)
+        # Not read ahead while the last batch is written: two threads of Python take turns, and it took a third longer.
+        batch = await self._log.read_all(after=position, limit=self._options.batch_max)
+        checkpoint = await self._checkpoint_at(batch[-1].position)
         began_s = time.perf_counter()
-        identity = self._custody.checkpoint.identity or await digest_at(self._log, 1) or b""
-        checkpoint = Checkpoint(batch.events[-1].position, batch.digest, identity)
-        await self._custody.apply(batch.events, checkpoint)
-        self._applied(len(batch.events), time.perf_counter() - began_s)
+        await self._custody.apply(batch, checkpoint)
+        self._applied(len(batch), time.perf_counter() - began_s)
+
+    async def _checkpoint_at(self, position: int) -> Checkpoint:
+        identity = self._custody.checkpoint.identity or await digest_at(self._log, 1)
+        return Checkpoint(position, await digest_at(self._log, position) or b"", identity or b"")
 
     def _applied(self, events: int, seconds: float) -> None:
         behind = self.rebuilding
@@ -164,7 +165,6 @@ class ProjectionRunner:
         if self._rebuilds > self._options.rebuilds_max:
             raise RuntimeError(f"rebuilt {self._options.rebuilds_max} times in vain: {reason}")
         self._observer.rebuilt(reason)
-        await self._ahead.drop()
         self._progress.reach(0)
         self._target = self._log.head().position
         await self._custody.replace()

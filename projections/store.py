@@ -12,12 +12,13 @@ from pathlib import Path
 import msgspec
 from msgspec import structs
 
+from events.errors import LogUnusable
 from events.record import RecordedEvent
 from projections import statements as sql
 from projections.batch import Changes, fold
 from projections.checkpoint import Checkpoint
 from projections.database import connect, contents
-from projections.errors import LogGap, Unfit, is_disorder
+from projections.errors import Unfit, is_disorder
 from projections.session import Session
 
 _STATES_MAX = 20_000  # sessions kept in memory, about 1 KiB each, so that a busy one is not read for every batch
@@ -56,13 +57,11 @@ class ProjectionStore:
         """Fold `batch`, which begins after the present checkpoint, and move to `checkpoint`: all or none.
 
         Raises Unfit when the file turns out to be damaged, sqlite3.Error when it may go better the next time, and
-        LogGap for a batch that does not follow.
+        LogUnusable when the batch does not follow it.
         """
-        if (batch[0].position, batch[-1].position) != (
-            self.checkpoint.position + 1,
-            self.checkpoint.position + len(batch),
-        ):
-            raise LogGap(self.checkpoint.position)
+        next_position = self.checkpoint.position + 1
+        if (batch[0].position, batch[-1].position) != (next_position, next_position + len(batch) - 1):
+            raise LogUnusable(f"the log has lost events after position {self.checkpoint.position}: verify it")
         try:
             changes = fold(batch, self._load(batch), self._label_key)
             with self._connection:  # commits, or rolls back what an exception left unfinished

@@ -27,7 +27,7 @@ _log = structlog.get_logger(__name__)
 class EmbeddedProvider:
     """Its child is started at first use, and again whenever it ends. Raises EmbeddedMissing when it is made.
 
-    `parameters.model` is ignored: there is one model.
+    There is one model: the child takes no notice of `parameters.model`.
     """
 
     name = "embedded"
@@ -53,7 +53,6 @@ class EmbeddedProvider:
     ) -> AsyncGenerator[str | Finish, None]:
         """Waits while the child is being started."""
         server = await self._find_server()
-        parameters = msgspec.structs.replace(parameters, model=None)
         async with aclosing(server.stream(messages, parameters)) as pieces:
             async for piece in pieces:
                 yield piece

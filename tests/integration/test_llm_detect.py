@@ -72,6 +72,7 @@ async def test_the_first_reply_finds_the_protocol_out(server: ModelServer, provi
 
 
 async def test_the_server_may_come_up_later(server: ModelServer, provider: Provider) -> None:
+    server.protocols = ("openai",)
     await server.stop()
     with pytest.raises(LlmUnavailable, match="LLM server not available"):
         await ask(provider)

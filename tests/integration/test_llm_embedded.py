@@ -198,6 +198,9 @@ async def test_a_model_that_takes_too_long_is_unavailable() -> None:
     with pytest.raises(LlmUnavailable):
         await ask(provider)
     assert time.monotonic() - started < 1
+    async with asyncio.timeout(5):
+        while "not loaded within 0.01 s" not in (await provider.health()).detail:
+            await asyncio.sleep(0.01)
     await provider.close()
 
 

@@ -214,7 +214,9 @@ async def test_a_server_that_comes_up_meanwhile_gives_the_reply(server: ModelSer
     assert (await reading).text == "You said: hello there"
 
 
-async def test_finished_replies_share_one_connection(server: ModelServer, make: Make) -> None:
+@pytest.mark.parametrize("end_delay_s", [0.0, 0.01])
+async def test_finished_replies_share_one_connection(server: ModelServer, make: Make, end_delay_s: float) -> None:
+    server.script(times=None, end_delay_s=end_delay_s)
     provider = make()
     for _ in range(5):
         await ask(provider)

@@ -1,5 +1,6 @@
 """The midm protocol over a real socket."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 
@@ -107,6 +108,17 @@ async def test_while_a_whole_reply_is_written_there_are_signs_of_life(
     answer = await ask(provider)
     assert answer.pieces[-1] == "a"
     assert answer.pieces[:3] == ["", "", ""]
+
+
+async def test_leaving_while_a_whole_reply_is_written_closes_the_connection(
+    server: ModelServer, provider: MidmProvider
+) -> None:
+    server.streams = False
+    server.script(pieces=("a",), first_delay_s=5)
+    reading = asyncio.create_task(ask(provider))
+    await server.wait_requests(2)
+    reading.cancel()
+    await server.wait_aborted()
 
 
 async def test_a_server_without_the_streaming_route_is_asked_for_the_whole_reply(

@@ -36,6 +36,14 @@ async def test_a_reply_comes_with_its_usage(server: ModelServer, provider: OpenA
     assert answer.finish == Finish(reason="stop", model="fake-model", usage=Usage(3, 5, 8))
 
 
+async def test_usage_that_comes_after_the_finish_reason_is_waited_for(
+    server: ModelServer, provider: OpenAiProvider
+) -> None:
+    server.script(pieces=("a", "b"), end_delay_s=0.02)
+    answer = await ask(provider, "one two three")
+    assert answer.finish == Finish(reason="stop", model="fake-model", usage=Usage(3, 2, 5))
+
+
 async def test_the_server_is_asked_in_its_own_words(server: ModelServer, provider: OpenAiProvider) -> None:
     await ask(provider, "hello", max_new_tokens=9, do_sample=False, top_p=0.5, stop=("x",), seed=3, model="other")
     assert server.requests[0].headers["authorization"] == "Bearer secret-1"

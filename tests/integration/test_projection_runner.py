@@ -14,12 +14,11 @@ from unittest.mock import AsyncMock
 import pytest
 
 from events.catalogue import ReplyProgressed, SessionAccessed, SessionDeleted
-from events.errors import LogUnavailable, UnknownEvent
+from events.errors import LogUnavailable, LogUnusable, UnknownEvent
 from events.record import Metadata
 from events.sqlite import SqliteLog
 from projections import database
 from projections.errors import (
-    LogGap,
     ProjectionLag,
     ProjectionsInUse,
     ProjectionsStopped,
@@ -301,7 +300,7 @@ async def test_what_stands_in_the_way_is_waited_for_and_nothing_is_left_out(
         await runner.wait_for(log.head().position, timeout_s=10)
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            log.record("d", created(), *turns(60))  # more than three batches, so that one is read ahead
+            log.record("d", created(), *turns(60))  # more than three batches
             await until(lambda: len(told.failures) > 1)
             with pytest.raises(ProjectionLag):
                 await runner.wait_for(log.head().position, timeout_s=0.01)
@@ -317,7 +316,7 @@ async def test_a_log_with_a_gap_stops_the_projections_loudly(path: Path, log: Me
     async with running(path, log) as runner:
         with pytest.raises(ProjectionsStopped):
             await runner.wait_for(log.head().position, timeout_s=10)
-        assert isinstance(runner.failure, LogGap)
+        assert isinstance(runner.failure, LogUnusable)
         assert runner.position == 100
 
 

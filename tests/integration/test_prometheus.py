@@ -103,5 +103,7 @@ async def test_prometheus_scrapes_the_service_and_answers_from_its_metrics(tmp_p
         (target,) = (await client.get("/api/v1/targets")).json()["data"]["activeTargets"]
         assert (target["health"], target["lastError"]) == ("up", "")
         described = (await client.get("/api/v1/metadata", params={"metric": "chatbot_replies_total"})).json()["data"]
-        described = described or (await client.get("/api/v1/metadata", params={"metric": "chatbot_replies"})).json()["data"]
+        described = (
+            described or (await client.get("/api/v1/metadata", params={"metric": "chatbot_replies"})).json()["data"]
+        )
         assert [entry["type"] for entries in described.values() for entry in entries] == ["counter"]

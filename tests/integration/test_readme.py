@@ -19,7 +19,7 @@ PRINTED_URL = "http://127.0.0.1:8080"
 NEXT = "=== next ==="
 
 # From the README of the server that this one replaces; only the port is another.
-SEED_PYTHON = '''
+SEED_PYTHON = """
 import httpx
 import json
 
@@ -34,7 +34,7 @@ async with httpx.AsyncClient() as client:
         "message": "안녕하세요!"
     })
     print(chat_response.json()["content"])
-'''  # noqa: W293  as printed
+"""  # noqa: W293  as printed
 SEED_CURL = r"""
 # 세션 생성
 SESSION_ID=$(curl -X POST http://localhost:8080/api/sessions | jq -r .session_id)
@@ -194,5 +194,7 @@ async def test_a_command_that_the_readme_names_runs(command: str) -> None:
 
 
 def test_links_inside_the_readme_lead_somewhere() -> None:
-    anchors = {re.sub(r"[^\w-]", "", title.lower().replace(" ", "-")) for title in re.findall(r"^#+ (.*)$", README, re.M)}
+    anchors = {
+        re.sub(r"[^\w-]", "", title.lower().replace(" ", "-")) for title in re.findall(r"^#+ (.*)$", README, re.M)
+    }
     assert set(re.findall(r"\]\(#([^)]+)\)", README)) <= anchors

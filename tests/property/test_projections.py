@@ -128,6 +128,11 @@ class People:
     def delete(self, session_id: str, session: Session, choice: int) -> None:
         self.erase(session_id, SessionDeleted("asked", session.owner, self.usage_of(session_id)))
 
+    def forget(self, session_id: str, session: Session, choice: int) -> None:
+        """Erased without a word about what was used: then it counts no more."""
+        self.used[session_id].clear()
+        self.empty(session_id, session, choice)
+
     def erase(self, session_id: str, event: Any) -> None:
         recorded = self.log.erase_now(session_id, event)
         self.sessions[session_id] = evolve(self.sessions[session_id], recorded)
@@ -174,7 +179,7 @@ class Follower:
 
 
 VERBS = [*["talk"] * 3, "post", *["start"] * 2, *["end"] * 2, "answer_again", "touch", "describe"]
-VERBS += ["expire", "select", "empty", "empty", "delete"]
+VERBS += ["expire", "select", "empty", "empty", "forget", "delete"]
 DEEDS = st.tuples(st.sampled_from(VERBS), st.integers(0, 1), st.integers(0, 11))
 FOLLOWS = st.tuples(st.sampled_from(["follow", "follow", "restart"]), st.integers(1, 5), st.just(0))
 LIVES = [

@@ -19,6 +19,7 @@ from structlog.testing import capture_logs
 from chatbot.llm.errors import LlmFailed
 from chatbot.llm.protocol import Finish
 from chatbot.sessions import errors
+from chatbot.sessions.actor import Answer
 from chatbot.sessions.commands import (
     Asker,
     CancelReply,
@@ -30,7 +31,6 @@ from chatbot.sessions.commands import (
     Touch,
 )
 from chatbot.sessions.expiry import ExpiryTimer
-from chatbot.sessions.supervisor import Answer
 from events.catalogue import MessagePosted, Parameters, Usage
 from events.errors import LogUnavailable
 from events.verify import verify
@@ -217,14 +217,15 @@ class SessionsAgainstModel(RuleBasedStateMachine):
     def nothing_changes_for(self, number: int, why: str) -> None:
         talk = self.pick(number)
         if why == "a stranger" and talk.status != "deleted":
-            strangers = (Touch(), CancelReply(), self.message(UNSET), ChangeMetadata({"a": "jun"}), DeleteSession())
-            for command in strangers:
+            pushing = self.message(UNSET, "interrupt")
+            for command in (Touch(), CancelReply(), pushing, ChangeMetadata({"a": "jun"}), DeleteSession()):
                 with self.refused(errors.SessionNotFound):
                     self.ask(talk, command, asker=JUN)
         elif self.can_post(talk) and why == "wrong version":
             for version in (talk.version - 1, talk.version + 1):
-                with self.refused(errors.VersionMismatch):
-                    self.ask(talk, self.message(UNSET), if_version=version)
+                for on_busy in ("queue", "interrupt"):
+                    with self.refused(errors.VersionMismatch):
+                        self.ask(talk, self.message(UNSET, on_busy), if_version=version)
         elif self.can_post(talk) and why == "unknown message":
             with self.refused(errors.UnknownMessage):
                 self.ask(talk, self.message("nowhere"))
@@ -235,8 +236,8 @@ class SessionsAgainstModel(RuleBasedStateMachine):
                     self.ask(talk, command)
             self.real.log.refusing = False
 
-    @rule(number=which)
-    def cancel(self, number: int) -> None:
+    @rule(number=which, refusing=st.booleans())
+    def cancel(self, number: int, refusing: bool) -> None:
         talk = self.pick(number)
         gone, running = self.gone(talk), talk.running
         if gone is not None:
@@ -246,12 +247,23 @@ class SessionsAgainstModel(RuleBasedStateMachine):
             assert self.ask(talk, CancelReply()).reply is None
         else:
             call = self.check_call(talk, running)
+            if refusing:
+                self.cancel_on_a_full_disk(talk, running)
             talk.end(running, "cancelled", self.real.now_us)
             talk.start_next()
-            answer = self.ask(talk, CancelReply())
-            assert answer.reply is running.live
+            answer = None if refusing else self.ask(talk, CancelReply())
+            assert answer is None or answer.reply is running.live
+            self.settle()
             assert call.closed
             self.have_ended([running])
+
+    def cancel_on_a_full_disk(self, talk: Talk, reply: Line) -> None:
+        """It is refused, and comes about when there is room."""
+        self.real.log.refusing = True
+        with pytest.raises(LogUnavailable):
+            self.run(self.real.supervisor.ask(talk.session_id, CancelReply(), MINA))
+        self.real.log.refusing = False
+        self.time_passes(CHECKPOINT_S + 1, ended=reply)
 
     @rule(number=which, given=metadata, title=st.sampled_from([UNSET, None, "t"]), offset=st.sampled_from([None, 0, 1]))
     def change(self, number: int, given: dict[str, Any], title: str | UnsetType | None, offset: int | None) -> None:

@@ -22,6 +22,7 @@ class Script(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     delay_s: float | None = None  # before each piece; None: the server's own
     hold_after: int | None = None  # after that many pieces wait until server.release()
     then: Ending = "finish"
+    end_delay_s: float = 0.0  # before each frame of the ending, and before the end of the body
     finish_reason: str = "stop"
     usage: bool = True  # tell the tokens
     error: str = "scripted failure"  # the message of then="error", and of a status without a body
@@ -87,8 +88,8 @@ class Midm:
             }
         )
 
-    def finish(self) -> str:
-        return event({"type": "complete", "full_response": "".join(self.pieces), "total_tokens": len(self.pieces)})
+    def finish(self) -> list[str]:
+        return [event({"type": "complete", "full_response": "".join(self.pieces), "total_tokens": len(self.pieces)})]
 
     def error(self) -> str:
         return event({"type": "error", "message": self.script.error})
@@ -123,12 +124,11 @@ class OpenAi:
     def piece(self, number: int) -> str:
         return self._chunk({"content": self.pieces[number]})
 
-    def finish(self) -> str:
-        frames = self._chunk({}, self.script.finish_reason)
+    def finish(self) -> list[str]:
+        frames = [self._chunk({}, self.script.finish_reason)]
         if self._usage_wanted and self._usage:
-            frames += event(
-                {"object": "chat.completion.chunk", "model": self._model, "choices": [], "usage": self._usage}
-            )
+            usage: Any = {"object": "chat.completion.chunk", "model": self._model, "choices": [], "usage": self._usage}
+            frames.append(event(usage))
         return frames
 
     def error(self) -> str:

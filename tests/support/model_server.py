@@ -261,7 +261,9 @@ class _Connection(asyncio.Protocol):
             case _ if whole:
                 self._send_json(200, frames.whole())
             case "finish" | "no_done" if script.raw is None:
-                self._send_chunk(frames.finish() + ("data: [DONE]\n\n" if script.then == "finish" else ""))
+                for frame in frames.finish() + (["data: [DONE]\n\n"] if script.then == "finish" else []):
+                    await asyncio.sleep(script.end_delay_s)
+                    self._send_chunk(frame)
             case "error":
                 self._send_chunk(frames.error())
             case "malformed":
@@ -269,6 +271,7 @@ class _Connection(asyncio.Protocol):
             case "long_line":
                 self._send_chunk("data: " + "x" * 2_000_000)
         if not whole:
+            await asyncio.sleep(script.end_delay_s)
             self._transport.write(b"0\r\n\r\n")
 
     def _send_chunk(self, text: str) -> None:

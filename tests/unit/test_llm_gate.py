@@ -19,7 +19,9 @@ async def test_as_many_run_as_may_and_the_rest_wait() -> None:
 async def test_who_finds_the_queue_full_is_refused_at_once() -> None:
     gate = Gate(1, 1)
     gate.enter()
+    assert not gate.is_full
     gate.enter()
+    assert gate.is_full
     with pytest.raises(LlmOverloaded):
         gate.enter()
     assert (gate.running, gate.waiting) == (1, 1)
