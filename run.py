@@ -174,7 +174,8 @@ def catch_signals(stop: asyncio.Event) -> None:
 async def compose(settings: Settings, stack: AsyncExitStack) -> Services:
     """Put the parts together; `stack` takes them apart again, last first."""
     metrics = Metrics(version(), settings.llm.provider)
-    log = await stack.enter_async_context(opened_log(settings, metrics))
+    log_watch = LogWatch(metrics, structlog.get_logger("log"))
+    log = await stack.enter_async_context(opened_log(settings, log_watch))
     projections = ProjectionRunner(
         settings.database.projections,
         log,
@@ -217,6 +218,7 @@ async def compose(settings: Settings, stack: AsyncExitStack) -> Services:
         health=health,
         provider=provider,
         gate=ports.gate,
+        log_watch=log_watch,
         new_id=lambda: str(uuid.uuid4()),
         clock=now_us,
         logger=structlog.get_logger("api"),
@@ -239,12 +241,10 @@ async def start_up(services: Services, url: str) -> None:
 
 
 @asynccontextmanager
-async def opened_log(settings: Settings, metrics: Metrics) -> AsyncIterator[SqliteLog]:
+async def opened_log(settings: Settings, log_watch: LogWatch) -> AsyncIterator[SqliteLog]:
     wanted = asdict(settings.database)
     options = LogOptions(**{name: wanted[name] for name in LogOptions.__struct_fields__})
-    log = await SqliteLog.open(
-        settings.database.path, options, clock=now_us, observe=LogWatch(metrics, structlog.get_logger("log"))
-    )
+    log = await SqliteLog.open(settings.database.path, options, clock=now_us, observe=log_watch)
     try:
         yield log
     finally:

@@ -53,13 +53,16 @@ class LogWatch:
     """Implements the log's observer."""
 
     def __init__(self, metrics: Metrics, logger: structlog.stdlib.BoundLogger) -> None:
+        self.writable = True  # as of the last append
         self._metrics = metrics
         self._logger = logger
 
     def appended(self, batch_events: int, append_s: float, commit_s: float) -> None:
+        self.writable = True
         self._metrics.appended(batch_events, append_s, commit_s)
 
     def refused(self, reason: str) -> None:
+        self.writable = self.writable and reason != "unavailable"
         self._metrics.append_refused(reason)
         self._logger.warning("log.refused", reason=reason)
 

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from events.catalogue import SCHEMA_VERSIONS, Event
 from events.chain import SALT_BYTES, commit, link
-from events.codec import encode, event_type
+from events.codec import decode, encode, event_type
 from events.errors import LogError, VersionConflict
 from events.record import Head, Metadata, RecordedEvent, StoredRow, encode_metadata
 
@@ -64,7 +64,8 @@ class Origin(Struct, frozen=True):
 def prepare(events: Sequence[Event], origin: Origin, random_bytes: Callable[[int], bytes]) -> Pending:
     """Encode what the caller appends, in the caller's own task: what is wrong with it must not reach a batch.
 
-    Raises ValueError for no events, an impossible version or text that is not Unicode (a lone surrogate).
+    Raises ValueError for no events, an impossible version, text that is not Unicode (a lone surrogate), or a field
+    whose value is not of its type.
     """
     if not events:
         raise ValueError("an append needs at least one event")
@@ -73,8 +74,9 @@ def prepare(events: Sequence[Event], origin: Origin, random_bytes: Callable[[int
     origin.stream_id.encode()  # a lone surrogate here would fail the whole batch later
     contents, size = [], 0
     for event in events:
-        data, salt = encode(event), random_bytes(SALT_BYTES)
-        contents.append(Content(event, event_type(event), data.decode(), salt, commit(salt, data)))
+        kind, data, salt = event_type(event), encode(event), random_bytes(SALT_BYTES)
+        decode(kind, SCHEMA_VERSIONS[kind], data)  # what cannot be read back would stop every projection, for ever
+        contents.append(Content(event, kind, data.decode(), salt, commit(salt, data)))
         size += len(data)
     return Pending(
         stream_id=origin.stream_id,

@@ -23,7 +23,7 @@ def build_app(services: Services) -> web.Application:
 def is_ours(record: logging.LogRecord) -> bool:
     """Whether a record of aiohttp's server is about us: strangers' bytes that are no HTTP are answered, not logged."""
     kind = record.exc_info[0] if record.exc_info else None
-    return kind is None or not issubclass(kind, BadHttpMessage)
+    return kind is None or not issubclass(kind, BadHttpMessage | web.RequestPayloadError)
 
 
 async def listen(app: web.Application) -> tuple[web.AppRunner, str]:

@@ -81,7 +81,8 @@ async def read_body(request: web.Request, kind: type[Body], timeout_s: float, *,
     except TimeoutError:
         raise BodyFault("the body did not arrive in time", status=408, kind="timeout", title="Timeout") from None
     except web.RequestPayloadError as error:
-        raise BodyFault("the body stopped before its end", status=400, kind="cut-body", title="Cut body") from error
+        why = f"the body stopped before its end or is not what its headers say ({type(error).__name__})"
+        raise BodyFault(why, status=400, kind="cut-body", title="Cut body") from error
     if not raw and optional:
         raw = b"{}"
     elif request.content_type != "application/json":

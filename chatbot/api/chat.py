@@ -83,9 +83,10 @@ async def _write_reply(stream: EventStream, session_id: str, reply: Reply, ping_
         except TimeoutError:
             await stream.send(frames.PING)
             continue
-        except LogUnavailable as error:
-            failure = frames.Error("failed", "Cannot record just now", str(error), str(error))
-            await stream.send(frames.encode(failure, reply.version, offset))
+        except LogUnavailable:
+            detail = "the reply's end cannot be recorded just now; read the history for how it ended"
+            failure = frames.Error("unrecorded", "Cannot record just now", detail, detail)
+            await stream.send(frames.encode(failure, reply.version or version, offset) + frames.DONE)
             return
         outcome = reply.outcome
         if reply.length > offset:

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -25,7 +25,10 @@ class EventStream:
     @classmethod
     async def open(cls, request: web.Request, write_timeout_s: float) -> "EventStream":
         response = web.StreamResponse(headers=HEADERS)
-        response.enable_chunked_encoding()
+        if request.version >= HttpVersion11:
+            response.enable_chunked_encoding()
+        else:  # some proxies still ask so: the stream then ends with the connection
+            response.force_close()
         await response.prepare(request)
         return cls(response, write_timeout_s)
 

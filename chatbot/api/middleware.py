@@ -13,6 +13,8 @@ from aiohttp import web
 from chatbot.api.problems import Problem, internal_error, problem_of, render
 from chatbot.api.services import SERVICES, Services
 from chatbot.sessions.commands import Asker
+from events.errors import LogUnavailable
+from projections.errors import ProjectionError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -76,6 +78,8 @@ async def _answer(request: web.Request, handler: Handler, services: Services) ->
         if problem is None:
             services.logger.exception("request.failed", error=type(error).__name__, route=_route(request))
             problem = internal_error()
+        elif isinstance(error, LogUnavailable | ProjectionError):
+            services.logger.warning("request.unavailable", reason=str(error), route=_route(request))
         response = render(problem, request)
         if problem.status == 405:
             response.headers["Allow"] = ", ".join(problem.extra.get("allow", ()))

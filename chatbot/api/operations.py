@@ -23,7 +23,9 @@ async def health(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
     connected = await _database_answers(services)
     model = services.health.newest
-    working: Literal["healthy", "degraded"] = "healthy" if model.available else "degraded"
+    working: Literal["healthy", "degraded"] = "degraded"
+    if model.available and services.log_watch.writable:
+        working = "healthy"
     view = HealthView(
         status=working if connected else "unhealthy",
         timestamp=timestamp(services.clock()),

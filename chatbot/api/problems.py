@@ -30,6 +30,12 @@ STATUSES: dict[type[Exception], tuple[int, str, str]] = {
     ProjectionError: (503, "projections-unavailable", "Cannot read just now"),
 }
 
+# What clients are told where the error itself names files of this machine; the log has those.
+DETAILS: dict[type[Exception], str] = {
+    LogUnavailable: "nothing can be recorded just now, and nothing was changed; try again in a moment",
+    ProjectionError: "the projections cannot be read just now; try again in a moment",
+}
+
 # Status and title of a reply that did not complete, by the cause recorded.
 CAUSES: dict[str, tuple[int, str]] = {
     "llm_unavailable": (503, "LLM server not available"),
@@ -68,7 +74,7 @@ def problem_of(error: Exception) -> Problem | None:
     for known in type(error).__mro__:
         if known in STATUSES:
             status, kind, title = STATUSES[known]
-            return Problem(status, kind, title, str(error))
+            return Problem(status, kind, title, DETAILS.get(known) or str(error))
     if isinstance(error, LlmError):
         status, title = CAUSES.get(error.cause, CAUSE_UNKNOWN)
         return Problem(status, error.cause.replace("_", "-"), title, str(error))

@@ -11,6 +11,7 @@ from chatbot.llm.gate import Gate
 from chatbot.llm.health import HealthMonitor
 from chatbot.llm.protocol import Provider
 from chatbot.metrics import Metrics
+from chatbot.observers import LogWatch
 from chatbot.sessions.expiry import ExpiryTimer
 from chatbot.sessions.reading import Reader
 from chatbot.sessions.supervisor import Supervisor
@@ -40,6 +41,7 @@ class Services(Struct, frozen=True):
     health: HealthMonitor
     provider: Provider
     gate: Gate
+    log_watch: LogWatch
     new_id: Callable[[], str]
     clock: Callable[[], int]
     logger: structlog.stdlib.BoundLogger

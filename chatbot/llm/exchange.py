@@ -20,6 +20,8 @@ DONE = b"[DONE]"
 USAGE_WAIT_S = 1.0
 END_WAIT_S = 0.05
 
+TOKENS_MAX = 2**31 - 1  # of one reply; sums of such counts fit in 64 bits for as long as anyone will look
+
 T = TypeVar("T")
 
 
@@ -35,10 +37,15 @@ def read_usage(told: Any) -> Usage | None:
     """None for anything but two counts: a reply is not lost because its usage is odd."""
     if not isinstance(told, dict):
         return None
-    prompt, completion, total = (told.get(f"{each}_tokens") for each in ("prompt", "completion", "total"))
-    if not isinstance(prompt, int) or not isinstance(completion, int):
+    prompt, completion, total = (_count(told.get(f"{each}_tokens")) for each in ("prompt", "completion", "total"))
+    if prompt is None or completion is None:
         return None
-    return Usage(prompt, completion, total if isinstance(total, int) else prompt + completion)
+    return Usage(prompt, completion, prompt + completion if total is None else total)
+
+
+def _count(told: Any) -> int | None:
+    """What is recorded stays for ever: a count that is none must not get that far."""
+    return told if type(told) is int and 0 <= told <= TOKENS_MAX else None
 
 
 class Exchange:

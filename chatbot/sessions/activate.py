@@ -73,13 +73,13 @@ async def remember_branch(ports: Ports, state: State, leaf: str) -> dict[str, Re
 
 async def checkpointed_text(ports: Ports, session_id: str, running: OpenReply) -> str:
     """What the log has of a reply that never ended."""
-    parts: list[str] = []
+    text = ""
     after = running.version
     while True:
         page = await ports.log.read(session_id, after=after, limit=ports.limits.read_page_max)
         for recorded in page:
             if isinstance(recorded.event, ReplyProgressed) and recorded.event.reply_id == running.reply_id:
-                parts.append(recorded.event.text)
+                text = text[: recorded.event.offset] + recorded.event.text
         if len(page) < ports.limits.read_page_max:
-            return "".join(parts)
+            return text
         after = page[-1].version

@@ -13,6 +13,7 @@ from chatbot.sessions import activate, errors
 from chatbot.sessions.commands import (
     SERVICE,
     CancelReply,
+    CheckpointReply,
     Command,
     DeleteSession,
     EndReply,
@@ -132,8 +133,11 @@ class Actor:
                 return await self._delete(envelope, command)
             case EndReply():
                 return Answer(self._known(), await self._record_end(envelope, command))
+            case CheckpointReply():
+                return await self._checkpoint(envelope)
             case PostMessage(on_busy="interrupt"):
                 await self._decide_and_append(envelope, CancelReply())  # is the session there, and the asker's?
+                await self._prepare(command)  # is what it follows there?
                 envelope.if_version = None  # the endings move the version on
                 await self._end_replies(ReplyCancelled, "superseded", envelope)
         reply = await self._decide_and_append(envelope)
@@ -186,6 +190,15 @@ class Actor:
             again = Envelope(command, envelope.asker, cause=envelope.cause)
             asyncio.get_running_loop().call_later(END_RETRY_S, self._tell_again, again)
             raise
+
+    async def _checkpoint(self, envelope: Envelope) -> Answer:
+        try:
+            await self._decide_and_append(envelope)
+        except LogUnavailable as error:
+            self._ports.logger.warning("reply.checkpoint_not_recorded", reason=str(error))
+            if self._replies.running is not None:
+                self._replies.running.checkpointed(None)
+        return Answer(self._known())
 
     def _tell_again(self, envelope: Envelope) -> None:
         try:

@@ -30,12 +30,16 @@ class ExpiryTimer:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            self._sooner.clear()
-            await self._sleep(await self._ports.queries.next_deadline())
             try:
+                # From here on a nudge cuts the sleep short, and what was nudged for before is in the projections.
+                self._sooner.clear()
+                self._next_us = None
+                await self._ports.runner.wait_for(self._ports.log.head().position)
+                await self._sleep(await self._ports.queries.next_deadline())
                 await self._expire_due()
-            except Exception as error:
+            except Exception as error:  # the timer must not die: the next round tries again
                 self._ports.logger.exception("expiry.failed", error=type(error).__name__)
+                await asyncio.sleep(SLEEP_MIN_S)
 
     async def _sleep(self, deadline_us: int | None) -> None:
         self._next_us = deadline_us

@@ -20,6 +20,7 @@ from events.catalogue import (
     SessionCreated,
     Usage,
 )
+from events.errors import LogUnavailable
 from events.record import RecordedEvent
 from projections.message import Message
 from projections.session import Session
@@ -49,6 +50,7 @@ class Reader:
     def __init__(self, ports: Ports, supervisor: Supervisor) -> None:
         self._ports = ports
         self._supervisor = supervisor
+        self._logger = ports.logger
 
     async def catch_up(self) -> None:
         """Wait until the projections have what the log has now. Raises ProjectionLag."""
@@ -64,9 +66,14 @@ class Reader:
             raise errors.SessionDeleted(session_id)
         now_us = self._ports.clock()
         is_stale = now_us - session.accessed_at_us >= self._ports.rules.access_resolution_us
-        if session.status == "expired" or is_stale or now_us >= session.expires_at_us:
-            answer = await self._supervisor.ask(session_id, Touch(), asker)  # which refuses what has expired
-            session = answer.state.session
+        if session.status == "expired" or now_us >= session.expires_at_us:
+            return (await self._supervisor.ask(session_id, Touch(), asker)).state.session  # refuses what has expired
+        if is_stale:
+            try:
+                return (await self._supervisor.ask(session_id, Touch(), asker)).state.session
+            except (errors.Overloaded, errors.Draining, LogUnavailable) as error:
+                # It can be read all the same; the next read notes the access.
+                self._logger.debug("access.not_recorded", reason=type(error).__name__)
         return session
 
     async def described(self, sessions: Sequence[Session]) -> list[Described]:

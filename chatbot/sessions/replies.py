@@ -74,8 +74,9 @@ class Replies:
         running = self.running
         if running is not None and running.reply is reply:
             self.running = None
+        reply.end(outcome_of(event, recorded, reply))  # first: those who wait must hear it whatever else goes wrong
+        if running is not None and running.reply is reply:
             self._ports.observe.reply_ended(running.started, event, running.timing, reply.asker.request_id)
-        reply.end(outcome_of(event, recorded, reply))
         pending = state.session.pending
         if pending and self.running is None and pending[0].reply_id in self.by_id:
             following = self.by_id[pending[0].reply_id]

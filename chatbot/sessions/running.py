@@ -30,6 +30,7 @@ class Running:
         self._ports = ports
         self._mailbox = mailbox
         self._checkpointed = 0
+        self._checkpoint_under_way = False
         self._task: asyncio.Task[None] | None = None
         self._ticket: Ticket | None = None
         self._clock: asyncio.TimerHandle | None = None
@@ -51,9 +52,11 @@ class Running:
         if self._ticket is not None:
             self._ticket.leave()  # a task that was cancelled before its first step has not done it
 
-    def checkpointed(self, offset: int) -> None:
-        """The log has the text up to `offset`."""
-        self._checkpointed = offset
+    def checkpointed(self, offset: int | None) -> None:
+        """The log has the text up to `offset`; None: it has refused the last checkpoint, and the next tries again."""
+        self._checkpoint_under_way = False
+        if offset is not None:
+            self._checkpointed = offset
 
     def ended_early(self, ending: type[ReplyCancelled] | type[ReplyInterrupted], cause: str) -> EndReply:
         """What to record when the service, not the model, ends this reply."""
@@ -75,7 +78,8 @@ class Running:
         """About once a second, have the text so far recorded: a crash loses no more than that."""
         loop = asyncio.get_running_loop()
         self._clock = loop.call_later(self._ports.limits.checkpoint_interval_s, self._tick)
-        if self.reply.length > self._checkpointed:
+        if self.reply.length > self._checkpointed and not self._checkpoint_under_way:
+            self._checkpoint_under_way = True
             text = self.reply.since(self._checkpointed)
             self._tell(CheckpointReply(self.reply.reply_id, self._checkpointed, text))
 

@@ -11,11 +11,15 @@ from chatbot.sessions.commands import SERVICE, Asker, Command, CreateSession, In
 from chatbot.sessions.mailbox import Envelope, MailboxClosed
 from chatbot.sessions.ports import Ports
 from chatbot.sessions.reply import Reply
+from events.errors import LogUnavailable
+from projections.errors import ProjectionError
 
 FAILURES_MAX = 1024  # sessions whose failures are remembered; the oldest is forgotten first
 BACKOFF_FIRST_S = 0.1  # doubles with each failure in a row
 BACKOFF_MAX_S = 30.0
 DRAIN_LOOK_S = 0.02  # between looks at what still runs
+RECOVER_ATTEMPTS_MAX = 10
+RECOVER_PAUSE_S = 0.2  # after the first attempt; grows with each
 RECOVER_AT_ONCE = 32  # sessions recovered side by side at start
 
 
@@ -67,7 +71,7 @@ class Supervisor:
                 await asyncio.sleep(0)
             except TimeoutError:
                 self._ports.observe.refused("timeout")
-                raise errors.Overloaded("the session did not answer in time") from None
+                raise errors.Overloaded("the session did not answer in time; it may still do what was asked") from None
             except errors.Overloaded:
                 self._ports.observe.refused("mailbox_full")
                 raise
@@ -78,20 +82,30 @@ class Supervisor:
     async def recover(self) -> int:
         """Close the replies that a crash left open: activating a session does it. Returns how many sessions."""
         done, after = 0, 0
-        while page := await self._ports.queries.open_sessions(limit=RECOVER_AT_ONCE, after=after):
+        at_once = max(1, min(RECOVER_AT_ONCE, self._ports.limits.live_max // 2))  # clients want some room, too
+        while page := await self._ports.queries.open_sessions(limit=at_once, after=after):
             after = page[-1].no
             todo = [one.session_id for one in page if one.session_id not in self._actors]
-            await asyncio.gather(*(self._recover(session_id) for session_id in todo))
-            done += len(todo)
+            done += sum(await asyncio.gather(*(self._recover(session_id) for session_id in todo)))
         return done
 
-    async def _recover(self, session_id: str) -> None:
-        try:
-            await self.ask(session_id, Touch(), SERVICE, cause="recovery")
-        except errors.Rejection:
-            pass  # expired meanwhile: it was activated, and that closes replies
-        except Exception as error:
-            self._ports.logger.exception("recovery.failed", error=type(error).__name__)
+    async def _recover(self, session_id: str) -> bool:
+        """Whether its replies are closed. What stands in the way may pass, so it is tried for a while."""
+        for attempt in range(RECOVER_ATTEMPTS_MAX):
+            try:
+                await self.ask(session_id, Touch(), SERVICE, cause="recovery")
+            except errors.SessionNotFound:
+                return True  # expired meanwhile: it was activated, and that closes replies
+            except (errors.Overloaded, LogUnavailable, ProjectionError) as error:
+                self._ports.logger.warning("recovery.waits", reason=str(error), attempt=attempt)
+                await asyncio.sleep(RECOVER_PAUSE_S * (attempt + 1))
+            except Exception as error:
+                self._ports.logger.exception("recovery.failed", error=type(error).__name__)
+                return False
+            else:
+                return True
+        self._ports.logger.error("recovery.given_up")  # the session's next command closes them
+        return False
 
     async def drain(self, grace_s: float) -> None:
         """No new replies; running ones get `grace_s`, then end as interrupted, as recorded facts."""

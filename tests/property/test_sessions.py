@@ -406,6 +406,23 @@ class SessionsAgainstModel(RuleBasedStateMachine):
         self.run(ring())
         self.settle()
 
+    @rule(number=which, empty=st.booleans(), eager=st.booleans())
+    def crash_in_the_midst(self, number: int, empty: bool, eager: bool) -> None:
+        """Under a reply with some checkpoints behind it, more text after the last, and a message that waits."""
+        talk = self.pick(number)
+        if not self.can_post(talk):
+            return
+        self.posted(talk, self.message(UNSET))
+        for text in ("kept ", "in ", "the ", "log "):
+            if talk.running:
+                self.grow(talk, talk.running, text)
+                self.a_while_passes(idle=False)
+        if talk.running:
+            self.grow(talk, talk.running, "lost")
+        if self.can_post(talk):
+            self.posted(talk, self.message(UNSET))
+        self.start_again(crash=True, empty=empty, eager=eager)
+
     @rule(crash=st.booleans(), empty=st.booleans(), eager=st.booleans())
     def start_again(self, crash: bool, empty: bool, eager: bool) -> None:
         """`empty`: without projections. Not `eager`: the next command meets what the crash left open."""
