@@ -3,6 +3,12 @@
 Costs the same for ten messages and for ten thousand.
 """
 
+from msgspec.structs import replace
+
+from chatbot.sessions import errors
+from chatbot.sessions.commands import EndReply, PostMessage, StartReply
+from chatbot.sessions.context import LOOK_BACK, context_of
+from chatbot.sessions.decide import parent_of
 from chatbot.sessions.ports import Ports
 from chatbot.sessions.state import Remembered, State, evolve
 from events.catalogue import (
@@ -19,8 +25,8 @@ from projections.session import OpenReply
 
 
 def recent_max(ports: Ports) -> int:
-    """Messages kept at hand: a context, the messages that wait, and as many replies."""
-    return ports.rules.max_context_messages + 2 * ports.rules.pending_max + 2
+    """Messages kept at hand: what a context looks back over, the messages that wait, and as many replies."""
+    return LOOK_BACK * ports.rules.max_context_messages + 2 * ports.rules.pending_max + 2
 
 
 async def load(ports: Ports, session_id: str) -> State | None:
@@ -69,6 +75,47 @@ async def remember_branch(ports: Ports, state: State, leaf: str) -> dict[str, Re
                 content = ""
         remembered[row.message_id] = Remembered(row.message_id, row.parent_id, row.role, content)
     return remembered
+
+
+async def prepare(ports: Ports, state: State | None, command: PostMessage | StartReply) -> State | None:
+    """`state` with the texts at hand that the reply to `command` needs. Raises UnknownMessage, Overloaded."""
+    if state is None or state.session.status != "active":
+        return state
+    session = state.session
+    is_busy = bool(session.open_reply or session.pending)
+    if isinstance(command, StartReply):
+        leaf = session.pending[0].message_id if session.pending else None
+    else:
+        leaf = parent_of(state, command)
+        if not is_busy and ports.gate.is_full:
+            raise errors.Overloaded("too many replies run and wait already")
+        if is_busy and leaf == session.head:
+            return state  # its context is gathered when its turn comes
+    if leaf is None:
+        return state
+    context = context_of(state.recent, leaf, ports.rules.max_context_messages)
+    branch: dict[str, Remembered] | None
+    if context is not None:
+        branch = {said.message_id: said for said in context}
+    else:
+        branch = await remember_branch(ports, state, leaf)
+    if branch is None:
+        raise errors.UnknownMessage(leaf)
+    # At the end, where the oldest are not dropped from before the context is built.
+    others = {id_: said for id_, said in state.recent.items() if id_ not in branch}
+    return replace(state, recent={**others, **branch})
+
+
+async def left_open(ports: Ports, state: State | None) -> list[EndReply]:
+    """How to close the replies that a crash left open: the running one keeps what had been recorded of it."""
+    if state is None:
+        return []
+    closing: list[EndReply] = []
+    running = state.session.open_reply
+    if running is not None:
+        text = await checkpointed_text(ports, state.session.session_id, running)
+        closing.append(EndReply(ReplyInterrupted(running.reply_id, text, "crash")))
+    return closing + [EndReply(ReplyInterrupted(waiting.reply_id, "", "crash")) for waiting in state.session.pending]
 
 
 async def checkpointed_text(ports: Ports, session_id: str, running: OpenReply) -> str:

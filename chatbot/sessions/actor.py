@@ -22,8 +22,7 @@ from chatbot.sessions.commands import (
     StartReply,
     Stop,
 )
-from chatbot.sessions.context import context_of
-from chatbot.sessions.decide import Rules, decide, parent_of
+from chatbot.sessions.decide import Rules, decide
 from chatbot.sessions.mailbox import Envelope, Mailbox, MailboxClosed
 from chatbot.sessions.ports import Ports
 from chatbot.sessions.replies import Replies
@@ -40,7 +39,7 @@ from projections.errors import ProjectionError
 
 DECIDE_MAX = 8  # rounds lost to other writers of the same stream before the asker is told to try again
 UNAVAILABLE = (LogUnavailable, ProjectionError)  # the disk's doing: nothing is wrong with the actor
-END_RETRY_S = 1.0  # between attempts to record a reply's end while the disk refuses
+RETRY_S = 1.0  # between attempts to record a reply's start or end while the disk refuses
 
 
 class Answer(Struct, frozen=True):
@@ -133,11 +132,13 @@ class Actor:
                 return await self._delete(envelope, command)
             case EndReply():
                 return Answer(self._known(), await self._record_end(envelope, command))
+            case StartReply():
+                return Answer(self._known(), await self._until_recorded(envelope, command))
             case CheckpointReply():
                 return await self._checkpoint(envelope)
             case PostMessage(on_busy="interrupt"):
                 await self._decide_and_append(envelope, CancelReply())  # is the session there, and the asker's?
-                await self._prepare(command)  # is what it follows there?
+                await activate.prepare(self._ports, self._state, command)  # is what it follows there?
                 envelope.if_version = None  # the endings move the version on
                 await self._end_replies(ReplyCancelled, "superseded", envelope)
         reply = await self._decide_and_append(envelope)
@@ -149,7 +150,7 @@ class Actor:
         for _ in range(DECIDE_MAX):
             self._check_version(envelope)
             if isinstance(command, PostMessage | StartReply):
-                await self._prepare(command)
+                self._state = await activate.prepare(self._ports, self._state, command)
             decision = decide(self._state, command, self._ports.clock(), self._rules(), envelope.asker, self.session_id)
             try:
                 reply = await self._append(decision.events, envelope)
@@ -181,14 +182,21 @@ class Actor:
     async def _record_end(self, envelope: Envelope, command: EndReply) -> Reply | None:
         """A reply always ends: when the disk refuses, those who wait are told and the attempt is repeated."""
         try:
-            return await self._decide_and_append(envelope, command)
+            return await self._until_recorded(envelope, command)
         except LogUnavailable as error:
             stalled = self._replies.by_id.get(command.event.reply_id)
             if stalled is not None:
                 stalled.stall(error)
-            self._ports.logger.warning("reply.end_not_recorded", reason=str(error), retry_s=END_RETRY_S)
+            raise
+
+    async def _until_recorded(self, envelope: Envelope, command: EndReply | StartReply) -> Reply | None:
+        """What nobody else would ask for again is tried until the disk takes it."""
+        try:
+            return await self._decide_and_append(envelope, command)
+        except UNAVAILABLE as error:
+            self._ports.logger.warning("reply.not_recorded", reason=str(error), retry_s=RETRY_S)
             again = Envelope(command, envelope.asker, cause=envelope.cause)
-            asyncio.get_running_loop().call_later(END_RETRY_S, self._tell_again, again)
+            asyncio.get_running_loop().call_later(RETRY_S, self._tell_again, again)
             raise
 
     async def _checkpoint(self, envelope: Envelope) -> Answer:
@@ -239,44 +247,17 @@ class Actor:
         last_words = decide(
             self._state, replace(command, usage=usage), self._ports.clock(), self._rules(), SERVICE, self.session_id
         ).events[0]
-        recorded = await self._ports.log.erase(self.session_id, session.version, last_words, _metadata(envelope))
+        try:
+            recorded = await self._ports.log.erase(self.session_id, session.version, last_words, _metadata(envelope))
+        except VersionConflict as error:
+            self._state = await activate.catch_up(self._ports, self.session_id, self._state)
+            raise LogUnavailable("another process has just written to this session; try again") from error
         self._apply(recorded, envelope)
         return Answer(self._known())
 
-    async def _prepare(self, command: PostMessage | StartReply) -> None:
-        """Have the texts at hand that the next context needs. Raises UnknownMessage, Overloaded."""
-        state = self._state
-        if state is None or state.session.status != "active":
-            return
-        session = state.session
-        is_busy = bool(session.open_reply or session.pending)
-        if isinstance(command, StartReply):
-            leaf = session.pending[0].message_id if session.pending else None
-        else:
-            leaf = parent_of(state, command)
-            if not is_busy and self._ports.gate.is_full:
-                raise errors.Overloaded("too many replies run and wait already")
-            if is_busy and leaf == session.head:
-                return  # its context is gathered when its turn comes
-        if leaf is None or context_of(state.recent, leaf, self._ports.rules.max_context_messages) is not None:
-            return
-        branch = await activate.remember_branch(self._ports, state, leaf)
-        if branch is None:
-            raise errors.UnknownMessage(leaf)
-        older = {id_: said for id_, said in state.recent.items() if id_ not in branch}
-        self._state = replace(state, recent={**older, **branch})
-
     async def _recover(self) -> None:
         """Close what a crash left open, before the first command is taken."""
-        if self._state is None:
-            return
-        session = self._state.session
-        closing: list[EndReply] = []
-        if session.open_reply is not None:
-            text = await activate.checkpointed_text(self._ports, self.session_id, session.open_reply)
-            closing.append(EndReply(ReplyInterrupted(session.open_reply.reply_id, text, "crash")))
-        closing += [EndReply(ReplyInterrupted(waiting.reply_id, "", "crash")) for waiting in session.pending]
-        for command in closing:
+        for command in await activate.left_open(self._ports, self._state):
             await self._decide_and_append(Envelope(command, SERVICE, cause="recovery"))
             self._ports.logger.info("reply.interrupted", cause="crash")
 

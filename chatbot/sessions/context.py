@@ -2,6 +2,8 @@
 
 from chatbot.sessions.state import Remembered
 
+LOOK_BACK = 2  # times the limit: how far back messages are looked for when some of the newest are empty
+
 
 def context_of(recent: dict[str, Remembered], leaf: str | None, limit: int) -> tuple[Remembered, ...] | None:
     """The newest `limit` messages of the branch that ends in `leaf`, oldest first; None when `recent` has a gap.
@@ -10,7 +12,9 @@ def context_of(recent: dict[str, Remembered], leaf: str | None, limit: int) -> t
     context never starts with an assistant message, whose question would be missing.
     """
     newest_first: list[Remembered] = []
-    while leaf is not None and len(newest_first) < limit:
+    for _ in range(LOOK_BACK * limit):
+        if leaf is None or len(newest_first) == limit:
+            break
         message = recent.get(leaf)
         if message is None:
             return None

@@ -65,7 +65,7 @@ def decide(state: State | None, command: Command, now_us: int, rules: Rules, ask
     """What the session answers to `command` at `now_us` (unix microseconds)."""
     if isinstance(command, CreateSession):
         return Decision(events=(_create(command),))
-    gone = _gone(state, rules, asker, session_id)
+    gone = _gone(state, command, rules, asker, session_id)
     if state is None or gone is not None:
         return Decision(rejection=gone or errors.SessionNotFound(session_id))
     if _is_due(state, now_us) and not isinstance(command, DeleteSession):
@@ -129,12 +129,15 @@ def _create(command: CreateSession) -> SessionCreated:
     )
 
 
-def _gone(state: State | None, rules: Rules, asker: Asker, session_id: str) -> errors.Rejection | None:
+def _gone(
+    state: State | None, command: Command, rules: Rules, asker: Asker, session_id: str
+) -> errors.Rejection | None:
+    """Why there is nothing to ask any more. An expired session can still be deleted: its texts are still there."""
     if state is None or not may_touch(state.session.owner, rules, asker):
         return errors.SessionNotFound(session_id)
     if state.session.status == "deleted":
         return errors.SessionDeleted(session_id)
-    if state.session.status == "expired":
+    if state.session.status == "expired" and not isinstance(command, DeleteSession):
         return errors.SessionExpired(session_id)
     return None
 

@@ -1,6 +1,6 @@
 """Reads: answered by projections and the log's texts, never by an actor, so that a busy session is as readable."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -9,6 +9,7 @@ from chatbot.sessions import errors
 from chatbot.sessions.commands import Asker, Touch
 from chatbot.sessions.decide import may_touch
 from chatbot.sessions.ports import Ports
+from chatbot.sessions.reply import Reply
 from chatbot.sessions.supervisor import Supervisor
 from events.catalogue import MessagePosted as Posted
 from events.catalogue import (
@@ -98,21 +99,27 @@ class Reader:
         for named in (leaf, before):
             if named is not None and await self._ports.queries.message(session.no, named) is None:
                 raise errors.UnknownMessage(named)
+        live = self._supervisor.replies(session.session_id)  # held, so that one that ends meanwhile keeps its text
         rows = await self._ports.queries.path(session.no, leaf, limit=limit, before=before)
+        if any(not row.position and row.message_id not in live for row in rows):
+            live = self._supervisor.replies(session.session_id)
+            await self.catch_up()  # one has started since, and may have ended: then its row says so by now
+            rows = await self._ports.queries.path(session.no, leaf, limit=limit, before=before)
         texts = await self._ports.log.read_at([row.position for row in rows if row.position])
-        return [self._said(session.session_id, row, texts.get(row.position)) for row in rows]
+        return [_said(row, texts.get(row.position), live) for row in rows]
 
     async def depth(self, session: Session, leaf: str | None) -> int:
         """How many messages the branch has that ends in `leaf`."""
         last = await self._ports.queries.message(session.no, leaf) if leaf else None
         return last.depth if last else 0
 
-    def _said(self, session_id: str, row: Message, recorded: RecordedEvent | None) -> Said:
-        event = recorded.event if recorded else None
-        match event:
-            case ReplyCompleted():
-                return Said(row, event.content, event.finish_reason, event.model, event.usage)
-            case Posted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
-                return Said(row, event.content, model=row.model)
-        live = self._supervisor.reply(session_id, row.message_id)
-        return Said(row, live.text if live else "", model=row.model)
+
+def _said(row: Message, recorded: RecordedEvent | None, live: Mapping[str, Reply]) -> Said:
+    event = recorded.event if recorded else None
+    match event:
+        case ReplyCompleted():
+            return Said(row, event.content, event.finish_reason, event.model, event.usage)
+        case Posted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
+            return Said(row, event.content, model=row.model)
+    reply = live.get(row.message_id)
+    return Said(row, reply.text if reply else "", model=row.model)

@@ -1,6 +1,7 @@
 """Activates actors, caps how many live, starts failed ones again with backoff, and shuts all down in stages."""
 
 import asyncio
+import contextvars
 from collections import OrderedDict
 from contextlib import suppress
 from typing import Any
@@ -30,6 +31,7 @@ class Supervisor:
         self._ports = ports
         self._actors: OrderedDict[str, Actor] = OrderedDict()  # least recently asked first
         self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()  # count, not before (monotonic seconds)
+        self._recoveries: set[asyncio.Task[None]] = set()
         self._draining = False
         self._closed = False
 
@@ -37,10 +39,10 @@ class Supervisor:
     def draining(self) -> bool:
         return self._draining
 
-    def reply(self, session_id: str, reply_id: str) -> Reply | None:
-        """A reply that runs or waits in this process."""
+    def replies(self, session_id: str) -> dict[str, Reply]:
+        """The session's replies that run or wait in this process, by id, as of now."""
         actor = self._actors.get(session_id)
-        return actor.replies.get(reply_id) if actor else None
+        return dict(actor.replies) if actor else {}
 
     def count_replies(self) -> int:
         return sum(len(actor.replies) for actor in self._actors.values())
@@ -125,6 +127,8 @@ class Supervisor:
     async def close(self) -> None:
         """Stop every actor; each answers what it has been asked."""
         self._draining = self._closed = True
+        for task in self._recoveries:
+            task.cancel()
         actors = list(self._actors.values())
         for actor in actors:
             self._stop(actor)
@@ -159,6 +163,17 @@ class Supervisor:
         with suppress(MailboxClosed):  # then it is stopping already
             actor.mailbox.tell(Envelope(Stop(), SERVICE, cause="shutdown"))
 
+    def _recover_later(self, session_id: str, wait_s: float) -> None:
+        """An actor has failed under its replies: have them closed, whether or not anyone asks for the session."""
+
+        async def recover() -> None:
+            await asyncio.sleep(wait_s)
+            await self._recover(session_id)
+
+        task = asyncio.create_task(recover(), name=f"recover {session_id}", context=contextvars.Context())
+        self._recoveries.add(task)
+        task.add_done_callback(self._recoveries.discard)
+
     def _retired(self, actor: Actor) -> None:
         if self._actors.get(actor.session_id) is actor:
             del self._actors[actor.session_id]
@@ -167,5 +182,7 @@ class Supervisor:
             count = self._failures.pop(actor.session_id, (0, 0.0))[0] + 1
             wait_s = min(BACKOFF_FIRST_S * 2 ** (count - 1), BACKOFF_MAX_S)
             self._failures[actor.session_id] = (count, self._ports.timer() + wait_s)
+            if actor.replies and not self._closed:
+                self._recover_later(actor.session_id, wait_s)
             while len(self._failures) > FAILURES_MAX:
                 self._failures.popitem(last=False)

@@ -201,3 +201,41 @@ async def test_the_parent_can_be_chosen_and_siblings_are_listed(service: Running
         "/api/chat", json={"session_id": session_id, "message": "x", "parent_id": "not-there"}
     )
     assert unknown.status_code == 422
+
+
+async def test_an_old_message_can_be_answered_anew_however_long_the_session(
+    service: Running, model: ModelServer
+) -> None:
+    session_id = await service.session()
+    first = await service.chat(session_id, "one")
+    for number in range(40):
+        await service.chat(session_id, f"m{number}")
+    edited = await service.chat(session_id, "edited", parent_id=first["message_id"])
+    assert edited["status"] == "complete"
+    assert [m["content"] for m in model.requests[-1].body["messages"]] == ["one", "You said: one", "edited"]
+
+
+async def test_a_conversation_goes_on_after_many_replies_without_a_word(service: Running, model: ModelServer) -> None:
+    session_id = await service.session()
+    await service.chat(session_id, "one")
+    model.script(times=60, status=400)
+    for number in range(30):
+        body = {"session_id": session_id, "message": f"m{number}"}
+        assert (await service.client.post("/api/chat", json=body)).status_code == 502
+    while model.take_script() != model._always:
+        pass
+    assert (await service.chat(session_id, "at last"))["content"] == "You said: at last"
+
+
+async def test_a_reader_never_sees_a_reply_shrink(service: Running, model: ModelServer) -> None:
+    for _ in range(5):
+        model.script(pieces=tuple("a b c d e f g "), delay_s=0.003)
+        session_id = await service.session()
+        chatting = asyncio.create_task(service.chat(session_id, "hi"))
+        longest = ""
+        while not chatting.done():
+            messages = (await service.history(session_id))["messages"]
+            text = messages[-1]["content"] if len(messages) == 2 else ""
+            assert text.startswith(longest)
+            longest = text
+        await chatting

@@ -135,6 +135,19 @@ async def test_a_session_expires_by_itself_and_says_so(tmp_path: Path, model: Mo
         assert [one["session_id"] for one in expired["sessions"]] == [short]
 
 
+async def test_an_expired_session_can_still_be_deleted_for_good(tmp_path: Path, model: ModelServer) -> None:
+    async with serving(tmp_path, model.url) as service:
+        body = {"timeout_hours": 1 / 3600, "title": "SECRET-title"}
+        path = f"/api/sessions/{(await service.client.post('/api/sessions', json=body)).json()['session_id']}"
+        async with asyncio.timeout(5):
+            while (await service.client.get(path)).status_code == 200:
+                await asyncio.sleep(0.05)
+        assert (await service.client.get(path)).json()["type"] == "/problems/session-expired"
+        assert (await service.client.delete(path)).status_code == 204
+        assert (await service.client.get(path)).json()["type"] == "/problems/session-deleted"
+        assert b"SECRET" not in b"".join(file.read_bytes() for file in tmp_path.iterdir())
+
+
 async def test_reading_a_session_puts_its_expiry_off(tmp_path: Path, model: ModelServer) -> None:
     async with serving(tmp_path, model.url, CHATBOT_SESSIONS_ACCESS_RESOLUTION_S="0") as service:
         session_id = await service.session()

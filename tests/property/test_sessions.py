@@ -291,8 +291,8 @@ class SessionsAgainstModel(RuleBasedStateMachine):
     @rule(number=which)
     def delete(self, number: int) -> None:
         talk = self.pick(number)
-        if talk.status != "active":
-            with self.refused(errors.SessionDeleted if talk.status == "deleted" else errors.SessionExpired):
+        if talk.status == "deleted":
+            with self.refused(errors.SessionDeleted):
                 self.ask(talk, DeleteSession())
             return
         owed = list(talk.owed)

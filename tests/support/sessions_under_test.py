@@ -24,7 +24,7 @@ from projections.runner import ProjectionRunner
 from tests.support.hand_model import HandModel
 
 ROOMS = ("log.db", "log.db-wal", "projections.db", "projections.db-wal")
-PENDING_MAX, CONTEXT_MAX, ACCESS_US = 40, 4, 60_000_000
+PENDING_MAX, CONTEXT_MAX, ACCESS_US = 3, 4, 60_000_000
 CHECKPOINT_S, IDLE_S = 50.0, 5_000.0  # of the loop's time, which only `skip` moves so far
 
 

@@ -209,10 +209,19 @@ def test_a_session_with_a_running_reply_does_not_expire() -> None:
 )
 def test_a_session_that_is_gone_refuses_everything(last: Event, rejection: type[errors.Rejection]) -> None:
     state = record(created(), [last])
-    for command in (post(1), commands.Touch(), commands.DeleteSession(), commands.ChangeMetadata(title="x")):
+    for command in (post(1), commands.Touch(), commands.ChangeMetadata(title="x")):
         decision = ask(state, command)
         assert type(decision.rejection) is rejection
         assert decision.events == ()
+
+
+def test_an_expired_session_can_be_deleted_and_a_deleted_one_cannot() -> None:
+    expired = record(created(), [SessionExpired(deadline_us=0)])
+    deleted = ask(expired, commands.DeleteSession())
+    assert [type(event) for event in deleted.events] == [SessionDeleted]
+    again = ask(record(expired, deleted.events), commands.DeleteSession())
+    assert type(again.rejection) is errors.SessionDeleted
+    assert again.events == ()
 
 
 def test_an_unknown_session_is_not_found() -> None:
