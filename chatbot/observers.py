@@ -39,7 +39,9 @@ class SessionWatch:
             if first_s is not None and usage.completion_tokens > 1:
                 metrics.per_token(provider, model, (duration_s - first_s) / (usage.completion_tokens - 1))
         cause = None if isinstance(ended, ReplyCompleted) else ended.cause
-        self._logger.info(
+        # A line for each good reply would cost a tenth of the whole turn; metrics count them.
+        write = self._logger.debug if cause is None else self._logger.info
+        write(
             "reply.ended",
             outcome=status_of(ended),
             cause=cause,
