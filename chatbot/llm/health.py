@@ -2,7 +2,6 @@
 
 import asyncio
 
-from chatbot.llm.errors import LlmError, LlmUnavailable
 from chatbot.llm.protocol import Health, Provider
 
 # While the server is away it is asked more often: a service that starts should not look broken for a whole interval.
@@ -27,11 +26,3 @@ class HealthMonitor:
     async def refresh(self) -> None:
         """Asks now."""
         self.newest = await self._provider.health()
-
-    def reply_ended(self, error: LlmError | None) -> None:
-        """Every reply tells something, too: `error` is how it failed, None that it came. Other failures than an
-        unreachable server leave the answer as it is."""
-        if error is None:
-            self.newest = Health(available=True)
-        elif isinstance(error, LlmUnavailable):
-            self.newest = Health(available=False, detail=str(error))

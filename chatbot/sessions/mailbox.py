@@ -54,9 +54,14 @@ class Mailbox:
     async def take(self, idle_timeout_s: float) -> Envelope | None:
         """The next envelope, or None after `idle_timeout_s` without one."""
         if not self:
-            self._arrival = asyncio.get_running_loop().create_future()
-            await asyncio.wait((self._arrival,), timeout=idle_timeout_s)
-            self._arrival = None
+            loop = asyncio.get_running_loop()
+            self._arrival = loop.create_future()
+            patience = loop.call_later(idle_timeout_s, self._notify)
+            try:
+                await self._arrival
+            finally:
+                patience.cancel()
+                self._arrival = None
         if self._told:
             return self._told.popleft()
         return self._asked.popleft() if self._asked else None
@@ -73,5 +78,8 @@ class Mailbox:
         if self._closed:
             raise MailboxClosed
         lane.append(envelope)
+        self._notify()
+
+    def _notify(self) -> None:
         if self._arrival is not None and not self._arrival.done():
             self._arrival.set_result(None)

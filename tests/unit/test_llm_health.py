@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncGenerator
 
-from chatbot.llm.errors import LlmFailed, LlmUnavailable
 from chatbot.llm.health import HealthMonitor
 from chatbot.llm.protocol import ChatMessage, Finish, Health
 from events.catalogue import Parameters
@@ -62,13 +61,3 @@ async def test_it_can_be_asked_to_look_now() -> None:
     monitor = HealthMonitor(Told(available=True), 60)
     await monitor.refresh()
     assert monitor.newest == Health(available=True)
-
-
-async def test_replies_tell_whether_the_server_is_there() -> None:
-    monitor = HealthMonitor(Told(available=True), 60)
-    monitor.reply_ended(None)
-    assert monitor.newest.available is True
-    monitor.reply_ended(LlmFailed("a bad request says nothing about the next one"))
-    assert monitor.newest.available is True
-    monitor.reply_ended(LlmUnavailable())
-    assert monitor.newest == Health(available=False, detail="LLM server not available")
