@@ -1,6 +1,5 @@
 """The one composition root and command line: `python run.py` serves."""
 
-import argparse
 import asyncio
 import os
 import signal
@@ -19,6 +18,7 @@ from msgspec.structs import asdict
 
 from chatbot.api.app import build_app, listen
 from chatbot.api.services import Readiness, Services
+from chatbot.command_line import parse
 from chatbot.config.check import find_risks
 from chatbot.config.load import ConfigError, Configuration, load
 from chatbot.config.settings import Settings
@@ -40,44 +40,13 @@ from chatbot.sessions.supervisor import Supervisor
 from events.errors import LogUnusable
 from events.options import LogOptions
 from events.sqlite import SqliteLog
-from projections.errors import ProjectionError, ProjectionLag
+from events.verify import Fault, Walk, verify
+from projections.errors import ProjectionError, ProjectionLag, ProjectionsStopped
 from projections.runner import ProjectionRunner, RunnerOptions
 
-EXIT_SETTINGS, EXIT_DATABASE, EXIT_LISTEN, EXIT_MODEL, EXIT_AT_ONCE = 2, 3, 4, 5, 130
+EXIT_BROKEN, EXIT_SETTINGS, EXIT_DATABASE, EXIT_LISTEN, EXIT_MODEL, EXIT_AT_ONCE = 1, 2, 3, 4, 5, 130
 START_LOOK_S = 1.0  # between looks at projections that are catching up
 ROOT = Path(__file__).resolve().parent
-DESCRIPTION = """\
-A chat backend whose every word is on the record.
-
-Without a command it serves the HTTP API, with Swagger UI at /docs, on the address in config.toml
-(127.0.0.1:8080). Settings come from config.toml, a .env file, the environment and the options below;
-later ones win. `run.py config` shows all of them and where each came from."""
-EPILOG = """\
-examples:
-  python run.py                                    serve, with the embedded model
-  LLM_SERVER_URL=http://localhost:8000 python run.py
-                                                   serve, with a model server (midm or OpenAI-compatible)
-  python run.py --host 0.0.0.0 --port 9000         listen on all networks (configure API keys first)
-  python run.py --reload                           serve, and start again when code or settings change
-  python run.py config                             print the settings in force
-
-exit codes: 0 served and drained; 2 wrong settings or usage; 3 the database cannot be used;
-4 the address cannot be listened on; 5 the embedded model is missing; 130 a second Ctrl-C."""
-
-
-def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="run.py", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "command", nargs="?", choices=("serve", "config"), default="serve", help="what to do (default: serve)"
-    )
-    parser.add_argument("--config", metavar="FILE", help="settings file in place of config.toml")
-    parser.add_argument("--host", help="address to listen on, over server.host")
-    parser.add_argument("--port", help="port to listen on, over server.port; 0 takes a free one")
-    parser.add_argument("--reload", action="store_true", help="start again when code or settings change")
-    parser.add_argument("--version", action="version", version=f"chatbot backend {version()}")
-    return parser.parse_args(arguments)
 
 
 def version() -> str:
@@ -88,7 +57,7 @@ def version() -> str:
 
 
 def main(arguments: list[str]) -> int:
-    options = parse(arguments)
+    options = parse(arguments, version())
     if options.reload:
         return run_reloading(ROOT, [one for one in arguments if one != "--reload"])
     overrides = {"host": options.host, "port": options.port, "config": options.config}
@@ -97,9 +66,38 @@ def main(arguments: list[str]) -> int:
     except ConfigError as error:
         return fail(EXIT_SETTINGS, str(error))
     if options.command == "config":
-        print(show(configuration))
-        return 0
+        return say(show(configuration))
+    if options.command == "verify":
+        return check_log(configuration.settings)
     return serve(configuration)
+
+
+def say(text: str) -> int:
+    """To standard output, whose reader (head, less) may have left."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def check_log(settings: Settings) -> int:
+    """Walk the whole chain, beside a running server or on a copied file. Exit code 1 when it does not hold."""
+
+    async def walked() -> tuple[Walk, Fault | None]:
+        log = await SqliteLog.open(settings.database.path, read_only=True)
+        try:
+            return await verify(log)
+        finally:
+            await log.close()
+
+    try:
+        walk, fault = asyncio.run(walked())
+    except LogUnusable as error:
+        return fail(EXIT_DATABASE, str(error))
+    if fault is not None:
+        return fail(EXIT_BROKEN, f"the log does not hold at position {fault.position}: {fault.reason}")
+    return say(f"the log holds: {walk.position} events, {walk.erased} of them erased, digest {walk.digest.hex()}")
 
 
 def fail(code: int, message: str) -> int:
@@ -121,7 +119,9 @@ def serve(configuration: Configuration) -> int:
     except EmbeddedMissing as error:
         return fail(EXIT_MODEL, str(error))
     except OSError as error:
-        return fail(EXIT_LISTEN, f"cannot listen on {settings.server.host}:{settings.server.port}: {error.strerror}")
+        address = f"{settings.server.host}:{settings.server.port}"
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        return fail(EXIT_LISTEN, f"cannot listen on {address}: {reason}; choose another with HOST, PORT or --port")
     return 0
 
 
@@ -173,7 +173,7 @@ def catch_signals(stop: asyncio.Event) -> None:
 
 async def compose(settings: Settings, stack: AsyncExitStack) -> Services:
     """Put the parts together; `stack` takes them apart again, last first."""
-    metrics = Metrics(version(), settings.llm.provider)
+    metrics = Metrics(version())
     log_watch = LogWatch(metrics, structlog.get_logger("log"))
     log = await stack.enter_async_context(opened_log(settings, log_watch))
     projections = ProjectionRunner(
@@ -231,7 +231,7 @@ async def start_up(services: Services, url: str) -> None:
     logger = structlog.get_logger("run")
     logger.info("server.listening", url=url, database=str(services.settings.database.path))
     while services.runner.rebuilding and services.runner.failure is None:
-        with suppress(ProjectionLag):
+        with suppress(ProjectionLag, ProjectionsStopped):
             await services.runner.wait_for(services.log.head().position, timeout_s=START_LOOK_S)
     if services.runner.failure is not None:
         raise LogUnusable(f"the log cannot be understood: {services.runner.failure}") from services.runner.failure

@@ -28,14 +28,12 @@ prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # 
 class Metrics:
     """All of the service's metrics, in a registry of their own."""
 
-    def __init__(self, version: str, provider: str) -> None:
+    def __init__(self, version: str) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
-        Gauge("chatbot_build_info", "The running build.", ["version", "provider"], registry=registry).labels(
-            version, provider
-        ).set(1)
+        Gauge("chatbot_build_info", "The running build.", ["version"], registry=registry).labels(version).set(1)
         self._http(registry)
         self._replies(registry)
         self._log(registry)
@@ -154,10 +152,11 @@ class Metrics:
     def actor_failed(self) -> None:
         self._actor_failures.inc()
 
-    def reply(self, provider: str, model: str, outcome: str, duration_s: float) -> None:
+    def reply(self, provider: str, model: str, outcome: str, duration_s: float | None) -> None:
         model = self._bounded(model)
         self._ended.labels(provider, model, outcome).inc()
-        self._duration.labels(provider, model).observe(duration_s)
+        if duration_s is not None:
+            self._duration.labels(provider, model).observe(duration_s)
 
     def first_token(self, provider: str, model: str, seconds: float) -> None:
         self._first_token.labels(provider, self._bounded(model)).observe(seconds)

@@ -24,6 +24,10 @@ class SessionWatch:
     def actor_failed(self) -> None:
         self._metrics.actor_failed()
 
+    def reply_closed(self, provider: str, ended: ReplyEnded) -> None:
+        """Count a reply that never ran here: it waited, or a crash had left it open."""
+        self._metrics.reply(provider, "none", status_of(ended), None)
+
     def reply_ended(self, started: ReplyStarted, ended: ReplyEnded, timing: Timing, request_id: str | None) -> None:
         """Count one reply; its text stays out of logs and labels."""
         metrics, provider = self._metrics, started.provider
@@ -67,6 +71,10 @@ class LogWatch:
         self.writable = self.writable and reason != "unavailable"
         self._metrics.append_refused(reason)
         self._logger.warning("log.refused", reason=reason)
+
+    def failed(self, error: Exception) -> None:
+        self.writable = False
+        self._logger.error("log.failed", error=type(error).__name__, exc_info=error)
 
 
 class ProjectionWatch:

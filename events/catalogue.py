@@ -79,7 +79,10 @@ class SessionDeleted(Event, frozen=True, tag="session_deleted"):
 
 
 class MessagePosted(Event, frozen=True, tag="message_posted"):
-    """A message was accepted. `reply_id` names the reply that it will get, before that reply starts."""
+    """A message was accepted. `reply_id` names the reply that it will get, before that reply starts.
+
+    `idempotency_key` and `fingerprint` are reserved: nothing writes them yet.
+    """
 
     message_id: str
     parent_id: str | None
@@ -92,7 +95,10 @@ class MessagePosted(Event, frozen=True, tag="message_posted"):
 
 
 class ReplyStarted(Event, frozen=True, tag="reply_started"):
-    """The model is being asked. With the texts of `context_ids` the very request can be built again."""
+    """The model is being asked. With the texts of `context_ids` the very request can be built again.
+
+    `attempt` counts from 1; nothing starts a reply a second time yet.
+    """
 
     reply_id: str
     parent_id: str
@@ -149,6 +155,8 @@ class ReplyInterrupted(Event, frozen=True, tag="reply_interrupted"):
 
 
 class BranchSelected(Event, frozen=True, tag="branch_selected"):
+    """Reserved, as ContentErased: folded by the projections, appended by nothing yet."""
+
     message_id: str
 
 

@@ -1,4 +1,4 @@
-"""What can go wrong with a log. Each class's docstring is its message."""
+"""What can go wrong with a log."""
 
 
 class LogError(Exception):

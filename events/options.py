@@ -10,10 +10,10 @@ class LogOptions(Struct, frozen=True, kw_only=True):
     """How a SQLite log behaves. Durations are seconds."""
 
     busy_timeout_s: float = 5.0  # how long to wait for another program's lock before an append is refused
-    append_queue_max: int = 4096  # appends that may wait; the next one is refused with LogBusy
+    append_queue_max: int = 10_000  # appends that may wait; the next one is refused with LogBusy
     append_queue_bytes: int = 64 * 1024 * 1024  # content that may wait: bounds memory whatever the appends' size
-    append_batch_max: int = 256  # events in one transaction: beyond it a bigger batch is hardly faster
-    cache_kib: int = 16 * 1024  # page cache of each connection
+    append_batch_max: int = 512  # events in one transaction: beyond it a bigger batch is hardly faster
+    cache_kib: int = 8 * 1024  # page cache of each connection
     wal_limit_bytes: int = 64 * 1024 * 1024  # a write-ahead log that once grew past this is cut back
     read_connections: int = 2  # threads that read beside the writer
     erase_wait_s: float = 5.0  # how long an erasure waits for another program's reader to let go of the old pages

@@ -29,6 +29,9 @@ class LogObserver(Protocol):
     def refused(self, reason: str) -> None:
         """An append was refused: `busy`, `closing`, `conflict` or `unavailable`."""
 
+    def failed(self, error: Exception) -> None:
+        """Something happened in the writer that no store should let happen; a fault of ours."""
+
 
 class NoObserver:
     """Counts nothing."""
@@ -36,6 +39,8 @@ class NoObserver:
     def appended(self, batch_events: int, append_s: float, commit_s: float) -> None: ...
 
     def refused(self, reason: str) -> None: ...
+
+    def failed(self, error: Exception) -> None: ...
 
 
 class BatchStore(Protocol):
@@ -166,14 +171,18 @@ class BatchWriter:
             self._abandon(batch, error)
             if not isinstance(error, Exception):  # the event loop is being torn down
                 raise
-            self.failure = error  # one bad batch must not stop every session
+            self._failed(error)  # one bad batch must not stop every session
 
     async def _tidy(self) -> float | None:
         try:
             return await self._store.tidy()
         except Exception as error:  # noqa: BLE001  kept as `failure`
-            self.failure = error
+            self._failed(error)
             return RETRY_S
+
+    def _failed(self, error: Exception) -> None:
+        self.failure = error
+        self._observe.failed(error)
 
     def _count(self, outcomes: Sequence[Outcome], arrived_s: float, started_s: float) -> None:
         now_s = time.monotonic()

@@ -1,4 +1,4 @@
-"""What can go wrong with projections. Each class's docstring is its message."""
+"""What can go wrong with projections."""
 
 import sqlite3
 
@@ -28,7 +28,10 @@ class ProjectionsInUse(ProjectionError):
     """Another process keeps its projections in this file; give each service a path of its own."""
 
     def __init__(self, path: str) -> None:
-        super().__init__(f"{path} belongs to another running process; give each service a projections path of its own")
+        super().__init__(
+            f"{path} belongs to another running process; give each service a file of its own"
+            " with CHATBOT_DATABASE_PROJECTIONS_PATH"
+        )
 
 
 class ProjectionsUnusable(ProjectionError):

@@ -23,9 +23,9 @@ DROP_EMPTY_COUNTS = "DELETE FROM counts WHERE n = 0"  # a rebuild would not have
 INSERT_MESSAGE = """
 INSERT INTO messages (no, session_no, message_id, parent_id, depth, role, status, position, version,
                       created_at_us, model, prompt_tokens, completion_tokens, day)
-VALUES (?1, ?2, ?3, ?4,
-        coalesce(?5, 1 + (SELECT depth FROM messages WHERE session_no = ?2 AND message_id = ?4), 1),
-        ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
+VALUES (?, ?, ?, ?,
+        coalesce(?, 1 + (SELECT depth FROM messages WHERE session_no = ? AND message_id = ?), 1),
+        ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING
 """
 
@@ -109,6 +109,8 @@ def insert_rows(changes: SessionChanges) -> list[Row]:
             row.message_id,
             row.parent_id,
             row.depth,
+            session_no,
+            row.parent_id,
             row.role,
             row.status,
             row.position,

@@ -211,7 +211,8 @@ def check_query(request: web.Request, allowed: frozenset[str], prefix: str | Non
     """Raises BodyFault for a parameter that this call does not know, rather than ignore a misspelt filter."""
     for name in request.query:
         if name not in allowed and not (prefix and name.startswith(prefix)):
-            raise BodyFault(f"unknown parameter; known are {', '.join(sorted(allowed))}", f"query.{name[:64]}")
+            known = sorted(allowed) + ([f"{prefix}<key>"] if prefix else [])
+            raise BodyFault(f"unknown parameter; known are {', '.join(known)}", f"query.{name[:64]}")
 
 
 def if_match(request: web.Request) -> int | None:

@@ -42,7 +42,7 @@ async def chat_stream(request: web.Request) -> web.StreamResponse:
             await _write_reply(stream, session_id, reply, services.settings.stream.sse_ping_s)
             await stream.close()
         except ConnectionError as error:
-            # The reader has left. The reply goes on, and the reader may come back for the rest.
+            # The reader has left. The reply goes on, and the history will have all of it.
             services.logger.debug("stream.left", reason=type(error).__name__)
     return stream.response
 

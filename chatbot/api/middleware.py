@@ -52,6 +52,7 @@ async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Just before the headers leave: streams have theirs sent long before a middleware could add any."""
     response.headers["X-Request-ID"] = request.get(REQUEST_ID, "")
+    response.headers["Server"] = "chatbot"  # versions are nobody's business
     origin = request.headers.get("Origin")
     allowed = request.app[SERVICES].settings.server.cors_origins
     if origin is None or not allowed:

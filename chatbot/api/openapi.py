@@ -16,8 +16,9 @@ PROBLEM = "application/problem+json"
 RETRIED = (429, 503)  # problems.py sends Retry-After with these
 INTRODUCTION = """Sessions, their messages, and replies from a language model, whole or as a stream.
 
-Times are RFC 3339 in UTC. Unknown fields and parameters are refused. Every error is a problem (RFC 9457,
-`application/problem+json`) with a `detail` for people. Every answer carries `X-Request-ID`: quote it to the operator.
+Times are RFC 3339 in UTC. Unknown fields are refused, and so are unknown parameters where there are any. Every error is
+a problem (RFC 9457, `application/problem+json`) with a `detail` for people. Every answer carries `X-Request-ID`: quote
+it to the operator.
 """
 _HEADERS: dict[str, Schema] = {
     "X-Request-ID": {"description": "The request's id, as the logs have it.", "schema": {"type": "string"}},

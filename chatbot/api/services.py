@@ -21,7 +21,7 @@ from projections.runner import ProjectionRunner
 
 
 class Readiness(Struct):
-    """Where the service is in its life. `state` is starting, rebuilding, ready or draining."""
+    """Where the service is in its life. `state` is starting, ready or draining; /readyz adds rebuilding and failed."""
 
     state: str = "starting"
 

@@ -72,17 +72,10 @@ class AuthSettings(Struct, frozen=True):
             },
         ),
     ] = {}
-    audit_keys: Annotated[
-        tuple[str, ...],
-        Meta(
-            description="Names of keys that may also read the whole log and its proofs (scope audit).",
-            extra={"allowed": "names out of auth.keys"},
-        ),
-    ] = ()
 
     def __repr__(self) -> str:
         # a struct's own repr would carry the secrets into any log line or traceback that shows it
-        return f"AuthSettings(keys=<{len(self.keys)} masked>, audit_keys={self.audit_keys!r})"
+        return f"AuthSettings(keys=<{len(self.keys)} masked>)"
 
 
 class StreamSettings(Struct, frozen=True):

@@ -129,7 +129,9 @@ class EmbeddedSettings(Struct, frozen=True):
             extra={"allowed": "a file's path, or empty"},
         ),
     ] = ""
-    threads: Annotated[int, Meta(ge=0, le=1024, description="Threads that compute; 0: one for each core.")] = 0
+    threads: Annotated[
+        int, Meta(ge=0, le=1024, description="Threads that compute; 0: one fewer than there are cores, at least one.")
+    ] = 0
     context_tokens: Annotated[
         int,
         Meta(ge=256, le=1_048_576, description="Tokens of prompt and reply together that one reply's context holds."),

@@ -14,7 +14,6 @@ from typing import Any
 
 # The model card of SmolLM2 asks for these; without a penalty small models fall into endless repetition. They apply
 # where a request asks for nothing else.
-TEMPERATURE = 0.2
 TOP_P = 0.9
 REPEAT_PENALTY = 1.1
 NICENESS = 5  # a model takes all the time it gets: let the service that it writes for go first
@@ -48,7 +47,6 @@ def load(arguments: argparse.Namespace, api_key: str) -> Any:
     params.cache_ram_mib = 0  # keeps no prompts of ended conversations in memory
     params.ui = False
     params.endpoint_slots = False  # would show running prompts
-    params.sampling.temp = TEMPERATURE
     params.sampling.top_p = TOP_P
     params.sampling.penalty_repeat = REPEAT_PENALTY
     return xllamacpp.Server(params)

@@ -28,8 +28,8 @@ class LlmOptions(Struct, frozen=True, kw_only=True):
     reply_timeout_s: float = 600.0
     retries_max: int = 2
     retry_backoff_s: float = 0.25
-    concurrent_max: int = 64
-    queue_max: int = 256
+    concurrent_max: int = 256
+    queue_max: int = 1024
     line_max_bytes: int = 1_048_576
     reply_max_chars: int = 100_000
     health_timeout_s: float = 3.0

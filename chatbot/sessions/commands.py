@@ -69,8 +69,6 @@ class CancelReply(Struct, frozen=True):
 class InterruptReplies(Struct, frozen=True):
     """End the running reply and those that wait: the service is going down."""
 
-    cause: str = "shutdown"
-
 
 class ChangeMetadata(Struct, frozen=True):
     """Merge `metadata` (None removes a key) and set the title, where given."""

@@ -8,6 +8,8 @@ LOOK_BACK = 2  # times the limit: how far back messages are looked for when some
 def context_of(recent: dict[str, Remembered], leaf: str | None, limit: int) -> tuple[Remembered, ...] | None:
     """The newest `limit` messages of the branch that ends in `leaf`, oldest first; None when `recent` has a gap.
 
+    Looks back over at most LOOK_BACK x `limit` messages, which is enough while questions are never empty.
+
     Empty messages (a reply that failed before its first token) are passed over: model servers refuse them. The
     context never starts with an assistant message, whose question would be missing.
     """

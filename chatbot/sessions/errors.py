@@ -1,4 +1,4 @@
-"""Why a session refuses a command. Each class's docstring is its message; api/problems.py maps it to a status."""
+"""Why a session refuses a command. api/problems.py says which status each of them gets."""
 
 
 class Rejection(Exception):
@@ -8,8 +8,6 @@ class Rejection(Exception):
 class SessionNotFound(Rejection):
     """There is no such session, or it belongs to someone else."""
 
-    reason = "unknown"
-
     def __init__(self, session_id: str) -> None:
         super().__init__(f"Session {session_id} not found")
 
@@ -17,13 +15,9 @@ class SessionNotFound(Rejection):
 class SessionExpired(SessionNotFound):
     """The session has expired."""
 
-    reason = "expired"
-
 
 class SessionDeleted(SessionNotFound):
     """The session was deleted."""
-
-    reason = "deleted"
 
 
 class VersionMismatch(Rejection):

@@ -6,6 +6,7 @@ from chatbot.sessions import errors
 from chatbot.sessions.commands import SERVICE, Expire
 from chatbot.sessions.ports import Ports
 from chatbot.sessions.supervisor import Supervisor
+from projections.errors import ProjectionError
 
 SLEEP_MAX_S = 60.0  # a clock that jumps is noticed within this time
 SLEEP_MIN_S = 0.5  # between rounds, so that a session that will not expire cannot spin the loop
@@ -37,6 +38,9 @@ class ExpiryTimer:
                 await self._ports.runner.wait_for(self._ports.log.head().position)
                 await self._sleep(await self._ports.queries.next_deadline())
                 await self._expire_due()
+            except ProjectionError as error:  # being rebuilt, or stopped: not the timer's fault
+                self._ports.logger.warning("expiry.waits", reason=str(error))
+                await asyncio.sleep(SLEEP_MIN_S)
             except Exception as error:  # the timer must not die: the next round tries again
                 self._ports.logger.exception("expiry.failed", error=type(error).__name__)
                 await asyncio.sleep(SLEEP_MIN_S)

@@ -69,9 +69,11 @@ class Replies:
 
     def _close(self, event: ReplyEnded, recorded: RecordedEvent, state: State) -> Reply | None:
         reply = self.by_id.pop(event.reply_id, None)
-        if reply is None:
-            return None
         running = self.running
+        if reply is None or running is None or running.reply is not reply:
+            self._ports.observe.reply_closed(self._ports.provider.name, event)
+        if reply is None:  # a crash had left it open
+            return None
         if running is not None and running.reply is reply:
             self.running = None
         reply.end(outcome_of(event, recorded, reply))  # first: those who wait must hear it whatever else goes wrong

@@ -28,6 +28,9 @@ class Counts:
     def refused(self, reason: str) -> None:
         self.reasons.append(reason)
 
+    def failed(self, error: Exception) -> None:
+        self.reasons.append(repr(error))
+
 
 async def test_an_append_is_all_or_nothing_and_as_long_as_a_batch_at_most(stores: SqliteStores) -> None:
     log = await stores.open(LogOptions(append_batch_max=8))

@@ -192,9 +192,33 @@ async def test_a_log_written_by_a_newer_program_is_refused(tmp_path: Path, model
     log.close()
     refused = await asyncio.to_thread(run_py, tmp_path)
     assert refused.returncode == 3
-    assert "mood_changed" in refused.stderr
-    assert "newer" in refused.stderr
+    (error,) = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
+    assert "mood_changed" in error
+    assert "newer" in error
     assert "Traceback" not in refused.stderr
+
+
+async def test_verify_holds_beside_a_running_server_and_finds_a_changed_word(
+    tmp_path: Path, model: ModelServer
+) -> None:
+    async with program(tmp_path, model.url) as running, httpx.AsyncClient(base_url=running.url) as client:
+        session_id = await create(client)
+        await chat(client, session_id, "I owe you 10")
+        held = await asyncio.to_thread(run_py, tmp_path, "verify")
+        assert held.returncode == 0
+        assert "4 events" in held.stdout
+        await running.stop()
+    log = sqlite3.connect(tmp_path / "chatbot.db")
+    for (name,) in log.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall():
+        log.execute(f"DROP TRIGGER {name}")
+    log.execute("UPDATE events SET data = replace(data, 'owe you 10', 'owe you 99') WHERE position = 2")
+    log.commit()
+    log.close()
+    broken = await asyncio.to_thread(run_py, tmp_path, "verify")
+    assert broken.returncode == 1
+    assert "position 2" in broken.stderr
+    missing = await asyncio.to_thread(run_py, tmp_path, "verify", DATABASE_URL=str(tmp_path / "none.db"))
+    assert missing.returncode == 3
 
 
 def test_help_and_config_are_worth_reading(tmp_path: Path) -> None:

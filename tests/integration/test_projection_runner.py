@@ -226,7 +226,7 @@ async def test_a_path_that_cannot_be_a_file_is_refused(tmp_path: Path, log: Memo
 
 async def test_a_path_belongs_to_one_runner_at_a_time(path: Path, log: MemoryLog) -> None:
     async with running(path, log):
-        with pytest.raises(ProjectionsInUse, match="give each service a projections path of its own"):
+        with pytest.raises(ProjectionsInUse, match="CHATBOT_DATABASE_PROJECTIONS_PATH"):
             await ProjectionRunner(path, MemoryLog(b"another"), None, OPTIONS).start()
     assert (await follow(path, log)).failures == []
 

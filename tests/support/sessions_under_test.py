@@ -75,6 +75,8 @@ class Seen:
     def actor_failed(self) -> None:
         self.failed += 1
 
+    def reply_closed(self, provider: str, ended: ReplyEnded) -> None: ...
+
     def reply_ended(self, started: ReplyStarted, ended: ReplyEnded, timing: Timing, request_id: str | None) -> None:
         self.ended.append(ended.reply_id)
 

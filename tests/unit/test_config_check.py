@@ -39,7 +39,6 @@ def test_the_defaults_have_no_faults_and_no_risks() -> None:
         (changed(auth={"keys": {"My Phone": SECRET}}), "auth.keys", "the name of key 1"),
         (changed(auth={"keys": {"x" * 65: SECRET}}), "auth.keys", "the name of key 1"),
         (changed(auth={"keys": {"a": SECRET, "b": SECRET}}), "auth.keys", "the same secret"),
-        (changed(auth={"audit_keys": ("bob",)}), "auth.audit_keys", "'bob' is not the name of a key"),
         (changed(database={"projections_path": "chatbot.db"}), "database.projections_path", "a file of their own"),
         (changed(database={"url": "mysql://x"}), "database.url", "no store speaks mysql://"),
     ],

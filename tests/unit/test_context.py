@@ -29,8 +29,14 @@ def test_a_gap_beyond_the_limit_does_not_matter() -> None:
     assert [said.message_id for said in context] == ["2"]
 
 
-@given(st.lists(st.sampled_from(["text", ""]), max_size=30), st.integers(1, 12))
-def test_the_context_is_the_newest_part_in_order_and_starts_with_a_question(contents: list[str], limit: int) -> None:
+turns = st.lists(st.tuples(st.just("question"), st.sampled_from(["answer", ""])), max_size=15)
+
+
+@given(turns.map(lambda turns: [text for turn in turns for text in turn]), st.booleans(), st.integers(1, 12))
+def test_the_context_is_the_newest_part_in_order_and_starts_with_a_question(
+    contents: list[str], asks: bool, limit: int
+) -> None:
+    contents = [*contents, "question"] if asks else contents
     recent = chain(*contents)
     leaf = str(len(contents) - 1) if contents else None
     context = context_of(recent, leaf, limit)

@@ -46,7 +46,7 @@ def completed(tokens: int, model: str = "small") -> ReplyCompleted:
     ids=lambda one: one if isinstance(one, str) else "",
 )
 def test_a_reply_is_counted_once_by_how_it_ended(ended: ReplyEnded, outcome: str) -> None:
-    metrics = Metrics("1", "openai")
+    metrics = Metrics("1")
     watch(metrics).reply_ended(STARTED, ended, Timing(asked_s=10.0, first_s=11.0), None)
     assert value(metrics, "chatbot_replies_total", outcome=outcome, **WHO) == 1
     assert value(metrics, "chatbot_reply_seconds_sum", **WHO) == 3
@@ -54,7 +54,7 @@ def test_a_reply_is_counted_once_by_how_it_ended(ended: ReplyEnded, outcome: str
 
 
 def test_tokens_are_counted_in_and_out_and_the_time_between_those_after_the_first() -> None:
-    metrics = Metrics("1", "openai")
+    metrics = Metrics("1")
     watch(metrics).reply_ended(STARTED, completed(5), Timing(asked_s=10.0, first_s=11.0), None)
     assert value(metrics, "chatbot_tokens_total", direction="in", **WHO) == 40
     assert value(metrics, "chatbot_tokens_total", direction="out", **WHO) == 5
@@ -62,13 +62,13 @@ def test_tokens_are_counted_in_and_out_and_the_time_between_those_after_the_firs
 
 
 def test_a_reply_of_one_token_has_no_time_between_tokens() -> None:
-    metrics = Metrics("1", "openai")
+    metrics = Metrics("1")
     watch(metrics).reply_ended(STARTED, completed(1), Timing(asked_s=10.0, first_s=11.0), None)
     assert not value(metrics, "chatbot_time_per_token_seconds_count", **WHO)
 
 
 def test_a_reply_without_a_word_has_no_first_token() -> None:
-    metrics = Metrics("1", "openai")
+    metrics = Metrics("1")
     failed = ReplyFailed("r", "", "llm_unavailable", "", 0)
     watch(metrics).reply_ended(STARTED, failed, Timing(asked_s=10.0), None)
     assert not value(metrics, "chatbot_time_to_first_token_seconds_count", **WHO)
@@ -76,7 +76,7 @@ def test_a_reply_without_a_word_has_no_first_token() -> None:
 
 
 def test_models_beyond_the_first_few_share_one_label() -> None:
-    metrics = Metrics("1", "openai")
+    metrics = Metrics("1")
     for number in range(MODELS_MAX + 20):
         watch(metrics).reply_ended(STARTED, completed(2, f"model-{number}"), Timing(asked_s=0.0, first_s=1.0), None)
     families = text_string_to_metric_families(metrics.render("")[0].decode())
@@ -86,7 +86,7 @@ def test_models_beyond_the_first_few_share_one_label() -> None:
 
 
 def test_open_streams_are_counted_down_however_they_end() -> None:
-    metrics = Metrics("1", "openai")
+    metrics = Metrics("1")
     with metrics.open_stream():
         assert value(metrics, "chatbot_open_streams") == 1
 
@@ -100,7 +100,7 @@ def test_open_streams_are_counted_down_however_they_end() -> None:
 
 
 def test_what_the_log_and_the_projections_report_is_counted() -> None:
-    metrics = Metrics("1", "openai")
+    metrics = Metrics("1")
     log = LogWatch(metrics, structlog.get_logger("test"))
     log.appended(batch_events=7, append_s=0.02, commit_s=0.01)
     log.refused("busy")
@@ -118,7 +118,7 @@ def test_what_the_log_and_the_projections_report_is_counted() -> None:
 
 
 def test_a_request_is_counted_by_route_method_and_status() -> None:
-    metrics = Metrics("1", "openai")
+    metrics = Metrics("1")
     metrics.observe_request("/api/sessions/{session_id}", "GET", 404, 0.003)
     labels = {"route": "/api/sessions/{session_id}", "method": "GET", "status": "404"}
     assert value(metrics, "chatbot_http_request_seconds_count", **labels) == 1
@@ -141,16 +141,16 @@ def test_the_buckets_are_those_that_opentelemetry_advises_for_models() -> None:
     ],
 )
 def test_the_text_comes_in_the_format_that_was_asked_for(accept: str, kind: str, end: bytes) -> None:
-    metrics = Metrics("1.2.3", "midm")
+    metrics = Metrics("1.2.3")
     body, content_type = metrics.render(accept)
     assert content_type.startswith(kind)
     assert body.endswith(end)
-    assert b'chatbot_build_info{provider="midm",version="1.2.3"} 1.0' in body
+    assert b'chatbot_build_info{version="1.2.3"} 1.0' in body
     assert b"_created" not in body
 
 
 def test_two_services_in_one_process_count_apart() -> None:
-    first, second = Metrics("1", "openai"), Metrics("1", "openai")
+    first, second = Metrics("1"), Metrics("1")
     first.in_flight.inc()
     assert value(first, "chatbot_http_requests_in_flight") == 1
     assert value(second, "chatbot_http_requests_in_flight") == 0
