@@ -1,7 +1,5 @@
 """Chat: a message in, a reply out, whole or as a stream of frames."""
 
-import asyncio
-
 from aiohttp import web
 
 from chatbot.api import frames
@@ -36,14 +34,17 @@ async def chat(request: web.Request) -> web.Response:
 async def chat_stream(request: web.Request) -> web.StreamResponse:
     services = request.app[SERVICES]
     session_id, reply = await _post(request, whole=False)
-    stream = await EventStream.open(request, services.settings.stream.write_timeout_s)
+    settings = services.settings.stream
+    stream = await EventStream.open(request, ping_s=settings.sse_ping_s, write_timeout_s=settings.write_timeout_s)
     with services.metrics.open_stream():
         try:
-            await _write_reply(stream, session_id, reply, services.settings.stream.sse_ping_s)
+            await _write_reply(stream, session_id, reply)
             await stream.close()
         except ConnectionError as error:
             # The reader has left. The reply goes on, and the history will have all of it.
             services.logger.debug("stream.left", reason=type(error).__name__)
+        finally:
+            stream.release()
     return stream.response
 
 
@@ -70,7 +71,7 @@ async def _post(request: web.Request, *, whole: bool) -> tuple[str, Reply]:
     return session_id, answer.reply
 
 
-async def _write_reply(stream: EventStream, session_id: str, reply: Reply, ping_s: float) -> None:
+async def _write_reply(stream: EventStream, session_id: str, reply: Reply) -> None:
     """One reader: take all that is new as one frame, wait for the socket, look again."""
     version = reply.version or reply.posted_version
     start = frames.Start(session_id, reply.reply_id, reply.message_id, version, reply.model)
@@ -78,11 +79,7 @@ async def _write_reply(stream: EventStream, session_id: str, reply: Reply, ping_
     offset = 0
     while True:
         try:
-            async with asyncio.timeout(ping_s):
-                await reply.wait_past(offset)
-        except TimeoutError:
-            await stream.send(frames.PING)
-            continue
+            await reply.wait_past(offset)
         except LogUnavailable:
             detail = "the reply's end cannot be recorded just now; read the history for how it ended"
             failure = frames.Error("unrecorded", "Cannot record just now", detail, detail)

@@ -1,8 +1,10 @@
-"""One reader's event stream: headers, frames with back-pressure, and letting go of a reader that takes nothing."""
+"""One reader's event stream: headers, frames with back-pressure, pings, and letting go of who takes nothing."""
 
 import asyncio
 
 from aiohttp import HttpVersion11, web
+
+from chatbot.api.frames import PING
 
 HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -11,34 +13,69 @@ HEADERS = {
 }
 
 
-class ReaderStalled(ConnectionError):
-    """The reader has taken nothing for too long."""
-
-
 class EventStream:
-    """An open answer of type text/event-stream."""
+    """An open answer of type text/event-stream.
 
-    def __init__(self, response: web.StreamResponse, write_timeout_s: float) -> None:
+    One timer watches over it: it pings a stream that has been silent for `ping_s`, and cuts off a reader that has let
+    one write wait for `write_timeout_s`. So a frame costs no timer of its own. Times are seconds.
+    """
+
+    def __init__(
+        self, response: web.StreamResponse, transport: asyncio.Transport, ping_s: float, timeout_s: float
+    ) -> None:
         self.response = response
-        self._write_timeout_s = write_timeout_s
+        self._transport = transport
+        self._ping_s = ping_s
+        self._timeout_s = timeout_s
+        self._loop = asyncio.get_running_loop()
+        self._last_s = self._loop.time()  # when the last write began
+        self._is_writing = False
+        self._pinging: asyncio.Task[None] | None = None
+        self._timer = self._loop.call_later(min(ping_s, timeout_s), self._look)
 
     @classmethod
-    async def open(cls, request: web.Request, write_timeout_s: float) -> "EventStream":
+    async def open(cls, request: web.Request, *, ping_s: float, write_timeout_s: float) -> "EventStream":
+        """Send the headers. Raises ConnectionError when the reader has left already."""
         response = web.StreamResponse(headers=HEADERS)
         if request.version >= HttpVersion11:
             response.enable_chunked_encoding()
         else:  # some proxies still ask so: the stream then ends with the connection
             response.force_close()
         await response.prepare(request)
-        return cls(response, write_timeout_s)
+        if request.transport is None:
+            raise ConnectionResetError("the reader has left")
+        return cls(response, request.transport, ping_s, write_timeout_s)
 
     async def send(self, frames: bytes) -> None:
-        """Write, and wait for room in the socket. Raises ConnectionError when the reader has left or stalled."""
-        try:
-            async with asyncio.timeout(self._write_timeout_s):
-                await self.response.write(frames)
-        except TimeoutError:
-            raise ReaderStalled(f"the reader took nothing for {self._write_timeout_s:g} s") from None
+        """Write, and wait for room in the socket. Raises ConnectionError when the reader has left or was cut off."""
+        self._last_s = self._loop.time()
+        self._is_writing = True
+        await self.response.write(frames)
+        self._is_writing = False
 
     async def close(self) -> None:
+        """End the answer, unless the reader has left."""
         await self.response.write_eof()
+
+    def release(self) -> None:
+        """Stop watching. To be called however the stream ended."""
+        self._timer.cancel()
+        if self._pinging is not None:
+            self._pinging.cancel()
+
+    def _look(self) -> None:
+        silent_s = self._loop.time() - self._last_s
+        if self._is_writing and silent_s >= self._timeout_s:
+            self._transport.abort()  # the write that waits raises ConnectionError
+            return
+        if not self._is_writing and silent_s >= self._ping_s:
+            self._pinging = self._loop.create_task(self._ping())
+            silent_s = 0.0
+        limit_s = self._timeout_s if self._is_writing else self._ping_s
+        self._timer = self._loop.call_later(max(limit_s - silent_s, 0.001), self._look)
+
+    async def _ping(self) -> None:
+        try:
+            await self.send(PING)
+        except ConnectionError:
+            self._transport.abort()  # whoever waits for the next frame has its handler cancelled with the connection

@@ -1,6 +1,7 @@
 """What once went wrong, or could: each stays right."""
 
 import asyncio
+import socket
 import sqlite3
 import time
 from pathlib import Path
@@ -227,3 +228,34 @@ async def test_cancelling_while_nothing_can_be_recorded_ends_the_reply_later(
                 await asyncio.sleep(0.05)
         assert (await service.history(session_id))["messages"][-1]["status"] == "cancelled"
         assert (await service.chat(session_id, "again"))["status"] == "complete"
+
+
+async def test_a_reader_that_takes_nothing_is_let_go_and_the_reply_goes_on(tmp_path: Path, model: ModelServer) -> None:
+    settings = {"CHATBOT_STREAM_WRITE_TIMEOUT_S": "0.5", "CHATBOT_LLM_REPLY_MAX_CHARS": "20000000"}
+    async with serving(tmp_path, model.url, **settings) as service:
+        model.script(pieces=("x" * 500_000,) * 24, delay_s=0.02)
+        session_id = await service.session()
+        url = urlsplit(str(service.client.base_url))
+        asleep = socket.socket()
+        asleep.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        asleep.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(asleep, (url.hostname, url.port))
+        body = f'{{"session_id": "{session_id}", "message": "hi"}}'.encode()
+        head = "POST /api/chat/stream HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        await loop.sock_sendall(asleep, f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        async with asyncio.timeout(20):
+            while not model.requests:
+                await asyncio.sleep(0.01)
+            streams = service.services.metrics.registry.get_sample_value
+            assert streams("chatbot_open_streams") == 1
+            while streams("chatbot_open_streams") != 0:
+                await asyncio.sleep(0.05)
+            while (last := (await service.history(session_id))["messages"][-1])["status"] == "streaming":
+                await asyncio.sleep(0.1)
+        assert (last["status"], len(last["content"])) == ("complete", 12_000_000)
+        received = 0
+        while taken := await loop.sock_recv(asleep, 1 << 20):
+            received += len(taken)
+        asleep.close()
+        assert received < 12_000_000  # the connection was closed under what it had not taken
