@@ -71,8 +71,9 @@ class EventStream:
         if not self._is_writing and silent_s >= self._ping_s:
             self._pinging = self._loop.create_task(self._ping())
             silent_s = 0.0
-        limit_s = self._timeout_s if self._is_writing else self._ping_s
-        self._timer = self._loop.call_later(max(limit_s - silent_s, 0.001), self._look)
+        # A write that begins after this look may stall at once: look again before its time is up, too.
+        next_s = self._timeout_s - silent_s if self._is_writing else min(self._ping_s - silent_s, self._timeout_s)
+        self._timer = self._loop.call_later(max(next_s, 0.001), self._look)
 
     async def _ping(self) -> None:
         try:
