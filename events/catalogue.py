@@ -6,6 +6,9 @@ equal to their default are not written. A change of shape raises the type's entr
 step to `upcasters.py`.
 
 Texts are Unicode strings; offsets count code points; durations and times are microseconds (`_us`).
+
+An event that a request with an Idempotency-Key caused holds the key and the fingerprint of the request's body, so
+that the same request is known again whenever it comes. Being content, both go when the event is erased.
 """
 
 from typing import Any
@@ -47,12 +50,37 @@ class UsageTotal(Struct, frozen=True):
     completion_tokens: int
 
 
+class Origin(Struct, frozen=True):
+    """Where a fork was taken: after `message_id` (None: an empty history) of the session at `version`."""
+
+    session_id: str
+    version: int
+    message_id: str | None
+
+
+class AdoptedMessage(Struct, frozen=True, omit_defaults=True):
+    """A message of another session that a fork begins with. Its text is in the event at log position `position`."""
+
+    message_id: str
+    parent_id: str | None
+    role: str
+    status: str
+    position: int
+    created_at_us: int
+    model: str | None = None
+
+
 class SessionCreated(Event, frozen=True, tag="session_created"):
+    """`forked_from`: the history that it begins with is another session's."""
+
     owner: str | None
     metadata: dict[str, Any]
     timeout_s: int
     title: str | None = None
     system_prompt: str | None = None
+    forked_from: Origin | None = None
+    idempotency_key: str | None = None
+    fingerprint: str | None = None
 
 
 class MetadataChanged(Event, frozen=True, tag="metadata_changed"):
@@ -63,7 +91,14 @@ class MetadataChanged(Event, frozen=True, tag="metadata_changed"):
 
 
 class SessionAccessed(Event, frozen=True, tag="session_accessed"):
-    """Someone read the session. Recorded coarsely, at most once per `access_resolution_s`."""
+    """Someone read the session. Recorded coarsely, at most once per `access_resolution_s`.
+
+    With an idempotency key: someone asked for a change where nothing was left to change (a cancel with no reply
+    running), and is to hear the same when asking again.
+    """
+
+    idempotency_key: str | None = None
+    fingerprint: str | None = None
 
 
 class SessionExpired(Event, frozen=True, tag="session_expired"):
@@ -79,10 +114,7 @@ class SessionDeleted(Event, frozen=True, tag="session_deleted"):
 
 
 class MessagePosted(Event, frozen=True, tag="message_posted"):
-    """A message was accepted. `reply_id` names the reply that it will get, before that reply starts.
-
-    `idempotency_key` and `fingerprint` are reserved: nothing writes them yet.
-    """
+    """A message was accepted. `reply_id` names the reply that it will get, before that reply starts."""
 
     message_id: str
     parent_id: str | None
@@ -94,10 +126,25 @@ class MessagePosted(Event, frozen=True, tag="message_posted"):
     fingerprint: str | None = None
 
 
+class ReplyRequested(Event, frozen=True, tag="reply_requested"):
+    """A further reply to the message `parent_id` is owed.
+
+    Attempt 1: someone asked for another answer beside those that it has. Above: the reply `reply_id` was interrupted
+    and is to be written anew.
+    """
+
+    reply_id: str
+    parent_id: str
+    parameters: Parameters = Parameters()
+    attempt: int = 1
+    idempotency_key: str | None = None
+    fingerprint: str | None = None
+
+
 class ReplyStarted(Event, frozen=True, tag="reply_started"):
     """The model is being asked. With the texts of `context_ids` the very request can be built again.
 
-    `attempt` counts from 1; nothing starts a reply a second time yet.
+    `attempt` counts from 1; a further one begins the reply's text anew.
     """
 
     reply_id: str
@@ -143,6 +190,8 @@ class ReplyCancelled(Event, frozen=True, tag="reply_cancelled"):
     content: str
     cause: str
     duration_us: int = 0
+    idempotency_key: str | None = None
+    fingerprint: str | None = None
 
 
 class ReplyInterrupted(Event, frozen=True, tag="reply_interrupted"):
@@ -155,13 +204,35 @@ class ReplyInterrupted(Event, frozen=True, tag="reply_interrupted"):
 
 
 class BranchSelected(Event, frozen=True, tag="branch_selected"):
-    """Reserved, as ContentErased: folded by the projections, appended by nothing yet."""
+    """The conversation goes on after `message_id`, the last message of the branch."""
 
     message_id: str
+    idempotency_key: str | None = None
+    fingerprint: str | None = None
+
+
+class HistoryAdopted(Event, frozen=True, tag="history_adopted"):
+    """A fork begins with these messages of other sessions, root first. Their texts are not copied."""
+
+    messages: tuple[AdoptedMessage, ...]
+
+
+class MessageCopied(Event, frozen=True, tag="message_copied"):
+    """The text of an adopted message, kept here because the session that it came from is about to be erased."""
+
+    message_id: str
+    role: str
+    content: str
+    finish_reason: str | None = None
+    model: str | None = None
+    usage: Usage | None = None
 
 
 class ContentErased(Event, frozen=True, tag="content_erased"):
-    """The content of the session's earlier events is erased in the same transaction; the session goes on, empty."""
+    """The content of the session's earlier events is erased in the same transaction; the session goes on, empty.
+
+    Reserved: folded by the projections, appended by nothing yet.
+    """
 
     reason: str
     events_erased: int
@@ -177,6 +248,7 @@ AnyEvent = (
     | SessionExpired
     | SessionDeleted
     | MessagePosted
+    | ReplyRequested
     | ReplyStarted
     | ReplyProgressed
     | ReplyCompleted
@@ -184,6 +256,8 @@ AnyEvent = (
     | ReplyCancelled
     | ReplyInterrupted
     | BranchSelected
+    | HistoryAdopted
+    | MessageCopied
     | ContentErased
 )
 
@@ -197,6 +271,7 @@ SCHEMA_VERSIONS: dict[str, int] = {
     "session_expired": 1,
     "session_deleted": 1,
     "message_posted": 1,
+    "reply_requested": 1,
     "reply_started": 1,
     "reply_progressed": 1,
     "reply_completed": 1,
@@ -204,6 +279,8 @@ SCHEMA_VERSIONS: dict[str, int] = {
     "reply_cancelled": 1,
     "reply_interrupted": 1,
     "branch_selected": 1,
+    "history_adopted": 1,
+    "message_copied": 1,
     "content_erased": 1,
 }
 

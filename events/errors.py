@@ -26,6 +26,16 @@ class LogUnusable(LogError):
     """The file is not an event log that this program can serve: says why, and what to do."""
 
 
+class LogDamaged(LogUnusable):
+    """The log is not as it was recorded: what it tells cannot be trusted, so nothing is built on it."""
+
+    def __init__(self, path: object, reason: str) -> None:
+        super().__init__(
+            f"database {path} is damaged: {reason}. It is not served and was not changed. Restore a backup, or copy"
+            " what still holds into a new log with `run.py salvage DEST`; `run.py verify` tells more"
+        )
+
+
 class UnknownEvent(LogError):
     """The log holds an event that this program does not know: it was written by a newer version."""
 

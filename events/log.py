@@ -44,6 +44,10 @@ class EventLog(Protocol):
         """As `read_all`, undecoded, with salt, commitment and digest: for proof."""
         ...
 
+    async def stream_rows(self, stream_id: str, *, after: int = 0, limit: int) -> list[StoredRow]:
+        """Up to `limit` rows of one stream with version > `after`, oldest first: as `rows`, for its trail."""
+        ...
+
     def head(self) -> Head:
         """The last committed position and digest."""
         ...
@@ -51,6 +55,13 @@ class EventLog(Protocol):
     @property
     def erasure_pending(self) -> bool:
         """Whether some file of the store may still hold erased content, because another program is reading it."""
+        ...
+
+    @property
+    def damage(self) -> str | None:
+        """What of the store was found damaged while it was in use, None for nothing: from then on appends are
+        refused with LogUnavailable.
+        """
         ...
 
     async def wait(self, position: int) -> Head:

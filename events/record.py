@@ -10,12 +10,14 @@ class Metadata(Struct, frozen=True, omit_defaults=True):
     """Who and what caused an event. It outlives erasure, so it never holds a person's words.
 
     `actor` is the name of the API key that asked; `request_id` is the answer's X-Request-ID; `cause` names what
-    made the service act by itself (`expiry`, `recovery`, `shutdown`).
+    made the service act by itself (`expiry`, `recovery`, `shutdown`, `retention`), or an operator's `erasure`.
+    `imported` is the place that an event was copied from, `<origin>:<position>` of another log.
     """
 
     actor: str | None = None
     request_id: str | None = None
     cause: str | None = None
+    imported: str | None = None
 
 
 class RecordedEvent(Struct, frozen=True):

@@ -1,6 +1,7 @@
 """The event log in one SQLite file. Implements events.log.EventLog."""
 
 import asyncio
+import math
 import os
 import sqlite3
 import time
@@ -15,7 +16,7 @@ from events.errors import LogUnavailable, LogUnusable
 from events.live_head import LiveHead
 from events.options import LogOptions
 from events.record import Head, Metadata, RecordedEvent, StoredRow
-from events.sqlite_readers import SqliteReaders, all_events, events_at, stored_rows, stream_events
+from events.sqlite_readers import SqliteReaders, all_events, events_at, stored_rows, stored_stream, stream_events
 from events.sqlite_schema import check_format, connect_reader, explain
 from events.write_side import WriteSide
 from events.writer import LogObserver, NoObserver
@@ -79,6 +80,11 @@ class SqliteLog:
         return None if self._write_side is None else self._write_side.failure
 
     @property
+    def damage(self) -> str | None:
+        """As EventLog.damage."""
+        return self._readers.damage or (None if self._write_side is None else self._write_side.store.damage)
+
+    @property
     def erasure_pending(self) -> bool:
         """Whether a reader in another program still keeps erased content in the write-ahead log."""
         return self._write_side is not None and not self._write_side.store.wal_clean.is_set()
@@ -120,6 +126,10 @@ class SqliteLog:
         """As EventLog.rows."""
         return await stored_rows(self._readers, _span(after, limit))
 
+    async def stream_rows(self, stream_id: str, *, after: int = 0, limit: int) -> list[StoredRow]:
+        """As EventLog.stream_rows."""
+        return await stored_stream(self._readers, stream_id, _span(after, limit))
+
     def head(self) -> Head:
         """As EventLog.head."""
         return self._live.current
@@ -139,6 +149,8 @@ class SqliteLog:
     def _writing(self) -> WriteSide:
         if self._write_side is None:
             raise LogUnavailable("the log was opened for reading only")
+        if self.damage is not None:
+            raise LogUnavailable(self.damage)
         return self._write_side
 
 
@@ -168,10 +180,11 @@ async def _end_of(database: Path, options: LogOptions) -> LiveHead:
     return live
 
 
-def _span(after: int, limit: int) -> tuple[int, int]:
+def _span(after: int, limit: int) -> tuple[int | float, int]:
     if limit < 1:  # SQLite takes a negative limit for none
         raise ValueError("limit must be at least 1")
-    return min(max(after, _INTEGER_MIN), _INTEGER_MAX), min(limit, _INTEGER_MAX)
+    below = after if after >= _INTEGER_MIN else -math.inf  # below all: even a row at the lowest integer is after it
+    return min(below, _INTEGER_MAX), min(limit, _INTEGER_MAX)
 
 
 def _database_file(path: Path, *, read_only: bool) -> Path:

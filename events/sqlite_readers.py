@@ -13,14 +13,14 @@ from events.codec import decode
 from events.errors import LogUnavailable
 from events.options import LogOptions
 from events.record import RecordedEvent, StoredRow, decode_metadata
-from events.sqlite_schema import DAMAGED, connect_reader, primary_code, unavailable
+from events.sqlite_schema import DAMAGED, connect_reader, is_corrupt, primary_code, unavailable
 
 POSITIONS_MAX = 500  # positions in one query
 
 _EVENT = "position, stream_id, version, type, schema_version, recorded_at, metadata, data"
 
 # Texts as bytes: one that is no UTF-8 must not stop the proof that finds it.
-_RAW = (
+RAW_COLUMNS = (
     "position, CAST(stream_id AS BLOB), version, CAST(type AS BLOB), schema_version, recorded_at,"
     " CAST(metadata AS BLOB), CAST(data AS BLOB), salt, commitment, digest"
 )
@@ -35,6 +35,7 @@ class SqliteReaders:
         self._free: asyncio.Queue[aiosqlite.Connection | None] = asyncio.Queue()
         self._open: set[aiosqlite.Connection] = set()
         self._closed = False
+        self.damage: str | None = None
 
     async def open(self) -> None:
         """Open every connection. Raises as connect_reader; close afterwards all the same."""
@@ -50,6 +51,8 @@ class SqliteReaders:
             refusal = unavailable(error, self._path)
             if refusal is None:
                 raise
+            if is_corrupt(error):
+                self.damage = str(refusal)
             raise refusal from error
 
     async def close(self) -> None:
@@ -91,7 +94,7 @@ class SqliteReaders:
 
 
 async def stream_events(
-    readers: SqliteReaders, stream_id: str, span: tuple[int, int], *, backwards: bool
+    readers: SqliteReaders, stream_id: str, span: tuple[int | float, int], *, backwards: bool
 ) -> list[RecordedEvent]:
     """Events of one stream; `span` is (after, limit)."""
     order = "DESC" if backwards else "ASC"
@@ -99,7 +102,7 @@ async def stream_events(
     return [recorded(row) for row in await readers.rows(query, (stream_id, *span))]
 
 
-async def all_events(readers: SqliteReaders, span: tuple[int, int]) -> list[RecordedEvent]:
+async def all_events(readers: SqliteReaders, span: tuple[int | float, int]) -> list[RecordedEvent]:
     """Events of every stream in order; `span` is (after, limit)."""
     query = f"SELECT {_EVENT} FROM events WHERE position > ? ORDER BY position LIMIT ?"  # noqa: S608  constants
     return [recorded(row) for row in await readers.rows(query, span)]
@@ -116,13 +119,20 @@ async def events_at(readers: SqliteReaders, positions: Sequence[int]) -> dict[in
     return found
 
 
-async def stored_rows(readers: SqliteReaders, span: tuple[int, int]) -> list[StoredRow]:
+async def stored_rows(readers: SqliteReaders, span: tuple[int | float, int]) -> list[StoredRow]:
     """Rows as they lie in the file, however damaged their texts; `span` is (after, limit)."""
-    query = f"SELECT {_RAW} FROM events WHERE position > ? ORDER BY position LIMIT ?"  # noqa: S608  constants
-    return [_stored(row) for row in await readers.rows(query, span)]
+    query = f"SELECT {RAW_COLUMNS} FROM events WHERE position > ? ORDER BY position LIMIT ?"  # noqa: S608  constants
+    return [stored_row(row) for row in await readers.rows(query, span)]
 
 
-def _stored(row: tuple[Any, ...]) -> StoredRow:
+async def stored_stream(readers: SqliteReaders, stream_id: str, span: tuple[int | float, int]) -> list[StoredRow]:
+    """As `stored_rows`, of one stream; `span` is (after, limit)."""
+    query = f"SELECT {RAW_COLUMNS} FROM events WHERE stream_id = ? AND version > ? ORDER BY version LIMIT ?"  # noqa: S608  constants
+    return [stored_row(row) for row in await readers.rows(query, (stream_id, *span))]
+
+
+def stored_row(row: tuple[Any, ...]) -> StoredRow:
+    """A row of `RAW_COLUMNS`."""
     position, stream_id, version, event_type, schema_version, recorded_at_us, metadata, data, *proof = row
     return StoredRow(
         position,

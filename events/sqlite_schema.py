@@ -84,7 +84,7 @@ _REASONS = {
     sqlite3.SQLITE_READONLY: "the file cannot be written: look at its permissions",
     sqlite3.SQLITE_PERM: "the file cannot be written: look at its permissions",
     sqlite3.SQLITE_CANTOPEN: "the file cannot be opened: look at its path and permissions",
-    sqlite3.SQLITE_CORRUPT: "the file is damaged: restore a copy",
+    sqlite3.SQLITE_CORRUPT: "the file is damaged: restore a copy, or see `run.py salvage`",
     sqlite3.SQLITE_NOTADB: "it is not an SQLite database: choose another DATABASE_URL",
     sqlite3.SQLITE_NOMEM: "out of memory",
 }
@@ -96,6 +96,11 @@ DAMAGED = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLIT
 def primary_code(error: sqlite3.Error) -> int:
     """SQLite's primary result code, 0 for an error of the Python module's own."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def is_corrupt(error: sqlite3.Error) -> bool:
+    """Whether `error` says that the file itself makes no sense: no further try will cure that."""
+    return primary_code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def explain(error: sqlite3.Error, path: Path) -> str | None:

@@ -15,7 +15,7 @@ from events.errors import LogError, LogUnavailable
 from events.live_head import LiveHead
 from events.options import LogOptions
 from events.record import Head
-from events.sqlite_schema import COLUMNS, DAMAGED, connect_writer, primary_code, unavailable
+from events.sqlite_schema import COLUMNS, DAMAGED, connect_writer, explain, is_corrupt, primary_code, unavailable
 
 ROUNDS_MAX = 4  # one to believe the callers, one with the streams' true versions, the others for a foreign writer
 CHECKPOINT_BUSY_MS = 100  # how long one attempt to empty the write-ahead log may hold up the appends
@@ -33,6 +33,7 @@ class SqliteStore:
     def __init__(self, path: Path, options: LogOptions) -> None:
         self.live = LiveHead(Head(0, GENESIS))
         self.wal_clean = asyncio.Event()  # not set: the write-ahead log may hold content that was erased
+        self.damage: str | None = None
         self._path = path
         self._options = options
         self._connection: aiosqlite.Connection | None = None
@@ -95,6 +96,8 @@ class SqliteStore:
                 await self._disconnect()
 
     async def _ready(self) -> aiosqlite.Connection:
+        if self.damage is not None:
+            raise LogUnavailable(self.damage)
         await self._look()
         if self._connection is None:
             self._connection = await connect_writer(self._path, self._options, create=False)
@@ -120,6 +123,8 @@ class SqliteStore:
         """
         if unavailable(error, self._path) is None:
             raise error
+        if is_corrupt(error):
+            self.damage = explain(error, self._path)
         if primary_code(error) in DAMAGED:
             await self._disconnect()
 

@@ -1,0 +1,121 @@
+"""An export into a log, in two passes over the file: `survey` finds whatever forbids it before anything is written,
+then `write` copies. Memory holds one page of events.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from msgspec import Struct
+
+from events.archive import ArchiveReader
+from events.catalogue import EXPLAINS_ERASURE
+from events.record import StoredRow
+from events.transfer import ADOPTS, ROWS_MAX, Present, Transfer, TransferRefused
+
+PAGE_BYTES_MAX = 4 * 2**20  # content in one page: bounds memory whatever the events' size
+NAMED_MAX = 5  # streams that a refusal names
+
+
+class Rules(Struct, frozen=True):
+    """What to do about streams that the log has already. Neither: refuse.
+
+    `resume`: an earlier import of this very file was interrupted; go on where it stopped.
+    """
+
+    skip_existing: bool = False
+    resume: bool = False
+
+
+class Intake:
+    """One file's way into one log. `skipped` counts events that are not written."""
+
+    def __init__(self, transfer: Transfer, origin: str, rules: Rules) -> None:
+        self.skipped = 0
+        self._transfer = transfer
+        self._origin = origin
+        self._rules = rules
+        self._clashes: list[str] = []
+
+    async def survey(self, archive: ArchiveReader, progress: Callable[[int], None]) -> int:
+        """Read and check the whole file; the number of its events. Raises ArchiveFault, TransferRefused."""
+        for page in _pages(archive.rows()):
+            firsts = [row for _, row in page if row.version == 1]
+            present = await self._transfer.present(firsts)
+            for number, row in page:
+                self._meet(number, row, present.get((row.stream_id, row.version)))
+            progress(archive.events)
+        if self._clashes:
+            named = ", ".join(self._clashes[:NAMED_MAX]) + (" and others" if len(self._clashes) > NAMED_MAX else "")
+            raise TransferRefused(
+                f"nothing was written: the log has sessions of this file already ({named}); --skip-existing leaves"
+                " those out, --resume goes on with an import that was interrupted"
+            )
+        for stream_id, _, position in self._transfer.scratch.unexplained(1):
+            raise TransferRefused(
+                f"nothing was written: content of session {stream_id} is gone at position {position}"
+                " and no later event says why"
+            )
+        return archive.events
+
+    async def write(self, archive: ArchiveReader, progress: Callable[[int], None]) -> None:
+        """Copy what `survey` has allowed. Raises as it does."""
+        looks = self._rules.skip_existing or self._rules.resume
+        for page in _pages(archive.rows()):
+            rows = [row for _, row in page]
+            present = await self._transfer.present(rows) if looks else {}
+            fresh = []
+            for number, row in page:
+                if looks and self._is_done(number, row, present.get((row.stream_id, row.version))):
+                    self.skipped += 1
+                else:
+                    fresh.append(row)
+            await self._transfer.add(fresh, self._origin)
+            progress(archive.events)
+
+    def _meet(self, number: int, row: StoredRow, present: Present | None) -> None:
+        scratch = self._transfer.scratch
+        if row.version != scratch.version(row.stream_id) + 1:
+            raise TransferRefused(f"line {number}: version {row.version} of a session does not follow the one before")
+        scratch.reach(row.stream_id, row.version)
+        if row.type in EXPLAINS_ERASURE:
+            scratch.explained(row.stream_id)
+        if row.data is None:
+            scratch.erased(row.stream_id, row.position)
+        if present is None or (self._rules.resume and present.imported == self._source(row)):
+            return
+        if self._rules.skip_existing:
+            scratch.skip(row.stream_id)
+        elif len(self._clashes) <= NAMED_MAX:
+            self._clashes.append(row.stream_id)
+
+    def _is_done(self, number: int, row: StoredRow, present: Present | None) -> bool:
+        """Whether the event is not to be written: it is there, or its stream is left out."""
+        same = present is not None and present.commitment == row.commitment
+        if present is not None and same:
+            self._transfer.found(row, present.position)
+        if self._transfer.scratch.is_skipped(row.stream_id):
+            return True
+        if present is None:
+            return False
+        if present.imported == self._source(row) and (same or row.type == ADOPTS):
+            return True
+        raise TransferRefused(
+            f"line {number}: session {row.stream_id} has another event as its version {row.version}: it has gone on"
+            " since the import was interrupted; import into another log"
+        )
+
+    def _source(self, row: StoredRow) -> str:
+        return f"{self._origin}:{row.position}"
+
+
+def _pages(rows: Iterable[tuple[int, StoredRow]]) -> Iterator[list[tuple[int, StoredRow]]]:
+    """Rows with their line numbers, ROWS_MAX or PAGE_BYTES_MAX at once, whichever is less."""
+    page: list[tuple[int, StoredRow]] = []
+    size = 0
+    for number, row in rows:
+        page.append((number, row))
+        size += len(row.data or "")
+        if len(page) == ROWS_MAX or size >= PAGE_BYTES_MAX:
+            yield page
+            page, size = [], 0
+    if page:
+        yield page

@@ -1,0 +1,169 @@
+"""What can still be read of a damaged log, and which of it is proven.
+
+Rows are read by ranges of position; a range that SQLite cannot read is halved until single positions are left, so the
+work is at most two queries per position. What it does not find is looked for on the file's own pages (leaves.py): a
+torn inner page or a cut file hides rows that are still there.
+
+A row is proven when its content fits its commitment and its digest follows from that of the row before. After a gap, or
+after a row whose digest itself is in doubt, the row before says nothing: then a row is taken if the next one's digest
+follows from its own, which damage cannot bring about; its envelope (time, type) is attested by nothing else, and it is
+counted apart. The last row after a gap has no such witness: it is left.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from enum import Enum
+from functools import cached_property
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from events.attest import content_fault, follows
+from events.catalogue import SCHEMA_VERSIONS
+from events.chain import GENESIS
+from events.codec import decode
+from events.errors import LogUnusable
+from events.leaves import Leaves
+from events.record import StoredRow
+from events.sqlite_readers import RAW_COLUMNS, stored_row
+
+RANGE = 512  # positions in one query, while nothing is wrong
+_INTEGER_MAX = 2**63 - 1  # SQLite's
+END_ROWS_MAX = 10**12  # a torn page may claim any position: beyond this none is believed
+
+_READ = f"SELECT {RAW_COLUMNS} FROM events WHERE position >= ? AND position <= ? ORDER BY position LIMIT ?"  # noqa: S608  constants
+_TROUBLE = (sqlite3.Error, MemoryError)  # a torn cell may claim any size
+
+
+class Standing(Enum):
+    """What is known of one position."""
+
+    PROVEN = "proven"
+    AFTER_GAP = "after a gap"
+    ALTERED = "altered"
+    UNREADABLE = "unreadable"
+
+
+class Found(Struct, frozen=True):
+    """One position of the damaged log. `row` is None where it is unreadable; `reason` says what is wrong."""
+
+    position: int
+    standing: Standing
+    row: StoredRow | None = None
+    reason: str = ""
+
+
+class Wreck:
+    """A damaged log, opened to read; must be closed. All calls block: for a command, not for the service."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises LogUnusable for a file of which SQLite can read nothing at all."""
+        self._path = path
+        self._connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
+        try:
+            # Opens a file that is shorter than its header says, too. Nothing is written: the file is open to read.
+            self._connection.execute("PRAGMA writable_schema=ON")
+            self._connection.execute("SELECT sql FROM sqlite_schema WHERE name = 'events'").fetchone()
+            self.end = self._end()
+        except _TROUBLE as error:
+            self._connection.close()
+            raise LogUnusable(
+                f"database {path}: not even its first pages can be read ({error}): restore a backup"
+            ) from error
+
+    def close(self) -> None:
+        self._connection.close()
+        if "_leaves" in self.__dict__:
+            self._leaves.close()
+
+    @cached_property
+    def _leaves(self) -> Leaves:
+        """Made when the first row is missed: that reads the whole file once."""
+        return Leaves(self._path)
+
+    def found(self, progress: Callable[[int], None]) -> Iterator[Found]:
+        """Every position from 1 to the end, in order, with what is known of it."""
+        before: StoredRow | None = None  # readable and right before `here`
+        is_known = True  # the digest of `before` is the one that was recorded
+        here: tuple[int, StoredRow | None] | None = None
+        for there in self._positions(progress):
+            if here is not None:
+                one = _judge(here, before, there[1], is_known=is_known)
+                yield one
+                is_known = one.standing is Standing.AFTER_GAP or (here[1] is not None and _fits(here[1], before))
+                before = here[1]
+            here = there
+        if here is not None:
+            yield _judge(here, before, None, is_known=is_known)
+
+    def _positions(self, progress: Callable[[int], None]) -> Iterator[tuple[int, StoredRow | None]]:
+        for first in range(1, self.end + 1, RANGE):
+            last = min(first + RANGE - 1, self.end)
+            rows = self._read(first, last)
+            for position in range(first, last + 1):
+                yield position, rows.get(position) or self._leaves.row(position)
+            progress(last)
+
+    def _read(self, first: int, last: int) -> dict[int, StoredRow]:
+        try:
+            page = self._connection.execute(_READ, (first, last, last - first + 1)).fetchall()
+        except _TROUBLE:
+            if first == last:
+                return {}
+            middle = (first + last) // 2
+            return self._read(first, middle) | self._read(middle + 1, last)
+        # A torn inner page may lead to rows of another place: only what was asked for counts.
+        return {row[0]: stored_row(row) for row in page if first <= row[0] <= last}
+
+    def _end(self) -> int:
+        """The last position; where the way to it is torn, the last that the index knows, or any leaf."""
+        for query in (
+            "SELECT max(position) FROM events",
+            "SELECT max(+position) FROM events INDEXED BY sqlite_autoindex_events_1 WHERE stream_id >= ''",
+        ):
+            try:
+                (end,) = self._connection.execute(query).fetchone()
+            except _TROUBLE:
+                continue
+            return min(end or 0, END_ROWS_MAX)
+        return min(self._leaves.end, END_ROWS_MAX)
+
+
+def _judge(
+    here: tuple[int, StoredRow | None], before: StoredRow | None, after: StoredRow | None, *, is_known: bool
+) -> Found:
+    """`before` and `after` are the rows right beside, where read; `is_known`: the digest before is right."""
+    position, row = here
+    if row is None:
+        return Found(position, Standing.UNREADABLE, None, "SQLite cannot read it")
+    reason = content_fault(row) or _unservable(row)
+    if reason:
+        return Found(position, Standing.ALTERED, row, reason)
+    if _fits(row, before):
+        return Found(position, Standing.PROVEN, row)
+    if position > 1 and (before is None or not is_known) and after is not None and follows(row.digest, after):
+        return Found(position, Standing.AFTER_GAP, row)
+    return Found(position, Standing.ALTERED, row, "its columns and those of the events beside it do not fit")
+
+
+def _fits(row: StoredRow, before: StoredRow | None) -> bool:
+    if before is None:
+        return row.position == 1 and follows(GENESIS, row)
+    return follows(before.digest, row)
+
+
+def _unservable(row: StoredRow) -> str | None:
+    """Why this program could not read the event back, undamaged as it may be."""
+    try:
+        if SCHEMA_VERSIONS.get(row.type, 0) < row.schema_version:
+            return "its type is damaged, or newer than this program"
+        row.stream_id.encode()
+        msgspec.json.decode(row.metadata, type=dict)
+        if not (0 < row.version <= _INTEGER_MAX and 0 <= row.recorded_at_us <= _INTEGER_MAX):
+            return "a number is beyond what a log holds"
+        if row.data is not None:
+            decode(row.type, row.schema_version, row.data)
+    except Exception as error:  # noqa: BLE001  whatever a decoder says of damaged text
+        return f"it cannot be read: {error}"
+    return None

@@ -1,0 +1,117 @@
+"""Part of a log: the streams of one owner, or one stream, and what their forks read.
+
+Whose a stream is, its session_created says or, once that is erased, the event that erased it. A fork's texts are in
+the events of the session that it was forked from: that one is taken too, and what it was forked from, as far as they
+belong to the same owner or to nobody. (A session of nobody is open to whoever knows its id.)
+"""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+import msgspec
+from msgspec import Struct
+
+from events.options import LogOptions
+from events.record import StoredRow
+from events.sqlite_readers import RAW_COLUMNS, stored_row
+from events.sqlite_schema import connect_reader
+
+PAGE = 500  # rows read at once while the streams are chosen
+
+_CHOSEN = """
+CREATE TEMP TABLE streams (
+    stream_id TEXT PRIMARY KEY,
+    taken INTEGER NOT NULL,      -- 1: its events are taken
+    owner TEXT,                  -- whose it is, as its last event of the kind says
+    wanted_by TEXT               -- the owner of a fork that reads it
+) WITHOUT ROWID
+"""
+_TELL_OWNER = ("content_erased", "session_created", "session_deleted")
+
+
+class _Told(Struct):
+    """What the events that tell an owner say."""
+
+    owner: str | None = None
+    forked_from: dict[str, Any] | None = None
+
+
+class Selection:
+    """Rows of some streams only. Made by `open`. One pass over the log chooses, newest event first, so that a fork
+    is met before what it was forked from; memory stays small, because the streams lie in a temporary table.
+    """
+
+    def __init__(self, connection: aiosqlite.Connection) -> None:
+        self._connection = connection
+
+    @classmethod
+    async def open(cls, path: Path, *, owner: str | None = None, session: str | None = None) -> "Selection":
+        """Choose by `owner` or by `session`, in a file that was found to be a log. Raises sqlite3.Error."""
+        selection = cls(await connect_reader(await asyncio.to_thread(path.resolve), LogOptions()))
+        try:
+            await selection._connection.execute_fetchall(_CHOSEN)
+            await selection._choose(owner, session)
+        except BaseException:
+            await selection.close()
+            raise
+        return selection
+
+    async def rows(self, *, after: int, limit: int) -> list[StoredRow]:
+        """As EventLog.rows, of the chosen streams."""
+        query = (
+            f"SELECT {RAW_COLUMNS} FROM events WHERE position > ?"  # noqa: S608  constants
+            " AND +stream_id IN (SELECT stream_id FROM temp.streams WHERE taken) ORDER BY position LIMIT ?"
+        )
+        return [stored_row(tuple(row)) for row in await self._connection.execute_fetchall(query, (after, limit))]
+
+    async def count(self) -> int:
+        """Streams taken."""
+        ((taken,),) = await self._connection.execute_fetchall("SELECT count(*) FROM temp.streams WHERE taken")
+        return int(taken)
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+    async def _choose(self, owner: str | None, session: str | None) -> None:
+        kinds = ",".join(f"'{kind}'" for kind in _TELL_OWNER)
+        query = (
+            f"SELECT position, stream_id, type, data FROM events WHERE position < ? AND type IN ({kinds})"  # noqa: S608  constants
+            " ORDER BY position DESC LIMIT ?"
+        )
+        before = 2**63 - 1
+        while page := list(await self._connection.execute_fetchall(query, (before, PAGE))):
+            for _, stream_id, kind, data in page:
+                told = msgspec.json.decode(data, type=_Told) if data is not None else _Told()
+                await self._meet(stream_id, (kind, told), owner, session)
+            before = page[-1][0]
+
+    async def _meet(self, stream_id: str, said: tuple[str, _Told], owner: str | None, session: str | None) -> None:
+        """Note what one event tells of its stream. The first met of a stream is its newest: it tells the owner."""
+        kind, told = said
+        rows = await self._connection.execute_fetchall(
+            "SELECT taken, owner, wanted_by IS NOT NULL, wanted_by FROM temp.streams WHERE stream_id = ?", (stream_id,)
+        )
+        known = next(iter(rows), None)
+        if known is None or known[0] == 0:
+            is_wanted = known is not None and known[2] and told.owner in (None, known[3])
+            is_meant = stream_id == session if session is not None else told.owner == owner
+            taken = is_meant or is_wanted
+            await self._note(stream_id, taken=taken, owner=told.owner)
+        else:
+            taken, told.owner = True, known[1]
+        if taken and kind == "session_created" and told.forked_from is not None:
+            await self._want(str(told.forked_from["session_id"]), told.owner)
+
+    async def _note(self, stream_id: str, *, taken: bool, owner: str | None) -> None:
+        await self._connection.execute_fetchall(
+            "INSERT INTO temp.streams VALUES (?, ?, ?, NULL)"
+            " ON CONFLICT DO UPDATE SET taken = excluded.taken, owner = excluded.owner",
+            (stream_id, int(taken), owner),
+        )
+
+    async def _want(self, stream_id: str, owner: str | None) -> None:
+        await self._connection.execute_fetchall(
+            "INSERT INTO temp.streams VALUES (?, 0, NULL, ?) ON CONFLICT DO NOTHING", (stream_id, owner or "")
+        )

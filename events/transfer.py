@@ -1,0 +1,152 @@
+"""Events of another log into this one, while nobody serves it: versions, times and content stay, the chain is new.
+
+Each copied event names its source in its envelope (`imported`). A fork's `history_adopted` names positions of other
+events: they become the new ones, so its content, salt and commitment change with them. A text that was not copied gets
+position 0, which is the place of no event.
+"""
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+import msgspec
+from msgspec.structs import astuple, replace
+
+from events.chain import GENESIS, SALT_BYTES, commit, link
+from events.errors import LogError, LogUnusable
+from events.lock import DatabaseLock
+from events.options import LogOptions
+from events.record import Head, StoredRow
+from events.scratch import Scratch
+from events.sqlite_schema import COLUMNS, connect_writer, explain
+
+ROWS_MAX = 500  # in one transaction and statement: 11 values each, and SQLite binds at most 32,766
+HOLD_TEXT = frozenset(
+    {"message_posted", "reply_completed", "reply_failed", "reply_cancelled", "reply_interrupted", "message_copied"}
+)
+ADOPTS = "history_adopted"
+
+_ROW = "(" + ",".join("?" * len(COLUMNS.split(","))) + ")"
+_FIND = (
+    "WITH asked (stream_id, version) AS (VALUES {})"
+    " SELECT stream_id, version, position, commitment, metadata FROM asked JOIN events USING (stream_id, version)"
+)
+
+
+class TransferRefused(LogError):
+    """These events cannot go into this log: says why, and what to do."""
+
+
+class Present(msgspec.Struct, frozen=True):
+    """An event that the log has already."""
+
+    position: int
+    commitment: bytes
+    imported: str | None
+
+
+class Transfer:
+    """A log to copy into, locked. Made by `open`; must be closed."""
+
+    def __init__(self, connection: aiosqlite.Connection, lock: DatabaseLock, head: Head) -> None:
+        self.head = head
+        self.scratch = Scratch()
+        self.added = 0
+        self.without_text = 0  # adopted messages whose text was not copied
+        self._connection = connection
+        self._lock = lock
+
+    @classmethod
+    async def open(cls, path: Path) -> "Transfer":
+        """Lock and open the log in `path`, made if missing. Raises LogInUse while a server runs, LogUnusable."""
+        path = await asyncio.to_thread(path.resolve)
+        lock = DatabaseLock(path)
+        await asyncio.to_thread(lock.acquire)
+        try:
+            connection = await connect_writer(path, LogOptions(), create=True)
+        except BaseException as error:
+            lock.release()
+            if isinstance(error, sqlite3.Error):
+                raise LogUnusable(explain(error, path) or f"database {path}: {error}") from error
+            raise
+        last = "SELECT position, digest FROM events ORDER BY position DESC LIMIT 1"
+        rows = await connection.execute_fetchall(last)
+        return cls(connection, lock, next((Head(*row) for row in rows), Head(0, GENESIS)))
+
+    async def present(self, rows: Sequence[StoredRow]) -> dict[tuple[str, int], Present]:
+        """Those of `rows`, at most ROWS_MAX, whose stream and version the log has."""
+        if not rows:
+            return {}
+        query = _FIND.format(",".join(["(?,?)"] * len(rows)))
+        asked = [value for row in rows for value in (row.stream_id, row.version)]
+        found = await self._connection.execute_fetchall(query, asked)
+        return {(one[0], one[1]): Present(one[2], one[3], _source(one[4])) for one in found}
+
+    async def add(self, rows: Sequence[StoredRow], origin: str) -> None:
+        """Append `rows`, at most ROWS_MAX, of the log `origin`, in one transaction. Raises TransferRefused."""
+        if not rows:
+            return
+        values: list[Any] = []
+        head = self.head
+        for row in rows:
+            placed = _placed(self._translated(row, head.position + 1), head, f"{origin}:{row.position}")
+            head = Head(placed.position, placed.digest)
+            values += astuple(placed)
+        statement = f"INSERT INTO events ({COLUMNS}) VALUES " + ",".join([_ROW] * len(rows))  # noqa: S608  constants
+        try:
+            await self._connection.execute_fetchall(statement, values)
+        except sqlite3.IntegrityError as error:
+            raise TransferRefused(f"after position {self.head.position} of the log: {error}") from error
+        except sqlite3.Error as error:
+            raise TransferRefused(f"the log cannot be written: {error}") from error
+        self.head = head
+        self.added += len(rows)
+
+    def found(self, row: StoredRow, position: int) -> None:
+        """`row` is in the log already, at `position`."""
+        if row.type in HOLD_TEXT:
+            self.scratch.move(row.position, position)
+
+    async def close(self) -> None:
+        """Empty the write-ahead log, close the file, let go of the lock."""
+        try:
+            await self._connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            self.scratch.close()
+            await self._connection.close()
+            self._lock.release()
+
+    def _translated(self, row: StoredRow, position: int) -> StoredRow:
+        """`row` for its new `position`, which is noted for those who point at it."""
+        if row.type in HOLD_TEXT:
+            self.scratch.move(row.position, position)
+        if row.type != ADOPTS or row.data is None:
+            return row
+        data = msgspec.json.decode(row.data)
+        places = [message["position"] for message in data["messages"]]
+        new = [self.scratch.moved(place) or 0 for place in places]
+        self.without_text += new.count(0)
+        if new == places:
+            return row
+        for message, place in zip(data["messages"], new, strict=True):
+            message["position"] = place
+        text, salt = msgspec.json.encode(data), os.urandom(SALT_BYTES)
+        return replace(row, data=text.decode(), salt=salt, commitment=commit(salt, text))
+
+
+def _placed(row: StoredRow, head: Head, source: str) -> StoredRow:
+    """`row` at the end of the chain, with its source in its envelope."""
+    metadata = msgspec.json.encode({**msgspec.json.decode(row.metadata), "imported": source}).decode()
+    position = head.position + 1
+    numbers = (position, row.version, row.schema_version, row.recorded_at_us)
+    digest = link(head.digest, numbers, (row.stream_id, row.type, metadata), row.commitment)
+    return replace(row, position=position, metadata=metadata, digest=digest)
+
+
+def _source(metadata: str) -> str | None:
+    source = msgspec.json.decode(metadata).get("imported")
+    return source if isinstance(source, str) else None

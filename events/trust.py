@@ -1,0 +1,89 @@
+"""Whether a log can be trusted enough to serve it: a bounded look at it, as quick for ten million events as for ten.
+
+The whole chain is for `run.py verify`, which reads every row. This looks at the first row, at pairs of rows spread
+evenly over the log, found by position and by stream and version (so both trees of the file are walked down), and at the
+chain of the newest rows, where torn writes and lost write-ahead logs show, and events of a newer program.
+"""
+
+from pathlib import Path
+
+from events.attest import content_fault, follows
+from events.catalogue import SCHEMA_VERSIONS
+from events.chain import GENESIS
+from events.errors import LogDamaged, LogUnavailable, LogUnusable, UnknownEvent
+from events.log import EventLog
+from events.record import StoredRow
+
+TAIL_ROWS = 1000  # the newest rows: tens of milliseconds
+PROBES = 64  # pairs of rows in between: each a few pages of a cold file
+PAGE = 200
+
+
+async def check_tail(log: EventLog, path: Path) -> None:
+    """Raises LogDamaged for a log that does not hold, LogUnusable for a newer program's; both say what to do."""
+    try:
+        reason = await _fault(log)
+    except LogUnavailable as error:
+        if "damaged" not in str(error):
+            raise LogUnusable(str(error)) from error
+        raise LogDamaged(path, "SQLite finds its pages damaged") from error
+    except UnknownEvent as error:
+        raise LogUnusable(
+            f"database {path} was written by a newer version of this program ({error}): update the program"
+        ) from error
+    if reason is not None:
+        raise LogDamaged(path, reason)
+
+
+async def _fault(log: EventLog) -> str | None:
+    last = log.head().position
+    if last == 0:
+        return None
+    tail = max(last - TAIL_ROWS, 0)
+    between = {1 + tail * probe // PROBES for probe in range(PROBES)} if tail else set[int]()
+    for position in sorted(between):
+        reason = await _walk(log, max(position - 1, 0), min(position + 1, last), probing=True)
+        if reason is not None:
+            return reason
+    return await _walk(log, tail, last, probing=False)
+
+
+async def _walk(log: EventLog, after: int, last: int, *, probing: bool) -> str | None:
+    """The chain of the rows after `after` up to `last`; the first of them is checked against the row before it."""
+    previous = await _row(log, after) if after else None
+    if after and previous is None:
+        return f"no event is at position {after}"
+    digest, reached = previous.digest if previous else GENESIS, after
+    while reached < last:
+        page = await log.rows(after=reached, limit=min(PAGE, last - reached))
+        if not page:
+            return f"no event is at position {reached + 1}"
+        for row in page:
+            reason = _row_fault(row, reached + 1, digest) or (await _index_fault(log, row) if probing else None)
+            if reason is not None:
+                return reason
+            digest, reached = row.digest, row.position
+    return None
+
+
+def _row_fault(row: StoredRow, position: int, digest: bytes) -> str | None:
+    if row.position != position:
+        return f"no event is at position {position}"
+    if row.type not in SCHEMA_VERSIONS or row.schema_version > SCHEMA_VERSIONS[row.type]:
+        raise UnknownEvent(row.type, row.schema_version)
+    fault = content_fault(row)
+    if fault is None and not follows(digest, row):
+        fault = "the digest does not follow from the event before and the columns of this one"
+    return fault and f"at position {position}: {fault}"
+
+
+async def _index_fault(log: EventLog, row: StoredRow) -> str | None:
+    found = await log.stream_rows(row.stream_id, after=row.version - 1, limit=1)
+    if not found or found[0].position != row.position:
+        return f"the event at position {row.position} is not found by its session and version"
+    return None
+
+
+async def _row(log: EventLog, position: int) -> StoredRow | None:
+    rows = await log.rows(after=position - 1, limit=1)
+    return rows[0] if rows and rows[0].position == position else None
