@@ -15,6 +15,9 @@ from msgspec import Struct, field
 from events.catalogue import (
     SCHEMA_VERSIONS,
     ContentErased,
+    Event,
+    HistoryAdopted,
+    MessageCopied,
     MessagePosted,
     MetadataChanged,
     ReplyCancelled,
@@ -22,27 +25,31 @@ from events.catalogue import (
     ReplyEnded,
     ReplyFailed,
     ReplyInterrupted,
+    ReplyRequested,
     ReplyStarted,
     SessionCreated,
     SessionDeleted,
     UsageTotal,
 )
 from events.record import RecordedEvent
-from projections.labels import labels_of
+from projections.labels import label_of_key, labels_of
 from projections.message import COMPLETE, ENDINGS, QUEUED, STREAMING, MessageUpdate, NewMessage, change
 from projections.session import Session, evolve
 
 _DAY_US = 86_400_000_000
 
 # What does more than evolve its session. Most events of a log are checkpoints of replies, which do not.
-_FURTHER = frozenset(SCHEMA_VERSIONS) - {"reply_progressed", "session_accessed", "session_expired", "branch_selected"}
+_FURTHER = frozenset(SCHEMA_VERSIONS) - {"reply_progressed", "session_expired"}
+
+ROWS_MAX = 1 << 20  # rows that one event may make: their numbers follow each other below the next event's
 
 
 class SessionChanges(Struct):
     """What one batch does to one session and its messages.
 
     `before` is None for a session that is not in the tables yet. `erased`: what the tables hold of it goes first,
-    then the rest of these changes is applied. `labels` is None when they stay as they are.
+    then the rest of these changes is applied. `labels` is None when they stay as they are. `moves` are the new
+    positions of texts; `keys` are labels of idempotency keys, with the position of the event that holds each.
     """
 
     before: Session | None
@@ -52,6 +59,8 @@ class SessionChanges(Struct):
     labels: tuple[int, ...] | None = None
     inserts: dict[str, NewMessage] = field(default_factory=dict)
     updates: dict[str, MessageUpdate] = field(default_factory=dict)
+    moves: dict[str, int] = field(default_factory=dict)
+    keys: list[tuple[int, int]] = field(default_factory=list)
 
 
 class Changes(Struct, frozen=True):
@@ -83,9 +92,18 @@ def fold(batch: Iterable[RecordedEvent], states: Mapping[str, Session], label_ke
 def _note(changes: SessionChanges, earlier: Session, recorded: RecordedEvent, label_key: bytes) -> None:
     """Note what `recorded` does besides evolving its session, which was `earlier` before it."""
     event = recorded.event
+    key = key_of(event)
+    if key is not None:
+        changes.keys.append((label_of_key(label_key, key), recorded.position))
     match event:
         case MessagePosted():
             _post(changes, recorded, event)
+        case ReplyRequested():
+            _request(changes, recorded, event)
+        case HistoryAdopted():
+            _adopt(changes, recorded, event)
+        case MessageCopied():
+            _move(changes, event.message_id, recorded.position)
         case ReplyStarted():
             _start(changes, earlier, recorded, event)
         case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
@@ -95,7 +113,7 @@ def _note(changes: SessionChanges, earlier: Session, recorded: RecordedEvent, la
             changes.labels = labels_of(label_key, event.metadata)
         case SessionDeleted() | ContentErased():
             changes.erased, changes.erased_usage, changes.labels = True, event.usage, ()
-            changes.inserts, changes.updates = {}, {}
+            changes.inserts, changes.updates, changes.moves, changes.keys = {}, {}, {}, []
 
 
 def _post(changes: SessionChanges, recorded: RecordedEvent, event: MessagePosted) -> None:
@@ -105,8 +123,36 @@ def _post(changes: SessionChanges, recorded: RecordedEvent, event: MessagePosted
         _insert(changes, recorded, event.reply_id, event.message_id).no += 1
 
 
+def _request(changes: SessionChanges, recorded: RecordedEvent, event: ReplyRequested) -> None:
+    if event.attempt == 1:
+        _insert(changes, recorded, event.reply_id, event.parent_id)
+    else:
+        _update(changes, event.reply_id, MessageUpdate(QUEUED, 0, recorded.version))
+
+
+def _adopt(changes: SessionChanges, recorded: RecordedEvent, event: HistoryAdopted) -> None:
+    for index, adopted in enumerate(event.messages):
+        message = _insert(changes, recorded, adopted.message_id, adopted.parent_id)
+        message.no += index
+        message.role, message.status, message.position = adopted.role, adopted.status, adopted.position
+        message.created_at_us, message.model = adopted.created_at_us, adopted.model
+
+
+def _move(changes: SessionChanges, message_id: str, position: int) -> None:
+    """The text of a message is in another event from now on."""
+    if message_id in changes.inserts:
+        changes.inserts[message_id].position = position
+    else:
+        changes.moves[message_id] = position
+
+
+def key_of(event: Event | None) -> str | None:
+    """The idempotency key of the request that caused `event`; None where it had none, or cannot have one."""
+    return getattr(event, "idempotency_key", None)
+
+
 def _start(changes: SessionChanges, earlier: Session, recorded: RecordedEvent, event: ReplyStarted) -> None:
-    if not _awaits(earlier, event.reply_id):  # a further answer to a message that has one
+    if not _awaits(earlier, event.reply_id):  # a reply that nobody asked for on the record: logs may hold such
         _insert(changes, recorded, event.reply_id, event.parent_id)
     started = MessageUpdate(STREAMING, 0, recorded.version, recorded.recorded_at_us, event.model)
     _update(changes, event.reply_id, started)
@@ -115,7 +161,7 @@ def _start(changes: SessionChanges, earlier: Session, recorded: RecordedEvent, e
 def _insert(changes: SessionChanges, recorded: RecordedEvent, message_id: str, parent_id: str | None) -> NewMessage:
     """A row for a reply that waits. An id that comes twice keeps its first row, here as in the table."""
     depth = _depth(changes.inserts, parent_id)
-    no, at_us = 2 * recorded.position, recorded.recorded_at_us
+    no, at_us = ROWS_MAX * recorded.position, recorded.recorded_at_us
     message = NewMessage(no, message_id, parent_id, depth, "assistant", QUEUED, 0, recorded.version, at_us)
     changes.inserts.setdefault(message_id, message)
     return message

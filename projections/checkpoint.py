@@ -22,6 +22,12 @@ async def digest_at(log: EventLog, position: int) -> bytes | None:
     return rows[0].digest if rows and rows[0].position == position else None
 
 
+async def checkpoint_at(log: EventLog, position: int, identity: bytes = b"") -> Checkpoint:
+    """The checkpoint of a projection that has folded `log` up to `position`; `identity` spares a look if known."""
+    identity = identity or await digest_at(log, 1) or b""
+    return Checkpoint(position, await digest_at(log, position) or b"", identity)
+
+
 async def misfit(checkpoint: Checkpoint, log: EventLog) -> str | None:
     """Why `checkpoint` is not of `log`, as a clause; None when it is.
 

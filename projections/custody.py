@@ -11,9 +11,10 @@ from events.log import EventLog
 from events.record import RecordedEvent
 from projections import database
 from projections.checkpoint import Checkpoint, misfit
-from projections.errors import ProjectionsUnusable, Unfit
+from projections.errors import LogReplaced, ProjectionsUnusable, Unfit, UnfitOffer
 from projections.lock import PathLock
 from projections.reader import Reader
+from projections.rebuilt import Apply, claim, fold_log, take_place
 from projections.store import ProjectionStore
 
 P = ParamSpec("P")
@@ -36,21 +37,23 @@ class Custody:
         return self._store.checkpoint if self._store else Checkpoint()
 
     async def open(self, log: EventLog) -> str | None:
-        """Lock the path and open the file, or create it. Returns why it must be replaced, None when it fits `log`.
+        """Lock the path and open the file, or create it. Returns why it must be replaced, None when it can serve.
 
-        Raises ProjectionsInUse or ProjectionsUnusable.
+        Raises LogReplaced when it has folded events that `log` does not have: to fold what is left would hide
+        that they are lost. Raises ProjectionsInUse or ProjectionsUnusable.
         """
         try:
             self._lock = await self._in_thread(_lock, self._path)
             self._store = await self._in_thread(ProjectionStore, self._path)
             reason = await misfit(self._store.checkpoint, log)
-            if reason is None:
-                await self._reader.open()
+            if reason is not None:
+                raise LogReplaced(self._path, reason)
+            await self._reader.open()
         except Unfit as error:
             return str(error)
         except (OSError, sqlite3.Error) as error:
             raise ProjectionsUnusable(f"projections {self._path} cannot be opened: {error}") from error
-        return reason
+        return None
 
     async def replace(self) -> None:
         """Delete the file and create it anew. Raises OSError or sqlite3.Error; may then be called again."""
@@ -61,6 +64,43 @@ class Custody:
         await self._in_thread(database.delete, self._path)
         self._store = await self._in_thread(ProjectionStore, self._path)
         await self._reader.open()
+
+    async def adopt(self, log: EventLog, batch_max: int) -> bool:
+        """Let the file that a rebuild has offered take this one's place; False when none is offered.
+
+        It first folds whatever this one has folded and it has not, so that answers never go back in time; queries
+        wait while the files are swapped. Raises UnfitOffer, and then this one stays; LogUnavailable, OSError,
+        sqlite3.Error.
+        """
+        taken = await self._in_thread(claim, self._path)
+        if taken is None:
+            return False
+        await self._prepare(taken, log, batch_max)
+        await self._reader.pause()
+        if self._store is not None:
+            await self._in_thread(self._store.close)
+            self._store = None
+        await self._in_thread(take_place, taken, self._path)
+        self._store = await self._in_thread(ProjectionStore, self._path)
+        await self._reader.open()
+        return True
+
+    async def _prepare(self, taken: Path, log: EventLog, batch_max: int) -> None:
+        try:
+            store = await self._in_thread(ProjectionStore, taken)
+            try:
+                reason = await misfit(store.checkpoint, log)
+                if reason is None:
+                    await fold_log(log, self._applying(store), store.checkpoint, batch_max, self.checkpoint.position)
+            finally:
+                await self._in_thread(store.close)
+        except (Unfit, ProjectionsUnusable) as error:
+            raise UnfitOffer(f"the rebuilt file is of no use: {error}") from error
+        if reason is not None:
+            raise UnfitOffer(f"the rebuilt file is of no use: {reason}")
+
+    def _applying(self, store: ProjectionStore) -> Apply:
+        return lambda batch, checkpoint: self._in_thread(store.apply, batch, checkpoint)
 
     async def apply(self, batch: Sequence[RecordedEvent], checkpoint: Checkpoint) -> None:
         """As ProjectionStore.apply."""

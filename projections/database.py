@@ -2,6 +2,7 @@
 
 import secrets
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from projections.checkpoint import Checkpoint
@@ -20,6 +21,8 @@ _PRAGMAS = {
     # cut could then leave a file that is wrong and does not show it.
     "synchronous": "NORMAL",
 }
+_MAGIC = b"SQLite format 3\0"
+_HEADER_BYTES = 72  # up to and with the application id
 _CHECKED_BYTES_MAX = 64 * 2**20  # read as a whole at start up to here, a third of a second; beyond, damage shows in use
 
 
@@ -76,6 +79,25 @@ def _examine(connection: sqlite3.Connection, path: Path) -> tuple[Checkpoint, by
             raise Unfit(f"it is damaged ({answer})")
     row = connection.execute("SELECT position, digest, log_identity, label_key FROM meta").fetchone()
     return Checkpoint(*row[:3]), row[3]
+
+
+def is_disposable(path: Path) -> bool:
+    """Whether nothing is lost when `path` is deleted: nothing is there, an empty file, or projections."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(_HEADER_BYTES)
+    except FileNotFoundError:
+        return True
+    return not header or (header.startswith(_MAGIC) and header.endswith(APPLICATION_ID.to_bytes(4, "big")))
+
+
+def checkpoint_of(path: Path) -> Checkpoint | None:
+    """How far the file at `path` is, whoever has it open; None for one that is not there or does not tell."""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            return Checkpoint(*connection.execute("SELECT position, digest, log_identity FROM meta").fetchone())
+    except (sqlite3.Error, TypeError):
+        return None
 
 
 def delete(path: Path) -> None:

@@ -38,8 +38,23 @@ class ProjectionsUnusable(ProjectionError):
     """The file or its folder cannot serve: says why, and what to do."""
 
 
+class LogReplaced(ProjectionError):
+    """The projections have folded events that the log does not have: it has lost them, or is another log."""
+
+    def __init__(self, path: object, reason: str) -> None:
+        super().__init__(
+            f"the log does not have what its projections ({path}) were made from: {reason}. Events were lost (a"
+            " write-ahead log deleted, a file cut or replaced): restore a backup, or see `run.py salvage`. If you"
+            f" replaced the log on purpose, delete {path} and start again"
+        )
+
+
 class Unfit(ProjectionError):
     """The file does not tell what the log tells: says why. Answered by deleting it and folding the log again."""
+
+
+class UnfitOffer(ProjectionError):
+    """The file that a rebuild has offered cannot take the present one's place: says why. The present one stays."""
 
 
 # The disk or another program stands in the way: to be tried again, with the file left as it is.

@@ -26,6 +26,12 @@ def labels_of(key: bytes, metadata: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(label_of(key, name, text) for name, text in texts if text is not None))
 
 
+def label_of_key(key: bytes, idempotency_key: str) -> int:
+    """The label of a request's idempotency key. Of another form than metadata's, though they never share a table."""
+    digest = hashlib.blake2b(idempotency_key.encode(), digest_size=8, key=key, person=b"idempotency")
+    return int.from_bytes(digest.digest(), "big", signed=True)
+
+
 def text_of(value: Any) -> str | None:
     """How a query writes a metadata value: true, 12, 1.5, null or the text itself. None for lists and objects."""
     if isinstance(value, str):

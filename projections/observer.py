@@ -18,6 +18,10 @@ class ProjectionObserver(Protocol):
         """The file is being deleted and the log folded again from its first event."""
         ...
 
+    def adopted(self, position: int) -> None:
+        """The file that a rebuild has made, folded up to `position`, has taken the present one's place."""
+        ...
+
     def failed(self, error: BaseException) -> None:
         """Something went wrong. It is tried again, unless the runner's `failure` is set."""
         ...
@@ -34,6 +38,9 @@ class NoObserver:
 
     def rebuilt(self, reason: str) -> None:
         """As ProjectionObserver.rebuilt."""
+
+    def adopted(self, position: int) -> None:
+        """As ProjectionObserver.adopted."""
 
     def failed(self, error: BaseException) -> None:
         """As ProjectionObserver.failed."""

@@ -10,7 +10,8 @@ import msgspec
 from msgspec import Struct
 
 from events.catalogue import UsageTotal
-from projections.labels import label_of
+from projections.erasable import LONG_EXPIRED, OLDEST_EXPIRED, Erasable, erasable_query
+from projections.labels import label_of, label_of_key
 from projections.listing import Label, Listing, label_counts, listing_query
 from projections.message import Message
 from projections.reader import Parameters, Reader
@@ -40,6 +41,31 @@ WITH RECURSIVE branch (message_id) AS (
     LIMIT :limit
 )
 SELECT {_MESSAGE} FROM branch b CROSS JOIN messages m ON m.session_no = :no AND m.message_id = b.message_id
+ORDER BY m.depth
+"""  # noqa: S608  the only thing put in is the constant above
+
+# One statement, so that session and messages are of the same moment. The first three columns are the session's.
+SNAPSHOT = f"""
+WITH RECURSIVE asked (no, state, leaf) AS MATERIALIZED (
+    SELECT no, state, coalesce(:branch, json_extract(state, '$.head')) FROM sessions WHERE session_id = :session_id
+), found (no, state, leaf, depth, knows_before) AS MATERIALIZED (
+    SELECT a.no, a.state, a.leaf,
+        (SELECT depth FROM messages WHERE session_no = a.no AND message_id = a.leaf),
+        :before IS NULL OR EXISTS (SELECT 1 FROM messages WHERE session_no = a.no AND message_id = :before)
+    FROM asked a
+), branch (session_no, message_id) AS (
+    SELECT f.no, iif(:before IS NULL, f.leaf,
+               (SELECT parent_id FROM messages WHERE session_no = f.no AND message_id = :before))
+    FROM found f
+    UNION ALL
+    SELECT p.session_no, p.parent_id
+    FROM branch b JOIN messages p ON p.session_no = b.session_no AND p.message_id = b.message_id
+    WHERE p.parent_id IS NOT NULL
+    LIMIT :limit
+)
+SELECT f.state, f.depth, f.knows_before, {_MESSAGE}
+FROM found f CROSS JOIN branch b
+    LEFT JOIN messages m ON m.session_no = b.session_no AND m.message_id = b.message_id
 ORDER BY m.depth
 """  # noqa: S608  the only thing put in is the constant above
 
@@ -74,6 +100,27 @@ WHERE status = 'active' AND is_open = 0 ORDER BY expires_at_us LIMIT 1
 OPEN_SESSIONS = "SELECT state FROM sessions INDEXED BY sessions_open WHERE is_open = 1 AND no > ? ORDER BY no LIMIT ?"
 
 
+# What forks still read of a session: no further than its own texts, some of which may be borrowed themselves.
+BORROWED = """
+SELECT s.session_id, b.message_id, b.position, b.model
+FROM messages own
+    CROSS JOIN messages b INDEXED BY messages_borrowed
+        ON b.position = own.position AND b.position > 0 AND b.position < b.session_no
+    JOIN sessions s ON s.no = b.session_no
+WHERE own.session_no = :no AND own.position > :no
+ORDER BY b.no LIMIT :limit
+"""
+
+
+class Borrowed(Struct, frozen=True):
+    """A message of the fork `session_id` whose text is in the event at `position`, another session's."""
+
+    session_id: str
+    message_id: str
+    position: int
+    model: str | None
+
+
 class UsageRow(Struct, frozen=True):
     """Completed replies and their tokens under one key: a day (UTC), an owner ('' for none) or a model."""
 
@@ -81,6 +128,19 @@ class UsageRow(Struct, frozen=True):
     replies: int
     prompt_tokens: int
     completion_tokens: int
+
+
+class Snapshot(Struct, frozen=True):
+    """A session and messages of one branch as they were at one moment.
+
+    `depth` is how many messages the branch has; None when the session has not got its last one. `knows_before`:
+    whether it has the message that `before` named.
+    """
+
+    session: Session
+    depth: int | None
+    knows_before: bool
+    messages: list[Message]
 
 
 class Queries:
@@ -112,6 +172,18 @@ class Queries:
         values: Parameters = {"no": session_no, "leaf": leaf, "before": before, "limit": limit}
         return [_message(row) for row in await self._reader.rows(PATH, values)]
 
+    async def snapshot(
+        self, session_id: str, *, branch: str | None = None, limit: int, before: str | None = None
+    ) -> Snapshot | None:
+        """The session with the newest `limit` messages of `branch` (absent: the selected one), as `path` has them."""
+        values: Parameters = {"session_id": session_id, "branch": branch, "limit": limit, "before": before}
+        rows = await self._reader.rows(SNAPSHOT, values)
+        if not rows:
+            return None
+        state, depth, knows_before, *_ = rows[0]
+        messages = [_message(row[3:]) for row in rows if row[3] is not None]
+        return Snapshot(self._session(state), depth, bool(knows_before), messages)
+
     async def message(self, session_no: int, message_id: str) -> Message | None:
         found = await self._reader.rows(MESSAGES, (session_no, message_id))
         return _message(found[0]) if found else None
@@ -123,6 +195,17 @@ class Queries:
         """
         found = await self._reader.rows(NEWEST_LEAF, {"no": session_no, "message_id": message_id})
         return found[0][0] if found else None
+
+    async def keyed(self, session_no: int, idempotency_key: str) -> list[int]:
+        """Positions of events that may hold this key: almost always one or none. Compare what the log holds."""
+        ((key,),) = await self._reader.rows("SELECT label_key FROM meta")
+        values: Parameters = (session_no, label_of_key(key, idempotency_key))
+        query = "SELECT position FROM keys WHERE session_no = ? AND label = ? ORDER BY position"
+        return [row[0] for row in await self._reader.rows(query, values)]
+
+    async def borrowed(self, session_no: int, *, limit: int) -> list[Borrowed]:
+        """Messages of other sessions whose texts are in this session's events, by session."""
+        return [Borrowed(*row) for row in await self._reader.rows(BORROWED, {"no": session_no, "limit": limit})]
 
     async def open_sessions(self, *, limit: int, after: int = 0) -> list[Session]:
         """Sessions in which a reply runs or waits, by `no`, beginning after that of `after`."""
@@ -136,6 +219,23 @@ class Queries:
         """When the next of these sessions is due, in microseconds; None when there is none."""
         found = await self._reader.rows(NEXT_DEADLINE)
         return int(found[0][0]) if found else None
+
+    async def long_expired(self, by_us: int, *, limit: int) -> list[Session]:
+        """Expired sessions whose deadline was at `by_us` or before, the oldest first: content is still there."""
+        return await self._states(LONG_EXPIRED, (by_us, limit))
+
+    async def oldest_expired(self) -> int | None:
+        """The deadline of the first of these, in microseconds; None when there is none."""
+        found = await self._reader.rows(OLDEST_EXPIRED)
+        return int(found[0][0]) if found else None
+
+    async def erasable(self, wanted: Erasable) -> list[Session]:
+        """Up to `wanted.limit` sessions that an erasure means, the newest first."""
+        labels: list[int] = []
+        if wanted.metadata:
+            ((key,),) = await self._reader.rows("SELECT label_key FROM meta")
+            labels = [label_of(key, name, text) for name, text in wanted.metadata.items()]
+        return await self._states(*erasable_query(wanted, labels))
 
     async def counts(self) -> dict[str, int]:
         """Sessions by status: active, expired, deleted."""
@@ -154,9 +254,11 @@ class Queries:
         return tuple(UsageTotal(*row) for row in rows)
 
     async def _states(self, query: str, parameters: Parameters) -> list[Session]:
-        rows = await self._reader.rows(query, parameters)
+        return [self._session(state) for (state,) in await self._reader.rows(query, parameters)]
+
+    def _session(self, state: str) -> Session:
         try:
-            return [_sessions.decode(state) for (state,) in rows]
+            return _sessions.decode(state)
         except msgspec.DecodeError as error:
             raise self._reader.damaged(error) from error
 

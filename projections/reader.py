@@ -1,13 +1,17 @@
 """The connection that queries read through: beside the writer, one hop to a thread of its own per query."""
 
+import asyncio
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import aiosqlite
 
 from projections.errors import ProjectionsUnavailable, is_damage, is_passing
+
+PAUSE_MAX_S = 5.0  # how long a query waits while one good file takes another's place
 
 Parameters = tuple[int | str | None, ...] | dict[str, int | str | None]
 
@@ -20,6 +24,8 @@ class Reader:
         self._path = path
         self._report = report
         self._connection: aiosqlite.Connection | None = None
+        self._there = asyncio.Event()  # not while paused
+        self._there.set()
 
     async def open(self) -> None:
         """Open the file, which must exist. Raises sqlite3.Error."""
@@ -32,15 +38,26 @@ class Reader:
             await connection.close()
             raise
         self._connection = connection
+        self._there.set()
 
-    async def close(self) -> None:
-        """Let the queries that were asked end, and refuse others until `open`."""
+    async def pause(self) -> None:
+        """As `close`, but queries wait for `open` instead of being refused, up to PAUSE_MAX_S."""
+        self._there.clear()
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
 
+    async def close(self) -> None:
+        """Let the queries that were asked end, and refuse others until `open`."""
+        await self.pause()
+        self._there.set()
+
     async def rows(self, query: str, parameters: Parameters = ()) -> list[tuple[Any, ...]]:
         """The rows of one query. Raises ProjectionsUnavailable when the file cannot be read now."""
+        if not self._there.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PAUSE_MAX_S):
+                    await self._there.wait()
         if self._connection is None:
             raise ProjectionsUnavailable("the projections are being rebuilt")
         try:

@@ -10,9 +10,9 @@ from msgspec import Struct
 
 from events.errors import LogUnavailable
 from events.log import EventLog
-from projections.checkpoint import Checkpoint, digest_at
+from projections.checkpoint import checkpoint_at
 from projections.custody import Custody
-from projections.errors import ProjectionsStopped, Unfit
+from projections.errors import ProjectionsStopped, Unfit, UnfitOffer
 from projections.observer import NoObserver, ProjectionObserver
 from projections.progress import Progress
 from projections.queries import Queries
@@ -144,14 +144,10 @@ class ProjectionRunner:
             return
         # Not read ahead while the last batch is written: two threads of Python take turns, and it took a third longer.
         batch = await self._log.read_all(after=position, limit=self._options.batch_max)
-        checkpoint = await self._checkpoint_at(batch[-1].position)
+        checkpoint = await checkpoint_at(self._log, batch[-1].position, self._custody.checkpoint.identity)
         began_s = time.perf_counter()
         await self._custody.apply(batch, checkpoint)
         self._applied(len(batch), time.perf_counter() - began_s)
-
-    async def _checkpoint_at(self, position: int) -> Checkpoint:
-        identity = self._custody.checkpoint.identity or await digest_at(self._log, 1)
-        return Checkpoint(position, await digest_at(self._log, position) or b"", identity or b"")
 
     def _applied(self, events: int, seconds: float) -> None:
         behind = self.rebuilding
@@ -174,8 +170,18 @@ class ProjectionRunner:
         now_s = time.monotonic()
         if now_s - self._looked_at_s >= self._options.look_s:
             self._looked_at_s = now_s
+            await self._adopt()
             if not await self._custody.is_linked():
                 raise Unfit("it was deleted or replaced while in use")
+
+    async def _adopt(self) -> None:
+        """Go on with the file that a rebuild has offered, if there is one that fits."""
+        try:
+            if await self._custody.adopt(self._log, self._options.batch_max):
+                self._progress.reach(self._custody.checkpoint.position)
+                self._observer.adopted(self.position)
+        except UnfitOffer as error:
+            self._observer.failed(error)
 
     async def _news(self, position: int) -> None:
         """Return when the log is past `position`, the file is found damaged, or `stop` was called."""

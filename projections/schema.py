@@ -7,7 +7,7 @@ keyed hashes.
 A change of any table raises SCHEMA_VERSION, and every older file is then rebuilt from the log by itself.
 """
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 4
 APPLICATION_ID = 0x43485052  # "CHPR": tells projections from any other SQLite file
 
 TABLES = """
@@ -33,6 +33,7 @@ CREATE TABLE sessions (
 CREATE INDEX sessions_of_owner ON sessions (owner, status, accessed_at_us DESC, no DESC);
 CREATE INDEX sessions_by_access ON sessions (status, accessed_at_us DESC, no DESC);
 CREATE INDEX sessions_by_expiry ON sessions (expires_at_us) WHERE status = 'active' AND is_open = 0;
+CREATE INDEX sessions_expired ON sessions (expires_at_us) WHERE status = 'expired';
 CREATE INDEX sessions_open ON sessions (no) WHERE is_open = 1;
 
 CREATE TABLE counts (status TEXT PRIMARY KEY, n INTEGER NOT NULL) STRICT, WITHOUT ROWID;
@@ -45,7 +46,7 @@ CREATE TABLE labels (
 CREATE INDEX labels_of_session ON labels (no);
 
 CREATE TABLE messages (
-    no INTEGER PRIMARY KEY,       -- twice the position of message_posted, plus one for the reply: the same in a rebuild
+    no INTEGER PRIMARY KEY,       -- ROWS_MAX times the position of the event that made it, plus its place in that event
     session_no INTEGER NOT NULL,
     message_id TEXT NOT NULL,
     parent_id TEXT,
@@ -62,6 +63,15 @@ CREATE TABLE messages (
     UNIQUE (session_no, message_id)
 ) STRICT;
 CREATE INDEX messages_by_parent ON messages (session_no, parent_id);
+-- Texts that a fork reads from events older than itself: another session's.
+CREATE INDEX messages_borrowed ON messages (position) WHERE position > 0 AND position < session_no;
+
+CREATE TABLE keys (               -- requests with an Idempotency-Key, by a keyed hash of it
+    session_no INTEGER NOT NULL,
+    label INTEGER NOT NULL,
+    position INTEGER NOT NULL,    -- of the event that holds the key itself
+    PRIMARY KEY (session_no, label, position)
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE usage (
     day TEXT NOT NULL,

@@ -11,11 +11,13 @@ from msgspec.structs import replace
 from events.catalogue import (
     BranchSelected,
     ContentErased,
+    HistoryAdopted,
     MessagePosted,
     ReplyCancelled,
     ReplyCompleted,
     ReplyFailed,
     ReplyInterrupted,
+    ReplyRequested,
     ReplyStarted,
     SessionCreated,
     SessionDeleted,
@@ -30,6 +32,7 @@ ACCESSES = frozenset(
         "session_accessed",
         "metadata_changed",
         "message_posted",
+        "reply_requested",
         "branch_selected",
         "reply_completed",
         "reply_failed",
@@ -39,11 +42,12 @@ ACCESSES = frozenset(
 
 
 class Pending(Struct, frozen=True):
-    """A posted message whose reply has not started."""
+    """A reply that is owed and has not started. `version` is that of the event that asked for it."""
 
     message_id: str
     reply_id: str
     version: int
+    attempt: int = 1
 
 
 class OpenReply(Struct, frozen=True):
@@ -52,6 +56,7 @@ class OpenReply(Struct, frozen=True):
     reply_id: str
     message_id: str
     version: int
+    attempt: int = 1
 
 
 class Session(Struct, frozen=True):
@@ -95,13 +100,17 @@ def evolve(session: Session | None, recorded: RecordedEvent) -> Session:
     match event:
         case MessagePosted():
             return _posted(session, recorded.version, event)
+        case ReplyRequested():
+            return _requested(session, recorded.version, event)
         case ReplyStarted():
-            opened = OpenReply(reply_id=event.reply_id, message_id=event.parent_id, version=recorded.version)
+            opened = OpenReply(event.reply_id, event.parent_id, recorded.version, event.attempt)
             return replace(session, open_reply=opened, pending=_without(session.pending, event.reply_id))
         case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
             return _ended(session, event.reply_id)
         case BranchSelected():
             return replace(session, head=event.message_id)
+        case HistoryAdopted():
+            return replace(session, head=event.messages[-1].message_id, message_count=len(event.messages))
         case SessionDeleted():
             return _emptied(replace(session, owner=event.owner, timeout_s=0, status="deleted"))
         case ContentErased():
@@ -136,6 +145,16 @@ def _posted(session: Session, version: int, event: MessagePosted) -> Session:
         message_count=session.message_count + 2,
         pending=(*session.pending, waiting),
     )
+
+
+def _requested(session: Session, version: int, event: ReplyRequested) -> Session:
+    waiting = Pending(event.parent_id, event.reply_id, version, event.attempt)
+    # What was interrupted goes before what was asked later.
+    place = next((i for i, other in enumerate(session.pending) if other.attempt < event.attempt), len(session.pending))
+    session = replace(session, pending=(*session.pending[:place], waiting, *session.pending[place:]))
+    if event.attempt > 1:  # the reply is one of the session's messages already
+        return session
+    return replace(session, head=event.reply_id, message_count=session.message_count + 1)
 
 
 def _ended(session: Session, reply_id: str) -> Session:

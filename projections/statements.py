@@ -35,6 +35,9 @@ UPDATE messages SET status = ?, position = ?, version = ?, created_at_us = coale
 WHERE session_no = ? AND message_id = ?
 """
 
+MOVE_TEXT = "UPDATE messages SET position = ? WHERE session_no = ? AND message_id = ?"
+ADD_KEY = "INSERT INTO keys (session_no, label, position) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+
 FORGET_LABELS = "DELETE FROM labels WHERE no = ?"
 ADD_LABEL = "INSERT INTO labels (label, no) VALUES (?, ?) ON CONFLICT DO NOTHING"
 
@@ -76,6 +79,7 @@ ERASE_SESSION = (
     _TAKE_BACK_USAGE,
     "DELETE FROM messages WHERE session_no = :no",
     "DELETE FROM erased_usage WHERE session_no = :no",
+    "DELETE FROM keys WHERE session_no = :no",
 )
 DROP_EMPTIED_USAGE = "DELETE FROM usage WHERE replies = 0"
 

@@ -110,6 +110,8 @@ class ProjectionStore:
         many(sql.ADD_LABEL, [(label, s.session.no) for s in labelled for label in s.labels or ()])
         many(sql.INSERT_MESSAGE, [row for s in sessions for row in sql.insert_rows(s)])
         many(sql.UPDATE_MESSAGE, [row for s in sessions for row in sql.update_rows(s)])
+        many(sql.MOVE_TEXT, [(to, s.session.no, message_id) for s in sessions for message_id, to in s.moves.items()])
+        many(sql.ADD_KEY, [(s.session.no, *key) for s in sessions for key in s.keys])
         many(sql.ADD_USAGE, [(owner, *sql.usage_row(used)) for owner, used in changes.usage])
         many(
             sql.ADD_ERASED_USAGE,

@@ -1,0 +1,131 @@
+"""A file made anew from the whole log beside the one in use, and how it takes that one's place.
+
+No program may replace a file that another has open: SQLite would fold the old file's write-ahead log into the new
+one. So the service that has the path open swaps the files itself (`Custody.adopt`); others only offer theirs.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from events.log import EventLog
+from events.record import RecordedEvent
+from projections import database
+from projections.checkpoint import Checkpoint, checkpoint_at, digest_at
+from projections.errors import LogReplaced, ProjectionsInUse, ProjectionsUnusable
+from projections.lock import PathLock
+from projections.store import ProjectionStore
+
+Apply = Callable[[Sequence[RecordedEvent], Checkpoint], Awaitable[None]]
+
+
+def making(path: Path) -> Path:
+    """Where a rebuild of `path` works."""
+    return path.with_name(path.name + "-making")
+
+
+def offered(path: Path) -> Path:
+    """Where it leaves a finished file for the service that has `path` open."""
+    return path.with_name(path.name + "-next")
+
+
+def claim(path: Path) -> Path | None:
+    """Take what is offered for `path` away to where no later offer can reach it; None when nothing is."""
+    claimed = path.with_name(path.name + "-taken")
+    if not offered(path).exists():
+        return None
+    database.delete(claimed)
+    return offered(path).replace(claimed)
+
+
+def take_place(finished: Path, path: Path) -> None:
+    """Let `finished` be the file at `path`. Nobody has either open, and the caller holds the path's lock.
+
+    Deleted first: killed in between, the next start folds the log again, which is slow but never wrong.
+    """
+    database.delete(path)
+    finished.replace(path)
+
+
+async def fold_log(
+    log: EventLog,
+    apply: Apply,
+    checkpoint: Checkpoint,
+    batch_max: int,
+    up_to: int | None = None,
+    told: Callable[[int], None] = lambda _: None,
+) -> int:
+    """`apply` the events after `checkpoint` batch by batch, at least up to `up_to`, or to the log's end.
+
+    `told` hears each position reached; the last one is returned.
+    """
+    while up_to is None or checkpoint.position < up_to:
+        batch = await log.read_all(after=checkpoint.position, limit=batch_max)
+        if not batch:
+            break
+        checkpoint = await checkpoint_at(log, batch[-1].position, checkpoint.identity)
+        await apply(batch, checkpoint)
+        told(checkpoint.position)
+    return checkpoint.position
+
+
+async def rebuild(log: EventLog, path: Path, batch_max: int, told: Callable[[int], None]) -> tuple[int, bool]:
+    """Fold the whole log into a new file and put that at `path`, or offer it to the service that has `path` open.
+
+    Returns the position reached and whether the file is in place. Until then nothing at `path` changes; interrupted,
+    it leaves nothing behind; killed, what the next one deletes. Raises ProjectionsInUse while another rebuild of the
+    path is under way, ProjectionsUnusable when something else is at `path`, LogReplaced when the present file has
+    folded what the log does not have, LogUnusable, LogUnavailable, UnknownEvent, OSError, sqlite3.Error.
+    """
+    await _require_replaceable(log, path)
+    lock = PathLock(making(path))
+    try:
+        reached = await _make(log, making(path), batch_max, told)
+        return reached, _hand_over(path)
+    except BaseException:
+        database.delete(making(path))
+        raise
+    finally:
+        lock.release()
+
+
+async def _require_replaceable(log: EventLog, path: Path) -> None:
+    if not await asyncio.to_thread(database.is_disposable, path):
+        raise ProjectionsUnusable(f"{path} holds no projections: name another file, or delete it yourself")
+    present = await asyncio.to_thread(database.checkpoint_of, path)
+    if present and present.position and await digest_at(log, present.position) != present.digest:
+        raise LogReplaced(path, f"the log's event at their checkpoint {present.position} is another or gone")
+
+
+async def _make(log: EventLog, file: Path, batch_max: int, told: Callable[[int], None]) -> int:
+    loop = asyncio.get_running_loop()
+    thread = ThreadPoolExecutor(1, thread_name_prefix="rebuild")  # one, so that closing waits for a batch under way
+    try:
+        database.delete(file)
+        store = await loop.run_in_executor(thread, ProjectionStore, file)
+
+        async def apply(batch: Sequence[RecordedEvent], checkpoint: Checkpoint) -> None:
+            await loop.run_in_executor(thread, store.apply, batch, checkpoint)
+
+        try:
+            return await fold_log(log, apply, store.checkpoint, batch_max, told=told)
+        finally:
+            await loop.run_in_executor(thread, store.close)
+    finally:
+        thread.shutdown(wait=False)
+
+
+def _hand_over(path: Path) -> bool:
+    """Whether the file is in place; if not, a service has the path open and is offered it."""
+    try:
+        lock = PathLock(path)
+    except ProjectionsInUse:
+        making(path).replace(offered(path))
+        return False
+    try:
+        database.delete(offered(path))  # an older offer
+        take_place(making(path), path)
+    finally:
+        lock.release()
+    return True
