@@ -6,22 +6,27 @@ Costs the same for ten messages and for ten thousand.
 from msgspec.structs import replace
 
 from chatbot.sessions import errors
-from chatbot.sessions.commands import EndReply, PostMessage, StartReply
+from chatbot.sessions.commands import Asker, Command, EndReply, PostMessage, Regenerate, SelectBranch, StartReply
 from chatbot.sessions.context import LOOK_BACK, context_of
-from chatbot.sessions.decide import parent_of
+from chatbot.sessions.decide import is_due, parent_of
+from chatbot.sessions.mailbox import Envelope
 from chatbot.sessions.ports import Ports
+from chatbot.sessions.recorded_text import recorded_text
 from chatbot.sessions.state import Remembered, State, evolve
 from events.catalogue import (
+    MessageCopied,
     MessagePosted,
     MetadataChanged,
     ReplyCancelled,
     ReplyCompleted,
     ReplyFailed,
     ReplyInterrupted,
-    ReplyProgressed,
+    ReplyRequested,
+    ReplyStarted,
     SessionCreated,
 )
-from projections.session import OpenReply
+from events.record import RecordedEvent
+from projections.message import Message
 
 
 def recent_max(ports: Ports) -> int:
@@ -60,10 +65,13 @@ async def catch_up(ports: Ports, session_id: str, state: State | None) -> State 
 async def remember_branch(ports: Ports, state: State, leaf: str) -> dict[str, Remembered] | None:
     """The newest messages of the branch that ends in `leaf`; None when the session has no such message."""
     await ports.runner.wait_for(state.session.position)
-    rows = await ports.queries.path(state.session.no, leaf, limit=recent_max(ports))
+    rows, texts = await _branch(ports, state, leaf)
+    if any(recorded.event is None for recorded in texts.values()):
+        # A session that this one was forked from is gone by now; its texts were copied here before.
+        await ports.runner.wait_for(ports.log.head().position)
+        rows, texts = await _branch(ports, state, leaf)
     if not rows:
         return None
-    texts = await ports.log.read_at([row.position for row in rows if row.position])
     remembered: dict[str, Remembered] = {}
     for row in rows:
         recorded = texts.get(row.position)
@@ -71,25 +79,64 @@ async def remember_branch(ports: Ports, state: State, leaf: str) -> dict[str, Re
         match event:
             case MessagePosted() | ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
                 content = event.content
+            case MessageCopied():
+                content = event.content
             case _:
                 content = ""
         remembered[row.message_id] = Remembered(row.message_id, row.parent_id, row.role, content)
     return remembered
 
 
-async def prepare(ports: Ports, state: State | None, command: PostMessage | StartReply) -> State | None:
-    """`state` with the texts at hand that the reply to `command` needs. Raises UnknownMessage, Overloaded."""
-    if state is None or state.session.status != "active":
-        return state
+async def _branch(ports: Ports, state: State, leaf: str) -> tuple[list[Message], dict[int, RecordedEvent]]:
+    rows = await ports.queries.path(state.session.no, leaf, limit=recent_max(ports))
+    return rows, await ports.log.read_at([row.position for row in rows if row.position])
+
+
+async def prepare(ports: Ports, state: State | None, command: Command) -> tuple[State | None, Command]:
+    """What deciding `command` needs at hand: the message that it means, and the texts of a context.
+
+    Raises UnknownMessage, NothingToRegenerate, Overloaded.
+    """
+    if state is None or state.session.status != "active" or is_due(state, ports.clock()):
+        return state, command  # there is nothing to ask: decide says so
+    command = await _resolve(ports, state, command)
+    if isinstance(command, PostMessage | Regenerate | StartReply):
+        state = await _with_context(ports, state, command)
+    return state, command
+
+
+async def _resolve(ports: Ports, state: State, command: Command) -> Command:
+    """`command` with the message that it means in place of the one that it names."""
+    session = state.session
+    if isinstance(command, SelectBranch):
+        await ports.runner.wait_for(session.position)
+        leaf = await ports.queries.newest_leaf(session.no, command.message_id)
+        if leaf is None:
+            raise errors.UnknownMessage(command.message_id)
+        return replace(command, message_id=leaf)
+    if isinstance(command, Regenerate):
+        named = command.message_id or session.head
+        if named is None:
+            raise errors.NothingToRegenerate("the session has no reply yet")
+        await ports.runner.wait_for(session.position)
+        row = await ports.queries.message(session.no, named)
+        if row is None:
+            raise errors.UnknownMessage(named)
+        return replace(command, message_id=row.parent_id if row.role == "assistant" else row.message_id)
+    return command
+
+
+async def _with_context(ports: Ports, state: State, command: PostMessage | Regenerate | StartReply) -> State:
+    """`state` with the texts at hand that the reply to `command` needs."""
     session = state.session
     is_busy = bool(session.open_reply or session.pending)
     if isinstance(command, StartReply):
         leaf = session.pending[0].message_id if session.pending else None
     else:
-        leaf = parent_of(state, command)
+        leaf = parent_of(state, command) if isinstance(command, PostMessage) else command.message_id
         if not is_busy and ports.gate.is_full:
             raise errors.Overloaded("too many replies run and wait already")
-        if is_busy and leaf == session.head:
+        if is_busy and leaf == session.head and isinstance(command, PostMessage):
             return state  # its context is gathered when its turn comes
     if leaf is None:
         return state
@@ -106,27 +153,42 @@ async def prepare(ports: Ports, state: State | None, command: PostMessage | Star
     return replace(state, recent={**others, **branch})
 
 
-async def left_open(ports: Ports, state: State | None) -> list[EndReply]:
-    """How to close the replies that a crash left open: the running one keeps what had been recorded of it."""
+async def left_open(ports: Ports, state: State | None) -> list[Envelope]:
+    """How to close the replies that a crash left open: the running one keeps what had been recorded of it.
+
+    Where interrupted replies are retried, the running one is asked for again, and those that wait go on waiting.
+    """
     if state is None:
         return []
-    closing: list[EndReply] = []
-    running = state.session.open_reply
+    closing: list[Envelope] = []
+    running, attempts = state.session.open_reply, ports.rules.retry_interrupted
     if running is not None:
-        text = await checkpointed_text(ports, state.session.session_id, running)
-        closing.append(EndReply(ReplyInterrupted(running.reply_id, text, "crash")))
-    return closing + [EndReply(ReplyInterrupted(waiting.reply_id, "", "crash")) for waiting in state.session.pending]
+        page = ports.limits.read_page_max
+        text = await recorded_text(ports.log, state.session.session_id, running, page=page)
+        (started,) = await ports.log.read(state.session.session_id, after=running.version - 1, limit=1)
+        again: ReplyRequested | None = None
+        if running.attempt <= attempts and isinstance(started.event, ReplyStarted):
+            parameters = started.event.parameters
+            again = ReplyRequested(running.reply_id, running.message_id, parameters, running.attempt + 1)
+        closing.append(_recovery(EndReply(ReplyInterrupted(running.reply_id, text, "crash"), again), started))
+    for waiting in state.session.pending if not attempts else ():
+        (asked,) = await ports.log.read(state.session.session_id, after=waiting.version - 1, limit=1)
+        closing.append(_recovery(EndReply(ReplyInterrupted(waiting.reply_id, "", "crash")), asked))
+    return closing
 
 
-async def checkpointed_text(ports: Ports, session_id: str, running: OpenReply) -> str:
-    """What the log has of a reply that never ended."""
-    text = ""
-    after = running.version
-    while True:
-        page = await ports.log.read(session_id, after=after, limit=ports.limits.read_page_max)
-        for recorded in page:
-            if isinstance(recorded.event, ReplyProgressed) and recorded.event.reply_id == running.reply_id:
-                text = text[: recorded.event.offset] + recorded.event.text
-        if len(page) < ports.limits.read_page_max:
-            return text
-        after = page[-1].version
+def _recovery(command: EndReply, cause: RecordedEvent) -> Envelope:
+    return Envelope(command, asker_of(cause), cause="recovery")
+
+
+def asker_of(recorded: RecordedEvent) -> Asker:
+    """Who asked for what `recorded` says, for what the service does about it later."""
+    return Asker(owner=recorded.metadata.actor, request_id=recorded.metadata.request_id, is_service=True)
+
+
+async def waiting_replies(ports: Ports, state: State) -> list[RecordedEvent]:
+    """The events that asked for the replies that wait, in their order."""
+    asked: list[RecordedEvent] = []
+    for waiting in state.session.pending:
+        asked += await ports.log.read(state.session.session_id, after=waiting.version - 1, limit=1)
+    return asked

@@ -6,35 +6,37 @@ import asyncio
 import contextvars
 from collections.abc import Callable
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from chatbot.sessions import activate, errors
 from chatbot.sessions.commands import (
     SERVICE,
+    AskAgain,
     CancelReply,
     CheckpointReply,
     Command,
+    CreateSession,
     DeleteSession,
     EndReply,
+    Fork,
     InterruptReplies,
     PostMessage,
+    Regenerate,
     StartReply,
     Stop,
+    Touch,
 )
-from chatbot.sessions.decide import Rules, decide
+from chatbot.sessions.decide import Rules, decide, gone, keyed
+from chatbot.sessions.forking import Ask, fork, hand_over
+from chatbot.sessions.idempotency import Answer, answer_again, forked
 from chatbot.sessions.mailbox import Envelope, Mailbox, MailboxClosed
 from chatbot.sessions.ports import Ports
 from chatbot.sessions.replies import Replies
 from chatbot.sessions.reply import Reply
 from chatbot.sessions.state import State, evolve
-from events.catalogue import (
-    Event,
-    ReplyCancelled,
-    ReplyInterrupted,
-)
+from events.catalogue import Event, ReplyCancelled, ReplyInterrupted
 from events.errors import LogUnavailable, VersionConflict
-from events.record import Metadata, RecordedEvent
+from events.record import RecordedEvent
 from projections.errors import ProjectionError
 
 DECIDE_MAX = 8  # rounds lost to other writers of the same stream before the asker is told to try again
@@ -42,24 +44,24 @@ UNAVAILABLE = (LogUnavailable, ProjectionError)  # the disk's doing: nothing is 
 RETRY_S = 1.0  # between attempts to record a reply's start or end while the disk refuses
 
 
-class Answer(Struct, frozen=True):
-    """The session after a command; `reply` is the one that a posted message gets, or that was cancelled."""
-
-    state: State
-    reply: Reply | None = None
-
-
 class Actor:
     """`retire` is called once, when the actor has stopped. `is_new`: there is nothing to load yet."""
 
     def __init__(
-        self, session_id: str, ports: Ports, retire: Callable[["Actor"], None], *, is_new: bool = False
+        self,
+        session_id: str,
+        ports: Ports,
+        retire: Callable[["Actor"], None],
+        ask: Ask,
+        *,
+        is_new: bool = False,
     ) -> None:
         self.session_id = session_id
         self.mailbox = Mailbox(ports.limits.mailbox_max)
         self.failed = False
         self._ports = ports
         self._retire = retire
+        self._ask = ask  # other sessions
         self._state: State | None = None
         self._replies = Replies(ports, self.mailbox)
         self._in_hand: Envelope | None = None
@@ -93,10 +95,11 @@ class Actor:
             self.failed = True
             self._ports.observe.actor_failed()
             self._ports.logger.exception("actor.failed", error=type(error).__name__)
-            _answer(self._in_hand, errors.ActorFailed("internal error"))
+            if self._in_hand is not None:
+                self._in_hand.answer(errors.ActorFailed("internal error"))
         finally:
             for envelope in self.mailbox.close():
-                _answer(envelope, unread)
+                envelope.answer(unread)
             self._retire(self)
             await self._replies.abandon()
 
@@ -113,21 +116,25 @@ class Actor:
             try:
                 answer = await self._handle(envelope)
             except (errors.Rejection, *UNAVAILABLE) as refusal:
-                _answer(envelope, refusal)
+                envelope.answer(refusal)
             else:
-                _answer(envelope, answer)
+                envelope.answer(answer)
             self._in_hand = None
             if isinstance(envelope.command, Stop):
                 return
 
     async def _handle(self, envelope: Envelope) -> Answer:
         command = envelope.command
+        again = await self._answer_again(envelope)
+        if again is not None:
+            return again
         match command:
             case CancelReply():
                 return await self._cancel(envelope, command)
             case InterruptReplies() | Stop():
-                await self._end_replies(ReplyInterrupted, "shutdown", envelope)
-                return Answer(self._known())
+                return await self._leave(envelope)
+            case Fork():
+                return await self._fork(envelope, command)
             case DeleteSession():
                 return await self._delete(envelope, command)
             case EndReply():
@@ -136,7 +143,7 @@ class Actor:
                 return Answer(self._known(), await self._until_recorded(envelope, command))
             case CheckpointReply():
                 return await self._checkpoint(envelope)
-            case PostMessage(on_busy="interrupt"):
+            case PostMessage(on_busy="interrupt") | Regenerate(on_busy="interrupt"):
                 await self._decide_and_append(envelope, CancelReply())  # is the session there, and the asker's?
                 await activate.prepare(self._ports, self._state, command)  # is what it follows there?
                 envelope.if_version = None  # the endings move the version on
@@ -146,12 +153,11 @@ class Actor:
 
     async def _decide_and_append(self, envelope: Envelope, command: Command | None = None) -> Reply | None:
         """Returns the reply that the recorded events concern. Raises Rejection or LogUnavailable."""
-        command = command or envelope.command
+        asked = command or envelope.command
         for _ in range(DECIDE_MAX):
-            self._check_version(envelope)
-            if isinstance(command, PostMessage | StartReply):
-                self._state = await activate.prepare(self._ports, self._state, command)
-            decision = decide(self._state, command, self._ports.clock(), self._rules(), envelope.asker, self.session_id)
+            self._check(asked, envelope)
+            self._state, found = await activate.prepare(self._ports, self._state, asked)
+            decision = decide(self._state, found, self._ports.clock(), self._rules(), envelope.asker, self.session_id)
             try:
                 reply = await self._append(decision.events, envelope)
             except VersionConflict:
@@ -165,15 +171,15 @@ class Actor:
     async def _append(self, events: tuple[Event, ...], envelope: Envelope) -> Reply | None:
         if not events:
             return None
-        metadata = _metadata(envelope)
         version = self._state.session.version if self._state else 0
-        recorded = await self._ports.log.append(self.session_id, version, events, metadata)
+        recorded = await self._ports.log.append(self.session_id, version, events, envelope.metadata)
         return self._apply(recorded, envelope)
 
     def _apply(self, recorded: tuple[RecordedEvent, ...], envelope: Envelope) -> Reply | None:
         """Evolve, then do what the facts ask for."""
         for one in recorded:
             self._state = evolve(self._state, one, activate.recent_max(self._ports))
+        self._ports.feeds.publish(self.session_id, recorded)
         touched: Reply | None = None
         for one in recorded:
             touched = self._replies.react(one, envelope, self._known()) or touched
@@ -220,11 +226,36 @@ class Actor:
         if running is None:
             return Answer(self._known())
         await running.stop()
-        reply = await self._record_end(envelope, running.ended_early(ReplyCancelled, command.cause))
+        ended = EndReply(keyed(running.ended_early(ReplyCancelled, command.cause), command.once))
+        reply = await self._record_end(envelope, ended)
         return Answer(self._known(), reply)
 
+    async def _leave(self, envelope: Envelope) -> Answer:
+        """The service is going down. What is to be retried after a restart is asked for again, on the record."""
+        owed = self._replies.owed(self._state) if self._state else ()
+        self._replies.leaving = True
+        await self._end_replies(ReplyInterrupted, "shutdown", envelope)
+        if owed:
+            await self._decide_and_append(envelope, AskAgain(owed))
+        return Answer(self._known())
+
+    async def _fork(self, envelope: Envelope, command: Fork) -> Answer:
+        await self._decide_and_append(envelope, Touch())  # is the session there, and the asker's?
+        return Answer(await fork(self._ports, self._known(), command, envelope.asker, envelope.metadata))
+
+    async def _answer_again(self, envelope: Envelope) -> Answer | None:
+        """What the same request was answered when it came first; None when it is new, or is to be refused."""
+        if self._state is None:
+            return None
+        now_us, rules = self._ports.clock(), self._rules()
+        if decide(self._state, Touch(), now_us, rules, envelope.asker, self.session_id).rejection is not None:
+            return None
+        if isinstance(envelope.command, Fork):  # its key is in the stream that it made
+            return await forked(self._ports, envelope.command)
+        return await answer_again(self._ports, self._state, envelope, self._replies.by_id)
+
     async def _end_replies(
-        self, ending: type[ReplyCancelled] | type[ReplyInterrupted], cause: str, envelope: Envelope
+        self, ending: type[ReplyCancelled | ReplyInterrupted], cause: str, envelope: Envelope
     ) -> None:
         """End those that wait, then the running one."""
         for reply in self._replies.waiting:
@@ -232,23 +263,20 @@ class Actor:
         running = self._replies.running
         if running is not None:
             await running.stop()
-            await self._record_end(envelope, running.ended_early(ending, cause))
+            await self._record_end(envelope, EndReply(running.ended_early(ending, cause)))
 
     async def _delete(self, envelope: Envelope, command: DeleteSession) -> Answer:
-        decision = decide(self._state, command, self._ports.clock(), self._rules(), envelope.asker, self.session_id)
-        if decision.rejection is not None:
-            raise decision.rejection
-        self._check_version(envelope)
+        self._check(command, envelope)
         envelope.if_version = None  # the endings below move the version on
         await self._end_replies(ReplyCancelled, "deleted", envelope)
         session = self._known().session
-        await self._ports.runner.wait_for(session.position)
+        await hand_over(self._ports, self._known(), self._ask)
         usage = await self._ports.queries.usage_of(session.no)
         last_words = decide(
             self._state, replace(command, usage=usage), self._ports.clock(), self._rules(), SERVICE, self.session_id
         ).events[0]
         try:
-            recorded = await self._ports.log.erase(self.session_id, session.version, last_words, _metadata(envelope))
+            recorded = await self._ports.log.erase(self.session_id, session.version, last_words, envelope.metadata)
         except VersionConflict as error:
             self._state = await activate.catch_up(self._ports, self.session_id, self._state)
             raise LogUnavailable("another process has just written to this session; try again") from error
@@ -257,11 +285,19 @@ class Actor:
 
     async def _recover(self) -> None:
         """Close what a crash left open, before the first command is taken."""
-        for command in await activate.left_open(self._ports, self._state):
-            await self._decide_and_append(Envelope(command, SERVICE, cause="recovery"))
+        for envelope in await activate.left_open(self._ports, self._state):
+            await self._decide_and_append(envelope)
             self._ports.logger.info("reply.interrupted", cause="crash")
+        if self._state is not None and self._state.session.pending:  # they are to be retried
+            for asked in await activate.waiting_replies(self._ports, self._state):
+                self._replies.wait(asked, activate.asker_of(asked))
+            self._replies.start_next(self._state)
 
-    def _check_version(self, envelope: Envelope) -> None:
+    def _check(self, command: Command, envelope: Envelope) -> None:
+        """First of all: a session that is gone, or a stranger's, says nothing of its version or its messages."""
+        refused = gone(self._state, command, self._rules(), envelope.asker, self.session_id)
+        if refused is not None and not isinstance(command, CreateSession):
+            raise refused
         current = self._state.session.version if self._state else 0
         if envelope.if_version is not None and envelope.if_version != current:
             raise errors.VersionMismatch(envelope.if_version, current)
@@ -277,17 +313,3 @@ class Actor:
         if self._state is None:
             raise errors.SessionNotFound(self.session_id)
         return self._state
-
-
-def _answer(envelope: Envelope | None, answer: Answer | Exception) -> None:
-    """Each asker gets exactly one answer, unless it has left."""
-    if envelope is None or envelope.reply_to is None or envelope.reply_to.done():
-        return
-    if isinstance(answer, Exception):
-        envelope.reply_to.set_exception(answer)
-    else:
-        envelope.reply_to.set_result(answer)
-
-
-def _metadata(envelope: Envelope) -> Metadata:
-    return Metadata(actor=envelope.asker.owner, request_id=envelope.asker.request_id, cause=envelope.cause)

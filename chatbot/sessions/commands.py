@@ -4,7 +4,7 @@ from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
 
-from events.catalogue import Parameters, ReplyEnded, UsageTotal
+from events.catalogue import MessageCopied, Parameters, ReplyEnded, ReplyRequested, UsageTotal
 
 
 class Asker(Struct, frozen=True):
@@ -18,12 +18,20 @@ class Asker(Struct, frozen=True):
 SERVICE = Asker(is_service=True)
 
 
+class Once(Struct, frozen=True):
+    """A request that is to take effect once, however often it comes: its Idempotency-Key, and what it asks for."""
+
+    key: str
+    fingerprint: str
+
+
 class CreateSession(Struct, frozen=True):
     owner: str | None
     metadata: dict[str, Any]
     timeout_s: int
     title: str | None
     system_prompt: str | None
+    once: Once | None = None
 
 
 class PostMessage(Struct, frozen=True):
@@ -40,6 +48,43 @@ class PostMessage(Struct, frozen=True):
     parent_id: str | UnsetType | None = UNSET
     on_busy: str = "queue"
     whole: bool = False
+    once: Once | None = None
+
+
+class Regenerate(Struct, frozen=True):
+    """Another reply to the same message. `message_id` is a reply or what it answers; None: the newest reply."""
+
+    reply_id: str
+    message_id: str | None
+    parameters: Parameters
+    on_busy: str = "queue"
+    whole: bool = False
+    once: Once | None = None
+
+
+class SelectBranch(Struct, frozen=True):
+    """Go on with the branch of `message_id`, at its newest message."""
+
+    message_id: str
+    once: Once | None = None
+
+
+class Fork(Struct, frozen=True):
+    """A new session `session_id` of the asker's that begins with the history up to `message_id`.
+
+    None: up to the newest message of the selected branch that is no longer being written.
+    """
+
+    session_id: str
+    message_id: str | None = None
+    messages_max: int = 10_000
+    once: Once | None = None
+
+
+class CopyTexts(Struct, frozen=True):
+    """Keep these texts here: the session that they were adopted from is about to be erased."""
+
+    events: tuple[MessageCopied, ...]
 
 
 class StartReply(Struct, frozen=True):
@@ -55,15 +100,23 @@ class CheckpointReply(Struct, frozen=True):
 
 
 class EndReply(Struct, frozen=True):
-    """Record how a reply ended."""
+    """Record how a reply ended, and perhaps that it is owed all the same."""
 
     event: ReplyEnded
+    again: ReplyRequested | None = None
+
+
+class AskAgain(Struct, frozen=True):
+    """These replies were interrupted and are owed all the same."""
+
+    events: tuple[ReplyRequested, ...]
 
 
 class CancelReply(Struct, frozen=True):
     """Stop the running reply, if there is one, and the model's work on it."""
 
     cause: str = "client"
+    once: Once | None = None
 
 
 class InterruptReplies(Struct, frozen=True):
@@ -101,9 +154,14 @@ class Stop(Struct, frozen=True):
 Command = (
     CreateSession
     | PostMessage
+    | Regenerate
+    | SelectBranch
+    | Fork
+    | CopyTexts
     | StartReply
     | CheckpointReply
     | EndReply
+    | AskAgain
     | CancelReply
     | InterruptReplies
     | ChangeMetadata

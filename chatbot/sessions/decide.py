@@ -4,24 +4,31 @@ A Decision may carry events and a rejection at once: a command that finds its se
 the expiry and is refused.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import UNSET, Struct
 from msgspec.json import encode
+from msgspec.structs import replace
 
 from chatbot.sessions import errors
 from chatbot.sessions.commands import (
+    AskAgain,
     Asker,
     CancelReply,
     ChangeMetadata,
     CheckpointReply,
     Command,
+    CopyTexts,
     CreateSession,
     DeleteSession,
     EndReply,
     Expire,
+    Fork,
     InterruptReplies,
+    Once,
     PostMessage,
+    Regenerate,
+    SelectBranch,
     StartReply,
     Stop,
     Touch,
@@ -29,11 +36,13 @@ from chatbot.sessions.commands import (
 from chatbot.sessions.context import context_of
 from chatbot.sessions.state import Remembered, State
 from events.catalogue import (
+    BranchSelected,
     Event,
     MessagePosted,
     MetadataChanged,
-    Parameters,
+    ReplyCancelled,
     ReplyProgressed,
+    ReplyRequested,
     ReplyStarted,
     SessionAccessed,
     SessionCreated,
@@ -52,6 +61,7 @@ class Rules(Struct, frozen=True):
     pending_max: int
     access_resolution_us: int
     auth: bool = False
+    retry_interrupted: int = 0
 
 
 class Decision(Struct, frozen=True):
@@ -61,19 +71,23 @@ class Decision(Struct, frozen=True):
     rejection: errors.Rejection | None = None
 
 
-def decide(state: State | None, command: Command, now_us: int, rules: Rules, asker: Asker, session_id: str) -> Decision:
+def decide(  # noqa: PLR0911, PLR0912  one arm for each command
+    state: State | None, command: Command, now_us: int, rules: Rules, asker: Asker, session_id: str
+) -> Decision:
     """What the session answers to `command` at `now_us` (unix microseconds)."""
-    if isinstance(command, CreateSession):
+    if isinstance(command, CreateSession) and state is None:
         return Decision(events=(_create(command),))
-    gone = _gone(state, command, rules, asker, session_id)
-    if state is None or gone is not None:
-        return Decision(rejection=gone or errors.SessionNotFound(session_id))
-    if _is_due(state, now_us) and not isinstance(command, DeleteSession):
+    refused = gone(state, command, rules, asker, session_id)
+    if state is None or refused is not None:
+        return Decision(rejection=refused or errors.SessionNotFound(session_id))
+    if is_due(state, now_us) and not isinstance(command, DeleteSession | CopyTexts):
         refused = None if isinstance(command, Expire) else errors.SessionExpired(session_id)
         return Decision(events=(SessionExpired(deadline_us=state.session.expires_at_us),), rejection=refused)
     match command:
-        case PostMessage():
-            return _post(state, command, rules)
+        case PostMessage() | Regenerate():
+            return _ask(state, command, rules)
+        case SelectBranch():
+            return _select(state, command)
         case StartReply():
             return _start_next(state, command, rules)
         case CheckpointReply() | EndReply():
@@ -83,11 +97,18 @@ def decide(state: State | None, command: Command, now_us: int, rules: Rules, ask
         case Touch():
             stale = now_us - state.session.accessed_at_us >= rules.access_resolution_us
             return Decision(events=(SessionAccessed(),) if stale else ())
+        case CancelReply(once=Once()) if state.session.open_reply is None:
+            return Decision(events=(keyed(SessionAccessed(), command.once),))
+        case CopyTexts() | AskAgain():
+            return Decision(events=command.events)
+        case CreateSession():  # its id was made from the same Idempotency-Key, by another request
+            return Decision(rejection=errors.KeyReused("this Idempotency-Key has made a session already"))
         case DeleteSession():
             gone_for_good = SessionDeleted(reason=command.reason, owner=state.session.owner, usage=command.usage)
             return Decision(events=(gone_for_good,))
-        case CancelReply() | InterruptReplies() | Expire() | Stop():
-            return Decision()  # ending replies is the actor's, who holds their tasks; the expiry was not due
+        case CancelReply() | InterruptReplies() | Expire() | Stop() | Fork():
+            # Ending replies is the actor's, who holds their tasks; the expiry was not due; a fork is another stream.
+            return Decision()
 
 
 def may_touch(owner: str | None, rules: Rules, asker: Asker) -> bool:
@@ -95,8 +116,8 @@ def may_touch(owner: str | None, rules: Rules, asker: Asker) -> bool:
     return not rules.auth or asker.is_service or owner is None or asker.owner == owner
 
 
-def plan_reply(state: State, message: Remembered, reply_id: str, parameters: Parameters, rules: Rules) -> ReplyStarted:
-    """The reply_started that answers `message`.
+def plan_reply(state: State, message: Remembered, asked: ReplyRequested, rules: Rules) -> ReplyStarted:
+    """The reply_started that answers `message` as `asked`.
 
     Raises LookupError when the branch has a gap in `state.recent`: fill it first.
     """
@@ -104,13 +125,14 @@ def plan_reply(state: State, message: Remembered, reply_id: str, parameters: Par
     if context is None:
         raise LookupError(f"the branch of message {message.message_id} is not at hand")
     return ReplyStarted(
-        reply_id=reply_id,
+        reply_id=asked.reply_id,
         parent_id=message.message_id,
         node=rules.node,
         provider=rules.provider,
-        model=parameters.model or rules.model,
-        parameters=parameters,
+        model=asked.parameters.model or rules.model,
+        parameters=asked.parameters,
         context_ids=tuple(said.message_id for said in context),
+        attempt=asked.attempt,
     )
 
 
@@ -119,42 +141,69 @@ def parent_of(state: State, command: PostMessage) -> str | None:
     return state.session.head if command.parent_id is UNSET else command.parent_id
 
 
+KeyedEvent = TypeVar(
+    "KeyedEvent", SessionCreated, SessionAccessed, MessagePosted, ReplyRequested, ReplyCancelled, BranchSelected
+)
+
+
+def keyed(event: KeyedEvent, once: Once | None) -> KeyedEvent:
+    """`event`, by which its request will be known again."""
+    return event if once is None else replace(event, idempotency_key=once.key, fingerprint=once.fingerprint)
+
+
 def _create(command: CreateSession) -> SessionCreated:
-    return SessionCreated(
+    created = SessionCreated(
         owner=command.owner,
         metadata=command.metadata,
         timeout_s=command.timeout_s,
         title=command.title,
         system_prompt=command.system_prompt,
     )
+    return keyed(created, command.once)
 
 
-def _gone(
-    state: State | None, command: Command, rules: Rules, asker: Asker, session_id: str
-) -> errors.Rejection | None:
-    """Why there is nothing to ask any more. An expired session can still be deleted: its texts are still there."""
+def gone(state: State | None, command: Command, rules: Rules, asker: Asker, session_id: str) -> errors.Rejection | None:
+    """Why there is nothing to ask any more.
+
+    An expired session can still be deleted, for its texts are still there, and keeps what its origin is to lose.
+    """
     if state is None or not may_touch(state.session.owner, rules, asker):
         return errors.SessionNotFound(session_id)
     if state.session.status == "deleted":
         return errors.SessionDeleted(session_id)
-    if state.session.status == "expired" and not isinstance(command, DeleteSession):
+    if state.session.status == "expired" and not isinstance(command, DeleteSession | CopyTexts):
         return errors.SessionExpired(session_id)
     return None
 
 
-def _is_due(state: State, now_us: int) -> bool:
+def is_due(state: State, now_us: int) -> bool:
+    """Whether the session's time is up, as far as its own state tells."""
     session = state.session
     return now_us >= session.expires_at_us and session.open_reply is None and not session.pending
 
 
-def _post(state: State, command: PostMessage, rules: Rules) -> Decision:
+def _ask(state: State, command: PostMessage | Regenerate, rules: Rules) -> Decision:
+    """A message that wants a reply, or another reply to one that has some."""
     session = state.session
     is_busy = session.open_reply is not None or bool(session.pending)
     if is_busy and command.on_busy == "reject":
         return Decision(rejection=errors.SessionBusy("a reply is running in this session"))
-    if len(session.pending) >= rules.pending_max:
+    if is_busy and len(session.pending) >= rules.pending_max:
         return Decision(rejection=errors.TooManyPending(f"{rules.pending_max} messages wait for a reply already"))
-    parent_id = parent_of(state, command)
+    asked: Event
+    if isinstance(command, PostMessage):
+        asked = _posted(command, parent_of(state, command))
+        message = Remembered(asked.message_id, asked.parent_id, asked.role, asked.content)
+    else:
+        message = state.recent[command.message_id or ""]
+        asked = keyed(ReplyRequested(command.reply_id, message.message_id, command.parameters), command.once)
+    if is_busy:
+        return Decision(events=(asked,))
+    request = ReplyRequested(command.reply_id, message.message_id, command.parameters)
+    return Decision(events=(asked, plan_reply(state, message, request, rules)))
+
+
+def _posted(command: PostMessage, parent_id: str | None) -> MessagePosted:
     posted = MessagePosted(
         message_id=command.message_id,
         parent_id=parent_id,
@@ -163,10 +212,14 @@ def _post(state: State, command: PostMessage, rules: Rules) -> Decision:
         reply_id=command.reply_id,
         parameters=command.parameters,
     )
-    if is_busy:
-        return Decision(events=(posted,))
-    message = Remembered(command.message_id, parent_id, "user", command.content)
-    return Decision(events=(posted, plan_reply(state, message, command.reply_id, command.parameters, rules)))
+    return keyed(posted, command.once)
+
+
+def _select(state: State, command: SelectBranch) -> Decision:
+    """Selecting what is selected already changes nothing, but is remembered where it must be known again."""
+    if command.message_id == state.session.head and command.once is None:
+        return Decision()
+    return Decision(events=(keyed(BranchSelected(command.message_id), command.once),))
 
 
 def _start_next(state: State, command: StartReply, rules: Rules) -> Decision:
@@ -174,7 +227,8 @@ def _start_next(state: State, command: StartReply, rules: Rules) -> Decision:
         return Decision()
     waiting = state.session.pending[0]
     message = state.recent[waiting.message_id]
-    return Decision(events=(plan_reply(state, message, waiting.reply_id, command.parameters, rules),))
+    request = ReplyRequested(waiting.reply_id, waiting.message_id, command.parameters, waiting.attempt)
+    return Decision(events=(plan_reply(state, message, request, rules),))
 
 
 def _reply_went_on(state: State, command: CheckpointReply | EndReply) -> Decision:
@@ -187,7 +241,9 @@ def _reply_went_on(state: State, command: CheckpointReply | EndReply) -> Decisio
             return Decision()
         return Decision(events=(ReplyProgressed(reply_id=reply_id, offset=command.offset, text=command.text),))
     is_pending = any(waiting.reply_id == reply_id for waiting in state.session.pending)
-    return Decision(events=(command.event,)) if is_open or is_pending else Decision()
+    if not (is_open or is_pending):
+        return Decision()
+    return Decision(events=(command.event,) if command.again is None else (command.event, command.again))
 
 
 def _change(state: State, command: ChangeMetadata) -> Decision:

@@ -34,6 +34,14 @@ class UnknownMessage(Rejection):
         super().__init__(f"the session has no message {message_id}")
 
 
+class NothingToRegenerate(Rejection):
+    """The session has no reply yet."""
+
+
+class KeyReused(Rejection):
+    """This Idempotency-Key came with another request before."""
+
+
 class TooLarge(Rejection):
     """The change would make the session's metadata larger than is allowed."""
 

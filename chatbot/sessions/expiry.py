@@ -1,24 +1,34 @@
-"""One timer for all deadlines. It only asks: the session decides from its own state whether its time has come."""
+"""One timer for all deadlines. It only asks: the session decides from its own state whether its time has come.
+
+With a retention setting it also has sessions erased whose expiry is long ago.
+"""
 
 import asyncio
 
 from chatbot.sessions import errors
-from chatbot.sessions.commands import SERVICE, Expire
+from chatbot.sessions.commands import SERVICE, DeleteSession, Expire
 from chatbot.sessions.ports import Ports
 from chatbot.sessions.supervisor import Supervisor
+from events.errors import LogUnavailable
 from projections.errors import ProjectionError
 
 SLEEP_MAX_S = 60.0  # a clock that jumps is noticed within this time
 SLEEP_MIN_S = 0.5  # between rounds, so that a session that will not expire cannot spin the loop
 EXPIRE_AT_ONCE = 64  # sessions asked side by side; chat goes on between the rounds
+ERASE_A_ROUND = 32  # sessions erased, one after the other, before the timer sleeps: chat has the disk meanwhile
+RETENTION = "retention"  # the reason and the cause that are recorded
 
 
 class ExpiryTimer:
-    """Sleeps until the next deadline and asks the sessions that are due."""
+    """Sleeps until the next deadline and asks the sessions that are due.
 
-    def __init__(self, ports: Ports, supervisor: Supervisor) -> None:
+    `erase_after_hours`: so long after its expiry a session is erased; 0 is never.
+    """
+
+    def __init__(self, ports: Ports, supervisor: Supervisor, erase_after_hours: float = 0.0) -> None:
         self._ports = ports
         self._supervisor = supervisor
+        self._erase_after_us = round(erase_after_hours * 3_600_000_000)
         self._sooner = asyncio.Event()
         self._next_us: int | None = None
 
@@ -36,14 +46,24 @@ class ExpiryTimer:
                 self._sooner.clear()
                 self._next_us = None
                 await self._ports.runner.wait_for(self._ports.log.head().position)
-                await self._sleep(await self._ports.queries.next_deadline())
+                await self._sleep(await self._deadline())
                 await self._expire_due()
+                await self._erase_due()
             except ProjectionError as error:  # being rebuilt, or stopped: not the timer's fault
                 self._ports.logger.warning("expiry.waits", reason=str(error))
                 await asyncio.sleep(SLEEP_MIN_S)
             except Exception as error:  # the timer must not die: the next round tries again
                 self._ports.logger.exception("expiry.failed", error=type(error).__name__)
                 await asyncio.sleep(SLEEP_MIN_S)
+
+    async def _deadline(self) -> int | None:
+        """When the next session is to expire or to be erased, in microseconds."""
+        expires_us = await self._ports.queries.next_deadline()
+        if not self._erase_after_us:
+            return expires_us
+        oldest_us = await self._ports.queries.oldest_expired()
+        erases_us = None if oldest_us is None else oldest_us + self._erase_after_us
+        return min((at_us for at_us in (expires_us, erases_us) if at_us is not None), default=None)
 
     async def _sleep(self, deadline_us: int | None) -> None:
         self._next_us = deadline_us
@@ -68,3 +88,21 @@ class ExpiryTimer:
             await self._supervisor.ask(session_id, Expire(), SERVICE, cause="expiry")
         except errors.Rejection as refused:
             self._ports.logger.debug("expiry.refused", reason=type(refused).__name__)
+
+    async def _erase_due(self) -> None:
+        """One round of erasures; what is left makes the next sleep the shortest."""
+        if not self._erase_after_us:
+            return
+        by_us = self._ports.clock() - self._erase_after_us
+        due = await self._ports.queries.long_expired(by_us, limit=ERASE_A_ROUND)
+        # Newest first, for a fork is newer than what it was made from: no text is handed over only to go next.
+        erased = 0
+        for session in sorted(due, key=lambda one: one.no, reverse=True):
+            try:
+                await self._supervisor.ask(session.session_id, DeleteSession(RETENTION), SERVICE, cause=RETENTION)
+                erased += 1
+            except (errors.Rejection, LogUnavailable) as refused:
+                self._ports.logger.warning("retention.refused", reason=type(refused).__name__)
+        if erased:
+            self._ports.logger.info("retention.erased", sessions=erased)
+            await self._ports.runner.wait_for(self._ports.log.head().position)

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from chatbot.sessions.commands import Asker, Command
 from chatbot.sessions.errors import Overloaded
+from events.record import Metadata
 
 
 class Envelope(Struct):
@@ -18,6 +19,20 @@ class Envelope(Struct):
     reply_to: asyncio.Future[Any] | None = None
     if_version: int | None = None
     cause: str | None = None
+
+    @property
+    def metadata(self) -> Metadata:
+        """What is recorded with every event that this causes."""
+        return Metadata(actor=self.asker.owner, request_id=self.asker.request_id, cause=self.cause)
+
+    def answer(self, answer: Any) -> None:
+        """Each asker gets exactly one answer, unless it has left. An exception is raised where it waits."""
+        if self.reply_to is None or self.reply_to.done():
+            return
+        if isinstance(answer, Exception):
+            self.reply_to.set_exception(answer)
+        else:
+            self.reply_to.set_result(answer)
 
 
 class MailboxClosed(Exception):

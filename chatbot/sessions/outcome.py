@@ -13,8 +13,13 @@ def status_of(event: ReplyEnded) -> str:
 
 
 def outcome_of(event: ReplyEnded, recorded: RecordedEvent, reply: Reply) -> Outcome:
-    """What those who wait for `reply` are told. It was created when it started, or, if it never did, when it ended."""
-    created_at_us = reply.started_at_us or recorded.recorded_at_us
+    """What those who wait for `reply` are told."""
+    return outcome_at(event, recorded, reply.started_at_us, reply.model)
+
+
+def outcome_at(event: ReplyEnded, recorded: RecordedEvent, started_at_us: int, model: str | None = None) -> Outcome:
+    """What a reply's recorded ending says. It was created when it started, or, if it never did (0), when it ended."""
+    created_at_us = started_at_us or recorded.recorded_at_us
     status = status_of(event)
     if isinstance(event, ReplyCompleted):
         return Outcome(
@@ -33,5 +38,5 @@ def outcome_of(event: ReplyEnded, recorded: RecordedEvent, reply: Reply) -> Outc
         created_at_us=created_at_us,
         cause=event.cause,
         detail=getattr(event, "detail", ""),
-        model=reply.model,
+        model=model,
     )

@@ -9,6 +9,7 @@ from msgspec import Struct
 from chatbot.llm.gate import Gate
 from chatbot.llm.protocol import Provider
 from chatbot.sessions.decide import Rules
+from chatbot.sessions.feeds import Feeds
 from chatbot.sessions.generation import Timing
 from events.catalogue import ReplyEnded, ReplyStarted
 from events.log import EventLog
@@ -51,6 +52,7 @@ class Ports(Struct, frozen=True):
     gate: Gate
     rules: Rules
     limits: Limits
+    feeds: Feeds
     observe: SessionObserver
     clock: Callable[[], int]
     timer: Callable[[], float]

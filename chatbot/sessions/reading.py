@@ -1,6 +1,6 @@
 """Reads: answered by projections and the log's texts, never by an actor, so that a busy session is as readable."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -9,10 +9,10 @@ from chatbot.sessions import errors
 from chatbot.sessions.commands import Asker, Touch
 from chatbot.sessions.decide import may_touch
 from chatbot.sessions.ports import Ports
-from chatbot.sessions.reply import Reply
+from chatbot.sessions.recorded_text import recorded_text
 from chatbot.sessions.supervisor import Supervisor
-from events.catalogue import MessagePosted as Posted
 from events.catalogue import (
+    MessageCopied,
     MetadataChanged,
     ReplyCancelled,
     ReplyCompleted,
@@ -21,9 +21,11 @@ from events.catalogue import (
     SessionCreated,
     Usage,
 )
+from events.catalogue import MessagePosted as Posted
 from events.errors import LogUnavailable
 from events.record import RecordedEvent
 from projections.message import Message
+from projections.queries import Snapshot
 from projections.session import Session
 
 
@@ -45,6 +47,18 @@ class Said(Struct, frozen=True):
     usage: Usage | None = None
 
 
+class History(Struct, frozen=True):
+    """Messages of a branch that has `total`, as of the session's version.
+
+    `offset` is how many code points were recorded by then of the reply that runs, wherever it is.
+    """
+
+    session: Session
+    said: list[Said]
+    total: int
+    offset: int
+
+
 class Reader:
     """Reads see everything recorded before they began."""
 
@@ -59,10 +73,7 @@ class Reader:
 
     async def session(self, session_id: str, asker: Asker) -> Session:
         """A live session that `asker` may see; reading it counts as an access. Raises SessionNotFound."""
-        await self.catch_up()
-        session = await self._ports.queries.session(session_id)
-        if session is None or not may_touch(session.owner, self._ports.rules, asker):
-            raise errors.SessionNotFound(session_id)
+        session = await self.on_record(session_id, asker)
         if session.status == "deleted":
             raise errors.SessionDeleted(session_id)
         now_us = self._ports.clock()
@@ -77,6 +88,24 @@ class Reader:
                 self._logger.debug("access.not_recorded", reason=type(error).__name__)
         return session
 
+    async def on_record(self, session_id: str, asker: Asker, *, any_owner: bool = False) -> Session:
+        """A session, whatever has become of it. Looking at it is no access. Raises SessionNotFound."""
+        await self.catch_up()
+        session = await self._ports.queries.session(session_id)
+        if session is None or not (any_owner or may_touch(session.owner, self._ports.rules, asker)):
+            raise errors.SessionNotFound(session_id)
+        return session
+
+    async def at_a_glance(self, session_id: str, asker: Asker) -> Session:
+        """As `session`, but no access, so that nothing is appended. Raises SessionNotFound."""
+        session = await self.on_record(session_id, asker)
+        if session.status == "deleted":
+            raise errors.SessionDeleted(session_id)
+        is_idle = session.open_reply is None and not session.pending
+        if session.status == "expired" or (is_idle and self._ports.clock() >= session.expires_at_us):
+            raise errors.SessionExpired(session_id)
+        return session
+
     async def described(self, sessions: Sequence[Session]) -> list[Described]:
         """Those of `sessions` whose description has not been erased meanwhile."""
         texts = await self._ports.log.read_at([one.described_at for one in sessions if one.described_at])
@@ -88,38 +117,55 @@ class Reader:
                 described.append(Described(one, event.metadata, event.title))
         return described
 
-    async def messages(self, session: Session, leaf: str | None, limit: int, before: str | None) -> list[Said]:
-        """The newest `limit` messages of the branch that ends in `leaf`, oldest first; those before `before` if given.
+    async def history(self, session_id: str, branch: str | None, limit: int, before: str | None) -> History:
+        """The newest `limit` messages of a branch (that ends in `branch`; None: the selected one), oldest first.
 
-        Raises UnknownMessage when the session has not got them.
+        With `before`, those before that message. All is as of one version of the session, also what is written of a
+        running reply: that much was recorded by then. Raises SessionNotFound, UnknownMessage.
         """
-        if leaf is None:
-            return []
+        snapshot, texts = await self._snapshot(session_id, branch, limit, before)
+        if snapshot is not None and any(recorded.event is None for recorded in texts.values()):
+            # What this session was forked from has just been erased; by then its texts had been copied here.
+            snapshot, texts = await self._snapshot(session_id, branch, limit, before)
+        if snapshot is None:
+            raise errors.SessionNotFound(session_id)
+        session = snapshot.session
+        if session.status == "deleted":
+            raise errors.SessionDeleted(session_id)
+        if branch is not None and snapshot.depth is None:
+            raise errors.UnknownMessage(branch)
+        if before is not None and not snapshot.knows_before:
+            raise errors.UnknownMessage(before)
+        written = await self._written(session)
+        running = session.open_reply.reply_id if session.open_reply else None
+        said = [
+            _said(row, texts.get(row.position), written if row.message_id == running else "")
+            for row in snapshot.messages
+        ]
+        return History(session, said, snapshot.depth or 0, len(written))
+
+    async def _snapshot(
+        self, session_id: str, branch: str | None, limit: int, before: str | None
+    ) -> tuple[Snapshot | None, dict[int, RecordedEvent]]:
+        """The session and its messages as of one moment, and the events that hold their texts."""
         await self.catch_up()
-        for named in (leaf, before):
-            if named is not None and await self._ports.queries.message(session.no, named) is None:
-                raise errors.UnknownMessage(named)
-        live = self._supervisor.replies(session.session_id)  # held, so that one that ends meanwhile keeps its text
-        rows = await self._ports.queries.path(session.no, leaf, limit=limit, before=before)
-        if any(not row.position and row.message_id not in live for row in rows):
-            live = self._supervisor.replies(session.session_id)
-            await self.catch_up()  # one has started since, and may have ended: then its row says so by now
-            rows = await self._ports.queries.path(session.no, leaf, limit=limit, before=before)
-        texts = await self._ports.log.read_at([row.position for row in rows if row.position])
-        return [_said(row, texts.get(row.position), live) for row in rows]
+        snapshot = await self._ports.queries.snapshot(session_id, branch=branch, limit=limit, before=before)
+        rows = snapshot.messages if snapshot is not None else ()
+        return snapshot, await self._ports.log.read_at([row.position for row in rows if row.position])
 
-    async def depth(self, session: Session, leaf: str | None) -> int:
-        """How many messages the branch has that ends in `leaf`."""
-        last = await self._ports.queries.message(session.no, leaf) if leaf else None
-        return last.depth if last else 0
+    async def _written(self, session: Session) -> str:
+        """What is on record of the running reply at the session's version."""
+        if session.open_reply is None:
+            return ""
+        log, page = self._ports.log, self._ports.limits.read_page_max
+        return await recorded_text(log, session.session_id, session.open_reply, page=page, up_to=session.version)
 
 
-def _said(row: Message, recorded: RecordedEvent | None, live: Mapping[str, Reply]) -> Said:
+def _said(row: Message, recorded: RecordedEvent | None, written: str) -> Said:
     event = recorded.event if recorded else None
     match event:
-        case ReplyCompleted():
+        case ReplyCompleted() | MessageCopied():
             return Said(row, event.content, event.finish_reason, event.model, event.usage)
         case Posted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
             return Said(row, event.content, model=row.model)
-    reply = live.get(row.message_id)
-    return Said(row, reply.text if reply else "", model=row.model)
+    return Said(row, written, model=row.model)

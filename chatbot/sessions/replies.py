@@ -1,7 +1,7 @@
 """The replies of one live session: those that wait their turn and the one that runs, kept in step with the log."""
 
 from chatbot.llm.errors import LlmOverloaded
-from chatbot.sessions.commands import EndReply, PostMessage, StartReply
+from chatbot.sessions.commands import Asker, EndReply, StartReply
 from chatbot.sessions.mailbox import Envelope, Mailbox
 from chatbot.sessions.outcome import outcome_of
 from chatbot.sessions.ports import Ports
@@ -16,10 +16,24 @@ from events.catalogue import (
     ReplyFailed,
     ReplyInterrupted,
     ReplyProgressed,
+    ReplyRequested,
     ReplyStarted,
 )
 from events.errors import LogUnavailable
 from events.record import RecordedEvent
+
+
+def reply_asked_by(asked: RecordedEvent, asker: Asker, *, whole: bool = False) -> Reply | None:
+    """The reply that a recorded event asks for; None when it asks for none."""
+    event = asked.event
+    if isinstance(event, MessagePosted) and event.reply_id is not None:
+        reply = Reply(event.message_id, event.reply_id, event.parameters, asker, whole=whole)
+    elif isinstance(event, ReplyRequested):
+        reply = Reply(event.parent_id, event.reply_id, event.parameters, asker, whole=whole)
+    else:
+        return None
+    reply.posted_version = asked.version
+    return reply
 
 
 class Replies:
@@ -28,6 +42,7 @@ class Replies:
     def __init__(self, ports: Ports, mailbox: Mailbox) -> None:
         self.by_id: dict[str, Reply] = {}
         self.running: Running | None = None
+        self.leaving = False  # the service is going down: nothing starts any more
         self._ports = ports
         self._mailbox = mailbox
 
@@ -41,12 +56,8 @@ class Replies:
         """Do what the fact asks for; returns the reply that it concerns."""
         event = recorded.event
         match event:
-            case MessagePosted(reply_id=str() as reply_id):
-                whole = isinstance(envelope.command, PostMessage) and envelope.command.whole
-                reply = Reply(event.message_id, reply_id, event.parameters, envelope.asker, whole=whole)
-                reply.posted_version = recorded.version
-                self.by_id[reply_id] = reply
-                return reply
+            case MessagePosted(reply_id=str()) | ReplyRequested() if not self.leaving:
+                return self.wait(recorded, envelope.asker, whole=getattr(envelope.command, "whole", False))
             case ReplyStarted():
                 return self._start(event, recorded, state)
             case ReplyProgressed():
@@ -55,6 +66,30 @@ class Replies:
             case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
                 return self._close(event, recorded, state)
         return None
+
+    def wait(self, asked: RecordedEvent, asker: Asker, *, whole: bool = False) -> Reply | None:
+        """The reply that `asked` asks for, until its turn comes."""
+        reply = reply_asked_by(asked, asker, whole=whole)
+        if reply is not None:
+            self.by_id[reply.reply_id] = reply
+        return reply
+
+    def start_next(self, state: State) -> None:
+        """Have the reply that waits first started, unless one runs."""
+        pending = state.session.pending
+        if pending and self.running is None and pending[0].reply_id in self.by_id:
+            following = self.by_id[pending[0].reply_id]
+            self._mailbox.tell(Envelope(StartReply(following.parameters), following.asker))
+
+    def owed(self, state: State) -> tuple[ReplyRequested, ...]:
+        """Requests for what runs and waits here, to be recorded once these attempts are closed as interrupted."""
+        session, most = state.session, self._ports.rules.retry_interrupted
+        here = ([session.open_reply] if session.open_reply else []) + [*session.pending]
+        return tuple(
+            ReplyRequested(one.reply_id, one.message_id, self.by_id[one.reply_id].parameters, one.attempt + 1)
+            for one in here
+            if one.attempt <= most and one.reply_id in self.by_id
+        )
 
     def _start(self, started: ReplyStarted, recorded: RecordedEvent, state: State) -> Reply:
         reply = self.by_id[started.reply_id]
@@ -79,10 +114,7 @@ class Replies:
         reply.end(outcome_of(event, recorded, reply))  # first: those who wait must hear it whatever else goes wrong
         if running is not None and running.reply is reply:
             self._ports.observe.reply_ended(running.started, event, running.timing, reply.asker.request_id)
-        pending = state.session.pending
-        if pending and self.running is None and pending[0].reply_id in self.by_id:
-            following = self.by_id[pending[0].reply_id]
-            self._mailbox.tell(Envelope(StartReply(following.parameters), following.asker))
+        self.start_next(state)
         return reply
 
     async def abandon(self) -> None:

@@ -4,11 +4,11 @@ A reader asks for what lies after its offset, gets all of it as one piece, waits
 a slow reader costs neither the model nor the others anything, and needs no queue.
 """
 
-import asyncio
 from bisect import bisect_right
 
 from msgspec import Struct
 
+from chatbot.sessions.bell import Bell, heard
 from chatbot.sessions.commands import Asker
 from events.catalogue import Parameters, Usage
 from events.errors import LogUnavailable
@@ -49,7 +49,7 @@ class Reply:
         self.outcome: Outcome | None = None
         self.unrecorded: LogUnavailable | None = None  # why its end cannot be recorded just now
         self._frozen = False
-        self._readers: set[asyncio.Future[None]] = set()
+        self.bell = Bell()  # rings whenever there is something new to see
 
     @property
     def text(self) -> str:
@@ -66,13 +66,13 @@ class Reply:
         self.version = version
         self.started_at_us = started_at_us
         self.model = model
-        self._wake()
+        self.bell.ring()
 
     def grow(self, piece: str) -> None:
         """More text from the model; ignored once the text is frozen."""
         if not self._frozen:
             self._add(piece)
-            self._wake()
+            self.bell.ring()
 
     def freeze(self) -> str:
         """The text as it stands, for good: nothing follows what the ending event records."""
@@ -86,12 +86,12 @@ class Reply:
             self._pieces, self._starts, self.length = [], [], 0
             self._add(outcome.content)
         self.outcome = outcome
-        self._wake()
+        self.bell.ring()
 
     def stall(self, error: LogUnavailable) -> None:
         """The end cannot be recorded: tell those who wait now; the actor goes on trying."""
         self.unrecorded = error
-        self._wake()
+        self.bell.ring()
 
     async def wait_past(self, offset: int) -> None:
         """Return once there is text after `offset`, or the reply has ended.
@@ -115,14 +115,4 @@ class Reply:
     async def _changed(self) -> None:
         if self.unrecorded is not None:
             raise self.unrecorded
-        reader: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._readers.add(reader)
-        try:
-            await reader
-        finally:
-            self._readers.discard(reader)
-
-    def _wake(self) -> None:
-        for reader in self._readers:
-            if not reader.done():
-                reader.set_result(None)
+        await heard(self.bell)

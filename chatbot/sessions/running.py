@@ -1,6 +1,7 @@
 """The reply that an actor is having generated: its task, its checkpoints, its end."""
 
 import asyncio
+from typing import TypeVar
 
 from chatbot.llm.gate import Ticket
 from chatbot.llm.protocol import ChatMessage
@@ -11,6 +12,8 @@ from chatbot.sessions.ports import Ports
 from chatbot.sessions.reply import Reply
 from chatbot.sessions.state import State
 from events.catalogue import ReplyCancelled, ReplyCompleted, ReplyFailed, ReplyInterrupted, ReplyStarted
+
+Ending = TypeVar("Ending", bound=ReplyCancelled | ReplyInterrupted)
 
 
 def request_of(state: State, started: ReplyStarted) -> Request:
@@ -58,10 +61,10 @@ class Running:
         if offset is not None:
             self._checkpointed = offset
 
-    def ended_early(self, ending: type[ReplyCancelled] | type[ReplyInterrupted], cause: str) -> EndReply:
+    def ended_early(self, ending: type[Ending], cause: str) -> Ending:
         """What to record when the service, not the model, ends this reply."""
         duration_us = round((self._ports.timer() - self.timing.asked_s) * 1_000_000)
-        return EndReply(ending(self.reply.reply_id, self.reply.freeze(), cause, duration_us))
+        return ending(self.reply.reply_id, self.reply.freeze(), cause, duration_us)
 
     async def _run(self, request: Request, ticket: Ticket) -> None:
         ended: ReplyCompleted | ReplyFailed

@@ -1,5 +1,6 @@
 """What a live session keeps in memory, and how each recorded event changes it. Pure."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -63,6 +64,14 @@ def evolve(state: State | None, recorded: RecordedEvent, recent_max: int) -> Sta
         case _:
             return replace(state, session=session)
     return replace(state, session=session, recent=_remember(state.recent, said, recent_max))
+
+
+def folded(history: Sequence[RecordedEvent]) -> State:
+    """The state that a whole history leads to. It must not be empty."""
+    state = evolve(None, history[0], recent_max=0)
+    for recorded in history[1:]:
+        state = evolve(state, recorded, recent_max=0)
+    return state
 
 
 def _parent_of(session: facts.Session, event: ReplyEnded) -> str | None:

@@ -7,8 +7,9 @@ from contextlib import suppress
 from typing import Any
 
 from chatbot.sessions import errors
-from chatbot.sessions.actor import Actor, Answer
+from chatbot.sessions.actor import Actor
 from chatbot.sessions.commands import SERVICE, Asker, Command, CreateSession, InterruptReplies, Stop, Touch
+from chatbot.sessions.idempotency import Answer
 from chatbot.sessions.mailbox import Envelope, MailboxClosed
 from chatbot.sessions.ports import Ports
 from chatbot.sessions.reply import Reply
@@ -44,6 +45,10 @@ class Supervisor:
         actor = self._actors.get(session_id)
         return dict(actor.replies) if actor else {}
 
+    def running_reply(self, session_id: str) -> Reply | None:
+        """The session's reply that has started and not ended, as far as this process knows."""
+        return next((one for one in self.replies(session_id).values() if one.version and one.outcome is None), None)
+
     def count_replies(self) -> int:
         return sum(len(actor.replies) for actor in self._actors.values())
 
@@ -65,7 +70,8 @@ class Supervisor:
         envelope = Envelope(command, asker, reply_to, if_version, cause)
         while True:
             try:
-                self._actor(session_id, is_new=isinstance(command, CreateSession)).mailbox.ask(envelope)
+                is_new = isinstance(command, CreateSession) and command.once is None
+                self._actor(session_id, is_new=is_new).mailbox.ask(envelope)
                 async with asyncio.timeout(self._ports.limits.ask_timeout_s):
                     answer: Answer = await reply_to
             except MailboxClosed:  # lost the race with a stopping actor: open it again
@@ -146,7 +152,8 @@ class Supervisor:
             raise errors.Overloaded("the session failed and is about to start again")
         if len(self._actors) >= self._ports.limits.live_max:
             self._make_room()
-        actor = self._actors[session_id] = Actor(session_id, self._ports, self._retired, is_new=is_new)
+        actor = Actor(session_id, self._ports, self._retired, self.ask, is_new=is_new)
+        self._actors[session_id] = actor
         self._ports.observe.actors(len(self._actors))
         return actor
 

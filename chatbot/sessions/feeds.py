@@ -1,0 +1,89 @@
+"""What has just been recorded, for those who follow a session: the newest events, once for all readers.
+
+A reader is a cursor, never a queue. Who lags behind the events kept here reads the log instead.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from chatbot.sessions.bell import Bell
+from events.catalogue import EXPLAINS_ERASURE
+from events.record import RecordedEvent
+
+KEPT_MAX = 64  # events: about a minute of a running reply, which records one each second; who lags more reads the log
+
+
+class Channel:
+    """The newest events of one session, gapless. `latest` is the newest version known, whether kept or not.
+
+    `erasures` counts: events that were taken before the last one may be erased by now.
+    """
+
+    def __init__(self) -> None:
+        self.bell = Bell()
+        self.latest = 0
+        self.readers = 0
+        self.erasures = 0
+        self._kept: deque[RecordedEvent] = deque(maxlen=KEPT_MAX)
+
+    def reach(self, version: int) -> None:
+        """The log is known to have this version."""
+        self.latest = max(self.latest, version)
+
+    def add(self, recorded: Sequence[RecordedEvent]) -> None:
+        """More has been recorded: keep it, and wake the readers."""
+        for one in recorded:
+            is_gap = bool(self._kept) and self._kept[-1].version + 1 != one.version  # another process wrote between
+            erases = one.type in EXPLAINS_ERASURE
+            self.erasures += erases
+            if is_gap or erases:  # what is erased must not be handed out from memory
+                self._kept.clear()
+            self._kept.append(one)
+            self.reach(one.version)
+        self.bell.ring()
+
+    def after(self, version: int) -> list[RecordedEvent] | None:
+        """The events after `version`; None when some of them are in the log only."""
+        if version >= self.latest:
+            return []
+        if self._kept and self._kept[0].version <= version + 1:
+            return [one for one in self._kept if one.version > version]
+        return None
+
+
+class Feeds:
+    """A channel for each session that has readers: an idle session costs no memory."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self._channels: dict[str, Channel] = {}
+
+    @property
+    def count(self) -> int:
+        """Readers that follow now."""
+        return sum(channel.readers for channel in self._channels.values())
+
+    @contextmanager
+    def open(self, session_id: str) -> Iterator[Channel]:
+        """The session's channel, while one reads it. Look into the log only after this: then nothing falls between."""
+        channel = self._channels.setdefault(session_id, Channel())
+        channel.readers += 1
+        try:
+            yield channel
+        finally:
+            channel.readers -= 1
+            if not channel.readers:
+                del self._channels[session_id]
+
+    def publish(self, session_id: str, recorded: Sequence[RecordedEvent]) -> None:
+        """These events of the session are on disk."""
+        channel = self._channels.get(session_id)
+        if channel is not None and recorded:
+            channel.add(recorded)
+
+    def close(self) -> None:
+        """The service is going down: readers are woken, send what they still have, and end."""
+        self.closed = True
+        for channel in self._channels.values():
+            channel.bell.ring()

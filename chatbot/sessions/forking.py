@@ -1,0 +1,126 @@
+"""Forks: a session that begins with another's history. It copies no text; it points at the events that hold them.
+
+When the session that it came from is deleted, the texts that forks still read there are copied into them first.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from chatbot.sessions import errors, idempotency
+from chatbot.sessions.commands import SERVICE, Asker, CopyTexts, Fork
+from chatbot.sessions.decide import keyed
+from chatbot.sessions.ports import Ports
+from chatbot.sessions.state import State, folded
+from events.catalogue import (
+    AdoptedMessage,
+    Event,
+    HistoryAdopted,
+    MessageCopied,
+    MessagePosted,
+    Origin,
+    ReplyCompleted,
+    ReplyEnded,
+    SessionCreated,
+)
+from events.errors import VersionConflict
+from events.record import Metadata
+from projections.message import Message
+from projections.queries import Borrowed
+
+COPY_AT_ONCE = 64  # texts copied in one round: what an erasure holds in memory
+Ask = Callable[..., Awaitable[Any]]
+
+
+async def history(ports: Ports, state: State, command: Fork) -> tuple[AdoptedMessage, ...]:
+    """The messages that the fork begins with, root first.
+
+    Raises UnknownMessage, SessionBusy when one that is asked for is still being written, TooLarge.
+    """
+    session = state.session
+    leaf = command.message_id or session.head
+    if leaf is None:
+        return ()
+    await ports.runner.wait_for(session.position)
+    rows = await ports.queries.path(session.no, leaf, limit=command.messages_max + 1)
+    if not rows:
+        raise errors.UnknownMessage(leaf)
+    if len(rows) > command.messages_max:
+        raise errors.TooLarge(f"the history has more than {command.messages_max} messages")
+    unfinished = next((index for index, row in enumerate(rows) if not row.position), None)
+    if unfinished is not None and command.message_id is not None:
+        raise errors.SessionBusy("a reply in that history is still being written")
+    if unfinished is not None:
+        rows = rows[: unfinished - 1]  # nor the question that it answers
+    return tuple(_adopted(row) for row in rows)
+
+
+def fork_events(state: State, command: Fork, messages: Sequence[AdoptedMessage], asker: Asker) -> tuple[Event, ...]:
+    """What the new session begins with. Pure."""
+    session = state.session
+    created = SessionCreated(
+        owner=asker.owner,
+        metadata=state.metadata,
+        timeout_s=session.timeout_s,
+        title=state.title,
+        system_prompt=state.system_prompt,
+        forked_from=Origin(session.session_id, session.version, messages[-1].message_id if messages else None),
+    )
+    created = keyed(created, command.once)
+    return (created, HistoryAdopted(tuple(messages))) if messages else (created,)
+
+
+async def fork(ports: Ports, state: State, command: Fork, asker: Asker, metadata: Metadata) -> State:
+    """The new session. Raises what `history` does, KeyReused, SessionDeleted."""
+    events = fork_events(state, command, await history(ports, state, command), asker)
+    try:
+        recorded = await ports.log.append(command.session_id, 0, events, metadata)
+    except VersionConflict:  # its id was made from the request's Idempotency-Key
+        return await idempotency.created(ports, command.session_id, command.once)
+    return folded(recorded)
+
+
+async def hand_over(ports: Ports, state: State, ask: Ask) -> None:
+    """Have every fork copy what it still reads from this session, which is about to be erased.
+
+    Forks are made in the turn of this session's actor, as this is: none can be made meanwhile.
+    """
+    while True:
+        await ports.runner.wait_for(ports.log.head().position)
+        borrowed = await ports.queries.borrowed(state.session.no, limit=COPY_AT_ONCE)
+        if not borrowed:
+            return
+        texts = await ports.log.read_at([one.position for one in borrowed])
+        copies: dict[str, list[MessageCopied]] = {}
+        for one in borrowed:
+            copies.setdefault(one.session_id, []).append(_copy(one, texts[one.position].event))
+        for session_id, kept in copies.items():
+            with suppress(errors.SessionDeleted):  # meanwhile: then it reads nothing any more
+                await ask(session_id, CopyTexts(tuple(kept)), SERVICE, cause="origin_deleted")
+
+
+def _adopted(row: Message) -> AdoptedMessage:
+    return AdoptedMessage(
+        message_id=row.message_id,
+        parent_id=row.parent_id,
+        role=row.role,
+        status=row.status,
+        position=row.position,
+        created_at_us=row.created_at_us,
+        model=row.model,
+    )
+
+
+def _copy(one: Borrowed, event: Event | None) -> MessageCopied:
+    message_id = one.message_id
+    match event:
+        case MessagePosted():
+            return MessageCopied(message_id, event.role, event.content)
+        case MessageCopied():
+            return event
+        case ReplyCompleted():
+            said = (message_id, "assistant", event.content)
+            return MessageCopied(*said, finish_reason=event.finish_reason, model=event.model, usage=event.usage)
+    if isinstance(event, ReplyEnded):
+        return MessageCopied(message_id, "assistant", event.content, model=one.model)
+    raise LookupError(f"the text of message {message_id} is not where its row says")

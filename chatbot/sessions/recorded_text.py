@@ -1,0 +1,49 @@
+"""What the log has of a reply that runs: less than its readers have, by a second or so."""
+
+from events.catalogue import ContentErased, ReplyEnded, ReplyProgressed, ReplyStarted
+from events.log import EventLog
+from projections.session import OpenReply
+
+LOOK_BACK = 64  # events read at once on the way back: a running reply records one each second, so one page finds it
+
+
+async def recorded_text(
+    log: EventLog, session_id: str, running: OpenReply, *, page: int, up_to: int | None = None
+) -> str:
+    """The recorded text of a reply that has not ended; `up_to` a version, else all of it. Reads `page` events at once.
+
+    Raises LogUnavailable.
+    """
+    text = ""
+    after = running.version
+    while up_to is None or after < up_to:
+        limit = page if up_to is None else min(page, up_to - after)
+        found = await log.read(session_id, after=after, limit=limit)
+        for recorded in found:
+            if isinstance(recorded.event, ReplyProgressed) and recorded.event.reply_id == running.reply_id:
+                text = text[: recorded.event.offset] + recorded.event.text
+        if len(found) < limit:
+            break
+        after = found[-1].version
+    return text
+
+
+async def recorded_offset(log: EventLog, session_id: str, version: int) -> int:
+    """Code points on record, as of `version`, of the reply that was open there; 0 where none was.
+
+    Walks back to the newest event that tells. Raises LogUnavailable.
+    """
+    ended: set[str] = set()
+    while version > 0:
+        after = max(0, version - LOOK_BACK)
+        for recorded in reversed(await log.read(session_id, after=after, limit=version - after)):
+            match recorded.event:
+                case None | ReplyStarted() | ContentErased():
+                    return 0
+                case ReplyProgressed() as progressed:
+                    is_open = progressed.reply_id not in ended
+                    return progressed.offset + len(progressed.text) if is_open else 0
+                case event if isinstance(event, ReplyEnded):
+                    ended.add(event.reply_id)
+        version = after
+    return 0
