@@ -1,6 +1,25 @@
 """The words of the command line: what `python run.py --help` says, and how arguments are read."""
 
 import argparse
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from msgspec import Struct
+
+from chatbot.audit import (
+    archive,
+    backup,
+    erased,
+    erasing,
+    projecting,
+    prompt,
+    proofs,
+    proving,
+    rebuilding,
+    replaying,
+    salvaging,
+)
+from chatbot.audit.desk import Desk
 
 DESCRIPTION = """\
 A chat backend whose every word is on the record.
@@ -17,10 +36,38 @@ examples:
   python run.py --reload                           serve, and start again when code or settings change
   python run.py config                             print the settings in force
   python run.py verify                             check that nobody has changed the log
+  DATABASE_URL=copy.db python run.py verify        the same of a copy
 
-exit codes: 0 served and drained, or the log holds; 1 the log does not hold; 2 wrong settings or usage;
-3 the database cannot be used; 4 the address cannot be listened on; 5 the embedded model is missing;
-130 a second Ctrl-C."""
+exit codes: 0 served and drained, or done; 1 the log does not hold, or what was asked for cannot be done;
+2 wrong settings or usage; 3 the database cannot be used; 4 the address cannot be listened on;
+5 the embedded model is missing; 130 a second Ctrl-C."""
+
+
+class Command(Struct, frozen=True):
+    """A command of the record. `says` is its line in --help; `run` returns the exit code."""
+
+    says: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[Desk, argparse.Namespace], Coroutine[Any, Any, int]]
+
+
+COMMANDS = {
+    "export": Command("write events as lines of JSON", archive.export_arguments, archive.export),
+    "import": Command("copy an export into the log", archive.import_arguments, archive.import_command),
+    "backup": Command("copy the log while it is served, and verify the copy", backup.backup_arguments, backup.backup),
+    "salvage": Command("copy what holds of a damaged log", salvaging.salvage_arguments, salvaging.salvage),
+    "prompt": Command("print the request behind a reply", prompt.prompt_arguments, prompt.prompt),
+    "replay": Command("print a conversation as it stood", replaying.replay_arguments, replaying.replay),
+    "diff": Command("print what changed in a conversation", replaying.diff_arguments, replaying.diff_command),
+    "rebuild": Command("make the projections anew", rebuilding.rebuild_arguments, rebuilding.rebuild_command),
+    "project": Command("run a projection of your own", projecting.project_arguments, projecting.project),
+    "verify": Command("check that nobody has changed the log", proving.verify_arguments, proving.verify_command),
+    "keygen": Command("make the keys that sign checkpoints", proving.keygen_arguments, proving.keygen),
+    "checkpoint": Command("print a signed statement of the head", proving.checkpoint_arguments, proving.checkpoint),
+    "prove": Command("prove a session's events to someone without the log", proofs.prove_arguments, proofs.prove),
+    "erase": Command("erase sessions for good", erasing.erase_arguments, erasing.erase),
+    "erased": Command("look for a text in the files' bytes", erased.erased_arguments, erased.erased),
+}
 
 
 def parse(arguments: list[str], version: str) -> argparse.Namespace:
@@ -28,12 +75,36 @@ def parse(arguments: list[str], version: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="run.py", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "command", nargs="?", choices=("serve", "config", "verify"), default="serve", help="what to do (default: serve)"
-    )
-    parser.add_argument("--config", metavar="FILE", help="settings file in place of config.toml")
-    parser.add_argument("--host", help="address to listen on, over server.host")
-    parser.add_argument("--port", help="port to listen on, over server.port; 0 takes a free one")
-    parser.add_argument("--reload", action="store_true", help="start again when code or settings change")
+    parser.set_defaults(command="serve", config=None, host=None, port=None, reload=False)
+    _general(parser)
+    _serving(parser)
     parser.add_argument("--version", action="version", version=f"chatbot backend {version}")
-    return parser.parse_args(arguments)
+    named = parser.add_subparsers(dest="command", metavar="command", title="commands (default: serve)")
+    serve = named.add_parser("serve", help="serve the HTTP API", argument_default=argparse.SUPPRESS)
+    _general(serve)
+    _serving(serve)
+    config = named.add_parser("config", help="print the settings in force", argument_default=argparse.SUPPRESS)
+    _general(config)
+    _serving(config)
+    for name, command in COMMANDS.items():
+        says = command.run.__doc__ or command.says
+        one = named.add_parser(name, help=command.says, description=says)
+        _general(one)
+        command.arguments(one)
+    options = parser.parse_args(arguments)
+    options.command = options.command or "serve"
+    return options
+
+
+def _general(parser: argparse.ArgumentParser) -> None:
+    hidden = argparse.SUPPRESS
+    parser.add_argument("--config", metavar="FILE", default=hidden, help="settings file in place of config.toml")
+
+
+def _serving(parser: argparse.ArgumentParser) -> None:
+    hidden = argparse.SUPPRESS
+    parser.add_argument("--host", default=hidden, help="address to listen on, over server.host")
+    parser.add_argument("--port", default=hidden, help="port to listen on, over server.port; 0 takes a free one")
+    parser.add_argument(
+        "--reload", action="store_true", default=hidden, help="start again when code or settings change"
+    )

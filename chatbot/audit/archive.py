@@ -1,0 +1,152 @@
+"""The commands export and import: events out of a log as lines of JSON, and into another log."""
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+from chatbot.audit.desk import CommandFailed, Desk, Progress
+from chatbot.audit.proving import origin_of
+from events.archive import FORMAT_NAME, FORMAT_VERSION, ArchiveFault, ArchiveReader, ArchiveWriter, Header
+from events.intake import Intake, Rules
+from events.log import EventLog
+from events.selection import Selection
+from events.sqlite import SqliteLog
+from events.transfer import Transfer, TransferRefused
+from events.trust import check_tail
+
+PAGE = 500  # rows read at once
+INTERRUPTED = "What was written stays: import the file again with --resume before you serve the log"
+
+
+def export_arguments(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--owner", metavar="NAME", help="only the sessions of this API key, and what their forks read")
+    which.add_argument("--session", metavar="ID", help="only this session, and what it reads if it is a fork")
+
+
+async def export(desk: Desk, options: argparse.Namespace) -> int:
+    """Events as lines of JSON on standard output, beside a running server or of a copied file."""
+    if sys.stdout.isatty():
+        raise CommandFailed("export writes a file: add `> FILE.ndjson`", 2)
+    async with desk.reading() as log:
+        try:
+            events = await export_log(log, desk.path, sys.stdout.buffer, owner=options.owner, session=options.session)
+        except BrokenPipeError:
+            raise CommandFailed("whoever read the export has stopped: it is not whole") from None
+        except ArchiveFault as error:
+            raise CommandFailed(str(error)) from error
+        desk.note(f"{events:,} events of {await origin_of(log)}")
+    return 0
+
+
+async def export_log(
+    log: EventLog, path: Path, out: BinaryIO, *, owner: str | None = None, session: str | None = None
+) -> int:
+    """Write the log in `path`, or part of it, to `out`; the number of its events. Raises CommandFailed for a part
+    that is empty, ArchiveFault for a damaged row.
+    """
+    head = log.head()
+    header = Header(
+        format=FORMAT_NAME,
+        version=FORMAT_VERSION,
+        origin=await origin_of(log),
+        position=head.position,
+        digest=head.digest.hex(),
+        owner=owner,
+        session=session,
+    )
+    if header.is_whole:
+        return await _write(log, ArchiveWriter(out, header), head.position)
+    selection = await Selection.open(path, owner=owner, session=session)
+    try:
+        if not await selection.count():
+            raise CommandFailed("the log has no such session")
+        return await _write(selection, ArchiveWriter(out, header), head.position)
+    finally:
+        await selection.close()
+
+
+async def _write(source: EventLog | Selection, archive: ArchiveWriter, last: int) -> int:
+    """All rows to the end of the log, which may have moved on since: content that an early page shows erased was
+    erased by an event that may be new, and that must not be missing.
+    """
+    progress = Progress("exporting", last)
+    reached = 0
+    while page := await source.rows(after=reached, limit=PAGE):
+        for row in page:
+            archive.add(row)
+        reached = page[-1].position
+        progress.reach(reached)
+    archive.close()
+    progress.close()
+    return archive.events
+
+
+def import_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE", help="what export wrote")
+    parser.add_argument("--skip-existing", action="store_true", help="leave out sessions that the log has already")
+    parser.add_argument("--resume", action="store_true", help="go on with an import of this file that was interrupted")
+
+
+async def import_command(desk: Desk, options: argparse.Namespace) -> int:
+    """Copy an export into the log, made if missing; no server may run on it. Versions and times stay, the chain is
+    new, and each event's metadata says where it is from (`imported`). Sessions that the log has already refuse it.
+    """
+    rules = Rules(skip_existing=options.skip_existing, resume=options.resume)
+    try:
+        with options.file.open("rb") as file:
+            told = await import_file(file, desk.path, rules)
+    except asyncio.CancelledError:
+        desk.note(INTERRUPTED)
+        raise
+    except OSError as error:
+        raise CommandFailed(f"cannot read {options.file}: {error.strerror}", 2) from error
+    except ArchiveFault as error:
+        raise CommandFailed(f"{options.file}: {error}") from error
+    except TransferRefused as error:
+        raise CommandFailed(str(error)) from error
+    desk.say_json(told)
+    return 0
+
+
+async def import_file(file: BinaryIO, path: Path, rules: Rules) -> dict[str, object]:
+    """Copy the export in `file` into the log in `path`; what became of it. Raises ArchiveFault, TransferRefused,
+    LogUnusable. A file that is wrong writes nothing: all of it is checked first.
+    """
+    archive = ArchiveReader(file)
+    transfer = await Transfer.open(path)
+    try:
+        if transfer.head.position:
+            await _check(path)
+        intake = Intake(transfer, archive.header.origin, rules)
+        checking = Progress("checking", archive.header.position)
+        events = await intake.survey(archive, checking.reach)
+        checking.close()
+        file.seek(0)
+        importing = Progress("importing", events)
+        try:
+            await intake.write(ArchiveReader(file), importing.reach)
+        except TransferRefused as error:
+            raise TransferRefused(f"{error}. {INTERRUPTED}" if transfer.added else str(error)) from error
+        importing.close()
+    finally:
+        await transfer.close()
+    return {
+        "imported": transfer.added,
+        "skipped": intake.skipped,
+        "without_text": transfer.without_text,
+        "origin": archive.header.origin,
+        "position": transfer.head.position,
+        "digest": transfer.head.digest.hex(),
+    }
+
+
+async def _check(path: Path) -> None:
+    """Nothing is built on a log that does not hold. Raises LogUnusable."""
+    log = await SqliteLog.open(path, read_only=True)
+    try:
+        await check_tail(log, path)
+    finally:
+        await log.close()

@@ -1,0 +1,94 @@
+"""The command backup: a verified copy of the log, made while it is served."""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import sqlite3
+import threading
+from pathlib import Path
+
+from chatbot.audit.desk import CommandFailed, Desk, Progress
+from events.copying import Stopped, copy_log
+from events.errors import LogError
+from events.record import Head
+from events.verify import verify
+
+
+def backup_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("destination", type=Path, metavar="DEST", help="the copy, which must not exist")
+
+
+async def backup(desk: Desk, options: argparse.Namespace) -> int:
+    """Copy the log as it is now to DEST, beside a running server, verify the copy's whole chain and print its head.
+    DEST appears only once it is whole; until then it is DEST.partial.
+    """
+    destination = options.destination
+    partial = destination.with_name(destination.name + ".partial")
+    async with desk.reading():  # it is there, and it is a log
+        pass
+    if destination.exists():
+        raise CommandFailed(f"{destination} exists: a backup never writes over another", 2)
+    _reserve(partial, desk.path)
+    try:
+        await _copy(desk.path, partial)
+        head = await _verified(desk, partial)
+        os.link(partial, destination)  # unlike a rename it refuses a file that has come meanwhile
+    except FileExistsError as error:
+        raise CommandFailed(f"{destination} exists: a backup never writes over another", 2) from error
+    except (sqlite3.Error, OSError, LogError) as error:
+        raise CommandFailed(f"no backup was made: {error}") from error
+    finally:
+        for suffix in ("", "-journal", "-wal", "-shm"):
+            with contextlib.suppress(OSError):
+                partial.with_name(partial.name + suffix).unlink()
+    size = destination.stat().st_size
+    desk.say_json({"path": str(destination), "position": head.position, "digest": head.digest.hex(), "bytes": size})
+    return 0
+
+
+def _reserve(partial: Path, log: Path) -> None:
+    """Make the file, as private as the log is."""
+    try:
+        os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, log.stat().st_mode & 0o777))
+    except FileExistsError as error:
+        raise CommandFailed(
+            f"{partial} exists: another backup is running, or one was killed; then delete it", 2
+        ) from error
+    except OSError as error:
+        raise CommandFailed(f"cannot write {partial}: {error.strerror}", 2) from error
+
+
+async def _copy(source: Path, partial: Path) -> None:
+    """In a thread; a stop (Ctrl-C) waits for the step at hand."""
+    stop, progress = threading.Event(), None
+
+    def step(done: int, pages: int) -> None:
+        nonlocal progress
+        progress = progress or Progress("copying", pages, "pages")
+        progress.reach(done)
+
+    copying = asyncio.ensure_future(asyncio.to_thread(copy_log, source, partial, stop, step))
+    try:
+        await asyncio.shield(copying)
+    except asyncio.CancelledError:
+        stop.set()
+        with contextlib.suppress(Stopped, sqlite3.Error, OSError):
+            await copying
+        raise
+    finally:
+        if progress is not None:
+            progress.close()
+
+
+async def _verified(desk: Desk, copy: Path) -> Head:
+    async with desk.reading(copy) as log:
+        progress = Progress("verifying", log.head().position)
+        _, fault = await verify(log, None, progress.reach)
+        progress.close()
+        if fault is not None:
+            raise CommandFailed(
+                f"no backup was made: the log does not hold at position {fault.position}: {fault.reason};"
+                " see `run.py salvage`"
+            )
+        return log.head()

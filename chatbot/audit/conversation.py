@@ -1,0 +1,209 @@
+"""A conversation as it stood at a moment, folded from its events alone. Pure, but for `load`, which reads them.
+
+Unlike the projections it knows every past moment, and it holds the texts.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from msgspec import Struct, field
+
+from chatbot.audit.moment import Moment
+from events.catalogue import (
+    AdoptedMessage,
+    BranchSelected,
+    ContentErased,
+    Event,
+    HistoryAdopted,
+    MessageCopied,
+    MessagePosted,
+    MetadataChanged,
+    Origin,
+    ReplyCompleted,
+    ReplyEnded,
+    ReplyProgressed,
+    ReplyRequested,
+    ReplyStarted,
+    SessionCreated,
+    SessionDeleted,
+    Usage,
+)
+from events.codec import event_type
+from events.log import EventLog
+from events.record import RecordedEvent
+from projections.message import COMPLETE, ENDINGS, QUEUED, STREAMING
+
+PAGE = 500  # events read at once
+
+
+class Spoken(Struct):
+    """A message as it stood. `status` is complete, queued, streaming, failed, cancelled or interrupted."""
+
+    message_id: str
+    parent_id: str | None
+    role: str
+    content: str
+    status: str
+    created_at_us: int
+    finish_reason: str | None = None
+    model: str | None = None
+    usage: Usage | None = None
+
+
+class Conversation(Struct):
+    """A session as it stood at `version`. `messages` holds all branches, in the order in which they came.
+
+    `status` is active, expired or deleted; `erased` counts events whose content is gone.
+    """
+
+    session_id: str
+    created_at_us: int
+    version: int = 0
+    at_us: int = 0
+    owner: str | None = None
+    title: str | None = None
+    metadata: dict[str, Any] = {}
+    system_prompt: str | None = None
+    forked_from: Origin | None = None
+    status: str = "active"
+    head: str | None = None
+    erased: int = 0
+    messages: dict[str, Spoken] = field(default_factory=dict)
+
+    def branch(self, leaf: str | None = None) -> list[Spoken]:
+        """The messages that lead to `leaf` (None: the end of the selected branch), root first."""
+        path: list[Spoken] = []
+        at = self.head if leaf is None else leaf
+        while at is not None and at in self.messages:
+            path.append(self.messages[at])
+            at = path[-1].parent_id
+        return path[::-1]
+
+
+async def load(log: EventLog, session_id: str, moment: Moment | None = None) -> Conversation | None:
+    """The conversation at `moment` (None: now); None where the session did not exist yet, or never did.
+
+    Raises LogUnavailable, UnknownEvent.
+    """
+    moment = moment or Moment()
+    history, copies = await _history(log, session_id, moment)
+    adopted = [event for one in history if isinstance(event := one.event, HistoryAdopted)]
+    places = [message.position for event in adopted for message in event.messages]
+    texts = {place: one.event for place, one in (await log.read_at(places)).items()}
+    return fold(history, texts, copies)
+
+
+def fold(
+    history: Iterable[RecordedEvent], texts: Mapping[int, Event | None], copies: Mapping[str, MessageCopied]
+) -> Conversation | None:
+    """The conversation that `history` tells.
+
+    `texts` are the events, by position, that hold adopted messages; `copies` those kept since, by message.
+    """
+    conversation: Conversation | None = None
+    for recorded in history:
+        if conversation is None:
+            conversation = Conversation(recorded.stream_id, recorded.recorded_at_us)
+        conversation.version, conversation.at_us = recorded.version, recorded.recorded_at_us
+        if recorded.event is None:
+            conversation.erased += 1
+        elif isinstance(recorded.event, HistoryAdopted):
+            for message in recorded.event.messages:
+                kept = texts.get(message.position) or copies.get(message.message_id)
+                conversation.messages[message.message_id] = _adopted(message, kept)
+            conversation.head = recorded.event.messages[-1].message_id
+        else:
+            _note(conversation, recorded, recorded.event)
+        if recorded.type in ("session_expired", "session_deleted"):
+            conversation.status = recorded.type.removeprefix("session_")
+    return conversation
+
+
+async def _history(
+    log: EventLog, session_id: str, moment: Moment
+) -> tuple[list[RecordedEvent], dict[str, MessageCopied]]:
+    """The events up to and with the last one that `moment` covers, and the copies of texts made at any time.
+
+    Order is the version's: where the clock was set back, an event before a covered one is covered, too.
+    """
+    history: list[RecordedEvent] = []
+    copies: dict[str, MessageCopied] = {}
+    after = 0
+    while page := await log.read(session_id, after=after, limit=PAGE):
+        history += page
+        copies |= {one.event.message_id: one.event for one in page if isinstance(one.event, MessageCopied)}
+        after = page[-1].version
+    while history and not moment.covers(history[-1]):
+        history.pop()
+    return history, copies
+
+
+def _note(conversation: Conversation, recorded: RecordedEvent, event: Event) -> None:
+    match event:
+        case SessionCreated():
+            conversation.owner, conversation.forked_from = event.owner, event.forked_from
+            conversation.system_prompt = event.system_prompt
+            conversation.title, conversation.metadata = event.title, event.metadata
+        case MetadataChanged():
+            conversation.title, conversation.metadata = event.title, event.metadata
+        case MessagePosted():
+            said = (event.message_id, event.parent_id, event.role, event.content, COMPLETE, recorded.recorded_at_us)
+            conversation.messages[event.message_id] = Spoken(*said)
+            conversation.head = event.reply_id or event.message_id
+            if event.reply_id is not None:
+                _await(conversation, recorded, event.reply_id, event.message_id)
+        case ReplyRequested():
+            _await(conversation, recorded, event.reply_id, event.parent_id)
+            if event.attempt == 1:
+                conversation.head = event.reply_id
+        case ReplyStarted() | ReplyProgressed():
+            _grow(conversation, recorded, event)
+        case BranchSelected():
+            conversation.head = event.message_id
+        case SessionDeleted() | ContentErased():
+            conversation.messages, conversation.head = {}, None
+            conversation.title, conversation.metadata, conversation.system_prompt = None, {}, None
+            conversation.owner = event.owner
+    if isinstance(event, ReplyEnded):
+        _end(conversation, event)
+
+
+def _await(conversation: Conversation, recorded: RecordedEvent, reply_id: str, parent_id: str) -> None:
+    known = conversation.messages.get(reply_id)
+    created_at_us = known.created_at_us if known else recorded.recorded_at_us
+    conversation.messages[reply_id] = Spoken(reply_id, parent_id, "assistant", "", QUEUED, created_at_us)
+
+
+def _grow(conversation: Conversation, recorded: RecordedEvent, event: ReplyStarted | ReplyProgressed) -> None:
+    reply = conversation.messages.get(event.reply_id)
+    if reply is None:
+        return
+    if isinstance(event, ReplyStarted):
+        reply.content, reply.status = "", STREAMING
+        reply.created_at_us, reply.model = recorded.recorded_at_us, event.model
+    else:
+        reply.content = reply.content[: event.offset] + event.text
+
+
+def _end(conversation: Conversation, event: ReplyEnded) -> None:
+    reply = conversation.messages.get(event.reply_id)
+    if reply is None:
+        return
+    reply.content, reply.status = event.content, ENDINGS[event_type(event)]
+    if isinstance(event, ReplyCompleted):
+        reply.finish_reason, reply.model, reply.usage = event.finish_reason, event.model, event.usage
+
+
+def _adopted(message: AdoptedMessage, kept: Event | None) -> Spoken:
+    spoken = Spoken(
+        message_id=message.message_id,
+        parent_id=message.parent_id,
+        role=message.role,
+        content=getattr(kept, "content", ""),
+        status=message.status,
+        created_at_us=message.created_at_us,
+        model=message.model,
+    )
+    if isinstance(kept, ReplyCompleted | MessageCopied):
+        spoken.finish_reason, spoken.model, spoken.usage = kept.finish_reason, kept.model or message.model, kept.usage
+    return spoken

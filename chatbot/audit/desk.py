@@ -1,0 +1,108 @@
+"""Where the commands of the record work: a log to read, a place to say things, progress for long work."""
+
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+
+from chatbot.config.settings import Settings
+from chatbot.llm.protocol import Provider
+from events.sqlite import SqliteLog
+
+SHOW_EVERY_S = 0.2  # on a terminal, where each line replaces the one before
+NOTE_EVERY_S = 5.0  # in a file, where lines stay
+
+
+class CommandFailed(Exception):
+    """The command cannot do what was asked; the sentence says why and what to do. `code` is the exit code."""
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def say(text: str) -> None:
+    """To standard output, whose reader (head, less) may have left."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class Desk:
+    """`provider` makes the model server's client: from a URL, for "embedded", or, for None, as the settings say.
+
+    Raises EmbeddedMissing.
+    """
+
+    def __init__(self, settings: Settings, provider: Callable[[str | None], Provider]) -> None:
+        self.settings = settings
+        self.provider = provider
+
+    @property
+    def path(self) -> Path:
+        """The log's file."""
+        return self.settings.database.path
+
+    @asynccontextmanager
+    async def reading(self, path: Path | None = None) -> AsyncIterator[SqliteLog]:
+        """The log (or another file), to read only: beside a running server or on a copy. Raises LogUnusable."""
+        log = await SqliteLog.open(path or self.path, read_only=True)
+        try:
+            yield log
+        finally:
+            await log.close()
+
+    def say(self, text: str) -> None:
+        """To standard output: the result."""
+        say(text)
+
+    def say_json(self, value: object) -> None:
+        """As one line of JSON, for programs."""
+        self.say(msgspec.json.encode(value).decode())
+
+    def note(self, text: str) -> None:
+        """To standard error: for people who watch, not part of the result."""
+        print(text, file=sys.stderr, flush=True)
+
+
+class Progress:
+    """A line on standard error: how much of `total`, how fast, how long it will still take."""
+
+    def __init__(self, what: str, total: int, unit: str = "events") -> None:
+        self._what = what
+        self._total = total
+        self._unit = unit
+        self._began_s = self._shown_s = time.monotonic()
+        self._is_terminal = sys.stderr.isatty()
+        self._done = 0
+
+    @property
+    def rate(self) -> float:
+        """Done per second, so far."""
+        return self._done / max(time.monotonic() - self._began_s, 1e-9)
+
+    def reach(self, done: int) -> None:
+        """`done` of them, from the start; shown now and then."""
+        self._done = done
+        now_s = time.monotonic()
+        if now_s - self._shown_s >= (SHOW_EVERY_S if self._is_terminal else NOTE_EVERY_S):
+            self._shown_s = now_s
+            line, end = (f"\r{self}", "") if self._is_terminal else (str(self), "\n")
+            print(line, file=sys.stderr, flush=True, end=end)
+
+    def close(self) -> None:
+        """Leave the terminal's line clean."""
+        if self._is_terminal:
+            print(f"\r{' ' * len(str(self))}\r", file=sys.stderr, flush=True, end="")
+
+    def __str__(self) -> str:
+        share = self._done / self._total if self._total else 1.0
+        left_s = max(0, self._total - self._done) / self.rate if self.rate else 0.0
+        bar = "#" * round(20 * min(share, 1.0))
+        pace = f"{self.rate:,.0f} {self._unit}/s, {left_s:,.0f} s left"
+        return f"{self._what} [{bar:<20}] {share:4.0%} {self._done:,} of {self._total:,}, {pace}"

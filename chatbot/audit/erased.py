@@ -1,0 +1,189 @@
+"""The command erased: whether a text is still in any file of the service, byte by byte.
+
+SQLite may cut a long text at the end of a page and go on elsewhere, so pieces of it are looked for, too.
+"""
+
+import argparse
+import asyncio
+import json
+import re
+import sys
+import unicodedata
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from chatbot.audit.desk import CommandFailed, Desk, Progress
+from events.errors import LogError, LogUnusable
+from events.record import StoredRow
+
+CHUNK_BYTES = 1 << 20  # read at once; memory is this and the longest text
+PIECE_BYTES = (16, 256)  # a shorter piece proves nothing; a longer one may itself be cut by a page
+TEXT_BYTES_MAX = 65_536  # of one text to look for
+FINDS_MAX = 100  # told of one file: the first ones are enough to act upon
+ROWS = 500  # rows of the log looked at together
+ENDINGS = ("", "-wal", "-shm", "-journal")  # of the files of one database
+
+
+class Pattern(Struct, frozen=True):
+    """Bytes to look for: text number `check` (from 1) in one of the ways to write it, or a piece of that."""
+
+    check: int
+    written: bytes
+    is_piece: bool = False
+
+
+class Find(Struct, frozen=True, omit_defaults=True):
+    """Where text number `check` is: at `offset` (bytes) of `file`, or in an event of the log that is not erased.
+
+    `is_piece`: not the whole of it, which may be chance.
+    """
+
+    check: int
+    file: str
+    offset: int | None = None
+    position: int | None = None
+    session_id: str | None = None
+    is_piece: bool = False
+
+
+def erased_arguments(parser: argparse.ArgumentParser) -> None:
+    what = "the text to look for, as it was written; - reads one from each line of standard input"
+    parser.add_argument("--check", dest="texts", action="append", required=True, metavar="TEXT", help=what)
+
+
+async def erased(desk: Desk, options: argparse.Namespace) -> int:
+    """Look for texts in the bytes of the log, the projections and the files beside them. Exit code 1: found."""
+    patterns = patterns_of(_texts(options.texts))
+    database = desk.settings.database
+    files = await asyncio.to_thread(_sizes, database.path, database.projections)
+    if database.path not in files:
+        raise LogUnusable(f"database {database.path} does not exist")
+    found, done = 0, 0
+    progress = Progress("searching", sum(files.values()), "bytes")
+    for file, size in files.items():
+        finds = await asyncio.to_thread(_in_file, file, patterns)
+        for find in finds:
+            desk.say_json(find)
+        found, done = found + len(finds), done + size
+        progress.reach(done)
+    progress.close()
+    async for find in _live(desk, patterns):
+        desk.say_json(find)
+        found += 1
+    verdict = "found: see the lines above" if found else "found nowhere"
+    desk.note(f"{verdict}; searched {sum(files.values()):,} bytes of {', '.join(file.name for file in files)}")
+    return 1 if found else 0
+
+
+def patterns_of(texts: Sequence[str]) -> list[Pattern]:
+    """Every way in which this program or another JSON writer may have put `texts` on disk, whole and in pieces."""
+    patterns: list[Pattern] = []
+    for check, text in enumerate(texts, start=1):
+        written = sorted(_ways(text), key=len, reverse=True)
+        patterns += [Pattern(check, way) for way in written]
+        patterns += [Pattern(check, piece, is_piece=True) for way in written for piece in _pieces(way)]
+    return patterns
+
+
+def search(read: Callable[[int], bytes], patterns: Sequence[Pattern]) -> Iterator[tuple[int, Pattern]]:
+    """Offset and pattern of each match in what `read` gives, piece by piece; a piece of a whole match is left out."""
+    kept, at = b"", 0
+    overlap = max(len(pattern.written) for pattern in patterns) - 1
+    while chunk := read(CHUNK_BYTES):
+        text = kept + chunk
+        whole: list[tuple[int, int, int]] = []
+        for pattern in patterns:
+            # A match that ends in what was kept has been told already.
+            for place in _places(text, pattern.written, max(0, len(kept) - len(pattern.written) + 1)):
+                end = place + len(pattern.written)
+                if not pattern.is_piece:
+                    whole.append((pattern.check, place, end))
+                elif any(check == pattern.check and first <= place and end <= last for check, first, last in whole):
+                    continue
+                yield at + place, pattern
+        keep = min(overlap, len(text))
+        at += len(text) - keep
+        kept = text[len(text) - keep :]
+
+
+def _in_file(file: Path, patterns: Sequence[Pattern]) -> list[Find]:
+    finds: list[Find] = []
+    with file.open("rb") as opened:
+        for offset, pattern in search(opened.read, patterns):
+            finds.append(Find(pattern.check, str(file), offset, is_piece=pattern.is_piece))
+            if len(finds) == FINDS_MAX:
+                break
+    return finds
+
+
+async def _live(desk: Desk, patterns: Sequence[Pattern]) -> AsyncIterator[Find]:
+    """The events that hold it and are not erased: of what was found in the log's file, this much is meant to be."""
+    after, told = 0, 0
+    try:
+        async with desk.reading() as log:
+            while (page := await log.rows(after=after, limit=ROWS)) and told < FINDS_MAX:
+                for row in page:
+                    for check, is_piece in _in_row(row, patterns).items():
+                        yield Find(check, str(desk.path), None, row.position, row.stream_id, is_piece)
+                        told += 1
+                after = page[-1].position
+    except LogError as error:
+        desk.note(f"the log's events were not looked at one by one: {error}")
+
+
+def _in_row(row: StoredRow, patterns: Sequence[Pattern]) -> dict[int, bool]:
+    """The checks that the row's texts meet, and whether in a piece only."""
+    texts = f"{row.stream_id}\n{row.metadata}\n{row.data or ''}".encode(errors="surrogateescape")
+    met: dict[int, bool] = {}
+    for pattern in patterns:
+        if pattern.check not in met and pattern.written in texts:
+            met[pattern.check] = pattern.is_piece
+    return met
+
+
+def _places(text: bytes, written: bytes, start: int) -> Iterator[int]:
+    place = text.find(written, start)
+    while place >= 0:
+        yield place
+        place = text.find(written, place + 1)
+
+
+def _ways(text: str) -> set[bytes]:
+    ways: set[bytes] = set()
+    for same in (text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text)):
+        escaped = json.dumps(same)[1:-1]  # \uXXXX for all that is not ASCII
+        upper = re.sub(r"\\u[0-9a-f]{4}", lambda found: r"\u" + found[0][2:].upper(), escaped)
+        ours = msgspec.json.encode(same)[1:-1]  # quotes, backslashes and control characters
+        ways |= {same.encode(), ours, escaped.encode(), upper.encode()}
+    return ways
+
+
+def _pieces(written: bytes) -> list[bytes]:
+    """So cut that one of them is whole wherever the text itself was cut in two."""
+    shortest, longest = PIECE_BYTES
+    size = min(longest, len(written) // 2)
+    if size < shortest:
+        return []
+    return [written[start : start + size] for start in range(0, len(written) - size + 1, size)]
+
+
+def _sizes(*databases: Path) -> dict[Path, int]:
+    files = [path.with_name(path.name + ending) for path in databases for ending in ENDINGS]
+    return {file: file.stat().st_size for file in files if file.exists()}
+
+
+def _texts(asked: Sequence[str]) -> list[str]:
+    texts = [line for text in asked for line in (sys.stdin.read().splitlines() if text == "-" else [text])]
+    for text in texts:
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError as error:
+            raise CommandFailed("--check: the text is not Unicode", 2) from error
+        if not 0 < size <= TEXT_BYTES_MAX:
+            raise CommandFailed(f"--check: a text has 1 to {TEXT_BYTES_MAX:,} bytes", 2)
+    if not texts:
+        raise CommandFailed("--check: no text was given", 2)
+    return texts

@@ -1,0 +1,177 @@
+"""The command erase: sessions that a person, an owner or their age names are deleted as DELETE deletes them.
+
+Where the service runs, `erasing_remotely.py` asks it over HTTP; this works on the files, while no service runs.
+"""
+
+import argparse
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from chatbot.audit.desk import CommandFailed, Desk, Progress
+from chatbot.audit.erasing_remotely import Service, erase_remotely
+from chatbot.audit.offline import Offline, offline
+from chatbot.audit.receipts import Receipt, WouldGo, moment_of
+from chatbot.audit.wanted import Wanted, read_wanted, wanted_arguments
+from chatbot.sessions import errors
+from chatbot.sessions.commands import SERVICE, DeleteSession
+from events.errors import LogInUse, LogUnavailable
+from projections.erasable import Erasable
+from projections.errors import ProjectionError
+from projections.labels import matches
+from projections.session import Session
+
+PAGE = 500  # sessions looked up at once
+EXIT_DATABASE = 3
+IN_USE = (
+    "{error}: a running service is the only one that may write. Either stop it, or ask it: --url"
+    " http://its-address:port, with --key SECRET where it asks for API keys"
+)
+PENDING = (
+    "another program is reading the log's file, so the write-ahead file beside it may still hold what was erased: stop"
+    " that program; `run.py erased --check TEXT` shows when it is gone"
+)
+
+
+class Tally(Struct):
+    """What has been done so far."""
+
+    sessions: int = 0
+    events: int = 0
+    missing: int = 0  # named, and never there
+
+    def __str__(self) -> str:
+        return f"{self.sessions:,} sessions, {self.events:,} events"
+
+
+def erase_arguments(parser: argparse.ArgumentParser) -> None:
+    wanted_arguments(parser)
+    parser.add_argument("--dry-run", action="store_true", help="say what would go, and change nothing")
+    parser.add_argument("--url", metavar="URL", help="ask the service that runs there in place of opening its files")
+    parser.add_argument("--key", metavar="SECRET", help="with --url: the API key whose sessions are meant")
+
+
+async def erase(desk: Desk, options: argparse.Namespace) -> int:
+    """Erase sessions for good: one receipt a session on standard output, as lines of JSON.
+
+    What is left are the envelopes and the day's token counts, so the chain still holds. Texts that forks read are
+    handed over first. Asks nothing; run again after an interruption, it goes on with what is left.
+    """
+    wanted = read_wanted(options)
+    if options.url:
+        return await erase_remotely(desk, wanted, Service(options.url, options.key, dry_run=options.dry_run))
+    if options.key:
+        raise CommandFailed("--key goes with --url: the files are open to whoever can write them", 2)
+    try:
+        async with offline(desk.settings) as inside:
+            if options.dry_run:
+                return await _tell(desk, inside, wanted)
+            return await _erase_all(desk, inside, wanted)
+    except LogInUse as error:
+        raise CommandFailed(IN_USE.format(error=error), EXIT_DATABASE) from error
+    except ProjectionError as error:
+        raise CommandFailed(str(error), EXIT_DATABASE) from error
+
+
+async def _tell(desk: Desk, inside: Offline, wanted: Wanted) -> int:
+    sessions, messages, tally = 0, 0, Tally()
+    async for session in _found(desk, inside, wanted, tally):
+        desk.say_json(
+            WouldGo(session.session_id, session.status, session.message_count, moment_of(session.accessed_at_us))
+        )
+        sessions, messages = sessions + 1, messages + session.message_count
+    desk.note(f"{sessions:,} sessions with {messages:,} messages would be erased; nothing was changed")
+    return 1 if tally.missing else 0
+
+
+async def _erase_all(desk: Desk, inside: Offline, wanted: Wanted) -> int:
+    tally = Tally()
+    total = 0
+    async for _ in _found(desk, inside, wanted, tally):
+        total += 1
+    progress = Progress("erasing", total, "sessions")
+    async for session in _found(None, inside, wanted, Tally()):
+        await _to_its_end(_erase_one(desk, inside, wanted.reason, session, tally))
+        progress.reach(tally.sessions)
+    progress.close()
+    desk.note(f"erased: {tally}")
+    if inside.ports.log.erasure_pending:
+        desk.note(PENDING)
+    return 1 if tally.missing or inside.ports.log.erasure_pending else 0
+
+
+async def _erase_one(desk: Desk, inside: Offline, reason: str, session: Session, tally: Tally) -> None:
+    """Delete it and print its receipt. Raises CommandFailed."""
+    try:
+        await inside.supervisor.ask(session.session_id, DeleteSession(reason), SERVICE, cause="erasure")
+    except errors.SessionNotFound:  # gone by now
+        return
+    except (errors.Rejection, errors.ActorFailed, LogUnavailable) as error:
+        raise CommandFailed(
+            f"session {session.session_id} was not erased: {error}. Done so far: {tally}; run this again to go on"
+        ) from error
+    (recorded,) = await inside.ports.log.read(session.session_id, limit=1, backwards=True)
+    (row,) = await inside.ports.log.rows(after=recorded.position - 1, limit=1)
+    erased, at = recorded.version - 1, moment_of(recorded.recorded_at_us)
+    desk.say_json(Receipt(session.session_id, erased, reason, at, recorded.position, row.digest.hex()))
+    tally.sessions += 1
+    tally.events += erased
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Ctrl-C waits for the session at hand: nothing is erased without its receipt."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
+async def _found(desk: Desk | None, inside: Offline, wanted: Wanted, tally: Tally) -> AsyncIterator[Session]:
+    """The sessions that are meant, the newest first: a fork before what it was made from. `desk` hears of ids that
+    no session has.
+    """
+    if wanted.session_ids:
+        for session in await _named(desk, inside, wanted.session_ids, tally):
+            yield session
+        return
+    before_no: int | None = None
+    while True:
+        await inside.reader.catch_up()
+        page = await inside.ports.queries.erasable(
+            Erasable(
+                owner=wanted.owner,
+                metadata=wanted.metadata,
+                expired_by_us=wanted.expired_by_us,
+                before_no=before_no,
+                limit=PAGE,
+            )
+        )
+        for session in await _really(inside, page, wanted.metadata):
+            yield session
+        if len(page) < PAGE:
+            return
+        before_no = page[-1].no
+
+
+async def _really(inside: Offline, page: list[Session], metadata: Mapping[str, str]) -> list[Session]:
+    """Those of `page` whose metadata is what was asked for: a label alone only makes it very likely."""
+    if not metadata:
+        return page
+    return [one.session for one in await inside.reader.described(page) if matches(one.metadata, metadata)]
+
+
+async def _named(desk: Desk | None, inside: Offline, session_ids: tuple[str, ...], tally: Tally) -> list[Session]:
+    found: list[Session] = []
+    for session_id in session_ids:
+        session = await inside.ports.queries.session(session_id)
+        if session is None:
+            tally.missing += 1
+            if desk is not None:
+                desk.note(f"there is no session {session_id}")
+        elif session.status != "deleted":
+            found.append(session)
+    return sorted(found, key=lambda one: one.no, reverse=True)

@@ -1,0 +1,133 @@
+"""Erasing while the service runs: its sessions are found and deleted over HTTP, as any client may.
+
+A key sees its own sessions only, so that `--owner` means the owner of the key.
+"""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp
+from msgspec import Struct
+
+from chatbot.audit.desk import CommandFailed, Desk, Progress
+from chatbot.audit.receipts import Receipt, WouldGo, moment_of
+from chatbot.audit.wanted import Wanted
+
+PAGE = 1000  # sessions in one answer: the most that the service gives
+TIMEOUT_S = 120.0  # for one answer: a deletion may hand a long history over to forks
+REASON = "request"  # what the service records for every DELETE
+
+
+class Service(Struct, frozen=True):
+    """Where it runs, and the key to ask it with; None where it asks for none."""
+
+    url: str
+    key: str | None
+    dry_run: bool = False
+
+
+async def erase_remotely(desk: Desk, wanted: Wanted, service: Service) -> int:
+    """As `erase`, through a running service. Returns the exit code."""
+    key = _key(desk, wanted, service)
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    patience = aiohttp.ClientTimeout(total=TIMEOUT_S)
+    try:
+        async with aiohttp.ClientSession(service.url, headers=headers, timeout=patience) as client:
+            if wanted.owner is not None:
+                await _must_ask_for_keys(service.url)
+            views = await _views(client, wanted)
+            if service.dry_run:
+                return _tell(desk, views, wanted)
+            return await _delete_all(desk, client, [view["session_id"] for view in views] or wanted.session_ids)
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        raise CommandFailed(f"{service.url} does not answer as the service does: {error or 'too slow'}") from error
+
+
+def _key(desk: Desk, wanted: Wanted, service: Service) -> str | None:
+    """The secret to ask with. Raises CommandFailed where it would be another owner's than the one who is meant."""
+    known = desk.settings.auth.keys
+    if wanted.owner is None:
+        return service.key
+    key = service.key or known.get(wanted.owner)
+    if key is None:
+        raise CommandFailed("a running service erases an owner's sessions for that owner only: give --key SECRET", 2)
+    if wanted.owner in known and known[wanted.owner] != key:
+        raise CommandFailed(f"--key is not the key of {wanted.owner}, as the settings here have it", 2)
+    if wanted.owner not in known and key in known.values():
+        raise CommandFailed(f"--key is the key of another owner than {wanted.owner}", 2)
+    return key
+
+
+async def _must_ask_for_keys(url: str) -> None:
+    """Without keys a service lists everybody's sessions to everybody: then nobody can be told from others there."""
+    async with aiohttp.ClientSession(url) as stranger, stranger.get("/api/sessions?limit=1") as answer:
+        if answer.status != 401:
+            raise CommandFailed("this service asks for no keys, so it cannot tell whose sessions are whose: stop it")
+
+
+async def _views(client: aiohttp.ClientSession, wanted: Wanted) -> list[dict[str, Any]]:
+    """What the service says of the sessions that are meant, the newest first. All are held: about 1 KiB each."""
+    if wanted.session_ids:
+        return []
+    found: dict[str, dict[str, Any]] = {}
+    for status in ("expired",) if wanted.expired_by_us is not None else ("active", "expired"):
+        query = {"status": status, "limit": str(PAGE)}
+        query |= {f"metadata.{name}": value for name, value in wanted.metadata.items()}
+        async for view in _listed(client, query):
+            if wanted.expired_by_us is None or view["expires_at"] <= moment_of(wanted.expired_by_us):
+                found[view["session_id"]] = {"state": status, **view}
+    return sorted(found.values(), key=lambda view: str(view["created_at"]), reverse=True)
+
+
+async def _listed(client: aiohttp.ClientSession, query: dict[str, str]) -> AsyncIterator[dict[str, Any]]:
+    while True:
+        async with client.get("/api/sessions", params=query) as answer:
+            if answer.status != 200:
+                raise CommandFailed(f"the service refuses to list sessions: {await _says(answer)}")
+            page = await answer.json()
+        for view in page["sessions"]:
+            yield view
+        if "next" not in page:
+            return
+        query = {**query, "cursor": page["next"]}
+
+
+def _tell(desk: Desk, views: list[dict[str, Any]], wanted: Wanted) -> int:
+    if wanted.session_ids:
+        raise CommandFailed("--dry-run cannot look at a session over HTTP: reading it would count as an access", 2)
+    for view in views:
+        desk.say_json(WouldGo(view["session_id"], view["state"], view["message_count"], view["last_accessed"]))
+    messages = sum(view["message_count"] for view in views)
+    desk.note(f"{len(views):,} sessions with {messages:,} messages would be erased; nothing was changed")
+    return 0
+
+
+async def _delete_all(desk: Desk, client: aiohttp.ClientSession, ids: list[str] | tuple[str, ...]) -> int:
+    progress, erased, missing = Progress("erasing", len(ids), "sessions"), 0, 0
+    for session_id in ids:
+        async with client.delete(f"/api/sessions/{session_id}") as answer:
+            if answer.status == 204:
+                now = datetime.now(UTC)
+                desk.say_json(Receipt(session_id, None, REASON, f"{now:%Y-%m-%dT%H:%M:%S.%f}Z"))
+                erased += 1
+            elif answer.status != 404:
+                raise CommandFailed(
+                    f"session {session_id} was not erased: {await _says(answer)}. Done so far: {erased:,} sessions;"
+                    " run this again to go on"
+                )
+            elif (await answer.json()).get("type") != "/problems/session-deleted":
+                missing += 1
+                desk.note(f"there is no session {session_id}, or it is not this key's")
+        progress.reach(erased)
+    progress.close()
+    desk.note(f"erased: {erased:,} sessions")
+    return 1 if missing else 0
+
+
+async def _says(answer: aiohttp.ClientResponse) -> str:
+    """Why the service refuses, in its own words."""
+    try:
+        return str((await answer.json())["detail"])
+    except (ValueError, KeyError, aiohttp.ClientError):
+        return f"status {answer.status}"

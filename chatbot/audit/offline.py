@@ -1,0 +1,137 @@
+"""Log, projections and sessions without a listener or a model, for commands that write while no service runs."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+
+import structlog
+from msgspec import Struct
+from msgspec.structs import asdict
+
+from chatbot.audit.desk import Progress
+from chatbot.config.settings import Settings
+from chatbot.llm.errors import LlmUnavailable
+from chatbot.llm.gate import Gate
+from chatbot.llm.protocol import ChatMessage, Finish, Health
+from chatbot.metrics import Metrics
+from chatbot.observers import LogWatch, ProjectionWatch, SessionWatch
+from chatbot.sessions.decide import Rules
+from chatbot.sessions.feeds import Feeds
+from chatbot.sessions.ports import Limits, Ports
+from chatbot.sessions.reading import Reader
+from chatbot.sessions.supervisor import Supervisor
+from events.errors import LogUnusable
+from events.options import LogOptions
+from events.sqlite import SqliteLog, now_us
+from projections.errors import ProjectionLag, ProjectionsStopped
+from projections.runner import ProjectionRunner, RunnerOptions
+
+LIVE_MAX = 64  # actors in memory: a command asks one session after the other
+ASK_TIMEOUT_S = 600.0  # nobody waits at the other end of a connection, and a long history takes time to hand over
+LOOK_S = 0.2  # between looks at projections that are catching up
+
+
+class Offline(Struct, frozen=True):
+    """The service's inside."""
+
+    ports: Ports
+    supervisor: Supervisor
+    reader: Reader
+
+
+class NoModel:
+    """A provider that has none: nothing may be asked of a model here."""
+
+    name = "none"
+    model = ""
+
+    async def stream(
+        self, messages: tuple[ChatMessage, ...], parameters: object, *, whole: bool = False
+    ) -> AsyncGenerator[str | Finish, None]:
+        raise LlmUnavailable
+        yield ""  # what makes this a generator
+
+    async def health(self) -> Health:
+        return Health(available=False, detail="no model is used here")
+
+    async def close(self) -> None: ...
+
+
+class QuietWatch(ProjectionWatch):
+    """Leaves it to the command to show progress."""
+
+    def progress(self, position: int, head: int) -> None: ...
+
+
+@asynccontextmanager
+async def offline(settings: Settings) -> AsyncIterator[Offline]:
+    """Sessions that can be asked, with projections that are up to the log.
+
+    Raises LogUnusable (LogInUse where a service runs), ProjectionError.
+    """
+    if not await asyncio.to_thread(settings.database.path.exists):
+        raise LogUnusable(f"database {settings.database.path} does not exist")
+    metrics, logger = Metrics("offline"), structlog.get_logger("offline")
+    wanted = asdict(settings.database)
+    options = LogOptions(**{name: wanted[name] for name in LogOptions.__struct_fields__})
+    async with AsyncExitStack() as stack:
+        log = await SqliteLog.open(settings.database.path, options, observe=LogWatch(metrics, logger))
+        stack.push_async_callback(log.close)
+        batches = RunnerOptions(batch_max=settings.database.projection_batch_max)
+        watch = QuietWatch(metrics, logger)
+        runner = ProjectionRunner(settings.database.projections, log, watch, batches)
+        await runner.start()
+        stack.push_async_callback(runner.stop)
+        ports = _ports(settings, log, runner, SessionWatch(metrics, logger))
+        supervisor = Supervisor(ports)
+        stack.push_async_callback(supervisor.close)
+        await _caught_up(log, runner)
+        yield Offline(ports, supervisor, Reader(ports, supervisor))
+
+
+async def _caught_up(log: SqliteLog, runner: ProjectionRunner) -> None:
+    """Wait, however long it takes, and show how far it is. Raises LogUnusable."""
+    progress = Progress("projecting", log.head().position)
+    while runner.position < log.head().position and runner.failure is None:
+        progress.reach(runner.position)
+        with suppress(ProjectionLag, ProjectionsStopped):
+            await runner.wait_for(log.head().position, timeout_s=LOOK_S)
+    progress.close()
+    if runner.failure is not None:
+        raise LogUnusable(f"the log cannot be understood: {runner.failure}") from runner.failure
+
+
+def _ports(settings: Settings, log: SqliteLog, runner: ProjectionRunner, watch: SessionWatch) -> Ports:
+    rules = Rules(
+        node=os.uname().nodename,
+        provider=NoModel.name,
+        model=NoModel.model,
+        max_context_messages=settings.chat.max_context_messages,
+        pending_max=settings.sessions.pending_max,
+        access_resolution_us=round(settings.sessions.access_resolution_s * 1e6),
+        retry_interrupted=0,  # what a crash left open is closed: no reply can be begun anew here
+    )
+    limits = Limits(
+        live_max=LIVE_MAX,
+        mailbox_max=settings.sessions.mailbox_max,
+        idle_timeout_s=settings.sessions.idle_timeout_s,
+        ask_timeout_s=ASK_TIMEOUT_S,
+        checkpoint_interval_s=settings.stream.checkpoint_interval_s,
+        read_page_max=settings.database.read_page_max,
+    )
+    return Ports(
+        log=log,
+        runner=runner,
+        queries=runner.queries,
+        provider=NoModel(),
+        gate=Gate(1, 1),
+        rules=rules,
+        limits=limits,
+        feeds=Feeds(),
+        observe=watch,
+        clock=now_us,
+        timer=time.monotonic,
+        logger=structlog.get_logger("sessions"),
+    )

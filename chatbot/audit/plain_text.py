@@ -1,0 +1,78 @@
+"""The record as plain text for people who read it in a terminal. Pure."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from chatbot.audit.conversation import Conversation, Spoken
+from chatbot.audit.difference import Change
+from chatbot.audit.moment import timestamp
+
+# A log holds what strangers wrote: it must not command the terminal of whoever reads it.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+
+
+def printable(text: str) -> str:
+    """`text` with its control characters (line ends and tabs apart) as the escapes that stand for them."""
+    return text.translate(_CONTROLS)
+
+
+def as_text(conversation: Conversation) -> str:
+    """The selected branch, message by message, under a line that says what this is."""
+    branch = conversation.branch()
+    title = f"{conversation.title} · " if conversation.title else ""
+    lines = [printable(f"{title}session {conversation.session_id} · {conversation.status} · {_when(conversation)}")]
+    if conversation.erased:
+        lines.append(f"the content of {conversation.erased} events is erased")
+    if conversation.forked_from is not None:
+        origin = conversation.forked_from
+        lines.append(f"forked from session {printable(origin.session_id)}, version {origin.version}")
+    if conversation.metadata:
+        lines.append(f"metadata {_value(conversation.metadata)}")
+    if conversation.system_prompt:
+        lines += ["", "system:", _indented(conversation.system_prompt)]
+    for spoken in branch:
+        lines += ["", f"{_name(spoken)}:", _indented(spoken.content)]
+    if len(branch) < len(conversation.messages):
+        lines += ["", f"not shown, of other branches: {len(conversation.messages) - len(branch)} messages"]
+    return "\n".join(lines)
+
+
+def changes_as_text(before: Conversation | None, after: Conversation, changes: Sequence[Change]) -> str:
+    """What changed, each change a line, with the text lines that came (+) and went (-) below it."""
+    since = _when(before) if before else "before it was created"
+    lines = [printable(f"session {after.session_id} · from {since} · to {_when(after)}")]
+    for change in changes:
+        lines.append(_line(change))
+        lines += [f"    {printable(line)}" for line in change.lines]
+    if not changes:
+        lines.append("nothing changed")
+    return "\n".join(lines)
+
+
+def _line(change: Change) -> str:
+    subject = f" {printable(change.subject)}" if change.subject else ""
+    if change.lines:
+        return f"{change.what}{subject}:"
+    return f"{change.what}{subject}: {_value(change.before)} -> {_value(change.after)}"
+
+
+def _value(value: object) -> str:
+    return "none" if value is None else printable(msgspec.json.encode(value).decode())
+
+
+def _when(conversation: Conversation) -> str:
+    return f"version {conversation.version}, {timestamp(conversation.at_us)}"
+
+
+def _name(spoken: Spoken) -> str:
+    told = [timestamp(spoken.created_at_us), spoken.model, spoken.finish_reason]
+    if spoken.status != "complete":
+        told.append(spoken.status)
+    if spoken.usage is not None:
+        told.append(f"{spoken.usage.prompt_tokens}+{spoken.usage.completion_tokens} tokens")
+    return printable(f"{spoken.role} ({', '.join(one for one in told if one)})")
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in printable(text).split("\n"))

@@ -1,0 +1,165 @@
+"""The commands keygen, checkpoint and verify: that the record is as it was written."""
+
+import argparse
+import os
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+from chatbot.audit.desk import CommandFailed, Desk, Progress
+from chatbot.audit.proofs import check_proof
+from events import checkpoint as notes
+from events.checkpoint import BadCheckpoint, Checkpoint
+from events.log import EventLog
+from events.merkle import Tree
+from events.record import Head
+from events.verify import Walk, verify
+
+
+def keygen_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, help="where the secret key goes; the public one goes to FILE.pub")
+    parser.add_argument("--name", default="chatbot-log", help="the signer's name (default: chatbot-log)")
+
+
+async def keygen(desk: Desk, options: argparse.Namespace) -> int:
+    """Make a pair of keys. The secret one signs checkpoints; the public one is what auditors get."""
+    try:
+        signer, verifier = notes.make_key(options.name)
+    except BadCheckpoint as error:
+        raise CommandFailed(str(error), 2) from error
+    public = options.file.with_name(options.file.name + ".pub")
+    for file in (options.file, public):
+        if file.exists():  # before either is written: half a pair is no use
+            raise CommandFailed(f"cannot write {file}: it exists, and may have signed checkpoints", 2)
+    _write_new(options.file, signer, 0o600)
+    _write_new(public, verifier, 0o644)
+    desk.note(f"the secret key is in {options.file}: keep it away from whoever can write the log; give {public} away")
+    desk.say(verifier)
+    return 0
+
+
+def checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--key", type=Path, required=True, metavar="FILE", help="the secret key that keygen made")
+
+
+async def checkpoint(desk: Desk, options: argparse.Namespace) -> int:
+    """A signed statement of the head, on standard output. A log that does not hold is not signed."""
+    signer = read_file(options.key)
+    async with desk.reading() as log:
+        head = log.head()
+        if not head.position:
+            raise CommandFailed("the log is empty: there is nothing to sign yet")
+        tree = Tree()
+        fault = await _walk(log, Walk(head, tree=tree), "verifying")
+        if fault:
+            raise CommandFailed(fault)
+        origin = await origin_of(log)
+    stated = Checkpoint(origin, head.position, tree.close()[0], head.digest, f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")
+    try:
+        desk.say(notes.sign(stated, signer).rstrip("\n"))
+    except BadCheckpoint as error:
+        raise CommandFailed(f"{options.key}: {error}", 2) from error
+    return 0
+
+
+def verify_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--from", dest="start", metavar="POSITION:DIGEST", help="begin after an event whose digest you trust"
+    )
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="a signed checkpoint that must agree")
+    parser.add_argument("--proof", type=Path, metavar="FILE", help="check the events in a proof in place of a log")
+    parser.add_argument("--key", metavar="KEY", help="the public key of the checkpoint's signer, or a file with it")
+
+
+async def verify_command(desk: Desk, options: argparse.Namespace) -> int:
+    """Walk the chain, beside a running server or on a copied file."""
+    if options.proof:
+        return _verify_proof(desk, options)
+    stated = _stated(options)
+    anchor = Head(stated.size, stated.digest) if stated else None
+    start = _start(options.start)
+    if start and anchor and anchor.position < start.position:
+        raise CommandFailed("the checkpoint is older than the position to begin from: leave one of them out", 2)
+    tree = Tree() if stated and not start else None
+    async with desk.reading() as log:
+        walk = Walk(anchor, start, tree)
+        fault = await _walk(log, walk, "verifying")
+        if stated and await origin_of(log) != stated.origin:
+            fault = f"{fault or 'the log does not hold'}; the checkpoint is of another log, {stated.origin}"
+        if stated and tree and not fault and tree.close()[0] != stated.root:
+            fault = "the chain agrees with the checkpoint, but the tree's root does not"
+    if fault:
+        raise CommandFailed(fault)
+    signed = f"; it agrees with the checkpoint of {stated.size} events, signed at {stated.time}" if stated else ""
+    since = f" after position {start.position}" if start else ""
+    counted = f"{walk.position} events, {walk.erased} of them erased, digest {walk.digest.hex()}"
+    desk.say(f"the log holds{since}: {counted}{signed}")
+    return 0
+
+
+def _verify_proof(desk: Desk, options: argparse.Namespace) -> int:
+    events, signed = check_proof(read_file(options.proof), _verifier(options.key))
+    stated = _stated(options)
+    if stated and stated != signed:
+        raise CommandFailed("the proof leads to another checkpoint than this one")
+    erased = sum(event.data is None for event in events)
+    left = f" ({erased} of them erased: their envelopes only)" if erased else ""
+    desk.say(f"{len(events)} events{left} are in the log of {signed.origin}, as signed at {signed.time}")
+    return 0
+
+
+async def origin_of(log: EventLog) -> str:
+    """What a log is called in checkpoints: the digest of its first event tells it from all others."""
+    first = await log.rows(limit=1)
+    return f"chatbot-log/{first[0].digest.hex()[:32]}" if first else "chatbot-log/empty"
+
+
+def read_file(path: Path) -> str:
+    """Raises CommandFailed."""
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandFailed(f"cannot read {path}: {error}", 2) from error
+
+
+async def _walk(log: EventLog, walk: Walk, what: str) -> str | None:
+    """What is wrong with the log, as a sentence; None when it holds."""
+    progress = Progress(what, log.head().position)
+    _, fault = await verify(log, walk, progress.reach)
+    progress.close()
+    return f"the log does not hold at position {fault.position}: {fault.reason}" if fault else None
+
+
+def _stated(options: argparse.Namespace) -> Checkpoint | None:
+    if options.checkpoint is None:
+        return None
+    try:
+        return notes.read(read_file(options.checkpoint), _verifier(options.key))
+    except BadCheckpoint as error:
+        raise CommandFailed(f"{options.checkpoint}: {error}") from error
+
+
+def _verifier(text: str | None) -> str:
+    if text is None:
+        raise CommandFailed("whose signature? name the public key with --key", 2)
+    path = Path(text)
+    return read_file(path) if path.is_file() else text
+
+
+def _start(text: str | None) -> Head | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"([1-9][0-9]{0,17}):([0-9a-f]{64})", text)
+    if not found:
+        raise CommandFailed("--from is POSITION:DIGEST, as verify and /api/audit/head print them", 2)
+    return Head(int(found[1]), bytes.fromhex(found[2]))
+
+
+def _write_new(path: Path, text: str, mode: int) -> None:
+    """Never over an existing file: it may be the key that signed all earlier checkpoints."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    except OSError as error:
+        raise CommandFailed(f"cannot write {path}: {error.strerror}", 2) from error
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text + "\n")

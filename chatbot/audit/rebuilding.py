@@ -1,0 +1,32 @@
+"""The command rebuild: projections made anew from the log, also while the service runs."""
+
+import argparse
+import sqlite3
+from pathlib import Path
+
+from chatbot.audit.desk import CommandFailed, Desk, Progress
+from projections.errors import ProjectionError, ProjectionsInUse
+from projections.rebuilt import rebuild
+
+
+def rebuild_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--projections", type=Path, metavar="PATH", help="the file to make (default: the settings')")
+
+
+async def rebuild_command(desk: Desk, options: argparse.Namespace) -> int:
+    """Make the projections anew from the log, beside the present ones, which serve until then. Safe to interrupt."""
+    path = options.projections or desk.settings.database.projections
+    async with desk.reading() as log:
+        progress = Progress("rebuilding", log.head().position)
+        try:
+            events, in_place = await rebuild(log, path, desk.settings.database.projection_batch_max, progress.reach)
+        except ProjectionsInUse as error:
+            raise CommandFailed(f"{path} is being rebuilt already") from error
+        except (ProjectionError, OSError, sqlite3.Error) as error:
+            raise CommandFailed(f"cannot make {path}: {error}") from error
+        finally:
+            progress.close()
+    desk.say(f"{path}: {events} events folded, {progress.rate:,.0f} events/s")
+    if not in_place:
+        desk.say("the running service goes on with it from its next event")
+    return 0

@@ -1,0 +1,182 @@
+"""replay --against: a model is asked the recorded turns again, and what it answers now is laid beside the record."""
+
+import argparse
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from chatbot.audit import comparison
+from chatbot.audit.asked import Asked, calls
+from chatbot.audit.comparison import Compared, compare
+from chatbot.audit.desk import CommandFailed, Desk, Progress
+from chatbot.llm.errors import LlmError
+from chatbot.llm.protocol import Finish, Provider
+from events.catalogue import ReplyCompleted
+from events.log import EventLog
+
+CONCURRENCY_MAX = 64
+NEWEST = 20  # turns, where nobody says which
+NEWEST_MAX = 100_000
+PAGE = 2_000  # events read at once on the way back from the log's end
+_URL = re.compile(r"https?://[^\s/?#]+[^\s?#]*")
+INTERRUPTED = 130  # the exit code after Ctrl-C
+
+
+class Summary(Struct):
+    """Numbers of a run so far. `similarity` is the sum over the turns that were answered, `below` counts those under
+    the ratio that was asked for."""
+
+    turns: int = 0
+    identical: int = 0
+    failed: int = 0
+    below: int = 0
+    similarity: float = 0.0
+
+    def count(self, one: Compared, least: float) -> None:
+        self.turns += 1
+        self.failed += one.error is not None
+        self.identical += one.identical
+        self.similarity += one.similarity
+        self.below += one.error is None and one.similarity < least
+
+    @property
+    def mean_similarity(self) -> float | None:
+        answered = self.turns - self.failed
+        return round(self.similarity / answered, 4) if answered else None
+
+
+def arguments(parser: argparse._ArgumentGroup) -> None:
+    parser.add_argument("--against", metavar="MODEL", help="a server's URL, or embedded, or settings: as configured")
+    parser.add_argument("--limit", type=int, metavar="N", help=f"the newest N turns of the log (default: {NEWEST})")
+    parser.add_argument("--model", metavar="NAME", help="ask for this model in place of the recorded one")
+    parser.add_argument("--concurrency", type=int, default=2, metavar="N", help="turns asked at a time (default: 2)")
+    parser.add_argument("--fail-below", type=float, default=0.0, metavar="RATIO", help="exit 1 if one is less alike")
+
+
+async def regress(desk: Desk, options: argparse.Namespace) -> int:
+    """Ask, report turn by turn, sum up. Differences alone are no failure; being unable to ask is."""
+    _check(options)
+    summary = Summary()
+    provider = desk.provider(None if options.against == "settings" else options.against)
+    interrupted = False
+    try:
+        async with desk.reading() as log:
+            await _ask_all(desk, options, _turns(log, options), provider, summary)
+    except asyncio.CancelledError:  # Ctrl-C: what has been learnt so far is told
+        interrupted = True
+    finally:
+        await provider.close()
+    _sum_up(desk, options, summary)
+    if interrupted:
+        return INTERRUPTED
+    if not summary.turns:
+        raise CommandFailed("the log has no completed turn to ask again")
+    return 1 if summary.failed or summary.below else 0
+
+
+async def _ask_all(
+    desk: Desk, options: argparse.Namespace, turns: AsyncIterator[Asked], provider: Provider, summary: Summary
+) -> None:
+    taking = asyncio.Lock()
+
+    async def work() -> None:
+        while True:
+            async with taking:
+                turn = await anext(turns, None)
+            if turn is None:
+                return
+            one = await _ask(provider, turn, options.model)
+            summary.count(one, options.fail_below)
+            if options.json or options.format == "json":
+                desk.say_json(one)
+            else:
+                desk.say(comparison.as_text(one))
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(options.concurrency):
+            group.create_task(work())
+
+
+async def _ask(provider: Provider, turn: Asked, model: str | None) -> Compared:
+    """One turn again, with the recorded context and parameters. Never raises for what a model server does."""
+    parameters = turn.started.parameters
+    if model is not None:
+        parameters = replace(parameters, model=model)
+    if turn.missing:
+        return compare(turn, error=f"the text of message {', '.join(turn.missing)} is erased")
+    text, finish = "", None
+    began_s = asyncio.get_running_loop().time()
+    try:
+        # whole: nobody watches, and midm tells its tokens only then
+        async with aclosing(provider.stream(turn.messages, parameters, whole=True)) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Finish):
+                    finish = piece
+                else:
+                    text += piece
+    except LlmError as error:
+        return compare(turn, error=str(error))
+    if finish is None:
+        return compare(turn, error="the model server's stream was cut before its end")
+    duration_us = round((asyncio.get_running_loop().time() - began_s) * 1_000_000)
+    now = ReplyCompleted(turn.started.reply_id, text, finish.reason, finish.model, duration_us, finish.usage)
+    return await asyncio.to_thread(compare, turn, now)
+
+
+async def _turns(log: EventLog, options: argparse.Namespace) -> AsyncIterator[Asked]:
+    """The completed turns that are meant, session by session. In memory are their ids, and one session's texts."""
+    wanted: dict[str, set[str] | None] = dict.fromkeys(options.session)
+    if not wanted:
+        wanted.update(await _newest(log, options.limit or NEWEST))
+    for session_id, reply_ids in wanted.items():
+        async for call in calls(log, session_id):
+            if call.ended is not None and (reply_ids is None or call.ended.reply_id in reply_ids):
+                yield call
+
+
+async def _newest(log: EventLog, limit: int) -> dict[str, set[str]]:
+    """The replies that completed last, by session, the session with the oldest of them first."""
+    found: list[tuple[str, str]] = []
+    head = log.head().position
+    progress = Progress("searching", head)
+    for end in range(head, 0, -PAGE):
+        after = max(0, end - PAGE)
+        page = await log.read_all(after=after, limit=end - after)
+        found += [(one.stream_id, one.event.reply_id) for one in page[::-1] if isinstance(one.event, ReplyCompleted)]
+        progress.reach(head - after)
+        if len(found) >= limit:
+            break
+    progress.close()
+    by_session: dict[str, set[str]] = {}
+    for session_id, reply_id in reversed(found[:limit]):
+        by_session.setdefault(session_id, set()).add(reply_id)
+    return by_session
+
+
+def _sum_up(desk: Desk, options: argparse.Namespace, summary: Summary) -> None:
+    mean = summary.mean_similarity
+    told = {"turns": summary.turns, "identical": summary.identical, "failed": summary.failed, "mean_similarity": mean}
+    if options.json or options.format == "json":
+        desk.say_json({"summary": told | {"below": summary.below}})
+        return
+    below = f", {summary.below} less alike than {options.fail_below:g}" if options.fail_below else ""
+    alike = "" if mean is None else f", mean similarity {mean:.2f}"
+    desk.say(f"{summary.turns} turns: {summary.identical} identical, {summary.failed} failed{alike}{below}")
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raises CommandFailed for options that make no sense."""
+    if options.against not in ("embedded", "settings") and not _URL.fullmatch(options.against):
+        raise CommandFailed("--against is a URL such as http://localhost:8000, or embedded, or settings", 2)
+    if options.session and options.limit is not None:
+        raise CommandFailed("--limit counts turns of the whole log: leave it out, or --session", 2)
+    if not 1 <= options.concurrency <= CONCURRENCY_MAX:
+        raise CommandFailed(f"--concurrency is 1 to {CONCURRENCY_MAX}", 2)
+    if not 1 <= (options.limit or NEWEST) <= NEWEST_MAX or options.limit == 0:
+        raise CommandFailed(f"--limit is 1 to {NEWEST_MAX}", 2)
+    if not 0 <= options.fail_below <= 1:
+        raise CommandFailed("--fail-below is a ratio from 0 to 1", 2)

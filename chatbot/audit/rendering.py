@@ -1,0 +1,117 @@
+"""A conversation as a document: JSON for programs, Markdown for people. Pure.
+
+In Markdown nothing inside a text is escaped, so a text may well contain lines that look like headings. Those of
+messages therefore end in a mark, `#` and eight hexadecimal digits, which the document names at its top and which is
+chosen so that no text in it contains it.
+"""
+
+import hashlib
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from chatbot.audit.conversation import Conversation, Spoken
+from chatbot.audit.moment import timestamp
+from events.catalogue import Origin, Usage
+from projections.message import COMPLETE, QUEUED, STREAMING
+
+
+class ExportedMessage(Struct, frozen=True):
+    message_id: str
+    parent_id: str | None
+    role: Literal["user", "assistant", "system"]
+    content: str
+    status: Literal["complete", "streaming", "failed", "cancelled", "interrupted"]
+    created_at: str
+    finish_reason: str | None
+    model: str | None
+    token_usage: Usage | None
+
+
+class ExportedConversation(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """A session as it stood at `version`, the last event in it, which was recorded at `as_of`.
+
+    `head` comes with all branches: the last message of the selected one. `erased` counts events without content.
+    """
+
+    session_id: str
+    title: str | None
+    metadata: dict[str, Any]
+    system_prompt: str | None
+    created_at: str
+    version: int
+    as_of: str
+    status: Literal["active", "expired", "deleted"]
+    messages: list[ExportedMessage]
+    owner: str | None = None
+    forked_from: Origin | None = None
+    head: str | None = None
+    erased: int = 0
+
+
+def as_json(conversation: Conversation, *, all_branches: bool = False) -> ExportedConversation:
+    """The selected branch, root first; or every message, in the order in which they came, and the head."""
+    said = conversation.messages.values() if all_branches else conversation.branch()
+    return ExportedConversation(
+        session_id=conversation.session_id,
+        title=conversation.title,
+        metadata=conversation.metadata,
+        system_prompt=conversation.system_prompt,
+        created_at=timestamp(conversation.created_at_us),
+        version=conversation.version,
+        as_of=timestamp(conversation.at_us),
+        status=conversation.status,  # type: ignore[arg-type]  # one of the three words
+        messages=[_message(one) for one in said],
+        owner=conversation.owner,
+        forked_from=conversation.forked_from,
+        head=conversation.head if all_branches else None,
+        erased=conversation.erased,
+    )
+
+
+def as_markdown(conversation: Conversation) -> str:
+    """The selected branch, root first, a section for each message."""
+    said = conversation.branch()
+    mark = _mark([conversation.system_prompt or "", *(one.content for one in said)])
+    title = " ".join((conversation.title or "").split()) or "Conversation"
+    lines = [
+        f"# {title}",
+        "",
+        f"- session: {conversation.session_id}",
+        f"- created: {timestamp(conversation.created_at_us)}",
+        f"- as of: {timestamp(conversation.at_us)}, version {conversation.version}, {conversation.status}",
+        f"- messages: {len(said)}; the heading of each ends in {mark}, which is nowhere in a text",
+    ]
+    if conversation.system_prompt:
+        lines += ["", f"## system {mark}", "", conversation.system_prompt]
+    for one in said:
+        status = "" if one.status == COMPLETE else f"({_status(one)}) "
+        lines += ["", f"## {one.role} {status}· {timestamp(one.created_at_us)} {mark}", "", one.content]
+    return "\n".join((*lines, ""))
+
+
+def _mark(texts: list[str]) -> str:
+    """The same for the same texts. Whoever wrote one of them could not know it: it depends on them all."""
+    digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
+    while any(f"#{digest[:8]}" in text for text in texts):
+        digest = hashlib.sha256(digest.encode()).hexdigest()
+    return f"#{digest[:8]}"
+
+
+def _message(one: Spoken) -> ExportedMessage:
+    return ExportedMessage(
+        message_id=one.message_id,
+        parent_id=one.parent_id,
+        role=one.role,  # type: ignore[arg-type]  # the log holds no other roles
+        content=one.content,
+        status=_status(one),  # type: ignore[arg-type]  # one of these words
+        created_at=timestamp(one.created_at_us),
+        finish_reason=one.finish_reason,
+        model=one.model,
+        token_usage=one.usage,
+    )
+
+
+def _status(one: Spoken) -> str:
+    """A reply whose turn will come is shown as the API shows it."""
+    return STREAMING if one.status == QUEUED else one.status

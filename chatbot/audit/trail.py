@@ -1,0 +1,112 @@
+"""Events as an auditor reads them: the envelope, the stored text of the content, and what proves both.
+
+From these members alone anyone can compute the event's commitment and, with the digest of the event before it in the
+log, its digest, as `events/chain.py` says: `data` is the stored text itself, byte for byte, and so is `metadata`.
+"""
+
+from collections.abc import AsyncIterator
+
+import msgspec
+from msgspec import Raw, Struct
+
+from chatbot.audit.moment import timestamp
+from events.log import EventLog
+from events.record import Metadata, StoredRow, decode_metadata
+
+PAGE_ROWS = 100  # rows read at once: what a reader of any number of events holds in memory
+
+
+class EventView(Struct, frozen=True):
+    """One event of the log. `data` and `salt` are null once the content is erased; hashes are hexadecimal."""
+
+    position: int
+    session_id: str
+    version: int
+    type: str
+    schema_version: int
+    recorded_at: str
+    actor: str | None
+    request_id: str | None
+    cause: str | None
+    data: Raw | None
+    metadata: str
+    salt: str | None
+    commitment: str
+    digest: str
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def event_view(row: StoredRow) -> EventView:
+    """The event in `row`, also in one that no log has written: what is shown then gives it away."""
+    metadata = _metadata(row.metadata)
+    return EventView(
+        position=row.position,
+        session_id=_text(row.stream_id),
+        version=row.version,
+        type=_text(row.type),
+        schema_version=row.schema_version,
+        recorded_at=_time(row.recorded_at_us),
+        actor=metadata.actor,
+        request_id=metadata.request_id,
+        cause=metadata.cause,
+        data=None if row.data is None else _embedded(row.data),
+        metadata=_text(row.metadata),
+        salt=None if row.salt is None else row.salt.hex(),
+        commitment=row.commitment.hex(),
+        digest=row.digest.hex(),
+    )
+
+
+def encode_row(row: StoredRow) -> bytes:
+    """The event in `row` as one line of JSON, without its end."""
+    return _encode(event_view(row))
+
+
+async def trail_of(log: EventLog, session_id: str, after: int, limit: int) -> AsyncIterator[list[StoredRow]]:
+    """Up to `limit` rows of a session, version > `after`, a page at a time: a slow reader holds one page."""
+    while limit > 0 and (page := await log.stream_rows(session_id, after=after, limit=min(PAGE_ROWS, limit))):
+        yield page
+        limit -= len(page)
+        after = page[-1].version
+
+
+async def trail_of_all(log: EventLog, after: int, limit: int) -> AsyncIterator[list[StoredRow]]:
+    """As `trail_of`, of the whole log: rows with position > `after`."""
+    while limit > 0 and (page := await log.rows(after=after, limit=min(PAGE_ROWS, limit))):
+        yield page
+        limit -= len(page)
+        after = page[-1].position
+
+
+def _embedded(data: str) -> Raw:
+    """The stored text as it is; in quotes where it is not one line of JSON, which no log writes."""
+    try:
+        stored = data.encode()
+        is_one_line = b"\n" not in stored and b"\r" not in stored
+        if is_one_line and bytes(msgspec.json.decode(stored, type=Raw)) == stored:
+            return Raw(stored)
+    except (UnicodeEncodeError, msgspec.DecodeError):
+        pass
+    return Raw(_encode(_text(data)))
+
+
+def _metadata(text: str) -> Metadata:
+    try:
+        return decode_metadata(text)
+    except (ValueError, UnicodeEncodeError):
+        return Metadata()
+
+
+def _time(us: int) -> str:
+    """A number of microseconds that is no time of our calendar is shown as that number."""
+    try:
+        return timestamp(us)
+    except (ValueError, OverflowError, OSError):
+        return str(us)
+
+
+def _text(stored: str) -> str:
+    """Bytes that are no UTF-8 as question marks."""
+    return stored.encode(errors="replace").decode()
