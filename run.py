@@ -1,5 +1,6 @@
 """The one composition root and command line: `python run.py` serves."""
 
+import argparse
 import asyncio
 import os
 import signal
@@ -14,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from chatbot.api.app import build_app, listen
+from chatbot.api.draining import drain
+from chatbot.api.open_streams import OpenStreams
 from chatbot.api.services import Readiness, Services
-from chatbot.command_line import parse
+from chatbot.audit.desk import CommandFailed, Desk, say
+from chatbot.command_line import COMMANDS, parse
 from chatbot.config.check import find_risks
 from chatbot.config.load import ConfigError, Configuration, load
 from chatbot.config.settings import Settings
@@ -28,23 +32,25 @@ from chatbot.llm.embedded_process import EmbeddedMissing
 from chatbot.llm.gate import Gate
 from chatbot.llm.health import HealthMonitor
 from chatbot.llm.options import EmbeddedOptions, LlmOptions
+from chatbot.llm.protocol import Provider
 from chatbot.logs import setup_logging
 from chatbot.metrics import Metrics
 from chatbot.observers import LogWatch, ProjectionWatch, SessionWatch
 from chatbot.reload import run_reloading
 from chatbot.sessions.decide import Rules
 from chatbot.sessions.expiry import ExpiryTimer
+from chatbot.sessions.feeds import Feeds
 from chatbot.sessions.ports import Limits, Ports
 from chatbot.sessions.reading import Reader
 from chatbot.sessions.supervisor import Supervisor
-from events.errors import LogUnusable
+from events.errors import LogError, LogUnusable
 from events.options import LogOptions
 from events.sqlite import SqliteLog
-from events.verify import Fault, Walk, verify
+from events.trust import check_tail
 from projections.errors import ProjectionError, ProjectionLag, ProjectionsStopped
 from projections.runner import ProjectionRunner, RunnerOptions
 
-EXIT_BROKEN, EXIT_SETTINGS, EXIT_DATABASE, EXIT_LISTEN, EXIT_MODEL, EXIT_AT_ONCE = 1, 2, 3, 4, 5, 130
+EXIT_SETTINGS, EXIT_DATABASE, EXIT_LISTEN, EXIT_MODEL, EXIT_AT_ONCE = 2, 3, 4, 5, 130
 START_LOOK_S = 1.0  # between looks at projections that are catching up
 ROOT = Path(__file__).resolve().parent
 
@@ -66,38 +72,35 @@ def main(arguments: list[str]) -> int:
     except ConfigError as error:
         return fail(EXIT_SETTINGS, str(error))
     if options.command == "config":
-        return say(show(configuration))
-    if options.command == "verify":
-        return check_log(configuration.settings)
+        say(show(configuration))
+        return 0
+    if options.command in COMMANDS:
+        return work(options, configuration.settings)
     return serve(configuration)
 
 
-def say(text: str) -> int:
-    """To standard output, whose reader (head, less) may have left."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+def work(options: argparse.Namespace, settings: Settings) -> int:
+    """A command of the record, beside a running server or on a copied file. Returns the exit code."""
+    setup_logging(settings.logging.level, settings.logging.format)
 
-
-def check_log(settings: Settings) -> int:
-    """Walk the whole chain, beside a running server or on a copied file. Exit code 1 when it does not hold."""
-
-    async def walked() -> tuple[Walk, Fault | None]:
-        log = await SqliteLog.open(settings.database.path, read_only=True)
-        try:
-            return await verify(log)
-        finally:
-            await log.close()
+    def provider(url: str | None) -> Provider:
+        wanted = llm_options(settings)
+        if url == "embedded":
+            return create_provider("embedded", replace(wanted, server_url="", model=""), embedded_options(settings))
+        # The settings' key is for the settings' server: no other gets to see it.
+        named = wanted if url is None else replace(wanted, server_url=url, model="", api_key="")
+        return create_provider("auto" if url else settings.llm.provider, named, embedded_options(settings))
 
     try:
-        walk, fault = asyncio.run(walked())
-    except LogUnusable as error:
+        return asyncio.run(COMMANDS[options.command].run(Desk(settings, provider), options))
+    except CommandFailed as error:
+        return fail(error.code, str(error))
+    except LogError as error:
         return fail(EXIT_DATABASE, str(error))
-    if fault is not None:
-        return fail(EXIT_BROKEN, f"the log does not hold at position {fault.position}: {fault.reason}")
-    return say(f"the log holds: {walk.position} events, {walk.erased} of them erased, digest {walk.digest.hex()}")
+    except EmbeddedMissing as error:
+        return fail(EXIT_MODEL, str(error))
+    except KeyboardInterrupt:
+        return fail(EXIT_AT_ONCE, "stopped")
 
 
 def fail(code: int, message: str) -> int:
@@ -150,11 +153,7 @@ async def run(settings: Settings) -> None:
             starting.result()  # raises what stopped the start
         await waiting
         await cancelled(starting)
-        services.readiness.state = "draining"
-        logger.info("drain.not_ready", pause_s=settings.server.drain_pause_s)
-        await asyncio.sleep(settings.server.drain_pause_s)
-        logger.info("drain.replies", running=services.supervisor.count_replies(), grace_s=settings.server.drain_grace_s)
-        await services.supervisor.drain(settings.server.drain_grace_s)
+        await drain(services)
         logger.info("drain.listener", grace_s=settings.server.feeds_grace_s)
     logger.info("drain.done")
 
@@ -196,6 +195,7 @@ async def compose(settings: Settings, stack: AsyncExitStack) -> Services:
         gate=Gate(settings.llm.concurrent_max, settings.llm.queue_max),
         rules=rules(settings),
         limits=limits(settings),
+        feeds=Feeds(),
         observe=SessionWatch(metrics, structlog.get_logger("sessions")),
         clock=now_us,
         timer=time.monotonic,
@@ -203,7 +203,7 @@ async def compose(settings: Settings, stack: AsyncExitStack) -> Services:
     )
     supervisor = Supervisor(ports)
     stack.push_async_callback(supervisor.close)
-    expiry = ExpiryTimer(ports, supervisor)
+    expiry = ExpiryTimer(ports, supervisor, settings.sessions.erase_expired_after_hours)
     await stack.enter_async_context(background(expiry.run(), "expiry"))
     return Services(
         settings=settings,
@@ -213,6 +213,8 @@ async def compose(settings: Settings, stack: AsyncExitStack) -> Services:
         supervisor=supervisor,
         expiry=expiry,
         reader=Reader(ports, supervisor),
+        feeds=ports.feeds,
+        streams=OpenStreams(settings.stream.readers_max),
         metrics=metrics,
         readiness=Readiness(),
         health=health,
@@ -246,6 +248,7 @@ async def opened_log(settings: Settings, log_watch: LogWatch) -> AsyncIterator[S
     options = LogOptions(**{name: wanted[name] for name in LogOptions.__struct_fields__})
     log = await SqliteLog.open(settings.database.path, options, clock=now_us, observe=log_watch)
     try:
+        await check_tail(log, settings.database.path)
         yield log
     finally:
         await log.close()
@@ -282,6 +285,7 @@ def rules(settings: Settings) -> Rules:
         pending_max=settings.sessions.pending_max,
         access_resolution_us=round(settings.sessions.access_resolution_s * 1e6),
         auth=bool(settings.auth.keys),
+        retry_interrupted=settings.sessions.retry_interrupted,
     )
 
 

@@ -90,6 +90,9 @@ class ProjectionWatch:
     def progress(self, position: int, head: int) -> None:
         self._logger.info("projections.progress", position=position, head=head, percent=round(100 * position / head))
 
+    def adopted(self, position: int) -> None:
+        self._logger.info("projections.adopted", position=position)
+
     def failed(self, error: BaseException) -> None:
         self._metrics.fold_failed()
         self._logger.error("projections.failed", error=type(error).__name__, reason=str(error))

@@ -5,8 +5,10 @@ import logging
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage
 
-from chatbot.api import chat, documents, operations, sessions
+from chatbot.api import audit, branches, chat, documents, export, feed, operations, sessions, trail
+from chatbot.api.audit import WALKS, WALKS_MAX
 from chatbot.api.middleware import add_headers, gate
+from chatbot.api.open_streams import OpenStreams
 from chatbot.api.services import SERVICES, Services
 
 
@@ -14,7 +16,8 @@ def build_app(services: Services) -> web.Application:
     """Every route of the service. What has a lifetime of its own is started and stopped by run.py."""
     app = web.Application(middlewares=[gate], client_max_size=services.settings.server.body_max_bytes)
     app[SERVICES] = services
-    for module in (sessions, chat, operations, documents):
+    app[WALKS] = OpenStreams(WALKS_MAX, "the chain is being walked for others already")
+    for module in (sessions, branches, chat, feed, trail, export, audit, operations, documents):
         app.add_routes(module.routes)
     app.on_response_prepare.append(add_headers)
     return app

@@ -19,7 +19,7 @@ Body = TypeVar("Body")
 MessageId = Annotated[str, Meta(max_length=64)]
 
 
-class CreateSessionBody(Struct, frozen=True, forbid_unknown_fields=True):
+class CreateSessionBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     metadata: dict[str, Any] | None = None
     title: str | None = None
     system_prompt: str | None = None
@@ -31,9 +31,9 @@ class ChangeSessionBody(Struct, frozen=True, forbid_unknown_fields=True):
     title: str | UnsetType | None = UNSET
 
 
-class ChatBody(Struct, frozen=True, forbid_unknown_fields=True):
-    session_id: str
-    message: str
+class ReplyBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """How a reply is to be written, and what to do while another one is."""
+
     max_new_tokens: Annotated[int, Meta(ge=1)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     do_sample: bool | None = None
@@ -41,8 +41,29 @@ class ChatBody(Struct, frozen=True, forbid_unknown_fields=True):
     stop: Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], Meta(max_length=STOPS_MAX)] | None = None
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
     model: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
-    parent_id: MessageId | UnsetType | None = UNSET
     on_busy: Literal["queue", "reject", "interrupt"] = "queue"
+
+
+class ChatBody(ReplyBody, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    session_id: str
+    message: str
+    parent_id: MessageId | UnsetType | None = UNSET
+
+
+class RegenerateBody(ReplyBody, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    message_id: MessageId | None = None
+
+
+class BranchBody(Struct, frozen=True, forbid_unknown_fields=True):
+    message_id: MessageId
+
+
+class ForkBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    message_id: MessageId | None = None
+
+
+class NoBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """For calls that ask for nothing but what their path says."""
 
 
 class BodyFault(Exception):
@@ -64,7 +85,8 @@ class BodyFault(Exception):
 
 
 _decoders: dict[type, msgspec.json.Decoder[Any]] = {
-    body: msgspec.json.Decoder(body) for body in (CreateSessionBody, ChangeSessionBody, ChatBody)
+    body: msgspec.json.Decoder(body)
+    for body in (CreateSessionBody, ChangeSessionBody, ChatBody, RegenerateBody, BranchBody, ForkBody, NoBody)
 }
 _WHERE = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
 _FIELD = re.compile(r"field `(?P<name>[^`]*)`")
@@ -168,12 +190,17 @@ def check_chat(body: ChatBody, settings: Settings) -> None:
     if canonical_id(body.session_id) is None:
         raise BodyFault("is not a UUID", "$.session_id")
     check_text(body.message, "$.message", settings.chat.message_max_chars)
+    check_reply(body, settings)
+
+
+def check_reply(body: ReplyBody, settings: Settings) -> None:
+    """Raises BodyFault for more tokens than one reply may cost."""
     ceiling = settings.chat.max_tokens_ceiling
     if body.max_new_tokens is not None and body.max_new_tokens > ceiling:
         raise BodyFault(f"expected `int` <= {ceiling}", "$.max_new_tokens")
 
 
-def parameters_of(body: ChatBody, settings: Settings) -> Parameters:
+def parameters_of(body: ReplyBody, settings: Settings) -> Parameters:
     """How the reply is sampled: what the request asks for, defaults for the rest."""
     chat = settings.chat
     return Parameters(
@@ -213,14 +240,3 @@ def check_query(request: web.Request, allowed: frozenset[str], prefix: str | Non
         if name not in allowed and not (prefix and name.startswith(prefix)):
             known = sorted(allowed) + ([f"{prefix}<key>"] if prefix else [])
             raise BodyFault(f"unknown parameter; known are {', '.join(known)}", f"query.{name[:64]}")
-
-
-def if_match(request: web.Request) -> int | None:
-    """The version that If-Match names; None where there is none, or any will do. Raises BodyFault."""
-    text = request.headers.get("If-Match")
-    if text is None or text.strip() == "*":
-        return None
-    found = re.fullmatch(r'\s*"([0-9]{1,18})"\s*', text)
-    if not found:
-        raise BodyFault('must be one version as the ETag has it, such as "3"', "header.If-Match", status=400)
-    return int(found[1])

@@ -1,74 +1,47 @@
 """Every call of the service, in one table: openapi.py makes the document from it, and a test holds it to the routes."""
 
-from typing import Any
-
-from msgspec import Raw, Struct
+from msgspec import Raw
 
 from chatbot.api import frames
-from chatbot.api.bodies import ChangeSessionBody, ChatBody, CreateSessionBody
-from chatbot.api.schemas import Kind, LivenessView, ReadinessView
+from chatbot.api.audit_calls import AUDIT, EXPORT
+from chatbot.api.bodies import BranchBody, ChangeSessionBody, ChatBody, CreateSessionBody, ForkBody, RegenerateBody
+from chatbot.api.call import ANY, HTML, SSE, Answer, Call, Query
+from chatbot.api.cursors import PATTERN
+from chatbot.api.schemas import LivenessView, ReadinessView
 from chatbot.api.sessions import FILTERS_MAX, LIST_MAX
-from chatbot.api.views import CancelView, ChatView, HealthView, MessageList, SessionList, SessionView, UsageView
+from chatbot.api.views import (
+    BranchView,
+    CancelView,
+    ChatView,
+    HealthView,
+    MessageList,
+    SessionList,
+    SessionView,
+    UsageView,
+)
 
-JSON, SSE, HTML, ANY = "application/json", "text/event-stream", "text/html", "*/*"
 EXPOSITIONS = ("text/plain", "application/openmetrics-text")
-
-
-class Answer(Struct, frozen=True):
-    """`body` None: the answer has none. `shows` names the one example that fits, where not all do."""
-
-    says: str
-    body: Kind | None = None
-    media: tuple[str, ...] = (JSON,)
-    headers: tuple[str, ...] = ()
-    shows: str | None = None
-
-
-class Query(Struct, frozen=True):
-    """A parameter of the query string. `members`: not one parameter, but one for each member of an object."""
-
-    name: str
-    says: str
-    schema: dict[str, Any]
-    example: Any = None
-    members: bool = False
-
-
-class Call(Struct, frozen=True):
-    """`headers` are the request's, `problems` the statuses of its errors that a client should foresee."""
-
-    method: str
-    path: str
-    name: str
-    says: str
-    answers: dict[int, Answer]
-    details: str = ""
-    body: type | None = None
-    body_optional: bool = False
-    query: tuple[Query, ...] = ()
-    headers: tuple[str, ...] = ()
-    problems: tuple[int, ...] = ()
-
-
 BODY = (400, 408, 413, 415, 422)  # what can be wrong with any body
 CHANGE = (400, 404, 412, 503)  # what can be wrong with a change to a session
 REPLY = (409, 429, 500, 502, 504)  # what can become of a reply
 REASONS = {
     400: "The request cannot be read.",
     401: "The key is missing or unknown.",
+    403: "The key may not do this.",
     404: "There is nothing here, or nothing of yours.",
     408: "The body did not arrive in time.",
     409: "A reply is running, and `on_busy` is reject.",
     412: "The session has moved on since the version in If-Match.",
     413: "The body is larger than {body_max_bytes} bytes.",
     415: "The body is not application/json.",
-    422: "A value is not allowed; `errors` says which.",
+    422: "A value is not allowed (`errors` says which), or an Idempotency-Key came with another request before.",
     429: "Too many messages wait for the running reply.",
     500: "A fault of the service.",
     502: "The model failed.",
     503: "The model, the log or the service is not available just now.",
     504: "The model was too slow.",
 }
+KEY = "Idempotency-Key"
 ETAG = ("ETag",)
 _SESSION = Answer("The session.", SessionView, headers=ETAG)
 _UNCHANGED = Answer("It has not changed since the ETag in If-None-Match.", headers=ETAG)
@@ -100,6 +73,12 @@ _paging = (
     Query("before", "Only messages before this one: the `next` of the page before.", _text),
     Query("branch", "The branch that ends with this message; absent: the selected one.", _text),
 )
+_after = Query(
+    "after",
+    "The `id` of the last frame that was read, or the `cursor` or the `version` of the messages.",
+    {"type": "string", "pattern": f"^{PATTERN}$"},
+    example="4:0",
+)
 _usage = (
     Query("by", "What to add up by.", {"enum": ["day", "owner", "model"], "default": "day"}),
     Query("from", "The first day, in UTC.", _day, example="2026-01-01"),
@@ -109,6 +88,26 @@ _STREAM = """The answer is a stream of Server-Sent Events: each frame is an `id:
 `<version>:<offset>`, and a `data:` line of JSON. `start` comes once the message is on disk and before the model
 answers, `complete` once the reply is; a reply that ends otherwise ends with `error`. Lines that begin with a colon
 keep the connection open. A client that leaves does not stop the reply.
+"""
+
+
+_FORK = """No text is copied: the new session points at the texts where they are. When the session that they belong to
+is deleted, they are copied first, so that the fork stays whole.
+"""
+_REGENERATE = """`message_id` names a reply or the message that it answers; absent, the newest reply of the selected
+branch. The new reply becomes the selected branch. With `Accept: text/event-stream` it is streamed, as by
+/api/chat/stream.
+"""
+_FEED = """A stream of Server-Sent Events, for EventSource, curl -N and fetch. With a cursor it has exactly what is
+missing after that, then what happens, for ever; without one it begins with the session as it is now. Each frame's `id`
+is the cursor after it. A stream that was cut off is taken up with the last `id`: no character comes twice, none is
+missing. After `expired` and `deleted` comes `[DONE]`; after `draining` the stream ends, and another server, or the same
+one started anew, goes on with it. `resync` says that the cursor leads nowhere: read the messages anew.
+
+To show a session and follow it, read its messages, then follow it after their `cursor`.
+
+An event source that asks while the service cannot serve for a moment gets an empty stream with a `retry:` line, because
+browsers would give up on a status other than 200.
 """
 
 
@@ -124,7 +123,7 @@ CALLS: dict[str, tuple[Call, ...]] = {
         Call(
             "POST", _sessions, "create_session", "Create a session",
             {201: Answer("The new session.", SessionView, headers=("Location", *ETAG))},
-            body=CreateSessionBody, body_optional=True, problems=(*BODY, 503),
+            body=CreateSessionBody, body_optional=True, headers=(KEY,), problems=(*BODY, 404, 503),
         ),
         Call(
             "GET", _sessions, "list_sessions", "List sessions, latest access first",
@@ -148,21 +147,44 @@ CALLS: dict[str, tuple[Call, ...]] = {
             {200: Answer("One page.", MessageList, headers=ETAG)}, query=_paging, problems=(404, 422, 503),
         ),
         Call(
+            "GET", f"{_session}/stream", "follow_session", "Follow a session, from where you were",
+            {200: Answer("One frame in each `data:` line.", frames.FeedFrame, media=(SSE,))},
+            details=_FEED, query=(_after,), headers=("Last-Event-ID",), problems=(404, 422, 503),
+        ),
+        Call(
             "POST", f"{_session}/cancel", "cancel_reply", "Cancel the running reply; its text so far is kept",
             {202: Answer("It was running.", CancelView, shows="cancelled"), 200: _IDLE},
-            headers=("If-Match",), problems=CHANGE,
+            headers=("If-Match", KEY), problems=CHANGE,
         ),
+        Call(
+            "POST", f"{_session}/branch", "select_branch", "Select a branch: the conversation goes on at its end",
+            {200: Answer("The selected branch.", BranchView, headers=ETAG)},
+            body=BranchBody, headers=("If-Match", KEY), problems=(*BODY, 404, 412, 503),
+        ),
+        Call(
+            "POST", f"{_session}/fork", "fork_session", "A new session that begins with this one's history",
+            {201: Answer("The new session.", SessionView, headers=("Location", *ETAG))},
+            details=_FORK, body=ForkBody, body_optional=True, headers=("If-Match", KEY),
+            problems=(*BODY, 404, 409, 412, 503),
+        ),
+        EXPORT,
     ),
     "Chat": (
         Call(
             "POST", "/api/chat", "chat", "Post a message and wait for the whole reply",
             {200: Answer("The reply, complete or cancelled.", ChatView)},
-            body=ChatBody, headers=("If-Match",), problems=(*BODY, *REPLY, 404, 412, 503),
+            body=ChatBody, headers=("If-Match", KEY), problems=(*BODY, *REPLY, 404, 412, 503),
         ),
         Call(
             "POST", "/api/chat/stream", "chat_stream", "Post a message and stream the reply",
             {200: Answer("One frame in each `data:` line; the last is `[DONE]`.", frames.Frame, media=(SSE,))},
-            details=_STREAM, body=ChatBody, headers=("If-Match",), problems=(*BODY, 404, 409, 412, 429, 503),
+            details=_STREAM, body=ChatBody, headers=("If-Match", KEY), problems=(*BODY, 404, 409, 412, 429, 503),
+        ),
+        Call(
+            "POST", f"{_session}/regenerate", "regenerate", "Another reply to a message; the old one stays, too",
+            {200: Answer("The reply, complete or cancelled.", ChatView, streams=frames.Frame)},
+            details=_REGENERATE, body=RegenerateBody, body_optional=True, headers=("If-Match", KEY),
+            problems=(*BODY, *REPLY, 404, 412, 503),
         ),
     ),
     "Operations": (
@@ -181,6 +203,7 @@ CALLS: dict[str, tuple[Call, ...]] = {
             {200: Answer("A row for each day, owner or model.", UsageView)}, query=_usage, problems=(422, 503),
         ),
     ),
+    "Audit": AUDIT,
     "Documents": (
         _document("/openapi.json", "openapi", "This document", Answer("OpenAPI 3.1.", dict, headers=ETAG)),
         _document("/docs", "docs", "This document in Swagger UI", Answer("A page.", str, (HTML,), ETAG)),

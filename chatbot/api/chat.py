@@ -3,49 +3,65 @@
 from aiohttp import web
 
 from chatbot.api import frames
-from chatbot.api.answer import json_answer
-from chatbot.api.bodies import ChatBody, canonical_id, check_chat, if_match, parameters_of, read_body
-from chatbot.api.event_stream import EventStream
+from chatbot.api.answer import json_answer, session_id_of
+from chatbot.api.bodies import (
+    ChatBody,
+    RegenerateBody,
+    canonical_id,
+    check_chat,
+    check_reply,
+    parameters_of,
+    read_body,
+)
+from chatbot.api.conditions import if_match, once_of
+from chatbot.api.endings import detail_of, last_frame
+from chatbot.api.event_stream import EventStream, answer_stream
 from chatbot.api.middleware import ASKER
 from chatbot.api.problems import CAUSE_UNKNOWN, CAUSES, Problem
-from chatbot.api.services import SERVICES
-from chatbot.api.views import chat_view, timestamp
-from chatbot.sessions.commands import PostMessage
+from chatbot.api.services import SERVICES, Services
+from chatbot.api.views import chat_view
+from chatbot.sessions.commands import PostMessage, Regenerate
 from chatbot.sessions.errors import Draining
 from chatbot.sessions.reply import Outcome, Reply
 from events.errors import LogUnavailable
 
-TITLES = {"cancelled": "Reply cancelled", "interrupted": "Reply interrupted"}
 routes = web.RouteTableDef()
 
 
 @routes.post("/api/chat")
 async def chat(request: web.Request) -> web.Response:
-    session_id, reply = await _post(request, whole=True)
-    outcome = await reply.wait_end()
-    if outcome.status in ("complete", "cancelled"):
-        return json_answer(chat_view(session_id, reply, outcome))
-    status, title = CAUSES.get(outcome.cause, CAUSE_UNKNOWN)
-    ids = {"message_id": reply.reply_id, "user_message_id": reply.message_id, "version": outcome.version}
-    raise Problem(status, outcome.cause.replace("_", "-"), title, _detail(outcome), partial=outcome.content, **ids)
+    return await _whole(*await _post(request, whole=True))
 
 
 @routes.post("/api/chat/stream")
 async def chat_stream(request: web.Request) -> web.StreamResponse:
     services = request.app[SERVICES]
-    session_id, reply = await _post(request, whole=False)
-    settings = services.settings.stream
-    stream = await EventStream.open(request, ping_s=settings.sse_ping_s, write_timeout_s=settings.write_timeout_s)
-    with services.metrics.open_stream():
-        try:
-            await _write_reply(stream, session_id, reply)
-            await stream.close()
-        except ConnectionError as error:
-            # The reader has left. The reply goes on, and the history will have all of it.
-            services.logger.debug("stream.left", reason=type(error).__name__)
-        finally:
-            stream.release()
-    return stream.response
+    with services.streams.another():
+        return await _streamed(request, *await _post(request, whole=False))
+
+
+@routes.post("/api/sessions/{session_id}/regenerate")
+async def regenerate(request: web.Request) -> web.StreamResponse:
+    """As chat, or as chat_stream for a client that accepts an event stream."""
+    services = request.app[SERVICES]
+    if "text/event-stream" not in request.headers.get("Accept", ""):
+        return await _whole(*await _regenerate(request, whole=True))
+    with services.streams.another():
+        return await _streamed(request, *await _regenerate(request, whole=False))
+
+
+async def _whole(session_id: str, reply: Reply) -> web.Response:
+    outcome = await reply.wait_end()
+    if outcome.status in ("complete", "cancelled"):
+        return json_answer(chat_view(session_id, reply, outcome))
+    status, title = CAUSES.get(outcome.cause, CAUSE_UNKNOWN)
+    ids = {"message_id": reply.reply_id, "user_message_id": reply.message_id, "version": outcome.version}
+    raise Problem(status, outcome.cause.replace("_", "-"), title, detail_of(outcome), partial=outcome.content, **ids)
+
+
+async def _streamed(request: web.Request, session_id: str, reply: Reply) -> web.StreamResponse:
+    """A reader that leaves does not stop the reply, and the history will have all of it."""
+    return await answer_stream(request, _Writer(request.app[SERVICES], session_id, reply).write)
 
 
 async def _post(request: web.Request, *, whole: bool) -> tuple[str, Reply]:
@@ -53,8 +69,6 @@ async def _post(request: web.Request, *, whole: bool) -> tuple[str, Reply]:
     services = request.app[SERVICES]
     body = await read_body(request, ChatBody, services.settings.server.body_timeout_s)
     check_chat(body, services.settings)
-    if services.supervisor.draining:
-        raise Draining("the service is shutting down")
     session_id = canonical_id(body.session_id) or body.session_id
     command = PostMessage(
         message_id=services.new_id(),
@@ -64,62 +78,83 @@ async def _post(request: web.Request, *, whole: bool) -> tuple[str, Reply]:
         parent_id=body.parent_id,
         on_busy=body.on_busy,
         whole=whole,
+        once=once_of(request, "chat", body),
     )
-    answer = await services.supervisor.ask(session_id, command, request[ASKER], if_version=if_match(request))
+    return session_id, await _ask(request, session_id, command)
+
+
+async def _regenerate(request: web.Request, *, whole: bool) -> tuple[str, Reply]:
+    """Have another reply to a message asked for. Raises what read_body and the session raise."""
+    services = request.app[SERVICES]
+    timeout_s = services.settings.server.body_timeout_s
+    body = await read_body(request, RegenerateBody, timeout_s, optional=True)
+    check_reply(body, services.settings)
+    command = Regenerate(
+        reply_id=services.new_id(),
+        message_id=body.message_id,
+        parameters=parameters_of(body, services.settings),
+        on_busy=body.on_busy,
+        whole=whole,
+        once=once_of(request, "regenerate", body),
+    )
+    session_id = session_id_of(request)
+    return session_id, await _ask(request, session_id, command)
+
+
+async def _ask(request: web.Request, session_id: str, command: PostMessage | Regenerate) -> Reply:
+    supervisor = request.app[SERVICES].supervisor
+    if supervisor.draining:
+        raise Draining("the service is shutting down")
+    answer = await supervisor.ask(session_id, command, request[ASKER], if_version=if_match(request))
     if answer.reply is None:
-        raise RuntimeError("a posted message always has a reply")
-    return session_id, answer.reply
+        raise RuntimeError("what asks for a reply always gets one")
+    return answer.reply
 
 
-async def _write_reply(stream: EventStream, session_id: str, reply: Reply) -> None:
-    """One reader: take all that is new as one frame, wait for the socket, look again."""
-    version = reply.version or reply.posted_version
-    start = frames.Start(session_id, reply.reply_id, reply.message_id, version, reply.model)
-    await stream.send(frames.encode(start, version, 0))
-    offset = 0
-    while True:
-        try:
-            await reply.wait_past(offset)
-        except LogUnavailable:
-            detail = "the reply's end cannot be recorded just now; read the history for how it ended"
-            failure = frames.Error("unrecorded", "Cannot record just now", detail, detail)
-            await stream.send(frames.encode(failure, reply.version or version, offset) + frames.DONE)
-            return
-        outcome = reply.outcome
-        if reply.length > offset:
-            piece, offset = reply.since(offset), reply.length
-            await stream.send(frames.encode(frames.Chunk(piece), reply.version or version, offset))
-        if outcome is not None:
-            await stream.send(_last_frame(reply, outcome) + frames.DONE)
-            return
+class _Writer:
+    """One reader of one reply: take all that is new as one frame, wait for the socket, look again."""
 
+    def __init__(self, services: Services, session_id: str, reply: Reply) -> None:
+        self._session_id = session_id
+        self._reply = reply
+        self._retry_ms = services.settings.stream.retry_ms
+        self._supervisor = services.supervisor
+        self._version = reply.version or reply.posted_version
+        self._ahead = self._length_ahead(self._version)
 
-def _last_frame(reply: Reply, outcome: Outcome) -> bytes:
-    if outcome.status == "complete":
-        complete = frames.Complete(
-            message_id=reply.reply_id,
-            full_response=outcome.content,
-            finish_reason=outcome.finish_reason,
-            token_usage=outcome.usage,
-            created_at=timestamp(outcome.created_at_us),
-            version=outcome.version,
-        )
-        return frames.encode(complete, outcome.version, 0)
-    title = TITLES.get(outcome.status) or CAUSES.get(outcome.cause, CAUSE_UNKNOWN)[1]
-    detail = _detail(outcome)
-    return frames.encode(frames.Error(outcome.status, title, detail, detail), outcome.version, 0)
+    async def write(self, stream: EventStream) -> None:
+        reply = self._reply
+        start = frames.Start(self._session_id, reply.reply_id, reply.message_id, self._version, reply.model)
+        await stream.send(frames.encode(start, self._version, self._ahead))
+        offset = 0
+        while True:
+            try:
+                await reply.wait_past(offset)
+            except LogUnavailable:
+                await stream.send(self._unrecorded(offset) + frames.DONE)
+                return
+            outcome = reply.outcome
+            if reply.length > offset:
+                piece, offset = reply.since(offset), reply.length
+                await stream.send(frames.encode(frames.Chunk(piece), reply.version or self._version, offset))
+            if outcome is not None:
+                await stream.send(self._last(outcome) + frames.DONE)
+                return
 
+    def _length_ahead(self, version: int) -> int:
+        """What is written of the reply ahead of this one, if it was open at `version`: a feed need not repeat that."""
+        running = self._supervisor.running_reply(self._session_id)
+        is_ahead = running is not None and not self._reply.version and running.version <= version
+        return running.length if running is not None and is_ahead else 0
 
-def _detail(outcome: Outcome) -> str:
-    """A sentence for the client."""
-    if outcome.cause == "llm_unavailable":
-        return "LLM server not available"
-    if outcome.detail:
-        return outcome.detail
-    return {
-        "shutdown": "the service was shut down while it replied",
-        "crash": "the service stopped while it replied",
-        "client": "cancelled at the client's request",
-        "deleted": "the session was deleted",
-        "superseded": "a newer message took its place",
-    }.get(outcome.cause, outcome.cause)
+    def _unrecorded(self, offset: int) -> bytes:
+        detail = "the reply's end cannot be recorded just now; follow the session for how it ended"
+        version = self._reply.version or self._version
+        status, title = "unrecorded", "Cannot record just now"
+        failure = frames.Error(status, title, detail, detail, self._reply.reply_id, version, offset)
+        return frames.encode(failure, version, offset + self._length_ahead(version))  # one of them is 0
+
+    def _last(self, outcome: Outcome) -> bytes:
+        frame = last_frame(self._reply.reply_id, outcome)
+        retry_ms = self._retry_ms if outcome.cause == "shutdown" else None
+        return frames.encode(frame, outcome.version, self._length_ahead(outcome.version), retry_ms=retry_ms)

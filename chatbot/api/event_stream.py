@@ -1,16 +1,51 @@
 """One reader's event stream: headers, frames with back-pressure, pings, and letting go of who takes nothing."""
 
 import asyncio
+import math
+from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import HttpVersion11, web
 
 from chatbot.api.frames import PING
+from chatbot.api.services import SERVICES
 
 HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache, no-transform",  # proxies may neither keep it nor compress it, which would buffer
     "X-Accel-Buffering": "no",
 }
+
+LEFT = 499  # nobody reads this answer: nginx's word for a client that has left
+
+
+async def answer_stream(
+    request: web.Request,
+    write: Callable[["EventStream"], Awaitable[None]],
+    *,
+    headers: Mapping[str, str] = HEADERS,
+    pings: bool = True,
+) -> web.StreamResponse:
+    """Open an event stream, let `write` fill it, end it. A reader that leaves ends it, too.
+
+    Streams of another type have other `headers`, and no `pings`.
+    """
+    services = request.app[SERVICES]
+    settings = services.settings.stream
+    stream: EventStream | None = None
+    with services.metrics.open_stream():
+        try:
+            stream = await EventStream.open(
+                request, headers, settings.sse_ping_s if pings else math.inf, settings.write_timeout_s
+            )
+            await write(stream)
+            await stream.close()
+        except ConnectionError as error:
+            # The reader has left. What it followed goes on, and it may come back for the rest.
+            services.logger.debug("stream.left", reason=type(error).__name__)
+        finally:
+            if stream is not None:
+                stream.release()
+    return stream.response if stream is not None else web.Response(status=LEFT)
 
 
 class EventStream:
@@ -34,9 +69,11 @@ class EventStream:
         self._timer = self._loop.call_later(min(ping_s, timeout_s), self._look)
 
     @classmethod
-    async def open(cls, request: web.Request, *, ping_s: float, write_timeout_s: float) -> "EventStream":
+    async def open(
+        cls, request: web.Request, headers: Mapping[str, str], ping_s: float, write_timeout_s: float
+    ) -> "EventStream":
         """Send the headers. Raises ConnectionError when the reader has left already."""
-        response = web.StreamResponse(headers=HEADERS)
+        response = web.StreamResponse(headers=headers)
         if request.version >= HttpVersion11:
             response.enable_chunked_encoding()
         else:  # some proxies still ask so: the stream then ends with the connection
@@ -56,6 +93,11 @@ class EventStream:
     async def close(self) -> None:
         """End the answer, unless the reader has left."""
         await self.response.write_eof()
+
+    def cut(self, reason: Exception) -> None:
+        """Break the connection off, so that nobody takes what was sent for the whole. Raises ConnectionError."""
+        self._transport.abort()
+        raise ConnectionAbortedError from reason
 
     def release(self) -> None:
         """Stop watching. To be called however the stream ended."""

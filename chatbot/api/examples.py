@@ -3,11 +3,19 @@
 from collections.abc import Iterator
 from typing import Any
 
-from chatbot.api import frames
-from chatbot.api.bodies import ChangeSessionBody, ChatBody, CreateSessionBody
+from chatbot.api import audit_examples, frames
+from chatbot.api.bodies import (
+    BranchBody,
+    ChangeSessionBody,
+    ChatBody,
+    CreateSessionBody,
+    ForkBody,
+    RegenerateBody,
+)
 from chatbot.api.problems import CAUSES, STATUSES
 from chatbot.api.schemas import FaultView, Kind, LivenessView, ProblemView, ReadinessView
 from chatbot.api.views import (
+    BranchView,
     CancelView,
     ChatView,
     HealthView,
@@ -79,11 +87,27 @@ _chat = ChatView(
     status="complete",
     version=4,
 )
+_start = frames.Start(SESSION, REPLY, QUESTION, 3, "midm")
+_complete = frames.Complete(REPLY, ANSWERED, "stop", USAGE, REPLIED_AT, 4)
+_error = frames.Error("failed", "LLM server too slow", "no token for 60 s", "no token for 60 s", REPLY, 4, 0)
 _frames: dict[str, frames.Frame] = {
-    "start": frames.Start(SESSION, REPLY, QUESTION, 3, "midm"),
+    "start": _start,
     "chunk": frames.Chunk(ANSWERED),
-    "complete": frames.Complete(REPLY, ANSWERED, "stop", USAGE, REPLIED_AT, 4),
-    "error": frames.Error("failed", "LLM server too slow", "no token for 60 s", "no token for 60 s"),
+    "complete": _complete,
+    "error": _error,
+}
+_feed_frames: dict[str, frames.FeedFrame] = {
+    "session": frames.Session(SESSION, None, {"user_id": "example"}, 1),
+    "message": frames.Message(QUESTION, None, "user", SAID, ASKED_AT, REPLY, 2),
+    "start": _start,
+    "chunk": frames.FeedChunk(ANSWERED, REPLY),
+    "complete": _complete,
+    "error": _error,
+    "branch": frames.Branch(REPLY, 5),
+    "expired": frames.Expired(6),
+    "deleted": frames.Deleted(6),
+    "resync": frames.Resync(4),
+    "draining": frames.Draining(4),
 }
 _healthy = HealthView("healthy", REPLIED_AT, True, True, "0.1.0", "midm")
 _unhealthy = HealthView("unhealthy", REPLIED_AT, True, False, "0.1.0", "midm")
@@ -110,15 +134,21 @@ EXAMPLES: dict[Kind, dict[str, Any]] = {
         },
         "branch": {"session_id": SESSION, "message": "Hello!", "parent_id": None, "on_busy": "interrupt"},
     },
+    RegenerateBody: {"newest": {}, "hotter": {"message_id": REPLY, "temperature": 1.2}},
+    BranchBody: {"reply": {"message_id": REPLY}},
+    ForkBody: {"now": {}, "earlier": {"message_id": QUESTION}},
+    BranchView: {"selected": BranchView(SESSION, REPLY, 5)},
     SessionView: {"session": _session},
     SessionList: {"page": SessionList([_session], next="MTc2OTg1MTgwMDQ4MDAwMDo3")},
-    MessageList: {"messages": MessageList(SESSION, [_question, _answer], total_count=2, version=4)},
+    MessageList: {"messages": MessageList(SESSION, [_question, _answer], 2, 4, "4:0")},
     ChatView: {"reply": _chat},
     CancelView: {"cancelled": CancelView(REPLY, "cancelled"), "nothing-running": CancelView(None)},
     frames.Frame: _frames,
+    frames.FeedFrame: _feed_frames,
     HealthView: {"healthy": _healthy, "unhealthy": _unhealthy},
     LivenessView: {"alive": LivenessView("alive")},
     ReadinessView: {"ready": ReadinessView("ready"), "draining": ReadinessView("draining")},
+    **audit_examples.EXAMPLES,
     UsageView: {"by-day": UsageView("day", [UsageRow(3, 36, 102, 138, day="2026-01-31")])},
 }
 
@@ -130,10 +160,19 @@ def transcript() -> str:
     return b"".join(pieces).decode()
 
 
+def feed_transcript() -> str:
+    """A session's feed that was taken up after its creation, and left."""
+    told = _feed_frames
+    sent = [(told["message"], 2, 0), (told["start"], 3, 0), (told["chunk"], 3, len(ANSWERED)), (told["complete"], 4, 0)]
+    pieces = [frames.encode(*one, retry_ms=None if number else 1000) for number, one in enumerate(sent)]
+    return b"".join(pieces).decode()
+
+
 def problems() -> Iterator[ProblemView]:
     """One of each type of problem, from the tables that the handlers answer by."""
     yield _problem(400, "malformed", "Malformed JSON", "not JSON: JSON is malformed: expected ':' (byte 12)")
     yield _problem(401, "unauthorized", "Unauthorized", "send a valid key as Authorization: Bearer")
+    yield _problem(403, "forbidden", "Forbidden", "only an auditor's key may do this; auth.auditors names them")
     yield _problem(408, "timeout", "Timeout", "the body did not arrive in time")
     yield _problem(413, "body-too-large", "Body too large", "the body is too large")
     yield _problem(415, "media-type", "Unsupported media type", "send Content-Type: application/json")

@@ -1,8 +1,10 @@
-"""Frames of a streamed reply: Server-Sent Events (WHATWG HTML, 9.2), each one `id:` line and one `data:` line of JSON.
+"""Frames of a stream: Server-Sent Events (WHATWG HTML, 9.2), each one `id:` line and one `data:` line of JSON.
 
 An id is a cursor, <version>:<offset>: the last recorded event that the reader knows, and how many code points it has
 of the reply being written after it.
 """
+
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -27,6 +29,13 @@ class Chunk(Struct, frozen=True, tag_field="type", tag="chunk"):
     content: str
 
 
+class FeedChunk(Struct, frozen=True, tag_field="type", tag="chunk"):
+    """More text of the reply `message_id`: several replies pass in a session's feed."""
+
+    content: str
+    message_id: str
+
+
 class Complete(Struct, frozen=True, tag_field="type", tag="complete"):
     """The whole reply is on disk."""
 
@@ -39,18 +48,93 @@ class Complete(Struct, frozen=True, tag_field="type", tag="complete"):
 
 
 class Error(Struct, frozen=True, tag_field="type", tag="error"):
-    """The reply failed, was cancelled or interrupted; its partial text is kept. `message` repeats `detail` (midm)."""
+    """The reply failed, was cancelled or interrupted; its partial text is kept. `message` repeats `detail` (midm).
+
+    `length` is how many code points of it are kept. After a crash a reader may have a little more: it cuts that off.
+    With status `unrecorded` the end is still to be recorded: `length` is all that was sent, so nothing is cut, and the
+    session's feed, taken up from this frame's id, tells the end.
+    """
 
     status: str
     title: str
     detail: str
     message: str
+    message_id: str
+    version: int
+    length: int
+
+
+class Message(Struct, frozen=True, tag_field="type", tag="message"):
+    """A message was posted. `reply_id` is the id of the reply that it will get."""
+
+    message_id: str
+    parent_id: str | None
+    role: Literal["user", "assistant", "system"]
+    content: str
+    created_at: str
+    reply_id: str | None
+    version: int
+
+
+class Session(Struct, frozen=True, tag_field="type", tag="session"):
+    """The session's title and metadata: the first frame where no cursor is given, and at each change."""
+
+    session_id: str
+    title: str | None
+    metadata: dict[str, Any]
+    version: int
+
+
+class Branch(Struct, frozen=True, tag_field="type", tag="branch"):
+    """The branch that ends with this message is the selected one."""
+
+    message_id: str
+    version: int
+
+
+class Expired(Struct, frozen=True, tag_field="type", tag="expired"):
+    """The session has expired; `[DONE]` follows."""
+
+    version: int
+
+
+class Deleted(Struct, frozen=True, tag_field="type", tag="deleted"):
+    """The session was deleted; `[DONE]` follows."""
+
+    version: int
+
+
+class Resync(Struct, frozen=True, tag_field="type", tag="resync"):
+    """What lies after the cursor is gone or never was: read the messages anew. The feed goes on from now."""
+
+    version: int
+
+
+class Draining(Struct, frozen=True, tag_field="type", tag="draining"):
+    """The service is going down, and the stream ends: come back after the time in its `retry:` line."""
+
+    version: int
 
 
 Frame = Start | Chunk | Complete | Error
+FeedFrame = (
+    Start
+    | FeedChunk
+    | Complete
+    | Error
+    | Message
+    | Session
+    | Branch
+    | Expired
+    | Deleted
+    | Resync
+    | Draining
+)  # fmt: skip
 
 _encode = msgspec.json.Encoder().encode
 
 
-def encode(frame: Frame, version: int, offset: int) -> bytes:
-    return b"id: %d:%d\ndata: %b\n\n" % (version, offset, _encode(frame))
+def encode(frame: Frame | FeedFrame, version: int, offset: int, *, retry_ms: int | None = None) -> bytes:
+    """`retry_ms` tells a browser after how many milliseconds to come back, should it be cut off."""
+    retry = b"" if retry_ms is None else b"retry: %d\n" % retry_ms
+    return b"%bid: %d:%d\ndata: %b\n\n" % (retry, version, offset, _encode(frame))

@@ -5,8 +5,10 @@ from typing import Any
 
 import msgspec
 
-from chatbot.api.calls import CALLS, JSON, REASONS, SSE, Answer, Call, Query
-from chatbot.api.examples import EXAMPLES, SESSION, problems, transcript
+from chatbot.api.call import JSON, MARKDOWN, NDJSON, SSE, Answer, Call, Query
+from chatbot.api.calls import CALLS, REASONS
+from chatbot.api.cursors import PATTERN
+from chatbot.api.examples import EXAMPLES, SESSION, feed_transcript, problems, transcript
 from chatbot.api.middleware import OPEN_PATHS, OPEN_PREFIXES
 from chatbot.api.problems import RETRY_AFTER_S
 from chatbot.api.schemas import Kind, ProblemView, Schema, make_schemas
@@ -28,6 +30,7 @@ _HEADERS: dict[str, Schema] = {
         "schema": {"type": "string", "format": "uri-reference"},
         "example": f"/api/sessions/{SESSION}",
     },
+    "Content-Disposition": {"description": "A name for the file.", "schema": {"type": "string"}},
     "Retry-After": {
         "description": "Seconds after which to try again.",
         "schema": {"type": "integer"},
@@ -43,10 +46,21 @@ _PARAMETERS: dict[str, Schema] = {
         "description": "An ETag: refuse with 412 where the session has moved on.",
         "schema": {"type": "string", "pattern": r'^(\*|"[0-9]{1,18}")$'},
     },
+    "Idempotency-Key": {
+        "in": "header",
+        "description": "1 to 255 visible ASCII characters that nobody else uses, such as a UUID: the same request with "
+        "the same key takes effect once, and is answered as it was the first time, after a restart, too.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": 257},
+    },
     "If-None-Match": {
         "in": "header",
         "description": "An ETag: answer 304 where nothing has changed.",
         "schema": {"type": "string"},
+    },
+    "Last-Event-ID": {
+        "in": "header",
+        "description": "The id of the last frame that was read, as browsers send it: it goes before `after`.",
+        "schema": {"type": "string", "pattern": f"^({PATTERN})?$"},
     },
     "X-Request-ID": {
         "in": "header",
@@ -54,6 +68,7 @@ _PARAMETERS: dict[str, Schema] = {
         "schema": {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,64}$"},
     },
 }
+_TRANSCRIPTS = {"chat_stream": transcript, "follow_session": feed_transcript}
 _KEYS: dict[str, Schema] = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -63,7 +78,7 @@ _KEYS: dict[str, Schema] = {
 def build_document(settings: Settings, version: str) -> dict[str, Any]:
     """The document of this service as it is configured. Holds no secret."""
     calls = [(tag, call) for tag, listed in CALLS.items() for call in listed]
-    kinds: set[Kind] = {answer.body for _, call in calls for answer in call.answers.values() if answer.body}
+    kinds: set[Kind] = {kind for _, call in calls for answer in call.answers.values() for kind in answer.kinds}
     kinds |= {ProblemView} | {call.body for _, call in calls if call.body}
     schemas, named = make_schemas(kinds, settings)
     components: dict[str, Any] = {
@@ -106,8 +121,8 @@ def _operation(call: Call, schemas: dict[Kind, Schema], *, has_keys: bool) -> Sc
         "parameters": [*(_ref("parameters", name) for name in named), *map(_query, call.query)],
         "responses": {**answers, "default": _ref("responses", "Problem")},
     }
-    if any(SSE in answer.media for answer in call.answers.values()):
-        operation["description"] = f"{call.details}\n```\n{transcript()}```\n"
+    if call.name in _TRANSCRIPTS:
+        operation["description"] = f"{call.details}\n```\n{_TRANSCRIPTS[call.name]()}```\n"
     elif call.details:
         operation["description"] = call.details
     if call.body:
@@ -123,6 +138,12 @@ def _answer(answer: Answer, schemas: dict[Kind, Schema]) -> Schema:
     described: Schema = {"description": answer.says, "headers": {name: _ref("headers", name) for name in names}}
     if answer.body:
         described["content"] = {media: _media(answer.body, schemas, answer.shows) for media in answer.media}
+    if answer.streams:
+        described["content"][SSE] = _media(answer.streams, schemas)
+    if answer.lines:
+        described["content"][NDJSON] = _media(answer.lines, schemas)
+    if answer.markdown:
+        described["content"][MARKDOWN] = {"schema": {"type": "string"}}
     return described
 
 

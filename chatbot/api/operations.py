@@ -10,7 +10,8 @@ from chatbot.api.answer import json_answer
 from chatbot.api.bodies import BodyFault, check_query
 from chatbot.api.middleware import ASKER
 from chatbot.api.services import SERVICES, Services
-from chatbot.api.views import HealthView, UsageRow, UsageView, timestamp
+from chatbot.api.views import HealthView, UsageRow, UsageView
+from chatbot.audit.moment import timestamp
 from events.errors import LogError
 from projections.errors import ProjectionError
 
@@ -50,6 +51,8 @@ async def readyz(request: web.Request) -> web.Response:
         state = "rebuilding"
     if state == "ready" and services.runner.failure is not None:
         state = "failed"
+    if services.log.damage is not None:
+        state = "damaged"
     return json_answer({"status": state}, status=200 if state == "ready" else 503)
 
 

@@ -19,6 +19,8 @@ STATUSES: dict[type[Exception], tuple[int, str, str]] = {
     errors.SessionExpired: (404, "session-expired", "Session expired"),
     errors.SessionNotFound: (404, "session-not-found", "Session not found"),
     errors.UnknownMessage: (422, "unknown-message", "Unknown message"),
+    errors.NothingToRegenerate: (422, "nothing-to-regenerate", "Nothing to regenerate"),
+    errors.KeyReused: (422, "key-reused", "Idempotency-Key reused"),
     errors.TooLarge: (422, "invalid", "Invalid"),
     errors.VersionMismatch: (412, "version-mismatch", "Precondition failed"),
     errors.SessionBusy: (409, "session-busy", "Session busy"),

@@ -51,7 +51,7 @@ class LivenessView(Struct, frozen=True):
 
 
 class ReadinessView(Struct, frozen=True):
-    status: Literal["ready", "starting", "rebuilding", "failed", "draining"]
+    status: Literal["ready", "starting", "rebuilding", "failed", "damaged", "draining"]
 
 
 def make_schemas(kinds: set[Kind], settings: Settings) -> tuple[dict[Kind, Schema], dict[str, Schema]]:
@@ -105,7 +105,10 @@ def _notes(settings: Settings) -> dict[str, dict[str, Schema]]:
         "ChatBody": _chat_notes(settings),
         "SessionList": {"next": {"description": "The `cursor` of the next page; absent on the last."}},
         "SessionView": {"version": {"description": "Of the session, as in its ETag: it grows with every event."}},
-        "MessageList": {"next": {"description": "The `before` of the next page, further back; absent on the last."}},
+        "MessageList": {
+            "cursor": {"description": "Follow the session after this: nothing is missed, nothing comes twice."},
+            "next": {"description": "The `before` of the next page, further back; absent on the last."},
+        },
         "MessageView": {"siblings": {"description": "Messages with the same parent: the other branches."}},
     }
 

@@ -6,6 +6,7 @@ import structlog
 from aiohttp import web
 from msgspec import Struct
 
+from chatbot.api.open_streams import OpenStreams
 from chatbot.config.settings import Settings
 from chatbot.llm.gate import Gate
 from chatbot.llm.health import HealthMonitor
@@ -13,6 +14,7 @@ from chatbot.llm.protocol import Provider
 from chatbot.metrics import Metrics
 from chatbot.observers import LogWatch
 from chatbot.sessions.expiry import ExpiryTimer
+from chatbot.sessions.feeds import Feeds
 from chatbot.sessions.reading import Reader
 from chatbot.sessions.supervisor import Supervisor
 from events.log import EventLog
@@ -21,7 +23,7 @@ from projections.runner import ProjectionRunner
 
 
 class Readiness(Struct):
-    """Where the service is in its life. `state` is starting, ready or draining; /readyz adds rebuilding and failed."""
+    """Where the service is in its life: starting, ready or draining. /readyz adds rebuilding, failed and damaged."""
 
     state: str = "starting"
 
@@ -36,6 +38,8 @@ class Services(Struct, frozen=True):
     supervisor: Supervisor
     expiry: ExpiryTimer
     reader: Reader
+    feeds: Feeds
+    streams: OpenStreams
     metrics: Metrics
     readiness: Readiness
     health: HealthMonitor

@@ -11,18 +11,20 @@ from chatbot.api.bodies import (
     BodyFault,
     ChangeSessionBody,
     CreateSessionBody,
+    NoBody,
     check_metadata,
     check_query,
     check_text,
-    if_match,
     query_int,
     read_body,
 )
+from chatbot.api.conditions import id_for, if_match, once_of
 from chatbot.api.middleware import ASKER
-from chatbot.api.services import SERVICES
+from chatbot.api.services import SERVICES, Services
 from chatbot.api.views import CancelView, MessageList, SessionList, message_view, session_view, state_view
 from chatbot.sessions.commands import CancelReply, ChangeMetadata, CreateSession, DeleteSession
-from chatbot.sessions.errors import Draining
+from chatbot.sessions.errors import Draining, SessionDeleted
+from chatbot.sessions.state import State
 from projections.labels import matches
 from projections.listing import Listing
 
@@ -43,20 +45,28 @@ async def create(request: web.Request) -> web.Response:
     if body.system_prompt is not None:
         check_text(body.system_prompt, "$.system_prompt", settings.chat.system_prompt_max_chars, blank=True)
     prompt = settings.chat.system_prompt if body.system_prompt is None else body.system_prompt
+    owner, once = request[ASKER].owner, once_of(request, "create_session", body)
     command = CreateSession(
-        owner=request[ASKER].owner,
+        owner=owner,
         metadata={key: value for key, value in metadata.items() if value is not None},
         timeout_s=max(1, round((body.timeout_hours or settings.sessions.timeout_hours) * 3600)),
         title=body.title,
         system_prompt=prompt or None,
+        once=once,
     )
     if services.supervisor.draining:
         raise Draining("the service is shutting down")
-    answer = await services.supervisor.ask(services.new_id(), command, request[ASKER])
-    session = answer.state.session
+    session_id = id_for(once, services.new_id(), "create_session", owner)
+    answer = await services.supervisor.ask(session_id, command, request[ASKER])
+    return new_session(services, answer.state)
+
+
+def new_session(services: Services, state: State) -> web.Response:
+    """The answer to whoever made the session."""
+    session = state.session
     services.expiry.nudge(session.expires_at_us)
     headers = {"Location": f"/api/sessions/{session.session_id}", **etag(session.version)}
-    return json_answer(state_view(answer.state), status=201, headers=headers)
+    return json_answer(state_view(state), status=201, headers=headers)
 
 
 @routes.get("/api/sessions/{session_id}")
@@ -67,6 +77,8 @@ async def read(request: web.Request) -> web.Response:
     headers = etag(session.version)
     if request.headers.get("If-None-Match") == headers["ETag"]:
         return web.Response(status=304, headers=headers)
+    if not described:  # deleted in this very moment
+        raise SessionDeleted(session.session_id)
     return json_answer(session_view(described[0]), headers=headers)
 
 
@@ -100,8 +112,9 @@ async def delete(request: web.Request) -> web.Response:
 @routes.post("/api/sessions/{session_id}/cancel")
 async def cancel(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
+    command = CancelReply(once=once_of(request, "cancel_reply", NoBody()))
     answer = await services.supervisor.ask(
-        session_id_of(request), CancelReply(), request[ASKER], if_version=if_match(request)
+        session_id_of(request), command, request[ASKER], if_version=if_match(request)
     )
     reply = answer.reply
     if reply is None or reply.outcome is None:
@@ -115,15 +128,16 @@ async def messages(request: web.Request) -> web.Response:
     check_query(request, frozenset({"limit", "before", "branch"}))
     limit = query_int(request, "limit", 100, 1, LIST_MAX)
     before = request.query.get("before")
-    session = await services.reader.session(session_id_of(request), request[ASKER])
-    leaf = request.query.get("branch") or session.head
-    said = await services.reader.messages(session, leaf, limit, before)
-    total = await services.reader.depth(session, leaf)
+    session_id = session_id_of(request)
+    await services.reader.session(session_id, request[ASKER])
+    history = await services.reader.history(session_id, request.query.get("branch") or None, limit, before)
+    session, said = history.session, history.said
     listed = MessageList(
-        session_id=session.session_id,
-        messages=[message_view(one, session.session_id) for one in said],
-        total_count=total,
+        session_id=session_id,
+        messages=[message_view(one, session_id) for one in said],
+        total_count=history.total,
         version=session.version,
+        cursor=f"{session.version}:{history.offset}",
         next=said[0].row.message_id if said and said[0].row.depth > 1 else None,
     )
     return json_answer(listed, headers=etag(session.version))

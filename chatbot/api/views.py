@@ -1,10 +1,10 @@
 """Answers as types: what each call returns. openapi.py describes these very types."""
 
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 from msgspec import Struct
 
+from chatbot.audit.moment import timestamp
 from chatbot.sessions.reading import Described, Said
 from chatbot.sessions.reply import Outcome, Reply
 from chatbot.sessions.state import State
@@ -49,6 +49,7 @@ class MessageList(Struct, frozen=True, omit_defaults=True):
     messages: list[MessageView]
     total_count: int
     version: int
+    cursor: str
     next: str | None = None
 
 
@@ -63,6 +64,14 @@ class ChatView(Struct, frozen=True):
     finish_reason: str | None
     model: str | None
     status: Literal["complete", "cancelled"]
+    version: int
+
+
+class BranchView(Struct, frozen=True):
+    """`message_id` is the last message of the selected branch."""
+
+    session_id: str
+    message_id: str
     version: int
 
 
@@ -93,12 +102,6 @@ class UsageRow(Struct, frozen=True, omit_defaults=True):
 class UsageView(Struct, frozen=True):
     by: Literal["day", "owner", "model"]
     usage: list[UsageRow]
-
-
-def timestamp(us: int) -> str:
-    """Unix microseconds as RFC 3339 in UTC."""
-    seconds, rest = divmod(us, 1_000_000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:06d}Z"
 
 
 def session_view(described: Described) -> SessionView:

@@ -52,6 +52,8 @@ def _keys(settings: Settings) -> Iterator[Fault]:
             yield Fault(("auth.keys",), f"the secret of key {number} has characters that no HTTP header carries")
     if len(set(auth.keys.values())) < len(auth.keys):
         yield Fault(("auth.keys",), "two names have the same secret")
+    if not set(auth.auditors) <= set(auth.keys):
+        yield Fault(("auth.auditors", "auth.keys"), "an auditor is somebody whose key is configured")
 
 
 def _fits_a_header(secret: str) -> bool:

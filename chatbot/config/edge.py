@@ -72,10 +72,17 @@ class AuthSettings(Struct, frozen=True):
             },
         ),
     ] = {}
+    auditors: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Names of the keys that may read the whole log, every session's trail and the audit's calls.",
+            extra={"allowed": "names of configured keys"},
+        ),
+    ] = ()
 
     def __repr__(self) -> str:
         # a struct's own repr would carry the secrets into any log line or traceback that shows it
-        return f"AuthSettings(keys=<{len(self.keys)} masked>)"
+        return f"AuthSettings(keys=<{len(self.keys)} masked>, auditors={self.auditors})"
 
 
 class StreamSettings(Struct, frozen=True):
@@ -95,6 +102,19 @@ class StreamSettings(Struct, frozen=True):
         float,
         Meta(gt=0, le=86400, description="Seconds a reader may take nothing before its connection is closed."),
     ] = 600.0
+    retry_s: Annotated[
+        float,
+        Meta(gt=0, le=3600, description="Seconds after which a reader that was cut off should come back."),
+    ] = 1.0
+    readers_max: Annotated[
+        int,
+        Meta(ge=1, le=1_000_000, description="Streams open at once, of replies and of sessions; more get 503."),
+    ] = 20000
+
+    @property
+    def retry_ms(self) -> int:
+        """`retry_s` as frames say it."""
+        return round(self.retry_s * 1000)
 
 
 class LoggingSettings(Struct, frozen=True):

@@ -117,6 +117,10 @@ class SessionSettings(Struct, frozen=True):
         float,
         Meta(ge=0, le=86400, description="Seconds between two recorded accesses of a session, so reads stay cheap."),
     ] = 60.0
+    erase_expired_after_hours: Annotated[
+        float,
+        Meta(ge=0, le=876_000, description="Hours after its expiry at which a session is erased for good; 0: never."),
+    ] = 0.0
     idle_timeout_s: Annotated[
         float, Meta(gt=0, le=86400, description="Seconds without a command after which an actor leaves memory.")
     ] = 60.0
@@ -129,6 +133,17 @@ class SessionSettings(Struct, frozen=True):
     pending_max: Annotated[
         int, Meta(ge=0, le=1000, description="Messages that wait for one session's running reply; more are refused.")
     ] = 8
+    retry_interrupted: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=10,
+            description="Times that a reply cut off by a stop or crash is begun anew after the restart; 0: never.",
+        ),
+    ] = 0
+    fork_messages_max: Annotated[
+        int, Meta(ge=1, le=100_000, description="Longest history that a fork begins with, in messages.")
+    ] = 10000
     ask_timeout_s: Annotated[
         float, Meta(gt=0, le=3600, description="Seconds a request waits for its actor's answer: then 503, not a hang.")
     ] = 30.0

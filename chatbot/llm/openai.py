@@ -17,6 +17,7 @@ from events.catalogue import Parameters, Usage
 NO_SUCH_ROUTE = (404, 405, 501)
 BAD_REQUEST = (400, 422)
 LENGTH_REASONS = frozenset({"length", "max_tokens"})
+WITH_USAGE = {"stream_options": {"include_usage": True}}  # sent along until a server has refused it
 
 
 class _Text(Struct):
@@ -183,7 +184,7 @@ class OpenAiProvider:
         """Wants the usage told in the stream, too, unless the server has refused a request because of that."""
         if self._tells_usage is not False:
             try:
-                exchange = await self._post(body | {"stream_options": {"include_usage": True}})
+                exchange = await self._post(body | WITH_USAGE)
             except LlmFailed as error:
                 if error.status not in BAD_REQUEST or self._tells_usage:
                     raise

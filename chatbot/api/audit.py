@@ -1,0 +1,58 @@
+"""What proves the log over HTTP: its head, and walks along its chain."""
+
+from aiohttp import web
+
+from chatbot.api.answer import json_answer
+from chatbot.api.audit_views import ChainFault, LogHeadView, WalkView
+from chatbot.api.auditors import require_auditor
+from chatbot.api.bodies import check_query, query_int
+from chatbot.api.open_streams import OpenStreams
+from chatbot.api.services import SERVICES
+from chatbot.audit.proving import origin_of
+from events.chain import GENESIS
+from events.log import EventLog
+from events.record import Head
+from events.verify import Walk, verify
+
+WALKS_MAX = 2  # at once: each takes a good share of a processor, which replies need, too
+WALKS: web.AppKey[OpenStreams] = web.AppKey("walks", OpenStreams)
+routes = web.RouteTableDef()
+
+
+@routes.get("/api/audit/head")
+async def head(request: web.Request) -> web.Response:
+    require_auditor(request)
+    log = request.app[SERVICES].log
+    newest = log.head()
+    return json_answer(LogHeadView(newest.position, newest.digest.hex(), await origin_of(log)))
+
+
+@routes.get("/api/audit/verify", allow_head=False)
+async def verify_span(request: web.Request) -> web.Response:
+    """Leaving ends the walk: the handler is cancelled between two of its pages."""
+    require_auditor(request)
+    check_query(request, frozenset({"from", "to"}))
+    log = request.app[SERVICES].log
+    newest = log.head()
+    end = query_int(request, "to", newest.position, 0, newest.position)
+    start = query_int(request, "from", 0, 0, end)
+    with request.app[WALKS].another():
+        return json_answer(await _walk(log, start, end, newest))
+
+
+async def _walk(log: EventLog, start: int, end: int, newest: Head) -> WalkView:
+    """The digest stored at `start` is trusted. Where the walk reaches the head, the head in memory must agree."""
+    trusted = None
+    if start:
+        here = await log.rows(after=start - 1, limit=1)
+        trusted = Head(start, here[0].digest if here else GENESIS)
+    walk, fault = await verify(log, Walk(newest if end == newest.position else None, trusted), until=end)
+    return WalkView(
+        holds=fault is None,
+        start=start,
+        end=end,
+        events=walk.position - start,
+        erased=walk.erased,
+        digest=walk.digest.hex(),
+        fault=ChainFault(fault.position, fault.reason) if fault else None,
+    )

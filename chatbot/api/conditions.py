@@ -1,0 +1,51 @@
+"""What a request's headers say about when it may take effect: If-Match and Idempotency-Key."""
+
+import hashlib
+import re
+import uuid
+
+import msgspec
+from aiohttp import web
+from msgspec import Struct
+
+from chatbot.api.bodies import BodyFault
+from chatbot.sessions.commands import Once
+
+SESSIONS = uuid.UUID("c0b3a9de-4f0c-4b52-9a3e-6f2f5d1f7a10")  # the namespace of ids that are made from a key
+
+_encode = msgspec.json.Encoder(order="deterministic").encode
+
+
+def if_match(request: web.Request) -> int | None:
+    """The version that If-Match names; None where there is none, or any will do. Raises BodyFault."""
+    text = request.headers.get("If-Match")
+    if text is None or text.strip() == "*":
+        return None
+    found = re.fullmatch(r'\s*"([0-9]{1,18})"\s*', text)
+    if not found:
+        raise BodyFault('must be one version as the ETag has it, such as "3"', "header.If-Match", status=400)
+    return int(found[1])
+
+
+def once_of(request: web.Request, call: str, body: Struct) -> Once | None:
+    """The request's Idempotency-Key and a fingerprint of what it asks for; None where it has no key.
+
+    The key may be quoted, as the IETF draft has it, or bare, as most clients send it. The fingerprint is a SHA-256 of
+    the body's meaning: spaces, the order of members and members with their default values do not count.
+    Raises BodyFault.
+    """
+    text = request.headers.get("Idempotency-Key")
+    if text is None:
+        return None
+    found = re.fullmatch(r'(?P<quote>"?)(?P<key>[\x21\x23-\x7e]{1,255})(?P=quote)', text.strip())
+    if not found:
+        why = "must be 1 to 255 visible ASCII characters, such as a UUID"
+        raise BodyFault(why, "header.Idempotency-Key", status=400)
+    return Once(found["key"], hashlib.sha256(_encode((call, body))).hexdigest())
+
+
+def id_for(once: Once | None, new_id: str, *scope: str | None) -> str:
+    """The id of a session to be made: `new_id`, or, for a request with a key, always the same one within `scope`."""
+    if once is None:
+        return new_id
+    return str(uuid.uuid5(SESSIONS, _encode((*scope, once.key)).decode()))

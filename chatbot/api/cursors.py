@@ -1,0 +1,33 @@
+"""Where a reader says that it is: <version>:<offset>, as the ids of the frames say it."""
+
+import re
+
+from aiohttp import web
+from msgspec import Struct
+
+from chatbot.api.bodies import BodyFault
+
+PATTERN = r"[0-9]{1,15}(:[0-9]{1,15})?"  # no more digits than any program can count exactly
+
+
+class Cursor(Struct, frozen=True):
+    """The last recorded event that the reader knows, and how many code points it has of the reply that is open there.
+
+    `offset` None: as many as were recorded by then.
+    """
+
+    version: int
+    offset: int | None = None
+
+
+def read_cursor(request: web.Request) -> Cursor | None:
+    """The cursor of Last-Event-ID, which wins, or of ?after; None where there is none. Raises BodyFault."""
+    path, text = "header.Last-Event-ID", request.headers.get("Last-Event-ID", "")
+    if not text:
+        if "after" not in request.query:
+            return None
+        path, text = "query.after", request.query["after"]
+    if not re.fullmatch(PATTERN, text):
+        raise BodyFault("is not a cursor that this service gave out", path)
+    version, _, offset = text.partition(":")
+    return Cursor(int(version), int(offset) if offset else None)

@@ -1,0 +1,46 @@
+"""How a reply's end reads to a client: one wording for a whole answer, its stream and the session's feed."""
+
+from chatbot.api import frames
+from chatbot.api.problems import CAUSE_UNKNOWN, CAUSES
+from chatbot.audit.moment import timestamp
+from chatbot.sessions.reply import Outcome
+
+TITLES = {"cancelled": "Reply cancelled", "interrupted": "Reply interrupted"}
+
+
+def last_frame(reply_id: str, outcome: Outcome) -> frames.Complete | frames.Error:
+    """What a stream says last of a reply."""
+    if outcome.status == "complete":
+        return frames.Complete(
+            message_id=reply_id,
+            full_response=outcome.content,
+            finish_reason=outcome.finish_reason,
+            token_usage=outcome.usage,
+            created_at=timestamp(outcome.created_at_us),
+            version=outcome.version,
+        )
+    detail = detail_of(outcome)
+    return frames.Error(
+        status=outcome.status,
+        title=TITLES.get(outcome.status) or CAUSES.get(outcome.cause, CAUSE_UNKNOWN)[1],
+        detail=detail,
+        message=detail,
+        message_id=reply_id,
+        version=outcome.version,
+        length=len(outcome.content),
+    )
+
+
+def detail_of(outcome: Outcome) -> str:
+    """A sentence for the client."""
+    if outcome.cause == "llm_unavailable":
+        return "LLM server not available"
+    if outcome.detail:
+        return outcome.detail
+    return {
+        "shutdown": "the service was shut down while it replied",
+        "crash": "the service stopped while it replied",
+        "client": "cancelled at the client's request",
+        "deleted": "the session was deleted",
+        "superseded": "a newer message took its place",
+    }.get(outcome.cause, outcome.cause)

@@ -1,0 +1,113 @@
+"""Trails: the events of one session, or of all, as they were recorded. To read them is no access, appends nothing."""
+
+import re
+from collections.abc import AsyncIterator
+
+import msgspec
+from aiohttp import web
+
+from chatbot.api.answer import session_id_of
+from chatbot.api.auditors import is_auditor, require_auditor
+from chatbot.api.bodies import BodyFault, check_query, query_int
+from chatbot.api.event_stream import EventStream, answer_stream
+from chatbot.api.feed import come_back
+from chatbot.api.log_follower import LogFollower
+from chatbot.api.middleware import ASKER
+from chatbot.api.services import SERVICES, Services
+from chatbot.audit.trail import encode_row, trail_of, trail_of_all
+from chatbot.sessions.errors import Overloaded
+from events.errors import LogError
+from events.record import StoredRow
+
+TRAIL_DEFAULT, TRAIL_MAX = 100, 1000  # events of a session in one answer
+LOG_DEFAULT, LOG_MAX = 1000, 10_000  # events of the log in one answer
+AFTER_MAX = 10**18 - 1  # no more digits than SQLite counts
+NDJSON = "application/x-ndjson"
+HEADERS = {
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",  # a proxy that gathers the whole answer would hold it in memory
+    "Vary": "Accept",
+}
+Pages = AsyncIterator[list[StoredRow]]
+routes = web.RouteTableDef()
+
+
+@routes.get("/api/sessions/{session_id}/events", allow_head=False)
+async def session_trail(request: web.Request) -> web.StreamResponse:
+    services = request.app[SERVICES]
+    check_query(request, frozenset({"after", "limit"}))
+    after = query_int(request, "after", 0, 0, AFTER_MAX)
+    limit = query_int(request, "limit", TRAIL_DEFAULT, 1, TRAIL_MAX)
+    session = await services.reader.on_record(session_id_of(request), request[ASKER], any_owner=is_auditor(request))
+    if after > session.version:
+        raise BodyFault(f"the session ends at version {session.version}", "query.after")
+    pages = trail_of(services.log, session.session_id, after, limit)
+    if NDJSON in request.headers.get("Accept", ""):
+        return await _answer(request, _lines(pages), NDJSON)
+    return await _answer(request, _document(session.session_id, session.version, pages), "application/json")
+
+
+@routes.get("/api/events", allow_head=False)
+async def log_trail(request: web.Request) -> web.StreamResponse:
+    services = request.app[SERVICES]
+    require_auditor(request)
+    check_query(request, frozenset({"after", "limit"}))
+    limit = query_int(request, "limit", LOG_DEFAULT, 1, LOG_MAX)
+    after = _position(request, services)
+    if "text/event-stream" not in request.headers.get("Accept", ""):
+        return await _answer(request, _lines(trail_of_all(services.log, after, limit)), NDJSON)
+    try:
+        with services.streams.another():
+            return await answer_stream(request, LogFollower(services, after).write)
+    except Overloaded as error:
+        return come_back(request, error)
+
+
+def _position(request: web.Request, services: Services) -> int:
+    """The position to go on after: of Last-Event-ID, which wins, or of ?after, or 0. Raises BodyFault.
+
+    Beyond the end of the log it names an event that this log has lost, or never had: whoever audits must hear of that.
+    """
+    path, text = "header.Last-Event-ID", request.headers.get("Last-Event-ID", "")
+    if not text:
+        path, text = "query.after", request.query.get("after", "0")
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise BodyFault("must be the position of an event, or 0", path)
+    end = services.log.head().position
+    if int(text) > end:
+        raise BodyFault(f"the log ends at position {end}", path)
+    return int(text)
+
+
+async def _lines(pages: Pages) -> AsyncIterator[bytes]:
+    async for page in pages:
+        yield b"".join(encode_row(row) + b"\n" for row in page)
+
+
+async def _document(session_id: str, version: int, pages: Pages) -> AsyncIterator[bytes]:
+    """As TrailView, piece by piece."""
+    lead, last = b'{"session_id":%b,"events":[' % msgspec.json.encode(session_id), version
+    async for page in pages:
+        yield lead + b",".join(map(encode_row, page))
+        lead, last = b",", page[-1].version
+    end = b"]}" if last >= version else b'],"next":%d}' % last
+    yield end if lead == b"," else lead + end
+
+
+async def _answer(request: web.Request, pieces: AsyncIterator[bytes], content_type: str) -> web.StreamResponse:
+    """Send `pieces` as they come. The first is read before the headers leave: until then an error can be told."""
+    services = request.app[SERVICES]
+
+    async def write(stream: EventStream) -> None:
+        try:
+            if first:
+                await stream.send(first)
+            async for piece in pieces:
+                await stream.send(piece)
+        except LogError as error:
+            services.logger.warning("trail.cut", reason=str(error))
+            stream.cut(error)
+
+    with services.streams.another():
+        first = await anext(pieces, b"")
+        return await answer_stream(request, write, headers={"Content-Type": content_type, **HEADERS}, pings=False)
