@@ -8,7 +8,8 @@ from events.errors import VersionConflict
 from events.log import EventLog
 from events.verify import verify
 from tests.support.log_texts import ALL, fill, texts
-from tests.support.sample_events import ASKED, EVERY_EVENT, deleted, posted
+from tests.support.sample_events import ASKED, deleted, posted
+from tests.support.turns import emptied
 
 
 async def test_erase_removes_the_content_of_all_earlier_events_and_nothing_else(log: EventLog) -> None:
@@ -30,7 +31,7 @@ async def test_erase_removes_the_content_of_all_earlier_events_and_nothing_else(
 
 async def test_a_stream_can_be_erased_again(log: EventLog) -> None:
     await fill(log, "a", "1")
-    await log.erase("a", 1, EVERY_EVENT[11], ASKED)
+    await log.erase("a", 1, emptied(), ASKED)
     await log.append("a", 2, [posted("2")], ASKED)
     await log.erase("a", 3, deleted(), ASKED)
     assert [event.event for event in await log.read("a", limit=ALL)] == [None, None, None, deleted()]

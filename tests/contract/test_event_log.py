@@ -143,6 +143,20 @@ async def test_read_pages_forwards_and_backwards(log: EventLog) -> None:
     assert [row.position for row in await log.rows(after=1, limit=3)] == [2, 3, 4]
 
 
+async def test_the_rows_of_a_stream_are_its_part_of_all_rows(log: EventLog) -> None:
+    await fill(log, "a", *"123")
+    await fill(log, "b", "other")
+    await log.append("a", 3, [posted("4")], ASKED)
+    own = [row for row in await log.rows(limit=ALL) if row.stream_id == "a"]
+    assert [row.version for row in own] == [1, 2, 3, 4]
+    assert await log.stream_rows("a", limit=ALL) == own
+    assert await log.stream_rows("a", after=1, limit=2) == own[1:3]
+    assert await log.stream_rows("a", after=4, limit=ALL) == await log.stream_rows("c", limit=ALL) == []
+    assert await log.stream_rows("a", after=10**30, limit=10**30) == []
+    with pytest.raises(ValueError, match="limit"):
+        await log.stream_rows("a", limit=0)
+
+
 async def test_a_read_needs_a_limit_and_survives_any_number(log: EventLog) -> None:
     await fill(log, "a", "1")
     for limit in (0, -1):

@@ -1,11 +1,14 @@
 """One round of the crash suite: load on the real program, kill -9 at a random instant, start again, check the promises.
 
+Meanwhile readers follow sessions; they come back by themselves, and in the end have every character.
+
 As a command, for as many rounds as you like: `python -m tests.crash.rounds --rounds 50`.
 """
 
 import argparse
 import asyncio
 import random
+import socket
 import sys
 import tempfile
 import time
@@ -18,10 +21,12 @@ from msgspec import Struct
 from events.options import LogOptions
 from events.sqlite import SqliteLog
 from events.verify import verify
+from tests.crash.readers import Reader, check_all, following
 from tests.support.model_server import ModelServer
 from tests.support.service import Program
 
 CLIENTS = 6
+READERS = 4
 KILL_AFTER_S = (0.0, 0.9)  # once the first session is there
 ENDED = {"complete", "failed", "cancelled", "interrupted"}
 
@@ -83,26 +88,71 @@ def note(line: str, session_id: str, told: Told) -> None:
         told.messages[complete["message_id"]] = (session_id, complete["full_response"])
 
 
-async def crash_round(folder: Path, model_url: str, seed: int) -> Told:
+class Kind(Struct, frozen=True):
+    """`gently`: SIGTERM, not SIGKILL. `retries`: the replies that are interrupted are written anew."""
+
+    gently: bool = False
+    retries: bool = False
+
+
+async def crash_round(folder: Path, model_url: str, seed: int, kind: Kind) -> Told:
     """Returns what had been told. Raises AssertionError when a promise is broken."""
     rng = random.Random(seed)
     told = Told(set(), set(), set(), {})
-    program = await Program.start(folder, model_url, CHATBOT_STREAM_CHECKPOINT_INTERVAL_S="0.05")
+    settings = {
+        "PORT": str(free_port()),
+        "CHATBOT_STREAM_CHECKPOINT_INTERVAL_S": "0.05",
+        "CHATBOT_STREAM_RETRY_S": "0.1",
+        "CHATBOT_SERVER_DRAIN_PAUSE_S": "0",
+        "CHATBOT_SERVER_DRAIN_GRACE_S": "0",
+        "CHATBOT_SESSIONS_RETRY_INTERRUPTED": str(int(kind.retries)),
+    }
+    program = await Program.start(folder, model_url, **settings)
     clients = [asyncio.create_task(one_client(program.url, told, rng.randrange(2**32))) for _ in range(CLIENTS)]
-    async with asyncio.timeout(20):
-        while not told.sessions:  # a kill before the first word would prove nothing
-            await asyncio.sleep(0.005)
-    await asyncio.sleep(rng.uniform(*KILL_AFTER_S))
-    await program.kill()
-    await asyncio.gather(*clients)
+    seeds = [rng.randrange(2**32) for _ in range(READERS)]
+    async with following(program.url, lambda: told.sessions - told.deleting, seeds) as readers:
+        async with asyncio.timeout(20):
+            while not told.sessions:  # a kill before the first word would prove nothing
+                await asyncio.sleep(0.005)
+        await asyncio.sleep(rng.uniform(*KILL_AFTER_S))
+        await end(program, readers, kind)
+        await asyncio.gather(*clients)
+        await check_log(folder / "chatbot.db")
+        again = await Program.start(folder, model_url, **settings)
+        try:
+            await check_service(again.url, told, kind)
+            if told.sessions - told.deleting:
+                await check_all(again.url, readers)
+        except BaseException:
+            await again.kill()
+            raise
+    assert await again.stop() == 0
     await check_log(folder / "chatbot.db")
-    again = await Program.start(folder, model_url)
-    try:
-        await check_service(again.url, told)
-    finally:
-        assert await again.stop() == 0
-    await check_log(folder / "chatbot.db")
+    for reader in readers:
+        if told.sessions - told.deleting:
+            await reader.check_told(folder / "chatbot.db")
     return told
+
+
+def free_port() -> int:
+    """The program is to come back where its readers look for it."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+async def end(program: Program, readers: list[Reader], kind: Kind) -> None:
+    """A service that is asked to go says so to those who follow."""
+    if not kind.gently:
+        await program.kill()
+        return
+    there = [(reader, reader.client, reader.left) for reader in readers if reader.is_connected]
+    for reader in readers:
+        reader.drained = 0
+    assert await program.stop() == 0
+    for reader, client, left in there:
+        if reader.left == left and reader.client is client and not client.over:
+            await reader.until(lambda me: me.drained > 0, "it is sent away")
 
 
 async def check_log(path: Path) -> None:
@@ -116,12 +166,12 @@ async def check_log(path: Path) -> None:
         await log.close()
 
 
-async def check_service(url: str, told: Told) -> None:
-    """Everything acknowledged is there, everything has ended, every conversation can go on."""
+async def check_service(url: str, told: Told, kind: Kind) -> None:
+    """Everything acknowledged is there, everything has ended or soon does, every conversation can go on."""
     async with httpx.AsyncClient(base_url=url, timeout=20) as client:
         found: dict[str, dict[str, Any]] = {}
         for session_id in told.sessions:
-            answer = await client.get(f"/api/sessions/{session_id}/messages", params={"limit": 1000})
+            answer = await history_of(client, session_id, kind)
             if session_id in told.deleting:
                 assert answer.status_code == 404 or session_id not in told.deleted, "a deleted session is back"
                 if answer.status_code == 404:
@@ -141,16 +191,30 @@ async def check_service(url: str, told: Told) -> None:
             assert answer.status_code == 200, answer.text
 
 
+async def history_of(client: httpx.AsyncClient, session_id: str, kind: Kind) -> httpx.Response:
+    """Once what is written anew has ended, where that is to be."""
+    async with asyncio.timeout(20):
+        while True:
+            answer = await client.get(f"/api/sessions/{session_id}/messages", params={"limit": 1000})
+            if answer.status_code != 200 or not kind.retries:
+                return answer
+            if all(message["status"] in ENDED for message in answer.json()["messages"]):
+                return answer
+            await asyncio.sleep(0.02)
+
+
 async def rounds(count: int, seed: int) -> None:
     """Each on files of its own, with a model that writes a token every 5 ms."""
     async with ModelServer(delay_s=0.005) as model:
         for number in range(count):
             with tempfile.TemporaryDirectory() as folder:
                 started = time.monotonic()
-                told = await crash_round(Path(folder), model.url, seed + number)
+                rng = random.Random(seed + number)
+                kind = Kind(gently=rng.random() < 0.25, retries=rng.random() < 0.4)
+                told = await crash_round(Path(folder), model.url, seed + number, kind)
                 print(
-                    f"round {number + 1}/{count}: {len(told.sessions)} sessions, {len(told.messages)} messages, "
-                    f"{time.monotonic() - started:.1f} s",
+                    f"round {number + 1}/{count}: {kind}, {len(told.sessions)} sessions, "
+                    f"{len(told.messages)} messages, {time.monotonic() - started:.1f} s",
                     flush=True,
                 )
 

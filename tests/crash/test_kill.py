@@ -1,18 +1,20 @@
-"""kill -9 at a random instant under load; the nightly command is in the README."""
+"""kill -9, or a request to end, at a random instant under load; the nightly command is in the README."""
 
 import random
 from pathlib import Path
 
 import pytest
 
-from tests.crash.rounds import crash_round
+from tests.crash.rounds import Kind, crash_round
 from tests.support.model_server import ModelServer
 
+KINDS = [Kind(), Kind(), Kind(retries=True), Kind(gently=True), Kind(gently=True, retries=True)]
 
-@pytest.mark.parametrize("number", range(4))
-async def test_nothing_acknowledged_is_lost_and_every_reply_has_ended(tmp_path: Path, number: int) -> None:
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_nothing_acknowledged_is_lost_and_every_reply_ends_for_each_reader(tmp_path: Path, kind: Kind) -> None:
     seed = random.randrange(2**31)
     print(f"seed {seed}")  # shown when it fails
     async with ModelServer(delay_s=0.005) as model:
-        told = await crash_round(tmp_path, model.url, seed)
+        told = await crash_round(tmp_path, model.url, seed, kind)
     assert told.sessions

@@ -19,6 +19,7 @@ from yarl import URL
 from chatbot.api import documents
 from chatbot.api.app import build_app
 from chatbot.api.examples import SESSION
+from chatbot.api.open_streams import OpenStreams
 from chatbot.api.openapi import build_document
 from chatbot.api.services import Services
 from chatbot.config.edge import AuthSettings
@@ -52,6 +53,7 @@ def client_of(settings: Settings) -> Client:
         version="1.2.3",
         metrics=Metrics("1.2.3"),
         logger=structlog.get_logger(),
+        streams=OpenStreams(9),
         supervisor=SimpleNamespace(ask=ask, draining=False),
         new_id=lambda: SESSION,
     )

@@ -106,7 +106,14 @@ async def test_keys_keep_tenants_apart(tmp_path: Path, model: ModelServer) -> No
         async with mina, jun:
             session_id = (await mina.post("/api/sessions")).json()["session_id"]
             assert (await mina.get(f"/api/sessions/{session_id}")).status_code == 200
-            for method, path in (("GET", ""), ("GET", "/messages"), ("DELETE", ""), ("PATCH", ""), ("POST", "/cancel")):
+            for method, path in (
+                ("GET", ""),
+                ("GET", "/messages"),
+                ("GET", "/stream"),
+                ("DELETE", ""),
+                ("PATCH", ""),
+                ("POST", "/cancel"),
+            ):
                 body = {"title": "x"} if method == "PATCH" else None
                 answer = await jun.request(method, f"/api/sessions/{session_id}{path}", json=body)
                 assert answer.status_code == 404, (method, path)

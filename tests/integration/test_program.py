@@ -44,7 +44,7 @@ async def test_a_conversation_goes_on_after_a_restart(tmp_path: Path, model: Mod
         before = (await client.get(f"/api/sessions/{session_id}/messages")).json()
         assert await first.stop() == 0
     stages = [json.loads(line)["event"] for line in first.output if '"drain.' in line]
-    assert stages == ["drain.not_ready", "drain.replies", "drain.listener", "drain.done"]
+    assert stages == ["drain.not_ready", "drain.replies", "drain.feeds", "drain.listener", "drain.done"]
     assert not (tmp_path / "chatbot.db-wal").exists()
     async with program(tmp_path, model.url) as second, httpx.AsyncClient(base_url=second.url) as client:
         assert (await client.get(f"/api/sessions/{session_id}/messages")).json() == before

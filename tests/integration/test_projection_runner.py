@@ -19,6 +19,7 @@ from events.record import Metadata
 from events.sqlite import SqliteLog
 from projections import database
 from projections.errors import (
+    LogReplaced,
     ProjectionLag,
     ProjectionsInUse,
     ProjectionsStopped,
@@ -179,31 +180,51 @@ async def test_damage_is_found_at_start_even_when_nothing_has_to_be_written(path
     assert "damaged" in (await follow(path, log)).reasons[0]
 
 
-async def test_a_file_of_another_log_is_made_again(path: Path, log: MemoryLog) -> None:
-    await follow(path, log)
-    other = MemoryLog(b"another")
-    other.record("x", created())
-    told = await follow(path, other)
-    assert told.reasons == ["it was made from another log"]
-    assert [row[1] for row in contents(path)["sessions"]] == ["x"]
-
-
-async def test_a_log_restored_from_an_older_copy_is_folded_again(path: Path, log: MemoryLog) -> None:
-    await follow(path, log)
+def lost() -> MemoryLog:
+    """The log without its newest events."""
     older = MemoryLog()
     older.record("a", created("alice", topic="a"))
-    told = await follow(path, older)
-    assert told.reasons == [f"its checkpoint {log.head().position} is beyond the log's end"]
+    return older
 
 
-async def test_a_log_that_went_another_way_since_is_folded_again(path: Path, log: MemoryLog) -> None:
-    await follow(path, log)
+def replaced() -> MemoryLog:
+    other = MemoryLog(b"another")
+    other.record("x", created())
+    return other
+
+
+def rewritten(length: int) -> MemoryLog:
+    """A log that begins in the same way and goes another."""
     other = MemoryLog()
     other.record("a", created("alice", topic="a"))
-    other.record("x", *(SessionAccessed() for _ in range(log.head().position)))
-    other.events[1] = other.events[1].__class__(2, "x", 1, "session_created", 1, 0, Metadata(), created())
+    other.record("x", *(SessionAccessed() for _ in range(length)))
+    return other
+
+
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        (replaced(), "it was made from another log"),
+        (lost(), "is beyond the log's end"),
+        (rewritten(1000), "is not the one it folded"),
+        (MemoryLog(), "it was made from another log"),
+    ],
+)
+async def test_a_log_without_what_was_folded_is_refused_and_both_are_left_alone(
+    path: Path, log: MemoryLog, other: MemoryLog, reason: str
+) -> None:
+    """To fold what is left would hide that events are lost. Deleting the file says that it is meant."""
+    await follow(path, log)
+    before = contents(path)
+    for _ in range(2):
+        with pytest.raises(LogReplaced, match=reason):
+            await ProjectionRunner(path, other, None, OPTIONS).start()
+    assert contents(path) == before
+    assert (await follow(path, log)).reasons == []
+    path.unlink()
     told = await follow(path, other)
-    assert told.reasons == [f"the log's event at its checkpoint {log.head().position} is not the one it folded"]
+    assert told.reasons == []
+    assert told.failures == []
 
 
 async def test_another_programs_database_is_left_alone(path: Path, log: MemoryLog) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import httpx
 
 from tests.support.model_server import ModelServer
-from tests.support.parts import needs
+from tests.support.parts import free_port, needs
 from tests.support.service import program
 
 CONFIG = """
@@ -20,12 +19,6 @@ scrape_configs:
   - job_name: chatbot
     static_configs: [{{targets: ["{target}"]}}]
 """
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @asynccontextmanager

@@ -168,3 +168,22 @@ async def test_idle_actors_leave_memory_and_come_back_with_their_context(tmp_pat
         await service.chat(session_id, "two")
         sent = [m["content"] for m in model.requests[-1].body["messages"]]
         assert sent == ["Be kind.", "one", "You said: one", "two"]
+
+
+async def test_a_session_is_erased_for_good_so_long_after_its_expiry_as_the_setting_says(
+    tmp_path: Path, model: ModelServer
+) -> None:
+    after_hours = str(1 / 3600)
+    async with serving(tmp_path, model.url, CHATBOT_SESSIONS_ERASE_EXPIRED_AFTER_HOURS=after_hours) as service:
+        body = {"timeout_hours": 1 / 3600, "title": "SECRET-title"}
+        short = (await service.client.post("/api/sessions", json=body)).json()["session_id"]
+        kept = await service.session(title="KEPT-title")
+        async with asyncio.timeout(10):
+            while (await service.client.get(f"/api/sessions/{short}")).status_code == 200:
+                await asyncio.sleep(0.05)
+            while (await service.client.get(f"/api/sessions/{short}")).json()["type"] != "/problems/session-deleted":
+                await asyncio.sleep(0.05)
+        assert (await service.client.get(f"/api/sessions/{kept}")).status_code == 200
+        content = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+        assert b"SECRET" not in content
+        assert b"KEPT" in content

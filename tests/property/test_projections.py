@@ -11,27 +11,38 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from events.catalogue import (
+    AdoptedMessage,
     BranchSelected,
+    HistoryAdopted,
+    MessageCopied,
+    MessagePosted,
     MetadataChanged,
+    Parameters,
     ReplyCancelled,
+    ReplyEnded,
     ReplyFailed,
     ReplyInterrupted,
     ReplyProgressed,
+    ReplyRequested,
     SessionAccessed,
     SessionDeleted,
     SessionExpired,
     UsageTotal,
 )
-from projections.batch import day_of
+from events.record import RecordedEvent
+from projections.batch import day_of, key_of
 from projections.checkpoint import Checkpoint
-from projections.labels import label_of, text_of
-from projections.session import Session, evolve
+from projections.labels import label_of, label_of_key, text_of
+from projections.queries import BORROWED
+from projections.session import OpenReply, Pending, Session, evolve
 from projections.store import ProjectionStore
 from tests.support.memory_log import MemoryLog
 from tests.support.turns import completed, created, emptied, posted, started
 
+SESSIONS = ("s0", "s1")
 OWNERS = ("alice", "bob", None)
 METADATA: tuple[dict[str, Any], ...] = ({}, {"topic": "sea"}, {"topic": "hill", "n": 1}, {"deep": [1]})
 MODELS = ("small", "large")
@@ -39,42 +50,80 @@ DAY_US = 86_400_000_000
 
 
 class People:
-    """Writes a history that actors could have written: it decides from each session's folded state."""
+    """Writes a history that actors could have written: it decides from each session's folded state.
+
+    `ended` has the messages of each session whose texts are on record, `keys` where its requests' keys are.
+    """
 
     def __init__(self) -> None:
         self.log = MemoryLog()
         self.sessions: dict[str, Session] = {}
         self.messages: dict[str, list[str]] = {}
+        self.ended: dict[str, dict[str, AdoptedMessage]] = {}
+        self.keys: dict[str, set[tuple[str, int]]] = {}
         self.used: dict[str, Counter[tuple[str, str, int, int]]] = {}
-        self.ids = 0
+        self.ids = self.requests = 0
+        self.forks: list[str] = []
 
     def act(self, verb: str, who: int, choice: int) -> None:
         """One thing that happens in session `who`, if it can happen there."""
-        session_id = f"s{who}"
+        names = [*SESSIONS, *self.forks[-2:]]
+        session_id = names[who % len(names)]
         session = self.sessions.get(session_id)
         if session is None:
-            self.record(session_id, created(OWNERS[choice % 3], "a title", **METADATA[choice % 4]))
-            self.used[session_id], self.messages[session_id] = Counter(), []
+            self.create(session_id, choice)
         elif session.status != "deleted":
             getattr(self, verb)(session_id, session, choice)
 
+    def create(self, session_id: str, choice: int) -> None:
+        self.used[session_id], self.messages[session_id] = Counter(), []
+        self.ended[session_id], self.keys[session_id] = {}, set()
+        self.record(session_id, self.keyed(created(OWNERS[choice % 3], "a title", **METADATA[choice % 4])))
+
     def record(self, session_id: str, *events: Any) -> None:
         for recorded in self.log.record(session_id, *events):
+            self.note(session_id, recorded)
             self.sessions[session_id] = evolve(self.sessions.get(session_id), recorded)
+
+    def note(self, session_id: str, recorded: RecordedEvent) -> None:
+        """Remember which message has its text and which request has its key in `recorded`."""
+        event, before, ended = recorded.event, self.sessions.get(session_id), self.ended[session_id]
+        key = key_of(event)
+        if key is not None:
+            self.keys[session_id].add((key, recorded.position))
+        if isinstance(event, MessagePosted):
+            said = AdoptedMessage(event.message_id, event.parent_id, "user", "complete", recorded.position, 1)
+            ended[event.message_id] = said
+        elif isinstance(event, ReplyEnded) and before is not None:
+            owed = owed_in(before)
+            parent_id = next(one.message_id for one in owed if one.reply_id == event.reply_id)
+            said = AdoptedMessage(event.reply_id, parent_id, "assistant", "complete", recorded.position, 2, "small")
+            ended[event.reply_id] = said
+        elif isinstance(event, ReplyRequested):
+            ended.pop(event.reply_id, None)
+        elif isinstance(event, MessageCopied):
+            ended[event.message_id] = replace(ended[event.message_id], position=recorded.position)
+
+    def keyed(self, event: Any) -> Any:
+        """`event` as a request with a key caused it, one time in three; a key may come again elsewhere."""
+        self.requests += 1
+        if self.requests % 3:
+            return event
+        return replace(event, idempotency_key=f"key{self.requests % 7}", fingerprint="f" * 64)
 
     def post(self, session_id: str, session: Session, choice: int) -> None:
         self.ids += 1
         known = [None, *self.messages[session_id]]
         parent = session.head if choice % 3 else known[choice % len(known)]
         message_id, reply_id = f"m{self.ids}", f"r{self.ids}" if choice % 5 else None
-        self.record(session_id, posted(message_id, parent, reply_id))
+        self.record(session_id, self.keyed(posted(message_id, parent, reply_id)))
         self.messages[session_id] += [message_id] + ([reply_id] if reply_id else [])
 
     def talk(self, session_id: str, session: Session, choice: int) -> None:
         """A whole turn."""
         self.ids += 1
         message_id, reply_id, model = f"m{self.ids}", f"r{self.ids}", MODELS[choice % 2]
-        self.record(session_id, posted(message_id, session.head, reply_id))
+        self.record(session_id, self.keyed(posted(message_id, session.head, reply_id)))
         if self.sessions[session_id].open_reply is None:
             self.record(session_id, started(reply_id, message_id, model), completed(reply_id, choice, 7, model))
             self.used[session_id][day_of(self.log.now_us), model, choice, 7] += 1
@@ -83,7 +132,43 @@ class People:
     def start(self, session_id: str, session: Session, choice: int) -> None:
         if session.pending and session.open_reply is None:
             waiting = session.pending[0]
-            self.record(session_id, started(waiting.reply_id, waiting.message_id, MODELS[choice % 2]))
+            begun = started(waiting.reply_id, waiting.message_id, MODELS[choice % 2])
+            self.record(session_id, replace(begun, attempt=waiting.attempt))
+
+    def regenerate(self, session_id: str, session: Session, choice: int) -> None:
+        """Another reply to any message, which waits its turn."""
+        if self.messages[session_id]:
+            self.ids += 1
+            parent = self.messages[session_id][choice % len(self.messages[session_id])]
+            self.record(session_id, self.keyed(ReplyRequested(f"again{self.ids}", parent, Parameters(seed=choice))))
+            self.messages[session_id].append(f"again{self.ids}")
+
+    def retry(self, session_id: str, session: Session, choice: int) -> None:
+        """A crash: the reply that ran, or one that waited, is interrupted and owed all the same."""
+        owed = owed_in(session)
+        if owed:
+            one = owed[choice % len(owed)]
+            again = ReplyRequested(one.reply_id, one.message_id, Parameters(), one.attempt + 1)
+            self.record(session_id, ReplyInterrupted(one.reply_id, "partial", "crash"), again)
+
+    def fork(self, session_id: str, session: Session, choice: int) -> None:
+        """A session that begins with the branch of one of the messages, if all of that has ended."""
+        ended = self.ended[session_id]
+        leaf = [None, *ended][choice % (len(ended) + 1)]
+        branch: list[AdoptedMessage] = []
+        while leaf is not None:
+            if leaf not in ended:
+                return
+            branch.insert(0, ended[leaf])
+            leaf = branch[0].parent_id
+        self.ids += 1
+        fork_id = f"s{self.ids + len(SESSIONS)}"
+        self.create(fork_id, choice)
+        if branch:
+            self.record(fork_id, HistoryAdopted(tuple(branch)))
+        self.messages[fork_id] = [said.message_id for said in branch]
+        self.ended[fork_id] = {said.message_id: said for said in branch}
+        self.forks.append(fork_id)
 
     def answer_again(self, session_id: str, session: Session, choice: int) -> None:
         if self.messages[session_id] and session.open_reply is None:
@@ -105,10 +190,10 @@ class People:
             self.used[session_id][day_of(self.log.now_us), model, choice, 7] += 1
         else:
             kinds = (ReplyFailed, ReplyCancelled, ReplyInterrupted)
-            self.record(session_id, kinds[choice % 3](reply_id, "partial", "cause"))
+            self.record(session_id, kinds[choice // 3 % 3](reply_id, "partial", "cause"))
 
     def touch(self, session_id: str, session: Session, choice: int) -> None:
-        self.record(session_id, SessionAccessed())
+        self.record(session_id, self.keyed(SessionAccessed()))
         self.log.now_us += DAY_US if choice % 4 == 0 else 0
 
     def describe(self, session_id: str, session: Session, choice: int) -> None:
@@ -120,7 +205,8 @@ class People:
 
     def select(self, session_id: str, session: Session, choice: int) -> None:
         if self.messages[session_id]:
-            self.record(session_id, BranchSelected(self.messages[session_id][choice % len(self.messages[session_id])]))
+            leaf = self.messages[session_id][choice % len(self.messages[session_id])]
+            self.record(session_id, self.keyed(BranchSelected(leaf)))
 
     def empty(self, session_id: str, session: Session, choice: int) -> None:
         self.erase(session_id, emptied(*self.usage_of(session_id), owner=session.owner))
@@ -134,9 +220,20 @@ class People:
         self.empty(session_id, session, choice)
 
     def erase(self, session_id: str, event: Any) -> None:
+        for fork_id, message_id, _ in self.borrowed(session_id):
+            self.record(fork_id, MessageCopied(message_id, "user", "its text", model="small"))
         recorded = self.log.erase_now(session_id, event)
         self.sessions[session_id] = evolve(self.sessions[session_id], recorded)
-        self.messages[session_id] = []
+        self.messages[session_id], self.ended[session_id], self.keys[session_id] = [], {}, set()
+
+    def borrowed(self, session_id: str) -> list[tuple[str, str, int]]:
+        """Messages of other sessions whose texts are in this one's events."""
+        return [
+            (fork_id, said.message_id, said.position)
+            for fork_id, ended in self.ended.items()
+            for said in ended.values()
+            if fork_id != session_id and self.log.events[said.position - 1].stream_id == session_id
+        ]
 
     def usage_of(self, session_id: str) -> tuple[UsageTotal, ...]:
         """Everything the session ever used, whatever was erased of it."""
@@ -146,6 +243,11 @@ class People:
             for place, number in enumerate((n, n * prompt, n * completion)):
                 total[place] += number
         return tuple(UsageTotal(day, model, *numbers) for (day, model), numbers in sorted(totals.items()))
+
+
+def owed_in(session: Session) -> list[OpenReply | Pending]:
+    """The replies that run or wait."""
+    return [*([session.open_reply] if session.open_reply else []), *session.pending]
 
 
 class Follower:
@@ -170,22 +272,29 @@ class Follower:
         ((key,),) = connection.execute("SELECT label_key FROM meta").fetchall()
         said = {(name, text) for metadata in METADATA for name, value in metadata.items() if (text := text_of(value))}
         meaning = {label_of(key, name, text): f"{name}={text}" for name, text in said}
+        keys = {label_of_key(key, f"key{number}"): f"key{number}" for number in range(7)}
         names = ("sessions", "counts", "messages", "usage", "erased_usage")
         tables = {name: sorted(connection.execute(f"SELECT * FROM {name}"), key=repr) for name in names}
         tables["labels"] = sorted((meaning[label], no) for label, no in connection.execute("SELECT * FROM labels"))
+        tables["keys"] = sorted((no, keys[label], at) for no, label, at in connection.execute("SELECT * FROM keys"))
+        asked = [{"no": row[0], "limit": 1_000} for row in tables["sessions"]]
+        tables["borrowed"] = [(one["no"], *row[:3]) for one in asked for row in connection.execute(BORROWED, one)]
         tables["meta"] = connection.execute("SELECT schema_version, position, digest FROM meta").fetchall()
         connection.close()
         return tables
 
 
 VERBS = [*["talk"] * 3, "post", *["start"] * 2, *["end"] * 2, "answer_again", "touch", "describe"]
-VERBS += ["expire", "select", "empty", "empty", "forget", "delete"]
-DEEDS = st.tuples(st.sampled_from(VERBS), st.integers(0, 1), st.integers(0, 11))
+VERBS += ["expire", "select", "empty", "empty", "forget", "delete", *["fork"] * 3, "regenerate", "regenerate", "retry"]
+DEEDS = st.tuples(st.sampled_from(VERBS), st.integers(0, 3), st.integers(0, 11))
 FOLLOWS = st.tuples(st.sampled_from(["follow", "follow", "restart"]), st.integers(1, 5), st.just(0))
 LIVES = [
     [("talk", 0, 1)] * 3 + [("follow", 3, 0), ("empty", 0, 0), ("talk", 0, 1), ("follow", 3, 0), ("delete", 0, 0)],
     [("talk", 0, 1)] * 3 + [("empty", 0, 0), ("follow", 3, 0), ("talk", 0, 2), ("delete", 0, 0), ("follow", 3, 0)],
     [("talk", 0, 2)] * 2 + [("describe", 0, 1), ("follow", 3, 0), ("describe", 0, 2), ("expire", 0, 0)],
+    [("talk", 0, 0)] * 4 + [("fork", 0, 6), ("follow", 2, 0), ("fork", 2, 4), ("delete", 0, 0), ("delete", 2, 0)],
+    [("talk", 0, 0)] * 4 + [("follow", 2, 0), ("fork", 0, 6), ("delete", 0, 0), ("follow", 1, 0), ("talk", 2, 0)],
+    [("talk", 0, 0)] * 2 + [("regenerate", 0, 1), ("start", 0, 0), ("follow", 1, 0), ("retry", 0, 0), ("start", 0, 0)],
     [("touch", 0, 0), ("post", 0, 1), ("follow", 1, 0), ("start", 0, 1), ("restart", 0, 0), ("end", 0, 1)],
 ]
 
@@ -204,6 +313,9 @@ def directory() -> Iterator[str]:
 @example(happenings=LIVES[1])
 @example(happenings=LIVES[2])
 @example(happenings=LIVES[3])
+@example(happenings=LIVES[4])
+@example(happenings=LIVES[5])
+@example(happenings=LIVES[6])
 def test_a_file_that_followed_live_equals_one_rebuilt_from_what_is_left(
     directory: str, happenings: list[tuple[str, int, int]]
 ) -> None:
@@ -237,3 +349,13 @@ def check_against_what_happened(tables: dict[str, list[tuple[Any, ...]]], people
     assert {(row[1], row[2]) for row in tables["messages"]} == known
     depths = {(row[1], row[2]): row[4] for row in tables["messages"]}
     assert all(row[4] == depths.get((row[1], row[3]), 0) + 1 for row in tables["messages"])
+    positions = {(row[1], row[2]): row[7] for row in tables["messages"]}
+    for session_id, ended in people.ended.items():
+        no = people.sessions[session_id].no
+        assert {said.message_id: positions.pop((no, said.message_id)) for said in ended.values()} == {
+            said.message_id: said.position for said in ended.values()
+        }
+    assert not any(positions.values())  # of a reply that has not ended, the text is nowhere yet
+    assert tables["keys"] == sorted((people.sessions[s].no, *key) for s, keys in people.keys.items() for key in keys)
+    borrowed = [(people.sessions[s].no, *one) for s in people.sessions for one in people.borrowed(s)]
+    assert sorted(tables["borrowed"]) == sorted(borrowed)

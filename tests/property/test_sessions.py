@@ -19,7 +19,6 @@ from structlog.testing import capture_logs
 from chatbot.llm.errors import LlmFailed
 from chatbot.llm.protocol import Finish
 from chatbot.sessions import errors
-from chatbot.sessions.actor import Answer
 from chatbot.sessions.commands import (
     Asker,
     CancelReply,
@@ -31,7 +30,8 @@ from chatbot.sessions.commands import (
     Touch,
 )
 from chatbot.sessions.expiry import ExpiryTimer
-from events.catalogue import MessagePosted, Parameters, Usage
+from chatbot.sessions.idempotency import Answer
+from events.catalogue import MessagePosted, Parameters, ReplyRequested, Usage
 from events.errors import LogUnavailable
 from events.verify import verify
 from tests.support.hand_model import Call
@@ -49,6 +49,7 @@ from tests.support.sessions_under_test import (
 T = TypeVar("T")
 MINA, JUN = Asker(owner="mina", request_id="r1"), Asker(owner="jun", request_id="r2")
 ENDINGS = ("reply_completed", "reply_failed", "reply_cancelled", "reply_interrupted")
+GONE: dict[str, type[errors.Rejection]] = {"deleted": errors.SessionDeleted, "expired": errors.SessionExpired}
 HOUR_US = 3_600_000_000
 TOKENS = 7
 FINISH = Finish("stop", "hand-model", Usage(1, TOKENS, 1 + TOKENS))
@@ -112,7 +113,7 @@ class SessionsAgainstModel(RuleBasedStateMachine):
         """Why the session answers nothing any more, if so; one whose time has come is then expired."""
         if talk.is_due(self.real.now_us):
             talk.expire()
-        return {"deleted": errors.SessionDeleted, "expired": errors.SessionExpired}.get(talk.status)
+        return GONE.get(talk.status)
 
     def settle(self) -> None:
         """Wait until the log has as many events as the model says."""
@@ -127,9 +128,8 @@ class SessionsAgainstModel(RuleBasedStateMachine):
     def check_call(self, talk: Talk, reply: Line) -> Call:
         """The request for the running reply, which asks just what it should."""
         assert reply.parent_id
-        asked = talk.lines[reply.parent_id].content
-        self.run(self.real.until(lambda: self.real.provider.call_for(asked) is not None, "the model is asked"))
-        call = self.real.provider.call_for(asked)
+        self.run(self.real.until(lambda: self.real.provider.call_for(reply.seed) is not None, "the model is asked"))
+        call = self.real.provider.call_for(reply.seed)
         assert call is not None
         assert not call.closed
         assert [(message.role, message.content) for message in call.messages] == reply.asked
@@ -179,13 +179,14 @@ class SessionsAgainstModel(RuleBasedStateMachine):
 
     def message(self, parent_id: str | UnsetType | None, on_busy: str = "queue") -> PostMessage:
         message_id = self.new_id("m")
-        words = f"words of {message_id}"
-        return PostMessage(message_id, self.new_id("r"), words, Parameters(), parent_id=parent_id, on_busy=on_busy)
+        words, reply_id = f"words of {message_id}", self.new_id("r")
+        parameters = Parameters(seed=self.ids)
+        return PostMessage(message_id, reply_id, words, parameters, parent_id=parent_id, on_busy=on_busy)
 
     def posted(self, talk: Talk, command: PostMessage, if_version: int | None = None) -> None:
         parent_id = talk.head if command.parent_id is UNSET else command.parent_id
         message = Line(command.message_id, parent_id, "user", command.content)
-        reply = Line(command.reply_id, command.message_id, "assistant", "", "queued")
+        reply = Line(command.reply_id, command.message_id, "assistant", "", "queued", seed=command.parameters.seed)
         talk.post(message, reply, self.real.now_us)
         started = reply.status == "streaming"
         reply.live = self.ask(talk, command, if_version).reply
@@ -271,7 +272,7 @@ class SessionsAgainstModel(RuleBasedStateMachine):
         command = ChangeMetadata(given, title)
         if_version = None if offset is None else talk.version + offset
         if offset:
-            with self.refused(errors.VersionMismatch):
+            with self.refused(GONE.get(talk.status, errors.VersionMismatch)):
                 self.ask(talk, command, if_version=if_version)
             return
         gone = self.gone(talk)
@@ -475,14 +476,20 @@ class SessionsAgainstModel(RuleBasedStateMachine):
         session = await self.real.runner.queries.session(talk.session_id)
         assert session is not None
         assert (session.version, session.status, session.head) == (talk.version, talk.status, talk.head)
-        said = await self.real.reader.messages(session, session.head, 1000, None)
-        return [(one.row.message_id, one.row.role, one.row.status, one.content) for one in said]
+        if session.status == "deleted":
+            with pytest.raises(errors.SessionDeleted):
+                await self.real.reader.history(talk.session_id, None, 1000, None)
+            return []
+        found = await self.real.reader.history(talk.session_id, None, 1000, None)
+        assert found.offset == (talk.running.checkpointed if talk.running else 0)
+        return [(one.row.message_id, one.row.role, one.row.status, one.content) for one in found.said]
 
     @invariant()
     def every_reply_that_has_ended_ended_once(self) -> None:
         recorded = self.run(self.real.log.read_all(limit=10_000))
         ended = Counter(event.event.reply_id for event in recorded if event.event and event.type in ENDINGS)  # type: ignore[attr-defined]
-        owed = [event.event.reply_id for event in recorded if isinstance(event.event, MessagePosted)]
+        asking = MessagePosted | ReplyRequested
+        owed = [event.event.reply_id for event in recorded if isinstance(event.event, asking)]
         still_open = {reply.message_id for talk in self.talks.values() for reply in talk.owed}
         assert set(ended) == {reply_id for reply_id in owed if reply_id is not None} - still_open
         assert not ended or max(ended.values()) == 1

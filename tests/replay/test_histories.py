@@ -12,9 +12,10 @@ from events.codec import decode, encode, event_type
 from events.record import Head, StoredRow, decode_metadata
 from events.sqlite import SqliteLog
 from events.sqlite_schema import COLUMNS
-from events.verify import first_fault, verify
+from events.verify import verify
 from tests.replay.history import HISTORIES, load, write
 from tests.replay.record import rows_of_this_version
+from tests.support.log_files import first_fault
 from tests.support.sample_events import ASKED, posted
 
 FILES = sorted(HISTORIES.glob("*.ndjson"))

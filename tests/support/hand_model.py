@@ -11,8 +11,9 @@ from events.catalogue import Parameters
 class Call:
     """One request for a reply. `closed` once nobody reads it any more."""
 
-    def __init__(self, messages: tuple[ChatMessage, ...]) -> None:
+    def __init__(self, messages: tuple[ChatMessage, ...], parameters: Parameters) -> None:
         self.messages = messages
+        self.parameters = parameters
         self.closed = False
         self.given: asyncio.Queue[str | Finish | LlmError] = asyncio.Queue()
 
@@ -29,7 +30,7 @@ class HandModel:
     async def stream(
         self, messages: tuple[ChatMessage, ...], parameters: Parameters, *, whole: bool = False
     ) -> AsyncGenerator[str | Finish, None]:
-        call = Call(messages)
+        call = Call(messages, parameters)
         self.calls.append(call)
         try:
             while True:
@@ -42,9 +43,9 @@ class HandModel:
         finally:
             call.closed = True
 
-    def call_for(self, text: str) -> Call | None:
-        """The newest request whose last message is `text`."""
-        return next((call for call in reversed(self.calls) if call.messages[-1].content == text), None)
+    def call_for(self, seed: int | None) -> Call | None:
+        """The newest request with this seed, which is what a test tells its replies apart by."""
+        return next((call for call in reversed(self.calls) if call.parameters.seed == seed), None)
 
     async def health(self) -> Health:
         return Health(available=True)

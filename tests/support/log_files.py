@@ -4,17 +4,29 @@ import os
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from events.options import LogOptions
+from events.record import Head, StoredRow
 from events.sqlite import SqliteLog
+from events.verify import Fault, Walk
 from tests.support.sample_events import ASKED, posted
 
 IMPATIENT = LogOptions(busy_timeout_s=0.2, erase_wait_s=0.3)
+
+
+def first_fault(rows: Iterable[StoredRow], anchor: Head | None = None) -> Fault | None:
+    """The first fault of a whole log, None if it is as it was recorded."""
+    walk = Walk(anchor)
+    for row in rows:
+        fault = walk.step(row)
+        if fault is not None:
+            return fault
+    return walk.end()
 
 
 async def log_with(path: Path, *texts: str) -> None:

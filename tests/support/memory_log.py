@@ -51,6 +51,10 @@ class MemoryLog:
     def erasure_pending(self) -> bool:
         return False
 
+    @property
+    def damage(self) -> str | None:
+        return None
+
     async def append(
         self, stream_id: str, expected_version: int, events: Sequence[Event], metadata: Metadata
     ) -> tuple[RecordedEvent, ...]:
@@ -93,6 +97,10 @@ class MemoryLog:
             )
             for e in self.events[after : after + limit]
         ]
+
+    async def stream_rows(self, stream_id: str, *, after: int = 0, limit: int) -> list[StoredRow]:
+        rows = await self.rows(limit=len(self.events) or 1)
+        return [row for row in rows if row.stream_id == stream_id and row.version > after][:limit]
 
     def head(self) -> Head:
         return Head(len(self.events), self._digests[-1] if self.events else bytes(32))

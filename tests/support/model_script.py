@@ -21,6 +21,7 @@ class Script(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     first_delay_s: float = 0.0  # before the first piece, added to delay_s
     delay_s: float | None = None  # before each piece; None: the server's own
     hold_after: int | None = None  # after that many pieces wait until server.release()
+    stepwise: bool = False  # each piece waits for a server.step() of its own
     then: Ending = "finish"
     end_delay_s: float = 0.0  # before each frame of the ending, and before the end of the body
     finish_reason: str = "stop"

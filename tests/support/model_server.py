@@ -54,6 +54,7 @@ class ModelServer:
         self.probes: Counter[str] = Counter()  # how often /health and /v1/models were asked
         self.connections: set[_Connection] = set()
         self.released = asyncio.Event()
+        self._steps = asyncio.Semaphore(0)
         self._always = Script()
         self._next: list[Script] = []
         self._server: asyncio.Server | None = None
@@ -80,6 +81,10 @@ class ModelServer:
     def release(self) -> None:
         """Lets every answer go on that waits at its `hold_after`, and those to come."""
         self.released.set()
+
+    def step(self) -> None:
+        """Lets the next piece of a stepwise answer go."""
+        self._steps.release()
 
     async def wait_requests(self, count: int = 1, timeout_s: float = 5.0) -> None:
         await self._wait(lambda: len(self.requests) >= count, timeout_s)
@@ -239,6 +244,8 @@ class _Connection(asyncio.Protocol):
             for number in range(len(frames.pieces)):
                 if number == script.hold_after:
                     await self._server.released.wait()
+                if script.stepwise:
+                    await self._server._steps.acquire()
                 await asyncio.sleep(self._server.delay_s if script.delay_s is None else script.delay_s)
                 self._send_chunk(frames.piece(number))
                 request.pieces_sent = number + 1

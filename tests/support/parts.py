@@ -2,6 +2,7 @@
 
 import importlib.util
 import shutil
+import socket
 
 import pytest
 
@@ -9,6 +10,13 @@ import pytest
 def needs(program: str) -> pytest.MarkDecorator:
     """Skip unless `program` is installed; in CI it is, and a skip is a failure."""
     return pytest.mark.skipif(shutil.which(program) is None, reason=f"{program} is not installed")
+
+
+def free_port() -> int:
+    """For a part that cannot choose its own."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 needs_model = pytest.mark.skipif(

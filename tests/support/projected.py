@@ -21,6 +21,7 @@ class Told:
         self.progressed: list[tuple[int, int]] = []
         self.reasons: list[str] = []
         self.failures: list[BaseException] = []
+        self.adoptions: list[int] = []
 
     def applied(self, events: int, seconds: float) -> None:
         self.batches.append(events)
@@ -30,6 +31,9 @@ class Told:
 
     def rebuilt(self, reason: str) -> None:
         self.reasons.append(reason)
+
+    def adopted(self, position: int) -> None:
+        self.adoptions.append(position)
 
     def failed(self, error: BaseException) -> None:
         self.failures.append(error)

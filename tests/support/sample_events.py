@@ -1,17 +1,22 @@
 """One event of every type, with every field set, for whatever must hold for all of them."""
 
 from events.catalogue import (
+    AdoptedMessage,
     BranchSelected,
     ContentErased,
     Event,
+    HistoryAdopted,
+    MessageCopied,
     MessagePosted,
     MetadataChanged,
+    Origin,
     Parameters,
     ReplyCancelled,
     ReplyCompleted,
     ReplyFailed,
     ReplyInterrupted,
     ReplyProgressed,
+    ReplyRequested,
     ReplyStarted,
     SessionAccessed,
     SessionCreated,
@@ -31,10 +36,17 @@ TOTALS = (UsageTotal(day="2025-01-31", model="small", replies=2, prompt_tokens=2
 
 EVERY_EVENT: tuple[Event, ...] = (
     SessionCreated(
-        owner="alice", metadata={"topic": "바다", "n": 1}, timeout_s=86_400, title="Sea", system_prompt="Be brief."
+        owner="alice",
+        metadata={"topic": "바다", "n": 1},
+        timeout_s=86_400,
+        title="Sea",
+        system_prompt="Be brief.",
+        forked_from=Origin(session_id="elsewhere", version=9, message_id="m0"),
+        idempotency_key="key-0",
+        fingerprint="0" * 64,
     ),
     MetadataChanged(metadata={"topic": "산", "deep": {"list": [1, None, True]}}, title="Mountain"),
-    SessionAccessed(),
+    SessionAccessed(idempotency_key="key-4", fingerprint="4" * 64),
     MessagePosted(
         message_id="m1",
         parent_id="m0",
@@ -66,9 +78,21 @@ EVERY_EVENT: tuple[Event, ...] = (
         time_to_first_token_us=80_000,
     ),
     ReplyFailed(reply_id="r2", content="Hal", cause="timeout", detail="no token for 30 s", duration_us=30_000_000),
-    ReplyCancelled(reply_id="r3", content="Hello", cause="client", duration_us=10),
+    ReplyCancelled(
+        reply_id="r3", content="Hello", cause="client", duration_us=10, idempotency_key="key-3", fingerprint="3" * 64
+    ),
     ReplyInterrupted(reply_id="r4", content="Hel", cause="shutdown", duration_us=20),
-    BranchSelected(message_id="m1"),
+    BranchSelected(message_id="m1", idempotency_key="key-5", fingerprint="5" * 64),
+    ReplyRequested(
+        reply_id="r4", parent_id="m1", parameters=PARAMETERS, attempt=2, idempotency_key="key-2", fingerprint="2" * 64
+    ),
+    HistoryAdopted(
+        messages=(
+            AdoptedMessage("m0", None, "user", "complete", 3, 1_738_000_000_000_000),
+            AdoptedMessage("r0", "m0", "assistant", "cancelled", 7, 1_738_000_001_000_000, model="small"),
+        )
+    ),
+    MessageCopied(message_id="r0", role="assistant", content="거기", finish_reason="stop", model="small", usage=USAGE),
     ContentErased(reason="asked by its owner", events_erased=11, timeout_s=86_400, owner="alice", usage=TOTALS),
     SessionExpired(deadline_us=1_738_368_000_000_000),
     SessionDeleted(reason="expired", owner="alice", usage=TOTALS),

@@ -10,7 +10,10 @@ OPEN = ("queued", "streaming")
 
 
 class Line(Struct):
-    """One message. `checkpointed` is how much of a running reply a crash would leave."""
+    """One message. `checkpointed` is how much of a running reply a crash would leave; `seed` tells replies apart.
+
+    `home` is the session whose events hold the text of a message that has ended; '' for the one that shows it.
+    """
 
     message_id: str
     parent_id: str | None
@@ -19,7 +22,13 @@ class Line(Struct):
     status: str = "complete"
     checkpointed: int = 0
     live: Reply | None = None
+    seed: int | None = None
+    home: str = ""
     asked: list[tuple[str, str]] = []  # what the model was sent when its turn came
+
+    @property
+    def shown(self) -> str:
+        return self.content[: self.checkpointed] if self.status in OPEN else self.content
 
 
 class Talk(Struct):
@@ -61,8 +70,8 @@ class Talk(Struct):
         return said
 
     def shown(self) -> list[tuple[str, str, str, str]]:
-        """The history as clients see it."""
-        return [(line.message_id, line.role, line.status, line.content) for line in self.branch(self.head)]
+        """The history as clients see it: of a running reply, what has been recorded."""
+        return [(line.message_id, line.role, line.status, line.shown) for line in self.branch(self.head)]
 
     def post(self, message: Line, reply: Line, now_us: int) -> None:
         self.lines[message.message_id] = message
@@ -71,6 +80,26 @@ class Talk(Struct):
         self.owed.append(reply)
         self.version += 1
         self.start_next()
+
+    def ask_again(self, reply: Line, now_us: int) -> None:
+        """Another reply to a message that is there."""
+        self.lines[reply.message_id] = reply
+        self.head, self.accessed_us = reply.message_id, now_us
+        self.owed.append(reply)
+        self.version += 1
+        self.start_next()
+
+    def newest_leaf(self, message_id: str) -> str:
+        """The newest message at or below it."""
+        below = {message_id}
+        for line in self.lines.values():  # oldest first
+            if line.parent_id in below:
+                below.add(line.message_id)
+        return next(line_id for line_id in reversed(self.lines) if line_id in below)
+
+    def select(self, leaf: str, now_us: int) -> None:
+        self.head, self.accessed_us = leaf, now_us
+        self.version += 1
 
     def start_next(self) -> None:
         if self.owed and self.owed[0].status == "queued":

@@ -11,6 +11,7 @@ import structlog
 
 from chatbot.llm.gate import Gate
 from chatbot.sessions.decide import Rules
+from chatbot.sessions.feeds import Feeds
 from chatbot.sessions.generation import Timing
 from chatbot.sessions.ports import Limits, Ports
 from chatbot.sessions.reading import Reader
@@ -174,6 +175,7 @@ class Sessions:
                 checkpoint_interval_s=CHECKPOINT_S,
                 read_page_max=3,
             ),
+            feeds=Feeds(),
             observe=self.seen,
             clock=self.clock,
             timer=asyncio.get_running_loop().time,

@@ -39,6 +39,8 @@ def test_the_defaults_have_no_faults_and_no_risks() -> None:
         (changed(auth={"keys": {"My Phone": SECRET}}), "auth.keys", "the name of key 1"),
         (changed(auth={"keys": {"x" * 65: SECRET}}), "auth.keys", "the name of key 1"),
         (changed(auth={"keys": {"a": SECRET, "b": SECRET}}), "auth.keys", "the same secret"),
+        (changed(auth={"keys": {"a": SECRET}, "auditors": ("a", "b")}), "auth.auditors", "whose key is configured"),
+        (changed(auth={"auditors": ("a",)}), "auth.auditors", "whose key is configured"),
         (changed(database={"projections_path": "chatbot.db"}), "database.projections_path", "a file of their own"),
         (changed(database={"url": "mysql://x"}), "database.url", "no store speaks mysql://"),
     ],

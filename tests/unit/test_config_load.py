@@ -96,6 +96,7 @@ def test_the_env_file_of_the_first_readme_works(tmp_path: Path) -> None:
         ("CHATBOT_LLM_PROVIDER", "EMBEDDED", "llm.provider", "embedded"),
         ("CHATBOT_SESSIONS_IDLE_TIMEOUT_S", "5", "sessions.idle_timeout_s", 5.0),
         ("CHATBOT_API_KEYS", f"phone:{SECRET}:x, web:{SECRET}", "auth.keys", {"phone": f"{SECRET}:x", "web": SECRET}),
+        ("CHATBOT_AUTH_AUDITORS", "", "auth.auditors", ()),
         ("CHATBOT_CHAT_SYSTEM_PROMPT", "친절하게, 짧게", "chat.system_prompt", "친절하게, 짧게"),
     ],
 )
@@ -104,6 +105,14 @@ def test_a_text_becomes_its_settings_type(tmp_path: Path, variable: str, text: s
     found = getattr(getattr(read(tmp_path, **{variable: text}).settings, section), key)
     assert found == value
     assert type(found) is type(value)
+
+
+def test_auditors_are_names_of_keys(tmp_path: Path) -> None:
+    keys = f"mina:{SECRET}, eve:{SECRET}2"
+    auth = read(tmp_path, CHATBOT_API_KEYS=keys, CHATBOT_AUTH_AUDITORS="eve,mina").settings.auth
+    assert auth.auditors == ("eve", "mina")
+    with pytest.raises(ConfigError, match=r'auth.auditors = \["jun"\] .*auth.keys = \*\*\*'):
+        read(tmp_path, CHATBOT_API_KEYS=keys, CHATBOT_AUTH_AUDITORS="jun")
 
 
 def test_an_empty_variable_changes_nothing(tmp_path: Path) -> None:

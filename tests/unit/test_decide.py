@@ -7,17 +7,21 @@ import pytest
 from msgspec.structs import replace
 
 from chatbot.sessions import commands, errors
-from chatbot.sessions.commands import SERVICE, Asker
+from chatbot.sessions.commands import SERVICE, Asker, Once
 from chatbot.sessions.decide import Decision, Rules, decide
 from chatbot.sessions.state import State, evolve
 from events.catalogue import (
+    BranchSelected,
     Event,
+    MessageCopied,
     MessagePosted,
     MetadataChanged,
     Parameters,
     ReplyCompleted,
     ReplyFailed,
+    ReplyInterrupted,
     ReplyProgressed,
+    ReplyRequested,
     ReplyStarted,
     SessionAccessed,
     SessionCreated,
@@ -239,3 +243,111 @@ def test_a_foreign_session_is_not_found_when_there_are_keys() -> None:
     for owner, refused in (("alice", False), ("bob", True), (None, True)):
         decision = decide(state, commands.Touch(), 0, rules, Asker(owner, "id"), SESSION)
         assert isinstance(decision.rejection, errors.SessionNotFound) is refused
+
+
+def regenerate(number: int, message_id: str, **fields: Any) -> commands.Regenerate:
+    return commands.Regenerate(f"r{number}", message_id, Parameters(seed=number), **fields)
+
+
+ONCE = Once("key", "f" * 64)
+
+
+def test_a_regenerated_reply_is_requested_and_starts_at_once_with_a_context_that_ends_in_the_question() -> None:
+    state = turn(turn(created(), 1), 2)
+    requested, started = ask(state, regenerate(9, "m1")).events
+    assert requested == ReplyRequested("r9", "m1", Parameters(seed=9))
+    assert isinstance(started, ReplyStarted)
+    assert (started.reply_id, started.parent_id, started.context_ids) == ("r9", "m1", ("m1",))
+    assert (started.parameters, started.attempt) == (Parameters(seed=9), 1)
+    after = record(state, [requested, started]).session
+    assert (after.head, after.message_count, after.pending) == ("r9", 5, ())
+
+
+def test_a_regeneration_waits_counts_among_those_that_wait_and_is_refused_as_a_message_is() -> None:
+    state = record(created(), ask(created(), post(1)).events)
+    assert isinstance(ask(state, regenerate(9, "m1", on_busy="reject")).rejection, errors.SessionBusy)
+    for number in (8, 9):
+        (requested,) = ask(state, regenerate(number, "m1")).events
+        state = record(state, [requested])
+    assert [waiting.reply_id for waiting in state.session.pending] == ["r8", "r9"]
+    assert isinstance(ask(state, regenerate(10, "m1")).rejection, errors.TooManyPending)
+    assert isinstance(ask(state, post(4)).rejection, errors.TooManyPending)
+
+
+def test_where_none_may_wait_an_idle_session_still_answers() -> None:
+    rules = replace(RULES, pending_max=0)
+    assert decide(created(), post(1), 0, rules, SERVICE, SESSION).rejection is None
+    state = record(created(), ask(created(), post(1)).events)
+    refused = decide(state, post(2), 0, rules, SERVICE, SESSION)
+    assert isinstance(refused.rejection, errors.TooManyPending)
+
+
+def test_selecting_the_selected_branch_records_nothing_unless_it_must_be_known_again() -> None:
+    state = turn(turn(created(), 1), 2)
+    assert ask(state, commands.SelectBranch("r2")).events == ()
+    assert ask(state, commands.SelectBranch("r1")).events == (BranchSelected("r1"),)
+    keyed = BranchSelected("r2", ONCE.key, ONCE.fingerprint)
+    assert ask(state, commands.SelectBranch("r2", once=ONCE)).events == (keyed,)
+
+
+def test_the_key_of_a_request_is_in_the_one_event_that_it_caused() -> None:
+    new, state = created(), turn(created(), 1)
+    create = commands.CreateSession(None, {}, 60, None, None, once=ONCE)
+    cases: list[tuple[State | None, commands.Command]] = [
+        (None, create),
+        (new, post(1, once=ONCE)),
+        (record(new, ask(new, post(2)).events), post(1, once=ONCE)),
+        (state, regenerate(9, "m1", once=ONCE)),
+        (state, commands.CancelReply(once=ONCE)),
+    ]
+    for before, command in cases:
+        events = ask(before, command).events
+        keys = [(getattr(e, "idempotency_key", None), getattr(e, "fingerprint", None)) for e in events]
+        assert [key for key in keys if key != (None, None)] == [(ONCE.key, ONCE.fingerprint)], command
+        assert not any(
+            getattr(event, "idempotency_key", None) for event in ask(before, replace(command, once=None)).events
+        )
+
+
+def test_a_cancel_with_a_key_is_remembered_only_where_it_finds_nothing() -> None:
+    running = record(created(), ask(created(), post(1)).events)
+    assert ask(running, commands.CancelReply(once=ONCE)).events == ()  # the key is in the reply_cancelled to come
+    assert ask(created(), commands.CancelReply(once=ONCE)).events == (SessionAccessed(ONCE.key, ONCE.fingerprint),)
+    assert ask(created(), commands.CancelReply()).events == ()
+
+
+def test_a_session_whose_id_was_made_from_a_key_is_not_made_twice() -> None:
+    refused = ask(created(), commands.CreateSession(None, {}, 60, None, None, once=ONCE))
+    assert isinstance(refused.rejection, errors.KeyReused)
+    assert refused.events == ()
+
+
+def test_an_interrupted_reply_that_is_asked_for_again_goes_before_those_that_wait() -> None:
+    state = record(created(), ask(created(), post(1)).events)
+    state = record(state, ask(state, post(2)).events)
+    again = ReplyRequested("r1", "m1", Parameters(seed=1), 2)
+    ended = commands.EndReply(ReplyInterrupted("r1", "part", "crash"), again)
+    events = ask(state, ended).events
+    assert events == (ended.event, again)
+    state = record(state, events)
+    assert [(waiting.reply_id, waiting.attempt) for waiting in state.session.pending] == [("r1", 2), ("r2", 1)]
+    assert (state.session.head, state.session.message_count) == ("r2", 4)
+    (started,) = ask(state, commands.StartReply(Parameters(seed=1))).events
+    assert isinstance(started, ReplyStarted)
+    assert (started.reply_id, started.attempt, started.context_ids) == ("r1", 2, ("m1",))
+    state = record(state, [started])
+    assert state.session.open_reply is not None
+    assert state.session.open_reply.attempt == 2
+    assert ask(record(state, [completed(1)]), ended).events == ()  # it has ended otherwise meanwhile
+
+
+def test_an_expired_session_keeps_texts_that_its_origin_is_to_lose_and_refuses_the_rest() -> None:
+    copy = commands.CopyTexts((MessageCopied("m1", "user", "text"),))
+    due = created()
+    assert ask(due, copy, now_us=HOUR_US).events == copy.events
+    expired = record(due, [SessionExpired(deadline_us=HOUR_US)])
+    assert ask(expired, copy).events == copy.events
+    for command in (regenerate(1, "m1"), commands.SelectBranch("m1"), commands.Fork("f")):
+        assert type(ask(expired, command).rejection) is errors.SessionExpired
+    gone = record(expired, [SessionDeleted(reason="request")])
+    assert type(ask(gone, copy).rejection) is errors.SessionDeleted

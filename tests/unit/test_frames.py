@@ -8,7 +8,25 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from chatbot.api.frames import DONE, PING, Chunk, Complete, Error, Frame, Start, encode
+from chatbot.api.frames import (
+    DONE,
+    PING,
+    Branch,
+    Chunk,
+    Complete,
+    Deleted,
+    Draining,
+    Error,
+    Expired,
+    FeedChunk,
+    FeedFrame,
+    Frame,
+    Message,
+    Resync,
+    Session,
+    Start,
+    encode,
+)
 from events.catalogue import Usage
 
 TEXT = st.text(max_size=200)
@@ -18,7 +36,17 @@ FRAMES: list[Frame] = [
     Chunk("a\nb\r\nc\rd"),
     Complete("m", "line\nline", "stop", Usage(1, 2, 3), "2026-01-01T00:00:00.000000Z", 8),
     Complete("m", "", None, None, "2026-01-01T00:00:00.000000Z", 8),
-    Error("failed", "LLM server failed", "two\nlines", "two\nlines"),
+    Error("failed", "LLM server failed", "two\nlines", "two\nlines", "m", 8, 9),
+]
+FEED_FRAMES: list[FeedFrame] = [
+    FeedChunk("a\nb\r\nc\rd", "m"),
+    Message("m", None, "user", "line\nline", "2026-01-01T00:00:00.000000Z", None, 2),
+    Session("s", "two\nlines", {"key": "two\nlines"}, 1),
+    Branch("m", 3),
+    Expired(3),
+    Deleted(3),
+    Resync(3),
+    Draining(3),
 ]
 
 
@@ -60,18 +88,24 @@ def test_frames_in_one_write_are_read_one_by_one(pieces: list[str]) -> None:
     assert events[-1][1] == "[DONE]"
 
 
-@pytest.mark.parametrize("frame", FRAMES, ids=lambda frame: type(frame).__name__)
-def test_no_frame_has_a_line_break_inside_its_data(frame: Frame) -> None:
+@pytest.mark.parametrize("frame", [*FRAMES, *FEED_FRAMES], ids=lambda frame: type(frame).__name__)
+def test_no_frame_has_a_line_break_inside_its_data(frame: Frame | FeedFrame) -> None:
     encoded = encode(frame, 12, 34)
     assert re.fullmatch(rb"id: 12:34\ndata: [^\r\n]+\n\n", encoded)
-    assert msgspec.json.decode(read(encoded)[0][1], type=Frame) == frame
+    assert msgspec.json.decode(read(encoded)[0][1], type=type(frame)) == frame
 
 
-@pytest.mark.parametrize("frame", FRAMES, ids=lambda frame: type(frame).__name__)
-def test_each_frame_says_what_it_is(frame: Frame) -> None:
+@pytest.mark.parametrize("frame", [*FRAMES, *FEED_FRAMES], ids=lambda frame: type(frame).__name__)
+def test_each_frame_says_what_it_is(frame: Frame | FeedFrame) -> None:
     said = json.loads(read(encode(frame, 1, 0))[0][1])
-    assert said["type"] == type(frame).__name__.lower()
+    assert said["type"] == type(frame).__name__.removeprefix("Feed").lower()
     assert set(said) == {"type", *frame.__struct_fields__}
+
+
+def test_the_time_to_come_back_is_in_the_frames_own_block() -> None:
+    encoded = encode(Draining(3), 3, 0, retry_ms=1500)
+    assert encoded.startswith(b"retry: 1500\nid: 3:0\ndata: ")
+    assert len(read(encoded)) == 1, "a block of its own would be an empty event to some readers"
 
 
 def test_a_ping_is_a_comment_that_readers_pass_over() -> None:

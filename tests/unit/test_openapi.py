@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import jsonschema  # type: ignore[import-untyped]  # it ships no types
 import msgspec
@@ -16,16 +16,18 @@ from chatbot.api import frames
 from chatbot.api.app import build_app
 from chatbot.api.bodies import BodyFault, ChatBody, check_chat, check_metadata, check_text, decode_body
 from chatbot.api.calls import CALLS
-from chatbot.api.examples import EXAMPLES, SESSION, transcript
+from chatbot.api.examples import EXAMPLES, SESSION, feed_transcript, transcript
 from chatbot.api.middleware import OPEN_PATHS
 from chatbot.api.openapi import build_document
 from chatbot.api.problems import CAUSES, STATUSES, Problem, internal_error, problem_of, render
 from chatbot.api.schemas import ProblemView
 from chatbot.api.services import Services
+from chatbot.audit.trail import EventView
 from chatbot.config.edge import AuthSettings, ServerSettings
 from chatbot.config.replies import ChatSettings
 from chatbot.config.settings import Settings
 from chatbot.config.storage import SessionSettings
+from tests.support.chain_check import GENESIS, commitment_of, digest_of
 
 SECRET = "correct-horse-battery"
 SMALL = Settings(
@@ -262,6 +264,42 @@ def test_the_streamed_example_is_a_stream_of_documented_frames() -> None:
         validator(schema).validate(json.loads(line))
     sent = [type(msgspec.json.decode(line, type=frames.Frame)) for line in data]
     assert sent == [frames.Start, frames.Chunk, frames.Complete]
+
+
+def test_the_feeds_example_is_a_stream_of_documented_frames() -> None:
+    operation = DOCUMENT["paths"]["/api/sessions/{session_id}/stream"]["get"]
+    assert feed_transcript() in operation["description"]
+    content = operation["responses"]["200"]["content"]["text/event-stream"]
+    data = re.findall(r"^data: (.*)$", feed_transcript(), re.MULTILINE)
+    sent = [type(msgspec.json.decode(line, type=frames.FeedFrame)) for line in data]
+    assert sent == [frames.Message, frames.Start, frames.FeedChunk, frames.Complete]
+    assert {example["value"]["type"] for example in content["examples"].values()} == {
+        kind.__struct_config__.tag for kind in get_args(frames.FeedFrame)
+    }, "there is an example of each frame"
+    names = {one.get("$ref", one.get("name")).rpartition("/")[2] for one in operation["parameters"]}
+    assert names >= {"session_id", "after", "Last-Event-ID"}
+
+
+def test_what_comes_in_other_forms_than_json_is_documented_too() -> None:
+    def forms(path: str) -> set[str]:
+        return set(DOCUMENT["paths"][path]["get"]["responses"]["200"]["content"])
+
+    assert forms("/api/sessions/{session_id}/events") == {"application/json", "application/x-ndjson"}
+    assert forms("/api/events") == {"application/x-ndjson", "text/event-stream"}
+    assert forms("/api/sessions/{session_id}/export") == {"application/json", "text/markdown"}
+
+
+def test_the_audits_calls_may_be_forbidden() -> None:
+    forbidden = {path for _, path, operation in operations() if "403" in operation["responses"]}
+    assert forbidden == {"/api/events", "/api/audit/head", "/api/audit/verify"}
+    assert shown(403)["forbidden"]["status"] == 403
+
+
+def test_the_digests_of_the_events_in_the_examples_can_be_recomputed() -> None:
+    for example in EXAMPLES[EventView].values():
+        line = json.dumps(example, ensure_ascii=False, separators=(",", ":"))
+        assert commitment_of(line) in (None, example["commitment"])
+        assert digest_of(line, GENESIS) == example["digest"]
 
 
 def test_without_keys_no_call_asks_for_one() -> None:

@@ -27,6 +27,8 @@ EXPECTED: dict[type[Exception], int] = {
     sessions.SessionDeleted: 404,
     sessions.VersionMismatch: 412,
     sessions.UnknownMessage: 422,
+    sessions.NothingToRegenerate: 422,
+    sessions.KeyReused: 422,
     sessions.TooLarge: 422,
     sessions.SessionBusy: 409,
     sessions.TooManyPending: 429,
@@ -39,6 +41,7 @@ EXPECTED: dict[type[Exception], int] = {
     log.LogBusy: 503,
     log.LogUnusable: 500,
     log.LogInUse: 500,
+    log.LogDamaged: 500,
     log.UnknownEvent: 500,
     llm.LlmError: 502,
     llm.LlmFailed: 502,
@@ -52,6 +55,8 @@ EXPECTED: dict[type[Exception], int] = {
     projections.ProjectionsInUse: 503,
     projections.ProjectionsUnusable: 503,
     projections.Unfit: 503,
+    projections.LogReplaced: 503,
+    projections.UnfitOffer: 503,
 }
 PRIVATE = "PRIVATE /home/someone/key"
 

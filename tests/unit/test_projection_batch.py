@@ -10,7 +10,7 @@ from events.catalogue import (
     SessionExpired,
     UsageTotal,
 )
-from projections.batch import Changes, SessionChanges, day_of, fold
+from projections.batch import ROWS_MAX, Changes, SessionChanges, day_of, fold
 from projections.labels import labels_of
 from projections.message import MessageUpdate, NewMessage
 from projections.session import Session
@@ -40,9 +40,21 @@ def test_a_whole_turn_in_one_batch_is_two_rows_and_no_update() -> None:
     at_us = START_US + STEP_US
     assert session.updates == {}
     assert session.inserts == {
-        "m1": NewMessage(4, "m1", None, 1, "user", "complete", 2, 2, at_us + STEP_US),
+        "m1": NewMessage(2 * ROWS_MAX, "m1", None, 1, "user", "complete", 2, 2, at_us + STEP_US),
         "r1": NewMessage(
-            5, "r1", "m1", 2, "assistant", "complete", 4, 4, at_us + 2 * STEP_US, "small", 10, 20, "2025-01-01"
+            2 * ROWS_MAX + 1,
+            "r1",
+            "m1",
+            2,
+            "assistant",
+            "complete",
+            4,
+            4,
+            at_us + 2 * STEP_US,
+            "small",
+            10,
+            20,
+            "2025-01-01",
         ),
     }
 

@@ -74,7 +74,7 @@ async def test_a_reader_that_leaves_is_forgotten() -> None:
     await asyncio.sleep(0)
     leaving.cancel()
     await asyncio.wait((leaving,))
-    assert not source._readers
+    assert not source.bell.waiting
 
 
 async def test_those_who_wait_are_told_when_the_end_cannot_be_recorded() -> None:

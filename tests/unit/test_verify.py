@@ -12,7 +12,8 @@ from events.chain import GENESIS, commit, link
 from events.record import Head, StoredRow
 from events.sqlite import SqliteLog
 from events.sqlite_schema import TRIGGERS
-from events.verify import Fault, first_fault, verify
+from events.verify import Fault, Walk, verify
+from tests.support.log_files import first_fault
 from tests.support.sample_events import ASKED, EVERY_EVENT, deleted, posted
 
 LENGTH = 24
@@ -61,7 +62,7 @@ async def log(database: Path) -> AsyncIterator[SqliteLog]:
 async def fault_of(database: Path, anchor: Head | None = None) -> Fault | None:
     log = await SqliteLog.open(database, read_only=True)
     try:
-        return (await verify(log, anchor))[1]
+        return (await verify(log, Walk(anchor)))[1]
     finally:
         await log.close()
 

@@ -1,0 +1,275 @@
+"""rebuild: projections made anew, interrupted at any time and under a running service."""
+
+import asyncio
+import json
+import signal
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+import pytest
+
+from events.catalogue import SessionAccessed
+from events.record import Metadata
+from events.sqlite import SqliteLog
+from projections.errors import LogReplaced, ProjectionsInUse, ProjectionsUnavailable, ProjectionsUnusable
+from projections.lock import PathLock
+from projections.reader import Reader
+from projections.rebuilt import making, offered, rebuild
+from tests.support.memory_log import MemoryLog
+from tests.support.model_server import ModelServer
+from tests.support.processes import ran, record_of, started
+from tests.support.projected import Told, contents, follow, running
+from tests.support.service import program
+from tests.support.turns import created, turn, turns
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "projections.db"
+
+
+@pytest.fixture
+def log() -> MemoryLog:
+    log = MemoryLog()
+    for name in "abc":
+        log.record(name, created("alice", topic=name), *turns(60))
+    return log
+
+
+def quiet(_position: int) -> None: ...
+
+
+def left_behind(path: Path) -> set[str]:
+    """What is beside the file but locks and what a reader of it leaves."""
+    return {
+        file.name
+        for file in path.parent.glob("projections.db?*")
+        if not file.name.endswith(("-lock", "db-wal", "db-shm"))
+    }
+
+
+async def test_the_file_is_the_same_as_one_that_followed_the_log(path: Path, log: MemoryLog) -> None:
+    followed, seen = path.with_name("followed.db"), list[int]()
+    await follow(followed, log)
+    head = log.head().position
+    assert await rebuild(log, path, 50, seen.append) == (head, True)
+    assert contents(path) == contents(followed)
+    assert (seen[0], seen[-1], left_behind(path)) == (50, head, set())
+    log.record("a", SessionAccessed())
+    told = await follow(path, log)
+    assert (told.batches, told.reasons) == ([1], [])
+
+
+async def test_a_file_that_lies_is_replaced(path: Path, log: MemoryLog) -> None:
+    await follow(path, log)
+    before = contents(path)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE messages SET parent_id = 'wrong'")
+        connection.commit()
+    await rebuild(log, path, 50, quiet)
+    assert contents(path) == before
+
+
+async def test_interrupted_it_leaves_everything_as_it_was(path: Path, log: MemoryLog) -> None:
+    await follow(path, log)
+    before = path.read_bytes()
+    reached = asyncio.Event()
+    rebuilding = asyncio.create_task(rebuild(log, path, 10, lambda at: reached.set() if at > 100 else None))
+    await reached.wait()
+    rebuilding.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await rebuilding
+    assert (path.read_bytes(), left_behind(path)) == (before, set())
+    assert await rebuild(log, path, 50, quiet) == (log.head().position, True)
+
+
+async def test_what_a_kill_left_behind_is_not_built_upon(path: Path, log: MemoryLog) -> None:
+    other = MemoryLog(b"another")
+    other.record("x", created())
+    await follow(making(path), other)
+    await rebuild(log, path, 50, quiet)
+    assert {row[1] for row in contents(path)["sessions"]} == {"a", "b", "c"}
+    assert left_behind(path) == set()
+
+
+async def test_one_rebuild_at_a_time(path: Path, log: MemoryLog) -> None:
+    lock = PathLock(making(path))
+    with pytest.raises(ProjectionsInUse):
+        await rebuild(log, path, 50, quiet)
+    lock.release()
+
+
+async def test_projections_that_know_more_than_the_log_are_kept_as_evidence(path: Path, log: MemoryLog) -> None:
+    await follow(path, log)
+    before, older = contents(path), MemoryLog()
+    older.record("a", created("alice", topic="a"))
+    with pytest.raises(LogReplaced, match="restore a backup"):
+        await rebuild(older, path, 50, quiet)
+    assert (contents(path), left_behind(path)) == (before, set())
+
+
+@pytest.mark.parametrize("content", [b"a note that someone left here", b"SQLite format 3\0" + bytes(100)])
+async def test_nothing_but_projections_is_replaced(path: Path, log: MemoryLog, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(ProjectionsUnusable, match="holds no projections"):
+        await rebuild(log, path, 50, quiet)
+    assert path.read_bytes() == content
+
+
+async def test_the_runner_goes_on_with_the_new_file_and_every_read_meanwhile_is_right(
+    path: Path, log: MemoryLog
+) -> None:
+    told, wrong, stop = Told(), list[str](), asyncio.Event()
+
+    async def read(one: int) -> None:
+        """Each read waits for what was recorded before it, and must find that, whichever file answers."""
+        while not stop.is_set():
+            position, sessions = log.head().position, len({event.stream_id for event in log.events})
+            await runner.wait_for(position, timeout_s=10)
+            counts = await runner.queries.counts()
+            if counts.get("active", 0) < sessions:
+                wrong.append(f"reader {one}: {counts} at {position}, after {sessions} sessions")
+            await asyncio.sleep(0)
+
+    async with running(path, log, told) as runner:
+        await runner.wait_for(log.head().position, timeout_s=10)
+        reading = [asyncio.create_task(read(one)) for one in range(4)]
+        for times in range(1, 6):
+            assert await rebuild(log, path, 50, quiet) == (log.head().position, False)
+            for n in range(70):  # more than a batch, which the new file has not folded
+                log.record(f"s{times}-{n}", created(), *turn(1))
+                await asyncio.sleep(0)
+            async with asyncio.timeout(10):
+                while len(told.adoptions) < times:
+                    await asyncio.sleep(0.005)
+        stop.set()
+        await asyncio.gather(*reading)
+        await runner.wait_for(log.head().position, timeout_s=10)
+    assert (wrong, told.reasons, told.failures, runner.failure) == ([], [], [], None)
+    assert left_behind(path) == set()
+    fresh = path.with_name("fresh.db")
+    await follow(fresh, log)
+    assert contents(path) == contents(fresh)
+
+
+async def test_an_offer_made_while_nobody_looked_is_taken_at_the_next_start(path: Path, log: MemoryLog) -> None:
+    async with running(path, log) as runner:
+        await runner.wait_for(log.head().position, timeout_s=10)
+        await rebuild(log, path, 50, quiet)
+        assert offered(path).exists()
+    log.record("a", SessionAccessed())
+    told = await follow(path, log)
+    assert (len(told.adoptions), told.reasons, left_behind(path)) == (1, [], set())
+
+
+@pytest.mark.parametrize("how", ["of another log", "damaged", "another program's"])
+async def test_an_offer_that_does_not_fit_is_refused_and_the_present_file_stays(
+    path: Path, log: MemoryLog, how: str
+) -> None:
+    if how == "of another log":
+        other = MemoryLog(b"another")
+        other.record("x", created())
+        await rebuild(other, offered(path), 50, quiet)
+    elif how == "damaged":
+        offered(path).write_bytes(b"this was a file once" * 300)
+    else:
+        with closing(sqlite3.connect(offered(path))) as connection:
+            connection.execute("CREATE TABLE theirs (a)")
+            connection.commit()
+    told = await follow(path, log)
+    assert ["of no use" in str(failure) for failure in told.failures] == [True]
+    assert (told.adoptions, told.reasons) == ([], [])
+    await follow(path.with_name("fresh.db"), log)
+    assert contents(path) == contents(path.with_name("fresh.db"))
+
+
+async def test_queries_wait_while_a_file_takes_anothers_place_but_not_for_ever(
+    path: Path, log: MemoryLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await follow(path, log)
+    reader = Reader(path, lambda _: None)
+    await reader.open()
+    await reader.pause()
+    waiting = asyncio.create_task(reader.rows("SELECT count(*) FROM sessions"))
+    await asyncio.sleep(0.02)
+    assert not waiting.done()
+    await reader.open()
+    assert await waiting == [(3,)]
+    monkeypatch.setattr("projections.reader.PAUSE_MAX_S", 0.02)
+    await reader.pause()
+    with pytest.raises(ProjectionsUnavailable):
+        await reader.rows("SELECT 1")
+    refused = asyncio.create_task(reader.rows("SELECT 1"))
+    await asyncio.sleep(0)
+    await reader.close()
+    with pytest.raises(ProjectionsUnavailable):
+        await refused
+
+
+@pytest.fixture
+async def folder(tmp_path: Path) -> Path:
+    """A real log of some thousand events."""
+    log = await SqliteLog.open(tmp_path / "chatbot.db")
+    for n in range(100):
+        await log.append(f"s{n}", 0, (created("alice"), *turns(40)), Metadata())
+    await log.close()
+    return tmp_path
+
+
+async def test_the_command_beside_no_service(folder: Path, path: Path) -> None:
+    before = record_of(folder)
+    told = await ran(folder, "rebuild")
+    assert told.code == 0, told.err
+    assert "12100 events folded" in told.out
+    assert len(contents(path)["sessions"]) == 100
+    elsewhere = await ran(folder, "rebuild", "--projections", "elsewhere.db")
+    assert (elsewhere.code, contents(folder / "elsewhere.db")) == (0, contents(path))
+    log_itself = await ran(folder, "rebuild", "--projections", "chatbot.db")
+    assert (log_itself.code, "holds no projections" in log_itself.err) == (1, True)
+    assert record_of(folder) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+async def test_the_command_may_be_stopped_and_run_again(folder: Path, path: Path, number: signal.Signals) -> None:
+    assert (await ran(folder, "rebuild")).code == 0
+    before = contents(path)
+    async with started(folder, "rebuild", CHATBOT_DATABASE_PROJECTION_BATCH_MAX="5") as process:
+        async with asyncio.timeout(20):
+            while not making(path).exists():
+                await asyncio.sleep(0.001)
+        await asyncio.sleep(0.05)
+        process.send_signal(number)
+        _, err = await process.communicate()
+    assert process.returncode == (130 if number == signal.SIGINT else -number)
+    assert b"Traceback" not in err
+    assert contents(path) == before
+    if number == signal.SIGINT:
+        assert left_behind(path) == set()
+    assert (await ran(folder, "rebuild")).code == 0
+    assert contents(path) == before
+
+
+async def test_the_command_beside_the_running_service(folder: Path, path: Path, model: ModelServer) -> None:
+    paths = ["/api/sessions?limit=100", "/api/usage", "/api/sessions/s7/messages?limit=100"]
+    async with program(folder, model.url) as service, httpx.AsyncClient(base_url=service.url) as client:
+        session_id = (await client.post("/api/sessions")).json()["session_id"]
+        before = [(await client.get(one)).text for one in paths]
+        told = await ran(folder, "rebuild")
+        assert (told.code, "from its next event" in told.out) == (0, True)
+        await client.post("/api/chat", json={"session_id": session_id, "message": "one"})
+        async with asyncio.timeout(20):
+            while not service.log("projections.adopted"):
+                await asyncio.sleep(1)
+                await client.post("/api/chat", json={"session_id": session_id, "message": "more"})
+        after = [(await client.get(one)).text for one in paths]
+        assert json.loads(after[2]) == json.loads(before[2])
+        sessions = [{one["session_id"] for one in json.loads(text)["sessions"]} for text in (before[0], after[0])]
+        assert sessions[0] == sessions[1]
+        assert json.loads(after[1])["usage"][0]["replies"] > json.loads(before[1])["usage"][0]["replies"]
+        assert service.log("projections.rebuild") == service.log("projections.failed") == []
+        assert await service.stop() == 0
+    fresh = folder / "fresh.db"
+    assert (await ran(folder, "rebuild", "--projections", str(fresh))).code == 0
+    assert contents(path) == contents(fresh)

@@ -1,0 +1,24 @@
+"""A desk whose words are kept, for commands that are called without a process of their own."""
+
+from chatbot.audit.desk import Desk
+from chatbot.config.settings import Settings
+from chatbot.llm.protocol import Provider
+
+
+class Tray(Desk):
+    """`said` is what would be on standard output, `noted` on standard error."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings, self._no_model)
+        self.said: list[str] = []
+        self.noted: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def note(self, text: str) -> None:
+        self.noted.append(text)
+
+    @staticmethod
+    def _no_model(url: str | None) -> Provider:
+        raise AssertionError("no model is asked here")

@@ -1,0 +1,94 @@
+"""A real nginx in front of a service: it buffers, compresses and cuts as it does by default, and in the worst case."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+
+from tests.support.parts import free_port
+
+READ_TIMEOUT_S = 5  # nginx's own default is 60
+START_TIMEOUT_S = 10.0
+CONFIG = """
+daemon off;
+master_process off;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log info;
+events {{}}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    gzip on;
+    gzip_types *;
+    gzip_min_length 1;
+    gzip_proxied any;
+    gzip_http_version 1.0;
+    server {{
+        listen 127.0.0.1:{port};
+        location / {{
+            proxy_pass {upstream};
+            proxy_read_timeout {read_timeout_s}s;
+            {extra}
+        }}
+    }}
+}}
+"""
+
+
+class Nginx:
+    """Proxies `url` to `upstream`, with proxy_buffering on, as by default."""
+
+    def __init__(self, folder: Path, upstream: str, extra: str = "") -> None:
+        self._folder = folder
+        self._process: asyncio.subprocess.Process | None = None
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        folder.mkdir()
+        text = CONFIG.format(folder=folder, upstream=upstream, port=port, read_timeout_s=READ_TIMEOUT_S, extra=extra)
+        (folder / "nginx.conf").write_text(text)
+
+    @property
+    def error_log(self) -> str:
+        return (self._folder / "error.log").read_text()
+
+    async def start(self) -> None:
+        """Started and listening; after stop() again on the same port. Raises AssertionError with nginx's complaint."""
+        self._process = process = await asyncio.create_subprocess_exec(
+            *("nginx", "-p", str(self._folder), "-c", str(self._folder / "nginx.conf")),
+            *("-e", str(self._folder / "error.log")),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        async with asyncio.timeout(START_TIMEOUT_S), httpx.AsyncClient(base_url=self.url) as client:
+            while process.returncode is None:
+                with contextlib.suppress(httpx.TransportError):
+                    await client.get("/livez")  # 502 will do, where the service is not up
+                    return
+                await asyncio.sleep(0.01)
+        raise AssertionError(self.error_log)
+
+    async def stop(self) -> None:
+        """At once: every connection is cut."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
+
+
+@asynccontextmanager
+async def nginx(folder: Path, upstream: str, extra: str = "") -> AsyncIterator[Nginx]:
+    """Runs in `folder`, which it makes; `extra` are more directives of its location."""
+    started = Nginx(folder, upstream, extra)
+    try:
+        await started.start()
+        yield started
+    finally:
+        await started.stop()

@@ -1,0 +1,71 @@
+"""Commands of the record as a person runs them, each in a process of its own, beside whatever else runs."""
+
+import asyncio
+import hashlib
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from tests.support.service import ROOT, environment
+
+NO_MODEL = "http://127.0.0.1:9"
+
+
+class Ran(Struct, frozen=True):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+    @property
+    def lines(self) -> list[Any]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+@asynccontextmanager
+async def started(
+    folder: Path, *arguments: str, model_url: str = NO_MODEL, **settings: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The command while it runs; killed if it is left running."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("CHATBOT_")}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(ROOT / "run.py"),
+        *arguments,
+        cwd=folder,
+        env={**inherited, **environment(folder, model_url, **settings)},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+async def ran(folder: Path, *arguments: str, model_url: str = NO_MODEL, **settings: str) -> Ran:
+    """The command, run to its end."""
+    async with started(folder, *arguments, model_url=model_url, **settings) as process, asyncio.timeout(60):
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    assert "Traceback" not in err.decode(), err.decode()
+    return Ran(process.returncode, out.decode(), err.decode())
+
+
+def record_of(folder: Path) -> str:
+    """What the bytes of the log amount to: its file, and what its write-ahead log holds (after a reader, nothing)."""
+    files = [folder / name for name in ("chatbot.db", "chatbot.db-wal")]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files if file.exists())).hexdigest()

@@ -1,0 +1,120 @@
+"""What If-Match and Idempotency-Key say, and when two requests are one."""
+
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import make_mocked_request
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import Struct
+
+from chatbot.api.bodies import (
+    BodyFault,
+    BranchBody,
+    ChatBody,
+    CreateSessionBody,
+    ForkBody,
+    NoBody,
+    RegenerateBody,
+    decode_body,
+)
+from chatbot.api.conditions import id_for, if_match, once_of
+from chatbot.sessions.commands import Once
+
+visible = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters='"'), min_size=1)
+
+
+def once(key: str, body: Struct | None = None, call: str = "chat") -> Once | None:
+    return once_of(make_mocked_request("POST", "/", headers={"Idempotency-Key": key}), call, body or NoBody())
+
+
+def print_of(body: bytes, kind: type[Any] = ChatBody, call: str = "chat") -> str:
+    found = once("k", decode_body(body, kind), call)
+    assert found is not None
+    return found.fingerprint
+
+
+@pytest.mark.parametrize(("text", "version"), [('"0"', 0), ('"17"', 17), (' "3" ', 3), ("*", None), (" * ", None)])
+def test_if_match_names_a_version_or_any(text: str, version: int | None) -> None:
+    assert if_match(make_mocked_request("POST", "/", headers={"If-Match": text})) == version
+
+
+@pytest.mark.parametrize(
+    "text", ["", "3", 'W/"3"', '"3", "4"', '"3', '""', '"-1"', '"x"', '"3"x', '"' + "9" * 19 + '"']
+)
+def test_any_other_if_match_is_refused_with_its_path(text: str) -> None:
+    with pytest.raises(BodyFault) as fault:
+        if_match(make_mocked_request("POST", "/", headers={"If-Match": text}))
+    assert (fault.value.status, fault.value.path) == (400, "header.If-Match")
+
+
+def test_a_request_without_these_headers_has_no_conditions() -> None:
+    bare = make_mocked_request("POST", "/")
+    assert if_match(bare) is None
+    assert once_of(bare, "chat", NoBody()) is None
+
+
+@given(visible.filter(lambda key: len(key) <= 255))
+def test_a_key_means_the_same_quoted_and_bare(key: str) -> None:
+    found = once(key)
+    assert found == once(f'"{key}"') == once(f" {key} ")
+    assert found is not None
+    assert found.key == key
+
+
+@pytest.mark.parametrize("text", ["", '"', '""', '"a', 'a"', '"a""', 'a"b', "a b", "x" * 256, "\xe9", "\x7f", "\x01"])
+def test_any_other_key_is_refused_with_its_path(text: str) -> None:
+    with pytest.raises(BodyFault) as fault:
+        once(text)
+    assert (fault.value.status, fault.value.path) == (400, "header.Idempotency-Key")
+
+
+@pytest.mark.parametrize(
+    ("kind", "bodies"),
+    [
+        (
+            ChatBody,
+            [
+                b'{"session_id":"s","message":"h\xc3\xa9"}',
+                b' {"message" : "h\\u00e9", "session_id":"s"}\n',
+                b'{"session_id":"s","message":"h\xc3\xa9","on_busy":"queue","top_p":null,"stop":null,"model":null}',
+            ],
+        ),
+        (
+            ChatBody,
+            [
+                b'{"session_id":"s","message":"m","temperature":1}',
+                b'{"session_id":"s","message":"m","temperature":1.0}',
+            ],
+        ),
+        (CreateSessionBody, [b"{}", b'{"metadata":null,"title":null,"system_prompt":null,"timeout_hours":null}']),
+        (
+            CreateSessionBody,
+            [b'{"metadata":{"a":[1,{"b":2,"c":3}],"d":null}}', b'{"metadata":{"d":null,"a":[1,{"c":3,"b":2}]}}'],
+        ),
+        (RegenerateBody, [b"{}", b'{"message_id":null,"seed":null}']),
+        (ForkBody, [b"{}", b'{"message_id":null}']),
+    ],
+)
+def test_bodies_of_one_meaning_have_one_fingerprint(kind: type[Any], bodies: list[bytes]) -> None:
+    assert len({print_of(body, kind) for body in bodies}) == 1
+
+
+def test_bodies_of_another_meaning_and_other_calls_have_another_fingerprint() -> None:
+    start = b'{"session_id":"s","message":"m"'
+    rests = [b"}", b',"parent_id":null}', b',"parent_id":"p"}', b',"on_busy":"reject"}', b',"temperature":0}']
+    rests += [b',"stop":["a"]}', b',"stop":["a","b"]}', b',"stop":["b","a"]}', b',"do_sample":false}', b',"seed":0}']
+    prints = {print_of(start + rest) for rest in rests}
+    prints |= {print_of(b'{"session_id":"s","message":"M"}'), print_of(start + b"}", call="regenerate")}
+    assert len(prints) == len(rests) + 2
+    assert print_of(b'{"message_id":"m"}', BranchBody) != print_of(b'{"message_id":"n"}', BranchBody)
+
+
+def test_a_session_made_with_a_key_has_an_id_of_its_own_in_each_scope() -> None:
+    key, other = Once("k", "f"), Once("l", "f")
+    assert id_for(None, "new", "create_session", "mina") == "new"
+    scopes = [("create_session", "mina"), ("create_session", "jun"), ("create_session", None)]
+    more = [("fork_session", "mina", "one"), ("fork_session", "mina", "two"), ("fork_session", "jun", "one")]
+    ids = [id_for(once, "new", *scope) for once in (key, other) for scope in (*scopes, *more)]
+    assert len(set(ids)) == 12
+    assert ids[0] == id_for(Once("k", "another body"), "newer", "create_session", "mina")

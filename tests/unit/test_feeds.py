@@ -1,0 +1,103 @@
+"""Channels: the newest events of a session, once for all who follow it."""
+
+import asyncio
+
+from chatbot.sessions.bell import Bell, heard
+from chatbot.sessions.feeds import KEPT_MAX, Feeds
+from events.catalogue import Event, SessionAccessed, SessionDeleted
+from events.record import RecordedEvent
+from tests.support.memory_log import MemoryLog
+
+
+def recorded(count: int, *, log: MemoryLog | None = None) -> list[RecordedEvent]:
+    events: list[Event] = [SessionAccessed()] * count
+    return (log or MemoryLog()).record("s", *events)
+
+
+def versions(found: list[RecordedEvent] | None) -> list[int] | None:
+    return None if found is None else [one.version for one in found]
+
+
+async def test_any_of_several_bells_wakes_and_leaves_nothing_behind() -> None:
+    one, other = Bell(), Bell()
+    waiting = asyncio.create_task(heard(one, other))
+    await asyncio.sleep(0)
+    other.ring()
+    other.ring()
+    await waiting
+    assert not one.waiting
+    assert not other.waiting
+
+
+async def test_who_stops_waiting_is_forgotten() -> None:
+    bell = Bell()
+    waiting = asyncio.create_task(heard(bell))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait((waiting,))
+    assert not bell.waiting
+
+
+def test_a_channel_hands_out_what_comes_after_a_version() -> None:
+    feeds = Feeds()
+    with feeds.open("s") as channel:
+        feeds.publish("s", recorded(5))
+        assert versions(channel.after(3)) == [4, 5]
+        assert versions(channel.after(5)) == []
+        assert versions(channel.after(9)) == []
+
+
+def test_who_lags_behind_what_is_kept_is_sent_to_the_log() -> None:
+    feeds = Feeds()
+    with feeds.open("s") as channel:
+        feeds.publish("s", recorded(KEPT_MAX + 2))
+        assert channel.after(1) is None
+        assert channel.after(2) is not None
+
+
+def test_what_was_recorded_before_the_channel_is_in_the_log_only() -> None:
+    feeds = Feeds()
+    with feeds.open("s") as channel:
+        channel.reach(4)
+        assert channel.after(3) is None
+        assert channel.after(4) == []
+
+
+def test_a_gap_that_another_process_left_is_read_from_the_log() -> None:
+    feeds, log = Feeds(), MemoryLog()
+    with feeds.open("s") as channel:
+        feeds.publish("s", recorded(2, log=log))
+        recorded(1, log=log)
+        feeds.publish("s", recorded(1, log=log))
+        assert channel.after(2) is None
+        assert versions(channel.after(3)) == [4]
+
+
+def test_what_is_erased_is_not_handed_out_from_memory() -> None:
+    feeds, log = Feeds(), MemoryLog()
+    with feeds.open("s") as channel:
+        feeds.publish("s", recorded(3, log=log))
+        feeds.publish("s", log.record("s", SessionDeleted("request")))
+        assert channel.after(1) is None
+        assert versions(channel.after(3)) == [4]
+
+
+def test_a_session_without_readers_costs_nothing() -> None:
+    feeds = Feeds()
+    feeds.publish("s", recorded(1))
+    with feeds.open("s") as first, feeds.open("s") as second:
+        assert first is second
+        assert feeds.count == 2
+    assert feeds.count == 0
+    assert not feeds._channels
+
+
+async def test_closing_wakes_every_reader() -> None:
+    feeds = Feeds()
+    with feeds.open("s") as one, feeds.open("t") as other:
+        waiting = [asyncio.create_task(heard(channel.bell)) for channel in (one, other)]
+        await asyncio.sleep(0)
+        feeds.close()
+        async with asyncio.timeout(1):
+            await asyncio.gather(*waiting)
+    assert feeds.closed
