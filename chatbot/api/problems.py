@@ -21,6 +21,7 @@ STATUSES: dict[type[Exception], tuple[int, str, str]] = {
     errors.UnknownMessage: (422, "unknown-message", "Unknown message"),
     errors.NothingToRegenerate: (422, "nothing-to-regenerate", "Nothing to regenerate"),
     errors.KeyReused: (422, "key-reused", "Idempotency-Key reused"),
+    errors.KeySpent: (422, "key-spent", "Idempotency-Key spent"),
     errors.TooLarge: (422, "invalid", "Invalid"),
     errors.VersionMismatch: (412, "version-mismatch", "Precondition failed"),
     errors.SessionBusy: (409, "session-busy", "Session busy"),

@@ -232,11 +232,13 @@ class Actor:
 
     async def _leave(self, envelope: Envelope) -> Answer:
         """The service is going down. What is to be retried after a restart is asked for again, on the record."""
-        owed = self._replies.owed(self._state) if self._state else ()
+        owed, running = self._replies.owed(self._state) if self._state else (), self._replies.running
         self._replies.leaving = True
         await self._end_replies(ReplyInterrupted, "shutdown", envelope)
-        if owed:
-            await self._decide_and_append(envelope, AskAgain(owed))
+        done = running.reply.reply_id if running is not None and running.ended is not None else None
+        again = tuple(one for one in owed if one.reply_id != done)
+        if again:
+            await self._decide_and_append(envelope, AskAgain(again))
         return Answer(self._known())
 
     async def _fork(self, envelope: Envelope, command: Fork) -> Answer:
@@ -263,7 +265,7 @@ class Actor:
         running = self._replies.running
         if running is not None:
             await running.stop()
-            await self._record_end(envelope, EndReply(running.ended_early(ending, cause)))
+            await self._record_end(envelope, EndReply(running.ended or running.ended_early(ending, cause)))
 
     async def _delete(self, envelope: Envelope, command: DeleteSession) -> Answer:
         self._check(command, envelope)

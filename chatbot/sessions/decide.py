@@ -41,6 +41,7 @@ from events.catalogue import (
     MessagePosted,
     MetadataChanged,
     ReplyCancelled,
+    ReplyInterrupted,
     ReplyProgressed,
     ReplyRequested,
     ReplyStarted,
@@ -81,7 +82,8 @@ def decide(  # noqa: PLR0911, PLR0912  one arm for each command
     if state is None or refused is not None:
         return Decision(rejection=refused or errors.SessionNotFound(session_id))
     if is_due(state, now_us) and not isinstance(command, DeleteSession | CopyTexts):
-        refused = None if isinstance(command, Expire) else errors.SessionExpired(session_id)
+        refused = _spent() if isinstance(command, CreateSession) else errors.SessionExpired(session_id)
+        refused = None if isinstance(command, Expire) else refused
         return Decision(events=(SessionExpired(deadline_us=state.session.expires_at_us),), rejection=refused)
     match command:
         case PostMessage() | Regenerate():
@@ -169,11 +171,17 @@ def gone(state: State | None, command: Command, rules: Rules, asker: Asker, sess
     """
     if state is None or not may_touch(state.session.owner, rules, asker):
         return errors.SessionNotFound(session_id)
+    if state.session.status != "active" and isinstance(command, CreateSession):
+        return _spent()
     if state.session.status == "deleted":
         return errors.SessionDeleted(session_id)
     if state.session.status == "expired" and not isinstance(command, DeleteSession | CopyTexts):
         return errors.SessionExpired(session_id)
     return None
+
+
+def _spent() -> errors.KeySpent:
+    return errors.KeySpent("the session that this Idempotency-Key made is gone: use a new key")
 
 
 def is_due(state: State, now_us: int) -> bool:
@@ -240,8 +248,10 @@ def _reply_went_on(state: State, command: CheckpointReply | EndReply) -> Decisio
         if not is_open:
             return Decision()
         return Decision(events=(ReplyProgressed(reply_id=reply_id, offset=command.offset, text=command.text),))
+    # What waits has no text: only the session itself ends it. A late word of an attempt that is over is not heard.
     is_pending = any(waiting.reply_id == reply_id for waiting in state.session.pending)
-    if not (is_open or is_pending):
+    is_early = isinstance(command.event, ReplyCancelled | ReplyInterrupted)
+    if not (is_open or (is_pending and is_early)):
         return Decision()
     return Decision(events=(command.event,) if command.again is None else (command.event, command.again))
 

@@ -42,6 +42,10 @@ class KeyReused(Rejection):
     """This Idempotency-Key came with another request before."""
 
 
+class KeySpent(Rejection):
+    """The session that this Idempotency-Key made is gone: use a new key."""
+
+
 class TooLarge(Rejection):
     """The change would make the session's metadata larger than is allowed."""
 

@@ -86,17 +86,17 @@ async def find(ports: Ports, state: State, once: Once) -> RecordedEvent | None:
 
 
 async def forked(ports: Ports, command: Fork) -> Answer | None:
-    """The fork that this request made when it came first; None when it is new. Raises KeyReused, SessionDeleted."""
+    """The fork that this request made when it came first; None when it is new. Raises KeyReused, KeySpent."""
     if command.once is None or not await ports.log.read(command.session_id, limit=1):
         return None
     return Answer(await created(ports, command.session_id, command.once))
 
 
 async def created(ports: Ports, session_id: str, once: Once | None) -> State:
-    """A session as it was when the request `once` made it. Raises KeyReused, SessionDeleted."""
+    """A session as it was when the request `once` made it. Raises KeyReused, KeySpent."""
     first, *more = await ports.log.read(session_id, limit=2)
     if not isinstance(first.event, SessionCreated):
-        raise errors.SessionDeleted(session_id)
+        raise errors.KeySpent("the session that this Idempotency-Key made is gone: use a new key")
     if once is None or not check(first.event, once):
         raise errors.KeyReused("there is a session of this id already")
     return folded([first, *(one for one in more if isinstance(one.event, HistoryAdopted))])

@@ -30,6 +30,7 @@ class Running:
         self.reply = reply
         self.started = started
         self.timing = Timing(asked_s=ports.timer())
+        self.ended: ReplyCompleted | ReplyFailed | None = None  # by itself; told, but perhaps not recorded yet
         self._ports = ports
         self._mailbox = mailbox
         self._checkpointed = 0
@@ -75,6 +76,7 @@ class Running:
             ended = ReplyFailed(self.reply.reply_id, self.reply.freeze(), "internal", "internal error")
         if self._clock is not None:
             self._clock.cancel()
+        self.ended = ended
         self._tell(EndReply(ended))
 
     def _tick(self) -> None:

@@ -275,7 +275,7 @@ async def test_members_in_another_order_and_members_with_their_defaults_make_no_
     assert told(created[0]) == told(created[1])
 
 
-async def test_a_deleted_session_answers_its_keys_with_404_and_no_file_holds_them_any_more(
+async def test_a_deleted_sessions_keys_make_nothing_anew_and_no_file_holds_them_any_more(
     service: Running, tmp_path: Path
 ) -> None:
     created = await Call("/api/sessions", {}, {"Idempotency-Key": "SECRET-create"}).send(service.client)
@@ -289,9 +289,10 @@ async def test_a_deleted_session_answers_its_keys_with_404_and_no_file_holds_the
     prints = {data["fingerprint"] for data in await events_of(service, session_id) if "fingerprint" in data}
     assert len(prints) == 5
     assert (await service.client.delete(f"/api/sessions/{session_id}")).status_code == 204
-    calls.append(Call("/api/sessions", {}, {"Idempotency-Key": "SECRET-create"}))
     for one in calls:
         assert (await one.send(service.client)).status_code == 404, one
+    spent = await Call("/api/sessions", {}, {"Idempotency-Key": "SECRET-create"}).send(service.client)
+    assert (spent.status_code, spent.json()["type"]) == (422, "/problems/key-spent")
     written = on_disk(tmp_path)
     assert b"SECRET" not in written
     assert not any(one.encode() in written for one in prints)

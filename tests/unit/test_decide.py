@@ -351,3 +351,13 @@ def test_an_expired_session_keeps_texts_that_its_origin_is_to_lose_and_refuses_t
         assert type(ask(expired, command).rejection) is errors.SessionExpired
     gone = record(expired, [SessionDeleted(reason="request")])
     assert type(ask(gone, copy).rejection) is errors.SessionDeleted
+
+
+def test_the_late_end_of_an_attempt_that_was_interrupted_is_not_heard() -> None:
+    state = record(created(), ask(created(), post(1)).events)
+    again = ReplyRequested("r1", "m1", Parameters(), 2)
+    state = record(state, ask(state, commands.EndReply(ReplyInterrupted("r1", "answer 1", "shutdown"), again)).events)
+    assert ask(state, commands.EndReply(completed(1))).events == ()
+    assert ask(state, commands.EndReply(ReplyFailed("r1", "", "llm_failed"))).events == ()
+    interrupted = ReplyInterrupted("r1", "", "shutdown")
+    assert ask(state, commands.EndReply(interrupted)).events == (interrupted,)

@@ -29,6 +29,7 @@ EXPECTED: dict[type[Exception], int] = {
     sessions.UnknownMessage: 422,
     sessions.NothingToRegenerate: 422,
     sessions.KeyReused: 422,
+    sessions.KeySpent: 422,
     sessions.TooLarge: 422,
     sessions.SessionBusy: 409,
     sessions.TooManyPending: 429,
