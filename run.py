@@ -64,7 +64,7 @@ def version() -> str:
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments, version())
-    if options.reload:
+    if options.reload and options.command == "serve":
         return run_reloading(ROOT, [one for one in arguments if one != "--reload"])
     overrides = {"host": options.host, "port": options.port, "config": options.config}
     try:
@@ -185,7 +185,7 @@ async def compose(settings: Settings, stack: AsyncExitStack) -> Services:
     stack.push_async_callback(projections.stop)
     provider = create_provider(settings.llm.provider, llm_options(settings), embedded_options(settings))
     stack.push_async_callback(provider.close)
-    health = HealthMonitor(provider, settings.llm.health_interval_s)
+    health = HealthMonitor(provider, settings.llm.health_interval_s, settings.llm.server_url)
     await stack.enter_async_context(background(health.run(), "health"))
     ports = Ports(
         log=log,

@@ -85,13 +85,15 @@ def parse(arguments: list[str], version: str) -> argparse.Namespace:
     _serving(serve)
     config = named.add_parser("config", help="print the settings in force", argument_default=argparse.SUPPRESS)
     _general(config)
-    _serving(config)
+    _address(config)
     for name, command in COMMANDS.items():
         says = command.run.__doc__ or command.says
         one = named.add_parser(name, help=command.says, description=says)
         _general(one)
         command.arguments(one)
-    options = parser.parse_args(arguments)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:  # the usage to show is the command's own
+        named.choices.get(options.command, parser).error(f"unrecognized arguments: {' '.join(unknown)}")
     options.command = options.command or "serve"
     return options
 
@@ -101,10 +103,14 @@ def _general(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", default=hidden, help="settings file in place of config.toml")
 
 
-def _serving(parser: argparse.ArgumentParser) -> None:
+def _address(parser: argparse.ArgumentParser) -> None:
     hidden = argparse.SUPPRESS
     parser.add_argument("--host", default=hidden, help="address to listen on, over server.host")
     parser.add_argument("--port", default=hidden, help="port to listen on, over server.port; 0 takes a free one")
+
+
+def _serving(parser: argparse.ArgumentParser) -> None:
+    _address(parser)
     parser.add_argument(
-        "--reload", action="store_true", default=hidden, help="start again when code or settings change"
+        "--reload", action="store_true", default=argparse.SUPPRESS, help="start again when code or settings change"
     )

@@ -65,7 +65,7 @@ def sign(checkpoint: Checkpoint, signer: str) -> str:
 
 def read(note: str, verifier: str) -> Checkpoint:
     """The checkpoint that `note` states, signed by the holder of `verifier`'s other half. Raises BadCheckpoint."""
-    name, mark, public = _verifier(verifier)
+    name, mark, public = read_verifier(verifier)
     body, blank, signatures = note.partition("\n\n")
     if not blank:
         raise BadCheckpoint("this is no signed note: it has no signature")
@@ -87,7 +87,8 @@ def parse(note: str) -> Checkpoint:
     return Checkpoint(found["origin"], int(found["size"]), root, bytes.fromhex(found["digest"]), found["time"])
 
 
-def _verifier(text: str) -> tuple[str, bytes, bytes]:
+def read_verifier(text: str) -> tuple[str, bytes, bytes]:
+    """The signer's name, the key's mark and the public key that `text` holds. Raises BadCheckpoint."""
     found = re.fullmatch(r"([^\s+]+)\+([0-9a-f]{8})\+(\S+)", text.strip())
     if not found:
         raise BadCheckpoint("this is no verifier's key as `keygen` writes it")

@@ -49,4 +49,5 @@ class LogInUse(LogUnusable):
     """Another process serves this log; two writers would break the chain."""
 
     def __init__(self, path: object, pid: str) -> None:
-        super().__init__(f"database {path} is in use by process {pid}; stop it or choose another DATABASE_URL")
+        self.fact = f"database {path} is in use by process {pid}"
+        super().__init__(f"{self.fact}; stop it or choose another DATABASE_URL")

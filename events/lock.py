@@ -11,17 +11,19 @@ from events.errors import LogInUse, LogUnusable
 
 
 class DatabaseLock:
-    """An exclusive lock on `<database>-lock`. The file holds the owner's process id and is left in place: to remove
-    it would let two processes lock two different files of that name.
+    """An exclusive lock on `<database>-lock`. The file holds the owner's process id and is left in place, but for
+    the one of a database that is given up before anything was in it: whoever waits at it then is refused.
     """
 
     def __init__(self, database: Path) -> None:
         self._database = database
         self._path = database.with_name(database.name + "-lock")
         self._descriptor: int | None = None
+        self.is_new = False  # whether `acquire` made the file
 
     def acquire(self) -> None:
         """Take the lock or raise LogInUse at once; LogUnusable when no file can be written there."""
+        self.is_new = not self._path.exists()
         try:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
@@ -31,6 +33,7 @@ class DatabaseLock:
             ) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._must_be_in_place(descriptor)
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"{os.getpid()}\n".encode())
         except BlockingIOError:
@@ -42,8 +45,19 @@ class DatabaseLock:
             raise LogUnusable(f"cannot lock {self._path}: {error.strerror}") from error
         self._descriptor = descriptor
 
-    def release(self) -> None:
-        """Let go. Harmless when not held."""
+    def _must_be_in_place(self, descriptor: int) -> None:
+        """Raises BlockingIOError when the file's owner took it away meanwhile: whoever comes next locks another."""
+        try:
+            in_place = os.path.samestat(os.fstat(descriptor), self._path.stat())
+        except FileNotFoundError:
+            in_place = False
+        if not in_place:
+            raise BlockingIOError
+
+    def release(self, *, remove: bool = False) -> None:
+        """Let go; `remove` takes the file away, too. Harmless when not held."""
         if self._descriptor is not None:
+            if remove:
+                self._path.unlink(missing_ok=True)
             os.close(self._descriptor)
             self._descriptor = None

@@ -36,6 +36,7 @@ class _Told(Struct):
 
     owner: str | None = None
     forked_from: dict[str, Any] | None = None
+    type: str | None = None  # None: erased, and says nothing any more
 
 
 class Selection:
@@ -95,7 +96,8 @@ class Selection:
         )
         known = next(iter(rows), None)
         if known is None or known[0] == 0:
-            is_wanted = known is not None and known[2] and told.owner in (None, known[3])
+            has_texts = told.type == "session_created"  # an erased origin has none that a fork could read
+            is_wanted = known is not None and known[2] and has_texts and told.owner in (None, known[3])
             is_meant = stream_id == session if session is not None else told.owner == owner
             taken = is_meant or is_wanted
             await self._note(stream_id, taken=taken, owner=told.owner)

@@ -59,6 +59,7 @@ class Transfer:
         self.without_text = 0  # adopted messages whose text was not copied
         self._connection = connection
         self._lock = lock
+        self._made: Path | None = None
 
     @classmethod
     async def open(cls, path: Path) -> "Transfer":
@@ -67,6 +68,7 @@ class Transfer:
         lock = DatabaseLock(path)
         await asyncio.to_thread(lock.acquire)
         try:
+            is_new = not await asyncio.to_thread(path.exists)
             connection = await connect_writer(path, LogOptions(), create=True)
         except BaseException as error:
             lock.release()
@@ -75,7 +77,9 @@ class Transfer:
             raise
         last = "SELECT position, digest FROM events ORDER BY position DESC LIMIT 1"
         rows = await connection.execute_fetchall(last)
-        return cls(connection, lock, next((Head(*row) for row in rows), Head(0, GENESIS)))
+        transfer = cls(connection, lock, next((Head(*row) for row in rows), Head(0, GENESIS)))
+        transfer._made = path if is_new else None
+        return transfer
 
     async def present(self, rows: Sequence[StoredRow]) -> dict[tuple[str, int], Present]:
         """Those of `rows`, at most ROWS_MAX, whose stream and version the log has."""
@@ -111,14 +115,21 @@ class Transfer:
         if row.type in HOLD_TEXT:
             self.scratch.move(row.position, position)
 
-    async def close(self) -> None:
-        """Empty the write-ahead log, close the file, let go of the lock."""
+    async def close(self, *, refused: bool = False) -> None:
+        """Empty the write-ahead log, close the file, let go of the lock. Where the transfer was `refused`, a log that
+        was made for it and holds nothing goes again.
+        """
+        gone: Path | None = None
         try:
+            if refused and self._made and not await self._connection.execute_fetchall("SELECT 1 FROM events LIMIT 1"):
+                gone = self._made
             await self._connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
             self.scratch.close()
             await self._connection.close()
-            self._lock.release()
+            if gone is not None:
+                await asyncio.to_thread(gone.unlink, missing_ok=True)
+            self._lock.release(remove=gone is not None and self._lock.is_new)
 
     def _translated(self, row: StoredRow, position: int) -> StoredRow:
         """`row` for its new `position`, which is noted for those who point at it."""

@@ -7,9 +7,11 @@ from chatbot.api.bodies import BodyFault, check_query
 from chatbot.api.middleware import ASKER
 from chatbot.api.services import SERVICES
 from chatbot.audit.conversation import Conversation, load
-from chatbot.audit.moment import Moment, parse_moment
+from chatbot.audit.moment import NO_MOMENT, Moment, parse_moment
 from chatbot.audit.rendering import as_json, as_markdown
 from chatbot.sessions.errors import SessionNotFound
+
+PLUS = " (in an address, write the + of a zone as %2B)"
 
 routes = web.RouteTableDef()
 
@@ -40,7 +42,8 @@ def _moment(request: web.Request) -> Moment:
     try:
         return parse_moment(text)
     except ValueError as error:
-        raise BodyFault(str(error), "query.as_of") from error
+        says = str(error)
+        raise BodyFault(says + PLUS if says == NO_MOMENT else says, "query.as_of") from error
 
 
 def _choice(request: web.Request, name: str, allowed: tuple[str, str]) -> str:

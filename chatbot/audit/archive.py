@@ -113,7 +113,7 @@ async def import_command(desk: Desk, options: argparse.Namespace) -> int:
 
 async def import_file(file: BinaryIO, path: Path, rules: Rules) -> dict[str, object]:
     """Copy the export in `file` into the log in `path`; what became of it. Raises ArchiveFault, TransferRefused,
-    LogUnusable. A file that is wrong writes nothing: all of it is checked first.
+    LogUnusable. A file that is wrong writes nothing, and makes no log: all of it is checked first.
     """
     archive = ArchiveReader(file)
     transfer = await Transfer.open(path)
@@ -131,8 +131,10 @@ async def import_file(file: BinaryIO, path: Path, rules: Rules) -> dict[str, obj
         except TransferRefused as error:
             raise TransferRefused(f"{error}. {INTERRUPTED}" if transfer.added else str(error)) from error
         importing.close()
-    finally:
-        await transfer.close()
+    except BaseException:
+        await transfer.close(refused=True)
+        raise
+    await transfer.close()
     return {
         "imported": transfer.added,
         "skipped": intake.skipped,

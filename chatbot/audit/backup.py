@@ -24,6 +24,8 @@ async def backup(desk: Desk, options: argparse.Namespace) -> int:
     DEST appears only once it is whole; until then it is DEST.partial.
     """
     destination = options.destination
+    if not destination.name or destination.is_dir():
+        raise CommandFailed(f"{destination} is a directory: name the file that the copy is to be", 2)
     partial = destination.with_name(destination.name + ".partial")
     async with desk.reading():  # it is there, and it is a log
         pass

@@ -18,12 +18,14 @@ from msgspec import Struct
 from chatbot.audit.desk import CommandFailed, Desk, Progress
 from events.errors import LogError, LogUnusable
 from events.record import StoredRow
+from events.sqlite_schema import APPLICATION_ID
 
 CHUNK_BYTES = 1 << 20  # read at once; memory is this and the longest text
 PIECE_BYTES = (16, 256)  # a shorter piece proves nothing; a longer one may itself be cut by a page
 TEXT_BYTES_MAX = 65_536  # of one text to look for
 FINDS_MAX = 100  # told of one file: the first ones are enough to act upon
 ROWS = 500  # rows of the log looked at together
+MARK_AT = 68  # of the application's mark in an SQLite file (https://www.sqlite.org/fileformat.html, 1.3)
 ENDINGS = ("", "-wal", "-shm", "-journal")  # of the files of one database
 
 
@@ -61,6 +63,8 @@ async def erased(desk: Desk, options: argparse.Namespace) -> int:
     files = await asyncio.to_thread(_sizes, database.path, database.projections)
     if database.path not in files:
         raise LogUnusable(f"database {database.path} does not exist")
+    if not await asyncio.to_thread(_is_log, database.path):
+        raise LogUnusable(f"database {database.path} is no log of this program: nothing would be proven")
     found, done = 0, 0
     progress = Progress("searching", sum(files.values()), "bytes")
     for file, size in files.items():
@@ -107,6 +111,14 @@ def search(read: Callable[[int], bytes], patterns: Sequence[Pattern]) -> Iterato
         keep = min(overlap, len(text))
         at += len(text) - keep
         kept = text[len(text) - keep :]
+
+
+def _is_log(file: Path) -> bool:
+    """By its mark alone: what a damaged log still holds is to be found, too."""
+    if not file.is_file():
+        return False
+    with file.open("rb") as opened:
+        return opened.read(MARK_AT + 4)[MARK_AT:] == APPLICATION_ID.to_bytes(4, "big")
 
 
 def _in_file(file: Path, patterns: Sequence[Pattern]) -> list[Find]:

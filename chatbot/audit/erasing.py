@@ -5,6 +5,7 @@ Where the service runs, `erasing_remotely.py` asks it over HTTP; this works on t
 
 import argparse
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any
 
@@ -26,8 +27,8 @@ from projections.session import Session
 PAGE = 500  # sessions looked up at once
 EXIT_DATABASE = 3
 IN_USE = (
-    "{error}: a running service is the only one that may write. Either stop it, or ask it: --url"
-    " http://its-address:port, with --key SECRET where it asks for API keys"
+    "{fact}: a running service is the only one that may write. Either stop it, or ask it: --url"
+    " http://its-address:port, with --key - where it asks for API keys"
 )
 PENDING = (
     "another program is reading the log's file, so the write-ahead file beside it may still hold what was erased: stop"
@@ -50,7 +51,12 @@ def erase_arguments(parser: argparse.ArgumentParser) -> None:
     wanted_arguments(parser)
     parser.add_argument("--dry-run", action="store_true", help="say what would go, and change nothing")
     parser.add_argument("--url", metavar="URL", help="ask the service that runs there in place of opening its files")
-    parser.add_argument("--key", metavar="SECRET", help="with --url: the API key whose sessions are meant")
+    parser.add_argument(
+        "--key",
+        metavar="SECRET",
+        help="with --url: the API key whose sessions are meant; - reads it from"
+        " standard input, where other users of this machine cannot see it",
+    )
 
 
 async def erase(desk: Desk, options: argparse.Namespace) -> int:
@@ -61,7 +67,8 @@ async def erase(desk: Desk, options: argparse.Namespace) -> int:
     """
     wanted = read_wanted(options)
     if options.url:
-        return await erase_remotely(desk, wanted, Service(options.url, options.key, dry_run=options.dry_run))
+        key = _typed() if options.key == "-" else options.key
+        return await erase_remotely(desk, wanted, Service(options.url, key, dry_run=options.dry_run))
     if options.key:
         raise CommandFailed("--key goes with --url: the files are open to whoever can write them", 2)
     try:
@@ -70,9 +77,17 @@ async def erase(desk: Desk, options: argparse.Namespace) -> int:
                 return await _tell(desk, inside, wanted)
             return await _erase_all(desk, inside, wanted)
     except LogInUse as error:
-        raise CommandFailed(IN_USE.format(error=error), EXIT_DATABASE) from error
+        raise CommandFailed(IN_USE.format(fact=error.fact), EXIT_DATABASE) from error
     except ProjectionError as error:
         raise CommandFailed(str(error), EXIT_DATABASE) from error
+
+
+def _typed() -> str:
+    """The secret, from one line of standard input; in no thread, for Ctrl-C would wait for it. Raises CommandFailed."""
+    secret = sys.stdin.readline().strip()
+    if not secret:
+        raise CommandFailed("--key -: standard input has no line with the key", 2)
+    return secret
 
 
 async def _tell(desk: Desk, inside: Offline, wanted: Wanted) -> int:

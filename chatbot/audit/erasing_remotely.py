@@ -1,8 +1,9 @@
 """Erasing while the service runs: its sessions are found and deleted over HTTP, as any client may.
 
-A key sees its own sessions only, so that `--owner` means the owner of the key.
+A key sees its own sessions only, so that `--owner` means the owner of the key: whose that is, the settings here say.
 """
 
+import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +18,11 @@ from chatbot.audit.wanted import Wanted
 PAGE = 1000  # sessions in one answer: the most that the service gives
 TIMEOUT_S = 120.0  # for one answer: a deletion may hand a long history over to forks
 REASON = "request"  # what the service records for every DELETE
+UNTOLD = (
+    "which owner this key is cannot be told from here: set CHATBOT_API_KEYS as the service has it, or use"
+    " --session/--metadata"
+)
+_URL = re.compile(r"https?://[^\s/?#]+/?")
 
 
 class Service(Struct, frozen=True):
@@ -29,6 +35,8 @@ class Service(Struct, frozen=True):
 
 async def erase_remotely(desk: Desk, wanted: Wanted, service: Service) -> int:
     """As `erase`, through a running service. Returns the exit code."""
+    if not _URL.fullmatch(service.url):
+        raise CommandFailed("--url is the service's address, such as http://127.0.0.1:8080", 2)
     key = _key(desk, wanted, service)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     patience = aiohttp.ClientTimeout(total=TIMEOUT_S)
@@ -40,22 +48,27 @@ async def erase_remotely(desk: Desk, wanted: Wanted, service: Service) -> int:
             if service.dry_run:
                 return _tell(desk, views, wanted)
             return await _delete_all(desk, client, [view["session_id"] for view in views] or wanted.session_ids)
+    except aiohttp.ClientSSLError as error:
+        raise CommandFailed(
+            f"{service.url} cannot be asked in secret: its certificate is not valid here, or it speaks no TLS"
+        ) from error
+    except aiohttp.ClientConnectorError as error:
+        raise CommandFailed(f"nothing answers at {service.url}: does the service run there?") from error
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         raise CommandFailed(f"{service.url} does not answer as the service does: {error or 'too slow'}") from error
 
 
 def _key(desk: Desk, wanted: Wanted, service: Service) -> str | None:
-    """The secret to ask with. Raises CommandFailed where it would be another owner's than the one who is meant."""
-    known = desk.settings.auth.keys
+    """The secret to ask with. Raises CommandFailed where it may be another owner's than the one who is meant: what
+    the service would list is that owner's then, and only the settings here can tell.
+    """
     if wanted.owner is None:
         return service.key
-    key = service.key or known.get(wanted.owner)
+    key = desk.settings.auth.keys.get(wanted.owner)
     if key is None:
-        raise CommandFailed("a running service erases an owner's sessions for that owner only: give --key SECRET", 2)
-    if wanted.owner in known and known[wanted.owner] != key:
+        raise CommandFailed(UNTOLD, 2)
+    if service.key and service.key != key:
         raise CommandFailed(f"--key is not the key of {wanted.owner}, as the settings here have it", 2)
-    if wanted.owner not in known and key in known.values():
-        raise CommandFailed(f"--key is the key of another owner than {wanted.owner}", 2)
     return key
 
 

@@ -10,6 +10,9 @@ from events.record import RecordedEvent
 _VERSION = re.compile(r"[0-9]{1,18}")
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _TIME = re.compile(rf"{_DAY.pattern}[Tt ]\d{{2}}:\d{{2}}:\d{{2}}(\.\d{{1,9}})?([Zz]|[+-]\d{{2}}:\d{{2}})", re.ASCII)
+NO_MOMENT = (
+    "must be a version such as 12, a time with its zone such as 2026-01-31T09:30:00Z, or a day such as 2026-01-31"
+)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -43,10 +46,7 @@ def parse_moment(text: str) -> Moment:
         return Moment(version=int(text))
     is_day = _DAY.fullmatch(text) is not None
     if not is_day and not _TIME.fullmatch(text):
-        raise ValueError(
-            "must be a version such as 12, a time with its zone such as 2026-01-31T09:30:00Z, or a day such as"
-            " 2026-01-31 (in an address, write the + of a zone as %2B)"
-        )
+        raise ValueError(NO_MOMENT)
     try:
         at = datetime.fromisoformat(f"{text}T23:59:59.999999Z" if is_day else text.upper())
         return Moment(at_us=(at - _EPOCH) // timedelta(microseconds=1))

@@ -27,6 +27,8 @@ async def keygen(desk: Desk, options: argparse.Namespace) -> int:
         signer, verifier = notes.make_key(options.name)
     except BadCheckpoint as error:
         raise CommandFailed(str(error), 2) from error
+    if not options.file.name or options.file.is_dir():
+        raise CommandFailed(f"{options.file} is a directory: name the file that the secret key is to be in", 2)
     public = options.file.with_name(options.file.name + ".pub")
     for file in (options.file, public):
         if file.exists():  # before either is written: half a pair is no use
@@ -92,7 +94,9 @@ async def verify_command(desk: Desk, options: argparse.Namespace) -> int:
         raise CommandFailed(fault)
     signed = f"; it agrees with the checkpoint of {stated.size} events, signed at {stated.time}" if stated else ""
     since = f" after position {start.position}" if start else ""
-    counted = f"{walk.position} events, {walk.erased} of them erased, digest {walk.digest.hex()}"
+    upto = f", position {walk.position}" if start else ""
+    events = walk.position - (start.position if start else 0)
+    counted = f"{events} events, {walk.erased} of them erased{upto}, digest {walk.digest.hex()}"
     desk.say(f"the log holds{since}: {counted}{signed}")
     return 0
 
@@ -140,10 +144,22 @@ def _stated(options: argparse.Namespace) -> Checkpoint | None:
 
 
 def _verifier(text: str | None) -> str:
+    """The public key that --key names or is. Raises CommandFailed, so that nobody blames what it signed."""
     if text is None:
         raise CommandFailed("whose signature? name the public key with --key", 2)
     path = Path(text)
-    return read_file(path) if path.is_file() else text
+    is_file = path.is_file()
+    key = read_file(path) if is_file else text
+    if key.lstrip().startswith("PRIVATE+KEY+"):
+        which = f"{text} holds" if is_file else "--key is"
+        raise CommandFailed(f"{which} the secret key: give the public one{f', {text}.pub' if is_file else ''}", 2)
+    try:
+        notes.read_verifier(key)
+    except BadCheckpoint as error:
+        if is_file or "+" in text:
+            raise CommandFailed(f"--key {text}: {error}", 2) from error
+        raise CommandFailed(f"no such file or key: {text}", 2) from error
+    return key
 
 
 def _start(text: str | None) -> Head | None:

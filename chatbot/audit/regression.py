@@ -13,7 +13,7 @@ from chatbot.audit import comparison
 from chatbot.audit.asked import Asked, calls
 from chatbot.audit.comparison import Compared, compare
 from chatbot.audit.desk import CommandFailed, Desk, Progress
-from chatbot.llm.errors import LlmError
+from chatbot.llm.errors import LlmError, LlmUnavailable
 from chatbot.llm.protocol import Finish, Provider
 from events.catalogue import ReplyCompleted
 from events.log import EventLog
@@ -28,13 +28,14 @@ INTERRUPTED = 130  # the exit code after Ctrl-C
 
 class Summary(Struct):
     """Numbers of a run so far. `similarity` is the sum over the turns that were answered, `below` counts those under
-    the ratio that was asked for."""
+    the ratio that was asked for. `unreachable` says why no further turn is asked."""
 
     turns: int = 0
     identical: int = 0
     failed: int = 0
     below: int = 0
     similarity: float = 0.0
+    unreachable: str = ""
 
     def count(self, one: Compared, least: float) -> None:
         self.turns += 1
@@ -73,6 +74,10 @@ async def regress(desk: Desk, options: argparse.Namespace) -> int:
     _sum_up(desk, options, summary)
     if interrupted:
         return INTERRUPTED
+    if summary.unreachable:
+        raise CommandFailed(
+            f"{_who(options.against)} cannot be reached, no more turns are asked: {summary.unreachable}"
+        )
     if not summary.turns:
         raise CommandFailed("the log has no completed turn to ask again")
     return 1 if summary.failed or summary.below else 0
@@ -84,12 +89,12 @@ async def _ask_all(
     taking = asyncio.Lock()
 
     async def work() -> None:
-        while True:
+        while not summary.unreachable:
             async with taking:
                 turn = await anext(turns, None)
             if turn is None:
                 return
-            one = await _ask(provider, turn, options.model)
+            one = await _ask(provider, turn, options.model, summary)
             summary.count(one, options.fail_below)
             if options.json or options.format == "json":
                 desk.say_json(one)
@@ -101,8 +106,10 @@ async def _ask_all(
             group.create_task(work())
 
 
-async def _ask(provider: Provider, turn: Asked, model: str | None) -> Compared:
-    """One turn again, with the recorded context and parameters. Never raises for what a model server does."""
+async def _ask(provider: Provider, turn: Asked, model: str | None, summary: Summary) -> Compared:
+    """One turn again, with the recorded context and parameters. Never raises for what a model server does; notes in
+    `summary` that there is none.
+    """
     parameters = turn.started.parameters
     if model is not None:
         parameters = replace(parameters, model=model)
@@ -119,6 +126,8 @@ async def _ask(provider: Provider, turn: Asked, model: str | None) -> Compared:
                 else:
                     text += piece
     except LlmError as error:
+        if isinstance(error, LlmUnavailable) and error.status is None:  # with a status it was reached
+            summary.unreachable = str(error)
         return compare(turn, error=str(error))
     if finish is None:
         return compare(turn, error="the model server's stream was cut before its end")
@@ -166,6 +175,10 @@ def _sum_up(desk: Desk, options: argparse.Namespace, summary: Summary) -> None:
     below = f", {summary.below} less alike than {options.fail_below:g}" if options.fail_below else ""
     alike = "" if mean is None else f", mean similarity {mean:.2f}"
     desk.say(f"{summary.turns} turns: {summary.identical} identical, {summary.failed} failed{alike}{below}")
+
+
+def _who(against: str) -> str:
+    return {"settings": "the model of the settings", "embedded": "the embedded model"}.get(against, against)
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -33,7 +33,7 @@ async def replay(desk: Desk, options: argparse.Namespace) -> int:
     if len(options.session) != 1:
         raise CommandFailed("which session? name one with --session ID", 2)
     async with desk.reading() as log:
-        conversation = await load(log, options.session[0], _moment("--as-of", options.as_of))
+        conversation = await _stood(log, options.session[0], "--as-of", _moment("--as-of", options.as_of))
     if conversation is None:
         raise CommandFailed(f"there is no session {options.session[0]}, or there was none at that moment")
     if options.json or options.format == "json":
@@ -57,8 +57,8 @@ async def diff_command(desk: Desk, options: argparse.Namespace) -> int:
     """Print what changed in a conversation between two moments."""
     since, until = _moment("--from", options.since), _moment("--to", options.until)
     async with desk.reading() as log:
-        before = await load(log, options.session, since)
-        after = await load(log, options.session, until)
+        before = await _stood(log, options.session, "--from", since)
+        after = await _stood(log, options.session, "--to", until)
     if after is None:
         raise CommandFailed(f"there is no session {options.session}, or there was none at the later moment")
     changes = diff(before, after)
@@ -70,8 +70,12 @@ async def diff_command(desk: Desk, options: argparse.Namespace) -> int:
     return 0
 
 
-async def _stood(log: EventLog, session_id: str, moment: Moment) -> Conversation | None:
-    return await load(log, session_id, moment)
+async def _stood(log: EventLog, session_id: str, option: str, moment: Moment) -> Conversation | None:
+    """The conversation at the moment that `option` names. Raises CommandFailed for a version that it has not."""
+    conversation = await load(log, session_id, moment)
+    if conversation is not None and moment.version is not None and conversation.version < moment.version:
+        raise CommandFailed(f"{option} {moment.version}: the session is at version {conversation.version}", 2)
+    return conversation
 
 
 def _moment(option: str, text: str | None) -> Moment:

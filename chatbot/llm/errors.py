@@ -24,6 +24,11 @@ class LlmError(Exception):
         self.retry_after_s = retry_after_s
 
 
+def reason_of(error: LlmError) -> str:
+    """The error and what lies behind it (a refused connection, an unknown host), for an operator."""
+    return f"{error}: {error.__cause__}" if error.__cause__ else str(error)
+
+
 class LlmFailed(LlmError):
     """The model server answered with an error, with nonsense, or stopped before its end."""
 

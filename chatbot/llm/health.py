@@ -1,17 +1,27 @@
 """Knows whether the model server is there, so that a health request costs it nothing."""
 
 import asyncio
+from urllib.parse import urlsplit
+
+import structlog
 
 from chatbot.llm.protocol import Health, Provider
 
 # While the server is away it is asked more often: a service that starts should not look broken for a whole interval.
 AWAY_INTERVAL_S = 1.0
 
+_log = structlog.get_logger(__name__)
+
 
 class HealthMonitor:
-    """Asks the provider every `interval_s` (seconds) and keeps the newest answer in `newest`."""
+    """Asks the provider every `interval_s` (seconds) and keeps the newest answer in `newest`.
 
-    def __init__(self, provider: Provider, interval_s: float) -> None:
+    The log says once when the server goes and when it comes, by the host in `url` ("" for the embedded model).
+    """
+
+    def __init__(self, provider: Provider, interval_s: float, url: str = "") -> None:
+        self._server = urlsplit(url).netloc.rpartition("@")[2] or "embedded"  # a password in it is nobody's business
+        self._said: bool | None = None
         self.newest = Health(available=False, detail="Not asked yet")
         self._provider = provider
         self._interval_s = interval_s
@@ -25,4 +35,11 @@ class HealthMonitor:
 
     async def refresh(self) -> None:
         """Asks now."""
-        self.newest = await self._provider.health()
+        self.newest = health = await self._provider.health()
+        if health.available == self._said:
+            return
+        if not health.available:
+            _log.warning("llm.unavailable", server=self._server, reason=health.detail)
+        elif self._said is not None:
+            _log.info("llm.available", server=self._server)
+        self._said = health.available

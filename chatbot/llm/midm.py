@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from chatbot.llm.connection import Connection
-from chatbot.llm.errors import LlmError, LlmFailed, LlmUnavailable
+from chatbot.llm.errors import LlmError, LlmFailed, LlmUnavailable, reason_of
 from chatbot.llm.exchange import CUT, DONE, MALFORMED, Exchange, decode, read_usage
 from chatbot.llm.options import LlmOptions
 from chatbot.llm.protocol import ChatMessage, Finish, Health
@@ -147,7 +147,7 @@ class MidmProvider:
         try:
             told = await self._connection.get("/health")
         except LlmError as error:
-            return Health(available=False, detail=str(error))
+            return Health(available=False, detail=reason_of(error))
         loaded = isinstance(told, dict) and told.get("model_loaded") is True
         return Health(available=loaded, detail="" if loaded else "The model is not loaded")
 

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Struct
 
 from chatbot.llm.connection import Connection
-from chatbot.llm.errors import LlmError, LlmFailed
+from chatbot.llm.errors import LlmError, LlmFailed, reason_of
 from chatbot.llm.exchange import CUT, DONE, MALFORMED, Exchange, decode, read_usage
 from chatbot.llm.options import LlmOptions
 from chatbot.llm.protocol import ChatMessage, Finish, Health
@@ -158,7 +158,7 @@ class OpenAiProvider:
         try:
             await self._list_models()
         except LlmError as error:
-            return Health(available=False, detail=str(error))
+            return Health(available=False, detail=reason_of(error))
         return Health(available=True)
 
     async def close(self) -> None:

@@ -190,7 +190,9 @@ async def test_what_expired_before_a_date_goes_recorded_as_expired_or_not(tmp_pa
         (["--expired-before", "yesterday"], "no day"),
         (["--expired-before", "2026-01-31T10:00:00"], "zone"),
         (["--owner", "mina", "--key", "x"], "--url"),
-        (["--owner", "mina", "--url", "http://127.0.0.1:9"], "--key SECRET"),
+        (["--owner", "mina", "--url", "http://127.0.0.1:9"], "CHATBOT_API_KEYS"),
+        (["--owner", "mina", "--url", "127.0.0.1:9"], "such as http://127.0.0.1:8080"),
+        (["--metadata", "a=1", "--url", "http://127.0.0.1:9", "--key", "-"], "standard input has no line"),
         ([], "required"),
         (["--owner", "mina", "--session", "x"], "not allowed"),
     ],
@@ -222,13 +224,14 @@ async def test_beside_a_running_service_it_names_two_ways_and_the_second_works(
         assert (code, receipts) == (3, [])
         assert "stop it" in said
         assert "--url" in said
+        assert "DATABASE_URL" not in said, "another database has not what is to be erased"
         by_http = ("--url", running.url, "--key", MINA)
         assert (await erase(tmp_path, "erase", "--metadata", "n=0", "--dry-run", *by_http))[1][0]["messages"] == 2
         code, receipts, _ = await erase(tmp_path, "erase", "--metadata", "n=0", *by_http)
         assert (code, [one["session_id"] for one in receipts]) == (0, [mine[0]])
-        code, receipts, _ = await erase(tmp_path, "erase", "--owner", "mina", *by_http)
+        code, receipts, _ = await erase(tmp_path, "erase", "--owner", "mina", *by_http, CHATBOT_API_KEYS=KEYS)
         assert (code, [one["session_id"] for one in receipts]) == (0, [mine[1]])
-        assert (await erase(tmp_path, "erase", "--owner", "mina", *by_http))[:2] == (0, [])
+        assert (await erase(tmp_path, "erase", "--owner", "mina", *by_http, CHATBOT_API_KEYS=KEYS))[:2] == (0, [])
         code, _, said = await erase(tmp_path, "erase", "--session", his, *by_http)
         assert (code, "not this key's" in said) == (1, True)
         wrong = await erase(tmp_path, "erase", "--owner", "jun", *by_http, CHATBOT_API_KEYS=KEYS)
@@ -246,7 +249,8 @@ async def test_a_service_without_keys_is_never_asked_for_one_owners_sessions(
     """It would list everybody's."""
     async with program(tmp_path, model.url) as running, asking(running) as client:
         session_id = await told(client, "KEPT")
-        code, receipts, said = await erase(tmp_path, "erase", "--owner", "mina", "--key", MINA, "--url", running.url)
+        owner = ("--owner", "mina", "--key", MINA)
+        code, receipts, said = await erase(tmp_path, "erase", *owner, "--url", running.url, CHATBOT_API_KEYS=KEYS)
         assert (code, receipts, "asks for no keys" in said) == (1, [], True)
         assert (await client.get(f"/api/sessions/{session_id}")).status_code == 200
 

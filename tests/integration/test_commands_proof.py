@@ -104,7 +104,10 @@ def test_verify_goes_on_from_a_position_whose_digest_was_noted(audit: Audit) -> 
         digest = log.execute("SELECT hex(digest) FROM events WHERE position = 5").fetchone()[0].lower()
     edit(audit.log, "UPDATE events SET recorded_at = 0 WHERE position = 3")
     said = audit.run("verify", "--from", f"5:{digest}", "--checkpoint", "checkpoint", "--key", "key.pub")[0]
-    assert "after position 5" in said
+    assert f"after position 5: {len(EVERY_EVENT) - 1} events, 2 of them erased" in said
+    head = said.partition("digest ")[2][:64]
+    said = audit.run("verify", "--from", f"{len(EVERY_EVENT) + 4}:{head}")[0]
+    assert "0 events, 0 of them erased" in said
     assert "position 3" in audit.refused("verify")
     assert "position 5" in audit.refused("verify", "--from", f"5:{'0' * 64}")
     assert "cut off" in audit.refused("verify", "--from", f"999:{digest}")

@@ -158,6 +158,7 @@ async def test_what_cannot_be_meant_is_refused(service: Running, query: dict[str
     session_id = await service.session()
     refused = await service.client.get(f"/api/sessions/{session_id}/export", params=query)
     assert (refused.status_code, refused.json()["errors"][0]["path"]) == (422, path)
+    assert ("%2B" in refused.text) is (query.get("as_of") in ("yesterday", "")), "as an address needs it"
 
 
 async def test_a_moment_to_come_is_now(service: Running) -> None:

@@ -82,12 +82,12 @@ def streams_of(rows: list[StoredRow]) -> set[str]:
 
 
 def wanted(owner: str, rows: list[StoredRow], forks: dict[str, str]) -> set[str]:
-    """The owner's streams and, over any number of forks, the open ones that they read, while a fork is not erased."""
+    """The owner's streams and, over any number of forks, the open ones that they read, while neither is erased."""
     found = {stream for stream in streams_of(rows) if OWNER_OF[stream] == owner}
     whole = {row.stream_id for row in rows if row.version == 1 and row.data is not None}
     for _ in STREAMS:
         for fork, origin in forks.items():
-            if fork in found & whole and OWNER_OF[origin] in (None, owner):
+            if {fork, origin} <= whole and fork in found and OWNER_OF[origin] in (None, owner):
                 found.add(origin)
     return found
 

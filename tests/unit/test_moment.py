@@ -39,7 +39,7 @@ def test_a_moment_is_a_version_a_time_or_the_end_of_a_day(text: str, moment: Mom
      "2026-01-31T09:00:00 09:00", "2026-W05-6", "٣", "1" * 19, "2026-01-31T09:00:00.Z", "2026-01-31\n"],
 )  # fmt: skip
 def test_what_is_no_moment_is_refused_with_a_sentence_that_says_what_is_one(text: str) -> None:
-    with pytest.raises(ValueError, match=r"^must be a version such as 12, .*2026-01-31T09:30:00Z.*%2B"):
+    with pytest.raises(ValueError, match=r"^must be a version such as 12, .*2026-01-31T09:30:00Z, [^%]*$"):
         parse_moment(text)
 
 
