@@ -119,7 +119,7 @@ def decode_body(raw: bytes, kind: type[Body]) -> Body:
     try:
         body: Body = _decoders[kind].decode(raw)
     except msgspec.ValidationError as error:
-        raise _invalid(str(error)) from None
+        raise _invalid(str(error), kind) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         why = "a \\u escape is a lone surrogate" if _has_lone_surrogate(raw) else str(error)
         raise BodyFault(f"not JSON: {why}", status=400, kind="malformed", title="Malformed JSON") from None
@@ -140,13 +140,15 @@ def _has_lone_surrogate(raw: bytes) -> bool:
     return False
 
 
-def _invalid(message: str) -> BodyFault:
+def _invalid(message: str, kind: type) -> BodyFault:
     found = _WHERE.match(message)
     what = found["what"] if found else message
     path = (found["path"] if found else None) or "$"
     field = _FIELD.search(what)
     if field and what.startswith("Object"):  # unknown or missing: point at the field, not at what should hold it
         path = f"{path}.{field['name']}"
+        if "unknown" in what:
+            what += f"; known are {', '.join(sorted(getattr(kind, '__struct_fields__', ())))}"
     return BodyFault(what[:1].lower() + what[1:], path)
 
 
