@@ -96,9 +96,13 @@ class Progress:
             print(line, file=sys.stderr, flush=True, end=end)
 
     def close(self) -> None:
-        """Leave the terminal's line clean."""
+        """Say how much was done and how fast, in place of the bar; in a file only where there was a bar."""
+        seconds = time.monotonic() - self._began_s
+        said = f"{self._what}: {self._done:,} {self._unit} in {seconds:.1f} s, {self.rate:,.0f} {self._unit}/s"
         if self._is_terminal:
-            print(f"\r{' ' * len(str(self))}\r", file=sys.stderr, flush=True, end="")
+            print(f"\r{' ' * len(str(self))}\r{said}", file=sys.stderr, flush=True)
+        elif seconds >= NOTE_EVERY_S:
+            print(said, file=sys.stderr, flush=True)
 
     def __str__(self) -> str:
         share = self._done / self._total if self._total else 1.0
