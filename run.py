@@ -21,7 +21,7 @@ from chatbot.api.app import build_app, listen
 from chatbot.api.draining import drain
 from chatbot.api.open_streams import OpenStreams
 from chatbot.api.services import Readiness, Services
-from chatbot.audit.desk import CommandFailed, Desk, say
+from chatbot.audit.desk import CommandFailed, Desk, attended, say
 from chatbot.command_line import COMMANDS, parse
 from chatbot.config.check import find_risks
 from chatbot.config.load import ConfigError, Configuration, load
@@ -92,7 +92,7 @@ def work(options: argparse.Namespace, settings: Settings) -> int:
         return create_provider("auto" if url else settings.llm.provider, named, embedded_options(settings))
 
     try:
-        return asyncio.run(COMMANDS[options.command].run(Desk(settings, provider), options))
+        return asyncio.run(attended(COMMANDS[options.command].run(Desk(settings, provider), options)))
     except CommandFailed as error:
         return fail(error.code, str(error))
     except LogError as error:

@@ -1,11 +1,14 @@
 """Where the commands of the record work: a log to read, a place to say things, progress for long work."""
 
+import asyncio
 import os
+import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -14,6 +17,7 @@ from chatbot.llm.protocol import Provider
 from events.sqlite import SqliteLog
 
 SHOW_EVERY_S = 0.2  # on a terminal, where each line replaces the one before
+EXIT_STOPPED = 130  # by Ctrl-C, as shells have it
 NOTE_EVERY_S = 5.0  # in a file, where lines stay
 
 
@@ -23,6 +27,24 @@ class CommandFailed(Exception):
     def __init__(self, message: str, code: int = 1) -> None:
         super().__init__(message)
         self.code = code
+
+
+async def attended(work: Coroutine[Any, Any, int]) -> int:
+    """`work`, which Ctrl-C cancels between two steps of the loop. A second Ctrl-C ends it at once.
+
+    asyncio's own handler cancels at any instruction, also in the middle of a callback that is just setting a result.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
+
+    def stop() -> None:
+        loop.remove_signal_handler(signal.SIGINT)
+        task.cancel()
+
+    loop.add_signal_handler(signal.SIGINT, stop)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        raise CommandFailed("stopped", EXIT_STOPPED) from None
 
 
 def say(text: str) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from events.catalogue import SessionDeleted
 from events.sqlite import SqliteLog
+from events.sqlite_schema import APPLICATION_ID
 from tests.integration.test_program import run_py
 from tests.support.model_server import ModelServer
 from tests.support.service import ROOT, Program, Running, environment, program, serving
@@ -298,12 +299,13 @@ async def test_erased_finds_a_text_where_it_is_and_nowhere_once_it_is_erased(tmp
 
 
 def test_erased_reads_texts_from_standard_input(tmp_path: Path) -> None:
-    (tmp_path / "chatbot.db").write_bytes(b"some file with a secret in it")
+    mark = APPLICATION_ID.to_bytes(4, "big")  # a log by its mark, and damaged beyond reading
+    (tmp_path / "chatbot.db").write_bytes(bytes(68) + mark + b"and a secret in it")
     command = [sys.executable, str(ROOT / "run.py"), "erased", "--check", "-"]
     env = {"PATH": "/usr/bin:/bin", **environment(tmp_path, "http://127.0.0.1:9")}
     done = subprocess.run(
         command, cwd=tmp_path, env=env, input="other\nsecret\n", capture_output=True, text=True, check=False, timeout=30
     )
     assert done.returncode == 1
-    assert json.loads(done.stdout) == {"check": 2, "file": str(tmp_path / "chatbot.db"), "offset": 17}
+    assert json.loads(done.stdout) == {"check": 2, "file": str(tmp_path / "chatbot.db"), "offset": 78}
     assert "not looked at one by one" in done.stderr

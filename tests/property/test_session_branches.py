@@ -207,7 +207,7 @@ class BranchesAgainstModel(SessionsAgainstModel):
             command = replace(command, once=Once(command.once.key, "another"))
         refusal = self.gone(talk)
         if refusal is None and isinstance(command, Fork):
-            refusal = errors.SessionDeleted if self.talks[known.id or ""].status == "deleted" else None
+            refusal = errors.KeySpent if self.talks[known.id or ""].status == "deleted" else None
         if refusal is None and another:
             refusal = errors.KeyReused
         if refusal is not None:
