@@ -1,9 +1,11 @@
 """Fixtures that many tests share."""
 
+import gc
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiosqlite
 import pytest
 
 from tests.support.model_server import ModelServer
@@ -34,3 +36,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if os.environ.get("CI") and reporter is not None and reporter.stats.get("skipped"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_unconfigure() -> None:
+    """Let the process end: a log that a test left open (an example cut off in the middle) has threads that wait."""
+    for one in gc.get_objects():
+        if isinstance(one, aiosqlite.Connection):
+            one.stop()
