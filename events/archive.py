@@ -7,7 +7,7 @@ anything of it is used. Content is the very text that was hashed; hashes and sal
 
 import hashlib
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import msgspec
 from msgspec import Struct
@@ -48,8 +48,8 @@ class Header(Struct, frozen=True, omit_defaults=True):
         return self.owner is None and self.session is None
 
 
-class Line(Struct, frozen=True):
-    """One event."""
+class Columns(Struct, frozen=True):
+    """One row of the log as text: hashes and salt as lower-case hexadecimal; `data` and `salt` are null once erased."""
 
     position: int
     stream_id: str
@@ -61,6 +61,11 @@ class Line(Struct, frozen=True):
     data: str | None
     salt: str | None
     commitment: str
+
+
+class Line(Columns, frozen=True):
+    """One event of an archive."""
+
     digest: str
 
 
@@ -77,20 +82,24 @@ _line_decoder = msgspec.json.Decoder(Line)
 _NOT_JSON = (msgspec.MsgspecError, ValueError, TypeError, LookupError)
 
 
+def columns_of(row: StoredRow) -> dict[str, Any]:
+    """The fields of Columns."""
+    return {
+        "position": row.position,
+        "stream_id": row.stream_id,
+        "version": row.version,
+        "type": row.type,
+        "schema_version": row.schema_version,
+        "recorded_at": row.recorded_at_us,
+        "metadata": row.metadata,
+        "data": row.data,
+        "salt": None if row.salt is None else row.salt.hex(),
+        "commitment": row.commitment.hex(),
+    }
+
+
 def line_of(row: StoredRow) -> Line:
-    return Line(
-        position=row.position,
-        stream_id=row.stream_id,
-        version=row.version,
-        type=row.type,
-        schema_version=row.schema_version,
-        recorded_at=row.recorded_at_us,
-        metadata=row.metadata,
-        data=row.data,
-        salt=None if row.salt is None else row.salt.hex(),
-        commitment=row.commitment.hex(),
-        digest=row.digest.hex(),
-    )
+    return Line(**columns_of(row), digest=row.digest.hex())
 
 
 def row_of(line: Line) -> StoredRow:

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from chatbot.audit.desk import CommandFailed, Desk, Progress
 from events import checkpoint as notes
+from events.archive import Columns, columns_of
 from events.chain import GENESIS, SALT_BYTES, commit, link
 from events.checkpoint import BadCheckpoint, Checkpoint
 from events.log import EventLog
@@ -22,22 +23,12 @@ from events.record import StoredRow
 PAGE = 1000  # rows read at once
 
 
-class ProvenEvent(Struct, frozen=True):
-    """One row of the log, hashes as lower-case hexadecimal. `data` and `salt` are null once erased.
+class ProvenEvent(Columns, frozen=True):
+    """One row of the log, the digest before it, and its audit path.
 
     Of an erased event the envelope is proven, and that there was a content, but not what it said.
     """
 
-    position: int
-    stream_id: str
-    version: int
-    type: str
-    schema_version: int
-    recorded_at: int
-    metadata: str
-    data: str | None
-    salt: str | None
-    commitment: str
     previous: str
     path: list[str]
 
@@ -156,17 +147,4 @@ async def _paths(
 
 
 def _proven(row: StoredRow, previous: bytes, path: list[bytes]) -> ProvenEvent:
-    return ProvenEvent(
-        position=row.position,
-        stream_id=row.stream_id,
-        version=row.version,
-        type=row.type,
-        schema_version=row.schema_version,
-        recorded_at=row.recorded_at_us,
-        metadata=row.metadata,
-        data=row.data,
-        salt=row.salt.hex() if row.salt is not None else None,
-        commitment=row.commitment.hex(),
-        previous=previous.hex(),
-        path=[sibling.hex() for sibling in path],
-    )
+    return ProvenEvent(**columns_of(row), previous=previous.hex(), path=[sibling.hex() for sibling in path])

@@ -17,7 +17,7 @@ import pytest
 from events.catalogue import SessionDeleted
 from events.sqlite import SqliteLog
 from events.sqlite_schema import APPLICATION_ID
-from tests.integration.test_program import run_py
+from tests.support.commands import command
 from tests.support.model_server import ModelServer
 from tests.support.service import ROOT, Program, Running, environment, program, serving
 
@@ -41,13 +41,13 @@ async def told(client: httpx.AsyncClient, text: str, **body: Any) -> str:
 
 async def erase(folder: Path, *arguments: str, **settings: str) -> tuple[int, list[dict[str, Any]], str]:
     """Exit code, receipts, and what people are told."""
-    done = await asyncio.to_thread(run_py, folder, *arguments, **settings)
+    done = await asyncio.to_thread(command, folder, *arguments, **settings)
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
 
 
 async def verified(folder: Path) -> bool:
-    return (await asyncio.to_thread(run_py, folder, "verify")).returncode == 0
+    return (await asyncio.to_thread(command, folder, "verify")).returncode == 0
 
 
 async def reasons(folder: Path) -> list[tuple[str, str, str | None]]:
@@ -199,15 +199,15 @@ async def test_what_expired_before_a_date_goes_recorded_as_expired_or_not(tmp_pa
     ],
 )
 def test_nonsense_is_refused_with_a_sentence(tmp_path: Path, arguments: list[str], says: str) -> None:
-    refused = run_py(tmp_path, "erase", *arguments)
+    refused = command(tmp_path, "erase", *arguments)
     assert refused.returncode == 2
     assert says in refused.stderr
     assert not list(tmp_path.iterdir())
 
 
 def test_a_database_that_is_not_there_is_not_made(tmp_path: Path) -> None:
-    for command in (["erase", "--owner", "mina"], ["erased", "--check", "x"]):
-        refused = run_py(tmp_path, *command)
+    for arguments in (["erase", "--owner", "mina"], ["erased", "--check", "x"]):
+        refused = command(tmp_path, *arguments)
         assert refused.returncode == 3
         assert "does not exist" in refused.stderr
     assert not list(tmp_path.iterdir())

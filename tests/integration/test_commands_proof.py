@@ -17,7 +17,7 @@ from chatbot.audit.proofs import check_proof
 from events.catalogue import Event
 from events.sqlite import SqliteLog
 from events.sqlite_schema import TRIGGERS
-from tests.integration.test_program import run_py
+from tests.support.commands import command
 from tests.support.model_server import ModelServer
 from tests.support.sample_events import ASKED, EVERY_EVENT, deleted, posted
 from tests.support.service import program
@@ -32,7 +32,7 @@ class Audit:
 
     def run(self, *arguments: str, code: int = 0, **settings: str) -> tuple[str, str]:
         """Standard output and error; the exit code must be `code`."""
-        done = run_py(self.folder, *arguments, **settings)
+        done = command(self.folder, *arguments, **settings)
         assert done.returncode == code, (done.stdout, done.stderr)
         assert "Traceback" not in done.stderr
         return done.stdout, done.stderr

@@ -4,29 +4,15 @@ import asyncio
 import json
 import signal
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.support.commands import command
 from tests.support.model_server import ModelServer
-from tests.support.service import ROOT, Program, environment, frames, program
-
-
-def run_py(folder: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    """Run to its end; for starts that are refused."""
-    return subprocess.run(
-        [sys.executable, str(ROOT / "run.py"), *arguments],
-        cwd=folder,
-        env={"PATH": "/usr/bin:/bin", **environment(folder, "http://127.0.0.1:9"), **settings},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+from tests.support.service import Program, frames, program
 
 
 async def create(client: httpx.AsyncClient) -> str:
@@ -144,7 +130,7 @@ async def test_a_second_ctrl_c_quits_at_once_and_loses_nothing_acknowledged(tmp_
 
 async def test_a_second_server_on_the_same_database_is_refused(tmp_path: Path, model: ModelServer) -> None:
     async with program(tmp_path, model.url) as running:
-        refused = await asyncio.to_thread(run_py, tmp_path)
+        refused = await asyncio.to_thread(command, tmp_path)
         assert refused.returncode == 3
         assert str(running.process.pid) in refused.stderr
         assert "Traceback" not in refused.stderr
@@ -153,14 +139,14 @@ async def test_a_second_server_on_the_same_database_is_refused(tmp_path: Path, m
 async def test_a_port_in_use_is_refused(tmp_path: Path, model: ModelServer) -> None:
     async with program(tmp_path, model.url) as running:
         port = running.url.rpartition(":")[2]
-        refused = await asyncio.to_thread(run_py, tmp_path, DATABASE_URL=str(tmp_path / "other" / "x.db"), PORT=port)
+        refused = await asyncio.to_thread(command, tmp_path, DATABASE_URL=str(tmp_path / "other" / "x.db"), PORT=port)
         assert refused.returncode == 4
         assert port in refused.stderr
         assert "Traceback" not in refused.stderr
 
 
 def test_wrong_settings_stop_the_start_and_are_all_named(tmp_path: Path) -> None:
-    refused = run_py(tmp_path, PORT="eighty", CHATBOT_SESSIONS_IDLE_TIMEOUT="5")
+    refused = command(tmp_path, PORT="eighty", CHATBOT_SESSIONS_IDLE_TIMEOUT="5")
     assert refused.returncode == 2
     for part in ("PORT", "eighty", "65535", "CHATBOT_SESSIONS_IDLE_TIMEOUT_S"):
         assert part in refused.stderr
@@ -173,7 +159,7 @@ def test_the_seeds_own_database_is_refused_and_left_alone(tmp_path: Path) -> Non
     seed.commit()
     seed.close()
     before = path.read_bytes()
-    refused = run_py(tmp_path)
+    refused = command(tmp_path)
     assert refused.returncode == 3
     assert str(path) in refused.stderr
     assert path.read_bytes() == before
@@ -190,7 +176,7 @@ async def test_a_log_written_by_a_newer_program_is_refused(tmp_path: Path, model
     )
     log.commit()
     log.close()
-    refused = await asyncio.to_thread(run_py, tmp_path)
+    refused = await asyncio.to_thread(command, tmp_path)
     assert refused.returncode == 3
     (error,) = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
     assert "mood_changed" in error
@@ -204,7 +190,7 @@ async def test_verify_holds_beside_a_running_server_and_finds_a_changed_word(
     async with program(tmp_path, model.url) as running, httpx.AsyncClient(base_url=running.url) as client:
         session_id = await create(client)
         await chat(client, session_id, "I owe you 10")
-        held = await asyncio.to_thread(run_py, tmp_path, "verify")
+        held = await asyncio.to_thread(command, tmp_path, "verify")
         assert held.returncode == 0
         assert "4 events" in held.stdout
         await running.stop()
@@ -214,19 +200,19 @@ async def test_verify_holds_beside_a_running_server_and_finds_a_changed_word(
     log.execute("UPDATE events SET data = replace(data, 'owe you 10', 'owe you 99') WHERE position = 2")
     log.commit()
     log.close()
-    broken = await asyncio.to_thread(run_py, tmp_path, "verify")
+    broken = await asyncio.to_thread(command, tmp_path, "verify")
     assert broken.returncode == 1
     assert "position 2" in broken.stderr
-    missing = await asyncio.to_thread(run_py, tmp_path, "verify", DATABASE_URL=str(tmp_path / "none.db"))
+    missing = await asyncio.to_thread(command, tmp_path, "verify", DATABASE_URL=str(tmp_path / "none.db"))
     assert missing.returncode == 3
 
 
 def test_help_and_config_are_worth_reading(tmp_path: Path) -> None:
-    helped = run_py(tmp_path, "--help")
+    helped = command(tmp_path, "--help")
     assert helped.returncode == 0
     for part in ("config", "--reload", "LLM_SERVER_URL", "exit codes"):
         assert part in helped.stdout
-    shown = run_py(tmp_path, "config", "--port", "9999", CHATBOT_API_KEYS="mina:a-very-long-secret")
+    shown = command(tmp_path, "config", "--port", "9999", CHATBOT_API_KEYS="mina:a-very-long-secret")
     assert shown.returncode == 0
     assert "9999" in shown.stdout
     assert "a-very-long-secret" not in shown.stdout

@@ -12,7 +12,7 @@ import pytest
 
 from events.sqlite import SqliteLog
 from events.sqlite_schema import TRIGGERS
-from tests.integration.test_program import run_py
+from tests.support.commands import command
 from tests.support.sample_events import ASKED, EVERY_EVENT, deleted, posted
 from tests.support.service import ROOT
 
@@ -52,7 +52,7 @@ def test_it_agrees_with_verify_on_a_log_of_every_kind_of_event(database: Path) -
     done = check(database)
     assert done.returncode == 0, done.stderr
     position, digest = done.stdout.split()
-    said = run_py(database.parent, "verify", DATABASE_URL=str(database)).stdout
+    said = command(database.parent, "verify", DATABASE_URL=str(database)).stdout
     assert f"{position} events" in said
     assert digest in said
 
@@ -90,4 +90,4 @@ def test_it_finds_what_verify_finds(database: Path, tmp_path: Path, statement: s
     done = check(forged)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert run_py(tmp_path, "verify", DATABASE_URL=str(forged)).returncode == 1
+    assert command(tmp_path, "verify", DATABASE_URL=str(forged)).returncode == 1
