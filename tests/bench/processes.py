@@ -27,11 +27,11 @@ class Child:
     def pids(self) -> list[int]:
         """Its pid and those of its descendants."""
         children: dict[int, list[int]] = {}
-        for name in os.listdir("/proc"):
-            if name.isdigit():
+        for folder in Path("/proc").iterdir():
+            if folder.name.isdigit():
                 with suppress(OSError):
-                    stat = Path(f"/proc/{name}/stat").read_text()
-                    children.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(name))
+                    stat = (folder / "stat").read_text()
+                    children.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(folder.name))
         found = [self.pid]
         for pid in found:
             found += children.get(pid, [])
@@ -94,8 +94,9 @@ def started(
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
-            preexec_fn=None if core is None else lambda: os.sched_setaffinity(0, {core}),
         )
+    if core is not None:
+        os.sched_setaffinity(process.pid, {core})  # at once: threads that it starts inherit it
     child = Child(process)
     try:
         if ready is not None and not _answers(ready, process):
