@@ -20,6 +20,7 @@ FIRST_TOKEN_BUCKETS = (
 PER_TOKEN_BUCKETS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 HTTP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 DISK_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, never read
@@ -122,6 +123,12 @@ class Metrics:
             "chatbot_actor_failures_total", "Actors that failed on a command.", registry=registry
         )
         self._sessions = Gauge("chatbot_sessions", "Sessions by status.", ["status"], registry=registry)
+        self._loop_lag = Histogram(
+            "chatbot_loop_lag_seconds",
+            "How late the event loop wakes a sleeper, looked at ten times a second.",
+            buckets=LAG_BUCKETS,
+            registry=registry,
+        )
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """The exposition in the format that `accept` prefers, with its content type."""
@@ -140,6 +147,11 @@ class Metrics:
             yield
         finally:
             self._streams.dec()
+
+    # what the event loop reports
+
+    def loop_lag(self, seconds: float) -> None:
+        self._loop_lag.observe(seconds)
 
     # what sessions report
 

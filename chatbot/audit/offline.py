@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import structlog
@@ -14,7 +14,7 @@ from chatbot.audit.desk import Progress
 from chatbot.config.settings import Settings
 from chatbot.llm.errors import LlmUnavailable
 from chatbot.llm.gate import Gate
-from chatbot.llm.protocol import ChatMessage, Finish, Health
+from chatbot.llm.protocol import ChatMessage, Finish, Health, Hear
 from chatbot.metrics import Metrics
 from chatbot.observers import LogWatch, ProjectionWatch, SessionWatch
 from chatbot.sessions.decide import Rules
@@ -48,10 +48,9 @@ class NoModel:
     model = ""
 
     async def stream(
-        self, messages: tuple[ChatMessage, ...], parameters: object, *, whole: bool = False
-    ) -> AsyncGenerator[str | Finish, None]:
+        self, messages: tuple[ChatMessage, ...], parameters: object, hear: Hear, *, whole: bool = False
+    ) -> Finish:
         raise LlmUnavailable
-        yield ""  # what makes this a generator
 
     async def health(self) -> Health:
         return Health(available=False, detail="no model is used here")

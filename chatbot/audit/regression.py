@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from contextlib import aclosing
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -14,7 +13,7 @@ from chatbot.audit.asked import Asked, calls
 from chatbot.audit.comparison import Compared, compare
 from chatbot.audit.desk import CommandFailed, Desk, Progress
 from chatbot.llm.errors import LlmError, LlmUnavailable
-from chatbot.llm.protocol import Finish, Provider
+from chatbot.llm.protocol import Provider
 from events.catalogue import ReplyCompleted
 from events.log import EventLog
 
@@ -115,24 +114,17 @@ async def _ask(provider: Provider, turn: Asked, model: str | None, summary: Summ
         parameters = replace(parameters, model=model)
     if turn.missing:
         return compare(turn, error=f"the text of message {', '.join(turn.missing)} is erased")
-    text, finish = "", None
+    pieces: list[str] = []
     began_s = asyncio.get_running_loop().time()
     try:
         # whole: nobody watches, and midm tells its tokens only then
-        async with aclosing(provider.stream(turn.messages, parameters, whole=True)) as pieces:
-            async for piece in pieces:
-                if isinstance(piece, Finish):
-                    finish = piece
-                else:
-                    text += piece
+        finish = await provider.stream(turn.messages, parameters, pieces.append, whole=True)
     except LlmError as error:
         if isinstance(error, LlmUnavailable) and error.status is None:  # with a status it was reached
             summary.unreachable = str(error)
         return compare(turn, error=str(error))
-    if finish is None:
-        return compare(turn, error="the model server's stream was cut before its end")
     duration_us = round((asyncio.get_running_loop().time() - began_s) * 1_000_000)
-    now = ReplyCompleted(turn.started.reply_id, text, finish.reason, finish.model, duration_us, finish.usage)
+    now = ReplyCompleted(turn.started.reply_id, "".join(pieces), finish.reason, finish.model, duration_us, finish.usage)
     return await asyncio.to_thread(compare, turn, now)
 
 

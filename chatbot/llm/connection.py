@@ -1,45 +1,38 @@
-"""The way to one model server: a pool of connections, and aiohttp's failures told in our own words."""
+"""The way to one model server: its connections, kept for the next request, and its failures in our own words."""
 
 import asyncio
-from types import SimpleNamespace
+import ssl
 from typing import Any
 
-import aiohttp
 import msgspec
 
+from chatbot.llm.address import Address, parse_address
 from chatbot.llm.errors import LlmError, LlmFailed, LlmUnavailable
 from chatbot.llm.exchange import CUT, Exchange
 from chatbot.llm.options import LlmOptions
 from chatbot.llm.refusal import from_status
+from chatbot.llm.wire import Cut, Wire
 
 # Shorter than uvicorn's 5 s: a request never rides on a connection that the server is just closing.
 KEEPALIVE_S = 4.0
 REFUSAL_MAX_BYTES = 4096
+REFUSAL_WAIT_S = 5.0  # for the reason behind a status: some servers send the head and think
 DOCUMENT_MAX_BYTES = 1_048_576  # of /health and /v1/models: a router may list thousands of models
 
 
-class _Way:
-    """How one request travelled."""
-
-    reused = False
-
-
-async def _mark_reused(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
-    context.trace_request_ctx.reused = True
-
-
-def _watch_reuse() -> aiohttp.TraceConfig:
-    config = aiohttp.TraceConfig()
-    config.on_connection_reuseconn.append(_mark_reused)
-    return config
-
-
 class Connection:
-    """Shared by all replies of a provider. The session is made at first use, because that needs a running loop."""
+    """Shared by all replies of a provider.
+
+    The gate bounds how many replies run, and with them how many connections there are; a second bound here would only
+    hide a wait.
+    """
 
     def __init__(self, options: LlmOptions) -> None:
         self.options = options
-        self._session: aiohttp.ClientSession | None = None
+        self._tls = ssl.create_default_context() if options.server_url.startswith("https:") else None
+        self._address: Address | None = None
+        self._idle: list[tuple[Wire, float]] = []  # with the time when it became idle, oldest first
+        self._sweep: asyncio.TimerHandle | None = None
         self._closed = False
 
     async def post(self, path: str, body: Any) -> Exchange:
@@ -47,84 +40,103 @@ class Connection:
 
         Redirects are refused, as they would turn the POST into a GET.
         """
-        headers = {"Content-Type": "application/json", "Accept": "text/event-stream, application/json"}
-        data = msgspec.json.encode(body)
-        response = await self._request("POST", path, data=data, headers=headers)
-        if response.status == 200:
-            return Exchange(response, self.options)
+        wire = await self._request("POST", path, msgspec.json.encode(body))
+        exchange = Exchange(wire, self.options, self._give_back)
+        if wire.status == 200:
+            return exchange
         try:
-            refusal = await self._refusal(response)
+            refusal = await self._refusal(exchange)
         finally:
-            response.close()
+            exchange.close()
         raise refusal
 
     async def get(self, path: str) -> Any:
         """The JSON at `path`, within health_timeout_s; raises LlmError, LlmUnavailable also when it takes longer."""
         try:
             async with asyncio.timeout(self.options.health_timeout_s):
-                response = await self._request("GET", path)
+                exchange = Exchange(await self._request("GET", path), self.options, self._give_back)
                 try:
-                    return await self._read_json(response)
+                    return await self._read_json(exchange)
                 finally:
-                    response.close()
+                    exchange.close()
         except TimeoutError as error:
             raise LlmUnavailable(f"No answer in {self.options.health_timeout_s:g} s") from error
 
     async def close(self) -> None:
         self._closed = True
-        if self._session is not None:
-            await self._session.close()
+        self._drop_idle(older_than_s=0.0)
+        if self._sweep is not None:
+            self._sweep.cancel()
 
-    async def _request(self, method: str, path: str, **arguments: Any) -> aiohttp.ClientResponse:
-        url = self.options.server_url.rstrip("/").removesuffix("/v1") + path
-        session = self._open_session()
-        while True:  # as often as there are old connections in the pool, then once with a new one
-            way = _Way()
-            try:
-                return await session.request(method, url, allow_redirects=False, trace_request_ctx=way, **arguments)
-            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, ValueError) as error:
-                # ValueError: an address or a key that aiohttp will not put into a request
-                raise LlmUnavailable from error
-            except (aiohttp.ClientError, OSError) as error:
-                # llama.cpp closes a connection after each stream without saying so before: an old connection that
-                # ends with no answer has most likely never carried the request. A new one is not given the benefit.
-                if not way.reused:
-                    raise LlmFailed(CUT) from error
-
-    def _open_session(self) -> aiohttp.ClientSession:
+    async def _request(self, method: str, path: str, body: bytes = b"") -> Wire:
         if self._closed:
             raise LlmUnavailable("The model server's connections are closed")
-        if self._session is None:
-            key = self.options.api_key
-            self._session = aiohttp.ClientSession(
-                # The gate bounds how many replies run; a second bound here would only hide a wait.
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
-                timeout=aiohttp.ClientTimeout(total=None, connect=self.options.connect_timeout_s),
-                trace_configs=[_watch_reuse()],
-                cookie_jar=aiohttp.DummyCookieJar(),
-                # identity: a compressed stream is a buffered one.
-                headers={"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {}),
-            )
-        return self._session
-
-    async def _refusal(self, response: aiohttp.ClientResponse) -> LlmError:
         try:
-            body = await response.content.read(REFUSAL_MAX_BYTES)
-        except (aiohttp.ClientError, OSError):
+            address = self._address = self._address or parse_address(self.options.server_url, self.options.api_key)
+        except ValueError as error:
+            raise LlmUnavailable from error
+        request = address.request(method, path, body)
+        while True:  # as often as there are idle connections, then once with a new one
+            is_old = bool(self._idle)
+            wire = self._idle.pop()[0] if is_old else await self._open(address)
+            try:
+                await wire.ask(request)
+            except Cut as error:
+                # llama.cpp closes a connection after each stream without saying so before: an old connection that
+                # ends with no answer has most likely never carried the request. A new one is not given the benefit.
+                if not (is_old and wire.silent):
+                    raise LlmFailed(CUT) from error
+            except BaseException:
+                wire.abort()
+                raise
+            else:
+                return wire
+
+    async def _open(self, address: Address) -> Wire:
+        loop, timeout_s = asyncio.get_running_loop(), self.options.connect_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                _, wire = await loop.create_connection(Wire, address.host, address.port, ssl=self._tls)
+        except (OSError, ValueError) as error:  # ValueError: a host's name that cannot be one
+            reason = f"not within {timeout_s:g} s" if isinstance(error, TimeoutError) else str(error)
+            raise LlmUnavailable from ConnectionError(f"Cannot connect to host {address.host}:{address.port}: {reason}")
+        return wire
+
+    def _give_back(self, wire: Wire) -> None:
+        """Keep a connection whose answer has ended."""
+        if self._closed:
+            wire.abort()
+            return
+        loop = asyncio.get_running_loop()
+        self._idle.append((wire, loop.time()))
+        if self._sweep is None:
+            self._sweep = loop.call_later(KEEPALIVE_S, self._look)
+
+    def _look(self) -> None:
+        """Close those that have been idle for too long: one timer for all."""
+        self._drop_idle(older_than_s=KEEPALIVE_S)
+        self._sweep = asyncio.get_running_loop().call_later(KEEPALIVE_S / 2, self._look) if self._idle else None
+
+    def _drop_idle(self, older_than_s: float) -> None:
+        now_s = asyncio.get_running_loop().time()
+        kept = [(wire, since_s) for wire, since_s in self._idle if now_s - since_s < older_than_s]
+        for wire, _ in self._idle[: len(self._idle) - len(kept)]:
+            wire.abort()
+        self._idle = kept
+
+    async def _refusal(self, exchange: Exchange) -> LlmError:
+        try:
+            async with asyncio.timeout(REFUSAL_WAIT_S):
+                body = (await exchange.beginning(REFUSAL_MAX_BYTES))[:REFUSAL_MAX_BYTES]
+        except (LlmFailed, TimeoutError):
             body = b""
-        return from_status(response.status, body, response.headers.get("Retry-After"), self.options.api_key)
+        return from_status(exchange.status, body, exchange.header("Retry-After"), self.options.api_key)
 
-    async def _read_json(self, response: aiohttp.ClientResponse) -> Any:
-        if response.status != 200:
-            raise await self._refusal(response)
-        body = bytearray()
+    async def _read_json(self, exchange: Exchange) -> Any:
+        if exchange.status != 200:
+            raise await self._refusal(exchange)
+        body = await exchange.document(DOCUMENT_MAX_BYTES)
         try:
-            while data := await response.content.readany():
-                body += data
-                if len(body) > DOCUMENT_MAX_BYTES:
-                    raise LlmFailed(f"The model server's answer exceeds {DOCUMENT_MAX_BYTES} bytes")
             return msgspec.json.decode(body)
-        except (aiohttp.ClientError, OSError) as error:
-            raise LlmFailed(CUT) from error
         except (msgspec.MsgspecError, ValueError) as error:
             raise LlmFailed("The model server's answer is no JSON") from error

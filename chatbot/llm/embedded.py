@@ -1,8 +1,6 @@
 """The provider that needs no server: it keeps a child process with a small model and speaks openai to it."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 
 import msgspec
 import structlog
@@ -11,7 +9,7 @@ from chatbot.llm.embedded_process import EmbeddedMissing, EmbeddedProcess, find_
 from chatbot.llm.errors import LlmError, LlmUnavailable
 from chatbot.llm.openai import OpenAiProvider
 from chatbot.llm.options import EmbeddedOptions, LlmOptions
-from chatbot.llm.protocol import ChatMessage, Finish, Health
+from chatbot.llm.protocol import ChatMessage, Finish, Health, Hear
 from events.catalogue import Parameters
 
 __all__ = ["EmbeddedMissing", "EmbeddedProvider"]
@@ -49,13 +47,11 @@ class EmbeddedProvider:
             self._keeping = asyncio.get_running_loop().create_task(self._keep(), name="llm.embedded")
 
     async def stream(
-        self, messages: tuple[ChatMessage, ...], parameters: Parameters, *, whole: bool = False
-    ) -> AsyncGenerator[str | Finish, None]:
+        self, messages: tuple[ChatMessage, ...], parameters: Parameters, hear: Hear, *, whole: bool = False
+    ) -> Finish:
         """Waits while the child is being started."""
         server = await self._find_server()
-        async with aclosing(server.stream(messages, parameters)) as pieces:
-            async for piece in pieces:
-                yield piece
+        return await server.stream(messages, parameters, hear)
 
     async def health(self) -> Health:
         self.start()

@@ -1,14 +1,16 @@
 """One answer of a model server while it arrives: events of a stream, or one bounded JSON document."""
 
 import asyncio
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
-import aiohttp
 import msgspec
 
 from chatbot.llm.errors import LlmFailed
 from chatbot.llm.options import LlmOptions
 from chatbot.llm.sse import EventTooLong, SseParser
+from chatbot.llm.wire import Cut, Wire
 from events.catalogue import Usage
 
 CUT = "The model server's answer was cut before its end"
@@ -23,6 +25,7 @@ END_WAIT_S = 0.05
 TOKENS_MAX = 2**31 - 1  # of one reply; sums of such counts fit in 64 bits for as long as anyone will look
 
 T = TypeVar("T")
+Absorb = Callable[[list[bytes]], bool]
 
 
 def decode(decoder: msgspec.json.Decoder[T], data: bytes) -> T:
@@ -49,71 +52,89 @@ def _count(told: Any) -> int | None:
 
 
 class Exchange:
-    """An open response with status 200. Whoever holds it closes it, at any point."""
+    """An answer whose head has come. Whoever holds it closes it, at any point."""
 
-    def __init__(self, response: aiohttp.ClientResponse, options: LlmOptions) -> None:
-        self._response = response
-        self._content = response.content
+    def __init__(self, wire: Wire, options: LlmOptions, give_back: Callable[[Wire], None]) -> None:
+        self._wire = wire
+        self._give_back = give_back
         self._parser = SseParser(options.line_max_bytes)
-        self._ended = False
         # A code point is at most 12 bytes in JSON (two \uXXXX); the rest is for what surrounds the reply.
         self._document_max_bytes = 12 * options.reply_max_chars + 65_536
-        self.is_event_stream = response.content_type == "text/event-stream"
+        self.status = wire.status
+        self.is_event_stream = wire.headers.get(b"content-type", b"").partition(b";")[0].strip() == b"text/event-stream"
 
-    async def events(self) -> list[bytes] | None:
-        """The data of all events that one read of the socket completes, often none; None at the end of the body.
+    def header(self, name: str) -> str | None:
+        """The value of a header of the answer."""
+        value = self._wire.headers.get(name.lower().encode())
+        return None if value is None else value.decode("latin-1")
 
-        Raises LlmFailed.
+    async def events(self, absorb: Absorb) -> None:
+        """Give `absorb` the data of all events that one read of the socket completes, in that read's own callback,
+        until it says that it has enough.
+
+        Raises LlmFailed, also when the body ends before that, and what `absorb` raises.
         """
-        if self._ended:
-            return None
+
+        def take(data: bytes) -> bool:
+            events = self._parser.feed(data)
+            return bool(events) and absorb(events)
+
         try:
-            data = await self._content.readany()
-            if data:
-                return self._parser.feed(data)
-            self._ended = True
-            return self._parser.end()
+            if await self._wire.body(take) or absorb(self._parser.end()):
+                return
         except EventTooLong as error:
             raise LlmFailed(str(error)) from error
-        except (aiohttp.ClientError, OSError) as error:
+        except Cut as error:
             raise LlmFailed(CUT) from error
+        raise LlmFailed(CUT)
 
-    async def events_after_the_reply(self) -> list[bytes]:
+    async def events_after_the_reply(self, absorb: Callable[[list[bytes]], object]) -> None:
         """What still comes when the reply is complete: at most its usage and [DONE]. Nothing here can spoil the reply,
         so nothing is raised."""
-        found: list[bytes] = []
-        try:
+        loop = asyncio.get_running_loop()
+
+        def take(events: list[bytes]) -> bool:
+            absorb(events)
+            if DONE in events:
+                patience.reschedule(loop.time() + END_WAIT_S)
+            return False  # up to the end of the body
+
+        with suppress(LlmFailed, TimeoutError):
             async with asyncio.timeout(USAGE_WAIT_S) as patience:
-                while (events := await self.events()) is not None:
-                    found += events
-                    if DONE in events:
-                        patience.reschedule(asyncio.get_running_loop().time() + END_WAIT_S)
-        except (LlmFailed, TimeoutError):
-            pass
-        return found
+                await self.events(take)
 
     async def end(self) -> None:
         """After [DONE]: takes the end of the body if it comes at once, so that the connection is kept."""
-        if not self._content.is_eof():
-            try:
+        if not self._wire.is_complete:
+            with suppress(Cut, TimeoutError):
                 async with asyncio.timeout(END_WAIT_S):
-                    while await self.events() is not None:
-                        pass
-            except (LlmFailed, TimeoutError):
-                pass
+                    await self._wire.body(lambda _data: False)
 
-    async def document(self) -> bytes:
-        """The whole body. Raises LlmFailed, also when it is longer than any reply may be."""
+    async def document(self, max_bytes: int | None = None) -> bytes:
+        """The whole body. Raises LlmFailed, also when it is longer than `max_bytes` (None: than any reply may be)."""
+        bound = max_bytes or self._document_max_bytes
+        body = await self.beginning(bound)
+        if len(body) > bound:
+            raise LlmFailed(f"The model server's answer exceeds {bound} bytes")
+        return body
+
+    async def beginning(self, enough_bytes: int) -> bytes:
+        """The body up to the read that goes beyond `enough_bytes`. Raises LlmFailed."""
         body = bytearray()
+
+        def take(data: bytes) -> bool:
+            body.extend(data)
+            return len(body) > enough_bytes
+
         try:
-            while data := await self._content.readany():
-                body += data
-                if len(body) > self._document_max_bytes:
-                    raise LlmFailed(f"The model server's answer exceeds {self._document_max_bytes} bytes")
-        except (aiohttp.ClientError, OSError) as error:
+            await self._wire.body(take)
+        except Cut as error:
             raise LlmFailed(CUT) from error
         return bytes(body)
 
     def close(self) -> None:
         """Closes the connection at once unless the body has ended: the server sees it and can stop writing."""
-        self._response.close()
+        if self._wire.is_reusable:
+            self._give_back(self._wire)
+        else:
+            self._wire.abort()

@@ -1,8 +1,7 @@
 """The provider for `auto`: finds out at first use, and again until it knows, which protocol the server speaks."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import Callable, Mapping
 
 import structlog
 
@@ -10,7 +9,7 @@ from chatbot.llm.connection import Connection
 from chatbot.llm.detect import detect
 from chatbot.llm.errors import LlmError, LlmUnavailable
 from chatbot.llm.options import LlmOptions
-from chatbot.llm.protocol import ChatMessage, Finish, Health, Provider
+from chatbot.llm.protocol import ChatMessage, Finish, Health, Hear, Provider
 from events.catalogue import Parameters
 
 _log = structlog.get_logger(__name__)
@@ -21,31 +20,32 @@ class LazyProvider:
 
     def __init__(self, options: LlmOptions, kinds: Mapping[str, Callable[[LlmOptions], Provider]]) -> None:
         """`kinds`: what makes the provider for each answer of detect()."""
-        self.name = "auto"
-        self.model = options.model
         self._options = options
         self._kinds = kinds
         self._connection = Connection(options)
         self._asking = asyncio.Lock()
         self._inner: Provider | None = None
 
+    @property
+    def name(self) -> str:
+        return self._inner.name if self._inner else "auto"
+
+    @property
+    def model(self) -> str:
+        return self._inner.model if self._inner else self._options.model
+
     async def stream(
-        self, messages: tuple[ChatMessage, ...], parameters: Parameters, *, whole: bool = False
-    ) -> AsyncGenerator[str | Finish, None]:
+        self, messages: tuple[ChatMessage, ...], parameters: Parameters, hear: Hear, *, whole: bool = False
+    ) -> Finish:
         provider = await self._find()
-        async with aclosing(provider.stream(messages, parameters, whole=whole)) as pieces:
-            async for piece in pieces:
-                self.model = provider.model
-                yield piece
+        return await provider.stream(messages, parameters, hear, whole=whole)
 
     async def health(self) -> Health:
         try:
             provider = await self._find()
         except LlmError as error:
             return Health(available=False, detail=str(error))
-        health = await provider.health()
-        self.model = provider.model
-        return health
+        return await provider.health()
 
     async def close(self) -> None:
         await self._connection.close()
@@ -61,6 +61,5 @@ class LazyProvider:
                     if kind is None:
                         raise LlmUnavailable
                     self._inner = self._kinds[kind](self._options)
-                    self.name, self.model = self._inner.name, self._inner.model
                     _log.info("llm.protocol_found", protocol=kind)
         return self._inner

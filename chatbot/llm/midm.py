@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
@@ -10,9 +9,9 @@ from msgspec import Struct
 
 from chatbot.llm.connection import Connection
 from chatbot.llm.errors import LlmError, LlmFailed, LlmUnavailable, reason_of
-from chatbot.llm.exchange import CUT, DONE, MALFORMED, Exchange, decode, read_usage
+from chatbot.llm.exchange import DONE, MALFORMED, Exchange, decode, read_usage
 from chatbot.llm.options import LlmOptions
-from chatbot.llm.protocol import ChatMessage, Finish, Health
+from chatbot.llm.protocol import ChatMessage, Finish, Health, Hear
 from chatbot.llm.refusal import from_stream
 from events.catalogue import Parameters, Usage
 
@@ -112,36 +111,27 @@ class MidmProvider:
         self._plain_until = 0.0
 
     async def stream(
-        self, messages: tuple[ChatMessage, ...], parameters: Parameters, *, whole: bool = False
-    ) -> AsyncGenerator[str | Finish, None]:
+        self, messages: tuple[ChatMessage, ...], parameters: Parameters, hear: Hear, *, whole: bool = False
+    ) -> Finish:
         body = request_body(messages, parameters)
         exchange = None if whole else await self._open_stream(body)
         if exchange is None:
-            asking = asyncio.create_task(self._ask_whole(body))
-            try:
-                # Such a server is silent until its end: only the bound on the whole reply can judge it.
-                while not (await asyncio.wait({asking}, timeout=LIFE_SIGN_S))[0]:
-                    yield ""
-                answer = asking.result()
-            finally:
-                asking.cancel()
-            yield answer.response or ""
-            yield self._finish(read_usage(answer.usage), body)
-            return
+            return await self._whole(body, hear)
+        reply = _Reply(self._secret)
+
+        def absorb(events: list[bytes]) -> bool:
+            if text := reply.absorb(events):
+                hear(text)
+            if reply.failure:
+                raise reply.failure
+            return reply.finished
+
         try:
-            reply = _Reply(self._secret)
-            while not reply.finished:
-                events = await exchange.events()
-                if events is None:
-                    raise LlmFailed(CUT)
-                if text := reply.absorb(events):
-                    yield text
-                if reply.failure:
-                    raise reply.failure
+            await exchange.events(absorb)
             await exchange.end()
-            yield self._finish(None, body, pieces=reply.pieces)
         finally:
             exchange.close()
+        return self._finish(None, body, pieces=reply.pieces)
 
     async def health(self) -> Health:
         try:
@@ -169,6 +159,24 @@ class MidmProvider:
             exchange.close()
         self._plain_until = time.monotonic() + PLAIN_S
         return None
+
+    async def _whole(self, body: dict[str, Any], hear: Hear) -> Finish:
+        """Such a server is silent until its end, so only the bound on the whole reply can judge it."""
+        loop = asyncio.get_running_loop()
+        timer: asyncio.TimerHandle
+
+        def live() -> None:
+            nonlocal timer
+            hear("")
+            timer = loop.call_later(LIFE_SIGN_S, live)
+
+        timer = loop.call_later(LIFE_SIGN_S, live)
+        try:
+            answer = await self._ask_whole(body)
+        finally:
+            timer.cancel()
+        hear(answer.response or "")
+        return self._finish(read_usage(answer.usage), body)
 
     async def _ask_whole(self, body: dict[str, Any]) -> _Answer:
         exchange = await self._post("/chat", body)

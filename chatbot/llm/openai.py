@@ -1,6 +1,5 @@
 """The /v1/chat/completions protocol: vLLM, llama.cpp, Ollama, LiteLLM and others."""
 
-from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
@@ -8,9 +7,9 @@ from msgspec import Struct
 
 from chatbot.llm.connection import Connection
 from chatbot.llm.errors import LlmError, LlmFailed, reason_of
-from chatbot.llm.exchange import CUT, DONE, MALFORMED, Exchange, decode, read_usage
+from chatbot.llm.exchange import DONE, MALFORMED, Exchange, decode, read_usage
 from chatbot.llm.options import LlmOptions
-from chatbot.llm.protocol import ChatMessage, Finish, Health
+from chatbot.llm.protocol import ChatMessage, Finish, Health, Hear
 from chatbot.llm.refusal import from_stream
 from events.catalogue import Parameters, Usage
 
@@ -127,32 +126,32 @@ class OpenAiProvider:
         self._tells_usage: bool | None = None  # None: not known yet whether stream_options is understood
 
     async def stream(
-        self, messages: tuple[ChatMessage, ...], parameters: Parameters, *, whole: bool = False
-    ) -> AsyncGenerator[str | Finish, None]:
+        self, messages: tuple[ChatMessage, ...], parameters: Parameters, hear: Hear, *, whole: bool = False
+    ) -> Finish:
         """Chunks without text (a reasoning model's thoughts) come as an empty piece: the model is at work."""
         model = parameters.model or self.model or await self._list_models()
         exchange = await self._ask(request_body(messages, parameters, model))
+        reply = _Reply(model, self._secret)
+
+        def absorb(events: list[bytes]) -> bool:
+            hear(reply.absorb(events))
+            # After a finish reason the reply is whole: a failure then costs no more than its usage.
+            if reply.failure and reply.reason is None:
+                raise reply.failure
+            return reply.done or reply.reason is not None
+
         try:
-            reply = _Reply(model, self._secret)
             if not exchange.is_event_stream:
-                yield reply.absorb_document(await exchange.document())
+                hear(reply.absorb_document(await exchange.document()))
             else:
-                while not reply.done and reply.reason is None:
-                    events = await exchange.events()
-                    if events is None:
-                        raise LlmFailed(CUT)
-                    if events:
-                        yield reply.absorb(events)
-                    # After a finish reason the reply is whole: a failure then costs no more than its usage.
-                    if reply.failure and reply.reason is None:
-                        raise reply.failure
+                await exchange.events(absorb)
                 if reply.done:
                     await exchange.end()
                 else:
-                    reply.absorb(await exchange.events_after_the_reply())
-            yield reply.finish()
+                    await exchange.events_after_the_reply(reply.absorb)
         finally:
             exchange.close()
+        return reply.finish()
 
     async def health(self) -> Health:
         try:

@@ -1,11 +1,13 @@
 """What every provider offers: a stream of text that ends with how it ended, and a health check."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import Callable
 from typing import Protocol
 
 from msgspec import Struct
 
 from events.catalogue import Parameters, Usage
+
+Hear = Callable[[str], None]
 
 
 class ChatMessage(Struct, frozen=True):
@@ -33,17 +35,21 @@ class Health(Struct, frozen=True):
 class Provider(Protocol):
     """A model server. One instance serves all sessions."""
 
-    name: str
-    model: str
+    @property
+    def name(self) -> str: ...
 
-    def stream(
-        self, messages: tuple[ChatMessage, ...], parameters: Parameters, *, whole: bool = False
-    ) -> AsyncGenerator[str | Finish, None]:
-        """The reply's text in pieces, then one Finish.
+    @property
+    def model(self) -> str: ...
 
-        All that one read of the socket brings comes as one piece. `whole`: nobody watches the reply grow, so it may
-        come in one piece where that tells more: midm counts the prompt's tokens only then. Closing the generator
-        closes the connection to the server at once. Raises the errors of `errors.py`, and nothing else.
+    async def stream(
+        self, messages: tuple[ChatMessage, ...], parameters: Parameters, hear: Hear, *, whole: bool = False
+    ) -> Finish:
+        """Give the reply's text to `hear` as it arrives; return how it ended.
+
+        `hear` is called in the socket's own callback, once for all that one read brings: no task is woken for a token,
+        so it must be quick. An empty piece only says that the server lives. `whole`: nobody watches the reply grow, so
+        it may come in one piece where that tells more: midm counts the prompt's tokens only then. Being cancelled
+        closes the connection to the server at once. Raises the errors of `errors.py`, and what `hear` raises.
         """
         ...
 

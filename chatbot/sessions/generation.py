@@ -1,13 +1,12 @@
 """A reply's child task: ask the model, let the text grow, say how it ended. Knows nothing of the log."""
 
 from collections.abc import Callable
-from contextlib import aclosing
 
 from msgspec import Struct
 
 from chatbot.llm.errors import LlmError
 from chatbot.llm.gate import Ticket
-from chatbot.llm.protocol import ChatMessage, Finish, Provider
+from chatbot.llm.protocol import ChatMessage, Provider
 from chatbot.sessions.reply import Reply
 from events.catalogue import Parameters, ReplyCompleted, ReplyFailed
 
@@ -33,24 +32,20 @@ async def generate(
     reply: Reply, request: Request, provider: Provider, ticket: Ticket, timing: Timing, timer: Timer
 ) -> ReplyCompleted | ReplyFailed:
     """The event that ends the reply by itself: completed or failed. Being cancelled is the caller's to record."""
-    finish: Finish | None = None
+
+    def hear(piece: str) -> None:
+        if timing.first_s is None:
+            timing.first_s = timer()
+        reply.grow(piece)
+
     try:
         await ticket.ready()
         timing.asked_s = timer()
-        async with aclosing(provider.stream(request.messages, request.parameters, whole=reply.whole)) as pieces:
-            async for piece in pieces:
-                if isinstance(piece, Finish):
-                    finish = piece
-                    break
-                if timing.first_s is None:
-                    timing.first_s = timer()
-                reply.grow(piece)
+        finish = await provider.stream(request.messages, request.parameters, hear, whole=reply.whole)
     except LlmError as error:
         return _failed(reply, error.cause, str(error), timing, timer)
     finally:
         ticket.leave()
-    if finish is None:
-        return _failed(reply, "llm_failed", "the model server's stream was cut before its end", timing, timer)
     timing.ended_s = timer()
     return ReplyCompleted(
         reply_id=reply.reply_id,

@@ -1,10 +1,9 @@
 """A provider whose every piece of text, end and failure is given by hand."""
 
 import asyncio
-from collections.abc import AsyncGenerator
 
 from chatbot.llm.errors import LlmError
-from chatbot.llm.protocol import ChatMessage, Finish, Health
+from chatbot.llm.protocol import ChatMessage, Finish, Health, Hear
 from events.catalogue import Parameters
 
 
@@ -28,8 +27,8 @@ class HandModel:
         self.calls: list[Call] = []
 
     async def stream(
-        self, messages: tuple[ChatMessage, ...], parameters: Parameters, *, whole: bool = False
-    ) -> AsyncGenerator[str | Finish, None]:
+        self, messages: tuple[ChatMessage, ...], parameters: Parameters, hear: Hear, *, whole: bool = False
+    ) -> Finish:
         call = Call(messages, parameters)
         self.calls.append(call)
         try:
@@ -37,9 +36,9 @@ class HandModel:
                 given = await call.given.get()
                 if isinstance(given, LlmError):
                     raise given
-                yield given
                 if isinstance(given, Finish):
-                    return
+                    return given
+                hear(given)
         finally:
             call.closed = True
 

@@ -1,6 +1,5 @@
 """Asks a provider as a session would, and keeps what came."""
 
-from contextlib import aclosing
 from typing import Any
 
 from msgspec import Struct
@@ -26,10 +25,5 @@ async def ask(
     """The whole reply; with `into` also what came before an error."""
     answer = into or Answer([])
     messages = (ChatMessage("user", text),)
-    async with aclosing(provider.stream(messages, Parameters(**parameters))) as stream:
-        async for piece in stream:
-            if isinstance(piece, Finish):
-                answer.finish = piece
-            else:
-                answer.pieces.append(piece)
+    answer.finish = await provider.stream(messages, Parameters(**parameters), answer.pieces.append)
     return answer

@@ -96,5 +96,5 @@ def test_every_condition_is_in_the_query() -> None:
 
 async def test_no_model_is_asked_offline() -> None:
     with pytest.raises(LlmUnavailable):
-        await anext(NoModel().stream((), None))
+        await NoModel().stream((), None, print)
     assert not (await NoModel().health()).available

@@ -1,10 +1,9 @@
 """The health monitor keeps the newest answer."""
 
 import asyncio
-from collections.abc import AsyncGenerator
 
 from chatbot.llm.health import HealthMonitor
-from chatbot.llm.protocol import ChatMessage, Finish, Health
+from chatbot.llm.protocol import ChatMessage, Finish, Health, Hear
 from events.catalogue import Parameters
 
 
@@ -23,9 +22,9 @@ class Told:
         return Health(available=self.available, detail="" if self.available else "away")
 
     async def stream(
-        self, messages: tuple[ChatMessage, ...], parameters: Parameters, *, whole: bool = False
-    ) -> AsyncGenerator[str | Finish, None]:
-        yield ""
+        self, messages: tuple[ChatMessage, ...], parameters: Parameters, hear: Hear, *, whole: bool = False
+    ) -> Finish:
+        raise NotImplementedError
 
     async def close(self) -> None: ...
 

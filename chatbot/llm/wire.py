@@ -1,0 +1,167 @@
+"""One connection to a model server. What arrives is parsed and handed on in the socket's own callback.
+
+HTTP/1.1 (RFC 9112) is parsed by httptools, the binding of Node's parser; only the bytes of bodies come through here.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+import httptools
+
+HEAD_MAX_BYTES = 65_536  # of an answer's status line and headers
+UNREAD_MAX_BYTES = 65_536  # of a body that nobody takes yet: beyond it the socket is left alone
+
+Take = Callable[[bytes], bool]
+
+
+class Cut(Exception):
+    """The connection ended, or stopped being HTTP, before the answer's end."""
+
+
+class Wire(asyncio.Protocol):
+    """Carries one request and its answer at a time. `silent`: nothing has come since the last request."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport
+        self._error: Cut | None = None
+        self._done: asyncio.Future[bool] | None = None
+        self._take: Take = bool  # until somebody takes it, for real
+        self._parts: list[bytes] = []
+        self._is_paused = False
+        self.on_body = self._parts.append
+        self._parser = httptools.HttpResponseParser(self)
+        self._begin()
+
+    def _begin(self) -> None:
+        self.silent = True
+        self.status = 0
+        self.headers: dict[bytes, bytes] = {}
+        self.is_complete = False
+        self._keeps_alive = False
+        self._head_bytes = 0
+        self._head: asyncio.Future[None] | None = None
+
+    @property
+    def is_reusable(self) -> bool:
+        """The answer has ended, and the connection is good for another."""
+        return self.is_complete and self._keeps_alive and self._error is None and not self._transport.is_closing()
+
+    async def ask(self, request: bytes) -> None:
+        """Send a request and wait for the head of its answer: `status`, `headers` by lower-case name. Raises Cut."""
+        self._begin()
+        self._parts.clear()  # of an answer that nobody wanted to its end
+        if self._error is not None:
+            raise self._error
+        self._resume()
+        self._head = self._loop.create_future()
+        self._transport.write(request)
+        await self._head
+
+    async def body(self, take: Take) -> bool:
+        """Hand the body to `take`, all that one read brings at once, until it wants no more: True; False at the end.
+
+        Raises Cut, and what `take` raises.
+        """
+        self._take = take
+        self._done = self._loop.create_future()
+        self._hand_on()
+        self._resume()
+        try:
+            return await self._done
+        finally:
+            self._done = None
+
+    def abort(self) -> None:
+        """Close at once: the server sees it and can stop writing."""
+        self._transport.abort()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]  # a stream's transport is an asyncio.Transport
+
+    def data_received(self, data: bytes) -> None:
+        self.silent = False
+        if not self.status:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._break(error)
+        if not self.status and self._head_bytes > HEAD_MAX_BYTES:
+            self._break(ValueError("the head of the answer has no end"))
+        self._hand_on()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is None and self.status and not self._tells_its_length:
+            self.is_complete = True  # a body without a length ends with its connection (RFC 9112, 6.3)
+        self._fail(exc)
+        self._hand_on()
+
+    # httptools' callbacks; on_body is the list's own append
+
+    def on_message_begin(self) -> None:
+        if self._head is None or self.is_complete:
+            raise ValueError("an answer that nobody has asked for")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < 200:  # 100 Continue and its like: the answer is still to come
+            self.headers.clear()
+            return
+        self.status = status
+        if self._head is not None and not self._head.done():
+            self._head.set_result(None)
+
+    def on_message_complete(self) -> None:
+        if self.status:
+            self.is_complete = True
+            self._keeps_alive = self._parser.should_keep_alive()
+
+    @property
+    def _tells_its_length(self) -> bool:
+        return b"content-length" in self.headers or b"transfer-encoding" in self.headers
+
+    def _fail(self, cause: Exception | None) -> None:
+        if self._error is None:
+            self._error = Cut(str(cause) if cause else "the connection was closed")
+            self._error.__cause__ = cause
+        if self._head is not None and not self._head.done():
+            self._head.set_exception(self._error)
+
+    def _resume(self) -> None:
+        if self._is_paused:
+            self._is_paused = False
+            self._transport.resume_reading()
+
+    def _break(self, cause: Exception) -> None:
+        self._fail(cause)
+        self._transport.abort()
+
+    def _hand_on(self) -> None:
+        """Give what has come to whoever takes it, and tell them when that is all."""
+        done = self._done
+        if done is None or done.done():
+            if self._parts and not self._is_paused and sum(map(len, self._parts)) > UNREAD_MAX_BYTES:
+                self._is_paused = True
+                self._transport.pause_reading()
+            return
+        if self._parts:
+            data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+            self._parts.clear()
+            try:
+                enough = self._take(data)
+            except Exception as error:  # noqa: BLE001  it is raised where the body is awaited
+                done.set_exception(error)
+                return
+            if enough:
+                done.set_result(True)
+                return
+        if self.is_complete:
+            done.set_result(False)
+        elif self._error is not None:
+            done.set_exception(self._error)
