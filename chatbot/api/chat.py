@@ -17,13 +17,13 @@ from chatbot.api.conditions import if_match, once_of
 from chatbot.api.endings import detail_of, last_frame
 from chatbot.api.event_stream import EventStream, answer_stream
 from chatbot.api.middleware import ASKER
+from chatbot.api.pouring import pour
 from chatbot.api.problems import CAUSE_UNKNOWN, CAUSES, Problem
 from chatbot.api.services import SERVICES, Services
 from chatbot.api.views import chat_view
 from chatbot.sessions.commands import PostMessage, Regenerate
 from chatbot.sessions.errors import Draining
 from chatbot.sessions.reply import Outcome, Reply
-from events.errors import LogUnavailable
 
 routes = web.RouteTableDef()
 
@@ -112,7 +112,8 @@ async def _ask(request: web.Request, session_id: str, command: PostMessage | Reg
 
 
 class _Writer:
-    """One reader of one reply: take all that is new as one frame, wait for the socket, look again."""
+    """One reader of one reply: all that is new goes out as one frame, whenever there is something and the socket has
+    room."""
 
     def __init__(self, services: Services, session_id: str, reply: Reply) -> None:
         self._session_id = session_id
@@ -121,25 +122,27 @@ class _Writer:
         self._supervisor = services.supervisor
         self._version = reply.version or reply.posted_version
         self._ahead = self._length_ahead(self._version)
+        self._offset = 0
 
     async def write(self, stream: EventStream) -> None:
         reply = self._reply
         start = frames.Start(self._session_id, reply.reply_id, reply.message_id, self._version, reply.model)
         await stream.send(frames.encode(start, self._version, self._ahead))
-        offset = 0
-        while True:
-            try:
-                await reply.wait_past(offset)
-            except LogUnavailable:
-                await stream.send(self._unrecorded(offset) + frames.DONE)
-                return
-            outcome = reply.outcome
-            if reply.length > offset:
-                piece, offset = reply.since(offset), reply.length
-                await stream.send(frames.encode(frames.Chunk(piece), reply.version or self._version, offset))
-            if outcome is not None:
-                await stream.send(self._last(outcome) + frames.DONE)
-                return
+        await pour(stream, self._look, reply.bell)
+        last = self._unrecorded(reply.length) if reply.outcome is None else self._last(reply.outcome)
+        await stream.send(self._news() + last + frames.DONE)
+
+    def _look(self) -> bytes | None:
+        """All that is new; None once the reply's end is known."""
+        reply = self._reply
+        return self._news() if reply.outcome is None and reply.unrecorded is None else None
+
+    def _news(self) -> bytes:
+        reply, offset = self._reply, self._offset
+        if reply.length <= offset:
+            return b""
+        self._offset = reply.length
+        return frames.encode(frames.Chunk(reply.since(offset)), reply.version or self._version, self._offset)
 
     def _length_ahead(self, version: int) -> int:
         """What is written of the reply ahead of this one, if it was open at `version`: a feed need not repeat that."""

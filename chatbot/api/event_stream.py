@@ -3,8 +3,11 @@
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 
 from aiohttp import HttpVersion11, web
+from aiohttp.abc import AbstractStreamWriter
+from msgspec import Struct
 
 from chatbot.api.frames import PING
 from chatbot.api.services import SERVICES
@@ -14,6 +17,14 @@ HEADERS = {
     "Cache-Control": "no-cache, no-transform",  # proxies may neither keep it nor compress it, which would buffer
     "X-Accel-Buffering": "no",
 }
+
+
+class Connection(Struct, frozen=True):
+    """The two ways to one reader: aiohttp's writer, and the transport below it."""
+
+    writer: AbstractStreamWriter
+    transport: asyncio.Transport
+
 
 LEFT = 499  # nobody reads this answer: nginx's word for a client that has left
 
@@ -51,22 +62,22 @@ async def answer_stream(
 class EventStream:
     """An open answer of type text/event-stream.
 
-    One timer watches over it: it pings a stream that has been silent for `ping_s`, and cuts off a reader that has let
-    one write wait for `write_timeout_s`. So a frame costs no timer of its own. Times are seconds.
+    aiohttp writes the answer's head and its end; what lies between goes to the transport as it is, in chunks (RFC 9112,
+    7.1), which can be done in any callback. One timer watches over the stream: it pings one that has been silent for
+    `ping_s`, and cuts off a reader that has left no room for `timeout_s`. So a frame costs no timer of its own. Times
+    are seconds.
     """
 
-    def __init__(
-        self, response: web.StreamResponse, transport: asyncio.Transport, ping_s: float, timeout_s: float
-    ) -> None:
+    def __init__(self, response: web.StreamResponse, connection: Connection, ping_s: float, timeout_s: float) -> None:
         self.response = response
-        self._transport = transport
+        self._writer, self._transport = connection.writer, connection.transport
         self._ping_s = ping_s
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
         self._last_s = self._loop.time()  # when the last write began
-        self._is_writing = False
-        self._pinging: asyncio.Task[None] | None = None
+        self._lacks_room = False
         self._timer = self._loop.call_later(min(ping_s, timeout_s), self._look)
+        self._transport.set_write_buffer_limits(0)  # what a reader does not take at once makes it a slow one
 
     @classmethod
     async def open(
@@ -78,17 +89,33 @@ class EventStream:
             response.enable_chunked_encoding()
         else:  # some proxies still ask so: the stream then ends with the connection
             response.force_close()
-        await response.prepare(request)
-        if request.transport is None:
+        writer = await response.prepare(request)
+        if request.transport is None or writer is None:
             raise ConnectionResetError("the reader has left")
-        return cls(response, request.transport, ping_s, write_timeout_s)
+        return cls(response, Connection(writer, request.transport), ping_s, write_timeout_s)
+
+    def push(self, frames: bytes) -> bool:
+        """Write at once. False: the socket took not all of it; wait for `room` before the next.
+
+        Raises ConnectionError when the reader has left.
+        """
+        transport = self._transport
+        if transport.is_closing():
+            raise ConnectionResetError("the reader has left")
+        self._last_s = self._loop.time()
+        transport.write(b"%x\r\n%b\r\n" % (len(frames), frames) if self.response.chunked else frames)
+        return transport.get_write_buffer_size() == 0
+
+    async def room(self) -> None:
+        """Return when the socket has taken all of it. Raises ConnectionError when the reader has left or is cut off."""
+        self._lacks_room = True
+        await self._writer.drain()
+        self._lacks_room = False
 
     async def send(self, frames: bytes) -> None:
         """Write, and wait for room in the socket. Raises ConnectionError when the reader has left or was cut off."""
-        self._last_s = self._loop.time()
-        self._is_writing = True
-        await self.response.write(frames)
-        self._is_writing = False
+        if not self.push(frames):
+            await self.room()
 
     async def close(self) -> None:
         """End the answer, unless the reader has left."""
@@ -102,23 +129,22 @@ class EventStream:
     def release(self) -> None:
         """Stop watching. To be called however the stream ended."""
         self._timer.cancel()
-        if self._pinging is not None:
-            self._pinging.cancel()
+        if not self._transport.is_closing():
+            self._transport.set_write_buffer_limits()  # the connection may carry other answers
 
     def _look(self) -> None:
         silent_s = self._loop.time() - self._last_s
-        if self._is_writing and silent_s >= self._timeout_s:
-            self._transport.abort()  # the write that waits raises ConnectionError
+        if self._lacks_room and silent_s >= self._timeout_s:
+            self._transport.abort()  # whoever waits for room gets ConnectionError
             return
-        if not self._is_writing and silent_s >= self._ping_s:
-            self._pinging = self._loop.create_task(self._ping())
+        if not self._lacks_room and silent_s >= self._ping_s:
+            self._ping()
             silent_s = 0.0
         # A write that begins after this look may stall at once: look again before its time is up, too.
-        next_s = self._timeout_s - silent_s if self._is_writing else min(self._ping_s - silent_s, self._timeout_s)
+        next_s = self._timeout_s - silent_s if self._lacks_room else min(self._ping_s - silent_s, self._timeout_s)
         self._timer = self._loop.call_later(max(next_s, 0.001), self._look)
 
-    async def _ping(self) -> None:
-        try:
-            await self.send(PING)
-        except ConnectionError:
-            self._transport.abort()  # whoever waits for the next frame has its handler cancelled with the connection
+    def _ping(self) -> None:
+        """No need to wait for room: a ping is small, and the next one waits as long as nothing has moved."""
+        with suppress(ConnectionError):  # the handler is cancelled with the connection
+            self.push(PING)

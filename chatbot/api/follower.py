@@ -5,13 +5,14 @@ from chatbot.api.cursors import Cursor
 from chatbot.api.endings import last_frame
 from chatbot.api.event_stream import EventStream
 from chatbot.api.feed_frames import frame_of
+from chatbot.api.pouring import pour
 from chatbot.api.services import Services
-from chatbot.sessions.bell import heard
 from chatbot.sessions.feeds import KEPT_MAX, Channel
 from chatbot.sessions.following import Place, advance, grown, is_at
 from chatbot.sessions.outcome import outcome_at
 from chatbot.sessions.reading import Described
 from chatbot.sessions.recorded_text import recorded_offset
+from chatbot.sessions.reply import Reply
 from events.catalogue import ReplyCompleted, ReplyEnded, ReplyProgressed
 from events.errors import LogError
 from events.record import RecordedEvent
@@ -30,6 +31,7 @@ class Follower:
         self._first: frames.FeedFrame | None = None
         self._retry_ms: int | None = services.settings.stream.retry_ms  # to be said in the first frame
         self._over = False
+        self._growing: Reply | None = None  # the reply whose text continues at the reader's place
         self._stream: EventStream
 
     async def begin(self, cursor: Cursor | None) -> None:
@@ -69,16 +71,38 @@ class Follower:
         if news:
             return
         reply = self._services.supervisor.running_reply(self._session.session_id)
-        if reply is not None and not is_at(self._place, reply):
-            reply = None
-        if reply is not None and reply.length > self._place.offset:
-            self._place, text = grown(self._place, reply)
-            await self._send(frames.FeedChunk(text, reply.reply_id))
+        self._growing = reply if reply is not None and is_at(self._place, reply) else None
+        if self._has_grown():
+            await self._stream.send(self._grown())
         elif self._services.feeds.closed:
             self._over, self._retry_ms = True, self._services.settings.stream.retry_ms
             await self._send(frames.Draining(self._place.version))
         else:
-            await heard(self._channel.bell, *((reply.bell,) if reply is not None else ()))
+            bells = (self._channel.bell,) if self._growing is None else (self._channel.bell, self._growing.bell)
+            await pour(self._stream, self._look, *bells)
+
+    def _look(self) -> bytes | None:
+        """The text that has grown; None for news that take more than a look."""
+        if self._services.feeds.closed or self._channel.latest > self._place.version:
+            return None
+        return self._grown() if self._has_grown() else b""
+
+    def _has_grown(self) -> bool:
+        return self._growing is not None and self._growing.length > self._place.offset
+
+    def _grown(self) -> bytes:
+        """The new text as a frame, which is encoded once for all readers that are at this place."""
+        reply, before = self._growing, self._place
+        if reply is None:
+            raise RuntimeError("only a reply grows")
+        self._place, text = grown(before, reply)
+        key = (before.version, before.offset, self._place.offset, self._retry_ms)
+        if self._channel.newest is None or self._channel.newest[0] != key:
+            chunk = frames.FeedChunk(text, reply.reply_id)
+            encoded = frames.encode(chunk, self._place.version, self._place.offset, retry_ms=self._retry_ms)
+            self._channel.newest = key, encoded
+        self._retry_ms = None
+        return self._channel.newest[1]
 
     async def _news(self) -> list[RecordedEvent]:
         """The events after the reader's place, or the first of them."""

@@ -1,27 +1,35 @@
-"""What wakes those who wait: no queue, no value, only "look again"."""
+"""What tells those who listen that there is something new: no queue, no value, only "look again"."""
 
 import asyncio
+from collections.abc import Callable
 
 
 class Bell:
-    """Rings for everyone who waits at that moment. Nobody else hears it: look first, then wait."""
+    """Calls everyone who listens at that moment, there and then. Nobody else hears it: look first, then listen.
+
+    A listener is quick and raises nothing: it is called by whoever has made the news.
+    """
 
     def __init__(self) -> None:
-        self.waiting: set[asyncio.Future[None]] = set()
+        self.listeners: set[Callable[[], None]] = set()
 
     def ring(self) -> None:
-        for listener in self.waiting:
-            if not listener.done():
-                listener.set_result(None)
+        for listener in tuple(self.listeners):  # one that has heard enough may leave
+            listener()
 
 
 async def heard(*bells: Bell) -> None:
     """Return when any of `bells` rings. Nothing is missed as long as no await lies between looking and this."""
-    listener: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    rung: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def wake() -> None:
+        if not rung.done():
+            rung.set_result(None)
+
     for bell in bells:
-        bell.waiting.add(listener)
+        bell.listeners.add(wake)
     try:
-        await listener
+        await rung
     finally:
         for bell in bells:
-            bell.waiting.discard(listener)
+            bell.listeners.discard(wake)

@@ -17,7 +17,8 @@ KEPT_MAX = 64  # events: about a minute of a running reply, which records one ea
 class Channel:
     """The newest events of one session, gapless. `latest` is the newest version known, whether kept or not.
 
-    `erasures` counts: events that were taken before the last one may be erased by now.
+    `erasures` counts: events that were taken before the last one may be erased by now. `newest` is the piece of a
+    running reply's text that was handed out last, by what tells it apart, as its readers' edge has encoded it.
     """
 
     def __init__(self) -> None:
@@ -25,6 +26,7 @@ class Channel:
         self.latest = 0
         self.readers = 0
         self.erasures = 0
+        self.newest: tuple[object, bytes] | None = None
         self._kept: deque[RecordedEvent] = deque(maxlen=KEPT_MAX)
 
     def reach(self, version: int) -> None:
@@ -39,6 +41,7 @@ class Channel:
             self.erasures += erases
             if is_gap or erases:  # what is erased must not be handed out from memory
                 self._kept.clear()
+                self.newest = None
             self._kept.append(one)
             self.reach(one.version)
         self.bell.ring()

@@ -58,6 +58,8 @@ class Reply:
 
     def since(self, offset: int) -> str:
         """What lies after `offset`, at a cost that grows with the answer, not with the reply."""
+        if self._starts and self._starts[-1] == offset:  # as it is for whoever keeps up
+            return self._pieces[-1]
         first = max(bisect_right(self._starts, offset) - 1, 0)
         tail = "".join(self._pieces[first:])
         return tail[offset - self._starts[first] :] if tail else ""
@@ -92,14 +94,6 @@ class Reply:
         """The end cannot be recorded: tell those who wait now; the actor goes on trying."""
         self.unrecorded = error
         self.bell.ring()
-
-    async def wait_past(self, offset: int) -> None:
-        """Return once there is text after `offset`, or the reply has ended.
-
-        Raises LogUnavailable when its end cannot be recorded.
-        """
-        while self.length <= offset and self.outcome is None:
-            await self._changed()
 
     async def wait_end(self) -> Outcome:
         """How it ended. Raises LogUnavailable when that cannot be recorded."""

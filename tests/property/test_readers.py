@@ -153,7 +153,7 @@ class ReadersOfOneSession(RuleBasedStateMachine):
                 connection.task.result()
         self.open = [connection for connection in self.open if connection.is_open]
         channel = self.real.ports.feeds._channels.get(self.session_id)
-        listening = sum(not one.done() for one in channel.bell.waiting) if channel else 0
+        listening = len(channel.bell.listeners) if channel else 0
         return listening + sum(connection.wire.is_stuck for connection in self.open) == len(self.open)
 
     async def settle(self) -> None:
@@ -676,9 +676,9 @@ class ReadersOfOneSession(RuleBasedStateMachine):
         live = self.live
         if live is not None:
             self.replies.append(live)
-            assert len(live.bell.waiting) <= listening
+            assert len(live.bell.listeners) <= listening
         for reply in self.replies:
-            assert reply is live or not reply.version or not reply.outcome or not reply.bell.waiting
+            assert reply is live or not reply.version or not reply.outcome or not reply.bell.listeners
 
 
 ReadersOfOneSession.TestCase.settings = settings(

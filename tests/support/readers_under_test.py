@@ -164,20 +164,31 @@ class Wire:
         self._free = asyncio.Event()
         self._free.set()
 
-    async def send(self, frames: bytes) -> None:
+    def push(self, frames: bytes) -> bool:
         assert self.waiting is None, "two frames at once"
         assert frames.startswith(b"retry: ") or not self._is_first, "the first frame says when to come back"
+        if self.is_cut:
+            raise ConnectionResetError("the reader has left")
         self._is_first = False
         self.waiting, self._seen = frames, False
+        if self._early or self._free.is_set():
+            self._see()
+        if self._free.is_set():
+            self.waiting = None
+        return self.waiting is None
+
+    async def room(self) -> None:
         try:
-            if self._early:
-                self._see()
             await self._free.wait()
             if self.is_cut:
                 raise ConnectionResetError("the reader has left")
             self._see()
         finally:
             self.waiting = None
+
+    async def send(self, frames: bytes) -> None:
+        if not self.push(frames):
+            await self.room()
 
     @property
     def is_stuck(self) -> bool:

@@ -3,16 +3,30 @@
 import asyncio
 from typing import Any, cast
 
-from chatbot.api.event_stream import EventStream
+from chatbot.api.event_stream import Connection, EventStream
 
 
 class Stuck:
-    """A socket with no room, and the answer that writes to it."""
+    """A socket with no room, and the answer that is written to it."""
+
+    chunked = True
 
     def __init__(self) -> None:
         self.aborted = asyncio.Event()
+        self.written: list[bytes] = []
 
-    async def write(self, _: bytes) -> None:
+    def set_write_buffer_limits(self, high: int | None = None) -> None: ...
+
+    def is_closing(self) -> bool:
+        return self.aborted.is_set()
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+    def get_write_buffer_size(self) -> int:
+        return sum(map(len, self.written))
+
+    async def drain(self) -> None:
         await self.aborted.wait()
         raise ConnectionResetError
 
@@ -22,7 +36,7 @@ class Stuck:
 
 async def test_a_reader_that_stalls_late_is_let_go_in_time_however_rare_the_pings() -> None:
     stuck = cast(Any, Stuck())
-    stream = EventStream(stuck, stuck, 60.0, 0.1)
+    stream = EventStream(stuck, Connection(stuck, stuck), 60.0, 0.1)
     try:
         await asyncio.sleep(0.25)  # the first looks find nothing wrong
         stalled = asyncio.create_task(stream.send(b"data: x\n\n"))
@@ -31,3 +45,21 @@ async def test_a_reader_that_stalls_late_is_let_go_in_time_however_rare_the_ping
         assert isinstance(stalled.exception(), ConnectionResetError)
     finally:
         stream.release()
+
+
+async def test_what_is_pushed_is_one_chunk_and_no_room_is_told() -> None:
+    stuck = Stuck()
+    stream = EventStream(cast(Any, stuck), Connection(cast(Any, stuck), cast(Any, stuck)), 60.0, 60.0)
+    assert stream.push(b"data: x\n\n") is False
+    assert stuck.written == [b"9\r\ndata: x\n\n\r\n"]
+    stream.release()
+
+
+async def test_a_reader_without_room_gets_no_pings() -> None:
+    stuck = Stuck()
+    stream = EventStream(cast(Any, stuck), Connection(cast(Any, stuck), cast(Any, stuck)), 0.02, 60.0)
+    waiting = asyncio.create_task(stream.send(b"data: x\n\n"))
+    await asyncio.sleep(0.1)
+    assert len(stuck.written) == 1
+    waiting.cancel()
+    stream.release()

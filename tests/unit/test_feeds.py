@@ -25,8 +25,8 @@ async def test_any_of_several_bells_wakes_and_leaves_nothing_behind() -> None:
     other.ring()
     other.ring()
     await waiting
-    assert not one.waiting
-    assert not other.waiting
+    assert not one.listeners
+    assert not other.listeners
 
 
 async def test_who_stops_waiting_is_forgotten() -> None:
@@ -35,7 +35,7 @@ async def test_who_stops_waiting_is_forgotten() -> None:
     await asyncio.sleep(0)
     waiting.cancel()
     await asyncio.wait((waiting,))
-    assert not bell.waiting
+    assert not bell.listeners
 
 
 def test_a_channel_hands_out_what_comes_after_a_version() -> None:

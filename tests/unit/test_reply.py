@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chatbot.sessions.bell import heard
 from chatbot.sessions.commands import SERVICE
 from chatbot.sessions.reply import Outcome, Reply
 from events.catalogue import Parameters
@@ -24,7 +25,8 @@ async def read(source: Reply, pauses: list[int]) -> str:
     """A reader that holds a cursor and sleeps between its looks as `pauses` tell (loop turns)."""
     text = ""
     while source.outcome is None or len(text) < source.length:
-        await source.wait_past(len(text))
+        if source.length == len(text):
+            await heard(source.bell)
         text += source.since(len(text))
         for _ in range(pauses.pop(0) if pauses else 0):
             await asyncio.sleep(0)
@@ -70,11 +72,11 @@ async def test_nothing_grows_after_the_text_is_frozen() -> None:
 
 async def test_a_reader_that_leaves_is_forgotten() -> None:
     source = reply()
-    leaving = asyncio.create_task(source.wait_past(0))
+    leaving = asyncio.create_task(source.wait_end())
     await asyncio.sleep(0)
     leaving.cancel()
     await asyncio.wait((leaving,))
-    assert not source.bell.waiting
+    assert not source.bell.listeners
 
 
 async def test_those_who_wait_are_told_when_the_end_cannot_be_recorded() -> None:

@@ -1,0 +1,141 @@
+"""A reader that keeps up is written to where the news is made; one that is behind waits for its socket alone."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from chatbot.api.pouring import pour
+from chatbot.sessions.bell import Bell
+
+
+class Socket:
+    """Takes what it is given, and has room for more while the test says so."""
+
+    def __init__(self) -> None:
+        self.taken: list[bytes] = []
+        self.has_left = False
+        self.free = asyncio.Event()
+        self.free.set()
+
+    def push(self, frames: bytes) -> bool:
+        if self.has_left:
+            raise ConnectionResetError
+        self.taken.append(frames)
+        return self.free.is_set()
+
+    async def room(self) -> None:
+        await self.free.wait()
+
+
+class Text:
+    """What there is to read, and how far it was read."""
+
+    def __init__(self) -> None:
+        self.bell = Bell()
+        self.new = b""
+        self.is_over = False
+
+    def look(self) -> bytes | None:
+        new, self.new = self.new, b""
+        return new or (None if self.is_over else b"")
+
+    def grow(self, piece: bytes) -> None:
+        self.new += piece
+        self.bell.ring()
+
+    def end(self) -> None:
+        self.is_over = True
+        self.bell.ring()
+
+
+@asynccontextmanager
+async def pouring(socket: Socket, text: Text) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.create_task(pour(socket, text.look, text.bell))
+    await asyncio.sleep(0)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
+        assert not text.bell.listeners
+
+
+async def test_what_is_new_is_written_before_the_one_who_made_it_goes_on() -> None:
+    socket, text = Socket(), Text()
+    async with pouring(socket, text):
+        text.grow(b"a")
+        assert socket.taken == [b"a"]
+        text.grow(b"b")
+        assert socket.taken == [b"a", b"b"]
+
+
+async def test_what_was_there_before_is_written_first() -> None:
+    socket, text = Socket(), Text()
+    text.new = b"early"
+    async with pouring(socket, text):
+        assert socket.taken == [b"early"]
+
+
+async def test_a_reader_that_is_behind_gets_all_as_one_when_it_has_room() -> None:
+    socket, text = Socket(), Text()
+    async with pouring(socket, text):
+        socket.free.clear()
+        for piece in (b"a", b"b", b"c", b"d"):
+            text.grow(piece)
+        assert socket.taken == [b"a"]
+        socket.free.set()
+        await asyncio.sleep(0.01)
+        assert socket.taken == [b"a", b"bcd"]
+
+
+async def test_it_ends_when_there_is_nothing_more_to_look_for() -> None:
+    socket, text = Socket(), Text()
+    async with pouring(socket, text) as task:
+        text.end()
+        async with asyncio.timeout(1):
+            await task
+        text.grow(b"late")
+        assert socket.taken == []
+
+
+async def test_an_end_that_comes_while_the_reader_is_behind_is_not_missed() -> None:
+    socket, text = Socket(), Text()
+    async with pouring(socket, text) as task:
+        socket.free.clear()
+        text.grow(b"a")
+        await asyncio.sleep(0)
+        text.end()
+        socket.free.set()
+        async with asyncio.timeout(1):
+            await task
+
+
+async def test_a_reader_that_has_left_does_not_disturb_the_others() -> None:
+    socket, other, text = Socket(), Socket(), Text()
+    seen = Text()
+    seen.bell = text.bell
+    socket.has_left = True
+    async with pouring(socket, text) as task, pouring(other, seen):
+        seen.new = b"a"
+        text.grow(b"a")
+        assert other.taken == [b"a"]
+        with pytest.raises(ConnectionResetError):
+            await task
+
+
+async def test_a_fault_in_looking_is_raised_in_the_readers_own_task() -> None:
+    bell, armed = Bell(), False
+
+    def look() -> bytes:
+        if armed:
+            raise ZeroDivisionError
+        return b""
+
+    task = asyncio.create_task(pour(Socket(), look, bell))
+    await asyncio.sleep(0)
+    armed = True
+    bell.ring()
+    with pytest.raises(ZeroDivisionError):
+        await task
