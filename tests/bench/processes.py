@@ -123,9 +123,12 @@ def free_port() -> int:
 
 
 @contextmanager
-def product(folder: Path, model_url: str, *, core: int | None = None, **settings: str) -> Iterator[tuple[Child, str]]:
+def product(
+    folder: Path, model_url: str, run: Path = ROOT / "run.py", /, *, core: int | None = None, **settings: str
+) -> Iterator[tuple[Child, str]]:
     """`python run.py` with its files in `folder`; gives the process and the service's URL once it is ready.
 
+    `run` may be that of another checkout.
     `settings` are environment variables. Only warnings are logged, as in production under load.
     """
     port = free_port()
@@ -137,6 +140,6 @@ def product(folder: Path, model_url: str, *, core: int | None = None, **settings
         "CHATBOT_LOGGING_LEVEL": "warning",
         **settings,
     }
-    command = [sys.executable, str(ROOT / "run.py")]
+    command = [sys.executable, str(run)]
     with started(command, folder=folder, core=core, environment=environment, ready=f"{url}/readyz") as child:
         yield child, url
