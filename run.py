@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
 from chatbot.api.app import build_app, listen
 from chatbot.api.draining import drain
@@ -27,28 +27,28 @@ from chatbot.config.check import find_risks
 from chatbot.config.load import ConfigError, Configuration, load
 from chatbot.config.settings import Settings
 from chatbot.config.show import show
+from chatbot.from_settings import embedded_options, limits, llm_options, log_options, rules, runner_options
 from chatbot.llm.create import create_provider
 from chatbot.llm.embedded_process import EmbeddedMissing
 from chatbot.llm.gate import Gate
 from chatbot.llm.health import HealthMonitor
-from chatbot.llm.options import EmbeddedOptions, LlmOptions
 from chatbot.llm.protocol import Provider
 from chatbot.logs import setup_logging
+from chatbot.loop_lag import watch_loop
 from chatbot.metrics import Metrics
 from chatbot.observers import LogWatch, ProjectionWatch, SessionWatch
 from chatbot.reload import run_reloading
-from chatbot.sessions.decide import Rules
 from chatbot.sessions.expiry import ExpiryTimer
 from chatbot.sessions.feeds import Feeds
-from chatbot.sessions.ports import Limits, Ports
+from chatbot.sessions.ports import Ports
 from chatbot.sessions.reading import Reader
+from chatbot.sessions.recent_texts import RecentTexts
 from chatbot.sessions.supervisor import Supervisor
 from events.errors import LogError, LogUnusable
-from events.options import LogOptions
 from events.sqlite import SqliteLog
 from events.trust import check_tail
 from projections.errors import ProjectionError, ProjectionLag, ProjectionsStopped
-from projections.runner import ProjectionRunner, RunnerOptions
+from projections.runner import ProjectionRunner
 
 EXIT_SETTINGS, EXIT_DATABASE, EXIT_LISTEN, EXIT_MODEL, EXIT_AT_ONCE = 2, 3, 4, 5, 130
 START_LOOK_S = 1.0  # between looks at projections that are catching up
@@ -66,9 +66,8 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments, version())
     if options.reload and options.command == "serve":
         return run_reloading(ROOT, [one for one in arguments if one != "--reload"])
-    overrides = {"host": options.host, "port": options.port, "config": options.config}
     try:
-        configuration = load(overrides)
+        configuration = load({"host": options.host, "port": options.port, "config": options.config})
     except ConfigError as error:
         return fail(EXIT_SETTINGS, str(error))
     if options.command == "config":
@@ -173,13 +172,14 @@ def catch_signals(stop: asyncio.Event) -> None:
 async def compose(settings: Settings, stack: AsyncExitStack) -> Services:
     """Put the parts together; `stack` takes them apart again, last first."""
     metrics = Metrics(version())
+    await stack.enter_async_context(background(watch_loop(metrics.loop_lag, structlog.get_logger("loop")), "loop-lag"))
     log_watch = LogWatch(metrics, structlog.get_logger("log"))
     log = await stack.enter_async_context(opened_log(settings, log_watch))
     projections = ProjectionRunner(
         settings.database.projections,
         log,
         ProjectionWatch(metrics, structlog.get_logger("projections")),
-        RunnerOptions(batch_max=settings.database.projection_batch_max),
+        runner_options(settings),
     )
     await projections.start()
     stack.push_async_callback(projections.stop)
@@ -196,6 +196,7 @@ async def compose(settings: Settings, stack: AsyncExitStack) -> Services:
         rules=rules(settings),
         limits=limits(settings),
         feeds=Feeds(),
+        texts=RecentTexts(log, settings.database.text_cache_bytes),
         observe=SessionWatch(metrics, structlog.get_logger("sessions")),
         clock=now_us,
         timer=time.monotonic,
@@ -244,9 +245,7 @@ async def start_up(services: Services, url: str) -> None:
 
 @asynccontextmanager
 async def opened_log(settings: Settings, log_watch: LogWatch) -> AsyncIterator[SqliteLog]:
-    wanted = asdict(settings.database)
-    options = LogOptions(**{name: wanted[name] for name in LogOptions.__struct_fields__})
-    log = await SqliteLog.open(settings.database.path, options, clock=now_us, observe=log_watch)
+    log = await SqliteLog.open(settings.database.path, log_options(settings), clock=now_us, observe=log_watch)
     try:
         await check_tail(log, settings.database.path)
         yield log
@@ -274,39 +273,6 @@ async def cancelled(task: asyncio.Task[Any]) -> None:
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
-
-
-def rules(settings: Settings) -> Rules:
-    return Rules(
-        node=os.uname().nodename,
-        provider=settings.llm.provider,
-        model=settings.llm.model,
-        max_context_messages=settings.chat.max_context_messages,
-        pending_max=settings.sessions.pending_max,
-        access_resolution_us=round(settings.sessions.access_resolution_s * 1e6),
-        auth=bool(settings.auth.keys),
-        retry_interrupted=settings.sessions.retry_interrupted,
-    )
-
-
-def limits(settings: Settings) -> Limits:
-    return Limits(
-        live_max=settings.sessions.live_max,
-        mailbox_max=settings.sessions.mailbox_max,
-        idle_timeout_s=settings.sessions.idle_timeout_s,
-        ask_timeout_s=settings.sessions.ask_timeout_s,
-        checkpoint_interval_s=settings.stream.checkpoint_interval_s,
-        read_page_max=settings.database.read_page_max,
-    )
-
-
-def llm_options(settings: Settings) -> LlmOptions:
-    wanted = asdict(settings.llm)
-    return LlmOptions(**{name: wanted[name] for name in LlmOptions.__struct_fields__})
-
-
-def embedded_options(settings: Settings) -> EmbeddedOptions:
-    return EmbeddedOptions(**asdict(settings.embedded))
 
 
 def now_us() -> int:

@@ -1,7 +1,7 @@
 """Metrics for Prometheus. No label is unbounded: routes are templates, models beyond the first few are `other`."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -140,13 +140,8 @@ class Metrics:
     def observe_request(self, route: str, method: str, status: int, seconds: float) -> None:
         self._requests.labels(route, method, str(status)).observe(seconds)
 
-    @contextmanager
-    def open_stream(self) -> Iterator[None]:
-        self._streams.inc()
-        try:
-            yield
-        finally:
-            self._streams.dec()
+    def open_stream(self) -> AbstractContextManager[None]:
+        return self._streams.track_inprogress()
 
     # what the event loop reports
 

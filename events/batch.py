@@ -6,13 +6,14 @@ from msgspec import Struct
 
 from events.catalogue import SCHEMA_VERSIONS, Event
 from events.chain import SALT_BYTES, commit, link
-from events.codec import decode, encode, event_type
+from events.codec import check, encode, event_type
 from events.errors import LogError, VersionConflict
-from events.record import Head, Metadata, RecordedEvent, StoredRow, encode_metadata
+from events.record import Head, Metadata, RecordedEvent, encode_metadata
 
 VERSION_MAX = 2**53  # what any JSON reader still tells apart
 
 Outcome = tuple[RecordedEvent, ...] | LogError
+Row = tuple[int | str | bytes, ...]  # a row's columns, in the order of StoredRow
 
 
 class Content(Struct, frozen=True):
@@ -44,7 +45,7 @@ class Plan(Struct, frozen=True):
     `erasures` are (stream_id, version): content of that stream before that version goes.
     """
 
-    rows: list[StoredRow]
+    rows: list[Row]
     outcomes: list[Outcome]
     erasures: list[tuple[str, int]]
     head: Head
@@ -75,19 +76,11 @@ def prepare(events: Sequence[Event], origin: Origin, random_bytes: Callable[[int
     contents, size = [], 0
     for event in events:
         kind, data, salt = event_type(event), encode(event), random_bytes(SALT_BYTES)
-        decode(kind, SCHEMA_VERSIONS[kind], data)  # what cannot be read back would stop every projection, for ever
+        check(kind, data)  # what cannot be read back would stop every projection, for ever
         contents.append(Content(event, kind, data.decode(), salt, commit(salt, data)))
         size += len(data)
-    return Pending(
-        stream_id=origin.stream_id,
-        expected_version=origin.expected_version,
-        contents=tuple(contents),
-        metadata=origin.metadata,
-        metadata_text=encode_metadata(origin.metadata),
-        recorded_at_us=origin.recorded_at_us,
-        size=size,
-        erases=origin.erases,
-    )
+    origin_of, text = (origin.stream_id, origin.expected_version), encode_metadata(origin.metadata)
+    return Pending(*origin_of, tuple(contents), origin.metadata, text, origin.recorded_at_us, size, origin.erases)
 
 
 def plan(batch: Sequence[Pending], head: Head, versions: dict[str, int]) -> Plan:
@@ -96,61 +89,34 @@ def plan(batch: Sequence[Pending], head: Head, versions: dict[str, int]) -> Plan
     `versions` are the streams' versions as the store has them; for a stream that it does not name, the first append
     is believed. Appends to one stream follow each other; one that does not fit gets VersionConflict alone.
     """
-    reached, rows, erasures = dict(versions), [], []
+    reached, erasures = dict(versions), []
+    rows: list[Row] = []
     outcomes: list[Outcome] = []
+    conflicts = 0
     for append in batch:
-        version = reached.setdefault(append.stream_id, append.expected_version)
-        if version != append.expected_version:
-            outcomes.append(VersionConflict(append.stream_id, append.expected_version))
+        expected = append.expected_version
+        if reached.setdefault(append.stream_id, expected) != expected:
+            outcomes.append(VersionConflict(append.stream_id, expected))
+            conflicts += 1
             continue
-        placed = _place(append, head)
-        head = Head(placed[-1].position, placed[-1].digest)
-        reached[append.stream_id] = placed[-1].version
-        rows.extend(placed)
-        outcomes.append(_recorded(append, placed))
+        head, recorded = _place(append, head, rows)
+        reached[append.stream_id] = recorded[-1].version
+        outcomes.append(recorded)
         if append.erases:
-            erasures.append((append.stream_id, placed[-1].version))
-    conflicts = sum(isinstance(outcome, VersionConflict) for outcome in outcomes)
+            erasures.append((append.stream_id, recorded[-1].version))
     return Plan(rows, outcomes, erasures, head, conflicts)
 
 
-def _place(append: Pending, head: Head) -> list[StoredRow]:
-    rows: list[StoredRow] = []
-    position, digest, stream_id, metadata = head.position, head.digest, append.stream_id, append.metadata_text
-    for version, content in enumerate(append.contents, append.expected_version + 1):
-        position += 1
-        schema_version = SCHEMA_VERSIONS[content.type]
-        numbers = (position, version, schema_version, append.recorded_at_us)
-        digest = link(digest, numbers, (stream_id, content.type, metadata), content.commitment)
-        rows.append(
-            StoredRow(
-                position=position,
-                stream_id=stream_id,
-                version=version,
-                type=content.type,
-                schema_version=schema_version,
-                recorded_at_us=append.recorded_at_us,
-                metadata=metadata,
-                data=content.data,
-                salt=content.salt,
-                commitment=content.commitment,
-                digest=digest,
-            )
-        )
-    return rows
-
-
-def _recorded(append: Pending, rows: Sequence[StoredRow]) -> tuple[RecordedEvent, ...]:
-    return tuple(
-        RecordedEvent(
-            position=row.position,
-            stream_id=row.stream_id,
-            version=row.version,
-            type=row.type,
-            schema_version=row.schema_version,
-            recorded_at_us=row.recorded_at_us,
-            metadata=append.metadata,
-            event=content.event,
-        )
-        for row, content in zip(rows, append.contents, strict=True)
-    )
+def _place(append: Pending, head: Head, rows: list[Row]) -> tuple[Head, tuple[RecordedEvent, ...]]:
+    """Add the rows of `append`, and say where the log ends then and what was recorded."""
+    position, digest, version = head.position, head.digest, append.expected_version
+    stream_id, at_us, metadata, text = append.stream_id, append.recorded_at_us, append.metadata, append.metadata_text
+    recorded = []
+    for content in append.contents:
+        position, version, kind, commitment = position + 1, version + 1, content.type, content.commitment
+        schema = SCHEMA_VERSIONS[kind]
+        digest = link(digest, (position, version, schema, at_us), (stream_id, kind, text), commitment)
+        envelope = (position, stream_id, version, kind, schema, at_us)
+        rows.append((*envelope, text, content.data, content.salt, commitment, digest))
+        recorded.append(RecordedEvent(*envelope, metadata, content.event))
+    return Head(position, digest), tuple(recorded)

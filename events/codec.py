@@ -19,13 +19,14 @@ def _types() -> dict[str, type[Event]]:
 
 
 TYPES = _types()
+_NAMES = {cls: tag for tag, cls in TYPES.items()}
 _encoder = msgspec.json.Encoder()
 _decoders: dict[str, msgspec.json.Decoder[Any]] = {tag: msgspec.json.Decoder(cls) for tag, cls in TYPES.items()}
 
 
 def event_type(event: Event) -> str:
     """The event's name in the log."""
-    return str(event.__struct_config__.tag)
+    return _NAMES[type(event)]
 
 
 def encode(event: Event) -> bytes:
@@ -46,3 +47,8 @@ def decode(event_type: str, schema_version: int, data: bytes | str) -> Event:
         return msgspec.convert(fields, TYPES[event_type])
     event: Event = _decoders[event_type].decode(data)
     return event
+
+
+def check(event_type: str, data: bytes) -> None:
+    """Raises ValueError for data of the current schema version that `decode` would not take."""
+    _decoders[event_type].decode(data)

@@ -1,12 +1,14 @@
 """The event log in one SQLite file. Implements events.log.EventLog."""
 
 import asyncio
+import io
 import math
 import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from events.batch import Origin
 from events.catalogue import EXPLAINS_ERASURE, Event
@@ -16,13 +18,22 @@ from events.errors import LogUnavailable, LogUnusable
 from events.live_head import LiveHead
 from events.options import LogOptions
 from events.record import Head, Metadata, RecordedEvent, StoredRow
-from events.sqlite_readers import SqliteReaders, all_events, events_at, stored_rows, stored_stream, stream_events
+from events.sqlite_readers import (
+    SqliteReaders,
+    all_events,
+    events_at,
+    row_tuples,
+    stored_rows,
+    stored_stream,
+    stream_events,
+)
 from events.sqlite_schema import check_format, connect_reader, explain
 from events.write_side import WriteSide
 from events.writer import LogObserver, NoObserver
 
 __all__ = ["LogObserver", "LogOptions", "SqliteLog"]
 
+DRAWN_BYTES = 1024  # salts of 64 events
 _INTEGER_MIN, _INTEGER_MAX = -(2**63), 2**63 - 1  # SQLite's; a client's cursor may name any number
 
 
@@ -48,13 +59,14 @@ class SqliteLog:
         *,
         read_only: bool = False,
         clock: Callable[[], int] = now_us,
-        random_bytes: Callable[[int], bytes] = os.urandom,
+        random_bytes: Callable[[int], bytes] | None = None,
         observe: LogObserver | None = None,
     ) -> "SqliteLog":
         """Open the log in `path`, created if missing.
 
         With `read_only` no event and no lock is written, so that offline commands work beside a running server and
-        on a read-only copy; `head` is then the end of the log at this moment. `clock` gives microseconds, UTC.
+        on a read-only copy; `head` is then the end of the log at this moment. `clock` gives microseconds, UTC;
+        `random_bytes` the salts, absent: the system.
         Raises LogUnusable (of which LogInUse is one), which says what to do about it.
         """
         options = options or LogOptions()
@@ -64,7 +76,7 @@ class SqliteLog:
             if read_only:
                 live = await _end_of(database, options)
             else:
-                side = WriteSide(database, options, (clock, random_bytes))
+                side = WriteSide(database, options, (clock, random_bytes or _drawn()))
                 live = await side.open(observe or NoObserver())
             await readers.open()
         except BaseException as error:
@@ -126,6 +138,10 @@ class SqliteLog:
         """As EventLog.rows."""
         return await stored_rows(self._readers, _span(after, limit))
 
+    async def row_tuples(self, *, after: int = 0, limit: int) -> list[tuple[Any, ...]]:
+        """As events.verify.RowTuples."""
+        return await row_tuples(self._readers, _span(after, limit))
+
     async def stream_rows(self, stream_id: str, *, after: int = 0, limit: int) -> list[StoredRow]:
         """As EventLog.stream_rows."""
         return await stored_stream(self._readers, stream_id, _span(after, limit))
@@ -147,11 +163,28 @@ class SqliteLog:
         await asyncio.shield(self._closed)
 
     def _writing(self) -> WriteSide:
-        if self._write_side is None:
+        side = self._write_side
+        if side is None:
             raise LogUnavailable("the log was opened for reading only")
-        if self.damage is not None:
-            raise LogUnavailable(self.damage)
-        return self._write_side
+        damage = self._readers.damage or side.store.damage
+        if damage is not None:
+            raise LogUnavailable(damage)
+        return side
+
+
+def _drawn() -> Callable[[int], bytes]:
+    """Random bytes of the system, drawn in advance: asking it costs as much for a thousand as for sixteen."""
+    drawn = io.BytesIO()
+
+    def take(size: int) -> bytes:
+        nonlocal drawn
+        taken = drawn.read(size)
+        if len(taken) < size:
+            drawn = io.BytesIO(os.urandom(max(size, DRAWN_BYTES)))
+            taken = drawn.read(size)
+        return taken
+
+    return take
 
 
 async def _release(readers: SqliteReaders, side: WriteSide | None) -> None:

@@ -4,10 +4,12 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
 import aiosqlite
+from msgspec.structs import astuple
 
 from events.codec import decode
 from events.errors import LogUnavailable
@@ -23,6 +25,12 @@ _EVENT = "position, stream_id, version, type, schema_version, recorded_at, metad
 RAW_COLUMNS = (
     "position, CAST(stream_id AS BLOB), version, CAST(type AS BLOB), schema_version, recorded_at,"
     " CAST(metadata AS BLOB), CAST(data AS BLOB), salt, commitment, digest"
+)
+
+# What `stored_row` makes of RAW_COLUMNS where all texts are UTF-8, whatever types a forger gave the columns.
+_TEXT_COLUMNS = (
+    "position, ifnull(CAST(stream_id AS TEXT), ''), version, ifnull(CAST(type AS TEXT), ''), schema_version,"
+    " recorded_at, ifnull(CAST(metadata AS TEXT), ''), CAST(data AS TEXT), salt, commitment, digest"
 )
 
 
@@ -121,14 +129,29 @@ async def events_at(readers: SqliteReaders, positions: Sequence[int]) -> dict[in
 
 async def stored_rows(readers: SqliteReaders, span: tuple[int | float, int]) -> list[StoredRow]:
     """Rows as they lie in the file, however damaged their texts; `span` is (after, limit)."""
-    query = f"SELECT {RAW_COLUMNS} FROM events WHERE position > ? ORDER BY position LIMIT ?"  # noqa: S608  constants
-    return [stored_row(row) for row in await readers.rows(query, span)]
+    return list(starmap(StoredRow, await row_tuples(readers, span)))
 
 
 async def stored_stream(readers: SqliteReaders, stream_id: str, span: tuple[int | float, int]) -> list[StoredRow]:
     """As `stored_rows`, of one stream; `span` is (after, limit)."""
-    query = f"SELECT {RAW_COLUMNS} FROM events WHERE stream_id = ? AND version > ? ORDER BY version LIMIT ?"  # noqa: S608  constants
-    return [stored_row(row) for row in await readers.rows(query, (stream_id, *span))]
+    which = "WHERE stream_id = ? AND version > ? ORDER BY version LIMIT ?"
+    return list(starmap(StoredRow, await _columns(readers, which, (stream_id, *span))))
+
+
+async def row_tuples(readers: SqliteReaders, span: tuple[int | float, int]) -> list[tuple[Any, ...]]:
+    """As `stored_rows`, each row as a tuple of StoredRow's fields."""
+    return await _columns(readers, "WHERE position > ? ORDER BY position LIMIT ?", span)
+
+
+async def _columns(readers: SqliteReaders, which: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Texts made by SQLite's module itself cost half of those decoded here; it gives up at one that is no UTF-8."""
+    try:
+        return await readers.rows(f"SELECT {_TEXT_COLUMNS} FROM events {which}", parameters)  # noqa: S608  constants
+    except sqlite3.OperationalError as error:
+        if primary_code(error):
+            raise
+        raw = await readers.rows(f"SELECT {RAW_COLUMNS} FROM events {which}", parameters)  # noqa: S608  constants
+        return [astuple(stored_row(row)) for row in raw]
 
 
 def stored_row(row: tuple[Any, ...]) -> StoredRow:

@@ -4,12 +4,13 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 import aiosqlite
-from msgspec.structs import astuple
 
-from events.batch import Outcome, Pending, Plan, plan
+from events.batch import Outcome, Pending, plan
 from events.chain import GENESIS
 from events.errors import LogError, LogUnavailable
 from events.live_head import LiveHead
@@ -19,6 +20,7 @@ from events.sqlite_schema import COLUMNS, DAMAGED, connect_writer, explain, is_c
 
 ROUNDS_MAX = 4  # one to believe the callers, one with the streams' true versions, the others for a foreign writer
 CHECKPOINT_BUSY_MS = 100  # how long one attempt to empty the write-ahead log may hold up the appends
+STATEMENTS_MAX = 128  # as many as a connection of Python keeps prepared; up to 12 KiB each
 LOOK_S = 1.0  # between looks at whether the path still leads to the open file
 CHECKPOINT_RETRY_S = (0.05, 2.0)  # between attempts: the first pause, doubled up to the last
 
@@ -53,7 +55,8 @@ class SqliteStore:
     async def write(self, batch: Sequence[Pending]) -> list[Outcome]:
         """As BatchStore.write. What the disk or another program does to us refuses the whole batch."""
         try:
-            return await self._commit(await self._ready(), batch)
+            sound = self._connection if time.monotonic() < self._look_at_s and not self._suspect else None
+            return await self._commit(sound or await self._ready(), batch)
         except sqlite3.Error as error:
             await self._forgive(error)
             # An exception of its own for each caller: raising adds a traceback to it.
@@ -96,6 +99,7 @@ class SqliteStore:
                 await self._disconnect()
 
     async def _ready(self) -> aiosqlite.Connection:
+        """The connection, after a look at whether it can be trusted. Raises LogUnavailable or sqlite3.Error."""
         if self.damage is not None:
             raise LogUnavailable(self.damage)
         await self._look()
@@ -147,36 +151,32 @@ class SqliteStore:
         versions: dict[str, int] = {}  # none: believe the callers, who are nearly always right
         for _ in range(ROUNDS_MAX):
             planned = plan(batch, self.live.current, versions)
+            if not planned.rows:
+                return planned.outcomes
+            values, statement = list(chain.from_iterable(planned.rows)), _insertion(len(planned.rows))
+            self._suspect = True
             try:
-                await self._insert(connection, planned)
+                if planned.erasures:
+                    await self._insert_and_erase(connection, (statement, values), planned.erasures)
+                else:
+                    # Autocommit: the statement is the transaction, in one hop to the connection's thread and one fsync.
+                    await connection.execute_fetchall(statement, values)
             except sqlite3.IntegrityError as error:
                 if error.sqlite_errorname not in _CLASHES:
                     raise
             else:
+                self._suspect = False
+                self.live.advance(planned.head)
                 # Each stream's first append has passed the triggers, so whoever was found to conflict with it does.
                 return planned.outcomes
             await self._reload(connection)
             versions = await self._versions(connection, {append.stream_id for append in batch})
         raise LogUnavailable(f"database {self._path}: another program writes to it; stop that program")
 
-    async def _insert(self, connection: aiosqlite.Connection, planned: Plan) -> None:
-        if not planned.rows:
-            return
-        values = [value for row in planned.rows for value in astuple(row)]
-        statement = f"INSERT INTO events ({COLUMNS}) VALUES " + ",".join([_ROW] * len(planned.rows))  # noqa: S608  constants
-        self._suspect = True
-        if planned.erasures:
-            await self._insert_and_erase(connection, (statement, values), planned.erasures)
-        else:
-            # Autocommit: the statement is the transaction, in one hop to the connection's thread and one fsync.
-            await connection.execute_fetchall(statement, values)
-        self._suspect = False
-        self.live.advance(planned.head)
-
     async def _insert_and_erase(
         self,
         connection: aiosqlite.Connection,
-        insert: tuple[str, list[object]],
+        insert: tuple[str, list[int | str | bytes]],
         erasures: Sequence[tuple[str, int]],
     ) -> None:
         await connection.execute_fetchall("BEGIN IMMEDIATE")
@@ -208,6 +208,11 @@ class SqliteStore:
         finally:
             await connection.execute_fetchall(f"PRAGMA busy_timeout={round(self._options.busy_timeout_s * 1000)}")
         return not busy and frames <= 0
+
+
+@lru_cache(maxsize=STATEMENTS_MAX)
+def _insertion(rows: int) -> str:
+    return f"INSERT INTO events ({COLUMNS}) VALUES " + ",".join([_ROW] * rows)  # noqa: S608  constants
 
 
 def _inode(path: Path) -> int | None:

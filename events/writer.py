@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from events.batch import Outcome, Pending
@@ -57,23 +58,17 @@ class BatchStore(Protocol):
         ...
 
 
-class _Waiting:
-    """An append in the queue."""
+# An append in the queue: what is appended, who waits for it, and when it came (monotonic seconds).
+Waiting = tuple[Pending, asyncio.Future[Recorded], float]
 
-    __slots__ = ("arrived_s", "future", "pending")
 
-    def __init__(self, pending: Pending, future: asyncio.Future[Recorded]) -> None:
-        self.pending = pending
-        self.future = future
-        self.arrived_s = time.monotonic()
-
-    def settle(self, outcome: Outcome) -> None:
-        if self.future.done():  # its caller was cancelled
-            return
-        if isinstance(outcome, LogError):
-            self.future.set_exception(outcome)
-        else:
-            self.future.set_result(outcome)
+def _settle(future: asyncio.Future[Recorded], outcome: Outcome) -> None:
+    if future.done():  # its caller was cancelled
+        return
+    if isinstance(outcome, LogError):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
 
 
 class BatchWriter:
@@ -87,11 +82,13 @@ class BatchWriter:
         self._store = store
         self._options = options
         self._observe = observe
-        self._queue: deque[_Waiting] = deque()
+        self._queue: deque[Waiting] = deque()
         self._queued_bytes = 0
+        self._queued_events = 0
         self._arrival = asyncio.Event()
         self._closing = False
-        self._task = asyncio.create_task(self._run(), name="log-writer")
+        self._loop = asyncio.get_running_loop()
+        self._task = self._loop.create_task(self._run(), name="log-writer")
 
     @property
     def waiting(self) -> int:
@@ -102,17 +99,20 @@ class BatchWriter:
         """Queue an append; the future tells what became of it. Raises LogBusy, LogUnavailable or ValueError."""
         if self._closing:
             raise self._refuse(LogUnavailable("the log is closing"), "closing")
-        if len(pending.contents) > self._options.append_batch_max:
+        events = len(pending.contents)
+        if events > self._options.append_batch_max:
             raise ValueError(f"an append may hold at most {self._options.append_batch_max} events")
         queued = len(self._queue)
         full = self._queued_bytes + pending.size > self._options.append_queue_bytes
         if queued >= self._options.append_queue_max or (queued and full):
             raise self._refuse(LogBusy(f"{queued} appends wait already"), "busy")
-        waiting = _Waiting(pending, asyncio.get_running_loop().create_future())
-        self._queue.append(waiting)
+        future: asyncio.Future[Recorded] = self._loop.create_future()
+        self._queue.append((pending, future, time.monotonic()))
         self._queued_bytes += pending.size
-        self._arrival.set()
-        return waiting.future
+        self._queued_events += events
+        if not queued:
+            self._arrival.set()
+        return future
 
     def refuse(self) -> None:
         """From now on refuse what comes; the task ends when what waits is written."""
@@ -129,44 +129,49 @@ class BatchWriter:
         try:
             while self._queue or not self._closing:
                 await self._arrivals(pause_s)
-                batch = self._take()
-                if batch:
-                    await self._write(batch)
+                if self._queue:
+                    await self._write(self._take())
                 pause_s = await self._tidy()
         finally:  # reached with appends waiting only when the event loop itself is torn down
             self._closing = True
-            for waiting in self._queue:
-                waiting.settle(LogUnavailable("the log was stopped; nothing was recorded"))
+            for _, future, _ in self._queue:
+                _settle(future, LogUnavailable("the log was stopped; nothing was recorded"))
 
     async def _arrivals(self, timeout: float | None) -> None:
-        if not self._queue and not self._closing:
-            self._arrival.clear()
-            try:
-                async with asyncio.timeout(timeout):
-                    await self._arrival.wait()
-            except TimeoutError:
-                return
-        # Those whom the last batch has just woken may append again at once: let them join this one.
-        await asyncio.sleep(0)
+        if self._queue or self._closing:
+            # Those whom the last batch has just woken may append again at once: let them join this one.
+            await asyncio.sleep(0)
+            return
+        self._arrival.clear()
+        with suppress(TimeoutError):
+            # Whoever appends in the same turn of the loop as the first joins its batch.
+            await (self._arrival.wait() if timeout is None else asyncio.wait_for(self._arrival.wait(), timeout))
 
-    def _take(self) -> list[_Waiting]:
-        batch: list[_Waiting] = []
-        events = 0
-        while self._queue:
-            events += len(self._queue[0].pending.contents)
-            if batch and events > self._options.append_batch_max:
-                break
+    def _take(self) -> list[Waiting]:
+        if self._queued_events <= self._options.append_batch_max:
+            batch = list(self._queue)
+            self._queue.clear()
+            self._queued_bytes = self._queued_events = 0
+            return batch
+        batch, events = [], 0
+        while events + len(self._queue[0][0].contents) <= self._options.append_batch_max:
             batch.append(self._queue.popleft())
-            self._queued_bytes -= batch[-1].pending.size
+            pending = batch[-1][0]
+            events += len(pending.contents)
+            self._queued_bytes -= pending.size
+        self._queued_events -= events
         return batch
 
-    async def _write(self, batch: list[_Waiting]) -> None:
+    async def _write(self, batch: list[Waiting]) -> None:
         started_s = time.monotonic()
         try:
-            outcomes = await self._store.write([waiting.pending for waiting in batch])
-            for waiting, outcome in zip(batch, outcomes, strict=True):
-                waiting.settle(outcome)
-            self._count(outcomes, batch[0].arrived_s, started_s)
+            outcomes = await self._store.write([pending for pending, _, _ in batch])
+            events = 0
+            for (_, future, _), outcome in zip(batch, outcomes, strict=True):
+                _settle(future, outcome)
+                if isinstance(outcome, tuple):
+                    events += len(outcome)
+            self._count(batch, outcomes, events, started_s)
         except BaseException as error:
             self._abandon(batch, error)
             if not isinstance(error, Exception):  # the event loop is being torn down
@@ -184,25 +189,20 @@ class BatchWriter:
         self.failure = error
         self._observe.failed(error)
 
-    def _count(self, outcomes: Sequence[Outcome], arrived_s: float, started_s: float) -> None:
+    def _count(self, batch: Sequence[Waiting], outcomes: Sequence[Outcome], events: int, started_s: float) -> None:
         now_s = time.monotonic()
-        events = 0
         for outcome in outcomes:
-            if isinstance(outcome, VersionConflict):
-                self._observe.refused("conflict")
-            elif isinstance(outcome, LogError):
-                self._observe.refused("unavailable")
-            else:
-                events += len(outcome)
+            if not isinstance(outcome, tuple):
+                self._observe.refused("conflict" if isinstance(outcome, VersionConflict) else "unavailable")
         if events:
-            self._observe.appended(events, now_s - arrived_s, now_s - started_s)
+            self._observe.appended(events, now_s - batch[0][2], now_s - started_s)
 
-    def _abandon(self, batch: list[_Waiting], cause: BaseException) -> None:
+    def _abandon(self, batch: list[Waiting], cause: BaseException) -> None:
         """Answer everyone in a batch of which nobody knows what became of it."""
-        for waiting in batch:
+        for _, future, _ in batch:
             refusal = LogUnavailable(f"the log failed in an unexpected way ({cause!r}): read the stream again")
             refusal.__cause__ = cause
-            waiting.settle(refusal)
+            _settle(future, refusal)
 
     def _refuse(self, error: LogError, reason: str) -> LogError:
         self._observe.refused(reason)

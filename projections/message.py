@@ -13,8 +13,8 @@ ENDINGS = {
 }
 
 
-class Message(Struct, frozen=True):
-    """A message as it is read.
+class Message(Struct, frozen=True, array_like=True):
+    """A message as it is read: from an array in the order of these fields.
 
     `position` is that of the event that holds its text, 0 while a reply has not ended; `version` is the stream
     version of the newest event about it, checkpoints of its text left out. `created_at_us` of a reply is when it

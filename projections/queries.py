@@ -4,7 +4,7 @@ An answer is as old as the projections are: to read your own writes, await `runn
 raises ProjectionsUnavailable while the file is being rebuilt or cannot be read.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -18,8 +18,11 @@ from projections.reader import Parameters, Reader
 from projections.session import Session
 from projections.statements import USAGE_OF_SESSION
 
+T = TypeVar("T")
+
 _SIBLINGS_MAX = 1_000  # answers to one message whose ids are told
 _sessions = msgspec.json.Decoder(Session)
+_messages = msgspec.json.Decoder(list[Message])
 _ids = msgspec.json.Decoder(tuple[str, ...])
 
 _MESSAGE = f"""
@@ -44,30 +47,40 @@ SELECT {_MESSAGE} FROM branch b CROSS JOIN messages m ON m.session_no = :no AND 
 ORDER BY m.depth
 """  # noqa: S608  the only thing put in is the constant above
 
-# One statement, so that session and messages are of the same moment. The first three columns are the session's.
+_ROW = (
+    "no, message_id, parent_id, depth, role, status, position, version, created_at_us, model, prompt_tokens,"
+    " completion_tokens"
+)
+
+# One statement, so that session and messages are of the same moment, and one row: whoever steps through rows takes
+# turns with the event loop for each. Nearly every message is the only one under its parent, which is quickly seen.
 SNAPSHOT = f"""
-WITH RECURSIVE asked (no, state, leaf) AS MATERIALIZED (
+WITH RECURSIVE asked (session_no, state, leaf) AS MATERIALIZED (
     SELECT no, state, coalesce(:branch, json_extract(state, '$.head')) FROM sessions WHERE session_id = :session_id
-), found (no, state, leaf, depth, knows_before) AS MATERIALIZED (
-    SELECT a.no, a.state, a.leaf,
-        (SELECT depth FROM messages WHERE session_no = a.no AND message_id = a.leaf),
-        :before IS NULL OR EXISTS (SELECT 1 FROM messages WHERE session_no = a.no AND message_id = :before)
-    FROM asked a
-), branch (session_no, message_id) AS (
-    SELECT f.no, iif(:before IS NULL, f.leaf,
-               (SELECT parent_id FROM messages WHERE session_no = f.no AND message_id = :before))
-    FROM found f
+), branch (session_no, {_ROW}) AS (
+    SELECT session_no, {_ROW} FROM messages
+    WHERE (session_no, message_id) = (
+        SELECT a.session_no, iif(:before IS NULL, a.leaf,
+            (SELECT parent_id FROM messages WHERE session_no = a.session_no AND message_id = :before))
+        FROM asked a)
     UNION ALL
-    SELECT p.session_no, p.parent_id
-    FROM branch b JOIN messages p ON p.session_no = b.session_no AND p.message_id = b.message_id
-    WHERE p.parent_id IS NOT NULL
+    SELECT p.session_no, {", ".join(f"p.{column}" for column in _ROW.split(", "))}
+    FROM branch b JOIN messages p ON p.session_no = b.session_no AND p.message_id = b.parent_id
     LIMIT :limit
 )
-SELECT f.state, f.depth, f.knows_before, {_MESSAGE}
-FROM found f CROSS JOIN branch b
-    LEFT JOIN messages m ON m.session_no = b.session_no AND m.message_id = b.message_id
-ORDER BY m.depth
-"""  # noqa: S608  the only thing put in is the constant above
+SELECT a.state,
+    (SELECT depth FROM messages WHERE session_no = a.session_no AND message_id = a.leaf),
+    :before IS NULL OR EXISTS (SELECT 1 FROM messages WHERE session_no = a.session_no AND message_id = :before),
+    (SELECT json_group_array(json_array({_ROW}, iif(
+        EXISTS (SELECT 1 FROM messages s
+            WHERE s.session_no = b.session_no AND s.parent_id IS b.parent_id AND s.no <> b.no),
+        json((SELECT json_group_array(message_id) FROM (
+            SELECT s.message_id FROM messages s WHERE s.session_no = b.session_no AND s.parent_id IS b.parent_id
+            ORDER BY s.no LIMIT {_SIBLINGS_MAX}))),
+        json_array(b.message_id))))
+    FROM branch b)
+FROM asked a
+"""  # noqa: S608  the only things put in are the constants above
 
 MESSAGES = f"SELECT {_MESSAGE} FROM messages m WHERE session_no = ? AND message_id = ?"  # noqa: S608  as above
 
@@ -177,12 +190,11 @@ class Queries:
     ) -> Snapshot | None:
         """The session with the newest `limit` messages of `branch` (absent: the selected one), as `path` has them."""
         values: Parameters = {"session_id": session_id, "branch": branch, "limit": limit, "before": before}
-        rows = await self._reader.rows(SNAPSHOT, values)
-        if not rows:
-            return None
-        state, depth, knows_before, *_ = rows[0]
-        messages = [_message(row[3:]) for row in rows if row[3] is not None]
-        return Snapshot(self._session(state), depth, bool(knows_before), messages)
+        for state, depth, knows_before, listed in await self._reader.rows(SNAPSHOT, values):
+            messages = self._decoded(_messages, listed)
+            messages.sort(key=_depth)
+            return Snapshot(self._decoded(_sessions, state), depth, bool(knows_before), messages)
+        return None
 
     async def message(self, session_no: int, message_id: str) -> Message | None:
         found = await self._reader.rows(MESSAGES, (session_no, message_id))
@@ -254,14 +266,18 @@ class Queries:
         return tuple(UsageTotal(*row) for row in rows)
 
     async def _states(self, query: str, parameters: Parameters) -> list[Session]:
-        return [self._session(state) for (state,) in await self._reader.rows(query, parameters)]
+        return [self._decoded(_sessions, state) for (state,) in await self._reader.rows(query, parameters)]
 
-    def _session(self, state: str) -> Session:
+    def _decoded(self, decoder: msgspec.json.Decoder[T], text: str) -> T:
         try:
-            return _sessions.decode(state)
+            return decoder.decode(text)
         except msgspec.DecodeError as error:
             raise self._reader.damaged(error) from error
 
 
 def _message(row: tuple[Any, ...]) -> Message:
     return Message(*(*row[:-1], _ids.decode(row[-1])))
+
+
+def _depth(message: Message) -> int:
+    return message.depth

@@ -129,8 +129,8 @@ async def messages(request: web.Request) -> web.Response:
     limit = query_int(request, "limit", 100, 1, LIST_MAX)
     before = request.query.get("before")
     session_id = session_id_of(request)
-    await services.reader.session(session_id, request[ASKER])
-    history = await services.reader.history(session_id, request.query.get("branch") or None, limit, before)
+    branch = request.query.get("branch") or None
+    history = await services.reader.history(session_id, branch, limit, before, request[ASKER])
     session, said = history.session, history.said
     listed = MessageList(
         session_id=session_id,

@@ -21,6 +21,7 @@ from chatbot.sessions.decide import Rules
 from chatbot.sessions.feeds import Feeds
 from chatbot.sessions.ports import Limits, Ports
 from chatbot.sessions.reading import Reader
+from chatbot.sessions.recent_texts import RecentTexts
 from chatbot.sessions.supervisor import Supervisor
 from events.errors import LogUnusable
 from events.options import LogOptions
@@ -129,6 +130,7 @@ def _ports(settings: Settings, log: SqliteLog, runner: ProjectionRunner, watch: 
         rules=rules,
         limits=limits,
         feeds=Feeds(),
+        texts=RecentTexts(log, 0),
         observe=watch,
         clock=now_us,
         timer=time.monotonic,

@@ -36,6 +36,7 @@ def recent_max(ports: Ports) -> int:
 
 async def load(ports: Ports, session_id: str) -> State | None:
     """The session's state at the end of its stream; None when there is no such stream."""
+    is_level = ports.runner.position >= ports.log.head().position  # then this very question is answered with all
     session = await ports.queries.session(session_id)
     state: State | None = None
     if session is not None:
@@ -48,7 +49,7 @@ async def load(ports: Ports, session_id: str) -> State | None:
         changed = texts[described].event if described else None
         if isinstance(changed, MetadataChanged):
             state = State(session, changed.metadata, changed.title, state.system_prompt)
-    return await catch_up(ports, session_id, state)
+    return state if is_level else await catch_up(ports, session_id, state)
 
 
 async def catch_up(ports: Ports, session_id: str, state: State | None) -> State | None:

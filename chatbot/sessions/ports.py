@@ -11,6 +11,7 @@ from chatbot.llm.protocol import Provider
 from chatbot.sessions.decide import Rules
 from chatbot.sessions.feeds import Feeds
 from chatbot.sessions.generation import Timing
+from chatbot.sessions.recent_texts import RecentTexts
 from events.catalogue import ReplyEnded, ReplyStarted
 from events.log import EventLog
 from projections.queries import Queries
@@ -53,6 +54,7 @@ class Ports(Struct, frozen=True):
     rules: Rules
     limits: Limits
     feeds: Feeds
+    texts: RecentTexts
     observe: SessionObserver
     clock: Callable[[], int]
     timer: Callable[[], float]

@@ -9,7 +9,7 @@ from chatbot.sessions import errors
 from chatbot.sessions.commands import Asker, Touch
 from chatbot.sessions.decide import may_touch
 from chatbot.sessions.ports import Ports
-from chatbot.sessions.recorded_text import recorded_text
+from chatbot.sessions.recorded_text import Known, recorded_text
 from chatbot.sessions.supervisor import Supervisor
 from events.catalogue import (
     MessageCopied,
@@ -73,7 +73,11 @@ class Reader:
 
     async def session(self, session_id: str, asker: Asker) -> Session:
         """A live session that `asker` may see; reading it counts as an access. Raises SessionNotFound."""
-        session = await self.on_record(session_id, asker)
+        return await self._accessed(await self.on_record(session_id, asker), asker)
+
+    async def _accessed(self, session: Session, asker: Asker) -> Session:
+        """The session once it is recorded that `asker` reads it, which is seldom due. Raises SessionNotFound."""
+        session_id = session.session_id
         if session.status == "deleted":
             raise errors.SessionDeleted(session_id)
         now_us = self._ports.clock()
@@ -91,8 +95,11 @@ class Reader:
     async def on_record(self, session_id: str, asker: Asker, *, any_owner: bool = False) -> Session:
         """A session, whatever has become of it. Looking at it is no access. Raises SessionNotFound."""
         await self.catch_up()
-        session = await self._ports.queries.session(session_id)
-        if session is None or not (any_owner or may_touch(session.owner, self._ports.rules, asker)):
+        return self._shown(await self._ports.queries.session(session_id), session_id, None if any_owner else asker)
+
+    def _shown(self, session: Session | None, session_id: str, asker: Asker | None) -> Session:
+        """The session if there is one that `asker` (None: anyone) may see. Raises SessionNotFound."""
+        if session is None or not (asker is None or may_touch(session.owner, self._ports.rules, asker)):
             raise errors.SessionNotFound(session_id)
         return session
 
@@ -117,16 +124,25 @@ class Reader:
                 described.append(Described(one, event.metadata, event.title))
         return described
 
-    async def history(self, session_id: str, branch: str | None, limit: int, before: str | None) -> History:
+    async def history(
+        self, session_id: str, branch: str | None, limit: int, before: str | None, asker: Asker | None = None
+    ) -> History:
         """The newest `limit` messages of a branch (that ends in `branch`; None: the selected one), oldest first.
 
         With `before`, those before that message. All is as of one version of the session, also what is written of a
-        running reply: that much was recorded by then. Raises SessionNotFound, UnknownMessage.
+        running reply: that much was recorded by then. With `asker` it is an access, as `session` is; without one,
+        `session` was asked before. Raises SessionNotFound, UnknownMessage.
         """
-        snapshot, texts = await self._snapshot(session_id, branch, limit, before)
-        if snapshot is not None and any(recorded.event is None for recorded in texts.values()):
+        snapshot = await self._snapshot(session_id, branch, limit, before)
+        if asker is not None:
+            session = self._shown(snapshot.session if snapshot else None, session_id, asker)
+            if await self._accessed(session, asker) is not session:  # what is answered shows the access
+                snapshot = await self._snapshot(session_id, branch, limit, before)
+        texts = await self._texts_of(snapshot)
+        if any(recorded.event is None for recorded in texts.values()):
             # What this session was forked from has just been erased; by then its texts had been copied here.
-            snapshot, texts = await self._snapshot(session_id, branch, limit, before)
+            snapshot = await self._snapshot(session_id, branch, limit, before)
+            texts = await self._texts_of(snapshot)
         if snapshot is None:
             raise errors.SessionNotFound(session_id)
         session = snapshot.session
@@ -144,21 +160,25 @@ class Reader:
         ]
         return History(session, said, snapshot.depth or 0, len(written))
 
-    async def _snapshot(
-        self, session_id: str, branch: str | None, limit: int, before: str | None
-    ) -> tuple[Snapshot | None, dict[int, RecordedEvent]]:
-        """The session and its messages as of one moment, and the events that hold their texts."""
+    async def _snapshot(self, session_id: str, branch: str | None, limit: int, before: str | None) -> Snapshot | None:
+        """The session and its messages as of one moment, which is after this call began."""
         await self.catch_up()
-        snapshot = await self._ports.queries.snapshot(session_id, branch=branch, limit=limit, before=before)
+        return await self._ports.queries.snapshot(session_id, branch=branch, limit=limit, before=before)
+
+    async def _texts_of(self, snapshot: Snapshot | None) -> dict[int, RecordedEvent]:
         rows = snapshot.messages if snapshot is not None else ()
-        return snapshot, await self._ports.log.read_at([row.position for row in rows if row.position])
+        return await self._ports.texts.at([row.position for row in rows if row.position])
 
     async def _written(self, session: Session) -> str:
-        """What is on record of the running reply at the session's version."""
-        if session.open_reply is None:
+        """What is on record of the running reply at the session's version. Who reads again reads only what is new."""
+        running, session_id = session.open_reply, session.session_id
+        if running is None:
             return ""
-        log, page = self._ports.log, self._ports.limits.read_page_max
-        return await recorded_text(log, session.session_id, session.open_reply, page=page, up_to=session.version)
+        log, page, texts = self._ports.log, self._ports.limits.read_page_max, self._ports.texts
+        known = texts.running(session_id, running.version, session.version)
+        text = await recorded_text(log, session_id, running, page=page, up_to=session.version, known=known)
+        texts.keep_running(session_id, Known(session.version, text))
+        return text
 
 
 def _said(row: Message, recorded: RecordedEvent | None, written: str) -> Said:

@@ -1,5 +1,7 @@
 """What the log has of a reply that runs: less than its readers have, by a second or so."""
 
+from msgspec import Struct
+
 from events.catalogue import ContentErased, ReplyEnded, ReplyProgressed, ReplyStarted
 from events.log import EventLog
 from projections.session import OpenReply
@@ -7,15 +9,28 @@ from projections.session import OpenReply
 LOOK_BACK = 64  # events read at once on the way back: a running reply records one each second, so one page finds it
 
 
+class Known(Struct, frozen=True):
+    """The recorded text of a running reply, as of `version`."""
+
+    version: int
+    text: str = ""
+
+
 async def recorded_text(
-    log: EventLog, session_id: str, running: OpenReply, *, page: int, up_to: int | None = None
+    log: EventLog,
+    session_id: str,
+    running: OpenReply,
+    *,
+    page: int,
+    up_to: int | None = None,
+    known: Known | None = None,
 ) -> str:
     """The recorded text of a reply that has not ended; `up_to` a version, else all of it. Reads `page` events at once.
 
-    Raises LogUnavailable.
+    What was `known` before is not read again. Raises LogUnavailable.
     """
-    text = ""
-    after = running.version
+    known = known or Known(running.version)
+    after, text = known.version, known.text
     while up_to is None or after < up_to:
         limit = page if up_to is None else min(page, up_to - after)
         found = await log.read(session_id, after=after, limit=limit)

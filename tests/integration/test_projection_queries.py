@@ -7,11 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from events.catalogue import Event, MetadataChanged, SessionAccessed, SessionDeleted, SessionExpired, UsageTotal
+from events.catalogue import (
+    BranchSelected,
+    Event,
+    MetadataChanged,
+    SessionAccessed,
+    SessionDeleted,
+    SessionExpired,
+    UsageTotal,
+)
 from projections import listing
 from projections.erasable import LONG_EXPIRED, OLDEST_EXPIRED
 from projections.listing import Label, Listing, listing_query
-from projections.queries import DUE, MESSAGES, NEXT_DEADLINE, OPEN_SESSIONS, PATH, Queries, UsageRow
+from projections.message import Message
+from projections.queries import DUE, MESSAGES, NEXT_DEADLINE, OPEN_SESSIONS, PATH, SNAPSHOT, Queries, UsageRow
 from projections.runner import ProjectionRunner
 from projections.schema import TABLES
 from projections.session import Session
@@ -125,6 +134,28 @@ async def test_a_path_is_the_newest_part_of_one_branch_in_time_order(log: Memory
         assert await queries.path(2, "r4", limit=2) == []
 
 
+async def test_a_snapshot_has_the_messages_of_a_path(log: MemoryLog, tmp_path: Path) -> None:
+    log.record("s", created(), *turn(1), *turn(2, "r1"), *turn(3, "r1"), *turn(4, "r2"), BranchSelected("r4"))
+    log.record("empty", created())
+    async with asking(log, tmp_path) as queries:
+
+        async def found(branch: str | None = None, before: str | None = None) -> tuple[int | None, bool, list[Message]]:
+            snapshot = await queries.snapshot("s", branch=branch, limit=3, before=before)
+            assert snapshot is not None
+            assert snapshot.session == await queries.session("s")
+            return snapshot.depth, snapshot.knows_before, snapshot.messages
+
+        assert await found() == (6, True, await queries.path(1, "r4", limit=3))
+        assert await found("r3") == (4, True, await queries.path(1, "r3", limit=3))
+        assert await found(before="m4") == (6, True, await queries.path(1, "r4", limit=3, before="m4"))
+        assert await found("r3", before="m1") == (4, True, [])
+        assert await found("never", "never") == (None, False, [])
+        empty = await queries.snapshot("empty", limit=3)
+        assert empty is not None
+        assert (empty.depth, empty.knows_before, empty.messages) == (None, True, [])
+        assert await queries.snapshot("none", limit=3) is None
+
+
 async def test_a_message_says_where_its_text_is_and_what_it_cost(log: MemoryLog, tmp_path: Path) -> None:
     log.record("s", created(), *turn(1), posted("m2", "r1", "r2"))
     async with asking(log, tmp_path) as queries:
@@ -232,6 +263,7 @@ LISTS = {
 LOOKUPS = {
     "a list with a rare label": listing_query(Listing(owner="a"), [Label(1, 5), Label(1_000, 6)]),
     "a path": (PATH, {"no": 1, "leaf": "m", "before": None, "limit": 1}),
+    "a snapshot": (SNAPSHOT, {"session_id": "s", "branch": None, "before": None, "limit": 1}),
     "a message": (MESSAGES, (1, "m")),
 }
 

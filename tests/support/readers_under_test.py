@@ -271,7 +271,7 @@ class Connection:
                 session = await real.reader.session(self._session_id, self._asker)
                 channel.reach(session.version)
                 self.feed = Follower(cast(Services, parts), session, channel)
-                await self.feed.begin(cursor)
+                await self.feed.begin(session, cursor)
             except SessionNotFound:
                 client.over = True
                 return

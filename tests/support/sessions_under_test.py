@@ -15,6 +15,7 @@ from chatbot.sessions.feeds import Feeds
 from chatbot.sessions.generation import Timing
 from chatbot.sessions.ports import Limits, Ports
 from chatbot.sessions.reading import Reader
+from chatbot.sessions.recent_texts import RecentTexts
 from chatbot.sessions.supervisor import Supervisor
 from events.catalogue import Event, ReplyEnded, ReplyStarted
 from events.errors import LogUnavailable
@@ -175,6 +176,7 @@ class Sessions:
                 checkpoint_interval_s=CHECKPOINT_S,
                 read_page_max=3,
             ),
+            texts=RecentTexts(self.log, 1_000_000),
             feeds=Feeds(),
             observe=self.seen,
             clock=self.clock,

@@ -12,7 +12,7 @@ from events.chain import GENESIS, commit, link
 from events.record import Head, StoredRow
 from events.sqlite import SqliteLog
 from events.sqlite_schema import TRIGGERS
-from events.verify import Fault, Walk, verify
+from events.verify import Columns, Fault, Walk, verify
 from tests.support.log_files import first_fault
 from tests.support.sample_events import ASKED, EVERY_EVENT, deleted, posted
 
@@ -262,22 +262,25 @@ async def test_versions_of_a_stream_have_no_gap_even_in_a_chain_computed_anew(lo
     assert fault == Fault(13, f"version {version} of stream left stands where 3 belongs")
 
 
-async def test_a_log_is_verified_while_it_is_written_and_erased(tmp_path: Path) -> None:
+async def test_a_log_is_verified_while_it_is_written_and_erased(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The reason for an erasure may be recorded after the walk has begun, and further on."""
+    monkeypatch.setattr("events.verify.PAGE_ROWS", 200)
     log = await SqliteLog.open(tmp_path / "live.db")
     for version in range(0, 600, 200):
         await log.append("a", version, [posted("x")] * 200, ASKED)
     pages: list[int] = []
-    rows = log.rows
+    row_tuples = log.row_tuples
 
-    async def erase_after_the_first_page(*, after: int = 0, limit: int) -> list[StoredRow]:
-        page = await rows(after=after, limit=limit)
+    async def erase_after_the_first_page(*, after: int = 0, limit: int) -> list[Columns]:
+        page = await row_tuples(after=after, limit=limit)
         if not pages:
             pages.append(after)
             await log.erase("a", 600, deleted(), ASKED)
         return page
 
-    log.rows = erase_after_the_first_page  # type: ignore[method-assign]  # a write between two pages
+    log.row_tuples = erase_after_the_first_page  # type: ignore[method-assign]  # a write between two pages
     walk, fault = await verify(log)
     await log.close()
     assert fault is None
