@@ -6,10 +6,11 @@ from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage
 
 from chatbot.api import audit, branches, chat, documents, export, feed, operations, sessions, trail
-from chatbot.api.audit import WALKS, WALKS_MAX
+from chatbot.api.audit import LEISURE, WALKS, WALKS_MAX
 from chatbot.api.middleware import add_headers, gate
 from chatbot.api.open_streams import OpenStreams
 from chatbot.api.services import SERVICES, Services
+from chatbot.sessions.leisure import Leisure
 
 
 def build_app(services: Services) -> web.Application:
@@ -17,6 +18,7 @@ def build_app(services: Services) -> web.Application:
     app = web.Application(middlewares=[gate], client_max_size=services.settings.server.body_max_bytes)
     app[SERVICES] = services
     app[WALKS] = OpenStreams(WALKS_MAX, "the chain is being walked for others already")
+    app[LEISURE] = Leisure()
     for module in (sessions, branches, chat, feed, trail, export, audit, operations, documents):
         app.add_routes(module.routes)
     app.on_response_prepare.append(add_headers)

@@ -1,5 +1,7 @@
 """What proves the log over HTTP: its head, and walks along its chain."""
 
+from typing import cast
+
 from aiohttp import web
 
 from chatbot.api.answer import json_answer
@@ -9,13 +11,15 @@ from chatbot.api.bodies import check_query, query_int
 from chatbot.api.open_streams import OpenStreams
 from chatbot.api.services import SERVICES
 from chatbot.audit.proving import origin_of
+from chatbot.sessions.leisure import Leisure, LeisurelyLog
 from events.chain import GENESIS
 from events.log import EventLog
 from events.record import Head
 from events.verify import Walk, verify
 
-WALKS_MAX = 2  # at once: each takes a good share of a processor, which replies need, too
+WALKS_MAX = 2  # at once: they share the little time that LEISURE gives to big work
 WALKS: web.AppKey[OpenStreams] = web.AppKey("walks", OpenStreams)
+LEISURE: web.AppKey[Leisure] = web.AppKey("leisure", Leisure)  # of walks, trails and exports together
 routes = web.RouteTableDef()
 
 
@@ -37,16 +41,18 @@ async def verify_span(request: web.Request) -> web.Response:
     end = query_int(request, "to", newest.position, 0, newest.position)
     start = query_int(request, "from", 0, 0, end)
     with request.app[WALKS].another():
-        return json_answer(await _walk(log, start, end, newest))
+        leisurely = LeisurelyLog(log, request.app[LEISURE])
+        return json_answer(await _walk(leisurely, start, end, newest))
 
 
-async def _walk(log: EventLog, start: int, end: int, newest: Head) -> WalkView:
+async def _walk(log: LeisurelyLog, start: int, end: int, newest: Head) -> WalkView:
     """The digest stored at `start` is trusted. Where the walk reaches the head, the head in memory must agree."""
     trusted = None
     if start:
         here = await log.rows(after=start - 1, limit=1)
         trusted = Head(start, here[0].digest if here else GENESIS)
-    walk, fault = await verify(log, Walk(newest if end == newest.position else None, trusted), until=end)
+    anchored = Walk(newest if end == newest.position else None, trusted)
+    walk, fault = await verify(cast(EventLog, log), anchored, log.passed, until=end)  # it asks for rows alone
     return WalkView(
         holds=fault is None,
         start=start,

@@ -1,18 +1,18 @@
 """A session's feed: from a cursor on, exactly what is missing, then what happens, across turns and devices."""
 
-from contextlib import ExitStack
-
 from aiohttp import web
 
 from chatbot.api.answer import session_id_of
 from chatbot.api.bodies import check_query
-from chatbot.api.cursors import read_cursor
+from chatbot.api.cursors import Cursor, read_cursor
 from chatbot.api.event_stream import HEADERS, answer_stream
 from chatbot.api.follower import Follower
 from chatbot.api.middleware import ASKER
 from chatbot.api.problems import problem_of
-from chatbot.api.services import SERVICES
+from chatbot.api.services import SERVICES, Services
+from chatbot.sessions.commands import Asker
 from chatbot.sessions.errors import Rejection
+from chatbot.sessions.feeds import Channel
 from events.errors import LogError
 from projections.errors import ProjectionError
 
@@ -25,17 +25,26 @@ async def follow(request: web.Request) -> web.StreamResponse:
     check_query(request, frozenset({"after"}))
     cursor = read_cursor(request)
     session_id = session_id_of(request)
-    with ExitStack() as stack:
+    try:
+        room = services.streams.another()
+    except Rejection as error:
+        return come_back(request, error)
+    with room, services.feeds.open(session_id) as channel:
         try:
-            stack.enter_context(services.streams.another())
-            channel = stack.enter_context(services.feeds.open(session_id))
-            session = await services.reader.session(session_id, request[ASKER])
-            channel.reach(session.version)
-            follower = Follower(services, session, channel)
-            await follower.begin(cursor)
+            follower = await _begin(services, session_id, request[ASKER], channel, cursor)
         except (Rejection, LogError, ProjectionError) as error:
             return come_back(request, error)
         return await answer_stream(request, follower.write)
+
+
+async def _begin(
+    services: Services, session_id: str, asker: Asker, channel: Channel, cursor: Cursor | None
+) -> Follower:
+    session = await services.reader.session(session_id, asker)
+    channel.reach(session.version)
+    follower = Follower(services, session, channel)
+    await follower.begin(session, cursor)
+    return follower
 
 
 def come_back(request: web.Request, error: Exception) -> web.Response:

@@ -21,11 +21,14 @@ from projections.session import Session
 
 
 class Follower:
-    """One reader's way through one session: recorded events first, then the text that grows, then wait for more."""
+    """One reader's way through one session: recorded events first, then the text that grows, then wait for more.
+
+    There may be ten thousand of them: what is needed only to begin is let go of.
+    """
 
     def __init__(self, services: Services, session: Session, channel: Channel) -> None:
         self._services = services
-        self._session = session
+        self._session_id, self._session_no = session.session_id, session.no
         self._channel = channel
         self._place = Place(session.version)
         self._first: frames.FeedFrame | None = None
@@ -34,12 +37,11 @@ class Follower:
         self._growing: Reply | None = None  # the reply whose text continues at the reader's place
         self._stream: EventStream
 
-    async def begin(self, cursor: Cursor | None) -> None:
+    async def begin(self, session: Session, cursor: Cursor | None) -> None:
         """Find the reader's place. Raises LogUnavailable."""
-        session = self._session
         if cursor is None:
-            self._place = Place(session.version, await self._offset_now())
-            self._first = await self._described()
+            self._place = Place(session.version, await self._offset_now(session))
+            self._first = await self._described(session)
         elif cursor.version > self._channel.latest:
             self._first = await self._resync(session.version)
         elif cursor.offset is None:
@@ -54,6 +56,7 @@ class Follower:
         try:
             if self._first is not None:
                 await self._send(self._first)
+                self._first = None
             while not self._over:
                 await self._step()
         except (LogError, ProjectionError) as error:
@@ -70,7 +73,7 @@ class Follower:
                 return  # the place is another now, or none, or the rest of the news has been erased meanwhile
         if news:
             return
-        reply = self._services.supervisor.running_reply(self._session.session_id)
+        reply = self._services.supervisor.running_reply(self._session_id)
         self._growing = reply if reply is not None and is_at(self._place, reply) else None
         if self._has_grown():
             await self._stream.send(self._grown())
@@ -110,7 +113,7 @@ class Follower:
         if kept is not None:
             return kept
         # No more than the channel keeps: a reader that takes nothing must not hold a long page in memory.
-        return await self._services.log.read(self._session.session_id, after=self._place.version, limit=KEPT_MAX)
+        return await self._services.log.read(self._session_id, after=self._place.version, limit=KEPT_MAX)
 
     async def _tell(self, recorded: RecordedEvent) -> None:
         if recorded.event is None:
@@ -136,12 +139,12 @@ class Follower:
         if not isinstance(event, ReplyCompleted):
             return 0
         await self._services.runner.wait_for(recorded.position)
-        row = await self._services.queries.message(self._session.no, event.reply_id)
+        row = await self._services.queries.message(self._session_no, event.reply_id)
         return row.created_at_us if row else 0
 
     async def _past_erasure(self) -> None:
         """What comes next is gone: with the session, or the session goes on without it."""
-        (newest,) = await self._services.log.read(self._session.session_id, limit=1, backwards=True)
+        (newest,) = await self._services.log.read(self._session_id, limit=1, backwards=True)
         if newest.type == "session_deleted":
             self._place = Place(newest.version)
             await self._send(frames.Deleted(newest.version))
@@ -149,21 +152,20 @@ class Follower:
             await self._send(await self._resync(newest.version))
 
     async def _resync(self, version: int) -> frames.Resync:
-        self._place = Place(version, await recorded_offset(self._services.log, self._session.session_id, version))
+        self._place = Place(version, await recorded_offset(self._services.log, self._session_id, version))
         return frames.Resync(version)
 
-    async def _offset_now(self) -> int:
+    async def _offset_now(self, session: Session) -> int:
         """What has been written so far of the reply that is open at the session's version."""
-        session, reply = self._session, self._services.supervisor.running_reply(self._session.session_id)
+        reply = self._services.supervisor.running_reply(self._session_id)
         if session.open_reply is None:
             return 0
         if reply is not None and reply.version == session.open_reply.version:
             return reply.length
         return await recorded_offset(self._services.log, session.session_id, session.version)
 
-    async def _described(self) -> frames.Session:
+    async def _described(self, session: Session) -> frames.Session:
         """The session as it is; without a word where it has been erased meanwhile, which the feed is about to tell."""
-        session = self._session
         described = await self._services.reader.described([session])
         known = described[0] if described else Described(session, {}, None)
         return frames.Session(session.session_id, known.title, known.metadata, session.version)

@@ -9,6 +9,7 @@ from chatbot.api.event_stream import EventStream
 from chatbot.api.services import Services
 from chatbot.audit.trail import PAGE_ROWS, encode_row
 from chatbot.sessions.bell import Bell, heard
+from chatbot.sessions.leisure import Leisure
 from events.errors import LogError
 
 WHOLE_LOG = ""  # in the place of a session's id, where the readers of feeds are counted and sent away
@@ -17,8 +18,9 @@ WHOLE_LOG = ""  # in the place of a session's id, where the readers of feeds are
 class LogFollower:
     """A cursor, never a queue: the reader's position. A frame's id is the position of its event."""
 
-    def __init__(self, services: Services, after: int) -> None:
+    def __init__(self, services: Services, after: int, leisure: Leisure) -> None:
         self._services = services
+        self._leisure = leisure
         self._position = after
         self._retry = b"retry: %d\n" % services.settings.stream.retry_ms  # to be said in the first frame
 
@@ -36,7 +38,11 @@ class LogFollower:
         """Send what is there, or wait for more; False when the stream is over."""
         rows = await self._services.log.rows(after=self._position, limit=PAGE_ROWS)
         if rows:
-            await stream.send(b"".join(self._frame(row.position, encode_row(row)) for row in rows))
+            with self._leisure.work():
+                frames = b"".join(self._frame(row.position, encode_row(row)) for row in rows)
+            await stream.send(frames)
+            if len(rows) == PAGE_ROWS:  # far behind: what is new is sent at once, what is old at leisure
+                await self._leisure.turn()
             self._position = rows[-1].position
         elif self._services.feeds.closed:
             self._retry = b"retry: %d\n" % self._services.settings.stream.retry_ms

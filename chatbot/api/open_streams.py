@@ -1,7 +1,6 @@
 """How many streams may be open at once."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Self
 
 from chatbot.sessions.errors import Overloaded
 
@@ -14,13 +13,14 @@ class OpenStreams:
         self._refusal = refusal
         self._open = 0
 
-    @contextmanager
-    def another(self) -> Iterator[None]:
-        """Room for one more. Raises Overloaded when there is none."""
+    def another(self) -> Self:
+        """Room for one more, to be entered at once. Raises Overloaded when there is none."""
         if self._open >= self._readers_max:
             raise Overloaded(self._refusal)
+        return self
+
+    def __enter__(self) -> None:
         self._open += 1
-        try:
-            yield
-        finally:
-            self._open -= 1
+
+    def __exit__(self, *_: object) -> None:
+        self._open -= 1

@@ -7,6 +7,7 @@ import msgspec
 from aiohttp import web
 
 from chatbot.api.answer import session_id_of
+from chatbot.api.audit import LEISURE
 from chatbot.api.auditors import is_auditor, require_auditor
 from chatbot.api.bodies import BodyFault, check_query, query_int
 from chatbot.api.event_stream import EventStream, answer_stream
@@ -16,6 +17,7 @@ from chatbot.api.middleware import ASKER
 from chatbot.api.services import SERVICES, Services
 from chatbot.audit.trail import encode_row, trail_of, trail_of_all
 from chatbot.sessions.errors import Overloaded
+from chatbot.sessions.leisure import Leisure, LeisurelyLog
 from events.errors import LogError
 from events.record import StoredRow
 
@@ -41,9 +43,10 @@ async def session_trail(request: web.Request) -> web.StreamResponse:
     session = await services.reader.on_record(session_id_of(request), request[ASKER], any_owner=is_auditor(request))
     if after > session.version:
         raise BodyFault(f"the session ends at version {session.version}", "query.after")
-    pages = trail_of(services.log, session.session_id, after, limit)
+    leisure = request.app[LEISURE]
+    pages = trail_of(LeisurelyLog(services.log, leisure), session.session_id, after, limit)
     if NDJSON in request.headers.get("Accept", ""):
-        return await _answer(request, _lines(pages), NDJSON)
+        return await _answer(request, _lines(pages, leisure), NDJSON)
     return await _answer(request, _document(session.session_id, session.version, pages), "application/json")
 
 
@@ -55,10 +58,13 @@ async def log_trail(request: web.Request) -> web.StreamResponse:
     limit = query_int(request, "limit", LOG_DEFAULT, 1, LOG_MAX)
     after = _position(request, services)
     if "text/event-stream" not in request.headers.get("Accept", ""):
-        return await _answer(request, _lines(trail_of_all(services.log, after, limit)), NDJSON)
+        leisure = request.app[LEISURE]
+        pages = trail_of_all(LeisurelyLog(services.log, leisure), after, limit)
+        return await _answer(request, _lines(pages, leisure), NDJSON)
     try:
         with services.streams.another():
-            return await answer_stream(request, LogFollower(services, after).write)
+            follower = LogFollower(services, after, request.app[LEISURE])
+            return await answer_stream(request, follower.write)
     except Overloaded as error:
         return come_back(request, error)
 
@@ -79,9 +85,11 @@ def _position(request: web.Request, services: Services) -> int:
     return int(text)
 
 
-async def _lines(pages: Pages) -> AsyncIterator[bytes]:
+async def _lines(pages: Pages, leisure: Leisure) -> AsyncIterator[bytes]:
     async for page in pages:
-        yield b"".join(encode_row(row) + b"\n" for row in page)
+        with leisure.work():
+            piece = b"".join(encode_row(row) + b"\n" for row in page)
+        yield piece
 
 
 async def _document(session_id: str, version: int, pages: Pages) -> AsyncIterator[bytes]:

@@ -9,6 +9,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from chatbot.audit.moment import Moment
+from chatbot.sessions.leisure import Leisure, batched
 from events.catalogue import (
     AdoptedMessage,
     BranchSelected,
@@ -33,7 +34,7 @@ from events.log import EventLog
 from events.record import RecordedEvent
 from projections.message import COMPLETE, ENDINGS, QUEUED, STREAMING
 
-PAGE = 500  # events read at once
+PAGE = 200  # events read at once
 
 
 class Spoken(Struct):
@@ -80,27 +81,39 @@ class Conversation(Struct):
         return path[::-1]
 
 
-async def load(log: EventLog, session_id: str, moment: Moment | None = None) -> Conversation | None:
+async def load(
+    log: EventLog, session_id: str, moment: Moment | None = None, leisure: Leisure | None = None
+) -> Conversation | None:
     """The conversation at `moment` (None: now); None where the session did not exist yet, or never did.
 
+    With `leisure` it is read and folded page by page, so that a long one does not hold up what else goes on.
     Raises LogUnavailable, UnknownEvent.
     """
     moment = moment or Moment()
-    history, copies = await _history(log, session_id, moment)
+    history, copies = await _history(log, session_id, moment, leisure)
     adopted = [event for one in history if isinstance(event := one.event, HistoryAdopted)]
     places = [message.position for event in adopted for message in event.messages]
     texts = {place: one.event for place, one in (await log.read_at(places)).items()}
-    return fold(history, texts, copies)
+    if leisure is None:
+        return fold(history, texts, copies)
+    conversation: Conversation | None = None
+    for page in batched(history, PAGE):
+        await leisure.turn()
+        with leisure.work():
+            conversation = fold(page, texts, copies, conversation)
+    return conversation
 
 
 def fold(
-    history: Iterable[RecordedEvent], texts: Mapping[int, Event | None], copies: Mapping[str, MessageCopied]
+    history: Iterable[RecordedEvent],
+    texts: Mapping[int, Event | None],
+    copies: Mapping[str, MessageCopied],
+    conversation: Conversation | None = None,
 ) -> Conversation | None:
-    """The conversation that `history` tells.
+    """The conversation that `history` tells, which goes on from `conversation`.
 
     `texts` are the events, by position, that hold adopted messages; `copies` those kept since, by message.
     """
-    conversation: Conversation | None = None
     for recorded in history:
         if conversation is None:
             conversation = Conversation(recorded.stream_id, recorded.recorded_at_us)
@@ -120,7 +133,7 @@ def fold(
 
 
 async def _history(
-    log: EventLog, session_id: str, moment: Moment
+    log: EventLog, session_id: str, moment: Moment, leisure: Leisure | None
 ) -> tuple[list[RecordedEvent], dict[str, MessageCopied]]:
     """The events up to and with the last one that `moment` covers, and the copies of texts made at any time.
 
@@ -129,13 +142,21 @@ async def _history(
     history: list[RecordedEvent] = []
     copies: dict[str, MessageCopied] = {}
     after = 0
-    while page := await log.read(session_id, after=after, limit=PAGE):
+    while page := await _page(log, session_id, after, leisure):
         history += page
         copies |= {one.event.message_id: one.event for one in page if isinstance(one.event, MessageCopied)}
         after = page[-1].version
     while history and not moment.covers(history[-1]):
         history.pop()
     return history, copies
+
+
+async def _page(log: EventLog, session_id: str, after: int, leisure: Leisure | None) -> list[RecordedEvent]:
+    if leisure is None:
+        return await log.read(session_id, after=after, limit=PAGE)
+    await leisure.turn()
+    with leisure.work():
+        return await log.read(session_id, after=after, limit=PAGE)
 
 
 def _note(conversation: Conversation, recorded: RecordedEvent, event: Event) -> None:

@@ -18,6 +18,7 @@ from events.sqlite import SqliteLog
 
 SHOW_EVERY_S = 0.2  # on a terminal, where each line replaces the one before
 EXIT_STOPPED = 130  # by Ctrl-C, as shells have it
+NICENESS = 10  # of a command: where the processor is short, the service beside it comes first
 NOTE_EVERY_S = 5.0  # in a file, where lines stay
 
 
@@ -34,6 +35,7 @@ async def attended(work: Coroutine[Any, Any, int]) -> int:
 
     asyncio's own handler cancels at any instruction, also in the middle of a callback that is just setting a result.
     """
+    os.nice(NICENESS)
     loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
 
     def stop() -> None:

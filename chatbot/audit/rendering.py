@@ -6,14 +6,18 @@ chosen so that no text in it contains it.
 """
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any, Literal
 
-from msgspec import Struct
+import msgspec
+from msgspec import Raw, Struct
 
 from chatbot.audit.conversation import Conversation, Spoken
 from chatbot.audit.moment import timestamp
 from events.catalogue import Origin, Usage
 from projections.message import COMPLETE, QUEUED, STREAMING
+
+_encode = msgspec.json.Encoder().encode
 
 
 class ExportedMessage(Struct, frozen=True):
@@ -49,9 +53,18 @@ class ExportedConversation(Struct, frozen=True, omit_defaults=True, kw_only=True
     erased: int = 0
 
 
-def as_json(conversation: Conversation, *, all_branches: bool = False) -> ExportedConversation:
-    """The selected branch, root first; or every message, in the order in which they came, and the head."""
-    said = conversation.messages.values() if all_branches else conversation.branch()
+def said_in(conversation: Conversation, *, all_branches: bool) -> list[Spoken]:
+    """The messages of the selected branch, root first; or every message, in the order in which they came."""
+    return list(conversation.messages.values()) if all_branches else conversation.branch()
+
+
+def as_json(
+    conversation: Conversation, *, all_branches: bool = False, encoded: list[Raw] | None = None
+) -> ExportedConversation:
+    """What `said_in` tells, and the head where that is all branches. `encoded`: these messages, as JSON already."""
+    said: Sequence[ExportedMessage | Raw] | None = encoded
+    if said is None:
+        said = [_message(one) for one in said_in(conversation, all_branches=all_branches)]
     return ExportedConversation(
         session_id=conversation.session_id,
         title=conversation.title,
@@ -61,7 +74,7 @@ def as_json(conversation: Conversation, *, all_branches: bool = False) -> Export
         version=conversation.version,
         as_of=timestamp(conversation.at_us),
         status=conversation.status,  # type: ignore[arg-type]  # one of the three words
-        messages=[_message(one) for one in said],
+        messages=said,  # type: ignore[arg-type]  # as JSON both are the same
         owner=conversation.owner,
         forked_from=conversation.forked_from,
         head=conversation.head if all_branches else None,
@@ -96,6 +109,11 @@ def _mark(texts: list[str]) -> str:
     while any(f"#{digest[:8]}" in text for text in texts):
         digest = hashlib.sha256(digest.encode()).hexdigest()
     return f"#{digest[:8]}"
+
+
+def encode_messages(said: Sequence[Spoken]) -> list[Raw]:
+    """Each as `as_json` tells it."""
+    return [Raw(_encode(_message(one))) for one in said]
 
 
 def _message(one: Spoken) -> ExportedMessage:

@@ -5,15 +5,23 @@ log, its digest, as `events/chain.py` says: `data` is the stored text itself, by
 """
 
 from collections.abc import AsyncIterator
+from typing import Protocol
 
 import msgspec
 from msgspec import Raw, Struct
 
 from chatbot.audit.moment import timestamp
-from events.log import EventLog
 from events.record import Metadata, StoredRow, decode_metadata
 
 PAGE_ROWS = 100  # rows read at once: what a reader of any number of events holds in memory
+
+
+class Rows(Protocol):
+    """What a trail is read from: a log, or one that takes its time."""
+
+    async def rows(self, *, after: int = 0, limit: int) -> list[StoredRow]: ...
+
+    async def stream_rows(self, stream_id: str, *, after: int = 0, limit: int) -> list[StoredRow]: ...
 
 
 class EventView(Struct, frozen=True):
@@ -64,7 +72,7 @@ def encode_row(row: StoredRow) -> bytes:
     return _encode(event_view(row))
 
 
-async def trail_of(log: EventLog, session_id: str, after: int, limit: int) -> AsyncIterator[list[StoredRow]]:
+async def trail_of(log: Rows, session_id: str, after: int, limit: int) -> AsyncIterator[list[StoredRow]]:
     """Up to `limit` rows of a session, version > `after`, a page at a time: a slow reader holds one page."""
     while limit > 0 and (page := await log.stream_rows(session_id, after=after, limit=min(PAGE_ROWS, limit))):
         yield page
@@ -72,7 +80,7 @@ async def trail_of(log: EventLog, session_id: str, after: int, limit: int) -> As
         after = page[-1].version
 
 
-async def trail_of_all(log: EventLog, after: int, limit: int) -> AsyncIterator[list[StoredRow]]:
+async def trail_of_all(log: Rows, after: int, limit: int) -> AsyncIterator[list[StoredRow]]:
     """As `trail_of`, of the whole log: rows with position > `after`."""
     while limit > 0 and (page := await log.rows(after=after, limit=min(PAGE_ROWS, limit))):
         yield page

@@ -4,8 +4,9 @@ A reader is a cursor, never a queue. Who lags behind the events kept here reads 
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Self
 
 from chatbot.sessions.bell import Bell
 from events.catalogue import EXPLAINS_ERASURE
@@ -21,13 +22,24 @@ class Channel:
     running reply's text that was handed out last, by what tells it apart, as its readers' edge has encoded it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, closed: Callable[[], object] = lambda: None) -> None:
+        self._closed = closed  # to be called when the last reader has left
         self.bell = Bell()
         self.latest = 0
         self.readers = 0
         self.erasures = 0
         self.newest: tuple[object, bytes] | None = None
         self._kept: deque[RecordedEvent] = deque(maxlen=KEPT_MAX)
+
+    def __enter__(self) -> Self:
+        """One more reader follows. The channel is the context itself, so that a reader costs no memory for that."""
+        self.readers += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.readers -= 1
+        if not self.readers:
+            self._closed()
 
     def reach(self, version: int) -> None:
         """The log is known to have this version."""
@@ -67,17 +79,15 @@ class Feeds:
         """Readers that follow now."""
         return sum(channel.readers for channel in self._channels.values())
 
-    @contextmanager
-    def open(self, session_id: str) -> Iterator[Channel]:
-        """The session's channel, while one reads it. Look into the log only after this: then nothing falls between."""
-        channel = self._channels.setdefault(session_id, Channel())
-        channel.readers += 1
-        try:
-            yield channel
-        finally:
-            channel.readers -= 1
-            if not channel.readers:
-                del self._channels[session_id]
+    def open(self, session_id: str) -> Channel:
+        """The session's channel, to be entered at once and for as long as one reads it.
+
+        Look into the log only after this: then nothing falls between.
+        """
+        channel = self._channels.get(session_id)
+        if channel is None:
+            channel = self._channels[session_id] = Channel(partial(self._channels.pop, session_id))
+        return channel
 
     def publish(self, session_id: str, recorded: Sequence[RecordedEvent]) -> None:
         """These events of the session are on disk."""

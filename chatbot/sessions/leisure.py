@@ -1,0 +1,77 @@
+"""Big work that nobody waits for by the millisecond takes its time: chat goes first."""
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+from events.log import EventLog
+from events.record import StoredRow
+
+T = TypeVar("T")
+
+REST = 5.0  # seconds of rest for each second of work: all big work together has a sixth of the loop's time
+REST_MAX_S = 0.25  # for one piece, however long the disk made it wait
+
+
+class Leisure:
+    """One for all big work of its kind, done in pieces: before each piece comes the rest that those before have earned.
+
+    So a single small piece of work waits for nothing, and many readers of big things get no more than one of them.
+    """
+
+    def __init__(self, rest: float = REST) -> None:
+        self._rest = rest
+        self._free_s = 0.0
+
+    async def turn(self) -> None:
+        """Return when the next piece may begin. Always lets the loop go round once, so that no work holds it."""
+        await asyncio.sleep(0)
+        while (wait_s := self._free_s - time.monotonic()) > 0:  # noqa: ASYNC110  a time, which others move on, is no event
+            await asyncio.sleep(wait_s)
+
+    def earn(self, worked_s: float) -> None:
+        """A piece of work took so many seconds."""
+        self._free_s = max(self._free_s, time.monotonic()) + min(worked_s * self._rest, REST_MAX_S)
+
+    @contextmanager
+    def work(self) -> Iterator[None]:
+        """A piece of work."""
+        began_s = time.monotonic()
+        try:
+            yield
+        finally:
+            self.earn(time.monotonic() - began_s)
+
+
+def batched(things: Sequence[T], most: int) -> Iterator[Sequence[T]]:
+    """`things` in pieces of at most so many."""
+    return (things[first : first + most] for first in range(0, len(things), most))
+
+
+class LeisurelyLog:
+    """The rows of a log, a page at each turn."""
+
+    def __init__(self, log: EventLog, leisure: Leisure) -> None:
+        self._log = log
+        self._leisure = leisure
+        self._read_s = 0.0
+
+    async def rows(self, *, after: int = 0, limit: int) -> list[StoredRow]:
+        """As EventLog.rows."""
+        await self._leisure.turn()
+        with self._leisure.work():
+            page = await self._log.rows(after=after, limit=limit)
+        self._read_s = time.monotonic()
+        return page
+
+    async def stream_rows(self, stream_id: str, *, after: int = 0, limit: int) -> list[StoredRow]:
+        """As EventLog.stream_rows."""
+        await self._leisure.turn()
+        with self._leisure.work():
+            return await self._log.stream_rows(stream_id, after=after, limit=limit)
+
+    def passed(self, _position: int) -> None:
+        """The page read last has been worked on since it was read: a progress that `verify` may tell."""
+        self._leisure.earn(time.monotonic() - self._read_s)

@@ -1,0 +1,164 @@
+"""Big work goes step by step, each of them bounded, and between any two of them the loop serves others."""
+
+import asyncio
+import itertools
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatbot.audit.conversation import PAGE
+from chatbot.audit.trail import PAGE_ROWS
+from chatbot.sessions.commands import Expire
+from chatbot.sessions.expiry import EXPIRE_AT_ONCE
+from chatbot.sessions.supervisor import Supervisor
+from events.catalogue import SessionCreated
+from events.record import Metadata
+from events.sqlite import SqliteLog
+from events.verify import PAGE_ROWS as VERIFY_ROWS
+from tests.support.model_server import ModelServer
+from tests.support.service import Running, serving
+from tests.support.turns import created, turn
+
+TURNS = 400
+
+
+class Steps:
+    """Each read of a page: how often the loop has gone round by then, and how much was asked for."""
+
+    def __init__(self) -> None:
+        self.rounds = 0
+        self.reads: list[tuple[int, int]] = []
+
+    def spy(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        read: Callable[..., Awaitable[Any]] = getattr(SqliteLog, name)
+
+        async def spied(log: SqliteLog, *arguments: Any, **options: Any) -> Any:
+            self.reads.append((self.rounds, options["limit"]))
+            return await read(log, *arguments, **options)
+
+        monkeypatch.setattr(SqliteLog, name, spied)
+
+    @asynccontextmanager
+    async def counted(self) -> AsyncIterator[None]:
+        async def go_round() -> None:
+            while True:
+                self.rounds += 1
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(go_round())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    def check(self, most: int, at_least: int) -> None:
+        """At least so many reads, of at most `most`, and the loop went round between any two."""
+        assert len(self.reads) >= at_least
+        assert max(limit for _, limit in self.reads) <= most
+        at = [rounds for rounds, _ in self.reads]
+        assert all(one < later for one, later in itertools.pairwise(at))
+
+
+async def conversation(service: Running) -> str:
+    """A session of TURNS turns, written straight into the log."""
+    session_id, version, parent = str(uuid.uuid4()), 1, None
+    log = service.services.log
+    await log.append(session_id, 0, [created(owner=None)], Metadata())
+    for number in range(TURNS):
+        recorded = await log.append(session_id, version, turn(number, parent), Metadata())
+        version, parent = recorded[-1].version, f"r{number}"
+    await service.services.reader.catch_up()
+    return session_id
+
+
+async def get(service: Running, path: str) -> Any:
+    answer = await service.client.get(path)
+    assert answer.status_code == 200, answer.text
+    return answer
+
+
+async def test_a_walk_along_the_chain_lets_others_in_after_each_page(
+    service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await conversation(service)
+    steps = Steps()
+    steps.spy(monkeypatch, "rows")
+    async with steps.counted():
+        assert (await get(service, "/api/audit/verify")).json()["holds"]
+    steps.check(VERIFY_ROWS, 3 * TURNS // VERIFY_ROWS)
+
+
+async def test_an_export_of_a_long_conversation_lets_others_in_after_each_page(
+    service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session_id = await conversation(service)
+    steps = Steps()
+    steps.spy(monkeypatch, "read")
+    async with steps.counted():
+        exported = (await get(service, f"/api/sessions/{session_id}/export")).json()
+    assert [one["message_id"] for one in exported["messages"]] == [
+        f"{kind}{number}" for number in range(TURNS) for kind in "mr"
+    ]
+    steps.check(PAGE, 3 * TURNS // PAGE)
+    assert steps.rounds - steps.reads[-1][0] > 2 * TURNS // 100  # and while it was folded and written, page by page
+
+
+async def test_a_reader_of_the_whole_log_lets_others_in_after_each_page(
+    service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await conversation(service)
+    steps = Steps()
+    steps.spy(monkeypatch, "rows")
+    async with steps.counted():
+        lines = (await get(service, "/api/events?limit=10000")).text.splitlines()
+    assert len(lines) == 3 * TURNS + 1
+    steps.check(PAGE_ROWS, 3 * TURNS // PAGE_ROWS)
+
+
+async def test_a_rebuild_in_the_service_lets_others_in_after_each_batch(
+    tmp_path: Path, model: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(tmp_path, model.url, CHATBOT_DATABASE_PROJECTION_BATCH_MAX="100") as service:
+        session_id = await conversation(service)
+        steps = Steps()
+        steps.spy(monkeypatch, "read_all")
+        (tmp_path / "projections.db").unlink()
+        async with steps.counted(), asyncio.timeout(20):
+            while len(steps.reads) < 3 * TURNS // 100:
+                await service.session()  # the runner looks at its file when there is news
+                await asyncio.sleep(0.05)
+        assert (await service.history(session_id, limit=5))["messages"][-1]["message_id"] == f"r{TURNS - 1}"
+    steps.check(100, 3 * TURNS // 100)
+
+
+async def test_sessions_that_are_due_at_once_expire_a_few_at_a_time(
+    service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running, most = 0, 0
+    ask = Supervisor.ask
+
+    async def spied(supervisor: Supervisor, session_id: str, command: Any, *arguments: Any, **options: Any) -> Any:
+        nonlocal running, most
+        is_expiry = isinstance(command, Expire)
+        running += is_expiry
+        most = max(most, running)
+        try:
+            return await ask(supervisor, session_id, command, *arguments, **options)
+        finally:
+            running -= is_expiry
+
+    monkeypatch.setattr(Supervisor, "ask", spied)
+    services = service.services
+    for _ in range(5 * EXPIRE_AT_ONCE):
+        await services.log.append(str(uuid.uuid4()), 0, [SessionCreated(None, {}, 1)], Metadata())
+    services.expiry.nudge(services.clock() + 1_000_000)
+    async with asyncio.timeout(30):
+        while (await services.queries.counts()).get("expired", 0) < 5 * EXPIRE_AT_ONCE:
+            await service.chat(await service.session(), "hello")  # goes on beside it
+    assert 1 < most <= EXPIRE_AT_ONCE

@@ -1,0 +1,65 @@
+"""Big work rests between its pieces, so that all of it together has a share of the loop's time and no more."""
+
+import asyncio
+import time
+
+import pytest
+
+from chatbot.sessions.leisure import REST, REST_MAX_S, Leisure, LeisurelyLog, batched
+from tests.support.memory_log import MemoryLog
+
+
+async def waited_s(leisure: Leisure) -> float:
+    began_s = time.monotonic()
+    await leisure.turn()
+    return time.monotonic() - began_s
+
+
+async def test_the_first_piece_waits_for_nothing_but_lets_the_loop_go_round() -> None:
+    turn = asyncio.create_task(Leisure().turn())
+    await asyncio.sleep(0)
+    assert not turn.done()
+    await asyncio.sleep(0)
+    assert turn.done()
+
+
+async def test_after_a_piece_comes_a_rest_in_proportion() -> None:
+    leisure = Leisure()
+    leisure.earn(0.02)
+    assert await waited_s(leisure) >= 0.02 * REST * 0.9
+
+
+async def test_whoever_comes_later_waits_for_the_rests_of_all_before() -> None:
+    leisure = Leisure()
+    for _ in range(3):
+        leisure.earn(0.01)
+    assert await waited_s(leisure) >= 3 * 0.01 * REST * 0.9
+
+
+async def test_a_piece_that_the_disk_made_wait_for_long_does_not_stop_the_work() -> None:
+    leisure = Leisure()
+    leisure.earn(3_600)
+    async with asyncio.timeout(20 * REST_MAX_S):
+        await leisure.turn()
+
+
+async def test_work_is_measured_also_when_it_fails() -> None:
+    leisure = Leisure()
+    with pytest.raises(TimeoutError), leisure.work():
+        async with asyncio.timeout(0.02):
+            await asyncio.Event().wait()
+    assert await waited_s(leisure) >= 0.02 * REST * 0.9
+
+
+async def test_the_work_on_a_page_earns_a_rest_too() -> None:
+    leisure = Leisure()
+    log = LeisurelyLog(MemoryLog(), leisure)
+    assert await log.rows(limit=10) == []
+    time.sleep(0.02)
+    log.passed(0)
+    assert await waited_s(leisure) >= 0.02 * REST * 0.9
+
+
+def test_things_come_in_pieces_in_order() -> None:
+    assert [list(some) for some in batched(range(5), 2)] == [[0, 1], [2, 3], [4]]
+    assert list(batched([], 2)) == []
