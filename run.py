@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import time
-import uuid
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from importlib.metadata import PackageNotFoundError
@@ -20,6 +19,7 @@ from msgspec.structs import replace
 from chatbot.api.app import build_app, listen
 from chatbot.api.draining import drain
 from chatbot.api.open_streams import OpenStreams
+from chatbot.api.pouring import Pourer
 from chatbot.api.services import Readiness, Services
 from chatbot.audit.desk import CommandFailed, Desk, attended, say
 from chatbot.command_line import COMMANDS, parse
@@ -28,6 +28,7 @@ from chatbot.config.load import ConfigError, Configuration, load
 from chatbot.config.settings import Settings
 from chatbot.config.show import show
 from chatbot.from_settings import embedded_options, limits, llm_options, log_options, rules, runner_options
+from chatbot.ids import Ids
 from chatbot.llm.create import create_provider
 from chatbot.llm.embedded_process import EmbeddedMissing
 from chatbot.llm.gate import Gate
@@ -202,6 +203,7 @@ async def compose(settings: Settings, stack: AsyncExitStack) -> Services:
         timer=time.monotonic,
         logger=structlog.get_logger("sessions"),
     )
+    ids = Ids()
     supervisor = Supervisor(ports)
     stack.push_async_callback(supervisor.close)
     expiry = ExpiryTimer(ports, supervisor, settings.sessions.erase_expired_after_hours)
@@ -216,13 +218,15 @@ async def compose(settings: Settings, stack: AsyncExitStack) -> Services:
         reader=Reader(ports, supervisor),
         feeds=ports.feeds,
         streams=OpenStreams(settings.stream.readers_max),
+        pourer=Pourer(),
         metrics=metrics,
         readiness=Readiness(),
         health=health,
         provider=provider,
         gate=ports.gate,
         log_watch=log_watch,
-        new_id=lambda: str(uuid.uuid4()),
+        new_id=ids.uuid,
+        new_token=ids.token,
         clock=now_us,
         logger=structlog.get_logger("api"),
         version=version(),

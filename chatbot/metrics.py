@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
 import prometheus_client
+from msgspec import Struct
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.gc_collector import GCCollector
@@ -26,6 +27,16 @@ BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, never read
 
 
+class _OfModel(Struct, frozen=True):
+    """The children of the metrics with the labels provider and model."""
+
+    duration: Histogram
+    first_token: Histogram
+    per_token: Histogram
+    tokens_in: Counter
+    tokens_out: Counter
+
+
 class Metrics:
     """All of the service's metrics, in a registry of their own."""
 
@@ -40,6 +51,7 @@ class Metrics:
         self._log(registry)
         self._service(registry)
         self._models: set[str] = set()
+        self._of_models: dict[tuple[str, str], _OfModel] = {}
 
     def _http(self, registry: CollectorRegistry) -> None:
         self._requests = Histogram(
@@ -160,21 +172,34 @@ class Metrics:
         self._actor_failures.inc()
 
     def reply(self, provider: str, model: str, outcome: str, duration_s: float | None) -> None:
-        model = self._bounded(model)
-        self._ended.labels(provider, model, outcome).inc()
+        self._ended.labels(provider, self._bounded(model), outcome).inc()
         if duration_s is not None:
-            self._duration.labels(provider, model).observe(duration_s)
+            self._of(provider, model).duration.observe(duration_s)
 
     def first_token(self, provider: str, model: str, seconds: float) -> None:
-        self._first_token.labels(provider, self._bounded(model)).observe(seconds)
+        self._of(provider, model).first_token.observe(seconds)
 
     def tokens(self, provider: str, model: str, prompt: int, completion: int) -> None:
-        model = self._bounded(model)
-        self._tokens.labels(provider, model, "in").inc(prompt)
-        self._tokens.labels(provider, model, "out").inc(completion)
+        children = self._of(provider, model)
+        children.tokens_in.inc(prompt)
+        children.tokens_out.inc(completion)
 
     def per_token(self, provider: str, model: str, seconds: float) -> None:
-        self._per_token.labels(provider, self._bounded(model)).observe(seconds)
+        self._of(provider, model).per_token.observe(seconds)
+
+    def _of(self, provider: str, model: str) -> "_OfModel":
+        """What is measured of one model. Looked up by labels once: that costs more than to observe."""
+        who = (provider, self._bounded(model))
+        children = self._of_models.get(who)
+        if children is None:
+            children = self._of_models[who] = _OfModel(
+                duration=self._duration.labels(*who),
+                first_token=self._first_token.labels(*who),
+                per_token=self._per_token.labels(*who),
+                tokens_in=self._tokens.labels(*who, "in"),
+                tokens_out=self._tokens.labels(*who, "out"),
+            )
+        return children
 
     # what the log and the projections report
 

@@ -87,6 +87,8 @@ class BatchWriter:
         self._queued_events = 0
         self._arrival = asyncio.Event()
         self._closing = False
+        self._company = 0  # appends in the last batch
+        self._wanted = 1  # appends in the queue that wake the task
         self._loop = asyncio.get_running_loop()
         self._task = self._loop.create_task(self._run(), name="log-writer")
 
@@ -110,7 +112,7 @@ class BatchWriter:
         self._queue.append((pending, future, time.monotonic()))
         self._queued_bytes += pending.size
         self._queued_events += events
-        if not queued:
+        if queued + 1 == self._wanted:
             self._arrival.set()
         return future
 
@@ -130,7 +132,10 @@ class BatchWriter:
             while self._queue or not self._closing:
                 await self._arrivals(pause_s)
                 if self._queue:
-                    await self._write(self._take())
+                    await self._gather()
+                    batch = self._take()
+                    self._company = len(batch)
+                    await self._write(batch)
                 pause_s = await self._tidy()
         finally:  # reached with appends waiting only when the event loop itself is torn down
             self._closing = True
@@ -146,6 +151,17 @@ class BatchWriter:
         with suppress(TimeoutError):
             # Whoever appends in the same turn of the loop as the first joins its batch.
             await (self._arrival.wait() if timeout is None else asyncio.wait_for(self._arrival.wait(), timeout))
+
+    async def _gather(self) -> None:
+        """Wait a moment for as many appends as the last batch had: who appends side by side shares a commit. Whoever
+        appends alone waits for nobody."""
+        if len(self._queue) < self._company and not self._closing:
+            self._arrival.clear()
+            self._wanted = self._company
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._options.append_gather_s):
+                    await self._arrival.wait()
+            self._wanted = 1
 
     def _take(self) -> list[Waiting]:
         if self._queued_events <= self._options.append_batch_max:

@@ -98,8 +98,11 @@ async def read_body(request: web.Request, kind: type[Body], timeout_s: float, *,
     Raises BodyFault, and HTTPRequestEntityTooLarge beyond the configured size.
     """
     try:
-        async with asyncio.timeout(timeout_s):
+        if request.content.is_eof():  # as nearly always: then there is nothing to wait for
             raw = await request.read()
+        else:
+            async with asyncio.timeout(timeout_s):
+                raw = await request.read()
     except TimeoutError:
         raise BodyFault("the body did not arrive in time", status=408, kind="timeout", title="Timeout") from None
     except web.RequestPayloadError as error:

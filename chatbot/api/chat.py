@@ -17,7 +17,6 @@ from chatbot.api.conditions import if_match, once_of
 from chatbot.api.endings import detail_of, last_frame
 from chatbot.api.event_stream import EventStream, answer_stream
 from chatbot.api.middleware import ASKER
-from chatbot.api.pouring import pour
 from chatbot.api.problems import CAUSE_UNKNOWN, CAUSES, Problem
 from chatbot.api.services import SERVICES, Services
 from chatbot.api.views import chat_view
@@ -120,6 +119,7 @@ class _Writer:
         self._reply = reply
         self._retry_ms = services.settings.stream.retry_ms
         self._supervisor = services.supervisor
+        self._pourer = services.pourer
         self._version = reply.version or reply.posted_version
         self._ahead = self._length_ahead(self._version)
         self._offset = 0
@@ -128,7 +128,7 @@ class _Writer:
         reply = self._reply
         start = frames.Start(self._session_id, reply.reply_id, reply.message_id, self._version, reply.model)
         await stream.send(frames.encode(start, self._version, self._ahead))
-        await pour(stream, self._look, reply.bell)
+        await self._pourer.pour(stream, self._look, reply.bell)
         last = self._unrecorded(reply.length) if reply.outcome is None else self._last(reply.outcome)
         await stream.send(self._news() + last + frames.DONE)
 

@@ -76,6 +76,7 @@ class EventStream:
         self._loop = asyncio.get_running_loop()
         self._last_s = self._loop.time()  # when the last write began
         self._lacks_room = False
+        self._is_chunked = response.chunked
         self._timer = self._loop.call_later(min(ping_s, timeout_s), self._look)
         self._transport.set_write_buffer_limits(0)  # what a reader does not take at once makes it a slow one
 
@@ -103,7 +104,7 @@ class EventStream:
         if transport.is_closing():
             raise ConnectionResetError("the reader has left")
         self._last_s = self._loop.time()
-        transport.write(b"%x\r\n%b\r\n" % (len(frames), frames) if self.response.chunked else frames)
+        transport.write(b"%x\r\n%b\r\n" % (len(frames), frames) if self._is_chunked else frames)
         return transport.get_write_buffer_size() == 0
 
     async def room(self) -> None:

@@ -5,7 +5,6 @@ from chatbot.api.cursors import Cursor
 from chatbot.api.endings import last_frame
 from chatbot.api.event_stream import EventStream
 from chatbot.api.feed_frames import frame_of
-from chatbot.api.pouring import pour
 from chatbot.api.services import Services
 from chatbot.sessions.feeds import KEPT_MAX, Channel
 from chatbot.sessions.following import Place, advance, grown, is_at
@@ -82,7 +81,7 @@ class Follower:
             await self._send(frames.Draining(self._place.version))
         else:
             bells = (self._channel.bell,) if self._growing is None else (self._channel.bell, self._growing.bell)
-            await pour(self._stream, self._look, *bells)
+            await self._services.pourer.pour(self._stream, self._look, *bells)
 
     def _look(self) -> bytes | None:
         """The text that has grown; None for news that take more than a look."""

@@ -4,7 +4,6 @@ import hashlib
 import hmac
 import re
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
@@ -33,7 +32,7 @@ async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Outermost: gives the request its id, answers every error as a problem, and counts the answer."""
     services = request.app[SERVICES]
     given = request.headers.get("X-Request-ID", "")
-    request_id = given if _request_id.fullmatch(given) else uuid.uuid4().hex
+    request_id = given if _request_id.fullmatch(given) else services.new_token()
     request[REQUEST_ID] = request_id
     started_s = time.perf_counter()
     services.metrics.in_flight.inc()

@@ -7,6 +7,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from chatbot.api.open_streams import OpenStreams
+from chatbot.api.pouring import Pourer
 from chatbot.config.settings import Settings
 from chatbot.llm.gate import Gate
 from chatbot.llm.health import HealthMonitor
@@ -29,7 +30,8 @@ class Readiness(Struct):
 
 
 class Services(Struct, frozen=True):
-    """`new_id` makes message and session ids (random UUIDs); `clock` gives unix microseconds."""
+    """`new_id` makes message and session ids (random UUIDs), `new_token` request ids;
+    `clock` gives unix microseconds."""
 
     settings: Settings
     log: EventLog
@@ -40,6 +42,7 @@ class Services(Struct, frozen=True):
     reader: Reader
     feeds: Feeds
     streams: OpenStreams
+    pourer: Pourer
     metrics: Metrics
     readiness: Readiness
     health: HealthMonitor
@@ -47,6 +50,7 @@ class Services(Struct, frozen=True):
     gate: Gate
     log_watch: LogWatch
     new_id: Callable[[], str]
+    new_token: Callable[[], str]
     clock: Callable[[], int]
     logger: structlog.stdlib.BoundLogger
     version: str

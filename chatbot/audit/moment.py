@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -32,7 +33,13 @@ class Moment(Struct, frozen=True):
 def timestamp(us: int) -> str:
     """Unix microseconds as RFC 3339 in UTC, to the microsecond. Raises ValueError or OverflowError beyond year 9999."""
     seconds, rest = divmod(us, 1_000_000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:06d}Z"
+    return f"{_second(seconds)}.{rest:06d}Z"
+
+
+@lru_cache(1024)
+def _second(seconds: int) -> str:
+    """Most times that are told lie in the same few seconds."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def parse_moment(text: str) -> Moment:

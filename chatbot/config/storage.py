@@ -69,6 +69,10 @@ class DatabaseSettings(Struct, frozen=True):
         int,
         Meta(ge=1, le=1_000, description="Events written in one transaction: they share one fsync."),
     ] = 512
+    append_gather_s: Annotated[
+        float,
+        Meta(ge=0, le=1, description="Seconds at most that a commit waits for as many appends as the last one had."),
+    ] = 0.004
     erase_wait_s: Annotated[
         float,
         Meta(gt=0, le=600, description="Seconds an erasure waits for readers, so that no file still holds the text."),

@@ -1,5 +1,6 @@
 """What every provider is wrapped in: time limits, another try before the first piece of text, a bounded length."""
 
+import asyncio
 import random
 
 import structlog
@@ -25,12 +26,13 @@ class Listener:
     def __init__(self, hear: Hear, watchdog: Watchdog, room: int) -> None:
         self.has_text = False
         self._pass_on = hear
+        self._time = asyncio.get_running_loop().time
         self._watchdog = watchdog
         self._room = room
 
     def hear(self, piece: str) -> None:
         """Raises Full when the piece has to be cut. An empty one only says that the server lives."""
-        self._watchdog.live()
+        self._watchdog.since_s = self._time()
         if not piece:
             return
         if not self.has_text:

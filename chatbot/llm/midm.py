@@ -79,9 +79,9 @@ class _Reply:
                 self.finished = True
                 break
             try:
-                frame = decode(_frames, event)
-            except LlmFailed as failure:
-                self.failure = failure
+                frame = _frames.decode(event)
+            except (msgspec.MsgspecError, ValueError):  # ValueError: bytes that are no UTF-8
+                self.failure = LlmFailed(MALFORMED)
                 break
             if frame.type == "chunk":
                 text += frame.content

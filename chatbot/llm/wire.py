@@ -83,14 +83,14 @@ class Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.silent = False
-        if not self.status:
-            self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             self._break(error)
-        if not self.status and self._head_bytes > HEAD_MAX_BYTES:
-            self._break(ValueError("the head of the answer has no end"))
+        if not self.status:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_MAX_BYTES:
+                self._break(ValueError("the head of the answer has no end"))
         self._hand_on()
 
     def connection_lost(self, exc: Exception | None) -> None:

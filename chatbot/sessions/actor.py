@@ -62,6 +62,7 @@ class Actor:
         self._ports = ports
         self._retire = retire
         self._ask = ask  # other sessions
+        self._now = ports.rules
         self._state: State | None = None
         self._replies = Replies(ports, self.mailbox)
         self._in_hand: Envelope | None = None
@@ -307,10 +308,10 @@ class Actor:
 
     def _rules(self) -> Rules:
         """With the provider's names as they are now: it may find out only later what it talks to."""
-        rules, provider = self._ports.rules, self._ports.provider
-        if (rules.provider, rules.model) == (provider.name, provider.model):
-            return rules
-        return replace(rules, provider=provider.name, model=provider.model)
+        rules, provider = self._now, self._ports.provider
+        if (rules.provider, rules.model) != (provider.name, provider.model):
+            rules = self._now = replace(rules, provider=provider.name, model=provider.model)
+        return rules
 
     def _known(self) -> State:
         if self._state is None:

@@ -51,6 +51,8 @@ class Mailbox:
         self._asked: deque[Envelope] = deque()
         self._told: deque[Envelope] = deque()
         self._arrival: asyncio.Future[None] | None = None
+        self._idle_until_s = 0.0
+        self._patience: asyncio.TimerHandle | None = None
         self._closed = False
 
     def __len__(self) -> int:
@@ -71,11 +73,12 @@ class Mailbox:
         if not self:
             loop = asyncio.get_running_loop()
             self._arrival = loop.create_future()
-            patience = loop.call_later(idle_timeout_s, self._notify)
+            self._idle_until_s = loop.time() + idle_timeout_s
+            if self._patience is None:
+                self._patience = loop.call_at(self._idle_until_s, self._look)
             try:
                 await self._arrival
             finally:
-                patience.cancel()
                 self._arrival = None
         if self._told:
             return self._told.popleft()
@@ -84,6 +87,8 @@ class Mailbox:
     def close(self) -> list[Envelope]:
         """Refuse what comes from now on; returns what was left unread, for the actor to answer."""
         self._closed = True
+        if self._patience is not None:
+            self._patience.cancel()
         left = [*self._told, *self._asked]
         self._told.clear()
         self._asked.clear()
@@ -94,6 +99,17 @@ class Mailbox:
             raise MailboxClosed
         lane.append(envelope)
         self._notify()
+
+    def _look(self) -> None:
+        """One timer watches over all waits: it is set again for whichever wait it meets."""
+        self._patience = None
+        loop = asyncio.get_running_loop()
+        if self._arrival is None:
+            return  # at work: the next wait sets it
+        if loop.time() >= self._idle_until_s:
+            self._notify()
+        else:
+            self._patience = loop.call_at(self._idle_until_s, self._look)
 
     def _notify(self) -> None:
         if self._arrival is not None and not self._arrival.done():

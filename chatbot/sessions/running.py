@@ -13,6 +13,8 @@ from chatbot.sessions.reply import Reply
 from chatbot.sessions.state import State
 from events.catalogue import ReplyCancelled, ReplyCompleted, ReplyFailed, ReplyInterrupted, ReplyStarted
 
+BEATS = 10  # moments, in each interval between a reply's checkpoints, at which all replies have theirs
+
 Ending = TypeVar("Ending", bound=ReplyCancelled | ReplyInterrupted)
 
 
@@ -81,8 +83,10 @@ class Running:
 
     def _tick(self) -> None:
         """About once a second, have the text so far recorded: a crash loses no more than that."""
-        loop = asyncio.get_running_loop()
-        self._clock = loop.call_later(self._ports.limits.checkpoint_interval_s, self._tick)
+        loop, interval_s = asyncio.get_running_loop(), self._ports.limits.checkpoint_interval_s
+        # On the beat of a clock that all replies share: their checkpoints are written together.
+        beat_s = interval_s / BEATS
+        self._clock = loop.call_at((loop.time() + interval_s) // beat_s * beat_s, self._tick)
         if self.reply.length > self._checkpointed and not self._checkpoint_under_way:
             self._checkpoint_under_way = True
             text = self.reply.since(self._checkpointed)

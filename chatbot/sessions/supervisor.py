@@ -66,26 +66,37 @@ class Supervisor:
         The command is carried out even when the asker is cancelled while it waits. Raises Rejection, LogUnavailable,
         LlmOverloaded, or ActorFailed.
         """
-        reply_to: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        reply_to: asyncio.Future[Any] = loop.create_future()
         envelope = Envelope(command, asker, reply_to, if_version, cause)
-        while True:
+        # A timer of its own is an eighth of asyncio.timeout, and an answer in the future is all that it has to end.
+        patience = loop.call_later(self._ports.limits.ask_timeout_s, _give_up, envelope)
+        try:
+            return await self._answer(session_id, envelope)
+        except TimeoutError:
+            self._ports.observe.refused("timeout")
+            raise errors.Overloaded("the session did not answer in time; it may still do what was asked") from None
+        finally:
+            patience.cancel()
+
+    async def _answer(self, session_id: str, envelope: Envelope) -> Answer:
+        """Of whichever actor the session has by then. Raises TimeoutError, and what `ask` raises."""
+        command = envelope.command
+        while envelope.reply_to is not None:
             try:
                 is_new = isinstance(command, CreateSession) and command.once is None
                 self._actor(session_id, is_new=is_new).mailbox.ask(envelope)
-                async with asyncio.timeout(self._ports.limits.ask_timeout_s):
-                    answer: Answer = await reply_to
+                answer: Answer = await envelope.reply_to
             except MailboxClosed:  # lost the race with a stopping actor: open it again
-                envelope.reply_to = reply_to = asyncio.get_running_loop().create_future()
+                envelope.reply_to = asyncio.get_running_loop().create_future()
                 await asyncio.sleep(0)
-            except TimeoutError:
-                self._ports.observe.refused("timeout")
-                raise errors.Overloaded("the session did not answer in time; it may still do what was asked") from None
             except errors.Overloaded:
                 self._ports.observe.refused("mailbox_full")
                 raise
             else:
                 self._failures.pop(session_id, None)
                 return answer
+        raise RuntimeError("who asks waits for an answer")
 
     async def recover(self) -> int:
         """Close the replies that a crash left open: activating a session does it. Returns how many sessions."""
@@ -193,3 +204,7 @@ class Supervisor:
                 self._recover_later(actor.session_id, wait_s)
             while len(self._failures) > FAILURES_MAX:
                 self._failures.popitem(last=False)
+
+
+def _give_up(envelope: Envelope) -> None:
+    envelope.answer(TimeoutError())

@@ -21,6 +21,7 @@ from chatbot.api.app import build_app
 from chatbot.api.examples import SESSION
 from chatbot.api.open_streams import OpenStreams
 from chatbot.api.openapi import build_document
+from chatbot.api.pouring import Pourer
 from chatbot.api.services import Services
 from chatbot.config.edge import AuthSettings
 from chatbot.config.replies import ChatSettings
@@ -56,6 +57,8 @@ def client_of(settings: Settings) -> Client:
         streams=OpenStreams(9),
         supervisor=SimpleNamespace(ask=ask, draining=False),
         new_id=lambda: SESSION,
+        new_token=lambda: "0" * 32,
+        pourer=Pourer(),
     )
     return TestClient(TestServer(build_app(cast(Services, parts))), auto_decompress=False)
 

@@ -12,6 +12,7 @@ from msgspec import Struct
 from chatbot.api.cursors import Cursor
 from chatbot.api.event_stream import EventStream
 from chatbot.api.follower import Follower
+from chatbot.api.pouring import Pourer
 from chatbot.api.services import Services
 from chatbot.config.settings import Settings
 from chatbot.sessions.commands import Asker
@@ -237,6 +238,7 @@ class FeedServices(Struct):
     supervisor: Any
     reader: Any
     feeds: Any
+    pourer: Any
     logger: Any
 
 
@@ -264,7 +266,7 @@ class Connection:
         real, client = self._real, self.wire.client
         parts = FeedServices(
             Settings(), shelf, real.runner, real.runner.queries,
-            real.supervisor, real.reader, real.ports.feeds, real.ports.logger,
+            real.supervisor, real.reader, real.ports.feeds, Pourer(), real.ports.logger,
         )  # fmt: skip
         with real.ports.feeds.open(self._session_id) as channel:
             try:

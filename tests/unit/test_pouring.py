@@ -1,12 +1,12 @@
-"""A reader that keeps up is written to where the news is made; one that is behind waits for its socket alone."""
+"""Each turn of the loop ends with one round of writes; a reader that is behind waits for its socket alone."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
 
-from chatbot.api.pouring import pour
+from chatbot.api.pouring import Pourer
 from chatbot.sessions.bell import Bell
 
 
@@ -50,9 +50,15 @@ class Text:
         self.bell.ring()
 
 
+def count_steps(task: asyncio.Task[None]) -> Callable[[], int]:
+    """How often `task` is woken from now on: its await is looked at, which is another one after each step."""
+    waits = task.get_coro().cr_await  # type: ignore[union-attr]  # a coroutine of ours
+    return lambda: int(task.get_coro().cr_await is not waits)  # type: ignore[union-attr]
+
+
 @asynccontextmanager
 async def pouring(socket: Socket, text: Text) -> AsyncIterator[asyncio.Task[None]]:
-    task = asyncio.create_task(pour(socket, text.look, text.bell))
+    task = asyncio.create_task(Pourer().pour(socket, text.look, text.bell))
     await asyncio.sleep(0)
     try:
         yield task
@@ -62,13 +68,37 @@ async def pouring(socket: Socket, text: Text) -> AsyncIterator[asyncio.Task[None
         assert not text.bell.listeners
 
 
-async def test_what_is_new_is_written_before_the_one_who_made_it_goes_on() -> None:
+async def test_what_one_turn_of_the_loop_brings_is_written_as_one_without_waking_the_task() -> None:
     socket, text = Socket(), Text()
-    async with pouring(socket, text):
+    async with pouring(socket, text) as task:
+        steps = count_steps(task)
         text.grow(b"a")
-        assert socket.taken == [b"a"]
         text.grow(b"b")
-        assert socket.taken == [b"a", b"b"]
+        assert socket.taken == []
+        await asyncio.sleep(0)
+        assert socket.taken == [b"ab"]
+        text.grow(b"c")
+        await asyncio.sleep(0)
+        assert socket.taken == [b"ab", b"c"]
+        assert steps() == 0
+
+
+async def test_all_readers_are_written_to_in_one_round() -> None:
+    pourer, bell = Pourer(), Bell()
+    sockets, texts = [Socket() for _ in range(3)], [Text() for _ in range(3)]
+    tasks = [asyncio.create_task(pourer.pour(sockets[n], texts[n].look, bell)) for n in range(3)]
+    await asyncio.sleep(0)
+    for text in texts:
+        text.new = b"x"
+    bell.ring()
+    bell.ring()
+    assert len(pourer._due) == 3
+    await asyncio.sleep(0)
+    assert [socket.taken for socket in sockets] == [[b"x"]] * 3
+    assert not pourer._due
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
 
 
 async def test_what_was_there_before_is_written_first() -> None:
@@ -84,6 +114,7 @@ async def test_a_reader_that_is_behind_gets_all_as_one_when_it_has_room() -> Non
         socket.free.clear()
         for piece in (b"a", b"b", b"c", b"d"):
             text.grow(piece)
+            await asyncio.sleep(0)
         assert socket.taken == [b"a"]
         socket.free.set()
         await asyncio.sleep(0.01)
@@ -97,6 +128,7 @@ async def test_it_ends_when_there_is_nothing_more_to_look_for() -> None:
         async with asyncio.timeout(1):
             await task
         text.grow(b"late")
+        await asyncio.sleep(0)
         assert socket.taken == []
 
 
@@ -120,6 +152,7 @@ async def test_a_reader_that_has_left_does_not_disturb_the_others() -> None:
     async with pouring(socket, text) as task, pouring(other, seen):
         seen.new = b"a"
         text.grow(b"a")
+        await asyncio.sleep(0)
         assert other.taken == [b"a"]
         with pytest.raises(ConnectionResetError):
             await task
@@ -133,7 +166,7 @@ async def test_a_fault_in_looking_is_raised_in_the_readers_own_task() -> None:
             raise ZeroDivisionError
         return b""
 
-    task = asyncio.create_task(pour(Socket(), look, bell))
+    task = asyncio.create_task(Pourer().pour(Socket(), look, bell))
     await asyncio.sleep(0)
     armed = True
     bell.ring()
