@@ -22,6 +22,7 @@ from chatbot.api.open_streams import OpenStreams
 from chatbot.api.pouring import Pourer
 from chatbot.api.services import Readiness, Services
 from chatbot.audit.desk import CommandFailed, Desk, attended, say
+from chatbot.collector import settle
 from chatbot.command_line import COMMANDS, parse
 from chatbot.config.check import find_risks
 from chatbot.config.load import ConfigError, Configuration, load
@@ -151,6 +152,7 @@ async def run(settings: Settings) -> None:
         await asyncio.wait((starting, waiting), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()  # raises what stopped the start
+            settle()
         await waiting
         await cancelled(starting)
         await drain(services)

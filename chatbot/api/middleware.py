@@ -37,12 +37,14 @@ async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
     started_s = time.perf_counter()
     services.metrics.in_flight.inc()
     status = 499  # the client left: nginx's word for it
+    # Not its context manager: a reader that waits for hours would hold that.
+    bound = structlog.contextvars.bind_contextvars(request_id=request_id)
     try:
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            response = await _answer(request, handler, services)
+        response = await _answer(request, handler, services)
         status = response.status
         return response
     finally:
+        structlog.contextvars.reset_contextvars(**bound)
         services.metrics.in_flight.dec()
         route, method = _route(request), request.method if request.method in METHODS else "OTHER"
         services.metrics.observe_request(route, method, status, time.perf_counter() - started_s)

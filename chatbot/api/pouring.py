@@ -69,7 +69,7 @@ class _Turn:
 
     def __init__(self, pourer: Pourer, outlet: Outlet, look: Look) -> None:
         self.ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._pourer = pourer
+        self._note = pourer.note
         self._outlet = outlet
         self._look = look
         self._is_noted = False
@@ -77,7 +77,7 @@ class _Turn:
     def ring(self) -> None:
         if not self._is_noted:
             self._is_noted = True
-            self._pourer.note(self)
+            self._note(self)
 
     def write(self) -> None:
         self._is_noted = False

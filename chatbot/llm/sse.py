@@ -28,7 +28,8 @@ class SseParser:
             data = data.removeprefix(b"\n")
         if not data:
             return []
-        if self._is_one_event(data):
+        if data.endswith(b"\n\n") and data.startswith(b"data: ") and self._is_alone(data):
+            self._at_start = False
             return [data[6:-2]]
         lines = data.splitlines()
         unfinished = b"" if data.endswith((b"\n", b"\r")) else lines.pop()
@@ -46,16 +47,10 @@ class SseParser:
         """What the blank line of a last event would have given: some servers leave it out."""
         return self.feed(b"\n\n")
 
-    def _is_one_event(self, data: bytes) -> bool:
-        """Whether it is just what most reads bring while a model writes: one whole event of one line of data."""
-        return (
-            data.startswith(b"data: ")
-            and data.find(b"\n") == len(data) - 2
-            and data.endswith(b"\n")
-            and b"\r" not in data
-            and len(data) <= self._line_max_bytes
-            and not (self._unfinished or self._data)
-        )
+    def _is_alone(self, data: bytes) -> bool:
+        """Whether it is just what most reads bring while a model writes: one whole event of one line."""
+        is_one_line = data.find(b"\n") == len(data) - 2 and b"\r" not in data
+        return is_one_line and len(data) <= self._line_max_bytes and not self._unfinished and not self._data
 
     def _take(self, lines: list[bytes]) -> list[bytes]:
         events = []

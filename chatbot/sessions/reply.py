@@ -73,7 +73,9 @@ class Reply:
     def grow(self, piece: str) -> None:
         """More text from the model; ignored once the text is frozen."""
         if not self._frozen:
-            self._add(piece)
+            self._starts.append(self.length)
+            self._pieces.append(piece)
+            self.length += len(piece)
             self.bell.ring()
 
     def freeze(self) -> str:
@@ -85,8 +87,7 @@ class Reply:
         """The ending is on disk. Its content is the text, whatever had been shown of it."""
         self._frozen = True
         if outcome.content != self.text:
-            self._pieces, self._starts, self.length = [], [], 0
-            self._add(outcome.content)
+            self._pieces, self._starts, self.length = [outcome.content], [0], len(outcome.content)
         self.outcome = outcome
         self.bell.ring()
 
@@ -100,11 +101,6 @@ class Reply:
         while self.outcome is None:
             await self._changed()
         return self.outcome
-
-    def _add(self, piece: str) -> None:
-        self._starts.append(self.length)
-        self._pieces.append(piece)
-        self.length += len(piece)
 
     async def _changed(self) -> None:
         if self.unrecorded is not None:
