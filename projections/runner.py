@@ -19,6 +19,9 @@ from projections.queries import Queries
 from projections.reader import Reader
 
 
+BESIDE_CLIENTS = 200  # events in a batch of a rebuild while clients are served: decoded in a millisecond or two
+
+
 class RunnerOptions(Struct, frozen=True, kw_only=True):
     """How the projections follow the log. Durations are seconds."""
 
@@ -54,6 +57,7 @@ class ProjectionRunner:
         self._custody = Custody(Path(path), reader)
         self._unfit: str | None = None
         self._rebuilds = 0
+        self._has_been_level = False  # once since the start: from then on clients are served
         self._target = 0  # the head when the file was opened or replaced: short of it, the answers are old
         self._looked_at_s = float("-inf")
         self._wake = asyncio.Event()
@@ -146,16 +150,22 @@ class ProjectionRunner:
         position = self._custody.checkpoint.position
         if self._log.head().position <= position:
             self._rebuilds = 0
+            self._has_been_level = True
             await self._news(position)
             return
         if await self._gathers(position):
             return
         # Not read ahead while the last batch is written: two threads of Python take turns, and it took a third longer.
-        batch = await self._log.read_all(after=position, limit=self._options.batch_max)
+        is_beside_clients = self.rebuilding and self._has_been_level
+        limit = self._options.batch_max if not is_beside_clients else min(BESIDE_CLIENTS, self._options.batch_max)
+        read_s = time.perf_counter()
+        batch = await self._log.read_all(after=position, limit=limit)
         checkpoint = await checkpoint_at(self._log, batch[-1].position, self._custody.checkpoint.identity)
         began_s = time.perf_counter()
         await self._custody.apply(batch, checkpoint)
         self._applied(len(batch), time.perf_counter() - began_s)
+        if is_beside_clients:
+            await self._pause(time.perf_counter() - read_s)  # half of the time is theirs
 
     def _applied(self, events: int, seconds: float) -> None:
         behind = self.rebuilding

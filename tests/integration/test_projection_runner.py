@@ -26,7 +26,7 @@ from projections.errors import (
     ProjectionsUnavailable,
     ProjectionsUnusable,
 )
-from projections.runner import ProjectionRunner
+from projections.runner import BESIDE_CLIENTS, ProjectionRunner, RunnerOptions
 from tests.support.memory_log import MemoryLog
 from tests.support.projected import OPTIONS, Told, contents, follow, running
 from tests.support.turns import created, turn, turns
@@ -265,6 +265,24 @@ async def test_a_file_deleted_under_the_runner_is_made_again(path: Path, log: Me
         assert await runner.queries.counts() == {"active": 4}
     assert told.reasons == ["it was deleted or replaced while in use"]
     assert len(contents(path)["sessions"]) == 4
+
+
+async def test_a_rebuild_beside_clients_goes_in_small_steps_and_one_at_the_start_in_big_ones(
+    path: Path, log: MemoryLog
+) -> None:
+    told = Told()
+    runner = ProjectionRunner(path, log, told, RunnerOptions(batch_max=10_000, look_s=0.0))
+    await runner.start()
+    await runner.wait_for(log.head().position, timeout_s=10)
+    assert told.batches == [log.head().position]
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink()
+    log.record("d", created())
+    await until(lambda: told.reasons != [] and runner.lag == 0)
+    await runner.stop()
+    again = told.batches[1:]
+    assert sum(again) >= log.head().position
+    assert max(again) == BESIDE_CLIENTS
 
 
 async def test_a_file_may_be_deleted_as_often_as_one_likes(path: Path, log: MemoryLog) -> None:
