@@ -18,7 +18,6 @@ from projections.progress import Progress
 from projections.queries import Queries
 from projections.reader import Reader
 
-
 BESIDE_CLIENTS = 200  # events in a batch of a rebuild while clients are served: decoded in a millisecond or two
 
 
@@ -171,6 +170,7 @@ class ProjectionRunner:
         behind = self.rebuilding
         self._progress.reach(self._custody.checkpoint.position)
         self._observer.applied(events, seconds)
+        self._has_been_level = self._has_been_level or not self.rebuilding
         if behind:
             self._observer.progress(self.position, self._log.head().position)
 
