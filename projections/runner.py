@@ -170,7 +170,8 @@ class ProjectionRunner:
         behind = self.rebuilding
         self._progress.reach(self._custody.checkpoint.position)
         self._observer.applied(events, seconds)
-        self._has_been_level = self._has_been_level or not self.rebuilding
+        if not self.rebuilding:
+            self._has_been_level, self._rebuilds = True, 0
         if behind:
             self._observer.progress(self.position, self._log.head().position)
 
