@@ -15,7 +15,7 @@ class LogOptions(Struct, frozen=True, kw_only=True):
     append_batch_max: int = 512  # events in one transaction: beyond it a bigger batch is hardly faster
     append_gather_s: float = 0.004  # how long a commit waits for as many appends as the last one had
     cache_kib: int = 8 * 1024  # page cache of each connection
-    wal_limit_bytes: int = 64 * 1024 * 1024  # a write-ahead log that once grew past this is cut back
+    wal_limit_bytes: int = 64 * 1024 * 1024  # of the write-ahead log: beyond it appends wait, then it is cut back
     read_connections: int = 2  # threads that read beside the writer
     erase_wait_s: float = 5.0  # how long an erasure waits for another program's reader to let go of the old pages
 

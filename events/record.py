@@ -1,5 +1,7 @@
 """The envelope: what the log keeps beside an event's own data."""
 
+from typing import Any
+
 import msgspec
 from msgspec import Struct
 
@@ -47,6 +49,9 @@ class StoredRow(Struct, frozen=True):
     salt: bytes | None
     commitment: bytes
     digest: bytes
+
+
+Columns = tuple[Any, ...]  # those of a row, in the order of StoredRow
 
 
 class Head(Struct, frozen=True):

@@ -6,9 +6,9 @@ import math
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from events.batch import Origin
 from events.catalogue import EXPLAINS_ERASURE, Event
@@ -17,12 +17,12 @@ from events.codec import event_type
 from events.errors import LogUnavailable, LogUnusable
 from events.live_head import LiveHead
 from events.options import LogOptions
-from events.record import Head, Metadata, RecordedEvent, StoredRow
+from events.record import Columns, Head, Metadata, RecordedEvent, StoredRow
 from events.sqlite_readers import (
     SqliteReaders,
     all_events,
     events_at,
-    row_tuples,
+    passed_rows,
     stored_rows,
     stored_stream,
     stream_events,
@@ -32,6 +32,8 @@ from events.write_side import WriteSide
 from events.writer import LogObserver, NoObserver
 
 __all__ = ["LogObserver", "LogOptions", "SqliteLog"]
+
+T = TypeVar("T")
 
 DRAWN_BYTES = 1024  # salts of 64 events
 _INTEGER_MIN, _INTEGER_MAX = -(2**63), 2**63 - 1  # SQLite's; a client's cursor may name any number
@@ -138,9 +140,9 @@ class SqliteLog:
         """As EventLog.rows."""
         return await stored_rows(self._readers, _span(after, limit))
 
-    async def row_tuples(self, *, after: int = 0, limit: int) -> list[tuple[Any, ...]]:
-        """As events.verify.RowTuples."""
-        return await row_tuples(self._readers, _span(after, limit))
+    async def pass_rows(self, take: Callable[[Iterator[Columns]], T], *, after: int = 0, limit: int) -> T:
+        """As events.verify.PassesRows."""
+        return await passed_rows(self._readers, take, _span(after, limit))
 
     async def stream_rows(self, stream_id: str, *, after: int = 0, limit: int) -> list[StoredRow]:
         """As EventLog.stream_rows."""

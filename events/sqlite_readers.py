@@ -1,23 +1,26 @@
-"""The read side of a SQLite log: a few connections that cannot write, each query one hop to a connection's thread."""
+"""The read side of a SQLite log: a few connections that cannot write, and what is asked of them."""
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from itertools import starmap
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import aiosqlite
 from msgspec.structs import astuple
 
 from events.codec import decode
 from events.errors import LogUnavailable
 from events.options import LogOptions
-from events.record import RecordedEvent, StoredRow, decode_metadata
+from events.record import Columns, RecordedEvent, StoredRow, decode_metadata
+from events.shared_hop import GROUP_MAX, Question, SharedHop
 from events.sqlite_schema import DAMAGED, connect_reader, is_corrupt, primary_code, unavailable
 
+T = TypeVar("T")
+
 POSITIONS_MAX = 500  # positions in one query
+SHORT_ROWS = 200  # a query for more is a long one
 
 _EVENT = "position, stream_id, version, type, schema_version, recorded_at, metadata, data"
 
@@ -35,26 +38,33 @@ _TEXT_COLUMNS = (
 
 
 class SqliteReaders:
-    """A pool of read connections. Whoever finds none free waits; a connection that failed is replaced."""
+    """A few connections. The first is for short reads, which share its hops; long ones take turns on the others, so
+    that nobody who wants ten rows waits for a thousand. A connection that failed is replaced.
+    """
 
     def __init__(self, path: Path, options: LogOptions) -> None:
         self._path = path
         self._options = options
-        self._free: asyncio.Queue[aiosqlite.Connection | None] = asyncio.Queue()
-        self._open: set[aiosqlite.Connection] = set()
+        self._lanes = [_Lane() for _ in range(options.read_connections)]
         self._closed = False
         self.damage: str | None = None
 
     async def open(self) -> None:
         """Open every connection. Raises as connect_reader; close afterwards all the same."""
-        for _ in range(self._options.read_connections):
-            self._free.put_nowait(await self._connect())
+        for lane in self._lanes:
+            await self._hop(lane)
 
-    async def rows(self, query: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
-        """The rows of one query. Raises LogUnavailable when the file cannot be read or the log is closed."""
+    async def rows(self, query: str, parameters: Sequence[Any], *, is_long: bool = False) -> list[tuple[Any, ...]]:
+        """The rows of one query. Raises as `ask`."""
+        return await self.ask(lambda connection: connection.execute(query, parameters).fetchall(), is_long=is_long)
+
+    async def ask(self, question: Question[T], *, is_long: bool = False) -> T:
+        """What `question` makes of a connection, in its thread. Raises LogUnavailable when the file cannot be read or
+        the log is closed, LogBusy when too many ask.
+        """
+        lane = min(self._lanes[1:] or self._lanes, key=_load) if is_long else self._lanes[0]
         try:
-            async with self._connection() as connection:
-                return list(await connection.execute_fetchall(query, parameters))  # type: ignore[arg-type]  # rows are tuples
+            return await self._answer(lane, question)
         except sqlite3.Error as error:
             refusal = unavailable(error, self._path)
             if refusal is None:
@@ -64,41 +74,55 @@ class SqliteReaders:
             raise refusal from error
 
     async def close(self) -> None:
-        """Let the queries that run end, then close every connection."""
+        """Let the queries that were asked end, then close every connection."""
         self._closed = True
-        for connection in list(self._open):
-            await self._discard(connection)
+        for lane in self._lanes:
+            async with lane.opening:
+                await _discard(lane, lane.hop)
 
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[aiosqlite.Connection]:
-        if self._closed:
-            raise LogUnavailable("the log is closed")
-        connection = await self._free.get()
+    async def _answer(self, lane: "_Lane", question: Question[T]) -> T:
+        lane.asking += 1
+        hop = None
         try:
+            hop = lane.hop or await self._hop(lane)
             if self._closed:
                 raise LogUnavailable("the log is closed")
-            if connection is None:
-                connection = await self._connect()
-            yield connection
+            return await hop.ask(question)
         except sqlite3.Error as error:
-            if connection is not None and primary_code(error) in DAMAGED:
-                await self._discard(connection)
-                connection = None
+            if primary_code(error) in DAMAGED:
+                await _discard(lane, hop)
             raise
         finally:
-            self._free.put_nowait(connection)
+            lane.asking -= 1
 
-    async def _connect(self) -> aiosqlite.Connection:
-        connection = await connect_reader(self._path, self._options)
-        self._open.add(connection)
-        if self._closed:  # while the file was being opened
-            await self._discard(connection)
-            raise LogUnavailable("the log is closed")
-        return connection
+    async def _hop(self, lane: "_Lane") -> SharedHop:
+        async with lane.opening:
+            if self._closed:
+                raise LogUnavailable("the log is closed")
+            if lane.hop is None:
+                # Long questions have a hop each: whoever asked first is not to wait for the others.
+                group_max = GROUP_MAX if lane is self._lanes[0] else 1
+                lane.hop = SharedHop(await connect_reader(self._path, self._options), group_max)
+            return lane.hop
 
-    async def _discard(self, connection: aiosqlite.Connection) -> None:
-        self._open.discard(connection)
-        await connection.close()
+
+class _Lane:
+    """One connection's place. `hop` is None until it is opened, and after it has failed."""
+
+    def __init__(self) -> None:
+        self.hop: SharedHop | None = None
+        self.opening = asyncio.Lock()
+        self.asking = 0
+
+
+def _load(lane: _Lane) -> int:
+    return lane.asking
+
+
+async def _discard(lane: _Lane, hop: SharedHop | None) -> None:
+    if hop is not None and lane.hop is hop:  # the first of those who met the failure
+        lane.hop = None
+        await hop.close()
 
 
 async def stream_events(
@@ -107,13 +131,14 @@ async def stream_events(
     """Events of one stream; `span` is (after, limit)."""
     order = "DESC" if backwards else "ASC"
     query = f"SELECT {_EVENT} FROM events WHERE stream_id = ? AND version > ? ORDER BY version {order} LIMIT ?"  # noqa: S608  constants
-    return [recorded(row) for row in await readers.rows(query, (stream_id, *span))]
+    rows = await readers.rows(query, (stream_id, *span), is_long=_is_long(span))
+    return [recorded(row) for row in rows]
 
 
 async def all_events(readers: SqliteReaders, span: tuple[int | float, int]) -> list[RecordedEvent]:
     """Events of every stream in order; `span` is (after, limit)."""
     query = f"SELECT {_EVENT} FROM events WHERE position > ? ORDER BY position LIMIT ?"  # noqa: S608  constants
-    return [recorded(row) for row in await readers.rows(query, span)]
+    return [recorded(row) for row in await readers.rows(query, span, is_long=_is_long(span))]
 
 
 async def events_at(readers: SqliteReaders, positions: Sequence[int]) -> dict[int, RecordedEvent]:
@@ -129,29 +154,56 @@ async def events_at(readers: SqliteReaders, positions: Sequence[int]) -> dict[in
 
 async def stored_rows(readers: SqliteReaders, span: tuple[int | float, int]) -> list[StoredRow]:
     """Rows as they lie in the file, however damaged their texts; `span` is (after, limit)."""
-    return list(starmap(StoredRow, await row_tuples(readers, span)))
+    return await passed_rows(readers, lambda rows: list(starmap(StoredRow, rows)), span)
+
+
+async def passed_rows(
+    readers: SqliteReaders, take: Callable[[Iterator[Columns]], T], span: tuple[int | float, int]
+) -> T:
+    """What `take` makes of the rows of `stored_rows`, in the thread that reads them."""
+    return await _taken(readers, take, "WHERE position > ? ORDER BY position", span)
 
 
 async def stored_stream(readers: SqliteReaders, stream_id: str, span: tuple[int | float, int]) -> list[StoredRow]:
     """As `stored_rows`, of one stream; `span` is (after, limit)."""
-    which = "WHERE stream_id = ? AND version > ? ORDER BY version LIMIT ?"
-    return list(starmap(StoredRow, await _columns(readers, which, (stream_id, *span))))
+    which = "WHERE stream_id = ? AND version > ? ORDER BY version"
+    return await _taken(readers, lambda rows: list(starmap(StoredRow, rows)), which, (stream_id, *span))
 
 
-async def row_tuples(readers: SqliteReaders, span: tuple[int | float, int]) -> list[tuple[Any, ...]]:
-    """As `stored_rows`, each row as a tuple of StoredRow's fields."""
-    return await _columns(readers, "WHERE position > ? ORDER BY position LIMIT ?", span)
+async def _taken(
+    readers: SqliteReaders, take: Callable[[Iterator[Columns]], T], which: str, values: tuple[Any, ...]
+) -> T:
+    def question(connection: sqlite3.Connection) -> T:
+        with closing(_each(connection, which, values)) as rows:  # or a snapshot would stay open
+            return take(rows)
+
+    return await readers.ask(question, is_long=_is_long(values))
 
 
-async def _columns(readers: SqliteReaders, which: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """Texts made by SQLite's module itself cost half of those decoded here; it gives up at one that is no UTF-8."""
+def _each(connection: sqlite3.Connection, which: str, values: tuple[Any, ...]) -> Generator[Columns, None, None]:
+    """Row by row. Texts made by SQLite's module itself cost half of those decoded here, but it gives up at one that
+    is no UTF-8.
+    """
+    *where, limit = values
+    seen = 0
     try:
-        return await readers.rows(f"SELECT {_TEXT_COLUMNS} FROM events {which}", parameters)  # noqa: S608  constants
+        for row in connection.execute(f"SELECT {_TEXT_COLUMNS} FROM events {which} LIMIT ?", values):  # noqa: S608  constants
+            seen += 1
+            yield row
     except sqlite3.OperationalError as error:
         if primary_code(error):
             raise
-        raw = await readers.rows(f"SELECT {RAW_COLUMNS} FROM events {which}", parameters)  # noqa: S608  constants
-        return [astuple(stored_row(row)) for row in raw]
+    else:
+        return
+    query = f"SELECT {RAW_COLUMNS} FROM events {which} LIMIT ? OFFSET ?"  # noqa: S608  constants
+    for row in connection.execute(query, (*where, limit - seen, seen)):
+        yield astuple(stored_row(row))
+
+
+def _is_long(values: tuple[Any, ...]) -> bool:
+    """Whether a query may bring many rows; its limit is the last of its values."""
+    limit: int = values[-1]
+    return limit > SHORT_ROWS
 
 
 def stored_row(row: tuple[Any, ...]) -> StoredRow:

@@ -11,6 +11,7 @@ import aiosqlite
 
 from events.errors import LogUnavailable, LogUnusable
 from events.options import LogOptions
+from events.shared_hop import AskableConnection
 
 APPLICATION_ID = 0x43484C47  # "CHLG": tells a log from any other SQLite file
 FORMAT = 1  # PRAGMA user_version
@@ -72,7 +73,7 @@ WRITER_PRAGMAS = (
     "secure_delete=ON",  # erased content is overwritten with zeros
     "recursive_triggers=ON",  # without it INSERT OR REPLACE walks past the trigger that refuses DELETE
     "temp_store=MEMORY",  # no content in temporary files
-    "wal_autocheckpoint=4000",  # pages, 16 MB
+    "wal_autocheckpoint=0",  # events/write_ahead.py does it
 )
 
 _REASONS = {
@@ -115,7 +116,11 @@ async def connect(path: Path, options: LogOptions, *, mode: str) -> aiosqlite.Co
         raise LogUnusable(f"SQLite {sqlite3.sqlite_version} is too old: this program needs 3.37 or newer")
     query = "mode=ro&immutable=1" if mode == "immutable" else f"mode={mode}"
     connection = await aiosqlite.connect(
-        f"{path.as_uri()}?{query}", uri=True, isolation_level=None, timeout=options.busy_timeout_s
+        f"{path.as_uri()}?{query}",
+        uri=True,
+        isolation_level=None,
+        timeout=options.busy_timeout_s,
+        factory=AskableConnection,
     )
     try:
         await connection.execute_fetchall(f"PRAGMA cache_size={-options.cache_kib}")

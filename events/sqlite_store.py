@@ -17,9 +17,9 @@ from events.live_head import LiveHead
 from events.options import LogOptions
 from events.record import Head
 from events.sqlite_schema import COLUMNS, DAMAGED, connect_writer, explain, is_corrupt, primary_code, unavailable
+from events.write_ahead import WriteAhead
 
 ROUNDS_MAX = 4  # one to believe the callers, one with the streams' true versions, the others for a foreign writer
-CHECKPOINT_BUSY_MS = 100  # how long one attempt to empty the write-ahead log may hold up the appends
 STATEMENTS_MAX = 128  # as many as a connection of Python keeps prepared; up to 12 KiB each
 LOOK_S = 1.0  # between looks at whether the path still leads to the open file
 CHECKPOINT_RETRY_S = (0.05, 2.0)  # between attempts: the first pause, doubled up to the last
@@ -39,6 +39,7 @@ class SqliteStore:
         self._path = path
         self._options = options
         self._connection: aiosqlite.Connection | None = None
+        self._write_ahead = WriteAhead(path, options)
         self._suspect = True
         self._inode: int | None = None
         self._look_at_s = 0.0
@@ -65,14 +66,15 @@ class SqliteStore:
             return [LogUnavailable(*error.args) for _ in batch]
 
     async def tidy(self) -> float | None:
-        """Empty the write-ahead log after an erasure. As BatchStore.tidy."""
+        """Shorten the write-ahead log when it is long, empty it after an erasure. As BatchStore.tidy."""
         if self.wal_clean.is_set():
+            await self._shorten()
             return None
         wait_s = self._retry_at_s - time.monotonic()
         if wait_s > 0:
             return wait_s
         try:
-            emptied = await self._empty_wal(await self._ready())
+            emptied = await self._write_ahead.empty(await self._ready())
         except sqlite3.Error as error:  # disk full or the like: the next attempt may do
             await self._forgive(error)
             emptied = False
@@ -86,6 +88,14 @@ class SqliteStore:
         self._retry_at_s = time.monotonic() + pause_s
         self._retry_s = min(pause_s * 2, CHECKPOINT_RETRY_S[1])
         return pause_s
+
+    async def _shorten(self) -> None:
+        if self._connection is None or self._suspect:
+            return
+        try:
+            await self._write_ahead.shorten(self._connection)
+        except sqlite3.Error as error:  # disk full or the like: commits go on while they can
+            await self._forgive(error)
 
     async def close(self) -> None:
         """Empty the write-ahead log, erasures or not, and close the connection."""
@@ -133,6 +143,7 @@ class SqliteStore:
             await self._disconnect()
 
     async def _disconnect(self) -> None:
+        await self._write_ahead.close()
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
@@ -167,6 +178,7 @@ class SqliteStore:
             else:
                 self._suspect = False
                 self.live.advance(planned.head)
+                self._write_ahead.grew(len(planned.rows), sum(append.size for append in batch))
                 # Each stream's first append has passed the triggers, so whoever was found to conflict with it does.
                 return planned.outcomes
             await self._reload(connection)
@@ -200,14 +212,6 @@ class SqliteStore:
             list(streams),
         )
         return dict(rows)  # type: ignore[arg-type]  # rows are pairs
-
-    async def _empty_wal(self, connection: aiosqlite.Connection) -> bool:
-        await connection.execute_fetchall(f"PRAGMA busy_timeout={CHECKPOINT_BUSY_MS}")
-        try:
-            ((busy, frames, _),) = await connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
-        finally:
-            await connection.execute_fetchall(f"PRAGMA busy_timeout={round(self._options.busy_timeout_s * 1000)}")
-        return not busy and frames <= 0
 
 
 @lru_cache(maxsize=STATEMENTS_MAX)

@@ -1,4 +1,4 @@
-"""The connection that queries read through: beside the writer, one hop to a thread of its own per query."""
+"""The connection that queries read through, beside the writer: those that wait share a hop to its thread."""
 
 import asyncio
 import sqlite3
@@ -9,6 +9,8 @@ from typing import Any
 
 import aiosqlite
 
+from events.errors import LogBusy
+from events.shared_hop import AskableConnection, SharedHop
 from projections.errors import ProjectionsUnavailable, is_damage, is_passing
 
 PAUSE_MAX_S = 5.0  # how long a query waits while one good file takes another's place
@@ -23,29 +25,29 @@ class Reader:
         """`report` is told why the file must be replaced, or None when it only cannot be read: it may be gone."""
         self._path = path
         self._report = report
-        self._connection: aiosqlite.Connection | None = None
+        self._hop: SharedHop | None = None
         self._there = asyncio.Event()  # not while paused
         self._there.set()
 
     async def open(self) -> None:
         """Open the file, which must exist. Raises sqlite3.Error."""
         database = f"{self._path.absolute().as_uri()}?mode=ro"
-        connection = await aiosqlite.connect(database, uri=True, isolation_level=None)
+        connection = await aiosqlite.connect(database, uri=True, isolation_level=None, factory=AskableConnection)
         try:
             await connection.execute_fetchall("PRAGMA temp_store = MEMORY")
             await connection.execute_fetchall("SELECT 1 FROM meta")  # opens what lies beside the file, before it can go
         except BaseException:
             await connection.close()
             raise
-        self._connection = connection
+        self._hop = SharedHop(connection)
         self._there.set()
 
     async def pause(self) -> None:
         """As `close`, but queries wait for `open` instead of being refused, up to PAUSE_MAX_S."""
         self._there.clear()
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.close()
+        hop, self._hop = self._hop, None
+        if hop is not None:
+            await hop.close()
 
     async def close(self) -> None:
         """Let the queries that were asked end, and refuse others until `open`."""
@@ -58,10 +60,12 @@ class Reader:
             with suppress(TimeoutError):
                 async with asyncio.timeout(PAUSE_MAX_S):
                     await self._there.wait()
-        if self._connection is None:
+        if self._hop is None:
             raise ProjectionsUnavailable("the projections are being rebuilt")
         try:
-            return [tuple(row) for row in await self._connection.execute_fetchall(query, parameters)]
+            return await self._hop.ask(lambda connection: connection.execute(query, parameters).fetchall())
+        except LogBusy as error:
+            raise ProjectionsUnavailable(str(error)) from error
         except sqlite3.Error as error:
             if is_damage(error):
                 raise self.damaged(error) from error

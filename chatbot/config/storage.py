@@ -92,7 +92,12 @@ class DatabaseSettings(Struct, frozen=True):
         ),
     ] = 0.05
     read_connections: Annotated[
-        int, Meta(ge=1, le=64, description="Connections (a thread each) that read the log beside the writer's.")
+        int,
+        Meta(
+            ge=1,
+            le=64,
+            description="Connections (a thread each) that read the log: one for short reads, the others for long ones.",
+        ),
     ] = 2
     cache_kib: Annotated[int, Meta(ge=64, le=16_777_216, description="KiB of page cache for each connection.")] = 8192
     text_cache_bytes: Annotated[
@@ -104,7 +109,9 @@ class DatabaseSettings(Struct, frozen=True):
     wal_limit_bytes: Annotated[
         int,
         Meta(
-            ge=32_768, le=1 << 40, description="Bytes the write-ahead file is cut back to once it has been folded in."
+            ge=32_768,
+            le=1 << 40,
+            description="Bytes of the write-ahead file at which appends wait until it is folded in.",
         ),
     ] = 67108864
 

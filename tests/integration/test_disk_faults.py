@@ -221,14 +221,15 @@ async def test_a_read_that_fails_is_told_in_words_and_gets_a_new_connection(
 ) -> None:
     log = await SqliteLog.open(tmp_path / "log.db", LogOptions(read_connections=1))
     await log.append("a", 0, [posted("1")], ASKED)
-    (connection,) = log._readers._open
+    (lane,) = log._readers._lanes
+    assert lane.hop is not None
 
     async def fail(statement: str, values: object = None) -> None:
         error = sqlite3.OperationalError("disk I/O error")
         error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_IOERR_READ, "SQLITE_IOERR_READ"
         raise error
 
-    monkeypatch.setattr(connection, "execute_fetchall", fail)
+    monkeypatch.setattr(lane.hop.connection, "execute_fetchall", fail)
     with pytest.raises(LogUnavailable, match="SQLITE_IOERR_READ"):
         await log.read("a", limit=1)
     assert len(await log.read("a", limit=1)) == 1

@@ -2,17 +2,17 @@
 
 import shutil
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
 from events.chain import GENESIS, commit, link
-from events.record import Head, StoredRow
+from events.record import Columns, Head, StoredRow
 from events.sqlite import SqliteLog
 from events.sqlite_schema import TRIGGERS
-from events.verify import Columns, Fault, Walk, verify
+from events.verify import Fault, Walk, verify
 from tests.support.log_files import first_fault
 from tests.support.sample_events import ASKED, EVERY_EVENT, deleted, posted
 
@@ -271,16 +271,18 @@ async def test_a_log_is_verified_while_it_is_written_and_erased(
     for version in range(0, 600, 200):
         await log.append("a", version, [posted("x")] * 200, ASKED)
     pages: list[int] = []
-    row_tuples = log.row_tuples
+    pass_rows = log.pass_rows
 
-    async def erase_after_the_first_page(*, after: int = 0, limit: int) -> list[Columns]:
-        page = await row_tuples(after=after, limit=limit)
+    async def erase_after_the_first_page(
+        take: Callable[[Iterator[Columns]], Fault | None], *, after: int = 0, limit: int
+    ) -> Fault | None:
+        page = await pass_rows(take, after=after, limit=limit)
         if not pages:
             pages.append(after)
             await log.erase("a", 600, deleted(), ASKED)
         return page
 
-    log.row_tuples = erase_after_the_first_page  # type: ignore[method-assign]  # a write between two pages
+    log.pass_rows = erase_after_the_first_page  # type: ignore[method-assign,assignment]  # a write between two pages
     walk, fault = await verify(log)
     await log.close()
     assert fault is None
