@@ -112,7 +112,7 @@ class BatchWriter:
         self._queue.append((pending, future, time.monotonic()))
         self._queued_bytes += pending.size
         self._queued_events += events
-        if queued + 1 == self._wanted:
+        if queued + 1 == self._wanted or self._queued_events >= self._options.append_batch_max:
             self._arrival.set()
         return future
 
@@ -134,8 +134,8 @@ class BatchWriter:
                 if self._queue:
                     await self._gather()
                     batch = self._take()
-                    self._company = len(batch)
                     await self._write(batch)
+                    self._company = len(batch) + len(self._queue)
                 pause_s = await self._tidy()
         finally:  # reached with appends waiting only when the event loop itself is torn down
             self._closing = True
@@ -155,7 +155,8 @@ class BatchWriter:
     async def _gather(self) -> None:
         """Wait a moment for as many appends as the last batch had: who appends side by side shares a commit. Whoever
         appends alone waits for nobody."""
-        if len(self._queue) < self._company and not self._closing:
+        is_full = self._queued_events >= self._options.append_batch_max
+        if len(self._queue) < self._company and not is_full and not self._closing:
             self._arrival.clear()
             self._wanted = self._company
             with suppress(TimeoutError):

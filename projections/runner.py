@@ -222,7 +222,8 @@ class ProjectionRunner:
         hardly any event is asked for by the time it is folded.
         """
         waits = self._log.head().position - position
-        if not self.rebuilding and waits < self._options.batch_max and not self._progress.waiting:
+        is_idle = not (self.rebuilding or self._progress.waiting or self._stopping or self._unfit is not None)
+        if is_idle and waits < self._options.batch_max:
             self._hurry.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._options.delay_s):

@@ -68,6 +68,19 @@ class EventStream:
     are seconds.
     """
 
+    __slots__ = (
+        "_has_ended",
+        "_is_chunked",
+        "_last_s",
+        "_loop",
+        "_ping_s",
+        "_timeout_s",
+        "_timer",
+        "_transport",
+        "_writer",
+        "response",
+    )
+
     def __init__(self, response: web.StreamResponse, connection: Connection, ping_s: float, timeout_s: float) -> None:
         self.response = response
         self._writer, self._transport = connection.writer, connection.transport
@@ -75,7 +88,7 @@ class EventStream:
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
         self._last_s = self._loop.time()  # when the last write began
-        self._lacks_room = False
+        self._has_ended = False
         self._is_chunked = response.chunked
         self._timer = self._loop.call_later(min(ping_s, timeout_s), self._look)
         self._transport.set_write_buffer_limits(0)  # what a reader does not take at once makes it a slow one
@@ -109,9 +122,7 @@ class EventStream:
 
     async def room(self) -> None:
         """Return when the socket has taken all of it. Raises ConnectionError when the reader has left or is cut off."""
-        self._lacks_room = True
         await self._writer.drain()
-        self._lacks_room = False
 
     async def send(self, frames: bytes) -> None:
         """Write, and wait for room in the socket. Raises ConnectionError when the reader has left or was cut off."""
@@ -120,6 +131,7 @@ class EventStream:
 
     async def close(self) -> None:
         """End the answer, unless the reader has left."""
+        self._has_ended, self._last_s = True, self._loop.time()
         await self.response.write_eof()
 
     def cut(self, reason: Exception) -> None:
@@ -134,18 +146,19 @@ class EventStream:
             self._transport.set_write_buffer_limits()  # the connection may carry other answers
 
     def _look(self) -> None:
-        silent_s = self._loop.time() - self._last_s
-        if self._lacks_room and silent_s >= self._timeout_s:
+        """What was written and not taken tells a reader that stalls, whoever wrote it: a frame, a ping or the end."""
+        silent_s, is_stuck = self._loop.time() - self._last_s, self._transport.get_write_buffer_size() > 0
+        if is_stuck and silent_s >= self._timeout_s:
             self._transport.abort()  # whoever waits for room gets ConnectionError
             return
-        if not self._lacks_room and silent_s >= self._ping_s:
+        if not is_stuck and silent_s >= self._ping_s and not self._has_ended:
             self._ping()
             silent_s = 0.0
         # A write that begins after this look may stall at once: look again before its time is up, too.
-        next_s = self._timeout_s - silent_s if self._lacks_room else min(self._ping_s - silent_s, self._timeout_s)
+        next_s = self._timeout_s - silent_s if is_stuck else min(self._ping_s - silent_s, self._timeout_s)
         self._timer = self._loop.call_later(max(next_s, 0.001), self._look)
 
     def _ping(self) -> None:
-        """No need to wait for room: a ping is small, and the next one waits as long as nothing has moved."""
+        """No need to wait for room: there is no other ping before this one is gone."""
         with suppress(ConnectionError):  # the handler is cancelled with the connection
             self.push(PING)

@@ -6,6 +6,7 @@ from chatbot.api.endings import last_frame
 from chatbot.api.event_stream import EventStream
 from chatbot.api.feed_frames import frame_of
 from chatbot.api.services import Services
+from chatbot.sessions.bell import Bell
 from chatbot.sessions.feeds import KEPT_MAX, Channel
 from chatbot.sessions.following import Place, advance, grown, is_at
 from chatbot.sessions.outcome import outcome_at
@@ -57,21 +58,24 @@ class Follower:
                 await self._send(self._first)
                 self._first = None
             while not self._over:
-                await self._step()
+                # Waited for here, not in the step: a reader that waits for hours holds one frame less.
+                if bells := await self._step():
+                    await self._services.pourer.pour(self._stream, self._look, *bells)
         except (LogError, ProjectionError) as error:
             # The reader comes back with its cursor, as if the connection had broken.
             self._services.logger.warning("feed.cut", reason=str(error))
 
-    async def _step(self) -> None:
-        """Between finding nothing new and waiting lies no await: nothing is missed."""
+    async def _step(self) -> tuple[Bell, ...]:
+        """Tell what is new; where nothing is, give the bells to listen to. Between finding nothing and listening lies
+        no await: nothing is missed."""
         erasures = self._channel.erasures
         news = await self._news()
         for recorded in news:
             await self._tell(recorded)
             if recorded.event is None or self._over or self._channel.erasures != erasures:
-                return  # the place is another now, or none, or the rest of the news has been erased meanwhile
+                return ()  # the place is another now, or none, or the rest of the news has been erased meanwhile
         if news:
-            return
+            return ()
         reply = self._services.supervisor.running_reply(self._session_id)
         self._growing = reply if reply is not None and is_at(self._place, reply) else None
         if self._has_grown():
@@ -80,8 +84,8 @@ class Follower:
             self._over, self._retry_ms = True, self._services.settings.stream.retry_ms
             await self._send(frames.Draining(self._place.version))
         else:
-            bells = (self._channel.bell,) if self._growing is None else (self._channel.bell, self._growing.bell)
-            await self._services.pourer.pour(self._stream, self._look, *bells)
+            return (self._channel.bell,) if self._growing is None else (self._channel.bell, self._growing.bell)
+        return ()
 
     def _look(self) -> bytes | None:
         """The text that has grown; None for news that take more than a look."""

@@ -67,9 +67,11 @@ class Pourer:
 class _Turn:
     """One stretch in which a reader keeps up. `ended`: True when there is nothing more to look for."""
 
+    __slots__ = ("_is_noted", "_look", "_outlet", "_pourer", "ended")  # there is one for each reader that waits
+
     def __init__(self, pourer: Pourer, outlet: Outlet, look: Look) -> None:
         self.ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._note = pourer.note
+        self._pourer = pourer
         self._outlet = outlet
         self._look = look
         self._is_noted = False
@@ -77,7 +79,7 @@ class _Turn:
     def ring(self) -> None:
         if not self._is_noted:
             self._is_noted = True
-            self._note(self)
+            self._pourer.note(self)
 
     def write(self) -> None:
         self._is_noted = False

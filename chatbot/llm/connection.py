@@ -10,7 +10,7 @@ from chatbot.llm.address import Address, parse_address
 from chatbot.llm.errors import LlmError, LlmFailed, LlmUnavailable
 from chatbot.llm.exchange import CUT, Exchange
 from chatbot.llm.options import LlmOptions
-from chatbot.llm.refusal import from_status
+from chatbot.llm.refusal import NO_JSON, from_status
 from chatbot.llm.wire import Cut, Wire
 
 # Shorter than uvicorn's 5 s: a request never rides on a connection that the server is just closing.
@@ -77,14 +77,14 @@ class Connection:
             raise LlmUnavailable from error
         request = address.request(method, path, body)
         while True:  # as often as there are idle connections, then once with a new one
-            is_old = bool(self._idle)
-            wire = self._idle.pop()[0] if is_old else await self._open(address)
+            idle = self._take_idle()
+            wire = idle or await self._open(address)
             try:
                 await wire.ask(request)
             except Cut as error:
                 # llama.cpp closes a connection after each stream without saying so before: an old connection that
                 # ends with no answer has most likely never carried the request. A new one is not given the benefit.
-                if not (is_old and wire.silent):
+                if idle is None or not wire.silent:
                     raise LlmFailed(CUT) from error
             except BaseException:
                 wire.abort()
@@ -101,6 +101,13 @@ class Connection:
             reason = f"not within {timeout_s:g} s" if isinstance(error, TimeoutError) else str(error)
             raise LlmUnavailable from ConnectionError(f"Cannot connect to host {address.host}:{address.port}: {reason}")
         return wire
+
+    def _take_idle(self) -> Wire | None:
+        """The connection that became idle last, unless that was too long ago."""
+        if self._idle and asyncio.get_running_loop().time() - self._idle[-1][1] < KEEPALIVE_S:
+            return self._idle.pop()[0]
+        self._drop_idle(older_than_s=0.0)
+        return None
 
     def _give_back(self, wire: Wire) -> None:
         """Keep a connection whose answer has ended."""
@@ -138,5 +145,5 @@ class Connection:
         body = await exchange.document(DOCUMENT_MAX_BYTES)
         try:
             return msgspec.json.decode(body)
-        except (msgspec.MsgspecError, ValueError) as error:
+        except NO_JSON as error:
             raise LlmFailed("The model server's answer is no JSON") from error

@@ -9,6 +9,7 @@ import msgspec
 
 from chatbot.llm.errors import LlmFailed
 from chatbot.llm.options import LlmOptions
+from chatbot.llm.refusal import NO_JSON
 from chatbot.llm.sse import EventTooLong, SseParser
 from chatbot.llm.wire import Cut, Wire
 from events.catalogue import Usage
@@ -29,10 +30,10 @@ Absorb = Callable[[list[bytes]], bool]
 
 
 def decode(decoder: msgspec.json.Decoder[T], data: bytes) -> T:
-    """Raises LlmFailed. ValueError covers bytes that are no UTF-8, too."""
+    """Raises LlmFailed."""
     try:
         return decoder.decode(data)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except NO_JSON as error:
         raise LlmFailed(MALFORMED) from error
 
 

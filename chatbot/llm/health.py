@@ -35,7 +35,7 @@ class HealthMonitor:
 
     async def refresh(self) -> None:
         """Asks now."""
-        self.newest = health = await self._provider.health()
+        self.newest = health = await self._ask()
         if health.available == self._said:
             return
         if not health.available:
@@ -43,3 +43,11 @@ class HealthMonitor:
         elif self._said is not None:
             _log.info("llm.available", server=self._server)
         self._said = health.available
+
+    async def _ask(self) -> Health:
+        """No fault of ours may end the polling: the service would believe the last answer for ever."""
+        try:
+            return await self._provider.health()
+        except Exception as error:  # noqa: BLE001  logged, and told as an answer
+            _log.exception("llm.health_failed", error=type(error).__name__)
+            return Health(available=False, detail=f"The question failed: {type(error).__name__}")

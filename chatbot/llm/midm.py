@@ -12,7 +12,7 @@ from chatbot.llm.errors import LlmError, LlmFailed, LlmUnavailable, reason_of
 from chatbot.llm.exchange import DONE, MALFORMED, Exchange, decode, read_usage
 from chatbot.llm.options import LlmOptions
 from chatbot.llm.protocol import ChatMessage, Finish, Health, Hear
-from chatbot.llm.refusal import from_stream
+from chatbot.llm.refusal import NO_JSON, from_stream
 from events.catalogue import Parameters, Usage
 
 MAX_NEW_TOKENS = 128  # the server's own default, sent explicitly so that a reply cut there is known as such
@@ -80,7 +80,7 @@ class _Reply:
                 break
             try:
                 frame = _frames.decode(event)
-            except (msgspec.MsgspecError, ValueError):  # ValueError: bytes that are no UTF-8
+            except NO_JSON:
                 self.failure = LlmFailed(MALFORMED)
                 break
             if frame.type == "chunk":

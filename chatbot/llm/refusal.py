@@ -8,6 +8,9 @@ from chatbot.llm.errors import LlmError, LlmFailed, LlmOverloaded, LlmUnavailabl
 
 EXCERPT_MAX_CHARS = 200
 
+# What decoding raises: ValueError for bytes that are no UTF-8, RecursionError for what is nested too deeply.
+NO_JSON = (msgspec.MsgspecError, ValueError, RecursionError)
+
 
 def excerpt(document: Any, secret: str = "") -> str:
     """The sentence in an error object of any common shape, on one line, bounded, without `secret`.
@@ -33,7 +36,7 @@ def from_status(status: int, body: bytes, retry_after: str | None, secret: str =
     """
     try:
         told = excerpt(msgspec.json.decode(body), secret)
-    except (msgspec.MsgspecError, ValueError):
+    except NO_JSON:
         told = excerpt(body.decode(errors="replace"), secret)
     message = f"The model server answered {status}" + (f": {told}" if told else "")
     retry_after_s = float(retry_after) if retry_after and retry_after.isdecimal() else None

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import httptools
 
-HEAD_MAX_BYTES = 65_536  # of an answer's status line and headers
+HEAD_MAX_BYTES = 65_536  # of an answer's status line and headers, and of what follows its body
 UNREAD_MAX_BYTES = 65_536  # of a body that nobody takes yet: beyond it the socket is left alone
 
 Take = Callable[[bytes], bool]
@@ -24,7 +24,7 @@ class Wire(asyncio.Protocol):
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
-        self._error: Cut | None = None
+        self._lost: str | None = None  # why there is no more to come
         self._done: asyncio.Future[bool] | None = None
         self._take: Take = bool  # until somebody takes it, for real
         self._parts: list[bytes] = []
@@ -39,20 +39,21 @@ class Wire(asyncio.Protocol):
         self.headers: dict[bytes, bytes] = {}
         self.is_complete = False
         self._keeps_alive = False
-        self._head_bytes = 0
+        self._bare_bytes = 0  # received since the last byte of a body
         self._head: asyncio.Future[None] | None = None
 
     @property
     def is_reusable(self) -> bool:
         """The answer has ended, and the connection is good for another."""
-        return self.is_complete and self._keeps_alive and self._error is None and not self._transport.is_closing()
+        is_sound = self._lost is None and not self._transport.is_closing()
+        return self.is_complete and self._keeps_alive and is_sound and not self._transport.get_write_buffer_size()
 
     async def ask(self, request: bytes) -> None:
         """Send a request and wait for the head of its answer: `status`, `headers` by lower-case name. Raises Cut."""
         self._begin()
         self._parts.clear()  # of an answer that nobody wanted to its end
-        if self._error is not None:
-            raise self._error
+        if self._lost is not None:
+            raise Cut(self._lost)
         self._resume()
         self._head = self._loop.create_future()
         self._transport.write(request)
@@ -70,7 +71,7 @@ class Wire(asyncio.Protocol):
         try:
             return await self._done
         finally:
-            self._done = None
+            self._done, self._take = None, bool  # an idle connection must not hold the reply that it brought
 
     def abort(self) -> None:
         """Close at once: the server sees it and can stop writing."""
@@ -85,19 +86,19 @@ class Wire(asyncio.Protocol):
         self.silent = False
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            self._break(error)
-        if not self.status:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_MAX_BYTES:
-                self._break(ValueError("the head of the answer has no end"))
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._break(f"no HTTP answer: {error!r}")
+        self._bare_bytes = 0 if self._parts else self._bare_bytes + len(data)
+        if self._bare_bytes > HEAD_MAX_BYTES:
+            self._break("the head of the answer has no end, or what follows its body")
         self._hand_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is None and self.status and not self._tells_its_length:
             self.is_complete = True  # a body without a length ends with its connection (RFC 9112, 6.3)
-        self._fail(exc)
+        self._fail(str(exc) if exc else "the connection was closed")
         self._hand_on()
+        del self._parser  # which holds our methods: a cycle, and with it all that we hold
 
     # httptools' callbacks; on_body is the list's own append
 
@@ -106,7 +107,8 @@ class Wire(asyncio.Protocol):
             raise ValueError("an answer that nobody has asked for")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers[name.lower()] = value
+        if not self.status:  # else it is a trailer, and comes too late to change anything
+            self.headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
@@ -126,20 +128,18 @@ class Wire(asyncio.Protocol):
     def _tells_its_length(self) -> bool:
         return b"content-length" in self.headers or b"transfer-encoding" in self.headers
 
-    def _fail(self, cause: Exception | None) -> None:
-        if self._error is None:
-            self._error = Cut(str(cause) if cause else "the connection was closed")
-            self._error.__cause__ = cause
+    def _fail(self, reason: str) -> None:
+        self._lost = self._lost or reason
         if self._head is not None and not self._head.done():
-            self._head.set_exception(self._error)
+            self._head.set_exception(Cut(self._lost))
 
     def _resume(self) -> None:
         if self._is_paused:
             self._is_paused = False
             self._transport.resume_reading()
 
-    def _break(self, cause: Exception) -> None:
-        self._fail(cause)
+    def _break(self, reason: str) -> None:
+        self._fail(reason)
         self._transport.abort()
 
     def _hand_on(self) -> None:
@@ -163,5 +163,5 @@ class Wire(asyncio.Protocol):
                 return
         if self.is_complete:
             done.set_result(False)
-        elif self._error is not None:
-            done.set_exception(self._error)
+        elif self._lost is not None:
+            done.set_exception(Cut(self._lost))

@@ -283,7 +283,8 @@ class Actor:
         except VersionConflict as error:
             self._state = await activate.catch_up(self._ports, self.session_id, self._state)
             raise LogUnavailable("another process has just written to this session; try again") from error
-        self._ports.texts.drop()
+        finally:
+            self._ports.texts.drop()  # also when nobody knows whether it was erased
         self._apply(recorded, envelope)
         return Answer(self._known())
 

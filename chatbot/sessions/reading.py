@@ -171,13 +171,15 @@ class Reader:
 
     async def _written(self, session: Session) -> str:
         """What is on record of the running reply at the session's version. Who reads again reads only what is new."""
-        running, session_id = session.open_reply, session.session_id
+        running, session_id, texts = session.open_reply, session.session_id, self._ports.texts
+        erasures = texts.erasures
         if running is None:
+            texts.keep_running(session_id, None, erasures)
             return ""
-        log, page, texts = self._ports.log, self._ports.limits.read_page_max, self._ports.texts
+        log, page = self._ports.log, self._ports.limits.read_page_max
         known = texts.running(session_id, running.version, session.version)
         text = await recorded_text(log, session_id, running, page=page, up_to=session.version, known=known)
-        texts.keep_running(session_id, Known(session.version, text))
+        texts.keep_running(session_id, Known(session.version, text), erasures)
         return text
 
 

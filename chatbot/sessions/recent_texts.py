@@ -18,13 +18,14 @@ class RecentTexts:
 
     An event never changes but by its erasure, and then all of them are dropped. Whoever asks has the positions from
     projections that have folded all that was recorded before the question: so nobody asks for an erased text, either.
+    `erasures` counts: what was read before the last one is not kept.
     """
 
     def __init__(self, log: EventLog, bytes_max: int) -> None:
         self._log = log
         self._bytes_max = bytes_max
         self._bytes = 0
-        self._erasures = 0
+        self.erasures = 0
         self._running: dict[str, Known] = {}  # by session, the longest known first
         self._kept: OrderedDict[int, RecordedEvent] = OrderedDict()  # least recently read first
 
@@ -40,10 +41,10 @@ class RecentTexts:
                 self._kept.move_to_end(position)
                 found[position] = kept
         if missing:
-            erasures = self._erasures
+            erasures = self.erasures
             read = await self._log.read_at(missing)
             found.update(read)
-            if erasures == self._erasures:  # else it may hold what was erased while it was read
+            if erasures == self.erasures:  # else it may hold what was erased while it was read
                 for recorded in read.values():
                     self._keep(recorded)
         return found
@@ -53,14 +54,17 @@ class RecentTexts:
         known = self._running.get(session_id)
         return known if known is not None and started <= known.version <= version else None
 
-    def keep_running(self, session_id: str, known: Known) -> None:
-        self._running[session_id] = known
-        if len(self._running) > RUNNING_MAX:
-            del self._running[next(iter(self._running))]
+    def keep_running(self, session_id: str, known: Known | None, erasures: int) -> None:
+        """Keep what is known of a session's running reply, None: none runs; `erasures` as it was before the read."""
+        self._running.pop(session_id, None)
+        if known is not None and erasures == self.erasures and self._bytes_max:
+            self._running[session_id] = known
+            if len(self._running) > RUNNING_MAX:
+                del self._running[next(iter(self._running))]
 
     def drop(self) -> None:
         """Keep nothing of what was read: some of it has been erased."""
-        self._erasures += 1
+        self.erasures += 1
         self._running.clear()
         self._kept.clear()
         self._bytes = 0

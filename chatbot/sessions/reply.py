@@ -78,6 +78,11 @@ class Reply:
             self.length += len(piece)
             self.bell.ring()
 
+    def compact(self) -> None:
+        """Keep what has come so far as one piece: thousands of small ones take many times the text's own memory."""
+        if len(self._pieces) > 1:
+            self._pieces, self._starts = [self.text], [0]
+
     def freeze(self) -> str:
         """The text as it stands, for good: nothing follows what the ending event records."""
         self._frozen = True

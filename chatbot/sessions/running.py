@@ -90,6 +90,7 @@ class Running:
         if self.reply.length > self._checkpointed and not self._checkpoint_under_way:
             self._checkpoint_under_way = True
             text = self.reply.since(self._checkpointed)
+            self.reply.compact()
             self._tell(CheckpointReply(self.reply.reply_id, self._checkpointed, text))
 
     def _tell(self, command: CheckpointReply | EndReply) -> None:

@@ -72,31 +72,40 @@ class Supervisor:
         # A timer of its own is an eighth of asyncio.timeout, and an answer in the future is all that it has to end.
         patience = loop.call_later(self._ports.limits.ask_timeout_s, _give_up, envelope)
         try:
-            return await self._answer(session_id, envelope)
+            return await self._answer(session_id, envelope, patience.when())
         except TimeoutError:
             self._ports.observe.refused("timeout")
             raise errors.Overloaded("the session did not answer in time; it may still do what was asked") from None
         finally:
             patience.cancel()
+            if envelope.reply_to is not None and envelope.reply_to.done() and not envelope.reply_to.cancelled():
+                envelope.reply_to.exception()  # seen, should it have come when nobody waited any more
 
-    async def _answer(self, session_id: str, envelope: Envelope) -> Answer:
+    async def _answer(self, session_id: str, envelope: Envelope, deadline_s: float) -> Answer:
         """Of whichever actor the session has by then. Raises TimeoutError, and what `ask` raises."""
         command = envelope.command
         while envelope.reply_to is not None:
             try:
                 is_new = isinstance(command, CreateSession) and command.once is None
-                self._actor(session_id, is_new=is_new).mailbox.ask(envelope)
+                self._put(self._actor(session_id, is_new=is_new), envelope)
                 answer: Answer = await envelope.reply_to
             except MailboxClosed:  # lost the race with a stopping actor: open it again
-                envelope.reply_to = asyncio.get_running_loop().create_future()
+                loop = asyncio.get_running_loop()
+                if loop.time() >= deadline_s:  # patience has found the old future settled, and ends no other
+                    raise TimeoutError from None
+                envelope.reply_to = loop.create_future()
                 await asyncio.sleep(0)
-            except errors.Overloaded:
-                self._ports.observe.refused("mailbox_full")
-                raise
             else:
                 self._failures.pop(session_id, None)
                 return answer
         raise RuntimeError("who asks waits for an answer")
+
+    def _put(self, actor: Actor, envelope: Envelope) -> None:
+        try:
+            actor.mailbox.ask(envelope)
+        except errors.Overloaded:
+            self._ports.observe.refused("mailbox_full")
+            raise
 
     async def recover(self) -> int:
         """Close the replies that a crash left open: activating a session does it. Returns how many sessions."""

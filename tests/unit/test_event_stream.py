@@ -6,6 +6,19 @@ from typing import Any, cast
 from chatbot.api.event_stream import Connection, EventStream
 
 
+class Answer:
+    """An answer that ends when the socket says so."""
+
+    chunked = True
+
+    def __init__(self, socket: "Stuck") -> None:
+        self._socket = socket
+
+    async def write_eof(self) -> None:
+        self._socket.write(b"0\r\n\r\n")
+        await self._socket.drain()
+
+
 class Stuck:
     """A socket with no room, and the answer that is written to it."""
 
@@ -62,4 +75,24 @@ async def test_a_reader_without_room_gets_no_pings() -> None:
     await asyncio.sleep(0.1)
     assert len(stuck.written) == 1
     waiting.cancel()
+    stream.release()
+
+
+async def test_a_reader_that_takes_not_even_a_ping_is_let_go() -> None:
+    stuck = Stuck()
+    stream = EventStream(cast(Any, stuck), Connection(cast(Any, stuck), cast(Any, stuck)), 0.02, 0.1)
+    async with asyncio.timeout(2):
+        await stuck.aborted.wait()
+    assert len(stuck.written) == 1
+    stream.release()
+
+
+async def test_nothing_is_written_behind_the_end_and_a_reader_that_does_not_take_it_is_let_go() -> None:
+    stuck = Stuck()
+    stream = EventStream(cast(Any, Answer(stuck)), Connection(cast(Any, stuck), cast(Any, stuck)), 0.02, 0.1)
+    ending = asyncio.create_task(stream.close())
+    async with asyncio.timeout(2):
+        await asyncio.wait((ending,))
+    assert isinstance(ending.exception(), ConnectionResetError)
+    assert stuck.written == [b"0\r\n\r\n"]
     stream.release()

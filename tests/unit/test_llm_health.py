@@ -60,3 +60,18 @@ async def test_it_can_be_asked_to_look_now() -> None:
     monitor = HealthMonitor(Told(available=True), 60)
     await monitor.refresh()
     assert monitor.newest == Health(available=True)
+
+
+async def test_a_question_that_fails_in_an_unforeseen_way_is_an_answer_and_asked_again() -> None:
+    provider = Told(available=True)
+    monitor = HealthMonitor(provider, 10)
+
+    async def fail() -> Health:
+        raise RecursionError
+
+    provider.health = fail  # type: ignore[method-assign]  # a fault of ours
+    await monitor.refresh()
+    assert monitor.newest == Health(available=False, detail="The question failed: RecursionError")
+    del provider.health
+    await monitor.refresh()
+    assert monitor.newest.available

@@ -2,6 +2,7 @@ from collections.abc import Callable, Sequence
 from sys import getsizeof
 
 from chatbot.sessions.recent_texts import _ENVELOPE_BYTES, RecentTexts
+from chatbot.sessions.recorded_text import Known
 from events.catalogue import MessagePosted
 from events.record import RecordedEvent
 from tests.support.memory_log import MemoryLog
@@ -70,3 +71,21 @@ async def test_what_is_dropped_is_read_again_and_nothing_read_meanwhile_is_kept(
     await texts.at([3])
     await texts.at([2, 3])
     assert log.asked == [2, 3, 2, 3]
+
+
+async def test_what_was_read_of_a_running_reply_before_an_erasure_is_not_kept_after_it() -> None:
+    texts = RecentTexts(CountingLog(), 10 * ROOM)
+    erasures = texts.erasures
+    texts.drop()
+    texts.keep_running("s", Known(3, "secret"), erasures)
+    assert texts.running("s", 1, 9) is None
+    texts.keep_running("s", Known(3, "public"), texts.erasures)
+    assert texts.running("s", 1, 9) == Known(3, "public")
+    texts.keep_running("s", None, texts.erasures)
+    assert texts.running("s", 1, 9) is None
+
+
+async def test_with_no_room_nothing_of_a_running_reply_is_kept_either() -> None:
+    texts = RecentTexts(CountingLog(), 0)
+    texts.keep_running("s", Known(3, "public"), texts.erasures)
+    assert texts.running("s", 1, 9) is None

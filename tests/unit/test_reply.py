@@ -62,6 +62,24 @@ def test_the_text_after_any_offset_is_the_rest_of_the_whole(pieces: list[str], o
     assert after == rest
 
 
+@given(st.lists(st.text(max_size=5), max_size=10), st.lists(st.text(max_size=5), max_size=10), st.integers(0, 99))
+def test_a_text_that_was_compacted_reads_the_same_from_any_offset(
+    before: list[str], after: list[str], offset: int
+) -> None:
+    async def scene() -> None:
+        source = reply()
+        for piece in before:
+            source.grow(piece)
+        source.compact()
+        for piece in after:
+            source.grow(piece)
+        whole = "".join(before + after)
+        assert (source.text, source.length) == (whole, len(whole))
+        assert source.since(min(offset, len(whole))) == whole[min(offset, len(whole)) :]
+
+    asyncio.run(scene())
+
+
 async def test_nothing_grows_after_the_text_is_frozen() -> None:
     source = reply()
     source.grow("kept")

@@ -152,3 +152,44 @@ async def test_a_loop_torn_down_under_the_writer_leaves_nobody_waiting() -> None
 def test_a_number_that_would_stop_the_log_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must be"):
         LogOptions(**wrong)
+
+
+async def test_who_appends_side_by_side_shares_commits_from_then_on() -> None:
+    store = Lists()
+    writer = BatchWriter(store, LogOptions(append_gather_s=5.0), NoObserver())
+    await asyncio.gather(*(writer.submit(pending(f"a{number}")) for number in range(3)))
+    late = [writer.submit(pending("b0"))]
+    await asyncio.sleep(0.02)
+    assert store.batches == [3]  # it waits for company
+    late += [writer.submit(pending(f"b{number}")) for number in (1, 2)]
+    await asyncio.gather(*late)
+    await writer.close()
+    assert store.batches == [3, 3]
+
+
+async def test_who_is_alone_waits_for_nobody_but_once() -> None:
+    store = Lists()
+    writer = BatchWriter(store, LogOptions(append_gather_s=0.2), NoObserver())
+    loop = asyncio.get_running_loop()
+    await asyncio.gather(writer.submit(pending("a")), writer.submit(pending("b")))
+    for number, most_s in enumerate((2.0, 0.15, 0.15)):
+        began_s = loop.time()
+        await writer.submit(pending(f"c{number}"))
+        assert loop.time() - began_s < most_s
+    await writer.close()
+    assert store.batches == [2, 1, 1, 1]
+
+
+async def test_a_full_batch_and_a_closing_log_wait_for_nobody() -> None:
+    store = Lists()
+    writer = BatchWriter(store, LogOptions(append_gather_s=60.0, append_batch_max=4), NoObserver())
+    async with asyncio.timeout(5):
+        await asyncio.gather(*(writer.submit(pending(f"a{number}")) for number in range(4)))
+        await writer.submit(pending("b", 4))
+        await asyncio.gather(writer.submit(pending("c")), writer.submit(pending("d")))
+        last = writer.submit(pending("e"))
+        await asyncio.sleep(0.01)
+        assert store.batches == [4, 4, 2]
+        await writer.close()
+        await last
+    assert store.batches == [4, 4, 2, 1]

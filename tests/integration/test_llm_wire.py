@@ -1,0 +1,212 @@
+"""Model servers that speak HTTP oddly, byte by byte over real sockets."""
+
+import asyncio
+import gc
+import weakref
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from chatbot.llm import connection as pool
+from chatbot.llm.errors import LlmError, LlmFailed
+from chatbot.llm.openai import OpenAiProvider
+from chatbot.llm.options import LlmOptions
+from chatbot.llm.protocol import ChatMessage
+from events.catalogue import Parameters
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n"
+NESTED = b"[" * 5000 + b"]" * 5000
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def event(content: str, finish: str | None = None) -> bytes:
+    reason = f',"finish_reason":"{finish}"' if finish else ""
+    return chunk(f'data: {{"choices":[{{"delta":{{"content":"{content}"}}{reason}}}]}}\n\n'.encode())
+
+
+DONE = chunk(b"data: [DONE]\n\n")
+WHOLE = HEAD + b"\r\n" + event("a") + event("b", "stop") + DONE + b"0\r\n\r\n"
+
+
+class Server:
+    """Answers each request with the next of `answers`, or what `flood` gives for as long as it is taken."""
+
+    def __init__(self) -> None:
+        self.answers: list[bytes] = []
+        self.flood = b""
+        self.accepted = 0
+        self.left = asyncio.Event()
+        self.url = ""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                length = next((int(one[16:]) for one in head.split(b"\r\n") if one[:15] == b"Content-Length:"), 0)
+                await reader.readexactly(length)
+                writer.write(self.answers.pop(0))
+                while self.flood:
+                    writer.write(self.flood)
+                    await writer.drain()
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            self.left.set()
+        finally:
+            writer.close()
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    served = Server()
+    listener = await asyncio.start_server(served.serve, "127.0.0.1", 0)
+    served.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    yield served
+    listener.close()
+
+
+@pytest.fixture
+async def provider(server: Server) -> AsyncIterator[OpenAiProvider]:
+    made = OpenAiProvider(LlmOptions(server_url=server.url, model="m"))
+    yield made
+    await made.close()
+
+
+async def ask(provider: OpenAiProvider, hear: Callable[[str], object] | None = None) -> str:
+    pieces: list[str] = []
+
+    def listen(piece: str) -> None:
+        pieces.append(piece)
+        if hear is not None:
+            hear(piece)
+
+    async with asyncio.timeout(10):
+        await provider.stream((ChatMessage("user", "hi"),), Parameters(), listen)
+    return "".join(pieces)
+
+
+async def test_what_comes_before_the_answer_and_after_it_changes_nothing(
+    server: Server, provider: OpenAiProvider
+) -> None:
+    early = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nContent-Type: text/html\r\n\r\n"
+    trailer = WHOLE.removesuffix(b"\r\n") + b"Content-Type: text/html\r\nX-Sum: 1\r\n\r\n"
+    server.answers = [early + WHOLE, trailer, WHOLE]
+    assert [await ask(provider) for _ in range(3)] == ["ab"] * 3
+    assert server.accepted == 1
+
+
+@pytest.mark.parametrize(
+    "start",
+    [HEAD, HEAD + b"\r\n" + event("a") + b"0\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"],
+    ids=["head", "trailers", "hints"],
+)
+async def test_lines_without_end_are_cut_off(server: Server, provider: OpenAiProvider, start: bytes) -> None:
+    server.answers = [start]
+    server.flood = b"X-More: " + b"x" * 8000 + b"\r\n" if not start.endswith(b"Continue\r\n\r\n") else start
+    with pytest.raises(LlmFailed, match="cut before its end"):
+        await ask(provider)
+    async with asyncio.timeout(5):
+        await server.left.wait()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nhello",
+        b"not HTTP at all\r\n\r\n",
+        HEAD + b"\r\nzz\r\n",
+    ],
+    ids=["upgrade", "nonsense", "chunk"],
+)
+async def test_what_is_no_answer_is_a_failure_and_never_used_again(
+    server: Server, provider: OpenAiProvider, answer: bytes
+) -> None:
+    faults: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
+    server.answers = [answer, WHOLE]
+    with pytest.raises(LlmError):
+        await ask(provider)
+    assert await ask(provider) == "ab"
+    assert server.accepted == 2
+    assert faults == []
+
+
+async def test_a_second_answer_that_nobody_asked_for_costs_the_connection_not_the_reply(
+    server: Server, provider: OpenAiProvider
+) -> None:
+    server.answers = [WHOLE + WHOLE, WHOLE]
+    assert await ask(provider) == "ab"
+    assert await ask(provider) == "ab"
+    assert server.accepted == 2
+
+
+@pytest.mark.parametrize("status", [b"200 OK", b"500 No"])
+async def test_what_is_nested_too_deeply_is_a_failure_like_any_nonsense(
+    server: Server, provider: OpenAiProvider, status: bytes
+) -> None:
+    body = b"HTTP/1.1 %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
+        status,
+        len(NESTED),
+        NESTED,
+    )
+    server.answers = [body] * 3
+    with pytest.raises(LlmFailed):
+        await ask(provider)
+    assert not (await provider.health()).available
+
+
+async def test_usage_that_is_nested_too_deeply_costs_only_the_usage(server: Server, provider: OpenAiProvider) -> None:
+    usage = chunk(b'data: {"choices":[],"usage":' + NESTED + b"}\n\n")
+    server.answers = [HEAD + b"\r\n" + event("a", "stop") + usage + DONE + b"0\r\n\r\n"]
+    assert await ask(provider) == "a"
+
+
+async def test_a_connection_that_was_idle_for_too_long_is_not_used(
+    server: Server, provider: OpenAiProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.answers = [WHOLE] * 3
+    await ask(provider)
+    await ask(provider)
+    monkeypatch.setattr(pool, "KEEPALIVE_S", 0.0)
+    await ask(provider)
+    assert server.accepted == 2
+
+
+class Heard:
+    """Something that a reply holds."""
+
+    def hear(self, piece: str) -> None: ...
+
+
+async def test_an_idle_connection_holds_nothing_of_the_reply_that_it_brought(
+    server: Server, provider: OpenAiProvider
+) -> None:
+    server.answers = [WHOLE]
+    heard = Heard()
+    left = weakref.ref(heard)
+    await ask(provider, heard.hear)
+    del heard
+    assert left() is None
+
+
+async def test_a_closed_connection_is_freed_without_the_collector(server: Server, provider: OpenAiProvider) -> None:
+    closing = HEAD + b"Connection: close\r\n\r\n" + event("a", "stop") + DONE + b"0\r\n\r\n"
+    server.answers = [closing]
+    wires: list[weakref.ref[object]] = []
+    opened = provider._connection._open
+
+    async def watch(*arguments: object) -> object:
+        wire = await opened(*arguments)  # type: ignore[arg-type]  # as it was called
+        wires.append(weakref.ref(wire))
+        return wire
+
+    provider._connection._open = watch  # type: ignore[method-assign,assignment]  # to see what it makes
+    gc.disable()
+    try:
+        await ask(provider)
+        await asyncio.sleep(0.05)
+        assert [wire() for wire in wires] == [None]
+    finally:
+        gc.enable()
