@@ -31,7 +31,12 @@ EXPIRY_RATE = 60.0  # turns a second where the service is never without its big 
 SHARE = 0.35  # of the service's core that chat and streams take when alone
 GOAL_RATIO, GOAL_LATE_S = 1.2, 0.05
 TURNS = 3  # of each session in the filled log: with its creation ten events
-SETTINGS = {"CHATBOT_LLM_PROVIDER": "midm", "CHATBOT_LLM_CONCURRENT_MAX": "256"}
+# A connection of the load may have nothing to do for minutes.
+SETTINGS = {
+    "CHATBOT_LLM_PROVIDER": "midm",
+    "CHATBOT_LLM_CONCURRENT_MAX": "256",
+    "CHATBOT_SERVER_KEEPALIVE_TIMEOUT_S": "3600",
+}
 
 
 async def beside(folder: Path, works: Sequence[Work], options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
