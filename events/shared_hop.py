@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import aiosqlite
 
 from events.errors import LogBusy
+from events.settle import settle
 
 T = TypeVar("T")
 
@@ -96,7 +97,9 @@ class SharedHop:
                 group = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._group_max))]
                 group = [asked for asked in group if not asked[1].done()]  # who has gone needs no answer
                 if group:
-                    _settle(group, await self._answers([question for question, _ in group]))
+                    answers = await self._answers([question for question, _ in group])
+                    for (_, future), answer in zip(group, answers, strict=True):
+                        settle(future, answer)
         finally:
             self._under_way, self._task = False, None
 
@@ -105,13 +108,3 @@ class SharedHop:
             return await self.connection.execute_fetchall(_ANSWER, questions)  # type: ignore[return-value]  # _Answers
         except Exception as error:  # noqa: BLE001  of the connection itself
             return [error] * len(questions)
-
-
-def _settle(group: Sequence[tuple[Question[Any], asyncio.Future[Any]]], answers: Sequence[Any]) -> None:
-    for (_, future), answer in zip(group, answers, strict=True):
-        if future.done():  # whoever asked was cancelled
-            continue
-        if isinstance(answer, Exception):
-            future.set_exception(answer)
-        else:
-            future.set_result(answer)

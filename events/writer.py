@@ -15,6 +15,7 @@ from events.batch import Outcome, Pending
 from events.errors import LogBusy, LogError, LogUnavailable, VersionConflict
 from events.options import LogOptions
 from events.record import RecordedEvent
+from events.settle import settle
 
 Recorded = tuple[RecordedEvent, ...]
 
@@ -60,15 +61,6 @@ class BatchStore(Protocol):
 
 # An append in the queue: what is appended, who waits for it, and when it came (monotonic seconds).
 Waiting = tuple[Pending, asyncio.Future[Recorded], float]
-
-
-def _settle(future: asyncio.Future[Recorded], outcome: Outcome) -> None:
-    if future.done():  # its caller was cancelled
-        return
-    if isinstance(outcome, LogError):
-        future.set_exception(outcome)
-    else:
-        future.set_result(outcome)
 
 
 class BatchWriter:
@@ -140,7 +132,7 @@ class BatchWriter:
         finally:  # reached with appends waiting only when the event loop itself is torn down
             self._closing = True
             for _, future, _ in self._queue:
-                _settle(future, LogUnavailable("the log was stopped; nothing was recorded"))
+                settle(future, LogUnavailable("the log was stopped; nothing was recorded"))
 
     async def _arrivals(self, timeout: float | None) -> None:
         if self._queue or self._closing:
@@ -185,7 +177,7 @@ class BatchWriter:
             outcomes = await self._store.write([pending for pending, _, _ in batch])
             events = 0
             for (_, future, _), outcome in zip(batch, outcomes, strict=True):
-                _settle(future, outcome)
+                settle(future, outcome)
                 if isinstance(outcome, tuple):
                     events += len(outcome)
             self._count(batch, outcomes, events, started_s)
@@ -219,7 +211,7 @@ class BatchWriter:
         for _, future, _ in batch:
             refusal = LogUnavailable(f"the log failed in an unexpected way ({cause!r}): read the stream again")
             refusal.__cause__ = cause
-            _settle(future, refusal)
+            settle(future, refusal)
 
     def _refuse(self, error: LogError, reason: str) -> LogError:
         self._observe.refused(reason)

@@ -9,6 +9,7 @@ from msgspec import Struct
 from chatbot.sessions.commands import Asker, Command
 from chatbot.sessions.errors import Overloaded
 from events.record import Metadata
+from events.settle import settle
 
 
 class Envelope(Struct):
@@ -27,12 +28,8 @@ class Envelope(Struct):
 
     def answer(self, answer: Any) -> None:
         """Each asker gets exactly one answer, unless it has left. An exception is raised where it waits."""
-        if self.reply_to is None or self.reply_to.done():
-            return
-        if isinstance(answer, Exception):
-            self.reply_to.set_exception(answer)
-        else:
-            self.reply_to.set_result(answer)
+        if self.reply_to is not None:
+            settle(self.reply_to, answer)
 
 
 class MailboxClosed(Exception):
