@@ -114,7 +114,10 @@ class SessionDeleted(Event, frozen=True, tag="session_deleted"):
 
 
 class MessagePosted(Event, frozen=True, tag="message_posted"):
-    """A message was accepted. `reply_id` names the reply that it will get, before that reply starts."""
+    """A message was accepted. `reply_id` names the reply that it will get, before that reply starts.
+
+    `node` is the one of several nodes that owes the reply; None where one process serves alone.
+    """
 
     message_id: str
     parent_id: str | None
@@ -124,13 +127,14 @@ class MessagePosted(Event, frozen=True, tag="message_posted"):
     parameters: Parameters = Parameters()
     idempotency_key: str | None = None
     fingerprint: str | None = None
+    node: str | None = None
 
 
 class ReplyRequested(Event, frozen=True, tag="reply_requested"):
     """A further reply to the message `parent_id` is owed.
 
     Attempt 1: someone asked for another answer beside those that it has. Above: the reply `reply_id` was interrupted
-    and is to be written anew.
+    and is to be written anew. `node` as in `message_posted`.
     """
 
     reply_id: str
@@ -139,6 +143,7 @@ class ReplyRequested(Event, frozen=True, tag="reply_requested"):
     attempt: int = 1
     idempotency_key: str | None = None
     fingerprint: str | None = None
+    node: str | None = None
 
 
 class ReplyStarted(Event, frozen=True, tag="reply_started"):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from events.catalogue import Event
-from events.record import Head, Metadata, RecordedEvent, StoredRow
+from events.record import Head, Metadata, Outline, RecordedEvent, StoredRow
 
 
 class EventLog(Protocol):
@@ -36,6 +36,10 @@ class EventLog(Protocol):
         """Up to `limit` events of all streams with position > `after`, in order."""
         ...
 
+    async def outlines(self, *, after: int = 0, limit: int) -> list[Outline]:
+        """As `read_all`, without contents: cheap for who wants to know only which streams have moved."""
+        ...
+
     async def read_at(self, positions: Sequence[int]) -> dict[int, RecordedEvent]:
         """The events at these positions, by position; positions that do not exist are absent."""
         ...
@@ -49,7 +53,19 @@ class EventLog(Protocol):
         ...
 
     def head(self) -> Head:
-        """The last committed position and digest."""
+        """The last committed position and digest, as far as this process knows."""
+        ...
+
+    async def latest(self) -> Head:
+        """The head at some moment after this call began, whoever appended. Raises LogUnavailable.
+
+        `head` may be behind it by what other processes have just committed.
+        """
+        ...
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes append to it, too."""
         ...
 
     @property
@@ -65,7 +81,7 @@ class EventLog(Protocol):
         ...
 
     async def wait(self, position: int) -> Head:
-        """The head, once it is past `position`."""
+        """The head, once it is past `position`, whoever appended."""
         ...
 
     async def close(self) -> None:

@@ -54,6 +54,15 @@ class StoredRow(Struct, frozen=True):
 Columns = tuple[Any, ...]  # those of a row, in the order of StoredRow
 
 
+class Outline(Struct, frozen=True):
+    """What an event tells without its content: enough to know whom it concerns."""
+
+    position: int
+    stream_id: str
+    version: int
+    type: str
+
+
 class Head(Struct, frozen=True):
     """The end of the log: position 0 and 32 zero bytes when it is empty."""
 

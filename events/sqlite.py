@@ -17,11 +17,12 @@ from events.codec import event_type
 from events.errors import LogUnavailable, LogUnusable
 from events.live_head import LiveHead
 from events.options import LogOptions
-from events.record import Columns, Head, Metadata, RecordedEvent, StoredRow
+from events.record import Columns, Head, Metadata, Outline, RecordedEvent, StoredRow
 from events.sqlite_readers import (
     SqliteReaders,
     all_events,
     events_at,
+    outlines,
     passed_rows,
     stored_rows,
     stored_stream,
@@ -132,6 +133,10 @@ class SqliteLog:
         """As EventLog.read_all."""
         return await all_events(self._readers, _span(after, limit))
 
+    async def outlines(self, *, after: int = 0, limit: int) -> list[Outline]:
+        """As EventLog.outlines."""
+        return await outlines(self._readers, _span(after, limit))
+
     async def read_at(self, positions: Sequence[int]) -> dict[int, RecordedEvent]:
         """As EventLog.read_at."""
         return await events_at(self._readers, [place for place in positions if 0 < place <= _INTEGER_MAX])
@@ -151,6 +156,15 @@ class SqliteLog:
     def head(self) -> Head:
         """As EventLog.head."""
         return self._live.current
+
+    async def latest(self) -> Head:
+        """As EventLog.latest: nobody else appends."""
+        return self._live.current
+
+    @property
+    def is_shared(self) -> bool:
+        """As EventLog.is_shared."""
+        return False
 
     async def wait(self, position: int) -> Head:
         """As EventLog.wait. Raises LogUnavailable when the log closes first."""

@@ -13,7 +13,7 @@ from msgspec.structs import astuple
 from events.codec import decode
 from events.errors import LogUnavailable
 from events.options import LogOptions
-from events.record import Columns, RecordedEvent, StoredRow, decode_metadata
+from events.record import Columns, Outline, RecordedEvent, StoredRow, decode_metadata
 from events.shared_hop import GROUP_MAX, Question, SharedHop
 from events.sqlite_schema import DAMAGED, connect_reader, is_corrupt, primary_code, unavailable
 
@@ -139,6 +139,12 @@ async def all_events(readers: SqliteReaders, span: tuple[int | float, int]) -> l
     """Events of every stream in order; `span` is (after, limit)."""
     query = f"SELECT {_EVENT} FROM events WHERE position > ? ORDER BY position LIMIT ?"  # noqa: S608  constants
     return [recorded(row) for row in await readers.rows(query, span, is_long=_is_long(span))]
+
+
+async def outlines(readers: SqliteReaders, span: tuple[int | float, int]) -> list[Outline]:
+    """Events of every stream in order, without contents; `span` is (after, limit)."""
+    query = "SELECT position, stream_id, version, type FROM events WHERE position > ? ORDER BY position LIMIT ?"
+    return list(starmap(Outline, await readers.rows(query, span, is_long=_is_long(span))))
 
 
 async def events_at(readers: SqliteReaders, positions: Sequence[int]) -> dict[int, RecordedEvent]:

@@ -7,7 +7,7 @@ keyed hashes.
 A change of any table raises SCHEMA_VERSION, and every older file is then rebuilt from the log by itself.
 """
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 APPLICATION_ID = 0x43485052  # "CHPR": tells projections from any other SQLite file
 
 TABLES = """

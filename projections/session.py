@@ -42,21 +42,23 @@ ACCESSES = frozenset(
 
 
 class Pending(Struct, frozen=True):
-    """A reply that is owed and has not started. `version` is that of the event that asked for it."""
+    """A reply that is owed and has not started. `version` is that of the event that asked for it, `node` owes it."""
 
     message_id: str
     reply_id: str
     version: int
     attempt: int = 1
+    node: str | None = None
 
 
 class OpenReply(Struct, frozen=True):
-    """A reply that has started and not ended. `version` is that of its reply_started."""
+    """A reply that has started and not ended. `version` is that of its reply_started, `node` writes it."""
 
     reply_id: str
     message_id: str
     version: int
     attempt: int = 1
+    node: str | None = None
 
 
 class Session(Struct, frozen=True):
@@ -103,7 +105,7 @@ def evolve(session: Session | None, recorded: RecordedEvent) -> Session:
         case ReplyRequested():
             return _requested(session, recorded.version, event)
         case ReplyStarted():
-            opened = OpenReply(event.reply_id, event.parent_id, recorded.version, event.attempt)
+            opened = OpenReply(event.reply_id, event.parent_id, recorded.version, event.attempt, event.node)
             return replace(session, open_reply=opened, pending=_without(session.pending, event.reply_id))
         case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
             return _ended(session, event.reply_id)
@@ -138,7 +140,7 @@ def _created(recorded: RecordedEvent) -> Session:
 def _posted(session: Session, version: int, event: MessagePosted) -> Session:
     if event.reply_id is None:
         return replace(session, head=event.message_id, message_count=session.message_count + 1)
-    waiting = Pending(message_id=event.message_id, reply_id=event.reply_id, version=version)
+    waiting = Pending(event.message_id, event.reply_id, version, node=event.node)
     return replace(
         session,
         head=event.reply_id,
@@ -148,7 +150,7 @@ def _posted(session: Session, version: int, event: MessagePosted) -> Session:
 
 
 def _requested(session: Session, version: int, event: ReplyRequested) -> Session:
-    waiting = Pending(event.parent_id, event.reply_id, version, event.attempt)
+    waiting = Pending(event.parent_id, event.reply_id, version, event.attempt, event.node)
     # What was interrupted goes before what was asked later.
     place = next((i for i, other in enumerate(session.pending) if other.attempt < event.attempt), len(session.pending))
     session = replace(session, pending=(*session.pending[:place], waiting, *session.pending[place:]))

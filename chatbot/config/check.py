@@ -26,6 +26,7 @@ def find_faults(settings: Settings) -> Iterator[Fault]:
     """Everything that single bounds cannot tell."""
     yield from _database(settings)
     yield from _keys(settings)
+    yield from _nodes(settings)
     yield from _chat(settings)
     yield from _llm(settings)
 
@@ -36,7 +37,7 @@ def _database(settings: Settings) -> Iterator[Fault]:
     except ValueError as error:
         yield Fault(("database.url",), str(error))
         return
-    if settings.database.projections == settings.database.path:
+    if not settings.database.is_postgres and settings.database.projections == settings.database.path:
         yield Fault(("database.projections_path", "database.url"), "the projections need a file of their own")
 
 
@@ -54,6 +55,15 @@ def _keys(settings: Settings) -> Iterator[Fault]:
         yield Fault(("auth.keys",), "two names have the same secret")
     if not set(auth.auditors) <= set(auth.keys):
         yield Fault(("auth.auditors", "auth.keys"), "an auditor is somebody whose key is configured")
+
+
+def _nodes(settings: Settings) -> Iterator[Fault]:
+    """The port for other nodes tells and ends replies: nobody else may ask there."""
+    nodes = settings.nodes
+    if nodes.secret and (len(nodes.secret) < SECRET_MIN_CHARS or not _fits_a_header(nodes.secret)):
+        yield Fault(("nodes.secret",), "it is too short, or no HTTP header carries it")
+    if not nodes.secret and not _is_loopback(nodes.listen_host):
+        yield Fault(("nodes.secret", "nodes.listen_host"), "a port that other machines reach needs a secret")
 
 
 def _fits_a_header(secret: str) -> bool:

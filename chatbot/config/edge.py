@@ -44,6 +44,15 @@ class ServerSettings(Struct, frozen=True):
         float,
         Meta(gt=0, le=86400, description="Seconds an idle connection stays open; above a proxy's own (often 60)."),
     ] = 75.0
+    workers: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=256,
+            description="Processes that serve one port together; about as many as there are cores. Each folds"
+            " projections of its own.",
+        ),
+    ] = 1
     drain_pause_s: Annotated[
         float,
         Meta(ge=0, le=600, description="Seconds /readyz answers 503 before the listener closes, for load balancers."),
@@ -52,6 +61,12 @@ class ServerSettings(Struct, frozen=True):
         float,
         Meta(ge=0, le=3600, description="Seconds that running replies have to end by themselves at shutdown."),
     ] = 10.0
+    reload_grace_s: Annotated[
+        float,
+        Meta(
+            ge=0, le=86400, description="Seconds that running replies have to end when a worker is replaced (SIGHUP)."
+        ),
+    ] = 600.0
     feeds_grace_s: Annotated[
         float,
         Meta(ge=0, le=600, description="Seconds that open streams have at shutdown to send what they still hold."),

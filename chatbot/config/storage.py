@@ -2,17 +2,27 @@
 
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit, urlunsplit
 
 from msgspec import Meta, Struct
 
-DATABASE_ALLOWED = "a file's path such as chatbot.db, or sqlite:///relative.db, or sqlite:////absolute.db"
+DATABASE_ALLOWED = (
+    "a file's path such as chatbot.db, or sqlite:///relative.db, or sqlite:////absolute.db,"
+    " or postgresql://user:password@host:5432/database"
+)
+POSTGRES = ("postgresql://", "postgres://")
 
 
-def parse_database_url(url: str) -> Path:
-    """The file that DATABASE_URL means: a bare path, or one behind sqlite:/// (so an absolute one has four slashes).
+def parse_database_url(url: str) -> Path | str:
+    """What DATABASE_URL means. A file: a bare path, or one behind sqlite:/// (so an absolute one has four slashes).
+    Or a PostgreSQL database: the URL itself.
 
     Raises ValueError with the reason. A memory database is refused: what was acknowledged would not be on disk.
     """
+    if url.startswith(POSTGRES):
+        if not urlsplit(url).path.strip("/"):
+            raise ValueError("postgresql: names no database")
+        return url
     path = url
     if "://" in url:
         scheme = url.partition("://")[0]
@@ -31,13 +41,14 @@ def parse_database_url(url: str) -> Path:
 
 
 class DatabaseSettings(Struct, frozen=True):
-    """[database] The log and the projections, each an SQLite file."""
+    """[database] The log, an SQLite file or a PostgreSQL database, and the projections, always a file."""
 
     url: Annotated[
         str,
         Meta(
             min_length=1,
-            description="The log's file, relative to the current directory. The one file to back up.",
+            description="The log's file, relative to the current directory: the one file to back up. Or a PostgreSQL"
+            " database, for several machines.",
             extra={"env": "DATABASE_URL", "allowed": DATABASE_ALLOWED},
         ),
     ] = "chatbot.db"
@@ -45,7 +56,8 @@ class DatabaseSettings(Struct, frozen=True):
         str,
         Meta(
             min_length=1,
-            description="The projections' file, relative to the log's folder. Disposable: rebuilt from the log.",
+            description="The projections' file, relative to the log's folder (with PostgreSQL: the current one)."
+            " Disposable: rebuilt from the log.",
             extra={"allowed": "a file's path, another than the log's"},
         ),
     ] = "projections.db"
@@ -117,13 +129,29 @@ class DatabaseSettings(Struct, frozen=True):
 
     @property
     def path(self) -> Path:
-        """The log's file. Raises ValueError for a url that `load` would have refused."""
-        return parse_database_url(self.url)
+        """The log's file. Raises ValueError where the log is in PostgreSQL, or for a url that `load` has refused."""
+        place = parse_database_url(self.url)
+        if isinstance(place, str):
+            raise ValueError("this needs a log in a file; DATABASE_URL names a PostgreSQL database")  # noqa: TRY004
+        return place
+
+    @property
+    def is_postgres(self) -> bool:
+        """Whether the log is in PostgreSQL."""
+        return self.url.startswith(POSTGRES)
+
+    @property
+    def shown(self) -> str:
+        """Where the log is, for people: without the credentials of a URL."""
+        if not self.is_postgres:
+            return str(self.path)
+        parts = urlsplit(self.url)
+        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
 
     @property
     def projections(self) -> Path:
         """The projections' file."""
-        return self.path.parent / self.projections_path
+        return Path(self.projections_path) if self.is_postgres else self.path.parent / self.projections_path
 
 
 class SessionSettings(Struct, frozen=True):

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from events.catalogue import Event
 from events.codec import event_type
 from events.errors import LogUnavailable
-from events.record import Head, Metadata, RecordedEvent, StoredRow
+from events.record import Head, Metadata, Outline, RecordedEvent, StoredRow
 
 START_US = 1_735_689_600_000_000  # 2025-01-01
 STEP_US = 1_000_000
@@ -77,6 +77,9 @@ class MemoryLog:
         self.reads += len(found)
         return found
 
+    async def outlines(self, *, after: int = 0, limit: int) -> list[Outline]:
+        return [Outline(e.position, e.stream_id, e.version, e.type) for e in self.events[after : after + limit]]
+
     async def read_at(self, positions: Sequence[int]) -> dict[int, RecordedEvent]:
         return {p: self.events[p - 1] for p in positions if 0 < p <= len(self.events)}
 
@@ -104,6 +107,13 @@ class MemoryLog:
 
     def head(self) -> Head:
         return Head(len(self.events), self._digests[-1] if self.events else bytes(32))
+
+    async def latest(self) -> Head:
+        return self.head()
+
+    @property
+    def is_shared(self) -> bool:
+        return False
 
     async def wait(self, position: int) -> Head:
         while len(self.events) <= position:

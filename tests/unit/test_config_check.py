@@ -88,10 +88,18 @@ def test_a_database_url_names_a_file(url: str, path: str) -> None:
     assert parse_database_url(url) == Path(path)
 
 
+def test_a_database_url_may_name_a_postgresql_database() -> None:
+    assert parse_database_url("postgresql://me:hidden@host/chat") == "postgresql://me:hidden@host/chat"
+    settings = DatabaseSettings(url="postgres://me:hidden@host:5433/chat?sslmode=require")
+    assert (settings.is_postgres, settings.shown) == (True, "postgres://host:5433/chat")
+    assert settings.projections == Path("projections.db")
+
+
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("postgresql://host/db", "no store speaks postgresql://"),
+        ("mysql://host/db", "no store speaks mysql://"),
+        ("postgresql://host", "names no database"),
         ("sqlite+aiosqlite:///chat.db", r"no store speaks sqlite\+aiosqlite://"),
         ("sqlite://chat.db", "three slashes"),
         ("sqlite:///", "names no file"),

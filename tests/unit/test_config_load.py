@@ -138,8 +138,8 @@ def test_an_empty_variable_changes_nothing(tmp_path: Path) -> None:
         ("LLM_SERVER_URL", "ftp://me:hidden@host", 'llm.server_url = "ftp://***@host"'),
         (
             "DATABASE_URL",
-            "postgres://me:hidden@host",
-            "(environment DATABASE_URL): no store speaks postgres://; allowed:",
+            "mysql://me:hidden@host/db",
+            "(environment DATABASE_URL): no store speaks mysql://; allowed:",
         ),
         ("CHATBOT_API_KEYS", "hidden", "auth.keys = *** (environment CHATBOT_API_KEYS): pair 1 has no colon; allowed:"),
         ("CHATBOT_API_KEYS", "a:hidden,a:hidden", "pair 2 has the name of an earlier one"),

@@ -89,7 +89,7 @@ def test_a_message_without_reply_counts_alone() -> None:
 
 def test_a_started_reply_is_open_and_waits_no_more() -> None:
     session = folded(created(), posted("m1", reply_id="r1"), posted("m2", "r1", "r2"), started("r1", "m1"))
-    assert session.open_reply == OpenReply("r1", "m1", 4)
+    assert session.open_reply == OpenReply("r1", "m1", 4, node="node-1")
     assert [waiting.reply_id for waiting in session.pending] == ["r2"]
 
 
