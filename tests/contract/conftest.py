@@ -9,6 +9,7 @@ from events.log import EventLog
 from events.options import LogOptions
 from events.sqlite import SqliteLog
 from events.writer import LogObserver, NoObserver
+from tests.support.shared_log import SharedLogs
 
 START_US = 1_700_000_000_000_000
 
@@ -42,7 +43,21 @@ class SqliteStores:
             await log.close()
 
 
-@pytest.fixture(params=[SqliteStores], ids=["sqlite"])
+class SharedSqliteStores(SqliteStores):
+    """The same for a file to which others may append, too."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self._shared = SharedLogs(self.path, slots=2)
+
+    async def open(self, options: LogOptions | None = None, observe: LogObserver | None = None) -> EventLog:
+        return await self._shared.open(0, options, observe, self.clock)
+
+    async def close(self) -> None:
+        await self._shared.close()
+
+
+@pytest.fixture(params=[SqliteStores, SharedSqliteStores], ids=["sqlite", "sqlite-shared"])
 async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SqliteStores]:
     opened = request.param(tmp_path)
     yield opened
