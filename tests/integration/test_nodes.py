@@ -187,7 +187,9 @@ async def test_one_key_on_two_nodes_takes_effect_once_and_joins_the_running_repl
         while text_of(seen) != TEXT:
             seen.append(await feed.next())
     model.release()
-    one, two = [frames((await stream).text) for stream in streams]
+    answers = [await stream for stream in streams]
+    assert [answer.status_code for answer in answers] == [200, 200], [answer.text for answer in answers]
+    one, two = [frames(answer.text) for answer in answers]
     assert one[-2]["full_response"] == two[-2]["full_response"] == TEXT
     assert one[-2]["message_id"] == two[-2]["message_id"]
     assert len((await first.history(session_id))["messages"]) == 2
