@@ -91,6 +91,8 @@ BEGIN
 END $$
 """
 
+# For a transaction that appends by other means.
+LOCK = f"SELECT pg_advisory_xact_lock({APPEND_LOCK}, 'events'::regclass::oid::integer)"
 CALL = f"CALL {NAME}({', '.join(f'${number}' for number in range(1, 16))}, NULL, NULL, NULL)"
 
 
