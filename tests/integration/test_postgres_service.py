@@ -14,8 +14,9 @@ pytestmark = pytest.mark.real_part
 
 
 async def test_a_conversation_is_there_after_a_restart_and_gone_after_its_deletion(
-    tmp_path: Path, model: ModelServer, postgres: PostgresServer
+    tmp_path: Path, model: ModelServer, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # the projections are a file of the current folder
     url = await postgres.schema()
     async with serving(tmp_path, model.url, DATABASE_URL=url) as running:
         session = await running.session()
