@@ -125,8 +125,8 @@ async def test_a_cancel_that_cannot_reach_the_other_node_is_an_append_which_that
     tmp_path: Path, model: ModelServer, postgres: PostgresServer
 ) -> None:
     brisk = {"CHATBOT_STREAM_CHECKPOINT_INTERVAL_S": "0.05"}
-    own = ({}, {"CHATBOT_NODES_SECRET": "another-secret-of-its-own"})
-    async with nodes(tmp_path, await postgres.schema(), model.url, own, **brisk) as (first, second):
+    stranger = {"CHATBOT_NODES_SECRET": "another-secret-of-its-own"}
+    async with nodes(tmp_path, await postgres.schema(), model.url, {}, stranger, **brisk) as (first, second):
         session_id = await first.session()
         chatting = await held(first, model, session_id)
         async with following(second.client, session_id, 0) as feed:
