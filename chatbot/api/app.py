@@ -1,6 +1,8 @@
 """The web application: routes, middleware, and the listener's life."""
 
 import logging
+import socket
+from collections.abc import Sequence
 
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage
@@ -11,6 +13,7 @@ from chatbot.api.middleware import add_headers, gate
 from chatbot.api.open_streams import OpenStreams
 from chatbot.api.services import SERVICES, Services
 from chatbot.sessions.leisure import Leisure
+from chatbot.workers.listening import BACKLOG, url_of
 
 
 def build_app(services: Services) -> web.Application:
@@ -31,8 +34,10 @@ def is_ours(record: logging.LogRecord) -> bool:
     return kind is None or not issubclass(kind, BadHttpMessage | web.RequestPayloadError)
 
 
-async def listen(app: web.Application) -> tuple[web.AppRunner, str]:
-    """Start to listen; returns the runner, to be cleaned up, and the service's URL. Raises OSError."""
+async def listen(app: web.Application, shared: Sequence[socket.socket] = ()) -> tuple[web.AppRunner, str]:
+    """Start to listen, at sockets that are `shared` with other processes where there are some; returns the runner, to
+    be cleaned up, and the service's URL. Raises OSError.
+    """
     server = app[SERVICES].settings.server
     logging.getLogger("aiohttp.server").addFilter(is_ours)
     runner = web.AppRunner(
@@ -43,7 +48,10 @@ async def listen(app: web.Application) -> tuple[web.AppRunner, str]:
         shutdown_timeout=server.feeds_grace_s,
     )
     await runner.setup()
-    await web.TCPSite(runner, server.host, server.port, backlog=1024).start()
-    host, port = runner.addresses[0][:2]
-    shown = f"[{host}]" if ":" in host else host
-    return runner, f"http://{shown}:{port}"
+    for one in shared:
+        # asyncio accepts as many at once as may wait; of a socket that is shared it is to leave some to the others.
+        await web.SockSite(runner, one, backlog=1).start()
+        one.listen(BACKLOG)
+    if not shared:
+        await web.TCPSite(runner, server.host, server.port, backlog=BACKLOG).start()
+    return runner, url_of(runner.addresses[0])

@@ -54,6 +54,8 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     """Just before the headers leave: streams have theirs sent long before a middleware could add any."""
     response.headers["X-Request-ID"] = request.get(REQUEST_ID, "")
     response.headers["Server"] = "chatbot"  # versions are nobody's business
+    if request.app[SERVICES].readiness.retiring:
+        response.force_close()
     origin = request.headers.get("Origin")
     allowed = request.app[SERVICES].settings.server.cors_origins
     if origin is None or not allowed:

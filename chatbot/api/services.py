@@ -24,9 +24,13 @@ from projections.runner import ProjectionRunner
 
 
 class Readiness(Struct):
-    """Where the service is in its life: starting, ready or draining. /readyz adds rebuilding, failed and damaged."""
+    """Where the service is in its life: starting, ready or draining. /readyz adds rebuilding, failed and damaged.
+
+    `retiring`: another process serves on at the same port, so that clients are to connect again.
+    """
 
     state: str = "starting"
+    retiring: bool = False
 
 
 class Services(Struct, frozen=True):
