@@ -46,8 +46,10 @@ from chatbot.sessions.ports import Ports
 from chatbot.sessions.reading import Reader
 from chatbot.sessions.recent_texts import RecentTexts
 from chatbot.sessions.supervisor import Supervisor
+from chatbot.workers.families import Family
 from chatbot.workers.inheritance import Inheritance, take_inheritance
 from chatbot.workers.master import oversee
+from chatbot.workers.scrape import Scrape
 from chatbot.workers.worker import Worker, settings_of
 from events.errors import LogError, LogUnusable
 from events.sqlite import SqliteLog
@@ -251,6 +253,7 @@ async def compose(settings: Settings, stack: AsyncExitStack, worker: Worker | No
         clock=now_us,
         logger=structlog.get_logger("api"),
         version=version(),
+        scrape=scrape_of(worker, settings),
     )
 
 
@@ -261,16 +264,27 @@ async def start_up(services: Services, url: str, worker: Worker | None = None) -
     while services.runner.rebuilding and services.runner.failure is None:
         with suppress(ProjectionLag, ProjectionsStopped):
             await services.runner.wait_for(services.log.head().position, timeout_s=START_LOOK_S)
+        await asyncio.sleep(0)  # of an empty log there is nothing to wait for, while its file is made anew
     if services.runner.failure is not None:
         raise LogUnusable(f"the log cannot be understood: {services.runner.failure}") from services.runner.failure
     # Of a log that is shared, replies that are open may be running elsewhere.
     recovered = 0 if services.log.is_shared else await services.supervisor.recover()
     services.readiness.state = "ready"
     if worker is not None:
-        logger.info("worker.ready", recovered_sessions=recovered)
+        logger.info("worker.ready", pid=os.getpid(), recovered_sessions=recovered)
         worker.control.ready("")
         return
     logger.info("server.ready", url=url, docs=f"{url}/docs", recovered_sessions=recovered)
+
+
+def scrape_of(worker: Worker | None, settings: Settings) -> Scrape | None:
+    if worker is None:
+        return None
+    return Scrape(worker.slot, worker.control, ask_sibling, settings.nodes.probe_timeout_s)
+
+
+async def ask_sibling(node: str) -> tuple[Family, ...]:
+    raise ConnectionError(f"there is no way to {node}")
 
 
 @asynccontextmanager

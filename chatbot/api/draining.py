@@ -9,7 +9,7 @@ from aiohttp import web
 
 from chatbot.api.services import Services
 
-LINGER_S = 1.0  # for clients on kept connections, whose next answer tells them to connect again
+LINGER_S = 1.0  # that a kept connection may be silent before it is closed
 LOOK_S = 0.05  # between looks at what is still open
 
 
@@ -28,7 +28,8 @@ async def drain(services: Services) -> None:
 async def retire(services: Services, listener: web.AppRunner, stop: asyncio.Event) -> None:
     """Another process serves on at the same port: accept no more, send feeds there, let all else end by itself.
 
-    What has not ended after `reload_grace_s`, or when `stop` is set, ends as when the service goes down.
+    Kept connections are served until nothing has been asked for LINGER_S: each answer tells its client to connect
+    again. What has not ended after `reload_grace_s`, or when `stop` is set, ends as when the service goes down.
     """
     logger, server = structlog.get_logger("run"), services.settings.server
     services.readiness.state, services.readiness.retiring = "draining", True
@@ -36,22 +37,13 @@ async def retire(services: Services, listener: web.AppRunner, stop: asyncio.Even
         await site.stop()
     logger.info("retire.feeds", open=services.feeds.count)
     services.feeds.close()
-    deadline_s = time.monotonic() + server.reload_grace_s
-    await _either(stop, min(LINGER_S, server.reload_grace_s))
-    if listener.server is not None:
-        listener.server.pre_shutdown()  # idle connections close now, the others after their answer
     logger.info("retire.replies", running=services.supervisor.count_replies(), grace_s=server.reload_grace_s)
-    while _is_busy(services, listener) and time.monotonic() < deadline_s and not stop.is_set():
-        await _either(stop, LOOK_S)
+    deadline_s, busy_s = time.monotonic() + server.reload_grace_s, time.monotonic()
+    while (now_s := time.monotonic()) < min(deadline_s, busy_s + LINGER_S):
+        if services.readiness.answering or services.supervisor.count_replies():
+            busy_s = now_s
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_S):
+                await stop.wait()
+                break
     await services.supervisor.drain(server.drain_grace_s if stop.is_set() else 0.0)
-
-
-def _is_busy(services: Services, listener: web.AppRunner) -> bool:
-    return bool(services.supervisor.count_replies() or (listener.server and listener.server.connections))
-
-
-async def _either(stop: asyncio.Event, pause_s: float) -> None:
-    """Wait for `stop`, but no longer than `pause_s`."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(pause_s):
-            await stop.wait()
