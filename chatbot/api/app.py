@@ -2,6 +2,7 @@
 
 import logging
 import socket
+from collections.abc import Sequence
 
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage
@@ -12,6 +13,7 @@ from chatbot.api.middleware import add_headers, gate
 from chatbot.api.open_streams import OpenStreams
 from chatbot.api.services import SERVICES, Services
 from chatbot.sessions.leisure import Leisure
+from chatbot.workers.listening import BACKLOG, url_of
 
 
 def build_app(services: Services) -> web.Application:
@@ -32,24 +34,10 @@ def is_ours(record: logging.LogRecord) -> bool:
     return kind is None or not issubclass(kind, BadHttpMessage | web.RequestPayloadError)
 
 
-async def listen(app: web.Application) -> tuple[web.AppRunner, str]:
-    """Start to listen; returns the runner, to be cleaned up, and the service's URL. Raises OSError."""
-    server = app[SERVICES].settings.server
-    runner = await _runner(app)
-    await web.TCPSite(runner, server.host, server.port, backlog=1024).start()
-    host, port = runner.addresses[0][:2]
-    shown = f"[{host}]" if ":" in host else host
-    return runner, f"http://{shown}:{port}"
-
-
-async def listen_on(app: web.Application, listener: socket.socket) -> web.AppRunner:
-    """Start to accept from a socket that is bound already; returns the runner, to be cleaned up."""
-    runner = await _runner(app)
-    await web.SockSite(runner, listener).start()
-    return runner
-
-
-async def _runner(app: web.Application) -> web.AppRunner:
+async def listen(app: web.Application, shared: Sequence[socket.socket] = ()) -> tuple[web.AppRunner, str]:
+    """Start to listen, at sockets that are `shared` with other processes where there are some; returns the runner, to
+    be cleaned up, and the service's URL. Raises OSError.
+    """
     server = app[SERVICES].settings.server
     logging.getLogger("aiohttp.server").addFilter(is_ours)
     runner = web.AppRunner(
@@ -60,4 +48,10 @@ async def _runner(app: web.Application) -> web.AppRunner:
         shutdown_timeout=server.feeds_grace_s,
     )
     await runner.setup()
-    return runner
+    for one in shared:
+        # asyncio accepts as many at once as may wait; of a socket that is shared it is to leave some to the others.
+        await web.SockSite(runner, one, backlog=1).start()
+        one.listen(BACKLOG)
+    if not shared:
+        await web.TCPSite(runner, server.host, server.port, backlog=BACKLOG).start()
+    return runner, url_of(runner.addresses[0])
