@@ -67,7 +67,12 @@ class DatabaseSettings(Struct, frozen=True):
     ] = "projections.db"
     busy_timeout_s: Annotated[
         float,
-        Meta(ge=0, le=600, description="Seconds to wait for another program's lock (a backup) before an append fails."),
+        Meta(
+            ge=0,
+            le=600,
+            description="Seconds to wait for another program's lock (a backup), or for a PostgreSQL server that"
+            " restarts, before an append fails.",
+        ),
     ] = 5.0
     append_queue_max: Annotated[
         int,
@@ -91,7 +96,12 @@ class DatabaseSettings(Struct, frozen=True):
     ] = 0.004
     erase_wait_s: Annotated[
         float,
-        Meta(gt=0, le=600, description="Seconds an erasure waits for readers, so that no file still holds the text."),
+        Meta(
+            gt=0,
+            le=600,
+            description="Seconds an erasure waits for readers (PostgreSQL: for VACUUM), so that no file"
+            " still holds the text.",
+        ),
     ] = 5.0
     read_page_max: Annotated[
         int, Meta(ge=1, le=100_000, description="Events read from the log at once: what one read holds in memory.")
@@ -112,7 +122,8 @@ class DatabaseSettings(Struct, frozen=True):
         Meta(
             ge=1,
             le=64,
-            description="Connections (a thread each) that read the log: one for short reads, the others for long ones.",
+            description="Connections (SQLite: a thread each) that read the log: one for short reads, the others for"
+            " long ones. PostgreSQL: a node has two more.",
         ),
     ] = 2
     cache_kib: Annotated[int, Meta(ge=64, le=16_777_216, description="KiB of page cache for each connection.")] = 8192
