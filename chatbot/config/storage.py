@@ -19,7 +19,7 @@ def parse_database_url(url: str) -> Path | str:
     Raises ValueError with the reason. A memory database is refused: what was acknowledged would not be on disk.
     """
     if url.startswith(POSTGRES):
-        if not _without_credentials(url).removeprefix("postgresql://").partition("/")[2]:
+        if not _without_credentials(url).partition("://")[2].partition("/")[2]:
             raise ValueError("postgresql: names no database")
         return url
     path = url
@@ -41,7 +41,8 @@ def parse_database_url(url: str) -> Path | str:
 
 def _without_credentials(url: str) -> str:
     """However badly it is written: nothing before its last @ is shown, and no option."""
-    return "postgresql://" + url.partition("://")[2].rpartition("@")[2].partition("?")[0]
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
 
 
 class DatabaseSettings(Struct, frozen=True):
