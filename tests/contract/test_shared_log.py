@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -12,17 +13,19 @@ from events.postgres_head import POLL_S
 from events.record import Head
 from events.verify import verify
 from tests.support.log_texts import ALL, fill, texts
-from tests.support.postgres import PostgresServer
 from tests.support.sample_events import ASKED, deleted, posted
-from tests.support.stores import PostgresStores
+from tests.support.stores import PostgresStores, SharedSqliteStores, Stores
 
-pytestmark = pytest.mark.real_part
 Nodes = tuple[EventLog, EventLog]
 
 
-@pytest.fixture
-async def nodes(postgres: PostgresServer) -> AsyncIterator[Nodes]:
-    stores = PostgresStores(await postgres.schema())
+@pytest.fixture(params=["sqlite-shared", pytest.param("postgres", marks=pytest.mark.real_part)])
+async def nodes(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Nodes]:
+    stores: Stores
+    if request.param == "postgres":
+        stores = PostgresStores(await request.getfixturevalue("postgres").schema())
+    else:
+        stores = SharedSqliteStores(tmp_path)
     yield await asyncio.gather(stores.open(), stores.open())  # together: one of them makes the table
     await stores.close()
 

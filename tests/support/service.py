@@ -7,8 +7,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,24 @@ class Running:
 
 @asynccontextmanager
 async def serving(folder: Path, model_url: str, **settings: str) -> AsyncIterator[Running]:
+    """The whole service on a free port, in this process, in which its code may not block any more."""
+    async with started(folder, model_url, **settings) as running:
+        with unblocked():
+            yield running
+
+
+@contextmanager
+def unblocked() -> Iterator[None]:
+    """From here on a blocking call of ours on the event loop (file, socket, sleep, SQLite) fails the test."""
+    with blockbuster_ctx(["events", "projections", "chatbot", "run"]) as watch:
+        for name in ("os.stat", "os.access", "os.path.abspath", "os.getcwd", "io.TextIOWrapper.read"):
+            # asyncpg looks for certificates and a password file before each of its few connections
+            watch.functions[name].can_block_in("asyncpg/connect_utils.py", "_parse_connect_arguments")
+        yield
+
+
+@asynccontextmanager
+async def started(folder: Path, model_url: str, **settings: str) -> AsyncIterator[Running]:
     """The whole service on a free port, in this process."""
     configuration = load({}, environment=environment(folder, model_url, **settings), folder=ROOT)
     async with AsyncExitStack() as stack:
@@ -72,12 +90,7 @@ async def serving(folder: Path, model_url: str, **settings: str) -> AsyncIterato
         await run.start_up(services, url)
         await services.health.refresh()
         client = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=30))
-        # From here on a blocking call of ours on the event loop (file, socket, sleep, SQLite) fails the test.
-        with blockbuster_ctx(["events", "projections", "chatbot", "run"]) as blockbuster:
-            # asyncpg looks for certificates and a password file when it connects: a few names in the home directory.
-            for function in ("os.stat", "os.access", "os.path.abspath", "io.TextIOWrapper.read"):
-                blockbuster.functions[function].can_block_in("asyncpg/connect_utils.py", "_parse_connect_arguments")
-            yield Running(services, client)
+        yield Running(services, client)
 
 
 class Program:
