@@ -163,7 +163,7 @@ async def run(settings: Settings, inheritance: Inheritance | None = None) -> Non
     worker = None if inheritance is None else Worker(inheritance, stop)
     async with AsyncExitStack() as stack:
         services = await compose(settings, stack, worker)
-        listener, url = await listen(build_app(services), worker.listeners if worker else ())
+        listener, url = await listen(build_app(services), worker)
         stack.push_async_callback(listener.cleanup)
         starting = asyncio.create_task(start_up(services, url, worker))
         leaving = asyncio.create_task(worker.told_to_leave() if worker else stop.wait())

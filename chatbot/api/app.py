@@ -1,8 +1,6 @@
 """The web application: routes, middleware, and the listener's life."""
 
 import logging
-import socket
-from collections.abc import Sequence
 
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage
@@ -12,8 +10,10 @@ from chatbot.api.audit import LEISURE, WALKS, WALKS_MAX
 from chatbot.api.middleware import add_headers, gate
 from chatbot.api.open_streams import OpenStreams
 from chatbot.api.services import SERVICES, Services
+from chatbot.api.shared_site import SharedSite
 from chatbot.sessions.leisure import Leisure
 from chatbot.workers.listening import BACKLOG, url_of
+from chatbot.workers.worker import Worker
 
 
 def build_app(services: Services) -> web.Application:
@@ -34,9 +34,9 @@ def is_ours(record: logging.LogRecord) -> bool:
     return kind is None or not issubclass(kind, BadHttpMessage | web.RequestPayloadError)
 
 
-async def listen(app: web.Application, shared: Sequence[socket.socket] = ()) -> tuple[web.AppRunner, str]:
-    """Start to listen, at sockets that are `shared` with other processes where there are some; returns the runner, to
-    be cleaned up, and the service's URL. Raises OSError.
+async def listen(app: web.Application, worker: Worker | None = None) -> tuple[web.AppRunner, str]:
+    """Start to listen, as a `worker` at the sockets that it shares with others; returns the runner, to be cleaned up,
+    and the service's URL. Raises OSError.
     """
     server = app[SERVICES].settings.server
     logging.getLogger("aiohttp.server").addFilter(is_ours)
@@ -48,10 +48,9 @@ async def listen(app: web.Application, shared: Sequence[socket.socket] = ()) -> 
         shutdown_timeout=server.feeds_grace_s,
     )
     await runner.setup()
-    for one in shared:
-        # asyncio accepts as many at once as may wait; of a socket that is shared it is to leave some to the others.
-        await web.SockSite(runner, one, backlog=1).start()
-        one.listen(BACKLOG)
-    if not shared:
+    if worker is None:
         await web.TCPSite(runner, server.host, server.port, backlog=BACKLOG).start()
-    return runner, url_of(runner.addresses[0])
+        return runner, url_of(runner.addresses[0])
+    for one in worker.listeners:
+        await SharedSite(runner, one, worker.share).start()
+    return runner, url_of(worker.listeners[0].getsockname())

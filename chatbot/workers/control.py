@@ -54,16 +54,21 @@ class Control:
     async def run(self) -> None:
         """Take orders. Returns never: after the last one it waits for its cancellation."""
         reader, self._writer = await open_channel(self._end)
-        while line := await _line(reader):
-            order = msgspec.json.decode(line, type=Order)
-            if order.siblings is not None:
-                self.siblings, self.restarts = order.siblings, order.restarts
-            if order.retire:
-                self.retire.set()
-            if order.drain:
-                self.stop.set()
-        self.stop.set()
-        await asyncio.Event().wait()
+        try:
+            while line := await _line(reader):
+                self._take(msgspec.json.decode(line, type=Order))
+            self.stop.set()
+            await asyncio.Event().wait()
+        finally:
+            self._writer.close()
+
+    def _take(self, order: Order) -> None:
+        if order.siblings is not None:
+            self.siblings, self.restarts = order.siblings, order.restarts
+        if order.retire:
+            self.retire.set()
+        if order.drain:
+            self.stop.set()
 
     def ready(self, node: str) -> None:
         """Tell the master that this worker serves. Only once `run` has begun."""

@@ -12,13 +12,14 @@ VARIABLE = "WORKER_INHERITANCE"  # not CHATBOT_...: it is no setting
 
 
 class Inheritance(Struct, frozen=True):
-    """`slot` counts from 1. `listeners` are the shared sockets; `control` leads to the master; `secret` is what the
-    workers know each other by. `lock` and `wakeups` (the end to receive from, then the ways to the others) belong to
-    a log in a file, and are absent where the log is in PostgreSQL.
+    """`slot` counts from 1. `listeners` are the shared sockets; `tally` is their tally of connections; `control` leads
+    to the master; `secret` is what the workers know each other by. `lock` and `wakeups` (the end to receive from, then
+    the ways to the others) belong to a log in a file, and are absent where the log is in PostgreSQL.
     """
 
     slot: int
     listeners: tuple[int, ...]
+    tally: int
     control: int
     secret: str
     lock: int | None = None
@@ -32,7 +33,7 @@ class Inheritance(Struct, frozen=True):
     def descriptors(self) -> tuple[int, ...]:
         """All that must stay open in the worker."""
         locked = () if self.lock is None else (self.lock,)
-        return (*self.listeners, self.control, *locked, *self.wakeups)
+        return (*self.listeners, self.tally, self.control, *locked, *self.wakeups)
 
     def listening(self) -> list[socket.socket]:
         """The shared sockets. To be called once: each of them owns its descriptor."""

@@ -134,6 +134,7 @@ class Master:
         code = await worker.ended()
         announcing.cancel()
         self._workers.pop(slot)
+        self._shared.tally.note(slot)  # it cannot say so itself where it was killed
         self._tell_siblings()
         self._moved.set()
         return worker, code

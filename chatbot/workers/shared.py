@@ -1,5 +1,6 @@
 """What all workers of one master share: the port, the lock of the database, ways to wake each other, a secret."""
 
+import os
 import secrets
 import socket
 from contextlib import ExitStack
@@ -7,6 +8,7 @@ from contextlib import ExitStack
 from chatbot.config.settings import Settings
 from chatbot.workers.inheritance import Inheritance
 from chatbot.workers.listening import bind, url_of
+from chatbot.workers.tally import Tally, tally_file
 from events.lock import DatabaseLock, database_file
 from events.wakeups import wakeup_sockets
 
@@ -33,20 +35,21 @@ class Shared:
                 stack.enter_context(pair[1])
         self._listeners = [stack.enter_context(one) for one in bind(settings.server.host, settings.server.port)]
         self.url = url_of(self._listeners[0].getsockname())
+        self._tally_file = tally_file(self.slots)
+        stack.callback(os.close, self._tally_file)
+        self.tally = Tally(self._tally_file)
         self._secret = settings.nodes.secret or secrets.token_urlsafe(SECRET_BYTES)
 
     def for_worker(self, slot: int) -> Inheritance:
         """What the worker in this slot inherits, but for its channel to the master."""
-        shared = Inheritance(slot, tuple(one.fileno() for one in self._listeners), control=-1, secret=self._secret)
-        if self._lock is None:
-            return shared
-        others = (end for number, (_, end) in enumerate(self._wakeups, start=1) if number != slot)
-        ends = (self._wakeups[slot - 1][0], *others)
+        own = [receiver for number, (receiver, _) in enumerate(self._wakeups, start=1) if number == slot]
+        others = [way for number, (_, way) in enumerate(self._wakeups, start=1) if number != slot]
         return Inheritance(
             slot=slot,
-            listeners=shared.listeners,
-            control=shared.control,
-            secret=shared.secret,
-            lock=self._lock.descriptor,
-            wakeups=tuple(end.fileno() for end in ends),
+            listeners=tuple(one.fileno() for one in self._listeners),
+            tally=self._tally_file,
+            control=-1,
+            secret=self._secret,
+            lock=None if self._lock is None else self._lock.descriptor,
+            wakeups=tuple(end.fileno() for end in (*own, *others)),
         )

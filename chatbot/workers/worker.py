@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from chatbot.config.settings import Settings
 from chatbot.workers.control import Control
 from chatbot.workers.inheritance import Inheritance
+from chatbot.workers.tally import Share, Tally
 
 
 class Worker:
@@ -20,6 +21,7 @@ class Worker:
     def __init__(self, inheritance: Inheritance, stop: asyncio.Event) -> None:
         self.slot = inheritance.slot
         self.listeners = inheritance.listening()
+        self.share = Share(Tally(inheritance.tally), self.slot)
         self.wakeups = inheritance.wakeups_of_log()
         self.control = Control(inheritance.control, stop)
         structlog.contextvars.bind_contextvars(worker=self.slot)
