@@ -70,7 +70,9 @@ class LogWatch:
     def refused(self, reason: str) -> None:
         self.writable = self.writable and reason != "unavailable"
         self._metrics.append_refused(reason)
-        self._logger.warning("log.refused", reason=reason)
+        # Who loses a race reads the tail and decides again: nothing is wrong.
+        write = self._logger.debug if reason == "conflict" else self._logger.warning
+        write("log.refused", reason=reason)
 
     def failed(self, error: Exception) -> None:
         self.writable = False

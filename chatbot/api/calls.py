@@ -68,10 +68,16 @@ _listing = (
     Query("status", "Which sessions.", {"enum": ["active", "expired"], "default": "active"}),
     _filters,
 )
+_at_least = Query(
+    "at_least",
+    "A version that the answer must have reached, as a write on any node told it; else 412.",
+    {"type": "integer", "minimum": 0},
+)
 _paging = (
     _limit,
     Query("before", "Only messages before this one: the `next` of the page before.", _text),
     Query("branch", "The branch that ends with this message; absent: the selected one.", _text),
+    _at_least,
 )
 _after = Query(
     "after",
@@ -132,7 +138,7 @@ CALLS: dict[str, tuple[Call, ...]] = {
         Call(
             "GET", _session, "read_session", "Read a session",
             {200: _SESSION, 304: _UNCHANGED},
-            headers=("If-None-Match",), problems=(404, 503),
+            query=(_at_least,), headers=("If-None-Match",), problems=(404, 412, 422, 503),
         ),
         Call(
             "PATCH", _session, "change_session", "Change a session's title or metadata", {200: _SESSION},
@@ -144,7 +150,7 @@ CALLS: dict[str, tuple[Call, ...]] = {
         ),
         Call(
             "GET", f"{_session}/messages", "list_messages", "List the newest messages, in the order of time",
-            {200: Answer("One page.", MessageList, headers=ETAG)}, query=_paging, problems=(404, 422, 503),
+            {200: Answer("One page.", MessageList, headers=ETAG)}, query=_paging, problems=(404, 412, 422, 503),
         ),
         Call(
             "GET", f"{_session}/stream", "follow_session", "Follow a session, from where you were",

@@ -1,4 +1,4 @@
-"""What a request's headers say about when it may take effect: If-Match and Idempotency-Key."""
+"""What a request says about when it may take effect, or be answered: If-Match, Idempotency-Key, at_least."""
 
 import hashlib
 import re
@@ -8,8 +8,10 @@ import msgspec
 from aiohttp import web
 from msgspec import Struct
 
-from chatbot.api.bodies import BodyFault
+from chatbot.api.bodies import BodyFault, query_int
 from chatbot.sessions.commands import Once
+from chatbot.sessions.errors import VersionBehind
+from events.batch import VERSION_MAX
 
 SESSIONS = uuid.UUID("c0b3a9de-4f0c-4b52-9a3e-6f2f5d1f7a10")  # the namespace of ids that are made from a key
 
@@ -25,6 +27,17 @@ def if_match(request: web.Request) -> int | None:
     if not found:
         raise BodyFault('must be one version as the ETag has it, such as "3"', "header.If-Match", status=400)
     return int(found[1])
+
+
+def check_at_least(request: web.Request, version: int) -> None:
+    """Refuse to answer with less than the version that `at_least` names, which the client knows from another node.
+
+    Reads show all that was recorded before them, wherever; so what is not there never was, or is lost.
+    Raises BodyFault, VersionBehind.
+    """
+    wanted = query_int(request, "at_least", 0, 0, VERSION_MAX)
+    if version < wanted:
+        raise VersionBehind(wanted, version)
 
 
 def once_of(request: web.Request, call: str, body: Struct) -> Once | None:

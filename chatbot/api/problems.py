@@ -24,6 +24,7 @@ STATUSES: dict[type[Exception], tuple[int, str, str]] = {
     errors.KeySpent: (422, "key-spent", "Idempotency-Key spent"),
     errors.TooLarge: (422, "invalid", "Invalid"),
     errors.VersionMismatch: (412, "version-mismatch", "Precondition failed"),
+    errors.VersionBehind: (412, "version-behind", "Precondition failed"),
     errors.SessionBusy: (409, "session-busy", "Session busy"),
     errors.TooManyPending: (429, "too-many-pending", "Too many messages are waiting"),
     errors.Overloaded: (503, "overloaded", "Overloaded"),

@@ -18,7 +18,7 @@ from chatbot.api.bodies import (
     query_int,
     read_body,
 )
-from chatbot.api.conditions import id_for, if_match, once_of
+from chatbot.api.conditions import check_at_least, id_for, if_match, once_of
 from chatbot.api.middleware import ASKER
 from chatbot.api.services import SERVICES, Services
 from chatbot.api.views import CancelView, MessageList, SessionList, message_view, session_view, state_view
@@ -72,7 +72,9 @@ def new_session(services: Services, state: State) -> web.Response:
 @routes.get("/api/sessions/{session_id}")
 async def read(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
+    check_query(request, frozenset({"at_least"}))
     session = await services.reader.session(session_id_of(request), request[ASKER])
+    check_at_least(request, session.version)
     described = await services.reader.described([session])
     headers = etag(session.version)
     if request.headers.get("If-None-Match") == headers["ETag"]:
@@ -125,13 +127,14 @@ async def cancel(request: web.Request) -> web.Response:
 @routes.get("/api/sessions/{session_id}/messages")
 async def messages(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
-    check_query(request, frozenset({"limit", "before", "branch"}))
+    check_query(request, frozenset({"limit", "before", "branch", "at_least"}))
     limit = query_int(request, "limit", 100, 1, LIST_MAX)
     before = request.query.get("before")
     session_id = session_id_of(request)
     branch = request.query.get("branch") or None
     history = await services.reader.history(session_id, branch, limit, before, request[ASKER])
     session, said = history.session, history.said
+    check_at_least(request, session.version)
     listed = MessageList(
         session_id=session_id,
         messages=[message_view(one, session_id) for one in said],

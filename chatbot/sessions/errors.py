@@ -27,6 +27,13 @@ class VersionMismatch(Rejection):
         super().__init__(f"the session is at version {current}, not {expected}")
 
 
+class VersionBehind(Rejection):
+    """The session has not reached the version that the request names."""
+
+    def __init__(self, wanted: int, current: int) -> None:
+        super().__init__(f"the session is at version {current}, not yet at {wanted}")
+
+
 class UnknownMessage(Rejection):
     """The session has no such message."""
 

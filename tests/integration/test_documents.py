@@ -22,7 +22,7 @@ from chatbot.api.examples import SESSION
 from chatbot.api.open_streams import OpenStreams
 from chatbot.api.openapi import build_document
 from chatbot.api.pouring import Pourer
-from chatbot.api.services import Services
+from chatbot.api.services import Readiness, Services
 from chatbot.config.edge import AuthSettings
 from chatbot.config.replies import ChatSettings
 from chatbot.config.settings import Settings
@@ -58,6 +58,7 @@ def client_of(settings: Settings) -> Client:
         supervisor=SimpleNamespace(ask=ask, draining=False),
         new_id=lambda: SESSION,
         new_token=lambda: "0" * 32,
+        readiness=Readiness(),
         pourer=Pourer(),
     )
     return TestClient(TestServer(build_app(cast(Services, parts))), auto_decompress=False)

@@ -77,3 +77,18 @@ async def test_a_session_that_is_not_there_or_a_strangers_answers_404_whatever_i
                 answer = await write(service.client, name, session_id, "no-message", {**asker, **condition})
                 assert answer.status_code == 404, answer.text
                 assert answer.json()["detail"] == f"Session {session_id} not found"
+
+
+async def test_an_answer_has_at_least_the_version_that_is_asked_for(service: Running) -> None:
+    session_id = await service.session()
+    version = (await service.chat(session_id, "hi"))["version"]
+    for path in ("", "/messages"):
+        url = f"/api/sessions/{session_id}{path}"
+        assert (await service.client.get(url, params={"at_least": version})).json()["version"] >= version
+        behind = await service.client.get(url, params={"at_least": version + 1})
+        assert (behind.status_code, behind.json()["detail"]) == (
+            412,
+            f"the session is at version {version}, not yet at {version + 1}",
+        )
+        odd = await service.client.get(url, params={"at_least": "-1"})
+        assert (odd.status_code, odd.json()["errors"][0]["path"]) == (422, "query.at_least")

@@ -124,3 +124,13 @@ async def test_keys_keep_tenants_apart(tmp_path: Path, model: ModelServer) -> No
         recorded = await service.services.log.read(session_id, limit=10)
         assert recorded[0].metadata.actor == "mina"
         assert recorded[0].metadata.request_id
+
+
+async def test_a_server_that_retires_tells_clients_to_connect_again(service: Running) -> None:
+    assert (await service.client.get("/livez")).headers.get("Connection") != "close"
+    service.services.readiness.retiring = True
+    assert (await service.client.get("/livez")).headers["Connection"] == "close"
+    body = {"session_id": await service.session(), "message": "hello"}
+    async with service.client.stream("POST", "/api/chat/stream", json=body) as answer:
+        assert answer.headers["Connection"] == "close"
+        assert "complete" in (await answer.aread()).decode()

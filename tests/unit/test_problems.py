@@ -26,6 +26,7 @@ EXPECTED: dict[type[Exception], int] = {
     sessions.SessionExpired: 404,
     sessions.SessionDeleted: 404,
     sessions.VersionMismatch: 412,
+    sessions.VersionBehind: 412,
     sessions.UnknownMessage: 422,
     sessions.NothingToRegenerate: 422,
     sessions.KeyReused: 422,
