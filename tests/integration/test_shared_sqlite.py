@@ -153,14 +153,29 @@ async def test_all_who_ask_for_the_head_together_share_one_look(
     assert looks == 1
 
 
-async def test_who_asks_while_a_look_is_under_way_gets_the_next_one(logs: SharedLogs) -> None:
+async def test_who_asks_while_a_look_is_under_way_gets_the_next_one(
+    logs: SharedLogs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here, there = await logs.open(0), await logs.open(1)
-    for version in range(30):
-        early = asyncio.create_task(there.latest())
-        await asyncio.sleep(0)
-        (recorded,) = await here.append("a", version, [posted("x")], ASKED)
-        assert (await there.latest()).position >= recorded.position
-        await early
+    shared = there._shared
+    assert shared is not None
+    ask, looked, go_on = shared._readers.ask, asyncio.Event(), asyncio.Event()
+
+    async def held(question: Any) -> Any:
+        rows = await ask(question)
+        looked.set()
+        await go_on.wait()
+        return rows
+
+    monkeypatch.setattr(shared._readers, "ask", held)
+    early = asyncio.create_task(there.latest())
+    await looked.wait()
+    (recorded,) = await here.append("a", 0, [posted("x")], ASKED)
+    late = asyncio.create_task(there.latest())
+    await asyncio.sleep(0)
+    go_on.set()
+    assert (await late).position == recorded.position
+    await early
 
 
 async def test_an_erasure_leaves_no_text_though_others_read_and_write(logs: SharedLogs, tmp_path: Path) -> None:
@@ -248,7 +263,7 @@ async def test_processes_that_race_lose_and_double_nothing_though_one_is_killed_
 ) -> None:
     log = await logs.open(4, OPTIONS)
     writers = [
-        await started(WRITER, str(logs.path), str(slot), json.dumps(logs.descriptors), "100", pass_fds=logs.descriptors)
+        await started(WRITER, str(logs.path), str(slot), json.dumps(logs.descriptors), "50", pass_fds=logs.descriptors)
         for slot in range(4)
     ]
     try:
@@ -256,11 +271,11 @@ async def test_processes_that_race_lose_and_double_nothing_though_one_is_killed_
             await log.wait(60)  # all are under way, or nearly
         writers[0].send_signal(signal.SIGSTOP)
         writers[1].kill()
-        begun_s = time.monotonic()
-        told = [await said(writer) for writer in writers[1:]]
-        assert time.monotonic() - begun_s < 20
+        # Should it have been in the middle of a commit, the others are refused for as long as it is stopped.
+        await asyncio.sleep(2 * OPTIONS.busy_timeout_s)
         writers[0].send_signal(signal.SIGCONT)
-        told.append(await said(writers[0]))
+        async with asyncio.timeout(60):
+            told = [await said(writer) for writer in writers]
         codes = [await writer.wait() for writer in writers]
     finally:
         for writer in writers:
