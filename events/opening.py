@@ -29,6 +29,7 @@ async def open_log(
     """The log in `place`, a path or a PostgreSQL URL, made if missing; with `read_only` nothing is written. `wakeups`
     join the processes that share a file; PostgreSQL has its own.
 
+    `wakeups` are for processes of one machine that append to one file.
     Raises LogUnusable, which says what to do about it.
     """
     if isinstance(place, Path):
