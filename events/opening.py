@@ -26,8 +26,7 @@ async def open_log(
     observe: LogObserver | None = None,
     wakeups: Wakeups | None = None,
 ) -> EventLog:
-    """The log in `place`, a path or a PostgreSQL URL, made if missing; with `read_only` nothing is written. `wakeups`
-    join the processes that share a file; PostgreSQL has its own.
+    """The log in `place`, a path or a PostgreSQL URL, made if missing; with `read_only` nothing is written.
 
     `wakeups` are for processes of one machine that append to one file.
     Raises LogUnusable, which says what to do about it.

@@ -345,6 +345,29 @@ async def test_a_database_that_has_forgotten_what_it_acknowledged_is_written_no_
     await again.close()
 
 
+@pytest.fixture
+def tight() -> Iterator[PostgresServer]:
+    with postgres_server() as server, server.small_disk(3000):
+        yield server
+
+
+async def test_a_full_disk_refuses_and_records_nothing_until_there_is_space(tight: PostgresServer) -> None:
+    url = f"{await tight.schema()}&default_tablespace=small"
+    await tight.execute("CREATE TABLE ballast AS SELECT repeat('x', 1000) FROM generate_series(1, 800)", url=url)
+    log = await PostgresLog.open(url, HASTY)
+    version = 0
+    with pytest.raises(LogUnavailable, match=r"disk is full: free some space .*; nothing was recorded"):
+        for version in range(200):
+            await log.append("a", version, [posted(random.randbytes(20_000).hex())], ASKED)
+    assert version > 1
+    assert (await log.latest()).position == version
+    await tight.execute("DROP TABLE ballast", url=url)
+    await log.append("a", version, [posted("again")], ASKED)
+    assert (await verify(log))[1] is None
+    assert (log.damage, log.failure) == (None, None)
+    await log.close()
+
+
 async def test_a_standby_refuses_and_tells_that_nothing_was_recorded_until_it_is_the_primary(
     mortal: PostgresServer,
 ) -> None:
