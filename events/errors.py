@@ -20,6 +20,10 @@ class LogUnavailable(LogError):
     """The log cannot be written just now (disk full, locked by another program, closing); nothing was recorded."""
 
 
+class OutcomeUnknown(LogUnavailable):
+    """A database went away before it answered: whether this was recorded is unknown; read the stream again."""
+
+
 class LogBusy(LogUnavailable):
     """Too many appends wait already; nothing was recorded."""
 

@@ -16,7 +16,7 @@ class EventLog(Protocol):
         """Record `events` after `expected_version` (0: a new stream), all or none, and return once they are on disk.
 
         Raises VersionConflict when the stream is at another version, LogBusy when too many appends wait,
-        LogUnavailable when the store cannot be written; in each case nothing was recorded.
+        LogUnavailable when the store cannot be written; in each case nothing was recorded, but for OutcomeUnknown.
         """
         ...
 

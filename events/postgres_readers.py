@@ -71,6 +71,7 @@ class PostgresReaders:
         self._closed = True
         for connection in self._busy:
             connection.terminate()
+        await asyncio.sleep(0)  # whom that surprises puts its connection back
         while self._idle:
             await farewell(self._idle.pop())
 
@@ -95,15 +96,15 @@ class PostgresReaders:
         try:
             async with asyncio.timeout(ANSWER_S):
                 found: list[Any] = await connection.fetch(query, *values)
+        except asyncio.CancelledError:  # whoever asked has left: asyncpg has the server stop, and waits for that
+            self._idle.append(connection)
+            raise
         except BaseException:
-            connection.terminate()  # whoever left may have left an answer behind
+            connection.terminate()
             raise
         finally:
             self._busy.discard(connection)
-        if self._closed:
-            await farewell(connection)
-        else:
-            self._idle.append(connection)
+        self._idle.append(connection)
         return found
 
     async def _connection(self) -> asyncpg.Connection:

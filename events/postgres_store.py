@@ -13,7 +13,7 @@ import asyncpg
 from msgspec import Struct, field
 
 from events.batch import Outcome, Pending
-from events.errors import LogUnavailable, VersionConflict
+from events.errors import LogUnavailable, OutcomeUnknown, VersionConflict
 from events.postgres_append import Placed, call, recorded
 from events.postgres_connection import (
     ANSWER_S,
@@ -31,6 +31,8 @@ from events.postgres_head import HeadWatch, ask_head
 from events.postgres_vacuum import Vacuum
 
 T = TypeVar("T")
+
+UNKNOWN = "whether this was recorded is unknown: read the stream again"
 
 _FLUSH = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 _FIND = """
@@ -164,11 +166,9 @@ class PostgresStore:
 
     def _refused(self, batch: _Batch, reason: str) -> list[Outcome]:
         """An exception of its own for each caller: raising adds a traceback to it."""
-        fate = (
-            "whether this was recorded is unknown: read the stream again" if batch.in_doubt else "nothing was recorded"
-        )
+        kind, fate = (OutcomeUnknown, UNKNOWN) if batch.in_doubt else (LogUnavailable, "nothing was recorded")
         for number in batch.missing:
-            batch.outcomes[number] = LogUnavailable(f"{reason}; {fate}")
+            batch.outcomes[number] = kind(f"{reason}; {fate}")
             if batch.in_doubt and batch.appends[number].erases:
                 self._vacuum.wanted()
         return self._all(batch)

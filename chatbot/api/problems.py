@@ -8,7 +8,7 @@ from aiohttp import web
 from chatbot.api.bodies import BodyFault
 from chatbot.llm.errors import LlmError, LlmOverloaded
 from chatbot.sessions import errors
-from events.errors import LogUnavailable
+from events.errors import LogUnavailable, OutcomeUnknown
 from projections.errors import ProjectionError
 
 RETRY_AFTER_S = 1
@@ -30,12 +30,15 @@ STATUSES: dict[type[Exception], tuple[int, str, str]] = {
     errors.Overloaded: (503, "overloaded", "Overloaded"),
     errors.Draining: (503, "draining", "Shutting down"),
     LlmOverloaded: (503, "overloaded", "Overloaded"),
+    OutcomeUnknown: (503, "outcome-unknown", "Perhaps recorded"),
     LogUnavailable: (503, "log-unavailable", "Cannot record just now"),
     ProjectionError: (503, "projections-unavailable", "Cannot read just now"),
 }
 
 # What clients are told where the error itself names files of this machine; the log has those.
 DETAILS: dict[type[Exception], str] = {
+    OutcomeUnknown: "the database went away before it could tell whether this was recorded; look before you ask again,"
+    " or ask again with the same Idempotency-Key",
     LogUnavailable: "nothing can be recorded just now, and nothing was changed; try again in a moment",
     ProjectionError: "the projections cannot be read just now; try again in a moment",
 }

@@ -33,7 +33,7 @@ async def export(desk: Desk, options: argparse.Namespace) -> int:
     async with desk.reading() as log:
         try:
             is_part = options.owner is not None or options.session is not None
-            path = desk.file("export all of it") if is_part else None
+            path = desk.file("export all of it, or move it to a file with `run.py migrate` first") if is_part else None
             events = await export_log(log, path, sys.stdout.buffer, owner=options.owner, session=options.session)
         except BrokenPipeError:
             raise CommandFailed("whoever read the export has stopped: it is not whole") from None

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import asyncpg
 import pytest
 
-from events.errors import LogUnavailable, VersionConflict
+from events.errors import LogUnavailable, OutcomeUnknown, VersionConflict
 from events.log import EventLog
 from events.options import LogOptions
 from events.postgres import PostgresLog
@@ -215,7 +215,7 @@ async def test_an_outcome_that_stays_unknown_is_told_as_unknown(postgres: Postgr
     log = await through(line, await postgres.schema(), HASTY)
     await fill(log, "a", "1")
     line.loses_answer = line.down = True
-    with pytest.raises(LogUnavailable, match="unknown: read the stream again"):
+    with pytest.raises(OutcomeUnknown, match="unknown: read the stream again"):
         await log.append("a", 1, [posted("2")], ASKED)
     with pytest.raises(LogUnavailable, match="nothing was recorded"):
         await log.append("b", 0, [posted("3")], ASKED)
@@ -343,6 +343,35 @@ async def test_a_database_that_has_forgotten_what_it_acknowledged_is_written_no_
     again = await PostgresLog.open(url, HASTY)
     assert again.head().position == 2
     await again.close()
+
+
+@pytest.fixture
+def tight() -> Iterator[PostgresServer]:
+    with postgres_server() as server, server.small_disk(3000):
+        yield server
+
+
+async def test_a_full_disk_refuses_and_records_nothing_until_there_is_space(tight: PostgresServer) -> None:
+    url = f"{await tight.schema()}&default_tablespace=small"
+    await tight.execute("CREATE TABLE ballast AS SELECT repeat('x', 1000) FROM generate_series(1, 800)", url=url)
+    log = await PostgresLog.open(url, HASTY)
+    version = 0
+
+    async def fill_up() -> None:
+        nonlocal version
+        while version < 200:
+            await log.append("a", version, [posted(random.randbytes(20_000).hex())], ASKED)
+            version += 1
+
+    with pytest.raises(LogUnavailable, match=r"disk is full: free some space .*; nothing was recorded"):
+        await fill_up()
+    assert version > 1
+    assert (await log.latest()).position == version
+    await tight.execute("DROP TABLE ballast", url=url)
+    await log.append("a", version, [posted("again")], ASKED)
+    assert (await verify(log))[1] is None
+    assert (log.damage, log.failure) == (None, None)
+    await log.close()
 
 
 async def test_a_standby_refuses_and_tells_that_nothing_was_recorded_until_it_is_the_primary(

@@ -150,6 +150,12 @@ async def test_any_number_of_reads_share_a_few_connections(url: str, postgres: P
         task.cancel()
     await asyncio.wait(leaving)
     assert [len(task.result()) for task in leaving[1::2]] == [1] * 10
+    slow = asyncio.create_task(log._readers.rows("SELECT pg_sleep(5)"))
+    await asyncio.sleep(0.1)
+    slow.cancel()
+    async with asyncio.timeout(2):
+        assert len(await asyncio.gather(*(log.read_all(limit=1) for _ in range(10)))) == 10
+    assert await other.fetchval("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'chatbot'") == 3 + 2
     await other.close()
     await log.close()
 

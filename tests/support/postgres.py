@@ -1,5 +1,6 @@
 """A real PostgreSQL server in a folder of its own, that can be killed and started again. It syncs to the disk."""
 
+import asyncio
 import contextlib
 import os
 import pwd
@@ -16,6 +17,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from tests.support.log_files import small_disk
 from tests.support.parts import free_port
 
 START_TIMEOUT_S = 30.0
@@ -45,6 +47,7 @@ class PostgresServer:
     def __init__(self, folder: Path, programs: Path, **settings: str) -> None:
         self.port = free_port()
         self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+        self.folder = folder
         self.log = folder / "server.log"
         self._programs = programs
         self._data = folder / "data"
@@ -108,6 +111,15 @@ class PostgresServer:
                 await connection.execute(statement)
         finally:
             await connection.close()
+
+    @contextmanager
+    def small_disk(self, kib: int) -> Iterator[str]:
+        """The name of a tablespace on a disk of its own; skips the test where mounting one is not permitted."""
+        with small_disk(self.folder / "small", kib) as disk:
+            if self._user is not None:
+                os.chown(disk, self._user, self._user)
+            asyncio.run(self.execute(f"CREATE TABLESPACE small LOCATION '{disk}'"))
+            yield "small"
 
     def _ready(self) -> bool:
         """As the server itself notes in its folder."""
