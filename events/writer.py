@@ -79,7 +79,8 @@ class BatchWriter:
         self._queued_events = 0
         self._arrival = asyncio.Event()
         self._closing = False
-        self._company = 0  # appends in the last batch
+        self._met = 0  # appends in the last batch
+        self._company = 0  # and in the one before it, too: a crowd that came once is not waited for
         self._wanted = 1  # appends in the queue that wake the task
         self._loop = asyncio.get_running_loop()
         self._task = self._loop.create_task(self._run(), name="log-writer")
@@ -127,7 +128,8 @@ class BatchWriter:
                     await self._gather()
                     batch = self._take()
                     await self._write(batch)
-                    self._company = len(batch) + len(self._queue)
+                    met, self._met = self._met, len(batch) + len(self._queue)
+                    self._company = min(met, self._met)
                 pause_s = await self._tidy()
         finally:  # reached with appends waiting only when the event loop itself is torn down
             self._closing = True
@@ -145,8 +147,8 @@ class BatchWriter:
             await (self._arrival.wait() if timeout is None else asyncio.wait_for(self._arrival.wait(), timeout))
 
     async def _gather(self) -> None:
-        """Wait a moment for as many appends as the last batch had: who appends side by side shares a commit. Whoever
-        appends alone waits for nobody."""
+        """Wait a moment for as many appends as the last batches had: who appends side by side shares a commit. Whoever
+        appends alone waits for nobody, nor for those that have just come together once, as sessions that expire do."""
         is_full = self._queued_events >= self._options.append_batch_max
         if len(self._queue) < self._company and not is_full and not self._closing:
             self._arrival.clear()

@@ -93,7 +93,7 @@ class DatabaseSettings(Struct, frozen=True):
     ] = 512
     append_gather_s: Annotated[
         float,
-        Meta(ge=0, le=1, description="Seconds at most that a commit waits for as many appends as the last one had."),
+        Meta(ge=0, le=1, description="Seconds at most that a commit waits for as many appends as the last two had."),
     ] = 0.004
     erase_wait_s: Annotated[
         float,

@@ -1,17 +1,12 @@
-"""`python run.py --workers 2` as an operator meets it: real processes, killed, replaced and stopped.
-
-Each session here is served by one worker at a time: a client keeps its connection.
-"""
+"""`python run.py --workers 2` as an operator meets it: real processes, killed, replaced and stopped."""
 
 import asyncio
 import os
 import re
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -20,52 +15,8 @@ from tests.support.feed_reader import following
 from tests.support.log_files import foreign
 from tests.support.model_server import ModelServer
 from tests.support.processes import ran
-from tests.support.service import Program, frames, program
-
-PATIENCE_S = 15.0
-TWO = ("--workers", "2")
-
-
-@asynccontextmanager
-async def two_workers(folder: Path, model: ModelServer, **settings: str) -> AsyncIterator[Program]:
-    """Two workers and their master; none of them is left at the end."""
-    async with program(folder, model.url, *TWO, **settings) as started:
-        try:
-            yield started
-        finally:
-            for pid in pids(started):
-                if is_alive(pid):
-                    os.kill(pid, signal.SIGKILL)
-
-
-def pids(started: Program) -> list[int]:
-    """Of all workers that have become ready so far."""
-    return [line["pid"] for line in started.log("worker.ready")]
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-async def until(reached: Callable[[], Any]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not reached():
-            await asyncio.sleep(0.02)
-
-
-async def create(client: httpx.AsyncClient) -> str:
-    answer = await client.post("/api/sessions")
-    assert answer.status_code == 201, answer.text
-    return str(answer.json()["session_id"])
-
-
-async def metrics(url: str) -> str:
-    """Over a connection of its own, so of whichever worker takes it."""
-    async with httpx.AsyncClient(base_url=url) as client:
-        return (await client.get("/metrics")).text
+from tests.support.service import frames, program
+from tests.support.workers import PATIENCE_S, TWO, create, is_alive, metrics, pids, two_workers, until
 
 
 async def test_both_workers_serve_the_one_port(tmp_path: Path, model: ModelServer) -> None:

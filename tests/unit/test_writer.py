@@ -157,27 +157,41 @@ def test_a_number_that_would_stop_the_log_is_refused(wrong: dict[str, int]) -> N
 async def test_who_appends_side_by_side_shares_commits_from_then_on() -> None:
     store = Lists()
     writer = BatchWriter(store, LogOptions(append_gather_s=5.0), NoObserver())
-    await asyncio.gather(*(writer.submit(pending(f"a{number}")) for number in range(3)))
-    late = [writer.submit(pending("b0"))]
+    for name in "ab":
+        await asyncio.gather(*(writer.submit(pending(f"{name}{number}")) for number in range(3)))
+    late = [writer.submit(pending("c0"))]
     await asyncio.sleep(0.02)
-    assert store.batches == [3]  # it waits for company
-    late += [writer.submit(pending(f"b{number}")) for number in (1, 2)]
+    assert store.batches == [3, 3]  # it waits for company
+    late += [writer.submit(pending(f"c{number}")) for number in (1, 2)]
     await asyncio.gather(*late)
     await writer.close()
-    assert store.batches == [3, 3]
+    assert store.batches == [3, 3, 3]
+
+
+async def test_nobody_waits_for_a_crowd_that_came_once() -> None:
+    """As sessions do that expire eight at a time, beside one that chats."""
+    store = Lists()
+    writer = BatchWriter(store, LogOptions(append_gather_s=60.0), NoObserver())
+    async with asyncio.timeout(5):
+        for number in range(3):
+            await asyncio.gather(*(writer.submit(pending(f"a{number}-{place}")) for place in range(8)))
+            await writer.submit(pending(f"b{number}"))
+    await writer.close()
+    assert store.batches == [8, 1] * 3
 
 
 async def test_who_is_alone_waits_for_nobody_but_once() -> None:
     store = Lists()
     writer = BatchWriter(store, LogOptions(append_gather_s=0.2), NoObserver())
     loop = asyncio.get_running_loop()
-    await asyncio.gather(writer.submit(pending("a")), writer.submit(pending("b")))
+    for name in "ab":
+        await asyncio.gather(*(writer.submit(pending(f"{name}{number}")) for number in range(2)))
     for number, most_s in enumerate((2.0, 0.15, 0.15)):
         began_s = loop.time()
         await writer.submit(pending(f"c{number}"))
         assert loop.time() - began_s < most_s
     await writer.close()
-    assert store.batches == [2, 1, 1, 1]
+    assert store.batches == [2, 2, 1, 1, 1]
 
 
 async def test_a_full_batch_and_a_closing_log_wait_for_nobody() -> None:
@@ -186,10 +200,11 @@ async def test_a_full_batch_and_a_closing_log_wait_for_nobody() -> None:
     async with asyncio.timeout(5):
         await asyncio.gather(*(writer.submit(pending(f"a{number}")) for number in range(4)))
         await writer.submit(pending("b", 4))
-        await asyncio.gather(writer.submit(pending("c")), writer.submit(pending("d")))
+        for name in "cd":
+            await asyncio.gather(writer.submit(pending(f"{name}0")), writer.submit(pending(f"{name}1")))
         last = writer.submit(pending("e"))
         await asyncio.sleep(0.01)
-        assert store.batches == [4, 4, 2]
+        assert store.batches == [4, 4, 2, 2]
         await writer.close()
         await last
-    assert store.batches == [4, 4, 2, 1]
+    assert store.batches == [4, 4, 2, 2, 1]
