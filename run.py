@@ -16,9 +16,10 @@ from typing import Any
 import structlog
 from msgspec.structs import replace
 
-from chatbot.api.app import build_app, listen
+from chatbot.api.app import build_app, listen, listen_on
 from chatbot.api.draining import drain
 from chatbot.api.open_streams import OpenStreams
+from chatbot.api.peers import build_peers_app
 from chatbot.api.pouring import Pourer
 from chatbot.api.services import Readiness, Services
 from chatbot.audit.desk import CommandFailed, Desk, attended, say
@@ -38,10 +39,12 @@ from chatbot.llm.protocol import Provider
 from chatbot.logs import setup_logging
 from chatbot.loop_lag import watch_loop
 from chatbot.metrics import Metrics
+from chatbot.nodes.membership import Membership
 from chatbot.observers import LogWatch, ProjectionWatch, SessionWatch
 from chatbot.reload import run_reloading
 from chatbot.sessions.expiry import ExpiryTimer
 from chatbot.sessions.feeds import Feeds
+from chatbot.sessions.nodes import Alone
 from chatbot.sessions.ports import Ports
 from chatbot.sessions.reading import Reader
 from chatbot.sessions.recent_texts import RecentTexts
@@ -188,6 +191,10 @@ async def compose(settings: Settings, stack: AsyncExitStack) -> Services:
     stack.push_async_callback(projections.stop)
     provider = create_provider(settings.llm.provider, llm_options(settings), embedded_options(settings))
     stack.push_async_callback(provider.close)
+    feeds = Feeds()
+    member = Membership(settings.nodes, log, feeds) if log.is_shared else None
+    if member is not None:
+        stack.push_async_callback(member.close)
     health = HealthMonitor(provider, settings.llm.health_interval_s, settings.llm.server_url)
     await stack.enter_async_context(background(health.run(), "health"))
     ports = Ports(
@@ -196,21 +203,24 @@ async def compose(settings: Settings, stack: AsyncExitStack) -> Services:
         queries=projections.queries,
         provider=provider,
         gate=Gate(settings.llm.concurrent_max, settings.llm.queue_max),
-        rules=rules(settings),
+        rules=rules(settings, member.name if member else None),
         limits=limits(settings),
-        feeds=Feeds(),
+        feeds=feeds,
         texts=RecentTexts(log, settings.database.text_cache_bytes),
         observe=SessionWatch(metrics, structlog.get_logger("sessions")),
         clock=now_us,
         timer=time.monotonic,
         logger=structlog.get_logger("sessions"),
+        nodes=member.cluster if member else Alone(),
     )
     ids = Ids()
     supervisor = Supervisor(ports)
     stack.push_async_callback(supervisor.close)
+    for name, work_beside in (member.work(ports, supervisor) if member else {}).items():
+        await stack.enter_async_context(background(work_beside, name))
     expiry = ExpiryTimer(ports, supervisor, settings.sessions.erase_expired_after_hours)
     await stack.enter_async_context(background(expiry.run(), "expiry"))
-    return Services(
+    services = Services(
         settings=settings,
         log=log,
         runner=projections,
@@ -219,6 +229,7 @@ async def compose(settings: Settings, stack: AsyncExitStack) -> Services:
         expiry=expiry,
         reader=Reader(ports, supervisor),
         feeds=ports.feeds,
+        nodes=ports.nodes,
         streams=OpenStreams(settings.stream.readers_max),
         pourer=Pourer(),
         metrics=metrics,
@@ -233,6 +244,10 @@ async def compose(settings: Settings, stack: AsyncExitStack) -> Services:
         logger=structlog.get_logger("api"),
         version=version(),
     )
+    if member is not None:
+        listener = await listen_on(build_peers_app(services, member.secret), member.listener)
+        stack.push_async_callback(listener.cleanup)
+    return services
 
 
 async def start_up(services: Services, url: str) -> None:

@@ -22,9 +22,10 @@ def runner_options(settings: Settings) -> RunnerOptions:
     return RunnerOptions(batch_max=database.projection_batch_max, delay_s=database.projection_delay_s)
 
 
-def rules(settings: Settings) -> Rules:
+def rules(settings: Settings, node: str | None = None) -> Rules:
+    """`node` is this node's name among others; None: it serves alone."""
     return Rules(
-        node=os.uname().nodename,
+        node=node or os.uname().nodename,
         provider=settings.llm.provider,
         model=settings.llm.model,
         max_context_messages=settings.chat.max_context_messages,
@@ -32,6 +33,7 @@ def rules(settings: Settings) -> Rules:
         access_resolution_us=round(settings.sessions.access_resolution_s * 1e6),
         auth=bool(settings.auth.keys),
         retry_interrupted=settings.sessions.retry_interrupted,
+        is_shared=node is not None,
     )
 
 

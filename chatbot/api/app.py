@@ -1,6 +1,7 @@
 """The web application: routes, middleware, and the listener's life."""
 
 import logging
+import socket
 
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage
@@ -34,6 +35,22 @@ def is_ours(record: logging.LogRecord) -> bool:
 async def listen(app: web.Application) -> tuple[web.AppRunner, str]:
     """Start to listen; returns the runner, to be cleaned up, and the service's URL. Raises OSError."""
     server = app[SERVICES].settings.server
+    runner = await _runner(app)
+    await web.TCPSite(runner, server.host, server.port, backlog=1024).start()
+    host, port = runner.addresses[0][:2]
+    shown = f"[{host}]" if ":" in host else host
+    return runner, f"http://{shown}:{port}"
+
+
+async def listen_on(app: web.Application, listener: socket.socket) -> web.AppRunner:
+    """Start to accept from a socket that is bound already; returns the runner, to be cleaned up."""
+    runner = await _runner(app)
+    await web.SockSite(runner, listener).start()
+    return runner
+
+
+async def _runner(app: web.Application) -> web.AppRunner:
+    server = app[SERVICES].settings.server
     logging.getLogger("aiohttp.server").addFilter(is_ours)
     runner = web.AppRunner(
         app,
@@ -43,7 +60,4 @@ async def listen(app: web.Application) -> tuple[web.AppRunner, str]:
         shutdown_timeout=server.feeds_grace_s,
     )
     await runner.setup()
-    await web.TCPSite(runner, server.host, server.port, backlog=1024).start()
-    host, port = runner.addresses[0][:2]
-    shown = f"[{host}]" if ":" in host else host
-    return runner, f"http://{shown}:{port}"
+    return runner

@@ -1,7 +1,6 @@
 """One reader's event stream: headers, frames with back-pressure, pings, and letting go of who takes nothing."""
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
@@ -34,11 +33,11 @@ async def answer_stream(
     write: Callable[["EventStream"], Awaitable[None]],
     *,
     headers: Mapping[str, str] = HEADERS,
-    pings: bool = True,
+    ping_s: float | None = None,
 ) -> web.StreamResponse:
     """Open an event stream, let `write` fill it, end it. A reader that leaves ends it, too.
 
-    Streams of another type have other `headers`, and no `pings`.
+    Streams of another type have other `headers`; `ping_s` None: as the settings say, infinite: no pings.
     """
     services = request.app[SERVICES]
     settings = services.settings.stream
@@ -46,7 +45,7 @@ async def answer_stream(
     with services.metrics.open_stream():
         try:
             stream = await EventStream.open(
-                request, headers, settings.sse_ping_s if pings else math.inf, settings.write_timeout_s
+                request, headers, settings.sse_ping_s if ping_s is None else ping_s, settings.write_timeout_s
             )
             await write(stream)
             await stream.close()

@@ -42,6 +42,7 @@ async def _begin(
 ) -> Follower:
     session = await services.reader.session(session_id, asker)
     channel.reach(session.version)
+    await services.nodes.watch(session)
     follower = Follower(services, session, channel)
     await follower.begin(session, cursor)
     return follower

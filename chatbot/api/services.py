@@ -16,6 +16,7 @@ from chatbot.metrics import Metrics
 from chatbot.observers import LogWatch
 from chatbot.sessions.expiry import ExpiryTimer
 from chatbot.sessions.feeds import Feeds
+from chatbot.sessions.nodes import Nodes
 from chatbot.sessions.reading import Reader
 from chatbot.sessions.supervisor import Supervisor
 from events.log import EventLog
@@ -41,6 +42,7 @@ class Services(Struct, frozen=True):
     expiry: ExpiryTimer
     reader: Reader
     feeds: Feeds
+    nodes: Nodes
     streams: OpenStreams
     pourer: Pourer
     metrics: Metrics

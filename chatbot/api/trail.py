@@ -1,5 +1,6 @@
 """Trails: the events of one session, or of all, as they were recorded. To read them is no access, appends nothing."""
 
+import math
 import re
 from collections.abc import AsyncIterator
 
@@ -118,4 +119,4 @@ async def _answer(request: web.Request, pieces: AsyncIterator[bytes], content_ty
 
     with services.streams.another():
         first = await anext(pieces, b"")
-        return await answer_stream(request, write, headers={"Content-Type": content_type, **HEADERS}, pings=False)
+        return await answer_stream(request, write, headers={"Content-Type": content_type, **HEADERS}, ping_s=math.inf)

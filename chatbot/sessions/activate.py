@@ -3,6 +3,8 @@
 Costs the same for ten messages and for ten thousand.
 """
 
+from collections.abc import AsyncIterator, Container
+
 from msgspec.structs import replace
 
 from chatbot.sessions import errors
@@ -36,7 +38,8 @@ def recent_max(ports: Ports) -> int:
 
 async def load(ports: Ports, session_id: str) -> State | None:
     """The session's state at the end of its stream; None when there is no such stream."""
-    is_level = ports.runner.position >= ports.log.head().position  # then this very question is answered with all
+    # Then this very question is answered with all that there is, unless others append.
+    is_level = not ports.log.is_shared and ports.runner.position >= ports.log.head().position
     session = await ports.queries.session(session_id)
     state: State | None = None
     if session is not None:
@@ -49,18 +52,22 @@ async def load(ports: Ports, session_id: str) -> State | None:
         changed = texts[described].event if described else None
         if isinstance(changed, MetadataChanged):
             state = State(session, changed.metadata, changed.title, state.system_prompt)
-    return state if is_level else await catch_up(ports, session_id, state)
-
-
-async def catch_up(ports: Ports, session_id: str, state: State | None) -> State | None:
-    """`state` with what was appended to its stream since."""
-    while True:
-        after = state.session.version if state else 0
-        tail = await ports.log.read(session_id, after=after, limit=ports.limits.read_page_max)
-        for recorded in tail:
+    if is_level:
+        return state
+    async for page in tail(ports, session_id, state):
+        for recorded in page:
             state = evolve(state, recorded, recent_max(ports))
-        if len(tail) < ports.limits.read_page_max:
-            return state
+    return state
+
+
+async def tail(ports: Ports, session_id: str, state: State | None) -> AsyncIterator[list[RecordedEvent]]:
+    """What was appended to the stream after `state`, page by page."""
+    after, page_max = state.session.version if state else 0, ports.limits.read_page_max
+    while page := await ports.log.read(session_id, after=after, limit=page_max):
+        yield page
+        if len(page) < page_max:
+            return
+        after = page[-1].version
 
 
 async def remember_branch(ports: Ports, state: State, leaf: str) -> dict[str, Remembered] | None:
@@ -69,7 +76,7 @@ async def remember_branch(ports: Ports, state: State, leaf: str) -> dict[str, Re
     rows, texts = await _branch(ports, state, leaf)
     if any(recorded.event is None for recorded in texts.values()):
         # A session that this one was forked from is gone by now; its texts were copied here before.
-        await ports.runner.wait_for(ports.log.head().position)
+        await ports.runner.wait_for((await ports.log.latest()).position)
         rows, texts = await _branch(ports, state, leaf)
     if not rows:
         return None
@@ -154,25 +161,29 @@ async def _with_context(ports: Ports, state: State, command: PostMessage | Regen
     return replace(state, recent={**others, **branch})
 
 
-async def left_open(ports: Ports, state: State | None) -> list[Envelope]:
-    """How to close the replies that a crash left open: the running one keeps what had been recorded of it.
+async def left_open(ports: Ports, state: State | None, held: Container[str]) -> list[Envelope]:
+    """How to close the replies that nobody will go on with: the running one keeps what had been recorded of it.
 
-    Where interrupted replies are retried, the running one is asked for again, and those that wait go on waiting.
+    Those are neither `held` by the session's actor nor in the hands of another node that lives. Where interrupted
+    replies are retried, the running one is asked for again, and those that wait go on waiting.
     """
     if state is None:
         return []
     closing: list[Envelope] = []
     running, attempts = state.session.open_reply, ports.rules.retry_interrupted
-    if running is not None:
+    if running is not None and running.reply_id not in held and await ports.nodes.is_gone(running.node):
         page = ports.limits.read_page_max
         text = await recorded_text(ports.log, state.session.session_id, running, page=page)
         (started,) = await ports.log.read(state.session.session_id, after=running.version - 1, limit=1)
         again: ReplyRequested | None = None
         if running.attempt <= attempts and isinstance(started.event, ReplyStarted):
             parameters = started.event.parameters
-            again = ReplyRequested(running.reply_id, running.message_id, parameters, running.attempt + 1)
+            attempt, owes = running.attempt + 1, ports.rules.owes
+            again = ReplyRequested(running.reply_id, running.message_id, parameters, attempt, node=owes)
         closing.append(_recovery(EndReply(ReplyInterrupted(running.reply_id, text, "crash"), again), started))
     for waiting in state.session.pending if not attempts else ():
+        if waiting.reply_id in held or not await ports.nodes.is_gone(waiting.node):
+            continue
         (asked,) = await ports.log.read(state.session.session_id, after=waiting.version - 1, limit=1)
         closing.append(_recovery(EndReply(ReplyInterrupted(waiting.reply_id, "", "crash")), asked))
     return closing
@@ -187,9 +198,12 @@ def asker_of(recorded: RecordedEvent) -> Asker:
     return Asker(owner=recorded.metadata.actor, request_id=recorded.metadata.request_id, is_service=True)
 
 
-async def waiting_replies(ports: Ports, state: State) -> list[RecordedEvent]:
-    """The events that asked for the replies that wait, in their order."""
+async def waiting_replies(ports: Ports, state: State, held: Container[str]) -> list[RecordedEvent]:
+    """The events that asked for the replies that wait and are nobody's, in their order."""
     asked: list[RecordedEvent] = []
     for waiting in state.session.pending:
+        is_ours = ports.rules.is_shared and waiting.node == ports.rules.node
+        if waiting.reply_id in held or not (is_ours or await ports.nodes.is_gone(waiting.node)):
+            continue
         asked += await ports.log.read(state.session.session_id, after=waiting.version - 1, limit=1)
     return asked

@@ -88,9 +88,10 @@ class CopyTexts(Struct, frozen=True):
 
 
 class StartReply(Struct, frozen=True):
-    """Start the reply that waits first, now that none runs."""
+    """Start the reply that waits first, now that none runs. One that is not `reply_id` is another node's to start."""
 
     parameters: Parameters
+    reply_id: str | None = None
 
 
 class CheckpointReply(Struct, frozen=True):
@@ -133,7 +134,9 @@ class ChangeMetadata(Struct, frozen=True):
 
 
 class Touch(Struct, frozen=True):
-    """The session is being read."""
+    """The session is being read. `noted`: that is recorded, however recent the last access is."""
+
+    noted: bool = False
 
 
 class Expire(Struct, frozen=True):
@@ -145,6 +148,14 @@ class DeleteSession(Struct, frozen=True):
 
     reason: str = "request"
     usage: tuple[UsageTotal, ...] = ()
+
+
+class CatchUp(Struct, frozen=True):
+    """Another node has recorded something in this session."""
+
+
+class Recover(Struct, frozen=True):
+    """Close what nodes that are gone have left open."""
 
 
 class Stop(Struct, frozen=True):
@@ -168,5 +179,7 @@ Command = (
     | Touch
     | Expire
     | DeleteSession
+    | CatchUp
+    | Recover
     | Stop
 )

@@ -15,6 +15,7 @@ from chatbot.sessions.commands import (
     AskAgain,
     Asker,
     CancelReply,
+    CatchUp,
     ChangeMetadata,
     CheckpointReply,
     Command,
@@ -27,6 +28,7 @@ from chatbot.sessions.commands import (
     InterruptReplies,
     Once,
     PostMessage,
+    Recover,
     Regenerate,
     SelectBranch,
     StartReply,
@@ -53,7 +55,10 @@ from events.catalogue import (
 
 
 class Rules(Struct, frozen=True):
-    """Settings that decisions depend on. Times in microseconds."""
+    """Settings that decisions depend on. Times in microseconds.
+
+    `is_shared`: other nodes append, too, so what this one owes is recorded under its name.
+    """
 
     node: str
     provider: str
@@ -63,6 +68,12 @@ class Rules(Struct, frozen=True):
     access_resolution_us: int
     auth: bool = False
     retry_interrupted: int = 0
+    is_shared: bool = False
+
+    @property
+    def owes(self) -> str | None:
+        """Who is recorded as owing a reply that waits: needless where nobody else could."""
+        return self.node if self.is_shared else None
 
 
 class Decision(Struct, frozen=True):
@@ -97,7 +108,7 @@ def decide(  # noqa: PLR0911, PLR0912  one arm for each command
         case ChangeMetadata():
             return _change(state, command)
         case Touch():
-            stale = now_us - state.session.accessed_at_us >= rules.access_resolution_us
+            stale = command.noted or now_us - state.session.accessed_at_us >= rules.access_resolution_us
             return Decision(events=(SessionAccessed(),) if stale else ())
         case CancelReply(once=Once()) if state.session.open_reply is None:
             return Decision(events=(keyed(SessionAccessed(), command.once),))
@@ -108,7 +119,7 @@ def decide(  # noqa: PLR0911, PLR0912  one arm for each command
         case DeleteSession():
             gone_for_good = SessionDeleted(reason=command.reason, owner=state.session.owner, usage=command.usage)
             return Decision(events=(gone_for_good,))
-        case CancelReply() | InterruptReplies() | Expire() | Stop() | Fork():
+        case CancelReply() | InterruptReplies() | Expire() | Stop() | Fork() | CatchUp() | Recover():
             # Ending replies is the actor's, who holds their tasks; the expiry was not due; a fork is another stream.
             return Decision()
 
@@ -200,18 +211,19 @@ def _ask(state: State, command: PostMessage | Regenerate, rules: Rules) -> Decis
         return Decision(rejection=errors.TooManyPending(f"{rules.pending_max} messages wait for a reply already"))
     asked: Event
     if isinstance(command, PostMessage):
-        asked = _posted(command, parent_of(state, command))
+        asked = _posted(command, parent_of(state, command), rules)
         message = Remembered(asked.message_id, asked.parent_id, asked.role, asked.content)
     else:
         message = state.recent[command.message_id or ""]
-        asked = keyed(ReplyRequested(command.reply_id, message.message_id, command.parameters), command.once)
+        asked = ReplyRequested(command.reply_id, message.message_id, command.parameters, node=rules.owes)
+        asked = keyed(asked, command.once)
     if is_busy:
         return Decision(events=(asked,))
     request = ReplyRequested(command.reply_id, message.message_id, command.parameters)
     return Decision(events=(asked, plan_reply(state, message, request, rules)))
 
 
-def _posted(command: PostMessage, parent_id: str | None) -> MessagePosted:
+def _posted(command: PostMessage, parent_id: str | None, rules: Rules) -> MessagePosted:
     posted = MessagePosted(
         message_id=command.message_id,
         parent_id=parent_id,
@@ -219,6 +231,7 @@ def _posted(command: PostMessage, parent_id: str | None) -> MessagePosted:
         content=command.content,
         reply_id=command.reply_id,
         parameters=command.parameters,
+        node=rules.owes,
     )
     return keyed(posted, command.once)
 
@@ -234,6 +247,8 @@ def _start_next(state: State, command: StartReply, rules: Rules) -> Decision:
     if state.session.open_reply is not None or not state.session.pending:
         return Decision()
     waiting = state.session.pending[0]
+    if command.reply_id not in (None, waiting.reply_id):
+        return Decision()
     message = state.recent[waiting.message_id]
     request = ReplyRequested(waiting.reply_id, waiting.message_id, command.parameters, waiting.attempt)
     return Decision(events=(plan_reply(state, message, request, rules),))

@@ -47,7 +47,10 @@ class Channel:
 
     def add(self, recorded: Sequence[RecordedEvent]) -> None:
         """More has been recorded: keep it, and wake the readers."""
+        kept = self._kept[-1].version if self._kept else 0
         for one in recorded:
+            if one.version <= kept:  # told by the session's actor and by the log's tail
+                continue
             is_gap = bool(self._kept) and self._kept[-1].version + 1 != one.version  # another process wrote between
             erases = one.type in EXPLAINS_ERASURE
             self.erasures += erases
@@ -88,6 +91,10 @@ class Feeds:
         if channel is None:
             channel = self._channels[session_id] = Channel(partial(self._channels.pop, session_id))
         return channel
+
+    def of(self, session_id: str) -> Channel | None:
+        """The session's channel, None where it has no readers."""
+        return self._channels.get(session_id)
 
     def publish(self, session_id: str, recorded: Sequence[RecordedEvent]) -> None:
         """These events of the session are on disk."""

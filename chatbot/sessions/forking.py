@@ -86,7 +86,7 @@ async def hand_over(ports: Ports, state: State, ask: Ask) -> None:
     Forks are made in the turn of this session's actor, as this is: none can be made meanwhile.
     """
     while True:
-        await ports.runner.wait_for(ports.log.head().position)
+        await ports.runner.wait_for((await ports.log.latest()).position)
         borrowed = await ports.queries.borrowed(state.session.no, limit=COPY_AT_ONCE)
         if not borrowed:
             return

@@ -11,6 +11,7 @@ from chatbot.llm.protocol import Provider
 from chatbot.sessions.decide import Rules
 from chatbot.sessions.feeds import Feeds
 from chatbot.sessions.generation import Timing
+from chatbot.sessions.nodes import Alone, Nodes
 from chatbot.sessions.recent_texts import RecentTexts
 from events.catalogue import ReplyEnded, ReplyStarted
 from events.log import EventLog
@@ -59,3 +60,4 @@ class Ports(Struct, frozen=True):
     clock: Callable[[], int]
     timer: Callable[[], float]
     logger: structlog.stdlib.BoundLogger
+    nodes: Nodes = Alone()

@@ -68,8 +68,8 @@ class Reader:
         self._logger = ports.logger
 
     async def catch_up(self) -> None:
-        """Wait until the projections have what the log has now. Raises ProjectionLag."""
-        await self._ports.runner.wait_for(self._ports.log.head().position)
+        """Wait until the projections have all that the log has now. Raises ProjectionLag, LogUnavailable."""
+        await self._ports.runner.wait_for((await self._ports.log.latest()).position)
 
     async def session(self, session_id: str, asker: Asker) -> Session:
         """A live session that `asker` may see; reading it counts as an access. Raises SessionNotFound."""

@@ -1,11 +1,13 @@
 """The replies of one live session: those that wait their turn and the one that runs, kept in step with the log."""
 
+from collections.abc import Mapping
+
 from chatbot.llm.errors import LlmOverloaded
 from chatbot.sessions.commands import Asker, EndReply, StartReply
 from chatbot.sessions.mailbox import Envelope, Mailbox
 from chatbot.sessions.outcome import outcome_of
 from chatbot.sessions.ports import Ports
-from chatbot.sessions.reply import Reply
+from chatbot.sessions.reply import Outcome, Reply
 from chatbot.sessions.running import Running, request_of
 from chatbot.sessions.state import State
 from events.catalogue import (
@@ -77,19 +79,52 @@ class Replies:
     def start_next(self, state: State) -> None:
         """Have the reply that waits first started, unless one runs."""
         pending = state.session.pending
-        if pending and self.running is None and pending[0].reply_id in self.by_id:
+        if pending and state.session.open_reply is None and self.running is None and pending[0].reply_id in self.by_id:
             following = self.by_id[pending[0].reply_id]
-            self._mailbox.tell(Envelope(StartReply(following.parameters), following.asker))
+            self._mailbox.tell(Envelope(StartReply(following.parameters, following.reply_id), following.asker))
 
     def owed(self, state: State) -> tuple[ReplyRequested, ...]:
         """Requests for what runs and waits here, to be recorded once these attempts are closed as interrupted."""
-        session, most = state.session, self._ports.rules.retry_interrupted
+        session, most, owes = state.session, self._ports.rules.retry_interrupted, self._ports.rules.owes
         here = ([session.open_reply] if session.open_reply else []) + [*session.pending]
         return tuple(
-            ReplyRequested(one.reply_id, one.message_id, self.by_id[one.reply_id].parameters, one.attempt + 1)
+            ReplyRequested(
+                one.reply_id, one.message_id, self.by_id[one.reply_id].parameters, one.attempt + 1, node=owes
+            )
             for one in here
             if one.attempt <= most and one.reply_id in self.by_id
         )
+
+    async def reconcile(self, state: State, ended: Mapping[str, RecordedEvent]) -> None:
+        """Let go of what other nodes have ended (`ended`, by reply), erased or taken over, stopping the model first."""
+        written = state.session.open_reply
+        for reply_id, reply in list(self.by_id.items()):
+            running = self.running if self.running is not None and self.running.reply is reply else None
+            if running is None:
+                is_ours = any(waiting.reply_id == reply_id for waiting in state.session.pending)
+            else:
+                is_ours = written is not None and (written.reply_id, written.node) == (reply_id, self._ports.rules.node)
+            if is_ours:
+                continue
+            if running is not None:
+                await running.stop()
+            recorded = ended.get(reply_id)
+            if recorded is not None and isinstance(recorded.event, ReplyEnded):
+                self._close(recorded.event, recorded, state)
+            else:
+                self._lose(reply, state)
+        self.start_next(state)
+
+    def _lose(self, reply: Reply, state: State) -> None:
+        """Another node writes the reply now, or its end is erased with the session."""
+        del self.by_id[reply.reply_id]
+        if self.running is not None and self.running.reply is reply:
+            self.running = None
+        written = state.session.open_reply
+        if written is not None and written.reply_id == reply.reply_id:
+            reply.stall(LogUnavailable("another node writes this reply now; follow the session for it"))
+        else:
+            reply.end(Outcome("cancelled", "", state.session.version, reply.started_at_us, cause="deleted"))
 
     def _start(self, started: ReplyStarted, recorded: RecordedEvent, state: State) -> Reply:
         reply = self.by_id[started.reply_id]

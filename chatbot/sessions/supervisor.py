@@ -46,8 +46,15 @@ class Supervisor:
         return dict(actor.replies) if actor else {}
 
     def running_reply(self, session_id: str) -> Reply | None:
-        """The session's reply that has started and not ended, as far as this process knows."""
-        return next((one for one in self.replies(session_id).values() if one.version and one.outcome is None), None)
+        """The session's reply that has started and not ended, as far as this process knows: its own, or a mirror."""
+        own = next((one for one in self.replies(session_id).values() if one.version and one.outcome is None), None)
+        return own or self._ports.nodes.running_reply(session_id)
+
+    def hear(self, session_id: str, version: int) -> None:
+        """Another node may have recorded up to `version` of this session."""
+        actor = self._actors.get(session_id)
+        if actor is not None:
+            actor.hear(version)
 
     def count_replies(self) -> int:
         return sum(len(actor.replies) for actor in self._actors.values())

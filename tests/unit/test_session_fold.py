@@ -89,7 +89,7 @@ def test_a_message_without_reply_counts_alone() -> None:
 
 def test_a_started_reply_is_open_and_waits_no_more() -> None:
     session = folded(created(), posted("m1", reply_id="r1"), posted("m2", "r1", "r2"), started("r1", "m1"))
-    assert session.open_reply == OpenReply("r1", "m1", 4, node="node-1")
+    assert session.open_reply == OpenReply("r1", "m1", 4, node="node")
     assert [waiting.reply_id for waiting in session.pending] == ["r2"]
 
 
@@ -111,7 +111,7 @@ def test_every_ending_closes_the_reply(end: Event, begun: bool) -> None:
 
 def test_the_end_of_one_reply_leaves_another_open() -> None:
     session = folded(created(), posted("m1", reply_id="r1"), started("r1", "m1"), completed("r0"))
-    assert session.open_reply == OpenReply("r1", "m1", 3)
+    assert session.open_reply == OpenReply("r1", "m1", 3, node="node")
 
 
 def test_the_selected_branch_ends_in_the_selected_message() -> None:

@@ -1,0 +1,112 @@
+"""What other nodes may ask of this one, on a listener of its own: is it alive, what does a reply say, cancel it."""
+
+import hmac
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from aiohttp import web
+
+from chatbot.api.event_stream import EventStream, answer_stream
+from chatbot.api.services import SERVICES, Services
+from chatbot.nodes.peers import Alive, CancelBody
+from chatbot.sessions.commands import Asker, CancelReply
+from chatbot.sessions.errors import ActorFailed, Rejection
+from chatbot.sessions.reply import Reply
+from events.errors import LogError
+
+HEADERS = {"Content-Type": "application/x-ndjson; charset=utf-8"}
+PINGS = 3  # in the time that another node waits for a word of a silent reply
+BODY_MAX_BYTES = 16_384  # a cause, who asks, and a key
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+SECRET: web.AppKey[str] = web.AppKey("secret", str)
+
+routes = web.RouteTableDef()
+_cancel_body = msgspec.json.Decoder(CancelBody)
+
+
+def build_peers_app(services: Services, secret: str) -> web.Application:
+    """The routes for other nodes, which know `secret`."""
+    app = web.Application(middlewares=[_only_peers], client_max_size=BODY_MAX_BYTES)
+    app[SERVICES] = services
+    app[SECRET] = secret
+    app.add_routes(routes)
+    return app
+
+
+@web.middleware
+async def _only_peers(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """That this process lives is no secret; all else is."""
+    expected = f"Bearer {request.app[SECRET]}".encode()
+    given = request.headers.get("Authorization", "").encode(errors="replace")
+    if request.path != "/alive" and not hmac.compare_digest(given, expected):
+        return web.Response(status=401, text="this is for nodes that share nodes.secret\n")
+    return await handler(request)
+
+
+@routes.get("/alive")
+async def alive(request: web.Request) -> web.Response:
+    name = request.app[SERVICES].nodes.name or ""
+    return web.Response(body=msgspec.json.encode(Alive(name)), content_type="application/json")
+
+
+@routes.get("/replies/{session_id}/{reply_id}")
+async def text(request: web.Request) -> web.StreamResponse:
+    """A running reply's text after a code point, a JSON string a line, until its end is recorded."""
+    services, reply = request.app[SERVICES], _reply(request)
+    after = request.query.get("after", "0")
+    if reply is None or not after.isdecimal():
+        return web.Response(status=404)
+    ping_s = services.settings.nodes.suspect_s / PINGS
+    return await answer_stream(request, _Teller(services, reply, int(after)).write, headers=HEADERS, ping_s=ping_s)
+
+
+@routes.post("/replies/{session_id}/{reply_id}/cancel")
+async def cancel(request: web.Request) -> web.Response:
+    """204 once the reply's end is recorded and its model stopped; 404 where it is not written here; else 503."""
+    services, reply = request.app[SERVICES], _reply(request)
+    try:
+        body = _cancel_body.decode(await request.read())
+    except msgspec.DecodeError:
+        return web.Response(status=400)
+    if reply is None:
+        return web.Response(status=404)
+    command = CancelReply(body.cause, body.once)
+    asker = Asker(body.owner, body.request_id, is_service=True)  # whose session it is, the other node has made sure of
+    try:
+        await services.supervisor.ask(request.match_info["session_id"], command, asker)
+    except (Rejection, ActorFailed, LogError) as error:
+        services.logger.warning("peer.cancel_failed", reason=str(error))
+        return web.Response(status=503)
+    return web.Response(status=204)
+
+
+def _reply(request: web.Request) -> Reply | None:
+    """The reply, if it runs or waits in this process."""
+    replies = request.app[SERVICES].supervisor.replies(request.match_info["session_id"])
+    return replies.get(request.match_info["reply_id"])
+
+
+class _Teller:
+    """One node that mirrors one reply: a reader like any other, of bare text."""
+
+    def __init__(self, services: Services, reply: Reply, offset: int) -> None:
+        self._pourer = services.pourer
+        self._reply = reply
+        self._offset = offset
+
+    async def write(self, stream: EventStream) -> None:
+        await self._pourer.pour(stream, self._look, self._reply.bell)
+        if last := self._news():
+            await stream.send(last)
+
+    def _look(self) -> bytes | None:
+        """All that is new; None once the reply's end is known."""
+        is_over = self._reply.outcome is not None or self._reply.unrecorded is not None
+        return None if is_over else self._news()
+
+    def _news(self) -> bytes:
+        if self._reply.length <= self._offset:
+            return b""
+        piece, self._offset = self._reply.since(self._offset), self._reply.length
+        return msgspec.json.encode(piece) + b"\n"

@@ -1,0 +1,198 @@
+"""Replies that other nodes write, mirrored for who reads them here: the text comes from there, the end from the log.
+
+A mirror is a Reply like those of our own sessions, so readers need not know the difference. While the other node cannot
+be reached, it grows by the checkpoints that are recorded.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+
+import structlog
+from msgspec import Struct
+
+from chatbot.nodes.name import address_of
+from chatbot.nodes.peers import PeerLost, Peers
+from chatbot.sessions.commands import SERVICE, Asker
+from chatbot.sessions.feeds import Feeds
+from chatbot.sessions.outcome import outcome_of
+from chatbot.sessions.replies import reply_asked_by
+from chatbot.sessions.reply import Outcome, Reply
+from events.catalogue import EXPLAINS_ERASURE, Parameters, ReplyEnded, ReplyProgressed, ReplyStarted
+from events.errors import LogUnavailable
+from events.log import EventLog
+from events.record import RecordedEvent
+from projections.session import OpenReply
+
+PAGE = 64  # events read at once to learn what has become of a reply
+RETRY_S = (0.1, 2.0)  # between attempts to follow: the first pause, doubled up to the last
+UNREAD_S = 30.0  # for which a mirror that nobody looks at is kept
+
+
+class Mirror:
+    """One reply of another node. `version` is that of the newest event of its session that it has heard."""
+
+    def __init__(self, session_id: str, reply: Reply, version: int) -> None:
+        self.session_id = session_id
+        self.reply = reply
+        self.version = version
+        self.node: str | None = None
+        self.following: asyncio.Task[None] | None = None
+
+
+class Surroundings(Struct, frozen=True):
+    """What mirrors work with. `own_name` is this node's; `timer` gives monotonic seconds.
+
+    `lost` is called when a node that writes a reply stops answering: somebody should look whether it lives.
+    """
+
+    own_name: str
+    log: EventLog
+    feeds: Feeds
+    peers: Peers
+    mirrors_max: int
+    timer: Callable[[], float]
+    lost: Callable[[], None]
+
+
+class Mirrors:
+    """All of this node's, by session."""
+
+    def __init__(self, around: Surroundings) -> None:
+        self._around = around
+        self._log = around.log
+        self._mirrors_max = around.mirrors_max
+        self._timer = around.timer
+        self._logger = structlog.get_logger("nodes")
+        self._by_session: dict[str, dict[str, Mirror]] = {}
+        self._count = 0
+
+    def has(self, session_id: str) -> bool:
+        return session_id in self._by_session
+
+    def running_reply(self, session_id: str) -> Reply | None:
+        """The mirrored reply of the session that has started and not ended."""
+        mirrors = self._by_session.get(session_id, {}).values()
+        return next((one.reply for one in mirrors if one.reply.version and one.reply.outcome is None), None)
+
+    async def follow(self, session_id: str, written: OpenReply) -> Reply | None:
+        """Mirror a reply that runs elsewhere. None: too many are mirrored, or it is over. Raises LogUnavailable."""
+        known = self._by_session.get(session_id, {}).get(written.reply_id)
+        if known is not None and known.reply.version == written.version:
+            return known.reply
+        reply = Reply(written.message_id, written.reply_id, Parameters(), SERVICE)
+        return await self._learn(session_id, reply, written.version - 1)
+
+    async def expect(self, session_id: str, asked: RecordedEvent, asker: Asker) -> Reply | None:
+        """Mirror a reply that waits elsewhere. None: too many are mirrored, or it is over. Raises LogUnavailable."""
+        reply = reply_asked_by(asked, asker)
+        if reply is None:
+            return None
+        known = self._by_session.get(session_id, {}).get(reply.reply_id)
+        return known.reply if known is not None else await self._learn(session_id, reply, asked.version)
+
+    def hear(self, recorded: RecordedEvent) -> None:
+        """The session's next event is recorded, by whichever node."""
+        mirrors = self._by_session.get(recorded.stream_id, {})
+        event = recorded.event
+        is_new = isinstance(event, ReplyStarted) and event.node != self._around.own_name
+        if isinstance(event, ReplyStarted) and is_new and event.reply_id not in mirrors and self._has_room:
+            mirror = Mirror(recorded.stream_id, Reply(event.parent_id, event.reply_id, Parameters(), SERVICE), 0)
+            self._add(mirror)
+            mirrors = self._by_session[recorded.stream_id]
+        for mirror in list(mirrors.values()):
+            if recorded.version > mirror.version:
+                mirror.version = recorded.version
+                self._tell(mirror, recorded)
+
+    async def close(self) -> None:
+        """Stop following; who still reads is told to come back."""
+        mirrors = [mirror for of_session in self._by_session.values() for mirror in of_session.values()]
+        for mirror in mirrors:
+            self._remove(mirror)
+            mirror.reply.stall(LogUnavailable("the service is shutting down; follow the session for the reply"))
+        await asyncio.gather(*(one.following for one in mirrors if one.following), return_exceptions=True)
+
+    async def _learn(self, session_id: str, reply: Reply, after: int) -> Reply | None:
+        """Register a mirror first, so that it hears what comes; then let it hear what has come before."""
+        if not self._has_room:
+            return None
+        mirror = Mirror(session_id, reply, after)
+        self._add(mirror)
+        while page := await self._log.read(session_id, after=mirror.version, limit=PAGE):
+            self._hear_all(mirror, page)
+            if len(page) < PAGE:
+                break
+        return reply if reply.outcome is None else None
+
+    @property
+    def _has_room(self) -> bool:
+        return self._count < self._mirrors_max
+
+    def _hear_all(self, mirror: Mirror, page: Sequence[RecordedEvent]) -> None:
+        for recorded in page:
+            if recorded.version > mirror.version:
+                mirror.version = recorded.version
+                self._tell(mirror, recorded)
+
+    def _tell(self, mirror: Mirror, recorded: RecordedEvent) -> None:
+        event, reply = recorded.event, mirror.reply
+        if recorded.type in EXPLAINS_ERASURE or event is None:
+            reply.end(Outcome("cancelled", "", recorded.version, reply.started_at_us, cause="deleted"))
+            self._remove(mirror)
+        elif getattr(event, "reply_id", None) != reply.reply_id:
+            return
+        elif isinstance(event, ReplyStarted):
+            reply.start(recorded.version, recorded.recorded_at_us, event.model)
+            mirror.node = event.node
+            mirror.following = asyncio.create_task(self._follow(mirror), name=f"mirror {reply.reply_id}")
+        elif isinstance(event, ReplyProgressed):
+            self._grow(reply, event.offset, event.text)
+            reply.compact()
+        elif isinstance(event, ReplyEnded):
+            reply.end(outcome_of(event, recorded, reply))
+            self._remove(mirror)
+
+    def _grow(self, reply: Reply, offset: int, text: str) -> None:
+        """`text` continues the reply at `offset`; what is known of it already is passed over."""
+        if offset <= reply.length < offset + len(text):
+            reply.grow(text[reply.length - offset :])
+
+    async def _follow(self, mirror: Mirror) -> None:
+        """Until the reply's end is recorded, or nobody reads it any more."""
+        pause_s, read_at_s = RETRY_S[0], self._timer()
+        address, reply = address_of(mirror.node), mirror.reply
+        while address is not None and reply.outcome is None:
+            try:
+                where = (mirror.session_id, reply.reply_id)
+                async with aclosing(self._around.peers.text(address, where, reply.length)) as text:
+                    async for piece in text:
+                        pause_s = RETRY_S[0]
+                        if piece:
+                            reply.grow(piece)
+                        read_at_s = self._timer() if self._is_read(mirror) else read_at_s
+                        if self._timer() - read_at_s > UNREAD_S:
+                            self._remove(mirror)
+                            return
+            except PeerLost as error:
+                self._logger.debug("mirror.lost", reason=str(error))
+                self._around.lost()
+            await asyncio.sleep(pause_s)  # the end is being recorded, or the node is in trouble: the log will tell
+            pause_s = min(2 * pause_s, RETRY_S[1])
+
+    def _is_read(self, mirror: Mirror) -> bool:
+        return bool(mirror.reply.bell.listeners) or self._around.feeds.of(mirror.session_id) is not None
+
+    def _add(self, mirror: Mirror) -> None:
+        self._by_session.setdefault(mirror.session_id, {})[mirror.reply.reply_id] = mirror
+        self._count += 1
+
+    def _remove(self, mirror: Mirror) -> None:
+        mirrors = self._by_session.get(mirror.session_id, {})
+        if mirrors.get(mirror.reply.reply_id) is mirror:
+            del mirrors[mirror.reply.reply_id]
+            self._count -= 1
+        if not mirrors:
+            self._by_session.pop(mirror.session_id, None)
+        if mirror.following is not None and mirror.following is not asyncio.current_task():
+            mirror.following.cancel()

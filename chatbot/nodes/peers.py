@@ -1,0 +1,134 @@
+"""What nodes ask each other over HTTP, with a secret that all of them share."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from enum import Enum
+
+import aiohttp
+import msgspec
+from msgspec import Struct
+
+from chatbot.nodes.name import Address
+from chatbot.sessions.commands import Asker, CancelReply, Once
+
+LINE_MAX_BYTES = 1 << 20  # of a reply's text in one line: ten times the longest reply there is by default
+CANCEL_TIMEOUTS = 5  # a cancel waits for a commit and for the model's server: so many times longer than a probe
+
+
+class Verdict(Enum):
+    """What a node says of itself when asked."""
+
+    ALIVE = "alive"
+    GONE = "gone"  # another life answers at its address, or nobody listens there
+    SILENT = "silent"  # it may be frozen, cut off, or only slow
+
+
+class PeerLost(Exception):
+    """The other node's answer broke off, or never came."""
+
+
+class ReplyNotThere(PeerLost):
+    """The other node does not write this reply, or does not know our secret."""
+
+
+class Alive(Struct, frozen=True):
+    """The answer of GET /alive."""
+
+    node: str
+
+
+class CancelBody(Struct, frozen=True):
+    """The body of a cancel: on whose behalf, and by which Idempotency-Key."""
+
+    cause: str
+    owner: str | None = None
+    request_id: str | None = None
+    once: Once | None = None
+
+
+class Peers:
+    """A client of all other nodes. `timeout_s` bounds short questions; `quiet_s` how long a text may say nothing."""
+
+    def __init__(self, secret: str, timeout_s: float, quiet_s: float, connections_max: int) -> None:
+        self._headers = {"Authorization": f"Bearer {secret}"}
+        self._timeout_s = timeout_s
+        self._quiet_s = quiet_s
+        self._connections_max = connections_max
+        self._client: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        if self._client is not None:
+            await self._client.close()
+
+    async def probe(self, address: Address) -> Verdict:
+        """Ask whether this very process still runs."""
+        try:
+            answer = await self._get(address, "/alive")
+            known = msgspec.json.decode(answer, type=Alive)
+        except aiohttp.ClientConnectorError as error:
+            return Verdict.GONE if isinstance(error.os_error, ConnectionRefusedError) else Verdict.SILENT
+        except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError, OSError):
+            return Verdict.SILENT
+        return Verdict.ALIVE if known.node.endswith(f"#{address.boot}") else Verdict.GONE
+
+    async def cancel(self, address: Address, where: tuple[str, str], command: CancelReply, asker: Asker) -> bool:
+        """Have the reply `where` (session, reply) cancelled by the node that writes it; whether it says that it has."""
+        body = CancelBody(command.cause, asker.owner, asker.request_id, command.once)
+        url = f"{address.url}/replies/{where[0]}/{where[1]}/cancel"
+        try:
+            async with asyncio.timeout(self._timeout_s * CANCEL_TIMEOUTS):
+                async with self._session().post(url, data=msgspec.json.encode(body)) as answer:
+                    return answer.status == 204
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return False
+
+    async def samples(self, address: Address) -> bytes:
+        """What the node's metrics are, encoded. Raises PeerLost."""
+        try:
+            return await self._get(address, "/metrics")
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise PeerLost(str(error)) from error
+
+    async def text(self, address: Address, where: tuple[str, str], after: int) -> AsyncGenerator[str, None]:
+        """The text of the reply `where` (session, reply) from code point `after` on, as it grows, until its end.
+
+        An empty piece only says that the node still lives. Raises PeerLost.
+        """
+        url = f"{address.url}/replies/{where[0]}/{where[1]}?after={after}"
+        try:
+            async with self._session().get(url, timeout=self._patience()) as answer:
+                if answer.status != 200:
+                    raise ReplyNotThere(f"{address.url} answers {answer.status}")
+                async for line in _lines(answer.content):
+                    yield _piece(line)
+        except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError) as error:
+            raise PeerLost(f"{address.url}: {error!r}") from error
+
+    async def _get(self, address: Address, path: str) -> bytes:
+        async with asyncio.timeout(self._timeout_s), self._session().get(f"{address.url}{path}") as answer:
+            answer.raise_for_status()
+            return await answer.read()
+
+    def _patience(self) -> aiohttp.ClientTimeout:
+        return aiohttp.ClientTimeout(total=None, sock_connect=self._timeout_s, sock_read=self._quiet_s)
+
+    def _session(self) -> aiohttp.ClientSession:
+        if self._client is None:
+            connector = aiohttp.TCPConnector(limit=self._connections_max)
+            self._client = aiohttp.ClientSession(connector=connector, headers=self._headers)
+        return self._client
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:
+    rest = b""
+    async for data in content.iter_any():
+        *lines, rest = (rest + data).split(b"\n")
+        if len(rest) > LINE_MAX_BYTES:
+            raise PeerLost("a line has no end")
+        for line in lines:
+            yield line
+
+
+def _piece(line: bytes) -> str:
+    """A line's text; a comment says nothing."""
+    return "" if not line or line.startswith(b":") else msgspec.json.decode(line, type=str)

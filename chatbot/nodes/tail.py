@@ -1,0 +1,58 @@
+"""The end of the log, as other nodes make it grow: whoever here is concerned is told."""
+
+import asyncio
+from collections.abc import Sequence
+
+from chatbot.nodes.mirrors import Mirrors
+from chatbot.nodes.watch import Watch
+from chatbot.sessions.ports import Ports
+from chatbot.sessions.supervisor import Supervisor
+from events.catalogue import EXPLAINS_ERASURE
+from events.errors import LogError
+from events.record import Outline
+
+PAGE = 1_000  # outlines read at once
+RETRY_S = 0.5  # after the log could not be read
+
+
+class Tail:
+    """Follows the log by outlines; contents are read only of sessions that somebody here reads, and once for all."""
+
+    def __init__(self, ports: Ports, supervisor: Supervisor, mirrors: Mirrors, watch: Watch) -> None:
+        self._ports = ports
+        self._supervisor = supervisor
+        self._mirrors = mirrors
+        self._watch = watch
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        position = self._ports.log.head().position
+        while True:
+            try:
+                await self._ports.log.wait(position)
+                page = await self._ports.log.outlines(after=position, limit=PAGE)
+                await self._tell(page)
+                position = page[-1].position if page else position
+            except LogError as error:
+                self._ports.logger.warning("tail.waits", reason=str(error))
+                await asyncio.sleep(RETRY_S)
+
+    async def _tell(self, page: Sequence[Outline]) -> None:
+        if any(one.type in EXPLAINS_ERASURE for one in page):
+            self._ports.texts.drop()
+        for one in page:
+            self._supervisor.hear(one.stream_id, one.version)
+            self._watch.hear(one)
+        wanted = [one.position for one in page if self._is_read(one)]
+        if not wanted:
+            return
+        found = await self._ports.log.read_at(wanted)
+        for position in wanted:
+            recorded = found[position]
+            self._ports.feeds.publish(recorded.stream_id, (recorded,))
+            self._mirrors.hear(recorded)
+
+    def _is_read(self, one: Outline) -> bool:
+        """Whether readers here do not have it yet: what our own actors record they publish themselves."""
+        channel = self._ports.feeds.of(one.stream_id)
+        return self._mirrors.has(one.stream_id) or (channel is not None and one.version > channel.latest)

@@ -1,0 +1,86 @@
+"""Replies of nodes that are gone are closed by whoever sees them first; this one looks every now and then."""
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+
+from chatbot.nodes.liveness import Liveness
+from chatbot.nodes.peers import Verdict
+from chatbot.sessions import errors
+from chatbot.sessions.commands import SERVICE, Recover
+from chatbot.sessions.ports import Ports
+from chatbot.sessions.supervisor import Supervisor
+from events.errors import LogError
+from events.record import Outline
+from projections.errors import ProjectionError
+from projections.session import Session
+
+PAGE = 200  # sessions looked at in one go: a millisecond or two
+CLOSE_AT_ONCE = 16  # sessions whose replies are closed side by side
+NUDGED_S = 0.05  # after a node was lost: let the lost connections of all its replies come together
+
+
+class Watch:
+    """Asks nodes that owe replies whether they live: every `look_s`, and when one of them is `lost`."""
+
+    def __init__(
+        self, ports: Ports, supervisor: Supervisor, liveness: Liveness, lost: asyncio.Event, look_s: float
+    ) -> None:
+        self._ports = ports
+        self._supervisor = supervisor
+        self._liveness = liveness
+        self._look_s = look_s
+        self._lost = lost
+        self._suspects: dict[str, str] = {}  # session to the silent node that writes in it
+
+    def hear(self, one: Outline) -> None:
+        """A node that records a reply's text lives, though it does not answer us."""
+        if one.type == "reply_progressed" and one.stream_id in self._suspects:
+            self._liveness.seen(self._suspects[one.stream_id])
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._look_s):
+                    await self._lost.wait()
+            await asyncio.sleep(NUDGED_S)
+            self._lost.clear()
+            try:
+                await self.look()
+            except (LogError, ProjectionError) as error:
+                self._ports.logger.warning("watch.waits", reason=str(error))
+            except Exception as error:  # the watch must not die: the next round tries again
+                self._ports.logger.exception("watch.failed", error=type(error).__name__)
+
+    async def look(self) -> None:
+        """Close what nodes that are gone have left open. Raises LogUnavailable, ProjectionError."""
+        after, verdicts, suspects = 0, dict[str | None, Verdict](), dict[str, str]()
+        while page := await self._ports.queries.open_sessions(limit=PAGE, after=after):
+            after = page[-1].no
+            for node in {node for one in page for node in self._others(one)} - verdicts.keys():
+                verdicts[node] = await self._liveness.verdict(node)
+            left = [one for one in page if any(verdicts[node] is Verdict.GONE for node in self._others(one))]
+            suspects |= _suspects(page, verdicts)
+            for start in range(0, len(left), CLOSE_AT_ONCE):
+                await asyncio.gather(*(self._close(one) for one in left[start : start + CLOSE_AT_ONCE]))
+        self._suspects = suspects
+
+    def _others(self, session: Session) -> set[str | None]:
+        """The other nodes that owe or write replies in this session."""
+        nodes = {waiting.node for waiting in session.pending}
+        if session.open_reply is not None:
+            nodes.add(session.open_reply.node)
+        return nodes - {self._ports.nodes.name}
+
+    async def _close(self, session: Session) -> None:
+        try:
+            await self._supervisor.ask(session.session_id, Recover(), SERVICE, cause="recovery")
+        except (errors.Rejection, errors.ActorFailed, LogError, ProjectionError) as error:
+            self._ports.logger.warning("recovery.waits", reason=str(error))  # the next look tries again
+
+
+def _suspects(page: list[Session], verdicts: Mapping[str | None, Verdict]) -> dict[str, str]:
+    """Sessions in which a silent node writes."""
+    written = {one.session_id: one.open_reply.node for one in page if one.open_reply}
+    return {session_id: node for session_id, node in written.items() if node and verdicts.get(node) is Verdict.SILENT}
