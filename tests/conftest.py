@@ -2,13 +2,14 @@
 
 import gc
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import aiosqlite
 import pytest
 
 from tests.support.model_server import ModelServer
+from tests.support.postgres import PostgresServer, postgres_server
 from tests.support.service import Running, serving
 
 
@@ -24,6 +25,13 @@ async def service(tmp_path: Path, model: ModelServer) -> AsyncIterator[Running]:
     """The whole service, in this process, with real files and sockets."""
     async with serving(tmp_path, model.url) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server for all tests that harm it in no way: each takes a schema of its own."""
+    with postgres_server() as server:
+        yield server
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

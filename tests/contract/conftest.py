@@ -1,54 +1,25 @@
-"""The stores that the contract holds for. A store is a place that can be opened again and again."""
+"""Every test of the contract runs on every store."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from events.log import EventLog
-from events.options import LogOptions
-from events.sqlite import SqliteLog
-from events.writer import LogObserver, NoObserver
-
-START_US = 1_700_000_000_000_000
+from tests.support.stores import PostgresStores, SqliteStores, Stores
 
 
-class Ticks:
-    """A clock that moves one second at each look."""
-
-    def __init__(self) -> None:
-        self.now_us = START_US
-
-    def __call__(self) -> int:
-        self.now_us += 1_000_000
-        return self.now_us
-
-
-class SqliteStores:
-    """Logs in one file of a test's own directory, all closed at its end."""
-
-    def __init__(self, directory: Path) -> None:
-        self.path = directory / "log.db"
-        self.clock: Callable[[], int] = Ticks()
-        self._opened: list[SqliteLog] = []
-
-    async def open(self, options: LogOptions | None = None, observe: LogObserver | None = None) -> EventLog:
-        log = await SqliteLog.open(self.path, options, clock=self.clock, observe=observe or NoObserver())
-        self._opened.append(log)
-        return log
-
-    async def close(self) -> None:
-        for log in self._opened:
-            await log.close()
-
-
-@pytest.fixture(params=[SqliteStores], ids=["sqlite"])
-async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SqliteStores]:
-    opened = request.param(tmp_path)
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.real_part)])
+async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stores]:
+    opened: Stores
+    if request.param == "sqlite":
+        opened = SqliteStores(tmp_path)
+    else:
+        opened = PostgresStores(await request.getfixturevalue("postgres").schema())
     yield opened
     await opened.close()
 
 
 @pytest.fixture
-async def log(stores: SqliteStores) -> EventLog:
+async def log(stores: Stores) -> EventLog:
     return await stores.open()

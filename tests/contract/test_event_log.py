@@ -9,9 +9,9 @@ from events.errors import LogUnavailable, VersionConflict
 from events.log import EventLog
 from events.record import Head, Metadata
 from events.verify import verify
-from tests.contract.conftest import START_US, SqliteStores
 from tests.support.log_texts import ALL, fill, texts
 from tests.support.sample_events import ASKED, EVERY_EVENT, posted
+from tests.support.stores import START_US, Stores
 
 
 async def test_an_empty_log_has_head_zero_and_reads_nothing(log: EventLog) -> None:
@@ -175,7 +175,7 @@ async def test_read_at_takes_any_number_of_positions(log: EventLog) -> None:
     assert texts([found[7], found[1200]]) == ["6", "1199"]
 
 
-async def test_the_log_is_the_same_after_it_was_closed_and_opened(stores: SqliteStores) -> None:
+async def test_the_log_is_the_same_after_it_was_closed_and_opened(stores: Stores) -> None:
     log = await stores.open()
     await fill(log, "a", "1", "2")
     recorded, head = await log.read_all(limit=ALL), log.head()

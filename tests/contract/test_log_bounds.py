@@ -9,9 +9,9 @@ from events.errors import LogBusy, LogUnavailable, VersionConflict
 from events.log import EventLog
 from events.options import LogOptions
 from events.record import Metadata
-from tests.contract.conftest import SqliteStores
 from tests.support.log_texts import ALL, texts
 from tests.support.sample_events import ASKED, posted
+from tests.support.stores import Stores
 
 
 class Counts:
@@ -32,7 +32,7 @@ class Counts:
         self.reasons.append(repr(error))
 
 
-async def test_an_append_is_all_or_nothing_and_as_long_as_a_batch_at_most(stores: SqliteStores) -> None:
+async def test_an_append_is_all_or_nothing_and_as_long_as_a_batch_at_most(stores: Stores) -> None:
     log = await stores.open(LogOptions(append_batch_max=8))
     assert len(await log.append("a", 0, [posted("x")] * 8, ASKED)) == 8
     with pytest.raises(ValueError, match="at most 8 events"):
@@ -83,7 +83,7 @@ async def test_an_append_whose_caller_is_cancelled_is_written_and_disturbs_nobod
     assert texts(await log.read_all(limit=ALL)) == [*map(str, range(30)), "last"]
 
 
-async def test_more_appends_than_may_wait_are_refused_as_busy(stores: SqliteStores) -> None:
+async def test_more_appends_than_may_wait_are_refused_as_busy(stores: Stores) -> None:
     log = await stores.open(LogOptions(append_queue_max=4))
     appends = [log.append(f"s{number}", 0, [posted("x")], ASKED) for number in range(10)]
     results = await asyncio.gather(*appends, return_exceptions=True)
@@ -92,7 +92,7 @@ async def test_more_appends_than_may_wait_are_refused_as_busy(stores: SqliteStor
     assert log.head().position == 5
 
 
-async def test_more_content_than_may_wait_is_refused_as_busy(stores: SqliteStores) -> None:
+async def test_more_content_than_may_wait_is_refused_as_busy(stores: Stores) -> None:
     log = await stores.open(LogOptions(append_queue_bytes=10_000))
     appends = [log.append(f"s{number}", 0, [posted("x" * 4000)], ASKED) for number in range(4)]
     results = await asyncio.gather(*appends, return_exceptions=True)
@@ -102,7 +102,7 @@ async def test_more_content_than_may_wait_is_refused_as_busy(stores: SqliteStore
     assert log.head().position == 5
 
 
-async def test_close_writes_what_waits_and_refuses_what_comes(stores: SqliteStores) -> None:
+async def test_close_writes_what_waits_and_refuses_what_comes(stores: Stores) -> None:
     log = await stores.open()
     waiting = [asyncio.create_task(log.append(f"s{number}", 0, [posted("x")], ASKED)) for number in range(600)]
     await asyncio.sleep(0)
@@ -118,7 +118,7 @@ async def test_close_writes_what_waits_and_refuses_what_comes(stores: SqliteStor
     assert (await stores.open()).head().position == 600
 
 
-async def test_a_cancelled_close_still_closes(stores: SqliteStores) -> None:
+async def test_a_cancelled_close_still_closes(stores: Stores) -> None:
     log = await stores.open()
     closing = asyncio.create_task(log.close())
     await asyncio.sleep(0)
@@ -128,7 +128,7 @@ async def test_a_cancelled_close_still_closes(stores: SqliteStores) -> None:
     assert (await stores.open()).head().position == 0
 
 
-async def test_an_observer_hears_of_batches_and_refusals(stores: SqliteStores) -> None:
+async def test_an_observer_hears_of_batches_and_refusals(stores: Stores) -> None:
     counts = Counts()
     log = await stores.open(LogOptions(append_queue_max=8), observe=counts)
     await asyncio.gather(*(log.append(f"s{n}", 0, [posted("x")] * 2, ASKED) for n in range(12)), return_exceptions=True)

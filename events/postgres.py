@@ -1,0 +1,234 @@
+"""The event log in a PostgreSQL database, for many nodes at once. Implements events.log.EventLog.
+
+Every version is decided by the database, so any number of nodes may append. What a node knows of the head it learns
+from its own commits, from the others' notifications, and from asking.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import TypeVar
+
+from events.batch import Origin, prepare
+from events.catalogue import EXPLAINS_ERASURE, Event
+from events.codec import event_type
+from events.errors import LogUnavailable, LogUnusable
+from events.options import LogOptions
+from events.postgres_connection import FAILURES, Place, explain, is_passing, pauses
+from events.postgres_head import HeadWatch
+from events.postgres_readers import (
+    PostgresReaders,
+    all_events,
+    events_at,
+    outlines,
+    passed_rows,
+    stored_rows,
+    stored_stream,
+    stream_events,
+)
+from events.postgres_schema import check_format, create
+from events.postgres_store import PostgresStore
+from events.postgres_vacuum import Vacuum
+from events.record import Columns, Head, Metadata, Outline, RecordedEvent, StoredRow
+from events.writer import BatchWriter, LogObserver, NoObserver
+
+T = TypeVar("T")
+
+_BIGINT_MIN, _BIGINT_MAX = -(2**63), 2**63 - 1  # PostgreSQL's; a client's cursor may name any number
+
+
+def now_us() -> int:
+    """Microseconds since 1970, UTC."""
+    return time.time_ns() // 1000
+
+
+class PostgresLog:
+    """An event log in one table. Made by `open`; every instance must be closed."""
+
+    def __init__(self, place: Place, sources: tuple[Callable[[], int], Callable[[int], bytes]]) -> None:
+        self._place = place
+        self._clock, self._random_bytes = sources
+        self._readers = PostgresReaders(place)
+        self._head = HeadWatch(place)
+        self._vacuum = Vacuum(place)
+        self._store = PostgresStore(place, self._head, self._vacuum)
+        self._writer: BatchWriter | None = None
+        self._closed: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(
+        cls,
+        url: str,
+        options: LogOptions | None = None,
+        *,
+        read_only: bool = False,
+        clock: Callable[[], int] = now_us,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+        observe: LogObserver | None = None,
+    ) -> "PostgresLog":
+        """Open the log in the database (and schema) that `url` names; its table is made if missing.
+
+        A server that is just starting is waited for, `busy_timeout_s` at most. With `read_only` nothing is written;
+        `head` is then the end of the log at this moment. `clock` gives microseconds, UTC; `random_bytes` the salts.
+        Raises LogUnusable, which says what to do about it.
+        """
+        place = Place(url, options or LogOptions(), read_only=read_only)
+        log = cls(place, (clock, random_bytes))
+        try:
+            await log._begin(observe or NoObserver(), read_only=read_only)
+        except BaseException as error:
+            await log._release()
+            if isinstance(error, LogUnavailable):
+                raise LogUnusable(str(error)) from error
+            raise
+        return log
+
+    @property
+    def failure(self) -> BaseException | None:
+        """The last exception in the writer that should have been impossible; it refused one batch."""
+        return None if self._writer is None else self._writer.failure
+
+    @property
+    def damage(self) -> str | None:
+        """As EventLog.damage. A database that has forgotten what it had acknowledged is one, too."""
+        return self._readers.damage or self._store.damage or self._head.damage
+
+    @property
+    def erasure_pending(self) -> bool:
+        """Whether old versions of rows may still hold what this node has erased: until a VACUUM after the last
+        transaction that can see them. See events/postgres_vacuum.py for what a VACUUM leaves.
+        """
+        return not self._vacuum.clean.is_set()
+
+    async def append(
+        self, stream_id: str, expected_version: int, events: Sequence[Event], metadata: Metadata
+    ) -> tuple[RecordedEvent, ...]:
+        """As EventLog.append. Raises ValueError for text that PostgreSQL cannot hold or more events than a batch may
+        hold. A LogUnavailable that cannot tell whether the events were recorded says so.
+        """
+        return await self._record(events, Origin(stream_id, expected_version, metadata, self._clock()))
+
+    async def erase(
+        self, stream_id: str, expected_version: int, event: Event, metadata: Metadata
+    ) -> tuple[RecordedEvent, ...]:
+        """As EventLog.erase. Waits `erase_wait_s` at most for the VACUUM; then `erasure_pending` is true until it has
+        run (no query shows the content). Free space of pages, the write-ahead log and backups are not looked at.
+        """
+        if event_type(event) not in EXPLAINS_ERASURE:
+            raise ValueError(f"{event_type(event)} does not explain why content is gone")
+        recorded = await self._record(
+            [event], Origin(stream_id, expected_version, metadata, self._clock(), erases=True)
+        )
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._place.options.erase_wait_s):
+                await self._vacuum.clean.wait()
+        return recorded
+
+    async def read(self, stream_id: str, *, after: int = 0, limit: int, backwards: bool = False) -> list[RecordedEvent]:
+        """As EventLog.read."""
+        return await stream_events(self._readers, stream_id, _span(after, limit), backwards=backwards)
+
+    async def read_all(self, *, after: int = 0, limit: int) -> list[RecordedEvent]:
+        """As EventLog.read_all."""
+        return await all_events(self._readers, _span(after, limit))
+
+    async def outlines(self, *, after: int = 0, limit: int) -> list[Outline]:
+        """As EventLog.outlines."""
+        return await outlines(self._readers, _span(after, limit))
+
+    async def read_at(self, positions: Sequence[int]) -> dict[int, RecordedEvent]:
+        """As EventLog.read_at."""
+        return await events_at(self._readers, [place for place in positions if 0 < place <= _BIGINT_MAX])
+
+    async def rows(self, *, after: int = 0, limit: int) -> list[StoredRow]:
+        """As EventLog.rows."""
+        return await stored_rows(self._readers, _span(after, limit))
+
+    async def pass_rows(self, take: Callable[[Iterator[Columns]], T], *, after: int = 0, limit: int) -> T:
+        """As events.verify.PassesRows."""
+        return await passed_rows(self._readers, take, _span(after, limit))
+
+    async def stream_rows(self, stream_id: str, *, after: int = 0, limit: int) -> list[StoredRow]:
+        """As EventLog.stream_rows."""
+        return await stored_stream(self._readers, stream_id, _span(after, limit))
+
+    def head(self) -> Head:
+        """As EventLog.head."""
+        return self._head.live.current
+
+    async def latest(self) -> Head:
+        """As EventLog.latest; of a log that is only read, the head when it was opened."""
+        return self.head() if self._writer is None else await self._head.latest()
+
+    @property
+    def is_shared(self) -> bool:
+        """As EventLog.is_shared."""
+        return True
+
+    async def wait(self, position: int) -> Head:
+        """As EventLog.wait. Raises LogUnavailable when the log closes first."""
+        return await self._head.live.wait(position)
+
+    async def close(self) -> None:
+        """As EventLog.close. A second call waits for the first."""
+        if self._writer is not None:
+            self._writer.refuse()
+        if self._closed is None:
+            self._closed = asyncio.create_task(self._release(), name="log-close")
+        await asyncio.shield(self._closed)
+
+    async def _begin(self, observe: LogObserver, *, read_only: bool) -> None:
+        """Raises LogUnusable."""
+        deadline_s = asyncio.get_running_loop().time() + self._place.options.busy_timeout_s
+        for pause_s in pauses():
+            try:
+                await self._prepare(read_only=read_only)
+                break
+            except FAILURES as error:
+                if not is_passing(error) or asyncio.get_running_loop().time() + pause_s > deadline_s:
+                    raise LogUnusable(explain(error, self._place.label)) from error
+            await asyncio.sleep(pause_s)
+        if read_only:
+            await self._head.close("the log was opened for reading only")
+        else:
+            self._head.watch()
+            self._writer = BatchWriter(self._store, self._place.options, observe)
+
+    async def _prepare(self, *, read_only: bool) -> None:
+        """Raises FAILURES, LogUnusable."""
+        connection = await self._place.connect()
+        try:
+            if not read_only:
+                await create(connection, self._place.label)
+            elif await check_format(connection, self._place.label):
+                raise LogUnusable(f"database {self._place.label} holds no log: nothing was recorded in it")
+            await self._head.open()
+            if not read_only:
+                await self._vacuum.start(connection)
+        finally:
+            connection.terminate()
+
+    async def _record(self, events: Sequence[Event], origin: Origin) -> tuple[RecordedEvent, ...]:
+        if self._writer is None:
+            raise LogUnavailable("the log was opened for reading only")
+        if self.damage is not None:
+            raise LogUnavailable(self.damage)
+        if "\0" in origin.stream_id:
+            raise ValueError("a stream's name cannot hold a NUL")
+        return await self._writer.submit(prepare(events, origin, self._random_bytes))
+
+    async def _release(self) -> None:
+        if self._writer is not None:
+            await self._writer.close()
+        await self._vacuum.close()
+        await self._readers.close()
+        await self._head.close("the log is closed")
+        await self._store.close()
+
+
+def _span(after: int, limit: int) -> tuple[int, int]:
+    if limit < 1:
+        raise ValueError("limit must be at least 1")
+    return max(_BIGINT_MIN, min(after, _BIGINT_MAX)), min(limit, _BIGINT_MAX)

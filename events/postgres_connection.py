@@ -1,0 +1,170 @@
+"""Connections to PostgreSQL: how they are set, and what their failures mean, in words for an operator."""
+
+from collections.abc import Iterator
+from typing import Final
+
+import asyncpg
+
+from events.errors import LogUnavailable, LogUnusable
+from events.options import LogOptions
+from events.record import Head
+
+CONNECT_S = 5.0  # for a connection to be made: a host that has vanished answers nothing
+ANSWER_S = 15.0  # for an answer; then the connection is given up. Longer than what the server itself may take:
+STATEMENT_MS = 10_000  # the server ends what takes longer
+FAREWELL_S = 2.0  # for a connection to be closed
+RETRY_S = (0.05, 1.0)  # pauses between attempts: the first, doubled up to the last
+
+# Whatever URL, role or database say. Plans are of indexes only: what the planner believes of a table that was made a
+# minute ago would have it walk all of it.
+_SETTINGS: Final = {
+    "application_name": "chatbot",
+    "default_transaction_isolation": "read committed",  # behind the lock each statement must see what was committed
+    "statement_timeout": str(STATEMENT_MS),
+    "idle_in_transaction_session_timeout": "60000",
+    "tcp_keepalives_idle": "15",  # a client whose host has vanished is forgotten, with all it holds, within 30 s
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "plan_cache_mode": "force_generic_plan",
+    "jit": "off",
+}
+
+_WORDS = {
+    "25006": "it takes no writes (a standby, or default_transaction_read_only is on): name the primary in DATABASE_URL",
+    "28000": "it does not let this user in: look at DATABASE_URL and pg_hba.conf",
+    "28P01": "the user's password is wrong: look at DATABASE_URL",
+    "3D000": "there is no such database: create it",
+    "3F000": "its schema is missing: create it, or change search_path in DATABASE_URL",
+    "40001": "it met too many concurrent changes",
+    "40P01": "it met a deadlock with another program",
+    "42501": "this user may not do that: grant it, or let this user own the table `events`",
+    "42883": "the log's procedure is missing: start this program again",
+    "42P01": "the table `events` is missing: restore a copy",
+    "53100": "the server's disk is full: free some space",
+    "53200": "the server is out of memory",
+    "53300": "the server has no connection left: raise max_connections, or lower database.read_connections",
+    "55P03": "another program keeps the log locked",
+    "57014": "it took too long, and was ended",
+    "57P01": "the server is shutting down",
+    "57P02": "the server has crashed and is recovering",
+    "57P03": "the server is starting up",
+    "XX001": "the server finds its data damaged: restore a copy",
+    "XX002": "the server finds an index damaged: REINDEX TABLE events, then verify the log",
+}
+
+# Another attempt may do, with a new connection: a server that restarts, a standby that takes over, a cut cable.
+_PASSING = frozenset({"25006", "40001", "40P01", "53300", "57014", "57P01", "57P02", "57P03"})
+
+# Said before anything was committed: nothing was recorded.
+_HARMLESS = frozenset({"25006", "40001", "40P01", "42501", "42883", "42P01", "53100", "53200", "55P03"})
+
+FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+
+
+def shown(url: str) -> str:
+    """Where the log is, for people: without credentials and options, however badly the URL is written."""
+    return "postgresql://" + url.partition("://")[2].rpartition("@")[2].partition("?")[0]
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether a later attempt may succeed."""
+    code = _code(error)
+    return code in _PASSING or code.startswith("08") or not isinstance(error, asyncpg.PostgresError)
+
+
+def is_harmless(error: BaseException) -> bool:
+    """Whether `error` tells for certain that nothing was committed."""
+    return _code(error) in _HARMLESS or _code(error)[:2] in ("23", "P0")
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether `error` says that what is stored makes no sense: no further attempt will cure that."""
+    return _code(error) in ("XX001", "XX002")
+
+
+def explain(error: BaseException, label: str) -> str:
+    """What is the matter, in words for an operator."""
+    code = _code(error)
+    if code[:2] in ("23", "P0"):
+        return f"database {label}: another program writes to it; stop that program ({error})"
+    if code.startswith("08") or isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError):
+        return f"database {label}: the connection was lost"
+    if isinstance(error, TimeoutError):
+        return f"database {label} does not answer: look at the server and the network"
+    if isinstance(error, asyncpg.PostgresError):
+        return f"database {label}: {_WORDS.get(code) or error} ({code})"
+    return f"database {label} cannot be reached: {error}"
+
+
+def _code(error: BaseException) -> str:
+    return getattr(error, "sqlstate", None) or ""
+
+
+class Place:
+    """A database that holds a log: where, and how to connect to it. `label` is what people may see of the URL."""
+
+    def __init__(self, url: str, options: LogOptions, *, read_only: bool = False) -> None:
+        self.label = shown(url)
+        self.options = options
+        self._url = url
+        self._read_only = read_only
+
+    async def connect(self, **settings: str) -> asyncpg.Connection:
+        """A new connection, with `settings` of the server's own. Raises FAILURES, or LogUnusable for a wrong URL."""
+        if self._read_only:
+            settings["default_transaction_read_only"] = "on"
+        lock_ms = max(1, round(self.options.busy_timeout_s * 1000))  # 0 would mean for ever
+        try:
+            connection = await asyncpg.connect(
+                self._url,
+                timeout=CONNECT_S,
+                server_settings={**_SETTINGS, "lock_timeout": str(lock_ms), **settings},
+                target_session_attrs=None if self._read_only or "target_session_attrs" in self._url else "read-write",
+            )
+        except (ValueError, TypeError, asyncpg.exceptions.ClientConfigurationError):
+            # Without its cause: that may quote the password.
+            raise LogUnusable(
+                "DATABASE_URL cannot be understood: it is postgresql://user:password@host:5432/database, with special"
+                " characters of user and password as %XX"
+            ) from None
+        except asyncpg.exceptions.TargetServerAttributeNotMatched:
+            raise asyncpg.exceptions.ReadOnlySQLTransactionError("no server takes writes") from None
+        return connection
+
+    async def history_kept(self, connection: asyncpg.Connection, known: Head) -> None:
+        """Raises LogUnavailable where the database has forgotten what it had acknowledged: a standby that took over
+        without it, or an old copy.
+        """
+        if known.position:
+            digest = await connection.fetchval("SELECT digest FROM events WHERE position = $1", known.position)
+            if digest != known.digest:
+                raise HistoryLost(
+                    f"database {self.label} has lost events that were recorded (position {known.position} is gone or"
+                    " another): stop, and restore a copy that has them"
+                )
+
+
+class HistoryLost(LogUnavailable):
+    """The database is not the one that acknowledged what this process knows of."""
+
+
+async def farewell(connection: asyncpg.Connection | None) -> None:
+    """Close a connection, politely where the server listens. Never raises."""
+    if connection is not None:
+        try:
+            await connection.close(timeout=FAREWELL_S)
+        except FAILURES:
+            connection.terminate()
+
+
+def pauses() -> Iterator[float]:
+    """Seconds between one attempt and the next, for ever."""
+    pause_s, longest_s = RETRY_S
+    while True:
+        yield pause_s
+        pause_s = min(2 * pause_s, longest_s)

@@ -1,0 +1,146 @@
+"""The head of a log that many nodes share: one connection that hears of their commits, and asks for the head."""
+
+import asyncio
+from contextlib import suppress
+
+import asyncpg
+
+from events.chain import GENESIS
+from events.errors import LogUnavailable
+from events.live_head import LiveHead
+from events.postgres_connection import ANSWER_S, FAILURES, HistoryLost, Place, explain, farewell, is_passing, pauses
+from events.record import Head
+
+POLL_S = 2.0  # between looks that nothing asked for: a net below notifications, which a lost connection may swallow
+
+HEAD = "SELECT position, digest FROM events ORDER BY position DESC LIMIT 1"
+_CHANNEL = "SELECT 'events_' || 'events'::regclass::oid"
+
+
+async def ask_head(connection: asyncpg.Connection) -> Head:
+    """The end of the log now. Raises what asyncpg raises."""
+    async with asyncio.timeout(ANSWER_S):
+        row = await connection.fetchrow(HEAD)
+    return Head(*row) if row else Head(0, GENESIS)
+
+
+class HeadWatch:
+    """Keeps `live` up to date. `open` it, then `watch` it; close it in the end."""
+
+    def __init__(self, place: Place) -> None:
+        self.live = LiveHead(Head(0, GENESIS))
+        self.damage: str | None = None
+        self._place = place
+        self._connection: asyncpg.Connection | None = None
+        self._moved = asyncio.Event()
+        self._under_way: asyncio.Task[Head] | None = None
+        self._next: asyncio.Task[Head] | None = None
+        self._watching: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Connect and read the head. Raises FAILURES."""
+        self.live.advance(await ask_head(await self._listening()))
+
+    def watch(self) -> None:
+        """From now on wake who waits when the head moves, whoever moved it."""
+        self._watching = asyncio.create_task(self._watch(), name="log-head")
+
+    def advance(self, head: Head) -> None:
+        """The log has reached `head`; what is known already is passed over."""
+        if head.position > self.live.current.position:
+            self.live.advance(head)
+
+    async def latest(self) -> Head:
+        """The head at some moment after this call began. Raises LogUnavailable.
+
+        All who ask meanwhile share a question. One that is under way may have been answered before they asked: they
+        share the next one.
+        """
+        if self._next is None:
+            self._next = asyncio.create_task(self._ask_after(self._under_way), name="log-latest")
+            self._next.add_done_callback(_seen)
+        return await asyncio.shield(self._next)
+
+    async def close(self, reason: str) -> None:
+        """Wake who waits, and let go of the connection."""
+        self.live.close(reason)
+        tasks = [task for task in (self._watching, self._under_way, self._next) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        connection, self._connection = self._connection, None
+        await farewell(connection)
+
+    async def _watch(self) -> None:
+        while True:
+            self._moved.clear()
+            with suppress(LogUnavailable):  # told to who asks; the poll tries again
+                await self.latest()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(POLL_S):
+                    await self._moved.wait()
+
+    async def _ask_after(self, before: asyncio.Task[Head] | None) -> Head:
+        if before is not None and not before.done():
+            await asyncio.wait([before])
+        self._under_way, self._next = asyncio.current_task(), None
+        return await self._ask()
+
+    async def _ask(self) -> Head:
+        deadline_s = asyncio.get_running_loop().time() + self._place.options.busy_timeout_s
+        for pause_s in pauses():
+            try:
+                head = await self._answer()
+            except HistoryLost as error:
+                self.damage = str(error)
+                raise
+            except FAILURES as error:
+                self._let_go()
+                if not is_passing(error) or asyncio.get_running_loop().time() + pause_s > deadline_s:
+                    raise LogUnavailable(explain(error, self._place.label)) from error
+                await asyncio.sleep(pause_s)
+            else:
+                break
+        self.advance(head)
+        return self.live.current
+
+    async def _answer(self) -> Head:
+        known = self.live.current  # before the question: the writer may learn of a later head meanwhile
+        head = await ask_head(await self._listening())
+        if head.position < known.position or (head.position == known.position and head.digest != known.digest):
+            raise HistoryLost(f"database {self._place.label} has lost events that were recorded: stop, restore a copy")
+        return head
+
+    async def _listening(self) -> asyncpg.Connection:
+        if self._connection is None or self._connection.is_closed():
+            connection = await self._place.connect()
+            try:
+                async with asyncio.timeout(ANSWER_S):
+                    await self._place.history_kept(connection, self.live.current)
+                    await connection.add_listener(await connection.fetchval(_CHANNEL), self._heard)
+            except BaseException:
+                connection.terminate()
+                raise
+            connection.add_termination_listener(self._ended)
+            self._connection = connection
+        return self._connection
+
+    def _heard(self, _connection: object, _pid: int, _channel: str, position: str) -> None:
+        """A hint that the log may have moved: anybody may notify, so the log itself is asked."""
+        if not position.isdecimal() or int(position) > self.live.current.position:
+            self._moved.set()
+
+    def _ended(self, _connection: object) -> None:
+        self._moved.set()
+
+    def _let_go(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.terminate()
+
+
+def _seen(task: asyncio.Task[Head]) -> None:
+    """Whoever asked may have left: an answer that nobody takes is no fault."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,85 @@
+"""Erased content leaves PostgreSQL's tables: an UPDATE leaves the old version of each row behind, until a VACUUM.
+
+VACUUM takes such versions out of the tables' pages once no transaction can see them any more. What then still may hold
+the bytes: the free space of those pages until other rows take it (VACUUM FULL writes the table anew, while nobody uses
+it), the write-ahead log until its segments are used again (a checkpoint or two), standbys until they have caught up,
+archived segments, and backups.
+"""
+
+import asyncio
+from contextlib import suppress
+
+import asyncpg
+
+from events.errors import LogError
+from events.postgres_connection import FAILURES, Place, farewell, pauses
+
+# Of this database: transactions, prepared ones and standbys that may still see what was there at transaction $1.
+_SEEN_BY = """
+SELECT count(*) FROM (
+    SELECT backend_xid AS seen FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+    UNION ALL
+    SELECT backend_xmin FROM pg_stat_activity
+     WHERE (datname = current_database() OR backend_type = 'walsender') AND pid <> pg_backend_pid()
+    UNION ALL SELECT xmin FROM pg_replication_slots
+    UNION ALL SELECT transaction FROM pg_prepared_xacts WHERE database = current_database()
+) AS transactions WHERE age(seen) > age($1::text::xid)
+"""
+_NOW = "SELECT pg_current_xact_id()::xid::text"
+_DEAD = "SELECT pg_stat_get_dead_tuples('events'::regclass) > 0"
+_VACUUM = "VACUUM (TRUNCATE FALSE) events"  # the table's end is never empty, and cutting it would lock readers out
+
+
+class Vacuum:
+    """One task that vacuums after erasures; those that come meanwhile share the next run. `clean` is not set while
+    old versions of rows may hold erased content.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self.clean = asyncio.Event()
+        self.clean.set()
+        self._place = place
+        self._wanted = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self, connection: asyncpg.Connection) -> None:
+        """Begin with what a node that died has left. Raises FAILURES."""
+        if await connection.fetchval(_DEAD):
+            self.wanted()
+        self._task = asyncio.create_task(self._run(), name="log-vacuum")
+
+    def wanted(self) -> None:
+        """Something was erased just now."""
+        self.clean.clear()
+        self._wanted.set()
+
+    async def close(self) -> None:
+        """Leave what is not done to the next start, or to the server's own vacuum."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            for pause_s in pauses():
+                with suppress(*FAILURES, LogError):
+                    await self._vacuum()
+                    break
+                await asyncio.sleep(pause_s)
+            if not self._wanted.is_set():
+                self.clean.set()
+
+    async def _vacuum(self) -> None:
+        """Raises FAILURES."""
+        connection = await self._place.connect(statement_timeout="0", lock_timeout="0")
+        try:
+            now = await connection.fetchval(_NOW)
+            for pause_s in pauses():
+                if not await connection.fetchval(_SEEN_BY, now):
+                    break
+                await asyncio.sleep(pause_s)
+            await connection.execute(_VACUUM)
+        finally:
+            await farewell(connection)

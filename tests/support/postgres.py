@@ -1,0 +1,161 @@
+"""A real PostgreSQL server in a folder of its own, that can be killed and started again. It syncs to the disk."""
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from tests.support.parts import free_port
+
+START_TIMEOUT_S = 30.0
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "max_connections": "60",
+    "shared_buffers": "64MB",
+    "fsync": "on",
+    "autovacuum": "off",  # a test decides when
+    "log_line_prefix": "%m ",
+}
+
+
+def binaries() -> Path | None:
+    """The folder of the newest server that is installed."""
+    found = shutil.which("postgres")
+    if found:
+        return Path(found).resolve().parent
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda one: int(one.parts[-3]))
+    return installed[-1].parent if installed else None
+
+
+class PostgresServer:
+    """Runs in `folder`, as a user who is not root: a server refuses to be."""
+
+    def __init__(self, folder: Path, programs: Path, **settings: str) -> None:
+        self.port = free_port()
+        self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+        self.log = folder / "server.log"
+        self._programs = programs
+        self._data = folder / "data"
+        self._settings = SETTINGS | settings
+        self._user = _user()
+        self._process: subprocess.Popen[bytes] | None = None
+        if self._user is not None:
+            os.chown(folder, self._user.pw_uid, self._user.pw_gid)
+
+    def make(self) -> None:
+        """An empty cluster."""
+        self._run("initdb", "-D", str(self._data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8")
+
+    def start(self) -> None:
+        """Started, and open for connections. Raises AssertionError with the server's complaint."""
+        options = [word for name, value in self._settings.items() for word in ("-c", f"{name}={value}")]
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        with self.log.open("ab") as log:
+            while time.monotonic() < deadline_s:
+                self._process = subprocess.Popen(
+                    [self._programs / "postgres", "-D", self._data, "-p", str(self.port), *options],
+                    stdout=log,
+                    stderr=log,
+                    **self._identity(),  # type: ignore[arg-type]  # user and group, where they are needed
+                )
+                while self._process.poll() is None and time.monotonic() < deadline_s:
+                    if self._ready():
+                        return
+                    time.sleep(0.02)
+                time.sleep(0.05)  # those whom a killed server has left are still going
+        raise AssertionError(self.log.read_text())
+
+    def kill(self) -> None:
+        """SIGKILL for the server and all its processes, as a power cut has it."""
+        process = self._process
+        if process is not None:
+            children = _children(process.pid)
+            for pid in (process.pid, *children):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            process.wait()
+
+    def stop(self) -> None:
+        """Fast shutdown: clients are disconnected, what was committed is on disk."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(timeout=START_TIMEOUT_S)
+
+    async def schema(self) -> str:
+        """The URL of a new, empty schema."""
+        name = f"t{uuid.uuid4().hex[:12]}"
+        await self.execute(f"CREATE SCHEMA {name}")
+        return f"{self.url}?search_path={name}"
+
+    async def execute(self, statement: str, url: str | None = None) -> None:
+        connection = await asyncpg.connect(url or self.url)
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    def _ready(self) -> bool:
+        """As the server itself notes in its folder."""
+        process, noted = self._process, self._data / "postmaster.pid"
+        lines = noted.read_text().splitlines() if noted.exists() else []
+        return process is not None and len(lines) == 8 and (lines[0], lines[7].strip()) == (str(process.pid), "ready")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        done = subprocess.run(
+            [self._programs / program, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            **self._identity(),  # type: ignore[call-overload]  # as above
+        )
+        assert done.returncode == 0, done.stderr
+
+    def _identity(self) -> dict[str, object]:
+        folder = {"cwd": self._data.parent}
+        return folder if self._user is None else folder | {"user": self._user.pw_uid, "group": self._user.pw_gid}
+
+
+def _user() -> pwd.struct_passwd | None:
+    """Who runs the server in place of root."""
+    if os.geteuid() != 0:
+        return None
+    try:
+        return pwd.getpwnam("postgres")
+    except KeyError:
+        return pwd.getpwnam("nobody")
+
+
+def _children(pid: int) -> list[int]:
+    stats = [one.read_text() for one in Path("/proc").glob("[0-9]*/stat") if one.exists()]
+    return [int(stat.split()[0]) for stat in stats if int(stat.rpartition(")")[2].split()[1]) == pid]
+
+
+@contextmanager
+def postgres_server(**settings: str) -> Iterator[PostgresServer]:
+    """A running server; skips the test where none is installed."""
+    programs = binaries()
+    if programs is None:
+        pytest.skip("no PostgreSQL server here")
+    folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+    try:
+        server = PostgresServer(folder, programs, **settings)
+        server.make()
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

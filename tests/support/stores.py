@@ -1,0 +1,70 @@
+"""The stores that the contract holds for. A store is a place that can be opened again and again."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from events.log import EventLog
+from events.options import LogOptions
+from events.postgres import PostgresLog
+from events.sqlite import SqliteLog
+from events.writer import LogObserver, NoObserver
+
+START_US = 1_700_000_000_000_000
+
+
+class Ticks:
+    """A clock that moves one second at each look."""
+
+    def __init__(self) -> None:
+        self.now_us = START_US
+
+    def __call__(self) -> int:
+        self.now_us += 1_000_000
+        return self.now_us
+
+
+class Stores(Protocol):
+    """Logs in one place of a test's own, all closed at its end."""
+
+    clock: Callable[[], int]
+
+    async def open(self, options: LogOptions | None = None, observe: LogObserver | None = None) -> EventLog: ...
+
+    async def close(self) -> None: ...
+
+
+class SqliteStores:
+    """In one file of a test's own directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "log.db"
+        self.clock: Callable[[], int] = Ticks()
+        self._opened: list[SqliteLog] = []
+
+    async def open(self, options: LogOptions | None = None, observe: LogObserver | None = None) -> EventLog:
+        log = await SqliteLog.open(self.path, options, clock=self.clock, observe=observe or NoObserver())
+        self._opened.append(log)
+        return log
+
+    async def close(self) -> None:
+        for log in self._opened:
+            await log.close()
+
+
+class PostgresStores:
+    """In one schema of a test's own; each log is another node's."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.clock: Callable[[], int] = Ticks()
+        self._opened: list[PostgresLog] = []
+
+    async def open(self, options: LogOptions | None = None, observe: LogObserver | None = None) -> PostgresLog:
+        log = await PostgresLog.open(self.url, options, clock=self.clock, observe=observe or NoObserver())
+        self._opened.append(log)
+        return log
+
+    async def close(self) -> None:
+        for log in self._opened:
+            await log.close()
