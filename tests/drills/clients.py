@@ -158,6 +158,7 @@ class Client:
         rng = self._rng
         key = f"{kind}-{rng.getrandbits(64):x}"
         body: dict[str, Any] = {"on_busy": rng.choices(["queue", "reject", "interrupt"], [8, 1, 1])[0]}
+        interrupts = body["on_busy"] == "interrupt"
         sent = ""
         if kind != "regenerate":
             sent = " ".join([key, *rng.choices(WORDS, k=rng.randrange(1, 50))])
@@ -168,7 +169,8 @@ class Client:
         is_streamed = kind == "stream" or (kind != "chat" and rng.random() < 0.5)
         seen = (await self._read(session_id)).version if rng.random() < 0.1 else None
         for _ in range(ATTEMPTS_MAX):
-            said = self._begin("chat" if kind == "stream" else kind, session_id, key=key, sent=sent, if_version=seen)
+            what = "chat" if kind == "stream" else kind
+            said = self._begin(what, session_id, key=key, sent=sent, if_version=seen, interrupts=interrupts)
             if kind == "regenerate":
                 path = f"/api/sessions/{session_id}/regenerate"
             else:

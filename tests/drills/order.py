@@ -62,14 +62,14 @@ def check_if_match(story: Story, operations: list[Operation]) -> Iterator[Violat
         if one.if_version is None:
             continue
         effect = story.effect_of(one)
-        if one.is_told and effect is not None and effect.version != one.if_version + 1:
+        first = story.event(one.session_id, one.if_version + 1)
+        cancels = one.interrupts and first is not None and first.type == "reply_cancelled"
+        if one.is_told and effect is not None and effect.version != one.if_version + (2 if cancels else 1):
             what = f"{one.kind} by {one.client} took effect at {effect.version} with If-Match {one.if_version}"
             yield Violation("if-match", what, one.session_id, effect.version, one.invoked_s)
-        if one.status == 412:
-            after = story.event(one.session_id, one.if_version + 1)
-            if after is None or after.recorded_s > (one.completed_s or 0):
-                what = f"{one.kind} by {one.client} at {one.target} was refused, though nothing followed"
-                yield Violation("if-match", what, one.session_id, one.if_version, one.invoked_s)
+        if one.status == 412 and (first is None or first.recorded_s > (one.completed_s or 0)):
+            what = f"{one.kind} by {one.client} at {one.target} was refused, though nothing followed"
+            yield Violation("if-match", what, one.session_id, one.if_version, one.invoked_s)
 
 
 def check_reads(story: Story, operations: list[Operation]) -> Iterator[Violation]:

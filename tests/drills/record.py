@@ -20,6 +20,7 @@ class Operation(Struct, omit_defaults=True, kw_only=True):
     session_id: str = ""
     key: str | None = None
     if_version: int | None = None
+    interrupts: bool = False  # a running reply is cancelled first
     sent: str = ""  # the message or title: used once, so that its effect can be known again
     told_s: float | None = None  # when its effect was acknowledged: of a stream, when `start` came
     completed_s: float | None = None  # None: it never heard the end of it

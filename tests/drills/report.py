@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from tests.drills.drill import Drilled
 from tests.drills.record import Record, Violation
 
-NEAR_VERSIONS, NEAR_S = 6, 4.0
+NEAR_VERSIONS, NEAR_S = 6, 1.5
 WIDTH_MAX = 220
 
 
