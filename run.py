@@ -50,7 +50,8 @@ from chatbot.sessions.reading import Reader
 from chatbot.sessions.recent_texts import RecentTexts
 from chatbot.sessions.supervisor import Supervisor
 from events.errors import LogError, LogUnusable
-from events.sqlite import SqliteLog
+from events.log import EventLog
+from events.opening import open_log
 from events.trust import check_tail
 from projections.errors import ProjectionError, ProjectionLag, ProjectionsStopped
 from projections.runner import ProjectionRunner
@@ -253,7 +254,7 @@ async def compose(settings: Settings, stack: AsyncExitStack) -> Services:
 async def start_up(services: Services, url: str) -> None:
     """Bring the projections up to the log, close what a crash left open, then be ready."""
     logger = structlog.get_logger("run")
-    logger.info("server.listening", url=url, database=str(services.settings.database.path))
+    logger.info("server.listening", url=url, database=services.settings.database.shown)
     while services.runner.rebuilding and services.runner.failure is None:
         with suppress(ProjectionLag, ProjectionsStopped):
             await services.runner.wait_for(services.log.head().position, timeout_s=START_LOOK_S)
@@ -265,10 +266,11 @@ async def start_up(services: Services, url: str) -> None:
 
 
 @asynccontextmanager
-async def opened_log(settings: Settings, log_watch: LogWatch) -> AsyncIterator[SqliteLog]:
-    log = await SqliteLog.open(settings.database.path, log_options(settings), clock=now_us, observe=log_watch)
+async def opened_log(settings: Settings, log_watch: LogWatch) -> AsyncIterator[EventLog]:
+    database = settings.database
+    log = await open_log(database.place, log_options(settings), clock=now_us, observe=log_watch)
     try:
-        await check_tail(log, settings.database.path)
+        await check_tail(log, database.shown if database.is_postgres else database.path)
         yield log
     finally:
         await log.close()

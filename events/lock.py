@@ -45,6 +45,24 @@ class DatabaseLock:
             raise LogUnusable(f"cannot lock {self._path}: {error.strerror}") from error
         self._descriptor = descriptor
 
+    def adopt(self, descriptor: int) -> None:
+        """Hold the lock together with the process that acquired it and has passed `descriptor` on: it is let go when
+        the last of them has let go. Raises LogUnusable when `descriptor` is not of the lock in place.
+        """
+        try:
+            self._must_be_in_place(descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # changes nothing where it is held already
+            self._descriptor = os.dup(descriptor)
+        except OSError as error:
+            raise LogUnusable(f"descriptor {descriptor} does not hold the lock of database {self._database}") from error
+
+    @property
+    def descriptor(self) -> int:
+        """To be passed on to processes that will `adopt` it. Raises ValueError when not held."""
+        if self._descriptor is None:
+            raise ValueError("the lock is not held")
+        return self._descriptor
+
     def _must_be_in_place(self, descriptor: int) -> None:
         """Raises BlockingIOError when the file's owner took it away meanwhile: whoever comes next locks another."""
         try:

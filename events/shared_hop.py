@@ -45,6 +45,14 @@ def _answer(question: Question[Any], connection: sqlite3.Connection) -> Any:
         return error
 
 
+async def hop(connection: aiosqlite.Connection, question: Question[T]) -> T:
+    """What `question` makes of a connection that is the caller's alone. Raises what it raises, and sqlite3.Error."""
+    (answer,) = await connection.execute_fetchall(_ANSWER, [question])
+    if isinstance(answer, Exception):
+        raise answer
+    return answer  # type: ignore[return-value]  # of the question's type
+
+
 class SharedHop:
     """The way to one connection, which was made by `AskableConnection`. For one event loop."""
 

@@ -18,6 +18,7 @@ from events.errors import LogUnavailable, LogUnusable
 from events.live_head import LiveHead
 from events.options import LogOptions
 from events.record import Columns, Head, Metadata, Outline, RecordedEvent, StoredRow
+from events.shared_head import SharedHead
 from events.sqlite_readers import (
     SqliteReaders,
     all_events,
@@ -29,6 +30,7 @@ from events.sqlite_readers import (
     stream_events,
 )
 from events.sqlite_schema import check_format, connect_reader, explain
+from events.wakeups import Wakeups
 from events.write_side import WriteSide
 from events.writer import LogObserver, NoObserver
 
@@ -48,14 +50,17 @@ def now_us() -> int:
 class SqliteLog:
     """An event log in one file. Made by `open`; every instance must be closed."""
 
-    def __init__(self, readers: SqliteReaders, live: LiveHead, write_side: WriteSide | None) -> None:
+    def __init__(
+        self, readers: SqliteReaders, live: LiveHead, write_side: WriteSide | None, wakeups: Wakeups | None
+    ) -> None:
         self._readers = readers
         self._live = live
         self._write_side = write_side
+        self._shared = None if wakeups is None or write_side is None else SharedHead(live, readers, wakeups)
         self._closed: asyncio.Task[None] | None = None
 
     @classmethod
-    async def open(
+    async def open(  # noqa: PLR0913  each has a default that suits
         cls,
         path: str | Path,
         options: LogOptions | None = None,
@@ -64,12 +69,14 @@ class SqliteLog:
         clock: Callable[[], int] = now_us,
         random_bytes: Callable[[int], bytes] | None = None,
         observe: LogObserver | None = None,
+        wakeups: Wakeups | None = None,
     ) -> "SqliteLog":
         """Open the log in `path`, created if missing.
 
         With `read_only` no event and no lock is written, so that offline commands work beside a running server and
         on a read-only copy; `head` is then the end of the log at this moment. `clock` gives microseconds, UTC;
-        `random_bytes` the salts, absent: the system.
+        `random_bytes` the salts, absent: the system. With `wakeups` other processes append to the file, too, all of
+        them through such a log.
         Raises LogUnusable (of which LogInUse is one), which says what to do about it.
         """
         options = options or LogOptions()
@@ -79,7 +86,7 @@ class SqliteLog:
             if read_only:
                 live = await _end_of(database, options)
             else:
-                side = WriteSide(database, options, (clock, random_bytes or _drawn()))
+                side = WriteSide(database, options, (clock, random_bytes or _drawn()), wakeups)
                 live = await side.open(observe or NoObserver())
             await readers.open()
         except BaseException as error:
@@ -87,7 +94,10 @@ class SqliteLog:
             if isinstance(error, sqlite3.Error):
                 raise LogUnusable(explain(error, database) or f"database {database}: {error}") from error
             raise
-        return cls(readers, live, side)
+        log = cls(readers, live, side, wakeups)
+        if log._shared is not None:
+            log._shared.start()
+        return log
 
     @property
     def failure(self) -> BaseException | None:
@@ -158,13 +168,13 @@ class SqliteLog:
         return self._live.current
 
     async def latest(self) -> Head:
-        """As EventLog.latest: nobody else appends."""
-        return self._live.current
+        """As EventLog.latest."""
+        return self._live.current if self._shared is None else await self._shared.latest()
 
     @property
     def is_shared(self) -> bool:
         """As EventLog.is_shared."""
-        return False
+        return self._shared is not None
 
     async def wait(self, position: int) -> Head:
         """As EventLog.wait. Raises LogUnavailable when the log closes first."""
@@ -175,8 +185,13 @@ class SqliteLog:
         if self._write_side is not None:
             self._write_side.refuse()
         if self._closed is None:
-            self._closed = asyncio.create_task(_release(self._readers, self._write_side), name="log-close")
+            self._closed = asyncio.create_task(self._release(), name="log-close")
         await asyncio.shield(self._closed)
+
+    async def _release(self) -> None:
+        if self._shared is not None:
+            await self._shared.close()
+        await _release(self._readers, self._write_side)
 
     def _writing(self) -> WriteSide:
         side = self._write_side

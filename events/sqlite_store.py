@@ -24,8 +24,8 @@ STATEMENTS_MAX = 128  # as many as a connection of Python keeps prepared; up to 
 LOOK_S = 1.0  # between looks at whether the path still leads to the open file
 CHECKPOINT_RETRY_S = (0.05, 2.0)  # between attempts: the first pause, doubled up to the last
 
-_CLASHES = frozenset({"SQLITE_CONSTRAINT_TRIGGER", "SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"})
-_ERASE = "UPDATE events SET data = NULL, salt = NULL WHERE stream_id = ? AND version < ? AND data IS NOT NULL"
+CLASHES = frozenset({"SQLITE_CONSTRAINT_TRIGGER", "SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"})
+ERASE = "UPDATE events SET data = NULL, salt = NULL WHERE stream_id = ? AND version < ? AND data IS NOT NULL"
 _ROW = "(" + ",".join("?" * len(COLUMNS.split(","))) + ")"
 
 
@@ -48,7 +48,7 @@ class SqliteStore:
 
     async def open(self) -> None:
         """Create or open the file, and empty a write-ahead log that a crash has left. Raises as connect_writer."""
-        self._connection = await connect_writer(self._path, self._options, create=True)
+        self._connection = await self._connect(create=True)
         self._inode = await asyncio.to_thread(_inode, self._path)
         await self._reload(self._connection)
         await self.tidy()
@@ -114,11 +114,14 @@ class SqliteStore:
             raise LogUnavailable(self.damage)
         await self._look()
         if self._connection is None:
-            self._connection = await connect_writer(self._path, self._options, create=False)
+            self._connection = await self._connect(create=False)
             self._suspect = True
         if self._suspect:
             await self._reload(self._connection)
         return self._connection
+
+    async def _connect(self, *, create: bool) -> aiosqlite.Connection:
+        return await connect_writer(self._path, self._options, create=create)
 
     async def _look(self) -> None:
         """Refuse to write into a file that nobody will find again. Raises LogUnavailable."""
@@ -164,7 +167,7 @@ class SqliteStore:
             planned = plan(batch, self.live.current, versions)
             if not planned.rows:
                 return planned.outcomes
-            values, statement = list(chain.from_iterable(planned.rows)), _insertion(len(planned.rows))
+            values, statement = list(chain.from_iterable(planned.rows)), insertion(len(planned.rows))
             self._suspect = True
             try:
                 if planned.erasures:
@@ -173,7 +176,7 @@ class SqliteStore:
                     # Autocommit: the statement is the transaction, in one hop to the connection's thread and one fsync.
                     await connection.execute_fetchall(statement, values)
             except sqlite3.IntegrityError as error:
-                if error.sqlite_errorname not in _CLASHES:
+                if error.sqlite_errorname not in CLASHES:
                     raise
             else:
                 self._suspect = False
@@ -195,7 +198,7 @@ class SqliteStore:
         try:
             await connection.execute_fetchall(*insert)
             for erasure in erasures:
-                await connection.execute_fetchall(_ERASE, erasure)
+                await connection.execute_fetchall(ERASE, erasure)
             self.wal_clean.clear()
             self._retry_at_s = 0.0
             await connection.execute_fetchall("COMMIT")
@@ -205,17 +208,21 @@ class SqliteStore:
             raise
 
     async def _versions(self, connection: aiosqlite.Connection, streams: set[str]) -> dict[str, int]:
-        rows = await connection.execute_fetchall(
-            "WITH asked (stream_id) AS (VALUES " + ",".join(["(?)"] * len(streams)) + ")"  # noqa: S608  placeholders
-            " SELECT stream_id, coalesce((SELECT max(version) FROM events WHERE stream_id = asked.stream_id), 0)"
-            " FROM asked",
-            list(streams),
-        )
+        rows = await connection.execute_fetchall(versions_of(len(streams)), list(streams))
         return dict(rows)  # type: ignore[arg-type]  # rows are pairs
 
 
+def versions_of(streams: int) -> str:
+    """The query for the versions of so many streams."""
+    return (
+        "WITH asked (stream_id) AS (VALUES " + ",".join(["(?)"] * streams) + ")"  # noqa: S608  placeholders
+        " SELECT stream_id, coalesce((SELECT max(version) FROM events WHERE stream_id = asked.stream_id), 0) FROM asked"
+    )
+
+
 @lru_cache(maxsize=STATEMENTS_MAX)
-def _insertion(rows: int) -> str:
+def insertion(rows: int) -> str:
+    """The statement that writes so many rows."""
     return f"INSERT INTO events ({COLUMNS}) VALUES " + ",".join([_ROW] * rows)  # noqa: S608  constants
 
 

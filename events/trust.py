@@ -19,20 +19,23 @@ PROBES = 64  # pairs of rows in between: each a few pages of a cold file
 PAGE = 200
 
 
-async def check_tail(log: EventLog, path: Path) -> None:
-    """Raises LogDamaged for a log that does not hold, LogUnusable for a newer program's; both say what to do."""
+async def check_tail(log: EventLog, place: Path | str) -> None:
+    """`place` is the log's file, or what people call its database.
+
+    Raises LogDamaged for a log that does not hold, LogUnusable for a newer program's; both say what to do.
+    """
     try:
         reason = await _fault(log)
     except LogUnavailable as error:
         if "damaged" not in str(error):
             raise LogUnusable(str(error)) from error
-        raise LogDamaged(path, "SQLite finds its pages damaged") from error
+        raise LogDamaged(place, "SQLite finds its pages damaged" if isinstance(place, Path) else str(error)) from error
     except UnknownEvent as error:
         raise LogUnusable(
-            f"database {path} was written by a newer version of this program ({error}): update the program"
+            f"database {place} was written by a newer version of this program ({error}): update the program"
         ) from error
     if reason is not None:
-        raise LogDamaged(path, reason)
+        raise LogDamaged(place, reason)
 
 
 async def _fault(log: EventLog) -> str | None:

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import aiosqlite
 
-from events.errors import LogError
+from events.errors import LogError, LogUnavailable
 from events.options import LogOptions
+from events.shared_hop import hop
 from events.sqlite_schema import connect_writer
+from events.turn import Turn
 
 PAGE_BYTES = 4096
 NEW_PAGES = 4000  # 16 MB: so long a log is begun anew. A page that changes often is then copied once
@@ -24,15 +26,21 @@ TAIL_PAGES = 150  # so many may be left for the time between two commits: 2 or 3
 PASSES_MAX = 4  # beside the commits, each with less to copy; then all the rest is copied, however much it is
 BUSY_MS = 100  # how long one attempt to empty the write-ahead log may hold up the appends
 _flush = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
+_KEPT_FROM_IT = (1, -1, -1)  # as SQLite says it where another connection is copying
 _PASSIVE = "PRAGMA wal_checkpoint(PASSIVE)"  # waits for nobody, and nobody waits for it
 
 
 class WriteAhead:
-    """For the one task that writes. Errors of the copying are passed over: commits meet their own."""
+    """For the one task that writes. Errors of the copying are passed over: commits meet their own.
 
-    def __init__(self, path: Path, options: LogOptions) -> None:
+    Where other processes write the file, too, `turn` is how they keep off while the rest is copied. One that finds
+    another copying leaves it to that one.
+    """
+
+    def __init__(self, path: Path, options: LogOptions, turn: Turn | None = None) -> None:
         self._path = path
         self._options = options
+        self._turn = turn
         self._pages = 0  # in the log: an estimate, set right by each pass
         self._passed = 0  # of them, those that the last pass has seen
         self._passes = 0
@@ -58,14 +66,14 @@ class WriteAhead:
             self._passes += 1
             self._copying = asyncio.create_task(self._copy(), name="write-ahead")
         else:
-            self._ended(*await _checkpoint(writer, _PASSIVE))
+            self._ended(*await self._between_commits(writer, _PASSIVE))
 
     async def empty(self, writer: aiosqlite.Connection) -> bool:
         """Whether nothing is left in the log; waits BUSY_MS for readers. Raises sqlite3.Error."""
         await self._end_copying()
         await writer.execute_fetchall(f"PRAGMA busy_timeout={BUSY_MS}")
         try:
-            busy, frames, copied = await _checkpoint(writer, "PRAGMA wal_checkpoint(TRUNCATE)")
+            busy, frames, copied = await self._between_commits(writer, "PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
             await writer.execute_fetchall(f"PRAGMA busy_timeout={round(self._options.busy_timeout_s * 1000)}")
         self._ended(busy, frames, copied)
@@ -77,6 +85,21 @@ class WriteAhead:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
+
+    async def _between_commits(self, writer: aiosqlite.Connection, statement: str) -> tuple[int, int, int]:
+        turn = self._turn
+        if turn is None:
+            return await _checkpoint(writer, statement)
+
+        def in_turn(connection: sqlite3.Connection) -> tuple[int, int, int]:
+            with turn.taken(BUSY_MS / 1000):
+                result: tuple[int, int, int] = connection.execute(statement).fetchone()
+                return result
+
+        try:
+            return await hop(writer, in_turn)
+        except LogUnavailable:
+            return _KEPT_FROM_IT
 
     async def _end_copying(self) -> None:
         copying, self._copying = self._copying, None

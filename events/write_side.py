@@ -12,25 +12,36 @@ from events.live_head import LiveHead
 from events.lock import DatabaseLock
 from events.options import LogOptions
 from events.record import RecordedEvent
+from events.sqlite_shared_store import SharedStore
 from events.sqlite_store import SqliteStore
+from events.wakeups import Wakeups
 from events.writer import BatchWriter, LogObserver
 
 
 class WriteSide:
-    """Opened with `open`; let go with `stop`, then `close`. `sources` are the clock and the source of salts."""
+    """Opened with `open`; let go with `stop`, then `close`. `sources` are the clock and the source of salts; `wakeups`
+    are there where other processes write, too."""
 
     def __init__(
-        self, database: Path, options: LogOptions, sources: tuple[Callable[[], int], Callable[[int], bytes]]
+        self,
+        database: Path,
+        options: LogOptions,
+        sources: tuple[Callable[[], int], Callable[[int], bytes]],
+        wakeups: Wakeups | None = None,
     ) -> None:
         self.clock, self._random_bytes = sources
-        self.store = SqliteStore(database, options)
+        self.store = SqliteStore(database, options) if wakeups is None else SharedStore(database, options, wakeups)
+        self._wakeups = wakeups
         self._lock = DatabaseLock(database)
         self._options = options
         self._writer: BatchWriter | None = None
 
     async def open(self, observe: LogObserver) -> LiveHead:
         """Take the lock, open the file, start writing. Raises LogUnusable or sqlite3.Error; close all the same."""
-        await asyncio.to_thread(self._lock.acquire)
+        if self._wakeups is None:
+            await asyncio.to_thread(self._lock.acquire)
+        else:
+            await asyncio.to_thread(self._lock.adopt, self._wakeups.lock)
         await self.store.open()
         self._writer = BatchWriter(self.store, self._options, observe)
         return self.store.live

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlsplit, urlunsplit
 
 from msgspec import Meta, Struct
 
@@ -20,7 +19,7 @@ def parse_database_url(url: str) -> Path | str:
     Raises ValueError with the reason. A memory database is refused: what was acknowledged would not be on disk.
     """
     if url.startswith(POSTGRES):
-        if not urlsplit(url).path.strip("/"):
+        if not _without_credentials(url).removeprefix("postgresql://").partition("/")[2]:
             raise ValueError("postgresql: names no database")
         return url
     path = url
@@ -38,6 +37,11 @@ def parse_database_url(url: str) -> Path | str:
     if not path.strip() or path.endswith(("/", "\\")) or "\0" in path:
         raise ValueError("this names no file")
     return Path(path)
+
+
+def _without_credentials(url: str) -> str:
+    """However badly it is written: nothing before its last @ is shown, and no option."""
+    return "postgresql://" + url.partition("://")[2].rpartition("@")[2].partition("?")[0]
 
 
 class DatabaseSettings(Struct, frozen=True):
@@ -136,6 +140,11 @@ class DatabaseSettings(Struct, frozen=True):
         return place
 
     @property
+    def place(self) -> Path | str:
+        """Where the log is, for events.opening. Raises ValueError for a url that `load` has refused."""
+        return parse_database_url(self.url)
+
+    @property
     def is_postgres(self) -> bool:
         """Whether the log is in PostgreSQL."""
         return self.url.startswith(POSTGRES)
@@ -143,10 +152,7 @@ class DatabaseSettings(Struct, frozen=True):
     @property
     def shown(self) -> str:
         """Where the log is, for people: without the credentials of a URL."""
-        if not self.is_postgres:
-            return str(self.path)
-        parts = urlsplit(self.url)
-        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
+        return _without_credentials(self.url) if self.is_postgres else str(self.path)
 
     @property
     def projections(self) -> Path:

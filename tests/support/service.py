@@ -7,8 +7,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from chatbot.config.load import load
 
 ROOT = Path(run.__file__).resolve().parent
 START_TIMEOUT_S = 30.0
+PASSWORD_FILES = {"_parse_connect_dsn_and_args", "_parse_connect_arguments", "_read_password_from_pgpass"}
 
 
 def environment(folder: Path, model_url: str, **settings: str) -> dict[str, str]:
@@ -63,6 +64,24 @@ class Running:
 
 @asynccontextmanager
 async def serving(folder: Path, model_url: str, **settings: str) -> AsyncIterator[Running]:
+    """The whole service on a free port, in this process, in which its code may not block any more."""
+    async with started(folder, model_url, **settings) as running:
+        with unblocked():
+            yield running
+
+
+@contextmanager
+def unblocked() -> Iterator[None]:
+    """From here on a blocking call of ours on the event loop (file, socket, sleep, SQLite) fails the test."""
+    with blockbuster_ctx(["events", "projections", "chatbot", "run"]) as watch:
+        for name in ("os.stat", "os.path.abspath", "os.getcwd", "io.TextIOWrapper.read", "io.BufferedReader.read"):
+            # asyncpg looks for a password file before each of its few connections
+            watch.functions[name].can_block_in("asyncpg/connect_utils.py", PASSWORD_FILES)
+        yield
+
+
+@asynccontextmanager
+async def started(folder: Path, model_url: str, **settings: str) -> AsyncIterator[Running]:
     """The whole service on a free port, in this process."""
     configuration = load({}, environment=environment(folder, model_url, **settings), folder=ROOT)
     async with AsyncExitStack() as stack:
@@ -72,9 +91,7 @@ async def serving(folder: Path, model_url: str, **settings: str) -> AsyncIterato
         await run.start_up(services, url)
         await services.health.refresh()
         client = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=30))
-        # From here on a blocking call of ours on the event loop (file, socket, sleep, SQLite) fails the test.
-        with blockbuster_ctx(["events", "projections", "chatbot", "run"]):
-            yield Running(services, client)
+        yield Running(services, client)
 
 
 class Program:

@@ -9,6 +9,7 @@ from events.options import LogOptions
 from events.postgres import PostgresLog
 from events.sqlite import SqliteLog
 from events.writer import LogObserver, NoObserver
+from tests.support.shared_log import SharedLogs
 
 START_US = 1_700_000_000_000_000
 
@@ -50,6 +51,20 @@ class SqliteStores:
     async def close(self) -> None:
         for log in self._opened:
             await log.close()
+
+
+class SharedSqliteStores:
+    """The same for a file to which others may append, too."""
+
+    def __init__(self, directory: Path) -> None:
+        self.clock: Callable[[], int] = Ticks()
+        self._shared = SharedLogs(directory / "log.db", slots=2)
+
+    async def open(self, options: LogOptions | None = None, observe: LogObserver | None = None) -> EventLog:
+        return await self._shared.open(0, options, observe, self.clock)
+
+    async def close(self) -> None:
+        await self._shared.close()
 
 
 class PostgresStores:

@@ -1,0 +1,37 @@
+"""Which store keeps a log: a file is SQLite's, a URL PostgreSQL's."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from events.errors import LogUnusable
+from events.log import EventLog
+from events.options import LogOptions
+from events.sqlite import SqliteLog
+from events.writer import LogObserver
+
+
+def now_us() -> int:
+    """Microseconds since 1970, UTC."""
+    return time.time_ns() // 1000
+
+
+async def open_log(
+    place: Path | str,
+    options: LogOptions | None = None,
+    *,
+    read_only: bool = False,
+    clock: Callable[[], int] = now_us,
+    observe: LogObserver | None = None,
+) -> EventLog:
+    """The log in `place`, a path or a PostgreSQL URL, made if missing; with `read_only` nothing is written.
+
+    Raises LogUnusable, which says what to do about it.
+    """
+    if isinstance(place, Path):
+        return await SqliteLog.open(place, options, read_only=read_only, clock=clock, observe=observe)
+    try:
+        from events.postgres import PostgresLog  # noqa: PLC0415  asyncpg is optional
+    except ImportError as error:
+        raise LogUnusable("a log in PostgreSQL needs asyncpg: pip install 'chatbot-backend[postgres]'") from error
+    return await PostgresLog.open(place, options, read_only=read_only, clock=clock, observe=observe)

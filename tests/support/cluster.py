@@ -1,0 +1,36 @@
+"""Several nodes over one log, in this process, each with projections, actors, sockets and mirrors of its own."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from tests.support.service import Running, started, unblocked
+
+SECRET = "a-secret-that-all-nodes-share"
+TWO: tuple[Mapping[str, str], ...] = ({}, {})
+
+
+def node_settings(folder: Path, database_url: str) -> dict[str, str]:
+    """Those of a node that keeps its projections in `folder`."""
+    return {
+        "DATABASE_URL": database_url,
+        "CHATBOT_DATABASE_PROJECTIONS_PATH": str(folder / "projections.db"),
+        "CHATBOT_NODES_SECRET": SECRET,
+        "CHATBOT_NODES_LOOK_S": "0.3",
+    }
+
+
+@asynccontextmanager
+async def nodes(
+    folder: Path, database_url: str, model_url: str, own: Sequence[Mapping[str, str]] = TWO, **settings: str
+) -> AsyncIterator[list[Running]]:
+    """A node for each of `own`, its own settings, on the PostgreSQL database at `database_url`."""
+    async with AsyncExitStack() as stack:
+        running = []
+        for number, special in enumerate(own):
+            place = folder / f"node-{number}"
+            place.mkdir()
+            wanted = {**node_settings(place, database_url), **settings, **special}
+            running.append(await stack.enter_async_context(started(place, model_url, **wanted)))
+        with unblocked():
+            yield running

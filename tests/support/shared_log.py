@@ -1,0 +1,58 @@
+"""A SQLite log that several instances append to: of one process, or of many that run SHARED_WRITER."""
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from events.lock import DatabaseLock
+from events.options import LogOptions
+from events.sqlite import SqliteLog, now_us
+from events.wakeups import DatagramWakeups, wakeup_sockets
+from events.writer import LogObserver
+
+
+class SharedLogs:
+    """Holds the lock and the sockets, as the master of the workers does; every log that it opens has a slot."""
+
+    def __init__(self, path: Path, slots: int) -> None:
+        self.path = path
+        self._lock = DatabaseLock(path)
+        self._lock.acquire()
+        self._sockets = wakeup_sockets(slots)
+        self._logs: list[SqliteLog] = []
+
+    @property
+    def descriptors(self) -> list[int]:
+        """The lock, then each slot's two ends: for another process."""
+        return [self._lock.descriptor, *(end.fileno() for pair in self._sockets for end in pair)]
+
+    async def open(
+        self,
+        slot: int,
+        options: LogOptions | None = None,
+        observe: LogObserver | None = None,
+        clock: Callable[[], int] = now_us,
+    ) -> SqliteLog:
+        wakeups = wakeups_of(slot, self._lock.descriptor, self._sockets)
+        log = await SqliteLog.open(self.path, options, clock=clock, observe=observe, wakeups=wakeups)
+        self._logs.append(log)
+        return log
+
+    async def close(self) -> None:
+        for log in self._logs:
+            await log.close()
+        for pair in self._sockets:
+            for end in pair:
+                end.close()
+        self._lock.release()
+
+
+def wakeups_of(slot: int, lock: int, sockets: list[tuple[socket.socket, socket.socket]]) -> DatagramWakeups:
+    return DatagramWakeups(lock, sockets[slot][0], [end for number, (_, end) in enumerate(sockets) if number != slot])
+
+
+def inherited(descriptors: list[int], slot: int) -> DatagramWakeups:
+    """In another process: what `SharedLogs.descriptors` of this one were."""
+    lock, *ends = descriptors
+    sockets = [socket.socket(fileno=number) for number in ends]
+    return wakeups_of(slot, lock, list(zip(sockets[::2], sockets[1::2], strict=True)))
