@@ -28,6 +28,7 @@ class Plan(Struct, frozen=True):
     seconds: float
     nodes: int = 3
     postgres: bool = True
+    only: str = ""  # words that the kind of a fault must have
 
 
 class Drilled(Struct):
@@ -54,7 +55,7 @@ async def _run(plan: Plan, parts: Cluster, record: Record, say: Callable[[str], 
     pool, targets = Pool(), parts.targets
     clients = [Client(f"client {n}", targets, pool, rng.randrange(2**32)) for n in range(CLIENTS)]
     readers = [Follower(f"reader {n}", targets, pool, rng.randrange(2**32)) for n in range(READERS)]
-    script = Script(parts, rng.randrange(2**32), say)
+    script = Script(parts, rng.randrange(2**32), say, plan.only)
     stop = asyncio.Event()
     following = [asyncio.create_task(reader.run()) for reader in readers]
     working = [asyncio.create_task(client.run(stop)) for client in clients]

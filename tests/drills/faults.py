@@ -117,13 +117,16 @@ def _of_database(cluster: Cluster) -> list[Fault]:
 
 
 class Script:
-    """Injects faults until told to stop; then undoes what is left. `injected` counts them by kind."""
+    """Injects faults until told to stop; then undoes what is left. `injected` counts them by kind.
 
-    def __init__(self, cluster: Cluster, seed: int, say: Callable[[str], None]) -> None:
+    `only` are words that a kind must have to be injected.
+    """
+
+    def __init__(self, cluster: Cluster, seed: int, say: Callable[[str], None], only: str = "") -> None:
         self.injected: Counter[str] = Counter()
         self.complaints: list[str] = []
         self._cluster = cluster
-        self._faults = faults_of(cluster)
+        self._faults = [fault for fault in faults_of(cluster) if only in fault.kind]
         self._rng = random.Random(seed)
         self._say = say
         self._active: list[Fault] = []

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 import time
 from contextlib import suppress
@@ -13,7 +14,7 @@ from msgspec import Struct
 from tests.drills.processes import Part
 from tests.support.service import ROOT, environment
 
-READY_TIMEOUT_S = 60.0
+READY_TIMEOUT_S = 30.0
 SECRET = "a-secret-that-the-nodes-share"
 SETTINGS = {  # quicker than in earnest, so that a short drill sees each of them happen
     "CHATBOT_NODES_SECRET": SECRET,
@@ -30,6 +31,7 @@ SETTINGS = {  # quicker than in earnest, so that a short drill sees each of them
     "CHATBOT_STREAM_RETRY_S": "0.2",
     "CHATBOT_STREAM_SSE_PING_S": "2",
     "CHATBOT_LOGGING_FORMAT": "json",
+    "PYTHONFAULTHANDLER": "1",  # one that hangs is asked with SIGABRT where it is
 }
 
 
@@ -55,7 +57,9 @@ class Node(Struct):
                     if (await client.get("/readyz")).status_code == 200:
                         return
                 assert self.part.pid is not None, f"{self.name} ended: {self.tail()}"
-                assert time.monotonic() < until_s, f"{self.name} is not ready: {self.tail()}"
+                if time.monotonic() > until_s:
+                    await self.part.stop(signal.SIGABRT)
+                    raise AssertionError(f"{self.name} is not ready; it was at: {self.tail()}")
                 await asyncio.sleep(0.05)
 
     def tail(self, characters: int = 3000) -> str:

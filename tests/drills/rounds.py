@@ -56,12 +56,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.randrange(2**31), help="draws the same faults and requests")
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--sqlite", action="store_true", help="one node over SQLite")
+    parser.add_argument("--only", default="", help="words that the kind of a fault must have, such as 'freeze'")
     parser.add_argument("--check", type=Path, help="only check again what a drill left in this folder")
     options = parser.parse_args()
     if options.check:
         return 1 if judge(Record.load(options.check), options.seed) else 0
     nodes = 1 if options.sqlite else options.nodes
-    plan = Plan(options.seed, options.minutes * 60, nodes, postgres=not options.sqlite)
+    plan = Plan(options.seed, options.minutes * 60, nodes, postgres=not options.sqlite, only=options.only)
     folder = open_folder()
     print(f"seed {plan.seed}, {plan.nodes} nodes, {options.minutes:g} minutes, in {folder}", flush=True)
     found = 1
