@@ -32,7 +32,9 @@ async def export(desk: Desk, options: argparse.Namespace) -> int:
         raise CommandFailed("export writes a file: add `> FILE.ndjson`", 2)
     async with desk.reading() as log:
         try:
-            events = await export_log(log, desk.path, sys.stdout.buffer, owner=options.owner, session=options.session)
+            is_part = options.owner is not None or options.session is not None
+            path = desk.file("export all of it") if is_part else None
+            events = await export_log(log, path, sys.stdout.buffer, owner=options.owner, session=options.session)
         except BrokenPipeError:
             raise CommandFailed("whoever read the export has stopped: it is not whole") from None
         except ArchiveFault as error:
@@ -42,10 +44,10 @@ async def export(desk: Desk, options: argparse.Namespace) -> int:
 
 
 async def export_log(
-    log: EventLog, path: Path, out: BinaryIO, *, owner: str | None = None, session: str | None = None
+    log: EventLog, path: Path | None, out: BinaryIO, *, owner: str | None = None, session: str | None = None
 ) -> int:
-    """Write the log in `path`, or part of it, to `out`; the number of its events. Raises CommandFailed for a part
-    that is empty, ArchiveFault for a damaged row.
+    """Write the log, or part of it from the file `path`, to `out`; the number of its events. Raises CommandFailed for
+    a part that is empty, ArchiveFault for a damaged row.
     """
     head = log.head()
     header = Header(
@@ -57,7 +59,7 @@ async def export_log(
         owner=owner,
         session=session,
     )
-    if header.is_whole:
+    if header.is_whole or path is None:
         return await _write(log, ArchiveWriter(out, header), head.position)
     selection = await Selection.open(path, owner=owner, session=session)
     try:
@@ -95,9 +97,10 @@ async def import_command(desk: Desk, options: argparse.Namespace) -> int:
     new, and each event's metadata says where it is from (`imported`). Sessions that the log has already refuse it.
     """
     rules = Rules(skip_existing=options.skip_existing, resume=options.resume)
+    path = desk.file("import into a file, and move that up with `run.py migrate`")
     try:
         with options.file.open("rb") as file:
-            told = await import_file(file, desk.path, rules)
+            told = await import_file(file, path, rules)
     except asyncio.CancelledError:
         desk.note(INTERRUPTED)
         raise

@@ -23,6 +23,7 @@ async def backup(desk: Desk, options: argparse.Namespace) -> int:
     """Copy the log as it is now to DEST, beside a running server, verify the copy's whole chain and print its head.
     DEST appears only once it is whole; until then it is DEST.partial.
     """
+    source = desk.file("pg_dump makes a copy while the log is served, pg_restore brings it back")
     destination = options.destination
     if not destination.name or destination.is_dir():
         raise CommandFailed(f"{destination} is a directory: name the file that the copy is to be", 2)
@@ -31,9 +32,9 @@ async def backup(desk: Desk, options: argparse.Namespace) -> int:
         pass
     if destination.exists():
         raise CommandFailed(f"{destination} exists: a backup never writes over another", 2)
-    _reserve(partial, desk.path)
+    _reserve(partial, source)
     try:
-        await _copy(desk.path, partial)
+        await _copy(source, partial)
         head = await _verified(desk, partial)
         os.link(partial, destination)  # unlike a rename it refuses a file that has come meanwhile
     except FileExistsError as error:

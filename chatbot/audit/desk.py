@@ -14,7 +14,8 @@ import msgspec
 
 from chatbot.config.settings import Settings
 from chatbot.llm.protocol import Provider
-from events.sqlite import SqliteLog
+from events.log import EventLog
+from events.opening import open_log
 
 SHOW_EVERY_S = 0.2  # on a terminal, where each line replaces the one before
 EXIT_STOPPED = 130  # by Ctrl-C, as shells have it
@@ -68,14 +69,20 @@ class Desk:
         self.provider = provider
 
     @property
-    def path(self) -> Path:
-        """The log's file."""
+    def where(self) -> Path | str:
+        """The log's file, or what people call its database."""
+        return self.settings.database.shown if self.settings.database.is_postgres else self.settings.database.path
+
+    def file(self, instead: str) -> Path:
+        """The log's file. Raises CommandFailed where it has none, which says what to do `instead`."""
+        if self.settings.database.is_postgres:
+            raise CommandFailed(f"DATABASE_URL names a PostgreSQL database, and this works on files: {instead}", 2)
         return self.settings.database.path
 
     @asynccontextmanager
-    async def reading(self, path: Path | None = None) -> AsyncIterator[SqliteLog]:
+    async def reading(self, path: Path | None = None) -> AsyncIterator[EventLog]:
         """The log (or another file), to read only: beside a running server or on a copy. Raises LogUnusable."""
-        log = await SqliteLog.open(path or self.path, read_only=True)
+        log = await open_log(path or self.settings.database.place, read_only=True)
         try:
             yield log
         finally:

@@ -59,12 +59,12 @@ def erased_arguments(parser: argparse.ArgumentParser) -> None:
 async def erased(desk: Desk, options: argparse.Namespace) -> int:
     """Look for texts in the bytes of the log, the projections and the files beside them. Exit code 1: found."""
     patterns = patterns_of(_texts(options.texts))
-    database = desk.settings.database
-    files = await asyncio.to_thread(_sizes, database.path, database.projections)
-    if database.path not in files:
-        raise LogUnusable(f"database {database.path} does not exist")
-    if not await asyncio.to_thread(_is_log, database.path):
-        raise LogUnusable(f"database {database.path} is no log of this program: nothing would be proven")
+    log = desk.file("search the server's own files; what a VACUUM leaves of erased rows, VACUUM FULL takes")
+    files = await asyncio.to_thread(_sizes, log, desk.settings.database.projections)
+    if log not in files:
+        raise LogUnusable(f"database {log} does not exist")
+    if not await asyncio.to_thread(_is_log, log):
+        raise LogUnusable(f"database {log} is no log of this program: nothing would be proven")
     found, done = 0, 0
     progress = Progress("searching", sum(files.values()), "bytes")
     for file, size in files.items():
@@ -139,7 +139,7 @@ async def _live(desk: Desk, patterns: Sequence[Pattern]) -> AsyncIterator[Find]:
             while (page := await log.rows(after=after, limit=ROWS)) and told < FINDS_MAX:
                 for row in page:
                     for check, is_piece in _in_row(row, patterns).items():
-                        yield Find(check, str(desk.path), None, row.position, row.stream_id, is_piece)
+                        yield Find(check, str(desk.where), None, row.position, row.stream_id, is_piece)
                         told += 1
                 after = page[-1].position
     except LogError as error:

@@ -1,6 +1,7 @@
 """The command erase: sessions that a person, an owner or their age names are deleted as DELETE deletes them.
 
-Where the service runs, `erasing_remotely.py` asks it over HTTP; this works on the files, while no service runs.
+Where the service runs, `erasing_remotely.py` asks it over HTTP; this works on the files, while no service runs. A log
+in PostgreSQL is decided by version, so there it works beside the nodes, too.
 """
 
 import argparse
@@ -33,6 +34,10 @@ IN_USE = (
 PENDING = (
     "another program is reading the log's file, so the write-ahead file beside it may still hold what was erased: stop"
     " that program; `run.py erased --check TEXT` shows when it is gone"
+)
+PENDING_SHARED = (
+    "a transaction that began before is still open, so old versions of rows still hold what was erased: end it, then"
+    " VACUUM events (a node does so by itself as soon as it can)"
 )
 
 
@@ -113,7 +118,7 @@ async def _erase_all(desk: Desk, inside: Offline, wanted: Wanted) -> int:
     progress.close()
     desk.note(f"erased: {tally}")
     if inside.ports.log.erasure_pending:
-        desk.note(PENDING)
+        desk.note(PENDING_SHARED if inside.ports.log.is_shared else PENDING)
     return 1 if tally.missing or inside.ports.log.erasure_pending else 0
 
 

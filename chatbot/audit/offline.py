@@ -5,6 +5,8 @@ import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import structlog
 from msgspec import Struct
@@ -24,8 +26,9 @@ from chatbot.sessions.reading import Reader
 from chatbot.sessions.recent_texts import RecentTexts
 from chatbot.sessions.supervisor import Supervisor
 from events.errors import LogUnusable
+from events.log import EventLog
+from events.opening import now_us, open_log
 from events.options import LogOptions
-from events.sqlite import SqliteLog, now_us
 from projections.errors import ProjectionLag, ProjectionsStopped
 from projections.runner import ProjectionRunner, RunnerOptions
 
@@ -71,17 +74,21 @@ async def offline(settings: Settings) -> AsyncIterator[Offline]:
 
     Raises LogUnusable (LogInUse where a service runs), ProjectionError.
     """
-    if not await asyncio.to_thread(settings.database.path.exists):
-        raise LogUnusable(f"database {settings.database.path} does not exist")
+    database = settings.database
+    if not database.is_postgres and not await asyncio.to_thread(database.path.exists):
+        raise LogUnusable(f"database {database.path} does not exist")
     metrics, logger = Metrics("offline"), structlog.get_logger("offline")
-    wanted = asdict(settings.database)
+    wanted = asdict(database)
     options = LogOptions(**{name: wanted[name] for name in LogOptions.__struct_fields__})
     async with AsyncExitStack() as stack:
-        log = await SqliteLog.open(settings.database.path, options, observe=LogWatch(metrics, logger))
+        log = await open_log(database.place, options, observe=LogWatch(metrics, logger))
         stack.push_async_callback(log.close)
-        batches = RunnerOptions(batch_max=settings.database.projection_batch_max)
+        # Beside the nodes of a shared log: projections of its own, for the file in the settings may be a node's.
+        own = Path(stack.enter_context(TemporaryDirectory(prefix="chatbot-"))) if log.is_shared else None
+        projections = own / "projections.db" if own is not None else database.projections
+        batches = RunnerOptions(batch_max=database.projection_batch_max)
         watch = QuietWatch(metrics, logger)
-        runner = ProjectionRunner(settings.database.projections, log, watch, batches)
+        runner = ProjectionRunner(projections, log, watch, batches)
         await runner.start()
         stack.push_async_callback(runner.stop)
         ports = _ports(settings, log, runner, SessionWatch(metrics, logger))
@@ -91,7 +98,7 @@ async def offline(settings: Settings) -> AsyncIterator[Offline]:
         yield Offline(ports, supervisor, Reader(ports, supervisor))
 
 
-async def _caught_up(log: SqliteLog, runner: ProjectionRunner) -> None:
+async def _caught_up(log: EventLog, runner: ProjectionRunner) -> None:
     """Wait, however long it takes, and show how far it is. Raises LogUnusable."""
     progress = Progress("projecting", log.head().position)
     while runner.position < log.head().position and runner.failure is None:
@@ -103,7 +110,7 @@ async def _caught_up(log: SqliteLog, runner: ProjectionRunner) -> None:
         raise LogUnusable(f"the log cannot be understood: {runner.failure}") from runner.failure
 
 
-def _ports(settings: Settings, log: SqliteLog, runner: ProjectionRunner, watch: SessionWatch) -> Ports:
+def _ports(settings: Settings, log: EventLog, runner: ProjectionRunner, watch: SessionWatch) -> Ports:
     rules = Rules(
         node=os.uname().nodename,
         provider=NoModel.name,

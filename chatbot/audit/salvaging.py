@@ -58,7 +58,8 @@ async def salvage(desk: Desk, options: argparse.Namespace) -> int:
     """Copy every verifiable event of a damaged log into a new log, and report the rest. The damaged file stays as it
     is. Of each session events are copied up to the first that is lost: versions have no gaps.
     """
-    source, destination = options.source or desk.path, options.destination
+    source = options.source or desk.file("restore a backup, or name a file with --from")
+    destination = options.destination
     if destination.exists():
         raise CommandFailed(f"{destination} exists: salvage writes a new log", 2)
     if not source.is_file():

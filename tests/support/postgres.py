@@ -52,7 +52,7 @@ class PostgresServer:
         self._user = _user()
         self._process: subprocess.Popen[bytes] | None = None
         if self._user is not None:
-            os.chown(folder, self._user.pw_uid, self._user.pw_gid)
+            os.chown(folder, self._user, self._user)
 
     def make(self) -> None:
         """An empty cluster."""
@@ -68,7 +68,9 @@ class PostgresServer:
                     [self._programs / "postgres", "-D", self._data, "-p", str(self.port), *options],
                     stdout=log,
                     stderr=log,
-                    **self._identity(),  # type: ignore[arg-type]  # user and group, where they are needed
+                    cwd=self._data.parent,
+                    user=self._user,
+                    group=self._user,
                 )
                 while self._process.poll() is None and time.monotonic() < deadline_s:
                     if self._ready():
@@ -118,23 +120,21 @@ class PostgresServer:
             capture_output=True,
             text=True,
             check=False,
-            **self._identity(),  # type: ignore[call-overload]  # as above
+            cwd=self._data.parent,
+            user=self._user,
+            group=self._user,
         )
         assert done.returncode == 0, done.stderr
 
-    def _identity(self) -> dict[str, object]:
-        folder = {"cwd": self._data.parent}
-        return folder if self._user is None else folder | {"user": self._user.pw_uid, "group": self._user.pw_gid}
 
-
-def _user() -> pwd.struct_passwd | None:
-    """Who runs the server in place of root."""
+def _user() -> int | None:
+    """Who runs the server in place of root; in the group of the same number."""
     if os.geteuid() != 0:
         return None
     try:
-        return pwd.getpwnam("postgres")
+        return pwd.getpwnam("postgres").pw_uid
     except KeyError:
-        return pwd.getpwnam("nobody")
+        return pwd.getpwnam("nobody").pw_uid
 
 
 def _children(pid: int) -> list[int]:
