@@ -14,13 +14,15 @@ from msgspec import Struct
 from tests.drills.asking import Targets
 from tests.drills.database import Database
 from tests.drills.network import HUB, Network, network, why_no_network
-from tests.drills.nodes import Node, Where, make_node
+from tests.drills.nodes import Node, make_node
+from tests.drills.where import Where
 from tests.support.model_server import ModelServer
 from tests.support.nginx import Nginx
 from tests.support.parts import free_port
 
 LOOPBACK = "127.0.0.1"
 DATABASE = "db"
+PORT = 8080  # of each part, where each has an address of its own
 MODEL_DELAY_S = 0.03  # before each word
 PROXIED = """
     proxy_http_version 1.1;
@@ -59,16 +61,13 @@ async def cluster(folder: Path, nodes: int, *, postgres: bool) -> AsyncIterator[
         await stack.enter_async_context(model)
         database, place = None, str(folder / "chatbot.db")
         if postgres:
-            address = net.address(DATABASE) if net else LOOPBACK
-            allowed, inside = (net.mask, net.inside(DATABASE)) if net else (f"{LOOPBACK}/32", ())
-            database = Database(folder / "postgres", address, allowed, inside)
+            database = Database(folder / "postgres", _place(net, DATABASE), net.mask if net else f"{LOOPBACK}/32")
             stack.push_async_callback(database.part.kill)
             await database.create()
             place = database.url
         made: list[Node] = []
         for name in names:
-            where = Where(net.address(name), 8080, net.inside(name)) if net else Where(LOOPBACK, free_port())
-            node = make_node(name, folder / name, where, place, model.url)
+            node = make_node(name, folder / name, _place(net, name), place, model.url)
             stack.push_async_callback(node.part.kill)
             await node.start()
             made.append(node)
@@ -79,3 +78,9 @@ async def cluster(folder: Path, nodes: int, *, postgres: bool) -> AsyncIterator[
             await proxy.start()
             targets.urls["proxy"] = proxy.url
         yield Cluster(folder, made, targets, model, place, database, net, uncut)
+
+
+def _place(net: Network | None, name: str) -> Where:
+    if net is None:
+        return Where(LOOPBACK, free_port(), free_port())
+    return Where(net.address(name), PORT, PORT + 1, net.inside(name))

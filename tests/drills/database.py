@@ -10,8 +10,9 @@ from pathlib import Path
 
 from tests.drills.network import Refused, call
 from tests.drills.processes import Part
+from tests.drills.where import Where
 
-USER, NAME, PORT = "postgres", "chatbot", 5432
+USER, NAME = "postgres", "chatbot"
 READY_TIMEOUT_S = 60.0
 SETTINGS = {
     "shared_buffers": "32MB",
@@ -29,19 +30,24 @@ def programs() -> Path | None:
 
 
 class Database:
-    """Listens at `address`, after a restart again. `inside` goes before its command: the namespace that it lives in."""
+    """Listens at `where`, after a restart again; `allowed` are the addresses that may connect."""
 
-    def __init__(self, folder: Path, address: str, allowed: str, inside: tuple[str, ...] = ()) -> None:
+    def __init__(self, folder: Path, where: Where, allowed: str) -> None:
         home = programs()
         assert home is not None, "PostgreSQL is not installed"
-        self.url = f"postgresql://{USER}@{address}:{PORT}/{NAME}"
+        self.url = f"postgresql://{USER}@{where.address}:{where.port}/{NAME}"
         self._home, self._folder, self._allowed = home, folder, allowed
         self._data = folder / "data"
+        self._port = str(where.port)
         # setpriv and ip replace themselves by what they run, so that a signal reaches the server itself
         self._as_user = ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--init-groups") if os.geteuid() == 0 else ()
-        settings = SETTINGS | {"listen_addresses": address, "port": str(PORT), "unix_socket_directories": str(folder)}
+        settings = SETTINGS | {
+            "listen_addresses": where.address,
+            "port": self._port,
+            "unix_socket_directories": str(folder),
+        }
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        command = (*inside, *self._as_user, str(home / "postgres"), "-D", str(self._data), *options)
+        command = (*where.inside, *self._as_user, str(home / "postgres"), "-D", str(self._data), *options)
         self.part = Part(command, folder, folder / "postgres.log", {"PATH": os.environ["PATH"], "LC_ALL": "C"})
 
     async def create(self) -> None:
@@ -69,7 +75,7 @@ class Database:
 
     async def ask(self, sql: str, database: str = NAME) -> str:
         """The answer to one statement, through the socket in its folder, which no cut reaches. Raises Refused."""
-        options = ("-h", str(self._folder), "-p", str(PORT), "-U", USER, "-d", database, "-v", "ON_ERROR_STOP=1")
+        options = ("-h", str(self._folder), "-p", self._port, "-U", USER, "-d", database, "-v", "ON_ERROR_STOP=1")
         return await self._run("psql", *options, "-XAtc", sql)
 
     async def stop(self) -> None:

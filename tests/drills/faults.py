@@ -18,6 +18,7 @@ from tests.drills.nodes import Node
 
 LASTS_S = (0.3, 7.0)  # shorter and longer than nodes.suspect_s (3 s in a drill)
 BETWEEN_S = (0.5, 4.0)
+MODEL = "model"
 TOGETHER = 0.25  # how likely another fault comes before one is undone
 TERMINATE = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'chatbot' AND pid <> pg_backend_pid()"
@@ -45,7 +46,15 @@ async def nothing() -> None:
 def faults_of(cluster: Cluster) -> list[Fault]:
     """All that can happen to this cluster."""
     found = [fault for node in cluster.nodes for fault in _of_node(cluster, node)]
-    return found + _of_database(cluster)
+    return [*found, *_of_database(cluster), _of_model(cluster)]
+
+
+def _of_model(cluster: Cluster) -> Fault:
+    async def break_off() -> None:
+        for then in ("cut", "reset", "error"):
+            cluster.model.script(times=2, then=then)
+
+    return Fault("break off replies of the model", frozenset({MODEL}), break_off, nothing)
 
 
 def _of_node(cluster: Cluster, node: Node) -> list[Fault]:

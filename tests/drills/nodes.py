@@ -12,6 +12,7 @@ import httpx
 from msgspec import Struct
 
 from tests.drills.processes import Part
+from tests.drills.where import Where
 from tests.support.service import ROOT, environment
 
 READY_TIMEOUT_S = 30.0
@@ -28,6 +29,7 @@ SETTINGS = {  # quicker than in earnest, so that a short drill sees each of them
     "CHATBOT_SESSIONS_ASK_TIMEOUT_S": "8",
     "CHATBOT_SESSIONS_ACCESS_RESOLUTION_S": "86400",  # so that looking changes nothing
     "CHATBOT_STREAM_CHECKPOINT_INTERVAL_S": "0.2",
+    "CHATBOT_LLM_BETWEEN_TOKENS_TIMEOUT_S": "10",
     "CHATBOT_STREAM_RETRY_S": "0.2",
     "CHATBOT_STREAM_SSE_PING_S": "2",
     "CHATBOT_LOGGING_FORMAT": "json",
@@ -36,12 +38,11 @@ SETTINGS = {  # quicker than in earnest, so that a short drill sees each of them
 
 
 class Node(Struct):
-    """One node: where clients reach it, and how it is run. `space`: its place in the drill's network, if it has one."""
+    """One node: where clients reach it, and how it is run."""
 
     name: str
     url: str
     part: Part
-    space: str | None = None
 
     async def start(self) -> None:
         """Started and ready. Raises AssertionError with the end of its log."""
@@ -66,14 +67,6 @@ class Node(Struct):
         return self.part.log.read_text(errors="replace")[-characters:]
 
 
-class Where(Struct, frozen=True):
-    """`inside` goes before its command: the namespace that it lives in. Other nodes reach it at port + 1."""
-
-    address: str
-    port: int
-    inside: tuple[str, ...] = ()
-
-
 def make_node(name: str, folder: Path, where: Where, place: str, model_url: str) -> Node:
     """A node that keeps its projections in `folder`, and the log at `place` (DATABASE_URL). Not started."""
     folder.mkdir()
@@ -85,8 +78,8 @@ def make_node(name: str, folder: Path, where: Where, place: str, model_url: str)
         "DATABASE_URL": place,
         "CHATBOT_DATABASE_PROJECTIONS_PATH": str(folder / "projections.db"),
         "CHATBOT_NODES_LISTEN_HOST": where.address,
-        "CHATBOT_NODES_LISTEN_PORT": str(where.port + 1),
+        "CHATBOT_NODES_LISTEN_PORT": str(where.peers_port),
     }
     command = (*where.inside, sys.executable, str(ROOT / "run.py"))
     part = Part(command, folder, folder / "node.log", {**inherited, **environment(folder, model_url, **settings)})
-    return Node(name, f"http://{where.address}:{where.port}", part, name if where.inside else None)
+    return Node(name, f"http://{where.address}:{where.port}", part)
