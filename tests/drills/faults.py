@@ -68,8 +68,8 @@ def _of_node(cluster: Cluster, node: Node) -> list[Fault]:
         try:
             code = await node.part.stop()
         except TimeoutError:
-            await node.part.kill()
-            raise EndedBadly(f"{node.name} was asked to end and did not: {node.tail(600)}") from None
+            await node.part.stop(signal.SIGABRT)  # it writes where it hangs
+            raise EndedBadly(f"{node.name} was asked to end and did not; it was at: {node.tail()}") from None
         if code != 0:
             raise EndedBadly(f"{node.name} was asked to end, and its exit code is {code}: {node.tail(600)}")
 
