@@ -30,8 +30,15 @@ class Wrong(Exception):
 
 
 class Held(Struct):
+    """What a reader has of a reply. `missed`: so much came before it, in a branch that its snapshot did not show."""
+
     text: str = ""
     ended: bool = False
+    missed: int = 0
+
+    @property
+    def length(self) -> int:
+        return self.missed + len(self.text)
 
 
 class Hearing:
@@ -41,6 +48,7 @@ class Hearing:
         self.held: dict[str, Held] = {}
         self.at = (0, 0)
         self.origin = 0  # it has been told everything after this version
+        self.missed = 0  # characters of the reply that was open there, where that is not shown
         self.told: list[tuple[str, int]] = []
         self.over = False
 
@@ -63,7 +71,7 @@ class Hearing:
         self.over = kind in ("expired", "deleted")
 
     def _begin(self, frame: dict[str, Any]) -> None:
-        self.origin, self.told = self.at[0], []
+        self.origin, self.missed, self.told = *self.at, []
         self.held = {
             one["message_id"]: Held(one["content"], ended=one["status"] != "streaming")
             for one in frame.get("messages", [])
@@ -75,22 +83,24 @@ class Hearing:
         if kind == "start":
             self.held[reply_id] = Held()
             return
-        held = self.held.setdefault(reply_id, Held())  # one that waited may end without a start
+        held = self.held.setdefault(reply_id, Held(missed=self.missed))  # one that waited may end without a start
         if held.ended:
             raise Wrong(f"reply {reply_id} goes on with {kind} after its end")
         if kind == "chunk":
             held.text += frame["content"]
-            if len(held.text) != self.at[1]:
-                raise Wrong(f"reply {reply_id}: the reader has {len(held.text)} characters and is told {self.at[1]}")
+            if held.length != self.at[1]:
+                raise Wrong(f"reply {reply_id}: the reader has {held.length} characters and is told {self.at[1]}")
         elif kind == "complete":
             held.ended = True
-            if held.text != frame["full_response"]:
+            if held.text != frame["full_response"][held.missed :]:
                 raise Wrong(f"reply {reply_id}: the reader has {held.text!r}, it is {frame['full_response']!r}")
         else:
             held.ended = True
-            if len(held.text) < frame["length"]:
-                raise Wrong(f"reply {reply_id}: {frame['length']} characters are kept, the reader has {len(held.text)}")
-            held.text = held.text[: frame["length"]]
+            if frame["length"] == 0:  # one that waited, perhaps: nothing is known of it, and nothing is missing
+                held.missed = 0
+            if held.length < frame["length"]:
+                raise Wrong(f"reply {reply_id}: {frame['length']} characters are kept, the reader has {held.length}")
+            held.text = held.text[: max(0, frame["length"] - held.missed)]
 
 
 def check_heard(story: Story, heard: list[Heard]) -> Iterator[Violation]:
@@ -128,6 +138,6 @@ def _check_against(story: Story, hearing: Hearing, last: Heard) -> Iterator[Viol
             if not story.is_deleted(last.session_id):
                 what = f"{last.reader} heard of reply {reply_id}, which is not in the log"
                 yield Violation("readers", what, last.session_id, version, last.heard_s)
-        elif reply.end is not None and reply.end.version <= version and held.text != reply.text:
+        elif reply.end is not None and reply.end.version <= version and held.text != (reply.text or "")[held.missed :]:
             what = f"{last.reader} has {held.text!r} of reply {reply_id}; the log has {reply.text!r}"
             yield Violation("readers", what, last.session_id, reply.end.version, last.heard_s)

@@ -252,6 +252,12 @@ def test_it_objects_to_a_planted_fault(plant: Callable[[Record], None], rule: st
     assert rule in rules(record)
 
 
+def test_a_reader_need_not_have_what_its_snapshot_did_not_show() -> None:
+    record = sound()
+    record.heard[:4] = [heard("3:2", "snapshot", messages=[])]  # another branch is shown; "He" was written by then
+    assert check(record) == []
+
+
 def test_an_unknown_outcome_may_have_taken_effect_or_not() -> None:
     record = sound()
     for one in record.operations[3], record.operations[4]:
