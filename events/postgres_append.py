@@ -28,7 +28,7 @@ CREATE PROCEDURE {schema}.{name}(
     INOUT placed bigint[], INOUT last bigint, INOUT proof bytea
 ) LANGUAGE plpgsql AS $$
 DECLARE
-    self oid := '{schema}.events'::regclass;
+    self oid := '{literal}.events'::regclass;
     reached bigint[];
     digests bytea[];
     before bigint;
@@ -91,12 +91,15 @@ BEGIN
 END $$
 """
 
+# For a transaction that appends by other means.
+LOCK = f"SELECT pg_advisory_xact_lock({APPEND_LOCK}, 'events'::regclass::oid::integer)"
 CALL = f"CALL {NAME}({', '.join(f'${number}' for number in range(1, 16))}, NULL, NULL, NULL)"
 
 
 def append_procedure(schema: str) -> tuple[str, str]:
     """Its name, and the statement that makes it in `schema` (quoted as SQL wants it)."""
-    return NAME, _PROCEDURE.format(schema=schema, name=NAME, lock=APPEND_LOCK)
+    literal = schema.replace("'", "''")
+    return NAME, _PROCEDURE.format(schema=schema, literal=literal, name=NAME, lock=APPEND_LOCK)
 
 
 class Placed(Struct, frozen=True):

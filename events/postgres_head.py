@@ -33,6 +33,8 @@ class HeadWatch:
         self._place = place
         self._connection: asyncpg.Connection | None = None
         self._moved = asyncio.Event()
+        self._hint = 0  # where others say that the log is
+        self._closed: str | None = None
         self._under_way: asyncio.Task[Head] | None = None
         self._next: asyncio.Task[Head] | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -56,13 +58,20 @@ class HeadWatch:
         All who ask meanwhile share a question. One that is under way may have been answered before they asked: they
         share the next one.
         """
-        if self._next is None:
-            self._next = asyncio.create_task(self._ask_after(self._under_way), name="log-latest")
-            self._next.add_done_callback(_seen)
-        return await asyncio.shield(self._next)
+        if self._closed is not None:
+            raise LogUnavailable(self._closed)
+        asked = self._next
+        if asked is None:
+            asked = self._next = asyncio.create_task(self._ask_after(self._under_way), name="log-latest")
+            asked.add_done_callback(_seen)
+        await asyncio.wait([asked])
+        if asked.cancelled():
+            raise LogUnavailable(self._closed or "the log is closed")
+        return asked.result()
 
     async def close(self, reason: str) -> None:
         """Wake who waits, and let go of the connection."""
+        self._closed = reason
         self.live.close(reason)
         tasks = [task for task in (self._watching, self._under_way, self._next) if task is not None]
         for task in tasks:
@@ -74,12 +83,24 @@ class HeadWatch:
 
     async def _watch(self) -> None:
         while True:
-            self._moved.clear()
-            with suppress(LogUnavailable):  # told to who asks; the poll tries again
+            self._hint = 0
+            try:
                 await self.latest()
+            except LogUnavailable:  # told to who asks
+                await asyncio.sleep(POLL_S)
+                continue
             with suppress(TimeoutError):
                 async with asyncio.timeout(POLL_S):
-                    await self._moved.wait()
+                    await self._told()
+
+    async def _told(self) -> None:
+        """Return once there is reason to ask: another's commit, or a connection that has ended."""
+        while True:
+            self._moved.clear()
+            if self._hint > self.live.current.position or self._connection is None or self._connection.is_closed():
+                return
+            await self._moved.wait()
+            await asyncio.sleep(0)  # the answer to a commit of our own may come just behind its notification
 
     async def _ask_after(self, before: asyncio.Task[Head] | None) -> Head:
         if before is not None and not before.done():
@@ -128,7 +149,8 @@ class HeadWatch:
 
     def _heard(self, _connection: object, _pid: int, _channel: str, position: str) -> None:
         """A hint that the log may have moved: anybody may notify, so the log itself is asked."""
-        if not position.isdecimal() or int(position) > self.live.current.position:
+        if position.isdecimal() and int(position) > self.live.current.position:
+            self._hint = int(position)
             self._moved.set()
 
     def _ended(self, _connection: object) -> None:

@@ -90,7 +90,7 @@ CREATE TRIGGER events_refuse_update BEFORE UPDATE ON events FOR EACH ROW WHEN (N
 """
 
 _LOOK = """
-SELECT quote_ident(current_schema()), current_setting('server_encoding'), current_setting('fsync'),
+SELECT quote_ident(current_schema()), current_setting('server_encoding'),
        to_regclass(quote_ident(current_schema()) || '.events') IS NOT NULL,
        obj_description(to_regclass(quote_ident(current_schema()) || '.events'), 'pg_class')
 """
@@ -103,13 +103,11 @@ async def check_format(connection: asyncpg.Connection, label: str) -> bool:
         raise LogUnusable(
             f"database {label} is PostgreSQL {version.major}: this program needs {SERVER_MIN[0]} or newer"
         )
-    schema, encoding, fsync, exists, comment = await connection.fetchrow(_LOOK)
+    schema, encoding, exists, comment = await connection.fetchrow(_LOOK)
     if schema is None:
         raise LogUnusable(f"database {label}: none of the schemas in its search_path exists: create one")
     if encoding != "UTF8":
         raise LogUnusable(f"database {label} keeps texts as {encoding}: create one with ENCODING 'UTF8'")
-    if fsync != "on":
-        raise LogUnusable(f"database {label} runs with fsync=off, and would lose what was acknowledged: turn it on")
     if not exists:
         return True
     found = (comment or "").removeprefix(MARK)
@@ -128,6 +126,8 @@ async def check_format(connection: asyncpg.Connection, label: str) -> bool:
 
 async def create(connection: asyncpg.Connection, label: str) -> None:
     """Make the log where there is none, and this program's procedure where it is missing. Raises as check_format."""
+    if await connection.fetchval("SHOW fsync") != "on":
+        raise LogUnusable(f"database {label} runs with fsync=off, and would lose what was acknowledged: turn it on")
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock($1)", CREATION_LOCK)
         schema = await connection.fetchval("SELECT quote_ident(current_schema())")

@@ -76,8 +76,7 @@ class Follower:
                 return ()  # the place is another now, or none, or the rest of the news has been erased meanwhile
         if news:
             return ()
-        reply = self._services.supervisor.running_reply(self._session_id)
-        self._growing = reply if reply is not None and is_at(self._place, reply) else None
+        self._growing = self._continuing()
         if self._has_grown():
             await self._stream.send(self._grown())
         elif self._services.feeds.closed:
@@ -91,7 +90,14 @@ class Follower:
         """The text that has grown; None for news that take more than a look."""
         if self._services.feeds.closed or self._channel.latest > self._place.version:
             return None
+        if self._growing is None and self._continuing() is not None:
+            return None  # its start had come here from the log before the reply itself
         return self._grown() if self._has_grown() else b""
+
+    def _continuing(self) -> Reply | None:
+        """The reply whose text continues at the reader's place."""
+        reply = self._services.supervisor.running_reply(self._session_id)
+        return reply if reply is not None and is_at(self._place, reply) else None
 
     def _has_grown(self) -> bool:
         return self._growing is not None and self._growing.length > self._place.offset

@@ -12,7 +12,7 @@ import structlog
 from msgspec import Struct
 
 from chatbot.nodes.name import address_of
-from chatbot.nodes.peers import PeerLost, Peers
+from chatbot.nodes.peers import PeerLost, Peers, ReplyNotThere
 from chatbot.sessions.commands import SERVICE, Asker
 from chatbot.sessions.feeds import Feeds
 from chatbot.sessions.outcome import outcome_of
@@ -78,7 +78,7 @@ class Mirrors:
     async def follow(self, session_id: str, written: OpenReply) -> Reply | None:
         """Mirror a reply that runs elsewhere. None: too many are mirrored, or it is over. Raises LogUnavailable."""
         known = self._by_session.get(session_id, {}).get(written.reply_id)
-        if known is not None and known.reply.version == written.version:
+        if known is not None:
             return known.reply
         reply = Reply(written.message_id, written.reply_id, Parameters(), SERVICE)
         return await self._learn(session_id, reply, written.version - 1)
@@ -145,6 +145,8 @@ class Mirrors:
         elif isinstance(event, ReplyStarted):
             reply.start(recorded.version, recorded.recorded_at_us, event.model)
             mirror.node = event.node
+            if channel := self._around.feeds.of(mirror.session_id):
+                channel.bell.ring()  # who has read its start already, from the log, did not find it
             mirror.following = asyncio.create_task(self._follow(mirror), name=f"mirror {reply.reply_id}")
         elif isinstance(event, ReplyProgressed):
             self._grow(reply, event.offset, event.text)
@@ -174,6 +176,8 @@ class Mirrors:
                         if self._timer() - read_at_s > UNREAD_S:
                             self._remove(mirror)
                             return
+            except ReplyNotThere:
+                pass  # not yet, or not any more: the log will tell
             except PeerLost as error:
                 self._logger.debug("mirror.lost", reason=str(error))
                 self._around.lost()

@@ -53,6 +53,11 @@ class Tail:
             self._mirrors.hear(recorded)
 
     def _is_read(self, one: Outline) -> bool:
-        """Whether readers here do not have it yet: what our own actors record they publish themselves."""
+        """Whether somebody here needs it: a reader that does not have it from an actor yet, or a mirror."""
+        if self._mirrors.has(one.stream_id):
+            return True
         channel = self._ports.feeds.of(one.stream_id)
-        return self._mirrors.has(one.stream_id) or (channel is not None and one.version > channel.latest)
+        if channel is None:
+            return False
+        begins_elsewhere = one.type == "reply_started" and self._supervisor.running_reply(one.stream_id) is None
+        return one.version > channel.latest or begins_elsewhere

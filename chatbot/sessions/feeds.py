@@ -65,7 +65,8 @@ class Channel:
         """The events after `version`; None when some of them are in the log only."""
         if version >= self.latest:
             return []
-        if self._kept and self._kept[0].version <= version + 1:
+        # The newest may not have come here yet, where another node has recorded it.
+        if self._kept and self._kept[0].version <= version + 1 and self._kept[-1].version >= self.latest:
             return [one for one in self._kept if one.version > version]
         return None
 

@@ -114,6 +114,7 @@ async def told(ports: Ports, state: State, recorded: RecordedEvent, asker: Asker
         mirrored = await ports.nodes.await_reply(state.session.session_id, recorded, asker)
         if mirrored is not None:
             return mirrored
+        await ports.runner.wait_for((await ports.log.latest()).position)  # it has ended meanwhile
     row = await ports.queries.message(state.session.no, asked.reply_id) if asked else None
     if asked is None or row is None or not row.position:
         raise errors.Draining("the reply was interrupted and is to be written anew; try again in a moment")

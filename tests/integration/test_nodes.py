@@ -125,8 +125,8 @@ async def test_a_cancel_that_cannot_reach_the_other_node_is_an_append_which_that
     tmp_path: Path, model: ModelServer, postgres: PostgresServer
 ) -> None:
     brisk = {"CHATBOT_STREAM_CHECKPOINT_INTERVAL_S": "0.05"}
-    own = ({}, {"CHATBOT_NODES_SECRET": "another-secret-of-its-own"})
-    async with nodes(tmp_path, await postgres.schema(), model.url, own, **brisk) as (first, second):
+    stranger = {"CHATBOT_NODES_SECRET": "another-secret-of-its-own"}
+    async with nodes(tmp_path, await postgres.schema(), model.url, {}, stranger, **brisk) as (first, second):
         session_id = await first.session()
         chatting = await held(first, model, session_id)
         async with following(second.client, session_id, 0) as feed:
@@ -187,7 +187,9 @@ async def test_one_key_on_two_nodes_takes_effect_once_and_joins_the_running_repl
         while text_of(seen) != TEXT:
             seen.append(await feed.next())
     model.release()
-    one, two = [frames((await stream).text) for stream in streams]
+    answers = [await stream for stream in streams]
+    assert [answer.status_code for answer in answers] == [200, 200], [answer.text for answer in answers]
+    one, two = [frames(answer.text) for answer in answers]
     assert one[-2]["full_response"] == two[-2]["full_response"] == TEXT
     assert one[-2]["message_id"] == two[-2]["message_id"]
     assert len((await first.history(session_id))["messages"]) == 2

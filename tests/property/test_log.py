@@ -1,4 +1,4 @@
-"""The SQLite log against a model in memory: whatever is appended, raced, erased and reopened, in whatever order."""
+"""Each store against a model in memory: whatever is appended, raced, erased and reopened, in whatever order."""
 
 import asyncio
 import shutil
@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -14,9 +15,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from events.catalogue import Event
 from events.errors import VersionConflict
 from events.options import LogOptions
+from events.postgres import PostgresLog
 from events.record import Head
 from events.sqlite import SqliteLog
 from events.verify import verify
+from tests.support.postgres import PostgresServer
 from tests.support.sample_events import ASKED, EVERY_EVENT, deleted, posted
 
 T = TypeVar("T")
@@ -24,6 +27,7 @@ T = TypeVar("T")
 streams = st.sampled_from(["a", "b", "c"])
 events = st.lists(st.one_of(st.sampled_from(EVERY_EVENT), st.text(max_size=40).map(posted)), min_size=1, max_size=3)
 offsets = st.sampled_from([0, 0, 0, 0, 0, 0, -1, 1, 5])  # mostly the right version
+OPTIONS = LogOptions(append_batch_max=6, read_connections=1)
 NONE: list[Event | None] = []
 
 
@@ -36,13 +40,13 @@ class LogAgainstModel(RuleBasedStateMachine):
         self.directory = Path(tempfile.mkdtemp())
         self.streams: dict[str, list[Event | None]] = {}
         self.order: list[tuple[str, int]] = []
-        self.log = self.run(self.opened())
+        self.log: SqliteLog | PostgresLog = self.run(self.opened())
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(work)
 
-    async def opened(self) -> SqliteLog:
-        return await SqliteLog.open(self.directory / "log.db", LogOptions(append_batch_max=6, read_connections=1))
+    async def opened(self) -> SqliteLog | PostgresLog:
+        return await SqliteLog.open(self.directory / "log.db", OPTIONS)
 
     def teardown(self) -> None:
         self.run(self.log.close())
@@ -147,3 +151,28 @@ LogAgainstModel.TestCase.settings = settings(
     suppress_health_check=[HealthCheck.too_slow],
 )
 TestLogAgainstModel = LogAgainstModel.TestCase
+
+
+class PostgresAgainstModel(LogAgainstModel):
+    """In a new schema each time."""
+
+    server: PostgresServer
+
+    def __init__(self) -> None:
+        self.url = ""
+        super().__init__()
+
+    async def opened(self) -> SqliteLog | PostgresLog:
+        self.url = self.url or await self.server.schema()
+        return await PostgresLog.open(self.url, OPTIONS)
+
+
+PostgresAgainstModel.TestCase.settings = settings(LogAgainstModel.TestCase.settings, max_examples=10)
+
+
+@pytest.fixture
+def server(postgres: PostgresServer) -> None:
+    PostgresAgainstModel.server = postgres
+
+
+TestPostgresAgainstModel = pytest.mark.real_part(pytest.mark.usefixtures("server")(PostgresAgainstModel.TestCase))

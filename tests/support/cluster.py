@@ -1,6 +1,6 @@
 """Several nodes over one log, in this process, each with projections, actors, sockets and mirrors of its own."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -22,12 +22,12 @@ def node_settings(folder: Path, database_url: str) -> dict[str, str]:
 
 @asynccontextmanager
 async def nodes(
-    folder: Path, database_url: str, model_url: str, own: Sequence[Mapping[str, str]] = TWO, **settings: str
+    folder: Path, database_url: str, model_url: str, *own: Mapping[str, str], **settings: str
 ) -> AsyncIterator[list[Running]]:
-    """A node for each of `own`, its own settings, on the PostgreSQL database at `database_url`."""
+    """A node for each of `own`, its own settings (two if none), on the PostgreSQL database at `database_url`."""
     async with AsyncExitStack() as stack:
         running = []
-        for number, special in enumerate(own):
+        for number, special in enumerate(own or TWO):
             place = folder / f"node-{number}"
             place.mkdir()
             wanted = {**node_settings(place, database_url), **settings, **special}

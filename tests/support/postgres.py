@@ -101,10 +101,11 @@ class PostgresServer:
         await self.execute(f"CREATE SCHEMA {name}")
         return f"{self.url}?search_path={name}"
 
-    async def execute(self, statement: str, url: str | None = None) -> None:
+    async def execute(self, *statements: str, url: str | None = None) -> None:
         connection = await asyncpg.connect(url or self.url)
         try:
-            await connection.execute(statement)
+            for statement in statements:
+                await connection.execute(statement)
         finally:
             await connection.close()
 

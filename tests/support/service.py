@@ -22,7 +22,6 @@ from chatbot.config.load import load
 
 ROOT = Path(run.__file__).resolve().parent
 START_TIMEOUT_S = 30.0
-PASSWORD_FILES = {"_parse_connect_dsn_and_args", "_parse_connect_arguments", "_read_password_from_pgpass"}
 
 
 def environment(folder: Path, model_url: str, **settings: str) -> dict[str, str]:
@@ -74,9 +73,9 @@ async def serving(folder: Path, model_url: str, **settings: str) -> AsyncIterato
 def unblocked() -> Iterator[None]:
     """From here on a blocking call of ours on the event loop (file, socket, sleep, SQLite) fails the test."""
     with blockbuster_ctx(["events", "projections", "chatbot", "run"]) as watch:
-        for name in ("os.stat", "os.path.abspath", "os.getcwd", "io.TextIOWrapper.read", "io.BufferedReader.read"):
-            # asyncpg looks for a password file before each of its few connections
-            watch.functions[name].can_block_in("asyncpg/connect_utils.py", PASSWORD_FILES)
+        for name in ("os.stat", "os.access", "os.path.abspath", "os.getcwd", "io.TextIOWrapper.read"):
+            # asyncpg looks for certificates and a password file before each of its few connections
+            watch.functions[name].can_block_in("asyncpg/connect_utils.py", "_parse_connect_arguments")
         yield
 
 

@@ -53,15 +53,20 @@ class SqliteStores:
             await log.close()
 
 
+SLOTS = 2  # logs that may be open at once, each of another process as it were
+
+
 class SharedSqliteStores:
     """The same for a file to which others may append, too."""
 
     def __init__(self, directory: Path) -> None:
         self.clock: Callable[[], int] = Ticks()
-        self._shared = SharedLogs(directory / "log.db", slots=2)
+        self._shared = SharedLogs(directory / "log.db", slots=SLOTS)
+        self._opened = 0
 
     async def open(self, options: LogOptions | None = None, observe: LogObserver | None = None) -> EventLog:
-        return await self._shared.open(0, options, observe, self.clock)
+        self._opened += 1
+        return await self._shared.open(self._opened % SLOTS, options, observe, self.clock)
 
     async def close(self) -> None:
         await self._shared.close()

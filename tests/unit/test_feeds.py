@@ -101,3 +101,22 @@ async def test_closing_wakes_every_reader() -> None:
         async with asyncio.timeout(1):
             await asyncio.gather(*waiting)
     assert feeds.closed
+
+
+def test_news_that_only_the_log_has_yet_are_read_there() -> None:
+    """Another node has recorded version 3: a read has seen that, and its event has not come here."""
+    feeds, events = Feeds(), recorded(3)
+    with feeds.open("s") as channel:
+        feeds.publish("s", events[:2])
+        channel.reach(3)
+        assert channel.after(2) is None
+        feeds.publish("s", events[2:])
+        assert versions(channel.after(2)) == [3]
+
+
+def test_what_is_told_twice_is_kept_once() -> None:
+    feeds, events = Feeds(), recorded(3)
+    with feeds.open("s") as channel:
+        feeds.publish("s", events[:2])
+        feeds.publish("s", events)
+        assert versions(channel.after(0)) == [1, 2, 3]

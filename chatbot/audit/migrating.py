@@ -1,0 +1,74 @@
+"""The command migrate: a log moved up from a file to PostgreSQL, or down again."""
+
+import argparse
+import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from chatbot.audit.desk import CommandFailed, Desk, Progress
+from chatbot.config.storage import DatabaseSettings, parse_database_url
+from events.errors import LogUnusable
+from events.lock import DatabaseLock
+from events.migration import MigrationRefused, migrate, open_target
+from events.opening import open_log
+
+INTERRUPTED = "What was copied stays: run the same command again, and it goes on from there"
+
+
+def migrate_arguments(parser: argparse.ArgumentParser) -> None:
+    source = "the log to copy: a file or a PostgreSQL URL (default: DATABASE_URL)"
+    parser.add_argument("--from", dest="source", metavar="URL", help=source)
+    parser.add_argument("--to", dest="target", metavar="URL", required=True, help="where to, made if missing")
+
+
+async def migrate_command(desk: Desk, options: argparse.Namespace) -> int:
+    """Copy a log into another store: every event at its place, with its digest, proven on the way. The source is not
+    changed. A file must not be served meanwhile; a log in PostgreSQL is followed until the copy is level with it.
+    Run again after an interruption, it goes on where the target ends. Then set DATABASE_URL to the target.
+    """
+    source = _database(options.source or desk.settings.database.url)
+    target = _database(options.target)
+    if source.shown == target.shown and source.url.partition("?")[2] == target.url.partition("?")[2]:
+        raise CommandFailed("source and target are the same", 2)
+    try:
+        told = await _moved(source, target)
+    except asyncio.CancelledError:
+        desk.note(INTERRUPTED)
+        raise
+    except MigrationRefused as error:
+        raise CommandFailed(str(error)) from error
+    desk.say_json({"from": source.shown, "to": target.shown, **told})
+    return 0
+
+
+async def _moved(source: DatabaseSettings, target: DatabaseSettings) -> dict[str, object]:
+    async with AsyncExitStack() as stack:
+        if isinstance(source.place, Path):
+            await _still(source.place, stack)
+        log = await open_log(source.place, read_only=True)
+        stack.push_async_callback(log.close)
+        writing = await open_target(target.place)
+        stack.push_async_callback(writing.close)
+        progress = Progress("migrating", log.head().position)
+        copied = await migrate(log, writing, progress.reach)
+        progress.close()
+        return {"copied": copied, "position": writing.head.position, "digest": writing.head.digest.hex()}
+
+
+async def _still(path: Path, stack: AsyncExitStack) -> None:
+    """Nobody may append to the file meanwhile. Raises LogUnusable, of which LogInUse is one."""
+    if not await asyncio.to_thread(path.is_file):
+        raise LogUnusable(f"database {path} does not exist")
+    lock = DatabaseLock(await asyncio.to_thread(path.resolve))
+    await asyncio.to_thread(lock.acquire)
+    stack.callback(lock.release)
+
+
+def _database(url: str) -> DatabaseSettings:
+    try:
+        parse_database_url(url)
+    except ValueError as error:
+        raise CommandFailed(
+            f"{error}: give a file's path, or postgresql://user:password@host:5432/database", 2
+        ) from None
+    return DatabaseSettings(url=url)

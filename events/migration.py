@@ -1,0 +1,111 @@
+"""A log moved into another store: the same rows at the same positions, with the same digests.
+
+What is copied is proven on the way. An interrupted move goes on where the target ends, if the source has the very same
+event there. Content that the source has erased since it was copied is erased in the target, too.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from events.catalogue import EXPLAINS_ERASURE
+from events.errors import LogError
+from events.log import EventLog
+from events.record import Columns, Head
+from events.verify import PassesRows, Walk
+
+PAGE_ROWS = 2000  # read, proven and written at once: one commit
+
+
+class MigrationRefused(LogError):
+    """These two cannot be made one log: says why, and what to do."""
+
+
+class Target(Protocol):
+    """Where a log is copied to. One at a time may write it."""
+
+    head: Head
+
+    async def add(self, rows: Sequence[Columns]) -> None:
+        """Write `rows` behind the head, in one transaction. Raises MigrationRefused, LogUnavailable."""
+        ...
+
+    async def erase(self, stream_id: str, version: int) -> None:
+        """Erase content of the stream before `version`. Raises as `add`."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+async def open_target(place: Path | str) -> Target:
+    """The log in `place`, made if missing. Raises LogUnusable, of which LogInUse is one."""
+    if isinstance(place, Path):
+        from events.sqlite_target import SqliteTarget  # noqa: PLC0415  one store is enough
+
+        return await SqliteTarget.open(place)
+    from events.postgres_target import PostgresTarget  # noqa: PLC0415  asyncpg is optional
+
+    return await PostgresTarget.open(place)
+
+
+async def migrate(source: EventLog, target: Target, progress: Callable[[int], None]) -> int:
+    """Copy what `target` lacks of `source`, until no event is left; their number. `progress` hears the position.
+
+    A source to which others append is followed until it is level. Raises MigrationRefused, LogError.
+    """
+    begin = target.head
+    await _same_log(source, begin)
+    walk = Walk(start=begin if begin.position else None)
+    page = await _proven(source, walk)
+    while page:
+        following = asyncio.create_task(_proven(source, walk))  # the next page is proven while this one is written
+        try:
+            await target.add(page)
+            for row in page:
+                if row[3] in EXPLAINS_ERASURE:
+                    await _erased_too(source, target, (row[1], row[2]))
+            progress(target.head.position)
+            page = await following
+        finally:
+            following.cancel()
+    _told(walk.end())
+    if target.head != Head(walk.position, walk.digest):
+        raise MigrationRefused("the target does not end as the source does: something else writes to it")
+    return walk.position - begin.position
+
+
+async def _same_log(source: EventLog, head: Head) -> None:
+    if head.position:
+        rows = await source.rows(after=head.position - 1, limit=1)
+        if not rows or rows[0].position != head.position or rows[0].digest != head.digest:
+            raise MigrationRefused(
+                f"the target holds another log, or more of this one: its event at position {head.position} is not the"
+                " source's; choose an empty target"
+            )
+
+
+async def _proven(source: EventLog, walk: Walk) -> list[Columns]:
+    """The next rows, which follow from those before. Raises MigrationRefused."""
+
+    def take(rows: Iterator[Columns]) -> list[Columns]:
+        page = list(rows)
+        _told(walk.pass_over(page))
+        return page
+
+    if isinstance(source, PassesRows):
+        return await source.pass_rows(take, after=walk.position, limit=PAGE_ROWS)
+    raise MigrationRefused("this store cannot be copied from")
+
+
+def _told(fault: object) -> None:
+    if fault is not None:
+        raise MigrationRefused(f"the source does not hold: {fault}")
+
+
+async def _erased_too(source: EventLog, target: Target, event: tuple[str, int]) -> None:
+    """What was copied before it was erased."""
+    stream_id, version = event
+    before = await source.stream_rows(stream_id, after=version - 2, limit=1) if version > 1 else []
+    if before and before[0].data is None:
+        await target.erase(stream_id, version)

@@ -1,0 +1,84 @@
+"""A PostgreSQL database that a log is copied into, by COPY. Implements events.migration.Target."""
+
+from collections.abc import Sequence
+
+import asyncpg
+
+from events.chain import GENESIS
+from events.errors import LogUnavailable, LogUnusable
+from events.migration import MigrationRefused
+from events.options import LogOptions
+from events.postgres_append import LOCK
+from events.postgres_connection import FAILURES, Place, explain, farewell
+from events.postgres_head import ask_head
+from events.postgres_schema import COLUMNS, create
+from events.record import Columns, Head
+
+# A client that freezes between two statements would keep the nodes waiting: the server ends its transaction.
+IDLE_MS = 5_000
+PAGE_MS = 60_000  # a page of big rows on a slow disk
+
+_ERASE = "UPDATE events SET data = NULL, salt = NULL WHERE stream_id = $1 AND version < $2 AND data IS NOT NULL"
+_TELL = "SELECT pg_notify('events_' || 'events'::regclass::oid, $1)"
+
+
+class PostgresTarget:
+    """Made by `open`; must be closed."""
+
+    def __init__(self, place: Place, connection: asyncpg.Connection) -> None:
+        self.head = Head(0, GENESIS)
+        self._place = place
+        self._connection = connection
+        self._erased = False
+
+    @classmethod
+    async def open(cls, url: str) -> "PostgresTarget":
+        """Connect, and make the table if missing. Raises LogUnusable."""
+        place = Place(url, LogOptions())
+        try:
+            connection = await place.connect(
+                statement_timeout=str(PAGE_MS), idle_in_transaction_session_timeout=str(IDLE_MS)
+            )
+            target = cls(place, connection)
+            try:
+                await create(connection, place.label)
+                target.head = await ask_head(connection)
+            except BaseException:
+                await target.close()
+                raise
+        except FAILURES as error:
+            raise LogUnusable(explain(error, place.label)) from error
+        return target
+
+    async def add(self, rows: Sequence[Columns]) -> None:
+        """As Target.add. Nodes may be at work on other logs of the database, not on this one."""
+        connection = self._connection
+        try:
+            async with connection.transaction():
+                await connection.execute(LOCK)
+                if await ask_head(connection) != self.head:
+                    raise MigrationRefused(f"database {self._place.label}: something else appends to it")
+                await connection.copy_records_to_table("events", records=rows, columns=COLUMNS)
+                await connection.execute(_TELL, str(rows[-1][0]))
+        except FAILURES as error:
+            raise LogUnavailable(explain(error, self._place.label)) from error
+        self.head = Head(rows[-1][0], rows[-1][10])
+
+    async def erase(self, stream_id: str, version: int) -> None:
+        """As Target.erase."""
+        try:
+            done = await self._connection.execute(_ERASE, stream_id, version)
+        except FAILURES as error:
+            raise LogUnavailable(explain(error, self._place.label)) from error
+        self._erased = self._erased or done != "UPDATE 0"
+
+    async def close(self) -> None:
+        """As Target.close. Old versions of erased rows go."""
+        try:
+            if self._erased:
+                await self._connection.execute("SET statement_timeout = 0")
+                await self._connection.execute("VACUUM (TRUNCATE FALSE) events")
+        except FAILURES as error:
+            raise LogUnavailable(explain(error, self._place.label)) from error
+        finally:
+            await farewell(self._connection)
