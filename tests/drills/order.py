@@ -8,6 +8,9 @@ from msgspec import Struct
 from tests.drills.record import Operation, Violation
 from tests.drills.story import ENDS, Story
 
+# What `on_busy: interrupt` brings about first: replies are cancelled, and until all are, the next in turn begins.
+OF_INTERRUPTING = {"reply_cancelled", "reply_started", "reply_progressed"}
+
 
 class Fact(Struct, frozen=True):
     """The session had reached `version` at some instant from `from_s` on; `to_s` is when somebody was told."""
@@ -62,12 +65,13 @@ def check_if_match(story: Story, operations: list[Operation]) -> Iterator[Violat
         if one.if_version is None:
             continue
         effect = story.effect_of(one)
-        first = story.event(one.session_id, one.if_version + 1)
-        cancels = one.interrupts and first is not None and first.type == "reply_cancelled"
-        if one.is_told and effect is not None and effect.version != one.if_version + (2 if cancels else 1):
-            what = f"{one.kind} by {one.client} took effect at {effect.version} with If-Match {one.if_version}"
-            yield Violation("if-match", what, one.session_id, effect.version, one.invoked_s)
-        if one.status == 412 and (first is None or first.recorded_s > (one.completed_s or 0)):
+        if one.is_told and effect is not None:
+            between = {event.type for event in story.sessions[one.session_id][one.if_version : effect.version - 1]}
+            if effect.version <= one.if_version or between - (OF_INTERRUPTING if one.interrupts else set()):
+                what = f"{one.kind} by {one.client} took effect at {effect.version} with If-Match {one.if_version}"
+                yield Violation("if-match", what, one.session_id, effect.version, one.invoked_s)
+        after = story.event(one.session_id, one.if_version + 1)
+        if one.status == 412 and (after is None or after.recorded_s > (one.completed_s or 0)):
             what = f"{one.kind} by {one.client} at {one.target} was refused, though nothing followed"
             yield Violation("if-match", what, one.session_id, one.if_version, one.invoked_s)
 
