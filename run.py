@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
@@ -16,13 +16,14 @@ from typing import Any
 import structlog
 from msgspec.structs import replace
 
-from chatbot.api.app import build_app, listen, listen_on
-from chatbot.api.draining import drain
+from chatbot.api.app import build_app, listen
+from chatbot.api.draining import drain, retire
 from chatbot.api.open_streams import OpenStreams
 from chatbot.api.peers import build_peers_app
 from chatbot.api.pouring import Pourer
 from chatbot.api.services import Readiness, Services
 from chatbot.audit.desk import CommandFailed, Desk, attended, say
+from chatbot.background import background, cancelled
 from chatbot.collector import settle
 from chatbot.command_line import COMMANDS, parse
 from chatbot.config.check import find_risks
@@ -49,12 +50,18 @@ from chatbot.sessions.ports import Ports
 from chatbot.sessions.reading import Reader
 from chatbot.sessions.recent_texts import RecentTexts
 from chatbot.sessions.supervisor import Supervisor
+from chatbot.workers.inheritance import Inheritance, take_inheritance
+from chatbot.workers.master import oversee
+from chatbot.workers.scrape import Scrape
+from chatbot.workers.worker import Worker, settings_of
 from events.errors import LogError, LogUnusable
 from events.log import EventLog
 from events.opening import open_log
 from events.trust import check_tail
+from events.wakeups import Wakeups
 from projections.errors import ProjectionError, ProjectionLag, ProjectionsStopped
 from projections.runner import ProjectionRunner
+from projections.seed import seed, slot_path
 
 EXIT_SETTINGS, EXIT_DATABASE, EXIT_LISTEN, EXIT_MODEL, EXIT_AT_ONCE = 2, 3, 4, 5, 130
 START_LOOK_S = 1.0  # between looks at projections that are catching up
@@ -71,9 +78,12 @@ def version() -> str:
 def main(arguments: list[str]) -> int:
     options = parse(arguments, version())
     if options.reload and options.command == "serve":
-        return run_reloading(ROOT, [one for one in arguments if one != "--reload"])
+        if options.workers is not None:
+            return fail(EXIT_SETTINGS, "--reload is for development and serves with one process: leave out --workers")
+        return run_reloading(ROOT, [*(one for one in arguments if one != "--reload"), "--workers", "1"])
     try:
-        configuration = load({"host": options.host, "port": options.port, "config": options.config})
+        given = {"host": options.host, "port": options.port, "workers": options.workers, "config": options.config}
+        configuration = load(given)
     except ConfigError as error:
         return fail(EXIT_SETTINGS, str(error))
     if options.command == "config":
@@ -81,7 +91,7 @@ def main(arguments: list[str]) -> int:
         return 0
     if options.command in COMMANDS:
         return work(options, configuration.settings)
-    return serve(configuration)
+    return serve(configuration, arguments)
 
 
 def work(options: argparse.Namespace, settings: Settings) -> int:
@@ -113,15 +123,18 @@ def fail(code: int, message: str) -> int:
     return code
 
 
-def serve(configuration: Configuration) -> int:
-    """Serve until told to stop. Returns the exit code."""
-    settings = configuration.settings
+def serve(configuration: Configuration, arguments: list[str]) -> int:
+    """Serve until told to stop, alone, as the master of several workers, or as one of them. Returns the exit code."""
+    inheritance = take_inheritance()
+    settings = settings_of(configuration.settings, inheritance)
     setup_logging(settings.logging.level, settings.logging.format)
-    for risk in find_risks(settings):
+    for risk in find_risks(settings) if inheritance is None else ():
         structlog.get_logger("run").warning("settings.risk", risk=risk)
     try:
+        if inheritance is None and settings.server.workers > 1:
+            return oversee([sys.executable, str(ROOT / "run.py"), *arguments], settings)
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(run(settings))
+            runner.run(run(settings, inheritance))
     except (LogUnusable, ProjectionError) as error:
         return fail(EXIT_DATABASE, str(error))
     except EmbeddedMissing as error:
@@ -142,24 +155,28 @@ def loop_factory() -> Any:
     return uvloop.new_event_loop
 
 
-async def run(settings: Settings) -> None:
+async def run(settings: Settings, inheritance: Inheritance | None = None) -> None:
     """The service's life: start, say so, wait for a signal, drain in named stages."""
     logger = structlog.get_logger("run")
     stop = asyncio.Event()
     catch_signals(stop)
+    worker = None if inheritance is None else Worker(inheritance, stop)
     async with AsyncExitStack() as stack:
-        services = await compose(settings, stack)
-        listener, url = await listen(build_app(services))
+        services = await compose(settings, stack, worker)
+        listener, url = await listen(build_app(services), worker)
         stack.push_async_callback(listener.cleanup)
-        starting = asyncio.create_task(start_up(services, url))
-        waiting = asyncio.create_task(stop.wait())
-        await asyncio.wait((starting, waiting), return_when=asyncio.FIRST_COMPLETED)
+        starting = asyncio.create_task(start_up(services, url, worker))
+        leaving = asyncio.create_task(worker.told_to_leave() if worker else stop.wait())
+        await asyncio.wait((starting, leaving), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()  # raises what stopped the start
             settle()
-        await waiting
+        await leaving
         await cancelled(starting)
-        await drain(services)
+        if stop.is_set():
+            await drain(services)
+        else:
+            await retire(services, listener, stop)
         logger.info("drain.listener", grace_s=settings.server.feeds_grace_s)
     logger.info("drain.done")
 
@@ -176,14 +193,18 @@ def catch_signals(stop: asyncio.Event) -> None:
         asyncio.get_running_loop().add_signal_handler(number, caught)
 
 
-async def compose(settings: Settings, stack: AsyncExitStack) -> Services:
+async def compose(settings: Settings, stack: AsyncExitStack, worker: Worker | None = None) -> Services:
     """Put the parts together; `stack` takes them apart again, last first."""
+    if worker is not None:
+        await stack.enter_async_context(background(worker.control.run(), "control"))
     metrics = Metrics(version())
     await stack.enter_async_context(background(watch_loop(metrics.loop_lag, structlog.get_logger("loop")), "loop-lag"))
     log_watch = LogWatch(metrics, structlog.get_logger("log"))
-    log = await stack.enter_async_context(opened_log(settings, log_watch))
+    log = await stack.enter_async_context(opened_log(settings, log_watch, worker.wakeups if worker else None))
+    projections_path = slot_path(settings.database.projections, worker.slot if worker else 1)
+    await seed(projections_path, settings.database.projections, log)
     projections = ProjectionRunner(
-        settings.database.projections,
+        projections_path,
         log,
         ProjectionWatch(metrics, structlog.get_logger("projections")),
         runner_options(settings),
@@ -244,58 +265,45 @@ async def compose(settings: Settings, stack: AsyncExitStack) -> Services:
         clock=now_us,
         logger=structlog.get_logger("api"),
         version=version(),
+        scrape=Scrape(worker.slot, worker.control, member.samples, settings.nodes.probe_timeout_s)
+        if worker and member
+        else None,
     )
     if member is not None:
-        listener = await listen_on(build_peers_app(services, member.secret), member.listener)
+        listener, _ = await listen(build_peers_app(services, member.secret), [member.listener])
         stack.push_async_callback(listener.cleanup)
     return services
 
 
-async def start_up(services: Services, url: str) -> None:
+async def start_up(services: Services, url: str, worker: Worker | None = None) -> None:
     """Bring the projections up to the log, close what a crash left open, then be ready."""
     logger = structlog.get_logger("run")
     logger.info("server.listening", url=url, database=services.settings.database.shown)
     while services.runner.rebuilding and services.runner.failure is None:
         with suppress(ProjectionLag, ProjectionsStopped):
             await services.runner.wait_for(services.log.head().position, timeout_s=START_LOOK_S)
+        await asyncio.sleep(0)  # of an empty log there is nothing to wait for, while its file is made anew
     if services.runner.failure is not None:
         raise LogUnusable(f"the log cannot be understood: {services.runner.failure}") from services.runner.failure
-    recovered = await services.supervisor.recover()
+    # Of a log that is shared, replies that are open may be running elsewhere: there the watch looks for what is left.
+    recovered = 0 if services.log.is_shared else await services.supervisor.recover()
     services.readiness.state = "ready"
+    if worker is not None:
+        logger.info("worker.ready", pid=os.getpid(), recovered_sessions=recovered)
+        worker.control.ready(services.nodes.name or "")
+        return
     logger.info("server.ready", url=url, docs=f"{url}/docs", recovered_sessions=recovered)
 
 
 @asynccontextmanager
-async def opened_log(settings: Settings, log_watch: LogWatch) -> AsyncIterator[EventLog]:
-    database = settings.database
-    log = await open_log(database.place, log_options(settings), clock=now_us, observe=log_watch)
+async def opened_log(settings: Settings, log_watch: LogWatch, wakeups: Wakeups | None) -> AsyncIterator[EventLog]:
+    database, options = settings.database, log_options(settings)
+    log = await open_log(database.place, options, clock=now_us, observe=log_watch, wakeups=wakeups)
     try:
         await check_tail(log, database.shown if database.is_postgres else database.path)
         yield log
     finally:
         await log.close()
-
-
-@asynccontextmanager
-async def background(work: Coroutine[Any, Any, None], name: str) -> AsyncIterator[None]:
-    """Run `work` beside the rest. It must not end by itself: if it does, that is logged as what it is, a fault."""
-
-    def ended(task: asyncio.Task[None]) -> None:
-        if not task.cancelled():
-            structlog.get_logger("run").critical("task.ended", task=name, exc_info=task.exception())
-
-    task = asyncio.create_task(work, name=name)
-    task.add_done_callback(ended)
-    try:
-        yield
-    finally:
-        await cancelled(task)
-
-
-async def cancelled(task: asyncio.Task[Any]) -> None:
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
 
 
 def now_us() -> int:

@@ -34,6 +34,7 @@ examples:
   LLM_SERVER_URL=http://localhost:8000 python run.py
                                                    serve, with a model server (midm or OpenAI-compatible)
   python run.py --host 0.0.0.0 --port 9000         listen on all networks (configure API keys first)
+  python run.py --workers 4                        serve with four processes
   python run.py --reload                           serve, and start again when code or settings change
   python run.py config                             print the settings in force
   python run.py verify                             check that nobody has changed the log
@@ -77,7 +78,7 @@ def parse(arguments: list[str], version: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="run.py", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.set_defaults(command="serve", config=None, host=None, port=None, reload=False)
+    parser.set_defaults(command="serve", config=None, host=None, port=None, workers=None, reload=False)
     _general(parser)
     _serving(parser)
     parser.add_argument("--version", action="version", version=f"chatbot backend {version}")
@@ -113,6 +114,12 @@ def _address(parser: argparse.ArgumentParser) -> None:
 
 def _serving(parser: argparse.ArgumentParser) -> None:
     _address(parser)
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        default=argparse.SUPPRESS,
+        help="processes that serve the port together, over server.workers; SIGHUP replaces them one by one",
+    )
     parser.add_argument(
         "--reload", action="store_true", default=argparse.SUPPRESS, help="start again when code or settings change"
     )

@@ -79,3 +79,24 @@ class DatabaseLock:
                 self._path.unlink(missing_ok=True)
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def database_file(path: Path, *, read_only: bool = False) -> Path:
+    """The file behind `path`, so that two names of one database share one lock; its directory is made if missing.
+
+    Raises LogUnusable.
+    """
+    database = path.resolve()
+    if database.is_dir():
+        raise LogUnusable(f"database {database} is a directory: choose another DATABASE_URL")
+    if read_only:
+        if not database.exists():
+            raise LogUnusable(f"database {database} does not exist")
+        return database
+    try:
+        database.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LogUnusable(f"cannot make the directory {database.parent}: {error.strerror}") from error
+    if database.exists() and not os.access(database, os.W_OK):
+        raise LogUnusable(f"database {database} cannot be written: look at its permissions")
+    return database

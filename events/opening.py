@@ -8,6 +8,7 @@ from events.errors import LogUnusable
 from events.log import EventLog
 from events.options import LogOptions
 from events.sqlite import SqliteLog
+from events.wakeups import Wakeups
 from events.writer import LogObserver
 
 
@@ -23,13 +24,15 @@ async def open_log(
     read_only: bool = False,
     clock: Callable[[], int] = now_us,
     observe: LogObserver | None = None,
+    wakeups: Wakeups | None = None,
 ) -> EventLog:
     """The log in `place`, a path or a PostgreSQL URL, made if missing; with `read_only` nothing is written.
 
+    `wakeups` are for processes of one machine that append to one file.
     Raises LogUnusable, which says what to do about it.
     """
     if isinstance(place, Path):
-        return await SqliteLog.open(place, options, read_only=read_only, clock=clock, observe=observe)
+        return await SqliteLog.open(place, options, read_only=read_only, clock=clock, observe=observe, wakeups=wakeups)
     try:
         from events.postgres import PostgresLog  # noqa: PLC0415  asyncpg is optional
     except ImportError as error:

@@ -68,7 +68,8 @@ FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClien
 
 def shown(url: str) -> str:
     """Where the log is, for people: without credentials and options, however badly the URL is written."""
-    return "postgresql://" + url.partition("://")[2].rpartition("@")[2].partition("?")[0]
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
 
 
 def is_passing(error: BaseException) -> bool:

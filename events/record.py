@@ -22,8 +22,11 @@ class Metadata(Struct, frozen=True, omit_defaults=True):
     imported: str | None = None
 
 
-class RecordedEvent(Struct, frozen=True):
-    """An event in the log. `event` is None once its content has been erased."""
+class RecordedEvent(Struct, frozen=True, gc=False):
+    """An event in the log. `event` is None once its content has been erased.
+
+    Not the collector's business: there are many of them, and nothing that they hold leads back to them.
+    """
 
     position: int
     stream_id: str

@@ -16,6 +16,7 @@ from events.chain import GENESIS
 from events.codec import event_type
 from events.errors import LogUnavailable, LogUnusable
 from events.live_head import LiveHead
+from events.lock import database_file
 from events.options import LogOptions
 from events.record import Columns, Head, Metadata, Outline, RecordedEvent, StoredRow
 from events.shared_head import SharedHead
@@ -80,7 +81,7 @@ class SqliteLog:
         Raises LogUnusable (of which LogInUse is one), which says what to do about it.
         """
         options = options or LogOptions()
-        database = await asyncio.to_thread(_database_file, Path(path), read_only=read_only)
+        database = await asyncio.to_thread(database_file, Path(path), read_only=read_only)
         readers, side = SqliteReaders(database, options), None
         try:
             if read_only:
@@ -249,21 +250,3 @@ def _span(after: int, limit: int) -> tuple[int | float, int]:
         raise ValueError("limit must be at least 1")
     below = after if after >= _INTEGER_MIN else -math.inf  # below all: even a row at the lowest integer is after it
     return min(below, _INTEGER_MAX), min(limit, _INTEGER_MAX)
-
-
-def _database_file(path: Path, *, read_only: bool) -> Path:
-    """The file behind `path`, so that two names of one database share one lock; its directory is made if missing."""
-    database = path.resolve()
-    if database.is_dir():
-        raise LogUnusable(f"database {database} is a directory: choose another DATABASE_URL")
-    if read_only:
-        if not database.exists():
-            raise LogUnusable(f"database {database} does not exist")
-        return database
-    try:
-        database.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise LogUnusable(f"cannot make the directory {database.parent}: {error.strerror}") from error
-    if database.exists() and not os.access(database, os.W_OK):
-        raise LogUnusable(f"database {database} cannot be written: look at its permissions")
-    return database

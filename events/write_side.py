@@ -51,11 +51,11 @@ class WriteSide:
         """As SqliteLog.failure."""
         return None if self._writer is None else self._writer.failure
 
-    async def record(self, events: Sequence[Event], origin: Origin) -> tuple[RecordedEvent, ...]:
-        """Have `events` written. Raises as EventLog.append."""
+    def record(self, events: Sequence[Event], origin: Origin) -> asyncio.Future[tuple[RecordedEvent, ...]]:
+        """Have `events` written; the future tells what became of them. Both raise as EventLog.append."""
         if self._writer is None:
             raise LogUnavailable("the log is not open")
-        return await self._writer.submit(prepare(events, origin, self._random_bytes))
+        return self._writer.submit(prepare(events, origin, self._random_bytes))
 
     async def erased(self) -> None:
         """Wait until no file holds erased content, for `erase_wait_s` at most."""

@@ -1,7 +1,6 @@
 """The web application: routes, middleware, and the listener's life."""
 
 import logging
-import socket
 
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage
@@ -11,7 +10,10 @@ from chatbot.api.audit import LEISURE, WALKS, WALKS_MAX
 from chatbot.api.middleware import add_headers, gate
 from chatbot.api.open_streams import OpenStreams
 from chatbot.api.services import SERVICES, Services
+from chatbot.api.shared_site import SharedSite
 from chatbot.sessions.leisure import Leisure
+from chatbot.workers.listening import BACKLOG, url_of
+from chatbot.workers.worker import Worker
 
 
 def build_app(services: Services) -> web.Application:
@@ -32,24 +34,10 @@ def is_ours(record: logging.LogRecord) -> bool:
     return kind is None or not issubclass(kind, BadHttpMessage | web.RequestPayloadError)
 
 
-async def listen(app: web.Application) -> tuple[web.AppRunner, str]:
-    """Start to listen; returns the runner, to be cleaned up, and the service's URL. Raises OSError."""
-    server = app[SERVICES].settings.server
-    runner = await _runner(app)
-    await web.TCPSite(runner, server.host, server.port, backlog=1024).start()
-    host, port = runner.addresses[0][:2]
-    shown = f"[{host}]" if ":" in host else host
-    return runner, f"http://{shown}:{port}"
-
-
-async def listen_on(app: web.Application, listener: socket.socket) -> web.AppRunner:
-    """Start to accept from a socket that is bound already; returns the runner, to be cleaned up."""
-    runner = await _runner(app)
-    await web.SockSite(runner, listener).start()
-    return runner
-
-
-async def _runner(app: web.Application) -> web.AppRunner:
+async def listen(app: web.Application, worker: Worker | None = None) -> tuple[web.AppRunner, str]:
+    """Start to listen, as a `worker` at the sockets that it shares with others; returns the runner, to be cleaned up,
+    and the service's URL. Raises OSError.
+    """
     server = app[SERVICES].settings.server
     logging.getLogger("aiohttp.server").addFilter(is_ours)
     runner = web.AppRunner(
@@ -60,4 +48,9 @@ async def _runner(app: web.Application) -> web.AppRunner:
         shutdown_timeout=server.feeds_grace_s,
     )
     await runner.setup()
-    return runner
+    if worker is None:
+        await web.TCPSite(runner, server.host, server.port, backlog=BACKLOG).start()
+        return runner, url_of(runner.addresses[0])
+    for one in worker.listeners:
+        await SharedSite(runner, one, worker.share).start()
+    return runner, url_of(worker.listeners[0].getsockname())

@@ -36,6 +36,7 @@ async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
     request[REQUEST_ID] = request_id
     started_s = time.perf_counter()
     services.metrics.in_flight.inc()
+    services.readiness.answering += 1
     status = 499  # the client left: nginx's word for it
     # Not its context manager: a reader that waits for hours would hold that.
     bound = structlog.contextvars.bind_contextvars(request_id=request_id)
@@ -46,6 +47,7 @@ async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
     finally:
         structlog.contextvars.reset_contextvars(**bound)
         services.metrics.in_flight.dec()
+        services.readiness.answering -= 1
         route, method = _route(request), request.method if request.method in METHODS else "OTHER"
         services.metrics.observe_request(route, method, status, time.perf_counter() - started_s)
 
@@ -54,6 +56,9 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     """Just before the headers leave: streams have theirs sent long before a middleware could add any."""
     response.headers["X-Request-ID"] = request.get(REQUEST_ID, "")
     response.headers["Server"] = "chatbot"  # versions are nobody's business
+    if request.app[SERVICES].readiness.retiring:
+        response.force_close()
+        response.headers["Connection"] = "close"  # aiohttp has made its own headers already
     origin = request.headers.get("Origin")
     allowed = request.app[SERVICES].settings.server.cors_origins
     if origin is None or not allowed:

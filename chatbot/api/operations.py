@@ -12,6 +12,7 @@ from chatbot.api.middleware import ASKER
 from chatbot.api.services import SERVICES, Services
 from chatbot.api.views import HealthView, UsageRow, UsageView
 from chatbot.audit.moment import timestamp
+from chatbot.workers.families import Family, families_of
 from events.errors import LogError
 from projections.errors import ProjectionError
 
@@ -58,15 +59,29 @@ async def readyz(request: web.Request) -> web.Response:
 
 @routes.get("/metrics")
 async def metrics(request: web.Request) -> web.Response:
-    services = request.app[SERVICES]
+    services, accept = request.app[SERVICES], request.headers.get("Accept", "")
+    if services.scrape is not None:
+        body, content_type = await services.scrape.merged(await own_metrics(services), accept)
+    else:
+        await _look(services)
+        # In a thread: the process's own figures are read from files, and the text of many series takes a while.
+        body, content_type = await asyncio.to_thread(services.metrics.render, accept)
+    return web.Response(body=body, headers={"Content-Type": content_type})
+
+
+async def own_metrics(services: Services) -> tuple[Family, ...]:
+    """What this process has to say, for one that answers for all workers."""
+    await _look(services)
+    return await asyncio.to_thread(families_of, services.metrics.registry)
+
+
+async def _look(services: Services) -> None:
+    """Set what is not counted as it happens."""
     services.metrics.sessions(await _counts(services))
     services.metrics.projection_lag(services.runner.lag, await _lag_s(services))
     services.metrics.erasure_pending(pending=services.log.erasure_pending)
     gate = services.gate
     services.metrics.model(available=services.health.newest.available, running=gate.running, waiting=gate.waiting)
-    # In a thread: the process's own figures are read from files, and the text of many series takes a while.
-    body, content_type = await asyncio.to_thread(services.metrics.render, request.headers.get("Accept", ""))
-    return web.Response(body=body, headers={"Content-Type": content_type})
 
 
 @routes.get("/api/usage")

@@ -1,4 +1,4 @@
-"""What other nodes may ask of this one, on a listener of its own: is it alive, what does a reply say, cancel it."""
+"""What other nodes may ask of this one, on a listener of its own: does it live, what does a reply say, to cancel it."""
 
 import hmac
 from collections.abc import Awaitable, Callable
@@ -7,11 +7,13 @@ import msgspec
 from aiohttp import web
 
 from chatbot.api.event_stream import EventStream, answer_stream
+from chatbot.api.operations import own_metrics
 from chatbot.api.services import SERVICES, Services
 from chatbot.nodes.peers import Alive, CancelBody
 from chatbot.sessions.commands import Asker, CancelReply
 from chatbot.sessions.errors import ActorFailed, Rejection
 from chatbot.sessions.reply import Reply
+from chatbot.workers.families import encode
 from events.errors import LogError
 
 HEADERS = {"Content-Type": "application/x-ndjson; charset=utf-8"}
@@ -79,6 +81,11 @@ async def cancel(request: web.Request) -> web.Response:
         services.logger.warning("peer.cancel_failed", reason=str(error))
         return web.Response(status=503)
     return web.Response(status=204)
+
+
+@routes.get("/metrics")
+async def metrics(request: web.Request) -> web.Response:
+    return web.Response(body=encode(await own_metrics(request.app[SERVICES])), content_type="application/msgpack")
 
 
 def _reply(request: web.Request) -> Reply | None:

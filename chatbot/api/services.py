@@ -19,20 +19,27 @@ from chatbot.sessions.feeds import Feeds
 from chatbot.sessions.nodes import Nodes
 from chatbot.sessions.reading import Reader
 from chatbot.sessions.supervisor import Supervisor
+from chatbot.workers.scrape import Scrape
 from events.log import EventLog
 from projections.queries import Queries
 from projections.runner import ProjectionRunner
 
 
 class Readiness(Struct):
-    """Where the service is in its life: starting, ready or draining. /readyz adds rebuilding, failed and damaged."""
+    """Where the service is in its life: starting, ready or draining. /readyz adds rebuilding, failed and damaged.
+
+    `retiring`: another process serves on at the same port, so that clients are to connect again. `answering`: requests
+    that are being answered.
+    """
 
     state: str = "starting"
+    retiring: bool = False
+    answering: int = 0
 
 
 class Services(Struct, frozen=True):
     """`new_id` makes message and session ids (random UUIDs), `new_token` request ids;
-    `clock` gives unix microseconds."""
+    `clock` gives unix microseconds; `scrape` is there where this process is one of several workers."""
 
     settings: Settings
     log: EventLog
@@ -56,6 +63,7 @@ class Services(Struct, frozen=True):
     clock: Callable[[], int]
     logger: structlog.stdlib.BoundLogger
     version: str
+    scrape: Scrape | None = None
 
 
 SERVICES: web.AppKey[Services] = web.AppKey("services", Services)

@@ -41,9 +41,9 @@ def load(
 ) -> Configuration:
     """Read every source and merge them.
 
-    `command_line` may hold host, port and config (a file in place of config.toml); `environment` is os.environ where
-    None; config.toml and .env are looked for in `folder`, the current directory where None. Raises ConfigError, also
-    for a wrong value that a stronger source overrides.
+    `command_line` may hold host, port, workers and config (a file in place of config.toml); `environment` is
+    os.environ where None; config.toml and .env are looked for in `folder`, the current directory where None. Raises
+    ConfigError, also for a wrong value that a stronger source overrides.
     """
     options = command_line or {}
     folder = folder or Path()

@@ -107,6 +107,15 @@ class LlmSettings(Struct, frozen=True):
     reply_max_chars: Annotated[
         int, Meta(ge=1, le=100_000_000, description="Longest reply, in characters, whatever the server sends.")
     ] = 100000
+    beat_max_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=0.25,
+            description="Seconds at most that a token waits to be read with those of other replies: for half the CPU"
+            " where 128 are written at once, less below, not at all below 64; 0: never.",
+        ),
+    ] = 0.06
     health_interval_s: Annotated[
         float, Meta(gt=0, le=3600, description="Seconds for which an answer about the server's health is kept.")
     ] = 10.0

@@ -18,7 +18,7 @@ from chatbot.config.inventory import PREFIX, Setting, by_env, inventory, nearest
 from chatbot.config.settings import Settings
 from chatbot.config.values import MASK, Invalid, from_text, from_toml, refused, visible
 
-COMMAND_LINE = {"host": "server.host", "port": "server.port"}
+COMMAND_LINE = {"host": "server.host", "port": "server.port", "workers": "server.workers"}
 _SENSITIVE = re.compile("auth|key|secret|password", re.IGNORECASE)
 # Kubernetes and Docker set these for a service called chatbot or chatbot-...: CHATBOT_PORT=tcp://10.0.0.1:80
 _SERVICE_LINK = re.compile(r"CHATBOT_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_\w+)?)")

@@ -19,7 +19,7 @@ def parse_database_url(url: str) -> Path | str:
     Raises ValueError with the reason. A memory database is refused: what was acknowledged would not be on disk.
     """
     if url.startswith(POSTGRES):
-        if not _without_credentials(url).removeprefix("postgresql://").partition("/")[2]:
+        if not _without_credentials(url).partition("://")[2].partition("/")[2]:
             raise ValueError("postgresql: names no database")
         return url
     path = url
@@ -41,7 +41,8 @@ def parse_database_url(url: str) -> Path | str:
 
 def _without_credentials(url: str) -> str:
     """However badly it is written: nothing before its last @ is shown, and no option."""
-    return "postgresql://" + url.partition("://")[2].rpartition("@")[2].partition("?")[0]
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
 
 
 class DatabaseSettings(Struct, frozen=True):
@@ -67,7 +68,12 @@ class DatabaseSettings(Struct, frozen=True):
     ] = "projections.db"
     busy_timeout_s: Annotated[
         float,
-        Meta(ge=0, le=600, description="Seconds to wait for another program's lock (a backup) before an append fails."),
+        Meta(
+            ge=0,
+            le=600,
+            description="Seconds to wait for another program's lock (a backup), or for a PostgreSQL server that"
+            " restarts, before an append fails.",
+        ),
     ] = 5.0
     append_queue_max: Annotated[
         int,
@@ -91,7 +97,12 @@ class DatabaseSettings(Struct, frozen=True):
     ] = 0.004
     erase_wait_s: Annotated[
         float,
-        Meta(gt=0, le=600, description="Seconds an erasure waits for readers, so that no file still holds the text."),
+        Meta(
+            gt=0,
+            le=600,
+            description="Seconds an erasure waits for readers (PostgreSQL: for VACUUM), so that no file"
+            " still holds the text.",
+        ),
     ] = 5.0
     read_page_max: Annotated[
         int, Meta(ge=1, le=100_000, description="Events read from the log at once: what one read holds in memory.")
@@ -112,7 +123,8 @@ class DatabaseSettings(Struct, frozen=True):
         Meta(
             ge=1,
             le=64,
-            description="Connections (a thread each) that read the log: one for short reads, the others for long ones.",
+            description="Connections (SQLite: a thread each) that read the log: one for short reads, the others for"
+            " long ones. PostgreSQL: a node has two more.",
         ),
     ] = 2
     cache_kib: Annotated[int, Meta(ge=64, le=16_777_216, description="KiB of page cache for each connection.")] = 8192

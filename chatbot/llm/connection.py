@@ -2,11 +2,13 @@
 
 import asyncio
 import ssl
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from chatbot.llm.address import Address, parse_address
+from chatbot.llm.beat import Beat
 from chatbot.llm.errors import LlmError, LlmFailed, LlmUnavailable
 from chatbot.llm.exchange import CUT, Exchange
 from chatbot.llm.options import LlmOptions
@@ -32,6 +34,7 @@ class Connection:
         self._tls = ssl.create_default_context() if options.server_url.startswith("https:") else None
         self._address: Address | None = None
         self._idle: list[tuple[Wire, float]] = []  # with the time when it became idle, oldest first
+        self._beat = Beat(options.beat_max_s)
         self._sweep: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -96,7 +99,9 @@ class Connection:
         loop, timeout_s = asyncio.get_running_loop(), self.options.connect_timeout_s
         try:
             async with asyncio.timeout(timeout_s):
-                _, wire = await loop.create_connection(Wire, address.host, address.port, ssl=self._tls)
+                _, wire = await loop.create_connection(
+                    partial(Wire, self._beat), address.host, address.port, ssl=self._tls
+                )
         except (OSError, ValueError) as error:  # ValueError: a host's name that cannot be one
             reason = f"not within {timeout_s:g} s" if isinstance(error, TimeoutError) else str(error)
             raise LlmUnavailable from ConnectionError(f"Cannot connect to host {address.host}:{address.port}: {reason}")

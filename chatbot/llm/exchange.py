@@ -89,6 +89,10 @@ class Exchange:
             raise LlmFailed(CUT) from error
         raise LlmFailed(CUT)
 
+    def ride(self) -> None:
+        """The reply has begun to come: what follows may be read together with other replies."""
+        self._wire.ride()
+
     async def events_after_the_reply(self, absorb: Callable[[list[bytes]], object]) -> None:
         """What still comes when the reply is complete: at most its usage and [DONE]. Nothing here can spoil the reply,
         so nothing is raised."""

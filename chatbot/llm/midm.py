@@ -122,6 +122,7 @@ class MidmProvider:
         def absorb(events: list[bytes]) -> bool:
             if text := reply.absorb(events):
                 hear(text)
+                exchange.ride()
             if reply.failure:
                 raise reply.failure
             return reply.finished

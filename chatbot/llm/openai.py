@@ -134,7 +134,10 @@ class OpenAiProvider:
         reply = _Reply(model, self._secret)
 
         def absorb(events: list[bytes]) -> bool:
-            hear(reply.absorb(events))
+            text = reply.absorb(events)
+            hear(text)
+            if text:
+                exchange.ride()
             # After a finish reason the reply is whole: a failure then costs no more than its usage.
             if reply.failure and reply.reason is None:
                 raise reply.failure

@@ -16,7 +16,8 @@ class LlmOptions(Struct, frozen=True, kw_only=True):
 
     `concurrent_max` replies run at a time and `queue_max` wait (see Gate). `line_max_bytes` bounds one line of a
     server's event stream: midm's lines carry the whole reply so far, so it must exceed 6 x `reply_max_chars`.
-    `reply_max_chars` is where a reply is ended with reason length.
+    `reply_max_chars` is where a reply is ended with reason length. `beat_max_s` is the longest that the text of one of
+    many replies waits to be read together with theirs (see Beat); 0 is not at all.
     """
 
     server_url: str = ""
@@ -33,6 +34,7 @@ class LlmOptions(Struct, frozen=True, kw_only=True):
     line_max_bytes: int = 1_048_576
     reply_max_chars: int = 100_000
     health_timeout_s: float = 3.0
+    beat_max_s: float = 0.06
 
     def __repr__(self) -> str:
         """Without the key: options end up in logs and tracebacks."""

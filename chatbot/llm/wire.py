@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import httptools
 
+from chatbot.llm.beat import Beat
+
 HEAD_MAX_BYTES = 65_536  # of an answer's status line and headers, and of what follows its body
 UNREAD_MAX_BYTES = 65_536  # of a body that nobody takes yet: beyond it the socket is left alone
 
@@ -21,9 +23,11 @@ class Cut(Exception):
 class Wire(asyncio.Protocol):
     """Carries one request and its answer at a time. `silent`: nothing has come since the last request."""
 
-    def __init__(self) -> None:
+    def __init__(self, beat: Beat) -> None:
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
+        self._beat = beat
+        self._rides = False  # from a reply's first text to its end: then its reading may wait for the beat
         self._lost: str | None = None  # why there is no more to come
         self._done: asyncio.Future[bool] | None = None
         self._take: Take = bool  # until somebody takes it, for real
@@ -54,7 +58,7 @@ class Wire(asyncio.Protocol):
         self._parts.clear()  # of an answer that nobody wanted to its end
         if self._lost is not None:
             raise Cut(self._lost)
-        self._resume()
+        self.go_on()
         self._head = self._loop.create_future()
         self._transport.write(request)
         await self._head
@@ -67,11 +71,26 @@ class Wire(asyncio.Protocol):
         self._take = take
         self._done = self._loop.create_future()
         self._hand_on()
-        self._resume()
+        self.go_on()
         try:
             return await self._done
         finally:
             self._done, self._take = None, bool  # an idle connection must not hold the reply that it brought
+            if self._rides:
+                self._rides = False
+                self._beat.riders -= 1
+
+    def ride(self) -> None:
+        """The body's first text has come: from now on to its end it may be read on the beat."""
+        if not self._rides:
+            self._rides = True
+            self._beat.riders += 1
+
+    def go_on(self) -> None:
+        """Read again, if reading has paused."""
+        if self._is_paused:
+            self._is_paused = False
+            self._transport.resume_reading()
 
     def abort(self) -> None:
         """Close at once: the server sees it and can stop writing."""
@@ -133,10 +152,9 @@ class Wire(asyncio.Protocol):
         if self._head is not None and not self._head.done():
             self._head.set_exception(Cut(self._lost))
 
-    def _resume(self) -> None:
-        if self._is_paused:
-            self._is_paused = False
-            self._transport.resume_reading()
+    def _pause(self) -> None:
+        self._is_paused = True
+        self._transport.pause_reading()
 
     def _break(self, reason: str) -> None:
         self._fail(reason)
@@ -147,8 +165,7 @@ class Wire(asyncio.Protocol):
         done = self._done
         if done is None or done.done():
             if self._parts and not self._is_paused and sum(map(len, self._parts)) > UNREAD_MAX_BYTES:
-                self._is_paused = True
-                self._transport.pause_reading()
+                self._pause()
             return
         if self._parts:
             data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
@@ -165,3 +182,6 @@ class Wire(asyncio.Protocol):
             done.set_result(False)
         elif self._lost is not None:
             done.set_exception(Cut(self._lost))
+        elif self._rides and self._beat.is_on:  # the kernel keeps what comes until then
+            self._pause()
+            self._beat.hold(self)

@@ -41,6 +41,10 @@ class Cluster:
             return None
         return await self._mirrors.follow(session.session_id, written)
 
+    async def leave(self) -> None:
+        """As Nodes.leave."""
+        await self._mirrors.close()
+
     async def await_reply(self, session_id: str, asked: RecordedEvent, asker: Asker) -> Reply | None:
         """As Nodes.await_reply."""
         return await self._mirrors.expect(session_id, asked, asker)

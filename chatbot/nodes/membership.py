@@ -13,13 +13,14 @@ from chatbot.config.nodes import NodeSettings
 from chatbot.nodes.cluster import Cluster
 from chatbot.nodes.liveness import Liveness
 from chatbot.nodes.mirrors import Mirrors, Surroundings
-from chatbot.nodes.name import name_of
-from chatbot.nodes.peers import Peers
+from chatbot.nodes.name import address_of, name_of
+from chatbot.nodes.peers import PeerLost, Peers
 from chatbot.nodes.tail import Tail
 from chatbot.nodes.watch import Watch
 from chatbot.sessions.feeds import Feeds
 from chatbot.sessions.ports import Ports
 from chatbot.sessions.supervisor import Supervisor
+from chatbot.workers.families import Family, decode
 from events.log import EventLog
 
 BACKLOG = 1024  # connections of other nodes that wait to be accepted
@@ -65,6 +66,13 @@ class Membership:
         """What is to run beside the service, by name."""
         watch = Watch(ports, supervisor, self._liveness, self._lost, self._settings.look_s)
         return {"tail": Tail(ports, supervisor, self._mirrors, watch).run(), "watch": watch.run()}
+
+    async def samples(self, node: str) -> tuple[Family, ...]:
+        """What another node has to say in /metrics. Raises PeerLost, msgspec.DecodeError."""
+        address = address_of(node)
+        if address is None:
+            raise PeerLost(f"{node} is no node's name")
+        return decode(await self._peers.samples(address))
 
     async def close(self) -> None:
         """Stop following other nodes, and let go of the port."""

@@ -41,17 +41,17 @@ class Watch:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._look_s):
-                    await self._lost.wait()
-            await asyncio.sleep(NUDGED_S)
-            self._lost.clear()
             try:
                 await self.look()
             except (LogError, ProjectionError) as error:
                 self._ports.logger.warning("watch.waits", reason=str(error))
             except Exception as error:  # the watch must not die: the next round tries again
                 self._ports.logger.exception("watch.failed", error=type(error).__name__)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._look_s):
+                    await self._lost.wait()
+            await asyncio.sleep(NUDGED_S)
+            self._lost.clear()
 
     async def look(self) -> None:
         """Close what nodes that are gone have left open. Raises LogUnavailable, ProjectionError."""

@@ -41,6 +41,10 @@ class Nodes(Protocol):
         """
         ...
 
+    async def leave(self) -> None:
+        """The service is going down: who reads what another node writes is to come back elsewhere."""
+        ...
+
 
 class Alone:
     """No other node: whatever is left open and not in this process's hands, a crash has left."""
@@ -61,3 +65,6 @@ class Alone:
 
     async def await_reply(self, session_id: str, asked: RecordedEvent, asker: Asker) -> Reply | None:
         return None
+
+    async def leave(self) -> None:
+        """Nobody reads what another node writes."""

@@ -226,6 +226,47 @@ async def test_an_outcome_that_stays_unknown_is_told_as_unknown(postgres: Postgr
     await log.close()
 
 
+async def test_a_client_that_froze_while_it_sent_does_not_hold_the_lock(
+    postgres: PostgresServer, line: CutLine
+) -> None:
+    """The server has the call, but not the message that ends the transaction."""
+    url = await postgres.schema()
+    frozen, log = await through(line, url), await PostgresLog.open(url, HASTY)
+    line.holds_end = asyncio.Event()
+    append = asyncio.create_task(frozen.append("frozen", 0, [posted("1")], ASKED))
+    async with asyncio.timeout(5):
+        assert (await log.wait(0)).position == 1, "it was committed all the same"
+        await log.append("mine", 0, [posted("2")], ASKED)
+    assert not append.done()
+    line.holds_end.set()
+    assert (await append)[0].position == 1
+    await log.close()
+    await frozen.close()
+
+
+async def test_what_was_recorded_is_told_as_recorded_even_if_nothing_can_be_recorded_any_more(
+    postgres: PostgresServer, line: CutLine
+) -> None:
+    url = await postgres.schema()
+    log = await through(line, url, HASTY)
+    await fill(log, "a", "1")
+    other = await asyncpg.connect(url)
+    line.loses_answer = line.down = True
+    append = asyncio.create_task(log.append("a", 1, [posted("2")], ASKED))
+    while not line.cuts:
+        await asyncio.sleep(0.01)
+    async with other.transaction():
+        await other.execute(LOCK)
+        line.down = False
+        assert (await append)[0].position == 2
+    async with other.transaction():
+        await other.execute(LOCK)
+        with pytest.raises(LogUnavailable, match=r"keeps the log locked .*nothing was recorded"):
+            await log.append("a", 2, [posted("3")], ASKED)
+    await other.close()
+    await log.close()
+
+
 FROZEN = """
 import asyncio, sys
 from events.postgres import PostgresLog

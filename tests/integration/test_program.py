@@ -57,6 +57,15 @@ async def test_the_same_answers_come_back_when_the_projections_are_deleted(tmp_p
     assert after[3:] == before[3:]
 
 
+async def test_a_server_without_a_session_replaces_a_damaged_projections_file(
+    tmp_path: Path, model: ModelServer
+) -> None:
+    (tmp_path / "projections.db").write_text("no database " * 100)
+    async with program(tmp_path, model.url) as started, httpx.AsyncClient(base_url=started.url) as client:
+        await create(client)
+        assert await started.stop() == 0
+
+
 async def test_a_reply_left_open_by_a_kill_is_interrupted_with_its_checkpointed_text(
     tmp_path: Path, model: ModelServer
 ) -> None:

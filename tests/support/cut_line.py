@@ -5,6 +5,7 @@ from contextlib import suppress
 from types import TracebackType
 
 CHUNK_BYTES = 65536
+SYNC = b"S\x00\x00\x00\x04"
 
 
 class CutLine:
@@ -12,11 +13,14 @@ class CutLine:
 
     `loses_answer`: the next answer of the server is swallowed, and its connection cut on the client's side and, unless
     `keeps_server`, on the server's. `loses_request`: the next request is, before the server has seen it. Each is about
-    requests of `request_bytes` and more, and clears itself. `down`: new connections are refused by hanging up.
+    requests of `request_bytes` and more, and clears itself. `holds_end`: of each such request the last message (Sync,
+    which ends a transaction) is kept back until the event is set, as of a client that froze while it sent.
+    `down`: new connections are refused by hanging up.
     """
 
     def __init__(self, target_port: int) -> None:
         self.loses_answer = self.loses_request = self.keeps_server = self.down = False
+        self.holds_end: asyncio.Event | None = None
         self.request_bytes = 0
         self.cuts = 0
         self.port = 0
@@ -85,6 +89,10 @@ class _Line:
                         self._server.write(data)
                         self._cut(keeps_server=True)
                         return
+                if self._all.holds_end is not None and data.endswith(SYNC):
+                    self._server.write(data[: -len(SYNC)])
+                    await self._all.holds_end.wait()
+                    data = SYNC
             self._server.write(data)
         if not self._is_doomed:
             self._server.transport.abort()

@@ -1,0 +1,83 @@
+"""The channel between a master and one worker: lines of JSON over a socket pair, whose end tells that the other
+is gone.
+"""
+
+import asyncio
+import socket
+
+import msgspec
+from msgspec import Struct
+
+LINE_MAX = 2**20  # bytes: the addresses of 256 workers are a few dozen KiB
+BEHIND_MAX = 2**16  # bytes that a worker may leave unread; it is told nothing more until it has read them
+
+Siblings = dict[int, str]  # by slot: the name of the node, as it reported
+
+
+class Order(Struct, frozen=True, omit_defaults=True):
+    """From the master: `drain` as at SIGTERM; `retire`: another has your place; or who else serves."""
+
+    drain: bool = False
+    retire: bool = False
+    siblings: Siblings | None = None
+    restarts: int = 0  # of workers that ended by themselves
+
+
+class Report(Struct, frozen=True):
+    """From a worker: it serves. `ready` is its node's name, for its siblings; empty while it has none."""
+
+    ready: str
+
+
+async def open_channel(end: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Both directions of this end."""
+    return await asyncio.open_unix_connection(sock=end, limit=LINE_MAX)
+
+
+def send(writer: asyncio.StreamWriter, line: Order | Report) -> None:
+    """Write without waiting, unless the other side does not read."""
+    if writer.transport.get_write_buffer_size() < BEHIND_MAX:
+        writer.write(msgspec.json.encode(line) + b"\n")
+
+
+class Control:
+    """The worker's end. `stop` is set at the order to drain and when the master is gone, `retire` at that order."""
+
+    def __init__(self, descriptor: int, stop: asyncio.Event) -> None:
+        self.stop = stop
+        self.retire = asyncio.Event()
+        self.siblings: Siblings = {}  # this worker, too
+        self.restarts = 0
+        self._end = socket.socket(fileno=descriptor)
+        self._writer: asyncio.StreamWriter | None = None
+
+    async def run(self) -> None:
+        """Take orders. Returns never: after the last one it waits for its cancellation."""
+        reader, self._writer = await open_channel(self._end)
+        try:
+            while line := await _line(reader):
+                self._take(msgspec.json.decode(line, type=Order))
+            self.stop.set()
+            await asyncio.Event().wait()
+        finally:
+            self._writer.close()
+
+    def _take(self, order: Order) -> None:
+        if order.siblings is not None:
+            self.siblings, self.restarts = order.siblings, order.restarts
+        if order.retire:
+            self.retire.set()
+        if order.drain:
+            self.stop.set()
+
+    def ready(self, node: str) -> None:
+        """Tell the master that this worker serves. Only once `run` has begun."""
+        if self._writer is not None:
+            send(self._writer, Report(node))
+
+
+async def _line(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.readline()
+    except ConnectionError:  # the other side was killed with something unread
+        return b""

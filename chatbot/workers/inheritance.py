@@ -1,0 +1,53 @@
+"""What a worker has from its master: numbers of open descriptors, in one environment variable."""
+
+import os
+import socket
+
+import msgspec
+from msgspec import Struct
+
+from events.wakeups import DatagramWakeups
+
+VARIABLE = "WORKER_INHERITANCE"  # not CHATBOT_...: it is no setting
+
+
+class Inheritance(Struct, frozen=True):
+    """`slot` counts from 1. `listeners` are the shared sockets; `tally` is their tally of connections; `control` leads
+    to the master; `secret` is what the workers know each other by. `lock` and `wakeups` (the end to receive from, then
+    the ways to the others) belong to a log in a file, and are absent where the log is in PostgreSQL.
+    """
+
+    slot: int
+    listeners: tuple[int, ...]
+    tally: int
+    control: int
+    secret: str
+    lock: int | None = None
+    wakeups: tuple[int, ...] = ()
+
+    def for_environment(self) -> dict[str, str]:
+        """What to add to a worker's environment."""
+        return {VARIABLE: msgspec.json.encode(self).decode()}
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """All that must stay open in the worker."""
+        locked = () if self.lock is None else (self.lock,)
+        return (*self.listeners, self.tally, self.control, *locked, *self.wakeups)
+
+    def listening(self) -> list[socket.socket]:
+        """The shared sockets. To be called once: each of them owns its descriptor."""
+        return [socket.socket(fileno=number) for number in self.listeners]
+
+    def wakeups_of_log(self) -> DatagramWakeups | None:
+        """How the log's processes wake each other; None where the log is not in a file. To be called once."""
+        if self.lock is None:
+            return None
+        receiver, *others = (socket.socket(fileno=number) for number in self.wakeups)
+        return DatagramWakeups(self.lock, receiver, others)
+
+
+def take_inheritance() -> Inheritance | None:
+    """This process's own; None where it is no worker. Programs that it starts are none, either."""
+    told = os.environ.pop(VARIABLE, None)
+    return None if told is None else msgspec.json.decode(told, type=Inheritance)

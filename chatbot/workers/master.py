@@ -1,0 +1,230 @@
+"""The master of several workers: holds what they share, starts them, replaces those that end, and ends them.
+
+It serves nothing itself and opens no database. Settings are read again by each worker that starts, except the address
+and the number of workers, which are this process's own.
+"""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+
+import structlog
+
+from chatbot.config.settings import Settings
+from chatbot.workers.control import Order
+from chatbot.workers.process import WorkerProcess
+from chatbot.workers.shared import Shared
+
+EXIT_AT_ONCE = 130
+FAULTS = range(2, 6)  # exit codes that say what is wrong with settings, database, address or model: see --help
+SETTLED_S = 10.0  # a worker that has lived so long may end once without being thought of as failing
+BACKOFF_S = (0.1, 30.0)  # before a worker that keeps failing starts again: the second time, doubled up to the last
+ATTEMPTS_MAX = 6  # in a row, while no worker serves; then the master gives up
+ROLL_READY_S = 600.0  # that a new worker may take until it serves; it may have to fold the whole log
+END_SLACK_S = 10.0  # beyond its own bounds, until a worker that does not end is killed
+
+
+class Master:
+    """`run` is its life. A slot is a worker's place: its wake-up socket and its projections; one is always free, for
+    the worker that will replace another.
+    """
+
+    def __init__(self, command: Sequence[str], settings: Settings, shared: Shared) -> None:
+        self._command = command
+        self._settings = settings
+        self._shared = shared
+        self._logger = structlog.get_logger("master")
+        self._workers: dict[int, WorkerProcess] = {}  # by slot
+        self._keepers: dict[int, asyncio.Task[None]] = {}  # by slot
+        self._stop = asyncio.Event()
+        self._roll_wanted = asyncio.Event()
+        self._moved = asyncio.Event()  # a worker has become ready, or ended
+        self._code = 0
+        self._restarts = 0
+
+    async def run(self) -> int:
+        """Serve until told to stop. Returns the exit code."""
+        self._catch_signals()
+        living = asyncio.create_task(self._live(), name="master")
+        stopping = asyncio.create_task(self._stop.wait())
+        await asyncio.wait((living, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        living.cancel()
+        with suppress(asyncio.CancelledError):
+            await living
+        await self._end_all()
+        return self._code
+
+    async def _live(self) -> None:
+        wanted = self._settings.server.workers
+        self._keep(1)
+        await self._until(lambda: self._serving() >= 1)  # one alone finds what is wrong, and folds for the others
+        for slot in range(2, wanted + 1):
+            self._keep(slot)
+        await self._until(lambda: self._serving() >= wanted)
+        url = self._shared.url
+        self._logger.info("server.ready", url=url, docs=f"{url}/docs", workers=wanted)
+        while True:
+            await self._roll_wanted.wait()
+            self._roll_wanted.clear()
+            await self._roll()
+
+    def _catch_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._asked_to_stop)
+        loop.add_signal_handler(signal.SIGHUP, self._roll_wanted.set)
+
+    def _asked_to_stop(self) -> None:
+        if self._stop.is_set():
+            for worker in self._workers.values():
+                worker.kill()
+            os._exit(EXIT_AT_ONCE)
+        self._stop.set()
+
+    def _serving(self) -> int:
+        return sum(worker.ready.is_set() and not worker.is_leaving for worker in self._workers.values())
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self._moved.clear()
+            await self._moved.wait()
+
+    # the life of a slot
+
+    def _keep(self, slot: int, *, on_trial: bool = False) -> None:
+        keeper = asyncio.create_task(self._keep_alive(slot, on_trial=on_trial), name=f"slot-{slot}")
+        self._keepers[slot] = keeper
+
+    async def _keep_alive(self, slot: int, *, on_trial: bool) -> None:
+        """Have a worker in `slot` until it is meant to leave. One `on_trial` must become ready at the first try."""
+        failures = 0
+        while not self._stop.is_set():
+            started_s = time.monotonic()
+            worker, code = await self._live_and_end(slot)
+            was_ready = worker is not None and worker.ready.is_set()
+            if self._stop.is_set() or (on_trial and not was_ready) or (worker is not None and worker.is_leaving):
+                return
+            failures = 1 if was_ready and time.monotonic() - started_s >= SETTLED_S else failures + 1
+            if not self._serving() and not was_ready and (code in FAULTS or failures >= ATTEMPTS_MAX):
+                self._give_up(code)
+                return
+            self._restarts += 1
+            first_s, last_s = BACKOFF_S
+            pause_s = min(first_s * 2 ** (failures - 2), last_s) if failures > 1 else 0.0
+            self._logger.error("worker.ended", worker=slot, code=code, again_in_s=pause_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._stop.wait()
+
+    async def _live_and_end(self, slot: int) -> tuple[WorkerProcess | None, int]:
+        """One worker from its start to its end: with its exit code. None where it could not be started."""
+        try:
+            worker = await WorkerProcess.start(self._command, self._shared.for_worker(slot), self._logger)
+        except OSError as error:
+            self._logger.exception("worker.not_started", worker=slot, reason=str(error))
+            return None, 1
+        self._workers[slot] = worker
+        if self._stop.is_set():
+            worker.tell(Order(drain=True))
+        announcing = asyncio.create_task(self._announce(worker))
+        code = await worker.ended()
+        announcing.cancel()
+        self._workers.pop(slot)
+        self._shared.tally.note(slot)  # it cannot say so itself where it was killed
+        self._tell_siblings()
+        self._moved.set()
+        return worker, code
+
+    async def _announce(self, worker: WorkerProcess) -> None:
+        await worker.ready.wait()
+        self._tell_siblings()
+        self._moved.set()
+
+    def _tell_siblings(self) -> None:
+        serving = {slot: worker.node for slot, worker in self._workers.items() if worker.ready.is_set()}
+        for worker in self._workers.values():
+            worker.tell(Order(siblings=serving, restarts=self._restarts))
+
+    def _give_up(self, code: int) -> None:
+        self._code = code if code > 0 else 1
+        self._logger.critical("workers.failed", code=code)
+        self._stop.set()
+
+    # replacing all of them
+
+    async def _roll(self) -> None:
+        """Replace every worker, one after the other; stops at the first whose successor does not become ready."""
+        self._logger.info("roll.started", workers=self._serving())
+        for old in sorted(self._workers.values(), key=_slot):
+            if self._workers.get(old.slot) is not old or not old.ready.is_set():
+                continue  # it has ended meanwhile, or is about to start: its successor is new enough
+            if not await self._succeeded(old):
+                self._logger.error("roll.stopped", kept=old.slot)
+                return
+        self._logger.info("roll.done", workers=self._serving())
+
+    async def _succeeded(self, old: WorkerProcess) -> bool:
+        """Whether another serves in place of `old`, which then is gone."""
+        taken = {number for number, keeper in self._keepers.items() if not keeper.done()}
+        slot = next(number for number in range(1, self._shared.slots + 1) if number not in taken)
+        self._keep(slot, on_trial=True)
+        keeper = self._keepers[slot]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ROLL_READY_S):
+                await self._until(lambda: keeper.done() or self._is_ready(slot))
+        if not self._is_ready(slot):
+            if slot in self._workers:
+                self._workers[slot].is_leaving = True
+                self._workers[slot].kill()
+                await asyncio.wait([keeper])
+            return False
+        old.is_leaving = True
+        old.tell(Order(retire=True))
+        await self._gone(self._settings.server.reload_grace_s + self._settings.server.feeds_grace_s, old.slot)
+        return True
+
+    def _is_ready(self, slot: int) -> bool:
+        worker = self._workers.get(slot)
+        return worker is not None and worker.ready.is_set()
+
+    # the end
+
+    async def _end_all(self) -> None:
+        self._logger.info("drain.workers", workers=len(self._workers))
+        for worker in self._workers.values():
+            worker.is_leaving = True
+            worker.tell(Order(drain=True))
+        server = self._settings.server
+        await self._gone(server.drain_pause_s + server.drain_grace_s + server.feeds_grace_s, *self._keepers)
+        self._logger.info("drain.done")
+
+    async def _gone(self, bound_s: float, *slots: int) -> None:
+        """Wait until these slots are empty; kill the workers that are late by END_SLACK_S."""
+        keepers = {self._keepers[slot]: slot for slot in slots}
+        if not keepers:
+            return
+        _, late = await asyncio.wait(keepers, timeout=bound_s + END_SLACK_S)
+        for slot in (keepers[keeper] for keeper in late):
+            self._logger.error("worker.killed", worker=slot, after_s=bound_s + END_SLACK_S)
+            if slot in self._workers:
+                self._workers[slot].kill()
+        if late:
+            await asyncio.wait(late)
+
+
+def _slot(worker: WorkerProcess) -> int:
+    return worker.slot
+
+
+def oversee(command: Sequence[str], settings: Settings) -> int:
+    """Serve with several workers, each of which `command` starts. Returns the exit code.
+
+    Raises LogUnusable (of which LogInUse is one) for the database, OSError for the address.
+    """
+    with ExitStack() as stack:
+        shared = Shared(settings, stack)
+        return asyncio.run(Master(command, settings, shared).run())

@@ -1,0 +1,45 @@
+"""This process as one of several workers."""
+
+import asyncio
+import signal
+
+import structlog
+from msgspec.structs import replace
+
+from chatbot.config.settings import Settings
+from chatbot.workers.control import Control
+from chatbot.workers.inheritance import Inheritance
+from chatbot.workers.tally import Share, Tally
+
+
+class Worker:
+    """What run.py serves with in place of what a process alone makes for itself. Made inside the event loop.
+
+    `stop` is the service's: it is set where the master says so, or is gone.
+    """
+
+    def __init__(self, inheritance: Inheritance, stop: asyncio.Event) -> None:
+        self.slot = inheritance.slot
+        self.listeners = inheritance.listening()
+        self.share = Share(Tally(inheritance.tally), self.slot)
+        self.wakeups = inheritance.wakeups_of_log()
+        self.control = Control(inheritance.control, stop)
+        structlog.contextvars.bind_contextvars(worker=self.slot)
+        # Only the master rolls, also where a terminal's hang-up reaches all of its processes.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: None)
+
+    async def told_to_leave(self) -> None:
+        """Wait for the order to retire, or to stop."""
+        orders = [asyncio.create_task(event.wait()) for event in (self.control.retire, self.control.stop)]
+        try:
+            await asyncio.wait(orders, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for order in orders:
+                order.cancel()
+
+
+def settings_of(settings: Settings, inheritance: Inheritance | None) -> Settings:
+    """`settings` as a worker has them: a secret that it shares with its siblings, and a port for them of its own."""
+    if inheritance is None:
+        return settings
+    return replace(settings, nodes=replace(settings.nodes, secret=inheritance.secret, listen_port=0))

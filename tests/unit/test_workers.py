@@ -1,0 +1,129 @@
+"""What workers share: ports, projections to begin with, orders."""
+
+import asyncio
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from chatbot.workers.control import Control, Order, open_channel, send
+from chatbot.workers.inheritance import Inheritance, take_inheritance
+from chatbot.workers.listening import bind, url_of
+from chatbot.workers.tally import Share, Tally, tally_file
+from events.lock import DatabaseLock
+from events.sqlite import SqliteLog
+from projections.database import checkpoint_of
+from projections.observer import NoObserver
+from projections.runner import ProjectionRunner
+from projections.seed import seed, slot_path
+from tests.support.sample_events import ASKED, EVERY_EVENT
+
+
+async def folded(path: Path, log: SqliteLog) -> None:
+    """Projections of all of `log`, in `path`."""
+    runner = ProjectionRunner(path, log, NoObserver())
+    await runner.start()
+    await runner.wait_for(log.head().position)
+    await runner.stop()
+
+
+def test_the_first_slot_has_the_configured_path_and_the_others_a_number() -> None:
+    path = Path("/data/projections.db")
+    assert [slot_path(path, slot).name for slot in (1, 2, 12)] == [
+        "projections.db",
+        "projections-2.db",
+        "projections-12.db",
+    ]
+
+
+async def test_a_new_worker_begins_with_a_copy_of_the_sibling_that_is_furthest(tmp_path: Path) -> None:
+    first = tmp_path / "projections.db"
+    log = await SqliteLog.open(tmp_path / "log.db")
+    await log.append("a", 0, [EVERY_EVENT[0]], ASKED)
+    await folded(first, log)
+    await log.append("b", 0, [EVERY_EVENT[0]], ASKED)
+    await folded(slot_path(first, 2), log)
+    assert await seed(slot_path(first, 3), first, log)
+    checkpoint = checkpoint_of(slot_path(first, 3))
+    assert checkpoint is not None
+    assert checkpoint.position == 2
+    await folded(slot_path(first, 3), log)
+    assert not list(tmp_path.glob("*-copy*"))
+    await log.close()
+
+
+async def test_a_copy_that_is_not_of_this_log_is_not_taken(tmp_path: Path) -> None:
+    first = tmp_path / "projections.db"
+    other = await SqliteLog.open(tmp_path / "other.db")
+    await other.append("a", 0, [EVERY_EVENT[0]], ASKED)
+    await folded(first, other)
+    await other.close()
+    log = await SqliteLog.open(tmp_path / "log.db")
+    slot_path(first, 3).write_text("no database")
+    assert not await seed(slot_path(first, 2), first, log)
+    assert not slot_path(first, 2).exists()
+    assert not await seed(first, first, log)
+    await log.close()
+
+
+async def test_the_lock_that_is_passed_on_is_held_until_the_last_lets_go(tmp_path: Path) -> None:
+    master, worker, stranger = (DatabaseLock(tmp_path / "log.db") for _ in range(3))
+    master.acquire()
+    worker.adopt(master.descriptor)
+    master.release()
+    with pytest.raises(Exception, match="in use by process"):
+        stranger.acquire()
+    worker.release()
+    stranger.acquire()
+    stranger.release()
+
+
+async def test_orders_are_carried_out_and_the_end_of_the_master_is_one(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    control = Control(theirs.detach(), asyncio.Event())
+    running = asyncio.create_task(control.run())
+    reader, writer = await open_channel(ours)
+    send(writer, Order(siblings={1: "a", 2: "b"}, restarts=3))
+    send(writer, Order(retire=True))
+    async with asyncio.timeout(5):
+        await control.retire.wait()
+        assert (control.siblings, control.restarts, control.stop.is_set()) == ({1: "a", 2: "b"}, 3, False)
+        control.ready("me")
+        assert b'"me"' in await reader.readline()
+        writer.close()
+        await control.stop.wait()
+    running.cancel()
+    await asyncio.wait([running])
+
+
+def test_an_inheritance_is_taken_once_and_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = Inheritance(slot=2, listeners=(5,), tally=6, control=7, secret="s", lock=8, wakeups=(9, 10))
+    for name, value in mine.for_environment().items():
+        monkeypatch.setenv(name, value)
+    assert take_inheritance() == mine
+    assert take_inheritance() is None
+
+
+def test_the_least_busy_worker_takes_the_next_connection() -> None:
+    descriptor = tally_file(3)
+    one, two = (Share(Tally(descriptor), slot) for slot in (1, 2))
+    assert one.is_fair(100, slack=4)  # it is alone
+    assert two.is_fair(0, slack=4)
+    assert not one.is_fair(100, slack=4)
+    assert one.is_fair(4, slack=4)
+    two.leave()
+    assert one.is_fair(100, slack=4)
+    os.close(descriptor)
+
+
+def test_all_addresses_of_a_host_share_one_port() -> None:
+    bound = bind("127.0.0.1", 0)
+    address = bound[0].getsockname()
+    with pytest.raises(OSError, match="in use"):
+        bind("127.0.0.1", address[1])
+    assert url_of(address) == f"http://127.0.0.1:{address[1]}"
+    assert url_of(("::1", 80, 0, 0)) == "http://[::1]:80"
+    for one in bound:
+        one.close()
