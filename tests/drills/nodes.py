@@ -49,6 +49,13 @@ class Node(Struct):
         await self.part.start()
         await self.ready()
 
+    async def is_up(self) -> bool:
+        """Whether it answers at all: before that it knows no signals yet."""
+        with suppress(httpx.TransportError):
+            async with httpx.AsyncClient(base_url=self.url, timeout=2) as client:
+                return (await client.get("/livez")).status_code == 200
+        return False
+
     async def ready(self) -> None:
         """Raises AssertionError with the end of its log when it does not become so."""
         until_s = time.monotonic() + READY_TIMEOUT_S
