@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 from msgspec.structs import replace
 
-from chatbot.api.app import build_app, listen
+from chatbot.api.app import accept_from, build_app, listen
 from chatbot.api.draining import drain, retire
 from chatbot.api.open_streams import OpenStreams
 from chatbot.api.peers import build_peers_app
@@ -270,7 +270,7 @@ async def compose(settings: Settings, stack: AsyncExitStack, worker: Worker | No
         else None,
     )
     if member is not None:
-        listener, _ = await listen(build_peers_app(services, member.secret), [member.listener])
+        listener = await accept_from(member.listener, build_peers_app(services, member.secret))
         stack.push_async_callback(listener.cleanup)
     return services
 

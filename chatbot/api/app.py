@@ -1,6 +1,7 @@
 """The web application: routes, middleware, and the listener's life."""
 
 import logging
+import socket
 
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage
@@ -38,6 +39,23 @@ async def listen(app: web.Application, worker: Worker | None = None) -> tuple[we
     """Start to listen, as a `worker` at the sockets that it shares with others; returns the runner, to be cleaned up,
     and the service's URL. Raises OSError.
     """
+    server, runner = app[SERVICES].settings.server, await _runner(app)
+    if worker is None:
+        await web.TCPSite(runner, server.host, server.port, backlog=BACKLOG).start()
+        return runner, url_of(runner.addresses[0])
+    for one in worker.listeners:
+        await SharedSite(runner, one, worker.share).start()
+    return runner, url_of(worker.listeners[0].getsockname())
+
+
+async def accept_from(listener: socket.socket, app: web.Application) -> web.AppRunner:
+    """Start to accept from a socket that is bound already; returns the runner, to be cleaned up."""
+    runner = await _runner(app)
+    await web.SockSite(runner, listener).start()
+    return runner
+
+
+async def _runner(app: web.Application) -> web.AppRunner:
     server = app[SERVICES].settings.server
     logging.getLogger("aiohttp.server").addFilter(is_ours)
     runner = web.AppRunner(
@@ -48,9 +66,4 @@ async def listen(app: web.Application, worker: Worker | None = None) -> tuple[we
         shutdown_timeout=server.feeds_grace_s,
     )
     await runner.setup()
-    if worker is None:
-        await web.TCPSite(runner, server.host, server.port, backlog=BACKLOG).start()
-        return runner, url_of(runner.addresses[0])
-    for one in worker.listeners:
-        await SharedSite(runner, one, worker.share).start()
-    return runner, url_of(worker.listeners[0].getsockname())
+    return runner

@@ -1,5 +1,7 @@
 """One reader of a session's feed: its place, and what it is sent there."""
 
+from msgspec.structs import replace
+
 from chatbot.api import frames
 from chatbot.api.cursors import Cursor
 from chatbot.api.endings import last_frame
@@ -49,6 +51,11 @@ class Follower:
             self._place = Place(cursor.version, await recorded_offset(log, session.session_id, cursor.version))
         else:
             self._place = Place(cursor.version, cursor.offset)
+        reply, written = self._services.supervisor.running_reply(self._session_id), session.open_reply
+        is_over = written is None or reply is None or written.reply_id != reply.reply_id
+        if reply is not None and is_over and reply.version <= session.version:
+            # Another node has ended it, and its actor here does not know yet.
+            self._place = replace(self._place, ended_id=reply.reply_id)
 
     async def write(self, stream: EventStream) -> None:
         """Until the session or the service ends, or the reader leaves, which raises ConnectionError."""

@@ -166,12 +166,12 @@ class Mirrors:
         address, reply = address_of(mirror.node), mirror.reply
         while address is not None and reply.outcome is None:
             try:
-                where = (mirror.session_id, reply.reply_id)
-                async with aclosing(self._around.peers.text(address, where, reply.length)) as text:
+                where, offset = (mirror.session_id, reply.reply_id), reply.length
+                async with aclosing(self._around.peers.text(address, where, offset)) as text:
                     async for piece in text:
                         pause_s = RETRY_S[0]
-                        if piece:
-                            reply.grow(piece)
+                        self._grow(reply, offset, piece)  # which the log may have brought meanwhile
+                        offset += len(piece)
                         read_at_s = self._timer() if self._is_read(mirror) else read_at_s
                         if self._timer() - read_at_s > UNREAD_S:
                             self._remove(mirror)

@@ -42,8 +42,10 @@ class Channel:
             self._closed()
 
     def reach(self, version: int) -> None:
-        """The log is known to have this version."""
-        self.latest = max(self.latest, version)
+        """The log is known to have this version: who has not is to look there, should it not come here."""
+        if version > self.latest:
+            self.latest = version
+            self.bell.ring()
 
     def add(self, recorded: Sequence[RecordedEvent]) -> None:
         """More has been recorded: keep it, and wake the readers."""
@@ -58,7 +60,7 @@ class Channel:
                 self._kept.clear()
                 self.newest = None
             self._kept.append(one)
-            self.reach(one.version)
+            self.latest = max(self.latest, one.version)
         self.bell.ring()
 
     def after(self, version: int) -> list[RecordedEvent] | None:

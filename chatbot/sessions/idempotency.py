@@ -103,19 +103,20 @@ async def created(ports: Ports, session_id: str, once: Once | None) -> State:
 
 
 async def told(ports: Ports, state: State, recorded: RecordedEvent, asker: Asker) -> Reply:
-    """The reply that `recorded` asked for or ended, as its readers were told. It runs and waits no longer."""
+    """The reply that `recorded` asked for or ended, as its readers were told. It is not in this process's hands."""
     event = recorded.event
     if isinstance(event, ReplyEnded):
         reply = Reply("", event.reply_id, Parameters(), asker)
         reply.end(outcome_of(event, recorded, reply))
         return reply
     asked = reply_asked_by(recorded, asker)
-    if asked is not None and _is_owed(state, asked.reply_id):
+    row = await ports.queries.message(state.session.no, asked.reply_id) if asked else None
+    if asked is not None and not (row is not None and row.position):
         mirrored = await ports.nodes.await_reply(state.session.session_id, recorded, asker)
         if mirrored is not None:
             return mirrored
-        await ports.runner.wait_for((await ports.log.latest()).position)  # it has ended meanwhile
-    row = await ports.queries.message(state.session.no, asked.reply_id) if asked else None
+        await ports.runner.wait_for((await ports.log.latest()).position)  # it may have ended meanwhile
+        row = await ports.queries.message(state.session.no, asked.reply_id)
     if asked is None or row is None or not row.position:
         raise errors.Draining("the reply was interrupted and is to be written anew; try again in a moment")
     after = recorded.version
@@ -127,13 +128,6 @@ async def told(ports: Ports, state: State, recorded: RecordedEvent, asker: Asker
             raise LogUnavailable("the reply's end is not on record any more")
         after = page[-1].version
     return asked
-
-
-def _is_owed(state: State, reply_id: str) -> bool:
-    """Whether the reply runs or waits, wherever that is."""
-    written = state.session.open_reply
-    owed = (*state.session.pending, *((written,) if written else ()))
-    return any(one.reply_id == reply_id for one in owed)
 
 
 def _replay(reply: Reply, recorded: RecordedEvent, ended_at: int) -> None:
