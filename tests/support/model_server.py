@@ -38,7 +38,8 @@ DIALECTS: dict[str, type[Midm] | type[OpenAi]] = {
 class ModelServer:
     """Settings may be changed at any time; `requests` holds every request for a reply, in order of arrival."""
 
-    def __init__(self, *, port: int = 0, delay_s: float = 0.0) -> None:
+    def __init__(self, *, port: int = 0, delay_s: float = 0.0, host: str = "127.0.0.1") -> None:
+        self.host = host
         self.port = port
         self.delay_s = delay_s
         self.model = "fake-model"
@@ -61,7 +62,7 @@ class ModelServer:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     @property
     def aborted(self) -> list[Request]:
@@ -100,7 +101,7 @@ class ModelServer:
     async def start(self) -> None:
         """Listens; after stop() again on the same port."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Connection(self), "127.0.0.1", self.port, backlog=1024)
+        self._server = await loop.create_server(lambda: _Connection(self), self.host, self.port, backlog=1024)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:

@@ -30,10 +30,13 @@ http {{
     gzip_min_length 1;
     gzip_proxied any;
     gzip_http_version 1.0;
+    upstream service {{
+        {servers}
+    }}
     server {{
         listen 127.0.0.1:{port};
         location / {{
-            proxy_pass {upstream};
+            proxy_pass http://service;
             proxy_read_timeout {read_timeout_s}s;
             {extra}
         }}
@@ -43,15 +46,18 @@ http {{
 
 
 class Nginx:
-    """Proxies `url` to `upstream`, with proxy_buffering on, as by default."""
+    """Proxies `url` to the services at `upstreams`, one after the other, with proxy_buffering on, as by default."""
 
-    def __init__(self, folder: Path, upstream: str, extra: str = "") -> None:
+    def __init__(self, folder: Path, *upstreams: str, extra: str = "", read_timeout_s: float = READ_TIMEOUT_S) -> None:
         self._folder = folder
         self._process: asyncio.subprocess.Process | None = None
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         folder.mkdir()
-        text = CONFIG.format(folder=folder, upstream=upstream, port=port, read_timeout_s=READ_TIMEOUT_S, extra=extra)
+        servers = "".join(f"server {httpx.URL(one).netloc.decode()} fail_timeout=1s; " for one in upstreams)
+        text = CONFIG.format(
+            folder=folder, servers=servers, port=port, read_timeout_s=f"{read_timeout_s:g}", extra=extra
+        )
         (folder / "nginx.conf").write_text(text)
 
     @property
@@ -86,7 +92,7 @@ class Nginx:
 @asynccontextmanager
 async def nginx(folder: Path, upstream: str, extra: str = "") -> AsyncIterator[Nginx]:
     """Runs in `folder`, which it makes; `extra` are more directives of its location."""
-    started = Nginx(folder, upstream, extra)
+    started = Nginx(folder, upstream, extra=extra)
     try:
         await started.start()
         yield started

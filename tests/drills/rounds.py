@@ -1,0 +1,83 @@
+"""Drills for as long as you like: `python -m tests.drills.rounds --minutes 20 --seed 7`.
+
+One that finds something keeps its folder: the histories, the log, and what each node and the database wrote.
+"""
+
+import argparse
+import asyncio
+import random
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.drills.checker import check
+from tests.drills.drill import Plan, drill
+from tests.drills.record import Record
+from tests.drills.report import around, table
+
+SHOWN_MAX = 12
+
+
+async def one_drill(plan: Plan, folder: Path) -> int:
+    """Run, check, print. Returns how many violations there are."""
+    begun_s = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"{time.time():.3f} {time.monotonic() - begun_s:7.1f} s  {text}", flush=True)
+
+    drilled = await drill(plan, folder, say)
+    print(table(drilled), flush=True)
+    return judge(drilled.record, plan.seed)
+
+
+def judge(record: Record, seed: int) -> int:
+    """Print what is wrong, the first with what stands around it. Returns how many violations there are."""
+    violations = check(record)
+    print(f"seed {seed}: {len(violations)} violations")
+    for violation in violations[:SHOWN_MAX]:
+        print(f"  {violation.rule}: {violation.what[:400]} ({violation.session_id} v{violation.version})")
+    if violations:
+        print(f"\nthe first, with what stands around it:\n{around(record, violations[0])}", flush=True)
+    return len(violations)
+
+
+def open_folder() -> Path:
+    """A fresh folder that the database's user can enter."""
+    folder = Path(tempfile.mkdtemp(prefix="drill-"))
+    folder.chmod(0o755)
+    return folder
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=5.0, help="of faults; what follows takes a minute more")
+    parser.add_argument("--seed", type=int, default=random.randrange(2**31), help="draws the same faults and requests")
+    parser.add_argument("--nodes", type=int, default=3)
+    parser.add_argument("--sqlite", action="store_true", help="one node over SQLite")
+    parser.add_argument("--only", default="", help="words that the kind of a fault must have, such as 'freeze'")
+    parser.add_argument("--check", type=Path, help="only check again what a drill left in this folder")
+    options = parser.parse_args()
+    if options.check:
+        return 1 if judge(Record.load(options.check), options.seed) else 0
+    nodes = 1 if options.sqlite else options.nodes
+    plan = Plan(options.seed, options.minutes * 60, nodes, postgres=not options.sqlite, only=options.only)
+    folder = open_folder()
+    print(f"seed {plan.seed}, {plan.nodes} nodes, {options.minutes:g} minutes, in {folder}", flush=True)
+    found = 1
+    try:
+        found = asyncio.run(one_drill(plan, folder))
+    except KeyboardInterrupt:
+        found = 0
+        return 130
+    finally:
+        if found:
+            print(f"kept: {folder}", flush=True)
+        else:
+            shutil.rmtree(folder)
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

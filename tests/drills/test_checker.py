@@ -1,0 +1,266 @@
+"""The checker objects to each kind of fault, planted in a small history that it has nothing against."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import pytest
+
+from tests.drills.checker import check
+from tests.drills.record import Heard, Logged, Operation, Record, Seen
+
+S, GONE = "session-1", "session-2"
+
+
+def logged(log: list[Logged], session_id: str, kind: str, **data: Any) -> None:
+    """One more event, a tenth of a second after the last."""
+    version = 1 + sum(one.session_id == session_id for one in log)
+    position = len(log) + 1
+    log.append(Logged(position, session_id, version, kind, position / 10, data, f"digest {position}"))
+
+
+def operation(kind: str, from_s: float, to_s: float, **more: Any) -> Operation:
+    defaults: dict[str, Any] = {"client": "client 1", "target": "n1", "session_id": S, "told_s": to_s, "status": 200}
+    return Operation(kind=kind, invoked_s=from_s, completed_s=to_s, **{**defaults, **more})
+
+
+def heard(cursor: str, kind: str, **frame: Any) -> Heard:
+    return Heard("reader 1", 1, 1, "n2", S, 1.5, cursor, {"type": kind, **frame})
+
+
+def sound() -> Record:
+    """A session with a reply that is completed and one that is cancelled, followed by a reader; and a deleted one."""
+    log: list[Logged] = []
+    logged(log, S, "session_created", metadata={}, idempotency_key="k1", title="made")
+    logged(log, S, "message_posted", message_id="m1", role="user", content="hi", reply_id="r1", idempotency_key="k2")
+    logged(log, S, "reply_started", reply_id="r1")
+    logged(log, S, "reply_progressed", reply_id="r1", offset=0, text="Hel")
+    logged(log, S, "reply_completed", reply_id="r1", content="Hello")
+    logged(log, S, "metadata_changed", metadata={}, title="named")
+    logged(log, S, "message_posted", message_id="m2", role="user", content="more", reply_id="r2", idempotency_key="k3")
+    logged(log, S, "reply_started", reply_id="r2")
+    logged(log, S, "reply_cancelled", reply_id="r2", content="By", idempotency_key="k4")
+    logged(log, GONE, "session_created", metadata={})
+    logged(log, GONE, "session_deleted", reason="requested")
+    log[9].data = None
+    first, second = {"message_id": "m1", "reply_id": "r1"}, {"message_id": "m2", "reply_id": "r2"}
+    user = {"message_id": "m1", "role": "user", "status": "complete", "content": "hi"}
+    reply = {"message_id": "r1", "role": "assistant", "status": "streaming", "content": "Hel"}
+    operations = [
+        operation("create", 0.05, 0.11, key="k1", sent="made", version=1, status=201),
+        operation(
+            "chat", 0.15, 0.55, key="k2", sent="hi", version=5, reply_status="complete", reply_text="Hello", **first
+        ),
+        operation("read", 0.41, 0.45, version=4, messages=[user, reply]),
+        operation("patch", 0.56, 0.61, sent="named", version=6, if_version=5),
+        operation(
+            "chat", 0.65, 0.95, key="k3", sent="more", version=9, reply_status="cancelled", streamed="By", **second
+        ),
+        operation("cancel", 0.85, 0.93, key="k4", reply_id="r2", reply_status="cancelled", status=202),
+        operation("patch", 0.94, 0.96, sent="too late", if_version=5, status=412, told_s=None),
+        operation("create", 0.98, 1.01, session_id=GONE, key="k5", version=1, status=201, sent="made, too"),
+        operation("delete", 1.05, 1.11, session_id=GONE, status=204),
+        operation("list", 1.2, 1.3, session_id="", messages=[{"session_id": S}]),
+        operation("read", 1.2, 1.3, session_id=GONE, status=404, told_s=None),
+    ]
+    frames = [
+        heard("1:0", "session"),
+        heard("2:0", "message", message_id="m1"),
+        heard("3:0", "start", message_id="r1"),
+        heard("3:2", "chunk", message_id="r1", content="He"),
+        heard("3:5", "chunk", message_id="r1", content="llo"),
+        heard("5:0", "complete", message_id="r1", full_response="Hello"),
+        heard("6:0", "session"),
+        heard("7:0", "message", message_id="m2"),
+        heard("8:0", "start", message_id="r2"),
+        heard("8:3", "chunk", message_id="r2", content="Bye"),
+        heard("9:0", "error", message_id="r2", status="cancelled", length=2),
+    ]
+    seen = [Seen(node, "one log", {S: {"version": 9}, GONE: None}) for node in ("n1", "n2", "n3")]
+    return Record(operations, frames, log, seen)
+
+
+def rules(record: Record) -> set[str]:
+    return {violation.rule for violation in check(record)}
+
+
+def test_it_has_nothing_against_a_sound_history() -> None:
+    assert check(sound()) == []
+
+
+def drop_ended(record: Record) -> None:
+    """The log ends before what was acknowledged."""
+    record.log = [one for one in record.log if one.session_id == S and one.version < 6]
+
+
+def doubled_key(record: Record) -> None:
+    logged(record.log, S, "message_posted", message_id="m3", role="user", content="hi", idempotency_key="k2")
+
+
+def two_ids(record: Record) -> None:
+    again = deepcopy(record.operations[1])
+    again.reply_id, again.reply_text, again.reply_status = "r2", None, ""
+    record.operations.append(again)
+
+
+def two_ends(record: Record) -> None:
+    logged(record.log, S, "reply_interrupted", reply_id="r1", content="Hel")
+
+
+def left_open(record: Record) -> None:
+    logged(record.log, S, "message_posted", message_id="m3", role="user", content="?", reply_id="r3")
+
+
+def text_off_by_one(record: Record) -> None:
+    record.operations[1].reply_text = "Hell"
+
+
+def stream_off_by_one(record: Record) -> None:
+    record.operations[4].streamed = "Bye"
+
+
+def chunk_twice(record: Record) -> None:
+    record.heard.insert(4, heard("3:4", "chunk", message_id="r1", content="He"))
+    record.heard[5].cursor = "3:7"
+
+
+def chunk_lost(record: Record) -> None:
+    del record.heard[3]
+
+
+def reader_keeps_too_much(record: Record) -> None:
+    record.heard[-1].frame["length"] = 3
+
+
+def event_not_told(record: Record) -> None:
+    del record.heard[6]
+
+
+def goes_back(record: Record) -> None:
+    record.heard.append(heard("8:0", "start", message_id="r2"))
+
+
+def stale_read(record: Record) -> None:
+    record.operations.append(operation("read", 0.7, 0.72, version=5, messages=[]))
+
+
+def read_from_the_future(record: Record) -> None:
+    record.operations.append(operation("read", 0.7, 0.75, version=9, messages=[]))
+
+
+def read_of_another_text(record: Record) -> None:
+    assert record.operations[2].messages is not None
+    record.operations[2].messages[1]["content"] = "He"
+
+
+def versions_out_of_order(record: Record) -> None:
+    """The title was set and acknowledged before the first message was sent."""
+    record.operations[3].invoked_s, record.operations[3].told_s = 0.12, 0.13
+    record.operations[3].if_version = None
+
+
+def if_match_ignored(record: Record) -> None:
+    record.operations[3].if_version = 4
+
+
+def if_match_refused_for_nothing(record: Record) -> None:
+    record.operations[6].if_version = 9
+
+
+def refused_and_done(record: Record) -> None:
+    record.operations[3].status, record.operations[3].told_s = 409, None
+
+
+def lost_session(record: Record) -> None:
+    record.operations.append(operation("read", 0.7, 0.75, status=404, told_s=None))
+
+
+def internal_error(record: Record) -> None:
+    record.operations.append(operation("read", 0.7, 0.75, status=500, told_s=None))
+
+
+def not_listed(record: Record) -> None:
+    record.operations[9].messages = []
+
+
+def deleted_is_listed(record: Record) -> None:
+    record.operations[9].messages = [{"session_id": S}, {"session_id": GONE}]
+
+
+def deleted_is_back(record: Record) -> None:
+    record.seen[1].histories[GONE] = {"version": 2}
+
+
+def not_erased(record: Record) -> None:
+    record.log[9].data = {"metadata": {}}
+
+
+def gap(record: Record) -> None:
+    record.log[-1].position += 1
+
+
+def other_log(record: Record) -> None:
+    record.seen[2].log = "another"
+
+
+def other_history(record: Record) -> None:
+    record.seen[2].histories[S] = {"version": 8}
+
+
+def chain_broken(record: Record) -> None:
+    record.verify = "the digest at position 3 does not follow"
+
+
+@pytest.mark.parametrize(
+    ("plant", "rule"),
+    [
+        (drop_ended, "acknowledged"),
+        (doubled_key, "once"),
+        (two_ids, "once"),
+        (two_ends, "ends once"),
+        (left_open, "ends once"),
+        (text_off_by_one, "acknowledged"),
+        (stream_off_by_one, "acknowledged"),
+        (chunk_twice, "readers"),
+        (chunk_lost, "readers"),
+        (reader_keeps_too_much, "readers"),
+        (event_not_told, "readers"),
+        (goes_back, "readers"),
+        (stale_read, "order"),
+        (read_from_the_future, "reads"),
+        (read_of_another_text, "reads"),
+        (versions_out_of_order, "order"),
+        (if_match_ignored, "if-match"),
+        (if_match_refused_for_nothing, "if-match"),
+        (refused_and_done, "once"),
+        (lost_session, "answers"),
+        (internal_error, "answers"),
+        (not_listed, "lists"),
+        (deleted_is_listed, "lists"),
+        (deleted_is_back, "deleted"),
+        (not_erased, "deleted"),
+        (gap, "gapless"),
+        (other_log, "nodes"),
+        (other_history, "nodes"),
+        (chain_broken, "chain"),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_it_objects_to_a_planted_fault(plant: Callable[[Record], None], rule: str) -> None:
+    record = sound()
+    plant(record)
+    assert rule in rules(record)
+
+
+def test_a_reader_need_not_have_what_its_snapshot_did_not_show() -> None:
+    record = sound()
+    record.heard[:4] = [heard("3:2", "snapshot", messages=[])]  # another branch is shown; "He" was written by then
+    assert check(record) == []
+
+
+def test_an_unknown_outcome_may_have_taken_effect_or_not() -> None:
+    record = sound()
+    for one in record.operations[3], record.operations[4]:
+        one.status, one.told_s, one.version, one.reply_status = 503, None, None, ""
+    record.operations.append(operation("chat", 0.7, 0.75, key="k9", sent="never came", status=502, told_s=None))
+    assert check(record) == []
