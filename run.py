@@ -214,7 +214,7 @@ async def compose(settings: Settings, stack: AsyncExitStack, worker: Worker | No
     provider = create_provider(settings.llm.provider, llm_options(settings), embedded_options(settings))
     stack.push_async_callback(provider.close)
     feeds = Feeds()
-    member = Membership(settings.nodes, log, feeds) if log.is_shared else None
+    member = Membership(settings.nodes, log, feeds, metrics) if log.is_shared else None
     if member is not None:
         stack.push_async_callback(member.close)
     health = HealthMonitor(provider, settings.llm.health_interval_s, settings.llm.server_url)

@@ -50,6 +50,7 @@ class Metrics:
         self._replies(registry)
         self._log(registry)
         self._service(registry)
+        self._nodes(registry)
         self._models: set[str] = set()
         self._of_models: dict[tuple[str, str], _OfModel] = {}
 
@@ -125,6 +126,15 @@ class Metrics:
             "chatbot_projection_failures_total", "Batches that could not be written.", registry=registry
         )
         self._rebuilds = Counter("chatbot_projection_rebuilds_total", "Rebuilds from the log.", registry=registry)
+
+    def _nodes(self, registry: CollectorRegistry) -> None:
+        self._mirrors = Gauge("chatbot_mirrors", "Replies of other nodes that are followed here.", registry=registry)
+        self._peer_failures = Counter(
+            "chatbot_peer_failures_total",
+            "Questions that another node did not answer.",
+            ["question"],
+            registry=registry,
+        )
 
     def _service(self, registry: CollectorRegistry) -> None:
         self._actors = Gauge("chatbot_live_actors", "Sessions in memory.", registry=registry)
@@ -219,6 +229,14 @@ class Metrics:
 
     def rebuilt(self) -> None:
         self._rebuilds.inc()
+
+    # what this node reports of the others
+
+    def mirrors(self, count: int) -> None:
+        self._mirrors.set(count)
+
+    def peer_failed(self, question: str) -> None:
+        self._peer_failures.labels(question).inc()
 
     # what is read at each scrape
 

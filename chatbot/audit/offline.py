@@ -21,6 +21,7 @@ from chatbot.metrics import Metrics
 from chatbot.observers import LogWatch, ProjectionWatch, SessionWatch
 from chatbot.sessions.decide import Rules
 from chatbot.sessions.feeds import Feeds
+from chatbot.sessions.nodes import Alone, Bystander
 from chatbot.sessions.ports import Limits, Ports
 from chatbot.sessions.reading import Reader
 from chatbot.sessions.recent_texts import RecentTexts
@@ -138,6 +139,7 @@ def _ports(settings: Settings, log: EventLog, runner: ProjectionRunner, watch: S
         limits=limits,
         feeds=Feeds(),
         texts=RecentTexts(log, 0),
+        nodes=Bystander() if log.is_shared else Alone(),
         observe=watch,
         clock=now_us,
         timer=time.monotonic,

@@ -14,7 +14,7 @@ from chatbot.nodes.cluster import Cluster
 from chatbot.nodes.liveness import Liveness
 from chatbot.nodes.mirrors import Mirrors, Surroundings
 from chatbot.nodes.name import address_of, name_of
-from chatbot.nodes.peers import PeerLost, Peers
+from chatbot.nodes.peers import NodeObserver, PeerLost, Peers
 from chatbot.nodes.tail import Tail
 from chatbot.nodes.watch import Watch
 from chatbot.sessions.feeds import Feeds
@@ -33,7 +33,7 @@ class Membership:
     Raises OSError when the port cannot be bound.
     """
 
-    def __init__(self, settings: NodeSettings, log: EventLog, feeds: Feeds) -> None:
+    def __init__(self, settings: NodeSettings, log: EventLog, feeds: Feeds, observe: NodeObserver) -> None:
         self._settings = settings
         self._lost = asyncio.Event()
         family = socket.AF_INET6 if ":" in settings.listen_host else socket.AF_INET
@@ -43,7 +43,9 @@ class Membership:
         host = settings.advertise_host or settings.listen_host
         self.name = name_of(host, self.listener.getsockname()[1], secrets.token_hex(4))
         self.secret = settings.secret or secrets.token_urlsafe(32)  # without one nobody else is let in
-        self._peers = Peers(self.secret, settings.probe_timeout_s, settings.suspect_s, settings.mirrors_max + PROBES)
+        self._peers = Peers(
+            self.secret, settings.probe_timeout_s, settings.suspect_s, settings.mirrors_max + PROBES, observe
+        )
         self._liveness = Liveness(self.name, self._peers, settings.suspect_s, time.monotonic)
         self._mirrors = Mirrors(
             Surroundings(
@@ -54,6 +56,7 @@ class Membership:
                 mirrors_max=settings.mirrors_max,
                 timer=time.monotonic,
                 lost=self._lost.set,
+                observe=observe,
             )
         )
         self.cluster = Cluster(self.name, self._peers, self._liveness, self._mirrors)

@@ -12,7 +12,7 @@ import structlog
 from msgspec import Struct
 
 from chatbot.nodes.name import address_of
-from chatbot.nodes.peers import PeerLost, Peers, ReplyNotThere
+from chatbot.nodes.peers import NodeObserver, PeerLost, Peers, ReplyNotThere
 from chatbot.sessions.commands import SERVICE, Asker
 from chatbot.sessions.feeds import Feeds
 from chatbot.sessions.outcome import outcome_of
@@ -53,6 +53,7 @@ class Surroundings(Struct, frozen=True):
     mirrors_max: int
     timer: Callable[[], float]
     lost: Callable[[], None]
+    observe: NodeObserver
 
 
 class Mirrors:
@@ -190,12 +191,14 @@ class Mirrors:
     def _add(self, mirror: Mirror) -> None:
         self._by_session.setdefault(mirror.session_id, {})[mirror.reply.reply_id] = mirror
         self._count += 1
+        self._around.observe.mirrors(self._count)
 
     def _remove(self, mirror: Mirror) -> None:
         mirrors = self._by_session.get(mirror.session_id, {})
         if mirrors.get(mirror.reply.reply_id) is mirror:
             del mirrors[mirror.reply.reply_id]
             self._count -= 1
+            self._around.observe.mirrors(self._count)
         if not mirrors:
             self._by_session.pop(mirror.session_id, None)
         if mirror.following is not None and mirror.following is not asyncio.current_task():

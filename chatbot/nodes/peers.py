@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from enum import Enum
+from typing import Protocol
 
 import aiohttp
 import msgspec
@@ -31,6 +32,16 @@ class ReplyNotThere(PeerLost):
     """The other node does not write this reply, or does not know our secret."""
 
 
+class NodeObserver(Protocol):
+    """Where what happens between nodes is counted."""
+
+    def mirrors(self, count: int) -> None:
+        """So many replies of other nodes are followed."""
+
+    def peer_failed(self, question: str) -> None:
+        """Another node has not answered: a `probe`, a `cancel`, or the `text` of a reply broke off."""
+
+
 class Alive(Struct, frozen=True):
     """The answer of GET /alive."""
 
@@ -49,7 +60,10 @@ class CancelBody(Struct, frozen=True):
 class Peers:
     """A client of all other nodes. `timeout_s` bounds short questions; `quiet_s` how long a text may say nothing."""
 
-    def __init__(self, secret: str, timeout_s: float, quiet_s: float, connections_max: int) -> None:
+    def __init__(
+        self, secret: str, timeout_s: float, quiet_s: float, connections_max: int, observe: NodeObserver
+    ) -> None:
+        self._observe = observe
         self._headers = {"Authorization": f"Bearer {secret}"}
         self._timeout_s = timeout_s
         self._quiet_s = quiet_s
@@ -66,8 +80,10 @@ class Peers:
             answer = await self._get(address, "/alive")
             known = msgspec.json.decode(answer, type=Alive)
         except aiohttp.ClientConnectorError as error:
+            self._observe.peer_failed("probe")
             return Verdict.GONE if isinstance(error.os_error, ConnectionRefusedError) else Verdict.SILENT
         except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError, OSError):
+            self._observe.peer_failed("probe")
             return Verdict.SILENT
         return Verdict.ALIVE if known.node.endswith(f"#{address.boot}") else Verdict.GONE
 
@@ -80,6 +96,7 @@ class Peers:
                 async with self._session().post(url, data=msgspec.json.encode(body)) as answer:
                     return answer.status == 204
         except (aiohttp.ClientError, TimeoutError, OSError):
+            self._observe.peer_failed("cancel")
             return False
 
     async def samples(self, address: Address) -> bytes:
@@ -102,6 +119,7 @@ class Peers:
                 async for line in _lines(answer.content):
                     yield _piece(line)
         except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError) as error:
+            self._observe.peer_failed("text")
             raise PeerLost(f"{address.url}: {error!r}") from error
 
     async def _get(self, address: Address, path: str) -> bytes:

@@ -72,15 +72,16 @@ class Endings:
             await self.record_end(envelope, EndReply(running.ended or running.ended_early(ending, cause)))
 
     async def cancel_all(self, cause: str, envelope: Envelope) -> None:
-        """End all replies of the session, also those that other nodes owe or write."""
-        await self.end_ours(ReplyCancelled, cause, envelope)
-        if not self._ports.log.is_shared:
-            return
-        await self._ledger.catch_up()
+        """End all replies of the session, also those that other nodes owe or write; what runs last, or the next in turn
+        would start in between.
+        """
+        if self._ports.log.is_shared:
+            await self._ledger.catch_up()
         for waiting in reversed(self._ledger.known.session.pending):
             await self.record_end(envelope, EndReply(ReplyCancelled(waiting.reply_id, "", cause)))
+        await self.end_ours(ReplyCancelled, cause, envelope)
         written = self._ledger.known.session.open_reply
-        if written is not None:
+        if written is not None and self._ports.log.is_shared:
             await self._cancel_elsewhere(envelope, CancelReply(cause), written)
 
     async def _cancel_elsewhere(self, envelope: Envelope, command: CancelReply, written: OpenReply) -> Reply | None:

@@ -68,3 +68,10 @@ class Alone:
 
     async def leave(self) -> None:
         """Nobody reads what another node writes."""
+
+
+class Bystander(Alone):
+    """A command beside nodes that serve: what is open may be in their hands, and is left to them."""
+
+    async def is_gone(self, node: str | None) -> bool:
+        return False
