@@ -1,6 +1,7 @@
 """This process as one of several workers."""
 
 import asyncio
+import os
 import signal
 
 import structlog
@@ -19,6 +20,8 @@ class Worker:
     """
 
     def __init__(self, inheritance: Inheritance, stop: asyncio.Event) -> None:
+        for number in inheritance.descriptors:  # a program that this one starts would hold lock and port beyond its end
+            os.set_inheritable(number, False)
         self.slot = inheritance.slot
         self.listeners = inheritance.listening()
         self.share = Share(Tally(inheritance.tally), self.slot)

@@ -2,15 +2,18 @@
 
 import asyncio
 import os
+import signal
 import socket
 from pathlib import Path
 
 import pytest
+import structlog
 
 from chatbot.workers.control import Control, Order, open_channel, send
 from chatbot.workers.inheritance import Inheritance, take_inheritance
 from chatbot.workers.listening import bind, url_of
 from chatbot.workers.tally import Share, Tally, tally_file
+from chatbot.workers.worker import Worker
 from events.lock import DatabaseLock
 from events.sqlite import SqliteLog
 from projections.database import checkpoint_of
@@ -104,6 +107,23 @@ def test_an_inheritance_is_taken_once_and_not_passed_on(monkeypatch: pytest.Monk
         monkeypatch.setenv(name, value)
     assert take_inheritance() == mine
     assert take_inheritance() is None
+
+
+async def test_what_a_worker_has_inherited_stays_with_it(tmp_path: Path) -> None:
+    """A program that it starts would else keep the database locked and the port taken after all workers have ended."""
+    (listener,), (control, theirs) = bind("127.0.0.1", 0), socket.socketpair()
+    numbers = (listener.detach(), theirs.detach(), tally_file(2))
+    for number in numbers:
+        os.set_inheritable(number, True)
+    worker = Worker(Inheritance(1, numbers[:1], tally=numbers[2], control=numbers[1], secret="s"), asyncio.Event())
+    assert not any(os.get_inheritable(number) for number in numbers)
+    assert worker.wakeups is None
+    asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
+    structlog.contextvars.unbind_contextvars("worker")
+    control.close()
+    worker.control._end.close()
+    worker.listeners[0].close()
+    os.close(numbers[2])
 
 
 def test_the_least_busy_worker_takes_the_next_connection() -> None:
