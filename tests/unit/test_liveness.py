@@ -1,0 +1,121 @@
+"""Which nodes count as gone: told by them, by nobody listening, or by silence for too long."""
+
+import asyncio
+
+from chatbot.nodes.liveness import GONE_MAX, KEPT_S, Liveness
+from chatbot.nodes.name import Address, name_of
+from chatbot.nodes.peers import Peers, Verdict
+
+OWN = name_of("127.0.0.1", 80, "00000000")
+OTHER = name_of("127.0.0.2", 80, "11111111")
+SUSPECT_S = 10.0
+
+
+class Asked(Peers):
+    """Answers as it is told, once it may."""
+
+    def __init__(self, verdict: Verdict = Verdict.ALIVE) -> None:
+        self.verdict = verdict
+        self.probes = 0
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+
+    async def probe(self, address: Address) -> Verdict:
+        self.probes += 1
+        await self.may_answer.wait()
+        return self.verdict
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def watching(peers: Asked) -> tuple[Liveness, Clock]:
+    clock = Clock()
+    return Liveness(OWN, peers, SUSPECT_S, clock), clock
+
+
+async def test_a_node_that_answers_lives_and_is_not_asked_again_at_once() -> None:
+    peers = Asked()
+    liveness, clock = watching(peers)
+    assert not await liveness.is_gone(OTHER)
+    assert not await liveness.is_gone(OTHER)
+    assert peers.probes == 1
+    clock.now_s += KEPT_S
+    peers.verdict = Verdict.GONE
+    assert await liveness.is_gone(OTHER)
+
+
+async def test_who_is_gone_stays_gone() -> None:
+    peers = Asked(Verdict.GONE)
+    liveness, clock = watching(peers)
+    assert await liveness.is_gone(OTHER)
+    peers.verdict, clock.now_s = Verdict.ALIVE, clock.now_s + 100
+    assert await liveness.is_gone(OTHER)
+    assert peers.probes == 1
+
+
+async def test_a_silent_node_is_gone_only_after_a_while() -> None:
+    peers = Asked(Verdict.SILENT)
+    liveness, clock = watching(peers)
+    assert await liveness.verdict(OTHER) is Verdict.SILENT
+    clock.now_s += SUSPECT_S - 1
+    assert not await liveness.is_gone(OTHER)
+    clock.now_s += 1
+    assert await liveness.is_gone(OTHER)
+
+
+async def test_a_silent_node_that_records_lives() -> None:
+    peers = Asked(Verdict.SILENT)
+    liveness, clock = watching(peers)
+    await liveness.verdict(OTHER)
+    clock.now_s += SUSPECT_S - 1
+    liveness.seen(OTHER)
+    clock.now_s += SUSPECT_S - 1
+    assert await liveness.verdict(OTHER) is Verdict.SILENT
+    clock.now_s += 1
+    assert await liveness.is_gone(OTHER)
+
+
+async def test_a_node_that_answers_again_begins_anew() -> None:
+    peers = Asked(Verdict.SILENT)
+    liveness, clock = watching(peers)
+    await liveness.verdict(OTHER)
+    clock.now_s += SUSPECT_S - 1
+    peers.verdict = Verdict.ALIVE
+    assert await liveness.verdict(OTHER) is Verdict.ALIVE
+    peers.verdict, clock.now_s = Verdict.SILENT, clock.now_s + 2
+    assert await liveness.verdict(OTHER) is Verdict.SILENT
+
+
+async def test_all_who_ask_at_once_share_one_probe() -> None:
+    peers = Asked()
+    peers.may_answer.clear()
+    liveness, _ = watching(peers)
+    asking = [asyncio.create_task(liveness.is_gone(OTHER)) for _ in range(20)]
+    await asyncio.sleep(0)
+    asking.pop().cancel()
+    await asyncio.sleep(0)
+    peers.may_answer.set()
+    assert await asyncio.gather(*asking) == [False] * 19
+    assert peers.probes == 1
+
+
+async def test_what_served_alone_and_earlier_lives_at_our_address_are_gone_unasked() -> None:
+    peers = Asked()
+    liveness, _ = watching(peers)
+    for name in (None, "some-machine", name_of("127.0.0.1", 80, "22222222")):
+        assert await liveness.is_gone(name)
+    assert peers.probes == 0
+
+
+async def test_those_remembered_as_gone_are_bounded() -> None:
+    peers = Asked(Verdict.GONE)
+    liveness, _ = watching(peers)
+    for number in range(GONE_MAX + 5):
+        assert await liveness.is_gone(name_of("127.0.0.2", 80, f"{number:08x}"))
+    assert len(liveness._gone) == GONE_MAX
