@@ -1,0 +1,88 @@
+"""What goes wrong between nodes that all live: an answer of the database that never came, readers that leave or stall."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from events.catalogue import Event
+from events.errors import OutcomeUnknown
+from events.record import Metadata, RecordedEvent
+from tests.support.cluster import nodes
+from tests.support.model_server import ModelServer
+from tests.support.postgres import PostgresServer
+from tests.support.service import Running
+
+pytestmark = pytest.mark.real_part
+
+
+@pytest.fixture
+async def pair(tmp_path: Path, model: ModelServer, postgres: PostgresServer) -> AsyncIterator[list[Running]]:
+    async with nodes(tmp_path, await postgres.schema(), model.url) as running:
+        yield running
+
+
+def forget_an_answer(node: Running, monkeypatch: pytest.MonkeyPatch, wanted: str) -> None:
+    """The next append of `node` that has a `wanted` event is recorded, but nobody hears so."""
+    log = node.services.log
+    append = log.append
+
+    async def cut(
+        stream_id: str, expected_version: int, events: Sequence[Event], metadata: Metadata
+    ) -> tuple[RecordedEvent, ...]:
+        recorded = await append(stream_id, expected_version, events, metadata)
+        if any(one.type == wanted for one in recorded):
+            monkeypatch.setattr(log, "append", append)
+            raise OutcomeUnknown("the connection was lost; whether this was recorded is unknown")
+        return recorded
+
+    monkeypatch.setattr(log, "append", cut)
+
+
+async def settled(node: Running, session_id: str) -> list[Any]:
+    """The messages, once no reply is owed any more: role and status."""
+    async with asyncio.timeout(10):
+        while (await node.client.get(f"/api/sessions/{session_id}")).json()["status"] != "active":
+            await asyncio.sleep(0.05)
+    return [(one["role"], one["status"]) for one in (await node.history(session_id))["messages"]]
+
+
+async def test_a_reply_whose_start_was_recorded_unknown_to_its_node_ends_and_the_next_is_answered(
+    pair: list[Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = pair
+    session_id = await first.session()
+    forget_an_answer(first, monkeypatch, "reply_started")
+    keyed = {"Idempotency-Key": "sure"}
+    body = {"session_id": session_id, "message": "lost"}
+    answer = await first.client.post("/api/chat", json=body, headers=keyed)
+    assert answer.json()["type"] == "/problems/outcome-unknown"
+    async with asyncio.timeout(10):
+        again = await first.client.post("/api/chat", json=body, headers=keyed)
+    assert again.status_code == 503, again.text
+    assert await settled(second, session_id) == [("user", "complete"), ("assistant", "interrupted")]
+    assert (await first.chat(session_id, "next"))["content"] == "You said: next"
+
+
+async def test_a_reply_that_waited_and_whose_start_is_unknown_to_its_node_ends_too(
+    pair: list[Running], model: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = pair
+    session_id = await first.session()
+    model.script(pieces=("a",), hold_after=1)
+    running = asyncio.create_task(first.chat(session_id, "runs"))
+    await model.wait_requests()
+    waiting = asyncio.create_task(
+        first.client.post("/api/chat", json={"session_id": session_id, "message": "waits"})
+    )
+    async with asyncio.timeout(5):
+        while len((await second.history(session_id))["messages"]) < 4:
+            await asyncio.sleep(0.01)
+    forget_an_answer(first, monkeypatch, "reply_started")
+    model.release()
+    await running
+    assert (await waiting).status_code == 503
+    assert (await settled(second, session_id))[-1] == ("assistant", "interrupted")
+    assert (await second.chat(session_id, "next"))["content"] == "You said: next"
