@@ -1,5 +1,5 @@
-"""Replies of nodes that are gone are closed by whoever sees them first; this one looks every now and then, also for those
-of its own node that nobody here knows of.
+"""Replies of nodes that are gone are closed by whoever sees them first; this one looks every now and then, also for
+those of its own node that nobody here knows of.
 """
 
 import asyncio

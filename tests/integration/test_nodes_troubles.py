@@ -1,4 +1,4 @@
-"""What goes wrong between nodes that all live: an answer of the database that never came, readers that leave or stall."""
+"""What goes wrong though all nodes live: an answer of the database that never came, a cancel that comes too late."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -74,9 +74,7 @@ async def test_a_reply_that_waited_and_whose_start_is_unknown_to_its_node_ends_t
     model.script(pieces=("a",), hold_after=1)
     running = asyncio.create_task(first.chat(session_id, "runs"))
     await model.wait_requests()
-    waiting = asyncio.create_task(
-        first.client.post("/api/chat", json={"session_id": session_id, "message": "waits"})
-    )
+    waiting = asyncio.create_task(first.client.post("/api/chat", json={"session_id": session_id, "message": "waits"}))
     async with asyncio.timeout(5):
         while len((await second.history(session_id))["messages"]) < 4:
             await asyncio.sleep(0.01)
