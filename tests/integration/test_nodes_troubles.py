@@ -5,12 +5,14 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from chatbot.nodes.name import address_of
 from events.catalogue import Event
 from events.errors import OutcomeUnknown
 from events.record import Metadata, RecordedEvent
-from tests.support.cluster import nodes
+from tests.support.cluster import SECRET, nodes
 from tests.support.model_server import ModelServer
 from tests.support.postgres import PostgresServer
 from tests.support.service import Running
@@ -84,3 +86,35 @@ async def test_a_reply_that_waited_and_whose_start_is_unknown_to_its_node_ends_t
     assert (await waiting).status_code == 503
     assert (await settled(second, session_id))[-1] == ("assistant", "interrupted")
     assert (await second.chat(session_id, "next"))["content"] == "You said: next"
+
+
+async def test_a_cancel_from_another_node_that_comes_too_late_leaves_the_next_reply_alone(
+    pair: list[Running], model: ModelServer
+) -> None:
+    first, _ = pair
+    session_id = await first.session()
+    model.script(pieces=("a",), hold_after=1)
+    running = asyncio.create_task(first.chat(session_id, "one"))
+    await model.wait_requests()
+    model.script(pieces=("b", "c"), stepwise=True)
+    following = asyncio.create_task(first.chat(session_id, "two"))
+    address = address_of(first.services.nodes.name)
+    assert address is not None
+    async with asyncio.timeout(5):
+        while len(first.services.supervisor.replies(session_id)) < 2:
+            await asyncio.sleep(0.01)
+    reply_id = next(iter(first.services.supervisor.replies(session_id)))
+
+    async def late() -> AsyncIterator[bytes]:
+        yield b'{"cause":"client"'
+        model.release()
+        await running
+        await model.wait_requests(2)
+        yield b"}"
+
+    async with httpx.AsyncClient(base_url=address.url, headers={"Authorization": f"Bearer {SECRET}"}) as peer:
+        answer = await peer.post(f"/replies/{session_id}/{reply_id}/cancel", content=late())
+    for _ in range(3):
+        model.step()
+    assert (await following)["status"] == "complete"
+    assert answer.status_code == 404
