@@ -7,7 +7,9 @@ from typing import Any
 
 import httpx
 import pytest
+from aiohttp import web
 
+from chatbot.api.draining import retire
 from chatbot.nodes.name import address_of
 from events.catalogue import Event
 from events.errors import OutcomeUnknown
@@ -15,7 +17,7 @@ from events.record import Metadata, RecordedEvent
 from tests.support.cluster import SECRET, nodes
 from tests.support.model_server import ModelServer
 from tests.support.postgres import PostgresServer
-from tests.support.service import Running
+from tests.support.service import Running, frames
 
 pytestmark = pytest.mark.real_part
 
@@ -118,3 +120,25 @@ async def test_a_cancel_from_another_node_that_comes_too_late_leaves_the_next_re
         model.step()
     assert (await following)["status"] == "complete"
     assert answer.status_code == 404
+
+
+async def test_who_reads_here_what_another_node_writes_is_told_to_come_back_when_this_one_retires(
+    tmp_path: Path, model: ModelServer, postgres: PostgresServer
+) -> None:
+    brief = {"CHATBOT_SERVER_RELOAD_GRACE_S": "0.2"}
+    async with nodes(tmp_path, await postgres.schema(), model.url, **brief) as (first, second):
+        session_id = await first.session()
+        model.script(pieces=("a",), hold_after=1)
+        body, keyed = {"session_id": session_id, "message": "hi"}, {"Idempotency-Key": "once"}
+        writing = asyncio.create_task(first.client.post("/api/chat", json=body, headers=keyed))
+        await model.wait_requests()
+        joined = asyncio.create_task(second.client.post("/api/chat/stream", json=body, headers=keyed))
+        async with asyncio.timeout(5):
+            while second.services.nodes.running_reply(session_id) is None:
+                await asyncio.sleep(0.01)
+        await retire(second.services, web.AppRunner(web.Application()), asyncio.Event())
+        async with asyncio.timeout(2):
+            last, done = frames((await joined).text)[-2:]
+        assert (last["type"], last["status"], done["type"]) == ("error", "unrecorded", "done")
+        model.release()
+        assert (await writing).json()["status"] == "complete"
