@@ -162,8 +162,7 @@ class Actor:
             case PostMessage(on_busy="interrupt") | Regenerate(on_busy="interrupt"):
                 await self._ledger.record(envelope, CancelReply())  # is the session there, and the asker's?
                 await activate.prepare(self._ports, self._ledger.state, command)  # is what it follows there?
-                envelope.if_version = None  # the endings move the version on
-                await self._endings.cancel_all("superseded", envelope)
+                await self._end_all("superseded", envelope)
         reply = await self._ledger.record(envelope)
         return Answer(self._ledger.known, reply)
 
@@ -226,12 +225,17 @@ class Actor:
             if not self._ledger.is_level:
                 await self._ledger.catch_up()
             self._ledger.check(command, envelope)
-            envelope.if_version = None  # the endings move the version on
-            await self._endings.cancel_all("deleted", envelope)
+            await self._end_all("deleted", envelope)
             with suppress(VersionConflict):
                 return await self._erase(envelope, command)
             self._ledger.begin()
         raise LogUnavailable(CONTENDED)
+
+    async def _end_all(self, cause: str, envelope: Envelope) -> None:
+        """End all replies of the session, which moves its version on, but for no other reason where one is named."""
+        version, envelope.if_version = envelope.if_version, None
+        await self._endings.cancel_all(cause, envelope)
+        await self._ledger.hold_version(envelope, version)
 
     async def _erase(self, envelope: Envelope, command: DeleteSession) -> Answer:
         """Raises VersionConflict."""

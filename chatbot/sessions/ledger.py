@@ -13,7 +13,7 @@ from chatbot.sessions.ports import Ports
 from chatbot.sessions.replies import Replies
 from chatbot.sessions.reply import Reply
 from chatbot.sessions.state import State, evolve
-from events.catalogue import Event, ReplyEnded
+from events.catalogue import Event, ReplyEnded, ReplyProgressed, ReplyStarted
 from events.errors import LogUnavailable, VersionConflict
 from events.record import RecordedEvent
 
@@ -131,6 +131,24 @@ class Ledger:
             raise refused
         if envelope.if_version is not None and envelope.if_version != self.version:
             raise errors.VersionMismatch(envelope.if_version, self.version)
+
+    async def hold_version(self, envelope: Envelope, version: int | None) -> None:
+        """Replies have been ended for a command that is to hold at `version` (None: at any): from now on it is to hold
+        at this one. Raises VersionMismatch where another node has recorded more than what became of replies meanwhile.
+        """
+        if version is None or not self._ports.log.is_shared:
+            return
+        page_max, after = self._ports.limits.read_page_max, version
+        while page := await self._ports.log.read(self._session_id, after=after, limit=page_max):
+            for one in page:
+                if one.version <= self.version and not isinstance(
+                    one.event, ReplyStarted | ReplyProgressed | ReplyEnded
+                ):
+                    raise errors.VersionMismatch(version, self.version)
+            if len(page) < page_max:
+                break
+            after = page[-1].version
+        envelope.if_version = self.version
 
     async def _decide(self, asked: Command, envelope: Envelope) -> Decision:
         """Raises the rejection itself where nothing is to be recorded."""

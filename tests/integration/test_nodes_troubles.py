@@ -11,6 +11,8 @@ from aiohttp import web
 
 from chatbot.api.draining import retire
 from chatbot.nodes.name import address_of
+from chatbot.sessions.endings import Endings
+from chatbot.sessions.mailbox import Envelope
 from events.catalogue import Event
 from events.errors import OutcomeUnknown
 from events.record import Metadata, RecordedEvent
@@ -142,3 +144,32 @@ async def test_who_reads_here_what_another_node_writes_is_told_to_come_back_when
         assert (last["type"], last["status"], done["type"]) == ("error", "unrecorded", "done")
         model.release()
         assert (await writing).json()["status"] == "complete"
+
+
+@pytest.mark.parametrize("call", ["chat", "delete"])
+async def test_if_match_holds_also_while_replies_are_being_ended_for_it(
+    pair: list[Running], model: ModelServer, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    first, second = pair
+    session_id = await first.session()
+    model.script(pieces=("a",), hold_after=1)
+    running = asyncio.create_task(first.chat(session_id, "one"))
+    await model.wait_requests()
+    end_all = Endings.cancel_all
+
+    async def meanwhile(endings: Endings, cause: str, envelope: Envelope) -> None:
+        monkeypatch.setattr(Endings, "cancel_all", end_all)
+        renamed = await second.client.patch(f"/api/sessions/{session_id}", json={"title": "by another"})
+        assert renamed.status_code == 200
+        await end_all(endings, cause, envelope)
+
+    monkeypatch.setattr(Endings, "cancel_all", meanwhile)
+    version = (await first.client.get(f"/api/sessions/{session_id}")).headers["ETag"]
+    if call == "delete":
+        answer = await first.client.delete(f"/api/sessions/{session_id}", headers={"If-Match": version})
+    else:
+        body = {"session_id": session_id, "message": "two", "on_busy": "interrupt"}
+        answer = await first.client.post("/api/chat", json=body, headers={"If-Match": version})
+    assert answer.status_code == 412, answer.text
+    model.release()
+    await running
