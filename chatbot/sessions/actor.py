@@ -85,7 +85,8 @@ class Actor:
         try:
             if not self._is_new:
                 self._ledger.state = await activate.load(self._ports, self.session_id)
-                await self._recover()
+                with suppress(errors.Rejection):  # another node has deleted the session meanwhile
+                    await self._recover()
             await self._receive()
         except UNAVAILABLE as error:
             unread = error
@@ -140,10 +141,11 @@ class Actor:
         """Raises VersionConflict where it has to be asked anew whether the request is a repeated one."""
         command = envelope.command
         match command:
-            case CatchUp() | Recover():
+            case CatchUp():
+                return await self._catch_up()
+            case Recover():
                 await self._ledger.catch_up()
-                if isinstance(command, Recover):
-                    await self._recover()
+                await self._recover()
                 return Answer(self._ledger.known)
             case CancelReply():
                 return await self._cancel(envelope, command)
@@ -165,6 +167,14 @@ class Actor:
                 await self._end_all("superseded", envelope)
         reply = await self._ledger.record(envelope)
         return Answer(self._ledger.known, reply)
+
+    async def _catch_up(self) -> Answer:
+        try:
+            await self._ledger.catch_up()
+        except UNAVAILABLE:
+            self._ledger.look_again()
+            raise
+        return Answer(self._ledger.known)
 
     async def _checkpoint(self, envelope: Envelope) -> Answer:
         try:

@@ -2,6 +2,9 @@
 and decides again.
 """
 
+import asyncio
+from contextlib import suppress
+
 from msgspec.structs import replace
 
 from chatbot.sessions import activate, errors
@@ -17,6 +20,7 @@ from events.catalogue import Event, ReplyEnded, ReplyProgressed, ReplyStarted
 from events.errors import LogUnavailable, VersionConflict
 from events.record import RecordedEvent
 
+LOOK_AGAIN_S = 1.0  # after the log could not be read
 DECIDE_MAX = 8  # rounds lost to other nodes that write to the same stream before the asker is told to try again
 CONTENDED = "others keep writing to this session; try again"
 
@@ -62,12 +66,18 @@ class Ledger:
 
     def hear(self, version: int) -> None:
         """Another node may have recorded up to `version`: the actor is to read it, all at once."""
-        if version > self.version and not self._is_told:
-            try:
+        if version > self.version:
+            self._tell()
+
+    def look_again(self) -> None:
+        """The log could not be read. Nobody may say again that there is more, and a reply may wait for its turn."""
+        asyncio.get_running_loop().call_later(LOOK_AGAIN_S, self._tell)
+
+    def _tell(self) -> None:
+        if not self._is_told:
+            with suppress(MailboxClosed):
                 self._mailbox.tell(Envelope(CatchUp(), SERVICE))
-            except MailboxClosed:
-                return
-            self._is_told = True
+                self._is_told = True
 
     async def record(self, envelope: Envelope, command: Command | None = None) -> Reply | None:
         """Decide `command` (None: the envelope's) and append; returns the reply that the recorded events concern.

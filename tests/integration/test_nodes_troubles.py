@@ -10,14 +10,15 @@ import pytest
 from aiohttp import web
 
 from chatbot.api.draining import retire
-from chatbot.nodes.name import address_of
+from chatbot.nodes.name import address_of, name_of
 from chatbot.sessions.endings import Endings
 from chatbot.sessions.mailbox import Envelope
-from events.catalogue import Event
-from events.errors import OutcomeUnknown
+from events.catalogue import Event, MessagePosted, Parameters, ReplyStarted
+from events.errors import LogUnavailable, OutcomeUnknown
 from events.record import Metadata, RecordedEvent
 from tests.support.cluster import SECRET, nodes
 from tests.support.model_server import ModelServer
+from tests.support.parts import free_port
 from tests.support.postgres import PostgresServer
 from tests.support.service import Running, frames
 
@@ -173,3 +174,56 @@ async def test_if_match_holds_also_while_replies_are_being_ended_for_it(
     assert answer.status_code == 412, answer.text
     model.release()
     await running
+
+
+async def test_a_message_that_waits_is_answered_though_the_log_could_not_be_read_when_its_turn_came(
+    pair: list[Running], model: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = pair
+    session_id = await first.session()
+    model.script(pieces=("a",), hold_after=1)
+    running = asyncio.create_task(first.chat(session_id, "runs"))
+    await model.wait_requests()
+    waiting = asyncio.create_task(second.chat(session_id, "waits"))
+    async with asyncio.timeout(5):
+        while len((await first.history(session_id))["messages"]) < 4:
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
+    refused: list[str] = []
+
+    async def refuse(*asked: Any, **_: Any) -> list[RecordedEvent]:
+        refused.append(asked[0])
+        raise LogUnavailable("the database is away")
+
+    monkeypatch.setattr(second.services.log, "read", refuse)
+    model.release()
+    await running
+    async with asyncio.timeout(5):
+        while not refused:
+            await asyncio.sleep(0.01)
+    monkeypatch.undo()
+    async with asyncio.timeout(5):
+        assert (await waiting)["content"] == "You said: waits"
+
+
+async def test_a_session_that_is_deleted_while_another_node_closes_its_replies_is_gone_there(
+    tmp_path: Path, model: ModelServer, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with nodes(tmp_path, await postgres.schema(), model.url, CHATBOT_NODES_LOOK_S="60") as (first, second):
+        session_id = await first.session()
+        dead = name_of("127.0.0.1", free_port(), "00000000")
+        left: list[Event] = [
+            MessagePosted("m", None, "user", "hi", reply_id="r", node=dead),
+            ReplyStarted("r", "m", dead, "openai", "fake-model", Parameters(), ("m",)),
+        ]
+        await first.services.log.append(session_id, 1, left, Metadata())
+        append = second.services.log.append
+
+        async def too_late(*asked: Any) -> tuple[RecordedEvent, ...]:
+            monkeypatch.undo()
+            assert (await first.client.delete(f"/api/sessions/{session_id}")).status_code == 204
+            return await append(*asked)
+
+        monkeypatch.setattr(second.services.log, "append", too_late)
+        answer = await second.client.patch(f"/api/sessions/{session_id}", json={"title": "a"})
+        assert answer.status_code == 404, answer.text
