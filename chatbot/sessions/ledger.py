@@ -40,6 +40,7 @@ class Ledger:
         self._mailbox = mailbox
         self._rules = ports.rules
         self._is_told = False  # that there is more, by a CatchUp in the mailbox
+        self._ended: dict[str, RecordedEvent] = {}  # read, and not told yet, where the log broke off meanwhile
 
     @property
     def known(self) -> State:
@@ -121,17 +122,17 @@ class Ledger:
     async def catch_up(self) -> None:
         """Learn what other nodes have recorded, and let go of what they have ended of ours. Raises LogUnavailable."""
         self._is_told = False
-        ended: dict[str, RecordedEvent] = {}
         async for page in activate.tail(self._ports, self._session_id, self.state):
             for one in page:
                 self.state = evolve(self.state, one, activate.recent_max(self._ports))
                 if isinstance(one.event, ReplyEnded):
-                    ended[one.event.reply_id] = one
+                    self._ended[one.event.reply_id] = one
             self._ports.feeds.publish(self._session_id, page)
             if page[-1].position > self._ports.log.head().position:
                 await self._ports.log.latest()  # for who will wait until the projections have this, too
         self.is_level = True
         if self.state is not None:
+            ended, self._ended = self._ended, {}
             await self.replies.reconcile(self.state, ended)
 
     def check(self, command: Command, envelope: Envelope) -> None:

@@ -15,7 +15,7 @@ from chatbot.sessions.endings import Endings
 from chatbot.sessions.mailbox import Envelope
 from events.catalogue import Event, MessagePosted, Parameters, ReplyStarted
 from events.errors import LogUnavailable, OutcomeUnknown
-from events.record import Metadata, RecordedEvent
+from events.record import Head, Metadata, RecordedEvent
 from tests.support.cluster import SECRET, nodes
 from tests.support.model_server import ModelServer
 from tests.support.parts import free_port
@@ -227,3 +227,29 @@ async def test_a_session_that_is_deleted_while_another_node_closes_its_replies_i
         monkeypatch.setattr(second.services.log, "append", too_late)
         answer = await second.client.patch(f"/api/sessions/{session_id}", json={"title": "a"})
         assert answer.status_code == 404, answer.text
+
+
+async def test_a_reply_that_another_node_has_cancelled_keeps_its_text_though_the_log_broke_off_meanwhile(
+    tmp_path: Path, model: ModelServer, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brisk = {"CHATBOT_STREAM_CHECKPOINT_INTERVAL_S": "0.05"}
+    stranger = {"CHATBOT_NODES_SECRET": "another-secret-of-its-own"}
+    async with nodes(tmp_path, await postgres.schema(), model.url, {}, stranger, **brisk) as (first, second):
+        session_id = await first.session()
+        model.script(pieces=("some ", "text"), hold_after=2)
+        running = asyncio.create_task(first.chat(session_id, "hi"))
+        async with asyncio.timeout(5):
+            while "some text" not in [one["content"] for one in (await second.history(session_id))["messages"]]:
+                await asyncio.sleep(0.02)
+        log = first.services.log
+
+        async def away() -> Head:
+            monkeypatch.undo()
+            raise LogUnavailable("the database is away")
+
+        monkeypatch.setattr(log, "latest", away)
+        monkeypatch.setattr(log, "head", lambda: Head(0, b""))
+        assert (await second.client.post(f"/api/sessions/{session_id}/cancel")).status_code == 202
+        async with asyncio.timeout(5):
+            told = await running
+        assert (told["status"], told["content"]) == ("cancelled", "some text")
