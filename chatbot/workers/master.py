@@ -109,6 +109,7 @@ class Master:
             was_ready = worker is not None and worker.ready.is_set()
             if self._stop.is_set() or (on_trial and not was_ready) or (worker is not None and worker.is_leaving):
                 return
+            on_trial = False  # it has passed
             failures = 1 if was_ready and time.monotonic() - started_s >= SETTLED_S else failures + 1
             if not self._serving() and not was_ready and (code in FAULTS or failures >= ATTEMPTS_MAX):
                 self._give_up(code)

@@ -4,7 +4,8 @@ import asyncio
 import os
 import signal
 import sys
-from contextlib import ExitStack
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,15 @@ from tests.support.workers import until
 
 pytestmark = pytest.mark.real_part
 
-# Reports itself ready, in the third slot only once it may, and ends when it is told to.
+# Reports itself ready, in the third slot only once it may, and ends when it is told to; or at once, once, at a fault.
 WORKER = """
 import json, os, pathlib, socket, sys, time
 told = json.loads(os.environ["WORKER_INHERITANCE"])
 master = socket.socket(fileno=told["control"]).makefile("rwb", buffering=0)
+faulty = pathlib.Path(sys.argv[2])
+if faulty.exists():
+    faulty.unlink()
+    sys.exit(1)
 while told["slot"] == 3 and not pathlib.Path(sys.argv[1]).exists():
     time.sleep(0.01)
 master.write(b'{"ready":"node"}\\n')
@@ -32,26 +37,48 @@ while line := master.readline():
 """
 
 
-async def test_a_worker_that_ends_while_its_successor_starts_does_not_stop_the_roll(tmp_path: Path) -> None:
-    may_start = tmp_path / "go"
-    wanted = environment(tmp_path, "http://127.0.0.1:1", CHATBOT_SERVER_WORKERS="2")
+@asynccontextmanager
+async def serving(folder: Path) -> AsyncIterator[Master]:
+    """A master of two such workers."""
+    wanted = environment(folder, "http://127.0.0.1:1", CHATBOT_SERVER_WORKERS="2")
     settings = load({}, environment=wanted, folder=ROOT).settings
+    command = [sys.executable, "-c", WORKER, str(folder / "go"), str(folder / "fault")]
     with ExitStack() as stack:
-        master = Master([sys.executable, "-c", WORKER, str(may_start)], settings, Shared(settings, stack))
+        master = Master(command, settings, Shared(settings, stack))
         living = asyncio.create_task(master._live())
-        await until(lambda: master._serving() == 2)
-        old = {worker.pid for worker in master._workers.values()}
-        first = master._workers[1].pid
+        try:
+            await until(lambda: master._serving() == 2)
+            yield master
+        finally:
+            (folder / "go").touch()
+            living.cancel()
+            master._stop.set()
+            await master._end_all()
+        assert not master._workers
+
+
+async def test_a_worker_that_ends_while_its_successor_starts_does_not_stop_the_roll(tmp_path: Path) -> None:
+    async with serving(tmp_path) as master:
+        old, first = _pids(master), master._workers[1].pid
         master._roll_wanted.set()
         await until(lambda: 3 in master._workers)
         os.kill(first, signal.SIGKILL)
         await until(lambda: 1 in master._workers and master._workers[1].pid != first and master._is_ready(1))
-        may_start.touch()
+        (tmp_path / "go").touch()
         await until(lambda: master._serving() == len(master._workers) == 2 and not old & _pids(master))
-        living.cancel()
-        master._stop.set()
-        await master._end_all()
-        assert not master._workers
+
+
+async def test_a_worker_that_came_with_a_roll_is_started_again_as_often_as_any(tmp_path: Path) -> None:
+    (tmp_path / "go").touch()
+    async with serving(tmp_path) as master:
+        old = _pids(master)
+        master._roll_wanted.set()
+        await until(lambda: master._serving() == len(master._workers) == 2 and not old & _pids(master))
+        (tmp_path / "fault").touch()
+        slot, worker = next(iter(master._workers.items()))
+        os.kill(worker.pid, signal.SIGKILL)
+        await until(lambda: slot in master._workers and master._workers[slot].pid != worker.pid)
+        await until(lambda: not (tmp_path / "fault").exists() and master._serving() == 2)
 
 
 def _pids(master: Master) -> set[int]:
