@@ -19,7 +19,10 @@ from projections.errors import ProjectionError
 
 HEADERS = {"Content-Type": "application/x-ndjson; charset=utf-8"}
 PINGS = 3  # in the time that another node waits for a word of a silent reply
+LINE_MAX_CHARS = 65_536  # of a reply's text: a line that has no end is refused where it is read
 BODY_MAX_BYTES = 16_384  # a cause, who asks, and a key
+
+DIGITS_MAX = 18  # of a place in a text
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 SECRET: web.AppKey[str] = web.AppKey("secret", str)
@@ -58,7 +61,7 @@ async def text(request: web.Request) -> web.StreamResponse:
     """A running reply's text after a code point, a JSON string a line, until its end is recorded."""
     services, reply = request.app[SERVICES], _reply(request)
     after = request.query.get("after", "0")
-    if reply is None or not after.isdecimal():
+    if reply is None or not after.isdecimal() or len(after) > DIGITS_MAX:
         return web.Response(status=404)
     ping_s = services.settings.nodes.suspect_s / PINGS
     return await answer_stream(request, _Teller(services, reply, int(after)).write, headers=HEADERS, ping_s=ping_s)
@@ -116,5 +119,6 @@ class _Teller:
     def _news(self) -> bytes:
         if self._reply.length <= self._offset:
             return b""
-        piece, self._offset = self._reply.since(self._offset), self._reply.length
-        return msgspec.json.encode(piece) + b"\n"
+        text, self._offset = self._reply.since(self._offset), self._reply.length
+        pieces = (text[start : start + LINE_MAX_CHARS] for start in range(0, len(text), LINE_MAX_CHARS))
+        return b"".join(msgspec.json.encode(piece) + b"\n" for piece in pieces)

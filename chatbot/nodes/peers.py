@@ -12,7 +12,7 @@ from msgspec import Struct
 from chatbot.nodes.name import Address
 from chatbot.sessions.commands import Asker, CancelReply, Once
 
-LINE_MAX_BYTES = 1 << 20  # of a reply's text in one line: ten times the longest reply there is by default
+LINE_MAX_BYTES = 1 << 20  # of a reply's text in one line: more than the longest that a node sends
 CANCEL_TIMEOUTS = 5  # a cancel waits for a commit and for the model's server: so many times longer than a probe
 
 

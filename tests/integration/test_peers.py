@@ -2,12 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 
 import httpx
 import pytest
 
+from chatbot.api import peers as telling
 from chatbot.metrics import Metrics
+from chatbot.nodes import peers as peers_module
 from chatbot.nodes.name import Address, address_of
 from chatbot.nodes.peers import Peers, Verdict
 from tests.support.cluster import SECRET, nodes
@@ -110,6 +113,7 @@ async def test_odd_questions_are_refused(node: Running, model: ModelServer, peer
     session_id, reply_id, chatting = await held(node, model)
     url = f"/replies/{session_id}/{reply_id}"
     assert (await peer.get(url, params={"after": "x"}, headers=KNOWN)).status_code == 404
+    assert (await peer.get(url, params={"after": "9" * 5000}, headers=KNOWN)).status_code == 404
     assert (await peer.post(f"{url}/cancel", content=b"{", headers=KNOWN)).status_code == 400
     assert (await peer.post(f"{url}/cancel", content=b"x" * 20_000, headers=KNOWN)).status_code == 413
     assert (await peer.get("/api/sessions", headers=KNOWN)).status_code == 404, "it is not the service's own port"
@@ -133,3 +137,32 @@ async def test_a_probe_does_not_tell_the_secret() -> None:
     stranger.close()
     assert heard[0].startswith(b"GET /alive")
     assert SECRET.encode() not in b"".join(heard)
+
+
+async def test_a_reply_longer_than_a_line_may_be_is_followed_all_the_same(
+    node: Running, model: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers_module, "LINE_MAX_BYTES", 600)
+    monkeypatch.setattr(telling, "LINE_MAX_CHARS", 50)
+    long = "안녕" * 45_000
+    model.script(pieces=(long,), hold_after=1)
+    session_id = await node.session()
+    chatting = asyncio.create_task(node.chat(session_id, "hi"))
+    async with following(node.client, session_id, 0) as feed:
+        seen = await feed.until("start")
+        while text_of(seen) != long:
+            seen.append(await feed.next())
+    (reply_id,) = node.services.supervisor.replies(session_id)
+    address = address_of(node.services.nodes.name)
+    assert address is not None
+    peers = Peers(SECRET, 1.0, 1.0, 4, Metrics("0"))
+    text = ""
+    async with aclosing(peers.text(address, (session_id, reply_id), 0)) as pieces:
+        async for piece in pieces:
+            text += piece
+            if len(text) == len(long):
+                break
+    await peers.close()
+    assert text == long
+    model.release()
+    await chatting
