@@ -48,3 +48,4 @@ async def retire(services: Services, listener: web.AppRunner, stop: asyncio.Even
                 await stop.wait()
                 break
     await services.supervisor.drain(server.drain_grace_s if stop.is_set() else 0.0)
+    await services.nodes.leave()

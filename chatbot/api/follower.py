@@ -16,7 +16,7 @@ from chatbot.sessions.reading import Described
 from chatbot.sessions.recorded_text import recorded_offset
 from chatbot.sessions.reply import Reply
 from events.catalogue import ReplyCompleted, ReplyEnded, ReplyProgressed
-from events.errors import LogError
+from events.errors import LogError, LogUnavailable
 from events.record import RecordedEvent
 from projections.errors import ProjectionError
 from projections.session import Session
@@ -124,12 +124,15 @@ class Follower:
         return self._channel.newest[1]
 
     async def _news(self) -> list[RecordedEvent]:
-        """The events after the reader's place, or the first of them."""
+        """The events after the reader's place, or the first of them. Raises LogUnavailable."""
         kept = self._channel.after(self._place.version)
         if kept is not None:
             return kept
         # No more than the channel keeps: a reader that takes nothing must not hold a long page in memory.
-        return await self._services.log.read(self._session_id, after=self._place.version, limit=KEPT_MAX)
+        found = await self._services.log.read(self._session_id, after=self._place.version, limit=KEPT_MAX)
+        if not found:  # a database that has lost some of it: to look again at once would never end
+            raise LogUnavailable("the log has not got what it had told of")
+        return found
 
     async def _tell(self, recorded: RecordedEvent) -> None:
         if recorded.event is None:

@@ -15,6 +15,7 @@ from chatbot.sessions.errors import ActorFailed, Rejection
 from chatbot.sessions.reply import Reply
 from chatbot.workers.families import encode
 from events.errors import LogError
+from projections.errors import ProjectionError
 
 HEADERS = {"Content-Type": "application/x-ndjson; charset=utf-8"}
 PINGS = 3  # in the time that another node waits for a word of a silent reply
@@ -73,14 +74,14 @@ async def cancel(request: web.Request) -> web.Response:
         return web.Response(status=400)
     if reply is None:
         return web.Response(status=404)
-    command = CancelReply(body.cause, body.once)
+    command = CancelReply(body.cause, body.once, reply.reply_id)
     asker = Asker(body.owner, body.request_id, is_service=True)  # whose session it is, the other node has made sure of
     try:
-        await services.supervisor.ask(request.match_info["session_id"], command, asker)
-    except (Rejection, ActorFailed, LogError) as error:
+        answer = await services.supervisor.ask(request.match_info["session_id"], command, asker)
+    except (Rejection, ActorFailed, LogError, ProjectionError) as error:
         services.logger.warning("peer.cancel_failed", reason=str(error))
         return web.Response(status=503)
-    return web.Response(status=204)
+    return web.Response(status=404 if answer.reply is None else 204)
 
 
 @routes.get("/metrics")

@@ -64,6 +64,13 @@ def _nodes(settings: Settings) -> Iterator[Fault]:
         yield Fault(("nodes.secret",), "it is too short, or no HTTP header carries it")
     if not nodes.secret and not _is_loopback(nodes.listen_host):
         yield Fault(("nodes.secret", "nodes.listen_host"), "a port that other machines reach needs a secret")
+    if _is_unspecified(nodes.advertise_host or nodes.listen_host):
+        # Others would ask themselves, be refused, and take this node for dead and its replies for lost.
+        yield Fault(
+            ("nodes.advertise_host", "nodes.listen_host"),
+            "an address of all networks leads every machine to itself: say by which name or address others reach this"
+            " one",
+        )
 
 
 def _fits_a_header(secret: str) -> bool:
@@ -114,12 +121,32 @@ def _midm_line(settings: Settings) -> int:
 
 def find_risks(settings: Settings) -> tuple[str, ...]:
     """What is allowed but should be known; the start logs each as a warning."""
-    if _is_loopback(settings.server.host) or settings.auth.keys:
-        return ()
-    return (
-        f"server.host {settings.server.host} lets other machines in, and no API key is configured: whoever reaches"
-        " this port can read and delete every conversation; set CHATBOT_API_KEYS, or HOST=127.0.0.1",
-    )
+    return (*_open_to_all(settings), *_lost_to_others(settings))
+
+
+def _open_to_all(settings: Settings) -> Iterator[str]:
+    if not _is_loopback(settings.server.host) and not settings.auth.keys:
+        yield (
+            f"server.host {settings.server.host} lets other machines in, and no API key is configured: whoever reaches"
+            " this port can read and delete every conversation; set CHATBOT_API_KEYS, or HOST=127.0.0.1"
+        )
+
+
+def _lost_to_others(settings: Settings) -> Iterator[str]:
+    nodes = settings.nodes
+    if settings.database.is_postgres and _is_loopback(nodes.advertise_host or nodes.listen_host):
+        yield (
+            "nodes.listen_host is this machine's own: a node on another machine that shares this database would take"
+            " this one for dead and close its replies as interrupted; for several machines set"
+            " CHATBOT_NODES_LISTEN_HOST and CHATBOT_NODES_SECRET"
+        )
+
+
+def _is_unspecified(host: str) -> bool:
+    try:
+        return ip_address(host).is_unspecified
+    except ValueError:
+        return False
 
 
 def _is_loopback(host: str) -> bool:

@@ -59,12 +59,17 @@ class Liveness:
             verdict = Verdict.GONE if address is None else await self._peers.probe(address)
         finally:
             del self._asking[node]
+        remembered = verdict is Verdict.GONE
+        if verdict is Verdict.REFUSED:
+            verdict = Verdict.GONE  # for now
+        if len(self._heard) >= GONE_MAX:
+            self._heard = {node: heard for node, heard in self._heard.items() if heard[1] > self._timer()}
         self._heard[node] = verdict, self._timer() + KEPT_S
         if verdict is Verdict.SILENT:
             self._silent_since_s.setdefault(node, self._timer())
         else:
             self._silent_since_s.pop(node, None)
-        if verdict is Verdict.GONE:
+        if remembered:
             self._heard.pop(node)
             self._gone[node] = None
             if len(self._gone) > GONE_MAX:

@@ -30,13 +30,18 @@ UNREAD_S = 30.0  # for which a mirror that nobody looks at is kept
 
 
 class Mirror:
-    """One reply of another node. `version` is that of the newest event of its session that it has heard."""
+    """One reply of another node. `version` is that of the newest event of its session that it has heard.
+
+    While it is `learning` what came before, it is not told what comes; `missed` counts that.
+    """
 
     def __init__(self, session_id: str, reply: Reply, version: int) -> None:
         self.session_id = session_id
         self.reply = reply
         self.version = version
+        self.missed = 0
         self.node: str | None = None
+        self.learning: asyncio.Task[None] | None = None
         self.following: asyncio.Task[None] | None = None
 
 
@@ -80,7 +85,7 @@ class Mirrors:
         """Mirror a reply that runs elsewhere. None: too many are mirrored, or it is over. Raises LogUnavailable."""
         known = self._by_session.get(session_id, {}).get(written.reply_id)
         if known is not None:
-            return known.reply
+            return await self._learned(known)
         reply = Reply(written.message_id, written.reply_id, Parameters(), SERVICE)
         return await self._learn(session_id, reply, written.version - 1)
 
@@ -90,7 +95,9 @@ class Mirrors:
         if reply is None:
             return None
         known = self._by_session.get(session_id, {}).get(reply.reply_id)
-        return known.reply if known is not None else await self._learn(session_id, reply, asked.version)
+        if known is not None:
+            return await self._learned(known)
+        return await self._learn(session_id, reply, asked.version)
 
     def hear(self, recorded: RecordedEvent) -> None:
         """The session's next event is recorded, by whichever node."""
@@ -102,9 +109,10 @@ class Mirrors:
             self._add(mirror)
             mirrors = self._by_session[recorded.stream_id]
         for mirror in list(mirrors.values()):
-            if recorded.version > mirror.version:
-                mirror.version = recorded.version
-                self._tell(mirror, recorded)
+            if mirror.learning is not None and not mirror.learning.done():
+                mirror.missed += 1
+            else:
+                self._hear_all(mirror, (recorded,))
 
     async def close(self) -> None:
         """Stop following; who still reads is told to come back."""
@@ -112,19 +120,40 @@ class Mirrors:
         for mirror in mirrors:
             self._remove(mirror)
             mirror.reply.stall(LogUnavailable("the service is shutting down; follow the session for the reply"))
-        await asyncio.gather(*(one.following for one in mirrors if one.following), return_exceptions=True)
+        tasks = [task for one in mirrors for task in (one.learning, one.following) if task is not None]
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _learn(self, session_id: str, reply: Reply, after: int) -> Reply | None:
-        """Register a mirror first, so that it hears what comes; then let it hear what has come before."""
+        """Register a mirror, and let it hear what has come before."""
         if not self._has_room:
             return None
         mirror = Mirror(session_id, reply, after)
         self._add(mirror)
-        while page := await self._log.read(session_id, after=mirror.version, limit=PAGE):
-            self._hear_all(mirror, page)
-            if len(page) < PAGE:
-                break
+        # A task of its own: whoever asked may leave, and others may share the mirror already.
+        mirror.learning = asyncio.create_task(self._catch_up(mirror), name=f"mirror {reply.reply_id}")
+        return await self._learned(mirror)
+
+    async def _learned(self, mirror: Mirror) -> Reply | None:
+        """The mirror's reply; None: it is over. Raises LogUnavailable."""
+        reply = mirror.reply
+        if mirror.learning is not None:
+            await asyncio.wait([mirror.learning])
+        if reply.outcome is None and reply.unrecorded is not None:
+            raise LogUnavailable(str(reply.unrecorded))
         return reply if reply.outcome is None else None
+
+    async def _catch_up(self, mirror: Mirror) -> None:
+        """Read until nothing has come meanwhile: to be told of that before all that precedes it would leave a gap."""
+        is_level = False
+        try:
+            while not is_level:
+                missed = mirror.missed
+                page = await self._log.read(mirror.session_id, after=mirror.version, limit=PAGE)
+                self._hear_all(mirror, page)
+                is_level = len(page) < PAGE and mirror.missed == missed
+        except Exception as error:  # noqa: BLE001  raised where it was asked for
+            mirror.reply.stall(LogUnavailable(str(error)))
+            self._remove(mirror)
 
     @property
     def _has_room(self) -> bool:
@@ -132,7 +161,7 @@ class Mirrors:
 
     def _hear_all(self, mirror: Mirror, page: Sequence[RecordedEvent]) -> None:
         for recorded in page:
-            if recorded.version > mirror.version:
+            if recorded.version > mirror.version and mirror.reply.outcome is None:
                 mirror.version = recorded.version
                 self._tell(mirror, recorded)
 
@@ -175,6 +204,8 @@ class Mirrors:
                         offset += len(piece)
                         read_at_s = self._timer() if self._is_read(mirror) else read_at_s
                         if self._timer() - read_at_s > UNREAD_S:
+                            # One whose socket takes nothing does not listen, but may come back.
+                            reply.stall(LogUnavailable("nobody has read this reply here; follow the session for it"))
                             self._remove(mirror)
                             return
             except ReplyNotThere:
@@ -201,5 +232,6 @@ class Mirrors:
             self._around.observe.mirrors(self._count)
         if not mirrors:
             self._by_session.pop(mirror.session_id, None)
-        if mirror.following is not None and mirror.following is not asyncio.current_task():
-            mirror.following.cancel()
+        for task in (mirror.learning, mirror.following):
+            if task is not None and task is not asyncio.current_task():
+                task.cancel()

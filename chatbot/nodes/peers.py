@@ -1,7 +1,7 @@
 """What nodes ask each other over HTTP, with a secret that all of them share."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from enum import Enum
 from typing import Protocol
 
@@ -20,7 +20,8 @@ class Verdict(Enum):
     """What a node says of itself when asked."""
 
     ALIVE = "alive"
-    GONE = "gone"  # another life answers at its address, or nobody listens there
+    GONE = "gone"  # another life answers at its address
+    REFUSED = "refused"  # nobody listens there; or a network says so that will soon lead to it again
     SILENT = "silent"  # it may be frozen, cut off, or only slow
 
 
@@ -75,13 +76,13 @@ class Peers:
             await self._client.close()
 
     async def probe(self, address: Address) -> Verdict:
-        """Ask whether this very process still runs."""
+        """Ask whether this very process still runs. Without the secret: another program may have its port by now."""
         try:
             answer = await self._get(address, "/alive")
             known = msgspec.json.decode(answer, type=Alive)
         except aiohttp.ClientConnectorError as error:
             self._observe.peer_failed("probe")
-            return Verdict.GONE if isinstance(error.os_error, ConnectionRefusedError) else Verdict.SILENT
+            return Verdict.REFUSED if isinstance(error.os_error, ConnectionRefusedError) else Verdict.SILENT
         except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError, OSError):
             self._observe.peer_failed("probe")
             return Verdict.SILENT
@@ -93,7 +94,8 @@ class Peers:
         url = f"{address.url}/replies/{where[0]}/{where[1]}/cancel"
         try:
             async with asyncio.timeout(self._timeout_s * CANCEL_TIMEOUTS):
-                async with self._session().post(url, data=msgspec.json.encode(body)) as answer:
+                data, headers = msgspec.json.encode(body), self._headers
+                async with self._session().post(url, data=data, headers=headers, allow_redirects=False) as answer:
                     return answer.status == 204
         except (aiohttp.ClientError, TimeoutError, OSError):
             self._observe.peer_failed("cancel")
@@ -102,7 +104,7 @@ class Peers:
     async def samples(self, address: Address) -> bytes:
         """What the node's metrics are, encoded. Raises PeerLost."""
         try:
-            return await self._get(address, "/metrics")
+            return await self._get(address, "/metrics", self._headers)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise PeerLost(str(error)) from error
 
@@ -113,7 +115,8 @@ class Peers:
         """
         url = f"{address.url}/replies/{where[0]}/{where[1]}?after={after}"
         try:
-            async with self._session().get(url, timeout=self._patience()) as answer:
+            patience, headers = self._patience(), self._headers
+            async with self._session().get(url, timeout=patience, headers=headers, allow_redirects=False) as answer:
                 if answer.status != 200:
                     raise ReplyNotThere(f"{address.url} answers {answer.status}")
                 async for line in _lines(answer.content):
@@ -122,10 +125,12 @@ class Peers:
             self._observe.peer_failed("text")
             raise PeerLost(f"{address.url}: {error!r}") from error
 
-    async def _get(self, address: Address, path: str) -> bytes:
-        async with asyncio.timeout(self._timeout_s), self._session().get(f"{address.url}{path}") as answer:
-            answer.raise_for_status()
-            return await answer.read()
+    async def _get(self, address: Address, path: str, headers: Mapping[str, str] | None = None) -> bytes:
+        url = f"{address.url}{path}"
+        async with asyncio.timeout(self._timeout_s):
+            async with self._session().get(url, headers=headers, allow_redirects=False) as answer:
+                answer.raise_for_status()
+                return await answer.read()
 
     def _patience(self) -> aiohttp.ClientTimeout:
         return aiohttp.ClientTimeout(total=None, sock_connect=self._timeout_s, sock_read=self._quiet_s)
@@ -133,7 +138,7 @@ class Peers:
     def _session(self) -> aiohttp.ClientSession:
         if self._client is None:
             connector = aiohttp.TCPConnector(limit=self._connections_max)
-            self._client = aiohttp.ClientSession(connector=connector, headers=self._headers)
+            self._client = aiohttp.ClientSession(connector=connector)
         return self._client
 
 

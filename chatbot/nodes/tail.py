@@ -8,7 +8,7 @@ from chatbot.nodes.watch import Watch
 from chatbot.sessions.ports import Ports
 from chatbot.sessions.supervisor import Supervisor
 from events.catalogue import EXPLAINS_ERASURE
-from events.errors import LogError
+from events.errors import LogError, LogUnavailable
 from events.record import Outline
 
 PAGE = 1_000  # outlines read at once
@@ -32,12 +32,18 @@ class Tail:
                 await self._ports.log.wait(position)
                 page = await self._ports.log.outlines(after=position, limit=PAGE)
                 await self._tell(page)
-                position = page[-1].position if page else position
+                position = page[-1].position
             except LogError as error:
                 self._ports.logger.warning("tail.waits", reason=str(error))
                 await asyncio.sleep(RETRY_S)
+            except Exception as error:  # the tail must not die, or readers here wait for ever: it tries again
+                self._ports.logger.exception("tail.failed", error=type(error).__name__)
+                await asyncio.sleep(RETRY_S)
 
     async def _tell(self, page: Sequence[Outline]) -> None:
+        """Raises LogUnavailable, also where the log has not got what it had told of: asking again at once is no use."""
+        if not page:
+            raise LogUnavailable("the log has nothing more, and had told so")
         if any(one.type in EXPLAINS_ERASURE for one in page):
             self._ports.texts.drop()
         for one in page:
@@ -47,6 +53,8 @@ class Tail:
         if not wanted:
             return
         found = await self._ports.log.read_at(wanted)
+        if len(found) < len(wanted):
+            raise LogUnavailable("the log has not got what it had told of")
         for position in wanted:
             recorded = found[position]
             self._ports.feeds.publish(recorded.stream_id, (recorded,))
@@ -60,4 +68,4 @@ class Tail:
         if channel is None:
             return False
         begins_elsewhere = one.type == "reply_started" and self._supervisor.running_reply(one.stream_id) is None
-        return one.version > channel.latest or begins_elsewhere
+        return one.version > channel.latest or begins_elsewhere or one.type in EXPLAINS_ERASURE

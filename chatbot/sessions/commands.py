@@ -114,10 +114,11 @@ class AskAgain(Struct, frozen=True):
 
 
 class CancelReply(Struct, frozen=True):
-    """Stop the running reply, if there is one, and the model's work on it."""
+    """Stop the running reply, if there is one (None: whichever it is; else `reply_id`), and the model's work on it."""
 
     cause: str = "client"
     once: Once | None = None
+    reply_id: str | None = None
 
 
 class InterruptReplies(Struct, frozen=True):

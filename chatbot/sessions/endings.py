@@ -56,6 +56,9 @@ class Endings:
     async def cancel(self, envelope: Envelope, command: CancelReply) -> Reply | None:
         """Cancel the reply that is being written, wherever that is; None where there is none."""
         running, written = self._ledger.replies.running, self._ledger.known.session.open_reply
+        wanted = command.reply_id
+        if wanted is not None and (running is None or running.reply.reply_id != wanted):
+            return None  # it has ended meanwhile, and perhaps the next one runs
         if running is None:
             return None if written is None else await self._cancel_elsewhere(envelope, command, written)
         await running.stop()

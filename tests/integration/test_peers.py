@@ -7,7 +7,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from chatbot.nodes.name import address_of
+from chatbot.metrics import Metrics
+from chatbot.nodes.name import Address, address_of
+from chatbot.nodes.peers import Peers, Verdict
 from tests.support.cluster import SECRET, nodes
 from tests.support.feed_reader import following, text_of
 from tests.support.model_server import ModelServer
@@ -113,3 +115,21 @@ async def test_odd_questions_are_refused(node: Running, model: ModelServer, peer
     assert (await peer.get("/api/sessions", headers=KNOWN)).status_code == 404, "it is not the service's own port"
     model.release()
     await chatting
+
+
+async def test_a_probe_does_not_tell_the_secret() -> None:
+    """Another program may have taken the port of a node that has ended."""
+    heard: list[bytes] = []
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.close()
+
+    stranger = await asyncio.start_server(listen, "127.0.0.1", 0)
+    port = stranger.sockets[0].getsockname()[1]
+    peers = Peers(SECRET, 1.0, 1.0, 4, Metrics("0"))
+    assert await peers.probe(Address(f"http://127.0.0.1:{port}", "00000000")) is Verdict.SILENT
+    await peers.close()
+    stranger.close()
+    assert heard[0].startswith(b"GET /alive")
+    assert SECRET.encode() not in b"".join(heard)

@@ -34,6 +34,8 @@ def test_the_defaults_have_no_faults_and_no_risks() -> None:
         (changed(llm={"provider": "openai"}), "llm.provider", "set LLM_SERVER_URL"),
         (changed(llm={"server_url": "http://x", "reply_max_chars": 200_000}), "llm.line_max_bytes", "of 1200000 bytes"),
         (changed(llm={"api_key": "two\nlines"}), "llm.api_key", "no HTTP header"),
+        (changed(nodes={"listen_host": "0.0.0.0", "secret": SECRET}), "nodes.advertise_host", "every machine to its"),
+        (changed(nodes={"listen_host": "::", "secret": SECRET}), "nodes.advertise_host", "every machine to itself"),
         (changed(auth={"keys": {"phone": "short"}}), "auth.keys", "the secret of key 1 has 5 characters"),
         (changed(auth={"keys": {"phone": "비밀" * 10}}), "auth.keys", "no HTTP header"),
         (changed(auth={"keys": {"My Phone": SECRET}}), "auth.keys", "the name of key 1"),
@@ -118,3 +120,14 @@ def test_another_database_url_is_refused_with_the_reason(url: str, reason: str) 
 def test_the_projections_lie_beside_the_log() -> None:
     assert DatabaseSettings(url="sqlite:////data/chat.db").projections == Path("/data/projections.db")
     assert DatabaseSettings(projections_path="/fast/p.db").projections == Path("/fast/p.db")
+
+
+def test_nodes_that_only_their_own_machine_reaches_are_a_risk_where_others_may_share_the_log() -> None:
+    shared = {"url": "postgresql://db.example.org/chatbot"}
+    assert any("nodes.listen_host" in risk for risk in find_risks(changed(database=shared)))
+    reached = {"listen_host": "10.0.0.5", "secret": SECRET}
+    assert not any("nodes." in risk for risk in find_risks(changed(database=shared, nodes=reached)))
+    named = {"listen_host": "0.0.0.0", "advertise_host": "node-1.example.org", "secret": SECRET}
+    settings = changed(database=shared, nodes=named)
+    assert list(find_faults(settings)) == []
+    assert not any("nodes." in risk for risk in find_risks(settings))

@@ -119,3 +119,14 @@ async def test_those_remembered_as_gone_are_bounded() -> None:
     for number in range(GONE_MAX + 5):
         assert await liveness.is_gone(name_of("127.0.0.2", 80, f"{number:08x}"))
     assert len(liveness._gone) == GONE_MAX
+
+
+async def test_who_was_refused_once_is_asked_again_after_a_while() -> None:
+    """A network may refuse for the node, which lives: it must not count as gone for as long as this process runs."""
+    peers = Asked(Verdict.REFUSED)
+    liveness, clock = watching(peers)
+    assert await liveness.is_gone(OTHER)
+    peers.verdict = Verdict.ALIVE
+    assert await liveness.is_gone(OTHER)
+    clock.now_s += KEPT_S
+    assert not await liveness.is_gone(OTHER)

@@ -1,0 +1,142 @@
+"""Mirrors of other nodes' replies: whoever asks for one, leaves, or comes back late, it hears all that is recorded."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from chatbot.nodes import mirrors as module
+from chatbot.nodes.mirrors import Mirrors, Surroundings
+from chatbot.nodes.name import Address, name_of
+from chatbot.nodes.peers import Peers
+from chatbot.sessions.feeds import Feeds
+from events.catalogue import Parameters, ReplyCompleted, ReplyProgressed, ReplyStarted, SessionCreated
+from events.errors import LogUnavailable
+from events.record import RecordedEvent
+from projections.session import OpenReply
+from tests.support.memory_log import MemoryLog
+
+OTHER = name_of("127.0.0.2", 80, "11111111")
+WRITTEN = OpenReply("r", "m", 2, node=OTHER)
+STARTED = ReplyStarted("r", "m", OTHER, "openai", "small", Parameters(), ())
+
+
+class SlowLog(MemoryLog):
+    """Answers a read with what was there when it was asked, once it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.refusal: LogUnavailable | None = None
+
+    async def read(self, stream_id: str, *, after: int = 0, limit: int, backwards: bool = False) -> list[RecordedEvent]:
+        found = await super().read(stream_id, after=after, limit=limit, backwards=backwards)
+        await self.may_answer.wait()
+        if self.refusal is not None:
+            raise self.refusal
+        return found
+
+
+class Pinging(Peers):
+    """The other node: it lives, and has nothing new to say."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def text(self, address: Address, where: tuple[str, str], after: int) -> AsyncGenerator[str, None]:
+        self.asked += 1
+        while True:
+            yield ""
+            await asyncio.sleep(0.001)
+
+
+class Quiet:
+    def mirrors(self, count: int) -> None: ...
+
+    def peer_failed(self, question: str) -> None: ...
+
+
+@pytest.fixture
+def log() -> SlowLog:
+    log = SlowLog()
+    log.record("s", SessionCreated(None, {}, 60), STARTED)
+    return log
+
+
+@pytest.fixture
+def mirrors(log: SlowLog) -> Mirrors:
+    return Mirrors(
+        Surroundings(
+            own_name=name_of("127.0.0.1", 80, "00000000"),
+            log=log,
+            feeds=Feeds(),
+            peers=Pinging(),
+            mirrors_max=10,
+            timer=time.monotonic,
+            lost=lambda: None,
+            observe=Quiet(),
+        )
+    )
+
+
+async def test_who_asks_for_a_mirror_and_leaves_at_once_spoils_it_for_nobody(log: SlowLog, mirrors: Mirrors) -> None:
+    log.may_answer.clear()
+    hasty = asyncio.create_task(mirrors.follow("s", WRITTEN))
+    await asyncio.sleep(0)
+    patient = asyncio.create_task(mirrors.follow("s", WRITTEN))
+    await asyncio.sleep(0)
+    hasty.cancel()
+    await asyncio.sleep(0)
+    log.may_answer.set()
+    reply = await patient
+    assert reply is not None
+    assert reply.version == 2, "it has heard that the reply has started, and follows it"
+    assert mirrors.running_reply("s") is reply
+    await mirrors.close()
+
+
+async def test_what_is_recorded_while_a_mirror_reads_the_log_is_no_gap_in_it(log: SlowLog, mirrors: Mirrors) -> None:
+    log.may_answer.clear()
+    asking = asyncio.create_task(mirrors.follow("s", WRITTEN))
+    await asyncio.sleep(0.001)
+    for recorded in log.record("s", ReplyProgressed("r", 0, "some")):  # the tail is faster than the read
+        mirrors.hear(recorded)
+    log.may_answer.set()
+    reply = await asking
+    assert reply is not None
+    assert (reply.version, reply.text) == (2, "some")
+    for recorded in log.record("s", ReplyCompleted("r", "some text", "stop", "small", 1)):
+        mirrors.hear(recorded)
+    assert (await reply.wait_end()).content == "some text"
+
+
+async def test_a_mirror_that_could_not_read_the_log_is_none_and_says_so(log: SlowLog, mirrors: Mirrors) -> None:
+    log.may_answer.clear()
+    log.refusal = LogUnavailable("cut")
+    asking = [asyncio.create_task(mirrors.follow("s", WRITTEN)) for _ in range(2)]
+    await asyncio.sleep(0.001)
+    log.may_answer.set()
+    for one in asking:
+        with pytest.raises(LogUnavailable):
+            await one
+    log.refusal = None
+    reply = await mirrors.follow("s", WRITTEN)
+    assert reply is not None
+    assert reply.version == 2
+    await mirrors.close()
+
+
+async def test_a_reader_that_stalled_until_its_mirror_was_given_up_does_not_wait_for_ever(
+    mirrors: Mirrors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "UNREAD_S", 0.05)
+    reply = await mirrors.follow("s", WRITTEN)
+    assert reply is not None
+    async with asyncio.timeout(5):
+        while mirrors.has("s"):  # nobody listens: its socket takes nothing
+            await asyncio.sleep(0.01)
+    with pytest.raises(LogUnavailable, match="follow the session"):
+        async with asyncio.timeout(1):
+            await reply.wait_end()

@@ -1,0 +1,97 @@
+"""The tail of a shared log: what it tells, and that nothing which the log does to it makes it die or spin."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import structlog
+
+from chatbot.nodes import tail as module
+from chatbot.nodes.mirrors import Mirrors
+from chatbot.nodes.tail import Tail
+from chatbot.nodes.watch import Watch
+from chatbot.sessions.feeds import Feeds
+from chatbot.sessions.ports import Ports
+from chatbot.sessions.recent_texts import RecentTexts
+from chatbot.sessions.supervisor import Supervisor
+from events.catalogue import ContentErased, MetadataChanged, SessionCreated
+from events.record import Head, Outline, RecordedEvent
+from tests.support.memory_log import MemoryLog
+
+
+class LosingLog(MemoryLog):
+    """Has told of more than it has, as a standby that took over without all of it."""
+
+    lost = 0
+    asked = 0
+
+    async def wait(self, position: int) -> Head:
+        if self.head().position + self.lost > position:
+            return self.head()
+        return await super().wait(position)
+
+    async def outlines(self, *, after: int = 0, limit: int) -> list[Outline]:
+        self.asked += 1
+        await asyncio.sleep(0)
+        return await super().outlines(after=after, limit=limit)
+
+
+class Forgetful(MemoryLog):
+    """Does not find, the first time, what it has just told of."""
+
+    asked = 0
+
+    async def read_at(self, positions: Any) -> dict[int, RecordedEvent]:
+        self.asked += 1
+        return {} if self.asked == 1 else await super().read_at(positions)
+
+
+def tail_of(log: MemoryLog, feeds: Feeds) -> Tail:
+    ports = SimpleNamespace(log=log, feeds=feeds, texts=RecentTexts(log, 1000), logger=structlog.get_logger("test"))
+    nobody = SimpleNamespace(
+        hear=lambda *_: None, has=lambda _: False, running_reply=lambda _: None, tell=lambda *_: None
+    )
+    return Tail(cast(Ports, ports), cast(Supervisor, nobody), cast(Mirrors, nobody), cast(Watch, nobody))
+
+
+async def test_a_log_that_has_less_than_it_told_is_not_asked_again_and_again() -> None:
+    log = LosingLog()
+    log.record("s", SessionCreated(None, {}, 60))
+    log.lost = 5
+    following = asyncio.create_task(tail_of(log, Feeds()).run())
+    await asyncio.sleep(0.05)
+    following.cancel()
+    assert log.asked <= 2
+
+
+async def test_the_tail_outlives_an_event_that_is_not_where_the_log_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RETRY_S", 0.01)
+    log, feeds = Forgetful(), Feeds()
+    log.record("s", SessionCreated(None, {}, 60))
+    with feeds.open("s") as channel:
+        channel.reach(1)
+        following = asyncio.create_task(tail_of(log, feeds).run())
+        await asyncio.sleep(0)
+        log.record("s", MetadataChanged({}, "a"))
+        async with asyncio.timeout(1):
+            while channel.latest < 2:
+                await asyncio.sleep(0.005)
+        following.cancel()
+
+
+async def test_readers_hear_of_an_erasure_also_where_its_version_is_known_already() -> None:
+    """Another reader has come meanwhile, and with it the version: those that hold erased events must let go of them."""
+    log, feeds = MemoryLog(), Feeds()
+    log.record("s", SessionCreated(None, {}, 60))
+    with feeds.open("s") as channel:
+        channel.add(log.record("s", MetadataChanged({}, "words of a person")))
+        following = asyncio.create_task(tail_of(log, feeds).run())
+        await asyncio.sleep(0)
+        erased = log.erase_now("s", ContentErased("asked", 2, 60))
+        channel.reach(erased.version)
+        await asyncio.sleep(0.01)
+        following.cancel()
+        assert channel.erasures == 1
+        assert [one.version for one in channel.after(2) or ()] == [erased.version], "what was erased is kept nowhere"
+        assert channel.after(1) is None
