@@ -66,6 +66,10 @@ _HARMLESS = frozenset({"25006", "40001", "40P01", "42501", "42883", "42P01", "53
 FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 
 
+class Unconfirmed(TimeoutError):
+    """The server has committed, and given up waiting for a standby to say that it has it, too."""
+
+
 def shown(url: str) -> str:
     """Where the log is, for people: without credentials and options, however badly the URL is written."""
     scheme, _, rest = url.partition("://")
@@ -95,6 +99,8 @@ def explain(error: BaseException, label: str) -> str:
         return f"database {label}: another program writes to it; stop that program ({error})"
     if code.startswith("08") or isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError):
         return f"database {label}: the connection was lost"
+    if isinstance(error, Unconfirmed):
+        return f"database {label}: no standby confirms what is recorded: look at synchronous_standby_names"
     if isinstance(error, TimeoutError):
         return f"database {label} does not answer: look at the server and the network"
     if isinstance(error, asyncpg.PostgresError):

@@ -3,6 +3,9 @@
 A connection may be lost after a batch was sent and before its answer came. Nobody knows then whether it was recorded,
 so the log is asked: a row with our commitment, over our own random salt, can be nobody else's. A batch that is sent
 again and meets a conflict may have met itself, so the same is asked before a conflict is believed.
+
+A server that waits for a standby gives that up when the statement has taken too long, and answers that all is well,
+with a warning. To us nothing is well then: a failover would forget what was recorded.
 """
 
 import asyncio
@@ -20,6 +23,7 @@ from events.postgres_connection import (
     FAILURES,
     HistoryLost,
     Place,
+    Unconfirmed,
     explain,
     farewell,
     is_damage,
@@ -32,9 +36,13 @@ from events.postgres_vacuum import Vacuum
 
 T = TypeVar("T")
 
+_WARNING = "01000"
 UNKNOWN = "whether this was recorded is unknown: read the stream again"
 
 _FLUSH = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+# A commit of its own, behind all others: once a standby has it, it has those, too. Inside a statement, which the server
+# ends after a while; it would wait for ever in the commit that follows one.
+_CONFIRM = "DO $$ BEGIN PERFORM pg_logical_emit_message(true, 'chatbot', ''); COMMIT; END $$"
 _FIND = """
 SELECT asked.place, events.position
   FROM unnest($1::text[], $2::bigint[], $3::bytea[]) WITH ORDINALITY AS asked (stream_id, version, commitment, place)
@@ -64,6 +72,7 @@ class PostgresStore:
         self._head = head
         self._vacuum = vacuum
         self._connection: asyncpg.Connection | None = None
+        self._warned = False  # by the server, while it answered
 
     async def write(self, batch: Sequence[Pending]) -> list[Outcome]:
         """As BatchStore.write. What database and network do to us refuses those of the batch that it concerns."""
@@ -98,13 +107,14 @@ class PostgresStore:
         """Settle what is missing of `batch`. Raises FAILURES, LogUnavailable."""
         connection = await self._connected()
         if batch.in_doubt:
+            await self._confirmed(connection.execute(_CONFIRM))
             await self._find(connection, batch, batch.missing)
         asked = batch.missing
         if not asked:
             return
         was_in_doubt, batch.in_doubt = batch.in_doubt, True
         try:
-            placed = await _answer(call(connection, [batch.appends[number] for number in asked]))
+            placed = await self._confirmed(call(connection, [batch.appends[number] for number in asked]))
         except FAILURES as error:
             batch.in_doubt = was_in_doubt or not is_harmless(error)
             raise
@@ -143,6 +153,18 @@ class PostgresStore:
         if append.erases:
             self._vacuum.wanted()
 
+    async def _confirmed(self, commit: Awaitable[T]) -> T:
+        """The answer to what commits. Raises FAILURES, also where no standby has confirmed it."""
+        self._warned = False
+        answer = await _answer(commit)
+        if self._warned:
+            raise Unconfirmed
+        return answer
+
+    def _heard(self, _connection: object, message: asyncpg.PostgresLogMessage) -> None:
+        """Known before the answer that follows it. Its words depend on the server's language; there is no other one."""
+        self._warned = self._warned or message.sqlstate == _WARNING
+
     async def _connected(self) -> asyncpg.Connection:
         if self.damage or self._head.damage:
             raise LogUnavailable(self.damage or self._head.damage)
@@ -156,6 +178,7 @@ class PostgresStore:
                 if isinstance(error, HistoryLost):
                     self.damage = str(error)
                 raise
+            connection.add_log_listener(self._heard)
             self._connection = connection
         return self._connection
 

@@ -85,7 +85,8 @@ class Actor:
         try:
             if not self._is_new:
                 self._ledger.state = await activate.load(self._ports, self.session_id)
-                await self._recover()
+                with suppress(errors.Rejection):  # another node has deleted the session meanwhile
+                    await self._recover()
             await self._receive()
         except UNAVAILABLE as error:
             unread = error
@@ -140,10 +141,11 @@ class Actor:
         """Raises VersionConflict where it has to be asked anew whether the request is a repeated one."""
         command = envelope.command
         match command:
-            case CatchUp() | Recover():
+            case CatchUp():
+                return await self._catch_up()
+            case Recover():
                 await self._ledger.catch_up()
-                if isinstance(command, Recover):
-                    await self._recover()
+                await self._recover()
                 return Answer(self._ledger.known)
             case CancelReply():
                 return await self._cancel(envelope, command)
@@ -162,10 +164,17 @@ class Actor:
             case PostMessage(on_busy="interrupt") | Regenerate(on_busy="interrupt"):
                 await self._ledger.record(envelope, CancelReply())  # is the session there, and the asker's?
                 await activate.prepare(self._ports, self._ledger.state, command)  # is what it follows there?
-                envelope.if_version = None  # the endings move the version on
-                await self._endings.cancel_all("superseded", envelope)
+                await self._end_all("superseded", envelope)
         reply = await self._ledger.record(envelope)
         return Answer(self._ledger.known, reply)
+
+    async def _catch_up(self) -> Answer:
+        try:
+            await self._ledger.catch_up()
+        except UNAVAILABLE:
+            self._ledger.look_again()
+            raise
+        return Answer(self._ledger.known)
 
     async def _checkpoint(self, envelope: Envelope) -> Answer:
         try:
@@ -226,12 +235,17 @@ class Actor:
             if not self._ledger.is_level:
                 await self._ledger.catch_up()
             self._ledger.check(command, envelope)
-            envelope.if_version = None  # the endings move the version on
-            await self._endings.cancel_all("deleted", envelope)
+            await self._end_all("deleted", envelope)
             with suppress(VersionConflict):
                 return await self._erase(envelope, command)
             self._ledger.begin()
         raise LogUnavailable(CONTENDED)
+
+    async def _end_all(self, cause: str, envelope: Envelope) -> None:
+        """End all replies of the session, which moves its version on, but for no other reason where one is named."""
+        version, envelope.if_version = envelope.if_version, None
+        await self._endings.cancel_all(cause, envelope)
+        await self._ledger.hold_version(envelope, version)
 
     async def _erase(self, envelope: Envelope, command: DeleteSession) -> Answer:
         """Raises VersionConflict."""

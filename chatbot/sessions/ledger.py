@@ -2,6 +2,9 @@
 and decides again.
 """
 
+import asyncio
+from contextlib import suppress
+
 from msgspec.structs import replace
 
 from chatbot.sessions import activate, errors
@@ -13,10 +16,11 @@ from chatbot.sessions.ports import Ports
 from chatbot.sessions.replies import Replies
 from chatbot.sessions.reply import Reply
 from chatbot.sessions.state import State, evolve
-from events.catalogue import Event, ReplyEnded
+from events.catalogue import Event, ReplyEnded, ReplyProgressed, ReplyStarted
 from events.errors import LogUnavailable, VersionConflict
 from events.record import RecordedEvent
 
+LOOK_AGAIN_S = 1.0  # after the log could not be read
 DECIDE_MAX = 8  # rounds lost to other nodes that write to the same stream before the asker is told to try again
 CONTENDED = "others keep writing to this session; try again"
 
@@ -36,6 +40,7 @@ class Ledger:
         self._mailbox = mailbox
         self._rules = ports.rules
         self._is_told = False  # that there is more, by a CatchUp in the mailbox
+        self._ended: dict[str, RecordedEvent] = {}  # read, and not told yet, where the log broke off meanwhile
 
     @property
     def known(self) -> State:
@@ -62,12 +67,18 @@ class Ledger:
 
     def hear(self, version: int) -> None:
         """Another node may have recorded up to `version`: the actor is to read it, all at once."""
-        if version > self.version and not self._is_told:
-            try:
+        if version > self.version:
+            self._tell()
+
+    def look_again(self) -> None:
+        """The log could not be read. Nobody may say again that there is more, and a reply may wait for its turn."""
+        asyncio.get_running_loop().call_later(LOOK_AGAIN_S, self._tell)
+
+    def _tell(self) -> None:
+        if not self._is_told:
+            with suppress(MailboxClosed):
                 self._mailbox.tell(Envelope(CatchUp(), SERVICE))
-            except MailboxClosed:
-                return
-            self._is_told = True
+                self._is_told = True
 
     async def record(self, envelope: Envelope, command: Command | None = None) -> Reply | None:
         """Decide `command` (None: the envelope's) and append; returns the reply that the recorded events concern.
@@ -111,17 +122,17 @@ class Ledger:
     async def catch_up(self) -> None:
         """Learn what other nodes have recorded, and let go of what they have ended of ours. Raises LogUnavailable."""
         self._is_told = False
-        ended: dict[str, RecordedEvent] = {}
         async for page in activate.tail(self._ports, self._session_id, self.state):
             for one in page:
                 self.state = evolve(self.state, one, activate.recent_max(self._ports))
                 if isinstance(one.event, ReplyEnded):
-                    ended[one.event.reply_id] = one
+                    self._ended[one.event.reply_id] = one
             self._ports.feeds.publish(self._session_id, page)
             if page[-1].position > self._ports.log.head().position:
                 await self._ports.log.latest()  # for who will wait until the projections have this, too
         self.is_level = True
         if self.state is not None:
+            ended, self._ended = self._ended, {}
             await self.replies.reconcile(self.state, ended)
 
     def check(self, command: Command, envelope: Envelope) -> None:
@@ -131,6 +142,24 @@ class Ledger:
             raise refused
         if envelope.if_version is not None and envelope.if_version != self.version:
             raise errors.VersionMismatch(envelope.if_version, self.version)
+
+    async def hold_version(self, envelope: Envelope, version: int | None) -> None:
+        """Replies have been ended for a command that is to hold at `version` (None: at any): from now on it is to hold
+        at this one. Raises VersionMismatch where another node has recorded more than what became of replies meanwhile.
+        """
+        if version is None or not self._ports.log.is_shared:
+            return
+        page_max, after = self._ports.limits.read_page_max, version
+        while page := await self._ports.log.read(self._session_id, after=after, limit=page_max):
+            for one in page:
+                if one.version <= self.version and not isinstance(
+                    one.event, ReplyStarted | ReplyProgressed | ReplyEnded
+                ):
+                    raise errors.VersionMismatch(version, self.version)
+            if len(page) < page_max:
+                break
+            after = page[-1].version
+        envelope.if_version = self.version
 
     async def _decide(self, asked: Command, envelope: Envelope) -> Decision:
         """Raises the rejection itself where nothing is to be recorded."""

@@ -39,6 +39,7 @@ class Master:
         self._logger = structlog.get_logger("master")
         self._workers: dict[int, WorkerProcess] = {}  # by slot
         self._keepers: dict[int, asyncio.Task[None]] = {}  # by slot
+        self._vacated: set[int] = set()  # slots whose worker, whichever it is by then, has a successor
         self._stop = asyncio.Event()
         self._roll_wanted = asyncio.Event()
         self._moved = asyncio.Event()  # a worker has become ready, or ended
@@ -102,7 +103,7 @@ class Master:
     async def _keep_alive(self, slot: int, *, on_trial: bool) -> None:
         """Have a worker in `slot` until it is meant to leave. One `on_trial` must become ready at the first try."""
         failures = 0
-        while not self._stop.is_set():
+        while not self._stop.is_set() and slot not in self._vacated:
             started_s = time.monotonic()
             worker, code = await self._live_and_end(slot)
             was_ready = worker is not None and worker.ready.is_set()
@@ -128,7 +129,7 @@ class Master:
             self._logger.exception("worker.not_started", worker=slot, reason=str(error))
             return None, 1
         self._workers[slot] = worker
-        if self._stop.is_set():
+        if self._stop.is_set() or slot in self._vacated:
             worker.tell(Order(drain=True))
         announcing = asyncio.create_task(self._announce(worker))
         code = await worker.ended()
@@ -182,10 +183,18 @@ class Master:
                 self._workers[slot].kill()
                 await asyncio.wait([keeper])
             return False
-        old.is_leaving = True
-        old.tell(Order(retire=True))
-        await self._gone(self._settings.server.reload_grace_s + self._settings.server.feeds_grace_s, old.slot)
+        await self._vacate(old.slot)
         return True
+
+    async def _vacate(self, slot: int) -> None:
+        """Have whichever worker is there by now leave: the one that was to be replaced may have ended by itself."""
+        self._vacated.add(slot)
+        leaving = self._workers.get(slot)
+        if leaving is not None:
+            leaving.is_leaving = True
+            leaving.tell(Order(retire=True))
+        await self._gone(self._settings.server.reload_grace_s + self._settings.server.feeds_grace_s, slot)
+        self._vacated.discard(slot)
 
     def _is_ready(self, slot: int) -> bool:
         worker = self._workers.get(slot)

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import asyncpg
 import pytest
 
+from events import postgres_connection
 from events.errors import LogUnavailable, OutcomeUnknown, VersionConflict
 from events.log import EventLog
 from events.options import LogOptions
@@ -388,5 +389,43 @@ async def test_a_standby_refuses_and_tells_that_nothing_was_recorded_until_it_is
         await log.append("a", 1, [posted("2")], ASKED)
     await mortal.execute("SET default_transaction_read_only = off", "ALTER DATABASE postgres RESET ALL")
     await log.append("a", 1, [posted("2")], ASKED)
+    assert texts(await log.read_all(limit=ALL)) == ["1", "2"]
+    await log.close()
+
+
+async def test_what_no_standby_has_confirmed_is_not_acknowledged(
+    mortal: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL gives up waiting for a standby when a statement has taken too long, and then says that all is well."""
+    monkeypatch.setitem(postgres_connection._SETTINGS, "statement_timeout", "300")
+    log = await PostgresLog.open(await mortal.schema(), HASTY)
+    await log.append("a", 0, [posted("1")], ASKED)
+    await mortal.execute("ALTER SYSTEM SET synchronous_standby_names = 'gone'", "SELECT pg_reload_conf()")
+    try:
+        await asyncio.sleep(0.3)
+        with pytest.raises(OutcomeUnknown, match="no standby confirms"):
+            await log.append("a", 1, [posted("2")], ASKED)
+    finally:
+        await mortal.execute("ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()")
+    await asyncio.sleep(0.3)
+    await log.append("a", 2, [posted("3")], ASKED)
+    await log.close()
+
+
+async def test_what_was_recorded_unconfirmed_is_acknowledged_once_a_standby_confirms(
+    mortal: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(postgres_connection._SETTINGS, "statement_timeout", "300")
+    log = await PostgresLog.open(await mortal.schema(), PATIENT)
+    await log.append("a", 0, [posted("1")], ASKED)
+    await mortal.execute("ALTER SYSTEM SET synchronous_standby_names = 'gone'", "SELECT pg_reload_conf()")
+    try:
+        await asyncio.sleep(0.3)
+        appending = asyncio.create_task(log.append("a", 1, [posted("2")], ASKED))
+        await asyncio.sleep(1.5)
+        assert not appending.done(), "it is recorded, but nobody has confirmed it"
+    finally:
+        await mortal.execute("ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()")
+    assert [one.version for one in await appending] == [2]
     assert texts(await log.read_all(limit=ALL)) == ["1", "2"]
     await log.close()

@@ -10,12 +10,15 @@ import pytest
 from aiohttp import web
 
 from chatbot.api.draining import retire
-from chatbot.nodes.name import address_of
-from events.catalogue import Event
-from events.errors import OutcomeUnknown
-from events.record import Metadata, RecordedEvent
+from chatbot.nodes.name import address_of, name_of
+from chatbot.sessions.endings import Endings
+from chatbot.sessions.mailbox import Envelope
+from events.catalogue import Event, MessagePosted, Parameters, ReplyStarted
+from events.errors import LogUnavailable, OutcomeUnknown
+from events.record import Head, Metadata, RecordedEvent
 from tests.support.cluster import SECRET, nodes
 from tests.support.model_server import ModelServer
+from tests.support.parts import free_port
 from tests.support.postgres import PostgresServer
 from tests.support.service import Running, frames
 
@@ -142,3 +145,111 @@ async def test_who_reads_here_what_another_node_writes_is_told_to_come_back_when
         assert (last["type"], last["status"], done["type"]) == ("error", "unrecorded", "done")
         model.release()
         assert (await writing).json()["status"] == "complete"
+
+
+@pytest.mark.parametrize("call", ["chat", "delete"])
+async def test_if_match_holds_also_while_replies_are_being_ended_for_it(
+    pair: list[Running], model: ModelServer, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    first, second = pair
+    session_id = await first.session()
+    model.script(pieces=("a",), hold_after=1)
+    running = asyncio.create_task(first.chat(session_id, "one"))
+    await model.wait_requests()
+    end_all = Endings.cancel_all
+
+    async def meanwhile(endings: Endings, cause: str, envelope: Envelope) -> None:
+        monkeypatch.setattr(Endings, "cancel_all", end_all)
+        renamed = await second.client.patch(f"/api/sessions/{session_id}", json={"title": "by another"})
+        assert renamed.status_code == 200
+        await end_all(endings, cause, envelope)
+
+    monkeypatch.setattr(Endings, "cancel_all", meanwhile)
+    version = (await first.client.get(f"/api/sessions/{session_id}")).headers["ETag"]
+    if call == "delete":
+        answer = await first.client.delete(f"/api/sessions/{session_id}", headers={"If-Match": version})
+    else:
+        body = {"session_id": session_id, "message": "two", "on_busy": "interrupt"}
+        answer = await first.client.post("/api/chat", json=body, headers={"If-Match": version})
+    assert answer.status_code == 412, answer.text
+    model.release()
+    await running
+
+
+async def test_a_message_that_waits_is_answered_though_the_log_could_not_be_read_when_its_turn_came(
+    pair: list[Running], model: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = pair
+    session_id = await first.session()
+    model.script(pieces=("a",), hold_after=1)
+    running = asyncio.create_task(first.chat(session_id, "runs"))
+    await model.wait_requests()
+    waiting = asyncio.create_task(second.chat(session_id, "waits"))
+    async with asyncio.timeout(5):
+        while len((await first.history(session_id))["messages"]) < 4:
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
+    refused: list[str] = []
+
+    async def refuse(*asked: Any, **_: Any) -> list[RecordedEvent]:
+        refused.append(asked[0])
+        raise LogUnavailable("the database is away")
+
+    monkeypatch.setattr(second.services.log, "read", refuse)
+    model.release()
+    await running
+    async with asyncio.timeout(5):
+        while not refused:
+            await asyncio.sleep(0.01)
+    monkeypatch.undo()
+    async with asyncio.timeout(5):
+        assert (await waiting)["content"] == "You said: waits"
+
+
+async def test_a_session_that_is_deleted_while_another_node_closes_its_replies_is_gone_there(
+    tmp_path: Path, model: ModelServer, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with nodes(tmp_path, await postgres.schema(), model.url, CHATBOT_NODES_LOOK_S="60") as (first, second):
+        session_id = await first.session()
+        dead = name_of("127.0.0.1", free_port(), "00000000")
+        left: list[Event] = [
+            MessagePosted("m", None, "user", "hi", reply_id="r", node=dead),
+            ReplyStarted("r", "m", dead, "openai", "fake-model", Parameters(), ("m",)),
+        ]
+        await first.services.log.append(session_id, 1, left, Metadata())
+        append = second.services.log.append
+
+        async def too_late(*asked: Any) -> tuple[RecordedEvent, ...]:
+            monkeypatch.undo()
+            assert (await first.client.delete(f"/api/sessions/{session_id}")).status_code == 204
+            return await append(*asked)
+
+        monkeypatch.setattr(second.services.log, "append", too_late)
+        answer = await second.client.patch(f"/api/sessions/{session_id}", json={"title": "a"})
+        assert answer.status_code == 404, answer.text
+
+
+async def test_a_reply_that_another_node_has_cancelled_keeps_its_text_though_the_log_broke_off_meanwhile(
+    tmp_path: Path, model: ModelServer, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brisk = {"CHATBOT_STREAM_CHECKPOINT_INTERVAL_S": "0.05"}
+    stranger = {"CHATBOT_NODES_SECRET": "another-secret-of-its-own"}
+    async with nodes(tmp_path, await postgres.schema(), model.url, {}, stranger, **brisk) as (first, second):
+        session_id = await first.session()
+        model.script(pieces=("some ", "text"), hold_after=2)
+        running = asyncio.create_task(first.chat(session_id, "hi"))
+        async with asyncio.timeout(5):
+            while "some text" not in [one["content"] for one in (await second.history(session_id))["messages"]]:
+                await asyncio.sleep(0.02)
+        log = first.services.log
+
+        async def away() -> Head:
+            monkeypatch.undo()
+            raise LogUnavailable("the database is away")
+
+        monkeypatch.setattr(log, "latest", away)
+        monkeypatch.setattr(log, "head", lambda: Head(0, b""))
+        assert (await second.client.post(f"/api/sessions/{session_id}/cancel")).status_code == 202
+        async with asyncio.timeout(5):
+            told = await running
+        assert (told["status"], told["content"]) == ("cancelled", "some text")
