@@ -13,7 +13,7 @@ from events.record import Head, Metadata, RecordedEvent, encode_metadata
 VERSION_MAX = 2**53  # what any JSON reader still tells apart
 
 # The structs of an append are made without the collector's book-keeping (gc=False): they hold nothing that could lead
-# back to them, and are so many that its passes cost a tenth of an append.
+# back to them, and are so many that its passes can be measured.
 
 Outcome = tuple[RecordedEvent, ...] | LogError
 Row = tuple[int | str | bytes, ...]  # a row's columns, in the order of StoredRow

@@ -44,6 +44,10 @@ class LogDamaged(LogUnusable):
         )
 
 
+class MigrationRefused(LogError):
+    """These two cannot be made one log: says why, and what to do."""
+
+
 class UnknownEvent(LogError):
     """The log holds an event that this program does not know: it was written by a newer version."""
 

@@ -10,16 +10,12 @@ from pathlib import Path
 from typing import Protocol
 
 from events.catalogue import EXPLAINS_ERASURE
-from events.errors import LogError
+from events.errors import MigrationRefused
 from events.log import EventLog
 from events.record import Columns, Head
 from events.verify import PassesRows, Walk
 
 PAGE_ROWS = 2000  # read, proven and written at once: one commit
-
-
-class MigrationRefused(LogError):
-    """These two cannot be made one log: says why, and what to do."""
 
 
 class Target(Protocol):

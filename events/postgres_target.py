@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import asyncpg
 
 from events.chain import GENESIS
-from events.errors import LogUnavailable, LogUnusable
-from events.migration import MigrationRefused
+from events.errors import LogUnavailable, LogUnusable, MigrationRefused
 from events.options import LogOptions
 from events.postgres_append import LOCK
 from events.postgres_connection import FAILURES, Place, explain, farewell

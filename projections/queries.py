@@ -111,6 +111,13 @@ SELECT expires_at_us FROM sessions INDEXED BY sessions_by_expiry
 WHERE status = 'active' AND is_open = 0 ORDER BY expires_at_us LIMIT 1
 """
 OPEN_SESSIONS = "SELECT state FROM sessions INDEXED BY sessions_open WHERE is_open = 1 AND no > ? ORDER BY no LIMIT ?"
+OWED_ELSEWHERE = """
+SELECT state FROM sessions INDEXED BY sessions_open
+WHERE is_open = 1 AND no > :after AND (
+    (json_extract(state, '$.open_reply') IS NOT NULL AND json_extract(state, '$.open_reply.node') IS NOT :node)
+    OR EXISTS (SELECT 1 FROM json_each(state, '$.pending') WHERE json_extract(value, '$.node') IS NOT :node)
+) ORDER BY no LIMIT :limit
+"""
 
 
 # What forks still read of a session: no further than its own texts, some of which may be borrowed themselves.
@@ -222,6 +229,10 @@ class Queries:
     async def open_sessions(self, *, limit: int, after: int = 0) -> list[Session]:
         """Sessions in which a reply runs or waits, by `no`, beginning after that of `after`."""
         return await self._states(OPEN_SESSIONS, (after, limit))
+
+    async def owed_elsewhere(self, node: str, *, limit: int, after: int = 0) -> list[Session]:
+        """Those of `open_sessions` in which another node than `node` owes or writes a reply."""
+        return await self._states(OWED_ELSEWHERE, {"node": node, "after": after, "limit": limit})
 
     async def due(self, now_us: int, *, limit: int) -> list[Session]:
         """Active sessions whose time is up and that owe no reply, the longest overdue first. Their actors decide."""

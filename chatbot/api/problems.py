@@ -37,8 +37,8 @@ STATUSES: dict[type[Exception], tuple[int, str, str]] = {
 
 # What clients are told where the error itself names files of this machine; the log has those.
 DETAILS: dict[type[Exception], str] = {
-    OutcomeUnknown: "the database went away before it could tell whether this was recorded; look before you ask again,"
-    " or ask again with the same Idempotency-Key",
+    OutcomeUnknown: "the database went away before it could tell whether this was recorded; look before you try again,"
+    " or try again with the same Idempotency-Key",
     LogUnavailable: "nothing can be recorded just now, and nothing was changed; try again in a moment",
     ProjectionError: "the projections cannot be read just now; try again in a moment",
 }

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from chatbot.audit.desk import CommandFailed, Desk, Progress
 from chatbot.config.storage import DatabaseSettings, parse_database_url
-from events.errors import LogUnusable
+from events.errors import LogUnusable, MigrationRefused
 from events.lock import DatabaseLock
-from events.migration import MigrationRefused, migrate, open_target
+from events.migration import migrate, open_target
 from events.opening import open_log
 
 INTERRUPTED = "What was copied stays: run the same command again, and it goes on from there"

@@ -61,7 +61,8 @@ class Watch:
         Raises LogUnavailable, ProjectionError.
         """
         after, verdicts, suspects = 0, dict[str | None, Verdict](), dict[str, str]()
-        while page := await self._ports.queries.open_sessions(limit=PAGE, after=after):
+        own = self._ports.rules.node
+        while page := await self._ports.queries.owed_elsewhere(own, limit=PAGE, after=after):
             after = page[-1].no
             for node in {node for one in page for node in self._others(one)} - verdicts.keys():
                 verdicts[node] = await self._liveness.verdict(node)
@@ -80,7 +81,7 @@ class Watch:
         nodes = {waiting.node for waiting in session.pending}
         if session.open_reply is not None:
             nodes.add(session.open_reply.node)
-        return nodes - {self._ports.nodes.name}
+        return nodes - {self._ports.rules.node}
 
     def _is_unknown_here(self, session: Session) -> bool:
         """Whether this node owes or writes a reply and does not know it: the log's answer to that append never came.

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from events.errors import MigrationRefused
 from events.log import EventLog
-from events.migration import MigrationRefused, Target, migrate, open_target
+from events.migration import Target, migrate, open_target
 from events.opening import open_log
 from events.record import Columns, Head, StoredRow
 from events.sqlite import SqliteLog

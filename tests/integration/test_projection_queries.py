@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from events.catalogue import (
     BranchSelected,
@@ -186,6 +187,21 @@ async def test_sessions_with_a_reply_to_come_are_found_in_pages(log: MemoryLog, 
         (first,) = await queries.open_sessions(limit=1)
         assert first.session_id == "waits"
         assert ids(await queries.open_sessions(limit=5, after=first.no)) == ["runs"]
+
+
+async def test_sessions_whose_replies_others_owe_are_found_in_pages(log: MemoryLog, tmp_path: Path) -> None:
+    mine, theirs = posted("m1", None, "r1"), replace(posted("m2", "r1", "r2"), node="other")
+    log.record("waits there", created(), replace(mine, node="other"))
+    log.record("waits here", created(), replace(mine, node="node"))
+    log.record("runs here", created(), mine, started("r1", "m1"))
+    log.record("runs here, waits there", created(), mine, started("r1", "m1"), theirs)
+    log.record("was alone", created(), mine)
+    log.record("runs there", created(), mine, replace(started("r1", "m1"), node="other"))
+    log.record("done", created(), *turn(1))
+    async with asking(log, tmp_path) as queries:
+        first = await queries.owed_elsewhere("node", limit=2)
+        assert ids(first) == ["waits there", "runs here, waits there"]
+        assert ids(await queries.owed_elsewhere("node", limit=5, after=first[-1].no)) == ["was alone", "runs there"]
 
 
 async def test_the_next_deadline_is_the_earliest_of_the_active(log: MemoryLog, tmp_path: Path) -> None:

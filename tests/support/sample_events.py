@@ -56,6 +56,7 @@ EVERY_EVENT: tuple[Event, ...] = (
         parameters=PARAMETERS,
         idempotency_key="key-1",
         fingerprint="f" * 64,
+        node="http://10.0.0.5:8081#0123abcd",
     ),
     ReplyStarted(
         reply_id="r1",
@@ -84,7 +85,13 @@ EVERY_EVENT: tuple[Event, ...] = (
     ReplyInterrupted(reply_id="r4", content="Hel", cause="shutdown", duration_us=20),
     BranchSelected(message_id="m1", idempotency_key="key-5", fingerprint="5" * 64),
     ReplyRequested(
-        reply_id="r4", parent_id="m1", parameters=PARAMETERS, attempt=2, idempotency_key="key-2", fingerprint="2" * 64
+        reply_id="r4",
+        parent_id="m1",
+        parameters=PARAMETERS,
+        attempt=2,
+        idempotency_key="key-2",
+        fingerprint="2" * 64,
+        node="http://10.0.0.5:8081#0123abcd",
     ),
     HistoryAdopted(
         messages=(

@@ -93,7 +93,7 @@ def test_a_database_url_names_a_file(url: str, path: str) -> None:
 def test_a_database_url_may_name_a_postgresql_database() -> None:
     assert parse_database_url("postgresql://me:hidden@host/chat") == "postgresql://me:hidden@host/chat"
     settings = DatabaseSettings(url="postgres://me:hidden@host:5433/chat?sslmode=require")
-    assert (settings.is_postgres, settings.shown) == (True, "postgresql://host:5433/chat")
+    assert (settings.is_postgres, settings.shown) == (True, "postgres://host:5433/chat")
     assert settings.projections == Path("projections.db")
 
 

@@ -44,6 +44,8 @@ EXPECTED: dict[type[Exception], int] = {
     log.LogUnusable: 500,
     log.LogInUse: 500,
     log.LogDamaged: 500,
+    log.OutcomeUnknown: 503,
+    log.MigrationRefused: 500,
     log.UnknownEvent: 500,
     llm.LlmError: 502,
     llm.LlmFailed: 502,
