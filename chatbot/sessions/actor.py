@@ -171,6 +171,8 @@ class Actor:
     async def _catch_up(self) -> Answer:
         try:
             await self._ledger.catch_up()
+            if self._ledger.owes_unknowingly:
+                await self._recover()
         except UNAVAILABLE:
             self._ledger.look_again()
             raise

@@ -61,6 +61,20 @@ class Ledger:
             rules = self._rules = replace(rules, provider=provider.name, model=provider.model)
         return rules
 
+    @property
+    def owes_unknowingly(self) -> bool:
+        """Whether this node owes or writes a reply and does not hold it: the log's answer to that append never came.
+
+        All others see that this node lives, so nobody else would close it.
+        """
+        if self.state is None or self.replies.leaving or not self._ports.log.is_shared:
+            return False  # who leaves owes what the next life is to start
+        session, node = self.state.session, self._rules.node
+        own = {one.reply_id for one in session.pending if one.node == node}
+        if session.open_reply is not None and session.open_reply.node == node:
+            own.add(session.open_reply.reply_id)
+        return not own <= self.replies.by_id.keys()
+
     def begin(self) -> None:
         """Another command is in hand."""
         self.is_level = not self._ports.log.is_shared
@@ -72,7 +86,8 @@ class Ledger:
 
     def look_again(self) -> None:
         """The log could not be read. Nobody may say again that there is more, and a reply may wait for its turn."""
-        asyncio.get_running_loop().call_later(LOOK_AGAIN_S, self._tell)
+        if self._ports.log.is_shared:
+            asyncio.get_running_loop().call_later(LOOK_AGAIN_S, self._tell)
 
     def _tell(self) -> None:
         if not self._is_told:
@@ -173,5 +188,9 @@ class Ledger:
     async def _append(self, events: tuple[Event, ...], envelope: Envelope) -> Reply | None:
         if not events:
             return None
-        recorded = await self._ports.log.append(self._session_id, self.version, events, envelope.metadata)
+        try:
+            recorded = await self._ports.log.append(self._session_id, self.version, events, envelope.metadata)
+        except LogUnavailable:
+            self.look_again()  # perhaps it was recorded
+            raise
         return self.apply(recorded, envelope)
