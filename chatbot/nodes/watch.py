@@ -1,6 +1,4 @@
-"""Replies of nodes that are gone are closed by whoever sees them first; this one looks every now and then, also for
-those of its own node that nobody here knows of.
-"""
+"""Replies of nodes that are gone are closed by whoever sees them first; this one looks every now and then."""
 
 import asyncio
 from collections.abc import Mapping
@@ -56,21 +54,14 @@ class Watch:
             self._lost.clear()
 
     async def look(self) -> None:
-        """Close what nodes that are gone, or this one unknowingly, have left open.
-
-        Raises LogUnavailable, ProjectionError.
-        """
+        """Close what nodes that are gone have left open. Raises LogUnavailable, ProjectionError."""
         after, verdicts, suspects = 0, dict[str | None, Verdict](), dict[str, str]()
         own = self._ports.rules.node
         while page := await self._ports.queries.owed_elsewhere(own, limit=PAGE, after=after):
             after = page[-1].no
             for node in {node for one in page for node in self._others(one)} - verdicts.keys():
                 verdicts[node] = await self._liveness.verdict(node)
-            left = [
-                one
-                for one in page
-                if any(verdicts[node] is Verdict.GONE for node in self._others(one)) or self._is_unknown_here(one)
-            ]
+            left = [one for one in page if any(verdicts[node] is Verdict.GONE for node in self._others(one))]
             suspects |= _suspects(page, verdicts)
             for start in range(0, len(left), CLOSE_AT_ONCE):
                 await asyncio.gather(*(self._close(one) for one in left[start : start + CLOSE_AT_ONCE]))
@@ -82,19 +73,6 @@ class Watch:
         if session.open_reply is not None:
             nodes.add(session.open_reply.node)
         return nodes - {self._ports.rules.node}
-
-    def _is_unknown_here(self, session: Session) -> bool:
-        """Whether this node owes or writes a reply and does not know it: the log's answer to that append never came.
-
-        All others see that this node lives, so nobody else would close it. One that has just ended is taken for such a
-        reply, too, while the projections are behind; the session's actor then finds nothing to do.
-        """
-        own = {one.reply_id for one in session.pending if one.node == self._ports.nodes.name}
-        if session.open_reply is not None and session.open_reply.node == self._ports.nodes.name:
-            own.add(session.open_reply.reply_id)
-        if not own or self._supervisor.draining:  # then what was asked for again waits for the next life
-            return False
-        return not own <= self._supervisor.replies(session.session_id).keys()
 
     async def _close(self, session: Session) -> None:
         try:
