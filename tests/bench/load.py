@@ -6,16 +6,17 @@ comes. Each answer is then judged, also those of the warm-up. Text is counted, n
 
 import asyncio
 import gc
+import random
 import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, cast
-from urllib.parse import urlsplit
 
 from tests.bench.calls import CONTENT, Call
 from tests.bench.fake_model import LAST_CHUNK
+from tests.bench.readers_client import address
 
 TURNS_EACH = 50  # turns in a session before its client goes on with another
 CLOSE_S = 5.0
@@ -42,6 +43,7 @@ class Cpu(NamedTuple):
 
     server_s: float
     model_s: float
+    store_s: float = 0.0  # of a database server's processes
 
 
 @dataclass
@@ -50,6 +52,7 @@ class Seen:
 
     server_cpu_s: float = 0.0
     model_cpu_s: float = 0.0
+    store_cpu_s: float = 0.0
     seconds: float = 0.0
     driver_cpu_s: float = 0.0
     text_bytes: int = 0
@@ -58,14 +61,19 @@ class Seen:
 
 
 class Load:
-    """Runs a plan. `sample` is called at both ends of the measured time."""
+    """Runs a plan. `sample` is called at both ends of the measured time.
 
-    def __init__(self, url: str, call: Call, plan: Plan, sample: Callable[[], Cpu]) -> None:
+    Clients are dealt to `urls` in turn, or, if `mixed`, have a connection to each and draw one for each request.
+    """
+
+    def __init__(
+        self, urls: Sequence[str], call: Call, plan: Plan, sample: Callable[[], Cpu], *, mixed: bool = False
+    ) -> None:
         self.call = call
         self.stopping = False
         self.seen = Seen()
-        address = urlsplit(url)
-        self._host, self._port = address.hostname or "", address.port or 0
+        self._urls = urls
+        self._is_mixed = mixed
         self._plan = plan
         self._sample = sample
         self._clients: list[Client] = []
@@ -99,6 +107,7 @@ class Load:
         after = self._sample()
         seen.seconds, seen.driver_cpu_s = time.perf_counter() - began_s, time.process_time() - driver_s
         seen.server_cpu_s, seen.model_cpu_s = after.server_s - before.server_s, after.model_s - before.model_s
+        seen.store_cpu_s = after.store_s - before.store_s
 
     def answered(self, took_s: float, first_text_s: float) -> None:
         if not self.stopping:
@@ -119,12 +128,15 @@ class Load:
         loop, requests = asyncio.get_running_loop(), self.call.requests
         gc.collect()
         gc.freeze()  # what is there stays: the collector need not look at it while times are taken
-        for own in requests:
-            _, client = await loop.create_connection(partial(Client, self, own), self._host, self._port)
-            self._clients.append(client)
-        self._asking = len(self._clients)
-        for number, client in enumerate(self._clients):
-            loop.call_later(self._plan.spread_s * number / len(requests), client.ask)
+        self._asking = len(requests)
+        lines: list[list[Client]] = [[] for _ in requests]  # each client's connections
+        for number, (own, line) in enumerate(zip(requests, lines, strict=True)):
+            for url in self._urls if self._is_mixed else [self._urls[number % len(self._urls)]]:
+                _, client = await loop.create_connection(partial(Client, self, own, line), *address(url))
+                line.append(client)
+            self._clients += line
+        for number, line in enumerate(lines):
+            loop.call_later(self._plan.spread_s * number / len(requests), random.choice(line).ask)
 
     async def _leave(self) -> None:
         for client in self._clients:
@@ -147,12 +159,13 @@ class Load:
 
 
 class Client(asyncio.Protocol):
-    """One connection."""
+    """One connection. `line` has all of the same client, of which one at a time asks."""
 
-    def __init__(self, load: Load, requests: Sequence[bytes]) -> None:
+    def __init__(self, load: Load, requests: Sequence[bytes], line: "Sequence[Client]") -> None:
         self.lost = asyncio.Event()
         self._load = load
         self._requests = requests
+        self._line = line
         self._streamed = bool(load.call.text)
         self._turns = 0
         self._received = bytearray()
@@ -223,7 +236,7 @@ class Client(asyncio.Protocol):
         if self._load.stopping:
             self._load.left()
         else:
-            self.ask()
+            random.choice(self._line).ask()
 
     def _body(self) -> bytes:
         """Its chunks put together, as far as they are whole."""
