@@ -1,7 +1,7 @@
 """The load: clients that ask again as soon as they are answered, as thin as they can be, and what they measured.
 
 It shares a core with the fake model, so a client is a protocol that looks at nothing but its answer's end while it
-comes. Each answer is then judged, also those of the warm-up. Text is counted, not frames.
+comes. Each answer is then judged, those of the warm-up, too. Text is counted, not frames.
 """
 
 import asyncio
@@ -19,8 +19,7 @@ from tests.bench.fake_model import LAST_CHUNK
 from tests.bench.readers_client import address
 
 TURNS_EACH = 50  # turns in a session before its client goes on with another
-CLOSE_S = 5.0
-GRACE_S = 30.0  # for the answers that are under way at the end
+GRACE_S, CLOSE_S = 30.0, 5.0  # at the end: for the answers that are under way, and for connections to close
 CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 FIRST_TEXT = b'"content":" '  # each of the fake model's words begins with a space
 
@@ -61,9 +60,8 @@ class Seen:
 
 
 class Load:
-    """Runs a plan. `sample` is called at both ends of the measured time.
-
-    Clients are dealt to `urls` in turn, or, if `mixed`, have a connection to each and draw one for each request.
+    """Runs a plan. `sample` is called at both ends of the measured time. Clients are dealt to `urls` in turn, or, if
+    `mixed`, have a connection to each and draw one for each request.
     """
 
     def __init__(
@@ -72,8 +70,7 @@ class Load:
         self.call = call
         self.stopping = False
         self.seen = Seen()
-        self._urls = urls
-        self._is_mixed = mixed
+        self._urls, self._is_mixed = urls, mixed
         self._plan = plan
         self._sample = sample
         self._clients: list[Client] = []

@@ -9,6 +9,7 @@ from tests.bench.load import Plan
 from tests.bench.nodes import TASKS, report, run_round
 from tests.bench.nodes_far import Counts
 from tests.bench.nodes_fleet import Way
+from tests.bench.nodes_line import PATIENCE_S
 from tests.support.postgres import PostgresServer
 
 SMALL = [replace(task, clients=4) for task in TASKS if task.name != "chat64"]
@@ -34,7 +35,7 @@ def test_it_is_timed_when_another_process_learns_of_an_event_a_token_and_a_cance
     seen = {what: len(taken) for what, taken in times.items()}
     assert seen == {"acknowledged own": 3, "event own": 3, "event far": 3, "token own": 5, "token far": 5,
                     "cancel own": 1, "cancel far": 1}  # fmt: skip
-    assert all(0 < one < nodes_far.PATIENCE_S * 1000 for taken in times.values() for one in taken)
+    assert all(0 < one < PATIENCE_S * 1000 for taken in times.values() for one in taken)
     assert nodes_far.report({TWO_NODES.name: [times]}, [TWO_NODES]).count("\n") == 1 + len(nodes_far.WHATS)
 
 
