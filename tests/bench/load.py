@@ -1,25 +1,25 @@
 """The load: clients that ask again as soon as they are answered, as thin as they can be, and what they measured.
 
 It shares a core with the fake model, so a client is a protocol that looks at nothing but its answer's end while it
-comes. Each answer is then judged, also those of the warm-up. Text is counted, not frames.
+comes. Each answer is then judged, those of the warm-up, too. Text is counted, not frames.
 """
 
 import asyncio
 import gc
+import random
 import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, cast
-from urllib.parse import urlsplit
 
 from tests.bench.calls import CONTENT, Call
 from tests.bench.fake_model import LAST_CHUNK
+from tests.bench.readers_client import address
 
 TURNS_EACH = 50  # turns in a session before its client goes on with another
-CLOSE_S = 5.0
-GRACE_S = 30.0  # for the answers that are under way at the end
+GRACE_S, CLOSE_S = 30.0, 5.0  # at the end: for the answers that are under way, and for connections to close
 CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 FIRST_TEXT = b'"content":" '  # each of the fake model's words begins with a space
 
@@ -42,6 +42,7 @@ class Cpu(NamedTuple):
 
     server_s: float
     model_s: float
+    store_s: float = 0.0  # of a database server's processes
 
 
 @dataclass
@@ -50,6 +51,7 @@ class Seen:
 
     server_cpu_s: float = 0.0
     model_cpu_s: float = 0.0
+    store_cpu_s: float = 0.0
     seconds: float = 0.0
     driver_cpu_s: float = 0.0
     text_bytes: int = 0
@@ -58,14 +60,17 @@ class Seen:
 
 
 class Load:
-    """Runs a plan. `sample` is called at both ends of the measured time."""
+    """Runs a plan. `sample` is called at both ends of the measured time. Clients are dealt to `urls` in turn, or, if
+    `mixed`, have a connection to each and draw one for each request.
+    """
 
-    def __init__(self, url: str, call: Call, plan: Plan, sample: Callable[[], Cpu]) -> None:
+    def __init__(
+        self, urls: Sequence[str], call: Call, plan: Plan, sample: Callable[[], Cpu], *, mixed: bool = False
+    ) -> None:
         self.call = call
         self.stopping = False
         self.seen = Seen()
-        address = urlsplit(url)
-        self._host, self._port = address.hostname or "", address.port or 0
+        self._urls, self._is_mixed = urls, mixed
         self._plan = plan
         self._sample = sample
         self._clients: list[Client] = []
@@ -99,6 +104,7 @@ class Load:
         after = self._sample()
         seen.seconds, seen.driver_cpu_s = time.perf_counter() - began_s, time.process_time() - driver_s
         seen.server_cpu_s, seen.model_cpu_s = after.server_s - before.server_s, after.model_s - before.model_s
+        seen.store_cpu_s = after.store_s - before.store_s
 
     def answered(self, took_s: float, first_text_s: float) -> None:
         if not self.stopping:
@@ -119,12 +125,15 @@ class Load:
         loop, requests = asyncio.get_running_loop(), self.call.requests
         gc.collect()
         gc.freeze()  # what is there stays: the collector need not look at it while times are taken
-        for own in requests:
-            _, client = await loop.create_connection(partial(Client, self, own), self._host, self._port)
-            self._clients.append(client)
-        self._asking = len(self._clients)
-        for number, client in enumerate(self._clients):
-            loop.call_later(self._plan.spread_s * number / len(requests), client.ask)
+        self._asking = len(requests)
+        lines: list[list[Client]] = [[] for _ in requests]  # each client's connections
+        for number, (own, line) in enumerate(zip(requests, lines, strict=True)):
+            for url in self._urls if self._is_mixed else [self._urls[number % len(self._urls)]]:
+                _, client = await loop.create_connection(partial(Client, self, own, line), *address(url))
+                line.append(client)
+            self._clients += line
+        for number, line in enumerate(lines):
+            loop.call_later(self._plan.spread_s * number / len(requests), random.choice(line).ask)
 
     async def _leave(self) -> None:
         for client in self._clients:
@@ -147,12 +156,13 @@ class Load:
 
 
 class Client(asyncio.Protocol):
-    """One connection."""
+    """One connection. `line` has all of the same client, of which one at a time asks."""
 
-    def __init__(self, load: Load, requests: Sequence[bytes]) -> None:
+    def __init__(self, load: Load, requests: Sequence[bytes], line: "Sequence[Client]") -> None:
         self.lost = asyncio.Event()
         self._load = load
         self._requests = requests
+        self._line = line
         self._streamed = bool(load.call.text)
         self._turns = 0
         self._received = bytearray()
@@ -223,7 +233,7 @@ class Client(asyncio.Protocol):
         if self._load.stopping:
             self._load.left()
         else:
-            self.ask()
+            random.choice(self._line).ask()
 
     def _body(self) -> bytes:
         """Its chunks put together, as far as they are whole."""

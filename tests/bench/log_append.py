@@ -19,6 +19,7 @@ from msgspec import Struct
 from events.catalogue import Event, MessagePosted
 from events.chain import commit
 from events.codec import encode
+from events.log import EventLog
 from events.options import LogOptions
 from events.record import Metadata, encode_metadata
 from events.sqlite import SqliteLog
@@ -118,7 +119,7 @@ async def log(folder: Path) -> AsyncIterator[Append]:
         await opened.close()
 
 
-def through(opened: SqliteLog, events_of: Callable[[int], list[Event]]) -> Append:
+def through(opened: EventLog, events_of: Callable[[int], list[Event]]) -> Append:
     """Appends to one stream for each appender."""
     streams = [str(uuid.uuid4()) for _ in range(WARM_APPENDERS)]
 

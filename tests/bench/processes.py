@@ -8,13 +8,36 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 15.0
+
+
+def family(pid: int) -> list[int]:
+    """A process and its descendants that run now."""
+    children: dict[int, list[int]] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with suppress(OSError):
+                stat = (folder / "stat").read_text()
+                children.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(folder.name))
+    found = [pid]
+    for one in found:
+        found += children.get(one, [])
+    return found
+
+
+def cpu_s(pids: Iterable[int]) -> dict[int, float]:
+    """Seconds of CPU that each has used, all its threads; those that have ended are absent."""
+    used: dict[int, float] = {}
+    for pid in pids:
+        with suppress(OSError):
+            used[pid] = time.clock_gettime((~pid << 3) | 2)  # the CPU clock of another process: clock_getcpuclockid(3)
+    return used
 
 
 class Child:
@@ -26,24 +49,11 @@ class Child:
 
     def pids(self) -> list[int]:
         """Its pid and those of its descendants."""
-        children: dict[int, list[int]] = {}
-        for folder in Path("/proc").iterdir():
-            if folder.name.isdigit():
-                with suppress(OSError):
-                    stat = (folder / "stat").read_text()
-                    children.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(folder.name))
-        found = [self.pid]
-        for pid in found:
-            found += children.get(pid, [])
-        return found
+        return family(self.pid)
 
     def cpu_s(self) -> float:
         """Seconds of CPU that all of them have used: user and system, every thread, to the nanosecond."""
-        used = 0.0
-        for pid in self.pids():
-            with suppress(OSError):
-                used += time.clock_gettime((~pid << 3) | 2)  # the CPU clock of another process: clock_getcpuclockid(3)
-        return used
+        return sum(cpu_s(self.pids()).values())
 
     def rss_bytes(self) -> int:
         """Resident memory."""

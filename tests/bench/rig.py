@@ -109,7 +109,7 @@ def measure(rig: Rig, case: Case, bench: Bench, server: Server) -> dict[str, flo
 
     async def load() -> Seen:
         plan = Plan(bench.seconds, bench.warmup_s, spread_s)
-        return await Load(server.url, call, plan, lambda: Cpu(server.child.cpu_s(), rig.model.cpu_s())).run()
+        return await Load([server.url], call, plan, lambda: Cpu(server.child.cpu_s(), rig.model.cpu_s())).run()
 
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:

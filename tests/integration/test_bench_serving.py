@@ -80,7 +80,7 @@ async def load(*writes: bytes) -> Seen:
     url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
     call = Call([[b"GET / HTTP/1.1\r\n\r\n"]], b"[DONE]", text=(FIRST + SECOND).encode())
     try:
-        return await Load(url, call, SHORT, lambda: Cpu(0, 0)).run()
+        return await Load([url], call, SHORT, lambda: Cpu(0, 0)).run()
     finally:
         await ended.wait()
         listening.close()

@@ -57,6 +57,12 @@ class PostgresServer:
         if self._user is not None:
             os.chown(folder, self._user, self._user)
 
+    @property
+    def pid(self) -> int:
+        """Of the running server, whose other processes are its children."""
+        assert self._process is not None
+        return self._process.pid
+
     def make(self) -> None:
         """An empty cluster."""
         self._run("initdb", "-D", str(self._data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8")

@@ -1,0 +1,49 @@
+"""The benchmark of many processes over one log measures what it says, on both stores."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests.bench import nodes_far, nodes_log
+from tests.bench.load import Plan
+from tests.bench.nodes import TASKS, report, run_round
+from tests.bench.nodes_far import Counts
+from tests.bench.nodes_fleet import Way
+from tests.bench.nodes_line import PATIENCE_S
+from tests.support.postgres import PostgresServer
+
+SMALL = [replace(task, clients=4) for task in TASKS if task.name != "chat64"]
+TOKENS = 8
+SHORT = Plan(seconds=0.2, warmup_s=0.05)
+TWO_WORKERS, TWO_NODES = Way(2, on_postgres=False), Way(2, on_postgres=True)
+
+
+@pytest.mark.parametrize("way", [TWO_WORKERS, TWO_NODES], ids=lambda way: way.name)
+def test_every_task_is_measured_with_all_processes_at_work(way: Way, request: pytest.FixtureRequest) -> None:
+    server = request.getfixturevalue("postgres") if way.on_postgres else None
+    found = run_round([way], SMALL, server, SHORT, mixed=True, tokens=TOKENS)
+    assert set(found) == {f"{task.name} {way.name}" for task in SMALL}
+    assert all(one["serving_us"] > 0 and one["p99_ms"] >= one["p50_ms"] > 0 for one in found.values())
+    assert all((one["store_us"] > 0) == way.on_postgres for one in found.values())
+    if way.on_postgres:  # which of several workers accepts a connection is chance
+        assert 0.5 <= found[f"chat16 {way.name}"]["busiest_share"] < 0.95
+    assert report({key: [one, one] for key, one in found.items()}, [way], SMALL).count("\n") == 1 + len(SMALL)
+
+
+def test_it_is_timed_when_another_process_learns_of_an_event_a_token_and_a_cancel(postgres: PostgresServer) -> None:
+    times = nodes_far.measure(TWO_NODES, postgres, Counts(appends=3, tokens=5, cancels=2))
+    seen = {what: len(taken) for what, taken in times.items()}
+    assert seen == {"acknowledged own": 3, "event own": 3, "event far": 3, "token own": 5, "token far": 5,
+                    "cancel own": 1, "cancel far": 1}  # fmt: skip
+    assert all(0 < one < PATIENCE_S * 1000 for taken in times.values() for one in taken)
+    assert nodes_far.report({TWO_NODES.name: [times]}, [TWO_NODES]).count("\n") == 1 + len(nodes_far.WHATS)
+
+
+def test_appends_of_several_processes_to_one_log_add_up(postgres: PostgresServer) -> None:
+    found = nodes_log.measure(postgres, rounds=1, seconds=0.2, warmup_s=0.1, wanted={2: (4,)})
+    (stores,) = found.values()
+    for store, on_postgres in nodes_log.STORES.items():
+        (seen,) = stores[store]
+        assert min(seen.per_s, seen.cpu_us) > 0
+        assert (seen.store_us > 0) == on_postgres
+    assert "4 appenders in 2 processes" in nodes_log.report(found)
