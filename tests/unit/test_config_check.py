@@ -1,5 +1,6 @@
 """Settings that contradict each other do not start; a wide open service starts with a warning."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from chatbot.config.storage import DatabaseSettings, parse_database_url
 SECRET = "correct-horse-battery"
 
 
-def changed(**sections: dict[str, object]) -> Settings:
+def changed(**sections: Mapping[str, object]) -> Settings:
     settings = Settings()
     return replace(settings, **{name: replace(getattr(settings, name), **change) for name, change in sections.items()})
 
