@@ -21,7 +21,8 @@ async def background(work: Coroutine[Any, Any, None], name: str) -> AsyncIterato
     try:
         yield
     finally:
-        await cancelled(task)
+        task.cancel()
+        await asyncio.wait([task])  # one that has ended by itself was logged then
 
 
 async def cancelled(task: asyncio.Task[Any]) -> None:

@@ -28,7 +28,7 @@ class NodeSettings(Struct, frozen=True):
         str,
         Meta(
             pattern=r"^[^\s/\[\]]*$",
-            description="Host name by which others find this node; empty: listen_host.",
+            description="Host name by which others find this node, and no other one; empty: listen_host.",
             extra={"allowed": "an address or host name, or empty"},
         ),
     ] = ""

@@ -12,6 +12,7 @@ from events.errors import LogError, LogUnavailable
 from events.record import Outline
 
 PAGE = 1_000  # outlines read at once
+GATHER_S = 0.003  # between two reads: at once after a pause, and under load many commits in one, our own among them
 RETRY_S = 0.5  # after the log could not be read
 
 
@@ -33,6 +34,7 @@ class Tail:
                 page = await self._ports.log.outlines(after=position, limit=PAGE)
                 await self._tell(page)
                 position = page[-1].position
+                await asyncio.sleep(GATHER_S)
             except LogError as error:
                 self._ports.logger.warning("tail.waits", reason=str(error))
                 await asyncio.sleep(RETRY_S)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 
-from chatbot.nodes.liveness import Liveness
+from chatbot.nodes.liveness import KEPT_S, Liveness
 from chatbot.nodes.peers import Verdict
 from chatbot.sessions import errors
 from chatbot.sessions.commands import SERVICE, Recover
@@ -47,10 +47,11 @@ class Watch:
                 self._ports.logger.warning("watch.waits", reason=str(error))
             except Exception as error:  # the watch must not die: the next round tries again
                 self._ports.logger.exception("watch.failed", error=type(error).__name__)
+            looked_s = self._ports.timer()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._look_s):
                     await self._lost.wait()
-            await asyncio.sleep(NUDGED_S)
+            await asyncio.sleep(max(NUDGED_S, looked_s + KEPT_S - self._ports.timer()))
             self._lost.clear()
 
     async def look(self) -> None:

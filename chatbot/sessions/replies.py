@@ -126,8 +126,10 @@ class Replies:
         else:
             reply.end(Outcome("cancelled", "", state.session.version, reply.started_at_us, cause="deleted"))
 
-    def _start(self, started: ReplyStarted, recorded: RecordedEvent, state: State) -> Reply:
-        reply = self.by_id[started.reply_id]
+    def _start(self, started: ReplyStarted, recorded: RecordedEvent, state: State) -> Reply | None:
+        reply = self.by_id.get(started.reply_id)
+        if reply is None:  # it was another node's by then, and has come back: who recovers the session closes it
+            return None
         reply.start(recorded.version, recorded.recorded_at_us, started.model)
         self.running = Running(reply, started, self._ports, self._mailbox)
         try:
