@@ -19,7 +19,9 @@ def log_options(settings: Settings) -> LogOptions:
 
 def runner_options(settings: Settings) -> RunnerOptions:
     database = settings.database
-    return RunnerOptions(batch_max=database.projection_batch_max, delay_s=database.projection_delay_s)
+    return RunnerOptions(
+        batch_max=database.projection_batch_max, delay_s=database.projection_delay_s, place=database.place
+    )
 
 
 def rules(settings: Settings, node: str | None = None) -> Rules:

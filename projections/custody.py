@@ -89,6 +89,7 @@ class Custody:
         try:
             store = await self._in_thread(ProjectionStore, taken)
             try:
+                await log.latest()  # who made it may have folded what this process has not heard of
                 reason = await misfit(store.checkpoint, log)
                 if reason is None:
                     await fold_log(log, self._applying(store), store.checkpoint, batch_max, self.checkpoint.position)

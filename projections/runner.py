@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from events.errors import LogUnavailable
 from events.log import EventLog
+from projections.beside import fold_beside
 from projections.checkpoint import checkpoint_at
 from projections.custody import Custody
 from projections.errors import ProjectionsStopped, Unfit, UnfitOffer
@@ -19,6 +20,7 @@ from projections.queries import Queries
 from projections.reader import Reader
 
 BESIDE_CLIENTS = 200  # events in a batch of a rebuild while clients are served: decoded in a millisecond or two
+PROCESS_MIN = 10_000  # events in a log that is worth a process: fewer are folded before it has started
 
 
 class RunnerOptions(Struct, frozen=True, kw_only=True):
@@ -31,6 +33,7 @@ class RunnerOptions(Struct, frozen=True, kw_only=True):
     retry_max_s: float = 5.0
     look_s: float = 1.0  # how often, while events come, to look whether the path still leads to the open file
     rebuilds_max: int = 3  # in a row, without reaching the head: then it is this program that is wrong
+    place: Path | str | None = None  # of the log, as for open_log: a process folds it while clients are served
 
 
 class ProjectionRunner:
@@ -53,7 +56,8 @@ class ProjectionRunner:
         reader = Reader(Path(path), self._on_trouble)
         self.queries = Queries(reader)
         self.failure: BaseException | None = None
-        self._custody = Custody(Path(path), reader)
+        self._path = Path(path)
+        self._custody = Custody(self._path, reader)
         self._unfit: str | None = None
         self._rebuilds = 0
         self._has_been_level = False  # once since the start: from then on clients are served
@@ -63,6 +67,7 @@ class ProjectionRunner:
         self._hurry = asyncio.Event()
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
+        self._beside: asyncio.Task[None] | None = None
 
     @property
     def position(self) -> int:
@@ -108,6 +113,8 @@ class ProjectionRunner:
         self._stopping = True
         self._wake.set()
         self._hurry.set()
+        if self._beside is not None:
+            self._beside.cancel()
         if self._task is not None:
             await self._task
         self._progress.stop(self.failure or ProjectionsStopped("the service is stopping"))
@@ -184,6 +191,19 @@ class ProjectionRunner:
         self._target = self._log.head().position
         await self._custody.replace()
         self._unfit = None
+        if self._has_been_level and self._target >= PROCESS_MIN:
+            await self._fold_beside()
+
+    async def _fold_beside(self) -> None:
+        """Let a process make the file, for `_look` to adopt. If it cannot, the thread folds the log as at the start."""
+        if self._options.place is None or self._stopping:
+            return
+        folding = fold_beside(self._options.place, self._path, self._options.batch_max)
+        self._beside = asyncio.create_task(folding, name="projections-beside")
+        await asyncio.wait({self._beside})
+        if not self._beside.cancelled() and (error := self._beside.exception()) is not None:
+            self._observer.failed(error)
+        self._beside, self._looked_at_s = None, float("-inf")
 
     async def _look(self) -> None:
         now_s = time.monotonic()

@@ -48,7 +48,7 @@ async def session_trail(request: web.Request) -> web.StreamResponse:
     pages = trail_of(LeisurelyLog(services.log, leisure), session.session_id, after, limit)
     if NDJSON in request.headers.get("Accept", ""):
         return await _answer(request, _lines(pages, leisure), NDJSON)
-    return await _answer(request, _document(session.session_id, session.version, pages), "application/json")
+    return await _answer(request, _document(session.session_id, session.version, pages, leisure), "application/json")
 
 
 @routes.get("/api/events", allow_head=False)
@@ -93,11 +93,13 @@ async def _lines(pages: Pages, leisure: Leisure) -> AsyncIterator[bytes]:
         yield piece
 
 
-async def _document(session_id: str, version: int, pages: Pages) -> AsyncIterator[bytes]:
+async def _document(session_id: str, version: int, pages: Pages, leisure: Leisure) -> AsyncIterator[bytes]:
     """As TrailView, piece by piece."""
     lead, last = b'{"session_id":%b,"events":[' % msgspec.json.encode(session_id), version
     async for page in pages:
-        yield lead + b",".join(map(encode_row, page))
+        with leisure.work():
+            piece = lead + b",".join(map(encode_row, page))
+        yield piece
         lead, last = b",", page[-1].version
     end = b"]}" if last >= version else b'],"next":%d}' % last
     yield end if lead == b"," else lead + end

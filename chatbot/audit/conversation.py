@@ -34,7 +34,7 @@ from events.log import EventLog
 from events.record import RecordedEvent
 from projections.message import COMPLETE, ENDINGS, QUEUED, STREAMING
 
-PAGE = 200  # events read at once
+PAGE = 50  # events read at once, with their texts: a quarter of a millisecond
 
 
 class Spoken(Struct):

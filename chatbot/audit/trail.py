@@ -13,7 +13,7 @@ from msgspec import Raw, Struct
 from chatbot.audit.moment import timestamp
 from events.record import Metadata, StoredRow, decode_metadata
 
-PAGE_ROWS = 100  # rows read at once: what a reader of any number of events holds in memory
+PAGE_ROWS = 50  # rows read at once, a quarter of a millisecond: what a reader of any number of events holds
 
 
 class Rows(Protocol):

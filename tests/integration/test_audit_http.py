@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from chatbot.api.audit import WALKS_MAX
+from chatbot.sessions.leisure import PIECE_ROWS
 from events import verify
 from events.chain import GENESIS, link
 from events.record import StoredRow
@@ -171,7 +172,7 @@ class SlowLog:
         monkeypatch.setattr(service.services.log, "rows", self.rows)
 
     async def rows(self, *, after: int = 0, limit: int) -> list[StoredRow]:
-        if limit == verify.PAGE_ROWS:  # not what others read meanwhile
+        if limit == PIECE_ROWS:  # not what others read meanwhile
             self.asked += 1
             await self.go_on.wait()
         return await self._rows(after=after, limit=limit)

@@ -10,20 +10,19 @@ from typing import Any
 
 import pytest
 
-from chatbot.audit.conversation import PAGE
-from chatbot.audit.trail import PAGE_ROWS
 from chatbot.sessions.commands import Expire
 from chatbot.sessions.expiry import EXPIRE_AT_ONCE
+from chatbot.sessions.leisure import Leisure
 from chatbot.sessions.supervisor import Supervisor
 from events.catalogue import SessionCreated
 from events.record import Metadata
 from events.sqlite import SqliteLog
-from events.verify import PAGE_ROWS as VERIFY_ROWS
 from tests.support.model_server import ModelServer
 from tests.support.service import Running, serving
 from tests.support.turns import created, turn
 
 TURNS = 400
+ROWS, TEXTS = 250, 50  # of a step: a millisecond at most, to prove them or with their texts
 
 
 class Steps:
@@ -91,7 +90,7 @@ async def test_a_walk_along_the_chain_lets_others_in_after_each_page(
     steps.spy(monkeypatch, "rows")
     async with steps.counted():
         assert (await get(service, "/api/audit/verify")).json()["holds"]
-    steps.check(VERIFY_ROWS, 3 * TURNS // VERIFY_ROWS)
+    steps.check(ROWS, 3 * TURNS // ROWS)
 
 
 async def test_an_export_of_a_long_conversation_lets_others_in_after_each_page(
@@ -105,7 +104,7 @@ async def test_an_export_of_a_long_conversation_lets_others_in_after_each_page(
     assert [one["message_id"] for one in exported["messages"]] == [
         f"{kind}{number}" for number in range(TURNS) for kind in "mr"
     ]
-    steps.check(PAGE, 3 * TURNS // PAGE)
+    steps.check(TEXTS, 3 * TURNS // TEXTS)
     assert steps.rounds - steps.reads[-1][0] > 2 * TURNS // 100  # and while it was folded and written, page by page
 
 
@@ -118,7 +117,26 @@ async def test_a_reader_of_the_whole_log_lets_others_in_after_each_page(
     async with steps.counted():
         lines = (await get(service, "/api/events?limit=10000")).text.splitlines()
     assert len(lines) == 3 * TURNS + 1
-    steps.check(PAGE_ROWS, 3 * TURNS // PAGE_ROWS)
+    steps.check(TEXTS, 3 * TURNS // TEXTS)
+
+
+@pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
+async def test_who_reads_a_trail_rests_for_its_writing_as_for_its_reading(
+    service: Running, monkeypatch: pytest.MonkeyPatch, accept: str
+) -> None:
+    session_id = await conversation(service)
+    earned, earn = 0, Leisure.earn
+
+    def spied(leisure: Leisure, worked_s: float) -> None:
+        nonlocal earned
+        earned += 1
+        earn(leisure, worked_s)
+
+    monkeypatch.setattr(Leisure, "earn", spied)
+    path = f"/api/sessions/{session_id}/events?limit=500"
+    answer = await service.client.get(path, headers={"Accept": accept})
+    assert answer.status_code == 200
+    assert earned == 2 * 500 // TEXTS
 
 
 async def test_a_rebuild_in_the_service_lets_others_in_after_each_batch(

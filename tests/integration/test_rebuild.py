@@ -4,21 +4,33 @@ import asyncio
 import json
 import signal
 import sqlite3
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import httpx
 import pytest
 
 from events.catalogue import SessionAccessed
-from events.record import Metadata
-from events.sqlite import SqliteLog
-from projections.errors import LogReplaced, ProjectionsInUse, ProjectionsUnavailable, ProjectionsUnusable
+from events.log import EventLog
+from events.opening import open_log
+from events.record import Head, Metadata
+from projections import database
+from projections.beside import fold_beside
+from projections.errors import (
+    LogReplaced,
+    ProjectionLag,
+    ProjectionsInUse,
+    ProjectionsUnavailable,
+    ProjectionsUnusable,
+)
 from projections.lock import PathLock
 from projections.reader import Reader
 from projections.rebuilt import making, offered, rebuild
+from projections.runner import ProjectionRunner, RunnerOptions
 from tests.support.memory_log import MemoryLog
 from tests.support.model_server import ModelServer
+from tests.support.postgres import PostgresServer
 from tests.support.processes import ran, record_of, started
 from tests.support.projected import Told, contents, follow, running
 from tests.support.service import program
@@ -211,11 +223,15 @@ async def test_queries_wait_while_a_file_takes_anothers_place_but_not_for_ever(
 @pytest.fixture
 async def folder(tmp_path: Path) -> Path:
     """A real log of some thousand events."""
-    log = await SqliteLog.open(tmp_path / "chatbot.db")
+    await fill(tmp_path / "chatbot.db")
+    return tmp_path
+
+
+async def fill(place: Path | str) -> None:
+    log = await open_log(place)
     for n in range(100):
         await log.append(f"s{n}", 0, (created("alice"), *turns(40)), Metadata())
     await log.close()
-    return tmp_path
 
 
 async def test_the_command_beside_no_service(folder: Path, path: Path) -> None:
@@ -273,3 +289,131 @@ async def test_the_command_beside_the_running_service(folder: Path, path: Path, 
     fresh = folder / "fresh.db"
     assert (await ran(folder, "rebuild", "--projections", str(fresh))).code == 0
     assert contents(path) == contents(fresh)
+
+
+@asynccontextmanager
+async def served(
+    place: Path | str, path: Path, told: Told, batch_max: int = 2_000
+) -> AsyncIterator[tuple[ProjectionRunner, EventLog]]:
+    """A runner that has been level, so that clients are served, and whose log another process can open."""
+    log = await open_log(place)
+    runner = ProjectionRunner(path, log, told, RunnerOptions(batch_max=batch_max, look_s=0.0, place=place))
+    await runner.start()
+    try:
+        await runner.wait_for(log.head().position, timeout_s=20)
+        told.batches.clear()
+        yield runner, log
+    finally:
+        await runner.stop()
+        await log.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def lose(path: Path, log: EventLog, name: str) -> None:
+    """Delete the projections under their runner, which looks when there is news."""
+    database.delete(path)
+    await log.append(name, 0, (created("alice"),), Metadata())
+
+
+async def test_a_file_lost_beside_clients_is_made_again_by_a_process(folder: Path, path: Path) -> None:
+    told = Told()
+    async with served(folder / "chatbot.db", path, told) as (runner, log):
+        await lose(path, log, "new")
+        await until(lambda: told.reasons != [])
+        with pytest.raises(ProjectionLag):
+            await runner.wait_for(log.head().position, timeout_s=0.01)
+        assert runner.rebuilding
+        for n in range(20):  # goes on meanwhile
+            await log.append(f"n{n}", 0, (created("alice"),), Metadata())
+        await until(lambda: runner.lag == 0)
+        assert not runner.rebuilding
+        assert await runner.queries.counts() == {"active": 121}
+    assert (len(told.adoptions), len(told.reasons), told.failures) == (1, 1, [])
+    assert sum(told.batches) <= 21, "the thread folds only what came after"
+    assert left_behind(path) == set()
+    assert (await ran(folder, "rebuild", "--projections", "fresh.db")).code == 0
+    assert contents(path) == contents(folder / "fresh.db")
+
+
+@pytest.mark.real_part
+async def test_the_process_reads_a_log_in_postgresql_as_well(postgres: PostgresServer, path: Path) -> None:
+    url, told = await postgres.schema(), Told()
+    await fill(url)
+    async with served(url, path, told) as (runner, log):
+        await lose(path, log, "new")
+        await until(lambda: told.reasons != [] and runner.lag == 0)
+        assert await runner.queries.counts() == {"active": 101}
+    assert (len(told.adoptions), told.failures, left_behind(path)) == (1, [], set())
+
+
+async def test_where_a_process_cannot_make_it_the_thread_does(folder: Path, path: Path) -> None:
+    told, lock = Told(), PathLock(making(path))
+    async with served(folder / "chatbot.db", path, told) as (runner, log):
+        await lose(path, log, "new")
+        await until(lambda: told.reasons != [] and runner.lag == 0)
+        assert await runner.queries.counts() == {"active": 101}
+    lock.release()
+    assert ["ProjectionsInUse" in str(failure) for failure in told.failures] == [True]
+    assert (sum(told.batches), told.adoptions) == (12_101, [])
+
+
+async def test_a_process_that_makes_it_ends_with_the_runner(folder: Path, path: Path) -> None:
+    told = Told()
+    async with served(folder / "chatbot.db", path, told, batch_max=5) as (_, log):
+        await lose(path, log, "new")
+        await until(making(path).exists)
+    assert (told.adoptions, told.failures, left_behind(path)) == ([], [], set())
+    PathLock(making(path)).release()  # it has gone
+    assert (await ran(folder, "rebuild")).code == 0
+
+
+async def test_a_process_that_nobody_waits_for_any_more_gives_up(folder: Path, path: Path) -> None:
+    folding = asyncio.create_task(fold_beside(folder / "chatbot.db", path, 1))
+    await until(making(path).exists)
+    folding.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await folding
+    assert (path.exists(), left_behind(path)) == (False, set())
+
+
+async def test_the_service_has_a_process_make_the_file_that_it_lost(
+    folder: Path, path: Path, model: ModelServer
+) -> None:
+    async with program(folder, model.url) as service, httpx.AsyncClient(base_url=service.url) as client:
+        before = (await client.get("/api/usage")).json()
+        database.delete(path)
+        async with asyncio.timeout(20):
+            while not service.log("projections.adopted"):
+                await client.post("/api/sessions")  # the runner looks at its file when there is news
+                await asyncio.sleep(0.2)
+        assert (await client.get("/api/usage")).json() == before
+        assert (len(service.log("projections.rebuild")), service.log("projections.failed")) == (1, [])
+        assert await service.stop() == 0
+
+
+async def test_an_offer_from_beyond_what_this_process_has_heard_of_is_adopted(
+    path: Path, log: MemoryLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a log that several processes write: who made the offer may have read further."""
+    await follow(path, log)
+    behind = log.head()
+    log.record("a", SessionAccessed())
+    await rebuild(log, offered(path), 50, quiet)
+    newest, known = log.head(), [behind]
+    monkeypatch.setattr(log, "head", lambda: known[-1])
+
+    async def latest() -> Head:
+        known.append(newest)
+        return newest
+
+    monkeypatch.setattr(log, "latest", latest)
+    told = Told()
+    async with running(path, log, told) as runner:
+        await until(lambda: told.adoptions != [] or told.failures != [])
+        assert runner.lag == 0
+    assert (told.adoptions, told.failures) == ([newest.position], [])

@@ -1,0 +1,103 @@
+"""A whole log folded in a process of its own: a thread would take Python's lock from whoever serves clients.
+
+The process is told on its standard input, where no other user sees a database's password, and lives no longer than
+that stays open. It does what `rebuild` does, and offers its file to the service that has the path open. What stands in
+its way it says on its standard output.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import cast
+
+import msgspec
+from msgspec import Struct
+
+from events.opening import open_log
+from projections.errors import ProjectionError
+from projections.rebuilt import rebuild
+
+NICENESS = 10
+STOP_GRACE_S = 2.0
+
+
+class FoldingFailed(ProjectionError):
+    """The process ended without a file to offer: says why. The log can still be folded in a thread."""
+
+
+class Task(Struct, frozen=True):
+    """What the process is told: `log` is a path or a URL."""
+
+    log: str
+    is_file: bool
+    path: str
+    batch_max: int
+
+
+async def fold_beside(log: Path | str, path: Path, batch_max: int) -> None:
+    """Fold `log` into a file that is offered for `path`, in another process, which ends with this call.
+
+    Raises FoldingFailed or OSError.
+    """
+    task = Task(str(log), isinstance(log, Path), str(path), batch_max)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", __name__),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},  # it finds what this one finds
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    told, says = cast(asyncio.StreamWriter, process.stdin), cast(asyncio.StreamReader, process.stdout)  # as asked for
+    try:
+        told.write(msgspec.json.encode(task) + b"\n")
+        said = await says.read()
+        if await process.wait():
+            raise FoldingFailed(said.decode().strip() or f"exit status {process.returncode}")
+    finally:
+        told.close()
+        try:
+            async with asyncio.timeout(STOP_GRACE_S):
+                await process.wait()
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+async def _fold(task: Task) -> None:
+    log = await open_log(Path(task.log) if task.is_file else task.log, read_only=True)
+    try:
+        await rebuild(log, Path(task.path), task.batch_max, lambda _: None)
+    finally:
+        await log.close()
+
+
+async def _fold_while_wanted() -> None:
+    asker = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(asker), sys.stdin)
+    folding = asyncio.create_task(_fold(msgspec.json.decode(await asker.readline(), type=Task)))
+    gone = asyncio.create_task(asker.read())
+    await asyncio.wait((folding, gone), return_when=asyncio.FIRST_COMPLETED)
+    gone.cancel()
+    if not folding.done():
+        folding.cancel()
+    await folding
+
+
+def main() -> int:
+    """Its exit status."""
+    os.nice(NICENESS)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the service's to handle
+    try:
+        asyncio.run(_fold_while_wanted())
+    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  whatever it is, the service goes on without
+        print(f"{type(error).__name__}: {error}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
