@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import cast
 
@@ -22,6 +23,20 @@ from projections.rebuilt import rebuild
 
 NICENESS = 10
 STOP_GRACE_S = 2.0
+BATCH_MAX = 1_000  # events
+REST, REST_MAX_S = 3.0, 0.5  # seconds of rest for each of work: the log's fsync waits while this file is synced
+
+
+class Resting:
+    """Rests after each batch. Nobody else is in this process, so all of it may sleep."""
+
+    def __init__(self) -> None:
+        self._began_s = time.monotonic()
+
+    def reach(self, _position: int) -> None:
+        """A batch is done."""
+        time.sleep(min((time.monotonic() - self._began_s) * REST, REST_MAX_S))
+        self._began_s = time.monotonic()
 
 
 class FoldingFailed(ProjectionError):
@@ -70,7 +85,7 @@ async def fold_beside(log: Path | str, path: Path, batch_max: int) -> None:
 async def _fold(task: Task) -> None:
     log = await open_log(Path(task.log) if task.is_file else task.log, read_only=True)
     try:
-        await rebuild(log, Path(task.path), task.batch_max, lambda _: None)
+        await rebuild(log, Path(task.path), min(task.batch_max, BATCH_MAX), Resting().reach)
     finally:
         await log.close()
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -16,7 +17,7 @@ from events.log import EventLog
 from events.opening import open_log
 from events.record import Head, Metadata
 from projections import database
-from projections.beside import fold_beside
+from projections.beside import REST, Resting, fold_beside
 from projections.errors import (
     LogReplaced,
     ProjectionLag,
@@ -379,6 +380,13 @@ async def test_a_process_that_nobody_waits_for_any_more_gives_up(folder: Path, p
     with pytest.raises(asyncio.CancelledError):
         await folding
     assert (path.exists(), left_behind(path)) == (False, set())
+
+
+def test_the_process_rests_longer_than_it_works() -> None:
+    resting, began_s = Resting(), time.monotonic()
+    time.sleep(0.02)
+    resting.reach(1)
+    assert time.monotonic() - began_s >= 0.02 * (1 + REST)
 
 
 async def test_the_service_has_a_process_make_the_file_that_it_lost(
