@@ -10,8 +10,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from events.record import StoredRow
-from events.sqlite_readers import stored_row
+from events.record import StoredRow, stored_row
 
 LEAF = 0x0D
 COLUMNS = 11

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from msgspec.structs import astuple
+
 from events.catalogue import EXPLAINS_ERASURE
 from events.errors import MigrationRefused
 from events.log import EventLog
-from events.record import Columns, Head
+from events.record import Columns, Head, RawColumns, stored_row
 from events.verify import PassesRows, Walk
 
 PAGE_ROWS = 2000  # read, proven and written at once: one commit
@@ -84,10 +86,10 @@ async def _same_log(source: EventLog, head: Head) -> None:
 async def _proven(source: EventLog, walk: Walk) -> list[Columns]:
     """The next rows, which follow from those before. Raises MigrationRefused."""
 
-    def take(rows: Iterator[Columns]) -> list[Columns]:
+    def take(rows: Iterator[RawColumns]) -> list[Columns]:
         page = list(rows)
         _told(walk.pass_over(page))
-        return page
+        return [astuple(stored_row(row)) for row in page]
 
     if isinstance(source, PassesRows):
         return await source.pass_rows(take, after=walk.position, limit=PAGE_ROWS)

@@ -31,7 +31,7 @@ from events.postgres_readers import (
 from events.postgres_schema import check_format, create
 from events.postgres_store import PostgresStore
 from events.postgres_vacuum import Vacuum
-from events.record import Columns, Head, Metadata, Outline, RecordedEvent, StoredRow
+from events.record import Head, Metadata, Outline, RawColumns, RecordedEvent, StoredRow
 from events.writer import BatchWriter, LogObserver, NoObserver
 
 T = TypeVar("T")
@@ -146,7 +146,7 @@ class PostgresLog:
         """As EventLog.rows."""
         return await stored_rows(self._readers, _span(after, limit))
 
-    async def pass_rows(self, take: Callable[[Iterator[Columns]], T], *, after: int = 0, limit: int) -> T:
+    async def pass_rows(self, take: Callable[[Iterator[RawColumns]], T], *, after: int = 0, limit: int) -> T:
         """As events.verify.PassesRows."""
         return await passed_rows(self._readers, take, _span(after, limit))
 

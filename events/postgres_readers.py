@@ -12,7 +12,7 @@ from events.codec import decode
 from events.errors import LogBusy, LogUnavailable
 from events.postgres_connection import ANSWER_S, FAILURES, Place, explain, farewell, is_damage, is_passing, pauses
 from events.postgres_schema import COLUMNS
-from events.record import Columns, Outline, RecordedEvent, StoredRow, decode_metadata
+from events.record import Outline, RawColumns, RecordedEvent, StoredRow, decode_metadata, raw_columns
 
 T = TypeVar("T")
 
@@ -149,10 +149,10 @@ async def stored_rows(readers: PostgresReaders, span: Span) -> list[StoredRow]:
     return list(starmap(StoredRow, await readers.rows(_ROWS, *span, is_long=_is_long(span))))
 
 
-async def passed_rows(readers: PostgresReaders, take: Callable[[Iterator[Columns]], T], span: Span) -> T:
-    """What `take` makes of the rows of `stored_rows`, in another thread."""
+async def passed_rows(readers: PostgresReaders, take: Callable[[Iterator[RawColumns]], T], span: Span) -> T:
+    """What `take` makes of the rows of `stored_rows`, raw, in another thread."""
     found = await readers.rows(_ROWS, *span, is_long=_is_long(span))
-    return await asyncio.to_thread(take, map(tuple, found))
+    return await asyncio.to_thread(take, map(raw_columns, starmap(StoredRow, found)))
 
 
 async def stored_stream(readers: PostgresReaders, stream_id: str, span: Span) -> list[StoredRow]:

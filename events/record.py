@@ -55,6 +55,7 @@ class StoredRow(Struct, frozen=True):
 
 
 Columns = tuple[Any, ...]  # those of a row, in the order of StoredRow
+RawColumns = tuple[Any, ...]  # the same, with texts as the bytes that lie in the store, UTF-8 or not
 
 
 class Outline(Struct, frozen=True):
@@ -75,6 +76,28 @@ class Head(Struct, frozen=True):
 
 _metadata_encoder = msgspec.json.Encoder()
 _metadata_decoder: msgspec.json.Decoder[Metadata] = msgspec.json.Decoder(Metadata)
+
+
+def stored_row(raw: RawColumns) -> StoredRow:
+    """With texts that are no UTF-8 kept in surrogates, and "" where a forger has left none."""
+    position, stream_id, version, kind, schema_version, recorded_at_us, metadata, data, *proof = raw
+    told = _text(stream_id), version, _text(kind), schema_version, recorded_at_us, _text(metadata)
+    return StoredRow(position, *told, None if data is None else _text(data), *proof)
+
+
+def raw_columns(row: StoredRow) -> RawColumns:
+    """What `stored_row` has made the row of."""
+    told = raw_text(row.stream_id), row.version, raw_text(row.type), row.schema_version, row.recorded_at_us
+    data = None if row.data is None else raw_text(row.data)
+    return row.position, *told, raw_text(row.metadata), data, row.salt, row.commitment, row.digest
+
+
+def raw_text(text: str) -> bytes:
+    return text.encode(errors="surrogateescape")
+
+
+def _text(stored: bytes | None) -> str:
+    return "" if stored is None else stored.decode(errors="surrogateescape")
 
 
 def encode_metadata(metadata: Metadata) -> str:

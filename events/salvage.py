@@ -25,8 +25,8 @@ from events.chain import GENESIS
 from events.codec import decode
 from events.errors import LogUnusable
 from events.leaves import Leaves
-from events.record import StoredRow
-from events.sqlite_readers import RAW_COLUMNS, stored_row
+from events.record import StoredRow, stored_row
+from events.sqlite_readers import RAW_COLUMNS
 
 RANGE = 512  # positions in one query, while nothing is wrong
 _INTEGER_MAX = 2**63 - 1  # SQLite's

@@ -14,8 +14,8 @@ import msgspec
 from msgspec import Struct
 
 from events.options import LogOptions
-from events.record import StoredRow
-from events.sqlite_readers import RAW_COLUMNS, stored_row
+from events.record import StoredRow, stored_row
+from events.sqlite_readers import RAW_COLUMNS
 from events.sqlite_schema import connect_reader
 
 PAGE = 500  # rows read at once while the streams are chosen

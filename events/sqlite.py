@@ -18,7 +18,7 @@ from events.errors import LogUnavailable, LogUnusable
 from events.live_head import LiveHead
 from events.lock import database_file
 from events.options import LogOptions
-from events.record import Columns, Head, Metadata, Outline, RecordedEvent, StoredRow
+from events.record import Head, Metadata, Outline, RawColumns, RecordedEvent, StoredRow
 from events.shared_head import SharedHead
 from events.sqlite_readers import (
     SqliteReaders,
@@ -156,7 +156,7 @@ class SqliteLog:
         """As EventLog.rows."""
         return await stored_rows(self._readers, _span(after, limit))
 
-    async def pass_rows(self, take: Callable[[Iterator[Columns]], T], *, after: int = 0, limit: int) -> T:
+    async def pass_rows(self, take: Callable[[Iterator[RawColumns]], T], *, after: int = 0, limit: int) -> T:
         """As events.verify.PassesRows."""
         return await passed_rows(self._readers, take, _span(after, limit))
 

@@ -2,18 +2,16 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from itertools import starmap
 from pathlib import Path
 from typing import Any, TypeVar
 
-from msgspec.structs import astuple
-
 from events.codec import decode
 from events.errors import LogUnavailable
 from events.options import LogOptions
-from events.record import Columns, Outline, RecordedEvent, StoredRow, decode_metadata
+from events.record import Outline, RawColumns, RecordedEvent, StoredRow, decode_metadata, stored_row
 from events.shared_hop import GROUP_MAX, Question, SharedHop
 from events.sqlite_schema import DAMAGED, connect_reader, is_corrupt, primary_code, unavailable
 
@@ -29,6 +27,8 @@ RAW_COLUMNS = (
     "position, CAST(stream_id AS BLOB), version, CAST(type AS BLOB), schema_version, recorded_at,"
     " CAST(metadata AS BLOB), CAST(data AS BLOB), salt, commitment, digest"
 )
+
+_FROM = "WHERE position > ? ORDER BY position"
 
 # What `stored_row` makes of RAW_COLUMNS where all texts are UTF-8, whatever types a forger gave the columns.
 _TEXT_COLUMNS = (
@@ -160,76 +160,48 @@ async def events_at(readers: SqliteReaders, positions: Sequence[int]) -> dict[in
 
 async def stored_rows(readers: SqliteReaders, span: tuple[int | float, int]) -> list[StoredRow]:
     """Rows as they lie in the file, however damaged their texts; `span` is (after, limit)."""
-    return await passed_rows(readers, lambda rows: list(starmap(StoredRow, rows)), span)
-
-
-async def passed_rows(
-    readers: SqliteReaders, take: Callable[[Iterator[Columns]], T], span: tuple[int | float, int]
-) -> T:
-    """What `take` makes of the rows of `stored_rows`, in the thread that reads them."""
-    return await _taken(readers, take, "WHERE position > ? ORDER BY position", span)
+    return await _stored(readers, _FROM, span)
 
 
 async def stored_stream(readers: SqliteReaders, stream_id: str, span: tuple[int | float, int]) -> list[StoredRow]:
-    """As `stored_rows`, of one stream; `span` is (after, limit)."""
-    which = "WHERE stream_id = ? AND version > ? ORDER BY version"
-    return await _taken(readers, lambda rows: list(starmap(StoredRow, rows)), which, (stream_id, *span))
+    """As `stored_rows`, of one stream."""
+    return await _stored(readers, "WHERE stream_id = ? AND version > ? ORDER BY version", (stream_id, *span))
 
 
-async def _taken(
-    readers: SqliteReaders, take: Callable[[Iterator[Columns]], T], which: str, values: tuple[Any, ...]
+async def passed_rows(
+    readers: SqliteReaders, take: Callable[[Iterator[RawColumns]], T], span: tuple[int | float, int]
 ) -> T:
+    """What `take` makes of the rows of `stored_rows`, raw, in the thread that reads them."""
+
     def question(connection: sqlite3.Connection) -> T:
-        with closing(_each(connection, which, values)) as rows:  # or a snapshot would stay open
+        query = f"SELECT {RAW_COLUMNS} FROM events {_FROM} LIMIT ?"  # noqa: S608  constants
+        with closing(connection.execute(query, span)) as rows:  # or a snapshot would stay open
             return take(rows)
 
+    return await readers.ask(question, is_long=_is_long(span))
+
+
+async def _stored(readers: SqliteReaders, which: str, values: tuple[Any, ...]) -> list[StoredRow]:
+    """Texts made by SQLite's module itself cost half of those decoded here, but it gives up at one that is no UTF-8."""
+
+    def question(connection: sqlite3.Connection) -> list[StoredRow]:
+        def select(columns: str) -> list[Any]:
+            return connection.execute(f"SELECT {columns} FROM events {which} LIMIT ?", values).fetchall()  # noqa: S608  constants
+
+        try:
+            return list(starmap(StoredRow, select(_TEXT_COLUMNS)))
+        except sqlite3.OperationalError as error:
+            if primary_code(error):
+                raise
+        return list(map(stored_row, select(RAW_COLUMNS)))
+
     return await readers.ask(question, is_long=_is_long(values))
-
-
-def _each(connection: sqlite3.Connection, which: str, values: tuple[Any, ...]) -> Generator[Columns, None, None]:
-    """Row by row. Texts made by SQLite's module itself cost half of those decoded here, but it gives up at one that
-    is no UTF-8.
-    """
-    *where, limit = values
-    seen = 0
-    try:
-        for row in connection.execute(f"SELECT {_TEXT_COLUMNS} FROM events {which} LIMIT ?", values):  # noqa: S608  constants
-            seen += 1
-            yield row
-    except sqlite3.OperationalError as error:
-        if primary_code(error):
-            raise
-    else:
-        return
-    query = f"SELECT {RAW_COLUMNS} FROM events {which} LIMIT ? OFFSET ?"  # noqa: S608  constants
-    for row in connection.execute(query, (*where, limit - seen, seen)):
-        yield astuple(stored_row(row))
 
 
 def _is_long(values: tuple[Any, ...]) -> bool:
     """Whether a query may bring many rows; its limit is the last of its values."""
     limit: int = values[-1]
     return limit > SHORT_ROWS
-
-
-def stored_row(row: tuple[Any, ...]) -> StoredRow:
-    """A row of `RAW_COLUMNS`."""
-    position, stream_id, version, event_type, schema_version, recorded_at_us, metadata, data, *proof = row
-    return StoredRow(
-        position,
-        _text(stream_id),
-        version,
-        _text(event_type),
-        schema_version,
-        recorded_at_us,
-        _text(metadata),
-        None if data is None else _text(data),
-        *proof,
-    )
-
-
-def _text(stored: bytes | None) -> str:
-    return "" if stored is None else stored.decode(errors="surrogateescape")
 
 
 def recorded(row: tuple[Any, ...]) -> RecordedEvent:

@@ -17,12 +17,13 @@ from events.catalogue import EXPLAINS_ERASURE
 from events.chain import GENESIS, SALT_BYTES, bears_out, commit, link
 from events.log import EventLog
 from events.merkle import Tree
-from events.record import Columns, Head, StoredRow
+from events.record import Head, RawColumns, StoredRow, raw_columns, raw_text, stored_row
 
 T = TypeVar("T")
 
 PAGE_ROWS = 2000  # at once: a hop to the connection's thread costs as much as proving fifty, and 8 ms are no wait
 SLICE_ROWS = 250  # proven at one go where it must be done on the event loop: half a millisecond
+EXPLAINS_RAW = frozenset(kind.encode() for kind in EXPLAINS_ERASURE)
 UNWRITABLE = (AttributeError, TypeError, ValueError, struct.error)  # what columns raise that hold what no log writes
 POSITION_MAX = 2**63 - 1
 BEFORE_ALL = -(2**63) - 1  # a forged row may hide below position 1, even at SQLite's lowest integer
@@ -32,8 +33,8 @@ BEFORE_ALL = -(2**63) - 1  # a forged row may hide below position 1, even at SQL
 class PassesRows(Protocol):
     """A log that lets its rows be worked on in the thread that reads them: for big work, beside the event loop."""
 
-    async def pass_rows(self, take: Callable[[Iterator[Columns]], T], *, after: int = 0, limit: int) -> T:
-        """What `take` makes of the rows of EventLog.rows, in another thread; each row comes as a plain tuple.
+    async def pass_rows(self, take: Callable[[Iterator[RawColumns]], T], *, after: int = 0, limit: int) -> T:
+        """What `take` makes of the rows of EventLog.rows, in another thread; each row comes raw, as a plain tuple.
 
         Between two rows the event loop has the first go. A caller that is cancelled may leave `take` at work.
         """
@@ -60,7 +61,7 @@ class Walk:
         self._anchor = anchor
         self._is_partial = start is not None
         self._tree = tree
-        self._versions: dict[str, int] = {}
+        self._versions: dict[bytes, int] = {}  # streams by their raw ids
         self._unexplained: dict[str, int] = {}  # stream: position of its first erased row with no reason after it
 
     @property
@@ -75,7 +76,7 @@ class Walk:
         if reason is not None:
             return Fault(self.position + 1, reason)
         self.position, self.digest = row.position, row.digest
-        self._versions[row.stream_id] = row.version
+        self._versions[raw_text(row.stream_id)] = row.version
         if row.type in EXPLAINS_ERASURE:
             self._unexplained.pop(row.stream_id, None)
         if row.data is None:
@@ -87,7 +88,7 @@ class Walk:
             return Fault(row.position, "the chain is whole, but not the one that was noted: it was computed anew")
         return None
 
-    def pass_over(self, rows: Iterable[Columns], until: int | None = None) -> Fault | None:
+    def pass_over(self, rows: Iterable[RawColumns], until: int | None = None) -> Fault | None:
         """`step` over the next rows, up to the first with a fault or the first beyond position `until`.
 
         Most rows have content and stand right behind the one before: those are proven here, in one go. Any other,
@@ -98,21 +99,19 @@ class Walk:
         end = POSITION_MAX if until is None else until
         last, previous = self.position, self.digest
         for row in rows:
-            position, stream_id, version, kind, _, _, _, _, _, _, digest = row
+            position, stream, version, kind, _, _, _, _, _, _, digest = row
             try:
-                is_plain = (
-                    position == last + 1 and version == versions.get(stream_id, 0) + 1 and bears_out(previous, row)
-                )
+                is_plain = position == last + 1 and version == versions.get(stream, 0) + 1 and bears_out(previous, row)
             except UNWRITABLE:
                 is_plain = False
-            if is_plain and position <= end and not (careful or position == noted or kind in EXPLAINS_ERASURE):
-                versions[stream_id] = version
+            if is_plain and position <= end and not (careful or position == noted or kind in EXPLAINS_RAW):
+                versions[stream] = version
                 last, previous = position, digest
                 continue
             self.position, self.digest = last, previous
             if position > end:
                 break
-            fault = self.step(StoredRow(*row))
+            fault = self.step(stored_row(row))
             if fault is not None:
                 return fault
             last, previous = position, digest
@@ -130,7 +129,7 @@ class Walk:
     @property
     def unexplained(self) -> dict[str, int]:
         """Streams with erased content and, so far, no reason: each with its last version that the walk has seen."""
-        return {stream_id: self._versions[stream_id] for stream_id in self._unexplained}
+        return {stream_id: self._versions[raw_text(stream_id)] for stream_id in self._unexplained}
 
     def explain(self, stream_id: str) -> None:
         """The reason was found beyond the walk."""
@@ -139,7 +138,7 @@ class Walk:
     def _misplaced(self, row: StoredRow) -> str | None:
         if row.position != self.position + 1:
             return f"no event is here: the next one is at position {row.position}"
-        known = self._versions.get(row.stream_id)
+        known = self._versions.get(raw_text(row.stream_id))
         if known is None and self._is_partial:
             return None  # what came before in its stream was not looked at
         version = (known or 0) + 1
@@ -211,7 +210,7 @@ async def _look_beyond(log: EventLog, walk: Walk) -> None:
 
 
 async def _pass_over(log: EventLog, walk: Walk, progress: Callable[[int], None], until: int | None) -> Fault | None:
-    def pass_beside(rows: Iterator[Columns]) -> Fault | None:
+    def pass_beside(rows: Iterator[RawColumns]) -> Fault | None:
         fault = walk.pass_over(rows, until)
         deque(rows, maxlen=0)  # a row that cannot be read is told before any fault of its page
         return fault
@@ -232,7 +231,7 @@ async def _pass_over(log: EventLog, walk: Walk, progress: Callable[[int], None],
 async def _pass_page(log: EventLog, walk: Walk, until: int | None) -> Fault | None:
     page = await log.rows(after=walk.position or BEFORE_ALL, limit=PAGE_ROWS)
     for start in range(0, len(page), SLICE_ROWS):
-        fault = walk.pass_over(map(astuple, page[start : start + SLICE_ROWS]), until)
+        fault = walk.pass_over(map(raw_columns, page[start : start + SLICE_ROWS]), until)
         if fault is not None:
             return fault
         await asyncio.sleep(0)

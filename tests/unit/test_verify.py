@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from events.chain import GENESIS, commit, link
-from events.record import Columns, Head, StoredRow
+from events.record import Head, RawColumns, StoredRow
 from events.sqlite import SqliteLog
 from events.sqlite_schema import TRIGGERS
 from events.verify import Fault, Walk, verify
@@ -274,7 +274,7 @@ async def test_a_log_is_verified_while_it_is_written_and_erased(
     pass_rows = log.pass_rows
 
     async def erase_after_the_first_page(
-        take: Callable[[Iterator[Columns]], Fault | None], *, after: int = 0, limit: int
+        take: Callable[[Iterator[RawColumns]], Fault | None], *, after: int = 0, limit: int
     ) -> Fault | None:
         page = await pass_rows(take, after=after, limit=limit)
         if not pages:
