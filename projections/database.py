@@ -1,5 +1,6 @@
 """The file projections.db: opened, created, examined and deleted. Everything here blocks."""
 
+import mmap
 import secrets
 import sqlite3
 from contextlib import closing
@@ -20,6 +21,10 @@ _PRAGMAS = {
     # cut could then leave a file that is wrong and does not show it.
     "synchronous": "NORMAL",
 }
+# Of a draft, which nobody else opens and a crash leaves to be deleted: written once, and by the system's leave. Its
+# transactions cannot be rolled back; whoever meets a failure deletes it.
+_DRAFT_PRAGMAS = {**_PRAGMAS, "synchronous": "OFF"}
+_DRAFT_JOURNAL, _JOURNAL = "OFF", "WAL"
 _CACHE_KIB = 8 * 1024  # of b-tree pages: with four times as much a rebuild was no faster, and the memory stays
 _MAGIC = b"SQLite format 3\0"
 _HEADER_BYTES = 72  # up to and with the application id
@@ -31,19 +36,21 @@ def connect(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, isolation_level=None, check_same_thread=False)
 
 
-def contents(connection: sqlite3.Connection, path: Path) -> tuple[Checkpoint, bytes]:
+def contents(connection: sqlite3.Connection, path: Path, *, is_draft: bool = False) -> tuple[Checkpoint, bytes]:
     """The checkpoint and the label key of the file, which is created if it is empty.
+
+    A draft survives no power cut until all of it was flushed.
 
     Raises Unfit for a file that must be deleted first, ProjectionsUnusable for another program's,
     sqlite3.OperationalError when the disk or the folder refuses.
     """
     try:
         empty = _is_empty(connection, path)
-        for name, value in _PRAGMAS.items():
+        for name, value in (_DRAFT_PRAGMAS if is_draft else _PRAGMAS).items():
             connection.execute(f"PRAGMA {name} = {value}")
         if empty:
             _create(connection)
-        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA journal_mode = {_DRAFT_JOURNAL if is_draft else _JOURNAL}")
         return _examine(connection, path)
     except sqlite3.DatabaseError as error:
         if is_disorder(error):
@@ -99,6 +106,12 @@ def checkpoint_of(path: Path) -> Checkpoint | None:
             return Checkpoint(*connection.execute("SELECT position, digest, log_identity FROM meta").fetchone())
     except (sqlite3.Error, TypeError):
         return None
+
+
+def flush(path: Path, start: int, size: int) -> None:
+    """Have so many bytes of a file reach the disk, and all that says where they are. Raises OSError."""
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), size, offset=start) as content:
+        content.flush()
 
 
 def delete(path: Path) -> None:

@@ -7,6 +7,7 @@ one. So the service that has the path open swaps the files itself (`Custody.adop
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from events.log import EventLog
@@ -16,6 +17,9 @@ from projections.checkpoint import Checkpoint, checkpoint_at, digest_at
 from projections.errors import LogReplaced, ProjectionsInUse, ProjectionsUnusable
 from projections.lock import PathLock
 from projections.store import ProjectionStore
+
+FLUSH_BYTES = 2**20  # of a new file that reach the disk at once: a log that is synced beside it waits for no more
+FLUSH_REST = 3.0  # seconds of rest for each second of that
 
 Apply = Callable[[Sequence[RecordedEvent], Checkpoint], Awaitable[None]]
 
@@ -103,17 +107,28 @@ async def _make(log: EventLog, file: Path, batch_max: int, told: Callable[[int],
     thread = ThreadPoolExecutor(1, thread_name_prefix="rebuild")  # one, so that closing waits for a batch under way
     try:
         database.delete(file)
-        store = await loop.run_in_executor(thread, ProjectionStore, file)
+        store = await loop.run_in_executor(thread, partial(ProjectionStore, file, is_draft=True))
 
         async def apply(batch: Sequence[RecordedEvent], checkpoint: Checkpoint) -> None:
             await loop.run_in_executor(thread, store.apply, batch, checkpoint)
 
         try:
-            return await fold_log(log, apply, store.checkpoint, batch_max, told=told)
+            reached = await fold_log(log, apply, store.checkpoint, batch_max, told=told)
         finally:
             await loop.run_in_executor(thread, store.close)
+        for start, size in await loop.run_in_executor(thread, _pieces, file):
+            began_s = loop.time()
+            await loop.run_in_executor(thread, database.flush, file, start, size)
+            await asyncio.sleep((loop.time() - began_s) * FLUSH_REST)
+        return reached
     finally:
         thread.shutdown(wait=False)
+
+
+def _pieces(file: Path) -> list[tuple[int, int]]:
+    """Where each piece of the file begins, and its size."""
+    size = file.stat().st_size
+    return [(start, min(FLUSH_BYTES, size - start)) for start in range(0, size, FLUSH_BYTES)]
 
 
 def _hand_over(path: Path) -> bool:

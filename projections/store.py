@@ -29,15 +29,16 @@ _decoder = msgspec.json.Decoder(Session)
 class ProjectionStore:
     """An open projections.db. Not for two threads."""
 
-    def __init__(self, path: Path) -> None:
-        """Open the file, or create it. Raises Unfit when it must be deleted first, ProjectionsUnusable when it
+    def __init__(self, path: Path, *, is_draft: bool = False) -> None:
+        """Open the file, or create it. A draft is fast to write and must be brought to the disk afterwards; after a
+        failure it is of no use. Raises Unfit when the file must be deleted first, ProjectionsUnusable when it
         belongs to another program, sqlite3.OperationalError when the disk or the folder refuses.
         """
         self._path = path
         self._connection = connect(path)
         self._states: dict[str, Session] = {}
         try:
-            self.checkpoint, self._label_key = contents(self._connection, path)
+            self.checkpoint, self._label_key = contents(self._connection, path, is_draft=is_draft)
             self._inode = path.stat().st_ino
         except BaseException:
             self._connection.close()

@@ -1,7 +1,9 @@
 """rebuild: projections made anew, interrupted at any time and under a running service."""
 
 import asyncio
+import errno
 import json
+import os
 import signal
 import sqlite3
 import time
@@ -16,7 +18,7 @@ from events.catalogue import SessionAccessed
 from events.log import EventLog
 from events.opening import open_log
 from events.record import Head, Metadata
-from projections import database
+from projections import database, rebuilt
 from projections.beside import REST, Resting, fold_beside
 from projections.errors import (
     LogReplaced,
@@ -96,6 +98,39 @@ async def test_interrupted_it_leaves_everything_as_it_was(path: Path, log: Memor
         await rebuilding
     assert (path.read_bytes(), left_behind(path)) == (before, set())
     assert await rebuild(log, path, 50, quiet) == (log.head().position, True)
+
+
+async def test_all_of_it_is_on_the_disk_before_it_takes_a_place(
+    path: Path, log: MemoryLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await follow(path, log)
+    before, reached, flush, pieces = path.read_bytes(), list[int](), database.flush, list[tuple[int, int]]()
+
+    def seen(file: Path, start: int, size: int) -> None:
+        assert (file, path.read_bytes(), reached[-1]) == (making(path), before, log.head().position)
+        flush(file, start, size)
+        pieces.append((start, size))
+
+    monkeypatch.setattr(database, "flush", seen)
+    monkeypatch.setattr(rebuilt, "FLUSH_BYTES", 3 * 4096)
+    await rebuild(log, path, 50, reached.append)
+    assert [start for start, _ in pieces] == list(range(0, path.stat().st_size, 3 * 4096))
+    assert sum(size for _, size in pieces) == path.stat().st_size
+
+
+async def test_a_disk_that_fails_leaves_everything_as_it_was(
+    path: Path, log: MemoryLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await follow(path, log)
+    before = path.read_bytes()
+
+    def failing(_file: Path, _start: int, _size: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(database, "flush", failing)
+    with pytest.raises(OSError, match="Input/output error"):
+        await rebuild(log, path, 50, quiet)
+    assert (path.read_bytes(), left_behind(path)) == (before, set())
 
 
 async def test_what_a_kill_left_behind_is_not_built_upon(path: Path, log: MemoryLog) -> None:
@@ -246,6 +281,15 @@ async def test_the_command_beside_no_service(folder: Path, path: Path) -> None:
     log_itself = await ran(folder, "rebuild", "--projections", "chatbot.db")
     assert (log_itself.code, "holds no projections" in log_itself.err) == (1, True)
     assert record_of(folder) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="only Linux has a class for the idle")
+async def test_the_command_takes_only_time_that_nobody_else_wants(folder: Path, path: Path) -> None:
+    async with started(folder, "rebuild", CHATBOT_DATABASE_PROJECTION_BATCH_MAX="5") as process:
+        await until(making(path).exists)
+        assert os.sched_getscheduler(process.pid) == os.SCHED_IDLE
+        process.kill()
+        await process.wait()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
