@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from events.opening import open_log
 
 SHOW_EVERY_S = 0.2  # on a terminal, where each line replaces the one before
 EXIT_STOPPED = 130  # by Ctrl-C, as shells have it
-NICENESS = 10  # of a command: where the processor is short, the service beside it comes first
+NICENESS = 10  # of a command, where the system knows nothing better
 NOTE_EVERY_S = 5.0  # in a file, where lines stay
 
 
@@ -36,7 +36,7 @@ async def attended(work: Coroutine[Any, Any, int]) -> int:
 
     asyncio's own handler cancels at any instruction, also in the middle of a callback that is just setting a result.
     """
-    os.nice(NICENESS)
+    _step_back()
     loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
 
     def stop() -> None:
@@ -48,6 +48,16 @@ async def attended(work: Coroutine[Any, Any, int]) -> int:
         return await task
     except asyncio.CancelledError:
         raise CommandFailed("stopped", EXIT_STOPPED) from None
+
+
+def _step_back() -> None:
+    """Let the service beside come first. A nice process keeps its core for 3 ms when the service wakes there; one of
+    the idle class (Linux) gives it up at once.
+    """
+    with suppress(AttributeError, OSError):  # not Linux, or a sandbox that forbids it
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        return
+    os.nice(NICENESS)
 
 
 def say(text: str) -> None:

@@ -17,7 +17,7 @@ SLEEP_MAX_S = 60.0  # a clock that jumps is noticed within this time
 SLEEP_MIN_S = 0.5  # between rounds, so that a session that will not expire cannot spin the loop
 EXPIRE_A_ROUND = 64  # sessions looked up at once: then the projections have to be level
 EXPIRE_AT_ONCE = 2  # of them, asked side by side, that share a commit: chat goes on between these and the next
-EXPIRE_REST = 3.0  # seconds of rest for each second of expiring, most of which waits for the disk
+EXPIRE_REST = 8.0  # seconds of rest for each second of expiring, most of which waits for the disk
 ERASE_A_ROUND = 32  # sessions erased, one after the other, before the timer sleeps: chat has the disk meanwhile
 RETENTION = "retention"  # the reason and the cause that are recorded
 
