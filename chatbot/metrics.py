@@ -53,6 +53,7 @@ class Metrics:
         self._nodes(registry)
         self._models: set[str] = set()
         self._of_models: dict[tuple[str, str], _OfModel] = {}
+        self._answers: dict[tuple[str, str, int], Histogram] = {}  # as bounded as the labels
 
     def _http(self, registry: CollectorRegistry) -> None:
         self._requests = Histogram(
@@ -160,7 +161,11 @@ class Metrics:
     # what requests report
 
     def observe_request(self, route: str, method: str, status: int, seconds: float) -> None:
-        self._requests.labels(route, method, str(status)).observe(seconds)
+        answer = (route, method, status)
+        child = self._answers.get(answer)
+        if child is None:
+            child = self._answers[answer] = self._requests.labels(route, method, str(status))
+        child.observe(seconds)
 
     def open_stream(self) -> AbstractContextManager[None]:
         return self._streams.track_inprogress()

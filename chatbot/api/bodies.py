@@ -89,6 +89,7 @@ _decoders: dict[type, msgspec.json.Decoder[Any]] = {
     for body in (CreateSessionBody, ChangeSessionBody, ChatBody, RegenerateBody, BranchBody, ForkBody, NoBody)
 }
 _WHERE = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
+_canonical_id = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _FIELD = re.compile(r"field `(?P<name>[^`]*)`")
 
 
@@ -221,6 +222,8 @@ def parameters_of(body: ReplyBody, settings: Settings) -> Parameters:
 
 def canonical_id(text: str) -> str | None:
     """`text` as a UUID is written in the log; None when it is none."""
+    if _canonical_id.fullmatch(text):
+        return text
     if len(text) != 36:
         return None
     try:

@@ -151,12 +151,15 @@ async def _with_context(ports: Ports, state: State, command: PostMessage | Regen
     context = context_of(state.recent, leaf, ports.rules.max_context_messages)
     branch: dict[str, Remembered] | None
     if context is not None:
+        newest_first = zip(reversed(context), reversed(state.recent), strict=False)
+        if all(said.message_id == id_ for said, id_ in newest_first):
+            return state
         branch = {said.message_id: said for said in context}
     else:
         branch = await remember_branch(ports, state, leaf)
     if branch is None:
         raise errors.UnknownMessage(leaf)
-    # At the end, where the oldest are not dropped from before the context is built.
+    # To the end, where the oldest are not dropped from before the context is built.
     others = {id_: said for id_, said in state.recent.items() if id_ not in branch}
     return replace(state, recent={**others, **branch})
 
