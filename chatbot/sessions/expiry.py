@@ -7,7 +7,7 @@ import asyncio
 
 from chatbot.sessions import errors
 from chatbot.sessions.commands import SERVICE, DeleteSession, Expire
-from chatbot.sessions.leisure import Leisure, batched
+from chatbot.sessions.leisure import Leisure
 from chatbot.sessions.ports import Ports
 from chatbot.sessions.supervisor import Supervisor
 from events.errors import LogUnavailable
@@ -15,9 +15,8 @@ from projections.errors import ProjectionError
 
 SLEEP_MAX_S = 60.0  # a clock that jumps is noticed within this time
 SLEEP_MIN_S = 0.5  # between rounds, so that a session that will not expire cannot spin the loop
-EXPIRE_A_ROUND = 64  # sessions looked up at once: then the projections have to be level
-EXPIRE_AT_ONCE = 2  # of them, asked side by side, that share a commit: chat goes on between these and the next
-EXPIRE_REST = 8.0  # seconds of rest for each second of expiring, most of which waits for the disk
+EXPIRE_A_ROUND = 64  # sessions looked up at once, and expired one by one: then the projections have to be level
+EXPIRE_REST = 16.0  # seconds of rest for each second of expiring: a commit of chat's waits for one of these
 ERASE_A_ROUND = 32  # sessions erased, one after the other, before the timer sleeps: chat has the disk meanwhile
 RETENTION = "retention"  # the reason and the cause that are recorded
 
@@ -82,10 +81,10 @@ class ExpiryTimer:
 
     async def _expire_due(self) -> None:
         while due := await self._ports.queries.due(self._ports.clock(), limit=EXPIRE_A_ROUND):
-            for few in batched(due, EXPIRE_AT_ONCE):
+            for session in due:
                 await self._leisure.turn()
                 with self._leisure.work():
-                    await asyncio.gather(*(self._expire(session.session_id) for session in few))
+                    await self._expire(session.session_id)
             await self._ports.runner.wait_for(self._ports.log.head().position)
             if len(due) < EXPIRE_A_ROUND:
                 return
