@@ -130,7 +130,7 @@ class _Writer:
         await stream.send(frames.encode(start, self._version, self._ahead))
         await self._pourer.pour(stream, self._look, reply.bell)
         last = self._unrecorded(reply.length) if reply.outcome is None else self._last(reply.outcome)
-        await stream.send(self._news() + last + frames.DONE)
+        await stream.close(self._news() + last + frames.DONE)
 
     def _look(self) -> bytes | None:
         """All that is new; None once the reply's end is known."""

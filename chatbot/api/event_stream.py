@@ -128,10 +128,14 @@ class EventStream:
         if not self.push(frames):
             await self.room()
 
-    async def close(self) -> None:
-        """End the answer, unless the reader has left."""
-        self._has_ended, self._last_s = True, self._loop.time()
-        await self.response.write_eof()
+    async def close(self, frames: bytes = b"") -> None:
+        """End the answer, unless it has ended. Its last frames may go in one write with its end.
+
+        Raises ConnectionError when the reader has left or was cut off.
+        """
+        if not self._has_ended:
+            self._has_ended, self._last_s = True, self._loop.time()
+            await self.response.write_eof(frames)
 
     def cut(self, reason: Exception) -> None:
         """Break the connection off, so that nobody takes what was sent for the whole. Raises ConnectionError."""

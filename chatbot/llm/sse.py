@@ -28,9 +28,9 @@ class SseParser:
             data = data.removeprefix(b"\n")
         if not data:
             return []
-        if data.endswith(b"\n\n") and data.startswith(b"data: ") and self._is_alone(data):
+        if self._is_plain(data):
             self._at_start = False
-            return [data[6:-2]]
+            return data[6:-2].split(b"\n\ndata: ")
         lines = data.splitlines()
         unfinished = b"" if data.endswith((b"\n", b"\r")) else lines.pop()
         self._after_cr = data.endswith(b"\r")
@@ -47,10 +47,13 @@ class SseParser:
         """What the blank line of a last event would have given: some servers leave it out."""
         return self.feed(b"\n\n")
 
-    def _is_alone(self, data: bytes) -> bool:
-        """Whether it is just what most reads bring while a model writes: one whole event of one line."""
-        is_one_line = data.find(b"\n") == len(data) - 2 and b"\r" not in data
-        return is_one_line and len(data) <= self._line_max_bytes and not self._unfinished and not self._data
+    def _is_plain(self, data: bytes) -> bool:
+        """Whether it is what most reads bring while a model writes: whole events, each with one line of data."""
+        ends = data.count(b"\n\n")
+        is_whole = data.startswith(b"data: ") and data.endswith(b"\n\n") and b"\r" not in data
+        are_lines = data.count(b"\n") == 2 * ends and data.count(b"\n\ndata: ") == ends - 1
+        is_first = not self._unfinished and not self._data
+        return is_whole and are_lines and is_first and len(data) <= self._line_max_bytes
 
     def _take(self, lines: list[bytes]) -> list[bytes]:
         events = []

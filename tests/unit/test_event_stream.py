@@ -14,8 +14,8 @@ class Answer:
     def __init__(self, socket: "Stuck") -> None:
         self._socket = socket
 
-    async def write_eof(self) -> None:
-        self._socket.write(b"0\r\n\r\n")
+    async def write_eof(self, last: bytes) -> None:
+        self._socket.write(last + b"0\r\n\r\n")
         await self._socket.drain()
 
 
@@ -90,9 +90,11 @@ async def test_a_reader_that_takes_not_even_a_ping_is_let_go() -> None:
 async def test_nothing_is_written_behind_the_end_and_a_reader_that_does_not_take_it_is_let_go() -> None:
     stuck = Stuck()
     stream = EventStream(cast(Any, Answer(stuck)), Connection(cast(Any, stuck), cast(Any, stuck)), 0.02, 0.1)
-    ending = asyncio.create_task(stream.close())
+    ending = asyncio.create_task(stream.close(b"data: x\n\n"))
     async with asyncio.timeout(2):
         await asyncio.wait((ending,))
     assert isinstance(ending.exception(), ConnectionResetError)
-    assert stuck.written == [b"0\r\n\r\n"]
+    assert stuck.written == [b"data: x\n\n0\r\n\r\n"], "in one write"
+    await stream.close()  # once is enough
+    assert len(stuck.written) == 1
     stream.release()

@@ -16,6 +16,17 @@ STREAM = st.lists(st.tuples(LINE, LINE_END), max_size=30).map(
     lambda lines: "".join(line + end for line, end in lines).encode()
 )
 
+# What model servers write: mostly whole events of one line, seldom anything else.
+USUAL = st.lists(
+    st.one_of(
+        st.sampled_from(["data: a\n\n", "data: 안녕 🙂\n\n", "data: \n\n", "data: data: a\n\n"]),
+        st.sampled_from(
+            ["data:a\n\n", ": ping\n\n", "\n", "data: a\ndata: b\n\n", "x\n\n", "data: a\r\n\r\n", "data: a\n"]
+        ),
+    ),
+    max_size=8,
+).map(lambda events: "".join(events).encode())
+
 
 def parse(pieces: list[bytes], line_max_bytes: int = 1000) -> list[bytes]:
     parser = SseParser(line_max_bytes)
@@ -39,11 +50,16 @@ def expected(stream: bytes) -> list[bytes]:
     return events
 
 
-@given(STREAM, st.lists(st.integers(0, 400), max_size=40))
+@given(STREAM | USUAL, st.lists(st.integers(0, 400), max_size=40))
 def test_any_split_of_the_bytes_gives_the_events_of_the_specification(stream: bytes, cuts: list[int]) -> None:
     marks = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
     pieces = [stream[start:end] for start, end in itertools.pairwise(marks)]
     assert parse(pieces) == expected(stream)
+
+
+@given(USUAL)
+def test_events_that_come_in_one_read_are_those_of_the_specification(stream: bytes) -> None:
+    assert parse([stream]) == expected(stream)
 
 
 @given(STREAM)
