@@ -47,6 +47,9 @@ def bears_out(previous: bytes, row: RawColumns) -> bool:
     faster for who has millions of rows to prove. Raises what columns raise that hold what no log writes.
     """
     position, stream, version, kind, schema_version, recorded_at_us, asked, data, salt, commitment, digest = row
+    if not (data.isascii() and asked.isascii() and stream.isascii() and kind.isascii()):
+        for text in (data, asked, stream, kind):
+            text.decode()  # no log writes what is no UTF-8
     if len(salt) != SALT_BYTES or _sha256(salt + data).digest() != commitment:
         return False
     head = _integers(position, version, schema_version, recorded_at_us, len(stream))

@@ -153,7 +153,7 @@ async def _with_context(ports: Ports, state: State, command: PostMessage | Regen
     if context is not None:
         newest_first = zip(reversed(context), reversed(state.recent), strict=False)
         if all(said.message_id == id_ for said, id_ in newest_first):
-            return state
+            return state  # they are the last already
         branch = {said.message_id: said for said in context}
     else:
         branch = await remember_branch(ports, state, leaf)

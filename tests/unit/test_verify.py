@@ -2,7 +2,10 @@
 
 import shutil
 import sqlite3
+import struct
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from msgspec.structs import replace
 from events.chain import GENESIS, commit, link
 from events.record import Head, RawColumns, StoredRow
 from events.sqlite import SqliteLog
+from events.sqlite_readers import RAW_COLUMNS
 from events.sqlite_schema import TRIGGERS
 from events.verify import Fault, Walk, verify
 from tests.support.log_files import first_fault
@@ -100,6 +104,26 @@ async def test_a_changed_column_is_found_where_it_is(database: Path, column: str
     fault = await fault_of(database)
     assert fault is not None
     assert fault.position == LENGTH - 3
+
+
+@pytest.mark.parametrize("column", ["stream_id", "type", "metadata", "data"])
+async def test_what_is_no_text_is_a_fault_even_in_a_chain_computed_anew(database: Path, column: str) -> None:
+    version = ", version = 1" if column == "stream_id" else ""
+    tamper(database, f"UPDATE events SET {column} = CAST(x'ff' AS TEXT){version} WHERE position = {LENGTH}")
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        query = f"SELECT {RAW_COLUMNS} FROM events WHERE position >= {LENGTH - 1} ORDER BY position"
+        before, row = connection.execute(query).fetchall()
+        _, stream, number, kind, schema, at_us, asked, data, salt, *_ = row
+        commitment = sha256(salt + data).digest()
+        numbers = struct.pack(">QQQQ", LENGTH, number, schema, at_us)
+        texts = b"".join(len(text).to_bytes(8) + text for text in (stream, kind, asked))
+        digest = sha256(before[-1] + numbers + texts + commitment).digest()
+        connection.execute(
+            "UPDATE events SET commitment = ?, digest = ? WHERE position = ?", (commitment, digest, LENGTH)
+        )
+    fault = await fault_of(database)
+    assert fault is not None
+    assert (fault.position, fault.reason.startswith("a column holds what no log writes")) == (LENGTH, True), fault
 
 
 @pytest.mark.parametrize("position", [1, 5, ERASED, 10, 11, LENGTH])
