@@ -108,8 +108,7 @@ class _Teller:
 
     async def write(self, stream: EventStream) -> None:
         await self._pourer.pour(stream, self._look, self._reply.bell)
-        if last := self._news():
-            await stream.send(last)
+        await stream.close(self._news())
 
     def _look(self) -> bytes | None:
         """All that is new; None once the reply's end is known."""

@@ -71,6 +71,16 @@ async def test_an_older_reply_or_the_message_that_it_answers_can_be_named(servic
     assert await count(service, session_id) == 6
 
 
+async def test_a_branch_from_the_oldest_message_at_hand_keeps_its_context(tmp_path: Path, model: ModelServer) -> None:
+    """What is at hand is full: the new message has the oldest dropped, which must not be one that its reply needs."""
+    settings = {"MAX_CONTEXT_MESSAGES": "3", "CHATBOT_SESSIONS_PENDING_MAX": "1"}
+    async with serving(tmp_path, model.url, **settings) as service:
+        session_id = await service.session()
+        turns = [await service.chat(session_id, f"{number}") for number in range(1, 6)]
+        await service.chat(session_id, "again", parent_id=turns[0]["message_id"])
+    assert sent(model) == ["1", "You said: 1", "again"]
+
+
 async def test_regenerating_what_is_not_there_is_refused_and_records_nothing(service: Running, tmp_path: Path) -> None:
     session_id, other = await service.session(), await service.session()
     empty = await regenerate(service, session_id)
