@@ -77,6 +77,19 @@ async def test_the_file_is_the_same_as_one_that_followed_the_log(path: Path, log
     assert (told.batches, told.reasons) == ([1], [])
 
 
+async def test_it_ends_while_the_log_goes_on(path: Path, log: MemoryLog) -> None:
+    """With each batch comes another event: to wait for the end of that would be to wait for the clients to rest."""
+    end = log.head().position
+
+    def goes_on(_position: int) -> None:
+        log.record("a", SessionAccessed())
+
+    async with asyncio.timeout(20):
+        reached, in_place = await rebuild(log, path, 50, goes_on)
+    assert (reached >= end, in_place) == (True, True)
+    assert reached - end < end // 50 + 2, "all that had come by the last batch"
+
+
 async def test_a_file_that_lies_is_replaced(path: Path, log: MemoryLog) -> None:
     await follow(path, log)
     before = contents(path)
