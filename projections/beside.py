@@ -24,7 +24,7 @@ from projections.rebuilt import rebuild
 NICENESS = 10
 STOP_GRACE_S = 2.0
 BATCH_MAX = 1_000  # events
-REST, REST_MAX_S = 5.0, 0.5  # seconds of rest for each of work: core and disk are the service's, too
+REST, REST_MAX_S = 4.0, 0.5  # seconds of rest for each of work: core and disk are the service's, too
 
 
 class Resting:

@@ -1,6 +1,6 @@
 """Bring a session's state back: its projected facts, the few events whose texts it needs, and its stream's tail.
 
-Costs the same for ten messages and for ten thousand.
+Costs the same for ten messages and for ten thousand; only while the projections are made anew the stream is read whole.
 """
 
 from collections.abc import AsyncIterator, Container
@@ -28,7 +28,9 @@ from events.catalogue import (
     SessionCreated,
 )
 from events.record import RecordedEvent
+from projections.errors import ProjectionsUnavailable
 from projections.message import Message
+from projections.session import Session
 
 
 def recent_max(ports: Ports) -> int:
@@ -38,9 +40,9 @@ def recent_max(ports: Ports) -> int:
 
 async def load(ports: Ports, session_id: str) -> State | None:
     """The session's state at the end of its stream; None when there is no such stream."""
-    # Then this very question is answered with all that there is, unless others append.
-    is_level = not ports.log.is_shared and ports.runner.position >= ports.log.head().position
-    session = await ports.queries.session(session_id)
+    head = ports.log.head().position
+    was_level = ports.runner.position >= head
+    session = await _projected(ports, session_id)
     state: State | None = None
     if session is not None:
         state = State(session=session, metadata={})
@@ -52,8 +54,23 @@ async def load(ports: Ports, session_id: str) -> State | None:
         changed = texts[described].event if described else None
         if isinstance(changed, MetadataChanged):
             state = State(session, changed.metadata, changed.title, state.system_prompt)
-    if is_level:
-        return state
+    if was_level and ports.runner.position >= head and not ports.log.is_shared:
+        return state  # all that there was when it was asked for: no file took another's place, and nobody else appends
+    return await _read_on(ports, session_id, state)
+
+
+async def _projected(ports: Ports, session_id: str) -> Session | None:
+    """The session as far as the projections have it. While they are made anew it may be missing: the stream has it."""
+    try:
+        return await ports.queries.session(session_id)
+    except ProjectionsUnavailable:
+        if ports.runner.rebuilding:
+            return None
+        raise
+
+
+async def _read_on(ports: Ports, session_id: str, state: State | None) -> State | None:
+    """The state after the tail of its stream."""
     async for page in tail(ports, session_id, state):
         for recorded in page:
             state = evolve(state, recorded, recent_max(ports))
@@ -72,6 +89,9 @@ async def tail(ports: Ports, session_id: str, state: State | None) -> AsyncItera
 
 async def remember_branch(ports: Ports, state: State, leaf: str) -> dict[str, Remembered] | None:
     """The newest messages of the branch that ends in `leaf`; None when the session has no such message."""
+    context = context_of(await _recalled(ports, state), leaf, ports.rules.max_context_messages)
+    if context is not None:
+        return {said.message_id: said for said in context}
     await ports.runner.wait_for(state.session.position)
     rows, texts = await _branch(ports, state, leaf)
     if any(recorded.event is None for recorded in texts.values()):
@@ -93,6 +113,12 @@ async def remember_branch(ports: Ports, state: State, leaf: str) -> dict[str, Re
                 content = ""
         remembered[row.message_id] = Remembered(row.message_id, row.parent_id, row.role, content)
     return remembered
+
+
+async def _recalled(ports: Ports, state: State) -> dict[str, Remembered]:
+    """While the projections are made anew, the newest messages as the stream itself has them: chat does not wait."""
+    whole = await _read_on(ports, state.session.session_id, None) if ports.runner.rebuilding else None
+    return whole.recent if whole is not None else {}
 
 
 async def _branch(ports: Ports, state: State, leaf: str) -> tuple[list[Message], dict[int, RecordedEvent]]:
@@ -126,12 +152,20 @@ async def _resolve(ports: Ports, state: State, command: Command) -> Command:
         named = command.message_id or session.head
         if named is None:
             raise errors.NothingToRegenerate("the session has no reply yet")
+        known = state.recent.get(named) or (await _recalled(ports, state)).get(named)
+        if known is not None:
+            return replace(command, message_id=_asked(known))
         await ports.runner.wait_for(session.position)
         row = await ports.queries.message(session.no, named)
         if row is None:
             raise errors.UnknownMessage(named)
-        return replace(command, message_id=row.parent_id if row.role == "assistant" else row.message_id)
+        return replace(command, message_id=_asked(row))
     return command
+
+
+def _asked(message: Message | Remembered) -> str | None:
+    """The question: the message itself, or the one that it answers."""
+    return message.parent_id if message.role == "assistant" else message.message_id
 
 
 async def _with_context(ports: Ports, state: State, command: PostMessage | Regenerate | StartReply) -> State:

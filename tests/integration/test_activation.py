@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from chatbot.sessions import activate
 from chatbot.sessions.commands import Asker, ChangeMetadata, CreateSession
+from projections.errors import ProjectionsUnavailable
 from tests.support.sessions_under_test import Sessions
 
 
@@ -33,4 +34,37 @@ async def test_a_stream_is_read_only_where_the_projections_may_not_know_its_end(
     assert await activate.load(ports, "s") == answer.state
     assert await activate.load(ports, "nobody's") is None
     assert read == ([] if position is None else ["s", "nobody's"])
+    await real.close()
+
+
+class BeingReplaced:
+    """Projections that are found unfit while they are asked, as the runner and its queries then answer."""
+
+    def __init__(self, real: Sessions, says: Exception | None) -> None:
+        self.position, self.rebuilding = real.runner.position, False
+        self._says = says
+
+    async def session(self, _session_id: str) -> None:
+        self.position, self.rebuilding = 0, True
+        if self._says is not None:
+            raise self._says
+
+
+@pytest.mark.parametrize("says", [None, ProjectionsUnavailable("being rebuilt")], ids=["knows nothing", "refuses"])
+async def test_a_session_is_found_while_its_projections_are_replaced(tmp_path: Path, says: Exception | None) -> None:
+    real = Sessions(tmp_path)
+    await real.open()
+    answer = await real.supervisor.ask("s", CreateSession("mina", {"a": 1}, 60, None, None), Asker(owner="mina"))
+    await real.runner.wait_for(real.log.head().position)
+    replaced: Any = BeingReplaced(real, says)
+    assert await activate.load(replace(real.ports, runner=replaced, queries=replaced), "s") == answer.state
+    await real.close()
+
+
+async def test_projections_that_cannot_be_read_and_are_not_replaced_are_told_of(tmp_path: Path) -> None:
+    real = Sessions(tmp_path)
+    await real.open()
+    refuses: Any = BeingReplaced(real, ProjectionsUnavailable("the disk refuses"))
+    with pytest.raises(ProjectionsUnavailable, match="the disk refuses"):
+        await activate.load(replace(real.ports, queries=refuses), "s")
     await real.close()
