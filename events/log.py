@@ -33,7 +33,7 @@ class EventLog(Protocol):
         ...
 
     async def read_all(self, *, after: int = 0, limit: int) -> list[RecordedEvent]:
-        """Up to `limit` events of all streams with position > `after`, in order."""
+        """Up to `limit` events of all streams with position > `after`, in order; fewer only at the log's end."""
         ...
 
     async def outlines(self, *, after: int = 0, limit: int) -> list[Outline]:

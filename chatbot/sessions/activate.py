@@ -89,9 +89,6 @@ async def tail(ports: Ports, session_id: str, state: State | None) -> AsyncItera
 
 async def remember_branch(ports: Ports, state: State, leaf: str) -> dict[str, Remembered] | None:
     """The newest messages of the branch that ends in `leaf`; None when the session has no such message."""
-    context = context_of(await _recalled(ports, state), leaf, ports.rules.max_context_messages)
-    if context is not None:
-        return {said.message_id: said for said in context}
     await ports.runner.wait_for(state.session.position)
     rows, texts = await _branch(ports, state, leaf)
     if any(recorded.event is None for recorded in texts.values()):
@@ -115,12 +112,6 @@ async def remember_branch(ports: Ports, state: State, leaf: str) -> dict[str, Re
     return remembered
 
 
-async def _recalled(ports: Ports, state: State) -> dict[str, Remembered]:
-    """While the projections are made anew, the newest messages as the stream itself has them: chat does not wait."""
-    whole = await _read_on(ports, state.session.session_id, None) if ports.runner.rebuilding else None
-    return whole.recent if whole is not None else {}
-
-
 async def _branch(ports: Ports, state: State, leaf: str) -> tuple[list[Message], dict[int, RecordedEvent]]:
     rows = await ports.queries.path(state.session.no, leaf, limit=recent_max(ports))
     return rows, await ports.log.read_at([row.position for row in rows if row.position])
@@ -133,39 +124,41 @@ async def prepare(ports: Ports, state: State | None, command: Command) -> tuple[
     """
     if state is None or state.session.status != "active" or is_due(state, ports.clock()):
         return state, command  # there is nothing to ask: decide says so
-    command = await _resolve(ports, state, command)
+    state, command = await _resolve(ports, state, command)
     if isinstance(command, PostMessage | Regenerate | StartReply):
         state = await _with_context(ports, state, command)
     return state, command
 
 
-async def _resolve(ports: Ports, state: State, command: Command) -> Command:
-    """`command` with the message that it means in place of the one that it names."""
+async def _recalled(ports: Ports, state: State) -> State:
+    """`state`; while projections are made anew with the newest messages of its stream, so that chat does not wait."""
+    whole = await _read_on(ports, state.session.session_id, None) if ports.runner.rebuilding else None
+    return replace(state, recent=whole.recent) if whole is not None else state
+
+
+async def _resolve(ports: Ports, state: State, command: Command) -> tuple[State, Command]:
+    """`command` with the message that it means in place of the one that it names, and what was read for that."""
     session = state.session
     if isinstance(command, SelectBranch):
         await ports.runner.wait_for(session.position)
         leaf = await ports.queries.newest_leaf(session.no, command.message_id)
         if leaf is None:
             raise errors.UnknownMessage(command.message_id)
-        return replace(command, message_id=leaf)
+        return state, replace(command, message_id=leaf)
     if isinstance(command, Regenerate):
         named = command.message_id or session.head
         if named is None:
             raise errors.NothingToRegenerate("the session has no reply yet")
-        known = state.recent.get(named) or (await _recalled(ports, state)).get(named)
-        if known is not None:
-            return replace(command, message_id=_asked(known))
-        await ports.runner.wait_for(session.position)
-        row = await ports.queries.message(session.no, named)
-        if row is None:
+        if named not in state.recent:
+            state = await _recalled(ports, state)
+        said: Message | Remembered | None = state.recent.get(named)
+        if said is None:
+            await ports.runner.wait_for(session.position)
+            said = await ports.queries.message(session.no, named)
+        if said is None:
             raise errors.UnknownMessage(named)
-        return replace(command, message_id=_asked(row))
-    return command
-
-
-def _asked(message: Message | Remembered) -> str | None:
-    """The question: the message itself, or the one that it answers."""
-    return message.parent_id if message.role == "assistant" else message.message_id
+        return state, replace(command, message_id=said.parent_id if said.role == "assistant" else said.message_id)
+    return state, command
 
 
 async def _with_context(ports: Ports, state: State, command: PostMessage | Regenerate | StartReply) -> State:
@@ -183,6 +176,9 @@ async def _with_context(ports: Ports, state: State, command: PostMessage | Regen
     if leaf is None:
         return state
     context = context_of(state.recent, leaf, ports.rules.max_context_messages)
+    if context is None:
+        state = await _recalled(ports, state)
+        context = context_of(state.recent, leaf, ports.rules.max_context_messages)
     branch: dict[str, Remembered] | None
     if context is not None:
         newest_first = zip(reversed(context), reversed(state.recent), strict=False)

@@ -10,7 +10,7 @@ import pytest
 from chatbot.sessions import errors
 from chatbot.sessions.commands import Asker, CreateSession, Fork, PostMessage, Regenerate, SelectBranch
 from events.catalogue import Parameters
-from tests.support.asking import counted, forget_projections, messages, said, until_last
+from tests.support.asking import counted, forget_projections, messages, said, sent, until_last
 from tests.support.model_server import ModelServer
 from tests.support.service import Running, frames, serving
 from tests.support.sessions_under_test import Sessions
@@ -22,10 +22,6 @@ async def regenerate(service: Running, session_id: str, **body: Any) -> httpx.Re
 
 async def select(service: Running, session_id: str, message_id: str) -> httpx.Response:
     return await service.client.post(f"/api/sessions/{session_id}/branch", json={"message_id": message_id})
-
-
-def sent(model: ModelServer, number: int = -1) -> list[str]:
-    return [message["content"] for message in model.requests[number].body["messages"]]
 
 
 async def count(service: Running, session_id: str) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from projections import runner
+from tests.support.asking import forget_projections, said, sent
 from tests.support.model_server import ModelServer
 from tests.support.service import Running, serving
 
@@ -25,7 +26,7 @@ async def projections_lost(service: Running, folder: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(runner, "PROCESS_MIN", 1)
     monkeypatch.setattr(runner, "fold_beside", takes_its_time)
-    (folder / "projections.db").unlink()
+    forget_projections(folder)
     async with asyncio.timeout(20):
         while not service.services.runner.rebuilding:
             await service.session()  # the runner looks at its file when there is news
@@ -54,14 +55,6 @@ async def test_chat_does_not_wait_for_them(tmp_path: Path, model: ModelServer, m
             await service.chat(live, "three")
             assert sent(model) == [*SAID, "two", "You said: two", "three"]
         for session_id in (unknown, described):
-            assert await texts(service, session_id) == [*SAID, "two", "You said: two"]
-        assert await texts(service, regenerated) == SAID
-        assert len(await texts(service, live)) == 6
-
-
-def sent(model: ModelServer) -> list[str]:
-    return [one["content"] for one in model.requests[-1].body["messages"]]
-
-
-async def texts(service: Running, session_id: str) -> list[str]:
-    return [one["content"] for one in (await service.history(session_id))["messages"]]
+            assert await said(service.client, session_id) == [*SAID, "two", "You said: two"]
+        assert await said(service.client, regenerated) == SAID
+        assert len(await said(service.client, live)) == 6

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from events.verify import verify
-from tests.support.asking import counted, forget_projections, messages, on_disk, recorded, said, until_last
+from tests.support.asking import counted, forget_projections, messages, on_disk, recorded, said, sent, until_last
 from tests.support.model_server import ModelServer
 from tests.support.service import Running, serving
 
@@ -33,10 +33,6 @@ async def delete(service: Running, session_id: str) -> int:
 async def whole(client: httpx.AsyncClient, session_id: str) -> list[dict[str, Any]]:
     """The history without what names the session."""
     return [{**message, "session_id": ""} for message in await messages(client, session_id)]
-
-
-def sent(model: ModelServer) -> list[str]:
-    return [message["content"] for message in model.requests[-1].body["messages"]]
 
 
 async def every_ending(service: Running, model: ModelServer, **body: Any) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 import httpx
 from msgspec import Struct
 
+from tests.support.model_server import ModelServer
+
 PAUSE_S = 0.01
 
 
@@ -66,6 +68,11 @@ async def until_last(client: httpx.AsyncClient, session_id: str, **fields: Any) 
             if found and all(found[-1][name] == value for name, value in fields.items()):
                 return found[-1]
             await asyncio.sleep(PAUSE_S)
+
+
+def sent(model: ModelServer, number: int = -1) -> list[str]:
+    """The texts of a context that the model was shown, the newest unless another is named."""
+    return [message["content"] for message in model.requests[number].body["messages"]]
 
 
 def forget_projections(folder: Path) -> None:
