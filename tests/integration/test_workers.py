@@ -14,9 +14,9 @@ import pytest
 from tests.support.feed_reader import following
 from tests.support.log_files import foreign
 from tests.support.model_server import ModelServer
-from tests.support.processes import ran
+from tests.support.processes import is_alive, ran
 from tests.support.service import frames, program
-from tests.support.workers import PATIENCE_S, TWO, create, is_alive, metrics, pids, two_workers, until
+from tests.support.workers import PATIENCE_S, TWO, create, metrics, pids, two_workers, until
 
 
 async def test_both_workers_serve_the_one_port(tmp_path: Path, model: ModelServer) -> None:

@@ -69,3 +69,11 @@ def record_of(folder: Path) -> str:
     """What the bytes of the log amount to: its file, and what its write-ahead log holds (after a reader, nothing)."""
     files = [folder / name for name in ("chatbot.db", "chatbot.db-wal")]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files if file.exists())).hexdigest()
+
+
+def is_alive(pid: int) -> bool:
+    """A process that has ended but is not yet reaped counts as ended; so does one that is reaped while it is read."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from tests.support.model_server import ModelServer
+from tests.support.processes import is_alive
 from tests.support.service import Program, program
 
 PATIENCE_S = 15.0
@@ -32,13 +33,6 @@ async def two_workers(folder: Path, model: ModelServer, **settings: str) -> Asyn
 def pids(started: Program) -> list[int]:
     """Of all workers that have become ready so far."""
     return [line["pid"] for line in started.log("worker.ready")]
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 async def until(reached: Callable[[], Any]) -> None:
