@@ -6,7 +6,8 @@ the streams' versions where its callers were wrong. All of it is one hop to the 
 
 import asyncio
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from itertools import chain
 from pathlib import Path
 
@@ -41,10 +42,22 @@ class SharedStore(SqliteStore):
 
     async def _connect(self, *, create: bool) -> aiosqlite.Connection:
         """In turn: of several that find the file empty one makes it a log."""
+        async with self._own_turn():
+            return await super()._connect(create=create)
+
+    async def _disconnect(self) -> None:
+        """In turn: of two that let go at once neither would be the last, who removes the write-ahead log."""
+        async with AsyncExitStack() as stack:
+            with suppress(LogUnavailable):  # some process keeps it: let go all the same
+                await stack.enter_async_context(self._own_turn())
+            await super()._disconnect()
+
+    @asynccontextmanager
+    async def _own_turn(self) -> AsyncIterator[None]:
         turn = self._turn.taken()
         await asyncio.to_thread(turn.__enter__)
         try:
-            return await super()._connect(create=create)
+            yield
         finally:
             turn.__exit__(None, None, None)
 

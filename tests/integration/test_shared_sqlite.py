@@ -19,7 +19,6 @@ from events.lock import DatabaseLock
 from events.options import LogOptions
 from events.shared_head import SharedHead
 from events.sqlite import SqliteLog
-from events.turn import Turn
 from events.verify import verify
 from tests.support.log_texts import ALL, texts
 from tests.support.sample_events import ASKED, deleted, posted
@@ -37,6 +36,8 @@ from tests.support.shared_log import inherited
 
 async def write(path, slot, descriptors, times):
     log = await SqliteLog.open(path, LogOptions(busy_timeout_s=1.0), wakeups=inherited(descriptors, slot))
+    print(json.dumps("open"), flush=True)
+    sys.stdin.readline()
     async def one(task):
         number = 0
         while number < times:
@@ -247,6 +248,7 @@ async def started(script: str, *arguments: str, pass_fds: list[int] | None = Non
         script,
         *arguments,
         cwd=ROOT,
+        stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         pass_fds=pass_fds or [],
         limit=2**20,
@@ -267,6 +269,11 @@ async def test_processes_that_race_lose_and_double_nothing_though_one_is_killed_
         for slot in range(4)
     ]
     try:
+        for writer in writers:
+            assert writer.stdout is not None
+            assert json.loads(await writer.stdout.readline()) == "open"
+        for writer in writers:
+            writer.stdin.write(b"go\n")  # type: ignore[union-attr]  # a pipe
         async with asyncio.timeout(10):
             await log.wait(60)  # all are under way, or nearly
         writers[0].send_signal(signal.SIGSTOP)
@@ -310,15 +317,3 @@ async def test_a_stopped_process_that_has_the_turn_keeps_the_others_for_no_longe
     holder.kill()
     await holder.wait()
     await log.append("a", 0, [posted("x")], ASKED)
-
-
-def test_a_turn_is_let_go_of_after_an_error(tmp_path: Path) -> None:
-    turn, other = Turn(tmp_path / "log.db", 0.05), Turn(tmp_path / "log.db", 0.05)
-    with turn.taken(), pytest.raises(LogUnavailable), other.taken():
-        pass
-    with pytest.raises(ZeroDivisionError), turn.taken():
-        raise ZeroDivisionError
-    with other.taken():
-        pass
-    turn.close()
-    other.close()

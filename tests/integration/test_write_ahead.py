@@ -9,9 +9,11 @@ import pytest
 from events import write_ahead
 from events.options import LogOptions
 from events.sqlite import SqliteLog
+from events.turn import Turn
 from events.verify import verify
 from tests.support.log_files import foreign
 from tests.support.sample_events import ASKED, deleted, posted
+from tests.support.shared_log import SharedLogs
 
 APPENDERS = 8
 TEXT = "x" * 3000  # an event is a page, and one of the index is changed with it
@@ -103,3 +105,29 @@ async def test_an_erasure_in_the_midst_of_copying_leaves_no_text_in_any_file(tmp
         await writing
     assert (await verify(log))[1] is None
     await log.close()
+
+
+async def test_of_two_that_close_at_once_the_second_removes_it(tmp_path: Path) -> None:
+    logs = SharedLogs(tmp_path / "log.db", slots=2)
+    here, there = await logs.open(0), await logs.open(1)
+    await here.append("a", 0, [posted("1")], ASKED)
+    turn = Turn(logs.path, 0.0)
+    with turn.taken():
+        closing = [asyncio.create_task(log.close()) for log in (here, there)]
+        done, _ = await asyncio.wait(closing, timeout=5 * write_ahead.BUSY_MS / 1000)
+        assert not done  # else each would find the other there
+    await asyncio.gather(*closing)
+    assert not logs.path.with_name("log.db-wal").exists()
+    turn.close()
+    await logs.close()
+
+
+async def test_a_log_closes_though_another_process_keeps_the_turn(tmp_path: Path) -> None:
+    logs = SharedLogs(tmp_path / "log.db", slots=1)
+    log = await logs.open(0, LIMIT)
+    turn = Turn(logs.path, 0.0)
+    with turn.taken():
+        async with asyncio.timeout(10 * LIMIT.busy_timeout_s):
+            await log.close()
+    turn.close()
+    await logs.close()

@@ -1,4 +1,4 @@
-"""A SQLite log that several instances append to: of one process, or of many that run SHARED_WRITER."""
+"""A SQLite log that several instances append to: of one process, or of many."""
 
 import socket
 from collections.abc import Callable
