@@ -31,7 +31,7 @@ from chatbot.sessions.decide import decide
 from chatbot.sessions.endings import UNAVAILABLE, Endings
 from chatbot.sessions.forking import Ask, fork, hand_over
 from chatbot.sessions.idempotency import Answer, answer_again, forked, once_of
-from chatbot.sessions.ledger import CONTENDED, DECIDE_MAX, Ledger
+from chatbot.sessions.ledger import CONTENDED, Ledger, rounds
 from chatbot.sessions.mailbox import Envelope, Mailbox, MailboxClosed
 from chatbot.sessions.ports import Ports
 from chatbot.sessions.reply import Reply
@@ -125,7 +125,7 @@ class Actor:
 
     async def _handle(self, envelope: Envelope) -> Answer:
         self._ledger.begin()
-        for _ in range(DECIDE_MAX):
+        for _ in rounds(self._ports):
             if once_of(envelope.command) is not None and not self._ledger.is_level:
                 await self._ledger.catch_up()  # the same request may have come to another node before
             again = await self._answer_again(envelope)
@@ -233,7 +233,7 @@ class Actor:
         return await answer_again(self._ports, self._ledger.state, envelope, self._ledger.replies.by_id)
 
     async def _delete(self, envelope: Envelope, command: DeleteSession) -> Answer:
-        for _ in range(DECIDE_MAX):
+        for _ in rounds(self._ports):
             if not self._ledger.is_level:
                 await self._ledger.catch_up()
             self._ledger.check(command, envelope)

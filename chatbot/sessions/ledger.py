@@ -3,6 +3,7 @@ and decides again.
 """
 
 import asyncio
+from collections.abc import Iterator
 from contextlib import suppress
 
 from msgspec.structs import replace
@@ -21,8 +22,16 @@ from events.errors import LogUnavailable, VersionConflict
 from events.record import RecordedEvent
 
 LOOK_AGAIN_S = 1.0  # after the log could not be read
-DECIDE_MAX = 8  # rounds lost to other nodes that write to the same stream before the asker is told to try again
+ROUNDS_MIN, CONTENDED_S = 8, 2.0  # rounds, and seconds, lost to others who write to the stream, before giving up
 CONTENDED = "others keep writing to this session; try again"
+
+
+def rounds(ports: Ports) -> Iterator[None]:
+    """Rounds of deciding; none once the asker is to be told to try again."""
+    begun_s, number = ports.timer(), 0
+    while number < ROUNDS_MIN or ports.timer() - begun_s < CONTENDED_S:
+        yield
+        number += 1
 
 
 class Ledger:
@@ -102,7 +111,7 @@ class Ledger:
         be asked anew whether the same one has come to another node.
         """
         asked = command or envelope.command
-        for _ in range(DECIDE_MAX):
+        for _ in rounds(self._ports):
             try:
                 decision = await self._decide(asked, envelope)
                 reply = await self._append(decision.events, envelope)
