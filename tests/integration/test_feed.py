@@ -142,7 +142,7 @@ async def test_history_then_feed_miss_nothing_and_repeat_nothing(brisk: Running,
         last = history["messages"][-1] if history["messages"] else {"content": "", "role": "user"}
         shown = last["content"] if last["role"] == "assistant" else ""
         lengths.add(len(shown))
-        assert history["cursor"] == f"{history['version']}:{len(shown) if shown != text else 0}"
+        assert history["cursor"] == f"{history['version']}:{0 if last.get('status') == 'complete' else len(shown)}"
         if last["role"] == "assistant" and last["status"] == "complete":
             return
         async with following(brisk.client, session_id, history[cursor]) as feed:
@@ -239,7 +239,7 @@ async def test_a_selected_branch_is_told(service: Running) -> None:
 
 
 async def test_an_expired_session_ends_its_feed(service: Running) -> None:
-    session_id = await service.session(timeout_hours=1 / 3600)
+    session_id = await service.session(timeout_hours=2 / 3600)
     async with following(service.client, session_id) as feed:
         kinds = [(await feed.next())["type"] for _ in range(4)]
     assert kinds == ["session", "expired", "done", "end"]
@@ -299,7 +299,7 @@ async def test_in_passing_trouble_an_event_source_is_asked_to_come_back(tmp_path
 async def test_three_hundred_readers_of_one_reply_each_get_every_character(
     service: Running, model: ModelServer
 ) -> None:
-    text = "".join(f"{number:04} " for number in range(200))
+    text = "".join(f"{number:04} " for number in range(60))
     model.script(pieces=tuple(text[at : at + 5] for at in range(0, len(text), 5)), delay_s=0.005, first_delay_s=1.0)
     session_id = await service.session()
     chatting = asyncio.create_task(service.chat(session_id, "hi"))

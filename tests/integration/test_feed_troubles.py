@@ -17,6 +17,7 @@ from events.catalogue import Parameters as NoParameters
 from events.record import Metadata
 from events.sqlite import SqliteLog
 from tests.support.feed_reader import following, kinds_of, text_of
+from tests.support.log_files import foreign
 from tests.support.model_server import ModelServer
 from tests.support.parts import needs
 from tests.support.service import Program, Running, frames, program, serving
@@ -95,7 +96,11 @@ async def open_session(running: Program) -> str:
 
 
 async def test_a_feed_ends_with_the_service_and_goes_on_with_the_next(tmp_path: Path, model: ModelServer) -> None:
-    settings = {"CHATBOT_SERVER_DRAIN_GRACE_S": "0.2", "CHATBOT_STREAM_RETRY_S": "0.5"}
+    settings = {
+        "CHATBOT_SERVER_DRAIN_GRACE_S": "0.2",
+        "CHATBOT_STREAM_RETRY_S": "0.5",
+        "CHATBOT_SERVER_FEEDS_GRACE_S": "15",
+    }
     model.script(pieces=("partial ", "never"), hold_after=1)
     async with program(tmp_path, model.url, **settings) as first:
         session_id = await open_session(first)
@@ -112,7 +117,7 @@ async def test_a_feed_ends_with_the_service_and_goes_on_with_the_next(tmp_path: 
                 assert (await feed.next())["type"] == "end", "no [DONE]: it goes on"
                 posted = "".join([piece async for piece in answer.aiter_text()])
                 assert await stopping == 0
-                assert time.monotonic() - started_s < 1.9, "nobody had to be cut off"
+                assert time.monotonic() - started_s < 10, "nobody had to be cut off"
     assert kinds_of(seen) == ["session", "message", "start", "chunk", "error", "draining"]
     error, draining = seen[-2:]
     assert (error["status"], error["length"], error["retry"]) == ("interrupted", len("partial "), None)
@@ -145,35 +150,16 @@ async def test_an_end_that_cannot_be_recorded_yet_is_told_once_it_is(tmp_path: P
             body = {"session_id": session_id, "message": "hi"}
             async with service.client.stream("POST", "/api/chat/stream", json=body) as answer:
                 await feed.until("chunk")
-                await hold_lock(tmp_path / "chatbot.db", model, 1.0)
+                other = await asyncio.to_thread(foreign, tmp_path / "chatbot.db", "BEGIN IMMEDIATE")
+                model.release()
                 posted = frames("".join([piece async for piece in answer.aiter_text()]))
+                other.close()
             assert (posted[-2]["status"], posted[-2]["length"]) == ("unrecorded", len("one two"))
             assert posted[-2]["cursor"] == f"{posted[0]['version']}:{len('one two')}"
             complete = (await feed.until("complete"))[-1]
         async with following(service.client, session_id, posted[-2]["cursor"]) as feed:
             (again,) = await feed.until("complete")
         assert again["full_response"] == complete["full_response"] == "one two"
-
-
-async def hold_lock(path: Path, model: ModelServer, seconds: float) -> None:
-    """Another program holds the database while the model ends its reply."""
-    held = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def hold() -> None:
-        import sqlite3
-
-        other = sqlite3.connect(path, isolation_level=None)
-        other.execute("BEGIN IMMEDIATE")
-        loop.call_soon_threadsafe(held.set)
-        time.sleep(seconds)
-        other.execute("ROLLBACK")
-        other.close()
-
-    holding = asyncio.create_task(asyncio.to_thread(hold))
-    await held.wait()
-    model.release()
-    await holding
 
 
 @needs("curl")
@@ -183,12 +169,17 @@ async def test_curl_follows_a_session_to_its_end(tmp_path: Path, model: ModelSer
         curl = await asyncio.create_subprocess_exec(
             *("curl", "-sN", f"{running.url}/api/sessions/{session_id}/stream?after=0"), stdout=asyncio.subprocess.PIPE
         )
-        async with httpx.AsyncClient(base_url=running.url, timeout=20) as client:
+        assert curl.stdout is not None
+        written = b""
+        async with httpx.AsyncClient(base_url=running.url, timeout=20) as client, asyncio.timeout(20):
+            while b"session" not in written:
+                written += await curl.stdout.readuntil(b"\n\n")
             await client.post("/api/chat", json={"session_id": session_id, "message": "hi"})
+            while b"complete" not in written:
+                written += await curl.stdout.readuntil(b"\n\n")
             await client.delete(f"/api/sessions/{session_id}")
-        async with asyncio.timeout(10):
-            written, _ = await curl.communicate()
-    assert curl.returncode == 0
+            written += await curl.stdout.read()
+            assert await curl.wait() == 0
     turn = ["session", "message", "start", "chunk", "complete"]
     assert kinds_of(frames(written.decode())) == [*turn, "deleted", "done"]
 

@@ -241,7 +241,7 @@ async def test_deleting_a_fork_leaves_its_origin_whole(service: Running, tmp_pat
 
 async def test_an_expired_fork_is_kept_whole_too(tmp_path: Path, model: ModelServer) -> None:
     async with serving(tmp_path, model.url) as service:
-        session_id = await service.session(timeout_hours=1 / 3600)
+        session_id = await service.session(timeout_hours=3 / 3600)
         await service.chat(session_id, "one")
         fork_id = await fork(service, session_id)
         await until_gone(service, fork_id)

@@ -97,9 +97,12 @@ async def test_closing_a_reply_stops_the_model() -> None:
     """With one place in the child, a reply that went on after its close would keep the next one waiting."""
     options = EmbeddedOptions(context_tokens=2048, parallel=1, startup_timeout_s=30)
     provider = create_provider("embedded", LlmOptions(), options)
-    reading = asyncio.create_task(ask(provider, "Write a very long story.", max_new_tokens=2000))
-    await asyncio.sleep(2)
-    assert not reading.done()
+    answer = Answer([])
+    story = ask(provider, "Write a very long story.", into=answer, max_new_tokens=2000, do_sample=False)
+    reading = asyncio.create_task(story)
+    async with asyncio.timeout(30):
+        while not answer.text:
+            await asyncio.sleep(0.01)
     reading.cancel()
     await asyncio.gather(reading, return_exceptions=True)
     async with asyncio.timeout(5):

@@ -104,7 +104,7 @@ async def test_while_a_whole_reply_is_written_there_are_signs_of_life(
 ) -> None:
     monkeypatch.setattr(midm, "LIFE_SIGN_S", 0.02)
     server.streams = False
-    server.script(pieces=("a",), first_delay_s=0.1)
+    server.script(pieces=("a",), first_delay_s=1.0)
     answer = await ask(provider)
     assert answer.pieces[-1] == "a"
     assert answer.pieces[:3] == ["", "", ""]

@@ -71,7 +71,7 @@ async def test_a_refused_connection_answers_as_the_seed_does(tmp_path: Path) -> 
 async def test_a_model_that_is_too_slow_answers_504(
     tmp_path: Path, model: ModelServer, script: dict[str, Any], partial: str
 ) -> None:
-    limits = {"CHATBOT_LLM_FIRST_TOKEN_TIMEOUT_S": "0.2", "CHATBOT_LLM_BETWEEN_TOKENS_TIMEOUT_S": "0.2"}
+    limits = {"CHATBOT_LLM_FIRST_TOKEN_TIMEOUT_S": "1", "CHATBOT_LLM_BETWEEN_TOKENS_TIMEOUT_S": "1"}
     async with serving(tmp_path, model.url, CHATBOT_LLM_PROVIDER="openai", **limits) as service:
         model.script(**script)
         session_id = await service.session()

@@ -156,12 +156,13 @@ async def test_a_node_that_does_not_answer_lives_for_as_long_as_it_records(
     """Its address leads to a port that takes connections and says nothing, as across a broken network."""
     port = free_port()
     lost = {"CHATBOT_NODES_LISTEN_PORT": str(port), "CHATBOT_NODES_ADVERTISE_HOST": "127.0.0.9"}
-    brisk = {**BRISK, "CHATBOT_NODES_PROBE_TIMEOUT_S": "0.2", "CHATBOT_NODES_LOOK_S": "0.1"}
+    probes = {"CHATBOT_NODES_PROBE_TIMEOUT_S": "0.2", "CHATBOT_NODES_LOOK_S": "0.1"}
+    brisk = {**BRISK, **probes, "CHATBOT_NODES_SUSPECT_S": "3"}
     schema = await postgres.schema()
     with socket.create_server(("127.0.0.9", port)):
         async with nodes(tmp_path, schema, model.url, lost, {}, **brisk) as (first, second):
             model.delay_s = 0.1
-            pieces = tuple(f"word{number} " for number in range(30))  # three seconds of it
+            pieces = tuple(f"word{number} " for number in range(60))  # six seconds of it
             model.script(pieces=pieces, hold_after=len(pieces))
             session_id = await first.session()
             asked = asyncio.create_task(
@@ -169,7 +170,7 @@ async def test_a_node_that_does_not_answer_lives_for_as_long_as_it_records(
             )
             await written(second.client, session_id, "".join(pieces))
             assert await ends_of(first.client, session_id) == []
-            async with asyncio.timeout(5):  # now it records nothing more
+            async with asyncio.timeout(10):  # now it records nothing more
                 while not await ends_of(second.client, session_id):
                     await asyncio.sleep(0.05)
             assert await ends_of(first.client, session_id) == [("reply_interrupted", "".join(pieces))]

@@ -9,24 +9,11 @@ from typing import Any
 import httpx
 
 from tests.support.parts import needs_model
-from tests.support.processes import is_alive
+from tests.support.processes import children_of, is_alive
 from tests.support.service import Program, frames, program
 
 EMBEDDED = {"CHATBOT_LLM_PROVIDER": "auto", "CHATBOT_STREAM_CHECKPOINT_INTERVAL_S": "0.1"}
 NO_SERVER = ""
-
-
-def children_of(pid: int) -> list[int]:
-    """Living processes whose parent is `pid`."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(parent) == pid and state != "Z":
-            found.append(int(stat.parent.name))
-    return found
 
 
 async def all_gone(pids: list[int]) -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from tests.support.log_files import small_disk
 from tests.support.parts import free_port
+from tests.support.processes import children_of
 
 START_TIMEOUT_S = 30.0
 SETTINGS = {
@@ -92,8 +93,7 @@ class PostgresServer:
         """SIGKILL for the server and all its processes, as a power cut has it."""
         process = self._process
         if process is not None:
-            children = _children(process.pid)
-            for pid in (process.pid, *children):
+            for pid in (process.pid, *children_of(process.pid)):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             process.wait()
@@ -129,8 +129,9 @@ class PostgresServer:
 
     def _ready(self) -> bool:
         """As the server itself notes in its folder."""
-        process, noted = self._process, self._data / "postmaster.pid"
-        lines = noted.read_text().splitlines() if noted.exists() else []
+        process, lines = self._process, list[str]()
+        with contextlib.suppress(FileNotFoundError):  # also where one that was killed has left it, and it is removed
+            lines = (self._data / "postmaster.pid").read_text().splitlines()
         return process is not None and len(lines) == 8 and (lines[0], lines[7].strip()) == (str(process.pid), "ready")
 
     def _run(self, program: str, *arguments: str) -> None:
@@ -154,11 +155,6 @@ def _user() -> int | None:
         return pwd.getpwnam("postgres").pw_uid
     except KeyError:
         return pwd.getpwnam("nobody").pw_uid
-
-
-def _children(pid: int) -> list[int]:
-    stats = [one.read_text() for one in Path("/proc").glob("[0-9]*/stat") if one.exists()]
-    return [int(stat.split()[0]) for stat in stats if int(stat.rpartition(")")[2].split()[1]) == pid]
 
 
 @contextmanager

@@ -72,8 +72,19 @@ def record_of(folder: Path) -> str:
 
 
 def is_alive(pid: int) -> bool:
-    """A process that has ended but is not yet reaped counts as ended; so does one that is reaped while it is read."""
+    return _state_and_parent(pid)[0] != "Z"
+
+
+def children_of(pid: int) -> list[int]:
+    """Living processes whose parent is `pid`."""
+    others = {int(one.name): _state_and_parent(int(one.name)) for one in Path("/proc").glob("[0-9]*")}
+    return [other for other, (state, parent) in others.items() if parent == pid and state != "Z"]
+
+
+def _state_and_parent(pid: int) -> tuple[str, int]:
+    """One that has ended has state Z until it is reaped, and here from then on, too, even if just while it is read."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
     except (FileNotFoundError, ProcessLookupError):
-        return False
+        return "Z", 0
+    return state, int(parent)
