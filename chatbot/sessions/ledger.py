@@ -22,7 +22,7 @@ from events.errors import LogUnavailable, VersionConflict
 from events.record import RecordedEvent
 
 LOOK_AGAIN_S = 1.0  # after the log could not be read
-ROUNDS_MIN, CONTENDED_S = 8, 2.0  # rounds, and seconds, lost to others who write to the stream, before giving up
+ROUNDS_MIN, CONTENDED_S = 8, 5.0  # rounds, and seconds, lost to others who write to the stream, before giving up
 CONTENDED = "others keep writing to this session; try again"
 
 

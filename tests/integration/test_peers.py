@@ -131,7 +131,7 @@ async def test_a_probe_does_not_tell_the_secret() -> None:
 
     stranger = await asyncio.start_server(listen, "127.0.0.1", 0)
     port = stranger.sockets[0].getsockname()[1]
-    peers = Peers(SECRET, 1.0, 1.0, 4, Metrics("0"))
+    peers = Peers(SECRET, 10.0, 10.0, 4, Metrics("0"))
     assert await peers.probe(Address(f"http://127.0.0.1:{port}", "00000000")) is Verdict.SILENT
     await peers.close()
     stranger.close()
@@ -155,7 +155,7 @@ async def test_a_reply_longer_than_a_line_may_be_is_followed_all_the_same(
     (reply_id,) = node.services.supervisor.replies(session_id)
     address = address_of(node.services.nodes.name)
     assert address is not None
-    peers = Peers(SECRET, 1.0, 1.0, 4, Metrics("0"))
+    peers = Peers(SECRET, 10.0, 10.0, 4, Metrics("0"))
     text = ""
     async with aclosing(peers.text(address, (session_id, reply_id), 0)) as pieces:
         async for piece in pieces:

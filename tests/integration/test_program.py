@@ -13,6 +13,7 @@ import pytest
 from tests.support.commands import command
 from tests.support.model_server import ModelServer
 from tests.support.service import Program, frames, program
+from tests.support.workers import until
 
 
 async def create(client: httpx.AsyncClient) -> str:
@@ -21,6 +22,10 @@ async def create(client: httpx.AsyncClient) -> str:
 
 async def chat(client: httpx.AsyncClient, session_id: str, message: str) -> Any:
     return (await client.post("/api/chat", json={"session_id": session_id, "message": message})).json()
+
+
+async def messages_of(client: httpx.AsyncClient, session_id: str) -> list[dict[str, Any]]:
+    return list((await client.get(f"/api/sessions/{session_id}/messages")).json()["messages"])
 
 
 async def test_a_conversation_goes_on_after_a_restart(tmp_path: Path, model: ModelServer) -> None:
@@ -77,14 +82,16 @@ async def test_a_reply_left_open_by_a_kill_is_interrupted_with_its_checkpointed_
         session_id = await create(client)
         posted = asyncio.create_task(chat(client, session_id, "one"))
         waiting = asyncio.create_task(chat(client, session_id, "two"))
-        await asyncio.sleep(0.6)
+        async with asyncio.timeout(20):  # both messages and a checkpoint are on record
+            while [one["content"] for one in await messages_of(client, session_id)] != ["one", "kept text ", "two", ""]:
+                await asyncio.sleep(0.02)
         await first.kill()
         for task in (posted, waiting):
             with pytest.raises(httpx.TransportError):
                 await task
     async with program(tmp_path, model.url) as second, httpx.AsyncClient(base_url=second.url) as client:
         assert second.log("server.ready")[0]["recovered_sessions"] == 1
-        messages = (await client.get(f"/api/sessions/{session_id}/messages")).json()["messages"]
+        messages = await messages_of(client, session_id)
         assert [(m["role"], m["status"], m["content"]) for m in messages] == [
             ("user", "complete", "one"),
             ("assistant", "interrupted", "kept text "),
@@ -98,17 +105,17 @@ async def test_a_reply_left_open_by_a_kill_is_interrupted_with_its_checkpointed_
 async def test_a_drain_lets_replies_finish_refuses_new_ones_and_interrupts_what_takes_too_long(
     tmp_path: Path, model: ModelServer
 ) -> None:
-    limits = {"CHATBOT_SERVER_DRAIN_GRACE_S": "1"}
+    limits = {"CHATBOT_SERVER_DRAIN_GRACE_S": "3"}
     async with program(tmp_path, model.url, **limits) as running, httpx.AsyncClient(base_url=running.url) as client:
         quick, slow = await create(client), await create(client)
         model.script(pieces=("a ", "b"), delay_s=0.2)
         model.script(pieces=("x ", "y"), hold_after=1)
         finishing = asyncio.create_task(chat(client, quick, "one"))
-        await asyncio.sleep(0.1)
+        await model.wait_requests(1)
         hanging = asyncio.create_task(client.post("/api/chat/stream", json={"session_id": slow, "message": "two"}))
-        await asyncio.sleep(0.1)
+        await model.wait_requests(2)
         running.process.send_signal(signal.SIGTERM)
-        await asyncio.sleep(0.1)
+        await until(lambda: running.log("drain.replies"))
         ready = await client.get("/readyz")
         assert (ready.status_code, ready.json()["status"]) == (503, "draining")
         refused = await client.post("/api/chat", json={"session_id": quick, "message": "late"})
@@ -125,15 +132,15 @@ async def test_a_second_ctrl_c_quits_at_once_and_loses_nothing_acknowledged(tmp_
     async with program(tmp_path, model.url) as running, httpx.AsyncClient(base_url=running.url) as client:
         session_id = await create(client)
         hanging = asyncio.create_task(chat(client, session_id, "one"))
-        await asyncio.sleep(0.2)
+        await model.wait_requests()
         running.process.send_signal(signal.SIGINT)
-        await asyncio.sleep(0.2)
+        await until(lambda: running.log("drain.replies"))
         running.process.send_signal(signal.SIGINT)
-        assert await running.ended(timeout_s=2) == 130
+        assert await running.ended(timeout_s=8) == 130, "before the 10 seconds that replies are given"
         with pytest.raises(httpx.TransportError):
             await hanging
     async with program(tmp_path, model.url) as again, httpx.AsyncClient(base_url=again.url) as client:
-        messages = (await client.get(f"/api/sessions/{session_id}/messages")).json()["messages"]
+        messages = await messages_of(client, session_id)
         assert [m["status"] for m in messages] == ["complete", "interrupted"]
 
 
@@ -251,12 +258,7 @@ async def test_the_log_lines_hold_no_texts_keys_or_ids(tmp_path: Path, model: Mo
 async def test_reload_starts_again_when_settings_change(tmp_path: Path, model: ModelServer) -> None:
     reloading = await Program.start(tmp_path, model.url, "--reload")
     try:
-        first = reloading.url
-        reloading.url = ""
         (tmp_path / ".env").write_text("DEFAULT_MAX_TOKENS=99\n")
-        async with asyncio.timeout(15):
-            while not reloading.url:
-                await asyncio.sleep(0.05)
-        assert reloading.url != first
+        await until(lambda: len(reloading.log("server.ready")) == 2)
     finally:
         assert await reloading.stop() == 0

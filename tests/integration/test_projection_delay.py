@@ -30,7 +30,7 @@ async def following(path: Path, log: MemoryLog, told: Told, **options: float) ->
 
 async def test_events_that_nobody_waits_for_are_folded_together(path: Path) -> None:
     log, told = MemoryLog(), Told()
-    runner = await following(path, log, told, delay_s=0.2)
+    runner = await following(path, log, told, delay_s=1.0)
     for n in range(10):
         log.record(f"s{n}", created())
         await asyncio.sleep(0.005)

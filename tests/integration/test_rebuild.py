@@ -18,7 +18,7 @@ from events.catalogue import SessionAccessed
 from events.log import EventLog
 from events.opening import open_log
 from events.record import Head, Metadata
-from projections import database, rebuilt
+from projections import beside, database, rebuilt
 from projections.beside import REST, Resting, fold_beside
 from projections.errors import (
     LogReplaced,
@@ -84,7 +84,7 @@ async def test_it_ends_while_the_log_goes_on(path: Path, log: MemoryLog) -> None
     def goes_on(_position: int) -> None:
         log.record("a", SessionAccessed())
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         reached, in_place = await rebuild(log, path, 50, goes_on)
     assert (reached >= end, in_place) == (True, True)
     assert reached - end < end // 50 + 2, "all that had come by the last batch"
@@ -310,7 +310,7 @@ async def test_the_command_may_be_stopped_and_run_again(folder: Path, path: Path
     assert (await ran(folder, "rebuild")).code == 0
     before = contents(path)
     async with started(folder, "rebuild", CHATBOT_DATABASE_PROJECTION_BATCH_MAX="5") as process:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not making(path).exists():
                 await asyncio.sleep(0.001)
         await asyncio.sleep(0.05)
@@ -333,7 +333,7 @@ async def test_the_command_beside_the_running_service(folder: Path, path: Path, 
         told = await ran(folder, "rebuild")
         assert (told.code, "from its next event" in told.out) == (0, True)
         await client.post("/api/chat", json={"session_id": session_id, "message": "one"})
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not service.log("projections.adopted"):
                 await asyncio.sleep(1)
                 await client.post("/api/chat", json={"session_id": session_id, "message": "more"})
@@ -358,7 +358,7 @@ async def served(
     runner = ProjectionRunner(path, log, told, RunnerOptions(batch_max=batch_max, look_s=0.0, place=place))
     await runner.start()
     try:
-        await runner.wait_for(log.head().position, timeout_s=20)
+        await runner.wait_for(log.head().position, timeout_s=60)
         told.batches.clear()
         yield runner, log
     finally:
@@ -367,7 +367,7 @@ async def served(
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -420,7 +420,10 @@ async def test_where_a_process_cannot_make_it_the_thread_does(folder: Path, path
     assert (sum(told.batches), told.adoptions) == (12_101, [])
 
 
-async def test_a_process_that_makes_it_ends_with_the_runner(folder: Path, path: Path) -> None:
+async def test_a_process_that_makes_it_ends_with_the_runner(
+    folder: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beside, "STOP_GRACE_S", 20.0)
     told = Told()
     async with served(folder / "chatbot.db", path, told, batch_max=5) as (_, log):
         await lose(path, log, "new")
@@ -430,7 +433,10 @@ async def test_a_process_that_makes_it_ends_with_the_runner(folder: Path, path: 
     assert (await ran(folder, "rebuild")).code == 0
 
 
-async def test_a_process_that_nobody_waits_for_any_more_gives_up(folder: Path, path: Path) -> None:
+async def test_a_process_that_nobody_waits_for_any_more_gives_up(
+    folder: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beside, "STOP_GRACE_S", 20.0)
     folding = asyncio.create_task(fold_beside(folder / "chatbot.db", path, 1))
     await until(making(path).exists)
     folding.cancel()
@@ -452,7 +458,7 @@ async def test_the_service_has_a_process_make_the_file_that_it_lost(
     async with program(folder, model.url) as service, httpx.AsyncClient(base_url=service.url) as client:
         before = (await client.get("/api/usage")).json()
         database.delete(path)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not service.log("projections.adopted"):
                 await client.post("/api/sessions")  # the runner looks at its file when there is news
                 await asyncio.sleep(0.2)

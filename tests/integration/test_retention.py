@@ -45,7 +45,7 @@ class World(Sessions):
 
     async def comes(self, reached: Callable[[list[RecordedEvent]], bool]) -> list[RecordedEvent]:
         """The history, once it is so."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not reached(history := await self.history()):
                 await asyncio.sleep(0.02)
         return history

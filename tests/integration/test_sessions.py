@@ -183,6 +183,8 @@ async def test_a_session_is_erased_for_good_so_long_after_its_expiry_as_the_sett
                 await asyncio.sleep(0.05)
             while (await service.client.get(f"/api/sessions/{short}")).json()["type"] != "/problems/session-deleted":
                 await asyncio.sleep(0.05)
+            while service.services.log.erasure_pending:  # the write-ahead file is emptied after the commit
+                await asyncio.sleep(0.01)
         assert (await service.client.get(f"/api/sessions/{kept}")).status_code == 200
         content = b"".join(file.read_bytes() for file in tmp_path.iterdir())
         assert b"SECRET" not in content

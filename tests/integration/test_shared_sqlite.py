@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from events import write_ahead
+from events import shared_head, write_ahead
 from events.errors import LogUnavailable, LogUnusable, VersionConflict
 from events.lock import DatabaseLock
 from events.options import LogOptions
@@ -140,6 +140,7 @@ async def test_instances_that_race_on_few_streams_lose_and_double_nothing(logs: 
 async def test_all_who_ask_for_the_head_together_share_one_look(
     logs: SharedLogs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(shared_head, "POLL_S", 60.0)  # nobody else looks
     log, looks = await logs.open(0), 0
     look = SharedHead._look
 
@@ -265,7 +266,7 @@ async def test_processes_that_race_lose_and_double_nothing_though_one_is_killed_
 ) -> None:
     log = await logs.open(4, OPTIONS)
     writers = [
-        await started(WRITER, str(logs.path), str(slot), json.dumps(logs.descriptors), "50", pass_fds=logs.descriptors)
+        await started(WRITER, str(logs.path), str(slot), json.dumps(logs.descriptors), "200", pass_fds=logs.descriptors)
         for slot in range(4)
     ]
     try:
@@ -312,7 +313,7 @@ async def test_a_stopped_process_that_has_the_turn_keeps_the_others_for_no_longe
     begun_s = time.monotonic()
     with pytest.raises(LogUnavailable, match="another process keeps it locked"):
         await log.append("a", 0, [posted("x")], ASKED)
-    assert 0.9 < time.monotonic() - begun_s < 3
+    assert 0.9 < time.monotonic() - begun_s < 10
     assert (await log.latest()).position == 0  # reads go on
     holder.kill()
     await holder.wait()

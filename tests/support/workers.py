@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from tests.support.model_server import ModelServer
 from tests.support.processes import is_alive
 from tests.support.service import Program, program
 
-PATIENCE_S = 15.0
+PATIENCE_S = 60.0
 TWO = ("--workers", "2")
 
 
@@ -25,9 +25,10 @@ async def two_workers(folder: Path, model: ModelServer, **settings: str) -> Asyn
         try:
             yield started
         finally:
-            for pid in pids(started):
+            for pid in (started.process.pid, *pids(started)):  # the master first: it would replace them
                 if is_alive(pid):
-                    os.kill(pid, signal.SIGKILL)
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
 
 
 def pids(started: Program) -> list[int]:
