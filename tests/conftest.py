@@ -7,10 +7,15 @@ from pathlib import Path
 
 import aiosqlite
 import pytest
+from hypothesis import settings
 
 from tests.support.model_server import ModelServer
 from tests.support.postgres import PostgresServer, postgres_server
 from tests.support.service import Running, serving
+
+if not os.environ.get("CI"):  # there it has a profile of its own, which has no deadline either
+    settings.register_profile("here", deadline=None)
+    settings.load_profile("here")
 
 
 @pytest.fixture

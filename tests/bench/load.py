@@ -20,6 +20,7 @@ from tests.bench.readers_client import address
 
 TURNS_EACH = 50  # turns in a session before its client goes on with another
 GRACE_S, CLOSE_S = 30.0, 5.0  # at the end: for the answers that are under way, and for connections to close
+LOOK_S = 0.1  # between looks at whether a first answer has come, where none has in the time that was given
 CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 FIRST_TEXT = b'"content":" '  # each of the fake model's words begins with a space
 
@@ -100,6 +101,9 @@ class Load:
         began_s, driver_s, text_bytes = time.perf_counter(), time.process_time(), self._text_bytes()
         before = self._sample()
         await self._wait(self._plan.seconds)
+        late_s = began_s + self._plan.seconds + GRACE_S
+        while not (seen.first_text_s if self.call.text else seen.took_s) and time.perf_counter() < late_s:
+            await self._wait(LOOK_S)
         seen.text_bytes = self._text_bytes() - text_bytes
         after = self._sample()
         seen.seconds, seen.driver_cpu_s = time.perf_counter() - began_s, time.process_time() - driver_s

@@ -110,6 +110,8 @@ class Session:
         async with asyncio.timeout(PATIENCE_S):
             self._note(f"cancel {where}", began_s, await self._model.broken_s)
             await talking
+        for feed in (self._lines.own_feed, self._lines.far_feed):
+            await feed.first(lambda frame: frame["type"] == "error")  # after it comes nothing of this reply
         await asyncio.sleep(PAUSE_S)
 
     def _begin(self) -> float:

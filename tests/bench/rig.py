@@ -13,7 +13,7 @@ from tests.bench.calls import Floor, Product, Work
 from tests.bench.fake_model import words
 from tests.bench.load import Cpu, Load, LoadFailed, Plan, Seen
 from tests.bench.loop import loop_factory
-from tests.bench.processes import ROOT, Child, free_port, product, started
+from tests.bench.processes import ROOT, Child, free_ports, product, started
 
 HERE = Path(__file__).resolve().parent
 SESSIONS_EACH = 20  # of each client that goes from one to the next
@@ -78,7 +78,7 @@ class Rig:
 @contextmanager
 def rig(folder: Path, bench: Bench) -> Iterator[Rig]:
     """All processes, with nothing in their memory and an empty database in `folder`."""
-    ports = free_port(), free_port()
+    ports = free_ports(2)
     model_url, floor_url = (f"http://127.0.0.1:{port}" for port in ports)
     way = {"PYTHONPATH": str(ROOT)}
     shared = ["--protocol", bench.protocol, "--port"]

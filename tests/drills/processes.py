@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.drills.network import call
 
-END_TIMEOUT_S = 30.0
+END_TIMEOUT_S = 60.0
 
 
 class Part:
@@ -56,7 +56,8 @@ class Part:
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Its exit code, once it has ended by itself. Raises TimeoutError."""
         if self.pid is not None:
-            os.kill(self.pid, number)
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
         return await self.ended()
 
     async def once(self, *arguments: str) -> str:

@@ -2,8 +2,6 @@
 
 import asyncio
 import socket
-import sqlite3
-import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,6 +14,7 @@ from events.catalogue import MessagePosted, ReplyCompleted, ReplyProgressed, Rep
 from events.catalogue import Parameters as NoParameters
 from events.record import Metadata
 from events.sqlite import SqliteLog
+from tests.support.log_files import foreign
 from tests.support.model_server import ModelServer
 from tests.support.service import Running, program, serving
 
@@ -89,24 +88,15 @@ async def test_a_slow_disk_gets_one_checkpoint_at_a_time(tmp_path: Path, model: 
         session_id = await service.session()
         chatting = asyncio.create_task(service.chat(session_id, "count"))
         await asyncio.sleep(0.2)
-        await asyncio.to_thread(hold_lock, tmp_path / "chatbot.db", 0.6)
+        other = await asyncio.to_thread(foreign, tmp_path / "chatbot.db", "BEGIN IMMEDIATE")
+        await asyncio.sleep(0.6)
+        other.close()
         await chatting
         recorded = await service.services.log.read(session_id, limit=1000)
         checkpoints = [one.event for one in recorded if isinstance(one.event, ReplyProgressed)]
         assert len(checkpoints) > 3
         ends = [0, *(one.offset + len(one.text) for one in checkpoints)]
         assert [one.offset for one in checkpoints] == ends[:-1]
-
-
-def hold_lock(path: Path, seconds: float) -> None:
-    """Another program in the middle of a transaction."""
-    other = sqlite3.connect(path, isolation_level=None)
-    try:
-        other.execute("BEGIN IMMEDIATE")
-        time.sleep(seconds)
-        other.execute("ROLLBACK")
-    finally:
-        other.close()
 
 
 async def test_every_short_session_expires_by_itself_soon(tmp_path: Path, model: ModelServer) -> None:
@@ -147,14 +137,13 @@ async def test_a_session_can_be_read_while_nothing_can_be_recorded(tmp_path: Pat
     settings = {"CHATBOT_SESSIONS_ACCESS_RESOLUTION_S": "0", "CHATBOT_DATABASE_BUSY_TIMEOUT_S": "0.1"}
     async with serving(tmp_path, model.url, **settings) as service:
         session_id = await service.session()
-        holding = asyncio.create_task(asyncio.to_thread(hold_lock, tmp_path / "chatbot.db", 1.0))
-        await asyncio.sleep(0.1)
+        other = await asyncio.to_thread(foreign, tmp_path / "chatbot.db", "BEGIN IMMEDIATE")
         assert (await service.client.get(f"/api/sessions/{session_id}")).status_code == 200
         refused = await service.client.patch(f"/api/sessions/{session_id}", json={"title": "x"})
         assert refused.status_code == 503
         assert str(tmp_path) not in refused.text
         assert (await service.client.get("/api/health")).json()["status"] == "degraded"
-        await holding
+        other.close()
         assert (await service.client.patch(f"/api/sessions/{session_id}", json={"title": "x"})).status_code == 200
         assert (await service.client.get("/api/health")).json()["status"] == "healthy"
 
@@ -217,12 +206,13 @@ async def test_cancelling_while_nothing_can_be_recorded_ends_the_reply_later(
         )
         while not model.requests:
             await asyncio.sleep(0.01)
-        await asyncio.sleep(0.1)
-        holding = asyncio.create_task(asyncio.to_thread(hold_lock, tmp_path / "chatbot.db", 0.8))
-        await asyncio.sleep(0.1)
+        async with asyncio.timeout(10):  # its start is on record
+            while (await service.history(session_id))["messages"][-1]["status"] != "streaming":
+                await asyncio.sleep(0.01)
+        other = await asyncio.to_thread(foreign, tmp_path / "chatbot.db", "BEGIN IMMEDIATE")
         assert (await service.client.post(f"/api/sessions/{session_id}/cancel")).status_code == 503
         assert (await chatting).status_code == 503
-        await holding
+        other.close()
         async with asyncio.timeout(5):
             while (await service.history(session_id))["messages"][-1]["status"] == "streaming":
                 await asyncio.sleep(0.05)

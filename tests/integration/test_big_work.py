@@ -16,6 +16,7 @@ from chatbot.sessions.supervisor import Supervisor
 from events.catalogue import SessionCreated
 from events.record import Metadata
 from events.sqlite import SqliteLog
+from projections.custody import Custody
 from tests.support.model_server import ModelServer
 from tests.support.service import Running, serving
 from tests.support.turns import created, turn
@@ -145,13 +146,22 @@ async def test_a_rebuild_in_the_service_lets_others_in_after_each_batch(
         session_id = await conversation(service)
         steps = Steps()
         steps.spy(monkeypatch, "read_all")
-        (tmp_path / "projections.db").unlink()
-        async with steps.counted(), asyncio.timeout(20):
-            while not service.services.runner.rebuilding:
-                await service.session()  # the runner looks at its file when there is news
+        replaced = asyncio.Event()
+        replace = Custody.replace
+
+        async def spied(custody: Custody) -> None:
+            await replace(custody)
             steps.reads.clear()
-            history = await service.history(session_id, limit=5)  # waits for what is left, so that all of it is counted
-        assert history["messages"][-1]["message_id"] == f"r{TURNS - 1}"
+            replaced.set()
+
+        monkeypatch.setattr(Custody, "replace", spied)
+        (tmp_path / "projections.db").unlink()
+        async with steps.counted(), asyncio.timeout(60):
+            while not replaced.is_set():
+                await service.session()  # the runner looks at its file when there is news
+            while (answer := await service.client.get(f"/api/sessions/{session_id}/messages")).status_code != 200:
+                await asyncio.sleep(0.01)  # until all of it is counted
+        assert answer.json()["messages"][-1]["message_id"] == f"r{TURNS - 1}"
     steps.check(100, 3 * TURNS // 100)
 
 

@@ -130,11 +130,11 @@ async def test_a_second_message_waits_its_turn_and_sees_the_first_reply(service:
     while len(model.requests) < 1:
         await asyncio.sleep(0.01)
     second = asyncio.create_task(service.chat(session_id, "two"))
-    await asyncio.sleep(0.1)
-    assert len(model.requests) == 1
-    view = (await service.client.get(f"/api/sessions/{session_id}")).json()
+    async with asyncio.timeout(10):
+        while (view := (await service.client.get(f"/api/sessions/{session_id}")).json())["message_count"] < 4:
+            await asyncio.sleep(0.01)
     assert view["status"] == "replying"
-    assert view["message_count"] == 4
+    assert len(model.requests) == 1
     model.release()
     await asyncio.gather(first, second)
     sent = [m["content"] for m in model.requests[1].body["messages"]]

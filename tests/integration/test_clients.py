@@ -20,7 +20,7 @@ from tests.support.parts import needs
 from tests.support.service import Program, frames, program
 
 PIECES = tuple(f"piece{number} " for number in range(8))
-PAUSE_S = 0.06
+PAUSE_S = 0.2
 READERS = 100
 Timed = list[tuple[float, str]]  # when each line came, by the clock of whoever read it
 

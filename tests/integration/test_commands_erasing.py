@@ -116,10 +116,10 @@ async def test_an_owners_sessions_go_with_receipts_and_all_else_stays(tmp_path: 
 async def test_metadata_names_a_person_in_active_and_expired_sessions(tmp_path: Path, model: ModelServer) -> None:
     async with program(tmp_path, model.url) as running, asking(running) as client:
         person = {"user_id": "예 42", "app": "web"}
-        first = await told(client, "SECRET-1", metadata=person, timeout_hours=1 / 3600)
+        first = await told(client, "SECRET-1", metadata=person, timeout_hours=3 / 3600)
         second = await told(client, "SECRET-2", metadata={**person, "app": "phone"})
         await told(client, "KEPT-1", metadata={"user_id": "43", "app": "web"})
-        await asyncio.sleep(1.6)
+        await asyncio.sleep(3.6)
         assert await running.stop() == 0
     code, receipts, _ = await erase(tmp_path, "erase", "--metadata", "user_id=예 42", "app=web")
     assert (code, [one["session_id"] for one in receipts]) == (0, [first])
@@ -167,14 +167,14 @@ async def test_named_sessions_go_and_an_unknown_id_is_told(tmp_path: Path, model
 
 async def test_what_expired_before_a_date_goes_recorded_as_expired_or_not(tmp_path: Path, model: ModelServer) -> None:
     async with program(tmp_path, model.url) as running, asking(running) as client:
-        old = await told(client, "SECRET-old", timeout_hours=1 / 3600)
+        old = await told(client, "SECRET-old", timeout_hours=3 / 3600)
         await told(client, "KEPT", timeout_hours=24)
         async with asyncio.timeout(10):
             while (await client.get(f"/api/sessions/{old}")).status_code == 200:
                 await asyncio.sleep(0.3)
-        late = await told(client, "SECRET-late", timeout_hours=1 / 3600)
+        late = await told(client, "SECRET-late", timeout_hours=3 / 3600)
         await running.kill()  # before the timer notes it
-    await asyncio.sleep(1.1)
+    await asyncio.sleep(3.1)
     assert (await erase(tmp_path, "erase", "--expired-before", "2020-01-01"))[:2] == (0, [])
     code, receipts, _ = await erase(tmp_path, "erase", "--expired-before", "2999-01-01")
     assert (code, [one["session_id"] for one in receipts]) == (0, [late, old])

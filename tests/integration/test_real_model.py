@@ -48,6 +48,7 @@ async def test_a_conversation_with_the_real_model_streams_survives_a_restart_and
         assert one["model"] == "SmolLM2-135M-Instruct"
         assert one["token_usage"]["total_tokens"] > one["token_usage"]["completion_tokens"] > 0
         body = {"session_id": session_id, "message": "Count from one to twenty.", "max_new_tokens": 40}
+        body["temperature"] = 0
         came, seen = [], ""
         async with client.stream("POST", "/api/chat/stream", json=body) as answer:
             async for piece in answer.aiter_text():
@@ -78,6 +79,7 @@ async def test_a_kill_during_a_reply_leaves_no_process_behind_and_the_reply_ends
     async with program(tmp_path, NO_SERVER, **EMBEDDED) as first, client_of(first) as client:
         session_id = (await client.post("/api/sessions")).json()["session_id"]
         body = {"session_id": session_id, "message": "Tell me a very long story.", "max_new_tokens": 1000}
+        body["temperature"] = 0  # a story that is long each time
         seen, children = "", list[int]()
         try:
             async with client.stream("POST", "/api/chat/stream", json=body) as answer:

@@ -8,6 +8,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -687,4 +688,4 @@ ReadersOfOneSession.TestCase.settings = settings(
     deadline=None,  # the disk decides how long an fsync takes
     suppress_health_check=[HealthCheck.too_slow],
 )
-TestReadersOfOneSession = ReadersOfOneSession.TestCase
+TestReadersOfOneSession = pytest.mark.timeout(600)(ReadersOfOneSession.TestCase)

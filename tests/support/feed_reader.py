@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 Frame = dict[str, Any]
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 
 
 class FeedReader:

@@ -87,10 +87,10 @@ class ModelServer:
         """Lets the next piece of a stepwise answer go."""
         self._steps.release()
 
-    async def wait_requests(self, count: int = 1, timeout_s: float = 5.0) -> None:
+    async def wait_requests(self, count: int = 1, timeout_s: float = 20.0) -> None:
         await self._wait(lambda: len(self.requests) >= count, timeout_s)
 
-    async def wait_aborted(self, count: int = 1, timeout_s: float = 5.0) -> None:
+    async def wait_aborted(self, count: int = 1, timeout_s: float = 20.0) -> None:
         await self._wait(lambda: len(self.aborted) >= count, timeout_s)
 
     async def _wait(self, reached: Callable[[], bool], timeout_s: float) -> None:

@@ -11,7 +11,7 @@ import httpx
 from tests.support.parts import free_port
 
 READ_TIMEOUT_S = 5  # nginx's own default is 60
-START_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 30.0
 CONFIG = """
 daemon off;
 master_process off;

@@ -21,7 +21,7 @@ from chatbot.api.services import Services
 from chatbot.config.load import load
 
 ROOT = Path(run.__file__).resolve().parent
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 60.0
 
 
 def environment(folder: Path, model_url: str, **settings: str) -> dict[str, str]:

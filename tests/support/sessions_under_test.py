@@ -147,8 +147,8 @@ class Sessions:
         loop.skipped_s += seconds
 
     async def until(self, reached: Callable[[], bool], what: str) -> None:
-        """Raises AssertionError when it does not come about in two real seconds."""
-        give_up_s = time.monotonic() + 2
+        """Raises AssertionError when it does not come about in half a real minute."""
+        give_up_s = time.monotonic() + 30
         while not reached():
             assert time.monotonic() < give_up_s, f"waited in vain until {what}"
             await asyncio.sleep(0.0005)

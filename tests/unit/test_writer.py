@@ -117,8 +117,11 @@ async def test_the_store_may_tidy_at_the_start_after_each_batch_and_when_it_asks
     store = Lists()
     store.pauses = [0.01, 0.01, None]
     writer = BatchWriter(store, LogOptions(), NoObserver())
-    await asyncio.sleep(0.1)
-    assert store.tidied == 3
+    async with asyncio.timeout(10):
+        while store.tidied < 3:
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
+    assert store.tidied == 3, "it asks no more"
     await writer.submit(pending("a"))
     await asyncio.sleep(0.01)
     assert store.tidied == 4
