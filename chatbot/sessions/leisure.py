@@ -11,7 +11,7 @@ from events.record import StoredRow
 
 T = TypeVar("T")
 
-REST = 7.0  # seconds of rest for each second of work: all big work together has an eighth of the loop's time
+REST = 11.0  # seconds of rest for each second of work: all big work together has a twelfth of the loop's time
 PIECE_ROWS = 250  # read and worked on at once: a millisecond; 2,000 took eight, which turns of chat met
 REST_MAX_S = 0.25  # for one piece, however long the disk made it wait
 

@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4, help="an even number: each part is first in half")
     parser.add_argument("--seconds", type=float, default=12.0, help="of each measurement")
     parser.add_argument("--only", default="", help=f"some of {','.join([*EVERY_WORK, 'expiry'])}")
-    parser.add_argument("--folder", type=Path, help="where the files go (default: a temporary folder)")
+    parser.add_argument("--folder", type=tables.folder_at, help="where the files go (default: a temporary folder)")
     options = parser.parse_args()
     os.sched_setaffinity(0, {DRIVER_CORE})
     with (

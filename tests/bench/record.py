@@ -29,6 +29,7 @@ from events.catalogue import (
 )
 from events.record import Metadata
 from events.sqlite import SqliteLog
+from tests.bench.tables import folder_at
 
 ROOT = Path(__file__).resolve().parents[2]
 TURNS = 12  # turns a session
@@ -95,7 +96,7 @@ def timed(folder: Path, events: int, name: str, *arguments: str, output: str | N
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=100_000)
-    parser.add_argument("--folder", type=Path, help="where the files go (default: a temporary folder)")
+    parser.add_argument("--folder", type=folder_at, help="where the files go (default: a temporary folder)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)

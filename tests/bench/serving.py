@@ -98,7 +98,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--protocol", choices=("midm", "openai"), default="midm", help="of the fake model")
     parser.add_argument("--settings", nargs="*", default=[], metavar="NAME=VALUE", help="environment of the product")
     parser.add_argument("--product", type=Path, default=ROOT / "run.py", help="run.py of another checkout")
-    parser.add_argument("--folder", type=Path, help="where the databases go (default: a temporary folder)")
+    parser.add_argument("--folder", type=tables.folder_at, help="where the databases go (default: a temporary folder)")
     parser.add_argument("--name", help="of the files in results/ (default: serving, or serving-openai)")
     return parser.parse_args(arguments)
 

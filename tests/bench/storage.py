@@ -140,7 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=12, help="turns of each session")
     parser.add_argument("--seconds", type=float, default=20.0, help="of sustained appends")
-    parser.add_argument("--folder", type=Path, help="where the files go (default: a temporary folder)")
+    parser.add_argument("--folder", type=tables.folder_at, help="where the files go (default: a temporary folder)")
     options = parser.parse_args()
     os.sched_setaffinity(0, {DRIVER_CORE})
     began_s = time.monotonic()

@@ -1,4 +1,4 @@
-"""What every benchmark prints: the machine, medians with their spread, a table; and where its figures are kept."""
+"""What every benchmark prints: the machine, medians with their spread, a table; and where its files and figures go."""
 
 import json
 import os
@@ -76,6 +76,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """In Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def folder_at(path: str) -> Path:
+    """What `--folder` names, made if missing."""
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def save(name: str, result: Mapping[str, Any]) -> Path:
