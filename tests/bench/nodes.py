@@ -22,8 +22,9 @@ from typing import Any
 from tests.bench import nodes_far, nodes_log, tables
 from tests.bench.load import LoadFailed, Plan
 from tests.bench.nodes_fleet import Fleet, Task, Way, fleet, measure
-from tests.bench.processes import ROOT, Child, free_port, started
+from tests.bench.processes import ROOT, Child, started
 from tests.bench.rig import shape
+from tests.support.parts import free_port
 from tests.support.postgres import PostgresServer, binaries, postgres_server
 
 TASKS = (

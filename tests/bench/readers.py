@@ -18,9 +18,10 @@ from typing import Any
 
 from tests.bench import tables
 from tests.bench.loop import loop_factory
-from tests.bench.processes import Child, free_port, product, started
+from tests.bench.processes import Child, product, started
 from tests.bench.readers_client import Caller, FeedReader, SlowReader
 from tests.bench.readers_crowd import Model, Service, allow_files, gather_crowd, trickling
+from tests.support.parts import free_port
 
 SERVER_CORE, DRIVER_CORE = 0, 1
 WARM = 200  # readers that come and go first, so that only what a reader needs is counted

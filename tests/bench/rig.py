@@ -13,7 +13,8 @@ from tests.bench.calls import Floor, Product, Work
 from tests.bench.fake_model import words
 from tests.bench.load import Cpu, Load, LoadFailed, Plan, Seen
 from tests.bench.loop import loop_factory
-from tests.bench.processes import ROOT, Child, free_ports, product, started
+from tests.bench.processes import ROOT, Child, product, started
+from tests.support.parts import free_ports
 
 HERE = Path(__file__).resolve().parent
 SESSIONS_EACH = 20  # of each client that goes from one to the next

@@ -21,9 +21,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from tests.bench import tables
-from tests.bench.processes import ROOT, free_port, started
+from tests.bench.processes import ROOT, started
 from tests.bench.scale_fill import TEXT_CHARS, TURN_EVENTS, session_id
 from tests.bench.scale_measure import SESSIONS_A_ROUND, Figures, Round
+from tests.support.parts import free_port
 
 SMALL = 1_000
 

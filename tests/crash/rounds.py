@@ -8,7 +8,6 @@ As a command, for as many rounds as you like: `python -m tests.crash.rounds --ro
 import argparse
 import asyncio
 import random
-import socket
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ from events.sqlite import SqliteLog
 from events.verify import verify
 from tests.crash.readers import Reader, check_all, following
 from tests.support.model_server import ModelServer
+from tests.support.parts import free_port
 from tests.support.service import Program
 
 CLIENTS = 6
@@ -100,7 +100,7 @@ async def crash_round(folder: Path, model_url: str, seed: int, kind: Kind) -> To
     rng = random.Random(seed)
     told = Told(set(), set(), set(), {})
     settings = {
-        "PORT": str(free_port()),
+        "PORT": str(free_port()),  # it is to come back where its readers look for it
         "CHATBOT_STREAM_CHECKPOINT_INTERVAL_S": "0.05",
         "CHATBOT_STREAM_RETRY_S": "0.1",
         "CHATBOT_SERVER_DRAIN_PAUSE_S": "0",
@@ -132,13 +132,6 @@ async def crash_round(folder: Path, model_url: str, seed: int, kind: Kind) -> To
         if told.sessions - told.deleting:
             await reader.check_told(folder / "chatbot.db")
     return told
-
-
-def free_port() -> int:
-    """The program is to come back where its readers look for it."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 async def end(program: Program, readers: list[Reader], kind: Kind) -> None:

@@ -3,6 +3,7 @@
 import importlib.util
 import shutil
 import socket
+from contextlib import ExitStack
 
 import pytest
 
@@ -14,9 +15,16 @@ def needs(program: str) -> pytest.MarkDecorator:
 
 def free_port() -> int:
     """For a part that cannot choose its own."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> list[int]:
+    """So many different ones."""
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for listener in listeners:
+            listener.bind(("127.0.0.1", 0))
+        return [int(listener.getsockname()[1]) for listener in listeners]
 
 
 needs_model = pytest.mark.skipif(
