@@ -59,7 +59,7 @@ async def test_after_its_time_it_is_told_to_try_again(
     others = await overtaken(real, monkeypatch, times=1_000_000)
     with pytest.raises(LogUnavailable, match="others keep writing to this session; try again"):
         await real.supervisor.ask("s", command, MINA)
-    assert others
+    assert ledger.ROUNDS_MIN <= len(others) < 1000
     monkeypatch.undo()
     assert (await real.supervisor.ask("s", command, MINA)).state.session.version > len(others)
     await real.close()
