@@ -1,6 +1,7 @@
 """Requests as types: what each body and query may hold, read with bounds, refused with the path of the fault."""
 
 import asyncio
+import codecs
 import json
 import re
 import uuid
@@ -109,6 +110,7 @@ async def read_body(request: web.Request, kind: type[Body], timeout_s: float, *,
     except web.RequestPayloadError as error:
         why = f"the body stopped before its end or is not what its headers say ({type(error).__name__})"
         raise BodyFault(why, status=400, kind="cut-body", title="Cut body") from error
+    raw = raw.removeprefix(codecs.BOM_UTF8)  # some editors and shells write one
     if not raw and optional:
         raw = b"{}"
     elif request.content_type != "application/json":
@@ -243,8 +245,12 @@ def query_int(request: web.Request, name: str, default: int, lowest: int, highes
 
 
 def check_query(request: web.Request, allowed: frozenset[str], prefix: str | None = None) -> None:
-    """Raises BodyFault for a parameter that this call does not know, rather than ignore a misspelt filter."""
+    """Raises BodyFault for a parameter that this call does not know, rather than ignore a misspelt filter, and for one
+    that comes twice, rather than ignore one of the two.
+    """
     for name in request.query:
+        if len(request.query.getall(name)) > 1:
+            raise BodyFault("is there more than once", f"query.{name[:64]}")
         if name not in allowed and not (prefix and name.startswith(prefix)):
             known = sorted(allowed) + ([f"{prefix}<key>"] if prefix else [])
             raise BodyFault(f"unknown parameter; known are {', '.join(known)}", f"query.{name[:64]}")

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from datetime import date
 from typing import Literal
 
 from aiohttp import web
@@ -134,7 +135,12 @@ async def _database_answers(services: Services) -> bool:
 
 
 def _day(request: web.Request, name: str, default: str) -> str:
-    text = request.query.get(name, default)
+    text = request.query.get(name)
+    if text is None:
+        return default
     if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
         raise BodyFault("must be a day such as 2026-01-31", f"query.{name}")
-    return text
+    try:
+        return date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise BodyFault("names a day that no calendar has", f"query.{name}") from None

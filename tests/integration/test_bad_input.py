@@ -179,6 +179,38 @@ async def test_bad_list_queries_name_the_parameter(service: Running) -> None:
         assert_problem(await service.client.get(f"/api/sessions?{query}"), 422, path)
 
 
+@pytest.mark.parametrize(
+    ("path", "query", "named"),
+    [
+        ("/api/sessions", "limit=1&limit=2", "query.limit"),
+        ("/api/sessions", "metadata.user=a&status=active&metadata.user=b", "query.metadata.user"),
+        ("/api/sessions/{}/messages", "limit=5&limit=5", "query.limit"),
+        ("/api/sessions/{}/stream", "after=0&after=1", "query.after"),
+        ("/api/sessions/{}/export", "format=json&format=markdown", "query.format"),
+        ("/api/usage", "from=2026-02-30", "query.from"),
+        ("/api/usage", "to=2025-02-29", "query.to"),
+        ("/api/usage", "to=2026-13-01", "query.to"),
+        ("/api/usage", "from=0000-01-01", "query.from"),
+        ("/api/sessions/{}/export", "as_of=2026-02-30", "query.as_of"),
+    ],
+)
+async def test_a_repeated_parameter_and_an_impossible_day_are_refused(
+    service: Running, path: str, query: str, named: str
+) -> None:
+    session_id = await service.session()
+    assert_problem(await service.client.get(f"{path.format(session_id)}?{query}"), 422, named)
+
+
+async def test_a_byte_order_mark_before_a_body_is_skipped(service: Running) -> None:
+    headers = {"Content-Type": "application/json"}
+    made = await service.client.post("/api/sessions", content=b'\xef\xbb\xbf{"title": "T"}', headers=headers)
+    assert (made.status_code, made.json()["title"]) == (201, "T")
+    nothing = await service.client.post("/api/sessions", content=b"\xef\xbb\xbf", headers=headers)
+    assert nothing.status_code == 201
+    twice = await service.client.post("/api/sessions", content=b"\xef\xbb\xbf" * 2 + b"{}", headers=headers)
+    assert_problem(twice, 400)
+
+
 async def test_history_before_or_of_an_unknown_message_is_refused(service: Running) -> None:
     session_id = await service.session()
     await service.chat(session_id, "hi")
