@@ -21,7 +21,7 @@ async def branch(request: web.Request) -> web.Response:
     body = await read_body(request, BranchBody, services.settings.server.body_timeout_s)
     command = SelectBranch(body.message_id, once=once_of(request, "select_branch", body))
     answer = await services.supervisor.ask(
-        session_id_of(request), command, request[ASKER], if_version=if_match(request)
+        session_id_of(request), command, request[ASKER], if_versions=if_match(request)
     )
     session = answer.state.session
     selected = BranchView(session.session_id, session.head or body.message_id, session.version)
@@ -42,5 +42,5 @@ async def fork(request: web.Request) -> web.Response:
         messages_max=services.settings.sessions.fork_messages_max,
         once=once,
     )
-    answer = await services.supervisor.ask(origin, command, asker, if_version=if_match(request))
+    answer = await services.supervisor.ask(origin, command, asker, if_versions=if_match(request))
     return new_session(services, answer.state)

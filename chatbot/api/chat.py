@@ -104,7 +104,7 @@ async def _ask(request: web.Request, session_id: str, command: PostMessage | Reg
     supervisor = request.app[SERVICES].supervisor
     if supervisor.draining:
         raise Draining("the service is shutting down")
-    answer = await supervisor.ask(session_id, command, request[ASKER], if_version=if_match(request))
+    answer = await supervisor.ask(session_id, command, request[ASKER], if_versions=if_match(request))
     if answer.reply is None:
         raise RuntimeError("what asks for a reply always gets one")
     return answer.reply

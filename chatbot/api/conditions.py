@@ -13,20 +13,42 @@ from chatbot.sessions.commands import Once
 from chatbot.sessions.errors import VersionBehind
 from events.batch import VERSION_MAX
 
+TAGS_MAX = 32  # in If-Match: more than anybody has versions of one session at hand
+_TAG = re.compile(r'(?:W/)?"([^"]*)"')
+_VERSION = re.compile(r"([0-9]{1,18})(?:(?:--?|;)(?:gzip|br|deflate|zstd))?")  # as Apache, Jetty and others mark them
 SESSIONS = uuid.UUID("c0b3a9de-4f0c-4b52-9a3e-6f2f5d1f7a10")  # the namespace of ids that are made from a key
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
-def if_match(request: web.Request) -> int | None:
-    """The version that If-Match names; None where there is none, or any will do. Raises BodyFault."""
-    text = request.headers.get("If-Match")
-    if text is None or text.strip() == "*":
+def if_match(request: web.Request) -> frozenset[int] | None:
+    """The versions that If-Match names; None where there are none, or any will do. Raises BodyFault.
+
+    Proxies that compress change a tag on its way to the client ("3" to W/"3" or "3-gzip"): it names the same version.
+    """
+    lines = request.headers.getall("If-Match", ())
+    text = ",".join(lines)
+    if not lines or text.strip() == "*":
         return None
-    found = re.fullmatch(r'\s*"([0-9]{1,18})"\s*', text)
-    if not found:
-        raise BodyFault('must be one version as the ETag has it, such as "3"', "header.If-Match", status=400)
-    return int(found[1])
+    versions = _versions(text)
+    if not versions or len(versions) > TAGS_MAX:
+        why = f'must be * or 1 to {TAGS_MAX} versions as ETags have them, such as "3"'
+        raise BodyFault(why, "header.If-Match", status=400)
+    return versions
+
+
+def is_known(request: web.Request, version: int) -> bool:
+    """Whether the client has this version, by If-None-Match. A text that is no list of tags names none."""
+    text = ",".join(request.headers.getall("If-None-Match", ()))
+    return text.strip() == "*" or version in (_versions(text) or ())
+
+
+def _versions(text: str) -> frozenset[int] | None:
+    """The versions in a list of entity tags; tags of another kind name none. None where it is no such list."""
+    if _TAG.sub("", text).strip(", \t") or not _TAG.search(text):
+        return None
+    found = (_VERSION.fullmatch(tag) for tag in _TAG.findall(text))
+    return frozenset(int(version[1]) for version in found if version)
 
 
 def check_at_least(request: web.Request, version: int) -> None:

@@ -43,8 +43,9 @@ _PARAMETERS: dict[str, Schema] = {
     "file": {"in": "path", "required": True, "schema": {"type": "string"}},
     "If-Match": {
         "in": "header",
-        "description": "An ETag: refuse with 412 where the session has moved on.",
-        "schema": {"type": "string", "pattern": r'^(\*|"[0-9]{1,18}")$'},
+        "description": "An ETag, or several with commas between them: refuse with 412 where the session has moved on. "
+        "A weak tag and one that a proxy has marked as compressed name the same version.",
+        "schema": {"type": "string", "minLength": 1},
     },
     "Idempotency-Key": {
         "in": "header",
@@ -54,7 +55,7 @@ _PARAMETERS: dict[str, Schema] = {
     },
     "If-None-Match": {
         "in": "header",
-        "description": "An ETag: answer 304 where nothing has changed.",
+        "description": "An ETag, or several with commas between them: answer 304 where nothing has changed.",
         "schema": {"type": "string"},
     },
     "Last-Event-ID": {

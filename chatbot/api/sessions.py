@@ -18,7 +18,7 @@ from chatbot.api.bodies import (
     query_int,
     read_body,
 )
-from chatbot.api.conditions import check_at_least, id_for, if_match, once_of
+from chatbot.api.conditions import check_at_least, id_for, if_match, is_known, once_of
 from chatbot.api.middleware import ASKER
 from chatbot.api.services import SERVICES, Services
 from chatbot.api.views import CancelView, MessageList, SessionList, message_view, session_view, state_view
@@ -77,7 +77,7 @@ async def read(request: web.Request) -> web.Response:
     check_at_least(request, session.version)
     described = await services.reader.described([session])
     headers = etag(session.version)
-    if request.headers.get("If-None-Match") == headers["ETag"]:
+    if is_known(request, session.version):
         return web.Response(status=304, headers=headers)
     if not described:  # deleted in this very moment
         raise SessionDeleted(session.session_id)
@@ -99,7 +99,7 @@ async def change(request: web.Request) -> web.Response:
         metadata_keys_max=services.settings.sessions.metadata_keys_max,
     )
     answer = await services.supervisor.ask(
-        session_id_of(request), command, request[ASKER], if_version=if_match(request)
+        session_id_of(request), command, request[ASKER], if_versions=if_match(request)
     )
     return json_answer(state_view(answer.state), headers=etag(answer.state.session.version))
 
@@ -107,7 +107,9 @@ async def change(request: web.Request) -> web.Response:
 @routes.delete("/api/sessions/{session_id}")
 async def delete(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
-    await services.supervisor.ask(session_id_of(request), DeleteSession(), request[ASKER], if_version=if_match(request))
+    await services.supervisor.ask(
+        session_id_of(request), DeleteSession(), request[ASKER], if_versions=if_match(request)
+    )
     return web.Response(status=204)
 
 
@@ -116,7 +118,7 @@ async def cancel(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
     command = CancelReply(once=once_of(request, "cancel_reply", NoBody()))
     answer = await services.supervisor.ask(
-        session_id_of(request), command, request[ASKER], if_version=if_match(request)
+        session_id_of(request), command, request[ASKER], if_versions=if_match(request)
     )
     reply = answer.reply
     if reply is None or reply.outcome is None:

@@ -245,9 +245,9 @@ class Actor:
 
     async def _end_all(self, cause: str, envelope: Envelope) -> None:
         """End all replies of the session, which moves its version on, but for no other reason where one is named."""
-        version, envelope.if_version = envelope.if_version, None
+        versions, envelope.if_versions = envelope.if_versions, None
         await self._endings.cancel_all(cause, envelope)
-        await self._ledger.hold_version(envelope, version)
+        await self._ledger.hold_version(envelope, versions)
 
     async def _erase(self, envelope: Envelope, command: DeleteSession) -> Answer:
         """Raises VersionConflict."""

@@ -21,10 +21,10 @@ class SessionDeleted(SessionNotFound):
 
 
 class VersionMismatch(Rejection):
-    """The session has moved on since the version that the request names."""
+    """The session is at none of the versions that the request names."""
 
-    def __init__(self, expected: int, current: int) -> None:
-        super().__init__(f"the session is at version {current}, not {expected}")
+    def __init__(self, expected: frozenset[int], current: int) -> None:
+        super().__init__(f"the session is at version {current}, not {' or '.join(map(str, sorted(expected)))}")
 
 
 class VersionBehind(Rejection):

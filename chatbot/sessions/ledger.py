@@ -165,26 +165,28 @@ class Ledger:
         refused = gone(self.state, command, self.rules, envelope.asker, self._session_id)
         if refused is not None and not isinstance(command, CreateSession):
             raise refused
-        if envelope.if_version is not None and envelope.if_version != self.version:
-            raise errors.VersionMismatch(envelope.if_version, self.version)
+        if envelope.if_versions is not None and self.version not in envelope.if_versions:
+            raise errors.VersionMismatch(envelope.if_versions, self.version)
 
-    async def hold_version(self, envelope: Envelope, version: int | None) -> None:
-        """Replies have been ended for a command that is to hold at `version` (None: at any): from now on it is to hold
-        at this one. Raises VersionMismatch where another node has recorded more than what became of replies meanwhile.
+    async def hold_version(self, envelope: Envelope, versions: frozenset[int] | None) -> None:
+        """Replies have been ended for a command that is to hold at one of `versions` (None: at any), as it did until
+        then: from now on it is to hold at this one. Raises VersionMismatch where another node has recorded more than
+        what became of replies meanwhile.
         """
-        if version is None or not self._ports.log.is_shared:
+        if versions is None or not self._ports.log.is_shared:
             return
+        version = max((one for one in versions if one <= self.version), default=0)
         page_max, after = self._ports.limits.read_page_max, version
         while page := await self._ports.log.read(self._session_id, after=after, limit=page_max):
             for one in page:
                 if one.version <= self.version and not isinstance(
                     one.event, ReplyStarted | ReplyProgressed | ReplyEnded
                 ):
-                    raise errors.VersionMismatch(version, self.version)
+                    raise errors.VersionMismatch(versions, self.version)
             if len(page) < page_max:
                 break
             after = page[-1].version
-        envelope.if_version = self.version
+        envelope.if_versions = frozenset((self.version,))
 
     async def _decide(self, asked: Command, envelope: Envelope) -> Decision:
         """Raises the rejection itself where nothing is to be recorded."""

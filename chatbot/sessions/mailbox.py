@@ -13,12 +13,12 @@ from events.settle import settle
 
 
 class Envelope(Struct):
-    """A command with its asker and the future that takes the answer. `if_version`: refuse at any other version."""
+    """A command with its asker and the future that takes the answer. `if_versions`: refuse at any other."""
 
     command: Command
     asker: Asker
     reply_to: asyncio.Future[Any] | None = None
-    if_version: int | None = None
+    if_versions: frozenset[int] | None = None
     cause: str | None = None
 
     @property

@@ -65,7 +65,7 @@ class Supervisor:
         command: Command,
         asker: Asker,
         *,
-        if_version: int | None = None,
+        if_versions: frozenset[int] | None = None,
         cause: str | None = None,
     ) -> Answer:
         """The session's answer, once what it recorded is on disk.
@@ -75,7 +75,7 @@ class Supervisor:
         """
         loop = asyncio.get_running_loop()
         reply_to: asyncio.Future[Any] = loop.create_future()
-        envelope = Envelope(command, asker, reply_to, if_version, cause)
+        envelope = Envelope(command, asker, reply_to, if_versions, cause)
         # A timer of its own is an eighth of asyncio.timeout, and an answer in the future is all that it has to end.
         patience = loop.call_later(self._ports.limits.ask_timeout_s, _give_up, envelope)
         try:

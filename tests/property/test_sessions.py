@@ -97,7 +97,11 @@ class SessionsAgainstModel(RuleBasedStateMachine):
         return running[number % len(running)]
 
     def ask(self, talk: Talk, command: Command, if_version: int | None = None, asker: Asker = MINA) -> Answer:
-        answer = self.run(self.real.supervisor.ask(talk.session_id, command, asker, if_version=if_version))
+        answer = self.run(
+            self.real.supervisor.ask(
+                talk.session_id, command, asker, if_versions=None if if_version is None else frozenset({if_version})
+            )
+        )
         self.settle()
         assert answer.state.session.version <= talk.version or not talk.owed
         return answer

@@ -1,5 +1,6 @@
 """What If-Match and Idempotency-Key say, and when two requests are one."""
 
+from collections.abc import Set
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ from aiohttp.test_utils import make_mocked_request
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Struct
+from multidict import CIMultiDict
 
 from chatbot.api.bodies import (
     BodyFault,
@@ -18,7 +20,7 @@ from chatbot.api.bodies import (
     RegenerateBody,
     decode_body,
 )
-from chatbot.api.conditions import id_for, if_match, once_of
+from chatbot.api.conditions import id_for, if_match, is_known, once_of
 from chatbot.sessions.commands import Once
 
 visible = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters='"'), min_size=1)
@@ -34,13 +36,49 @@ def print_of(body: bytes, kind: type[Any] = ChatBody, call: str = "chat") -> str
     return found.fingerprint
 
 
-@pytest.mark.parametrize(("text", "version"), [('"0"', 0), ('"17"', 17), (' "3" ', 3), ("*", None), (" * ", None)])
-def test_if_match_names_a_version_or_any(text: str, version: int | None) -> None:
-    assert if_match(make_mocked_request("POST", "/", headers={"If-Match": text})) == version
+@pytest.mark.parametrize(
+    ("text", "versions"),
+    [
+        ('"0"', {0}),
+        ('"17"', {17}),
+        (' "3" ', {3}),
+        ('W/"3"', {3}),
+        ('"3-gzip"', {3}),
+        ('W/"3--gzip", "4;br"', {3, 4}),
+        ('"3","4" ,W/"5"', {3, 4, 5}),
+        (', "3",, "3" ,', {3}),
+        ('"x, y", "3", ""', {3}),
+        ("*", None),
+        (" * ", None),
+    ],
+)
+def test_if_match_names_versions_or_any(text: str, versions: Set[int] | None) -> None:
+    assert if_match(make_mocked_request("POST", "/", headers={"If-Match": text})) == versions
+
+
+def test_a_condition_may_take_several_lines() -> None:
+    several = CIMultiDict([("If-Match", '"3"'), ("If-Match", 'W/"5"'), ("If-None-Match", '"7"'), ("If-None-Match", "")])
+    request = make_mocked_request("POST", "/", headers=several)
+    assert if_match(request) == frozenset({3, 5})
+    assert is_known(request, 7)
+
+
+@pytest.mark.parametrize("text", ['"4"', 'W/"4"', '"4-gzip"', '"3", "4"', 'W/"a", W/"4-br"', "*", " * "])
+def test_a_version_that_the_client_has_is_known_in_every_form(text: str) -> None:
+    assert is_known(make_mocked_request("GET", "/", headers={"If-None-Match": text}), 4)
+
+
+@pytest.mark.parametrize("text", ["", "4", '"5"', '"4-x"', '"04x"', '"4', '"5", 4', 'w/"4"', '"4" x'])
+def test_a_version_is_not_known_by_another_tag_or_a_text_that_is_none(text: str) -> None:
+    assert not is_known(make_mocked_request("GET", "/", headers={"If-None-Match": text}), 4)
+    assert not is_known(make_mocked_request("GET", "/"), 4)
+
+
+MANY = ", ".join(f'"{version}"' for version in range(33))
 
 
 @pytest.mark.parametrize(
-    "text", ["", "3", 'W/"3"', '"3", "4"', '"3', '""', '"-1"', '"x"', '"3"x', '"' + "9" * 19 + '"']
+    "text", ["", "3", '*, "3"', '"3', '""', '"-1"', '"x"', '"3"x', '"3-lzma"', '"' + "9" * 19 + '"', ", ,", MANY]
 )
 def test_any_other_if_match_is_refused_with_its_path(text: str) -> None:
     with pytest.raises(BodyFault) as fault:

@@ -79,7 +79,13 @@ def made(error: type[Exception]) -> Exception:
         for parameter in inspect.signature(error).parameters.values()
         if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
     ]
-    return error(*(3 if "int" in str(parameter.annotation) else "x" for parameter in wanted))
+    return error(*(made_value(str(parameter.annotation)) for parameter in wanted))
+
+
+def made_value(annotation: str) -> object:
+    if "frozenset" in annotation:
+        return frozenset({3})
+    return 3 if "int" in annotation else "x"
 
 
 def answer(problem: Problem) -> tuple[web.Response, dict[str, Any]]:
