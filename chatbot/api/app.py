@@ -8,6 +8,7 @@ from aiohttp.http_exceptions import BadHttpMessage
 
 from chatbot.api import audit, branches, chat, documents, export, feed, operations, sessions, trail
 from chatbot.api.audit import LEISURE, WALKS, WALKS_MAX
+from chatbot.api.http_server import HttpRunner
 from chatbot.api.middleware import add_headers, gate
 from chatbot.api.open_streams import OpenStreams
 from chatbot.api.services import SERVICES, Services
@@ -58,7 +59,7 @@ async def accept_from(listener: socket.socket, app: web.Application) -> web.AppR
 async def _runner(app: web.Application) -> web.AppRunner:
     server = app[SERVICES].settings.server
     logging.getLogger("aiohttp.server").addFilter(is_ours)
-    runner = web.AppRunner(
+    runner = HttpRunner(
         app,
         handler_cancellation=True,  # a reader that has left frees its handler at once; replies live elsewhere
         access_log=None,  # metrics count requests; a line each would cost more than the request

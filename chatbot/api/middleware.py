@@ -2,13 +2,13 @@
 
 import hashlib
 import hmac
-import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 from aiohttp import web
 
+from chatbot.api.headers import request_id_of, set_headers
 from chatbot.api.problems import Problem, internal_error, problem_of, render
 from chatbot.api.services import SERVICES, Services
 from chatbot.sessions.commands import Asker
@@ -20,20 +20,15 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 ASKER: web.RequestKey[Asker] = web.RequestKey("asker", Asker)
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-EXPOSED = "ETag, Location, Retry-After, X-Request-ID"
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/api/health", "/docs", "/redoc", "/openapi.json"})
 OPEN_PREFIXES = ("/docs/", "/redoc/")
-
-_request_id = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
 @web.middleware
 async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Outermost: gives the request its id, answers every error as a problem, and counts the answer."""
     services = request.app[SERVICES]
-    given = request.headers.get("X-Request-ID", "")
-    request_id = given if _request_id.fullmatch(given) else services.new_token()
-    request[REQUEST_ID] = request_id
+    request_id = request[REQUEST_ID] = request_id_of(request, services)
     started_s = time.perf_counter()
     services.metrics.in_flight.inc()
     services.readiness.answering += 1
@@ -54,24 +49,8 @@ async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Just before the headers leave: streams have theirs sent long before a middleware could add any."""
-    response.headers["X-Request-ID"] = request.get(REQUEST_ID, "")
-    response.headers["Server"] = "chatbot"  # versions are nobody's business
-    if request.app[SERVICES].readiness.retiring:
-        response.force_close()
-        response.headers["Connection"] = "close"  # aiohttp has made its own headers already
-    origin = request.headers.get("Origin")
-    allowed = request.app[SERVICES].settings.server.cors_origins
-    if origin is None or not allowed:
-        return
-    if "*" in allowed:
-        response.headers["Access-Control-Allow-Origin"] = "*"
-    else:
-        varies = response.headers.get("Vary")
-        response.headers["Vary"] = f"{varies}, Origin" if varies else "Origin"
-        if origin not in allowed:
-            return
-        response.headers["Access-Control-Allow-Origin"] = origin
-    response.headers["Access-Control-Expose-Headers"] = EXPOSED
+    if "X-Request-ID" not in response.headers:  # the HTTP server's own refusals have theirs
+        set_headers(response, request.app[SERVICES], request.get(REQUEST_ID, ""), request.headers.get("Origin"))
 
 
 async def _answer(request: web.Request, handler: Handler, services: Services) -> web.StreamResponse:

@@ -7,6 +7,7 @@ import msgspec
 from aiohttp import web
 
 from chatbot.api.event_stream import EventStream, answer_stream
+from chatbot.api.headers import SERVER
 from chatbot.api.operations import own_metrics
 from chatbot.api.services import SERVICES, Services
 from chatbot.nodes.peers import Alive, CancelBody
@@ -37,6 +38,7 @@ def build_peers_app(services: Services, secret: str) -> web.Application:
     app[SERVICES] = services
     app[SECRET] = secret
     app.add_routes(routes)
+    app.on_response_prepare.append(_hide_version)
     return app
 
 
@@ -48,6 +50,10 @@ async def _only_peers(request: web.Request, handler: Handler) -> web.StreamRespo
     if request.path != "/alive" and not hmac.compare_digest(given, expected):
         return web.Response(status=401, text="this is for nodes that share nodes.secret\n")
     return await handler(request)
+
+
+async def _hide_version(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = SERVER
 
 
 @routes.get("/alive")

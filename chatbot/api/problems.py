@@ -93,7 +93,7 @@ def internal_error() -> Problem:
     return Problem(500, "internal-error", "Internal error", "internal error; the logs have it under this request id")
 
 
-def render(problem: Problem, request: web.Request) -> web.Response:
+def render(problem: Problem, request: web.BaseRequest) -> web.Response:
     """The answer, with Retry-After where trying again makes sense."""
     body = {
         "type": f"/problems/{problem.kind}",

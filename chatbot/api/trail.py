@@ -27,7 +27,7 @@ LOG_DEFAULT, LOG_MAX = 1000, 10_000  # events of the log in one answer
 AFTER_MAX = 10**18 - 1  # no more digits than SQLite counts
 NDJSON = "application/x-ndjson"
 HEADERS = {
-    "Cache-Control": "no-cache, no-transform",
+    "Cache-Control": "private, no-cache, no-transform",
     "X-Accel-Buffering": "no",  # a proxy that gathers the whole answer would hold it in memory
     "Vary": "Accept",
 }

@@ -1,0 +1,124 @@
+"""aiohttp's server, with our answers to what it refuses by itself, before any middleware: problem documents with an id.
+
+aiohttp answers a request that is not valid HTTP, one whose headers are too large and one with an unknown `Expect` in
+plain text, and tells its version.
+"""
+
+import re
+from typing import Any
+
+import structlog
+from aiohttp import web
+from aiohttp.http_exceptions import BadHttpMessage, BadHttpMethod, BadStatusLine, InvalidHeader, LineTooLong
+
+from chatbot.api.headers import request_id_of, set_headers
+from chatbot.api.problems import Problem, internal_error, render
+from chatbot.api.services import SERVICES, Services
+
+LINE_MAX_BYTES = 8190  # of the request line
+FIELD_MAX_BYTES = 8192  # of one header; not the same number, so that aiohttp's exception tells which one was exceeded
+REASON_MAX_CHARS = 200
+UNMATCHED = "unmatched"  # the route of what reached no route, in the metrics
+
+_ORIGIN = re.compile(rb"^Origin:[ \t]*([^\r\n]{1,300}?)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
+
+
+class HttpRunner(web.AppRunner):
+    """An AppRunner whose connections are HttpProtocols."""
+
+    __slots__ = ()
+
+    async def _make_server(self) -> web.Server:
+        made = await super()._make_server()
+        return HttpServer(made, self.app[SERVICES], self._kwargs)
+
+
+class HttpServer(web.Server):
+    """Takes the place of the server that `made` is, with the same options."""
+
+    def __init__(self, made: web.Server, services: Services, options: dict[str, Any]) -> None:
+        super().__init__(self.checked, request_factory=made.request_factory, **options)
+        self.services = services
+        self._handler = made.request_handler
+        self._options = {name: value for name, value in options.items() if name != "handler_cancellation"}
+
+    def __call__(self) -> web.RequestHandler:
+        return HttpProtocol(self, self._options)
+
+    async def checked(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The application's answer, if the request expects nothing that HTTP does not know (RFC 9110, 10.1.1)."""
+        expected = request.headers.get("Expect")
+        if expected is not None and expected.lower() != "100-continue":
+            why = "of Expect only 100-continue is known"
+            problem = Problem(417, "expectation-failed", "Expectation failed", why)
+            return refuse(request, problem, self.services, request.headers.get("Origin"))
+        return await self._handler(request)
+
+
+class HttpProtocol(web.RequestHandler):
+    """One connection."""
+
+    __slots__ = ("_origin", "_services")
+
+    def __init__(self, server: HttpServer, options: dict[str, Any]) -> None:
+        super().__init__(
+            server, loop=server._loop, max_line_size=LINE_MAX_BYTES, max_field_size=FIELD_MAX_BYTES, **options
+        )
+        self._services = server.services
+        self._origin: str | None = None  # of a request that aiohttp could not parse
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._messages and not hasattr(self._messages[-1][0], "headers"):  # a fault takes the message's place
+            found = _ORIGIN.search(data)
+            self._origin = found[1].decode("latin-1") if found else None
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to what aiohttp could not parse, or to a failure outside of our middleware."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("a part of another answer is sent already")
+        if isinstance(exc, BadHttpMessage):
+            problem, origin = problem_of_message(exc), self._origin
+        else:
+            structlog.get_logger("api").error("request.failed", error=type(exc).__name__, exc_info=exc)
+            problem, origin = internal_error(), request.headers.get("Origin")
+        return refuse(request, problem, self._services, origin)
+
+
+def refuse(request: web.BaseRequest, problem: Problem, services: Services, origin: str | None) -> web.Response:
+    """The answer to a request that reaches no middleware; it closes the connection."""
+    services.metrics.observe_request(UNMATCHED, "OTHER", problem.status, 0.0)
+    response = render(problem, request)
+    response.force_close()
+    set_headers(response, services, request_id_of(request, services), origin)
+    return response
+
+
+def problem_of_message(error: BadHttpMessage) -> Problem:
+    """What is wrong with a request that is no HTTP, without its bytes: they may hold a secret."""
+    if isinstance(error, LineTooLong):
+        limit = error.args[1]
+        if limit == LINE_MAX_BYTES:
+            return Problem(414, "address-too-long", "Address too long", f"the path and query exceed {limit} bytes")
+        return _headers_too_large(f"a header exceeds {limit} bytes")
+    if error.message.startswith("Too many headers"):
+        return _headers_too_large("there are too many headers")
+    if isinstance(error, BadHttpMethod):
+        why = "the request begins with no method of HTTP; this port speaks plain HTTP, not HTTPS"
+    elif isinstance(error, BadStatusLine):
+        why = "the request line is not valid"
+    elif isinstance(error, InvalidHeader):
+        why = "a header is not valid"
+    else:
+        why = error.message.splitlines()[0].rstrip(":")[:REASON_MAX_CHARS] if error.message else "not valid HTTP"
+    return Problem(400, "bad-request", "Bad request", why)
+
+
+def _headers_too_large(why: str) -> Problem:
+    return Problem(431, "headers-too-large", "Headers too large", why)
