@@ -229,7 +229,7 @@ async def compose(settings: Settings, stack: AsyncExitStack, worker: Worker | No
         limits=limits(settings),
         feeds=feeds,
         texts=RecentTexts(log, settings.database.text_cache_bytes),
-        observe=SessionWatch(metrics, structlog.get_logger("sessions")),
+        observe=SessionWatch(metrics, structlog.get_logger("sessions"), lambda: provider.models),
         clock=now_us,
         timer=time.monotonic,
         logger=structlog.get_logger("sessions"),

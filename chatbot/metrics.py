@@ -11,7 +11,9 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-MODELS_MAX = 16  # distinct values of the label `model`
+OTHER = "other"  # the label of every model without one of its own
+MODELS_MAX = 16  # distinct values of the label `model`, beside `other`
+CHOSEN_MODELS_MAX = 12  # as many may be there already for a model that a client chose to get a label
 
 # Bucket boundaries advised by OpenTelemetry's semantic conventions for generative AI metrics (seconds).
 REPLY_BUCKETS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
@@ -186,8 +188,19 @@ class Metrics:
     def actor_failed(self) -> None:
         self._actor_failures.inc()
 
+    def label_of(self, model: str, *, chosen: bool) -> str:
+        """The label for a model, `other` beyond the bound. `chosen`: a client picked it among those on offer; however
+        many they pick, the service's own model keeps a label."""
+        if model in self._models or model == OTHER:
+            return model
+        if len(self._models) >= (CHOSEN_MODELS_MAX if chosen else MODELS_MAX):
+            return OTHER
+        self._models.add(model)
+        return model
+
     def reply(self, provider: str, model: str, outcome: str, duration_s: float | None) -> None:
-        self._ended.labels(provider, self._bounded(model), outcome).inc()
+        """`model` here and below is an answer of label_of()."""
+        self._ended.labels(provider, model, outcome).inc()
         if duration_s is not None:
             self._of(provider, model).duration.observe(duration_s)
 
@@ -204,7 +217,7 @@ class Metrics:
 
     def _of(self, provider: str, model: str) -> "_OfModel":
         """What is measured of one model. Looked up by labels once: that costs more than to observe."""
-        who = (provider, self._bounded(model))
+        who = (provider, model)
         children = self._of_models.get(who)
         if children is None:
             children = self._of_models[who] = _OfModel(
@@ -260,11 +273,3 @@ class Metrics:
         self._model_up.set(available)
         self._model_running.set(running)
         self._model_waiting.set(waiting)
-
-    def _bounded(self, model: str) -> str:
-        if model in self._models:
-            return model
-        if len(self._models) < MODELS_MAX:
-            self._models.add(model)
-            return model
-        return "other"

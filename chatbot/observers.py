@@ -1,7 +1,10 @@
 """From what happens inside to metrics and log lines: the observers that the log, projections and sessions are given."""
 
+from collections.abc import Callable
+
 import structlog
 
+from chatbot.llm.model_names import counted_name
 from chatbot.metrics import Metrics
 from chatbot.sessions.generation import Timing
 from chatbot.sessions.outcome import status_of
@@ -11,9 +14,16 @@ from events.catalogue import ReplyCompleted, ReplyEnded, ReplyStarted
 class SessionWatch:
     """Implements sessions.ports.SessionObserver."""
 
-    def __init__(self, metrics: Metrics, logger: structlog.stdlib.BoundLogger) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        logger: structlog.stdlib.BoundLogger,
+        known_models: Callable[[], frozenset[str]] = frozenset,
+    ) -> None:
+        """`known_models`: the names that are configured or offered by now; other names of clients are not counted."""
         self._metrics = metrics
         self._logger = logger
+        self._known_models = known_models
 
     def actors(self, live: int) -> None:
         self._metrics.actors(live)
@@ -31,7 +41,9 @@ class SessionWatch:
     def reply_ended(self, started: ReplyStarted, ended: ReplyEnded, timing: Timing, request_id: str | None) -> None:
         """Count one reply; its text stays out of logs and labels."""
         metrics, provider = self._metrics, started.provider
-        model = ended.model if isinstance(ended, ReplyCompleted) else started.model
+        answered = ended.model if isinstance(ended, ReplyCompleted) else started.model
+        requested = started.parameters.model
+        model = metrics.label_of(counted_name(requested, answered, self._known_models()), chosen=requested is not None)
         duration_s = ended.duration_us / 1_000_000
         metrics.reply(provider, model, status_of(ended), duration_s)
         first_s = None if timing.first_s is None else timing.first_s - timing.asked_s

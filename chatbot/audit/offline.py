@@ -51,6 +51,7 @@ class NoModel:
 
     name = "none"
     model = ""
+    models: frozenset[str] = frozenset()
 
     async def stream(
         self, messages: tuple[ChatMessage, ...], parameters: object, hear: Hear, *, whole: bool = False

@@ -33,6 +33,7 @@ class EmbeddedProvider:
     def __init__(self, options: EmbeddedOptions, llm_options: LlmOptions) -> None:
         self._model_file = find_model(options)
         self.model = self._model_file.name
+        self.models = frozenset((self.model,))
         self._options = options
         self._llm_options = llm_options
         self._keeping: asyncio.Task[None] | None = None

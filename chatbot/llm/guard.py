@@ -64,6 +64,10 @@ class GuardedProvider:
         """It may become known only by asking the server."""
         return self._provider.model
 
+    @property
+    def models(self) -> frozenset[str]:
+        return self._provider.models
+
     async def stream(
         self, messages: tuple[ChatMessage, ...], parameters: Parameters, hear: Hear, *, whole: bool = False
     ) -> Finish:

@@ -34,6 +34,10 @@ class LazyProvider:
     def model(self) -> str:
         return self._inner.model if self._inner else self._options.model
 
+    @property
+    def models(self) -> frozenset[str]:
+        return self._inner.models if self._inner else frozenset((self._options.model,))
+
     async def stream(
         self, messages: tuple[ChatMessage, ...], parameters: Parameters, hear: Hear, *, whole: bool = False
     ) -> Finish:

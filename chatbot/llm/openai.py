@@ -120,6 +120,7 @@ class OpenAiProvider:
 
     def __init__(self, options: LlmOptions) -> None:
         self.model = options.model
+        self.models = frozenset((options.model,) if options.model else ())
         self._configured = bool(options.model)
         self._secret = options.api_key
         self._connection = Connection(options)
@@ -178,8 +179,10 @@ class OpenAiProvider:
                 raise
             return self.model
         models = told.get("data") if isinstance(told, dict) else None
-        if not self._configured and models and isinstance(models[0], dict):
-            self.model = str(models[0].get("id", ""))
+        names = [str(one["id"]) for one in models or () if isinstance(one, dict) and one.get("id")]
+        self.models = frozenset((*names, self.model) if self._configured else names)
+        if not self._configured and names:
+            self.model = names[0]
         return self.model
 
     async def _ask(self, body: dict[str, Any]) -> Exchange:
@@ -201,6 +204,6 @@ class OpenAiProvider:
         try:
             return await self._connection.post("/v1/chat/completions", body)
         except LlmFailed as error:
-            if error.status == 404 and not self._configured:
+            if error.status == 404 and not self._configured and body.get("model") == self.model:
                 self.model = ""  # the server may have other models by now: look again next time
             raise

@@ -41,6 +41,11 @@ class Provider(Protocol):
     @property
     def model(self) -> str: ...
 
+    @property
+    def models(self) -> frozenset[str]:
+        """The names that are configured or that the server offers, as far as they are known by now."""
+        ...
+
     async def stream(
         self, messages: tuple[ChatMessage, ...], parameters: Parameters, hear: Hear, *, whole: bool = False
     ) -> Finish:

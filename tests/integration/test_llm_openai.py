@@ -94,6 +94,21 @@ async def test_a_model_that_is_gone_is_looked_up_again(server: ModelServer, prov
     assert server.requests[-1].body["model"] == "newer"
 
 
+async def test_a_model_that_a_client_made_up_changes_nothing_for_the_others(
+    server: ModelServer, provider: OpenAiProvider
+) -> None:
+    await ask(provider)
+    server.script(status=404, error="no such model")
+    with pytest.raises(LlmFailed, match="no such model"):
+        await ask(provider, model="made-up")
+    await ask(provider, model="made-up too")
+    assert provider.model == "fake-model"
+    assert provider.models == {"fake-model"}
+    await ask(provider)
+    assert server.requests[-1].body["model"] == "fake-model"
+    assert server.probes["/v1/models"] == 1
+
+
 async def test_a_configured_model_is_asked_and_never_replaced(server: ModelServer) -> None:
     provider = OpenAiProvider(LlmOptions(server_url=server.url, model="mine"))
     await provider.health()

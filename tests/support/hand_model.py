@@ -22,6 +22,7 @@ class HandModel:
 
     name = "hand"
     model = "hand-model"
+    models = frozenset({model})
 
     def __init__(self) -> None:
         self.calls: list[Call] = []

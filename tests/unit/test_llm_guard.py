@@ -23,6 +23,7 @@ class Scripted:
 
     name = "scripted"
     model = "m"
+    models = frozenset({model})
 
     def __init__(self, *attempts: list[Step]) -> None:
         self.attempts = list(attempts)

@@ -12,6 +12,7 @@ class Told:
 
     name = "told"
     model = "m"
+    models = frozenset({model})
 
     def __init__(self, *, available: bool) -> None:
         self.available = available

@@ -4,7 +4,14 @@ import pytest
 import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
-from chatbot.metrics import FIRST_TOKEN_BUCKETS, MODELS_MAX, PER_TOKEN_BUCKETS, REPLY_BUCKETS, Metrics
+from chatbot.metrics import (
+    CHOSEN_MODELS_MAX,
+    FIRST_TOKEN_BUCKETS,
+    MODELS_MAX,
+    PER_TOKEN_BUCKETS,
+    REPLY_BUCKETS,
+    Metrics,
+)
 from chatbot.observers import LogWatch, ProjectionWatch, SessionWatch
 from chatbot.sessions.generation import Timing
 from events.catalogue import (
@@ -79,10 +86,52 @@ def test_models_beyond_the_first_few_share_one_label() -> None:
     metrics = Metrics("1")
     for number in range(MODELS_MAX + 20):
         watch(metrics).reply_ended(STARTED, completed(2, f"model-{number}"), Timing(asked_s=0.0, first_s=1.0), None)
-    families = text_string_to_metric_families(metrics.render("")[0].decode())
-    models = {sample.labels["model"] for family in families for sample in family.samples if "model" in sample.labels}
-    assert models == {*(f"model-{number}" for number in range(MODELS_MAX)), "other"}
+    assert model_labels(metrics) == {*(f"model-{number}" for number in range(MODELS_MAX)), "other"}
     assert value(metrics, "chatbot_replies_total", provider="openai", model="other", outcome="complete") == 20
+
+
+def model_labels(metrics: Metrics) -> set[str]:
+    families = text_string_to_metric_families(metrics.render("")[0].decode())
+    return {sample.labels["model"] for family in families for sample in family.samples if "model" in sample.labels}
+
+
+def asked_for(model: str) -> ReplyStarted:
+    return ReplyStarted("r", "m", "node", "openai", model, Parameters(model=model), ("m",))
+
+
+@pytest.mark.parametrize("answered", ["Mina Kim, 010-1234", "a name of the server's"])
+@pytest.mark.parametrize("has_failed", [False, True])
+def test_a_model_that_a_client_made_up_is_neither_counted_nor_logged_by_its_name(
+    answered: str, *, has_failed: bool
+) -> None:
+    metrics, started = Metrics("1"), asked_for("Mina Kim, 010-1234")
+    ended = ReplyFailed("r", "", "llm_failed") if has_failed else completed(5, answered)
+    with structlog.testing.capture_logs() as lines:
+        watched = SessionWatch(metrics, structlog.get_logger("test"), lambda: frozenset({"small"}))
+        watched.reply_ended(started, ended, Timing(asked_s=10.0, first_s=11.0), None)
+    assert model_labels(metrics) == {"other"}
+    assert [line["model"] for line in lines] == ["other"]
+
+
+@pytest.mark.parametrize(
+    ("requested", "answered"),
+    [("small", "small-2026-11"), ("alias", "small"), ("small", "small")],
+)
+def test_a_model_that_is_offered_is_counted_under_the_servers_name(requested: str, answered: str) -> None:
+    metrics = Metrics("1")
+    watched = SessionWatch(metrics, structlog.get_logger("test"), lambda: frozenset({"small"}))
+    watched.reply_ended(asked_for(requested), completed(5, answered), Timing(asked_s=10.0, first_s=11.0), None)
+    assert model_labels(metrics) == {answered}
+
+
+def test_however_many_offered_models_clients_pick_the_services_own_has_its_label() -> None:
+    metrics = Metrics("1")
+    offered = [f"model-{number}" for number in range(MODELS_MAX + 20)]
+    watched = SessionWatch(metrics, structlog.get_logger("test"), lambda: frozenset(offered))
+    for name in offered:
+        watched.reply_ended(asked_for(name), completed(5, name), Timing(asked_s=0.0, first_s=1.0), None)
+    watched.reply_ended(STARTED, completed(5), Timing(asked_s=0.0, first_s=1.0), None)
+    assert model_labels(metrics) == {*offered[:CHOSEN_MODELS_MAX], "small", "other"}
 
 
 def test_open_streams_are_counted_down_however_they_end() -> None:
