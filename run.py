@@ -26,7 +26,6 @@ from chatbot.audit.desk import CommandFailed, Desk, attended, say
 from chatbot.background import background, cancelled
 from chatbot.collector import settle
 from chatbot.command_line import COMMANDS, parse
-from chatbot.config.check import find_risks
 from chatbot.config.load import ConfigError, Configuration, load
 from chatbot.config.settings import Settings
 from chatbot.config.show import show
@@ -37,6 +36,7 @@ from chatbot.llm.embedded_process import EmbeddedMissing
 from chatbot.llm.gate import Gate
 from chatbot.llm.health import HealthMonitor
 from chatbot.llm.protocol import Provider
+from chatbot.log_file import warn_of_risks
 from chatbot.logs import setup_logging
 from chatbot.loop_lag import watch_loop
 from chatbot.metrics import Metrics
@@ -128,9 +128,9 @@ def serve(configuration: Configuration, arguments: list[str]) -> int:
     inheritance = take_inheritance()
     settings = settings_of(configuration.settings, inheritance)
     setup_logging(settings.logging.level, settings.logging.format)
-    for risk in find_risks(settings) if inheritance is None else ():
-        structlog.get_logger("run").warning("settings.risk", risk=risk)
     try:
+        if inheritance is None:
+            warn_of_risks(settings, structlog.get_logger("run"))
         if inheritance is None and settings.server.workers > 1:
             return oversee([sys.executable, str(ROOT / "run.py"), *arguments], settings)
         with asyncio.Runner(loop_factory=loop_factory()) as runner:

@@ -60,6 +60,8 @@ class UnknownEvent(LogError):
 class LogInUse(LogUnusable):
     """Another process serves this log; two writers would break the chain."""
 
-    def __init__(self, path: object, pid: str) -> None:
-        self.fact = f"database {path} is in use by process {pid}"
+    def __init__(self, path: object, pid: str | None) -> None:
+        """`pid` None: that process has opened the file under another name, and is not known."""
+        user = "another process, which has opened it under another name" if pid is None else f"process {pid}"
+        self.fact = f"database {path} is in use by {user}"
         super().__init__(f"{self.fact}; stop it or choose another DATABASE_URL")

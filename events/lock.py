@@ -1,28 +1,50 @@
-"""One server per database: an operating system lock on a file beside it, let go even by `kill -9`.
+"""One server per database: two operating system locks, released even by `kill -9`.
 
 SQLite would let two processes take turns at writing; two actors of one session would then decide without each other.
+The lock on `<database>-lock` keeps its owner's process id and stays valid when the database is replaced. The lock on
+the database file itself also excludes a process that opens it under another name (a hard link, a bind mount of the
+file): it would use another write-ahead file, and each of the two would overwrite what the other has recorded.
 """
 
 import fcntl
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from events.errors import LogInUse, LogUnusable
 
+PROBE_OFFSET = 2**62  # a byte that neither SQLite nor anybody else locks
+
 
 class DatabaseLock:
-    """An exclusive lock on `<database>-lock`. The file holds the owner's process id and is left in place, but for
-    the one of a database that is given up before anything was in it: whoever waits at it then is refused.
+    """Exclusive locks on `<database>-lock` and on the database. `<database>-lock` holds the owner's process id and is
+    left in place, but for the one of a database that is given up before anything was in it: whoever waits at it then is
+    refused.
+
+    The descriptor of the database is opened before SQLite opens the file and closed after it: closing any descriptor of
+    a file drops all POSIX locks that the process holds on it, SQLite's among them.
     """
 
     def __init__(self, database: Path) -> None:
         self._database = database
         self._path = database.with_name(database.name + "-lock")
         self._descriptor: int | None = None
-        self.is_new = False  # whether `acquire` made the file
+        self._file: int | None = None  # of the database; None where it cannot be locked beside SQLite
+        self.is_new = False  # whether `acquire` made the lock's file
+        self.is_new_database = False  # whether `acquire` made the database's file
 
     def acquire(self) -> None:
-        """Take the lock or raise LogInUse at once; LogUnusable when no file can be written there."""
+        """Take both locks or raise LogInUse at once; LogUnusable when no file can be written there. The database is
+        made, empty, if it is missing.
+        """
+        self._acquire_name()
+        try:
+            self._acquire_file()
+        except BaseException:
+            self.release()
+            raise
+
+    def _acquire_name(self) -> None:
         self.is_new = not self._path.exists()
         try:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -45,40 +67,101 @@ class DatabaseLock:
             raise LogUnusable(f"cannot lock {self._path}: {error.strerror}") from error
         self._descriptor = descriptor
 
-    def adopt(self, descriptor: int) -> None:
-        """Hold the lock together with the process that acquired it and has passed `descriptor` on: it is let go when
-        the last of them has let go. Raises LogUnusable when `descriptor` is not of the lock in place.
+    def _acquire_file(self) -> None:
+        descriptor = self._open_database()
+        try:
+            self._lock_file(descriptor)
+            hinders = _hinders_sqlite(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        if hinders:
+            os.close(descriptor)
+        else:
+            self._file = descriptor
+
+    def _lock_file(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LogInUse(self._database, None) from None
+        except OSError as error:
+            raise LogUnusable(f"cannot lock database {self._database}: {error.strerror}") from error
+        if not _is_at(descriptor, self._database):
+            raise LogUnusable(f"database {self._database} was replaced while it was opened: try again")
+
+    def _open_database(self) -> int:
+        flags = os.O_RDWR | os.O_CLOEXEC
+        try:
+            try:
+                descriptor = os.open(self._database, flags | os.O_CREAT | os.O_EXCL, 0o644)
+                self.is_new_database = True
+            except FileExistsError:
+                descriptor = os.open(self._database, flags)
+        except OSError as error:
+            raise LogUnusable(f"database {self._database} cannot be opened: {error.strerror}") from error
+        return descriptor
+
+    def adopt(self, descriptors: Sequence[int]) -> None:
+        """Hold the locks together with the process that acquired them and has passed `descriptors` on: they are let go
+        when the last of them has let go. Raises LogUnusable when `descriptors` are not of the locks in place.
+
+        The database's own descriptor stays open until this process ends.
         """
         try:
-            self._must_be_in_place(descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # changes nothing where it is held already
-            self._descriptor = os.dup(descriptor)
+            for descriptor, path in zip(descriptors, (self._path, self._database), strict=False):
+                if not _is_at(descriptor, path):
+                    raise BlockingIOError
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # changes nothing where it is held already
+            self._descriptor = os.dup(descriptors[0])
         except OSError as error:
-            raise LogUnusable(f"descriptor {descriptor} does not hold the lock of database {self._database}") from error
+            raise LogUnusable(
+                f"descriptors {tuple(descriptors)} do not hold the lock of database {self._database}"
+            ) from error
 
     @property
-    def descriptor(self) -> int:
-        """To be passed on to processes that will `adopt` it. Raises ValueError when not held."""
+    def descriptors(self) -> tuple[int, ...]:
+        """To be passed on to processes that will `adopt` them. Raises ValueError when not held."""
         if self._descriptor is None:
             raise ValueError("the lock is not held")
-        return self._descriptor
+        return (self._descriptor,) if self._file is None else (self._descriptor, self._file)
 
     def _must_be_in_place(self, descriptor: int) -> None:
         """Raises BlockingIOError when the file's owner took it away meanwhile: whoever comes next locks another."""
-        try:
-            in_place = os.path.samestat(os.fstat(descriptor), self._path.stat())
-        except FileNotFoundError:
-            in_place = False
-        if not in_place:
+        if not _is_at(descriptor, self._path):
             raise BlockingIOError
 
     def release(self, *, remove: bool = False) -> None:
-        """Let go; `remove` takes the file away, too. Harmless when not held."""
+        """Let go, once no connection to the database is open; `remove` takes the lock's file away, too. Harmless when
+        not held.
+        """
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
         if self._descriptor is not None:
             if remove:
                 self._path.unlink(missing_ok=True)
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _hinders_sqlite(descriptor: int) -> bool:
+    """Whether this system counts a `flock` and POSIX locks of one process as conflicting (BSD; Linux over NFS): SQLite
+    could then not lock the file itself.
+    """
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, PROBE_OFFSET)
+    except OSError:
+        return True
+    fcntl.lockf(descriptor, fcntl.LOCK_UN, 1, PROBE_OFFSET)
+    return False
 
 
 def database_file(path: Path, *, read_only: bool = False) -> Path:

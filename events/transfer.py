@@ -68,7 +68,6 @@ class Transfer:
         lock = DatabaseLock(path)
         await asyncio.to_thread(lock.acquire)
         try:
-            is_new = not await asyncio.to_thread(path.exists)
             connection = await connect_writer(path, LogOptions(), create=True)
         except BaseException as error:
             lock.release()
@@ -78,7 +77,7 @@ class Transfer:
         last = "SELECT position, digest FROM events ORDER BY position DESC LIMIT 1"
         rows = await connection.execute_fetchall(last)
         transfer = cls(connection, lock, next((Head(*row) for row in rows), Head(0, GENESIS)))
-        transfer._made = path if is_new else None
+        transfer._made = path if lock.is_new_database else None
         return transfer
 
     async def present(self, rows: Sequence[StoredRow]) -> dict[tuple[str, int], Present]:

@@ -14,8 +14,8 @@ class Wakeups(Protocol):
     """What the processes of one log share beside its file."""
 
     @property
-    def lock(self) -> int:
-        """A descriptor of the database's lock, which they hold together: see DatabaseLock.adopt."""
+    def locks(self) -> tuple[int, ...]:
+        """Descriptors of the database's locks, which they hold together: see DatabaseLock.adopt."""
         ...
 
     def tell(self) -> None:
@@ -37,8 +37,8 @@ class DatagramWakeups:
     The sockets are the caller's, who closes them.
     """
 
-    def __init__(self, lock: int, receiver: socket.socket, others: Sequence[socket.socket]) -> None:
-        self.lock = lock
+    def __init__(self, locks: tuple[int, ...], receiver: socket.socket, others: Sequence[socket.socket]) -> None:
+        self.locks = locks
         self._receiver = receiver
         self._others = others
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -41,7 +41,7 @@ class WriteSide:
         if self._wakeups is None:
             await asyncio.to_thread(self._lock.acquire)
         else:
-            await asyncio.to_thread(self._lock.adopt, self._wakeups.lock)
+            await asyncio.to_thread(self._lock.adopt, self._wakeups.locks)
         await self.store.open()
         self._writer = BatchWriter(self.store, self._options, observe)
         return self.store.live

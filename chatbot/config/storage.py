@@ -66,6 +66,13 @@ class DatabaseSettings(Struct, frozen=True):
             extra={"allowed": "a file's path, another than the log's"},
         ),
     ] = "projections.db"
+    allow_file_mount: Annotated[
+        bool,
+        Meta(
+            description="Serve a log's file that is mounted by itself, not with its folder: its write-ahead file is"
+            " then elsewhere, and a crash may lose what was acknowledged."
+        ),
+    ] = False
     busy_timeout_s: Annotated[
         float,
         Meta(

@@ -13,8 +13,8 @@ VARIABLE = "WORKER_INHERITANCE"  # not CHATBOT_...: it is no setting
 
 class Inheritance(Struct, frozen=True):
     """`slot` counts from 1. `listeners` are the shared sockets; `tally` is their tally of connections; `control` leads
-    to the master; `secret` is what the workers know each other by. `lock` and `wakeups` (the end to receive from, then
-    the ways to the others) belong to a log in a file, and are absent where the log is in PostgreSQL.
+    to the master; `secret` is what the workers know each other by. `locks` and `wakeups` (the end to receive from,
+    then the ways to the others) belong to a log in a file, and are absent where the log is in PostgreSQL.
     """
 
     slot: int
@@ -22,7 +22,7 @@ class Inheritance(Struct, frozen=True):
     tally: int
     control: int
     secret: str
-    lock: int | None = None
+    locks: tuple[int, ...] = ()
     wakeups: tuple[int, ...] = ()
 
     def for_environment(self) -> dict[str, str]:
@@ -32,8 +32,7 @@ class Inheritance(Struct, frozen=True):
     @property
     def descriptors(self) -> tuple[int, ...]:
         """All that must stay open in the worker."""
-        locked = () if self.lock is None else (self.lock,)
-        return (*self.listeners, self.tally, self.control, *locked, *self.wakeups)
+        return (*self.listeners, self.tally, self.control, *self.locks, *self.wakeups)
 
     def listening(self) -> list[socket.socket]:
         """The shared sockets. To be called once: each of them owns its descriptor."""
@@ -41,10 +40,10 @@ class Inheritance(Struct, frozen=True):
 
     def wakeups_of_log(self) -> DatagramWakeups | None:
         """How the log's processes wake each other; None where the log is not in a file. To be called once."""
-        if self.lock is None:
+        if not self.locks:
             return None
         receiver, *others = (socket.socket(fileno=number) for number in self.wakeups)
-        return DatagramWakeups(self.lock, receiver, others)
+        return DatagramWakeups(self.locks, receiver, others)
 
 
 def take_inheritance() -> Inheritance | None:

@@ -50,6 +50,6 @@ class Shared:
             tally=self._tally_file,
             control=-1,
             secret=self._secret,
-            lock=None if self._lock is None else self._lock.descriptor,
+            locks=() if self._lock is None else self._lock.descriptors,
             wakeups=tuple(end.fileno() for end in (*own, *others)),
         )

@@ -237,8 +237,8 @@ async def test_only_who_holds_the_lock_joins(logs: SharedLogs, tmp_path: Path) -
     with pytest.raises(LogUnusable, match="in use"):
         await SqliteLog.open(logs.path)
     other = os.open(tmp_path / "log.db-lock", os.O_RDWR)
-    with pytest.raises(LogUnusable, match="does not hold the lock"):
-        DatabaseLock(logs.path).adopt(other)
+    with pytest.raises(LogUnusable, match="do not hold the lock"):
+        DatabaseLock(logs.path).adopt((other,))
     os.close(other)
 
 

@@ -23,8 +23,8 @@ class SharedLogs:
 
     @property
     def descriptors(self) -> list[int]:
-        """The lock, then each slot's two ends: for another process."""
-        return [self._lock.descriptor, *(end.fileno() for pair in self._sockets for end in pair)]
+        """The two locks, then each slot's two ends: for another process."""
+        return [*self._lock.descriptors, *(end.fileno() for pair in self._sockets for end in pair)]
 
     async def open(
         self,
@@ -33,7 +33,7 @@ class SharedLogs:
         observe: LogObserver | None = None,
         clock: Callable[[], int] = now_us,
     ) -> SqliteLog:
-        wakeups = wakeups_of(slot, self._lock.descriptor, self._sockets)
+        wakeups = wakeups_of(slot, self._lock.descriptors, self._sockets)
         log = await SqliteLog.open(self.path, options, clock=clock, observe=observe, wakeups=wakeups)
         self._logs.append(log)
         return log
@@ -47,12 +47,14 @@ class SharedLogs:
         self._lock.release()
 
 
-def wakeups_of(slot: int, lock: int, sockets: list[tuple[socket.socket, socket.socket]]) -> DatagramWakeups:
-    return DatagramWakeups(lock, sockets[slot][0], [end for number, (_, end) in enumerate(sockets) if number != slot])
+def wakeups_of(
+    slot: int, locks: tuple[int, ...], sockets: list[tuple[socket.socket, socket.socket]]
+) -> DatagramWakeups:
+    return DatagramWakeups(locks, sockets[slot][0], [end for number, (_, end) in enumerate(sockets) if number != slot])
 
 
 def inherited(descriptors: list[int], slot: int) -> DatagramWakeups:
     """In another process: what `SharedLogs.descriptors` of this one were."""
-    lock, *ends = descriptors
+    lock, file, *ends = descriptors
     sockets = [socket.socket(fileno=number) for number in ends]
-    return wakeups_of(slot, lock, list(zip(sockets[::2], sockets[1::2], strict=True)))
+    return wakeups_of(slot, (lock, file), list(zip(sockets[::2], sockets[1::2], strict=True)))

@@ -73,7 +73,7 @@ async def test_a_copy_that_is_not_of_this_log_is_not_taken(tmp_path: Path) -> No
 async def test_the_lock_that_is_passed_on_is_held_until_the_last_lets_go(tmp_path: Path) -> None:
     master, worker, stranger = (DatabaseLock(tmp_path / "log.db") for _ in range(3))
     master.acquire()
-    worker.adopt(master.descriptor)
+    worker.adopt(master.descriptors)
     master.release()
     with pytest.raises(Exception, match="in use by process"):
         stranger.acquire()
@@ -102,7 +102,7 @@ async def test_orders_are_carried_out_and_the_end_of_the_master_is_one(tmp_path:
 
 
 def test_an_inheritance_is_taken_once_and_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = Inheritance(slot=2, listeners=(5,), tally=6, control=7, secret="s", lock=8, wakeups=(9, 10))
+    mine = Inheritance(slot=2, listeners=(5,), tally=6, control=7, secret="s", locks=(8, 11), wakeups=(9, 10))
     for name, value in mine.for_environment().items():
         monkeypatch.setenv(name, value)
     assert take_inheritance() == mine

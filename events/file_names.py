@@ -1,0 +1,43 @@
+"""Whether a database file has names under which its write-ahead file would not be found.
+
+SQLite keeps the write-ahead file beside the name under which it opened the database. A hard link has another one
+beside it; a file that is mounted alone (`docker run -v ./chat.db:/app/chat.db`) has it in a file system that is
+discarded with the container, together with everything acknowledged since the last checkpoint.
+"""
+
+import os
+import re
+from pathlib import Path
+
+_MOUNTS = Path("/proc/self/mountinfo")  # Linux: proc_pid_mountinfo(5)
+_ESCAPED = re.compile(r"\\([0-7]{3})")
+
+
+def link_count(path: Path) -> int:
+    """How many names the file has; 0 where there is none. Raises OSError."""
+    try:
+        return path.stat().st_nlink
+    except FileNotFoundError:
+        return 0
+
+
+def is_mount_point(path: Path, mounts: Path = _MOUNTS) -> bool:
+    """Whether the file `path` is mounted by itself, from this file system or another. Raises OSError."""
+    file = path.resolve()
+    if not file.exists():
+        return False
+    if os.path.ismount(file) or file.stat().st_dev != file.parent.stat().st_dev:
+        return True
+    try:  # a bind mount within one file system shows nowhere else
+        lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return False  # not Linux
+    return any(_mount_point(line) == str(file) for line in lines)
+
+
+def _mount_point(line: str) -> str | None:
+    """The fifth field, in which white space and backslashes are written in octal."""
+    fields = line.split(" ")
+    if len(fields) < 5:
+        return None
+    return _ESCAPED.sub(lambda found: chr(int(found[1], 8)), fields[4])
