@@ -83,7 +83,7 @@ def main(arguments: list[str]) -> int:
         return run_reloading(ROOT, [*(one for one in arguments if one != "--reload"), "--workers", "1"])
     try:
         given = {"host": options.host, "port": options.port, "workers": options.workers, "config": options.config}
-        configuration = load(given)
+        configuration = load(given, program=ROOT)
     except ConfigError as error:
         return fail(EXIT_SETTINGS, str(error))
     if options.command == "config":
@@ -130,6 +130,7 @@ def serve(configuration: Configuration, arguments: list[str]) -> int:
     setup_logging(settings.logging.level, settings.logging.format)
     try:
         if inheritance is None:
+            structlog.get_logger("run").info("settings.read", files=[str(file) for file in configuration.files])
             warn_of_risks(settings, structlog.get_logger("run"))
         if inheritance is None and settings.server.workers > 1:
             return oversee([sys.executable, str(ROOT / "run.py"), *arguments], settings)

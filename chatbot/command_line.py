@@ -103,7 +103,9 @@ def parse(arguments: list[str], version: str) -> argparse.Namespace:
 
 def _general(parser: argparse.ArgumentParser) -> None:
     hidden = argparse.SUPPRESS
-    parser.add_argument("--config", metavar="FILE", default=hidden, help="settings file in place of config.toml")
+    parser.add_argument(
+        "--config", metavar="FILE", default=hidden, help="settings file (default: config.toml here or beside run.py)"
+    )
 
 
 def _address(parser: argparse.ArgumentParser) -> None:

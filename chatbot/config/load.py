@@ -27,10 +27,11 @@ class ConfigError(Exception):
 
 
 class Configuration(Struct, frozen=True):
-    """The settings in force, and by each setting's dotted name where it came from."""
+    """The settings in force, by each setting's dotted name where it came from, and the files that were read."""
 
     settings: Settings
     origins: Mapping[str, str]
+    files: tuple[Path, ...] = ()  # absolute, the weaker one first
 
 
 def load(
@@ -38,23 +39,37 @@ def load(
     *,
     environment: Mapping[str, str] | None = None,
     folder: Path | None = None,
+    program: Path | None = None,
 ) -> Configuration:
     """Read every source and merge them.
 
     `command_line` may hold host, port, workers and config (a file in place of config.toml); `environment` is
-    os.environ where None; config.toml and .env are looked for in `folder`, the current directory where None. Raises
-    ConfigError, also for a wrong value that a stronger source overrides.
+    os.environ where None; config.toml and .env are looked for in `folder`, the current directory where None, and a
+    config.toml that is not there beside the program, in the folder `program`. Raises ConfigError, also for a wrong
+    value that a stronger source overrides.
     """
     options = command_line or {}
     folder = folder or Path()
-    file = str(options.get("config") or CONFIG_FILE)
+    path, label = _config_file(options.get("config"), folder, program)
+    dotenv = folder / ".env"
     sources = (
-        read_config(folder / file, file, required=bool(options.get("config"))),
-        read_dotenv(folder / ".env"),
+        read_config(path, label, required=bool(options.get("config"))),
+        read_dotenv(dotenv),
         read_environment(os.environ if environment is None else environment),
         read_command_line(options),
     )
-    return _merge(sources)
+    return replace(_merge(sources), files=tuple(file.absolute() for file in (path, dotenv) if file.is_file()))
+
+
+def _config_file(named: str | int | None, folder: Path, program: Path | None) -> tuple[Path, str]:
+    """The one file to read, and what people call it."""
+    if named:
+        return folder / str(named), str(named)
+    path = folder / CONFIG_FILE
+    if program is not None and not path.exists():
+        beside = program / CONFIG_FILE
+        return beside, str(beside)
+    return path, CONFIG_FILE
 
 
 def _merge(sources: tuple[Source, ...]) -> Configuration:

@@ -15,13 +15,12 @@ from msgspec import Struct
 
 from chatbot.config.dotenv import DotenvError, parse_dotenv
 from chatbot.config.inventory import PREFIX, Setting, by_env, inventory, nearest, nearest_env, slip_of
+from chatbot.config.service_links import is_service_link
 from chatbot.config.settings import Settings
 from chatbot.config.values import MASK, Invalid, from_text, from_toml, refused, visible
 
 COMMAND_LINE = {"host": "server.host", "port": "server.port", "workers": "server.workers"}
 _SENSITIVE = re.compile("auth|key|secret|password", re.IGNORECASE)
-# Kubernetes and Docker set these for a service called chatbot or chatbot-...: CHATBOT_PORT=tcp://10.0.0.1:80
-_SERVICE_LINK = re.compile(r"CHATBOT_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_\w+)?)")
 
 
 class Source(Struct):
@@ -104,31 +103,27 @@ def read_dotenv(path: Path) -> Source:
             if slip := slip_of(name):
                 source.refuse(name, text, ".env", slip)
             continue
-        _take_from_environment(source, name, text, ".env")
+        _take_from_environment(source, name, values, ".env")
     return source
 
 
 def read_environment(environment: Mapping[str, str]) -> Source:
     """The settings in environment variables. An unknown name is a fault if it starts with CHATBOT_."""
     source = Source()
-    for name, text in environment.items():
+    for name in environment:
         if name in by_env() or name.startswith(PREFIX):
-            _take_from_environment(source, name, text, "environment")
+            _take_from_environment(source, name, environment, "environment")
     return source
 
 
-def _take_from_environment(source: Source, name: str, text: str, origin: str) -> None:
-    setting = by_env().get(name)
+def _take_from_environment(source: Source, name: str, environment: Mapping[str, str], origin: str) -> None:
+    setting, text = by_env().get(name), environment[name]
+    if is_service_link(name, environment):
+        return
     if setting is not None:
         source.take(setting, text, f"{origin} {name}")
-    elif not _is_service_link(name, text):
+    else:
         source.refuse(name, text, origin, nearest_env(name))
-
-
-def _is_service_link(name: str, text: str) -> bool:
-    if not _SERVICE_LINK.fullmatch(name):
-        return False
-    return "SERVICE_" in name or bool(re.search(r"_PORT_\d+_", name)) or "://" in text
 
 
 def read_command_line(options: Mapping[str, str | int | None]) -> Source:

@@ -64,6 +64,33 @@ def test_another_file_can_take_the_place_of_config_toml(tmp_path: Path) -> None:
     assert configuration.origins["server.host"] == "other.toml"
 
 
+def test_a_config_toml_beside_the_program_is_read_where_the_current_directory_has_none(tmp_path: Path) -> None:
+    here, program = tmp_path / "here", tmp_path / "program"
+    here.mkdir()
+    program.mkdir()
+    (program / "config.toml").write_text("[server]\nport = 1\n")
+    (program / ".env").write_text("HOST=::1\n")
+    beside = load(environment={}, folder=here, program=program)
+    assert (beside.settings.server.port, beside.settings.server.host) == (1, "127.0.0.1")
+    assert beside.origins["server.port"] == str(program / "config.toml")
+    (here / "config.toml").write_text("[server]\nport = 2\n")
+    (here / ".env").write_text("")
+    nearer = load(environment={}, folder=here, program=program)
+    assert (nearer.settings.server.port, nearer.origins["server.port"]) == (2, "config.toml")
+    assert nearer.files == (here / "config.toml", here / ".env")
+    (here / "other.toml").write_text("")
+    named = load({"config": "other.toml"}, environment={}, folder=here, program=program)
+    assert (named.settings.server.port, named.files) == (8080, (here / "other.toml", here / ".env"))
+
+
+def test_files_that_were_read_are_told_by_their_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load(environment={}).files == ()
+    (tmp_path / "config.toml").write_text("")
+    assert load(environment={}).files == (tmp_path / "config.toml",)
+    assert load({"config": "config.toml"}, environment={}).files == (tmp_path / "config.toml",)
+
+
 def test_a_named_file_must_exist(tmp_path: Path) -> None:
     (fault,) = faults(tmp_path, {"config": "absent.toml"})
     assert fault.startswith("absent.toml: cannot be read")
@@ -235,9 +262,33 @@ def test_variables_that_a_cluster_sets_for_a_service_called_chatbot_pass(tmp_pat
         "CHATBOT_PORT_80_TCP": "tcp://10.0.0.1:80",
         "CHATBOT_PORT_80_TCP_ADDR": "10.0.0.1",
         "CHATBOT_BACKEND_PORT_80_TCP_PROTO": "tcp",
+        "CHATBOT_PORT_8080_TCP_PORT_START": "8080",
+        "CHATBOT_NODES_LISTEN_PORT": "tcp://10.0.0.2:80",  # of a service called chatbot-nodes-listen
+        "CHATBOT_NAME": "/web/chatbot",
+        "CHATBOT_ENV_PATH": "/usr/bin",
+        "CHATBOT_DB_NAME": "/chatbot/chatbot-db",
+        "CHATBOT_DB_PORT": "udp://172.17.0.5:5432",
+        "CHATBOT_DB_ENV_POSTGRES_PASSWORD": "x",
     }
     assert read(tmp_path, **links).settings == Settings()
-    assert len(faults(tmp_path, CHATBOT_PORT="80")) == 1
+    (tmp_path / ".env").write_text("\n".join(f"{name}={text}" for name, text in links.items()))
+    assert read(tmp_path).settings == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("CHATBOT_PORT", "80"),
+        ("CHATBOT_PORT", "http://x"),
+        ("CHATBOT_NODES_LISTEN_PORT", "x"),
+        ("CHATBOT_SERVER_PORT_MAX", "1"),
+        ("CHATBOT_NAME", "bot"),
+        ("CHATBOT_ENV_PATH", "/usr/bin"),
+    ],
+)
+def test_a_variable_that_only_looks_like_a_link_is_refused(tmp_path: Path, name: str, text: str) -> None:
+    (fault,) = faults(tmp_path, **{name: text})
+    assert name in fault
 
 
 def test_a_folder_called_dotenv_is_no_settings_file(tmp_path: Path) -> None:
