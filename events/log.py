@@ -28,8 +28,14 @@ class EventLog(Protocol):
         """
         ...
 
-    async def read(self, stream_id: str, *, after: int = 0, limit: int, backwards: bool = False) -> list[RecordedEvent]:
-        """Up to `limit` events of one stream with version > `after`, oldest first, or newest first if `backwards`."""
+    async def read(
+        self, stream_id: str, *, after: int = 0, limit: int, bytes_max: int | None = None, backwards: bool = False
+    ) -> list[RecordedEvent]:
+        """Up to `limit` events of one stream with version > `after`, oldest first, or newest first if `backwards`.
+
+        With `bytes_max` the page ends with the event whose content brings it to about that many bytes: fewer than
+        `limit` may then come before the end, but at least one does.
+        """
         ...
 
     async def read_all(self, *, after: int = 0, limit: int) -> list[RecordedEvent]:
@@ -44,11 +50,17 @@ class EventLog(Protocol):
         """The events at these positions, by position; positions that do not exist are absent."""
         ...
 
-    async def rows(self, *, after: int = 0, limit: int) -> list[StoredRow]:
-        """As `read_all`, undecoded, with salt, commitment and digest: for proof."""
+    async def sizes(self, positions: Sequence[int]) -> dict[int, int]:
+        """The bytes of content of the events at these positions, 0 once erased; absent as in `read_at`."""
         ...
 
-    async def stream_rows(self, stream_id: str, *, after: int = 0, limit: int) -> list[StoredRow]:
+    async def rows(self, *, after: int = 0, limit: int, bytes_max: int | None = None) -> list[StoredRow]:
+        """As `read_all`, undecoded, with salt, commitment and digest: for proof. `bytes_max` as in `read`."""
+        ...
+
+    async def stream_rows(
+        self, stream_id: str, *, after: int = 0, limit: int, bytes_max: int | None = None
+    ) -> list[StoredRow]:
         """Up to `limit` rows of one stream with version > `after`, oldest first: as `rows`, for its trail."""
         ...
 

@@ -25,6 +25,7 @@ _ALL = ", ".join(COLUMNS)
 _STREAM = f"SELECT {_EVENT} FROM events WHERE stream_id = $1 AND version > $2 ORDER BY version"  # noqa: S608  constants
 _EVERY = f"SELECT {_EVENT} FROM events WHERE position > $1 ORDER BY position LIMIT $2"  # noqa: S608  constants
 _AT = f"SELECT {_EVENT} FROM events WHERE position = ANY($1::bigint[])"  # noqa: S608  constants
+_SIZES = "SELECT position, coalesce(octet_length(data), 0) FROM events WHERE position = ANY($1::bigint[])"
 _OUTLINES = "SELECT position, stream_id, version, type FROM events WHERE position > $1 ORDER BY position LIMIT $2"
 _ROWS = f"SELECT {_ALL} FROM events WHERE position > $1 ORDER BY position LIMIT $2"  # noqa: S608  constants
 _STREAM_ROWS = f"SELECT {_ALL} FROM events WHERE stream_id = $1 AND version > $2 ORDER BY version LIMIT $3"  # noqa: S608  constants
@@ -118,11 +119,12 @@ class PostgresReaders:
 
 
 async def stream_events(
-    readers: PostgresReaders, stream_id: str, span: Span, *, backwards: bool
+    readers: PostgresReaders, stream_id: str, span: Span, *, backwards: bool, bytes_max: int | None = None
 ) -> list[RecordedEvent]:
     """Events of one stream."""
+    order = f"version {'DESC' if backwards else 'ASC'}"
     query = f"{_STREAM} {'DESC' if backwards else 'ASC'} LIMIT $3"
-    return list(map(recorded, await readers.rows(query, stream_id, *span, is_long=_is_long(span))))
+    return list(map(recorded, await _page(readers, query, (stream_id, *span), order, bytes_max)))
 
 
 async def all_events(readers: PostgresReaders, span: Span) -> list[RecordedEvent]:
@@ -144,9 +146,17 @@ async def events_at(readers: PostgresReaders, positions: Sequence[int]) -> dict[
     return found
 
 
-async def stored_rows(readers: PostgresReaders, span: Span) -> list[StoredRow]:
+async def sizes_at(readers: PostgresReaders, positions: Sequence[int]) -> dict[int, int]:
+    """The bytes of content at `positions`, whatever their number: asked for in pieces."""
+    found: dict[int, int] = {}
+    for start in range(0, len(positions), POSITIONS_MAX):
+        found.update(map(tuple, await readers.rows(_SIZES, list(positions[start : start + POSITIONS_MAX]))))
+    return found
+
+
+async def stored_rows(readers: PostgresReaders, span: Span, bytes_max: int | None = None) -> list[StoredRow]:
     """Rows as they lie in the table."""
-    return list(starmap(StoredRow, await readers.rows(_ROWS, *span, is_long=_is_long(span))))
+    return list(starmap(StoredRow, await _page(readers, _ROWS, span, "position", bytes_max)))
 
 
 async def passed_rows(readers: PostgresReaders, take: Callable[[Iterator[RawColumns]], T], span: Span) -> T:
@@ -155,9 +165,29 @@ async def passed_rows(readers: PostgresReaders, take: Callable[[Iterator[RawColu
     return await asyncio.to_thread(take, map(raw_columns, starmap(StoredRow, found)))
 
 
-async def stored_stream(readers: PostgresReaders, stream_id: str, span: Span) -> list[StoredRow]:
+async def stored_stream(
+    readers: PostgresReaders, stream_id: str, span: Span, bytes_max: int | None = None
+) -> list[StoredRow]:
     """As `stored_rows`, of one stream."""
-    return list(starmap(StoredRow, await readers.rows(_STREAM_ROWS, stream_id, *span, is_long=_is_long(span))))
+    return list(starmap(StoredRow, await _page(readers, _STREAM_ROWS, (stream_id, *span), "version", bytes_max)))
+
+
+async def _page(
+    readers: PostgresReaders, query: str, values: tuple[Any, ...], order: str, bytes_max: int | None
+) -> list[Any]:
+    """The rows of `query`, whose limit is the last of its values. With `bytes_max` the server sends the first of them,
+    up to the row whose content brings them to that many bytes: it knows the sizes without reading the contents.
+    """
+    is_long = values[-1] > SHORT_ROWS
+    if bytes_max is None:
+        return await readers.rows(query, *values, is_long=is_long)
+    columns = _ALL if query.startswith(f"SELECT {_ALL} ") else _EVENT
+    before = f"sum(octet_length(data)) OVER (ORDER BY {order} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
+    bounded = (
+        f"SELECT {columns} FROM (SELECT *, {before} AS before FROM ({query}) AS page) AS sized"  # noqa: S608  constants
+        f" WHERE coalesce(before, 0) < ${len(values) + 1} ORDER BY {order}"
+    )
+    return await readers.rows(bounded, *values, bytes_max, is_long=is_long)
 
 
 def recorded(row: Sequence[Any]) -> RecordedEvent:

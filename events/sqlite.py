@@ -26,6 +26,7 @@ from events.sqlite_readers import (
     events_at,
     outlines,
     passed_rows,
+    sizes_at,
     stored_rows,
     stored_stream,
     stream_events,
@@ -136,9 +137,12 @@ class SqliteLog:
         await side.erased()
         return recorded
 
-    async def read(self, stream_id: str, *, after: int = 0, limit: int, backwards: bool = False) -> list[RecordedEvent]:
+    async def read(
+        self, stream_id: str, *, after: int = 0, limit: int, bytes_max: int | None = None, backwards: bool = False
+    ) -> list[RecordedEvent]:
         """As EventLog.read."""
-        return await stream_events(self._readers, stream_id, _span(after, limit), backwards=backwards)
+        span = _span(after, limit)
+        return await stream_events(self._readers, stream_id, span, backwards=backwards, bytes_max=bytes_max)
 
     async def read_all(self, *, after: int = 0, limit: int) -> list[RecordedEvent]:
         """As EventLog.read_all."""
@@ -152,17 +156,23 @@ class SqliteLog:
         """As EventLog.read_at."""
         return await events_at(self._readers, [place for place in positions if 0 < place <= _INTEGER_MAX])
 
-    async def rows(self, *, after: int = 0, limit: int) -> list[StoredRow]:
+    async def sizes(self, positions: Sequence[int]) -> dict[int, int]:
+        """As EventLog.sizes."""
+        return await sizes_at(self._readers, [place for place in positions if 0 < place <= _INTEGER_MAX])
+
+    async def rows(self, *, after: int = 0, limit: int, bytes_max: int | None = None) -> list[StoredRow]:
         """As EventLog.rows."""
-        return await stored_rows(self._readers, _span(after, limit))
+        return await stored_rows(self._readers, _span(after, limit), bytes_max)
 
     async def pass_rows(self, take: Callable[[Iterator[RawColumns]], T], *, after: int = 0, limit: int) -> T:
         """As events.verify.PassesRows."""
         return await passed_rows(self._readers, take, _span(after, limit))
 
-    async def stream_rows(self, stream_id: str, *, after: int = 0, limit: int) -> list[StoredRow]:
+    async def stream_rows(
+        self, stream_id: str, *, after: int = 0, limit: int, bytes_max: int | None = None
+    ) -> list[StoredRow]:
         """As EventLog.stream_rows."""
-        return await stored_stream(self._readers, stream_id, _span(after, limit))
+        return await stored_stream(self._readers, stream_id, _span(after, limit), bytes_max)
 
     def head(self) -> Head:
         """As EventLog.head."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import starmap
 from pathlib import Path
@@ -20,6 +20,7 @@ T = TypeVar("T")
 POSITIONS_MAX = 500  # positions in one query
 SHORT_ROWS = 200  # a query for more is a long one
 
+_DATA = 7  # the column of the content, in _EVENT and in _TEXT_COLUMNS
 _EVENT = "position, stream_id, version, type, schema_version, recorded_at, metadata, data"
 
 # Texts as bytes: one that is no UTF-8 must not stop the proof that finds it.
@@ -54,9 +55,11 @@ class SqliteReaders:
         for lane in self._lanes:
             await self._hop(lane)
 
-    async def rows(self, query: str, parameters: Sequence[Any], *, is_long: bool = False) -> list[tuple[Any, ...]]:
-        """The rows of one query. Raises as `ask`."""
-        return await self.ask(lambda connection: connection.execute(query, parameters).fetchall(), is_long=is_long)
+    async def rows(
+        self, query: str, parameters: Sequence[Any], *, is_long: bool = False, bytes_max: int | None = None
+    ) -> list[tuple[Any, ...]]:
+        """The rows of one query; with `bytes_max` a query of events, and the first rows only. Raises as `ask`."""
+        return await self.ask(lambda connection: _fetch(connection, query, parameters, bytes_max), is_long=is_long)
 
     async def ask(self, question: Question[T], *, is_long: bool = False) -> T:
         """What `question` makes of a connection, in its thread. Raises LogUnavailable when the file cannot be read or
@@ -125,13 +128,42 @@ async def _discard(lane: _Lane, hop: SharedHop | None) -> None:
         await hop.close()
 
 
+def _fetch(
+    connection: sqlite3.Connection, query: str, parameters: Sequence[Any], bytes_max: int | None
+) -> list[tuple[Any, ...]]:
+    with closing(connection.execute(query, parameters)) as rows:  # a cursor that is left open keeps its snapshot
+        return rows.fetchall() if bytes_max is None else list(_first(rows, bytes_max))
+
+
+def _first(rows: Iterable[tuple[Any, ...]], bytes_max: int) -> Iterator[tuple[Any, ...]]:
+    """Rows until their contents come to `bytes_max`: the row that reaches it is the last one."""
+    taken = 0
+    for row in rows:
+        yield row
+        taken += _size(row[_DATA])
+        if taken >= bytes_max:
+            return
+
+
+def _size(data: object) -> int:
+    """Bytes in UTF-8, nearly: to encode every text only to measure it would cost as much as to read it."""
+    if isinstance(data, str):
+        return len(data) if data.isascii() else 3 * len(data)
+    return len(data) if isinstance(data, bytes) else 0
+
+
 async def stream_events(
-    readers: SqliteReaders, stream_id: str, span: tuple[int | float, int], *, backwards: bool
+    readers: SqliteReaders,
+    stream_id: str,
+    span: tuple[int | float, int],
+    *,
+    backwards: bool,
+    bytes_max: int | None = None,
 ) -> list[RecordedEvent]:
     """Events of one stream; `span` is (after, limit)."""
     order = "DESC" if backwards else "ASC"
     query = f"SELECT {_EVENT} FROM events WHERE stream_id = ? AND version > ? ORDER BY version {order} LIMIT ?"  # noqa: S608  constants
-    rows = await readers.rows(query, (stream_id, *span), is_long=_is_long(span))
+    rows = await readers.rows(query, (stream_id, *span), is_long=_is_long(span), bytes_max=bytes_max)
     return [recorded(row) for row in rows]
 
 
@@ -158,14 +190,32 @@ async def events_at(readers: SqliteReaders, positions: Sequence[int]) -> dict[in
     return found
 
 
-async def stored_rows(readers: SqliteReaders, span: tuple[int | float, int]) -> list[StoredRow]:
+async def sizes_at(readers: SqliteReaders, positions: Sequence[int]) -> dict[int, int]:
+    """The bytes of content at `positions`, whatever their number: asked for in pieces."""
+    found: dict[int, int] = {}
+    for start in range(0, len(positions), POSITIONS_MAX):
+        asked = positions[start : start + POSITIONS_MAX]
+        query = (
+            "SELECT position, ifnull(length(CAST(data AS BLOB)), 0) FROM events"  # noqa: S608  placeholders
+            f" WHERE position IN ({','.join('?' * len(asked))})"
+        )
+        found.update(await readers.rows(query, asked, is_long=True))  # SQLite reads the texts to measure them
+    return found
+
+
+async def stored_rows(
+    readers: SqliteReaders, span: tuple[int | float, int], bytes_max: int | None = None
+) -> list[StoredRow]:
     """Rows as they lie in the file, however damaged their texts; `span` is (after, limit)."""
-    return await _stored(readers, _FROM, span)
+    return await _stored(readers, _FROM, span, bytes_max)
 
 
-async def stored_stream(readers: SqliteReaders, stream_id: str, span: tuple[int | float, int]) -> list[StoredRow]:
+async def stored_stream(
+    readers: SqliteReaders, stream_id: str, span: tuple[int | float, int], bytes_max: int | None = None
+) -> list[StoredRow]:
     """As `stored_rows`, of one stream."""
-    return await _stored(readers, "WHERE stream_id = ? AND version > ? ORDER BY version", (stream_id, *span))
+    which = "WHERE stream_id = ? AND version > ? ORDER BY version"
+    return await _stored(readers, which, (stream_id, *span), bytes_max)
 
 
 async def passed_rows(
@@ -181,12 +231,14 @@ async def passed_rows(
     return await readers.ask(question, is_long=_is_long(span))
 
 
-async def _stored(readers: SqliteReaders, which: str, values: tuple[Any, ...]) -> list[StoredRow]:
+async def _stored(
+    readers: SqliteReaders, which: str, values: tuple[Any, ...], bytes_max: int | None
+) -> list[StoredRow]:
     """Texts made by SQLite's module itself cost half of those decoded here, but it gives up at one that is no UTF-8."""
 
     def question(connection: sqlite3.Connection) -> list[StoredRow]:
         def select(columns: str) -> list[Any]:
-            return connection.execute(f"SELECT {columns} FROM events {which} LIMIT ?", values).fetchall()  # noqa: S608  constants
+            return _fetch(connection, f"SELECT {columns} FROM events {which} LIMIT ?", values, bytes_max)  # noqa: S608  constants
 
         try:
             return list(starmap(StoredRow, select(_TEXT_COLUMNS)))

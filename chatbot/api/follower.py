@@ -11,6 +11,7 @@ from chatbot.api.services import Services
 from chatbot.sessions.bell import Bell
 from chatbot.sessions.feeds import KEPT_MAX, Channel
 from chatbot.sessions.following import Place, advance, grown, is_at
+from chatbot.sessions.leisure import PIECE_BYTES
 from chatbot.sessions.outcome import outcome_at
 from chatbot.sessions.reading import Described
 from chatbot.sessions.recorded_text import recorded_offset
@@ -129,7 +130,8 @@ class Follower:
         if kept is not None:
             return kept
         # No more than the channel keeps: a reader that takes nothing must not hold a long page in memory.
-        found = await self._services.log.read(self._session_id, after=self._place.version, limit=KEPT_MAX)
+        after = self._place.version
+        found = await self._services.log.read(self._session_id, after=after, limit=KEPT_MAX, bytes_max=PIECE_BYTES)
         if not found:  # a database that has lost some of it: to look again at once would never end
             raise LogUnavailable("the log has not got what it had told of")
         return found

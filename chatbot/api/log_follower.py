@@ -9,7 +9,7 @@ from chatbot.api.event_stream import EventStream
 from chatbot.api.services import Services
 from chatbot.audit.trail import PAGE_ROWS, encode_row
 from chatbot.sessions.bell import Bell, heard
-from chatbot.sessions.leisure import Leisure
+from chatbot.sessions.leisure import PIECE_BYTES, Leisure
 from events.errors import LogError
 
 WHOLE_LOG = ""  # in the place of a session's id, where the readers of feeds are counted and sent away
@@ -36,14 +36,16 @@ class LogFollower:
 
     async def _step(self, stream: EventStream, closing: Bell) -> bool:
         """Send what is there, or wait for more; False when the stream is over."""
-        rows = await self._services.log.rows(after=self._position, limit=PAGE_ROWS)
+        rows = await self._services.log.rows(after=self._position, limit=PAGE_ROWS, bytes_max=PIECE_BYTES)
         if rows:
             with self._leisure.work():
                 frames = b"".join(self._frame(row.position, encode_row(row)) for row in rows)
-            await stream.send(frames)
-            if len(rows) == PAGE_ROWS:  # far behind: what is new is sent at once, what is old at leisure
-                await self._leisure.turn()
+            is_far_behind = len(rows) == PAGE_ROWS or len(frames) >= PIECE_BYTES
             self._position = rows[-1].position
+            del rows  # a reader that takes nothing holds one page, encoded
+            await stream.send(frames)
+            if is_far_behind:  # what is new is sent at once, what is old at leisure
+                await self._leisure.turn()
         elif self._services.feeds.closed:
             self._retry = b"retry: %d\n" % self._services.settings.stream.retry_ms
             await stream.send(self._frame(self._position, msgspec.json.encode(Closing(self._position))))

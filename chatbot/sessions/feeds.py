@@ -13,6 +13,7 @@ from events.catalogue import EXPLAINS_ERASURE
 from events.record import RecordedEvent
 
 KEPT_MAX = 64  # events: about a minute of a running reply, which records one each second; who lags more reads the log
+KEPT_MAX_CHARS = 262_144  # of their texts: there is a channel for each of many sessions, and texts may be long
 
 
 class Channel:
@@ -29,7 +30,8 @@ class Channel:
         self.readers = 0
         self.erasures = 0
         self.newest: tuple[object, bytes] | None = None
-        self._kept: deque[RecordedEvent] = deque(maxlen=KEPT_MAX)
+        self._kept: deque[RecordedEvent] = deque()
+        self._kept_chars = 0
 
     def __enter__(self) -> Self:
         """One more reader follows. The channel is the context itself, so that a reader costs no memory for that."""
@@ -58,10 +60,17 @@ class Channel:
             self.erasures += erases
             if is_gap or erases:  # what is erased must not be handed out from memory
                 self._kept.clear()
-                self.newest = None
-            self._kept.append(one)
+                self._kept_chars, self.newest = 0, None
+            self._keep(one)
             self.latest = max(self.latest, one.version)
         self.bell.ring()
+
+    def _keep(self, one: RecordedEvent) -> None:
+        """The newest event, however long; of those before it as many as there is room for."""
+        self._kept.append(one)
+        self._kept_chars += _chars(one)
+        while len(self._kept) > 1 and (len(self._kept) > KEPT_MAX or self._kept_chars > KEPT_MAX_CHARS):
+            self._kept_chars -= _chars(self._kept.popleft())
 
     def after(self, version: int) -> list[RecordedEvent] | None:
         """The events after `version`; None when some of them are in the log only."""
@@ -71,6 +80,12 @@ class Channel:
         if self._kept and self._kept[0].version <= version + 1 and self._kept[-1].version >= self.latest:
             return [one for one in self._kept if one.version > version]
         return None
+
+
+def _chars(recorded: RecordedEvent) -> int:
+    """Of the event's text: of a message, or a piece of a reply."""
+    event = recorded.event
+    return len(getattr(event, "content", "")) + len(getattr(event, "text", ""))
 
 
 class Feeds:

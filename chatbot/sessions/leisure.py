@@ -13,6 +13,7 @@ T = TypeVar("T")
 
 REST = 11.0  # seconds of rest for each second of work: all big work together has a twelfth of the loop's time
 PIECE_ROWS = 250  # read and worked on at once: a millisecond; 2,000 took eight, which turns of chat met
+PIECE_BYTES = 262_144  # of content in such a piece, or one event: what each of many readers of long texts holds
 REST_MAX_S = 0.25  # for one piece, however long the disk made it wait
 
 
@@ -52,7 +53,7 @@ def batched(things: Sequence[T], most: int) -> Iterator[Sequence[T]]:
 
 
 class LeisurelyLog:
-    """The rows of a log, a page at each turn: of PIECE_ROWS at most, however many are asked for."""
+    """The rows of a log, a page at each turn: PIECE_ROWS and about PIECE_BYTES at most, however many are asked for."""
 
     def __init__(self, log: EventLog, leisure: Leisure) -> None:
         self._log = log
@@ -63,7 +64,7 @@ class LeisurelyLog:
         """As EventLog.rows, but fewer may come than there are."""
         await self._leisure.turn()
         with self._leisure.work():
-            page = await self._log.rows(after=after, limit=min(limit, PIECE_ROWS))
+            page = await self._log.rows(after=after, limit=min(limit, PIECE_ROWS), bytes_max=PIECE_BYTES)
         self._read_s = time.monotonic()
         return page
 
@@ -71,7 +72,8 @@ class LeisurelyLog:
         """As EventLog.stream_rows, but fewer may come than there are."""
         await self._leisure.turn()
         with self._leisure.work():
-            return await self._log.stream_rows(stream_id, after=after, limit=min(limit, PIECE_ROWS))
+            page_max = min(limit, PIECE_ROWS)
+            return await self._log.stream_rows(stream_id, after=after, limit=page_max, bytes_max=PIECE_BYTES)
 
     def passed(self, _position: int) -> None:
         """The page read last has been worked on since it was read: a progress that `verify` may tell."""

@@ -10,7 +10,7 @@ from events.log import EventLog
 from events.record import Head, Metadata
 from events.verify import verify
 from tests.support.log_texts import ALL, fill, texts
-from tests.support.sample_events import ASKED, EVERY_EVENT, posted
+from tests.support.sample_events import ASKED, EVERY_EVENT, deleted, posted
 from tests.support.stores import START_US, Stores
 
 
@@ -173,6 +173,42 @@ async def test_read_at_takes_any_number_of_positions(log: EventLog) -> None:
     found = await log.read_at(range(1, 1500))
     assert sorted(found) == list(range(1, 1201))
     assert texts([found[7], found[1200]]) == ["6", "1199"]
+
+
+async def test_a_page_ends_with_the_event_that_brings_it_to_its_bytes(log: EventLog) -> None:
+    for version in range(6):
+        await log.append("s", version, [posted("x" * 1_000)], ASKED)
+    for bytes_max, wanted in ((1, 1), (1_001, 1), (2_500, 3), (100_000, 6)):
+        forwards = await log.read("s", limit=10, bytes_max=bytes_max)
+        assert [one.version for one in forwards] == list(range(1, wanted + 1))
+        backwards = await log.read("s", limit=10, bytes_max=bytes_max, backwards=True)
+        assert [one.version for one in backwards] == list(range(6, 6 - wanted, -1))
+        for rows in (
+            await log.rows(limit=10, bytes_max=bytes_max),
+            await log.stream_rows("s", limit=10, bytes_max=bytes_max),
+        ):
+            assert [row.position for row in rows] == list(range(1, wanted + 1))
+    assert len(await log.read("s", limit=2, bytes_max=100_000)) == 2
+    assert [row.position for row in await log.rows(after=5, limit=10, bytes_max=1)] == [6]
+    assert await log.rows(after=6, limit=10, bytes_max=1) == []
+
+
+async def test_erased_events_weigh_nothing_in_a_page(log: EventLog) -> None:
+    await log.append("s", 0, [posted("x" * 1_000), posted("y" * 1_000)], ASKED)
+    await log.erase("s", 2, deleted(), ASKED)
+    await log.append("t", 0, [posted("z" * 1_000), posted("last")], ASKED)
+    assert [row.position for row in await log.rows(limit=10, bytes_max=900)] == [1, 2, 3, 4]
+    assert len(await log.read("s", limit=10, bytes_max=1)) >= 1
+
+
+async def test_sizes_are_the_bytes_of_the_content(log: EventLog) -> None:
+    short, long = await log.append("s", 0, [posted("x"), posted("한" * 1_000)], ASKED)
+    sizes = await log.sizes([short.position, long.position, 99, 2**70])
+    assert sizes.keys() == {short.position, long.position}
+    assert sizes[long.position] == sizes[short.position] + 3_000 - 1
+    await log.erase("s", 2, deleted(), ASKED)
+    assert await log.sizes([short.position]) == {short.position: 0}
+    assert len(await log.sizes(range(1, 1_200))) == 3
 
 
 async def test_the_log_is_the_same_after_it_was_closed_and_opened(stores: Stores) -> None:

@@ -171,11 +171,11 @@ class SlowLog:
         self._rows = service.services.log.rows
         monkeypatch.setattr(service.services.log, "rows", self.rows)
 
-    async def rows(self, *, after: int = 0, limit: int) -> list[StoredRow]:
+    async def rows(self, *, after: int = 0, limit: int, bytes_max: int | None = None) -> list[StoredRow]:
         if limit == PIECE_ROWS:  # not what others read meanwhile
             self.asked += 1
             await self.go_on.wait()
-        return await self._rows(after=after, limit=limit)
+        return await self._rows(after=after, limit=limit, bytes_max=bytes_max)
 
     async def until_asked(self, times: int) -> None:
         async with asyncio.timeout(5):

@@ -178,10 +178,10 @@ async def test_a_long_answer_is_read_a_page_at_a_time(service: Running, monkeypa
     read, log = [], service.services.log
     rows = log.rows
 
-    async def counted(*, after: int = 0, limit: int) -> list[StoredRow]:
+    async def counted(*, after: int = 0, limit: int, bytes_max: int | None = None) -> list[StoredRow]:
         if limit > 1:  # the projections read single rows
             read.append(limit)
-        return await rows(after=after, limit=limit)
+        return await rows(after=after, limit=limit, bytes_max=bytes_max)
 
     monkeypatch.setattr(log, "rows", counted)
     for _ in range(5):
@@ -201,7 +201,7 @@ async def test_of_a_log_that_nobody_takes_no_more_is_read(
     read: list[int] = []
     real = service.services.log.rows
 
-    async def rows(*, after: int = 0, limit: int) -> list[StoredRow]:
+    async def rows(*, after: int = 0, limit: int, bytes_max: int | None = None) -> list[StoredRow]:
         if limit == 1:  # the projections read single rows
             return await real(after=after, limit=limit)
         read.append(after)
@@ -237,10 +237,10 @@ async def test_an_answer_that_cannot_be_finished_does_not_look_whole(
             raise LogUnavailable("the disk is gone")
         return page
 
-    async def all_rows(*, after: int = 0, limit: int) -> list[StoredRow]:
+    async def all_rows(*, after: int = 0, limit: int, bytes_max: int | None = None) -> list[StoredRow]:
         return await failing(after, await rows(after=after, limit=limit))
 
-    async def own_rows(session_id: str, *, after: int = 0, limit: int) -> list[StoredRow]:
+    async def own_rows(session_id: str, *, after: int = 0, limit: int, bytes_max: int | None = None) -> list[StoredRow]:
         return await failing(after, await stream_rows(session_id, after=after, limit=limit))
 
     monkeypatch.setattr(log, "rows", all_rows)

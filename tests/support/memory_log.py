@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from events.catalogue import Event
-from events.codec import event_type
+from events.codec import encode, event_type
 from events.errors import LogUnavailable
 from events.record import Head, Metadata, Outline, RecordedEvent, StoredRow
 
@@ -65,7 +65,9 @@ class MemoryLog:
     ) -> tuple[RecordedEvent, ...]:
         return (self.erase_now(stream_id, event),)
 
-    async def read(self, stream_id: str, *, after: int = 0, limit: int, backwards: bool = False) -> list[RecordedEvent]:
+    async def read(
+        self, stream_id: str, *, after: int = 0, limit: int, bytes_max: int | None = None, backwards: bool = False
+    ) -> list[RecordedEvent]:
         found = [e for e in self.events if e.stream_id == stream_id and e.version > after]
         return (found[::-1] if backwards else found)[:limit]
 
@@ -83,7 +85,11 @@ class MemoryLog:
     async def read_at(self, positions: Sequence[int]) -> dict[int, RecordedEvent]:
         return {p: self.events[p - 1] for p in positions if 0 < p <= len(self.events)}
 
-    async def rows(self, *, after: int = 0, limit: int) -> list[StoredRow]:
+    async def sizes(self, positions: Sequence[int]) -> dict[int, int]:
+        events = await self.read_at(positions)
+        return {p: len(encode(one.event)) if one.event else 0 for p, one in events.items()}
+
+    async def rows(self, *, after: int = 0, limit: int, bytes_max: int | None = None) -> list[StoredRow]:
         return [
             StoredRow(
                 position=e.position,
@@ -101,7 +107,9 @@ class MemoryLog:
             for e in self.events[after : after + limit]
         ]
 
-    async def stream_rows(self, stream_id: str, *, after: int = 0, limit: int) -> list[StoredRow]:
+    async def stream_rows(
+        self, stream_id: str, *, after: int = 0, limit: int, bytes_max: int | None = None
+    ) -> list[StoredRow]:
         rows = await self.rows(limit=len(self.events) or 1)
         return [row for row in rows if row.stream_id == stream_id and row.version > after][:limit]
 

@@ -3,10 +3,11 @@
 import asyncio
 
 from chatbot.sessions.bell import Bell, heard
-from chatbot.sessions.feeds import KEPT_MAX, Feeds
+from chatbot.sessions.feeds import KEPT_MAX, KEPT_MAX_CHARS, Feeds
 from events.catalogue import Event, SessionAccessed, SessionDeleted
 from events.record import RecordedEvent
 from tests.support.memory_log import MemoryLog
+from tests.support.sample_events import posted as said
 
 
 def recorded(count: int, *, log: MemoryLog | None = None) -> list[RecordedEvent]:
@@ -53,6 +54,20 @@ def test_who_lags_behind_what_is_kept_is_sent_to_the_log() -> None:
         feeds.publish("s", recorded(KEPT_MAX + 2))
         assert channel.after(1) is None
         assert channel.after(2) is not None
+
+
+def test_long_texts_are_kept_up_to_their_bound_and_the_newest_always() -> None:
+    log, feeds = MemoryLog(), Feeds()
+    half = "x" * (KEPT_MAX_CHARS // 2)
+    with feeds.open("s") as channel:
+        feeds.publish("s", log.record("s", *(said(half) for _ in range(3))))
+        assert versions(channel.after(1)) == [2, 3]
+        assert channel.after(0) is None
+        feeds.publish("s", log.record("s", said(half * 3)))
+        assert versions(channel.after(3)) == [4]
+        assert channel.after(2) is None
+        feeds.publish("s", log.record("s", SessionAccessed(), SessionDeleted("test"), said("short")))
+        assert versions(channel.after(5)) == [6, 7], "what was erased is not kept, and takes no room"
 
 
 def test_what_was_recorded_before_the_channel_is_in_the_log_only() -> None:

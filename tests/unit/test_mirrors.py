@@ -31,7 +31,9 @@ class SlowLog(MemoryLog):
         self.may_answer.set()
         self.refusal: LogUnavailable | None = None
 
-    async def read(self, stream_id: str, *, after: int = 0, limit: int, backwards: bool = False) -> list[RecordedEvent]:
+    async def read(
+        self, stream_id: str, *, after: int = 0, limit: int, bytes_max: int | None = None, backwards: bool = False
+    ) -> list[RecordedEvent]:
         found = await super().read(stream_id, after=after, limit=limit, backwards=backwards)
         await self.may_answer.wait()
         if self.refusal is not None:
