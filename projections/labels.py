@@ -1,11 +1,15 @@
 """Labels: metadata that sessions can be found by, kept as keyed hashes so that projections.db holds no words.
 
+Names and texts are compared in Unicode's NFC form: "é" may be one code point or two, and a person who is searched for
+in one form must be found in the other.
+
 A label is 64 bits. Two entries may share one by chance, and whoever asks by label compares the real metadata, read
 from the log, with `matches` before answering.
 """
 
 import hashlib
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -16,14 +20,13 @@ _encoder = msgspec.json.Encoder()
 
 def label_of(key: bytes, name: str, text: str) -> int:
     """The label of one metadata entry, as a signed 64-bit integer, which is what SQLite stores."""
-    entry = _encoder.encode((name, text))
+    entry = _encoder.encode((composed(name), composed(text)))
     return int.from_bytes(hashlib.blake2b(entry, digest_size=8, key=key).digest(), "big", signed=True)
 
 
 def labels_of(key: bytes, metadata: Mapping[str, Any]) -> tuple[int, ...]:
     """The labels of all top-level scalars of `metadata`, without repeats."""
-    texts = ((name, text_of(value)) for name, value in metadata.items())
-    return tuple(dict.fromkeys(label_of(key, name, text) for name, text in texts if text is not None))
+    return tuple(dict.fromkeys(label_of(key, name, text) for name, text in _texts(metadata)))
 
 
 def label_of_key(key: bytes, idempotency_key: str) -> int:
@@ -41,6 +44,19 @@ def text_of(value: Any) -> str | None:
     return _encoder.encode(value).decode()
 
 
+def composed(text: str) -> str:
+    """`text` in NFC, as it is compared. It is stored as it was sent."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
 def matches(metadata: Mapping[str, Any], wanted: Mapping[str, str]) -> bool:
     """Whether `metadata` really has every wanted entry: what a label alone only makes very likely."""
-    return all(name in metadata and text_of(metadata[name]) == text for name, text in wanted.items())
+    entries = {(composed(name), composed(text)) for name, text in _texts(metadata)}
+    return all((composed(name), composed(text)) in entries for name, text in wanted.items())
+
+
+def _texts(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in metadata.items():
+        text = text_of(value)
+        if text is not None:
+            yield name, text

@@ -1,18 +1,22 @@
 """Which sessions to list, and the query that finds them without walking more of the table than it must."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from msgspec import Struct
 
 from projections.reader import Parameters
 
+Order = Literal["accessed", "created"]
 RARE = 1_000  # a label with fewer sessions is looked up; a commoner one is checked along the list
 
 
 class Listing(Struct, frozen=True):
-    """Which sessions to list, latest access first.
+    """Which sessions to list, and in which order: the latest access first, or the newest first.
 
-    `owner` None means sessions of nobody, unless `any_owner`. `after` is (accessed_at_us, no) of the last one seen.
+    A session moves to the front of the first order whenever it is used, so that whoever walks all pages may miss it;
+    the second order never changes. `owner` None means sessions of nobody, unless `any_owner`. `after` is
+    (accessed_at_us, no) of the last one seen.
     `metadata` entries must all be there: by label only, so compare what the log holds with `labels.matches`.
     """
 
@@ -21,6 +25,7 @@ class Listing(Struct, frozen=True):
     status: str = "active"
     metadata: Mapping[str, str] = {}
     after: tuple[int, int] | None = None
+    order: Order = "accessed"
     limit: int = 100
 
 
@@ -50,10 +55,11 @@ def listing_query(listing: Listing, labels: Sequence[Label]) -> tuple[str, Param
     terms += [f"EXISTS (SELECT 1 FROM labels WHERE label = {int(w.label)} AND no = s.no)" for w in wanted]  # noqa: S608  integers
     if not listing.any_owner:
         terms.append("s.owner = :owner")
+    is_by_access = listing.order == "accessed"
     if listing.after is not None:
-        terms.append("(s.accessed_at_us, s.no) < (:accessed_at_us, :no)")
-    where = " AND ".join(terms)
-    query = f"SELECT s.state FROM {source} WHERE {where} ORDER BY s.accessed_at_us DESC, s.no DESC LIMIT :limit"  # noqa: S608  the above
+        terms.append("(s.accessed_at_us, s.no) < (:accessed_at_us, :no)" if is_by_access else "s.no < :no")
+    order = "s.accessed_at_us DESC, s.no DESC" if is_by_access else "s.no DESC"
+    query = f"SELECT s.state FROM {source} WHERE {' AND '.join(terms)} ORDER BY {order} LIMIT :limit"  # noqa: S608  the above
     at_us, no = listing.after or (None, None)
     return query, {
         "status": listing.status,

@@ -7,7 +7,7 @@ keyed hashes.
 A change of any table raises SCHEMA_VERSION, and every older file is then rebuilt from the log by itself.
 """
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 APPLICATION_ID = 0x43485052  # "CHPR": tells projections from any other SQLite file
 
 TABLES = """
@@ -32,6 +32,8 @@ CREATE TABLE sessions (
 ) STRICT;
 CREATE INDEX sessions_of_owner ON sessions (owner, status, accessed_at_us DESC, no DESC);
 CREATE INDEX sessions_by_access ON sessions (status, accessed_at_us DESC, no DESC);
+CREATE INDEX sessions_of_owner_by_creation ON sessions (owner, status, no DESC);
+CREATE INDEX sessions_by_creation ON sessions (status, no DESC);
 CREATE INDEX sessions_by_expiry ON sessions (expires_at_us) WHERE status = 'active' AND is_open = 0;
 CREATE INDEX sessions_expired ON sessions (expires_at_us) WHERE status = 'expired';
 CREATE INDEX sessions_open ON sessions (no) WHERE is_open = 1;

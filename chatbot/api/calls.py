@@ -64,7 +64,13 @@ _filters = Query(
 )
 _listing = (
     _limit,
-    Query("cursor", "The `next` of the page before.", _text),
+    Query("cursor", "The `next` of the page before, with the same `order`.", _text),
+    Query(
+        "order",
+        "accessed: the latest access first, so that a session that is used meanwhile may be on no page; created: the"
+        " newest first, an order that never changes.",
+        {"enum": ["accessed", "created"], "default": "accessed"},
+    ),
     Query("status", "Which sessions.", {"enum": ["active", "expired"], "default": "active"}),
     _filters,
 )

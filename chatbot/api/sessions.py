@@ -26,7 +26,8 @@ from chatbot.sessions.commands import CancelReply, ChangeMetadata, CreateSession
 from chatbot.sessions.errors import Draining, SessionDeleted
 from chatbot.sessions.state import State
 from projections.labels import matches
-from projections.listing import Listing
+from projections.listing import Listing, Order
+from projections.session import Session
 
 LIST_MAX = 1000
 FILTERS_MAX = 8
@@ -151,12 +152,13 @@ async def messages(request: web.Request) -> web.Response:
 @routes.get("/api/sessions")
 async def list_sessions(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
-    check_query(request, frozenset({"limit", "cursor", "status"}), prefix="metadata.")
+    check_query(request, frozenset({"limit", "cursor", "status", "order"}), prefix="metadata.")
     limit = query_int(request, "limit", 100, 1, LIST_MAX)
     filters = _filters(request)
     status = request.query.get("status", "active")
     if status not in ("active", "expired"):
         raise BodyFault("must be active or expired", "query.status")
+    order = _order(request)
     await services.reader.catch_up()
     auth = bool(services.settings.auth.keys)
     page = await services.queries.list_sessions(
@@ -165,14 +167,24 @@ async def list_sessions(request: web.Request) -> web.Response:
             any_owner=not auth,
             status=status,
             metadata=filters,
-            after=_read_cursor(request.query.get("cursor")),
+            after=_read_cursor(request.query.get("cursor"), order),
+            order=order,
             limit=limit,
         )
     )
     described = await services.reader.described(page)
     views = [session_view(one) for one in described if matches(one.metadata, filters)]
     last = page[-1] if len(page) == limit else None
-    return json_answer(SessionList(views, _write_cursor(last.accessed_at_us, last.no) if last else None))
+    return json_answer(SessionList(views, _write_cursor(last, order) if last else None))
+
+
+def _order(request: web.Request) -> Order:
+    match request.query.get("order", "accessed"):
+        case "accessed":
+            return "accessed"
+        case "created":
+            return "created"
+    raise BodyFault("must be accessed or created", "query.order")
 
 
 def _filters(request: web.Request) -> dict[str, str]:
@@ -184,19 +196,23 @@ def _filters(request: web.Request) -> dict[str, str]:
     return filters
 
 
-def _write_cursor(accessed_at_us: int, no: int) -> str:
-    """Opaque to clients, so that what it holds may change."""
-    return base64.urlsafe_b64encode(f"{accessed_at_us}:{no}".encode()).decode().rstrip("=")
+def _write_cursor(last: Session, order: Order) -> str:
+    """Opaque to clients, so that what it holds may change. It names its order, for in another it would skip some."""
+    place = f"{last.accessed_at_us}:{last.no}" if order == "accessed" else f"created:{last.no}"
+    return base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
 
 
-def _read_cursor(text: str | None) -> tuple[int, int] | None:
+def _read_cursor(text: str | None, order: Order) -> tuple[int, int] | None:
+    """(accessed_at_us, no) of the last session seen; the first is 0 where only the second counts. Raises BodyFault."""
     if text is None:
         return None
     try:
         plain = base64.urlsafe_b64decode(text.encode() + b"=" * (-len(text) % 4)).decode()
     except (binascii.Error, UnicodeError):
         plain = ""
-    found = re.fullmatch(r"([0-9]{1,18}):([0-9]{1,18})", plain)
+    found = re.fullmatch(r"(created|[0-9]{1,18}):([0-9]{1,18})", plain)
     if not found:
         raise BodyFault("is not a cursor that this service gave out", "query.cursor")
-    return int(found[1]), int(found[2])
+    if (found[1] == "created") != (order == "created"):
+        raise BodyFault("is a cursor of another order: ask with the order of the page before", "query.cursor")
+    return 0 if order == "created" else int(found[1]), int(found[2])

@@ -11,12 +11,14 @@ from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from chatbot.audit.desk import CommandFailed, Desk, Progress
+from chatbot.audit.earlier_metadata import find_sessions
 from chatbot.audit.erasing_remotely import Service, erase_remotely
 from chatbot.audit.offline import Offline, offline
 from chatbot.audit.receipts import Receipt, WouldGo, moment_of
-from chatbot.audit.wanted import Wanted, read_wanted, wanted_arguments
+from chatbot.audit.wanted import Wanted, nothing_matched, read_wanted, wanted_arguments
 from chatbot.sessions import errors
 from chatbot.sessions.commands import SERVICE, DeleteSession
 from events.errors import LogInUse, LogUnavailable
@@ -26,6 +28,7 @@ from projections.labels import matches
 from projections.session import Session
 
 PAGE = 500  # sessions looked up at once
+PASSES_MAX = 100  # over all sessions that are meant: each but the last meets some that nodes have made meanwhile
 EXIT_DATABASE = 3
 IN_USE = (
     "{fact}: a running service is the only one that may write. Either stop it, or ask it: --url"
@@ -68,9 +71,17 @@ async def erase(desk: Desk, options: argparse.Namespace) -> int:
     """Erase sessions for good: one receipt a session on standard output, as lines of JSON.
 
     What is left are the envelopes and the day's token counts, so the chain still holds. Texts that forks read are
-    handed over first. Asks nothing; run again after an interruption, it goes on with what is left.
+    handed over first. Asks nothing; run again after an interruption, it goes on with what is left. Exit code 0: nothing
+    that was meant is left, also where nothing was found, which is said. 1: something is left, or an id is unknown.
     """
     wanted = read_wanted(options)
+    if wanted.ever:
+        async with desk.reading() as log:
+            ids = await find_sessions(log, wanted.metadata)
+        if not ids:
+            desk.note(nothing_matched(wanted))
+            return 0
+        wanted = replace(wanted, session_ids=ids)
     if options.url:
         key = _typed() if options.key == "-" else options.key
         return await erase_remotely(desk, wanted, Service(options.url, key, dry_run=options.dry_run))
@@ -103,23 +114,38 @@ async def _tell(desk: Desk, inside: Offline, wanted: Wanted) -> int:
         )
         sessions, messages = sessions + 1, messages + session.message_count
     desk.note(f"{sessions:,} sessions with {messages:,} messages would be erased; nothing was changed")
+    if not sessions:
+        desk.note(nothing_matched(wanted))
     return 1 if tally.missing else 0
 
 
 async def _erase_all(desk: Desk, inside: Offline, wanted: Wanted) -> int:
     tally = Tally()
-    total = 0
-    async for _ in _found(desk, inside, wanted, tally):
-        total += 1
-    progress = Progress("erasing", total, "sessions")
-    async for session in _found(None, inside, wanted, Tally()):
-        await _to_its_end(_erase_one(desk, inside, wanted.reason, session, tally))
-        progress.reach(tally.sessions)
-    progress.close()
+    total = await _count(desk, inside, wanted, tally)
+    if not total:
+        desk.note(nothing_matched(wanted))
+    passes = 0
+    while total:
+        progress, before = Progress("erasing", tally.sessions + total, "sessions"), tally.sessions
+        async for session in _found(None, inside, wanted, Tally()):
+            await _to_its_end(_erase_one(desk, inside, wanted.reason, session, tally))
+            progress.reach(tally.sessions)
+        progress.close()
+        passes += 1
+        total = await _count(None, inside, wanted, Tally())
+        if total and (passes == PASSES_MAX or tally.sessions == before):
+            raise CommandFailed(f"{total:,} sessions that are meant are left, erased so far: {tally}; run this again")
     desk.note(f"erased: {tally}")
     if inside.ports.log.erasure_pending:
         desk.note(PENDING_SHARED if inside.ports.log.is_shared else PENDING)
     return 1 if tally.missing or inside.ports.log.erasure_pending else 0
+
+
+async def _count(desk: Desk | None, inside: Offline, wanted: Wanted, tally: Tally) -> int:
+    total = 0
+    async for _ in _found(desk, inside, wanted, tally):
+        total += 1
+    return total
 
 
 async def _erase_one(desk: Desk, inside: Offline, reason: str, session: Session, tally: Tally) -> None:
@@ -154,6 +180,7 @@ async def _found(desk: Desk | None, inside: Offline, wanted: Wanted, tally: Tall
     """The sessions that are meant, the newest first: a fork before what it was made from. `desk` hears of ids that
     no session has.
     """
+    await inside.reader.catch_up()
     if wanted.session_ids:
         for session in await _named(desk, inside, wanted.session_ids, tally):
             yield session

@@ -1,5 +1,8 @@
 """Erasing while the service runs: its sessions are found and deleted over HTTP, as any client may.
 
+Sessions are used, made and changed meanwhile. So the list is walked in the order of creation, which does not change,
+and again and again until a whole pass finds nothing that is left.
+
 A key sees its own sessions only, so that `--owner` means the owner of the key: whose that is, the settings here say.
 """
 
@@ -13,9 +16,10 @@ from msgspec import Struct
 
 from chatbot.audit.desk import CommandFailed, Desk, Progress
 from chatbot.audit.receipts import Receipt, WouldGo, moment_of
-from chatbot.audit.wanted import Wanted
+from chatbot.audit.wanted import Wanted, nothing_matched
 
 PAGE = 1000  # sessions in one answer: the most that the service gives
+PASSES_MAX = 100  # over the list: each but the last erases something
 TIMEOUT_S = 120.0  # for one answer: a deletion may hand a long history over to forks
 REASON = "request"  # what the service records for every DELETE
 UNTOLD = (
@@ -33,6 +37,14 @@ class Service(Struct, frozen=True):
     dry_run: bool = False
 
 
+class Done(Struct):
+    """What has been done so far; `gone`: erased already; `missing`: the service knows no such session of this key."""
+
+    erased: int = 0
+    gone: int = 0
+    missing: int = 0
+
+
 async def erase_remotely(desk: Desk, wanted: Wanted, service: Service) -> int:
     """As `erase`, through a running service. Returns the exit code."""
     if not _URL.fullmatch(service.url):
@@ -44,10 +56,9 @@ async def erase_remotely(desk: Desk, wanted: Wanted, service: Service) -> int:
         async with aiohttp.ClientSession(service.url, headers=headers, timeout=patience) as client:
             if wanted.owner is not None:
                 await _must_ask_for_keys(service.url)
-            views = await _views(client, wanted)
             if service.dry_run:
-                return _tell(desk, views, wanted)
-            return await _delete_all(desk, client, [view["session_id"] for view in views] or wanted.session_ids)
+                return _tell(desk, await _views(client, wanted), wanted)
+            return await _erase(desk, client, wanted)
     except aiohttp.ClientSSLError as error:
         raise CommandFailed(
             f"{service.url} cannot be asked in secret: its certificate is not valid here, or it speaks no TLS"
@@ -85,7 +96,7 @@ async def _views(client: aiohttp.ClientSession, wanted: Wanted) -> list[dict[str
         return []
     found: dict[str, dict[str, Any]] = {}
     for status in ("expired",) if wanted.expired_by_us is not None else ("active", "expired"):
-        query = {"status": status, "limit": str(PAGE)}
+        query = {"status": status, "order": "created", "limit": str(PAGE)}
         query |= {f"metadata.{name}": value for name, value in wanted.metadata.items()}
         async for view in _listed(client, query):
             if wanted.expired_by_us is None or view["expires_at"] <= moment_of(wanted.expired_by_us):
@@ -113,29 +124,53 @@ def _tell(desk: Desk, views: list[dict[str, Any]], wanted: Wanted) -> int:
         desk.say_json(WouldGo(view["session_id"], view["state"], view["message_count"], view["last_accessed"]))
     messages = sum(view["message_count"] for view in views)
     desk.note(f"{len(views):,} sessions with {messages:,} messages would be erased; nothing was changed")
+    if not views:
+        desk.note(nothing_matched(wanted))
     return 0
 
 
-async def _delete_all(desk: Desk, client: aiohttp.ClientSession, ids: list[str] | tuple[str, ...]) -> int:
-    progress, erased, missing = Progress("erasing", len(ids), "sessions"), 0, 0
+async def _erase(desk: Desk, client: aiohttp.ClientSession, wanted: Wanted) -> int:
+    """Returns the exit code. Raises CommandFailed while something that is meant is left."""
+    done = Done()
+    if wanted.session_ids:
+        await _delete_all(desk, client, wanted.session_ids, done)
+    for passes in range(0 if wanted.session_ids else PASSES_MAX + 1):
+        ids = [view["session_id"] for view in await _views(client, wanted)]
+        if not ids:
+            break
+        before = done.erased + done.gone
+        if passes < PASSES_MAX:
+            await _delete_all(desk, client, ids, done)
+        if done.erased + done.gone == before:
+            raise CommandFailed(
+                f"{len(ids):,} sessions that are meant are left. Done so far: {done.erased:,} sessions; run this again"
+            )
+    if not (done.erased or done.missing):
+        desk.note(nothing_matched(wanted))
+    desk.note(f"erased: {done.erased:,} sessions")
+    return 1 if done.missing else 0
+
+
+async def _delete_all(desk: Desk, client: aiohttp.ClientSession, ids: list[str] | tuple[str, ...], done: Done) -> None:
+    progress = Progress("erasing", done.erased + len(ids), "sessions")
     for session_id in ids:
         async with client.delete(f"/api/sessions/{session_id}") as answer:
             if answer.status == 204:
                 now = datetime.now(UTC)
                 desk.say_json(Receipt(session_id, None, REASON, f"{now:%Y-%m-%dT%H:%M:%S.%f}Z"))
-                erased += 1
+                done.erased += 1
             elif answer.status != 404:
                 raise CommandFailed(
-                    f"session {session_id} was not erased: {await _says(answer)}. Done so far: {erased:,} sessions;"
-                    " run this again to go on"
+                    f"session {session_id} was not erased: {await _says(answer)}. Done so far: {done.erased:,}"
+                    " sessions; run this again to go on"
                 )
             elif (await answer.json()).get("type") != "/problems/session-deleted":
-                missing += 1
+                done.missing += 1
                 desk.note(f"there is no session {session_id}, or it is not this key's")
-        progress.reach(erased)
+            else:
+                done.gone += 1
+        progress.reach(done.erased)
     progress.close()
-    desk.note(f"erased: {erased:,} sessions")
-    return 1 if missing else 0
 
 
 async def _says(answer: aiohttp.ClientResponse) -> str:

@@ -175,7 +175,12 @@ async def test_bad_queries_name_the_parameter(service: Running, query: str, path
 
 
 async def test_bad_list_queries_name_the_parameter(service: Running) -> None:
-    for query, path in (("cursor=zzz", "query.cursor"), ("status=dead", "query.status"), ("user=1", "query.user")):
+    for query, path in (
+        ("cursor=zzz", "query.cursor"),
+        ("status=dead", "query.status"),
+        ("user=1", "query.user"),
+        ("order=age", "query.order"),
+    ):
         assert_problem(await service.client.get(f"/api/sessions?{query}"), 422, path)
 
 

@@ -74,6 +74,17 @@ async def test_the_list_shows_the_latest_access_first_and_goes_on_after_a_cursor
         assert ids(await queries.list_sessions(Listing(owner="alice", limit=3, after=after))) == ["c", "a"]
 
 
+async def test_a_list_by_creation_is_not_moved_by_an_access(log: MemoryLog, tmp_path: Path) -> None:
+    for name in "abcde":
+        log.record(name, created("alice"))
+    log.record("b", SessionAccessed())
+    async with asking(log, tmp_path) as queries:
+        first = await queries.list_sessions(Listing(owner="alice", order="created", limit=3))
+        assert ids(first) == ["e", "d", "c"]
+        rest = Listing(owner="alice", order="created", limit=3, after=(0, first[-1].no))
+        assert ids(await queries.list_sessions(rest)) == ["b", "a"]
+
+
 async def test_the_list_is_of_one_owner_of_nobody_or_of_all(log: MemoryLog, tmp_path: Path) -> None:
     log.record("a", created("alice"))
     log.record("b", created("bob"))
@@ -267,6 +278,10 @@ async def test_the_end_of_a_long_conversation_costs_no_more_than_that_of_a_short
 
 
 LISTS = {
+    "an owner's list by creation": listing_query(Listing(owner="a", order="created"), []),
+    "everyone's list by creation, continued": listing_query(
+        Listing(any_owner=True, order="created", after=(0, 1)), [Label(1_000, 6)]
+    ),
     "an owner's list": listing_query(Listing(owner="a"), []),
     "everyone's list, continued": listing_query(Listing(any_owner=True, after=(1, 1)), []),
     "a list with a common label": listing_query(Listing(owner="a", after=(1, 1)), [Label(1_000, 6)]),

@@ -22,7 +22,7 @@ DAY_US = 86_400_000_000
 
 
 def wanted(**said: Any) -> Wanted:
-    options = {"sessions": None, "owner": None, "metadata": None, "expired_before": None, **said}
+    options = {"sessions": None, "owner": None, "metadata": None, "expired_before": None, "ever": False, **said}
     return read_wanted(argparse.Namespace(**options), NOW)
 
 
@@ -40,6 +40,14 @@ def test_a_value_may_hold_an_equals_sign_and_a_name_comes_once() -> None:
     assert wanted(metadata=["a=b=c", "d=", "a=b=c"]).metadata == {"a": "b=c", "d": ""}
     with pytest.raises(CommandFailed, match="two values"):
         wanted(metadata=["a=1", "a=2"])
+    with pytest.raises(CommandFailed, match="two values"):
+        wanted(metadata=["\u00e9=1", "e\u0301=2"])
+
+
+def test_earlier_values_are_of_metadata_only() -> None:
+    assert wanted(metadata=["a=1"], ever=True).ever
+    with pytest.raises(CommandFailed, match="--ever goes with --metadata"):
+        wanted(owner="mina", ever=True)
 
 
 @pytest.mark.parametrize(

@@ -30,3 +30,22 @@ def test_two_entries_that_share_a_label_are_told_apart_by_the_metadata() -> None
     assert not matches({"user": 8}, {"user": "7"})
     assert not matches({}, {"user": "null"})
     assert not matches({"user": [7]}, {"user": "7"})
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("\u00e9", "e\u0301"), ("\ubbfc\uc544", "\u1106\u1175\u11ab\u110b\u1161"), ("\u212b", "A\u030a")],
+)
+def test_the_two_forms_of_a_letter_are_one_in_names_and_values(one: str, other: str) -> None:
+    for wanted, had in ((one, other), (other, one)):
+        assert label_of(KEY, "user", wanted) == label_of(KEY, "user", had)
+        assert label_of(KEY, wanted, "x") == label_of(KEY, had, "x")
+        assert matches({"user": had, had: 1}, {"user": wanted, wanted: "1"})
+    assert not matches({"user": "e"}, {"user": "\u00e9"})
+
+
+def test_of_two_names_that_are_one_either_value_matches() -> None:
+    metadata = {"\u00e9": "a", "e\u0301": "b"}
+    assert matches(metadata, {"\u00e9": "a"})
+    assert matches(metadata, {"\u00e9": "b"})
+    assert not matches(metadata, {"\u00e9": "c"})

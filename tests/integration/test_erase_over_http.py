@@ -1,0 +1,176 @@
+"""run.py erase --url while sessions are used and made: it ends well only once nothing is left of what was meant."""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from chatbot.audit import erasing_remotely
+from chatbot.audit.desk import CommandFailed
+from chatbot.audit.erasing_remotely import Service, erase_remotely
+from chatbot.audit.wanted import REASONS, Wanted
+from chatbot.config.settings import Settings
+from tests.support.desks import Tray
+from tests.support.model_server import ModelServer
+from tests.support.service import Running, serving
+
+OF_42 = Wanted(reason=REASONS["metadata"], metadata={"user_id": "42"})
+
+
+def receipts(tray: Tray) -> list[str]:
+    return [json.loads(line)["session_id"] for line in tray.said]
+
+
+class BusyTray(Tray):
+    """Somebody else acts after each receipt."""
+
+    def __init__(self, act: Callable[[int], None]) -> None:
+        super().__init__(Settings())
+        self._act = act
+
+    def say(self, text: str) -> None:
+        super().say(text)
+        self._act(len(self.said))
+
+
+@asynccontextmanager
+async def listing(sessions: dict[str, list[str]], delete: Callable[[str], int]) -> AsyncIterator[str]:
+    """A service that lists the ids in `sessions`, by status, and answers DELETE with what `delete` says."""
+
+    async def listed(request: web.Request) -> web.Response:
+        assert request.query["order"] == "created"
+        views = [
+            {"session_id": one, "created_at": one, "expires_at": "2026", "message_count": 1, "last_accessed": "2026"}
+            for one in sessions.get(request.query["status"], [])
+        ]
+        return web.json_response({"sessions": views})
+
+    async def deleted(request: web.Request) -> web.Response:
+        status = delete(request.match_info["id"])
+        return web.Response(status=204) if status == 204 else web.json_response({"type": "x"}, status=status)
+
+    app = web.Application()
+    app.router.add_get("/api/sessions", listed)
+    app.router.add_delete("/api/sessions/{id}", deleted)
+    async with TestServer(app) as server:
+        yield str(server.make_url("")).rstrip("/")
+
+
+async def test_a_session_that_is_used_between_two_pages_goes_like_the_others(
+    tmp_path: Path, model: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(erasing_remotely, "PAGE", 2)
+    async with serving(tmp_path, model.url) as service:
+        mine = [await service.session(metadata={"user_id": "42"}) for _ in range(5)]
+        kept = await service.session(metadata={"user_id": "43"})
+        pages = 0
+        listed = erasing_remotely._listed
+
+        async def used_meanwhile(*asked: Any) -> AsyncIterator[dict[str, Any]]:
+            nonlocal pages
+            async for view in listed(*asked):
+                yield view
+                pages += 1
+                if pages == 2:  # the first page is read
+                    await service.chat(mine[0], "still here")
+
+        monkeypatch.setattr(erasing_remotely, "_listed", used_meanwhile)
+        tray = Tray(Settings())
+        url = str(service.client.base_url).rstrip("/")
+        assert await erase_remotely(tray, OF_42, Service(url, None)) == 0
+        left = (await service.client.get("/api/sessions")).json()["sessions"]
+    assert sorted(receipts(tray)) == sorted(mine)
+    assert [one["session_id"] for one in left] == [kept]
+
+
+async def test_sessions_that_come_meanwhile_go_in_the_next_pass() -> None:
+    sessions = {"active": ["1", "2"], "expired": ["0"]}
+    gone: list[str] = []
+
+    def delete(session_id: str) -> int:
+        next(ids for ids in sessions.values() if session_id in ids).remove(session_id)
+        gone.append(session_id)
+        return 204
+
+    def somebody(said: int) -> None:
+        if said == 2:
+            sessions["active"].append("3")
+        if said == 4:
+            sessions["expired"].append("4")
+
+    async with listing(sessions, delete) as url:
+        tray = BusyTray(somebody)
+        assert await erase_remotely(tray, OF_42, Service(url, None)) == 0
+    assert gone == receipts(tray) == ["2", "1", "0", "3", "4"]
+    assert "erased: 5 sessions" in tray.noted
+
+
+async def test_what_is_never_used_up_ends_as_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(erasing_remotely, "PASSES_MAX", 3)
+    sessions = {"active": ["0"]}
+
+    def another(session_id: str) -> int:
+        sessions["active"] = [str(int(session_id) + 1)]
+        return 204
+
+    async with listing(sessions, another) as url:
+        with pytest.raises(CommandFailed, match="1 sessions that are meant are left") as failed:
+            await erase_remotely(Tray(Settings()), OF_42, Service(url, None))
+    assert failed.value.code == 1
+    assert sessions == {"active": ["3"]}
+
+
+async def test_what_stays_in_the_list_and_cannot_be_deleted_ends_as_a_failure() -> None:
+    async with listing({"expired": ["0"]}, lambda _: 404) as url:
+        with pytest.raises(CommandFailed, match="are left"):
+            await erase_remotely(Tray(Settings()), OF_42, Service(url, None))
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+async def test_it_is_said_when_nothing_matches(*, dry_run: bool) -> None:
+    async with listing({}, lambda _: 404) as url:
+        tray = Tray(Settings())
+        assert await erase_remotely(tray, OF_42, Service(url, None, dry_run=dry_run)) == 0
+    assert any("nothing matched" in line and "--ever" in line for line in tray.noted)
+
+
+async def test_pages_in_the_order_of_creation_neither_skip_nor_repeat_what_is_used_meanwhile(service: Running) -> None:
+    ids = [await service.session(metadata={"user_id": "42", "n": n}) for n in range(5)]
+    seen: list[str] = []
+    query = {"order": "created", "limit": "2", "metadata.user_id": "42"}
+    while True:
+        page = (await service.client.get("/api/sessions", params=query)).json()
+        seen += [one["session_id"] for one in page["sessions"]]
+        if "next" not in page:
+            break
+        await service.chat(ids[0], "hi")
+        await service.chat(ids[4], "hi")
+        query["cursor"] = page["next"]
+    assert seen == ids[::-1]
+
+
+@pytest.mark.parametrize(("first", "second"), [("created", "accessed"), ("accessed", "created")])
+async def test_a_cursor_belongs_to_its_order(service: Running, first: str, second: str) -> None:
+    for _ in range(2):
+        await service.session()
+    page = (await service.client.get("/api/sessions", params={"order": first, "limit": "1"})).json()
+    refused = await service.client.get("/api/sessions", params={"order": second, "limit": "1", "cursor": page["next"]})
+    assert refused.status_code == 422
+    assert refused.json()["errors"] == [
+        {"path": "query.cursor", "detail": "is a cursor of another order: ask with the order of the page before"}
+    ]
+
+
+async def test_metadata_is_found_in_either_form_of_its_letters_and_shown_as_it_was_sent(service: Running) -> None:
+    decomposed, composed = "Zoe\u0308", "Zo\u00eb"
+    one = await service.session(metadata={"name": decomposed})
+    two = await service.session(metadata={"name": composed})
+    for asked in (decomposed, composed):
+        answer = await service.client.get("/api/sessions", params={"metadata.name": asked})
+        assert [view["session_id"] for view in answer.json()["sessions"]] == [two, one]
+        assert answer.json()["sessions"][1]["metadata"] == {"name": decomposed}
