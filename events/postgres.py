@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
+import asyncpg
+
 from events.batch import Origin, prepare
 from events.catalogue import EXPLAINS_ERASURE, Event
 from events.codec import event_type
 from events.errors import LogUnavailable, LogUnusable
 from events.options import LogOptions
 from events.postgres_connection import FAILURES, Place, explain, is_passing, pauses
-from events.postgres_head import HeadWatch
+from events.postgres_head import HeadWatch, server_process
 from events.postgres_readers import (
     PostgresReaders,
     all_events,
@@ -48,11 +50,13 @@ def now_us() -> int:
 class PostgresLog:
     """An event log in one table. Made by `open`; every instance must be closed."""
 
-    def __init__(self, place: Place, sources: tuple[Callable[[], int], Callable[[int], bytes]]) -> None:
+    def __init__(
+        self, place: Place, sources: tuple[Callable[[], int], Callable[[int], bytes]], *, read_only: bool = False
+    ) -> None:
         self._place = place
         self._clock, self._random_bytes = sources
         self._readers = PostgresReaders(place)
-        self._head = HeadWatch(place)
+        self._head = HeadWatch(place, listens=not read_only)
         self._vacuum = Vacuum(place)
         self._store = PostgresStore(place, self._head, self._vacuum)
         self._writer: BatchWriter | None = None
@@ -76,7 +80,7 @@ class PostgresLog:
         Raises LogUnusable, which says what to do about it.
         """
         place = Place(url, options or LogOptions(), read_only=read_only)
-        log = cls(place, (clock, random_bytes))
+        log = cls(place, (clock, random_bytes), read_only=read_only)
         try:
             await log._begin(observe or NoObserver(), read_only=read_only)
         except BaseException as error:
@@ -215,10 +219,21 @@ class PostgresLog:
             elif await check_format(connection, self._place.label):
                 raise LogUnusable(f"database {self._place.label} holds no log: nothing was recorded in it")
             await self._head.open()
+            await self._check_pooling(connection)
             if not read_only:
                 await self._vacuum.start(connection)
         finally:
             connection.terminate()
+
+    async def _check_pooling(self, connection: asyncpg.Connection) -> None:
+        """Two idle connections that one process of the server answers are a pooler's, and it does not keep a server
+        for a client. Raises FAILURES, LogUnusable.
+        """
+        if await server_process(connection) == await self._head.server_process():
+            raise LogUnusable(
+                f"database {self._place.label} is behind a pooler in transaction mode, in which settings and LISTEN are"
+                " lost: have it use pool_mode = session, or connect to the server itself"
+            )
 
     async def _record(self, events: Sequence[Event], origin: Origin) -> tuple[RecordedEvent, ...]:
         if self._writer is None:

@@ -1,15 +1,17 @@
 """Connections to PostgreSQL: how they are set, and what their failures mean, in words for an operator."""
 
-from collections.abc import Iterator
+import asyncio
+import ssl
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import asyncpg
 
 from events.errors import LogUnavailable, LogUnusable
 from events.options import LogOptions
+from events.postgres_url import malformed, parse_postgres_url
 from events.record import Head
 
-CONNECT_S = 5.0  # for a connection to be made: a host that has vanished answers nothing
 ANSWER_S = 15.0  # for an answer; then the connection is given up. Longer than what the server itself may take:
 STATEMENT_MS = 10_000  # the server ends what takes longer
 FAREWELL_S = 2.0  # for a connection to be closed
@@ -17,8 +19,8 @@ RETRY_S = (0.05, 1.0)  # pauses between attempts: the first, doubled up to the l
 
 # Whatever URL, role or database say. Plans are of indexes only: what the planner believes of a table that was made a
 # minute ago would have it walk all of it.
+# Set once connected: PgBouncer refuses most of them as startup parameters.
 _SETTINGS: Final = {
-    "application_name": "chatbot",
     "default_transaction_isolation": "read committed",  # behind the lock each statement must see what was committed
     "statement_timeout": str(STATEMENT_MS),
     "idle_in_transaction_session_timeout": "60000",
@@ -36,15 +38,17 @@ _SETTINGS: Final = {
 
 _WORDS = {
     "25006": "it takes no writes (a standby, or default_transaction_read_only is on): name the primary in DATABASE_URL",
+    "26000": "a pooler in transaction mode is in between: have it use pool_mode = session",
     "28000": "it does not let this user in: look at DATABASE_URL and pg_hba.conf",
     "28P01": "the user's password is wrong: look at DATABASE_URL",
     "3D000": "there is no such database: create it",
-    "3F000": "its schema is missing: create it, or change search_path in DATABASE_URL",
+    "3F000": "its schema is missing or has another name now: name it in DATABASE_URL (search_path) and start again",
     "40001": "it met too many concurrent changes",
     "40P01": "it met a deadlock with another program",
     "42501": "this user may not do that: grant it, or let this user own the table `events`",
     "42883": "the log's procedure is missing: start this program again",
-    "42P01": "the table `events` is missing: restore a copy",
+    "42P01": "the table `events` is missing: if its schema has another name now, name that in DATABASE_URL"
+    " (search_path) and start again, otherwise restore a copy",
     "53100": "the server's disk is full: free some space",
     "53200": "the server is out of memory",
     "53300": "the server has no connection left: raise max_connections, or lower database.read_connections",
@@ -60,8 +64,12 @@ _WORDS = {
 # Another attempt may do, with a new connection: a server that restarts, a standby that takes over, a cut cable.
 _PASSING = frozenset({"25006", "40001", "40P01", "53300", "57014", "57P01", "57P02", "57P03"})
 
-# Said before anything was committed: nothing was recorded.
-_HARMLESS = frozenset({"25006", "40001", "40P01", "42501", "42883", "42P01", "53100", "53200", "55P03"})
+# Classes of errors that abort a transaction before its commit: nothing was recorded. Not in here: a connection that
+# ends (08, 57), what the system does (58, XX), and 40003, by which the server says that it does not know.
+_HARMLESS_CLASSES = frozenset({
+    "0A", "22", "23", "25", "26", "28", "2F", "3D", "3F", "40", "42", "53", "54", "55", "P0",
+})  # fmt: skip
+_OUTCOME_UNKNOWN = "40003"
 
 FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 
@@ -84,7 +92,8 @@ def is_passing(error: BaseException) -> bool:
 
 def is_harmless(error: BaseException) -> bool:
     """Whether `error` tells for certain that nothing was committed."""
-    return _code(error) in _HARMLESS or _code(error)[:2] in ("23", "P0")
+    code = _code(error)
+    return code[:2] in _HARMLESS_CLASSES and code != _OUTCOME_UNKNOWN
 
 
 def is_damage(error: BaseException) -> bool:
@@ -97,6 +106,8 @@ def explain(error: BaseException, label: str) -> str:
     code = _code(error)
     if code[:2] in ("23", "P0"):
         return f"database {label}: another program writes to it; stop that program ({error})"
+    if code.startswith("08") and str(error):
+        return f"database {label}: the server or a pooler ended the connection: {error} ({code})"
     if code.startswith("08") or isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError):
         return f"database {label}: the connection was lost"
     if isinstance(error, Unconfirmed):
@@ -118,30 +129,41 @@ class Place:
     def __init__(self, url: str, options: LogOptions, *, read_only: bool = False) -> None:
         self.label = shown(url)
         self.options = options
-        self._url = url
+        self._target = parse_postgres_url(url)
         self._read_only = read_only
 
     async def connect(self, **settings: str) -> asyncpg.Connection:
         """A new connection, with `settings` of the server's own. Raises FAILURES, or LogUnusable for a wrong URL."""
-        if self._read_only:
-            settings["default_transaction_read_only"] = "on"
         lock_ms = max(1, round(self.options.busy_timeout_s * 1000))  # 0 would mean for ever
+        wanted = {**self._target.settings, **_SETTINGS, "lock_timeout": str(lock_ms), **settings}
+        if self._read_only:
+            wanted["default_transaction_read_only"] = "on"
+        connection = await self._connection()
         try:
-            connection = await asyncpg.connect(
-                self._url,
-                timeout=CONNECT_S,
-                server_settings={**_SETTINGS, "lock_timeout": str(lock_ms), **settings},
-                target_session_attrs=None if self._read_only or "target_session_attrs" in self._url else "read-write",
+            async with asyncio.timeout(ANSWER_S):
+                await _configure(connection, wanted)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
+
+    async def _connection(self) -> asyncpg.Connection:
+        """Raises FAILURES, LogUnusable."""
+        target, startup = self._target, {"application_name": self._target.application_name}
+        if target.options:
+            startup["options"] = target.options
+        try:
+            return await asyncpg.connect(
+                target.dsn,
+                timeout=target.connect_timeout_s,
+                server_settings=startup,
+                ssl=ssl.create_default_context() if target.has_system_roots else None,
+                target_session_attrs=None if self._read_only or target.has_target else "read-write",
             )
         except (ValueError, TypeError, asyncpg.exceptions.ClientConfigurationError):
-            # Without its cause: that may quote the password.
-            raise LogUnusable(
-                "DATABASE_URL cannot be understood: it is postgresql://user:password@host:5432/database, with special"
-                " characters of user and password as %XX"
-            ) from None
+            raise malformed() from None  # without its cause: that may quote the password
         except asyncpg.exceptions.TargetServerAttributeNotMatched:
             raise asyncpg.exceptions.ReadOnlySQLTransactionError("no server takes writes") from None
-        return connection
 
     async def history_kept(self, connection: asyncpg.Connection, known: Head) -> None:
         """Raises LogUnavailable where the database has forgotten what it had acknowledged: a standby that took over
@@ -158,6 +180,22 @@ class Place:
 
 class HistoryLost(LogUnavailable):
     """The database is not the one that acknowledged what this process knows of."""
+
+
+async def _configure(connection: asyncpg.Connection, settings: Mapping[str, str]) -> None:
+    """Raises FAILURES, and LogUnusable for a setting that the server does not take."""
+    calls = ", ".join(f"set_config({_literal(name)}, {_literal(value)}, false)" for name, value in settings.items())
+    try:
+        await connection.execute(f"SELECT {calls}")
+    except asyncpg.PostgresError as error:
+        if _code(error)[:2] in ("22", "42"):
+            raise LogUnusable(f"DATABASE_URL: a parameter is not understood: {error} ({_code(error)})") from error
+        raise
+
+
+def _literal(text: str) -> str:
+    """`text` in SQL, whatever standard_conforming_strings says."""
+    return "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
 async def farewell(connection: asyncpg.Connection | None) -> None:

@@ -24,13 +24,21 @@ async def ask_head(connection: asyncpg.Connection) -> Head:
     return Head(*row) if row else Head(0, GENESIS)
 
 
+async def server_process(connection: asyncpg.Connection) -> int:
+    """The server's process that has answered this question. Raises what asyncpg raises."""
+    async with asyncio.timeout(ANSWER_S):
+        found: int = await connection.fetchval("SELECT pg_backend_pid()")
+    return found
+
+
 class HeadWatch:
     """Keeps `live` up to date. `open` it, then `watch` it; close it in the end."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, *, listens: bool = True) -> None:
         self.live = LiveHead(Head(0, GENESIS))
         self.damage: str | None = None
         self._place = place
+        self._listens = listens  # a standby refuses LISTEN
         self._connection: asyncpg.Connection | None = None
         self._moved = asyncio.Event()
         self._hint = 0  # where others say that the log is
@@ -41,7 +49,11 @@ class HeadWatch:
 
     async def open(self) -> None:
         """Connect and read the head. Raises FAILURES."""
-        self.live.advance(await ask_head(await self._listening()))
+        self.live.advance(await ask_head(await self._connected()))
+
+    async def server_process(self) -> int:
+        """Which process of the server has answered now. Raises FAILURES."""
+        return await server_process(await self._connected())
 
     def watch(self) -> None:
         """From now on wake who waits when the head moves, whoever moved it."""
@@ -128,18 +140,19 @@ class HeadWatch:
 
     async def _answer(self) -> Head:
         known = self.live.current  # before the question: the writer may learn of a later head meanwhile
-        head = await ask_head(await self._listening())
+        head = await ask_head(await self._connected())
         if head.position < known.position or (head.position == known.position and head.digest != known.digest):
             raise HistoryLost(f"database {self._place.label} has lost events that were recorded: stop, restore a copy")
         return head
 
-    async def _listening(self) -> asyncpg.Connection:
+    async def _connected(self) -> asyncpg.Connection:
         if self._connection is None or self._connection.is_closed():
             connection = await self._place.connect()
             try:
                 async with asyncio.timeout(ANSWER_S):
                     await self._place.history_kept(connection, self.live.current)
-                    await connection.add_listener(await connection.fetchval(_CHANNEL), self._heard)
+                    if self._listens:
+                        await connection.add_listener(await connection.fetchval(_CHANNEL), self._heard)
             except BaseException:
                 connection.terminate()
                 raise

@@ -53,7 +53,7 @@ class PostgresServer:
         self._programs = programs
         self._data = folder / "data"
         self._settings = SETTINGS | settings
-        self._user = _user()
+        self._user = server_user()
         self._process: subprocess.Popen[bytes] | None = None
         if self._user is not None:
             os.chown(folder, self._user, self._user)
@@ -67,6 +67,11 @@ class PostgresServer:
     def make(self) -> None:
         """An empty cluster."""
         self._run("initdb", "-D", str(self._data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8")
+
+    def make_standby(self, primary: "PostgresServer") -> None:
+        """A copy of `primary` that follows it, and takes no writes."""
+        source = ("-h", "127.0.0.1", "-p", str(primary.port), "-U", "postgres")
+        self._run("pg_basebackup", *source, "-D", str(self._data), "--write-recovery-conf", "--checkpoint=fast")
 
     def start(self) -> None:
         """Started, and open for connections. Raises AssertionError with the server's complaint."""
@@ -132,7 +137,9 @@ class PostgresServer:
         process, lines = self._process, list[str]()
         with contextlib.suppress(FileNotFoundError):  # also where one that was killed has left it, and it is removed
             lines = (self._data / "postmaster.pid").read_text().splitlines()
-        return process is not None and len(lines) == 8 and (lines[0], lines[7].strip()) == (str(process.pid), "ready")
+        if process is None or len(lines) != 8:
+            return False
+        return lines[0] == str(process.pid) and lines[7].strip() in ("ready", "standby")
 
     def _run(self, program: str, *arguments: str) -> None:
         done = subprocess.run(
@@ -147,7 +154,7 @@ class PostgresServer:
         assert done.returncode == 0, done.stderr
 
 
-def _user() -> int | None:
+def server_user() -> int | None:
     """Who runs the server in place of root; in the group of the same number."""
     if os.geteuid() != 0:
         return None
@@ -158,15 +165,18 @@ def _user() -> int | None:
 
 
 @contextmanager
-def postgres_server(**settings: str) -> Iterator[PostgresServer]:
-    """A running server; skips the test where none is installed."""
+def postgres_server(*, primary: PostgresServer | None = None, **settings: str) -> Iterator[PostgresServer]:
+    """A running server, a standby where there is a `primary`; skips the test where none is installed."""
     programs = binaries()
     if programs is None:
         pytest.skip("no PostgreSQL server here")
     folder = Path(tempfile.mkdtemp(prefix="postgres-"))
     try:
         server = PostgresServer(folder, programs, **settings)
-        server.make()
+        if primary is None:
+            server.make()
+        else:
+            server.make_standby(primary)
         server.start()
         try:
             yield server

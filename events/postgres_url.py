@@ -1,0 +1,153 @@
+"""What a PostgreSQL URL asks for: libpq's parameters mapped to asyncpg's, the others left to the server as settings.
+
+libpq's documentation lists the parameters, https://www.postgresql.org/docs/current/libpq-connect.html. Pure functions.
+"""
+
+import shlex
+from urllib.parse import parse_qsl, quote, urlencode
+
+from msgspec import Struct
+
+from events.errors import LogUnusable
+
+CONNECT_S = 5.0  # for a connection to be made, where the URL says nothing: a host that has vanished answers nothing
+CONNECT_MAX_S = 60.0  # whatever the URL says: libpq's 0 means no limit
+APPLICATION = "chatbot"  # application_name, where the URL has none
+
+_MALFORMED = (
+    "DATABASE_URL cannot be understood: it is postgresql://user:password@host:5432/database, with special"
+    " characters of user and password as %XX"
+)
+
+# asyncpg takes these from the URL with libpq's meaning.
+_PASSED = frozenset({
+    "dbname", "host", "krbsrvname", "gsslib", "passfile", "password", "port", "service", "sslcert", "sslcrl", "sslkey",
+    "sslmode", "ssl_max_protocol_version", "ssl_min_protocol_version", "sslnegotiation", "sslpassword", "sslrootcert",
+    "target_session_attrs", "user",
+})  # fmt: skip
+
+# Without effect here. Dead connections are found by timeouts of our own, so libpq's keepalives are not needed.
+_IGNORED = frozenset({
+    "gssdelegation", "keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval", "load_balance_hosts",
+    "max_protocol_version", "min_protocol_version", "sslcompression", "sslkeylogfile", "sslsni", "tcp_user_timeout",
+})  # fmt: skip
+
+# Accepted with these values, which ask for nothing that is missing here.
+_HARMLESS_VALUES = {
+    "channel_binding": frozenset({"disable", "prefer", "require"}),  # `require` is mapped, see below
+    "client_encoding": frozenset({"auto", "utf8", "utf-8", "unicode"}),
+    "gssencmode": frozenset({"disable", "prefer"}),
+    "replication": frozenset({"false", "off", "no", "0"}),
+    "sslcertmode": frozenset({"allow", "disable"}),
+}
+
+# libpq's, asking for what asyncpg cannot do: to ignore them would be less than was asked for.
+_UNSUPPORTED = frozenset({
+    "hostaddr", "oauth_client_id", "oauth_client_secret", "oauth_issuer", "oauth_scope", "require_auth", "requirepeer",
+    "scram_client_key", "scram_server_key", "servicefile", "sslcrldir",
+})  # fmt: skip
+
+_MAPPED = frozenset({"application_name", "connect_timeout", "fallback_application_name", "options", "ssl"})
+_ENCRYPTED = ("require", "verify-ca", "verify-full")
+
+
+class ConnectionTarget(Struct, frozen=True):
+    """How to connect. `dsn` is for asyncpg; `settings` are the server's, set once connected, as a pooler refuses them
+    at startup; `options` is what libpq's `options` holds beside settings, which some hosts read at startup.
+    `has_system_roots`: the server's certificate is checked against the system's authorities.
+    """
+
+    dsn: str
+    settings: dict[str, str]
+    application_name: str = APPLICATION
+    options: str = ""
+    connect_timeout_s: float = CONNECT_S
+    has_system_roots: bool = False
+    has_target: bool = False
+
+
+def parse_postgres_url(url: str) -> ConnectionTarget:
+    """Raises LogUnusable, which names a parameter that is not understood and never a value."""
+    address, _, query = url.partition("?")
+    if "@" in query and "@" not in address:
+        raise LogUnusable(_MALFORMED)  # a `?` in the password: what follows is not a list of parameters
+    try:
+        given = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=True)) if query else {}
+    except ValueError:
+        raise LogUnusable(_MALFORMED) from None
+    _check(given)
+    passed = {name: value for name, value in given.items() if name in _PASSED}
+    known = _PASSED | _IGNORED | _HARMLESS_VALUES.keys() | _MAPPED
+    settings = {name: value for name, value in given.items() if name not in known}
+    of_options, options = _split_options(given.get("options", ""))
+    has_system_roots = _map_tls(given, passed)
+    return ConnectionTarget(
+        dsn=f"{address}?{urlencode(passed, quote_via=quote)}" if passed else address,
+        settings=of_options | settings,
+        application_name=given.get("application_name") or given.get("fallback_application_name") or APPLICATION,
+        options=options,
+        connect_timeout_s=_connect_timeout_s(given.get("connect_timeout", "")),
+        has_system_roots=has_system_roots,
+        has_target="target_session_attrs" in passed,
+    )
+
+
+def malformed() -> LogUnusable:
+    """For a URL that asyncpg cannot take. Without a cause, which might quote the password."""
+    return LogUnusable(_MALFORMED)
+
+
+def _check(given: dict[str, str]) -> None:
+    for name, value in given.items():
+        if name in _UNSUPPORTED:
+            raise LogUnusable(f"DATABASE_URL: the parameter {name} is not supported here: leave it out")
+        if name in _HARMLESS_VALUES and value.lower() not in _HARMLESS_VALUES[name]:
+            allowed = ", ".join(sorted(_HARMLESS_VALUES[name]))
+            raise LogUnusable(f"DATABASE_URL: the parameter {name} is supported with {allowed} only")
+
+
+def _map_tls(given: dict[str, str], passed: dict[str, str]) -> bool:
+    """Change what of `passed` asyncpg takes in another way; whether the system's authorities are to be used.
+
+    There is no channel binding in asyncpg. Who requires it requires at least an encrypted connection.
+    """
+    is_encrypted = given.get("ssl", "").lower() in ("true", "1", "require") or given.get("channel_binding") == "require"
+    if is_encrypted and passed.get("sslmode") not in _ENCRYPTED:
+        passed["sslmode"] = "require"
+    if passed.get("sslrootcert") != "system":
+        return False
+    if given.get("sslmode", "verify-full") != "verify-full":
+        raise LogUnusable("DATABASE_URL: sslrootcert=system needs sslmode=verify-full")
+    del passed["sslrootcert"]
+    passed.pop("sslmode", None)
+    return True
+
+
+def _split_options(text: str) -> tuple[dict[str, str], str]:
+    """The settings in libpq's `options` (`-c name=value`, `--name=value`), and the rest of it."""
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        raise LogUnusable("DATABASE_URL: the parameter options cannot be understood") from None
+    settings: dict[str, str] = {}
+    rest: list[str] = []
+    while words:
+        word = words.pop(0)
+        if word == "-c" and words:
+            word = f"-c{words.pop(0)}"
+        name, found, value = word.removeprefix("--" if word.startswith("--") else "-c").partition("=")
+        if found and word.startswith(("-c", "--")):
+            settings[name.replace("-", "_")] = value
+        else:
+            rest.append(word)
+    return settings, " ".join(rest)
+
+
+def _connect_timeout_s(text: str) -> float:
+    if not text:
+        return CONNECT_S
+    try:
+        seconds = int(text)
+    except ValueError:
+        raise LogUnusable("DATABASE_URL: the parameter connect_timeout is a number of seconds") from None
+    return min(float(seconds), CONNECT_MAX_S) if seconds > 0 else CONNECT_MAX_S
