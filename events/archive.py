@@ -12,11 +12,11 @@ from typing import Any, BinaryIO
 import msgspec
 from msgspec import Struct
 
-from events.attest import content_fault, follows
 from events.chain import GENESIS
 from events.codec import decode
 from events.errors import LogError, UnknownEvent
 from events.record import StoredRow
+from events.row_checks import check_commitment, check_link
 
 FORMAT_NAME = "chatbot-log"
 FORMAT_VERSION = 1
@@ -102,20 +102,20 @@ def line_of(row: StoredRow) -> Line:
     return Line(**columns_of(row), digest=row.digest.hex())
 
 
-def row_of(line: Line) -> StoredRow:
-    """Raises ValueError for what is no hexadecimal."""
+def row_of(columns: Columns, digest: bytes) -> StoredRow:
+    """Raises ValueError for text that is not hexadecimal."""
     return StoredRow(
-        line.position,
-        line.stream_id,
-        line.version,
-        line.type,
-        line.schema_version,
-        line.recorded_at,
-        line.metadata,
-        line.data,
-        None if line.salt is None else bytes.fromhex(line.salt),
-        bytes.fromhex(line.commitment),
-        bytes.fromhex(line.digest),
+        columns.position,
+        columns.stream_id,
+        columns.version,
+        columns.type,
+        columns.schema_version,
+        columns.recorded_at,
+        columns.metadata,
+        columns.data,
+        None if columns.salt is None else bytes.fromhex(columns.salt),
+        bytes.fromhex(columns.commitment),
+        digest,
     )
 
 
@@ -178,10 +178,11 @@ class ArchiveReader:
                 self._end(line, seen)
                 return
             try:
-                row = row_of(_line_decoder.decode(line))
+                read = _line_decoder.decode(line)
+                row = row_of(read, bytes.fromhex(read.digest))
             except _NOT_JSON as error:
                 raise self._fault(f"this is no event: {error}") from error
-            reason = self._misplaced(row) or content_fault(row) or self._unreadable(row)
+            reason = self._misplaced(row) or check_commitment(row) or self._unreadable(row)
             if reason:
                 raise self._fault(f"position {row.position}: {reason}")
             self._previous = row
@@ -203,8 +204,8 @@ class ArchiveReader:
         if not 0 < row.version <= _INTEGER_MAX or not 0 <= row.recorded_at_us <= _INTEGER_MAX:
             return "a number is beyond what a log holds"
         before = (self._previous.digest if self._previous else GENESIS) if row.position == last + 1 else None
-        if before is not None and not follows(before, row):
-            return "the digest does not follow from the event before and the columns of this one"
+        if before is not None and (fault := check_link(before, row)):
+            return fault
         if row.position == self.header.position and row.digest.hex() != self.header.digest:
             return "the digest is not the one that the header names"
         return None

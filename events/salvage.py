@@ -19,13 +19,13 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from events.attest import content_fault, follows
 from events.catalogue import SCHEMA_VERSIONS
 from events.chain import GENESIS
 from events.codec import decode
 from events.errors import LogUnusable
 from events.leaves import Leaves
 from events.record import StoredRow, stored_row
+from events.row_checks import check_commitment, check_link
 from events.sqlite_readers import RAW_COLUMNS
 
 RANGE = 512  # positions in one query, while nothing is wrong
@@ -137,20 +137,25 @@ def _judge(
     position, row = here
     if row is None:
         return Found(position, Standing.UNREADABLE, None, "SQLite cannot read it")
-    reason = content_fault(row) or _unservable(row)
+    reason = check_commitment(row) or _unservable(row)
     if reason:
         return Found(position, Standing.ALTERED, row, reason)
     if _fits(row, before):
         return Found(position, Standing.PROVEN, row)
-    if position > 1 and (before is None or not is_known) and after is not None and follows(row.digest, after):
+    if (
+        position > 1
+        and (before is None or not is_known)
+        and after is not None
+        and check_link(row.digest, after) is None
+    ):
         return Found(position, Standing.AFTER_GAP, row)
     return Found(position, Standing.ALTERED, row, "its columns and those of the events beside it do not fit")
 
 
 def _fits(row: StoredRow, before: StoredRow | None) -> bool:
     if before is None:
-        return row.position == 1 and follows(GENESIS, row)
-    return follows(before.digest, row)
+        return row.position == 1 and check_link(GENESIS, row) is None
+    return check_link(before.digest, row) is None
 
 
 def _unservable(row: StoredRow) -> str | None:

@@ -7,12 +7,12 @@ chain of the newest rows, where torn writes and lost write-ahead logs show, and 
 
 from pathlib import Path
 
-from events.attest import content_fault, follows
 from events.catalogue import SCHEMA_VERSIONS
 from events.chain import GENESIS
 from events.errors import LogDamaged, LogUnavailable, LogUnusable, UnknownEvent
 from events.log import EventLog
 from events.record import StoredRow
+from events.row_checks import check_row
 
 TAIL_ROWS = 1000  # the newest rows: tens of milliseconds
 PROBES = 64  # pairs of rows in between: each a few pages of a cold file
@@ -74,9 +74,7 @@ def _row_fault(row: StoredRow, position: int, digest: bytes) -> str | None:
         return f"no event is at position {position}"
     if row.type not in SCHEMA_VERSIONS or row.schema_version > SCHEMA_VERSIONS[row.type]:
         raise UnknownEvent(row.type, row.schema_version)
-    fault = content_fault(row)
-    if fault is None and not follows(digest, row):
-        fault = "the digest does not follow from the event before and the columns of this one"
+    fault = check_row(digest, row)
     return fault and f"at position {position}: {fault}"
 
 

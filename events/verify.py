@@ -5,26 +5,24 @@ computed the chain anew. A head noted elsewhere (an `anchor`) shows both.
 """
 
 import asyncio
-import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar, runtime_checkable
 
 from msgspec import Struct
-from msgspec.structs import astuple
 
 from events.catalogue import EXPLAINS_ERASURE
-from events.chain import GENESIS, SALT_BYTES, bears_out, commit, link
+from events.chain import GENESIS
 from events.log import EventLog
 from events.merkle import Tree
 from events.record import Head, RawColumns, StoredRow, raw_columns, raw_text, stored_row
+from events.row_checks import MALFORMED, check_row, is_intact
 
 T = TypeVar("T")
 
 PAGE_ROWS = 2000  # at once: a hop to the connection's thread costs as much as proving fifty, and 8 ms are no wait
 SLICE_ROWS = 250  # proven at one go where it must be done on the event loop: half a millisecond
 EXPLAINS_RAW = frozenset(kind.encode() for kind in EXPLAINS_ERASURE)
-UNWRITABLE = (AttributeError, TypeError, ValueError, struct.error)  # what columns raise that hold what no log writes
 POSITION_MAX = 2**63 - 1
 BEFORE_ALL = -(2**63) - 1  # a forged row may hide below position 1, even at SQLite's lowest integer
 
@@ -72,7 +70,7 @@ class Walk:
 
     def step(self, row: StoredRow) -> Fault | None:
         """Check the next row; after a fault the walk is over."""
-        reason = self._misplaced(row) or _altered(row, self.digest)
+        reason = self._misplaced(row) or check_row(self.digest, row)
         if reason is not None:
             return Fault(self.position + 1, reason)
         self.position, self.digest = row.position, row.digest
@@ -101,8 +99,8 @@ class Walk:
         for row in rows:
             position, stream, version, kind, _, _, _, _, _, _, digest = row
             try:
-                is_plain = position == last + 1 and version == versions.get(stream, 0) + 1 and bears_out(previous, row)
-            except UNWRITABLE:
+                is_plain = position == last + 1 and version == versions.get(stream, 0) + 1 and is_intact(previous, row)
+            except MALFORMED:
                 is_plain = False
             if is_plain and position <= end and not (careful or position == noted or kind in EXPLAINS_RAW):
                 versions[stream] = version
@@ -145,27 +143,6 @@ class Walk:
         if row.version != version:
             return f"version {row.version} of stream {row.stream_id} stands where {version} belongs"
         return None
-
-
-def _altered(row: StoredRow, previous: bytes) -> str | None:
-    """Why the row is not what was recorded after the digest `previous`."""
-    position, stream_id, version, kind, schema_version, recorded_at_us, metadata, data, salt, commitment, digest = (
-        astuple(row)
-    )
-    try:
-        if data is not None and salt is not None:
-            if len(salt) != SALT_BYTES:  # else bytes could be moved between salt and data: one commitment
-                return "the salt has another length than any log writes"
-            if commit(salt, data.encode()) != commitment:
-                return "content, salt or commitment was changed"
-        elif data is not salt:
-            return "content and salt must be erased together"
-        numbers = (position, version, schema_version, recorded_at_us)
-        if link(previous, numbers, (stream_id, kind, metadata), commitment) != digest:
-            return "the digest does not follow from the event before and the columns of this one"
-    except UNWRITABLE as error:
-        return f"a column holds what no log writes: {error}"
-    return None
 
 
 async def verify(
