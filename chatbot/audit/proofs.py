@@ -1,11 +1,16 @@
 """Inclusion proofs: events of one session, checked against a signed checkpoint without the rest of the log.
 
-A proof is one JSON document: the checkpoint as it was signed, and for each event its columns (content as the very text
-that was hashed), the digest before it, and its audit path in the Merkle tree (RFC 9162, 2.1.3).
+A proof is one JSON document: which versions of which session it holds, the checkpoint as it was signed, and for each
+event its columns (content as the very text that was hashed), the digest before it, and its audit path in the Merkle
+tree (RFC 9162, 2.1.3). The versions are gapless, so an event removed from the middle is missed. They begin at 1 unless
+the proof says that it is partial.
+
+Only the events are proven. The range itself is a statement of whoever made the proof: that the session has no event
+after the last one cannot be shown without the whole log.
 """
 
 import argparse
-import struct
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -13,14 +18,17 @@ from msgspec import Struct
 
 from chatbot.audit.desk import CommandFailed, Desk, Progress
 from events import checkpoint as notes
-from events.archive import Columns, columns_of
-from events.chain import GENESIS, SALT_BYTES, commit, link
+from events.archive import Columns, columns_of, row_of
+from events.chain import DIGEST_BYTES, GENESIS, link
 from events.checkpoint import BadCheckpoint, Checkpoint
 from events.log import EventLog
 from events.merkle import Tree, root_from
 from events.record import StoredRow
+from events.row_checks import MALFORMED, check_commitment
 
 PAGE = 1000  # rows read at once
+FORMAT_NAME = "chatbot-proof"
+FORMAT_VERSION = 2  # 1 was that of version 0.4: no format, session and range were stated
 
 
 class ProvenEvent(Columns, frozen=True):
@@ -33,19 +41,59 @@ class ProvenEvent(Columns, frozen=True):
     path: list[str]
 
 
+class Range(Struct, frozen=True):
+    """Which versions of which session a proof holds, without a gap. `partial`: earlier or later ones were left out."""
+
+    session: str
+    first_version: int
+    last_version: int
+    partial: bool = False
+
+
 class Proof(Struct, frozen=True):
+    """`range` is None in a proof of format 1."""
+
     checkpoint: str
     events: list[ProvenEvent]
+    format: str = FORMAT_NAME
+    version: int = 1
+    range: Range | None = None
+
+
+class Checked(Struct, frozen=True):
+    """Events that are in the log that `stated` signs, in order. `range` is None where the proof does not state it."""
+
+    events: list[ProvenEvent]
+    stated: Checkpoint
+    range: Range | None
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether it holds less of the session than all events up to its last one."""
+        return (
+            self.events[0].version != 1
+            or _gap_fault(self.events) is not None
+            or (self.range is not None and self.range.partial)
+        )
+
+    @property
+    def part(self) -> str:
+        """What it holds, as part of a sentence."""
+        first, last = self.events[0].version, self.events[-1].version
+        return _gap_fault(self.events) or f"it holds versions {first} to {last} only"
 
 
 def prove_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--session", required=True, metavar="ID", help="the session whose events are to be proven")
-    parser.add_argument("--version", type=int, metavar="N", help="only this event of it")
+    parser.add_argument("--version", type=int, metavar="N", help="with --partial: only this event of it")
+    parser.add_argument("--partial", action="store_true", help="a part of the session is enough; the proof says so")
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="the signed checkpoint")
 
 
 async def prove(desk: Desk, options: argparse.Namespace) -> int:
     """A proof on standard output, to be checked with `verify --proof FILE --key KEY` by someone without the log."""
+    if (options.version is not None) != options.partial:
+        raise CommandFailed("--version N and --partial go together: a single event is a partial proof", 2)
     try:
         note = options.checkpoint.read_text()
         stated = notes.parse(note)
@@ -61,66 +109,120 @@ async def prove(desk: Desk, options: argparse.Namespace) -> int:
         root, paths, before = await _paths(log, stated, set(old))
     if root != stated.root:
         raise CommandFailed("the log does not agree with the checkpoint: verify it")
-    proof = Proof(note, [_proven(row, before[at], paths[at - 1]) for at, row in sorted(old.items())])
-    for event in proof.events:
-        fault = _fault_of(event, stated)
+    events = [_proven(row, before[at], paths[at - 1]) for at, row in sorted(old.items())]
+    span = Range(options.session, events[0].version, events[-1].version, options.partial)
+    fault = _range_fault(events, span)
+    for event in events:
+        fault = fault or _fault_of(event, stated)
         if fault:  # the digests are as they were signed, the row is not
             raise CommandFailed(f"event {event.version}, at position {event.position}, cannot be proven: {fault}")
-    desk.say_json(proof)
+    desk.say_json(Proof(note, events, FORMAT_NAME, FORMAT_VERSION, span))
     return 0
 
 
-def check_proof(text: str, verifier: str) -> tuple[list[ProvenEvent], Checkpoint]:
-    """The events that the proof shows to be in the log that its checkpoint states. Raises CommandFailed."""
+def check_proof(text: str, verifier: str, *, partial: bool = False) -> Checked:
+    """What the proof shows to be in the log that its checkpoint states. With `partial`, events of the session before
+    the last one may be missing. Raises CommandFailed.
+    """
+    proof = _read(text)
     try:
-        proof = msgspec.json.decode(text, type=Proof)
         stated = notes.read(proof.checkpoint, verifier)
-    except (msgspec.DecodeError, BadCheckpoint) as error:
+    except BadCheckpoint as error:
         raise CommandFailed(f"this proves nothing: {error}") from error
-    if not proof.events:
-        raise CommandFailed("this proves nothing: it holds no events")
     for event in proof.events:
         fault = _fault_of(event, stated)
         if fault:
             raise CommandFailed(f"event {event.version} of {event.stream_id} is not proven: {fault}")
-    return proof.events, stated
+    fault = _order_fault(proof.events)
+    if fault is None and proof.range is not None:
+        fault = _range_fault(proof.events, proof.range)
+    if fault:
+        raise CommandFailed(f"the events of this proof are in the log, but {fault}")
+    checked = Checked(proof.events, stated, proof.range)
+    if checked.is_partial and not partial:
+        raise CommandFailed(f"this is no proof of a whole session: {checked.part}; --partial accepts it as a part")
+    return checked
+
+
+def _read(text: str) -> Proof:
+    """Raises CommandFailed."""
+    try:
+        proof = msgspec.json.decode(text, type=Proof)
+    except msgspec.DecodeError as error:
+        raise CommandFailed(f"this proves nothing: {error}") from error
+    if proof.format != FORMAT_NAME or proof.version not in (1, FORMAT_VERSION):
+        raise CommandFailed(
+            f"this is {proof.format!r} version {proof.version}, but this program reads {FORMAT_NAME!r} up to version"
+            f" {FORMAT_VERSION}: update the program"
+        )
+    if (proof.range is None) != (proof.version == 1):
+        raise CommandFailed("this proves nothing: a proof of format 2 states the range of its events, and only that")
+    if not proof.events:
+        raise CommandFailed("this proves nothing: it holds no events")
+    return proof
+
+
+def _order_fault(events: list[ProvenEvent]) -> str | None:
+    """Why these are not events of one session in their order."""
+    for before, event in pairwise(events):
+        if event.stream_id != before.stream_id:
+            return f"it holds events of two sessions, {before.stream_id} and {event.stream_id}"
+        if event.version <= before.version or event.position <= before.position:
+            return f"version {event.version} stands after version {before.version}"
+    return None
+
+
+def _gap_fault(events: list[ProvenEvent]) -> str | None:
+    """Which events between the first and the last are missing."""
+    for before, event in pairwise(events):
+        if event.version != before.version + 1:
+            return f"events are missing between versions {before.version} and {event.version}"
+    return None
+
+
+def _range_fault(events: list[ProvenEvent], span: Range) -> str | None:
+    """Why the events are not those that the proof states."""
+    if events[0].stream_id != span.session:
+        return f"it states session {span.session}, but holds events of {events[0].stream_id}"
+    if (events[0].version, events[-1].version) != (span.first_version, span.last_version):
+        return (
+            f"it states versions {span.first_version} to {span.last_version}, but holds {events[0].version} to"
+            f" {events[-1].version}"
+        )
+    if span.first_version != 1 and not span.partial:
+        return f"it begins at version {span.first_version} and does not say that it is partial"
+    return _gap_fault(events)
 
 
 def _fault_of(event: ProvenEvent, stated: Checkpoint) -> str | None:
+    """Why the event is not in the log that the checkpoint states."""
     try:
-        return _fault(event, stated)
-    except (ValueError, TypeError, struct.error) as error:
+        row, previous = row_of(event, b""), bytes.fromhex(event.previous)
+        path = [bytes.fromhex(sibling) for sibling in event.path]
+    except ValueError as error:
         return f"a column holds what no log writes: {error}"
-
-
-def _fault(event: ProvenEvent, stated: Checkpoint) -> str | None:
-    commitment, previous = bytes.fromhex(event.commitment), bytes.fromhex(event.previous)
-    salt = None if event.salt is None else bytes.fromhex(event.salt)
-    lengths = (len(commitment), len(previous), SALT_BYTES if salt is None else len(salt))
-    if lengths != (len(GENESIS), len(GENESIS), SALT_BYTES):  # else bytes could be moved between neighbours
-        return "a hash or the salt has another length than any log writes"
-    if (event.data is None) != (salt is None):
-        return "content and salt are erased together"
-    if event.data is not None and commit(salt or b"", event.data.encode()) != commitment:
-        return "its content was changed"
-    numbers = (event.position, event.version, event.schema_version, event.recorded_at)
-    texts = (event.stream_id, event.type, event.metadata)
-    digest = link(previous, numbers, texts, commitment)
-    path = [bytes.fromhex(sibling) for sibling in event.path]
+    if any(len(hashed) != DIGEST_BYTES for hashed in (previous, *path)):
+        return "a hash has another length than any log writes"
+    fault = check_commitment(row)
+    if fault:
+        return fault
+    numbers = (row.position, row.version, row.schema_version, row.recorded_at_us)
+    try:
+        digest = link(previous, numbers, (row.stream_id, row.type, row.metadata), row.commitment)
+    except MALFORMED as error:
+        return f"a column holds what no log writes: {error}"
     if root_from(digest, event.position - 1, stated.size, path) != stated.root:
         return "it does not lead to the root that was signed"
     return None
 
 
 async def _rows_of(log: EventLog, session_id: str, version: int | None) -> dict[int, StoredRow]:
-    """The rows of a session by position."""
+    """The rows of a session by position; undecoded, for a row that was tampered with may not be readable."""
     found: dict[int, StoredRow] = {}
     after = 0
-    while events := await log.read(session_id, after=after, limit=PAGE):
-        for event in events:
-            if version is None or event.version == version:
-                (found[event.position],) = await log.rows(after=event.position - 1, limit=1)
-        after = events[-1].version
+    while page := await log.stream_rows(session_id, after=after, limit=PAGE):
+        found |= {row.position: row for row in page if version in (None, row.version)}
+        after = page[-1].version
     return found
 
 

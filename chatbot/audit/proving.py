@@ -6,8 +6,11 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 
+from msgspec import Struct
+
 from chatbot.audit.desk import CommandFailed, Desk, Progress
-from chatbot.audit.proofs import check_proof
+from chatbot.audit.moment import timestamp
+from chatbot.audit.proofs import Checked, check_proof
 from events import checkpoint as notes
 from events.checkpoint import BadCheckpoint, Checkpoint
 from events.log import EventLog
@@ -70,6 +73,8 @@ def verify_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="a signed checkpoint that must agree")
     parser.add_argument("--proof", type=Path, metavar="FILE", help="check the events in a proof in place of a log")
+    parser.add_argument("--partial", action="store_true", help="with --proof: accept a part of a session")
+    parser.add_argument("--show", action="store_true", help="with --proof: print its events, too, as lines of JSON")
     parser.add_argument("--key", metavar="KEY", help="the public key of the checkpoint's signer, or a file with it")
 
 
@@ -77,6 +82,8 @@ async def verify_command(desk: Desk, options: argparse.Namespace) -> int:
     """Walk the chain, beside a running server or on a copied file."""
     if options.proof:
         return _verify_proof(desk, options)
+    if options.partial or options.show:
+        raise CommandFailed("--partial and --show go with --proof", 2)
     stated = _stated(options)
     anchor = Head(stated.size, stated.digest) if stated else None
     start = _start(options.start)
@@ -102,14 +109,51 @@ async def verify_command(desk: Desk, options: argparse.Namespace) -> int:
 
 
 def _verify_proof(desk: Desk, options: argparse.Namespace) -> int:
-    events, signed = check_proof(read_file(options.proof), _verifier(options.key))
+    checked = check_proof(read_file(options.proof), _verifier(options.key), partial=options.partial)
     stated = _stated(options)
-    if stated and stated != signed:
+    if stated and stated != checked.stated:
         raise CommandFailed("the proof leads to another checkpoint than this one")
+    desk.say(_proven(checked))
+    if options.show:
+        for event in checked.events:
+            desk.say_json(ShownEvent(event.version, _time(event.recorded_at), event.type, event.metadata, event.data))
+    return 0
+
+
+class ShownEvent(Struct, frozen=True):
+    """A proven event for people: `metadata` and `data` are the recorded texts, `data` is null once erased."""
+
+    version: int
+    recorded_at: str
+    type: str
+    metadata: str
+    data: str | None
+
+
+def _proven(checked: Checked) -> str:
+    """What a proof has shown, and what it has not."""
+    events, signed = checked.events, checked.stated
+    first, last = events[0], events[-1]
     erased = sum(event.data is None for event in events)
     left = f" ({erased} of them erased: their envelopes only)" if erased else ""
-    desk.say(f"{len(events)} events{left} are in the log of {signed.origin}, as signed at {signed.time}")
-    return 0
+    told = [
+        f"{len(events)} events{left} are in the log of {signed.origin}, as signed at {signed.time}",
+        f"session {first.stream_id}, versions {first.version} to {last.version},"
+        f" recorded {_time(first.recorded_at)} to {_time(last.recorded_at)}",
+    ]
+    if checked.is_partial:
+        told.append(f"this proof is PARTIAL: {checked.part}")
+    if checked.range is None:
+        told.append("it was made by version 0.4 or older and does not state which events it should hold")
+    told.append(f"not proven: that the session has no events after version {last.version}")
+    return "\n".join(told)
+
+
+def _time(us: int) -> str:
+    try:
+        return timestamp(us)
+    except (ValueError, OverflowError):  # proven, and beyond every calendar
+        return f"{us} us"
 
 
 async def origin_of(log: EventLog) -> str:

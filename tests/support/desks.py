@@ -1,6 +1,7 @@
 """A desk whose words are kept, for commands that are called without a process of their own."""
 
 from chatbot.audit.desk import Desk
+from chatbot.command_line import COMMANDS, parse
 from chatbot.config.settings import Settings
 from chatbot.llm.protocol import Provider
 
@@ -22,3 +23,9 @@ class Tray(Desk):
     @staticmethod
     def _no_model(url: str | None) -> Provider:
         raise AssertionError("no model is asked here")
+
+
+async def commanded(tray: Tray, *arguments: str) -> int:
+    """The exit code of a command of run.py, called in this process. Raises CommandFailed."""
+    options = parse(list(arguments), "test")
+    return await COMMANDS[options.command].run(tray, options)
