@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import os
-import signal
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -50,7 +49,9 @@ from chatbot.sessions.ports import Ports
 from chatbot.sessions.reading import Reader
 from chatbot.sessions.recent_texts import RecentTexts
 from chatbot.sessions.supervisor import Supervisor
+from chatbot.signals import catch_signals
 from chatbot.workers.inheritance import Inheritance, take_inheritance
+from chatbot.workers.listening import CannotListen, bind
 from chatbot.workers.master import oversee
 from chatbot.workers.scrape import Scrape
 from chatbot.workers.worker import Worker, settings_of
@@ -63,7 +64,7 @@ from projections.errors import ProjectionError, ProjectionLag, ProjectionsStoppe
 from projections.runner import ProjectionRunner
 from projections.seed import seed, slot_path
 
-EXIT_SETTINGS, EXIT_DATABASE, EXIT_LISTEN, EXIT_MODEL, EXIT_AT_ONCE = 2, 3, 4, 5, 130
+EXIT_FAILED, EXIT_SETTINGS, EXIT_DATABASE, EXIT_LISTEN, EXIT_MODEL, EXIT_AT_ONCE = 1, 2, 3, 4, 5, 130
 START_LOOK_S = 1.0  # between looks at projections that are catching up
 ROOT = Path(__file__).resolve().parent
 
@@ -140,10 +141,10 @@ def serve(configuration: Configuration, arguments: list[str]) -> int:
         return fail(EXIT_DATABASE, str(error))
     except EmbeddedMissing as error:
         return fail(EXIT_MODEL, str(error))
+    except CannotListen as error:
+        return fail(EXIT_LISTEN, str(error))
     except OSError as error:
-        address = f"{settings.server.host}:{settings.server.port}"
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        return fail(EXIT_LISTEN, f"cannot listen on {address}: {reason}; choose another with HOST, PORT or --port")
+        return fail(EXIT_FAILED, f"the service cannot go on: {error}")
     return 0
 
 
@@ -160,11 +161,15 @@ async def run(settings: Settings, inheritance: Inheritance | None = None) -> Non
     """The service's life: start, say so, wait for a signal, drain in named stages."""
     logger = structlog.get_logger("run")
     stop = asyncio.Event()
-    catch_signals(stop)
+    catch_signals(stop, lambda: os._exit(EXIT_AT_ONCE), logger, hangup=inheritance is None)
     worker = None if inheritance is None else Worker(inheritance, stop)
     async with AsyncExitStack() as stack:
+        # First: a port that is taken must leave no trace of a start.
+        bound = worker.listeners if worker else bind(settings.server.host, settings.server.port)
+        for one in bound:
+            stack.enter_context(one)
         services = await compose(settings, stack, worker)
-        listener, url = await listen(build_app(services), worker)
+        listener, url = await listen(build_app(services), bound, worker.share if worker else None)
         stack.push_async_callback(listener.cleanup)
         starting = asyncio.create_task(start_up(services, url, worker))
         leaving = asyncio.create_task(worker.told_to_leave() if worker else stop.wait())
@@ -180,18 +185,6 @@ async def run(settings: Settings, inheritance: Inheritance | None = None) -> Non
             await retire(services, listener, stop)
         logger.info("drain.listener", grace_s=settings.server.feeds_grace_s)
     logger.info("drain.done")
-
-
-def catch_signals(stop: asyncio.Event) -> None:
-    """The first SIGINT or SIGTERM drains; the second quits at once. What was acknowledged is on disk either way."""
-
-    def caught() -> None:
-        if stop.is_set():
-            os._exit(EXIT_AT_ONCE)
-        stop.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, caught)
 
 
 async def compose(settings: Settings, stack: AsyncExitStack, worker: Worker | None = None) -> Services:
@@ -279,7 +272,9 @@ async def compose(settings: Settings, stack: AsyncExitStack, worker: Worker | No
 async def start_up(services: Services, url: str, worker: Worker | None = None) -> None:
     """Bring the projections up to the log, close what a crash left open, then be ready."""
     logger = structlog.get_logger("run")
-    logger.info("server.listening", url=url, database=services.settings.database.shown)
+    database = services.settings.database
+    where = database.shown if database.is_postgres else str(database.path.absolute())
+    logger.info("server.listening", url=url, database=where)
     while services.runner.rebuilding and services.runner.failure is None:
         with suppress(ProjectionLag, ProjectionsStopped):
             await services.runner.wait_for(services.log.head().position, timeout_s=START_LOOK_S)

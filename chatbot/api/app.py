@@ -14,8 +14,8 @@ from chatbot.api.open_streams import OpenStreams
 from chatbot.api.services import SERVICES, Services
 from chatbot.api.shared_site import SharedSite
 from chatbot.sessions.leisure import Leisure
-from chatbot.workers.listening import BACKLOG, url_of
-from chatbot.workers.worker import Worker
+from chatbot.workers.listening import BACKLOG, listen_at, url_of
+from chatbot.workers.tally import Share
 
 
 def build_app(services: Services) -> web.Application:
@@ -36,17 +36,18 @@ def is_ours(record: logging.LogRecord) -> bool:
     return kind is None or not issubclass(kind, BadHttpMessage | web.RequestPayloadError)
 
 
-async def listen(app: web.Application, worker: Worker | None = None) -> tuple[web.AppRunner, str]:
-    """Start to listen, as a `worker` at the sockets that it shares with others; returns the runner, to be cleaned up,
-    and the service's URL. Raises OSError.
+async def listen(
+    app: web.Application, bound: list[socket.socket], share: Share | None = None
+) -> tuple[web.AppRunner, str]:
+    """Accept at sockets that are bound, with a `share` of what comes where they are shared with other workers; returns
+    the runner, to be cleaned up, and the service's URL. Raises CannotListen.
     """
-    server, runner = app[SERVICES].settings.server, await _runner(app)
-    if worker is None:
-        await web.TCPSite(runner, server.host, server.port, backlog=BACKLOG).start()
-        return runner, url_of(runner.addresses[0])
-    for one in worker.listeners:
-        await SharedSite(runner, one, worker.share).start()
-    return runner, url_of(worker.listeners[0].getsockname())
+    runner = await _runner(app)
+    listen_at(bound)
+    for one in bound:
+        site = web.SockSite(runner, one, backlog=BACKLOG) if share is None else SharedSite(runner, one, share)
+        await site.start()
+    return runner, url_of(bound[0].getsockname())
 
 
 async def accept_from(listener: socket.socket, app: web.Application) -> web.AppRunner:

@@ -21,6 +21,7 @@ from chatbot.sessions.feeds import Feeds
 from chatbot.sessions.ports import Ports
 from chatbot.sessions.supervisor import Supervisor
 from chatbot.workers.families import Family, decode
+from chatbot.workers.listening import CannotListen
 from events.log import EventLog
 
 BACKLOG = 1024  # connections of other nodes that wait to be accepted
@@ -30,16 +31,18 @@ PROBES = 64  # connections to other nodes beside those that follow a reply
 class Membership:
     """`listener` is bound already, so that the port, and with it the name, is known; `secret` is what others must know.
 
-    Raises OSError when the port cannot be bound.
+    Raises CannotListen when the port cannot be bound.
     """
 
     def __init__(self, settings: NodeSettings, log: EventLog, feeds: Feeds, observe: NodeObserver) -> None:
         self._settings = settings
         self._lost = asyncio.Event()
         family = socket.AF_INET6 if ":" in settings.listen_host else socket.AF_INET
-        self.listener = socket.create_server(
-            (settings.listen_host, settings.listen_port), family=family, backlog=BACKLOG
-        )
+        own = settings.listen_host, settings.listen_port
+        try:
+            self.listener = socket.create_server(own, family=family, backlog=BACKLOG)
+        except OSError as error:
+            raise CannotListen(*own, error, "CHATBOT_NODES_LISTEN_HOST or CHATBOT_NODES_LISTEN_PORT") from error
         host = settings.advertise_host or settings.listen_host
         self.name = name_of(host, self.listener.getsockname()[1], secrets.token_hex(4))
         self.secret = settings.secret or secrets.token_urlsafe(32)  # without one nobody else is let in

@@ -1,32 +1,50 @@
-"""The sockets that several workers accept from."""
+"""The sockets that the service listens at."""
 
+import os
 import socket
-from contextlib import suppress
 
 BACKLOG = 1024  # connections that wait to be accepted
 
 
+class CannotListen(Exception):
+    """An address cannot be listened on; the sentence says why, and which settings choose another."""
+
+    def __init__(self, host: str, port: int, error: OSError, settings: str = "HOST, PORT or --port") -> None:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        super().__init__(f"cannot listen on {host}:{port}: {reason}; choose another with {settings}")
+
+
 def bind(host: str, port: int) -> list[socket.socket]:
-    """Listen on every address of `host`, as a server alone would. Raises OSError."""
+    """A socket bound to each address of `host`. `::` is one for IPv6 and IPv4. Raises CannotListen."""
     bound: list[socket.socket] = []
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, kind, protocol, _, address in dict.fromkeys(found):
+        found = list(dict.fromkeys(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)))
+        families = {one[0] for one in found}
+        for family, kind, protocol, _, address in found:
             one = socket.socket(family, kind, protocol)
             bound.append(one)
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
-                with suppress(OSError):
-                    one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                takes_both = address[0] == "::" and socket.AF_INET not in families
+                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if takes_both else 1)
             # With port 0 the first address takes a free one, and the others the same.
             one.bind((address[0], bound[0].getsockname()[1] if len(bound) > 1 else port, *address[2:]))
-            one.listen(BACKLOG)
             one.setblocking(False)
-    except BaseException:
+    except OSError as error:
         for one in bound:
             one.close()
-        raise
+        raise CannotListen(host, port, error) from error
     return bound
+
+
+def listen_at(bound: list[socket.socket]) -> None:
+    """Let connections wait at sockets of `bind`. Raises CannotListen where another process was faster."""
+    for one in bound:
+        host, port = one.getsockname()[:2]
+        try:
+            one.listen(BACKLOG)
+        except OSError as error:
+            raise CannotListen(host, port, error) from error
 
 
 def url_of(address: tuple[str | int, ...]) -> str:

@@ -14,6 +14,7 @@ from contextlib import ExitStack, suppress
 import structlog
 
 from chatbot.config.settings import Settings
+from chatbot.signals import catch_signals
 from chatbot.workers.control import Order
 from chatbot.workers.process import WorkerProcess
 from chatbot.workers.shared import Shared
@@ -74,17 +75,13 @@ class Master:
             await self._roll()
 
     def _catch_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._asked_to_stop)
-        loop.add_signal_handler(signal.SIGHUP, self._roll_wanted.set)
+        catch_signals(self._stop, self._quit_at_once, self._logger)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._roll_wanted.set)
 
-    def _asked_to_stop(self) -> None:
-        if self._stop.is_set():
-            for worker in self._workers.values():
-                worker.kill()
-            os._exit(EXIT_AT_ONCE)
-        self._stop.set()
+    def _quit_at_once(self) -> None:
+        for worker in self._workers.values():
+            worker.kill()
+        os._exit(EXIT_AT_ONCE)
 
     def _serving(self) -> int:
         return sum(worker.ready.is_set() and not worker.is_leaving for worker in self._workers.values())
@@ -233,7 +230,7 @@ def _slot(worker: WorkerProcess) -> int:
 def oversee(command: Sequence[str], settings: Settings) -> int:
     """Serve with several workers, each of which `command` starts. Returns the exit code.
 
-    Raises LogUnusable (of which LogInUse is one) for the database, OSError for the address.
+    Raises LogUnusable (of which LogInUse is one) for the database, CannotListen for the address.
     """
     with ExitStack() as stack:
         shared = Shared(settings, stack)

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 from chatbot.config.settings import Settings
 from chatbot.workers.inheritance import Inheritance
-from chatbot.workers.listening import bind, url_of
+from chatbot.workers.listening import bind, listen_at, url_of
 from chatbot.workers.tally import Tally, tally_file
 from events.lock import DatabaseLock, database_file
 from events.wakeups import wakeup_sockets
@@ -21,8 +21,12 @@ class Shared:
     """
 
     def __init__(self, settings: Settings, stack: ExitStack) -> None:
-        """Raises LogUnusable for the database, OSError for the address."""
+        """Raises LogUnusable for the database, CannotListen for the address."""
         self.slots = settings.server.workers + 1
+        # First: a port that is taken must leave no trace of a start.
+        self._listeners = bind(settings.server.host, settings.server.port)
+        for one in self._listeners:
+            stack.enter_context(one)
         self._lock: DatabaseLock | None = None
         self._wakeups: list[tuple[socket.socket, socket.socket]] = []
         if not settings.database.is_postgres:
@@ -33,7 +37,7 @@ class Shared:
             for pair in self._wakeups:
                 stack.enter_context(pair[0])
                 stack.enter_context(pair[1])
-        self._listeners = [stack.enter_context(one) for one in bind(settings.server.host, settings.server.port)]
+        listen_at(self._listeners)
         self.url = url_of(self._listeners[0].getsockname())
         self._tally_file = tally_file(self.slots)
         stack.callback(os.close, self._tally_file)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import socket
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -152,13 +153,32 @@ async def test_a_second_server_on_the_same_database_is_refused(tmp_path: Path, m
         assert "Traceback" not in refused.stderr
 
 
-async def test_a_port_in_use_is_refused(tmp_path: Path, model: ModelServer) -> None:
-    async with program(tmp_path, model.url) as running:
-        port = running.url.rpartition(":")[2]
-        refused = await asyncio.to_thread(command, tmp_path, DATABASE_URL=str(tmp_path / "other" / "x.db"), PORT=port)
-        assert refused.returncode == 4
-        assert port in refused.stderr
-        assert "Traceback" not in refused.stderr
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_port_in_use_is_refused_before_anything_is_made(tmp_path: Path, workers: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        settings = {"DATABASE_URL": str(tmp_path / "other" / "x.db"), "PORT": port, "CHATBOT_SERVER_WORKERS": workers}
+        refused = await asyncio.to_thread(command, tmp_path, **settings)
+    assert refused.returncode == 4
+    assert f"127.0.0.1:{port}: Address already in use" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_hang_up_drains_and_a_second_one_changes_nothing(tmp_path: Path, model: ModelServer) -> None:
+    model.script(pieces=("a ", "b"), hold_after=1)
+    async with program(tmp_path, model.url) as running, httpx.AsyncClient(base_url=running.url) as client:
+        session_id = await create(client)
+        hanging = asyncio.create_task(chat(client, session_id, "one"))
+        await model.wait_requests()
+        running.process.send_signal(signal.SIGHUP)
+        await until(lambda: running.log("drain.replies"))
+        running.process.send_signal(signal.SIGHUP)
+        model.release()
+        assert (await hanging)["content"] == "a b"
+        assert await running.ended() == 0
+    (asked,) = running.log("stop.asked")
+    assert (asked["signal"], "second Ctrl-C" in asked["hint"]) == ("SIGHUP", True)
 
 
 def test_wrong_settings_stop_the_start_and_are_all_named(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import run
 from chatbot.api.app import build_app, listen
 from chatbot.api.services import Services
 from chatbot.config.load import load
+from chatbot.workers.listening import bind
 
 ROOT = Path(run.__file__).resolve().parent
 START_TIMEOUT_S = 60.0
@@ -83,9 +84,10 @@ def unblocked() -> Iterator[None]:
 async def started(folder: Path, model_url: str, **settings: str) -> AsyncIterator[Running]:
     """The whole service on a free port, in this process."""
     configuration = load({}, environment=environment(folder, model_url, **settings), folder=ROOT)
+    server = configuration.settings.server
     async with AsyncExitStack() as stack:
         services = await run.compose(configuration.settings, stack)
-        listener, url = await listen(build_app(services))
+        listener, url = await listen(build_app(services), bind(server.host, server.port))
         stack.push_async_callback(listener.cleanup)
         await run.start_up(services, url)
         await services.health.refresh()

@@ -11,7 +11,7 @@ import structlog
 
 from chatbot.workers.control import Control, Order, open_channel, send
 from chatbot.workers.inheritance import Inheritance, take_inheritance
-from chatbot.workers.listening import bind, url_of
+from chatbot.workers.listening import CannotListen, bind, listen_at, url_of
 from chatbot.workers.tally import Share, Tally, tally_file
 from chatbot.workers.worker import Worker
 from events.lock import DatabaseLock
@@ -141,9 +141,32 @@ def test_the_least_busy_worker_takes_the_next_connection() -> None:
 def test_all_addresses_of_a_host_share_one_port() -> None:
     bound = bind("127.0.0.1", 0)
     address = bound[0].getsockname()
-    with pytest.raises(OSError, match="in use"):
+    listen_at(bound)
+    with pytest.raises(CannotListen, match=rf"127\.0\.0\.1:{address[1]}: Address already in use; .* PORT"):
         bind("127.0.0.1", address[1])
     assert url_of(address) == f"http://127.0.0.1:{address[1]}"
     assert url_of(("::1", 80, 0, 0)) == "http://[::1]:80"
     for one in bound:
         one.close()
+
+
+def takes(bound: list[socket.socket], family: socket.AddressFamily, host: str) -> bool:
+    with socket.socket(family) as client:
+        try:
+            client.connect((host, bound[0].getsockname()[1]))
+        except ConnectionRefusedError:
+            return False
+        return True
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="this system has no IPv6")
+@pytest.mark.parametrize(("host", "by_4", "by_6"), [("::", True, True), ("::1", False, True), ("0.0.0.0", True, False)])
+def test_all_of_ipv6_takes_ipv4_too(host: str, by_4: bool, by_6: bool) -> None:
+    bound = bind(host, 0)
+    try:
+        listen_at(bound)
+        assert takes(bound, socket.AF_INET, "127.0.0.1") is by_4
+        assert takes(bound, socket.AF_INET6, "::1") is by_6
+    finally:
+        for one in bound:
+            one.close()
