@@ -16,6 +16,7 @@ from events.catalogue import Parameters
 
 DEPTH_MAX = 32  # levels of nesting in metadata: more helps nobody and costs every reader a stack
 STOPS_MAX = 8
+DETAIL_MAX_CHARS, PATH_MAX_CHARS = 400, 200  # of a refusal: it quotes what was sent, which may be a megabyte
 Body = TypeVar("Body")
 MessageId = Annotated[str, Meta(max_length=64)]
 
@@ -74,8 +75,8 @@ class BodyFault(Exception):
         self, detail: str, path: str | None = None, *, status: int = 422, kind: str = "invalid", title: str = "Invalid"
     ) -> None:
         super().__init__(detail)
-        self.detail = detail
-        self.path = path
+        self.detail = shortened(detail, DETAIL_MAX_CHARS)
+        self.path = path and shortened(path, PATH_MAX_CHARS)
         self.status = status
         self.kind = kind
         self.title = title
@@ -83,6 +84,14 @@ class BodyFault(Exception):
     @property
     def sentence(self) -> str:
         return f"{self.path}: {self.detail}" if self.path else self.detail
+
+
+def shortened(text: str, max_chars: int) -> str:
+    """`text`, without its middle where it is longer: its ends tell the most."""
+    if len(text) <= max_chars:
+        return text
+    half = (max_chars - 5) // 2
+    return f"{text[:half]} ... {text[-half:]}"
 
 
 _decoders: dict[type, msgspec.json.Decoder[Any]] = {
@@ -99,6 +108,8 @@ async def read_body(request: web.Request, kind: type[Body], timeout_s: float, *,
 
     Raises BodyFault, and HTTPRequestEntityTooLarge beyond the configured size.
     """
+    if (request.content_length or 0) > request.client_max_size:  # known before a byte of it is read
+        raise web.HTTPRequestEntityTooLarge(request.client_max_size, request.content_length or 0)
     try:
         if request.content.is_eof():  # as nearly always: then there is nothing to wait for
             raw = await request.read()
@@ -147,6 +158,7 @@ def _has_lone_surrogate(raw: bytes) -> bool:
 
 
 def _invalid(message: str, kind: type) -> BodyFault:
+    message = shortened(message, 2 * DETAIL_MAX_CHARS)
     found = _WHERE.match(message)
     what = found["what"] if found else message
     path = (found["path"] if found else None) or "$"

@@ -18,6 +18,7 @@ from chatbot.api.services import SERVICES, Services
 LINE_MAX_BYTES = 8190  # of the request line
 FIELD_MAX_BYTES = 8192  # of one header; not the same number, so that aiohttp's exception tells which one was exceeded
 REASON_MAX_CHARS = 200
+LINGER_S = 2.0  # that the rest of an unread body is thrown away, so that its sender gets to see the answer
 UNMATCHED = "unmatched"  # the route of what reached no route, in the metrics
 
 _ORIGIN = re.compile(rb"^Origin:[ \t]*([^\r\n]{1,300}?)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
@@ -46,13 +47,14 @@ class HttpServer(web.Server):
         return HttpProtocol(self, self._options)
 
     async def checked(self, request: web.BaseRequest) -> web.StreamResponse:
-        """The application's answer, if the request expects nothing that HTTP does not know (RFC 9110, 10.1.1)."""
-        expected = request.headers.get("Expect")
-        if expected is not None and expected.lower() != "100-continue":
-            why = "of Expect only 100-continue is known"
-            problem = Problem(417, "expectation-failed", "Expectation failed", why)
-            return refuse(request, problem, self.services, request.headers.get("Origin"))
-        return await self._handler(request)
+        """The application's answer, if the request asks for nothing that this server cannot do."""
+        problem = _unsupported(request)
+        if problem is None:
+            return await self._handler(request)
+        response = refuse(request, problem, self.services, request.headers.get("Origin"))
+        if problem.status == 415:
+            response.headers["Accept-Encoding"] = "identity"  # RFC 9110, 12.5.3
+        return response
 
 
 class HttpProtocol(web.RequestHandler):
@@ -62,7 +64,13 @@ class HttpProtocol(web.RequestHandler):
 
     def __init__(self, server: HttpServer, options: dict[str, Any]) -> None:
         super().__init__(
-            server, loop=server._loop, max_line_size=LINE_MAX_BYTES, max_field_size=FIELD_MAX_BYTES, **options
+            server,
+            loop=server._loop,
+            max_line_size=LINE_MAX_BYTES,
+            max_field_size=FIELD_MAX_BYTES,
+            auto_decompress=False,  # a small body may hold much: to unpack it would block everybody
+            lingering_time=LINGER_S,
+            **options,
         )
         self._services = server.services
         self._origin: str | None = None  # of a request that aiohttp could not parse
@@ -98,6 +106,18 @@ def refuse(request: web.BaseRequest, problem: Problem, services: Services, origi
     response.force_close()
     set_headers(response, services, request_id_of(request, services), origin)
     return response
+
+
+def _unsupported(request: web.BaseRequest) -> Problem | None:
+    """What the request's headers ask for in vain (RFC 9110, 10.1.1 and 15.5.16)."""
+    expected = request.headers.get("Expect")
+    if expected is not None and expected.lower() != "100-continue":
+        return Problem(417, "expectation-failed", "Expectation failed", "of Expect only 100-continue is known")
+    for codings in request.headers.getall("Content-Encoding", ()):
+        if any(one.strip().lower() not in ("", "identity") for one in codings.split(",")):
+            why = "compressed bodies are not accepted: send the body as it is, without Content-Encoding"
+            return Problem(415, "content-encoding", "Unsupported content encoding", why)
+    return None
 
 
 def problem_of_message(error: BadHttpMessage) -> Problem:

@@ -49,6 +49,10 @@ async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Just before the headers leave: streams have theirs sent long before a middleware could add any."""
+    if not request.content.is_eof():
+        # The body is not read to its end: the bytes that follow would have to be thrown away before the next request.
+        response.force_close()
+        response.headers["Connection"] = "close"  # aiohttp has made its own headers already
     if "X-Request-ID" not in response.headers:  # the HTTP server's own refusals have theirs
         set_headers(response, request.app[SERVICES], request.get(REQUEST_ID, ""), request.headers.get("Origin"))
 

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import zlib
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
+from chatbot.api import http_server
 from tests.support.model_server import ModelServer
 from tests.support.service import Running, serving
 
@@ -22,13 +24,16 @@ async def service(tmp_path: Any, model: ModelServer) -> AsyncIterator[Running]:
         yield running
 
 
-async def answer_to(service: Running, request: bytes) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers by lower-case name, and body of the first answer, once the server has closed the connection."""
+async def answer_to(service: Running, request: bytes, *, ends: bool = True) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers by lower-case name, and body of the first answer, once the server has closed the connection;
+    where it leaves it open (`ends` False) no body.
+    """
     host, port = service.client.base_url.host, service.client.base_url.port
     reader, writer = await asyncio.open_connection(host, port)
     writer.write(request)
     async with asyncio.timeout(20):
-        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        found = await (reader.read() if ends else reader.readuntil(b"\r\n\r\n"))
+        head, _, body = found.partition(b"\r\n\r\n")
     writer.close()
     status, *lines = head.decode("latin-1").split("\r\n")
     pairs = (line.partition(":") for line in lines)
@@ -69,6 +74,63 @@ async def test_a_refusal_of_the_http_server_is_a_problem_that_its_page_may_read(
     assert lines == [], "strangers' bytes are answered, not logged"
     metrics = await service.client.get("/metrics")
     assert f'route="unmatched",status="{status}"' in metrics.text
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br", "zstd", "identity, deflate", "\xff"])
+async def test_a_compressed_body_is_refused_and_never_unpacked(service: Running, coding: str) -> None:
+    body = zlib.compress(b"{}" + b" " * 1_000_000)
+    head = f"{POST}Content-Encoding: {coding}\r\nContent-Length: {len(body)}\r\n\r\n"
+    status, headers, answer = await answer_to(service, head.encode("latin-1") + body)
+    assert (status, headers["accept-encoding"], headers["connection"]) == (415, "identity", "close")
+    assert "without Content-Encoding" in json.loads(answer)["detail"]
+    assert not (await service.client.get("/api/sessions")).json()["sessions"]
+
+
+async def test_what_is_announced_as_not_compressed_is_taken(service: Running) -> None:
+    head = f"{POST}Content-Encoding: Identity\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{{}}"
+    assert (await answer_to(service, head.encode()))[0] == 201
+
+
+@pytest.mark.parametrize(
+    ("line", "announced", "wanted"),
+    [
+        ("POST /api/sessions", 2_000_000, 413),
+        ("POST /api/chat", 10_000, 415),
+        ("POST /nowhere", 10_000, 404),
+        ("PUT /api/sessions", 10_000, 405),
+        ("GET /api/sessions", 10_000, 200),
+    ],
+)
+async def test_a_body_that_nobody_reads_ends_its_connection(
+    service: Running, monkeypatch: pytest.MonkeyPatch, line: str, announced: int, wanted: int
+) -> None:
+    monkeypatch.setattr(http_server, "LINGER_S", 0.05)
+    request = f"{line} HTTP/1.1\r\n{COMMON}Content-Type: text/plain\r\nContent-Length: {announced}\r\n\r\nbeginning"
+    if wanted == 415:  # its type is looked at once it is there
+        request = request.replace(f"Length: {announced}", "Length: 9")
+    status, headers, _ = await answer_to(service, request.encode(), ends=wanted != 415)
+    assert status == wanted
+    assert ("close" in headers.get("connection", "")) is (wanted != 415)
+
+
+async def test_a_refusal_quotes_no_more_than_a_little_of_what_was_sent(service: Running) -> None:
+    much = "x" * 900_000
+    session_id = await service.session()
+    bodies: list[dict[str, Any]] = [
+        {much: 1},
+        {"metadata": {much: 1}},
+        {"metadata": {"a": {much: "\0"}}},
+        {"title": much},
+    ]
+    answers = [await service.client.post("/api/sessions", json=body) for body in bodies]
+    chat = {"session_id": session_id, "message": "hi"}
+    for odd in ({"on_busy": much}, {"parent_id": much}, {"seed": much}, {"session_id": much}, {"stop": [much]}):
+        answers.append(await service.client.post("/api/chat", json={**chat, **odd}))
+    answers.append(await service.client.patch(f"/api/sessions/{session_id}", json={"title": 1, much: 2}))
+    for answer in answers:
+        assert answer.status_code in (400, 422), answer.text[:300]
+        assert len(answer.content) < 4_000, answer.text[:300]
+    assert answers[0].json()["errors"][0]["path"].startswith("$.xxx")
 
 
 async def test_a_page_of_another_origin_may_not_read_a_refusal(service: Running) -> None:
