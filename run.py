@@ -5,6 +5,7 @@ import asyncio
 import os
 import sys
 import time
+import traceback
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from importlib.metadata import PackageNotFoundError
@@ -50,6 +51,7 @@ from chatbot.sessions.reading import Reader
 from chatbot.sessions.recent_texts import RecentTexts
 from chatbot.sessions.supervisor import Supervisor
 from chatbot.signals import catch_signals
+from chatbot.utf8 import use_utf8
 from chatbot.workers.inheritance import Inheritance, take_inheritance
 from chatbot.workers.listening import CannotListen, bind
 from chatbot.workers.master import oversee
@@ -57,14 +59,15 @@ from chatbot.workers.scrape import Scrape
 from chatbot.workers.worker import Worker, settings_of
 from events.errors import LogError, LogUnusable
 from events.log import EventLog
-from events.opening import open_log
+from events.opening import now_us, open_log
 from events.trust import check_tail
 from events.wakeups import Wakeups
 from projections.errors import ProjectionError, ProjectionLag, ProjectionsStopped
 from projections.runner import ProjectionRunner
 from projections.seed import seed, slot_path
 
-EXIT_FAILED, EXIT_SETTINGS, EXIT_DATABASE, EXIT_LISTEN, EXIT_MODEL, EXIT_AT_ONCE = 1, 2, 3, 4, 5, 130
+EXIT_FAILED, EXIT_SETTINGS, EXIT_DATABASE, EXIT_LISTEN, EXIT_MODEL = 1, 2, 3, 4, 5
+EXIT_FAULT, EXIT_AT_ONCE = 70, 130
 START_LOOK_S = 1.0  # between looks at projections that are catching up
 ROOT = Path(__file__).resolve().parent
 
@@ -111,12 +114,15 @@ def work(options: argparse.Namespace, settings: Settings) -> int:
         return asyncio.run(attended(COMMANDS[options.command].run(Desk(settings, provider), options)))
     except CommandFailed as error:
         return fail(error.code, str(error))
-    except LogError as error:
+    except (LogError, OSError) as error:
         return fail(EXIT_DATABASE, str(error))
     except EmbeddedMissing as error:
         return fail(EXIT_MODEL, str(error))
     except KeyboardInterrupt:
         return fail(EXIT_AT_ONCE, "stopped")
+    except Exception as error:  # noqa: BLE001  Python would exit with 1, which has a meaning in most commands
+        traceback.print_exc()
+        return fail(EXIT_FAULT, f"a fault of this program: {type(error).__name__}")
 
 
 def fail(code: int, message: str) -> int:
@@ -302,9 +308,6 @@ async def opened_log(settings: Settings, log_watch: LogWatch, wakeups: Wakeups |
         await log.close()
 
 
-def now_us() -> int:
-    return time.time_ns() // 1000
-
-
 if __name__ == "__main__":
+    use_utf8()
     sys.exit(main(sys.argv[1:]))

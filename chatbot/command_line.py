@@ -1,7 +1,7 @@
 """The words of the command line: what `python run.py --help` says, and how arguments are read."""
 
 import argparse
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any
 
 from msgspec import Struct
@@ -21,6 +21,7 @@ from chatbot.audit import (
     salvaging,
 )
 from chatbot.audit.desk import Desk
+from chatbot.utf8 import is_unicode
 
 DESCRIPTION = """\
 A chat backend whose every word is on the record.
@@ -41,8 +42,8 @@ examples:
   DATABASE_URL=copy.db python run.py verify        the same of a copy
 
 exit codes: 0 served and drained, or done; 1 the log does not hold, or what was asked for cannot be done;
-2 wrong settings or usage; 3 the database cannot be used; 4 the address cannot be listened on;
-5 the embedded model is missing; 130 a second Ctrl-C."""
+2 wrong settings or usage; 3 the database or a file cannot be used; 4 the address cannot be listened on;
+5 the embedded model is missing; 70 a fault of this program; 130 a second Ctrl-C."""
 
 
 class Command(Struct, frozen=True):
@@ -98,7 +99,19 @@ def parse(arguments: list[str], version: str) -> argparse.Namespace:
     if unknown:  # the usage to show is the command's own
         named.choices.get(options.command, parser).error(f"unrecognized arguments: {' '.join(unknown)}")
     options.command = options.command or "serve"
+    for text in _texts(vars(options).values()):
+        if not is_unicode(text):
+            named.choices.get(options.command, parser).error(f"arguments are read as UTF-8, and this is none: {text!a}")
     return options
+
+
+def _texts(values: Iterable[object]) -> Iterator[str]:
+    """All arguments but names of files, which may be any bytes."""
+    for value in values:
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _texts(value)
 
 
 def _general(parser: argparse.ArgumentParser) -> None:

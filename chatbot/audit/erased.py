@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from chatbot.audit.desk import CommandFailed, Desk, Progress
+from chatbot.utf8 import is_unicode
 from events.errors import LogError, LogUnusable
 from events.record import StoredRow
 from events.sqlite_schema import APPLICATION_ID
@@ -187,14 +188,17 @@ def _sizes(*databases: Path) -> dict[Path, int]:
     return {file: file.stat().st_size for file in files if file.exists()}
 
 
+def _lines(text: str) -> list[str]:
+    """Cut at line feeds alone: a text may hold the other characters that Unicode counts as ends of lines."""
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
+
+
 def _texts(asked: Sequence[str]) -> list[str]:
-    texts = [line for text in asked for line in (sys.stdin.read().splitlines() if text == "-" else [text])]
+    texts = [line for text in asked for line in (_lines(sys.stdin.read()) if text == "-" else [text])]
     for text in texts:
-        try:
-            size = len(text.encode())
-        except UnicodeEncodeError as error:
-            raise CommandFailed("--check: the text is not Unicode", 2) from error
-        if not 0 < size <= TEXT_BYTES_MAX:
+        if not is_unicode(text):
+            raise CommandFailed("--check: the text is not UTF-8", 2)
+        if not 0 < len(text.encode()) <= TEXT_BYTES_MAX:
             raise CommandFailed(f"--check: a text has 1 to {TEXT_BYTES_MAX:,} bytes", 2)
     if not texts:
         raise CommandFailed("--check: no text was given", 2)
