@@ -1,6 +1,8 @@
 """What other nodes may ask of this one, on a listener of its own: does it live, what does a reply say, to cancel it."""
 
-import hmac
+import asyncio
+import os
+import time
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -10,6 +12,7 @@ from chatbot.api.event_stream import EventStream, answer_stream
 from chatbot.api.headers import SERVER
 from chatbot.api.operations import own_metrics
 from chatbot.api.services import SERVICES, Services
+from chatbot.nodes.authentication import CLIENT_NONCE_MAX_CHARS, Challenger, Request
 from chatbot.nodes.peers import Alive, CancelBody
 from chatbot.sessions.commands import Asker, CancelReply
 from chatbot.sessions.errors import ActorFailed, Rejection
@@ -22,11 +25,12 @@ HEADERS = {"Content-Type": "application/x-ndjson; charset=utf-8"}
 PINGS = 3  # in the time that another node waits for a word of a silent reply
 LINE_MAX_CHARS = 65_536  # of a reply's text: a line that has no end is refused where it is read
 BODY_MAX_BYTES = 16_384  # a cause, who asks, and a key
-
+BODY_TIMEOUT_S = 5.0  # it is read before it is known who sends it
 DIGITS_MAX = 18  # of a place in a text
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-SECRET: web.AppKey[str] = web.AppKey("secret", str)
+CHALLENGER: web.AppKey[Challenger] = web.AppKey("challenger", Challenger)
+OPEN = frozenset({"/alive", "/challenge"})  # paths that ask for no proof
 
 routes = web.RouteTableDef()
 _cancel_body = msgspec.json.Decoder(CancelBody)
@@ -36,7 +40,7 @@ def build_peers_app(services: Services, secret: str) -> web.Application:
     """The routes for other nodes, which know `secret`."""
     app = web.Application(middlewares=[_only_peers], client_max_size=BODY_MAX_BYTES)
     app[SERVICES] = services
-    app[SECRET] = secret
+    app[CHALLENGER] = Challenger(secret, services.nodes.name or "", time.monotonic, os.urandom)
     app.add_routes(routes)
     app.on_response_prepare.append(_hide_version)
     return app
@@ -45,10 +49,16 @@ def build_peers_app(services: Services, secret: str) -> web.Application:
 @web.middleware
 async def _only_peers(request: web.Request, handler: Handler) -> web.StreamResponse:
     """That this process lives is no secret; all else is."""
-    expected = f"Bearer {request.app[SECRET]}".encode()
-    given = request.headers.get("Authorization", "").encode(errors="replace")
-    if request.path != "/alive" and not hmac.compare_digest(given, expected):
-        return web.Response(status=401, text="this is for nodes that share nodes.secret\n")
+    if request.path not in OPEN:
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                body = await request.read()
+        except TimeoutError:
+            return web.Response(status=408)
+        asked = Request(request.method, request.raw_path, body)
+        reason = request.app[CHALLENGER].refusal(request.headers.get("Authorization", ""), asked)
+        if reason is not None:
+            return web.Response(status=401, text=f"{reason}\n")
     return await handler(request)
 
 
@@ -60,6 +70,16 @@ async def _hide_version(_: web.Request, response: web.StreamResponse) -> None:
 async def alive(request: web.Request) -> web.Response:
     name = request.app[SERVICES].nodes.name or ""
     return web.Response(body=msgspec.json.encode(Alive(name)), content_type="application/json")
+
+
+@routes.get("/challenge")
+async def challenge(request: web.Request) -> web.Response:
+    """A nonce for one request, and the proof that this node knows the secret. 400 without the client's nonce."""
+    nonce = request.query.get("nonce", "")
+    if not 0 < len(nonce) <= CLIENT_NONCE_MAX_CHARS:
+        return web.Response(status=400)
+    made = request.app[CHALLENGER].challenge(nonce)
+    return web.Response(body=msgspec.json.encode(made), content_type="application/json")
 
 
 @routes.get("/replies/{session_id}/{reply_id}")

@@ -1,18 +1,25 @@
-"""What nodes ask each other over HTTP, with a secret that all of them share."""
+"""What nodes ask each other over HTTP, each proving to the other that it knows the secret that all of them share."""
 
 import asyncio
+import secrets
 from collections.abc import AsyncGenerator, Mapping
 from enum import Enum
 from typing import Protocol
 
 import aiohttp
 import msgspec
+import structlog
 from msgspec import Struct
+from yarl import URL
 
+from chatbot.nodes.authentication import NONCE_BYTES, Challenge, Request, authorization, is_genuine
 from chatbot.nodes.name import Address
 from chatbot.sessions.commands import Asker, CancelReply, Once
 
 LINE_MAX_BYTES = 1 << 20  # of a reply's text in one line: more than the longest that a node sends
+ANSWER_MAX_BYTES = 4_096  # of /alive and /challenge: a name, a nonce and a proof
+METRICS_MAX_BYTES = 1 << 24  # some hundred bytes for each of a few thousand samples, and room
+WARNED_MAX = 1_024  # nodes of which a warning is remembered, so that each is written once
 CANCEL_TIMEOUTS = 5  # a cancel waits for a commit and for the model's server: so many times longer than a probe
 
 
@@ -30,7 +37,11 @@ class PeerLost(Exception):
 
 
 class ReplyNotThere(PeerLost):
-    """The other node does not write this reply, or does not know our secret."""
+    """The other node does not write this reply."""
+
+
+class NotAuthenticated(ReplyNotThere):
+    """The other node does not prove that it knows our secret: it has another one, or is of version 0.4."""
 
 
 class NodeObserver(Protocol):
@@ -40,7 +51,7 @@ class NodeObserver(Protocol):
         """So many replies of other nodes are followed."""
 
     def peer_failed(self, question: str) -> None:
-        """Another node has not answered: a `probe`, a `cancel`, or the `text` of a reply broke off."""
+        """Another node has not answered: a `probe`, a `challenge`, a `cancel`, or the `text` of a reply broke off."""
 
 
 class Alive(Struct, frozen=True):
@@ -65,46 +76,52 @@ class Peers:
         self, secret: str, timeout_s: float, quiet_s: float, connections_max: int, observe: NodeObserver
     ) -> None:
         self._observe = observe
-        self._headers = {"Authorization": f"Bearer {secret}"}
+        self._secret = secret
         self._timeout_s = timeout_s
         self._quiet_s = quiet_s
         self._connections_max = connections_max
         self._client: aiohttp.ClientSession | None = None
+        self._warned: set[Address] = set()
 
     async def close(self) -> None:
         if self._client is not None:
             await self._client.close()
 
     async def probe(self, address: Address) -> Verdict:
-        """Ask whether this very process still runs. Without the secret: another program may have its port by now."""
+        """Ask whether this very process still runs. Without any proof: that a process lives is no secret."""
         try:
-            answer = await self._get(address, "/alive")
+            answer = await self._get(URL(f"{address.url}/alive"))
             known = msgspec.json.decode(answer, type=Alive)
         except aiohttp.ClientConnectorError as error:
             self._observe.peer_failed("probe")
             return Verdict.REFUSED if isinstance(error.os_error, ConnectionRefusedError) else Verdict.SILENT
-        except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError, OSError):
+        except (PeerLost, aiohttp.ClientError, TimeoutError, msgspec.DecodeError, OSError):
             self._observe.peer_failed("probe")
             return Verdict.SILENT
         return Verdict.ALIVE if known.node.endswith(f"#{address.boot}") else Verdict.GONE
 
     async def cancel(self, address: Address, where: tuple[str, str], command: CancelReply, asker: Asker) -> bool:
         """Have the reply `where` (session, reply) cancelled by the node that writes it; whether it says that it has."""
-        body = CancelBody(command.cause, asker.owner, asker.request_id, command.once)
-        url = f"{address.url}/replies/{where[0]}/{where[1]}/cancel"
+        body = msgspec.json.encode(CancelBody(command.cause, asker.owner, asker.request_id, command.once))
+        url = URL(f"{address.url}/replies/{where[0]}/{where[1]}/cancel")
         try:
             async with asyncio.timeout(self._timeout_s * CANCEL_TIMEOUTS):
-                data, headers = msgspec.json.encode(body), self._headers
-                async with self._session().post(url, data=data, headers=headers, allow_redirects=False) as answer:
+                headers = await self._proof(address, Request("POST", url.raw_path_qs, body))
+                async with self._session().post(url, data=body, headers=headers, allow_redirects=False) as answer:
                     return answer.status == 204
-        except (aiohttp.ClientError, TimeoutError, OSError):
+        except NotAuthenticated:  # counted where it was found
+            return False
+        except (PeerLost, aiohttp.ClientError, TimeoutError, OSError):
             self._observe.peer_failed("cancel")
             return False
 
     async def samples(self, address: Address) -> bytes:
         """What the node's metrics are, encoded. Raises PeerLost."""
+        url = URL(f"{address.url}/metrics")
         try:
-            return await self._get(address, "/metrics", self._headers)
+            async with asyncio.timeout(self._timeout_s):
+                proof = await self._proof(address, Request("GET", url.raw_path_qs))
+                return await self._get(url, proof, METRICS_MAX_BYTES)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise PeerLost(str(error)) from error
 
@@ -113,9 +130,11 @@ class Peers:
 
         An empty piece only says that the node still lives. Raises PeerLost.
         """
-        url = f"{address.url}/replies/{where[0]}/{where[1]}?after={after}"
+        url = URL(f"{address.url}/replies/{where[0]}/{where[1]}?after={after}")
         try:
-            patience, headers = self._patience(), self._headers
+            async with asyncio.timeout(self._timeout_s):
+                headers = await self._proof(address, Request("GET", url.raw_path_qs))
+            patience = self._patience()
             async with self._session().get(url, timeout=patience, headers=headers, allow_redirects=False) as answer:
                 if answer.status != 200:
                     raise ReplyNotThere(f"{address.url} answers {answer.status}")
@@ -125,12 +144,43 @@ class Peers:
             self._observe.peer_failed("text")
             raise PeerLost(f"{address.url}: {error!r}") from error
 
-    async def _get(self, address: Address, path: str, headers: Mapping[str, str] | None = None) -> bytes:
-        url = f"{address.url}{path}"
+    async def _proof(self, address: Address, request: Request) -> dict[str, str]:
+        """Headers by which the node at `address` takes `request`, once. Raises NotAuthenticated, and as `_get`."""
+        own = secrets.token_hex(NONCE_BYTES)
+        url = URL(f"{address.url}/challenge").with_query(nonce=own)
+        try:
+            challenge = msgspec.json.decode(await self._get(url), type=Challenge)
+        except (aiohttp.ClientResponseError, msgspec.DecodeError) as error:
+            raise self._not_authenticated(address, f"it does not answer a challenge: {error}") from error
+        if not is_genuine(challenge, self._secret, own):
+            raise self._not_authenticated(address, "it has another nodes.secret")
+        if not challenge.node.endswith(f"#{address.boot}"):
+            raise ReplyNotThere(f"another process answers at {address.url}")
+        return {"Authorization": authorization(self._secret, challenge.nonce, request)}
+
+    def _not_authenticated(self, address: Address, reason: str) -> NotAuthenticated:
+        """Counted each time, and written once for each node: replies there are read from their checkpoints."""
+        self._observe.peer_failed("challenge")
+        if address not in self._warned:
+            if len(self._warned) >= WARNED_MAX:
+                self._warned.clear()
+            self._warned.add(address)
+            structlog.get_logger("nodes").warning("peer.not_authenticated", peer=address.url, reason=reason)
+        return NotAuthenticated(f"{address.url}: {reason}")
+
+    async def _get(
+        self, url: URL, headers: Mapping[str, str] | None = None, max_bytes: int = ANSWER_MAX_BYTES
+    ) -> bytes:
+        """Raises PeerLost, aiohttp.ClientError, OSError, TimeoutError."""
         async with asyncio.timeout(self._timeout_s):
             async with self._session().get(url, headers=headers, allow_redirects=False) as answer:
                 answer.raise_for_status()
-                return await answer.read()
+                body = bytearray()
+                async for data in answer.content.iter_any():
+                    body += data
+                    if len(body) > max_bytes:
+                        raise PeerLost(f"{url.origin()}: the answer is longer than {max_bytes} bytes")
+                return bytes(body)
 
     def _patience(self) -> aiohttp.ClientTimeout:
         return aiohttp.ClientTimeout(total=None, sock_connect=self._timeout_s, sock_read=self._quiet_s)

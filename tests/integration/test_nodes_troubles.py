@@ -16,7 +16,7 @@ from chatbot.sessions.mailbox import Envelope
 from events.catalogue import Event, MessagePosted, Parameters, ReplyStarted
 from events.errors import LogUnavailable, OutcomeUnknown
 from events.record import Head, Metadata, RecordedEvent
-from tests.support.cluster import SECRET, nodes
+from tests.support.cluster import known, nodes
 from tests.support.model_server import ModelServer
 from tests.support.parts import free_port
 from tests.support.postgres import PostgresServer
@@ -117,8 +117,10 @@ async def test_a_cancel_from_another_node_that_comes_too_late_leaves_the_next_re
         await model.wait_requests(2)
         yield b"}"
 
-    async with httpx.AsyncClient(base_url=address.url, headers={"Authorization": f"Bearer {SECRET}"}) as peer:
-        answer = await peer.post(f"/replies/{session_id}/{reply_id}/cancel", content=late())
+    url = f"/replies/{session_id}/{reply_id}/cancel"
+    async with httpx.AsyncClient(base_url=address.url) as peer:
+        headers = await known(peer, "POST", url, b'{"cause":"client"}')
+        answer = await peer.post(url, content=late(), headers=headers)
     for _ in range(3):
         model.step()
     assert (await following)["status"] == "complete"

@@ -1,6 +1,7 @@
 """The listener for other nodes: what it tells, and to whom."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -11,9 +12,11 @@ import pytest
 from chatbot.api import peers as telling
 from chatbot.metrics import Metrics
 from chatbot.nodes import peers as peers_module
+from chatbot.nodes.authentication import SCHEME
 from chatbot.nodes.name import Address, address_of
-from chatbot.nodes.peers import Peers, Verdict
-from tests.support.cluster import SECRET, nodes
+from chatbot.nodes.peers import PeerLost, Peers, ReplyNotThere
+from chatbot.sessions.commands import Asker, CancelReply
+from tests.support.cluster import SECRET, known, nodes
 from tests.support.feed_reader import following, text_of
 from tests.support.model_server import ModelServer
 from tests.support.postgres import PostgresServer
@@ -22,7 +25,6 @@ from tests.support.service import Running
 pytestmark = pytest.mark.real_part
 PIECES = ("안", "녕", " ok")
 TEXT = "".join(PIECES)
-KNOWN = {"Authorization": f"Bearer {SECRET}"}
 
 
 @pytest.fixture
@@ -57,7 +59,15 @@ async def test_everyone_may_ask_which_life_answers(node: Running, peer: httpx.As
     assert (await peer.get("/alive")).json() == {"node": node.services.nodes.name}
 
 
-@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer another-secret-of-somebody"}, {"X-API-Key": SECRET}])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": f"Bearer {SECRET}"},  # as version 0.4 did
+        {"Authorization": f"{SCHEME} {SECRET} {SECRET}"},
+        {"X-API-Key": SECRET},
+    ],
+)
 async def test_without_the_secret_nothing_else_is_told_or_done(
     node: Running, model: ModelServer, peer: httpx.AsyncClient, headers: dict[str, str]
 ) -> None:
@@ -80,7 +90,8 @@ async def test_a_reply_is_told_from_any_character_on_with_pings_until_its_end(
     session_id, reply_id, chatting = await held(node, model)
     url = f"/replies/{session_id}/{reply_id}"
     lines: list[str] = []
-    async with peer.stream("GET", url, params={"after": 1}, headers=KNOWN) as answer:
+    headers = await known(peer, "GET", f"{url}?after=1")
+    async with peer.stream("GET", url, params={"after": 1}, headers=headers) as answer:
         async for line in answer.aiter_lines():
             lines.append(line)
             if line.startswith(":"):
@@ -88,7 +99,7 @@ async def test_a_reply_is_told_from_any_character_on_with_pings_until_its_end(
     assert lines[0] == '"녕 ok"'
     assert ": ping" in lines
     assert (await chatting)["content"] == TEXT
-    gone = await peer.get(url, headers=KNOWN)
+    gone = await peer.get(url, headers=await known(peer, "GET", url))
     assert gone.status_code == 404, "what has ended is in the log"
 
 
@@ -97,8 +108,8 @@ async def test_a_cancel_answers_once_the_end_is_recorded_under_the_askers_name(
 ) -> None:
     session_id, reply_id, chatting = await held(node, model)
     url = f"/replies/{session_id}/{reply_id}/cancel"
-    body = {"cause": "client", "owner": "mina", "request_id": "r-1"}
-    assert (await peer.post(url, json=body, headers=KNOWN)).status_code == 204
+    body = json.dumps({"cause": "client", "owner": "mina", "request_id": "r-1"}).encode()
+    assert (await peer.post(url, content=body, headers=await known(peer, "POST", url, body))).status_code == 204
     await model.wait_aborted()
     assert (await chatting)["status"] == "cancelled"
     events = (await node.client.get(f"/api/sessions/{session_id}/events")).json()["events"]
@@ -106,37 +117,109 @@ async def test_a_cancel_answers_once_the_end_is_recorded_under_the_askers_name(
         "reply_cancelled",
         '{"actor":"mina","request_id":"r-1"}',
     )
-    assert (await peer.post(url, json=body, headers=KNOWN)).status_code == 404
+    assert (await peer.post(url, content=body, headers=await known(peer, "POST", url, body))).status_code == 404
 
 
 async def test_odd_questions_are_refused(node: Running, model: ModelServer, peer: httpx.AsyncClient) -> None:
     session_id, reply_id, chatting = await held(node, model)
     url = f"/replies/{session_id}/{reply_id}"
-    assert (await peer.get(url, params={"after": "x"}, headers=KNOWN)).status_code == 404
-    assert (await peer.get(url, params={"after": "9" * 5000}, headers=KNOWN)).status_code == 404
-    assert (await peer.post(f"{url}/cancel", content=b"{", headers=KNOWN)).status_code == 400
-    assert (await peer.post(f"{url}/cancel", content=b"x" * 20_000, headers=KNOWN)).status_code == 413
-    assert (await peer.get("/api/sessions", headers=KNOWN)).status_code == 404, "it is not the service's own port"
+    for odd in (f"{url}?after=x", f"{url}?after={'9' * 5000}"):
+        assert (await peer.get(odd, headers=await known(peer, "GET", odd))).status_code == 404
+    cancel = f"{url}/cancel"
+    headers = await known(peer, "POST", cancel, b"{")
+    assert (await peer.post(cancel, content=b"{", headers=headers)).status_code == 400
+    long = b"x" * 20_000
+    assert (await peer.post(cancel, content=long, headers=await known(peer, "POST", cancel, long))).status_code == 413
+    service = "/api/sessions"
+    answer = await peer.get(service, headers=await known(peer, "GET", service))
+    assert answer.status_code == 404, "it is not the service's own port"
+    assert [(await peer.get("/challenge", params={"nonce": nonce})).status_code for nonce in ("", "x" * 65)] == [
+        400,
+        400,
+    ]
     model.release()
     await chatting
 
 
-async def test_a_probe_does_not_tell_the_secret() -> None:
-    """Another program may have taken the port of a node that has ended."""
-    heard: list[bytes] = []
+async def test_a_proof_is_for_one_request_once(node: Running, model: ModelServer, peer: httpx.AsyncClient) -> None:
+    session_id, reply_id, chatting = await held(node, model)
+    url = f"/replies/{session_id}/{reply_id}/cancel"
+    body = b'{"cause":"client"}'
+    headers = await known(peer, "POST", url, body)
+    assert (await peer.post(url, content=b'{"cause":"other"}', headers=headers)).status_code == 401
+    assert (await peer.post(f"{url}?x", content=body, headers=headers)).status_code == 401
+    assert (await peer.get(f"/replies/{session_id}/{reply_id}", headers=headers)).status_code == 401
+    others = await known(peer, "POST", url, body, secret="another-secret-of-somebody")
+    assert (await peer.post(url, content=body, headers=others)).status_code == 401
+    assert not chatting.done()
+    assert (await peer.post(url, content=body, headers=headers)).status_code == 204
+    again = await peer.post(url, content=body, headers=headers)
+    assert (again.status_code, again.text) == (401, "the nonce was used before\n")
+    await chatting
 
-    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heard.append(await reader.readuntil(b"\r\n\r\n"))
+
+class Stranger:
+    """A program at a node's address that does not know the secret, and answers as it is told."""
+
+    def __init__(self, answer: bytes) -> None:
+        self.heard = b""
+        self._answer = answer
+
+    async def __aenter__(self) -> "Stranger":
+        self._server = await asyncio.start_server(self._listen, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+
+    @property
+    def address(self) -> Address:
+        return Address(f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}", "00000000")
+
+    async def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.heard += await reader.readuntil(b"\r\n\r\n")
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(self._answer)}\r\nConnection: close\r\n\r\n"
+        writer.write(head.encode() + self._answer)
         writer.close()
 
-    stranger = await asyncio.start_server(listen, "127.0.0.1", 0)
-    port = stranger.sockets[0].getsockname()[1]
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"[]",
+        b'{"node":"http://127.0.0.1:1#00000000","nonce":"","proof":""}',
+        b'{"node":"http://127.0.0.1:1#00000000","nonce":"\xc3\xa9","proof":"\xc3\xa9"}',
+        b"x" * 100_000,
+    ],
+)
+async def test_a_stranger_at_a_nodes_address_is_told_neither_the_secret_nor_what_is_wanted(answer: bytes) -> None:
+    """Another program may have taken the port of a node that has ended, or an event may name any address."""
     peers = Peers(SECRET, 10.0, 10.0, 4, Metrics("0"))
-    assert await peers.probe(Address(f"http://127.0.0.1:{port}", "00000000")) is Verdict.SILENT
+    async with Stranger(answer) as stranger:
+        where, address = ("the-session", "the-reply"), stranger.address
+        await peers.probe(address)
+        assert not await peers.cancel(address, where, CancelReply("client", None, "the-reply"), Asker("mina", "r"))
+        for asking in (peers.samples(address), anext(peers.text(address, where, 0))):
+            with pytest.raises(PeerLost):
+                await asking
+        await peers.close()
+    requests = [line for line in stranger.heard.split(b"\r\n") if line.startswith((b"GET", b"POST"))]
+    assert [line.split(b"?")[0].split()[:2] for line in requests] == [
+        [b"GET", b"/alive"],
+        *[[b"GET", b"/challenge"]] * 3,
+    ]
+    for private in (SECRET, "the-session", "the-reply", "mina", "Authorization"):
+        assert private.encode() not in stranger.heard
+
+
+async def test_a_node_with_the_secret_but_of_another_life_is_told_nothing(node: Running) -> None:
+    address = address_of(node.services.nodes.name)
+    assert address is not None
+    peers = Peers(SECRET, 10.0, 10.0, 4, Metrics("0"))
+    with pytest.raises(ReplyNotThere, match="another process answers"):
+        await anext(peers.text(Address(address.url, "00000000"), ("s", "r"), 0))
     await peers.close()
-    stranger.close()
-    assert heard[0].startswith(b"GET /alive")
-    assert SECRET.encode() not in b"".join(heard)
 
 
 async def test_a_reply_longer_than_a_line_may_be_is_followed_all_the_same(

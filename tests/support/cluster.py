@@ -4,6 +4,9 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+import httpx
+
+from chatbot.nodes.authentication import Request, authorization
 from tests.support.service import Running, started, unblocked
 
 SECRET = "a-secret-that-all-nodes-share"
@@ -34,3 +37,11 @@ async def nodes(
             running.append(await stack.enter_async_context(started(place, model_url, **wanted)))
         with unblocked():
             yield running
+
+
+async def known(
+    peer: httpx.AsyncClient, method: str, url: str, body: bytes = b"", secret: str = SECRET
+) -> dict[str, str]:
+    """Headers for one request by who knows the secret."""
+    nonce = (await peer.get("/challenge", params={"nonce": "mine"})).json()["nonce"]
+    return {"Authorization": authorization(secret, nonce, Request(method, url, body))}
