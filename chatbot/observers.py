@@ -90,6 +90,9 @@ class LogWatch:
         self.writable = False
         self._logger.error("log.failed", error=type(error).__name__, exc_info=error)
 
+    def erasure_waits(self, reason: str) -> None:
+        self._logger.warning("log.erasure_waits", reason=reason)
+
 
 class ProjectionWatch:
     """Implements the projection runner's observer."""

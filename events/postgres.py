@@ -51,13 +51,18 @@ class PostgresLog:
     """An event log in one table. Made by `open`; every instance must be closed."""
 
     def __init__(
-        self, place: Place, sources: tuple[Callable[[], int], Callable[[int], bytes]], *, read_only: bool = False
+        self,
+        place: Place,
+        sources: tuple[Callable[[], int], Callable[[int], bytes]],
+        observe: LogObserver,
+        *,
+        read_only: bool = False,
     ) -> None:
         self._place = place
         self._clock, self._random_bytes = sources
         self._readers = PostgresReaders(place)
         self._head = HeadWatch(place, listens=not read_only)
-        self._vacuum = Vacuum(place)
+        self._vacuum = Vacuum(place, observe.erasure_waits)
         self._store = PostgresStore(place, self._head, self._vacuum)
         self._writer: BatchWriter | None = None
         self._closed: asyncio.Task[None] | None = None
@@ -80,9 +85,10 @@ class PostgresLog:
         Raises LogUnusable, which says what to do about it.
         """
         place = Place(url, options or LogOptions(), read_only=read_only)
-        log = cls(place, (clock, random_bytes), read_only=read_only)
+        observe = observe or NoObserver()
+        log = cls(place, (clock, random_bytes), observe, read_only=read_only)
         try:
-            await log._begin(observe or NoObserver(), read_only=read_only)
+            await log._begin(observe, read_only=read_only)
         except BaseException as error:
             await log._release()
             if isinstance(error, LogUnavailable):

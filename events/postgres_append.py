@@ -1,5 +1,8 @@
 """How a batch becomes rows inside PostgreSQL: one call of a procedure, one round trip, one commit.
 
+Its text names no schema: `events` is found by the connection's search_path, as the reads find it, so it stays right
+when its schema gets another name. It writes only into the log that the caller knows, see `Known`.
+
 The procedure takes the log's lock, reads the head, compares the streams' versions with what each append expects, places
 the rows on the chain (the very bytes of events/chain.py), erases, wakes whoever listens, and commits by itself: the
 lock never waits for a client, whatever becomes of it. Commits are serialised, so positions are gapless and become
@@ -17,32 +20,39 @@ from events.catalogue import SCHEMA_VERSIONS
 from events.record import Head, RecordedEvent
 
 APPEND_LOCK = 0x43484C  # "CHL", beside the table's number: every log of a database has its own
-NAME = "events_append_1"  # another procedure is another name: nodes of two versions serve side by side
+NAME = "events_append_2"  # another procedure is another name: nodes of two versions serve side by side
+OLD_NAME = "events_append_1"  # of 0.4: it names the schema that it was made in
+WRONG_LOG = "CHL01"  # SQLSTATE: this is not the log that the caller knows
 
 # Where half of the queue of notifications waits for some listener, the others' slow poll has to do.
 _PROCEDURE = """
-CREATE PROCEDURE {schema}.{name}(
+CREATE OR REPLACE PROCEDURE {schema}.{name}(
+    known bigint, known_digest bytea, known_table oid,
     streams text[], a_stream integer[], a_expected bigint[], a_count bigint[], a_erases boolean[],
     e_append integer[], e_stream text[], e_version bigint[], e_type text[], e_schema bigint[], e_at bigint[],
     e_metadata text[], e_data text[], e_salt bytea[], e_commitment bytea[],
     INOUT placed bigint[], INOUT last bigint, INOUT proof bytea
 ) LANGUAGE plpgsql AS $$
 DECLARE
-    self oid := '{literal}.events'::regclass;
+    self oid := 'events'::regclass;
     reached bigint[];
     digests bytea[];
     before bigint;
     event record;
 BEGIN
     PERFORM pg_advisory_xact_lock({lock}, self::integer);
-    SELECT position, digest INTO last, proof FROM {schema}.events ORDER BY position DESC LIMIT 1;
+    SELECT position, digest INTO last, proof FROM events ORDER BY position DESC LIMIT 1;
     IF NOT FOUND THEN
         last := 0;
         proof := decode(repeat('00', 32), 'hex');
     END IF;
+    IF (known = 0 AND self <> known_table) OR (
+        known > 0 AND NOT EXISTS (SELECT FROM events WHERE position = known AND digest = known_digest)) THEN
+        RAISE EXCEPTION 'events: not the log that was opened' USING ERRCODE = '{wrong_log}';
+    END IF;
     before := last;
     SELECT array_agg(coalesce((
-               SELECT version FROM {schema}.events WHERE stream_id = s.id ORDER BY version DESC LIMIT 1), 0)
+               SELECT version FROM events WHERE stream_id = s.id ORDER BY version DESC LIMIT 1), 0)
                ORDER BY s.place)
       INTO reached FROM unnest(streams) WITH ORDINALITY AS s (id, place);
     placed := array_fill(NULL::bigint, ARRAY[cardinality(a_stream)]);
@@ -68,7 +78,7 @@ BEGIN
             proof := sha256(proof || event.position || event.others);
             digests[event.place] := proof;
         END LOOP;
-        INSERT INTO {schema}.events
+        INSERT INTO events
         SELECT placed[e.append] + e.version - a_expected[e.append] - 1,
                e.stream, e.version, e.type, e.schema, e.at, e.metadata, e.data, e.salt, e.commitment, e.digest
           FROM unnest(e_append, e_stream, e_version, e_type, e_schema, e_at, e_metadata, e_data, e_salt, e_commitment,
@@ -78,7 +88,7 @@ BEGIN
          WHERE e.digest IS NOT NULL ORDER BY e.place;
         FOR a IN 1 .. cardinality(a_stream) LOOP
             IF a_erases[a] AND placed[a] IS NOT NULL THEN
-                UPDATE {schema}.events AS e SET data = NULL, salt = NULL
+                UPDATE events AS e SET data = NULL, salt = NULL
                  WHERE e.stream_id = streams[a_stream[a]] AND e.version < a_expected[a] + a_count[a]
                    AND e.data IS NOT NULL;
             END IF;
@@ -93,13 +103,19 @@ END $$
 
 # For a transaction that appends by other means.
 LOCK = f"SELECT pg_advisory_xact_lock({APPEND_LOCK}, 'events'::regclass::oid::integer)"
-CALL = f"CALL {NAME}({', '.join(f'${number}' for number in range(1, 16))}, NULL, NULL, NULL)"
+CALL = f"CALL {NAME}({', '.join(f'${number}' for number in range(1, 19))}, NULL, NULL, NULL)"
 
 
-def append_procedure(schema: str) -> tuple[str, str]:
-    """Its name, and the statement that makes it in `schema` (quoted as SQL wants it)."""
-    literal = schema.replace("'", "''")
-    return NAME, _PROCEDURE.format(schema=schema, literal=literal, name=NAME, lock=APPEND_LOCK)
+def append_procedure(schema: str) -> str:
+    """The statement that makes it in `schema` (quoted as SQL wants it)."""
+    return _PROCEDURE.format(schema=schema, name=NAME, lock=APPEND_LOCK, wrong_log=WRONG_LOG)
+
+
+class Known(Struct, frozen=True):
+    """What the caller knows of its log: `head`, some event of it, and as long as it has none the table's number."""
+
+    head: Head
+    table: int
 
 
 class Placed(Struct, frozen=True):
@@ -109,9 +125,10 @@ class Placed(Struct, frozen=True):
     head: Head
 
 
-async def call(connection: asyncpg.Connection, batch: Sequence[Pending]) -> Placed:
-    """Have `batch` recorded. Raises what asyncpg raises: then nobody knows whether it was."""
-    firsts, last, digest = await connection.fetchrow(CALL, *_arguments(batch))
+async def call(connection: asyncpg.Connection, batch: Sequence[Pending], known: Known) -> Placed:
+    """Have `batch` recorded in the `known` log. Raises what asyncpg raises: then nobody knows whether it was."""
+    log = known.head.position, known.head.digest, known.table
+    firsts, last, digest = await connection.fetchrow(CALL, *log, *_arguments(batch))
     return Placed(firsts, Head(last, digest))
 
 

@@ -57,6 +57,7 @@ _WORDS = {
     "57P01": "the server is shutting down",
     "57P02": "the server has crashed and is recovering",
     "57P03": "the server is starting up",
+    "CHL01": "it holds another log than the one that was opened: stop, and name the right database and schema",
     "XX001": "the server finds its data damaged: restore a copy",
     "XX002": "the server finds an index damaged: REINDEX TABLE events, then verify the log",
 }
@@ -67,7 +68,7 @@ _PASSING = frozenset({"25006", "40001", "40P01", "53300", "57014", "57P01", "57P
 # Classes of errors that abort a transaction before its commit: nothing was recorded. Not in here: a connection that
 # ends (08, 57), what the system does (58, XX), and 40003, by which the server says that it does not know.
 _HARMLESS_CLASSES = frozenset({
-    "0A", "22", "23", "25", "26", "28", "2F", "3D", "3F", "40", "42", "53", "54", "55", "P0",
+    "0A", "22", "23", "25", "26", "28", "2F", "3D", "3F", "40", "42", "53", "54", "55", "CH", "P0",
 })  # fmt: skip
 _OUTCOME_UNKNOWN = "40003"
 
@@ -97,8 +98,8 @@ def is_harmless(error: BaseException) -> bool:
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether `error` says that what is stored makes no sense: no further attempt will cure that."""
-    return _code(error) in ("XX001", "XX002")
+    """Whether `error` says that what is stored makes no sense or is not ours: no further attempt will cure that."""
+    return _code(error) in ("CHL01", "XX001", "XX002")
 
 
 def explain(error: BaseException, label: str) -> str:
@@ -172,10 +173,14 @@ class Place:
         if known.position:
             digest = await connection.fetchval("SELECT digest FROM events WHERE position = $1", known.position)
             if digest != known.digest:
-                raise HistoryLost(
-                    f"database {self.label} has lost events that were recorded (position {known.position} is gone or"
-                    " another): stop, and restore a copy that has them"
-                )
+                raise HistoryLost(self.explain_lost(known.position))
+
+    def explain_lost(self, position: int) -> str:
+        """What is the matter where an event that was known is missing."""
+        return (
+            f"database {self.label} has lost events that were recorded (position {position} is gone or another), or"
+            " holds another log now: stop, and name the right database and schema, or restore a copy that has them"
+        )
 
 
 class HistoryLost(LogUnavailable):

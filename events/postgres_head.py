@@ -14,7 +14,12 @@ from events.record import Head
 POLL_S = 2.0  # between looks that nothing asked for: a net below notifications, which a lost connection may swallow
 
 HEAD = "SELECT position, digest FROM events ORDER BY position DESC LIMIT 1"
-_CHANNEL = "SELECT 'events_' || 'events'::regclass::oid"
+# With the digest that an event known from before has now: of another log it has another one.
+_HEAD_AND_KNOWN = """
+SELECT position, digest, (SELECT digest FROM events WHERE position = $1)
+  FROM events ORDER BY position DESC LIMIT 1
+"""
+_TABLE = "SELECT 'events'::regclass::oid"
 
 
 async def ask_head(connection: asyncpg.Connection) -> Head:
@@ -37,6 +42,7 @@ class HeadWatch:
     def __init__(self, place: Place, *, listens: bool = True) -> None:
         self.live = LiveHead(Head(0, GENESIS))
         self.damage: str | None = None
+        self.table = 0  # the number of the log's table, once open
         self._place = place
         self._listens = listens  # a standby refuses LISTEN
         self._connection: asyncpg.Connection | None = None
@@ -49,7 +55,9 @@ class HeadWatch:
 
     async def open(self) -> None:
         """Connect and read the head. Raises FAILURES."""
-        self.live.advance(await ask_head(await self._connected()))
+        connection = await self._connected()
+        self.table = await connection.fetchval(_TABLE)
+        self.live.advance(await ask_head(connection))
 
     async def server_process(self) -> int:
         """Which process of the server has answered now. Raises FAILURES."""
@@ -140,10 +148,12 @@ class HeadWatch:
 
     async def _answer(self) -> Head:
         known = self.live.current  # before the question: the writer may learn of a later head meanwhile
-        head = await ask_head(await self._connected())
-        if head.position < known.position or (head.position == known.position and head.digest != known.digest):
-            raise HistoryLost(f"database {self._place.label} has lost events that were recorded: stop, restore a copy")
-        return head
+        connection = await self._connected()
+        async with asyncio.timeout(ANSWER_S):
+            row = await connection.fetchrow(_HEAD_AND_KNOWN, known.position)
+        if known.position and (row is None or row[2] != known.digest):
+            raise HistoryLost(self._place.explain_lost(known.position))
+        return Head(row[0], row[1]) if row else Head(0, GENESIS)
 
     async def _connected(self) -> asyncpg.Connection:
         if self._connection is None or self._connection.is_closed():
@@ -152,7 +162,8 @@ class HeadWatch:
                 async with asyncio.timeout(ANSWER_S):
                     await self._place.history_kept(connection, self.live.current)
                     if self._listens:
-                        await connection.add_listener(await connection.fetchval(_CHANNEL), self._heard)
+                        table = await connection.fetchval(_TABLE)
+                        await connection.add_listener(f"events_{table}", self._heard)
             except BaseException:
                 connection.terminate()
                 raise

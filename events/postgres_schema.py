@@ -8,7 +8,7 @@ byte, so that no upgrade of the system's collations can harm its index.
 import asyncpg
 
 from events.errors import LogUnusable
-from events.postgres_append import append_procedure
+from events.postgres_append import NAME, OLD_NAME, append_procedure
 
 FORMAT = 1
 MARK = "chatbot event log, format "  # the table's comment, then FORMAT: tells a log from any other table `events`
@@ -41,7 +41,7 @@ CREATE TABLE events (
 # Once for each statement, however many rows it brings: for each row by itself it would cost as much as the insertion.
 # What was there has no gap, so the new rows have none if each follows one that is there.
 REFUSE_GAP = """
-CREATE FUNCTION events_refuse_gap() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION {schema}.events_refuse_gap() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     low bigint;
     high bigint;
@@ -63,14 +63,14 @@ END $$
 """
 
 REFUSE_DELETE = """
-CREATE FUNCTION events_refuse_delete() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION {schema}.events_refuse_delete() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'events: what happened cannot be deleted';
 END $$
 """
 
 REFUSE_UPDATE = """
-CREATE FUNCTION events_refuse_update() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION {schema}.events_refuse_update() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'events: what happened cannot be changed, only its content erased';
 END $$
@@ -94,6 +94,39 @@ SELECT quote_ident(current_schema()), current_setting('server_encoding'),
        to_regclass(quote_ident(current_schema()) || '.events') IS NOT NULL,
        obj_description(to_regclass(quote_ident(current_schema()) || '.events'), 'pg_class')
 """
+
+
+_BODY = "SELECT prosrc FROM pg_proc WHERE oid = to_regproc($1)"
+
+# VACUUM skips, with no more than a warning, a table that the role may not maintain: in PostgreSQL the owner of table or
+# database may, from 17 on also whoever has been granted MAINTAIN.
+_PRIVILEGES = """
+SELECT quote_ident(current_user), array(
+           SELECT privilege FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE']) AS privilege
+            WHERE NOT has_table_privilege('events', privilege)),
+       pg_has_role(relowner, 'USAGE') OR (
+           SELECT pg_has_role(datdba, 'USAGE') FROM pg_database WHERE datname = current_database())
+  FROM pg_class WHERE oid = 'events'::regclass
+"""
+_MAINTAIN = "SELECT has_table_privilege('events', 'MAINTAIN')"
+MAINTAIN_SINCE = 17
+
+
+async def check_privileges(connection: asyncpg.Connection, label: str) -> None:
+    """Raises LogUnusable for a role that may not append to the log, erase content or VACUUM it."""
+    role, missing, may_vacuum = await connection.fetchrow(_PRIVILEGES)
+    if missing:
+        raise LogUnusable(
+            f"database {label}: the role {role} may not use the table events: GRANT {', '.join(missing)} ON events TO"
+            f" {role}, or ALTER TABLE events OWNER TO {role}"
+        )
+    can_grant = connection.get_server_version().major >= MAINTAIN_SINCE
+    if not may_vacuum and not (can_grant and await connection.fetchval(_MAINTAIN)):
+        grant = f"GRANT MAINTAIN ON events TO {role}, or " if can_grant else ""
+        raise LogUnusable(
+            f"database {label}: the role {role} does not own the table events and may not VACUUM it, so that deleted"
+            f" texts would stay in its pages: {grant}ALTER TABLE events OWNER TO {role}"
+        )
 
 
 async def check_format(connection: asyncpg.Connection, label: str) -> bool:
@@ -131,10 +164,35 @@ async def create(connection: asyncpg.Connection, label: str) -> None:
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock($1)", CREATION_LOCK)
         schema = await connection.fetchval("SELECT quote_ident(current_schema())")
-        if await check_format(connection, label):
-            for statement in (TABLE, REFUSE_GAP.format(schema=schema), REFUSE_DELETE, REFUSE_UPDATE, TRIGGERS):
-                await connection.execute(statement)
+        is_new = await check_format(connection, label)
+        if is_new:
+            await connection.execute(TABLE)
+        else:
+            await check_privileges(connection, label)
+        await _make_routines(connection, schema)
+        if is_new:
+            await connection.execute(TRIGGERS)
             await connection.execute(f"COMMENT ON TABLE events IS '{MARK}{FORMAT}'")
-        name, definition = append_procedure(schema)
-        if not await connection.fetchval("SELECT count(*) FROM pg_proc WHERE oid = to_regproc($1)", f"{schema}.{name}"):
+
+
+async def _make_routines(connection: asyncpg.Connection, schema: str) -> None:
+    """Make those that are missing or have another text: a schema's name is in some, and it may have changed."""
+    routines = {
+        "events_refuse_gap": REFUSE_GAP,
+        "events_refuse_delete": REFUSE_DELETE,
+        "events_refuse_update": REFUSE_UPDATE,
+        NAME: append_procedure(schema),
+    }
+    for name, template in routines.items():
+        definition = template if name == NAME else template.format(schema=schema)
+        if await _body(connection, schema, name) != definition.split("$$")[1]:
             await connection.execute(definition)
+    old, literal = await _body(connection, schema, OLD_NAME), schema.replace("'", "''")
+    if old is not None and f"'{literal}.events'::regclass" not in old:
+        await connection.execute(f"DROP PROCEDURE {schema}.{OLD_NAME}")  # it would write into the log of that schema
+
+
+async def _body(connection: asyncpg.Connection, schema: str, name: str) -> str | None:
+    """The text of a function or procedure; None where there is none."""
+    found: str | None = await connection.fetchval(_BODY, f"{schema}.{name}")
+    return found

@@ -17,7 +17,7 @@ from msgspec import Struct, field
 
 from events.batch import Outcome, Pending
 from events.errors import LogUnavailable, OutcomeUnknown, VersionConflict
-from events.postgres_append import Placed, call, recorded
+from events.postgres_append import Known, Placed, call, recorded
 from events.postgres_connection import (
     ANSWER_S,
     FAILURES,
@@ -114,7 +114,8 @@ class PostgresStore:
             return
         was_in_doubt, batch.in_doubt = batch.in_doubt, True
         try:
-            placed = await self._confirmed(call(connection, [batch.appends[number] for number in asked]))
+            known = Known(self._head.live.current, self._head.table)
+            placed = await self._confirmed(call(connection, [batch.appends[number] for number in asked], known))
         except FAILURES as error:
             batch.in_doubt = was_in_doubt or not is_harmless(error)
             raise

@@ -11,6 +11,7 @@ from events.postgres_append import LOCK
 from events.postgres_connection import FAILURES, Place, explain, farewell
 from events.postgres_head import ask_head
 from events.postgres_schema import COLUMNS, create
+from events.postgres_vacuum import vacuum
 from events.record import Columns, Head
 
 # A client that freezes between two statements would keep the nodes waiting: the server ends its transaction.
@@ -76,7 +77,7 @@ class PostgresTarget:
         try:
             if self._erased:
                 await self._connection.execute("SET statement_timeout = 0")
-                await self._connection.execute("VACUUM (TRUNCATE FALSE) events")
+                await vacuum(self._connection)
         except FAILURES as error:
             raise LogUnavailable(explain(error, self._place.label)) from error
         finally:

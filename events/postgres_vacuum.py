@@ -7,12 +7,12 @@ archived segments, and backups.
 """
 
 import asyncio
-from contextlib import suppress
+from collections.abc import Callable
 
 import asyncpg
 
-from events.errors import LogError
-from events.postgres_connection import FAILURES, Place, farewell, pauses
+from events.errors import LogError, LogUnavailable
+from events.postgres_connection import FAILURES, Place, explain, farewell, pauses
 
 # Of this database: transactions, prepared ones and standbys that may still see what was there at transaction $1.
 _SEEN_BY = """
@@ -20,7 +20,7 @@ SELECT count(*) FROM (
     SELECT backend_xid AS seen FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
     UNION ALL
     SELECT backend_xmin FROM pg_stat_activity
-     WHERE (datname = current_database() OR backend_type = 'walsender') AND pid <> pg_backend_pid()
+     WHERE (datname = current_database() OR datname IS NULL) AND pid <> pg_backend_pid() -- NULL: a standby's walsender
     UNION ALL SELECT xmin FROM pg_replication_slots
     UNION ALL SELECT transaction FROM pg_prepared_xacts WHERE database = current_database()
 ) AS transactions WHERE age(seen) > age($1::text::xid)
@@ -30,15 +30,38 @@ _DEAD = "SELECT pg_stat_get_dead_tuples('events'::regclass) > 0"
 _VACUUM = "VACUUM (TRUNCATE FALSE) events"  # the table's end is never empty, and cutting it would lock readers out
 
 
+class VacuumSkipped(LogUnavailable):
+    """The server has not vacuumed the table, and said so in a warning."""
+
+
+async def vacuum(connection: asyncpg.Connection) -> None:
+    """Take old versions of rows out of the pages. Raises FAILURES, VacuumSkipped."""
+    warnings: list[str] = []
+
+    def note(_connection: object, message: asyncpg.PostgresLogMessage) -> None:
+        if message.severity_en == "WARNING":
+            warnings.append(message.message)
+
+    connection.add_log_listener(note)
+    try:
+        await connection.execute(_VACUUM)
+    finally:
+        connection.remove_log_listener(note)
+    if warnings:
+        raise VacuumSkipped(f"VACUUM: {warnings[0]}: let this program's role own the table events")
+
+
 class Vacuum:
     """One task that vacuums after erasures; those that come meanwhile share the next run. `clean` is not set while
-    old versions of rows may hold erased content.
+    old versions of rows may hold erased content. `tell` is called with the reason, once for each, when a run fails.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, tell: Callable[[str], None]) -> None:
         self.clean = asyncio.Event()
         self.clean.set()
         self._place = place
+        self._tell = tell
+        self._reason: str | None = None
         self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -64,15 +87,21 @@ class Vacuum:
             await self._wanted.wait()
             self._wanted.clear()
             for pause_s in pauses():
-                with suppress(*FAILURES, LogError):
+                try:
                     await self._vacuum()
+                    self._reason = None
                     break
+                except (*FAILURES, LogError) as error:
+                    reason = str(error) if isinstance(error, LogError) else explain(error, self._place.label)
+                    if reason != self._reason:
+                        self._reason = reason
+                        self._tell(reason)
                 await asyncio.sleep(pause_s)
             if not self._wanted.is_set():
                 self.clean.set()
 
     async def _vacuum(self) -> None:
-        """Raises FAILURES."""
+        """Raises FAILURES, LogError."""
         connection = await self._place.connect(statement_timeout="0", lock_timeout="0")
         try:
             now = await connection.fetchval(_NOW)
@@ -80,6 +109,6 @@ class Vacuum:
                 if not await connection.fetchval(_SEEN_BY, now):
                     break
                 await asyncio.sleep(pause_s)
-            await connection.execute(_VACUUM)
+            await vacuum(connection)
         finally:
             await farewell(connection)

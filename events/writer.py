@@ -34,6 +34,9 @@ class LogObserver(Protocol):
     def failed(self, error: Exception) -> None:
         """Something happened in the writer that no store should let happen; a fault of ours."""
 
+    def erasure_waits(self, reason: str) -> None:
+        """Erased content cannot leave the store's pages for now. Told once for each reason."""
+
 
 class NoObserver:
     """Counts nothing."""
@@ -43,6 +46,8 @@ class NoObserver:
     def refused(self, reason: str) -> None: ...
 
     def failed(self, error: Exception) -> None: ...
+
+    def erasure_waits(self, reason: str) -> None: ...
 
 
 class BatchStore(Protocol):

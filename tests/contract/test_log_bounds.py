@@ -28,6 +28,9 @@ class Counts:
     def refused(self, reason: str) -> None:
         self.reasons.append(reason)
 
+    def erasure_waits(self, reason: str) -> None:
+        raise AssertionError(reason)
+
     def failed(self, error: Exception) -> None:
         self.reasons.append(repr(error))
 
