@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from events.catalogue import UsageTotal
+from projections.borrowed import BorrowedTexts
 from projections.erasable import LONG_EXPIRED, OLDEST_EXPIRED, Erasable, erasable_query
 from projections.labels import label_of, label_of_key
 from projections.listing import Label, Listing, label_counts, listing_query
@@ -120,27 +121,6 @@ WHERE is_open = 1 AND no > :after AND (
 """
 
 
-# What forks still read of a session: no further than its own texts, some of which may be borrowed themselves.
-BORROWED = """
-SELECT s.session_id, b.message_id, b.position, b.model
-FROM messages own
-    CROSS JOIN messages b INDEXED BY messages_borrowed
-        ON b.position = own.position AND b.position > 0 AND b.position < b.session_no
-    JOIN sessions s ON s.no = b.session_no
-WHERE own.session_no = :no AND own.position > :no
-ORDER BY b.no LIMIT :limit
-"""
-
-
-class Borrowed(Struct, frozen=True):
-    """A message of the fork `session_id` whose text is in the event at `position`, another session's."""
-
-    session_id: str
-    message_id: str
-    position: int
-    model: str | None
-
-
 class UsageRow(Struct, frozen=True):
     """Completed replies and their tokens under one key: a day (UTC), an owner ('' for none) or a model."""
 
@@ -164,10 +144,11 @@ class Snapshot(Struct, frozen=True):
 
 
 class Queries:
-    """The read side of the projections."""
+    """The read side of the projections. `texts`: which of them forks still read."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
+        self.texts = BorrowedTexts(reader)
 
     async def session(self, session_id: str) -> Session | None:
         """The session, deleted and expired ones included."""
@@ -221,10 +202,6 @@ class Queries:
         values: Parameters = (session_no, label_of_key(key, idempotency_key))
         query = "SELECT position FROM keys WHERE session_no = ? AND label = ? ORDER BY position"
         return [row[0] for row in await self._reader.rows(query, values)]
-
-    async def borrowed(self, session_no: int, *, limit: int) -> list[Borrowed]:
-        """Messages of other sessions whose texts are in this session's events, by session."""
-        return [Borrowed(*row) for row in await self._reader.rows(BORROWED, {"no": session_no, "limit": limit})]
 
     async def open_sessions(self, *, limit: int, after: int = 0) -> list[Session]:
         """Sessions in which a reply runs or waits, by `no`, beginning after that of `after`."""

@@ -65,8 +65,9 @@ CREATE TABLE messages (
     UNIQUE (session_no, message_id)
 ) STRICT;
 CREATE INDEX messages_by_parent ON messages (session_no, parent_id);
--- Texts that a fork reads from events older than itself: another session's.
-CREATE INDEX messages_borrowed ON messages (position) WHERE position > 0 AND position < session_no;
+-- Texts that a fork reads from events older than itself: another session's. By text, and by fork.
+CREATE INDEX messages_borrowed ON messages (position, session_no) WHERE position > 0 AND position < session_no;
+CREATE INDEX messages_of_others ON messages (session_no, position) WHERE position > 0 AND position < session_no;
 
 CREATE TABLE keys (               -- requests with an Idempotency-Key, by a keyed hash of it
     session_no INTEGER NOT NULL,

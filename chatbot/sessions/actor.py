@@ -253,7 +253,7 @@ class Actor:
         """Raises VersionConflict."""
         state, rules = self._ledger.known, self._ledger.rules
         session = state.session
-        await hand_over(self._ports, state, self._ask)
+        await hand_over(self._ports, session, self._ask)
         command = replace(command, usage=await self._ports.queries.usage_of(session.no))
         last_words = decide(state, command, self._ports.clock(), rules, SERVICE, self.session_id).events[0]
         try:

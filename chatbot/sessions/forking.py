@@ -3,7 +3,7 @@
 When the session that it came from is deleted, the texts that forks still read there are copied into them first.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -25,10 +25,13 @@ from events.catalogue import (
 )
 from events.errors import VersionConflict
 from events.record import Metadata
+from projections.borrowed import Borrowed, Borrower
 from projections.message import Message
-from projections.queries import Borrowed
+from projections.session import Session
 
 COPY_AT_ONCE = 64  # texts copied in one round: what an erasure holds in memory
+LENT_PAGE = 500  # messages looked at for readers in one query: half a millisecond
+FORKS_PAGE = 500  # forks that read one text, looked up in one query
 Ask = Callable[..., Awaitable[Any]]
 
 
@@ -80,23 +83,64 @@ async def fork(ports: Ports, state: State, command: Fork, asker: Asker, metadata
     return folded(recorded)
 
 
-async def hand_over(ports: Ports, state: State, ask: Ask) -> None:
-    """Have every fork copy what it still reads from this session, which is about to be erased.
+async def hand_over(ports: Ports, origin: Session, ask: Ask, texts_max: int | None = None) -> bool:
+    """Have every fork copy what it still reads from `origin`, which is about to be erased; whether all of it is done.
 
-    Forks are made in the turn of this session's actor, as this is: none can be made meanwhile.
+    With `texts_max` not all of it is, where more texts than that are read. No fork of `origin` can be made meanwhile:
+    they are made in the turn of its actor, in which this runs, or the session is closed to all but its erasure.
+
+    Walks the session's texts, and for each that is read, all that its readers read: linear in the texts that are
+    copied, in steps of a page each.
     """
-    while True:
-        await ports.runner.wait_for((await ports.log.latest()).position)
-        borrowed = await ports.queries.borrowed(state.session.no, limit=COPY_AT_ONCE)
-        if not borrowed:
-            return
+    left, after = texts_max, ""
+    await _see_all(ports)
+    while (page := await ports.queries.texts.lent(origin.no, after=after, limit=LENT_PAGE)) is not None:
+        after = page.last
+        for position in page.positions:
+            copied = await _copy_from(ports, origin, position, ask, left)
+            if copied is None:
+                return False
+            if copied:
+                left = None if left is None else left - copied
+                await _see_all(ports)  # what is copied is no longer read here
+    return True
+
+
+async def _see_all(ports: Ports) -> None:
+    await ports.runner.wait_for((await ports.log.latest()).position)
+
+
+async def _copy_from(ports: Ports, origin: Session, position: int, ask: Ask, left: int | None) -> int | None:
+    """Have all that read the text at `position` copy what they read of `origin`. Returns how many texts that were; None
+    where they are more than `left`.
+    """
+    copied, after = 0, 0
+    while forks := await ports.queries.texts.borrowers(position, after=after, limit=FORKS_PAGE):
+        after = forks[-1].no
+        for fork in forks:
+            async for copies in _copies(ports, origin, fork):
+                if left is not None and copied + len(copies) > left:
+                    return None
+                copied += len(copies)
+                with suppress(errors.SessionDeleted):  # meanwhile: then it reads nothing any more
+                    await ask(fork.session_id, CopyTexts(copies), SERVICE, cause="origin_deleted")
+    return copied
+
+
+async def _copies(ports: Ports, origin: Session, fork: Borrower) -> AsyncIterator[tuple[MessageCopied, ...]]:
+    """What `fork` reads of `origin`, page by page. It may read texts of other sessions, too."""
+    after = origin.no
+    while borrowed := await ports.queries.texts.borrowed_by(fork.no, after=after, limit=COPY_AT_ONCE):
+        after = borrowed[-1].position
         texts = await ports.log.read_at([one.position for one in borrowed])
-        copies: dict[str, list[MessageCopied]] = {}
-        for one in borrowed:
-            copies.setdefault(one.session_id, []).append(_copy(one, texts[one.position].event))
-        for session_id, kept in copies.items():
-            with suppress(errors.SessionDeleted):  # meanwhile: then it reads nothing any more
-                await ask(session_id, CopyTexts(tuple(kept)), SERVICE, cause="origin_deleted")
+        own = [(one, texts[one.position]) for one in borrowed if one.position in texts]
+        copies = tuple(
+            _copy(one, recorded.event)
+            for one, recorded in own
+            if recorded.stream_id == origin.session_id and recorded.event is not None
+        )
+        if copies:
+            yield copies
 
 
 def _adopted(row: Message) -> AdoptedMessage:

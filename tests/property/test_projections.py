@@ -1,5 +1,6 @@
 """Any history, folded in any way, gives the tables that the log alone gives (promise 6), erasures included."""
 
+import json
 import shutil
 import sqlite3
 import tempfile
@@ -34,9 +35,9 @@ from events.catalogue import (
 )
 from events.record import RecordedEvent
 from projections.batch import day_of, key_of
+from projections.borrowed import BORROWED_BY, BORROWERS, LENT
 from projections.checkpoint import Checkpoint
 from projections.labels import label_of, label_of_key, text_of
-from projections.queries import BORROWED
 from projections.session import OpenReply, Pending, Session, evolve
 from projections.store import ProjectionStore
 from tests.support.memory_log import MemoryLog
@@ -277,11 +278,26 @@ class Follower:
         tables = {name: sorted(connection.execute(f"SELECT * FROM {name}"), key=repr) for name in names}
         tables["labels"] = sorted((meaning[label], no) for label, no in connection.execute("SELECT * FROM labels"))
         tables["keys"] = sorted((no, keys[label], at) for no, label, at in connection.execute("SELECT * FROM keys"))
-        asked = [{"no": row[0], "limit": 1_000} for row in tables["sessions"]]
-        tables["borrowed"] = [(one["no"], *row[:3]) for one in asked for row in connection.execute(BORROWED, one)]
+        tables["borrowed"] = [(row[0], *one) for row in tables["sessions"] for one in borrowed_of(connection, row[0])]
         tables["meta"] = connection.execute("SELECT schema_version, position, digest FROM meta").fetchall()
         connection.close()
         return tables
+
+
+def borrowed_of(connection: sqlite3.Connection, no: int) -> Iterator[tuple[str, str, int]]:
+    """Texts of the session `no` that forks read: the fork, the message, and where its text is."""
+    after = ""
+    while True:
+        lent = {"no": no, "after": after, "limit": 2}
+        after, positions = connection.execute(LENT, lent).fetchone()
+        if after is None:
+            return
+        for position in json.loads(positions):
+            forks = connection.execute(BORROWERS, {"position": position, "after": 0, "limit": 1_000}).fetchall()
+            for fork_no, fork_id in forks:
+                read = {"fork_no": fork_no, "after": position - 1, "limit": 1_000}
+                rows = connection.execute(BORROWED_BY, read).fetchall()
+                yield from ((fork_id, message_id, at) for message_id, at, _ in rows if at == position)
 
 
 VERBS = [*["talk"] * 3, "post", *["start"] * 2, *["end"] * 2, "answer_again", "touch", "describe"]
