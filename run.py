@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -37,7 +37,8 @@ from chatbot.llm.gate import Gate
 from chatbot.llm.health import HealthMonitor
 from chatbot.llm.protocol import Provider
 from chatbot.log_file import warn_of_risks
-from chatbot.logs import setup_logging
+from chatbot.log_writer import LogWriter
+from chatbot.logs import background_logging, setup_logging
 from chatbot.loop_lag import watch_loop
 from chatbot.metrics import Metrics
 from chatbot.nodes.membership import Membership
@@ -51,6 +52,8 @@ from chatbot.sessions.reading import Reader
 from chatbot.sessions.recent_texts import RecentTexts
 from chatbot.sessions.supervisor import Supervisor
 from chatbot.signals import catch_signals
+from chatbot.standard_streams import STDOUT, flush_streams, note, open_closed_streams
+from chatbot.startup import start_up
 from chatbot.utf8 import use_utf8
 from chatbot.workers.inheritance import Inheritance, take_inheritance
 from chatbot.workers.listening import CannotListen, bind
@@ -62,13 +65,12 @@ from events.log import EventLog
 from events.opening import now_us, open_log
 from events.trust import check_tail
 from events.wakeups import Wakeups
-from projections.errors import ProjectionError, ProjectionLag, ProjectionsStopped
+from projections.errors import ProjectionError
 from projections.runner import ProjectionRunner
 from projections.seed import seed, slot_path
 
 EXIT_FAILED, EXIT_SETTINGS, EXIT_DATABASE, EXIT_LISTEN, EXIT_MODEL = 1, 2, 3, 4, 5
 EXIT_FAULT, EXIT_AT_ONCE = 70, 130
-START_LOOK_S = 1.0  # between looks at projections that are catching up
 ROOT = Path(__file__).resolve().parent
 
 
@@ -80,7 +82,19 @@ def version() -> str:
 
 
 def main(arguments: list[str]) -> int:
+    try:
+        return _main(arguments)
+    except CommandFailed as error:
+        return fail(error.code, str(error))
+    finally:
+        flush_streams()
+
+
+def _main(arguments: list[str]) -> int:
+    closed = open_closed_streams()
     options = parse(arguments, version())
+    if STDOUT in closed and options.command != "serve":
+        return fail(EXIT_FAILED, "standard output is closed: the result has nowhere to go")
     if options.reload and options.command == "serve":
         if options.workers is not None:
             return fail(EXIT_SETTINGS, "--reload is for development and serves with one process: leave out --workers")
@@ -125,8 +139,11 @@ def work(options: argparse.Namespace, settings: Settings) -> int:
         return fail(EXIT_FAULT, f"a fault of this program: {type(error).__name__}")
 
 
-def fail(code: int, message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
+def fail(code: int, message: str, stream: LogWriter | None = None) -> int:
+    if stream is None:
+        note(f"error: {message}")
+    else:
+        stream.write(f"error: {message}\n")
     return code
 
 
@@ -134,23 +151,26 @@ def serve(configuration: Configuration, arguments: list[str]) -> int:
     """Serve until told to stop, alone, as the master of several workers, or as one of them. Returns the exit code."""
     inheritance = take_inheritance()
     settings = settings_of(configuration.settings, inheritance)
-    setup_logging(settings.logging.level, settings.logging.format)
-    try:
-        if inheritance is None:
-            structlog.get_logger("run").info("settings.read", files=[str(file) for file in configuration.files])
-            warn_of_risks(settings, structlog.get_logger("run"))
-        if inheritance is None and settings.server.workers > 1:
-            return oversee([sys.executable, str(ROOT / "run.py"), *arguments], settings)
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(run(settings, inheritance))
-    except (LogUnusable, ProjectionError) as error:
-        return fail(EXIT_DATABASE, str(error))
-    except EmbeddedMissing as error:
-        return fail(EXIT_MODEL, str(error))
-    except CannotListen as error:
-        return fail(EXIT_LISTEN, str(error))
-    except OSError as error:
-        return fail(EXIT_FAILED, f"the service cannot go on: {error}")
+    with background_logging(settings.logging.level, settings.logging.format) as stderr:
+        try:
+            if inheritance is None:
+                structlog.get_logger("run").info("settings.read", files=[str(file) for file in configuration.files])
+                warn_of_risks(settings, structlog.get_logger("run"))
+            if inheritance is None and settings.server.workers > 1:
+                return oversee([sys.executable, str(ROOT / "run.py"), *arguments], settings)
+            with asyncio.Runner(loop_factory=loop_factory()) as runner:
+                runner.run(run(settings, inheritance, stderr))
+        except (LogUnusable, ProjectionError) as error:
+            return fail(EXIT_DATABASE, str(error), stderr)
+        except EmbeddedMissing as error:
+            return fail(EXIT_MODEL, str(error), stderr)
+        except CannotListen as error:
+            return fail(EXIT_LISTEN, str(error), stderr)
+        except OSError as error:
+            return fail(EXIT_FAILED, f"the service cannot go on: {error}", stderr)
+        except Exception as error:  # noqa: BLE001  logged through the thread: whoever reads no logs must not hang it
+            structlog.get_logger("run").critical("service.failed", error=type(error).__name__, exc_info=True)
+            return EXIT_FAULT
     return 0
 
 
@@ -163,7 +183,7 @@ def loop_factory() -> Any:
     return uvloop.new_event_loop
 
 
-async def run(settings: Settings, inheritance: Inheritance | None = None) -> None:
+async def run(settings: Settings, inheritance: Inheritance | None, stderr: LogWriter) -> None:
     """The service's life: start, say so, wait for a signal, drain in named stages."""
     logger = structlog.get_logger("run")
     stop = asyncio.Event()
@@ -174,7 +194,7 @@ async def run(settings: Settings, inheritance: Inheritance | None = None) -> Non
         bound = worker.listeners if worker else bind(settings.server.host, settings.server.port)
         for one in bound:
             stack.enter_context(one)
-        services = await compose(settings, stack, worker)
+        services = await compose(settings, stack, worker, stderr)
         listener, url = await listen(build_app(services), bound, worker.share if worker else None)
         stack.push_async_callback(listener.cleanup)
         starting = asyncio.create_task(start_up(services, url, worker))
@@ -193,7 +213,9 @@ async def run(settings: Settings, inheritance: Inheritance | None = None) -> Non
     logger.info("drain.done")
 
 
-async def compose(settings: Settings, stack: AsyncExitStack, worker: Worker | None = None) -> Services:
+async def compose(
+    settings: Settings, stack: AsyncExitStack, worker: Worker | None = None, stderr: LogWriter | None = None
+) -> Services:
     """Put the parts together; `stack` takes them apart again, last first."""
     if worker is not None:
         await stack.enter_async_context(background(worker.control.run(), "control"))
@@ -265,6 +287,7 @@ async def compose(settings: Settings, stack: AsyncExitStack, worker: Worker | No
         clock=now_us,
         logger=structlog.get_logger("api"),
         version=version(),
+        log_writer=stderr,
         scrape=Scrape(worker.slot, worker.control, member.samples, settings.nodes.probe_timeout_s)
         if worker and member
         else None,
@@ -273,28 +296,6 @@ async def compose(settings: Settings, stack: AsyncExitStack, worker: Worker | No
         listener = await accept_from(member.listener, build_peers_app(services, member.secret))
         stack.push_async_callback(listener.cleanup)
     return services
-
-
-async def start_up(services: Services, url: str, worker: Worker | None = None) -> None:
-    """Bring the projections up to the log, close what a crash left open, then be ready."""
-    logger = structlog.get_logger("run")
-    database = services.settings.database
-    where = database.shown if database.is_postgres else str(database.path.absolute())
-    logger.info("server.listening", url=url, database=where)
-    while services.runner.rebuilding and services.runner.failure is None:
-        with suppress(ProjectionLag, ProjectionsStopped):
-            await services.runner.wait_for(services.log.head().position, timeout_s=START_LOOK_S)
-        await asyncio.sleep(0)  # of an empty log there is nothing to wait for, while its file is made anew
-    if services.runner.failure is not None:
-        raise LogUnusable(f"the log cannot be understood: {services.runner.failure}") from services.runner.failure
-    # Of a log that is shared, replies that are open may be running elsewhere: there the watch looks for what is left.
-    recovered = 0 if services.log.is_shared else await services.supervisor.recover()
-    services.readiness.state = "ready"
-    if worker is not None:
-        logger.info("worker.ready", pid=os.getpid(), recovered_sessions=recovered)
-        worker.control.ready(services.nodes.name or "")
-        return
-    logger.info("server.ready", url=url, docs=f"{url}/docs", recovered_sessions=recovered)
 
 
 @asynccontextmanager

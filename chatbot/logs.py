@@ -8,22 +8,27 @@ message's text: logs are kept and shared in ways the log of events is not.
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 import msgspec
 import structlog
 from structlog.typing import EventDict, Processor
 
+from chatbot.log_writer import LogWriter
+
 _FIRST = ("timestamp", "level", "event", "logger")
 # its debug records carry every statement's parameters, and so the texts of messages
 _TALKS_TOO_MUCH = ("aiosqlite",)
 
 
-def setup_logging(level: str = "info", format: str = "auto", *, stream: TextIO | None = None) -> None:
+def setup_logging(level: str = "info", format: str = "auto", *, stream: TextIO | LogWriter | None = None) -> None:
     """Send this program's logs, and those of asyncio, aiohttp and `warnings`, through one renderer to standard error.
 
     `level` is debug, info, warning, error or critical; `format` is console, json, or auto: console on a terminal.
     Raises ValueError for others. Call it before the first log line: loggers remember what they first saw.
+    `stream` takes the place of standard error.
     """
     number = logging.getLevelNamesMapping().get(level.upper())
     if number is None or format not in {"auto", "console", "json"}:
@@ -40,6 +45,23 @@ def setup_logging(level: str = "info", format: str = "auto", *, stream: TextIO |
     )
 
 
+@contextmanager
+def background_logging(level: str, format: str) -> Iterator[LogWriter]:
+    """As setup_logging, with standard error behind a thread: for a service, which must not stop where nobody reads it.
+    At the end what waits is written, within a bounded time.
+    """
+    writer = LogWriter(sys.stderr.fileno(), _report)
+    try:
+        setup_logging(level, format, stream=writer)
+        yield writer
+    finally:
+        writer.close()
+
+
+def _report(dropped: int) -> None:
+    structlog.get_logger(__name__).warning("logs.dropped", lines=dropped, reason="standard error was not read in time")
+
+
 def _shared() -> list[Processor]:
     """What every record gets, ours or a library's."""
     return [
@@ -50,7 +72,7 @@ def _shared() -> list[Processor]:
     ]
 
 
-def _bridge(level: int, stream: TextIO, render: list[Processor]) -> None:
+def _bridge(level: int, stream: TextIO | LogWriter, render: list[Processor]) -> None:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

@@ -148,6 +148,12 @@ class Metrics:
             "chatbot_actor_failures_total", "Actors that failed on a command.", registry=registry
         )
         self._sessions = Gauge("chatbot_sessions", "Sessions by status.", ["status"], registry=registry)
+        self._log_lines_dropped = Counter(
+            "chatbot_log_lines_dropped_total",
+            "Lines of logs lost, as nobody read standard error or it could not be written.",
+            registry=registry,
+        )
+        self._dropped = 0
         self._loop_lag = Histogram(
             "chatbot_loop_lag_seconds",
             "How late the event loop wakes a sleeper, looked at ten times a second.",
@@ -261,6 +267,10 @@ class Metrics:
     def projection_lag(self, events: int, seconds: float) -> None:
         self._lag_events.set(events)
         self._lag_s.set(seconds)
+
+    def log_lines_dropped(self, total: int) -> None:
+        self._log_lines_dropped.inc(total - self._dropped)
+        self._dropped = total
 
     def erasure_pending(self, *, pending: bool) -> None:
         self._erasure_pending.set(pending)

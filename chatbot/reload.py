@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from chatbot.standard_streams import note
+
 POLL_S = 0.5  # between two looks at the files
 STOP_TIMEOUT_S = 30.0  # the child drains; a second signal then ends it at once
 FOLDERS = ("chatbot", "projections", "events")
@@ -42,10 +44,10 @@ def run_reloading(root: Path, arguments: list[str]) -> int:
             while snapshot(root) == before:
                 time.sleep(POLL_S)
                 if child.poll() is not None:
-                    print("the server has ended; waiting for a change", file=sys.stderr)
+                    note("the server has ended; waiting for a change")
                     while snapshot(root) == before:
                         time.sleep(POLL_S)
-            print("change seen: starting again", file=sys.stderr)
+            note("change seen: starting again")
             stop(child)
         except KeyboardInterrupt:
             return stop(child)

@@ -81,6 +81,8 @@ async def _look(services: Services) -> None:
     services.metrics.sessions(await _counts(services))
     services.metrics.projection_lag(services.runner.lag, await _lag_s(services))
     services.metrics.erasure_pending(pending=services.log.erasure_pending)
+    if services.log_writer is not None:
+        services.metrics.log_lines_dropped(services.log_writer.dropped)
     gate = services.gate
     services.metrics.model(available=services.health.newest.available, running=gate.running, waiting=gate.waiting)
 

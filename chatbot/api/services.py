@@ -12,6 +12,7 @@ from chatbot.config.settings import Settings
 from chatbot.llm.gate import Gate
 from chatbot.llm.health import HealthMonitor
 from chatbot.llm.protocol import Provider
+from chatbot.log_writer import LogWriter
 from chatbot.metrics import Metrics
 from chatbot.observers import LogWatch
 from chatbot.sessions.expiry import ExpiryTimer
@@ -63,6 +64,7 @@ class Services(Struct, frozen=True):
     clock: Callable[[], int]
     logger: structlog.stdlib.BoundLogger
     version: str
+    log_writer: LogWriter | None = None
     scrape: Scrape | None = None
 
 

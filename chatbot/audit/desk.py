@@ -14,6 +14,7 @@ import msgspec
 
 from chatbot.config.settings import Settings
 from chatbot.llm.protocol import Provider
+from chatbot.standard_streams import note, silence
 from events.log import EventLog
 from events.opening import open_log
 
@@ -61,11 +62,14 @@ def _step_back() -> None:
 
 
 def say(text: str) -> None:
-    """To standard output, whose reader (head, less) may have left."""
+    """To standard output, whose reader (head, less) may have left. Raises CommandFailed where it cannot be written."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(sys.stdout)
+    except OSError as error:
+        silence(sys.stdout)
+        raise CommandFailed(f"cannot write to standard output: {error.strerror}") from error
 
 
 class Desk:
@@ -108,7 +112,7 @@ class Desk:
 
     def note(self, text: str) -> None:
         """To standard error: for people who watch, not part of the result."""
-        print(text, file=sys.stderr, flush=True)
+        note(text)
 
 
 class Progress:
@@ -134,16 +138,16 @@ class Progress:
         if now_s - self._shown_s >= (SHOW_EVERY_S if self._is_terminal else NOTE_EVERY_S):
             self._shown_s = now_s
             line, end = (f"\r{self}", "") if self._is_terminal else (str(self), "\n")
-            print(line, file=sys.stderr, flush=True, end=end)
+            note(line, end)
 
     def close(self) -> None:
         """Say how much was done and how fast, in place of the bar; in a file only where there was a bar."""
         seconds = time.monotonic() - self._began_s
         said = f"{self._what}: {self._done:,} {self._unit} in {seconds:.1f} s, {self.rate:,.0f} {self._unit}/s"
         if self._is_terminal:
-            print(f"\r{' ' * len(str(self))}\r{said}", file=sys.stderr, flush=True)
+            note(f"\r{' ' * len(str(self))}\r{said}")
         elif seconds >= NOTE_EVERY_S:
-            print(said, file=sys.stderr, flush=True)
+            note(said)
 
     def __str__(self) -> str:
         share = self._done / self._total if self._total else 1.0

@@ -19,6 +19,7 @@ import run
 from chatbot.api.app import build_app, listen
 from chatbot.api.services import Services
 from chatbot.config.load import load
+from chatbot.startup import start_up
 from chatbot.workers.listening import bind
 
 ROOT = Path(run.__file__).resolve().parent
@@ -89,7 +90,7 @@ async def started(folder: Path, model_url: str, **settings: str) -> AsyncIterato
         services = await run.compose(configuration.settings, stack)
         listener, url = await listen(build_app(services), bind(server.host, server.port))
         stack.push_async_callback(listener.cleanup)
-        await run.start_up(services, url)
+        await start_up(services, url)
         await services.health.refresh()
         client = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=30))
         yield Running(services, client)

@@ -203,3 +203,10 @@ def test_two_services_in_one_process_count_apart() -> None:
     first.in_flight.inc()
     assert value(first, "chatbot_http_requests_in_flight") == 1
     assert value(second, "chatbot_http_requests_in_flight") == 0
+
+
+def test_dropped_log_lines_are_counted_from_a_total() -> None:
+    metrics = Metrics("1")
+    for total in (0, 3, 3, 8):
+        metrics.log_lines_dropped(total)
+        assert value(metrics, "chatbot_log_lines_dropped_total") == total
