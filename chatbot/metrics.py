@@ -113,6 +113,11 @@ class Metrics:
         self._log_refused = Counter(
             "chatbot_appends_refused_total", "Appends refused, by reason.", ["reason"], registry=registry
         )
+        self._files_lost = Counter(
+            "chatbot_log_files_lost_total",
+            "Files of the log found deleted or replaced while it was open.",
+            registry=registry,
+        )
         self._erasure_pending = Gauge(
             "chatbot_erasure_pending",
             "1 while another program's reading keeps erased content in the write-ahead file.",
@@ -244,6 +249,9 @@ class Metrics:
 
     def append_refused(self, reason: str) -> None:
         self._log_refused.labels(reason).inc()
+
+    def files_lost(self) -> None:
+        self._files_lost.inc()
 
     def folded(self, events: int) -> None:
         self._folded.inc(events)

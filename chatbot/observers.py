@@ -93,6 +93,10 @@ class LogWatch:
     def erasure_waits(self, reason: str) -> None:
         self._logger.warning("log.erasure_waits", reason=reason)
 
+    def files_lost(self, reason: str) -> None:
+        self._metrics.files_lost()
+        self._logger.error("log.files_lost", reason=reason)
+
 
 class ProjectionWatch:
     """Implements the projection runner's observer."""

@@ -24,6 +24,10 @@ class OutcomeUnknown(LogUnavailable):
     """A database went away before it answered: whether this was recorded is unknown; read the stream again."""
 
 
+class LogStopped(LogUnavailable):
+    """A file of the log is damaged or was removed: nothing is recorded until the service is restarted."""
+
+
 class LogBusy(LogUnavailable):
     """Too many appends wait already; nothing was recorded."""
 

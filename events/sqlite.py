@@ -14,7 +14,7 @@ from events.batch import Origin
 from events.catalogue import EXPLAINS_ERASURE, Event
 from events.chain import GENESIS
 from events.codec import event_type
-from events.errors import LogUnavailable, LogUnusable
+from events.errors import LogStopped, LogUnavailable, LogUnusable
 from events.live_head import LiveHead
 from events.lock import database_file
 from events.options import LogOptions
@@ -109,7 +109,8 @@ class SqliteLog:
     @property
     def damage(self) -> str | None:
         """As EventLog.damage."""
-        return self._readers.damage or (None if self._write_side is None else self._write_side.store.damage)
+        store = None if self._write_side is None else self._write_side.store
+        return self._readers.damage or (None if store is None else store.damage or store.misplaced)
 
     @property
     def erasure_pending(self) -> bool:
@@ -210,7 +211,7 @@ class SqliteLog:
             raise LogUnavailable("the log was opened for reading only")
         damage = self._readers.damage or side.store.damage
         if damage is not None:
-            raise LogUnavailable(damage)
+            raise LogStopped(damage)
         return side
 
 

@@ -15,6 +15,7 @@ import aiosqlite
 
 from events.batch import Outcome, Pending, Plan, plan
 from events.errors import LogUnavailable
+from events.file_watch import Loss
 from events.options import LogOptions
 from events.shared_head import last_head
 from events.shared_hop import hop
@@ -66,17 +67,18 @@ class SharedStore(SqliteStore):
             self.wal_clean.clear()
             self._retry_at_s = 0.0
         before = self.live.current.position
-        planned = await hop(connection, lambda raw: self._in_turn(raw, batch))
+        planned, loss = await hop(connection, lambda raw: self._in_turn(raw, batch))
         if planned.head.position > self.live.current.position:
             self.live.advance(planned.head)
         if planned.rows:
             self._wakeups.tell()
         # What others have written since our last commit is counted by its rows: its size only they know.
         self._write_ahead.grew(planned.head.position - before, sum(append.size for append in batch))
+        await self._committed(loss)
         return planned.outcomes
 
-    def _in_turn(self, connection: sqlite3.Connection, batch: Sequence[Pending]) -> Plan:
-        """One transaction, in the connection's thread."""
+    def _in_turn(self, connection: sqlite3.Connection, batch: Sequence[Pending]) -> tuple[Plan, Loss | None]:
+        """One transaction, in the connection's thread; then whether it is in a file that has a name."""
         with self._turn.taken():
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -86,7 +88,7 @@ class SharedStore(SqliteStore):
                 if connection.in_transaction:  # a full disk has rolled it back already
                     connection.execute("ROLLBACK")
                 raise
-            return planned
+            return planned, self._files.look()
 
     def _write_rows(self, connection: sqlite3.Connection, batch: Sequence[Pending]) -> Plan:
         head = last_head(connection)

@@ -3,8 +3,8 @@
 import asyncio
 import sqlite3
 import time
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
 
@@ -12,16 +12,18 @@ import aiosqlite
 
 from events.batch import Outcome, Pending, plan
 from events.chain import GENESIS
-from events.errors import LogError, LogUnavailable
+from events.errors import LogError, LogStopped, LogUnavailable, OutcomeUnknown
+from events.file_watch import FileWatch, Loss
 from events.live_head import LiveHead
 from events.options import LogOptions
 from events.record import Head
+from events.shared_hop import hop
 from events.sqlite_schema import COLUMNS, DAMAGED, connect_writer, explain, is_corrupt, primary_code, unavailable
 from events.write_ahead import WriteAhead
 
 ROUNDS_MAX = 4  # one to believe the callers, one with the streams' true versions, the others for a foreign writer
 STATEMENTS_MAX = 128  # as many as a connection of Python keeps prepared; up to 12 KiB each
-LOOK_S = 1.0  # between looks at whether the path still leads to the open file
+LOOK_S = 1.0  # between looks at whether the log's files are in their places, while nothing is committed
 CHECKPOINT_RETRY_S = (0.05, 2.0)  # between attempts: the first pause, doubled up to the last
 
 CLASHES = frozenset({"SQLITE_CONSTRAINT_TRIGGER", "SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"})
@@ -40,8 +42,11 @@ class SqliteStore:
         self._options = options
         self._connection: aiosqlite.Connection | None = None
         self._write_ahead = WriteAhead(path, options)
+        self.misplaced: str | None = None  # the database's file is gone; appends go on when it comes back
+        self.files_lost: Callable[[str], None] = lambda reason: None  # hears once of each loss
         self._suspect = True
-        self._inode: int | None = None
+        self._files = FileWatch(path)
+        self._unsaved = False  # the write-ahead file is lost, and not yet copied into the database's
         self._look_at_s = 0.0
         self._retry_s = CHECKPOINT_RETRY_S[0]
         self._retry_at_s = 0.0
@@ -49,8 +54,8 @@ class SqliteStore:
     async def open(self) -> None:
         """Create or open the file, and empty a write-ahead log that a crash has left. Raises as connect_writer."""
         self._connection = await self._connect(create=True)
-        self._inode = await asyncio.to_thread(_inode, self._path)
         await self._reload(self._connection)
+        await asyncio.to_thread(self._files.note)
         await self.tidy()
 
     async def write(self, batch: Sequence[Pending]) -> list[Outcome]:
@@ -63,13 +68,22 @@ class SqliteStore:
             # An exception of its own for each caller: raising adds a traceback to it.
             return [unavailable(error, self._path) or LogUnavailable() for _ in batch]
         except LogError as error:
-            return [LogUnavailable(*error.args) for _ in batch]
+            kind = type(error) if isinstance(error, LogUnavailable) else LogUnavailable
+            return [kind(*error.args) for _ in batch]
 
     async def tidy(self) -> float | None:
-        """Shorten the write-ahead log when it is long, empty it after an erasure. As BatchStore.tidy."""
+        """Shorten the write-ahead log when it is long, empty it after an erasure, look at the files. As
+        BatchStore.tidy.
+        """
+        if self._unsaved:
+            await self._save()
+        elif self._connection is not None:
+            await self._look()
+        if self._unsaved:
+            return CHECKPOINT_RETRY_S[0]
         if self.wal_clean.is_set():
             await self._shorten()
-            return None
+            return LOOK_S
         wait_s = self._retry_at_s - time.monotonic()
         if wait_s > 0:
             return wait_s
@@ -83,14 +97,14 @@ class SqliteStore:
         if emptied:
             self.wal_clean.set()
             self._retry_s = CHECKPOINT_RETRY_S[0]
-            return None
+            return LOOK_S
         pause_s = self._retry_s
         self._retry_at_s = time.monotonic() + pause_s
         self._retry_s = min(pause_s * 2, CHECKPOINT_RETRY_S[1])
         return pause_s
 
     async def _shorten(self) -> None:
-        if self._connection is None or self._suspect:
+        if self._connection is None or self._suspect or self.damage is not None:
             return
         try:
             await self._write_ahead.shorten(self._connection)
@@ -110,29 +124,61 @@ class SqliteStore:
 
     async def _ready(self) -> aiosqlite.Connection:
         """The connection, after a look at whether it can be trusted. Raises LogUnavailable or sqlite3.Error."""
-        if self.damage is not None:
-            raise LogUnavailable(self.damage)
         await self._look()
+        if self.damage is not None:
+            raise LogStopped(self.damage)
+        if self.misplaced is not None:
+            raise LogUnavailable(self.misplaced)
         if self._connection is None:
             self._connection = await self._connect(create=False)
             self._suspect = True
         if self._suspect:
             await self._reload(self._connection)
+            await asyncio.to_thread(self._files.note)
         return self._connection
 
     async def _connect(self, *, create: bool) -> aiosqlite.Connection:
         return await connect_writer(self._path, self._options, create=create)
 
     async def _look(self) -> None:
-        """Refuse to write into a file that nobody will find again. Raises LogUnavailable."""
-        now_s = time.monotonic()
-        if now_s < self._look_at_s:
+        """At the files, when it is time."""
+        if self.damage is None and time.monotonic() >= self._look_at_s:
+            await self._heed(await asyncio.to_thread(self._files.look))
+
+    async def _heed(self, loss: Loss | None) -> None:
+        """Nobody will find again what is written now, but the open connection still reads what was recorded: it copies
+        it into the database's file at once.
+        """
+        if loss is None:
+            self.misplaced = None
+            self._look_at_s = time.monotonic() + LOOK_S
             return
-        self._look_at_s = now_s + LOOK_S
-        inode = await asyncio.to_thread(_inode, self._path)
-        if inode != self._inode:
-            self._look_at_s = 0.0
-            raise LogUnavailable(f"database {self._path} was deleted or replaced while in use: stop, and restore it")
+        self._look_at_s = 0.0
+        if loss.reason not in (self.damage, self.misplaced):
+            self.files_lost(loss.reason)
+        if loss.is_final:
+            self.damage = loss.reason
+            await self._save()
+        else:
+            self.misplaced = loss.reason
+
+    async def _save(self) -> None:
+        connection = self._connection
+        if connection is None:
+            self._unsaved = False
+            return
+        try:
+            self._unsaved = not await self._write_ahead.empty(connection)
+        except sqlite3.Error:  # disk full or the like: the next attempt may do
+            self._unsaved = True
+        if not self._unsaved:
+            self.wal_clean.set()
+
+    async def _committed(self, loss: Loss | None) -> None:
+        """Returns when what was just committed may be acknowledged. Raises OutcomeUnknown."""
+        await self._heed(loss)
+        if loss is not None and (self._unsaved or not loss.is_final):
+            raise OutcomeUnknown(loss.reason)
 
     async def _forgive(self, error: sqlite3.Error) -> None:
         """Go on after `error` if it is the disk's or another program's doing, with a new connection where it may have
@@ -142,7 +188,7 @@ class SqliteStore:
             raise error
         if is_corrupt(error):
             self.damage = explain(error, self._path)
-        if primary_code(error) in DAMAGED:
+        if primary_code(error) in DAMAGED and not self._unsaved:
             await self._disconnect()
 
     async def _disconnect(self) -> None:
@@ -172,9 +218,10 @@ class SqliteStore:
             try:
                 if planned.erasures:
                     await self._insert_and_erase(connection, (statement, values), planned.erasures)
+                    loss = await asyncio.to_thread(self._files.look)
                 else:
                     # Autocommit: the statement is the transaction, in one hop to the connection's thread and one fsync.
-                    await connection.execute_fetchall(statement, values)
+                    loss = await hop(connection, partial(self._insert, statement, values))
             except sqlite3.IntegrityError as error:
                 if error.sqlite_errorname not in CLASHES:
                     raise
@@ -182,11 +229,17 @@ class SqliteStore:
                 self._suspect = False
                 self.live.advance(planned.head)
                 self._write_ahead.grew(len(planned.rows), sum(append.size for append in batch))
+                await self._committed(loss)
                 # Each stream's first append has passed the triggers, so whoever was found to conflict with it does.
                 return planned.outcomes
             await self._reload(connection)
             versions = await self._versions(connection, {append.stream_id for append in batch})
         raise LogUnavailable(f"database {self._path}: another program writes to it; stop that program")
+
+    def _insert(self, statement: str, values: list[int | str | bytes], connection: sqlite3.Connection) -> Loss | None:
+        """One transaction, in the connection's thread; then whether it is in a file that has a name."""
+        connection.execute(statement, values)
+        return self._files.look()
 
     async def _insert_and_erase(
         self,
@@ -224,10 +277,3 @@ def versions_of(streams: int) -> str:
 def insertion(rows: int) -> str:
     """The statement that writes so many rows."""
     return f"INSERT INTO events ({COLUMNS}) VALUES " + ",".join([_ROW] * rows)  # noqa: S608  constants
-
-
-def _inode(path: Path) -> int | None:
-    try:
-        return path.stat().st_ino
-    except FileNotFoundError:
-        return None

@@ -42,6 +42,7 @@ class WriteSide:
             await asyncio.to_thread(self._lock.acquire)
         else:
             await asyncio.to_thread(self._lock.adopt, self._wakeups.locks)
+        self.store.files_lost = observe.files_lost
         await self.store.open()
         self._writer = BatchWriter(self.store, self._options, observe)
         return self.store.live

@@ -37,6 +37,9 @@ class LogObserver(Protocol):
     def erasure_waits(self, reason: str) -> None:
         """Erased content cannot leave the store's pages for now. Told once for each reason."""
 
+    def files_lost(self, reason: str) -> None:
+        """A file of the log was deleted or replaced while it was open."""
+
 
 class NoObserver:
     """Counts nothing."""
@@ -48,6 +51,8 @@ class NoObserver:
     def failed(self, error: Exception) -> None: ...
 
     def erasure_waits(self, reason: str) -> None: ...
+
+    def files_lost(self, reason: str) -> None: ...
 
 
 class BatchStore(Protocol):
@@ -149,7 +154,8 @@ class BatchWriter:
         self._arrival.clear()
         with suppress(TimeoutError):
             # Whoever appends in the same turn of the loop as the first joins its batch.
-            await (self._arrival.wait() if timeout is None else asyncio.wait_for(self._arrival.wait(), timeout))
+            async with asyncio.timeout(timeout):
+                await self._arrival.wait()
 
     async def _gather(self) -> None:
         """Wait a moment for as many appends as the last batches had: who appends side by side shares a commit. Whoever

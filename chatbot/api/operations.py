@@ -128,6 +128,8 @@ async def _lag_s(services: Services) -> float:
 
 
 async def _database_answers(services: Services) -> bool:
+    if services.log.damage is not None:
+        return False
     try:
         async with asyncio.timeout(DATABASE_TIMEOUT_S):
             await services.log.read_all(after=services.log.head().position, limit=1)

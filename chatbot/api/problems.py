@@ -8,7 +8,7 @@ from aiohttp import web
 from chatbot.api.bodies import BodyFault
 from chatbot.llm.errors import LlmError, LlmOverloaded
 from chatbot.sessions import errors
-from events.errors import LogUnavailable, OutcomeUnknown
+from events.errors import LogStopped, LogUnavailable, OutcomeUnknown
 from projections.errors import ProjectionError
 
 RETRY_AFTER_S = 1
@@ -31,6 +31,7 @@ STATUSES: dict[type[Exception], tuple[int, str, str]] = {
     errors.Draining: (503, "draining", "Shutting down"),
     LlmOverloaded: (503, "overloaded", "Overloaded"),
     OutcomeUnknown: (503, "outcome-unknown", "Perhaps recorded"),
+    LogStopped: (503, "log-unavailable", "Cannot record just now"),
     LogUnavailable: (503, "log-unavailable", "Cannot record just now"),
     ProjectionError: (503, "projections-unavailable", "Cannot read just now"),
 }
@@ -39,6 +40,8 @@ STATUSES: dict[type[Exception], tuple[int, str, str]] = {
 DETAILS: dict[type[Exception], str] = {
     OutcomeUnknown: "the database went away before it could tell whether this was recorded; look before you try again,"
     " or try again with the same Idempotency-Key",
+    LogStopped: "nothing can be recorded until the service is restarted, because a file of its log is damaged or was"
+    " removed; nothing was changed; try again after that",
     LogUnavailable: "nothing can be recorded just now, and nothing was changed; try again in a moment",
     ProjectionError: "the projections cannot be read just now; try again in a moment",
 }

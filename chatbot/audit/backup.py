@@ -13,6 +13,8 @@ from events.copying import Stopped, copy_log
 from events.errors import LogError
 from events.record import Head
 from events.verify import verify
+from projections.checkpoint import Checkpoint, digest_at, misfit
+from projections.database import checkpoint_of
 
 
 def backup_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,9 +35,13 @@ async def backup(desk: Desk, options: argparse.Namespace) -> int:
     if destination.exists():
         raise CommandFailed(f"{destination} exists: a backup never writes over another", 2)
     _reserve(partial, source)
+    projections = desk.settings.database.projections
+    folded = await asyncio.to_thread(checkpoint_of, projections)  # before the copy, which has at least as much
     try:
         await _copy(source, partial)
         head = await _verified(desk, partial)
+        if folded is not None:
+            await _must_have(desk, partial, folded, projections)
         os.link(partial, destination)  # unlike a rename it refuses a file that has come meanwhile
     except FileExistsError as error:
         raise CommandFailed(f"{destination} exists: a backup never writes over another", 2) from error
@@ -82,6 +88,21 @@ async def _copy(source: Path, partial: Path) -> None:
     finally:
         if progress is not None:
             progress.close()
+
+
+async def _must_have(desk: Desk, copy: Path, folded: Checkpoint, projections: Path) -> None:
+    """The service has folded what it has recorded: a copy with less is of a file that has lost events, such as one
+    whose write-ahead file was deleted under the service. Raises CommandFailed.
+    """
+    async with desk.reading(copy) as log:
+        is_other_log = log.head().position > 0 and await digest_at(log, 1) != folded.identity
+        reason = None if is_other_log else await misfit(folded, log)
+    if reason is not None:
+        raise CommandFailed(
+            f"no backup was made: the log's file lacks events that were recorded ({projections} has folded up to"
+            f" position {folded.position}). Was its -wal file deleted or moved? Stop the service, which saves what it"
+            f" still has, and look again. If you replaced the log on purpose, delete {projections}"
+        )
 
 
 async def _verified(desk: Desk, copy: Path) -> Head:

@@ -34,6 +34,9 @@ class Counts:
     def failed(self, error: Exception) -> None:
         self.reasons.append(repr(error))
 
+    def files_lost(self, reason: str) -> None:
+        self.reasons.append(reason)
+
 
 async def test_an_append_is_all_or_nothing_and_as_long_as_a_batch_at_most(stores: Stores) -> None:
     log = await stores.open(LogOptions(append_batch_max=8))

@@ -41,6 +41,7 @@ EXPECTED: dict[type[Exception], int] = {
     log.VersionConflict: 500,
     log.LogUnavailable: 503,
     log.LogBusy: 503,
+    log.LogStopped: 503,
     log.LogUnusable: 500,
     log.LogInUse: 500,
     log.LogDamaged: 500,
