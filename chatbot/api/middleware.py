@@ -11,6 +11,7 @@ from aiohttp import web
 from chatbot.api.headers import request_id_of, set_headers
 from chatbot.api.problems import Problem, internal_error, problem_of, render
 from chatbot.api.services import SERVICES, Services
+from chatbot.api.site import check_site
 from chatbot.sessions.commands import Asker
 from events.errors import LogUnavailable
 from projections.errors import ProjectionError
@@ -59,6 +60,7 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
 
 async def _answer(request: web.Request, handler: Handler, services: Services) -> web.StreamResponse:
     try:
+        check_site(request, services.settings.server)
         if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
             return _preflight(request)
         request[ASKER] = _asker(request, services)

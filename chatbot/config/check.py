@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Iterator
-from ipaddress import ip_address
 
 from msgspec import Struct
 
+from chatbot.config.addresses import is_loopback, is_unspecified
 from chatbot.config.settings import Settings
 from chatbot.config.storage import parse_database_url
 
@@ -62,9 +62,9 @@ def _nodes(settings: Settings) -> Iterator[Fault]:
     nodes = settings.nodes
     if nodes.secret and (len(nodes.secret) < SECRET_MIN_CHARS or not _fits_a_header(nodes.secret)):
         yield Fault(("nodes.secret",), "it is too short, or no HTTP header carries it")
-    if not nodes.secret and not _is_loopback(nodes.listen_host):
+    if not nodes.secret and not is_loopback(nodes.listen_host):
         yield Fault(("nodes.secret", "nodes.listen_host"), "a port that other machines reach needs a secret")
-    if _is_unspecified(nodes.advertise_host or nodes.listen_host):
+    if is_unspecified(nodes.advertise_host or nodes.listen_host):
         # Others would ask themselves, be refused, and take this node for dead and its replies for lost.
         yield Fault(
             ("nodes.advertise_host", "nodes.listen_host"),
@@ -125,7 +125,7 @@ def find_risks(settings: Settings) -> tuple[str, ...]:
 
 
 def _open_to_all(settings: Settings) -> Iterator[str]:
-    if not _is_loopback(settings.server.host) and not settings.auth.keys:
+    if not is_loopback(settings.server.host) and not settings.auth.keys:
         yield (
             f"server.host {settings.server.host} lets other machines in, and no API key is configured: whoever reaches"
             " this port can read and delete every conversation; set CHATBOT_API_KEYS, or HOST=127.0.0.1"
@@ -134,23 +134,9 @@ def _open_to_all(settings: Settings) -> Iterator[str]:
 
 def _lost_to_others(settings: Settings) -> Iterator[str]:
     nodes = settings.nodes
-    if settings.database.is_postgres and _is_loopback(nodes.advertise_host or nodes.listen_host):
+    if settings.database.is_postgres and is_loopback(nodes.advertise_host or nodes.listen_host):
         yield (
             "nodes.listen_host is this machine's own: a node on another machine that shares this database would take"
             " this one for dead and close its replies as interrupted; for several machines set"
             " CHATBOT_NODES_LISTEN_HOST and CHATBOT_NODES_SECRET"
         )
-
-
-def _is_unspecified(host: str) -> bool:
-    try:
-        return ip_address(host).is_unspecified
-    except ValueError:
-        return False
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+HostName = Annotated[str, Meta(pattern=r"^(\*|[^\s/:*\[\]]+|\[[0-9a-fA-F:.]+\])$")]
 Origin = Annotated[str, Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s]+)$")]
 
 
@@ -28,10 +29,18 @@ class ServerSettings(Struct, frozen=True):
     cors_origins: Annotated[
         tuple[Origin, ...],
         Meta(
-            description="Web origins whose pages may call this service; * is any, an empty list is none.",
+            description="Web origins whose pages may call this service, besides its own; * is any; empty: none.",
             extra={"env": "CORS_ORIGINS", "allowed": "* or scheme://host[:port] each, with no path or slash behind"},
         ),
-    ] = ("*",)
+    ] = ()
+    hosts: Annotated[
+        tuple[HostName, ...],
+        Meta(
+            description="Host names under which this service may be called, besides localhost and the address called;"
+            " * is any. Empty: no others on a loopback host, any on another.",
+            extra={"allowed": "* or a host name or address each, such as chat.example.org, without a port"},
+        ),
+    ] = ()
     body_max_bytes: Annotated[
         int,
         Meta(ge=1024, le=1 << 30, description="Largest request body, in bytes: what one request may hold in memory."),

@@ -77,7 +77,7 @@ class Line(Caller):
 
     def follow(self, session_id: str) -> None:
         self._rest = b""
-        self._transport.write(b"GET /api/sessions/%b/stream HTTP/1.1\r\nHost: bench\r\n\r\n" % session_id.encode())
+        self._transport.write(b"GET /api/sessions/%b/stream HTTP/1.1\r\nHost: localhost\r\n\r\n" % session_id.encode())
 
     def data_received(self, data: bytes) -> None:
         if self._rest is None:

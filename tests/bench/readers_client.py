@@ -35,7 +35,7 @@ class Caller(asyncio.Protocol):
     async def ask(self, method: str, path: str, body: object = None) -> bytes:
         """The answer's body, as it came: a stream's with its chunks. Raises AssertionError for any status but 2xx."""
         content = b"" if body is None else json.dumps(body).encode()
-        head = f"{method} {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+        head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         self._received.clear()
         self.arrivals_s.clear()
         self._answered = asyncio.get_running_loop().create_future()
@@ -136,6 +136,6 @@ def address(url: str) -> tuple[str, int]:
 
 def _request(session_id: str) -> bytes:
     return (
-        b"GET /api/sessions/%b/stream HTTP/1.1\r\nHost: bench\r\nAccept: text/event-stream\r\n\r\n"
+        b"GET /api/sessions/%b/stream HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
         % session_id.encode()
     )

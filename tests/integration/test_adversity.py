@@ -153,7 +153,7 @@ async def test_a_stream_over_http_1_0_ends_with_the_connection(service: Running)
     url = urlsplit(str(service.client.base_url))
     body = f'{{"session_id": "{session_id}", "message": "hi"}}'.encode()
     reader, writer = await asyncio.open_connection(url.hostname, url.port)
-    head = "POST /api/chat/stream HTTP/1.0\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = "POST /api/chat/stream HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
     async with asyncio.timeout(5):
         answer = await reader.read()
@@ -232,7 +232,7 @@ async def test_a_reader_that_takes_nothing_is_let_go_and_the_reply_goes_on(tmp_p
         loop = asyncio.get_running_loop()
         await loop.sock_connect(asleep, (url.hostname, url.port))
         body = f'{{"session_id": "{session_id}", "message": "hi"}}'.encode()
-        head = "POST /api/chat/stream HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head = "POST /api/chat/stream HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         await loop.sock_sendall(asleep, f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         async with asyncio.timeout(20):
             while not model.requests:

@@ -8,9 +8,9 @@ import pytest
 
 from tests.support.chromium import Browser, Page, browsing, chromium
 from tests.support.model_server import ModelServer
-from tests.support.page_host import hosting
+from tests.support.page_host import hosting, origin_of
 from tests.support.parts import free_port
-from tests.support.service import Program, Running, program
+from tests.support.service import Program, Running, program, serving
 
 pytestmark = [pytest.mark.real_part]
 
@@ -48,6 +48,13 @@ async def browser(tmp_path: Path) -> AsyncIterator[Browser]:
 async def site() -> AsyncIterator[str]:
     async with hosting(APPENDING) as address:
         yield address
+
+
+@pytest.fixture
+async def service(tmp_path: Path, model: ModelServer, site: str) -> AsyncIterator[Running]:
+    """A service that the site's pages may call."""
+    async with serving(tmp_path, model.url, CORS_ORIGINS=origin_of(site)) as running:
+        yield running
 
 
 def path_of(session_id: str) -> str:
@@ -94,6 +101,7 @@ async def test_a_page_goes_on_by_itself_when_the_service_is_stopped_and_started_
     browser: Browser, site: str, tmp_path: Path, model: ModelServer
 ) -> None:
     settings = {"PORT": str(free_port()), "CHATBOT_SERVER_DRAIN_GRACE_S": "0", "CHATBOT_STREAM_RETRY_S": "0.2"}
+    settings["CORS_ORIGINS"] = origin_of(site)
     model.script(pieces=("All ", "is ", "well."))
     model.script(pieces=PIECES, hold_after=2)
     said = "user: one\nassistant: All is well.\nuser: two\nassistant: " + "".join(PIECES[:2])

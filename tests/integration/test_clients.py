@@ -128,7 +128,7 @@ def read_a_little(url: str, body: str, *, abruptly: bool) -> None:
     host, _, port = url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         raw = body.encode()
-        head = "POST /api/chat/stream HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: "
+        head = "POST /api/chat/stream HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
         connection.sendall(f"{head}{len(raw)}\r\n\r\n".encode() + raw)
         seen = b""
         while b'"chunk"' not in seen:

@@ -205,8 +205,8 @@ def ask_and_leave(url: str, path: str, session_id: str, pause_s: float) -> None:
     method = "POST" if path == "/api/chat/stream" else "GET"
     raw = json.dumps({"session_id": session_id, "message": "hi"}).encode() if method == "POST" else b""
     with socket.create_connection((host, int(port)), timeout=10) as connection:
-        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(raw)}"
-        connection.sendall(f"{head}\r\n\r\n".encode() + raw)
+        head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        connection.sendall(f"{head}Content-Length: {len(raw)}\r\n\r\n".encode() + raw)
         time.sleep(pause_s)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 

@@ -1,6 +1,7 @@
 """Behind a real nginx that buffers, compresses and cuts, every frame arrives when it is sent, and none is lost."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from tests.support.model_server import ModelServer
 from tests.support.nginx import READ_TIMEOUT_S, Nginx, nginx
 from tests.support.parts import needs
-from tests.support.service import Running, serving
+from tests.support.service import ROOT, Running, serving
 from tests.support.stream_reader import StreamReader, reading, text_of
 
 pytestmark = [pytest.mark.real_part, needs("nginx")]
@@ -180,3 +181,30 @@ async def test_without_pings_nginx_cuts_a_silent_stream_and_its_reader_resumes_e
                 complete = await after.until("complete")
             assert text_of(before.frames + after.frames) == complete["full_response"] == TEXT
             assert not any(frame["type"] in ("start", "message", "session") for frame in after.frames)
+
+
+async def test_browsers_pass_the_readmes_nginx_with_the_settings_printed_beside_it(
+    tmp_path: Path, model: ModelServer
+) -> None:
+    readme = (ROOT / "README.md").read_text()
+    (printed,) = re.findall(r"^```nginx\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    (hosts,) = re.findall(r"^export CHATBOT_SERVER_HOSTS=(\S+)", readme, re.MULTILINE)
+    async with serving(tmp_path, model.url, CHATBOT_SERVER_HOSTS=hosts) as service:
+        proxy = Nginx(tmp_path / "nginx", str(service.client.base_url))
+        file, address = tmp_path / "nginx" / "nginx.conf", proxy.url.removeprefix("http://")
+        head = file.read_text().partition("upstream")[0]
+        ours = f"{{ server {service.client.base_url.netloc.decode()}; }}"
+        site = re.sub(r"(?<=upstream chatbot )\{.*\}", ours, printed).replace("listen 80;", f"listen {address};")
+        assert ours in site
+        file.write_text(f"{head}{site}}}")
+        await proxy.start()
+        try:
+            async with httpx.AsyncClient(base_url=proxy.url) as browser:
+                for host, origin in ((address, proxy.url), (hosts, f"https://{hosts}"), (hosts, f"http://{hosts}")):
+                    headers = {"Host": host, "Origin": origin}
+                    assert (await browser.post("/api/sessions", headers=headers)).status_code == 201
+                foreign = {"Host": hosts, "Origin": "https://evil.example"}
+                assert (await browser.post("/api/sessions", headers=foreign)).status_code == 403
+                assert (await browser.get("/api/sessions", headers={"Host": "evil.example"})).status_code == 403
+        finally:
+            await proxy.stop()

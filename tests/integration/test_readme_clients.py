@@ -16,7 +16,7 @@ import pytest
 from tests.support.chromium import Browser, Page, browsing, chromium
 from tests.support.model_server import ModelServer
 from tests.support.nginx import nginx
-from tests.support.page_host import hosting
+from tests.support.page_host import hosting, origin_of
 from tests.support.parts import free_port, needs
 from tests.support.service import ROOT, program
 from tests.support.stream_reader import reading
@@ -223,6 +223,7 @@ async def test_the_readmes_python_prints_no_character_twice_when_the_service_is_
 async def test_the_readmes_javascript_shows_what_is_on_record_after_a_kill_in_mid_reply(
     tmp_path: Path, model: ModelServer, settings: dict[str, str], browser: Browser, site: str, retries: int
 ) -> None:
+    settings["CORS_ORIGINS"] = origin_of(site)
     settings["CHATBOT_SESSIONS_RETRY_INTERRUPTED"] = str(retries)
     model.script(pieces=PIECES, stepwise=True)
     async with program(tmp_path, model.url, **settings) as first, user_of(first.url) as user:
@@ -247,6 +248,7 @@ async def test_the_readmes_javascript_shows_what_is_on_record_after_a_kill_in_mi
 async def test_the_readmes_javascript_is_exact_through_reloads_and_a_cancel_and_stops_with_the_session(
     tmp_path: Path, model: ModelServer, settings: dict[str, str], browser: Browser, site: str
 ) -> None:
+    settings["CORS_ORIGINS"] = origin_of(site)
     model.script(pieces=PIECES, stepwise=True)
     async with program(tmp_path, model.url, **settings) as running, user_of(running.url) as user:
         page = await browser.page(site + user.url)
@@ -279,6 +281,7 @@ async def not_found(user: User, call: str) -> int:
 async def test_the_readmes_javascript_comes_back_though_nginx_answers_502_while_the_service_restarts(
     tmp_path: Path, model: ModelServer, settings: dict[str, str], browser: Browser, site: str
 ) -> None:
+    settings["CORS_ORIGINS"] = origin_of(site)
     model.script(pieces=PIECES, hold_after=2)
     async with (
         program(tmp_path, model.url, **settings) as first,

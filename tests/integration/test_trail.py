@@ -210,7 +210,7 @@ async def test_of_a_log_that_nobody_takes_no_more_is_read(
     monkeypatch.setattr(service.services.log, "rows", rows)
     url = service.client.base_url
     _, writer = await asyncio.open_connection(url.host, url.port, limit=1000)
-    writer.write(f"GET /api/events?limit=10000 HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\n\r\n".encode())
+    writer.write(f"GET /api/events?limit=10000 HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\n\r\n".encode())
     taken = -1
     async with asyncio.timeout(20):
         while len(read) != taken:

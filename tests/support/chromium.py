@@ -19,7 +19,6 @@ import pytest
 OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--remote-debugging-port=0",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )  # fmt: skip
 START_TIMEOUT_S = 30.0
 SHOW_TIMEOUT_S = 20.0
@@ -146,10 +145,11 @@ class Browser:
 
 
 @asynccontextmanager
-async def browsing(profile: Path) -> AsyncIterator[Browser]:
-    """Chromium with an empty `profile`, ended at the end."""
+async def browsing(profile: Path, *names: str) -> AsyncIterator[Browser]:
+    """Chromium with an empty `profile`, ended at the end. It finds `names` at 127.0.0.1, and no other host."""
+    hosts = ", ".join((*(f"MAP {name} 127.0.0.1" for name in names), "MAP * ~NOTFOUND", "EXCLUDE 127.0.0.1"))
     process = await asyncio.create_subprocess_exec(
-        chromium(), *OPTIONS, f"--user-data-dir={profile}", "about:blank",
+        chromium(), *OPTIONS, f"--host-resolver-rules={hosts}", f"--user-data-dir={profile}", "about:blank",
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
         start_new_session=True,  # so that its children end with it
     )  # fmt: skip

@@ -37,6 +37,7 @@ http {{
         listen 127.0.0.1:{port};
         location / {{
             proxy_pass http://service;
+            proxy_set_header Host $http_host;
             proxy_read_timeout {read_timeout_s}s;
             {extra}
         }}

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from aiohttp import web
+from yarl import URL
 
 PAGE = """<!doctype html><meta charset="utf-8"><title>chat</title><pre id="shown"></pre>
 <script type="module">
@@ -30,3 +31,8 @@ async def hosting(script: str) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{runner.addresses[0][1]}/?session="
     finally:
         await runner.cleanup()
+
+
+def origin_of(address: str) -> str:
+    """The origin of a page at `address`, as server.cors_origins lists it."""
+    return str(URL(address).origin())

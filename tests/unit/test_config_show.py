@@ -60,7 +60,7 @@ def test_environment_names_are_distinct_and_the_first_readmes_stand() -> None:
         "DEFAULT_MAX_TOKENS": 256, "DEFAULT_TEMPERATURE": 0.7, "SESSION_TIMEOUT_HOURS": 24, "HOST": "0.0.0.0",
         "PORT": 8080, "DEBUG": False, "CORS_ORIGINS": ("*",),
     }  # fmt: skip
-    ours = {"LLM_SERVER_URL": "", "HOST": "127.0.0.1"}  # a fresh machine has no model server, and invites nobody in
+    ours = {"LLM_SERVER_URL": "", "HOST": "127.0.0.1", "CORS_ORIGINS": ()}  # a fresh machine invites nobody in
     assert {name: by_env()[name].default for name in first} == first | ours
     assert all(name in first or name.startswith("CHATBOT_") for name in by_env())
 
