@@ -66,6 +66,17 @@ class Metrics:
             registry=registry,
         )
         self.in_flight = Gauge("chatbot_http_requests_in_flight", "Requests being answered.", registry=registry)
+        self.connections = Gauge("chatbot_open_connections", "Connections of clients and nodes.", registry=registry)
+        self._closed = Counter(
+            "chatbot_connections_closed_total",
+            "Connections closed before their client did: idle or refused at server.connections_max, unread at"
+            " server.unread_max_bytes, write_timeout after server.write_timeout_s.",
+            ["reason"],
+            registry=registry,
+        )
+        self._accept_failures = Counter(
+            "chatbot_accept_failures_total", "Connections that the system could not accept.", registry=registry
+        )
         self._streams = Gauge("chatbot_open_streams", "Streams being written to readers.", registry=registry)
 
     def _replies(self, registry: CollectorRegistry) -> None:
@@ -179,6 +190,12 @@ class Metrics:
         if child is None:
             child = self._answers[answer] = self._requests.labels(route, method, str(status))
         child.observe(seconds)
+
+    def connection_closed(self, reason: str) -> None:
+        self._closed.labels(reason).inc()
+
+    def accept_failed(self) -> None:
+        self._accept_failures.inc()
 
     def open_stream(self) -> AbstractContextManager[None]:
         return self._streams.track_inprogress()

@@ -6,13 +6,15 @@ import msgspec
 from aiohttp import web
 
 from chatbot.api.bodies import canonical_id
+from chatbot.api.pieces import in_pieces
 from chatbot.sessions.errors import SessionNotFound
 
 _encode = msgspec.json.Encoder().encode
 
 
 def json_answer(body: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    return web.Response(status=status, body=_encode(body), content_type="application/json", headers=headers)
+    encoded = in_pieces(_encode(body))
+    return web.Response(status=status, body=encoded, content_type="application/json", headers=headers)
 
 
 def etag(version: int) -> dict[str, str]:

@@ -9,13 +9,16 @@ from aiohttp.http_exceptions import BadHttpMessage
 from chatbot.api import audit, branches, chat, documents, export, feed, operations, sessions, trail
 from chatbot.api.audit import LEISURE, WALKS, WALKS_MAX
 from chatbot.api.http_server import HttpRunner
+from chatbot.api.listening_site import ListeningSite
 from chatbot.api.middleware import add_headers, gate
 from chatbot.api.open_streams import OpenStreams
 from chatbot.api.services import SERVICES, Services
-from chatbot.api.shared_site import SharedSite
 from chatbot.sessions.leisure import Leisure
-from chatbot.workers.listening import BACKLOG, listen_at, url_of
+from chatbot.workers.listening import listen_at, url_of
 from chatbot.workers.tally import Share
+
+
+SHUTDOWN_MIN_S = 0.001  # aiohttp takes 0 for no bound at all
 
 
 def build_app(services: Services) -> web.Application:
@@ -45,19 +48,18 @@ async def listen(
     runner = await _runner(app)
     listen_at(bound)
     for one in bound:
-        site = web.SockSite(runner, one, backlog=BACKLOG) if share is None else SharedSite(runner, one, share)
-        await site.start()
+        await ListeningSite(runner, one, runner.connections, share).start()
     return runner, url_of(bound[0].getsockname())
 
 
 async def accept_from(listener: socket.socket, app: web.Application) -> web.AppRunner:
     """Start to accept from a socket that is bound already; returns the runner, to be cleaned up."""
     runner = await _runner(app)
-    await web.SockSite(runner, listener).start()
+    await ListeningSite(runner, listener, runner.connections).start()
     return runner
 
 
-async def _runner(app: web.Application) -> web.AppRunner:
+async def _runner(app: web.Application) -> HttpRunner:
     server = app[SERVICES].settings.server
     logging.getLogger("aiohttp.server").addFilter(is_ours)
     runner = HttpRunner(
@@ -65,7 +67,7 @@ async def _runner(app: web.Application) -> web.AppRunner:
         handler_cancellation=True,  # a reader that has left frees its handler at once; replies live elsewhere
         access_log=None,  # metrics count requests; a line each would cost more than the request
         keepalive_timeout=server.keepalive_timeout_s,
-        shutdown_timeout=server.feeds_grace_s,
+        shutdown_timeout=max(server.feeds_grace_s, SHUTDOWN_MIN_S),
     )
     await runner.setup()
     return runner

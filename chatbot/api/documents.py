@@ -18,6 +18,7 @@ from msgspec import Struct
 
 import chatbot.web
 from chatbot.api.openapi import build_document
+from chatbot.api.pieces import in_pieces
 from chatbot.api.services import SERVICES
 from chatbot.config.settings import Settings
 
@@ -97,8 +98,9 @@ def _answer(request: web.Request, found: File) -> web.Response:
     if ETag("*") in known or found.etag in [tag.value for tag in known]:
         return web.Response(status=304, headers=headers)
     if "gzip" in request.headers.get("Accept-Encoding", ""):
-        return web.Response(body=found.packed, headers={**headers, "Content-Encoding": "gzip"})
-    return web.Response(body=found.body, headers=headers)
+        packed = in_pieces(found.packed, shared=True)
+        return web.Response(body=packed, headers={**headers, "Content-Encoding": "gzip"})
+    return web.Response(body=in_pieces(found.body, shared=True), headers=headers)
 
 
 def _read(path: str) -> File:

@@ -1,6 +1,7 @@
 """One reader's event stream: headers, frames with back-pressure, pings, and letting go of who takes nothing."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
@@ -8,6 +9,7 @@ from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 from msgspec import Struct
 
+from chatbot.api.connections import BoundedProtocol
 from chatbot.api.frames import PING
 from chatbot.api.services import SERVICES
 
@@ -41,12 +43,16 @@ async def answer_stream(
     """
     services = request.app[SERVICES]
     settings = services.settings.stream
+    if ping_s is None:
+        ping_s = settings.sse_ping_s
+    # What never pings is a document: its client is to take it, not to wait for news.
+    timeout_s = services.settings.server.write_timeout_s if math.isinf(ping_s) else settings.write_timeout_s
+    if isinstance(request.protocol, BoundedProtocol):
+        request.protocol.write_timeout_s = timeout_s
     stream: EventStream | None = None
     with services.metrics.open_stream():
         try:
-            stream = await EventStream.open(
-                request, headers, settings.sse_ping_s if ping_s is None else ping_s, settings.write_timeout_s
-            )
+            stream = await EventStream.open(request, headers, ping_s, timeout_s)
             await write(stream)
             await stream.close()
         except ConnectionError as error:
@@ -62,7 +68,8 @@ class EventStream:
     """An open answer of type text/event-stream.
 
     aiohttp writes the answer's head and its end; what lies between goes to the transport as it is, in chunks (RFC 9112,
-    7.1), which can be done in any callback. One timer watches over the stream: it pings one that has been silent for
+    7.1), which can be done in any callback. The transport has no room (`BoundedProtocol`): what a reader does not take
+    at once makes it a slow one. One timer watches over the stream: it pings one that has been silent for
     `ping_s`, and cuts off a reader that has left no room for `timeout_s`. So a frame costs no timer of its own. Times
     are seconds.
     """
@@ -90,7 +97,6 @@ class EventStream:
         self._has_ended = False
         self._is_chunked = response.chunked
         self._timer = self._loop.call_later(min(ping_s, timeout_s), self._look)
-        self._transport.set_write_buffer_limits(0)  # what a reader does not take at once makes it a slow one
 
     @classmethod
     async def open(
@@ -145,8 +151,6 @@ class EventStream:
     def release(self) -> None:
         """Stop watching. To be called however the stream ended."""
         self._timer.cancel()
-        if not self._transport.is_closing():
-            self._transport.set_write_buffer_limits()  # the connection may carry other answers
 
     def _look(self) -> None:
         """What was written and not taken tells a reader that stalls, whoever wrote it: a frame, a ping or the end."""

@@ -5,15 +5,17 @@ plain text, and tells its version.
 """
 
 import re
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage, BadHttpMethod, BadStatusLine, InvalidHeader, LineTooLong
 
+from chatbot.api.connections import BoundedProtocol, ConnectionLimits, Connections
 from chatbot.api.headers import request_id_of, set_headers
 from chatbot.api.problems import Problem, internal_error, render
 from chatbot.api.services import SERVICES, Services
+from chatbot.descriptors import allow_connections
 
 LINE_MAX_BYTES = 8190  # of the request line
 FIELD_MAX_BYTES = 8192  # of one header; not the same number, so that aiohttp's exception tells which one was exceeded
@@ -33,6 +35,11 @@ class HttpRunner(web.AppRunner):
         made = await super()._make_server()
         return HttpServer(made, self.app[SERVICES], self._kwargs)
 
+    @property
+    def connections(self) -> Connections:
+        """Those of its server, which is there once it is set up."""
+        return cast(HttpServer, self.server).bounded
+
 
 class HttpServer(web.Server):
     """Takes the place of the server that `made` is, with the same options."""
@@ -40,6 +47,7 @@ class HttpServer(web.Server):
     def __init__(self, made: web.Server, services: Services, options: dict[str, Any]) -> None:
         super().__init__(self.checked, request_factory=made.request_factory, **options)
         self.services = services
+        self.bounded = _connections(services)
         self._handler = made.request_handler
         self._options = {name: value for name, value in options.items() if name != "handler_cancellation"}
 
@@ -48,6 +56,7 @@ class HttpServer(web.Server):
 
     async def checked(self, request: web.BaseRequest) -> web.StreamResponse:
         """The application's answer, if the request asks for nothing that this server cannot do."""
+        self.bounded.busy(cast(HttpProtocol, request.protocol))
         problem = _unsupported(request)
         if problem is None:
             return await self._handler(request)
@@ -57,7 +66,7 @@ class HttpServer(web.Server):
         return response
 
 
-class HttpProtocol(web.RequestHandler):
+class HttpProtocol(BoundedProtocol):
     """One connection."""
 
     __slots__ = ("_origin", "_services")
@@ -65,6 +74,7 @@ class HttpProtocol(web.RequestHandler):
     def __init__(self, server: HttpServer, options: dict[str, Any]) -> None:
         super().__init__(
             server,
+            server.bounded,
             loop=server._loop,
             max_line_size=LINE_MAX_BYTES,
             max_field_size=FIELD_MAX_BYTES,
@@ -97,6 +107,15 @@ class HttpProtocol(web.RequestHandler):
             structlog.get_logger("api").error("request.failed", error=type(exc).__name__, exc_info=exc)
             problem, origin = internal_error(), request.headers.get("Origin")
         return refuse(request, problem, self._services, origin)
+
+
+def _connections(services: Services) -> Connections:
+    server = services.settings.server
+    return Connections(
+        ConnectionLimits(allow_connections(server.connections_max), server.write_timeout_s, server.unread_max_bytes),
+        services.metrics,
+        services.logger,
+    )
 
 
 def refuse(request: web.BaseRequest, problem: Problem, services: Services, origin: str | None) -> web.Response:

@@ -53,6 +53,33 @@ class ServerSettings(Struct, frozen=True):
         float,
         Meta(gt=0, le=86400, description="Seconds an idle connection stays open; above a proxy's own (often 60)."),
     ] = 75.0
+    write_timeout_s: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=86400,
+            description="Seconds a client may take nothing of an answer that is no stream before its connection is"
+            " closed; streams: stream.write_timeout_s.",
+        ),
+    ] = 60.0
+    unread_max_bytes: Annotated[
+        int,
+        Meta(
+            ge=1 << 20,
+            le=1 << 40,
+            description="Bytes that all answers together hold while clients do not take them; beyond it the connection"
+            " that is behind longest is closed.",
+        ),
+    ] = 134217728
+    connections_max: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="Connections open at once in each process, above stream.readers_max; beyond it the one idle"
+            " longest is closed. Fewer where the system allows fewer open files.",
+        ),
+    ] = 24000
     workers: Annotated[
         int,
         Meta(
