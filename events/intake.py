@@ -1,18 +1,28 @@
 """An export into a log, in two passes over the file: `survey` finds whatever forbids it before anything is written,
 then `write` copies. Memory holds one page of events.
+
+Names of nodes are left out: they are addresses at which this log's nodes would ask for a reply, and none of those there
+belongs to this log.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 
+import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from events.archive import ArchiveReader
-from events.catalogue import EXPLAINS_ERASURE
+from events.catalogue import EXPLAINS_ERASURE, MessagePosted, ReplyEnded, ReplyRequested, ReplyStarted
+from events.chain import SALT_BYTES, commit
+from events.codec import decode
 from events.record import StoredRow
 from events.transfer import ADOPTS, ROWS_MAX, Present, Transfer, TransferRefused
 
 PAGE_BYTES_MAX = 4 * 2**20  # content in one page: bounds memory whatever the events' size
 NAMED_MAX = 5  # streams that a refusal names
+OWE_REPLY = frozenset({"message_posted", "reply_requested", "reply_started"})  # these name a node
+END_REPLY = frozenset({"reply_completed", "reply_failed", "reply_cancelled", "reply_interrupted"})
 
 
 class Rules(Struct, frozen=True):
@@ -67,7 +77,7 @@ class Intake:
                 if looks and self._is_done(number, row, present.get((row.stream_id, row.version))):
                     self.skipped += 1
                 else:
-                    fresh.append(row)
+                    fresh.append(_without_node(row))
             await self._transfer.add(fresh, self._origin)
             progress(archive.events)
 
@@ -78,8 +88,10 @@ class Intake:
         scratch.reach(row.stream_id, row.version)
         if row.type in EXPLAINS_ERASURE:
             scratch.explained(row.stream_id)
+            scratch.settle(row.stream_id)
         if row.data is None:
             scratch.erased(row.stream_id, row.position)
+        self._note_reply(row)
         if present is None or (self._rules.resume and present.imported == self._source(row)):
             return
         if self._rules.skip_existing:
@@ -87,16 +99,27 @@ class Intake:
         elif len(self._clashes) <= NAMED_MAX:
             self._clashes.append(row.stream_id)
 
+    def _note_reply(self, row: StoredRow) -> None:
+        """Which replies the stream owes."""
+        if row.data is None or row.type not in OWE_REPLY | END_REPLY:
+            return
+        event = decode(row.type, row.schema_version, row.data)
+        if isinstance(event, MessagePosted | ReplyRequested | ReplyStarted) and event.reply_id is not None:
+            self._transfer.scratch.owe(row.stream_id, event.reply_id)
+        elif isinstance(event, ReplyEnded):
+            self._transfer.scratch.settle(row.stream_id, event.reply_id)
+
     def _is_done(self, number: int, row: StoredRow, present: Present | None) -> bool:
         """Whether the event is not to be written: it is there, or its stream is left out."""
         same = present is not None and present.commitment == row.commitment
-        if present is not None and same:
+        copied = present is not None and present.imported == self._source(row)
+        if present is not None and (same or copied):
             self._transfer.found(row, present.position)
         if self._transfer.scratch.is_skipped(row.stream_id):
             return True
         if present is None:
             return False
-        if present.imported == self._source(row) and (same or row.type == ADOPTS):
+        if copied and (same or row.type in OWE_REPLY or row.type == ADOPTS):
             return True
         raise TransferRefused(
             f"line {number}: session {row.stream_id} has another event as its version {row.version}: it has gone on"
@@ -105,6 +128,22 @@ class Intake:
 
     def _source(self, row: StoredRow) -> str:
         return f"{self._origin}:{row.position}"
+
+
+def _without_node(row: StoredRow) -> StoredRow:
+    """`row` without the node that it names; its content, salt and commitment change with that."""
+    if row.type not in OWE_REPLY or row.data is None:
+        return row
+    event = decode(row.type, row.schema_version, row.data)
+    if not isinstance(event, MessagePosted | ReplyRequested | ReplyStarted) or not event.node:
+        return row
+    data = msgspec.json.decode(row.data)
+    if isinstance(event, ReplyStarted):
+        data["node"] = ""  # a field without a default
+    else:
+        del data["node"]
+    text, salt = msgspec.json.encode(data), os.urandom(SALT_BYTES)
+    return replace(row, data=text.decode(), salt=salt, commitment=commit(salt, text))
 
 
 def _pages(rows: Iterable[tuple[int, StoredRow]]) -> Iterator[list[tuple[int, StoredRow]]]:

@@ -13,6 +13,7 @@ CREATE TABLE streams (
     unexplained INTEGER,         -- position of the first erased event with no reason after it; NULL: none
     skipped INTEGER NOT NULL     -- 1: this stream is not copied
 ) WITHOUT ROWID;
+CREATE TABLE owed (stream_id TEXT, reply_id TEXT, PRIMARY KEY (stream_id, reply_id)) WITHOUT ROWID;
 CREATE TABLE moved (old INTEGER PRIMARY KEY, new INTEGER NOT NULL);
 """
 
@@ -49,6 +50,24 @@ class Scratch:
         return self._database.execute(
             "SELECT stream_id, version, unexplained FROM streams WHERE unexplained IS NOT NULL LIMIT ?", (limit,)
         ).fetchall()
+
+    def owe(self, stream_id: str, reply_id: str) -> None:
+        """The stream has a reply that waits or runs."""
+        self._database.execute("INSERT OR IGNORE INTO owed VALUES (?, ?)", (stream_id, reply_id))
+
+    def settle(self, stream_id: str, reply_id: str | None = None) -> None:
+        """That reply has ended, or all of the stream's."""
+        which = "stream_id = ? AND reply_id = coalesce(?, reply_id)"
+        self._database.execute(f"DELETE FROM owed WHERE {which}", (stream_id, reply_id))  # noqa: S608  constants
+
+    def owing(self, after: str, limit: int) -> list[str]:
+        """Up to `limit` streams beyond `after`, in order, that are copied and have replies without an end."""
+        found = self._database.execute(
+            "SELECT DISTINCT stream_id FROM owed JOIN streams USING (stream_id)"
+            " WHERE stream_id > ? AND NOT skipped ORDER BY stream_id LIMIT ?",
+            (after, limit),
+        )
+        return [stream_id for (stream_id,) in found]
 
     def skip(self, stream_id: str) -> None:
         """Do not copy this stream, met before."""

@@ -88,6 +88,16 @@ class Session(Struct, frozen=True):
         return self.accessed_at_us + self.timeout_s * 1_000_000
 
 
+def node_of(recorded: RecordedEvent) -> str | None:
+    """The node that the event names. None where the event was copied from another log: its name is an address that
+    somebody else chose, and is never contacted.
+    """
+    event = recorded.event
+    if recorded.metadata.imported is not None or not isinstance(event, MessagePosted | ReplyRequested | ReplyStarted):
+        return None
+    return event.node
+
+
 def evolve(session: Session | None, recorded: RecordedEvent) -> Session:
     """The session after one more event of its stream."""
     if session is None:
@@ -101,11 +111,11 @@ def evolve(session: Session | None, recorded: RecordedEvent) -> Session:
     event = recorded.event
     match event:
         case MessagePosted():
-            return _posted(session, recorded.version, event)
+            return _posted(session, recorded, event)
         case ReplyRequested():
-            return _requested(session, recorded.version, event)
+            return _requested(session, recorded, event)
         case ReplyStarted():
-            opened = OpenReply(event.reply_id, event.parent_id, recorded.version, event.attempt, event.node)
+            opened = OpenReply(event.reply_id, event.parent_id, recorded.version, event.attempt, node_of(recorded))
             return replace(session, open_reply=opened, pending=_without(session.pending, event.reply_id))
         case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
             return _ended(session, event.reply_id)
@@ -137,10 +147,10 @@ def _created(recorded: RecordedEvent) -> Session:
     )
 
 
-def _posted(session: Session, version: int, event: MessagePosted) -> Session:
+def _posted(session: Session, recorded: RecordedEvent, event: MessagePosted) -> Session:
     if event.reply_id is None:
         return replace(session, head=event.message_id, message_count=session.message_count + 1)
-    waiting = Pending(event.message_id, event.reply_id, version, node=event.node)
+    waiting = Pending(event.message_id, event.reply_id, recorded.version, node=node_of(recorded))
     return replace(
         session,
         head=event.reply_id,
@@ -149,8 +159,8 @@ def _posted(session: Session, version: int, event: MessagePosted) -> Session:
     )
 
 
-def _requested(session: Session, version: int, event: ReplyRequested) -> Session:
-    waiting = Pending(event.parent_id, event.reply_id, version, event.attempt, event.node)
+def _requested(session: Session, recorded: RecordedEvent, event: ReplyRequested) -> Session:
+    waiting = Pending(event.parent_id, event.reply_id, recorded.version, event.attempt, node_of(recorded))
     # What was interrupted goes before what was asked later.
     place = next((i for i, other in enumerate(session.pending) if other.attempt < event.attempt), len(session.pending))
     session = replace(session, pending=(*session.pending[:place], waiting, *session.pending[place:]))

@@ -40,6 +40,7 @@ def detail_of(outcome: Outcome) -> str:
     return {
         "shutdown": "the service was shut down while it replied",
         "crash": "the service stopped while it replied",
+        "import": "the conversation was copied here before the reply had ended",
         "client": "cancelled at the client's request",
         "deleted": "the session was deleted",
         "superseded": "a newer message took its place",

@@ -54,6 +54,7 @@ CAUSES: dict[str, tuple[int, str]] = {
     "llm_failed": (502, "LLM server failed"),
     "shutdown": (503, "Reply interrupted"),
     "crash": (503, "Reply interrupted"),
+    "import": (503, "Reply interrupted"),
     "internal": (500, "Internal error"),
 }
 CAUSE_UNKNOWN = (502, "Reply failed")

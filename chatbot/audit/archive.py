@@ -3,18 +3,23 @@
 import argparse
 import asyncio
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from chatbot.audit.desk import CommandFailed, Desk, Progress
 from chatbot.audit.proving import origin_of
+from chatbot.sessions.recorded_text import recorded_text
 from events.archive import FORMAT_NAME, FORMAT_VERSION, ArchiveFault, ArchiveReader, ArchiveWriter, Header
+from events.catalogue import ReplyInterrupted
 from events.intake import Intake, Rules
 from events.log import EventLog
+from events.record import Head, Metadata
 from events.selection import Selection
 from events.sqlite import SqliteLog
 from events.transfer import Transfer, TransferRefused
 from events.trust import check_tail
+from projections.session import Session, evolve
 
 PAGE = 500  # rows read at once
 INTERRUPTED = "What was written stays: import the file again with --resume before you serve the log"
@@ -94,7 +99,8 @@ def import_arguments(parser: argparse.ArgumentParser) -> None:
 
 async def import_command(desk: Desk, options: argparse.Namespace) -> int:
     """Copy an export into the log, made if missing; no server may run on it. Versions and times stay, the chain is
-    new, and each event's metadata says where it is from (`imported`). Sessions that the log has already refuse it.
+    new, and each event's metadata says where it is from (`imported`). Replies that had not ended are closed, names of
+    nodes left out. Sessions that the log has already refuse it.
     """
     rules = Rules(skip_existing=options.skip_existing, resume=options.resume)
     path = desk.file("import into a file, and move that up with `run.py migrate`")
@@ -137,15 +143,54 @@ async def import_file(file: BinaryIO, path: Path, rules: Rules) -> dict[str, obj
     except BaseException:
         await transfer.close(refused=True)
         raise
+    owing = list(_owing(transfer))
     await transfer.close()
+    head, closed = await close_replies(path, owing) if owing else (transfer.head, 0)
     return {
         "imported": transfer.added,
         "skipped": intake.skipped,
         "without_text": transfer.without_text,
+        "closed": closed,
         "origin": archive.header.origin,
-        "position": transfer.head.position,
-        "digest": transfer.head.digest.hex(),
+        "position": head.position,
+        "digest": head.digest.hex(),
     }
+
+
+def _owing(transfer: Transfer) -> Iterator[str]:
+    """Sessions of the file that have replies without an end."""
+    last = ""
+    while page := transfer.scratch.owing(last, PAGE):
+        yield from page
+        last = page[-1]
+
+
+async def close_replies(path: Path, session_ids: Sequence[str]) -> tuple[Head, int]:
+    """End the replies that these sessions owe: nobody writes them here. Where the log ends then, and their number."""
+    log = await SqliteLog.open(path)
+    closed = 0
+    try:
+        for session_id in session_ids:
+            session = None
+            while page := await log.read(session_id, after=session.version if session else 0, limit=PAGE):
+                for recorded in page:
+                    session = evolve(session, recorded)
+            ends = [] if session is None else await _ends(log, session)
+            if session is not None and ends:
+                await log.append(session_id, session.version, ends, Metadata(cause="import"))
+                closed += len(ends)
+        return log.head(), closed
+    finally:
+        await log.close()
+
+
+async def _ends(log: EventLog, session: Session) -> list[ReplyInterrupted]:
+    """The event that ends each reply of the session, the running one with its recorded text."""
+    ends = [ReplyInterrupted(waiting.reply_id, "", "import") for waiting in session.pending]
+    if session.open_reply is not None:
+        text = await recorded_text(log, session.session_id, session.open_reply, page=PAGE)
+        ends.insert(0, ReplyInterrupted(session.open_reply.reply_id, text, "import"))
+    return ends
 
 
 async def _check(path: Path) -> None:

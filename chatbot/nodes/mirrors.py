@@ -22,7 +22,7 @@ from events.catalogue import EXPLAINS_ERASURE, Parameters, ReplyEnded, ReplyProg
 from events.errors import LogUnavailable
 from events.log import EventLog
 from events.record import RecordedEvent
-from projections.session import OpenReply
+from projections.session import OpenReply, node_of
 
 PAGE = 64  # events read at once to learn what has become of a reply
 RETRY_S = (0.1, 2.0)  # between attempts to follow: the first pause, doubled up to the last
@@ -103,7 +103,7 @@ class Mirrors:
         """The session's next event is recorded, by whichever node."""
         mirrors = self._by_session.get(recorded.stream_id, {})
         event = recorded.event
-        is_new = isinstance(event, ReplyStarted) and event.node != self._around.own_name
+        is_new = isinstance(event, ReplyStarted) and node_of(recorded) != self._around.own_name
         if isinstance(event, ReplyStarted) and is_new and event.reply_id not in mirrors and self._has_room:
             mirror = Mirror(recorded.stream_id, Reply(event.parent_id, event.reply_id, Parameters(), SERVICE), 0)
             self._add(mirror)
@@ -174,7 +174,7 @@ class Mirrors:
             return
         elif isinstance(event, ReplyStarted):
             reply.start(recorded.version, recorded.recorded_at_us, event.model)
-            mirror.node = event.node
+            mirror.node = node_of(recorded)
             if channel := self._around.feeds.of(mirror.session_id):
                 channel.bell.ring()  # who has read its start already, from the log, did not find it
             mirror.following = asyncio.create_task(self._follow(mirror), name=f"mirror {reply.reply_id}")

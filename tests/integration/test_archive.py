@@ -14,14 +14,27 @@ import pytest
 from chatbot.audit.archive import export_log, import_file
 from chatbot.audit.conversation import load
 from events.archive import ArchiveFault
-from events.catalogue import AdoptedMessage, HistoryAdopted, Origin
+from events.catalogue import (
+    AdoptedMessage,
+    Event,
+    HistoryAdopted,
+    MessagePosted,
+    Origin,
+    ReplyCompleted,
+    ReplyInterrupted,
+    ReplyProgressed,
+    ReplyRequested,
+    ReplyStarted,
+)
 from events.errors import LogInUse
 from events.intake import Rules
+from events.record import Metadata, RecordedEvent
 from events.sqlite import SqliteLog
 from events.transfer import Transfer, TransferRefused
+from projections.session import evolve
 from tests.support.commands import command, refusal
 from tests.support.model_server import ModelServer
-from tests.support.sample_events import ASKED, posted
+from tests.support.sample_events import ASKED, PARAMETERS, posted
 from tests.support.service import program
 from tests.support.told_log import content, created, imported, rows_of, tell
 
@@ -142,6 +155,24 @@ class Interrupted(Exception):
     """As by a power cut."""
 
 
+async def interrupted(
+    data: bytes, target: Path, pages: int, monkeypatch: pytest.MonkeyPatch, rules: Rules = NO_RULES
+) -> None:
+    """An import that ends after `pages`."""
+    add, left = Transfer.add, [pages]
+
+    async def cut(self: Transfer, *arguments: Any) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Interrupted
+        await add(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Transfer, "add", cut)
+        with pytest.raises(Interrupted):
+            await take(data, target, rules)
+
+
 @pytest.mark.parametrize("skip_existing", [False, True])
 @pytest.mark.parametrize("pages", [1, 2, 5])
 async def test_an_interrupted_import_can_be_resumed_at_any_page(
@@ -156,18 +187,7 @@ async def test_an_interrupted_import_can_be_resumed_at_any_page(
         await log.append("bobs", 0, [posted("mine")], ASKED)
     await log.close()
     own = len(await rows_of(target))
-    add, left = Transfer.add, [pages]
-
-    async def cut(self: Transfer, *arguments: Any) -> None:
-        left[0] -= 1
-        if left[0] < 0:
-            raise Interrupted
-        await add(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Transfer, "add", cut)
-        with pytest.raises(Interrupted):
-            await take(data, target, Rules(skip_existing=skip_existing))
+    await interrupted(data, target, pages, monkeypatch, Rules(skip_existing=skip_existing))
     with pytest.raises(TransferRefused, match="--resume"):
         await take(data, target)
     done = await take(data, target, Rules(resume=True, skip_existing=skip_existing))
@@ -178,15 +198,104 @@ async def test_an_interrupted_import_can_be_resumed_at_any_page(
     assert again["imported"] == 0
 
 
-async def test_an_import_is_not_resumed_over_a_session_that_went_on(source: Path, tmp_path: Path) -> None:
+async def test_an_import_is_not_resumed_over_a_session_that_went_on(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("events.intake.ROWS_MAX", 2)
     target, data = tmp_path / "new.db", await exported(source, session="later")
-    shorter = sealed([json.loads(line) for line in data.splitlines()[:3]])
-    await take(shorter, target)
+    await interrupted(data, target, 1, monkeypatch)
     log = await SqliteLog.open(target)
     await log.append("later", 2, [posted("went on")], ASKED)
     await log.close()
     with pytest.raises(TransferRefused, match="line 4: session later has another event as its version 3"):
         await take(data, target, Rules(resume=True))
+
+
+FORGED = "http://127.0.0.1:9#0123abcd"
+
+
+async def owing(path: Path) -> None:
+    """Sessions that owe replies: one that waits, one that runs with text on record, one of each, one interrupted and
+    asked for again; and two that owe none."""
+    log = await SqliteLog.open(path)
+
+    def asks(reply: str) -> MessagePosted:
+        return MessagePosted(f"m of {reply}", None, "user", "words", reply_id=reply, node=FORGED)
+
+    def starts(reply: str, attempt: int = 1) -> ReplyStarted:
+        return ReplyStarted(reply, f"m of {reply}", FORGED, "midm", "small", PARAMETERS, (), attempt)
+
+    async def write(name: str, *events: Event) -> None:
+        await log.append(name, 0, [created(None), *events], ASKED)
+
+    ended = ReplyCompleted("r", "answer", "stop", "small", 1)
+    again = ReplyRequested("r", "m of r", attempt=2, node=FORGED)
+    running = (asks("r"), starts("r"), ReplyProgressed("r", 0, "Hel"), ReplyProgressed("r", 3, "lo"))
+    await write("waits", asks("r"))
+    await write("runs", *running)
+    await write("both", *running, asks("r2"))
+    await write("again", asks("r"), starts("r"), ReplyInterrupted("r", "H", "crash"), again)
+    await write("ended", asks("r"), starts("r"), ended)
+    await write("alone", MessagePosted("m", None, "user", "words", node=FORGED))
+    await log.close()
+
+
+OWED = {"waits": {"r": ""}, "runs": {"r": "Hello"}, "both": {"r": "Hello", "r2": ""}, "again": {"r": ""}}
+
+
+async def test_an_import_closes_open_replies_and_drops_node_names(tmp_path: Path) -> None:
+    await owing(tmp_path / "source.db")
+    data = await exported(tmp_path / "source.db")
+    assert FORGED.encode() in data
+    told = await take(data, tmp_path / "new.db")
+    rows = await rows_of(tmp_path / "new.db")
+    assert (told["closed"], told["position"], told["digest"]) == (5, len(rows), rows[-1].digest.hex())
+    log = await SqliteLog.open(tmp_path / "new.db", read_only=True)
+    events = await log.read_all(limit=100)
+    await log.close()
+    assert all(FORGED not in (row.data or "") for row in rows)
+    assert {event.metadata.cause for event in events if event.metadata.imported is None} == {"import"}
+    closed: dict[str, dict[str, str]] = {}
+    for event in events:
+        if event.metadata.imported is None:
+            assert isinstance(event.event, ReplyInterrupted)
+            assert event.event.cause == "import"
+            closed.setdefault(event.stream_id, {})[event.event.reply_id] = event.event.content
+    assert closed == OWED
+    for stream in {row.stream_id for row in rows}:
+        session = None
+        for event in events:
+            session = evolve(session, event) if event.stream_id == stream else session
+        assert session is not None
+        assert (session.open_reply, session.pending) == (None, ())
+    again = await take(data, tmp_path / "new.db", Rules(resume=True))
+    assert (again["imported"], again["closed"]) == (0, 0)
+    skipped = await take(data, tmp_path / "new.db", Rules(skip_existing=True))
+    assert (skipped["imported"], skipped["closed"]) == (0, 0)
+
+
+async def test_sessions_that_are_left_out_keep_their_open_replies(tmp_path: Path) -> None:
+    """They are this log's own: its nodes go on with them."""
+    await owing(tmp_path / "source.db")
+    await owing(tmp_path / "other.db")
+    told = await take(await exported(tmp_path / "source.db"), tmp_path / "other.db", Rules(skip_existing=True))
+    assert (told["imported"], told["closed"]) == (0, 0)
+
+
+def test_a_node_named_by_an_imported_event_is_nobodys() -> None:
+    """Also where version 0.4 has imported it, and left the name."""
+    created_at = RecordedEvent(1, "s", 1, "session_created", 2, 0, ASKED, created(None))
+    asked = MessagePosted("m", None, "user", "words", reply_id="r", node=FORGED)
+    started = ReplyStarted("r", "m", FORGED, "midm", "small", PARAMETERS, ())
+    again = ReplyRequested("r2", "m", node=FORGED)
+    for metadata, node in ((ASKED, FORGED), (Metadata(imported="chatbot-log/0:1"), None)):
+        session = evolve(None, created_at)
+        session = evolve(session, RecordedEvent(2, "s", 2, "message_posted", 1, 0, metadata, asked))
+        session = evolve(session, RecordedEvent(3, "s", 3, "reply_requested", 1, 0, metadata, again))
+        assert [one.node for one in session.pending] == [node, node]
+        session = evolve(session, RecordedEvent(4, "s", 4, "reply_started", 1, 0, metadata, started))
+        assert session.open_reply is not None
+        assert session.open_reply.node == node
 
 
 def change(lines: Lines, number: int, **columns: Any) -> None:

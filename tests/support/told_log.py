@@ -15,6 +15,7 @@ from events.catalogue import (
     SessionCreated,
     SessionDeleted,
 )
+from events.intake import OWE_REPLY
 from events.record import Metadata, StoredRow
 from events.sqlite import SqliteLog
 from events.verify import verify
@@ -66,11 +67,15 @@ async def rows_of(path: Path) -> list[StoredRow]:
         await log.close()
 
 
-def content(row: StoredRow) -> tuple[Any, ...]:
-    """What a copy keeps of a row: all but place and chain, and in a history_adopted the places that it names."""
+def content(row: StoredRow, *, nodes: bool = True) -> tuple[Any, ...]:
+    """What a copy keeps of a row: all but place and chain, and in a history_adopted the places that it names. Without
+    `nodes`, what an import keeps of events that may name one.
+    """
     metadata = msgspec.json.decode(row.metadata)
     metadata.pop("imported", None)
     envelope = (row.stream_id, row.version, row.type, row.schema_version, row.recorded_at_us, metadata)
+    if row.type in OWE_REPLY and row.data is not None and not nodes:
+        return (*envelope, {name: value for name, value in msgspec.json.decode(row.data).items() if name != "node"})
     if row.type != "history_adopted":
         return (*envelope, row.data, row.salt, row.commitment)
     if row.data is None:
@@ -79,6 +84,10 @@ def content(row: StoredRow) -> tuple[Any, ...]:
     for message in data["messages"]:
         del message["position"]
     return (*envelope, data)
+
+
+def is_imported(row: StoredRow) -> bool:
+    return "imported" in msgspec.json.decode(row.metadata)
 
 
 def imported(row: StoredRow) -> str:
