@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -42,8 +43,9 @@ from chatbot.logs import background_logging, setup_logging
 from chatbot.loop_lag import watch_loop
 from chatbot.metrics import Metrics
 from chatbot.nodes.membership import Membership
-from chatbot.observers import LogWatch, ProjectionWatch, SessionWatch
+from chatbot.observers import ClockWatch, LogWatch, ProjectionWatch, SessionWatch
 from chatbot.reload import run_reloading
+from chatbot.sessions.deadline_clock import open_deadline_clock
 from chatbot.sessions.expiry import ExpiryTimer
 from chatbot.sessions.feeds import Feeds
 from chatbot.sessions.nodes import Alone
@@ -241,6 +243,7 @@ async def compose(
         stack.push_async_callback(member.close)
     health = HealthMonitor(provider, settings.llm.health_interval_s, settings.llm.server_url)
     await stack.enter_async_context(background(health.run(), "health"))
+    clock = await open_deadline_clock(log, ClockWatch(metrics, structlog.get_logger("clock")).jumped)
     ports = Ports(
         log=log,
         runner=projections,
@@ -252,7 +255,7 @@ async def compose(
         feeds=feeds,
         texts=RecentTexts(log, settings.database.text_cache_bytes),
         observe=SessionWatch(metrics, structlog.get_logger("sessions"), lambda: provider.models),
-        clock=now_us,
+        clock=clock,
         timer=time.monotonic,
         logger=structlog.get_logger("sessions"),
         nodes=member.cluster if member else Alone(),
@@ -262,7 +265,8 @@ async def compose(
     stack.push_async_callback(supervisor.close)
     for name, work_beside in (member.work(ports, supervisor) if member else {}).items():
         await stack.enter_async_context(background(work_beside, name))
-    expiry = ExpiryTimer(ports, supervisor, settings.sessions.erase_expired_after_hours)
+    may_erase = partial(clock.is_consistent, settings.sessions.erase_after_consistent_hours)
+    expiry = ExpiryTimer(ports, supervisor, settings.sessions.erase_expired_after_hours, may_erase)
     await stack.enter_async_context(background(expiry.run(), "expiry"))
     services = Services(
         settings=settings,

@@ -124,6 +124,11 @@ class Metrics:
         self._log_refused = Counter(
             "chatbot_appends_refused_total", "Appends refused, by reason.", ["reason"], registry=registry
         )
+        self._clock_jumps = Counter(
+            "chatbot_clock_jumps_total",
+            "Jumps of the wall clock against the clock since the boot, or behind the log's newest event.",
+            registry=registry,
+        )
         self._files_lost = Counter(
             "chatbot_log_files_lost_total",
             "Files of the log found deleted or replaced while it was open.",
@@ -266,6 +271,9 @@ class Metrics:
 
     def append_refused(self, reason: str) -> None:
         self._log_refused.labels(reason).inc()
+
+    def clock_jumped(self) -> None:
+        self._clock_jumps.inc()
 
     def files_lost(self) -> None:
         self._files_lost.inc()

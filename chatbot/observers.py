@@ -98,6 +98,20 @@ class LogWatch:
         self._logger.error("log.files_lost", reason=reason)
 
 
+class ClockWatch:
+    """Hears of jumps of the wall clock."""
+
+    def __init__(self, metrics: Metrics, logger: structlog.stdlib.BoundLogger) -> None:
+        self._metrics = metrics
+        self._logger = logger
+
+    def jumped(self, seconds: float) -> None:
+        self._metrics.clock_jumped()
+        self._logger.warning(
+            "clock.jumped", by_s=round(seconds, 1), effect="sessions expire late, and retention erases nothing for now"
+        )
+
+
 class ProjectionWatch:
     """Implements the projection runner's observer."""
 

@@ -199,6 +199,15 @@ class SessionSettings(Struct, frozen=True):
         float,
         Meta(ge=0, le=876_000, description="Hours after its expiry at which a session is erased for good; 0: never."),
     ] = 0.0
+    erase_after_consistent_hours: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=8_760,
+            description="Hours that the clock must have run without a jump, since the start or the last one, before"
+            " expired sessions are erased: a wrong clock erases nothing.",
+        ),
+    ] = 1.0
     idle_timeout_s: Annotated[
         float, Meta(gt=0, le=86400, description="Seconds without a command after which an actor leaves memory.")
     ] = 60.0

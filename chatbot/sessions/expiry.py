@@ -4,6 +4,7 @@ With a retention setting it also has sessions erased whose expiry is long ago.
 """
 
 import asyncio
+from collections.abc import Callable
 
 from chatbot.sessions import errors
 from chatbot.sessions.commands import SERVICE, DeleteSession, Expire
@@ -24,10 +25,17 @@ RETENTION = "retention"  # the reason and the cause that are recorded
 class ExpiryTimer:
     """Sleeps until the next deadline and asks the sessions that are due.
 
-    `erase_after_hours`: so long after its expiry a session is erased; 0 is never.
+    `erase_after_hours`: so long after its expiry a session is erased; 0 is never. While `may_erase` says no, none is.
     """
 
-    def __init__(self, ports: Ports, supervisor: Supervisor, erase_after_hours: float = 0.0) -> None:
+    def __init__(
+        self,
+        ports: Ports,
+        supervisor: Supervisor,
+        erase_after_hours: float = 0.0,
+        may_erase: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._may_erase = may_erase
         self._ports = ports
         self._supervisor = supervisor
         self._erase_after_us = round(erase_after_hours * 3_600_000_000)
@@ -62,7 +70,7 @@ class ExpiryTimer:
     async def _deadline(self) -> int | None:
         """When the next session is to expire or to be erased, in microseconds."""
         expires_us = await self._ports.queries.next_deadline()
-        if not self._erase_after_us:
+        if not self._erase_after_us or not self._may_erase():
             return expires_us
         oldest_us = await self._ports.queries.oldest_expired()
         erases_us = None if oldest_us is None else oldest_us + self._erase_after_us
@@ -97,7 +105,7 @@ class ExpiryTimer:
 
     async def _erase_due(self) -> None:
         """One round of erasures; what is left makes the next sleep the shortest."""
-        if not self._erase_after_us:
+        if not self._erase_after_us or not self._may_erase():
             return
         by_us = self._ports.clock() - self._erase_after_us
         due = await self._ports.queries.long_expired(by_us, limit=ERASE_A_ROUND)

@@ -45,7 +45,9 @@ class SessionObserver(Protocol):
 
 
 class Ports(Struct, frozen=True):
-    """`clock` gives unix microseconds, `timer` monotonic seconds."""
+    """`clock` gives the time by which sessions expire, in unix microseconds (see deadline_clock.py); `timer` monotonic
+    seconds.
+    """
 
     log: EventLog
     runner: ProjectionRunner

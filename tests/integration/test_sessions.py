@@ -173,8 +173,11 @@ async def test_idle_actors_leave_memory_and_come_back_with_their_context(tmp_pat
 async def test_a_session_is_erased_for_good_so_long_after_its_expiry_as_the_setting_says(
     tmp_path: Path, model: ModelServer
 ) -> None:
-    after_hours = str(1 / 3600)
-    async with serving(tmp_path, model.url, CHATBOT_SESSIONS_ERASE_EXPIRED_AFTER_HOURS=after_hours) as service:
+    settings = {
+        "CHATBOT_SESSIONS_ERASE_EXPIRED_AFTER_HOURS": str(1 / 3600),
+        "CHATBOT_SESSIONS_ERASE_AFTER_CONSISTENT_HOURS": "0",
+    }
+    async with serving(tmp_path, model.url, **settings) as service:
         body = {"timeout_hours": 1 / 3600, "title": "SECRET-title"}
         short = (await service.client.post("/api/sessions", json=body)).json()["session_id"]
         kept = await service.session(title="KEPT-title")

@@ -1,0 +1,105 @@
+"""The time by which sessions expire: the wall clock, until it jumps.
+
+A virtual machine that resumes, a wrong NTP answer or an empty battery moves the wall clock by days, and an expired or
+erased session does not come back. So a jump against the clock that counts from the boot is believed only after a while;
+until then time goes on as if the clock had not jumped, or as the wall clock says, whichever is earlier: sessions expire
+late, never early.
+"""
+
+import time
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from events.log import EventLog
+
+JUMP_US = 5_000_000  # a difference that is no drift, which NTP corrects by 0.5 ms a second at most
+BELIEVED_AFTER_US = 600_000_000  # ten minutes: NTP and hypervisors have set a wrong clock right by then
+GAP_US = 3_600_000_000  # since the newest event at the start: a longer one is a long stop, or a wrong clock
+
+_BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # elsewhere a suspended machine seems to jump
+
+
+class Reading(Struct, frozen=True):
+    """Both clocks at one moment, in microseconds: since 1970 (UTC), and since the machine's boot."""
+
+    wall_us: int
+    boot_us: int
+
+
+class ClockTrust(Struct, frozen=True):
+    """`believed_us` and `offset_us` are differences of the wall clock to the boot clock: the one that deadlines go by,
+    and the newest, which has not jumped since `since_us` on the boot clock.
+    """
+
+    believed_us: int
+    offset_us: int
+    since_us: int
+
+
+def begin(reading: Reading, newest_us: int | None) -> tuple[ClockTrust, int]:
+    """The trust at the start, and by how much the clock is behind the log's newest event at `newest_us`, below zero (0:
+    it is not). After a long stop, or with a clock that is far ahead, time goes on where the log ends.
+    """
+    offset_us = reading.wall_us - reading.boot_us
+    ahead_us = 0 if newest_us is None else reading.wall_us - newest_us
+    believed_us = offset_us - ahead_us if ahead_us > GAP_US else offset_us
+    return ClockTrust(believed_us, offset_us, reading.boot_us), ahead_us if ahead_us <= -JUMP_US else 0
+
+
+def observe(trust: ClockTrust, reading: Reading) -> tuple[ClockTrust, int]:
+    """The trust after `reading`, and by how much the wall clock has jumped since the reading before (0: not at all)."""
+    offset_us = reading.wall_us - reading.boot_us
+    moved_us = offset_us - trust.offset_us
+    has_jumped = abs(moved_us) >= JUMP_US
+    since_us = reading.boot_us if has_jumped else trust.since_us
+    is_believed = (
+        abs(offset_us - trust.believed_us) < JUMP_US  # it never jumped, or is back
+        or reading.boot_us - since_us >= BELIEVED_AFTER_US
+    )
+    believed_us = offset_us if is_believed else trust.believed_us
+    return ClockTrust(believed_us, offset_us, since_us), moved_us if has_jumped else 0
+
+
+def deadline_time_us(trust: ClockTrust, reading: Reading) -> int:
+    """The time by which deadlines are over, microseconds since 1970."""
+    return min(reading.wall_us, trust.believed_us + reading.boot_us)
+
+
+def system_reading() -> Reading:
+    """What the machine's clocks say."""
+    return Reading(time.time_ns() // 1000, time.clock_gettime_ns(_BOOT_CLOCK) // 1000)
+
+
+class DeadlineClock:
+    """Called, it tells the time by which deadlines are over. `jumped` hears of jumps, in seconds: forward, or (below
+    zero) back. For one event loop; to be called once a minute at least, as the timer of expiry does.
+    """
+
+    def __init__(self, read: Callable[[], Reading], newest_us: int | None, jumped: Callable[[float], None]) -> None:
+        self._read = read
+        self._jumped = jumped
+        self._trust, behind_us = begin(read(), newest_us)
+        if behind_us:
+            jumped(behind_us / 1e6)
+
+    def __call__(self) -> int:
+        reading = self._look()
+        return deadline_time_us(self._trust, reading)
+
+    def is_consistent(self, hours: float) -> bool:
+        """Whether the clock has run for so long since the last jump, or since the start."""
+        return self._look().boot_us - self._trust.since_us >= hours * 3_600_000_000
+
+    def _look(self) -> Reading:
+        reading = self._read()
+        self._trust, moved_us = observe(self._trust, reading)
+        if moved_us:
+            self._jumped(moved_us / 1e6)
+        return reading
+
+
+async def open_deadline_clock(log: EventLog, jumped: Callable[[float], None]) -> DeadlineClock:
+    """The clock of this machine, held against the log's newest event. Raises LogUnavailable."""
+    newest = await log.rows(after=log.head().position - 1, limit=1)
+    return DeadlineClock(system_reading, newest[0].recorded_at_us if newest else None, jumped)
