@@ -46,6 +46,7 @@ from chatbot.nodes.membership import Membership
 from chatbot.observers import ClockWatch, LogWatch, ProjectionWatch, SessionWatch
 from chatbot.reload import run_reloading
 from chatbot.sessions.deadline_clock import open_deadline_clock
+from chatbot.sessions.erasures import Erasures
 from chatbot.sessions.expiry import ExpiryTimer
 from chatbot.sessions.feeds import Feeds
 from chatbot.sessions.nodes import Alone
@@ -71,8 +72,7 @@ from projections.errors import ProjectionError
 from projections.runner import ProjectionRunner
 from projections.seed import seed, slot_path
 
-EXIT_FAILED, EXIT_SETTINGS, EXIT_DATABASE, EXIT_LISTEN, EXIT_MODEL = 1, 2, 3, 4, 5
-EXIT_FAULT, EXIT_AT_ONCE = 70, 130
+EXIT_FAILED, EXIT_SETTINGS, EXIT_DATABASE, EXIT_LISTEN, EXIT_MODEL, EXIT_FAULT, EXIT_AT_ONCE = 1, 2, 3, 4, 5, 70, 130
 ROOT = Path(__file__).resolve().parent
 
 
@@ -263,11 +263,12 @@ async def compose(
     ids = Ids()
     supervisor = Supervisor(ports)
     stack.push_async_callback(supervisor.close)
-    for name, work_beside in (member.work(ports, supervisor) if member else {}).items():
-        await stack.enter_async_context(background(work_beside, name))
+    beside = member.work(ports, supervisor) if member else {}
     may_erase = partial(clock.is_consistent, settings.sessions.erase_after_consistent_hours)
     expiry = ExpiryTimer(ports, supervisor, settings.sessions.erase_expired_after_hours, may_erase)
-    await stack.enter_async_context(background(expiry.run(), "expiry"))
+    erasures = Erasures(ports, supervisor)
+    for name, work_beside in {**beside, "expiry": expiry.run(), "erasures": erasures.run()}.items():
+        await stack.enter_async_context(background(work_beside, name))
     services = Services(
         settings=settings,
         log=log,
@@ -275,6 +276,7 @@ async def compose(
         queries=projections.queries,
         supervisor=supervisor,
         expiry=expiry,
+        erasures=erasures,
         reader=Reader(ports, supervisor),
         feeds=ports.feeds,
         nodes=ports.nodes,

@@ -136,7 +136,7 @@ class Metrics:
         )
         self._erasure_pending = Gauge(
             "chatbot_erasure_pending",
-            "1 while another program's reading keeps erased content in the write-ahead file.",
+            "1 while content of deleted sessions is still in a file: another program reads it, or forks copy it first.",
             registry=registry,
         )
         self._lag_events = Gauge(

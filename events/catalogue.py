@@ -102,7 +102,15 @@ class SessionAccessed(Event, frozen=True, tag="session_accessed"):
 
 
 class SessionExpired(Event, frozen=True, tag="session_expired"):
+    """The session is over at `deadline_us`, because nobody has used it for so long.
+
+    With an `erase_reason`: because someone deleted it, which that reason tells; its content is erased once the texts
+    that forks read are copied. `node` is the one of several nodes that does it.
+    """
+
     deadline_us: int
+    erase_reason: str | None = None
+    node: str | None = None
 
 
 class SessionDeleted(Event, frozen=True, tag="session_deleted"):

@@ -19,6 +19,12 @@ SELECT expires_at_us FROM sessions INDEXED BY sessions_expired
 WHERE status = 'expired' ORDER BY expires_at_us LIMIT 1
 """
 
+# Sessions that were deleted and wait for their erasure, by `no`.
+ERASING = """
+SELECT state FROM sessions INDEXED BY sessions_erasing
+WHERE status = 'expired' AND json_extract(state, '$.erasure') IS NOT NULL AND no > ? ORDER BY no LIMIT ?
+"""
+
 
 class Erasable(Struct, frozen=True, kw_only=True):
     """Sessions whose content is still there, active or expired. Every condition that is given must hold.

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from events.catalogue import UsageTotal
 from projections.borrowed import BorrowedTexts
-from projections.erasable import LONG_EXPIRED, OLDEST_EXPIRED, Erasable, erasable_query
+from projections.erasable import ERASING, LONG_EXPIRED, OLDEST_EXPIRED, Erasable, erasable_query
 from projections.labels import label_of, label_of_key
 from projections.listing import Label, Listing, label_counts, listing_query
 from projections.message import Message
@@ -228,6 +228,10 @@ class Queries:
         """The deadline of the first of these, in microseconds; None when there is none."""
         found = await self._reader.rows(OLDEST_EXPIRED)
         return int(found[0][0]) if found else None
+
+    async def erasing(self, *, limit: int, after: int = 0) -> list[Session]:
+        """Sessions that were deleted and whose content is still there, by `no`, beginning after that of `after`."""
+        return await self._states(ERASING, (after, limit))
 
     async def erasable(self, wanted: Erasable) -> list[Session]:
         """Up to `wanted.limit` sessions that an erasure means, the newest first."""

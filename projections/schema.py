@@ -36,6 +36,8 @@ CREATE INDEX sessions_of_owner_by_creation ON sessions (owner, status, no DESC);
 CREATE INDEX sessions_by_creation ON sessions (status, no DESC);
 CREATE INDEX sessions_by_expiry ON sessions (expires_at_us) WHERE status = 'active' AND is_open = 0;
 CREATE INDEX sessions_expired ON sessions (expires_at_us) WHERE status = 'expired';
+CREATE INDEX sessions_erasing ON sessions (no)
+    WHERE status = 'expired' AND json_extract(state, '$.erasure') IS NOT NULL;
 CREATE INDEX sessions_open ON sessions (no) WHERE is_open = 1;
 
 CREATE TABLE counts (status TEXT PRIMARY KEY, n INTEGER NOT NULL) STRICT, WITHOUT ROWID;

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from events.catalogue import (
     BranchSelected,
     ContentErased,
+    Event,
     HistoryAdopted,
     MessagePosted,
     ReplyCancelled,
@@ -21,6 +22,7 @@ from events.catalogue import (
     ReplyStarted,
     SessionCreated,
     SessionDeleted,
+    SessionExpired,
 )
 from events.record import RecordedEvent
 
@@ -61,6 +63,13 @@ class OpenReply(Struct, frozen=True):
     node: str | None = None
 
 
+class Erasure(Struct, frozen=True):
+    """The session was deleted for this `reason`, and `node` copies texts that forks read before they are erased."""
+
+    reason: str
+    node: str | None = None
+
+
 class Session(Struct, frozen=True):
     """One session as its events up to `version` (log position `position`) tell it.
 
@@ -82,6 +91,12 @@ class Session(Struct, frozen=True):
     message_count: int = 0
     open_reply: OpenReply | None = None
     pending: tuple[Pending, ...] = ()
+    erasure: Erasure | None = None
+
+    @property
+    def is_deleted(self) -> bool:
+        """Whether it was deleted, though its content may still be there for forks to copy."""
+        return self.status == "deleted" or self.erasure is not None
 
     @property
     def expires_at_us(self) -> int:
@@ -179,12 +194,18 @@ def _described_or_expired(session: Session, recorded: RecordedEvent) -> Session:
     if recorded.type == "metadata_changed" and recorded.event is not None:
         return replace(session, described_at=recorded.position)
     if recorded.type == "session_expired":
-        return replace(session, status="expired")
+        return replace(session, status="expired", erasure=_erasure(recorded.event) or session.erasure)
     return session
 
 
+def _erasure(event: Event | None) -> Erasure | None:
+    if isinstance(event, SessionExpired) and event.erase_reason is not None:
+        return Erasure(event.erase_reason, event.node)
+    return None
+
+
 def _emptied(session: Session) -> Session:
-    return replace(session, head=None, message_count=0, open_reply=None, pending=(), described_at=0)
+    return replace(session, head=None, message_count=0, open_reply=None, pending=(), described_at=0, erasure=None)
 
 
 def _without(pending: tuple[Pending, ...], reply_id: str) -> tuple[Pending, ...]:

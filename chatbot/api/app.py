@@ -17,7 +17,6 @@ from chatbot.sessions.leisure import Leisure
 from chatbot.workers.listening import listen_at, url_of
 from chatbot.workers.tally import Share
 
-
 SHUTDOWN_MIN_S = 0.001  # aiohttp takes 0 for no bound at all
 
 

@@ -13,6 +13,7 @@ from chatbot.api.views import (
     BranchView,
     CancelView,
     ChatView,
+    ErasureView,
     HealthView,
     MessageList,
     SessionList,
@@ -45,6 +46,7 @@ KEY = "Idempotency-Key"
 ETAG = ("ETag",)
 _SESSION = Answer("The session.", SessionView, headers=ETAG)
 _UNCHANGED = Answer("It has not changed since the ETag in If-None-Match.", headers=ETAG)
+_ERASING = Answer("Deleted for everybody; its content goes once forks have copied what they read.", ErasureView)
 _IDLE = Answer("Nothing was running.", CancelView, shows="nothing-running")
 _UNHEALTHY = Answer("The database is gone.", HealthView, shows="unhealthy")
 _NOT_READY = Answer("Not now.", ReadinessView, shows="draining")
@@ -103,6 +105,9 @@ keep the connection open. A client that leaves does not stop the reply.
 """
 
 
+_DELETE = """204: no file holds its content any more. 202 only where forks read more than a few of its texts: these are
+copied first, also after a restart. Until then a further DELETE answers 202, all other calls 404; then it answers 404.
+"""
 _FORK = """No text is copied: the new session points at the texts where they are. When the session that they belong to
 is deleted, they are copied first, so that the fork stays whole.
 """
@@ -152,7 +157,7 @@ CALLS: dict[str, tuple[Call, ...]] = {
         ),
         Call(
             "DELETE", _session, "delete_session", "Delete a session; its messages are erased from the disk",
-            {204: Answer("It is gone.")}, headers=("If-Match",), problems=CHANGE,
+            {204: Answer("It is gone."), 202: _ERASING}, details=_DELETE, headers=("If-Match",), problems=CHANGE,
         ),
         Call(
             "GET", f"{_session}/messages", "list_messages", "List the newest messages, in the order of time",

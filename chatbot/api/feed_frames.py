@@ -27,6 +27,8 @@ def frame_of(recorded: RecordedEvent) -> frames.FeedFrame | None:
             return frames.Start(recorded.stream_id, event.reply_id, event.parent_id, version, event.model)
         case BranchSelected():
             return frames.Branch(event.message_id, version)
+        case SessionExpired(erase_reason=str()):
+            return frames.Deleted(version)
         case SessionExpired():
             return frames.Expired(version)
         case SessionDeleted():

@@ -80,7 +80,7 @@ async def _look(services: Services) -> None:
     """Set what is not counted as it happens."""
     services.metrics.sessions(await _counts(services))
     services.metrics.projection_lag(services.runner.lag, await _lag_s(services))
-    services.metrics.erasure_pending(pending=services.log.erasure_pending)
+    services.metrics.erasure_pending(pending=services.log.erasure_pending or services.erasures.pending > 0)
     if services.log_writer is not None:
         services.metrics.log_lines_dropped(services.log_writer.dropped)
     gate = services.gate

@@ -15,6 +15,7 @@ from chatbot.llm.protocol import Provider
 from chatbot.log_writer import LogWriter
 from chatbot.metrics import Metrics
 from chatbot.observers import LogWatch
+from chatbot.sessions.erasures import Erasures
 from chatbot.sessions.expiry import ExpiryTimer
 from chatbot.sessions.feeds import Feeds
 from chatbot.sessions.nodes import Nodes
@@ -48,6 +49,7 @@ class Services(Struct, frozen=True):
     queries: Queries
     supervisor: Supervisor
     expiry: ExpiryTimer
+    erasures: Erasures
     reader: Reader
     feeds: Feeds
     nodes: Nodes

@@ -21,7 +21,8 @@ from chatbot.api.bodies import (
 from chatbot.api.conditions import check_at_least, id_for, if_match, is_known, once_of
 from chatbot.api.middleware import ASKER
 from chatbot.api.services import SERVICES, Services
-from chatbot.api.views import CancelView, MessageList, SessionList, message_view, session_view, state_view
+from chatbot.api.views import CancelView, ErasureView, MessageList, SessionList, message_view, session_view, state_view
+from chatbot.audit.moment import timestamp
 from chatbot.sessions.commands import CancelReply, ChangeMetadata, CreateSession, DeleteSession
 from chatbot.sessions.errors import Draining, SessionDeleted
 from chatbot.sessions.state import State
@@ -108,10 +109,12 @@ async def change(request: web.Request) -> web.Response:
 @routes.delete("/api/sessions/{session_id}")
 async def delete(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
-    await services.supervisor.ask(
-        session_id_of(request), DeleteSession(), request[ASKER], if_versions=if_match(request)
-    )
-    return web.Response(status=204)
+    session_id, command = session_id_of(request), DeleteSession(may_wait=True)
+    answer = await services.supervisor.ask(session_id, command, request[ASKER], if_versions=if_match(request))
+    if answer.state.session.status == "deleted":
+        return web.Response(status=204)
+    services.erasures.nudge()
+    return json_answer(ErasureView(session_id, "erasing", timestamp(services.clock())), status=202)
 
 
 @routes.post("/api/sessions/{session_id}/cancel")
@@ -173,7 +176,8 @@ async def list_sessions(request: web.Request) -> web.Response:
         )
     )
     described = await services.reader.described(page)
-    views = [session_view(one) for one in described if matches(one.metadata, filters)]
+    shown = [one for one in described if not one.session.is_deleted and matches(one.metadata, filters)]
+    views = [session_view(one) for one in shown]
     last = page[-1] if len(page) == limit else None
     return json_answer(SessionList(views, _write_cursor(last, order) if last else None))
 

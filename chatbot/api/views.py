@@ -80,6 +80,14 @@ class CancelView(Struct, frozen=True, omit_defaults=True):
     status: str | None = None
 
 
+class ErasureView(Struct, frozen=True):
+    """The session is gone for everybody; its content is erased once forks have copied what they read of it."""
+
+    session_id: str
+    status: Literal["erasing"]
+    accepted_at: str
+
+
 class HealthView(Struct, frozen=True):
     status: Literal["healthy", "degraded", "unhealthy"]
     timestamp: str

@@ -6,10 +6,12 @@ and again and again until a whole pass finds nothing that is left.
 A key sees its own sessions only, so that `--owner` means the owner of the key: whose that is, the settings here say.
 """
 
+import asyncio
 import re
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import aiohttp
 from msgspec import Struct
@@ -21,6 +23,8 @@ from chatbot.audit.wanted import Wanted, nothing_matched
 PAGE = 1000  # sessions in one answer: the most that the service gives
 PASSES_MAX = 100  # over the list: each but the last erases something
 TIMEOUT_S = 120.0  # for one answer: a deletion may hand a long history over to forks
+COPYING_MAX_S = 3600.0  # for the forks of one session to copy what they read of it: tens of millions of texts
+COPYING_LOOK_S = 0.5  # between questions whether they have
 REASON = "request"  # what the service records for every DELETE
 UNTOLD = (
     "which owner this key is cannot be told from here: set CHATBOT_API_KEYS as the service has it, or use"
@@ -154,23 +158,42 @@ async def _erase(desk: Desk, client: aiohttp.ClientSession, wanted: Wanted) -> i
 async def _delete_all(desk: Desk, client: aiohttp.ClientSession, ids: list[str] | tuple[str, ...], done: Done) -> None:
     progress = Progress("erasing", done.erased + len(ids), "sessions")
     for session_id in ids:
-        async with client.delete(f"/api/sessions/{session_id}") as answer:
-            if answer.status == 204:
-                now = datetime.now(UTC)
-                desk.say_json(Receipt(session_id, None, REASON, f"{now:%Y-%m-%dT%H:%M:%S.%f}Z"))
-                done.erased += 1
-            elif answer.status != 404:
-                raise CommandFailed(
-                    f"session {session_id} was not erased: {await _says(answer)}. Done so far: {done.erased:,}"
-                    " sessions; run this again to go on"
-                )
-            elif (await answer.json()).get("type") != "/problems/session-deleted":
-                done.missing += 1
-                desk.note(f"there is no session {session_id}, or it is not this key's")
-            else:
-                done.gone += 1
+        try:
+            became = await _delete(client, session_id)
+        except CommandFailed as error:
+            raise CommandFailed(
+                f"session {session_id} was not erased: {error}. Done so far: {done.erased:,} sessions; run this again"
+                " to go on"
+            ) from error
+        if became == "erased":
+            now = datetime.now(UTC)
+            desk.say_json(Receipt(session_id, None, REASON, f"{now:%Y-%m-%dT%H:%M:%S.%f}Z"))
+            done.erased += 1
+        elif became == "missing":
+            done.missing += 1
+            desk.note(f"there is no session {session_id}, or it is not this key's")
+        else:
+            done.gone += 1
         progress.reach(done.erased)
     progress.close()
+
+
+async def _delete(client: aiohttp.ClientSession, session_id: str) -> Literal["erased", "gone", "missing"]:
+    """What has become of the session, once no file holds its content. Raises CommandFailed."""
+    has_begun, give_up_s = False, time.monotonic() + COPYING_MAX_S
+    while True:
+        async with client.delete(f"/api/sessions/{session_id}") as answer:
+            if answer.status == 204:
+                return "erased"
+            if answer.status == 404:
+                is_gone = (await answer.json()).get("type") == "/problems/session-deleted"
+                return "missing" if not is_gone else "erased" if has_begun else "gone"
+            if answer.status != 202:
+                raise CommandFailed(await _says(answer))
+        has_begun = True
+        if time.monotonic() > give_up_s:
+            raise CommandFailed("it is deleted, and forks still copy what they read of it")
+        await asyncio.sleep(COPYING_LOOK_S)
 
 
 async def _says(answer: aiohttp.ClientResponse) -> str:

@@ -13,6 +13,7 @@ from chatbot.sessions import activate, errors
 from chatbot.sessions.commands import (
     SERVICE,
     AskAgain,
+    BeginErasure,
     CancelReply,
     CatchUp,
     CheckpointReply,
@@ -37,6 +38,8 @@ from chatbot.sessions.ports import Ports
 from chatbot.sessions.reply import Reply
 from events.catalogue import ReplyInterrupted
 from events.errors import LogUnavailable, VersionConflict
+
+HAND_OVER_NOW_MAX = 2_000  # texts that forks read and DELETE waits for: a fifth of a second
 
 
 class Actor:
@@ -253,7 +256,10 @@ class Actor:
         """Raises VersionConflict."""
         state, rules = self._ledger.known, self._ledger.rules
         session = state.session
-        await hand_over(self._ports, session, self._ask)
+        texts_max = HAND_OVER_NOW_MAX if session.erasure is None else 0
+        if not await hand_over(self._ports, session, self._ask, texts_max if command.may_wait else None):
+            await self._ledger.record(envelope, BeginErasure(command.reason))
+            return Answer(self._ledger.known)
         command = replace(command, usage=await self._ports.queries.usage_of(session.no))
         last_words = decide(state, command, self._ports.clock(), rules, SERVICE, self.session_id).events[0]
         try:

@@ -145,10 +145,20 @@ class Expire(Struct, frozen=True):
 
 
 class DeleteSession(Struct, frozen=True):
-    """`usage` is what stays on the books when the content is gone."""
+    """`usage` is what stays on the books when the content is gone.
+
+    `may_wait`: where forks read many of its texts, the answer does not wait for the erasure.
+    """
 
     reason: str = "request"
     usage: tuple[UsageTotal, ...] = ()
+    may_wait: bool = False
+
+
+class BeginErasure(Struct, frozen=True):
+    """From now on the session is gone for everybody; its content is erased once forks have copied what they read."""
+
+    reason: str
 
 
 class CatchUp(Struct, frozen=True):
@@ -180,6 +190,7 @@ Command = (
     | Touch
     | Expire
     | DeleteSession
+    | BeginErasure
     | CatchUp
     | Recover
     | Stop

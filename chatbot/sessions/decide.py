@@ -14,6 +14,7 @@ from chatbot.sessions import errors
 from chatbot.sessions.commands import (
     AskAgain,
     Asker,
+    BeginErasure,
     CancelReply,
     CatchUp,
     ChangeMetadata,
@@ -92,7 +93,7 @@ def decide(  # noqa: PLR0911, PLR0912  one arm for each command
     refused = gone(state, command, rules, asker, session_id)
     if state is None or refused is not None:
         return Decision(rejection=refused or errors.SessionNotFound(session_id))
-    if is_due(state, now_us) and not isinstance(command, DeleteSession | CopyTexts):
+    if is_due(state, now_us) and not isinstance(command, DeleteSession | BeginErasure | CopyTexts):
         refused = _spent() if isinstance(command, CreateSession) else errors.SessionExpired(session_id)
         refused = None if isinstance(command, Expire) else refused
         return Decision(events=(SessionExpired(deadline_us=state.session.expires_at_us),), rejection=refused)
@@ -119,6 +120,9 @@ def decide(  # noqa: PLR0911, PLR0912  one arm for each command
         case DeleteSession():
             gone_for_good = SessionDeleted(reason=command.reason, owner=state.session.owner, usage=command.usage)
             return Decision(events=(gone_for_good,))
+        case BeginErasure():
+            begun = SessionExpired(deadline_us=now_us, erase_reason=command.reason, node=rules.owes)
+            return Decision(events=(begun,) if state.session.erasure is None else ())
         case CancelReply() | InterruptReplies() | Expire() | Stop() | Fork() | CatchUp() | Recover():
             # Ending replies is the actor's, who holds their tasks; the expiry was not due; a fork is another stream.
             return Decision()
@@ -186,8 +190,9 @@ def gone(state: State | None, command: Command, rules: Rules, asker: Asker, sess
         return _spent()
     if state.session.status == "deleted":
         return errors.SessionDeleted(session_id)
-    if state.session.status == "expired" and not isinstance(command, DeleteSession | CopyTexts):
-        return errors.SessionExpired(session_id)
+    if state.session.status == "expired" and not isinstance(command, DeleteSession | BeginErasure | CopyTexts):
+        refusal = errors.SessionExpired if state.session.erasure is None else errors.SessionDeleted
+        return refusal(session_id)
     return None
 
 

@@ -111,6 +111,7 @@ class ExpiryTimer:
         due = await self._ports.queries.long_expired(by_us, limit=ERASE_A_ROUND)
         # Newest first, for a fork is newer than what it was made from: no text is handed over only to go next.
         erased = 0
+        due = [one for one in due if one.erasure is None]  # what DELETE has begun goes on in erasures.py
         for session in sorted(due, key=lambda one: one.no, reverse=True):
             try:
                 await self._supervisor.ask(session.session_id, DeleteSession(RETENTION), SERVICE, cause=RETENTION)

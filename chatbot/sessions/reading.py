@@ -78,7 +78,7 @@ class Reader:
     async def _accessed(self, session: Session, asker: Asker) -> Session:
         """The session once it is recorded that `asker` reads it, which is seldom due. Raises SessionNotFound."""
         session_id = session.session_id
-        if session.status == "deleted":
+        if session.is_deleted:
             raise errors.SessionDeleted(session_id)
         now_us = self._ports.clock()
         is_stale = now_us - session.accessed_at_us >= self._ports.rules.access_resolution_us
@@ -106,7 +106,7 @@ class Reader:
     async def at_a_glance(self, session_id: str, asker: Asker) -> Session:
         """As `session`, but no access, so that nothing is appended. Raises SessionNotFound."""
         session = await self.on_record(session_id, asker)
-        if session.status == "deleted":
+        if session.is_deleted:
             raise errors.SessionDeleted(session_id)
         is_idle = session.open_reply is None and not session.pending
         if session.status == "expired" or (is_idle and self._ports.clock() >= session.expires_at_us):
@@ -146,7 +146,7 @@ class Reader:
         if snapshot is None:
             raise errors.SessionNotFound(session_id)
         session = snapshot.session
-        if session.status == "deleted":
+        if session.is_deleted:
             raise errors.SessionDeleted(session_id)
         if branch is not None and snapshot.depth is None:
             raise errors.UnknownMessage(branch)

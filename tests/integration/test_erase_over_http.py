@@ -50,9 +50,14 @@ async def listing(sessions: dict[str, list[str]], delete: Callable[[str], int]) 
         ]
         return web.json_response({"sessions": views})
 
+    accepted: set[str] = set()
+
     async def deleted(request: web.Request) -> web.Response:
         status = delete(request.match_info["id"])
-        return web.Response(status=204) if status == 204 else web.json_response({"type": "x"}, status=status)
+        kind = "/problems/session-deleted" if request.match_info["id"] in accepted else "x"
+        if status == 202:
+            accepted.add(request.match_info["id"])
+        return web.Response(status=204) if status == 204 else web.json_response({"type": kind}, status=status)
 
     app = web.Application()
     app.router.add_get("/api/sessions", listed)
@@ -174,3 +179,24 @@ async def test_metadata_is_found_in_either_form_of_its_letters_and_shown_as_it_w
         answer = await service.client.get("/api/sessions", params={"metadata.name": asked})
         assert [view["session_id"] for view in answer.json()["sessions"]] == [two, one]
         assert answer.json()["sessions"][1]["metadata"] == {"name": decomposed}
+
+
+async def test_a_session_whose_forks_copy_its_texts_first_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(erasing_remotely, "COPYING_LOOK_S", 0.0)
+    answers = {"0": [202, 202, 404], "1": [204]}
+    async with listing({}, lambda session_id: answers[session_id].pop(0)) as url:
+        tray = Tray(Settings())
+        named = Wanted(reason=REASONS["sessions"], session_ids=("0", "1"))
+        assert await erase_remotely(tray, named, Service(url, None)) == 0
+    assert receipts(tray) == ["0", "1"]
+    assert answers == {"0": [], "1": []}
+
+
+async def test_a_session_that_is_never_erased_ends_as_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(erasing_remotely, "COPYING_LOOK_S", 0.0)
+    monkeypatch.setattr(erasing_remotely, "COPYING_MAX_S", -1.0)
+    async with listing({"active": ["0"]}, lambda _: 202) as url:
+        tray = Tray(Settings())
+        with pytest.raises(CommandFailed, match="forks still copy"):
+            await erase_remotely(tray, OF_42, Service(url, None))
+    assert receipts(tray) == []

@@ -201,8 +201,9 @@ class People:
         self.record(session_id, MetadataChanged(METADATA[choice % 4], "another title"))
 
     def expire(self, session_id: str, session: Session, choice: int) -> None:
+        reason = (None, "request")[choice % 2]  # of an erasure that waits for forks
         if session.status == "active":
-            self.record(session_id, SessionExpired(session.expires_at_us))
+            self.record(session_id, SessionExpired(session.expires_at_us, reason))
 
     def select(self, session_id: str, session: Session, choice: int) -> None:
         if self.messages[session_id]:

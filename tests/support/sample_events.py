@@ -102,6 +102,7 @@ EVERY_EVENT: tuple[Event, ...] = (
     MessageCopied(message_id="r0", role="assistant", content="거기", finish_reason="stop", model="small", usage=USAGE),
     ContentErased(reason="asked by its owner", events_erased=11, timeout_s=86_400, owner="alice", usage=TOTALS),
     SessionExpired(deadline_us=1_738_368_000_000_000),
+    SessionExpired(deadline_us=1_738_368_000_000_000, erase_reason="request", node="a@127.0.0.1:7000"),
     SessionDeleted(reason="expired", owner="alice", usage=TOTALS),
 )
 

@@ -14,7 +14,7 @@ from events.catalogue import (
     SessionDeleted,
     SessionExpired,
 )
-from projections.session import OpenReply, Pending, Session, evolve
+from projections.session import Erasure, OpenReply, Pending, Session, evolve
 from tests.support.memory_log import START_US, STEP_US, MemoryLog
 from tests.support.turns import TIMEOUT_S, completed, created, emptied, posted, started, turn
 
@@ -53,6 +53,15 @@ def test_a_new_session_is_numbered_by_the_position_of_its_first_event() -> None:
 def test_a_session_expires_its_timeout_after_its_last_access() -> None:
     session = folded(created(), SessionAccessed())
     assert session.expires_at_us == START_US + 3 * STEP_US + TIMEOUT_S * 1_000_000
+
+
+def test_a_deleted_session_waits_for_its_erasure_and_no_longer() -> None:
+    waiting = folded(created(), SessionExpired(1, "request", "n"))
+    assert (waiting.status, waiting.is_deleted, waiting.erasure) == ("expired", True, Erasure("request", "n"))
+    assert folded(created(), SessionExpired(1, "request"), SessionExpired(2)).erasure == Erasure("request")
+    gone = folded(created(), SessionExpired(1, "request"), SessionDeleted("request"))
+    assert (gone.status, gone.is_deleted, gone.erasure) == ("deleted", True, None)
+    assert not folded(created(), SessionExpired(1)).is_deleted
 
 
 @pytest.mark.parametrize(
