@@ -71,7 +71,7 @@ class LogWatch:
     """Implements the log's observer."""
 
     def __init__(self, metrics: Metrics, logger: structlog.stdlib.BoundLogger) -> None:
-        self.writable = True  # as of the last append
+        self.writable = True  # as of the last append, or probe
         self._metrics = metrics
         self._logger = logger
 
@@ -85,6 +85,11 @@ class LogWatch:
         # Who loses a race reads the tail and decides again: nothing is wrong.
         write = self._logger.debug if reason == "conflict" else self._logger.warning
         write("log.refused", reason=reason)
+
+    def recovered(self) -> None:
+        """A probe of the store has gone well."""
+        self.writable = True
+        self._logger.info("log.writable")
 
     def failed(self, error: Exception) -> None:
         self.writable = False

@@ -92,6 +92,10 @@ class EventLog(Protocol):
         """
         ...
 
+    async def check_writable(self) -> None:
+        """Commit nothing, behind the appends that wait. Raises LogUnavailable where an append would be refused now."""
+        ...
+
     async def wait(self, position: int) -> Head:
         """The head, once it is past `position`, whoever appended."""
         ...

@@ -241,14 +241,22 @@ class PostgresLog:
                 " lost: have it use pool_mode = session, or connect to the server itself"
             )
 
-    async def _record(self, events: Sequence[Event], origin: Origin) -> tuple[RecordedEvent, ...]:
+    async def check_writable(self) -> None:
+        """As EventLog.check_writable."""
+        await self._writing().probe()
+
+    def _writing(self) -> BatchWriter:
         if self._writer is None:
             raise LogUnavailable("the log was opened for reading only")
         if self.damage is not None:
             raise LogUnavailable(self.damage)
+        return self._writer
+
+    async def _record(self, events: Sequence[Event], origin: Origin) -> tuple[RecordedEvent, ...]:
+        writer = self._writing()
         if "\0" in origin.stream_id:
             raise ValueError("a stream's name cannot hold a NUL")
-        return await self._writer.submit(prepare(events, origin, self._random_bytes))
+        return await writer.submit(prepare(events, origin, self._random_bytes))
 
     async def _release(self) -> None:
         if self._writer is not None:

@@ -94,6 +94,17 @@ class PostgresStore:
             await asyncio.sleep(pause_s)
         return self._all(under_way)
 
+    async def probe(self) -> None:
+        """As BatchStore.probe."""
+        try:
+            connection = await self._connected()
+            if await _answer(connection.fetchval("SHOW transaction_read_only")) == "on":
+                raise LogUnavailable(f"database {self._place.label} is read-only")
+            await self._confirmed(connection.execute(_CONFIRM))
+        except FAILURES as error:
+            self._let_go()
+            raise LogUnavailable(explain(error, self._place.label)) from error
+
     async def tidy(self) -> float | None:
         """As BatchStore.tidy: nothing to do here."""
         return None

@@ -188,6 +188,10 @@ class SqliteLog:
         """As EventLog.is_shared."""
         return self._shared is not None
 
+    async def check_writable(self) -> None:
+        """As EventLog.check_writable."""
+        await self._writing().probe()
+
     async def wait(self, position: int) -> Head:
         """As EventLog.wait. Raises LogUnavailable when the log closes first."""
         return await self._live.wait(position)

@@ -62,6 +62,10 @@ class SharedStore(SqliteStore):
         finally:
             turn.__exit__(None, None, None)
 
+    async def _commit_nothing(self, connection: aiosqlite.Connection) -> None:
+        async with self._own_turn():
+            await super()._commit_nothing(connection)
+
     async def _commit(self, connection: aiosqlite.Connection, batch: Sequence[Pending]) -> list[Outcome]:
         if any(append.erases for append in batch):
             self.wal_clean.clear()

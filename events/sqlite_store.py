@@ -18,7 +18,16 @@ from events.live_head import LiveHead
 from events.options import LogOptions
 from events.record import Head
 from events.shared_hop import hop
-from events.sqlite_schema import COLUMNS, DAMAGED, connect_writer, explain, is_corrupt, primary_code, unavailable
+from events.sqlite_schema import (
+    COLUMNS,
+    DAMAGED,
+    FORMAT,
+    connect_writer,
+    explain,
+    is_corrupt,
+    primary_code,
+    unavailable,
+)
 from events.write_ahead import WriteAhead
 
 ROUNDS_MAX = 4  # one to believe the callers, one with the streams' true versions, the others for a foreign writer
@@ -70,6 +79,18 @@ class SqliteStore:
         except LogError as error:
             kind = type(error) if isinstance(error, LogUnavailable) else LogUnavailable
             return [kind(*error.args) for _ in batch]
+
+    async def probe(self) -> None:
+        """As BatchStore.probe."""
+        try:
+            await self._commit_nothing(await self._ready())
+        except sqlite3.Error as error:
+            await self._forgive(error)
+            raise (unavailable(error, self._path) or LogUnavailable()) from error
+
+    async def _commit_nothing(self, connection: aiosqlite.Connection) -> None:
+        """Write the file's format again: a page, its frame and its fsync, as of the smallest append."""
+        await connection.execute_fetchall(f"PRAGMA user_version={FORMAT}")
 
     async def tidy(self) -> float | None:
         """Shorten the write-ahead log when it is long, empty it after an erasure, look at the files. As

@@ -58,6 +58,12 @@ class WriteSide:
             raise LogUnavailable("the log is not open")
         return self._writer.submit(prepare(events, origin, self._random_bytes))
 
+    async def probe(self) -> None:
+        """As BatchWriter.probe."""
+        if self._writer is None:
+            raise LogUnavailable("the log is not open")
+        await self._writer.probe()
+
     async def erased(self) -> None:
         """Wait until no file holds erased content, for `erase_wait_s` at most."""
         with contextlib.suppress(TimeoutError):

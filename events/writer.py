@@ -62,6 +62,10 @@ class BatchStore(Protocol):
         """Commit `batch` in one transaction and say, in order, what became of each append."""
         ...
 
+    async def probe(self) -> None:
+        """Commit nothing. Raises LogUnavailable where an append would be refused just now."""
+        ...
+
     async def tidy(self) -> float | None:
         """Housekeeping between batches: the seconds until it wants to be called again, None for no earlier than
         the next batch.
@@ -87,6 +91,7 @@ class BatchWriter:
         self._queue: deque[Waiting] = deque()
         self._queued_bytes = 0
         self._queued_events = 0
+        self._probe: asyncio.Future[None] | None = None  # shared by all who ask meanwhile
         self._arrival = asyncio.Event()
         self._closing = False
         self._met = 0  # appends in the last batch
@@ -119,6 +124,15 @@ class BatchWriter:
             self._arrival.set()
         return future
 
+    async def probe(self) -> None:
+        """Have the store commit nothing, behind the appends that wait. Raises LogUnavailable where that fails."""
+        if self._closing:
+            raise LogUnavailable("the log is closing")
+        if self._probe is None:
+            self._probe = self._loop.create_future()
+            self._arrival.set()
+        await asyncio.shield(self._probe)
+
     def refuse(self) -> None:
         """From now on refuse what comes; the task ends when what waits is written."""
         self._closing = True
@@ -140,14 +154,18 @@ class BatchWriter:
                     await self._write(batch)
                     met, self._met = self._met, len(batch) + len(self._queue)
                     self._company = min(met, self._met)
+                if self._probe is not None:
+                    await self._answer_probe(self._probe)
                 pause_s = await self._tidy()
         finally:  # reached with appends waiting only when the event loop itself is torn down
             self._closing = True
+            if self._probe is not None:
+                self._probe.cancel()
             for _, future, _ in self._queue:
                 settle(future, LogUnavailable("the log was stopped; nothing was recorded"))
 
     async def _arrivals(self, timeout: float | None) -> None:
-        if self._queue or self._closing:
+        if self._queue or self._closing or self._probe is not None:
             # Those whom the last batch has just woken may append again at once: let them join this one.
             await asyncio.sleep(0)
             return
@@ -199,6 +217,20 @@ class BatchWriter:
             if not isinstance(error, Exception):  # the event loop is being torn down
                 raise
             self._failed(error)  # one bad batch must not stop every session
+
+    async def _answer_probe(self, probe: asyncio.Future[None]) -> None:
+        outcome: Exception | None = None
+        try:
+            await self._store.probe()
+        except LogUnavailable as error:
+            outcome = error
+        except Exception as error:  # noqa: BLE001  kept as `failure`
+            self._failed(error)
+            outcome = LogUnavailable(f"the log failed in an unexpected way ({error!r})")
+        self._probe = None
+        settle(probe, outcome)
+        if outcome is not None:
+            probe.exception()  # seen, should everyone who asked have left
 
     async def _tidy(self) -> float | None:
         try:

@@ -39,7 +39,8 @@ class RunnerOptions(Struct, frozen=True, kw_only=True):
 class ProjectionRunner:
     """Owns projections.db: one task follows the log, one thread writes, one connection reads.
 
-    `queries` answers from what is folded so far. `failure` is what stopped the runner for good, None while it works.
+    `queries` answers from what is folded so far. `failure` is what stopped the runner for good, None while it works;
+    `trouble` is what its last step met that may pass, such as a full disk, None where it went well.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class ProjectionRunner:
         reader = Reader(Path(path), self._on_trouble)
         self.queries = Queries(reader)
         self.failure: BaseException | None = None
+        self.trouble: Exception | None = None
         self._path = Path(path)
         self._custody = Custody(self._path, reader)
         self._unfit: str | None = None
@@ -132,10 +134,11 @@ class ProjectionRunner:
         while not self._stopping:
             try:
                 await self._step()
-                pause_s = self._options.retry_first_s
+                pause_s, self.trouble = self._options.retry_first_s, None
             except Unfit as error:
                 self._unfit = str(error)
             except (sqlite3.OperationalError, OSError, LogUnavailable) as error:
+                self.trouble = error
                 self._observer.failed(error)
                 await self._pause(pause_s)
                 pause_s = min(2 * pause_s, self._options.retry_max_s)

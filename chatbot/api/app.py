@@ -12,6 +12,7 @@ from chatbot.api.http_server import HttpRunner
 from chatbot.api.listening_site import ListeningSite
 from chatbot.api.middleware import add_headers, gate
 from chatbot.api.open_streams import OpenStreams
+from chatbot.api.readiness import RECORDING, Recording
 from chatbot.api.services import SERVICES, Services
 from chatbot.sessions.leisure import Leisure
 from chatbot.workers.listening import listen_at, url_of
@@ -24,6 +25,7 @@ def build_app(services: Services) -> web.Application:
     """Every route of the service. What has a lifetime of its own is started and stopped by run.py."""
     app = web.Application(middlewares=[gate], client_max_size=services.settings.server.body_max_bytes)
     app[SERVICES] = services
+    app[RECORDING] = Recording(services.log, services.log_watch)
     app[WALKS] = OpenStreams(WALKS_MAX, "the chain is being walked for others already")
     app[LEISURE] = Leisure()
     for module in (sessions, branches, chat, feed, trail, export, audit, operations, documents):

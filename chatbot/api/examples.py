@@ -149,7 +149,10 @@ EXAMPLES: dict[Kind, dict[str, Any]] = {
     frames.FeedFrame: _feed_frames,
     HealthView: {"healthy": _healthy, "unhealthy": _unhealthy},
     LivenessView: {"alive": LivenessView("alive")},
-    ReadinessView: {"ready": ReadinessView("ready"), "draining": ReadinessView("draining")},
+    ReadinessView: {
+        "ready": ReadinessView("ready"),
+        "draining": ReadinessView("draining", "the service is shutting down"),
+    },
     **audit_examples.EXAMPLES,
     UsageView: {"by-day": UsageView("day", [UsageRow(3, 36, 102, 138, day="2026-01-31")])},
 }

@@ -10,24 +10,24 @@ from aiohttp import web
 from chatbot.api.answer import json_answer
 from chatbot.api.bodies import BodyFault, check_query
 from chatbot.api.middleware import ASKER
+from chatbot.api.readiness import READY, REASONS, RECORDING, can_read, log_answers, state_of
+from chatbot.api.schemas import ReadinessView
 from chatbot.api.services import SERVICES, Services
 from chatbot.api.views import HealthView, UsageRow, UsageView
 from chatbot.audit.moment import timestamp
 from chatbot.workers.families import Family, families_of
-from events.errors import LogError
 from projections.errors import ProjectionError
 
-DATABASE_TIMEOUT_S = 2.0  # a database that answers later is as good as gone to whoever asks
 routes = web.RouteTableDef()
 
 
 @routes.get("/api/health")
 async def health(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
-    connected = await _database_answers(services)
+    connected = await log_answers(services)
     model = services.health.newest
     working: Literal["healthy", "degraded"] = "degraded"
-    if model.available and services.log_watch.writable:
+    if model.available and await can_read(services) and await request.app[RECORDING].works():
         working = "healthy"
     view = HealthView(
         status=working if connected else "unhealthy",
@@ -48,14 +48,9 @@ async def livez(_: web.Request) -> web.Response:
 @routes.get("/readyz")
 async def readyz(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
-    state = services.readiness.state
-    if state == "ready" and services.runner.rebuilding:
-        state = "rebuilding"
-    if state == "ready" and services.runner.failure is not None:
-        state = "failed"
-    if services.log.damage is not None:
-        state = "damaged"
-    return json_answer({"status": state}, status=200 if state == "ready" else 503)
+    state = await state_of(services, request.app[RECORDING])
+    view = ReadinessView(state, REASONS.get(state))  # type: ignore[arg-type]  # one of the words
+    return json_answer(view, status=200 if state == READY else 503)
 
 
 @routes.get("/metrics")
@@ -125,17 +120,6 @@ async def _lag_s(services: Services) -> float:
         return 0.0
     waiting = await services.log.read_all(after=services.runner.position, limit=1)
     return max(0.0, (services.clock() - waiting[0].recorded_at_us) / 1e6) if waiting else 0.0
-
-
-async def _database_answers(services: Services) -> bool:
-    if services.log.damage is not None:
-        return False
-    try:
-        async with asyncio.timeout(DATABASE_TIMEOUT_S):
-            await services.log.read_all(after=services.log.head().position, limit=1)
-    except (TimeoutError, LogError):
-        return False
-    return True
 
 
 def _day(request: web.Request, name: str, default: str) -> str:

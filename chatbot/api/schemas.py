@@ -50,8 +50,11 @@ class LivenessView(Struct, frozen=True):
     status: Literal["alive"]
 
 
-class ReadinessView(Struct, frozen=True):
-    status: Literal["ready", "starting", "rebuilding", "failed", "damaged", "draining"]
+class ReadinessView(Struct, frozen=True, omit_defaults=True):
+    """`reason` says why it is not ready."""
+
+    status: Literal["ready", "starting", "rebuilding", "failed", "damaged", "unreadable", "unwritable", "draining"]
+    reason: str | None = None
 
 
 def make_schemas(kinds: set[Kind], settings: Settings) -> tuple[dict[Kind, Schema], dict[str, Schema]]:

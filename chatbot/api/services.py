@@ -28,7 +28,7 @@ from projections.runner import ProjectionRunner
 
 
 class Readiness(Struct):
-    """Where the service is in its life: starting, ready or draining. /readyz adds rebuilding, failed and damaged.
+    """Where the service is in its life: starting, ready or draining; readiness.py adds what else can be in the way.
 
     `retiring`: another process serves on at the same port, so that clients are to connect again. `answering`: requests
     that are being answered.

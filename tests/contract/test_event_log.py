@@ -250,3 +250,21 @@ async def test_whoever_waits_is_told_when_the_log_closes(log: EventLog) -> None:
         await waiter
     with pytest.raises(LogUnavailable):
         await log.wait(0)
+
+
+async def test_whether_it_can_be_written_is_known_without_a_trace(log: EventLog) -> None:
+    await fill(log, "a", "1")
+    before = await log.rows(limit=ALL)
+    await log.check_writable()
+    first, _, second = await asyncio.gather(
+        log.append("a", 1, [posted("2")], ASKED), log.check_writable(), log.append("a", 2, [posted("3")], ASKED)
+    )
+    assert (first[0].position, second[0].position) == (2, 3)
+    assert (await log.rows(limit=ALL))[:1] == before
+    assert (await verify(log))[1] is None
+
+
+async def test_a_log_that_is_closed_cannot_be_written(log: EventLog) -> None:
+    await log.close()
+    with pytest.raises(LogUnavailable):
+        await log.check_writable()

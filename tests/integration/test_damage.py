@@ -153,7 +153,8 @@ async def test_damage_that_shows_while_serving_turns_readyz_and_refuses_what_mus
             old = await client.get(f"/api/sessions/{session_id}/messages", params={"limit": 200, "before": "m200"})
             assert old.status_code == 503, old.text
             ready = await client.get("/readyz")
-            assert (ready.status_code, ready.json()) == (503, {"status": "damaged"})
+            assert (ready.status_code, ready.json()["status"]) == (503, "damaged")
+            assert "restarted" in ready.json()["reason"]
             assert (await client.post("/api/sessions")).status_code == 503
         await running.stop()
 

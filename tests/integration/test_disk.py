@@ -96,9 +96,12 @@ async def test_a_full_disk_refuses_what_must_be_recorded_and_goes_on_when_there_
                 else:
                     check_refusal(answer)
                     refused += 1
+        not_ready = await client.get("/readyz")
+        assert (not_ready.status_code, not_ready.json()["status"]) in ((503, "unwritable"), (503, "unreadable"))
         model.release()
         check_refusal(await stuck)
-        assert (await client.get("/api/health")).status_code == 200
+        health = await client.get("/api/health")
+        assert (health.status_code, health.json()["status"]) == (200, "degraded")
         path = f"/api/sessions/{session_id}/messages"
         read = await client.get(path, params={"limit": 1000})
         before = read.json()["messages"] if read.status_code == 200 else []
@@ -107,6 +110,10 @@ async def test_a_full_disk_refuses_what_must_be_recorded_and_goes_on_when_there_
         else:  # what was recorded last has no room in the projections: better no history than one that lacks it
             check_refusal(read)
         ballast.unlink()
+        async with asyncio.timeout(20):  # nobody sends requests to a service that is not ready: it recovers by itself
+            while (await client.get("/readyz")).status_code != 200:
+                await asyncio.sleep(0.1)
+        assert (await client.get("/api/health")).json()["status"] == "healthy"
         await until_answered(client, session_id, "there is room")
         async with asyncio.timeout(20):  # the projections may be between two attempts
             while (read := await client.get(path, params={"limit": 1000})).status_code != 200:

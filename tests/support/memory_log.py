@@ -55,6 +55,8 @@ class MemoryLog:
     def damage(self) -> str | None:
         return None
 
+    async def check_writable(self) -> None: ...
+
     async def append(
         self, stream_id: str, expected_version: int, events: Sequence[Event], metadata: Metadata
     ) -> tuple[RecordedEvent, ...]:

@@ -74,7 +74,7 @@ def media(node: Any = DOCUMENT) -> list[dict[str, Any]]:
 
 
 def test_every_route_is_documented_and_nothing_else_is() -> None:
-    services = cast(Services, SimpleNamespace(settings=Settings()))
+    services = cast(Services, SimpleNamespace(settings=Settings(), log=None, log_watch=None))
     routes = {
         (route.method, route.resource.canonical)
         for route in build_app(services).router.routes()

@@ -25,6 +25,13 @@ class Lists:
         self.tidied = 0
         self.pauses: list[float | None] = []
         self._head = Head(0, GENESIS)
+        self.probes = 0
+
+    async def probe(self) -> None:
+        await self.free.wait()
+        self.probes += 1
+        if self.fail:
+            raise self.fail.pop()
 
     async def write(self, batch: Sequence[Pending]) -> list[Outcome]:
         await self.free.wait()
@@ -211,3 +218,36 @@ async def test_a_full_batch_and_a_closing_log_wait_for_nobody() -> None:
         await writer.close()
         await last
     assert store.batches == [4, 4, 2, 2, 1]
+
+
+async def test_a_probe_waits_behind_appends_and_is_shared_by_all_who_ask_meanwhile() -> None:
+    store = Lists()
+    writer = BatchWriter(store, LogOptions(), NoObserver())
+    store.free.clear()
+    appended = writer.submit(pending("a"))
+    await asyncio.sleep(0)
+    probes = [asyncio.create_task(writer.probe()) for _ in range(3)]
+    left = asyncio.create_task(writer.probe())
+    await asyncio.sleep(0)
+    left.cancel()
+    store.free.set()
+    await asyncio.gather(*probes)
+    assert (appended.done(), store.probes) == (True, 1)
+    await writer.probe()
+    assert store.probes == 2
+    await writer.close()
+    with pytest.raises(LogUnavailable, match="closing"):
+        await writer.probe()
+
+
+@pytest.mark.parametrize(("error", "is_ours"), [(LogUnavailable("the disk is full"), False), (KeyError("x"), True)])
+async def test_a_probe_that_fails_is_a_refusal_and_the_next_one_may_do(error: Exception, is_ours: bool) -> None:
+    store = Lists()
+    writer = BatchWriter(store, LogOptions(), NoObserver())
+    store.fail.append(error)
+    with pytest.raises(LogUnavailable, match=r"disk is full|unexpected way"):
+        await writer.probe()
+    assert (writer.failure is error) is is_ours
+    await writer.probe()
+    await writer.submit(pending("a"))
+    await writer.close()

@@ -1,0 +1,86 @@
+"""Whether requests should be sent here: /readyz, and what of it /api/health tells."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from aiohttp import web
+
+from chatbot.api.services import Services
+from chatbot.observers import LogWatch
+from events.errors import LogError, LogUnavailable
+from events.log import EventLog
+
+DATABASE_TIMEOUT_S = 2.0  # a database that answers later is as good as gone to whoever asks
+PROBE_S = 1.0  # between two probes of a log that has refused an append
+
+READY = "ready"
+REASONS = {
+    "starting": "the service is starting",
+    "draining": "the service is shutting down",
+    "rebuilding": "the projections are being made from the log",
+    "failed": "the projections have stopped; the logs say why (projections.failed)",
+    "damaged": "a file of the log is damaged or was removed; nothing is recorded until the service is restarted",
+    "unreadable": "what was recorded last cannot be read just now; the logs say why",
+    "unwritable": "nothing can be recorded just now; the logs say why (log.refused)",
+}
+
+
+class Recording:
+    """Whether the log takes appends: as the last one went and, after a refusal, as a probe of the store goes."""
+
+    def __init__(self, log: EventLog, watch: LogWatch, timer: Callable[[], float] = time.monotonic) -> None:
+        self._log = log
+        self._watch = watch
+        self._timer = timer
+        self._probed_s = float("-inf")
+
+    async def works(self) -> bool:
+        """Without a probe the service could not recover where nobody sends it requests while it is not ready."""
+        if not self._watch.writable and self._timer() - self._probed_s >= PROBE_S:
+            self._probed_s = self._timer()
+            try:
+                async with asyncio.timeout(DATABASE_TIMEOUT_S):
+                    await self._log.check_writable()
+            except (LogUnavailable, TimeoutError):
+                return False
+            self._watch.recovered()
+        return self._watch.writable
+
+
+RECORDING: web.AppKey[Recording] = web.AppKey("recording", Recording)
+
+
+async def state_of(services: Services, recording: Recording) -> str:
+    """`ready`, or one of REASONS, the one that lasts longest first."""
+    state = services.readiness.state
+    if services.log.damage is not None:
+        return "damaged"
+    if state == READY and services.runner.failure is not None:
+        return "failed"
+    if state == READY and services.runner.rebuilding:
+        return "rebuilding"
+    if state != READY:
+        return state
+    if not await can_read(services):
+        return "unreadable"
+    return READY if await recording.works() else "unwritable"
+
+
+async def can_read(services: Services) -> bool:
+    """Whether the log answers, and nothing keeps the projections from following it."""
+    if services.runner.trouble is not None and services.runner.lag:
+        return False
+    return await log_answers(services)
+
+
+async def log_answers(services: Services) -> bool:
+    """Whether the log can be read."""
+    if services.log.damage is not None:
+        return False
+    try:
+        async with asyncio.timeout(DATABASE_TIMEOUT_S):
+            await services.log.read_all(after=services.log.head().position, limit=1)
+    except (TimeoutError, LogError):
+        return False
+    return True
