@@ -6,7 +6,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from chatbot.audit.desk import CommandFailed, Desk, Progress
-from chatbot.config.storage import DatabaseSettings, parse_database_url
+from chatbot.config.database_url import parse_database_url
+from chatbot.config.storage import DatabaseSettings
 from events.errors import LogUnusable, MigrationRefused
 from events.lock import DatabaseLock
 from events.migration import migrate, open_target
@@ -65,6 +66,7 @@ async def _still(path: Path, stack: AsyncExitStack) -> None:
 
 
 def _database(url: str) -> DatabaseSettings:
+    url = url.strip()
     try:
         parse_database_url(url)
     except ValueError as error:

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from chatbot.config.addresses import is_loopback, is_unspecified
+from chatbot.config.database_url import parse_database_url
 from chatbot.config.settings import Settings
-from chatbot.config.storage import parse_database_url
+from chatbot.config.texts import host_slip, path_slip
 
 SECRET_MIN_CHARS = 16  # shorter ones can be guessed over the network
 JSON_BYTES_PER_CHAR = 12  # the longest JSON escape of one character: \ud83d\ude00
@@ -25,6 +26,7 @@ class Fault(Struct, frozen=True):
 def find_faults(settings: Settings) -> Iterator[Fault]:
     """Everything that single bounds cannot tell."""
     yield from _database(settings)
+    yield from _names(settings)
     yield from _keys(settings)
     yield from _nodes(settings)
     yield from _chat(settings)
@@ -39,6 +41,25 @@ def _database(settings: Settings) -> Iterator[Fault]:
         return
     if not settings.database.is_postgres and settings.database.projections == settings.database.path:
         yield Fault(("database.projections_path", "database.url"), "the projections need a file of their own")
+
+
+def _names(settings: Settings) -> Iterator[Fault]:
+    """Paths and hosts that cannot be the ones that were meant."""
+    paths = {
+        "database.projections_path": settings.database.projections_path,
+        "embedded.model_path": settings.embedded.model_path,
+    }
+    hosts = {
+        "server.host": settings.server.host,
+        "nodes.listen_host": settings.nodes.listen_host,
+        "nodes.advertise_host": settings.nodes.advertise_host,
+    }
+    for name, path in paths.items():
+        if slip := path_slip(path):
+            yield Fault((name,), slip)
+    for name, host in hosts.items():
+        if slip := host_slip(host):
+            yield Fault((name,), slip)
 
 
 def _keys(settings: Settings) -> Iterator[Fault]:

@@ -25,6 +25,7 @@ class Setting(Struct, frozen=True):
     description: str
     allowed: str
     secret: bool
+    prose: bool  # a text for people or a model, which is taken as it is
 
     @property
     def name(self) -> str:
@@ -57,6 +58,7 @@ def _describe(section: str, field: FieldInfo) -> Setting:
         description=meta.description or "",
         allowed=extra.get("allowed") or _allowed(kind, annotated, meta),
         secret=extra.get("secret", False),
+        prose=extra.get("prose", False),
     )
 
 

@@ -48,7 +48,7 @@ class ChatSettings(Struct, frozen=True):
         str,
         Meta(
             description="Instructions to the model in sessions that bring none; empty: none.",
-            extra={"allowed": "text of up to chat.system_prompt_max_chars"},
+            extra={"allowed": "text of up to chat.system_prompt_max_chars", "prose": True},
         ),
     ] = ""
     system_prompt_max_chars: Annotated[

@@ -5,44 +5,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-DATABASE_ALLOWED = (
-    "a file's path such as chatbot.db, or sqlite:///relative.db, or sqlite:////absolute.db,"
-    " or postgresql://user:password@host:5432/database"
-)
-POSTGRES = ("postgresql://", "postgres://")
-
-
-def parse_database_url(url: str) -> Path | str:
-    """What DATABASE_URL means. A file: a bare path, or one behind sqlite:/// (so an absolute one has four slashes).
-    Or a PostgreSQL database: the URL itself.
-
-    Raises ValueError with the reason. A memory database is refused: what was acknowledged would not be on disk.
-    """
-    if url.startswith(POSTGRES):
-        if not _without_credentials(url).partition("://")[2].partition("/")[2]:
-            raise ValueError("postgresql: names no database")
-        return url
-    path = url
-    if "://" in url:
-        scheme = url.partition("://")[0]
-        if scheme != "sqlite":
-            raise ValueError(f"no store speaks {scheme}://")
-        if not url.startswith("sqlite:///"):
-            raise ValueError("sqlite: takes three slashes before a relative path, four before an absolute one")
-        path = url.removeprefix("sqlite:///")
-        if "?" in path:
-            raise ValueError("options behind ? are not supported")
-    if ":memory:" in path:
-        raise ValueError("a database in memory keeps nothing")
-    if not path.strip() or path.endswith(("/", "\\")) or "\0" in path:
-        raise ValueError("this names no file")
-    return Path(path)
-
-
-def _without_credentials(url: str) -> str:
-    """However badly it is written: nothing before its last @ is shown, and no option."""
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
+from chatbot.config.database_url import DATABASE_ALLOWED, POSTGRES, parse_database_url, without_credentials
 
 
 class DatabaseSettings(Struct, frozen=True):
@@ -171,7 +134,7 @@ class DatabaseSettings(Struct, frozen=True):
     @property
     def shown(self) -> str:
         """Where the log is, for people: without the credentials of a URL."""
-        return _without_credentials(self.url) if self.is_postgres else str(self.path)
+        return without_credentials(self.url) if self.is_postgres else str(self.path)
 
     @property
     def projections(self) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 from msgspec import ValidationError, convert
 
 from chatbot.config.inventory import Setting
+from chatbot.config.texts import slip_in, trimmed
 
 MASK = "***"
 _SWITCH = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(("false", "0", "no", "off"), False)
@@ -31,6 +32,10 @@ def from_text(setting: Setting, text: str) -> Any:
 
 def from_toml(setting: Setting, value: Any) -> Any:
     """`value` as the setting's type, within its bounds. Raises Invalid."""
+    if not setting.prose:
+        value = trimmed(value)
+        if slip := slip_in(value):
+            raise Invalid(slip)
     try:
         return convert(value, setting.type)
     except ValidationError:

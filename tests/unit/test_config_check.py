@@ -7,8 +7,9 @@ import pytest
 from msgspec.structs import replace
 
 from chatbot.config.check import find_faults, find_risks
+from chatbot.config.database_url import parse_database_url
 from chatbot.config.settings import Settings
-from chatbot.config.storage import DatabaseSettings, parse_database_url
+from chatbot.config.storage import DatabaseSettings
 
 SECRET = "correct-horse-battery"
 
@@ -46,6 +47,14 @@ def test_the_defaults_have_no_faults_and_no_risks() -> None:
         (changed(auth={"auditors": ("a",)}), "auth.auditors", "whose key is configured"),
         (changed(database={"projections_path": "chatbot.db"}), "database.projections_path", "a file of their own"),
         (changed(database={"url": "mysql://x"}), "database.url", "no store speaks mysql://"),
+        (changed(database={"projections_path": "~/p.db"}), "database.projections_path", "a ~ is not replaced"),
+        (changed(database={"projections_path": "file:p.db"}), "database.projections_path", "file: is no part"),
+        (changed(embedded={"model_path": "$HOME/m.gguf"}), "embedded.model_path", "variables are not replaced"),
+        (changed(server={"host": "http://0.0.0.0"}), "server.host", "without scheme"),
+        (changed(server={"host": "127.0.0.1:8080"}), "server.host", "the port has a setting of its own"),
+        (changed(server={"host": "[::1]"}), "server.host", "without brackets"),
+        (changed(server={"host": "my host"}), "server.host", "no host name has such"),
+        (changed(nodes={"advertise_host": "node-1/"}), "nodes.advertise_host", "without scheme"),
     ],
 )  # fmt: skip
 def test_a_contradiction_is_found(settings: Settings, first_name: str, reason: str) -> None:
@@ -85,6 +94,11 @@ def test_listening_wider_without_keys_is_a_risk(host: str) -> None:
         ("sqlite:///chat.db", "chat.db"),
         ("sqlite:///./data/chat.db", "data/chat.db"),
         ("sqlite:////var/lib/chat.db", "/var/lib/chat.db"),
+        ("my chat's log.db", "my chat's log.db"),
+        ("./odd:name.db", "odd:name.db"),
+        ("대화.db", "대화.db"),
+        ("cost$.db", "cost$.db"),
+        ("data/~old/chat.db", "data/~old/chat.db"),
     ],
 )
 def test_a_database_url_names_a_file(url: str, path: str) -> None:
@@ -111,6 +125,43 @@ def test_a_database_url_may_name_a_postgresql_database() -> None:
         (":memory:", "keeps nothing"),
         ("data/", "names no file"),
         (" ", "names no file"),
+        ("chat.db\n", "white space"),
+        (" chat.db", "white space"),
+        ('"chat.db"', "quotes around it"),
+        ("'sqlite:///chat.db'", "quotes around it"),
+        ("\u201cchat.db\u201d", "quotes around it"),
+        ('chat.db"', "a quote at one end"),
+        ('sqlite:///"chat.db"', "a quote at one end"),
+        ("sqlite:///'chat.db", "a quote at one end"),
+        ("chat\tdb", "cannot be seen"),
+        ("chat\0.db", "cannot be seen"),
+        ("\ufeffchat.db", "cannot be seen"),
+        ("file:chat.db", "no store speaks file:; write the file's path alone"),
+        ("file:///data/chat.db?mode=rwc", "no store speaks file://; write the file's path alone"),
+        ("sqlite:chat.db", "three slashes"),
+        ("sqlite3:///chat.db", "no store speaks sqlite3://; write the file's path alone"),
+        ("SQLite:///chat.db", "no store speaks SQLite://; write the file's path alone"),
+        ("sqlite+pysqlite:///chat.db", "write the file's path alone"),
+        ("jdbc:sqlite:chat.db", "no store speaks jdbc:"),
+        ("postgresql+asyncpg://me@host/chat", r"no store speaks postgresql\+asyncpg://; write postgresql://"),
+        ("Postgres://me@host/chat", "write postgresql://"),
+        ("postgres:me@host/chat", "write postgresql://"),
+        ("host=localhost dbname=chat", "write them as a URL"),
+        ("postgresql://me@host/chat'", "a quote at one end"),
+        ("postgresql://${DB_USER}@host/chat", "variables are not replaced"),
+        ("~/chat.db", "a ~ is not replaced"),
+        ("~me/chat.db", "a ~ is not replaced"),
+        ("sqlite:///~/chat.db", "a ~ is not replaced"),
+        ("$HOME/chat.db", "variables are not replaced"),
+        ("sqlite:///$HOME/chat.db", "variables are not replaced"),
+        ("data/${NAME}.db", "variables are not replaced"),
+        ("$(pwd)/chat.db", "variables are not replaced"),
+        ("/{{ data }}/chat.db", "variables are not replaced"),
+        ("${DATABASE_URL}", "a variable that nobody has replaced"),
+        ("DATABASE_URL=chat.db", "give the value alone"),
+        ("chat.db?mode=rwc", "options"),
+        ("chat.db?", "options"),
+        ("file::memory:?cache=shared", "keeps nothing"),
     ],
 )
 def test_another_database_url_is_refused_with_the_reason(url: str, reason: str) -> None:

@@ -1,0 +1,90 @@
+"""Texts of settings that are nearly right are trimmed or refused, whatever source they come from."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatbot.config.inventory import inventory
+from chatbot.config.load import ConfigError, load
+from chatbot.config.texts import host_slip, path_slip, text_slip, trimmed
+from chatbot.config.values import from_text, from_toml
+
+SECRET = "correct-horse-battery"
+TEXTS = {
+    "DATABASE_URL": "chat.db",
+    "CHATBOT_DATABASE_PROJECTIONS_PATH": "p.db",
+    "HOST": "127.0.0.1",
+    "LLM_SERVER_URL": "http://model:8000",
+    "CHATBOT_LLM_MODEL": "a-model",
+    "CHATBOT_LLM_API_KEY": SECRET,
+    "CHATBOT_NODES_SECRET": SECRET,
+    "CHATBOT_NODES_LISTEN_HOST": "127.0.0.1",
+    "CHATBOT_API_KEYS": f"phone:{SECRET}",
+    "CORS_ORIGINS": "http://page",
+}
+
+
+def value_of(name: str, text: str, folder: Path) -> object:
+    (setting,) = (one for one in inventory().values() if one.env == name)
+    settings = load({}, environment={name: text}, folder=folder).settings
+    return getattr(getattr(settings, setting.section), setting.key)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize("around", [("", "\n"), ("", " "), (" ", ""), ("\t", "\r\n"), ("\u00a0", "")])
+def test_white_space_around_a_text_is_dropped(name: str, around: tuple[str, str], tmp_path: Path) -> None:
+    before, after = around
+    assert value_of(name, f"{before}{TEXTS[name]}{after}", tmp_path) == value_of(name, TEXTS[name], tmp_path)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize("form", ['"{}"', "'{}'", "{}\u200b", "one\n{}", "${{VALUE}}", "VALUE={}", '""', "$VALUE"])
+def test_what_a_shell_left_in_a_text_is_refused(name: str, form: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        value_of(name, form.format(TEXTS[name]), tmp_path)
+    assert SECRET not in str(refused.value)
+
+
+def test_a_quoted_secret_of_a_pair_is_refused_and_not_shown(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="quotes around it") as refused:
+        value_of("CHATBOT_API_KEYS", f'phone:"{SECRET}"', tmp_path)
+    assert SECRET not in str(refused.value)
+
+
+def test_texts_of_the_file_are_held_to_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(f'[auth]\nkeys = {{ phone = "{SECRET} " }}\n[database]\nurl = " chat.db"\n')
+    settings = load({}, environment={}, folder=tmp_path).settings
+    assert (settings.auth.keys, settings.database.url) == ({"phone": SECRET}, "chat.db")
+    file.write_text('[database]\nurl = \'"chat.db"\'\n[llm]\nmodel = "${MODEL}"\n')
+    with pytest.raises(ConfigError) as refused:
+        load({}, environment={}, folder=tmp_path)
+    assert len(refused.value.faults) == 2
+
+
+def test_prose_is_taken_as_it_is() -> None:
+    prompt = ' "Be kind."\nAnswer in two lines. '
+    setting = inventory()["chat.system_prompt"]
+    assert from_toml(setting, prompt) == from_text(setting, prompt) == prompt
+
+
+def test_secrets_may_hold_what_only_looks_like_a_slip() -> None:
+    for secret in ("pa$word-with-dollar", 'ends-with-a-quote"', "{brace}$", "a=b"):
+        assert text_slip(secret) is None
+
+
+@given(st.text(alphabet=st.characters(categories=["L", "N"]), min_size=1))
+def test_words_pass(text: str) -> None:
+    assert text_slip(text) is None
+    assert path_slip(f"data/{text}.db") is None
+
+
+@pytest.mark.parametrize("host", ["", "localhost", "node-1.example.org", "my_db", "::1", "fe80::1%eth0", "10.0.0.5"])
+def test_hosts_pass(host: str) -> None:
+    assert host_slip(host) is None
+
+
+def test_only_texts_are_trimmed() -> None:
+    assert trimmed([" a ", 3, {" b ": [" c "]}]) == ["a", 3, {"b": ["c"]}]
