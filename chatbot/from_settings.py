@@ -47,6 +47,7 @@ def limits(settings: Settings) -> Limits:
         ask_timeout_s=settings.sessions.ask_timeout_s,
         checkpoint_interval_s=settings.stream.checkpoint_interval_s,
         read_page_max=settings.database.read_page_max,
+        history_max_bytes=settings.server.history_max_bytes,
     )
 
 

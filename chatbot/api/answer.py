@@ -9,11 +9,11 @@ from chatbot.api.bodies import canonical_id
 from chatbot.api.pieces import in_pieces
 from chatbot.sessions.errors import SessionNotFound
 
-_encode = msgspec.json.Encoder().encode
+encode = msgspec.json.Encoder().encode
 
 
 def json_answer(body: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    encoded = in_pieces(_encode(body))
+    encoded = in_pieces(encode(body))
     return web.Response(status=status, body=encoded, content_type="application/json", headers=headers)
 
 

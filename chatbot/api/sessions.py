@@ -3,10 +3,12 @@
 import base64
 import binascii
 import re
+from collections.abc import AsyncIterator
 
 from aiohttp import web
+from msgspec.structs import replace
 
-from chatbot.api.answer import etag, json_answer, session_id_of
+from chatbot.api.answer import encode, etag, json_answer, session_id_of
 from chatbot.api.bodies import (
     BodyFault,
     ChangeSessionBody,
@@ -19,12 +21,14 @@ from chatbot.api.bodies import (
     read_body,
 )
 from chatbot.api.conditions import check_at_least, id_for, if_match, is_known, once_of
+from chatbot.api.document_stream import json_document, send_document
 from chatbot.api.middleware import ASKER
 from chatbot.api.services import SERVICES, Services
 from chatbot.api.views import CancelView, ErasureView, MessageList, SessionList, message_view, session_view, state_view
 from chatbot.audit.moment import timestamp
 from chatbot.sessions.commands import CancelReply, ChangeMetadata, CreateSession, DeleteSession
 from chatbot.sessions.errors import Draining, SessionDeleted
+from chatbot.sessions.reading import History
 from chatbot.sessions.state import State
 from projections.labels import matches
 from projections.listing import Listing, Order
@@ -131,7 +135,7 @@ async def cancel(request: web.Request) -> web.Response:
 
 
 @routes.get("/api/sessions/{session_id}/messages")
-async def messages(request: web.Request) -> web.Response:
+async def messages(request: web.Request) -> web.StreamResponse:
     services = request.app[SERVICES]
     check_query(request, frozenset({"limit", "before", "branch", "at_least"}))
     limit = query_int(request, "limit", 100, 1, LIST_MAX)
@@ -149,7 +153,19 @@ async def messages(request: web.Request) -> web.Response:
         cursor=f"{session.version}:{history.offset}",
         next=said[0].row.message_id if said and said[0].row.depth > 1 else None,
     )
-    return json_answer(listed, headers=etag(session.version))
+    headers = etag(session.version)
+    if not history.rest:
+        return json_answer(listed, headers=headers)
+    document = json_document(encode(replace(listed, messages=[])), "messages", _messages(services, history))
+    return await send_document(request, document, {"Content-Type": "application/json", **headers})
+
+
+async def _messages(services: Services, history: History) -> AsyncIterator[list[bytes]]:
+    """The messages of a long page, a piece at a time."""
+    session_id = history.session.session_id
+    yield [encode(message_view(one, session_id)) for one in history.said]
+    async for said in services.reader.further(history):
+        yield [encode(message_view(one, session_id)) for one in said]
 
 
 @routes.get("/api/sessions")

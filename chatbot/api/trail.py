@@ -1,6 +1,5 @@
 """Trails: the events of one session, or of all, as they were recorded. To read them is no access, appends nothing."""
 
-import math
 import re
 from collections.abc import AsyncIterator
 
@@ -11,7 +10,8 @@ from chatbot.api.answer import session_id_of
 from chatbot.api.audit import LEISURE
 from chatbot.api.auditors import is_auditor, require_auditor
 from chatbot.api.bodies import BodyFault, check_query, query_int
-from chatbot.api.event_stream import EventStream, answer_stream
+from chatbot.api.document_stream import send_document
+from chatbot.api.event_stream import answer_stream
 from chatbot.api.feed import come_back
 from chatbot.api.log_follower import LogFollower
 from chatbot.api.middleware import ASKER
@@ -19,7 +19,6 @@ from chatbot.api.services import SERVICES, Services
 from chatbot.audit.trail import encode_row, trail_of, trail_of_all
 from chatbot.sessions.errors import Overloaded
 from chatbot.sessions.leisure import Leisure, LeisurelyLog
-from events.errors import LogError
 from events.record import StoredRow
 
 TRAIL_DEFAULT, TRAIL_MAX = 100, 1000  # events of a session in one answer
@@ -47,8 +46,9 @@ async def session_trail(request: web.Request) -> web.StreamResponse:
     leisure = request.app[LEISURE]
     pages = trail_of(LeisurelyLog(services.log, leisure), session.session_id, after, limit)
     if NDJSON in request.headers.get("Accept", ""):
-        return await _answer(request, _lines(pages, leisure), NDJSON)
-    return await _answer(request, _document(session.session_id, session.version, pages, leisure), "application/json")
+        return await send_document(request, _lines(pages, leisure), _headers(NDJSON))
+    document = _document(session.session_id, session.version, pages, leisure)
+    return await send_document(request, document, _headers("application/json"))
 
 
 @routes.get("/api/events", allow_head=False)
@@ -61,7 +61,7 @@ async def log_trail(request: web.Request) -> web.StreamResponse:
     if "text/event-stream" not in request.headers.get("Accept", ""):
         leisure = request.app[LEISURE]
         pages = trail_of_all(LeisurelyLog(services.log, leisure), after, limit)
-        return await _answer(request, _lines(pages, leisure), NDJSON)
+        return await send_document(request, _lines(pages, leisure), _headers(NDJSON))
     try:
         with services.streams.another():
             follower = LogFollower(services, after, request.app[LEISURE])
@@ -105,20 +105,5 @@ async def _document(session_id: str, version: int, pages: Pages, leisure: Leisur
     yield end if lead == b"," else lead + end
 
 
-async def _answer(request: web.Request, pieces: AsyncIterator[bytes], content_type: str) -> web.StreamResponse:
-    """Send `pieces` as they come. The first is read before the headers leave: until then an error can be told."""
-    services = request.app[SERVICES]
-
-    async def write(stream: EventStream) -> None:
-        try:
-            if first:
-                await stream.send(first)
-            async for piece in pieces:
-                await stream.send(piece)
-        except LogError as error:
-            services.logger.warning("trail.cut", reason=str(error))
-            stream.cut(error)
-
-    with services.streams.another():
-        first = await anext(pieces, b"")
-        return await answer_stream(request, write, headers={"Content-Type": content_type, **HEADERS}, ping_s=math.inf)
+def _headers(content_type: str) -> dict[str, str]:
+    return {"Content-Type": content_type, **HEADERS}

@@ -53,6 +53,15 @@ class ServerSettings(Struct, frozen=True):
         float,
         Meta(gt=0, le=86400, description="Seconds an idle connection stays open; above a proxy's own (often 60)."),
     ] = 75.0
+    history_max_bytes: Annotated[
+        int,
+        Meta(
+            ge=1 << 16,
+            le=1 << 30,
+            description="Largest page of messages, in bytes; one cut short says in `next` where it goes on, and has one"
+            " message at least.",
+        ),
+    ] = 8388608
     write_timeout_s: Annotated[
         float,
         Meta(

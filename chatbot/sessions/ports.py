@@ -28,6 +28,7 @@ class Limits(Struct, frozen=True):
     ask_timeout_s: float
     checkpoint_interval_s: float
     read_page_max: int
+    history_max_bytes: int = 8_388_608
 
 
 class SessionObserver(Protocol):

@@ -1,6 +1,6 @@
 """Reads: answered by projections and the log's texts, never by an actor, so that a busy session is as readable."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -8,6 +8,7 @@ from msgspec import Struct
 from chatbot.sessions import errors
 from chatbot.sessions.commands import Asker, Touch
 from chatbot.sessions.decide import may_touch
+from chatbot.sessions.history_pieces import UNMEASURED_MAX, newest_within, pieces_of
 from chatbot.sessions.ports import Ports
 from chatbot.sessions.recorded_text import Known, recorded_text
 from chatbot.sessions.supervisor import Supervisor
@@ -50,13 +51,20 @@ class Said(Struct, frozen=True):
 class History(Struct, frozen=True):
     """Messages of a branch that has `total`, as of the session's version.
 
-    `offset` is how many code points were recorded by then of the reply that runs, wherever it is.
+    `written` is what was recorded by then of the reply that runs, wherever it is. `said` are the first of the messages,
+    nearly always all; `rest` are those after them, in pieces, for `Reader.further`: their texts are not read yet.
     """
 
     session: Session
     said: list[Said]
     total: int
-    offset: int
+    written: str
+    rest: Sequence[Sequence[Message]] = ()
+
+    @property
+    def offset(self) -> int:
+        """Code points of `written`."""
+        return len(self.written)
 
 
 class Reader:
@@ -127,7 +135,8 @@ class Reader:
     async def history(
         self, session_id: str, branch: str | None, limit: int, before: str | None, asker: Asker | None = None
     ) -> History:
-        """The newest `limit` messages of a branch (that ends in `branch`; None: the selected one), oldest first.
+        """The newest `limit` messages of a branch (that ends in `branch`; None: the selected one), oldest first; fewer
+        where they have more than `history_max_bytes` together.
 
         With `before`, those before that message. All is as of one version of the session, also what is written of a
         running reply: that much was recorded by then. With `asker` it is an access, as `session` is; without one,
@@ -138,11 +147,11 @@ class Reader:
             session = self._shown(snapshot.session if snapshot else None, session_id, asker)
             if await self._accessed(session, asker) is not session:  # what is answered shows the access
                 snapshot = await self._snapshot(session_id, branch, limit, before)
-        texts = await self._texts_of(snapshot)
+        pieces, texts = await self._begun(snapshot)
         if any(recorded.event is None for recorded in texts.values()):
             # What this session was forked from has just been erased; by then its texts had been copied here.
             snapshot = await self._snapshot(session_id, branch, limit, before)
-            texts = await self._texts_of(snapshot)
+            pieces, texts = await self._begun(snapshot)
         if snapshot is None:
             raise errors.SessionNotFound(session_id)
         session = snapshot.session
@@ -153,21 +162,32 @@ class Reader:
         if before is not None and not snapshot.knows_before:
             raise errors.UnknownMessage(before)
         written = await self._written(session)
-        running = session.open_reply.reply_id if session.open_reply else None
-        said = [
-            _said(row, texts.get(row.position), written if row.message_id == running else "")
-            for row in snapshot.messages
-        ]
-        return History(session, said, snapshot.depth or 0, len(written))
+        said = _said_of(pieces[0] if pieces else (), texts, session, written)
+        return History(session, said, snapshot.depth or 0, written, pieces[1:])
+
+    async def further(self, history: History) -> AsyncIterator[list[Said]]:
+        """The messages of `history.rest`, a piece at a time. Raises LogUnavailable where they are erased meanwhile."""
+        for piece in history.rest:
+            # Not by way of the texts that are kept: a long page would take the place of all that is asked for often.
+            texts = await self._ports.log.read_at(_positions(piece))
+            if any(recorded.event is None for recorded in texts.values()):
+                raise LogUnavailable("the messages were erased while they were read")
+            yield _said_of(piece, texts, history.session, history.written)
+
+    async def _begun(self, snapshot: Snapshot | None) -> tuple[list[list[Message]], dict[int, RecordedEvent]]:
+        """The pieces in which a snapshot's messages are answered, and the texts of the first of them."""
+        rows: Sequence[Message] = snapshot.messages if snapshot is not None else ()
+        sizes: dict[int, int] = {}
+        if len(rows) > UNMEASURED_MAX:
+            sizes = await self._ports.texts.sizes(_positions(rows))
+            rows = newest_within(rows, sizes, self._ports.limits.history_max_bytes)
+        pieces = pieces_of(rows, sizes)
+        return pieces, await self._ports.texts.at(_positions(pieces[0])) if pieces else {}
 
     async def _snapshot(self, session_id: str, branch: str | None, limit: int, before: str | None) -> Snapshot | None:
         """The session and its messages as of one moment, which is after this call began."""
         await self.catch_up()
         return await self._ports.queries.snapshot(session_id, branch=branch, limit=limit, before=before)
-
-    async def _texts_of(self, snapshot: Snapshot | None) -> dict[int, RecordedEvent]:
-        rows = snapshot.messages if snapshot is not None else ()
-        return await self._ports.texts.at([row.position for row in rows if row.position])
 
     async def _written(self, session: Session) -> str:
         """What is on record of the running reply at the session's version. Who reads again reads only what is new."""
@@ -181,6 +201,15 @@ class Reader:
         text = await recorded_text(log, session_id, running, page=page, up_to=session.version, known=known)
         texts.keep_running(session_id, Known(session.version, text), erasures)
         return text
+
+
+def _positions(rows: Sequence[Message]) -> list[int]:
+    return [row.position for row in rows if row.position]
+
+
+def _said_of(rows: Sequence[Message], texts: Mapping[int, RecordedEvent], session: Session, written: str) -> list[Said]:
+    running = session.open_reply.reply_id if session.open_reply else None
+    return [_said(row, texts.get(row.position), written if row.message_id == running else "") for row in rows]
 
 
 def _said(row: Message, recorded: RecordedEvent | None, written: str) -> Said:

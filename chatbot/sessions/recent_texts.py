@@ -49,6 +49,13 @@ class RecentTexts:
                     self._keep(recorded)
         return found
 
+    async def sizes(self, positions: Sequence[int]) -> dict[int, int]:
+        """As EventLog.sizes, nearly: of what is kept, the bytes of its text."""
+        sizes = {position: _text_bytes(self._kept[position]) for position in positions if position in self._kept}
+        if missing := [position for position in positions if position not in sizes]:
+            sizes |= await self._log.sizes(missing)
+        return sizes
+
     def running(self, session_id: str, started: int, version: int) -> Known | None:
         """What was read of the reply that began at version `started`, as of `version` or before."""
         known = self._running.get(session_id)
@@ -76,6 +83,11 @@ class RecentTexts:
         self._bytes += _memory_of(recorded)
         while self._bytes > self._bytes_max:
             self._bytes -= _memory_of(self._kept.popitem(last=False)[1])
+
+
+def _text_bytes(recorded: RecordedEvent) -> int:
+    text = getattr(recorded.event, "content", "")
+    return len(text) if text.isascii() else 3 * len(text)
 
 
 def _memory_of(recorded: RecordedEvent) -> int:
