@@ -11,12 +11,14 @@ from chatbot.llm.address import Address, parse_address
 from chatbot.llm.beat import Beat
 from chatbot.llm.errors import LlmError, LlmFailed, LlmUnavailable
 from chatbot.llm.exchange import CUT, Exchange
+from chatbot.llm.json_text import BOM
 from chatbot.llm.options import LlmOptions
 from chatbot.llm.refusal import NO_JSON, from_status
 from chatbot.llm.wire import Cut, Wire
 
 # Shorter than uvicorn's 5 s: a request never rides on a connection that the server is just closing.
 KEEPALIVE_S = 4.0
+OK = range(200, 300)  # proxies and serverless platforms answer 201 and 203, too
 REFUSAL_MAX_BYTES = 4096
 REFUSAL_WAIT_S = 5.0  # for the reason behind a status: some servers send the head and think
 DOCUMENT_MAX_BYTES = 1_048_576  # of /health and /v1/models: a router may list thousands of models
@@ -45,7 +47,7 @@ class Connection:
         """
         wire = await self._request("POST", path, msgspec.json.encode(body))
         exchange = Exchange(wire, self.options, self._give_back)
-        if wire.status == 200:
+        if wire.status in OK:
             return exchange
         try:
             refusal = await self._refusal(exchange)
@@ -145,10 +147,10 @@ class Connection:
         return from_status(exchange.status, body, exchange.header("Retry-After"), self.options.api_key)
 
     async def _read_json(self, exchange: Exchange) -> Any:
-        if exchange.status != 200:
+        if exchange.status not in OK:
             raise await self._refusal(exchange)
         body = await exchange.document(DOCUMENT_MAX_BYTES)
         try:
-            return msgspec.json.decode(body)
+            return msgspec.json.decode(body.removeprefix(BOM))
         except NO_JSON as error:
             raise LlmFailed("The model server's answer is no JSON") from error

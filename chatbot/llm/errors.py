@@ -1,5 +1,7 @@
 """Why a model gave no reply. `cause` is the word recorded in reply_failed and shown as the outcome's reason."""
 
+from chatbot.llm.protocol import Finish
+
 
 class LlmError(Exception):
     """The model server failed."""
@@ -14,14 +16,17 @@ class LlmError(Exception):
         retryable: bool | None = None,
         status: int | None = None,
         retry_after_s: float | None = None,
+        finish: Finish | None = None,
     ) -> None:
         """Without a `message` the class's docstring is the message. `status` is the model server's HTTP status,
-        `retry_after_s` the seconds that it asked us to wait."""
+        `retry_after_s` the seconds that it asked us to wait, `finish` what the server told of a reply that it ended:
+        its usage, and its word for the end."""
         super().__init__(message or self.__doc__)
         if retryable is not None:
             self.retryable = retryable
         self.status = status
         self.retry_after_s = retry_after_s
+        self.finish = finish
 
 
 def reason_of(error: LlmError) -> str:

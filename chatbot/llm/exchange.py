@@ -3,13 +3,12 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any
 
-import msgspec
-
+from chatbot.llm.content_coding import ContentDecoder
 from chatbot.llm.errors import LlmFailed
+from chatbot.llm.json_text import BOM
 from chatbot.llm.options import LlmOptions
-from chatbot.llm.refusal import NO_JSON
 from chatbot.llm.sse import EventTooLong, SseParser
 from chatbot.llm.wire import Cut, Wire
 from events.catalogue import Usage
@@ -18,23 +17,14 @@ CUT = "The model server's answer was cut before its end"
 MALFORMED = "The model server's answer is malformed"
 DONE = b"[DONE]"
 
-# Once the reply itself is complete: how long to wait for the usage that may follow it, and after [DONE] for the end
-# of the body, which lets the connection be used again.
-USAGE_WAIT_S = 1.0
-END_WAIT_S = 0.05
+END_WAIT_S = 0.05  # after [DONE], for the end of the body, which lets the connection be used again
 
 TOKENS_MAX = 2**31 - 1  # of one reply; sums of such counts fit in 64 bits for as long as anyone will look
 
-T = TypeVar("T")
+DOCUMENT_REST_BYTES = 65_536  # of a document: what surrounds the reply
+START_MAX_BYTES = 1024  # of white space before the first character that says what a body is
+
 Absorb = Callable[[list[bytes]], bool]
-
-
-def decode(decoder: msgspec.json.Decoder[T], data: bytes) -> T:
-    """Raises LlmFailed."""
-    try:
-        return decoder.decode(data)
-    except NO_JSON as error:
-        raise LlmFailed(MALFORMED) from error
 
 
 def read_usage(told: Any) -> Usage | None:
@@ -52,6 +42,56 @@ def _count(told: Any) -> int | None:
     return told if type(told) is int and 0 <= told <= TOKENS_MAX else None
 
 
+class _Body:
+    """A body that is being read: an event stream, or JSON where its first bytes say so."""
+
+    def __init__(self, parser: SseParser, absorb: Absorb, document_max_bytes: int) -> None:
+        self.is_event_stream = False  # as far as is known
+        self._parser = parser
+        self._absorb = absorb
+        self._document_max_bytes = document_max_bytes
+        self._document: bytearray | None = None
+        self._start = b""
+        self._has_events = False
+
+    def take(self, data: bytes) -> bool:
+        """Whether the reader has enough. Raises LlmFailed, EventTooLong, and what `absorb` raises."""
+        if self._document is not None:
+            self._document += data
+            if len(self._document) > self._document_max_bytes:
+                raise LlmFailed(f"The model server's answer exceeds {self._document_max_bytes} bytes")
+            return False
+        if self.is_event_stream:
+            return self.take_events(data)
+        self._start += data
+        first = self._start.removeprefix(BOM).lstrip()[:1]
+        if first in (b"", BOM[:1]) and len(self._start) < START_MAX_BYTES:
+            return False
+        data, self._start = self._start, b""
+        if first in (b"{", b"["):
+            self._document = bytearray()
+        else:
+            self.is_event_stream = True
+        return self.take(data)
+
+    def take_events(self, data: bytes) -> bool:
+        """As take(), of a body that is known to be an event stream."""
+        events = self._parser.feed(data)
+        self._has_events = self._has_events or bool(events)
+        return bool(events) and self._absorb(events)
+
+    def end(self) -> bytes | None:
+        """The body has ended: its JSON, if it is that. Raises LlmFailed for what is neither."""
+        if self._document is not None:
+            return bytes(self._document)
+        events = self._parser.end()
+        if events:
+            self._absorb(events)
+        elif self.is_event_stream and not self._has_events:
+            raise LlmFailed(MALFORMED)
+        return None
+
+
 class Exchange:
     """An answer whose head has come. Whoever holds it closes it, at any point."""
 
@@ -59,54 +99,43 @@ class Exchange:
         self._wire = wire
         self._give_back = give_back
         self._parser = SseParser(options.line_max_bytes)
-        # A code point is at most 12 bytes in JSON (two \uXXXX); the rest is for what surrounds the reply.
-        self._document_max_bytes = 12 * options.reply_max_chars + 65_536
+        # A code point is at most 12 bytes in JSON (two \uXXXX).
+        self._document_max_bytes = 12 * options.reply_max_chars + DOCUMENT_REST_BYTES
         self.status = wire.status
-        self.is_event_stream = wire.headers.get(b"content-type", b"").partition(b";")[0].strip() == b"text/event-stream"
+        self._decoder = ContentDecoder(self.header("Content-Encoding") or "")
 
     def header(self, name: str) -> str | None:
         """The value of a header of the answer."""
         value = self._wire.headers.get(name.lower().encode())
         return None if value is None else value.decode("latin-1")
 
-    async def events(self, absorb: Absorb) -> None:
+    async def read(self, absorb: Absorb) -> bytes | None:
         """Give `absorb` the data of all events that one read of the socket completes, in that read's own callback,
-        until it says that it has enough.
+        until it says that it has enough or the body ends.
 
-        Raises LlmFailed, also when the body ends before that, and what `absorb` raises.
+        A body that begins as JSON does is no event stream, whatever its label: all of it is returned.
+        Raises LlmFailed, also when the body is cut before its end, and what `absorb` raises.
         """
+        body = _Body(self._parser, absorb, self._document_max_bytes)
 
         def take(data: bytes) -> bool:
-            events = self._parser.feed(data)
-            return bool(events) and absorb(events)
+            if body.is_event_stream and self._decoder.is_plain:
+                return body.take_events(data)
+            return any(map(body.take, self._decoder.feed(data)))
 
         try:
-            if await self._wire.body(take) or absorb(self._parser.end()):
-                return
+            if not await self._wire.body(take):
+                body.take(self._decoder.end())
+                return body.end()
         except EventTooLong as error:
             raise LlmFailed(str(error)) from error
         except Cut as error:
             raise LlmFailed(CUT) from error
-        raise LlmFailed(CUT)
+        return None
 
     def ride(self) -> None:
         """The reply has begun to come: what follows may be read together with other replies."""
         self._wire.ride()
-
-    async def events_after_the_reply(self, absorb: Callable[[list[bytes]], object]) -> None:
-        """What still comes when the reply is complete: at most its usage and [DONE]. Nothing here can spoil the reply,
-        so nothing is raised."""
-        loop = asyncio.get_running_loop()
-
-        def take(events: list[bytes]) -> bool:
-            absorb(events)
-            if DONE in events:
-                patience.reschedule(loop.time() + END_WAIT_S)
-            return False  # up to the end of the body
-
-        with suppress(LlmFailed, TimeoutError):
-            async with asyncio.timeout(USAGE_WAIT_S) as patience:
-                await self.events(take)
 
     async def end(self) -> None:
         """After [DONE]: takes the end of the body if it comes at once, so that the connection is kept."""
@@ -128,11 +157,15 @@ class Exchange:
         body = bytearray()
 
         def take(data: bytes) -> bool:
-            body.extend(data)
-            return len(body) > enough_bytes
+            for piece in self._decoder.feed(data):
+                body.extend(piece)
+                if len(body) > enough_bytes:
+                    return True
+            return False
 
         try:
-            await self._wire.body(take)
+            if not await self._wire.body(take):
+                body.extend(self._decoder.end())
         except Cut as error:
             raise LlmFailed(CUT) from error
         return bytes(body)

@@ -4,6 +4,7 @@ import asyncio
 import random
 
 import structlog
+from msgspec.structs import replace
 
 from chatbot.llm.errors import LlmError, LlmFailed
 from chatbot.llm.options import LlmOptions
@@ -48,6 +49,13 @@ class Listener:
         raise Full
 
 
+def _without_text(finish: Finish) -> LlmFailed:
+    """The failure of a reply that ended before its first character, with all that the server told of it."""
+    detail = finish.detail or ("" if finish.reason == "stop" else finish.reason)
+    message = finish.no_text_reason or "The model server gave an empty reply"
+    return LlmFailed(message, finish=replace(finish, reason="error", detail=detail))
+
+
 class GuardedProvider:
     """A provider whose every reply ends: with a Finish after at least some text, or with an error of errors.py."""
 
@@ -79,7 +87,7 @@ class GuardedProvider:
                 try:
                     finish = await self._provider.stream(messages, parameters, listener.hear, whole=whole)
                     if not listener.has_text:
-                        raise LlmFailed("The model server gave an empty reply")
+                        raise _without_text(finish)
                 except Full:
                     return Finish(reason="length", model=parameters.model or self.model)
                 except LlmError as error:

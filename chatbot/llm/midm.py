@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from chatbot.llm import json_text
 from chatbot.llm.connection import Connection
 from chatbot.llm.errors import LlmError, LlmFailed, LlmUnavailable, reason_of
-from chatbot.llm.exchange import DONE, MALFORMED, Exchange, decode, read_usage
+from chatbot.llm.exchange import CUT, DONE, MALFORMED, Exchange, read_usage
 from chatbot.llm.options import LlmOptions
 from chatbot.llm.protocol import ChatMessage, Finish, Health, Hear
 from chatbot.llm.refusal import NO_JSON, from_stream
@@ -24,21 +25,20 @@ NO_SUCH_ROUTE = (404, 405, 501)
 class _Frame(Struct):
     """Any frame of /chat/stream. `accumulated` is not named here, so it is skipped, never kept."""
 
-    type: str
+    type: str = ""
     content: str = ""
-    message: str = ""
-    total_tokens: int | None = None
+    message: Any = None
+    total_tokens: Any = None
 
 
 class _Answer(Struct):
     """The body of /chat."""
 
-    response: str | None = None
+    response: str
     usage: Any = None
 
 
-_frames = msgspec.json.Decoder(_Frame)
-_answers = msgspec.json.Decoder(_Answer)
+_decode_frame = msgspec.json.Decoder(_Frame).decode
 
 
 def request_body(messages: tuple[ChatMessage, ...], parameters: Parameters) -> dict[str, Any]:
@@ -69,6 +69,8 @@ class _Reply:
         self.failure: LlmFailed | None = None
         self.pieces = 0
         self._secret = secret
+        self._joiner = json_text.TextJoiner()
+        self._has_rest = False
 
     def absorb(self, events: list[bytes]) -> str:
         """The text in these events, up to the first that ends the reply, well (`finished`) or not (`failure`): text
@@ -78,21 +80,68 @@ class _Reply:
             if event == DONE:
                 self.finished = True
                 break
+            is_clean = True
             try:
-                frame = _frames.decode(event)
+                frame = _decode_frame(event)
             except NO_JSON:
-                self.failure = LlmFailed(MALFORMED)
-                break
+                try:
+                    frame, is_clean = _read_frame(event), False
+                except NO_JSON:
+                    self.failure = LlmFailed(MALFORMED)
+                    break
             if frame.type == "chunk":
-                text += frame.content
+                text += frame.content if is_clean and not self._has_rest else self._join(frame.content)
             elif frame.type == "complete":
                 self.finished = True
-                self.pieces = frame.total_tokens or 0
+                self.pieces = frame.total_tokens if type(frame.total_tokens) is int else 0
                 break
             elif frame.type == "error":
-                self.failure = from_stream(frame.message, self._secret)
+                self.failure = from_stream(frame.message or "", self._secret)
                 break
         return text
+
+    def end(self) -> str:
+        """The rest of the text: what is left of a character whose end has not come."""
+        return self._joiner.end() if self._has_rest else ""
+
+    def _join(self, piece: str) -> str:
+        text = self._joiner.join(piece)
+        self._has_rest = self._joiner.has_rest
+        return text
+
+
+def _read_frame(event: bytes) -> _Frame:
+    """What is clear of a frame that the strict decoder refuses; without a type for what is no frame (a heartbeat).
+
+    Raises what NO_JSON names, also for text in a shape that nobody knows.
+    """
+    if event.strip() == DONE:
+        return _Frame(type="complete")
+    if not event.lstrip(b"\xef\xbb\xbf \t").startswith(b"{"):
+        return _Frame()
+    told = json_text.load(event)
+    kind, content = told.get("type"), json_text.text_of(told.get("content"))
+    if not isinstance(kind, str | None) or (kind == "chunk" and content is None):
+        raise ValueError("no frame, or a chunk whose content is no text")
+    return _Frame(
+        type=kind or "",
+        content=content or "",
+        message=told.get("message"),
+        total_tokens=told.get("total_tokens"),
+    )
+
+
+def _read_answer(document: bytes) -> _Answer | None:
+    """The whole reply in a document of /chat; None where there is none. Raises LlmFailed."""
+    try:
+        told = json_text.load(document)
+    except NO_JSON as error:
+        raise LlmFailed(MALFORMED) from error
+    response = json_text.text_of(told.get("response")) if isinstance(told, dict) and "response" in told else None
+    if response is None or told["response"] is None:
+        return None
+    joiner = json_text.TextJoiner()
+    return _Answer(joiner.join(response) + joiner.end(), told.get("usage"))
 
 
 class MidmProvider:
@@ -116,8 +165,15 @@ class MidmProvider:
     ) -> Finish:
         body = request_body(messages, parameters)
         exchange = None if whole else await self._open_stream(body)
-        if exchange is None:
-            return await self._whole(body, hear)
+        if exchange is not None:
+            finish = await self._stream(exchange, body, hear)
+            if finish is not None:
+                return finish
+            self._plain_until = time.monotonic() + PLAIN_S
+        return await self._whole(body, hear)
+
+    async def _stream(self, exchange: Exchange, body: dict[str, Any], hear: Hear) -> Finish | None:
+        """None where the answer is no stream, and no reply either."""
         reply = _Reply(self._secret)
 
         def absorb(events: list[bytes]) -> bool:
@@ -129,10 +185,21 @@ class MidmProvider:
             return reply.finished
 
         try:
-            await exchange.events(absorb)
-            await exchange.end()
+            document = await exchange.read(absorb)
+            if document is None:
+                if not reply.finished:
+                    raise LlmFailed(CUT)
+                await exchange.end()
         finally:
             exchange.close()
+        if document is not None:
+            answer = _read_answer(document)
+            if answer is None:
+                return None
+            hear(answer.response)
+            return self._finish(read_usage(answer.usage), body)
+        if rest := reply.end():
+            hear(rest)
         return self._finish(None, body, pieces=reply.pieces)
 
     async def health(self) -> Health:
@@ -151,14 +218,10 @@ class MidmProvider:
         if time.monotonic() < self._plain_until:
             return None
         try:
-            exchange = await self._post("/chat/stream", body)
+            return await self._post("/chat/stream", body)
         except LlmFailed as error:
             if error.status not in NO_SUCH_ROUTE:
                 raise
-        else:
-            if exchange.is_event_stream:
-                return exchange
-            exchange.close()
         self._plain_until = time.monotonic() + PLAIN_S
         return None
 
@@ -177,16 +240,16 @@ class MidmProvider:
             answer = await self._ask_whole(body)
         finally:
             timer.cancel()
-        hear(answer.response or "")
+        hear(answer.response)
         return self._finish(read_usage(answer.usage), body)
 
     async def _ask_whole(self, body: dict[str, Any]) -> _Answer:
         exchange = await self._post("/chat", body)
         try:
-            answer = decode(_answers, await exchange.document())
+            answer = _read_answer(await exchange.document())
         finally:
             exchange.close()
-        if answer.response is None:
+        if answer is None:
             raise LlmFailed(MALFORMED)
         return answer
 

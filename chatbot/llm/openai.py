@@ -1,49 +1,20 @@
 """The /v1/chat/completions protocol: vLLM, llama.cpp, Ollama, LiteLLM and others."""
 
+import asyncio
 from typing import Any
 
-import msgspec
-from msgspec import Struct
-
+from chatbot.llm.completion import Completion
 from chatbot.llm.connection import Connection
 from chatbot.llm.errors import LlmError, LlmFailed, reason_of
-from chatbot.llm.exchange import DONE, MALFORMED, Exchange, decode, read_usage
+from chatbot.llm.exchange import Exchange
 from chatbot.llm.options import LlmOptions
 from chatbot.llm.protocol import ChatMessage, Finish, Health, Hear
-from chatbot.llm.refusal import from_stream
-from events.catalogue import Parameters, Usage
+from events.catalogue import Parameters
 
 NO_SUCH_ROUTE = (404, 405, 501)
 BAD_REQUEST = (400, 422)
-LENGTH_REASONS = frozenset({"length", "max_tokens"})
+SILENCE_S = 5.0  # after a finish reason: then nothing more comes, though neither [DONE] nor the body's end has come
 WITH_USAGE = {"stream_options": {"include_usage": True}}  # sent along until a server has refused it
-
-
-class _Text(Struct):
-    """A delta or a message. `content` is null in a delta that only names the role."""
-
-    content: str | None = None
-
-
-class _Choice(Struct):
-    delta: _Text | None = None
-    message: _Text | None = None
-    finish_reason: str | None = None
-    index: int = 0
-
-
-class _Chunk(Struct):
-    """A chunk of a stream, a whole completion, or an error in place of either."""
-
-    choices: list[_Choice] | None = None
-    usage: Any = None
-    model: str | None = None
-    error: Any = None
-    object: str | None = None
-    message: str = ""
-
-
-_chunks = msgspec.json.Decoder(_Chunk)
 
 
 def request_body(messages: tuple[ChatMessage, ...], parameters: Parameters, model: str) -> dict[str, Any]:
@@ -57,60 +28,6 @@ def request_body(messages: tuple[ChatMessage, ...], parameters: Parameters, mode
         "seed": parameters.seed,
     }
     return {"messages": messages, "stream": True} | {name: value for name, value in asked.items() if value is not None}
-
-
-class _Reply:
-    """What has been learnt of a reply from its chunks."""
-
-    def __init__(self, model: str, secret: str) -> None:
-        self.model = model
-        self.usage: Usage | None = None
-        self.reason: str | None = None
-        self.done = False
-        self.failure: LlmFailed | None = None
-        self._secret = secret
-
-    def absorb(self, events: list[bytes]) -> str:
-        """The text in these events, up to a `failure`: text that came in one read with it is kept."""
-        text = ""
-        for event in events:
-            if event == DONE:
-                self.done = True
-                continue
-            try:
-                text += self.absorb_chunk(decode(_chunks, event))
-            except LlmFailed as failure:
-                self.failure = failure
-                break
-        return text
-
-    def absorb_document(self, document: bytes) -> str:
-        """The text of a whole completion, which is complete by being JSON. Raises LlmFailed."""
-        completion = decode(_chunks, document)
-        text = self.absorb_chunk(completion)
-        if not completion.choices:
-            raise LlmFailed(MALFORMED)
-        return text
-
-    def absorb_chunk(self, chunk: _Chunk) -> str:
-        """Raises LlmFailed."""
-        if chunk.error or chunk.object == "error":
-            raise from_stream(chunk.error or chunk.message, self._secret)
-        if chunk.usage is not None:
-            self.usage = read_usage(chunk.usage) or self.usage
-        self.model = chunk.model or self.model
-        if not chunk.choices or chunk.choices[0].index != 0:
-            return ""
-        choice = chunk.choices[0]
-        if choice.finish_reason == "error":
-            raise LlmFailed("The model server ended the reply with an error")
-        self.reason = choice.finish_reason or self.reason
-        told = choice.delta or choice.message
-        return (told.content or "") if told else ""
-
-    def finish(self) -> Finish:
-        """Only length is told apart: every other reason means that the model said all it would."""
-        return Finish("length" if self.reason in LENGTH_REASONS else "stop", self.model, self.usage)
 
 
 class OpenAiProvider:
@@ -129,32 +46,42 @@ class OpenAiProvider:
     async def stream(
         self, messages: tuple[ChatMessage, ...], parameters: Parameters, hear: Hear, *, whole: bool = False
     ) -> Finish:
-        """Chunks without text (a reasoning model's thoughts) come as an empty piece: the model is at work."""
+        """Chunks without text (a reasoning model's thoughts) come as an empty piece: the model is at work.
+
+        A reply is read to [DONE] or the end of its body: some servers write on after a finish reason.
+        """
         model = parameters.model or self.model or await self._list_models()
         exchange = await self._ask(request_body(messages, parameters, model))
-        reply = _Reply(model, self._secret)
+        reply = Completion(model, self._secret)
+        loop = asyncio.get_running_loop()
 
         def absorb(events: list[bytes]) -> bool:
             text = reply.absorb(events)
             hear(text)
             if text:
                 exchange.ride()
-            # After a finish reason the reply is whole: a failure then costs no more than its usage.
-            if reply.failure and reply.reason is None:
+            if reply.failure:
                 raise reply.failure
-            return reply.done or reply.reason is not None
+            if reply.reason is not None and (text or patience.when() is None):
+                patience.reschedule(loop.time() + SILENCE_S if reply.is_final else None)
+            return reply.done
 
         try:
-            if not exchange.is_event_stream:
-                hear(reply.absorb_document(await exchange.document()))
+            async with asyncio.timeout(None) as patience:
+                document = await exchange.read(absorb)
+            if document is not None:
+                hear(reply.absorb_document(document))
+            elif reply.done:
+                await exchange.end()
             else:
-                await exchange.events(absorb)
-                if reply.done:
-                    await exchange.end()
-                else:
-                    await exchange.events_after_the_reply(reply.absorb)
+                reply.check_ended()
+        except (LlmFailed, TimeoutError):
+            if not reply.is_final:  # else the reply is whole: this costs no more than its usage
+                raise
         finally:
             exchange.close()
+        if rest := reply.end():
+            hear(rest)
         return reply.finish()
 
     async def health(self) -> Health:

@@ -18,11 +18,17 @@ class ChatMessage(Struct, frozen=True):
 
 
 class Finish(Struct, frozen=True):
-    """How a reply ended. `reason` is stop or length; `usage` is None when the server does not tell."""
+    """How a reply ended. `reason` is stop, length, tool_calls or content_filter; of a reply that failed it is error.
+
+    `usage` is None when the server does not tell. `detail` is the server's own word for the reason where it is another
+    one. `no_text_reason` says, in a sentence, why there is no text, should there be none.
+    """
 
     reason: str
     model: str
     usage: Usage | None = None
+    detail: str = ""
+    no_text_reason: str = ""
 
 
 class Health(Struct, frozen=True):

@@ -1,10 +1,12 @@
 """What a model server's refusal (a status that is not 200, or an error object) means to us."""
 
+import json
 from typing import Any
 
 import msgspec
 
 from chatbot.llm.errors import LlmError, LlmFailed, LlmOverloaded, LlmUnavailable
+from chatbot.llm.json_text import BOM, load, without_surrogates
 
 EXCERPT_MAX_CHARS = 200
 
@@ -21,8 +23,8 @@ def excerpt(document: Any, secret: str = "") -> str:
     for name in ("error", "detail", "message"):
         while isinstance(document, dict) and document.get(name):
             document = document[name]
-    text = document if isinstance(document, str) else msgspec.json.encode(document).decode()
-    text = " ".join(text.split())
+    text = document if isinstance(document, str) else json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+    text = " ".join(without_surrogates(text).split())
     if secret:
         text = text.replace(secret, "***")
     return text if len(text) <= EXCERPT_MAX_CHARS else text[: EXCERPT_MAX_CHARS - 1] + "…"
@@ -35,9 +37,9 @@ def from_status(status: int, body: bytes, retry_after: str | None, secret: str =
     5xx are LlmFailed but worth another try; all else (a bad request, a wrong key, a missing route) is not.
     """
     try:
-        told = excerpt(msgspec.json.decode(body), secret)
+        told = excerpt(load(body), secret)
     except NO_JSON:
-        told = excerpt(body.decode(errors="replace"), secret)
+        told = excerpt(body.removeprefix(BOM).decode(errors="replace"), secret)
     message = f"The model server answered {status}" + (f": {told}" if told else "")
     retry_after_s = float(retry_after) if retry_after and retry_after.isdecimal() else None
     if status == 429:

@@ -1,16 +1,18 @@
 """The chat completions protocol over a real socket."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 
 import pytest
 
+from chatbot.llm import openai
 from chatbot.llm.errors import LlmFailed
 from chatbot.llm.openai import OpenAiProvider
 from chatbot.llm.options import LlmOptions
 from chatbot.llm.protocol import Finish, Health
 from events.catalogue import Usage
-from tests.support.model_client import ask
+from tests.support.model_client import Answer, ask
 from tests.support.model_server import ModelServer
 
 STOPPED = 'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"}]}\n\n'
@@ -119,7 +121,13 @@ async def test_a_configured_model_is_asked_and_never_replaced(server: ModelServe
 
 @pytest.mark.parametrize(
     ("told", "reason"),
-    [("stop", "stop"), ("length", "length"), ("max_tokens", "length"), ("content_filter", "stop"), ("eos", "stop")],
+    [
+        ("stop", "stop"),
+        ("length", "length"),
+        ("max_tokens", "length"),
+        ("content_filter", "content_filter"),
+        ("eos", "stop"),
+    ],
 )
 async def test_finish_reasons(server: ModelServer, provider: OpenAiProvider, told: str, reason: str) -> None:
     server.script(pieces=("a",), finish_reason=told)
@@ -208,9 +216,78 @@ async def test_after_the_finish_reason_nothing_can_spoil_the_reply(
     assert answer.finish == Finish(reason="stop", model="fake-model")
 
 
-async def test_a_server_that_says_nothing_after_the_finish_reason_is_not_waited_for_long(
-    server: ModelServer, provider: OpenAiProvider
+def chunk(text: str, reason: str | None = None) -> str:
+    choice = {"index": 0, "delta": {"content": text}, "finish_reason": reason}
+    return f"data: {json.dumps({'choices': [choice]})}\n\n"
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [chunk("a", "stop"), chunk("b", "stop"), chunk("c", "stop")],
+        [chunk("a"), chunk("", "stop"), chunk("b"), chunk("c")],
+        [chunk("a", "stop"), chunk("", None), chunk("b"), chunk("c", "stop")],
+        [chunk("a", "null"), chunk("b", ""), chunk("c", "stop")],
+    ],
+)
+@pytest.mark.parametrize("then", ["", "data: [DONE]\n\n"])
+async def test_text_after_a_finish_reason_belongs_to_the_reply(
+    server: ModelServer, provider: OpenAiProvider, chunks: list[str], then: str
 ) -> None:
+    server.script(raw="".join(chunks) + then)
+    answer = await ask(provider)
+    assert (answer.text, answer.finish) == ("abc", Finish("stop", "fake-model"))
+
+
+async def test_such_text_may_come_later_than_any_silence_that_ends_a_reply(
+    server: ModelServer, provider: OpenAiProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once text has followed a finish reason, no silence after another one ends the reply."""
+    monkeypatch.setattr(openai, "SILENCE_S", 0.05)
+    server.script(raw=chunk("a", "stop") + chunk("b", "stop"), then="silence")
+    asking = asyncio.create_task(ask(provider))
+    await server.wait_requests()
+    done, _ = await asyncio.wait([asking], timeout=0.2)
+    assert not done
+    asking.cancel()
+
+
+@pytest.mark.parametrize("then", ["cut", "reset", "malformed", "error"])
+async def test_a_server_whose_finish_reasons_mean_nothing_has_to_end_its_reply_properly(
+    server: ModelServer, provider: OpenAiProvider, then: str
+) -> None:
+    server.script(raw=chunk("a", "stop") + chunk("b", "stop"), then=then)
+    answer = Answer([])
+    with pytest.raises(LlmFailed):
+        await ask(provider, into=answer)
+    assert answer.text == "ab"
+
+
+async def test_heartbeats_do_not_put_off_the_end_after_a_finish_reason(
+    server: ModelServer, provider: OpenAiProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openai, "SILENCE_S", 0.1)
+    server.script(raw=STOPPED, then="heartbeats")
+    assert (await ask(provider)).text == "a"
+    await server.wait_aborted()
+
+
+@pytest.mark.parametrize("word", ["network_error", "insufficient_system_resource", "abort"])
+async def test_a_fault_in_place_of_a_finish_reason_fails_the_reply_with_its_usage(
+    server: ModelServer, provider: OpenAiProvider, word: str
+) -> None:
+    server.script(pieces=("a", "b"), finish_reason=word)
+    answer = Answer([])
+    with pytest.raises(LlmFailed, match=f"with an error: {word}") as failed:
+        await ask(provider, "one two three", into=answer)
+    assert answer.text == "ab"
+    assert failed.value.finish == Finish("error", "fake-model", Usage(3, 2, 5), word)
+
+
+async def test_a_server_that_says_nothing_after_the_finish_reason_is_not_waited_for_long(
+    server: ModelServer, provider: OpenAiProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openai, "SILENCE_S", 0.1)
     server.script(raw=STOPPED, then="silence")
     assert (await ask(provider)).text == "a"
     await server.wait_aborted()

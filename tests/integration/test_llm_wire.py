@@ -13,6 +13,7 @@ from chatbot.llm.openai import OpenAiProvider
 from chatbot.llm.options import LlmOptions
 from chatbot.llm.protocol import ChatMessage
 from events.catalogue import Parameters
+from tests.support.raw_server import RawServer
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n"
 NESTED = b"[" * 5000 + b"]" * 5000
@@ -31,36 +32,9 @@ DONE = chunk(b"data: [DONE]\n\n")
 WHOLE = HEAD + b"\r\n" + event("a") + event("b", "stop") + DONE + b"0\r\n\r\n"
 
 
-class Server:
-    """Answers each request with the next of `answers`, or what `flood` gives for as long as it is taken."""
-
-    def __init__(self) -> None:
-        self.answers: list[bytes] = []
-        self.flood = b""
-        self.accepted = 0
-        self.left = asyncio.Event()
-        self.url = ""
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.accepted += 1
-        try:
-            while head := await reader.readuntil(b"\r\n\r\n"):
-                length = next((int(one[16:]) for one in head.split(b"\r\n") if one[:15] == b"Content-Length:"), 0)
-                await reader.readexactly(length)
-                writer.write(self.answers.pop(0))
-                while self.flood:
-                    writer.write(self.flood)
-                    await writer.drain()
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            self.left.set()
-        finally:
-            writer.close()
-
-
 @pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    served = Server()
+async def server() -> AsyncIterator[RawServer]:
+    served = RawServer()
     listener = await asyncio.start_server(served.serve, "127.0.0.1", 0)
     served.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
     yield served
@@ -68,7 +42,7 @@ async def server() -> AsyncIterator[Server]:
 
 
 @pytest.fixture
-async def provider(server: Server) -> AsyncIterator[OpenAiProvider]:
+async def provider(server: RawServer) -> AsyncIterator[OpenAiProvider]:
     made = OpenAiProvider(LlmOptions(server_url=server.url, model="m"))
     yield made
     await made.close()
@@ -88,7 +62,7 @@ async def ask(provider: OpenAiProvider, hear: Callable[[str], object] | None = N
 
 
 async def test_what_comes_before_the_answer_and_after_it_changes_nothing(
-    server: Server, provider: OpenAiProvider
+    server: RawServer, provider: OpenAiProvider
 ) -> None:
     early = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nContent-Type: text/html\r\n\r\n"
     trailer = WHOLE.removesuffix(b"\r\n") + b"Content-Type: text/html\r\nX-Sum: 1\r\n\r\n"
@@ -102,7 +76,7 @@ async def test_what_comes_before_the_answer_and_after_it_changes_nothing(
     [HEAD, HEAD + b"\r\n" + event("a") + b"0\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"],
     ids=["head", "trailers", "hints"],
 )
-async def test_lines_without_end_are_cut_off(server: Server, provider: OpenAiProvider, start: bytes) -> None:
+async def test_lines_without_end_are_cut_off(server: RawServer, provider: OpenAiProvider, start: bytes) -> None:
     server.answers = [start]
     server.flood = b"X-More: " + b"x" * 8000 + b"\r\n" if not start.endswith(b"Continue\r\n\r\n") else start
     with pytest.raises(LlmFailed, match="cut before its end"):
@@ -121,7 +95,7 @@ async def test_lines_without_end_are_cut_off(server: Server, provider: OpenAiPro
     ids=["upgrade", "nonsense", "chunk"],
 )
 async def test_what_is_no_answer_is_a_failure_and_never_used_again(
-    server: Server, provider: OpenAiProvider, answer: bytes
+    server: RawServer, provider: OpenAiProvider, answer: bytes
 ) -> None:
     faults: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
@@ -134,7 +108,7 @@ async def test_what_is_no_answer_is_a_failure_and_never_used_again(
 
 
 async def test_a_second_answer_that_nobody_asked_for_costs_the_connection_not_the_reply(
-    server: Server, provider: OpenAiProvider
+    server: RawServer, provider: OpenAiProvider
 ) -> None:
     server.answers = [WHOLE + WHOLE, WHOLE]
     assert await ask(provider) == "ab"
@@ -144,7 +118,7 @@ async def test_a_second_answer_that_nobody_asked_for_costs_the_connection_not_th
 
 @pytest.mark.parametrize("status", [b"200 OK", b"500 No"])
 async def test_what_is_nested_too_deeply_is_a_failure_like_any_nonsense(
-    server: Server, provider: OpenAiProvider, status: bytes
+    server: RawServer, provider: OpenAiProvider, status: bytes
 ) -> None:
     body = b"HTTP/1.1 %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
         status,
@@ -157,14 +131,16 @@ async def test_what_is_nested_too_deeply_is_a_failure_like_any_nonsense(
     assert not (await provider.health()).available
 
 
-async def test_usage_that_is_nested_too_deeply_costs_only_the_usage(server: Server, provider: OpenAiProvider) -> None:
+async def test_usage_that_is_nested_too_deeply_costs_only_the_usage(
+    server: RawServer, provider: OpenAiProvider
+) -> None:
     usage = chunk(b'data: {"choices":[],"usage":' + NESTED + b"}\n\n")
     server.answers = [HEAD + b"\r\n" + event("a", "stop") + usage + DONE + b"0\r\n\r\n"]
     assert await ask(provider) == "a"
 
 
 async def test_a_connection_that_was_idle_for_too_long_is_not_used(
-    server: Server, provider: OpenAiProvider, monkeypatch: pytest.MonkeyPatch
+    server: RawServer, provider: OpenAiProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.answers = [WHOLE] * 3
     await ask(provider)
@@ -181,7 +157,7 @@ class Heard:
 
 
 async def test_an_idle_connection_holds_nothing_of_the_reply_that_it_brought(
-    server: Server, provider: OpenAiProvider
+    server: RawServer, provider: OpenAiProvider
 ) -> None:
     server.answers = [WHOLE]
     heard = Heard()
@@ -191,7 +167,7 @@ async def test_an_idle_connection_holds_nothing_of_the_reply_that_it_brought(
     assert left() is None
 
 
-async def test_a_closed_connection_is_freed_without_the_collector(server: Server, provider: OpenAiProvider) -> None:
+async def test_a_closed_connection_is_freed_without_the_collector(server: RawServer, provider: OpenAiProvider) -> None:
     closing = HEAD + b"Connection: close\r\n\r\n" + event("a", "stop") + DONE + b"0\r\n\r\n"
     server.answers = [closing]
     wires: list[weakref.ref[object]] = []

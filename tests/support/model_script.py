@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-Ending = Literal["finish", "no_done", "end", "cut", "reset", "silence", "error", "malformed", "long_line"]
+Ending = Literal["finish", "no_done", "end", "cut", "reset", "silence", "error", "malformed", "long_line", "heartbeats"]
 
 
 class Script(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -14,7 +14,8 @@ class Script(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     `then`: finish (the whole ending) | no_done (as finish, without [DONE]) | end (the body ends, nothing said) |
     cut (connection closed inside the body) | reset (the same, with a TCP reset) | silence (nothing more, for ever) |
-    error (an error object in the stream) | malformed (a line that is no JSON) | long_line (2 MB with no end of line).
+    error (an error object in the stream) | malformed (a line that is no JSON) | long_line (2 MB with no end of line) |
+    heartbeats (for ever).
     """
 
     pieces: tuple[str, ...] | None = None  # None: 'You said: <last user message>', word by word

@@ -258,8 +258,8 @@ class _Connection(asyncio.Protocol):
         """Does what the script says happens `then`."""
         script = frames.script
         match script.then:
-            case "silence":
-                await asyncio.Event().wait()
+            case "silence" | "heartbeats":
+                await self._stay(beats=script.then == "heartbeats")
             case "reset":
                 self._transport.abort()
             case "cut":
@@ -281,6 +281,12 @@ class _Connection(asyncio.Protocol):
         if not whole:
             await asyncio.sleep(script.end_delay_s)
             self._transport.write(b"0\r\n\r\n")
+
+    async def _stay(self, *, beats: bool) -> None:
+        while beats:
+            self._send_chunk("data: {}\n\n")
+            await asyncio.sleep(0.02)
+        await asyncio.Event().wait()
 
     def _send_chunk(self, text: str) -> None:
         data = text.encode()

@@ -1,0 +1,259 @@
+"""A reply in the shapes of /v1/chat/completions: chunks of a stream, or one whole document.
+
+A strict decoder reads what servers should send; what it refuses is read again leniently, as long as its text is clear.
+"""
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from chatbot.llm import json_text
+from chatbot.llm.errors import LlmFailed
+from chatbot.llm.exchange import CUT, DONE, MALFORMED, read_usage
+from chatbot.llm.finish_reasons import FinishReason, graver, read_finish_reason
+from chatbot.llm.protocol import Finish
+from chatbot.llm.refusal import NO_JSON, from_stream
+from events.catalogue import Usage
+
+
+class _Text(Struct):
+    """A delta or a message. `content` is null in a delta that only names the role. What a reply may have instead of
+    text is only looked at when it has none."""
+
+    content: str | None = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+    thinking: Any = None
+    refusal: Any = None
+    tool_calls: Any = None
+
+
+class _Choice(Struct):
+    delta: _Text | None = None
+    message: _Text | None = None
+    finish_reason: str | None = None
+    index: int = 0
+
+
+class _Chunk(Struct):
+    """A chunk of a stream, a whole completion, or an error in place of either."""
+
+    choices: list[_Choice] | None = None
+    usage: Any = None
+    model: str | None = None
+    error: Any = None
+    object: str | None = None
+    message: Any = None
+
+
+_decode = msgspec.json.Decoder(_Chunk).decode
+
+
+class Completion:
+    """What has been learnt of a reply so far.
+
+    `is_final`: a finish reason has come, and no text after it. Only then may the reply end without [DONE] and without
+    the end of its body: some servers name a reason in every chunk.
+    """
+
+    def __init__(self, model: str, secret: str) -> None:
+        self.model = model
+        self.usage: Usage | None = None
+        self.reason: FinishReason | None = None
+        self.done = False
+        self.failure: LlmFailed | None = None
+        self._secret = secret
+        self._went_on = False  # text came after a finish reason
+        self._has_text = False
+        self._is_of_messages = False  # its text comes in messages, not in deltas
+        self._instead = ""  # what came that is no text
+        self._joiner = json_text.TextJoiner()
+        self._has_rest = False
+
+    @property
+    def is_final(self) -> bool:
+        return self.reason is not None and not self._went_on
+
+    def absorb(self, events: list[bytes]) -> str:
+        """The text in these events, up to a `failure`: text that came in one read with it is kept."""
+        text = ""
+        for event in events:
+            if event == DONE:
+                self.done = True
+                break
+            try:
+                try:
+                    chunk = _decode(event)
+                except NO_JSON:
+                    text += self._absorb_unclear(event)
+                else:
+                    text += self._absorb_chunk(chunk)
+            except LlmFailed as failure:
+                self.failure = failure
+                if self.usage is not None:
+                    failure.finish = Finish("error", self.model, self.usage)
+                break
+        return text
+
+    def absorb_document(self, document: bytes) -> str:
+        """The text of a whole completion, which is complete by being JSON. Raises LlmFailed."""
+        try:
+            chunk, is_clean = _read(document)
+        except NO_JSON as error:
+            raise LlmFailed(MALFORMED) from error
+        if chunk is None or not (chunk.choices or chunk.error or chunk.object == "error"):
+            raise LlmFailed(MALFORMED)
+        return self._absorb_chunk(chunk, is_clean=is_clean)
+
+    def check_ended(self) -> None:
+        """The body has ended without [DONE]. Raises LlmFailed if no finish reason has come either."""
+        if self.reason is None:
+            raise LlmFailed(CUT)
+
+    def end(self) -> str:
+        """The rest of the text: what is left of a character whose end has not come."""
+        return self._joiner.end() if self._has_rest else ""
+
+    def finish(self) -> Finish:
+        """How the reply ended. Raises LlmFailed where the server says that it could not finish it."""
+        reason = self.reason or FinishReason("stop")
+        no_text_reason = "" if self._has_text else self._no_text_reason(reason)
+        finish = Finish(reason.reason, self.model, self.usage, reason.detail, no_text_reason)
+        if reason.reason == "error":
+            word = f": {reason.detail}" if reason.detail else ""
+            message = f"The model server ended the reply with an error{word}"
+            raise LlmFailed(message, retryable=True, finish=finish)
+        return finish
+
+    def _absorb_unclear(self, event: bytes) -> str:
+        """The text of an event that the strict decoder refuses. Raises LlmFailed."""
+        if event.strip() == DONE:
+            self.done = True
+        if not event.lstrip(b"\xef\xbb\xbf \t").startswith(b"{"):
+            return ""  # a heartbeat: empty, `ping`, a comment, an array
+        try:
+            chunk, is_clean = _read(event)
+        except NO_JSON as error:
+            raise LlmFailed(MALFORMED) from error
+        return "" if chunk is None else self._absorb_chunk(chunk, is_clean=is_clean)
+
+    def _absorb_chunk(self, chunk: _Chunk, *, is_clean: bool = True) -> str:
+        """`is_clean`: its text holds no half of a character. Raises LlmFailed."""
+        if chunk.error or chunk.object == "error":
+            raise from_stream(chunk.error or chunk.message or "", self._secret)
+        if chunk.usage is not None:
+            self.usage = read_usage(chunk.usage) or self.usage
+            self._note_reasoning_tokens(chunk.usage)
+        self.model = chunk.model or self.model
+        if not chunk.choices:
+            return ""
+        choice = chunk.choices[0]
+        if choice.index != 0:
+            found = next((one for one in chunk.choices if one.index == 0), None)
+            if found is None:
+                return ""
+            choice = found
+        told = choice.delta
+        text = (told.content if told is not None else None) or self._rare_text(choice)
+        if text:
+            if not is_clean or self._has_rest:
+                text = self._joiner.join(text)
+                self._has_rest = self._joiner.has_rest
+            self._has_text = True
+            if self.reason is not None:
+                self._went_on = True
+        if choice.finish_reason:
+            told_reason = read_finish_reason(choice.finish_reason)
+            self.reason = graver(self.reason, told_reason) if told_reason is not None else self.reason
+        return text
+
+    def _rare_text(self, choice: _Choice) -> str:
+        """The text of a choice whose delta has none. A message beside deltas only repeats their text."""
+        message = choice.message
+        for one in (choice.delta, message):
+            if one is not None and not one.content:
+                self._instead = self._instead or _instead_of_text(one)
+        if message is None or not message.content or (self._has_text and not self._is_of_messages):
+            return ""
+        self._is_of_messages = True
+        return message.content
+
+    def _note_reasoning_tokens(self, usage: Any) -> None:
+        details = usage.get("completion_tokens_details") if isinstance(usage, dict) else None
+        if not self._has_text and isinstance(details, dict) and details.get("reasoning_tokens"):
+            self._instead = self._instead or "reasoning"
+
+    def _no_text_reason(self, reason: FinishReason) -> str:
+        match (self._instead, reason.reason):
+            case (_, "content_filter"):
+                return "The model server filtered the whole reply"
+            case ("reasoning", "length"):
+                return "The model used all its tokens for reasoning, and none were left for the reply"
+            case ("reasoning", _):
+                return "The model gave its reasoning, and no reply"
+            case ("refusal", _):
+                return "The model refused to reply"
+            case ("tool_calls", _) | (_, "tool_calls"):
+                return "The model asked for tool calls, and gave no text"
+            case (_, "length"):
+                return "The reply reached its length limit before its first character"
+        return ""
+
+
+def _instead_of_text(told: _Text) -> str:
+    """What a delta or message has that is no text: reasoning, refusal, tool_calls or ''."""
+    if told.reasoning_content or told.reasoning or told.thinking:
+        return "reasoning"
+    if told.refusal:
+        return "refusal"
+    return "tool_calls" if told.tool_calls else ""
+
+
+def _read(document: bytes) -> tuple[_Chunk | None, bool]:
+    """What is clear of a document, and whether its text is clean; None for what is no JSON object.
+
+    Raises LlmFailed for text in a shape that nobody knows, and what NO_JSON names.
+    """
+    try:
+        return _decode(document), True
+    except NO_JSON:
+        told = json_text.load(document)
+    if not isinstance(told, dict):
+        return None, True
+    choices = told.get("choices") or None
+    if not isinstance(choices, list | None):
+        raise LlmFailed(MALFORMED)
+    name, kind = told.get("model"), told.get("object")
+    chunk = _Chunk(
+        choices=[_read_choice(one) for one in choices or () if isinstance(one, dict)],
+        usage=told.get("usage"),
+        model=json_text.without_surrogates(name) if isinstance(name, str) else None,
+        error=told.get("error"),
+        object=kind if isinstance(kind, str) else None,
+        message=told.get("message"),
+    )
+    return chunk, False
+
+
+def _read_choice(told: dict[str, Any]) -> _Choice:
+    index, reason = told.get("index"), read_finish_reason(told.get("finish_reason"))
+    return _Choice(
+        delta=_read_text(told.get("delta")),
+        message=_read_text(told.get("message")),
+        finish_reason=(reason.detail or reason.reason) if reason is not None else None,
+        index=index if type(index) is int else 0,
+    )
+
+
+def _read_text(told: Any) -> _Text | None:
+    if not isinstance(told, dict):
+        return None
+    content = told.get("content")
+    text = json_text.text_of(content)
+    if text is None:
+        raise LlmFailed(MALFORMED)
+    reasons = {name: told.get(name) for name in ("reasoning_content", "reasoning", "thinking", "refusal", "tool_calls")}
+    if isinstance(content, list) and not text and any(isinstance(one, dict) and "thinking" in one for one in content):
+        reasons["thinking"] = True
+    return _Text(content=text, **reasons)
