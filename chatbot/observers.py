@@ -8,7 +8,7 @@ from chatbot.llm.model_names import counted_name
 from chatbot.metrics import Metrics
 from chatbot.sessions.generation import Timing
 from chatbot.sessions.outcome import status_of
-from events.catalogue import ReplyCompleted, ReplyEnded, ReplyStarted
+from events.catalogue import ReplyCompleted, ReplyEnded, ReplyFailed, ReplyStarted
 
 
 class SessionWatch:
@@ -41,7 +41,8 @@ class SessionWatch:
     def reply_ended(self, started: ReplyStarted, ended: ReplyEnded, timing: Timing, request_id: str | None) -> None:
         """Count one reply; its text stays out of logs and labels."""
         metrics, provider = self._metrics, started.provider
-        answered = ended.model if isinstance(ended, ReplyCompleted) else started.model
+        told = ended if isinstance(ended, ReplyCompleted | ReplyFailed) else None
+        answered = (told.model if told is not None else None) or started.model
         requested = started.parameters.model
         model = metrics.label_of(counted_name(requested, answered, self._known_models()), chosen=requested is not None)
         duration_s = ended.duration_us / 1_000_000
@@ -49,7 +50,7 @@ class SessionWatch:
         first_s = None if timing.first_s is None else timing.first_s - timing.asked_s
         if first_s is not None:
             metrics.first_token(provider, model, first_s)
-        usage = ended.usage if isinstance(ended, ReplyCompleted) else None
+        usage = told.usage if told is not None else None
         if usage is not None:
             metrics.tokens(provider, model, usage.prompt_tokens, usage.completion_tokens)
             if first_s is not None and usage.completion_tokens > 1:

@@ -179,6 +179,9 @@ class ReplyProgressed(Event, frozen=True, tag="reply_progressed"):
 
 
 class ReplyCompleted(Event, frozen=True, tag="reply_completed"):
+    """`finish_reason` is stop, length, tool_calls or content_filter; `finish_detail` is the model server's own word for
+    it where that is another one."""
+
     reply_id: str
     content: str
     finish_reason: str
@@ -186,16 +189,24 @@ class ReplyCompleted(Event, frozen=True, tag="reply_completed"):
     duration_us: int
     usage: Usage | None = None
     time_to_first_token_us: int | None = None
+    finish_detail: str = ""
 
 
 class ReplyFailed(Event, frozen=True, tag="reply_failed"):
-    """The model could not finish. `cause` is a word of `chatbot/llm/errors.py`, `detail` a sentence."""
+    """The model could not finish. `cause` is a word of `chatbot/llm/errors.py`, `detail` a sentence.
+
+    `finish_detail` is the model server's own word where it ended the reply itself; `usage`, and the `model` that used
+    it, where it told the tokens all the same.
+    """
 
     reply_id: str
     content: str
     cause: str
     detail: str = ""
     duration_us: int = 0
+    finish_detail: str = ""
+    usage: Usage | None = None
+    model: str | None = None
 
 
 class ReplyCancelled(Event, frozen=True, tag="reply_cancelled"):
@@ -239,6 +250,7 @@ class MessageCopied(Event, frozen=True, tag="message_copied"):
     finish_reason: str | None = None
     model: str | None = None
     usage: Usage | None = None
+    finish_detail: str = ""
 
 
 class ContentErased(Event, frozen=True, tag="content_erased"):

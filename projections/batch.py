@@ -177,12 +177,12 @@ def _depth(inserts: Mapping[str, NewMessage], parent_id: str | None) -> int | No
 
 def _ending(recorded: RecordedEvent, event: ReplyEnded) -> MessageUpdate:
     ended = MessageUpdate(status=ENDINGS[recorded.type], position=recorded.position, version=recorded.version)
-    if isinstance(event, ReplyCompleted):
-        ended.model = event.model
+    usage = event.usage if isinstance(event, ReplyCompleted | ReplyFailed) else None
+    if isinstance(event, ReplyCompleted) or usage is not None:
+        ended.model = getattr(event, "model", None)
         ended.day = day_of(recorded.recorded_at_us)
-        if event.usage is not None:
-            ended.prompt_tokens = event.usage.prompt_tokens
-            ended.completion_tokens = event.usage.completion_tokens
+    if usage is not None:
+        ended.prompt_tokens, ended.completion_tokens = usage.prompt_tokens, usage.completion_tokens
     return ended
 
 

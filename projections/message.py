@@ -12,6 +12,9 @@ ENDINGS = {
     "reply_interrupted": "interrupted",
 }
 
+# What a reply that did not complete shows as its finish reason; a completed one has recorded its own.
+FINISH_REASONS = {"failed": "error", "cancelled": "cancelled", "interrupted": "error"}
+
 
 class Message(Struct, frozen=True, array_like=True):
     """A message as it is read: from an array in the order of these fields.

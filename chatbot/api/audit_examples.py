@@ -43,6 +43,7 @@ _said = ExportedMessage(
     status="complete",
     created_at="2026-01-31T09:30:00.125000Z",
     finish_reason=None,
+    finish_detail="",
     model=None,
     token_usage=None,
 )
@@ -54,6 +55,7 @@ _answered = ExportedMessage(
     status="complete",
     created_at="2026-01-31T09:30:00.480000Z",
     finish_reason="stop",
+    finish_detail="",
     model="midm",
     token_usage=Usage(12, 34, 46),
 )

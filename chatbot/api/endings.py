@@ -14,7 +14,8 @@ def last_frame(reply_id: str, outcome: Outcome) -> frames.Complete | frames.Erro
         return frames.Complete(
             message_id=reply_id,
             full_response=outcome.content,
-            finish_reason=outcome.finish_reason,
+            finish_reason=outcome.finish_reason,  # type: ignore[arg-type]  # as it was recorded: one of these words
+            finish_detail=outcome.finish_detail,
             token_usage=outcome.usage,
             created_at=timestamp(outcome.created_at_us),
             version=outcome.version,

@@ -59,6 +59,7 @@ _question = MessageView(
     parent_id=None,
     status="complete",
     finish_reason=None,
+    finish_detail="",
     model=None,
     siblings=[],
 )
@@ -72,6 +73,7 @@ _answer = MessageView(
     parent_id=QUESTION,
     status="complete",
     finish_reason="stop",
+    finish_detail="",
     model="midm",
     siblings=[],
 )
@@ -84,6 +86,7 @@ _chat = ChatView(
     session_id=SESSION,
     user_message_id=QUESTION,
     finish_reason="stop",
+    finish_detail="",
     model="midm",
     status="complete",
     version=4,

@@ -14,6 +14,8 @@ from events.catalogue import Usage
 PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
 
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "cancelled", "error"]
+
 
 class Start(Struct, frozen=True, tag_field="type", tag="start"):
     """The user's message is on disk; the reply will have the id `message_id`."""
@@ -41,10 +43,11 @@ class Complete(Struct, frozen=True, tag_field="type", tag="complete"):
 
     message_id: str
     full_response: str
-    finish_reason: str | None
+    finish_reason: FinishReason | None
     token_usage: Usage | None
     created_at: str
     version: int
+    finish_detail: str = ""
 
 
 class Error(Struct, frozen=True, tag_field="type", tag="error"):

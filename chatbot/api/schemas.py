@@ -19,6 +19,8 @@ FORMATS = {
     "timestamp": "date-time",
 }
 
+FINISH_DETAIL = "The model server's own word for the finish reason where it is another one; else empty."
+
 
 class FaultView(Struct, frozen=True):
     """One fault of a request. `path` points at it: $.message in the body, query.limit, header.If-Match."""
@@ -112,7 +114,12 @@ def _notes(settings: Settings) -> dict[str, dict[str, Schema]]:
             "cursor": {"description": "Follow the session after this: nothing is missed, nothing comes twice."},
             "next": {"description": "The `before` of the next page, further back; absent on the last."},
         },
-        "MessageView": {"siblings": {"description": "Messages with the same parent: the other branches."}},
+        "MessageView": {
+            "siblings": {"description": "Messages with the same parent: the other branches."},
+            "finish_detail": {"description": FINISH_DETAIL},
+        },
+        "ChatView": {"finish_detail": {"description": FINISH_DETAIL}},
+        "Complete": {"finish_detail": {"description": FINISH_DETAIL}},
     }
 
 

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from chatbot.api.frames import FinishReason
 from chatbot.audit.moment import timestamp
 from chatbot.sessions.reading import Described, Said
 from chatbot.sessions.reply import Outcome, Reply
@@ -39,7 +40,8 @@ class MessageView(Struct, frozen=True):
     token_usage: Usage | None
     parent_id: str | None
     status: Literal["complete", "streaming", "failed", "cancelled", "interrupted"]
-    finish_reason: str | None
+    finish_reason: FinishReason | None
+    finish_detail: str
     model: str | None
     siblings: list[str]
 
@@ -61,7 +63,8 @@ class ChatView(Struct, frozen=True):
     token_usage: Usage | None
     session_id: str
     user_message_id: str
-    finish_reason: str | None
+    finish_reason: FinishReason | None
+    finish_detail: str
     model: str | None
     status: Literal["complete", "cancelled"]
     version: int
@@ -144,7 +147,8 @@ def message_view(said: Said, session_id: str) -> MessageView:
         token_usage=said.usage,
         parent_id=row.parent_id,
         status=STREAMING if row.status == QUEUED else row.status,  # type: ignore[arg-type]  # its turn will come
-        finish_reason=said.finish_reason,
+        finish_reason=said.finish_reason,  # type: ignore[arg-type]  # as it was recorded: one of these words
+        finish_detail=said.finish_detail,
         model=said.model,
         siblings=list(row.siblings),
     )
@@ -159,7 +163,8 @@ def chat_view(session_id: str, reply: Reply, outcome: Outcome) -> ChatView:
         token_usage=outcome.usage,
         session_id=session_id,
         user_message_id=reply.message_id,
-        finish_reason=outcome.finish_reason,
+        finish_reason=outcome.finish_reason,  # type: ignore[arg-type]  # as above
+        finish_detail=outcome.finish_detail,
         model=outcome.model,
         status="complete" if outcome.status == "complete" else "cancelled",
         version=outcome.version,

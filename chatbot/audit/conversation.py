@@ -22,6 +22,7 @@ from events.catalogue import (
     Origin,
     ReplyCompleted,
     ReplyEnded,
+    ReplyFailed,
     ReplyProgressed,
     ReplyRequested,
     ReplyStarted,
@@ -32,7 +33,7 @@ from events.catalogue import (
 from events.codec import event_type
 from events.log import EventLog
 from events.record import RecordedEvent
-from projections.message import COMPLETE, ENDINGS, QUEUED, STREAMING
+from projections.message import COMPLETE, ENDINGS, FINISH_REASONS, QUEUED, STREAMING
 
 PAGE = 50  # events read at once, with their texts: a quarter of a millisecond
 
@@ -49,6 +50,7 @@ class Spoken(Struct):
     finish_reason: str | None = None
     model: str | None = None
     usage: Usage | None = None
+    finish_detail: str = ""
 
 
 class Conversation(Struct):
@@ -211,8 +213,11 @@ def _end(conversation: Conversation, event: ReplyEnded) -> None:
     if reply is None:
         return
     reply.content, reply.status = event.content, ENDINGS[event_type(event)]
+    reply.finish_reason = FINISH_REASONS.get(reply.status)
     if isinstance(event, ReplyCompleted):
-        reply.finish_reason, reply.model, reply.usage = event.finish_reason, event.model, event.usage
+        reply.finish_reason, reply.model = event.finish_reason, event.model
+    if isinstance(event, ReplyCompleted | ReplyFailed):
+        reply.usage, reply.finish_detail = event.usage, event.finish_detail
 
 
 def _adopted(message: AdoptedMessage, kept: Event | None) -> Spoken:
@@ -225,6 +230,10 @@ def _adopted(message: AdoptedMessage, kept: Event | None) -> Spoken:
         created_at_us=message.created_at_us,
         model=message.model,
     )
+    spoken.finish_reason = FINISH_REASONS.get(message.status)
     if isinstance(kept, ReplyCompleted | MessageCopied):
-        spoken.finish_reason, spoken.model, spoken.usage = kept.finish_reason, kept.model or message.model, kept.usage
+        spoken.finish_reason = kept.finish_reason or spoken.finish_reason
+        spoken.model = kept.model or message.model
+    if isinstance(kept, ReplyCompleted | ReplyFailed | MessageCopied):
+        spoken.usage, spoken.finish_detail = kept.usage, kept.finish_detail
     return spoken

@@ -66,9 +66,9 @@ def _when(conversation: Conversation) -> str:
 
 
 def _name(spoken: Spoken) -> str:
-    told = [timestamp(spoken.created_at_us), spoken.model, spoken.finish_reason]
-    if spoken.status != "complete":
-        told.append(spoken.status)
+    told = [timestamp(spoken.created_at_us), spoken.model]
+    told.append(spoken.finish_reason if spoken.status == "complete" else spoken.status)
+    told.append(spoken.finish_detail)
     if spoken.usage is not None:
         told.append(f"{spoken.usage.prompt_tokens}+{spoken.usage.completion_tokens} tokens")
     return printable(f"{spoken.role} ({', '.join(one for one in told if one)})")

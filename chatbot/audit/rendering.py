@@ -28,6 +28,7 @@ class ExportedMessage(Struct, frozen=True):
     status: Literal["complete", "streaming", "failed", "cancelled", "interrupted"]
     created_at: str
     finish_reason: str | None
+    finish_detail: str
     model: str | None
     token_usage: Usage | None
 
@@ -125,6 +126,7 @@ def _message(one: Spoken) -> ExportedMessage:
         status=_status(one),  # type: ignore[arg-type]  # one of these words
         created_at=timestamp(one.created_at_us),
         finish_reason=one.finish_reason,
+        finish_detail=one.finish_detail,
         model=one.model,
         token_usage=one.usage,
     )

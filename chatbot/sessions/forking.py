@@ -21,6 +21,7 @@ from events.catalogue import (
     Origin,
     ReplyCompleted,
     ReplyEnded,
+    ReplyFailed,
     SessionCreated,
 )
 from events.errors import VersionConflict
@@ -164,7 +165,10 @@ def _copy(one: Borrowed, event: Event | None) -> MessageCopied:
             return event
         case ReplyCompleted():
             said = (message_id, "assistant", event.content)
-            return MessageCopied(*said, finish_reason=event.finish_reason, model=event.model, usage=event.usage)
+            return MessageCopied(*said, event.finish_reason, event.model, event.usage, event.finish_detail)
+        case ReplyFailed():
+            said = (message_id, "assistant", event.content)
+            return MessageCopied(*said, None, one.model, event.usage, event.finish_detail)
     if isinstance(event, ReplyEnded):
         return MessageCopied(message_id, "assistant", event.content, model=one.model)
     raise LookupError(f"the text of message {message_id} is not where its row says")

@@ -43,7 +43,7 @@ async def generate(
         timing.asked_s = timer()
         finish = await provider.stream(request.messages, request.parameters, hear, whole=reply.whole)
     except LlmError as error:
-        return _failed(reply, error.cause, str(error), timing, timer)
+        return _failed(reply, error, timing, timer)
     finally:
         ticket.leave()
     timing.ended_s = timer()
@@ -51,6 +51,7 @@ async def generate(
         reply_id=reply.reply_id,
         content=reply.freeze(),
         finish_reason=finish.reason,
+        finish_detail=finish.detail,
         model=finish.model,
         usage=finish.usage,
         duration_us=_us(timing.ended_s - timing.asked_s),
@@ -58,14 +59,19 @@ async def generate(
     )
 
 
-def _failed(reply: Reply, cause: str, detail: str, timing: Timing, timer: Timer) -> ReplyFailed:
+def _failed(reply: Reply, error: LlmError, timing: Timing, timer: Timer) -> ReplyFailed:
     timing.ended_s = timer()
+    finish = error.finish
+    usage = finish.usage if finish is not None else None
     return ReplyFailed(
         reply_id=reply.reply_id,
         content=reply.freeze(),
-        cause=cause,
-        detail=detail,
+        cause=error.cause,
+        detail=str(error),
         duration_us=_us(timing.ended_s - timing.asked_s),
+        finish_detail=finish.detail if finish is not None else "",
+        usage=usage,
+        model=finish.model if finish is not None and usage is not None else None,
     )
 
 

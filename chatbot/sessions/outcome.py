@@ -4,7 +4,7 @@ from chatbot.sessions.reply import Outcome, Reply
 from events.catalogue import ReplyCompleted, ReplyEnded
 from events.codec import event_type
 from events.record import RecordedEvent
-from projections.message import ENDINGS
+from projections.message import ENDINGS, FINISH_REASONS
 
 
 def status_of(event: ReplyEnded) -> str:
@@ -28,6 +28,7 @@ def outcome_at(event: ReplyEnded, recorded: RecordedEvent, started_at_us: int, m
             version=recorded.version,
             created_at_us=created_at_us,
             finish_reason=event.finish_reason,
+            finish_detail=event.finish_detail,
             model=event.model,
             usage=event.usage,
         )
@@ -38,5 +39,8 @@ def outcome_at(event: ReplyEnded, recorded: RecordedEvent, started_at_us: int, m
         created_at_us=created_at_us,
         cause=event.cause,
         detail=getattr(event, "detail", ""),
+        finish_reason=FINISH_REASONS[status],
+        finish_detail=getattr(event, "finish_detail", ""),
         model=model,
+        usage=getattr(event, "usage", None),
     )

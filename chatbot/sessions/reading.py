@@ -25,7 +25,7 @@ from events.catalogue import (
 from events.catalogue import MessagePosted as Posted
 from events.errors import LogUnavailable
 from events.record import RecordedEvent
-from projections.message import Message
+from projections.message import FINISH_REASONS, Message
 from projections.queries import Snapshot
 from projections.session import Session
 
@@ -46,6 +46,7 @@ class Said(Struct, frozen=True):
     finish_reason: str | None = None
     model: str | None = None
     usage: Usage | None = None
+    finish_detail: str = ""
 
 
 class History(Struct, frozen=True):
@@ -216,7 +217,11 @@ def _said(row: Message, recorded: RecordedEvent | None, written: str) -> Said:
     event = recorded.event if recorded else None
     match event:
         case ReplyCompleted() | MessageCopied():
-            return Said(row, event.content, event.finish_reason, event.model, event.usage)
-        case Posted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
-            return Said(row, event.content, model=row.model)
+            reason = event.finish_reason or FINISH_REASONS.get(row.status)
+            return Said(row, event.content, reason, event.model, event.usage, event.finish_detail)
+        case ReplyFailed():
+            reason = FINISH_REASONS.get(row.status)
+            return Said(row, event.content, reason, row.model, event.usage, event.finish_detail)
+        case Posted() | ReplyCancelled() | ReplyInterrupted():
+            return Said(row, event.content, FINISH_REASONS.get(row.status), row.model)
     return Said(row, written, model=row.model)

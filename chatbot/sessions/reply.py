@@ -24,6 +24,7 @@ class Outcome(Struct, frozen=True):
     cause: str = ""
     detail: str = ""
     finish_reason: str | None = None
+    finish_detail: str = ""
     model: str | None = None
     usage: Usage | None = None
 

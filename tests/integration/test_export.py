@@ -10,7 +10,18 @@ from tests.support.feed_reader import following, text_of
 from tests.support.model_server import ModelServer
 from tests.support.service import Running, serving
 
-SHARED = ("message_id", "parent_id", "role", "content", "status", "created_at", "finish_reason", "model", "token_usage")
+SHARED = (
+    "message_id",
+    "parent_id",
+    "role",
+    "content",
+    "status",
+    "created_at",
+    "finish_reason",
+    "finish_detail",
+    "model",
+    "token_usage",
+)
 
 
 async def exported(service: Running, session_id: str, **query: Any) -> dict[str, Any]:

@@ -45,6 +45,53 @@ async def test_a_fault_of_the_model_fails_the_reply_and_keeps_its_text(
         assert (await service.chat(session_id, "again"))["content"] == "You said: again"
 
 
+@pytest.mark.parametrize(
+    ("chunk", "reason", "detail"),
+    [
+        (
+            '{"delta":{"reasoning_content":"hm"},"finish_reason":"length"}',
+            "used all its tokens for reasoning",
+            "length",
+        ),
+        ('{"delta":{},"finish_reason":"SAFETY"}', "filtered the whole reply", "SAFETY"),
+        ('{"delta":{},"finish_reason":"network_error"}', "ended the reply with an error", "network_error"),
+    ],
+)
+async def test_a_reply_without_text_says_why_and_keeps_its_usage(
+    tmp_path: Path, model: ModelServer, chunk: str, reason: str, detail: str
+) -> None:
+    usage = '"usage":{"prompt_tokens":7,"completion_tokens":5,"total_tokens":12}'
+    model.script(times=3, raw=f'data: {{"choices":[{chunk}],{usage}}}\n\ndata: [DONE]\n\n')
+    async with serving(
+        tmp_path, model.url, CHATBOT_LLM_PROVIDER="openai", CHATBOT_LLM_RETRY_BACKOFF_S="0.01"
+    ) as service:
+        session_id = await service.session()
+        answer = await service.client.post("/api/chat", json={"session_id": session_id, "message": "hi"})
+        assert answer.status_code == 502
+        assert reason in answer.json()["detail"]
+        last = (await service.history(session_id))["messages"][-1]
+        assert (last["status"], last["finish_reason"], last["finish_detail"]) == ("failed", "error", detail)
+        assert last["token_usage"] == {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
+        used = (await service.client.get("/api/usage", params={"by": "model"})).json()
+        assert [(one["model"], one["total_tokens"]) for one in used["usage"]] == [("fake-model", 12)]
+
+
+@pytest.mark.parametrize(("word", "reason"), [("MAX_TOKENS", "length"), ("content_filter", "content_filter")])
+async def test_how_a_reply_ended_is_the_same_in_every_answer(
+    tmp_path: Path, model: ModelServer, word: str, reason: str
+) -> None:
+    model.script(times=2, pieces=("cut ", "off"), finish_reason=word)
+    async with serving(tmp_path, model.url, CHATBOT_LLM_PROVIDER="openai") as service:
+        session_id = await service.session()
+        body = {"session_id": session_id, "message": "hi"}
+        answer = (await service.client.post("/api/chat", json=body)).json()
+        frame = frames((await service.client.post("/api/chat/stream", json=body)).text)[-2]
+        messages = (await service.history(session_id))["messages"]
+        detail = "" if word == reason else word
+        for told in (answer, frame, messages[1], messages[3]):
+            assert (told["finish_reason"], told["finish_detail"]) == (reason, detail)
+
+
 async def test_a_refused_connection_answers_as_the_seed_does(tmp_path: Path) -> None:
     async with serving(tmp_path, "http://127.0.0.1:9", CHATBOT_LLM_PROVIDER="openai") as service:
         session_id = await service.session()

@@ -77,8 +77,18 @@ EVERY_EVENT: tuple[Event, ...] = (
         duration_us=1_500_000,
         usage=USAGE,
         time_to_first_token_us=80_000,
+        finish_detail="end_turn",
     ),
-    ReplyFailed(reply_id="r2", content="Hal", cause="timeout", detail="no token for 30 s", duration_us=30_000_000),
+    ReplyFailed(
+        reply_id="r2",
+        content="Hal",
+        cause="timeout",
+        detail="no token for 30 s",
+        duration_us=30_000_000,
+        finish_detail="network_error",
+        usage=USAGE,
+        model="small",
+    ),
     ReplyCancelled(
         reply_id="r3", content="Hello", cause="client", duration_us=10, idempotency_key="key-3", fingerprint="3" * 64
     ),
@@ -99,7 +109,15 @@ EVERY_EVENT: tuple[Event, ...] = (
             AdoptedMessage("r0", "m0", "assistant", "cancelled", 7, 1_738_000_001_000_000, model="small"),
         )
     ),
-    MessageCopied(message_id="r0", role="assistant", content="거기", finish_reason="stop", model="small", usage=USAGE),
+    MessageCopied(
+        message_id="r0",
+        role="assistant",
+        content="거기",
+        finish_reason="stop",
+        model="small",
+        usage=USAGE,
+        finish_detail="eos",
+    ),
     ContentErased(reason="asked by its owner", events_erased=11, timeout_s=86_400, owner="alice", usage=TOTALS),
     SessionExpired(deadline_us=1_738_368_000_000_000),
     SessionExpired(deadline_us=1_738_368_000_000_000, erase_reason="request", node="a@127.0.0.1:7000"),

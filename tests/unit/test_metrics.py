@@ -68,6 +68,14 @@ def test_tokens_are_counted_in_and_out_and_the_time_between_those_after_the_firs
     assert value(metrics, "chatbot_time_per_token_seconds_sum", **WHO) == (3 - 1) / (5 - 1)
 
 
+def test_tokens_of_a_failed_reply_are_counted_too() -> None:
+    metrics = Metrics("1")
+    failed = ReplyFailed("r", "", "llm_failed", "reasoned", 3 * SECOND, usage=Usage(40, 5, 45), model="small")
+    watch(metrics).reply_ended(STARTED, failed, Timing(asked_s=10.0), None)
+    assert value(metrics, "chatbot_tokens_total", direction="in", **WHO) == 40
+    assert value(metrics, "chatbot_tokens_total", direction="out", **WHO) == 5
+
+
 def test_a_reply_of_one_token_has_no_time_between_tokens() -> None:
     metrics = Metrics("1")
     watch(metrics).reply_ended(STARTED, completed(1), Timing(asked_s=10.0, first_s=11.0), None)

@@ -8,6 +8,7 @@ from events.catalogue import (
     ReplyInterrupted,
     SessionDeleted,
     SessionExpired,
+    Usage,
     UsageTotal,
 )
 from projections.batch import ROWS_MAX, Changes, SessionChanges, day_of, fold
@@ -93,6 +94,14 @@ def test_replies_that_did_not_complete_count_no_usage_and_say_how_they_ended() -
     assert changes.usage == ()
     statuses = {row.message_id: row.status for row in only(changes).inserts.values() if row.role == "assistant"}
     assert statuses == {"r1": "failed", "r2": "cancelled", "r3": "interrupted"}
+
+
+def test_a_failed_reply_whose_tokens_were_told_counts_them() -> None:
+    ended = ReplyFailed("r1", "", "llm_failed", usage=Usage(10, 20, 30), model="small")
+    batches = (created(), posted("m1", reply_id="r1"), started("r1", "m1")), (ended,)
+    changes = changes_of(*batches)
+    assert changes.usage == ((only(changes).session.owner or "", ONE_REPLY),)
+    assert only(changes).updates == {"r1": MessageUpdate("failed", 4, 4, None, "small", 10, 20, "2025-01-01")}
 
 
 def test_a_reply_ends_once() -> None:
