@@ -1,10 +1,12 @@
 """The port of the event log: what every store promises. One contract suite (tests/contract) holds them to it."""
 
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from events.catalogue import Event
 from events.record import Head, Metadata, Outline, RecordedEvent, StoredRow
+from events.snapshot import Snapshot
 
 
 class EventLog(Protocol):
@@ -62,6 +64,10 @@ class EventLog(Protocol):
         self, stream_id: str, *, after: int = 0, limit: int, bytes_max: int | None = None
     ) -> list[StoredRow]:
         """Up to `limit` rows of one stream with version > `after`, oldest first: as `rows`, for its trail."""
+        ...
+
+    def snapshot(self) -> AbstractAsyncContextManager[Snapshot]:
+        """The log as of the moment of entering. Raises LogUnavailable."""
         ...
 
     def head(self) -> Head:

@@ -1,7 +1,7 @@
 """A log moved into another store: the same rows at the same positions, with the same digests.
 
 What is copied is proven on the way. An interrupted move goes on where the target ends, if the source has the very same
-event there. Content that the source has erased since it was copied is erased in the target, too.
+event there. Content that an event of the source explains away is erased in the target, whatever the source still holds.
 """
 
 import asyncio
@@ -11,7 +11,6 @@ from typing import Protocol
 
 from msgspec.structs import astuple
 
-from events.catalogue import EXPLAINS_ERASURE
 from events.errors import MigrationRefused
 from events.log import EventLog
 from events.record import Columns, Head, RawColumns, stored_row
@@ -26,11 +25,14 @@ class Target(Protocol):
     head: Head
 
     async def add(self, rows: Sequence[Columns]) -> None:
-        """Write `rows` behind the head, in one transaction. Raises MigrationRefused, LogUnavailable."""
+        """Write `rows` behind the head, and erase what an event among them explains away, in one transaction.
+
+        Raises MigrationRefused, LogUnavailable.
+        """
         ...
 
-    async def erase(self, stream_id: str, version: int) -> None:
-        """Erase content of the stream before `version`. Raises as `add`."""
+    async def finish_erasures(self) -> None:
+        """Erase all content that a later event of its stream explains away. Raises LogUnavailable."""
         ...
 
     async def close(self) -> None: ...
@@ -54,15 +56,14 @@ async def migrate(source: EventLog, target: Target, progress: Callable[[int], No
     """
     begin = target.head
     await _same_log(source, begin)
+    if begin.position:
+        await target.finish_erasures()  # version 0.4 could stop between an event and its erasure
     walk = Walk(start=begin if begin.position else None)
     page = await _proven(source, walk)
     while page:
         following = asyncio.create_task(_proven(source, walk))  # the next page is proven while this one is written
         try:
             await target.add(page)
-            for row in page:
-                if row[3] in EXPLAINS_ERASURE:
-                    await _erased_too(source, target, (row[1], row[2]))
             progress(target.head.position)
             page = await following
         finally:
@@ -99,11 +100,3 @@ async def _proven(source: EventLog, walk: Walk) -> list[Columns]:
 def _told(fault: object) -> None:
     if fault is not None:
         raise MigrationRefused(f"the source does not hold: {fault}")
-
-
-async def _erased_too(source: EventLog, target: Target, event: tuple[str, int]) -> None:
-    """What was copied before it was erased."""
-    stream_id, version = event
-    before = await source.stream_rows(stream_id, after=version - 2, limit=1) if version > 1 else []
-    if before and before[0].data is None:
-        await target.erase(stream_id, version)

@@ -7,8 +7,8 @@ from its own commits, from the others' notifications, and from asking.
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
 import asyncpg
@@ -32,9 +32,11 @@ from events.postgres_readers import (
     stream_events,
 )
 from events.postgres_schema import check_format, create
+from events.postgres_snapshot import open_snapshot
 from events.postgres_store import PostgresStore
 from events.postgres_vacuum import Vacuum
 from events.record import Head, Metadata, Outline, RawColumns, RecordedEvent, StoredRow
+from events.snapshot import Snapshot
 from events.writer import BatchWriter, LogObserver, NoObserver
 
 T = TypeVar("T")
@@ -173,6 +175,15 @@ class PostgresLog:
     ) -> list[StoredRow]:
         """As EventLog.stream_rows."""
         return await stored_stream(self._readers, stream_id, _span(after, limit), bytes_max)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Snapshot]:
+        """As EventLog.snapshot."""
+        try:
+            async with open_snapshot(self._place) as opened:
+                yield opened
+        except FAILURES as error:
+            raise LogUnavailable(explain(error, self._place.label)) from error
 
     def head(self) -> Head:
         """As EventLog.head."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import asyncpg
 
 from events.chain import GENESIS
+from events.erasures import FINISH_ALL, without_erased
 from events.errors import LogUnavailable, LogUnusable, MigrationRefused
 from events.options import LogOptions
 from events.postgres_append import LOCK
@@ -19,6 +20,7 @@ IDLE_MS = 5_000
 PAGE_MS = 60_000  # a page of big rows on a slow disk
 
 _ERASE = "UPDATE events SET data = NULL, salt = NULL WHERE stream_id = $1 AND version < $2 AND data IS NOT NULL"
+_NOTHING = "UPDATE 0"
 _TELL = "SELECT pg_notify('events_' || 'events'::regclass::oid, $1)"
 
 
@@ -52,25 +54,29 @@ class PostgresTarget:
 
     async def add(self, rows: Sequence[Columns]) -> None:
         """As Target.add. Nodes may be at work on other logs of the database, not on this one."""
-        connection = self._connection
+        connection, (written, erasures) = self._connection, without_erased(rows)
         try:
             async with connection.transaction():
                 await connection.execute(LOCK)
                 if await ask_head(connection) != self.head:
                     raise MigrationRefused(f"database {self._place.label}: something else appends to it")
-                await connection.copy_records_to_table("events", records=rows, columns=COLUMNS)
+                await connection.copy_records_to_table("events", records=written, columns=COLUMNS)
+                for erasure in erasures:
+                    done = await connection.execute(_ERASE, *erasure)
+                    self._erased = self._erased or done != _NOTHING
                 await connection.execute(_TELL, str(rows[-1][0]))
         except FAILURES as error:
             raise LogUnavailable(explain(error, self._place.label)) from error
         self.head = Head(rows[-1][0], rows[-1][10])
 
-    async def erase(self, stream_id: str, version: int) -> None:
-        """As Target.erase."""
+    async def finish_erasures(self) -> None:
+        """As Target.finish_erasures. In one statement, however long it takes."""
         try:
-            done = await self._connection.execute(_ERASE, stream_id, version)
+            async with self._connection.transaction():
+                await self._connection.execute("SET LOCAL statement_timeout = 0")
+                self._erased = await self._connection.execute(FINISH_ALL) != _NOTHING
         except FAILURES as error:
             raise LogUnavailable(explain(error, self._place.label)) from error
-        self._erased = self._erased or done != "UPDATE 0"
 
     async def close(self) -> None:
         """As Target.close. Old versions of erased rows go."""

@@ -26,7 +26,7 @@ from events.errors import LogUnusable
 from events.leaves import Leaves
 from events.record import StoredRow, stored_row
 from events.row_checks import check_commitment, check_link
-from events.sqlite_readers import RAW_COLUMNS
+from events.sqlite_schema import RAW_COLUMNS
 
 RANGE = 512  # positions in one query, while nothing is wrong
 _INTEGER_MAX = 2**63 - 1  # SQLite's

@@ -6,17 +6,18 @@ belong to the same owner or to nobody. (A session of nobody is open to whoever k
 """
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import aiosqlite
 import msgspec
 from msgspec import Struct
 
 from events.options import LogOptions
 from events.record import StoredRow, stored_row
-from events.sqlite_readers import RAW_COLUMNS
-from events.sqlite_schema import connect_reader
+from events.sqlite_schema import RAW_COLUMNS
+from events.sqlite_snapshot import SqliteSnapshot, open_snapshot
 
 PAGE = 500  # rows read at once while the streams are chosen
 
@@ -40,24 +41,28 @@ class _Told(Struct):
 
 
 class Selection:
-    """Rows of some streams only. Made by `open`. One pass over the log chooses, newest event first, so that a fork
-    is met before what it was forked from; memory stays small, because the streams lie in a temporary table.
+    """Rows of some streams only, as of one moment. Made by `open`. One pass over the log chooses, newest event first,
+    so that a fork is met before what it was forked from; memory stays small, because the streams lie in a temporary
+    table.
     """
 
-    def __init__(self, connection: aiosqlite.Connection) -> None:
-        self._connection = connection
+    def __init__(self, snapshot: SqliteSnapshot) -> None:
+        self.head = snapshot.head
+        self._connection = snapshot.connection
 
     @classmethod
-    async def open(cls, path: Path, *, owner: str | None = None, session: str | None = None) -> "Selection":
-        """Choose by `owner` or by `session`, in a file that was found to be a log. Raises sqlite3.Error."""
-        selection = cls(await connect_reader(await asyncio.to_thread(path.resolve), LogOptions()))
-        try:
+    @asynccontextmanager
+    async def open(
+        cls, path: Path, *, owner: str | None = None, session: str | None = None
+    ) -> AsyncIterator["Selection"]:
+        """Choose by `owner` or by `session`, in a file that was found to be a log, as of this moment. Raises
+        sqlite3.Error.
+        """
+        async with open_snapshot(await asyncio.to_thread(path.resolve), LogOptions()) as snapshot:
+            selection = cls(snapshot)
             await selection._connection.execute_fetchall(_CHOSEN)
             await selection._choose(owner, session)
-        except BaseException:
-            await selection.close()
-            raise
-        return selection
+            yield selection
 
     async def rows(self, *, after: int, limit: int) -> list[StoredRow]:
         """As EventLog.rows, of the chosen streams."""
@@ -71,9 +76,6 @@ class Selection:
         """Streams taken."""
         ((taken,),) = await self._connection.execute_fetchall("SELECT count(*) FROM temp.streams WHERE taken")
         return int(taken)
-
-    async def close(self) -> None:
-        await self._connection.close()
 
     async def _choose(self, owner: str | None, session: str | None) -> None:
         kinds = ",".join(f"'{kind}'" for kind in _TELL_OWNER)

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +21,7 @@ from events.lock import database_file
 from events.options import LogOptions
 from events.record import Head, Metadata, Outline, RawColumns, RecordedEvent, StoredRow
 from events.shared_head import SharedHead
+from events.snapshot import Snapshot
 from events.sqlite_readers import (
     SqliteReaders,
     all_events,
@@ -174,6 +176,10 @@ class SqliteLog:
     ) -> list[StoredRow]:
         """As EventLog.stream_rows."""
         return await stored_stream(self._readers, stream_id, _span(after, limit), bytes_max)
+
+    def snapshot(self) -> AbstractAsyncContextManager[Snapshot]:
+        """As EventLog.snapshot."""
+        return self._readers.snapshot()
 
     def head(self) -> Head:
         """As EventLog.head."""

@@ -2,8 +2,8 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, closing
 from itertools import starmap
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +13,9 @@ from events.errors import LogUnavailable
 from events.options import LogOptions
 from events.record import Outline, RawColumns, RecordedEvent, StoredRow, decode_metadata, stored_row
 from events.shared_hop import GROUP_MAX, Question, SharedHop
-from events.sqlite_schema import DAMAGED, connect_reader, is_corrupt, primary_code, unavailable
+from events.snapshot import Snapshot
+from events.sqlite_schema import DAMAGED, RAW_COLUMNS, connect_reader, is_corrupt, primary_code, unavailable
+from events.sqlite_snapshot import open_snapshot
 
 T = TypeVar("T")
 
@@ -22,12 +24,6 @@ SHORT_ROWS = 200  # a query for more is a long one
 
 _DATA = 7  # the column of the content, in _EVENT and in _TEXT_COLUMNS
 _EVENT = "position, stream_id, version, type, schema_version, recorded_at, metadata, data"
-
-# Texts as bytes: one that is no UTF-8 must not stop the proof that finds it.
-RAW_COLUMNS = (
-    "position, CAST(stream_id AS BLOB), version, CAST(type AS BLOB), schema_version, recorded_at,"
-    " CAST(metadata AS BLOB), CAST(data AS BLOB), salt, commitment, digest"
-)
 
 _FROM = "WHERE position > ? ORDER BY position"
 
@@ -75,6 +71,15 @@ class SqliteReaders:
             if is_corrupt(error):
                 self.damage = str(refusal)
             raise refusal from error
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Snapshot]:
+        """On a connection of its own. Raises LogUnavailable."""
+        try:
+            async with open_snapshot(self._path, self._options) as opened:
+                yield opened
+        except sqlite3.Error as error:
+            raise unavailable(error, self._path) or error from error
 
     async def close(self) -> None:
         """Let the queries that were asked end, then close every connection."""

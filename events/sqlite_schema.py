@@ -19,6 +19,12 @@ SQLITE_MIN = (3, 37, 0)  # STRICT tables
 
 COLUMNS = "position, stream_id, version, type, schema_version, recorded_at, metadata, data, salt, commitment, digest"
 
+# Texts as bytes: one that is no UTF-8 must not stop the proof that finds it.
+RAW_COLUMNS = (
+    "position, CAST(stream_id AS BLOB), version, CAST(type AS BLOB), schema_version, recorded_at,"
+    " CAST(metadata AS BLOB), CAST(data AS BLOB), salt, commitment, digest"
+)
+
 # position is the rowid: rows are only ever added at the right edge of the tree, which is fast, and is why
 # secure_delete leaves no copy of an erased text behind.
 TABLE = """

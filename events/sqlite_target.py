@@ -9,15 +9,16 @@ from pathlib import Path
 import aiosqlite
 
 from events.chain import GENESIS
+from events.erasures import FINISH_ALL, without_erased
 from events.errors import LogUnavailable, LogUnusable
 from events.lock import DatabaseLock
 from events.options import LogOptions
 from events.record import Columns, Head
 from events.sqlite_schema import COLUMNS, connect_writer, explain
+from events.sqlite_store import ERASE
 
 _ROW = "(" + ",".join("?" * len(COLUMNS.split(","))) + ")"
 _LAST = "SELECT position, digest FROM events ORDER BY position DESC LIMIT 1"
-_ERASE = "UPDATE events SET data = NULL, salt = NULL WHERE stream_id = ? AND version < ? AND data IS NOT NULL"
 
 
 class SqliteTarget:
@@ -49,13 +50,16 @@ class SqliteTarget:
 
     async def add(self, rows: Sequence[Columns]) -> None:
         """As Target.add."""
-        values = ",".join([_ROW] * len(rows))
-        await self._execute(f"INSERT INTO events ({COLUMNS}) VALUES {values}", list(chain.from_iterable(rows)))  # noqa: S608  constants
+        written, erasures = without_erased(rows)
+        values = ",".join([_ROW] * len(written))
+        insert = f"INSERT INTO events ({COLUMNS}) VALUES {values}"  # noqa: S608  constants
+        statements: list[tuple[str, Sequence[object]]] = [(insert, list(chain.from_iterable(written)))]
+        await self._execute([*statements, *((ERASE, erasure) for erasure in erasures)])
         self.head = Head(rows[-1][0], rows[-1][10])
 
-    async def erase(self, stream_id: str, version: int) -> None:
-        """As Target.erase."""
-        await self._execute(_ERASE, (stream_id, version))
+    async def finish_erasures(self) -> None:
+        """As Target.finish_erasures."""
+        await self._execute([(FINISH_ALL, ())])
 
     async def close(self) -> None:
         """Empty the write-ahead log, close the file, let go of the lock."""
@@ -65,8 +69,17 @@ class SqliteTarget:
             await self._connection.close()
             self._lock.release()
 
-    async def _execute(self, statement: str, values: Sequence[object]) -> None:
+    async def _execute(self, statements: Sequence[tuple[str, Sequence[object]]]) -> None:
+        """All of them in one transaction."""
         try:
-            await self._connection.execute_fetchall(statement, values)
+            await self._connection.execute_fetchall("BEGIN IMMEDIATE")
+            try:
+                for statement, values in statements:
+                    await self._connection.execute_fetchall(statement, values)
+                await self._connection.execute_fetchall("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:  # a full disk has rolled it back already
+                    await self._connection.execute_fetchall("ROLLBACK")
+                raise
         except sqlite3.Error as error:
             raise LogUnavailable(explain(error, self._path) or f"database {self._path}: {error}") from error

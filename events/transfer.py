@@ -9,20 +9,22 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import aiosqlite
 import msgspec
 from msgspec.structs import astuple, replace
 
 from events.chain import GENESIS, SALT_BYTES, commit, link
+from events.erasures import without_erased
 from events.errors import LogError, LogUnusable
 from events.lock import DatabaseLock
 from events.options import LogOptions
-from events.record import Head, StoredRow
+from events.record import Columns, Head, StoredRow
 from events.scratch import Scratch
 from events.sqlite_schema import COLUMNS, connect_writer, explain
+from events.sqlite_store import ERASE
 
 ROWS_MAX = 500  # in one transaction and statement: 11 values each, and SQLite binds at most 32,766
 HOLD_TEXT = frozenset(
@@ -90,24 +92,40 @@ class Transfer:
         return {(one[0], one[1]): Present(one[2], one[3], _source(one[4])) for one in found}
 
     async def add(self, rows: Sequence[StoredRow], origin: str) -> None:
-        """Append `rows`, at most ROWS_MAX, of the log `origin`, in one transaction. Raises TransferRefused."""
+        """Append `rows`, at most ROWS_MAX, of the log `origin`, and erase what an event among them explains away, in
+        one transaction. Raises TransferRefused.
+        """
         if not rows:
             return
-        values: list[Any] = []
+        placed: list[Columns] = []
         head = self.head
         for row in rows:
-            placed = _placed(self._translated(row, head.position + 1), head, f"{origin}:{row.position}")
-            head = Head(placed.position, placed.digest)
-            values += astuple(placed)
-        statement = f"INSERT INTO events ({COLUMNS}) VALUES " + ",".join([_ROW] * len(rows))  # noqa: S608  constants
+            one = _placed(self._translated(row, head.position + 1), head, f"{origin}:{row.position}")
+            head = Head(one.position, one.digest)
+            placed.append(astuple(one))
+        written, erasures = without_erased(placed)
+        insert = f"INSERT INTO events ({COLUMNS}) VALUES " + ",".join([_ROW] * len(rows))  # noqa: S608  constants
+        await self._commit([(insert, list(chain.from_iterable(written))), *((ERASE, one) for one in erasures)])
+        self.head = head
+        self.added += len(rows)
+
+    async def _commit(self, statements: Sequence[tuple[str, Sequence[object]]]) -> None:
+        """All of them in one transaction. Raises TransferRefused."""
+        connection = self._connection
         try:
-            await self._connection.execute_fetchall(statement, values)
+            await connection.execute_fetchall("BEGIN IMMEDIATE")
+            try:
+                for statement, values in statements:
+                    await connection.execute_fetchall(statement, values)
+                await connection.execute_fetchall("COMMIT")
+            except BaseException:
+                if connection.in_transaction:  # a full disk has rolled it back already
+                    await connection.execute_fetchall("ROLLBACK")
+                raise
         except sqlite3.IntegrityError as error:
             raise TransferRefused(f"after position {self.head.position} of the log: {error}") from error
         except sqlite3.Error as error:
             raise TransferRefused(f"the log cannot be written: {error}") from error
-        self.head = head
-        self.added += len(rows)
 
     def found(self, row: StoredRow, position: int) -> None:
         """`row` is in the log already, at `position`."""

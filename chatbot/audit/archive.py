@@ -16,6 +16,7 @@ from events.intake import Intake, Rules
 from events.log import EventLog
 from events.record import Head, Metadata
 from events.selection import Selection
+from events.snapshot import Snapshot
 from events.sqlite import SqliteLog
 from events.transfer import Transfer, TransferRefused
 from events.trust import check_tail
@@ -54,32 +55,25 @@ async def export_log(
     """Write the log, or part of it from the file `path`, to `out`; the number of its events. Raises CommandFailed for
     a part that is empty, ArchiveFault for a damaged row.
     """
-    head = log.head()
-    header = Header(
-        format=FORMAT_NAME,
-        version=FORMAT_VERSION,
-        origin=await origin_of(log),
-        position=head.position,
-        digest=head.digest.hex(),
-        owner=owner,
-        session=session,
-    )
-    if header.is_whole or path is None:
-        return await _write(log, ArchiveWriter(out, header), head.position)
-    selection = await Selection.open(path, owner=owner, session=session)
-    try:
+    if owner is None and session is None:
+        async with log.snapshot() as whole:
+            header = _header(whole.head, await origin_of(whole), None, None)
+            return await _write(whole, ArchiveWriter(out, header))
+    if path is None:
+        raise CommandFailed("a part of a log is exported from its file", 2)
+    async with Selection.open(path, owner=owner, session=session) as selection:
         if not await selection.count():
             raise CommandFailed("the log has no such session")
-        return await _write(selection, ArchiveWriter(out, header), head.position)
-    finally:
-        await selection.close()
+        header = _header(selection.head, await origin_of(log), owner, session)
+        return await _write(selection, ArchiveWriter(out, header))
 
 
-async def _write(source: EventLog | Selection, archive: ArchiveWriter, last: int) -> int:
-    """All rows to the end of the log, which may have moved on since: content that an early page shows erased was
-    erased by an event that may be new, and that must not be missing.
-    """
-    progress = Progress("exporting", last)
+def _header(head: Head, origin: str, owner: str | None, session: str | None) -> Header:
+    return Header(FORMAT_NAME, FORMAT_VERSION, origin, head.position, head.digest.hex(), owner, session)
+
+
+async def _write(source: Snapshot | Selection, archive: ArchiveWriter) -> int:
+    progress = Progress("exporting", source.head.position)
     reached = 0
     while page := await source.rows(after=reached, limit=PAGE):
         for row in page:

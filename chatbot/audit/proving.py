@@ -16,6 +16,7 @@ from events.checkpoint import BadCheckpoint, Checkpoint
 from events.log import EventLog
 from events.merkle import Tree
 from events.record import Head
+from events.snapshot import Snapshot
 from events.verify import Walk, verify
 
 
@@ -156,7 +157,7 @@ def _time(us: int) -> str:
         return f"{us} us"
 
 
-async def origin_of(log: EventLog) -> str:
+async def origin_of(log: EventLog | Snapshot) -> str:
     """What a log is called in checkpoints: the digest of its first event tells it from all others."""
     first = await log.rows(limit=1)
     return f"chatbot-log/{first[0].digest.hex()[:32]}" if first else "chatbot-log/empty"

@@ -64,8 +64,8 @@ class Stopping(Target):
     async def close(self) -> None:
         await self._target.close()
 
-    async def erase(self, stream_id: str, version: int) -> None:
-        await self._target.erase(stream_id, version)
+    async def finish_erasures(self) -> None:
+        await self._target.finish_erasures()
 
     @property
     def head(self) -> Head:  # type: ignore[override]  # only looked at
@@ -124,6 +124,88 @@ async def test_an_interrupted_move_goes_on_where_it_stopped_and_erases_what_was_
     rows = await rows_at(target)
     assert [row.data is None for row in rows[:7]] == [True] * 6 + [False]
     assert rows == await rows_at(source)
+
+
+async def both_ways(url: str, tmp_path: Path, direction: str) -> tuple[Path | str, Path | str]:
+    """A source in which session `a` was deleted beside others, and an empty target."""
+    source, target = (tmp_path / "log.db", url) if direction == "up" else (url, tmp_path / "log.db")
+    log = await open_log(source)
+    await fill(log, "a", *"123456")
+    await fill(log, "b", "1")
+    await log.close()
+    return source, target
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+@pytest.mark.parametrize("pages", [1, 2, 3])
+async def test_an_erasure_is_in_the_transaction_that_adds_its_event(
+    url: str, tmp_path: Path, direction: str, pages: int
+) -> None:
+    """Wherever the move stops, no content precedes its session_deleted; and a move that is run again ends as usual."""
+    source, target = await both_ways(url, tmp_path, direction)
+    with pytest.raises(asyncio.CancelledError):
+        await move(source, target, pages=1)
+    log = await open_log(source)
+    await log.erase("a", 6, deleted(), ASKED)
+    await log.append("b", 1, [posted(text) for text in "2345678"], ASKED)
+    await log.close()
+    with pytest.raises(asyncio.CancelledError):
+        await move(source, target, pages=pages - 1)
+    rows = await rows_at(target)
+    assert len(rows) == 4 * pages
+    if any(row.type == "session_deleted" for row in rows):
+        assert all(row.data is None for row in rows[:6])
+    await move(source, target)
+    assert await rows_at(target) == await rows_at(source)
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+async def test_content_that_the_source_still_holds_before_its_deletion_is_not_copied(
+    url: str, tmp_path: Path, direction: str
+) -> None:
+    """As version 0.4 left it where a move was stopped and run again: in earlier pages, and in the same one."""
+    source, target = await both_ways(url, tmp_path, direction)
+    log = await open_log(source)
+    await log.append("a", 6, [deleted()], ASKED)
+    await log.append("b", 1, [posted("2"), deleted(), posted("after")], ASKED)
+    await log.close()
+    assert await move(source, target) == len(await rows_at(source))
+    assert [row.version for row in await rows_at(target) if row.stream_id == "a" and row.data is None] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+    ]
+    assert [row.data is None for row in await rows_at(target) if row.stream_id == "b"] == [True, True, False, False]
+    back = tmp_path / "back.db"
+    await move(target, back)
+    assert await rows_at(back) == await rows_at(target)
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+async def test_a_move_that_goes_on_finishes_erasures_that_an_older_one_left(
+    url: str, tmp_path: Path, direction: str
+) -> None:
+    source, target = await both_ways(url, tmp_path, direction)
+    log = await open_log(source)
+    await log.append("a", 6, [deleted()], ASKED)
+    await log.close()
+    await move(source, target)
+    log = await open_log(target)
+    await log.append("b", 1, [deleted()], ASKED)  # an event that explains an erasure, without the erasure
+    await log.close()
+    assert [row.data is None for row in await rows_at(target)] == [True] * 6 + [False] * 3
+    await move(target, tmp_path / "copy.db")
+    log = await open_log(source)
+    await log.append("b", 1, [deleted()], ASKED)
+    await log.close()
+    with pytest.raises(MigrationRefused):  # another salt, so another log
+        await move(source, target)
+    assert [row.data is None for row in await rows_at(target)] == [True] * 6 + [False] * 3, "nothing is erased there"
+    assert await move(tmp_path / "copy.db", target) == 0
+    assert [row.data is None for row in await rows_at(target)] == [True] * 7 + [False] * 2
 
 
 async def test_a_target_that_holds_another_log_or_more_is_left_alone(url: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 
 from msgspec.structs import replace
 
@@ -10,6 +11,7 @@ from events.catalogue import Event
 from events.codec import encode, event_type
 from events.errors import LogUnavailable
 from events.record import Head, Metadata, Outline, RecordedEvent, StoredRow
+from events.snapshot import Snapshot
 
 START_US = 1_735_689_600_000_000  # 2025-01-01
 STEP_US = 1_000_000
@@ -114,6 +116,12 @@ class MemoryLog:
     ) -> list[StoredRow]:
         rows = await self.rows(limit=len(self.events) or 1)
         return [row for row in rows if row.stream_id == stream_id and row.version > after][:limit]
+
+    def snapshot(self) -> AbstractAsyncContextManager[Snapshot]:
+        raise NotImplementedError
+
+    async def finish_erasure(self, stream_id: str, version: int) -> None:
+        raise NotImplementedError
 
     def head(self) -> Head:
         return Head(len(self.events), self._digests[-1] if self.events else bytes(32))

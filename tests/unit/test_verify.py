@@ -14,8 +14,7 @@ from msgspec.structs import replace
 from events.chain import GENESIS, commit, link
 from events.record import Head, RawColumns, StoredRow
 from events.sqlite import SqliteLog
-from events.sqlite_readers import RAW_COLUMNS
-from events.sqlite_schema import TRIGGERS
+from events.sqlite_schema import RAW_COLUMNS, TRIGGERS
 from events.verify import Fault, Walk, verify
 from tests.support.log_files import first_fault
 from tests.support.sample_events import ASKED, EVERY_EVENT, deleted, posted

@@ -1,0 +1,37 @@
+"""A log in PostgreSQL as of one moment: one transaction, REPEATABLE READ, on a connection of its own."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import starmap
+
+import asyncpg
+
+from events.postgres_connection import Place, farewell
+from events.postgres_head import ask_head
+from events.postgres_schema import COLUMNS
+from events.record import Head, StoredRow
+
+_ROWS = f"SELECT {', '.join(COLUMNS)} FROM events WHERE position > $1 ORDER BY position LIMIT $2"  # noqa: S608  constants
+
+
+class PostgresSnapshot:
+    """Implements events.snapshot.Snapshot."""
+
+    def __init__(self, connection: asyncpg.Connection, head: Head) -> None:
+        self.head = head
+        self._connection = connection
+
+    async def rows(self, *, after: int = 0, limit: int) -> list[StoredRow]:
+        """As Snapshot.rows, but for errors: raises FAILURES."""
+        return list(starmap(StoredRow, await self._connection.fetch(_ROWS, after, limit)))
+
+
+@asynccontextmanager
+async def open_snapshot(place: Place) -> AsyncIterator[PostgresSnapshot]:
+    """Raises FAILURES. The server does not end it while whoever takes the rows is slow."""
+    connection = await place.connect(idle_in_transaction_session_timeout="0")
+    try:
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            yield PostgresSnapshot(connection, await ask_head(connection))
+    finally:
+        await farewell(connection)
