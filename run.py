@@ -61,6 +61,7 @@ from chatbot.utf8 import use_utf8
 from chatbot.workers.inheritance import Inheritance, take_inheritance
 from chatbot.workers.listening import CannotListen, bind
 from chatbot.workers.master import oversee
+from chatbot.workers.projection_files import prepare
 from chatbot.workers.scrape import Scrape
 from chatbot.workers.worker import Worker, settings_of
 from events.errors import LogError, LogUnusable
@@ -70,7 +71,6 @@ from events.trust import check_tail
 from events.wakeups import Wakeups
 from projections.errors import ProjectionError
 from projections.runner import ProjectionRunner
-from projections.seed import seed, slot_path
 
 EXIT_FAILED, EXIT_SETTINGS, EXIT_DATABASE, EXIT_LISTEN, EXIT_MODEL, EXIT_FAULT, EXIT_AT_ONCE = 1, 2, 3, 4, 5, 70, 130
 ROOT = Path(__file__).resolve().parent
@@ -225,8 +225,7 @@ async def compose(
     await stack.enter_async_context(background(watch_loop(metrics.loop_lag, structlog.get_logger("loop")), "loop-lag"))
     log_watch = LogWatch(metrics, structlog.get_logger("log"))
     log = await stack.enter_async_context(opened_log(settings, log_watch, worker.wakeups if worker else None))
-    projections_path = slot_path(settings.database.projections, worker.slot if worker else 1)
-    await seed(projections_path, settings.database.projections, log)
+    projections_path = await prepare(settings.database.projections, log, worker.slot if worker else None)
     projections = ProjectionRunner(
         projections_path,
         log,

@@ -16,6 +16,7 @@ from projections.lock import PathLock
 from projections.reader import Reader
 from projections.rebuilt import Apply, claim, fold_log, take_place
 from projections.store import ProjectionStore
+from projections.unused import delete_left
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -130,4 +131,10 @@ class Custody:
 
 def _lock(path: Path) -> PathLock:
     path.parent.mkdir(parents=True, exist_ok=True)
-    return PathLock(path)
+    lock = PathLock(path)
+    try:
+        delete_left(path)
+    except BaseException:
+        lock.release()
+        raise
+    return lock

@@ -116,5 +116,10 @@ def flush(path: Path, start: int, size: int) -> None:
 
 def delete(path: Path) -> None:
     """Delete projections.db and what SQLite keeps beside it; the lock file stays."""
-    for suffix in ("", "-wal", "-shm", "-journal"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    for file in files(path):
+        file.unlink(missing_ok=True)
+
+
+def files(path: Path) -> list[Path]:
+    """The file at `path` and what SQLite keeps beside it, there or not."""
+    return [path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm", "-journal")]

@@ -17,6 +17,7 @@ from projections.checkpoint import Checkpoint, checkpoint_at, digest_at
 from projections.errors import LogReplaced, ProjectionsInUse, ProjectionsUnusable
 from projections.lock import PathLock
 from projections.store import ProjectionStore
+from projections.unused import MAKING, OFFERED, TAKEN
 
 FLUSH_BYTES = 2**20  # of a new file that reach the disk at once: a log that is synced beside it waits for no more
 FLUSH_REST = 3.0  # seconds of rest for each second of that
@@ -26,17 +27,17 @@ Apply = Callable[[Sequence[RecordedEvent], Checkpoint], Awaitable[None]]
 
 def making(path: Path) -> Path:
     """Where a rebuild of `path` works."""
-    return path.with_name(path.name + "-making")
+    return path.with_name(path.name + MAKING)
 
 
 def offered(path: Path) -> Path:
     """Where it leaves a finished file for the service that has `path` open."""
-    return path.with_name(path.name + "-next")
+    return path.with_name(path.name + OFFERED)
 
 
 def claim(path: Path) -> Path | None:
     """Take what is offered for `path` away to where no later offer can reach it; None when nothing is."""
-    claimed = path.with_name(path.name + "-taken")
+    claimed = path.with_name(path.name + TAKEN)
     if not offered(path).exists():
         return None
     database.delete(claimed)

@@ -9,17 +9,12 @@ from events.errors import LogError
 from events.log import EventLog
 from projections.checkpoint import misfit
 from projections.database import checkpoint_of, delete
+from projections.unused import COPY, databases_of
 
 
 def slot_path(path: Path, slot: int) -> Path:
     """Where the worker in `slot` keeps its projections: the first at `path` itself."""
     return path if slot == 1 else path.with_name(f"{path.stem}-{slot}{path.suffix}")
-
-
-def siblings_of(path: Path) -> list[Path]:
-    """The files that workers keep, or kept, of which the first is at `path`."""
-    others = path.parent.glob(f"{path.stem}-*{path.suffix}")
-    return [path, *(one for one in others if one.stem.removeprefix(f"{path.stem}-").isdigit())]
 
 
 async def seed(path: Path, first: Path, log: EventLog) -> bool:
@@ -28,7 +23,7 @@ async def seed(path: Path, first: Path, log: EventLog) -> bool:
 
     Whatever stands in the way, nothing is lost: the file is then folded from the log, too.
     """
-    copy = path.with_name(path.name + "-copy")
+    copy = path.with_name(path.name + COPY)
     try:
         if path == first or not await asyncio.to_thread(_copy_furthest, path, first, copy):
             return False
@@ -50,7 +45,7 @@ def _copy_furthest(path: Path, first: Path, copy: Path) -> bool:
     delete(copy)
     if path.exists():
         return False
-    folded = {one: checkpoint_of(one) for one in siblings_of(first) if one != path and one.exists()}
+    folded = {one: checkpoint_of(one) for one in databases_of(first) if one != path and one.exists()}
     known = {one: checkpoint.position for one, checkpoint in folded.items() if checkpoint and checkpoint.position}
     if known:
         _copy(max(known, key=lambda one: known[one]), copy)

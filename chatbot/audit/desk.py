@@ -120,7 +120,7 @@ class Progress:
 
     def __init__(self, what: str, total: int, unit: str = "events") -> None:
         self._what = what
-        self._total = total
+        self.total = total
         self._unit = unit
         self._began_s = self._shown_s = time.monotonic()
         self._is_terminal = sys.stderr.isatty()
@@ -150,8 +150,8 @@ class Progress:
             note(said)
 
     def __str__(self) -> str:
-        share = self._done / self._total if self._total else 1.0
-        left_s = max(0, self._total - self._done) / self.rate if self.rate else 0.0
+        share = self._done / self.total if self.total else 1.0
+        left_s = max(0, self.total - self._done) / self.rate if self.rate else 0.0
         bar = "#" * round(20 * min(share, 1.0))
         pace = f"{self.rate:,.0f} {self._unit}/s, {left_s:,.0f} s left"
-        return f"{self._what} [{bar:<20}] {share:4.0%} {self._done:,} of {self._total:,}, {pace}"
+        return f"{self._what} [{bar:<20}] {share:4.0%} {self._done:,} of {self.total:,}, {pace}"

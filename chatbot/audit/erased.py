@@ -6,10 +6,13 @@ SQLite may cut a long text at the end of a page and go on elsewhere, so pieces o
 import argparse
 import asyncio
 import json
+import os
 import re
+import stat
 import sys
 import unicodedata
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence, Set
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -20,6 +23,7 @@ from chatbot.utf8 import is_unicode
 from events.errors import LogError, LogUnusable
 from events.record import StoredRow
 from events.sqlite_schema import APPLICATION_ID
+from projections.unused import files_of
 
 CHUNK_BYTES = 1 << 20  # read at once; memory is this and the longest text
 PIECE_BYTES = (16, 256)  # a shorter piece proves nothing; a longer one may itself be cut by a page
@@ -27,7 +31,9 @@ TEXT_BYTES_MAX = 65_536  # of one text to look for
 FINDS_MAX = 100  # told of one file: the first ones are enough to act upon
 ROWS = 500  # rows of the log looked at together
 MARK_AT = 68  # of the application's mark in an SQLite file (https://www.sqlite.org/fileformat.html, 1.3)
-ENDINGS = ("", "-wal", "-shm", "-journal")  # of the files of one database
+PASSES_MAX = 10  # over the folders: each but the first meets files that came meanwhile
+
+Inode = tuple[int, int]  # device and number: what a file keeps when it is renamed
 
 
 class Pattern(Struct, frozen=True):
@@ -61,25 +67,20 @@ async def erased(desk: Desk, options: argparse.Namespace) -> int:
     """Look for texts in the bytes of the log, the projections and the files beside them. Exit code 1: found."""
     patterns = patterns_of(_texts(options.texts))
     log = desk.file("search the server's own files; what a VACUUM leaves of erased rows, VACUUM FULL takes")
-    files = await asyncio.to_thread(_sizes, log, desk.settings.database.projections)
-    if log not in files:
+    if not await asyncio.to_thread(log.exists):
         raise LogUnusable(f"database {log} does not exist")
     if not await asyncio.to_thread(_is_log, log):
         raise LogUnusable(f"database {log} is no log of this program: nothing would be proven")
-    found, done = 0, 0
-    progress = Progress("searching", sum(files.values()), "bytes")
-    for file, size in files.items():
-        finds = await asyncio.to_thread(_in_file, file, patterns)
+    found, searched = 0, dict[Path, int]()
+    async for file, size, finds in _everywhere(patterns, log, desk.settings.database.projections):
         for find in finds:
             desk.say_json(find)
-        found, done = found + len(finds), done + size
-        progress.reach(done)
-    progress.close()
+        found, searched[file] = found + len(finds), size
     async for find in _live(desk, patterns):
         desk.say_json(find)
         found += 1
     verdict = "found: see the lines above" if found else "found nowhere"
-    desk.note(f"{verdict}; searched {sum(files.values()):,} bytes of {', '.join(file.name for file in files)}")
+    desk.note(f"{verdict}; searched {sum(searched.values()):,} bytes of {', '.join(file.name for file in searched)}")
     return 1 if found else 0
 
 
@@ -122,14 +123,38 @@ def _is_log(file: Path) -> bool:
         return opened.read(MARK_AT + 4)[MARK_AT:] == APPLICATION_ID.to_bytes(4, "big")
 
 
-def _in_file(file: Path, patterns: Sequence[Pattern]) -> list[Find]:
+async def _everywhere(
+    patterns: Sequence[Pattern], log: Path, projections: Path
+) -> AsyncIterator[tuple[Path, int, list[Find]]]:
+    """Each file with its size and what was found in it. Files that were made or renamed meanwhile are searched, too."""
+    seen: set[Inode] = set()
+    progress, done = Progress("searching", 0, "bytes"), 0
+    for _ in range(PASSES_MAX):
+        files = await asyncio.to_thread(_sizes, log, projections, seen)
+        progress.total += sum(files.values())
+        for file, size in files.items():
+            try:
+                inode, finds = await asyncio.to_thread(_in_file, file, patterns)
+            except FileNotFoundError:  # gone, or renamed: then the next pass meets it
+                continue
+            seen.add(inode)
+            done += size
+            progress.reach(done)
+            yield file, size, finds
+        if not files:
+            break
+    progress.close()
+
+
+def _in_file(file: Path, patterns: Sequence[Pattern]) -> tuple[Inode, list[Find]]:
     finds: list[Find] = []
     with file.open("rb") as opened:
+        inode = _inode(os.fstat(opened.fileno()))
         for offset, pattern in search(opened.read, patterns):
             finds.append(Find(pattern.check, str(file), offset, is_piece=pattern.is_piece))
             if len(finds) == FINDS_MAX:
                 break
-    return finds
+    return inode, finds
 
 
 async def _live(desk: Desk, patterns: Sequence[Pattern]) -> AsyncIterator[Find]:
@@ -183,9 +208,21 @@ def _pieces(written: bytes) -> list[bytes]:
     return [written[start : start + size] for start in range(0, len(written) - size + 1, size)]
 
 
-def _sizes(*databases: Path) -> dict[Path, int]:
-    files = [path.with_name(path.name + ending) for path in databases for ending in ENDINGS]
-    return {file: file.stat().st_size for file in files if file.exists()}
+def _sizes(log: Path, projections: Path, seen: Set[Inode]) -> dict[Path, int]:
+    """The files that the service or its commands made, and their sizes, but those that have been `seen`."""
+    of_log = re.compile(rf"{re.escape(log.name)}(-[a-z]+)*|.*\.partial(-[a-z]+)*")  # an unfinished backup, too
+    files = [one for one in sorted(log.parent.iterdir()) if of_log.fullmatch(one.name)]
+    sizes: dict[Path, int] = {}
+    for file in dict.fromkeys([*files, *files_of(projections)]):
+        with suppress(FileNotFoundError):
+            found = file.stat()
+            if stat.S_ISREG(found.st_mode) and _inode(found) not in seen:
+                sizes[file] = found.st_size
+    return sizes
+
+
+def _inode(found: os.stat_result) -> Inode:
+    return found.st_dev, found.st_ino
 
 
 def _lines(text: str) -> list[str]:

@@ -32,6 +32,7 @@ from events.opening import now_us, open_log
 from events.options import LogOptions
 from projections.errors import ProjectionLag, ProjectionsStopped
 from projections.runner import ProjectionRunner, RunnerOptions
+from projections.unused import delete_unused
 
 LIVE_MAX = 64  # actors in memory: a command asks one session after the other
 ASK_TIMEOUT_S = 600.0  # nobody waits at the other end of a connection, and a long history takes time to hand over
@@ -90,6 +91,8 @@ async def offline(settings: Settings) -> AsyncIterator[Offline]:
         projections = own / "projections.db" if own is not None else database.projections
         batches = RunnerOptions(batch_max=database.projection_batch_max)
         watch = QuietWatch(metrics, logger)
+        # Files of other workers, and of a node that does not serve now, would keep what is erased until they are used.
+        await asyncio.to_thread(delete_unused, database.projections, [projections])
         runner = ProjectionRunner(projections, log, watch, batches)
         await runner.start()
         stack.push_async_callback(runner.stop)

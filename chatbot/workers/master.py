@@ -17,6 +17,7 @@ from chatbot.config.settings import Settings
 from chatbot.signals import catch_signals
 from chatbot.workers.control import Order
 from chatbot.workers.process import WorkerProcess
+from chatbot.workers.projection_files import delete_all_but
 from chatbot.workers.shared import Shared
 
 EXIT_AT_ONCE = 130
@@ -62,6 +63,7 @@ class Master:
 
     async def _live(self) -> None:
         wanted = self._settings.server.workers
+        await delete_all_but(self._settings.database.projections, range(1, wanted + 1))
         self._keep(1)
         await self._until(lambda: self._serving() >= 1)  # one alone finds what is wrong, and folds for the others
         for slot in range(2, wanted + 1):
@@ -182,6 +184,8 @@ class Master:
                 await asyncio.wait([keeper])
             return False
         await self._vacate(old.slot)
+        taken = {number for number, keeper in self._keepers.items() if not keeper.done()}
+        await delete_all_but(self._settings.database.projections, taken)
         return True
 
     async def _vacate(self, slot: int) -> None:

@@ -81,5 +81,20 @@ async def test_a_worker_that_came_with_a_roll_is_started_again_as_often_as_any(t
         await until(lambda: not (tmp_path / "fault").exists() and master._serving() == 2)
 
 
+async def test_files_of_slots_that_are_free_do_not_stay(tmp_path: Path) -> None:
+    """Empty ones, which these workers do not touch, in place of projections."""
+    paths = {slot: tmp_path / f"projections{number}.db" for slot, number in ((1, ""), (2, "-2"), (3, "-3"), (4, "-4"))}
+    for path in paths.values():
+        path.touch()
+    (tmp_path / "go").touch()
+    async with serving(tmp_path) as master:
+        assert [slot for slot, path in paths.items() if path.exists()] == [1, 2]
+        old = _pids(master)
+        paths[3].touch()
+        master._roll_wanted.set()
+        await until(lambda: master._serving() == len(master._workers) == 2 and not old & _pids(master))
+        await until(lambda: {slot for slot, path in paths.items() if path.exists()} <= set(master._workers))
+
+
 def _pids(master: Master) -> set[int]:
     return {worker.pid for worker in master._workers.values()}
