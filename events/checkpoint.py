@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from msgspec import Struct
 
 ED25519 = b"\x01"  # the algorithm's byte in a signed note
+SIGNATURE = "\u2014 "  # begins a line with a signature
+BOM = "\ufeff"  # some editors write it before a text; it says nothing
 _NAME = re.compile(r"[^\s+]{1,128}")
 _BODY = re.compile(
     r"(?P<origin>[^\n]+)\n(?P<size>0|[1-9][0-9]{0,18})\n(?P<root>[A-Za-z0-9+/]{43}=)\n"
@@ -63,8 +65,51 @@ def sign(checkpoint: Checkpoint, signer: str) -> str:
     return f"{body}\n\u2014 {found[1]} {_b64(mark + private.sign(body.encode()))}\n"
 
 
+def read_all(text: str, verifier: str) -> list[Checkpoint]:
+    """The checkpoints of all notes in `text`. Raises BadCheckpoint if one of them is not signed by the holder of
+    `verifier`'s other half.
+    """
+    found = split_notes(text)
+    stated = []
+    for number, note in enumerate(found, start=1):
+        try:
+            stated.append(read(note, verifier))
+        except BadCheckpoint as error:
+            if len(found) == 1:
+                raise
+            raise BadCheckpoint(f"note {number} of {len(found)}: {error}") from error
+    return stated
+
+
+def split_notes(text: str) -> list[str]:
+    """The notes in `text`, with or without blank lines between them; whatever is none counts as one, to be refused."""
+    notes: list[str] = []
+    body: list[str] = []
+    signatures: list[str] | None = None  # None: in the body
+    for line in text.split("\n"):  # and at no other character, as in `_signature`
+        if signatures is not None and not line.startswith(SIGNATURE):
+            notes.append("\n".join([*body, "", *signatures, ""]))
+            body, signatures = [], None
+        if signatures is not None:
+            signatures.append(line)
+        elif line or body:
+            if line:
+                body.append(line if body else line.removeprefix(BOM))
+            else:
+                signatures = []
+    if body:
+        rest = [] if signatures is None else ["", *signatures]
+        notes.append("\n".join([*body, *rest, ""]))
+    return notes or [text]
+
+
 def read(note: str, verifier: str) -> Checkpoint:
-    """The checkpoint that `note` states, signed by the holder of `verifier`'s other half. Raises BadCheckpoint."""
+    """The checkpoint that `note` states, signed by the holder of `verifier`'s other half. Raises BadCheckpoint, also
+    where there is more than one note.
+    """
+    if len(split_notes(note)) != 1:
+        raise BadCheckpoint("there is more than one note: only one can be meant here")
+    note = note.removeprefix(BOM)
     name, mark, public = read_verifier(verifier)
     body, blank, signatures = note.partition("\n\n")
     if not blank:

@@ -45,6 +45,15 @@ class Tree:
             leaves *= 2
         self._stack.append((leaves, root, inside))
 
+    def root(self) -> bytes:
+        """The root of all leaves so far."""
+        if not self._stack:
+            return EMPTY
+        root = self._stack[-1][1]
+        for _, left, _ in reversed(self._stack[:-1]):
+            root = node_of(left, root)
+        return root
+
     def close(self) -> tuple[bytes, dict[int, list[bytes]]]:
         """The root of all leaves, and the audit path of each wanted one, from the leaf up. The tree is used up."""
         if not self._stack:
@@ -61,6 +70,21 @@ class Tree:
         for index in in_right:
             self._paths[index].append(left)
         return node_of(left, right), in_left + in_right
+
+
+class TreeHeads(Tree):
+    """A tree that notes its root at each of `sizes`, in `roots`."""
+
+    def __init__(self, sizes: Iterable[int]) -> None:
+        super().__init__()
+        self._sizes = frozenset(sizes)
+        self.roots = {0: EMPTY}
+
+    def add(self, digest: bytes) -> None:
+        """As Tree.add."""
+        super().add(digest)
+        if self.size in self._sizes:
+            self.roots[self.size] = self.root()
 
 
 def root_from(digest: bytes, index: int, size: int, path: Sequence[bytes]) -> bytes | None:

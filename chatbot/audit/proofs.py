@@ -95,7 +95,9 @@ async def prove(desk: Desk, options: argparse.Namespace) -> int:
     if (options.version is not None) != options.partial:
         raise CommandFailed("--version N and --partial go together: a single event is a partial proof", 2)
     try:
-        note = options.checkpoint.read_text()
+        note = options.checkpoint.read_text().removeprefix(notes.BOM)
+        if len(notes.split_notes(note)) != 1:
+            raise CommandFailed(f"{options.checkpoint} holds several checkpoints: name a file with one", 2)
         stated = notes.parse(note)
     except (OSError, UnicodeDecodeError, BadCheckpoint) as error:
         raise CommandFailed(f"{options.checkpoint}: {error}", 2) from error

@@ -11,6 +11,7 @@ from msgspec import Struct
 from chatbot.audit.desk import CommandFailed, Desk, Progress
 from chatbot.audit.moment import timestamp
 from chatbot.audit.proofs import Checked, check_proof
+from chatbot.audit.stated_heads import StatedHeads
 from events import checkpoint as notes
 from events.checkpoint import BadCheckpoint, Checkpoint
 from events.log import EventLog
@@ -72,7 +73,7 @@ def verify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from", dest="start", metavar="POSITION:DIGEST", help="begin after an event whose digest you trust"
     )
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="a signed checkpoint that must agree")
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="signed checkpoints, all of which must agree")
     parser.add_argument("--proof", type=Path, metavar="FILE", help="check the events in a proof in place of a log")
     parser.add_argument("--partial", action="store_true", help="with --proof: accept a part of a session")
     parser.add_argument("--show", action="store_true", help="with --proof: print its events, too, as lines of JSON")
@@ -85,22 +86,22 @@ async def verify_command(desk: Desk, options: argparse.Namespace) -> int:
         return _verify_proof(desk, options)
     if options.partial or options.show:
         raise CommandFailed("--partial and --show go with --proof", 2)
-    stated = _stated(options)
-    anchor = Head(stated.size, stated.digest) if stated else None
-    start = _start(options.start)
-    if start and anchor and anchor.position < start.position:
+    stated, start = _stated(options), _start(options.start)
+    heads = StatedHeads(stated) if stated else None
+    if start and heads and heads.first_position < start.position:
         raise CommandFailed("the checkpoint is older than the position to begin from: leave one of them out", 2)
-    tree = Tree() if stated and not start else None
     async with desk.reading() as log:
-        walk = Walk(anchor, start, tree)
+        walk = Walk(heads.anchor if heads else None, start, heads.tree if heads and not start else None)
         fault = await _walk(log, walk, "verifying")
-        if stated and await origin_of(log) != stated.origin:
-            fault = f"{fault or 'the log does not hold'}; the checkpoint is of another log, {stated.origin}"
-        if stated and tree and not fault and tree.close()[0] != stated.root:
-            fault = "the chain agrees with the checkpoint, but the tree's root does not"
+        if heads:
+            origin = await origin_of(log)
+            other = next((one.origin for one in heads.stated if one.origin != origin), None)
+            if other:
+                fault = f"{fault or 'the log does not hold'}; the checkpoint is of another log, {other}"
+            fault = fault or await heads.fault(log, with_roots=start is None)
     if fault:
         raise CommandFailed(fault)
-    signed = f"; it agrees with the checkpoint of {stated.size} events, signed at {stated.time}" if stated else ""
+    signed = f"; it agrees with {heads}" if heads else ""
     since = f" after position {start.position}" if start else ""
     upto = f", position {walk.position}" if start else ""
     events = walk.position - (start.position if start else 0)
@@ -112,7 +113,7 @@ async def verify_command(desk: Desk, options: argparse.Namespace) -> int:
 def _verify_proof(desk: Desk, options: argparse.Namespace) -> int:
     checked = check_proof(read_file(options.proof), _verifier(options.key), partial=options.partial)
     stated = _stated(options)
-    if stated and stated != checked.stated:
+    if stated and checked.stated not in stated:
         raise CommandFailed("the proof leads to another checkpoint than this one")
     desk.say(_proven(checked))
     if options.show:
@@ -166,7 +167,7 @@ async def origin_of(log: EventLog | Snapshot) -> str:
 def read_file(path: Path) -> str:
     """Raises CommandFailed."""
     try:
-        return path.read_text()
+        return path.read_text().removeprefix(notes.BOM)
     except (OSError, UnicodeDecodeError) as error:
         raise CommandFailed(f"cannot read {path}: {error}", 2) from error
 
@@ -179,11 +180,12 @@ async def _walk(log: EventLog, walk: Walk, what: str) -> str | None:
     return f"the log does not hold at position {fault.position}: {fault.reason}" if fault else None
 
 
-def _stated(options: argparse.Namespace) -> Checkpoint | None:
+def _stated(options: argparse.Namespace) -> list[Checkpoint]:
+    """All checkpoints of the file; none where none is named. Raises CommandFailed."""
     if options.checkpoint is None:
-        return None
+        return []
     try:
-        return notes.read(read_file(options.checkpoint), _verifier(options.key))
+        return notes.read_all(read_file(options.checkpoint), _verifier(options.key))
     except BadCheckpoint as error:
         raise CommandFailed(f"{options.checkpoint}: {error}") from error
 
