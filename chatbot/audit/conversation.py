@@ -9,7 +9,6 @@ from typing import Any
 from msgspec import Struct, field
 
 from chatbot.audit.moment import Moment
-from chatbot.sessions.leisure import Leisure, batched
 from events.catalogue import (
     AdoptedMessage,
     BranchSelected,
@@ -83,27 +82,17 @@ class Conversation(Struct):
         return path[::-1]
 
 
-async def load(
-    log: EventLog, session_id: str, moment: Moment | None = None, leisure: Leisure | None = None
-) -> Conversation | None:
+async def load(log: EventLog, session_id: str, moment: Moment | None = None) -> Conversation | None:
     """The conversation at `moment` (None: now); None where the session did not exist yet, or never did.
 
-    With `leisure` it is read and folded page by page, so that a long one does not hold up what else goes on.
-    Raises LogUnavailable, UnknownEvent.
+    It is all in memory; of one of any length there is an `Outline`. Raises LogUnavailable, UnknownEvent.
     """
     moment = moment or Moment()
-    history, copies = await _history(log, session_id, moment, leisure)
+    history, copies = await _history(log, session_id, moment)
     adopted = [event for one in history if isinstance(event := one.event, HistoryAdopted)]
     places = [message.position for event in adopted for message in event.messages]
     texts = {place: one.event for place, one in (await log.read_at(places)).items()}
-    if leisure is None:
-        return fold(history, texts, copies)
-    conversation: Conversation | None = None
-    for page in batched(history, PAGE):
-        await leisure.turn()
-        with leisure.work():
-            conversation = fold(page, texts, copies, conversation)
-    return conversation
+    return fold(history, texts, copies)
 
 
 def fold(
@@ -135,7 +124,7 @@ def fold(
 
 
 async def _history(
-    log: EventLog, session_id: str, moment: Moment, leisure: Leisure | None
+    log: EventLog, session_id: str, moment: Moment
 ) -> tuple[list[RecordedEvent], dict[str, MessageCopied]]:
     """The events up to and with the last one that `moment` covers, and the copies of texts made at any time.
 
@@ -144,21 +133,13 @@ async def _history(
     history: list[RecordedEvent] = []
     copies: dict[str, MessageCopied] = {}
     after = 0
-    while page := await _page(log, session_id, after, leisure):
+    while page := await log.read(session_id, after=after, limit=PAGE):
         history += page
         copies |= {one.event.message_id: one.event for one in page if isinstance(one.event, MessageCopied)}
         after = page[-1].version
     while history and not moment.covers(history[-1]):
         history.pop()
     return history, copies
-
-
-async def _page(log: EventLog, session_id: str, after: int, leisure: Leisure | None) -> list[RecordedEvent]:
-    if leisure is None:
-        return await log.read(session_id, after=after, limit=PAGE)
-    await leisure.turn()
-    with leisure.work():
-        return await log.read(session_id, after=after, limit=PAGE)
 
 
 def _note(conversation: Conversation, recorded: RecordedEvent, event: Event) -> None:

@@ -6,6 +6,7 @@ chosen so that no text in it contains it.
 """
 
 import hashlib
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from chatbot.audit.moment import timestamp
 from events.catalogue import Origin, Usage
 from projections.message import COMPLETE, QUEUED, STREAMING
 
+_LOOKS_LIKE_MARK = re.compile(r"#[0-9a-f]{8}")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -86,7 +88,19 @@ def as_json(
 def as_markdown(conversation: Conversation) -> str:
     """The selected branch, root first, a section for each message."""
     said = conversation.branch()
-    mark = _mark([conversation.system_prompt or "", *(one.content for one in said)])
+    texts = [conversation.system_prompt or "", *(one.content for one in said)]
+    marking = Marking()
+    for text in texts:
+        marking.add(text)
+    mark = marking.mark
+    while any(mark in text for text in texts):
+        mark = marking.next()
+    sections = (markdown_section(one, mark) for one in said)
+    return "".join((markdown_head(conversation, len(said), mark), *sections))
+
+
+def markdown_head(conversation: Conversation, messages: int, mark: str) -> str:
+    """The document up to its first message."""
     title = " ".join((conversation.title or "").split()) or "Conversation"
     lines = [
         f"# {title}",
@@ -94,22 +108,48 @@ def as_markdown(conversation: Conversation) -> str:
         f"- session: {conversation.session_id}",
         f"- created: {timestamp(conversation.created_at_us)}",
         f"- as of: {timestamp(conversation.at_us)}, version {conversation.version}, {conversation.status}",
-        f"- messages: {len(said)}; the heading of each ends in {mark}, which is nowhere in a text",
+        f"- messages: {messages}; the heading of each ends in {mark}, which is nowhere in a text",
     ]
     if conversation.system_prompt:
         lines += ["", f"## system {mark}", "", conversation.system_prompt]
-    for one in said:
-        status = "" if one.status == COMPLETE else f"({_status(one)}) "
-        lines += ["", f"## {one.role} {status}· {timestamp(one.created_at_us)} {mark}", "", one.content]
     return "\n".join((*lines, ""))
 
 
-def _mark(texts: list[str]) -> str:
-    """The same for the same texts. Whoever wrote one of them could not know it: it depends on them all."""
-    digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
-    while any(f"#{digest[:8]}" in text for text in texts):
-        digest = hashlib.sha256(digest.encode()).hexdigest()
-    return f"#{digest[:8]}"
+def markdown_section(one: Spoken, mark: str) -> str:
+    """One message."""
+    status = "" if one.status == COMPLETE else f"({_status(one)}) "
+    heading = f"## {one.role} {status}· {timestamp(one.created_at_us)} {mark}"
+    return "\n".join(("", heading, "", one.content, ""))
+
+
+class Marking:
+    """Finds the mark of a document from its texts, one after the other: the system prompt, then the messages.
+
+    The same for the same texts. Whoever wrote one of them could not know it: it depends on them all.
+    """
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self._separator = b""
+        self._digest = ""
+        self.is_sure = True  # no text contains anything that looks like a mark
+
+    def add(self, text: str) -> None:
+        """The next text."""
+        self._hash.update(self._separator + text.encode())
+        self._separator = b"\0"
+        self.is_sure = self.is_sure and _LOOKS_LIKE_MARK.search(text) is None
+
+    @property
+    def mark(self) -> str:
+        """The mark to try first, once all texts are added."""
+        self._digest = self._digest or self._hash.hexdigest()
+        return f"#{self._digest[:8]}"
+
+    def next(self) -> str:
+        """Another, where a text contains the last one."""
+        self._digest = hashlib.sha256(self._digest.encode()).hexdigest()
+        return self.mark
 
 
 def encode_messages(said: Sequence[Spoken]) -> list[Raw]:

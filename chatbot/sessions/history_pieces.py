@@ -1,8 +1,11 @@
 """How much of a branch one answer shows, and in which pieces its texts are read. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from projections.message import Message
+
+T = TypeVar("T")
 
 UNMEASURED_MAX = 10  # messages that are read without asking for their sizes first: the newest few, as nearly always
 PIECE_BYTES = 262_144  # of texts that are read, and made into one piece of an answer, at once
@@ -13,25 +16,21 @@ def newest_within(rows: Sequence[Message], sizes: Mapping[int, int], bytes_max: 
     """The last of `rows` that have up to `bytes_max` together, and the last one in any case."""
     taken = 0
     for kept, row in enumerate(reversed(rows)):
-        taken += _bytes(row, sizes)
+        taken += FORM_BYTES + sizes.get(row.position, 0)
         if taken > bytes_max and kept:
             return rows[-kept:]
     return rows
 
 
-def pieces_of(rows: Sequence[Message], sizes: Mapping[int, int], bytes_max: int = PIECE_BYTES) -> list[list[Message]]:
-    """`rows` in pieces of up to `bytes_max`, of one message at least."""
-    pieces: list[list[Message]] = []
+def pieces_of(messages: Sequence[T], size_of: Callable[[T], int], bytes_max: int = PIECE_BYTES) -> list[list[T]]:
+    """`messages` in pieces of up to `bytes_max`, of one message at least; `size_of` is that of a message's text."""
+    pieces: list[list[T]] = []
     room = 0
-    for row in rows:
-        size = _bytes(row, sizes)
+    for message in messages:
+        size = FORM_BYTES + size_of(message)
         if size > room:
             pieces.append([])
             room = bytes_max
-        pieces[-1].append(row)
+        pieces[-1].append(message)
         room -= size
     return pieces
-
-
-def _bytes(row: Message, sizes: Mapping[int, int]) -> int:
-    return FORM_BYTES + sizes.get(row.position, 0)

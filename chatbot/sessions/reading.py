@@ -182,7 +182,7 @@ class Reader:
         if len(rows) > UNMEASURED_MAX:
             sizes = await self._ports.texts.sizes(_positions(rows))
             rows = newest_within(rows, sizes, self._ports.limits.history_max_bytes)
-        pieces = pieces_of(rows, sizes)
+        pieces = pieces_of(rows, lambda row: sizes.get(row.position, 0))
         return pieces, await self._ports.texts.at(_positions(pieces[0])) if pieces else {}
 
     async def _snapshot(self, session_id: str, branch: str | None, limit: int, before: str | None) -> Snapshot | None:

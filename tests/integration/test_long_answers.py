@@ -3,11 +3,17 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
+from chatbot.api import export as exporting
+from chatbot.api.export import EXPORTS_MAX
+from chatbot.audit.conversation import Conversation, load
+from chatbot.audit.rendering import as_json, as_markdown
 from chatbot.sessions.history_pieces import PIECE_BYTES
 from events.record import RecordedEvent
 from tests.support.model_server import ModelServer
@@ -108,3 +114,96 @@ async def test_messages_that_are_erased_while_they_are_sent_break_the_answer_off
     with pytest.raises(httpx.RemoteProtocolError):
         await service.client.get(f"/api/sessions/{session_id}/messages", params={"limit": 1000})
     assert asked.is_set()
+
+
+async def whole(service: Running, session_id: str) -> Conversation:
+    """The conversation as it is read in one go."""
+    found = await load(service.services.log, session_id)
+    assert found is not None
+    return found
+
+
+async def test_an_export_in_pieces_is_what_the_whole_conversation_renders_to(service: Running) -> None:
+    session_id = await conversation(service)
+    newest = (await service.history(session_id, limit=4))["messages"]
+    await service.chat(session_id, "another branch #00000000", parent_id=newest[1]["message_id"])
+    fork = await service.client.post(f"/api/sessions/{session_id}/fork")
+    forked = fork.json()["session_id"]
+    await service.chat(forked, "and on")
+    for one, erased in ((session_id, False), (forked, False), (forked, True)):
+        if erased:
+            assert (await service.client.delete(f"/api/sessions/{session_id}")).status_code == 204
+        stood = await whole(service, one)
+        for branch, every in (("all", True), ("selected", False)):
+            answer = await service.client.get(f"/api/sessions/{one}/export", params={"branch": branch})
+            assert answer.content == msgspec.json.encode(as_json(stood, all_branches=every))
+        answer = await service.client.get(f"/api/sessions/{one}/export", params={"format": "markdown"})
+        assert answer.text == as_markdown(stood)
+
+
+async def test_a_mark_that_somebody_wrote_is_not_taken(service: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    session_id = await service.session()
+    await service.chat(session_id, "## assistant #00000000")
+    await service.chat(session_id, "## assistant #00000001")
+    digests = iter(["00000000", "00000001", "00000002"])
+    weak = SimpleNamespace(hexdigest=lambda: next(digests), update=lambda _: None)
+    monkeypatch.setattr("chatbot.audit.rendering.hashlib", SimpleNamespace(sha256=lambda *_: weak))
+    answer = await service.client.get(f"/api/sessions/{session_id}/export", params={"format": "markdown"})
+    assert "in #00000002, which is nowhere" in answer.text
+    assert answer.text.count("#00000002") == 1 + 4
+
+
+@pytest.mark.parametrize("form", ["json", "markdown"])
+async def test_exports_that_nobody_reads_hold_a_piece_each_and_are_few(
+    service: Running, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.setattr(service.services.streams, "_readers_max", 10_000)
+    session_id = await conversation(service)
+    pages: list[int] = []
+    real = service.services.log.read_at
+
+    async def read_at(positions: list[int]) -> dict[int, RecordedEvent]:
+        found = await real(positions)
+        pages.append(sum(len(getattr(one.event, "content", "")) for one in found.values()))
+        return found
+
+    monkeypatch.setattr(service.services.log, "read_at", read_at)
+    answer = await service.client.get(f"/api/sessions/{session_id}/export", params={"format": form})
+    assert len(answer.content) > TURNS * CHARS
+    assert max(pages) <= PIECE_BYTES
+    assert sum(pages) >= TURNS * CHARS
+    monkeypatch.setattr(exporting, "told", _never)
+    open_exports = [
+        asyncio.create_task(service.client.get(f"/api/sessions/{session_id}/export", params={"format": form}))
+        for _ in range(EXPORTS_MAX + 1)
+    ]
+    done, waiting = await asyncio.wait(open_exports, return_when=asyncio.FIRST_COMPLETED, timeout=20)
+    (refused,) = done
+    assert (refused.result().status_code, refused.result().headers["Retry-After"]) == (503, "1")
+    for one in waiting:
+        one.cancel()
+
+
+async def _never(*_: Any) -> AsyncIterator[Any]:
+    await asyncio.Event().wait()
+    yield []
+
+
+async def test_an_export_that_is_erased_while_it_is_sent_is_broken_off(
+    service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session_id = await conversation(service)
+    real, reads = service.services.log.read_at, 0
+
+    async def read_at(positions: list[int]) -> dict[int, RecordedEvent]:
+        nonlocal reads
+        found, reads = await real(positions), reads + (len(positions) > 5)
+        if reads == 1:
+            reads += 1
+            assert (await service.client.delete(f"/api/sessions/{session_id}")).status_code == 204
+        return found
+
+    monkeypatch.setattr(service.services.log, "read_at", read_at)
+    with pytest.raises(httpx.RemoteProtocolError):
+        await service.client.get(f"/api/sessions/{session_id}/export")
+    assert reads > 1

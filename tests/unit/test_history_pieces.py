@@ -27,9 +27,9 @@ def test_many_messages_without_text_have_a_size_too() -> None:
 def test_pieces_are_everything_in_order_each_within_its_bound_or_one_message() -> None:
     ten = rows(10)
     sizes = {one.position: 100 * one.position for one in ten} | {3: 50_000}
-    pieces = pieces_of(ten, sizes, 3_000)
+    pieces = pieces_of(ten, lambda one: sizes[one.position], 3_000)
     assert [one for piece in pieces for one in piece] == ten
     for piece in pieces:
         assert len(piece) == 1 or sum(FORM_BYTES + sizes[one.position] for one in piece) <= 3_000
     assert [ten[2]] in pieces
-    assert pieces_of([], {}, 3_000) == []
+    assert pieces_of([], lambda _: 0, 3_000) == []

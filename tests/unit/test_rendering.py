@@ -90,8 +90,8 @@ def test_every_text_is_found_again_as_it_was(texts: list[str]) -> None:
 
 def test_the_mark_is_in_no_text_even_where_one_was_made_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     digests = iter(["00000000", "00000001", "00000002"])
-    weak = SimpleNamespace(hexdigest=lambda: next(digests))
-    monkeypatch.setattr("chatbot.audit.rendering.hashlib.sha256", lambda _: weak)
+    weak = SimpleNamespace(hexdigest=lambda: next(digests), update=lambda _: None)
+    monkeypatch.setattr("chatbot.audit.rendering.hashlib.sha256", lambda *_: weak)
     text = as_markdown(conversation(spoken("q", "#00000000 and #00000001")))
     assert "#00000002, which" in text
 
