@@ -9,14 +9,13 @@ import traceback
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
 import structlog
 from msgspec.structs import replace
 
+from chatbot import __version__
 from chatbot.api.app import accept_from, build_app, listen
 from chatbot.api.draining import drain, retire
 from chatbot.api.open_streams import OpenStreams
@@ -68,19 +67,11 @@ from events.errors import LogError, LogUnusable
 from events.log import EventLog
 from events.opening import now_us, open_log
 from events.trust import check_tail
-from events.wakeups import Wakeups
 from projections.errors import ProjectionError
 from projections.runner import ProjectionRunner
 
 EXIT_FAILED, EXIT_SETTINGS, EXIT_DATABASE, EXIT_LISTEN, EXIT_MODEL, EXIT_FAULT, EXIT_AT_ONCE = 1, 2, 3, 4, 5, 70, 130
 ROOT = Path(__file__).resolve().parent
-
-
-def version() -> str:
-    try:
-        return installed_version("chatbot-backend")
-    except PackageNotFoundError:  # run from a checkout that was never installed
-        return "0+unknown"
 
 
 def main(arguments: list[str]) -> int:
@@ -94,7 +85,7 @@ def main(arguments: list[str]) -> int:
 
 def _main(arguments: list[str]) -> int:
     closed = open_closed_streams()
-    options = parse(arguments, version())
+    options = parse(arguments, __version__)
     if STDOUT in closed and options.command != "serve":
         return fail(EXIT_FAILED, "standard output is closed: the result has nowhere to go")
     if options.reload and options.command == "serve":
@@ -221,10 +212,10 @@ async def compose(
     """Put the parts together; `stack` takes them apart again, last first."""
     if worker is not None:
         await stack.enter_async_context(background(worker.control.run(), "control"))
-    metrics = Metrics(version())
+    metrics = Metrics(__version__)
     await stack.enter_async_context(background(watch_loop(metrics.loop_lag, structlog.get_logger("loop")), "loop-lag"))
     log_watch = LogWatch(metrics, structlog.get_logger("log"))
-    log = await stack.enter_async_context(opened_log(settings, log_watch, worker.wakeups if worker else None))
+    log = await stack.enter_async_context(opened_log(settings, log_watch, worker))
     projections_path = await prepare(settings.database.projections, log, worker.slot if worker else None)
     projections = ProjectionRunner(
         projections_path,
@@ -291,7 +282,7 @@ async def compose(
         new_token=ids.token,
         clock=now_us,
         logger=structlog.get_logger("api"),
-        version=version(),
+        version=__version__,
         log_writer=stderr,
         scrape=Scrape(worker.slot, worker.control, member.samples, settings.nodes.probe_timeout_s)
         if worker and member
@@ -304,9 +295,17 @@ async def compose(
 
 
 @asynccontextmanager
-async def opened_log(settings: Settings, log_watch: LogWatch, wakeups: Wakeups | None) -> AsyncIterator[EventLog]:
+async def opened_log(settings: Settings, log_watch: LogWatch, worker: Worker | None) -> AsyncIterator[EventLog]:
     database, options = settings.database, log_options(settings)
-    log = await open_log(database.place, options, clock=now_us, observe=log_watch, wakeups=wakeups)
+    log = await open_log(
+        database.place,
+        options,
+        clock=now_us,
+        observe=log_watch,
+        wakeups=worker.wakeups if worker else None,
+        other_nodes=worker.control if worker else None,
+        program=__version__,
+    )
     try:
         await check_tail(log, database.shown if database.is_postgres else database.path)
         yield log

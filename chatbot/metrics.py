@@ -11,20 +11,11 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from chatbot import metric_buckets as bounds
+
 OTHER = "other"  # the label of every model without one of its own
 MODELS_MAX = 16  # distinct values of the label `model`, beside `other`
 CHOSEN_MODELS_MAX = 12  # as many may be there already for a model that a client chose to get a label
-
-# Bucket boundaries advised by OpenTelemetry's semantic conventions for generative AI metrics (seconds).
-REPLY_BUCKETS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
-FIRST_TOKEN_BUCKETS = (
-    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
-)  # fmt: skip
-PER_TOKEN_BUCKETS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
-HTTP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-DISK_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
-LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, never read
 
@@ -62,7 +53,7 @@ class Metrics:
             "chatbot_http_request_seconds",
             "Requests by route template, method and status; a stream counts until its end.",
             ["route", "method", "status"],
-            buckets=HTTP_BUCKETS,
+            buckets=bounds.HTTP,
             registry=registry,
         )
         self.in_flight = Gauge("chatbot_http_requests_in_flight", "Requests being answered.", registry=registry)
@@ -88,18 +79,18 @@ class Metrics:
             "chatbot_time_to_first_token_seconds",
             "From asking the model to its first text.",
             who,
-            buckets=FIRST_TOKEN_BUCKETS,
+            buckets=bounds.FIRST_TOKEN,
             registry=registry,
         )
         self._per_token = Histogram(
             "chatbot_time_per_token_seconds",
             "Mean time between tokens after the first, by reply.",
             who,
-            buckets=PER_TOKEN_BUCKETS,
+            buckets=bounds.PER_TOKEN,
             registry=registry,
         )
         self._duration = Histogram(
-            "chatbot_reply_seconds", "From asking the model to its end.", who, buckets=REPLY_BUCKETS, registry=registry
+            "chatbot_reply_seconds", "From asking the model to its end.", who, buckets=bounds.REPLY, registry=registry
         )
         self._tokens = Counter(
             "chatbot_tokens_total", "Tokens as the model server counts them.", [*who, "direction"], registry=registry
@@ -112,14 +103,14 @@ class Metrics:
         self._append = Histogram(
             "chatbot_append_seconds",
             "From asking for an append to its being on disk, the first of each batch.",
-            buckets=DISK_BUCKETS,
+            buckets=bounds.DISK,
             registry=registry,
         )
         self._commit = Histogram(
-            "chatbot_commit_seconds", "One transaction, fsync included.", buckets=DISK_BUCKETS, registry=registry
+            "chatbot_commit_seconds", "One transaction, fsync included.", buckets=bounds.DISK, registry=registry
         )
         self._batch = Histogram(
-            "chatbot_append_batch_events", "Events that share one fsync.", buckets=BATCH_BUCKETS, registry=registry
+            "chatbot_append_batch_events", "Events that share one fsync.", buckets=bounds.BATCH, registry=registry
         )
         self._log_refused = Counter(
             "chatbot_appends_refused_total", "Appends refused, by reason.", ["reason"], registry=registry
@@ -132,6 +123,11 @@ class Metrics:
         self._files_lost = Counter(
             "chatbot_log_files_lost_total",
             "Files of the log found deleted or replaced while it was open.",
+            registry=registry,
+        )
+        self._outdated = Gauge(
+            "chatbot_node_outdated",
+            "1 when the log holds an event that this program does not know: it must be updated.",
             registry=registry,
         )
         self._erasure_pending = Gauge(
@@ -178,7 +174,7 @@ class Metrics:
         self._loop_lag = Histogram(
             "chatbot_loop_lag_seconds",
             "How late the event loop wakes a sleeper, looked at ten times a second.",
-            buckets=LAG_BUCKETS,
+            buckets=bounds.LAG,
             registry=registry,
         )
 
@@ -304,6 +300,9 @@ class Metrics:
     def log_lines_dropped(self, total: int) -> None:
         self._log_lines_dropped.inc(total - self._dropped)
         self._dropped = total
+
+    def outdated(self, *, is_outdated: bool) -> None:
+        self._outdated.set(is_outdated)
 
     def erasure_pending(self, *, pending: bool) -> None:
         self._erasure_pending.set(pending)

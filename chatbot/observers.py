@@ -96,8 +96,8 @@ class LogWatch:
         self.writable = False
         self._logger.error("log.failed", error=type(error).__name__, exc_info=error)
 
-    def erasure_waits(self, reason: str) -> None:
-        self._logger.warning("log.erasure_waits", reason=reason)
+    def warned(self, subject: str, reason: str) -> None:
+        self._logger.warning(f"log.{subject}", reason=reason)
 
     def files_lost(self, reason: str) -> None:
         self._metrics.files_lost()

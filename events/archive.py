@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from events.chain import GENESIS
-from events.codec import decode
+from events.codec import decode, is_known, is_readable
 from events.errors import LogError, UnknownEvent
 from events.record import StoredRow
 from events.row_checks import check_commitment, check_link
@@ -212,10 +212,12 @@ class ArchiveReader:
 
     def _unreadable(self, row: StoredRow) -> str | None:
         """Why this program could not serve the event. Of an erased one the type alone is left to look at."""
+        if not is_known(row.type, row.schema_version) and is_readable(row.type, row.schema_version, row.metadata):
+            return None
         try:
             decode(row.type, row.schema_version, row.data if row.data is not None else b"")
         except UnknownEvent as error:
-            return f"{error}: update the program"
+            return str(error)
         except _NOT_JSON as error:
             if row.data is not None:
                 return f"its content cannot be read: {error}"

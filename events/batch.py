@@ -3,7 +3,9 @@
 from collections.abc import Callable, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from events import compatibility
 from events.catalogue import SCHEMA_VERSIONS, Event
 from events.chain import SALT_BYTES, commit, link
 from events.codec import check, encode, event_type
@@ -82,8 +84,19 @@ def prepare(events: Sequence[Event], origin: Origin, random_bytes: Callable[[int
         check(kind, data)  # what cannot be read back would stop every projection, for ever
         contents.append(Content(event, kind, data.decode(), salt, commit(salt, data)))
         size += len(data)
-    origin_of, text = (origin.stream_id, origin.expected_version), encode_metadata(origin.metadata)
-    return Pending(*origin_of, tuple(contents), origin.metadata, text, origin.recorded_at_us, size, origin.erases)
+    metadata = _metadata(origin.metadata, contents)
+    origin_of, text = (origin.stream_id, origin.expected_version), encode_metadata(metadata)
+    return Pending(*origin_of, tuple(contents), metadata, text, origin.recorded_at_us, size, origin.erases)
+
+
+def _metadata(given: Metadata, contents: Sequence[Content]) -> Metadata:
+    """Raises ValueError for events of which only some may be ignored: they share their metadata."""
+    ignorable = sum(one.type in compatibility.IGNORABLE for one in contents)
+    if not ignorable:
+        return given
+    if ignorable < len(contents):
+        raise ValueError("events that may be ignored are appended by themselves")
+    return replace(given, ignorable=True)
 
 
 def plan(batch: Sequence[Pending], head: Head, versions: dict[str, int]) -> Plan:

@@ -286,6 +286,7 @@ AnyEvent = (
     | ContentErased
 )
 
+
 ReplyEnded = ReplyCompleted | ReplyFailed | ReplyCancelled | ReplyInterrupted
 
 # The current shape of each type. session_created is at 2: version 1 kept its timeout in hours.

@@ -11,7 +11,12 @@ import msgspec
 
 from events.catalogue import SCHEMA_VERSIONS, AnyEvent, Event
 from events.errors import UnknownEvent
+from events.record import Metadata
 from events.upcasters import upcast
+
+
+class IgnoredEvent(Event, frozen=True, tag="ignored"):
+    """Stands for an event of a newer program that says of itself that others may pass over it. Never recorded."""
 
 
 def _types() -> dict[str, type[Event]]:
@@ -47,6 +52,35 @@ def decode(event_type: str, schema_version: int, data: bytes | str) -> Event:
         return msgspec.convert(fields, TYPES[event_type])
     event: Event = _decoders[event_type].decode(data)
     return event
+
+
+def decode_recorded(event_type: str, schema_version: int, data: bytes | str | None, metadata: Metadata) -> Event | None:
+    """As `decode`, of an event in the log: None once its content is erased, IgnoredEvent where its metadata allows to
+    pass over it.
+    """
+    if data is None:
+        return None
+    try:
+        return decode(event_type, schema_version, data)
+    except UnknownEvent:
+        if metadata.ignorable:
+            return IgnoredEvent()
+        raise
+
+
+def is_known(event_type: str, schema_version: int) -> bool:
+    """Whether this program can read events of this type and schema version."""
+    return schema_version <= SCHEMA_VERSIONS.get(event_type, 0)
+
+
+def is_readable(event_type: str, schema_version: int, metadata: str) -> bool:
+    """Whether this program can read such an event, or may pass over it. `metadata` is as stored."""
+    if is_known(event_type, schema_version):
+        return True
+    try:
+        return msgspec.json.decode(metadata, type=Metadata).ignorable
+    except (msgspec.DecodeError, UnicodeError):
+        return False
 
 
 def check(event_type: str, data: bytes) -> None:

@@ -28,6 +28,10 @@ class LogStopped(LogUnavailable):
     """A file of the log is damaged or was removed: nothing is recorded until the service is restarted."""
 
 
+class NodesOutdated(LogUnavailable):
+    """Another process over this log cannot read what would be recorded: says which; nothing was recorded."""
+
+
 class LogBusy(LogUnavailable):
     """Too many appends wait already; nothing was recorded."""
 
@@ -56,7 +60,9 @@ class UnknownEvent(LogError):
     """The log holds an event that this program does not know: it was written by a newer version."""
 
     def __init__(self, event_type: str, schema_version: int) -> None:
-        super().__init__(f"event type {event_type!r} with schema version {schema_version} is newer than this program")
+        super().__init__(
+            f"this program does not know event type {event_type!r} with schema version {schema_version}: update it"
+        )
         self.event_type = event_type
         self.schema_version = schema_version
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from events.compatibility import OtherNodes
 from events.errors import LogUnusable
 from events.log import EventLog
 from events.options import LogOptions
@@ -17,7 +18,7 @@ def now_us() -> int:
     return time.time_ns() // 1000
 
 
-async def open_log(
+async def open_log(  # noqa: PLR0913  each has a default that suits
     place: Path | str,
     options: LogOptions | None = None,
     *,
@@ -25,16 +26,27 @@ async def open_log(
     clock: Callable[[], int] = now_us,
     observe: LogObserver | None = None,
     wakeups: Wakeups | None = None,
+    other_nodes: OtherNodes | None = None,
+    program: str = "unknown",
 ) -> EventLog:
     """The log in `place`, a path or a PostgreSQL URL, made if missing; with `read_only` nothing is written.
 
-    `wakeups` are for processes of one machine that append to one file.
+    `wakeups` and `other_nodes` are for processes of one machine that append to one file. `program` is the version of
+    this program, by which other nodes of a log in PostgreSQL know it.
     Raises LogUnusable, which says what to do about it.
     """
     if isinstance(place, Path):
-        return await SqliteLog.open(place, options, read_only=read_only, clock=clock, observe=observe, wakeups=wakeups)
+        return await SqliteLog.open(
+            place,
+            options,
+            read_only=read_only,
+            clock=clock,
+            observe=observe,
+            wakeups=wakeups,
+            other_nodes=other_nodes,
+        )
     try:
         from events.postgres import PostgresLog  # noqa: PLC0415  asyncpg is optional
     except ImportError as error:
         raise LogUnusable("a log in PostgreSQL needs asyncpg: pip install 'chatbot-backend[postgres]'") from error
-    return await PostgresLog.open(place, options, read_only=read_only, clock=clock, observe=observe)
+    return await PostgresLog.open(place, options, read_only=read_only, clock=clock, observe=observe, program=program)

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import TypeVar
 
 import asyncpg
@@ -16,10 +17,12 @@ import asyncpg
 from events.batch import Origin, prepare
 from events.catalogue import EXPLAINS_ERASURE, Event
 from events.codec import event_type
+from events.compatibility import EventTypeGate, NodeVersion, name_of_process, own_version
 from events.errors import LogUnavailable, LogUnusable
 from events.options import LogOptions
 from events.postgres_connection import FAILURES, Place, explain, is_passing, pauses
 from events.postgres_head import HeadWatch, server_process
+from events.postgres_nodes import NodeRegistry
 from events.postgres_readers import (
     PostgresReaders,
     all_events,
@@ -57,20 +60,24 @@ class PostgresLog:
         place: Place,
         sources: tuple[Callable[[], int], Callable[[int], bytes]],
         observe: LogObserver,
-        *,
-        read_only: bool = False,
+        version: NodeVersion | None,
     ) -> None:
         self._place = place
         self._clock, self._random_bytes = sources
         self._readers = PostgresReaders(place)
-        self._head = HeadWatch(place, listens=not read_only)
-        self._vacuum = Vacuum(place, observe.erasure_waits)
+        self._head = HeadWatch(place, listens=version is not None)
+        self._vacuum = Vacuum(place, partial(observe.warned, "erasure_waits"))
+        self._registry: NodeRegistry | None = None
+        self._gate: EventTypeGate | None = None
+        if version is not None:
+            self._registry = NodeRegistry(self._readers, version)
+            self._gate = EventTypeGate(self._registry, partial(observe.warned, "nodes_outdated"))
         self._store = PostgresStore(place, self._head, self._vacuum)
         self._writer: BatchWriter | None = None
         self._closed: asyncio.Task[None] | None = None
 
     @classmethod
-    async def open(
+    async def open(  # noqa: PLR0913  each has a default that suits
         cls,
         url: str,
         options: LogOptions | None = None,
@@ -79,16 +86,19 @@ class PostgresLog:
         clock: Callable[[], int] = now_us,
         random_bytes: Callable[[int], bytes] = os.urandom,
         observe: LogObserver | None = None,
+        program: str = "unknown",
     ) -> "PostgresLog":
         """Open the log in the database (and schema) that `url` names; its table is made if missing.
 
         A server that is just starting is waited for, `busy_timeout_s` at most. With `read_only` nothing is written;
         `head` is then the end of the log at this moment. `clock` gives microseconds, UTC; `random_bytes` the salts.
+        `program` is the version of this program, for other nodes.
         Raises LogUnusable, which says what to do about it.
         """
         place = Place(url, options or LogOptions(), read_only=read_only)
         observe = observe or NoObserver()
-        log = cls(place, (clock, random_bytes), observe, read_only=read_only)
+        version = None if read_only else own_version(name_of_process(), program)
+        log = cls(place, (clock, random_bytes), observe, version)
         try:
             await log._begin(observe, read_only=read_only)
         except BaseException as error:
@@ -225,14 +235,17 @@ class PostgresLog:
             await self._head.close("the log was opened for reading only")
         else:
             self._head.watch()
+            if self._registry is not None:
+                self._registry.start()
             self._writer = BatchWriter(self._store, self._place.options, observe)
 
     async def _prepare(self, *, read_only: bool) -> None:
         """Raises FAILURES, LogUnusable."""
         connection = await self._place.connect()
         try:
-            if not read_only:
+            if self._registry is not None:
                 await create(connection, self._place.label)
+                await self._registry.register(connection)
             elif await check_format(connection, self._place.label):
                 raise LogUnusable(f"database {self._place.label} holds no log: nothing was recorded in it")
             await self._head.open()
@@ -267,12 +280,16 @@ class PostgresLog:
         writer = self._writing()
         if "\0" in origin.stream_id:
             raise ValueError("a stream's name cannot hold a NUL")
+        if self._gate is not None:
+            await self._gate.admit(events)
         return await writer.submit(prepare(events, origin, self._random_bytes))
 
     async def _release(self) -> None:
         if self._writer is not None:
             await self._writer.close()
         await self._vacuum.close()
+        if self._registry is not None:
+            await self._registry.close()
         await self._readers.close()
         await self._head.close("the log is closed")
         await self._store.close()

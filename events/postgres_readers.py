@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import asyncpg
 
-from events.codec import decode
+from events.codec import decode_recorded
 from events.errors import LogBusy, LogUnavailable
 from events.postgres_connection import ANSWER_S, FAILURES, Place, explain, farewell, is_damage, is_passing, pauses
 from events.postgres_schema import COLUMNS
@@ -193,8 +193,8 @@ async def _page(
 def recorded(row: Sequence[Any]) -> RecordedEvent:
     """A row of `_EVENT` columns, decoded. Raises UnknownEvent or ValueError as events.codec does."""
     position, stream_id, version, kind, schema_version, recorded_at_us, metadata, data = row
-    event = None if data is None else decode(kind, schema_version, data)
     told = decode_metadata(metadata)
+    event = decode_recorded(kind, schema_version, data, told)
     return RecordedEvent(position, stream_id, version, kind, schema_version, recorded_at_us, told, event)
 
 

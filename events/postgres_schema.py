@@ -62,6 +62,15 @@ BEGIN
 END $$
 """
 
+# Not part of the log: which processes serve it, see events/postgres_nodes.py.
+NODES = """
+CREATE TABLE {schema}.events_nodes (
+    id      uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    version text NOT NULL, -- JSON: name, version of the program, what it can read
+    seen_at timestamptz NOT NULL DEFAULT now()
+)
+"""
+
 REFUSE_DELETE = """
 CREATE OR REPLACE FUNCTION {schema}.events_refuse_delete() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -103,7 +112,9 @@ _BODY = "SELECT prosrc FROM pg_proc WHERE oid = to_regproc($1)"
 _PRIVILEGES = """
 SELECT quote_ident(current_user), array(
            SELECT privilege FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE']) AS privilege
-            WHERE NOT has_table_privilege('events', privilege)),
+            WHERE NOT has_table_privilege('events', privilege)), array(
+           SELECT privilege FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege
+            WHERE NOT has_table_privilege(to_regclass('events_nodes'), privilege)),
        pg_has_role(relowner, 'USAGE') OR (
            SELECT pg_has_role(datdba, 'USAGE') FROM pg_database WHERE datname = current_database())
   FROM pg_class WHERE oid = 'events'::regclass
@@ -113,19 +124,25 @@ MAINTAIN_SINCE = 17
 
 
 async def check_privileges(connection: asyncpg.Connection, label: str) -> None:
-    """Raises LogUnusable for a role that may not append to the log, erase content or VACUUM it."""
-    role, missing, may_vacuum = await connection.fetchrow(_PRIVILEGES)
-    if missing:
-        raise LogUnusable(
-            f"database {label}: the role {role} may not use the table events: GRANT {', '.join(missing)} ON events TO"
-            f" {role}, or ALTER TABLE events OWNER TO {role}"
-        )
+    """Raises LogUnusable for a role that may not append to the log, erase content, VACUUM it or register as a node."""
+    role, of_log, of_nodes, may_vacuum = await connection.fetchrow(_PRIVILEGES)
     can_grant = connection.get_server_version().major >= MAINTAIN_SINCE
-    if not may_vacuum and not (can_grant and await connection.fetchval(_MAINTAIN)):
-        grant = f"GRANT MAINTAIN ON events TO {role}, or " if can_grant else ""
+    if not may_vacuum and can_grant:
+        may_vacuum = await connection.fetchval(_MAINTAIN)
+    statements = []
+    if not may_vacuum:
+        grant = f"GRANT SELECT, INSERT, UPDATE, MAINTAIN ON events TO {role}, or " if can_grant else ""
+        statements.append(f"{grant}ALTER TABLE events OWNER TO {role}")
+    elif of_log:
+        statements.append(f"GRANT {', '.join(of_log)} ON events TO {role}")
+    if of_nodes:
+        statements.append(f"GRANT {', '.join(of_nodes)} ON events_nodes TO {role}")
+    if statements:
+        reason = (
+            "" if may_vacuum else ". It may not VACUUM the table events, so that deleted texts would stay in its pages"
+        )
         raise LogUnusable(
-            f"database {label}: the role {role} does not own the table events and may not VACUUM it, so that deleted"
-            f" texts would stay in its pages: {grant}ALTER TABLE events OWNER TO {role}"
+            f"database {label}: the role {role} lacks privileges{reason}. Run as the owner: {'; '.join(statements)}"
         )
 
 
@@ -170,6 +187,8 @@ async def create(connection: asyncpg.Connection, label: str) -> None:
         else:
             await check_privileges(connection, label)
         await _make_routines(connection, schema)
+        if not await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", f"{schema}.events_nodes"):
+            await connection.execute(NODES.format(schema=schema))
         if is_new:
             await connection.execute(TRIGGERS)
             await connection.execute(f"COMMENT ON TABLE events IS '{MARK}{FORMAT}'")

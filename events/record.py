@@ -13,6 +13,7 @@ class Metadata(Struct, frozen=True, omit_defaults=True):
 
     `actor` is the name of the API key that asked; `request_id` is the answer's X-Request-ID; `cause` names what
     made the service act by itself (`expiry`, `recovery`, `shutdown`, `retention`), or an operator's `erasure`.
+    `ignorable`: a program that does not know the event's type may pass over it (events/compatibility.py).
     `imported` is the place that an event was copied from, `<origin>:<position>` of another log.
     """
 
@@ -20,6 +21,7 @@ class Metadata(Struct, frozen=True, omit_defaults=True):
     request_id: str | None = None
     cause: str | None = None
     imported: str | None = None
+    ignorable: bool = False
 
 
 class RecordedEvent(Struct, frozen=True, gc=False):

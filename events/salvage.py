@@ -19,9 +19,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from events.catalogue import SCHEMA_VERSIONS
 from events.chain import GENESIS
-from events.codec import decode
+from events.codec import decode, is_known, is_readable
 from events.errors import LogUnusable
 from events.leaves import Leaves
 from events.record import StoredRow, stored_row
@@ -161,13 +160,13 @@ def _fits(row: StoredRow, before: StoredRow | None) -> bool:
 def _unservable(row: StoredRow) -> str | None:
     """Why this program could not read the event back, undamaged as it may be."""
     try:
-        if SCHEMA_VERSIONS.get(row.type, 0) < row.schema_version:
+        if not is_readable(row.type, row.schema_version, row.metadata):
             return "its type is damaged, or newer than this program"
         row.stream_id.encode()
         msgspec.json.decode(row.metadata, type=dict)
         if not (0 < row.version <= _INTEGER_MAX and 0 <= row.recorded_at_us <= _INTEGER_MAX):
             return "a number is beyond what a log holds"
-        if row.data is not None:
+        if row.data is not None and is_known(row.type, row.schema_version):
             decode(row.type, row.schema_version, row.data)
     except Exception as error:  # noqa: BLE001  whatever a decoder says of damaged text
         return f"it cannot be read: {error}"

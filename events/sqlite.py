@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +16,7 @@ from events.batch import Origin
 from events.catalogue import EXPLAINS_ERASURE, Event
 from events.chain import GENESIS
 from events.codec import event_type
+from events.compatibility import EventTypeGate, OtherNodes
 from events.errors import LogStopped, LogUnavailable, LogUnusable
 from events.live_head import LiveHead
 from events.lock import database_file
@@ -62,6 +64,7 @@ class SqliteLog:
         self._write_side = write_side
         self._shared = None if wakeups is None or write_side is None else SharedHead(live, readers, wakeups)
         self._closed: asyncio.Task[None] | None = None
+        self._gate: EventTypeGate | None = None
 
     @classmethod
     async def open(  # noqa: PLR0913  each has a default that suits
@@ -74,13 +77,14 @@ class SqliteLog:
         random_bytes: Callable[[int], bytes] | None = None,
         observe: LogObserver | None = None,
         wakeups: Wakeups | None = None,
+        other_nodes: OtherNodes | None = None,
     ) -> "SqliteLog":
         """Open the log in `path`, created if missing.
 
         With `read_only` no event and no lock is written, so that offline commands work beside a running server and
         on a read-only copy; `head` is then the end of the log at this moment. `clock` gives microseconds, UTC;
         `random_bytes` the salts, absent: the system. With `wakeups` other processes append to the file, too, all of
-        them through such a log.
+        them through such a log; `other_nodes` knows what those can read.
         Raises LogUnusable (of which LogInUse is one), which says what to do about it.
         """
         options = options or LogOptions()
@@ -99,6 +103,8 @@ class SqliteLog:
                 raise LogUnusable(explain(error, database) or f"database {database}: {error}") from error
             raise
         log = cls(readers, live, side, wakeups)
+        if other_nodes is not None:
+            log._gate = EventTypeGate(other_nodes, partial((observe or NoObserver()).warned, "nodes_outdated"))
         if log._shared is not None:
             log._shared.start()
         return log
@@ -124,6 +130,8 @@ class SqliteLog:
     ) -> tuple[RecordedEvent, ...]:
         """As EventLog.append. Raises ValueError for text that is no Unicode or more events than a batch may hold."""
         side = self._writing()
+        if self._gate is not None:
+            await self._gate.admit(events)
         return await side.record(events, Origin(stream_id, expected_version, metadata, side.clock()))
 
     async def erase(
@@ -136,6 +144,8 @@ class SqliteLog:
         if event_type(event) not in EXPLAINS_ERASURE:
             raise ValueError(f"{event_type(event)} does not explain why content is gone")
         side = self._writing()
+        if self._gate is not None:
+            await self._gate.admit([event])
         recorded = await side.record([event], Origin(stream_id, expected_version, metadata, side.clock(), erases=True))
         await side.erased()
         return recorded

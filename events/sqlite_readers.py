@@ -8,7 +8,7 @@ from itertools import starmap
 from pathlib import Path
 from typing import Any, TypeVar
 
-from events.codec import decode
+from events.codec import decode_recorded
 from events.errors import LogUnavailable
 from events.options import LogOptions
 from events.record import Outline, RawColumns, RecordedEvent, StoredRow, decode_metadata, stored_row
@@ -264,6 +264,7 @@ def _is_long(values: tuple[Any, ...]) -> bool:
 def recorded(row: tuple[Any, ...]) -> RecordedEvent:
     """A row of `_EVENT` columns, decoded. Raises UnknownEvent or ValueError as events.codec does."""
     position, stream_id, version, event_type, schema_version, recorded_at_us, metadata, data = row
+    told = decode_metadata(metadata)
     return RecordedEvent(
         position=position,
         stream_id=stream_id,
@@ -271,6 +272,6 @@ def recorded(row: tuple[Any, ...]) -> RecordedEvent:
         type=event_type,
         schema_version=schema_version,
         recorded_at_us=recorded_at_us,
-        metadata=decode_metadata(metadata),
-        event=None if data is None else decode(event_type, schema_version, data),
+        metadata=told,
+        event=decode_recorded(event_type, schema_version, data, told),
     )

@@ -7,8 +7,8 @@ chain of the newest rows, where torn writes and lost write-ahead logs show, and 
 
 from pathlib import Path
 
-from events.catalogue import SCHEMA_VERSIONS
 from events.chain import GENESIS
+from events.codec import is_readable
 from events.errors import LogDamaged, LogUnavailable, LogUnusable, UnknownEvent
 from events.log import EventLog
 from events.record import StoredRow
@@ -31,9 +31,7 @@ async def check_tail(log: EventLog, place: Path | str) -> None:
             raise LogUnusable(str(error)) from error
         raise LogDamaged(place, "SQLite finds its pages damaged" if isinstance(place, Path) else str(error)) from error
     except UnknownEvent as error:
-        raise LogUnusable(
-            f"database {place} was written by a newer version of this program ({error}): update the program"
-        ) from error
+        raise LogUnusable(f"database {place} was written by a newer version of this program ({error})") from error
     if reason is not None:
         raise LogDamaged(place, reason)
 
@@ -72,7 +70,7 @@ async def _walk(log: EventLog, after: int, last: int, *, probing: bool) -> str |
 def _row_fault(row: StoredRow, position: int, digest: bytes) -> str | None:
     if row.position != position:
         return f"no event is at position {position}"
-    if row.type not in SCHEMA_VERSIONS or row.schema_version > SCHEMA_VERSIONS[row.type]:
+    if not is_readable(row.type, row.schema_version, row.metadata):
         raise UnknownEvent(row.type, row.schema_version)
     fault = check_row(digest, row)
     return fault and f"at position {position}: {fault}"

@@ -34,8 +34,10 @@ class LogObserver(Protocol):
     def failed(self, error: Exception) -> None:
         """Something happened in the writer that no store should let happen; a fault of ours."""
 
-    def erasure_waits(self, reason: str) -> None:
-        """Erased content cannot leave the store's pages for now. Told once for each reason."""
+    def warned(self, subject: str, reason: str) -> None:
+        """An operator should know, once for each reason. `erasure_waits`: erased content cannot leave the store's pages
+        for now. `nodes_outdated`: events were refused, as another process over the log cannot read them.
+        """
 
     def files_lost(self, reason: str) -> None:
         """A file of the log was deleted or replaced while it was open."""
@@ -50,7 +52,7 @@ class NoObserver:
 
     def failed(self, error: Exception) -> None: ...
 
-    def erasure_waits(self, reason: str) -> None: ...
+    def warned(self, subject: str, reason: str) -> None: ...
 
     def files_lost(self, reason: str) -> None: ...
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from events.errors import LogUnavailable
+from events.errors import LogUnavailable, UnknownEvent
 from events.log import EventLog
 from projections.beside import fold_beside
 from projections.checkpoint import checkpoint_at
@@ -85,6 +85,11 @@ class ProjectionRunner:
     def rebuilding(self) -> bool:
         """Whether the projections are still behind the head as it was when their file was opened or replaced."""
         return self._unfit is not None or self.position < self._target
+
+    @property
+    def unknown_event(self) -> UnknownEvent | None:
+        """What stopped the runner, where that is an event of a newer program: this one must be updated."""
+        return self.failure if isinstance(self.failure, UnknownEvent) else None
 
     async def start(self) -> None:
         """Open the file and begin to follow; returns before it has caught up.

@@ -27,7 +27,9 @@ async def health(request: web.Request) -> web.Response:
     connected = await log_answers(services)
     model = services.health.newest
     working: Literal["healthy", "degraded"] = "degraded"
-    if model.available and await can_read(services) and await request.app[RECORDING].works():
+    unknown = services.runner.unknown_event
+    works = unknown is None and await can_read(services) and await request.app[RECORDING].works()
+    if model.available and works:
         working = "healthy"
     view = HealthView(
         status=working if connected else "unhealthy",
@@ -36,6 +38,7 @@ async def health(request: web.Request) -> web.Response:
         database_connected=connected,
         version=services.version,
         provider=services.provider.name,
+        detail=None if unknown is None else str(unknown),
     )
     return json_answer(view, status=200 if connected else 503)
 
@@ -75,6 +78,7 @@ async def _look(services: Services) -> None:
     """Set what is not counted as it happens."""
     services.metrics.sessions(await _counts(services))
     services.metrics.projection_lag(services.runner.lag, await _lag_s(services))
+    services.metrics.outdated(is_outdated=services.runner.unknown_event is not None)
     services.metrics.erasure_pending(pending=services.log.erasure_pending or services.erasures.pending > 0)
     if services.log_writer is not None:
         services.metrics.log_lines_dropped(services.log_writer.dropped)
@@ -118,7 +122,7 @@ async def _lag_s(services: Services) -> float:
     """How long the oldest event that is not folded has been in the log."""
     if services.runner.lag == 0:
         return 0.0
-    waiting = await services.log.read_all(after=services.runner.position, limit=1)
+    waiting = await services.log.rows(after=services.runner.position, limit=1)  # undecoded: it may be a newer program's
     return max(0.0, (services.clock() - waiting[0].recorded_at_us) / 1e6) if waiting else 0.0
 
 

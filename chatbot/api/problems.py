@@ -8,7 +8,7 @@ from aiohttp import web
 from chatbot.api.bodies import BodyFault
 from chatbot.llm.errors import LlmError, LlmOverloaded
 from chatbot.sessions import errors
-from events.errors import LogStopped, LogUnavailable, OutcomeUnknown
+from events.errors import LogStopped, LogUnavailable, NodesOutdated, OutcomeUnknown, UnknownEvent
 from projections.errors import ProjectionError
 
 RETRY_AFTER_S = 1
@@ -31,6 +31,8 @@ STATUSES: dict[type[Exception], tuple[int, str, str]] = {
     errors.Draining: (503, "draining", "Shutting down"),
     LlmOverloaded: (503, "overloaded", "Overloaded"),
     OutcomeUnknown: (503, "outcome-unknown", "Perhaps recorded"),
+    NodesOutdated: (503, "other-node-outdated", "Another node must be updated"),
+    UnknownEvent: (503, "node-outdated", "This node must be updated"),
     LogStopped: (503, "log-unavailable", "Cannot record just now"),
     LogUnavailable: (503, "log-unavailable", "Cannot record just now"),
     ProjectionError: (503, "projections-unavailable", "Cannot read just now"),
@@ -42,6 +44,8 @@ DETAILS: dict[type[Exception], str] = {
     " or try again with the same Idempotency-Key",
     LogStopped: "nothing can be recorded until the service is restarted, because a file of its log is damaged or was"
     " removed; nothing was changed; try again after that",
+    NodesOutdated: "another node of this service cannot read yet what this would record; nothing was changed; the"
+    " log of this node says which one to update; try again after that",
     LogUnavailable: "nothing can be recorded just now, and nothing was changed; try again in a moment",
     ProjectionError: "the projections cannot be read just now; try again in a moment",
 }
@@ -82,6 +86,8 @@ def problem_of(error: Exception) -> Problem | None:
         return Problem(error.status, error.kind, error.title, error.sentence, **extra)
     if isinstance(error, web.HTTPException):
         return _http_problem(error)
+    if isinstance(error, ProjectionError) and isinstance(error.__cause__, UnknownEvent):
+        error = error.__cause__  # why the projections stopped
     for known in type(error).__mro__:
         if known in STATUSES:
             status, kind, title = STATUSES[known]

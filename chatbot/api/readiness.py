@@ -20,6 +20,7 @@ REASONS = {
     "draining": "the service is shutting down",
     "rebuilding": "the projections are being made from the log",
     "failed": "the projections have stopped; the logs say why (projections.failed)",
+    "outdated": "the log holds an event of a newer version of this program: update it; /api/health names the type",
     "damaged": "a file of the log is damaged or was removed; nothing is recorded until the service is restarted",
     "unreadable": "what was recorded last cannot be read just now; the logs say why",
     "unwritable": "nothing can be recorded just now; the logs say why (log.refused)",
@@ -57,7 +58,7 @@ async def state_of(services: Services, recording: Recording) -> str:
     if services.log.damage is not None:
         return "damaged"
     if state == READY and services.runner.failure is not None:
-        return "failed"
+        return "failed" if services.runner.unknown_event is None else "outdated"
     if state == READY and services.runner.rebuilding:
         return "rebuilding"
     if state != READY:

@@ -55,7 +55,9 @@ class LivenessView(Struct, frozen=True):
 class ReadinessView(Struct, frozen=True, omit_defaults=True):
     """`reason` says why it is not ready."""
 
-    status: Literal["ready", "starting", "rebuilding", "failed", "damaged", "unreadable", "unwritable", "draining"]
+    status: Literal[
+        "ready", "starting", "rebuilding", "failed", "outdated", "damaged", "unreadable", "unwritable", "draining"
+    ]
     reason: str | None = None
 
 

@@ -98,6 +98,7 @@ class HealthView(Struct, frozen=True):
     database_connected: bool
     version: str
     provider: str
+    detail: str | None = None
 
 
 class UsageRow(Struct, frozen=True, omit_defaults=True):

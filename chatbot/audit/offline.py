@@ -12,6 +12,7 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import asdict
 
+from chatbot import __version__
 from chatbot.audit.desk import Progress
 from chatbot.config.settings import Settings
 from chatbot.llm.errors import LlmUnavailable
@@ -84,7 +85,7 @@ async def offline(settings: Settings) -> AsyncIterator[Offline]:
     wanted = asdict(database)
     options = LogOptions(**{name: wanted[name] for name in LogOptions.__struct_fields__})
     async with AsyncExitStack() as stack:
-        log = await open_log(database.place, options, observe=LogWatch(metrics, logger))
+        log = await open_log(database.place, options, observe=LogWatch(metrics, logger), program=__version__)
         stack.push_async_callback(log.close)
         # Beside the nodes of a shared log: projections of its own, for the file in the settings may be a node's.
         own = Path(stack.enter_context(TemporaryDirectory(prefix="chatbot-"))) if log.is_shared else None

@@ -8,8 +8,8 @@ from chatbot.nodes.watch import Watch
 from chatbot.sessions.ports import Ports
 from chatbot.sessions.supervisor import Supervisor
 from events.catalogue import EXPLAINS_ERASURE
-from events.errors import LogError, LogUnavailable
-from events.record import Outline
+from events.errors import LogError, LogUnavailable, UnknownEvent
+from events.record import Outline, RecordedEvent
 
 PAGE = 1_000  # outlines read at once
 GATHER_S = 0.003  # between two reads: at once after a pause, and under load many commits in one, our own among them
@@ -51,16 +51,34 @@ class Tail:
         for one in page:
             self._supervisor.hear(one.stream_id, one.version)
             self._watch.hear(one)
-        wanted = [one.position for one in page if self._is_read(one)]
+        wanted = [one for one in page if self._is_read(one)]
         if not wanted:
             return
-        found = await self._ports.log.read_at(wanted)
-        if len(found) < len(wanted):
-            raise LogUnavailable("the log has not got what it had told of")
-        for position in wanted:
-            recorded = found[position]
+        found = await self._read([one.position for one in wanted])
+        for one in wanted:
+            recorded = found.get(one.position)
+            if recorded is None:  # readers find it in the log, and are told that this node does not know it
+                if channel := self._ports.feeds.of(one.stream_id):
+                    channel.reach(one.version)
+                continue
             self._ports.feeds.publish(recorded.stream_id, (recorded,))
             self._mirrors.hear(recorded)
+
+    async def _read(self, positions: Sequence[int]) -> dict[int, RecordedEvent]:
+        """Without events that this program does not know: they must not hold up whoever reads other sessions."""
+        found: dict[int, RecordedEvent] = {}
+        unknown = 0
+        try:
+            found = await self._ports.log.read_at(positions)
+        except UnknownEvent:
+            for position in positions:
+                try:
+                    found |= await self._ports.log.read_at([position])
+                except UnknownEvent:
+                    unknown += 1
+        if len(found) + unknown < len(positions):
+            raise LogUnavailable("the log has not got what it had told of")
+        return found
 
     def _is_read(self, one: Outline) -> bool:
         """Whether somebody here needs it: a reader that does not have it from an actor yet, or a mirror."""

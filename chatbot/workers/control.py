@@ -4,9 +4,13 @@ is gone.
 
 import asyncio
 import socket
+from collections.abc import Sequence
 
 import msgspec
 from msgspec import Struct
+
+from chatbot import __version__
+from events.compatibility import NodeVersion, decode_version, encode_version, name_of_process, own_version
 
 LINE_MAX = 2**20  # bytes: the addresses of 256 workers are a few dozen KiB
 BEHIND_MAX = 2**16  # bytes that a worker may leave unread; it is told nothing more until it has read them
@@ -20,13 +24,17 @@ class Order(Struct, frozen=True, omit_defaults=True):
     drain: bool = False
     retire: bool = False
     siblings: Siblings | None = None
+    versions: tuple[str, ...] = ()  # what each of them reads, as it reported: see events.compatibility.NodeVersion
     restarts: int = 0  # of workers that ended by themselves
 
 
 class Report(Struct, frozen=True):
-    """From a worker: it serves. `ready` is its node's name, for its siblings; empty while it has none."""
+    """From a worker: it serves. `ready` is its node's name, for its siblings; empty while it has none. `version` is
+    what it reads; a master of another version passes it on as it is.
+    """
 
     ready: str
+    version: str = ""
 
 
 async def open_channel(end: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -48,6 +56,7 @@ class Control:
         self.retire = asyncio.Event()
         self.siblings: Siblings = {}  # this worker, too
         self.restarts = 0
+        self._versions: tuple[str, ...] = ()
         self._end = socket.socket(fileno=descriptor)
         self._writer: asyncio.StreamWriter | None = None
 
@@ -65,6 +74,7 @@ class Control:
     def _take(self, order: Order) -> None:
         if order.siblings is not None:
             self.siblings, self.restarts = order.siblings, order.restarts
+            self._versions = order.versions
         if order.retire:
             self.retire.set()
         if order.drain:
@@ -73,7 +83,13 @@ class Control:
     def ready(self, node: str) -> None:
         """Tell the master that this worker serves. Only once `run` has begun."""
         if self._writer is not None:
-            send(self._writer, Report(node))
+            send(self._writer, Report(node, encode_version(own_version(name_of_process(), __version__))))
+
+    async def versions(self) -> Sequence[NodeVersion] | None:
+        """As events.compatibility.OtherNodes. Not known before the master has told, or where it is of version 0.4."""
+        if not self.siblings or len(self._versions) < len(self.siblings) or not all(self._versions):
+            return None
+        return [decode_version(version) for version in self._versions]
 
 
 async def _line(reader: asyncio.StreamReader) -> bytes:

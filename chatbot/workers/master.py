@@ -146,9 +146,11 @@ class Master:
         self._moved.set()
 
     def _tell_siblings(self) -> None:
-        serving = {slot: worker.node for slot, worker in self._workers.items() if worker.ready.is_set()}
+        ready = {slot: worker for slot, worker in self._workers.items() if worker.ready.is_set()}
+        serving = {slot: worker.node for slot, worker in ready.items()}
+        versions = tuple(worker.version for worker in ready.values())
         for worker in self._workers.values():
-            worker.tell(Order(siblings=serving, restarts=self._restarts))
+            worker.tell(Order(siblings=serving, versions=versions, restarts=self._restarts))
 
     def _give_up(self, code: int) -> None:
         self._code = code if code > 0 else 1

@@ -14,7 +14,7 @@ from chatbot.workers.inheritance import Inheritance
 
 
 class WorkerProcess:
-    """Made by `start`. `is_leaving` once it is meant to end; `node` is what it has reported."""
+    """Made by `start`. `is_leaving` once it is meant to end; `node` and `version` are what it has reported."""
 
     def __init__(self, slot: int, process: asyncio.subprocess.Process, logger: structlog.stdlib.BoundLogger) -> None:
         self.slot = slot
@@ -22,6 +22,7 @@ class WorkerProcess:
         self.started_s = time.monotonic()
         self.is_leaving = False
         self.node = ""
+        self.version = ""
         self.ready = asyncio.Event()
         self._process = process
         self._logger = logger
@@ -67,7 +68,8 @@ class WorkerProcess:
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         try:
             while line := await reader.readline():
-                self.node = msgspec.json.decode(line, type=Report).ready
+                report = msgspec.json.decode(line, type=Report)
+                self.node, self.version = report.ready, report.version
                 self.ready.set()
         except (ConnectionError, ValueError, msgspec.DecodeError) as error:
             self._logger.warning("worker.unheard", worker=self.slot, reason=str(error))

@@ -28,8 +28,8 @@ class Counts:
     def refused(self, reason: str) -> None:
         self.reasons.append(reason)
 
-    def erasure_waits(self, reason: str) -> None:
-        raise AssertionError(reason)
+    def warned(self, subject: str, reason: str) -> None:
+        raise AssertionError((subject, reason))
 
     def failed(self, error: Exception) -> None:
         self.reasons.append(repr(error))

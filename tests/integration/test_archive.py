@@ -373,7 +373,7 @@ async def test_events_of_a_newer_program_are_refused(
     lines = [json.loads(line) for line in (await exported(source, session="bobs")).splitlines()[:-1]]
     change(lines, 2, type=kind, schema_version=schema_version, position=lines[1]["position"] + 50)
     change(lines, 0, position=10**6)
-    with pytest.raises(ArchiveFault, match="newer than this program: update the program"):
+    with pytest.raises(ArchiveFault, match=r"does not know event type .*: update it"):
         await take(sealed(lines[:3]), tmp_path / "new.db")
 
 

@@ -119,7 +119,7 @@ async def test_events_of_a_newer_program_stop_the_start_though_the_projections_h
     alter(path, f"type = '{kind}', schema_version = {schema_version}", 3)
     refused = await asyncio.to_thread(command, tmp_path)
     assert refused.returncode == 3
-    for part in (kind, str(schema_version), "newer version of this program", "update the program"):
+    for part in (kind, str(schema_version), "newer version of this program", "update it"):
         assert part in refusal(refused)
     assert "server.listening" not in refused.stderr
 

@@ -4,12 +4,10 @@ import pytest
 import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
+from chatbot import metric_buckets
 from chatbot.metrics import (
     CHOSEN_MODELS_MAX,
-    FIRST_TOKEN_BUCKETS,
     MODELS_MAX,
-    PER_TOKEN_BUCKETS,
-    REPLY_BUCKETS,
     Metrics,
 )
 from chatbot.observers import LogWatch, ProjectionWatch, SessionWatch
@@ -184,10 +182,10 @@ def test_a_request_is_counted_by_route_method_and_status() -> None:
 
 
 def test_the_buckets_are_those_that_opentelemetry_advises_for_models() -> None:
-    assert tuple(0.01 * 2**power for power in range(14)) == REPLY_BUCKETS
-    assert FIRST_TOKEN_BUCKETS[:4] == (0.001, 0.005, 0.01, 0.02)
-    assert FIRST_TOKEN_BUCKETS[-4:] == (2.5, 5.0, 7.5, 10.0)
-    assert PER_TOKEN_BUCKETS == (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
+    assert tuple(0.01 * 2**power for power in range(14)) == metric_buckets.REPLY
+    assert metric_buckets.FIRST_TOKEN[:4] == (0.001, 0.005, 0.01, 0.02)
+    assert metric_buckets.FIRST_TOKEN[-4:] == (2.5, 5.0, 7.5, 10.0)
+    assert metric_buckets.PER_TOKEN == (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 
 
 @pytest.mark.parametrize(

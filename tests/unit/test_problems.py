@@ -47,7 +47,8 @@ EXPECTED: dict[type[Exception], int] = {
     log.LogDamaged: 500,
     log.OutcomeUnknown: 503,
     log.MigrationRefused: 500,
-    log.UnknownEvent: 500,
+    log.NodesOutdated: 503,
+    log.UnknownEvent: 503,
     llm.LlmError: 502,
     llm.LlmFailed: 502,
     llm.LlmUnavailable: 503,
@@ -151,7 +152,7 @@ def test_what_nobody_foresaw_is_no_known_problem(error: Exception) -> None:
     assert "PRIVATE" not in json.dumps(answer(internal_error())[1])
 
 
-@pytest.mark.parametrize("error", [RuntimeError(PRIVATE), log.UnknownEvent(PRIVATE, 9), sessions.ActorFailed(PRIVATE)])
+@pytest.mark.parametrize("error", [RuntimeError(PRIVATE), sessions.ActorFailed(PRIVATE)])
 async def test_a_stranger_sees_nothing_private_of_a_fault_of_ours(
     service: Running, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:

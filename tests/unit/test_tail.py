@@ -16,6 +16,7 @@ from chatbot.sessions.ports import Ports
 from chatbot.sessions.recent_texts import RecentTexts
 from chatbot.sessions.supervisor import Supervisor
 from events.catalogue import ContentErased, MetadataChanged, SessionCreated
+from events.errors import UnknownEvent
 from events.record import Head, Outline, RecordedEvent
 from tests.support.memory_log import MemoryLog
 
@@ -78,6 +79,36 @@ async def test_the_tail_outlives_an_event_that_is_not_where_the_log_said(monkeyp
             while channel.latest < 2:
                 await asyncio.sleep(0.005)
         following.cancel()
+
+
+class Newer(MemoryLog):
+    """Holds an event of a newer program."""
+
+    unknown = 0
+
+    async def read_at(self, positions: Any) -> dict[int, RecordedEvent]:
+        if self.unknown in positions:
+            raise UnknownEvent("mood_noted", 1)
+        return await super().read_at(positions)
+
+
+async def test_an_event_that_is_not_known_holds_up_no_reader_of_another_session() -> None:
+    log, feeds = Newer(), Feeds()
+    log.record("a", SessionCreated(None, {}, 60))
+    log.record("b", SessionCreated(None, {}, 60))
+    with feeds.open("a") as odd, feeds.open("b") as other:
+        odd.reach(1)
+        other.reach(1)
+        following = asyncio.create_task(tail_of(log, feeds).run())
+        await asyncio.sleep(0)
+        log.unknown = log.record("a", MetadataChanged({}, "newer"))[0].position
+        log.record("b", MetadataChanged({}, "known"))
+        async with asyncio.timeout(10):
+            while other.latest < 2:
+                await asyncio.sleep(0.005)
+        following.cancel()
+        assert [one.version for one in other.after(1) or ()] == [2]
+        assert (odd.latest, odd.after(1)) == (2, None), "its readers are to look into the log"
 
 
 async def test_readers_hear_of_an_erasure_also_where_its_version_is_known_already() -> None:
