@@ -49,6 +49,7 @@ from chatbot.sessions.erasures import Erasures
 from chatbot.sessions.expiry import ExpiryTimer
 from chatbot.sessions.feeds import Feeds
 from chatbot.sessions.nodes import Alone
+from chatbot.sessions.owners import OwnersWithoutKeys, check_owners
 from chatbot.sessions.ports import Ports
 from chatbot.sessions.reading import Reader
 from chatbot.sessions.recent_texts import RecentTexts
@@ -155,6 +156,8 @@ def serve(configuration: Configuration, arguments: list[str]) -> int:
                 runner.run(run(settings, inheritance, stderr))
         except (LogUnusable, ProjectionError) as error:
             return fail(EXIT_DATABASE, str(error), stderr)
+        except OwnersWithoutKeys as error:
+            return fail(EXIT_SETTINGS, str(error), stderr)
         except EmbeddedMissing as error:
             return fail(EXIT_MODEL, str(error), stderr)
         except CannotListen as error:
@@ -225,6 +228,7 @@ async def compose(
     )
     await projections.start()
     stack.push_async_callback(projections.stop)
+    await check_owners(log, projections.queries, settings.auth)
     provider = create_provider(settings.llm.provider, llm_options(settings), embedded_options(settings))
     stack.push_async_callback(provider.close)
     feeds = Feeds()

@@ -7,6 +7,7 @@ from contextlib import suppress
 import structlog
 
 from chatbot.api.services import Services
+from chatbot.sessions.owners import check_owners
 from chatbot.workers.worker import Worker
 from events.errors import LogUnusable
 from projections.errors import ProjectionLag, ProjectionsStopped
@@ -15,7 +16,10 @@ LOOK_S = 1.0  # between looks at projections that are catching up
 
 
 async def start_up(services: Services, url: str, worker: Worker | None = None) -> None:
-    """Bring the projections up to the log, close what a crash left open, then be ready."""
+    """Bring the projections up to the log, close what a crash left open, then be ready.
+
+    Raises LogUnusable, and OwnersWithoutKeys.
+    """
     logger = structlog.get_logger("run")
     database = services.settings.database
     where = database.shown if database.is_postgres else str(database.path.absolute())
@@ -26,6 +30,7 @@ async def start_up(services: Services, url: str, worker: Worker | None = None) -
         await asyncio.sleep(0)  # of an empty log there is nothing to wait for, while its file is made anew
     if services.runner.failure is not None:
         raise LogUnusable(f"the log cannot be understood: {services.runner.failure}") from services.runner.failure
+    await check_owners(services.log, services.queries, services.settings.auth)
     # Of a log that is shared, replies that are open may be running elsewhere: there the watch looks for what is left.
     recovered = 0 if services.log.is_shared else await services.supervisor.recover()
     services.readiness.state = "ready"

@@ -241,6 +241,10 @@ class Queries:
             labels = [label_of(key, name, text) for name, text in wanted.metadata.items()]
         return await self._states(*erasable_query(wanted, labels))
 
+    async def has_owners(self) -> bool:
+        """Whether any session, also a deleted one, belongs to an API key."""
+        return bool(await self._reader.rows("SELECT 1 FROM sessions WHERE owner > '' LIMIT 1"))
+
     async def counts(self) -> dict[str, int]:
         """Sessions by status: active, expired, deleted."""
         return dict(await self._reader.rows("SELECT status, n FROM counts"))

@@ -72,6 +72,8 @@ def _keys(settings: Settings) -> Iterator[Fault]:
             yield Fault(("auth.keys",), f"the secret of key {number} has {len(secret)} characters")
         if not _fits_a_header(secret):
             yield Fault(("auth.keys",), f"the secret of key {number} has characters that no HTTP header carries")
+    if auth.require_keys and not auth.keys:
+        yield Fault(("auth.require_keys", "auth.keys"), "no API key is configured: set CHATBOT_API_KEYS")
     if len(set(auth.keys.values())) < len(auth.keys):
         yield Fault(("auth.keys",), "two names have the same secret")
     if not set(auth.auditors) <= set(auth.keys):
@@ -146,10 +148,18 @@ def find_risks(settings: Settings) -> tuple[str, ...]:
 
 
 def _open_to_all(settings: Settings) -> Iterator[str]:
-    if not is_loopback(settings.server.host) and not settings.auth.keys:
+    if settings.auth.keys:
+        return
+    host, origins = settings.server.host, settings.server.cors_origins
+    ways = []
+    if not is_loopback(host):
+        ways.append(f"whoever reaches this port (server.host is {host})")
+    if "*" in origins:
+        ways.append("any web page that somebody opens in a browser here (server.cors_origins is *)")
+    if ways:
         yield (
-            f"server.host {settings.server.host} lets other machines in, and no API key is configured: whoever reaches"
-            " this port can read and delete every conversation; set CHATBOT_API_KEYS, or HOST=127.0.0.1"
+            f"NO API KEY IS CONFIGURED: {' and '.join(ways)} can read and delete every conversation; set"
+            " CHATBOT_API_KEYS, or HOST=127.0.0.1 and CORS_ORIGINS= (empty); auth.require_keys refuses such a start"
         )
 
 

@@ -139,6 +139,14 @@ class AuthSettings(Struct, frozen=True):
             extra={"allowed": "names of configured keys"},
         ),
     ] = ()
+    require_keys: Annotated[bool, Meta(description="Refuse to start where no API key is configured.")] = False
+    allow_anonymous: Annotated[
+        bool,
+        Meta(
+            description="Start without API keys although sessions in the log belong to some: everyone may then read and"
+            " delete them.",
+        ),
+    ] = False
 
     def __repr__(self) -> str:
         # a struct's own repr would carry the secrets into any log line or traceback that shows it

@@ -1,7 +1,8 @@
 """Where settings come from: config.toml, .env, the environment, the command line, each read on its own.
 
 An empty value in .env, the environment or the command line counts as not set, so that `NAME=${NAME:-}` in somebody's
-start script changes nothing; for a list it means the empty list (CORS_ORIGINS= lets no other web page in).
+start script changes nothing; for a list it means the empty list (CORS_ORIGINS= lets no other web page in). API keys
+that are set but empty are a fault: the service would otherwise start open to everyone.
 """
 
 import re
@@ -33,7 +34,7 @@ class Source(Struct):
 
     def take(self, setting: Setting, raw: Any, origin: str, parse: Callable[[Setting, Any], Any] = from_text) -> None:
         """Keep what `parse` makes of `raw`, or note why it is not allowed."""
-        if parse is from_text and not raw.strip() and setting.kind != "list":
+        if parse is from_text and not raw.strip() and setting.kind not in ("list", "table"):
             return
         try:
             self.values[setting.name] = parse(setting, raw)

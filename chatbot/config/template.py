@@ -14,7 +14,8 @@ _HEAD = """\
 # stops the start. `python run.py config` shows what is in force and where it came from.
 #
 # Above each setting: its meaning; its environment variable and what is allowed; below, its default.
-# An empty variable counts as not set, but for a list, where it means the empty list. Names end in their unit.
+# An empty variable counts as not set, but for a list, where it means the empty list, and for API keys, where it stops
+# the start. Names end in their unit.
 # The texts stand in chatbot/config; after a change there: python -m chatbot.config.template > config.toml
 """
 _WIDTH = 118

@@ -55,6 +55,8 @@ def _table(text: str) -> dict[str, str]:
         if name.strip() in table:
             raise Invalid(f"pair {number} has the name of an earlier one")
         table[name.strip()] = secret.strip()
+    if not table:
+        raise Invalid("it is set but empty; unset it to have none")
     return table
 
 

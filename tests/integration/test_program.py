@@ -255,9 +255,17 @@ def test_help_and_config_are_worth_reading(tmp_path: Path) -> None:
     assert "DATABASE_URL" in shown.stdout
 
 
-async def test_listening_wider_without_keys_warns(tmp_path: Path, model: ModelServer) -> None:
-    async with program(tmp_path, model.url, HOST="0.0.0.0") as running:
-        assert running.log("settings.risk")
+async def test_the_seeds_settings_serve_without_keys_with_one_warning(tmp_path: Path, model: ModelServer) -> None:
+    async with program(tmp_path, model.url, HOST="0.0.0.0", CORS_ORIGINS="*") as running:
+        page = {"Origin": "https://page.example", "Sec-Fetch-Site": "cross-site", "Host": "chat.example.org"}
+        async with httpx.AsyncClient(base_url=running.url) as client:
+            created = await client.post("/api/sessions", headers=page)
+        assert (created.status_code, created.headers["Access-Control-Allow-Origin"]) == (201, "*")
+        (warning,) = [line for line in running.output if '"level":"warning"' in line]
+        assert "NO API KEY IS CONFIGURED" in warning
+    refused = await asyncio.to_thread(command, tmp_path, HOST="0.0.0.0", CHATBOT_AUTH_REQUIRE_KEYS="true")
+    assert refused.returncode == 2
+    assert "auth.require_keys" in refused.stderr
 
 
 async def test_the_log_lines_hold_no_texts_keys_or_ids(tmp_path: Path, model: ModelServer) -> None:

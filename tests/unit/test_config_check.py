@@ -45,6 +45,7 @@ def test_the_defaults_have_no_faults_and_no_risks() -> None:
         (changed(auth={"keys": {"a": SECRET, "b": SECRET}}), "auth.keys", "the same secret"),
         (changed(auth={"keys": {"a": SECRET}, "auditors": ("a", "b")}), "auth.auditors", "whose key is configured"),
         (changed(auth={"auditors": ("a",)}), "auth.auditors", "whose key is configured"),
+        (changed(auth={"require_keys": True}), "auth.require_keys", "set CHATBOT_API_KEYS"),
         (changed(database={"projections_path": "chatbot.db"}), "database.projections_path", "a file of their own"),
         (changed(database={"url": "mysql://x"}), "database.url", "no store speaks mysql://"),
         (changed(database={"projections_path": "~/p.db"}), "database.projections_path", "a ~ is not replaced"),
@@ -84,6 +85,19 @@ def test_listening_wider_without_keys_is_a_risk(host: str) -> None:
     assert host in risk
     assert "CHATBOT_API_KEYS" in risk
     assert find_risks(changed(server={"host": host}, auth={"keys": {"phone": SECRET}})) == ()
+
+
+def test_keys_that_are_required_and_configured_start() -> None:
+    assert list(find_faults(changed(auth={"require_keys": True, "keys": {"phone": SECRET}}))) == []
+
+
+def test_a_local_service_that_any_page_may_call_is_a_risk_and_an_open_one_still_is_one() -> None:
+    (risk,) = find_risks(changed(server={"cors_origins": ("*",)}))
+    assert "any web page" in risk
+    (seed,) = find_risks(changed(server={"cors_origins": ("*",), "host": "0.0.0.0"}))
+    assert "any web page" in seed
+    assert "0.0.0.0" in seed
+    assert find_risks(changed(server={"cors_origins": ("*",)}, auth={"keys": {"phone": SECRET}})) == ()
 
 
 @pytest.mark.parametrize(

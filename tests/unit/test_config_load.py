@@ -142,9 +142,20 @@ def test_auditors_are_names_of_keys(tmp_path: Path) -> None:
         read(tmp_path, CHATBOT_API_KEYS=keys, CHATBOT_AUTH_AUDITORS="jun")
 
 
+@pytest.mark.parametrize("text", ["", " ", ",", " , ,", "\t"])
+@pytest.mark.parametrize("source", ["environment", ".env"])
+def test_api_keys_that_are_set_but_empty_stop_the_start(tmp_path: Path, text: str, source: str) -> None:
+    """Whether other keys are configured or not: what was meant is not known, and the service might be open to all."""
+    (tmp_path / "config.toml").write_text(f"[auth.keys]\nphone = '{SECRET}'\n")
+    if source == ".env":
+        (tmp_path / ".env").write_text(f"CHATBOT_API_KEYS='{text}'\n")
+    (fault,) = faults(tmp_path, **({} if source == ".env" else {"CHATBOT_API_KEYS": text}))
+    assert fault.startswith(f"auth.keys = *** ({source} CHATBOT_API_KEYS): it is set but empty")
+
+
 def test_an_empty_variable_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(f"[server]\nport = 1\n[auth.keys]\nphone = '{SECRET}'\n")
-    configuration = read(tmp_path, PORT="", CHATBOT_API_KEYS=" ", DEBUG="")
+    configuration = read(tmp_path, PORT="", DEBUG="")
     assert configuration.settings.server.port == 1
     assert configuration.settings.auth.keys == {"phone": SECRET}
 
