@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import structlog
 from msgspec.structs import replace
@@ -29,6 +28,7 @@ from chatbot.command_line import COMMANDS, parse
 from chatbot.config.load import ConfigError, Configuration, load
 from chatbot.config.settings import Settings
 from chatbot.config.show import show
+from chatbot.event_loop import loop_factory
 from chatbot.from_settings import embedded_options, limits, llm_options, log_options, rules, runner_options
 from chatbot.ids import Ids
 from chatbot.llm.create import create_provider
@@ -168,15 +168,6 @@ def serve(configuration: Configuration, arguments: list[str]) -> int:
             structlog.get_logger("run").critical("service.failed", error=type(error).__name__, exc_info=True)
             return EXIT_FAULT
     return 0
-
-
-def loop_factory() -> Any:
-    """uvloop's event loop where the extra `speed` is installed, asyncio's own otherwise."""
-    try:
-        import uvloop  # noqa: PLC0415  optional
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
 
 
 async def run(settings: Settings, inheritance: Inheritance | None, stderr: LogWriter) -> None:
