@@ -36,6 +36,7 @@ def rules(settings: Settings, node: str | None = None) -> Rules:
         auth=bool(settings.auth.keys),
         retry_interrupted=settings.sessions.retry_interrupted,
         is_shared=node is not None,
+        unanswered=settings.chat.unanswered,
     )
 
 

@@ -157,7 +157,8 @@ class ReplyRequested(Event, frozen=True, tag="reply_requested"):
 class ReplyStarted(Event, frozen=True, tag="reply_started"):
     """The model is being asked. With the texts of `context_ids` the very request can be built again.
 
-    `attempt` counts from 1; a further one begins the reply's text anew.
+    `attempt` counts from 1; a further one begins the reply's text anew. `joined`: messages of one role that follow each
+    other were sent as one, with a blank line between them.
     """
 
     reply_id: str
@@ -168,6 +169,7 @@ class ReplyStarted(Event, frozen=True, tag="reply_started"):
     parameters: Parameters
     context_ids: tuple[str, ...]
     attempt: int = 1
+    joined: bool = False
 
 
 class ReplyProgressed(Event, frozen=True, tag="reply_progressed"):

@@ -8,6 +8,7 @@ from msgspec import Struct
 from chatbot.audit.desk import CommandFailed
 from chatbot.llm import midm, openai
 from chatbot.llm.protocol import ChatMessage
+from chatbot.sessions.context import joined
 from events.catalogue import (
     ContentErased,
     Event,
@@ -75,7 +76,7 @@ class Texts:
         system = (ChatMessage("system", self._system),) if self._system else ()
         missing = tuple(one for one in started.context_ids if one not in self._said)
         said = tuple(self._said[one] for one in started.context_ids if one in self._said)
-        return Asked(recorded, started, system + said, missing)
+        return Asked(recorded, started, system + (joined(said) if started.joined else said), missing)
 
 
 async def calls(log: EventLog, session_id: str) -> AsyncIterator[Asked]:

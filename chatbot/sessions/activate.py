@@ -163,7 +163,7 @@ async def _resolve(ports: Ports, state: State, command: Command) -> tuple[State,
 
 async def _with_context(ports: Ports, state: State, command: PostMessage | Regenerate | StartReply) -> State:
     """`state` with the texts at hand that the reply to `command` needs."""
-    session = state.session
+    session, rules = state.session, ports.rules
     is_busy = bool(session.open_reply or session.pending)
     if isinstance(command, StartReply):
         leaf = session.pending[0].message_id if session.pending else None
@@ -175,10 +175,10 @@ async def _with_context(ports: Ports, state: State, command: PostMessage | Regen
             return state  # its context is gathered when its turn comes
     if leaf is None:
         return state
-    context = context_of(state.recent, leaf, ports.rules.max_context_messages)
+    context = context_of(state.recent, leaf, rules.max_context_messages, rules.unanswered)
     if context is None:
         state = await _recalled(ports, state)
-        context = context_of(state.recent, leaf, ports.rules.max_context_messages)
+        context = context_of(state.recent, leaf, rules.max_context_messages, rules.unanswered)
     branch: dict[str, Remembered] | None
     if context is not None:
         newest_first = zip(reversed(context), reversed(state.recent), strict=False)

@@ -36,7 +36,7 @@ from chatbot.sessions.commands import (
     Stop,
     Touch,
 )
-from chatbot.sessions.context import context_of
+from chatbot.sessions.context import Unanswered, context_of
 from chatbot.sessions.state import Remembered, State
 from events.catalogue import (
     BranchSelected,
@@ -70,6 +70,7 @@ class Rules(Struct, frozen=True):
     auth: bool = False
     retry_interrupted: int = 0
     is_shared: bool = False
+    unanswered: Unanswered = "omit"
 
     @property
     def owes(self) -> str | None:
@@ -138,7 +139,8 @@ def plan_reply(state: State, message: Remembered, asked: ReplyRequested, rules: 
 
     Raises LookupError when the branch has a gap in `state.recent`: fill it first.
     """
-    context = context_of({**state.recent, message.message_id: message}, message.message_id, rules.max_context_messages)
+    recent = {**state.recent, message.message_id: message}
+    context = context_of(recent, message.message_id, rules.max_context_messages, rules.unanswered)
     if context is None:
         raise LookupError(f"the branch of message {message.message_id} is not at hand")
     return ReplyStarted(
@@ -150,6 +152,7 @@ def plan_reply(state: State, message: Remembered, asked: ReplyRequested, rules: 
         parameters=asked.parameters,
         context_ids=tuple(said.message_id for said in context),
         attempt=asked.attempt,
+        joined=rules.unanswered == "join",
     )
 
 

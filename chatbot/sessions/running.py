@@ -6,6 +6,7 @@ from typing import TypeVar
 from chatbot.llm.gate import Ticket
 from chatbot.llm.protocol import ChatMessage
 from chatbot.sessions.commands import CheckpointReply, EndReply
+from chatbot.sessions.context import joined
 from chatbot.sessions.generation import Request, Timing, generate
 from chatbot.sessions.mailbox import Envelope, Mailbox, MailboxClosed
 from chatbot.sessions.ports import Ports
@@ -22,7 +23,7 @@ def request_of(state: State, started: ReplyStarted) -> Request:
     """The very request that `started` records."""
     system = (ChatMessage("system", state.system_prompt),) if state.system_prompt else ()
     said = tuple(ChatMessage(state.recent[id_].role, state.recent[id_].content) for id_ in started.context_ids)
-    return Request(messages=system + said, parameters=started.parameters)
+    return Request(messages=system + (joined(said) if started.joined else said), parameters=started.parameters)
 
 
 class Running:

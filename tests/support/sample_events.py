@@ -67,6 +67,7 @@ EVERY_EVENT: tuple[Event, ...] = (
         parameters=PARAMETERS,
         context_ids=("m0", "m1"),
         attempt=2,
+        joined=True,
     ),
     ReplyProgressed(reply_id="r1", offset=3, text="반갑"),
     ReplyCompleted(

@@ -4,6 +4,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from chatbot.sessions.context import LOOK_BACK
 from chatbot.sessions.reply import Reply
 
 OPEN = ("queued", "streaming")
@@ -64,7 +65,10 @@ class Talk(Struct):
 
     def context(self, leaf: str | None) -> list[tuple[str, str]]:
         """What the model is to be sent for an answer to `leaf`."""
-        said = [(line.role, line.content) for line in self.branch(leaf) if line.content][-self.context_max :]
+        said: list[tuple[str, str]] = []
+        for line in reversed(self.branch(leaf)[-LOOK_BACK * self.context_max :]):
+            if line.content and len(said) < self.context_max and (not said or said[0][0] != line.role):
+                said.insert(0, (line.role, line.content))
         while said and said[0][0] == "assistant":
             said.pop(0)
         return said

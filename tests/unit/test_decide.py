@@ -94,12 +94,16 @@ def test_a_message_follows_the_newest_of_the_branch_and_the_context_has_the_newe
     assert started.context_ids == ("m3", "r3", "m4")
 
 
-def test_a_reply_that_failed_without_a_word_is_not_in_the_context() -> None:
+def test_a_reply_that_failed_without_a_word_is_not_in_the_context_nor_is_its_question() -> None:
     state = record(created(), ask(created(), post(1)).events)
     state = record(state, ask(state, commands.EndReply(ReplyFailed("r1", "", "llm_failed"))).events)
     _, started = ask(state, post(2)).events
     assert isinstance(started, ReplyStarted)
-    assert started.context_ids == ("m1", "m2")
+    assert (started.context_ids, started.joined) == (("m2",), False)
+    rules = replace(RULES, unanswered="join")
+    _, started = decide(state, post(2), 0, rules, SERVICE, SESSION).events
+    assert isinstance(started, ReplyStarted)
+    assert (started.context_ids, started.joined) == (("m1", "m2"), True)
 
 
 def test_a_second_message_waits_and_a_third_follows_the_reply_to_come() -> None:
