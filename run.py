@@ -190,6 +190,8 @@ async def run(settings: Settings, inheritance: Inheritance | None, stderr: LogWr
         if starting.done():
             starting.result()  # raises what stopped the start
             settle()
+        watching = watch_loop(services.metrics.loop_lag, structlog.get_logger("loop"))
+        await stack.enter_async_context(background(watching, "loop-lag"))  # not before: nobody waits for a start
         await leaving
         await cancelled(starting)
         if stop.is_set():
@@ -207,7 +209,6 @@ async def compose(
     if worker is not None:
         await stack.enter_async_context(background(worker.control.run(), "control"))
     metrics = Metrics(__version__)
-    await stack.enter_async_context(background(watch_loop(metrics.loop_lag, structlog.get_logger("loop")), "loop-lag"))
     log_watch = LogWatch(metrics, structlog.get_logger("log"))
     log = await stack.enter_async_context(opened_log(settings, log_watch, worker))
     projections_path = await prepare(settings.database.projections, log, worker.slot if worker else None)
@@ -227,6 +228,7 @@ async def compose(
     if member is not None:
         stack.push_async_callback(member.close)
     health = HealthMonitor(provider, settings.llm.health_interval_s, settings.llm.server_url)
+    provider.observe(health.note)
     await stack.enter_async_context(background(health.run(), "health"))
     clock = await open_deadline_clock(log, ClockWatch(metrics, structlog.get_logger("clock")).jumped)
     ports = Ports(

@@ -43,7 +43,7 @@ examples:
 
 exit codes: 0 served and drained, or done; 1 the log does not hold, or what was asked for cannot be done;
 2 wrong settings or usage; 3 the database or a file cannot be used; 4 the address cannot be listened on;
-5 the embedded model is missing; 70 a fault of this program; 130 a second Ctrl-C."""
+5 the embedded model is missing or cannot be loaded; 70 a fault of this program; 130 a second Ctrl-C."""
 
 
 class Command(Struct, frozen=True):

@@ -13,7 +13,7 @@ from chatbot.llm.protocol import Provider
 ProviderKind = Literal["auto", "midm", "openai", "embedded"]
 
 
-def create_provider(kind: ProviderKind, llm: LlmOptions, embedded: EmbeddedOptions | None = None) -> Provider:
+def create_provider(kind: ProviderKind, llm: LlmOptions, embedded: EmbeddedOptions | None = None) -> GuardedProvider:
     """A guarded provider. `auto` is the embedded model when no server is named, else whatever the server speaks.
 
     Makes no connection and starts nothing. Raises EmbeddedMissing.

@@ -6,7 +6,7 @@ import msgspec
 import structlog
 
 from chatbot.llm.embedded_process import EmbeddedMissing, EmbeddedProcess, find_model
-from chatbot.llm.errors import LlmError, LlmUnavailable
+from chatbot.llm.errors import LlmError, LlmUnavailable, ModelUnusable
 from chatbot.llm.openai import OpenAiProvider
 from chatbot.llm.options import EmbeddedOptions, LlmOptions
 from chatbot.llm.protocol import ChatMessage, Finish, Health, Hear
@@ -15,8 +15,7 @@ from events.catalogue import Parameters
 __all__ = ["EmbeddedMissing", "EmbeddedProvider"]
 
 RESTART_BACKOFF_S = 0.5  # before the first restart, doubled with each further one
-RESTART_BACKOFF_MAX_S = 30.0
-RESTARTS_MAX = 10  # in a row: something is wrong that a restart does not mend
+RESTART_BACKOFF_MAX_S = 30.0  # from then on as often: whatever is wrong may be mended at any time
 STABLE_S = 60.0  # a child that lived so long had a good start: its end counts as a first one
 
 _log = structlog.get_logger(__name__)
@@ -39,7 +38,9 @@ class EmbeddedProvider:
         self._keeping: asyncio.Task[None] | None = None
         self._process: EmbeddedProcess | None = None
         self._server: OpenAiProvider | None = None
-        self._settled = asyncio.Event()  # there is a server, or there will be none
+        self._settled = asyncio.Event()  # there is a server, or the last attempt to start one has failed
+        self._failure: Exception | None = None  # of that attempt
+        self._was_loaded = False  # at any time
         self._detail = "The model is being loaded"
 
     def start(self) -> None:
@@ -56,9 +57,15 @@ class EmbeddedProvider:
 
     async def health(self) -> Health:
         self.start()
-        if self._server is None:
-            return Health(available=False, detail=self._detail)
-        return await self._server.health()
+        if self._server is not None:
+            return await self._server.health()
+        is_first = not self._was_loaded
+        return Health(
+            available=False,
+            detail=self._detail,
+            starting=is_first and self._failure is None,
+            unusable=is_first and isinstance(self._failure, ModelUnusable),
+        )
 
     async def close(self) -> None:
         if self._keeping is not None:
@@ -83,21 +90,21 @@ class EmbeddedProvider:
         return self._server
 
     async def _keep(self) -> None:
-        """Starts the child, waits for its end, starts it again, until it has failed too often in a row."""
+        """Starts the child, waits for its end, starts it again."""
         loop = asyncio.get_running_loop()
         failures = 0
         try:
-            while failures <= RESTARTS_MAX:
-                if failures:
-                    await asyncio.sleep(min(RESTART_BACKOFF_S * 2.0 ** (failures - 1), RESTART_BACKOFF_MAX_S))
+            while True:
                 started_s = loop.time()
                 try:
                     await self._live()
+                    self._failure = None
                 except (LlmError, OSError) as error:
-                    self._detail = str(error)
+                    self._failure, self._detail = error, str(error)
+                    self._settled.set()
                 failures = 1 if loop.time() - started_s > STABLE_S else failures + 1
                 _log.warning("llm.child_ended", detail=self._detail, failures=failures)
-            self._detail += "; given up after too many attempts"
+                await asyncio.sleep(_pause_s(failures))
         finally:
             self._settled.set()
 
@@ -111,7 +118,7 @@ class EmbeddedProvider:
             )
         )
         try:
-            self._process, self._server = process, server
+            self._process, self._server, self._failure, self._was_loaded = process, server, None, True
             self._settled.set()
             _log.info("llm.child_started", model=self.model)
             status = await process.ended()
@@ -121,3 +128,9 @@ class EmbeddedProvider:
             self._process = self._server = None
             await server.close()
             await process.stop()
+
+
+def _pause_s(failures: int) -> float:
+    """Before the next attempt, after so many failures in a row."""
+    doubled = min(failures - 1, 16)  # no further: the float would overflow in the end
+    return min(RESTART_BACKOFF_S * 2.0**doubled, RESTART_BACKOFF_MAX_S)

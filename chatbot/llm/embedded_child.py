@@ -9,13 +9,17 @@ import contextlib
 import json
 import os
 import secrets
+import sys
 import threading
+import time
+import traceback
 from typing import Any
 
 # The model card of SmolLM2 asks for these; without a penalty small models fall into endless repetition. They apply
 # where a request asks for nothing else.
 TOP_P = 0.9
 REPEAT_PENALTY = 1.1
+LOG_S = 10.0  # after a failure: a thread of llama.cpp may still have to write the reason for it
 NICENESS = 5  # a model takes all the time it gets: let the service that it writes for go first
 
 
@@ -59,6 +63,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--context-tokens", type=int, required=True, help="of one reply")
     parser.add_argument("--parallel", type=int, required=True)
+    parser.add_argument("--verbose", action="store_true", help="go on writing a log once the model is loaded")
     arguments = parser.parse_args()
     end_with_parent()
     with contextlib.suppress(OSError):
@@ -67,7 +72,15 @@ def main() -> None:
     report = os.dup(1)
     os.dup2(2, 1)
     api_key = secrets.token_urlsafe(24)
-    server = load(arguments, api_key)
+    try:
+        server = load(arguments, api_key)
+    except Exception:  # noqa: BLE001  whatever it is, the parent tells it
+        traceback.print_exc()
+        os.write(report, b"\n")  # no report: the parent looks for the reason, then ends this process
+        time.sleep(LOG_S)
+        sys.exit(1)
+    if not arguments.verbose:  # nobody reads it any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     with os.fdopen(report, "w") as pipe:
         pipe.write(json.dumps({"url": server.listening_address, "api_key": api_key}) + "\n")
     threading.Event().wait()

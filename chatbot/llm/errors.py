@@ -47,6 +47,12 @@ class LlmUnavailable(LlmError):
     retryable = True
 
 
+class ModelUnusable(LlmUnavailable):
+    """llama.cpp has refused the model"""
+
+    retryable = False
+
+
 class LlmTimeout(LlmError):
     """The model server was too slow."""
 

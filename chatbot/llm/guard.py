@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Callable
 
 import structlog
 from msgspec.structs import replace
@@ -15,6 +16,12 @@ from events.catalogue import Parameters
 RETRY_WAIT_MAX_S = 10.0  # a server that asks for more is left alone: a person is waiting
 
 _log = structlog.get_logger(__name__)
+
+
+Note = Callable[[LlmError | None], None]
+
+
+def _ignore(_: LlmError | None) -> None: ...
 
 
 class Full(Exception):
@@ -62,6 +69,11 @@ class GuardedProvider:
     def __init__(self, provider: Provider, options: LlmOptions) -> None:
         self._provider = provider
         self._options = options
+        self._note: Note = _ignore
+
+    def observe(self, note: Note) -> None:
+        """Have `note` told of each attempt: how it failed, or None once it was answered in full."""
+        self._note = note
 
     @property
     def name(self) -> str:
@@ -91,6 +103,7 @@ class GuardedProvider:
                 except Full:
                     return Finish(reason="length", model=parameters.model or self.model)
                 except LlmError as error:
+                    self._note(error)
                     wait_s = self._retry_wait_s(error, attempt)
                     if listener.has_text or wait_s is None or wait_s >= watchdog.remaining_s:
                         raise
@@ -98,6 +111,7 @@ class GuardedProvider:
                     reason = type(error.__cause__ or error).__name__
                     _log.info("llm.retried", provider=self.name, reason=reason, status=error.status, attempt=attempt)
                 else:
+                    self._note(None)
                     return finish
                 await watchdog.pause(wait_s)
 

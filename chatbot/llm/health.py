@@ -1,10 +1,12 @@
 """Knows whether the model server is there, so that a health request costs it nothing."""
 
 import asyncio
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 import structlog
 
+from chatbot.llm.errors import LlmError, LlmOverloaded, LlmUnavailable, reason_of
 from chatbot.llm.protocol import Health, Provider
 
 # While the server is away it is asked more often: a service that starts should not look broken for a whole interval.
@@ -14,7 +16,8 @@ _log = structlog.get_logger(__name__)
 
 
 class HealthMonitor:
-    """Asks the provider every `interval_s` (seconds) and keeps the newest answer in `newest`.
+    """Asks the provider every `interval_s` (seconds) and keeps the newest answer in `newest`; what requests meet
+    (`note`) counts at once.
 
     The log says once when the server goes and when it comes, by the host in `url` ("" for the embedded model).
     """
@@ -25,18 +28,38 @@ class HealthMonitor:
         self.newest = Health(available=False, detail="Not asked yet")
         self._provider = provider
         self._interval_s = interval_s
+        self._noted = asyncio.Event()  # since the last question began
 
     async def run(self) -> None:
         """Polls for ever. The task is its owner's, who also sees it should it ever end."""
         while True:
+            self._noted.clear()
             await self.refresh()
-            away_s = min(self._interval_s, AWAY_INTERVAL_S)
-            await asyncio.sleep(self._interval_s if self.newest.available else away_s)
+            pause_s = self._interval_s if self.newest.available else min(self._interval_s, AWAY_INTERVAL_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._noted.wait()
+                    await asyncio.sleep(AWAY_INTERVAL_S)  # however many requests fail at once
 
     async def refresh(self) -> None:
         """Asks now."""
-        self.newest = health = await self._ask()
-        if health.available == self._said:
+        self._take(await self._ask())
+
+    def note(self, error: LlmError | None) -> None:
+        """A request to the model server has failed, or (None) was answered."""
+        if error is None:
+            if not self.newest.available:
+                self._take(Health(available=True))
+        elif isinstance(error, LlmUnavailable):
+            if self.newest.available:
+                self._take(Health(available=False, detail=reason_of(error)))
+            self._noted.set()
+        elif not isinstance(error, LlmOverloaded):
+            self._noted.set()  # it was cut off, or came to nothing: ask
+
+    def _take(self, health: Health) -> None:
+        self.newest = health
+        if health.available == self._said or health.starting:
             return
         if not health.available:
             _log.warning("llm.unavailable", server=self._server, reason=health.detail)

@@ -32,10 +32,14 @@ class Finish(Struct, frozen=True):
 
 
 class Health(Struct, frozen=True):
-    """`available`: a reply could be asked for now. `detail` says why not."""
+    """`available`: a reply could be asked for now. `detail` says why not. `starting`: it is being loaded for the first
+    time. `unusable`: it could not be, and will not be before somebody mends its file or its settings.
+    """
 
     available: bool
     detail: str = ""
+    starting: bool = False
+    unusable: bool = False
 
 
 class Provider(Protocol):

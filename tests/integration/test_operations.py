@@ -5,7 +5,9 @@ import subprocess
 from pathlib import Path
 
 import httpx
+import pytest
 
+from chatbot.llm import health as health_module
 from tests.support.model_server import ModelServer
 from tests.support.parts import needs
 from tests.support.service import Running, serving
@@ -17,6 +19,22 @@ async def test_health_has_the_seeds_fields_and_ours(service: Running) -> None:
     assert health["llm_server_available"] is True
     assert health["database_connected"] is True
     assert {"timestamp", "version", "provider"} <= set(health)
+
+
+async def test_health_knows_at_once_what_a_request_met(
+    tmp_path: Path, model: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health_module, "AWAY_INTERVAL_S", 60.0)
+    rare = {"CHATBOT_LLM_HEALTH_INTERVAL_S": "60", "CHATBOT_LLM_RETRIES_MAX": "0"}
+    async with serving(tmp_path, model.url, **rare) as service:
+        session_id = await service.session()
+        body = {"session_id": session_id, "message": "hi"}
+        for status, available in ((503, False), (200, True)):
+            model.script(status=status)
+            assert (await service.client.post("/api/chat", json=body)).status_code == status
+            health = (await service.client.get("/api/health")).json()
+            assert health["llm_server_available"] is available
+            assert health["status"] == ("healthy" if available else "degraded")
 
 
 async def test_alive_and_ready(service: Running) -> None:

@@ -220,3 +220,13 @@ async def test_a_reply_leaves_no_timer_behind() -> None:
         await ask(guard(Scripted(["a", "b", "c", END])))
     cancelled = [timer for timer in loop._scheduled if not timer.cancelled()]  # type: ignore[attr-defined]
     assert len(cancelled) <= before
+
+
+async def test_each_attempt_is_told_to_whoever_observes() -> None:
+    provider = guard(Scripted([LlmUnavailable("down")], ["a", END], [LlmTimeout("slow")]))
+    noted: list[str] = []
+    provider.observe(lambda error: noted.append(str(error)))
+    await ask(provider)
+    with pytest.raises(LlmTimeout):
+        await ask(provider)
+    assert noted == ["down", "None", "slow"]

@@ -1,7 +1,13 @@
 """The health monitor keeps the newest answer."""
 
 import asyncio
+from collections.abc import Callable
 
+import pytest
+import structlog
+
+from chatbot.llm import health as health_module
+from chatbot.llm.errors import LlmFailed, LlmOverloaded, LlmUnavailable
 from chatbot.llm.health import HealthMonitor
 from chatbot.llm.protocol import ChatMessage, Finish, Health, Hear
 from events.catalogue import Parameters
@@ -76,3 +82,87 @@ async def test_a_question_that_fails_in_an_unforeseen_way_is_an_answer_and_asked
     del provider.health
     await monitor.refresh()
     assert monitor.newest.available
+
+
+async def polled(provider: Told, interval_s: float = 60) -> tuple[HealthMonitor, "asyncio.Task[None]"]:
+    """A monitor that has asked once."""
+    monitor = HealthMonitor(provider, interval_s)
+    polling = asyncio.create_task(monitor.run())
+    await until(lambda: provider.asked == 1)
+    return monitor, polling
+
+
+async def until(reached: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not reached():
+            await asyncio.sleep(0.005)
+
+
+async def test_a_request_that_cannot_connect_counts_at_once_and_so_does_one_that_is_answered() -> None:
+    provider = Told(available=True)
+    monitor, polling = await polled(provider)
+    provider.available = False
+    monitor.note(LlmUnavailable("refused"))
+    assert monitor.newest == Health(available=False, detail="refused")
+    monitor.note(None)
+    assert monitor.newest == Health(available=True)
+    polling.cancel()
+
+
+async def test_after_a_failed_request_the_server_is_asked_soon_whatever_the_interval(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(health_module, "AWAY_INTERVAL_S", 0.01)
+    provider = Told(available=True)
+    monitor, polling = await polled(provider)
+    monitor.note(LlmUnavailable("refused"))
+    await until(lambda: monitor.newest.available)
+    assert provider.asked == 2
+    provider.available = False
+    monitor.note(LlmFailed("cut"))
+    assert monitor.newest.available, "it may have been this one request"
+    await until(lambda: not monitor.newest.available)
+    polling.cancel()
+
+
+async def test_a_failure_while_the_question_is_on_its_way_is_asked_about_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health_module, "AWAY_INTERVAL_S", 0.01)
+    provider = Told(available=True)
+    monitor = HealthMonitor(provider, 60)
+    answers = [Health(available=True), Health(available=False, detail="gone")]
+
+    async def health() -> Health:
+        provider.asked += 1
+        if provider.asked == 1:
+            monitor.note(LlmUnavailable("refused"))
+        return answers[min(provider.asked, 2) - 1]
+
+    provider.health = health  # type: ignore[method-assign]
+    polling = asyncio.create_task(monitor.run())
+    await until(lambda: monitor.newest.detail == "gone")
+    polling.cancel()
+
+
+async def test_a_server_that_is_busy_is_there() -> None:
+    provider = Told(available=True)
+    monitor, polling = await polled(provider)
+    monitor.note(LlmOverloaded())
+    await asyncio.sleep(0)
+    assert (monitor.newest.available, provider.asked) == (True, 1)
+    polling.cancel()
+
+
+async def test_a_model_that_is_being_loaded_is_no_warning_and_one_that_is_not_loaded_then_is() -> None:
+    provider = Told(available=False)
+    monitor = HealthMonitor(provider, 60)
+    answers = iter([Health(available=False, starting=True), Health(available=False, detail="broken")])
+
+    async def health() -> Health:
+        return next(answers)
+
+    provider.health = health  # type: ignore[method-assign]
+    with structlog.testing.capture_logs() as lines:
+        await monitor.refresh()
+        assert lines == []
+        await monitor.refresh()
+    assert [line["event"] for line in lines] == ["llm.unavailable"]
