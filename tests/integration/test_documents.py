@@ -60,6 +60,8 @@ def client_of(settings: Settings) -> Client:
         new_token=lambda: "0" * 32,
         readiness=Readiness(),
         pourer=Pourer(),
+        log=None,  # readiness is not asked here
+        log_watch=None,
     )
     return TestClient(TestServer(build_app(cast(Services, parts))), auto_decompress=False)
 
