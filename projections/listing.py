@@ -11,21 +11,29 @@ Order = Literal["accessed", "created"]
 RARE = 1_000  # a label with fewer sessions is looked up; a commoner one is checked along the list
 
 
+# A session that owes a reply does not expire before that has ended.
+_OVERDUE = "s.is_open = 0 AND s.expires_at_us <= :now_us"
+_STATUS = {"active": f"s.status = 'active' AND NOT ({_OVERDUE})", "expired": "s.status = 'expired'"}
+_COLUMNS = "s.state, s.accessed_at_us, s.no"
+
+
 class Listing(Struct, frozen=True):
     """Which sessions to list, and in which order: the latest access first, or the newest first.
 
     A session moves to the front of the first order whenever it is used, so that whoever walks all pages may miss it;
     the second order never changes. `owner` None means sessions of nobody, unless `any_owner`. `after` is
     (accessed_at_us, no) of the last one seen.
-    `metadata` entries must all be there: by label only, so compare what the log holds with `labels.matches`.
+    `now_us`: a session whose deadline has passed by then is expired, though nobody has recorded that yet. `metadata`
+    entries must all be there: by label only, so compare what the log holds with `labels.matches`.
     """
 
     owner: str | None = None
     any_owner: bool = False
-    status: str = "active"
+    status: Literal["active", "expired"] = "active"
     metadata: Mapping[str, str] = {}
     after: tuple[int, int] | None = None
     order: Order = "accessed"
+    now_us: int = 0
     limit: int = 100
 
 
@@ -48,23 +56,41 @@ def listing_query(listing: Listing, labels: Sequence[Label]) -> tuple[str, Param
     A rare label leads to its few sessions, which are then sorted. Otherwise the list is walked in its own order,
     which stops at the limit; a common label is checked on the way.
     """
-    source, terms = "sessions s", ["s.status = :status"]
-    wanted = sorted(labels)
-    if wanted and wanted[0].sessions < RARE:
-        source = f"labels d CROSS JOIN sessions s ON s.no = d.no AND d.label = {int(wanted.pop(0).label)}"
-    terms += [f"EXISTS (SELECT 1 FROM labels WHERE label = {int(w.label)} AND no = s.no)" for w in wanted]  # noqa: S608  integers
-    if not listing.any_owner:
-        terms.append("s.owner = :owner")
-    is_by_access = listing.order == "accessed"
-    if listing.after is not None:
-        terms.append("(s.accessed_at_us, s.no) < (:accessed_at_us, :no)" if is_by_access else "s.no < :no")
-    order = "s.accessed_at_us DESC, s.no DESC" if is_by_access else "s.no DESC"
-    query = f"SELECT s.state FROM {source} WHERE {' AND '.join(terms)} ORDER BY {order} LIMIT :limit"  # noqa: S608  the above
+    label, terms = _filters(listing, labels)
+    source = "sessions s" if label is None else _with_label(label)
+    order = "accessed_at_us DESC, no DESC" if listing.order == "accessed" else "no DESC"
+    where = " AND ".join([_STATUS[listing.status], *terms])
+    query = f"SELECT {_COLUMNS} FROM {source} WHERE {where} ORDER BY s.{order.replace(', ', ', s.')} LIMIT :limit"  # noqa: S608  the above
+    if listing.status == "expired":
+        # Those whose expiry is not recorded yet. Few, unless the service has been down: they are sorted each time.
+        source = "sessions s INDEXED BY sessions_by_expiry" if label is None else source
+        where = " AND ".join(["s.status = 'active'", _OVERDUE, *terms])
+        overdue = f"SELECT {_COLUMNS} FROM {source} WHERE {where}"  # noqa: S608  the above
+        query = f"SELECT * FROM (SELECT * FROM ({query}) UNION ALL {overdue}) ORDER BY {order} LIMIT :limit"  # noqa: S608  the above
     at_us, no = listing.after or (None, None)
-    return query, {
-        "status": listing.status,
+    return f"SELECT state FROM ({query})", {  # noqa: S608  the above
         "owner": listing.owner or "",
+        "now_us": listing.now_us,
         "accessed_at_us": at_us,
         "no": no,
         "limit": listing.limit,
     }
+
+
+def _filters(listing: Listing, labels: Sequence[Label]) -> tuple[int | None, list[str]]:
+    """The label by which the sessions are looked up, if one is rare enough; and all other conditions."""
+    rare, terms = None, list[str]()
+    wanted = sorted(labels)
+    if wanted and wanted[0].sessions < RARE:
+        rare = int(wanted.pop(0).label)
+    terms += [f"EXISTS (SELECT 1 FROM labels WHERE label = {int(w.label)} AND no = s.no)" for w in wanted]  # noqa: S608  integers
+    if not listing.any_owner:
+        terms.append("s.owner = :owner")
+    if listing.after is not None:
+        is_by_access = listing.order == "accessed"
+        terms.append("(s.accessed_at_us, s.no) < (:accessed_at_us, :no)" if is_by_access else "s.no < :no")
+    return rare, terms
+
+
+def _with_label(label: int) -> str:
+    return f"labels d CROSS JOIN sessions s ON s.no = d.no AND d.label = {label}"

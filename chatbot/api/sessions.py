@@ -4,6 +4,7 @@ import base64
 import binascii
 import re
 from collections.abc import AsyncIterator
+from typing import Literal
 
 from aiohttp import web
 from msgspec.structs import replace
@@ -174,9 +175,7 @@ async def list_sessions(request: web.Request) -> web.Response:
     check_query(request, frozenset({"limit", "cursor", "status", "order"}), prefix="metadata.")
     limit = query_int(request, "limit", 100, 1, LIST_MAX)
     filters = _filters(request)
-    status = request.query.get("status", "active")
-    if status not in ("active", "expired"):
-        raise BodyFault("must be active or expired", "query.status")
+    status = _status(request)
     order = _order(request)
     await services.reader.catch_up()
     auth = bool(services.settings.auth.keys)
@@ -188,14 +187,24 @@ async def list_sessions(request: web.Request) -> web.Response:
             metadata=filters,
             after=_read_cursor(request.query.get("cursor"), order),
             order=order,
+            now_us=services.reader.now_us(),
             limit=limit,
         )
     )
     described = await services.reader.described(page)
     shown = [one for one in described if not one.session.is_deleted and matches(one.metadata, filters)]
-    views = [session_view(one) for one in shown]
+    views = [session_view(one, is_expired=status == "expired") for one in shown]
     last = page[-1] if len(page) == limit else None
     return json_answer(SessionList(views, _write_cursor(last, order) if last else None))
+
+
+def _status(request: web.Request) -> Literal["active", "expired"]:
+    match request.query.get("status", "active"):
+        case "active":
+            return "active"
+        case "expired":
+            return "expired"
+    raise BodyFault("must be active or expired", "query.status")
 
 
 def _order(request: web.Request) -> Order:

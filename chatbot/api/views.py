@@ -22,7 +22,7 @@ class SessionView(Struct, frozen=True):
     title: str | None
     version: int
     message_count: int
-    status: Literal["active", "replying"]
+    status: Literal["active", "replying", "expired"]
     active_reply: str | None
 
 
@@ -116,7 +116,7 @@ class UsageView(Struct, frozen=True):
     usage: list[UsageRow]
 
 
-def session_view(described: Described) -> SessionView:
+def session_view(described: Described, *, is_expired: bool = False) -> SessionView:
     session = described.session
     running = session.open_reply
     return SessionView(
@@ -128,7 +128,7 @@ def session_view(described: Described) -> SessionView:
         title=described.title,
         version=session.version,
         message_count=session.message_count,
-        status="replying" if running or session.pending else "active",
+        status="expired" if is_expired else "replying" if running or session.pending else "active",
         active_reply=running.reply_id if running else None,
     )
 

@@ -101,6 +101,10 @@ class Reader:
                 self._logger.debug("access.not_recorded", reason=type(error).__name__)
         return session
 
+    def now_us(self) -> int:
+        """The time by which sessions expire, in microseconds."""
+        return self._ports.clock()
+
     async def on_record(self, session_id: str, asker: Asker, *, any_owner: bool = False) -> Session:
         """A session, whatever has become of it. Looking at it is no access. Raises SessionNotFound."""
         await self.catch_up()

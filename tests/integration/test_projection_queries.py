@@ -293,6 +293,11 @@ LISTS = {
     "open sessions": (OPEN_SESSIONS, (1, 1)),
 }
 LOOKUPS = {
+    "expired sessions": listing_query(Listing(owner="a", status="expired", now_us=1), []),
+    "expired sessions by creation, continued": listing_query(
+        Listing(any_owner=True, status="expired", order="created", after=(0, 1), now_us=1), [Label(1_000, 6)]
+    ),
+    "expired sessions with a rare label": listing_query(Listing(status="expired", now_us=1), [Label(1, 5)]),
     "a list with a rare label": listing_query(Listing(owner="a"), [Label(1, 5), Label(1_000, 6)]),
     "a path": (PATH, {"no": 1, "leaf": "m", "before": None, "limit": 1}),
     "a snapshot": (SNAPSHOT, {"session_id": "s", "branch": None, "before": None, "limit": 1}),

@@ -4,6 +4,9 @@ import asyncio
 import re
 from pathlib import Path
 
+import pytest
+
+from chatbot.sessions.expiry import ExpiryTimer
 from tests.support.model_server import ModelServer
 from tests.support.service import Running, serving
 
@@ -132,7 +135,41 @@ async def test_a_session_expires_by_itself_and_says_so(tmp_path: Path, model: Mo
         assert refused.status_code == 404
         assert [one["session_id"] for one in (await service.client.get("/api/sessions")).json()["sessions"]] == [long]
         expired = (await service.client.get("/api/sessions", params={"status": "expired"})).json()
-        assert [one["session_id"] for one in expired["sessions"]] == [short]
+        assert [(one["session_id"], one["status"]) for one in expired["sessions"]] == [(short, "expired")]
+
+
+async def test_a_session_whose_expiry_is_not_recorded_yet_is_listed_as_expired(
+    tmp_path: Path, model: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(_timer: ExpiryTimer) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(ExpiryTimer, "run", never)
+    async with serving(tmp_path, model.url) as service:
+        body = {"timeout_hours": 1 / 3600, "metadata": {"team": "a"}}
+        short = [(await service.client.post("/api/sessions", json=body)).json()["session_id"] for _ in range(3)]
+        long = await service.session()
+
+        async def listed(status: str, **more: str) -> tuple[list[str], list[str], str | None]:
+            page = (await service.client.get("/api/sessions", params={"status": status, **more})).json()
+            ids = [one["session_id"] for one in page["sessions"]]
+            return ids, [one["status"] for one in page["sessions"]], page.get("next")
+
+        async with asyncio.timeout(10):
+            while len((await listed("expired"))[0]) < 3:
+                await asyncio.sleep(0.05)
+        for order in ("accessed", "created"):
+            assert await listed("active", order=order) == ([long], ["active"], None)
+            first = await listed("expired", order=order, limit="2")
+            assert first[:2] == (short[:0:-1], ["expired"] * 2)
+            assert first[2] is not None
+            assert (await listed("expired", order=order, limit="2", cursor=first[2]))[0] == short[:1]
+        by_label = {"metadata.team": "a"}
+        assert await listed("active", **by_label) == ([], [], None)
+        assert (await listed("expired", **by_label))[0] == short[::-1]
+        session = await service.services.queries.session(short[0])
+        assert session is not None
+        assert session.status == "active", "nobody has recorded it"
 
 
 async def test_an_expired_session_can_still_be_deleted_for_good(tmp_path: Path, model: ModelServer) -> None:
