@@ -158,7 +158,8 @@ class ReplyStarted(Event, frozen=True, tag="reply_started"):
     """The model is being asked. With the texts of `context_ids` the very request can be built again.
 
     `attempt` counts from 1; a further one begins the reply's text anew. `joined`: messages of one role that follow each
-    other were sent as one, with a blank line between them.
+    other were sent as one, with a blank line between them. `counted_as`: the name in `parameters`, if it is configured
+    or offered. Figures outlive texts, so they hold no other name that a client sent.
     """
 
     reply_id: str
@@ -170,6 +171,7 @@ class ReplyStarted(Event, frozen=True, tag="reply_started"):
     context_ids: tuple[str, ...]
     attempt: int = 1
     joined: bool = False
+    counted_as: str | None = None
 
 
 class ReplyProgressed(Event, frozen=True, tag="reply_progressed"):
@@ -182,7 +184,7 @@ class ReplyProgressed(Event, frozen=True, tag="reply_progressed"):
 
 class ReplyCompleted(Event, frozen=True, tag="reply_completed"):
     """`finish_reason` is stop, length, tool_calls or content_filter; `finish_detail` is the model server's own word for
-    it where that is another one."""
+    it where that is another one. `counted_as`: `model`, if only that name is known and not the one asked for."""
 
     reply_id: str
     content: str
@@ -191,6 +193,7 @@ class ReplyCompleted(Event, frozen=True, tag="reply_completed"):
     duration_us: int
     usage: Usage | None = None
     time_to_first_token_us: int | None = None
+    counted_as: str | None = None
     finish_detail: str = ""
 
 
@@ -198,7 +201,7 @@ class ReplyFailed(Event, frozen=True, tag="reply_failed"):
     """The model could not finish. `cause` is a word of `chatbot/llm/errors.py`, `detail` a sentence.
 
     `finish_detail` is the model server's own word where it ended the reply itself; `usage`, and the `model` that used
-    it, where it told the tokens all the same.
+    it, where it told the tokens all the same. `counted_as` as in `reply_completed`.
     """
 
     reply_id: str
@@ -209,6 +212,7 @@ class ReplyFailed(Event, frozen=True, tag="reply_failed"):
     finish_detail: str = ""
     usage: Usage | None = None
     model: str | None = None
+    counted_as: str | None = None
 
 
 class ReplyCancelled(Event, frozen=True, tag="reply_cancelled"):

@@ -33,7 +33,7 @@ from events.catalogue import (
 )
 from events.record import RecordedEvent
 from projections.labels import label_of_key, labels_of
-from projections.message import COMPLETE, ENDINGS, QUEUED, STREAMING, MessageUpdate, NewMessage, change
+from projections.message import COMPLETE, ENDINGS, OTHER_MODEL, QUEUED, STREAMING, MessageUpdate, NewMessage, change
 from projections.session import Session, evolve
 
 _DAY_US = 86_400_000_000
@@ -108,7 +108,7 @@ def _note(changes: SessionChanges, earlier: Session, recorded: RecordedEvent, la
             _start(changes, earlier, recorded, event)
         case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
             if _awaits(earlier, event.reply_id):
-                _update(changes, event.reply_id, _ending(recorded, event))
+                _update(changes, event.reply_id, _ending(earlier, recorded, event))
         case SessionCreated() | MetadataChanged():
             changes.labels = labels_of(label_key, event.metadata)
         case SessionDeleted() | ContentErased():
@@ -154,7 +154,8 @@ def key_of(event: Event | None) -> str | None:
 def _start(changes: SessionChanges, earlier: Session, recorded: RecordedEvent, event: ReplyStarted) -> None:
     if not _awaits(earlier, event.reply_id):  # a reply that nobody asked for on the record: logs may hold such
         _insert(changes, recorded, event.reply_id, event.parent_id)
-    started = MessageUpdate(STREAMING, 0, recorded.version, recorded.recorded_at_us, event.model)
+    model = event.model if event.parameters.model is None else event.counted_as or OTHER_MODEL
+    started = MessageUpdate(STREAMING, 0, recorded.version, recorded.recorded_at_us, model)
     _update(changes, event.reply_id, started)
 
 
@@ -175,11 +176,13 @@ def _depth(inserts: Mapping[str, NewMessage], parent_id: str | None) -> int | No
     return parent.depth + 1 if parent is not None and parent.depth is not None else None
 
 
-def _ending(recorded: RecordedEvent, event: ReplyEnded) -> MessageUpdate:
+def _ending(earlier: Session, recorded: RecordedEvent, event: ReplyEnded) -> MessageUpdate:
     ended = MessageUpdate(status=ENDINGS[recorded.type], position=recorded.position, version=recorded.version)
     usage = event.usage if isinstance(event, ReplyCompleted | ReplyFailed) else None
-    if isinstance(event, ReplyCompleted) or usage is not None:
-        ended.model = getattr(event, "model", None)
+    if isinstance(event, ReplyCompleted) or (isinstance(event, ReplyFailed) and usage is not None):
+        running = earlier.open_reply
+        names_model = running is not None and running.reply_id == event.reply_id and running.names_model
+        ended.model = event.model if names_model else event.counted_as or OTHER_MODEL
         ended.day = day_of(recorded.recorded_at_us)
     if usage is not None:
         ended.prompt_tokens, ended.completion_tokens = usage.prompt_tokens, usage.completion_tokens

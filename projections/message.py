@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+OTHER_MODEL = "other"  # in figures, every model whose name a client made up
 COMPLETE = "complete"
 QUEUED = "queued"
 STREAMING = "streaming"

@@ -60,7 +60,7 @@ CREATE TABLE messages (
     position INTEGER NOT NULL,    -- of the event that holds the text; 0 while the reply has not ended
     version INTEGER NOT NULL,
     created_at_us INTEGER NOT NULL,
-    model TEXT,
+    model TEXT,                   -- as figures name it: never a client's own word
     prompt_tokens INTEGER,
     completion_tokens INTEGER,
     day TEXT,                     -- of reply_completed: this row counts in `usage`

@@ -54,13 +54,17 @@ class Pending(Struct, frozen=True):
 
 
 class OpenReply(Struct, frozen=True):
-    """A reply that has started and not ended. `version` is that of its reply_started, `node` writes it."""
+    """A reply that has started and not ended. `version` is that of its reply_started, `node` writes it.
+
+    `names_model`: the model's name is the service's own or a known one, and not what a client made up.
+    """
 
     reply_id: str
     message_id: str
     version: int
     attempt: int = 1
     node: str | None = None
+    names_model: bool = True
 
 
 class Erasure(Struct, frozen=True):
@@ -130,7 +134,14 @@ def evolve(session: Session | None, recorded: RecordedEvent) -> Session:
         case ReplyRequested():
             return _requested(session, recorded, event)
         case ReplyStarted():
-            opened = OpenReply(event.reply_id, event.parent_id, recorded.version, event.attempt, node_of(recorded))
+            opened = OpenReply(
+                event.reply_id,
+                event.parent_id,
+                recorded.version,
+                event.attempt,
+                node_of(recorded),
+                names_model=event.parameters.model is None or event.counted_as is not None,
+            )
             return replace(session, open_reply=opened, pending=_without(session.pending, event.reply_id))
         case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
             return _ended(session, event.reply_id)

@@ -2,7 +2,9 @@
 
 from collections.abc import Set as AbstractSet
 
-OTHER = "other"  # stands for every name that a client chose and nobody offers
+from projections.message import OTHER_MODEL
+
+OTHER = OTHER_MODEL
 
 
 def counted_name(requested: str | None, answered: str, known: AbstractSet[str]) -> str:

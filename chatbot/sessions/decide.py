@@ -44,6 +44,9 @@ from events.catalogue import (
     MessagePosted,
     MetadataChanged,
     ReplyCancelled,
+    ReplyCompleted,
+    ReplyEnded,
+    ReplyFailed,
     ReplyInterrupted,
     ReplyProgressed,
     ReplyRequested,
@@ -58,6 +61,7 @@ from events.catalogue import (
 class Rules(Struct, frozen=True):
     """Settings that decisions depend on. Times in microseconds.
 
+    `models`: the names that are configured or offered: figures hold no other one that a client chose.
     `is_shared`: other nodes append, too, so what this one owes is recorded under its name.
     """
 
@@ -71,6 +75,7 @@ class Rules(Struct, frozen=True):
     retry_interrupted: int = 0
     is_shared: bool = False
     unanswered: Unanswered = "omit"
+    models: frozenset[str] = frozenset()
 
     @property
     def owes(self) -> str | None:
@@ -106,7 +111,7 @@ def decide(  # noqa: PLR0911, PLR0912  one arm for each command
         case StartReply():
             return _start_next(state, command, rules)
         case CheckpointReply() | EndReply():
-            return _reply_went_on(state, command)
+            return _reply_went_on(state, command, rules)
         case ChangeMetadata():
             return _change(state, command)
         case Touch():
@@ -143,6 +148,7 @@ def plan_reply(state: State, message: Remembered, asked: ReplyRequested, rules: 
     context = context_of(recent, message.message_id, rules.max_context_messages, rules.unanswered)
     if context is None:
         raise LookupError(f"the branch of message {message.message_id} is not at hand")
+    named = asked.parameters.model
     return ReplyStarted(
         reply_id=asked.reply_id,
         parent_id=message.message_id,
@@ -153,6 +159,7 @@ def plan_reply(state: State, message: Remembered, asked: ReplyRequested, rules: 
         context_ids=tuple(said.message_id for said in context),
         attempt=asked.attempt,
         joined=rules.unanswered == "join",
+        counted_as=named if named in rules.models else None,
     )
 
 
@@ -262,7 +269,7 @@ def _start_next(state: State, command: StartReply, rules: Rules) -> Decision:
     return Decision(events=(plan_reply(state, message, request, rules),))
 
 
-def _reply_went_on(state: State, command: CheckpointReply | EndReply) -> Decision:
+def _reply_went_on(state: State, command: CheckpointReply | EndReply, rules: Rules) -> Decision:
     """A reply that has ended already stays as it ended."""
     reply_id = command.event.reply_id if isinstance(command, EndReply) else command.reply_id
     running = state.session.open_reply
@@ -276,7 +283,11 @@ def _reply_went_on(state: State, command: CheckpointReply | EndReply) -> Decisio
     is_early = isinstance(command.event, ReplyCancelled | ReplyInterrupted)
     if not (is_open or (is_pending and is_early)):
         return Decision()
-    return Decision(events=(command.event,) if command.again is None else (command.event, command.again))
+    event: ReplyEnded = command.event
+    names_model = running is not None and running.names_model
+    if isinstance(event, ReplyCompleted | ReplyFailed) and event.model in rules.models and not names_model:
+        event = replace(event, counted_as=event.model)
+    return Decision(events=(event,) if command.again is None else (event, command.again))
 
 
 def _change(state: State, command: ChangeMetadata) -> Decision:

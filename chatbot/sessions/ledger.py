@@ -67,8 +67,9 @@ class Ledger:
     def rules(self) -> Rules:
         """With the provider's names as they are now: it may find out only later what it talks to."""
         rules, provider = self._rules, self._ports.provider
-        if (rules.provider, rules.model) != (provider.name, provider.model):
-            rules = self._rules = replace(rules, provider=provider.name, model=provider.model)
+        if (rules.provider, rules.model, rules.models) != (provider.name, provider.model, provider.models):
+            names = {"provider": provider.name, "model": provider.model, "models": provider.models}
+            rules = self._rules = replace(rules, **names)
         return rules
 
     @property

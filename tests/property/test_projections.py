@@ -134,6 +134,8 @@ class People:
         if session.pending and session.open_reply is None:
             waiting = session.pending[0]
             begun = started(waiting.reply_id, waiting.message_id, MODELS[choice % 2])
+            named = (None, "made up", "small")[choice % 3]
+            begun = replace(begun, parameters=Parameters(model=named), counted_as=named if named == "small" else None)
             self.record(session_id, replace(begun, attempt=waiting.attempt))
 
     def regenerate(self, session_id: str, session: Session, choice: int) -> None:
@@ -187,8 +189,13 @@ class People:
         reply_id = replies[choice % len(replies)]
         if choice % 3:
             model = MODELS[choice // 3 % 2]
-            self.record(session_id, ReplyProgressed(reply_id, 0, "so far"), completed(reply_id, choice, 7, model))
-            self.used[session_id][day_of(self.log.now_us), model, choice, 7] += 1
+            running = session.open_reply
+            names_model = running is not None and running.reply_id == reply_id and running.names_model
+            known = model if choice % 2 else None
+            ended = replace(completed(reply_id, choice, 7, model), counted_as=known)
+            self.record(session_id, ReplyProgressed(reply_id, 0, "so far"), ended)
+            counted = model if names_model else known or "other"
+            self.used[session_id][day_of(self.log.now_us), counted, choice, 7] += 1
         else:
             kinds = (ReplyFailed, ReplyCancelled, ReplyInterrupted)
             self.record(session_id, kinds[choice // 3 % 3](reply_id, "partial", "cause"))

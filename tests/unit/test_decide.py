@@ -84,6 +84,31 @@ def test_a_message_to_an_idle_session_is_posted_and_its_reply_starts_at_once() -
     assert (started.provider, started.model, started.node) == ("openai", "tiny", "here")
 
 
+@pytest.mark.parametrize(
+    ("named", "answered", "at_start", "at_end"),
+    [
+        (None, "tiny-v2", None, None),  # the service's own, whatever the server calls it
+        ("tiny", "tiny-v2", "tiny", None),
+        ("made up", "made up", None, None),
+        ("alias", "tiny", None, "tiny"),
+    ],
+)
+def test_a_clients_name_for_a_model_is_counted_only_if_it_is_known(
+    named: str | None, answered: str, at_start: str | None, at_end: str | None
+) -> None:
+    rules, state = replace(RULES, models=frozenset({"tiny"})), created()
+    asked = replace(post(1), parameters=Parameters(model=named))
+    events = decide(state, asked, 0, rules, SERVICE, SESSION).events
+    begun = events[1]
+    assert isinstance(begun, ReplyStarted)
+    assert (begun.model, begun.counted_as) == (named or "tiny", at_start)
+    state = record(state, events)
+    for ended in (replace(completed(1), model=answered), ReplyFailed("r1", "", "filtered", model=answered)):
+        (told,) = decide(state, commands.EndReply(ended), 0, rules, SERVICE, SESSION).events
+        assert isinstance(told, ReplyCompleted | ReplyFailed)
+        assert (told.model, told.counted_as) == (answered, at_end)
+
+
 def test_a_message_follows_the_newest_of_the_branch_and_the_context_has_the_newest_messages() -> None:
     state = turn(turn(turn(created(), 1), 2), 3)
     posted, started = ask(state, post(4)).events
