@@ -35,6 +35,10 @@ class Target(Protocol):
         """Erase all content that a later event of its stream explains away. Raises LogUnavailable."""
         ...
 
+    async def finish(self) -> None:
+        """All is copied: from now on the target may be used, which `add` has marked as unfinished. Raises as `add`."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -71,6 +75,7 @@ async def migrate(source: EventLog, target: Target, progress: Callable[[int], No
     _told(walk.end())
     if target.head != Head(walk.position, walk.digest):
         raise MigrationRefused("the target does not end as the source does: something else writes to it")
+    await target.finish()
     return walk.position - begin.position
 
 

@@ -9,6 +9,7 @@ import asyncpg
 
 from events.errors import LogUnusable
 from events.postgres_append import NAME, OLD_NAME, append_procedure
+from events.unfinished import LogUnfinished, Work, work_of
 
 FORMAT = 1
 MARK = "chatbot event log, format "  # the table's comment, then FORMAT: tells a log from any other table `events`
@@ -146,8 +147,10 @@ async def check_privileges(connection: asyncpg.Connection, label: str) -> None:
         )
 
 
-async def check_format(connection: asyncpg.Connection, label: str) -> bool:
-    """Whether there is no log yet. Raises LogUnusable for a server or a table that this program cannot use."""
+async def check_format(connection: asyncpg.Connection, label: str, work: Work | None = None) -> bool:
+    """Whether there is no log yet. Raises LogUnusable for a server or a table that this program cannot use, or one that
+    another command than `work` has not finished.
+    """
     version = connection.get_server_version()
     if version[:2] < SERVER_MIN:
         raise LogUnusable(
@@ -166,7 +169,10 @@ async def check_format(connection: asyncpg.Connection, label: str) -> bool:
             f"database {label} has a table {schema}.events of another program: choose another database, or another"
             " schema by ?search_path=NAME in DATABASE_URL"
         )
-    if found != str(FORMAT):
+    unfinished = work_of(int(found)) if found.isdecimal() else None
+    if unfinished is not None and unfinished is not work:
+        raise LogUnfinished(label, unfinished)
+    if found != str(FORMAT) and unfinished is None:
         raise LogUnusable(
             f"database {label} was written by a newer version of this program (format {found}, this one reads"
             f" {FORMAT}): update the program or choose another DATABASE_URL"
@@ -174,14 +180,21 @@ async def check_format(connection: asyncpg.Connection, label: str) -> bool:
     return False
 
 
-async def create(connection: asyncpg.Connection, label: str) -> None:
-    """Make the log where there is none, and this program's procedure where it is missing. Raises as check_format."""
+def mark(work: Work | None) -> str:
+    """The statement after which the log is unfinished by `work`, or (None) finished."""
+    return f"COMMENT ON TABLE events IS '{MARK}{FORMAT if work is None else work.format}'"
+
+
+async def create(connection: asyncpg.Connection, label: str, work: Work | None = None) -> None:
+    """Make the log where there is none, with `work` one that is not finished, and this program's procedure where it is
+    missing. Raises as check_format.
+    """
     if await connection.fetchval("SHOW fsync") != "on":
         raise LogUnusable(f"database {label} runs with fsync=off, and would lose what was acknowledged: turn it on")
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock($1)", CREATION_LOCK)
         schema = await connection.fetchval("SELECT quote_ident(current_schema())")
-        is_new = await check_format(connection, label)
+        is_new = await check_format(connection, label, work)
         if is_new:
             await connection.execute(TABLE)
         else:
@@ -191,7 +204,7 @@ async def create(connection: asyncpg.Connection, label: str) -> None:
             await connection.execute(NODES.format(schema=schema))
         if is_new:
             await connection.execute(TRIGGERS)
-            await connection.execute(f"COMMENT ON TABLE events IS '{MARK}{FORMAT}'")
+            await connection.execute(mark(work))
 
 
 async def _make_routines(connection: asyncpg.Connection, schema: str) -> None:

@@ -11,9 +11,10 @@ from events.options import LogOptions
 from events.postgres_append import LOCK
 from events.postgres_connection import FAILURES, Place, explain, farewell
 from events.postgres_head import ask_head
-from events.postgres_schema import COLUMNS, create
+from events.postgres_schema import COLUMNS, create, mark
 from events.postgres_vacuum import vacuum
 from events.record import Columns, Head
+from events.unfinished import Work
 
 # A client that freezes between two statements would keep the nodes waiting: the server ends its transaction.
 IDLE_MS = 5_000
@@ -43,7 +44,7 @@ class PostgresTarget:
             )
             target = cls(place, connection)
             try:
-                await create(connection, place.label)
+                await create(connection, place.label, Work.MIGRATE)
                 target.head = await ask_head(connection)
             except BaseException:
                 await target.close()
@@ -60,6 +61,7 @@ class PostgresTarget:
                 await connection.execute(LOCK)
                 if await ask_head(connection) != self.head:
                     raise MigrationRefused(f"database {self._place.label}: something else appends to it")
+                await connection.execute(mark(Work.MIGRATE))
                 await connection.copy_records_to_table("events", records=written, columns=COLUMNS)
                 for erasure in erasures:
                     done = await connection.execute(_ERASE, *erasure)
@@ -75,6 +77,13 @@ class PostgresTarget:
             async with self._connection.transaction():
                 await self._connection.execute("SET LOCAL statement_timeout = 0")
                 self._erased = await self._connection.execute(FINISH_ALL) != _NOTHING
+        except FAILURES as error:
+            raise LogUnavailable(explain(error, self._place.label)) from error
+
+    async def finish(self) -> None:
+        """As Target.finish."""
+        try:
+            await self._connection.execute(mark(None))
         except FAILURES as error:
             raise LogUnavailable(explain(error, self._place.label)) from error
 

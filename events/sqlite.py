@@ -36,6 +36,7 @@ from events.sqlite_readers import (
     stream_events,
 )
 from events.sqlite_schema import check_format, connect_reader, explain
+from events.unfinished import Work
 from events.wakeups import Wakeups
 from events.write_side import WriteSide
 from events.writer import LogObserver, NoObserver
@@ -78,13 +79,15 @@ class SqliteLog:
         observe: LogObserver | None = None,
         wakeups: Wakeups | None = None,
         other_nodes: OtherNodes | None = None,
+        work: Work | None = None,
     ) -> "SqliteLog":
         """Open the log in `path`, created if missing.
 
         With `read_only` no event and no lock is written, so that offline commands work beside a running server and
         on a read-only copy; `head` is then the end of the log at this moment. `clock` gives microseconds, UTC;
         `random_bytes` the salts, absent: the system. With `wakeups` other processes append to the file, too, all of
-        them through such a log; `other_nodes` knows what those can read.
+        them through such a log; `other_nodes` knows what those can read. A log that a command has not finished is opened
+        only for it, as `work`.
         Raises LogUnusable (of which LogInUse is one), which says what to do about it.
         """
         options = options or LogOptions()
@@ -92,9 +95,10 @@ class SqliteLog:
         readers, side = SqliteReaders(database, options), None
         try:
             if read_only:
-                live = await _end_of(database, options)
+                live = await _end_of(database, options, work)
             else:
                 side = WriteSide(database, options, (clock, random_bytes or _drawn()), wakeups)
+                side.store.work = work
                 live = await side.open(observe or NoObserver())
             await readers.open()
         except BaseException as error:
@@ -262,11 +266,11 @@ async def _release(readers: SqliteReaders, side: WriteSide | None) -> None:
                 await side.close()  # last: only then can SQLite remove its write-ahead log
 
 
-async def _end_of(database: Path, options: LogOptions) -> LiveHead:
+async def _end_of(database: Path, options: LogOptions, work: Work | None) -> LiveHead:
     """The head of a log that is only read, which for it never moves."""
     connection = await connect_reader(database, options)
     try:
-        if await check_format(connection, database):
+        if await check_format(connection, database, work):
             raise LogUnusable(f"database {database} is empty: there is no log in it")
         rows = await connection.execute_fetchall("SELECT position, digest FROM events ORDER BY position DESC LIMIT 1")
         live = LiveHead(next((Head(*row) for row in rows), Head(0, GENESIS)))

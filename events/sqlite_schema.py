@@ -12,6 +12,7 @@ import aiosqlite
 from events.errors import LogUnavailable, LogUnusable
 from events.options import LogOptions
 from events.shared_hop import AskableConnection
+from events.unfinished import LogUnfinished, Work, work_of
 
 APPLICATION_ID = 0x43484C47  # "CHLG": tells a log from any other SQLite file
 FORMAT = 1  # PRAGMA user_version
@@ -156,19 +157,22 @@ def _is_still(path: Path) -> bool:
     return path.is_file() and not os.access(path.parent, os.W_OK) and not (wal.exists() and wal.stat().st_size)
 
 
-async def connect_writer(path: Path, options: LogOptions, *, create: bool) -> aiosqlite.Connection:
-    """The connection that writes. With `create`, an empty or missing file becomes a log.
+async def connect_writer(
+    path: Path, options: LogOptions, *, create: bool, work: Work | None = None
+) -> aiosqlite.Connection:
+    """The connection that writes. With `create`, an empty or missing file becomes a log; with `work`, one that is not
+    finished. One that `work` has not finished is opened, too.
 
     Raises LogUnusable for a file that is no log of this format, sqlite3.Error for what SQLite says of it.
     """
     connection = await connect(path, options, mode="rwc" if create else "rw")
     try:
-        fresh = await check_format(connection, path)
+        fresh = await check_format(connection, path, work)
         await _use_wal(connection, path)
         for pragma in (*WRITER_PRAGMAS, f"journal_size_limit={options.wal_limit_bytes}"):
             await connection.execute_fetchall(f"PRAGMA {pragma}")
         if fresh:
-            await _create(connection)
+            await _create(connection, FORMAT if work is None else work.format)
     except BaseException:
         await connection.close()
         raise
@@ -181,8 +185,10 @@ async def _use_wal(connection: aiosqlite.Connection, path: Path) -> None:
         raise LogUnusable(f"database {path}: its disk does not support a write-ahead log; choose a local disk")
 
 
-async def check_format(connection: aiosqlite.Connection, path: Path) -> bool:
-    """Whether the file is still empty. Raises LogUnusable when it is another program's or a newer one's."""
+async def check_format(connection: aiosqlite.Connection, path: Path, work: Work | None = None) -> bool:
+    """Whether the file is still empty. Raises LogUnusable when it is another program's or a newer one's, or one that
+    another command than `work` has not finished.
+    """
     ((application_id, user_version, tables),) = await connection.execute_fetchall(
         "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_schema)"
         " FROM pragma_application_id, pragma_user_version"
@@ -191,7 +197,10 @@ async def check_format(connection: aiosqlite.Connection, path: Path) -> bool:
         return True
     if application_id != APPLICATION_ID:
         raise LogUnusable(f"database {path} belongs to another program: choose another DATABASE_URL")
-    if user_version != FORMAT:
+    unfinished = work_of(user_version)
+    if unfinished is not None and unfinished is not work:
+        raise LogUnfinished(path, unfinished)
+    if user_version != FORMAT and unfinished is None:
         raise LogUnusable(
             f"database {path} was written by a newer version of this program (format {user_version}, this one reads"
             f" {FORMAT}): update the program or choose another DATABASE_URL"
@@ -199,12 +208,17 @@ async def check_format(connection: aiosqlite.Connection, path: Path) -> bool:
     return False
 
 
-async def _create(connection: aiosqlite.Connection) -> None:
+def mark(work: Work | None) -> str:
+    """The statement after which the log is unfinished by `work`, or (None) finished. Part of a transaction."""
+    return f"PRAGMA user_version={FORMAT if work is None else work.format}"
+
+
+async def _create(connection: aiosqlite.Connection, format_number: int) -> None:
     statements = (
         TABLE,
         *TRIGGERS.values(),
         f"PRAGMA application_id={APPLICATION_ID}",
-        f"PRAGMA user_version={FORMAT}",
+        f"PRAGMA user_version={format_number}",
     )
     await connection.execute_fetchall("BEGIN IMMEDIATE")
     for statement in statements:

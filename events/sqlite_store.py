@@ -21,13 +21,14 @@ from events.shared_hop import hop
 from events.sqlite_schema import (
     COLUMNS,
     DAMAGED,
-    FORMAT,
     connect_writer,
     explain,
     is_corrupt,
+    mark,
     primary_code,
     unavailable,
 )
+from events.unfinished import Work
 from events.write_ahead import WriteAhead
 
 ROUNDS_MAX = 4  # one to believe the callers, one with the streams' true versions, the others for a foreign writer
@@ -52,6 +53,7 @@ class SqliteStore:
         self._connection: aiosqlite.Connection | None = None
         self._write_ahead = WriteAhead(path, options)
         self.misplaced: str | None = None  # the database's file is gone; appends go on when it comes back
+        self.work: Work | None = None  # the command that has not finished this log, and writes it now
         self.files_lost: Callable[[str], None] = lambda reason: None  # hears once of each loss
         self._suspect = True
         self._files = FileWatch(path)
@@ -90,7 +92,7 @@ class SqliteStore:
 
     async def _commit_nothing(self, connection: aiosqlite.Connection) -> None:
         """Write the file's format again: a page, its frame and its fsync, as of the smallest append."""
-        await connection.execute_fetchall(f"PRAGMA user_version={FORMAT}")
+        await connection.execute_fetchall(mark(self.work))
 
     async def tidy(self) -> float | None:
         """Shorten the write-ahead log when it is long, empty it after an erasure, look at the files. As
@@ -159,7 +161,7 @@ class SqliteStore:
         return self._connection
 
     async def _connect(self, *, create: bool) -> aiosqlite.Connection:
-        return await connect_writer(self._path, self._options, create=create)
+        return await connect_writer(self._path, self._options, create=create, work=self.work)
 
     async def _look(self) -> None:
         """At the files, when it is time."""

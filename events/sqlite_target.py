@@ -14,8 +14,9 @@ from events.errors import LogUnavailable, LogUnusable
 from events.lock import DatabaseLock
 from events.options import LogOptions
 from events.record import Columns, Head
-from events.sqlite_schema import COLUMNS, connect_writer, explain
+from events.sqlite_schema import COLUMNS, connect_writer, explain, mark
 from events.sqlite_store import ERASE
+from events.unfinished import Work
 
 _ROW = "(" + ",".join("?" * len(COLUMNS.split(","))) + ")"
 _LAST = "SELECT position, digest FROM events ORDER BY position DESC LIMIT 1"
@@ -37,7 +38,7 @@ class SqliteTarget:
         lock = DatabaseLock(path)
         await asyncio.to_thread(lock.acquire)
         try:
-            connection = await connect_writer(path, LogOptions(), create=True)
+            connection = await connect_writer(path, LogOptions(), create=True, work=Work.MIGRATE)
         except BaseException as error:
             lock.release()
             if isinstance(error, sqlite3.Error):
@@ -54,12 +55,16 @@ class SqliteTarget:
         values = ",".join([_ROW] * len(written))
         insert = f"INSERT INTO events ({COLUMNS}) VALUES {values}"  # noqa: S608  constants
         statements: list[tuple[str, Sequence[object]]] = [(insert, list(chain.from_iterable(written)))]
-        await self._execute([*statements, *((ERASE, erasure) for erasure in erasures)])
+        await self._execute([(mark(Work.MIGRATE), ()), *statements, *((ERASE, erasure) for erasure in erasures)])
         self.head = Head(rows[-1][0], rows[-1][10])
 
     async def finish_erasures(self) -> None:
         """As Target.finish_erasures."""
         await self._execute([(FINISH_ALL, ())])
+
+    async def finish(self) -> None:
+        """As Target.finish."""
+        await self._execute([(mark(None), ())])
 
     async def close(self) -> None:
         """Empty the write-ahead log, close the file, let go of the lock."""

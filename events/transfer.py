@@ -23,8 +23,9 @@ from events.lock import DatabaseLock
 from events.options import LogOptions
 from events.record import Columns, Head, StoredRow
 from events.scratch import Scratch
-from events.sqlite_schema import COLUMNS, connect_writer, explain
+from events.sqlite_schema import APPLICATION_ID, COLUMNS, connect, connect_writer, explain, mark
 from events.sqlite_store import ERASE
+from events.unfinished import Work, work_of
 
 ROWS_MAX = 500  # in one transaction and statement: 11 values each, and SQLite binds at most 32,766
 HOLD_TEXT = frozenset(
@@ -54,23 +55,27 @@ class Present(msgspec.Struct, frozen=True):
 class Transfer:
     """A log to copy into, locked. Made by `open`; must be closed."""
 
-    def __init__(self, connection: aiosqlite.Connection, lock: DatabaseLock, head: Head) -> None:
+    def __init__(self, connection: aiosqlite.Connection, lock: DatabaseLock, head: Head, work: Work) -> None:
         self.head = head
+        self._work = work
         self.scratch = Scratch()
         self.added = 0
+        self.goes_on = False  # whether an earlier `work` has not finished this log
         self.without_text = 0  # adopted messages whose text was not copied
         self._connection = connection
         self._lock = lock
         self._made: Path | None = None
 
     @classmethod
-    async def open(cls, path: Path) -> "Transfer":
-        """Lock and open the log in `path`, made if missing. Raises LogInUse while a server runs, LogUnusable."""
+    async def open(cls, path: Path, work: Work) -> "Transfer":
+        """Lock and open the log in `path`, made if missing. From the first row on it is marked as unfinished by `work`,
+        until `finish` of events.sqlite_schema. Raises LogInUse while a server runs, LogUnusable.
+        """
         path = await asyncio.to_thread(path.resolve)
         lock = DatabaseLock(path)
         await asyncio.to_thread(lock.acquire)
         try:
-            connection = await connect_writer(path, LogOptions(), create=True)
+            connection = await connect_writer(path, LogOptions(), create=True, work=work)
         except BaseException as error:
             lock.release()
             if isinstance(error, sqlite3.Error):
@@ -78,7 +83,9 @@ class Transfer:
             raise
         last = "SELECT position, digest FROM events ORDER BY position DESC LIMIT 1"
         rows = await connection.execute_fetchall(last)
-        transfer = cls(connection, lock, next((Head(*row) for row in rows), Head(0, GENESIS)))
+        transfer = cls(connection, lock, next((Head(*row) for row in rows), Head(0, GENESIS)), work)
+        ((number,),) = await connection.execute_fetchall("PRAGMA user_version")
+        transfer.goes_on = not lock.is_new_database and work_of(number) is work
         transfer._made = path if lock.is_new_database else None
         return transfer
 
@@ -105,7 +112,8 @@ class Transfer:
             placed.append(astuple(one))
         written, erasures = without_erased(placed)
         insert = f"INSERT INTO events ({COLUMNS}) VALUES " + ",".join([_ROW] * len(rows))  # noqa: S608  constants
-        await self._commit([(insert, list(chain.from_iterable(written))), *((ERASE, one) for one in erasures)])
+        marked = (mark(self._work), ())
+        await self._commit([marked, (insert, list(chain.from_iterable(written))), *((ERASE, one) for one in erasures)])
         self.head = head
         self.added += len(rows)
 
@@ -164,6 +172,49 @@ class Transfer:
             message["position"] = place
         text, salt = msgspec.json.encode(data), os.urandom(SALT_BYTES)
         return replace(row, data=text.decode(), salt=salt, commitment=commit(salt, text))
+
+
+async def finish(path: Path, work: Work) -> None:
+    """`work` has written all of the log in `path`: from now on it may be used. Raises LogUnusable."""
+    path = await asyncio.to_thread(path.resolve)
+    lock = DatabaseLock(path)
+    await asyncio.to_thread(lock.acquire)
+    try:
+        connection = await connect_writer(path, LogOptions(), create=False, work=work)
+        try:
+            await connection.execute_fetchall(mark(None))
+            await connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            await connection.close()
+    except sqlite3.Error as error:
+        raise LogUnusable(explain(error, path) or f"database {path}: {error}") from error
+    finally:
+        lock.release()
+
+
+async def is_unfinished(path: Path, work: Work) -> bool:
+    """Whether `path` is a log that `work` has not finished."""
+    query = "SELECT application_id, user_version FROM pragma_application_id, pragma_user_version"
+    try:
+        connection = await connect(await asyncio.to_thread(path.resolve), LogOptions(), mode="ro")
+    except sqlite3.Error:
+        return False
+    try:
+        ((application_id, number),) = await connection.execute_fetchall(query)
+    finally:
+        await connection.close()
+    return application_id == APPLICATION_ID and work_of(number) is work
+
+
+def discard(path: Path) -> None:
+    """Delete the log in `path`, which nobody has open. Blocks. Raises LogInUse, LogUnusable."""
+    lock = DatabaseLock(path.resolve())
+    lock.acquire()
+    try:
+        for suffix in ("-wal", "-shm", ""):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+    finally:
+        lock.release()
 
 
 def _placed(row: StoredRow, head: Head, source: str) -> StoredRow:

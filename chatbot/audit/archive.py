@@ -18,8 +18,9 @@ from events.record import Head, Metadata
 from events.selection import Selection
 from events.snapshot import Snapshot
 from events.sqlite import SqliteLog
-from events.transfer import Transfer, TransferRefused
+from events.transfer import Transfer, TransferRefused, finish, is_unfinished
 from events.trust import check_tail
+from events.unfinished import LogUnfinished, Work
 from projections.session import Session, evolve
 
 PAGE = 500  # rows read at once
@@ -86,9 +87,12 @@ async def _write(source: Snapshot | Selection, archive: ArchiveWriter) -> int:
 
 
 def import_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="FILE", help="what export wrote")
+    parser.add_argument("file", type=Path, metavar="FILE", nargs="?", help="what export wrote")
     parser.add_argument("--skip-existing", action="store_true", help="leave out sessions that the log has already")
     parser.add_argument("--resume", action="store_true", help="go on with an import of this file that was interrupted")
+    parser.add_argument(
+        "--accept-partial", action="store_true", help="use the log with what an interrupted import has written; no FILE"
+    )
 
 
 async def import_command(desk: Desk, options: argparse.Namespace) -> int:
@@ -98,6 +102,10 @@ async def import_command(desk: Desk, options: argparse.Namespace) -> int:
     """
     rules = Rules(skip_existing=options.skip_existing, resume=options.resume)
     path = desk.file("import into a file, and move that up with `run.py migrate`")
+    if options.accept_partial == (options.file is not None):
+        raise CommandFailed("import takes FILE, or --accept-partial alone", 2)
+    if options.accept_partial:
+        return await _accept_partial(desk, path)
     try:
         with options.file.open("rb") as file:
             told = await import_file(file, path, rules)
@@ -114,13 +122,23 @@ async def import_command(desk: Desk, options: argparse.Namespace) -> int:
     return 0
 
 
+async def _accept_partial(desk: Desk, path: Path) -> int:
+    if not await is_unfinished(path, Work.IMPORT):
+        raise CommandFailed(f"{path} has no import that was interrupted")
+    await finish(path, Work.IMPORT)
+    desk.note(f"{path} may be used; sessions of the file that was imported may be missing or lack their end")
+    return 0
+
+
 async def import_file(file: BinaryIO, path: Path, rules: Rules) -> dict[str, object]:
     """Copy the export in `file` into the log in `path`; what became of it. Raises ArchiveFault, TransferRefused,
     LogUnusable. A file that is wrong writes nothing, and makes no log: all of it is checked first.
     """
     archive = ArchiveReader(file)
-    transfer = await Transfer.open(path)
+    transfer = await Transfer.open(path, Work.IMPORT)
     try:
+        if transfer.goes_on and transfer.head.position and not rules.resume:
+            raise LogUnfinished(path, Work.IMPORT)  # noqa: TRY301  the file is to be closed
         if transfer.head.position:
             await _check(path)
         intake = Intake(transfer, archive.header.origin, rules)
@@ -140,6 +158,7 @@ async def import_file(file: BinaryIO, path: Path, rules: Rules) -> dict[str, obj
     owing = list(_owing(transfer))
     await transfer.close()
     head, closed = await close_replies(path, owing) if owing else (transfer.head, 0)
+    await finish(path, Work.IMPORT)
     return {
         "imported": transfer.added,
         "skipped": intake.skipped,
@@ -161,7 +180,7 @@ def _owing(transfer: Transfer) -> Iterator[str]:
 
 async def close_replies(path: Path, session_ids: Sequence[str]) -> tuple[Head, int]:
     """End the replies that these sessions owe: nobody writes them here. Where the log ends then, and their number."""
-    log = await SqliteLog.open(path)
+    log = await SqliteLog.open(path, work=Work.IMPORT)
     closed = 0
     try:
         for session_id in session_ids:
@@ -189,7 +208,7 @@ async def _ends(log: EventLog, session: Session) -> list[ReplyInterrupted]:
 
 async def _check(path: Path) -> None:
     """Nothing is built on a log that does not hold. Raises LogUnusable."""
-    log = await SqliteLog.open(path, read_only=True)
+    log = await SqliteLog.open(path, read_only=True, work=Work.IMPORT)
     try:
         await check_tail(log, path)
     finally:

@@ -1,6 +1,7 @@
 """The command salvage: what still holds of a damaged log, copied into a new one, and a report of the rest."""
 
 import argparse
+import asyncio
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +16,8 @@ from events.catalogue import EXPLAINS_ERASURE, SessionDeleted
 from events.record import Metadata, StoredRow
 from events.salvage import Found, Standing, Wreck
 from events.sqlite import SqliteLog
-from events.transfer import ROWS_MAX, Transfer
+from events.transfer import ROWS_MAX, Transfer, discard, finish, is_unfinished
+from events.unfinished import Work
 
 NAMED_MAX = 100  # faults and sessions that the report lists; all are counted
 ERASED_MAX = 500  # sessions closed in one round
@@ -60,7 +62,8 @@ async def salvage(desk: Desk, options: argparse.Namespace) -> int:
     """
     source = options.source or desk.file("restore a backup, or name a file with --from")
     destination = options.destination
-    if destination.exists():
+    starts_again = destination.exists()
+    if starts_again and not await is_unfinished(destination, Work.SALVAGE):
         raise CommandFailed(f"{destination} exists: salvage writes a new log", 2)
     if not source.is_file():
         raise CommandFailed(f"{source} does not exist", 2)
@@ -72,10 +75,12 @@ async def salvage(desk: Desk, options: argparse.Namespace) -> int:
         rest = None
         if options.rest is not None:
             try:
-                rest = stack.enter_context(options.rest.open("xb"))
+                rest = stack.enter_context(options.rest.open("wb" if starts_again else "xb"))
             except OSError as error:
                 raise CommandFailed(f"cannot write {options.rest}: {error.strerror}", 2) from error
-        transfer = await Transfer.open(destination)
+        if starts_again:
+            await asyncio.to_thread(discard, destination)
+        transfer = await Transfer.open(destination, Work.SALVAGE)
         work = _Salvage(transfer, rest)
         progress = Progress("salvaging", wreck.end)
         try:
@@ -86,6 +91,7 @@ async def salvage(desk: Desk, options: argparse.Namespace) -> int:
             progress.close()
             await transfer.close()
     await _close_erased(destination, lost)
+    await finish(destination, Work.SALVAGE)
     return _tell(desk, work.report, destination)
 
 
@@ -179,7 +185,7 @@ def _unexplained(transfer: Transfer) -> list[tuple[str, int]]:
 
 async def _close_erased(destination: Path, lost: list[tuple[str, int]]) -> None:
     """The event that erased these sessions is lost: say so in a session_deleted, so that the new log holds."""
-    log = await SqliteLog.open(destination)
+    log = await SqliteLog.open(destination, work=Work.SALVAGE)
     try:
         for stream_id, version in lost:
             deleted = SessionDeleted(reason="salvage: the event that erased this session was lost")

@@ -30,7 +30,8 @@ from events.errors import LogInUse
 from events.intake import Rules
 from events.record import Metadata, RecordedEvent
 from events.sqlite import SqliteLog
-from events.transfer import Transfer, TransferRefused
+from events.transfer import Transfer, TransferRefused, finish
+from events.unfinished import LogUnfinished, Work
 from projections.session import evolve
 from tests.support.commands import command, refusal
 from tests.support.model_server import ModelServer
@@ -188,8 +189,10 @@ async def test_an_interrupted_import_can_be_resumed_at_any_page(
     await log.close()
     own = len(await rows_of(target))
     await interrupted(data, target, pages, monkeypatch, Rules(skip_existing=skip_existing))
-    with pytest.raises(TransferRefused, match="--resume"):
+    with pytest.raises(LogUnfinished, match="--resume"):
         await take(data, target)
+    with pytest.raises(LogUnfinished, match="--resume"):
+        await SqliteLog.open(target)
     done = await take(data, target, Rules(resume=True, skip_existing=skip_existing))
     whole = [content(row) for row in await rows_of(source) if not (skip_existing and row.stream_id == "bobs")]
     assert [content(row) for row in (await rows_of(target))[own:]] == whole
@@ -204,6 +207,7 @@ async def test_an_import_is_not_resumed_over_a_session_that_went_on(
     monkeypatch.setattr("events.intake.ROWS_MAX", 2)
     target, data = tmp_path / "new.db", await exported(source, session="later")
     await interrupted(data, target, 1, monkeypatch)
+    await finish(target, Work.IMPORT)  # as after --accept-partial
     log = await SqliteLog.open(target)
     await log.append("later", 2, [posted("went on")], ASKED)
     await log.close()

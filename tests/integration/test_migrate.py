@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -14,6 +15,7 @@ from events.opening import open_log
 from events.record import Columns, Head, StoredRow
 from events.sqlite import SqliteLog
 from events.sqlite_schema import TRIGGERS
+from events.unfinished import LogUnfinished
 from events.verify import verify
 from tests.support.log_texts import ALL, fill
 from tests.support.postgres import PostgresServer
@@ -43,6 +45,20 @@ async def rows_at(place: Path | str) -> list[StoredRow]:
         await log.close()
 
 
+async def half_at(place: Path | str) -> list[StoredRow]:
+    """As `rows_at`, of a target that is not finished, which nothing else opens."""
+    with pytest.raises(LogUnfinished, match=r"`run\.py migrate` has not finished it"):
+        await open_log(place, read_only=True)
+    with pytest.raises(LogUnfinished):
+        await open_log(place)
+
+    async def is_log(*_: object) -> bool:
+        return False
+
+    with patch("events.sqlite.check_format", is_log), patch("events.postgres.check_format", is_log):
+        return await rows_at(place)
+
+
 async def move(source: Path | str, target: Path | str, pages: int | None = None) -> int:
     """What `run.py migrate` does; stopped after `pages`."""
     log = await open_log(source, read_only=True)
@@ -66,6 +82,9 @@ class Stopping(Target):
 
     async def finish_erasures(self) -> None:
         await self._target.finish_erasures()
+
+    async def finish(self) -> None:
+        await self._target.finish()
 
     @property
     def head(self) -> Head:  # type: ignore[override]  # only looked at
@@ -115,7 +134,7 @@ async def test_an_interrupted_move_goes_on_where_it_stopped_and_erases_what_was_
     await log.close()
     with pytest.raises(asyncio.CancelledError):
         await move(source, target, pages=2)
-    assert len(await rows_at(target)) == 8
+    assert len(await half_at(target)) == 8
     log = await open_log(source)
     await log.erase("a", 6, deleted(), ASKED)
     await log.append("b", 6, [posted("7")], ASKED)
@@ -151,7 +170,7 @@ async def test_an_erasure_is_in_the_transaction_that_adds_its_event(
     await log.close()
     with pytest.raises(asyncio.CancelledError):
         await move(source, target, pages=pages - 1)
-    rows = await rows_at(target)
+    rows = await half_at(target)
     assert len(rows) == 4 * pages
     if any(row.type == "session_deleted" for row in rows):
         assert all(row.data is None for row in rows[:6])
@@ -237,8 +256,8 @@ async def test_a_file_that_is_served_is_not_moved(url: str, tmp_path: Path) -> N
 async def test_a_target_to_which_a_node_appends_meanwhile_is_told(url: str, tmp_path: Path) -> None:
     await tell(tmp_path / "log.db")
     log = await open_log(tmp_path / "log.db", read_only=True)
-    writing = await open_target(url)
     node = await open_log(url)
+    writing = await open_target(url)
     await fill(node, "other", "1")
     with pytest.raises(MigrationRefused, match="something else appends to it"):
         await migrate(log, writing, lambda _: None)
@@ -256,7 +275,7 @@ async def test_a_source_that_does_not_hold_is_copied_no_further_than_it_holds(ur
     connection.close()
     with pytest.raises(MigrationRefused, match="content, salt or commitment was changed"):
         await move(tmp_path / "log.db", url)
-    assert await rows_at(url) == rows[:4]
+    assert await half_at(url) == rows[:4]
 
 
 async def test_every_command_works_on_postgresql_or_says_why_not(url: str, tmp_path: Path) -> None:

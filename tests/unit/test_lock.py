@@ -16,6 +16,7 @@ from events.lock import DatabaseLock
 from events.sqlite import SqliteLog
 from events.sqlite_target import SqliteTarget
 from events.transfer import Transfer
+from events.unfinished import Work
 from tests.support.sample_events import ASKED, EVERY_EVENT
 
 OTHERS_SQLITE_MAY_LOCK = """
@@ -38,7 +39,7 @@ async def test_a_second_name_of_a_served_file_is_refused(tmp_path: Path) -> None
         with pytest.raises(LogInUse, match="in use by"):
             await SqliteLog.open(other)
         with pytest.raises(LogInUse, match="in use by"):
-            await Transfer.open(other)
+            await Transfer.open(other, Work.IMPORT)
         with pytest.raises(LogInUse, match="in use by"):
             await SqliteTarget.open(other)
     await log.append("a", 0, [EVERY_EVENT[0]], ASKED)

@@ -1,0 +1,43 @@
+"""The mark of a log that a command has begun to write and not finished: until the end it is no log to be used.
+
+It stands where the format's number stands, so that older programs refuse such a log, too, as a newer program's.
+"""
+
+from enum import Enum
+
+from events.errors import LogUnusable
+
+FORMAT_MIN = 1001  # in SQLite's user_version; formats of whole logs stay below
+
+
+class Work(Enum):
+    """The command that writes the log."""
+
+    MIGRATE = "migrate"
+    IMPORT = "import"
+    SALVAGE = "salvage"
+
+    @property
+    def format(self) -> int:
+        """What stands in place of the format's number."""
+        return FORMAT_MIN + list(Work).index(self)
+
+
+_ADVICE = {
+    Work.MIGRATE: "run the same `run.py migrate` again, which goes on where it stopped, or delete what it made",
+    Work.IMPORT: "import the same file again with --resume, or accept what is there: `run.py import --accept-partial`",
+    Work.SALVAGE: "run the same `run.py salvage` again, which starts from the beginning",
+}
+
+
+class LogUnfinished(LogUnusable):
+    """A command was interrupted while it wrote this log."""
+
+    def __init__(self, place: object, work: Work) -> None:
+        super().__init__(f"database {place} is not whole: `run.py {work.value}` has not finished it; {_ADVICE[work]}")
+        self.work = work
+
+
+def work_of(format_number: int) -> Work | None:
+    """The command that has not finished a log with this number; None for a number that means something else."""
+    return next((work for work in Work if work.format == format_number), None)
