@@ -304,7 +304,7 @@ async def opened_log(settings: Settings, log_watch: LogWatch, worker: Worker | N
         program=__version__,
     )
     try:
-        await check_tail(log, database.shown if database.is_postgres else database.path)
+        log_watch.found_leftovers(await check_tail(log, database.shown if database.is_postgres else database.path))
         yield log
     finally:
         await log.close()

@@ -132,7 +132,7 @@ class Metrics:
         )
         self._erasure_pending = Gauge(
             "chatbot_erasure_pending",
-            "1 while content of deleted sessions is still in a file: another program reads it, or forks copy it first.",
+            "1 while content of deleted sessions is in a file: a program reads it, forks copy it, or start found it.",
             registry=registry,
         )
         self._lag_events = Gauge(

@@ -1,6 +1,6 @@
 """From what happens inside to metrics and log lines: the observers that the log, projections and sessions are given."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -9,6 +9,7 @@ from chatbot.metrics import Metrics
 from chatbot.sessions.generation import Timing
 from chatbot.sessions.outcome import status_of
 from events.catalogue import ReplyCompleted, ReplyEnded, ReplyFailed, ReplyStarted
+from events.leftovers import Leftover
 
 
 class SessionWatch:
@@ -73,6 +74,7 @@ class LogWatch:
 
     def __init__(self, metrics: Metrics, logger: structlog.stdlib.BoundLogger) -> None:
         self.writable = True  # as of the last append, or probe
+        self.leftovers = 0
         self._metrics = metrics
         self._logger = logger
 
@@ -98,6 +100,17 @@ class LogWatch:
 
     def warned(self, subject: str, reason: str) -> None:
         self._logger.warning(f"log.{subject}", reason=reason)
+
+    def found_leftovers(self, leftovers: Sequence[Leftover]) -> None:
+        """Deleted sessions of which content is still there, as found at start."""
+        self.leftovers = len(leftovers)
+        if leftovers:
+            self._logger.warning(
+                "log.unfinished_erasures",
+                sessions=len(leftovers),
+                first_position=leftovers[0].position,
+                advice="run.py verify names all of them, run.py erase --session ID finishes each",
+            )
 
     def files_lost(self, reason: str) -> None:
         self._metrics.files_lost()

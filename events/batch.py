@@ -32,7 +32,10 @@ class Content(Struct, frozen=True, gc=False):
 
 
 class Pending(Struct, frozen=True, gc=False):
-    """An append that waits for its place. `size` is the length of its data in bytes."""
+    """An append that waits for its place. `size` is the length of its data in bytes.
+
+    One without contents only erases what the stream holds before version `expected_version`.
+    """
 
     stream_id: str
     expected_version: int
@@ -99,6 +102,11 @@ def _metadata(given: Metadata, contents: Sequence[Content]) -> Metadata:
     return replace(given, ignorable=True)
 
 
+def erasure(stream_id: str, version: int) -> Pending:
+    """Erases what the stream holds before `version`, where an event that explains it is recorded already."""
+    return Pending(stream_id, version, (), Metadata(), "", 0, 0, erases=True)
+
+
 def plan(batch: Sequence[Pending], head: Head, versions: dict[str, int]) -> Plan:
     """Place `batch` after `head`.
 
@@ -111,6 +119,10 @@ def plan(batch: Sequence[Pending], head: Head, versions: dict[str, int]) -> Plan
     conflicts = 0
     for append in batch:
         expected = append.expected_version
+        if not append.contents:
+            outcomes.append(())
+            erasures.append((append.stream_id, expected))
+            continue
         if reached.setdefault(append.stream_id, expected) != expected:
             outcomes.append(VersionConflict(append.stream_id, expected))
             conflicts += 1

@@ -5,9 +5,10 @@ its session that come with it are written without content, and those written bef
 """
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from events.catalogue import EXPLAINS_ERASURE
-from events.record import Columns
+from events.record import Columns, StoredRow
 
 STREAM, VERSION, TYPE, DATA, SALT = 1, 2, 3, 7, 8  # places in a row's columns
 
@@ -19,6 +20,19 @@ FINISH_ALL = (
     " events AS earlier WHERE earlier.stream_id = last.stream_id AND earlier.version < last.version"
     " AND earlier.data IS NOT NULL)"
 )
+
+
+class ReadsStreams(Protocol):
+    """As much of a log as is asked here."""
+
+    async def stream_rows(self, stream_id: str, *, after: int = 0, limit: int) -> list[StoredRow]: ...
+
+
+async def check_explained(log: ReadsStreams, stream_id: str, version: int) -> None:
+    """Raises ValueError where no event at `version` explains why earlier content of the stream is gone."""
+    rows = await log.stream_rows(stream_id, after=version - 1, limit=1)
+    if not rows or rows[0].version != version or rows[0].type not in EXPLAINS_ERASURE:
+        raise ValueError(f"version {version} of stream {stream_id} does not explain why content is gone")
 
 
 def without_erased(rows: Sequence[Columns]) -> tuple[list[Columns], list[tuple[str, int]]]:

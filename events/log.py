@@ -30,6 +30,13 @@ class EventLog(Protocol):
         """
         ...
 
+    async def finish_erasure(self, stream_id: str, version: int) -> None:
+        """Erase the content of events before `version`, where an event of a type in EXPLAINS_ERASURE is recorded.
+
+        Returns as `erase` does. Raises ValueError where no such event is there, LogUnavailable.
+        """
+        ...
+
     async def read(
         self, stream_id: str, *, after: int = 0, limit: int, bytes_max: int | None = None, backwards: bool = False
     ) -> list[RecordedEvent]:

@@ -18,9 +18,11 @@ from events.batch import Origin, prepare
 from events.catalogue import EXPLAINS_ERASURE, Event
 from events.codec import event_type
 from events.compatibility import EventTypeGate, NodeVersion, name_of_process, own_version
+from events.erasures import check_explained
 from events.errors import LogUnavailable, LogUnusable
 from events.options import LogOptions
-from events.postgres_connection import FAILURES, Place, explain, is_passing, pauses
+from events.postgres_append import ERASE
+from events.postgres_connection import FAILURES, Place, explain, farewell, is_passing, pauses
 from events.postgres_head import HeadWatch, server_process
 from events.postgres_nodes import NodeRegistry
 from events.postgres_readers import (
@@ -144,10 +146,30 @@ class PostgresLog:
         recorded = await self._record(
             [event], Origin(stream_id, expected_version, metadata, self._clock(), erases=True)
         )
+        await self._vacuumed()
+        return recorded
+
+    async def finish_erasure(self, stream_id: str, version: int) -> None:
+        """As EventLog.finish_erasure, which `erasure_pending` tells of as `erase` does."""
+        if self._writer is None:
+            raise LogUnavailable("the log was opened for reading only")
+        await check_explained(self, stream_id, version)
+        try:
+            connection = await self._place.connect()
+            try:
+                await connection.execute(ERASE, stream_id, version)
+            finally:
+                await farewell(connection)
+        except FAILURES as error:
+            raise LogUnavailable(explain(error, self._place.label)) from error
+        self._vacuum.wanted()
+        await self._vacuumed()
+
+    async def _vacuumed(self) -> None:
+        """Wait for the VACUUM, for `erase_wait_s` at most."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self._place.options.erase_wait_s):
                 await self._vacuum.clean.wait()
-        return recorded
 
     async def read(
         self, stream_id: str, *, after: int = 0, limit: int, bytes_max: int | None = None, backwards: bool = False

@@ -101,7 +101,8 @@ BEGIN
 END $$
 """
 
-# For a transaction that appends by other means.
+# For transactions that append or erase by other means.
+ERASE = "UPDATE events SET data = NULL, salt = NULL WHERE stream_id = $1 AND version < $2 AND data IS NOT NULL"
 LOCK = f"SELECT pg_advisory_xact_lock({APPEND_LOCK}, 'events'::regclass::oid::integer)"
 CALL = f"CALL {NAME}({', '.join(f'${number}' for number in range(1, 19))}, NULL, NULL, NULL)"
 

@@ -8,7 +8,7 @@ from events.chain import GENESIS
 from events.erasures import FINISH_ALL, without_erased
 from events.errors import LogUnavailable, LogUnusable, MigrationRefused
 from events.options import LogOptions
-from events.postgres_append import LOCK
+from events.postgres_append import ERASE, LOCK
 from events.postgres_connection import FAILURES, Place, explain, farewell
 from events.postgres_head import ask_head
 from events.postgres_schema import COLUMNS, create, mark
@@ -20,7 +20,6 @@ from events.unfinished import Work
 IDLE_MS = 5_000
 PAGE_MS = 60_000  # a page of big rows on a slow disk
 
-_ERASE = "UPDATE events SET data = NULL, salt = NULL WHERE stream_id = $1 AND version < $2 AND data IS NOT NULL"
 _NOTHING = "UPDATE 0"
 _TELL = "SELECT pg_notify('events_' || 'events'::regclass::oid, $1)"
 
@@ -64,7 +63,7 @@ class PostgresTarget:
                 await connection.execute(mark(Work.MIGRATE))
                 await connection.copy_records_to_table("events", records=written, columns=COLUMNS)
                 for erasure in erasures:
-                    done = await connection.execute(_ERASE, *erasure)
+                    done = await connection.execute(ERASE, *erasure)
                     self._erased = self._erased or done != _NOTHING
                 await connection.execute(_TELL, str(rows[-1][0]))
         except FAILURES as error:

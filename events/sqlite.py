@@ -17,6 +17,7 @@ from events.catalogue import EXPLAINS_ERASURE, Event
 from events.chain import GENESIS
 from events.codec import event_type
 from events.compatibility import EventTypeGate, OtherNodes
+from events.erasures import check_explained
 from events.errors import LogStopped, LogUnavailable, LogUnusable
 from events.live_head import LiveHead
 from events.lock import database_file
@@ -153,6 +154,13 @@ class SqliteLog:
         recorded = await side.record([event], Origin(stream_id, expected_version, metadata, side.clock(), erases=True))
         await side.erased()
         return recorded
+
+    async def finish_erasure(self, stream_id: str, version: int) -> None:
+        """As EventLog.finish_erasure, which `erasure_pending` tells of as `erase` does."""
+        side = self._writing()
+        await check_explained(self, stream_id, version)
+        await side.finish_erasure(stream_id, version)
+        await side.erased()
 
     async def read(
         self, stream_id: str, *, after: int = 0, limit: int, bytes_max: int | None = None, backwards: bool = False

@@ -234,7 +234,7 @@ class SqliteStore:
         versions: dict[str, int] = {}  # none: believe the callers, who are nearly always right
         for _ in range(ROUNDS_MAX):
             planned = plan(batch, self.live.current, versions)
-            if not planned.rows:
+            if not planned.rows and not planned.erasures:
                 return planned.outcomes
             values, statement = list(chain.from_iterable(planned.rows)), insertion(len(planned.rows))
             self._suspect = True
@@ -272,7 +272,8 @@ class SqliteStore:
     ) -> None:
         await connection.execute_fetchall("BEGIN IMMEDIATE")
         try:
-            await connection.execute_fetchall(*insert)
+            if insert[1]:
+                await connection.execute_fetchall(*insert)
             for erasure in erasures:
                 await connection.execute_fetchall(ERASE, erasure)
             self.wal_clean.clear()

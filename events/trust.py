@@ -7,20 +7,24 @@ chain of the newest rows, where torn writes and lost write-ahead logs show, and 
 
 from pathlib import Path
 
+from events.catalogue import EXPLAINS_ERASURE
 from events.chain import GENESIS
 from events.codec import is_readable
 from events.errors import LogDamaged, LogUnavailable, LogUnusable, UnknownEvent
+from events.leftovers import Leftover
 from events.log import EventLog
 from events.record import StoredRow
 from events.row_checks import check_row
 
 TAIL_ROWS = 1000  # the newest rows: tens of milliseconds
 PROBES = 64  # pairs of rows in between: each a few pages of a cold file
+DELETIONS = 64  # of the newest in the tail: two rows of each
 PAGE = 200
 
 
-async def check_tail(log: EventLog, place: Path | str) -> None:
-    """`place` is the log's file, or what people call its database.
+async def check_tail(log: EventLog, place: Path | str) -> list[Leftover]:
+    """Unfinished erasures among the newest deletions of the tail: such a log is served, so that they can be finished.
+    `place` is the log's file, or what people call its database.
 
     Raises LogDamaged for a log that does not hold, LogUnusable for a newer program's; both say what to do.
     """
@@ -34,6 +38,22 @@ async def check_tail(log: EventLog, place: Path | str) -> None:
         raise LogUnusable(f"database {place} was written by a newer version of this program ({error})") from error
     if reason is not None:
         raise LogDamaged(place, reason)
+    return await _leftovers(log)
+
+
+async def _leftovers(log: EventLog) -> list[Leftover]:
+    """Looks at the first event of each session that was deleted, and at the last one before its deletion."""
+    last = log.head().position
+    outlines = await log.outlines(after=max(last - TAIL_ROWS, 0), limit=TAIL_ROWS)
+    deletions = [one for one in outlines if one.type in EXPLAINS_ERASURE and one.version > 1][-DELETIONS:]
+    found: list[Leftover] = []
+    for one in deletions:
+        for version in sorted({1, one.version - 1}):
+            row = (await log.stream_rows(one.stream_id, after=version - 1, limit=1))[0]
+            if row.data is not None:
+                found.append(Leftover(one.stream_id, row.position, one.version))
+                break
+    return found
 
 
 async def _fault(log: EventLog) -> str | None:

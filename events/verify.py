@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from events.catalogue import EXPLAINS_ERASURE
 from events.chain import GENESIS
+from events.leftovers import Leftover, find_leftover
 from events.log import EventLog
 from events.merkle import Tree
 from events.record import Head, RawColumns, StoredRow, raw_columns, raw_text, stored_row
@@ -22,6 +23,7 @@ T = TypeVar("T")
 
 PAGE_ROWS = 2000  # at once: a hop to the connection's thread costs as much as proving fifty, and 8 ms are no wait
 SLICE_ROWS = 250  # proven at one go where it must be done on the event loop: half a millisecond
+LEFTOVERS_MAX = 1000  # sessions with an unfinished erasure that a walk names
 EXPLAINS_RAW = frozenset(kind.encode() for kind in EXPLAINS_ERASURE)
 POSITION_MAX = 2**63 - 1
 BEFORE_ALL = -(2**63) - 1  # a forged row may hide below position 1, even at SQLite's lowest integer
@@ -60,6 +62,11 @@ class Walk:
         self._is_partial = start is not None
         self._tree = tree
         self._versions: dict[bytes, int] = {}  # streams by their raw ids
+        self._begun: dict[str, int] = {}  # streams that the walk has met in their middle: the first version met
+        self._erased_of: dict[str, int] = {}  # erased events by stream
+        # Streams of which the walk has seen content before an event that erases it. It may have been erased since.
+        self.suspects: set[str] = set()
+        self.leftovers: list[Leftover] = []  # those of which it was found to be there still, at most LEFTOVERS_MAX
         self._unexplained: dict[str, int] = {}  # stream: position of its first erased row with no reason after it
 
     @property
@@ -74,11 +81,17 @@ class Walk:
         if reason is not None:
             return Fault(self.position + 1, reason)
         self.position, self.digest = row.position, row.digest
+        if raw_text(row.stream_id) not in self._versions and row.version > 1:
+            self._begun[row.stream_id] = row.version
         self._versions[raw_text(row.stream_id)] = row.version
         if row.type in EXPLAINS_ERASURE:
             self._unexplained.pop(row.stream_id, None)
+            met = row.version - self._begun.get(row.stream_id, 1)
+            if self._erased_of.get(row.stream_id, 0) < met:
+                self.suspects.add(row.stream_id)
         if row.data is None:
             self.erased += 1
+            self._erased_of[row.stream_id] = self._erased_of.get(row.stream_id, 0) + 1
             self._unexplained.setdefault(row.stream_id, row.position)
         if self._tree is not None and (self._anchor is None or row.position <= self._anchor.position):
             self._tree.add(row.digest)
@@ -153,7 +166,8 @@ async def verify(
 ) -> tuple[Walk, Fault | None]:
     """Check a log page by page until no row is left; `progress` hears the position reached after each page.
 
-    `walk` may bring an anchor, or a start. A log in use may be checked: the event that explains an erasure is never
+    The chain may hold where an erasure is unfinished: `leftovers` of the walk has those. `walk` may bring an anchor, or
+    a start. A log in use may be checked: the event that explains an erasure is never
     older than the page that showed it. With `until` the walk ends at that position, which must exist; an erasure may
     then be explained by a later event, whose place in the chain is not proven.
     """
@@ -169,11 +183,22 @@ async def verify(
     fault = await _pass_over(log, walk, progress or _silent, until)
     if fault is not None:
         return walk, fault
+    await _find_leftovers(log, walk)
     if until is not None:
         if walk.position < until:
             return walk, Fault(walk.position + 1, f"no event is here, but {until} events were recorded")
         await _look_beyond(log, walk)
     return walk, walk.end()
+
+
+async def _find_leftovers(log: EventLog, walk: Walk) -> None:
+    """Which suspects still hold content: of the others it was erased while the walk was under way."""
+    for stream_id in sorted(walk.suspects):
+        left = await find_leftover(log, stream_id)
+        if left is not None:
+            walk.leftovers.append(left)
+        if len(walk.leftovers) == LEFTOVERS_MAX:
+            return
 
 
 async def _look_beyond(log: EventLog, walk: Walk) -> None:

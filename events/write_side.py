@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from events.batch import Origin, prepare
+from events.batch import Origin, erasure, prepare
 from events.catalogue import Event
 from events.errors import LogUnavailable
 from events.live_head import LiveHead
@@ -63,6 +63,12 @@ class WriteSide:
         if self._writer is None:
             raise LogUnavailable("the log is not open")
         await self._writer.probe()
+
+    def finish_erasure(self, stream_id: str, version: int) -> asyncio.Future[tuple[RecordedEvent, ...]]:
+        """As `record`, of an erasure whose event is recorded already."""
+        if self._writer is None:
+            raise LogUnavailable("the log is not open")
+        return self._writer.submit(erasure(stream_id, version))
 
     async def erased(self) -> None:
         """Wait until no file holds erased content, for `erase_wait_s` at most."""

@@ -61,4 +61,5 @@ async def _walk(log: LeisurelyLog, start: int, end: int, newest: Head) -> WalkVi
         erased=walk.erased,
         digest=walk.digest.hex(),
         fault=ChainFault(fault.position, fault.reason) if fault else None,
+        unfinished_erasures=len(walk.leftovers),
     )

@@ -37,7 +37,8 @@ class ChainFault(Struct, frozen=True):
 class WalkView(Struct, frozen=True, omit_defaults=True, rename={"start": "from", "end": "to"}):
     """What a walk along the chain found, from after `from` up to `to`. `digest` is that of the last event that held.
 
-    `events` held, `erased` of them without their content.
+    `events` held, `erased` of them without their content. `unfinished_erasures` are sessions among them that have
+    content before their session_deleted: DELETE of such a session finishes its erasure.
     """
 
     holds: bool
@@ -47,3 +48,4 @@ class WalkView(Struct, frozen=True, omit_defaults=True, rename={"start": "from",
     erased: int
     digest: str
     fault: ChainFault | None = None
+    unfinished_erasures: int = 0

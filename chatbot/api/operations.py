@@ -79,7 +79,8 @@ async def _look(services: Services) -> None:
     services.metrics.sessions(await _counts(services))
     services.metrics.projection_lag(services.runner.lag, await _lag_s(services))
     services.metrics.outdated(is_outdated=services.runner.unknown_event is not None)
-    services.metrics.erasure_pending(pending=services.log.erasure_pending or services.erasures.pending > 0)
+    pending = services.log.erasure_pending or services.erasures.pending or services.log_watch.leftovers
+    services.metrics.erasure_pending(pending=bool(pending))
     if services.log_writer is not None:
         services.metrics.log_lines_dropped(services.log_writer.dropped)
     gate = services.gate

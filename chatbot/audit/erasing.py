@@ -22,6 +22,7 @@ from chatbot.audit.wanted import Wanted, nothing_matched, read_wanted, wanted_ar
 from chatbot.sessions import errors
 from chatbot.sessions.commands import SERVICE, DeleteSession
 from events.errors import LogInUse, LogUnavailable
+from events.leftovers import find_leftover
 from projections.erasable import Erasable
 from projections.errors import ProjectionError
 from projections.labels import matches
@@ -152,7 +153,7 @@ async def _erase_one(desk: Desk, inside: Offline, reason: str, session: Session,
     """Delete it and print its receipt. Raises CommandFailed."""
     try:
         await inside.supervisor.ask(session.session_id, DeleteSession(reason), SERVICE, cause="erasure")
-    except errors.SessionNotFound:  # gone by now
+    except (errors.SessionNotFound, errors.SessionDeleted):  # gone by now
         return
     except (errors.Rejection, errors.ActorFailed, LogUnavailable) as error:
         raise CommandFailed(
@@ -219,6 +220,6 @@ async def _named(desk: Desk | None, inside: Offline, session_ids: tuple[str, ...
             tally.missing += 1
             if desk is not None:
                 desk.note(f"there is no session {session_id}")
-        elif session.status != "deleted":
+        elif session.status != "deleted" or await find_leftover(inside.ports.log, session_id):
             found.append(session)
     return sorted(found, key=lambda one: one.no, reverse=True)

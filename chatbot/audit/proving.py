@@ -14,11 +14,14 @@ from chatbot.audit.proofs import Checked, check_proof
 from chatbot.audit.stated_heads import StatedHeads
 from events import checkpoint as notes
 from events.checkpoint import BadCheckpoint, Checkpoint
+from events.leftovers import Leftover
 from events.log import EventLog
 from events.merkle import Tree
 from events.record import Head
 from events.snapshot import Snapshot
 from events.verify import Walk, verify
+
+NAMED_MAX = 20  # sessions with an unfinished erasure that one run of verify names
 
 
 def keygen_arguments(parser: argparse.ArgumentParser) -> None:
@@ -107,7 +110,20 @@ async def verify_command(desk: Desk, options: argparse.Namespace) -> int:
     events = walk.position - (start.position if start else 0)
     counted = f"{events} events, {walk.erased} of them erased{upto}, digest {walk.digest.hex()}"
     desk.say(f"the log holds{since}: {counted}{signed}")
+    if walk.leftovers:
+        raise CommandFailed(_unfinished(walk.leftovers))
     return 0
+
+
+def _unfinished(leftovers: list[Leftover]) -> str:
+    """Which erasures are to be finished, and how."""
+    named = ", ".join(f"{one.stream_id} (position {one.position})" for one in leftovers[:NAMED_MAX])
+    more = " and others" if len(leftovers) > NAMED_MAX else ""
+    ids = " ".join(one.stream_id for one in leftovers[:NAMED_MAX])
+    return (
+        f"content of {len(leftovers):,} deleted sessions is still there, before their session_deleted: {named}{more}."
+        f" Finish their erasure: run.py erase --session {ids}"
+    )
 
 
 def _verify_proof(desk: Desk, options: argparse.Namespace) -> int:

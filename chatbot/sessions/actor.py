@@ -38,6 +38,7 @@ from chatbot.sessions.ports import Ports
 from chatbot.sessions.reply import Reply
 from events.catalogue import ReplyInterrupted
 from events.errors import LogUnavailable, VersionConflict
+from events.leftovers import finish_erasure
 
 HAND_OVER_NOW_MAX = 2_000  # texts that forks read and DELETE waits for: a fifth of a second
 
@@ -239,12 +240,25 @@ class Actor:
         for _ in rounds(self._ports):
             if not self._ledger.is_level:
                 await self._ledger.catch_up()
-            self._ledger.check(command, envelope)
+            try:
+                self._ledger.check(command, envelope)
+            except errors.SessionDeleted:  # perhaps not all of it
+                return await self._finish_erasure()
             await self._end_all("deleted", envelope)
             with suppress(VersionConflict):
                 return await self._erase(envelope, command)
             self._ledger.begin()
         raise LogUnavailable(CONTENDED)
+
+    async def _finish_erasure(self) -> Answer:
+        """Raises SessionDeleted where nothing is left of the session."""
+        try:
+            if not await finish_erasure(self._ports.log, self.session_id):
+                raise errors.SessionDeleted(self.session_id)
+        finally:
+            self._ports.texts.drop()
+        self._ports.logger.warning("session.erasure_finished")
+        return Answer(self._ledger.known)
 
     async def _end_all(self, cause: str, envelope: Envelope) -> None:
         """End all replies of the session, which moves its version on, but for no other reason where one is named."""

@@ -68,12 +68,15 @@ class LeisurelyLog:
         self._read_s = time.monotonic()
         return page
 
-    async def stream_rows(self, stream_id: str, *, after: int = 0, limit: int) -> list[StoredRow]:
+    async def stream_rows(
+        self, stream_id: str, *, after: int = 0, limit: int, bytes_max: int = PIECE_BYTES
+    ) -> list[StoredRow]:
         """As EventLog.stream_rows, but fewer may come than there are."""
         await self._leisure.turn()
         with self._leisure.work():
             page_max = min(limit, PIECE_ROWS)
-            return await self._log.stream_rows(stream_id, after=after, limit=page_max, bytes_max=PIECE_BYTES)
+            most = min(bytes_max, PIECE_BYTES)
+            return await self._log.stream_rows(stream_id, after=after, limit=page_max, bytes_max=most)
 
     def passed(self, _position: int) -> None:
         """The page read last has been worked on since it was read: a progress that `verify` may tell."""

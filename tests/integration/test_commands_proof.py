@@ -19,7 +19,7 @@ from events.sqlite import SqliteLog
 from events.sqlite_schema import TRIGGERS
 from tests.support.commands import command
 from tests.support.model_server import ModelServer
-from tests.support.sample_events import ASKED, EVERY_EVENT, deleted, posted
+from tests.support.sample_events import ASKED, EVERY_LIVING_EVENT, deleted, posted
 from tests.support.service import program
 
 
@@ -71,9 +71,9 @@ async def write(path: Path, *streams: tuple[str, Sequence[Event]], erase: str = 
 
 @pytest.fixture
 async def audit(tmp_path: Path) -> Audit:
-    """A log with an event of every kind and a stream that is erased; keys; a checkpoint of it."""
+    """A log with an event of nearly every kind and a stream that is erased; keys; a checkpoint of it."""
     audit = Audit(tmp_path)
-    await write(audit.log, ("a", EVERY_EVENT), ("b", [posted("secret"), posted("too")]), erase="b")
+    await write(audit.log, ("a", EVERY_LIVING_EVENT), ("b", [posted("secret"), posted("too")]), erase="b")
     await write(audit.log, ("c", [posted("c")]))
     await asyncio.to_thread(audit.run, "keygen", "key")
     await asyncio.to_thread(audit.checkpoint)
@@ -88,7 +88,7 @@ def edit(path: Path, *statements: str) -> None:
 
 def test_the_checkpoint_holds_now_and_on_a_copied_file_and_after_the_log_has_grown(audit: Audit) -> None:
     with_it = ("verify", "--checkpoint", "checkpoint", "--key", "key.pub")
-    total = len(EVERY_EVENT) + 4
+    total = len(EVERY_LIVING_EVENT) + 4
     assert f"agrees with the checkpoint of {total} events" in audit.run(*with_it)[0]
     shutil.copy(audit.log, audit.folder / "copy.db")
     asyncio.run(write(audit.log, ("c", [posted("later")])))
@@ -104,9 +104,9 @@ def test_verify_goes_on_from_a_position_whose_digest_was_noted(audit: Audit) -> 
         digest = log.execute("SELECT hex(digest) FROM events WHERE position = 5").fetchone()[0].lower()
     edit(audit.log, "UPDATE events SET recorded_at = 0 WHERE position = 3")
     said = audit.run("verify", "--from", f"5:{digest}", "--checkpoint", "checkpoint", "--key", "key.pub")[0]
-    assert f"after position 5: {len(EVERY_EVENT) - 1} events, 2 of them erased" in said
+    assert f"after position 5: {len(EVERY_LIVING_EVENT) - 1} events, 2 of them erased" in said
     head = said.partition("digest ")[2][:64]
-    said = audit.run("verify", "--from", f"{len(EVERY_EVENT) + 4}:{head}")[0]
+    said = audit.run("verify", "--from", f"{len(EVERY_LIVING_EVENT) + 4}:{head}")[0]
     assert "0 events, 0 of them erased" in said
     assert "position 3" in audit.refused("verify")
     assert "position 5" in audit.refused("verify", "--from", f"5:{'0' * 64}")
@@ -118,7 +118,7 @@ def test_a_cut_tail_and_a_log_computed_anew_are_found_beside_the_checkpoint(audi
     with_it = ("verify", "--checkpoint", "checkpoint", "--key", "key.pub")
     edit(audit.log, "DELETE FROM events WHERE position = (SELECT max(position) FROM events)")
     audit.run("verify")
-    assert f"position {len(EVERY_EVENT) + 4}" in audit.refused(*with_it)
+    assert f"position {len(EVERY_LIVING_EVENT) + 4}" in audit.refused(*with_it)
     assert "the log ends at position" in audit.refused("prove", "--session", "a", "--checkpoint", "checkpoint")
 
 
@@ -138,7 +138,7 @@ def test_an_empty_log_is_whole_but_there_is_nothing_to_sign(audit: Audit) -> Non
 
 def test_another_logs_checkpoint_is_told_for_what_it_is(audit: Audit) -> None:
     other = str(audit.folder / "other.db")
-    asyncio.run(write(Path(other), ("a", EVERY_EVENT), ("b", [posted("x")] * 9)))
+    asyncio.run(write(Path(other), ("a", EVERY_LIVING_EVENT), ("b", [posted("x")] * 9)))
     audit.checkpoint("others", DATABASE_URL=other)
     assert "of another log" in audit.refused("verify", "--checkpoint", "others", "--key", "key.pub")
     why = audit.refused("prove", "--session", "a", "--checkpoint", "others")
@@ -156,17 +156,17 @@ def test_a_signature_of_somebody_else_or_a_changed_checkpoint_is_refused(audit: 
     assert "--key" in audit.refused("verify", "--checkpoint", "checkpoint", code=2)
     assert "cannot read" in audit.refused("verify", "--checkpoint", "none", "--key", "key.pub", code=2)
     note = (audit.folder / "checkpoint").read_text()
-    (audit.folder / "checkpoint").write_text(note.replace(f"\n{len(EVERY_EVENT) + 4}\n", "\n3\n"))
+    (audit.folder / "checkpoint").write_text(note.replace(f"\n{len(EVERY_LIVING_EVENT) + 4}\n", "\n3\n"))
     assert "does not fit" in audit.refused(*with_it, "key.pub")
     assert "keygen" in audit.refused("checkpoint", "--key", "key.pub", code=2)
 
 
 def test_a_proof_shows_one_session_without_the_log(audit: Audit) -> None:
     proof = audit.prove("--session", "a")
-    assert [event["version"] for event in proof["events"]] == list(range(1, len(EVERY_EVENT) + 1))
+    assert [event["version"] for event in proof["events"]] == list(range(1, len(EVERY_LIVING_EVENT) + 1))
     audit.log.unlink()
     said = audit.run("verify", "--proof", "proof", "--key", "key.pub")[0]
-    assert f"{len(EVERY_EVENT)} events are in the log of chatbot-log/" in said
+    assert f"{len(EVERY_LIVING_EVENT)} events are in the log of chatbot-log/" in said
 
 
 def test_a_proof_of_one_event_and_of_erased_ones(audit: Audit) -> None:

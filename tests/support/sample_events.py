@@ -125,6 +125,9 @@ EVERY_EVENT: tuple[Event, ...] = (
     SessionDeleted(reason="expired", owner="alice", usage=TOTALS),
 )
 
+# Those of a session that was not deleted: after the others, content of earlier events is gone.
+EVERY_LIVING_EVENT = tuple(event for event in EVERY_EVENT if not isinstance(event, ContentErased | SessionDeleted))
+
 
 def posted(content: str) -> MessagePosted:
     """A message, for tests to which only its text matters."""

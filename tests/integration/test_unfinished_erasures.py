@@ -1,0 +1,124 @@
+"""Deleted sessions of which content is still there: verify names them, start warns, `erase` and DELETE finish them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from chatbot.audit.desk import CommandFailed
+from chatbot.config.settings import Settings
+from chatbot.config.storage import DatabaseSettings
+from events.catalogue import SessionDeleted
+from events.opening import open_log
+from tests.support.desks import Tray, commanded
+from tests.support.log_texts import ALL
+from tests.support.model_server import ModelServer
+from tests.support.postgres import PostgresServer
+from tests.support.sample_events import ASKED, deleted, posted
+from tests.support.service import Running, serving
+from tests.support.told_log import created
+
+SECRET = "a text that should be gone"
+LEFT, OPEN, WHOLE = (f"00000000-0000-4000-8000-00000000000{number}" for number in range(3))
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.real_part)])
+async def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A log with a session whose content precedes its session_deleted, an open one, and one that was deleted whole."""
+    if request.param == "sqlite":
+        url = str(tmp_path / "chatbot.db")
+    else:
+        server: PostgresServer = request.getfixturevalue("postgres")
+        url = await server.schema()
+    log = await open_log(url if request.param == "postgres" else Path(url))
+    await log.append(LEFT, 0, [created(None), posted(SECRET)], ASKED)
+    await log.append(OPEN, 0, [created(None), posted("kept")], ASKED)
+    await log.append(WHOLE, 0, [created(None), posted("gone")], ASKED)
+    await log.erase(WHOLE, 2, deleted(), ASKED)
+    await log.append(LEFT, 2, [deleted()], ASKED)
+    await log.close()
+    return url
+
+
+@pytest.fixture
+def tray(url: str, tmp_path: Path) -> Tray:
+    database = DatabaseSettings(url=url, projections_path=str(tmp_path / "projections.db"))
+    return Tray(Settings(database=database))
+
+
+async def contents(url: str) -> list[str | None]:
+    log = await open_log(url if url.startswith("postgresql:") else Path(url), read_only=True)
+    try:
+        return [row.data for row in await log.rows(limit=ALL)]
+    finally:
+        await log.close()
+
+
+async def test_verify_names_such_sessions_and_erase_finishes_them(url: str, tray: Tray) -> None:
+    with pytest.raises(CommandFailed) as failed:
+        await commanded(tray, "verify")
+    assert failed.value.code == 1
+    assert f"content of 1 deleted sessions is still there, before their session_deleted: {LEFT} (position 1)" in str(
+        failed.value
+    )
+    assert f"run.py erase --session {LEFT}" in str(failed.value)
+    assert tray.said[0].startswith("the log holds: 8 events, 2 of them erased")
+    tray.said.clear()
+    assert await commanded(tray, "erase", "--session", LEFT, WHOLE) == 0
+    (receipt,) = [json.loads(line) for line in tray.said]
+    assert (receipt["session_id"], receipt["events_erased"], receipt["position"]) == (LEFT, 2, 8)
+    assert [data is None for data in await contents(url)] == [True, True, False, False, True, True, False, False]
+    tray.said.clear()
+    assert await commanded(tray, "verify") == 0
+    assert await commanded(tray, "erase", "--session", LEFT) == 0
+    assert len(tray.said) == 1, "there is nothing left to erase"
+
+
+async def test_a_start_warns_and_delete_finishes_the_erasure(url: str, tmp_path: Path, model: ModelServer) -> None:
+    settings = {"DATABASE_URL": url, "CHATBOT_DATABASE_PROJECTIONS_PATH": str(tmp_path / "projections.db")}
+    with capture_logs() as lines:
+        async with serving(tmp_path, model.url, **settings) as running:
+            assert "chatbot_erasure_pending 1.0" in (await running.client.get("/metrics")).text
+            walk = (await running.client.get("/api/audit/verify")).json()
+            assert (walk["holds"], walk["unfinished_erasures"]) == (True, 1)
+            assert await deleting(running, WHOLE) == 404
+            assert await deleting(running, LEFT) == 204
+            assert await deleting(running, LEFT) == 404
+            assert "unfinished_erasures" not in (await running.client.get("/api/audit/verify")).json()
+            assert (await running.client.get(f"/api/sessions/{OPEN}")).status_code == 200
+    (warning,) = [line for line in lines if line["event"] == "log.unfinished_erasures"]
+    assert (warning["log_level"], warning["sessions"], warning["first_position"]) == ("warning", 1, 1)
+    assert LEFT not in str(lines)
+    assert SECRET not in str(await contents(url))
+    if not url.startswith("postgresql:"):
+        assert SECRET.encode() not in b"".join(file.read_bytes() for file in tmp_path.iterdir() if file.is_file())
+    with capture_logs() as lines:
+        async with serving(tmp_path, model.url, **settings) as running:
+            assert "chatbot_erasure_pending 0.0" in (await running.client.get("/metrics")).text
+    assert [line for line in lines if line["event"] == "log.unfinished_erasures"] == []
+
+
+async def deleting(running: Running, session_id: str) -> int:
+    return (await running.client.delete(f"/api/sessions/{session_id}")).status_code
+
+
+async def test_a_stranger_neither_finishes_an_erasure_nor_learns_of_it(
+    url: str, tmp_path: Path, model: ModelServer
+) -> None:
+    """The session belongs to nobody; with keys, one of another owner is not found."""
+    log = await open_log(url if url.startswith("postgresql:") else Path(url))
+    theirs = "00000000-0000-4000-8000-000000000009"
+    await log.append(theirs, 0, [created("jun"), posted(SECRET), SessionDeleted(reason="asked", owner="jun")], ASKED)
+    await log.close()
+    settings = {
+        "DATABASE_URL": url,
+        "CHATBOT_DATABASE_PROJECTIONS_PATH": str(tmp_path / "projections.db"),
+        "CHATBOT_API_KEYS": "mina:a-long-secret-of-hers,jun:another-long-secret",
+    }
+    async with serving(tmp_path, model.url, **settings) as running:
+        answers = []
+        for secret in ("a-long-secret-of-hers", "another-long-secret"):
+            headers = {"Authorization": f"Bearer {secret}"}
+            answers.append((await running.client.delete(f"/api/sessions/{theirs}", headers=headers)).status_code)
+        assert answers == [404, 204]
