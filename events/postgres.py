@@ -21,8 +21,8 @@ from events.compatibility import EventTypeGate, NodeVersion, name_of_process, ow
 from events.erasures import check_explained
 from events.errors import LogUnavailable, LogUnusable
 from events.options import LogOptions
-from events.postgres_append import ERASE
-from events.postgres_connection import FAILURES, Place, explain, farewell, is_passing, pauses
+from events.postgres_append import erase_before
+from events.postgres_connection import FAILURES, Place, explain, is_passing, pauses
 from events.postgres_head import HeadWatch, server_process
 from events.postgres_nodes import NodeRegistry
 from events.postgres_readers import (
@@ -155,11 +155,7 @@ class PostgresLog:
             raise LogUnavailable("the log was opened for reading only")
         await check_explained(self, stream_id, version)
         try:
-            connection = await self._place.connect()
-            try:
-                await connection.execute(ERASE, stream_id, version)
-            finally:
-                await farewell(connection)
+            await erase_before(self._place, stream_id, version)
         except FAILURES as error:
             raise LogUnavailable(explain(error, self._place.label)) from error
         self._vacuum.wanted()

@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from events.batch import Pending
 from events.catalogue import SCHEMA_VERSIONS
+from events.postgres_connection import Place, farewell
 from events.record import Head, RecordedEvent
 
 APPEND_LOCK = 0x43484C  # "CHL", beside the table's number: every log of a database has its own
@@ -105,6 +106,15 @@ END $$
 ERASE = "UPDATE events SET data = NULL, salt = NULL WHERE stream_id = $1 AND version < $2 AND data IS NOT NULL"
 LOCK = f"SELECT pg_advisory_xact_lock({APPEND_LOCK}, 'events'::regclass::oid::integer)"
 CALL = f"CALL {NAME}({', '.join(f'${number}' for number in range(1, 19))}, NULL, NULL, NULL)"
+
+
+async def erase_before(place: Place, stream_id: str, version: int) -> None:
+    """Erase content of the stream before `version`. Raises FAILURES."""
+    connection = await place.connect()
+    try:
+        await connection.execute(ERASE, stream_id, version)
+    finally:
+        await farewell(connection)
 
 
 def append_procedure(schema: str) -> str:

@@ -11,14 +11,16 @@ from chatbot.config.settings import Settings
 from chatbot.config.storage import DatabaseSettings
 from events.catalogue import SessionDeleted
 from events.opening import open_log
+from events.record import Metadata
 from tests.support.desks import Tray, commanded
 from tests.support.log_texts import ALL
 from tests.support.model_server import ModelServer
 from tests.support.postgres import PostgresServer
-from tests.support.sample_events import ASKED, deleted, posted
+from tests.support.sample_events import deleted, posted
 from tests.support.service import Running, serving
 from tests.support.told_log import created
 
+NOBODY = Metadata()
 SECRET = "a text that should be gone"
 LEFT, OPEN, WHOLE = (f"00000000-0000-4000-8000-00000000000{number}" for number in range(3))
 
@@ -32,11 +34,11 @@ async def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         server: PostgresServer = request.getfixturevalue("postgres")
         url = await server.schema()
     log = await open_log(url if request.param == "postgres" else Path(url))
-    await log.append(LEFT, 0, [created(None), posted(SECRET)], ASKED)
-    await log.append(OPEN, 0, [created(None), posted("kept")], ASKED)
-    await log.append(WHOLE, 0, [created(None), posted("gone")], ASKED)
-    await log.erase(WHOLE, 2, deleted(), ASKED)
-    await log.append(LEFT, 2, [deleted()], ASKED)
+    await log.append(LEFT, 0, [created(None), posted(SECRET)], NOBODY)
+    await log.append(OPEN, 0, [created(None), posted("kept")], NOBODY)
+    await log.append(WHOLE, 0, [created(None), posted("gone")], NOBODY)
+    await log.erase(WHOLE, 2, deleted(), NOBODY)
+    await log.append(LEFT, 2, [deleted()], NOBODY)
     await log.close()
     return url
 
@@ -109,7 +111,7 @@ async def test_a_stranger_neither_finishes_an_erasure_nor_learns_of_it(
     """The session belongs to nobody; with keys, one of another owner is not found."""
     log = await open_log(url if url.startswith("postgresql:") else Path(url))
     theirs = "00000000-0000-4000-8000-000000000009"
-    await log.append(theirs, 0, [created("jun"), posted(SECRET), SessionDeleted(reason="asked", owner="jun")], ASKED)
+    await log.append(theirs, 0, [created("jun"), posted(SECRET), SessionDeleted(reason="asked", owner="jun")], NOBODY)
     await log.close()
     settings = {
         "DATABASE_URL": url,
