@@ -6,14 +6,17 @@ from typing import Literal
 from msgspec import Struct
 
 from projections.reader import Parameters
+from projections.session import Session
 
 Order = Literal["accessed", "created"]
+WALK_MAX = 10_000  # sessions that one request looks at for common labels: some ten milliseconds
 RARE = 1_000  # a label with fewer sessions is looked up; a commoner one is checked along the list
 
 
 # A session that owes a reply does not expire before that has ended.
 _OVERDUE = "s.is_open = 0 AND s.expires_at_us <= :now_us"
 _STATUS = {"active": f"s.status = 'active' AND NOT ({_OVERDUE})", "expired": "s.status = 'expired'"}
+_ORDER = {"accessed": "accessed_at_us DESC, no DESC", "created": "no DESC"}
 _COLUMNS = "s.state, s.accessed_at_us, s.no"
 
 
@@ -37,6 +40,15 @@ class Listing(Struct, frozen=True):
     limit: int = 100
 
 
+class SessionPage(Struct, frozen=True):
+    """Sessions of a list. `after` is where the next page begins, as in `Listing`; None: there is none. A page may have
+    few sessions, or none, and not be the last one: a request looks at no more than WALK_MAX.
+    """
+
+    sessions: list[Session]
+    after: tuple[int, int] | None = None
+
+
 class Label(Struct, frozen=True, order=True):
     """A wanted label and how many sessions have it, counted up to RARE."""
 
@@ -50,15 +62,20 @@ def label_counts(labels: Sequence[int]) -> str:
     return f"SELECT {', '.join(count.format(int(label), RARE) for label in labels)}"
 
 
-def listing_query(listing: Listing, labels: Sequence[Label]) -> tuple[str, Parameters]:
+def listing_query(
+    listing: Listing, labels: Sequence[Label], last: tuple[int, int] | None = None
+) -> tuple[str, Parameters]:
     """The query for the sessions' states, and its parameters.
 
     A rare label leads to its few sessions, which are then sorted. Otherwise the list is walked in its own order,
-    which stops at the limit; a common label is checked on the way.
+    which stops at the limit, or with the session at `last`; a common label is checked on the way.
     """
     label, terms = _filters(listing, labels)
+    if last is not None:
+        is_by_access = listing.order == "accessed"
+        terms.append("(s.accessed_at_us, s.no) >= (:last_at_us, :last_no)" if is_by_access else "s.no >= :last_no")
     source = "sessions s" if label is None else _with_label(label)
-    order = "accessed_at_us DESC, no DESC" if listing.order == "accessed" else "no DESC"
+    order = _ORDER[listing.order]
     where = " AND ".join([_STATUS[listing.status], *terms])
     query = f"SELECT {_COLUMNS} FROM {source} WHERE {where} ORDER BY s.{order.replace(', ', ', s.')} LIMIT :limit"  # noqa: S608  the above
     if listing.status == "expired":
@@ -67,29 +84,55 @@ def listing_query(listing: Listing, labels: Sequence[Label]) -> tuple[str, Param
         where = " AND ".join(["s.status = 'active'", _OVERDUE, *terms])
         overdue = f"SELECT {_COLUMNS} FROM {source} WHERE {where}"  # noqa: S608  the above
         query = f"SELECT * FROM (SELECT * FROM ({query}) UNION ALL {overdue}) ORDER BY {order} LIMIT :limit"  # noqa: S608  the above
-    at_us, no = listing.after or (None, None)
-    return f"SELECT state FROM ({query})", {  # noqa: S608  the above
-        "owner": listing.owner or "",
-        "now_us": listing.now_us,
-        "accessed_at_us": at_us,
-        "no": no,
-        "limit": listing.limit,
-    }
+    return f"SELECT state FROM ({query})", _parameters(listing, last)  # noqa: S608  the above
+
+
+def walk_end_query(listing: Listing) -> tuple[str, Parameters]:
+    """The query for the place, as `Listing.after` is one, of the last session that one request may look at."""
+    where = " AND ".join(["s.status = :status", *_part(listing)])
+    order = f"s.{_ORDER[listing.order].replace(', ', ', s.')}"
+    query = f"SELECT s.accessed_at_us, s.no FROM sessions s WHERE {where} ORDER BY {order} LIMIT 1 OFFSET :others"  # noqa: S608  the above
+    return query, {**_parameters(listing), "status": listing.status, "others": WALK_MAX - 1}
+
+
+def is_looked_up(labels: Sequence[Label]) -> bool:
+    """Whether the rarest of these labels leads to its sessions, instead of a walk along the list."""
+    return bool(labels) and min(labels).sessions < RARE
 
 
 def _filters(listing: Listing, labels: Sequence[Label]) -> tuple[int | None, list[str]]:
     """The label by which the sessions are looked up, if one is rare enough; and all other conditions."""
     rare, terms = None, list[str]()
     wanted = sorted(labels)
-    if wanted and wanted[0].sessions < RARE:
+    if is_looked_up(wanted):
         rare = int(wanted.pop(0).label)
     terms += [f"EXISTS (SELECT 1 FROM labels WHERE label = {int(w.label)} AND no = s.no)" for w in wanted]  # noqa: S608  integers
+    return rare, [*terms, *_part(listing)]
+
+
+def _part(listing: Listing) -> list[str]:
+    """The conditions that the list's own order is made for: so much of it is walked."""
+    terms: list[str] = []
     if not listing.any_owner:
         terms.append("s.owner = :owner")
     if listing.after is not None:
         is_by_access = listing.order == "accessed"
         terms.append("(s.accessed_at_us, s.no) < (:accessed_at_us, :no)" if is_by_access else "s.no < :no")
-    return rare, terms
+    return terms
+
+
+def _parameters(listing: Listing, last: tuple[int, int] | None = None) -> dict[str, int | str | None]:
+    at_us, no = listing.after or (None, None)
+    last_at_us, last_no = last or (None, None)
+    return {
+        "owner": listing.owner or "",
+        "now_us": listing.now_us,
+        "accessed_at_us": at_us,
+        "no": no,
+        "last_at_us": last_at_us,
+        "last_no": last_no,
+        "limit": listing.limit,
+    }
 
 
 def _with_label(label: int) -> str:

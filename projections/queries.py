@@ -4,6 +4,7 @@ An answer is as old as the projections are: to read your own writes, await `runn
 raises ProjectionsUnavailable while the file is being rebuilt or cannot be read.
 """
 
+import sqlite3
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -13,7 +14,15 @@ from events.catalogue import UsageTotal
 from projections.borrowed import BorrowedTexts
 from projections.erasable import ERASING, LONG_EXPIRED, OLDEST_EXPIRED, Erasable, erasable_query
 from projections.labels import label_of, label_of_key
-from projections.listing import Label, Listing, label_counts, listing_query
+from projections.listing import (
+    Label,
+    Listing,
+    SessionPage,
+    is_looked_up,
+    label_counts,
+    listing_query,
+    walk_end_query,
+)
 from projections.message import Message
 from projections.reader import Parameters, Reader
 from projections.session import Session
@@ -155,15 +164,13 @@ class Queries:
         found = await self._states("SELECT state FROM sessions WHERE session_id = ?", (session_id,))
         return found[0] if found else None
 
-    async def list_sessions(self, listing: Listing) -> list[Session]:
-        """Up to `listing.limit` sessions; the next page is after the last one's (accessed_at_us, no)."""
-        wanted: list[Label] = []
-        if listing.metadata:
-            ((key,),) = await self._reader.rows("SELECT label_key FROM meta")
-            asked = [label_of(key, name, text) for name, text in listing.metadata.items()]
-            (counts,) = await self._reader.rows(label_counts(asked))
-            wanted = [Label(sessions, label) for sessions, label in zip(counts, asked, strict=True)]
-        return await self._states(*listing_query(listing, wanted))
+    async def list_sessions(self, listing: Listing) -> SessionPage:
+        """Up to `listing.limit` sessions, and where the next page begins."""
+        states, last = await self._reader.ask(lambda connection: _listed(connection, listing), is_long=True)
+        sessions = [self._decoded(_sessions, state) for state in states]
+        if len(sessions) == listing.limit:
+            return SessionPage(sessions, (sessions[-1].accessed_at_us, sessions[-1].no))
+        return SessionPage(sessions, last)
 
     async def path(self, session_no: int, leaf: str, *, limit: int, before: str | None = None) -> list[Message]:
         """The newest `limit` messages of the branch that ends in `leaf`, in time order.
@@ -193,7 +200,8 @@ class Queries:
 
         Visits all messages below: about 2 us each.
         """
-        found = await self._reader.rows(NEWEST_LEAF, {"no": session_no, "message_id": message_id})
+        values: Parameters = {"no": session_no, "message_id": message_id}
+        found = await self._reader.rows(NEWEST_LEAF, values, is_long=True)
         return found[0][0] if found else None
 
     async def keyed(self, session_no: int, idempotency_key: str) -> list[int]:
@@ -239,7 +247,7 @@ class Queries:
         if wanted.metadata:
             ((key,),) = await self._reader.rows("SELECT label_key FROM meta")
             labels = [label_of(key, name, text) for name, text in wanted.metadata.items()]
-        return await self._states(*erasable_query(wanted, labels))
+        return await self._states(*erasable_query(wanted, labels), is_long=True)
 
     async def has_owners(self) -> bool:
         """Whether any session, also a deleted one, belongs to an API key."""
@@ -254,21 +262,43 @@ class Queries:
     ) -> list[UsageRow]:
         """Usage of the days from `from_day` to `to_day`, both included (YYYY-MM-DD), of all owners or one."""
         values: Parameters = {"from_day": from_day, "to_day": to_day, "owner": owner}
-        return [UsageRow(*row) for row in await self._reader.rows(USAGE.format(by=by), values)]
+        return [UsageRow(*row) for row in await self._reader.rows(USAGE.format(by=by), values, is_long=True)]
 
     async def usage_of(self, session_no: int) -> tuple[UsageTotal, ...]:
         """What one session counts in the usage, earlier erasures included: for the event that erases it."""
         rows = await self._reader.rows(f"{USAGE_OF_SESSION} ORDER BY day, model", {"no": session_no})
         return tuple(UsageTotal(*row) for row in rows)
 
-    async def _states(self, query: str, parameters: Parameters) -> list[Session]:
-        return [self._decoded(_sessions, state) for (state,) in await self._reader.rows(query, parameters)]
+    async def _states(self, query: str, parameters: Parameters, *, is_long: bool = False) -> list[Session]:
+        rows = await self._reader.rows(query, parameters, is_long=is_long)
+        return [self._decoded(_sessions, state) for (state,) in rows]
 
     def _decoded(self, decoder: msgspec.json.Decoder[T], text: str) -> T:
         try:
             return decoder.decode(text)
         except msgspec.DecodeError as error:
             raise self._reader.damaged(error) from error
+
+
+def _listed(connection: sqlite3.Connection, listing: Listing) -> tuple[list[str], tuple[int, int] | None]:
+    """The states of a page's sessions, and where the walk has ended where that was before the end of the list.
+
+    All as of one moment: a session that was used between two queries would move, and others with it.
+    """
+    connection.execute("BEGIN")
+    try:
+        wanted: list[Label] = []
+        if listing.metadata:
+            ((key,),) = connection.execute("SELECT label_key FROM meta")
+            asked = [label_of(key, name, text) for name, text in listing.metadata.items()]
+            (counts,) = connection.execute(label_counts(asked))
+            wanted = [Label(sessions, label) for sessions, label in zip(counts, asked, strict=True)]
+        last: tuple[int, int] | None = None
+        if wanted and not is_looked_up(wanted):
+            last = connection.execute(*walk_end_query(listing)).fetchone()
+        return [state for (state,) in connection.execute(*listing_query(listing, wanted, last))], last
+    finally:
+        connection.execute("COMMIT")
 
 
 def _message(row: tuple[Any, ...]) -> Message:

@@ -5,32 +5,46 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiosqlite
 
 from events.errors import LogBusy
-from events.shared_hop import AskableConnection, SharedHop
+from events.shared_hop import AskableConnection, Question, SharedHop
 from projections.errors import ProjectionsUnavailable, is_damage, is_passing
 
 PAUSE_MAX_S = 5.0  # how long a query waits while one good file takes another's place
 
+T = TypeVar("T")
 Parameters = tuple[int | str | None, ...] | dict[str, int | str | None]
 
 
 class Reader:
-    """Reads projections.db as it was at its last commit. Closed while the file is being replaced."""
+    """Reads projections.db as it was at its last commit. Closed while the file is being replaced.
+
+    Of its two connections one is for queries that may take long: those that take microseconds do not wait for them.
+    """
 
     def __init__(self, path: Path, report: Callable[[str | None], None]) -> None:
         """`report` is told why the file must be replaced, or None when it only cannot be read: it may be gone."""
         self._path = path
         self._report = report
-        self._hop: SharedHop | None = None
+        self._hops: tuple[SharedHop, SharedHop] | None = None  # for short queries, and for long ones
         self._there = asyncio.Event()  # not while paused
         self._there.set()
 
     async def open(self) -> None:
         """Open the file, which must exist. Raises sqlite3.Error."""
+        short = await self._connect()
+        try:
+            # Long queries have a hop each: whoever asked first is not to wait for the others.
+            self._hops = SharedHop(short), SharedHop(await self._connect(), 1)
+        except BaseException:
+            await short.close()
+            raise
+        self._there.set()
+
+    async def _connect(self) -> aiosqlite.Connection:
         database = f"{self._path.absolute().as_uri()}?mode=ro"
         connection = await aiosqlite.connect(database, uri=True, isolation_level=None, factory=AskableConnection)
         try:
@@ -39,14 +53,13 @@ class Reader:
         except BaseException:
             await connection.close()
             raise
-        self._hop = SharedHop(connection)
-        self._there.set()
+        return connection
 
     async def pause(self) -> None:
         """As `close`, but queries wait for `open` instead of being refused, up to PAUSE_MAX_S."""
         self._there.clear()
-        hop, self._hop = self._hop, None
-        if hop is not None:
+        hops, self._hops = self._hops, None
+        for hop in hops or ():
             await hop.close()
 
     async def close(self) -> None:
@@ -54,16 +67,20 @@ class Reader:
         await self.pause()
         self._there.set()
 
-    async def rows(self, query: str, parameters: Parameters = ()) -> list[tuple[Any, ...]]:
+    async def rows(self, query: str, parameters: Parameters = (), *, is_long: bool = False) -> list[tuple[Any, ...]]:
         """The rows of one query. Raises ProjectionsUnavailable when the file cannot be read now."""
+        return await self.ask(lambda connection: connection.execute(query, parameters).fetchall(), is_long=is_long)
+
+    async def ask(self, question: Question[T], *, is_long: bool = False) -> T:
+        """What `question` makes of a connection, in its thread. Raises as `rows`."""
         if not self._there.is_set():
             with suppress(TimeoutError):
                 async with asyncio.timeout(PAUSE_MAX_S):
                     await self._there.wait()
-        if self._hop is None:
+        if self._hops is None:
             raise ProjectionsUnavailable("the projections are being rebuilt")
         try:
-            return await self._hop.ask(lambda connection: connection.execute(query, parameters).fetchall())
+            return await self._hops[is_long].ask(question)
         except LogBusy as error:
             raise ProjectionsUnavailable(str(error)) from error
         except sqlite3.Error as error:

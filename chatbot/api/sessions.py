@@ -25,17 +25,28 @@ from chatbot.api.conditions import check_at_least, id_for, if_match, is_known, o
 from chatbot.api.document_stream import json_document, send_document
 from chatbot.api.middleware import ASKER
 from chatbot.api.services import SERVICES, Services
-from chatbot.api.views import CancelView, ErasureView, MessageList, SessionList, message_view, session_view, state_view
+from chatbot.api.views import (
+    CancelView,
+    ErasureView,
+    MessageList,
+    SessionList,
+    SessionView,
+    message_view,
+    session_view,
+    state_view,
+)
 from chatbot.audit.moment import timestamp
 from chatbot.sessions.commands import CancelReply, ChangeMetadata, CreateSession, DeleteSession
 from chatbot.sessions.errors import Draining, SessionDeleted
+from chatbot.sessions.leisure import batched
 from chatbot.sessions.reading import History
 from chatbot.sessions.state import State
 from projections.labels import matches
-from projections.listing import Listing, Order
-from projections.session import Session
+from projections.listing import Listing, Order, SessionPage
 
 LIST_MAX = 1000
+LIST_MAX_BYTES = 1_048_576  # of sessions in one answer: a thousand with much metadata would be sixteen times as much
+DESCRIBED_MAX = 50  # sessions whose metadata is read at once
 FILTERS_MAX = 8
 routes = web.RouteTableDef()
 
@@ -191,11 +202,24 @@ async def list_sessions(request: web.Request) -> web.Response:
             limit=limit,
         )
     )
-    described = await services.reader.described(page)
-    shown = [one for one in described if not one.session.is_deleted and matches(one.metadata, filters)]
-    views = [session_view(one, is_expired=status == "expired") for one in shown]
-    last = page[-1] if len(page) == limit else None
-    return json_answer(SessionList(views, _write_cursor(last, order) if last else None))
+    views, after = await _views(services, page, filters, is_expired=status == "expired")
+    return json_answer(SessionList(views, _write_cursor(after, order) if after else None))
+
+
+async def _views(
+    services: Services, page: SessionPage, filters: dict[str, str], *, is_expired: bool
+) -> tuple[list[SessionView], tuple[int, int] | None]:
+    """The sessions of a page as they are shown, of LIST_MAX_BYTES or a little more, and where the next page begins."""
+    views: list[SessionView] = []
+    size = 0
+    for batch in batched(page.sessions, DESCRIBED_MAX):
+        for one in await services.reader.described(batch):
+            if not one.session.is_deleted and matches(one.metadata, filters):
+                views.append(session_view(one, is_expired=is_expired))
+                size += len(encode(views[-1]))
+        if size >= LIST_MAX_BYTES:
+            return views, (batch[-1].accessed_at_us, batch[-1].no) if batch[-1] is not page.sessions[-1] else page.after
+    return views, page.after
 
 
 def _status(request: web.Request) -> Literal["active", "expired"]:
@@ -225,9 +249,10 @@ def _filters(request: web.Request) -> dict[str, str]:
     return filters
 
 
-def _write_cursor(last: Session, order: Order) -> str:
+def _write_cursor(after: tuple[int, int], order: Order) -> str:
     """Opaque to clients, so that what it holds may change. It names its order, for in another it would skip some."""
-    place = f"{last.accessed_at_us}:{last.no}" if order == "accessed" else f"created:{last.no}"
+    accessed_at_us, no = after
+    place = f"{accessed_at_us}:{no}" if order == "accessed" else f"created:{no}"
     return base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
 
 

@@ -26,7 +26,8 @@ async def sessions(tmp_path: Path) -> AsyncIterator[Sessions]:
 
 async def texts_of(sessions: Sessions, session_id: str) -> list[str]:
     history = await sessions.reader.history(session_id, None, 1_000, None)
-    return [one.content for one in history.said]
+    rest = [one async for piece in sessions.reader.further(history) for one in piece]
+    return [one.content for one in (*history.said, *rest)]
 
 
 async def delete(sessions: Sessions, session_id: str) -> None:
@@ -40,8 +41,9 @@ async def work_of(sessions: Sessions, name: str, texts: int) -> tuple[int, int]:
         await fork_of(sessions.log, f"{name}-fork{fork}", name, adopted)
     await sessions.runner.wait_for(sessions.log.head().position)
     steps: list[None] = []
-    hop = sessions.runner.queries._reader._hop
-    assert hop is not None
+    hops = sessions.runner.queries._reader._hops
+    assert hops is not None
+    hop, _ = hops
     await hop.connection.set_progress_handler(lambda: steps.append(None), 100)
     read, read_at = [0], sessions.log.read_at
 

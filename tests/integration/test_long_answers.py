@@ -12,6 +12,7 @@ import pytest
 
 from chatbot.api import export as exporting
 from chatbot.api.export import EXPORTS_MAX
+from chatbot.api.sessions import DESCRIBED_MAX, LIST_MAX_BYTES
 from chatbot.audit.conversation import Conversation, load
 from chatbot.audit.rendering import as_json, as_markdown
 from chatbot.sessions.history_pieces import PIECE_BYTES
@@ -207,3 +208,20 @@ async def test_an_export_that_is_erased_while_it_is_sent_is_broken_off(
     with pytest.raises(httpx.RemoteProtocolError):
         await service.client.get(f"/api/sessions/{session_id}/export")
     assert reads > 1
+
+
+async def test_a_list_of_much_metadata_ends_within_its_bytes_and_goes_on(service: Running) -> None:
+    made = [await service.session(metadata={"number": number, "much": "x" * 15_000}) for number in range(120)]
+    listed: list[str] = []
+    sizes: list[int] = []
+    query: dict[str, Any] = {"limit": 1000, "order": "created"}
+    while True:
+        answer = await service.client.get("/api/sessions", params=query)
+        listed += [one["session_id"] for one in answer.json()["sessions"]]
+        sizes.append(len(answer.content))
+        if "next" not in answer.json():
+            break
+        query["cursor"] = answer.json()["next"]
+    assert listed == made[::-1]
+    assert len(sizes) == 2
+    assert max(sizes) <= LIST_MAX_BYTES + DESCRIBED_MAX * 16_384

@@ -1,6 +1,9 @@
 """What the projections answer, from a real projections.db."""
 
+import asyncio
+import itertools
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,9 +22,9 @@ from events.catalogue import (
 )
 from projections import listing
 from projections.erasable import ERASING, LONG_EXPIRED, OLDEST_EXPIRED
-from projections.listing import Label, Listing, listing_query
+from projections.listing import Label, Listing, listing_query, walk_end_query
 from projections.message import Message
-from projections.queries import DUE, MESSAGES, NEXT_DEADLINE, OPEN_SESSIONS, PATH, SNAPSHOT, Queries, UsageRow
+from projections.queries import DUE, MESSAGES, NEXT_DEADLINE, OPEN_SESSIONS, PATH, SNAPSHOT, Queries, UsageRow, _listed
 from projections.runner import ProjectionRunner
 from projections.schema import TABLES
 from projections.session import Session
@@ -61,6 +64,10 @@ async def test_a_session_is_found_by_its_id_whatever_became_of_it(log: MemoryLog
         assert await queries.session("never") is None
 
 
+async def listed(queries: Queries, wanted: Listing) -> list[Session]:
+    return (await queries.list_sessions(wanted)).sessions
+
+
 async def test_the_list_shows_the_latest_access_first_and_goes_on_after_a_cursor(
     log: MemoryLog, tmp_path: Path
 ) -> None:
@@ -68,10 +75,10 @@ async def test_the_list_shows_the_latest_access_first_and_goes_on_after_a_cursor
         log.record(name, created("alice"))
     log.record("b", SessionAccessed())
     async with asking(log, tmp_path) as queries:
-        first = await queries.list_sessions(Listing(owner="alice", limit=3))
+        first = await listed(queries, Listing(owner="alice", limit=3))
         assert ids(first) == ["b", "e", "d"]
         after = (first[-1].accessed_at_us, first[-1].no)
-        assert ids(await queries.list_sessions(Listing(owner="alice", limit=3, after=after))) == ["c", "a"]
+        assert ids(await listed(queries, Listing(owner="alice", limit=3, after=after))) == ["c", "a"]
 
 
 async def test_a_list_by_creation_is_not_moved_by_an_access(log: MemoryLog, tmp_path: Path) -> None:
@@ -79,10 +86,10 @@ async def test_a_list_by_creation_is_not_moved_by_an_access(log: MemoryLog, tmp_
         log.record(name, created("alice"))
     log.record("b", SessionAccessed())
     async with asking(log, tmp_path) as queries:
-        first = await queries.list_sessions(Listing(owner="alice", order="created", limit=3))
+        first = await listed(queries, Listing(owner="alice", order="created", limit=3))
         assert ids(first) == ["e", "d", "c"]
         rest = Listing(owner="alice", order="created", limit=3, after=(0, first[-1].no))
-        assert ids(await queries.list_sessions(rest)) == ["b", "a"]
+        assert ids(await listed(queries, rest)) == ["b", "a"]
 
 
 async def test_the_list_is_of_one_owner_of_nobody_or_of_all(log: MemoryLog, tmp_path: Path) -> None:
@@ -90,16 +97,16 @@ async def test_the_list_is_of_one_owner_of_nobody_or_of_all(log: MemoryLog, tmp_
     log.record("b", created("bob"))
     log.record("n", created(None))
     async with asking(log, tmp_path) as queries:
-        assert ids(await queries.list_sessions(Listing(owner="alice"))) == ["a"]
-        assert ids(await queries.list_sessions(Listing())) == ["n"]
-        assert ids(await queries.list_sessions(Listing(any_owner=True))) == ["n", "b", "a"]
+        assert ids(await listed(queries, Listing(owner="alice"))) == ["a"]
+        assert ids(await listed(queries, Listing())) == ["n"]
+        assert ids(await listed(queries, Listing(any_owner=True))) == ["n", "b", "a"]
 
 
 async def test_the_list_has_one_status(log: MemoryLog, tmp_path: Path) -> None:
     log.record("a", created(None))
     log.record("e", created(None), SessionExpired(0))
     async with asking(log, tmp_path) as queries:
-        assert ids(await queries.list_sessions(Listing(status="expired"))) == ["e"]
+        assert ids(await listed(queries, Listing(status="expired"))) == ["e"]
         assert await queries.counts() == {"active": 1, "expired": 1}
 
 
@@ -117,7 +124,7 @@ async def test_sessions_are_found_by_their_newest_metadata(
     async with asking(log, tmp_path) as queries:
 
         async def found(**metadata: str) -> list[str]:
-            return ids(await queries.list_sessions(Listing(owner="alice", metadata=metadata)))
+            return ids(await listed(queries, Listing(owner="alice", metadata=metadata)))
 
         assert await found(user_id="u1") == ["c", "a", "b"]
         assert await found(user_id="u1", plan="1") == ["a"]
@@ -125,11 +132,93 @@ async def test_sessions_are_found_by_their_newest_metadata(
         assert await found(plan="true") == ["c"]
 
 
+async def walked(queries: Queries, wanted: Listing) -> tuple[list[str], int]:
+    """All sessions of a list, and how many pages it had."""
+    found: list[str] = []
+    for pages in itertools.count(1):
+        page = await queries.list_sessions(wanted)
+        found += ids(page.sessions)
+        if page.after is None:
+            return found, pages
+        wanted = replace(wanted, after=page.after)
+    raise AssertionError("a list without an end")
+
+
+@pytest.mark.parametrize("order", ["accessed", "created"])
+@pytest.mark.parametrize("owner", ["alice", None])
+async def test_a_request_looks_at_few_sessions_and_the_next_goes_on(
+    log: MemoryLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: listing.Order, owner: str | None
+) -> None:
+    """Half have one value, half the other, and three both."""
+    monkeypatch.setattr(listing, "RARE", 1)
+    monkeypatch.setattr(listing, "WALK_MAX", 10)
+    for number in range(95):
+        both = number in (3, 40, 94)
+        values = {name: "x" for name, has in (("a", number % 2), ("b", not number % 2)) if has or both}
+        log.record(f"s{number}", created("alice", **values))
+    every = owner is None
+    async with asking(log, tmp_path) as queries:
+        wanted = Listing(owner=owner, any_owner=every, order=order, metadata={"a": "x", "b": "x"}, limit=2)
+        assert await walked(queries, wanted) == (["s94", "s40", "s3"], 10)
+        assert await walked(queries, replace(wanted, metadata={"a": "y", "b": "x"})) == ([], 1), (
+            "a rare one is looked up"
+        )
+        found, pages = await walked(queries, replace(wanted, metadata={"b": "x"}, limit=7))
+        assert len(found) == 49
+        assert len(set(found)) == 49
+        assert pages <= 20
+        found, pages = await walked(queries, replace(wanted, metadata={}, limit=50))
+        assert (len(found), pages) == (95, 2), "without metadata nothing is passed over"
+
+
+async def test_a_walk_that_finds_nothing_costs_the_same_however_many_sessions_there_are(
+    log: MemoryLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "RARE", 10)
+    monkeypatch.setattr(listing, "WALK_MAX", 100)
+    for number in range(2_000):
+        log.record(f"s{number}", created("alice", **{"a" if number % 2 else "b": "x"}))
+    async with asking(log, tmp_path) as queries:
+        assert (await queries.list_sessions(Listing(owner="alice", metadata={"a": "x", "b": "x"}))).after is not None
+    connection = sqlite3.connect(tmp_path / "projections.db")
+
+    def cost(count: int) -> int:
+        """How many hundreds of SQLite's instructions a page of so many sessions takes."""
+        connection.execute("DELETE FROM sessions WHERE no <= (SELECT max(no) FROM sessions) - ?", (count,))
+        steps: list[int] = []
+        connection.set_progress_handler(lambda: steps.append(1), 100)
+        wanted = Listing(owner="alice", metadata={"a": "x", "b": "x"})
+        assert _listed(connection, wanted)[0] == []
+        connection.set_progress_handler(None, 100)
+        return len(steps)
+
+    connection.isolation_level = None
+    many, few = cost(2_000), cost(200)
+    assert many <= few + 5
+    connection.close()
+
+
+async def test_a_list_does_not_keep_a_session_waiting(log: MemoryLog, tmp_path: Path) -> None:
+    log.record("s", created("alice"))
+    async with asking(log, tmp_path) as queries:
+        may_end = threading.Event()
+        long = asyncio.create_task(queries._reader.ask(lambda _: may_end.wait(20), is_long=True))
+        await asyncio.sleep(0)
+        listing_ = asyncio.create_task(queries.list_sessions(Listing(owner="alice")))
+        async with asyncio.timeout(10):
+            assert await queries.session("s") is not None
+        assert not long.done()
+        assert not listing_.done()
+        may_end.set()
+        assert await long
+        assert ids((await listing_).sessions) == ["s"]
+
+
 async def test_erased_metadata_finds_nothing(log: MemoryLog, tmp_path: Path) -> None:
     log.record("a", created("alice", user_id="u1"))
     log.erase_now("a", emptied())
     async with asking(log, tmp_path) as queries:
-        assert await queries.list_sessions(Listing(owner="alice", metadata={"user_id": "u1"})) == []
+        assert await listed(queries, Listing(owner="alice", metadata={"user_id": "u1"})) == []
 
 
 async def test_a_path_is_the_newest_part_of_one_branch_in_time_order(log: MemoryLog, tmp_path: Path) -> None:
@@ -285,6 +374,11 @@ LISTS = {
     "an owner's list": listing_query(Listing(owner="a"), []),
     "everyone's list, continued": listing_query(Listing(any_owner=True, after=(1, 1)), []),
     "a list with a common label": listing_query(Listing(owner="a", after=(1, 1)), [Label(1_000, 6)]),
+    "a list with common labels, to the end of its walk": listing_query(
+        Listing(any_owner=True, after=(9, 9)), [Label(1_000, 6), Label(1_000, 7)], (1, 1)
+    ),
+    "the end of a walk": walk_end_query(Listing(owner="a", after=(9, 9))),
+    "the end of a walk by creation": walk_end_query(Listing(any_owner=True, order="created", after=(0, 9))),
     "what is due": (DUE, (1, 1)),
     "the next deadline": (NEXT_DEADLINE, ()),
     "what expired long ago": (LONG_EXPIRED, (1, 1)),
