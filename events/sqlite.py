@@ -87,8 +87,8 @@ class SqliteLog:
         With `read_only` no event and no lock is written, so that offline commands work beside a running server and
         on a read-only copy; `head` is then the end of the log at this moment. `clock` gives microseconds, UTC;
         `random_bytes` the salts, absent: the system. With `wakeups` other processes append to the file, too, all of
-        them through such a log; `other_nodes` knows what those can read. A log that a command has not finished is opened
-        only for it, as `work`.
+        them through such a log; `other_nodes` knows what those can read. A log that a command has not finished is
+        opened only for it, as `work`.
         Raises LogUnusable (of which LogInUse is one), which says what to do about it.
         """
         options = options or LogOptions()
