@@ -8,6 +8,7 @@ from chatbot.api.answer import json_answer
 from chatbot.api.audit_views import ChainFault, LogHeadView, WalkView
 from chatbot.api.auditors import require_auditor
 from chatbot.api.bodies import check_query, query_int
+from chatbot.api.half_close import cancel_when_client_leaves
 from chatbot.api.open_streams import OpenStreams
 from chatbot.api.services import SERVICES
 from chatbot.audit.proving import origin_of
@@ -36,6 +37,7 @@ async def verify_span(request: web.Request) -> web.Response:
     """Leaving ends the walk: the handler is cancelled between two of its pages."""
     require_auditor(request)
     check_query(request, frozenset({"from", "to"}))
+    cancel_when_client_leaves(request)
     log = request.app[SERVICES].log
     newest = log.head()
     end = query_int(request, "to", newest.position, 0, newest.position)

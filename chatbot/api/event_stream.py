@@ -11,6 +11,8 @@ from msgspec import Struct
 
 from chatbot.api.connections import BoundedProtocol
 from chatbot.api.frames import PING
+from chatbot.api.half_close import PING_S as DOUBT_PING_S
+from chatbot.api.half_close import HalfClosableProtocol
 from chatbot.api.services import SERVICES
 
 HEADERS = {
@@ -47,12 +49,17 @@ async def answer_stream(
         ping_s = settings.sse_ping_s
     # What never pings is a document: its client is to take it, not to wait for news.
     timeout_s = services.settings.server.write_timeout_s if math.isinf(ping_s) else settings.write_timeout_s
-    if isinstance(request.protocol, BoundedProtocol):
-        request.protocol.write_timeout_s = timeout_s
+    protocol = request.protocol
+    if isinstance(protocol, BoundedProtocol):
+        protocol.write_timeout_s = timeout_s
     stream: EventStream | None = None
     with services.metrics.open_stream():
         try:
             stream = await EventStream.open(request, headers, ping_s, timeout_s)
+            if isinstance(protocol, HalfClosableProtocol):
+                protocol.on_half_close = stream.doubt
+                if protocol.is_half_closed:
+                    stream.doubt()
             await write(stream)
             await stream.close()
         except ConnectionError as error:
@@ -147,6 +154,14 @@ class EventStream:
         """Break the connection off, so that nobody takes what was sent for the whole. Raises ConnectionError."""
         self._transport.abort()
         raise ConnectionAbortedError from reason
+
+    def doubt(self) -> None:
+        """The reader sends no more: it may have left, which only a write tells. Ping it now, and more often."""
+        if math.isfinite(self._ping_s):
+            self._ping_s = min(self._ping_s, DOUBT_PING_S)
+            self._timer.cancel()
+            self._last_s = self._loop.time() - self._ping_s
+            self._look()
 
     def release(self) -> None:
         """Stop watching. To be called however the stream ended."""

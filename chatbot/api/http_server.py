@@ -11,7 +11,8 @@ import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage, BadHttpMethod, BadStatusLine, InvalidHeader, LineTooLong
 
-from chatbot.api.connections import BoundedProtocol, ConnectionLimits, Connections
+from chatbot.api.connections import ConnectionLimits, Connections
+from chatbot.api.half_close import HalfClosableProtocol
 from chatbot.api.headers import request_id_of, set_headers
 from chatbot.api.problems import Problem, internal_error, render
 from chatbot.api.services import SERVICES, Services
@@ -66,7 +67,7 @@ class HttpServer(web.Server):
         return response
 
 
-class HttpProtocol(BoundedProtocol):
+class HttpProtocol(HalfClosableProtocol):
     """One connection."""
 
     __slots__ = ("_origin", "_services")
