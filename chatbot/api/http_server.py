@@ -19,7 +19,7 @@ from chatbot.api.services import SERVICES, Services
 from chatbot.descriptors import allow_connections
 
 LINE_MAX_BYTES = 8190  # of the request line
-FIELD_MAX_BYTES = 8192  # of one header; not the same number, so that aiohttp's exception tells which one was exceeded
+FIELD_FRAME_BYTES = 4  # of a header beside its name and value: colon, space and line end
 REASON_MAX_CHARS = 200
 LINGER_S = 2.0  # that the rest of an unread body is thrown away, so that its sender gets to see the answer
 UNMATCHED = "unmatched"  # the route of what reached no route, in the metrics
@@ -58,7 +58,7 @@ class HttpServer(web.Server):
     async def checked(self, request: web.BaseRequest) -> web.StreamResponse:
         """The application's answer, if the request asks for nothing that this server cannot do."""
         self.bounded.busy(cast(HttpProtocol, request.protocol))
-        problem = _unsupported(request)
+        problem = _unsupported(request, self.services.settings.server.headers_max_bytes)
         if problem is None:
             return await self._handler(request)
         response = refuse(request, problem, self.services, request.headers.get("Origin"))
@@ -78,7 +78,7 @@ class HttpProtocol(HalfClosableProtocol):
             server.bounded,
             loop=server._loop,
             max_line_size=LINE_MAX_BYTES,
-            max_field_size=FIELD_MAX_BYTES,
+            max_field_size=_field_max_bytes(server.services),
             auto_decompress=False,  # a small body may hold much: to unpack it would block everybody
             lingering_time=LINGER_S,
             **options,
@@ -128,8 +128,16 @@ def refuse(request: web.BaseRequest, problem: Problem, services: Services, origi
     return response
 
 
-def _unsupported(request: web.BaseRequest) -> Problem | None:
-    """What the request's headers ask for in vain (RFC 9110, 10.1.1 and 15.5.16)."""
+def _field_max_bytes(services: Services) -> int:
+    """Of one header. Not LINE_MAX_BYTES, so that aiohttp's exception tells which of the two was exceeded."""
+    limit = services.settings.server.headers_max_bytes
+    return limit if limit != LINE_MAX_BYTES else limit + 1
+
+
+def _unsupported(request: web.BaseRequest, headers_max_bytes: int) -> Problem | None:
+    """What of the request's headers is too much, or asked for in vain (RFC 9110, 10.1.1 and 15.5.16)."""
+    if sum(len(name) + len(value) + FIELD_FRAME_BYTES for name, value in request.raw_headers) > headers_max_bytes:
+        return _headers_too_large(f"the headers exceed {headers_max_bytes} bytes together")
     expected = request.headers.get("Expect")
     if expected is not None and expected.lower() != "100-continue":
         return Problem(417, "expectation-failed", "Expectation failed", "of Expect only 100-continue is known")

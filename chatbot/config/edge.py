@@ -45,6 +45,14 @@ class ServerSettings(Struct, frozen=True):
         int,
         Meta(ge=1024, le=1 << 30, description="Largest request body, in bytes: what one request may hold in memory."),
     ] = 1048576
+    headers_max_bytes: Annotated[
+        int,
+        Meta(
+            ge=1024,
+            le=65536,
+            description="Largest headers of a request together, in bytes: room for the cookies and tokens of others.",
+        ),
+    ] = 32768
     body_timeout_s: Annotated[
         float,
         Meta(gt=0, le=3600, description="Seconds a client has to send its body, so that a slow one holds nothing."),

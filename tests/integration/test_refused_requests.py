@@ -20,7 +20,8 @@ POST = f"POST /api/sessions HTTP/1.1\r\n{COMMON}Content-Type: application/json\r
 
 @pytest.fixture
 async def service(tmp_path: Any, model: ModelServer) -> AsyncIterator[Running]:
-    async with serving(tmp_path, model.url, CORS_ORIGINS=f"https://other.example,{ORIGIN}") as running:
+    settings = {"CORS_ORIGINS": f"https://other.example,{ORIGIN}", "CHATBOT_SERVER_HEADERS_MAX_BYTES": "8192"}
+    async with serving(tmp_path, model.url, **settings) as running:
         yield running
 
 
@@ -42,6 +43,12 @@ async def answer_to(service: Running, request: bytes, *, ends: bool = True) -> t
 
 REFUSED = [
     pytest.param(f"GET /api/health HTTP/1.1\r\n{COMMON}Cookie: {'x' * 9000}\r\n\r\n", 431, "8192", id="header"),
+    pytest.param(
+        f"GET / HTTP/1.1\r\n{COMMON}" + "".join(f"X-{n}: {'y' * 1000}\r\n" for n in range(9)) + "\r\n",
+        431,
+        "8192 bytes together",
+        id="headers together",
+    ),
     pytest.param(f"GET /{'x' * 9000} HTTP/1.1\r\n{COMMON}\r\n", 414, "8190", id="address"),
     pytest.param(
         f"GET / HTTP/1.1\r\n{COMMON}" + "".join(f"X-{n}: 1\r\n" for n in range(140)) + "\r\n", 431, "many", id="headers"
@@ -191,3 +198,18 @@ async def test_history_export_and_trail_are_private_and_streams_keep_their_own_r
     async with service.client.stream("GET", f"/api/sessions/{session_id}/stream") as feed:
         assert feed.headers["Cache-Control"] == "no-cache, no-transform"
         assert feed.headers["X-Content-Type-Options"] == "nosniff"
+
+
+@pytest.mark.parametrize("limit", [8190, 32768])
+async def test_headers_up_to_the_limit_are_taken_however_many_they_are(
+    tmp_path: Any, model: ModelServer, limit: int
+) -> None:
+    async with serving(tmp_path, model.url, CHATBOT_SERVER_HEADERS_MAX_BYTES=str(limit)) as service:
+        own = len(f"{COMMON}Connection: close\r\nX-A: \r\nX-B: \r\n")
+        for extra, status in ((0, 200), (1, 431), (limit, 431)):
+            room = limit - own + extra
+            for values in (("", "x" * room), ("x" * (room // 2), "x" * (room - room // 2))):
+                a, b = values
+                request = f"GET /livez HTTP/1.1\r\n{COMMON}Connection: close\r\nX-A: {a}\r\nX-B: {b}\r\n\r\n"
+                answered, _, body = await answer_to(service, request.encode())
+                assert answered == status, (extra, body)
