@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
+from chatbot.llm.errors import public_part
 from chatbot.llm.model_names import counted_name
 from chatbot.metrics import Metrics
 from chatbot.sessions.generation import Timing
@@ -40,7 +41,9 @@ class SessionWatch:
         self._metrics.reply(provider, "none", status_of(ended), None)
 
     def reply_ended(self, started: ReplyStarted, ended: ReplyEnded, timing: Timing, request_id: str | None) -> None:
-        """Count one reply; its text stays out of logs and labels."""
+        """Count one reply; its text stays out of logs and labels, and so does what a model server says of a failure:
+        it may quote the prompt.
+        """
         metrics, provider = self._metrics, started.provider
         told = ended if isinstance(ended, ReplyCompleted | ReplyFailed) else None
         answered = (told.model if told is not None else None) or started.model
@@ -63,6 +66,7 @@ class SessionWatch:
             "reply.ended",
             outcome=status_of(ended),
             cause=cause,
+            reason=public_part(ended.detail) if isinstance(ended, ReplyFailed) else None,
             model=model,
             duration_s=round(duration_s, 3),
             request_id=request_id,

@@ -21,7 +21,8 @@ writes it again may write it differently. `data` and `salt` are null once the co
 survives. An event of an older schema version is shown as it was recorded.
 """
 _TRAIL = f"""For the session's owner and for auditors, also when the session has expired or was deleted. No access, and
-nothing is appended. Go on after the `version` of the last event.
+nothing is appended. Go on after the `version` of the last event. What a model server said of a failure is for auditors
+only: for others the event has `withheld` true, and no `salt`.
 
 {_EVENT}"""
 _LOG = f"""For auditors. One event in each line; go on after the `position` of the last one: the end is reached when

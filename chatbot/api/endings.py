@@ -3,6 +3,7 @@
 from chatbot.api import frames
 from chatbot.api.problems import CAUSE_UNKNOWN, CAUSES
 from chatbot.audit.moment import timestamp
+from chatbot.llm.errors import public_part
 from chatbot.sessions.reply import Outcome
 
 TITLES = {"cancelled": "Reply cancelled", "interrupted": "Reply interrupted"}
@@ -33,11 +34,14 @@ def last_frame(reply_id: str, outcome: Outcome) -> frames.Complete | frames.Erro
 
 
 def detail_of(outcome: Outcome) -> str:
-    """A sentence for the client."""
+    """A sentence for the client, without the model server's own words; those are found by the request's id."""
     if outcome.cause == "llm_unavailable":
         return "LLM server not available"
     if outcome.detail:
-        return outcome.detail
+        told = public_part(outcome.detail)
+        if told == outcome.detail or outcome.request_id is None:
+            return told
+        return f"{told}; auditors find its words in the session's trail, under the request id {outcome.request_id}"
     return {
         "shutdown": "the service was shut down while it replied",
         "crash": "the service stopped while it replied",

@@ -6,7 +6,7 @@ import msgspec
 from aiohttp import web
 
 from chatbot.api.bodies import BodyFault
-from chatbot.llm.errors import LlmError, LlmOverloaded
+from chatbot.llm.errors import LlmError, LlmOverloaded, public_part
 from chatbot.sessions import errors
 from events.errors import LogStopped, LogUnavailable, NodesOutdated, OutcomeUnknown, UnknownEvent
 from projections.errors import ProjectionError
@@ -94,7 +94,7 @@ def problem_of(error: Exception) -> Problem | None:
             return Problem(status, kind, title, DETAILS.get(known) or str(error))
     if isinstance(error, LlmError):
         status, title = CAUSES.get(error.cause, CAUSE_UNKNOWN)
-        return Problem(status, error.cause.replace("_", "-"), title, str(error))
+        return Problem(status, error.cause.replace("_", "-"), title, public_part(str(error)))
     return None
 
 

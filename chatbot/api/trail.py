@@ -1,7 +1,7 @@
 """Trails: the events of one session, or of all, as they were recorded. To read them is no access, appends nothing."""
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import msgspec
 from aiohttp import web
@@ -16,7 +16,7 @@ from chatbot.api.feed import come_back
 from chatbot.api.log_follower import LogFollower
 from chatbot.api.middleware import ASKER
 from chatbot.api.services import SERVICES, Services
-from chatbot.audit.trail import encode_row, trail_of, trail_of_all
+from chatbot.audit.trail import encode_row, encode_row_for_client, trail_of, trail_of_all
 from chatbot.sessions.errors import Overloaded
 from chatbot.sessions.leisure import Leisure, LeisurelyLog
 from events.record import StoredRow
@@ -31,6 +31,7 @@ HEADERS = {
     "Vary": "Accept",
 }
 Pages = AsyncIterator[list[StoredRow]]
+Encode = Callable[[StoredRow], bytes]
 routes = web.RouteTableDef()
 
 
@@ -45,9 +46,10 @@ async def session_trail(request: web.Request) -> web.StreamResponse:
         raise BodyFault(f"the session ends at version {session.version}", "query.after")
     leisure = request.app[LEISURE]
     pages = trail_of(LeisurelyLog(services.log, leisure), session.session_id, after, limit)
+    encode = encode_row if is_auditor(request) else encode_row_for_client
     if NDJSON in request.headers.get("Accept", ""):
-        return await send_document(request, _lines(pages, leisure), _headers(NDJSON))
-    document = _document(session.session_id, session.version, pages, leisure)
+        return await send_document(request, _lines(pages, leisure, encode), _headers(NDJSON))
+    document = _document(session.session_id, session.version, pages, leisure, encode)
     return await send_document(request, document, _headers("application/json"))
 
 
@@ -61,7 +63,7 @@ async def log_trail(request: web.Request) -> web.StreamResponse:
     if "text/event-stream" not in request.headers.get("Accept", ""):
         leisure = request.app[LEISURE]
         pages = trail_of_all(LeisurelyLog(services.log, leisure), after, limit)
-        return await send_document(request, _lines(pages, leisure), _headers(NDJSON))
+        return await send_document(request, _lines(pages, leisure, encode_row), _headers(NDJSON))
     try:
         with services.streams.another():
             follower = LogFollower(services, after, request.app[LEISURE])
@@ -86,19 +88,21 @@ def _position(request: web.Request, services: Services) -> int:
     return int(text)
 
 
-async def _lines(pages: Pages, leisure: Leisure) -> AsyncIterator[bytes]:
+async def _lines(pages: Pages, leisure: Leisure, encode: Encode) -> AsyncIterator[bytes]:
     async for page in pages:
         with leisure.work():
-            piece = b"".join(encode_row(row) + b"\n" for row in page)
+            piece = b"".join(encode(row) + b"\n" for row in page)
         yield piece
 
 
-async def _document(session_id: str, version: int, pages: Pages, leisure: Leisure) -> AsyncIterator[bytes]:
+async def _document(
+    session_id: str, version: int, pages: Pages, leisure: Leisure, encode: Encode
+) -> AsyncIterator[bytes]:
     """As TrailView, piece by piece."""
     lead, last = b'{"session_id":%b,"events":[' % msgspec.json.encode(session_id), version
     async for page in pages:
         with leisure.work():
-            piece = lead + b",".join(map(encode_row, page))
+            piece = lead + b",".join(map(encode, page))
         yield piece
         lead, last = b",", page[-1].version
     end = b"]}" if last >= version else b'],"next":%d}' % last

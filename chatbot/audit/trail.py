@@ -9,10 +9,13 @@ from typing import Protocol
 
 import msgspec
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from chatbot.audit.moment import timestamp
+from chatbot.llm.errors import public_part
 from events.record import Metadata, StoredRow, decode_metadata
 
+REPLY_FAILED = "reply_failed"
 PAGE_ROWS = 50  # rows read at once, a quarter of a millisecond: what a reader of any number of events holds
 
 
@@ -24,8 +27,11 @@ class Rows(Protocol):
     async def stream_rows(self, stream_id: str, *, after: int = 0, limit: int) -> list[StoredRow]: ...
 
 
-class EventView(Struct, frozen=True):
-    """One event of the log. `data` and `salt` are null once the content is erased; hashes are hexadecimal."""
+class EventView(Struct, frozen=True, omit_defaults=True):
+    """One event of the log. `data` and `salt` are null once the content is erased; hashes are hexadecimal.
+
+    `withheld`: a part of `data` is for auditors only and left out, so `salt` is null: the commitment is of the whole.
+    """
 
     position: int
     session_id: str
@@ -41,6 +47,7 @@ class EventView(Struct, frozen=True):
     salt: str | None
     commitment: str
     digest: str
+    withheld: bool = False
 
 
 _encode = msgspec.json.Encoder().encode
@@ -70,6 +77,27 @@ def event_view(row: StoredRow) -> EventView:
 def encode_row(row: StoredRow) -> bytes:
     """The event in `row` as one line of JSON, without its end."""
     return _encode(event_view(row))
+
+
+def encode_row_for_client(row: StoredRow) -> bytes:
+    """As `encode_row`, for who is no auditor: what a model server said of a failure is left out."""
+    view = event_view(row)
+    if row.type == REPLY_FAILED and row.data is not None:
+        public = _public(row.data)
+        if public != row.data:
+            view = replace(view, data=_embedded(public), salt=None, withheld=True)
+    return _encode(view)
+
+
+def _public(data: str) -> str:
+    """The data of a reply_failed without a model server's own words; what is no such event stays as it is."""
+    try:
+        members = msgspec.json.decode(data, type=dict[str, Raw])
+        detail = public_part(msgspec.json.decode(members["detail"], type=str))
+        members["detail"] = Raw(_encode(detail))
+        return _encode(members).decode()
+    except (msgspec.DecodeError, UnicodeEncodeError, KeyError):
+        return data
 
 
 async def trail_of(log: Rows, session_id: str, after: int, limit: int) -> AsyncIterator[list[StoredRow]]:

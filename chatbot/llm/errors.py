@@ -34,6 +34,15 @@ def reason_of(error: LlmError) -> str:
     return f"{error}: {error.__cause__}" if error.__cause__ else str(error)
 
 
+def public_part(sentence: str) -> str:
+    """What a client may read of an error's sentence.
+
+    The model server's own words come after the first ": ". They may name its hosts, files and accounts, or quote the
+    prompt, and are for auditors only.
+    """
+    return sentence.partition(": ")[0]
+
+
 class LlmFailed(LlmError):
     """The model server answered with an error, with nonsense, or stopped before its end."""
 

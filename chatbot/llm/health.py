@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from chatbot.llm.errors import LlmError, LlmOverloaded, LlmUnavailable, reason_of
+from chatbot.llm.errors import LlmError, LlmOverloaded, LlmUnavailable, public_part, reason_of
 from chatbot.llm.protocol import Health, Provider
 
 # While the server is away it is asked more often: a service that starts should not look broken for a whole interval.
@@ -52,7 +52,9 @@ class HealthMonitor:
                 self._take(Health(available=True))
         elif isinstance(error, LlmUnavailable):
             if self.newest.available:
-                self._take(Health(available=False, detail=reason_of(error)))
+                # What the server says itself may quote the prompt, and the reason is logged.
+                reason = reason_of(error) if error.status is None else public_part(str(error))
+                self._take(Health(available=False, detail=reason))
             self._noted.set()
         elif not isinstance(error, LlmOverloaded):
             self._noted.set()  # it was cut off, or came to nothing: ask

@@ -13,6 +13,9 @@ from events.catalogue import Parameters, ReplyCompleted, ReplyFailed
 Timer = Callable[[], float]
 
 
+DETAIL_MAX_CHARS = 500  # a sentence; the model server's share of it is bounded already
+
+
 class Request(Struct, frozen=True):
     """What the model is asked."""
 
@@ -67,7 +70,7 @@ def _failed(reply: Reply, error: LlmError, timing: Timing, timer: Timer) -> Repl
         reply_id=reply.reply_id,
         content=reply.freeze(),
         cause=error.cause,
-        detail=str(error),
+        detail=str(error)[:DETAIL_MAX_CHARS],
         duration_us=_us(timing.ended_s - timing.asked_s),
         finish_detail=finish.detail if finish is not None else "",
         usage=usage,

@@ -43,4 +43,5 @@ def outcome_at(event: ReplyEnded, recorded: RecordedEvent, started_at_us: int, m
         finish_detail=getattr(event, "finish_detail", ""),
         model=model,
         usage=getattr(event, "usage", None),
+        request_id=recorded.metadata.request_id,
     )

@@ -15,7 +15,10 @@ from events.errors import LogUnavailable
 
 
 class Outcome(Struct, frozen=True):
-    """How a reply ended, as recorded. `status` is complete, failed, cancelled or interrupted."""
+    """How a reply ended, as recorded. `status` is complete, failed, cancelled or interrupted.
+
+    `detail` may hold the model server's own words, which are not for clients. `request_id` is the request's that asked.
+    """
 
     status: str
     content: str
@@ -27,6 +30,7 @@ class Outcome(Struct, frozen=True):
     finish_detail: str = ""
     model: str | None = None
     usage: Usage | None = None
+    request_id: str | None = None
 
 
 class Reply:
