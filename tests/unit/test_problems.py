@@ -52,6 +52,7 @@ EXPECTED: dict[type[Exception], int] = {
     llm.LlmError: 502,
     llm.LlmFailed: 502,
     llm.LlmUnavailable: 503,
+    llm.ModelUnusable: 503,
     llm.LlmTimeout: 504,
     llm.LlmOverloaded: 503,
     projections.ProjectionError: 503,
