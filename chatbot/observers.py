@@ -89,8 +89,8 @@ class LogWatch:
     def refused(self, reason: str) -> None:
         self.writable = self.writable and reason != "unavailable"
         self._metrics.append_refused(reason)
-        # Who loses a race reads the tail and decides again: nothing is wrong.
-        write = self._logger.debug if reason == "conflict" else self._logger.warning
+        # Who loses a race reads the tail and decides again: nothing is wrong. `warned` says which node is outdated.
+        write = self._logger.debug if reason in ("conflict", "outdated") else self._logger.warning
         write("log.refused", reason=reason)
 
     def recovered(self) -> None:

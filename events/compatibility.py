@@ -66,6 +66,14 @@ class OtherNodes(Protocol):
         ...
 
 
+class GateObserver(Protocol):
+    """Part of events.writer.LogObserver."""
+
+    def refused(self, reason: str) -> None: ...
+
+    def warned(self, subject: str, reason: str) -> None: ...
+
+
 def own_version(name: str, program: str) -> NodeVersion:
     """What this process reads."""
     return NodeVersion(name, program, dict(catalogue.SCHEMA_VERSIONS))
@@ -111,13 +119,11 @@ def find_outdated(nodes: Sequence[NodeVersion] | None, wanted: Mapping[str, int]
 
 
 class EventTypeGate:
-    """Admits events. `warn` is called with the reason of a refusal, once while it stays the same."""
+    """Admits events. `observe` hears of each refusal, and of its reason once while it stays the same."""
 
-    def __init__(
-        self, nodes: OtherNodes, warn: Callable[[str], None], timer: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, nodes: OtherNodes, observe: GateObserver, timer: Callable[[], float] = time.monotonic) -> None:
         self._nodes = nodes
-        self._warn = warn
+        self._observe = observe
         self._timer = timer
         self._admitted_until_s: dict[tuple[str, int], float] = {}  # at most one for each type that this program has
         self._reason: str | None = None
@@ -137,7 +143,8 @@ class EventTypeGate:
             self._reason = None
             self._admitted_until_s |= dict.fromkeys(wanted.items(), now_s + ADMITTED_S)
             return
+        self._observe.refused("outdated")
         if reason != self._reason:
             self._reason = reason
-            self._warn(reason)
+            self._observe.warned("nodes_outdated", reason)
         raise NodesOutdated(reason)

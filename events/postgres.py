@@ -73,7 +73,7 @@ class PostgresLog:
         self._gate: EventTypeGate | None = None
         if version is not None:
             self._registry = NodeRegistry(self._readers, version)
-            self._gate = EventTypeGate(self._registry, partial(observe.warned, "nodes_outdated"))
+            self._gate = EventTypeGate(self._registry, observe)
         self._store = PostgresStore(place, self._head, self._vacuum)
         self._writer: BatchWriter | None = None
         self._closed: asyncio.Task[None] | None = None

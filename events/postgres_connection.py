@@ -131,6 +131,7 @@ class Place:
         self.label = shown(url)
         self.options = options
         self._target = parse_postgres_url(url)
+        self._ssl = ssl.create_default_context() if self._target.has_system_roots else None
         self._read_only = read_only
 
     async def connect(self, **settings: str) -> asyncpg.Connection:
@@ -158,7 +159,7 @@ class Place:
                 target.dsn,
                 timeout=target.connect_timeout_s,
                 server_settings=startup,
-                ssl=ssl.create_default_context() if target.has_system_roots else None,
+                ssl=self._ssl,
                 target_session_attrs=None if self._read_only or target.has_target else "read-write",
             )
         except (ValueError, TypeError, asyncpg.exceptions.ClientConfigurationError):

@@ -25,6 +25,10 @@ SELECT count(*) FROM (
     UNION ALL SELECT transaction FROM pg_prepared_xacts WHERE database = current_database()
 ) AS transactions WHERE age(seen) > age($1::text::xid)
 """
+_STILL_SEEN = (
+    "a transaction that is older than the erasure is still open (pg_stat_activity, pg_prepared_xacts), or a standby"
+    " still sees what was erased (pg_replication_slots, hot_standby_feedback): VACUUM waits for it"
+)
 _NOW = "SELECT pg_current_xact_id()::xid::text"
 _DEAD = "SELECT pg_stat_get_dead_tuples('events'::regclass) > 0"
 _VACUUM = "VACUUM (TRUNCATE FALSE) events"  # the table's end is never empty, and cutting it would lock readers out
@@ -92,23 +96,29 @@ class Vacuum:
                     self._reason = None
                     break
                 except (*FAILURES, LogError) as error:
-                    reason = str(error) if isinstance(error, LogError) else explain(error, self._place.label)
-                    if reason != self._reason:
-                        self._reason = reason
-                        self._tell(reason)
+                    self._explain(str(error) if isinstance(error, LogError) else explain(error, self._place.label))
                 await asyncio.sleep(pause_s)
             if not self._wanted.is_set():
                 self.clean.set()
+
+    def _explain(self, reason: str) -> None:
+        if reason != self._reason:
+            self._reason = reason
+            self._tell(reason)
 
     async def _vacuum(self) -> None:
         """Raises FAILURES, LogError."""
         connection = await self._place.connect(statement_timeout="0", lock_timeout="0")
         try:
             now = await connection.fetchval(_NOW)
+            waited_s = 0.0
             for pause_s in pauses():
                 if not await connection.fetchval(_SEEN_BY, now):
                     break
+                if waited_s >= self._place.options.erase_wait_s:
+                    self._explain(_STILL_SEEN)
                 await asyncio.sleep(pause_s)
+                waited_s += pause_s
             await vacuum(connection)
         finally:
             await farewell(connection)

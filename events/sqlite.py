@@ -8,7 +8,6 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -109,7 +108,7 @@ class SqliteLog:
             raise
         log = cls(readers, live, side, wakeups)
         if other_nodes is not None:
-            log._gate = EventTypeGate(other_nodes, partial((observe or NoObserver()).warned, "nodes_outdated"))
+            log._gate = EventTypeGate(other_nodes, observe or NoObserver())
         if log._shared is not None:
             log._shared.start()
         return log

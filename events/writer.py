@@ -29,7 +29,7 @@ class LogObserver(Protocol):
         """A batch is on disk. `append_s`: from the arrival of its oldest append; `commit_s`: in the store alone."""
 
     def refused(self, reason: str) -> None:
-        """An append was refused: `busy`, `closing`, `conflict` or `unavailable`."""
+        """An append was refused: `busy`, `closing`, `conflict`, `outdated` or `unavailable`."""
 
     def failed(self, error: Exception) -> None:
         """Something happened in the writer that no store should let happen; a fault of ours."""

@@ -101,6 +101,27 @@ async def test_a_role_that_may_vacuum_erases(role: Role, way: str) -> None:
     assert await _row_versions(role.owners_url) == 3
 
 
+async def test_an_open_transaction_that_keeps_erased_texts_is_told(role: Role) -> None:
+    told = Told()
+    log = await PostgresLog.open(role.owners_url, HASTY, observe=told)
+    other = await asyncpg.connect(role.owners_url)
+    before = other.transaction(isolation="repeatable_read")
+    await before.start()
+    assert await other.fetchval("SELECT count(*) FROM events") == 2
+    await log.erase("a", 2, deleted(), ASKED)
+    async with asyncio.timeout(20):
+        while not told.reasons:
+            await asyncio.sleep(0.02)
+    assert "transaction that is older than the erasure is still open" in told.reasons[0]
+    assert log.erasure_pending
+    await before.rollback()
+    async with asyncio.timeout(20):
+        await log._vacuum.clean.wait()
+    assert len(told.reasons) == 1
+    await other.close()
+    await log.close()
+
+
 async def test_a_table_that_is_given_to_another_role_meanwhile_keeps_the_erasure_pending_and_says_why(
     role: Role,
 ) -> None:

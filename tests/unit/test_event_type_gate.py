@@ -40,8 +40,16 @@ class Gate:
 
     def __init__(self, nodes: Nodes) -> None:
         self.now_s = 1000.0
-        self.warned: list[str] = []
-        self.gate = EventTypeGate(nodes, self.warned.append, lambda: self.now_s)
+        self.refusals: list[str] = []
+        self.warnings: list[str] = []
+        self.gate = EventTypeGate(nodes, self, lambda: self.now_s)
+
+    def refused(self, reason: str) -> None:
+        self.refusals.append(reason)
+
+    def warned(self, subject: str, reason: str) -> None:
+        assert subject == "nodes_outdated"
+        self.warnings.append(reason)
 
 
 def test_the_baseline_is_what_every_program_since_reads() -> None:
@@ -64,7 +72,8 @@ async def test_a_new_type_is_refused_while_one_node_cannot_read_it_and_the_node_
         for _ in range(3):
             with pytest.raises(NodesOutdated, match=r"mood_noted.*update web-1, process 7 \(version 0\.5\.0\)$"):
                 await told.gate.admit([posted("x"), MoodNoted("fine")])
-        assert len(told.warned) == 1
+        assert len(told.warnings) == 1
+        assert told.refusals == ["outdated"] * 3
         nodes.present = (NEW,)
         await told.gate.admit([MoodNoted("fine")])
 
