@@ -158,6 +158,7 @@ class ArchiveReader:
         self._number = 0
         self._previous: StoredRow | None = None
         self.events = 0
+        self.sha256 = ""  # of all lines before the trailer, once `rows` has ended: tells this file from all others
         line = self._next()
         try:
             self.header = msgspec.json.decode(line, type=Header)
@@ -239,6 +240,7 @@ class ArchiveReader:
             raise self._fault(f"the file ends at position {last}, but its header names {self.header.position}")
         if self._file.read(1):
             raise self._fault("something follows the trailer")
+        self.sha256 = seen
 
     def _fault(self, reason: str) -> ArchiveFault:
         return ArchiveFault(f"line {self._number}: {reason}")

@@ -44,15 +44,22 @@ class Intake:
         self._origin = origin
         self._rules = rules
         self._clashes: list[str] = []
+        self._copied = self._missing = 0  # events that the log has, or lacks, where nothing was interrupted
 
     async def survey(self, archive: ArchiveReader, progress: Callable[[int], None]) -> int:
         """Read and check the whole file; the number of its events. Raises ArchiveFault, TransferRefused."""
         for page in _pages(archive.rows()):
-            firsts = [row for _, row in page if row.version == 1]
-            present = await self._transfer.present(firsts)
+            looked_up = [row for _, row in page if row.version == 1 or self._again]
+            present = await self._transfer.present(looked_up)
             for number, row in page:
                 self._meet(number, row, present.get((row.stream_id, row.version)))
             progress(archive.events)
+        if self._copied and self._missing:
+            raise TransferRefused(
+                f"nothing was written: {self._copied:,} events of this file are in the log, {self._missing:,} are not,"
+                " and no import of it was interrupted: --resume goes on with the very file that was being imported;"
+                " import this one into another log, or leave out the sessions that are there with --skip-existing"
+            )
         if self._clashes:
             named = ", ".join(self._clashes[:NAMED_MAX]) + (" and others" if len(self._clashes) > NAMED_MAX else "")
             raise TransferRefused(
@@ -65,6 +72,11 @@ class Intake:
                 " and no later event says why"
             )
         return archive.events
+
+    @property
+    def _again(self) -> bool:
+        """Whether an import is to be resumed that was not interrupted: then all of the file must be there, or none."""
+        return self._rules.resume and not self._transfer.goes_on
 
     async def write(self, archive: ArchiveReader, progress: Callable[[int], None]) -> None:
         """Copy what `survey` has allowed. Raises as it does."""
@@ -92,7 +104,11 @@ class Intake:
         if row.data is None:
             scratch.erased(row.stream_id, row.position)
         self._note_reply(row)
-        if present is None or (self._rules.resume and present.imported == self._source(row)):
+        copied = self._rules.resume and present is not None and present.imported == self._source(row)
+        if self._again and not scratch.is_skipped(row.stream_id):
+            self._copied += copied
+            self._missing += present is None
+        if present is None or copied or row.version > 1:
             return
         if self._rules.skip_existing:
             scratch.skip(row.stream_id)

@@ -33,6 +33,7 @@ HOLD_TEXT = frozenset(
 )
 ADOPTS = "history_adopted"
 
+NOTE_FILE = "CREATE TABLE IF NOT EXISTS unfinished (sha256 TEXT NOT NULL) STRICT"  # beside the mark, until the end
 _ROW = "(" + ",".join("?" * len(COLUMNS.split(","))) + ")"
 _FIND = (
     "WITH asked (stream_id, version) AS (VALUES {})"
@@ -61,6 +62,8 @@ class Transfer:
         self.scratch = Scratch()
         self.added = 0
         self.goes_on = False  # whether an earlier `work` has not finished this log
+        self._begun_with: str | None = None  # the file of which that one has written something
+        self._begins: list[tuple[str, Sequence[object]]] = [(mark(work), ())]  # of the next transaction
         self.without_text = 0  # adopted messages whose text was not copied
         self._connection = connection
         self._lock = lock
@@ -86,8 +89,24 @@ class Transfer:
         transfer = cls(connection, lock, next((Head(*row) for row in rows), Head(0, GENESIS)), work)
         ((number,),) = await connection.execute_fetchall("PRAGMA user_version")
         transfer.goes_on = not lock.is_new_database and work_of(number) is work
+        transfer._begun_with = await _source_file(connection)
         transfer._made = path if lock.is_new_database else None
         return transfer
+
+    def begin(self, sha256: str) -> None:
+        """The rows to come are of the file with this digest. Raises TransferRefused where those that an interrupted
+        import has written are of another one.
+        """
+        if self._begun_with not in (None, sha256):
+            raise TransferRefused(
+                f"nothing was written: the import that was interrupted was of another file (SHA-256 {self._begun_with},"
+                f" this one {sha256}): import that one with --resume, or accept what is there with --accept-partial"
+            )
+        self._begins += [
+            (NOTE_FILE, ()),
+            ("DELETE FROM unfinished", ()),
+            ("INSERT INTO unfinished VALUES (?)", (sha256,)),
+        ]
 
     async def present(self, rows: Sequence[StoredRow]) -> dict[tuple[str, int], Present]:
         """Those of `rows`, at most ROWS_MAX, whose stream and version the log has."""
@@ -112,8 +131,9 @@ class Transfer:
             placed.append(astuple(one))
         written, erasures = without_erased(placed)
         insert = f"INSERT INTO events ({COLUMNS}) VALUES " + ",".join([_ROW] * len(rows))  # noqa: S608  constants
-        marked = (mark(self._work), ())
-        await self._commit([marked, (insert, list(chain.from_iterable(written))), *((ERASE, one) for one in erasures)])
+        inserted = (insert, list(chain.from_iterable(written)))
+        await self._commit([*self._begins, inserted, *((ERASE, one) for one in erasures)])
+        self._begins = []
         self.head = head
         self.added += len(rows)
 
@@ -182,7 +202,8 @@ async def finish(path: Path, work: Work) -> None:
     try:
         connection = await connect_writer(path, LogOptions(), create=False, work=work)
         try:
-            await connection.execute_fetchall(mark(None))
+            for statement in ("BEGIN IMMEDIATE", "DROP TABLE IF EXISTS unfinished", mark(None), "COMMIT"):
+                await connection.execute_fetchall(statement)
             await connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
             await connection.close()
@@ -204,6 +225,14 @@ async def is_unfinished(path: Path, work: Work) -> bool:
     finally:
         await connection.close()
     return application_id == APPLICATION_ID and work_of(number) is work
+
+
+async def _source_file(connection: aiosqlite.Connection) -> str | None:
+    """The digest of the file of which an unfinished import has written something."""
+    if not await connection.execute_fetchall("SELECT 1 FROM sqlite_schema WHERE name = 'unfinished'"):
+        return None
+    rows = await connection.execute_fetchall("SELECT sha256 FROM unfinished")
+    return next((str(sha256) for (sha256,) in rows), None)
 
 
 def discard(path: Path) -> None:

@@ -145,6 +145,7 @@ async def import_file(file: BinaryIO, path: Path, rules: Rules) -> dict[str, obj
         checking = Progress("checking", archive.header.position)
         events = await intake.survey(archive, checking.reach)
         checking.close()
+        transfer.begin(archive.sha256)
         file.seek(0)
         importing = Progress("importing", events)
         try:
