@@ -1,18 +1,24 @@
 """The rows of a log read from the file's own pages, where the tree that should lead to them is torn.
 
-Only what https://www.sqlite.org/fileformat2.html says of table leaves (1.6, 2.1): cells of a row's number and its
-record, long records continued on overflow pages. What is found proves nothing by itself; the chain does. All calls
-block.
+Only what https://www.sqlite.org/fileformat2.html says of pages (1.6) and records (2.1): leaves have cells of a row's
+number and its record, long records continued on overflow pages. What is found proves nothing by itself; the chain does.
+All calls block.
 """
 
 import sqlite3
 import struct
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from events.record import StoredRow, stored_row
 
 LEAF = 0x0D
+INNER = 0x05  # leads to leaves: a child page and the last position in it, several times, then the last child
+INDEX_LEAF = 0x0A  # of the log's one index: stream, version, position
+INDEX_COLUMNS = 3
+ROW_BYTES_MIN = 64  # a row has a commitment and a digest at least: bounds what torn pages may claim
 COLUMNS = 11
 RECORD_BYTES_MAX = 256 * 2**20  # a torn cell may claim any size
 SAME_MAX = 4  # pages tried for one position: torn ones may claim what they do not hold
@@ -32,6 +38,9 @@ class Leaves:
         self._found = sqlite3.connect("", isolation_level=None)
         self._found.executescript("PRAGMA journal_mode = OFF; BEGIN; CREATE TABLE leaves (first, last, page)")
         self._pages = path.stat().st_size // self._page_bytes
+        recorded_pages = int.from_bytes(header[28:32], "big")  # more than there are in a file that was cut
+        self._rows_max = max(self._pages, recorded_pages) * self._page_bytes // ROW_BYTES_MIN
+        self._at_least = 0
         for page in range(1, self._pages + 1):
             self._note(page)
         self._found.execute("CREATE INDEX by_first ON leaves (first)")
@@ -42,6 +51,11 @@ class Leaves:
         """The last position on any leaf, 0 for none."""
         (end,) = self._found.execute("SELECT max(last) FROM leaves").fetchone()
         return end or 0
+
+    @property
+    def at_least(self) -> int:
+        """A position that the log had, as far as any page tells: also of rows that are lost."""
+        return max(self.end, self._at_least)
 
     def row(self, position: int) -> StoredRow | None:
         """The row at `position`, as far as a leaf holds it."""
@@ -58,19 +72,38 @@ class Leaves:
         self._file.close()
 
     def _note(self, page: int) -> None:
-        numbers = list(self._rows(page))
-        if numbers:
-            self._found.execute("INSERT INTO leaves VALUES (?, ?, ?)", (min(numbers), max(numbers), page))
+        content = self._page(page)
+        if content[0] == LEAF:
+            numbers = list(self._rows(page))
+            if numbers:
+                self._found.execute("INSERT INTO leaves VALUES (?, ?, ?)", (min(numbers), max(numbers), page))
+            return
+        told = [position for position in self._told(content) if 0 < position <= self._rows_max]
+        self._at_least = max([self._at_least, *told])
+
+    def _told(self, page: bytes) -> Iterator[int]:
+        """Positions that a page names without holding their rows."""
+        if page[0] == INNER:
+            for offset in _cells(page, header_bytes=12):
+                with suppress(*_TORN):
+                    position, _ = _varint(page, offset + 4)
+                    yield position + 1  # the next page is not empty
+        elif page[0] == INDEX_LEAF:
+            for offset in _cells(page, header_bytes=8):
+                with suppress(*_TORN):
+                    length, start = _varint(page, offset)
+                    values = _values(page[start : start + length])
+                    if len(values) == INDEX_COLUMNS and isinstance(values[2], int):
+                        yield values[2]
 
     def _rows(self, number: int) -> dict[int, StoredRow]:
         page = self._page(number)
         found: dict[int, StoredRow] = {}
         if page[0] != LEAF:
             return found
-        for place in range(int.from_bytes(page[3:5], "big")):
+        for cell in _cells(page, header_bytes=8):
             try:
-                (offset,) = struct.unpack_from(">H", page, 8 + 2 * place)
-                length, offset = _varint(page, offset)
+                length, offset = _varint(page, cell)
                 position, offset = _varint(page, offset)
                 values = _values(self._record(page, offset, length))
                 if len(values) == COLUMNS and values[0] is None and 0 < position < 2**63:
@@ -103,6 +136,16 @@ class Leaves:
                 raise ValueError("its rest is missing")
             left, following = left - len(parts[-1]), more[:4]
         return b"".join(parts)
+
+
+def _cells(page: bytes, header_bytes: int) -> Iterator[int]:
+    """Where the cells of a page begin."""
+    for place in range(int.from_bytes(page[3:5], "big")):
+        try:
+            (offset,) = struct.unpack_from(">H", page, header_bytes + 2 * place)
+        except struct.error:
+            return
+        yield offset
 
 
 def _varint(data: bytes, offset: int) -> tuple[int, int]:

@@ -64,7 +64,7 @@ class Wreck:
             # Opens a file that is shorter than its header says, too. Nothing is written: the file is open to read.
             self._connection.execute("PRAGMA writable_schema=ON")
             self._connection.execute("SELECT sql FROM sqlite_schema WHERE name = 'events'").fetchone()
-            self.end = self._end()
+            self.end, self.end_is_known = self._end()
         except _TROUBLE as error:
             self._connection.close()
             raise LogUnusable(
@@ -115,8 +115,19 @@ class Wreck:
         # A torn inner page may lead to rows of another place: only what was asked for counts.
         return {row[0]: stored_row(row) for row in page if first <= row[0] <= last}
 
-    def _end(self) -> int:
-        """The last position; where the way to it is torn, the last that the index knows, or any leaf."""
+    def expect(self, position: int) -> None:
+        """The log had at least so many events, as somebody else remembers."""
+        self.end = max(self.end, min(position, END_ROWS_MAX))
+
+    def digest_at(self, position: int) -> bytes | None:
+        """The digest that the row at `position` has; None where it cannot be read."""
+        row = self._read(position, position).get(position) or self._leaves.row(position)
+        return None if row is None else row.digest
+
+    def _end(self) -> tuple[int, bool]:
+        """The last position; where the way to it is torn, the last that the index knows, or any page. Whether there
+        cannot have been more.
+        """
         for query in (
             "SELECT max(position) FROM events",
             "SELECT max(+position) FROM events INDEXED BY sqlite_autoindex_events_1 WHERE stream_id >= ''",
@@ -125,8 +136,8 @@ class Wreck:
                 (end,) = self._connection.execute(query).fetchone()
             except _TROUBLE:
                 continue
-            return min(end or 0, END_ROWS_MAX)
-        return min(self._leaves.end, END_ROWS_MAX)
+            return min(end or 0, END_ROWS_MAX), True
+        return min(self._leaves.at_least, END_ROWS_MAX), False
 
 
 def _judge(

@@ -18,6 +18,7 @@ from events.salvage import Found, Standing, Wreck
 from events.sqlite import SqliteLog
 from events.transfer import ROWS_MAX, Transfer, discard, finish, is_unfinished
 from events.unfinished import Work
+from projections.database import checkpoint_of
 
 NAMED_MAX = 100  # faults and sessions that the report lists; all are counted
 ERASED_MAX = 500  # sessions closed in one round
@@ -42,6 +43,8 @@ class Report(Struct):
     left_out: int = 0  # whole, but an earlier event of their session is lost
     closed: int = 0  # sessions whose erasure lost its explanation: a session_deleted was appended
     without_text: int = 0  # adopted messages whose text is lost
+    end: int = 0  # the last position that the log had, as far as anything tells
+    end_is_known: bool = True  # False: it may have had more
     sessions_incomplete: int = 0
     faults: list[Fault] = []
     faults_in_all: int = 0
@@ -70,6 +73,7 @@ async def salvage(desk: Desk, options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         wreck = Wreck(source)
         stack.callback(wreck.close)
+        await _remember(wreck, source.parent / desk.settings.database.projections_path)
         if not wreck.end:
             raise CommandFailed(f"no event can be found in {source}: restore a backup")
         rest = None
@@ -82,6 +86,7 @@ async def salvage(desk: Desk, options: argparse.Namespace) -> int:
             await asyncio.to_thread(discard, destination)
         transfer = await Transfer.open(destination, Work.SALVAGE)
         work = _Salvage(transfer, rest)
+        work.report.end, work.report.end_is_known = wreck.end, wreck.end_is_known
         progress = Progress("salvaging", wreck.end)
         try:
             await work.copy(wreck.found(progress.reach))
@@ -93,6 +98,13 @@ async def salvage(desk: Desk, options: argparse.Namespace) -> int:
     await _close_erased(destination, lost)
     await finish(destination, Work.SALVAGE)
     return _tell(desk, work.report, destination)
+
+
+async def _remember(wreck: Wreck, projections: Path) -> None:
+    """Projections of this log know how many events it had; those of another one say nothing."""
+    folded = await asyncio.to_thread(checkpoint_of, projections)
+    if folded is not None and folded.position and wreck.digest_at(1) in (folded.identity, None):
+        wreck.expect(folded.position)
 
 
 class _Salvage:
@@ -196,9 +208,10 @@ async def _close_erased(destination: Path, lost: list[tuple[str, int]]) -> None:
 
 def _tell(desk: Desk, report: Report, destination: Path) -> int:
     lost = report.unreadable + report.altered + report.left_out
+    more = "" if report.end_is_known else f", and perhaps others after position {report.end:,}, which nothing tells of"
     desk.say_json({"path": str(destination), "lost": lost, **msgspec.to_builtins(report)})
     desk.note(
-        f"{report.copied:,} events copied to {destination}, {lost:,} not. To serve it: put it in the place of the"
+        f"{report.copied:,} events copied to {destination}, {lost:,} not{more}. To serve it: put it in the place of the"
         " damaged log (keep that one), delete projections.db and start."
     )
-    return 0 if not lost else 1
+    return 0 if not lost and report.end_is_known else 1
