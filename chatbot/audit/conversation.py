@@ -212,9 +212,14 @@ def _adopted(message: AdoptedMessage, kept: Event | None) -> Spoken:
         model=message.model,
     )
     spoken.finish_reason = FINISH_REASONS.get(message.status)
+    note_ending(spoken, kept)
+    return spoken
+
+
+def note_ending(spoken: Spoken, kept: Event | None) -> None:
+    """What the event that holds an adopted message's text tells of how that reply ended."""
     if isinstance(kept, ReplyCompleted | MessageCopied):
         spoken.finish_reason = kept.finish_reason or spoken.finish_reason
-        spoken.model = kept.model or message.model
+        spoken.model = kept.model or spoken.model
     if isinstance(kept, ReplyCompleted | ReplyFailed | MessageCopied):
         spoken.usage, spoken.finish_detail = kept.usage, kept.finish_detail
-    return spoken

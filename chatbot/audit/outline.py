@@ -6,7 +6,7 @@ from functools import partial
 import msgspec
 from msgspec import Struct, field
 
-from chatbot.audit.conversation import PAGE, Conversation, Spoken, fold
+from chatbot.audit.conversation import PAGE, Conversation, Spoken, fold, note_ending
 from chatbot.audit.moment import Moment
 from chatbot.sessions.history_pieces import pieces_of
 from chatbot.sessions.leisure import PIECE_BYTES, Leisure, batched
@@ -15,7 +15,6 @@ from events.catalogue import (
     HistoryAdopted,
     MessageCopied,
     MessagePosted,
-    ReplyCompleted,
     ReplyEnded,
     ReplyRequested,
     ReplyStarted,
@@ -124,9 +123,7 @@ def _with_text(one: Spoken, recorded: RecordedEvent | None) -> Spoken:
     if event is None:
         return one
     full = msgspec.structs.replace(one, content=getattr(event, "content", ""))
-    if isinstance(event, ReplyCompleted | MessageCopied):
-        full.finish_reason, full.usage = event.finish_reason, event.usage
-        full.model = event.model or one.model
+    note_ending(full, event)
     return full
 
 

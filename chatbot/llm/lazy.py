@@ -36,7 +36,8 @@ class LazyProvider:
 
     @property
     def models(self) -> frozenset[str]:
-        return self._inner.models if self._inner else frozenset((self._options.model,))
+        configured = self._options.model
+        return self._inner.models if self._inner else frozenset((configured,) if configured else ())
 
     async def stream(
         self, messages: tuple[ChatMessage, ...], parameters: Parameters, hear: Hear, *, whole: bool = False

@@ -34,9 +34,12 @@ def shared(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: one[name] for name in SHARED} for one in messages]
 
 
-async def test_an_export_says_what_the_history_says(service: Running) -> None:
+async def test_an_export_says_what_the_history_says(service: Running, model: ModelServer) -> None:
     session_id = await service.session(title="여행", metadata={"user_id": "x"}, system_prompt="Be brief.")
     await service.chat(session_id, "하나")
+    for word in ("MAX_TOKENS", "network_error"):
+        model.script(pieces=("a",), finish_reason=word)
+        await service.client.post("/api/chat", json={"session_id": session_id, "message": word})
     answer = await service.client.get(f"/api/sessions/{session_id}/export")
     found, history = answer.json(), await service.history(session_id)
     assert found["messages"] == shared(history["messages"])
@@ -121,8 +124,10 @@ async def test_all_branches_come_with_the_head_of_the_selected_one(service: Runn
     assert (await exported(service, session_id, branch="all", as_of=first["version"]))["head"] == first["message_id"]
 
 
-async def test_a_fork_is_exported_with_its_origin_also_after_that_is_gone(service: Running) -> None:
+async def test_a_fork_is_exported_with_its_origin_also_after_that_is_gone(service: Running, model: ModelServer) -> None:
     origin = await service.session()
+    model.script(pieces=("a",), finish_reason="network_error")
+    await service.client.post("/api/chat", json={"session_id": origin, "message": "zero"})
     answer = await service.chat(origin, "one")
     fork = (await service.client.post(f"/api/sessions/{origin}/fork")).json()["session_id"]
     before = await exported(service, fork)

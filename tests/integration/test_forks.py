@@ -41,7 +41,7 @@ async def every_ending(service: Running, model: ModelServer, **body: Any) -> str
     await service.chat(session_id, f"one {MARK}")
     model.script(pieces=("long ", "answer"), finish_reason="length")
     await service.chat(session_id, "two")
-    model.script(pieces=("half",), then="error")
+    model.script(pieces=("half",), finish_reason="network_error")  # fails, with usage and a word for it
     failed = await service.client.post("/api/chat", json={"session_id": session_id, "message": "three"})
     assert failed.status_code == 502
     model.script(pieces=("a ", "b"), hold_after=1)

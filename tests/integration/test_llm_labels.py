@@ -166,6 +166,24 @@ async def test_heartbeats_in_midms_stream_are_passed_over(server: RawServer, bea
     await provider.close()
 
 
+HALVES = {
+    "openai": b'data: {"choices":[{"delta":{"content":"Hi \\ud83d"}}]}\n\n%bdata: [DONE]\n\n',
+    "midm": b'data: {"type":"chunk","content":"Hi \\ud83d"}\n\n%bdata: [DONE]\n\n',
+}
+CLEAN = {
+    "openai": b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n',
+    "midm": b'data: {"type":"chunk","content":"x"}\n\n',
+}
+
+
+async def test_half_a_character_without_its_other_half_is_replaced_where_it_stood(
+    server: RawServer, provider: OpenAiProvider | MidmProvider
+) -> None:
+    half = HALVES[provider.name]
+    server.answers = [http(half % b""), http(half % CLEAN[provider.name])]
+    assert [(await ask(provider)).text for _ in range(2)] == ["Hi \ufffd", "Hi \ufffdx"]
+
+
 @pytest.mark.parametrize("chunk", [b'{"type":"chunk","content":7}', b'{"type":"chunk","content"', b'{"type":[]}'])
 async def test_what_may_have_been_midms_text_fails_the_reply(server: RawServer, chunk: bytes) -> None:
     provider, answer = MidmProvider(LlmOptions(server_url=server.url)), Answer([])

@@ -107,6 +107,14 @@ async def test_what_is_no_answer_is_a_failure_and_never_used_again(
     assert faults == []
 
 
+async def test_text_after_a_finish_reason_may_come_in_a_read_of_its_own(
+    server: RawServer, provider: OpenAiProvider
+) -> None:
+    server.step_bytes = 40  # less than an event
+    server.answers = [HEAD + b"\r\n" + event("a", "stop") + event("b", "stop") + event("c") + DONE + b"0\r\n\r\n"]
+    assert await ask(provider) == "abc"
+
+
 async def test_a_second_answer_that_nobody_asked_for_costs_the_connection_not_the_reply(
     server: RawServer, provider: OpenAiProvider
 ) -> None:
