@@ -29,7 +29,7 @@ from chatbot.config.load import ConfigError, Configuration, load
 from chatbot.config.settings import Settings
 from chatbot.config.show import show
 from chatbot.event_loop import loop_factory
-from chatbot.from_settings import embedded_options, limits, llm_options, log_options, rules, runner_options
+from chatbot.from_settings import embedded_options, limits, llm_options, log_options, reserve, rules, runner_options
 from chatbot.ids import Ids
 from chatbot.llm.create import create_provider
 from chatbot.llm.embedded_process import EmbeddedMissing
@@ -246,6 +246,7 @@ async def compose(
         timer=time.monotonic,
         logger=structlog.get_logger("sessions"),
         nodes=member.cluster if member else Alone(),
+        reserve=await reserve(settings),
     )
     ids = Ids()
     supervisor = Supervisor(ports)

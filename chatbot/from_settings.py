@@ -7,6 +7,7 @@ from msgspec.structs import asdict
 from chatbot.config.settings import Settings
 from chatbot.llm.options import EmbeddedOptions, LlmOptions
 from chatbot.sessions.decide import Rules
+from chatbot.sessions.disk_reserve import DiskReserve
 from chatbot.sessions.ports import Limits
 from events.options import LogOptions
 from projections.runner import RunnerOptions
@@ -38,6 +39,19 @@ def rules(settings: Settings, node: str | None = None) -> Rules:
         is_shared=node is not None,
         unanswered=settings.chat.unanswered,
     )
+
+
+def disk_reserve(settings: Settings) -> DiskReserve:
+    """PostgreSQL has a disk of its own."""
+    database = settings.database
+    return DiskReserve(None if database.is_postgres else database.path, database.erase_reserve_bytes)
+
+
+async def reserve(settings: Settings) -> DiskReserve:
+    """With its room taken, as far as the disk can spare it."""
+    made = disk_reserve(settings)
+    await made.keep()
+    return made
 
 
 def limits(settings: Settings) -> Limits:

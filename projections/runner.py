@@ -115,6 +115,11 @@ class ProjectionRunner:
             self._hurry.set()
         await self._progress.wait_for(position, self._options.wait_s if timeout_s is None else timeout_s)
 
+    def retry(self) -> None:
+        """What made the last attempt fail may be over: a full disk has room again."""
+        self._wake.set()
+        self._hurry.set()
+
     async def stop(self) -> None:
         """Finish the batch at hand, tell everyone who waits, release the file."""
         self._stopping = True

@@ -15,6 +15,7 @@ from msgspec.structs import asdict
 from chatbot import __version__
 from chatbot.audit.desk import Progress
 from chatbot.config.settings import Settings
+from chatbot.from_settings import disk_reserve
 from chatbot.llm.errors import LlmUnavailable
 from chatbot.llm.gate import Gate
 from chatbot.llm.protocol import ChatMessage, Finish, Health, Hear
@@ -37,6 +38,7 @@ from projections.unused import delete_unused
 
 LIVE_MAX = 64  # actors in memory: a command asks one session after the other
 ASK_TIMEOUT_S = 600.0  # nobody waits at the other end of a connection, and a long history takes time to hand over
+STALLED_S = 30.0  # without a single event folded: then it is not slow, but kept from it
 LOOK_S = 0.2  # between looks at projections that are catching up
 
 
@@ -67,7 +69,13 @@ class NoModel:
 
 
 class QuietWatch(ProjectionWatch):
-    """Leaves it to the command to show progress."""
+    """Leaves it to the command to show progress. `trouble` is why the last attempt to fold failed."""
+
+    trouble: BaseException | None = None
+
+    def failed(self, error: BaseException) -> None:
+        self.trouble = error
+        super().failed(error)
 
     def progress(self, position: int, head: int) -> None: ...
 
@@ -85,6 +93,7 @@ async def offline(settings: Settings) -> AsyncIterator[Offline]:
     wanted = asdict(database)
     options = LogOptions(**{name: wanted[name] for name in LogOptions.__struct_fields__})
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(disk_reserve(settings).made())  # all of this writes, and not the erasure alone
         log = await open_log(database.place, options, observe=LogWatch(metrics, logger), program=__version__)
         stack.push_async_callback(log.close)
         # Beside the nodes of a shared log: projections of its own, for the file in the settings may be a node's.
@@ -100,14 +109,19 @@ async def offline(settings: Settings) -> AsyncIterator[Offline]:
         ports = _ports(settings, log, runner, SessionWatch(metrics, logger))
         supervisor = Supervisor(ports)
         stack.push_async_callback(supervisor.close)
-        await _caught_up(log, runner)
+        await _caught_up(log, runner, watch)
         yield Offline(ports, supervisor, Reader(ports, supervisor))
 
 
-async def _caught_up(log: EventLog, runner: ProjectionRunner) -> None:
-    """Wait, however long it takes, and show how far it is. Raises LogUnusable."""
+async def _caught_up(log: EventLog, runner: ProjectionRunner, watch: QuietWatch) -> None:
+    """Wait, however long it takes while they get on, and show how far it is. Raises LogUnusable."""
     progress = Progress("projecting", log.head().position)
+    reached, moved_s = runner.position, time.monotonic()
     while runner.position < log.head().position and runner.failure is None:
+        if runner.position > reached:
+            reached, moved_s = runner.position, time.monotonic()
+        elif time.monotonic() - moved_s > STALLED_S:
+            raise LogUnusable(f"the projections cannot be written: {watch.trouble or 'nobody knows why'}")
         progress.reach(runner.position)
         with suppress(ProjectionLag, ProjectionsStopped):
             await runner.wait_for(log.head().position, timeout_s=LOOK_S)

@@ -74,6 +74,15 @@ class DatabaseSettings(Struct, frozen=True):
             " still holds the text.",
         ),
     ] = 5.0
+    erase_reserve_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1 << 40,
+            description="Bytes kept in a file beside chatbot.db, and given while something is erased on a full disk;"
+            " at most an eighth of what is free. 0: none.",
+        ),
+    ] = 33_554_432
     read_page_max: Annotated[
         int, Meta(ge=1, le=100_000, description="Events read from the log at once: what one read holds in memory.")
     ] = 1000

@@ -39,6 +39,7 @@ from chatbot.sessions.reply import Reply
 from events.catalogue import ReplyInterrupted
 from events.errors import LogUnavailable, VersionConflict
 from events.leftovers import finish_erasure
+from projections.errors import ProjectionError
 
 HAND_OVER_NOW_MAX = 2_000  # texts that forks read and DELETE waits for: a fifth of a second
 
@@ -237,6 +238,17 @@ class Actor:
         return await answer_again(self._ports, self._ledger.state, envelope, self._ledger.replies.by_id)
 
     async def _delete(self, envelope: Envelope, command: DeleteSession) -> Answer:
+        """On a full disk with the room that is kept for that."""
+        async with self._ports.reserve.made() as is_full:
+            if is_full:
+                self._ports.runner.retry()
+            answer = await self._end_and_erase(envelope, command)
+            if is_full:  # the projections, too, need that room
+                with suppress(ProjectionError):
+                    await self._ports.runner.wait_for(self._ports.log.head().position)
+            return answer
+
+    async def _end_and_erase(self, envelope: Envelope, command: DeleteSession) -> Answer:
         for _ in rounds(self._ports):
             if not self._ledger.is_level:
                 await self._ledger.catch_up()

@@ -74,7 +74,8 @@ class Erasures:
         if erasure is None:
             return True
         try:
-            await hand_over(self._ports, session, self._ask)
+            async with self._ports.reserve.made():
+                await hand_over(self._ports, session, self._ask)
             await self._supervisor.ask(session.session_id, DeleteSession(erasure.reason), SERVICE, cause=CAUSE)
         except errors.SessionDeleted:  # by another node, or by the command erase
             return True

@@ -9,6 +9,7 @@ from msgspec import Struct
 from chatbot.llm.gate import Gate
 from chatbot.llm.protocol import Provider
 from chatbot.sessions.decide import Rules
+from chatbot.sessions.disk_reserve import DiskReserve
 from chatbot.sessions.feeds import Feeds
 from chatbot.sessions.generation import Timing
 from chatbot.sessions.nodes import Alone, Nodes
@@ -64,3 +65,4 @@ class Ports(Struct, frozen=True):
     timer: Callable[[], float]
     logger: structlog.stdlib.BoundLogger
     nodes: Nodes = Alone()
+    reserve: DiskReserve = DiskReserve(None, 0)

@@ -36,6 +36,7 @@ def environment(folder: Path, model_url: str, **settings: str) -> dict[str, str]
         "CHATBOT_LLM_RETRY_BACKOFF_S": "0.01",
         "CHATBOT_LLM_HEALTH_INTERVAL_S": "0.2",
         "CHATBOT_LOGGING_FORMAT": "json",
+        "CHATBOT_DATABASE_ERASE_RESERVE_BYTES": "0",  # thousands of tests leave their folders for a while
         **settings,
     }
 
