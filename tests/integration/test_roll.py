@@ -1,6 +1,7 @@
 """A master that replaces its workers while they end by themselves."""
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -29,9 +30,11 @@ if faulty.exists():
     sys.exit(1)
 while told["slot"] == 3 and not pathlib.Path(sys.argv[1]).exists():
     time.sleep(0.01)
-master.write(b'{"ready":"node"}\\n')
+master.write(json.dumps({"ready": "node", "version": "reads of " + str(told["slot"])}).encode() + b"\\n")
 while line := master.readline():
     order = json.loads(line)
+    if order.get("versions"):
+        pathlib.Path(sys.argv[1]).with_name("versions-" + str(told["slot"])).write_text(json.dumps(order["versions"]))
     if order.get("drain") or order.get("retire"):
         break
 """
@@ -94,6 +97,15 @@ async def test_files_of_slots_that_are_free_do_not_stay(tmp_path: Path) -> None:
         master._roll_wanted.set()
         await until(lambda: master._serving() == len(master._workers) == 2 and not old & _pids(master))
         await until(lambda: {slot for slot, path in paths.items() if path.exists()} <= set(master._workers))
+
+
+async def test_each_worker_hears_what_all_of_them_read(tmp_path: Path) -> None:
+    def told(slot: int) -> list[str]:
+        file = tmp_path / f"versions-{slot}"
+        return sorted(json.loads(file.read_text() or "[]")) if file.exists() else []
+
+    async with serving(tmp_path):
+        await until(lambda: told(1) == told(2) == ["reads of 1", "reads of 2"])
 
 
 def _pids(master: Master) -> set[int]:
