@@ -37,6 +37,7 @@ def pgbouncer(server: PostgresServer, database: str = "postgres", **changes: str
         if name and name not in ("chatbot", *changes):
             lines.append(line)
     lines += [f"{name} = {value}" for name, value in changes.items() if value]
+    lines.append("unix_socket_dir =")  # no socket in a folder that all share
     folder = Path(tempfile.mkdtemp(prefix="pgbouncer-"))
     try:
         users = folder / "userlist.txt"
