@@ -34,7 +34,7 @@ REASONS = {
     409: "A reply is running, and `on_busy` is reject.",
     412: "The session has moved on since the version in If-Match.",
     413: "The body is larger than {body_max_bytes} bytes.",
-    415: "The body is not application/json.",
+    415: "The body is not application/json, or compressed.",
     422: "A value is not allowed (`errors` says which), or an Idempotency-Key came with another request before.",
     429: "Too many messages wait for the running reply.",
     500: "A fault of the service.",

@@ -12,6 +12,7 @@ from chatbot.api.bodies import BodyFault, check_query
 from chatbot.api.middleware import ASKER
 from chatbot.api.readiness import READY, REASONS, RECORDING, can_read, log_answers, state_of
 from chatbot.api.schemas import ReadinessView
+from chatbot.api.pieces import in_pieces
 from chatbot.api.services import SERVICES, Services
 from chatbot.api.views import HealthView, UsageRow, UsageView
 from chatbot.audit.moment import timestamp
@@ -65,7 +66,7 @@ async def metrics(request: web.Request) -> web.Response:
         await _look(services)
         # In a thread: the process's own figures are read from files, and the text of many series takes a while.
         body, content_type = await asyncio.to_thread(services.metrics.render, accept)
-    return web.Response(body=body, headers={"Content-Type": content_type})
+    return web.Response(body=in_pieces(body), headers={"Content-Type": content_type})
 
 
 async def own_metrics(services: Services) -> tuple[Family, ...]:

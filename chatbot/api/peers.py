@@ -11,6 +11,7 @@ from aiohttp import web
 from chatbot.api.event_stream import EventStream, answer_stream
 from chatbot.api.headers import SERVER
 from chatbot.api.operations import own_metrics
+from chatbot.api.pieces import in_pieces
 from chatbot.api.services import SERVICES, Services
 from chatbot.nodes.authentication import CLIENT_NONCE_MAX_CHARS, Challenger, Request
 from chatbot.nodes.peers import Alive, CancelBody
@@ -115,7 +116,8 @@ async def cancel(request: web.Request) -> web.Response:
 
 @routes.get("/metrics")
 async def metrics(request: web.Request) -> web.Response:
-    return web.Response(body=encode(await own_metrics(request.app[SERVICES])), content_type="application/msgpack")
+    body = in_pieces(encode(await own_metrics(request.app[SERVICES])))
+    return web.Response(body=body, content_type="application/msgpack")
 
 
 def _reply(request: web.Request) -> Reply | None:
