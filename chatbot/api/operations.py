@@ -10,9 +10,9 @@ from aiohttp import web
 from chatbot.api.answer import json_answer
 from chatbot.api.bodies import BodyFault, check_query
 from chatbot.api.middleware import ASKER
+from chatbot.api.pieces import in_pieces
 from chatbot.api.readiness import READY, REASONS, RECORDING, can_read, log_answers, state_of
 from chatbot.api.schemas import ReadinessView
-from chatbot.api.pieces import in_pieces
 from chatbot.api.services import SERVICES, Services
 from chatbot.api.views import HealthView, UsageRow, UsageView
 from chatbot.audit.moment import timestamp

@@ -22,6 +22,7 @@ from chatbot.api.bodies import (
     read_body,
 )
 from chatbot.api.conditions import check_at_least, id_for, if_match, is_known, once_of
+from chatbot.api.connections import BoundedProtocol
 from chatbot.api.document_stream import json_document, send_document
 from chatbot.api.middleware import ASKER
 from chatbot.api.services import SERVICES, Services
@@ -45,6 +46,7 @@ from projections.labels import matches
 from projections.listing import Listing, Order, SessionPage
 
 LIST_MAX = 1000
+MESSAGE_BYTES = 600  # memory of a message whose text is not read yet, about
 LIST_MAX_BYTES = 1_048_576  # of sessions in one answer: a thousand with much metadata would be sixteen times as much
 DESCRIBED_MAX = 50  # sessions whose metadata is read at once
 FILTERS_MAX = 8
@@ -169,6 +171,9 @@ async def messages(request: web.Request) -> web.StreamResponse:
     if not history.rest:
         return json_answer(listed, headers=headers)
     document = json_document(encode(replace(listed, messages=[])), "messages", _messages(services, history))
+    if isinstance(request.protocol, BoundedProtocol):
+        request.protocol.hold(MESSAGE_BYTES * sum(map(len, history.rest)))
+    del listed, said, history  # while the client reads nothing, the texts of the first piece would stay in memory
     return await send_document(request, document, {"Content-Type": "application/json", **headers})
 
 
@@ -176,6 +181,7 @@ async def _messages(services: Services, history: History) -> AsyncIterator[list[
     """The messages of a long page, a piece at a time."""
     session_id = history.session.session_id
     yield [encode(message_view(one, session_id)) for one in history.said]
+    history = replace(history, said=[])
     async for said in services.reader.further(history):
         yield [encode(message_view(one, session_id)) for one in said]
 
