@@ -21,7 +21,6 @@ class ContentDecoder:
         self._inflater: zlib._Decompress | None = None
         self._start = b""
         self._is_known = False
-        self.is_plain = False  # nothing here has to be decoded
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """The plain bytes in `data`, in bounded pieces. Raises LlmFailed."""
@@ -31,7 +30,7 @@ class ContentDecoder:
                 return
             data, self._start = self._start, b""
             self._inflater = self._choose(data)
-            self._is_known, self.is_plain = True, self._inflater is None
+            self._is_known = True
         if self._inflater is None:
             yield data
         else:

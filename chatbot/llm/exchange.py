@@ -1,7 +1,7 @@
 """One answer of a model server while it arrives: events of a stream, or one bounded JSON document."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -46,7 +46,8 @@ class _Body:
     """A body that is being read: an event stream, or JSON where its first bytes say so."""
 
     def __init__(self, parser: SseParser, absorb: Absorb, document_max_bytes: int) -> None:
-        self.is_event_stream = False  # as far as is known
+        self.is_plain_stream = False  # known by its first bytes: nothing has to be decoded or found out
+        self._is_event_stream = False  # as far as is known
         self._parser = parser
         self._absorb = absorb
         self._document_max_bytes = document_max_bytes
@@ -61,7 +62,7 @@ class _Body:
             if len(self._document) > self._document_max_bytes:
                 raise LlmFailed(f"The model server's answer exceeds {self._document_max_bytes} bytes")
             return False
-        if self.is_event_stream:
+        if self._is_event_stream:
             return self.take_events(data)
         self._start += data
         first = self._start.removeprefix(BOM).lstrip()[:1]
@@ -71,14 +72,21 @@ class _Body:
         if first in (b"{", b"["):
             self._document = bytearray()
         else:
-            self.is_event_stream = True
+            self._is_event_stream = True
         return self.take(data)
+
+    def start(self, data: bytes) -> bool:
+        """Whether the body's first bytes are those of an event stream that is not compressed."""
+        self.is_plain_stream = self._is_event_stream = data.startswith(b"data:")
+        return self.is_plain_stream
 
     def take_events(self, data: bytes) -> bool:
         """As take(), of a body that is known to be an event stream."""
         events = self._parser.feed(data)
-        self._has_events = self._has_events or bool(events)
-        return bool(events) and self._absorb(events)
+        if not events:
+            return False
+        self._has_events = True
+        return self._absorb(events)
 
     def end(self) -> bytes | None:
         """The body has ended: its JSON, if it is that. Raises LlmFailed for what is neither."""
@@ -87,7 +95,7 @@ class _Body:
         events = self._parser.end()
         if events:
             self._absorb(events)
-        elif self.is_event_stream and not self._has_events:
+        elif self._is_event_stream and not self._has_events:
             raise LlmFailed(MALFORMED)
         return None
 
@@ -102,7 +110,8 @@ class Exchange:
         # A code point is at most 12 bytes in JSON (two \uXXXX).
         self._document_max_bytes = 12 * options.reply_max_chars + DOCUMENT_REST_BYTES
         self.status = wire.status
-        self._decoder = ContentDecoder(self.header("Content-Encoding") or "")
+        self._end_timer: asyncio.TimerHandle | None = None
+        self._decoder: ContentDecoder | None = None
 
     def header(self, name: str) -> str | None:
         """The value of a header of the answer."""
@@ -119,19 +128,34 @@ class Exchange:
         body = _Body(self._parser, absorb, self._document_max_bytes)
 
         def take(data: bytes) -> bool:
-            if body.is_event_stream and self._decoder.is_plain:
+            if body.is_plain_stream or (self._decoder is None and body.start(data)):
                 return body.take_events(data)
-            return any(map(body.take, self._decoder.feed(data)))
+            return any(map(body.take, self._decode(data)))
 
         try:
             if not await self._wire.body(take):
-                body.take(self._decoder.end())
+                body.take(self._decode_end())
                 return body.end()
         except EventTooLong as error:
             raise LlmFailed(str(error)) from error
         except Cut as error:
             raise LlmFailed(CUT) from error
+        finally:
+            self.end_after(None)
         return None
+
+    @property
+    def is_ending(self) -> bool:
+        """read() is to end after a silence."""
+        return self._end_timer is not None
+
+    def end_after(self, silence_s: float | None) -> None:
+        """Have read() end in so many seconds, as if `absorb` had enough, unless this is called again; None: not."""
+        if self._end_timer is not None:
+            self._end_timer.cancel()
+            self._end_timer = None
+        if silence_s is not None:
+            self._end_timer = asyncio.get_running_loop().call_later(silence_s, self._wire.stop)
 
     def ride(self) -> None:
         """The reply has begun to come: what follows may be read together with other replies."""
@@ -157,7 +181,7 @@ class Exchange:
         body = bytearray()
 
         def take(data: bytes) -> bool:
-            for piece in self._decoder.feed(data):
+            for piece in self._decode(data):
                 body.extend(piece)
                 if len(body) > enough_bytes:
                     return True
@@ -165,10 +189,18 @@ class Exchange:
 
         try:
             if not await self._wire.body(take):
-                body.extend(self._decoder.end())
+                body.extend(self._decode_end())
         except Cut as error:
             raise LlmFailed(CUT) from error
         return bytes(body)
+
+    def _decode(self, data: bytes) -> Iterator[bytes]:
+        if self._decoder is None:
+            self._decoder = ContentDecoder(self.header("Content-Encoding") or "")
+        return self._decoder.feed(data)
+
+    def _decode_end(self) -> bytes:
+        return self._decoder.end() if self._decoder is not None else b""
 
     def close(self) -> None:
         """Closes the connection at once unless the body has ended: the server sees it and can stop writing."""

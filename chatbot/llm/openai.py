@@ -1,6 +1,5 @@
 """The /v1/chat/completions protocol: vLLM, llama.cpp, Ollama, LiteLLM and others."""
 
-import asyncio
 from typing import Any
 
 from chatbot.llm.completion import Completion
@@ -53,7 +52,6 @@ class OpenAiProvider:
         model = parameters.model or self.model or await self._list_models()
         exchange = await self._ask(request_body(messages, parameters, model))
         reply = Completion(model, self._secret)
-        loop = asyncio.get_running_loop()
 
         def absorb(events: list[bytes]) -> bool:
             text = reply.absorb(events)
@@ -62,20 +60,19 @@ class OpenAiProvider:
                 exchange.ride()
             if reply.failure:
                 raise reply.failure
-            if reply.reason is not None and (text or patience.when() is None):
-                patience.reschedule(loop.time() + SILENCE_S if reply.is_final else None)
+            if reply.reason is not None and not reply.done and (text or not exchange.is_ending):
+                exchange.end_after(SILENCE_S if reply.is_final else None)
             return reply.done
 
         try:
-            async with asyncio.timeout(None) as patience:
-                document = await exchange.read(absorb)
+            document = await exchange.read(absorb)
             if document is not None:
                 hear(reply.absorb_document(document))
             elif reply.done:
                 await exchange.end()
             else:
                 reply.check_ended()
-        except (LlmFailed, TimeoutError):
+        except LlmFailed:
             if not reply.is_final:  # else the reply is whole: this costs no more than its usage
                 raise
         finally:

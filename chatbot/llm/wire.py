@@ -92,6 +92,11 @@ class Wire(asyncio.Protocol):
             self._is_paused = False
             self._transport.resume_reading()
 
+    def stop(self) -> None:
+        """Whoever takes the body has enough."""
+        if self._done is not None and not self._done.done():
+            self._done.set_result(True)
+
     def abort(self) -> None:
         """Close at once: the server sees it and can stop writing."""
         self._transport.abort()
