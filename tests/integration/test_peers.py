@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from chatbot.api import peers as telling
 from chatbot.metrics import Metrics
@@ -196,6 +197,15 @@ class Stranger:
 async def test_a_stranger_at_a_nodes_address_is_told_neither_the_secret_nor_what_is_wanted(answer: bytes) -> None:
     """Another program may have taken the port of a node that has ended, or an event may name any address."""
     peers = Peers(SECRET, 10.0, 10.0, 4, Metrics("0"))
+    with capture_logs() as lines:
+        await asked(peers, answer)
+    warnings = [line for line in lines if line["event"] == "peer.not_authenticated"]
+    assert len(warnings) == (0 if len(answer) > 4096 else 1), "once for each node"
+    assert SECRET not in str(lines)
+
+
+async def asked(peers: Peers, answer: bytes) -> None:
+    """All that may be asked of a node, asked of a stranger."""
     async with Stranger(answer) as stranger:
         where, address = ("the-session", "the-reply"), stranger.address
         await peers.probe(address)

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 from chatbot.audit.desk import CommandFailed
 from chatbot.config.settings import Settings
 from chatbot.config.storage import DatabaseSettings
-from events.catalogue import SessionDeleted
+from events.catalogue import SessionCreated, SessionDeleted
 from events.opening import open_log
 from events.record import Metadata
 from tests.support.desks import Tray, commanded
@@ -22,7 +22,7 @@ from tests.support.told_log import created
 
 NOBODY = Metadata()
 SECRET = "a text that should be gone"
-LEFT, OPEN, WHOLE = (f"00000000-0000-4000-8000-00000000000{number}" for number in range(3))
+LEFT, OPEN, WHOLE, NAMED = (f"00000000-0000-4000-8000-00000000000{number}" for number in range(4))
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.real_part)])
@@ -75,6 +75,18 @@ async def test_verify_names_such_sessions_and_erase_finishes_them(url: str, tray
     assert await commanded(tray, "verify") == 0
     assert await commanded(tray, "erase", "--session", LEFT) == 0
     assert len(tray.said) == 1, "there is nothing left to erase"
+
+
+async def test_erase_finds_such_a_session_by_the_metadata_that_is_left(url: str, tray: Tray) -> None:
+    log = await open_log(url if url.startswith("postgresql:") else Path(url))
+    theirs = SessionCreated(owner=None, metadata={"user_id": "42"}, timeout_s=60)
+    await log.append(NAMED, 0, [theirs, posted(SECRET), deleted()], NOBODY)
+    await log.close()
+    assert await commanded(tray, "erase", "--metadata", "user_id=42") == 0
+    assert tray.said == [], "what was deleted is no session any more"
+    assert await commanded(tray, "erase", "--metadata", "user_id=42", "--ever") == 0
+    assert [json.loads(line)["session_id"] for line in tray.said] == [NAMED]
+    assert [data is None for data in (await contents(url))[-3:]] == [True, True, False]
 
 
 async def test_a_start_warns_and_delete_finishes_the_erasure(url: str, tmp_path: Path, model: ModelServer) -> None:

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncGenerator
 
 import pytest
+from msgspec.structs import replace
 
 from chatbot.nodes import mirrors as module
 from chatbot.nodes.mirrors import Mirrors, Surroundings
@@ -13,7 +14,7 @@ from chatbot.nodes.peers import Peers
 from chatbot.sessions.feeds import Feeds
 from events.catalogue import Parameters, ReplyCompleted, ReplyProgressed, ReplyStarted, SessionCreated
 from events.errors import LogUnavailable
-from events.record import RecordedEvent
+from events.record import Metadata, RecordedEvent
 from projections.session import OpenReply
 from tests.support.memory_log import MemoryLog
 
@@ -96,6 +97,22 @@ async def test_who_asks_for_a_mirror_and_leaves_at_once_spoils_it_for_nobody(log
     assert reply is not None
     assert reply.version == 2, "it has heard that the reply has started, and follows it"
     assert mirrors.running_reply("s") is reply
+    await mirrors.close()
+
+
+async def test_a_node_that_an_imported_event_names_is_not_asked(log: SlowLog, mirrors: Mirrors) -> None:
+    """Whoever wrote the file that was imported chose that address."""
+    log.events[-1] = replace(log.events[-1], metadata=Metadata(imported="chatbot-log/0:2"))
+    reply = await mirrors.follow("s", WRITTEN)
+    assert reply is not None
+    assert (reply.version, mirrors.running_reply("s")) == (2, reply)
+    for recorded in log.record("s", ReplyProgressed("r", 0, "some")):
+        mirrors.hear(recorded)
+    await asyncio.sleep(0)
+    assert reply.text == "some", "the log tells what there is"
+    peers = mirrors._around.peers
+    assert isinstance(peers, Pinging)
+    assert peers.asked == 0
     await mirrors.close()
 
 
