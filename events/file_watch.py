@@ -24,8 +24,8 @@ class FileWatch:
     """Remembers which files SQLite has opened. All calls block, for microseconds."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._companions = tuple(path.with_name(path.name + suffix) for suffix in COMPANIONS)
+        self._path = str(path)
+        self._companions = tuple(f"{path}{suffix}" for suffix in COMPANIONS)
         self._file: tuple[int, int] | None = None
         self._beside: tuple[tuple[int, int] | None, ...] = ()
 
@@ -46,7 +46,7 @@ class FileWatch:
         return None
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(path: str) -> tuple[int, int] | None:
     try:
         found = os.stat(path)  # noqa: PTH116  on the way of every commit: half the time of Path.stat
     except OSError:

@@ -106,7 +106,7 @@ class SqliteStore:
             return CHECKPOINT_RETRY_S[0]
         if self.wal_clean.is_set():
             await self._shorten()
-            return LOOK_S
+            return None
         wait_s = self._retry_at_s - time.monotonic()
         if wait_s > 0:
             return wait_s
@@ -120,7 +120,7 @@ class SqliteStore:
         if emptied:
             self.wal_clean.set()
             self._retry_s = CHECKPOINT_RETRY_S[0]
-            return LOOK_S
+            return None
         pause_s = self._retry_s
         self._retry_at_s = time.monotonic() + pause_s
         self._retry_s = min(pause_s * 2, CHECKPOINT_RETRY_S[1])

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from events import sqlite_store
 from events.batch import Origin, erasure, prepare
 from events.catalogue import Event
 from events.errors import LogUnavailable
@@ -35,6 +36,7 @@ class WriteSide:
         self._lock = DatabaseLock(database)
         self._options = options
         self._writer: BatchWriter | None = None
+        self._looking: asyncio.Task[None] | None = None
 
     async def open(self, observe: LogObserver) -> LiveHead:
         """Take the lock, open the file, start writing. Raises LogUnusable or sqlite3.Error; close all the same."""
@@ -45,7 +47,14 @@ class WriteSide:
         self.store.files_lost = observe.files_lost
         await self.store.open()
         self._writer = BatchWriter(self.store, self._options, observe)
+        self._looking = asyncio.create_task(self._look(self._writer), name="log-look")
         return self.store.live
+
+    async def _look(self, writer: BatchWriter) -> None:
+        """Have the store look at its files, also while nobody appends."""
+        while True:
+            await asyncio.sleep(sqlite_store.LOOK_S / 2)
+            writer.wake()
 
     @property
     def failure(self) -> BaseException | None:
@@ -83,6 +92,9 @@ class WriteSide:
 
     async def stop(self) -> None:
         """Refuse what comes and write what waits."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait([self._looking])
         if self._writer is not None:
             await self._writer.close()
 

@@ -135,6 +135,10 @@ class BatchWriter:
             self._arrival.set()
         await asyncio.shield(self._probe)
 
+    def wake(self) -> None:
+        """Have the store tidy soon, though nothing is to be written."""
+        self._arrival.set()
+
     def refuse(self) -> None:
         """From now on refuse what comes; the task ends when what waits is written."""
         self._closing = True
@@ -174,8 +178,7 @@ class BatchWriter:
         self._arrival.clear()
         with suppress(TimeoutError):
             # Whoever appends in the same turn of the loop as the first joins its batch.
-            async with asyncio.timeout(timeout):
-                await self._arrival.wait()
+            await (self._arrival.wait() if timeout is None else asyncio.wait_for(self._arrival.wait(), timeout))
 
     async def _gather(self) -> None:
         """Wait a moment for as many appends as the last batches had: who appends side by side shares a commit. Whoever
