@@ -43,4 +43,4 @@ async def fork(request: web.Request) -> web.Response:
         once=once,
     )
     answer = await services.supervisor.ask(origin, command, asker, if_versions=if_match(request))
-    return new_session(services, answer.state)
+    return new_session(request, answer.state)

@@ -18,6 +18,7 @@ from msgspec import Struct
 
 import chatbot.web
 from chatbot.api.openapi import build_document
+from chatbot.api.path_prefix import prefix_of
 from chatbot.api.pieces import in_pieces
 from chatbot.api.services import SERVICES
 from chatbot.config.settings import Settings
@@ -57,10 +58,11 @@ class File(Struct, frozen=True):
 
 
 class Cache(Struct):
-    """Files as read, at most one for each entry of FILES; and the document made last, with the settings it shows."""
+    """Files as read, at most one for each entry of FILES; and the document made last, with what it
+    shows: settings, version and path prefix."""
 
     files: dict[str, File]
-    document: tuple[Settings, str, File] | None = None
+    document: tuple[Settings, tuple[str, str], File] | None = None
 
 
 _cache = Cache({})
@@ -70,10 +72,10 @@ routes = web.RouteTableDef()
 @routes.get("/openapi.json")
 async def document(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
-    made = _cache.document
-    if made is None or made[0] is not services.settings or made[1] != services.version:
-        body = msgspec.json.encode(build_document(services.settings, services.version))
-        made = services.settings, services.version, _file(body, "application/json", ASK_AGAIN)
+    made, shown = _cache.document, (services.version, prefix_of(request))
+    if made is None or made[0] is not services.settings or made[1] != shown:
+        body = msgspec.json.encode(build_document(services.settings, *shown))
+        made = services.settings, shown, _file(body, "application/json", ASK_AGAIN)
         _cache.document = made
     return _answer(request, made[2])
 

@@ -14,6 +14,7 @@ from aiohttp.http_exceptions import BadHttpMessage, BadHttpMethod, BadStatusLine
 from chatbot.api.connections import ConnectionLimits, Connections
 from chatbot.api.half_close import HalfClosableProtocol
 from chatbot.api.headers import request_id_of, set_headers
+from chatbot.api.path_prefix import without_prefix
 from chatbot.api.problems import Problem, internal_error, render
 from chatbot.api.services import SERVICES, Services
 from chatbot.descriptors import allow_connections
@@ -46,7 +47,8 @@ class HttpServer(web.Server):
     """Takes the place of the server that `made` is, with the same options."""
 
     def __init__(self, made: web.Server, services: Services, options: dict[str, Any]) -> None:
-        super().__init__(self.checked, request_factory=made.request_factory, **options)
+        prefix = services.settings.server.path_prefix
+        super().__init__(self.checked, request_factory=without_prefix(prefix, made.request_factory), **options)
         self.services = services
         self.bounded = _connections(services)
         self._handler = made.request_handler

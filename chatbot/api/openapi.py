@@ -76,8 +76,8 @@ _KEYS: dict[str, Schema] = {
 }
 
 
-def build_document(settings: Settings, version: str) -> dict[str, Any]:
-    """The document of this service as it is configured. Holds no secret."""
+def build_document(settings: Settings, version: str, prefix: str = "") -> dict[str, Any]:
+    """The document of this service as it is configured, under the path `prefix`. Holds no secret."""
     calls = [(tag, call) for tag, listed in CALLS.items() for call in listed]
     kinds: set[Kind] = {kind for _, call in calls for answer in call.answers.values() for kind in answer.kinds}
     kinds |= {ProblemView} | {call.body for _, call in calls if call.body}
@@ -96,6 +96,7 @@ def build_document(settings: Settings, version: str) -> dict[str, Any]:
             "description": INTRODUCTION,
             "license": {"name": "MIT", "identifier": "MIT"},
         },
+        "servers": [{"url": prefix or "."}],  # the latter: beside this document, wherever a proxy has put it
         "tags": [{"name": tag} for tag in CALLS],
         "paths": {},
         "components": components,

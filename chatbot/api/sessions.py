@@ -25,6 +25,7 @@ from chatbot.api.conditions import check_at_least, id_for, if_match, is_known, o
 from chatbot.api.connections import BoundedProtocol
 from chatbot.api.document_stream import json_document, send_document
 from chatbot.api.middleware import ASKER
+from chatbot.api.path_prefix import prefix_of
 from chatbot.api.services import SERVICES, Services
 from chatbot.api.views import (
     CancelView,
@@ -78,14 +79,14 @@ async def create(request: web.Request) -> web.Response:
         raise Draining("the service is shutting down")
     session_id = id_for(once, services.new_id(), "create_session", owner)
     answer = await services.supervisor.ask(session_id, command, request[ASKER])
-    return new_session(services, answer.state)
+    return new_session(request, answer.state)
 
 
-def new_session(services: Services, state: State) -> web.Response:
+def new_session(request: web.Request, state: State) -> web.Response:
     """The answer to whoever made the session."""
     session = state.session
-    services.expiry.nudge(session.expires_at_us)
-    headers = {"Location": f"/api/sessions/{session.session_id}", **etag(session.version)}
+    request.app[SERVICES].expiry.nudge(session.expires_at_us)
+    headers = {"Location": f"{prefix_of(request)}/api/sessions/{session.session_id}", **etag(session.version)}
     return json_answer(state_view(state), status=201, headers=headers)
 
 

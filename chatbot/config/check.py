@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from ipaddress import ip_network
 
 from msgspec import Struct
 
@@ -27,6 +28,7 @@ def find_faults(settings: Settings) -> Iterator[Fault]:
     """Everything that single bounds cannot tell."""
     yield from _database(settings)
     yield from _names(settings)
+    yield from _proxies(settings)
     yield from _keys(settings)
     yield from _nodes(settings)
     yield from _chat(settings)
@@ -60,6 +62,14 @@ def _names(settings: Settings) -> Iterator[Fault]:
     for name, host in hosts.items():
         if slip := host_slip(host):
             yield Fault((name,), slip)
+
+
+def _proxies(settings: Settings) -> Iterator[Fault]:
+    for one in settings.server.trusted_proxies:
+        try:
+            ip_network(one, strict=False)
+        except ValueError:
+            yield Fault(("server.trusted_proxies",), f"{one} is no address and no network")
 
 
 def _keys(settings: Settings) -> Iterator[Fault]:

@@ -7,6 +7,8 @@ from msgspec import Meta, Struct
 
 HostName = Annotated[str, Meta(pattern=r"^(\*|[^\s/:*\[\]]+|\[[0-9a-fA-F:.]+\])$")]
 Origin = Annotated[str, Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s]+)$")]
+# A path as segments of unreserved characters (RFC 3986), none of them . or ..; with no slash behind, or nothing.
+PATH_PREFIX = r"^(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)*\Z"
 
 
 class ServerSettings(Struct, frozen=True):
@@ -39,6 +41,22 @@ class ServerSettings(Struct, frozen=True):
             description="Host names under which this service may be called, besides localhost and the address called;"
             " * is any. Empty: no others on a loopback host, any on another.",
             extra={"allowed": "* or a host name or address each, such as chat.example.org, without a port"},
+        ),
+    ] = ()
+    path_prefix: Annotated[
+        str,
+        Meta(
+            pattern=PATH_PREFIX,
+            max_length=200,
+            description="Path under which a proxy publishes this service, such as /chat; it may pass that on or not.",
+            extra={"allowed": "empty, or a path such as /chat, with no slash behind"},
+        ),
+    ] = ""
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Addresses and networks of proxies whose X-Forwarded-Prefix counts in place of path_prefix.",
+            extra={"allowed": "an address or network each, such as 127.0.0.1 or 10.0.0.0/8"},
         ),
     ] = ()
     body_max_bytes: Annotated[

@@ -35,8 +35,8 @@ http {{
     }}
     server {{
         listen 127.0.0.1:{port};
-        location / {{
-            proxy_pass http://service;
+        location {location} {{
+            proxy_pass http://service{target};
             proxy_set_header Host $http_host;
             proxy_read_timeout {read_timeout_s}s;
             {extra}
@@ -49,7 +49,15 @@ http {{
 class Nginx:
     """Proxies `url` to the services at `upstreams`, one after the other, with proxy_buffering on, as by default."""
 
-    def __init__(self, folder: Path, *upstreams: str, extra: str = "", read_timeout_s: float = READ_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *upstreams: str,
+        extra: str = "",
+        read_timeout_s: float = READ_TIMEOUT_S,
+        location: str = "/",
+        target: str = "",
+    ) -> None:
         self._folder = folder
         self._process: asyncio.subprocess.Process | None = None
         port = free_port()
@@ -57,7 +65,13 @@ class Nginx:
         folder.mkdir()
         servers = "".join(f"server {httpx.URL(one).netloc.decode()} fail_timeout=1s; " for one in upstreams)
         text = CONFIG.format(
-            folder=folder, servers=servers, port=port, read_timeout_s=f"{read_timeout_s:g}", extra=extra
+            folder=folder,
+            servers=servers,
+            port=port,
+            read_timeout_s=f"{read_timeout_s:g}",
+            extra=extra,
+            location=location,
+            target=target,
         )
         (folder / "nginx.conf").write_text(text)
 
@@ -91,9 +105,12 @@ class Nginx:
 
 
 @asynccontextmanager
-async def nginx(folder: Path, upstream: str, extra: str = "") -> AsyncIterator[Nginx]:
-    """Runs in `folder`, which it makes; `extra` are more directives of its location."""
-    started = Nginx(folder, upstream, extra=extra)
+async def nginx(
+    folder: Path, upstream: str, extra: str = "", *, location: str = "/", target: str = ""
+) -> AsyncIterator[Nginx]:
+    """Runs in `folder`, which it makes; `extra` are more directives of its `location`, of which `target` takes the
+    place in what is asked upstream (empty: the path stays as it is)."""
+    started = Nginx(folder, upstream, extra=extra, location=location, target=target)
     try:
         await started.start()
         yield started
