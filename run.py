@@ -88,7 +88,7 @@ def _main(arguments: list[str]) -> int:
     closed = open_closed_streams()
     options = parse(arguments, __version__)
     if STDOUT in closed and options.command != "serve":
-        return fail(EXIT_FAILED, "standard output is closed: the result has nowhere to go")
+        return fail(EXIT_SETTINGS, "standard output is closed: the result has nowhere to go")
     if options.reload and options.command == "serve":
         if options.workers is not None:
             return fail(EXIT_SETTINGS, "--reload is for development and serves with one process: leave out --workers")

@@ -54,7 +54,8 @@ _text, _day = {"type": "string"}, {"type": "string", "format": "date"}
 _limit = Query("limit", "How many at most.", {"type": "integer", "minimum": 1, "maximum": LIST_MAX, "default": 100})
 _filters = Query(
     "metadata",
-    "Only sessions with these values in their metadata: metadata.user_id=example.",
+    "Only sessions with these values in their metadata: metadata.user_id=example. Names and values are compared in"
+    " Unicode's NFC form.",
     {
         "type": "object",
         "propertyNames": {"pattern": r"^metadata\."},

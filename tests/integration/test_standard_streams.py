@@ -75,7 +75,7 @@ async def test_a_service_whose_log_nobody_reads_answers_and_drains(tmp_path: Pat
 @pytest.mark.parametrize(
     ("redirect", "arguments", "code", "said"),
     [
-        ("1>&-", ("verify",), 1, "error: standard output is closed: the result has nowhere to go\n"),
+        ("1>&-", ("verify",), 2, "error: standard output is closed: the result has nowhere to go\n"),
         ("2>&-", ("verify",), 3, ""),
         ("1>/dev/full", ("config",), 1, "error: cannot write to standard output: No space left on device\n"),
         ("1>/dev/full 2>/dev/full", ("--help",), 0, ""),
