@@ -17,6 +17,7 @@ CUT = "The model server's answer was cut before its end"
 MALFORMED = "The model server's answer is malformed"
 DONE = b"[DONE]"
 
+SILENCE_S = 5.0  # after the end that a server names: then nothing follows, though its body has not ended
 END_WAIT_S = 0.05  # after [DONE], for the end of the body, which lets the connection be used again
 
 TOKENS_MAX = 2**31 - 1  # of one reply; sums of such counts fit in 64 bits for as long as anyone will look

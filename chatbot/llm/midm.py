@@ -10,7 +10,7 @@ from msgspec import Struct
 from chatbot.llm import json_text
 from chatbot.llm.connection import Connection
 from chatbot.llm.errors import LlmError, LlmFailed, LlmUnavailable, reason_of
-from chatbot.llm.exchange import CUT, DONE, MALFORMED, Exchange, read_usage
+from chatbot.llm.exchange import CUT, DONE, MALFORMED, SILENCE_S, Exchange, read_usage
 from chatbot.llm.options import LlmOptions
 from chatbot.llm.protocol import ChatMessage, Finish, Health, Hear
 from chatbot.llm.refusal import NO_JSON, from_stream
@@ -65,7 +65,8 @@ class _Reply:
     """What has been learnt of a reply from its frames."""
 
     def __init__(self, secret: str) -> None:
-        self.finished = False
+        self.done = False  # [DONE] has come
+        self.finished = False  # `complete` has come, and no text after it
         self.failure: LlmFailed | None = None
         self.pieces = 0
         self._secret = secret
@@ -73,17 +74,15 @@ class _Reply:
         self._has_rest = False
 
     def absorb(self, events: list[bytes]) -> str:
-        """The text in these events, up to the first that ends the reply, well (`finished`) or not (`failure`): text
-        that came in one read with a failure is kept."""
+        """The text in these events, up to [DONE] or a `failure`: text that came in one read with it is kept."""
         text = ""
         for event in events:
-            if event == DONE:
-                self.finished = True
-                break
-            is_clean = True
             try:
-                frame = _decode_frame(event)
+                frame, is_clean = _decode_frame(event), True
             except NO_JSON:
+                if event.strip() == DONE:
+                    self.done = self.finished = True
+                    break
                 try:
                     frame, is_clean = _read_frame(event), False
                 except NO_JSON:
@@ -91,14 +90,19 @@ class _Reply:
                     break
             if frame.type == "chunk":
                 text += frame.content if is_clean and not self._has_rest else self._join(frame.content)
+                self.finished = False
             elif frame.type == "complete":
                 self.finished = True
                 self.pieces = frame.total_tokens if type(frame.total_tokens) is int else 0
-                break
             elif frame.type == "error":
                 self.failure = from_stream(frame.message or "", self._secret)
                 break
         return text
+
+    def check_ended(self) -> None:
+        """The body has ended. Raises LlmFailed if the reply has not."""
+        if not self.finished:
+            raise LlmFailed(CUT)
 
     def end(self) -> str:
         """The rest of the text: what is left of a character whose end has not come."""
@@ -115,8 +119,6 @@ def _read_frame(event: bytes) -> _Frame:
 
     Raises what NO_JSON names, also for text in a shape that nobody knows.
     """
-    if event.strip() == DONE:
-        return _Frame(type="complete")
     if not event.lstrip(b"\xef\xbb\xbf \t").startswith(b"{"):
         return _Frame()
     told = json_text.load(event)
@@ -182,14 +184,20 @@ class MidmProvider:
                 exchange.ride()
             if reply.failure:
                 raise reply.failure
-            return reply.finished
+            if not reply.done and reply.finished != exchange.is_ending:
+                exchange.end_after(SILENCE_S if reply.finished else None)
+            return reply.done
 
+        document: bytes | None = None
         try:
             document = await exchange.read(absorb)
             if document is None:
-                if not reply.finished:
-                    raise LlmFailed(CUT)
+                reply.check_ended()
+            if reply.done:
                 await exchange.end()
+        except LlmFailed:
+            if not reply.finished:  # else the reply is whole
+                raise
         finally:
             exchange.close()
         if document is not None:

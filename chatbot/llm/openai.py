@@ -5,14 +5,13 @@ from typing import Any
 from chatbot.llm.completion import Completion
 from chatbot.llm.connection import Connection
 from chatbot.llm.errors import LlmError, LlmFailed, reason_of
-from chatbot.llm.exchange import Exchange
+from chatbot.llm.exchange import SILENCE_S, Exchange
 from chatbot.llm.options import LlmOptions
 from chatbot.llm.protocol import ChatMessage, Finish, Health, Hear
 from events.catalogue import Parameters
 
 NO_SUCH_ROUTE = (404, 405, 501)
 BAD_REQUEST = (400, 422)
-SILENCE_S = 5.0  # after a finish reason: then nothing more comes, though neither [DONE] nor the body's end has come
 WITH_USAGE = {"stream_options": {"include_usage": True}}  # sent along until a server has refused it
 
 

@@ -67,6 +67,34 @@ async def test_a_reply_that_is_complete_needs_no_done(server: ModelServer, provi
     assert (await ask(provider)).text == "a"
 
 
+@pytest.mark.parametrize("then", ["", "data: [DONE]\n\n", "data: [DONE] \n\n"])
+async def test_text_after_the_end_that_a_server_names_belongs_to_the_reply(
+    server: ModelServer, provider: MidmProvider, then: str
+) -> None:
+    chunk, complete = 'data: {"type":"chunk","content":"a"}\n\n', 'data: {"type":"complete","total_tokens":2}\n\n'
+    server.script(raw=chunk + complete + chunk + complete + then)
+    answer = await ask(provider, max_new_tokens=2)
+    assert (answer.text, answer.finish) == ("aa", Finish("length", "midm"))
+
+
+async def test_text_after_that_end_needs_an_end_of_its_own(server: ModelServer, provider: MidmProvider) -> None:
+    chunk = 'data: {"type":"chunk","content":"a"}\n\n'
+    server.script(raw=chunk + 'data: {"type":"complete"}\n\n' + chunk)
+    answer = Answer([])
+    with pytest.raises(LlmFailed, match="cut before its end"):
+        await ask(provider, into=answer)
+    assert answer.text == "aa"
+
+
+@pytest.mark.parametrize("then", ["silence", "cut", "reset", "error", "malformed", "heartbeats"])
+async def test_after_that_end_nothing_can_spoil_the_reply(
+    server: ModelServer, provider: MidmProvider, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    monkeypatch.setattr(midm, "SILENCE_S", 0.05)
+    server.script(raw='data: {"type":"chunk","content":"a"}\n\ndata: {"type":"complete"}\n\n', then=then)
+    assert (await ask(provider)).text == "a"
+
+
 async def test_an_error_in_the_stream_fails_the_reply_and_keeps_its_text(
     server: ModelServer, provider: MidmProvider
 ) -> None:
