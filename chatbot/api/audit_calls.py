@@ -16,8 +16,8 @@ with the `digest` of the event before it in the log its `digest`:
                          || session_id || type || metadata || commitment)
 
 Integers are unsigned 64-bit big-endian, `recorded_at` as microseconds since 1970; texts are UTF-8 behind their length
-as such an integer; the first digest follows 32 zero bytes. A salt has 16 bytes, a commitment and a digest 32: check it, or
-bytes could be moved between salt and data. Hash `data` as it came, before a parser touches it: one that
+as such an integer; the first digest follows 32 zero bytes. A salt has 16 bytes, a commitment and a digest 32: check
+it, or bytes could be moved between salt and data. Hash `data` as it came, before a parser touches it: one that
 writes it again may write it differently. `data` and `salt` are null once the content has been erased, which the chain
 survives. An event of an older schema version is shown as it was recorded.
 """
