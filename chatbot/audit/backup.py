@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 from chatbot.audit.desk import CommandFailed, Desk, Progress
+from chatbot.audit.proving import unfinished_erasures
 from events.copying import Stopped, copy_log
 from events.errors import LogError
 from events.record import Head
@@ -108,11 +109,13 @@ async def _must_have(desk: Desk, copy: Path, folded: Checkpoint, projections: Pa
 async def _verified(desk: Desk, copy: Path) -> Head:
     async with desk.reading(copy) as log:
         progress = Progress("verifying", log.head().position)
-        _, fault = await verify(log, None, progress.reach)
+        walk, fault = await verify(log, None, progress.reach)
         progress.close()
         if fault is not None:
             raise CommandFailed(
                 f"no backup was made: the log does not hold at position {fault.position}: {fault.reason};"
                 " see `run.py salvage`"
             )
+        if walk.leftovers:
+            desk.note(f"the copy is as the log is: {unfinished_erasures(walk.leftovers)}")
         return log.head()

@@ -111,11 +111,11 @@ async def verify_command(desk: Desk, options: argparse.Namespace) -> int:
     counted = f"{events} events, {walk.erased} of them erased{upto}, digest {walk.digest.hex()}"
     desk.say(f"the log holds{since}: {counted}{signed}")
     if walk.leftovers:
-        raise CommandFailed(_unfinished(walk.leftovers))
+        raise CommandFailed(unfinished_erasures(walk.leftovers))
     return 0
 
 
-def _unfinished(leftovers: list[Leftover]) -> str:
+def unfinished_erasures(leftovers: list[Leftover]) -> str:
     """Which erasures are to be finished, and how."""
     named = ", ".join(f"{one.stream_id} (position {one.position})" for one in leftovers[:NAMED_MAX])
     more = " and others" if len(leftovers) > NAMED_MAX else ""

@@ -77,6 +77,13 @@ async def test_verify_names_such_sessions_and_erase_finishes_them(url: str, tray
     assert len(tray.said) == 1, "there is nothing left to erase"
 
 
+async def test_a_backup_tells_what_it_copies(url: str, tray: Tray, tmp_path: Path) -> None:
+    if url.startswith("postgresql:"):
+        return  # backup is for files
+    assert await commanded(tray, "backup", str(tmp_path / "copy.db")) == 0
+    assert any(f"run.py erase --session {LEFT}" in line for line in tray.noted)
+
+
 async def test_erase_finds_such_a_session_by_the_metadata_that_is_left(url: str, tray: Tray) -> None:
     log = await open_log(url if url.startswith("postgresql:") else Path(url))
     theirs = SessionCreated(owner=None, metadata={"user_id": "42"}, timeout_s=60)
