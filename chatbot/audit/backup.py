@@ -35,9 +35,9 @@ async def backup(desk: Desk, options: argparse.Namespace) -> int:
         pass
     if destination.exists():
         raise CommandFailed(f"{destination} exists: a backup never writes over another", 2)
-    _reserve(partial, source)
     projections = desk.settings.database.projections
     folded = await asyncio.to_thread(checkpoint_of, projections)  # before the copy, which has at least as much
+    _reserve(partial, source)  # nothing may stop between this and what deletes it again
     try:
         await _copy(source, partial)
         head = await _verified(desk, partial)
