@@ -25,7 +25,7 @@ def parse_database_url(url: str) -> Path | str:
         raise ValueError("this names no file")
     if url != url.strip():
         raise ValueError("there is white space around it")
-    if slip := text_slip(url):
+    if slip := text_slip(url, "DATABASE_URL"):
         raise ValueError(slip)
     if url.startswith(POSTGRES):
         return _postgres(url)

@@ -11,9 +11,11 @@ from typing import Any
 
 QUOTES = "\"'`\u2018\u2019\u201c\u201d"
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200b\u2028\u2029\u2060\ufeff]")  # and what is as invisible
-_VARIABLE = re.compile(r"\$\{[^}]*\}?|\$\([^)]*\)?|\$[A-Za-z_]\w*|\{\{.*")
+_ONE_VARIABLE = re.compile(
+    r"\$\{[^}]*\}|\$\([^)]*\)|\$[A-Z_][A-Z0-9_]*|\{\{.*\}\}"
+)  # in lower case it may be a password
+_VARIABLE = re.compile(r"\$\{|\$\(|\$[A-Za-z_]|\{\{")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")  # one letter would be a drive
-_NAME_AND_VALUE = re.compile(r"[A-Z][A-Z0-9_]+=")
 
 
 def trimmed(value: Any) -> Any:
@@ -27,9 +29,11 @@ def trimmed(value: Any) -> Any:
     return value
 
 
-def slip_in(value: Any) -> str | None:
-    """Why one of the texts of `value` cannot be what was meant; never quotes it, as it may be a secret."""
-    return next((fault for text in _texts(value) if (fault := text_slip(text))), None)
+def slip_in(value: Any, variable: str) -> str | None:
+    """Why one of the texts of `value`, which may be in the environment's `variable`, cannot be what was meant; never
+    quotes it, as it may be a secret.
+    """
+    return next((fault for text in _texts(value) if (fault := text_slip(text, variable))), None)
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -44,18 +48,18 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(one)
 
 
-def text_slip(text: str) -> str | None:
-    """Why `text`, trimmed, cannot be what was meant; None when it can."""
+def text_slip(text: str, variable: str) -> str | None:
+    """As `slip_in`, of one text, trimmed; None when it can be what was meant."""
     if _CONTROL.search(text):
         return "it holds a line break or another character that cannot be seen"
     if len(text) > 1 and text[0] in QUOTES and text[-1] in QUOTES:
         return "there are quotes around it: leave them out, or let the shell or .env file take them away"
     if text and text.strip(QUOTES) == "":
         return "it is nothing but quotes"
-    if _VARIABLE.fullmatch(text):
+    if _ONE_VARIABLE.fullmatch(text):
         return "it is a variable that nobody has replaced"
-    if _NAME_AND_VALUE.match(text):
-        return "it begins with the name of a variable: give the value alone"
+    if text.startswith(f"{variable}="):
+        return f"it begins with {variable}=: give the value alone"
     return None
 
 

@@ -34,7 +34,7 @@ def from_toml(setting: Setting, value: Any) -> Any:
     """`value` as the setting's type, within its bounds. Raises Invalid."""
     if not setting.prose:
         value = trimmed(value)
-        if slip := slip_in(value):
+        if slip := slip_in(value, setting.env):
             raise Invalid(slip)
     try:
         return convert(value, setting.type)

@@ -40,10 +40,10 @@ def test_white_space_around_a_text_is_dropped(name: str, around: tuple[str, str]
 
 
 @pytest.mark.parametrize("name", TEXTS)
-@pytest.mark.parametrize("form", ['"{}"', "'{}'", "{}\u200b", "one\n{}", "${{VALUE}}", "VALUE={}", '""', "$VALUE"])
+@pytest.mark.parametrize("form", ['"{}"', "'{}'", "{}\u200b", "one\n{}", "${{VALUE}}", "NAME={}", '""', "$VALUE"])
 def test_what_a_shell_left_in_a_text_is_refused(name: str, form: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refused:
-        value_of(name, form.format(TEXTS[name]), tmp_path)
+        value_of(name, form.format(TEXTS[name]).replace("NAME=", f"{name}="), tmp_path)
     assert SECRET not in str(refused.value)
 
 
@@ -71,13 +71,21 @@ def test_prose_is_taken_as_it_is() -> None:
 
 
 def test_secrets_may_hold_what_only_looks_like_a_slip() -> None:
-    for secret in ("pa$word-with-dollar", 'ends-with-a-quote"', "{brace}$", "a=b"):
-        assert text_slip(secret) is None
+    secrets = (
+        "pa$word-with-dollar",
+        "$ecret-password",
+        'ends-with-a-quote"',
+        "{brace}$",
+        "a=b",
+        "JBSWY3DPEHPK3PXP====",
+    )
+    for secret in secrets:
+        assert text_slip(secret, "CHATBOT_NODES_SECRET") is None
 
 
 @given(st.text(alphabet=st.characters(categories=["L", "N"]), min_size=1))
 def test_words_pass(text: str) -> None:
-    assert text_slip(text) is None
+    assert text_slip(text, "DATABASE_URL") is None
     assert path_slip(f"data/{text}.db") is None
 
 
