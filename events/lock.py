@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from events.errors import LogInUse, LogUnusable
+from events.private_file import open_private
 
 PROBE_OFFSET = 2**62  # a byte that neither SQLite nor anybody else locks
 
@@ -47,7 +48,7 @@ class DatabaseLock:
     def _acquire_name(self) -> None:
         self.is_new = not self._path.exists()
         try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = open_private(self._path, os.O_RDWR)
         except OSError as error:
             raise LogUnusable(
                 f"cannot write {self._path} ({error.strerror}): make its directory writable"
@@ -94,7 +95,7 @@ class DatabaseLock:
         flags = os.O_RDWR | os.O_CLOEXEC
         try:
             try:
-                descriptor = os.open(self._database, flags | os.O_CREAT | os.O_EXCL, 0o644)
+                descriptor = open_private(self._database, flags | os.O_EXCL)
                 self.is_new_database = True
             except FileExistsError:
                 descriptor = os.open(self._database, flags)

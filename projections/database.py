@@ -6,6 +6,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from events.private_file import create_private
 from projections.checkpoint import Checkpoint
 from projections.errors import ProjectionsUnusable, Unfit, is_disorder
 from projections.labels import LABEL_KEY_BYTES
@@ -32,7 +33,8 @@ _CHECKED_BYTES_MAX = 64 * 2**20  # read as a whole at start up to here, a third 
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """The connection that writes; transactions are the caller's. Raises sqlite3.OperationalError."""
+    """The connection that writes; transactions are the caller's. Raises OSError, sqlite3.OperationalError."""
+    create_private(path)
     return sqlite3.connect(path, isolation_level=None, check_same_thread=False)
 
 

@@ -1,9 +1,11 @@
 """One process at a time keeps its projections in a file: an operating system lock, gone with the process."""
 
 import fcntl
+import os
 from pathlib import Path
 from typing import IO
 
+from events.private_file import open_private
 from projections.errors import ProjectionsInUse
 
 
@@ -12,7 +14,7 @@ class PathLock:
 
     def __init__(self, path: Path) -> None:
         """Raises ProjectionsInUse when another process holds it, OSError when the folder cannot be written."""
-        self._file: IO[bytes] = path.with_name(path.name + "-lock").open("ab")
+        self._file: IO[bytes] = os.fdopen(open_private(path.with_name(path.name + "-lock"), os.O_WRONLY), "wb")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from events.errors import LogError
 from events.log import EventLog
+from events.private_file import create_private
 from projections.checkpoint import misfit
 from projections.database import checkpoint_of, delete
 from projections.unused import COPY, databases_of
@@ -54,6 +55,7 @@ def _copy_furthest(path: Path, first: Path, copy: Path) -> bool:
 
 def _copy(source: Path, target: Path) -> None:
     """A state of `source` that was once whole, though its worker writes meanwhile."""
+    create_private(target)
     with (
         closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as reading,
         closing(sqlite3.connect(target)) as writing,

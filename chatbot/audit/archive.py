@@ -2,8 +2,10 @@
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,6 +16,7 @@ from events.archive import FORMAT_NAME, FORMAT_VERSION, ArchiveFault, ArchiveRea
 from events.catalogue import ReplyInterrupted
 from events.intake import Intake, Rules
 from events.log import EventLog
+from events.private_file import open_private
 from events.record import Head, Metadata
 from events.selection import Selection
 from events.snapshot import Snapshot
@@ -31,23 +34,45 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--owner", metavar="NAME", help="only the sessions of this API key, and what their forks read")
     which.add_argument("--session", metavar="ID", help="only this session, and what it reads if it is a fork")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="a new file that you alone can read")
 
 
 async def export(desk: Desk, options: argparse.Namespace) -> int:
-    """Events as lines of JSON on standard output, beside a running server or of a copied file."""
-    if sys.stdout.isatty():
-        raise CommandFailed("export writes a file: add `> FILE.ndjson`", 2)
+    """Events as lines of JSON, on standard output or in a new file, beside a running server or of a copied file."""
+    if options.output is None and sys.stdout.isatty():
+        raise CommandFailed("export writes a file: add `--output FILE.ndjson`", 2)
     async with desk.reading() as log:
         try:
             is_part = options.owner is not None or options.session is not None
             path = desk.file("export all of it, or move it to a file with `run.py migrate` first") if is_part else None
-            events = await export_log(log, path, sys.stdout.buffer, owner=options.owner, session=options.session)
+            with _writing(options.output) as out:
+                events = await export_log(log, path, out, owner=options.owner, session=options.session)
         except BrokenPipeError:
             raise CommandFailed("whoever read the export has stopped: it is not whole") from None
         except ArchiveFault as error:
             raise CommandFailed(str(error)) from error
         desk.note(f"{events:,} events of {await origin_of(log)}")
     return 0
+
+
+@contextmanager
+def _writing(path: Path | None) -> Iterator[BinaryIO]:
+    """Standard output, or a new file at `path`, which is deleted again if the export fails. Raises CommandFailed."""
+    if path is None:
+        yield sys.stdout.buffer
+        return
+    try:
+        descriptor = open_private(path, os.O_WRONLY | os.O_EXCL)
+    except FileExistsError as error:
+        raise CommandFailed(f"{path} exists: an export never writes over another file", 2) from error
+    except OSError as error:
+        raise CommandFailed(f"cannot write {path}: {error.strerror}", 2) from error
+    try:
+        with os.fdopen(descriptor, "wb") as out:
+            yield out
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 async def export_log(

@@ -12,6 +12,7 @@ from chatbot.audit.desk import CommandFailed, Desk, Progress
 from chatbot.audit.proving import unfinished_erasures
 from events.copying import Stopped, copy_log
 from events.errors import LogError
+from events.private_file import open_private
 from events.record import Head
 from events.verify import verify
 from projections.checkpoint import Checkpoint, digest_at, misfit
@@ -37,7 +38,7 @@ async def backup(desk: Desk, options: argparse.Namespace) -> int:
         raise CommandFailed(f"{destination} exists: a backup never writes over another", 2)
     projections = desk.settings.database.projections
     folded = await asyncio.to_thread(checkpoint_of, projections)  # before the copy, which has at least as much
-    _reserve(partial, source)  # nothing may stop between this and what deletes it again
+    _reserve(partial)  # nothing may stop between this and what deletes it again
     try:
         await _copy(source, partial)
         head = await _verified(desk, partial)
@@ -57,10 +58,10 @@ async def backup(desk: Desk, options: argparse.Namespace) -> int:
     return 0
 
 
-def _reserve(partial: Path, log: Path) -> None:
-    """Make the file, as private as the log is."""
+def _reserve(partial: Path) -> None:
+    """Make the file, for its owner alone."""
     try:
-        os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, log.stat().st_mode & 0o777))
+        os.close(open_private(partial, os.O_WRONLY | os.O_EXCL))
     except FileExistsError as error:
         raise CommandFailed(
             f"{partial} exists: another backup is running, or one was killed; then delete it", 2

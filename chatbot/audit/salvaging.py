@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +14,7 @@ from msgspec import Struct
 from chatbot.audit.desk import CommandFailed, Desk, Progress
 from events.archive import line_of
 from events.catalogue import EXPLAINS_ERASURE, SessionDeleted
+from events.private_file import open_private
 from events.record import Metadata, StoredRow
 from events.salvage import Found, Standing, Wreck
 from events.sqlite import SqliteLog
@@ -79,7 +81,8 @@ async def salvage(desk: Desk, options: argparse.Namespace) -> int:
         rest = None
         if options.rest is not None:
             try:
-                rest = stack.enter_context(options.rest.open("wb" if starts_again else "xb"))
+                again = os.O_TRUNC if starts_again else os.O_EXCL
+                rest = stack.enter_context(os.fdopen(open_private(options.rest, os.O_WRONLY | again), "wb"))
             except OSError as error:
                 raise CommandFailed(f"cannot write {options.rest}: {error.strerror}", 2) from error
         if starts_again:

@@ -39,6 +39,8 @@ from tests.support.projected import Told, contents, follow, running
 from tests.support.service import program
 from tests.support.turns import created, turn, turns
 
+OPEN = {"CHATBOT_AUTH_ALLOW_ANONYMOUS": "true"}  # the logs of these tests have sessions of API keys
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
@@ -327,7 +329,7 @@ async def test_the_command_may_be_stopped_and_run_again(folder: Path, path: Path
 
 async def test_the_command_beside_the_running_service(folder: Path, path: Path, model: ModelServer) -> None:
     paths = ["/api/sessions?limit=100", "/api/usage", "/api/sessions/s7/messages?limit=100"]
-    async with program(folder, model.url) as service, httpx.AsyncClient(base_url=service.url) as client:
+    async with program(folder, model.url, **OPEN) as service, httpx.AsyncClient(base_url=service.url) as client:
         session_id = (await client.post("/api/sessions")).json()["session_id"]
         before = [(await client.get(one)).text for one in paths]
         told = await ran(folder, "rebuild")
@@ -455,7 +457,7 @@ def test_the_process_rests_longer_than_it_works() -> None:
 async def test_the_service_has_a_process_make_the_file_that_it_lost(
     folder: Path, path: Path, model: ModelServer
 ) -> None:
-    async with program(folder, model.url) as service, httpx.AsyncClient(base_url=service.url) as client:
+    async with program(folder, model.url, **OPEN) as service, httpx.AsyncClient(base_url=service.url) as client:
         before = (await client.get("/api/usage")).json()
         database.delete(path)
         async with asyncio.timeout(60):
