@@ -4,11 +4,11 @@ from contextlib import suppress
 
 from chatbot.config.edge import AuthSettings
 from events.log import EventLog
-from events.record import RecordedEvent
 from projections.errors import ProjectionError
 from projections.queries import Queries
 
 LOOKED_AT = 1000  # events at each end of the log, which tell while the projections cannot: milliseconds
+STREAMS_MAX = 20  # of those, streams of which the first event is looked at
 
 
 class OwnersWithoutKeys(Exception):
@@ -35,9 +35,9 @@ async def check_owners(log: EventLog, queries: Queries, auth: AuthSettings) -> N
             raise OwnersWithoutKeys
     last = log.head().position
     for after in {0, max(last - LOOKED_AT, 0)}:
-        if any(map(_tells_of_keys, await log.read_all(after=after, limit=LOOKED_AT))):
+        recorded = await log.read_all(after=after, limit=LOOKED_AT)
+        # A key may have written to sessions of nobody, too: whose a session is, its first event says.
+        written = dict.fromkeys(one.stream_id for one in recorded if one.metadata.actor is not None)
+        firsts = [(await log.read(stream_id, limit=1))[0] for stream_id in list(written)[:STREAMS_MAX]]
+        if any(getattr(one.event, "owner", None) is not None for one in (*recorded, *firsts)):
             raise OwnersWithoutKeys
-
-
-def _tells_of_keys(recorded: RecordedEvent) -> bool:
-    return recorded.metadata.actor is not None or getattr(recorded.event, "owner", None) is not None

@@ -70,12 +70,29 @@ class Rebuilding(Queries):
         raise ProjectionsUnavailable("the projections are being rebuilt")
 
 
-async def write(log: SqliteLog, owned: int | None) -> None:
+async def write(log: SqliteLog, owned: int | None, name: str = "s") -> None:
     """A log of 2,500 events, of which the stream with number `owned` (of 250) belongs to a key."""
     for stream in range(250):
         owner = "mina" if stream == owned else None
         events = [SessionCreated(owner, {}, 60), *(SessionAccessed() for _ in range(9))]
-        await log.append(f"s{stream}", 0, events, Metadata())
+        await log.append(f"{name}{stream}", 0, events, Metadata())
+
+
+@pytest.mark.parametrize("owner", [None, "mina"])
+async def test_whose_a_session_is_its_first_event_says_not_who_wrote_to_it(tmp_path: Path, owner: str | None) -> None:
+    log = await SqliteLog.open(tmp_path / "log.db")
+    try:
+        await write(log, None)
+        await log.append("old", 0, [SessionCreated(owner, {}, 60)], Metadata())
+        await write(log, None, "later")
+        await log.append("old", 1, [SessionAccessed()], Metadata(actor="mina"))
+        if owner is None:
+            await check_owners(log, Rebuilding(), AuthSettings())
+        else:
+            with pytest.raises(OwnersWithoutKeys):
+                await check_owners(log, Rebuilding(), AuthSettings())
+    finally:
+        await log.close()
 
 
 @pytest.mark.parametrize("owned", [0, 249])
