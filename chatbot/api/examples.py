@@ -92,7 +92,7 @@ _chat = ChatView(
     version=4,
 )
 _start = frames.Start(SESSION, REPLY, QUESTION, 3, "midm")
-_complete = frames.Complete(REPLY, ANSWERED, "stop", USAGE, REPLIED_AT, 4)
+_complete = frames.Complete(REPLY, ANSWERED, "stop", USAGE, REPLIED_AT, 4, "")
 _error = frames.Error("failed", "LLM server too slow", "no token for 60 s", "no token for 60 s", REPLY, 4, 0)
 _frames: dict[str, frames.Frame] = {
     "start": _start,

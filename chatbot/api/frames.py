@@ -47,7 +47,7 @@ class Complete(Struct, frozen=True, tag_field="type", tag="complete"):
     token_usage: Usage | None
     created_at: str
     version: int
-    finish_detail: str = ""
+    finish_detail: str
 
 
 class Error(Struct, frozen=True, tag_field="type", tag="error"):

@@ -121,6 +121,7 @@ def _notes(settings: Settings) -> dict[str, dict[str, Schema]]:
             "finish_detail": {"description": FINISH_DETAIL},
         },
         "ChatView": {"finish_detail": {"description": FINISH_DETAIL}},
+        "ExportedMessage": {"finish_detail": {"description": FINISH_DETAIL}},
         "Complete": {"finish_detail": {"description": FINISH_DETAIL}},
     }
 

@@ -250,6 +250,8 @@ async def test_such_text_may_come_later_than_any_silence_that_ends_a_reply(
     done, _ = await asyncio.wait([asking], timeout=0.2)
     assert not done
     asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
 
 
 @pytest.mark.parametrize("then", ["cut", "reset", "malformed", "error"])

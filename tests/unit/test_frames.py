@@ -34,8 +34,8 @@ CURSOR = st.tuples(st.integers(1, 2**53), st.integers(0, 2**31))
 FRAMES: list[Frame] = [
     Start("s", "m", "u", 6, None),
     Chunk("a\nb\r\nc\rd"),
-    Complete("m", "line\nline", "stop", Usage(1, 2, 3), "2026-01-01T00:00:00.000000Z", 8),
-    Complete("m", "", None, None, "2026-01-01T00:00:00.000000Z", 8),
+    Complete("m", "line\nline", "stop", Usage(1, 2, 3), "2026-01-01T00:00:00.000000Z", 8, ""),
+    Complete("m", "", None, None, "2026-01-01T00:00:00.000000Z", 8, ""),
     Error("failed", "LLM server failed", "two\nlines", "two\nlines", "m", 8, 9),
 ]
 FEED_FRAMES: list[FeedFrame] = [
