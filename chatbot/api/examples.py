@@ -61,7 +61,7 @@ _question = MessageView(
     finish_reason=None,
     finish_detail="",
     model=None,
-    siblings=[],
+    siblings=[QUESTION],
 )
 _answer = MessageView(
     message_id=REPLY,
@@ -75,7 +75,7 @@ _answer = MessageView(
     finish_reason="stop",
     finish_detail="",
     model="midm",
-    siblings=[],
+    siblings=[REPLY],
 )
 _chat = ChatView(
     message_id=REPLY,

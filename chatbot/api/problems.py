@@ -19,6 +19,7 @@ STATUSES: dict[type[Exception], tuple[int, str, str]] = {
     errors.SessionExpired: (404, "session-expired", "Session expired"),
     errors.SessionNotFound: (404, "session-not-found", "Session not found"),
     errors.UnknownMessage: (422, "unknown-message", "Unknown message"),
+    errors.ParentUnanswered: (422, "invalid", "Invalid"),
     errors.NothingToRegenerate: (422, "nothing-to-regenerate", "Nothing to regenerate"),
     errors.KeyReused: (422, "key-reused", "Idempotency-Key reused"),
     errors.KeySpent: (422, "key-spent", "Idempotency-Key spent"),
@@ -49,6 +50,9 @@ DETAILS: dict[type[Exception], str] = {
     LogUnavailable: "nothing can be recorded just now, and nothing was changed; try again in a moment",
     ProjectionError: "the projections cannot be read just now; try again in a moment",
 }
+
+# Where in the request's body the fault is, for errors that a single field causes.
+PATHS: dict[type[Exception], str] = {errors.ParentUnanswered: "$.parent_id"}
 
 # Status and title of a reply that did not complete, by the cause recorded.
 CAUSES: dict[str, tuple[int, str]] = {
@@ -91,7 +95,11 @@ def problem_of(error: Exception) -> Problem | None:
     for known in type(error).__mro__:
         if known in STATUSES:
             status, kind, title = STATUSES[known]
-            return Problem(status, kind, title, DETAILS.get(known) or str(error))
+            detail = DETAILS.get(known) or str(error)
+            problem = Problem(status, kind, title, detail)
+            if known in PATHS:
+                problem.extra["errors"] = [{"path": PATHS[known], "detail": detail}]
+            return problem
     if isinstance(error, LlmError):
         status, title = CAUSES.get(error.cause, CAUSE_UNKNOWN)
         return Problem(status, error.cause.replace("_", "-"), title, public_part(str(error)))

@@ -117,7 +117,10 @@ def _notes(settings: Settings) -> dict[str, dict[str, Schema]]:
             "next": {"description": "The `before` of the next page, further back; absent on the last."},
         },
         "MessageView": {
-            "siblings": {"description": "Messages with the same parent: the other branches."},
+            "siblings": {
+                "description": "All messages with the same parent, this one included, in the order of their creation:"
+                " one for each branch. At most the first 1,000."
+            },
             "finish_detail": {"description": FINISH_DETAIL},
         },
         "ChatView": {"finish_detail": {"description": FINISH_DETAIL}},

@@ -5,6 +5,7 @@ Costs the same for ten messages and for ten thousand; only while the projections
 
 from collections.abc import AsyncIterator, Container
 
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from chatbot.sessions import errors
@@ -120,14 +121,26 @@ async def _branch(ports: Ports, state: State, leaf: str) -> tuple[list[Message],
 async def prepare(ports: Ports, state: State | None, command: Command) -> tuple[State | None, Command]:
     """What deciding `command` needs at hand: the message that it means, and the texts of a context.
 
-    Raises UnknownMessage, NothingToRegenerate, Overloaded.
+    Raises UnknownMessage, ParentUnanswered, NothingToRegenerate, Overloaded.
     """
     if state is None or state.session.status != "active" or is_due(state, ports.clock()):
         return state, command  # there is nothing to ask: decide says so
     state, command = await _resolve(ports, state, command)
     if isinstance(command, PostMessage | Regenerate | StartReply):
         state = await _with_context(ports, state, command)
+    if isinstance(command, PostMessage):
+        _check_parent(state, command)
     return state, command
+
+
+def _check_parent(state: State, command: PostMessage) -> None:
+    """Raises ParentUnanswered where the client names a message of the user: the model would be sent two in a row.
+
+    Nobody names the parent where the selected branch ends in such a message, as a fork and old logs may have it.
+    """
+    parent = state.recent.get(command.parent_id) if isinstance(command.parent_id, str) else None
+    if parent is not None and parent.role == "user":
+        raise errors.ParentUnanswered
 
 
 async def _recalled(ports: Ports, state: State) -> State:
@@ -171,7 +184,7 @@ async def _with_context(ports: Ports, state: State, command: PostMessage | Regen
         leaf = parent_of(state, command) if isinstance(command, PostMessage) else command.message_id
         if not is_busy and ports.gate.is_full:
             raise errors.Overloaded("too many replies run and wait already")
-        if is_busy and leaf == session.head and isinstance(command, PostMessage):
+        if is_busy and isinstance(command, PostMessage) and _follows_head(session, command):
             return state  # its context is gathered when its turn comes
     if leaf is None:
         return state
@@ -192,6 +205,16 @@ async def _with_context(ports: Ports, state: State, command: PostMessage | Regen
     # To the end, where the oldest are not dropped from before the context is built.
     others = {id_: said for id_, said in state.recent.items() if id_ not in branch}
     return replace(state, recent={**others, **branch})
+
+
+def _follows_head(session: Session, command: PostMessage) -> bool:
+    """Whether the message follows the end of the selected branch, and is known to follow a reply where it names it."""
+    if command.parent_id is UNSET:
+        return True
+    open_ids = [waiting.reply_id for waiting in session.pending]
+    if session.open_reply is not None:
+        open_ids.append(session.open_reply.reply_id)
+    return command.parent_id == session.head and session.head in open_ids
 
 
 async def left_open(ports: Ports, state: State | None, held: Container[str]) -> list[Envelope]:

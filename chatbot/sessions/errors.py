@@ -41,6 +41,13 @@ class UnknownMessage(Rejection):
         super().__init__(f"the session has no message {message_id}")
 
 
+class ParentUnanswered(Rejection):
+    """A message can only follow a reply: the message that is named as its parent is not one."""
+
+    def __init__(self) -> None:
+        super().__init__("parent_id names a message of the user; a message follows a reply, or null")
+
+
 class NothingToRegenerate(Rejection):
     """The session has no reply yet."""
 

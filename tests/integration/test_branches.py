@@ -159,6 +159,81 @@ async def test_an_interrupting_request_that_names_nothing_here_leaves_the_runnin
     assert (await running)["content"] == "a b"
 
 
+async def follow(service: Running, session_id: str, parent_id: str, **body: Any) -> httpx.Response:
+    asked = {"session_id": session_id, "message": "next", "parent_id": parent_id, **body}
+    return await service.client.post("/api/chat", json=asked)
+
+
+@pytest.mark.parametrize("at_hand", [True, False])
+async def test_a_message_does_not_follow_a_message_of_the_user(
+    tmp_path: Path, model: ModelServer, at_hand: bool
+) -> None:
+    async with serving(tmp_path, model.url) as service:
+        session_id = await service.session()
+        first = await service.chat(session_id, "one")
+        await service.chat(session_id, "two")
+        if at_hand:
+            await refused_parent(service, tmp_path, session_id, first["user_message_id"])
+    async with serving(tmp_path, model.url) as service:
+        await refused_parent(service, tmp_path, session_id, first["user_message_id"])
+        assert (await follow(service, session_id, first["message_id"])).status_code == 200
+        assert sent(model) == ["one", "You said: one", "next"]
+
+
+async def refused_parent(service: Running, folder: Path, session_id: str, parent_id: str) -> None:
+    before = counted(folder)
+    refused = await follow(service, session_id, parent_id)
+    assert (refused.status_code, refused.json()["errors"][0]["path"]) == (422, "$.parent_id")
+    assert counted(folder) == before
+
+
+async def test_a_refused_parent_interrupts_nothing(service: Running, model: ModelServer) -> None:
+    session_id = await service.session()
+    model.script(pieces=("a ", "b"), hold_after=1)
+    running = asyncio.create_task(service.chat(session_id, "one"))
+    await model.wait_requests()
+    (question, _) = await messages(service.client, session_id)
+    for on_busy in ("queue", "interrupt"):
+        refused = await follow(service, session_id, question["message_id"], on_busy=on_busy)
+        assert (refused.status_code, refused.json()["errors"][0]["path"]) == (422, "$.parent_id")
+    model.release()
+    assert (await running)["content"] == "a b"
+
+
+async def test_a_message_follows_a_reply_without_text_and_one_that_still_runs(
+    service: Running, model: ModelServer
+) -> None:
+    session_id = await service.session()
+    for _ in range(3):  # tried again twice
+        model.script(then="error", pieces=())
+    assert (await follow_first(service, session_id)).status_code == 502
+    failed = (await messages(service.client, session_id))[-1]
+    model.script(pieces=("a ", "b"), hold_after=1)
+    running = asyncio.create_task(follow(service, session_id, failed["message_id"]))
+    await model.wait_requests(4)
+    written = (await messages(service.client, session_id))[-1]["message_id"]
+    waiting = asyncio.create_task(follow(service, session_id, written))
+    while await count(service, session_id) < 6:
+        await asyncio.sleep(0.01)
+    model.release()
+    assert ((await running).status_code, (await waiting).status_code) == (200, 200)
+    assert sent(model) == ["next", "a b", "next"]
+
+
+async def follow_first(service: Running, session_id: str) -> httpx.Response:
+    return await service.client.post("/api/chat", json={"session_id": session_id, "message": "one"})
+
+
+async def test_a_fork_that_ends_in_a_question_goes_on_all_the_same(service: Running, model: ModelServer) -> None:
+    session_id = await service.session()
+    question = (await service.chat(session_id, "one"))["user_message_id"]
+    forked = await service.client.post(f"/api/sessions/{session_id}/fork", json={"message_id": question})
+    fork_id = forked.json()["session_id"]
+    assert (await follow(service, fork_id, question)).status_code == 422
+    await service.chat(fork_id, "two")
+    assert sent(model) == ["two"]  # the question has no answer there, so the model is not sent two in a row
+
+
 async def test_a_cancelled_or_failed_regeneration_keeps_the_old_reply(service: Running, model: ModelServer) -> None:
     session_id = await service.session()
     first = await service.chat(session_id, "one")

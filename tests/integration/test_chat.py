@@ -188,13 +188,16 @@ async def reply_text(service: Running, session_id: str, text: str) -> None:
 async def test_the_parent_can_be_chosen_and_siblings_are_listed(service: Running, model: ModelServer) -> None:
     session_id = await service.session()
     first = await service.chat(session_id, "one")
-    await service.chat(session_id, "two")
+    second = await service.chat(session_id, "two")
     edited = await service.chat(session_id, "two, edited", parent_id=first["message_id"])
     history = await service.history(session_id)
     assert [m["content"] for m in history["messages"]] == [
         "one", "You said: one", "two, edited", "You said: two, edited",
     ]  # fmt: skip
-    assert len(history["messages"][2]["siblings"]) == 2
+    original = (await service.history(session_id, branch=second["message_id"]))["messages"][2]
+    siblings = [second["user_message_id"], edited["user_message_id"]]
+    assert (original["siblings"], history["messages"][2]["siblings"]) == (siblings, siblings)
+    assert [m["siblings"] for m in history["messages"][:2]] == [[first["user_message_id"]], [first["message_id"]]]
     assert [m["content"] for m in model.requests[-1].body["messages"]] == ["one", "You said: one", "two, edited"]
     assert edited["status"] == "complete"
     unknown = await service.client.post(

@@ -168,6 +168,9 @@ class SessionsAgainstModel(RuleBasedStateMachine):
         if gone is not None:
             with self.refused(gone):
                 self.ask(talk, command)
+        elif isinstance(parent_id, str) and talk.lines[parent_id].role == "user":
+            with self.refused(errors.ParentUnanswered):
+                self.ask(talk, command)
         elif talk.owed and on_busy == "reject":
             with self.refused(errors.SessionBusy):
                 self.ask(talk, command)
