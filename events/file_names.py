@@ -5,7 +5,6 @@ beside it; a file that is mounted alone (`docker run -v ./chat.db:/app/chat.db`)
 discarded with the container, together with everything acknowledged since the last checkpoint.
 """
 
-import os
 import re
 from pathlib import Path
 
@@ -26,12 +25,10 @@ def is_mount_point(path: Path, mounts: Path = _MOUNTS) -> bool:
     file = path.resolve()
     if not file.exists():
         return False
-    if os.path.ismount(file) or file.stat().st_dev != file.parent.stat().st_dev:
-        return True
-    try:  # a bind mount within one file system shows nowhere else
-        lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError:
-        return False  # not Linux
+    try:
+        lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+    except OSError:  # not Linux, where numbers of devices say too much (overlayfs) or too little (bind mounts)
+        return file.stat().st_dev != file.parent.stat().st_dev
     return any(_mount_point(line) == str(file) for line in lines)
 
 

@@ -131,6 +131,7 @@ def test_a_mounted_file_is_refused_unless_it_is_allowed(
     assert is_mount_point(file, mounts)
     assert not is_mount_point(tmp_path, mounts)
     assert not is_mount_point(tmp_path / "absent.db", mounts)
+    assert not is_mount_point(file, tmp_path / "no mountinfo")
     monkeypatch.setattr("chatbot.log_file.is_mount_point", lambda path: is_mount_point(path, mounts))
     with pytest.raises(LogUnusable, match="Mount the folder"):
         find_file_risks(DatabaseSettings(url=str(file)))
