@@ -13,6 +13,7 @@ import msgspec
 from msgspec import structs
 
 from events.errors import LogUnusable
+from events.file_watch import FileWatch
 from events.record import RecordedEvent
 from projections import statements as sql
 from projections.batch import Changes, fold
@@ -34,12 +35,12 @@ class ProjectionStore:
         failure it is of no use. Raises Unfit when the file must be deleted first, ProjectionsUnusable when it
         belongs to another program, sqlite3.OperationalError when the disk or the folder refuses.
         """
-        self._path = path
         self._connection = connect(path)
         self._states: dict[str, Session] = {}
         try:
             self.checkpoint, self._label_key = contents(self._connection, path, is_draft=is_draft)
-            self._inode = path.stat().st_ino
+            self._files = FileWatch(path)
+            self._files.note()
         except BaseException:
             self._connection.close()
             raise
@@ -48,11 +49,8 @@ class ProjectionStore:
         self._connection.close()
 
     def is_linked(self) -> bool:
-        """Whether the path still leads to the file that is open here: someone may have deleted or replaced it."""
-        try:
-            return self._path.stat().st_ino == self._inode
-        except FileNotFoundError:
-            return False
+        """Whether the path still leads to the files that are open here: someone may have deleted or replaced one."""
+        return self._files.look() is None
 
     def apply(self, batch: Sequence[RecordedEvent], checkpoint: Checkpoint) -> None:
         """Fold `batch`, which begins after the present checkpoint, and move to `checkpoint`: all or none.

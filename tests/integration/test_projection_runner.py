@@ -252,11 +252,14 @@ async def test_a_path_belongs_to_one_runner_at_a_time(path: Path, log: MemoryLog
     assert (await follow(path, log)).failures == []
 
 
-async def test_a_file_deleted_under_the_runner_is_made_again(path: Path, log: MemoryLog) -> None:
+@pytest.mark.parametrize("suffixes", [("", "-wal", "-shm"), ("-wal",), ("-shm",), ("-wal", "-shm")])
+async def test_a_file_deleted_under_the_runner_is_made_again(
+    path: Path, log: MemoryLog, suffixes: tuple[str, ...]
+) -> None:
     told = Told()
     async with running(path, log, told) as runner:
         await runner.wait_for(log.head().position, timeout_s=10)
-        for suffix in ("", "-wal", "-shm"):
+        for suffix in suffixes:
             path.with_name(path.name + suffix).unlink()
         assert await runner.queries.counts() == {"active": 3}
         log.record("d", created())
