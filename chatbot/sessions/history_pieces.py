@@ -8,7 +8,7 @@ from projections.message import Message
 T = TypeVar("T")
 
 UNMEASURED_MAX = 10  # messages that are read without asking for their sizes first: the newest few, as nearly always
-PIECE_BYTES = 262_144  # of texts that are read, and made into one piece of an answer, at once
+PIECE_BYTES = 65_536  # of texts that are read, and made into one piece of an answer, at once
 FORM_BYTES = 500  # of a message in an answer beside its text, about
 
 

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 REST = 11.0  # seconds of rest for each second of work: all big work together has a twelfth of the loop's time
 PIECE_ROWS = 250  # read and worked on at once: a millisecond; 2,000 took eight, which turns of chat met
-PIECE_BYTES = 262_144  # of content in such a piece, or one event: what each of many readers of long texts holds
+PIECE_BYTES = 131_072  # of content in such a piece, or one event: what each of many readers of long texts holds
 REST_MAX_S = 0.25  # for one piece, however long the disk made it wait
 
 

@@ -169,3 +169,25 @@ async def test_without_descriptors_it_pauses_says_so_once_and_goes_on(
         assert "chatbot_accept_failures_total 1.0" in metrics
         more.close()
         assert waiting
+
+
+async def test_a_stream_has_its_own_time_and_the_connection_afterwards_not(
+    tmp_path: Path, model: ModelServer, servers: list[HttpServer]
+) -> None:
+    settings = {"CHATBOT_SERVER_WRITE_TIMEOUT_S": "7", "CHATBOT_STREAM_WRITE_TIMEOUT_S": "500"}
+    async with bounded(tmp_path, model, servers, **settings) as (service, server):
+        session_id = await service.session()
+        times = []
+
+        def noted() -> bool:
+            times.append({one.write_timeout_s for one in server.bounded._open})
+            return times[-1] == {500.0}
+
+        body = {"session_id": session_id, "message": "hi"}
+        async with service.client.stream("POST", "/api/chat/stream", json=body) as answer:
+            await until(noted)
+            await answer.aread()
+        await until(lambda: {one.write_timeout_s for one in server.bounded._open} == {7.0})
+        export = await service.client.get(f"/api/sessions/{session_id}/export")
+        assert export.status_code == 200
+        assert {one.write_timeout_s for one in server.bounded._open} == {7.0}

@@ -16,9 +16,11 @@ from chatbot.api.sessions import DESCRIBED_MAX, LIST_MAX_BYTES
 from chatbot.audit.conversation import Conversation, load
 from chatbot.audit.rendering import as_json, as_markdown
 from chatbot.sessions.history_pieces import PIECE_BYTES
-from events.record import RecordedEvent
+from chatbot.sessions.leisure import PIECE_BYTES as WORK_BYTES
+from events.record import RecordedEvent, StoredRow
 from tests.support.model_server import ModelServer
 from tests.support.service import Running, serving
+from tests.support.stream_reader import reading
 
 TURNS = 14
 CHARS = 25_000
@@ -103,7 +105,7 @@ async def test_messages_that_are_erased_while_they_are_sent_break_the_answer_off
     real, asked = service.services.log.read_at, asyncio.Event()
 
     async def read_at(positions: list[int]) -> dict[int, RecordedEvent]:
-        if len(positions) > 5 and not asked.is_set():
+        if len(positions) > 1 and not asked.is_set():
             found = await real(positions)
             asked.set()
             assert (await service.client.delete(f"/api/sessions/{session_id}")).status_code == 204
@@ -171,7 +173,7 @@ async def test_exports_that_nobody_reads_hold_a_piece_each_and_are_few(
     monkeypatch.setattr(service.services.log, "read_at", read_at)
     answer = await service.client.get(f"/api/sessions/{session_id}/export", params={"format": form})
     assert len(answer.content) > TURNS * CHARS
-    assert max(pages) <= PIECE_BYTES
+    assert max(pages) <= WORK_BYTES
     assert sum(pages) >= TURNS * CHARS
     monkeypatch.setattr(exporting, "told", _never)
     open_exports = [
@@ -198,7 +200,7 @@ async def test_an_export_that_is_erased_while_it_is_sent_is_broken_off(
 
     async def read_at(positions: list[int]) -> dict[int, RecordedEvent]:
         nonlocal reads
-        found, reads = await real(positions), reads + (len(positions) > 5)
+        found, reads = await real(positions), reads + (len(positions) > 1)
         if reads == 1:
             reads += 1
             assert (await service.client.delete(f"/api/sessions/{session_id}")).status_code == 204
@@ -225,3 +227,34 @@ async def test_a_list_of_much_metadata_ends_within_its_bytes_and_goes_on(service
     assert listed == made[::-1]
     assert len(sizes) == 2
     assert max(sizes) <= LIST_MAX_BYTES + DESCRIBED_MAX * 16_384
+
+
+async def test_a_feed_from_the_beginning_and_a_trail_read_a_piece_at_a_time(
+    service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session_id = await conversation(service)
+    read: list[int] = []
+    log = service.services.log
+    real, real_rows = log.read, log.stream_rows
+
+    async def events(*asked: Any, **how: Any) -> list[RecordedEvent]:
+        found = await real(*asked, **how)
+        read.append(sum(len(getattr(one.event, "content", "")) for one in found))
+        return found
+
+    async def rows(*asked: Any, **how: Any) -> list[StoredRow]:
+        found = await real_rows(*asked, **how)
+        read.append(sum(len(one.data or "") for one in found))
+        return found
+
+    monkeypatch.setattr(log, "read", events)
+    monkeypatch.setattr(log, "stream_rows", rows)
+    async with reading(service.client, f"/api/sessions/{session_id}/stream?after=0:0") as feed:
+        for _ in range(TURNS):
+            await feed.until("complete")
+    assert sum(read) >= 2 * TURNS * CHARS
+    assert max(read) <= WORK_BYTES + 2 * CHARS
+    read.clear()
+    trail = (await service.client.get(f"/api/sessions/{session_id}/events", params={"limit": 1000})).json()
+    assert len(trail["events"]) == 1 + 3 * TURNS
+    assert max(read) <= WORK_BYTES + 2 * CHARS
