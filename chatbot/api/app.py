@@ -1,5 +1,6 @@
 """The web application: routes, middleware, and the listener's life."""
 
+import asyncio
 import logging
 import socket
 
@@ -30,6 +31,7 @@ def build_app(services: Services) -> web.Application:
     app[WALKS] = OpenStreams(WALKS_MAX, "the chain is being walked for others already")
     app[EXPORTS] = OpenStreams(EXPORTS_MAX, "too many exports are being made already")
     app[LEISURE] = Leisure()
+    app[documents.READING] = asyncio.Lock()
     for module in (sessions, branches, chat, feed, trail, export, audit, operations, documents):
         app.add_routes(module.routes)
     app.on_response_prepare.append(add_headers)

@@ -66,6 +66,8 @@ class Cache(Struct):
 
 
 _cache = Cache({})
+# Held while a file is read and compressed: a thousand requests that come at once would have a thousand copies of it.
+READING: web.AppKey[asyncio.Lock] = web.AppKey("reading", asyncio.Lock)
 routes = web.RouteTableDef()
 
 
@@ -90,7 +92,9 @@ async def file(request: web.Request) -> web.Response:
     if path not in FILES:
         raise web.HTTPNotFound
     if path not in _cache.files:
-        _cache.files[path] = await asyncio.to_thread(_read, path)
+        async with request.app[READING]:
+            if path not in _cache.files:  # else another request has read it meanwhile
+                _cache.files[path] = await asyncio.to_thread(_read, path)
     return _answer(request, _cache.files[path])
 
 

@@ -155,6 +155,23 @@ async def test_files_are_read_once_and_off_the_event_loop(client: Client) -> Non
     assert documents._cache.files["/docs/swagger-ui-bundle.js"] is kept
 
 
+async def test_many_first_requests_at_once_read_a_file_once(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    real = documents._read
+
+    def noted(path: str) -> documents.File:
+        read.append(path)
+        return real(path)
+
+    async def status() -> int:
+        async with client.get("/docs/swagger-ui.css") as answer:
+            return answer.status
+
+    monkeypatch.setattr(documents, "_read", noted)
+    assert set(await asyncio.gather(*(status() for _ in range(20)))) == {200}
+    assert read == ["/docs/swagger-ui.css"]
+
+
 def parameters(operation: dict[str, Any], place: str) -> dict[str, dict[str, Any]]:
     return {one["name"]: one for one in operation["parameters"] if one.get("in") == place}
 
