@@ -81,9 +81,10 @@ class Walk:
         if reason is not None:
             return Fault(self.position + 1, reason)
         self.position, self.digest = row.position, row.digest
-        if raw_text(row.stream_id) not in self._versions and row.version > 1:
+        stream = raw_text(row.stream_id)
+        if row.version > 1 and stream not in self._versions:
             self._begun[row.stream_id] = row.version
-        self._versions[raw_text(row.stream_id)] = row.version
+        self._versions[stream] = row.version
         if row.type in EXPLAINS_ERASURE:
             self._unexplained.pop(row.stream_id, None)
             met = row.version - self._begun.get(row.stream_id, 1)

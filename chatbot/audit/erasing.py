@@ -21,8 +21,10 @@ from chatbot.audit.receipts import Receipt, WouldGo, moment_of
 from chatbot.audit.wanted import Wanted, nothing_matched, read_wanted, wanted_arguments
 from chatbot.sessions import errors
 from chatbot.sessions.commands import SERVICE, DeleteSession
+from events.catalogue import MetadataChanged, SessionCreated
 from events.errors import LogInUse, LogUnavailable
-from events.leftovers import find_leftover
+from events.leftover_scan import scan_leftovers
+from events.leftovers import Leftover, find_leftover
 from projections.erasable import Erasable
 from projections.errors import ProjectionError
 from projections.labels import matches
@@ -114,6 +116,9 @@ async def _tell(desk: Desk, inside: Offline, wanted: Wanted) -> int:
             WouldGo(session.session_id, session.status, session.message_count, moment_of(session.accessed_at_us))
         )
         sessions, messages = sessions + 1, messages + session.message_count
+    for session in await _half_erased(inside, wanted):
+        desk.say_json(WouldGo(session.session_id, session.status, 0, moment_of(session.accessed_at_us)))
+        sessions += 1
     desk.note(f"{sessions:,} sessions with {messages:,} messages would be erased; nothing was changed")
     if not sessions:
         desk.note(nothing_matched(wanted))
@@ -122,8 +127,8 @@ async def _tell(desk: Desk, inside: Offline, wanted: Wanted) -> int:
 
 async def _erase_all(desk: Desk, inside: Offline, wanted: Wanted) -> int:
     tally = Tally()
-    total = await _count(desk, inside, wanted, tally)
-    if not total:
+    total, half_erased = await _count(desk, inside, wanted, tally), await _half_erased(inside, wanted)
+    if not (total or half_erased):
         desk.note(nothing_matched(wanted))
     passes = 0
     while total:
@@ -136,6 +141,8 @@ async def _erase_all(desk: Desk, inside: Offline, wanted: Wanted) -> int:
         total = await _count(None, inside, wanted, Tally())
         if total and (passes == PASSES_MAX or tally.sessions == before):
             raise CommandFailed(f"{total:,} sessions that are meant are left, erased so far: {tally}; run this again")
+    for session in half_erased:
+        await _to_its_end(_erase_one(desk, inside, wanted.reason, session, tally))
     desk.note(f"erased: {tally}")
     if inside.ports.log.erasure_pending:
         desk.note(PENDING_SHARED if inside.ports.log.is_shared else PENDING)
@@ -203,6 +210,34 @@ async def _found(desk: Desk | None, inside: Offline, wanted: Wanted, tally: Tall
         if len(page) < PAGE:
             return
         before_no = page[-1].no
+
+
+async def _half_erased(inside: Offline, wanted: Wanted) -> list[Session]:
+    """Sessions that are meant and deleted, and of which content is still there: the projections know no more of them
+    than their owner, so what is left tells the metadata. Named ones are found by `_named`.
+    """
+    if wanted.session_ids or not (wanted.owner is not None or wanted.metadata):
+        return []
+    found = []
+    for left in await scan_leftovers(inside.ports.log):
+        session = await inside.ports.queries.session(left.stream_id)
+        if session is None or wanted.owner not in (None, session.owner):
+            continue
+        if not wanted.metadata or await _had(inside, left, wanted.metadata):
+            found.append(session)
+    return found
+
+
+async def _had(inside: Offline, left: Leftover, metadata: Mapping[str, str]) -> bool:
+    """Whether the session had this metadata when it was deleted."""
+    last: Mapping[str, object] = {}
+    after, page_max = 0, inside.ports.limits.read_page_max
+    while page := await inside.ports.log.read(left.stream_id, after=after, limit=page_max):
+        for recorded in page:
+            if isinstance(recorded.event, SessionCreated | MetadataChanged):
+                last = recorded.event.metadata
+        after = page[-1].version
+    return matches(last, metadata)
 
 
 async def _really(inside: Offline, page: list[Session], metadata: Mapping[str, str]) -> list[Session]:

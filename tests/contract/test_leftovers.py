@@ -1,5 +1,7 @@
 """Content before the event that erases it: found by verify and at start, and erased for good when that is asked for."""
 
+import asyncio
+
 import pytest
 
 from events.catalogue import Event
@@ -65,7 +67,9 @@ async def test_finishing_an_erasure_erases_what_precedes_it_and_nothing_else(log
     assert after[2:] == rows[2:]
     assert [row.digest for row in after] == [row.digest for row in rows]
     assert (await log.read("a", limit=ALL))[-1].event == deleted()
-    assert not log.erasure_pending
+    async with asyncio.timeout(30):
+        while log.erasure_pending:  # a VACUUM waits for older transactions, whosever they are
+            await asyncio.sleep(0.01)
     assert await found(log) == []
     assert not await finish_erasure(log, "a"), "there is nothing left to do"
     await log.append("b", 1, [posted("goes on")], ASKED)

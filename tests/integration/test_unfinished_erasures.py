@@ -1,5 +1,6 @@
 """Deleted sessions of which content is still there: verify names them, start warns, `erase` and DELETE finish them."""
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from structlog.testing import capture_logs
 from chatbot.audit.desk import CommandFailed
 from chatbot.config.settings import Settings
 from chatbot.config.storage import DatabaseSettings
-from events.catalogue import SessionCreated, SessionDeleted
+from events.catalogue import MetadataChanged, SessionCreated, SessionDeleted
 from events.opening import open_log
 from events.record import Metadata
 from tests.support.desks import Tray, commanded
@@ -84,16 +85,39 @@ async def test_a_backup_tells_what_it_copies(url: str, tray: Tray, tmp_path: Pat
     assert any(f"run.py erase --session {LEFT}" in line for line in tray.noted)
 
 
-async def test_erase_finds_such_a_session_by_the_metadata_that_is_left(url: str, tray: Tray) -> None:
+async def test_erase_finds_such_sessions_by_owner_and_metadata(url: str, tray: Tray) -> None:
+    """As they were when they were deleted; with --ever, as they were at any time."""
     log = await open_log(url if url.startswith("postgresql:") else Path(url))
-    theirs = SessionCreated(owner=None, metadata={"user_id": "42"}, timeout_s=60)
-    await log.append(NAMED, 0, [theirs, posted(SECRET), deleted()], NOBODY)
+    earlier = SessionCreated(owner="jun", metadata={"user_id": "41"}, timeout_s=60)
+    gone = SessionDeleted(reason="asked", owner="jun")
+    await log.append(NAMED, 0, [earlier, MetadataChanged({"user_id": "42"}), posted(SECRET), gone], NOBODY)
     await log.close()
-    assert await commanded(tray, "erase", "--metadata", "user_id=42") == 0
-    assert tray.said == [], "what was deleted is no session any more"
-    assert await commanded(tray, "erase", "--metadata", "user_id=42", "--ever") == 0
+    by_metadata = ("erase", "--metadata", "user_id=42")
+    for nobodys in (("erase", "--owner", "mina"), ("erase", "--metadata", "user_id=41")):
+        assert await commanded(tray, *nobodys) == 0
+    assert tray.said == []
+    for wanted in (by_metadata, ("erase", "--owner", "jun")):
+        assert await commanded(tray, *wanted, "--dry-run") == 0
+    assert [json.loads(line)["session_id"] for line in tray.said] == [NAMED, NAMED]
+    assert SECRET in str((await contents(url))[-2])
+    tray.said.clear()
+    for words in (by_metadata, ("erase", "--owner", "jun"), ("erase", "--metadata", "user_id=41", "--ever")):
+        assert await commanded(tray, *words) == 0
     assert [json.loads(line)["session_id"] for line in tray.said] == [NAMED]
-    assert [data is None for data in (await contents(url))[-3:]] == [True, True, False]
+    assert [data is None for data in (await contents(url))[-4:]] == [True, True, True, False]
+    with pytest.raises(CommandFailed, match=LEFT):
+        await commanded(tray, "verify")
+
+
+async def test_erase_ever_finds_such_a_session(url: str, tray: Tray) -> None:
+    log = await open_log(url if url.startswith("postgresql:") else Path(url))
+    earlier = SessionCreated(owner=None, metadata={"user_id": "41"}, timeout_s=60)
+    await log.append(NAMED, 0, [earlier, MetadataChanged({}), posted(SECRET), deleted()], NOBODY)
+    await log.close()
+    assert await commanded(tray, "erase", "--metadata", "user_id=41") == 0
+    assert tray.said == []
+    assert await commanded(tray, "erase", "--metadata", "user_id=41", "--ever") == 0
+    assert [json.loads(line)["session_id"] for line in tray.said] == [NAMED]
 
 
 async def test_a_start_warns_and_delete_finishes_the_erasure(url: str, tmp_path: Path, model: ModelServer) -> None:
@@ -115,8 +139,9 @@ async def test_a_start_warns_and_delete_finishes_the_erasure(url: str, tmp_path:
     if not url.startswith("postgresql:"):
         assert SECRET.encode() not in b"".join(file.read_bytes() for file in tmp_path.iterdir() if file.is_file())
     with capture_logs() as lines:
-        async with serving(tmp_path, model.url, **settings) as running:
-            assert "chatbot_erasure_pending 0.0" in (await running.client.get("/metrics")).text
+        async with serving(tmp_path, model.url, **settings) as running, asyncio.timeout(30):
+            while "chatbot_erasure_pending 0.0" not in (await running.client.get("/metrics")).text:
+                await asyncio.sleep(0.02)  # PostgreSQL's VACUUM may still be under way
     assert [line for line in lines if line["event"] == "log.unfinished_erasures"] == []
 
 
