@@ -4,7 +4,7 @@ be lost.
 
 import structlog
 
-from chatbot.config.check import find_risks
+from chatbot.config.check import find_hints, find_risks
 from chatbot.config.settings import Settings
 from chatbot.config.storage import DatabaseSettings
 from events.errors import LogUnusable
@@ -41,8 +41,10 @@ def find_file_risks(database: DatabaseSettings) -> tuple[str, ...]:
 
 
 def warn_of_risks(settings: Settings, logger: structlog.stdlib.BoundLogger) -> None:
-    """Log every risk. Raises LogUnusable as `find_file_risks`."""
+    """Log every risk and hint. Raises LogUnusable as `find_file_risks`."""
     for risk in find_risks(settings):
         logger.warning("settings.risk", risk=risk)
+    for hint in find_hints(settings):
+        logger.info("settings.hint", hint=hint)
     for risk in find_file_risks(settings.database):
         logger.warning("database.risk", risk=risk)

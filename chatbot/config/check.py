@@ -154,7 +154,12 @@ def _midm_line(settings: Settings) -> int:
 
 def find_risks(settings: Settings) -> tuple[str, ...]:
     """What is allowed but should be known; the start logs each as a warning."""
-    return (*_open_to_all(settings), *_lost_to_others(settings))
+    return tuple(_open_to_all(settings))
+
+
+def find_hints(settings: Settings) -> tuple[str, ...]:
+    """What is right as long as there is one machine; the start logs each, but not as a warning."""
+    return tuple(_lost_to_others(settings))
 
 
 def _open_to_all(settings: Settings) -> Iterator[str]:

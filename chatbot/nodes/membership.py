@@ -64,7 +64,7 @@ class Membership:
         )
         self.cluster = Cluster(self.name, self._peers, self._liveness, self._mirrors)
         if not settings.secret:
-            structlog.get_logger("nodes").warning(
+            structlog.get_logger("nodes").info(
                 "nodes.no_secret", effect="other nodes cannot follow replies here, only read their checkpoints"
             )
 

@@ -140,8 +140,12 @@ class Program:
 
     def log(self, event: str) -> list[dict[str, Any]]:
         """The program's log lines with this event name."""
-        lines = [json.loads(line) for line in self.output if line.startswith("{")]
-        return [line for line in lines if line.get("event") == event]
+        return [line for line in self.lines if line.get("event") == event]
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """All of the program's log lines."""
+        return [json.loads(line) for line in self.output if line.startswith("{")]
 
     async def ended(self, timeout_s: float = 20.0) -> int:
         """The exit code, once the process has ended and all of its output is read."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from chatbot.config.check import find_faults, find_risks
+from chatbot.config.check import find_faults, find_hints, find_risks
 from chatbot.config.database_url import parse_database_url
 from chatbot.config.settings import Settings
 from chatbot.config.storage import DatabaseSettings
@@ -190,10 +190,10 @@ def test_the_projections_lie_beside_the_log() -> None:
 
 def test_nodes_that_only_their_own_machine_reaches_are_a_risk_where_others_may_share_the_log() -> None:
     shared = {"url": "postgresql://db.example.org/chatbot"}
-    assert any("nodes.listen_host" in risk for risk in find_risks(changed(database=shared)))
+    assert any("nodes.listen_host" in risk for risk in find_hints(changed(database=shared)))
     reached = {"listen_host": "10.0.0.5", "secret": SECRET}
-    assert not any("nodes." in risk for risk in find_risks(changed(database=shared, nodes=reached)))
+    assert not any("nodes." in risk for risk in find_hints(changed(database=shared, nodes=reached)))
     named = {"listen_host": "0.0.0.0", "advertise_host": "node-1.example.org", "secret": SECRET}
     settings = changed(database=shared, nodes=named)
     assert list(find_faults(settings)) == []
-    assert not any("nodes." in risk for risk in find_risks(settings))
+    assert not any("nodes." in risk for risk in find_hints(settings))
