@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from events.errors import LogInUse, LogUnusable
-from events.private_file import open_private
+from events.private_file import open_beside, open_private
 
 PROBE_OFFSET = 2**62  # a byte that neither SQLite nor anybody else locks
 
@@ -48,7 +48,7 @@ class DatabaseLock:
     def _acquire_name(self) -> None:
         self.is_new = not self._path.exists()
         try:
-            descriptor = open_private(self._path, os.O_RDWR)
+            descriptor = open_beside(self._path, os.O_RDWR)
         except OSError as error:
             raise LogUnusable(
                 f"cannot write {self._path} ({error.strerror}): make its directory writable"

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from events.errors import LogUnavailable
-from events.private_file import open_private
+from events.private_file import open_beside
 
 LOOK_S = 0.0003  # between looks: a transaction with its fsync takes several of these
 
@@ -47,7 +47,7 @@ class Turn:
     def _open(self) -> int:
         if self._descriptor is None:
             try:
-                self._descriptor = open_private(self._path, os.O_RDWR)
+                self._descriptor = open_beside(self._path, os.O_RDWR)
             except OSError as error:
                 raise LogUnavailable(f"cannot write {self._path}: {error.strerror}") from error
         return self._descriptor

@@ -5,12 +5,14 @@ one. So the service that has the path open swaps the files itself (`Custody.adop
 """
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 from events.log import EventLog
+from events.private_file import follow_mode, follow_owner, open_beside
 from events.record import RecordedEvent
 from projections import database
 from projections.checkpoint import Checkpoint, checkpoint_at, digest_at
@@ -78,9 +80,12 @@ async def fold_log(
     return checkpoint.position
 
 
-async def rebuild(log: EventLog, path: Path, batch_max: int, told: Callable[[int], None]) -> tuple[int, bool]:
+async def rebuild(
+    log: EventLog, path: Path, batch_max: int, told: Callable[[int], None], owned_like: Path | None = None
+) -> tuple[int, bool]:
     """Fold the whole log into a new file and put that at `path`, or offer it to the service that has `path` open.
 
+    The new file has the mode of the one at `path` and, where root makes it, the owner of that, or else of `owned_like`.
     Returns the position reached and whether the file is in place. Until then nothing at `path` changes; interrupted,
     it leaves nothing behind; killed, what the next one deletes. Raises ProjectionsInUse while another rebuild of the
     path is under way, ProjectionsUnusable when something else is at `path`, LogReplaced when the present file has
@@ -90,12 +95,23 @@ async def rebuild(log: EventLog, path: Path, batch_max: int, told: Callable[[int
     lock = PathLock(making(path))
     try:
         reached = await _make(log, making(path), batch_max, told)
+        await asyncio.to_thread(_follow, path, owned_like)
         return reached, _hand_over(path)
     except BaseException:
         database.delete(making(path))
         raise
     finally:
         lock.release()
+
+
+def _follow(path: Path, owned_like: Path | None) -> None:
+    """Before the file takes its place: from then on a service may open it, and its lock."""
+    file, like = making(path), path if path.exists() else owned_like
+    follow_mode(file, path)
+    if like is not None:
+        os.close(open_beside(PathLock.file_of(path), os.O_WRONLY))
+        for one in (file, PathLock.file_of(file), PathLock.file_of(path)):
+            follow_owner(one, like)
 
 
 async def _require_replaceable(log: EventLog, path: Path) -> None:

@@ -19,7 +19,9 @@ async def rebuild_command(desk: Desk, options: argparse.Namespace) -> int:
     async with desk.reading() as log:
         progress = Progress("rebuilding", log.head().position)
         try:
-            events, in_place = await rebuild(log, path, desk.settings.database.projection_batch_max, progress.reach)
+            database = desk.settings.database
+            log_file = None if database.is_postgres else database.path
+            events, in_place = await rebuild(log, path, database.projection_batch_max, progress.reach, log_file)
         except ProjectionsInUse as error:
             raise CommandFailed(f"{path} is being rebuilt already") from error
         except (ProjectionError, OSError, sqlite3.Error) as error:
