@@ -71,7 +71,7 @@ class AdoptedMessage(Struct, frozen=True, omit_defaults=True):
 
 
 class SessionCreated(Event, frozen=True, tag="session_created"):
-    """`forked_from`: the history that it begins with is another session's."""
+    """`forked_from`: the history that it begins with is another session's. `timeout_s` 0: it never expires."""
 
     owner: str | None
     metadata: dict[str, Any]

@@ -13,8 +13,8 @@ Fields = dict[str, Any]
 
 
 def session_created_1(fields: Fields) -> Fields:
-    """Version 1 counted the timeout in hours and had no title."""
-    lifted = {**fields, "timeout_s": round(fields["timeout_hours"] * 3600)}
+    """Version 1 counted the timeout in hours, always above zero, and had no title. 0 seconds mean no timeout now."""
+    lifted = {**fields, "timeout_s": max(1, round(fields["timeout_hours"] * 3600))}
     del lifted["timeout_hours"]
     return lifted
 

@@ -25,7 +25,7 @@ from projections.listing import (
 )
 from projections.message import Message
 from projections.reader import Parameters, Reader
-from projections.session import Session
+from projections.session import NEVER_US, Session
 from projections.statements import USAGE_OF_SESSION
 
 T = TypeVar("T")
@@ -224,9 +224,10 @@ class Queries:
         return await self._states(DUE, (now_us, limit))
 
     async def next_deadline(self) -> int | None:
-        """When the next of these sessions is due, in microseconds; None when there is none."""
+        """When the next of these sessions is due, in microseconds; None when none will ever be."""
         found = await self._reader.rows(NEXT_DEADLINE)
-        return int(found[0][0]) if found else None
+        deadline_us = int(found[0][0]) if found else NEVER_US
+        return None if deadline_us == NEVER_US else deadline_us
 
     async def long_expired(self, by_us: int, *, limit: int) -> list[Session]:
         """Expired sessions whose deadline was at `by_us` or before, the oldest first: content is still there."""

@@ -43,6 +43,9 @@ ACCESSES = frozenset(
 )
 
 
+NEVER_US = 2**62  # the deadline of a session that does not expire: later than all times, and fits SQLite's integers
+
+
 class Pending(Struct, frozen=True):
     """A reply that is owed and has not started. `version` is that of the event that asked for it, `node` owes it."""
 
@@ -104,6 +107,9 @@ class Session(Struct, frozen=True):
 
     @property
     def expires_at_us(self) -> int:
+        """The deadline; NEVER_US where the timeout is 0."""
+        if self.timeout_s == 0:
+            return NEVER_US
         return self.accessed_at_us + self.timeout_s * 1_000_000
 
 

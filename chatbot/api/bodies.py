@@ -25,7 +25,7 @@ class CreateSessionBody(Struct, frozen=True, forbid_unknown_fields=True, omit_de
     metadata: dict[str, Any] | None = None
     title: str | None = None
     system_prompt: str | None = None
-    timeout_hours: Annotated[float, Meta(gt=0, le=876_000)] | None = None
+    timeout_hours: Annotated[float, Meta(ge=0, le=876_000)] | None = None
 
 
 class ChangeSessionBody(Struct, frozen=True, forbid_unknown_fields=True):

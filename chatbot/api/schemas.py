@@ -102,7 +102,7 @@ def _notes(settings: Settings) -> dict[str, dict[str, Schema]]:
             },
             "timeout_hours": {
                 "default": sessions.timeout_hours,
-                "description": "Hours after its last access at which the session expires.",
+                "description": "Hours after its last access at which the session expires; 0: never.",
             },
         },
         "ChangeSessionBody": {
@@ -111,7 +111,10 @@ def _notes(settings: Settings) -> dict[str, dict[str, Schema]]:
         },
         "ChatBody": _chat_notes(settings),
         "SessionList": {"next": {"description": "The `cursor` of the next page; absent on the last."}},
-        "SessionView": {"version": {"description": "Of the session, as in its ETag: it grows with every event."}},
+        "SessionView": {
+            "version": {"description": "Of the session, as in its ETag: it grows with every event."},
+            "expires_at": {"description": "null: it never expires."},
+        },
         "MessageList": {
             "cursor": {"description": "Follow the session after this: nothing is missed, nothing comes twice."},
             "next": {"description": "The `before` of the next page, further back; absent on the last."},

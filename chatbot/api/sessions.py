@@ -70,7 +70,7 @@ async def create(request: web.Request) -> web.Response:
     command = CreateSession(
         owner=owner,
         metadata={key: value for key, value in metadata.items() if value is not None},
-        timeout_s=max(1, round((body.timeout_hours or settings.sessions.timeout_hours) * 3600)),
+        timeout_s=_timeout_s(settings.sessions.timeout_hours if body.timeout_hours is None else body.timeout_hours),
         title=body.title,
         system_prompt=prompt or None,
         once=once,
@@ -80,6 +80,11 @@ async def create(request: web.Request) -> web.Response:
     session_id = id_for(once, services.new_id(), "create_session", owner)
     answer = await services.supervisor.ask(session_id, command, request[ASKER])
     return new_session(request, answer.state)
+
+
+def _timeout_s(hours: float) -> int:
+    """In whole seconds; 0: the session never expires."""
+    return max(1, round(hours * 3600)) if hours else 0
 
 
 def new_session(request: web.Request, state: State) -> web.Response:

@@ -11,13 +11,14 @@ from chatbot.sessions.reply import Outcome, Reply
 from chatbot.sessions.state import State
 from events.catalogue import Usage
 from projections.message import QUEUED, STREAMING
+from projections.session import NEVER_US
 
 
 class SessionView(Struct, frozen=True):
     session_id: str
     created_at: str
     last_accessed: str
-    expires_at: str
+    expires_at: str | None
     metadata: dict[str, Any]
     title: str | None
     version: int
@@ -123,7 +124,7 @@ def session_view(described: Described, *, is_expired: bool = False) -> SessionVi
         session_id=session.session_id,
         created_at=timestamp(session.created_at_us),
         last_accessed=timestamp(session.accessed_at_us),
-        expires_at=timestamp(session.expires_at_us),
+        expires_at=None if session.expires_at_us == NEVER_US else timestamp(session.expires_at_us),
         metadata=described.metadata,
         title=described.title,
         version=session.version,

@@ -103,7 +103,8 @@ async def _views(client: aiohttp.ClientSession, wanted: Wanted) -> list[dict[str
         query = {"status": status, "order": "created", "limit": str(PAGE)}
         query |= {f"metadata.{name}": value for name, value in wanted.metadata.items()}
         async for view in _listed(client, query):
-            if wanted.expired_by_us is None or view["expires_at"] <= moment_of(wanted.expired_by_us):
+            expires_at = view["expires_at"]  # null: it never expires
+            if wanted.expired_by_us is None or (expires_at and expires_at <= moment_of(wanted.expired_by_us)):
                 found[view["session_id"]] = {"state": status, **view}
     return sorted(found.values(), key=lambda view: str(view["created_at"]), reverse=True)
 

@@ -157,9 +157,10 @@ class SessionSettings(Struct, frozen=True):
     timeout_hours: Annotated[
         float,
         Meta(
-            gt=0,
+            ge=0,
             le=876_000,
-            description="Hours after its last access at which a session expires; a session may ask for its own.",
+            description="Hours after its last access at which a session expires; 0: never. A session may ask for its"
+            " own.",
             extra={"env": "SESSION_TIMEOUT_HOURS"},
         ),
     ] = 24.0

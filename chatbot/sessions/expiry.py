@@ -13,6 +13,7 @@ from chatbot.sessions.ports import Ports
 from chatbot.sessions.supervisor import Supervisor
 from events.errors import LogUnavailable
 from projections.errors import ProjectionError
+from projections.session import NEVER_US
 
 SLEEP_MAX_S = 60.0  # a clock that jumps is noticed within this time
 SLEEP_MIN_S = 0.5  # between rounds, so that a session that will not expire cannot spin the loop
@@ -44,7 +45,9 @@ class ExpiryTimer:
         self._next_us: int | None = None
 
     def nudge(self, deadline_us: int) -> None:
-        """A session has just got this deadline: wake if it comes before the one slept for."""
+        """A session has just got this deadline (NEVER_US: none): wake if it comes before the one slept for."""
+        if deadline_us == NEVER_US:
+            return
         if self._next_us is None or deadline_us < self._next_us:
             self._next_us = deadline_us
             self._sooner.set()

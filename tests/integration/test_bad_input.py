@@ -78,7 +78,7 @@ SESSION_FAULTS: list[tuple[str, Any, str]] = [
     ("metadata NUL", {"metadata": {"a": ["b\0"]}}, "$.metadata.a[0]"),
     ("title long", {"title": "x" * 201}, "$.title"),
     ("title blank", {"title": "  "}, "$.title"),
-    ("timeout zero", {"timeout_hours": 0}, "$.timeout_hours"),
+    ("timeout below zero", {"timeout_hours": -1}, "$.timeout_hours"),
     ("timeout text", {"timeout_hours": "1"}, "$.timeout_hours"),
     ("unknown", {"name": "x"}, "$.name"),
     ("prompt long", {"system_prompt": "x" * 8001}, "$.system_prompt"),

@@ -16,6 +16,7 @@ from events.catalogue import (
     Event,
     MetadataChanged,
     SessionAccessed,
+    SessionCreated,
     SessionDeleted,
     SessionExpired,
     UsageTotal,
@@ -316,6 +317,19 @@ async def test_the_next_deadline_is_the_earliest_of_the_active(log: MemoryLog, t
         assert await queries.due(deadline_us - 1, limit=9) == []
         assert ids(await queries.due(deadline_us, limit=9)) == ["first"]
         assert ids(await queries.due(deadline_us + 9 * STEP_US, limit=9)) == ["first", "second"]
+
+
+async def test_a_session_without_a_timeout_is_never_due(log: MemoryLog, tmp_path: Path) -> None:
+    endless = SessionCreated(owner=None, metadata={}, timeout_s=0)
+    log.record("endless", endless)
+    async with asking(log, tmp_path) as queries:
+        assert await queries.next_deadline() is None
+        assert await queries.due(log.now_us + 10**15, limit=9) == []
+        long_after = Listing(any_owner=True, now_us=log.now_us + 10**15)
+        assert ids((await queries.list_sessions(long_after)).sessions) == ["endless"]
+    log.record("brief", created())
+    async with asking(log, tmp_path) as queries:
+        assert ids(await queries.due(log.now_us + 10**15, limit=9)) == ["brief"]
 
 
 async def test_without_active_sessions_there_is_no_deadline(log: MemoryLog, tmp_path: Path) -> None:

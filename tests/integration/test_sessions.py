@@ -138,6 +138,23 @@ async def test_a_session_expires_by_itself_and_says_so(tmp_path: Path, model: Mo
         assert [(one["session_id"], one["status"]) for one in expired["sessions"]] == [(short, "expired")]
 
 
+@pytest.mark.parametrize("default", ["0", "24"])
+async def test_a_session_without_a_timeout_never_expires(tmp_path: Path, model: ModelServer, default: str) -> None:
+    async with serving(tmp_path, model.url, SESSION_TIMEOUT_HOURS=default) as service:
+        asked = {} if default == "0" else {"timeout_hours": 0}
+        created = await service.client.post("/api/sessions", json=asked)
+        assert (created.status_code, created.json()["expires_at"]) == (201, None)
+        session_id = created.json()["session_id"]
+        forked = await service.client.post(f"/api/sessions/{session_id}/fork")
+        assert forked.json()["expires_at"] is None
+        brief = (await service.client.post("/api/sessions", json={"timeout_hours": 1})).json()
+        assert brief["expires_at"] > brief["created_at"]
+    async with serving(tmp_path, model.url) as service:
+        assert (await service.client.get(f"/api/sessions/{session_id}")).json()["expires_at"] is None
+        listed = (await service.client.get("/api/sessions")).json()["sessions"]
+        assert sorted(one["expires_at"] is None for one in listed) == [False, True, True]
+
+
 async def test_a_session_whose_expiry_is_not_recorded_yet_is_listed_as_expired(
     tmp_path: Path, model: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,13 @@ def test_every_older_schema_version_has_a_step() -> None:
     assert set(STEPS) == older
 
 
+def test_a_very_short_timeout_of_schema_version_one_is_still_one() -> None:
+    data = '{"type":"session_created","owner":null,"metadata":{},"timeout_hours":0.0001}'
+    event = decode("session_created", 1, data)
+    assert isinstance(event, SessionCreated)
+    assert event.timeout_s == 1
+
+
 def test_a_session_of_schema_version_one_counted_its_timeout_in_hours() -> None:
     data = '{"type":"session_created","owner":"alice","metadata":{"a":1},"timeout_hours":1.5,"system_prompt":"Brief."}'
     assert decode("session_created", 1, data) == SessionCreated(
