@@ -58,6 +58,12 @@ def moved(path: Path) -> None:
     wal.rename(path.with_name("elsewhere"))
 
 
+@pytest.fixture
+def no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only commits look at the files."""
+    monkeypatch.setattr(sqlite_store, "LOOK_S", 600.0)
+
+
 LOSSES = {
     "wal": unlinked("-wal"),
     "shm": unlinked("-shm"),
@@ -121,6 +127,7 @@ async def test_a_loss_is_found_while_nobody_appends(
     await log.close()
 
 
+@pytest.mark.usefixtures("no_timer")
 async def test_an_erasure_at_that_moment_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "log.db"
     log = await SqliteLog.open(path)
@@ -133,6 +140,7 @@ async def test_an_erasure_at_that_moment_is_complete(tmp_path: Path) -> None:
     await log.close()
 
 
+@pytest.mark.usefixtures("no_timer")
 async def test_what_cannot_be_saved_yet_is_not_acknowledged(tmp_path: Path) -> None:
     """Another program reads an old state, so that the newest pages cannot be copied over those that it reads."""
     path = tmp_path / "log.db"
@@ -150,6 +158,7 @@ async def test_what_cannot_be_saved_yet_is_not_acknowledged(tmp_path: Path) -> N
     await log.close()
 
 
+@pytest.mark.usefixtures("no_timer")
 async def test_a_database_file_that_is_moved_away_and_back_is_written_again(tmp_path: Path) -> None:
     path = tmp_path / "log.db"
     log = await SqliteLog.open(path)
