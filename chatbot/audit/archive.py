@@ -49,6 +49,8 @@ async def export(desk: Desk, options: argparse.Namespace) -> int:
                 events = await export_log(log, path, out, owner=options.owner, session=options.session)
         except BrokenPipeError:
             raise CommandFailed("whoever read the export has stopped: it is not whole") from None
+        except OSError as error:
+            raise CommandFailed(f"cannot write the export, it is not whole: {error.strerror}") from error
         except ArchiveFault as error:
             raise CommandFailed(str(error)) from error
         desk.note(f"{events:,} events of {await origin_of(log)}")

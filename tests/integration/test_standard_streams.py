@@ -1,5 +1,6 @@
 """Standard streams that nobody reads, that are closed or full: the service goes on, a command ends in one sentence."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support.log_files import log_with
 from tests.support.parts import free_port
 from tests.support.service import ROOT, environment
 from tests.support.workers import until
@@ -79,12 +81,15 @@ async def test_a_service_whose_log_nobody_reads_answers_and_drains(tmp_path: Pat
         ("2>&-", ("verify",), 3, ""),
         ("1>/dev/full", ("config",), 1, "error: cannot write to standard output: No space left on device\n"),
         ("1>/dev/full 2>/dev/full", ("--help",), 0, ""),
+        ("1>/dev/full", ("export",), 1, "error: cannot write the export, it is not whole: No space left on device\n"),
     ],
 )
 @pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
 def test_a_command_ends_in_a_sentence(
     tmp_path: Path, redirect: str, arguments: tuple[str, ...], code: int, said: str
 ) -> None:
+    if arguments == ("export",):
+        asyncio.run(log_with(tmp_path / "chatbot.db", "one"))
     with start(tmp_path, *arguments, redirect=redirect) as process:
         _, stderr = process.communicate(timeout=60)
     assert (process.returncode, stderr.decode()) == (code, said)
