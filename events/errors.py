@@ -71,7 +71,8 @@ class LogInUse(LogUnusable):
     """Another process serves this log; two writers would break the chain."""
 
     def __init__(self, path: object, pid: str | None) -> None:
-        """`pid` None: that process has opened the file under another name, and is not known."""
-        user = "another process, which has opened it under another name" if pid is None else f"process {pid}"
+        """`pid` None: that process has locked the file itself, and is not known."""
+        unknown = "another process, which has locked the file itself, perhaps under another name"
+        user = unknown if pid is None else f"process {pid}"
         self.fact = f"database {path} is in use by {user}"
         super().__init__(f"{self.fact}; stop it or choose another DATABASE_URL")
