@@ -110,6 +110,15 @@ class Custody:
             raise Unfit("it could not be replaced")
         await self._in_thread(self._store.apply, batch, checkpoint)
 
+    @property
+    def is_stale(self) -> bool:
+        """Whether copies of erased hashes may be left in the file."""
+        return self._store is not None and bool(self._store.is_stale)
+
+    async def scrub(self) -> bool:
+        """As ProjectionStore.scrub."""
+        return self._store is not None and await self._in_thread(self._store.scrub)
+
     async def is_linked(self) -> bool:
         """As ProjectionStore.is_linked."""
         return self._store is not None and await self._in_thread(self._store.is_linked)

@@ -12,8 +12,9 @@ from projections.errors import ProjectionsUnusable, Unfit, is_disorder
 from projections.labels import LABEL_KEY_BYTES
 from projections.schema import APPLICATION_ID, SCHEMA_VERSION, TABLES
 
+BUSY_MS = 5_000
 _PRAGMAS = {
-    "busy_timeout": 5_000,  # ms that another program (a backup, a shell) may hold the file before an apply fails
+    "busy_timeout": BUSY_MS,  # that another program (a backup, a shell) may hold the file before an apply fails
     "wal_autocheckpoint": 4_000,  # pages, 16 MiB: a page that changes often is copied to the main file once
     "journal_size_limit": 64 * 2**20,
     "secure_delete": "ON",
@@ -74,7 +75,7 @@ def _create(connection: sqlite3.Connection) -> None:
     """All or nothing: a process killed in here leaves an empty file."""
     connection.executescript(f"BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID}; {TABLES}")
     key = secrets.token_bytes(LABEL_KEY_BYTES)
-    connection.execute("INSERT INTO meta VALUES (1, ?, ?, 0, ?, ?)", (SCHEMA_VERSION, b"", b"", key))
+    connection.execute("INSERT INTO meta VALUES (1, ?, ?, 0, ?, ?, 0)", (SCHEMA_VERSION, b"", b"", key))
     connection.execute("COMMIT")
 
 

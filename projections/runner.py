@@ -20,6 +20,8 @@ from projections.queries import Queries
 from projections.reader import Reader
 
 BESIDE_CLIENTS = 200  # events in a batch of a rebuild while clients are served: decoded in a millisecond or two
+SCRUB_S, SCRUB_REST = 5.0, 50.0  # seconds between two removals of erased hashes, and for each second that one took
+SCRUB_AGAIN_S = 60.0  # after one that could not be done
 PROCESS_MIN = 10_000  # events in a log that is worth a process: fewer are folded before it has started
 
 
@@ -64,7 +66,7 @@ class ProjectionRunner:
         self._rebuilds = 0
         self._has_been_level = False  # once since the start: from then on clients are served
         self._target = 0  # the head when the file was opened or replaced: short of it, the answers are old
-        self._looked_at_s = float("-inf")
+        self._looked_at_s = self._scrub_at_s = float("-inf")
         self._wake = asyncio.Event()
         self._hurry = asyncio.Event()
         self._stopping = False
@@ -129,6 +131,9 @@ class ProjectionRunner:
             self._beside.cancel()
         if self._task is not None:
             await self._task
+            self._scrub_at_s = float("-inf")
+            with suppress(sqlite3.Error):  # the next start does it
+                await self._scrub()
         self._progress.stop(self.failure or ProjectionsStopped("the service is stopping"))
         await self._custody.close()
 
@@ -166,6 +171,7 @@ class ProjectionRunner:
         if self._unfit is not None:
             await self._rebuild(self._unfit)
         await self._look()
+        await self._scrub()
         position = self._custody.checkpoint.position
         if self._log.head().position <= position:
             self._rebuilds = 0
@@ -218,6 +224,18 @@ class ProjectionRunner:
             self._observer.failed(error)
         self._beside, self._looked_at_s = None, float("-inf")
 
+    async def _scrub(self) -> None:
+        """Remove copies of erased hashes, now and then. What stands in the way, a full disk, say, stops no folding."""
+        now_s, is_done = time.monotonic(), False
+        if not self._custody.is_stale or self.rebuilding or now_s < self._scrub_at_s:
+            return
+        try:
+            is_done = await self._custody.scrub()
+        except sqlite3.OperationalError as error:
+            self._observer.failed(error)
+        took_s = time.monotonic() - now_s
+        self._scrub_at_s = now_s + took_s + max(SCRUB_S if is_done else SCRUB_AGAIN_S, SCRUB_REST * took_s)
+
     async def _look(self) -> None:
         now_s = time.monotonic()
         if now_s - self._looked_at_s >= self._options.look_s:
@@ -240,7 +258,8 @@ class ProjectionRunner:
         news = asyncio.create_task(_past(self._log, position), name="projections-news")
         wake = asyncio.create_task(self._wait_for_wake(), name="projections-wake")
         try:
-            await asyncio.wait({news, wake}, return_when=asyncio.FIRST_COMPLETED)
+            wait_s = max(0.0, self._scrub_at_s - time.monotonic()) if self._custody.is_stale else None
+            await asyncio.wait({news, wake}, return_when=asyncio.FIRST_COMPLETED, timeout=wait_s)
             if news.done():
                 news.result()
         finally:

@@ -10,14 +10,34 @@ A change of any table raises SCHEMA_VERSION, and every older file is then rebuil
 SCHEMA_VERSION = 6
 APPLICATION_ID = 0x43485052  # "CHPR": tells projections from any other SQLite file
 
-TABLES = """
+# Hashes by which sessions and requests are found. Written anew after an erasure: see ProjectionStore.scrub.
+HASHES = """
+CREATE TABLE labels (
+    label INTEGER NOT NULL,
+    no INTEGER NOT NULL,
+    PRIMARY KEY (label, no)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX labels_of_session ON labels (no);
+
+CREATE TABLE keys (               -- requests with an Idempotency-Key, by a keyed hash of it
+    session_no INTEGER NOT NULL,
+    label INTEGER NOT NULL,
+    position INTEGER NOT NULL,    -- of the event that holds the key itself
+    PRIMARY KEY (session_no, label, position)
+) STRICT, WITHOUT ROWID;
+"""
+
+TABLES = (
+    HASHES
+    + """
 CREATE TABLE meta (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     schema_version INTEGER NOT NULL,
     log_identity BLOB NOT NULL,   -- digest of the log's first event; empty while nothing is folded
     position INTEGER NOT NULL,    -- the checkpoint: the last folded position, and its digest
     digest BLOB NOT NULL,
-    label_key BLOB NOT NULL
+    label_key BLOB NOT NULL,
+    is_stale INTEGER NOT NULL     -- 1: copies of erased hashes may be left in pages of this file
 ) STRICT;
 
 CREATE TABLE sessions (
@@ -42,13 +62,6 @@ CREATE INDEX sessions_open ON sessions (no) WHERE is_open = 1;
 
 CREATE TABLE counts (status TEXT PRIMARY KEY, n INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 
-CREATE TABLE labels (
-    label INTEGER NOT NULL,
-    no INTEGER NOT NULL,
-    PRIMARY KEY (label, no)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX labels_of_session ON labels (no);
-
 CREATE TABLE messages (
     no INTEGER PRIMARY KEY,       -- ROWS_MAX times the position of the event that made it, plus its place in that event
     session_no INTEGER NOT NULL,
@@ -70,13 +83,6 @@ CREATE INDEX messages_by_parent ON messages (session_no, parent_id);
 -- Texts that a fork reads from events older than itself: another session's. By text, and by fork.
 CREATE INDEX messages_borrowed ON messages (position, session_no) WHERE position > 0 AND position < session_no;
 CREATE INDEX messages_of_others ON messages (session_no, position) WHERE position > 0 AND position < session_no;
-
-CREATE TABLE keys (               -- requests with an Idempotency-Key, by a keyed hash of it
-    session_no INTEGER NOT NULL,
-    label INTEGER NOT NULL,
-    position INTEGER NOT NULL,    -- of the event that holds the key itself
-    PRIMARY KEY (session_no, label, position)
-) STRICT, WITHOUT ROWID;
 
 CREATE TABLE usage (
     day TEXT NOT NULL,
@@ -101,3 +107,4 @@ CREATE TABLE erased_usage (
     PRIMARY KEY (session_no, day, model)
 ) STRICT, WITHOUT ROWID;
 """
+)

@@ -4,6 +4,7 @@ import msgspec
 
 from events.catalogue import UsageTotal
 from projections.batch import SessionChanges
+from projections.schema import HASHES
 from projections.session import Session
 
 Row = tuple[int | str | bytes | None, ...]
@@ -82,6 +83,25 @@ ERASE_SESSION = (
     "DELETE FROM keys WHERE session_no = :no",
 )
 DROP_EMPTIED_USAGE = "DELETE FROM usage WHERE replies = 0"
+
+NOTE_STALE = "UPDATE meta SET is_stale = 1"
+IS_STALE = "SELECT is_stale FROM meta"
+FORGET_STALE = "UPDATE meta SET is_stale = 0"
+COUNT_HASHES = "SELECT count(*) FROM (SELECT 1 FROM labels UNION ALL SELECT 1 FROM keys LIMIT ?)"
+
+# The old tables' pages are overwritten with zeros as they become free (secure_delete); the new ones grow at their ends.
+RENEW_HASHES = f"""
+BEGIN IMMEDIATE;
+ALTER TABLE labels RENAME TO old_labels;
+ALTER TABLE keys RENAME TO old_keys;
+DROP INDEX labels_of_session;
+{HASHES}
+INSERT INTO labels SELECT * FROM old_labels ORDER BY label, no;
+INSERT INTO keys SELECT * FROM old_keys ORDER BY session_no, label, position;
+DROP TABLE old_labels;
+DROP TABLE old_keys;
+COMMIT;
+"""  # noqa: S608  the only thing put in is the constant above
 
 MOVE_CHECKPOINT = "UPDATE meta SET position = ?, digest = ?, log_identity = ?"
 STATES = "SELECT state FROM sessions WHERE session_id IN (SELECT value FROM json_each(?))"

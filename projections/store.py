@@ -18,11 +18,14 @@ from events.record import RecordedEvent
 from projections import statements as sql
 from projections.batch import Changes, fold
 from projections.checkpoint import Checkpoint
-from projections.database import connect, contents
+from projections.database import BUSY_MS, connect, contents
 from projections.errors import Unfit, is_disorder
 from projections.session import Session
 
 _STATES_MAX = 20_000  # sessions kept in memory, about 1 KiB each, so that a busy one is not read for every batch
+
+HASHES_MAX = 200_000  # that are written anew after an erasure: 0.4 seconds, in which nothing is folded
+SCRUB_BUSY_MS = 100  # how long that waits for a reader of the file
 
 _decoder = msgspec.json.Decoder(Session)
 
@@ -41,12 +44,40 @@ class ProjectionStore:
             self.checkpoint, self._label_key = contents(self._connection, path, is_draft=is_draft)
             self._files = FileWatch(path)
             self._files.note()
+            ((self.is_stale,),) = self._connection.execute(sql.IS_STALE).fetchall()
         except BaseException:
             self._connection.close()
             raise
 
     def close(self) -> None:
         self._connection.close()
+
+    def scrub(self) -> bool:
+        """Remove copies of erased hashes, which SQLite leaves in pages that it rebalances and in the write-ahead file:
+        with the key beside them, a guess of what was erased could be confirmed. Whether none is left.
+
+        Not while a reader holds on to the file, nor with more than HASHES_MAX hashes: then a rebuild does it. Raises
+        sqlite3.Error.
+        """
+        execute = self._connection.execute
+        if execute(sql.COUNT_HASHES, (HASHES_MAX + 1,)).fetchone()[0] > HASHES_MAX:
+            return False
+        try:
+            self._connection.executescript(sql.RENEW_HASHES)
+        except BaseException:
+            if self._connection.in_transaction:
+                execute("ROLLBACK")
+            raise
+        execute(f"PRAGMA busy_timeout = {SCRUB_BUSY_MS}")
+        try:
+            busy, _, _ = execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        finally:
+            execute(f"PRAGMA busy_timeout = {BUSY_MS}")
+        if busy:
+            return False
+        execute(sql.FORGET_STALE)
+        self.is_stale = 0
+        return True
 
     def is_linked(self) -> bool:
         """Whether the path still leads to the files that are open here: someone may have deleted or replaced one."""
@@ -72,6 +103,7 @@ class ProjectionStore:
                 raise Unfit(f"it is damaged ({error})") from error
             raise
         self.checkpoint = checkpoint
+        self.is_stale = self.is_stale or int(any(one.erased and one.before for one in changes.sessions))
         self._remember(changes)
 
     def _load(self, batch: Sequence[RecordedEvent]) -> dict[str, Session]:
@@ -101,6 +133,8 @@ class ProjectionStore:
         gone = [{"no": s.before.no, "owner": s.before.owner or ""} for s in sessions if s.erased and s.before]
         for statement in sql.ERASE_SESSION if gone else ():
             many(statement, gone)
+        if gone:
+            self._connection.execute(sql.NOTE_STALE)
         many(sql.KEEP_SESSION, [sql.session_row(s.session) for s in sessions])
         many(sql.ADD_COUNT, list(changes.counts.items()))
         self._connection.execute(sql.DROP_EMPTY_COUNTS)

@@ -271,6 +271,7 @@ class Follower:
             self.store.apply(batch, Checkpoint(batch[-1].position, b"digest", b"identity"))
 
     def restart(self) -> None:
+        assert self.store.scrub(), "nothing but copies of what was erased goes"
         self.store.close()
         self.store = ProjectionStore(self.path)
 
