@@ -9,6 +9,7 @@ from aiohttp.http_exceptions import BadHttpMessage
 
 from chatbot.api import audit, branches, chat, documents, export, feed, operations, sessions, trail
 from chatbot.api.audit import LEISURE, WALKS, WALKS_MAX
+from chatbot.api.body_budget import BODIES, BodyBudget
 from chatbot.api.export import EXPORTS, EXPORTS_MAX
 from chatbot.api.http_server import HttpRunner
 from chatbot.api.listening_site import ListeningSite
@@ -31,6 +32,7 @@ def build_app(services: Services) -> web.Application:
     app[WALKS] = OpenStreams(WALKS_MAX, "the chain is being walked for others already")
     app[EXPORTS] = OpenStreams(EXPORTS_MAX, "too many exports are being made already")
     app[LEISURE] = Leisure()
+    app[BODIES] = BodyBudget(services.settings.server.bodies_max_bytes)
     app[documents.READING] = asyncio.Lock()
     for module in (sessions, branches, chat, feed, trail, export, audit, operations, documents):
         app.add_routes(module.routes)

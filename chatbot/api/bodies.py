@@ -11,6 +11,7 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from chatbot.api.body_budget import BODIES
 from chatbot.config.settings import Settings
 from events.catalogue import Parameters
 
@@ -106,7 +107,7 @@ _FIELD = re.compile(r"field `(?P<name>[^`]*)`")
 async def read_body(request: web.Request, kind: type[Body], timeout_s: float, *, optional: bool = False) -> Body:
     """The request's body as `kind`; an empty one counts as {} where it is `optional`.
 
-    Raises BodyFault, and HTTPRequestEntityTooLarge beyond the configured size.
+    Raises BodyFault, HTTPRequestEntityTooLarge beyond the configured size, Overloaded while others send too much.
     """
     if (request.content_length or 0) > request.client_max_size:  # known before a byte of it is read
         raise web.HTTPRequestEntityTooLarge(request.client_max_size, request.content_length or 0)
@@ -114,8 +115,10 @@ async def read_body(request: web.Request, kind: type[Body], timeout_s: float, *,
         if request.content.is_eof():  # as nearly always: then there is nothing to wait for
             raw = await request.read()
         else:
-            async with asyncio.timeout(timeout_s):
-                raw = await request.read()
+            size = request.client_max_size if request.content_length is None else request.content_length
+            with request.app[BODIES].reserve(size):
+                async with asyncio.timeout(timeout_s):
+                    raw = await request.read()
     except TimeoutError:
         raise BodyFault("the body did not arrive in time", status=408, kind="timeout", title="Timeout") from None
     except web.RequestPayloadError as error:

@@ -71,6 +71,14 @@ class ServerSettings(Struct, frozen=True):
             description="Largest headers of a request together, in bytes: room for the cookies and tokens of others.",
         ),
     ] = 32768
+    bodies_max_bytes: Annotated[
+        int,
+        Meta(
+            ge=1 << 16,
+            le=1 << 40,
+            description="Bytes that all request bodies over 64 KiB may take together while they arrive; more get 503.",
+        ),
+    ] = 134217728
     body_timeout_s: Annotated[
         float,
         Meta(gt=0, le=3600, description="Seconds a client has to send its body, so that a slow one holds nothing."),

@@ -7,11 +7,12 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from structlog.testing import capture_logs
 
+from chatbot.api.body_budget import BODIES
 from chatbot.api.http_server import HttpServer
 from chatbot.api.pieces import PIECE_BYTES
 from tests.support.model_server import ModelServer
@@ -169,6 +170,29 @@ async def test_without_descriptors_it_pauses_says_so_once_and_goes_on(
         assert "chatbot_accept_failures_total 1.0" in metrics
         more.close()
         assert waiting
+
+
+async def test_large_bodies_that_arrive_slowly_take_no_more_than_their_bytes(
+    tmp_path: Path, model: ModelServer, servers: list[HttpServer], clients: Callable[[Running], Client]
+) -> None:
+    settings = {"CHATBOT_SERVER_BODIES_MAX_BYTES": "300000", "CHATBOT_SERVER_BODY_TIMEOUT_S": "20"}
+    async with bounded(tmp_path, model, servers, **settings) as (service, server):
+        announced = "POST /api/sessions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n{}\r\n\r\n{{"
+        slow = [clients(service) for _ in range(3)]
+        for one, length in zip(slow, (100_000, 150_000, 60_000), strict=True):
+            one.socket.sendall(announced.format(f"Content-Length: {length}").encode())
+        budget = cast(Any, server)._handler.__self__[BODIES]
+        await until(lambda: budget.reserved_bytes == 250_000)
+        for header in ("Content-Length: 90000", "Transfer-Encoding: chunked"):
+            refused = clients(service)
+            refused.socket.sendall(announced.format(header).replace("{", "").encode() + b"1\r\n{\r\n")
+            answer = await refused.rest()
+            assert answer.startswith(b"HTTP/1.1 503 ")
+            assert b"Retry-After: 1" in answer
+        await service.session(metadata={"small": "x" * 1_000})
+        slow[1].socket.close()
+        await until(lambda: budget.reserved_bytes == 100_000)
+        assert (await service.client.post("/api/sessions", json={"title": "x" * 100_000})).status_code == 422
 
 
 async def test_a_stream_has_its_own_time_and_the_connection_afterwards_not(
