@@ -30,9 +30,18 @@ class FileWatch:
         self._beside: tuple[tuple[int, int] | None, ...] = ()
 
     def note(self) -> None:
-        """Remember the files in place. The database's own stays the one of the first call."""
+        """Remember the files in place, once SQLite has opened them. Which one is the database's own stays."""
         self._file = self._file or _identity(self._path)
         self._beside = tuple(map(_identity, self._companions))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the files beside the database are watched, too."""
+        return bool(self._beside)
+
+    def forget(self) -> None:
+        """SQLite may delete the files beside the database now, as it does when the last connection is closed."""
+        self._beside = ()
 
     def look(self) -> Loss | None:
         """What has been lost since `note`."""

@@ -157,6 +157,7 @@ class SqliteStore:
             self._suspect = True
         if self._suspect:
             await self._reload(self._connection)
+        if not self._files.is_complete:
             await asyncio.to_thread(self._files.note)
         return self._connection
 
@@ -217,6 +218,7 @@ class SqliteStore:
     async def _disconnect(self) -> None:
         await self._write_ahead.close()
         connection, self._connection = self._connection, None
+        self._files.forget()
         if connection is not None:
             await connection.close()
 

@@ -175,6 +175,40 @@ async def test_a_database_file_that_is_moved_away_and_back_is_written_again(tmp_
     await log.close()
 
 
+@pytest.mark.usefixtures("no_timer")
+@pytest.mark.parametrize("connects_again", [False, True])
+async def test_a_loss_is_found_after_a_failed_commit_too(tmp_path: Path, connects_again: bool) -> None:
+    path = tmp_path / "log.db"
+    log = await SqliteLog.open(path)
+    await log.append("a", 0, [posted("x")], ASKED)
+    assert log._write_side is not None
+    store = log._write_side.store
+    if connects_again:
+        await store._disconnect()
+        await log.append("a", 1, [posted("x")], ASKED)
+    store._suspect = True
+    unlinked("-wal")(path)
+    head = log.head().position
+    await log.append("a", head, [posted("x")], ASKED)
+    assert await after_a_crash(path) == head + 1
+    assert "deleted or replaced" in str(log.damage)
+    await log.close()
+
+
+async def test_files_that_sqlite_itself_has_deleted_are_not_missed(tmp_path: Path) -> None:
+    """It does when the last connection is closed, as all are after an error of the disk."""
+    path = tmp_path / "log.db"
+    log = await SqliteLog.open(path)
+    await log.append("a", 0, [posted("x")], ASKED)
+    assert log._write_side is not None
+    await log._readers.close()
+    await log._write_side.store._disconnect()
+    assert not path.with_name("log.db-wal").exists()
+    await log.append("a", 1, [posted("x")], ASKED)
+    assert log.damage is None
+    await log.close()
+
+
 @losses
 async def test_workers_each_notice(tmp_path: Path, lose: Callable[[Path], None]) -> None:
     path = tmp_path / "log.db"
