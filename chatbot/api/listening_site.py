@@ -68,6 +68,8 @@ class ListeningSite(web.BaseSite):
     def _pause(self, pause_s: float) -> None:
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._listener)
+        if self._resuming is not None:
+            self._resuming.cancel()
         self._resuming = loop.call_later(pause_s, self._listen)
 
     def _accept(self) -> None:
@@ -100,12 +102,21 @@ class ListeningSite(web.BaseSite):
         loop = asyncio.get_running_loop()
         task = loop.create_task(loop.connect_accepted_socket(handlers, connection))
         self._accepted.add(task)
-        task.add_done_callback(self._accepted.discard)
+        task.add_done_callback(self._taken)
         return True
+
+    def _taken(self, task: asyncio.Task[object]) -> None:
+        self._accepted.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, OSError):
+            self._refused(error)
+        elif error is not None:
+            structlog.get_logger("api").error("accept.failed", error=type(error).__name__, exc_info=error)
 
     def _refused(self, error: OSError) -> None:
         """The system has no descriptor or memory for another connection: let an idle one go, and wait a moment."""
-        self._pause(PAUSE_S)
+        if self._listener.fileno() >= 0:
+            self._pause(PAUSE_S)
         self._connections.accept_failed()
         if error.errno in EXHAUSTED:
             self._connections.close_idle()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import resource
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -9,9 +10,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import httpx
 import pytest
 from structlog.testing import capture_logs
 
+from chatbot.api import http_server
 from chatbot.api.body_budget import BODIES
 from chatbot.api.http_server import HttpServer
 from chatbot.api.pieces import PIECE_BYTES
@@ -172,9 +175,37 @@ async def test_without_descriptors_it_pauses_says_so_once_and_goes_on(
         assert waiting
 
 
-async def test_large_bodies_that_arrive_slowly_take_no_more_than_their_bytes(
-    tmp_path: Path, model: ModelServer, servers: list[HttpServer], clients: Callable[[Running], Client]
+async def test_a_connection_that_the_loop_cannot_take_is_counted_and_the_next_is_served(
+    tmp_path: Path, model: ModelServer, servers: list[HttpServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    async with bounded(tmp_path, model, servers) as (service, server):
+        loop = asyncio.get_running_loop()
+        real, failures = loop.connect_accepted_socket, [OSError(errno.ENOMEM, "no memory")]
+
+        async def take(*arguments: Any) -> Any:
+            if failures:
+                arguments[1].close()
+                raise failures.pop()
+            return await real(*arguments)
+
+        monkeypatch.setattr(loop, "connect_accepted_socket", take)
+        async with httpx.AsyncClient(base_url=service.client.base_url, timeout=10) as other:
+            with pytest.raises(httpx.TransportError):
+                await other.get("/livez")
+            assert (await other.get("/livez")).status_code == 200
+            assert "chatbot_accept_failures_total 1.0" in (await other.get("/metrics")).text
+        assert not failures
+        assert server.bounded.count >= 1
+
+
+async def test_large_bodies_that_arrive_slowly_take_no_more_than_their_bytes(
+    tmp_path: Path,
+    model: ModelServer,
+    servers: list[HttpServer],
+    clients: Callable[[Running], Client],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http_server, "LINGER_S", 0.05)
     settings = {"CHATBOT_SERVER_BODIES_MAX_BYTES": "300000", "CHATBOT_SERVER_BODY_TIMEOUT_S": "20"}
     async with bounded(tmp_path, model, servers, **settings) as (service, server):
         announced = "POST /api/sessions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n{}\r\n\r\n{{"
