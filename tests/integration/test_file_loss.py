@@ -21,12 +21,11 @@ from events.verify import verify
 from events.writer import NoObserver
 from projections.observer import NoObserver as NoProjectionObserver
 from projections.runner import ProjectionRunner
-from tests.support.commands import command
 from tests.support.desks import Tray
 from tests.support.log_files import foreign, log_with
 from tests.support.model_server import ModelServer
 from tests.support.sample_events import ASKED, deleted, posted
-from tests.support.service import serving
+from tests.support.service import started
 from tests.support.shared_log import SharedLogs
 
 
@@ -229,7 +228,7 @@ async def test_workers_each_notice(tmp_path: Path, lose: Callable[[Path], None])
 
 
 async def test_the_service_says_so(tmp_path: Path, model: ModelServer) -> None:
-    async with serving(tmp_path, model.url) as running:
+    async with started(tmp_path, model.url) as running:
         await running.session()
         unlinked("-wal", "-shm")(tmp_path / "chatbot.db")
         answers = [await running.client.post("/api/sessions") for _ in range(2)]
@@ -241,8 +240,7 @@ async def test_the_service_says_so(tmp_path: Path, model: ModelServer) -> None:
         assert (ready.status_code, ready.json()["status"]) == (503, "damaged")
         metrics = (await running.client.get("/metrics")).text
         assert "chatbot_log_files_lost_total 1.0" in metrics
-        made = await asyncio.to_thread(command, tmp_path, "backup", "kept.db")
-        assert made.returncode == 0  # all of it is in the file
+        assert await back_up(tmp_path / "chatbot.db", "kept.db") == 0  # all of it is in the file
     acknowledged = 1 + sum(one.status_code == 201 for one in answers)
     assert await after_a_crash(tmp_path / "kept.db") == acknowledged
 
