@@ -226,6 +226,10 @@ CALLS: dict[str, tuple[Call, ...]] = {
         _document("/openapi.json", "openapi", "This document", Answer("OpenAPI 3.1.", dict, headers=ETAG)),
         _document("/docs", "docs", "This document in Swagger UI", Answer("A page.", str, (HTML,), ETAG)),
         _document("/redoc", "redoc", "This document in ReDoc", Answer("A page.", str, (HTML,), ETAG)),
+        _document("/problems", "problems", "All types of problems", Answer("A page.", str, (HTML,), ETAG)),
+        _document(
+            "/problems/{name}", "problem", "What a problem's `type` means", Answer("A page.", str, (HTML,), ETAG), 404
+        ),
         _document("/docs/{file}", "docs_file", "A file of Swagger UI", Answer("The file.", Raw, (ANY,), ETAG), 404),
         _document("/redoc/{file}", "redoc_file", "A file of ReDoc", Answer("The file.", Raw, (ANY,), ETAG), 404),
     ),

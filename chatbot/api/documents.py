@@ -77,9 +77,9 @@ async def document(request: web.Request) -> web.Response:
     made, shown = _cache.document, (services.version, prefix_of(request))
     if made is None or made[0] is not services.settings or made[1] != shown:
         body = msgspec.json.encode(build_document(services.settings, *shown))
-        made = services.settings, shown, _file(body, "application/json", ASK_AGAIN)
+        made = services.settings, shown, make_file(body, "application/json", ASK_AGAIN)
         _cache.document = made
-    return _answer(request, made[2])
+    return answer_file(request, made[2])
 
 
 @routes.get("/docs")
@@ -95,10 +95,10 @@ async def file(request: web.Request) -> web.Response:
         async with request.app[READING]:
             if path not in _cache.files:  # else another request has read it meanwhile
                 _cache.files[path] = await asyncio.to_thread(_read, path)
-    return _answer(request, _cache.files[path])
+    return answer_file(request, _cache.files[path])
 
 
-def _answer(request: web.Request, found: File) -> web.Response:
+def answer_file(request: web.Request, found: File) -> web.Response:
     headers = {"ETag": f'W/"{found.etag}"', **found.headers}  # weak: it stands for both forms
     known = request.if_none_match or ()
     if ETag("*") in known or found.etag in [tag.value for tag in known]:
@@ -113,8 +113,8 @@ def _read(path: str) -> File:
     source, content_type = FILES[path]
     body = source.read_bytes().replace(ELSEWHERE, HERE)
     if content_type != HTML:
-        return _file(body, content_type, KEEP)
-    page = _file(body, content_type, ASK_AGAIN)
+        return make_file(body, content_type, KEEP)
+    page = make_file(body, content_type, ASK_AGAIN)
     # a page's own inline script is let through by its hash; any other is not
     hashes = (base64.b64encode(hashlib.sha256(script).digest()).decode() for script in _inline_script.findall(body))
     page.headers["Content-Security-Policy"] = _CSP.format(scripts="".join(f" 'sha256-{one}'" for one in hashes))
@@ -122,7 +122,7 @@ def _read(path: str) -> File:
     return page
 
 
-def _file(body: bytes, content_type: str, cache_control: str) -> File:
+def make_file(body: bytes, content_type: str, cache_control: str) -> File:
     charset = "; charset=utf-8" if content_type.startswith("text/") else ""
     headers = {
         "Content-Type": content_type + charset,

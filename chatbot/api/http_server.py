@@ -124,7 +124,8 @@ def _connections(services: Services) -> Connections:
 def refuse(request: web.BaseRequest, problem: Problem, services: Services, origin: str | None) -> web.Response:
     """The answer to a request that reaches no middleware; it closes the connection."""
     services.metrics.observe_request(UNMATCHED, "OTHER", problem.status, 0.0)
-    response = render(problem, request)
+    prefix = services.settings.server.path_prefix  # headers that cannot be parsed name no other
+    response = render(problem, request, prefix)
     response.force_close()
     set_headers(response, services, request_id_of(request, services), origin)
     return response

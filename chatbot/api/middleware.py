@@ -9,6 +9,7 @@ import structlog
 from aiohttp import web
 
 from chatbot.api.headers import request_id_of, set_headers
+from chatbot.api.path_prefix import prefix_of
 from chatbot.api.problems import Problem, internal_error, problem_of, render
 from chatbot.api.services import SERVICES, Services
 from chatbot.api.site import check_site
@@ -21,8 +22,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 ASKER: web.RequestKey[Asker] = web.RequestKey("asker", Asker)
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-OPEN_PATHS = frozenset({"/livez", "/readyz", "/api/health", "/docs", "/redoc", "/openapi.json"})
-OPEN_PREFIXES = ("/docs/", "/redoc/")
+OPEN_PATHS = frozenset({"/livez", "/readyz", "/api/health", "/docs", "/redoc", "/openapi.json", "/problems"})
+OPEN_PREFIXES = ("/docs/", "/redoc/", "/problems/")
 
 
 @web.middleware
@@ -72,7 +73,7 @@ async def _answer(request: web.Request, handler: Handler, services: Services) ->
             problem = internal_error()
         elif isinstance(error, LogUnavailable | ProjectionError):
             services.logger.warning("request.unavailable", reason=str(error), route=_route(request))
-        response = render(problem, request)
+        response = render(problem, request, prefix_of(request))
         if problem.status == 405:
             response.headers["Allow"] = ", ".join(problem.extra.get("allow", ()))
         if problem.status == 401:

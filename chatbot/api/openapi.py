@@ -10,6 +10,7 @@ from chatbot.api.calls import CALLS, REASONS
 from chatbot.api.cursors import PATTERN
 from chatbot.api.examples import EXAMPLES, SESSION, feed_transcript, problems, transcript
 from chatbot.api.middleware import OPEN_PATHS, OPEN_PREFIXES
+from chatbot.api.problem_types import PROBLEM_TYPES
 from chatbot.api.problems import RETRY_AFTER_S
 from chatbot.api.schemas import Kind, ProblemView, Schema, make_schemas
 from chatbot.config.settings import Settings
@@ -40,6 +41,7 @@ _HEADERS: dict[str, Schema] = {
 }
 _PARAMETERS: dict[str, Schema] = {
     "session_id": {"in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}, "example": SESSION},
+    "name": {"in": "path", "required": True, "schema": {"type": "string", "enum": list(PROBLEM_TYPES)}},
     "file": {"in": "path", "required": True, "schema": {"type": "string"}},
     "If-Match": {
         "in": "header",

@@ -111,10 +111,10 @@ def internal_error() -> Problem:
     return Problem(500, "internal-error", "Internal error", "internal error; the logs have it under this request id")
 
 
-def render(problem: Problem, request: web.BaseRequest) -> web.Response:
-    """The answer, with Retry-After where trying again makes sense."""
+def render(problem: Problem, request: web.BaseRequest, prefix: str = "") -> web.Response:
+    """The answer, with Retry-After where trying again makes sense. `prefix` is the path before the service's own."""
     body = {
-        "type": f"/problems/{problem.kind}",
+        "type": f"{prefix}/problems/{problem.kind}",
         "title": problem.title,
         "status": problem.status,
         "detail": problem.detail,

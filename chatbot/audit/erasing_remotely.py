@@ -187,7 +187,8 @@ async def _delete(client: aiohttp.ClientSession, session_id: str) -> Literal["er
             if answer.status == 204:
                 return "erased"
             if answer.status == 404:
-                is_gone = (await answer.json()).get("type") == "/problems/session-deleted"
+                kind = str((await answer.json()).get("type"))
+                is_gone = kind.endswith("/problems/session-deleted")  # a path prefix may come first
                 return "missing" if not is_gone else "erased" if has_begun else "gone"
             if answer.status != 202:
                 raise CommandFailed(await _says(answer))

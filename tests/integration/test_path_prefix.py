@@ -53,6 +53,9 @@ async def test_everything_leads_back_under_the_prefix(
             for link in (one or other for one, other in links):
                 found = await browser.get(str(httpx.URL(proxy.url + page).join(link)))
                 assert found.status_code == 200, link
+        missing = await browser.get("/chat/api/sessions/none")
+        assert missing.json()["type"] == "/chat/problems/session-not-found"
+        assert "Session not found" in (await browser.get(missing.json()["type"])).text
         assert (await browser.get("/chat/livez")).status_code == 200
         assert (await browser.get("/api/sessions")).status_code == 404, "nginx serves nothing there"
 

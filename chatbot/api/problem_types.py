@@ -1,0 +1,191 @@
+"""Every type of problem: what it means, and what a client can do. /problems/<name> shows it."""
+
+from msgspec import Struct
+
+
+class ProblemType(Struct, frozen=True):
+    """`status` 0: any status that has no type of its own."""
+
+    status: int
+    title: str
+    meaning: str
+    remedy: str
+
+
+PROBLEM_TYPES: dict[str, ProblemType] = {
+    "malformed": ProblemType(
+        400, "Malformed JSON", "The body is not JSON, or is nested too deeply.",
+        "Correct the body; `detail` names the first byte that is wrong.",
+    ),
+    "cut-body": ProblemType(
+        400, "Cut body", "The body ended before its announced length, or is not encoded as its headers say.",
+        "Send the request again, whole.",
+    ),
+    "bad-request": ProblemType(
+        400, "Bad request", "The request is not valid HTTP.",
+        "Check that the client speaks plain HTTP to this port, and that no header has invalid characters.",
+    ),
+    "unauthorized": ProblemType(
+        401, "Unauthorized", "The API key is missing or unknown.",
+        "Send a valid key as Authorization: Bearer, or as X-API-Key.",
+    ),
+    "forbidden": ProblemType(
+        403, "Forbidden", "The key is valid, but only an auditor's key may do this.",
+        "Use the key of an auditor; the setting auth.auditors names them.",
+    ),
+    "host-not-allowed": ProblemType(
+        403, "Host not allowed", "The Host header is not a name of this service.",
+        "Call the service by one of its names, or add the name to the setting server.hosts.",
+    ),
+    "origin-not-allowed": ProblemType(
+        403, "Origin not allowed", "A page of another origin tried to change something.",
+        "Add the page's origin to the setting server.cors_origins; have the proxy pass the Host header on.",
+    ),
+    "no-such-path": ProblemType(
+        404, "Not found", "There is nothing at this path.", "See /docs for all paths.",
+    ),
+    "session-not-found": ProblemType(
+        404, "Session not found", "There is no such session, or it belongs to another key.",
+        "Check the session's id and the key; else create a session.",
+    ),
+    "session-expired": ProblemType(
+        404, "Session expired", "The session's time since its last access is over.",
+        "Create a session. A session whose timeout_hours is 0 never expires.",
+    ),
+    "session-deleted": ProblemType(
+        404, "Session deleted", "The session was deleted and its content erased.",
+        "Create a session: this one cannot be restored.",
+    ),
+    "method-not-allowed": ProblemType(
+        405, "Method not allowed", "This path does not accept this method.",
+        "Use one of the methods in `allow`, which are also in the Allow header.",
+    ),
+    "timeout": ProblemType(
+        408, "Timeout", "The body did not arrive in time.", "Send the request again.",
+    ),
+    "session-busy": ProblemType(
+        409, "Session busy", "A reply is running, and `on_busy` is reject.",
+        "Wait for the reply, cancel it, or send `on_busy` queue or interrupt.",
+    ),
+    "version-mismatch": ProblemType(
+        412, "Precondition failed", "The session has changed since the version in If-Match.",
+        "Read the session anew and decide whether the request still makes sense.",
+    ),
+    "version-behind": ProblemType(
+        412, "Precondition failed", "The session has not reached the version in `at_least`.",
+        "Check the version and the session's id: reads show everything recorded before them.",
+    ),
+    "body-too-large": ProblemType(
+        413, "Body too large", "The body exceeds the setting server.body_max_bytes.", "Send a smaller body.",
+    ),
+    "address-too-long": ProblemType(
+        414, "Address too long", "The path and query are too long.", "Send a shorter address.",
+    ),
+    "media-type": ProblemType(
+        415, "Unsupported media type", "The body's Content-Type is not application/json.",
+        "Send JSON, with Content-Type: application/json.",
+    ),
+    "content-encoding": ProblemType(
+        415, "Unsupported content encoding", "The body is compressed.", "Send it without Content-Encoding.",
+    ),
+    "expectation-failed": ProblemType(
+        417, "Expectation failed", "The Expect header asks for something other than 100-continue.",
+        "Leave the Expect header out.",
+    ),
+    "invalid": ProblemType(
+        422, "Invalid", "A value in the body, the query or a header is not allowed.",
+        "Correct the values at the paths in `errors`.",
+    ),
+    "unknown-message": ProblemType(
+        422, "Unknown message", "The session has no message with this id.", "Read the session's messages anew.",
+    ),
+    "nothing-to-regenerate": ProblemType(
+        422, "Nothing to regenerate", "The selected branch has no reply.", "Post a message first.",
+    ),
+    "key-reused": ProblemType(
+        422, "Idempotency-Key reused", "The Idempotency-Key came with another request before.",
+        "Use a new key for each new request.",
+    ),
+    "key-spent": ProblemType(
+        422, "Idempotency-Key spent", "The session that this Idempotency-Key created no longer exists.",
+        "Use a new key.",
+    ),
+    "too-many-pending": ProblemType(
+        429, "Too many messages are waiting", "Too many messages wait for the session's running reply.",
+        "Try again when a reply has ended; Retry-After says when.",
+    ),
+    "headers-too-large": ProblemType(
+        431, "Headers too large", "The headers exceed the setting server.headers_max_bytes.",
+        "Send fewer or shorter headers.",
+    ),
+    "internal-error": ProblemType(
+        500, "Internal error", "A fault of the service.",
+        "Give the operator the X-Request-ID of the answer: the log has the cause under it.",
+    ),
+    "internal": ProblemType(
+        500, "Internal error", "A fault of the service ended the reply. Its text so far is kept.",
+        "Give the operator the X-Request-ID of the answer; ask for another reply with regenerate.",
+    ),
+    "llm-failed": ProblemType(
+        502, "LLM server failed", "The model server failed. The text so far is kept.",
+        "Ask for another reply with regenerate.",
+    ),
+    "llm-unavailable": ProblemType(
+        503, "LLM server not available", "The model server cannot be reached. The message is kept.",
+        "Ask for another reply with regenerate when /api/health reports the model server as available.",
+    ),
+    "llm-overloaded": ProblemType(
+        503, "Overloaded", "The model server has too much to do. The message is kept.",
+        "Ask for another reply with regenerate, after Retry-After.",
+    ),
+    "llm-timeout": ProblemType(
+        504, "LLM server too slow", "The model server was too slow. The text so far is kept.",
+        "Ask for another reply with regenerate.",
+    ),
+    "shutdown": ProblemType(
+        503, "Reply interrupted", "The service was shut down during the reply. The text so far is kept.",
+        "Ask for another reply with regenerate when the service is back.",
+    ),
+    "crash": ProblemType(
+        503, "Reply interrupted", "The service stopped during the reply. The text so far is kept.",
+        "Ask for another reply with regenerate.",
+    ),
+    "import": ProblemType(
+        503, "Reply interrupted", "The conversation was copied here before the reply had ended.",
+        "Ask for another reply with regenerate.",
+    ),
+    "overloaded": ProblemType(
+        503, "Overloaded", "The service or the model server has too much to do. Nothing was changed, unless `detail`"
+        " says otherwise.",
+        "Try again after Retry-After.",
+    ),
+    "draining": ProblemType(
+        503, "Shutting down", "The service is shutting down and accepts no new work.",
+        "Try again: the service that replaces it answers.",
+    ),
+    "outcome-unknown": ProblemType(
+        503, "Perhaps recorded", "The database did not confirm whether the change was recorded.",
+        "Try again with the same Idempotency-Key, or read the session before you try again.",
+    ),
+    "other-node-outdated": ProblemType(
+        503, "Another node must be updated", "Another node cannot read yet what this change would record. Nothing was"
+        " changed.",
+        "The operator has to update the node that the log names.",
+    ),
+    "node-outdated": ProblemType(
+        503, "This node must be updated", "A newer version of the service has recorded events that this node cannot"
+        " read.",
+        "The operator has to update this node.",
+    ),
+    "log-unavailable": ProblemType(
+        503, "Cannot record just now", "The event log cannot be written or read. Nothing was changed.",
+        "Try again after Retry-After.",
+    ),
+    "projections-unavailable": ProblemType(
+        503, "Cannot read just now", "The projections cannot be read.", "Try again after Retry-After.",
+    ),
+    "http-error": ProblemType(
+        0, "Any other HTTP error", "The request was refused for a reason that has no type of its own.",
+        "See `status` and `detail`.",
+    ),
+}  # fmt: skip
