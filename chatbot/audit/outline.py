@@ -25,17 +25,20 @@ from events.log import EventLog
 from events.record import RecordedEvent
 
 MEASURED = 500  # messages whose sizes are asked for at once
+KEPT_CHARS = 262_144  # of texts that stay: a short conversation is read once
 MESSAGE_BYTES = 600  # memory of a message without its text, about
 
 
 class Outline(Struct):
-    """`conversation` has the texts of replies that had not ended, and no others: `places` are the positions of the
-    events that hold those, by message; `copies` those of their copies, made when a fork's origin was erased.
+    """`conversation` has the first KEPT_CHARS of texts, those of replies that had not ended, and no others: `places`
+    are the positions of the events that hold those, by message; `copies` those of their copies, made when a fork's
+    origin was erased.
     """
 
     conversation: Conversation
     places: dict[str, int] = field(default_factory=dict)
     copies: dict[str, int] = field(default_factory=dict)
+    kept_chars: int = 0
 
     def note(self, recorded: RecordedEvent) -> None:
         """Take the text that `recorded` has brought out of the conversation, and note where it is."""
@@ -54,7 +57,11 @@ class Outline(Struct):
 
     def _leave(self, message_id: str, position: int) -> None:
         message = self.conversation.messages.get(message_id)
-        if message is not None:
+        if message is None:
+            return
+        if message.content and self.kept_chars + len(message.content) <= KEPT_CHARS:
+            self.kept_chars += len(message.content)
+        else:
             message.content = ""
             self.places[message_id] = position
 

@@ -144,6 +144,21 @@ async def test_an_export_in_pieces_is_what_the_whole_conversation_renders_to(ser
         assert answer.text == as_markdown(stood)
 
 
+async def test_a_short_conversation_is_read_once(service: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    session_id = await service.session()
+    await service.chat(session_id, "short")
+    stood = await whole(service, session_id)
+
+    async def read_at(positions: list[int]) -> dict[int, RecordedEvent]:
+        assert not positions, "every text was there already"
+        return {}
+
+    monkeypatch.setattr(service.services.log, "read_at", read_at)
+    for form, wanted in (("json", msgspec.json.encode(as_json(stood))), ("markdown", as_markdown(stood).encode())):
+        answer = await service.client.get(f"/api/sessions/{session_id}/export", params={"format": form})
+        assert answer.content == wanted
+
+
 async def test_a_mark_that_somebody_wrote_is_not_taken(service: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     session_id = await service.session()
     await service.chat(session_id, "## assistant #00000000")
