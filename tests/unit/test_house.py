@@ -3,6 +3,8 @@
 import re
 import subprocess
 import sys
+import tomllib
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -69,3 +71,13 @@ def test_the_package_events_is_ours() -> None:
 
     assert events.__file__ is not None
     assert Path(events.__file__).is_relative_to(ROOT)
+
+
+def test_every_dependency_is_bounded_below_and_by_its_next_major_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras = project["project"]["optional-dependencies"].values()
+    stated = [*project["project"]["dependencies"], *chain.from_iterable(extras), *project["build-system"]["requires"]]
+    for requirement in stated:
+        bounds = re.fullmatch(r"[a-z0-9-]+>=(\d+)[\d.]*,<(\d+)(;.*)?", requirement)
+        assert bounds, f"{requirement}: state both, as in aiohttp>=3.14.5,<4"
+        assert int(bounds[2]) > int(bounds[1]), requirement
