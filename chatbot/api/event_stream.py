@@ -29,6 +29,7 @@ class Connection(Struct, frozen=True):
     transport: asyncio.Transport
 
 
+FIRST_DOUBT_S = 0.001  # between the first pings to a reader that may have left; then doubled
 LEFT = 499  # nobody reads this answer: nginx's word for a client that has left
 
 
@@ -82,6 +83,7 @@ class EventStream:
     """
 
     __slots__ = (
+        "_doubted_ping_s",
         "_has_ended",
         "_is_chunked",
         "_last_s",
@@ -98,6 +100,7 @@ class EventStream:
         self.response = response
         self._writer, self._transport = connection.writer, connection.transport
         self._ping_s = ping_s
+        self._doubted_ping_s: float | None = None  # in the end, of a reader that may have left
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
         self._last_s = self._loop.time()  # when the last write began
@@ -156,9 +159,12 @@ class EventStream:
         raise ConnectionAbortedError from reason
 
     def doubt(self) -> None:
-        """The reader sends no more: it may have left, which only a write tells. Ping it now, and more often."""
+        """The reader sends no more: it may have left, which only a write tells, or rather the second one, after the
+        first was refused. Ping it now, after a millisecond, and then less and less often.
+        """
         if math.isfinite(self._ping_s):
-            self._ping_s = min(self._ping_s, DOUBT_PING_S)
+            self._doubted_ping_s = min(self._ping_s, DOUBT_PING_S)
+            self._ping_s = min(FIRST_DOUBT_S, self._doubted_ping_s)
             self._timer.cancel()
             self._last_s = self._loop.time() - self._ping_s
             self._look()
@@ -176,6 +182,8 @@ class EventStream:
         if not is_stuck and silent_s >= self._ping_s and not self._has_ended:
             self._ping()
             silent_s = 0.0
+            if self._doubted_ping_s is not None:
+                self._ping_s = min(self._ping_s * 2, self._doubted_ping_s)
         # A write that begins after this look may stall at once: look again before its time is up, too.
         next_s = self._timeout_s - silent_s if is_stuck else min(self._ping_s - silent_s, self._timeout_s)
         self._timer = self._loop.call_later(max(next_s, 0.001), self._look)

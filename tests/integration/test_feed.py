@@ -292,6 +292,9 @@ async def test_in_passing_trouble_an_event_source_is_asked_to_come_back(tmp_path
             refused = await service.client.post("/api/chat/stream", json=body)
             assert refused.status_code == 503
             assert (await service.history(session_id))["messages"] == [], "nothing was posted"
+        async with asyncio.timeout(10):  # the first of two writes tells the service that its reader has left
+            while service.services.feeds.count:
+                await asyncio.sleep(0.01)
         async with following(service.client, session_id):
             pass
 
