@@ -65,8 +65,10 @@ class ForkBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
     message_id: MessageId | None = None
 
 
-class NoBody(Struct, frozen=True, forbid_unknown_fields=True):
-    """For calls that ask for nothing but what their path says."""
+class CancelBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """`reply_id`: the reply to cancel, running or queued; None: the running one, whichever it is."""
+
+    reply_id: MessageId | None = None
 
 
 class BodyFault(Exception):
@@ -97,7 +99,7 @@ def shortened(text: str, max_chars: int) -> str:
 
 _decoders: dict[type, msgspec.json.Decoder[Any]] = {
     body: msgspec.json.Decoder(body)
-    for body in (CreateSessionBody, ChangeSessionBody, ChatBody, RegenerateBody, BranchBody, ForkBody, NoBody)
+    for body in (CreateSessionBody, ChangeSessionBody, ChatBody, RegenerateBody, BranchBody, ForkBody, CancelBody)
 }
 _WHERE = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
 _canonical_id = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")

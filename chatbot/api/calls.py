@@ -4,7 +4,15 @@ from msgspec import Raw
 
 from chatbot.api import frames
 from chatbot.api.audit_calls import AUDIT, EXPORT
-from chatbot.api.bodies import BranchBody, ChangeSessionBody, ChatBody, CreateSessionBody, ForkBody, RegenerateBody
+from chatbot.api.bodies import (
+    BranchBody,
+    CancelBody,
+    ChangeSessionBody,
+    ChatBody,
+    CreateSessionBody,
+    ForkBody,
+    RegenerateBody,
+)
 from chatbot.api.call import ANY, HTML, SSE, Answer, Call, Query
 from chatbot.api.cursors import PATTERN
 from chatbot.api.schemas import LivenessView, ReadinessView
@@ -47,7 +55,7 @@ ETAG = ("ETag",)
 _SESSION = Answer("The session.", SessionView, headers=ETAG)
 _UNCHANGED = Answer("It has not changed since the ETag in If-None-Match.", headers=ETAG)
 _ERASING = Answer("Deleted for everybody; its content goes once forks have copied what they read.", ErasureView)
-_IDLE = Answer("Nothing was running.", CancelView, shows="nothing-running")
+_IDLE = Answer("Nothing was running, or the named reply had ended: `status` says how.", CancelView)
 _UNHEALTHY = Answer("The database is gone.", HealthView, shows="unhealthy")
 _NOT_READY = Answer("Not now.", ReadinessView, shows="draining")
 _text, _day = {"type": "string"}, {"type": "string", "format": "date"}
@@ -108,6 +116,10 @@ keep the connection open. A client that leaves does not stop the reply.
 
 _DELETE = """204: no file holds its content any more. 202 only where forks read more than a few of its texts: these are
 copied first, also after a restart. Until then a further DELETE answers 202, all other calls 404; then it answers 404.
+"""
+_CANCEL = """`reply_id` names the reply, so that a second click on Stop does not cancel the next one: where it has ended
+already nothing happens. It may still be queued; then it is withdrawn, and the others stay. Without `reply_id` the
+running reply is cancelled, whichever that is.
 """
 _FORK = """No text is copied: the new session points at the texts where they are. When the session that they belong to
 is deleted, they are copied first, so that the fork stays whole.
@@ -170,9 +182,10 @@ CALLS: dict[str, tuple[Call, ...]] = {
             details=_FEED, query=(_after,), headers=("Last-Event-ID",), problems=(404, 422, 503),
         ),
         Call(
-            "POST", f"{_session}/cancel", "cancel_reply", "Cancel the running reply; its text so far is kept",
-            {202: Answer("It was running.", CancelView, shows="cancelled"), 200: _IDLE},
-            headers=("If-Match", KEY), problems=CHANGE,
+            "POST", f"{_session}/cancel", "cancel_reply", "Cancel a reply; its text so far is kept",
+            {202: Answer("It was running or queued.", CancelView, shows="cancelled"), 200: _IDLE},
+            details=_CANCEL, body=CancelBody, body_optional=True, headers=("If-Match", KEY),
+            problems=(*BODY, 404, 412, 503),
         ),
         Call(
             "POST", f"{_session}/branch", "select_branch", "Select a branch: the conversation goes on at its end",

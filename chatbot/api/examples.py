@@ -6,6 +6,7 @@ from typing import Any
 from chatbot.api import audit_examples, frames
 from chatbot.api.bodies import (
     BranchBody,
+    CancelBody,
     ChangeSessionBody,
     ChatBody,
     CreateSessionBody,
@@ -48,6 +49,7 @@ _session = SessionView(
     message_count=2,
     status="active",
     active_reply=None,
+    queued_replies=[],
 )
 _question = MessageView(
     message_id=QUESTION,
@@ -103,6 +105,7 @@ _frames: dict[str, frames.Frame] = {
 _feed_frames: dict[str, frames.FeedFrame] = {
     "session": frames.Session(SESSION, None, {"user_id": "example"}, 1),
     "message": frames.Message(QUESTION, None, "user", SAID, ASKED_AT, REPLY, 2),
+    "queued": frames.Queued(SESSION, REPLY, QUESTION, 3),
     "start": _start,
     "chunk": frames.FeedChunk(ANSWERED, REPLY),
     "complete": _complete,
@@ -139,6 +142,7 @@ EXAMPLES: dict[Kind, dict[str, Any]] = {
         "branch": {"session_id": SESSION, "message": "Hello!", "parent_id": None, "on_busy": "interrupt"},
     },
     RegenerateBody: {"newest": {}, "hotter": {"message_id": REPLY, "temperature": 1.2}},
+    CancelBody: {"running": {}, "named": {"reply_id": REPLY}},
     BranchBody: {"reply": {"message_id": REPLY}},
     ForkBody: {"now": {}, "earlier": {"message_id": QUESTION}},
     BranchView: {"selected": BranchView(SESSION, REPLY, 5)},
@@ -147,7 +151,11 @@ EXAMPLES: dict[Kind, dict[str, Any]] = {
     MessageList: {"messages": MessageList(SESSION, [_question, _answer], 2, 4, "4:0")},
     ChatView: {"reply": _chat},
     ErasureView: {"erasing": ErasureView(SESSION, "erasing", "2026-01-31T12:00:00.000000Z")},
-    CancelView: {"cancelled": CancelView(REPLY, "cancelled"), "nothing-running": CancelView(None)},
+    CancelView: {
+        "cancelled": CancelView(REPLY, "cancelled"),
+        "had-ended": CancelView(REPLY, "complete"),
+        "nothing-running": CancelView(None),
+    },
     frames.Frame: _frames,
     frames.FeedFrame: _feed_frames,
     HealthView: {"healthy": _healthy, "unhealthy": _unhealthy},

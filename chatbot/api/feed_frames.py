@@ -7,6 +7,7 @@ from events.catalogue import (
     ContentErased,
     MessagePosted,
     MetadataChanged,
+    ReplyRequested,
     ReplyStarted,
     SessionCreated,
     SessionDeleted,
@@ -23,6 +24,8 @@ def frame_of(recorded: RecordedEvent) -> frames.FeedFrame | None:
             return frames.Session(recorded.stream_id, event.title, event.metadata, version)
         case MessagePosted():
             return _message(recorded, event)
+        case ReplyRequested():
+            return frames.Queued(recorded.stream_id, event.reply_id, event.parent_id, version)
         case ReplyStarted():
             return frames.Start(recorded.stream_id, event.reply_id, event.parent_id, version, event.model)
         case BranchSelected():

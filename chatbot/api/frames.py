@@ -68,7 +68,7 @@ class Error(Struct, frozen=True, tag_field="type", tag="error"):
 
 
 class Message(Struct, frozen=True, tag_field="type", tag="message"):
-    """A message was posted. `reply_id` is the id of the reply that it will get."""
+    """A message was posted. `reply_id` is the id of the reply that it will get, which is queued until its `start`."""
 
     message_id: str
     parent_id: str | None
@@ -76,6 +76,17 @@ class Message(Struct, frozen=True, tag_field="type", tag="message"):
     content: str
     created_at: str
     reply_id: str | None
+    version: int
+
+
+class Queued(Struct, frozen=True, tag_field="type", tag="queued"):
+    """Another reply to a message was asked for, or one that was interrupted is to be written anew. It is queued until
+    its `start`, which follows at once where no other reply runs.
+    """
+
+    session_id: str
+    message_id: str
+    user_message_id: str
     version: int
 
 
@@ -126,6 +137,7 @@ FeedFrame = (
     | Complete
     | Error
     | Message
+    | Queued
     | Session
     | Branch
     | Expired

@@ -109,11 +109,18 @@ def _notes(settings: Settings) -> dict[str, dict[str, Schema]]:
             "metadata": {**metadata, "description": f"Merged into what is there; null removes a key. {sizes} in all."},
             "title": {**title, "description": "null removes the title."},
         },
+        "CancelBody": {"reply_id": {"description": "A reply that runs or is queued. Absent: the running one."}},
+        "CancelView": {
+            "reply_id": {"description": "null: nothing was running."},
+            "status": {"description": "How that reply has ended: cancelled, or as it had ended before."},
+        },
         "ChatBody": _chat_notes(settings),
         "SessionList": {"next": {"description": "The `cursor` of the next page; absent on the last."}},
         "SessionView": {
             "version": {"description": "Of the session, as in its ETag: it grows with every event."},
             "expires_at": {"description": "null: it never expires."},
+            "active_reply": {"description": "The reply that is being written."},
+            "queued_replies": {"description": "Replies that wait for their turn, the next one first."},
         },
         "MessageList": {
             "cursor": {"description": "Follow the session after this: nothing is missed, nothing comes twice."},

@@ -12,9 +12,9 @@ from msgspec.structs import replace
 from chatbot.api.answer import encode, etag, json_answer, session_id_of
 from chatbot.api.bodies import (
     BodyFault,
+    CancelBody,
     ChangeSessionBody,
     CreateSessionBody,
-    NoBody,
     check_metadata,
     check_query,
     check_text,
@@ -144,14 +144,19 @@ async def delete(request: web.Request) -> web.Response:
 @routes.post("/api/sessions/{session_id}/cancel")
 async def cancel(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
-    command = CancelReply(once=once_of(request, "cancel_reply", NoBody()))
+    body = await read_body(request, CancelBody, services.settings.server.body_timeout_s, optional=True)
+    command = CancelReply(once=once_of(request, "cancel_reply", body), reply_id=body.reply_id)
     answer = await services.supervisor.ask(
         session_id_of(request), command, request[ASKER], if_versions=if_match(request)
     )
     reply = answer.reply
-    if reply is None or reply.outcome is None:
+    if reply is not None and reply.outcome is not None:
+        return json_answer(CancelView(reply.reply_id, reply.outcome.status), status=202)
+    if body.reply_id is None:
         return json_answer(CancelView(reply_id=None))
-    return json_answer(CancelView(reply.reply_id, reply.outcome.status), status=202)
+    await services.runner.wait_for(answer.state.session.position)
+    ended = await services.queries.message(answer.state.session.no, body.reply_id)
+    return json_answer(CancelView(body.reply_id, ended.status if ended else None))
 
 
 @routes.get("/api/sessions/{session_id}/messages")

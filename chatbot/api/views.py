@@ -10,7 +10,6 @@ from chatbot.sessions.reading import Described, Said
 from chatbot.sessions.reply import Outcome, Reply
 from chatbot.sessions.state import State
 from events.catalogue import Usage
-from projections.message import QUEUED, STREAMING
 from projections.session import NEVER_US
 
 
@@ -25,6 +24,7 @@ class SessionView(Struct, frozen=True):
     message_count: int
     status: Literal["active", "replying", "expired"]
     active_reply: str | None
+    queued_replies: list[str]
 
 
 class SessionList(Struct, frozen=True, omit_defaults=True):
@@ -40,7 +40,7 @@ class MessageView(Struct, frozen=True):
     created_at: str
     token_usage: Usage | None
     parent_id: str | None
-    status: Literal["complete", "streaming", "failed", "cancelled", "interrupted"]
+    status: Literal["complete", "queued", "streaming", "failed", "cancelled", "interrupted"]
     finish_reason: FinishReason | None
     finish_detail: str
     model: str | None
@@ -131,6 +131,7 @@ def session_view(described: Described, *, is_expired: bool = False) -> SessionVi
         message_count=session.message_count,
         status="expired" if is_expired else "replying" if running or session.pending else "active",
         active_reply=running.reply_id if running else None,
+        queued_replies=[waiting.reply_id for waiting in session.pending],
     )
 
 
@@ -148,7 +149,7 @@ def message_view(said: Said, session_id: str) -> MessageView:
         created_at=timestamp(row.created_at_us),
         token_usage=said.usage,
         parent_id=row.parent_id,
-        status=STREAMING if row.status == QUEUED else row.status,  # type: ignore[arg-type]  # its turn will come
+        status=row.status,  # type: ignore[arg-type]  # one of these words
         finish_reason=said.finish_reason,  # type: ignore[arg-type]  # as it was recorded: one of these words
         finish_detail=said.finish_detail,
         model=said.model,

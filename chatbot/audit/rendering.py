@@ -16,7 +16,7 @@ from msgspec import Raw, Struct
 from chatbot.audit.conversation import Conversation, Spoken
 from chatbot.audit.moment import timestamp
 from events.catalogue import Origin, Usage
-from projections.message import COMPLETE, QUEUED, STREAMING
+from projections.message import COMPLETE
 
 _LOOKS_LIKE_MARK = re.compile(r"#[0-9a-f]{8}")
 _encode = msgspec.json.Encoder().encode
@@ -27,7 +27,7 @@ class ExportedMessage(Struct, frozen=True):
     parent_id: str | None
     role: Literal["user", "assistant", "system"]
     content: str
-    status: Literal["complete", "streaming", "failed", "cancelled", "interrupted"]
+    status: Literal["complete", "queued", "streaming", "failed", "cancelled", "interrupted"]
     created_at: str
     finish_reason: str | None
     finish_detail: str
@@ -117,7 +117,7 @@ def markdown_head(conversation: Conversation, messages: int, mark: str) -> str:
 
 def markdown_section(one: Spoken, mark: str) -> str:
     """One message."""
-    status = "" if one.status == COMPLETE else f"({_status(one)}) "
+    status = "" if one.status == COMPLETE else f"({one.status}) "
     heading = f"## {one.role} {status}· {timestamp(one.created_at_us)} {mark}"
     return "\n".join(("", heading, "", one.content, ""))
 
@@ -163,15 +163,10 @@ def _message(one: Spoken) -> ExportedMessage:
         parent_id=one.parent_id,
         role=one.role,  # type: ignore[arg-type]  # the log holds no other roles
         content=one.content,
-        status=_status(one),  # type: ignore[arg-type]  # one of these words
+        status=one.status,  # type: ignore[arg-type]  # one of these words
         created_at=timestamp(one.created_at_us),
         finish_reason=one.finish_reason,
         finish_detail=one.finish_detail,
         model=one.model,
         token_usage=one.usage,
     )
-
-
-def _status(one: Spoken) -> str:
-    """A reply whose turn will come is shown as the API shows it."""
-    return STREAMING if one.status == QUEUED else one.status

@@ -9,7 +9,16 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from chatbot.sessions import errors
-from chatbot.sessions.commands import Asker, Command, EndReply, PostMessage, Regenerate, SelectBranch, StartReply
+from chatbot.sessions.commands import (
+    Asker,
+    CancelReply,
+    Command,
+    EndReply,
+    PostMessage,
+    Regenerate,
+    SelectBranch,
+    StartReply,
+)
 from chatbot.sessions.context import LOOK_BACK, context_of
 from chatbot.sessions.decide import is_due, parent_of
 from chatbot.sessions.mailbox import Envelope
@@ -121,7 +130,7 @@ async def _branch(ports: Ports, state: State, leaf: str) -> tuple[list[Message],
 async def prepare(ports: Ports, state: State | None, command: Command) -> tuple[State | None, Command]:
     """What deciding `command` needs at hand: the message that it means, and the texts of a context.
 
-    Raises UnknownMessage, ParentUnanswered, NothingToRegenerate, Overloaded.
+    Raises UnknownMessage, UnknownReply, ParentUnanswered, NothingToRegenerate, Overloaded.
     """
     if state is None or state.session.status != "active" or is_due(state, ports.clock()):
         return state, command  # there is nothing to ask: decide says so
@@ -158,6 +167,9 @@ async def _resolve(ports: Ports, state: State, command: Command) -> tuple[State,
         if leaf is None:
             raise errors.UnknownMessage(command.message_id)
         return state, replace(command, message_id=leaf)
+    if isinstance(command, CancelReply) and command.reply_id is not None:
+        await _check_reply(ports, state, command.reply_id)
+        return state, command
     if isinstance(command, Regenerate):
         named = command.message_id or session.head
         if named is None:
@@ -172,6 +184,19 @@ async def _resolve(ports: Ports, state: State, command: Command) -> tuple[State,
             raise errors.UnknownMessage(named)
         return state, replace(command, message_id=said.parent_id if said.role == "assistant" else said.message_id)
     return state, command
+
+
+async def _check_reply(ports: Ports, state: State, reply_id: str) -> None:
+    """Raises UnknownReply where the session has no such reply, whatever has become of it."""
+    session = state.session
+    if any(one is not None and one.reply_id == reply_id for one in (session.open_reply, *session.pending)):
+        return
+    said: Message | Remembered | None = state.recent.get(reply_id)
+    if said is None:
+        await ports.runner.wait_for(session.position)
+        said = await ports.queries.message(session.no, reply_id)
+    if said is None or said.role != "assistant":
+        raise errors.UnknownReply(reply_id)
 
 
 async def _with_context(ports: Ports, state: State, command: PostMessage | Regenerate | StartReply) -> State:

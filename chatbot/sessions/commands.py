@@ -114,7 +114,9 @@ class AskAgain(Struct, frozen=True):
 
 
 class CancelReply(Struct, frozen=True):
-    """Stop the running reply, if there is one (None: whichever it is; else `reply_id`), and the model's work on it."""
+    """Stop the running reply (None: whichever it is), or the reply `reply_id`, which may run or wait, and the model's
+    work on it. Nothing happens where there is none, or the named one has ended.
+    """
 
     cause: str = "client"
     once: Once | None = None

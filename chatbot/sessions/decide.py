@@ -117,7 +117,7 @@ def decide(  # noqa: PLR0911, PLR0912  one arm for each command
         case Touch():
             stale = command.noted or now_us - state.session.accessed_at_us >= rules.access_resolution_us
             return Decision(events=(SessionAccessed(),) if stale else ())
-        case CancelReply(once=Once()) if state.session.open_reply is None:
+        case CancelReply(once=Once()) if not _has_to_cancel(state, command):
             return Decision(events=(keyed(SessionAccessed(), command.once),))
         case CopyTexts() | AskAgain():
             return Decision(events=command.events)
@@ -249,6 +249,14 @@ def _posted(command: PostMessage, parent_id: str | None, rules: Rules) -> Messag
         node=rules.owes,
     )
     return keyed(posted, command.once)
+
+
+def _has_to_cancel(state: State, command: CancelReply) -> bool:
+    running = state.session.open_reply
+    if command.reply_id is None:
+        return running is not None
+    open_ids = {one.reply_id for one in (running, *state.session.pending) if one is not None}
+    return command.reply_id in open_ids
 
 
 def _select(state: State, command: SelectBranch) -> Decision:

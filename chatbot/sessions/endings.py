@@ -9,10 +9,11 @@ from chatbot.sessions.ledger import Ledger
 from chatbot.sessions.mailbox import Envelope, Mailbox, MailboxClosed
 from chatbot.sessions.ports import Ports
 from chatbot.sessions.reply import Reply
+from chatbot.sessions.running import Running
 from events.catalogue import ReplyCancelled, ReplyInterrupted
 from events.errors import LogUnavailable
 from projections.errors import ProjectionError
-from projections.session import OpenReply
+from projections.session import OpenReply, Pending
 
 UNAVAILABLE = (LogUnavailable, ProjectionError)  # the disk's doing: nothing is wrong with the actor
 RETRY_S = 1.0  # between attempts to record a reply's start or end while the disk refuses
@@ -54,16 +55,30 @@ class Endings:
             self._ports.logger.warning("reply.left_open")  # recovery closes it at the next activation
 
     async def cancel(self, envelope: Envelope, command: CancelReply) -> Reply | None:
-        """Cancel the reply that is being written, wherever that is; None where there is none."""
-        running, written = self._ledger.replies.running, self._ledger.known.session.open_reply
-        wanted = command.reply_id
-        if wanted is not None and (running is None or running.reply.reply_id != wanted):
-            return None  # it has ended meanwhile, and perhaps the next one runs
+        """Cancel the reply that is being written, wherever that is, or the one that the command names, which may still
+        wait. None where there is nothing to cancel: the named reply has ended, and perhaps the next one runs.
+        """
+        session, running = self._ledger.known.session, self._ledger.replies.running
+        written, wanted = session.open_reply, command.reply_id
+        waiting = next((one for one in session.pending if one.reply_id == wanted), None)
+        if waiting is not None:
+            return await self._withdraw(envelope, command, waiting)
+        if wanted is not None and wanted not in _open_ids(running, written):
+            return None
         if running is None:
             return None if written is None else await self._cancel_elsewhere(envelope, command, written)
         await running.stop()
         ended = keyed(running.ended_early(ReplyCancelled, command.cause), command.once)
         return await self.record_end(envelope, EndReply(ended)) or running.reply
+
+    async def _withdraw(self, envelope: Envelope, command: CancelReply, waiting: Pending) -> Reply | None:
+        """End a reply that has not started; a node that owes it hears of that from the log."""
+        ended = keyed(ReplyCancelled(waiting.reply_id, "", command.cause), command.once)
+        reply = await self._ledger.record(envelope, EndReply(ended))
+        if reply is not None:
+            return reply
+        asked = OpenReply(waiting.reply_id, waiting.message_id, waiting.version)
+        return await elsewhere.ended_reply(self._ports, self._session_id, asked, envelope.asker)
 
     async def end_ours(self, ending: type[ReplyCancelled | ReplyInterrupted], cause: str, envelope: Envelope) -> None:
         """End this node's replies: those that wait, then the running one."""
@@ -98,3 +113,9 @@ class Endings:
             await self.record_end(envelope, EndReply(ended))
         await self._ledger.catch_up()
         return await elsewhere.ended_reply(self._ports, self._session_id, written, envelope.asker)
+
+
+def _open_ids(running: Running | None, written: OpenReply | None) -> set[str]:
+    """The reply that is being written, here or elsewhere."""
+    here = {running.reply.reply_id} if running is not None else set()
+    return here | ({written.reply_id} if written is not None else set())

@@ -41,6 +41,13 @@ class UnknownMessage(Rejection):
         super().__init__(f"the session has no message {message_id}")
 
 
+class UnknownReply(Rejection):
+    """The session has no such reply."""
+
+    def __init__(self, reply_id: str) -> None:
+        super().__init__(f"the session has no reply {reply_id}")
+
+
 class ParentUnanswered(Rejection):
     """A message can only follow a reply: the message that is named as its parent is not one."""
 

@@ -13,6 +13,7 @@ TELLS = {
     "session_created": "session",
     "metadata_changed": "session",
     "message_posted": "message",
+    "reply_requested": "queued",
     "reply_started": "start",
     "reply_completed": "complete",
     "reply_failed": "error",
@@ -73,7 +74,7 @@ class Hearing:
     def _begin(self, frame: dict[str, Any]) -> None:
         self.origin, self.missed, self.told = *self.at, []
         self.held = {
-            one["message_id"]: Held(one["content"], ended=one["status"] != "streaming")
+            one["message_id"]: Held(one["content"], ended=one["status"] not in ("queued", "streaming"))
             for one in frame.get("messages", [])
             if one["role"] == "assistant"
         }

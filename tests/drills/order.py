@@ -105,7 +105,7 @@ def _fault_of(story: Story, said: dict[str, str], version: int) -> str:
     if reply is None:
         return f"reply {message_id} is not in the log"
     ended = reply.end is not None and reply.end.version <= version
-    status = ENDS[reply.end.type] if ended and reply.end is not None else "streaming"
+    status = ENDS[reply.end.type] if ended and reply.end is not None else reply.open_status_at(version)
     if said["status"] != status:
         return f"reply {message_id} is {said['status']} in place of {status}"
     kept = reply.text_at(version)

@@ -33,6 +33,11 @@ class ReplyStory(Struct):
         """As it stands for ever; None while it is open."""
         return None if self.end is None or self.end.data is None else self.end.data.get("content", "")
 
+    def open_status_at(self, version: int) -> str:
+        """Of a reply that has not ended at `version`."""
+        owed, begun = (max((one for one in of if one <= version), default=0) for of in (self.owed, self.started))
+        return "queued" if owed > begun else "streaming"
+
     def text_at(self, version: int) -> str:
         """What is on record of it at `version`."""
         if self.end is not None and self.end.version <= version:

@@ -121,7 +121,7 @@ async def test_while_a_reply_runs_another_waits_is_refused_or_takes_its_place(
     await model.wait_requests()
     assert (await regenerate(service, session_id, on_busy="reject")).status_code == 409
     waiting = asyncio.create_task(regenerate(service, session_id))
-    await until_last(service.client, session_id, status="streaming", content="")
+    await until_last(service.client, session_id, status="queued", content="")
     while await count(service, session_id) < 3:
         await asyncio.sleep(0.01)
     later = asyncio.create_task(service.chat(session_id, "two"))

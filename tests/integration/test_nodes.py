@@ -141,6 +141,27 @@ async def test_a_cancel_that_cannot_reach_the_other_node_is_an_append_which_that
             assert (error["status"], error["length"]) == ("cancelled", len(TEXT))
 
 
+async def test_a_reply_that_waits_on_another_node_is_withdrawn_from_here(
+    pair: list[Running], model: ModelServer
+) -> None:
+    first, second = pair
+    session_id = await first.session()
+    chatting = await held(first, model, session_id)
+    waiting = asyncio.create_task(second.chat(session_id, "next"))
+    async with asyncio.timeout(5):
+        while not (queued := (await first.client.get(f"/api/sessions/{session_id}")).json()["queued_replies"]):
+            await asyncio.sleep(0.01)
+    cancelled = await first.client.post(f"/api/sessions/{session_id}/cancel", json={"reply_id": queued[0]})
+    assert (cancelled.status_code, cancelled.json()) == (202, {"reply_id": queued[0], "status": "cancelled"})
+    assert (await waiting)["status"] == "cancelled"
+    running = (await second.client.get(f"/api/sessions/{session_id}")).json()["active_reply"]
+    late = await second.client.post(f"/api/sessions/{session_id}/cancel", json={"reply_id": queued[0]})
+    assert (late.status_code, late.json()) == (200, {"reply_id": queued[0], "status": "cancelled"})
+    stopped = await second.client.post(f"/api/sessions/{session_id}/cancel", json={"reply_id": running})
+    assert (stopped.status_code, (await chatting)["content"]) == (202, TEXT)
+    assert len(model.requests) == 1
+
+
 async def test_interrupt_on_another_node_cancels_what_runs_and_waits_there(
     pair: list[Running], model: ModelServer
 ) -> None:

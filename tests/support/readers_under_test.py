@@ -28,6 +28,7 @@ TELLS = {  # what a client is told of the recorded events that it is told of
     "session_created": "session",
     "metadata_changed": "session",
     "message_posted": "message",
+    "reply_requested": "queued",
     "reply_started": "start",
     "reply_completed": "complete",
     "reply_failed": "error",

@@ -13,10 +13,10 @@ from multidict import CIMultiDict
 from chatbot.api.bodies import (
     BodyFault,
     BranchBody,
+    CancelBody,
     ChatBody,
     CreateSessionBody,
     ForkBody,
-    NoBody,
     RegenerateBody,
     decode_body,
 )
@@ -27,7 +27,7 @@ visible = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_
 
 
 def once(key: str, body: Struct | None = None, call: str = "chat") -> Once | None:
-    return once_of(make_mocked_request("POST", "/", headers={"Idempotency-Key": key}), call, body or NoBody())
+    return once_of(make_mocked_request("POST", "/", headers={"Idempotency-Key": key}), call, body or CancelBody())
 
 
 def print_of(body: bytes, kind: type[Any] = ChatBody, call: str = "chat") -> str:
@@ -89,7 +89,7 @@ def test_any_other_if_match_is_refused_with_its_path(text: str) -> None:
 def test_a_request_without_these_headers_has_no_conditions() -> None:
     bare = make_mocked_request("POST", "/")
     assert if_match(bare) is None
-    assert once_of(bare, "chat", NoBody()) is None
+    assert once_of(bare, "chat", CancelBody()) is None
 
 
 @given(visible.filter(lambda key: len(key) <= 255))

@@ -28,6 +28,7 @@ EXPECTED: dict[type[Exception], int] = {
     sessions.VersionMismatch: 412,
     sessions.VersionBehind: 412,
     sessions.UnknownMessage: 422,
+    sessions.UnknownReply: 422,
     sessions.ParentUnanswered: 422,
     sessions.NothingToRegenerate: 422,
     sessions.KeyReused: 422,

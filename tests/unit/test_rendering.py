@@ -117,8 +117,8 @@ def test_json_leaves_out_what_there_is_nothing_to_say_of() -> None:
     assert (forked["owner"], forked["erased"]) == ("mina", 2)
 
 
-def test_a_reply_that_waits_or_is_written_is_streaming() -> None:
+def test_a_reply_that_waits_is_queued_and_one_that_is_written_streaming() -> None:
     said = [spoken("q", "x"), spoken("a", "so f", "q", role="assistant", status="streaming")]
     waiting = spoken("b", "", "a", role="assistant", status="queued")
-    assert [one.status for one in as_json(conversation(*said, waiting)).messages] == ["complete", *["streaming"] * 2]
+    assert [one.status for one in as_json(conversation(*said, waiting)).messages] == ["complete", "streaming", "queued"]
     assert "## assistant (streaming) · " in as_markdown(conversation(*said))
