@@ -17,6 +17,11 @@ ON CONFLICT (no) DO UPDATE SET owner = excluded.owner, status = excluded.status,
     is_open = excluded.is_open, state = excluded.state
 """
 
+# As nearly all are: the indexes by owner, status and creation stay as they are.
+MOVE_SESSION = """
+UPDATE sessions SET accessed_at_us = ?, expires_at_us = ?, is_open = ?, state = ? WHERE no = ?
+"""
+
 ADD_COUNT = "INSERT INTO counts (status, n) VALUES (?, ?) ON CONFLICT (status) DO UPDATE SET n = n + excluded.n"
 DROP_EMPTY_COUNTS = "DELETE FROM counts WHERE n = 0"  # a rebuild would not have them
 
@@ -121,6 +126,12 @@ def session_row(session: Session) -> Row:
         int(session.open_reply is not None or bool(session.pending)),
         _encoder.encode(session).decode(),
     )
+
+
+def moved_row(session: Session) -> Row:
+    """For MOVE_SESSION."""
+    no, _, _, _, *moved = session_row(session)
+    return (*moved, no)
 
 
 def insert_rows(changes: SessionChanges) -> list[Row]:

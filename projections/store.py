@@ -16,7 +16,7 @@ from events.errors import LogUnusable
 from events.file_watch import FileWatch
 from events.record import RecordedEvent
 from projections import statements as sql
-from projections.batch import Changes, fold
+from projections.batch import Changes, SessionChanges, fold
 from projections.checkpoint import Checkpoint
 from projections.database import BUSY_MS, connect, contents
 from projections.errors import Unfit, is_disorder
@@ -135,7 +135,8 @@ class ProjectionStore:
             many(statement, gone)
         if gone:
             self._connection.execute(sql.NOTE_STALE)
-        many(sql.KEEP_SESSION, [sql.session_row(s.session) for s in sessions])
+        many(sql.MOVE_SESSION, [sql.moved_row(s.session) for s in sessions if _only_moves(s)])
+        many(sql.KEEP_SESSION, [sql.session_row(s.session) for s in sessions if not _only_moves(s)])
         many(sql.ADD_COUNT, list(changes.counts.items()))
         self._connection.execute(sql.DROP_EMPTY_COUNTS)
         labelled = [s for s in sessions if s.labels is not None]
@@ -152,6 +153,12 @@ class ProjectionStore:
         )
         if gone:
             self._connection.execute(sql.DROP_EMPTIED_USAGE)
+
+
+def _only_moves(changes: SessionChanges) -> bool:
+    """Whether the session stays where the lists have it, but for its times."""
+    before, session = changes.before, changes.session
+    return before is not None and (before.owner, before.status) == (session.owner, session.status)
 
 
 def _state(text: str) -> Session:
