@@ -18,6 +18,7 @@ from chatbot.api.cursors import PATTERN
 from chatbot.api.schemas import LivenessView, ReadinessView
 from chatbot.api.sessions import FILTERS_MAX, LIST_MAX
 from chatbot.api.views import (
+    AcceptedView,
     BranchView,
     CancelView,
     ChatView,
@@ -51,11 +52,15 @@ REASONS = {
     504: "The model was too slow.",
 }
 KEY = "Idempotency-Key"
+REPEATED = ("If-Match", KEY, "Prefer", "Last-Event-ID")
 ETAG = ("ETag",)
 _SESSION = Answer("The session.", SessionView, headers=ETAG)
 _UNCHANGED = Answer("It has not changed since the ETag in If-None-Match.", headers=ETAG)
 _ERASING = Answer("Deleted for everybody; its content goes once forks have copied what they read.", ErasureView)
 _IDLE = Answer("Nothing was running, or the named reply had ended: `status` says how.", CancelView)
+_ACCEPTED = Answer(
+    "With `Prefer: respond-async`: the request is on disk.", AcceptedView, headers=("Location", "Preference-Applied")
+)
 _UNHEALTHY = Answer("The database is gone.", HealthView, shows="unhealthy")
 _NOT_READY = Answer("Not now.", ReadinessView, shows="draining")
 _text, _day = {"type": "string"}, {"type": "string", "format": "date"}
@@ -110,7 +115,8 @@ _usage = (
 _STREAM = """The answer is a stream of Server-Sent Events: each frame is an `id:` line, the cursor
 `<version>:<offset>`, and a `data:` line of JSON. `start` comes once the message is on disk and before the model
 answers, `complete` once the reply is; a reply that ends otherwise ends with `error`. Lines that begin with a colon
-keep the connection open. A client that leaves does not stop the reply.
+keep the connection open. A client that leaves does not stop the reply. When the request is sent again with its
+Idempotency-Key and a Last-Event-ID, only the frames after that one come.
 """
 
 
@@ -203,18 +209,21 @@ CALLS: dict[str, tuple[Call, ...]] = {
     "Chat": (
         Call(
             "POST", "/api/chat", "chat", "Post a message and wait for the whole reply",
-            {200: Answer("The reply, complete or cancelled.", ChatView)},
-            body=ChatBody, headers=("If-Match", KEY), problems=(*BODY, *REPLY, 404, 412, 503),
+            {200: Answer("The reply, complete or cancelled.", ChatView), 202: _ACCEPTED},
+            body=ChatBody, headers=("If-Match", KEY, "Prefer"), problems=(*BODY, *REPLY, 404, 412, 503),
         ),
         Call(
             "POST", "/api/chat/stream", "chat_stream", "Post a message and stream the reply",
-            {200: Answer("One frame in each `data:` line; the last is `[DONE]`.", frames.Frame, media=(SSE,))},
-            details=_STREAM, body=ChatBody, headers=("If-Match", KEY), problems=(*BODY, 404, 409, 412, 429, 503),
+            {
+                200: Answer("One frame in each `data:` line; the last is `[DONE]`.", frames.Frame, media=(SSE,)),
+                202: _ACCEPTED,
+            },
+            details=_STREAM, body=ChatBody, headers=REPEATED, problems=(*BODY, 404, 409, 412, 429, 503),
         ),
         Call(
             "POST", f"{_session}/regenerate", "regenerate", "Another reply to a message; the old one stays, too",
-            {200: Answer("The reply, complete or cancelled.", ChatView, streams=frames.Frame)},
-            details=_REGENERATE, body=RegenerateBody, body_optional=True, headers=("If-Match", KEY),
+            {200: Answer("The reply, complete or cancelled.", ChatView, streams=frames.Frame), 202: _ACCEPTED},
+            details=_REGENERATE, body=RegenerateBody, body_optional=True, headers=REPEATED,
             problems=(*BODY, *REPLY, 404, 412, 503),
         ),
     ),

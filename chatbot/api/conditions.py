@@ -1,4 +1,4 @@
-"""What a request says about when it may take effect, or be answered: If-Match, Idempotency-Key, at_least."""
+"""What a request says about when it may take effect, or be answered: If-Match, Idempotency-Key, at_least, Prefer."""
 
 import hashlib
 import re
@@ -15,6 +15,7 @@ from events.batch import VERSION_MAX
 
 TAGS_MAX = 32  # in If-Match: more than anybody has versions of one session at hand
 _TAG = re.compile(r'(?:W/)?"([^"]*)"')
+_ASYNC = re.compile(r"\s*respond-async\s*(=\s*(\"\")?\s*)?(;|$)", re.IGNORECASE)
 _VERSION = re.compile(r"([0-9]{1,18})(?:(?:--?|;)(?:gzip|br|deflate|zstd))?")  # as Apache, Jetty and others mark them
 SESSIONS = uuid.UUID("c0b3a9de-4f0c-4b52-9a3e-6f2f5d1f7a10")  # the namespace of ids that are made from a key
 
@@ -77,6 +78,15 @@ def once_of(request: web.Request, call: str, body: Struct) -> Once | None:
         why = "must be 1 to 255 visible ASCII characters, such as a UUID"
         raise BodyFault(why, "header.Idempotency-Key", status=400)
     return Once(found["key"], hashlib.sha256(_encode((call, body))).hexdigest())
+
+
+def prefers_async(request: web.Request) -> bool:
+    """Whether the request asks for an answer before its work is done (RFC 7240, 4.1). Other preferences do not count.
+
+    A preference without a value and one with an empty value are the same; parameters of it mean nothing.
+    """
+    preferences = ",".join(request.headers.getall("Prefer", ())).split(",")
+    return any(_ASYNC.match(one) for one in preferences)
 
 
 def id_for(once: Once | None, new_id: str, *scope: str | None) -> str:

@@ -22,11 +22,19 @@ class Cursor(Struct, frozen=True):
 
 def read_cursor(request: web.Request) -> Cursor | None:
     """The cursor of Last-Event-ID, which wins, or of ?after; None where there is none. Raises BodyFault."""
-    path, text = "header.Last-Event-ID", request.headers.get("Last-Event-ID", "")
-    if not text:
-        if "after" not in request.query:
-            return None
-        path, text = "query.after", request.query["after"]
+    cursor = last_event_id(request)
+    if cursor is None and "after" in request.query:
+        return _parse(request.query["after"], "query.after")
+    return cursor
+
+
+def last_event_id(request: web.Request) -> Cursor | None:
+    """The cursor of Last-Event-ID; None where there is none. Raises BodyFault."""
+    text = request.headers.get("Last-Event-ID", "")
+    return _parse(text, "header.Last-Event-ID") if text else None
+
+
+def _parse(text: str, path: str) -> Cursor:
     if not re.fullmatch(PATTERN, text):
         raise BodyFault("is not a cursor that this service gave out", path)
     version, _, offset = text.partition(":")

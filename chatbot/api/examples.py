@@ -16,6 +16,7 @@ from chatbot.api.bodies import (
 from chatbot.api.problems import CAUSES, STATUSES
 from chatbot.api.schemas import FaultView, Kind, LivenessView, ProblemView, ReadinessView
 from chatbot.api.views import (
+    AcceptedView,
     BranchView,
     CancelView,
     ChatView,
@@ -150,6 +151,7 @@ EXAMPLES: dict[Kind, dict[str, Any]] = {
     SessionList: {"page": SessionList([_session], next="MTc2OTg1MTgwMDQ4MDAwMDo3")},
     MessageList: {"messages": MessageList(SESSION, [_question, _answer], 2, 4, "4:0")},
     ChatView: {"reply": _chat},
+    AcceptedView: {"accepted": AcceptedView(SESSION, REPLY, QUESTION, 2, "2")},
     ErasureView: {"erasing": ErasureView(SESSION, "erasing", "2026-01-31T12:00:00.000000Z")},
     CancelView: {
         "cancelled": CancelView(REPLY, "cancelled"),

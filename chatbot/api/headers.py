@@ -6,7 +6,7 @@ from aiohttp import web
 
 from chatbot.api.services import Services
 
-EXPOSED = "ETag, Location, Retry-After, X-Request-ID"
+EXPOSED = "ETag, Location, Preference-Applied, Retry-After, X-Request-ID"
 SERVER = "chatbot"  # without this header aiohttp tells its version, and Python's
 PRIVATE = "private, no-cache"  # answers hold people's conversations: no shared cache may keep one
 

@@ -27,9 +27,14 @@ _HEADERS: dict[str, Schema] = {
     "X-Request-ID": {"description": "The request's id, as the logs have it.", "schema": {"type": "string"}},
     "ETag": {"description": "The version of what is answered.", "schema": {"type": "string"}, "example": '"4"'},
     "Location": {
-        "description": "Where the new session is.",
+        "description": "Where the new session is; of an accepted request, where to follow its reply.",
         "schema": {"type": "string", "format": "uri-reference"},
         "example": f"/api/sessions/{SESSION}",
+    },
+    "Preference-Applied": {
+        "description": "The preference that was honoured.",
+        "schema": {"type": "string"},
+        "example": "respond-async",
     },
     "Content-Disposition": {"description": "A name for the file.", "schema": {"type": "string"}},
     "Retry-After": {
@@ -62,8 +67,15 @@ _PARAMETERS: dict[str, Schema] = {
     },
     "Last-Event-ID": {
         "in": "header",
-        "description": "The id of the last frame that was read, as browsers send it: it goes before `after`.",
+        "description": "The id of the last frame that was read, as browsers send it: it goes before `after`. In a POST "
+        "it counts only with an Idempotency-Key.",
         "schema": {"type": "string", "pattern": f"^({PATTERN})?$"},
+    },
+    "Prefer": {
+        "in": "header",
+        "description": "`respond-async` (RFC 7240): answer 202 as soon as the request is on disk.",
+        "schema": {"type": "string"},
+        "example": "respond-async",
     },
     "X-Request-ID": {
         "in": "header",

@@ -71,6 +71,19 @@ class ChatView(Struct, frozen=True):
     version: int
 
 
+class AcceptedView(Struct, frozen=True):
+    """The request is on disk and its reply will be written: follow the session after `cursor`, or read its messages.
+
+    `message_id` is the reply's, `version` that of the event which records the request.
+    """
+
+    session_id: str
+    message_id: str
+    user_message_id: str
+    version: int
+    cursor: str
+
+
 class BranchView(Struct, frozen=True):
     """`message_id` is the last message of the selected branch."""
 

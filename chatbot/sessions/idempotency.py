@@ -48,10 +48,14 @@ def check(event: Event | None, once: Once) -> bool:
 
 
 class Answer(Struct, frozen=True):
-    """The session after a command; `reply` is the one that a message or a request gets, or that was cancelled."""
+    """The session after a command; `reply` is the one that a message or a request gets, or that was cancelled.
+
+    `asked_version`: for a repeated request, the version of the event that it caused when it came first; else 0.
+    """
 
     state: State
     reply: Reply | None = None
+    asked_version: int = 0
 
 
 async def answer_again(ports: Ports, state: State, envelope: Envelope, live: Mapping[str, Reply]) -> Answer | None:
@@ -72,7 +76,7 @@ async def answer_again(ports: Ports, state: State, envelope: Envelope, live: Map
         case SessionAccessed():
             return Answer(state)
     reply = live.get(getattr(recorded.event, "reply_id", ""))
-    return Answer(state, reply or await told(ports, state, recorded, envelope.asker))
+    return Answer(state, reply or await told(ports, state, recorded, envelope.asker), recorded.version)
 
 
 async def find(ports: Ports, state: State, once: Once) -> RecordedEvent | None:

@@ -69,10 +69,12 @@ def text_of(seen: list[dict[str, Any]]) -> str:
 
 @asynccontextmanager
 async def reading(
-    client: httpx.AsyncClient, path: str, body: Any = None, after: str = ""
+    client: httpx.AsyncClient, path: str, body: Any = None, after: str = "", key: str = ""
 ) -> AsyncIterator[StreamReader]:
-    """POST with a body, GET without, `after` a cursor; as a browser it takes gzip."""
+    """POST with a body, GET without, `after` a cursor, with an Idempotency-Key; as a browser it takes gzip."""
     headers = {"Accept": "text/event-stream", "Accept-Encoding": "gzip"}
+    if key:
+        headers["Idempotency-Key"] = key
     if after:
         headers["Last-Event-ID"] = after
     method = "GET" if body is None else "POST"
