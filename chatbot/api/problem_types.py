@@ -99,6 +99,9 @@ PROBLEM_TYPES: dict[str, ProblemType] = {
     "unknown-message": ProblemType(
         422, "Unknown message", "The session has no message with this id.", "Read the session's messages anew.",
     ),
+    "unknown-reply": ProblemType(
+        422, "Unknown reply", "The session has no reply with this id.", "Read the session's messages anew.",
+    ),
     "nothing-to-regenerate": ProblemType(
         422, "Nothing to regenerate", "The selected branch has no reply.", "Post a message first.",
     ),

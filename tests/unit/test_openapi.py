@@ -19,6 +19,7 @@ from chatbot.api.calls import CALLS
 from chatbot.api.examples import EXAMPLES, SESSION, feed_transcript, transcript
 from chatbot.api.middleware import OPEN_PATHS
 from chatbot.api.openapi import build_document
+from chatbot.api.problem_types import PROBLEM_TYPES
 from chatbot.api.problems import CAUSES, STATUSES, Problem, internal_error, problem_of, render
 from chatbot.api.schemas import ProblemView
 from chatbot.api.services import Services
@@ -207,6 +208,7 @@ def shown(status: int) -> dict[str, Any]:
 def test_every_type_of_problem_is_shown_under_its_status() -> None:
     for status, kind, title in STATUSES.values():
         assert shown(status)[kind]["title"] == title
+        assert PROBLEM_TYPES[kind].title == title, "there is a page for it"
     for cause, (status, title) in CAUSES.items():
         assert shown(status)[cause.replace("_", "-")]["title"] == title
 
