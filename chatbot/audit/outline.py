@@ -100,8 +100,7 @@ async def told(
     for batch in batched(said, MEASURED):
         sizes = await log.sizes([outlined.places[one.message_id] for one in batch if one.message_id in outlined.places])
         for piece in pieces_of(batch, partial(_size, outlined, sizes), PIECE_BYTES):
-            await leisure.turn()
-            with leisure.work():
+            async with leisure.piece():
                 texts = await _texts(log, outlined, piece)
                 page = [_with_text(one, texts.get(one.message_id)) for one in piece]
             yield page
@@ -151,8 +150,7 @@ async def _last_covered(log: EventLog, session_id: str, moment: Moment, leisure:
 async def _pages(log: EventLog, session_id: str, leisure: Leisure) -> AsyncIterator[list[RecordedEvent]]:
     after = 0
     while True:
-        await leisure.turn()
-        with leisure.work():
+        async with leisure.piece():
             page = await log.read(session_id, after=after, limit=PAGE, bytes_max=PIECE_BYTES)
         if not page:
             return

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
 from events.log import EventLog
@@ -26,6 +26,7 @@ class Leisure:
     def __init__(self, rest: float = REST) -> None:
         self._rest = rest
         self._free_s = 0.0
+        self._one = asyncio.Lock()
 
     async def turn(self) -> None:
         """Return when the next piece may begin. Always lets the loop go round once, so that no work holds it."""
@@ -45,6 +46,16 @@ class Leisure:
             yield
         finally:
             self.earn(time.monotonic() - began_s)
+
+    @asynccontextmanager
+    async def piece(self) -> AsyncIterator[None]:
+        """A turn, and a piece of work that waits for something, such as the disk. One at a time: side by side, each
+        would rest for the time that it waited for the others.
+        """
+        async with self._one:
+            await self.turn()
+            with self.work():
+                yield
 
 
 def batched(things: Sequence[T], most: int) -> Iterator[Sequence[T]]:

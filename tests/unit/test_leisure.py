@@ -51,6 +51,31 @@ async def test_work_is_measured_also_when_it_fails() -> None:
     assert await waited_s(leisure) >= 0.02 * REST * 0.9
 
 
+async def test_pieces_that_wait_are_done_one_at_a_time_and_a_cancelled_one_lets_the_next_begin() -> None:
+    leisure = Leisure(rest=0.0)
+    inside: list[int] = []
+
+    async def piece() -> None:
+        async with leisure.piece():
+            inside.append(1)
+            assert len(inside) == 1
+            await asyncio.sleep(0.001)
+            inside.pop()
+
+    never = asyncio.create_task(stuck(leisure))
+    waiting = [asyncio.create_task(piece()) for _ in range(10)]
+    await asyncio.sleep(0.01)
+    assert not any(one.done() for one in waiting)
+    never.cancel()
+    async with asyncio.timeout(10):
+        await asyncio.gather(*waiting)
+
+
+async def stuck(leisure: Leisure) -> None:
+    async with leisure.piece():
+        await asyncio.Event().wait()
+
+
 async def test_the_work_on_a_page_earns_a_rest_too() -> None:
     leisure = Leisure()
     log = LeisurelyLog(MemoryLog(), leisure)
