@@ -1,9 +1,12 @@
 """The sockets that the service listens at."""
 
+import errno
 import os
 import socket
+from typing import Any
 
 BACKLOG = 1024  # connections that wait to be accepted
+NO_IPV6 = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # of a system or a network without it
 
 
 class CannotListen(Exception):
@@ -19,22 +22,35 @@ def bind(host: str, port: int) -> list[socket.socket]:
     bound: list[socket.socket] = []
     try:
         found = list(dict.fromkeys(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)))
-        families = {one[0] for one in found}
-        for family, kind, protocol, _, address in found:
-            one = socket.socket(family, kind, protocol)
-            bound.append(one)
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                takes_both = address[0] == "::" and socket.AF_INET not in families
-                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if takes_both else 1)
+        has_ipv4 = any(family == socket.AF_INET for family, *_ in found)
+        for family, *_, address in found:
             # With port 0 the first address takes a free one, and the others the same.
-            one.bind((address[0], bound[0].getsockname()[1] if len(bound) > 1 else port, *address[2:]))
-            one.setblocking(False)
+            own = (address[0], bound[0].getsockname()[1] if bound else port, *address[2:])
+            try:
+                bound.append(_bound(family, own, takes_ipv4=address[0] == "::" and not has_ipv4))
+            except OSError as error:
+                # Such as localhost in a container: its name has an address of IPv6, its network has none.
+                if not (has_ipv4 and family == socket.AF_INET6 and error.errno in NO_IPV6):
+                    raise
     except OSError as error:
         for one in bound:
             one.close()
         raise CannotListen(host, port, error) from error
     return bound
+
+
+def _bound(family: int, address: tuple[Any, ...], *, takes_ipv4: bool) -> socket.socket:
+    one = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if takes_ipv4 else 1)
+        one.bind(address)
+        one.setblocking(False)
+    except BaseException:
+        one.close()
+        raise
+    return one
 
 
 def listen_at(bound: list[socket.socket]) -> None:

@@ -170,3 +170,19 @@ def test_all_of_ipv6_takes_ipv4_too(host: str, by_4: bool, by_6: bool) -> None:
     finally:
         for one in bound:
             one.close()
+
+
+@pytest.mark.parametrize("first", [socket.AF_INET, socket.AF_INET6])
+def test_a_name_with_an_address_of_ipv6_is_served_without_ipv6(
+    monkeypatch: pytest.MonkeyPatch, first: socket.AddressFamily
+) -> None:
+    four = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))
+    six = (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("2001:db8::1", 0, 0, 0))  # of no machine: for documents
+    found = [four, six] if first == socket.AF_INET else [six, four]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    (one,) = bind("localhost", 0)
+    assert one.getsockname()[0] == "127.0.0.1"
+    one.close()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [six])
+    with pytest.raises(CannotListen):
+        bind("localhost", 0)
