@@ -25,7 +25,7 @@ SHUTDOWN_MIN_S = 0.001  # aiohttp takes 0 for no bound at all
 
 
 def build_app(services: Services) -> web.Application:
-    """Every route of the service. What has a lifetime of its own is started and stopped by run.py."""
+    """Every route of the service. What has a lifetime of its own is started and stopped by chatbot/wiring.py."""
     app = web.Application(middlewares=[gate], client_max_size=services.settings.server.body_max_bytes)
     app[SERVICES] = services
     app[RECORDING] = Recording(services.log, services.log_watch)

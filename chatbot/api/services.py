@@ -1,4 +1,4 @@
-"""What the handlers work with, put together by run.py."""
+"""What the handlers work with, put together by chatbot/wiring.py."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""What a session needs from outside, handed in by run.py."""
+"""What a session needs from outside, handed in by chatbot/wiring.py."""
 
 from collections.abc import Callable
 from typing import Protocol

@@ -14,7 +14,7 @@ from chatbot.workers.tally import Share, Tally
 
 
 class Worker:
-    """What run.py serves with in place of what a process alone makes for itself. Made inside the event loop.
+    """What the service is made with in place of what a process alone makes for itself. Made inside the event loop.
 
     `stop` is the service's: it is set where the master says so, or is gone.
     """

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-import run
 from chatbot.audit.erased import _lines
-from chatbot.command_line import COMMANDS, Command, parse
+from chatbot.cli.main import work
+from chatbot.cli.parser import COMMANDS, Command, parse
 from chatbot.config.settings import Settings
 from events.catalogue import SessionCreated
 from events.record import Metadata
@@ -94,7 +94,7 @@ def test_an_error_has_no_exit_code_that_means_found(
 
     monkeypatch.setattr("chatbot.audit.desk._step_back", lambda: None)  # the tests go on in this process
     monkeypatch.setitem(COMMANDS, "erased", Command("says", lambda _: None, fail))
-    assert run.work(parse(["erased"], "1"), Settings()) == code
+    assert work(parse(["erased"], "1"), Settings()) == code
     assert "error: " in capsys.readouterr().err
 
 

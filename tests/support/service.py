@@ -15,14 +15,15 @@ from typing import Any
 import httpx
 from blockbuster import blockbuster_ctx
 
-import run
+import chatbot
 from chatbot.api.app import build_app, listen
 from chatbot.api.services import Services
 from chatbot.config.load import load
 from chatbot.startup import start_up
+from chatbot.wiring import compose
 from chatbot.workers.listening import bind
 
-ROOT = Path(run.__file__).resolve().parent
+ROOT = Path(chatbot.__file__).resolve().parents[1]
 START_TIMEOUT_S = 60.0
 
 
@@ -75,7 +76,7 @@ async def serving(folder: Path, model_url: str, **settings: str) -> AsyncIterato
 @contextmanager
 def unblocked() -> Iterator[None]:
     """From here on a blocking call of ours on the event loop (file, socket, sleep, SQLite) fails the test."""
-    with blockbuster_ctx(["events", "projections", "chatbot", "run"]) as watch:
+    with blockbuster_ctx(["events", "projections", "chatbot"]) as watch:
         for name in ("os.stat", "os.access", "os.path.abspath", "os.getcwd", "io.TextIOWrapper.read"):
             # asyncpg looks for certificates and a password file before each of its few connections
             watch.functions[name].can_block_in("asyncpg/connect_utils.py", "_parse_connect_arguments")
@@ -88,7 +89,7 @@ async def started(folder: Path, model_url: str, **settings: str) -> AsyncIterato
     configuration = load({}, environment=environment(folder, model_url, **settings), folder=ROOT)
     server = configuration.settings.server
     async with AsyncExitStack() as stack:
-        services = await run.compose(configuration.settings, stack)
+        services = await compose(configuration.settings, stack)
         listener, url = await listen(build_app(services), bind(server.host, server.port))
         stack.push_async_callback(listener.cleanup)
         await start_up(services, url)

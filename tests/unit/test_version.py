@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-import run
-from chatbot import __version__
+from chatbot import __version__, wiring
+from chatbot.cli.main import main
 from tests.support.service import ROOT, serving
 
 
@@ -18,12 +18,12 @@ def test_the_package_takes_its_version_from_the_code() -> None:
 
 def test_the_command_line_tells_it(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        run.main(["--version"])
+        main(["--version"])
     assert capsys.readouterr().out.split()[-1] == __version__
 
 
 async def test_health_and_metrics_tell_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "__version__", "98.7.6")
+    monkeypatch.setattr(wiring, "__version__", "98.7.6")
     async with serving(tmp_path, "http://127.0.0.1:9") as service:
         assert (await service.client.get("/api/health")).json()["version"] == "98.7.6"
         assert 'version="98.7.6"' in (await service.client.get("/metrics")).text

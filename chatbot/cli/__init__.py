@@ -1,0 +1,1 @@
+"""The command line: `chatbot` and `python run.py`."""
