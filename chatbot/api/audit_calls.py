@@ -48,12 +48,15 @@ EXPORT = Call(
     {200: Answer("The conversation.", ExportedConversation, headers=("Content-Disposition",), markdown=True)},
     details=_EXPORT,
     query=(
-        Query("format", "As what.", {"enum": ["json", "markdown"], "default": "json"}),
+        Query("format", "As what.", {"type": "string", "enum": ["json", "markdown"], "default": "json"}),
         Query(
             "as_of", "A version, a time as RFC 3339 has it, or a day (its end, in UTC); absent: now.",
             {"type": "string"}, example="2026-01-31T09:30:00Z",
         ),
-        Query("branch", "Which messages; all is for JSON.", {"enum": ["selected", "all"], "default": "selected"}),
+        Query(
+            "branch", "Which messages; all is for JSON.",
+            {"type": "string", "enum": ["selected", "all"], "default": "selected"},
+        ),
     ),
     problems=(404, 422, 503),
 )  # fmt: skip

@@ -11,7 +11,8 @@ NDJSON, MARKDOWN = "application/x-ndjson", "text/markdown"
 
 
 class Answer(Struct, frozen=True):
-    """`body` None: the answer has none. `shows` names the one example that fits, where not all do.
+    """`body` None: the answer has none. `shows` names the one example that fits, where not all do. Where `media` is a
+    stream of lines, `body` is what each of them holds.
 
     `streams`: for a client that accepts an event stream, the frames that it gets instead; `lines`: for one that accepts
     NDJSON, what each line is; `markdown`: it can be had as Markdown, too.

@@ -29,6 +29,7 @@ from chatbot.api.views import (
     SessionView,
     UsageView,
 )
+from events.batch import VERSION_MAX
 
 EXPOSITIONS = ("text/plain", "application/openmetrics-text")
 BODY = (400, 408, 413, 415, 422)  # what can be wrong with any body
@@ -63,7 +64,8 @@ _ACCEPTED = Answer(
 )
 _UNHEALTHY = Answer("The database is gone.", HealthView, shows="unhealthy")
 _NOT_READY = Answer("Not now.", ReadinessView, shows="draining")
-_text, _day = {"type": "string"}, {"type": "string", "format": "date"}
+_text, _page = {"type": "string"}, {"type": "string", "pattern": "^[A-Za-z0-9_-]+$"}
+_day = {"type": "string", "format": "date"}
 _limit = Query("limit", "How many at most.", {"type": "integer", "minimum": 1, "maximum": LIST_MAX, "default": 100})
 _filters = Query(
     "metadata",
@@ -80,20 +82,20 @@ _filters = Query(
 )
 _listing = (
     _limit,
-    Query("cursor", "The `next` of the page before, with the same `order`.", _text),
+    Query("cursor", "The `next` of the page before, with the same `order`.", _page),
     Query(
         "order",
         "accessed: the latest access first, so that a session that is used meanwhile may be on no page; created: the"
         " newest first, an order that never changes.",
-        {"enum": ["accessed", "created"], "default": "accessed"},
+        {"type": "string", "enum": ["accessed", "created"], "default": "accessed"},
     ),
-    Query("status", "Which sessions.", {"enum": ["active", "expired"], "default": "active"}),
+    Query("status", "Which sessions.", {"type": "string", "enum": ["active", "expired"], "default": "active"}),
     _filters,
 )
 _at_least = Query(
     "at_least",
     "A version that the answer must have reached, as a write on any node told it; else 412.",
-    {"type": "integer", "minimum": 0},
+    {"type": "integer", "minimum": 0, "maximum": VERSION_MAX},
 )
 _paging = (
     _limit,
@@ -108,7 +110,7 @@ _after = Query(
     example="4:0",
 )
 _usage = (
-    Query("by", "What to add up by.", {"enum": ["day", "owner", "model"], "default": "day"}),
+    Query("by", "What to add up by.", {"type": "string", "enum": ["day", "owner", "model"], "default": "day"}),
     Query("from", "The first day, in UTC.", _day, example="2026-01-01"),
     Query("to", "The last day, in UTC.", _day, example="2026-01-31"),
 )

@@ -5,8 +5,10 @@ from typing import Any
 
 import msgspec
 
+from chatbot.api import frames
 from chatbot.api.call import JSON, MARKDOWN, NDJSON, SSE, Answer, Call, Query
 from chatbot.api.calls import CALLS, REASONS
+from chatbot.api.conditions import TAGS_MAX
 from chatbot.api.cursors import PATTERN
 from chatbot.api.examples import EXAMPLES, SESSION, feed_transcript, problems, transcript
 from chatbot.api.middleware import OPEN_PATHS, OPEN_PREFIXES
@@ -17,12 +19,20 @@ from chatbot.config.settings import Settings
 
 PROBLEM = "application/problem+json"
 RETRIED = (429, 503)  # problems.py sends Retry-After with these
+LINES = {  # media types of which a client reads line by line
+    SSE: "Server-Sent Events. The text behind `data: ` is a `{name}` as JSON, or `[DONE]`.",
+    NDJSON: "One `{name}` as JSON in each line.",
+}
+UNIONS: dict[str, Kind] = {"Frame": frames.Frame, "FeedFrame": frames.FeedFrame}
 INTRODUCTION = """Sessions, their messages, and replies from a language model, whole or as a stream.
 
 Times are RFC 3339 in UTC. Unknown fields are refused, and so are unknown parameters where there are any. Every error is
 a problem (RFC 9457, `application/problem+json`) with a `detail` for people. Every answer carries `X-Request-ID`: quote
 it to the operator.
 """
+_TAG = r'(W/)?"[^"]*"'
+IF_MATCH = rf"^(\*|{_TAG}(, ?{_TAG}){{0,{TAGS_MAX - 1}}})$"
+IDEMPOTENCY_KEY = r'^("[!#-~]{1,255}"|[!#-~]{1,255})$'
 _HEADERS: dict[str, Schema] = {
     "X-Request-ID": {"description": "The request's id, as the logs have it.", "schema": {"type": "string"}},
     "ETag": {"description": "The version of what is answered.", "schema": {"type": "string"}, "example": '"4"'},
@@ -52,13 +62,13 @@ _PARAMETERS: dict[str, Schema] = {
         "in": "header",
         "description": "An ETag, or several with commas between them: refuse with 412 where the session has moved on. "
         "A weak tag and one that a proxy has marked as compressed name the same version.",
-        "schema": {"type": "string", "minLength": 1},
+        "schema": {"type": "string", "pattern": IF_MATCH},
     },
     "Idempotency-Key": {
         "in": "header",
         "description": "1 to 255 visible ASCII characters that nobody else uses, such as a UUID: the same request with "
         "the same key takes effect once, and is answered as it was the first time, after a restart, too.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": 257},
+        "schema": {"type": "string", "pattern": IDEMPOTENCY_KEY},
     },
     "If-None-Match": {
         "in": "header",
@@ -79,8 +89,9 @@ _PARAMETERS: dict[str, Schema] = {
     },
     "X-Request-ID": {
         "in": "header",
-        "description": "The request's id, if you have one; else one is made.",
-        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,64}$"},
+        "description": "The request's id, if you have one: up to 64 letters, digits and `.`, `_`, `:`, `-`. Any other "
+        "is ignored, and one is made.",
+        "schema": {"type": "string"},
     },
 }
 _TRANSCRIPTS = {"chat_stream": transcript, "follow_session": feed_transcript}
@@ -96,6 +107,9 @@ def build_document(settings: Settings, version: str, prefix: str = "") -> dict[s
     kinds: set[Kind] = {kind for _, call in calls for answer in call.answers.values() for kind in answer.kinds}
     kinds |= {ProblemView} | {call.body for _, call in calls if call.body}
     schemas, named = make_schemas(kinds, settings)
+    for name, union in UNIONS.items():
+        examples = [msgspec.to_builtins(one) for one in EXAMPLES[union].values()]
+        named[name], schemas[union] = {**schemas[union], "examples": examples}, _ref("schemas", name)
     components: dict[str, Any] = {
         "schemas": named,
         "responses": _problem_responses(settings, schemas[ProblemView]),
@@ -153,14 +167,22 @@ def _answer(answer: Answer, schemas: dict[Kind, Schema]) -> Schema:
     names = (*answer.headers, "X-Request-ID")
     described: Schema = {"description": answer.says, "headers": {name: _ref("headers", name) for name in names}}
     if answer.body:
-        described["content"] = {media: _media(answer.body, schemas, answer.shows) for media in answer.media}
+        described["content"] = {media: _content(media, answer.body, schemas, answer.shows) for media in answer.media}
     if answer.streams:
-        described["content"][SSE] = _media(answer.streams, schemas)
+        described["content"][SSE] = _content(SSE, answer.streams, schemas)
     if answer.lines:
-        described["content"][NDJSON] = _media(answer.lines, schemas)
+        described["content"][NDJSON] = _content(NDJSON, answer.lines, schemas)
     if answer.markdown:
         described["content"][MARKDOWN] = {"schema": {"type": "string"}}
     return described
+
+
+def _content(media: str, kind: Kind, schemas: dict[Kind, Schema], shows: str | None = None) -> Schema:
+    """A stream is a text, and what its lines hold is a schema of its own: clients read the lines one by one."""
+    if media not in LINES:
+        return _media(kind, schemas, shows)
+    name = schemas[kind]["$ref"].rpartition("/")[2]
+    return {"schema": {"type": "string", "description": LINES[media].format(name=name)}}
 
 
 def _media(kind: Kind, schemas: dict[Kind, Schema], shows: str | None = None) -> Schema:

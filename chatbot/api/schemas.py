@@ -6,6 +6,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
+from chatbot.api.cursors import PATTERN
 from chatbot.config.settings import Settings
 
 Schema = dict[str, Any]
@@ -19,6 +20,11 @@ FORMATS = {
     "timestamp": "date-time",
 }
 
+CURSOR = {"pattern": f"^{PATTERN}$"}
+ON_BUSY = {
+    "description": "While a reply is running: queue waits for it, reject answers 409, interrupt cancels it."
+    " Absent: queue."
+}
 FINISH_DETAIL = "The model server's own word for the finish reason where it is another one; else empty."
 
 
@@ -67,7 +73,7 @@ def make_schemas(kinds: set[Kind], settings: Settings) -> tuple[dict[Kind, Schem
     found, named = msgspec.json.schema_components(ordered, ref_template="#/components/schemas/{name}")
     for schema in named.values():
         for name, field in schema["properties"].items():
-            _flatten(field)
+            _complete(field)
             if name in FORMATS:
                 field["format"] = FORMATS[name]
     for kind, fields in _notes(settings).items():
@@ -76,14 +82,25 @@ def make_schemas(kinds: set[Kind], settings: Settings) -> tuple[dict[Kind, Schem
     return dict(zip(ordered, found, strict=True)), named
 
 
-def _flatten(field: Schema) -> None:
-    """What may be null, as a type of two names: pages then show its limits beside it, not two alternatives."""
+def _complete(field: Schema) -> None:
+    """Say what generators of clients would guess wrongly otherwise.
+
+    A default makes a field required in the types of some of them, an object without `additionalProperties` an empty
+    one, and an enumeration without `type` a value of any type. What may be null is a type of two names: pages then show
+    its limits beside it, not two alternatives. An enumeration with null among its types would have to list null, too.
+    """
+    field.pop("default", None)
+    if "enum" in field:
+        field["type"] = "string"
+    if field.get("type") == "object":
+        field.setdefault("additionalProperties", True)
+    for inner in (*field.get("anyOf", ()), field.get("items"), field.get("additionalProperties")):
+        if isinstance(inner, dict):
+            _complete(inner)
     match field.get("anyOf"):
-        case [{"type": str(kind)} as typed, {"type": "null"}]:
+        case [{"type": str(kind)} as typed, {"type": "null"}] if "enum" not in typed:
             del field["anyOf"]
             field.update(typed, type=[kind, "null"])
-    if field.get("default", ...) is None:
-        del field["default"]  # null says no more than absent does
 
 
 def _notes(settings: Settings) -> dict[str, dict[str, Schema]]:
@@ -101,8 +118,8 @@ def _notes(settings: Settings) -> dict[str, dict[str, Schema]]:
                 "description": "Instructions to the model; empty: none. Absent: those of the configuration.",
             },
             "timeout_hours": {
-                "default": sessions.timeout_hours,
-                "description": "Hours after its last access at which the session expires; 0: never.",
+                "description": "Hours after its last access at which the session expires; 0: never."
+                f" Absent: {sessions.timeout_hours:g}.",
             },
         },
         "ChangeSessionBody": {
@@ -115,6 +132,8 @@ def _notes(settings: Settings) -> dict[str, dict[str, Schema]]:
             "status": {"description": "How that reply has ended: cancelled, or as it had ended before."},
         },
         "ChatBody": _chat_notes(settings),
+        "RegenerateBody": {"max_new_tokens": {"maximum": chat.max_tokens_ceiling}, "on_busy": ON_BUSY},
+        "AcceptedView": {"cursor": CURSOR},
         "SessionList": {"next": {"description": "The `cursor` of the next page; absent on the last."}},
         "SessionView": {
             "version": {"description": "Of the session, as in its ETag: it grows with every event."},
@@ -123,7 +142,10 @@ def _notes(settings: Settings) -> dict[str, dict[str, Schema]]:
             "queued_replies": {"description": "Replies that wait for their turn, the next one first."},
         },
         "MessageList": {
-            "cursor": {"description": "Follow the session after this: nothing is missed, nothing comes twice."},
+            "cursor": {
+                **CURSOR,
+                "description": "Follow the session after this: nothing is missed, nothing comes twice.",
+            },
             "next": {"description": "The `before` of the next page, further back; absent on the last."},
         },
         "MessageView": {
@@ -145,18 +167,17 @@ def _chat_notes(settings: Settings) -> dict[str, Schema]:
         "message": {"minLength": 1, "maxLength": chat.message_max_chars, "description": "Not blank."},
         "max_new_tokens": {
             "maximum": chat.max_tokens_ceiling,
-            "default": chat.default_max_tokens,
-            "description": "Tokens of the reply at most.",
+            "description": f"Tokens of the reply at most. Absent: {chat.default_max_tokens}.",
         },
-        "temperature": {"default": chat.default_temperature, "description": "0 always takes the likeliest token."},
-        "do_sample": {"default": chat.default_do_sample, "description": "false means temperature 0."},
+        "temperature": {"description": f"0 always takes the likeliest token. Absent: {chat.default_temperature:g}."},
+        "do_sample": {
+            "description": f"false means temperature 0. Absent: {'true' if chat.default_do_sample else 'false'}."
+        },
         "stop": {"description": "Texts at which the reply ends."},
         "model": {"description": "Absent: the model of the configuration."},
         "parent_id": {
             "description": "The message that this one follows; null: it starts the conversation anew. "
             "Absent: the newest of the selected branch. Posting under an earlier one makes a branch and selects it.",
         },
-        "on_busy": {
-            "description": "While a reply is running: queue waits for it, reject answers 409, interrupt cancels it.",
-        },
+        "on_busy": ON_BUSY,
     }

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, cast, get_args
 
@@ -16,6 +16,8 @@ from chatbot.api import frames
 from chatbot.api.app import build_app
 from chatbot.api.bodies import BodyFault, ChatBody, check_chat, check_metadata, check_text, decode_body
 from chatbot.api.calls import CALLS
+from chatbot.api.conditions import if_match, once_of
+from chatbot.api.cursors import last_event_id
 from chatbot.api.examples import EXAMPLES, SESSION, feed_transcript, transcript
 from chatbot.api.middleware import OPEN_PATHS
 from chatbot.api.openapi import build_document
@@ -23,6 +25,7 @@ from chatbot.api.problem_types import PROBLEM_TYPES
 from chatbot.api.problems import CAUSES, STATUSES, Problem, internal_error, problem_of, render
 from chatbot.api.schemas import ProblemView
 from chatbot.api.services import Services
+from chatbot.api.views import AcceptedView
 from chatbot.audit.trail import EventView
 from chatbot.config.edge import AuthSettings, ServerSettings
 from chatbot.config.replies import ChatSettings
@@ -195,9 +198,46 @@ def test_the_documented_limits_of_a_session_are_the_ones_in_force() -> None:
 def test_the_documented_defaults_are_the_ones_in_force() -> None:
     document = build_document(SMALL, "1")
     chat = document["components"]["schemas"]["ChatBody"]["properties"]
-    assert [chat[name]["default"] for name in ("max_new_tokens", "temperature", "do_sample")] == [11, 0.3, False]
-    assert document["components"]["schemas"]["CreateSessionBody"]["properties"]["timeout_hours"]["default"] == 7
+    shown = [chat[name]["description"] for name in ("max_new_tokens", "temperature", "do_sample")]
+    assert [text.rpartition("Absent: ")[2] for text in shown] == ["11.", "0.3.", "false."]
+    hours = document["components"]["schemas"]["CreateSessionBody"]["properties"]["timeout_hours"]
+    assert hours["description"].endswith("Absent: 7.")
     assert "4321 bytes" in document["components"]["responses"]["Problem413"]["description"]
+
+
+def test_schemas_say_what_generators_of_clients_would_guess() -> None:
+    for schema in DOCUMENT["components"]["schemas"].values():
+        for field in walk(schema.get("properties", {})):
+            if "enum" in field:
+                assert field["type"] == "string", field
+            if field.get("type") == "object":
+                assert "additionalProperties" in field, field
+            assert not isinstance(field.get("default"), str | int | float | bool | list), "it would make it required"
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("If-Match", ["*", '"3"', 'W/"3"', '"3", "4-gzip"', '"3","4"'], ["", "3", '*, "3"']),
+        ("Idempotency-Key", ["a", '"a"', "x" * 255, f'"{"x" * 255}"'], ["", "a b", '"a', "x" * 256, "ä"]),
+        ("Last-Event-ID", ["", "4", "4:0"], ["x", "4:", "4:0:0"]),
+    ],
+)
+def test_the_documented_patterns_of_headers_are_the_ones_in_force(name: str, good: list[str], bad: list[str]) -> None:
+    readers: dict[str, Callable[[web.Request], object]] = {
+        "If-Match": if_match,
+        "Idempotency-Key": lambda request: once_of(request, "chat", EXAMPLES[AcceptedView]["accepted"]),
+        "Last-Event-ID": last_event_id,
+    }
+    schema = DOCUMENT["components"]["parameters"][name]["schema"]
+    for value in [*good, *bad]:
+        assert validator(schema).is_valid(value) is (value in good), value
+        request = make_mocked_request("POST", "/api/chat", headers={name: value})
+        if value in good:
+            readers[name](request)
+        else:
+            with pytest.raises(BodyFault):
+                readers[name](request)
 
 
 def shown(status: int) -> dict[str, Any]:
@@ -260,10 +300,12 @@ def test_the_streamed_example_is_a_stream_of_documented_frames() -> None:
     operation = DOCUMENT["paths"]["/api/chat/stream"]["post"]
     assert transcript() in operation["description"]
     schema = operation["responses"]["200"]["content"]["text/event-stream"]["schema"]
+    assert schema["type"] == "string"
+    assert "`Frame`" in schema["description"]
     *data, done = re.findall(r"^data: (.*)$", transcript(), re.MULTILINE)
     assert done == "[DONE]"
     for line in data:
-        validator(schema).validate(json.loads(line))
+        named("Frame").validate(json.loads(line))
     sent = [type(msgspec.json.decode(line, type=frames.Frame)) for line in data]
     assert sent == [frames.Start, frames.Chunk, frames.Complete]
 
@@ -271,11 +313,15 @@ def test_the_streamed_example_is_a_stream_of_documented_frames() -> None:
 def test_the_feeds_example_is_a_stream_of_documented_frames() -> None:
     operation = DOCUMENT["paths"]["/api/sessions/{session_id}/stream"]["get"]
     assert feed_transcript() in operation["description"]
-    content = operation["responses"]["200"]["content"]["text/event-stream"]
+    schema = operation["responses"]["200"]["content"]["text/event-stream"]["schema"]
+    assert "`FeedFrame`" in schema["description"]
     data = re.findall(r"^data: (.*)$", feed_transcript(), re.MULTILINE)
     sent = [type(msgspec.json.decode(line, type=frames.FeedFrame)) for line in data]
     assert sent == [frames.Message, frames.Start, frames.FeedChunk, frames.Complete]
-    assert {example["value"]["type"] for example in content["examples"].values()} == {
+    examples = DOCUMENT["components"]["schemas"]["FeedFrame"]["examples"]
+    for example in examples:
+        named("FeedFrame").validate(example)
+    assert {example["type"] for example in examples} == {
         kind.__struct_config__.tag for kind in get_args(frames.FeedFrame)
     }, "there is an example of each frame"
     names = {one.get("$ref", one.get("name")).rpartition("/")[2] for one in operation["parameters"]}
