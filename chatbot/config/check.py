@@ -50,6 +50,7 @@ def _names(settings: Settings) -> Iterator[Fault]:
     paths = {
         "database.projections_path": settings.database.projections_path,
         "embedded.model_path": settings.embedded.model_path,
+        "llm.ca_file": settings.llm.ca_file,
     }
     hosts = {
         "server.host": settings.server.host,

@@ -73,14 +73,30 @@ class LlmSettings(Struct, frozen=True):
     server_url: Annotated[
         str,
         Meta(
-            pattern=r"^(https?://[^\s/?#]+[^\s?#]*)?$",
-            description="The model server; empty: the embedded model.",
-            extra={"env": "LLM_SERVER_URL", "allowed": "http://host[:port] or https://..., without ? and #"},
+            pattern=r"^(https?://[^\s/?#]+[^\s#]*)?$",
+            description="The model server, with or without the path of its API; empty: the embedded model.",
+            extra={"env": "LLM_SERVER_URL", "allowed": "http://host[:port] or https://..., without #"},
         ),
     ] = ""
     model: Annotated[str, Meta(description="The model asked for; empty: the first that the server offers.")] = ""
     api_key: Annotated[
         str, Meta(description="Secret sent to the model server as a bearer token; empty: none.", extra={"secret": True})
+    ] = ""
+    proxy: Annotated[
+        str,
+        Meta(
+            pattern=r"^(none|http://[^\s/?#]+/?)?$",
+            description="HTTP proxy to the model server; empty: what HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY"
+            " say; none: asked directly.",
+            extra={"allowed": "http://[name:password@]host[:port], none or empty"},
+        ),
+    ] = ""
+    ca_file: Annotated[
+        str,
+        Meta(
+            description="Certificates (PEM) trusted for the model server besides those of the system or SSL_CERT_FILE.",
+            extra={"allowed": "a file's path, or empty"},
+        ),
     ] = ""
     connect_timeout_s: Annotated[float, Meta(gt=0, le=600, description="Seconds to connect to the server.")] = 5.0
     first_token_timeout_s: Annotated[

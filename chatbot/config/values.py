@@ -14,6 +14,7 @@ MASK = "***"
 _SWITCH = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(("false", "0", "no", "off"), False)
 _SHOWN_MAX_CHARS = 80  # a system prompt may be a page long; a line of the listing is not
 _CREDENTIALS = re.compile(r"(?<=//)[^/@\s]*@")
+_QUERY_SECRETS = re.compile(r"(?<=[?&])([^=&\s]*(?:key|token|secret|password|sig)[^=&\s]*=)[^&\s\"]+", re.IGNORECASE)
 
 
 class Invalid(Exception):
@@ -99,6 +100,6 @@ def refused(setting: Setting, raw: Any) -> str:
 
 def visible(value: Any) -> str:
     """Any value on one line, cut where very long, without the credentials that a URL may carry."""
-    text = _CREDENTIALS.sub(f"{MASK}@", to_toml(value))
+    text = _QUERY_SECRETS.sub(rf"\1{MASK}", _CREDENTIALS.sub(f"{MASK}@", to_toml(value)))
     text = text.encode(errors="backslashreplace").decode()  # the environment may hold bytes that are no text
     return text if len(text) <= _SHOWN_MAX_CHARS else text[: _SHOWN_MAX_CHARS - 1] + "…"

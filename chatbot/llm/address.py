@@ -1,55 +1,136 @@
 """Where a model server is, and the head of every request to it. Pure."""
 
 import base64
-from urllib.parse import unquote, urlsplit
+import re
+from urllib.parse import unquote, urljoin, urlsplit
 
 from msgspec import Struct
 
 ACCEPT = "text/event-stream, application/json"
+COMPLETIONS = "/chat/completions"
+_ENDPOINTS = (COMPLETIONS, "/completions", "/models")  # what people paste in place of a base URL
+_VERSION = re.compile(r"v\d\w*", re.IGNORECASE)  # v1, v4, v1beta
 
 
 class Address(Struct, frozen=True):
-    """`host` and `port` to connect to, `prefix` before every path, `headers` of every request."""
+    """`host` and `port` to connect to, `prefix` before midm's paths, `headers` of every request.
+
+    `api_prefixes`: what may come before /chat/completions and /models, the likeliest first. `query` is added to every
+    path ('' or '?api-version=...'), `netloc` is host and port as the Host header has them.
+    """
 
     host: str
     port: int
     is_tls: bool
+    netloc: str
     prefix: str
+    api_prefixes: tuple[str, ...]
+    query: str
     headers: str
 
-    def request(self, method: str, path: str, body: bytes = b"") -> bytes:
-        """A whole HTTP/1.1 request; a body is JSON."""
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port: what may be shown to people."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.is_tls else 'http'}://{host}:{self.port}"
+
+    def request(self, method: str, target: str, body: bytes = b"", more_headers: str = "") -> bytes:
+        """A whole HTTP/1.1 request; a body is JSON. `target`: a path with its query, or a URL for a proxy."""
         length = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if body else ""
-        return f"{method} {self.prefix}{path} HTTP/1.1\r\n{self.headers}{length}\r\n".encode("ascii") + body
+        return f"{method} {target} HTTP/1.1\r\n{self.headers}{more_headers}{length}\r\n".encode("ascii") + body
+
+    def resolve(self, target: str, location: str) -> str:
+        """The URL to which an answer to a request for `target` redirects. Raises ValueError for what is no URL."""
+        return urljoin(f"{self.origin}{target}", location)
+
+    def target_of(self, url: str) -> str | None:
+        """What to ask this server for; None where `url` is of another scheme, host or port. Raises ValueError."""
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        if (parts.scheme == "https", parts.hostname, port) != (self.is_tls, self.host, self.port):
+            return None
+        return _sendable(parts.path or "/") + (f"?{_sendable(parts.query)}" if parts.query else "")
+
+
+def shown_origin(url: str) -> str:
+    """Scheme, host and port of any URL: without credentials, path and query. Raises ValueError."""
+    parts = urlsplit(url)
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{parts.hostname or ''}{port}"
+
+
+def is_completions_endpoint(url: str) -> bool:
+    """Whether this is the full address of the chat completions, which says what the server speaks."""
+    return urlsplit(url).path.rstrip("/").endswith(COMPLETIONS)
 
 
 def parse_address(url: str, api_key: str) -> Address:
-    """`url` with or without /v1 at its end; a name and password in it are sent as Basic (RFC 7617), a key as Bearer.
+    """`url` may end in a version (/v1, /api/paas/v4) or in a whole endpoint (/v1/chat/completions), or in neither; its
+    query is kept. A name and password in it are sent as Basic (RFC 7617), a key as Bearer.
 
     Raises ValueError for what cannot be asked.
     """
-    parts = urlsplit(url.rstrip("/").removesuffix("/v1"))
+    parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("the model server's address is none of http://host or https://host")
     if parts.username and api_key:
         raise ValueError("the model server's address has a password, and there is a key beside it")
     is_tls = parts.scheme == "https"
     port = parts.port or (443 if is_tls else 80)
+    netloc = _host(parts.hostname, parts.port)
     # identity: a compressed stream is a buffered one.
-    headers = {"Host": _host(parts.hostname, parts.port), "Accept": ACCEPT, "Accept-Encoding": "identity"}
+    headers = {"Host": netloc, "Accept": ACCEPT, "Accept-Encoding": "identity"}
     if parts.username:
-        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
-        headers["Authorization"] = f"Basic {base64.b64encode(pair).decode()}"
+        headers["Authorization"] = basic_credentials(parts.username, parts.password)
     elif api_key:
         headers["Authorization"] = f"Bearer {api_key}"
     for name, value in headers.items():
         if not (value.isascii() and value.isprintable()):
             raise ValueError(f"a character that no header may hold would be sent in {name}")
-    prefix = parts.path.rstrip("/")
-    if not prefix.isascii() or any(each <= " " for each in prefix):
-        raise ValueError("the path of the model server's address must be percent-encoded")
+    path, query = _sendable(parts.path.rstrip("/")), _sendable(parts.query)
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return Address(parts.hostname, port, is_tls, prefix, f"{lines}User-Agent: chatbot\r\n")
+    return Address(
+        host=parts.hostname,
+        port=port,
+        is_tls=is_tls,
+        netloc=netloc,
+        prefix=_root_of(path),
+        api_prefixes=_api_prefixes(path),
+        query=f"?{query}" if query else "",
+        headers=f"{lines}User-Agent: chatbot\r\n",
+    )
+
+
+def basic_credentials(username: str, password: str | None) -> str:
+    """The value of Authorization or Proxy-Authorization for the name and password of a URL."""
+    pair = f"{unquote(username)}:{unquote(password or '')}".encode()
+    return f"Basic {base64.b64encode(pair).decode()}"
+
+
+def _api_prefixes(path: str) -> tuple[str, ...]:
+    """A path with a version is taken as it is first; one without most likely lacks /v1."""
+    for endpoint in _ENDPOINTS:
+        if path.endswith(endpoint):
+            return (path.removesuffix(endpoint),)
+    versioned = f"{path}/v1"
+    if path.rpartition("/")[2] == "v1":
+        return (path,)
+    return (path, versioned) if any(map(_VERSION.fullmatch, path.split("/"))) else (versioned, path)
+
+
+def _root_of(path: str) -> str:
+    """`path` without an endpoint and a version at its end."""
+    for endpoint in (*_ENDPOINTS, "/chat/stream"):
+        path = path.removesuffix(endpoint)
+    head, _, last = path.rpartition("/")
+    return head if _VERSION.fullmatch(last) else path
+
+
+def _sendable(part: str) -> str:
+    """`part` of a URL, if it may stand in a request's first line. Raises ValueError."""
+    if not part.isascii() or any(each <= " " for each in part):
+        raise ValueError("the path of the model server's address must be percent-encoded")
+    return part
 
 
 def _host(name: str, port: int | None) -> str:

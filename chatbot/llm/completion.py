@@ -9,11 +9,11 @@ import msgspec
 from msgspec import Struct
 
 from chatbot.llm import json_text
-from chatbot.llm.errors import LlmFailed
+from chatbot.llm.errors import LlmError, LlmFailed
 from chatbot.llm.exchange import CUT, DONE, MALFORMED, read_usage
 from chatbot.llm.finish_reasons import FinishReason, graver, read_finish_reason
 from chatbot.llm.protocol import Finish
-from chatbot.llm.refusal import NO_JSON, from_stream
+from chatbot.llm.refusal import NO_JSON, excerpt_of, from_stream
 from events.catalogue import Usage
 
 
@@ -45,6 +45,7 @@ class _Chunk(Struct):
     error: Any = None
     object: str | None = None
     message: Any = None
+    detail: Any = None
 
 
 _decode = msgspec.json.Decoder(_Chunk).decode
@@ -62,7 +63,8 @@ class Completion:
         self.usage: Usage | None = None
         self.reason: FinishReason | None = None
         self.done = False
-        self.failure: LlmFailed | None = None
+        self.failure: LlmError | None = None
+        self._complaint: Any = None  # a sentence in place of choices: an error, should no end of the reply follow
         self._secret = secret
         self._went_on = False  # text came after a finish reason
         self._has_text = False
@@ -89,7 +91,7 @@ class Completion:
                     text += self._absorb_unclear(event)
                 else:
                     text += self._absorb_chunk(chunk)
-            except LlmFailed as failure:
+            except LlmError as failure:
                 self.failure = failure
                 if self.usage is not None:
                     failure.finish = Finish("error", self.model, self.usage)
@@ -97,17 +99,18 @@ class Completion:
         return text
 
     def absorb_document(self, document: bytes) -> str:
-        """The text of a whole completion, which is complete by being JSON. Raises LlmFailed."""
+        """The text of a whole completion, which is complete by being JSON. Raises LlmError."""
         try:
             chunk, is_clean = _read(document)
         except NO_JSON as error:
             raise LlmFailed(MALFORMED) from error
         if chunk is None or not (chunk.choices or chunk.error or chunk.object == "error"):
-            raise LlmFailed(MALFORMED)
+            raise LlmFailed(f"{MALFORMED}: {excerpt_of(document, self._secret)}")
         return self._absorb_chunk(chunk, is_clean=is_clean)
 
     def check_ended(self) -> None:
-        """The body has ended without [DONE]. Raises LlmFailed if no finish reason has come either."""
+        """The body has ended without [DONE]. Raises LlmError if no finish reason has come either."""
+        self._check_complaint()
         if self.reason is None:
             raise LlmFailed(CUT)
 
@@ -116,7 +119,8 @@ class Completion:
         return self._joiner.end() if self._has_rest else ""
 
     def finish(self) -> Finish:
-        """How the reply ended. Raises LlmFailed where the server says that it could not finish it."""
+        """How the reply ended. Raises LlmError where the server says that it could not finish it."""
+        self._check_complaint()
         reason = self.reason or FinishReason("stop")
         no_text_reason = "" if self._has_text else self._no_text_reason(reason)
         finish = Finish(reason.reason, self.model, self.usage, reason.detail, no_text_reason)
@@ -139,7 +143,7 @@ class Completion:
         return "" if chunk is None else self._absorb_chunk(chunk, is_clean=is_clean)
 
     def _absorb_chunk(self, chunk: _Chunk, *, is_clean: bool = True) -> str:
-        """`is_clean`: its text holds no half of a character. Raises LlmFailed."""
+        """`is_clean`: its text holds no half of a character. Raises LlmError."""
         if chunk.error or chunk.object == "error":
             raise from_stream(chunk.error or chunk.message or "", self._secret)
         if chunk.usage is not None:
@@ -147,6 +151,7 @@ class Completion:
             self._note_reasoning_tokens(chunk.usage)
         self.model = chunk.model or self.model
         if not chunk.choices:
+            self._complaint = chunk.message or chunk.detail or self._complaint
             return ""
         choice = chunk.choices[0]
         if choice.index != 0:
@@ -178,6 +183,11 @@ class Completion:
             return ""
         self._is_of_messages = True
         return message.content
+
+    def _check_complaint(self) -> None:
+        """Some servers end a reply with {"message": "..."} or {"detail": "..."} and nothing else. Raises LlmError."""
+        if self._complaint and self.reason is None:
+            raise from_stream(self._complaint, self._secret)
 
     def _note_reasoning_tokens(self, usage: Any) -> None:
         details = usage.get("completion_tokens_details") if isinstance(usage, dict) else None
@@ -232,6 +242,7 @@ def _read(document: bytes) -> tuple[_Chunk | None, bool]:
         error=told.get("error"),
         object=kind if isinstance(kind, str) else None,
         message=told.get("message"),
+        detail=told.get("detail"),
     )
     return chunk, False
 

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from chatbot.llm.address import is_completions_endpoint
 from chatbot.llm.embedded import EmbeddedProvider
 from chatbot.llm.guard import GuardedProvider
 from chatbot.llm.lazy import LazyProvider
@@ -26,6 +27,8 @@ def _create(kind: ProviderKind, llm: LlmOptions, embedded: EmbeddedOptions) -> P
         case "midm":
             return MidmProvider(llm)
         case "openai":
+            return OpenAiProvider(llm)
+        case "auto" if is_completions_endpoint(llm.server_url):
             return OpenAiProvider(llm)
         case "auto" if llm.server_url:
             return LazyProvider(llm, {"midm": MidmProvider, "openai": OpenAiProvider})

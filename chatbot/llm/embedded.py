@@ -10,6 +10,7 @@ from chatbot.llm.errors import LlmError, LlmUnavailable, ModelUnusable
 from chatbot.llm.openai import OpenAiProvider
 from chatbot.llm.options import EmbeddedOptions, LlmOptions
 from chatbot.llm.protocol import ChatMessage, Finish, Health, Hear
+from chatbot.llm.proxy import DIRECT
 from events.catalogue import Parameters
 
 __all__ = ["EmbeddedMissing", "EmbeddedProvider"]
@@ -114,7 +115,11 @@ class EmbeddedProvider:
         report = process.report
         server = OpenAiProvider(
             msgspec.structs.replace(
-                self._llm_options, server_url=report.url, api_key=report.api_key, model=self._model_file.name
+                self._llm_options,
+                server_url=report.url,
+                api_key=report.api_key,
+                proxy=DIRECT,
+                model=self._model_file.name,
             )
         )
         try:

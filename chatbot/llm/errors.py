@@ -27,11 +27,28 @@ class LlmError(Exception):
         self.status = status
         self.retry_after_s = retry_after_s
         self.finish = finish
+        self.parameter: str | None = None  # of our request, which the server has refused
+        self.asked = ""  # the URL that was asked, without credentials and query
 
 
 def reason_of(error: LlmError) -> str:
-    """The error and what lies behind it (a refused connection, an unknown host), for an operator."""
-    return f"{error}: {error.__cause__}" if error.__cause__ else str(error)
+    """The error, what lies behind it (a refused connection, an unknown host) and what was asked, for an operator."""
+    cause = f": {error.__cause__}" if error.__cause__ else ""
+    return f"{error}{cause}{_asked(error)}"
+
+
+def loggable_reason(error: LlmError) -> str:
+    """As reason_of(), without the model server's own words, which may quote the prompt."""
+    reason, cause = public_part(str(error)), error.__cause__
+    if isinstance(cause, LlmError):
+        reason += f": {public_part(str(cause))}"
+    elif cause is not None and isinstance(error, LlmUnavailable):  # why there is no connection
+        reason += f": {cause}"
+    return reason + _asked(error)
+
+
+def _asked(error: LlmError) -> str:
+    return f" (asked {error.asked})" if error.asked else ""
 
 
 def public_part(sentence: str) -> str:

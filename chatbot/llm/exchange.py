@@ -28,11 +28,21 @@ START_MAX_BYTES = 1024  # of white space before the first character that says wh
 Absorb = Callable[[list[bytes]], bool]
 
 
+# The names of the two counts: OpenAI's, Anthropic's, Ollama's.
+USAGE_NAMES = (
+    ("prompt_tokens", "completion_tokens"),
+    ("input_tokens", "output_tokens"),
+    ("prompt_eval_count", "eval_count"),
+)
+
+
 def read_usage(told: Any) -> Usage | None:
     """None for anything but two counts: a reply is not lost because its usage is odd."""
     if not isinstance(told, dict):
         return None
-    prompt, completion, total = (_count(told.get(f"{each}_tokens")) for each in ("prompt", "completion", "total"))
+    pairs = ((_count(told.get(first)), _count(told.get(second))) for first, second in USAGE_NAMES)
+    prompt, completion = next((pair for pair in pairs if None not in pair), (None, None))
+    total = _count(told.get("total_tokens"))
     if prompt is None or completion is None:
         return None
     return Usage(prompt, completion, prompt + completion if total is None else total)

@@ -7,13 +7,13 @@ from collections.abc import Callable
 import structlog
 from msgspec.structs import replace
 
-from chatbot.llm.errors import LlmError, LlmFailed
+from chatbot.llm.errors import LlmError, LlmFailed, loggable_reason
 from chatbot.llm.options import LlmOptions
 from chatbot.llm.protocol import ChatMessage, Finish, Health, Hear, Provider
 from chatbot.llm.watchdog import Watchdog
 from events.catalogue import Parameters
 
-RETRY_WAIT_MAX_S = 10.0  # a server that asks for more is left alone: a person is waiting
+BACKOFF_MAX_S = 10.0
 
 _log = structlog.get_logger(__name__)
 
@@ -105,11 +105,12 @@ class GuardedProvider:
                 except LlmError as error:
                     self._note(error)
                     wait_s = self._retry_wait_s(error, attempt)
+                    failed = {"provider": self.name, "reason": loggable_reason(error), "status": error.status}
                     if listener.has_text or wait_s is None or wait_s >= watchdog.remaining_s:
+                        _log.warning("llm.failed", **failed)
                         raise
                     attempt += 1
-                    reason = type(error.__cause__ or error).__name__
-                    _log.info("llm.retried", provider=self.name, reason=reason, status=error.status, attempt=attempt)
+                    _log.info("llm.retried", **failed, attempt=attempt)
                 else:
                     self._note(None)
                     return finish
@@ -127,7 +128,9 @@ class GuardedProvider:
         Doubling, with jitter from half to one and a half, so that replies which failed together do not return together.
         """
         asked_s = error.retry_after_s or 0.0
-        if not error.retryable or attempt >= self._options.retries_max or asked_s > RETRY_WAIT_MAX_S:
+        if not error.retryable or attempt >= self._options.retries_max:
             return None
-        backoff_s = min(self._options.retry_backoff_s * 2.0**attempt, RETRY_WAIT_MAX_S)
+        if asked_s > self._options.first_token_timeout_s:  # a person waits, and for the first token no longer than that
+            return None
+        backoff_s = min(self._options.retry_backoff_s * 2.0**attempt, BACKOFF_MAX_S)
         return max(asked_s, backoff_s * random.uniform(0.5, 1.5))  # noqa: S311 - jitter is no secret

@@ -7,7 +7,7 @@ import structlog
 
 from chatbot.llm.connection import Connection
 from chatbot.llm.detect import detect
-from chatbot.llm.errors import LlmError, LlmUnavailable
+from chatbot.llm.errors import LlmError, LlmUnavailable, reason_of
 from chatbot.llm.options import LlmOptions
 from chatbot.llm.protocol import ChatMessage, Finish, Health, Hear, Provider
 from events.catalogue import Parameters
@@ -49,7 +49,7 @@ class LazyProvider:
         try:
             provider = await self._find()
         except LlmError as error:
-            return Health(available=False, detail=str(error))
+            return Health(available=False, detail=reason_of(error))
         return await provider.health()
 
     async def close(self) -> None:
@@ -62,9 +62,14 @@ class LazyProvider:
         if self._inner is None:
             async with self._asking:
                 if self._inner is None:
-                    kind = await detect(self._connection)
-                    if kind is None:
-                        raise LlmUnavailable
+                    try:
+                        kind = await detect(self._connection)
+                    except LlmUnavailable:
+                        raise
+                    except LlmError as error:
+                        unknown = LlmUnavailable()
+                        unknown.asked = error.asked
+                        raise unknown from error
                     self._inner = self._kinds[kind](self._options)
                     _log.info("llm.protocol_found", protocol=kind)
         return self._inner

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from chatbot.llm import json_text
-from chatbot.llm.connection import Connection
+from chatbot.llm.connection import NO_SUCH_ROUTE, Connection
 from chatbot.llm.errors import LlmError, LlmFailed, LlmUnavailable, reason_of
 from chatbot.llm.exchange import CUT, DONE, MALFORMED, SILENCE_S, Exchange, read_usage
 from chatbot.llm.options import LlmOptions
@@ -19,7 +19,6 @@ from events.catalogue import Parameters, Usage
 MAX_NEW_TOKENS = 128  # the server's own default, sent explicitly so that a reply cut there is known as such
 PLAIN_S = 600.0  # how long a server is remembered as one that cannot stream: it may be updated meanwhile
 LIFE_SIGN_S = 5.0  # while such a server writes: an empty piece, which says that the request still stands
-NO_SUCH_ROUTE = (404, 405, 501)
 
 
 class _Frame(Struct):
@@ -67,7 +66,7 @@ class _Reply:
     def __init__(self, secret: str) -> None:
         self.done = False  # [DONE] has come
         self.finished = False  # `complete` has come, and no text after it
-        self.failure: LlmFailed | None = None
+        self.failure: LlmError | None = None
         self.pieces = 0
         self._secret = secret
         self._joiner = json_text.TextJoiner()
@@ -195,7 +194,7 @@ class MidmProvider:
                 reply.check_ended()
             if reply.done:
                 await exchange.end()
-        except LlmFailed:
+        except LlmError:
             if not reply.finished:  # else the reply is whole
                 raise
         finally:

@@ -2,17 +2,24 @@
 
 from typing import Any
 
+import structlog
+
 from chatbot.llm.completion import Completion
-from chatbot.llm.connection import Connection
+from chatbot.llm.connection import NO_SUCH_ROUTE, Connection, NotJson
 from chatbot.llm.errors import LlmError, LlmFailed, reason_of
 from chatbot.llm.exchange import SILENCE_S, Exchange
+from chatbot.llm.model_list import LIST_MAX_BYTES, read_names
 from chatbot.llm.options import LlmOptions
 from chatbot.llm.protocol import ChatMessage, Finish, Health, Hear
+from chatbot.llm.refusal import KEY_REFUSED
+from chatbot.llm.refused_parameters import REPLACEMENTS, RefusedParameters, without
 from events.catalogue import Parameters
 
-NO_SUCH_ROUTE = (404, 405, 501)
 BAD_REQUEST = (400, 422)
+FAULT = 500  # and beyond: the server's own
 WITH_USAGE = {"stream_options": {"include_usage": True}}  # sent along until a server has refused it
+
+_log = structlog.get_logger(__name__)
 
 
 def request_body(messages: tuple[ChatMessage, ...], parameters: Parameters, model: str) -> dict[str, Any]:
@@ -39,7 +46,8 @@ class OpenAiProvider:
         self._configured = bool(options.model)
         self._secret = options.api_key
         self._connection = Connection(options)
-        self._tells_usage: bool | None = None  # None: not known yet whether stream_options is understood
+        self._refused = RefusedParameters()
+        self._tells_usage = False  # a request with stream_options has been answered
 
     async def stream(
         self, messages: tuple[ChatMessage, ...], parameters: Parameters, hear: Hear, *, whole: bool = False
@@ -49,7 +57,7 @@ class OpenAiProvider:
         A reply is read to [DONE] or the end of its body: some servers write on after a finish reason.
         """
         model = parameters.model or self.model or await self._list_models()
-        exchange = await self._ask(request_body(messages, parameters, model))
+        exchange = await self._ask(request_body(messages, parameters, model), model)
         reply = Completion(model, self._secret)
 
         def absorb(events: list[bytes]) -> bool:
@@ -71,7 +79,7 @@ class OpenAiProvider:
                 await exchange.end()
             else:
                 reply.check_ended()
-        except LlmFailed:
+        except LlmError:
             if not reply.is_final:  # else the reply is whole: this costs no more than its usage
                 raise
         finally:
@@ -93,40 +101,77 @@ class OpenAiProvider:
     async def _list_models(self) -> str:
         """The first model's name, also remembered as ours unless one is configured; '' where the server lists none.
 
-        Raises LlmError. A server without /v1/models may well answer completions.
+        Raises LlmError. A server without /v1/models may well answer completions; one whose list nobody can read does
+        where a model is configured.
         """
         try:
-            told = await self._connection.get("/v1/models")
+            names = read_names(await self._connection.get_api("/models", LIST_MAX_BYTES))
         except LlmFailed as error:
-            if error.status not in NO_SUCH_ROUTE:
-                raise
+            if error.status in NO_SUCH_ROUTE or (self._configured and _has_answered(error)):
+                return self.model
+            if isinstance(error, NotJson):
+                raise self._unreadable(error) from error
+            raise
+        if names is None:
+            if not self._configured:
+                raise self._unreadable()
             return self.model
-        models = told.get("data") if isinstance(told, dict) else None
-        names = [str(one["id"]) for one in models or () if isinstance(one, dict) and one.get("id")]
         self.models = frozenset((*names, self.model) if self._configured else names)
         if not self._configured and names:
             self.model = names[0]
         return self.model
 
-    async def _ask(self, body: dict[str, Any]) -> Exchange:
-        """Wants the usage told in the stream, too, unless the server has refused a request because of that."""
-        if self._tells_usage is not False:
+    def _unreadable(self, error: LlmFailed | None = None) -> LlmFailed:
+        unreadable = LlmFailed("The model server's list of models cannot be read; name a model in llm.model")
+        unreadable.asked = error.asked if error is not None else ""
+        return unreadable
+
+    async def _ask(self, body: dict[str, Any], model: str) -> Exchange:
+        """Asks without the parameters that the model's server refuses, which it tells one at a time.
+
+        The usage is wanted in the stream, too. A server that refuses a first request without a clear reason is asked
+        again without that: older ones do not know stream_options.
+        """
+        known = refused = self._refused.of(model)
+        body = body | WITH_USAGE
+        for _ in REPLACEMENTS:
+            sent = without(body, refused)
             try:
-                exchange = await self._post(body | WITH_USAGE)
+                exchange = await self._post(sent)
             except LlmFailed as error:
-                if error.status not in BAD_REQUEST or self._tells_usage:
+                parameter = self._refused_parameter(error, sent)
+                if parameter is None:
                     raise
+                refused |= {parameter}
             else:
-                self._tells_usage = True
-                return exchange
-        exchange = await self._post(body)
-        self._tells_usage = False
+                break
+        else:
+            exchange = await self._post(without(body, refused))
+        if refused != known:
+            self._refused.learn(model, refused)
+            _log.info("llm.parameters_refused", parameters=sorted(refused))
+        self._tells_usage = self._tells_usage or "stream_options" not in refused
         return exchange
+
+    def _refused_parameter(self, error: LlmFailed, sent: dict[str, Any]) -> str | None:
+        """The parameter of the request `sent` to go without; None where the refusal has another reason."""
+        if error.status not in BAD_REQUEST:
+            return None
+        if error.parameter in sent:
+            return error.parameter
+        return "stream_options" if "stream_options" in sent and not self._tells_usage else None
 
     async def _post(self, body: dict[str, Any]) -> Exchange:
         try:
-            return await self._connection.post("/v1/chat/completions", body)
+            return await self._connection.post_api("/chat/completions", body)
         except LlmFailed as error:
             if error.status == 404 and not self._configured and body.get("model") == self.model:
                 self.model = ""  # the server may have other models by now: look again next time
             raise
+
+
+def _has_answered(error: LlmFailed) -> bool:
+    """Whether the server is there, though it gave no list: a wrong key or a fault would meet replies, too."""
+    return isinstance(error, NotJson) or (
+        error.status is not None and error.status < FAULT and error.status not in KEY_REFUSED
+    )

@@ -6,8 +6,8 @@ from msgspec import Struct
 class LlmOptions(Struct, frozen=True, kw_only=True):
     """How to reach a model server, and the bounds on asking it.
 
-    `server_url`: with or without /v1 at its end. `model`: '' leaves the choice to the server. `api_key`: sent as a
-    Bearer token; '' sends none.
+    `server_url`: see address.py. `model`: '' leaves the choice to the server. `api_key`: sent as a Bearer token; ''
+    sends none. `proxy`: see proxy.py. `ca_file`: certificates to trust besides the system's, PEM; '' is none.
 
     `connect_timeout_s` bounds name resolution, TCP and TLS; `first_token_timeout_s` the silence before the first piece
     of text, `between_tokens_timeout_s` each later one, `reply_timeout_s` the whole reply, retries included;
@@ -23,6 +23,8 @@ class LlmOptions(Struct, frozen=True, kw_only=True):
     server_url: str = ""
     model: str = ""
     api_key: str = ""
+    proxy: str = ""
+    ca_file: str = ""
     connect_timeout_s: float = 5.0
     first_token_timeout_s: float = 60.0
     between_tokens_timeout_s: float = 60.0
@@ -37,8 +39,8 @@ class LlmOptions(Struct, frozen=True, kw_only=True):
     beat_max_s: float = 0.06
 
     def __repr__(self) -> str:
-        """Without the key: options end up in logs and tracebacks."""
-        return f"LlmOptions(server_url={self.server_url!r}, model={self.model!r})"
+        """Without key and URLs, which may hold secrets: options end up in logs and tracebacks."""
+        return f"LlmOptions(model={self.model!r}, ...)"
 
 
 class EmbeddedOptions(Struct, frozen=True, kw_only=True):

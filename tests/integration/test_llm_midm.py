@@ -181,7 +181,7 @@ async def test_health_is_whether_the_model_is_loaded(server: ModelServer, provid
     await server.stop()
     away = await provider.health()
     assert not away.available
-    assert away.detail.startswith("LLM server not available: Cannot connect to host 127.0.0.1")
+    assert away.detail == f"LLM server not available: connection refused (asked {server.url}/health)"
 
 
 async def test_a_failure_for_want_of_a_model_is_told_as_unavailable(

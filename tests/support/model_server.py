@@ -46,6 +46,7 @@ class ModelServer:
         self.model_loaded = True  # as /health tells it
         self.streams = True  # False: midm's first version, which answers /chat/stream with a JSON message
         self.protocols: tuple[str, ...] = ("midm", "openai")
+        self.api_root = "/v1"  # where OpenAI's API is
         self.api_key: str | None = None  # when set, anything else gets 401
         self.accepts_stream_options = True  # False: 400, as older servers do
         self.status = 200  # of /health and /v1/models
@@ -97,6 +98,12 @@ class ModelServer:
         async with asyncio.timeout(timeout_s):
             while not reached():
                 await asyncio.sleep(0.002)
+
+    def standard_path(self, path: str) -> str:
+        """`path` with /v1 in place of `api_root`; a path that leads nowhere where it is below another root."""
+        if path.startswith(f"{self.api_root}/"):
+            return path.replace(self.api_root, "/v1", 1)
+        return "/nowhere" if path.endswith(("/chat/completions", "/models")) else path
 
     async def start(self) -> None:
         """Listens; after stop() again on the same port."""
@@ -183,7 +190,7 @@ class _Connection(asyncio.Protocol):
         length = int(headers.get("content-length", 0))
         if len(rest) >= length:
             self._buffer = rest[length:]
-            path = line.split(" ")[1].partition("?")[0]
+            path = self._server.standard_path(line.split(" ")[1].partition("?")[0])
             body = json.loads(rest[:length]) if length else {}
             self._task = asyncio.get_running_loop().create_task(self._answer(path, headers, body))
             self._task.add_done_callback(self._answered)

@@ -11,6 +11,7 @@ class RawServer:
 
     def __init__(self) -> None:
         self.answers: list[bytes] = []
+        self.heads: list[bytes] = []  # of the requests
         self.flood = b""
         self.step_bytes = 0
         self.accepted = 0
@@ -21,6 +22,7 @@ class RawServer:
         self.accepted += 1
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
+                self.heads.append(head)
                 length = next((int(one[16:]) for one in head.split(b"\r\n") if one[:15] == b"Content-Length:"), 0)
                 await reader.readexactly(length)
                 await self._write(writer, self.answers.pop(0))

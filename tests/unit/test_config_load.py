@@ -180,6 +180,8 @@ def test_an_empty_variable_changes_nothing(tmp_path: Path) -> None:
         ("CHATBOT_LLM_PROVIDER", "openia", "allowed: one of auto, midm, openai, embedded"),
         ("LLM_SERVER_URL", "localhost:8000", "allowed: http://host[:port]"),
         ("LLM_SERVER_URL", "ftp://me:hidden@host", 'llm.server_url = "ftp://***@host"'),
+        ("CHATBOT_LLM_PROXY", "socks5://me:hidden@host", 'llm.proxy = "socks5://***@host"'),
+        ("CHATBOT_LLM_PROXY", "host:3128", "allowed: http://[name:password@]host[:port], none or empty"),
         (
             "DATABASE_URL",
             "mysql://me:hidden@host/db",

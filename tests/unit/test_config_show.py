@@ -78,13 +78,15 @@ def test_secrets_are_masked_everywhere(tmp_path: Path) -> None:
     environment = {
         "CHATBOT_API_KEYS": f"phone:{SECRET}",
         "CHATBOT_LLM_API_KEY": SECRET,
-        "LLM_SERVER_URL": f"https://me:{SECRET}@host/v1",
+        "LLM_SERVER_URL": f"https://me:{SECRET}@host/v1?api-version=1&API_Key={SECRET}",
+        "CHATBOT_LLM_PROXY": f"http://me:{SECRET}@proxy:3128",
     }
     configuration = load({}, environment=environment, folder=tmp_path)
     shown = show(configuration)
     assert SECRET not in shown
     assert "phone: ***" in shown
-    assert '"https://***@host/v1"' in shown
+    assert '"https://***@host/v1?api-version=1&API_Key=***"' in shown
+    assert '"http://***@proxy:3128"' in shown
     assert SECRET not in repr(configuration)
     assert SECRET not in str(configuration.settings)
 

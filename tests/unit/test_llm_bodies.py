@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from chatbot.llm import midm, openai
-from chatbot.llm.errors import LlmError, LlmFailed, LlmOverloaded, LlmUnavailable
+from chatbot.llm.errors import LlmError, LlmFailed, LlmOverloaded, LlmUnavailable, loggable_reason, reason_of
 from chatbot.llm.exchange import read_usage
 from chatbot.llm.options import LlmOptions
 from chatbot.llm.refusal import EXCERPT_MAX_CHARS, excerpt, from_status, from_stream
@@ -59,6 +59,9 @@ def test_a_model_that_nobody_knows_is_not_named() -> None:
         (400, LlmFailed, False),
         (401, LlmFailed, False),
         (404, LlmFailed, False),
+        (408, LlmFailed, True),
+        (409, LlmFailed, True),
+        (529, LlmOverloaded, True),
         (301, LlmFailed, False),
         (429, LlmOverloaded, True),
         (500, LlmFailed, True),
@@ -67,10 +70,32 @@ def test_a_model_that_nobody_knows_is_not_named() -> None:
     ],
 )
 def test_each_status_has_its_error(status: int, kind: type[LlmError], retryable: bool) -> None:
-    error = from_status(status, b'{"detail": "why"}', "7", "key")
+    error = from_status(status, b'{"detail": "why"}', 7.0, "key")
     assert type(error) is kind
     assert (error.retryable, error.status, error.retry_after_s) == (retryable, status, 7.0)
-    assert str(error) == f"The model server answered {status}: why"
+    refused = " (key refused)" if status == 401 else ""
+    assert str(error) == f"The model server answered {status}{refused}: why"
+
+
+@pytest.mark.parametrize(
+    ("status", "document", "kind", "retryable"),
+    [
+        (400, b'{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}', LlmOverloaded, True),
+        (500, b'{"error":{"code":"server_busy"}}', LlmOverloaded, True),
+        (503, b'{"error":{"code":"ServerBusy"}}', LlmOverloaded, True),
+        (500, b'{"error":"the model is overloaded"}', LlmOverloaded, True),
+        (500, b"server busy, please try again later, maximum pending requests exceeded", LlmOverloaded, True),
+        (429, b'{"error":{"code":"insufficient_quota","type":"insufficient_quota"}}', LlmOverloaded, False),
+        (403, b'{"error":{"code":"rate_limit_exceeded"}}', LlmFailed, False),
+        (400, b'{"error":{"type":"invalid_request_error","message":"busy is no role"}}', LlmFailed, False),
+        (500, b"", LlmFailed, True),
+    ],
+)
+def test_an_overload_is_known_by_its_words_too(
+    status: int, document: bytes, kind: type[LlmError], retryable: bool
+) -> None:
+    error = from_status(status, document)
+    assert (type(error), error.retryable) == (kind, retryable)
 
 
 @pytest.mark.parametrize(
@@ -92,9 +117,37 @@ def test_a_refusal_that_is_no_json_is_quoted_all_the_same() -> None:
     assert str(from_status(502, b"<html>\xff bad gateway", None)).startswith("The model server answered 502: <html>")
 
 
-@pytest.mark.parametrize(("code", "retryable"), [(429, True), (500, True), (400, False), ("x", False), (None, False)])
-def test_an_error_in_a_stream_tells_by_its_code_whether_to_ask_again(code: Any, retryable: bool) -> None:
-    assert from_stream({"message": "no", "code": code}).retryable is retryable
+@pytest.mark.parametrize(
+    ("code", "kind", "retryable"),
+    [
+        (429, LlmOverloaded, True),
+        (529, LlmOverloaded, True),
+        ("429", LlmOverloaded, True),
+        ("rate_limit_exceeded", LlmOverloaded, True),
+        ("engine_overloaded_error", LlmOverloaded, True),
+        ("RESOURCE_EXHAUSTED", LlmOverloaded, True),
+        ("server_busy", LlmOverloaded, True),
+        (500, LlmFailed, True),
+        ("503", LlmFailed, True),
+        (408, LlmFailed, True),
+        ("server_error", LlmFailed, True),
+        ("ServiceUnavailable", LlmFailed, True),
+        (400, LlmFailed, False),
+        ("insufficient_quota", LlmFailed, False),
+        ("invalid_prompt", LlmFailed, False),
+        ("x", LlmFailed, False),
+        (None, LlmFailed, False),
+        ([], LlmFailed, False),
+    ],
+)
+@pytest.mark.parametrize("name", ["code", "status", "type"])
+def test_an_error_in_a_stream_tells_by_its_code_whether_to_ask_again(
+    name: str, code: Any, kind: type[LlmError], retryable: bool
+) -> None:
+    if name == "type" and not (isinstance(code, str) and not code.isdecimal()):
+        return  # a type is a word
+    error = from_stream({"message": "no", name: code})
+    assert (type(error), error.retryable) == (kind, retryable)
 
 
 @pytest.mark.parametrize(
@@ -104,6 +157,10 @@ def test_an_error_in_a_stream_tells_by_its_code_whether_to_ask_again(code: Any, 
         ({"prompt_tokens": 1, "completion_tokens": 2}, Usage(1, 2, 3)),
         ({"completion_tokens": 2}, None),
         ({"prompt_tokens": None, "completion_tokens": "2"}, None),
+        ({"input_tokens": 1, "output_tokens": 2}, Usage(1, 2, 3)),
+        ({"input_tokens": 1, "output_tokens": 2, "prompt_tokens": 0}, Usage(1, 2, 3)),
+        ({"prompt_eval_count": 1, "eval_count": 2, "eval_duration": 9}, Usage(1, 2, 3)),
+        ({"prompt_tokens": 1, "output_tokens": 2}, None),
         (None, None),
         ([], None),
     ],
@@ -117,4 +174,20 @@ def test_an_error_without_a_message_says_its_docstring() -> None:
 
 
 def test_options_show_no_key() -> None:
-    assert "secret-1" not in repr(LlmOptions(api_key="secret-1"))
+    url = "http://me:secret-1@host"
+    assert "secret-1" not in repr(LlmOptions(server_url=url, proxy=url, api_key="secret-1"))
+
+
+def test_what_is_logged_of_an_error_is_its_class_its_cause_and_what_was_asked() -> None:
+    refused = LlmUnavailable()
+    refused.__cause__ = ConnectionError("connection refused")
+    refused.asked = "http://host:80/v1/models"
+    told = "LLM server not available: connection refused (asked http://host:80/v1/models)"
+    assert loggable_reason(refused) == reason_of(refused) == told
+    unknown = LlmUnavailable()
+    unknown.__cause__ = from_status(404, b"what you asked: PRIVATE")
+    assert loggable_reason(unknown) == "LLM server not available: The model server answered 404"
+    failed = from_stream({"message": "PRIVATE"})
+    failed.__cause__ = ValueError("PRIVATE")
+    assert loggable_reason(failed) == "The model server failed"
+    assert reason_of(failed) == "The model server failed: PRIVATE: PRIVATE"

@@ -197,8 +197,10 @@ async def test_a_server_that_asks_for_time_gets_it_or_is_left_alone() -> None:
     provider = Scripted([LlmOverloaded("429", retryable=True, retry_after_s=0.1)], ["a", END])
     await ask(guard(provider))
     assert provider.asked_at[1] - provider.asked_at[0] >= 0.1
+    too_long = Scripted([LlmOverloaded("429", retryable=True, retry_after_s=1.1)], ["a", END])
     with pytest.raises(LlmOverloaded):
-        await ask(guard(Scripted([LlmOverloaded("429", retryable=True, retry_after_s=60.0)], ["a", END])))
+        await ask(guard(too_long, first_token_timeout_s=1.0))
+    assert len(too_long.asked_at) == 1
 
 
 async def test_a_reply_that_grows_too_long_ends_with_the_reason_length() -> None:
