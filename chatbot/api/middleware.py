@@ -10,7 +10,7 @@ from aiohttp import web
 
 from chatbot.api.headers import request_id_of, set_headers
 from chatbot.api.path_prefix import prefix_of
-from chatbot.api.problems import Problem, internal_error, problem_of, render
+from chatbot.api.problems import Problem, internal_error, problem_of, render, retry_after_s
 from chatbot.api.services import SERVICES, Services
 from chatbot.api.site import check_site
 from chatbot.sessions.commands import Asker
@@ -73,7 +73,8 @@ async def _answer(request: web.Request, handler: Handler, services: Services) ->
             problem = internal_error()
         elif isinstance(error, LogUnavailable | ProjectionError):
             services.logger.warning("request.unavailable", reason=str(error), route=_route(request))
-        response = render(problem, request, prefix_of(request))
+        retry_s = retry_after_s(problem, services.health, services.gate)
+        response = render(problem, request, prefix_of(request), retry_s)
         if problem.status == 405:
             response.headers["Allow"] = ", ".join(problem.extra.get("allow", ()))
         if problem.status == 401:
@@ -85,13 +86,14 @@ def _asker(request: web.Request, services: Services) -> Asker:
     """Who asks, by the key in Authorization: Bearer (or X-API-Key). Raises Problem 401."""
     keys = services.settings.auth.keys
     request_id = request[REQUEST_ID]
-    if not keys or request.path in OPEN_PATHS or request.path.startswith(OPEN_PREFIXES):
+    if not keys:
         return Asker(owner=None, request_id=request_id)
     scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer":
         secret = request.headers.get("X-API-Key", "")
     owner = _owner_of(secret.strip(), keys)
-    if owner is None:
+    is_open = request.path in OPEN_PATHS or request.path.startswith(OPEN_PREFIXES)
+    if owner is None and not is_open:
         raise Problem(401, "unauthorized", "Unauthorized", "send a valid key as Authorization: Bearer")
     return Asker(owner=owner, request_id=request_id)
 

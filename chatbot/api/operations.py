@@ -8,6 +8,7 @@ from typing import Literal
 from aiohttp import web
 
 from chatbot.api.answer import json_answer
+from chatbot.api.auditors import is_auditor
 from chatbot.api.bodies import BodyFault, check_query
 from chatbot.api.middleware import ASKER
 from chatbot.api.pieces import in_pieces
@@ -39,9 +40,15 @@ async def health(request: web.Request) -> web.Response:
         database_connected=connected,
         version=services.version,
         provider=services.provider.name,
-        detail=None if unknown is None else str(unknown),
+        detail=str(unknown) if unknown is not None else _model_fault(request),
     )
     return json_answer(view, status=200 if connected else 503)
+
+
+def _model_fault(request: web.Request) -> str | None:
+    """What was asked of the model server and why it failed: for the operator, as it names a host of theirs."""
+    model = request.app[SERVICES].health.newest
+    return model.detail if not model.available and is_auditor(request) else None
 
 
 @routes.get("/livez")

@@ -1,5 +1,6 @@
 """Errors as RFC 9457 problem details. One table says which status each error gets."""
 
+from math import ceil
 from typing import Any
 
 import msgspec
@@ -7,11 +8,15 @@ from aiohttp import web
 
 from chatbot.api.bodies import BodyFault
 from chatbot.llm.errors import LlmError, LlmOverloaded, public_part
+from chatbot.llm.gate import Gate
+from chatbot.llm.health import HealthMonitor
 from chatbot.sessions import errors
 from events.errors import LogStopped, LogUnavailable, NodesOutdated, OutcomeUnknown, UnknownEvent
 from projections.errors import ProjectionError
 
-RETRY_AFTER_S = 1
+RETRY_AFTER_S = 1  # where nothing is known of the wait
+RETRY_AFTER_MAX_S = 600  # a guess from a queue; some servers ask for days
+MODEL_KINDS = ("overloaded", "too-many-pending", "llm-unavailable", "llm-overloaded")  # waits for the model server
 
 # Status, type and title of each error; the first class of an error's ancestry that is listed counts.
 STATUSES: dict[type[Exception], tuple[int, str, str]] = {
@@ -112,8 +117,19 @@ def internal_error() -> Problem:
     return Problem(500, "internal-error", "Internal error", "internal error; the logs have it under this request id")
 
 
-def render(problem: Problem, request: web.BaseRequest, prefix: str = "") -> web.Response:
-    """The answer, with Retry-After where trying again makes sense. `prefix` is the path before the service's own."""
+def retry_after_s(problem: Problem, health: HealthMonitor, gate: Gate) -> int:
+    """Seconds after which to try again: what the model server asks for, or what its queue is expected to take."""
+    if problem.kind not in MODEL_KINDS:
+        return RETRY_AFTER_S
+    wait_s = max(health.asked_wait_s, gate.expected_wait_s)
+    if problem.kind == "too-many-pending":  # of one session: its own replies come first
+        wait_s = max(wait_s, gate.mean_s)
+    return min(max(RETRY_AFTER_S, ceil(wait_s)), RETRY_AFTER_MAX_S)
+
+
+def render(problem: Problem, request: web.BaseRequest, prefix: str = "", retry_s: int = RETRY_AFTER_S) -> web.Response:
+    """The answer, with Retry-After (`retry_s`, seconds) where trying again makes sense. `prefix` is the path before the
+    service's own."""
     body = {
         "type": f"{prefix}/problems/{problem.kind}",
         "title": problem.title,
@@ -126,7 +142,7 @@ def render(problem: Problem, request: web.BaseRequest, prefix: str = "") -> web.
         status=problem.status, body=msgspec.json.encode(body), content_type="application/problem+json"
     )
     if problem.status in (429, 503):
-        response.headers["Retry-After"] = str(RETRY_AFTER_S)
+        response.headers["Retry-After"] = str(retry_s)
     return response
 
 

@@ -1,12 +1,14 @@
 """Knows whether the model server is there, so that a health request costs it nothing."""
 
 import asyncio
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from urllib.parse import urlsplit
 
 import structlog
 
-from chatbot.llm.errors import LlmError, LlmOverloaded, LlmUnavailable, public_part, reason_of
+from chatbot.llm.errors import LlmError, LlmOverloaded, LlmUnavailable, loggable_reason
 from chatbot.llm.protocol import Health, Provider
 
 # While the server is away it is asked more often: a service that starts should not look broken for a whole interval.
@@ -22,13 +24,22 @@ class HealthMonitor:
     The log says once when the server goes and when it comes, by the host in `url` ("" for the embedded model).
     """
 
-    def __init__(self, provider: Provider, interval_s: float, url: str = "") -> None:
+    def __init__(
+        self, provider: Provider, interval_s: float, url: str = "", now: Callable[[], float] = time.monotonic
+    ) -> None:
         self._server = urlsplit(url).netloc.rpartition("@")[2] or "embedded"  # a password in it is nobody's business
         self._said: bool | None = None
         self.newest = Health(available=False, detail="Not asked yet")
         self._provider = provider
+        self._now = now
         self._interval_s = interval_s
+        self._resume_s = 0.0  # of `now`'s clock: the model server asked to be left alone until then
         self._noted = asyncio.Event()  # since the last question began
+
+    @property
+    def asked_wait_s(self) -> float:
+        """Seconds for which the model server has asked to be left alone, by its newest Retry-After."""
+        return max(0.0, self._resume_s - self._now())
 
     async def run(self) -> None:
         """Polls for ever. The task is its owner's, who also sees it should it ever end."""
@@ -47,14 +58,13 @@ class HealthMonitor:
 
     def note(self, error: LlmError | None) -> None:
         """A request to the model server has failed, or (None) was answered."""
+        self._resume_s = self._now() + (error.retry_after_s or 0.0) if error is not None else 0.0
         if error is None:
             if not self.newest.available:
                 self._take(Health(available=True))
         elif isinstance(error, LlmUnavailable):
             if self.newest.available:
-                # What the server says itself may quote the prompt, and the reason is logged.
-                reason = reason_of(error) if error.status is None else public_part(str(error))
-                self._take(Health(available=False, detail=reason))
+                self._take(Health(available=False, detail=loggable_reason(error)))
             self._noted.set()
         elif not isinstance(error, LlmOverloaded):
             self._noted.set()  # it was cut off, or came to nothing: ask

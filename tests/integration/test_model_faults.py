@@ -9,6 +9,8 @@ import pytest
 from tests.support.model_server import ModelServer
 from tests.support.service import frames, serving
 
+AUDITOR, OTHER = "auditor-secret-of-24-chars", "other-secret-of-24-characters"
+
 FAULTS: list[tuple[str, dict[str, Any], int]] = [
     ("4xx", {"status": 400, "error": "bad prompt"}, 502),
     ("5xx", {"status": 500, "error": "boom"}, 502),
@@ -141,10 +143,44 @@ async def test_more_replies_than_may_run_and_wait_are_refused_before_anything_is
         before = service.services.log.head().position
         refused = await service.client.post("/api/chat", json={"session_id": ids[2], "message": "hi"})
         assert refused.status_code == 503
-        assert refused.headers["Retry-After"]
+        assert refused.headers["Retry-After"] == "1"  # no reply has ended yet
+        service.services.gate.mean_s = 30.0
+        refused = await service.client.post("/api/chat", json={"session_id": ids[2], "message": "hi"})
+        assert refused.headers["Retry-After"] == "60"  # two such replies come first
         assert service.services.log.head().position == before
         model.release()
         assert {(await first)["content"], (await second)["content"]} == {"ab"}
+
+
+async def test_the_wait_that_the_model_server_asks_for_is_passed_on(tmp_path: Path, model: ModelServer) -> None:
+    options = {"CHATBOT_LLM_PROVIDER": "openai", "CHATBOT_LLM_FIRST_TOKEN_TIMEOUT_S": "1"}
+    async with serving(tmp_path, model.url, **options) as service:
+        model.script(status=429, error="slow down", headers={"Retry-After": "90.5"})
+        session_id = await service.session()
+        answer = await service.client.post("/api/chat", json={"session_id": session_id, "message": "hi"})
+        assert answer.status_code == 503
+        assert 85 <= int(answer.headers["Retry-After"]) <= 91
+        unknown = await service.client.get("/api/sessions/nonsense")
+        assert "Retry-After" not in unknown.headers
+
+
+@pytest.mark.parametrize("key", [None, AUDITOR, OTHER, "wrong"])
+async def test_what_was_asked_and_why_it_failed_is_for_the_operator(tmp_path: Path, key: str | None) -> None:
+    keys = {"CHATBOT_API_KEYS": f"auditor:{AUDITOR},other:{OTHER}", "CHATBOT_AUTH_AUDITORS": "auditor"}
+    url = "http://me:hidden@127.0.0.1:9/v1?key=hidden"
+    async with serving(tmp_path, url, CHATBOT_LLM_PROVIDER="openai", **keys) as service:
+        await service.services.health.refresh()
+        headers = {"Authorization": f"Bearer {key}"} if key else {"Authorization": ""}
+        answer = await service.client.get("/api/health", headers=headers)
+        assert answer.status_code == 200
+        told = "LLM server not available: connection refused (asked http://127.0.0.1:9/v1/models)"
+        assert answer.json()["detail"] == (told if key == AUDITOR else None)
+
+
+async def test_without_keys_everybody_is_the_operator(tmp_path: Path) -> None:
+    async with serving(tmp_path, "http://127.0.0.1:9", CHATBOT_LLM_PROVIDER="openai") as service:
+        await service.services.health.refresh()
+        assert "connection refused" in (await service.client.get("/api/health")).json()["detail"]
 
 
 async def test_midms_first_version_is_answered_in_one_chunk(tmp_path: Path, model: ModelServer) -> None:

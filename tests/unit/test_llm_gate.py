@@ -16,6 +16,28 @@ async def test_as_many_run_as_may_and_the_rest_wait() -> None:
     assert (gate.running, gate.waiting) == (2, 2)
 
 
+async def test_the_expected_wait_follows_the_queue_and_how_long_replies_take() -> None:
+    now_s = 0.0
+    gate = Gate(2, 10, lambda: now_s)
+    assert gate.expected_wait_s == 0
+    first, second = gate.enter(), gate.enter()
+    assert gate.expected_wait_s == 0  # no reply has ended yet: nothing is known
+    now_s = 8.0
+    first.leave()
+    assert (gate.mean_s, gate.expected_wait_s) == (8.0, 0)
+    gate.enter()
+    assert gate.expected_wait_s == 4.0
+    waiting = [gate.enter() for _ in range(3)]
+    assert gate.expected_wait_s == 16.0
+    second.leave()
+    await waiting[0].ready()
+    now_s = 26.0
+    waiting[0].leave()
+    assert gate.mean_s == 9.0
+    waiting[2].leave()  # has never run, and says nothing
+    assert gate.mean_s == 9.0
+
+
 async def test_who_finds_the_queue_full_is_refused_at_once() -> None:
     gate = Gate(1, 1)
     gate.enter()

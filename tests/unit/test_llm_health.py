@@ -36,6 +36,20 @@ class Told:
     async def close(self) -> None: ...
 
 
+async def test_the_wait_that_a_server_asks_for_is_known_until_it_is_over_or_the_server_answers() -> None:
+    now_s = 100.0
+    monitor = HealthMonitor(Told(available=True), 10, now=lambda: now_s)
+    assert monitor.asked_wait_s == 0
+    monitor.note(LlmOverloaded("429", retry_after_s=20.0))
+    now_s = 105.0
+    assert monitor.asked_wait_s == 15.0
+    now_s = 121.0
+    assert monitor.asked_wait_s == 0
+    monitor.note(LlmUnavailable("503", status=503, retry_after_s=5.0))
+    monitor.note(None)
+    assert monitor.asked_wait_s == 0
+
+
 async def test_before_the_first_answer_nothing_is_claimed() -> None:
     assert HealthMonitor(Told(available=True), 10).newest.available is False
 
