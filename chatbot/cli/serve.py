@@ -29,6 +29,7 @@ from chatbot.log_file import warn_of_risks
 from chatbot.log_writer import LogWriter
 from chatbot.logs import background_logging
 from chatbot.loop_lag import watch_loop
+from chatbot.service_manager import ServiceManager, take_service_manager
 from chatbot.sessions.owners import OwnersWithoutKeys
 from chatbot.signals import catch_signals
 from chatbot.startup import start_up
@@ -49,14 +50,15 @@ def serve(configuration: Configuration, command: Sequence[str]) -> int:
     inheritance = take_inheritance()
     settings = settings_of(configuration.settings, inheritance)
     with background_logging(settings.logging.level, settings.logging.format) as stderr:
+        manager = take_service_manager(structlog.get_logger("run"))
         try:
             if inheritance is None:
                 structlog.get_logger("run").info("settings.read", files=[str(file) for file in configuration.files])
                 warn_of_risks(settings, structlog.get_logger("run"))
             if inheritance is None and settings.server.workers > 1:
-                return oversee(command, settings)
+                return oversee(command, settings, manager)
             with asyncio.Runner(loop_factory=loop_factory()) as runner:
-                runner.run(run(settings, inheritance, stderr))
+                runner.run(run(settings, inheritance, stderr, manager))
         except (LogUnusable, ProjectionError) as error:
             return fail(EXIT_DATABASE, str(error), stderr)
         except OwnersWithoutKeys as error:
@@ -73,8 +75,11 @@ def serve(configuration: Configuration, command: Sequence[str]) -> int:
     return 0
 
 
-async def run(settings: Settings, inheritance: Inheritance | None, stderr: LogWriter) -> None:
-    """The service's life: start, say so, wait for a signal, drain in named stages."""
+async def run(settings: Settings, inheritance: Inheritance | None, stderr: LogWriter, manager: ServiceManager) -> None:
+    """The service's life: start, say so, wait for a signal, drain in named stages.
+
+    `manager` is not notified by a worker: its master does that.
+    """
     logger = structlog.get_logger("run")
     stop = asyncio.Event()
     catch_signals(stop, lambda: os._exit(EXIT_AT_ONCE), logger, hangup=inheritance is None)
@@ -93,10 +98,12 @@ async def run(settings: Settings, inheritance: Inheritance | None, stderr: LogWr
         if starting.done():
             starting.result()  # raises what stopped the start
             settle()
+            manager.ready()
         watching = watch_loop(services.metrics.loop_lag, structlog.get_logger("loop"))
         await stack.enter_async_context(background(watching, "loop-lag"))  # not before: nobody waits for a start
         await leaving
         await cancelled(starting)
+        manager.stopping()
         if stop.is_set():
             await drain(services)
         else:

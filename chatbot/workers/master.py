@@ -14,6 +14,7 @@ from contextlib import ExitStack, suppress
 import structlog
 
 from chatbot.config.settings import Settings
+from chatbot.service_manager import ServiceManager
 from chatbot.signals import catch_signals
 from chatbot.workers.control import Order
 from chatbot.workers.process import WorkerProcess
@@ -34,10 +35,11 @@ class Master:
     the worker that will replace another.
     """
 
-    def __init__(self, command: Sequence[str], settings: Settings, shared: Shared) -> None:
+    def __init__(self, command: Sequence[str], settings: Settings, shared: Shared, manager: ServiceManager) -> None:
         self._command = command
         self._settings = settings
         self._shared = shared
+        self._manager = manager
         self._logger = structlog.get_logger("master")
         self._workers: dict[int, WorkerProcess] = {}  # by slot
         self._keepers: dict[int, asyncio.Task[None]] = {}  # by slot
@@ -71,10 +73,13 @@ class Master:
         await self._until(lambda: self._serving() >= wanted)
         url = self._shared.url
         self._logger.info("server.ready", url=url, docs=f"{url}/docs", workers=wanted)
+        self._manager.ready()
         while True:
             await self._roll_wanted.wait()
             self._roll_wanted.clear()
+            self._manager.reloading()
             await self._roll()
+            self._manager.ready()
 
     def _catch_signals(self) -> None:
         catch_signals(self._stop, self._quit_at_once, self._logger)
@@ -207,6 +212,7 @@ class Master:
     # the end
 
     async def _end_all(self) -> None:
+        self._manager.stopping()
         self._logger.info("drain.workers", workers=len(self._workers))
         for worker in self._workers.values():
             worker.is_leaving = True
@@ -233,11 +239,13 @@ def _slot(worker: WorkerProcess) -> int:
     return worker.slot
 
 
-def oversee(command: Sequence[str], settings: Settings) -> int:
+def oversee(command: Sequence[str], settings: Settings, manager: ServiceManager) -> int:
     """Serve with several workers, each of which `command` starts. Returns the exit code.
+
+    `manager` is told when all of them serve, when they are replaced, and when they are stopped.
 
     Raises LogUnusable (of which LogInUse is one) for the database, CannotListen for the address.
     """
     with ExitStack() as stack:
         shared = Shared(settings, stack)
-        return asyncio.run(Master(command, settings, shared).run())
+        return asyncio.run(Master(command, settings, shared, manager).run())

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.commands import command
 from tests.support.model_server import ModelServer
+from tests.support.notify_socket import notify_socket
 from tests.support.service import Program, frames, program
 from tests.support.workers import until
 
@@ -179,6 +180,14 @@ async def test_a_hang_up_drains_and_a_second_one_changes_nothing(tmp_path: Path,
         assert await running.ended() == 0
     (asked,) = running.log("stop.asked")
     assert (asked["signal"], "second Ctrl-C" in asked["hint"]) == ("SIGHUP", True)
+
+
+async def test_systemd_is_told_when_the_service_is_ready_and_when_it_stops(tmp_path: Path, model: ModelServer) -> None:
+    with notify_socket() as systemd:
+        async with program(tmp_path, model.url, NOTIFY_SOCKET=systemd.address) as running:
+            await until(lambda: systemd.received() == ["READY"])
+            assert await running.stop() == 0
+        assert systemd.received() == ["READY", "STOPPING"]
 
 
 def test_wrong_settings_stop_the_start_and_are_all_named(tmp_path: Path) -> None:

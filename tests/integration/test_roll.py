@@ -10,10 +10,13 @@ from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
+import structlog
 
 from chatbot.config.load import load
+from chatbot.service_manager import ServiceManager
 from chatbot.workers.master import Master
 from chatbot.workers.shared import Shared
+from tests.support.notify_socket import notify_socket
 from tests.support.service import ROOT, environment
 from tests.support.workers import until
 
@@ -41,13 +44,14 @@ while line := master.readline():
 
 
 @asynccontextmanager
-async def serving(folder: Path) -> AsyncIterator[Master]:
-    """A master of two such workers."""
+async def serving(folder: Path, notified: str = "") -> AsyncIterator[Master]:
+    """A master of two such workers; `notified` is its service manager's socket."""
     wanted = environment(folder, "http://127.0.0.1:1", CHATBOT_SERVER_WORKERS="2")
     settings = load({}, environment=wanted, folder=ROOT).settings
     command = [sys.executable, "-c", WORKER, str(folder / "go"), str(folder / "fault")]
     with ExitStack() as stack:
-        master = Master(command, settings, Shared(settings, stack))
+        manager = ServiceManager(notified, structlog.get_logger("run"))
+        master = Master(command, settings, Shared(settings, stack), manager)
         living = asyncio.create_task(master._live())
         try:
             await until(lambda: master._serving() == 2)
@@ -106,6 +110,17 @@ async def test_each_worker_hears_what_all_of_them_read(tmp_path: Path) -> None:
 
     async with serving(tmp_path):
         await until(lambda: told(1) == told(2) == ["reads of 1", "reads of 2"])
+
+
+async def test_the_service_manager_is_told_of_the_start_of_reloads_and_of_the_end(tmp_path: Path) -> None:
+    (tmp_path / "go").touch()
+    with notify_socket() as socket:
+        async with serving(tmp_path, socket.address) as master:
+            await until(lambda: socket.received() == ["READY"])
+            master._roll_wanted.set()
+            await until(lambda: socket.received() == ["READY", "RELOADING", "READY"])
+            assert master._serving() == 2
+        assert socket.received()[3:] == ["STOPPING"]
 
 
 def _pids(master: Master) -> set[int]:
