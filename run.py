@@ -1,5 +1,6 @@
-"""`python run.py` is the command `chatbot` of a checkout: it serves, or runs the command that is named.
+"""The command `chatbot`, and `python run.py` in a checkout: serves, or runs the command that is named.
 
+Installed, it is chatbot_backend/run.py, with the packages beside it (pyproject.toml says how).
 This file must be readable for Python 3.8, so that an old Python gets a sentence and not a SyntaxError.
 """
 
@@ -14,8 +15,8 @@ INSTALL = "python3 -m venv .venv && .venv/bin/pip install -e '.[embedded]' && .v
 def main() -> int:
     if sys.version_info < (3, 11):  # noqa: UP036  an old Python is what this is for
         return refuse(f"Python 3.11 or newer is needed; this is Python {sys.version.split()[0]} ({sys.executable})")
-    # First on the path, also under `python -P`: other distributions have a package named events, too.
-    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    folder = find_packages()
+    sys.path.insert(0, str(folder))  # first: other distributions have packages of these names, such as PyPI's Events
     try:
         from chatbot.cli.main import main as run  # noqa: PLC0415  not before the version is known
         from chatbot.utf8 import use_utf8  # noqa: PLC0415
@@ -23,9 +24,15 @@ def main() -> int:
         missing = (error.name or "").split(".")[0]
         if missing in OURS:
             raise
-        return refuse(f"the Python package {missing} is missing for {sys.executable}; in this folder run: {INSTALL}")
+        return refuse(f"the Python package {missing} is missing for {sys.executable}; in {folder} run: {INSTALL}")
     use_utf8()
     return run(sys.argv[1:])
+
+
+def find_packages() -> Path:
+    """The folder that has our packages: this file's, or, in an editable install, the checkout that is on the path."""
+    here = Path(__file__).resolve().parent
+    return next((one for one in (here, *map(Path, sys.path)) if (one / "chatbot" / "cli" / "main.py").is_file()), here)
 
 
 def refuse(reason: str) -> int:

@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's event loop where the extra `speed` is installed; None: asyncio's own."""
+    """uvloop's event loop where uvloop is installed; None: asyncio's own."""
     try:
-        import uvloop  # noqa: PLC0415  optional
+        import uvloop  # noqa: PLC0415  not for every platform and Python
     except ImportError:
         return None
     factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop

@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from chatbot.workers.listening import bind
 
 ROOT = Path(chatbot.__file__).resolve().parents[1]
 START_TIMEOUT_S = 60.0
+CHECKOUT = (sys.executable, str(ROOT / "run.py"))
 
 
 def environment(folder: Path, model_url: str, **settings: str) -> dict[str, str]:
@@ -108,12 +109,13 @@ class Program:
         self._reader: asyncio.Task[None] | None = None
 
     @classmethod
-    async def start(cls, folder: Path, model_url: str, *arguments: str, **settings: str) -> "Program":
+    async def start(
+        cls, folder: Path, model_url: str, *arguments: str, command: Sequence[str] = CHECKOUT, **settings: str
+    ) -> "Program":
         """Started and ready. Raises AssertionError with the program's output when it ends instead."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("CHATBOT_")}
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            str(ROOT / "run.py"),
+            *command,
             *arguments,
             cwd=folder,
             env={**inherited, **environment(folder, model_url, **settings)},
@@ -170,9 +172,11 @@ class Program:
 
 
 @asynccontextmanager
-async def program(folder: Path, model_url: str, *arguments: str, **settings: str) -> AsyncIterator[Program]:
+async def program(
+    folder: Path, model_url: str, *arguments: str, command: Sequence[str] = CHECKOUT, **settings: str
+) -> AsyncIterator[Program]:
     """The real program; killed at the end if the test has not stopped it."""
-    started = await Program.start(folder, model_url, *arguments, **settings)
+    started = await Program.start(folder, model_url, *arguments, command=command, **settings)
     try:
         yield started
     finally:

@@ -13,7 +13,7 @@ from tests.support.service import ROOT, serving
 def test_the_package_takes_its_version_from_the_code() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["project"]["dynamic"] == ["version"]
-    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "chatbot.__version__"}
+    assert project["tool"]["hatch"]["version"]["path"] == "chatbot/__init__.py"
 
 
 def test_the_command_line_tells_it(capsys: pytest.CaptureFixture[str]) -> None:
