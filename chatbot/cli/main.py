@@ -12,6 +12,7 @@ import chatbot
 from chatbot import __version__
 from chatbot.audit.desk import CommandFailed, Desk, attended, say
 from chatbot.cli.exit import EXIT_AT_ONCE, EXIT_DATABASE, EXIT_FAULT, EXIT_MODEL, EXIT_SETTINGS, fail
+from chatbot.cli.health import check_health
 from chatbot.cli.parser import COMMANDS, parse
 from chatbot.cli.serve import serve
 from chatbot.config.load import ConfigError, load
@@ -55,6 +56,8 @@ def _main(arguments: list[str]) -> int:
     if options.command == "config":
         say(show(configuration))
         return 0
+    if options.command == "health":
+        return check_health(configuration.settings.server.host, configuration.settings.server.port)
     if options.command in COMMANDS:
         return work(options, configuration.settings)
     return serve(configuration, [sys.executable, str(ROOT / "run.py"), *arguments])

@@ -38,6 +38,7 @@ examples:
   python run.py --workers 4                        serve with four processes
   python run.py --reload                           serve, and start again when code or settings change
   python run.py config                             print the settings in force
+  python run.py health                             ask the running service whether it is ready
   python run.py verify                             check that nobody has changed the log
   DATABASE_URL=copy.db python run.py verify        the same of a copy
 
@@ -90,6 +91,15 @@ def parse(arguments: list[str], version: str) -> argparse.Namespace:
     config = named.add_parser("config", help="print the settings in force", argument_default=argparse.SUPPRESS)
     _general(config)
     _address(config)
+    health = named.add_parser(
+        "health",
+        help="ask the running service whether it is ready",
+        description="Ask the service at the configured address whether it is ready (GET /readyz). Exits with 0 if it"
+        " is, with 1 if it is not or does not answer: for HEALTHCHECK of a container and for monitoring.",
+        argument_default=argparse.SUPPRESS,
+    )
+    _general(health)
+    _address(health)
     for name, command in COMMANDS.items():
         says = command.run.__doc__ or command.says
         one = named.add_parser(name, help=command.says, description=says)
