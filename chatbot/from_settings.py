@@ -9,6 +9,7 @@ from chatbot.llm.options import EmbeddedOptions, LlmOptions
 from chatbot.sessions.decide import Rules
 from chatbot.sessions.disk_reserve import DiskReserve
 from chatbot.sessions.ports import Limits
+from events.catalogue import Parameters
 from events.options import LogOptions
 from projections.runner import RunnerOptions
 
@@ -38,6 +39,11 @@ def rules(settings: Settings, node: str | None = None) -> Rules:
         retry_interrupted=settings.sessions.retry_interrupted,
         is_shared=node is not None,
         unanswered=settings.chat.unanswered,
+        defaults=Parameters(
+            max_new_tokens=settings.chat.default_max_tokens,
+            temperature=settings.chat.default_temperature,
+            do_sample=settings.chat.default_do_sample,
+        ),
     )
 
 

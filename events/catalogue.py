@@ -15,21 +15,13 @@ from typing import Any
 
 from msgspec import Struct
 
+from events.parameters import UNNAMED
+from events.parameters import Parameters as Parameters  # noqa: PLC0414  exported, being part of events
+from events.parameters import ReplySettings as ReplySettings  # noqa: PLC0414  likewise
+
 
 class Event(Struct, frozen=True, tag_field="type", omit_defaults=True):
     """A fact about one session. Subclasses name it; the envelope (`RecordedEvent`) says when and by whom."""
-
-
-class Parameters(Struct, frozen=True, omit_defaults=True):
-    """How a reply is sampled. None means that nobody asked for a value."""
-
-    max_new_tokens: int | None = None
-    temperature: float | None = None
-    do_sample: bool | None = None
-    top_p: float | None = None
-    stop: tuple[str, ...] = ()
-    seed: int | None = None
-    model: str | None = None
 
 
 class Usage(Struct, frozen=True):
@@ -81,13 +73,21 @@ class SessionCreated(Event, frozen=True, tag="session_created"):
     forked_from: Origin | None = None
     idempotency_key: str | None = None
     fingerprint: str | None = None
+    parameters: Parameters = UNNAMED
+
+    @property
+    def settings(self) -> ReplySettings:
+        return ReplySettings(self.system_prompt, self.parameters)
 
 
 class MetadataChanged(Event, frozen=True, tag="metadata_changed"):
-    """Metadata and title as a whole, after the change: the newest one alone tells both."""
+    """Metadata, title and settings as a whole, after the change: the newest one tells them all. `settings` None: they
+    are those of session_created.
+    """
 
     metadata: dict[str, Any]
     title: str | None = None
+    settings: ReplySettings | None = None
 
 
 class SessionAccessed(Event, frozen=True, tag="session_accessed"):

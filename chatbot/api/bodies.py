@@ -13,7 +13,6 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from chatbot.api.body_budget import BODIES
 from chatbot.config.settings import Settings
-from events.catalogue import Parameters
 
 DEPTH_MAX = 32  # levels of nesting in metadata: more helps nobody and costs every reader a stack
 STOPS_MAX = 8
@@ -22,28 +21,52 @@ Body = TypeVar("Body")
 MessageId = Annotated[str, Meta(max_length=64)]
 
 
+MaxNewTokens = Annotated[int, Meta(ge=1)]
+Temperature = Annotated[float, Meta(ge=0, le=2)]
+TopP = Annotated[float, Meta(gt=0, le=1)]
+Stops = Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], Meta(max_length=STOPS_MAX)]
+Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Model = Annotated[str, Meta(min_length=1, max_length=200)]
+
+
+class ParametersBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How a session's replies are sampled where a request does not say; null removes a parameter."""
+
+    max_new_tokens: MaxNewTokens | UnsetType | None = UNSET
+    temperature: Temperature | UnsetType | None = UNSET
+    do_sample: bool | UnsetType | None = UNSET
+    top_p: TopP | UnsetType | None = UNSET
+    stop: Stops | UnsetType | None = UNSET
+    seed: Seed | UnsetType | None = UNSET
+
+
 class CreateSessionBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     metadata: dict[str, Any] | None = None
     title: str | None = None
     system_prompt: str | None = None
     timeout_hours: Annotated[float, Meta(ge=0, le=876_000)] | None = None
+    model: Model | None = None
+    parameters: ParametersBody | None = None
 
 
 class ChangeSessionBody(Struct, frozen=True, forbid_unknown_fields=True):
     metadata: dict[str, Any] | UnsetType = UNSET
     title: str | UnsetType | None = UNSET
+    system_prompt: str | UnsetType | None = UNSET
+    model: Model | UnsetType | None = UNSET
+    parameters: ParametersBody | UnsetType | None = UNSET
 
 
 class ReplyBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     """How a reply is to be written, and what to do while another one is."""
 
-    max_new_tokens: Annotated[int, Meta(ge=1)] | None = None
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    max_new_tokens: MaxNewTokens | None = None
+    temperature: Temperature | None = None
     do_sample: bool | None = None
-    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
-    stop: Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], Meta(max_length=STOPS_MAX)] | None = None
-    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
-    model: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
+    top_p: TopP | None = None
+    stop: Stops | None = None
+    seed: Seed | None = None
+    model: Model | None = None
     on_busy: Literal["queue", "reject", "interrupt"] = "queue"
 
 
@@ -208,35 +231,6 @@ def _check_value(value: object, path: str, depth: int) -> None:
     elif isinstance(value, list):
         for index, inner in enumerate(value):
             _check_value(inner, f"{path}[{index}]", depth - 1)
-
-
-def check_chat(body: ChatBody, settings: Settings) -> None:
-    """What the type alone cannot say. Raises BodyFault."""
-    if canonical_id(body.session_id) is None:
-        raise BodyFault("is not a UUID", "$.session_id")
-    check_text(body.message, "$.message", settings.chat.message_max_chars)
-    check_reply(body, settings)
-
-
-def check_reply(body: ReplyBody, settings: Settings) -> None:
-    """Raises BodyFault for more tokens than one reply may cost."""
-    ceiling = settings.chat.max_tokens_ceiling
-    if body.max_new_tokens is not None and body.max_new_tokens > ceiling:
-        raise BodyFault(f"expected `int` <= {ceiling}", "$.max_new_tokens")
-
-
-def parameters_of(body: ReplyBody, settings: Settings) -> Parameters:
-    """How the reply is sampled: what the request asks for, defaults for the rest."""
-    chat = settings.chat
-    return Parameters(
-        max_new_tokens=chat.default_max_tokens if body.max_new_tokens is None else body.max_new_tokens,
-        temperature=chat.default_temperature if body.temperature is None else body.temperature,
-        do_sample=chat.default_do_sample if body.do_sample is None else body.do_sample,
-        top_p=body.top_p,
-        stop=tuple(body.stop or ()),
-        seed=body.seed,
-        model=body.model,
-    )
 
 
 def canonical_id(text: str) -> str | None:

@@ -173,7 +173,7 @@ CALLS: dict[str, tuple[Call, ...]] = {
             query=(_at_least,), headers=("If-None-Match",), problems=(404, 412, 422, 503),
         ),
         Call(
-            "PATCH", _session, "change_session", "Change a session's title or metadata", {200: _SESSION},
+            "PATCH", _session, "change_session", "Change a session's title, metadata or settings", {200: _SESSION},
             body=ChangeSessionBody, headers=("If-Match",), problems=(*BODY, 404, 412, 503),
         ),
         Call(

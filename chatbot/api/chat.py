@@ -4,15 +4,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from chatbot.api.answer import json_answer, session_id_of
-from chatbot.api.bodies import (
-    ChatBody,
-    RegenerateBody,
-    canonical_id,
-    check_chat,
-    check_reply,
-    parameters_of,
-    read_body,
-)
+from chatbot.api.bodies import ChatBody, RegenerateBody, canonical_id, read_body
 from chatbot.api.conditions import if_match, once_of, prefers_async
 from chatbot.api.cursors import Cursor, last_event_id
 from chatbot.api.endings import detail_of
@@ -20,6 +12,7 @@ from chatbot.api.event_stream import answer_stream
 from chatbot.api.middleware import ASKER
 from chatbot.api.path_prefix import prefix_of
 from chatbot.api.problems import CAUSE_UNKNOWN, CAUSES, Problem
+from chatbot.api.reply_bodies import check_chat, check_tokens, parameters_of
 from chatbot.api.reply_stream import ReplyWriter
 from chatbot.api.services import SERVICES
 from chatbot.api.views import AcceptedView, chat_view
@@ -118,11 +111,12 @@ async def _post(request: web.Request, *, whole: bool) -> Asked:
         message_id=services.new_id(),
         reply_id=services.new_id(),
         content=body.message,
-        parameters=parameters_of(body, services.settings),
+        parameters=parameters_of(body),
         parent_id=body.parent_id,
         on_busy=body.on_busy,
         whole=whole,
         once=once_of(request, "chat", body),
+        without_stop=body.stop == [],
     )
     return await _ask(request, session_id, command)
 
@@ -132,14 +126,15 @@ async def _regenerate(request: web.Request, *, whole: bool) -> Asked:
     services = request.app[SERVICES]
     timeout_s = services.settings.server.body_timeout_s
     body = await read_body(request, RegenerateBody, timeout_s, optional=True)
-    check_reply(body, services.settings)
+    check_tokens(body.max_new_tokens, "$.max_new_tokens", services.settings)
     command = Regenerate(
         reply_id=services.new_id(),
         message_id=body.message_id,
-        parameters=parameters_of(body, services.settings),
+        parameters=parameters_of(body),
         on_busy=body.on_busy,
         whole=whole,
         once=once_of(request, "regenerate", body),
+        without_stop=body.stop == [],
     )
     return await _ask(request, session_id_of(request), command)
 

@@ -24,6 +24,7 @@ from chatbot.api.views import (
     HealthView,
     MessageList,
     MessageView,
+    ParametersView,
     SessionList,
     SessionView,
     UsageRow,
@@ -51,6 +52,9 @@ _session = SessionView(
     status="active",
     active_reply=None,
     queued_replies=[],
+    system_prompt="Answer briefly.",
+    model=None,
+    parameters=ParametersView(temperature=0.2),
 )
 _question = MessageView(
     message_id=QUESTION,
@@ -125,11 +129,19 @@ EXAMPLES: dict[Kind, dict[str, Any]] = {
     CreateSessionBody: {
         "nothing": {},
         "metadata": {"metadata": {"user_id": "example"}},
-        "everything": {"metadata": {}, "title": "여행 계획", "system_prompt": "Answer briefly.", "timeout_hours": 0.5},
+        "everything": {
+            "metadata": {},
+            "title": "여행 계획",
+            "system_prompt": "Answer briefly.",
+            "timeout_hours": 0.5,
+            "model": "midm",
+            "parameters": {"temperature": 0.2, "max_new_tokens": 512},
+        },
     },
     ChangeSessionBody: {
         "title": {"title": "여행 계획"},
         "metadata": {"metadata": {"user_id": None, "team": "example"}},
+        "settings": {"system_prompt": None, "model": "midm", "parameters": {"temperature": None, "top_p": 0.9}},
     },
     ChatBody: {
         "hello": {"session_id": SESSION, "message": SAID},

@@ -121,11 +121,20 @@ def _notes(settings: Settings) -> dict[str, dict[str, Schema]]:
                 "description": "Hours after its last access at which the session expires; 0: never."
                 f" Absent: {sessions.timeout_hours:g}.",
             },
+            "model": {"description": "The model of the session's replies; absent: that of the configuration."},
+            "parameters": {"description": "For the session's replies, where a request does not say."},
         },
         "ChangeSessionBody": {
             "metadata": {**metadata, "description": f"Merged into what is there; null removes a key. {sizes} in all."},
             "title": {**title, "description": "null removes the title."},
+            "system_prompt": {
+                "maxLength": chat.system_prompt_max_chars,
+                "description": "Instructions to the model from the next reply on; null or empty: none.",
+            },
+            "model": {"description": "The model of the session's replies; null: that of the configuration."},
+            "parameters": {"description": "Merged into what is there; null removes a parameter, or all of them."},
         },
+        "ParametersBody": {"max_new_tokens": {"maximum": chat.max_tokens_ceiling}},
         "CancelBody": {"reply_id": {"description": "A reply that runs or is queued. Absent: the running one."}},
         "CancelView": {
             "reply_id": {"description": "null: nothing was running."},
@@ -139,6 +148,7 @@ def _notes(settings: Settings) -> dict[str, dict[str, Schema]]:
             "version": {"description": "Of the session, as in its ETag: it grows with every event."},
             "expires_at": {"description": "null: it never expires."},
             "active_reply": {"description": "The reply that is being written."},
+            "model": {"description": "null: that of the configuration."},
             "queued_replies": {"description": "Replies that wait for their turn, the next one first."},
         },
         "MessageList": {
@@ -167,14 +177,18 @@ def _chat_notes(settings: Settings) -> dict[str, Schema]:
         "message": {"minLength": 1, "maxLength": chat.message_max_chars, "description": "Not blank."},
         "max_new_tokens": {
             "maximum": chat.max_tokens_ceiling,
-            "description": f"Tokens of the reply at most. Absent: {chat.default_max_tokens}.",
+            "description": f"Tokens of the reply at most. Absent: the session's, or {chat.default_max_tokens}.",
         },
-        "temperature": {"description": f"0 always takes the likeliest token. Absent: {chat.default_temperature:g}."},
+        "temperature": {
+            "description": "0 always takes the likeliest token. Absent: the session's, or"
+            f" {chat.default_temperature:g}.",
+        },
         "do_sample": {
-            "description": f"false means temperature 0. Absent: {'true' if chat.default_do_sample else 'false'}."
+            "description": "false means temperature 0. Absent: the session's, or"
+            f" {str(chat.default_do_sample).lower()}.",
         },
         "stop": {"description": "Texts at which the reply ends."},
-        "model": {"description": "Absent: the model of the configuration."},
+        "model": {"description": "Absent: the session's model, or that of the configuration."},
         "parent_id": {
             "description": "The message that this one follows; null: it starts the conversation anew. "
             "Absent: the newest of the selected branch. Posting under an earlier one makes a branch and selects it.",

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Literal
 
 from aiohttp import web
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from chatbot.api.answer import encode, etag, json_answer, session_id_of
@@ -26,6 +27,7 @@ from chatbot.api.connections import BoundedProtocol
 from chatbot.api.document_stream import json_document, send_document
 from chatbot.api.middleware import ASKER
 from chatbot.api.path_prefix import prefix_of
+from chatbot.api.reply_bodies import changes_of, check_settings
 from chatbot.api.services import SERVICES, Services
 from chatbot.api.views import (
     CancelView,
@@ -42,7 +44,9 @@ from chatbot.sessions.commands import CancelReply, ChangeMetadata, CreateSession
 from chatbot.sessions.errors import Draining, SessionDeleted
 from chatbot.sessions.leisure import batched
 from chatbot.sessions.reading import History
+from chatbot.sessions.reply_settings import changed
 from chatbot.sessions.state import State
+from events.catalogue import ReplySettings
 from projections.labels import matches
 from projections.listing import Listing, Order, SessionPage
 
@@ -63,8 +67,7 @@ async def create(request: web.Request) -> web.Response:
     check_metadata(metadata, settings)
     if body.title is not None:
         check_text(body.title, "$.title", settings.sessions.title_max_chars)
-    if body.system_prompt is not None:
-        check_text(body.system_prompt, "$.system_prompt", settings.chat.system_prompt_max_chars, blank=True)
+    check_settings(body, settings)
     prompt = settings.chat.system_prompt if body.system_prompt is None else body.system_prompt
     owner, once = request[ASKER].owner, once_of(request, "create_session", body)
     command = CreateSession(
@@ -74,6 +77,7 @@ async def create(request: web.Request) -> web.Response:
         title=body.title,
         system_prompt=prompt or None,
         once=once,
+        parameters=changed(ReplySettings(), UNSET, changes_of(body)).parameters,
     )
     if services.supervisor.draining:
         raise Draining("the service is shutting down")
@@ -118,9 +122,12 @@ async def change(request: web.Request) -> web.Response:
         check_metadata(body.metadata, services.settings)
     if isinstance(body.title, str):
         check_text(body.title, "$.title", services.settings.sessions.title_max_chars)
+    check_settings(body, services.settings)
     command = ChangeMetadata(
         metadata=body.metadata,
         title=body.title,
+        system_prompt=body.system_prompt,
+        parameters=changes_of(body),
         metadata_max_bytes=services.settings.sessions.metadata_max_bytes,
         metadata_keys_max=services.settings.sessions.metadata_keys_max,
     )

@@ -13,6 +13,17 @@ from events.catalogue import Usage
 from projections.session import NEVER_US
 
 
+class ParametersView(Struct, frozen=True, omit_defaults=True):
+    """Those that the session has; the service's defaults stand for the others."""
+
+    max_new_tokens: int | None = None
+    temperature: float | None = None
+    do_sample: bool | None = None
+    top_p: float | None = None
+    stop: list[str] = []
+    seed: int | None = None
+
+
 class SessionView(Struct, frozen=True):
     session_id: str
     created_at: str
@@ -25,6 +36,9 @@ class SessionView(Struct, frozen=True):
     status: Literal["active", "replying", "expired"]
     active_reply: str | None
     queued_replies: list[str]
+    system_prompt: str | None
+    model: str | None
+    parameters: ParametersView
 
 
 class SessionList(Struct, frozen=True, omit_defaults=True):
@@ -132,7 +146,7 @@ class UsageView(Struct, frozen=True):
 
 def session_view(described: Described, *, is_expired: bool = False) -> SessionView:
     session = described.session
-    running = session.open_reply
+    running, parameters = session.open_reply, described.settings.parameters
     return SessionView(
         session_id=session.session_id,
         created_at=timestamp(session.created_at_us),
@@ -145,11 +159,21 @@ def session_view(described: Described, *, is_expired: bool = False) -> SessionVi
         status="expired" if is_expired else "replying" if running or session.pending else "active",
         active_reply=running.reply_id if running else None,
         queued_replies=[waiting.reply_id for waiting in session.pending],
+        system_prompt=described.settings.system_prompt,
+        model=parameters.model,
+        parameters=ParametersView(
+            max_new_tokens=parameters.max_new_tokens,
+            temperature=parameters.temperature,
+            do_sample=parameters.do_sample,
+            top_p=parameters.top_p,
+            stop=list(parameters.stop),
+            seed=parameters.seed,
+        ),
     )
 
 
 def state_view(state: State) -> SessionView:
-    return session_view(Described(state.session, state.metadata, state.title))
+    return session_view(Described(state.session, state.metadata, state.title, state.settings))
 
 
 def message_view(said: Said, session_id: str) -> MessageView:

@@ -9,14 +9,17 @@ from chatbot.audit.desk import CommandFailed
 from chatbot.llm import midm, openai
 from chatbot.llm.protocol import ChatMessage
 from chatbot.sessions.context import joined
+from chatbot.sessions.reply_settings import settings_after
 from events.catalogue import (
     ContentErased,
     Event,
     HistoryAdopted,
     MessageCopied,
     MessagePosted,
+    MetadataChanged,
     ReplyCompleted,
     ReplyEnded,
+    ReplySettings,
     ReplyStarted,
     SessionCreated,
     SessionDeleted,
@@ -51,17 +54,20 @@ class Texts:
 
     def __init__(self) -> None:
         self._system: str | None = None
+        self._created = ReplySettings()
         self._said: dict[str, ChatMessage] = {}
 
     def note(self, event: Event) -> None:
         """One event more of the session."""
         match event:
             case SessionCreated():
-                self._system = event.system_prompt
+                self._created, self._system = event.settings, event.system_prompt
+            case MetadataChanged():
+                self._system = settings_after(event, self._created).system_prompt
             case MessagePosted():
                 self._said[event.message_id] = ChatMessage(event.role, event.content)
             case SessionDeleted() | ContentErased():
-                self._system, self._said = None, {}
+                self._created, self._system, self._said = ReplySettings(), None, {}
         if isinstance(event, ReplyEnded):
             self._said[event.reply_id] = ChatMessage("assistant", event.content)
 

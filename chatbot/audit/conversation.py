@@ -9,6 +9,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from chatbot.audit.moment import Moment
+from chatbot.sessions.reply_settings import settings_after
 from events.catalogue import (
     AdoptedMessage,
     BranchSelected,
@@ -19,11 +20,13 @@ from events.catalogue import (
     MessagePosted,
     MetadataChanged,
     Origin,
+    Parameters,
     ReplyCompleted,
     ReplyEnded,
     ReplyFailed,
     ReplyProgressed,
     ReplyRequested,
+    ReplySettings,
     ReplyStarted,
     SessionCreated,
     SessionDeleted,
@@ -66,6 +69,8 @@ class Conversation(Struct):
     title: str | None = None
     metadata: dict[str, Any] = {}
     system_prompt: str | None = None
+    parameters: Parameters = Parameters()
+    created: ReplySettings = ReplySettings()
     forked_from: Origin | None = None
     status: str = "active"
     head: str | None = None
@@ -146,10 +151,12 @@ def _note(conversation: Conversation, recorded: RecordedEvent, event: Event) -> 
     match event:
         case SessionCreated():
             conversation.owner, conversation.forked_from = event.owner, event.forked_from
-            conversation.system_prompt = event.system_prompt
+            conversation.created = event.settings
             conversation.title, conversation.metadata = event.title, event.metadata
+            _set(conversation, event.settings)
         case MetadataChanged():
             conversation.title, conversation.metadata = event.title, event.metadata
+            _set(conversation, settings_after(event, conversation.created))
         case MessagePosted():
             said = (event.message_id, event.parent_id, event.role, event.content, COMPLETE, recorded.recorded_at_us)
             conversation.messages[event.message_id] = Spoken(*said)
@@ -166,10 +173,15 @@ def _note(conversation: Conversation, recorded: RecordedEvent, event: Event) -> 
             conversation.head = event.message_id
         case SessionDeleted() | ContentErased():
             conversation.messages, conversation.head = {}, None
-            conversation.title, conversation.metadata, conversation.system_prompt = None, {}, None
+            conversation.title, conversation.metadata, conversation.created = None, {}, ReplySettings()
+            _set(conversation, conversation.created)
             conversation.owner = event.owner
     if isinstance(event, ReplyEnded):
         _end(conversation, event)
+
+
+def _set(conversation: Conversation, settings: ReplySettings) -> None:
+    conversation.system_prompt, conversation.parameters = settings.system_prompt, settings.parameters
 
 
 def _await(conversation: Conversation, recorded: RecordedEvent, reply_id: str, parent_id: str) -> None:

@@ -12,6 +12,7 @@ _FIELDS = {
     "owner": "owner",
     "title": "title",
     "system_prompt": "system prompt",
+    "parameters": "parameters",
     "status": "status",
     "head": "selected branch",
     "erased": "erased events",
@@ -22,9 +23,9 @@ _HEADER_LINES = 2  # of a unified diff: the names of two files, which there are 
 class Change(Struct, frozen=True, omit_defaults=True):
     """One difference. `before` and `after` are values, None for absent.
 
-    `what` is one of owner, title, system prompt, status, selected branch (the id of its last message), erased events,
-    metadata (`subject`: the key), and for messages (`subject`: the id) message added, message removed, text, reply
-    status. `lines` are those of the text as a unified diff has them.
+    `what` is one of owner, title, system prompt, parameters, status, selected branch (the id of its last message),
+    erased events, metadata (`subject`: the key), and for messages (`subject`: the id) message added, message removed,
+    text, reply status. `lines` are those of the text as a unified diff has them.
     """
 
     what: str

@@ -7,6 +7,7 @@ import msgspec
 from chatbot.audit.conversation import Conversation, Spoken
 from chatbot.audit.difference import Change
 from chatbot.audit.moment import timestamp
+from events.catalogue import Parameters
 
 # A log holds what strangers wrote: it must not command the terminal of whoever reads it.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
@@ -29,6 +30,8 @@ def as_text(conversation: Conversation) -> str:
         lines.append(f"forked from session {printable(origin.session_id)}, version {origin.version}")
     if conversation.metadata:
         lines.append(f"metadata {_value(conversation.metadata)}")
+    if conversation.parameters != Parameters():
+        lines.append(f"parameters {_value(conversation.parameters)}")
     if conversation.system_prompt:
         lines += ["", "system:", _indented(conversation.system_prompt)]
     for spoken in branch:

@@ -15,7 +15,7 @@ from msgspec import Raw, Struct
 
 from chatbot.audit.conversation import Conversation, Spoken
 from chatbot.audit.moment import timestamp
-from events.catalogue import Origin, Usage
+from events.catalogue import Origin, Parameters, Usage
 from projections.message import COMPLETE
 
 _LOOKS_LIKE_MARK = re.compile(r"#[0-9a-f]{8}")
@@ -50,6 +50,7 @@ class ExportedConversation(Struct, frozen=True, omit_defaults=True, kw_only=True
     as_of: str
     status: Literal["active", "expired", "deleted"]
     messages: list[ExportedMessage]
+    parameters: Parameters | None = None
     owner: str | None = None
     forked_from: Origin | None = None
     head: str | None = None
@@ -78,6 +79,7 @@ def as_json(
         as_of=timestamp(conversation.at_us),
         status=conversation.status,  # type: ignore[arg-type]  # one of the three words
         messages=said,  # type: ignore[arg-type]  # as JSON both are the same
+        parameters=None if conversation.parameters == Parameters() else conversation.parameters,
         owner=conversation.owner,
         forked_from=conversation.forked_from,
         head=conversation.head if all_branches else None,
@@ -110,6 +112,8 @@ def markdown_head(conversation: Conversation, messages: int, mark: str) -> str:
         f"- as of: {timestamp(conversation.at_us)}, version {conversation.version}, {conversation.status}",
         f"- messages: {messages}; the heading of each ends in {mark}, which is nowhere in a text",
     ]
+    if conversation.parameters != Parameters():
+        lines.append(f"- parameters: {_encode(conversation.parameters).decode()}")
     if conversation.system_prompt:
         lines += ["", f"## system {mark}", "", conversation.system_prompt]
     return "\n".join((*lines, ""))

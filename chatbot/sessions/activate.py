@@ -24,7 +24,9 @@ from chatbot.sessions.decide import is_due, parent_of
 from chatbot.sessions.mailbox import Envelope
 from chatbot.sessions.ports import Ports
 from chatbot.sessions.recorded_text import recorded_text
+from chatbot.sessions.reply_settings import settings_after
 from chatbot.sessions.state import Remembered, State, evolve
+from chatbot.sessions.turn_parameters import turn_parameters
 from events.catalogue import (
     MessageCopied,
     MessagePosted,
@@ -60,10 +62,11 @@ async def load(ports: Ports, session_id: str) -> State | None:
         texts = await ports.log.read_at(sorted({first, described} - {0}))
         created = texts[first].event
         if isinstance(created, SessionCreated):
-            state = State(session, created.metadata, created.title, created.system_prompt)
+            state = State(session, created.metadata, created.title, created.settings, created.settings)
         changed = texts[described].event if described else None
         if isinstance(changed, MetadataChanged):
-            state = State(session, changed.metadata, changed.title, state.system_prompt)
+            settings = settings_after(changed, state.created)
+            state = State(session, changed.metadata, changed.title, settings, state.created)
     if was_level and ports.runner.position >= head and not ports.log.is_shared:
         return state  # all that there was when it was asked for: no file took another's place, and nobody else appends
     return await _read_on(ports, session_id, state)
@@ -182,7 +185,9 @@ async def _resolve(ports: Ports, state: State, command: Command) -> tuple[State,
             said = await ports.queries.message(session.no, named)
         if said is None:
             raise errors.UnknownMessage(named)
-        return state, replace(command, message_id=said.parent_id if said.role == "assistant" else said.message_id)
+        turn = await turn_parameters(ports, state, named)
+        question = said.parent_id if said.role == "assistant" else said.message_id
+        return state, replace(command, message_id=question, turn=turn)
     return state, command
 
 

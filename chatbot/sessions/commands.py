@@ -32,13 +32,15 @@ class CreateSession(Struct, frozen=True):
     title: str | None
     system_prompt: str | None
     once: Once | None = None
+    parameters: Parameters = Parameters()
 
 
 class PostMessage(Struct, frozen=True):
     """`parent_id`: unset = after the newest message of the selected branch, None = from the start.
 
     `on_busy`, while a reply runs: queue, reject, or interrupt (which cancels the running and the waiting ones).
-    `whole`: the asker does not watch the reply grow.
+    `whole`: the asker does not watch the reply grow. `parameters` are those that the request names, `without_stop`
+    where it names an empty list of stops.
     """
 
     message_id: str
@@ -49,10 +51,14 @@ class PostMessage(Struct, frozen=True):
     on_busy: str = "queue"
     whole: bool = False
     once: Once | None = None
+    without_stop: bool = False
 
 
 class Regenerate(Struct, frozen=True):
-    """Another reply to the same message. `message_id` is a reply or what it answers; None: the newest reply."""
+    """Another reply to the same message. `message_id` is a reply or what it answers; None: the newest reply.
+
+    `turn`: the recorded parameters of that reply or message; they come next after those that the request names.
+    """
 
     reply_id: str
     message_id: str | None
@@ -60,6 +66,8 @@ class Regenerate(Struct, frozen=True):
     on_busy: str = "queue"
     whole: bool = False
     once: Once | None = None
+    without_stop: bool = False
+    turn: Parameters = Parameters()
 
 
 class SelectBranch(Struct, frozen=True):
@@ -128,10 +136,12 @@ class InterruptReplies(Struct, frozen=True):
 
 
 class ChangeMetadata(Struct, frozen=True):
-    """Merge `metadata` (None removes a key) and set the title, where given."""
+    """Merge `metadata` and `parameters` (None removes a key), set the title and the system prompt, where given."""
 
     metadata: dict[str, Any] | UnsetType = UNSET
     title: str | UnsetType | None = UNSET
+    system_prompt: str | UnsetType | None = UNSET
+    parameters: dict[str, Any] = {}
     metadata_max_bytes: int = 16384
     metadata_keys_max: int = 64
 

@@ -37,12 +37,14 @@ from chatbot.sessions.commands import (
     Touch,
 )
 from chatbot.sessions.context import Unanswered, context_of
+from chatbot.sessions.reply_settings import changed, merged
 from chatbot.sessions.state import Remembered, State
 from events.catalogue import (
     BranchSelected,
     Event,
     MessagePosted,
     MetadataChanged,
+    Parameters,
     ReplyCancelled,
     ReplyCompleted,
     ReplyEnded,
@@ -76,6 +78,7 @@ class Rules(Struct, frozen=True):
     is_shared: bool = False
     unanswered: Unanswered = "omit"
     models: frozenset[str] = frozenset()
+    defaults: Parameters = Parameters()
 
     @property
     def owes(self) -> str | None:
@@ -185,6 +188,7 @@ def _create(command: CreateSession) -> SessionCreated:
         timeout_s=command.timeout_s,
         title=command.title,
         system_prompt=command.system_prompt,
+        parameters=command.parameters,
     )
     return keyed(created, command.once)
 
@@ -225,6 +229,10 @@ def _ask(state: State, command: PostMessage | Regenerate, rules: Rules) -> Decis
     if is_busy and len(session.pending) >= rules.pending_max:
         return Decision(rejection=errors.TooManyPending(f"{rules.pending_max} messages wait for a reply already"))
     asked: Event
+    turn = command.turn if isinstance(command, Regenerate) else Parameters()
+    fallbacks = (turn, state.settings.parameters, rules.defaults)
+    parameters = merged(command.parameters, *fallbacks, without_stop=command.without_stop)
+    command = replace(command, parameters=parameters)
     if isinstance(command, PostMessage):
         asked = _posted(command, parent_of(state, command), rules)
         message = Remembered(asked.message_id, asked.parent_id, asked.role, asked.content)
@@ -252,11 +260,9 @@ def _posted(command: PostMessage, parent_id: str | None, rules: Rules) -> Messag
 
 
 def _has_to_cancel(state: State, command: CancelReply) -> bool:
-    running = state.session.open_reply
-    if command.reply_id is None:
-        return running is not None
-    open_ids = {one.reply_id for one in (running, *state.session.pending) if one is not None}
-    return command.reply_id in open_ids
+    running, wanted = state.session.open_reply, command.reply_id
+    is_running = running is not None and wanted in (None, running.reply_id)
+    return is_running or any(waiting.reply_id == wanted for waiting in state.session.pending)
 
 
 def _select(state: State, command: SelectBranch) -> Decision:
@@ -306,6 +312,8 @@ def _change(state: State, command: ChangeMetadata) -> Decision:
     title = state.title if command.title is UNSET else command.title
     if len(metadata) > command.metadata_keys_max or len(encode(metadata)) > command.metadata_max_bytes:
         return Decision(rejection=errors.TooLarge("the merged metadata would be larger than is allowed"))
-    if metadata == state.metadata and title == state.title:
+    settings = changed(state.settings, command.system_prompt, command.parameters)
+    if (metadata, title, settings) == (state.metadata, state.title, state.settings):
         return Decision()
-    return Decision(events=(MetadataChanged(metadata=metadata, title=title),))
+    told = None if settings == state.created else settings
+    return Decision(events=(MetadataChanged(metadata=metadata, title=title, settings=told),))

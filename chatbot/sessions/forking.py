@@ -67,7 +67,8 @@ def fork_events(state: State, command: Fork, messages: Sequence[AdoptedMessage],
         metadata=state.metadata,
         timeout_s=session.timeout_s,
         title=state.title,
-        system_prompt=state.system_prompt,
+        system_prompt=state.settings.system_prompt,
+        parameters=state.settings.parameters,
         forked_from=Origin(session.session_id, session.version, messages[-1].message_id if messages else None),
     )
     created = keyed(created, command.once)

@@ -11,6 +11,7 @@ from chatbot.sessions.decide import may_touch
 from chatbot.sessions.history_pieces import UNMEASURED_MAX, newest_within, pieces_of
 from chatbot.sessions.ports import Ports
 from chatbot.sessions.recorded_text import Known, recorded_text
+from chatbot.sessions.reply_settings import settings_after
 from chatbot.sessions.supervisor import Supervisor
 from events.catalogue import (
     MessageCopied,
@@ -19,6 +20,7 @@ from events.catalogue import (
     ReplyCompleted,
     ReplyFailed,
     ReplyInterrupted,
+    ReplySettings,
     SessionCreated,
     Usage,
 )
@@ -36,6 +38,7 @@ class Described(Struct, frozen=True):
     session: Session
     metadata: dict[str, Any]
     title: str | None
+    settings: ReplySettings = ReplySettings()
 
 
 class Said(Struct, frozen=True):
@@ -128,13 +131,17 @@ class Reader:
 
     async def described(self, sessions: Sequence[Session]) -> list[Described]:
         """Those of `sessions` whose description has not been erased meanwhile."""
-        texts = await self._ports.log.read_at([one.described_at for one in sessions if one.described_at])
+        places = {place for one in sessions if one.described_at for place in (one.no, one.described_at)}
+        texts = await self._ports.log.read_at(sorted(places))
         described: list[Described] = []
         for one in sessions:
-            recorded = texts.get(one.described_at)
-            event = recorded.event if recorded else None
-            if isinstance(event, SessionCreated | MetadataChanged):
-                described.append(Described(one, event.metadata, event.title))
+            recorded, first = texts.get(one.described_at), texts.get(one.no)
+            event, created = recorded.event if recorded else None, first.event if first else None
+            settings = created.settings if isinstance(created, SessionCreated) else ReplySettings()
+            if isinstance(event, MetadataChanged):
+                described.append(Described(one, event.metadata, event.title, settings_after(event, settings)))
+            elif isinstance(event, SessionCreated):
+                described.append(Described(one, event.metadata, event.title, settings))
         return described
 
     async def history(

@@ -21,7 +21,8 @@ Ending = TypeVar("Ending", bound=ReplyCancelled | ReplyInterrupted)
 
 def request_of(state: State, started: ReplyStarted) -> Request:
     """The very request that `started` records."""
-    system = (ChatMessage("system", state.system_prompt),) if state.system_prompt else ()
+    prompt = state.settings.system_prompt
+    system = (ChatMessage("system", prompt),) if prompt else ()
     said = tuple(ChatMessage(state.recent[id_].role, state.recent[id_].content) for id_ in started.context_ids)
     return Request(messages=system + (joined(said) if started.joined else said), parameters=started.parameters)
 

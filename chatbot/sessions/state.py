@@ -6,6 +6,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
+from chatbot.sessions.reply_settings import settings_after
 from events.catalogue import (
     ContentErased,
     MessagePosted,
@@ -15,6 +16,7 @@ from events.catalogue import (
     ReplyEnded,
     ReplyFailed,
     ReplyInterrupted,
+    ReplySettings,
     SessionCreated,
     SessionDeleted,
 )
@@ -32,7 +34,8 @@ class Remembered(Struct, frozen=True):
 
 
 class State(Struct, frozen=True):
-    """`session` holds the projected facts; the rest are texts, which only the log and live actors hold.
+    """`session` holds the projected facts; the rest are texts, which only the log and live actors hold. `created` are
+    the settings that the session was made with.
 
     `recent` has the newest messages seen, by id, oldest first; it may have gaps, which the actor fills on demand.
     """
@@ -40,7 +43,8 @@ class State(Struct, frozen=True):
     session: facts.Session
     metadata: dict[str, Any]
     title: str | None = None
-    system_prompt: str | None = None
+    settings: ReplySettings = ReplySettings()
+    created: ReplySettings = ReplySettings()
     recent: dict[str, Remembered] = {}
 
 
@@ -52,9 +56,10 @@ def evolve(state: State | None, recorded: RecordedEvent, recent_max: int) -> Sta
         state = State(session=session, metadata={})
     match event:
         case SessionCreated():
-            return State(session, event.metadata, event.title, event.system_prompt)
+            return State(session, event.metadata, event.title, event.settings, event.settings)
         case MetadataChanged():
-            return replace(state, session=session, metadata=event.metadata, title=event.title)
+            settings = settings_after(event, state.created)
+            return replace(state, session=session, metadata=event.metadata, title=event.title, settings=settings)
         case SessionDeleted() | ContentErased():
             return State(session, metadata={})
         case MessagePosted():

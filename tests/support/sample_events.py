@@ -17,6 +17,7 @@ from events.catalogue import (
     ReplyInterrupted,
     ReplyProgressed,
     ReplyRequested,
+    ReplySettings,
     ReplyStarted,
     SessionAccessed,
     SessionCreated,
@@ -44,8 +45,13 @@ EVERY_EVENT: tuple[Event, ...] = (
         forked_from=Origin(session_id="elsewhere", version=9, message_id="m0"),
         idempotency_key="key-0",
         fingerprint="0" * 64,
+        parameters=Parameters(temperature=0.2, model="large"),
     ),
-    MetadataChanged(metadata={"topic": "산", "deep": {"list": [1, None, True]}}, title="Mountain"),
+    MetadataChanged(
+        metadata={"topic": "산", "deep": {"list": [1, None, True]}},
+        title="Mountain",
+        settings=ReplySettings("Be kind.", Parameters(max_new_tokens=9, stop=("끝",))),
+    ),
     SessionAccessed(idempotency_key="key-4", fingerprint="4" * 64),
     MessagePosted(
         message_id="m1",

@@ -14,7 +14,7 @@ from aiohttp.test_utils import make_mocked_request
 
 from chatbot.api import frames
 from chatbot.api.app import build_app
-from chatbot.api.bodies import BodyFault, ChatBody, check_chat, check_metadata, check_text, decode_body
+from chatbot.api.bodies import BodyFault, ChatBody, check_metadata, check_text, decode_body
 from chatbot.api.calls import CALLS
 from chatbot.api.conditions import if_match, once_of
 from chatbot.api.cursors import last_event_id
@@ -23,6 +23,7 @@ from chatbot.api.middleware import OPEN_PATHS
 from chatbot.api.openapi import build_document
 from chatbot.api.problem_types import PROBLEM_TYPES
 from chatbot.api.problems import CAUSES, STATUSES, Problem, internal_error, problem_of, render
+from chatbot.api.reply_bodies import check_chat
 from chatbot.api.schemas import ProblemView
 from chatbot.api.services import Services
 from chatbot.api.views import AcceptedView
@@ -198,8 +199,10 @@ def test_the_documented_limits_of_a_session_are_the_ones_in_force() -> None:
 def test_the_documented_defaults_are_the_ones_in_force() -> None:
     document = build_document(SMALL, "1")
     chat = document["components"]["schemas"]["ChatBody"]["properties"]
-    shown = [chat[name]["description"] for name in ("max_new_tokens", "temperature", "do_sample")]
-    assert [text.rpartition("Absent: ")[2] for text in shown] == ["11.", "0.3.", "false."]
+    named = [chat[name] for name in ("max_new_tokens", "temperature", "do_sample")]
+    ends = [one["description"].partition("Absent: the session's, or ")[2] for one in named]
+    assert ends == ["11.", "0.3.", "false."]
+    assert not any("default" in one for one in named)  # a client that filled it in would overrule the session's
     hours = document["components"]["schemas"]["CreateSessionBody"]["properties"]["timeout_hours"]
     assert hours["description"].endswith("Absent: 7.")
     assert "4321 bytes" in document["components"]["responses"]["Problem413"]["description"]
