@@ -242,6 +242,8 @@ class ReadersOfOneSession(RuleBasedStateMachine):
             return
         on_busy = "interrupt" if pushing else "queue"
         for _ in range(times):
+            if not self.can_ask():  # the first has shown what a crash left waiting
+                return
             said = self.new_id("m")
             self.ask(PostMessage(said, self.new_id("r"), f"words of {said}", Parameters(), on_busy=on_busy))
 
