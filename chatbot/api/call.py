@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from chatbot.api.schemas import Kind
 
-JSON, SSE, HTML, ANY = "application/json", "text/event-stream", "text/html", "*/*"
+JSON, SSE, HTML = "application/json", "text/event-stream", "text/html"
 NDJSON, MARKDOWN = "application/x-ndjson", "text/markdown"
 
 

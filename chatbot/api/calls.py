@@ -1,7 +1,5 @@
 """Every call of the service, in one table: openapi.py makes the document from it, and a test holds it to the routes."""
 
-from msgspec import Raw
-
 from chatbot.api import frames
 from chatbot.api.audit_calls import AUDIT, EXPORT
 from chatbot.api.bodies import (
@@ -13,7 +11,7 @@ from chatbot.api.bodies import (
     ForkBody,
     RegenerateBody,
 )
-from chatbot.api.call import ANY, HTML, SSE, Answer, Call, Query
+from chatbot.api.call import HTML, SSE, Answer, Call, Query
 from chatbot.api.cursors import PATTERN
 from chatbot.api.schemas import LivenessView, ReadinessView
 from chatbot.api.sessions import FILTERS_MAX, LIST_MAX
@@ -31,6 +29,7 @@ from chatbot.api.views import (
 )
 from events.batch import VERSION_MAX
 
+DOCS_FILES, REDOC_FILES = ("text/css", "text/javascript", "image/png"), ("text/javascript", "image/svg+xml")
 EXPOSITIONS = ("text/plain", "application/openmetrics-text")
 BODY = (400, 408, 413, 415, 422)  # what can be wrong with any body
 CHANGE = (400, 404, 412, 503)  # what can be wrong with a change to a session
@@ -254,7 +253,7 @@ CALLS: dict[str, tuple[Call, ...]] = {
         _document(
             "/problems/{name}", "problem", "What a problem's `type` means", Answer("A page.", str, (HTML,), ETAG), 404
         ),
-        _document("/docs/{file}", "docs_file", "A file of Swagger UI", Answer("The file.", Raw, (ANY,), ETAG), 404),
-        _document("/redoc/{file}", "redoc_file", "A file of ReDoc", Answer("The file.", Raw, (ANY,), ETAG), 404),
+        _document("/docs/{file}", "docs_file", "A file of Swagger UI", Answer("The file.", str, DOCS_FILES, ETAG), 404),
+        _document("/redoc/{file}", "redoc_file", "A file of ReDoc", Answer("The file.", str, REDOC_FILES, ETAG), 404),
     ),
 }  # fmt: skip

@@ -87,7 +87,8 @@ def _accepted(request: web.Request, asked: Asked) -> web.Response:
 
 def _resumed_after(request: web.Request) -> Cursor | None:
     """The last frame that the client has of this very reply: only a repeated request has any. Raises BodyFault."""
-    return last_event_id(request) if "Idempotency-Key" in request.headers else None
+    cursor = last_event_id(request)
+    return cursor if "Idempotency-Key" in request.headers else None
 
 
 async def _streamed(request: web.Request, asked: Asked, after: Cursor | None) -> web.StreamResponse:

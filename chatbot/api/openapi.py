@@ -30,7 +30,7 @@ Times are RFC 3339 in UTC. Unknown fields are refused, and so are unknown parame
 a problem (RFC 9457, `application/problem+json`) with a `detail` for people. Every answer carries `X-Request-ID`: quote
 it to the operator.
 """
-_TAG = r'(W/)?"[^"]*"'
+_TAG = r'(W/)?"[!#-~]*"'
 IF_MATCH = rf"^(\*|{_TAG}(, ?{_TAG}){{0,{TAGS_MAX - 1}}})$"
 IDEMPOTENCY_KEY = r'^("[!#-~]{1,255}"|[!#-~]{1,255})$'
 _HEADERS: dict[str, Schema] = {
@@ -63,12 +63,14 @@ _PARAMETERS: dict[str, Schema] = {
         "description": "An ETag, or several with commas between them: refuse with 412 where the session has moved on. "
         "A weak tag and one that a proxy has marked as compressed name the same version.",
         "schema": {"type": "string", "pattern": IF_MATCH},
+        "example": '"4"',
     },
     "Idempotency-Key": {
         "in": "header",
         "description": "1 to 255 visible ASCII characters that nobody else uses, such as a UUID: the same request with "
         "the same key takes effect once, and is answered as it was the first time, after a restart, too.",
         "schema": {"type": "string", "pattern": IDEMPOTENCY_KEY},
+        "example": "7c2e5b1a-0f4d-4f0e-9d57-4b1f6a3c8e20",
     },
     "If-None-Match": {
         "in": "header",
@@ -80,6 +82,7 @@ _PARAMETERS: dict[str, Schema] = {
         "description": "The id of the last frame that was read, as browsers send it: it goes before `after`. In a POST "
         "it counts only with an Idempotency-Key.",
         "schema": {"type": "string", "pattern": f"^({PATTERN})?$"},
+        "example": "4:0",
     },
     "Prefer": {
         "in": "header",
