@@ -60,6 +60,8 @@ def client_of(settings: Settings) -> Client:
         new_token=lambda: "0" * 32,
         readiness=Readiness(),
         pourer=Pourer(),
+        health=None,  # no problem here is the model's
+        gate=None,
         log=None,  # readiness is not asked here
         log_watch=None,
     )
