@@ -1,8 +1,8 @@
 """An export into a log, in two passes over the file: `survey` finds whatever forbids it before anything is written,
 then `write` copies. Memory holds one page of events.
 
-Names of nodes are left out: they are addresses at which this log's nodes would ask for a reply, and none of those there
-belongs to this log.
+Names of nodes are left out: they are addresses that this log's nodes would contact, and none of them belongs to this
+log.
 """
 
 import os
@@ -13,7 +13,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from events.archive import ArchiveReader
-from events.catalogue import EXPLAINS_ERASURE, MessagePosted, ReplyEnded, ReplyRequested, ReplyStarted
+from events.catalogue import (
+    EXPLAINS_ERASURE,
+    MessagePosted,
+    ReplyEnded,
+    ReplyRequested,
+    ReplyStarted,
+    SessionExpired,
+)
 from events.chain import SALT_BYTES, commit
 from events.codec import decode
 from events.record import StoredRow
@@ -21,7 +28,8 @@ from events.transfer import ADOPTS, ROWS_MAX, Present, Transfer, TransferRefused
 
 PAGE_BYTES_MAX = 4 * 2**20  # content in one page: bounds memory whatever the events' size
 NAMED_MAX = 5  # streams that a refusal names
-OWE_REPLY = frozenset({"message_posted", "reply_requested", "reply_started"})  # these name a node
+OWE_REPLY = frozenset({"message_posted", "reply_requested", "reply_started"})
+NAME_NODE = OWE_REPLY | {"session_expired"}
 END_REPLY = frozenset({"reply_completed", "reply_failed", "reply_cancelled", "reply_interrupted"})
 
 
@@ -135,7 +143,7 @@ class Intake:
             return True
         if present is None:
             return False
-        if copied and (same or row.type in OWE_REPLY or row.type == ADOPTS):
+        if copied and (same or row.type in NAME_NODE or row.type == ADOPTS):
             return True
         raise TransferRefused(
             f"line {number}: session {row.stream_id} has another event as its version {row.version}: it has gone on"
@@ -148,10 +156,10 @@ class Intake:
 
 def _without_node(row: StoredRow) -> StoredRow:
     """`row` without the node that it names; its content, salt and commitment change with that."""
-    if row.type not in OWE_REPLY or row.data is None:
+    if row.type not in NAME_NODE or row.data is None:
         return row
     event = decode(row.type, row.schema_version, row.data)
-    if not isinstance(event, MessagePosted | ReplyRequested | ReplyStarted) or not event.node:
+    if not isinstance(event, MessagePosted | ReplyRequested | ReplyStarted | SessionExpired) or not event.node:
         return row
     data = msgspec.json.decode(row.data)
     if isinstance(event, ReplyStarted):

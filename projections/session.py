@@ -11,7 +11,6 @@ from msgspec.structs import replace
 from events.catalogue import (
     BranchSelected,
     ContentErased,
-    Event,
     HistoryAdopted,
     MessagePosted,
     ReplyCancelled,
@@ -118,9 +117,9 @@ def node_of(recorded: RecordedEvent) -> str | None:
     somebody else chose, and is never contacted.
     """
     event = recorded.event
-    if recorded.metadata.imported is not None or not isinstance(event, MessagePosted | ReplyRequested | ReplyStarted):
+    if recorded.metadata.imported is not None:
         return None
-    return event.node
+    return event.node if isinstance(event, MessagePosted | ReplyRequested | ReplyStarted | SessionExpired) else None
 
 
 def evolve(session: Session | None, recorded: RecordedEvent) -> Session:
@@ -211,13 +210,14 @@ def _described_or_expired(session: Session, recorded: RecordedEvent) -> Session:
     if recorded.type == "metadata_changed" and recorded.event is not None:
         return replace(session, described_at=recorded.position)
     if recorded.type == "session_expired":
-        return replace(session, status="expired", erasure=_erasure(recorded.event) or session.erasure)
+        return replace(session, status="expired", erasure=_erasure(recorded) or session.erasure)
     return session
 
 
-def _erasure(event: Event | None) -> Erasure | None:
+def _erasure(recorded: RecordedEvent) -> Erasure | None:
+    event = recorded.event
     if isinstance(event, SessionExpired) and event.erase_reason is not None:
-        return Erasure(event.erase_reason, event.node)
+        return Erasure(event.erase_reason, node_of(recorded))
     return None
 
 

@@ -25,6 +25,7 @@ from events.catalogue import (
     ReplyProgressed,
     ReplyRequested,
     ReplyStarted,
+    SessionExpired,
 )
 from events.errors import LogInUse
 from events.intake import Rules
@@ -32,7 +33,7 @@ from events.record import Metadata, RecordedEvent
 from events.sqlite import SqliteLog
 from events.transfer import Transfer, TransferRefused, finish
 from events.unfinished import LogUnfinished, Work
-from projections.session import evolve
+from projections.session import Erasure, evolve
 from tests.support.commands import command, refusal
 from tests.support.model_server import ModelServer
 from tests.support.sample_events import ASKED, PARAMETERS, posted
@@ -220,7 +221,7 @@ FORGED = "http://127.0.0.1:9#0123abcd"
 
 async def owing(path: Path) -> None:
     """Sessions that owe replies: one that waits, one that runs with text on record, one of each, one interrupted and
-    asked for again; and two that owe none."""
+    asked for again; two that owe none; and one that is being erased."""
     log = await SqliteLog.open(path)
 
     def asks(reply: str) -> MessagePosted:
@@ -241,6 +242,7 @@ async def owing(path: Path) -> None:
     await write("again", asks("r"), starts("r"), ReplyInterrupted("r", "H", "crash"), again)
     await write("ended", asks("r"), starts("r"), ended)
     await write("alone", MessagePosted("m", None, "user", "words", node=FORGED))
+    await write("erasing", SessionExpired(1, erase_reason="request", node=FORGED))
     await log.close()
 
 
@@ -272,6 +274,7 @@ async def test_an_import_closes_open_replies_and_drops_node_names(tmp_path: Path
             session = evolve(session, event) if event.stream_id == stream else session
         assert session is not None
         assert (session.open_reply, session.pending) == (None, ())
+        assert session.erasure == (Erasure("request") if stream == "erasing" else None)
     again = await take(data, tmp_path / "new.db", Rules(resume=True))
     assert (again["imported"], again["closed"]) == (0, 0)
     skipped = await take(data, tmp_path / "new.db", Rules(skip_existing=True))
@@ -292,6 +295,7 @@ def test_a_node_named_by_an_imported_event_is_nobodys() -> None:
     asked = MessagePosted("m", None, "user", "words", reply_id="r", node=FORGED)
     started = ReplyStarted("r", "m", FORGED, "midm", "small", PARAMETERS, ())
     again = ReplyRequested("r2", "m", node=FORGED)
+    expired = SessionExpired(1, erase_reason="request", node=FORGED)
     for metadata, node in ((ASKED, FORGED), (Metadata(imported="chatbot-log/0:1"), None)):
         session = evolve(None, created_at)
         session = evolve(session, RecordedEvent(2, "s", 2, "message_posted", 1, 0, metadata, asked))
@@ -300,6 +304,8 @@ def test_a_node_named_by_an_imported_event_is_nobodys() -> None:
         session = evolve(session, RecordedEvent(4, "s", 4, "reply_started", 1, 0, metadata, started))
         assert session.open_reply is not None
         assert session.open_reply.node == node
+        session = evolve(session, RecordedEvent(5, "s", 5, "session_expired", 1, 0, metadata, expired))
+        assert session.erasure == Erasure("request", node)
 
 
 def change(lines: Lines, number: int, **columns: Any) -> None:
