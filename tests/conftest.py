@@ -17,6 +17,10 @@ if not os.environ.get("CI"):  # there it has a profile of its own, which has no 
     settings.register_profile("here", deadline=None)
     settings.load_profile("here")
 
+for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "SSL_CERT_FILE"):  # of whoever runs the tests
+    os.environ.pop(name, None)
+    os.environ.pop(name.upper(), None)
+
 
 @pytest.fixture
 async def model() -> AsyncIterator[ModelServer]:

@@ -53,10 +53,14 @@ class Address(Struct, frozen=True):
 
 
 def shown_origin(url: str) -> str:
-    """Scheme, host and port of any URL: without credentials, path and query. Raises ValueError."""
-    parts = urlsplit(url)
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{parts.hostname or ''}{port}"
+    """Scheme, host and port of any URL: without credentials, path and query."""
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return "an address that is no URL"
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
+    return f"{parts.scheme}://{host}{port}"
 
 
 def is_completions_endpoint(url: str) -> bool:

@@ -46,6 +46,8 @@ class _Chunk(Struct):
     object: str | None = None
     message: Any = None
     detail: Any = None
+    code: Any = None
+    type: Any = None
 
 
 _decode = msgspec.json.Decoder(_Chunk).decode
@@ -145,13 +147,14 @@ class Completion:
     def _absorb_chunk(self, chunk: _Chunk, *, is_clean: bool = True) -> str:
         """`is_clean`: its text holds no half of a character. Raises LlmError."""
         if chunk.error or chunk.object == "error":
-            raise from_stream(chunk.error or chunk.message or "", self._secret)
+            raise from_stream(chunk.error or _complaint_of(chunk), self._secret)
         if chunk.usage is not None:
             self.usage = read_usage(chunk.usage) or self.usage
             self._note_reasoning_tokens(chunk.usage)
         self.model = chunk.model or self.model
         if not chunk.choices:
-            self._complaint = chunk.message or chunk.detail or self._complaint
+            if chunk.message or chunk.detail:
+                self._complaint = _complaint_of(chunk)
             return ""
         choice = chunk.choices[0]
         if choice.index != 0:
@@ -211,6 +214,13 @@ class Completion:
         return ""
 
 
+def _complaint_of(chunk: _Chunk) -> Any:
+    """The error that a chunk itself is, in the shape of {"error": ...}."""
+    if not (chunk.code or chunk.type):
+        return chunk.message or chunk.detail or ""
+    return {"message": chunk.message or chunk.detail, "code": chunk.code, "type": chunk.type}
+
+
 def _instead_of_text(told: _Text) -> str:
     """What a delta or message has that is no text: reasoning, refusal, tool_calls or ''."""
     if told.reasoning_content or told.reasoning or told.thinking:
@@ -243,6 +253,8 @@ def _read(document: bytes) -> tuple[_Chunk | None, bool]:
         object=kind if isinstance(kind, str) else None,
         message=told.get("message"),
         detail=told.get("detail"),
+        code=told.get("code"),
+        type=told.get("type"),
     )
     return chunk, False
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import structlog
 from msgspec.structs import replace
 
+from chatbot.llm.address import shown_origin
 from chatbot.llm.errors import LlmError, LlmFailed, loggable_reason
 from chatbot.llm.options import LlmOptions
 from chatbot.llm.protocol import ChatMessage, Finish, Health, Hear, Provider
@@ -70,6 +71,7 @@ class GuardedProvider:
         self._provider = provider
         self._options = options
         self._note: Note = _ignore
+        self._server = shown_origin(options.server_url) if options.server_url else "the embedded model"
 
     def observe(self, note: Note) -> None:
         """Have `note` told of each attempt: how it failed, or None once it was answered in full."""
@@ -92,6 +94,16 @@ class GuardedProvider:
         self, messages: tuple[ChatMessage, ...], parameters: Parameters, hear: Hear, *, whole: bool = False
     ) -> Finish:
         """`hear` never gets an empty piece."""
+        try:
+            return await self._reply(messages, parameters, hear, whole=whole)
+        except LlmError as error:
+            self._log_failure(error)
+            raise
+
+    async def _reply(
+        self, messages: tuple[ChatMessage, ...], parameters: Parameters, hear: Hear, *, whole: bool
+    ) -> Finish:
+        """As stream(): asks again until there is text, or no use in it."""
         attempt = 0
         async with Watchdog(self._options) as watchdog:
             while True:
@@ -105,12 +117,10 @@ class GuardedProvider:
                 except LlmError as error:
                     self._note(error)
                     wait_s = self._retry_wait_s(error, attempt)
-                    failed = {"provider": self.name, "reason": loggable_reason(error), "status": error.status}
                     if listener.has_text or wait_s is None or wait_s >= watchdog.remaining_s:
-                        _log.warning("llm.failed", **failed)
                         raise
                     attempt += 1
-                    _log.info("llm.retried", **failed, attempt=attempt)
+                    self._log_failure(error, attempt)
                 else:
                     self._note(None)
                     return finish
@@ -121,6 +131,15 @@ class GuardedProvider:
 
     async def close(self) -> None:
         await self._provider.close()
+
+    def _log_failure(self, error: LlmError, next_attempt: int | None = None) -> None:
+        """Which address was asked and why it failed; None: for good."""
+        error.asked = error.asked or self._server
+        failed = {"provider": self.name, "reason": loggable_reason(error), "status": error.status}
+        if next_attempt is None:
+            _log.warning("llm.failed", **failed)
+        else:
+            _log.info("llm.retried", **failed, attempt=next_attempt)
 
     def _retry_wait_s(self, error: LlmError, attempt: int) -> float | None:
         """Seconds to wait before the next attempt; None when there is to be none.

@@ -266,7 +266,8 @@ class MidmProvider:
             return await self._connection.post(path, body)
         except LlmFailed as error:
             if (error.status or 0) >= 500 and not (health := await self.health()).available:
-                raise LlmUnavailable(health.detail, status=error.status) from error
+                told = f"The model server cannot reply now: {health.detail}"
+                raise LlmUnavailable(told, status=error.status) from error
             raise
 
     def _finish(self, usage: Usage | None, body: dict[str, Any], *, pieces: int = 0) -> Finish:

@@ -16,6 +16,7 @@ NO_JSON = (msgspec.MsgspecError, ValueError, RecursionError)
 
 OVERLOADED = (429, 529)  # 529: Anthropic's "overloaded"
 KEY_REFUSED = (401, 403)
+PROXY_CREDENTIALS = 407
 PASSING = (408, 409, 425)  # the same request may be answered a moment later
 
 # Parts of the codes and types of errors, in lower case, without anything but letters and digits.
@@ -71,7 +72,8 @@ def from_status(status: int, body: bytes, retry_after_s: float | None = None, se
     document = _read(body)
     told = excerpt(document, secret)
     key = " (key refused)" if status in KEY_REFUSED else ""
-    message = f"The model server answered {status}{key}" + (f": {told}" if told else "")
+    who = "The proxy before the model server" if status == PROXY_CREDENTIALS else "The model server"
+    message = f"{who} answered {status}{key}" + (f": {told}" if told else "")
     lasts, is_overload = _says(document, _LASTING_WORDS), _says(document, _OVERLOAD_WORDS)
     if status in OVERLOADED or (is_overload and not lasts and status not in (*KEY_REFUSED, 404)):
         return LlmOverloaded(message, retryable=not lasts, status=status, retry_after_s=retry_after_s)

@@ -208,6 +208,23 @@ async def test_an_error_in_a_shape_of_its_own_is_told_in_its_words(
         await ask(make(server_url=raw.url, model="m"))
 
 
+@pytest.mark.parametrize(
+    "overload",
+    [
+        b'data: {"error": {"type": "overloaded_error", "message": "Overloaded"}}\n\n',
+        b'data: {"object": "error", "message": "slow down", "code": "429"}\n\n',
+        b'{"error": {"code": "server_busy"}}',
+        b'event: error\ndata: {"message": "server busy"}\n\n',
+        b'data: {"message": "slow down", "type": "rate_limit_error"}\n\n',
+    ],
+)
+async def test_an_overload_told_in_a_good_answer_is_tried_again(raw: RawServer, overload: bytes) -> None:
+    raw.answers = [answer(overload), REPLY]
+    provider = create_provider("openai", LlmOptions(server_url=raw.url, model="m", retry_backoff_s=0.01))
+    assert (await ask(provider)).text == "hello"
+    await provider.close()
+
+
 async def test_a_notice_beside_a_good_reply_is_no_error(raw: RawServer, make: Make) -> None:
     chunk = b'data: {"choices":[{"delta":{"content":"a"},"finish_reason":"stop"}]}\n\n'
     raw.answers = [answer(b'data: {"message": "queued"}\n\n' + chunk)]

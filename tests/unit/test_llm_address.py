@@ -80,7 +80,9 @@ def test_a_location_that_cannot_be_sent_is_refused(location: str) -> None:
     [
         ("https://me:word@host:444/secret?key=1", "https://host:444"),
         ("http://host/path", "http://host"),
-        ("", "://"),
+        ("http://me:hidden@[::1]:80/", "http://[::1]:80"),
+        ("http://host:port/", "an address that is no URL"),
+        ("http://[host", "an address that is no URL"),
     ],
 )
 def test_an_origin_shows_neither_credentials_nor_path_nor_query(url: str, shown: str) -> None:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+import structlog
 
 from chatbot.llm.errors import LlmError, LlmFailed, LlmOverloaded, LlmTimeout, LlmUnavailable
 from chatbot.llm.guard import GuardedProvider
@@ -201,6 +202,21 @@ async def test_a_server_that_asks_for_time_gets_it_or_is_left_alone() -> None:
     with pytest.raises(LlmOverloaded):
         await ask(guard(too_long, first_token_timeout_s=1.0))
     assert len(too_long.asked_at) == 1
+
+
+@pytest.mark.parametrize(
+    ("steps", "reason"),
+    [
+        ([LlmFailed("The model server failed: PRIVATE")], "The model server failed (asked http://host:8000)"),
+        (["a", 60.0, END], "The model server was silent for 0.1 s (asked http://host:8000)"),
+    ],
+)
+async def test_the_log_says_which_server_was_asked_and_why_it_failed(steps: list[Step], reason: str) -> None:
+    options = LlmOptions(server_url="http://me:hidden@host:8000/v1?key=hidden", between_tokens_timeout_s=0.1)
+    with structlog.testing.capture_logs() as lines, pytest.raises(LlmError):
+        await ask(GuardedProvider(Scripted(steps), options))
+    (line,) = lines
+    assert (line["event"], line["reason"]) == ("llm.failed", reason)
 
 
 async def test_a_reply_that_grows_too_long_ends_with_the_reason_length() -> None:
