@@ -489,7 +489,10 @@ class SessionsAgainstModel(RuleBasedStateMachine):
             return []
         found = await self.real.reader.history(talk.session_id, None, 1000, None)
         assert found.offset == (talk.running.checkpointed if talk.running else 0)
-        return [(one.row.message_id, one.row.role, one.row.status, one.content) for one in found.said]
+        said = [*found.said]
+        async for further in self.real.reader.further(found):
+            said += further
+        return [(one.row.message_id, one.row.role, one.row.status, one.content) for one in said]
 
     @invariant()
     def every_reply_that_has_ended_ended_once(self) -> None:
