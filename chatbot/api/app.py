@@ -7,7 +7,19 @@ import socket
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage
 
-from chatbot.api import audit, branches, chat, documents, export, feed, operations, problem_pages, sessions, trail
+from chatbot.api import (
+    audit,
+    branches,
+    chat,
+    documents,
+    export,
+    feed,
+    models,
+    operations,
+    problem_pages,
+    sessions,
+    trail,
+)
 from chatbot.api.audit import LEISURE, WALKS, WALKS_MAX
 from chatbot.api.body_budget import BODIES, BodyBudget
 from chatbot.api.export import EXPORTS, EXPORTS_MAX
@@ -34,7 +46,7 @@ def build_app(services: Services) -> web.Application:
     app[LEISURE] = Leisure()
     app[BODIES] = BodyBudget(services.settings.server.bodies_max_bytes)
     app[documents.READING] = asyncio.Lock()
-    for module in (sessions, branches, chat, feed, trail, export, audit, operations, documents, problem_pages):
+    for module in (sessions, branches, chat, feed, trail, export, audit, models, operations, documents, problem_pages):
         app.add_routes(module.routes)
     app.on_response_prepare.append(add_headers)
     return app

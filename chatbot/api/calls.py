@@ -23,6 +23,7 @@ from chatbot.api.views import (
     ErasureView,
     HealthView,
     MessageList,
+    ModelsView,
     SessionList,
     SessionView,
     UsageView,
@@ -128,6 +129,9 @@ _CANCEL = """`reply_id` names the reply, so that a second click on Stop does not
 already nothing happens. It may still be queued; then it is withdrawn, and the others stay. Without `reply_id` the
 running reply is cancelled, whichever that is.
 """
+_MODELS = """Where the model server tells which models it has, a request that names another one is refused with 422.
+Where it does not (`complete` is false), any name is passed on to it.
+"""
 _FORK = """No text is copied: the new session points at the texts where they are. When the session that they belong to
 is deleted, they are copied first, so that the fork stays whole.
 """
@@ -232,6 +236,11 @@ CALLS: dict[str, tuple[Call, ...]] = {
         Call(
             "GET", "/api/health", "health", "The service's health, and its model server's",
             {200: Answer("Healthy or degraded.", HealthView, shows="healthy"), 503: _UNHEALTHY},
+        ),
+        Call(
+            "GET", "/api/models", "list_models", "The models that a request may name",
+            {200: Answer("As of the newest look at the model server.", ModelsView)},
+            details=_MODELS, problems=(422,),
         ),
         Call("GET", "/livez", "livez", "Whether the process lives", {200: Answer("It does.", LivenessView)}),
         Call(

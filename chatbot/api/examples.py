@@ -24,6 +24,8 @@ from chatbot.api.views import (
     HealthView,
     MessageList,
     MessageView,
+    ModelsView,
+    ModelView,
     ParametersView,
     SessionList,
     SessionView,
@@ -173,6 +175,7 @@ EXAMPLES: dict[Kind, dict[str, Any]] = {
     frames.Frame: _frames,
     frames.FeedFrame: _feed_frames,
     HealthView: {"healthy": _healthy, "unhealthy": _unhealthy},
+    ModelsView: {"one": ModelsView([ModelView("midm", default=True)], complete=True)},
     LivenessView: {"alive": LivenessView("alive")},
     ReadinessView: {
         "ready": ReadinessView("ready"),

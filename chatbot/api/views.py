@@ -129,6 +129,18 @@ class HealthView(Struct, frozen=True):
     detail: str | None = None
 
 
+class ModelView(Struct, frozen=True):
+    id: str
+    default: bool
+
+
+class ModelsView(Struct, frozen=True):
+    """`models`: the default one first, then by name. `complete`: no others are accepted."""
+
+    models: list[ModelView]
+    complete: bool
+
+
 class UsageRow(Struct, frozen=True, omit_defaults=True):
     replies: int
     prompt_tokens: int

@@ -56,6 +56,7 @@ class NoModel:
     name = "none"
     model = ""
     models: frozenset[str] = frozenset()
+    lists_models = False
 
     async def stream(
         self, messages: tuple[ChatMessage, ...], parameters: object, hear: Hear, *, whole: bool = False

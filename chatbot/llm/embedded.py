@@ -34,6 +34,7 @@ class EmbeddedProvider:
         self._model_file = find_model(options)
         self.model = self._model_file.name
         self.models = frozenset((self.model,))
+        self.lists_models = True
         self._options = options
         self._llm_options = llm_options
         self._keeping: asyncio.Task[None] | None = None

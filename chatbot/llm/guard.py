@@ -90,6 +90,10 @@ class GuardedProvider:
     def models(self) -> frozenset[str]:
         return self._provider.models
 
+    @property
+    def lists_models(self) -> bool:
+        return self._provider.lists_models
+
     async def stream(
         self, messages: tuple[ChatMessage, ...], parameters: Parameters, hear: Hear, *, whole: bool = False
     ) -> Finish:

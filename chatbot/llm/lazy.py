@@ -39,6 +39,10 @@ class LazyProvider:
         configured = self._options.model
         return self._inner.models if self._inner else frozenset((configured,) if configured else ())
 
+    @property
+    def lists_models(self) -> bool:
+        return self._inner is not None and self._inner.lists_models
+
     async def stream(
         self, messages: tuple[ChatMessage, ...], parameters: Parameters, hear: Hear, *, whole: bool = False
     ) -> Finish:

@@ -157,6 +157,7 @@ class MidmProvider:
     def __init__(self, options: LlmOptions) -> None:
         self.model = options.model or "midm"
         self.models = frozenset((self.model,))
+        self.lists_models = True
         self._secret = options.api_key
         self._connection = Connection(options)
         self._plain_until = 0.0

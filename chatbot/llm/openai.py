@@ -8,7 +8,7 @@ from chatbot.llm.completion import Completion
 from chatbot.llm.connection import NO_SUCH_ROUTE, Connection, NotJson
 from chatbot.llm.errors import LlmError, LlmFailed, reason_of
 from chatbot.llm.exchange import SILENCE_S, Exchange
-from chatbot.llm.model_list import LIST_MAX_BYTES, read_names
+from chatbot.llm.model_list import LIST_MAX_BYTES, NAMES_MAX, read_names
 from chatbot.llm.options import LlmOptions
 from chatbot.llm.protocol import ChatMessage, Finish, Health, Hear
 from chatbot.llm.refusal import KEY_REFUSED
@@ -43,6 +43,7 @@ class OpenAiProvider:
     def __init__(self, options: LlmOptions) -> None:
         self.model = options.model
         self.models = frozenset((options.model,) if options.model else ())
+        self.lists_models = False
         self._configured = bool(options.model)
         self._secret = options.api_key
         self._connection = Connection(options)
@@ -117,6 +118,7 @@ class OpenAiProvider:
                 raise self._unreadable()
             return self.model
         self.models = frozenset((*names, self.model) if self._configured else names)
+        self.lists_models = 0 < len(names) < NAMES_MAX
         if not self._configured and names:
             self.model = names[0]
         return self.model

@@ -56,6 +56,11 @@ class Provider(Protocol):
         """The names that are configured or that the server offers, as far as they are known by now."""
         ...
 
+    @property
+    def lists_models(self) -> bool:
+        """Whether `models` are all that there are: the server has told its list, or has one model only."""
+        ...
+
     async def stream(
         self, messages: tuple[ChatMessage, ...], parameters: Parameters, hear: Hear, *, whole: bool = False
     ) -> Finish:

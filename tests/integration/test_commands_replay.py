@@ -44,13 +44,13 @@ async def test_the_prompt_is_what_the_model_server_received(tmp_path: Path, mode
     async def chat(session_id: str, message: str, **body: Any) -> None:
         replies.append((await service.chat(session_id, message, **body))["message_id"])
 
-    settings = {"CHATBOT_LLM_PROVIDER": provider, "MAX_CONTEXT_MESSAGES": "4"}
+    settings = {"CHATBOT_LLM_PROVIDER": provider, "MAX_CONTEXT_MESSAGES": "4", "CHATBOT_LLM_MODEL": "another"}
     keys = {"CHATBOT_API_KEYS": "mina:a-long-secret-of-hers"}
     async with serving(tmp_path, model.url, **settings, **keys) as service:
         service.client.headers["X-API-Key"] = "a-long-secret-of-hers"
         session_id = await service.session(system_prompt="Be kind.\n친절하게 👋")
         await chat(session_id, "one", **PARAMETERS)
-        await chat(session_id, "two", do_sample=False, model="another" if provider == "openai" else None)
+        await chat(session_id, "two", do_sample=False, model="fake-model" if provider == "openai" else None)
         await chat(session_id, "three")
         await chat(session_id, "four", temperature=0)
         fork_id = await fork(service, session_id)
@@ -73,7 +73,7 @@ async def test_the_prompt_is_what_the_model_server_received(tmp_path: Path, mode
         shown = await prompt_of(tmp_path, reply_id)
         assert shown["request"] == request.body
         assert (shown["provider"], shown["reply_id"], shown["actor"]) == (provider, reply_id, "mina")
-        assert shown["model"] == (request.body.get("model") or "midm")
+        assert shown["model"] == (request.body.get("model") or "another")
     assert record_of(tmp_path) == before
 
 

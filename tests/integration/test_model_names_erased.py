@@ -31,13 +31,15 @@ async def found_on_disk(folder: Path) -> bool:
 async def test_a_name_that_nobody_offers_is_found_in_no_file_once_its_session_is_deleted(
     tmp_path: Path, model: ModelServer, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    model.status = 500  # a server that lists no models, and then repeats the name that it was asked for
     async with started(tmp_path, model.url) as service:
         session_id = await service.session()
-        model.status, model.model = 500, PERSON  # a server that repeats the name that it was asked for, and lists none
+        model.model = PERSON
         await service.chat(session_id, "hi", model=PERSON)
         model.script(pieces=("half",), then="error")
         await service.client.post("/api/chat", json={"session_id": session_id, "message": "hi", "model": PERSON})
         model.status, model.model = 200, "fake-model"
+        await service.services.health.refresh()
         await service.chat(session_id, "hi", model="fake-model")
         await service.chat(session_id, "hi")
         assert await models_used(service) == {"fake-model": 2, "other": 1}

@@ -23,6 +23,7 @@ class HandModel:
     name = "hand"
     model = "hand-model"
     models = frozenset({model})
+    lists_models = False
 
     def __init__(self) -> None:
         self.calls: list[Call] = []

@@ -25,6 +25,7 @@ class Scripted:
     name = "scripted"
     model = "m"
     models = frozenset({model})
+    lists_models = False
 
     def __init__(self, *attempts: list[Step]) -> None:
         self.attempts = list(attempts)

@@ -19,6 +19,7 @@ class Told:
     name = "told"
     model = "m"
     models = frozenset({model})
+    lists_models = False
 
     def __init__(self, *, available: bool) -> None:
         self.available = available

@@ -1,0 +1,33 @@
+"""Which models a request may name."""
+
+from aiohttp import web
+
+from chatbot.api.answer import json_answer
+from chatbot.api.bodies import BodyFault, check_query
+from chatbot.api.services import SERVICES
+from chatbot.api.views import ModelsView, ModelView
+from chatbot.llm.model_names import is_offered
+from chatbot.llm.protocol import Provider
+
+routes = web.RouteTableDef()
+
+
+@routes.get("/api/models")
+async def models(request: web.Request) -> web.Response:
+    """As of the newest look at the model server, so that this call costs it nothing."""
+    check_query(request, frozenset())
+    return json_answer(models_view(request.app[SERVICES].provider))
+
+
+def models_view(provider: Provider) -> ModelsView:
+    """Empty where nothing is known of the model server yet."""
+    default = provider.model
+    names = sorted(provider.models - {default})
+    listed = [ModelView(name, default=name == default) for name in ([default] if default else []) + names]
+    return ModelsView(listed, complete=provider.lists_models)
+
+
+def check_model(name: object, provider: Provider) -> None:
+    """Raises BodyFault for a model that is not offered, where it is known which are."""
+    if isinstance(name, str) and provider.lists_models and not is_offered(name, provider.models):
+        raise BodyFault("is not a model that is offered; GET /api/models lists them", "$.model")
