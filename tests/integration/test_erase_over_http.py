@@ -54,7 +54,8 @@ async def listing(sessions: dict[str, list[str]], delete: Callable[[str], int]) 
 
     async def deleted(request: web.Request) -> web.Response:
         status = delete(request.match_info["id"])
-        kind = "/problems/session-deleted" if request.match_info["id"] in accepted else "x"
+        # as a service tells it that is published under a path
+        kind = "/chat/problems/session-deleted" if request.match_info["id"] in accepted else "x"
         if status == 202:
             accepted.add(request.match_info["id"])
         return web.Response(status=204) if status == 204 else web.json_response({"type": kind}, status=status)

@@ -53,6 +53,9 @@ async def test_everything_leads_back_under_the_prefix(
             for link in (one or other for one, other in links):
                 found = await browser.get(str(httpx.URL(proxy.url + page).join(link)))
                 assert found.status_code == 200, link
+        body = {"session_id": made.json()["session_id"], "message": "hi"}
+        accepted = await browser.post("/chat/api/chat", json=body, headers={"Prefer": "respond-async"})
+        assert accepted.headers["Location"] == f"{location}/stream?after={accepted.json()['cursor']}"
         missing = await browser.get("/chat/api/sessions/none")
         assert missing.json()["type"] == "/chat/problems/session-not-found"
         assert "Session not found" in (await browser.get(missing.json()["type"])).text

@@ -28,7 +28,7 @@ async function main() {
   }
 
   const accepted = await client.POST("/api/chat", {
-    params: { header: { Prefer: "respond-async", "Idempotency-Key": crypto.randomUUID() } },
+    params: { header: { Prefer: "respond-async", "Idempotency-Key": "key-1" } },
     body: { session_id, message: "Later" },
   });
   if (accepted.data && "cursor" in accepted.data) console.log(accepted.response.status, accepted.data.message_id.length);
