@@ -53,10 +53,10 @@ class Follower:
         else:
             self._place = Place(cursor.version, cursor.offset)
         reply, written = self._services.supervisor.running_reply(self._session_id), session.open_reply
-        is_over = written is None or reply is None or written.reply_id != reply.reply_id
-        if reply is not None and is_over and reply.version <= session.version:
-            # Another node has ended it, and its actor here does not know yet.
-            self._place = replace(self._place, ended_id=reply.reply_id)
+        if reply is not None and reply.version <= session.version:
+            is_over = written is None or written.version != reply.version
+            if is_over:  # Another node has ended it, or begun it anew, and its actor here does not know yet.
+                self._place = replace(self._place, open_since=reply.version + 1)
 
     async def write(self, stream: EventStream) -> None:
         """Until the session or the service ends, or the reader leaves, which raises ConnectionError."""

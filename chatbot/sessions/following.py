@@ -25,14 +25,14 @@ class Place(Struct, frozen=True):
     """What a reader has: all events up to `version`, and `offset` code points of the reply that is open there.
 
     `reply_id` is None while that reply is not known, or there is none; `started_at_us` is 0 while not known.
-    `ended_id` is the reply whose end was passed last.
+    The reply that is open has started at version `open_since` or later, whichever it is.
     """
 
     version: int
     offset: int = 0
     reply_id: str | None = None
     started_at_us: int = 0
-    ended_id: str | None = None
+    open_since: int = 1
 
 
 def advance(place: Place, recorded: RecordedEvent) -> tuple[Place, str]:
@@ -42,7 +42,7 @@ def advance(place: Place, recorded: RecordedEvent) -> tuple[Place, str]:
     match event:
         case ReplyStarted():  # also when it is started anew: then its text is, too
             started = replace(place, offset=0, reply_id=event.reply_id, started_at_us=recorded.recorded_at_us)
-            return replace(started, ended_id=None), ""
+            return replace(started, open_since=recorded.version), ""
         case ReplyProgressed():
             return _progressed(place, event)
         case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
@@ -56,13 +56,12 @@ def advance(place: Place, recorded: RecordedEvent) -> tuple[Place, str]:
 def is_at(place: Place, reply: Reply) -> bool:
     """Whether the text that grows in `reply` continues at `place`.
 
-    Whoever reads the log may be a moment ahead of the session's actor, which then still has a reply that has ended.
+    Whoever reads the log may be ahead of the session's actor, which then still has a reply that has ended, or an
+    earlier attempt at the one that is open.
     """
-    if not 0 < reply.version <= place.version:
+    if not place.open_since <= reply.version <= place.version:
         return False
-    if place.reply_id is None:
-        return reply.reply_id != place.ended_id
-    return reply.reply_id == place.reply_id
+    return place.reply_id in (None, reply.reply_id)
 
 
 def grown(place: Place, reply: Reply) -> tuple[Place, str]:
@@ -88,4 +87,4 @@ def _ended(place: Place, event: ReplyEnded) -> tuple[Place, str]:
     if is_other or (place.reply_id is None and not event.content):
         return place, ""
     text = event.content[place.offset :]
-    return replace(place, offset=0, reply_id=None, started_at_us=0, ended_id=event.reply_id), text
+    return replace(place, offset=0, reply_id=None, started_at_us=0, open_since=place.version), text

@@ -54,7 +54,7 @@ def test_checkpoints_and_the_end_bring_what_is_new_only() -> None:
     checkpoints = [ReplyProgressed("r", 0, "안녕"), ReplyProgressed("r", 1, "녕하")]
     place, texts = told(Place(2), started("r"), *checkpoints, completed("r", "안녕하세요"))
     assert texts == ["", "안녕", "하", "세요"]
-    assert (place.version, place.offset, place.reply_id, place.ended_id) == (6, 0, None, "r")
+    assert (place.version, place.offset, place.reply_id, place.open_since) == (6, 0, None, 6)
 
 
 def test_a_cursors_offset_is_of_the_reply_that_was_open_there_whichever_that_is() -> None:
@@ -107,6 +107,15 @@ def test_text_grows_at_the_place_of_its_own_reply_only() -> None:
     assert not is_at(Place(9, 0), growing("r", 0, "")), "it waits its turn"
     after_end, _ = told(Place(5, 2, "r"), completed("r", "text"))
     assert not is_at(after_end, growing("r", 5, "text")), "its actor is about to learn that it has ended"
+
+
+def test_an_actor_that_is_far_behind_the_log_repeats_no_text() -> None:
+    old = growing("r", 5, "text")
+    after_two, _ = told(Place(5, 2, "r"), completed("r", "text"), started("s"), completed("s", "more"))
+    assert not is_at(after_two, old), "another reply has ended since"
+    anew, _ = told(Place(5, 2, "r"), ReplyInterrupted("r", "te", "crash"), started("r", 2))
+    assert not is_at(anew, old), "the reply has begun anew since"
+    assert is_at(anew, growing("r", 7, "")), "this is the attempt that is open"
 
 
 def test_where_content_was_erased_no_reply_is_open() -> None:
