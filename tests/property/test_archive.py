@@ -16,6 +16,7 @@ from events.catalogue import AdoptedMessage, Event, HistoryAdopted, Origin, Sess
 from events.intake import Rules
 from events.record import StoredRow
 from events.sqlite import SqliteLog
+from tests.support.nightly import scaled
 from tests.support.sample_events import ASKED, EVERY_EVENT, posted
 from tests.support.told_log import content, created, is_imported, rows_of
 
@@ -37,7 +38,7 @@ class Step(Struct, frozen=True):
 steps = st.builds(
     Step, st.sampled_from(STREAMS), st.lists(events, max_size=4), st.booleans(), st.sampled_from((*STREAMS, ""))
 )
-quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(max_examples=scaled(40), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 async def record(path: Path, history: list[Step]) -> dict[str, str]:

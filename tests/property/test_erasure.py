@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from events.options import LogOptions
 from events.sqlite import SqliteLog
 from events.verify import verify
+from tests.support.nightly import scaled
 from tests.support.sample_events import ASKED, deleted, posted
 
 MARK = re.compile(rb"<(\d{7})>")
@@ -72,7 +73,7 @@ steps = st.lists(st.tuples(st.integers(0, 5), st.one_of(sizes, sizes, sizes, st.
 
 
 @given(steps)
-@settings(max_examples=40, deadline=None)  # the disk decides how long an fsync takes
+@settings(max_examples=scaled(40), deadline=None)  # the disk decides how long an fsync takes
 def test_erased_content_is_in_no_file_when_erase_returns(steps: list[tuple[int, list[int] | None]]) -> None:
     async def run(directory: Path) -> None:
         log = await SqliteLog.open(directory / "log.db", LogOptions(read_connections=1))

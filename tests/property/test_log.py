@@ -19,6 +19,7 @@ from events.postgres import PostgresLog
 from events.record import Head
 from events.sqlite import SqliteLog
 from events.verify import verify
+from tests.support.nightly import scaled
 from tests.support.postgres import PostgresServer
 from tests.support.sample_events import ASKED, EVERY_EVENT, deleted, posted
 
@@ -145,7 +146,7 @@ class LogAgainstModel(RuleBasedStateMachine):
 
 
 LogAgainstModel.TestCase.settings = settings(
-    max_examples=40,
+    max_examples=scaled(40),
     stateful_step_count=25,
     deadline=None,  # the disk decides how long an fsync takes
     suppress_health_check=[HealthCheck.too_slow],
@@ -167,7 +168,7 @@ class PostgresAgainstModel(LogAgainstModel):
         return await PostgresLog.open(self.url, OPTIONS)
 
 
-PostgresAgainstModel.TestCase.settings = settings(LogAgainstModel.TestCase.settings, max_examples=10)
+PostgresAgainstModel.TestCase.settings = settings(LogAgainstModel.TestCase.settings, max_examples=scaled(10))
 
 
 @pytest.fixture

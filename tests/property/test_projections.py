@@ -41,6 +41,7 @@ from projections.labels import label_of, label_of_key, text_of
 from projections.session import OpenReply, Pending, Session, evolve
 from projections.store import ProjectionStore
 from tests.support.memory_log import MemoryLog
+from tests.support.nightly import scaled
 from tests.support.turns import completed, created, emptied, posted, started
 
 SESSIONS = ("s0", "s1")
@@ -332,7 +333,7 @@ def directory() -> Iterator[str]:
     shutil.rmtree(made)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=scaled(200), deadline=None)
 @given(happenings=st.lists(st.one_of(DEEDS, DEEDS, FOLLOWS), min_size=15, max_size=60))
 @example(happenings=LIVES[0])
 @example(happenings=LIVES[1])

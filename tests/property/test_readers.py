@@ -32,6 +32,7 @@ from chatbot.sessions.commands import (
 from chatbot.sessions.reply import Reply
 from events.catalogue import Parameters, ReplyEnded, ReplyProgressed, ReplyStarted, Usage
 from events.record import RecordedEvent
+from tests.support.nightly import scaled
 from tests.support.readers_under_test import Client, Connection, Held, Told, Wire, told_of
 from tests.support.sessions_under_test import CHECKPOINT_S, IDLE_S, PENDING_MAX, Sessions, SkippingLoop
 
@@ -685,9 +686,9 @@ class ReadersOfOneSession(RuleBasedStateMachine):
 
 
 ReadersOfOneSession.TestCase.settings = settings(
-    max_examples=60,
+    max_examples=scaled(60),
     stateful_step_count=40,
     deadline=None,  # the disk decides how long an fsync takes
     suppress_health_check=[HealthCheck.too_slow],
 )
-TestReadersOfOneSession = pytest.mark.timeout(600)(ReadersOfOneSession.TestCase)
+TestReadersOfOneSession = pytest.mark.timeout(scaled(600))(ReadersOfOneSession.TestCase)

@@ -23,6 +23,7 @@ from chatbot.sessions.commands import (
 )
 from events.catalogue import Parameters
 from tests.property.test_sessions import JUN, SessionsAgainstModel, texts, which
+from tests.support.nightly import scaled
 from tests.support.sessions_model import OPEN, Line, Talk
 from tests.support.sessions_under_test import ACCESS_US, PENDING_MAX
 
@@ -245,7 +246,7 @@ class BranchesAgainstModel(SessionsAgainstModel):
 
 
 BranchesAgainstModel.TestCase.settings = settings(
-    max_examples=30,
+    max_examples=scaled(30),
     stateful_step_count=40,
     deadline=None,  # the disk decides how long an fsync takes
     suppress_health_check=[HealthCheck.too_slow],

@@ -35,6 +35,7 @@ from events.catalogue import MessagePosted, Parameters, ReplyRequested, Usage
 from events.errors import LogUnavailable
 from events.verify import verify
 from tests.support.hand_model import Call
+from tests.support.nightly import scaled
 from tests.support.sessions_model import OPEN, Line, Talk
 from tests.support.sessions_under_test import (
     ACCESS_US,
@@ -522,7 +523,7 @@ class SessionsAgainstModel(RuleBasedStateMachine):
 
 
 SessionsAgainstModel.TestCase.settings = settings(
-    max_examples=30,
+    max_examples=scaled(30),
     stateful_step_count=30,
     deadline=None,  # the disk decides how long an fsync takes
     suppress_health_check=[HealthCheck.too_slow],

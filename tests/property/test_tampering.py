@@ -21,6 +21,7 @@ from events.sqlite import SqliteLog
 from events.sqlite_schema import TRIGGERS
 from events.verify import Fault, Walk, verify
 from tests.support.log_files import first_fault
+from tests.support.nightly import scaled
 from tests.support.sample_events import ASKED, EVERY_EVENT, deleted, posted
 
 KINDS = len(EVERY_EVENT)
@@ -259,7 +260,7 @@ steps = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)), min_size=1, ma
 
 
 @given(steps, st.data())
-@settings(max_examples=40, deadline=None)  # the disk decides how long an fsync takes
+@settings(max_examples=scaled(40), deadline=None)  # the disk decides how long an fsync takes
 def test_any_history_verifies_before_and_after_each_erasure_whole_and_from_anywhere(
     history: list[tuple[int, int]], data: st.DataObject
 ) -> None:
@@ -318,7 +319,7 @@ edits: dict[str, Callable[[StoredRow], StoredRow]] = {
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=scaled(150), deadline=None)
 def test_any_one_edit_of_any_history_is_found_where_it_is(data: st.DataObject) -> None:
     rows = data.draw(histories())
     index = data.draw(st.integers(0, len(rows) - 1))

@@ -23,6 +23,7 @@ from events.catalogue import (
 )
 from tests.property.test_sessions import SessionsAgainstModel
 from tests.support.memory_log import START_US, STEP_US, MemoryLog
+from tests.support.nightly import scaled
 from tests.support.turns import created, posted, started, turn
 
 FIELDS = ExportedMessage.__struct_fields__
@@ -162,7 +163,7 @@ class ConversationsAgainstHistories(SessionsAgainstModel):
 
 
 ConversationsAgainstHistories.TestCase.settings = settings(
-    max_examples=15,
+    max_examples=scaled(15),
     stateful_step_count=25,
     deadline=None,  # the disk decides how long an fsync takes
     suppress_health_check=[HealthCheck.too_slow],

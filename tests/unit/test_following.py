@@ -28,6 +28,7 @@ from events.catalogue import (
 from events.record import RecordedEvent
 from projections.session import OpenReply
 from tests.support.memory_log import MemoryLog
+from tests.support.nightly import scaled
 
 S = "session"
 
@@ -195,7 +196,7 @@ class ReaderModel:
         self.place = Place(self.place.version, offset)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=scaled(400), deadline=None)
 @given(histories(), st.data())
 def test_the_pieces_are_exactly_the_text_for_any_history_and_any_cuts(history: Told, data: st.DataObject) -> None:
     assert ReaderModel(history, data).read() == history.texts
@@ -204,7 +205,7 @@ def test_the_pieces_are_exactly_the_text_for_any_history_and_any_cuts(history: T
 # what the log alone tells
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=scaled(200), deadline=None)
 @given(histories())
 async def test_after_a_version_comes_what_was_not_recorded_by_then(history: Told) -> None:
     log = MemoryLog()
