@@ -10,11 +10,15 @@ import pytest
 from hypothesis import settings
 
 from tests.support.model_server import ModelServer
+from tests.support.nightly import scaled
 from tests.support.postgres import PostgresServer, postgres_server
 from tests.support.service import Running, serving
+from tests.support.slow_tests import is_slow
+
+ORDER_SEED = 1  # of the random order of tests: the same in each run, so that a run which passed passes again
 
 if not os.environ.get("CI"):  # there it has a profile of its own, which has no deadline either
-    settings.register_profile("here", deadline=None)
+    settings.register_profile("here", deadline=None, max_examples=scaled(100))
     settings.load_profile("here")
 
 for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "SSL_CERT_FILE"):  # of whoever runs the tests
@@ -41,6 +45,25 @@ def postgres() -> Iterator[PostgresServer]:
     """A PostgreSQL server for all tests that harm it in no way: each takes a schema of its own."""
     with postgres_server() as server:
         yield server
+
+
+@pytest.hookimpl(tryfirst=True)  # before the plugins read their options
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Defaults for the plugins of parallel and of random runs. In pyproject.toml they would need these plugins."""
+    options = config.option
+    if getattr(options, "numprocesses", None) and options.dist == "no":
+        options.dist = "loadfile"  # fixtures of a module are made once
+        options.loadscopereorder = False  # the slow files stay first
+    if getattr(options, "randomly_seed", None) == "default":
+        options.randomly_seed = ORDER_SEED
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the slow tests, and put them first: no worker is left with a long file when the others have finished."""
+    for item in items:
+        if is_slow(item.nodeid):
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
