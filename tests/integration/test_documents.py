@@ -28,6 +28,7 @@ from chatbot.config.replies import ChatSettings
 from chatbot.config.settings import Settings
 from chatbot.metrics import Metrics
 from chatbot.sessions.errors import SessionNotFound
+from tests.support.hand_model import HandModel
 
 NONE: dict[str, Any] = {"parameters": []}
 LOCKED = Settings(auth=AuthSettings(keys={"alice": "correct-horse-battery"}))
@@ -61,6 +62,7 @@ def client_of(settings: Settings) -> Client:
         readiness=Readiness(),
         pourer=Pourer(),
         health=None,  # no problem here is the model's
+        provider=HandModel(),
         gate=None,
         log=None,  # readiness is not asked here
         log_watch=None,
