@@ -31,9 +31,10 @@ def check_health(host: str, port: int) -> int:
         status, answer = _ask(host, port)
     except (OSError, HTTPException) as error:
         raise CommandFailed(f"the service at {host} port {port} does not answer: {_reason(error)}") from error
-    if status != 200:
-        raise CommandFailed(f"the service at {host} port {port} is not ready: {_describe(answer) or f'HTTP {status}'}")
-    say(_describe(answer) or "ready")
+    described = _describe(answer)
+    if status != 200 or described != "ready":  # another program may answer 200, too
+        raise CommandFailed(f"the service at {host} port {port} is not ready: {described or f'HTTP {status}'}")
+    say(described)
     return 0
 
 

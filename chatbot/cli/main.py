@@ -11,9 +11,10 @@ from msgspec.structs import replace
 import chatbot
 from chatbot import __version__
 from chatbot.audit.desk import CommandFailed, Desk, attended, say
+from chatbot.cli.commands import COMMANDS
 from chatbot.cli.exit import EXIT_AT_ONCE, EXIT_DATABASE, EXIT_FAULT, EXIT_MODEL, EXIT_SETTINGS, fail
 from chatbot.cli.health import check_health
-from chatbot.cli.parser import COMMANDS, parse
+from chatbot.cli.parser import parse
 from chatbot.cli.serve import serve
 from chatbot.config.load import ConfigError, load
 from chatbot.config.settings import Settings
@@ -41,7 +42,7 @@ def main(arguments: list[str]) -> int:
 
 def _main(arguments: list[str]) -> int:
     closed = open_closed_streams()
-    options = parse(arguments, __version__)
+    options = parse(arguments, __version__, Path(sys.argv[0]).name)
     if STDOUT in closed and options.command != "serve":
         return fail(EXIT_SETTINGS, "standard output is closed: the result has nowhere to go")
     if options.reload and options.command == "serve":

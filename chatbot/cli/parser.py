@@ -1,26 +1,9 @@
-"""The words of the command line: what `python run.py --help` says, and how arguments are read."""
+"""Reads the command line, and says in --help what can be written there."""
 
 import argparse
-from collections.abc import Callable, Coroutine, Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
 
-from msgspec import Struct
-
-from chatbot.audit import (
-    archive,
-    backup,
-    erased,
-    erasing,
-    migrating,
-    projecting,
-    prompt,
-    proofs,
-    proving,
-    rebuilding,
-    replaying,
-    salvaging,
-)
-from chatbot.audit.desk import Desk
+from chatbot.cli.commands import COMMANDS, OTHERS, overview
 from chatbot.utf8 import is_unicode
 
 DESCRIPTION = """\
@@ -28,81 +11,50 @@ A chat backend whose every word is on the record.
 
 Without a command it serves the HTTP API, with Swagger UI at /docs, on the address in config.toml
 (127.0.0.1:8080). Settings come from config.toml, a .env file, the environment and the options below;
-later ones win. `run.py config` shows all of them and where each came from."""
+later ones win. `chatbot config` shows all of them and where each came from. `chatbot COMMAND --help`
+explains a command. In a checkout `python run.py` does the same as `chatbot`."""
 EPILOG = """\
 examples:
-  python run.py                                    serve, with the embedded model
-  LLM_SERVER_URL=http://localhost:8000 python run.py
-                                                   serve, with a model server (midm or OpenAI-compatible)
-  python run.py --host 0.0.0.0 --port 9000         listen on all networks (configure API keys first)
-  python run.py --workers 4                        serve with four processes
-  python run.py --reload                           serve, and start again when code or settings change
-  python run.py config                             print the settings in force
-  python run.py health                             ask the running service whether it is ready
-  python run.py verify                             check that nobody has changed the log
-  DATABASE_URL=copy.db python run.py verify        the same of a copy
+  chatbot                                   serve, with the embedded model
+  LLM_SERVER_URL=http://localhost:8000 chatbot
+                                            serve, with a model server (midm or OpenAI-compatible)
+  chatbot --host 0.0.0.0 --port 9000        listen on all networks (configure API keys first)
+  chatbot --workers 4                       serve with four processes
+  chatbot --reload                          serve, and start again when code or settings change
+  chatbot config                            print the settings in force
+  chatbot health                            ask the running service whether it is ready
+  chatbot verify                            check that nobody has changed the log
+  DATABASE_URL=copy.db chatbot verify       the same of a copy
 
 exit codes: 0 served and drained, or done; 1 the log does not hold, or what was asked for cannot be done;
 2 wrong settings or usage; 3 the database or a file cannot be used; 4 the address cannot be listened on;
 5 the embedded model is missing or cannot be loaded; 70 a fault of this program; 130 a second Ctrl-C."""
 
 
-class Command(Struct, frozen=True):
-    """A command of the record. `says` is its line in --help; `run` returns the exit code."""
+def parse(arguments: list[str], version: str, program: str = "chatbot") -> argparse.Namespace:
+    """What was asked for. Ends the program with a usage message when it makes no sense.
 
-    says: str
-    arguments: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[Desk, argparse.Namespace], Coroutine[Any, Any, int]]
-
-
-COMMANDS = {
-    "export": Command("write events as lines of JSON", archive.export_arguments, archive.export),
-    "import": Command("copy an export into the log", archive.import_arguments, archive.import_command),
-    "backup": Command("copy the log while it is served, and verify the copy", backup.backup_arguments, backup.backup),
-    "salvage": Command("copy what holds of a damaged log", salvaging.salvage_arguments, salvaging.salvage),
-    "migrate": Command("copy the log into another store", migrating.migrate_arguments, migrating.migrate_command),
-    "prompt": Command("print the request behind a reply", prompt.prompt_arguments, prompt.prompt),
-    "replay": Command("print a conversation as it stood", replaying.replay_arguments, replaying.replay),
-    "diff": Command("print what changed in a conversation", replaying.diff_arguments, replaying.diff_command),
-    "rebuild": Command("make the projections anew", rebuilding.rebuild_arguments, rebuilding.rebuild_command),
-    "project": Command("run a projection of your own", projecting.project_arguments, projecting.project),
-    "verify": Command("check that nobody has changed the log", proving.verify_arguments, proving.verify_command),
-    "keygen": Command("make the keys that sign checkpoints", proving.keygen_arguments, proving.keygen),
-    "checkpoint": Command("print a signed statement of the head", proving.checkpoint_arguments, proving.checkpoint),
-    "prove": Command("prove a session's events to someone without the log", proofs.prove_arguments, proofs.prove),
-    "erase": Command("erase sessions for good", erasing.erase_arguments, erasing.erase),
-    "erased": Command("look for a text in the files' bytes", erased.erased_arguments, erased.erased),
-}
-
-
-def parse(arguments: list[str], version: str) -> argparse.Namespace:
-    """What was asked for. Ends the program with a usage message when it makes no sense."""
+    `program` is the name under which it was called.
+    """
     parser = argparse.ArgumentParser(
-        prog="run.py", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=program,
+        usage=f"{program} [options] [COMMAND ...]",
+        description=f"{DESCRIPTION}\n\n{overview()}",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(command="serve", config=None, host=None, port=None, workers=None, reload=False)
     _general(parser)
     _serving(parser)
     parser.add_argument("--version", action="version", version=f"chatbot backend {version}")
-    named = parser.add_subparsers(dest="command", metavar="command", title="commands (default: serve)")
-    serve = named.add_parser("serve", help="serve the HTTP API", argument_default=argparse.SUPPRESS)
-    _general(serve)
-    _serving(serve)
-    config = named.add_parser("config", help="print the settings in force", argument_default=argparse.SUPPRESS)
-    _general(config)
-    _address(config)
-    health = named.add_parser(
-        "health",
-        help="ask the running service whether it is ready",
-        description="Ask the service at the configured address whether it is ready (GET /readyz). Exits with 0 if it"
-        " is, with 1 if it is not or does not answer: for HEALTHCHECK of a container and for monitoring.",
-        argument_default=argparse.SUPPRESS,
-    )
-    _general(health)
-    _address(health)
+    # Their lines are in the overview, which has groups: argparse's own list has none.
+    named = parser.add_subparsers(dest="command", metavar="COMMAND", prog=program, help=argparse.SUPPRESS)
+    for name, arguments_of in {"serve": _serving, "health": _address, "config": _address}.items():
+        one = named.add_parser(name, description=OTHERS[name], argument_default=argparse.SUPPRESS)
+        _general(one)
+        arguments_of(one)
     for name, command in COMMANDS.items():
-        says = command.run.__doc__ or command.says
-        one = named.add_parser(name, help=command.says, description=says)
+        one = named.add_parser(name, description=command.run.__doc__ or command.says)
         _general(one)
         command.arguments(one)
     options, unknown = parser.parse_known_args(arguments)
@@ -127,7 +79,10 @@ def _texts(values: Iterable[object]) -> Iterator[str]:
 def _general(parser: argparse.ArgumentParser) -> None:
     hidden = argparse.SUPPRESS
     parser.add_argument(
-        "--config", metavar="FILE", default=hidden, help="settings file (default: config.toml here or beside run.py)"
+        "--config",
+        metavar="FILE",
+        default=hidden,
+        help="settings file (default: config.toml here, or the program's)",
     )
 
 

@@ -67,10 +67,12 @@ async def test_a_service_that_is_not_ready_is_refused_with_its_reason(service: R
         (b"HTTP/1.1 503 Unavailable\r\nContent-Length: 5\r\n\r\n<h1/>", "is not ready: HTTP 503"),
         (b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n[]", "is not ready: HTTP 404"),
         (b"HTTP/1.1 500 Fault\r\n\r\n" + b"[" * (2 * ANSWER_MAX_BYTES), "is not ready: HTTP 500"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "is not ready: HTTP 200"),
+        (b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"status":"up"}', "is not ready: up"),
         (b"SSH-2.0-OpenSSH\r\n\r\n", "does not answer: SSH-2.0-OpenSSH"),
         (b"", "does not answer: Remote end closed connection without response"),
     ],
-    ids=["another-503", "another-program", "deep-json", "no-http", "closed"],
+    ids=["another-503", "another-program", "deep-json", "any-200", "another-health", "no-http", "closed"],
 )
 async def test_another_program_at_the_port_is_not_healthy(answer: bytes, told: str) -> None:
     async with answering(answer) as port:

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from chatbot.audit.erased import _lines
+from chatbot.cli.commands import COMMANDS, Command
 from chatbot.cli.main import work
-from chatbot.cli.parser import COMMANDS, Command, parse
+from chatbot.cli.parser import parse
 from chatbot.config.settings import Settings
 from events.catalogue import SessionCreated
 from events.record import Metadata

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from chatbot.cli.parser import COMMANDS, parse
+from chatbot.cli.commands import COMMANDS
+from chatbot.cli.parser import parse
 from chatbot.config.settings import Settings
 from chatbot.config.storage import DatabaseSettings
 from events.errors import LogUnusable

@@ -1,7 +1,8 @@
 """A desk whose words are kept, for commands that are called without a process of their own."""
 
 from chatbot.audit.desk import Desk
-from chatbot.cli.parser import COMMANDS, parse
+from chatbot.cli.commands import COMMANDS
+from chatbot.cli.parser import parse
 from chatbot.config.settings import Settings
 from chatbot.llm.protocol import Provider
 
