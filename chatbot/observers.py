@@ -113,7 +113,7 @@ class LogWatch:
                 "log.unfinished_erasures",
                 sessions=len(leftovers),
                 first_position=leftovers[0].position,
-                advice="run.py verify names all of them, run.py erase --session ID finishes each",
+                advice="chatbot verify names all of them, chatbot erase --session ID finishes each",
             )
 
     def files_lost(self, reason: str) -> None:

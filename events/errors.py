@@ -44,11 +44,11 @@ class LogDamaged(LogUnusable):
     """The log is not as it was recorded: what it tells cannot be trusted, so nothing is built on it."""
 
     def __init__(self, path: object, reason: str) -> None:
-        salvage = ", or copy what still holds into a new log with `run.py salvage DEST`"
+        salvage = ", or copy what still holds into a new log with `chatbot salvage DEST`"
         rescue = salvage if isinstance(path, Path) else ""
         super().__init__(
             f"database {path} is damaged: {reason}. It is not served and was not changed. Restore a backup{rescue};"
-            " `run.py verify` tells more"
+            " `chatbot verify` tells more"
         )
 
 

@@ -92,7 +92,7 @@ _REASONS = {
     sqlite3.SQLITE_READONLY: "the file cannot be written: look at its permissions",
     sqlite3.SQLITE_PERM: "the file cannot be written: look at its permissions",
     sqlite3.SQLITE_CANTOPEN: "the file cannot be opened: look at its path and permissions",
-    sqlite3.SQLITE_CORRUPT: "the file is damaged: restore a copy, or see `run.py salvage`",
+    sqlite3.SQLITE_CORRUPT: "the file is damaged: restore a copy, or see `chatbot salvage`",
     sqlite3.SQLITE_NOTADB: "it is not an SQLite database: choose another DATABASE_URL",
     sqlite3.SQLITE_NOMEM: "out of memory",
 }

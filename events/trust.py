@@ -1,6 +1,6 @@
 """Whether a log can be trusted enough to serve it: a bounded look at it, as quick for ten million events as for ten.
 
-The whole chain is for `run.py verify`, which reads every row. This looks at the first row, at pairs of rows spread
+The whole chain is for `chatbot verify`, which reads every row. This looks at the first row, at pairs of rows spread
 evenly over the log, found by position and by stream and version (so both trees of the file are walked down), and at the
 chain of the newest rows, where torn writes and lost write-ahead logs show, and events of a newer program.
 """

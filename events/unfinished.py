@@ -24,9 +24,9 @@ class Work(Enum):
 
 
 _ADVICE = {
-    Work.MIGRATE: "run the same `run.py migrate` again, which goes on where it stopped, or delete what it made",
-    Work.IMPORT: "import the same file again with --resume, or accept what is there: `run.py import --accept-partial`",
-    Work.SALVAGE: "run the same `run.py salvage` again, which starts from the beginning",
+    Work.MIGRATE: "run the same `chatbot migrate` again, which goes on where it stopped, or delete what it made",
+    Work.IMPORT: "import the same file again with --resume, or accept what is there: `chatbot import --accept-partial`",
+    Work.SALVAGE: "run the same `chatbot salvage` again, which starts from the beginning",
 }
 
 
@@ -34,7 +34,7 @@ class LogUnfinished(LogUnusable):
     """A command was interrupted while it wrote this log."""
 
     def __init__(self, place: object, work: Work) -> None:
-        super().__init__(f"database {place} is not whole: `run.py {work.value}` has not finished it; {_ADVICE[work]}")
+        super().__init__(f"database {place} is not whole: `chatbot {work.value}` has not finished it; {_ADVICE[work]}")
         self.work = work
 
 

@@ -44,7 +44,7 @@ class LogReplaced(ProjectionError):
     def __init__(self, path: object, reason: str) -> None:
         super().__init__(
             f"the log does not have what its projections ({path}) were made from: {reason}. Events were lost (a"
-            " write-ahead log deleted, a file cut or replaced): restore a backup, or see `run.py salvage`. If you"
+            " write-ahead log deleted, a file cut or replaced): restore a backup, or see `chatbot salvage`. If you"
             f" replaced the log on purpose, delete {path} and start again"
         )
 

@@ -36,7 +36,7 @@ beyond the end of the log is refused: the log has lost events, or it is another 
 _WALK = """For auditors. The events after `from` up to `to` are checked against the chain, one by one. The digest stored
 at `from` is trusted; compare it with one that you kept. There is a bound on how many walks go on at once: check a long
 log in spans. What a walk finds is what the service says of itself; for a proof that does not trust the service, run
-`run.py verify` on a copy of the file.
+`chatbot verify` on a copy of the file.
 """
 _EXPORT = """The selected branch, as it stands or, with `as_of`, as it stood. No access; nothing is appended. A reply
 that was being written then has the text recorded by then; an `as_of` after the last event is now. In Markdown nothing

@@ -44,7 +44,7 @@ async def export(desk: Desk, options: argparse.Namespace) -> int:
     async with desk.reading() as log:
         try:
             is_part = options.owner is not None or options.session is not None
-            path = desk.file("export all of it, or move it to a file with `run.py migrate` first") if is_part else None
+            path = desk.file("export all of it, or move it to a file with `chatbot migrate` first") if is_part else None
             with _writing(options.output) as out:
                 events = await export_log(log, path, out, owner=options.owner, session=options.session)
         except BrokenPipeError:
@@ -128,7 +128,7 @@ async def import_command(desk: Desk, options: argparse.Namespace) -> int:
     nodes left out. Sessions that the log has already refuse it.
     """
     rules = Rules(skip_existing=options.skip_existing, resume=options.resume)
-    path = desk.file("import into a file, and move that up with `run.py migrate`")
+    path = desk.file("import into a file, and move that up with `chatbot migrate`")
     if options.accept_partial == (options.file is not None):
         raise CommandFailed("import takes FILE, or --accept-partial alone", 2)
     if options.accept_partial:

@@ -115,7 +115,7 @@ async def _verified(desk: Desk, copy: Path) -> Head:
         if fault is not None:
             raise CommandFailed(
                 f"no backup was made: the log does not hold at position {fault.position}: {fault.reason};"
-                " see `run.py salvage`"
+                " see `chatbot salvage`"
             )
         if walk.leftovers:
             desk.note(f"the copy is as the log is: {unfinished_erasures(walk.leftovers)}")

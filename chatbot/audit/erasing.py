@@ -39,7 +39,7 @@ IN_USE = (
 )
 PENDING = (
     "another program is reading the log's file, so the write-ahead file beside it may still hold what was erased: stop"
-    " that program; `run.py erased --check TEXT` shows when it is gone"
+    " that program; `chatbot erased --check TEXT` shows when it is gone"
 )
 PENDING_SHARED = (
     "a transaction that began before is still open, so old versions of rows still hold what was erased: end it, then"

@@ -122,7 +122,7 @@ def unfinished_erasures(leftovers: list[Leftover]) -> str:
     ids = " ".join(one.stream_id for one in leftovers[:NAMED_MAX])
     return (
         f"content of {len(leftovers):,} deleted sessions is still there, before their session_deleted: {named}{more}."
-        f" Finish their erasure: run.py erase --session {ids}"
+        f" Finish their erasure: chatbot erase --session {ids}"
     )
 
 

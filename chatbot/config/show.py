@@ -1,4 +1,4 @@
-"""Shows settings to people: those in force (`run.py config`), and the README's table of all there are."""
+"""Shows settings to people: those in force (`chatbot config`), and the README's table of all there are."""
 
 from collections.abc import Iterator
 

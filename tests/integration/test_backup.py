@@ -90,7 +90,7 @@ async def test_a_log_that_does_not_hold_leaves_no_backup(tmp_path: Path) -> None
     tear(tmp_path / "chatbot.db", leaf_pages(tmp_path / "chatbot.db")[3])
     torn = await asyncio.to_thread(command, tmp_path, "backup", "kept.db")
     assert "no backup was made: database" in refusal(torn)
-    assert "run.py salvage" in refusal(torn)
+    assert "chatbot salvage" in refusal(torn)
     assert list(tmp_path.glob("kept.db*")) == []
 
 

@@ -58,7 +58,7 @@ async def test_a_damaged_log_is_refused_with_what_is_wrong_and_how_to_go_on(tmp_
         refused = await asyncio.to_thread(command, tmp_path)
         assert refused.returncode == 3, refused.stderr
         assert reason in refusal(refused)
-        assert "run.py salvage" in refusal(refused)
+        assert "chatbot salvage" in refusal(refused)
         assert str(path) in refusal(refused)
     assert path.read_bytes() == before, "it is not repaired silently"
     assert not (tmp_path / "projections.db").exists()
@@ -86,7 +86,7 @@ async def test_a_lost_write_ahead_log_shows_by_what_the_projections_had_folded(
     for _ in range(2):
         refused = await asyncio.to_thread(command, tmp_path)
         assert refused.returncode == 3
-        for part in ("projections.db", "write-ahead log deleted", "restore a backup", "run.py salvage", "on purpose"):
+        for part in ("projections.db", "write-ahead log deleted", "restore a backup", "chatbot salvage", "on purpose"):
             assert part in refusal(refused)
     for path in tmp_path.glob("projections.db*"):
         path.unlink()
@@ -165,7 +165,7 @@ async def test_what_sqlite_finds_corrupt_refuses_appends_from_then_on(tmp_path: 
     log = await SqliteLog.open(path)
     assert log.damage is None
     tear(path, page_of(path, b"<5>"))
-    with pytest.raises(LogUnavailable, match=r"damaged: restore a copy, or see `run.py salvage`"):
+    with pytest.raises(LogUnavailable, match=r"damaged: restore a copy, or see `chatbot salvage`"):
         await log.read_all(limit=ROWS)
     assert log.damage is not None
     with pytest.raises(LogUnavailable, match="damaged"):

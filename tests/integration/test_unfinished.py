@@ -63,7 +63,7 @@ async def test_a_target_of_migrate_is_marked_from_its_first_moment(target: Path 
     writing = await open_target(target)
     await writing.close()  # killed before a row was written
     for _ in range(2):
-        with pytest.raises(LogUnfinished, match=r"run the same `run\.py migrate` again"):
+        with pytest.raises(LogUnfinished, match=r"run the same `chatbot migrate` again"):
             await open_log(target)
     writing = await open_target(target)
     assert await migrate(source, writing, lambda _: None) == 2
@@ -178,7 +178,7 @@ async def test_another_commands_unfinished_log_is_not_gone_on_with(tmp_path: Pat
     await log_with(tmp_path / "log.db", "1")
     begun = await Transfer.open(tmp_path / "new.db", Work.IMPORT)
     await begun.close()
-    with pytest.raises(LogUnfinished, match=r"run\.py import"):
+    with pytest.raises(LogUnfinished, match="chatbot import"):
         await open_target(tmp_path / "new.db")
     options = Namespace(source=None, destination=tmp_path / "new.db", rest=None)
     with pytest.raises(CommandFailed, match="exists"):
@@ -188,7 +188,7 @@ async def test_another_commands_unfinished_log_is_not_gone_on_with(tmp_path: Pat
 async def test_the_program_refuses_it_with_a_sentence(tmp_path: Path) -> None:
     await (await open_target(tmp_path / "chatbot.db")).close()
     ended = await asyncio.to_thread(command, tmp_path, PORT="0")
-    assert (ended.returncode, "`run.py migrate` has not finished it" in refusal(ended)) == (3, True)
+    assert (ended.returncode, "`chatbot migrate` has not finished it" in refusal(ended)) == (3, True)
     with sqlite3.connect(tmp_path / "chatbot.db") as database:
         (number,) = database.execute("PRAGMA user_version").fetchone()
     database.close()

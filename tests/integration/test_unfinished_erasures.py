@@ -65,7 +65,7 @@ async def test_verify_names_such_sessions_and_erase_finishes_them(url: str, tray
     assert f"content of 1 deleted sessions is still there, before their session_deleted: {LEFT} (position 1)" in str(
         failed.value
     )
-    assert f"run.py erase --session {LEFT}" in str(failed.value)
+    assert f"chatbot erase --session {LEFT}" in str(failed.value)
     assert tray.said[0].startswith("the log holds: 8 events, 2 of them erased")
     tray.said.clear()
     assert await commanded(tray, "erase", "--session", LEFT, WHOLE) == 0
@@ -82,7 +82,7 @@ async def test_a_backup_tells_what_it_copies(url: str, tray: Tray, tmp_path: Pat
     if url.startswith("postgresql:"):
         return  # backup is for files
     assert await commanded(tray, "backup", str(tmp_path / "copy.db")) == 0
-    assert any(f"run.py erase --session {LEFT}" in line for line in tray.noted)
+    assert any(f"chatbot erase --session {LEFT}" in line for line in tray.noted)
 
 
 async def test_erase_finds_such_sessions_by_owner_and_metadata(url: str, tray: Tray) -> None:

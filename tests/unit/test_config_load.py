@@ -197,7 +197,7 @@ def test_an_empty_variable_changes_nothing(tmp_path: Path) -> None:
             "a:hidden",
             "CHATBOT_API_KEY = *** (environment): no such setting; did you mean CHATBOT_API_KEYS?",
         ),
-        ("CHATBOT_FOO", "1", "no such setting; `python run.py config` lists them all"),
+        ("CHATBOT_FOO", "1", "no such setting; `chatbot config` lists them all"),
     ],
 )
 def test_a_wrong_variable_is_told_with_its_value_and_what_is_allowed(
