@@ -12,13 +12,6 @@ from msgspec import Struct
 from chatbot.metrics import Metrics
 
 LOG_INTERVAL_S = 60.0  # between two log lines of one kind, however many connections are closed meanwhile
-REFUSAL = (
-    b"HTTP/1.1 503 Service Unavailable\r\nServer: chatbot\r\nConnection: close\r\nRetry-After: 1\r\n"
-    b"Content-Type: application/problem+json\r\nContent-Length: %d\r\n\r\n%b"
-)
-REFUSAL_BODY = (
-    b'{"type":"/problems/overloaded","title":"Overloaded","status":503,"detail":"too many connections are open"}'
-)
 
 
 class ConnectionLimits(Struct, frozen=True):
@@ -39,9 +32,12 @@ class Connections:
         limits: ConnectionLimits,
         metrics: Metrics,
         logger: structlog.stdlib.BoundLogger,
+        refusal: Callable[[], bytes],
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`refusal` makes the whole answer to a connection that is one too many."""
         self.limits = limits
+        self.refusal = refusal
         self._metrics = metrics
         self._logger = logger
         self._timer = timer
@@ -153,7 +149,7 @@ class BoundedProtocol(web.RequestHandler):
         wire.set_write_buffer_limits(0)
         super().connection_made(wire)
         if not self._connections.opened(self):
-            wire.write(REFUSAL % (len(REFUSAL_BODY), REFUSAL_BODY))
+            wire.write(self._connections.refusal())
             self.force_close()
 
     def connection_lost(self, exc: BaseException | None) -> None:

@@ -5,6 +5,7 @@ plain text, and tells its version.
 """
 
 import re
+from functools import partial
 from typing import Any, cast
 
 import structlog
@@ -118,7 +119,21 @@ def _connections(services: Services) -> Connections:
         ConnectionLimits(allow_connections(server.connections_max), server.write_timeout_s, server.unread_max_bytes),
         services.metrics,
         services.logger,
+        partial(refusal_of_connection, services),
     )
+
+
+def refusal_of_connection(services: Services) -> bytes:
+    """The answer to a connection that is one too many, before its request is read. The request's own id is not known
+    yet: it gets a new one.
+    """
+    problem = Problem(503, "overloaded", "Overloaded", "too many connections are open")
+    response = render(problem, None, services.settings.server.path_prefix)
+    response.headers["Connection"] = "close"
+    response.headers["Content-Length"] = str(response.content_length)
+    set_headers(response, services, services.new_token(), None)
+    head = "".join(f"{name}: {value}\r\n" for name, value in response.headers.items())
+    return f"HTTP/1.1 {response.status} {response.reason}\r\n{head}\r\n".encode() + cast(bytes, response.body)
 
 
 def refuse(request: web.BaseRequest, problem: Problem, services: Services, origin: str | None) -> web.Response:

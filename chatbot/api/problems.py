@@ -127,15 +127,18 @@ def retry_after_s(problem: Problem, health: HealthMonitor, gate: Gate) -> int:
     return min(max(RETRY_AFTER_S, ceil(wait_s)), RETRY_AFTER_MAX_S)
 
 
-def render(problem: Problem, request: web.BaseRequest, prefix: str = "", retry_s: int = RETRY_AFTER_S) -> web.Response:
+def render(
+    problem: Problem, request: web.BaseRequest | None, prefix: str = "", retry_s: int = RETRY_AFTER_S
+) -> web.Response:
     """The answer, with Retry-After (`retry_s`, seconds) where trying again makes sense. `prefix` is the path before the
-    service's own."""
+    service's own. `request` is None where none was read."""
+    instance = {} if request is None else {"instance": request.path}
     body = {
         "type": f"{prefix}/problems/{problem.kind}",
         "title": problem.title,
         "status": problem.status,
         "detail": problem.detail,
-        "instance": request.path,
+        **instance,
         **problem.extra,
     }
     response = web.Response(

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import errno
+import json
+import re
 import resource
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -139,8 +141,14 @@ async def test_at_the_cap_the_longest_idle_is_closed_and_the_busy_are_not(
         for one in more:
             one.ask(f"/api/sessions/{session_id}/stream")
         await until(lambda: service.services.feeds.count == 4)
-        refused = clients(service)
-        assert (await refused.rest()).startswith(b"HTTP/1.1 503 ")
+        head, _, body = (await clients(service).rest()).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        lines = (line.partition(b": ") for line in head.splitlines()[1:])
+        headers = httpx.Headers([(name, value) for name, _, value in lines])
+        assert re.fullmatch("[0-9a-f]{32}", headers["X-Request-ID"]), "people can name it to the operator"
+        assert (headers["Server"], headers["X-Content-Type-Options"]) == ("chatbot", "nosniff")
+        assert (headers["Content-Length"], headers["Connection"]) == (str(len(body)), "close")
+        assert json.loads(body)["type"] == "/problems/overloaded"
         feed.socket.close()
         await until(lambda: service.services.feeds.count == 3)
         assert (await service.client.get("/livez")).status_code == 200

@@ -11,6 +11,8 @@ from chatbot.api.connections import LOG_INTERVAL_S, BoundedProtocol, ConnectionL
 from chatbot.descriptors import RESERVE, room
 from chatbot.metrics import Metrics
 
+REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\n\r\n"
+
 
 class Wire:
     """A transport whose client takes what the test says."""
@@ -51,7 +53,7 @@ class Bench:
         self.metrics = Metrics("test")
         limits = ConnectionLimits(connections_max, write_timeout_s, unread_max_bytes)
         logger: structlog.stdlib.BoundLogger = structlog.get_logger("api")
-        self.connections = Connections(limits, self.metrics, logger, lambda: self.now_s)
+        self.connections = Connections(limits, self.metrics, logger, lambda: REFUSAL, lambda: self.now_s)
 
     async def connect(self) -> tuple[BoundedProtocol, Wire]:
         async def answer(_: web.BaseRequest) -> web.StreamResponse:
@@ -146,7 +148,7 @@ async def test_at_the_cap_the_oldest_idle_goes_and_without_any_the_newest_is_ref
         bench.connections.busy(pair[0])
     six = await bench.connect()
     assert six[1].closed
-    assert six[1].unread > 100, "it is told why"
+    assert six[1].unread == len(REFUSAL), "it is told why"
     assert (bench.closed("idle"), bench.closed("refused")) == (2, 1)
     await leave(*(pair[0] for pair in (one, two, three, four, five, six)))
     assert bench.metrics.registry.get_sample_value("chatbot_open_connections") == 0
