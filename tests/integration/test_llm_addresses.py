@@ -84,12 +84,13 @@ async def test_a_server_is_found_at_the_address_that_its_documentation_gives(
     await provider.close()
 
 
-async def test_a_found_path_is_remembered(server: ModelServer, make: Make) -> None:
-    server.api_root = "/openai"
-    provider = make(server_url=f"{server.url}/openai", model="m")
+async def test_a_found_path_is_remembered(raw: RawServer, make: Make) -> None:
+    raw.answers = [answer({"error": "no such path"}, "404 Not Found"), REPLY, REPLY]
+    provider = make(server_url=f"{raw.url}/openai", model="m")
     await ask(provider)
     await ask(provider)
-    assert len(server.requests) == 2
+    found = "/openai/chat/completions"
+    assert [head.split()[1].decode() for head in raw.heads] == ["/openai/v1/chat/completions", found, found]
 
 
 async def test_a_path_that_the_server_does_not_have_is_told_as_it_was_asked_first(
