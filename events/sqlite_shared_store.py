@@ -84,6 +84,7 @@ class SharedStore(SqliteStore):
     def _in_turn(self, connection: sqlite3.Connection, batch: Sequence[Pending]) -> tuple[Plan, Loss | None]:
         """One transaction, in the connection's thread; then whether it is in a file that has a name."""
         with self._turn.taken():
+            self._size.check(connection)
             connection.execute("BEGIN IMMEDIATE")
             try:
                 planned = self._write_rows(connection, batch)
@@ -92,6 +93,7 @@ class SharedStore(SqliteStore):
                 if connection.in_transaction:  # a full disk has rolled it back already
                     connection.execute("ROLLBACK")
                 raise
+            self._size.note()
             return planned, self._files.look()
 
     def _write_rows(self, connection: sqlite3.Connection, batch: Sequence[Pending]) -> Plan:

@@ -30,6 +30,7 @@ from events.sqlite_schema import (
 )
 from events.unfinished import Work
 from events.write_ahead import WriteAhead
+from events.write_ahead_size import WriteAheadCut, WriteAheadSize
 
 ROUNDS_MAX = 4  # one to believe the callers, one with the streams' true versions, the others for a foreign writer
 STATEMENTS_MAX = 128  # as many as a connection of Python keeps prepared; up to 12 KiB each
@@ -57,6 +58,7 @@ class SqliteStore:
         self.files_lost: Callable[[str], None] = lambda reason: None  # hears once of each loss
         self._suspect = True
         self._files = FileWatch(path)
+        self._size = WriteAheadSize(path)
         self._unsaved = False  # the write-ahead file is lost, and not yet copied into the database's
         self._look_at_s = 0.0
         self._retry_s = CHECKPOINT_RETRY_S[0]
@@ -79,6 +81,7 @@ class SqliteStore:
             # An exception of its own for each caller: raising adds a traceback to it.
             return [unavailable(error, self._path) or LogUnavailable() for _ in batch]
         except LogError as error:
+            self._look_at_s = 0.0  # `tidy` looks for the cause
             kind = type(error) if isinstance(error, LogUnavailable) else LogUnavailable
             return [kind(*error.args) for _ in batch]
 
@@ -92,6 +95,7 @@ class SqliteStore:
 
     async def _commit_nothing(self, connection: aiosqlite.Connection) -> None:
         """Write the file's format again: a page, its frame and its fsync, as of the smallest append."""
+        await hop(connection, self._size.check)
         await connection.execute_fetchall(mark(self.work))
 
     async def tidy(self) -> float | None:
@@ -168,6 +172,14 @@ class SqliteStore:
         """At the files, when it is time."""
         if self.damage is None and time.monotonic() >= self._look_at_s:
             await self._heed(await asyncio.to_thread(self._files.look))
+            if self._connection is not None and await asyncio.to_thread(self._size.has_shrunk):
+                try:
+                    await hop(self._connection, self._size.check)
+                except WriteAheadCut as error:
+                    self.damage = str(error)
+                    self.files_lost(self.damage)
+                except (LogUnavailable, sqlite3.Error):  # commits meet their own
+                    self._look_at_s = 0.0
 
     async def _heed(self, loss: Loss | None) -> None:
         """Nobody will find again what is written now, but the open connection still reads what was recorded: it copies
@@ -263,7 +275,9 @@ class SqliteStore:
 
     def _insert(self, statement: str, values: list[int | str | bytes], connection: sqlite3.Connection) -> Loss | None:
         """One transaction, in the connection's thread; then whether it is in a file that has a name."""
+        self._size.check(connection)
         connection.execute(statement, values)
+        self._size.note()
         return self._files.look()
 
     async def _insert_and_erase(
@@ -272,6 +286,7 @@ class SqliteStore:
         insert: tuple[str, list[int | str | bytes]],
         erasures: Sequence[tuple[str, int]],
     ) -> None:
+        await hop(connection, self._size.check)
         await connection.execute_fetchall("BEGIN IMMEDIATE")
         try:
             if insert[1]:
