@@ -10,7 +10,6 @@ from chatbot.api.cursors import Cursor, last_event_id
 from chatbot.api.endings import detail_of
 from chatbot.api.event_stream import answer_stream
 from chatbot.api.middleware import ASKER
-from chatbot.api.models import check_model
 from chatbot.api.path_prefix import prefix_of
 from chatbot.api.problems import CAUSE_UNKNOWN, CAUSES, Problem
 from chatbot.api.reply_bodies import check_chat, check_tokens, parameters_of
@@ -108,7 +107,6 @@ async def _post(request: web.Request, *, whole: bool) -> Asked:
     services = request.app[SERVICES]
     body = await read_body(request, ChatBody, services.settings.server.body_timeout_s)
     check_chat(body, services.settings)
-    check_model(body.model, services.provider)
     session_id = canonical_id(body.session_id) or body.session_id
     command = PostMessage(
         message_id=services.new_id(),
@@ -130,7 +128,6 @@ async def _regenerate(request: web.Request, *, whole: bool) -> Asked:
     timeout_s = services.settings.server.body_timeout_s
     body = await read_body(request, RegenerateBody, timeout_s, optional=True)
     check_tokens(body.max_new_tokens, "$.max_new_tokens", services.settings)
-    check_model(body.model, services.provider)
     command = Regenerate(
         reply_id=services.new_id(),
         message_id=body.message_id,

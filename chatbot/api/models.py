@@ -1,12 +1,11 @@
-"""Which models a request may name."""
+"""Which models there are to choose from."""
 
 from aiohttp import web
 
 from chatbot.api.answer import json_answer
-from chatbot.api.bodies import BodyFault, check_query
+from chatbot.api.bodies import check_query
 from chatbot.api.services import SERVICES
 from chatbot.api.views import ModelsView, ModelView
-from chatbot.llm.model_names import is_offered
 from chatbot.llm.protocol import Provider
 
 routes = web.RouteTableDef()
@@ -25,9 +24,3 @@ def models_view(provider: Provider) -> ModelsView:
     names = sorted(provider.models - {default})
     listed = [ModelView(name, default=name == default) for name in ([default] if default else []) + names]
     return ModelsView(listed, complete=provider.lists_models)
-
-
-def check_model(name: object, provider: Provider) -> None:
-    """Raises BodyFault for a model that is not offered, where it is known which are."""
-    if isinstance(name, str) and provider.lists_models and not is_offered(name, provider.models):
-        raise BodyFault("is not a model that is offered; GET /api/models lists them", "$.model")

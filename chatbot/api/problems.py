@@ -26,6 +26,7 @@ STATUSES: dict[type[Exception], tuple[int, str, str]] = {
     errors.UnknownMessage: (422, "unknown-message", "Unknown message"),
     errors.UnknownReply: (422, "unknown-reply", "Unknown reply"),
     errors.ParentUnanswered: (422, "invalid", "Invalid"),
+    errors.UnknownModel: (422, "invalid", "Invalid"),
     errors.NothingToRegenerate: (422, "nothing-to-regenerate", "Nothing to regenerate"),
     errors.KeyReused: (422, "key-reused", "Idempotency-Key reused"),
     errors.KeySpent: (422, "key-spent", "Idempotency-Key spent"),
@@ -58,7 +59,11 @@ DETAILS: dict[type[Exception], str] = {
 }
 
 # Where in the request's body the fault is, for errors that a single field causes.
-PATHS: dict[type[Exception], str] = {errors.ParentUnanswered: "$.parent_id", errors.UnknownReply: "$.reply_id"}
+PATHS: dict[type[Exception], str] = {
+    errors.ParentUnanswered: "$.parent_id",
+    errors.UnknownModel: "$.model",
+    errors.UnknownReply: "$.reply_id",
+}
 
 # Status and title of a reply that did not complete, by the cause recorded.
 CAUSES: dict[str, tuple[int, str]] = {

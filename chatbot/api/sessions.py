@@ -26,7 +26,6 @@ from chatbot.api.conditions import check_at_least, id_for, if_match, is_known, o
 from chatbot.api.connections import BoundedProtocol
 from chatbot.api.document_stream import json_document, send_document
 from chatbot.api.middleware import ASKER
-from chatbot.api.models import check_model
 from chatbot.api.path_prefix import prefix_of
 from chatbot.api.reply_bodies import changes_of, check_settings
 from chatbot.api.services import SERVICES, Services
@@ -69,7 +68,6 @@ async def create(request: web.Request) -> web.Response:
     if body.title is not None:
         check_text(body.title, "$.title", settings.sessions.title_max_chars)
     check_settings(body, settings)
-    check_model(body.model, services.provider)
     prompt = settings.chat.system_prompt if body.system_prompt is None else body.system_prompt
     owner, once = request[ASKER].owner, once_of(request, "create_session", body)
     command = CreateSession(
@@ -125,7 +123,6 @@ async def change(request: web.Request) -> web.Response:
     if isinstance(body.title, str):
         check_text(body.title, "$.title", services.settings.sessions.title_max_chars)
     check_settings(body, services.settings)
-    check_model(body.model, services.provider)
     command = ChangeMetadata(
         metadata=body.metadata,
         title=body.title,

@@ -8,11 +8,15 @@ from collections.abc import AsyncIterator, Container
 from msgspec import UNSET
 from msgspec.structs import replace
 
+from chatbot.llm.model_names import is_offered
+from chatbot.llm.protocol import Provider
 from chatbot.sessions import errors
 from chatbot.sessions.commands import (
     Asker,
     CancelReply,
+    ChangeMetadata,
     Command,
+    CreateSession,
     EndReply,
     PostMessage,
     Regenerate,
@@ -133,16 +137,30 @@ async def _branch(ports: Ports, state: State, leaf: str) -> tuple[list[Message],
 async def prepare(ports: Ports, state: State | None, command: Command) -> tuple[State | None, Command]:
     """What deciding `command` needs at hand: the message that it means, and the texts of a context.
 
-    Raises UnknownMessage, UnknownReply, ParentUnanswered, NothingToRegenerate, Overloaded.
+    Raises UnknownMessage, UnknownModel, UnknownReply, ParentUnanswered, NothingToRegenerate, Overloaded.
     """
+    if isinstance(command, CreateSession) and state is None:
+        _check_model(ports.provider, command.parameters.model)
     if state is None or state.session.status != "active" or is_due(state, ports.clock()):
         return state, command  # there is nothing to ask: decide says so
+    if isinstance(command, PostMessage | Regenerate):
+        _check_model(ports.provider, command.parameters.model)
+    if isinstance(command, ChangeMetadata):
+        _check_model(ports.provider, command.parameters.get("model"))
     state, command = await _resolve(ports, state, command)
     if isinstance(command, PostMessage | Regenerate | StartReply):
         state = await _with_context(ports, state, command)
     if isinstance(command, PostMessage):
         _check_parent(state, command)
     return state, command
+
+
+def _check_model(provider: Provider, name: str | None) -> None:
+    """Raises UnknownModel. Not before a request is known to be new: its repetition is answered as it was the first
+    time, whatever the server offers by then.
+    """
+    if name is not None and provider.lists_models and not is_offered(name, provider.models):
+        raise errors.UnknownModel
 
 
 def _check_parent(state: State, command: PostMessage) -> None:

@@ -55,6 +55,13 @@ class ParentUnanswered(Rejection):
         super().__init__("parent_id names a message of the user; a message follows a reply, or null")
 
 
+class UnknownModel(Rejection):
+    """All models of the server are known, and the one that the request names is not among them."""
+
+    def __init__(self) -> None:
+        super().__init__("is not a model that is offered; GET /api/models lists them")
+
+
 class NothingToRegenerate(Rejection):
     """The session has no reply yet."""
 

@@ -60,6 +60,27 @@ async def test_any_model_is_passed_on_to_a_server_that_does_not_tell_its_list(
         assert model.requests[-1].body["model"] == "unknown"
 
 
+async def test_a_repeated_request_is_answered_though_its_model_is_not_offered_any_more(
+    tmp_path: Path, model: ModelServer
+) -> None:
+    async def ask(service: Running, path: str, key: str, **body: Any) -> tuple[int, str | None]:
+        answer = await service.client.post(path, json={"model": "fake-model", **body}, headers={"Idempotency-Key": key})
+        said = answer.json()
+        return answer.status_code, said.get("message_id") or said.get("session_id")
+
+    async with serving(tmp_path, model.url) as service:
+        made = await ask(service, "/api/sessions", "create-1")
+        session_id = made[1] or ""
+        told = await ask(service, "/api/chat", "chat-1", session_id=session_id, message="hi")
+        other = await ask(service, f"/api/sessions/{session_id}/regenerate", "again-1")
+    assert (made[0], told[0], other[0]) == (201, 200, 200)
+    async with serving(tmp_path, model.url, CHATBOT_LLM_PROVIDER="midm") as service:
+        assert await ask(service, "/api/sessions", "create-1") == made
+        assert await ask(service, "/api/chat", "chat-1", session_id=session_id, message="hi") == told
+        assert await ask(service, f"/api/sessions/{session_id}/regenerate", "again-1") == other
+        assert (await ask(service, "/api/chat", "chat-2", session_id=session_id, message="hi"))[0] == 422
+
+
 async def test_midm_has_one_model(tmp_path: Path, model: ModelServer) -> None:
     async with serving(tmp_path, model.url, CHATBOT_LLM_PROVIDER="midm") as service:
         assert await listed(service) == {"models": [{"id": "midm", "default": True}], "complete": True}

@@ -30,6 +30,7 @@ EXPECTED: dict[type[Exception], int] = {
     sessions.UnknownMessage: 422,
     sessions.UnknownReply: 422,
     sessions.ParentUnanswered: 422,
+    sessions.UnknownModel: 422,
     sessions.NothingToRegenerate: 422,
     sessions.KeyReused: 422,
     sessions.KeySpent: 422,
