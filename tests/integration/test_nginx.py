@@ -186,7 +186,7 @@ async def test_without_pings_nginx_cuts_a_silent_stream_and_its_reader_resumes_e
 async def test_browsers_pass_the_readmes_nginx_with_the_settings_printed_beside_it(
     tmp_path: Path, model: ModelServer
 ) -> None:
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "chatbot/nodes/README.md").read_text()
     (printed,) = re.findall(r"^```nginx\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
     (hosts,) = re.findall(r"^export CHATBOT_SERVER_HOSTS=(\S+)", readme, re.MULTILINE)
     async with serving(tmp_path, model.url, CHATBOT_SERVER_HOSTS=hosts) as service:

@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 
 from chatbot.config.show import markdown_table
+from tests.support.documents import TEXTS, anchors, blocks, links, name_of, section
 from tests.support.model_server import ModelServer
 from tests.support.parts import needs
 from tests.support.service import ROOT, Program, frames, program
 
-README = (ROOT / "README.md").read_text()
+README = TEXTS[ROOT / "README.md"]
 PRINTED_URL = "http://127.0.0.1:8080"
 NEXT = "=== next ==="
+LINES_MAX = 250
 
 # From the README of the server that this one replaces; only the port is another.
 SEED_PYTHON = """
@@ -52,17 +54,6 @@ import ast, asyncio, sys
 code = compile(sys.stdin.read(), "example", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 asyncio.run(eval(code))
 """
-
-
-def section(title: str) -> str:
-    """The README's text under `## title`."""
-    found = re.search(rf"^## {title}$(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL)
-    assert found, f"the README has no section {title}"
-    return found[1]
-
-
-def blocks(text: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 async def output_of(*command: str, text: str = "") -> str:
@@ -154,7 +145,9 @@ def port_of(running: Program) -> str:
 
 
 def test_the_settings_table_is_the_one_that_the_settings_make() -> None:
-    found = re.search(r"<!-- settings -->\n(.*?)\n<!-- /settings -->", README, re.DOTALL)
+    found = re.search(
+        r"<!-- settings -->\n(.*?)\n<!-- /settings -->", TEXTS[ROOT / "chatbot/config/README.md"], re.DOTALL
+    )
     assert found
     assert found[1] == markdown_table(), "print(chatbot.config.show.markdown_table()) gives the new one"
 
@@ -188,13 +181,20 @@ def test_the_kinds_of_tests_that_the_architecture_lists_are_there() -> None:
 
 
 @pytest.mark.parametrize("command", ["run.py --help", "run.py config", "-m tests.crash.rounds --help"])
-async def test_a_command_that_the_readme_names_runs(command: str) -> None:
-    assert command.removesuffix(" --help") in README
+async def test_a_command_that_the_documents_name_runs(command: str) -> None:
+    assert command.removesuffix(" --help") in "".join(TEXTS.values())
     assert await output_of(sys.executable, *command.split())
 
 
-def test_links_inside_the_readme_lead_somewhere() -> None:
-    anchors = {
-        re.sub(r"[^\w-]", "", title.lower().replace(" ", "-")) for title in re.findall(r"^#+ (.*)$", README, re.M)
-    }
-    assert set(re.findall(r"\]\(#([^)]+)\)", README)) <= anchors
+def test_the_projects_readme_is_short() -> None:
+    assert README.count("\n") <= LINES_MAX, "the details belong into the README.md of a folder"
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=name_of)
+def test_links_lead_to_files_and_headings_that_exist(path: Path) -> None:
+    for link in links(TEXTS[path]):
+        name, _, anchor = link.partition("#")
+        target = (path.parent / name).resolve() if name else path
+        assert target.exists(), f"{name_of(path)} links to {link}: no such file"
+        assert target.is_relative_to(ROOT), f"{name_of(path)} links to {link}, outside of the project"
+        assert not anchor or anchor in anchors(target.read_text()), f"{name_of(path)} links to {link}: no such heading"

@@ -13,17 +13,12 @@ import pytest
 from events.sqlite import SqliteLog
 from events.sqlite_schema import TRIGGERS
 from tests.support.commands import command
+from tests.support.documents import marked
 from tests.support.sample_events import ASKED, EVERY_EVENT, deleted, posted
-from tests.support.service import ROOT
-
-README = (ROOT / "README.md").read_text()
-MARK = "<!-- auditors: stand-alone verification -->"
 
 
 def script() -> str:
-    found = re.search(rf"^{MARK}\n```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-    assert found, "the README has no script for auditors"
-    return found[1]
+    return marked("auditors: stand-alone verification")
 
 
 def check(database: Path) -> subprocess.CompletedProcess[str]:

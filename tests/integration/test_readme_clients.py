@@ -14,11 +14,12 @@ import httpx
 import pytest
 
 from tests.support.chromium import Browser, Page, browsing, chromium
+from tests.support.documents import marked
 from tests.support.model_server import ModelServer
 from tests.support.nginx import nginx
 from tests.support.page_host import hosting, origin_of
 from tests.support.parts import free_port, needs
-from tests.support.service import ROOT, program
+from tests.support.service import program
 from tests.support.stream_reader import reading
 
 LINES_MAX = 15
@@ -28,10 +29,8 @@ SHOW = "follow(service, (texts) => { shown.textContent = JSON.stringify([...text
 
 
 def printed(language: str) -> str:
-    """The README's streaming client in that language."""
-    pattern = rf"^<!-- streaming client: {language} -->\n```\w+\n(.*?)^```$"
-    (found,) = re.findall(pattern, (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    return str(found)
+    """The streaming client in that language, as the documents show it."""
+    return marked(f"streaming client: {language}")
 
 
 @pytest.mark.parametrize("language", ["javascript", "python"])

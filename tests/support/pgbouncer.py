@@ -1,4 +1,4 @@
-"""PgBouncer before a PostgreSQL server, configured as the README says."""
+"""PgBouncer before a PostgreSQL server, configured as events/README.md says."""
 
 import os
 import shutil
@@ -18,8 +18,8 @@ START_TIMEOUT_S = 30.0
 
 
 def documented_settings() -> str:
-    """The pgbouncer.ini of the README."""
-    readme = (ROOT / "README.md").read_text()
+    """The pgbouncer.ini of events/README.md."""
+    readme = (ROOT / "events/README.md").read_text()
     return readme.partition("```ini\n[databases]")[2].partition("```")[0]
 
 
