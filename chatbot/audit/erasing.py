@@ -78,13 +78,25 @@ async def erase(desk: Desk, options: argparse.Namespace) -> int:
     that was meant is left, also where nothing was found, which is said. 1: something is left, or an id is unknown.
     """
     wanted = read_wanted(options)
-    if wanted.ever:
+    return await (_erase_ever if wanted.ever else _erase)(desk, options, wanted)
+
+
+async def _erase_ever(desk: Desk, options: argparse.Namespace, wanted: Wanted) -> int:
+    """As `erase`. The log is read again and again until it has no such metadata: a running service makes sessions."""
+    for passes in range(PASSES_MAX):
         async with desk.reading() as log:
             ids = await find_sessions(log, wanted.metadata)
         if not ids:
-            desk.note(nothing_matched(wanted))
+            if not passes:
+                desk.note(nothing_matched(wanted))
             return 0
-        wanted = replace(wanted, session_ids=ids)
+        code = await _erase(desk, options, replace(wanted, session_ids=ids))
+        if code or options.dry_run:
+            return code
+    raise CommandFailed("sessions that are meant are made faster than they are erased: run this again")
+
+
+async def _erase(desk: Desk, options: argparse.Namespace, wanted: Wanted) -> int:
     if options.url:
         key = _typed() if options.key == "-" else options.key
         return await erase_remotely(desk, wanted, Service(options.url, key, dry_run=options.dry_run))

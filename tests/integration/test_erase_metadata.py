@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from chatbot.audit import erasing_remotely
 from chatbot.audit.desk import CommandFailed
 from chatbot.audit.erased import erased
 from chatbot.audit.erasing import erase
@@ -93,3 +94,22 @@ async def test_earlier_values_are_found_beside_a_running_service(tmp_path: Path,
         assert (await run_erase(tmp_path, "name=Mina", url=url, ever=True))[:2] == (0, [session_id])
         assert (await service.client.get(f"/api/sessions/{session_id}")).status_code == 404
         assert (await service.client.get(f"/api/sessions/{other}")).status_code == 200
+
+
+async def test_a_session_that_comes_after_the_log_was_searched_goes_too(
+    tmp_path: Path, model: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delete = erasing_remotely._delete
+    async with started(tmp_path, model.url) as service:
+        mine = [await service.session(metadata={"name": "Mina"}) for _ in range(2)]
+
+        async def and_another(client: Any, session_id: str) -> str:
+            if len(mine) < 4:
+                mine.append(await service.session(metadata={"name": "Mina"}))
+            return await delete(client, session_id)
+
+        monkeypatch.setattr(erasing_remotely, "_delete", and_another)
+        url = str(service.client.base_url).rstrip("/")
+        code, gone, _ = await run_erase(tmp_path, "name=Mina", url=url, ever=True)
+        assert (code, sorted(gone)) == (0, sorted(mine))
+        assert (await service.client.get("/api/sessions")).json()["sessions"] == []
