@@ -66,6 +66,10 @@ async def answer_stream(
         except ConnectionError as error:
             # The reader has left. What it followed goes on, and it may come back for the rest.
             services.logger.debug("stream.left", reason=type(error).__name__)
+        except Exception:
+            if stream is not None:
+                stream.abort()  # or the problem document would be taken for a part of this answer
+            raise
         finally:
             if stream is not None:
                 stream.release()
@@ -155,8 +159,12 @@ class EventStream:
 
     def cut(self, reason: Exception) -> None:
         """Break the connection off, so that nobody takes what was sent for the whole. Raises ConnectionError."""
-        self._transport.abort()
+        self.abort()
         raise ConnectionAbortedError from reason
+
+    def abort(self) -> None:
+        """Break the connection off."""
+        self._transport.abort()
 
     def doubt(self) -> None:
         """The reader sends no more: it may have left, which only a write tells, or rather the second one, after the

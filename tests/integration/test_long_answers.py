@@ -1,6 +1,7 @@
 """Answers of any length go out piece by piece: complete, within their bounds, and broken off where they cannot be."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from chatbot.api import export as exporting
 from chatbot.api.export import EXPORTS_MAX
@@ -117,6 +119,35 @@ async def test_messages_that_are_erased_while_they_are_sent_break_the_answer_off
     with pytest.raises(httpx.RemoteProtocolError):
         await service.client.get(f"/api/sessions/{session_id}/messages", params={"limit": 1000})
     assert asked.is_set()
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_an_answer_that_fails_after_its_beginning_is_broken_off_and_no_other_follows_it(
+    service: Running, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    session_id = await conversation(service)
+    begun = asyncio.Event()
+
+    async def fail(_: Any) -> AsyncIterator[list[Any]]:
+        await begun.wait()
+        raise RuntimeError("a fault of ours")
+        yield []
+
+    monkeypatch.setattr(service.services.reader, "further", fail)
+    reader, writer = await asyncio.open_connection(service.client.base_url.host, service.client.base_url.port)
+    target = f"/api/sessions/{session_id}/messages?limit=1000"
+    writer.write(f"GET {target} HTTP/{version}\r\nHost: 127.0.0.1\r\n\r\n".encode())
+    with contextlib.closing(writer), capture_logs() as lines:
+        async with asyncio.timeout(20):
+            got = await reader.readuntil(b'"messages":[')
+            begun.set()
+            with contextlib.suppress(ConnectionResetError):
+                while piece := await reader.read(65_536):
+                    got += piece
+    assert got.count(b"HTTP/1.") == 1, "no second answer in the midst of the first"
+    assert got.startswith(f"HTTP/{version} 200 OK\r\n".encode())
+    assert not got.endswith(b"0\r\n\r\n")
+    assert [line["event"] for line in lines if line["log_level"] == "error"] == ["request.failed"]
 
 
 async def whole(service: Running, session_id: str) -> Conversation:
