@@ -5,6 +5,7 @@ import json
 import signal
 import socket
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,15 @@ async def test_a_port_in_use_is_refused_before_anything_is_made(tmp_path: Path, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture
+def _without_nohup() -> Iterator[None]:
+    """Programs that a test starts inherit from it that SIGHUP is ignored."""
+    kept = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, kept)
+
+
+@pytest.mark.usefixtures("_without_nohup")
 async def test_a_hang_up_drains_and_a_second_one_changes_nothing(tmp_path: Path, model: ModelServer) -> None:
     model.script(pieces=("a ", "b"), hold_after=1)
     async with program(tmp_path, model.url) as running, httpx.AsyncClient(base_url=running.url) as client:

@@ -16,6 +16,7 @@ QUIT = "quit"
 @pytest.fixture(autouse=True)
 def _handlers_as_they_were() -> Iterator[None]:
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored
     yield
     for number, handler in kept.items():
         signal.signal(number, handler)
