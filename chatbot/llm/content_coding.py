@@ -55,7 +55,8 @@ class ContentDecoder:
 
 def _inflate(inflater: "zlib._Decompress", data: bytes) -> Iterator[bytes]:
     inflated = 0
-    while data and not inflater.eof:
+    has_more = bool(data)
+    while has_more and not inflater.eof:
         try:
             piece = inflater.decompress(data, PIECE_BYTES)
         except zlib.error as error:
@@ -64,5 +65,6 @@ def _inflate(inflater: "zlib._Decompress", data: bytes) -> Iterator[bytes]:
         if inflated > INFLATED_MAX_BYTES:
             raise LlmFailed(f"The model server's compressed answer exceeds {INFLATED_MAX_BYTES} bytes in one read")
         data = inflater.unconsumed_tail
+        has_more = bool(data) or len(piece) == PIECE_BYTES  # a full piece: the inflater may hold the rest of a match
         if piece:
             yield piece

@@ -57,6 +57,12 @@ def test_each_flush_of_the_server_comes_through_at_once() -> None:
         assert b"".join(decoder.feed(packer.compress(event) + packer.flush(zlib.Z_SYNC_FLUSH))) == event
 
 
+def test_nothing_is_lost_where_a_piece_ends_within_a_match() -> None:
+    for length in range(PIECE_BYTES, PIECE_BYTES + 300):
+        body = b"data: " + b"a" * (length - 6)
+        assert decoded("deflate", [raw_deflate(body)]) == body
+
+
 def test_what_follows_a_compressed_body_is_not_read() -> None:
     assert decoded("gzip", [gzip.compress(PLAIN) + b"rest", b"more"]) == PLAIN
 
