@@ -1,3 +1,3 @@
 """What it does: sessions, model servers, HTTP."""
 
-__version__ = "0.4.1"  # the only place: pyproject.toml takes it from here, so that a checkout tells its own
+__version__ = "0.5.0"  # the only place: pyproject.toml takes it from here, so that a checkout tells its own

@@ -74,6 +74,7 @@ EVERY_EVENT: tuple[Event, ...] = (
         context_ids=("m0", "m1"),
         attempt=2,
         joined=True,
+        counted_as="small",
     ),
     ReplyProgressed(reply_id="r1", offset=3, text="반갑"),
     ReplyCompleted(
@@ -84,6 +85,7 @@ EVERY_EVENT: tuple[Event, ...] = (
         duration_us=1_500_000,
         usage=USAGE,
         time_to_first_token_us=80_000,
+        counted_as="small",
         finish_detail="end_turn",
     ),
     ReplyFailed(
@@ -95,6 +97,7 @@ EVERY_EVENT: tuple[Event, ...] = (
         finish_detail="network_error",
         usage=USAGE,
         model="small",
+        counted_as="small",
     ),
     ReplyCancelled(
         reply_id="r3", content="Hello", cause="client", duration_us=10, idempotency_key="key-3", fingerprint="3" * 64
