@@ -1,12 +1,14 @@
 """prompt, replay and diff, on logs that the service made: they tell what was, and append nothing."""
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from chatbot.config.load import load
 from events.catalogue import (
     AdoptedMessage,
     HistoryAdopted,
@@ -20,9 +22,10 @@ from events.catalogue import (
 from events.record import Metadata
 from events.sqlite import SqliteLog
 from tests.support.asking import until_last
+from tests.support.desks import Tray, commanded
 from tests.support.model_server import ModelServer
-from tests.support.processes import ran, record_of
-from tests.support.service import Running, program, serving
+from tests.support.processes import NO_MODEL, ran, record_of
+from tests.support.service import ROOT, Running, environment, program, serving
 from tests.support.turns import created, posted
 
 PARAMETERS: dict[str, Any] = {"max_new_tokens": 40, "temperature": 0.5, "top_p": 0.9, "stop": ["\n\n", "끝"], "seed": 7}
@@ -192,13 +195,23 @@ async def a_life(service: Running, model: ModelServer) -> tuple[str, dict[int, d
     return session_id, stood
 
 
-async def test_a_replay_at_each_version_is_the_history_as_it_was_then(
-    tmp_path: Path, service: Running, model: ModelServer
-) -> None:
-    session_id, stood = await a_life(service, model)
-    head = service.services.log.head()
+async def said(folder: Path, *arguments: str) -> str:
+    """What a command writes, called in this process: many of them take long to start."""
+    tray = Tray(load({}, environment=environment(folder, NO_MODEL), folder=ROOT).settings)
+    assert await commanded(tray, *arguments) == 0, tray.noted
+    return "\n".join(tray.said)
+
+
+async def test_a_replay_at_each_version_is_the_history_as_it_was_then(tmp_path: Path, model: ModelServer) -> None:
+    async with serving(tmp_path, model.url) as service:
+        session_id, stood = await a_life(service, model)
+        head = service.services.log.head()
+        markdown = await ran(tmp_path, "replay", "--session", session_id, "--format", "markdown")
+        assert markdown.out.startswith("# 산\n")
+        assert service.services.log.head() == head
+    before = record_of(tmp_path)
     for version, history in stood.items():
-        shown = (await ran(tmp_path, "replay", "--session", session_id, "--as-of", str(version), "--json")).json
+        shown = json.loads(await said(tmp_path, "replay", "--session", session_id, "--as-of", str(version), "--json"))
         path: list[Any] = []
         by_id = {one["message_id"]: one for one in shown["messages"]}
         at = shown.get("head")
@@ -211,11 +224,9 @@ async def test_a_replay_at_each_version_is_the_history_as_it_was_then(
         ]
         assert (shown["title"], shown["metadata"]) == (history["title"], history["metadata"])
         assert (shown["version"], shown["status"]) == (version, "active")
-        text = await ran(tmp_path, "replay", "--session", session_id, "--as-of", shown["as_of"])
-        assert all(one["content"].replace("\n", "\n  ") in text.out for one in path)
-    markdown = await ran(tmp_path, "replay", "--session", session_id, "--format", "markdown")
-    assert markdown.out.startswith("# 산\n")
-    assert service.services.log.head() == head
+        text = await said(tmp_path, "replay", "--session", session_id, "--as-of", shown["as_of"])
+        assert all(one["content"].replace("\n", "\n  ") in text for one in path)
+    assert record_of(tmp_path) == before
 
 
 async def test_the_difference_between_two_moments(tmp_path: Path, model: ModelServer) -> None:
