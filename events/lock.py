@@ -165,6 +165,39 @@ def _hinders_sqlite(descriptor: int) -> bool:
     return False
 
 
+def _check_name(database: Path) -> None:
+    """For readers. Raises LogUnusable where a service has the file open under another name: its write-ahead file, with
+    what was recorded last, is not beside this one.
+
+    The database is opened here only while nobody has locked this name: to close it drops this process's POSIX locks.
+    """
+    if _is_locked(database.with_name(database.name + "-lock")) is False and _is_locked(database):
+        raise LogUnusable(
+            f"database {database} is in use under another name (a hard link, a mount of the file): read it by that"
+            " name, beside which its write-ahead file is"
+        )
+
+
+def _is_locked(path: Path) -> bool | None:
+    """Whether a process has locked the file, if it exists; None where this user cannot tell."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    else:
+        return False
+    finally:
+        os.close(descriptor)
+
+
 def database_file(path: Path, *, read_only: bool = False) -> Path:
     """The file behind `path`, so that two names of one database share one lock; its directory is made if missing.
 
@@ -176,6 +209,7 @@ def database_file(path: Path, *, read_only: bool = False) -> Path:
     if read_only:
         if not database.exists():
             raise LogUnusable(f"database {database} does not exist")
+        _check_name(database)
         return database
     try:
         database.parent.mkdir(parents=True, exist_ok=True)

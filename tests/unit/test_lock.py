@@ -12,7 +12,7 @@ from chatbot.config.storage import DatabaseSettings
 from chatbot.log_file import find_file_risks
 from events.errors import LogInUse, LogUnusable
 from events.file_names import is_mount_point, link_count
-from events.lock import DatabaseLock
+from events.lock import DatabaseLock, database_file
 from events.sqlite import SqliteLog
 from events.sqlite_target import SqliteTarget
 from events.transfer import Transfer
@@ -47,6 +47,27 @@ async def test_a_second_name_of_a_served_file_is_refused(tmp_path: Path) -> None
     again = await SqliteLog.open(tmp_path / "other0.db")
     assert again.head().position == 1
     await again.close()
+
+
+async def test_a_served_file_is_not_read_by_a_second_name(tmp_path: Path) -> None:
+    """The write-ahead file of the first, with what was recorded last, would be missing there."""
+    path, other = tmp_path / "log.db", tmp_path / "other.db"
+    log = await SqliteLog.open(path)
+    other.hardlink_to(path)
+    await log.append("a", 0, [EVERY_EVENT[0]], ASKED)
+    with pytest.raises(LogUnusable, match="in use under another name"):
+        await SqliteLog.open(other, read_only=True)
+    beside = await SqliteLog.open(path, read_only=True)
+    assert beside.head().position == 1
+    await beside.close()
+    unknown = other.with_name("other.db-lock")
+    unknown.symlink_to(unknown)  # as good as one that this user may not read
+    assert database_file(other, read_only=True) == other
+    unknown.unlink()
+    await log.close()
+    alone = await SqliteLog.open(other, read_only=True)
+    assert alone.head().position == 1
+    await alone.close()
 
 
 async def test_refused_opens_and_reads_leave_the_locks_of_sqlite(tmp_path: Path) -> None:
