@@ -10,6 +10,18 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+SIGNS = x509.KeyUsage(  # from Python 3.13 on, an authority's certificate must say so
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=False,
+    encipher_only=False,
+    decipher_only=False,
+)
+
 
 def make_certificates(folder: Path, *names: str) -> tuple[Path, ssl.SSLContext]:
     """The authority's certificate (PEM), and the context of a server called `names`."""
@@ -55,7 +67,7 @@ def _certificate(
         .add_extension(x509.AuthorityKeyIdentifier(identifier.digest, None, None), critical=False)
     )
     if ca:
-        builder = builder.add_extension(identifier, critical=False)
+        builder = builder.add_extension(identifier, critical=False).add_extension(SIGNS, critical=True)
     if names:
         builder = builder.add_extension(x509.SubjectAlternativeName([_general(one) for one in names]), critical=False)
     return builder.sign(signer, hashes.SHA256())
