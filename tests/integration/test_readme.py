@@ -1,6 +1,8 @@
 """What the README and the seed's README show works as printed; what they name is there."""
 
 import asyncio
+import contextlib
+import io
 import json
 import os
 import re
@@ -9,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from chatbot.cli.commands import COMMANDS, OTHERS
+from chatbot.cli.parser import parse
+from chatbot.config.inventory import inventory
 from chatbot.config.show import markdown_table
-from tests.support.documents import TEXTS, anchors, blocks, links, name_of, section
+from tests.support.documents import FENCED, FOLDERS, TEXTS, anchors, blocks, links, name_of, section
 from tests.support.model_server import ModelServer
 from tests.support.parts import needs
 from tests.support.service import ROOT, Program, frames, program
@@ -56,7 +61,7 @@ asyncio.run(eval(code))
 """
 
 
-async def output_of(*command: str, text: str = "") -> str:
+async def output_of(*command: str, text: str = "", **environment: str) -> str:
     """What a command writes, given `text`; it must end well."""
     process = await asyncio.create_subprocess_exec(
         *command,
@@ -64,7 +69,7 @@ async def output_of(*command: str, text: str = "") -> str:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         cwd=ROOT,
-        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+        env={**os.environ, "PYTHONIOENCODING": "utf-8", **environment},
     )
     async with asyncio.timeout(30):
         written, complaints = await process.communicate(text.encode())
@@ -83,7 +88,7 @@ async def shell(script: str) -> list[str]:
 async def test_the_readmes_shell_lines_work_as_printed_and_again_after_a_restart(
     tmp_path: Path, model: ModelServer
 ) -> None:
-    printed = blocks(section("The API"), "sh")
+    printed = blocks(section("First conversation"), "sh")
     assert len(printed) == 3
     async with program(tmp_path, model.url) as first:
         script = NEXT.join([*printed, 'echo "$SESSION_ID"']).replace(PRINTED_URL, first.url)
@@ -104,23 +109,23 @@ async def test_the_readmes_shell_lines_work_as_printed_and_again_after_a_restart
     ]
     assert model.requests[-1].body["max_tokens"] == 40
     async with program(tmp_path, model.url) as second:
-        again = await shell(f"SESSION_ID={session_id}\n" + printed[2].replace(PRINTED_URL, second.url))
+        again = await shell(f"SESSION_ID={session_id}\nURL={second.url}\n{printed[2]}")
     assert again == [history]
 
 
 async def test_the_readmes_frames_have_the_fields_that_the_service_sends(tmp_path: Path, model: ModelServer) -> None:
-    (printed,) = blocks(section("The API"), "text")
+    (printed,) = blocks(section("First conversation"), "text")
     shown = frames(re.sub(r"\{…\}", "{}", printed))
     async with program(tmp_path, model.url) as running:
-        script = NEXT.join(blocks(section("The API"), "sh")[:2]).replace(PRINTED_URL, running.url)
+        script = NEXT.join(blocks(section("First conversation"), "sh")[:2]).replace(PRINTED_URL, running.url)
         sent = {frame["type"]: set(frame) for frame in frames((await shell(script))[1])}
     assert {frame["type"]: set(frame) for frame in shown} == sent
 
 
 async def test_the_readmes_python_works_as_printed(tmp_path: Path, model: ModelServer) -> None:
-    (printed,) = blocks(section("The API"), "python")
+    (printed,) = blocks(section("First conversation"), "python")
     async with program(tmp_path, model.url) as running:
-        written = await output_of(sys.executable, "-", text=printed.replace(PRINTED_URL, running.url))
+        written = await output_of(sys.executable, "-", text=printed, URL=running.url)
     assert written == "You said: 안녕하세요!\n"
 
 
@@ -153,10 +158,9 @@ def test_the_settings_table_is_the_one_that_the_settings_make() -> None:
 
 
 def named_files() -> list[str]:
-    """Paths that the architecture names: in backticks, and in its tree of folders."""
-    text = section("Architecture")
-    named = re.findall(r"`([\w./]+\.(?:py|toml))`", text)
-    (tree,) = blocks(text, "text")
+    """Paths that the documents name: in backticks, and in the tree of folders."""
+    named = re.findall(r"`([\w./]+\.(?:py|toml|png))`", "".join(TEXTS.values()))
+    (tree,) = blocks(section("Map of the code"), "text")
     parent = ""
     for line in tree.splitlines():
         name = line.split()[0]
@@ -168,22 +172,70 @@ def named_files() -> list[str]:
     return named
 
 
-@pytest.mark.parametrize("name", named_files())
-def test_what_the_architecture_names_is_there(name: str) -> None:
-    inside = any(path.is_file() for path in ROOT.glob(f"*/**/{name}")) if "/" not in name else False
-    assert (ROOT / name).exists() or inside, f"the README names {name}"
+def test_files_that_the_documents_name_are_there() -> None:
+    ours = [path for name in FOLDERS for path in (ROOT / name).rglob("*")]
+    known = {path.name for path in ours} | {name_of(path) for path in ours}
+    missing = [name for name in named_files() if name not in known and not (ROOT / name).exists()]
+    assert not missing, "the documents name files that do not exist"
 
 
-def test_the_kinds_of_tests_that_the_architecture_lists_are_there() -> None:
-    (kinds,) = re.findall(r"^tests/\s+(.*)$", section("Architecture"), re.MULTILINE)
+def test_the_kinds_of_tests_that_the_map_lists_are_there() -> None:
+    (kinds,) = re.findall(r"^tests/\s+(.*)$", section("Map of the code"), re.MULTILINE)
     for kind in kinds.split(", "):
         assert (ROOT / "tests" / kind).is_dir(), f"the README names tests/{kind}"
 
 
 @pytest.mark.parametrize("command", ["run.py --help", "run.py config", "-m tests.crash.rounds --help"])
 async def test_a_command_that_the_documents_name_runs(command: str) -> None:
-    assert command.removesuffix(" --help") in "".join(TEXTS.values())
     assert await output_of(sys.executable, *command.split())
+
+
+def test_each_command_and_option_that_the_documents_name_is_understood() -> None:
+    unknown = [line for line in named_commands() if not understood(line.split()[1:])]
+    assert not unknown
+
+
+def named_commands() -> list[str]:
+    """What the documents call with `chatbot`, in backticks and in shell blocks, up to a comment or pipe."""
+    found: list[str] = []
+    for text in TEXTS.values():
+        shell_lines = "\n".join(blocks(text, "sh")).replace("\\\n", " ")
+        found += re.findall(r"^(?:[A-Z_]+=\S+ )*(?:\S*/)?(chatbot [a-z-][^\n|>#&;]*)", shell_lines, re.MULTILINE)
+        found += re.findall(r"`(?:[A-Z_]+=\S+ )?(chatbot [a-z-][^`|>\n]*)", FENCED.sub("", text))
+    assert len(found) > 20
+    return found
+
+
+def understood(words: list[str]) -> bool:
+    """Whether there is such a command, and it has these options. Values are not looked at."""
+    name = "" if words[0].startswith("--") else words[0]
+    if name not in ("", *COMMANDS, *OTHERS):
+        return False
+    with contextlib.redirect_stdout(io.StringIO()) as told, contextlib.suppress(SystemExit):
+        parse([*([name] if name else []), "--help"], "")
+    options = {word.split("=")[0].rstrip(",.") for word in words if word.startswith("--")}
+    return options <= set(re.findall(r"--[a-z-]+", told.getvalue()))
+
+
+def test_settings_log_lines_and_metrics_that_the_documents_name_exist() -> None:
+    code = "".join(path.read_text() for name in FOLDERS[:3] for path in (ROOT / name).rglob("*.py"))
+    sections = {name.partition(".")[0] for name in inventory()}
+    unknown = []
+    for text in TEXTS.values():
+        for name in re.findall(r"`(\w+\.\w+)(?: = [^`]*)?`", text):
+            is_ours = name.partition(".")[0] in sections and not name.endswith((".py", ".toml", ".db"))
+            if is_ours and name not in inventory() and f'"{name}"' not in code:
+                unknown.append(name)
+        for name in re.findall(r"\bchatbot_[a-z_]+", text):
+            if name != "chatbot_backend" and re.sub("_(total|bucket)$", "", name) not in code:
+                unknown.append(name)
+    assert not unknown, "the documents name what does not exist"
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=name_of)
+def test_the_services_address_is_set_once_in_a_document(path: Path) -> None:
+    code = "".join(FENCED.findall(TEXTS[path]))
+    assert code.count(PRINTED_URL) <= 1, "write URL=... in the first block, then $URL"
 
 
 def test_the_projects_readme_is_short() -> None:
