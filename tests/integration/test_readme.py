@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import importlib.util
 import io
 import json
 import os
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,23 @@ from tests.support.service import ROOT, Program, frames, program
 README = TEXTS[ROOT / "README.md"]
 PRINTED_URL = "http://127.0.0.1:8080"
 NEXT = "=== next ==="
+# The blocks of code in the documents, by language. Before a number here grows, write the test that runs the new block.
+TESTED_BLOCKS = {
+    ("README.md", "sh"): 5,  # the test command by .ci/run, the quick start as far as it is the same, three here
+    ("README.md", "python"): 1,
+    ("chatbot/api/README.md", "js"): 1,  # test_readme_clients.py
+    ("chatbot/api/README.md", "python"): 1,  # test_readme_clients.py
+    ("chatbot/audit/README.md", "sh"): 1,  # commands and options here, what they do in test_erase_*.py
+    ("chatbot/audit/README.md", "python"): 2,  # test_readme_auditors.py, test_commands_project.py
+    ("chatbot/deploy/README.md", "sh"): 3,  # test_deploy.py
+    (
+        "chatbot/nodes/README.md",
+        "sh",
+    ): 2,  # settings and options here; test_nodes.py, test_workers.py
+    ("chatbot/nodes/README.md", "nginx"): 1,  # test_nginx.py
+    ("events/README.md", "ini"): 1,  # test_postgres_pooler.py
+    ("tests/README.md", "sh"): 1,  # modules and options here
+}
 LINES_MAX = 250
 
 # From the README of the server that this one replaces; only the port is another.
@@ -215,6 +234,34 @@ def understood(words: list[str]) -> bool:
         parse([*([name] if name else []), "--help"], "")
     options = {word.split("=")[0].rstrip(",.") for word in words if word.startswith("--")}
     return options <= set(re.findall(r"--[a-z-]+", told.getvalue()))
+
+
+def test_each_block_of_code_has_a_test() -> None:
+    found = Counter(
+        (name_of(path), language)
+        for path, text in TEXTS.items()
+        for language in re.findall(r"^```(\w+)$", text, re.MULTILINE)
+        if language != "text"
+    )
+    assert found == TESTED_BLOCKS
+
+
+def test_the_quick_start_installs_as_the_test_command_does() -> None:
+    (start,) = blocks(section("Quick start"), "sh")
+    (test,) = blocks(section("Development"), "sh")
+    steps = [step.strip() for step in start.split("&&")]
+    tested = [step.strip().replace(" -q", "").replace("embedded,test", "embedded") for step in test.split("&&")]
+    assert steps[:-1] == tested[:-1]
+    assert steps[-1] == ".venv/bin/chatbot", "the console command is tested in test_packaging.py"
+
+
+def test_modules_and_environment_variables_that_the_documents_name_exist() -> None:
+    text = "".join(TEXTS.values())
+    for module in set(re.findall(r"python3? -m ((?:tests|chatbot)(?:\.\w+)+)", text)):
+        assert importlib.util.find_spec(module), module
+    known = {setting.env for setting in inventory().values()}
+    named = set(re.findall(r"\bCHATBOT_[A-Z_]+", text)) - {"CHATBOT_", "CHATBOT_SECRET"}
+    assert named <= known
 
 
 def test_settings_log_lines_and_metrics_that_the_documents_name_exist() -> None:
