@@ -1,12 +1,13 @@
 """A log in PostgreSQL as of one moment: one transaction, REPEATABLE READ, on a connection of its own."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import starmap
 
 import asyncpg
 
-from events.postgres_connection import Place, farewell
+from events.postgres_connection import ANSWER_S, Place, farewell
 from events.postgres_head import ask_head
 from events.postgres_schema import COLUMNS
 from events.record import Head, StoredRow
@@ -23,7 +24,8 @@ class PostgresSnapshot:
 
     async def rows(self, *, after: int = 0, limit: int) -> list[StoredRow]:
         """As Snapshot.rows, but for errors: raises FAILURES."""
-        return list(starmap(StoredRow, await self._connection.fetch(_ROWS, after, limit)))
+        async with asyncio.timeout(ANSWER_S):
+            return list(starmap(StoredRow, await self._connection.fetch(_ROWS, after, limit)))
 
 
 @asynccontextmanager
@@ -31,7 +33,9 @@ async def open_snapshot(place: Place) -> AsyncIterator[PostgresSnapshot]:
     """Raises FAILURES. The server does not end it while whoever takes the rows is slow."""
     connection = await place.connect(idle_in_transaction_session_timeout="0")
     try:
-        async with connection.transaction(isolation="repeatable_read", readonly=True):
-            yield PostgresSnapshot(connection, await ask_head(connection))
+        async with asyncio.timeout(ANSWER_S):
+            # Ended by the connection's end: a server that has vanished does not answer a ROLLBACK either.
+            await connection.transaction(isolation="repeatable_read", readonly=True).start()
+        yield PostgresSnapshot(connection, await ask_head(connection))
     finally:
         await farewell(connection)
