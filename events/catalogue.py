@@ -184,7 +184,8 @@ class ReplyProgressed(Event, frozen=True, tag="reply_progressed"):
 
 class ReplyCompleted(Event, frozen=True, tag="reply_completed"):
     """`finish_reason` is stop, length, tool_calls or content_filter; `finish_detail` is the model server's own word for
-    it where that is another one. `counted_as`: `model`, if only that name is known and not the one asked for."""
+    it where that is another one. `counted_as`: `model`, if only that name is known and not the one asked for.
+    `refused_parameters`: fields of the request that the server does not accept: left out, or sent by another name."""
 
     reply_id: str
     content: str
@@ -195,6 +196,7 @@ class ReplyCompleted(Event, frozen=True, tag="reply_completed"):
     time_to_first_token_us: int | None = None
     counted_as: str | None = None
     finish_detail: str = ""
+    refused_parameters: tuple[str, ...] = ()
 
 
 class ReplyFailed(Event, frozen=True, tag="reply_failed"):
@@ -261,9 +263,7 @@ class MessageCopied(Event, frozen=True, tag="message_copied"):
 
 class ContentErased(Event, frozen=True, tag="content_erased"):
     """The content of the session's earlier events is erased in the same transaction; the session goes on, empty.
-
-    Reserved: folded by the projections, appended by nothing yet.
-    """
+    Reserved: folded by the projections, appended by nothing yet."""
 
     reason: str
     events_erased: int
@@ -291,7 +291,6 @@ AnyEvent = (
     | MessageCopied
     | ContentErased
 )
-
 
 ReplyEnded = ReplyCompleted | ReplyFailed | ReplyCancelled | ReplyInterrupted
 

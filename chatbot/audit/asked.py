@@ -8,6 +8,7 @@ from msgspec import Struct
 from chatbot.audit.desk import CommandFailed
 from chatbot.llm import midm, openai
 from chatbot.llm.protocol import ChatMessage
+from chatbot.llm.refused_parameters import without
 from chatbot.sessions.context import joined
 from chatbot.sessions.reply_settings import settings_after
 from events.catalogue import (
@@ -112,11 +113,15 @@ async def calls(log: EventLog, session_id: str) -> AsyncIterator[Asked]:
 
 
 def request_of(asked: Asked, provider: str, model: str) -> dict[str, Any]:
-    """The body of the request, as the provider of this name sends it. Raises CommandFailed for one that has none."""
+    """The body of the request, as the provider of this name sends it. Raises CommandFailed for one that has none.
+
+    Without what the model server refused, which only a completed reply records.
+    """
     if provider == "midm":
         return midm.request_body(asked.messages, asked.started.parameters)
     if provider in ("openai", "embedded"):
-        return openai.request_body(asked.messages, asked.started.parameters, model) | openai.WITH_USAGE
+        body = openai.request_body(asked.messages, asked.started.parameters, model) | openai.WITH_USAGE
+        return without(body, frozenset(asked.ended.refused_parameters if asked.ended else ()))
     raise CommandFailed(
         "the reply started before the model server had told which protocol it speaks: name it with --as", 2
     )

@@ -17,9 +17,10 @@ PROVIDERS = ("midm", "openai", "embedded")
 
 
 class Prompt(Struct, frozen=True):
-    """A request and its circumstances. `request` is the JSON body, as it was sent first.
+    """A request and its circumstances. `request` is the JSON body that was answered.
 
-    A server that refuses `stream_options` is asked again without; the log does not say whether one did.
+    Of a reply that did not complete, the log does not say which parameters the model server refused: then `request` has
+    all of them.
     """
 
     session_id: str

@@ -3,6 +3,7 @@
 from typing import Any
 
 import structlog
+from msgspec.structs import replace
 
 from chatbot.llm.completion import Completion
 from chatbot.llm.connection import NO_SUCH_ROUTE, Connection, NotJson
@@ -58,7 +59,7 @@ class OpenAiProvider:
         A reply is read to [DONE] or the end of its body: some servers write on after a finish reason.
         """
         model = parameters.model or self.model or await self._list_models()
-        exchange = await self._ask(request_body(messages, parameters, model), model)
+        exchange, refused = await self._ask(request_body(messages, parameters, model), model)
         reply = Completion(model, self._secret)
 
         def absorb(events: list[bytes]) -> bool:
@@ -87,7 +88,7 @@ class OpenAiProvider:
             exchange.close()
         if rest := reply.end():
             hear(rest)
-        return reply.finish()
+        return replace(reply.finish(), refused_parameters=refused)
 
     async def health(self) -> Health:
         try:
@@ -128,8 +129,9 @@ class OpenAiProvider:
         unreadable.asked = error.asked if error is not None else ""
         return unreadable
 
-    async def _ask(self, body: dict[str, Any], model: str) -> Exchange:
-        """Asks without the parameters that the model's server refuses, which it tells one at a time.
+    async def _ask(self, body: dict[str, Any], model: str) -> tuple[Exchange, tuple[str, ...]]:
+        """Asks without the parameters that the model's server refuses, which it tells one at a time; they are returned,
+        too.
 
         The usage is wanted in the stream, too. A server that refuses a first request without a clear reason is asked
         again without that: older ones do not know stream_options.
@@ -153,7 +155,7 @@ class OpenAiProvider:
             self._refused.learn(model, refused)
             _log.info("llm.parameters_refused", parameters=sorted(refused))
         self._tells_usage = self._tells_usage or "stream_options" not in refused
-        return exchange
+        return exchange, tuple(sorted(refused & body.keys()))
 
     def _refused_parameter(self, error: LlmFailed, sent: dict[str, Any]) -> str | None:
         """The parameter of the request `sent` to go without; None where the refusal has another reason."""

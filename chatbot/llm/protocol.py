@@ -22,6 +22,7 @@ class Finish(Struct, frozen=True):
 
     `usage` is None when the server does not tell. `detail` is the server's own word for the reason where it is another
     one. `no_text_reason` says, in a sentence, why there is no text, should there be none.
+    `refused_parameters` are fields of the request that the server does not accept, by its own names for them.
     """
 
     reason: str
@@ -29,6 +30,7 @@ class Finish(Struct, frozen=True):
     usage: Usage | None = None
     detail: str = ""
     no_text_reason: str = ""
+    refused_parameters: tuple[str, ...] = ()
 
 
 class Health(Struct, frozen=True):

@@ -63,9 +63,8 @@ class RefusedParameters:
         return self._by_model.get(model, frozenset())
 
     def learn(self, model: str, refused: frozenset[str]) -> None:
-        """Remember what a request that was answered went without."""
-        self._by_model.pop(model, None)
-        self._by_model[model] = refused
+        """Remember what a request that was answered went without; another one may have learned more meanwhile."""
+        self._by_model[model] = refused | self._by_model.pop(model, frozenset())
         if len(self._by_model) > MODELS_MAX:
             del self._by_model[next(iter(self._by_model))]
 
@@ -75,5 +74,5 @@ def without(body: dict[str, Any], refused: frozenset[str]) -> dict[str, Any]:
     if not refused:
         return body
     kept = {name: value for name, value in body.items() if name not in refused}
-    renamed = {new: body[name] for name in refused if name in body and (new := REPLACEMENTS[name]) is not None}
+    renamed = {new: body[name] for name in refused if name in body and (new := REPLACEMENTS.get(name)) is not None}
     return kept | renamed

@@ -57,6 +57,7 @@ async def generate(
         finish_detail=finish.detail,
         model=finish.model,
         usage=finish.usage,
+        refused_parameters=finish.refused_parameters,
         duration_us=_us(timing.ended_s - timing.asked_s),
         time_to_first_token_us=None if timing.first_s is None else _us(timing.first_s - timing.asked_s),
     )

@@ -101,6 +101,18 @@ async def test_the_prompt_of_every_turn_beside_the_running_service(
         assert service.services.log.head().position == head.position + 1
 
 
+async def test_the_prompt_lacks_what_the_model_server_refused(tmp_path: Path, model: ModelServer) -> None:
+    async with serving(tmp_path, model.url) as service:
+        session_id = await service.session()
+        for refused in ("stream_options", "max_tokens", "seed"):
+            model.script(status=400, body={"error": {"message": "unknown parameter", "param": refused}})
+        replies = [(await service.chat(session_id, f"no. {n}", **PARAMETERS))["message_id"] for n in range(2)]
+        for reply_id, request in zip(replies, model.requests[-2:], strict=True):
+            assert (await prompt_of(tmp_path, reply_id, "--session", session_id))["request"] == request.body
+    assert not {"stream_options", "max_tokens", "seed"} & request.body.keys()
+    assert request.body["max_completion_tokens"] == PARAMETERS["max_new_tokens"]
+
+
 async def test_each_attempt_of_a_retried_reply_has_its_prompt(tmp_path: Path, model: ModelServer) -> None:
     settings = {"CHATBOT_STREAM_CHECKPOINT_INTERVAL_S": "0.05", "CHATBOT_SESSIONS_RETRY_INTERRUPTED": "1"}
     async with program(tmp_path, model.url, **settings) as first, httpx.AsyncClient(base_url=first.url) as client:

@@ -47,13 +47,19 @@ async def test_refused_parameters_are_learned_one_by_one_and_by_model(
     usage = {"stream_options": {"include_usage": True}}
     server.script(status=400, body={"error": TOKENS})
     server.script(status=400, body={"error": TEMPERATURE})
-    assert (await ask(provider, max_new_tokens=9, temperature=0.7)).text
-    await ask(provider, max_new_tokens=8, temperature=0.7)
-    await ask(provider, max_new_tokens=8, temperature=0.7, model="other")
+    answers = [
+        await ask(provider, max_new_tokens=9, temperature=0.7),
+        await ask(provider, max_new_tokens=8, temperature=0.7),
+        await ask(provider, max_new_tokens=8),
+        await ask(provider, max_new_tokens=8, temperature=0.7, model="other"),
+    ]
+    refused = [answer.finish.refused_parameters for answer in answers if answer.finish]
+    assert refused == [("max_tokens", "temperature"), ("max_tokens", "temperature"), ("max_tokens",), ()]
     assert sent(server) == [
         {"max_tokens": 9, "temperature": 0.7, **usage},
         {"max_completion_tokens": 9, "temperature": 0.7, **usage},
         {"max_completion_tokens": 9, **usage},
+        {"max_completion_tokens": 8, **usage},
         {"max_completion_tokens": 8, **usage},
         {"max_tokens": 8, "temperature": 0.7, **usage},
     ]

@@ -87,6 +87,7 @@ EVERY_EVENT: tuple[Event, ...] = (
         time_to_first_token_us=80_000,
         counted_as="small",
         finish_detail="end_turn",
+        refused_parameters=("stream_options", "temperature"),
     ),
     ReplyFailed(
         reply_id="r2",

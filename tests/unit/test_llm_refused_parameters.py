@@ -65,3 +65,14 @@ def test_what_is_remembered_is_bounded_and_by_model() -> None:
         refused.learn(str(number), frozenset({"seed"}))
     assert refused.of("0") == frozenset()
     assert refused.of("1") == refused.of(str(MODELS_MAX)) == frozenset({"seed"})
+
+
+def test_what_requests_at_the_same_time_learn_is_put_together() -> None:
+    refused = RefusedParameters()
+    refused.learn("m", frozenset({"seed"}))
+    refused.learn("m", frozenset({"top_p"}))
+    assert refused.of("m") == {"seed", "top_p"}
+
+
+def test_a_name_that_a_later_version_has_recorded_is_left_out() -> None:
+    assert without({"model": "m", "min_p": 1}, frozenset({"min_p"})) == {"model": "m"}
