@@ -44,6 +44,7 @@ def rules(settings: Settings, node: str | None = None) -> Rules:
             temperature=settings.chat.default_temperature,
             do_sample=settings.chat.default_do_sample,
         ),
+        tokens_max=settings.chat.max_tokens_ceiling,
     )
 
 

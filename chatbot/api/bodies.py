@@ -5,7 +5,7 @@ import codecs
 import json
 import re
 import uuid
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 import msgspec
 from aiohttp import web
@@ -192,10 +192,18 @@ def _invalid(message: str, kind: type) -> BodyFault:
     path = (found["path"] if found else None) or "$"
     field = _FIELD.search(what)
     if field and what.startswith("Object"):  # unknown or missing: point at the field, not at what should hold it
-        path = f"{path}.{field['name']}"
+        holder, path = path, f"{path}.{field['name']}"
         if "unknown" in what:
-            what += f"; known are {', '.join(sorted(getattr(kind, '__struct_fields__', ())))}"
+            what += f"; known are {', '.join(sorted(_fields_at(kind, holder)))}"
     return BodyFault(what[:1].lower() + what[1:], path)
+
+
+def _fields_at(kind: Any, path: str) -> tuple[str, ...]:
+    """The names that the object at `path` of a body of type `kind` may have."""
+    for name in path.split(".")[1:]:
+        hint = get_type_hints(kind).get(name)
+        kind = next((one for one in get_args(hint) if hasattr(one, "__struct_fields__")), object)
+    return getattr(kind, "__struct_fields__", ())
 
 
 def check_text(text: str, path: str, max_chars: int, *, blank: bool = False) -> None:

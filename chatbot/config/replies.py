@@ -34,7 +34,12 @@ class ChatSettings(Struct, frozen=True):
         ),
     ] = 256
     max_tokens_ceiling: Annotated[
-        int, Meta(ge=1, le=1_000_000, description="Most tokens that a request may ask for: what one reply may cost.")
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="Most tokens of a reply. Requests for more are refused, older settings of sessions lowered.",
+        ),
     ] = 4096
     default_temperature: Annotated[
         float,

@@ -79,6 +79,7 @@ class Rules(Struct, frozen=True):
     unanswered: Unanswered = "omit"
     models: frozenset[str] = frozenset()
     defaults: Parameters = Parameters()
+    tokens_max: int | None = None
 
     @property
     def owes(self) -> str | None:
@@ -231,7 +232,7 @@ def _ask(state: State, command: PostMessage | Regenerate, rules: Rules) -> Decis
     asked: Event
     turn = command.turn if isinstance(command, Regenerate) else Parameters()
     fallbacks = (turn, state.settings.parameters, rules.defaults)
-    parameters = merged(command.parameters, *fallbacks, without_stop=command.without_stop)
+    parameters = merged(command.parameters, *fallbacks, without_stop=command.without_stop, tokens_max=rules.tokens_max)
     command = replace(command, parameters=parameters)
     if isinstance(command, PostMessage):
         asked = _posted(command, parent_of(state, command), rules)

@@ -12,13 +12,18 @@ from events.parameters import UNNAMED
 _VALUES = asdict(UNNAMED)  # the value of each parameter that nobody asked for
 
 
-def merged(*parameters: Parameters, without_stop: bool = False) -> Parameters:
-    """Each parameter from the first of `parameters` that names it. `without_stop`: the first names an empty list."""
+def merged(*parameters: Parameters, without_stop: bool = False, tokens_max: int | None = None) -> Parameters:
+    """Each parameter from the first of `parameters` that names it. `without_stop`: the first names an empty list.
+
+    `tokens_max` bounds max_new_tokens: settings and earlier turns may be older than the operator's limit.
+    """
     found = dict(_VALUES)
     for one in reversed(parameters):
         found |= {name: value for name, value in asdict(one).items() if value != _VALUES[name]}
     if without_stop:
         found["stop"] = ()
+    if tokens_max is not None and found["max_new_tokens"] is not None:
+        found["max_new_tokens"] = min(found["max_new_tokens"], tokens_max)
     return _shared(Parameters(**found))
 
 

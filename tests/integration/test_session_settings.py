@@ -177,6 +177,26 @@ async def test_wrong_settings_are_refused_by_both_calls(service: Running, body: 
         assert (answer.status_code, answer.json()["errors"][0]["path"]) == (422, path)
 
 
+async def test_an_unknown_parameter_is_refused_with_the_names_that_parameters_have(service: Running) -> None:
+    answer = await service.client.post("/api/sessions", json={"parameters": {"tokens": 1}})
+    names = "do_sample, max_new_tokens, seed, stop, temperature, top_p"
+    assert answer.json()["detail"].endswith(f"unknown field `tokens`; known are {names}")
+
+
+async def test_a_lower_ceiling_of_tokens_holds_for_older_settings_and_turns(tmp_path: Path, model: ModelServer) -> None:
+    async with serving(tmp_path, model.url) as service:
+        session_id, other = await service.session(parameters={"max_new_tokens": 4000}), await service.session()
+        await service.chat(other, "hi", max_new_tokens=4000)
+    limits = {"CHATBOT_CHAT_MAX_TOKENS_CEILING": "100", "DEFAULT_MAX_TOKENS": "50"}
+    async with serving(tmp_path, model.url, **limits) as service:
+        await service.chat(session_id, "hi")
+        assert used(model)["max_tokens"] == 100
+        await service.client.post(f"/api/sessions/{other}/regenerate", json={})
+        assert used(model)["max_tokens"] == 100
+        await service.chat(other, "hi")
+        assert used(model)["max_tokens"] == 50
+
+
 async def test_settings_are_erased_with_the_session(tmp_path: Path, model: ModelServer) -> None:
     async with serving(tmp_path, model.url) as service:
         session_id = await service.session(system_prompt="SECRET-1", parameters={"stop": ["SECRET-2"]})
