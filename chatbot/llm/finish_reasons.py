@@ -23,8 +23,8 @@ STOP = FinishReason("stop")
 NO_REASON = ("", "null", "none")  # some servers say so in every chunk until the last one
 
 # The parts of a word, in the order in which they decide: "malformed_function_call" is a fault, no tool call.
-_FAULTS = """abort aborted canceled cancelled crash crashed disconnected error exception fail failed failure
-    insufficient interrupted killed malformed overload overloaded preempted quota rate rejected timeout
+_FAULTS = """abort aborted cancel canceled cancelled crash crashed disconnected error exception fail failed failure
+    insufficient interrupted killed malformed overload overloaded preempted quota rate rejected timed timeout
     unavailable unexpected"""
 _FILTERS = """blocked blocklist censored filter filtered guardrail moderation policy prohibited recitation refusal
     refused safety sensitive spii"""

@@ -21,6 +21,11 @@ _REFUSED_WORDS = re.compile(
     r"|extra (?:inputs|fields)|not permitted|not allowed|deprecated",
     re.IGNORECASE,
 )
+_BAD_VALUE_WORDS = re.compile(
+    r"\b(?:range|between|above|below|maximum|minimum|exceeds|at (?:most|least)|(?:more|less|greater|larger|higher) than"
+    r"|too (?:large|high|big|long|many|low|small|short))\b",
+    re.IGNORECASE,
+)
 
 
 def read_refused_parameter(document: Any) -> str | None:
@@ -35,7 +40,8 @@ def read_refused_parameter(document: Any) -> str | None:
         return None
     message = next((fault[name] for name in ("message", "msg", "detail") if isinstance(fault.get(name), str)), "")
     codes = {fault.get(name) for name in ("code", "type") if isinstance(fault.get(name), str)}
-    if not (codes & _REFUSED_CODES or _REFUSED_WORDS.search(message)):
+    is_refusal = _REFUSED_WORDS.search(message) and not _BAD_VALUE_WORDS.search(message)
+    if not (codes & _REFUSED_CODES or is_refusal):
         return None
     named = fault.get("param")
     if not isinstance(named, str) and isinstance(fault.get("loc"), list):

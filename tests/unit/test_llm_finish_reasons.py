@@ -21,7 +21,10 @@ def test_a_reason_in_our_own_spelling_has_no_detail(reason: str) -> None:
         ("tool_calls", "tool_use function_call TOOL_CALLS toolCalls"),
         ("content_filter", "SAFETY content_filtered sensitive RECITATION guardrail_intervened refusal blocklist"),
         ("error", "network_error insufficient_system_resource abort ABORTED internalError timeout cancelled"),
-        ("error", "malformed_function_call rate_limit_exceeded model_overloaded UNEXPECTED_TOOL_CALL"),
+        (
+            "error",
+            "malformed_function_call rate_limit_exceeded model_overloaded UNEXPECTED_TOOL_CALL USER_CANCEL timed_out",
+        ),
     ],
 )
 def test_other_words_are_understood_and_kept(reason: str, words: str) -> None:

@@ -36,6 +36,9 @@ def openai(message: str, **more: Any) -> dict[str, Any]:
         # Another fault than the parameter itself: it must be seen, not hidden by leaving the parameter out.
         (openai("max_tokens is too large: 9999. This model supports at most 4096 tokens", param="max_tokens"), None),
         (openai("temperature must be at most 1", param="temperature", code="invalid_value"), None),
+        (openai("temperature: values above 1 are not allowed", param="temperature"), None),
+        (openai("max_tokens is too large: 9. This model does not support more than 8", param="max_tokens"), None),
+        ({"detail": "top_p 1.5 is not supported, the range is 0 to 1"}, None),
         (openai("Unsupported parameter: 'logprobs'", param="logprobs"), None),
         (openai("The model 'gpt-9' is not supported"), None),
         ({"detail": []}, None),
