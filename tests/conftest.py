@@ -7,6 +7,7 @@ from pathlib import Path
 
 import aiosqlite
 import pytest
+import structlog
 from hypothesis import settings
 
 from tests.support.model_server import ModelServer
@@ -24,6 +25,13 @@ if not os.environ.get("CI"):  # there it has a profile of its own, which has no 
 for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "SSL_CERT_FILE"):  # of whoever runs the tests
     os.environ.pop(name, None)
     os.environ.pop(name.upper(), None)
+
+
+@pytest.fixture(autouse=True)
+def default_logging() -> Iterator[None]:
+    """A command that runs in this process configures its logging; the next test meets structlog's defaults."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -513,6 +513,11 @@ class ReadersOfOneSession(RuleBasedStateMachine):
         if self.live is not None and how == "now":
             assert self.here[-1].wire.client.missed == len(self.attempts[-1].written)
 
+    async def look(self) -> None:
+        """Read the session, so that whatever a crash left open is closed or begun, on the record."""
+        await self.real.reader.session(self.session_id, MINA)
+        await self.settle()
+
     async def snapshot(self) -> Client:
         """As a page does that shows the messages and then follows."""
         await self.real.reader.session(self.session_id, MINA)
@@ -528,6 +533,7 @@ class ReadersOfOneSession(RuleBasedStateMachine):
     @rule(ahead=st.integers(1, 9), offset=st.integers(0, 5))
     def join_from_nowhere(self, ahead: int, offset: int) -> None:
         """The log has no such version: the reader is told so, and goes on from now."""
+        self.run(self.look())
         client = Client(f"{len(self.events) + 2 + ahead}:{offset}")
         self.here.append(self.connect(client, early=False))
         assert client.resyncs == 1

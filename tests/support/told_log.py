@@ -15,7 +15,7 @@ from events.catalogue import (
     SessionCreated,
     SessionDeleted,
 )
-from events.intake import OWE_REPLY
+from events.intake import NAME_NODE
 from events.record import Metadata, StoredRow
 from events.sqlite import SqliteLog
 from events.verify import verify
@@ -74,7 +74,7 @@ def content(row: StoredRow, *, nodes: bool = True) -> tuple[Any, ...]:
     metadata = msgspec.json.decode(row.metadata)
     metadata.pop("imported", None)
     envelope = (row.stream_id, row.version, row.type, row.schema_version, row.recorded_at_us, metadata)
-    if row.type in OWE_REPLY and row.data is not None and not nodes:
+    if row.type in NAME_NODE and row.data is not None and not nodes:
         return (*envelope, {name: value for name, value in msgspec.json.decode(row.data).items() if name != "node"})
     if row.type != "history_adopted":
         return (*envelope, row.data, row.salt, row.commitment)
