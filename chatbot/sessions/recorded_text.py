@@ -46,12 +46,18 @@ async def recorded_text(
 async def recorded_offset(log: EventLog, session_id: str, version: int) -> int:
     """Code points on record, as of `version`, of the reply that was open there; 0 where none was.
 
-    Walks back to the newest event that tells. Raises LogUnavailable.
+    Walks back to the newest event that tells. `version` is what a client says: beyond the end of the stream it is taken
+    for the end, whatever its distance. Raises LogUnavailable.
     """
     ended: set[str] = set()
     while version > 0:
         after = max(0, version - LOOK_BACK)
-        for recorded in reversed(await log.read(session_id, after=after, limit=version - after)):
+        page = await log.read(session_id, after=after, limit=version - after)
+        if not page:
+            newest = await log.read(session_id, limit=1, backwards=True)
+            version = newest[0].version if newest else 0
+            continue
+        for recorded in reversed(page):
             match recorded.event:
                 case None | ReplyStarted() | ContentErased():
                     return 0

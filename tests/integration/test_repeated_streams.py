@@ -177,3 +177,15 @@ async def test_another_node_takes_the_stream_up(tmp_path: Path, model: ModelServ
     assert text_of(left.frames) == TEXT
     assert [frame["type"] for frame in reader.frames if frame["type"] != "chunk"] == ["complete", "done"]
     assert text_of(reader.frames) == "".join(PIECES[2:])
+
+
+async def test_a_place_far_beyond_the_end_is_found_at_once(service: Running, model: ModelServer) -> None:
+    body = {"session_id": await service.session(), "message": "hi"}
+    model.script(pieces=PIECES, hold_after=2)
+    async with reading(service.client, "/api/chat/stream", body, key=KEY) as first:
+        await first.text("".join(PIECES[:2]))
+        async with reading(service.client, "/api/chat/stream", body, after="9" * 15, key=KEY) as again:
+            model.release()
+            await again.to_the_end()
+    assert [frame["type"] for frame in again.frames if frame["type"] != "chunk"] == ["complete", "done"]
+    assert [frame["type"] for frame in await repeat(service, "/api/chat/stream", body, "9" * 15)] == ["done"]

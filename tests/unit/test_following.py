@@ -226,6 +226,8 @@ async def test_the_way_back_is_walked_page_by_page() -> None:
     log = MemoryLog()
     log.record(S, started("r"), ReplyProgressed("r", 0, "text"), *[SessionAccessed()] * 200)
     assert await recorded_offset(log, S, 202) == 4
+    assert await recorded_offset(log, S, 10**15) == 4
+    assert await recorded_offset(log, "another", 10**15) == 0
     assert await recorded_offset(log, S, 1) == 0
     assert await recorded_text(log, S, OpenReply("r", "m", 1), page=7) == "text"
 
