@@ -118,7 +118,9 @@ class OpenAiProvider:
             if not self._configured:
                 raise self._unreadable()
             return self.model
-        self.models = frozenset((*names, self.model) if self._configured else names)
+        models = frozenset((*names, self.model) if self._configured else names)
+        if models != self.models:  # sessions compare it at each step: the same object is compared at once
+            self.models = models
         self.lists_models = 0 < len(names) < NAMES_MAX
         if not self._configured and names:
             self.model = names[0]
