@@ -15,7 +15,7 @@ from events.batch import VERSION_MAX
 
 TAGS_MAX = 32  # in If-Match: more than anybody has versions of one session at hand
 _TAG = re.compile(r'(?:W/)?"([^"]*)"')
-_ASYNC = re.compile(r"\s*respond-async\s*(=\s*(\"\")?\s*)?(;|$)", re.IGNORECASE)
+_ASYNC = re.compile(r"\s*respond-async\s*(=\s*(\"\"\s*)?)?(;|$)", re.IGNORECASE)
 _VERSION = re.compile(r"([0-9]{1,18})(?:(?:--?|;)(?:gzip|br|deflate|zstd))?")  # as Apache, Jetty and others mark them
 SESSIONS = uuid.UUID("c0b3a9de-4f0c-4b52-9a3e-6f2f5d1f7a10")  # the namespace of ids that are made from a key
 

@@ -30,3 +30,10 @@ from chatbot.api.conditions import prefers_async
 def test_only_respond_async_counts(lines: list[str], *, expected: bool) -> None:
     headers = CIMultiDict([("Prefer", line) for line in lines])
     assert prefers_async(make_mocked_request("POST", "/api/chat", headers=headers)) is expected
+
+
+@pytest.mark.parametrize("start", ["respond-async=", 'respond-async=""', "respond-async", "wait"])
+def test_a_long_header_is_read_in_one_pass(start: str) -> None:
+    """In quadratic time this would take a quarter of an hour."""
+    text = f"{start}{' ' * 300_000}x"
+    assert not prefers_async(make_mocked_request("POST", "/api/chat", headers={"Prefer": text}))
