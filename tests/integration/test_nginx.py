@@ -111,9 +111,10 @@ async def test_a_reader_resumes_exactly_however_often_nginx_goes_away(
             await reader.to_the_end()
         await proxy.start()
         path, body = f"/api/sessions/{session_id}/stream", None
-    async with reading(browser, path, after=seen[-1]["cursor"]) as reader:
-        reader.frames = seen
-        await reader.until("complete")
+    if seen[-1]["type"] != "complete":  # on a busy machine the end can come before the last cut
+        async with reading(browser, path, after=seen[-1]["cursor"]) as reader:
+            reader.frames = seen
+            await reader.until("complete")
     assert text_of(seen) == seen[-1]["full_response"] == TEXT
     assert [frame["type"] for frame in seen if frame["type"] != "chunk"] == ["start", "complete"]
 
