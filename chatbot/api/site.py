@@ -60,26 +60,20 @@ def _check_origin(request: web.Request, server: ServerSettings) -> None:
     origin, site = request.headers.get("Origin"), request.headers.get("Sec-Fetch-Site")
     if "*" in server.cors_origins or origin in server.cors_origins:
         return
-    if (
-        site == "same-origin"
-    ):  # the browser's own word, which no page can set; holds behind a proxy that changes Host, too
+    if site == "same-origin":  # set by the browser, not by the page; true behind a proxy that changes Host, too
         return
     if origin is None:
         is_foreign = site in ("cross-site", "same-site")
     else:
         is_foreign = site == "cross-site" or not _is_same_host(origin, request.headers.get("Host", ""))
     if is_foreign:
-        seen = (
-            f"the request's Origin is {_shown(origin)}"
-            if origin is not None
-            else f"the request's Sec-Fetch-Site is {site}"
-        )
+        seen = f"Sec-Fetch-Site is {site}" if origin is None else f"Origin is {_shown(origin)}"
         raise Problem(
             403,
             "origin-not-allowed",
             "Origin not allowed",
-            f"{seen}: pages of other origins may not change anything here; server.cors_origins (CORS_ORIGINS) lists the"
-            " origins that may, and a proxy in front has to pass the Host header on",
+            f"the request's {seen}: pages of other origins may not change anything here; server.cors_origins"
+            " (CORS_ORIGINS) lists the origins that may, and a proxy in front has to pass the Host header on",
         )
 
 
