@@ -19,7 +19,7 @@ def main() -> int:
     sys.path.insert(0, str(folder))  # first: other distributions have packages of these names, such as PyPI's Events
     try:
         from chatbot.cli.main import main as run  # noqa: PLC0415  not before the version is known
-        from chatbot.utf8 import use_utf8  # noqa: PLC0415
+        from chatbot.runtime.utf8 import use_utf8  # noqa: PLC0415
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
         if missing in OURS:

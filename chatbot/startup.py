@@ -1,4 +1,8 @@
-"""From listening to ready."""
+"""What is to be known before the log is served: risks of the settings, and names of its file under which facts could
+be lost.
+
+From listening to ready.
+"""
 
 import asyncio
 import os
@@ -7,15 +11,59 @@ from contextlib import suppress
 import structlog
 
 from chatbot.api.services import Services
-from chatbot.llm.embedded_process import EmbeddedMissing
-from chatbot.llm.health import HealthMonitor
-from chatbot.sessions.owners import check_owners
+from chatbot.config.sections.database_settings import DatabaseSettings
+from chatbot.config.settings import Settings
+from chatbot.config.validation import find_hints, find_risks
+from chatbot.llm.health_monitor import HealthMonitor
+from chatbot.llm.providers.embedded_process import EmbeddedMissing
+from chatbot.sessions.owner_check import check_owners
 from chatbot.workers.worker import Worker
 from events.errors import LogUnusable
+from events.storage.sqlite.file_aliases import is_mount_point, link_count
 from projections.errors import ProjectionLag, ProjectionsStopped
 
-LOOK_S = 1.0  # between looks at projections that are catching up
-MODEL_LOOK_S = 0.05  # between looks at a model that is being loaded
+MOUNT_RISK = (
+    "database {path} is a mount point: a file mounted by itself has its write-ahead file in another file system, and"
+    " whatever was acknowledged since the last checkpoint is lost with that. "
+)
+
+
+def find_file_risks(database: DatabaseSettings) -> tuple[str, ...]:
+    """What an operator should know of the log's file. Raises LogUnusable for one that must not be served."""
+    if database.is_postgres:
+        return ()
+    path = database.path
+    risks = []
+    try:
+        links, is_mounted = link_count(path), is_mount_point(path)
+    except OSError as error:
+        raise LogUnusable(f"database {path} cannot be looked at: {error.strerror}") from error
+    if is_mounted and not database.allow_file_mount:
+        raise LogUnusable(
+            MOUNT_RISK.format(path=path) + "Mount the folder that holds it, or set database.allow_file_mount = true"
+        )
+    if is_mounted:
+        risks.append(MOUNT_RISK.format(path=path) + "Mount the folder that holds it")
+    if links > 1:
+        risks.append(
+            f"database {path} has {links} names (hard links): a copy of it by another name lacks what is in the"
+            " write-ahead file, and a backup that is written to that name destroys the log. Remove the other names"
+        )
+    return tuple(risks)
+
+
+def warn_of_risks(settings: Settings, logger: structlog.stdlib.BoundLogger) -> None:
+    """Log every risk and hint. Raises LogUnusable as `find_file_risks`."""
+    for risk in find_risks(settings):
+        logger.warning("settings.risk", risk=risk)
+    for hint in find_hints(settings):
+        logger.info("settings.hint", hint=hint)
+    for risk in find_file_risks(settings.database):
+        logger.warning("database.risk", risk=risk)
+
+
+PROJECTIONS_POLL_S = 1.0  # between looks at projections that are catching up
+MODEL_POLL_S = 0.05  # between looks at a model that is being loaded
 
 
 async def start_up(services: Services, url: str, worker: Worker | None = None) -> None:
@@ -29,7 +77,7 @@ async def start_up(services: Services, url: str, worker: Worker | None = None) -
     logger.info("server.listening", url=url, database=where)
     while services.runner.rebuilding and services.runner.failure is None:
         with suppress(ProjectionLag, ProjectionsStopped):
-            await services.runner.wait_for(services.log.head().position, timeout_s=LOOK_S)
+            await services.runner.wait_for(services.log.head().position, timeout_s=PROJECTIONS_POLL_S)
         await asyncio.sleep(0)  # of an empty log there is nothing to wait for, while its file is made anew
     if services.runner.failure is not None:
         raise LogUnusable(f"the log cannot be understood: {services.runner.failure}") from services.runner.failure
@@ -37,7 +85,7 @@ async def start_up(services: Services, url: str, worker: Worker | None = None) -
     # Of a log that is shared, replies that are open may be running elsewhere: there the watch looks for what is left.
     recovered = 0 if services.log.is_shared else await services.supervisor.recover()
     if services.provider.name == "embedded":
-        await _model_loaded(services.health)
+        await _wait_for_model(services.health)
     services.readiness.state = "ready"
     if worker is not None:
         logger.info("worker.ready", pid=os.getpid(), recovered_sessions=recovered)
@@ -46,11 +94,11 @@ async def start_up(services: Services, url: str, worker: Worker | None = None) -
     logger.info("server.ready", url=url, docs=f"{url}/docs", recovered_sessions=recovered)
 
 
-async def _model_loaded(health: HealthMonitor) -> None:
+async def _wait_for_model(health: HealthMonitor) -> None:
     """Wait until the embedded model is loaded, or is to be loaded again. Raises EmbeddedMissing where it cannot be."""
     await health.refresh()
     while health.newest.starting:
-        await asyncio.sleep(MODEL_LOOK_S)
+        await asyncio.sleep(MODEL_POLL_S)
         await health.refresh()
     if health.newest.unusable:
         raise EmbeddedMissing(health.newest.detail)

@@ -200,7 +200,7 @@ class ReplyCompleted(Event, frozen=True, tag="reply_completed"):
 
 
 class ReplyFailed(Event, frozen=True, tag="reply_failed"):
-    """The model could not finish. `cause` is a word of `chatbot/llm/errors.py`, `detail` a sentence.
+    """The model could not finish. `cause` is a word of `chatbot/llm/provider.py`, `detail` a sentence.
 
     `finish_detail` is the model server's own word where it ended the reply itself; `usage`, and the `model` that used
     it, where it told the tokens all the same. `counted_as` as in `reply_completed`.
@@ -316,4 +316,4 @@ SCHEMA_VERSIONS: dict[str, int] = {
 }
 
 # Types that explain why earlier content of their stream is gone.
-EXPLAINS_ERASURE = frozenset({"session_deleted", "content_erased"})
+ERASURE_TYPES = frozenset({"session_deleted", "content_erased"})

@@ -67,7 +67,7 @@ class OtherNodes(Protocol):
 
 
 class GateObserver(Protocol):
-    """Part of events.writer.LogObserver."""
+    """Part of events.storage.group_commit.LogObserver."""
 
     def refused(self, reason: str) -> None: ...
 

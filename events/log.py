@@ -1,12 +1,33 @@
-"""The port of the event log: what every store promises. One contract suite (tests/contract) holds them to it."""
+"""A log as of one moment: rows that are read page by page, and do not change while it is read.
+
+Between two pages of EventLog.rows a session may be deleted: an earlier page then has its texts, and a later one the
+event that explains their erasure. From one snapshot come either the texts without that event, or that event without the
+texts.
+
+The port of the event log: what every store promises. One contract suite (tests/contract) holds them to it.
+"""
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from events.catalogue import Event
-from events.record import Head, Metadata, Outline, RecordedEvent, StoredRow
-from events.snapshot import Snapshot
+from events.record import EventHeader, Head, Metadata, RecordedEvent, StoredRow
+
+
+class Snapshot(Protocol):
+    """Held open by a transaction of its own: while it is, SQLite's write-ahead file cannot shrink, and PostgreSQL keeps
+    old versions of rows.
+    """
+
+    @property
+    def head(self) -> Head:
+        """The end of the log at that moment."""
+        ...
+
+    async def rows(self, *, after: int = 0, limit: int) -> list[StoredRow]:
+        """As EventLog.rows. Raises LogUnavailable where the transaction is lost."""
+        ...
 
 
 class EventLog(Protocol):
@@ -51,7 +72,7 @@ class EventLog(Protocol):
         """Up to `limit` events of all streams with position > `after`, in order; fewer only at the log's end."""
         ...
 
-    async def outlines(self, *, after: int = 0, limit: int) -> list[Outline]:
+    async def event_headers(self, *, after: int = 0, limit: int) -> list[EventHeader]:
         """As `read_all`, without contents: cheap for who wants to know only which streams have moved."""
         ...
 

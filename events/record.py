@@ -60,7 +60,7 @@ Columns = tuple[Any, ...]  # those of a row, in the order of StoredRow
 RawColumns = tuple[Any, ...]  # the same, with texts as the bytes that lie in the store, UTF-8 or not
 
 
-class Outline(Struct, frozen=True):
+class EventHeader(Struct, frozen=True):
     """What an event tells without its content: enough to know whom it concerns."""
 
     position: int

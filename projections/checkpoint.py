@@ -28,7 +28,7 @@ async def checkpoint_at(log: EventLog, position: int, identity: bytes = b"") -> 
     return Checkpoint(position, await digest_at(log, position) or b"", identity)
 
 
-async def misfit(checkpoint: Checkpoint, log: EventLog) -> str | None:
+async def find_mismatch(checkpoint: Checkpoint, log: EventLog) -> str | None:
     """Why `checkpoint` is not of `log`, as a clause; None when it is.
 
     The digest at the checkpoint vouches for everything before it, because digests chain.

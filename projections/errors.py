@@ -49,11 +49,11 @@ class LogReplaced(ProjectionError):
         )
 
 
-class Unfit(ProjectionError):
+class InvalidProjection(ProjectionError):
     """The file does not tell what the log tells: says why. Answered by deleting it and folding the log again."""
 
 
-class UnfitOffer(ProjectionError):
+class InvalidRebuild(ProjectionError):
     """The file that a rebuild has offered cannot take the present one's place: says why. The present one stays."""
 
 
@@ -93,6 +93,6 @@ def is_damage(error: sqlite3.Error) -> bool:
     return _code(error) in _DAMAGE or (_code(error) == 0 and isinstance(error, sqlite3.OperationalError))
 
 
-def is_disorder(error: sqlite3.Error) -> bool:
+def is_corrupt_or_inconsistent(error: sqlite3.Error) -> bool:
     """Whether a statement that fits the schema met tables that do not: damage, or rows that break its rules."""
     return is_damage(error) or _code(error) in _DISORDER

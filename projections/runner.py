@@ -10,19 +10,21 @@ from msgspec import Struct
 
 from events.errors import LogUnavailable, UnknownEvent
 from events.log import EventLog
-from projections.beside import fold_beside
 from projections.checkpoint import checkpoint_at
-from projections.custody import Custody
-from projections.errors import ProjectionsStopped, Unfit, UnfitOffer
-from projections.observer import NoObserver, ProjectionObserver
-from projections.progress import Progress
-from projections.queries import Queries
-from projections.reader import Reader
+from projections.errors import InvalidProjection, InvalidRebuild, ProjectionsStopped
+from projections.progress import NoObserver, Progress, ProjectionObserver
+from projections.sqlite.projection_file import ProjectionFile
+from projections.sqlite.queries import ProjectionQueries
+from projections.sqlite.read_connection import ReadConnection
+from projections.sqlite.rebuild_process import rebuild_in_subprocess
 
-BESIDE_CLIENTS = 200  # events in a batch of a rebuild while clients are served: decoded in a millisecond or two
-SCRUB_S, SCRUB_REST = 5.0, 50.0  # seconds between two removals of erased hashes, and for each second that one took
-SCRUB_AGAIN_S = 60.0  # after one that could not be done
-PROCESS_MIN = 10_000  # events in a log that is worth a process: fewer are folded before it has started
+SERVING_BATCH_MAX = 200  # events in a batch of a rebuild while clients are served: decoded in a millisecond or two
+PURGE_INTERVAL_S, PURGE_REST_RATIO = (
+    5.0,
+    50.0,
+)  # seconds between two removals of erased hashes, and for each second that one took
+PURGE_RETRY_S = 60.0  # after one that could not be done
+SUBPROCESS_EVENTS_MIN = 10_000  # events in a log that is worth a process: fewer are folded before it has started
 
 
 class RunnerOptions(Struct, frozen=True, kw_only=True):
@@ -33,7 +35,7 @@ class RunnerOptions(Struct, frozen=True, kw_only=True):
     wait_s: float = 5.0  # how long a read waits for the projections before ProjectionLag
     retry_first_s: float = 0.1  # the pause after a failure that may pass, doubled each time
     retry_max_s: float = 5.0
-    look_s: float = 1.0  # how often, while events come, to look whether the path still leads to the open file
+    file_check_s: float = 1.0  # how often, while events come, to look whether the path still leads to the open file
     rebuilds_max: int = 3  # in a row, without reaching the head: then it is this program that is wrong
     place: Path | str | None = None  # of the log, as for open_log: a process folds it while clients are served
 
@@ -56,22 +58,22 @@ class ProjectionRunner:
         self._observer = observer or NoObserver()
         self._options = options or RunnerOptions()
         self._progress = Progress()
-        reader = Reader(Path(path), self._on_trouble)
-        self.queries = Queries(reader)
+        reader = ReadConnection(Path(path), self._on_trouble)
+        self.queries = ProjectionQueries(reader)
         self.failure: BaseException | None = None
         self.trouble: Exception | None = None
         self._path = Path(path)
-        self._custody = Custody(self._path, reader)
-        self._unfit: str | None = None
+        self._projection_file = ProjectionFile(self._path, reader)
+        self._replace_reason: str | None = None
         self._rebuilds = 0
-        self._has_been_level = False  # once since the start: from then on clients are served
-        self._target = 0  # the head when the file was opened or replaced: short of it, the answers are old
-        self._looked_at_s = self._scrub_at_s = float("-inf")
+        self._has_caught_up = False  # once since the start: from then on clients are served
+        self._rebuild_target = 0  # the head when the file was opened or replaced: short of it, the answers are old
+        self._file_checked_at_s = self._purge_at_s = float("-inf")
         self._wake = asyncio.Event()
-        self._hurry = asyncio.Event()
+        self._flush_now = asyncio.Event()
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
-        self._beside: asyncio.Task[None] | None = None
+        self._rebuild_task: asyncio.Task[None] | None = None
 
     @property
     def position(self) -> int:
@@ -86,7 +88,7 @@ class ProjectionRunner:
     @property
     def rebuilding(self) -> bool:
         """Whether the projections are still behind the head as it was when their file was opened or replaced."""
-        return self._unfit is not None or self.position < self._target
+        return self._replace_reason is not None or self.position < self._rebuild_target
 
     @property
     def unknown_event(self) -> UnknownEvent | None:
@@ -99,13 +101,13 @@ class ProjectionRunner:
         Raises ProjectionsInUse when another process has the path, ProjectionsUnusable when it cannot serve.
         """
         try:
-            self._unfit = await self._custody.open(self._log)
+            self._replace_reason = await self._projection_file.open(self._log)
         except BaseException:
-            await self._custody.close()
+            await self._projection_file.close()
             raise
-        self._target = self._log.head().position
-        if self._unfit is None:
-            self._progress.reach(self._custody.checkpoint.position)
+        self._rebuild_target = self._log.head().position
+        if self._replace_reason is None:
+            self._progress.reach(self._projection_file.checkpoint.position)
         self._task = asyncio.create_task(self._run(), name="projections")
 
     async def wait_for(self, position: int, *, timeout_s: float | None = None) -> None:
@@ -114,35 +116,35 @@ class ProjectionRunner:
         Raises ProjectionLag after `timeout_s` (absent: `wait_s`), ProjectionsStopped when it never will be.
         """
         if position > self.position:
-            self._hurry.set()
+            self._flush_now.set()
         await self._progress.wait_for(position, self._options.wait_s if timeout_s is None else timeout_s)
 
     def retry(self) -> None:
         """What made the last attempt fail may be over: a full disk has room again."""
         self._wake.set()
-        self._hurry.set()
+        self._flush_now.set()
 
     async def stop(self) -> None:
         """Finish the batch at hand, tell everyone who waits, release the file."""
         self._stopping = True
         self._wake.set()
-        self._hurry.set()
-        if self._beside is not None:
-            self._beside.cancel()
+        self._flush_now.set()
+        if self._rebuild_task is not None:
+            self._rebuild_task.cancel()
         if self._task is not None:
             await self._task
-            self._scrub_at_s = float("-inf")
+            self._purge_at_s = float("-inf")
             with suppress(sqlite3.Error):  # the next start does it
-                await self._scrub()
+                await self._purge_erased_hashes()
         self._progress.stop(self.failure or ProjectionsStopped("the service is stopping"))
-        await self._custody.close()
+        await self._projection_file.close()
 
     def _on_trouble(self, reason: str | None) -> None:
         """The reader found the file damaged or, without a reason, could not read it."""
-        self._unfit = self._unfit or reason
-        self._looked_at_s = float("-inf")
+        self._replace_reason = self._replace_reason or reason
+        self._file_checked_at_s = float("-inf")
         self._wake.set()
-        self._hurry.set()
+        self._flush_now.set()
 
     async def _run(self) -> None:
         pause_s = self._options.retry_first_s
@@ -150,8 +152,8 @@ class ProjectionRunner:
             try:
                 await self._step()
                 pause_s, self.trouble = self._options.retry_first_s, None
-            except Unfit as error:
-                self._unfit = str(error)
+            except InvalidProjection as error:
+                self._replace_reason = str(error)
             except (sqlite3.OperationalError, OSError, LogUnavailable) as error:
                 self.trouble = error
                 self._observer.failed(error)
@@ -168,36 +170,36 @@ class ProjectionRunner:
 
     async def _step(self) -> None:
         """Replace the file, or fold the next batch, or wait for one."""
-        if self._unfit is not None:
-            await self._rebuild(self._unfit)
-        await self._look()
-        await self._scrub()
-        position = self._custody.checkpoint.position
+        if self._replace_reason is not None:
+            await self._rebuild(self._replace_reason)
+        await self._check_file()
+        await self._purge_erased_hashes()
+        position = self._projection_file.checkpoint.position
         if self._log.head().position <= position:
             self._rebuilds = 0
-            self._has_been_level = True
-            await self._news(position)
+            self._has_caught_up = True
+            await self._wait_for_events(position)
             return
-        if await self._gathers(position):
+        if await self._linger(position):
             return
         # Not read ahead while the last batch is written: two threads of Python take turns, and it took a third longer.
-        is_beside_clients = self.rebuilding and self._has_been_level
-        limit = self._options.batch_max if not is_beside_clients else min(BESIDE_CLIENTS, self._options.batch_max)
+        is_beside_clients = self.rebuilding and self._has_caught_up
+        limit = self._options.batch_max if not is_beside_clients else min(SERVING_BATCH_MAX, self._options.batch_max)
         read_s = time.perf_counter()
         batch = await self._log.read_all(after=position, limit=limit)
-        checkpoint = await checkpoint_at(self._log, batch[-1].position, self._custody.checkpoint.identity)
+        checkpoint = await checkpoint_at(self._log, batch[-1].position, self._projection_file.checkpoint.identity)
         began_s = time.perf_counter()
-        await self._custody.apply(batch, checkpoint)
-        self._applied(len(batch), time.perf_counter() - began_s)
+        await self._projection_file.apply(batch, checkpoint)
+        self._record_applied(len(batch), time.perf_counter() - began_s)
         if is_beside_clients:
             await self._pause(time.perf_counter() - read_s)  # half of the time is theirs
 
-    def _applied(self, events: int, seconds: float) -> None:
+    def _record_applied(self, events: int, seconds: float) -> None:
         behind = self.rebuilding
-        self._progress.reach(self._custody.checkpoint.position)
+        self._progress.reach(self._projection_file.checkpoint.position)
         self._observer.applied(events, seconds)
         if not self.rebuilding:
-            self._has_been_level, self._rebuilds = True, 0
+            self._has_caught_up, self._rebuilds = True, 0
         if behind:
             self._observer.progress(self.position, self._log.head().position)
 
@@ -207,58 +209,60 @@ class ProjectionRunner:
             raise RuntimeError(f"rebuilt {self._options.rebuilds_max} times in vain: {reason}")
         self._observer.rebuilt(reason)
         self._progress.reach(0)
-        self._target = self._log.head().position
-        await self._custody.replace()
-        self._unfit = None
-        if self._has_been_level and self._target >= PROCESS_MIN:
-            await self._fold_beside()
+        self._rebuild_target = self._log.head().position
+        await self._projection_file.replace()
+        self._replace_reason = None
+        if self._has_caught_up and self._rebuild_target >= SUBPROCESS_EVENTS_MIN:
+            await self._rebuild_in_subprocess()
 
-    async def _fold_beside(self) -> None:
+    async def _rebuild_in_subprocess(self) -> None:
         """Let a process make the file, for `_look` to adopt. If it cannot, the thread folds the log as at the start."""
         if self._options.place is None or self._stopping:
             return
-        folding = fold_beside(self._options.place, self._path, self._options.batch_max)
-        self._beside = asyncio.create_task(folding, name="projections-beside")
-        await asyncio.wait({self._beside})
-        if not self._beside.cancelled() and (error := self._beside.exception()) is not None:
+        folding = rebuild_in_subprocess(self._options.place, self._path, self._options.batch_max)
+        self._rebuild_task = asyncio.create_task(folding, name="projections-beside")
+        await asyncio.wait({self._rebuild_task})
+        if not self._rebuild_task.cancelled() and (error := self._rebuild_task.exception()) is not None:
             self._observer.failed(error)
-        self._beside, self._looked_at_s = None, float("-inf")
+        self._rebuild_task, self._file_checked_at_s = None, float("-inf")
 
-    async def _scrub(self) -> None:
+    async def _purge_erased_hashes(self) -> None:
         """Remove copies of erased hashes, now and then. What stands in the way, a full disk, say, stops no folding."""
         now_s, is_done = time.monotonic(), False
-        if not self._custody.is_stale or self.rebuilding or now_s < self._scrub_at_s:
+        if not self._projection_file.has_erased_hashes or self.rebuilding or now_s < self._purge_at_s:
             return
         try:
-            is_done = await self._custody.scrub()
+            is_done = await self._projection_file.purge_erased_hashes()
         except sqlite3.OperationalError as error:
             self._observer.failed(error)
         took_s = time.monotonic() - now_s
-        self._scrub_at_s = now_s + took_s + max(SCRUB_S if is_done else SCRUB_AGAIN_S, SCRUB_REST * took_s)
+        self._purge_at_s = (
+            now_s + took_s + max(PURGE_INTERVAL_S if is_done else PURGE_RETRY_S, PURGE_REST_RATIO * took_s)
+        )
 
-    async def _look(self) -> None:
+    async def _check_file(self) -> None:
         now_s = time.monotonic()
-        if now_s - self._looked_at_s >= self._options.look_s:
-            self._looked_at_s = now_s
+        if now_s - self._file_checked_at_s >= self._options.file_check_s:
+            self._file_checked_at_s = now_s
             await self._adopt()
-            if not await self._custody.is_linked():
-                raise Unfit("it was deleted or replaced while in use")
+            if not await self._projection_file.is_file_in_place():
+                raise InvalidProjection("it was deleted or replaced while in use")
 
     async def _adopt(self) -> None:
         """Go on with the file that a rebuild has offered, if there is one that fits."""
         try:
-            if await self._custody.adopt(self._log, self._options.batch_max):
-                self._progress.reach(self._custody.checkpoint.position)
+            if await self._projection_file.adopt(self._log, self._options.batch_max):
+                self._progress.reach(self._projection_file.checkpoint.position)
                 self._observer.adopted(self.position)
-        except UnfitOffer as error:
+        except InvalidRebuild as error:
             self._observer.failed(error)
 
-    async def _news(self, position: int) -> None:
+    async def _wait_for_events(self, position: int) -> None:
         """Return when the log is past `position`, the file is found damaged, or `stop` was called."""
-        news = asyncio.create_task(_past(self._log, position), name="projections-news")
+        news = asyncio.create_task(_wait_past(self._log, position), name="projections-news")
         wake = asyncio.create_task(self._wait_for_wake(), name="projections-wake")
         try:
-            wait_s = max(0.0, self._scrub_at_s - time.monotonic()) if self._custody.is_stale else None
+            wait_s = max(0.0, self._purge_at_s - time.monotonic()) if self._projection_file.has_erased_hashes else None
             await asyncio.wait({news, wake}, return_when=asyncio.FIRST_COMPLETED, timeout=wait_s)
             if news.done():
                 news.result()
@@ -267,20 +271,20 @@ class ProjectionRunner:
             wake.cancel()
             await asyncio.gather(news, wake, return_exceptions=True)
 
-    async def _gathers(self, position: int) -> bool:
+    async def _linger(self, position: int) -> bool:
         """Let events gather, unless somebody waits for them; whether there is then something else to do than to fold.
 
         A transaction, two hops between threads and the checkpoint cost as much for one event as for a hundred, and
         hardly any event is asked for by the time it is folded.
         """
         waits = self._log.head().position - position
-        is_idle = not (self.rebuilding or self._progress.waiting or self._stopping or self._unfit is not None)
+        is_idle = not (self.rebuilding or self._progress.waiting or self._stopping or self._replace_reason is not None)
         if is_idle and waits < self._options.batch_max:
-            self._hurry.clear()
+            self._flush_now.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._options.delay_s):
-                    await self._hurry.wait()
-        return self._stopping or self._unfit is not None
+                    await self._flush_now.wait()
+        return self._stopping or self._replace_reason is not None
 
     async def _wait_for_wake(self) -> None:
         await self._wake.wait()
@@ -293,5 +297,5 @@ class ProjectionRunner:
                 await self._wait_for_wake()
 
 
-async def _past(log: EventLog, position: int) -> None:
+async def _wait_past(log: EventLog, position: int) -> None:
     await log.wait(position)

@@ -10,9 +10,9 @@ import pytest
 import structlog
 from hypothesis import settings
 
-from tests.support.model_server import ModelServer
+from tests.support.model.model_server import ModelServer
 from tests.support.nightly import scaled
-from tests.support.postgres import PostgresServer, postgres_server
+from tests.support.programs.postgres_server import PostgresServer, postgres_server
 from tests.support.service import Running, serving
 from tests.support.slow_tests import is_slow
 

@@ -1,4 +1,7 @@
-"""What every request passes: its id, its key, its answer to errors, its metrics, its CORS headers."""
+"""What every request passes: its id, its key, its answer to errors, its metrics, its CORS headers.
+
+Who may audit: read the whole log, every session's trail, and what proves them.
+"""
 
 import hashlib
 import hmac
@@ -8,22 +11,22 @@ from collections.abc import Awaitable, Callable, Mapping
 import structlog
 from aiohttp import web
 
-from chatbot.api.headers import request_id_of, set_headers
-from chatbot.api.path_prefix import prefix_of
+from chatbot.api.origin_check import check_host_and_origin
 from chatbot.api.problems import Problem, internal_error, problem_of, render, retry_after_s
+from chatbot.api.server.path_prefix import prefix_of
+from chatbot.api.server.response_headers import request_id_of, set_headers
 from chatbot.api.services import SERVICES, Services
-from chatbot.api.site import check_site
-from chatbot.sessions.commands import Asker
+from chatbot.sessions.domain.commands import Caller
 from events.errors import LogUnavailable
 from projections.errors import ProjectionError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
-ASKER: web.RequestKey[Asker] = web.RequestKey("asker", Asker)
+CALLER: web.RequestKey[Caller] = web.RequestKey("asker", Caller)
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-OPEN_PATHS = frozenset({"/livez", "/readyz", "/api/health", "/docs", "/redoc", "/openapi.json", "/problems"})
-OPEN_PREFIXES = ("/docs/", "/redoc/", "/problems/")
+PUBLIC_PATHS = frozenset({"/livez", "/readyz", "/api/health", "/docs", "/redoc", "/openapi.json", "/problems"})
+PUBLIC_PREFIXES = ("/docs/", "/redoc/", "/problems/")
 
 
 @web.middleware
@@ -33,19 +36,19 @@ async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
     request_id = request[REQUEST_ID] = request_id_of(request, services)
     started_s = time.perf_counter()
     services.metrics.in_flight.inc()
-    services.readiness.answering += 1
+    services.readiness.open_requests += 1
     status = 499  # the client left: nginx's word for it
     # Not its context manager: a reader that waits for hours would hold that.
     bound = structlog.contextvars.bind_contextvars(request_id=request_id)
     try:
-        response = await _answer(request, handler, services)
+        response = await _handle(request, handler, services)
         status = response.status
         return response
     finally:
         structlog.contextvars.reset_contextvars(**bound)
         services.metrics.in_flight.dec()
-        services.readiness.answering -= 1
-        route, method = _route(request), request.method if request.method in METHODS else "OTHER"
+        services.readiness.open_requests -= 1
+        route, method = _route_template(request), request.method if request.method in METHODS else "OTHER"
         services.metrics.observe_request(route, method, status, time.perf_counter() - started_s)
 
 
@@ -59,21 +62,21 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
         set_headers(response, request.app[SERVICES], request.get(REQUEST_ID, ""), request.headers.get("Origin"))
 
 
-async def _answer(request: web.Request, handler: Handler, services: Services) -> web.StreamResponse:
+async def _handle(request: web.Request, handler: Handler, services: Services) -> web.StreamResponse:
     try:
-        check_site(request, services.settings.server)
+        check_host_and_origin(request, services.settings.server)
         if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
             return _preflight(request)
-        request[ASKER] = _asker(request, services)
+        request[CALLER] = _authenticate(request, services)
         return await handler(request)
     except Exception as error:
         problem = problem_of(error)
         if problem is None:
-            services.logger.exception("request.failed", error=type(error).__name__, route=_route(request))
+            services.logger.exception("request.failed", error=type(error).__name__, route=_route_template(request))
             problem = internal_error()
         elif isinstance(error, LogUnavailable | ProjectionError):
-            services.logger.warning("request.unavailable", reason=str(error), route=_route(request))
-        retry_s = retry_after_s(problem, services.health, services.gate)
+            services.logger.warning("request.unavailable", reason=str(error), route=_route_template(request))
+        retry_s = retry_after_s(problem, services.health, services.limiter)
         response = render(problem, request, prefix_of(request), retry_s)
         if problem.status == 405:
             response.headers["Allow"] = ", ".join(problem.extra.get("allow", ()))
@@ -82,20 +85,20 @@ async def _answer(request: web.Request, handler: Handler, services: Services) ->
         return response
 
 
-def _asker(request: web.Request, services: Services) -> Asker:
+def _authenticate(request: web.Request, services: Services) -> Caller:
     """Who asks, by the key in Authorization: Bearer (or X-API-Key). Raises Problem 401."""
     keys = services.settings.auth.keys
     request_id = request[REQUEST_ID]
     if not keys:
-        return Asker(owner=None, request_id=request_id)
+        return Caller(owner=None, request_id=request_id)
     scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer":
         secret = request.headers.get("X-API-Key", "")
     owner = _owner_of(secret.strip(), keys)
-    is_open = request.path in OPEN_PATHS or request.path.startswith(OPEN_PREFIXES)
+    is_open = request.path in PUBLIC_PATHS or request.path.startswith(PUBLIC_PREFIXES)
     if owner is None and not is_open:
         raise Problem(401, "unauthorized", "Unauthorized", "send a valid key as Authorization: Bearer")
-    return Asker(owner=owner, request_id=request_id)
+    return Caller(owner=owner, request_id=request_id)
 
 
 def _owner_of(secret: str, keys: Mapping[str, str]) -> str | None:
@@ -117,7 +120,19 @@ def _preflight(request: web.Request) -> web.Response:
     return web.Response(status=204, headers=headers)
 
 
-def _route(request: web.Request) -> str:
+def _route_template(request: web.Request) -> str:
     """The route's template: a bounded label, unlike the path."""
     resource = request.match_info.route.resource
     return resource.canonical if resource is not None else "unmatched"
+
+
+def is_auditor(request: web.Request) -> bool:
+    """Whoever has a key that the settings name; everyone where no keys are configured, as with all else."""
+    auth = request.app[SERVICES].settings.auth
+    return not auth.keys or request[CALLER].owner in auth.auditors
+
+
+def require_auditor(request: web.Request) -> None:
+    """Raises Problem 403."""
+    if not is_auditor(request):
+        raise Problem(403, "forbidden", "Forbidden", "only an auditor's key may do this; auth.auditors names them")

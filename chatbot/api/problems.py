@@ -6,11 +6,11 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from chatbot.api.bodies import BodyFault
-from chatbot.llm.errors import LlmError, LlmOverloaded, public_part
-from chatbot.llm.gate import Gate
-from chatbot.llm.health import HealthMonitor
-from chatbot.sessions import errors
+from chatbot.api.request_bodies import RequestFault
+from chatbot.llm.concurrency_limiter import ConcurrencyLimiter
+from chatbot.llm.health_monitor import HealthMonitor
+from chatbot.llm.provider import LlmError, LlmOverloaded, without_server_words
+from chatbot.sessions.domain import rejections
 from events.errors import LogStopped, LogUnavailable, NodesOutdated, OutcomeUnknown, UnknownEvent
 from projections.errors import ProjectionError
 
@@ -20,23 +20,23 @@ MODEL_KINDS = ("overloaded", "too-many-pending", "llm-unavailable", "llm-overloa
 
 # Status, type and title of each error; the first class of an error's ancestry that is listed counts.
 STATUSES: dict[type[Exception], tuple[int, str, str]] = {
-    errors.SessionDeleted: (404, "session-deleted", "Session deleted"),
-    errors.SessionExpired: (404, "session-expired", "Session expired"),
-    errors.SessionNotFound: (404, "session-not-found", "Session not found"),
-    errors.UnknownMessage: (422, "unknown-message", "Unknown message"),
-    errors.UnknownReply: (422, "unknown-reply", "Unknown reply"),
-    errors.ParentUnanswered: (422, "invalid", "Invalid"),
-    errors.UnknownModel: (422, "invalid", "Invalid"),
-    errors.NothingToRegenerate: (422, "nothing-to-regenerate", "Nothing to regenerate"),
-    errors.KeyReused: (422, "key-reused", "Idempotency-Key reused"),
-    errors.KeySpent: (422, "key-spent", "Idempotency-Key spent"),
-    errors.TooLarge: (422, "invalid", "Invalid"),
-    errors.VersionMismatch: (412, "version-mismatch", "Precondition failed"),
-    errors.VersionBehind: (412, "version-behind", "Precondition failed"),
-    errors.SessionBusy: (409, "session-busy", "Session busy"),
-    errors.TooManyPending: (429, "too-many-pending", "Too many messages are waiting"),
-    errors.Overloaded: (503, "overloaded", "Overloaded"),
-    errors.Draining: (503, "draining", "Shutting down"),
+    rejections.SessionDeleted: (404, "session-deleted", "Session deleted"),
+    rejections.SessionExpired: (404, "session-expired", "Session expired"),
+    rejections.SessionNotFound: (404, "session-not-found", "Session not found"),
+    rejections.UnknownMessage: (422, "unknown-message", "Unknown message"),
+    rejections.UnknownReply: (422, "unknown-reply", "Unknown reply"),
+    rejections.ParentUnanswered: (422, "invalid", "Invalid"),
+    rejections.UnknownModel: (422, "invalid", "Invalid"),
+    rejections.NothingToRegenerate: (422, "nothing-to-regenerate", "Nothing to regenerate"),
+    rejections.KeyReused: (422, "key-reused", "Idempotency-Key reused"),
+    rejections.KeyConsumed: (422, "key-spent", "Idempotency-Key spent"),
+    rejections.TooLarge: (422, "invalid", "Invalid"),
+    rejections.VersionMismatch: (412, "version-mismatch", "Precondition failed"),
+    rejections.VersionBehind: (412, "version-behind", "Precondition failed"),
+    rejections.SessionBusy: (409, "session-busy", "Session busy"),
+    rejections.TooManyPending: (429, "too-many-pending", "Too many messages are waiting"),
+    rejections.Overloaded: (503, "overloaded", "Overloaded"),
+    rejections.Draining: (503, "draining", "Shutting down"),
     LlmOverloaded: (503, "overloaded", "Overloaded"),
     OutcomeUnknown: (503, "outcome-unknown", "Perhaps recorded"),
     NodesOutdated: (503, "other-node-outdated", "Another node must be updated"),
@@ -60,9 +60,9 @@ DETAILS: dict[type[Exception], str] = {
 
 # Where in the request's body the fault is, for errors that a single field causes.
 PATHS: dict[type[Exception], str] = {
-    errors.ParentUnanswered: "$.parent_id",
-    errors.UnknownModel: "$.model",
-    errors.UnknownReply: "$.reply_id",
+    rejections.ParentUnanswered: "$.parent_id",
+    rejections.UnknownModel: "$.model",
+    rejections.UnknownReply: "$.reply_id",
 }
 
 # Status and title of a reply that did not complete, by the cause recorded.
@@ -95,7 +95,7 @@ def problem_of(error: Exception) -> Problem | None:
     """The problem that a known error is; None for one that nobody foresaw."""
     if isinstance(error, Problem):
         return error
-    if isinstance(error, BodyFault):
+    if isinstance(error, RequestFault):
         faults = [{"path": error.path, "detail": error.detail}] if error.path else []
         extra = {"errors": faults} if faults else {}
         return Problem(error.status, error.kind, error.title, error.sentence, **extra)
@@ -113,7 +113,7 @@ def problem_of(error: Exception) -> Problem | None:
             return problem
     if isinstance(error, LlmError):
         status, title = CAUSES.get(error.cause, CAUSE_UNKNOWN)
-        return Problem(status, error.cause.replace("_", "-"), title, public_part(str(error)))
+        return Problem(status, error.cause.replace("_", "-"), title, without_server_words(str(error)))
     return None
 
 
@@ -122,13 +122,13 @@ def internal_error() -> Problem:
     return Problem(500, "internal-error", "Internal error", "internal error; the logs have it under this request id")
 
 
-def retry_after_s(problem: Problem, health: HealthMonitor, gate: Gate) -> int:
+def retry_after_s(problem: Problem, health: HealthMonitor, limiter: ConcurrencyLimiter) -> int:
     """Seconds after which to try again: what the model server asks for, or what its queue is expected to take."""
     if problem.kind not in MODEL_KINDS:
         return RETRY_AFTER_S
-    wait_s = max(health.asked_wait_s, gate.expected_wait_s)
+    wait_s = max(health.server_wait_s, limiter.expected_wait_s)
     if problem.kind == "too-many-pending":  # of one session: its own replies come first
-        wait_s = max(wait_s, gate.mean_s)
+        wait_s = max(wait_s, limiter.mean_s)
     return min(max(RETRY_AFTER_S, ceil(wait_s)), RETRY_AFTER_MAX_S)
 
 

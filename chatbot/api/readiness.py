@@ -7,7 +7,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from chatbot.api.services import Services
-from chatbot.observers import LogWatch
+from chatbot.observability.observers import LogMetrics
 from events.errors import LogError, LogUnavailable
 from events.log import EventLog
 
@@ -15,7 +15,7 @@ DATABASE_TIMEOUT_S = 2.0  # a database that answers later is as good as gone to 
 PROBE_S = 1.0  # between two probes of a log that has refused an append
 
 READY = "ready"
-REASONS = {
+NOT_READY_REASONS = {
     "starting": "the service is starting",
     "draining": "the service is shutting down",
     "rebuilding": "the projections are being made from the log",
@@ -27,32 +27,32 @@ REASONS = {
 }
 
 
-class Recording:
+class WriteProbe:
     """Whether the log takes appends: as the last one went and, after a refusal, as a probe of the store goes."""
 
-    def __init__(self, log: EventLog, watch: LogWatch, timer: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, log: EventLog, log_metrics: LogMetrics, timer: Callable[[], float] = time.monotonic) -> None:
         self._log = log
-        self._watch = watch
+        self._log_metrics = log_metrics
         self._timer = timer
         self._probed_s = float("-inf")
 
-    async def works(self) -> bool:
+    async def is_writable(self) -> bool:
         """Without a probe the service could not recover where nobody sends it requests while it is not ready."""
-        if not self._watch.writable and self._timer() - self._probed_s >= PROBE_S:
+        if not self._log_metrics.writable and self._timer() - self._probed_s >= PROBE_S:
             self._probed_s = self._timer()
             try:
                 async with asyncio.timeout(DATABASE_TIMEOUT_S):
                     await self._log.check_writable()
             except (LogUnavailable, TimeoutError):
                 return False
-            self._watch.recovered()
-        return self._watch.writable
+            self._log_metrics.recovered()
+        return self._log_metrics.writable
 
 
-RECORDING: web.AppKey[Recording] = web.AppKey("recording", Recording)
+WRITE_PROBE: web.AppKey[WriteProbe] = web.AppKey("recording", WriteProbe)
 
 
-async def state_of(services: Services, recording: Recording) -> str:
+async def readiness_state(services: Services, write_probe: WriteProbe) -> str:
     """`ready`, or one of REASONS, the one that lasts longest first."""
     state = services.readiness.state
     if services.log.damage is not None:
@@ -65,7 +65,7 @@ async def state_of(services: Services, recording: Recording) -> str:
         return state
     if not await can_read(services):
         return "unreadable"
-    return READY if await recording.works() else "unwritable"
+    return READY if await write_probe.is_writable() else "unwritable"
 
 
 async def can_read(services: Services) -> bool:

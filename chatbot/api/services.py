@@ -6,25 +6,25 @@ import structlog
 from aiohttp import web
 from msgspec import Struct
 
-from chatbot.api.open_streams import OpenStreams
-from chatbot.api.pouring import Pourer
+from chatbot.api.request_limits import StreamLimit
+from chatbot.api.streaming.flush_scheduler import FlushScheduler
 from chatbot.config.settings import Settings
-from chatbot.llm.gate import Gate
-from chatbot.llm.health import HealthMonitor
-from chatbot.llm.protocol import Provider
-from chatbot.log_writer import LogWriter
-from chatbot.metrics import Metrics
-from chatbot.observers import LogWatch
-from chatbot.sessions.erasures import Erasures
-from chatbot.sessions.expiry import ExpiryTimer
-from chatbot.sessions.feeds import Feeds
-from chatbot.sessions.nodes import Nodes
-from chatbot.sessions.reading import Reader
-from chatbot.sessions.supervisor import Supervisor
-from chatbot.workers.scrape import Scrape
+from chatbot.llm.concurrency_limiter import ConcurrencyLimiter
+from chatbot.llm.health_monitor import HealthMonitor
+from chatbot.llm.provider import Provider
+from chatbot.observability.log_writer import LogWriter
+from chatbot.observability.metrics import Metrics
+from chatbot.observability.metrics_aggregation import MetricsAggregator
+from chatbot.observability.observers import LogMetrics
+from chatbot.sessions.actor.supervisor import Supervisor
+from chatbot.sessions.cluster_port import Cluster
+from chatbot.sessions.erasure_job import ErasureJob
+from chatbot.sessions.expiry_timer import ExpiryTimer
+from chatbot.sessions.feeds.channels import ChannelRegistry
+from chatbot.sessions.session_queries import SessionQueries
 from events.log import EventLog
-from projections.queries import Queries
 from projections.runner import ProjectionRunner
+from projections.sqlite.queries import ProjectionQueries
 
 
 class Readiness(Struct):
@@ -36,7 +36,7 @@ class Readiness(Struct):
 
     state: str = "starting"
     retiring: bool = False
-    answering: int = 0
+    open_requests: int = 0
 
 
 class Services(Struct, frozen=True):
@@ -46,28 +46,28 @@ class Services(Struct, frozen=True):
     settings: Settings
     log: EventLog
     runner: ProjectionRunner
-    queries: Queries
+    queries: ProjectionQueries
     supervisor: Supervisor
     expiry: ExpiryTimer
-    erasures: Erasures
-    reader: Reader
-    feeds: Feeds
-    nodes: Nodes
-    streams: OpenStreams
-    pourer: Pourer
+    erasures: ErasureJob
+    reader: SessionQueries
+    feeds: ChannelRegistry
+    nodes: Cluster
+    streams: StreamLimit
+    flush_scheduler: FlushScheduler
     metrics: Metrics
     readiness: Readiness
     health: HealthMonitor
     provider: Provider
-    gate: Gate
-    log_watch: LogWatch
+    limiter: ConcurrencyLimiter
+    log_metrics: LogMetrics
     new_id: Callable[[], str]
     new_token: Callable[[], str]
     clock: Callable[[], int]
     logger: structlog.stdlib.BoundLogger
     version: str
     log_writer: LogWriter | None = None
-    scrape: Scrape | None = None
+    metrics_aggregator: MetricsAggregator | None = None
 
 
 SERVICES: web.AppKey[Services] = web.AppKey("services", Services)

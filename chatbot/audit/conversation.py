@@ -8,8 +8,8 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from chatbot.audit.moment import Moment
-from chatbot.sessions.reply_settings import settings_after
+from chatbot.runtime.timestamps import PointInTime
+from chatbot.sessions.domain.reply_settings import settings_after
 from events.catalogue import (
     AdoptedMessage,
     BranchSelected,
@@ -35,12 +35,12 @@ from events.catalogue import (
 from events.codec import event_type
 from events.log import EventLog
 from events.record import RecordedEvent
-from projections.message import COMPLETE, ENDINGS, FINISH_REASONS, QUEUED, STREAMING
+from projections.folds.message import COMPLETE, ENDINGS, FINISH_REASONS, QUEUED, STREAMING
 
 PAGE = 50  # events read at once, with their texts: a quarter of a millisecond
 
 
-class Spoken(Struct):
+class MessageAsOf(Struct):
     """A message as it stood. `status` is complete, queued, streaming, failed, cancelled or interrupted."""
 
     message_id: str
@@ -75,11 +75,11 @@ class Conversation(Struct):
     status: str = "active"
     head: str | None = None
     erased: int = 0
-    messages: dict[str, Spoken] = field(default_factory=dict)
+    messages: dict[str, MessageAsOf] = field(default_factory=dict)
 
-    def branch(self, leaf: str | None = None) -> list[Spoken]:
+    def branch(self, leaf: str | None = None) -> list[MessageAsOf]:
         """The messages that lead to `leaf` (None: the end of the selected branch), root first."""
-        path: list[Spoken] = []
+        path: list[MessageAsOf] = []
         at = self.head if leaf is None else leaf
         while at is not None and at in self.messages:
             path.append(self.messages[at])
@@ -87,20 +87,20 @@ class Conversation(Struct):
         return path[::-1]
 
 
-async def load(log: EventLog, session_id: str, moment: Moment | None = None) -> Conversation | None:
+async def load_conversation(log: EventLog, session_id: str, moment: PointInTime | None = None) -> Conversation | None:
     """The conversation at `moment` (None: now); None where the session did not exist yet, or never did.
 
     It is all in memory; of one of any length there is an `Outline`. Raises LogUnavailable, UnknownEvent.
     """
-    moment = moment or Moment()
-    history, copies = await _history(log, session_id, moment)
+    moment = moment or PointInTime()
+    history, copies = await _read_history(log, session_id, moment)
     adopted = [event for one in history if isinstance(event := one.event, HistoryAdopted)]
-    places = [message.position for event in adopted for message in event.messages]
-    texts = {place: one.event for place, one in (await log.read_at(places)).items()}
-    return fold(history, texts, copies)
+    positions = [message.position for event in adopted for message in event.messages]
+    texts = {place: one.event for place, one in (await log.read_at(positions)).items()}
+    return fold_conversation(history, texts, copies)
 
 
-def fold(
+def fold_conversation(
     history: Iterable[RecordedEvent],
     texts: Mapping[int, Event | None],
     copies: Mapping[str, MessageCopied],
@@ -119,17 +119,17 @@ def fold(
         elif isinstance(recorded.event, HistoryAdopted):
             for message in recorded.event.messages:
                 kept = texts.get(message.position) or copies.get(message.message_id)
-                conversation.messages[message.message_id] = _adopted(message, kept)
+                conversation.messages[message.message_id] = _adopted_message(message, kept)
             conversation.head = recorded.event.messages[-1].message_id
         else:
-            _note(conversation, recorded, recorded.event)
+            _apply(conversation, recorded, recorded.event)
         if recorded.type in ("session_expired", "session_deleted"):
             conversation.status = recorded.type.removeprefix("session_")
     return conversation
 
 
-async def _history(
-    log: EventLog, session_id: str, moment: Moment
+async def _read_history(
+    log: EventLog, session_id: str, moment: PointInTime
 ) -> tuple[list[RecordedEvent], dict[str, MessageCopied]]:
     """The events up to and with the last one that `moment` covers, and the copies of texts made at any time.
 
@@ -147,50 +147,50 @@ async def _history(
     return history, copies
 
 
-def _note(conversation: Conversation, recorded: RecordedEvent, event: Event) -> None:
+def _apply(conversation: Conversation, recorded: RecordedEvent, event: Event) -> None:
     match event:
         case SessionCreated():
             conversation.owner, conversation.forked_from = event.owner, event.forked_from
             conversation.created = event.settings
             conversation.title, conversation.metadata = event.title, event.metadata
-            _set(conversation, event.settings)
+            _set_settings(conversation, event.settings)
         case MetadataChanged():
             conversation.title, conversation.metadata = event.title, event.metadata
-            _set(conversation, settings_after(event, conversation.created))
+            _set_settings(conversation, settings_after(event, conversation.created))
         case MessagePosted():
             said = (event.message_id, event.parent_id, event.role, event.content, COMPLETE, recorded.recorded_at_us)
-            conversation.messages[event.message_id] = Spoken(*said)
+            conversation.messages[event.message_id] = MessageAsOf(*said)
             conversation.head = event.reply_id or event.message_id
             if event.reply_id is not None:
-                _await(conversation, recorded, event.reply_id, event.message_id)
+                _add_queued_reply(conversation, recorded, event.reply_id, event.message_id)
         case ReplyRequested():
-            _await(conversation, recorded, event.reply_id, event.parent_id)
+            _add_queued_reply(conversation, recorded, event.reply_id, event.parent_id)
             if event.attempt == 1:
                 conversation.head = event.reply_id
         case ReplyStarted() | ReplyProgressed():
-            _grow(conversation, recorded, event)
+            _update_reply(conversation, recorded, event)
         case BranchSelected():
             conversation.head = event.message_id
         case SessionDeleted() | ContentErased():
             conversation.messages, conversation.head = {}, None
             conversation.title, conversation.metadata, conversation.created = None, {}, ReplySettings()
-            _set(conversation, conversation.created)
+            _set_settings(conversation, conversation.created)
             conversation.owner = event.owner
     if isinstance(event, ReplyEnded):
-        _end(conversation, event)
+        _end_reply(conversation, event)
 
 
-def _set(conversation: Conversation, settings: ReplySettings) -> None:
+def _set_settings(conversation: Conversation, settings: ReplySettings) -> None:
     conversation.system_prompt, conversation.parameters = settings.system_prompt, settings.parameters
 
 
-def _await(conversation: Conversation, recorded: RecordedEvent, reply_id: str, parent_id: str) -> None:
+def _add_queued_reply(conversation: Conversation, recorded: RecordedEvent, reply_id: str, parent_id: str) -> None:
     known = conversation.messages.get(reply_id)
     created_at_us = known.created_at_us if known else recorded.recorded_at_us
-    conversation.messages[reply_id] = Spoken(reply_id, parent_id, "assistant", "", QUEUED, created_at_us)
+    conversation.messages[reply_id] = MessageAsOf(reply_id, parent_id, "assistant", "", QUEUED, created_at_us)
 
 
-def _grow(conversation: Conversation, recorded: RecordedEvent, event: ReplyStarted | ReplyProgressed) -> None:
+def _update_reply(conversation: Conversation, recorded: RecordedEvent, event: ReplyStarted | ReplyProgressed) -> None:
     reply = conversation.messages.get(event.reply_id)
     if reply is None:
         return
@@ -201,7 +201,7 @@ def _grow(conversation: Conversation, recorded: RecordedEvent, event: ReplyStart
         reply.content = reply.content[: event.offset] + event.text
 
 
-def _end(conversation: Conversation, event: ReplyEnded) -> None:
+def _end_reply(conversation: Conversation, event: ReplyEnded) -> None:
     reply = conversation.messages.get(event.reply_id)
     if reply is None:
         return
@@ -213,8 +213,8 @@ def _end(conversation: Conversation, event: ReplyEnded) -> None:
         reply.usage, reply.finish_detail = event.usage, event.finish_detail
 
 
-def _adopted(message: AdoptedMessage, kept: Event | None) -> Spoken:
-    spoken = Spoken(
+def _adopted_message(message: AdoptedMessage, kept: Event | None) -> MessageAsOf:
+    message_as_of = MessageAsOf(
         message_id=message.message_id,
         parent_id=message.parent_id,
         role=message.role,
@@ -223,15 +223,15 @@ def _adopted(message: AdoptedMessage, kept: Event | None) -> Spoken:
         created_at_us=message.created_at_us,
         model=message.model,
     )
-    spoken.finish_reason = FINISH_REASONS.get(message.status)
-    note_ending(spoken, kept)
-    return spoken
+    message_as_of.finish_reason = FINISH_REASONS.get(message.status)
+    apply_ending(message_as_of, kept)
+    return message_as_of
 
 
-def note_ending(spoken: Spoken, kept: Event | None) -> None:
+def apply_ending(message_as_of: MessageAsOf, kept: Event | None) -> None:
     """What the event that holds an adopted message's text tells of how that reply ended."""
     if isinstance(kept, ReplyCompleted | MessageCopied):
-        spoken.finish_reason = kept.finish_reason or spoken.finish_reason
-        spoken.model = kept.model or spoken.model
+        message_as_of.finish_reason = kept.finish_reason or message_as_of.finish_reason
+        message_as_of.model = kept.model or message_as_of.model
     if isinstance(kept, ReplyCompleted | ReplyFailed | MessageCopied):
-        spoken.usage, spoken.finish_detail = kept.usage, kept.finish_detail
+        message_as_of.usage, message_as_of.finish_detail = kept.usage, kept.finish_detail

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from chatbot.audit.conversation import Conversation, Spoken
-from chatbot.audit.difference import Change
-from chatbot.audit.moment import timestamp
+from chatbot.audit.conversation import Conversation, MessageAsOf
+from chatbot.audit.conversation_diff import Change
+from chatbot.runtime.timestamps import timestamp
 from events.catalogue import Parameters
 
 # A log holds what strangers wrote: it must not command the terminal of whoever reads it.
@@ -18,7 +18,7 @@ def printable(text: str) -> str:
     return text.translate(_CONTROLS)
 
 
-def as_text(conversation: Conversation) -> str:
+def render_text(conversation: Conversation) -> str:
     """The selected branch, message by message, under a line that says what this is."""
     branch = conversation.branch()
     title = f"{conversation.title} · " if conversation.title else ""
@@ -34,14 +34,14 @@ def as_text(conversation: Conversation) -> str:
         lines.append(f"parameters {_value(conversation.parameters)}")
     if conversation.system_prompt:
         lines += ["", "system:", _indented(conversation.system_prompt)]
-    for spoken in branch:
-        lines += ["", f"{_name(spoken)}:", _indented(spoken.content)]
+    for message in branch:
+        lines += ["", f"{_name(message)}:", _indented(message.content)]
     if len(branch) < len(conversation.messages):
         lines += ["", f"not shown, of other branches: {len(conversation.messages) - len(branch)} messages"]
     return "\n".join(lines)
 
 
-def changes_as_text(before: Conversation | None, after: Conversation, changes: Sequence[Change]) -> str:
+def render_changes(before: Conversation | None, after: Conversation, changes: Sequence[Change]) -> str:
     """What changed, each change a line, with the text lines that came (+) and went (-) below it."""
     since = _when(before) if before else "before it was created"
     lines = [printable(f"session {after.session_id} · from {since} · to {_when(after)}")]
@@ -68,13 +68,13 @@ def _when(conversation: Conversation) -> str:
     return f"version {conversation.version}, {timestamp(conversation.at_us)}"
 
 
-def _name(spoken: Spoken) -> str:
-    told = [timestamp(spoken.created_at_us), spoken.model]
-    told.append(spoken.finish_reason if spoken.status == "complete" else spoken.status)
-    told.append(spoken.finish_detail)
-    if spoken.usage is not None:
-        told.append(f"{spoken.usage.prompt_tokens}+{spoken.usage.completion_tokens} tokens")
-    return printable(f"{spoken.role} ({', '.join(one for one in told if one)})")
+def _name(message: MessageAsOf) -> str:
+    told = [timestamp(message.created_at_us), message.model]
+    told.append(message.finish_reason if message.status == "complete" else message.status)
+    told.append(message.finish_detail)
+    if message.usage is not None:
+        told.append(f"{message.usage.prompt_tokens}+{message.usage.completion_tokens} tokens")
+    return printable(f"{message.role} ({', '.join(one for one in told if one)})")
 
 
 def _indented(text: str) -> str:

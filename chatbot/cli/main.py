@@ -10,22 +10,21 @@ from msgspec.structs import replace
 
 import chatbot
 from chatbot import __version__
-from chatbot.audit.desk import CommandFailed, Desk, attended, say
-from chatbot.cli.commands import COMMANDS
-from chatbot.cli.exit import EXIT_AT_ONCE, EXIT_DATABASE, EXIT_FAULT, EXIT_MODEL, EXIT_SETTINGS, fail
-from chatbot.cli.health import check_health
-from chatbot.cli.parser import parse
+from chatbot.cli.cli_context import CommandContext, CommandFailed, print_result, run_interruptible
+from chatbot.cli.command_line import COMMANDS, parse
+from chatbot.cli.exit_codes import EXIT_DATABASE, EXIT_FAULT, EXIT_INTERRUPTED, EXIT_MODEL, EXIT_SETTINGS, fail
+from chatbot.cli.health_check import check_health
 from chatbot.cli.serve import serve
-from chatbot.config.load import ConfigError, load
+from chatbot.config.loader import ConfigError, load
 from chatbot.config.settings import Settings
-from chatbot.config.show import show
-from chatbot.from_settings import embedded_options, llm_options
-from chatbot.llm.create import create_provider
-from chatbot.llm.embedded_process import EmbeddedMissing
-from chatbot.llm.protocol import Provider
-from chatbot.logs import setup_logging
-from chatbot.reload import run_reloading
-from chatbot.standard_streams import STDOUT, flush_streams, open_closed_streams
+from chatbot.config.settings_listing import show
+from chatbot.llm.provider import Provider
+from chatbot.llm.provider_factory import create_provider
+from chatbot.llm.providers.embedded_process import EmbeddedMissing
+from chatbot.observability.logging_setup import setup_logging
+from chatbot.runtime.dev_reload import run_with_reload
+from chatbot.runtime.standard_streams import STDOUT, flush_streams, open_closed_streams
+from chatbot.wiring import embedded_options, llm_options
 from events.errors import LogError
 
 ROOT = Path(chatbot.__file__).resolve().parents[1]  # holds run.py and config.toml, in a checkout and where installed
@@ -48,23 +47,23 @@ def _main(arguments: list[str]) -> int:
     if options.reload and options.command == "serve":
         if options.workers is not None:
             return fail(EXIT_SETTINGS, "--reload is for development and serves with one process: leave out --workers")
-        return run_reloading(ROOT, [*(one for one in arguments if one != "--reload"), "--workers", "1"])
+        return run_with_reload(ROOT, [*(one for one in arguments if one != "--reload"), "--workers", "1"])
     try:
         given = {"host": options.host, "port": options.port, "workers": options.workers, "config": options.config}
         configuration = load(given, program=ROOT)
     except ConfigError as error:
         return fail(EXIT_SETTINGS, str(error))
     if options.command == "config":
-        say(show(configuration))
+        print_result(show(configuration))
         return 0
     if options.command == "health":
         return check_health(configuration.settings.server.host, configuration.settings.server.port)
     if options.command in COMMANDS:
-        return work(options, configuration.settings)
+        return run_command(options, configuration.settings)
     return serve(configuration, [sys.executable, str(ROOT / "run.py"), *arguments])
 
 
-def work(options: argparse.Namespace, settings: Settings) -> int:
+def run_command(options: argparse.Namespace, settings: Settings) -> int:
     """A command of the record, beside a running server or on a copied file. Returns the exit code."""
     setup_logging(settings.logging.level, settings.logging.format)
 
@@ -77,7 +76,9 @@ def work(options: argparse.Namespace, settings: Settings) -> int:
         return create_provider("auto" if url else settings.llm.provider, named, embedded_options(settings))
 
     try:
-        return asyncio.run(attended(COMMANDS[options.command].run(Desk(settings, provider), options)))
+        return asyncio.run(
+            run_interruptible(COMMANDS[options.command].run(CommandContext(settings, provider), options))
+        )
     except CommandFailed as error:
         return fail(error.code, str(error))
     except (LogError, OSError) as error:
@@ -85,7 +86,7 @@ def work(options: argparse.Namespace, settings: Settings) -> int:
     except EmbeddedMissing as error:
         return fail(EXIT_MODEL, str(error))
     except KeyboardInterrupt:
-        return fail(EXIT_AT_ONCE, "stopped")
+        return fail(EXIT_INTERRUPTED, "stopped")
     except Exception as error:  # noqa: BLE001  Python would exit with 1, which has a meaning in most commands
         traceback.print_exc()
         return fail(EXIT_FAULT, f"a fault of this program: {type(error).__name__}")

@@ -8,36 +8,35 @@ from contextlib import AsyncExitStack
 import structlog
 
 from chatbot.api.app import build_app, listen
-from chatbot.api.draining import drain, retire
-from chatbot.background import background, cancelled
-from chatbot.cli.exit import (
-    EXIT_AT_ONCE,
+from chatbot.api.server.shutdown import drain, hand_over
+from chatbot.cli.exit_codes import (
     EXIT_DATABASE,
     EXIT_FAILED,
     EXIT_FAULT,
+    EXIT_INTERRUPTED,
     EXIT_LISTEN,
     EXIT_MODEL,
     EXIT_SETTINGS,
     fail,
 )
-from chatbot.collector import settle
-from chatbot.config.load import Configuration
+from chatbot.config.loader import Configuration
 from chatbot.config.settings import Settings
-from chatbot.event_loop import loop_factory
-from chatbot.llm.embedded_process import EmbeddedMissing
-from chatbot.log_file import warn_of_risks
-from chatbot.log_writer import LogWriter
-from chatbot.logs import background_logging
-from chatbot.loop_lag import watch_loop
-from chatbot.service_manager import ServiceManager, take_service_manager
-from chatbot.sessions.owners import OwnersWithoutKeys
-from chatbot.signals import catch_signals
-from chatbot.startup import start_up
+from chatbot.llm.providers.embedded_process import EmbeddedMissing
+from chatbot.observability.log_writer import LogWriter
+from chatbot.observability.logging_setup import background_logging
+from chatbot.observability.loop_lag import measure_loop_lag
+from chatbot.runtime.background_tasks import cancelled, run_in_background
+from chatbot.runtime.event_loop import loop_factory
+from chatbot.runtime.gc_tuning import freeze_heap
+from chatbot.runtime.service_manager import SystemdNotifier, take_systemd_notifier
+from chatbot.runtime.stop_signals import handle_stop_signals
+from chatbot.sessions.owner_check import OwnersWithoutKeys
+from chatbot.startup import start_up, warn_of_risks
 from chatbot.wiring import compose
-from chatbot.workers.inheritance import Inheritance, take_inheritance
-from chatbot.workers.listening import CannotListen, bind
-from chatbot.workers.master import oversee
-from chatbot.workers.worker import Worker, settings_of
+from chatbot.workers.inherited_fds import InheritedFds, take_inherited_fds
+from chatbot.workers.master import supervise
+from chatbot.workers.server_sockets import CannotListen, bind
+from chatbot.workers.worker import Worker, worker_settings
 from events.errors import LogUnusable
 from projections.errors import ProjectionError
 
@@ -47,16 +46,16 @@ def serve(configuration: Configuration, command: Sequence[str]) -> int:
 
     `command` starts a worker.
     """
-    inheritance = take_inheritance()
-    settings = settings_of(configuration.settings, inheritance)
+    inheritance = take_inherited_fds()
+    settings = worker_settings(configuration.settings, inheritance)
     with background_logging(settings.logging.level, settings.logging.format) as stderr:
-        manager = take_service_manager(structlog.get_logger("run"))
+        manager = take_systemd_notifier(structlog.get_logger("run"))
         try:
             if inheritance is None:
                 structlog.get_logger("run").info("settings.read", files=[str(file) for file in configuration.files])
                 warn_of_risks(settings, structlog.get_logger("run"))
             if inheritance is None and settings.server.workers > 1:
-                return oversee(command, settings, manager)
+                return supervise(command, settings, manager)
             with asyncio.Runner(loop_factory=loop_factory()) as runner:
                 runner.run(run(settings, inheritance, stderr, manager))
         except (LogUnusable, ProjectionError) as error:
@@ -75,14 +74,16 @@ def serve(configuration: Configuration, command: Sequence[str]) -> int:
     return 0
 
 
-async def run(settings: Settings, inheritance: Inheritance | None, stderr: LogWriter, manager: ServiceManager) -> None:
+async def run(
+    settings: Settings, inheritance: InheritedFds | None, stderr: LogWriter, manager: SystemdNotifier
+) -> None:
     """The service's life: start, say so, wait for a signal, drain in named stages.
 
     `manager` is not notified by a worker: its master does that.
     """
     logger = structlog.get_logger("run")
     stop = asyncio.Event()
-    catch_signals(stop, lambda: os._exit(EXIT_AT_ONCE), logger, hangup=inheritance is None)
+    handle_stop_signals(stop, lambda: os._exit(EXIT_INTERRUPTED), logger, hangup=inheritance is None)
     worker = None if inheritance is None else Worker(inheritance, stop)
     async with AsyncExitStack() as stack:
         # First: a port that is taken must leave no trace of a start.
@@ -93,20 +94,20 @@ async def run(settings: Settings, inheritance: Inheritance | None, stderr: LogWr
         listener, url = await listen(build_app(services), bound, worker.share if worker else None)
         stack.push_async_callback(listener.cleanup)
         starting = asyncio.create_task(start_up(services, url, worker))
-        leaving = asyncio.create_task(worker.told_to_leave() if worker else stop.wait())
+        leaving = asyncio.create_task(worker.wait_until_told_to_leave() if worker else stop.wait())
         await asyncio.wait((starting, leaving), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()  # raises what stopped the start
-            settle()
+            freeze_heap()
             manager.ready()
-        watching = watch_loop(services.metrics.loop_lag, structlog.get_logger("loop"))
-        await stack.enter_async_context(background(watching, "loop-lag"))  # not before: nobody waits for a start
+        watching = measure_loop_lag(services.metrics.loop_lag, structlog.get_logger("loop"))
+        await stack.enter_async_context(run_in_background(watching, "loop-lag"))  # not before: nobody waits for a start
         await leaving
         await cancelled(starting)
         manager.stopping()
         if stop.is_set():
             await drain(services)
         else:
-            await retire(services, listener, stop)
+            await hand_over(services, listener, stop)
         logger.info("drain.listener", grace_s=settings.server.feeds_grace_s)
     logger.info("drain.done")

@@ -4,14 +4,22 @@ Each setting is written once, here and in the four modules of sections: its type
 reason (`description`), its default, and in `extra` the name of its environment variable where that is not the regular
 CHATBOT_<SECTION>_<NAME>, whether it is secret, and what is allowed where bounds do not say it. config.toml, the
 README's table and every error message are made from that.
+
+Every setting one by one, read from the sections: name, environment variable, type, bounds, meaning.
 """
 
-from msgspec import Struct
+from collections.abc import Mapping
+from difflib import get_close_matches
+from functools import cache
+from typing import Any, Literal, get_args, get_origin
 
-from chatbot.config.edge import AuthSettings, LoggingSettings, ServerSettings, StreamSettings
-from chatbot.config.nodes import NodeSettings
-from chatbot.config.replies import ChatSettings, EmbeddedSettings, LlmSettings
-from chatbot.config.storage import DatabaseSettings, SessionSettings
+from msgspec import NODEFAULT, Meta, Struct
+from msgspec.structs import FieldInfo, fields
+
+from chatbot.config.sections.database_settings import DatabaseSettings, SessionSettings
+from chatbot.config.sections.llm_settings import ChatSettings, EmbeddedSettings, LlmSettings
+from chatbot.config.sections.node_settings import NodeSettings
+from chatbot.config.sections.server_settings import AuthSettings, LoggingSettings, ServerSettings, StreamSettings
 
 
 class Settings(Struct, frozen=True):
@@ -27,3 +35,116 @@ class Settings(Struct, frozen=True):
     stream: StreamSettings = StreamSettings()
     nodes: NodeSettings = NodeSettings()
     logging: LoggingSettings = LoggingSettings()
+
+
+PREFIX = "CHATBOT_"
+
+
+class Setting(Struct, frozen=True):
+    """One setting. `kind` is bool, int, float, str, choice, list or table; `allowed` says in words what it may be."""
+
+    section: str
+    key: str
+    env: str
+    kind: str
+    type: Any
+    default: Any
+    description: str
+    allowed: str
+    secret: bool
+    prose: bool  # a text for people or a model, which is taken as it is
+
+    @property
+    def name(self) -> str:
+        return f"{self.section}.{self.key}"
+
+
+@cache
+def inventory() -> Mapping[str, Setting]:
+    """All settings by dotted name, in the order in which people read them."""
+    found = {}
+    for section in fields(Settings):
+        for field in fields(section.type):
+            setting = _describe(section.name, field)
+            found[setting.name] = setting
+    return found
+
+
+def _describe(section: str, field: FieldInfo) -> Setting:
+    annotated, meta = get_args(field.type)
+    extra = meta.extra or {}
+    kind = _kind(annotated)
+    default = field.default if field.default is not NODEFAULT else field.default_factory()
+    return Setting(
+        section=section,
+        key=field.name,
+        env=extra.get("env", default_env(f"{section}.{field.name}")),
+        kind=kind,
+        type=field.type,
+        default=default,
+        description=meta.description or "",
+        allowed=extra.get("allowed") or _allowed(kind, annotated, meta),
+        secret=extra.get("secret", False),
+        prose=extra.get("prose", False),
+    )
+
+
+def default_env(name: str) -> str:
+    """The environment name of a setting that has no name of its own: CHATBOT_<SECTION>_<KEY>."""
+    return PREFIX + name.replace(".", "_").upper()
+
+
+def _kind(annotated: Any) -> str:
+    origin = get_origin(annotated)
+    if origin is Literal:
+        return "choice"
+    if origin is tuple:
+        return "list"
+    if origin is Mapping:
+        return "table"
+    return str(annotated.__name__)
+
+
+def _allowed(kind: str, annotated: Any, meta: Meta) -> str:
+    if kind == "bool":
+        return "true or false"
+    if kind == "choice":
+        return "one of " + ", ".join(get_args(annotated))
+    if kind in {"int", "float"}:
+        number = "a whole number" if kind == "int" else "a number"
+        low = f"above {meta.gt}" if meta.gt is not None else f"from {meta.ge}"
+        return f"{number} {low}{',' if meta.gt is not None else ''} up to {meta.le}"
+    return "a text"
+
+
+def by_env() -> dict[str, Setting]:
+    """All settings by the name of their environment variable."""
+    return {setting.env: setting for setting in inventory().values()}
+
+
+def closest_name(name: str) -> str | None:
+    """The setting's name that is most like `name`."""
+    key = name.rpartition(".")[2]
+    homonyms = [setting.name for setting in inventory().values() if setting.key == key]
+    if len(homonyms) == 1:  # the right key in the wrong section: nearer than any spelling can tell
+        return homonyms[0]
+    return next(iter(get_close_matches(name, inventory(), n=1)), None)
+
+
+def closest_env(name: str) -> str | None:
+    """The environment variable that is most like `name`, or whose regular name would be."""
+    names: dict[str, str] = {}
+    for setting in inventory().values():
+        names |= dict.fromkeys((unprefixed_env(default_env(setting.name)), unprefixed_env(setting.env)), setting.env)
+    return next((names[close] for close in get_close_matches(unprefixed_env(name), names, n=1)), None)
+
+
+def unprefixed_env(name: str) -> str:
+    """`name` without its prefix, which would make all names alike."""
+    return name.removeprefix(PREFIX)
+
+
+def likely_misspelling(name: str) -> str | None:
+    """The unprefixed environment variable that `name` very nearly is."""
+    names = [env for env in by_env() if len(env) > 5 and not env.startswith(PREFIX)]  # PORTS is somebody else's
+    return next(iter(get_close_matches(name, names, n=1, cutoff=0.85)), None)

@@ -1,10 +1,13 @@
-"""Where settings come from: config.toml, .env, the environment, the command line, each read on its own.
+"""Values of settings: from what a source holds to the type that the code uses, and to what people may see.
+
+Where settings come from: config.toml, .env, the environment, the command line, each read on its own.
 
 An empty value in .env, the environment or the command line counts as not set, so that `NAME=${NAME:-}` in somebody's
 start script changes nothing; for a list it means the empty list (CORS_ORIGINS= lets no other web page in). API keys
 that are set but empty are a fault: the service would otherwise start open to everyone.
 """
 
+import json
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -12,13 +15,116 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, ValidationError, convert
 
 from chatbot.config.dotenv import DotenvError, parse_dotenv
-from chatbot.config.inventory import PREFIX, Setting, by_env, inventory, nearest, nearest_env, slip_of
 from chatbot.config.service_links import is_service_link
-from chatbot.config.settings import Settings
-from chatbot.config.values import MASK, Invalid, from_text, from_toml, refused, visible
+from chatbot.config.settings import (
+    PREFIX,
+    Setting,
+    Settings,
+    by_env,
+    closest_env,
+    closest_name,
+    inventory,
+    likely_misspelling,
+)
+from chatbot.config.text_checks import find_mistake, strip_texts
+
+MASK = "***"
+_SWITCH = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(("false", "0", "no", "off"), False)
+_SHOWN_MAX_CHARS = 80  # a system prompt may be a page long; a line of the listing is not
+_CREDENTIALS = re.compile(r"(?<=//)[^/@\s]*@")
+_QUERY_SECRETS = re.compile(r"(?<=[?&])([^=&\s]*(?:key|token|secret|password|sig)[^=&\s]*=)[^&\s\"]+", re.IGNORECASE)
+
+
+class InvalidValue(Exception):
+    """A value that its setting does not allow; the text is the reason where the setting's `allowed` does not say it."""
+
+
+def parse_text(setting: Setting, text: str) -> Any:
+    """The value that a text stands for, from an environment variable, .env or the command line. Raises Invalid."""
+    parse = _PARSERS.get(setting.kind)
+    try:
+        value = parse(text.strip()) if parse else text
+    except (ValueError, KeyError):
+        raise InvalidValue from None  # the cause quotes the text, which may be a secret
+    return parse_toml(setting, value)
+
+
+def parse_toml(setting: Setting, value: Any) -> Any:
+    """`value` as the setting's type, within its bounds. Raises Invalid."""
+    if not setting.prose:
+        value = strip_texts(value)
+        if mistake := find_mistake(value, setting.env):
+            raise InvalidValue(mistake)
+    try:
+        return convert(value, setting.type)
+    except ValidationError:
+        raise InvalidValue from None
+
+
+def _list(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def _table(text: str) -> dict[str, str]:
+    table: dict[str, str] = {}
+    for number, item in enumerate(_list(text), start=1):
+        name, colon, secret = item.partition(":")
+        if not colon:
+            raise InvalidValue(f"pair {number} has no colon")
+        if name.strip() in table:
+            raise InvalidValue(f"pair {number} has the name of an earlier one")
+        table[name.strip()] = secret.strip()
+    if not table:
+        raise InvalidValue("it is set but empty; unset it to have none")
+    return table
+
+
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "int": int,
+    "float": float,
+    "bool": lambda text: _SWITCH[text.lower()],
+    "choice": str.lower,
+    "list": _list,
+    "table": _table,
+}
+
+
+def to_toml(value: Any) -> str:
+    """`value` as config.toml writes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(to_toml(item) for item in value)}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key} = {to_toml(item)}' for key, item in value.items())}}}"
+    return str(value)
+
+
+def shown(setting: Setting, value: Any) -> str:
+    """A setting's value for a person's eyes: as `visible`, and secrets masked."""
+    if setting.secret and isinstance(value, dict):
+        return ", ".join(f"{name}: {MASK}" for name in value) or "none"
+    return MASK if setting.secret and value else visible(value)
+
+
+def refused(setting: Setting, raw: Any) -> str:
+    """A refused value for a person's eyes. Nothing of a secret: where name and secret were swapped, a name is one."""
+    return MASK if setting.secret else visible(raw)
+
+
+def visible(value: Any) -> str:
+    """Any value on one line, cut where very long, without the credentials that a URL may carry."""
+    text = _QUERY_SECRETS.sub(rf"\1{MASK}", _CREDENTIALS.sub(f"{MASK}@", to_toml(value)))
+    text = text.encode(errors="backslashreplace").decode()  # the environment may hold bytes that are no text
+    return text if len(text) <= _SHOWN_MAX_CHARS else text[: _SHOWN_MAX_CHARS - 1] + "…"
+
 
 COMMAND_LINE = {"host": "server.host", "port": "server.port", "workers": "server.workers"}
 _SENSITIVE = re.compile("auth|key|secret|password", re.IGNORECASE)
@@ -30,23 +136,25 @@ class Source(Struct):
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     faults: list[str] = []
-    faulty: set[str] = set()
+    faulty_names: set[str] = set()
 
-    def take(self, setting: Setting, raw: Any, origin: str, parse: Callable[[Setting, Any], Any] = from_text) -> None:
+    def add_value(
+        self, setting: Setting, raw: Any, origin: str, parse: Callable[[Setting, Any], Any] = parse_text
+    ) -> None:
         """Keep what `parse` makes of `raw`, or note why it is not allowed."""
-        if parse is from_text and not raw.strip() and setting.kind not in ("list", "table"):
+        if parse is parse_text and not raw.strip() and setting.kind not in ("list", "table"):
             return
         try:
             self.values[setting.name] = parse(setting, raw)
             self.origins[setting.name] = origin
-        except Invalid as invalid:
+        except InvalidValue as invalid:
             reason = f"{invalid}; " if str(invalid) else ""
-            self.faulty.add(setting.name)
+            self.faulty_names.add(setting.name)
             self.faults.append(
                 f"{setting.name} = {refused(setting, raw)} ({origin}): {reason}allowed: {setting.allowed}"
             )
 
-    def refuse(self, name: str, raw: Any, origin: str, meant: str | None) -> None:
+    def add_unknown(self, name: str, raw: Any, origin: str, meant: str | None) -> None:
         """Note that no setting is called `name`; `meant` is the nearest name there is."""
         hidden = _SENSITIVE.search(f"{name} {meant}")  # a misspelt secret is a secret
         advice = f"did you mean {meant}?" if meant else "`chatbot config` lists them all"
@@ -65,7 +173,7 @@ def read_config(path: Path, label: str, *, required: bool) -> Source:
         return source
     for section, content in document.items():
         if not isinstance(content, dict):
-            source.refuse(section, content, label, nearest(section))
+            source.add_unknown(section, content, label, closest_name(section))
         elif section not in Settings.__struct_fields__:
             close = get_close_matches(section, Settings.__struct_fields__, n=1) or Settings.__struct_fields__
             source.faults.append(f"[{section}] ({label}): no such section; did you mean {' or '.join(close)}?")
@@ -78,9 +186,9 @@ def read_config(path: Path, label: str, *, required: bool) -> Source:
 def _take_from_config(source: Source, name: str, raw: Any, label: str) -> None:
     setting = inventory().get(name)
     if setting is None:
-        source.refuse(name, raw, label, nearest(name))
+        source.add_unknown(name, raw, label, closest_name(name))
     else:
-        source.take(setting, raw, label, from_toml)
+        source.add_value(setting, raw, label, parse_toml)
 
 
 def read_dotenv(path: Path) -> Source:
@@ -101,8 +209,8 @@ def read_dotenv(path: Path) -> Source:
         return source
     for name, text in values.items():
         if name not in by_env() and not name.startswith(PREFIX):
-            if slip := slip_of(name):
-                source.refuse(name, text, ".env", slip)
+            if mistake := likely_misspelling(name):
+                source.add_unknown(name, text, ".env", mistake)
             continue
         _take_from_environment(source, name, values, ".env")
     return source
@@ -122,9 +230,9 @@ def _take_from_environment(source: Source, name: str, environment: Mapping[str, 
     if is_service_link(name, environment):
         return
     if setting is not None:
-        source.take(setting, text, f"{origin} {name}")
+        source.add_value(setting, text, f"{origin} {name}")
     else:
-        source.refuse(name, text, origin, nearest_env(name))
+        source.add_unknown(name, text, origin, closest_env(name))
 
 
 def read_command_line(options: Mapping[str, str | int | None]) -> Source:
@@ -132,5 +240,5 @@ def read_command_line(options: Mapping[str, str | int | None]) -> Source:
     source = Source()
     for option, name in COMMAND_LINE.items():
         if options.get(option) is not None:
-            source.take(inventory()[name], str(options[option]), f"command line --{option}")
+            source.add_value(inventory()[name], str(options[option]), f"command line --{option}")
     return source

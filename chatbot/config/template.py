@@ -5,8 +5,8 @@ python -m chatbot.config.template > config.toml
 
 from textwrap import wrap
 
-from chatbot.config.inventory import Setting, inventory
-from chatbot.config.values import to_toml
+from chatbot.config.settings import Setting, inventory
+from chatbot.config.sources import to_toml
 
 _HEAD = """\
 # All settings, with their defaults. What is weaker comes first: this file, then a .env file, then the environment,

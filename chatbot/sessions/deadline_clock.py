@@ -37,7 +37,7 @@ class ClockTrust(Struct, frozen=True):
     since_us: int
 
 
-def begin(reading: Reading, newest_us: int | None) -> tuple[ClockTrust, int]:
+def initial_trust(reading: Reading, newest_us: int | None) -> tuple[ClockTrust, int]:
     """The trust at the start, and by how much the clock is behind the log's newest event at `newest_us`, below zero (0:
     it is not). After a long stop, or with a clock that is far ahead, time goes on where the log ends.
     """
@@ -47,7 +47,7 @@ def begin(reading: Reading, newest_us: int | None) -> tuple[ClockTrust, int]:
     return ClockTrust(believed_us, offset_us, reading.boot_us), ahead_us if ahead_us <= -JUMP_US else 0
 
 
-def observe(trust: ClockTrust, reading: Reading) -> tuple[ClockTrust, int]:
+def updated_trust(trust: ClockTrust, reading: Reading) -> tuple[ClockTrust, int]:
     """The trust after `reading`, and by how much the wall clock has jumped since the reading before (0: not at all)."""
     offset_us = reading.wall_us - reading.boot_us
     moved_us = offset_us - trust.offset_us
@@ -76,30 +76,30 @@ class DeadlineClock:
     zero) back. For one event loop; to be called once a minute at least, as the timer of expiry does.
     """
 
-    def __init__(self, read: Callable[[], Reading], newest_us: int | None, jumped: Callable[[float], None]) -> None:
+    def __init__(self, read: Callable[[], Reading], newest_us: int | None, on_jump: Callable[[float], None]) -> None:
         self._read = read
-        self._jumped = jumped
-        self._trust, behind_us = begin(read(), newest_us)
+        self._on_jump = on_jump
+        self._trust, behind_us = initial_trust(read(), newest_us)
         if behind_us:
-            jumped(behind_us / 1e6)
+            on_jump(behind_us / 1e6)
 
     def __call__(self) -> int:
-        reading = self._look()
+        reading = self._read_clocks()
         return deadline_time_us(self._trust, reading)
 
     def is_consistent(self, hours: float) -> bool:
         """Whether the clock has run for so long since the last jump, or since the start."""
-        return self._look().boot_us - self._trust.since_us >= hours * 3_600_000_000
+        return self._read_clocks().boot_us - self._trust.since_us >= hours * 3_600_000_000
 
-    def _look(self) -> Reading:
+    def _read_clocks(self) -> Reading:
         reading = self._read()
-        self._trust, moved_us = observe(self._trust, reading)
+        self._trust, moved_us = updated_trust(self._trust, reading)
         if moved_us:
-            self._jumped(moved_us / 1e6)
+            self._on_jump(moved_us / 1e6)
         return reading
 
 
-async def open_deadline_clock(log: EventLog, jumped: Callable[[float], None]) -> DeadlineClock:
+async def open_deadline_clock(log: EventLog, on_jump: Callable[[float], None]) -> DeadlineClock:
     """The clock of this machine, held against the log's newest event. Raises LogUnavailable."""
     newest = await log.rows(after=log.head().position - 1, limit=1)
-    return DeadlineClock(system_reading, newest[0].recorded_at_us if newest else None, jumped)
+    return DeadlineClock(system_reading, newest[0].recorded_at_us if newest else None, on_jump)

@@ -28,13 +28,13 @@ class DiskReserve:
         self._released = 0  # bytes
         self._logger = structlog.get_logger("disk")
 
-    async def keep(self) -> None:
+    async def allocate(self) -> None:
         """Take the room, as far as there is some to spare."""
         if self._path is not None:
-            await asyncio.to_thread(self._take, self._path, 0)
+            await asyncio.to_thread(self._allocate, self._path, 0)
 
     @contextlib.asynccontextmanager
-    async def made(self) -> AsyncIterator[bool]:
+    async def released_if_full(self) -> AsyncIterator[bool]:
         """Have room to erase in; whether the disk was so full that the reserve was given for it."""
         if self._path is None:
             yield False
@@ -50,7 +50,7 @@ class DiskReserve:
             self._users -= 1
             if self._released and not self._users:
                 again, self._released = self._released, 0
-                await asyncio.to_thread(self._take, self._path, again)
+                await asyncio.to_thread(self._allocate, self._path, again)
 
     def _release(self, path: Path) -> int:
         """The bytes given back; 0 where there is room, or no reserve."""
@@ -63,14 +63,14 @@ class DiskReserve:
             return 0
         return size
 
-    def _take(self, path: Path, again: int) -> None:
+    def _allocate(self, path: Path, again: int) -> None:
         """Make the file: as large as it was (`again`), or as the disk can spare; smaller where that does not fit."""
         with contextlib.suppress(OSError):
             if path.exists():
                 return
             wanted = min(self._size, max(again, _free(path.parent) // SHARE))
             while wanted >= MIN_BYTES:
-                if _allocated(path, wanted):
+                if _try_allocate(path, wanted):
                     return
                 wanted //= 2
 
@@ -89,7 +89,7 @@ def _fill(descriptor: int, size: int) -> None:
         written += os.write(descriptor, bytes(min(size - written, MIN_BYTES)))
 
 
-def _allocated(path: Path, size: int) -> bool:
+def _try_allocate(path: Path, size: int) -> bool:
     """Whether a file of `size` bytes that really takes them could be made."""
     descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     try:

@@ -6,18 +6,18 @@ from typing import Protocol
 import structlog
 from msgspec import Struct
 
-from chatbot.llm.gate import Gate
-from chatbot.llm.protocol import Provider
-from chatbot.sessions.decide import Rules
+from chatbot.llm.concurrency_limiter import ConcurrencyLimiter
+from chatbot.llm.provider import Provider
+from chatbot.sessions.actor.generation import ReplyTiming
+from chatbot.sessions.cluster_port import Cluster, SingleNode
 from chatbot.sessions.disk_reserve import DiskReserve
-from chatbot.sessions.feeds import Feeds
-from chatbot.sessions.generation import Timing
-from chatbot.sessions.nodes import Alone, Nodes
-from chatbot.sessions.recent_texts import RecentTexts
+from chatbot.sessions.domain.decide import Rules
+from chatbot.sessions.feeds.channels import ChannelRegistry
+from chatbot.sessions.feeds.text_cache import TextCache
 from events.catalogue import ReplyEnded, ReplyStarted
 from events.log import EventLog
-from projections.queries import Queries
 from projections.runner import ProjectionRunner
+from projections.sqlite.queries import ProjectionQueries
 
 
 class Limits(Struct, frozen=True):
@@ -43,7 +43,9 @@ class SessionObserver(Protocol):
 
     def reply_closed(self, provider: str, ended: ReplyEnded) -> None: ...
 
-    def reply_ended(self, started: ReplyStarted, ended: ReplyEnded, timing: Timing, request_id: str | None) -> None: ...
+    def reply_ended(
+        self, started: ReplyStarted, ended: ReplyEnded, timing: ReplyTiming, request_id: str | None
+    ) -> None: ...
 
 
 class Ports(Struct, frozen=True):
@@ -53,16 +55,16 @@ class Ports(Struct, frozen=True):
 
     log: EventLog
     runner: ProjectionRunner
-    queries: Queries
+    queries: ProjectionQueries
     provider: Provider
-    gate: Gate
+    limiter: ConcurrencyLimiter
     rules: Rules
     limits: Limits
-    feeds: Feeds
-    texts: RecentTexts
+    feeds: ChannelRegistry
+    texts: TextCache
     observe: SessionObserver
     clock: Callable[[], int]
     timer: Callable[[], float]
     logger: structlog.stdlib.BoundLogger
-    nodes: Nodes = Alone()
+    nodes: Cluster = SingleNode()
     reserve: DiskReserve = DiskReserve(None, 0)

@@ -14,16 +14,18 @@ from contextlib import ExitStack, suppress
 import structlog
 
 from chatbot.config.settings import Settings
-from chatbot.service_manager import ServiceManager
-from chatbot.signals import catch_signals
-from chatbot.workers.control import Order
-from chatbot.workers.process import WorkerProcess
-from chatbot.workers.projection_files import delete_all_but
-from chatbot.workers.shared import Shared
+from chatbot.runtime.service_manager import SystemdNotifier
+from chatbot.runtime.stop_signals import handle_stop_signals
+from chatbot.workers.control_channel import ControlMessage
+from chatbot.workers.shared_resources import SharedResources
+from chatbot.workers.worker_process import WorkerProcess
+from chatbot.workers.worker_projections import delete_unused_files
 
 EXIT_AT_ONCE = 130
-FAULTS = range(2, 6)  # exit codes that say what is wrong with settings, database, address or model: see --help
-SETTLED_S = 10.0  # a worker that has lived so long may end once without being thought of as failing
+CONFIGURATION_EXIT_CODES = range(
+    2, 6
+)  # exit codes that say what is wrong with settings, database, address or model: see --help
+STABLE_AFTER_S = 10.0  # a worker that has lived so long may end once without being thought of as failing
 BACKOFF_S = (0.1, 30.0)  # before a worker that keeps failing starts again: the second time, doubled up to the last
 ATTEMPTS_MAX = 6  # in a row, while no worker serves; then the master gives up
 ROLL_READY_S = 600.0  # that a new worker may take until it serves; it may have to fold the whole log
@@ -35,42 +37,44 @@ class Master:
     the worker that will replace another.
     """
 
-    def __init__(self, command: Sequence[str], settings: Settings, shared: Shared, manager: ServiceManager) -> None:
+    def __init__(
+        self, command: Sequence[str], settings: Settings, shared: SharedResources, manager: SystemdNotifier
+    ) -> None:
         self._command = command
         self._settings = settings
         self._shared = shared
         self._manager = manager
         self._logger = structlog.get_logger("master")
         self._workers: dict[int, WorkerProcess] = {}  # by slot
-        self._keepers: dict[int, asyncio.Task[None]] = {}  # by slot
-        self._vacated: set[int] = set()  # slots whose worker, whichever it is by then, has a successor
+        self._slot_tasks: dict[int, asyncio.Task[None]] = {}  # by slot
+        self._retired_slots: set[int] = set()  # slots whose worker, whichever it is by then, has a successor
         self._stop = asyncio.Event()
         self._roll_wanted = asyncio.Event()
-        self._moved = asyncio.Event()  # a worker has become ready, or ended
+        self._workers_changed = asyncio.Event()  # a worker has become ready, or ended
         self._code = 0
         self._restarts = 0
 
     async def run(self) -> int:
         """Serve until told to stop. Returns the exit code."""
         self._catch_signals()
-        living = asyncio.create_task(self._live(), name="master")
+        serving_task = asyncio.create_task(self._serve(), name="master")
         stopping = asyncio.create_task(self._stop.wait())
-        await asyncio.wait((living, stopping), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((serving_task, stopping), return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
-        living.cancel()
+        serving_task.cancel()
         with suppress(asyncio.CancelledError):
-            await living
+            await serving_task
         await self._end_all()
         return self._code
 
-    async def _live(self) -> None:
+    async def _serve(self) -> None:
         wanted = self._settings.server.workers
-        await delete_all_but(self._settings.database.projections, range(1, wanted + 1))
-        self._keep(1)
-        await self._until(lambda: self._serving() >= 1)  # one alone finds what is wrong, and folds for the others
+        await delete_unused_files(self._settings.database.projections, range(1, wanted + 1))
+        self._start_slot(1)
+        await self._wait_until(lambda: self._serving() >= 1)  # one alone finds what is wrong, and folds for the others
         for slot in range(2, wanted + 1):
-            self._keep(slot)
-        await self._until(lambda: self._serving() >= wanted)
+            self._start_slot(slot)
+        await self._wait_until(lambda: self._serving() >= wanted)
         url = self._shared.url
         self._logger.info("server.ready", url=url, docs=f"{url}/docs", workers=wanted)
         self._manager.ready()
@@ -82,7 +86,7 @@ class Master:
             self._manager.ready()
 
     def _catch_signals(self) -> None:
-        catch_signals(self._stop, self._quit_at_once, self._logger)
+        handle_stop_signals(self._stop, self._quit_at_once, self._logger)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._roll_wanted.set)
 
     def _quit_at_once(self) -> None:
@@ -93,29 +97,29 @@ class Master:
     def _serving(self) -> int:
         return sum(worker.ready.is_set() and not worker.is_leaving for worker in self._workers.values())
 
-    async def _until(self, condition: Callable[[], bool]) -> None:
+    async def _wait_until(self, condition: Callable[[], bool]) -> None:
         while not condition():
-            self._moved.clear()
-            await self._moved.wait()
+            self._workers_changed.clear()
+            await self._workers_changed.wait()
 
     # the life of a slot
 
-    def _keep(self, slot: int, *, on_trial: bool = False) -> None:
-        keeper = asyncio.create_task(self._keep_alive(slot, on_trial=on_trial), name=f"slot-{slot}")
-        self._keepers[slot] = keeper
+    def _start_slot(self, slot: int, *, on_trial: bool = False) -> None:
+        slot_task = asyncio.create_task(self._run_slot(slot, on_trial=on_trial), name=f"slot-{slot}")
+        self._slot_tasks[slot] = slot_task
 
-    async def _keep_alive(self, slot: int, *, on_trial: bool) -> None:
+    async def _run_slot(self, slot: int, *, on_trial: bool) -> None:
         """Have a worker in `slot` until it is meant to leave. One `on_trial` must become ready at the first try."""
         failures = 0
-        while not self._stop.is_set() and slot not in self._vacated:
+        while not self._stop.is_set() and slot not in self._retired_slots:
             started_s = time.monotonic()
-            worker, code = await self._live_and_end(slot)
+            worker, code = await self._run_worker(slot)
             was_ready = worker is not None and worker.ready.is_set()
             if self._stop.is_set() or (on_trial and not was_ready) or (worker is not None and worker.is_leaving):
                 return
             on_trial = False  # it has passed
-            failures = 1 if was_ready and time.monotonic() - started_s >= SETTLED_S else failures + 1
-            if not self._serving() and not was_ready and (code in FAULTS or failures >= ATTEMPTS_MAX):
+            failures = 1 if was_ready and time.monotonic() - started_s >= STABLE_AFTER_S else failures + 1
+            if not self._serving() and not was_ready and (code in CONFIGURATION_EXIT_CODES or failures >= ATTEMPTS_MAX):
                 self._give_up(code)
                 return
             self._restarts += 1
@@ -126,7 +130,7 @@ class Master:
                 async with asyncio.timeout(pause_s):
                     await self._stop.wait()
 
-    async def _live_and_end(self, slot: int) -> tuple[WorkerProcess | None, int]:
+    async def _run_worker(self, slot: int) -> tuple[WorkerProcess | None, int]:
         """One worker from its start to its end: with its exit code. None where it could not be started."""
         try:
             worker = await WorkerProcess.start(self._command, self._shared.for_worker(slot), self._logger)
@@ -134,28 +138,28 @@ class Master:
             self._logger.exception("worker.not_started", worker=slot, reason=str(error))
             return None, 1
         self._workers[slot] = worker
-        if self._stop.is_set() or slot in self._vacated:
-            worker.tell(Order(drain=True))
+        if self._stop.is_set() or slot in self._retired_slots:
+            worker.send_message(ControlMessage(drain=True))
         announcing = asyncio.create_task(self._announce(worker))
-        code = await worker.ended()
+        code = await worker.wait_until_ended()
         announcing.cancel()
         self._workers.pop(slot)
         self._shared.tally.note(slot)  # it cannot say so itself where it was killed
         self._tell_siblings()
-        self._moved.set()
+        self._workers_changed.set()
         return worker, code
 
     async def _announce(self, worker: WorkerProcess) -> None:
         await worker.ready.wait()
         self._tell_siblings()
-        self._moved.set()
+        self._workers_changed.set()
 
     def _tell_siblings(self) -> None:
         ready = {slot: worker for slot, worker in self._workers.items() if worker.ready.is_set()}
         serving = {slot: worker.node for slot, worker in ready.items()}
         versions = tuple(worker.version for worker in ready.values())
         for worker in self._workers.values():
-            worker.tell(Order(siblings=serving, versions=versions, restarts=self._restarts))
+            worker.send_message(ControlMessage(siblings=serving, versions=versions, restarts=self._restarts))
 
     def _give_up(self, code: int) -> None:
         self._code = code if code > 0 else 1
@@ -170,40 +174,40 @@ class Master:
         for old in sorted(self._workers.values(), key=_slot):
             if self._workers.get(old.slot) is not old or not old.ready.is_set():
                 continue  # it has ended meanwhile, or is about to start: its successor is new enough
-            if not await self._succeeded(old):
+            if not await self._replace_worker(old):
                 self._logger.error("roll.stopped", kept=old.slot)
                 return
         self._logger.info("roll.done", workers=self._serving())
 
-    async def _succeeded(self, old: WorkerProcess) -> bool:
+    async def _replace_worker(self, old: WorkerProcess) -> bool:
         """Whether another serves in place of `old`, which then is gone."""
-        taken = {number for number, keeper in self._keepers.items() if not keeper.done()}
+        taken = {number for number, slot_task in self._slot_tasks.items() if not slot_task.done()}
         slot = next(number for number in range(1, self._shared.slots + 1) if number not in taken)
-        self._keep(slot, on_trial=True)
-        keeper = self._keepers[slot]
+        self._start_slot(slot, on_trial=True)
+        slot_task = self._slot_tasks[slot]
         with suppress(TimeoutError):
             async with asyncio.timeout(ROLL_READY_S):
-                await self._until(lambda: keeper.done() or self._is_ready(slot))
+                await self._wait_until(lambda: slot_task.done() or self._is_ready(slot))
         if not self._is_ready(slot):
             if slot in self._workers:
                 self._workers[slot].is_leaving = True
                 self._workers[slot].kill()
-                await asyncio.wait([keeper])
+                await asyncio.wait([slot_task])
             return False
-        await self._vacate(old.slot)
-        taken = {number for number, keeper in self._keepers.items() if not keeper.done()}
-        await delete_all_but(self._settings.database.projections, taken)
+        await self._retire_slot(old.slot)
+        taken = {number for number, slot_task in self._slot_tasks.items() if not slot_task.done()}
+        await delete_unused_files(self._settings.database.projections, taken)
         return True
 
-    async def _vacate(self, slot: int) -> None:
+    async def _retire_slot(self, slot: int) -> None:
         """Have whichever worker is there by now leave: the one that was to be replaced may have ended by itself."""
-        self._vacated.add(slot)
+        self._retired_slots.add(slot)
         leaving = self._workers.get(slot)
         if leaving is not None:
             leaving.is_leaving = True
-            leaving.tell(Order(retire=True))
-        await self._gone(self._settings.server.reload_grace_s + self._settings.server.feeds_grace_s, slot)
-        self._vacated.discard(slot)
+            leaving.send_message(ControlMessage(retire=True))
+        await self._wait_until_empty(self._settings.server.reload_grace_s + self._settings.server.feeds_grace_s, slot)
+        self._retired_slots.discard(slot)
 
     def _is_ready(self, slot: int) -> bool:
         worker = self._workers.get(slot)
@@ -216,18 +220,20 @@ class Master:
         self._logger.info("drain.workers", workers=len(self._workers))
         for worker in self._workers.values():
             worker.is_leaving = True
-            worker.tell(Order(drain=True))
+            worker.send_message(ControlMessage(drain=True))
         server = self._settings.server
-        await self._gone(server.drain_pause_s + server.drain_grace_s + server.feeds_grace_s, *self._keepers)
+        await self._wait_until_empty(
+            server.drain_pause_s + server.drain_grace_s + server.feeds_grace_s, *self._slot_tasks
+        )
         self._logger.info("drain.done")
 
-    async def _gone(self, bound_s: float, *slots: int) -> None:
+    async def _wait_until_empty(self, bound_s: float, *slots: int) -> None:
         """Wait until these slots are empty; kill the workers that are late by END_SLACK_S."""
-        keepers = {self._keepers[slot]: slot for slot in slots}
-        if not keepers:
+        slot_tasks = {self._slot_tasks[slot]: slot for slot in slots}
+        if not slot_tasks:
             return
-        _, late = await asyncio.wait(keepers, timeout=bound_s + END_SLACK_S)
-        for slot in (keepers[keeper] for keeper in late):
+        _, late = await asyncio.wait(slot_tasks, timeout=bound_s + END_SLACK_S)
+        for slot in (slot_tasks[slot_task] for slot_task in late):
             self._logger.error("worker.killed", worker=slot, after_s=bound_s + END_SLACK_S)
             if slot in self._workers:
                 self._workers[slot].kill()
@@ -239,7 +245,7 @@ def _slot(worker: WorkerProcess) -> int:
     return worker.slot
 
 
-def oversee(command: Sequence[str], settings: Settings, manager: ServiceManager) -> int:
+def supervise(command: Sequence[str], settings: Settings, manager: SystemdNotifier) -> int:
     """Serve with several workers, each of which `command` starts. Returns the exit code.
 
     `manager` is told when all of them serve, when they are replaced, and when they are stopped.
@@ -247,5 +253,5 @@ def oversee(command: Sequence[str], settings: Settings, manager: ServiceManager)
     Raises LogUnusable (of which LogInUse is one) for the database, CannotListen for the address.
     """
     with ExitStack() as stack:
-        shared = Shared(settings, stack)
+        shared = SharedResources(settings, stack)
         return asyncio.run(Master(command, settings, shared, manager).run())

@@ -8,9 +8,9 @@ import structlog
 from msgspec.structs import replace
 
 from chatbot.config.settings import Settings
-from chatbot.workers.control import Control
-from chatbot.workers.inheritance import Inheritance
-from chatbot.workers.tally import Share, Tally
+from chatbot.workers.connection_counts import ConnectionCounts, FairShare
+from chatbot.workers.control_channel import ControlChannel
+from chatbot.workers.inherited_fds import InheritedFds
 
 
 class Worker:
@@ -19,19 +19,19 @@ class Worker:
     `stop` is the service's: it is set where the master says so, or is gone.
     """
 
-    def __init__(self, inheritance: Inheritance, stop: asyncio.Event) -> None:
+    def __init__(self, inheritance: InheritedFds, stop: asyncio.Event) -> None:
         for number in inheritance.descriptors:  # a program that this one starts would hold lock and port beyond its end
             os.set_inheritable(number, False)
         self.slot = inheritance.slot
-        self.listeners = inheritance.listening()
-        self.share = Share(Tally(inheritance.tally), self.slot)
-        self.wakeups = inheritance.wakeups_of_log()
-        self.control = Control(inheritance.control, stop)
+        self.listeners = inheritance.open_listeners()
+        self.share = FairShare(ConnectionCounts(inheritance.tally), self.slot)
+        self.notifier = inheritance.open_wakeups()
+        self.control = ControlChannel(inheritance.control, stop)
         structlog.contextvars.bind_contextvars(worker=self.slot)
         # Only the master rolls, also where a terminal's hang-up reaches all of its processes.
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: None)
 
-    async def told_to_leave(self) -> None:
+    async def wait_until_told_to_leave(self) -> None:
         """Wait for the order to retire, or to stop."""
         orders = [asyncio.create_task(event.wait()) for event in (self.control.retire, self.control.stop)]
         try:
@@ -41,7 +41,7 @@ class Worker:
                 order.cancel()
 
 
-def settings_of(settings: Settings, inheritance: Inheritance | None) -> Settings:
+def worker_settings(settings: Settings, inheritance: InheritedFds | None) -> Settings:
     """`settings` as a worker has them: a secret that it shares with its siblings, and a port for them of its own."""
     if inheritance is None:
         return settings

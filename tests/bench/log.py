@@ -15,9 +15,10 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.bench import log_append, log_read, tables
-from tests.bench.log_append import Rate
+from tests.bench.harness import tables
 from tests.bench.record import fill
+from tests.bench.workloads import log_append, log_read
+from tests.bench.workloads.log_append import Rate
 
 APPENDERS = (1, 16, 256)
 HEADER = ("work", "per s", "CPU us", "floor", "floor per s", "floor CPU us", "ratio", "goal")

@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.bench.processes import Child, product
-from tests.bench.scale_fill import fill, session_id
-from tests.bench.tables import describe, machine, table
+from tests.bench.harness.bench_processes import Child, product
+from tests.bench.harness.tables import describe, machine, table
+from tests.bench.workloads.scale_fill import fill, session_id
 
 TURNS = 520
 TEXT_CHARS = 32_000  # of a question; an answer is twice as long

@@ -18,13 +18,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.bench import tables
-from tests.bench.loop import loop_factory
-from tests.bench.mixed_load import Paced
-from tests.bench.mixed_work import EVERY_WORK, EXPIRED, Work
-from tests.bench.processes import product
-from tests.bench.readers_crowd import Model, Service
-from tests.bench.scale_fill import bar, fill
+from tests.bench.clients.paced_load import Paced
+from tests.bench.clients.reader_crowd import Model, Service
+from tests.bench.harness import tables
+from tests.bench.harness.bench_loop import loop_factory
+from tests.bench.harness.bench_processes import product
+from tests.bench.workloads.heavy_work import EVERY_WORK, EXPIRED, Work
+from tests.bench.workloads.scale_fill import bar, fill
 
 SERVER_CORE, DRIVER_CORE = 0, 1
 TOKENS, DELAY_MS = 50, 20.0  # of a streamed reply: a second at a model's pace

@@ -21,16 +21,16 @@ from urllib.request import urlopen
 import aiohttp
 import msgspec
 
-from chatbot.llm.completion import Completion
-from chatbot.llm.openai import OpenAiProvider, request_body
-from chatbot.llm.options import LlmOptions
-from chatbot.llm.protocol import ChatMessage, Finish, Hear
-from chatbot.llm.sse import SseParser
+from chatbot.llm.http.sse_parser import SseParser
+from chatbot.llm.llm_options import LlmOptions
+from chatbot.llm.provider import ChatMessage, Finish, OnText
+from chatbot.llm.providers.openai_completion import Completion
+from chatbot.llm.providers.openai_provider import OpenAiProvider, request_body
 from events.catalogue import Parameters
-from tests.bench import tables
-from tests.bench.loop import loop_factory
-from tests.bench.processes import ROOT, started
-from tests.support.parts import free_port
+from tests.bench.harness import tables
+from tests.bench.harness.bench_loop import loop_factory
+from tests.bench.harness.bench_processes import ROOT, started
+from tests.support.programs.external_programs import free_port
 
 MESSAGES = (ChatMessage("user", "What is an event?"),)
 HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
@@ -64,14 +64,14 @@ class AiohttpProvider:
         self._url = f"{url}/v1/chat/completions"
         self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), auto_decompress=False)
 
-    async def stream(self, messages: tuple[ChatMessage, ...], parameters: Parameters, hear: Hear) -> Finish:
+    async def stream(self, messages: tuple[ChatMessage, ...], parameters: Parameters, on_text: OnText) -> Finish:
         body = request_body(messages, parameters, "m") | {"stream_options": {"include_usage": True}}
         reply, parser = Completion("m", ""), SseParser(1_048_576)
         data = msgspec.json.encode(body)
         async with self._session.post(self._url, data=data, headers=HEADERS) as response:
             async for piece in response.content.iter_any():
                 if events := parser.feed(piece):
-                    hear(reply.absorb(events))
+                    on_text(reply.add_events(events))
                     if reply.failure:
                         raise reply.failure
         return reply.finish()
@@ -97,13 +97,13 @@ async def measure(url: str, make: Make, case: Case) -> float:
     """Microseconds of CPU for each operation, after a turn of each client that is not counted."""
     provider, heard = make(url), 0
 
-    def hear(text: str) -> None:
+    def on_text(text: str) -> None:
         nonlocal heard
         heard += text.count("w")  # one in each token
 
     async def ask(turns: int) -> None:
         for _ in range(turns):
-            await provider.stream(MESSAGES, Parameters(), hear)
+            await provider.stream(MESSAGES, Parameters(), on_text)
 
     turns = PACED_TURNS if case.delay_ms else TURNS_EACH
     await asyncio.gather(*(ask(1) for _ in range(case.clients)))
@@ -138,7 +138,14 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    model = [sys.executable, str(ROOT / "tests/bench/fake_model.py"), "--port", str(port), "--protocol", "openai"]
+    model = [
+        sys.executable,
+        str(ROOT / "tests/bench/servers/fake_model.py"),
+        "--port",
+        str(port),
+        "--protocol",
+        "openai",
+    ]
     way = {"PYTHONPATH": str(ROOT)}
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -19,13 +19,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.bench import nodes_far, nodes_log, tables
-from tests.bench.load import LoadFailed, Plan
-from tests.bench.nodes_fleet import Fleet, Task, Way, fleet, measure
-from tests.bench.processes import ROOT, Child, started
-from tests.bench.rig import shape
-from tests.support.parts import free_port
-from tests.support.postgres import PostgresServer, binaries, postgres_server
+from tests.bench.clients.load_clients import LoadFailed, LoadPlan
+from tests.bench.harness import tables
+from tests.bench.harness.bench_processes import ROOT, Child, started
+from tests.bench.harness.node_fleet import Fleet, Task, Way, fleet, measure
+from tests.bench.harness.serving_rig import shape
+from tests.bench.workloads import cross_node_latency, shared_log_append
+from tests.support.programs.external_programs import free_port
+from tests.support.programs.postgres_server import PostgresServer, binaries, postgres_server
 
 TASKS = (
     Task("chat16", "plain turn, C=16", "chat", 16, "turn"),
@@ -56,7 +57,7 @@ def database() -> Iterator[PostgresServer | None]:
 def serving(way: Way, server: PostgresServer | None, folder: Path | None = None) -> Iterator[tuple[Fleet, Child, str]]:
     """A way's processes on an empty log, and the model with its URL."""
     url = f"http://127.0.0.1:{free_port()}"
-    command = [sys.executable, str(ROOT / "tests/bench/fake_model.py"), "--port", url.rpartition(":")[2]]
+    command = [sys.executable, str(ROOT / "tests/bench/servers/fake_model.py"), "--port", url.rpartition(":")[2]]
     schema = asyncio.run(server.schema()) if server and way.on_postgres else ""
     with (
         tempfile.TemporaryDirectory(dir=folder) as name,
@@ -66,7 +67,7 @@ def serving(way: Way, server: PostgresServer | None, folder: Path | None = None)
         yield processes, model, url
 
 
-def run_round(ways: Sequence[Way], tasks: Sequence[Task], server: PostgresServer | None, plan: Plan, mixed: bool,
+def run_round(ways: Sequence[Way], tasks: Sequence[Task], server: PostgresServer | None, plan: LoadPlan, mixed: bool,
               tokens: int = TOKENS) -> dict[str, dict[str, float]]:  # fmt: skip
     """Every task on every way."""
     found: dict[str, dict[str, float]] = {}
@@ -129,9 +130,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def log_alone(options: argparse.Namespace, server: PostgresServer | None) -> list[str]:
     """What is printed of the log."""
-    machine, found = tables.machine(), nodes_log.measure(server, options.rounds, options.seconds)
+    machine, found = tables.machine(), shared_log_append.measure(server, options.rounds, options.seconds)
     tables.save(options.name or "nodes-log", {"machine": machine, "seconds": options.seconds, "rounds": found})
-    return [tables.describe(machine), nodes_log.report(found)]
+    return [tables.describe(machine), shared_log_append.report(found)]
 
 
 def served(options: argparse.Namespace, server: PostgresServer | None) -> list[str]:
@@ -140,22 +141,22 @@ def served(options: argparse.Namespace, server: PostgresServer | None) -> list[s
     tasks = [task for task in TASKS if task.name in options.tasks]
     wants_far = FAR in options.tasks and not options.mixed
     found: Found = {f"{task.name} {way.name}": [] for task in tasks for way in ways}
-    far: dict[str, list[nodes_far.Times]] = {way.name: [] for way in ways if way.processes == 2 and wants_far}
+    far: dict[str, list[cross_node_latency.Times]] = {way.name: [] for way in ways if way.processes == 2 and wants_far}
     for number in range(options.rounds):
         print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
         in_turn = ways[:: -1 if number % 2 else 1]
         if tasks:
-            for key, figures in run_round(in_turn, tasks, server, Plan(options.seconds), options.mixed).items():
+            for key, figures in run_round(in_turn, tasks, server, LoadPlan(options.seconds), options.mixed).items():
                 found[key].append(figures)
         for way in in_turn:
             if way.name in far:
-                far[way.name].append(nodes_far.measure(way, server))
+                far[way.name].append(cross_node_latency.measure(way, server))
     machine = tables.machine()
     result: dict[str, Any] = {"machine": machine, "seconds": options.seconds, "mixed": options.mixed, "rounds": found}
     tables.save(options.name or ("nodes-mixed" if options.mixed else "nodes"), {**result, "far_ms": far})
     said = [tables.describe(machine)]
     said += [report(found, ways, tasks), caption(machine, options.mixed)] if tasks else []
-    return said + ([nodes_far.report(far, ways)] if far else [])
+    return said + ([cross_node_latency.report(far, ways)] if far else [])
 
 
 if __name__ == "__main__":

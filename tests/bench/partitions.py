@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 
 import asyncpg
 
-from tests.support.postgres import postgres_server
+from tests.support.programs.postgres_server import postgres_server
 
 EVENTS = 10_000_000
 STREAM_EVENTS = 20

@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.bench import tables
-from tests.bench.loop import loop_factory
-from tests.bench.processes import Child, product, started
-from tests.bench.readers_client import Caller, FeedReader, SlowReader
-from tests.bench.readers_crowd import Model, Service, allow_files, gather_crowd, trickling
-from tests.support.parts import free_port
+from tests.bench.clients.raw_clients import Caller, FeedReader, SlowReader
+from tests.bench.clients.reader_crowd import Model, Service, allow_files, gather_crowd, trickling
+from tests.bench.harness import tables
+from tests.bench.harness.bench_loop import loop_factory
+from tests.bench.harness.bench_processes import Child, product, started
+from tests.support.programs.external_programs import free_port
 
 SERVER_CORE, DRIVER_CORE = 0, 1
 WARM = 200  # readers that come and go first, so that only what a reader needs is counted
@@ -50,7 +50,7 @@ async def floor(folder: Path, readers: int) -> dict[str, float]:
     """The bare handler."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, str(Path(__file__).with_name("readers_bare.py")), str(port)]
+    command = [sys.executable, str(Path(__file__).with_name("servers") / "floor_sse_server.py"), str(port)]
     with started(command, folder=folder, core=SERVER_CORE, ready=f"{url}/readyz") as child:
         crowd, each = await waiting(child, url, ["any"], readers)
         leave(crowd)

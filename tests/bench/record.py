@@ -28,8 +28,8 @@ from events.catalogue import (
     Usage,
 )
 from events.record import Metadata
-from events.sqlite import SqliteLog
-from tests.bench.tables import folder_at
+from events.storage.sqlite.sqlite_log import SqliteLog
+from tests.bench.harness.tables import folder_at
 
 ROOT = Path(__file__).resolve().parents[2]
 TURNS = 12  # turns a session

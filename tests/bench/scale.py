@@ -20,11 +20,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from tests.bench import tables
-from tests.bench.processes import ROOT, started
-from tests.bench.scale_fill import TEXT_CHARS, TURN_EVENTS, session_id
-from tests.bench.scale_measure import SESSIONS_A_ROUND, Figures, Round
-from tests.support.parts import free_port
+from tests.bench.harness import tables
+from tests.bench.harness.bench_processes import ROOT, started
+from tests.bench.workloads.scale_fill import TEXT_CHARS, TURN_EVENTS, session_id
+from tests.bench.workloads.scale_measure import SESSIONS_A_ROUND, Figures, Round
+from tests.support.programs.external_programs import free_port
 
 SMALL = 1_000
 
@@ -33,7 +33,7 @@ SMALL = 1_000
 def model(folder: Path) -> Iterator[str]:
     """A fake model server; gives its URL."""
     port = free_port()
-    command = [sys.executable, "-m", "tests.support.model_server", "--port", str(port)]
+    command = [sys.executable, "-m", "tests.support.model.model_server", "--port", str(port)]
     url = f"http://127.0.0.1:{port}"
     with started(command, folder=folder, environment={"PYTHONPATH": str(ROOT)}, ready=f"{url}/v1/models"):
         yield url
@@ -44,7 +44,7 @@ def prepare(folder: Path, sessions: int, turns: int, text_chars: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "chatbot.db"
     environment = {**os.environ, "DATABASE_URL": str(log), "PYTHONPATH": str(ROOT), "CHATBOT_LOGGING_LEVEL": "error"}
-    made = [sys.executable, "-m", "tests.bench.scale_fill", str(log), "--sessions", str(sessions)]
+    made = [sys.executable, "-m", "tests.bench.workloads.scale_fill", str(log), "--sessions", str(sessions)]
     made += ["--turns", str(turns), "--text-chars", str(text_chars)]
     if not log.exists():
         subprocess.run(made, env=environment, check=True)

@@ -2,10 +2,10 @@
 
     python -m tests.bench.serving --rounds 5 --seconds 5
 
-The floor (floor.py) is a relay on the same HTTP library that keeps nothing. The figure is the CPU time of the server's
-process for each operation, which other work on the machine disturbs least; a ratio is taken within a round, where both
-met the same disturbance, and the median over the rounds is what counts. The server has the first core to itself, the
-load and the fake model share the second. Any wrong or missing answer fails the command.
+The floor (servers/floor_proxy.py) is a relay on the same HTTP library that keeps nothing. The figure is the CPU time
+of the server's process for each operation, which other work on the machine disturbs least; a ratio is taken within a
+round, where both met the same disturbance, and the median over the rounds is what counts. The server has the first
+core to itself, the load and the fake model share the second. Any wrong or missing answer fails the command.
 """
 
 import argparse
@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.bench import plot, tables
-from tests.bench.load import LoadFailed
-from tests.bench.processes import ROOT
-from tests.bench.rig import Bench, Case, measure, rig, shape
+from tests.bench.clients.load_clients import LoadFailed
+from tests.bench.harness import plot, tables
+from tests.bench.harness.bench_processes import ROOT
+from tests.bench.harness.serving_rig import Bench, Case, measure, rig, shape
 
 FIRST_TEXT_EXTRA_MS = 1.0  # what the first text may take beyond the floor's and one fsync
 FULL = 0.9  # share of its core beyond which the load is no longer sure to be faster than the server

@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.bench import tables
-from tests.bench.loop import loop_factory
-from tests.bench.processes import product
-from tests.bench.readers_client import Caller
-from tests.bench.readers_crowd import Model, Service
-from tests.bench.storage_log import sustained
+from tests.bench.clients.raw_clients import Caller
+from tests.bench.clients.reader_crowd import Model, Service
+from tests.bench.harness import tables
+from tests.bench.harness.bench_loop import loop_factory
+from tests.bench.harness.bench_processes import product
+from tests.bench.workloads.wal_load import sustained
 
 SERVER_CORE, DRIVER_CORE = 0, 1
 TOKENS = 64  # of a reply

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from events.log import EventLog
-from tests.support.stores import PostgresStores, SharedSqliteStores, SqliteStores, Stores
+from tests.support.log.stores import PostgresStores, SharedSqliteStores, SqliteStores, Stores
 
 
 @pytest.fixture(params=["sqlite", "sqlite-shared", pytest.param("postgres", marks=pytest.mark.real_part)])

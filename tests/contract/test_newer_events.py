@@ -5,14 +5,14 @@ import pytest
 from events.catalogue import MetadataChanged, SessionCreated
 from events.codec import IgnoredEvent
 from events.errors import LogUnusable, UnknownEvent
-from events.trust import check_tail
-from events.verify import verify
-from projections.batch import fold
-from projections.session import evolve
-from tests.support.log_texts import ALL, fill, texts
-from tests.support.newer_program import MoodNoted, newer_program
-from tests.support.sample_events import ASKED, deleted, posted
-from tests.support.stores import Stores
+from events.integrity.chain_verifier import verify
+from events.integrity.startup_check import check_integrity
+from projections.folds.batch import fold
+from projections.folds.session import evolve
+from tests.support.log.log_texts import ALL, fill, texts
+from tests.support.log.newer_event_types import MoodNoted, newer_program
+from tests.support.log.sample_events import ASKED, deleted, posted
+from tests.support.log.stores import Stores
 
 
 async def test_only_the_stream_that_holds_an_unknown_type_cannot_be_read(stores: Stores) -> None:
@@ -28,10 +28,14 @@ async def test_only_the_stream_that_holds_an_unknown_type_cannot_be_read(stores:
         await log.read_all(limit=ALL)
     assert texts(await log.read("b", limit=ALL)) == ["2"]
     assert set(await log.read_at([1, 3])) == {1, 3}
-    assert [one.type for one in await log.outlines(limit=ALL)] == ["message_posted", "mood_noted", "message_posted"]
+    assert [one.type for one in await log.event_headers(limit=ALL)] == [
+        "message_posted",
+        "mood_noted",
+        "message_posted",
+    ]
     assert (await verify(log))[1] is None
     with pytest.raises(LogUnusable, match=r"newer version of this program.*mood_noted"):
-        await check_tail(log, "the log")
+        await check_integrity(log, "the log")
 
 
 async def test_a_newer_schema_version_of_a_known_type_is_unknown_too(stores: Stores) -> None:
@@ -56,7 +60,7 @@ async def test_an_event_that_says_so_is_passed_over(stores: Stores) -> None:
     history = await log.read("a", limit=ALL)
     assert [one.event for one in history[1:]] == [IgnoredEvent(), posted("2")]
     assert history == await log.read_all(limit=ALL)
-    await check_tail(log, "the log")
+    await check_integrity(log, "the log")
     assert (await verify(log))[1] is None
     session = None
     for recorded in history:

@@ -17,12 +17,12 @@ from typing import Any
 import httpx
 from msgspec import Struct
 
+from events.integrity.chain_verifier import verify
 from events.options import LogOptions
-from events.sqlite import SqliteLog
-from events.verify import verify
-from tests.crash.readers import Reader, check_all, following
-from tests.support.model_server import ModelServer
-from tests.support.parts import free_port
+from events.storage.sqlite.sqlite_log import SqliteLog
+from tests.crash.crash_readers import CrashReader, check_all, following
+from tests.support.model.model_server import ModelServer
+from tests.support.programs.external_programs import free_port
 from tests.support.service import Program
 
 CLIENTS = 6
@@ -31,7 +31,7 @@ KILL_AFTER_S = (0.0, 0.9)  # once the first session is there
 ENDED = {"complete", "failed", "cancelled", "interrupted"}
 
 
-class Told(Struct):
+class Acknowledged(Struct):
     """What clients were told before the kill: to be found again after it."""
 
     sessions: set[str]
@@ -40,7 +40,7 @@ class Told(Struct):
     messages: dict[str, tuple[str, str]]  # message id: session id, content ("" where only the id was told)
 
 
-async def one_client(url: str, told: Told, seed: int) -> None:
+async def one_client(url: str, told: Acknowledged, seed: int) -> None:
     """Create, chat, stream and delete until the server dies."""
     rng = random.Random(seed)
     sessions: list[str] = []
@@ -52,7 +52,7 @@ async def one_client(url: str, told: Told, seed: int) -> None:
                 return
 
 
-async def one_step(client: httpx.AsyncClient, told: Told, sessions: list[str], rng: random.Random) -> None:
+async def one_step(client: httpx.AsyncClient, told: Acknowledged, sessions: list[str], rng: random.Random) -> None:
     act = rng.random()
     if not sessions or act < 0.2:
         answer = await client.post("/api/sessions", json={"metadata": {"n": rng.random()}})
@@ -78,7 +78,7 @@ async def one_step(client: httpx.AsyncClient, told: Told, sessions: list[str], r
                 note(line, session_id, told)
 
 
-def note(line: str, session_id: str, told: Told) -> None:
+def note(line: str, session_id: str, told: Acknowledged) -> None:
     """Remember what a frame acknowledges."""
     if '"type":"start"' in line:
         start = httpx.Response(200, text=line.removeprefix("data: ")).json()
@@ -88,17 +88,17 @@ def note(line: str, session_id: str, told: Told) -> None:
         told.messages[complete["message_id"]] = (session_id, complete["full_response"])
 
 
-class Kind(Struct, frozen=True):
+class CrashKind(Struct, frozen=True):
     """`gently`: SIGTERM, not SIGKILL. `retries`: the replies that are interrupted are written anew."""
 
     gently: bool = False
     retries: bool = False
 
 
-async def crash_round(folder: Path, model_url: str, seed: int, kind: Kind) -> Told:
+async def crash_round(folder: Path, model_url: str, seed: int, kind: CrashKind) -> Acknowledged:
     """Returns what had been told. Raises AssertionError when a promise is broken."""
     rng = random.Random(seed)
-    told = Told(set(), set(), set(), {})
+    told = Acknowledged(set(), set(), set(), {})
     settings = {
         "PORT": str(free_port()),  # it is to come back where its readers look for it
         "CHATBOT_STREAM_CHECKPOINT_INTERVAL_S": "0.05",
@@ -134,7 +134,7 @@ async def crash_round(folder: Path, model_url: str, seed: int, kind: Kind) -> To
     return told
 
 
-async def end(program: Program, readers: list[Reader], kind: Kind) -> None:
+async def end(program: Program, readers: list[CrashReader], kind: CrashKind) -> None:
     """A service that is asked to go says so to those who follow."""
     if not kind.gently:
         await program.kill()
@@ -159,7 +159,7 @@ async def check_log(path: Path) -> None:
         await log.close()
 
 
-async def check_service(url: str, told: Told, kind: Kind) -> None:
+async def check_service(url: str, told: Acknowledged, kind: CrashKind) -> None:
     """Everything acknowledged is there, everything has ended or soon does, every conversation can go on."""
     async with httpx.AsyncClient(base_url=url, timeout=20) as client:
         found: dict[str, dict[str, Any]] = {}
@@ -184,7 +184,7 @@ async def check_service(url: str, told: Told, kind: Kind) -> None:
             assert answer.status_code == 200, answer.text
 
 
-async def history_of(client: httpx.AsyncClient, session_id: str, kind: Kind) -> httpx.Response:
+async def history_of(client: httpx.AsyncClient, session_id: str, kind: CrashKind) -> httpx.Response:
     """Once what is written anew has ended, where that is to be."""
     async with asyncio.timeout(20):
         while True:
@@ -203,7 +203,7 @@ async def rounds(count: int, seed: int) -> None:
             with tempfile.TemporaryDirectory() as folder:
                 started = time.monotonic()
                 rng = random.Random(seed + number)
-                kind = Kind(gently=rng.random() < 0.25, retries=rng.random() < 0.4)
+                kind = CrashKind(gently=rng.random() < 0.25, retries=rng.random() < 0.4)
                 told = await crash_round(Path(folder), model.url, seed + number, kind)
                 print(
                     f"round {number + 1}/{count}: {kind}, {len(told.sessions)} sessions, "

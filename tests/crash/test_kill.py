@@ -5,14 +5,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.rounds import Kind, crash_round
-from tests.support.model_server import ModelServer
+from tests.crash.rounds import CrashKind, crash_round
+from tests.support.model.model_server import ModelServer
 
-KINDS = [Kind(), Kind(), Kind(retries=True), Kind(gently=True), Kind(gently=True, retries=True)]
+KINDS = [
+    CrashKind(),
+    CrashKind(),
+    CrashKind(retries=True),
+    CrashKind(gently=True),
+    CrashKind(gently=True, retries=True),
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_nothing_acknowledged_is_lost_and_every_reply_ends_for_each_reader(tmp_path: Path, kind: Kind) -> None:
+async def test_nothing_acknowledged_is_lost_and_every_reply_ends_for_each_reader(
+    tmp_path: Path, kind: CrashKind
+) -> None:
     seed = random.randrange(2**31)
     print(f"seed {seed}")  # shown when it fails
     async with ModelServer(delay_s=0.005) as model:

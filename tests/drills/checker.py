@@ -7,11 +7,11 @@ log, which is held against itself. An answer that never came, or a 5xx, may have
 from collections import defaultdict
 from collections.abc import Iterator
 
-from tests.drills.ends import check_ends, check_erased, check_shape
-from tests.drills.hearing import check_heard
-from tests.drills.order import check_if_match, check_order, check_reads
-from tests.drills.record import Operation, Record, Violation
-from tests.drills.story import ENDS, Story
+from tests.drills.drill_record import DrillRecord, Operation, Violation
+from tests.drills.rules.log_index import REPLY_STATUS, LogIndex
+from tests.drills.rules.rules_endings import check_erased, check_gapless, check_reply_endings
+from tests.drills.rules.rules_order import check_if_match, check_order, check_reads
+from tests.drills.rules.rules_readers import check_readers
 
 EXPECTED = {0, 200, 201, 202, 204, 404, 409, 412, 422, 429, 502, 503, 504}
 REFUSALS = {"nothing-to-regenerate", "key-spent"}  # the 422 that a correct client may meet
@@ -19,58 +19,58 @@ REFUSALS = {"nothing-to-regenerate", "key-spent"}  # the 422 that a correct clie
 NEVER_S = float("inf")
 
 
-def check(record: Record) -> list[Violation]:
+def check(record: DrillRecord) -> list[Violation]:
     """Every violation found, the log's own first. Pure."""
-    story = Story(record.log)
+    index = LogIndex(record.log)
     found: list[Violation] = []
     if record.verify:
         found.append(Violation("chain", record.verify))
     found += [Violation("parts", complaint) for complaint in record.complaints]
-    for rules in (check_shape, check_ends, check_erased):
-        found += rules(story)
-    for judge in (check_facts, check_once, check_answers, check_lists, check_order, check_if_match, check_reads):
-        found += judge(story, record.operations)
-    found += check_heard(story, record.heard)
-    found += check_nodes(story, record)
+    for rules in (check_gapless, check_reply_endings, check_erased):
+        found += rules(index)
+    for judge in (check_acknowledged, check_once, check_answers, check_lists, check_order, check_if_match, check_reads):
+        found += judge(index, record.operations)
+    found += check_readers(index, record.heard)
+    found += check_nodes(index, record)
     return found
 
 
-def check_facts(story: Story, operations: list[Operation]) -> Iterator[Violation]:
+def check_acknowledged(index: LogIndex, operations: list[Operation]) -> Iterator[Violation]:
     """What was acknowledged is in the log, to the last character."""
     for one in operations:
-        for fault in _faults(story, one) if one.is_told and one.session_id else []:
+        for fault in _faults(index, one) if one.is_told and one.session_id else []:
             what = f"{one.kind} by {one.client} at {one.target}: {fault}"
             yield Violation("acknowledged", what, one.session_id, one.version, one.told_s)
 
 
-def _faults(story: Story, one: Operation) -> Iterator[str]:
-    if one.session_id not in story.sessions:
+def _faults(index: LogIndex, one: Operation) -> Iterator[str]:
+    if one.session_id not in index.sessions:
         yield "the session is lost"
         return
-    if one.version is not None and story.event(one.session_id, one.version) is None:
+    if one.version is not None and index.event(one.session_id, one.version) is None:
         yield f"version {one.version} is lost"
-    if one.kind == "delete" and not story.is_deleted(one.session_id):
+    if one.kind == "delete" and not index.is_deleted(one.session_id):
         yield "it was never deleted"
-    if story.is_deleted(one.session_id):
+    if index.is_deleted(one.session_id):
         return  # what it held is erased
-    if one.kind in ("patch", "create", "chat", "edit", "regenerate") and story.effect_of(one) is None:
+    if one.kind in ("patch", "create", "chat", "edit", "regenerate") and index.effect_of(one) is None:
         yield "no event tells of it"
     if one.message_id is not None:
-        posted = story.posted.get(one.message_id)
+        posted = index.posted.get(one.message_id)
         if posted is None:
             yield f"message {one.message_id} is lost"
         elif one.sent and (posted.data or {}).get("content") != one.sent:
             yield f"message {one.message_id} is not what was sent"
     if one.reply_status and one.reply_id is not None:
-        yield from _reply_faults(story, one, one.reply_id)
+        yield from _reply_faults(index, one, one.reply_id)
 
 
-def _reply_faults(story: Story, one: Operation, reply_id: str) -> Iterator[str]:
-    reply = story.replies.get(reply_id)
+def _reply_faults(index: LogIndex, one: Operation, reply_id: str) -> Iterator[str]:
+    reply = index.replies.get(reply_id)
     if reply is None or reply.end is None:
         yield f"the end of reply {reply_id} is lost"
         return
-    status = ENDS[reply.end.type]
+    status = REPLY_STATUS[reply.end.type]
     if one.reply_status not in (status, "ended") or (one.reply_status == "ended" and status == "complete"):
         yield f"reply {reply_id} was told to be {one.reply_status}, and is {status}"
     for text in (one.reply_text, one.streamed):
@@ -80,14 +80,14 @@ def _reply_faults(story: Story, one: Operation, reply_id: str) -> Iterator[str]:
         yield f"reply {reply_id} was told to end at {one.version}, and did at {reply.end.version}"
 
 
-def check_once(story: Story, operations: list[Operation]) -> Iterator[Violation]:
+def check_once(index: LogIndex, operations: list[Operation]) -> Iterator[Violation]:
     """A key, and a text that was sent once, took effect at most once; not at all where all attempts were refused."""
     attempts: dict[str, list[Operation]] = defaultdict(list)
     for one in operations:
         if one.key or one.sent:
             attempts[one.key or one.sent].append(one)
     for key, tries in attempts.items():
-        found = {one.position: one for one in [*story.by_key.get(key, []), *story.by_text.get(tries[0].sent, [])]}
+        found = {one.position: one for one in [*index.by_key.get(key, []), *index.by_text.get(tries[0].sent, [])]}
         effects = sorted(found.values(), key=lambda one: one.position)
         first = tries[0]
         if len(effects) > 1:
@@ -104,7 +104,7 @@ def check_once(story: Story, operations: list[Operation]) -> Iterator[Violation]
                 yield Violation("once", what, first.session_id, None, first.invoked_s)
 
 
-def check_answers(story: Story, operations: list[Operation]) -> Iterator[Violation]:
+def check_answers(index: LogIndex, operations: list[Operation]) -> Iterator[Violation]:
     """No answer that a correct client cannot get; no 404 for what is there."""
     created: dict[str, float] = {}
     deleting: dict[str, float] = {}
@@ -120,14 +120,14 @@ def check_answers(story: Story, operations: list[Operation]) -> Iterator[Violati
         was_there = created.get(one.session_id, NEVER_S) < one.invoked_s
         if one.status == 404 and was_there and deleting.get(one.session_id, NEVER_S) > (one.completed_s or 0):
             yield Violation("answers", f"{what}, though nobody deleted it", one.session_id, None, one.invoked_s)
-        gone = story.sessions.get(one.session_id, [])[-1:]
+        gone = index.sessions.get(one.session_id, [])[-1:]
         if one.kind == "read" and one.status == 200 and gone and gone[0].type == "session_deleted":
             told = [op.told_s for op in operations if op.kind == "delete" and op.session_id == one.session_id]
             if any(at is not None and at < one.invoked_s for at in told):
                 yield Violation("deleted", f"{what} after it was deleted", one.session_id, None, one.invoked_s)
 
 
-def check_lists(_story: Story, operations: list[Operation]) -> Iterator[Violation]:
+def check_lists(_index: LogIndex, operations: list[Operation]) -> Iterator[Violation]:
     """A list of a client's own sessions has those that it made, and none that was deleted before."""
     deletes = [one for one in operations if one.kind == "delete"]
     for listed in operations:
@@ -146,14 +146,14 @@ def check_lists(_story: Story, operations: list[Operation]) -> Iterator[Violatio
             yield Violation("lists", what, session_id, None, listed.invoked_s)
 
 
-def check_nodes(story: Story, record: Record) -> Iterator[Violation]:
+def check_nodes(index: LogIndex, record: DrillRecord) -> Iterator[Violation]:
     """All nodes have one log and tell the same of each session; what is deleted is gone on each."""
     for one in record.seen[1:]:
         if one.log != record.seen[0].log:
             yield Violation("nodes", f"the logs of {one.node} and {record.seen[0].node} differ")
-    for session_id in story.sessions:
+    for session_id in index.sessions:
         told = {one.node: one.histories.get(session_id) for one in record.seen}
-        if story.is_deleted(session_id):
+        if index.is_deleted(session_id):
             back = [node for node, history in told.items() if history is not None]
             if back:
                 yield Violation("deleted", f"it is back on {back}", session_id)

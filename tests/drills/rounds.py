@@ -13,33 +13,33 @@ import time
 from pathlib import Path
 
 from tests.drills.checker import check
-from tests.drills.drill import Plan, drill
-from tests.drills.record import Record
-from tests.drills.report import around, table
+from tests.drills.drill import DrillPlan, drill
+from tests.drills.drill_record import DrillRecord
+from tests.drills.drill_report import table, violation_context
 
 SHOWN_MAX = 12
 
 
-async def one_drill(plan: Plan, folder: Path) -> int:
+async def one_drill(plan: DrillPlan, folder: Path) -> int:
     """Run, check, print. Returns how many violations there are."""
     begun_s = time.monotonic()
 
     def say(text: str) -> None:
         print(f"{time.time():.3f} {time.monotonic() - begun_s:7.1f} s  {text}", flush=True)
 
-    drilled = await drill(plan, folder, say)
-    print(table(drilled), flush=True)
-    return judge(drilled.record, plan.seed)
+    result = await drill(plan, folder, say)
+    print(table(result), flush=True)
+    return print_verdict(result.record, plan.seed)
 
 
-def judge(record: Record, seed: int) -> int:
+def print_verdict(record: DrillRecord, seed: int) -> int:
     """Print what is wrong, the first with what stands around it. Returns how many violations there are."""
     violations = check(record)
     print(f"seed {seed}: {len(violations)} violations")
     for violation in violations[:SHOWN_MAX]:
         print(f"  {violation.rule}: {violation.what[:400]} ({violation.session_id} v{violation.version})")
     if violations:
-        print(f"\nthe first, with what stands around it:\n{around(record, violations[0])}", flush=True)
+        print(f"\nthe first, with what stands around it:\n{violation_context(record, violations[0])}", flush=True)
     return len(violations)
 
 
@@ -60,9 +60,9 @@ def main() -> int:
     parser.add_argument("--check", type=Path, help="only check again what a drill left in this folder")
     options = parser.parse_args()
     if options.check:
-        return 1 if judge(Record.load(options.check), options.seed) else 0
+        return 1 if print_verdict(DrillRecord.load(options.check), options.seed) else 0
     nodes = 1 if options.sqlite else options.nodes
-    plan = Plan(options.seed, options.minutes * 60, nodes, postgres=not options.sqlite, only=options.only)
+    plan = DrillPlan(options.seed, options.minutes * 60, nodes, postgres=not options.sqlite, only=options.only)
     folder = open_folder()
     print(f"seed {plan.seed}, {plan.nodes} nodes, {options.minutes:g} minutes, in {folder}", flush=True)
     found = 1

@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 
 from tests.drills.checker import check
-from tests.drills.record import Heard, Logged, Operation, Record, Seen
+from tests.drills.drill_record import DrillRecord, LoggedEvent, NodeView, Operation, ReceivedFrame
 
 S, GONE = "session-1", "session-2"
 
 
-def logged(log: list[Logged], session_id: str, kind: str, **data: Any) -> None:
+def logged(log: list[LoggedEvent], session_id: str, kind: str, **data: Any) -> None:
     """One more event, a tenth of a second after the last."""
     version = 1 + sum(one.session_id == session_id for one in log)
     position = len(log) + 1
-    log.append(Logged(position, session_id, version, kind, position / 10, data, f"digest {position}"))
+    log.append(LoggedEvent(position, session_id, version, kind, position / 10, data, f"digest {position}"))
 
 
 def operation(kind: str, from_s: float, to_s: float, **more: Any) -> Operation:
@@ -24,13 +24,13 @@ def operation(kind: str, from_s: float, to_s: float, **more: Any) -> Operation:
     return Operation(kind=kind, invoked_s=from_s, completed_s=to_s, **{**defaults, **more})
 
 
-def heard(cursor: str, kind: str, **frame: Any) -> Heard:
-    return Heard("reader 1", 1, 1, "n2", S, 1.5, cursor, {"type": kind, **frame})
+def heard(cursor: str, kind: str, **frame: Any) -> ReceivedFrame:
+    return ReceivedFrame("reader 1", 1, 1, "n2", S, 1.5, cursor, {"type": kind, **frame})
 
 
-def sound() -> Record:
+def sound() -> DrillRecord:
     """A session with a reply that is completed and one that is cancelled, followed by a reader; and a deleted one."""
-    log: list[Logged] = []
+    log: list[LoggedEvent] = []
     logged(log, S, "session_created", metadata={}, idempotency_key="k1", title="made")
     logged(log, S, "message_posted", message_id="m1", role="user", content="hi", reply_id="r1", idempotency_key="k2")
     logged(log, S, "reply_started", reply_id="r1")
@@ -76,11 +76,11 @@ def sound() -> Record:
         heard("8:3", "chunk", message_id="r2", content="Bye"),
         heard("9:0", "error", message_id="r2", status="cancelled", length=2),
     ]
-    seen = [Seen(node, "one log", {S: {"version": 9}, GONE: None}) for node in ("n1", "n2", "n3")]
-    return Record(operations, frames, log, seen)
+    seen = [NodeView(node, "one log", {S: {"version": 9}, GONE: None}) for node in ("n1", "n2", "n3")]
+    return DrillRecord(operations, frames, log, seen)
 
 
-def rules(record: Record) -> set[str]:
+def rules(record: DrillRecord) -> set[str]:
     return {violation.rule for violation in check(record)}
 
 
@@ -88,126 +88,126 @@ def test_it_has_nothing_against_a_sound_history() -> None:
     assert check(sound()) == []
 
 
-def drop_ended(record: Record) -> None:
+def drop_ended(record: DrillRecord) -> None:
     """The log ends before what was acknowledged."""
     record.log = [one for one in record.log if one.session_id == S and one.version < 6]
 
 
-def doubled_key(record: Record) -> None:
+def doubled_key(record: DrillRecord) -> None:
     logged(record.log, S, "message_posted", message_id="m3", role="user", content="hi", idempotency_key="k2")
 
 
-def two_ids(record: Record) -> None:
+def two_ids(record: DrillRecord) -> None:
     again = deepcopy(record.operations[1])
     again.reply_id, again.reply_text, again.reply_status = "r2", None, ""
     record.operations.append(again)
 
 
-def two_ends(record: Record) -> None:
+def two_ends(record: DrillRecord) -> None:
     logged(record.log, S, "reply_interrupted", reply_id="r1", content="Hel")
 
 
-def left_open(record: Record) -> None:
+def left_open(record: DrillRecord) -> None:
     logged(record.log, S, "message_posted", message_id="m3", role="user", content="?", reply_id="r3")
 
 
-def text_off_by_one(record: Record) -> None:
+def text_off_by_one(record: DrillRecord) -> None:
     record.operations[1].reply_text = "Hell"
 
 
-def stream_off_by_one(record: Record) -> None:
+def stream_off_by_one(record: DrillRecord) -> None:
     record.operations[4].streamed = "Bye"
 
 
-def chunk_twice(record: Record) -> None:
+def chunk_twice(record: DrillRecord) -> None:
     record.heard.insert(4, heard("3:4", "chunk", message_id="r1", content="He"))
     record.heard[5].cursor = "3:7"
 
 
-def chunk_lost(record: Record) -> None:
+def chunk_lost(record: DrillRecord) -> None:
     del record.heard[3]
 
 
-def reader_keeps_too_much(record: Record) -> None:
+def reader_keeps_too_much(record: DrillRecord) -> None:
     record.heard[-1].frame["length"] = 3
 
 
-def event_not_told(record: Record) -> None:
+def event_not_told(record: DrillRecord) -> None:
     del record.heard[6]
 
 
-def goes_back(record: Record) -> None:
+def goes_back(record: DrillRecord) -> None:
     record.heard.append(heard("8:0", "start", message_id="r2"))
 
 
-def stale_read(record: Record) -> None:
+def stale_read(record: DrillRecord) -> None:
     record.operations.append(operation("read", 0.7, 0.72, version=5, messages=[]))
 
 
-def read_from_the_future(record: Record) -> None:
+def read_from_the_future(record: DrillRecord) -> None:
     record.operations.append(operation("read", 0.7, 0.75, version=9, messages=[]))
 
 
-def read_of_another_text(record: Record) -> None:
+def read_of_another_text(record: DrillRecord) -> None:
     assert record.operations[2].messages is not None
     record.operations[2].messages[1]["content"] = "He"
 
 
-def versions_out_of_order(record: Record) -> None:
+def versions_out_of_order(record: DrillRecord) -> None:
     """The title was set and acknowledged before the first message was sent."""
     record.operations[3].invoked_s, record.operations[3].told_s = 0.12, 0.13
     record.operations[3].if_version = None
 
 
-def if_match_ignored(record: Record) -> None:
+def if_match_ignored(record: DrillRecord) -> None:
     record.operations[3].if_version = 4
 
 
-def if_match_refused_for_nothing(record: Record) -> None:
+def if_match_refused_for_nothing(record: DrillRecord) -> None:
     record.operations[6].if_version = 9
 
 
-def refused_and_done(record: Record) -> None:
+def refused_and_done(record: DrillRecord) -> None:
     record.operations[3].status, record.operations[3].told_s = 409, None
 
 
-def lost_session(record: Record) -> None:
+def lost_session(record: DrillRecord) -> None:
     record.operations.append(operation("read", 0.7, 0.75, status=404, told_s=None))
 
 
-def internal_error(record: Record) -> None:
+def internal_error(record: DrillRecord) -> None:
     record.operations.append(operation("read", 0.7, 0.75, status=500, told_s=None))
 
 
-def not_listed(record: Record) -> None:
+def not_listed(record: DrillRecord) -> None:
     record.operations[9].messages = []
 
 
-def deleted_is_listed(record: Record) -> None:
+def deleted_is_listed(record: DrillRecord) -> None:
     record.operations[9].messages = [{"session_id": S}, {"session_id": GONE}]
 
 
-def deleted_is_back(record: Record) -> None:
+def deleted_is_back(record: DrillRecord) -> None:
     record.seen[1].histories[GONE] = {"version": 2}
 
 
-def not_erased(record: Record) -> None:
+def not_erased(record: DrillRecord) -> None:
     record.log[9].data = {"metadata": {}}
 
 
-def gap(record: Record) -> None:
+def gap(record: DrillRecord) -> None:
     record.log[-1].position += 1
 
 
-def other_log(record: Record) -> None:
+def other_log(record: DrillRecord) -> None:
     record.seen[2].log = "another"
 
 
-def other_history(record: Record) -> None:
+def other_history(record: DrillRecord) -> None:
     record.seen[2].histories[S] = {"version": 8}
 
 
-def chain_broken(record: Record) -> None:
+def chain_broken(record: DrillRecord) -> None:
     record.verify = "the digest at position 3 does not follow"
 
 
@@ -246,7 +246,7 @@ def chain_broken(record: Record) -> None:
     ],
     ids=lambda value: getattr(value, "__name__", value),
 )
-def test_it_objects_to_a_planted_fault(plant: Callable[[Record], None], rule: str) -> None:
+def test_it_objects_to_a_planted_fault(plant: Callable[[DrillRecord], None], rule: str) -> None:
     record = sound()
     plant(record)
     assert rule in rules(record)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.model_server import ModelServer
+from tests.support.model.model_server import ModelServer
 from tests.support.service import Running, serving
 
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from events.integrity.chain_verifier import verify
 from events.options import LogOptions
-from events.sqlite import SqliteLog
-from events.verify import verify
+from events.storage.sqlite.sqlite_log import SqliteLog
+from tests.support.log.sample_events import ASKED, deleted, posted
 from tests.support.nightly import scaled
-from tests.support.sample_events import ASKED, deleted, posted
 
 MARK = re.compile(rb"<(\d{7})>")
 PAGE = 4096

@@ -34,15 +34,15 @@ from events.catalogue import (
     UsageTotal,
 )
 from events.record import RecordedEvent
-from projections.batch import day_of, key_of
-from projections.borrowed import BORROWED_BY, BORROWERS, LENT
 from projections.checkpoint import Checkpoint
-from projections.labels import label_of, label_of_key, text_of
-from projections.session import OpenReply, Pending, Session, evolve
-from projections.store import ProjectionStore
-from tests.support.memory_log import MemoryLog
+from projections.folds.batch import day_of, key_of
+from projections.folds.blind_index import compute_key_label, compute_label, scalar_text
+from projections.folds.session import OpenReply, PendingReply, Session, evolve
+from projections.sqlite.fork_references import BORROWED_BY, BORROWERS, LENT
+from projections.sqlite.projection_writer import ProjectionWriter
+from tests.support.log.event_builders import completed, created, emptied, posted, started
+from tests.support.log.memory_log import MemoryLog
 from tests.support.nightly import scaled
-from tests.support.turns import completed, created, emptied, posted, started
 
 SESSIONS = ("s0", "s1")
 OWNERS = ("alice", "bob", None)
@@ -255,7 +255,7 @@ class People:
         return tuple(UsageTotal(day, model, *numbers) for (day, model), numbers in sorted(totals.items()))
 
 
-def owed_in(session: Session) -> list[OpenReply | Pending]:
+def owed_in(session: Session) -> list[OpenReply | PendingReply]:
     """The replies that run or wait."""
     return [*([session.open_reply] if session.open_reply else []), *session.pending]
 
@@ -265,25 +265,27 @@ class Follower:
 
     def __init__(self, directory: str, name: str, log: MemoryLog) -> None:
         self.path, self.log = Path(directory, name), log
-        self.store = ProjectionStore(self.path)
+        self.store = ProjectionWriter(self.path)
 
     def follow(self, batch_max: int) -> None:
         while batch := self.log.events[self.store.checkpoint.position :][:batch_max]:
             self.store.apply(batch, Checkpoint(batch[-1].position, b"digest", b"identity"))
 
     def restart(self) -> None:
-        assert self.store.scrub(), "nothing but copies of what was erased goes"
+        assert self.store.purge_erased_hashes(), "nothing but copies of what was erased goes"
         self.store.close()
-        self.store = ProjectionStore(self.path)
+        self.store = ProjectionWriter(self.path)
 
     def tables(self) -> dict[str, list[tuple[Any, ...]]]:
         """Everything in the file, labels by what they stand for, because each file has a key of its own."""
         self.store.close()
         connection = sqlite3.connect(self.path)
         ((key,),) = connection.execute("SELECT label_key FROM meta").fetchall()
-        said = {(name, text) for metadata in METADATA for name, value in metadata.items() if (text := text_of(value))}
-        meaning = {label_of(key, name, text): f"{name}={text}" for name, text in said}
-        keys = {label_of_key(key, f"key{number}"): f"key{number}" for number in range(7)}
+        said = {
+            (name, text) for metadata in METADATA for name, value in metadata.items() if (text := scalar_text(value))
+        }
+        meaning = {compute_label(key, name, text): f"{name}={text}" for name, text in said}
+        keys = {compute_key_label(key, f"key{number}"): f"key{number}" for number in range(7)}
         names = ("sessions", "counts", "messages", "usage", "erased_usage")
         tables = {name: sorted(connection.execute(f"SELECT * FROM {name}"), key=repr) for name in names}
         tables["labels"] = sorted((meaning[label], no) for label, no in connection.execute("SELECT * FROM labels"))

@@ -15,10 +15,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from msgspec import Struct
 from structlog.testing import capture_logs
 
-from chatbot.llm.errors import LlmFailed
-from chatbot.llm.protocol import Finish
-from chatbot.sessions.commands import (
-    Asker,
+from chatbot.llm.provider import Finish, LlmFailed
+from chatbot.sessions.domain.commands import (
+    Caller,
     CancelReply,
     ChangeMetadata,
     Command,
@@ -29,15 +28,22 @@ from chatbot.sessions.commands import (
     Regenerate,
     SelectBranch,
 )
-from chatbot.sessions.reply import Reply
+from chatbot.sessions.replies.reply import Reply
 from events.catalogue import Parameters, ReplyEnded, ReplyProgressed, ReplyStarted, Usage
 from events.record import RecordedEvent
 from tests.support.nightly import scaled
-from tests.support.readers_under_test import Client, Connection, Held, Told, Wire, told_of
-from tests.support.sessions_under_test import CHECKPOINT_S, IDLE_S, PENDING_MAX, Sessions, SkippingLoop
+from tests.support.sessions.readers_harness import (
+    FeedClient,
+    FeedRequest,
+    FrameSummary,
+    ReaderSocket,
+    ReceivedReply,
+    expected_frames,
+)
+from tests.support.sessions.sessions_harness import CHECKPOINT_S, IDLE_S, PENDING_MAX, Sessions, TimeTravelLoop
 
 T = TypeVar("T")
-MINA = Asker(owner="mina", request_id="r1")
+MINA = Caller(owner="mina", request_id="r1")
 FINISH = Finish("stop", "hand-model", Usage(1, 7, 8))
 TIMEOUT_S = 1_000_000
 READERS_MAX = 6
@@ -61,7 +67,7 @@ class ReadersOfOneSession(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.asyncio = asyncio.Runner(loop_factory=SkippingLoop)
+        self.asyncio = asyncio.Runner(loop_factory=TimeTravelLoop)
         self.folder = Path(tempfile.mkdtemp())
         self.ids = 0
         self.session_id = ""
@@ -69,12 +75,12 @@ class ReadersOfOneSession(RuleBasedStateMachine):
         self.events: list[RecordedEvent] = []
         self.attempts: list[Attempt] = []
         self.replies: list[Reply] = []
-        self.here: list[Connection] = []
-        self.open: list[Connection] = []  # also those whose readers have left, until they notice
-        self.later: list[Connection] = []  # who come in at the very moment of the next command
-        self.handed_out: list[Client] = []  # as they were with each cursor that was ever handed out
+        self.here: list[FeedRequest] = []
+        self.open: list[FeedRequest] = []  # also those whose readers have left, until they notice
+        self.later: list[FeedRequest] = []  # who come in at the very moment of the next command
+        self.handed_out: list[FeedClient] = []  # as they were with each cursor that was ever handed out
         self.crashed = False
-        self.erased: tuple[Client, int] | None = None  # who was told of an event only after it was erased
+        self.erased: tuple[FeedClient, int] | None = None  # who was told of an event only after it was erased
 
     @initialize(retries=st.sampled_from([0, 1]))
     def start(self, retries: int) -> None:
@@ -105,7 +111,7 @@ class ReadersOfOneSession(RuleBasedStateMachine):
         self.ids += 1
         return f"{kind}{self.ids}"
 
-    def pick(self, number: int) -> Connection:
+    def pick(self, number: int) -> FeedRequest:
         return self.here[number % len(self.here)]
 
     @property
@@ -129,7 +135,7 @@ class ReadersOfOneSession(RuleBasedStateMachine):
             self.open.append(connection)
         self.later.clear()
 
-    async def hang_up(self, connections: list[Connection], *, seen: bool = False) -> None:
+    async def hang_up(self, connections: list[FeedRequest], *, seen: bool = False) -> None:
         for connection in connections:
             connection.wire.cut(seen=seen)
             if connection.task is not None:
@@ -155,7 +161,7 @@ class ReadersOfOneSession(RuleBasedStateMachine):
                 connection.task.result()
         self.open = [connection for connection in self.open if connection.is_open]
         channel = self.real.ports.feeds._channels.get(self.session_id)
-        listening = len(channel.bell.listeners) if channel else 0
+        listening = len(channel.signal.listeners) if channel else 0
         return listening + sum(connection.wire.is_stuck for connection in self.open) == len(self.open)
 
     async def settle(self) -> None:
@@ -189,13 +195,13 @@ class ReadersOfOneSession(RuleBasedStateMachine):
                 found = None
         return found
 
-    def recorded_at(self, version: int) -> dict[str, Held]:
+    def recorded_at(self, version: int) -> dict[str, ReceivedReply]:
         """What a reader of the history had at `version` of the reply that was open."""
         attempt = self.open_attempt(version)
         if attempt is None:
             return {}
         since = [one.event for one in self.events[attempt.version : version]]
-        return {attempt.reply_id: Held("".join(e.text for e in since if isinstance(e, ReplyProgressed)))}
+        return {attempt.reply_id: ReceivedReply("".join(e.text for e in since if isinstance(e, ReplyProgressed)))}
 
     # what people do
 
@@ -382,7 +388,7 @@ class ReadersOfOneSession(RuleBasedStateMachine):
         async def skip() -> None:
             await self.answers()
             attempt = self.attempts[-1] if self.live else None
-            (held,) = self.recorded_at(len(self.events)).values() if attempt else (Held(),)
+            (held,) = self.recorded_at(len(self.events)).values() if attempt else (ReceivedReply(),)
             due = attempt is not None and held.text != attempt.written
             expected = self.real.log.head().position + due
             self.real.skip(IDLE_S + 1 if idle else CHECKPOINT_S + 1)
@@ -470,11 +476,11 @@ class ReadersOfOneSession(RuleBasedStateMachine):
 
     # what readers do
 
-    def connect(self, client: Client, *, early: bool, at_once: bool = True) -> Connection:
+    def connect(self, client: FeedClient, *, early: bool, at_once: bool = True) -> FeedRequest:
         """Not `at_once`: while the session deals with its next command."""
         client.draining = False
-        wire = Wire(client, self.handed_out, early=early)
-        connection = Connection(self.real, self.session_id, wire, MINA)
+        wire = ReaderSocket(client, self.handed_out, early=early)
+        connection = FeedRequest(self.real, self.session_id, wire, MINA)
         self.later.append(connection)
         if at_once:
             self.ask()
@@ -492,13 +498,13 @@ class ReadersOfOneSession(RuleBasedStateMachine):
             client = self.run(self.snapshot())
         elif how == "version":
             version = len(self.events) - (number % len(self.events) if number % 2 else 0)
-            client = Client(str(version), self.recorded_at(version))
+            client = FeedClient(str(version), self.recorded_at(version))
         elif how == "handed out" and self.handed_out:
             client = copy.deepcopy(self.handed_out[number % len(self.handed_out)])
         elif how == "beginning":
-            client = Client("0:0")
+            client = FeedClient("0:0")
         else:
-            client = Client()
+            client = FeedClient()
         self.here.append(self.connect(client, early=early, at_once=at_once))
 
     @precondition(lambda self: self.can_ask() and len(self.here) < READERS_MAX)
@@ -518,23 +524,23 @@ class ReadersOfOneSession(RuleBasedStateMachine):
         await self.real.reader.session(self.session_id, MINA)
         await self.settle()
 
-    async def snapshot(self) -> Client:
+    async def snapshot(self) -> FeedClient:
         """As a page does that shows the messages and then follows."""
         await self.real.reader.session(self.session_id, MINA)
         history = await self.real.reader.history(self.session_id, None, 1000, None)
-        held: dict[str, Held] = {}
+        held: dict[str, ReceivedReply] = {}
         for one in history.said:
             if one.row.role == "assistant" and one.row.status != "queued":
-                ended, may_go_on = one.row.status != "streaming", one.row.status == "interrupted"
-                held[one.row.message_id] = Held(one.content, ended=ended, may_go_on=may_go_on)
-        return Client(f"{history.session.version}:{history.offset}", held, missed=history.offset)
+                ended, may_restart = one.row.status != "streaming", one.row.status == "interrupted"
+                held[one.row.message_id] = ReceivedReply(one.content, ended=ended, may_restart=may_restart)
+        return FeedClient(f"{history.session.version}:{history.offset}", held, missed=history.offset)
 
     @precondition(lambda self: not self.is_gone and len(self.here) < READERS_MAX)
     @rule(ahead=st.integers(1, 9), offset=st.integers(0, 5))
     def join_from_nowhere(self, ahead: int, offset: int) -> None:
         """The log has no such version: the reader is told so, and goes on from now."""
         self.run(self.look())
-        client = Client(f"{len(self.events) + 2 + ahead}:{offset}")
+        client = FeedClient(f"{len(self.events) + 2 + ahead}:{offset}")
         self.here.append(self.connect(client, early=False))
         assert client.resyncs == 1
 
@@ -616,7 +622,7 @@ class ReadersOfOneSession(RuleBasedStateMachine):
         before = self.here[place]
         if before.wire.client.over or before in self.later or (before.is_open and not before.wire.is_cut):
             return
-        client = before.wire.client if before.wire.client.cursor is not None else Client()
+        client = before.wire.client if before.wire.client.cursor is not None else FeedClient()
         self.here[place] = self.connect(client, early=early, at_once=False)
 
     # what is true at all times
@@ -628,7 +634,7 @@ class ReadersOfOneSession(RuleBasedStateMachine):
 
     async def check(self) -> None:
         await self.settle()
-        told = told_of(self.events)
+        told = expected_frames(self.events)
         for connection in self.here:
             client = connection.wire.client
             if told[-1][0] != "deleted":  # of what ends with its session, some is erased before it can be learnt here
@@ -644,13 +650,13 @@ class ReadersOfOneSession(RuleBasedStateMachine):
                 self.check_told(client.told, expected)
         self.check_memory()
 
-    def check_told(self, told: list[Told], expected: list[Told]) -> None:
+    def check_told(self, told: list[FrameSummary], expected: list[FrameSummary]) -> None:
         """So far. An end that was erased with its session tells no longer which reply's it was."""
         begun = expected[: len(told)]
         assert [one[:2] for one in told] == [one[:2] for one in begun]
         assert all(one == other for one, other in zip(told, begun, strict=True) if other[2] is not None)
 
-    def check_texts(self, client: Client) -> None:
+    def check_texts(self, client: FeedClient) -> None:
         """No reader has a character that was not written, none twice, and after the end just what is recorded."""
         version = client.at()[0]
         for reply_id, held in client.held.items():
@@ -666,7 +672,7 @@ class ReadersOfOneSession(RuleBasedStateMachine):
         assert not client.cuts or self.crashed
         assert all(cut.startswith("interrupted ") for cut in client.cuts)
 
-    def check_is_up_to_date(self, client: Client) -> None:
+    def check_is_up_to_date(self, client: FeedClient) -> None:
         if self.live is not None:
             attempt = self.attempts[-1]
             held = client.held.get(attempt.reply_id)
@@ -686,9 +692,9 @@ class ReadersOfOneSession(RuleBasedStateMachine):
         live = self.live
         if live is not None:
             self.replies.append(live)
-            assert len(live.bell.listeners) <= listening
+            assert len(live.signal.listeners) <= listening
         for reply in self.replies:
-            assert reply is live or not reply.version or not reply.outcome or not reply.bell.listeners
+            assert reply is live or not reply.version or not reply.outcome or not reply.signal.listeners
 
 
 ReadersOfOneSession.TestCase.settings = settings(

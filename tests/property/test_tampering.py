@@ -13,16 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from events.catalogue import EXPLAINS_ERASURE
-from events.chain import GENESIS, commit, link
+from events.catalogue import ERASURE_TYPES
+from events.integrity.chain_verifier import ChainFault, ChainVerifier, verify
+from events.integrity.hash_chain import GENESIS, commit, link
 from events.options import LogOptions
 from events.record import Head, StoredRow
-from events.sqlite import SqliteLog
-from events.sqlite_schema import TRIGGERS
-from events.verify import Fault, Walk, verify
-from tests.support.log_files import first_fault
+from events.storage.sqlite.sqlite_log import SqliteLog
+from events.storage.sqlite.sqlite_schema import TRIGGERS
+from tests.support.log.log_files import first_fault
+from tests.support.log.sample_events import ASKED, EVERY_EVENT, deleted, posted
 from tests.support.nightly import scaled
-from tests.support.sample_events import ASKED, EVERY_EVENT, deleted, posted
 
 KINDS = len(EVERY_EVENT)
 FIRST = 4  # position of the first event of stream "every"; before it a stream of three that is erased
@@ -76,10 +76,10 @@ def tamper(database: Path, *statements: str) -> None:
             connection.execute(statement)
 
 
-async def found(database: Path, anchor: Head | None = None, start: Head | None = None) -> Fault | None:
+async def found(database: Path, expected_head: Head | None = None, start: Head | None = None) -> ChainFault | None:
     log = await SqliteLog.open(database, read_only=True)
     try:
-        return (await verify(log, Walk(anchor, start)))[1]
+        return (await verify(log, ChainVerifier(expected_head, start)))[1]
     finally:
         await log.close()
 
@@ -119,7 +119,7 @@ async def test_a_single_bit_of_any_text_or_hash_is_protected(database: Path, col
         for at in {0, len(raw) // 2, len(raw) - 1}:
             flipped = raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :]
             changed = flipped.decode(errors="surrogateescape") if isinstance(original, str) else flipped
-            walk = Walk(start=Head(row.position - 1, await digest_before(database, row.position)))
+            walk = ChainVerifier(start=Head(row.position - 1, await digest_before(database, row.position)))
             fault = walk.step(replace(row, **{column: changed}))
             assert fault is not None
             assert fault.position == row.position
@@ -181,10 +181,10 @@ async def test_an_inserted_event_is_found_wherever_it_hides(database: Path, plac
 @pytest.mark.parametrize("cut", range(1, 6))
 async def test_a_cut_tail_is_found_beside_what_was_noted(database: Path, cut: int) -> None:
     last = (await rows_of(database))[-1]
-    anchor = Head(last.position, last.digest)
+    expected_head = Head(last.position, last.digest)
     tamper(database, f"DELETE FROM events WHERE position > {LENGTH - cut}")
     assert await found(database) is None
-    fault = await found(database, anchor)
+    fault = await found(database, expected_head)
     assert fault is not None
     assert fault.position == LENGTH - cut + 1
 
@@ -194,16 +194,16 @@ async def test_a_chain_computed_anew_after_an_edit_is_found_beside_what_was_note
     database: Path, position: int
 ) -> None:
     rows = await rows_of(database)
-    anchor = Head(LENGTH, rows[-1].digest)
+    expected_head = Head(LENGTH, rows[-1].digest)
     data = (rows[position - 1].data or "").replace("}", ',"forged":1}', 1)
     forged = replace(rows[position - 1], data=data, commitment=commit(rows[position - 1].salt or b"", data.encode()))
     write_anew(database, [*rows[: position - 1], forged, *rows[position:]])
     assert await found(database) is None
-    fault = await found(database, anchor)
+    fault = await found(database, expected_head)
     assert fault is not None
     assert fault.position == LENGTH
     start = Head(position, rows[position - 1].digest)
-    assert (await found(database, start=start)) == Fault(
+    assert (await found(database, start=start)) == ChainFault(
         position, "the digest is not the trusted one: the chain was computed anew"
     )
 
@@ -223,7 +223,7 @@ def write_anew(database: Path, rows: Sequence[StoredRow]) -> None:
 
 async def test_an_erasure_that_no_event_explains_is_found_for_each_kind(database: Path, tmp_path: Path) -> None:
     rows = await rows_of(database)
-    reasons = [row.position for row in rows if row.type in EXPLAINS_ERASURE and row.stream_id == "every"]
+    reasons = [row.position for row in rows if row.type in ERASURE_TYPES and row.stream_id == "every"]
     for position in range(FIRST, LENGTH + 1):
         copy = Path(shutil.copy(database, tmp_path / f"{position}.db"))
         tamper(copy, f"UPDATE events SET data = NULL, salt = NULL WHERE position = {position}")
@@ -231,7 +231,7 @@ async def test_an_erasure_that_no_event_explains_is_found_for_each_kind(database
         if position < max(reasons):  # a later event of the stream does explain it
             assert fault is None
         else:
-            assert fault == Fault(position, "content is gone and no later event of the stream says why")
+            assert fault == ChainFault(position, "content is gone and no later event of the stream says why")
 
 
 @pytest.mark.parametrize("moved", [1, 5, -3])
@@ -240,18 +240,18 @@ async def test_bytes_cannot_be_moved_between_salt_and_data(database: Path, moved
     row = (await rows_of(database))[LENGTH - 1]
     salt, data = row.salt or b"", (row.data or "").encode()
     both, at = salt + data, len(salt) + moved
-    walk = Walk(start=Head(LENGTH - 1, await digest_before(database, LENGTH)))
+    walk = ChainVerifier(start=Head(LENGTH - 1, await digest_before(database, LENGTH)))
     shifted = replace(row, salt=both[:at], data=both[at:].decode(errors="surrogateescape"))
     if moved > 0:
         assert commit(shifted.salt or b"", (shifted.data or "").encode()) == row.commitment
-    assert walk.step(shifted) == Fault(LENGTH, "the salt has another length than any log writes")
+    assert walk.step(shifted) == ChainFault(LENGTH, "the salt has another length than any log writes")
 
 
 async def test_a_start_and_an_anchor_at_one_position_must_be_of_one_log(database: Path) -> None:
     rows = await rows_of(database)
     start = Head(FIRST, rows[FIRST - 1].digest)
-    assert await found(database, anchor=start, start=start) is None
-    assert await found(database, anchor=Head(FIRST, bytes(32)), start=start) == Fault(
+    assert await found(database, expected_head=start, start=start) is None
+    assert await found(database, expected_head=Head(FIRST, bytes(32)), start=start) == ChainFault(
         FIRST, "the digest is the trusted one, but not the one that was noted"
     )
 
@@ -296,9 +296,9 @@ def test_any_history_verifies_before_and_after_each_erasure_whole_and_from_anywh
 async def check(log: SqliteLog, start: Head | None) -> None:
     """It holds from its beginning and from `start`, with the head as anchor, and both walks end at the head."""
     head = log.head()
-    anchor = head if head.position else None
+    expected_head = head if head.position else None
     for begin in {None, start}:
-        walk, fault = await verify(log, Walk(anchor, begin))
+        walk, fault = await verify(log, ChainVerifier(expected_head, begin))
         assert fault is None
         assert Head(walk.position, walk.digest) == head
 
@@ -334,7 +334,7 @@ def test_any_one_edit_of_any_history_is_found_where_it_is(data: st.DataObject) -
 
 
 def explained(rows: Sequence[StoredRow], index: int) -> bool:
-    return any(row.type in EXPLAINS_ERASURE and row.stream_id == rows[index].stream_id for row in rows[index + 1 :])
+    return any(row.type in ERASURE_TYPES and row.stream_id == rows[index].stream_id for row in rows[index + 1 :])
 
 
 @st.composite

@@ -14,11 +14,11 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from events.catalogue import MessagePosted, SessionCreated
-from events.chain import GENESIS, commit, link
+from events.integrity.hash_chain import GENESIS, commit, link
 from events.record import StoredRow
-from events.sqlite import SqliteLog
-from tests.replay.history import write
-from tests.support.sample_events import ASKED, EVERY_EVENT, deleted, posted
+from events.storage.sqlite.sqlite_log import SqliteLog
+from tests.replay.recorded_history import write
+from tests.support.log.sample_events import ASKED, EVERY_EVENT, deleted, posted
 
 START_US = 1_735_689_600_000_000
 # Shapes that this program can read but no longer writes, by type and schema version.

@@ -18,10 +18,10 @@ from blockbuster import blockbuster_ctx
 import chatbot
 from chatbot.api.app import build_app, listen
 from chatbot.api.services import Services
-from chatbot.config.load import load
+from chatbot.config.loader import load
 from chatbot.startup import start_up
 from chatbot.wiring import compose
-from chatbot.workers.listening import bind
+from chatbot.workers.server_sockets import bind
 
 ROOT = Path(chatbot.__file__).resolve().parents[1]
 START_TIMEOUT_S = 60.0

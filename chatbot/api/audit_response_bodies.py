@@ -1,0 +1,51 @@
+"""Answers of the audit as types: openapi.py describes these very types."""
+
+from msgspec import Struct
+
+from chatbot.audit.event_view import EventView
+
+
+class TrailView(Struct, frozen=True, omit_defaults=True):
+    """Events of one session, oldest first."""
+
+    session_id: str
+    events: list[EventView]
+    next: int | None = None
+
+
+class Closing(Struct, frozen=True, tag_field="type", tag="draining"):
+    """The service is going down, and the stream ends: come back after the time in its `retry:` line."""
+
+    position: int
+
+
+class LogHeadView(Struct, frozen=True):
+    """The last event of the log and its digest. `origin` tells this log from all others, as checkpoints name it."""
+
+    position: int
+    digest: str
+    origin: str
+
+
+class ChainFault(Struct, frozen=True):
+    """The first event that is not as it was recorded: where it is, or should be, and what is wrong with it."""
+
+    position: int
+    reason: str
+
+
+class WalkView(Struct, frozen=True, omit_defaults=True, rename={"start": "from", "end": "to"}):
+    """What a walk along the chain found, from after `from` up to `to`. `digest` is that of the last event that held.
+
+    `events` held, `erased` of them without their content. `unfinished_erasures` are sessions among them that have
+    content before their session_deleted: DELETE of such a session finishes its erasure.
+    """
+
+    holds: bool
+    start: int
+    end: int
+    events: int
+    erased: int
+    digest: str
+    fault: ChainFault | None = None
+    unfinished_erasures: int = 0

@@ -1,0 +1,102 @@
+"""The calls of the audit and of export, as calls.py writes down all others."""
+
+from chatbot.api.audit_response_bodies import LogHeadView, TrailView, WalkView
+from chatbot.api.openapi.schemas import NDJSON, Operation, QueryParameter, ResponseSpec
+from chatbot.api.routes.event_history_routes import AFTER_MAX, LOG_DEFAULT, LOG_MAX, TRAIL_DEFAULT, TRAIL_MAX
+from chatbot.audit.conversation_rendering import ExportedConversation
+from chatbot.audit.event_view import EventView
+
+_session = "/api/sessions/{session_id}"
+_number = {"type": "integer", "minimum": 0, "maximum": AFTER_MAX}
+_EVENT = """`data` is the very text that is stored, and so is `metadata`: with `salt` they give the `commitment`, and
+with the `digest` of the event before it in the log its `digest`:
+
+    commitment = SHA-256(salt || data)
+    digest     = SHA-256(previous digest || position || version || schema_version || recorded_at
+                         || session_id || type || metadata || commitment)
+
+Integers are unsigned 64-bit big-endian, `recorded_at` as microseconds since 1970; texts are UTF-8 behind their length
+as such an integer; the first digest follows 32 zero bytes. A salt has 16 bytes, a commitment and a digest 32: check
+it, or bytes could be moved between salt and data. Hash `data` as it came, before a parser touches it: one that
+writes it again may write it differently. `data` and `salt` are null once the content has been erased, which the chain
+survives. An event of an older schema version is shown as it was recorded.
+"""
+_TRAIL = f"""For the session's owner and for auditors, also when the session has expired or was deleted. No access, and
+nothing is appended. Go on after the `version` of the last event. What a model server said of a failure is for auditors
+only: for others the event has `withheld` true, and no `salt`.
+
+{_EVENT}"""
+_LOG = f"""For auditors. One event in each line; go on after the `position` of the last one: the end is reached when
+there is no line. With `Accept: text/event-stream` the answer follows the log for ever, and `limit` does not count. Each
+frame's `id` is the position of its event; a stream that was cut off is taken up with the last `id`, and none is missing
+or comes twice. Before the service goes down comes a last frame, `{{"type":"draining","position":...}}`. A position
+beyond the end of the log is refused: the log has lost events, or it is another one.
+
+{_EVENT}"""
+_WALK = """For auditors. The events after `from` up to `to` are checked against the chain, one by one. The digest stored
+at `from` is trusted; compare it with one that you kept. There is a bound on how many walks go on at once: check a long
+log in spans. What a walk finds is what the service says of itself; for a proof that does not trust the service, run
+`chatbot verify` on a copy of the file.
+"""
+_EXPORT = """The selected branch, as it stands or, with `as_of`, as it stood. No access; nothing is appended. A reply
+that was being written then has the text recorded by then; an `as_of` after the last event is now. In Markdown nothing
+inside a text is escaped; the headings of messages end in a mark, named at the top, which is nowhere in a text.
+"""
+
+EXPORT = Operation(
+    "GET", f"{_session}/export", "export_session", "Take a conversation away, as it stands or stood",
+    {200: ResponseSpec("The conversation.", ExportedConversation, headers=("Content-Disposition",), markdown=True)},
+    details=_EXPORT,
+    query=(
+        QueryParameter("format", "As what.", {"type": "string", "enum": ["json", "markdown"], "default": "json"}),
+        QueryParameter(
+            "as_of", "A version, a time as RFC 3339 has it, or a day (its end, in UTC); absent: now.",
+            {"type": "string"}, example="2026-01-31T09:30:00Z",
+        ),
+        QueryParameter(
+            "branch", "Which messages; all is for JSON.",
+            {"type": "string", "enum": ["selected", "all"], "default": "selected"},
+        ),
+    ),
+    problems=(404, 422, 503),
+)  # fmt: skip
+
+AUDIT = (
+    Operation(
+        "GET", f"{_session}/events", "read_trail", "Read a session's trail: its events, as they were recorded",
+        {200: ResponseSpec("One page.", TrailView, line_type=EventView)}, details=_TRAIL,
+        query=(
+            QueryParameter("after", "Only events after this version: the `next` of the page before.", _number),
+            QueryParameter(
+                "limit", "How many at most.",
+                {"type": "integer", "minimum": 1, "maximum": TRAIL_MAX, "default": TRAIL_DEFAULT},
+            ),
+        ),
+        problems=(404, 422, 503),
+    ),
+    Operation(
+        "GET", "/api/events", "read_log", "Read or follow the whole log, in order",
+        {200: ResponseSpec("One event in each line.", EventView, media=(NDJSON,), stream_type=EventView)}, details=_LOG,
+        query=(
+            QueryParameter("after", "Only events after this position.", _number),
+            QueryParameter(
+                "limit", "How many at most.",
+                {"type": "integer", "minimum": 1, "maximum": LOG_MAX, "default": LOG_DEFAULT},
+            ),
+        ),
+        headers=("Last-Event-ID",), problems=(403, 422, 503),
+    ),
+    Operation(
+        "GET", "/api/audit/head", "log_head", "The last event's position and digest: note them elsewhere",
+        {200: ResponseSpec("The head.", LogHeadView)}, details="For auditors.\n", problems=(403, 503),
+    ),
+    Operation(
+        "GET", "/api/audit/verify", "verify_log", "Walk along the chain: is every event as it was recorded?",
+        {200: ResponseSpec("What the walk found.", WalkView)}, details=_WALK,
+        query=(
+            QueryParameter("from", "Begin after this position; 0: at the first event.", {**_number, "default": 0}),
+            QueryParameter("to", "End with this position; absent: at the head.", _number),
+        ),
+        problems=(403, 422, 503),
+    ),
+)  # fmt: skip

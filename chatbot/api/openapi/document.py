@@ -1,0 +1,244 @@
+"""The API's document, OpenAPI 3.1: the table of calls and the code's own types, with the limits in force."""
+
+import re
+from typing import Any
+
+import msgspec
+
+from chatbot.api.middleware import PUBLIC_PATHS, PUBLIC_PREFIXES
+from chatbot.api.openapi.examples import EXAMPLES, SESSION, feed_transcript, problems, transcript
+from chatbot.api.openapi.operations import OPERATIONS, STATUS_MEANINGS
+from chatbot.api.openapi.schemas import (
+    JSON,
+    MARKDOWN,
+    NDJSON,
+    SSE,
+    Kind,
+    Operation,
+    ProblemView,
+    QueryParameter,
+    ResponseSpec,
+    Schema,
+    make_schemas,
+)
+from chatbot.api.problem_types import PROBLEM_TYPES
+from chatbot.api.problems import RETRY_AFTER_S
+from chatbot.api.request_headers import IF_MATCH_TAGS_MAX
+from chatbot.api.streaming import frames
+from chatbot.api.streaming.cursors import PATTERN
+from chatbot.config.settings import Settings
+
+PROBLEM = "application/problem+json"
+RETRIED = (429, 503)  # problems.py sends Retry-After with these
+LINES = {  # media types of which a client reads line by line
+    SSE: "Server-Sent Events. The text behind `data: ` is a `{name}` as JSON, or `[DONE]`.",
+    NDJSON: "One `{name}` as JSON in each line.",
+}
+UNIONS: dict[str, Kind] = {"Frame": frames.Frame, "FeedFrame": frames.FeedFrame}
+INTRODUCTION = """Sessions, their messages, and replies from a language model, whole or as a stream.
+
+Times are RFC 3339 in UTC. Unknown fields are refused, and so are unknown parameters where there are any. Every error is
+a problem (RFC 9457, `application/problem+json`) with a `detail` for people. Every answer carries `X-Request-ID`: quote
+it to the operator.
+"""
+_TAG = r'(W/)?"[!#-~]*"'
+IF_MATCH = rf"^(\*|{_TAG}(, ?{_TAG}){{0,{IF_MATCH_TAGS_MAX - 1}}})$"
+IDEMPOTENCY_KEY = r'^("[!#-~]{1,255}"|[!#-~]{1,255})$'
+_HEADERS: dict[str, Schema] = {
+    "X-Request-ID": {"description": "The request's id, as the logs have it.", "schema": {"type": "string"}},
+    "ETag": {"description": "The version of what is answered.", "schema": {"type": "string"}, "example": '"4"'},
+    "Location": {
+        "description": "Where the new session is; of an accepted request, where to follow its reply.",
+        "schema": {"type": "string", "format": "uri-reference"},
+        "example": f"/api/sessions/{SESSION}",
+    },
+    "Preference-Applied": {
+        "description": "The preference that was honoured.",
+        "schema": {"type": "string"},
+        "example": "respond-async",
+    },
+    "Content-Disposition": {"description": "A name for the file.", "schema": {"type": "string"}},
+    "Retry-After": {
+        "description": "Seconds after which to try again.",
+        "schema": {"type": "integer"},
+        "example": RETRY_AFTER_S,
+    },
+    "WWW-Authenticate": {"description": "How to show a key.", "schema": {"type": "string"}, "example": "Bearer"},
+}
+_PARAMETERS: dict[str, Schema] = {
+    "session_id": {"in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}, "example": SESSION},
+    "name": {"in": "path", "required": True, "schema": {"type": "string", "enum": list(PROBLEM_TYPES)}},
+    "file": {"in": "path", "required": True, "schema": {"type": "string"}},
+    "If-Match": {
+        "in": "header",
+        "description": "An ETag, or several with commas between them: refuse with 412 where the session has moved on. "
+        "A weak tag and one that a proxy has marked as compressed name the same version.",
+        "schema": {"type": "string", "pattern": IF_MATCH},
+        "example": '"4"',
+    },
+    "Idempotency-Key": {
+        "in": "header",
+        "description": "1 to 255 visible ASCII characters that nobody else uses, such as a UUID: the same request with "
+        "the same key takes effect once, and is answered as it was the first time, after a restart, too.",
+        "schema": {"type": "string", "pattern": IDEMPOTENCY_KEY},
+        "example": "7c2e5b1a-0f4d-4f0e-9d57-4b1f6a3c8e20",
+    },
+    "If-None-Match": {
+        "in": "header",
+        "description": "An ETag, or several with commas between them: answer 304 where nothing has changed.",
+        "schema": {"type": "string"},
+    },
+    "Last-Event-ID": {
+        "in": "header",
+        "description": "The id of the last frame that was read, as browsers send it: it goes before `after`. In a POST "
+        "it counts only with an Idempotency-Key.",
+        "schema": {"type": "string", "pattern": f"^({PATTERN})?$"},
+        "example": "4:0",
+    },
+    "Prefer": {
+        "in": "header",
+        "description": "`respond-async` (RFC 7240): answer 202 as soon as the request is on disk.",
+        "schema": {"type": "string"},
+        "example": "respond-async",
+    },
+    "X-Request-ID": {
+        "in": "header",
+        "description": "The request's id, if you have one: up to 64 letters, digits and `.`, `_`, `:`, `-`. Any other "
+        "is ignored, and one is made.",
+        "schema": {"type": "string"},
+    },
+}
+_TRANSCRIPTS = {"chat_stream": transcript, "follow_session": feed_transcript}
+_KEYS: dict[str, Schema] = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+
+
+def build_openapi_document(settings: Settings, version: str, prefix: str = "") -> dict[str, Any]:
+    """The document of this service as it is configured, under the path `prefix`. Holds no secret."""
+    calls = [(tag, call) for tag, listed in OPERATIONS.items() for call in listed]
+    kinds: set[Kind] = {kind for _, call in calls for answer in call.answers.values() for kind in answer.kinds}
+    kinds |= {ProblemView} | {call.body for _, call in calls if call.body}
+    schemas, named = make_schemas(kinds, settings)
+    for name, union in UNIONS.items():
+        examples = [msgspec.to_builtins(one) for one in EXAMPLES[union].values()]
+        named[name], schemas[union] = {**schemas[union], "examples": examples}, _ref("schemas", name)
+    components: dict[str, Any] = {
+        "schemas": named,
+        "responses": _problem_responses(settings, schemas[ProblemView]),
+        "headers": _HEADERS,
+        "parameters": {name: {"name": name, **one} for name, one in _PARAMETERS.items()},
+    }
+    document: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Chat backend",
+            "version": version,
+            "description": INTRODUCTION,
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": prefix or "."}],  # the latter: beside this document, wherever a proxy has put it
+        "tags": [{"name": tag} for tag in OPERATIONS],
+        "paths": {},
+        "components": components,
+    }
+    has_keys = bool(settings.auth.keys)
+    if has_keys:
+        components["securitySchemes"] = _KEYS
+        document["security"] = [{name: []} for name in _KEYS]
+    for tag, call in calls:
+        operation = _operation(call, schemas, has_keys=has_keys)
+        document["paths"].setdefault(call.path, {})[call.method.lower()] = {"tags": [tag], **operation}
+    return document
+
+
+def _operation(call: Operation, schemas: dict[Kind, Schema], *, has_keys: bool) -> Schema:
+    is_open = call.path in PUBLIC_PATHS or call.path.startswith(PUBLIC_PREFIXES)
+    statuses = (*call.problems, 401) if has_keys and not is_open else call.problems
+    answers = {str(status): _answer(answer, schemas) for status, answer in call.answers.items()}
+    answers |= {str(status): _ref("responses", f"Problem{status}") for status in sorted(statuses)}
+    named = [*re.findall(r"{(\w+)}", call.path), *call.headers, "X-Request-ID"]
+    operation: Schema = {
+        "operationId": call.name,
+        "summary": call.summary,
+        "parameters": [*(_ref("parameters", name) for name in named), *map(_query, call.query)],
+        "responses": {**answers, "default": _ref("responses", "Problem")},
+    }
+    if call.name in _TRANSCRIPTS:
+        operation["description"] = f"{call.details}\n```\n{_TRANSCRIPTS[call.name]()}```\n"
+    elif call.details:
+        operation["description"] = call.details
+    if call.body:
+        content = {JSON: _media(call.body, schemas)}
+        operation["requestBody"] = {"required": not call.body_optional, "content": content}
+    if has_keys and is_open:
+        operation["security"] = []
+    return operation
+
+
+def _answer(answer: ResponseSpec, schemas: dict[Kind, Schema]) -> Schema:
+    names = (*answer.headers, "X-Request-ID")
+    described: Schema = {"description": answer.summary, "headers": {name: _ref("headers", name) for name in names}}
+    if answer.body:
+        described["content"] = {
+            media: _content(media, answer.body, schemas, answer.example_name) for media in answer.media
+        }
+    if answer.stream_type:
+        described["content"][SSE] = _content(SSE, answer.stream_type, schemas)
+    if answer.line_type:
+        described["content"][NDJSON] = _content(NDJSON, answer.line_type, schemas)
+    if answer.markdown:
+        described["content"][MARKDOWN] = {"schema": {"type": "string"}}
+    return described
+
+
+def _content(media: str, kind: Kind, schemas: dict[Kind, Schema], example_name: str | None = None) -> Schema:
+    """A stream is a text, and what its lines hold is a schema of its own: clients read the lines one by one."""
+    if media not in LINES:
+        return _media(kind, schemas, example_name)
+    name = schemas[kind]["$ref"].rpartition("/")[2]
+    return {"schema": {"type": "string", "description": LINES[media].format(name=name)}}
+
+
+def _media(kind: Kind, schemas: dict[Kind, Schema], example_name: str | None = None) -> Schema:
+    known = EXAMPLES.get(kind, {})
+    names = [example_name] if example_name else list(known)
+    found = {name: {"value": msgspec.to_builtins(known[name])} for name in names}
+    return {"schema": schemas[kind], **({"examples": found} if found else {})}
+
+
+def _query(query: QueryParameter) -> Schema:
+    described: Schema = {"name": query.name, "in": "query", "description": query.summary, "schema": query.schema}
+    if query.members:
+        described |= {"style": "form", "explode": True}
+    if query.example is not None:
+        described["example"] = query.example
+    return described
+
+
+def _problem_responses(settings: Settings, schema: Schema) -> dict[str, Schema]:
+    """A response for each status, with an example of each type of problem that has it; and one for all the rest."""
+    responses = {"Problem": _problem_response(None, "Any other error.", schema)}
+    for status, reason in STATUS_MEANINGS.items():
+        summary = reason.format(body_max_bytes=settings.server.body_max_bytes)
+        responses[f"Problem{status}"] = _problem_response(status, summary, schema)
+    for problem in problems():
+        content = responses[f"Problem{problem.status}"]["content"][PROBLEM]
+        kind = problem.type.rpartition("/")[2]
+        content.setdefault("examples", {})[kind] = {"value": msgspec.to_builtins(problem)}
+    return responses
+
+
+def _problem_response(status: int | None, summary: str, schema: Schema) -> Schema:
+    names = ["X-Request-ID"]
+    if status in RETRIED:
+        names.append("Retry-After")
+    if status == 401:
+        names.append("WWW-Authenticate")
+    headers = {name: _ref("headers", name) for name in names}
+    return {"description": summary, "headers": headers, "content": {PROBLEM: {"schema": schema}}}
+
+
+def _ref(section: str, name: str) -> Schema:
+    return {"$ref": f"#/components/{section}/{name}"}

@@ -1,0 +1,233 @@
+"""Examples for the API's document: values of the very types, so that they cannot go stale unseen."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from chatbot.api.openapi import audit_examples
+from chatbot.api.openapi.schemas import FaultView, Kind, LivenessView, ProblemView, ReadinessView
+from chatbot.api.problems import CAUSES, STATUSES
+from chatbot.api.request_bodies import (
+    BranchBody,
+    CancelBody,
+    ChangeSessionBody,
+    ChatBody,
+    CreateSessionBody,
+    ForkBody,
+    RegenerateBody,
+)
+from chatbot.api.response_bodies import (
+    AcceptedView,
+    BranchView,
+    CancelView,
+    ChatView,
+    ErasureView,
+    HealthView,
+    MessageList,
+    MessageView,
+    ModelsView,
+    ModelView,
+    ParametersView,
+    SessionList,
+    SessionView,
+    UsageRow,
+    UsageView,
+)
+from chatbot.api.streaming import frames
+from chatbot.sessions.domain.rejections import SessionNotFound
+from events.catalogue import Usage
+
+SESSION = "6f9e4c0a-51d3-4b8e-9a59-0d3c7f6a2b14"
+QUESTION = "0b7f3f5e-8d5c-4d0c-b0c5-3f1d5a7e9c21"
+REPLY = "c4a1e2d7-2f60-4c58-8b0e-7e9d6b5a4f33"
+ASKED_AT, REPLIED_AT = "2026-01-31T09:30:00.125000Z", "2026-01-31T09:30:00.480000Z"
+SAID, ANSWERED = "안녕하세요!", "안녕하세요! 무엇을 도와드릴까요?"
+USAGE = Usage(prompt_tokens=12, completion_tokens=34, total_tokens=46)
+
+_session = SessionView(
+    session_id=SESSION,
+    created_at="2026-01-31T09:29:58.000000Z",
+    last_accessed=REPLIED_AT,
+    expires_at="2026-02-01T09:30:00.480000Z",
+    metadata={"user_id": "example"},
+    title=None,
+    version=4,
+    message_count=2,
+    status="active",
+    active_reply=None,
+    queued_replies=[],
+    system_prompt="Answer briefly.",
+    model=None,
+    parameters=ParametersView(temperature=0.2),
+)
+_question = MessageView(
+    message_id=QUESTION,
+    session_id=SESSION,
+    role="user",
+    content=SAID,
+    created_at=ASKED_AT,
+    token_usage=None,
+    parent_id=None,
+    status="complete",
+    finish_reason=None,
+    finish_detail="",
+    model=None,
+    siblings=[QUESTION],
+)
+_answer = MessageView(
+    message_id=REPLY,
+    session_id=SESSION,
+    role="assistant",
+    content=ANSWERED,
+    created_at=REPLIED_AT,
+    token_usage=USAGE,
+    parent_id=QUESTION,
+    status="complete",
+    finish_reason="stop",
+    finish_detail="",
+    model="midm",
+    siblings=[REPLY],
+)
+_chat = ChatView(
+    message_id=REPLY,
+    role="assistant",
+    content=ANSWERED,
+    created_at=REPLIED_AT,
+    token_usage=USAGE,
+    session_id=SESSION,
+    user_message_id=QUESTION,
+    finish_reason="stop",
+    finish_detail="",
+    model="midm",
+    status="complete",
+    version=4,
+)
+_start = frames.Start(SESSION, REPLY, QUESTION, 3, "midm")
+_complete = frames.Complete(REPLY, ANSWERED, "stop", USAGE, REPLIED_AT, 4, "")
+_error = frames.Error("failed", "LLM server too slow", "no token for 60 s", "no token for 60 s", REPLY, 4, 0)
+_frames: dict[str, frames.Frame] = {
+    "start": _start,
+    "chunk": frames.Chunk(ANSWERED),
+    "complete": _complete,
+    "error": _error,
+}
+_feed_frames: dict[str, frames.FeedFrame] = {
+    "session": frames.Session(SESSION, None, {"user_id": "example"}, 1),
+    "message": frames.Message(QUESTION, None, "user", SAID, ASKED_AT, REPLY, 2),
+    "queued": frames.Queued(SESSION, REPLY, QUESTION, 3),
+    "start": _start,
+    "chunk": frames.FeedChunk(ANSWERED, REPLY),
+    "complete": _complete,
+    "error": _error,
+    "branch": frames.Branch(REPLY, 5),
+    "expired": frames.Expired(6),
+    "deleted": frames.Deleted(6),
+    "resync": frames.Resync(4),
+    "draining": frames.Draining(4),
+}
+_healthy = HealthView("healthy", REPLIED_AT, True, True, "0.1.0", "midm")
+_unhealthy = HealthView("unhealthy", REPLIED_AT, True, False, "0.1.0", "midm")
+
+# by the type that they are examples of; requests as a client writes them, without what it leaves out
+EXAMPLES: dict[Kind, dict[str, Any]] = {
+    CreateSessionBody: {
+        "nothing": {},
+        "metadata": {"metadata": {"user_id": "example"}},
+        "everything": {
+            "metadata": {},
+            "title": "여행 계획",
+            "system_prompt": "Answer briefly.",
+            "timeout_hours": 0.5,
+            "model": "midm",
+            "parameters": {"temperature": 0.2, "max_new_tokens": 512},
+        },
+    },
+    ChangeSessionBody: {
+        "title": {"title": "여행 계획"},
+        "metadata": {"metadata": {"user_id": None, "team": "example"}},
+        "settings": {"system_prompt": None, "model": "midm", "parameters": {"temperature": None, "top_p": 0.9}},
+    },
+    ChatBody: {
+        "hello": {"session_id": SESSION, "message": SAID},
+        "parameters": {
+            "session_id": SESSION,
+            "message": SAID,
+            "max_new_tokens": 256,
+            "temperature": 0.7,
+            "do_sample": True,
+        },
+        "branch": {"session_id": SESSION, "message": "Hello!", "parent_id": None, "on_busy": "interrupt"},
+    },
+    RegenerateBody: {"newest": {}, "hotter": {"message_id": REPLY, "temperature": 1.2}},
+    CancelBody: {"running": {}, "named": {"reply_id": REPLY}},
+    BranchBody: {"reply": {"message_id": REPLY}},
+    ForkBody: {"now": {}, "earlier": {"message_id": QUESTION}},
+    BranchView: {"selected": BranchView(SESSION, REPLY, 5)},
+    SessionView: {"session": _session},
+    SessionList: {"page": SessionList([_session], next="MTc2OTg1MTgwMDQ4MDAwMDo3")},
+    MessageList: {"messages": MessageList(SESSION, [_question, _answer], 2, 4, "4:0")},
+    ChatView: {"reply": _chat},
+    AcceptedView: {"accepted": AcceptedView(SESSION, REPLY, QUESTION, 2, "2")},
+    ErasureView: {"erasing": ErasureView(SESSION, "erasing", "2026-01-31T12:00:00.000000Z")},
+    CancelView: {
+        "cancelled": CancelView(REPLY, "cancelled"),
+        "had-ended": CancelView(REPLY, "complete"),
+        "nothing-running": CancelView(None),
+    },
+    frames.Frame: _frames,
+    frames.FeedFrame: _feed_frames,
+    HealthView: {"healthy": _healthy, "unhealthy": _unhealthy},
+    ModelsView: {"one": ModelsView([ModelView("midm", default=True)], complete=True)},
+    LivenessView: {"alive": LivenessView("alive")},
+    ReadinessView: {
+        "ready": ReadinessView("ready"),
+        "draining": ReadinessView("draining", "the service is shutting down"),
+    },
+    **audit_examples.EXAMPLES,
+    UsageView: {"by-day": UsageView("day", [UsageRow(3, 36, 102, 138, day="2026-01-31")])},
+}
+
+
+def transcript() -> str:
+    """A reply as it is streamed, byte for byte."""
+    sent = [(_frames["start"], 3, 0), (_frames["chunk"], 3, len(ANSWERED)), (_frames["complete"], 4, 0)]
+    pieces = [*(frames.encode(*one) for one in sent), frames.DONE]
+    return b"".join(pieces).decode()
+
+
+def feed_transcript() -> str:
+    """A session's feed that was taken up after its creation, and left."""
+    feed = _feed_frames
+    sent = [(feed["message"], 2, 0), (feed["start"], 3, 0), (feed["chunk"], 3, len(ANSWERED)), (feed["complete"], 4, 0)]
+    pieces = [frames.encode(*one, retry_ms=None if number else 1000) for number, one in enumerate(sent)]
+    return b"".join(pieces).decode()
+
+
+def problems() -> Iterator[ProblemView]:
+    """One of each type of problem, from the tables that the handlers answer by."""
+    yield _problem(400, "malformed", "Malformed JSON", "not JSON: JSON is malformed: expected ':' (byte 12)")
+    yield _problem(401, "unauthorized", "Unauthorized", "send a valid key as Authorization: Bearer")
+    yield _problem(403, "forbidden", "Forbidden", "only an auditor's key may do this; auth.auditors names them")
+    yield _problem(408, "timeout", "Timeout", "the body did not arrive in time")
+    yield _problem(413, "body-too-large", "Body too large", "the body is too large")
+    yield _problem(415, "media-type", "Unsupported media type", "send Content-Type: application/json")
+    yield _problem(500, "internal-error", "Internal error", "internal error; the logs have it under this request id")
+    fault = FaultView("$.message", "must not be empty or blank")
+    yield _problem(422, "invalid", "Invalid", f"{fault.path}: {fault.detail}", errors=[fault])
+    kinds = {"invalid"}
+    for error, (status, kind, title) in STATUSES.items():
+        if kind not in kinds:
+            found = str(SessionNotFound(SESSION)) if issubclass(error, SessionNotFound) else _sentence(error)
+            yield _problem(status, kind, title, found)
+            kinds.add(kind)
+    kept = {"partial": ANSWERED[:6], "message_id": REPLY, "user_message_id": QUESTION, "version": 4}
+    for cause, (status, title) in CAUSES.items():
+        yield _problem(status, cause.replace("_", "-"), title, title, **kept)
+
+
+def _sentence(error: type[Exception]) -> str:
+    """The message of an error, which is what its docstring begins with."""
+    return (error.__doc__ or "").partition("\n")[0]
+
+
+def _problem(status: int, kind: str, title: str, detail: str, **extra: Any) -> ProblemView:
+    return ProblemView(f"/problems/{kind}", title, status, detail, "/api/chat", **extra)

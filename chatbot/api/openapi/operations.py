@@ -1,0 +1,276 @@
+"""Every call of the service, in one table: openapi.py makes the document from it, and a test holds it to the routes."""
+
+from chatbot.api.openapi.audit_operations import AUDIT, EXPORT
+from chatbot.api.openapi.schemas import HTML, SSE, LivenessView, Operation, QueryParameter, ReadinessView, ResponseSpec
+from chatbot.api.request_bodies import (
+    BranchBody,
+    CancelBody,
+    ChangeSessionBody,
+    ChatBody,
+    CreateSessionBody,
+    ForkBody,
+    RegenerateBody,
+)
+from chatbot.api.response_bodies import (
+    AcceptedView,
+    BranchView,
+    CancelView,
+    ChatView,
+    ErasureView,
+    HealthView,
+    MessageList,
+    ModelsView,
+    SessionList,
+    SessionView,
+    UsageView,
+)
+from chatbot.api.routes.session_routes import FILTERS_MAX, LIST_MAX
+from chatbot.api.streaming import frames
+from chatbot.api.streaming.cursors import PATTERN
+from events.storage.append_batch import VERSION_MAX
+
+DOCS_FILES, REDOC_FILES = ("text/css", "text/javascript", "image/png"), ("text/javascript", "image/svg+xml")
+EXPOSITIONS = ("text/plain", "application/openmetrics-text")
+BODY = (400, 408, 413, 415, 422)  # what can be wrong with any body
+CHANGE = (400, 404, 412, 503)  # what can be wrong with a change to a session
+REPLY = (409, 429, 500, 502, 504)  # what can become of a reply
+STATUS_MEANINGS = {
+    400: "The request cannot be read.",
+    401: "The key is missing or unknown.",
+    403: "The key may not do this.",
+    404: "There is nothing here, or nothing of yours.",
+    408: "The body did not arrive in time.",
+    409: "A reply is running, and `on_busy` is reject.",
+    412: "The session has moved on since the version in If-Match.",
+    413: "The body is larger than {body_max_bytes} bytes.",
+    415: "The body is not application/json, or compressed.",
+    422: "A value is not allowed (`errors` says which), or an Idempotency-Key came with another request before.",
+    429: "Too many messages wait for the running reply.",
+    500: "A fault of the service.",
+    502: "The model failed.",
+    503: "The model, the log or the service is not available just now.",
+    504: "The model was too slow.",
+}
+KEY = "Idempotency-Key"
+REPEATED = ("If-Match", KEY, "Prefer", "Last-Event-ID")
+ETAG = ("ETag",)
+_SESSION = ResponseSpec("The session.", SessionView, headers=ETAG)
+_UNCHANGED = ResponseSpec("It has not changed since the ETag in If-None-Match.", headers=ETAG)
+_ERASING = ResponseSpec("Deleted for everybody; its content goes once forks have copied what they read.", ErasureView)
+_IDLE = ResponseSpec("Nothing was running, or the named reply had ended: `status` says how.", CancelView)
+_ACCEPTED = ResponseSpec(
+    "With `Prefer: respond-async`: the request is on disk.", AcceptedView, headers=("Location", "Preference-Applied")
+)
+_UNHEALTHY = ResponseSpec("The database is gone.", HealthView, example_name="unhealthy")
+_NOT_READY = ResponseSpec("Not now.", ReadinessView, example_name="draining")
+_text, _page = {"type": "string"}, {"type": "string", "pattern": "^[A-Za-z0-9_-]+$"}
+_day = {"type": "string", "format": "date"}
+_limit = QueryParameter(
+    "limit", "How many at most.", {"type": "integer", "minimum": 1, "maximum": LIST_MAX, "default": 100}
+)
+_filters = QueryParameter(
+    "metadata",
+    "Only sessions with these values in their metadata: metadata.user_id=example. Names and values are compared in"
+    " Unicode's NFC form.",
+    {
+        "type": "object",
+        "propertyNames": {"pattern": r"^metadata\."},
+        "additionalProperties": _text,
+        "maxProperties": FILTERS_MAX,
+    },
+    example={"metadata.user_id": "example"},
+    members=True,
+)
+_listing = (
+    _limit,
+    QueryParameter("cursor", "The `next` of the page before, with the same `order`.", _page),
+    QueryParameter(
+        "order",
+        "accessed: the latest access first, so that a session that is used meanwhile may be on no page; created: the"
+        " newest first, an order that never changes.",
+        {"type": "string", "enum": ["accessed", "created"], "default": "accessed"},
+    ),
+    QueryParameter("status", "Which sessions.", {"type": "string", "enum": ["active", "expired"], "default": "active"}),
+    _filters,
+)
+_at_least = QueryParameter(
+    "at_least",
+    "A version that the answer must have reached, as a write on any node told it; else 412.",
+    {"type": "integer", "minimum": 0, "maximum": VERSION_MAX},
+)
+_paging = (
+    _limit,
+    QueryParameter("before", "Only messages before this one: the `next` of the page before.", _text),
+    QueryParameter("branch", "The branch that ends with this message; absent: the selected one.", _text),
+    _at_least,
+)
+_after = QueryParameter(
+    "after",
+    "The `id` of the last frame that was read, or the `cursor` or the `version` of the messages.",
+    {"type": "string", "pattern": f"^{PATTERN}$"},
+    example="4:0",
+)
+_usage = (
+    QueryParameter("by", "What to add up by.", {"type": "string", "enum": ["day", "owner", "model"], "default": "day"}),
+    QueryParameter("from", "The first day, in UTC.", _day, example="2026-01-01"),
+    QueryParameter("to", "The last day, in UTC.", _day, example="2026-01-31"),
+)
+_STREAM = """The answer is a stream of Server-Sent Events: each frame is an `id:` line, the cursor
+`<version>:<offset>`, and a `data:` line of JSON. `start` comes once the message is on disk and before the model
+answers, `complete` once the reply is; a reply that ends otherwise ends with `error`. Lines that begin with a colon
+keep the connection open. A client that leaves does not stop the reply. When the request is sent again with its
+Idempotency-Key and a Last-Event-ID, only the frames after that one come.
+"""
+
+
+_DELETE = """204: no file holds its content any more. 202 only where forks read more than a few of its texts: these are
+copied first, also after a restart. Until then a further DELETE answers 202, all other calls 404; then it answers 404.
+"""
+_CANCEL = """`reply_id` names the reply, so that a second click on Stop does not cancel the next one: where it has ended
+already nothing happens. It may still be queued; then it is withdrawn, and the others stay. Without `reply_id` the
+running reply is cancelled, whichever that is.
+"""
+_MODELS = """Where the model server tells which models it has, a request that names another one is refused with 422.
+Where it does not (`complete` is false), any name is passed on to it.
+"""
+_FORK = """No text is copied: the new session points at the texts where they are. When the session that they belong to
+is deleted, they are copied first, so that the fork stays whole.
+"""
+_REGENERATE = """`message_id` names a reply or the message that it answers; absent, the newest reply of the selected
+branch. The new reply becomes the selected branch. With `Accept: text/event-stream` it is streamed, as by
+/api/chat/stream.
+"""
+_FEED = """A stream of Server-Sent Events, for EventSource, curl -N and fetch. With a cursor it has exactly what is
+missing after that, then what happens, for ever; without one it begins with the session as it is now. Each frame's `id`
+is the cursor after it. A stream that was cut off is taken up with the last `id`: no character comes twice, none is
+missing. After `expired` and `deleted` comes `[DONE]`; after `draining` the stream ends, and another server, or the same
+one started anew, goes on with it. `resync` says that the cursor leads nowhere: read the messages anew.
+
+To show a session and follow it, read its messages, then follow it after their `cursor`.
+
+An event source that asks while the service cannot serve for a moment gets an empty stream with a `retry:` line, because
+browsers would give up on a status other than 200.
+"""
+
+
+def _document(path: str, name: str, summary: str, answer: ResponseSpec, *problems: int) -> Operation:
+    answers = {200: answer, 304: _UNCHANGED}
+    return Operation("GET", path, name, summary, answers, headers=("If-None-Match",), problems=problems)
+
+
+_session, _sessions = "/api/sessions/{session_id}", "/api/sessions"
+
+OPERATIONS: dict[str, tuple[Operation, ...]] = {
+    "Sessions": (
+        Operation(
+            "POST", _sessions, "create_session", "Create a session",
+            {201: ResponseSpec("The new session.", SessionView, headers=("Location", *ETAG))},
+            body=CreateSessionBody, body_optional=True, headers=(KEY,), problems=(*BODY, 404, 503),
+        ),
+        Operation(
+            "GET", _sessions, "list_sessions", "List sessions, latest access first",
+            {200: ResponseSpec("One page.", SessionList)}, query=_listing, problems=(422, 503),
+        ),
+        Operation(
+            "GET", _session, "read_session", "Read a session",
+            {200: _SESSION, 304: _UNCHANGED},
+            query=(_at_least,), headers=("If-None-Match",), problems=(404, 412, 422, 503),
+        ),
+        Operation(
+            "PATCH", _session, "change_session", "Change a session's title, metadata or settings", {200: _SESSION},
+            body=ChangeSessionBody, headers=("If-Match",), problems=(*BODY, 404, 412, 503),
+        ),
+        Operation(
+            "DELETE", _session, "delete_session", "Delete a session; its messages are erased from the disk",
+            {204: ResponseSpec("It is gone."), 202: _ERASING}, details=_DELETE, headers=("If-Match",), problems=CHANGE,
+        ),
+        Operation(
+            "GET", f"{_session}/messages", "list_messages", "List the newest messages, in the order of time",
+            {200: ResponseSpec("One page.", MessageList, headers=ETAG)}, query=_paging, problems=(404, 412, 422, 503),
+        ),
+        Operation(
+            "GET", f"{_session}/stream", "follow_session", "Follow a session, from where you were",
+            {200: ResponseSpec("One frame in each `data:` line.", frames.FeedFrame, media=(SSE,))},
+            details=_FEED, query=(_after,), headers=("Last-Event-ID",), problems=(404, 422, 503),
+        ),
+        Operation(
+            "POST", f"{_session}/cancel", "cancel_reply", "Cancel a reply; its text so far is kept",
+            {202: ResponseSpec("It was running or queued.", CancelView, example_name="cancelled"), 200: _IDLE},
+            details=_CANCEL, body=CancelBody, body_optional=True, headers=("If-Match", KEY),
+            problems=(*BODY, 404, 412, 503),
+        ),
+        Operation(
+            "POST", f"{_session}/branch", "select_branch", "Select a branch: the conversation goes on at its end",
+            {200: ResponseSpec("The selected branch.", BranchView, headers=ETAG)},
+            body=BranchBody, headers=("If-Match", KEY), problems=(*BODY, 404, 412, 503),
+        ),
+        Operation(
+            "POST", f"{_session}/fork", "fork_session", "A new session that begins with this one's history",
+            {201: ResponseSpec("The new session.", SessionView, headers=("Location", *ETAG))},
+            details=_FORK, body=ForkBody, body_optional=True, headers=("If-Match", KEY),
+            problems=(*BODY, 404, 409, 412, 503),
+        ),
+        EXPORT,
+    ),
+    "Chat": (
+        Operation(
+            "POST", "/api/chat", "chat", "Post a message and wait for the whole reply",
+            {200: ResponseSpec("The reply, complete or cancelled.", ChatView), 202: _ACCEPTED},
+            body=ChatBody, headers=("If-Match", KEY, "Prefer"), problems=(*BODY, *REPLY, 404, 412, 503),
+        ),
+        Operation(
+            "POST", "/api/chat/stream", "chat_stream", "Post a message and stream the reply",
+            {
+                200: ResponseSpec("One frame in each `data:` line; the last is `[DONE]`.", frames.Frame, media=(SSE,)),
+                202: _ACCEPTED,
+            },
+            details=_STREAM, body=ChatBody, headers=REPEATED, problems=(*BODY, 404, 409, 412, 429, 503),
+        ),
+        Operation(
+            "POST", f"{_session}/regenerate", "regenerate", "Another reply to a message; the old one stays, too",
+            {
+                200: ResponseSpec("The reply, complete or cancelled.", ChatView, stream_type=frames.Frame),
+                202: _ACCEPTED,
+            },
+            details=_REGENERATE, body=RegenerateBody, body_optional=True, headers=REPEATED,
+            problems=(*BODY, *REPLY, 404, 412, 503),
+        ),
+    ),
+    "Operations": (
+        Operation(
+            "GET", "/api/health", "health", "The service's health, and its model server's",
+            {200: ResponseSpec("Healthy or degraded.", HealthView, example_name="healthy"), 503: _UNHEALTHY},
+        ),
+        Operation(
+            "GET", "/api/models", "list_models", "The models that a request may name",
+            {200: ResponseSpec("As of the newest look at the model server.", ModelsView)},
+            details=_MODELS, problems=(422,),
+        ),
+        Operation("GET", "/livez", "livez", "Whether the process lives", {200: ResponseSpec("It does.", LivenessView)}),
+        Operation(
+            "GET", "/readyz", "readyz", "Whether to send requests here",
+            {200: ResponseSpec("Ready.", ReadinessView, example_name="ready"), 503: _NOT_READY},
+        ),
+        Operation("GET", "/metrics", "metrics", "Metrics for Prometheus",
+            {200: ResponseSpec("Metrics.", str, EXPOSITIONS)}),
+        Operation(
+            "GET", "/api/usage", "usage", "Tokens and replies",
+            {200: ResponseSpec("A row for each day, owner or model.", UsageView)}, query=_usage, problems=(422, 503),
+        ),
+    ),
+    "Audit": AUDIT,
+    "Documents": (
+        _document("/openapi.json", "openapi", "This document", ResponseSpec("OpenAPI 3.1.", dict, headers=ETAG)),
+        _document("/docs", "docs", "This document in Swagger UI", ResponseSpec("A page.", str, (HTML,), ETAG)),
+        _document("/redoc", "redoc", "This document in ReDoc", ResponseSpec("A page.", str, (HTML,), ETAG)),
+        _document("/problems", "problems", "All types of problems", ResponseSpec("A page.", str, (HTML,), ETAG)),
+        _document(
+            "/problems/{name}", "problem", "What a problem's `type` means",
+            ResponseSpec("A page.", str, (HTML,), ETAG), 404
+        ),
+        _document("/docs/{file}", "docs_file", "A file of Swagger UI",
+            ResponseSpec("The file.", str, DOCS_FILES, ETAG), 404),
+        _document("/redoc/{file}", "redoc_file", "A file of ReDoc",
+            ResponseSpec("The file.", str, REDOC_FILES, ETAG), 404),
+    ),
+}  # fmt: skip

@@ -1,0 +1,253 @@
+"""JSON schemas of what goes in and out: made from the code's own types, with the limits that the settings set.
+
+How a call of the service is written down, for the API's document.
+"""
+
+from types import UnionType
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from chatbot.api.streaming.cursors import PATTERN
+from chatbot.config.settings import Settings
+
+Schema = dict[str, Any]
+Kind = type | UnionType
+
+FORMATS = {
+    "session_id": "uuid",
+    "created_at": "date-time",
+    "last_accessed": "date-time",
+    "expires_at": "date-time",
+    "timestamp": "date-time",
+}
+
+CURSOR = {"pattern": f"^{PATTERN}$"}
+ON_BUSY = {
+    "description": "While a reply is running: queue waits for it, reject answers 409, interrupt cancels it."
+    " Absent: queue."
+}
+FINISH_DETAIL = "The model server's own word for the finish reason where it is another one; else empty."
+
+
+class FaultView(Struct, frozen=True):
+    """One fault of a request. `path` points at it: $.message in the body, query.limit, header.If-Match."""
+
+    path: str
+    detail: str
+
+
+class ProblemView(Struct, frozen=True, omit_defaults=True):
+    """An error, as RFC 9457 has it. `type` is for programs, `detail` for people.
+
+    A reply that did not complete adds `partial`, the text there was, and the ids under which it is kept.
+    """
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    errors: list[FaultView] = []
+    allow: list[str] = []
+    partial: str = ""
+    message_id: str = ""
+    user_message_id: str = ""
+    version: int = 0
+
+
+class LivenessView(Struct, frozen=True):
+    status: Literal["alive"]
+
+
+class ReadinessView(Struct, frozen=True, omit_defaults=True):
+    """`reason` says why it is not ready."""
+
+    status: Literal[
+        "ready", "starting", "rebuilding", "failed", "outdated", "damaged", "unreadable", "unwritable", "draining"
+    ]
+    reason: str | None = None
+
+
+def make_schemas(kinds: set[Kind], settings: Settings) -> tuple[dict[Kind, Schema], dict[str, Schema]]:
+    """A schema for each of `kinds`, and the named schemas that they refer to."""
+    ordered = sorted(kinds, key=str)  # the same document at every start
+    found, named = msgspec.json.schema_components(ordered, ref_template="#/components/schemas/{name}")
+    for schema in named.values():
+        for name, field in schema["properties"].items():
+            _complete(field)
+            if name in FORMATS:
+                field["format"] = FORMATS[name]
+    for kind, fields in _notes(settings).items():
+        for name, note in fields.items() if kind in named else ():
+            named[kind]["properties"][name].update(note)
+    return dict(zip(ordered, found, strict=True)), named
+
+
+def _complete(field: Schema) -> None:
+    """Say what generators of clients would guess wrongly otherwise.
+
+    A default makes a field required in the types of some of them, an object without `additionalProperties` an empty
+    one, and an enumeration without `type` a value of any type. What may be null is a type of two names: pages then show
+    its limits beside it, not two alternatives. An enumeration with null among its types would have to list null, too.
+    """
+    field.pop("default", None)
+    if "enum" in field:
+        field["type"] = "string"
+    if field.get("type") == "object":
+        field.setdefault("additionalProperties", True)
+    for inner in (*field.get("anyOf", ()), field.get("items"), field.get("additionalProperties")):
+        if isinstance(inner, dict):
+            _complete(inner)
+    match field.get("anyOf"):
+        case [{"type": str(kind)} as typed, {"type": "null"}] if "enum" not in typed:
+            del field["anyOf"]
+            field.update(typed, type=[kind, "null"])
+
+
+def _notes(settings: Settings) -> dict[str, dict[str, Schema]]:
+    """What the types do not say: each field's meaning, and its limits in this service as it is configured."""
+    sessions, chat = settings.sessions, settings.chat
+    title = {"minLength": 1, "maxLength": sessions.title_max_chars}
+    metadata = {"maxProperties": sessions.metadata_keys_max}
+    sizes = f"Up to {sessions.metadata_max_bytes} bytes of JSON"
+    return {
+        "CreateSessionBody": {
+            "metadata": {**metadata, "description": f"Yours; the model never sees it. {sizes}."},
+            "title": title,
+            "system_prompt": {
+                "maxLength": chat.system_prompt_max_chars,
+                "description": "Instructions to the model; empty: none. Absent: those of the configuration.",
+            },
+            "timeout_hours": {
+                "description": "Hours after its last access at which the session expires; 0: never."
+                f" Absent: {sessions.timeout_hours:g}.",
+            },
+            "model": {"description": "The model of the session's replies; absent: that of the configuration."},
+            "parameters": {"description": "For the session's replies, where a request does not say."},
+        },
+        "ChangeSessionBody": {
+            "metadata": {**metadata, "description": f"Merged into what is there; null removes a key. {sizes} in all."},
+            "title": {**title, "description": "null removes the title."},
+            "system_prompt": {
+                "maxLength": chat.system_prompt_max_chars,
+                "description": "Instructions to the model from the next reply on; null or empty: none.",
+            },
+            "model": {"description": "The model of the session's replies; null: that of the configuration."},
+            "parameters": {"description": "Merged into what is there; null removes a parameter, or all of them."},
+        },
+        "ParametersBody": {"max_new_tokens": {"maximum": chat.max_tokens_ceiling}},
+        "CancelBody": {"reply_id": {"description": "A reply that runs or is queued. Absent: the running one."}},
+        "CancelView": {
+            "reply_id": {"description": "null: nothing was running."},
+            "status": {"description": "How that reply has ended: cancelled, or as it had ended before."},
+        },
+        "ChatBody": _chat_notes(settings),
+        "RegenerateBody": {"max_new_tokens": {"maximum": chat.max_tokens_ceiling}, "on_busy": ON_BUSY},
+        "AcceptedView": {"cursor": CURSOR},
+        "SessionList": {"next": {"description": "The `cursor` of the next page; absent on the last."}},
+        "SessionView": {
+            "version": {"description": "Of the session, as in its ETag: it grows with every event."},
+            "expires_at": {"description": "null: it never expires."},
+            "active_reply": {"description": "The reply that is being written."},
+            "model": {"description": "null: that of the configuration."},
+            "queued_replies": {"description": "Replies that wait for their turn, the next one first."},
+        },
+        "MessageList": {
+            "cursor": {
+                **CURSOR,
+                "description": "Follow the session after this: nothing is missed, nothing comes twice.",
+            },
+            "next": {"description": "The `before` of the next page, further back; absent on the last."},
+        },
+        "MessageView": {
+            "siblings": {
+                "description": "All messages with the same parent, this one included, in the order of their creation:"
+                " one for each branch. At most the first 1,000."
+            },
+            "finish_detail": {"description": FINISH_DETAIL},
+        },
+        "ChatView": {"finish_detail": {"description": FINISH_DETAIL}},
+        "ExportedMessage": {"finish_detail": {"description": FINISH_DETAIL}},
+        "Complete": {"finish_detail": {"description": FINISH_DETAIL}},
+    }
+
+
+def _chat_notes(settings: Settings) -> dict[str, Schema]:
+    chat = settings.chat
+    return {
+        "message": {"minLength": 1, "maxLength": chat.message_max_chars, "description": "Not blank."},
+        "max_new_tokens": {
+            "maximum": chat.max_tokens_ceiling,
+            "description": f"Tokens of the reply at most. Absent: the session's, or {chat.default_max_tokens}.",
+        },
+        "temperature": {
+            "description": "0 always takes the likeliest token. Absent: the session's, or"
+            f" {chat.default_temperature:g}.",
+        },
+        "do_sample": {
+            "description": "false means temperature 0. Absent: the session's, or"
+            f" {str(chat.default_do_sample).lower()}.",
+        },
+        "stop": {"description": "Texts at which the reply ends."},
+        "model": {"description": "Absent: the session's model, or that of the configuration."},
+        "parent_id": {
+            "description": "The message that this one follows; null: it starts the conversation anew. "
+            "Absent: the newest of the selected branch. Posting under an earlier one makes a branch and selects it.",
+        },
+        "on_busy": ON_BUSY,
+    }
+
+
+JSON, SSE, HTML = "application/json", "text/event-stream", "text/html"
+NDJSON, MARKDOWN = "application/x-ndjson", "text/markdown"
+
+
+class ResponseSpec(Struct, frozen=True):
+    """`body` None: the answer has none. `shows` names the one example that fits, where not all do. Where `media` is a
+    stream of lines, `body` is what each of them holds.
+
+    `streams`: for a client that accepts an event stream, the frames that it gets instead; `lines`: for one that accepts
+    NDJSON, what each line is; `markdown`: it can be had as Markdown, too.
+    """
+
+    summary: str
+    body: Kind | None = None
+    media: tuple[str, ...] = (JSON,)
+    headers: tuple[str, ...] = ()
+    example_name: str | None = None
+    stream_type: Kind | None = None
+    line_type: Kind | None = None
+    markdown: bool = False
+
+    @property
+    def kinds(self) -> set[Kind]:
+        """All that need a schema."""
+        return {kind for kind in (self.body, self.stream_type, self.line_type) if kind is not None}
+
+
+class QueryParameter(Struct, frozen=True):
+    """A parameter of the query string. `members`: not one parameter, but one for each member of an object."""
+
+    name: str
+    summary: str
+    schema: dict[str, Any]
+    example: Any = None
+    members: bool = False
+
+
+class Operation(Struct, frozen=True):
+    """`headers` are the request's, `problems` the statuses of its errors that a client should foresee."""
+
+    method: str
+    path: str
+    name: str
+    summary: str
+    answers: dict[int, ResponseSpec]
+    details: str = ""
+    body: type | None = None
+    body_optional: bool = False
+    query: tuple[QueryParameter, ...] = ()
+    headers: tuple[str, ...] = ()
+    problems: tuple[int, ...] = ()

@@ -1,0 +1,223 @@
+"""Answers as types: what each call returns. openapi.py describes these very types."""
+
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from chatbot.api.streaming.frames import FinishReason
+from chatbot.runtime.timestamps import timestamp
+from chatbot.sessions.domain.state import State
+from chatbot.sessions.replies.reply import Outcome, Reply
+from chatbot.sessions.session_queries import MessageWithText, SessionWithMetadata
+from events.catalogue import Usage
+from projections.folds.session import NEVER_US
+
+
+class ParametersView(Struct, frozen=True, omit_defaults=True):
+    """Those that the session has; the service's defaults stand for the others."""
+
+    max_new_tokens: int | None = None
+    temperature: float | None = None
+    do_sample: bool | None = None
+    top_p: float | None = None
+    stop: list[str] = []
+    seed: int | None = None
+
+
+class SessionView(Struct, frozen=True):
+    session_id: str
+    created_at: str
+    last_accessed: str
+    expires_at: str | None
+    metadata: dict[str, Any]
+    title: str | None
+    version: int
+    message_count: int
+    status: Literal["active", "replying", "expired"]
+    active_reply: str | None
+    queued_replies: list[str]
+    system_prompt: str | None
+    model: str | None
+    parameters: ParametersView
+
+
+class SessionList(Struct, frozen=True, omit_defaults=True):
+    sessions: list[SessionView]
+    next: str | None = None
+
+
+class MessageView(Struct, frozen=True):
+    message_id: str
+    session_id: str
+    role: Literal["user", "assistant", "system"]
+    content: str
+    created_at: str
+    token_usage: Usage | None
+    parent_id: str | None
+    status: Literal["complete", "queued", "streaming", "failed", "cancelled", "interrupted"]
+    finish_reason: FinishReason | None
+    finish_detail: str
+    model: str | None
+    siblings: list[str]
+
+
+class MessageList(Struct, frozen=True, omit_defaults=True):
+    session_id: str
+    messages: list[MessageView]
+    total_count: int
+    version: int
+    cursor: str
+    next: str | None = None
+
+
+class ChatView(Struct, frozen=True):
+    message_id: str
+    role: Literal["assistant"]
+    content: str
+    created_at: str
+    token_usage: Usage | None
+    session_id: str
+    user_message_id: str
+    finish_reason: FinishReason | None
+    finish_detail: str
+    model: str | None
+    status: Literal["complete", "cancelled"]
+    version: int
+
+
+class AcceptedView(Struct, frozen=True):
+    """The request is on disk and its reply will be written: follow the session after `cursor`, or read its messages.
+
+    `message_id` is the reply's, `version` that of the event which records the request.
+    """
+
+    session_id: str
+    message_id: str
+    user_message_id: str
+    version: int
+    cursor: str
+
+
+class BranchView(Struct, frozen=True):
+    """`message_id` is the last message of the selected branch."""
+
+    session_id: str
+    message_id: str
+    version: int
+
+
+class CancelView(Struct, frozen=True, omit_defaults=True):
+    reply_id: str | None
+    status: str | None = None
+
+
+class ErasureView(Struct, frozen=True):
+    """The session is gone for everybody; its content is erased once forks have copied what they read of it."""
+
+    session_id: str
+    status: Literal["erasing"]
+    accepted_at: str
+
+
+class HealthView(Struct, frozen=True):
+    status: Literal["healthy", "degraded", "unhealthy"]
+    timestamp: str
+    llm_server_available: bool
+    database_connected: bool
+    version: str
+    provider: str
+    detail: str | None = None
+
+
+class ModelView(Struct, frozen=True):
+    id: str
+    default: bool
+
+
+class ModelsView(Struct, frozen=True):
+    """`models`: the default one first, then by name. `complete`: no others are accepted."""
+
+    models: list[ModelView]
+    complete: bool
+
+
+class UsageRow(Struct, frozen=True, omit_defaults=True):
+    replies: int
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    day: str | None = None
+    owner: str | None = None
+    model: str | None = None
+
+
+class UsageView(Struct, frozen=True):
+    by: Literal["day", "owner", "model"]
+    usage: list[UsageRow]
+
+
+def session_view(described: SessionWithMetadata, *, is_expired: bool = False) -> SessionView:
+    session = described.session
+    running, parameters = session.open_reply, described.settings.parameters
+    return SessionView(
+        session_id=session.session_id,
+        created_at=timestamp(session.created_at_us),
+        last_accessed=timestamp(session.accessed_at_us),
+        expires_at=None if session.expires_at_us == NEVER_US else timestamp(session.expires_at_us),
+        metadata=described.metadata,
+        title=described.title,
+        version=session.version,
+        message_count=session.message_count,
+        status="expired" if is_expired else "replying" if running or session.pending else "active",
+        active_reply=running.reply_id if running else None,
+        queued_replies=[waiting.reply_id for waiting in session.pending],
+        system_prompt=described.settings.system_prompt,
+        model=parameters.model,
+        parameters=ParametersView(
+            max_new_tokens=parameters.max_new_tokens,
+            temperature=parameters.temperature,
+            do_sample=parameters.do_sample,
+            top_p=parameters.top_p,
+            stop=list(parameters.stop),
+            seed=parameters.seed,
+        ),
+    )
+
+
+def state_view(state: State) -> SessionView:
+    return session_view(SessionWithMetadata(state.session, state.metadata, state.title, state.settings))
+
+
+def message_view(message: MessageWithText, session_id: str) -> MessageView:
+    row = message.row
+    return MessageView(
+        message_id=row.message_id,
+        session_id=session_id,
+        role=row.role,  # type: ignore[arg-type]  # the log holds no other roles
+        content=message.content,
+        created_at=timestamp(row.created_at_us),
+        token_usage=message.usage,
+        parent_id=row.parent_id,
+        status=row.status,  # type: ignore[arg-type]  # one of these words
+        finish_reason=message.finish_reason,  # type: ignore[arg-type]  # as it was recorded: one of these words
+        finish_detail=message.finish_detail,
+        model=message.model,
+        siblings=list(row.siblings),
+    )
+
+
+def chat_view(session_id: str, reply: Reply, outcome: Outcome) -> ChatView:
+    return ChatView(
+        message_id=reply.reply_id,
+        role="assistant",
+        content=outcome.content,
+        created_at=timestamp(outcome.created_at_us),
+        token_usage=outcome.usage,
+        session_id=session_id,
+        user_message_id=reply.message_id,
+        finish_reason=outcome.finish_reason,  # type: ignore[arg-type]  # as above
+        finish_detail=outcome.finish_detail,
+        model=outcome.model,
+        status="complete" if outcome.status == "complete" else "cancelled",
+        version=outcome.version,
+    )

@@ -1,0 +1,154 @@
+"""Chat: a message in, a reply out, whole or as a stream of frames."""
+
+from aiohttp import web
+from msgspec import Struct
+
+from chatbot.api.middleware import CALLER
+from chatbot.api.problems import CAUSE_UNKNOWN, CAUSES, Problem
+from chatbot.api.reply_parameters import check_chat, check_tokens, parameters_of
+from chatbot.api.request_bodies import ChatBody, RegenerateBody, canonical_id, read_body
+from chatbot.api.request_headers import if_match, prefers_async, read_idempotency_key
+from chatbot.api.response_bodies import AcceptedView, chat_view
+from chatbot.api.responses import json_response, session_id_of
+from chatbot.api.server.path_prefix import prefix_of
+from chatbot.api.services import SERVICES
+from chatbot.api.streaming.cursors import Cursor, last_event_id
+from chatbot.api.streaming.reply_writer import ReplyWriter
+from chatbot.api.streaming.response_stream import stream_response
+from chatbot.api.streaming.terminal_frames import outcome_detail
+from chatbot.sessions.domain.commands import PostMessage, Regenerate
+from chatbot.sessions.domain.rejections import Draining
+from chatbot.sessions.feeds.reader_cursor import ReaderCursor
+from chatbot.sessions.replies.recorded_text import recorded_offset
+from chatbot.sessions.replies.reply import Reply
+
+routes = web.RouteTableDef()
+
+
+class RequestedReply(Struct, frozen=True):
+    """A reply that was asked for. `version` is that of the event that records the request."""
+
+    session_id: str
+    reply: Reply
+    version: int
+
+
+@routes.post("/api/chat")
+async def chat(request: web.Request) -> web.Response:
+    if prefers_async(request):
+        return _accepted_response(request, await _post_message(request, whole=False))
+    return await _complete_response(await _post_message(request, whole=True))
+
+
+@routes.post("/api/chat/stream")
+async def chat_stream(request: web.Request) -> web.StreamResponse:
+    if prefers_async(request):
+        return _accepted_response(request, await _post_message(request, whole=False))
+    services, after = request.app[SERVICES], _resume_cursor(request)
+    with services.streams.acquire():
+        return await _streamed_response(request, await _post_message(request, whole=False), after)
+
+
+@routes.post("/api/sessions/{session_id}/regenerate")
+async def regenerate(request: web.Request) -> web.StreamResponse:
+    """As chat, or as chat_stream for a client that accepts an event stream."""
+    if prefers_async(request):
+        return _accepted_response(request, await _request_regeneration(request, whole=False))
+    if "text/event-stream" not in request.headers.get("Accept", ""):
+        return await _complete_response(await _request_regeneration(request, whole=True))
+    services, after = request.app[SERVICES], _resume_cursor(request)
+    with services.streams.acquire():
+        return await _streamed_response(request, await _request_regeneration(request, whole=False), after)
+
+
+async def _complete_response(requested: RequestedReply) -> web.Response:
+    reply = requested.reply
+    outcome = await reply.wait_end()
+    if outcome.status in ("complete", "cancelled"):
+        return json_response(chat_view(requested.session_id, reply, outcome))
+    status, title = CAUSES.get(outcome.cause, CAUSE_UNKNOWN)
+    ids = {"message_id": reply.reply_id, "user_message_id": reply.message_id, "version": outcome.version}
+    raise Problem(
+        status, outcome.cause.replace("_", "-"), title, outcome_detail(outcome), partial=outcome.content, **ids
+    )
+
+
+def _accepted_response(request: web.Request, requested: RequestedReply) -> web.Response:
+    """Where to follow the reply. The same for every repetition of the request, whatever has become of the reply."""
+    cursor = str(requested.version)
+    view = AcceptedView(
+        session_id=requested.session_id,
+        message_id=requested.reply.reply_id,
+        user_message_id=requested.reply.message_id,
+        version=requested.version,
+        cursor=cursor,
+    )
+    feed = f"{prefix_of(request)}/api/sessions/{requested.session_id}/stream?after={cursor}"
+    return json_response(view, status=202, headers={"Location": feed, "Preference-Applied": "respond-async"})
+
+
+def _resume_cursor(request: web.Request) -> Cursor | None:
+    """The last frame that the client has of this very reply: only a repeated request has any. Raises BodyFault."""
+    cursor = last_event_id(request)
+    return cursor if "Idempotency-Key" in request.headers else None
+
+
+async def _streamed_response(
+    request: web.Request, requested: RequestedReply, after: Cursor | None
+) -> web.StreamResponse:
+    """A reader that leaves does not stop the reply, and the history will have all of it."""
+    services, place = request.app[SERVICES], None
+    if after is not None:
+        offset = after.offset
+        if offset is None:
+            offset = await recorded_offset(services.log, requested.session_id, after.version)
+        place = ReaderCursor(after.version, offset)
+    return await stream_response(request, ReplyWriter(services, requested.session_id, requested.reply, place).write)
+
+
+async def _post_message(request: web.Request, *, whole: bool) -> RequestedReply:
+    """Have the message recorded. Raises what read_body, check_chat and the session raise."""
+    services = request.app[SERVICES]
+    body = await read_body(request, ChatBody, services.settings.server.body_timeout_s)
+    check_chat(body, services.settings)
+    session_id = canonical_id(body.session_id) or body.session_id
+    command = PostMessage(
+        message_id=services.new_id(),
+        reply_id=services.new_id(),
+        content=body.message,
+        parameters=parameters_of(body),
+        parent_id=body.parent_id,
+        on_busy=body.on_busy,
+        whole=whole,
+        idempotency_key=read_idempotency_key(request, "chat", body),
+        without_stop=body.stop == [],
+    )
+    return await _send_command(request, session_id, command)
+
+
+async def _request_regeneration(request: web.Request, *, whole: bool) -> RequestedReply:
+    """Have another reply to a message asked for. Raises what read_body and the session raise."""
+    services = request.app[SERVICES]
+    timeout_s = services.settings.server.body_timeout_s
+    body = await read_body(request, RegenerateBody, timeout_s, optional=True)
+    check_tokens(body.max_new_tokens, "$.max_new_tokens", services.settings)
+    command = Regenerate(
+        reply_id=services.new_id(),
+        message_id=body.message_id,
+        parameters=parameters_of(body),
+        on_busy=body.on_busy,
+        whole=whole,
+        idempotency_key=read_idempotency_key(request, "regenerate", body),
+        without_stop=body.stop == [],
+    )
+    return await _send_command(request, session_id_of(request), command)
+
+
+async def _send_command(request: web.Request, session_id: str, command: PostMessage | Regenerate) -> RequestedReply:
+    supervisor = request.app[SERVICES].supervisor
+    if supervisor.draining:
+        raise Draining("the service is shutting down")
+    answer = await supervisor.ask(session_id, command, request[CALLER], if_versions=if_match(request))
+    if answer.reply is None:
+        raise RuntimeError("what asks for a reply always gets one")
+    return RequestedReply(session_id, answer.reply, answer.asked_version or answer.reply.posted_version)

@@ -1,0 +1,128 @@
+"""A conversation to take away, as it stands or as it stood. Reading it so is no access and appends nothing."""
+
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+
+import msgspec
+from aiohttp import web
+
+from chatbot.api.middleware import CALLER
+from chatbot.api.request_bodies import RequestFault, check_query
+from chatbot.api.request_limits import StreamLimit
+from chatbot.api.responses import session_id_of
+from chatbot.api.routes.audit_routes import THROTTLE
+from chatbot.api.server.connection_limits import BoundedProtocol
+from chatbot.api.services import SERVICES
+from chatbot.api.streaming.document_stream import json_document, send_document
+from chatbot.audit.conversation import Conversation, MessageAsOf
+from chatbot.audit.conversation_outline import MESSAGE_BYTES, read_outline, read_texts
+from chatbot.audit.conversation_rendering import (
+    MarkFinder,
+    build_document,
+    encode_messages,
+    render_markdown_head,
+    render_markdown_message,
+    select_messages,
+)
+from chatbot.runtime.throttle import DutyCycleThrottle
+from chatbot.runtime.timestamps import INVALID_POINT_IN_TIME, PointInTime, parse_point_in_time
+from chatbot.sessions.domain.rejections import SessionNotFound
+
+EXPORTS_MAX = 64  # at once: each holds what is known of every message, without its text
+EXPORT_LIMIT: web.AppKey[StreamLimit] = web.AppKey("exports", StreamLimit)
+FORMATS = {"json": ("json", "application/json"), "markdown": ("md", "text/markdown; charset=utf-8")}
+PLUS_HINT = " (in an address, write the + of a zone as %2B)"
+
+Pages = AsyncIterator[list[MessageAsOf]]
+routes = web.RouteTableDef()
+
+
+@routes.get("/api/sessions/{session_id}/export")
+async def export(request: web.Request) -> web.StreamResponse:
+    services = request.app[SERVICES]
+    check_query(request, frozenset({"format", "as_of", "branch"}))
+    form = _choice(request, "format", ("json", "markdown"))
+    all_branches = _choice(request, "branch", ("selected", "all")) == "all"
+    if all_branches and form == "markdown":
+        raise RequestFault("Markdown shows one branch: ask for all with format=json", "query.branch")
+    moment = _moment(request)
+    session = await services.reader.peek(session_id_of(request), request[CALLER])
+    throttle = request.app[THROTTLE]
+    with request.app[EXPORT_LIMIT].acquire():
+        outlined = await read_outline(services.log, session.session_id, moment, throttle)
+        if outlined is None:  # it did not exist yet
+            raise SessionNotFound(session.session_id)
+        conversation = outlined.conversation
+        if isinstance(request.protocol, BoundedProtocol):
+            request.protocol.count_held_bytes(len(conversation.messages) * MESSAGE_BYTES)
+        selected = select_messages(conversation, all_branches=all_branches)
+        pages = partial(read_texts, services.log, outlined, selected, throttle)
+        if form == "json":
+            whole = msgspec.json.encode(build_document(conversation, all_branches=all_branches, encoded=[]))
+            pieces = json_document(whole, "messages", _encode_pages(pages(), throttle))
+        else:
+            pieces = _render_markdown(conversation, len(selected), pages, throttle)
+        extension, content_type = FORMATS[form]
+        headers = {"Content-Type": content_type, **_disposition_headers(conversation, extension)}
+        return await send_document(request, pieces, headers)
+
+
+async def _encode_pages(pages: Pages, throttle: DutyCycleThrottle) -> AsyncIterator[list[msgspec.Raw]]:
+    async for page in pages:
+        with throttle.measure():
+            encoded = encode_messages(page)
+        yield encoded
+
+
+async def _render_markdown(
+    conversation: Conversation, messages: int, pages: Callable[[], Pages], throttle: DutyCycleThrottle
+) -> AsyncIterator[bytes]:
+    """The texts are read twice: what marks the headings depends on them all."""
+    mark_finder, prompt = MarkFinder(), conversation.system_prompt or ""
+    mark_finder.add(prompt)
+    async for page in pages():
+        with throttle.measure():
+            for one in page:
+                mark_finder.add(one.content)
+    mark = mark_finder.mark
+    while not mark_finder.is_unambiguous and (mark in prompt or await _any_contains(pages(), mark)):
+        mark = mark_finder.next()
+    lead = render_markdown_head(conversation, messages, mark)
+    async for page in pages():
+        with throttle.measure():
+            piece = "".join((lead, *(render_markdown_message(one, mark) for one in page))).encode()
+        yield piece
+        lead = ""
+    if lead:
+        yield lead.encode()
+
+
+async def _any_contains(pages: Pages, mark: str) -> bool:
+    async for page in pages:
+        if any(mark in one.content for one in page):
+            return True
+    return False
+
+
+def _moment(request: web.Request) -> PointInTime:
+    text = request.query.get("as_of")
+    if text is None:
+        return PointInTime()
+    try:
+        return parse_point_in_time(text)
+    except ValueError as error:
+        says = str(error)
+        raise RequestFault(says + PLUS_HINT if says == INVALID_POINT_IN_TIME else says, "query.as_of") from error
+
+
+def _choice(request: web.Request, name: str, allowed: tuple[str, str]) -> str:
+    """One of two words; the first where none is given. Raises BodyFault."""
+    given = request.query.get(name, allowed[0])
+    if given not in allowed:
+        raise RequestFault(f"must be {' or '.join(allowed)}", f"query.{name}")
+    return given
+
+
+def _disposition_headers(conversation: Conversation, extension: str) -> dict[str, str]:
+    name = f"conversation-{conversation.session_id}-v{conversation.version}.{extension}"
+    return {"Content-Disposition": f'attachment; filename="{name}"'}

@@ -1,0 +1,155 @@
+"""What other nodes may ask of this one, on a listener of its own: does it live, what does a reply say, to cancel it."""
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from aiohttp import web
+
+from chatbot.api.responses import piecewise_body
+from chatbot.api.routes.monitoring_routes import collect_metrics
+from chatbot.api.server.response_headers import SERVER
+from chatbot.api.services import SERVICES, Services
+from chatbot.api.streaming.response_stream import ResponseStream, stream_response
+from chatbot.nodes.node_authentication import CLIENT_NONCE_MAX_CHARS, Challenger, Request
+from chatbot.nodes.node_client import Alive, RemoteCancelBody
+from chatbot.observability.metric_families import encode
+from chatbot.sessions.domain.commands import Caller, CancelReply
+from chatbot.sessions.domain.rejections import ActorFailed, Rejection
+from chatbot.sessions.replies.reply import Reply
+from events.errors import LogError
+from projections.errors import ProjectionError
+
+HEADERS = {"Content-Type": "application/x-ndjson; charset=utf-8"}
+PINGS_PER_TIMEOUT = 3  # in the time that another node waits for a word of a silent reply
+LINE_MAX_CHARS = 65_536  # of a reply's text: a line that has no end is refused where it is read
+BODY_MAX_BYTES = 16_384  # a cause, who asks, and a key
+BODY_TIMEOUT_S = 5.0  # it is read before it is known who sends it
+DIGITS_MAX = 18  # of a place in a text
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+CHALLENGER: web.AppKey[Challenger] = web.AppKey("challenger", Challenger)
+PUBLIC_PATHS = frozenset({"/alive", "/challenge"})  # paths that ask for no proof
+
+routes = web.RouteTableDef()
+_cancel_body = msgspec.json.Decoder(RemoteCancelBody)
+
+
+def build_node_app(services: Services, secret: str) -> web.Application:
+    """The routes for other nodes, which know `secret`."""
+    app = web.Application(middlewares=[_require_proof], client_max_size=BODY_MAX_BYTES)
+    app[SERVICES] = services
+    app[CHALLENGER] = Challenger(secret, services.nodes.name or "", time.monotonic, os.urandom)
+    app.add_routes(routes)
+    app.on_response_prepare.append(_hide_version)
+    return app
+
+
+@web.middleware
+async def _require_proof(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """That this process lives is no secret; all else is."""
+    if request.path not in PUBLIC_PATHS:
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                body = await request.read()
+        except TimeoutError:
+            return web.Response(status=408)
+        signed_request = Request(request.method, request.raw_path, body)
+        reason = request.app[CHALLENGER].refusal(request.headers.get("Authorization", ""), signed_request)
+        if reason is not None:
+            return web.Response(status=401, text=f"{reason}\n")
+    return await handler(request)
+
+
+async def _hide_version(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = SERVER
+
+
+@routes.get("/alive")
+async def alive(request: web.Request) -> web.Response:
+    name = request.app[SERVICES].nodes.name or ""
+    return web.Response(body=msgspec.json.encode(Alive(name)), content_type="application/json")
+
+
+@routes.get("/challenge")
+async def challenge(request: web.Request) -> web.Response:
+    """A nonce for one request, and the proof that this node knows the secret. 400 without the client's nonce."""
+    nonce = request.query.get("nonce", "")
+    if not 0 < len(nonce) <= CLIENT_NONCE_MAX_CHARS:
+        return web.Response(status=400)
+    made = request.app[CHALLENGER].challenge(nonce)
+    return web.Response(body=msgspec.json.encode(made), content_type="application/json")
+
+
+@routes.get("/replies/{session_id}/{reply_id}")
+async def text(request: web.Request) -> web.StreamResponse:
+    """A running reply's text after a code point, a JSON string a line, until its end is recorded."""
+    services, reply = request.app[SERVICES], _reply(request)
+    after = request.query.get("after", "0")
+    if reply is None or not after.isdecimal() or len(after) > DIGITS_MAX:
+        return web.Response(status=404)
+    ping_s = services.settings.nodes.suspect_s / PINGS_PER_TIMEOUT
+    return await stream_response(
+        request, _ReplyTextWriter(services, reply, int(after)).write, headers=HEADERS, ping_s=ping_s
+    )
+
+
+@routes.post("/replies/{session_id}/{reply_id}/cancel")
+async def cancel(request: web.Request) -> web.Response:
+    """204 once the reply's end is recorded and its model stopped; 404 where it is not written here; else 503."""
+    services, reply = request.app[SERVICES], _reply(request)
+    try:
+        body = _cancel_body.decode(await request.read())
+    except msgspec.DecodeError:
+        return web.Response(status=400)
+    if reply is None:
+        return web.Response(status=404)
+    command = CancelReply(body.cause, body.idempotency_key, reply.reply_id)
+    caller = Caller(
+        body.owner, body.request_id, is_service=True
+    )  # whose session it is, the other node has made sure of
+    try:
+        answer = await services.supervisor.ask(request.match_info["session_id"], command, caller)
+    except (Rejection, ActorFailed, LogError, ProjectionError) as error:
+        services.logger.warning("peer.cancel_failed", reason=str(error))
+        return web.Response(status=503)
+    return web.Response(status=404 if answer.reply is None else 204)
+
+
+@routes.get("/metrics")
+async def metrics(request: web.Request) -> web.Response:
+    body = piecewise_body(encode(await collect_metrics(request.app[SERVICES])))
+    return web.Response(body=body, content_type="application/msgpack")
+
+
+def _reply(request: web.Request) -> Reply | None:
+    """The reply, if it runs or waits in this process."""
+    replies = request.app[SERVICES].supervisor.replies(request.match_info["session_id"])
+    return replies.get(request.match_info["reply_id"])
+
+
+class _ReplyTextWriter:
+    """One node that mirrors one reply: a reader like any other, of bare text."""
+
+    def __init__(self, services: Services, reply: Reply, offset: int) -> None:
+        self._flush_scheduler = services.flush_scheduler
+        self._reply = reply
+        self._offset = offset
+
+    async def write(self, stream: ResponseStream) -> None:
+        await self._flush_scheduler.stream_updates(stream, self._take_news, self._reply.signal)
+        await stream.close(self._encode_new_text())
+
+    def _take_news(self) -> bytes | None:
+        """All that is new; None once the reply's end is known."""
+        is_over = self._reply.outcome is not None or self._reply.unrecorded is not None
+        return None if is_over else self._encode_new_text()
+
+    def _encode_new_text(self) -> bytes:
+        if self._reply.length <= self._offset:
+            return b""
+        text, self._offset = self._reply.since(self._offset), self._reply.length
+        pieces = (text[start : start + LINE_MAX_CHARS] for start in range(0, len(text), LINE_MAX_CHARS))
+        return b"".join(msgspec.json.encode(piece) + b"\n" for piece in pieces)

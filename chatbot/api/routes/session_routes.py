@@ -1,0 +1,302 @@
+"""Sessions: create, read, list, change, delete, and their messages."""
+
+import base64
+import binascii
+import re
+from collections.abc import AsyncIterator
+from typing import Literal
+
+from aiohttp import web
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from chatbot.api.middleware import CALLER
+from chatbot.api.reply_parameters import check_settings, parameter_changes
+from chatbot.api.request_bodies import (
+    CancelBody,
+    ChangeSessionBody,
+    CreateSessionBody,
+    RequestFault,
+    check_metadata,
+    check_query,
+    check_text,
+    query_int,
+    read_body,
+)
+from chatbot.api.request_headers import (
+    check_at_least,
+    if_match,
+    matches_if_none_match,
+    read_idempotency_key,
+    session_id_for_key,
+)
+from chatbot.api.response_bodies import (
+    CancelView,
+    ErasureView,
+    MessageList,
+    SessionList,
+    SessionView,
+    message_view,
+    session_view,
+    state_view,
+)
+from chatbot.api.responses import encode, etag, json_response, session_id_of
+from chatbot.api.server.connection_limits import BoundedProtocol
+from chatbot.api.server.path_prefix import prefix_of
+from chatbot.api.services import SERVICES, Services
+from chatbot.api.streaming.document_stream import json_document, send_document
+from chatbot.runtime.throttle import batched
+from chatbot.runtime.timestamps import timestamp
+from chatbot.sessions.domain.commands import CancelReply, ChangeMetadata, CreateSession, DeleteSession
+from chatbot.sessions.domain.rejections import Draining, SessionDeleted
+from chatbot.sessions.domain.reply_settings import changed_settings
+from chatbot.sessions.domain.state import State
+from chatbot.sessions.session_queries import History
+from events.catalogue import ReplySettings
+from projections.folds.blind_index import metadata_matches
+from projections.sqlite.session_list import ListOrder, SessionListQuery, SessionPage
+
+LIST_MAX = 1000
+MESSAGE_BYTES = 600  # memory of a message whose text is not read yet, about
+LIST_MAX_BYTES = 1_048_576  # of sessions in one answer: a thousand with much metadata would be sixteen times as much
+DESCRIBED_MAX = 50  # sessions whose metadata is read at once
+FILTERS_MAX = 8
+routes = web.RouteTableDef()
+
+
+@routes.post("/api/sessions")
+async def create(request: web.Request) -> web.Response:
+    services = request.app[SERVICES]
+    settings = services.settings
+    body = await read_body(request, CreateSessionBody, settings.server.body_timeout_s, optional=True)
+    metadata = body.metadata or {}
+    check_metadata(metadata, settings)
+    if body.title is not None:
+        check_text(body.title, "$.title", settings.sessions.title_max_chars)
+    check_settings(body, settings)
+    prompt = settings.chat.system_prompt if body.system_prompt is None else body.system_prompt
+    owner, idempotency_key = request[CALLER].owner, read_idempotency_key(request, "create_session", body)
+    command = CreateSession(
+        owner=owner,
+        metadata={key: value for key, value in metadata.items() if value is not None},
+        timeout_s=_timeout_s(settings.sessions.timeout_hours if body.timeout_hours is None else body.timeout_hours),
+        title=body.title,
+        system_prompt=prompt or None,
+        idempotency_key=idempotency_key,
+        parameters=changed_settings(ReplySettings(), UNSET, parameter_changes(body)).parameters,
+    )
+    if services.supervisor.draining:
+        raise Draining("the service is shutting down")
+    session_id = session_id_for_key(idempotency_key, services.new_id(), "create_session", owner)
+    answer = await services.supervisor.ask(session_id, command, request[CALLER])
+    return created_response(request, answer.state)
+
+
+def _timeout_s(hours: float) -> int:
+    """In whole seconds; 0: the session never expires."""
+    return max(1, round(hours * 3600)) if hours else 0
+
+
+def created_response(request: web.Request, state: State) -> web.Response:
+    """The answer to whoever made the session."""
+    session = state.session
+    request.app[SERVICES].expiry.notify(session.expires_at_us)
+    headers = {"Location": f"{prefix_of(request)}/api/sessions/{session.session_id}", **etag(session.version)}
+    return json_response(state_view(state), status=201, headers=headers)
+
+
+@routes.get("/api/sessions/{session_id}")
+async def read(request: web.Request) -> web.Response:
+    services = request.app[SERVICES]
+    check_query(request, frozenset({"at_least"}))
+    session = await services.reader.session(session_id_of(request), request[CALLER])
+    check_at_least(request, session.version)
+    described = await services.reader.described([session])
+    headers = etag(session.version)
+    if matches_if_none_match(request, session.version):
+        return web.Response(status=304, headers=headers)
+    if not described:  # deleted in this very moment
+        raise SessionDeleted(session.session_id)
+    return json_response(session_view(described[0]), headers=headers)
+
+
+@routes.patch("/api/sessions/{session_id}")
+async def change(request: web.Request) -> web.Response:
+    services = request.app[SERVICES]
+    body = await read_body(request, ChangeSessionBody, services.settings.server.body_timeout_s)
+    if isinstance(body.metadata, dict):
+        check_metadata(body.metadata, services.settings)
+    if isinstance(body.title, str):
+        check_text(body.title, "$.title", services.settings.sessions.title_max_chars)
+    check_settings(body, services.settings)
+    command = ChangeMetadata(
+        metadata=body.metadata,
+        title=body.title,
+        system_prompt=body.system_prompt,
+        parameters=parameter_changes(body),
+        metadata_max_bytes=services.settings.sessions.metadata_max_bytes,
+        metadata_keys_max=services.settings.sessions.metadata_keys_max,
+    )
+    answer = await services.supervisor.ask(
+        session_id_of(request), command, request[CALLER], if_versions=if_match(request)
+    )
+    return json_response(state_view(answer.state), headers=etag(answer.state.session.version))
+
+
+@routes.delete("/api/sessions/{session_id}")
+async def delete(request: web.Request) -> web.Response:
+    services = request.app[SERVICES]
+    session_id, command = session_id_of(request), DeleteSession(may_wait=True)
+    answer = await services.supervisor.ask(session_id, command, request[CALLER], if_versions=if_match(request))
+    if answer.state.session.status == "deleted":
+        return web.Response(status=204)
+    services.erasures.notify()
+    return json_response(ErasureView(session_id, "erasing", timestamp(services.clock())), status=202)
+
+
+@routes.post("/api/sessions/{session_id}/cancel")
+async def cancel(request: web.Request) -> web.Response:
+    services = request.app[SERVICES]
+    body = await read_body(request, CancelBody, services.settings.server.body_timeout_s, optional=True)
+    command = CancelReply(idempotency_key=read_idempotency_key(request, "cancel_reply", body), reply_id=body.reply_id)
+    answer = await services.supervisor.ask(
+        session_id_of(request), command, request[CALLER], if_versions=if_match(request)
+    )
+    reply = answer.reply
+    if reply is not None and reply.outcome is not None:
+        return json_response(CancelView(reply.reply_id, reply.outcome.status), status=202)
+    if body.reply_id is None:
+        return json_response(CancelView(reply_id=None))
+    await services.runner.wait_for(answer.state.session.position)
+    ended = await services.queries.message(answer.state.session.no, body.reply_id)
+    return json_response(CancelView(body.reply_id, ended.status if ended else None))
+
+
+@routes.get("/api/sessions/{session_id}/messages")
+async def messages(request: web.Request) -> web.StreamResponse:
+    services = request.app[SERVICES]
+    check_query(request, frozenset({"limit", "before", "branch", "at_least"}))
+    limit = query_int(request, "limit", 100, 1, LIST_MAX)
+    before = request.query.get("before")
+    session_id = session_id_of(request)
+    branch = request.query.get("branch") or None
+    history = await services.reader.history(session_id, branch, limit, before, request[CALLER])
+    session, said = history.session, history.said
+    check_at_least(request, session.version)
+    listed = MessageList(
+        session_id=session_id,
+        messages=[message_view(one, session_id) for one in said],
+        total_count=history.total,
+        version=session.version,
+        cursor=f"{session.version}:{history.offset}",
+        next=said[0].row.message_id if said and said[0].row.depth > 1 else None,
+    )
+    headers = etag(session.version)
+    if not history.rest:
+        return json_response(listed, headers=headers)
+    document = json_document(encode(replace(listed, messages=[])), "messages", _messages(services, history))
+    if isinstance(request.protocol, BoundedProtocol):
+        request.protocol.count_held_bytes(MESSAGE_BYTES * sum(map(len, history.rest)))
+    del listed, said, history  # while the client reads nothing, the texts of the first piece would stay in memory
+    return await send_document(request, document, {"Content-Type": "application/json", **headers})
+
+
+async def _messages(services: Services, history: History) -> AsyncIterator[list[bytes]]:
+    """The messages of a long page, a piece at a time."""
+    session_id = history.session.session_id
+    yield [encode(message_view(one, session_id)) for one in history.said]
+    history = replace(history, said=[])
+    async for said in services.reader.remaining_messages(history):
+        yield [encode(message_view(one, session_id)) for one in said]
+
+
+@routes.get("/api/sessions")
+async def list_sessions(request: web.Request) -> web.Response:
+    services = request.app[SERVICES]
+    check_query(request, frozenset({"limit", "cursor", "status", "order"}), prefix="metadata.")
+    limit = query_int(request, "limit", 100, 1, LIST_MAX)
+    filters = _filters(request)
+    status = _status(request)
+    order = _order(request)
+    await services.reader.catch_up()
+    auth = bool(services.settings.auth.keys)
+    page = await services.queries.list_sessions(
+        SessionListQuery(
+            owner=request[CALLER].owner,
+            any_owner=not auth,
+            status=status,
+            metadata=filters,
+            after=_read_cursor(request.query.get("cursor"), order),
+            order=order,
+            now_us=services.reader.now_us(),
+            limit=limit,
+        )
+    )
+    views, after = await _describe_page(services, page, filters, is_expired=status == "expired")
+    return json_response(SessionList(views, _write_cursor(after, order) if after else None))
+
+
+async def _describe_page(
+    services: Services, page: SessionPage, filters: dict[str, str], *, is_expired: bool
+) -> tuple[list[SessionView], tuple[int, int] | None]:
+    """The sessions of a page as they are shown, of LIST_MAX_BYTES or a little more, and where the next page begins."""
+    views: list[SessionView] = []
+    size = 0
+    for batch in batched(page.sessions, DESCRIBED_MAX):
+        for one in await services.reader.described(batch):
+            if not one.session.is_deleted and metadata_matches(one.metadata, filters):
+                views.append(session_view(one, is_expired=is_expired))
+                size += len(encode(views[-1]))
+        if size >= LIST_MAX_BYTES:
+            return views, (batch[-1].accessed_at_us, batch[-1].no) if batch[-1] is not page.sessions[-1] else page.after
+    return views, page.after
+
+
+def _status(request: web.Request) -> Literal["active", "expired"]:
+    match request.query.get("status", "active"):
+        case "active":
+            return "active"
+        case "expired":
+            return "expired"
+    raise RequestFault("must be active or expired", "query.status")
+
+
+def _order(request: web.Request) -> ListOrder:
+    match request.query.get("order", "accessed"):
+        case "accessed":
+            return "accessed"
+        case "created":
+            return "created"
+    raise RequestFault("must be accessed or created", "query.order")
+
+
+def _filters(request: web.Request) -> dict[str, str]:
+    filters = {
+        name.removeprefix("metadata."): value for name, value in request.query.items() if name.startswith("metadata.")
+    }
+    if len(filters) > FILTERS_MAX:
+        raise RequestFault(f"at most {FILTERS_MAX} metadata filters are allowed", "query")
+    return filters
+
+
+def _write_cursor(after: tuple[int, int], order: ListOrder) -> str:
+    """Opaque to clients, so that what it holds may change. It names its order, for in another it would skip some."""
+    accessed_at_us, no = after
+    place = f"{accessed_at_us}:{no}" if order == "accessed" else f"created:{no}"
+    return base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
+
+
+def _read_cursor(text: str | None, order: ListOrder) -> tuple[int, int] | None:
+    """(accessed_at_us, no) of the last session seen; the first is 0 where only the second counts. Raises BodyFault."""
+    if text is None:
+        return None
+    try:
+        plain = base64.urlsafe_b64decode(text.encode() + b"=" * (-len(text) % 4)).decode()
+    except (binascii.Error, UnicodeError):
+        plain = ""
+    found = re.fullmatch(r"(created|[0-9]{1,18}):([0-9]{1,18})", plain)
+    if not found:
+        raise RequestFault("is not a cursor that this service gave out", "query.cursor")
+    if (found[1] == "created") != (order == "created"):
+        raise RequestFault("is a cursor of another order: ask with the order of the page before", "query.cursor")
+    return 0 if order == "created" else int(found[1]), int(found[2])

@@ -1,0 +1,201 @@
+"""aiohttp's server, with our answers to what it refuses by itself, before any middleware: problem documents with an id.
+
+aiohttp answers a request that is not valid HTTP, one whose headers are too large and one with an unknown `Expect` in
+plain text, and tells its version.
+"""
+
+import re
+from functools import partial
+from typing import Any, cast
+
+import structlog
+from aiohttp import web
+from aiohttp.http_exceptions import BadHttpMessage, BadHttpMethod, BadStatusLine, InvalidHeader, LineTooLong
+
+from chatbot.api.problems import Problem, internal_error, render
+from chatbot.api.server.connection_limits import ConnectionLimits, Connections, HalfClosableProtocol
+from chatbot.api.server.path_prefix import strip_prefix
+from chatbot.api.server.response_headers import request_id_of, set_headers
+from chatbot.api.services import SERVICES, Services
+from chatbot.runtime.descriptors import raise_descriptor_limit
+
+LINE_MAX_BYTES = 8190  # of the request line
+FIELD_FRAME_BYTES = 4  # of a header beside its name and value: colon, space and line end
+REASON_MAX_CHARS = 200
+LINGER_S = 2.0  # that the rest of an unread body is thrown away, so that its sender gets to see the answer
+UNMATCHED = "unmatched"  # the route of what reached no route, in the metrics
+
+ORIGIN_MAX_BYTES = 300  # of a request that cannot be parsed
+_ORIGIN = re.compile(rb"^Origin:([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
+
+
+class HttpRunner(web.AppRunner):
+    """An AppRunner whose connections are HttpProtocols."""
+
+    __slots__ = ()
+
+    async def _make_server(self) -> web.Server:
+        made = await super()._make_server()
+        return HttpServer(made, self.app[SERVICES], self._kwargs)
+
+    @property
+    def connections(self) -> Connections:
+        """Those of its server, which is there once it is set up."""
+        return cast(HttpServer, self.server).bounded
+
+
+class HttpServer(web.Server):
+    """Takes the place of the server that `made` is, with the same options."""
+
+    def __init__(self, made: web.Server, services: Services, options: dict[str, Any]) -> None:
+        prefix = services.settings.server.path_prefix
+        super().__init__(self.handle_checked, request_factory=strip_prefix(prefix, made.request_factory), **options)
+        self.services = services
+        self.bounded = _make_connections(services)
+        self._handler = made.request_handler
+        self._options = {name: value for name, value in options.items() if name != "handler_cancellation"}
+
+    def __call__(self) -> web.RequestHandler:
+        return HttpProtocol(self, self._options)
+
+    async def handle_checked(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The application's answer, if the request asks for nothing that this server cannot do."""
+        self.bounded.mark_busy(cast(HttpProtocol, request.protocol))
+        problem = _unsupported(request, self.services.settings.server.headers_max_bytes)
+        if problem is None:
+            return await self._handler(request)
+        response = render_refusal(request, problem, self.services, request.headers.get("Origin"))
+        if problem.status == 415:
+            response.headers["Accept-Encoding"] = "identity"  # RFC 9110, 12.5.3
+        return response
+
+
+def find_origin(data: bytes) -> str | None:
+    """The Origin header in the bytes of a request that cannot be parsed; None where there is none, or a too long one.
+
+    In one pass: whoever sends it has proved nothing.
+    """
+    found = _ORIGIN.search(data)
+    origin = found[1].strip(b" \t") if found else b""
+    return origin.decode("latin-1") if 0 < len(origin) <= ORIGIN_MAX_BYTES else None
+
+
+class HttpProtocol(HalfClosableProtocol):
+    """One connection."""
+
+    __slots__ = ("_origin", "_services")
+
+    def __init__(self, server: HttpServer, options: dict[str, Any]) -> None:
+        super().__init__(
+            server,
+            server.bounded,
+            loop=server._loop,
+            max_line_size=LINE_MAX_BYTES,
+            max_field_size=_field_max_bytes(server.services),
+            auto_decompress=False,  # a small body may hold much: to unpack it would block everybody
+            lingering_time=LINGER_S,
+            **options,
+        )
+        self._services = server.services
+        self._origin: str | None = None  # of a request that aiohttp could not parse
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._messages and not hasattr(self._messages[-1][0], "headers"):  # a fault takes the message's place
+            self._origin = find_origin(data)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to what aiohttp could not parse, or to a failure outside of our middleware."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("a part of another answer is sent already")
+        if isinstance(exc, BadHttpMessage):
+            problem, origin = problem_for_parse_error(exc), self._origin
+        else:
+            structlog.get_logger("api").error("request.failed", error=type(exc).__name__, exc_info=exc)
+            problem, origin = internal_error(), request.headers.get("Origin")
+        return render_refusal(request, problem, self._services, origin)
+
+
+def _make_connections(services: Services) -> Connections:
+    server = services.settings.server
+    return Connections(
+        ConnectionLimits(
+            raise_descriptor_limit(server.connections_max), server.write_timeout_s, server.unread_max_bytes
+        ),
+        services.metrics,
+        services.logger,
+        partial(encode_connection_refusal, services),
+    )
+
+
+def encode_connection_refusal(services: Services) -> bytes:
+    """The answer to a connection that is one too many, before its request is read. The request's own id is not known
+    yet: it gets a new one.
+    """
+    problem = Problem(503, "overloaded", "Overloaded", "too many connections are open")
+    response = render(problem, None, services.settings.server.path_prefix)
+    response.headers["Connection"] = "close"
+    response.headers["Content-Length"] = str(response.content_length)
+    set_headers(response, services, services.new_token(), None)
+    head = "".join(f"{name}: {value}\r\n" for name, value in response.headers.items())
+    return f"HTTP/1.1 {response.status} {response.reason}\r\n{head}\r\n".encode() + cast(bytes, response.body)
+
+
+def render_refusal(request: web.BaseRequest, problem: Problem, services: Services, origin: str | None) -> web.Response:
+    """The answer to a request that reaches no middleware; it closes the connection."""
+    services.metrics.observe_request(UNMATCHED, "OTHER", problem.status, 0.0)
+    prefix = services.settings.server.path_prefix  # headers that cannot be parsed name no other
+    response = render(problem, request, prefix)
+    response.force_close()
+    set_headers(response, services, request_id_of(request, services), origin)
+    return response
+
+
+def _field_max_bytes(services: Services) -> int:
+    """Of one header. Not LINE_MAX_BYTES, so that aiohttp's exception tells which of the two was exceeded."""
+    limit = services.settings.server.headers_max_bytes
+    return limit if limit != LINE_MAX_BYTES else limit + 1
+
+
+def _unsupported(request: web.BaseRequest, headers_max_bytes: int) -> Problem | None:
+    """What of the request's headers is too much, or asked for in vain (RFC 9110, 10.1.1 and 15.5.16)."""
+    if sum(len(name) + len(value) + FIELD_FRAME_BYTES for name, value in request.raw_headers) > headers_max_bytes:
+        return _headers_too_large(f"the headers exceed {headers_max_bytes} bytes together")
+    expected = request.headers.get("Expect")
+    if expected is not None and expected.lower() != "100-continue":
+        return Problem(417, "expectation-failed", "Expectation failed", "of Expect only 100-continue is known")
+    for codings in request.headers.getall("Content-Encoding", ()):
+        if any(one.strip().lower() not in ("", "identity") for one in codings.split(",")):
+            why = "compressed bodies are not accepted: send the body as it is, without Content-Encoding"
+            return Problem(415, "content-encoding", "Unsupported content encoding", why)
+    return None
+
+
+def problem_for_parse_error(error: BadHttpMessage) -> Problem:
+    """What is wrong with a request that is no HTTP, without its bytes: they may hold a secret."""
+    if isinstance(error, LineTooLong):
+        limit = error.args[1]
+        if limit == LINE_MAX_BYTES:
+            return Problem(414, "address-too-long", "Address too long", f"the path and query exceed {limit} bytes")
+        return _headers_too_large(f"a header exceeds {limit} bytes")
+    if error.message.startswith("Too many headers"):
+        return _headers_too_large("there are too many headers")
+    if isinstance(error, BadHttpMethod):
+        why = "the request begins with no method of HTTP; this port speaks plain HTTP, not HTTPS"
+    elif isinstance(error, BadStatusLine):
+        why = "the request line is not valid"
+    elif isinstance(error, InvalidHeader):
+        why = "a header is not valid"
+    else:
+        why = error.message.splitlines()[0].rstrip(":")[:REASON_MAX_CHARS] if error.message else "not valid HTTP"
+    return Problem(400, "bad-request", "Bad request", why)
+
+
+def _headers_too_large(why: str) -> Problem:
+    return Problem(431, "headers-too-large", "Headers too large", why)

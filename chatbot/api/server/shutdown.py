@@ -1,0 +1,51 @@
+"""The stages in which the service goes down, while the listener still answers."""
+
+import asyncio
+import time
+from contextlib import suppress
+
+import structlog
+from aiohttp import web
+
+from chatbot.api.services import Services
+
+KEEPALIVE_LINGER_S = 1.0  # that a kept connection may be silent before it is closed
+POLL_S = 0.05  # between looks at what is still open
+
+
+async def drain(services: Services) -> None:
+    """Take no new replies, let the running ones end, then send the readers away: they come back after a moment."""
+    logger, server = structlog.get_logger("run"), services.settings.server
+    services.readiness.state = "draining"
+    logger.info("drain.not_ready", pause_s=server.drain_pause_s)
+    await asyncio.sleep(server.drain_pause_s)
+    logger.info("drain.replies", running=services.supervisor.count_replies(), grace_s=server.drain_grace_s)
+    await services.supervisor.drain(server.drain_grace_s)
+    await services.nodes.leave()
+    logger.info("drain.feeds", open=services.feeds.count)
+    services.feeds.close()
+
+
+async def hand_over(services: Services, listener: web.AppRunner, stop: asyncio.Event) -> None:
+    """Another process serves on at the same port: accept no more, send feeds there, let all else end by itself.
+
+    Kept connections are served until nothing has been asked for LINGER_S: each answer tells its client to connect
+    again. What has not ended after `reload_grace_s`, or when `stop` is set, ends as when the service goes down.
+    """
+    logger, server = structlog.get_logger("run"), services.settings.server
+    services.readiness.state, services.readiness.retiring = "draining", True
+    for site in list(listener.sites):
+        await site.stop()
+    logger.info("retire.feeds", open=services.feeds.count)
+    services.feeds.close()
+    logger.info("retire.replies", running=services.supervisor.count_replies(), grace_s=server.reload_grace_s)
+    deadline_s, busy_s = time.monotonic() + server.reload_grace_s, time.monotonic()
+    while (now_s := time.monotonic()) < min(deadline_s, busy_s + KEEPALIVE_LINGER_S):
+        if services.readiness.open_requests or services.supervisor.count_replies():
+            busy_s = now_s
+        with suppress(TimeoutError):
+            async with asyncio.timeout(POLL_S):
+                await stop.wait()
+                break
+    await services.supervisor.drain(server.drain_grace_s if stop.is_set() else 0.0)
+    await services.nodes.leave()

@@ -1,0 +1,96 @@
+"""A recorded turn and what a model answers to it now, side by side. Pure."""
+
+import difflib
+import re
+
+from msgspec import Struct
+
+from chatbot.audit.conversation_diff import text_diff
+from chatbot.audit.model_calls import ModelCall
+from chatbot.audit.plain_text import printable
+from events.catalogue import ReplyCompleted, Usage
+
+WORDS_MAX = 4_000  # compared for similarity, a second's work; what comes after them is not looked at
+_WORDS = re.compile(r"\w+|[^\w\s]")
+
+
+class ModelAnswer(Struct, frozen=True):
+    """How one answer came out. `duration_us` is from the question to the last piece."""
+
+    model: str
+    finish_reason: str
+    usage: Usage | None
+    duration_us: int
+    content: str
+
+
+class Comparison(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One turn. `similarity` is the share of words that both texts have in the same order, 0 to 1.
+
+    `error`: why there is no answer `now`.
+    """
+
+    session_id: str
+    reply_id: str
+    position: int
+    recorded: ModelAnswer
+    now: ModelAnswer | None = None
+    identical: bool = False
+    similarity: float = 0.0
+    diff: tuple[str, ...] = ()
+    error: str | None = None
+
+
+def compare(turn: ModelCall, now: ReplyCompleted | None = None, error: str | None = None) -> Comparison:
+    """The completed `turn` beside `now`, or beside the `error` in its place."""
+    recorded = turn.completed
+    if recorded is None:
+        raise ValueError("a turn that did not complete has nothing to compare with")
+    return Comparison(
+        session_id=turn.recorded.stream_id,
+        reply_id=turn.started.reply_id,
+        position=turn.recorded.position,
+        recorded=_model_answer(recorded),
+        now=_model_answer(now) if now else None,
+        identical=now is not None and now.content == recorded.content,
+        similarity=similarity(recorded.content, now.content) if now else 0.0,
+        diff=text_diff(recorded.content, now.content) if now else (),
+        error=error,
+    )
+
+
+def similarity(before: str, after: str) -> float:
+    """1 for the same text; else by words, of the first WORDS_MAX of each."""
+    if before == after:
+        return 1.0
+    old, new = _WORDS.findall(before)[:WORDS_MAX], _WORDS.findall(after)[:WORDS_MAX]
+    return round(difflib.SequenceMatcher(None, old, new, autojunk=False).ratio(), 4)
+
+
+def render_comparison(one: Comparison) -> str:
+    """A few lines for people: what is recorded on the left, what is answered now on the right."""
+    title = f"reply {one.reply_id} of session {one.session_id}"
+    if one.now is None:
+        return printable(f"{title}: FAILED, {one.error}")
+    verdict = "the same text" if one.identical else f"another text, similarity {one.similarity:.2f}"
+    old, new = _cells(one.recorded), _cells(one.now)
+    lines = [f"{title}: {verdict}"]
+    lines += [f"  {name:<9} {old[name]:<30} {new[name]}" for name in old]
+    lines += [f"    {line}" for line in one.diff]
+    return printable("\n".join(lines))
+
+
+def _model_answer(completed: ReplyCompleted) -> ModelAnswer:
+    return ModelAnswer(
+        completed.model, completed.finish_reason, completed.usage, completed.duration_us, completed.content
+    )
+
+
+def _cells(answer: ModelAnswer) -> dict[str, str]:
+    usage = answer.usage
+    return {
+        "model": answer.model,
+        "ended": answer.finish_reason,
+        "tokens": f"{usage.prompt_tokens}+{usage.completion_tokens}" if usage else "not told",
+        "duration": f"{answer.duration_us / 1_000_000:.3f} s",
+    }

@@ -1,0 +1,290 @@
+"""The command erase: sessions that a person, an owner or their age names are deleted as DELETE deletes them.
+
+Where the service runs, `erasing_remotely.py` asks it over HTTP; this works on the files, while no service runs. A log
+in PostgreSQL is decided by version, so there it works beside the nodes, too.
+"""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from chatbot.cli.cli_context import CommandContext, CommandFailed, ProgressBar
+from chatbot.cli.erasure.erase_criteria import (
+    EraseCriteria,
+    ErasePreview,
+    Receipt,
+    add_criteria_arguments,
+    describe_no_match,
+    find_by_past_metadata,
+    moment_of,
+    read_criteria,
+)
+from chatbot.cli.erasure.erase_over_http import Service, erase_over_http
+from chatbot.cli.erasure.offline_service import OfflineService, open_offline_service
+from chatbot.sessions.domain import rejections
+from chatbot.sessions.domain.commands import SERVICE, DeleteSession
+from events.catalogue import MetadataChanged, SessionCreated
+from events.errors import LogInUse, LogUnavailable
+from events.integrity.incomplete_erasure_scan import scan_incomplete_erasures
+from events.integrity.incomplete_erasures import IncompleteErasure, find_incomplete_erasure
+from projections.errors import ProjectionError
+from projections.folds.blind_index import metadata_matches
+from projections.folds.session import Session
+from projections.sqlite.erase_candidates import EraseCandidatesQuery
+
+PAGE = 500  # sessions looked up at once
+PASSES_MAX = 100  # over all sessions that are meant: each but the last meets some that nodes have made meanwhile
+EXIT_DATABASE = 3
+IN_USE_HINT = (
+    "{fact}: a running service is the only one that may write. Either stop it, or ask it: --url"
+    " http://its-address:port, with --key - where it asks for API keys"
+)
+ERASURE_PENDING_SQLITE = (
+    "another program is reading the log's file, so the write-ahead file beside it may still hold what was erased: stop"
+    " that program; `chatbot erased --check TEXT` shows when it is gone"
+)
+ERASURE_PENDING_POSTGRES = (
+    "a transaction that began before is still open, so old versions of rows still hold what was erased: end it, then"
+    " VACUUM events (a node does so by itself as soon as it can)"
+)
+
+
+class EraseCounts(Struct):
+    """What has been done so far."""
+
+    sessions: int = 0
+    events: int = 0
+    missing: int = 0  # named, and never there
+
+    def __str__(self) -> str:
+        return f"{self.sessions:,} sessions, {self.events:,} events"
+
+
+def add_erase_arguments(parser: argparse.ArgumentParser) -> None:
+    add_criteria_arguments(parser)
+    parser.add_argument("--dry-run", action="store_true", help="say what would go, and change nothing")
+    parser.add_argument("--url", metavar="URL", help="ask the service that runs there in place of opening its files")
+    parser.add_argument(
+        "--key",
+        metavar="SECRET",
+        help="with --url: the API key whose sessions are meant; - reads it from"
+        " standard input, where other users of this machine cannot see it",
+    )
+
+
+async def erase(context: CommandContext, options: argparse.Namespace) -> int:
+    """Erase sessions for good: one receipt a session on standard output, as lines of JSON.
+
+    What is left are the envelopes and the day's token counts, so the chain still holds. Texts that forks read are
+    handed over first. Asks nothing; run again after an interruption, it goes on with what is left. Exit code 0: nothing
+    that was meant is left, also where nothing was found, which is said. 1: something is left, or an id is unknown.
+    """
+    criteria = read_criteria(options)
+    return await (_erase_by_past_metadata if criteria.ever else _erase)(context, options, criteria)
+
+
+async def _erase_by_past_metadata(context: CommandContext, options: argparse.Namespace, criteria: EraseCriteria) -> int:
+    """As `erase`. The log is read again and again until it has no such metadata: a running service makes sessions."""
+    for passes in range(PASSES_MAX):
+        async with context.open_read_only() as log:
+            ids = await find_by_past_metadata(log, criteria.metadata)
+        if not ids:
+            if not passes:
+                context.note(describe_no_match(criteria))
+            return 0
+        code = await _erase(context, options, replace(criteria, session_ids=ids))
+        if code or options.dry_run:
+            return code
+    raise CommandFailed("sessions that are meant are made faster than they are erased: run this again")
+
+
+async def _erase(context: CommandContext, options: argparse.Namespace, criteria: EraseCriteria) -> int:
+    if options.url:
+        key = _read_key() if options.key == "-" else options.key
+        return await erase_over_http(context, criteria, Service(options.url, key, dry_run=options.dry_run))
+    if options.key:
+        raise CommandFailed("--key goes with --url: the files are open to whoever can write them", 2)
+    try:
+        async with open_offline_service(context.settings) as service:
+            if options.dry_run:
+                return await _preview(context, service, criteria)
+            return await _erase_all(context, service, criteria)
+    except LogInUse as error:
+        raise CommandFailed(IN_USE_HINT.format(fact=error.fact), EXIT_DATABASE) from error
+    except ProjectionError as error:
+        raise CommandFailed(str(error), EXIT_DATABASE) from error
+
+
+def _read_key() -> str:
+    """The secret, from one line of standard input; in no thread, for Ctrl-C would wait for it. Raises CommandFailed."""
+    secret = sys.stdin.readline().strip()
+    if not secret:
+        raise CommandFailed("--key -: standard input has no line with the key", 2)
+    return secret
+
+
+async def _preview(context: CommandContext, service: OfflineService, criteria: EraseCriteria) -> int:
+    sessions, messages, counts = 0, 0, EraseCounts()
+    async for session in _select_sessions(context, service, criteria, counts):
+        context.print_json(
+            ErasePreview(session.session_id, session.status, session.message_count, moment_of(session.accessed_at_us))
+        )
+        sessions, messages = sessions + 1, messages + session.message_count
+    for session in await _find_half_erased(service, criteria):
+        context.print_json(ErasePreview(session.session_id, session.status, 0, moment_of(session.accessed_at_us)))
+        sessions += 1
+    context.note(f"{sessions:,} sessions with {messages:,} messages would be erased; nothing was changed")
+    if not sessions:
+        context.note(describe_no_match(criteria))
+    return 1 if counts.missing else 0
+
+
+async def _erase_all(context: CommandContext, service: OfflineService, criteria: EraseCriteria) -> int:
+    counts = EraseCounts()
+    total, half_erased = (
+        await _count_sessions(context, service, criteria, counts),
+        await _find_half_erased(service, criteria),
+    )
+    if not (total or half_erased):
+        context.note(describe_no_match(criteria))
+    passes = 0
+    while total:
+        progress, before = ProgressBar("erasing", counts.sessions + total, "sessions"), counts.sessions
+        async for session in _select_sessions(None, service, criteria, EraseCounts()):
+            await _run_to_completion(_erase_one(context, service, criteria.reason, session, counts))
+            progress.reach(counts.sessions)
+        progress.close()
+        passes += 1
+        total = await _count_sessions(None, service, criteria, EraseCounts())
+        if total and (passes == PASSES_MAX or counts.sessions == before):
+            raise CommandFailed(f"{total:,} sessions that are meant are left, erased so far: {counts}; run this again")
+    for session in half_erased:
+        await _run_to_completion(_erase_one(context, service, criteria.reason, session, counts))
+    context.note(f"erased: {counts}")
+    if service.ports.log.erasure_pending:
+        context.note(ERASURE_PENDING_POSTGRES if service.ports.log.is_shared else ERASURE_PENDING_SQLITE)
+    return 1 if counts.missing or service.ports.log.erasure_pending else 0
+
+
+async def _count_sessions(
+    context: CommandContext | None, service: OfflineService, criteria: EraseCriteria, counts: EraseCounts
+) -> int:
+    total = 0
+    async for _ in _select_sessions(context, service, criteria, counts):
+        total += 1
+    return total
+
+
+async def _erase_one(
+    context: CommandContext, service: OfflineService, reason: str, session: Session, counts: EraseCounts
+) -> None:
+    """Delete it and print its receipt. Raises CommandFailed."""
+    try:
+        await service.supervisor.ask(session.session_id, DeleteSession(reason), SERVICE, cause="erasure")
+    except (rejections.SessionNotFound, rejections.SessionDeleted):  # gone by now
+        return
+    except (rejections.Rejection, rejections.ActorFailed, LogUnavailable) as error:
+        raise CommandFailed(
+            f"session {session.session_id} was not erased: {error}. Done so far: {counts}; run this again to go on"
+        ) from error
+    (recorded,) = await service.ports.log.read(session.session_id, limit=1, backwards=True)
+    (row,) = await service.ports.log.rows(after=recorded.position - 1, limit=1)
+    erased, at = recorded.version - 1, moment_of(recorded.recorded_at_us)
+    context.print_json(Receipt(session.session_id, erased, reason, at, recorded.position, row.digest.hex()))
+    counts.sessions += 1
+    counts.events += erased
+
+
+async def _run_to_completion(work: Coroutine[Any, Any, None]) -> None:
+    """Ctrl-C waits for the session at hand: nothing is erased without its receipt."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
+async def _select_sessions(
+    context: CommandContext | None, service: OfflineService, criteria: EraseCriteria, counts: EraseCounts
+) -> AsyncIterator[Session]:
+    """The sessions that are meant, the newest first: a fork before what it was made from. `desk` hears of ids that
+    no session has.
+    """
+    await service.reader.catch_up()
+    if criteria.session_ids:
+        for session in await _find_named(context, service, criteria.session_ids, counts):
+            yield session
+        return
+    before_no: int | None = None
+    while True:
+        await service.reader.catch_up()
+        page = await service.ports.queries.erase_candidates(
+            EraseCandidatesQuery(
+                owner=criteria.owner,
+                metadata=criteria.metadata,
+                expired_by_us=criteria.expired_by_us,
+                before_no=before_no,
+                limit=PAGE,
+            )
+        )
+        for session in await _confirm_metadata(service, page, criteria.metadata):
+            yield session
+        if len(page) < PAGE:
+            return
+        before_no = page[-1].no
+
+
+async def _find_half_erased(service: OfflineService, criteria: EraseCriteria) -> list[Session]:
+    """Sessions that are meant and deleted, and of which content is still there: the projections know no more of them
+    than their owner, so what is left tells the metadata. Named ones are found by `_named`.
+    """
+    if criteria.session_ids or not (criteria.owner is not None or criteria.metadata):
+        return []
+    found = []
+    for left in await scan_incomplete_erasures(service.ports.log):
+        session = await service.ports.queries.session(left.stream_id)
+        if session is None or criteria.owner not in (None, session.owner):
+            continue
+        if not criteria.metadata or await _had_metadata(service, left, criteria.metadata):
+            found.append(session)
+    return found
+
+
+async def _had_metadata(service: OfflineService, left: IncompleteErasure, metadata: Mapping[str, str]) -> bool:
+    """Whether the session had this metadata when it was deleted."""
+    last: Mapping[str, object] = {}
+    after, page_max = 0, service.ports.limits.read_page_max
+    while page := await service.ports.log.read(left.stream_id, after=after, limit=page_max):
+        for recorded in page:
+            if isinstance(recorded.event, SessionCreated | MetadataChanged):
+                last = recorded.event.metadata
+        after = page[-1].version
+    return metadata_matches(last, metadata)
+
+
+async def _confirm_metadata(service: OfflineService, page: list[Session], metadata: Mapping[str, str]) -> list[Session]:
+    """Those of `page` whose metadata is what was asked for: a label alone only makes it very likely."""
+    if not metadata:
+        return page
+    return [one.session for one in await service.reader.described(page) if metadata_matches(one.metadata, metadata)]
+
+
+async def _find_named(
+    context: CommandContext | None, service: OfflineService, session_ids: tuple[str, ...], counts: EraseCounts
+) -> list[Session]:
+    found: list[Session] = []
+    for session_id in session_ids:
+        session = await service.ports.queries.session(session_id)
+        if session is None:
+            counts.missing += 1
+            if context is not None:
+                context.note(f"there is no session {session_id}")
+        elif session.status != "deleted" or await find_incomplete_erasure(service.ports.log, session_id):
+            found.append(session)
+    return sorted(found, key=lambda one: one.no, reverse=True)

@@ -1,0 +1,209 @@
+"""Erasing while the service runs: its sessions are found and deleted over HTTP, as any client may.
+
+Sessions are used, made and changed meanwhile. So the list is walked in the order of creation, which does not change,
+and again and again until a whole pass finds nothing that is left.
+
+A key sees its own sessions only, so that `--owner` means the owner of the key: whose that is, the settings here say.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import aiohttp
+from msgspec import Struct
+
+from chatbot.cli.cli_context import CommandContext, CommandFailed, ProgressBar
+from chatbot.cli.erasure.erase_criteria import EraseCriteria, ErasePreview, Receipt, describe_no_match, moment_of
+
+PAGE = 1000  # sessions in one answer: the most that the service gives
+PASSES_MAX = 100  # over the list: each but the last erases something
+TIMEOUT_S = 120.0  # for one answer: a deletion may hand a long history over to forks
+COPYING_MAX_S = 3600.0  # for the forks of one session to copy what they read of it: tens of millions of texts
+COPYING_POLL_S = 0.5  # between questions whether they have
+REASON = "request"  # what the service records for every DELETE
+OWNER_UNKNOWN = (
+    "which owner this key is cannot be told from here: set CHATBOT_API_KEYS as the service has it, or use"
+    " --session/--metadata"
+)
+_URL = re.compile(r"https?://[^\s/?#]+/?")
+
+
+class Service(Struct, frozen=True):
+    """Where it runs, and the key to ask it with; None where it asks for none."""
+
+    url: str
+    key: str | None
+    dry_run: bool = False
+
+
+class RemoteCounts(Struct):
+    """What has been done so far; `gone`: erased already; `missing`: the service knows no such session of this key."""
+
+    erased: int = 0
+    gone: int = 0
+    missing: int = 0
+
+
+async def erase_over_http(context: CommandContext, criteria: EraseCriteria, service: Service) -> int:
+    """As `erase`, through a running service. Returns the exit code."""
+    if not _URL.fullmatch(service.url):
+        raise CommandFailed("--url is the service's address, such as http://127.0.0.1:8080", 2)
+    key = _key(context, criteria, service)
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+    try:
+        async with aiohttp.ClientSession(service.url, headers=headers, timeout=timeout) as client:
+            if criteria.owner is not None:
+                await _require_authentication(service.url)
+            if service.dry_run:
+                return _preview(context, await _find_sessions(client, criteria), criteria)
+            return await _erase(context, client, criteria)
+    except aiohttp.ClientSSLError as error:
+        raise CommandFailed(
+            f"{service.url} cannot be asked in secret: its certificate is not valid here, or it speaks no TLS"
+        ) from error
+    except aiohttp.ClientConnectorError as error:
+        raise CommandFailed(f"nothing answers at {service.url}: does the service run there?") from error
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        raise CommandFailed(f"{service.url} does not answer as the service does: {error or 'too slow'}") from error
+
+
+def _key(context: CommandContext, criteria: EraseCriteria, service: Service) -> str | None:
+    """The secret to ask with. Raises CommandFailed where it may be another owner's than the one who is meant: what
+    the service would list is that owner's then, and only the settings here can tell.
+    """
+    if criteria.owner is None:
+        return service.key
+    key = context.settings.auth.keys.get(criteria.owner)
+    if key is None:
+        raise CommandFailed(OWNER_UNKNOWN, 2)
+    if service.key and service.key != key:
+        raise CommandFailed(f"--key is not the key of {criteria.owner}, as the settings here have it", 2)
+    return key
+
+
+async def _require_authentication(url: str) -> None:
+    """Without keys a service lists everybody's sessions to everybody: then nobody can be told from others there."""
+    async with aiohttp.ClientSession(url) as stranger, stranger.get("/api/sessions?limit=1") as answer:
+        if answer.status != 401:
+            raise CommandFailed("this service asks for no keys, so it cannot tell whose sessions are whose: stop it")
+
+
+async def _find_sessions(client: aiohttp.ClientSession, criteria: EraseCriteria) -> list[dict[str, Any]]:
+    """What the service says of the sessions that are meant, the newest first. All are held: about 1 KiB each."""
+    if criteria.session_ids:
+        return []
+    found: dict[str, dict[str, Any]] = {}
+    for status in ("expired",) if criteria.expired_by_us is not None else ("active", "expired"):
+        query = {"status": status, "order": "created", "limit": str(PAGE)}
+        query |= {f"metadata.{name}": value for name, value in criteria.metadata.items()}
+        async for view in _list_sessions(client, query):
+            expires_at = view["expires_at"]  # null: it never expires
+            if criteria.expired_by_us is None or (expires_at and expires_at <= moment_of(criteria.expired_by_us)):
+                found[view["session_id"]] = {"state": status, **view}
+    return sorted(found.values(), key=lambda view: str(view["created_at"]), reverse=True)
+
+
+async def _list_sessions(client: aiohttp.ClientSession, query: dict[str, str]) -> AsyncIterator[dict[str, Any]]:
+    while True:
+        async with client.get("/api/sessions", params=query) as answer:
+            if answer.status != 200:
+                raise CommandFailed(f"the service refuses to list sessions: {await _read_detail(answer)}")
+            page = await answer.json()
+        for view in page["sessions"]:
+            yield view
+        if "next" not in page:
+            return
+        query = {**query, "cursor": page["next"]}
+
+
+def _preview(context: CommandContext, views: list[dict[str, Any]], criteria: EraseCriteria) -> int:
+    if criteria.session_ids:
+        raise CommandFailed("--dry-run cannot look at a session over HTTP: reading it would count as an access", 2)
+    for view in views:
+        context.print_json(
+            ErasePreview(view["session_id"], view["state"], view["message_count"], view["last_accessed"])
+        )
+    messages = sum(view["message_count"] for view in views)
+    context.note(f"{len(views):,} sessions with {messages:,} messages would be erased; nothing was changed")
+    if not views:
+        context.note(describe_no_match(criteria))
+    return 0
+
+
+async def _erase(context: CommandContext, client: aiohttp.ClientSession, criteria: EraseCriteria) -> int:
+    """Returns the exit code. Raises CommandFailed while something that is meant is left."""
+    done = RemoteCounts()
+    if criteria.session_ids:
+        await _delete_all(context, client, criteria.session_ids, done)
+    for passes in range(0 if criteria.session_ids else PASSES_MAX + 1):
+        ids = [view["session_id"] for view in await _find_sessions(client, criteria)]
+        if not ids:
+            break
+        before = done.erased + done.gone
+        if passes < PASSES_MAX:
+            await _delete_all(context, client, ids, done)
+        if done.erased + done.gone == before:
+            raise CommandFailed(
+                f"{len(ids):,} sessions that are meant are left. Done so far: {done.erased:,} sessions; run this again"
+            )
+    if not (done.erased or done.missing):
+        context.note(describe_no_match(criteria))
+    context.note(f"erased: {done.erased:,} sessions")
+    return 1 if done.missing else 0
+
+
+async def _delete_all(
+    context: CommandContext, client: aiohttp.ClientSession, ids: list[str] | tuple[str, ...], done: RemoteCounts
+) -> None:
+    progress = ProgressBar("erasing", done.erased + len(ids), "sessions")
+    for session_id in ids:
+        try:
+            outcome = await _delete(client, session_id)
+        except CommandFailed as error:
+            raise CommandFailed(
+                f"session {session_id} was not erased: {error}. Done so far: {done.erased:,} sessions; run this again"
+                " to go on"
+            ) from error
+        if outcome == "erased":
+            now = datetime.now(UTC)
+            context.print_json(Receipt(session_id, None, REASON, f"{now:%Y-%m-%dT%H:%M:%S.%f}Z"))
+            done.erased += 1
+        elif outcome == "missing":
+            done.missing += 1
+            context.note(f"there is no session {session_id}, or it is not this key's")
+        else:
+            done.gone += 1
+        progress.reach(done.erased)
+    progress.close()
+
+
+async def _delete(client: aiohttp.ClientSession, session_id: str) -> Literal["erased", "gone", "missing"]:
+    """What has become of the session, once no file holds its content. Raises CommandFailed."""
+    has_begun, give_up_s = False, time.monotonic() + COPYING_MAX_S
+    while True:
+        async with client.delete(f"/api/sessions/{session_id}") as answer:
+            if answer.status == 204:
+                return "erased"
+            if answer.status == 404:
+                kind = str((await answer.json()).get("type"))
+                is_gone = kind.endswith("/problems/session-deleted")  # a path prefix may come first
+                return "missing" if not is_gone else "erased" if has_begun else "gone"
+            if answer.status != 202:
+                raise CommandFailed(await _read_detail(answer))
+        has_begun = True
+        if time.monotonic() > give_up_s:
+            raise CommandFailed("it is deleted, and forks still copy what they read of it")
+        await asyncio.sleep(COPYING_POLL_S)
+
+
+async def _read_detail(answer: aiohttp.ClientResponse) -> str:
+    """Why the service refuses, in its own words."""
+    try:
+        return str((await answer.json())["detail"])
+    except (ValueError, KeyError, aiohttp.ClientError):
+        return f"status {answer.status}"

@@ -1,0 +1,1 @@
+"""Commands that copy, move and repair."""

@@ -1,0 +1,124 @@
+"""The command backup: a verified copy of the log, made while it is served."""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import sqlite3
+import threading
+from pathlib import Path
+
+from chatbot.cli.cli_context import CommandContext, CommandFailed, ProgressBar
+from chatbot.cli.proof.verify import describe_unfinished_erasures
+from events.errors import LogError
+from events.integrity.chain_verifier import verify
+from events.record import Head
+from events.storage.private_file import open_private
+from events.transfer.online_backup import BackupStopped, copy_log
+from projections.checkpoint import Checkpoint, digest_at, find_mismatch
+from projections.sqlite.sqlite_file import checkpoint_of
+
+
+def add_backup_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("destination", type=Path, metavar="DEST", help="the copy, which must not exist")
+
+
+async def backup(context: CommandContext, options: argparse.Namespace) -> int:
+    """Copy the log as it is now to DEST, beside a running server, verify the copy's whole chain and print its head.
+    DEST appears only once it is whole; until then it is DEST.partial.
+    """
+    source = context.file("pg_dump makes a copy while the log is served, pg_restore brings it back")
+    destination = options.destination
+    if not destination.name or destination.is_dir():
+        raise CommandFailed(f"{destination} is a directory: name the file that the copy is to be", 2)
+    partial = destination.with_name(destination.name + ".partial")
+    async with context.open_read_only():  # it is there, and it is a log
+        pass
+    if destination.exists():
+        raise CommandFailed(f"{destination} exists: a backup never writes over another", 2)
+    projections = context.settings.database.projections
+    folded = await asyncio.to_thread(checkpoint_of, projections)  # before the copy, which has at least as much
+    _create_partial(partial)  # nothing may stop between this and what deletes it again
+    try:
+        await _copy(source, partial)
+        head = await _verify_copy(context, partial)
+        if folded is not None:
+            await _check_nothing_lost(context, partial, folded, projections)
+        os.link(partial, destination)  # unlike a rename it refuses a file that has come meanwhile
+    except FileExistsError as error:
+        raise CommandFailed(f"{destination} exists: a backup never writes over another", 2) from error
+    except (sqlite3.Error, OSError, LogError) as error:
+        raise CommandFailed(f"no backup was made: {error}") from error
+    finally:
+        for suffix in ("", "-journal", "-wal", "-shm"):
+            with contextlib.suppress(OSError):
+                partial.with_name(partial.name + suffix).unlink()
+    size = destination.stat().st_size
+    context.print_json(
+        {"path": str(destination), "position": head.position, "digest": head.digest.hex(), "bytes": size}
+    )
+    return 0
+
+
+def _create_partial(partial: Path) -> None:
+    """Make the file, for its owner alone."""
+    try:
+        os.close(open_private(partial, os.O_WRONLY | os.O_EXCL))
+    except FileExistsError as error:
+        raise CommandFailed(
+            f"{partial} exists: another backup is running, or one was killed; then delete it", 2
+        ) from error
+    except OSError as error:
+        raise CommandFailed(f"cannot write {partial}: {error.strerror}", 2) from error
+
+
+async def _copy(source: Path, partial: Path) -> None:
+    """In a thread; a stop (Ctrl-C) waits for the step at hand."""
+    stop, progress = threading.Event(), None
+
+    def step(done: int, pages: int) -> None:
+        nonlocal progress
+        progress = progress or ProgressBar("copying", pages, "pages")
+        progress.reach(done)
+
+    copying = asyncio.ensure_future(asyncio.to_thread(copy_log, source, partial, stop, step))
+    try:
+        await asyncio.shield(copying)
+    except asyncio.CancelledError:
+        stop.set()
+        with contextlib.suppress(BackupStopped, sqlite3.Error, OSError):
+            await copying
+        raise
+    finally:
+        if progress is not None:
+            progress.close()
+
+
+async def _check_nothing_lost(context: CommandContext, copy: Path, folded: Checkpoint, projections: Path) -> None:
+    """The service has folded what it has recorded: a copy with less is of a file that has lost events, such as one
+    whose write-ahead file was deleted under the service. Raises CommandFailed.
+    """
+    async with context.open_read_only(copy) as log:
+        is_other_log = log.head().position > 0 and await digest_at(log, 1) != folded.identity
+        reason = None if is_other_log else await find_mismatch(folded, log)
+    if reason is not None:
+        raise CommandFailed(
+            f"no backup was made: the log's file lacks events that were recorded ({projections} has folded up to"
+            f" position {folded.position}). Was its -wal file deleted or moved? Stop the service, which saves what it"
+            f" still has, and look again. If you replaced the log on purpose, delete {projections}"
+        )
+
+
+async def _verify_copy(context: CommandContext, copy: Path) -> Head:
+    async with context.open_read_only(copy) as log:
+        progress = ProgressBar("verifying", log.head().position)
+        walk, fault = await verify(log, None, progress.reach)
+        progress.close()
+        if fault is not None:
+            raise CommandFailed(
+                f"no backup was made: the log does not hold at position {fault.position}: {fault.reason};"
+                " see `chatbot salvage`"
+            )
+        if walk.incomplete_erasures:
+            context.note(f"the copy is as the log is: {describe_unfinished_erasures(walk.incomplete_erasures)}")
+        return log.head()

@@ -1,0 +1,253 @@
+"""The commands export and import: events out of a log as lines of JSON, and into another log."""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from chatbot.cli.cli_context import CommandContext, CommandFailed, ProgressBar
+from chatbot.sessions.replies.recorded_text import recorded_text
+from events.catalogue import ReplyInterrupted
+from events.integrity.log_identity import log_identity
+from events.integrity.startup_check import check_integrity
+from events.log import EventLog, Snapshot
+from events.record import Head, Metadata
+from events.storage.incomplete_log import LogIncomplete, WritingCommand
+from events.storage.private_file import open_private
+from events.storage.sqlite.sqlite_log import SqliteLog
+from events.transfer.export_filter import ExportFilter
+from events.transfer.export_format import (
+    FORMAT_NAME,
+    FORMAT_VERSION,
+    ExportFileError,
+    ExportHeader,
+    ExportReader,
+    ExportWriter,
+)
+from events.transfer.import_target import ImportRefused, ImportTarget, finish, is_incomplete
+from events.transfer.importer import Importer, ImportRules
+from projections.folds.session import Session, evolve
+
+PAGE = 500  # rows read at once
+RESUME_HINT = "What was written stays: import the file again with --resume before you serve the log"
+
+
+def add_export_arguments(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--owner", metavar="NAME", help="only the sessions of this API key, and what their forks read")
+    which.add_argument("--session", metavar="ID", help="only this session, and what it reads if it is a fork")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="a new file that you alone can read")
+
+
+async def export(context: CommandContext, options: argparse.Namespace) -> int:
+    """Events as lines of JSON, on standard output or in a new file, beside a running server or of a copied file."""
+    if options.output is None and sys.stdout.isatty():
+        raise CommandFailed("export writes a file: add `--output FILE.ndjson`", 2)
+    async with context.open_read_only() as log:
+        try:
+            is_part = options.owner is not None or options.session is not None
+            path = (
+                context.file("export all of it, or move it to a file with `chatbot migrate` first") if is_part else None
+            )
+            with _open_output(options.output) as out:
+                events = await export_log(log, path, out, owner=options.owner, session=options.session)
+        except BrokenPipeError:
+            raise CommandFailed("whoever read the export has stopped: it is not whole") from None
+        except OSError as error:
+            raise CommandFailed(f"cannot write the export, it is not whole: {error.strerror}") from error
+        except ExportFileError as error:
+            raise CommandFailed(str(error)) from error
+        context.note(f"{events:,} events of {await log_identity(log)}")
+    return 0
+
+
+@contextmanager
+def _open_output(path: Path | None) -> Iterator[BinaryIO]:
+    """Standard output, or a new file at `path`, which is deleted again if the export fails. Raises CommandFailed."""
+    if path is None:
+        yield sys.stdout.buffer
+        return
+    try:
+        descriptor = open_private(path, os.O_WRONLY | os.O_EXCL)
+    except FileExistsError as error:
+        raise CommandFailed(f"{path} exists: an export never writes over another file", 2) from error
+    except OSError as error:
+        raise CommandFailed(f"cannot write {path}: {error.strerror}", 2) from error
+    try:
+        with os.fdopen(descriptor, "wb") as out:
+            yield out
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+async def export_log(
+    log: EventLog, path: Path | None, out: BinaryIO, *, owner: str | None = None, session: str | None = None
+) -> int:
+    """Write the log, or part of it from the file `path`, to `out`; the number of its events. Raises CommandFailed for
+    a part that is empty, ArchiveFault for a damaged row.
+    """
+    if owner is None and session is None:
+        async with log.snapshot() as whole:
+            header = _header(whole.head, await log_identity(whole), None, None)
+            return await _write(whole, ExportWriter(out, header))
+    if path is None:
+        raise CommandFailed("a part of a log is exported from its file", 2)
+    async with ExportFilter.open(path, owner=owner, session=session) as selection:
+        if not await selection.count():
+            raise CommandFailed("the log has no such session")
+        header = _header(selection.head, await log_identity(log), owner, session)
+        return await _write(selection, ExportWriter(out, header))
+
+
+def _header(head: Head, origin: str, owner: str | None, session: str | None) -> ExportHeader:
+    return ExportHeader(FORMAT_NAME, FORMAT_VERSION, origin, head.position, head.digest.hex(), owner, session)
+
+
+async def _write(source: Snapshot | ExportFilter, archive: ExportWriter) -> int:
+    progress = ProgressBar("exporting", source.head.position)
+    reached = 0
+    while page := await source.rows(after=reached, limit=PAGE):
+        for row in page:
+            archive.add(row)
+        reached = page[-1].position
+        progress.reach(reached)
+    archive.close()
+    progress.close()
+    return archive.events
+
+
+def add_import_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE", nargs="?", help="what export wrote")
+    parser.add_argument("--skip-existing", action="store_true", help="leave out sessions that the log has already")
+    parser.add_argument("--resume", action="store_true", help="go on with an import of this file that was interrupted")
+    parser.add_argument(
+        "--accept-partial", action="store_true", help="use the log with what an interrupted import has written; no FILE"
+    )
+
+
+async def import_command(context: CommandContext, options: argparse.Namespace) -> int:
+    """Copy an export into the log, made if missing; no server may run on it. Versions and times stay, the chain is
+    new, and each event's metadata says where it is from (`imported`). Replies that had not ended are closed, names of
+    nodes left out. Sessions that the log has already refuse it.
+    """
+    rules = ImportRules(skip_existing=options.skip_existing, resume=options.resume)
+    path = context.file("import into a file, and move that up with `chatbot migrate`")
+    if options.accept_partial == (options.file is not None):
+        raise CommandFailed("import takes FILE, or --accept-partial alone", 2)
+    if options.accept_partial:
+        return await _accept_partial(context, path)
+    try:
+        with options.file.open("rb") as file:
+            outcome = await import_file(file, path, rules)
+    except asyncio.CancelledError:
+        context.note(RESUME_HINT)
+        raise
+    except OSError as error:
+        raise CommandFailed(f"cannot read {options.file}: {error.strerror}", 2) from error
+    except ExportFileError as error:
+        raise CommandFailed(f"{options.file}: {error}") from error
+    except ImportRefused as error:
+        raise CommandFailed(str(error)) from error
+    context.print_json(outcome)
+    return 0
+
+
+async def _accept_partial(context: CommandContext, path: Path) -> int:
+    if not await is_incomplete(path, WritingCommand.IMPORT):
+        raise CommandFailed(f"{path} has no import that was interrupted")
+    await finish(path, WritingCommand.IMPORT)
+    context.note(f"{path} may be used; sessions of the file that was imported may be missing or lack their end")
+    return 0
+
+
+async def import_file(file: BinaryIO, path: Path, rules: ImportRules) -> dict[str, object]:
+    """Copy the export in `file` into the log in `path`; what became of it. Raises ArchiveFault, TransferRefused,
+    LogUnusable. A file that is wrong writes nothing, and makes no log: all of it is checked first.
+    """
+    archive = ExportReader(file)
+    transfer = await ImportTarget.open(path, WritingCommand.IMPORT)
+    try:
+        if transfer.is_resumed and transfer.head.position and not rules.resume:
+            raise LogIncomplete(path, WritingCommand.IMPORT)  # noqa: TRY301  the file is to be closed
+        if transfer.head.position:
+            await _check_integrity(path)
+        intake = Importer(transfer, archive.header.origin, rules)
+        checking = ProgressBar("checking", archive.header.position)
+        events = await intake.validate(archive, checking.reach)
+        checking.close()
+        transfer.begin(archive.sha256)
+        file.seek(0)
+        importing = ProgressBar("importing", events)
+        try:
+            await intake.write(ExportReader(file), importing.reach)
+        except ImportRefused as error:
+            raise ImportRefused(f"{error}. {RESUME_HINT}" if transfer.added else str(error)) from error
+        importing.close()
+    except BaseException:
+        await transfer.close(refused=True)
+        raise
+    streams_owing_replies = list(_sessions_with_open_replies(transfer))
+    await transfer.close()
+    head, closed = (
+        await interrupt_open_replies(path, streams_owing_replies) if streams_owing_replies else (transfer.head, 0)
+    )
+    await finish(path, WritingCommand.IMPORT)
+    return {
+        "imported": transfer.added,
+        "skipped": intake.skipped,
+        "without_text": transfer.without_text,
+        "closed": closed,
+        "origin": archive.header.origin,
+        "position": head.position,
+        "digest": head.digest.hex(),
+    }
+
+
+def _sessions_with_open_replies(transfer: ImportTarget) -> Iterator[str]:
+    """Sessions of the file that have replies without an end."""
+    last = ""
+    while page := transfer.scratch.streams_owing_replies(last, PAGE):
+        yield from page
+        last = page[-1]
+
+
+async def interrupt_open_replies(path: Path, session_ids: Sequence[str]) -> tuple[Head, int]:
+    """End the replies that these sessions owe: nobody writes them here. Where the log ends then, and their number."""
+    log = await SqliteLog.open(path, work=WritingCommand.IMPORT)
+    closed = 0
+    try:
+        for session_id in session_ids:
+            session = None
+            while page := await log.read(session_id, after=session.version if session else 0, limit=PAGE):
+                for recorded in page:
+                    session = evolve(session, recorded)
+            ends = [] if session is None else await _interruptions(log, session)
+            if session is not None and ends:
+                await log.append(session_id, session.version, ends, Metadata(cause="import"))
+                closed += len(ends)
+        return log.head(), closed
+    finally:
+        await log.close()
+
+
+async def _interruptions(log: EventLog, session: Session) -> list[ReplyInterrupted]:
+    """The event that ends each reply of the session, the running one with its recorded text."""
+    ends = [ReplyInterrupted(waiting.reply_id, "", "import") for waiting in session.pending]
+    if session.open_reply is not None:
+        text = await recorded_text(log, session.session_id, session.open_reply, page=PAGE)
+        ends.insert(0, ReplyInterrupted(session.open_reply.reply_id, text, "import"))
+    return ends
+
+
+async def _check_integrity(path: Path) -> None:
+    """Nothing is built on a log that does not hold. Raises LogUnusable."""
+    log = await SqliteLog.open(path, read_only=True, work=WritingCommand.IMPORT)
+    try:
+        await check_integrity(log, path)
+    finally:
+        await log.close()

@@ -1,0 +1,75 @@
+"""The command migrate: a log moved up from a file to PostgreSQL, or down again."""
+
+import argparse
+import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from chatbot.cli.cli_context import CommandContext, CommandFailed, ProgressBar
+from chatbot.config.sections.database_settings import DatabaseSettings, parse_database_url
+from events.errors import LogUnusable, MigrationRefused
+from events.factory import open_log
+from events.storage.database_lock import DatabaseLock
+from events.transfer.migration import migrate, open_target
+
+RESUME_HINT = "What was copied stays: run the same command again, and it goes on from there"
+
+
+def add_migrate_arguments(parser: argparse.ArgumentParser) -> None:
+    source = "the log to copy: a file or a PostgreSQL URL (default: DATABASE_URL)"
+    parser.add_argument("--from", dest="source", metavar="URL", help=source)
+    parser.add_argument("--to", dest="target", metavar="URL", required=True, help="where to, made if missing")
+
+
+async def migrate_command(context: CommandContext, options: argparse.Namespace) -> int:
+    """Copy a log into another store: every event at its place, with its digest, proven on the way. The source is not
+    changed. A file must not be served meanwhile; a log in PostgreSQL is followed until the copy is level with it.
+    Run again after an interruption, it goes on where the target ends. Then set DATABASE_URL to the target.
+    """
+    source = _parse_database(options.source or context.settings.database.url)
+    target = _parse_database(options.target)
+    if source.shown == target.shown and source.url.partition("?")[2] == target.url.partition("?")[2]:
+        raise CommandFailed("source and target are the same", 2)
+    try:
+        outcome = await _migrate(source, target)
+    except asyncio.CancelledError:
+        context.note(RESUME_HINT)
+        raise
+    except MigrationRefused as error:
+        raise CommandFailed(str(error)) from error
+    context.print_json({"from": source.shown, "to": target.shown, **outcome})
+    return 0
+
+
+async def _migrate(source: DatabaseSettings, target: DatabaseSettings) -> dict[str, object]:
+    async with AsyncExitStack() as stack:
+        if isinstance(source.place, Path):
+            await _lock_source(source.place, stack)
+        log = await open_log(source.place, read_only=True)
+        stack.push_async_callback(log.close)
+        writing = await open_target(target.place)
+        stack.push_async_callback(writing.close)
+        progress = ProgressBar("migrating", log.head().position)
+        copied = await migrate(log, writing, progress.reach)
+        progress.close()
+        return {"copied": copied, "position": writing.head.position, "digest": writing.head.digest.hex()}
+
+
+async def _lock_source(path: Path, stack: AsyncExitStack) -> None:
+    """Nobody may append to the file meanwhile. Raises LogUnusable, of which LogInUse is one."""
+    if not await asyncio.to_thread(path.is_file):
+        raise LogUnusable(f"database {path} does not exist")
+    lock = DatabaseLock(await asyncio.to_thread(path.resolve))
+    await asyncio.to_thread(lock.acquire)
+    stack.callback(lock.release)
+
+
+def _parse_database(url: str) -> DatabaseSettings:
+    url = url.strip()
+    try:
+        parse_database_url(url)
+    except ValueError as error:
+        raise CommandFailed(
+            f"{error}: give a file's path, or postgresql://user:password@host:5432/database", 2
+        ) from None
+    return DatabaseSettings(url=url)

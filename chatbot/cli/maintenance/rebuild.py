@@ -1,0 +1,34 @@
+"""The command rebuild: projections made anew from the log, also while the service runs."""
+
+import argparse
+import sqlite3
+from pathlib import Path
+
+from chatbot.cli.cli_context import CommandContext, CommandFailed, ProgressBar
+from projections.errors import ProjectionError, ProjectionsInUse
+from projections.sqlite.rebuild import rebuild
+
+
+def add_rebuild_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--projections", type=Path, metavar="PATH", help="the file to make (default: the settings')")
+
+
+async def rebuild_command(context: CommandContext, options: argparse.Namespace) -> int:
+    """Make the projections anew from the log, beside the present ones, which serve until then. Safe to interrupt."""
+    path = options.projections or context.settings.database.projections
+    async with context.open_read_only() as log:
+        progress = ProgressBar("rebuilding", log.head().position)
+        try:
+            database = context.settings.database
+            log_file = None if database.is_postgres else database.path
+            events, in_place = await rebuild(log, path, database.projection_batch_max, progress.reach, log_file)
+        except ProjectionsInUse as error:
+            raise CommandFailed(f"{path} is being rebuilt already") from error
+        except (ProjectionError, OSError, sqlite3.Error) as error:
+            raise CommandFailed(f"cannot make {path}: {error}") from error
+        finally:
+            progress.close()
+    context.print_result(f"{path}: {events} events folded, {progress.rate:,.0f} events/s")
+    if not in_place:
+        context.print_result("the running service goes on with it from its next event")
+    return 0

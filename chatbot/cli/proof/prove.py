@@ -1,0 +1,256 @@
+"""Inclusion proofs: events of one session, checked against a signed checkpoint without the rest of the log.
+
+A proof is one JSON document: which versions of which session it holds, the checkpoint as it was signed, and for each
+event its columns (content as the very text that was hashed), the digest before it, and its audit path in the Merkle
+tree (RFC 9162, 2.1.3). The versions are gapless, so an event removed from the middle is missed. They begin at 1 unless
+the proof says that it is partial.
+
+Only the events are proven. The range itself is a statement of whoever made the proof: that the session has no event
+after the last one cannot be shown without the whole log.
+"""
+
+import argparse
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from chatbot.cli.cli_context import CommandContext, CommandFailed, ProgressBar
+from events.integrity import signed_checkpoint as notes
+from events.integrity.hash_chain import DIGEST_BYTES, GENESIS, link
+from events.integrity.merkle_tree import MerkleTree, root_from_path
+from events.integrity.row_checks import MALFORMED, check_commitment
+from events.integrity.signed_checkpoint import InvalidCheckpoint, LogCheckpoint
+from events.log import EventLog
+from events.record import StoredRow
+from events.transfer.export_format import ExportColumns, to_export_columns, to_stored_row
+
+PAGE = 1000  # rows read at once
+FORMAT_NAME = "chatbot-proof"
+FORMAT_VERSION = 2  # 1 was that of version 0.4: no format, session and range were stated
+
+
+class ProvenEvent(ExportColumns, frozen=True):
+    """One row of the log, the digest before it, and its audit path.
+
+    Of an erased event the envelope is proven, and that there was a content, but not what it said.
+    """
+
+    previous: str
+    path: list[str]
+
+
+class Range(Struct, frozen=True):
+    """Which versions of which session a proof holds, without a gap. `partial`: earlier or later ones were left out."""
+
+    session: str
+    first_version: int
+    last_version: int
+    partial: bool = False
+
+
+class Proof(Struct, frozen=True):
+    """`range` is None in a proof of format 1."""
+
+    checkpoint: str
+    events: list[ProvenEvent]
+    format: str = FORMAT_NAME
+    version: int = 1
+    range: Range | None = None
+
+
+class VerifiedProof(Struct, frozen=True):
+    """Events that are in the log that `stated` signs, in order. `range` is None where the proof does not state it."""
+
+    events: list[ProvenEvent]
+    stated: LogCheckpoint
+    range: Range | None
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether it holds less of the session than all events up to its last one."""
+        return (
+            self.events[0].version != 1
+            or _gap_fault(self.events) is not None
+            or (self.range is not None and self.range.partial)
+        )
+
+    @property
+    def missing_part(self) -> str:
+        """What it holds, as part of a sentence."""
+        first, last = self.events[0].version, self.events[-1].version
+        return _gap_fault(self.events) or f"it holds versions {first} to {last} only"
+
+
+def add_prove_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--session", required=True, metavar="ID", help="the session whose events are to be proven")
+    parser.add_argument("--version", type=int, metavar="N", help="with --partial: only this event of it")
+    parser.add_argument("--partial", action="store_true", help="a part of the session is enough; the proof says so")
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="the signed checkpoint")
+
+
+async def prove(context: CommandContext, options: argparse.Namespace) -> int:
+    """A proof on standard output, to be checked with `verify --proof FILE --key KEY` by someone without the log."""
+    if (options.version is not None) != options.partial:
+        raise CommandFailed("--version N and --partial go together: a single event is a partial proof", 2)
+    try:
+        note = options.checkpoint.read_text().removeprefix(notes.BOM)
+        if len(notes.split_notes(note)) != 1:
+            raise CommandFailed(f"{options.checkpoint} holds several checkpoints: name a file with one", 2)
+        stated = notes.parse(note)
+    except (OSError, UnicodeDecodeError, InvalidCheckpoint) as error:
+        raise CommandFailed(f"{options.checkpoint}: {error}", 2) from error
+    async with context.open_read_only() as log:
+        rows = await _read_rows(log, options.session, options.version)
+        old = {at: row for at, row in rows.items() if 0 < at <= stated.size}
+        if not old:
+            raise CommandFailed("the checkpoint is older than these events, or the log has none of them")
+        if len(old) < len(rows):
+            context.note(f"{len(rows) - len(old)} newer events are not in the checkpoint and so not in the proof")
+        root, paths, before = await _read_audit_paths(log, stated, set(old))
+    if root != stated.root:
+        raise CommandFailed("the log does not agree with the checkpoint: verify it")
+    events = [_prove_row(row, before[at], paths[at - 1]) for at, row in sorted(old.items())]
+    span = Range(options.session, events[0].version, events[-1].version, options.partial)
+    fault = _range_fault(events, span)
+    for event in events:
+        fault = fault or _event_fault(event, stated)
+        if fault:  # the digests are as they were signed, the row is not
+            raise CommandFailed(f"event {event.version}, at position {event.position}, cannot be proven: {fault}")
+    context.print_json(Proof(note, events, FORMAT_NAME, FORMAT_VERSION, span))
+    return 0
+
+
+def check_proof(text: str, verifier: str, *, partial: bool = False) -> VerifiedProof:
+    """What the proof shows to be in the log that its checkpoint states. With `partial`, events of the session before
+    the last one may be missing. Raises CommandFailed.
+    """
+    proof = _parse_proof(text)
+    try:
+        stated = notes.read(proof.checkpoint, verifier)
+    except InvalidCheckpoint as error:
+        raise CommandFailed(f"this proves nothing: {error}") from error
+    for event in proof.events:
+        fault = _event_fault(event, stated)
+        if fault:
+            raise CommandFailed(f"event {event.version} of {event.stream_id} is not proven: {fault}")
+    fault = _order_fault(proof.events)
+    if fault is None and proof.range is not None:
+        fault = _range_fault(proof.events, proof.range)
+    if fault:
+        raise CommandFailed(f"the events of this proof are in the log, but {fault}")
+    checked = VerifiedProof(proof.events, stated, proof.range)
+    if checked.is_partial and not partial:
+        raise CommandFailed(
+            f"this is no proof of a whole session: {checked.missing_part}; --partial accepts it as a part"
+        )
+    return checked
+
+
+def _parse_proof(text: str) -> Proof:
+    """Raises CommandFailed."""
+    try:
+        proof = msgspec.json.decode(text, type=Proof)
+    except msgspec.DecodeError as error:
+        raise CommandFailed(f"this proves nothing: {error}") from error
+    if proof.format != FORMAT_NAME or proof.version not in (1, FORMAT_VERSION):
+        raise CommandFailed(
+            f"this is {proof.format!r} version {proof.version}, but this program reads {FORMAT_NAME!r} up to version"
+            f" {FORMAT_VERSION}: update the program"
+        )
+    if (proof.range is None) != (proof.version == 1):
+        raise CommandFailed("this proves nothing: a proof of format 2 states the range of its events, and only that")
+    if not proof.events:
+        raise CommandFailed("this proves nothing: it holds no events")
+    return proof
+
+
+def _order_fault(events: list[ProvenEvent]) -> str | None:
+    """Why these are not events of one session in their order."""
+    for before, event in pairwise(events):
+        if event.stream_id != before.stream_id:
+            return f"it holds events of two sessions, {before.stream_id} and {event.stream_id}"
+        if event.version <= before.version or event.position <= before.position:
+            return f"version {event.version} stands after version {before.version}"
+    return None
+
+
+def _gap_fault(events: list[ProvenEvent]) -> str | None:
+    """Which events between the first and the last are missing."""
+    for before, event in pairwise(events):
+        if event.version != before.version + 1:
+            return f"events are missing between versions {before.version} and {event.version}"
+    return None
+
+
+def _range_fault(events: list[ProvenEvent], span: Range) -> str | None:
+    """Why the events are not those that the proof states."""
+    if events[0].stream_id != span.session:
+        return f"it states session {span.session}, but holds events of {events[0].stream_id}"
+    if (events[0].version, events[-1].version) != (span.first_version, span.last_version):
+        return (
+            f"it states versions {span.first_version} to {span.last_version}, but holds {events[0].version} to"
+            f" {events[-1].version}"
+        )
+    if span.first_version != 1 and not span.partial:
+        return f"it begins at version {span.first_version} and does not say that it is partial"
+    return _gap_fault(events)
+
+
+def _event_fault(event: ProvenEvent, stated: LogCheckpoint) -> str | None:
+    """Why the event is not in the log that the checkpoint states."""
+    try:
+        row, previous = to_stored_row(event, b""), bytes.fromhex(event.previous)
+        path = [bytes.fromhex(sibling) for sibling in event.path]
+    except ValueError as error:
+        return f"a column holds what no log writes: {error}"
+    if any(len(hashed) != DIGEST_BYTES for hashed in (previous, *path)):
+        return "a hash has another length than any log writes"
+    fault = check_commitment(row)
+    if fault:
+        return fault
+    numbers = (row.position, row.version, row.schema_version, row.recorded_at_us)
+    try:
+        digest = link(previous, numbers, (row.stream_id, row.type, row.metadata), row.commitment)
+    except MALFORMED as error:
+        return f"a column holds what no log writes: {error}"
+    if root_from_path(digest, event.position - 1, stated.size, path) != stated.root:
+        return "it does not lead to the root that was signed"
+    return None
+
+
+async def _read_rows(log: EventLog, session_id: str, version: int | None) -> dict[int, StoredRow]:
+    """The rows of a session by position; undecoded, for a row that was tampered with may not be readable."""
+    found: dict[int, StoredRow] = {}
+    after = 0
+    while page := await log.stream_rows(session_id, after=after, limit=PAGE):
+        found |= {row.position: row for row in page if version in (None, row.version)}
+        after = page[-1].version
+    return found
+
+
+async def _read_audit_paths(
+    log: EventLog, stated: LogCheckpoint, wanted: set[int]
+) -> tuple[bytes, dict[int, list[bytes]], dict[int, bytes]]:
+    """The root at the checkpoint, the path of each wanted position (by index, from 0), and the digest before it."""
+    tree, progress = MerkleTree(position - 1 for position in wanted), ProgressBar("proving", stated.size)
+    before: dict[int, bytes] = {}
+    previous, at = GENESIS, 0
+    while at < stated.size:
+        for row in await log.rows(after=at, limit=min(PAGE, stated.size - at)):
+            if row.position in wanted:
+                before[row.position] = previous
+            tree.add(row.digest)
+            previous = row.digest
+        if tree.size == at:
+            raise CommandFailed(f"the log ends at position {at}, but the checkpoint states {stated.size} events")
+        at = tree.size
+        progress.reach(at)
+    progress.close()
+    root, paths = tree.close()
+    return root, paths, before
+
+
+def _prove_row(row: StoredRow, previous: bytes, path: list[bytes]) -> ProvenEvent:
+    return ProvenEvent(**to_export_columns(row), previous=previous.hex(), path=[sibling.hex() for sibling in path])

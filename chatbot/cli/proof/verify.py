@@ -1,0 +1,287 @@
+"""The signed checkpoints that a log is held against, as many as a file holds.
+
+The commands keygen, checkpoint and verify: that the record is as it was written.
+"""
+
+import argparse
+import os
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from msgspec import Struct
+
+from chatbot.cli.cli_context import CommandContext, CommandFailed, ProgressBar
+from chatbot.cli.proof.prove import VerifiedProof, check_proof
+from chatbot.runtime.timestamps import timestamp
+from events.integrity import signed_checkpoint as notes
+from events.integrity.chain_verifier import ChainVerifier, verify
+from events.integrity.incomplete_erasures import IncompleteErasure
+from events.integrity.log_identity import log_identity
+from events.integrity.merkle_tree import MerkleRoots, MerkleTree
+from events.integrity.signed_checkpoint import InvalidCheckpoint, LogCheckpoint
+from events.log import EventLog
+from events.record import Head
+
+
+class SignedCheckpoints:
+    """One checkpoint at least. The greatest is the anchor of the walk; the others are compared after it."""
+
+    def __init__(self, stated: Sequence[LogCheckpoint]) -> None:
+        self.stated = sorted(stated, key=lambda one: one.size)
+        self.tree = MerkleRoots(one.size for one in stated)
+
+    @property
+    def expected_head(self) -> Head:
+        return Head(self.stated[-1].size, self.stated[-1].digest)
+
+    @property
+    def first_position(self) -> int:
+        return self.stated[0].size
+
+    async def fault(self, log: EventLog, *, with_roots: bool) -> str | None:
+        """Why the walked log is not the one that was signed, as a sentence; None when it is. `with_roots`: the tree has
+        grown with the walk.
+        """
+        for one in self.stated:
+            rows = await log.rows(after=one.size - 1, limit=1) if one.size else []
+            if one.size and (not rows or rows[0].digest != one.digest):
+                return (
+                    f"the chain is whole, but not the one that was signed at {one.time}: event {one.size} is another,"
+                    " so it was computed anew"
+                )
+            if with_roots and self.tree.roots.get(one.size) != one.root:
+                return f"the chain agrees with the checkpoint of {one.size} events, but the tree's root does not"
+        return None
+
+    def __str__(self) -> str:
+        last = self.stated[-1]
+        if len(self.stated) == 1:
+            return f"the checkpoint of {last.size} events, signed at {last.time}"
+        sizes = ", ".join(str(one.size) for one in self.stated[:-1])
+        return f"{len(self.stated)} checkpoints, of {sizes} and {last.size} events, the last signed at {last.time}"
+
+
+NAMED_MAX = 20  # sessions with an unfinished erasure that one run of verify names
+
+
+def add_keygen_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, help="where the secret key goes; the public one goes to FILE.pub")
+    parser.add_argument("--name", default="chatbot-log", help="the signer's name (default: chatbot-log)")
+
+
+async def keygen(context: CommandContext, options: argparse.Namespace) -> int:
+    """Make a pair of keys. The secret one signs checkpoints; the public one is what auditors get."""
+    try:
+        signer, verifier = notes.make_key(options.name)
+    except InvalidCheckpoint as error:
+        raise CommandFailed(str(error), 2) from error
+    if not options.file.name or options.file.is_dir():
+        raise CommandFailed(f"{options.file} is a directory: name the file that the secret key is to be in", 2)
+    public = options.file.with_name(options.file.name + ".pub")
+    for file in (options.file, public):
+        if file.exists():  # before either is written: half a pair is no use
+            raise CommandFailed(f"cannot write {file}: it exists, and may have signed checkpoints", 2)
+    _write_new_file(options.file, signer, 0o600)
+    _write_new_file(public, verifier, 0o644)
+    context.note(
+        f"the secret key is in {options.file}: keep it away from whoever can write the log; give {public} away"
+    )
+    context.print_result(verifier)
+    return 0
+
+
+def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--key", type=Path, required=True, metavar="FILE", help="the secret key that keygen made")
+
+
+async def checkpoint(context: CommandContext, options: argparse.Namespace) -> int:
+    """A signed statement of the head, on standard output. A log that does not hold is not signed."""
+    signer = read_text_file(options.key)
+    async with context.open_read_only() as log:
+        head = log.head()
+        if not head.position:
+            raise CommandFailed("the log is empty: there is nothing to sign yet")
+        tree = MerkleTree()
+        fault = await _verify_chain(log, ChainVerifier(head, tree=tree), "verifying")
+        if fault:
+            raise CommandFailed(fault)
+        origin = await log_identity(log)
+    stated = LogCheckpoint(
+        origin, head.position, tree.close()[0], head.digest, f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    )
+    try:
+        context.print_result(notes.sign(stated, signer).rstrip("\n"))
+    except InvalidCheckpoint as error:
+        raise CommandFailed(f"{options.key}: {error}", 2) from error
+    return 0
+
+
+def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--from", dest="start", metavar="POSITION:DIGEST", help="begin after an event whose digest you trust"
+    )
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="signed checkpoints, all of which must agree")
+    parser.add_argument("--proof", type=Path, metavar="FILE", help="check the events in a proof in place of a log")
+    parser.add_argument("--partial", action="store_true", help="with --proof: accept a part of a session")
+    parser.add_argument("--show", action="store_true", help="with --proof: print its events, too, as lines of JSON")
+    parser.add_argument("--key", metavar="KEY", help="the public key of the checkpoint's signer, or a file with it")
+
+
+async def verify_command(context: CommandContext, options: argparse.Namespace) -> int:
+    """Walk the chain, beside a running server or on a copied file."""
+    if options.proof:
+        return _verify_proof(context, options)
+    if options.partial or options.show:
+        raise CommandFailed("--partial and --show go with --proof", 2)
+    stated, start = _read_checkpoints(options), _parse_start(options.start)
+    heads = SignedCheckpoints(stated) if stated else None
+    if start and heads and heads.first_position < start.position:
+        raise CommandFailed("the checkpoint is older than the position to begin from: leave one of them out", 2)
+    async with context.open_read_only() as log:
+        walk = ChainVerifier(heads.expected_head if heads else None, start, heads.tree if heads and not start else None)
+        fault = await _verify_chain(log, walk, "verifying")
+        if heads:
+            origin = await log_identity(log)
+            other = next((one.origin for one in heads.stated if one.origin != origin), None)
+            if other:
+                fault = f"{fault or 'the log does not hold'}; the checkpoint is of another log, {other}"
+            fault = fault or await heads.fault(log, with_roots=start is None)
+    if fault:
+        raise CommandFailed(fault)
+    signed = f"; it agrees with {heads}" if heads else ""
+    since = f" after position {start.position}" if start else ""
+    upto = f", position {walk.position}" if start else ""
+    events = walk.position - (start.position if start else 0)
+    counted = f"{events} events, {walk.erased} of them erased{upto}, digest {walk.digest.hex()}"
+    context.print_result(f"the log holds{since}: {counted}{signed}")
+    if walk.incomplete_erasures:
+        raise CommandFailed(describe_unfinished_erasures(walk.incomplete_erasures))
+    return 0
+
+
+def describe_unfinished_erasures(incomplete_erasures: list[IncompleteErasure]) -> str:
+    """Which erasures are to be finished, and how."""
+    named = ", ".join(f"{one.stream_id} (position {one.position})" for one in incomplete_erasures[:NAMED_MAX])
+    more = " and others" if len(incomplete_erasures) > NAMED_MAX else ""
+    ids = " ".join(one.stream_id for one in incomplete_erasures[:NAMED_MAX])
+    return (
+        f"content of {len(incomplete_erasures):,} deleted sessions is still there,"
+        f" before their session_deleted: {named}{more}."
+        f" Finish their erasure: chatbot erase --session {ids}"
+    )
+
+
+def _verify_proof(context: CommandContext, options: argparse.Namespace) -> int:
+    checked = check_proof(read_text_file(options.proof), _read_public_key(options.key), partial=options.partial)
+    stated = _read_checkpoints(options)
+    if stated and checked.stated not in stated:
+        raise CommandFailed("the proof leads to another checkpoint than this one")
+    context.print_result(_describe_proof(checked))
+    if options.show:
+        for event in checked.events:
+            context.print_json(
+                ShownEvent(event.version, _format_time(event.recorded_at), event.type, event.metadata, event.data)
+            )
+    return 0
+
+
+class ShownEvent(Struct, frozen=True):
+    """A proven event for people: `metadata` and `data` are the recorded texts, `data` is null once erased."""
+
+    version: int
+    recorded_at: str
+    type: str
+    metadata: str
+    data: str | None
+
+
+def _describe_proof(checked: VerifiedProof) -> str:
+    """What a proof has shown, and what it has not."""
+    events, signed = checked.events, checked.stated
+    first, last = events[0], events[-1]
+    erased = sum(event.data is None for event in events)
+    left = f" ({erased} of them erased: their envelopes only)" if erased else ""
+    lines = [
+        f"{len(events)} events{left} are in the log of {signed.origin}, as signed at {signed.time}",
+        f"session {first.stream_id}, versions {first.version} to {last.version},"
+        f" recorded {_format_time(first.recorded_at)} to {_format_time(last.recorded_at)}",
+    ]
+    if checked.is_partial:
+        lines.append(f"this proof is PARTIAL: {checked.missing_part}")
+    if checked.range is None:
+        lines.append("it was made by version 0.4 or older and does not state which events it should hold")
+    lines.append(f"not proven: that the session has no events after version {last.version}")
+    return "\n".join(lines)
+
+
+def _format_time(us: int) -> str:
+    try:
+        return timestamp(us)
+    except (ValueError, OverflowError):  # proven, and beyond every calendar
+        return f"{us} us"
+
+
+def read_text_file(path: Path) -> str:
+    """Raises CommandFailed."""
+    try:
+        return path.read_text().removeprefix(notes.BOM)
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandFailed(f"cannot read {path}: {error}", 2) from error
+
+
+async def _verify_chain(log: EventLog, walk: ChainVerifier, what: str) -> str | None:
+    """What is wrong with the log, as a sentence; None when it holds."""
+    progress = ProgressBar(what, log.head().position)
+    _, fault = await verify(log, walk, progress.reach)
+    progress.close()
+    return f"the log does not hold at position {fault.position}: {fault.reason}" if fault else None
+
+
+def _read_checkpoints(options: argparse.Namespace) -> list[LogCheckpoint]:
+    """All checkpoints of the file; none where none is named. Raises CommandFailed."""
+    if options.checkpoint is None:
+        return []
+    try:
+        return notes.read_all(read_text_file(options.checkpoint), _read_public_key(options.key))
+    except InvalidCheckpoint as error:
+        raise CommandFailed(f"{options.checkpoint}: {error}") from error
+
+
+def _read_public_key(text: str | None) -> str:
+    """The public key that --key names or is. Raises CommandFailed, so that nobody blames what it signed."""
+    if text is None:
+        raise CommandFailed("whose signature? name the public key with --key", 2)
+    path = Path(text)
+    is_file = path.is_file()
+    key = read_text_file(path) if is_file else text
+    if key.lstrip().startswith("PRIVATE+KEY+"):
+        which = f"{text} holds" if is_file else "--key is"
+        raise CommandFailed(f"{which} the secret key: give the public one{f', {text}.pub' if is_file else ''}", 2)
+    try:
+        notes.read_verifier(key)
+    except InvalidCheckpoint as error:
+        if is_file or "+" in text:
+            raise CommandFailed(f"--key {text}: {error}", 2) from error
+        raise CommandFailed(f"no such file or key: {text}", 2) from error
+    return key
+
+
+def _parse_start(text: str | None) -> Head | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"([1-9][0-9]{0,17}):([0-9a-f]{64})", text)
+    if not found:
+        raise CommandFailed("--from is POSITION:DIGEST, as verify and /api/audit/head print them", 2)
+    return Head(int(found[1]), bytes.fromhex(found[2]))
+
+
+def _write_new_file(path: Path, text: str, mode: int) -> None:
+    """Never over an existing file: it may be the key that signed all earlier checkpoints."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    except OSError as error:
+        raise CommandFailed(f"cannot write {path}: {error.strerror}", 2) from error
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text + "\n")

@@ -1,0 +1,197 @@
+"""replay --against: a model is asked the recorded turns again, and what it answers now is laid beside the record."""
+
+import argparse
+import asyncio
+import re
+from collections.abc import AsyncIterator
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from chatbot.audit import reply_comparison
+from chatbot.audit.model_calls import ModelCall, read_model_calls
+from chatbot.audit.reply_comparison import Comparison, compare
+from chatbot.cli.cli_context import CommandContext, CommandFailed, ProgressBar
+from chatbot.llm.provider import LlmError, LlmUnavailable, Provider
+from events.catalogue import ReplyCompleted
+from events.log import EventLog
+
+CONCURRENCY_MAX = 64
+TURNS_DEFAULT = 20  # turns, where nobody says which
+TURNS_MAX = 100_000
+PAGE = 2_000  # events read at once on the way back from the log's end
+_URL = re.compile(r"https?://[^\s/?#]+[^\s?#]*")
+EXIT_INTERRUPTED = 130  # the exit code after Ctrl-C
+
+
+class Summary(Struct):
+    """Numbers of a run so far. `similarity` is the sum over the turns that were answered, `below` counts those under
+    the ratio that was asked for. `unreachable` says why no further turn is asked."""
+
+    turns: int = 0
+    identical: int = 0
+    failed: int = 0
+    below: int = 0
+    similarity: float = 0.0
+    unreachable: str = ""
+
+    def count(self, one: Comparison, threshold: float) -> None:
+        self.turns += 1
+        self.failed += one.error is not None
+        self.identical += one.identical
+        self.similarity += one.similarity
+        self.below += one.error is None and one.similarity < threshold
+
+    @property
+    def mean_similarity(self) -> float | None:
+        answered = self.turns - self.failed
+        return round(self.similarity / answered, 4) if answered else None
+
+
+def arguments(parser: argparse._ArgumentGroup) -> None:
+    parser.add_argument("--against", metavar="MODEL", help="a server's URL, or embedded, or settings: as configured")
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help=f"the newest N turns of the log (default: {TURNS_DEFAULT})"
+    )
+    parser.add_argument("--model", metavar="NAME", help="ask for this model in place of the recorded one")
+    parser.add_argument("--concurrency", type=int, default=2, metavar="N", help="turns asked at a time (default: 2)")
+    parser.add_argument("--fail-below", type=float, default=0.0, metavar="RATIO", help="exit 1 if one is less alike")
+
+
+async def replay_against_model(context: CommandContext, options: argparse.Namespace) -> int:
+    """Ask, report turn by turn, sum up. Differences alone are no failure; being unable to ask is."""
+    _check_options(options)
+    summary = Summary()
+    provider = context.provider(None if options.against == "settings" else options.against)
+    interrupted = False
+    try:
+        async with context.open_read_only() as log:
+            await _replay_turns(context, options, _select_turns(log, options), provider, summary)
+    except asyncio.CancelledError:  # Ctrl-C: what has been learnt so far is told
+        interrupted = True
+    finally:
+        await provider.close()
+    _print_summary(context, options, summary)
+    if interrupted:
+        return EXIT_INTERRUPTED
+    if summary.unreachable:
+        raise CommandFailed(
+            f"{_describe_model(options.against)} cannot be reached, no more turns are asked: {summary.unreachable}"
+        )
+    if not summary.turns:
+        raise CommandFailed("the log has no completed turn to ask again")
+    return 1 if summary.failed or summary.below else 0
+
+
+async def _replay_turns(
+    context: CommandContext,
+    options: argparse.Namespace,
+    turns: AsyncIterator[ModelCall],
+    provider: Provider,
+    summary: Summary,
+) -> None:
+    turns_lock = asyncio.Lock()
+
+    async def replay_next() -> None:
+        while not summary.unreachable:
+            async with turns_lock:
+                turn = await anext(turns, None)
+            if turn is None:
+                return
+            one = await _replay_turn(provider, turn, options.model, summary)
+            summary.count(one, options.fail_below)
+            if options.json or options.format == "json":
+                context.print_json(one)
+            else:
+                context.print_result(reply_comparison.render_comparison(one))
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(options.concurrency):
+            group.create_task(replay_next())
+
+
+async def _replay_turn(provider: Provider, turn: ModelCall, model: str | None, summary: Summary) -> Comparison:
+    """One turn again, with the recorded context and parameters. Never raises for what a model server does; notes in
+    `summary` that there is none.
+    """
+    parameters = turn.started.parameters
+    if model is not None:
+        parameters = replace(parameters, model=model)
+    if turn.erased_message_ids:
+        return compare(turn, error=f"the text of message {', '.join(turn.erased_message_ids)} is erased")
+    pieces: list[str] = []
+    began_s = asyncio.get_running_loop().time()
+    try:
+        # whole: nobody watches, and midm tells its tokens only then
+        finish = await provider.stream(turn.messages, parameters, pieces.append, whole=True)
+    except LlmError as error:
+        if isinstance(error, LlmUnavailable) and error.status is None:  # with a status it was reached
+            summary.unreachable = str(error)
+        return compare(turn, error=str(error))
+    duration_us = round((asyncio.get_running_loop().time() - began_s) * 1_000_000)
+    now = ReplyCompleted(turn.started.reply_id, "".join(pieces), finish.reason, finish.model, duration_us, finish.usage)
+    return await asyncio.to_thread(compare, turn, now)
+
+
+async def _select_turns(log: EventLog, options: argparse.Namespace) -> AsyncIterator[ModelCall]:
+    """The completed turns that are meant, session by session. In memory are their ids, and one session's texts."""
+    selected: dict[str, set[str] | None] = dict.fromkeys(options.session)
+    if not selected:
+        selected.update(await _find_newest(log, options.limit or TURNS_DEFAULT))
+    for session_id, reply_ids in selected.items():
+        async for call in read_model_calls(log, session_id):
+            if call.completed is not None and (reply_ids is None or call.completed.reply_id in reply_ids):
+                yield call
+
+
+async def _find_newest(log: EventLog, limit: int) -> dict[str, set[str]]:
+    """The replies that completed last, by session, the session with the oldest of them first."""
+    found: list[tuple[str, str]] = []
+    head = log.head().position
+    progress = ProgressBar("searching", head)
+    for end in range(head, 0, -PAGE):
+        after = max(0, end - PAGE)
+        page = await log.read_all(after=after, limit=end - after)
+        found += [(one.stream_id, one.event.reply_id) for one in page[::-1] if isinstance(one.event, ReplyCompleted)]
+        progress.reach(head - after)
+        if len(found) >= limit:
+            break
+    progress.close()
+    by_session: dict[str, set[str]] = {}
+    for session_id, reply_id in reversed(found[:limit]):
+        by_session.setdefault(session_id, set()).add(reply_id)
+    return by_session
+
+
+def _print_summary(context: CommandContext, options: argparse.Namespace, summary: Summary) -> None:
+    mean = summary.mean_similarity
+    figures = {
+        "turns": summary.turns,
+        "identical": summary.identical,
+        "failed": summary.failed,
+        "mean_similarity": mean,
+    }
+    if options.json or options.format == "json":
+        context.print_json({"summary": figures | {"below": summary.below}})
+        return
+    below = f", {summary.below} less alike than {options.fail_below:g}" if options.fail_below else ""
+    alike = "" if mean is None else f", mean similarity {mean:.2f}"
+    context.print_result(f"{summary.turns} turns: {summary.identical} identical, {summary.failed} failed{alike}{below}")
+
+
+def _describe_model(against: str) -> str:
+    return {"settings": "the model of the settings", "embedded": "the embedded model"}.get(against, against)
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Raises CommandFailed for options that make no sense."""
+    if options.against not in ("embedded", "settings") and not _URL.fullmatch(options.against):
+        raise CommandFailed("--against is a URL such as http://localhost:8000, or embedded, or settings", 2)
+    if options.session and options.limit is not None:
+        raise CommandFailed("--limit counts turns of the whole log: leave it out, or --session", 2)
+    if not 1 <= options.concurrency <= CONCURRENCY_MAX:
+        raise CommandFailed(f"--concurrency is 1 to {CONCURRENCY_MAX}", 2)
+    if not 1 <= (options.limit or TURNS_DEFAULT) <= TURNS_MAX or options.limit == 0:
+        raise CommandFailed(f"--limit is 1 to {TURNS_MAX}", 2)
+    if not 0 <= options.fail_below <= 1:
+        raise CommandFailed("--fail-below is a ratio from 0 to 1", 2)

@@ -1,0 +1,117 @@
+"""The command prompt: the very request behind a reply, from the record alone."""
+
+import argparse
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from chatbot.audit.model_calls import ModelCall, TextsErased, UnknownProtocol, build_request_body, read_model_calls
+from chatbot.cli.cli_context import CommandContext, CommandFailed, ProgressBar
+from chatbot.runtime.timestamps import timestamp
+from events.catalogue import ReplyStarted
+from events.log import EventLog
+
+PAGE = 2_000  # events read at once on the way back from the log's end
+PROVIDERS = ("midm", "openai", "embedded")
+
+
+class Prompt(Struct, frozen=True):
+    """A request and its circumstances. `request` is the JSON body that was answered.
+
+    Of a reply that did not complete, the log does not say which parameters the model server refused: then `request` has
+    all of them.
+    """
+
+    session_id: str
+    reply_id: str
+    attempt: int
+    position: int
+    version: int
+    recorded_at: str
+    actor: str | None
+    request_id: str | None
+    cause: str | None
+    node: str
+    provider: str
+    model: str
+    context_ids: tuple[str, ...]
+    request: dict[str, Any]
+
+
+def add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--reply", required=True, metavar="ID", help="the assistant message's id")
+    parser.add_argument("--session", metavar="ID", help="look in this session only, which takes no search")
+    parser.add_argument("--attempt", type=int, metavar="N", help="of a reply that was begun anew (default: the last)")
+    parser.add_argument("--as", dest="protocol", choices=PROVIDERS, help="the protocol, where the record lacks it")
+    parser.add_argument("--json", action="store_true", help="on one line")
+
+
+async def prompt(context: CommandContext, options: argparse.Namespace) -> int:
+    """Print the very request that the model was sent for a reply, and who asked for it, when and where."""
+    async with context.open_read_only() as log:
+        session_id = options.session or await find_session_of_reply(log, options.reply)
+        model_call: ModelCall | None = None
+        if session_id is not None:
+            async for call in read_model_calls(log, session_id):
+                if call.started.reply_id == options.reply and options.attempt in (None, call.started.attempt):
+                    model_call = call
+    if model_call is None:
+        where = f"session {options.session}" if options.session else "the log"
+        which = "" if options.attempt is None else f", attempt {options.attempt}"
+        raise CommandFailed(f"{where} has no reply {options.reply}{which} that a model was asked for, or it is erased")
+    try:
+        model_call.require_texts()
+        shown = describe_call(model_call, options.protocol)
+    except TextsErased as error:
+        raise CommandFailed(str(error)) from error
+    except UnknownProtocol as error:
+        raise CommandFailed(f"{error}: name it with --as", 2) from error
+    if not model_call.started.model:
+        context.note("the server had not told its model when the reply started: shown is the one that answered")
+    if options.json:
+        context.print_json(shown)
+    else:
+        context.print_result(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode())
+    return 0
+
+
+def describe_call(model_call: ModelCall, protocol: str | None = None) -> Prompt:
+    """`protocol` is the provider to show it for, None the recorded one. Raises UnknownProtocol."""
+    recorded, started = model_call.recorded, model_call.started
+    model = started.model or (model_call.completed.model if model_call.completed else "")
+    return Prompt(
+        session_id=recorded.stream_id,
+        reply_id=started.reply_id,
+        attempt=started.attempt,
+        position=recorded.position,
+        version=recorded.version,
+        recorded_at=timestamp(recorded.recorded_at_us),
+        actor=recorded.metadata.actor,
+        request_id=recorded.metadata.request_id,
+        cause=recorded.metadata.cause,
+        node=started.node,
+        provider=started.provider,
+        model=model,
+        context_ids=started.context_ids,
+        request=build_request_body(model_call, protocol or started.provider, model),
+    )
+
+
+async def find_session_of_reply(log: EventLog, reply_id: str) -> str | None:
+    """The session of this reply, searched for from the log's end backwards; None when there is none.
+
+    The log has no index by reply. Raises LogUnavailable, UnknownEvent.
+    """
+    head = log.head().position
+    progress = ProgressBar("searching", head)
+    try:
+        for end in range(head, 0, -PAGE):
+            after = max(0, end - PAGE)
+            for recorded in reversed(await log.read_all(after=after, limit=end - after)):
+                if isinstance(recorded.event, ReplyStarted) and recorded.event.reply_id == reply_id:
+                    return recorded.stream_id
+            progress.reach(head - after)
+    finally:
+        progress.close()
+    return None

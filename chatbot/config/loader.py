@@ -1,0 +1,113 @@
+"""Puts the settings together: defaults < config.toml < .env < environment < command line."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import fields, replace
+
+from chatbot.config.settings import Settings, inventory
+from chatbot.config.sources import Source, read_command_line, read_config, read_dotenv, read_environment, refused
+from chatbot.config.validation import Fault, find_faults
+
+CONFIG_FILE = "config.toml"
+
+
+class ConfigError(Exception):
+    """Some settings cannot stand. `faults` are all of them, each with name, value, where from, and what is allowed."""
+
+    def __init__(self, faults: tuple[str, ...]) -> None:
+        counted = "1 setting is wrong" if len(faults) == 1 else f"{len(faults)} settings are wrong"
+        super().__init__("\n  ".join((f"{counted}:", *faults)))
+        self.faults = faults
+
+
+class Configuration(Struct, frozen=True):
+    """The settings in force, by each setting's dotted name where it came from, and the files that were read."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+    files: tuple[Path, ...] = ()  # absolute, the weaker one first
+
+
+def load(
+    command_line: Mapping[str, str | int | None] | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+    program: Path | None = None,
+) -> Configuration:
+    """Read every source and merge them.
+
+    `command_line` may hold host, port, workers and config (a file in place of config.toml); `environment` is
+    os.environ where None; config.toml and .env are looked for in `folder`, the current directory where None, and a
+    config.toml that is not there beside the program, in the folder `program`. Raises ConfigError, also for a wrong
+    value that a stronger source overrides.
+    """
+    options = command_line or {}
+    folder = folder or Path()
+    path, label = _config_file(options.get("config"), folder, program)
+    dotenv = folder / ".env"
+    sources = (
+        read_config(path, label, required=bool(options.get("config"))),
+        read_dotenv(dotenv),
+        read_environment(os.environ if environment is None else environment),
+        read_command_line(options),
+    )
+    return replace(_merge(sources), files=tuple(file.absolute() for file in (path, dotenv) if file.is_file()))
+
+
+def _config_file(named: str | int | None, folder: Path, program: Path | None) -> tuple[Path, str]:
+    """The one file to read, and what people call it."""
+    if named:
+        return folder / str(named), str(named)
+    path = folder / CONFIG_FILE
+    if program is not None and not path.exists():
+        beside = program / CONFIG_FILE
+        return beside, str(beside)
+    return path, CONFIG_FILE
+
+
+def _merge(sources: tuple[Source, ...]) -> Configuration:
+    values = {name: setting.default for name, setting in inventory().items()}
+    origins = dict.fromkeys(values, "default")
+    faults: list[str] = []
+    faulty_names: set[str] = set()
+    for source in sources:
+        values |= source.values
+        origins |= source.origins
+        faults += source.faults
+        faulty_names |= source.faulty_names
+    settings = _assemble(values)
+    # a setting that is wrong already says nothing about those it would be held against
+    contradictions = (fault for fault in find_faults(settings) if faulty_names.isdisjoint(fault.names))
+    faults += [_describe(fault, values, origins) for fault in contradictions]
+    if faults:
+        raise ConfigError(tuple(faults))
+    return _apply_debug(settings, origins)
+
+
+def _assemble(values: Mapping[str, Any]) -> Settings:
+    sections = {}
+    for section in fields(Settings):
+        keys = section.type.__struct_fields__
+        sections[section.name] = section.type(**{key: values[f"{section.name}.{key}"] for key in keys})
+    return Settings(**sections)
+
+
+def _describe(fault: Fault, values: Mapping[str, Any], origins: Mapping[str, str]) -> str:
+    settings = [inventory()[name] for name in fault.names]
+    parts = (
+        f"{setting.name} = {refused(setting, values[setting.name])} ({origins[setting.name]})" for setting in settings
+    )
+    allowed = f"; allowed: {settings[0].allowed}" if len(settings) == 1 else ""
+    return f"{', '.join(parts)}: {fault.reason}{allowed}"
+
+
+def _apply_debug(settings: Settings, origins: dict[str, str]) -> Configuration:
+    if settings.server.debug:
+        settings = replace(settings, logging=replace(settings.logging, level="debug"))
+        origins["logging.level"] = f"server.debug, {origins['server.debug']}"
+    return Configuration(settings, origins)

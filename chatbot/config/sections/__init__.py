@@ -1,0 +1,1 @@
+"""The settings, by section of config.toml."""

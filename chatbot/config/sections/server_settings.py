@@ -1,0 +1,232 @@
+"""Settings of the edge: the HTTP server, who may use it, streams to readers, logs to operators."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+HostName = Annotated[str, Meta(pattern=r"^(\*|[^\s/:*\[\]]+|\[[0-9a-fA-F:.]+\])$")]
+CorsOrigin = Annotated[str, Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s]+)$")]
+# A path as segments of unreserved characters (RFC 3986), none of them . or ..; with no slash behind, or nothing.
+PATH_PREFIX = r"^(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)*\Z"
+
+
+class ServerSettings(Struct, frozen=True):
+    """[server] The HTTP server."""
+
+    host: Annotated[
+        str,
+        Meta(
+            pattern=r"^[^\s/\[\]]+$",
+            description="Address to listen on. This machine only, until you say otherwise; 0.0.0.0 for all networks.",
+            extra={"env": "HOST", "allowed": "an address or host name, such as 127.0.0.1, 0.0.0.0 or ::1"},
+        ),
+    ] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535, description="TCP port; 0 takes any free one.", extra={"env": "PORT"})] = (
+        8080
+    )
+    debug: Annotated[
+        bool, Meta(description="Log at level debug, whatever logging.level says.", extra={"env": "DEBUG"})
+    ] = False
+    cors_origins: Annotated[
+        tuple[CorsOrigin, ...],
+        Meta(
+            description="Web origins whose pages may call this service, besides its own; * is any; empty: none.",
+            extra={"env": "CORS_ORIGINS", "allowed": "* or scheme://host[:port] each, with no path or slash behind"},
+        ),
+    ] = ()
+    hosts: Annotated[
+        tuple[HostName, ...],
+        Meta(
+            description="Host names under which this service may be called, besides localhost and the address called;"
+            " * is any. Empty: no others on a loopback host, any on another.",
+            extra={"allowed": "* or a host name or address each, such as chat.example.org, without a port"},
+        ),
+    ] = ()
+    path_prefix: Annotated[
+        str,
+        Meta(
+            pattern=PATH_PREFIX,
+            max_length=200,
+            description="Path under which a proxy publishes this service, such as /chat; it may pass that on or not.",
+            extra={"allowed": "empty, or a path such as /chat, with no slash behind"},
+        ),
+    ] = ""
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Addresses and networks of proxies whose X-Forwarded-Prefix counts in place of path_prefix.",
+            extra={"allowed": "an address or network each, such as 127.0.0.1 or 10.0.0.0/8"},
+        ),
+    ] = ()
+    body_max_bytes: Annotated[
+        int,
+        Meta(ge=1024, le=1 << 30, description="Largest request body, in bytes: what one request may hold in memory."),
+    ] = 1048576
+    headers_max_bytes: Annotated[
+        int,
+        Meta(
+            ge=1024,
+            le=65536,
+            description="Largest headers of a request together, in bytes: room for the cookies and tokens of others.",
+        ),
+    ] = 32768
+    bodies_max_bytes: Annotated[
+        int,
+        Meta(
+            ge=1 << 16,
+            le=1 << 40,
+            description="Bytes that all request bodies over 64 KiB may take together while they arrive; more get 503.",
+        ),
+    ] = 134217728
+    body_timeout_s: Annotated[
+        float,
+        Meta(gt=0, le=3600, description="Seconds a client has to send its body, so that a slow one holds nothing."),
+    ] = 30.0
+    keepalive_timeout_s: Annotated[
+        float,
+        Meta(gt=0, le=86400, description="Seconds an idle connection stays open; above a proxy's own (often 60)."),
+    ] = 75.0
+    history_max_bytes: Annotated[
+        int,
+        Meta(
+            ge=1 << 16,
+            le=1 << 30,
+            description="Largest page of messages, in bytes; one cut short says in `next` where it goes on, and has one"
+            " message at least.",
+        ),
+    ] = 8388608
+    write_timeout_s: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=86400,
+            description="Seconds a client may take nothing of an answer that is no stream before its connection is"
+            " closed; streams: stream.write_timeout_s.",
+        ),
+    ] = 60.0
+    unread_max_bytes: Annotated[
+        int,
+        Meta(
+            ge=1 << 20,
+            le=1 << 40,
+            description="Bytes that all answers together hold while clients do not take them; beyond it the connection"
+            " that is behind longest is closed.",
+        ),
+    ] = 134217728
+    connections_max: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="Connections open at once in each process, above stream.readers_max; beyond it the one idle"
+            " longest is closed. Fewer where the system allows fewer open files.",
+        ),
+    ] = 24000
+    workers: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=256,
+            description="Processes that serve one port together; about as many as there are cores. Each folds"
+            " projections of its own.",
+        ),
+    ] = 1
+    drain_pause_s: Annotated[
+        float,
+        Meta(ge=0, le=600, description="Seconds /readyz answers 503 before the listener closes, for load balancers."),
+    ] = 0.0
+    drain_grace_s: Annotated[
+        float,
+        Meta(ge=0, le=3600, description="Seconds that running replies have to end by themselves at shutdown."),
+    ] = 10.0
+    reload_grace_s: Annotated[
+        float,
+        Meta(
+            ge=0, le=86400, description="Seconds that running replies have to end when a worker is replaced (SIGHUP)."
+        ),
+    ] = 600.0
+    feeds_grace_s: Annotated[
+        float,
+        Meta(ge=0, le=600, description="Seconds that open streams have at shutdown to send what they still hold."),
+    ] = 2.0
+
+
+class AuthSettings(Struct, frozen=True):
+    """[auth] API keys. None configured: everyone who can connect may use the service."""
+
+    keys: Annotated[
+        Mapping[str, str],
+        Meta(
+            description="API keys, name = secret: each name owns its sessions. None: no key is asked for.",
+            extra={
+                "env": "CHATBOT_API_KEYS",
+                "secret": True,
+                "allowed": "name:secret pairs; names of 1 to 64 of a-z 0-9 _ -, secrets of 16 characters or more",
+            },
+        ),
+    ] = {}
+    auditors: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Names of the keys that may read the whole log, every session's trail and the audit's calls.",
+            extra={"allowed": "names of configured keys"},
+        ),
+    ] = ()
+    require_keys: Annotated[bool, Meta(description="Refuse to start where no API key is configured.")] = False
+    allow_anonymous: Annotated[
+        bool,
+        Meta(
+            description="Start without API keys although sessions in the log belong to some: everyone may then read and"
+            " delete them.",
+        ),
+    ] = False
+
+    def __repr__(self) -> str:
+        # a struct's own repr would carry the secrets into any log line or traceback that shows it
+        return f"AuthSettings(keys=<{len(self.keys)} masked>, auditors={self.auditors})"
+
+
+class StreamSettings(Struct, frozen=True):
+    """[stream] Streams to readers."""
+
+    sse_ping_s: Annotated[
+        float,
+        Meta(gt=0, le=3600, description="Seconds between pings on a silent stream; proxies cut after about 60."),
+    ] = 15.0
+    checkpoint_interval_s: Annotated[
+        float,
+        Meta(
+            gt=0, le=60, description="Seconds of a running reply that a crash may lose: so often its text is recorded."
+        ),
+    ] = 1.0
+    write_timeout_s: Annotated[
+        float,
+        Meta(gt=0, le=86400, description="Seconds a reader may take nothing before its connection is closed."),
+    ] = 600.0
+    retry_s: Annotated[
+        float,
+        Meta(gt=0, le=3600, description="Seconds after which a reader that was cut off should come back."),
+    ] = 1.0
+    readers_max: Annotated[
+        int,
+        Meta(ge=1, le=1_000_000, description="Streams open at once, of replies and of sessions; more get 503."),
+    ] = 20000
+
+    @property
+    def retry_ms(self) -> int:
+        """`retry_s` as frames say it."""
+        return round(self.retry_s * 1000)
+
+
+class LoggingSettings(Struct, frozen=True):
+    """[logging] Logs, on standard error."""
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error", "critical"],
+        Meta(description="The least severe level that is written."),
+    ] = "info"
+    format: Annotated[
+        Literal["auto", "console", "json"],
+        Meta(description="console for people, json for machines (a line each); auto asks whether it is a terminal."),
+    ] = "auto"

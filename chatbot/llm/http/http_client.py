@@ -1,0 +1,236 @@
+"""The way to one model server: its connections, kept for the next request, and its failures in our own words."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import msgspec
+
+from chatbot.llm.http.connector import Connector
+from chatbot.llm.http.error_mapping import JSON_ERRORS, error_from_status, read_retry_after
+from chatbot.llm.http.http_connection import ConnectionLost, HttpConnection, ReadCoalescer
+from chatbot.llm.http.http_response import TRUNCATED, HttpResponse
+from chatbot.llm.http.lenient_json import BOM
+from chatbot.llm.http.server_address import Address, parse_address, shown_origin
+from chatbot.llm.llm_options import LlmOptions
+from chatbot.llm.provider import LlmError, LlmFailed, LlmUnavailable
+
+# Shorter than uvicorn's 5 s: a request never rides on a connection that the server is just closing.
+KEEPALIVE_S = 4.0
+SUCCESS_STATUSES = range(200, 300)  # proxies and serverless platforms answer 201 and 203, too
+REDIRECTS = (301, 302, 307, 308)  # 303 asks for a GET, and a reply is never one
+REDIRECTS_MAX = 3
+ROUTE_MISSING_STATUSES = (404, 405, 501)
+ERROR_BODY_MAX_BYTES = 4096
+ERROR_BODY_TIMEOUT_S = 5.0  # for the reason behind a status: some servers send the head and think
+DOCUMENT_MAX_BYTES = 1_048_576  # of /health
+
+Answer = TypeVar("Answer")
+
+
+class NotJson(LlmFailed):
+    """The model server's answer is no JSON"""
+
+
+class HttpClient:
+    """Shared by all replies of a provider.
+
+    The gate bounds how many replies run, and with them how many connections there are; a second bound here would only
+    hide a wait.
+    """
+
+    def __init__(self, options: LlmOptions) -> None:
+        self.options = options
+        self._server: tuple[Address, Connector] | None = None
+        self._api_prefix: str | None = None  # the one that the server has answered
+        self._idle: list[tuple[HttpConnection, float]] = []  # with the time when it became idle, oldest first
+        self._coalescer = ReadCoalescer(options.beat_max_s)
+        self._expiry_timer: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    async def post(self, path: str, body: Any) -> HttpResponse:
+        """Asks midm for a reply; gives the answer once its head has come. Raises LlmError."""
+        return await self._post(f"{self._resolve_server()[0].prefix}{path}", msgspec.json.encode(body))
+
+    async def post_api(self, path: str, body: Any) -> HttpResponse:
+        """As post(), of a path of OpenAI's API, below whatever prefix the server has it."""
+        encoded = msgspec.json.encode(body)
+        return await self._try_api_prefixes(lambda prefix: self._post(f"{prefix}{path}", encoded))
+
+    async def get(self, path: str) -> Any:
+        """The JSON at midm's `path`, within health_timeout_s; raises LlmError, LlmUnavailable also when it takes
+        longer, NotJson."""
+        return await self._get(f"{self._resolve_server()[0].prefix}{path}", DOCUMENT_MAX_BYTES)
+
+    async def get_api(self, path: str, max_bytes: int) -> Any:
+        """As get(), of a path of OpenAI's API and with a bound of its own."""
+        return await self._try_api_prefixes(lambda prefix: self._get(f"{prefix}{path}", max_bytes))
+
+    async def _try_api_prefixes(self, send_request: Callable[[str], Awaitable[Answer]]) -> Answer:
+        """Tries what may come before a path of OpenAI's API until the server knows one, which is remembered."""
+        if self._api_prefix is not None:
+            return await send_request(self._api_prefix)
+        first: LlmFailed | None = None
+        for prefix in self._resolve_server()[0].api_prefixes:
+            try:
+                answer = await send_request(prefix)
+            except LlmFailed as error:
+                if error.status not in ROUTE_MISSING_STATUSES and not isinstance(error, NotJson):
+                    raise
+                first = first or error
+            else:
+                self._api_prefix = prefix
+                return answer
+        raise first or LlmFailed(TRUNCATED)
+
+    async def _post(self, path: str, body: bytes) -> HttpResponse:
+        response = await self._request("POST", path, body)
+        if response.status in SUCCESS_STATUSES:
+            return response
+        try:
+            error_response = await self._read_error(response)
+        finally:
+            response.close()
+        raise self._with_url(error_response, path)
+
+    async def _get(self, path: str, max_bytes: int) -> Any:
+        try:
+            async with asyncio.timeout(self.options.health_timeout_s):
+                response = await self._request("GET", path)
+                try:
+                    return await self._read_json(response, max_bytes)
+                except LlmError as error:
+                    raise self._with_url(error, path) from error.__cause__
+                finally:
+                    response.close()
+        except TimeoutError as error:
+            silent = LlmUnavailable(f"No answer in {self.options.health_timeout_s:g} s")
+            raise self._with_url(silent, path) from error
+
+    async def close(self) -> None:
+        self._closed = True
+        self._drop_idle(older_than_s=0.0)
+        if self._expiry_timer is not None:
+            self._expiry_timer.cancel()
+
+    def _resolve_server(self) -> tuple[Address, Connector]:
+        """Raises LlmUnavailable where no server can be asked at the configured address."""
+        if self._closed:
+            raise LlmUnavailable("The model server's connections are closed")
+        if self._server is None:
+            try:
+                address = parse_address(self.options.server_url, self.options.api_key)
+                self._server = address, Connector(address, self.options.proxy, self.options.ca_file)
+            except ValueError as error:
+                raise LlmUnavailable from error
+        return self._server
+
+    def _with_url(self, error: LlmError, path: str = "") -> LlmError:
+        """`error`, which says from now on what was asked."""
+        if self._server is not None and not error.asked:
+            address, connector = self._server
+            error.asked = connector.shown.replace(address.origin, f"{address.origin}{path.partition('?')[0]}", 1)
+        return error
+
+    async def _request(self, method: str, path: str, body: bytes = b"") -> HttpResponse:
+        """The answer, its head read. Follows redirects, as long as they stay at this server. Raises LlmError."""
+        address, _ = self._resolve_server()
+        target = f"{path or '/'}{address.query}"
+        for _ in range(REDIRECTS_MAX + 1):
+            try:
+                connection = await self._send(method, target, body)
+            except LlmError as error:
+                raise self._with_url(error, target) from error.__cause__
+            response = HttpResponse(connection, self.options, self._release)
+            location = response.header("Location")
+            if response.status not in REDIRECTS or not location:
+                return response
+            response.close()
+            target = self._redirect_target(target, location, response.status)
+        raise self._with_url(LlmFailed(f"The model server redirects more than {REDIRECTS_MAX} times"), path)
+
+    def _redirect_target(self, target: str, location: str, status: int) -> str:
+        """Raises LlmFailed for a redirect to elsewhere, which would be given the key and the conversation."""
+        address, _ = self._resolve_server()
+        try:
+            url = address.resolve(target, location)
+            followed, where = address.target_of(url), shown_origin(url)
+        except ValueError as error:
+            bad = LlmFailed(f"The model server answered {status} and redirects to no URL", status=status)
+            raise self._with_url(bad, target) from error
+        if followed is None:
+            message = f"The model server answered {status}: it redirects to {where}, which is not followed"
+            raise self._with_url(LlmFailed(message, status=status), target)
+        return followed
+
+    async def _send(self, method: str, target: str, body: bytes) -> HttpConnection:
+        _, connector = self._resolve_server()
+        request = connector.request(method, target, body)
+        while True:  # as often as there are idle connections, then once with a new one
+            idle = self._take_idle()
+            connection = idle or await connector.connect(
+                partial(HttpConnection, self._coalescer), self.options.connect_timeout_s
+            )
+            try:
+                await connection.send_request(request)
+            except ConnectionLost as error:
+                # llama.cpp closes a connection after each stream without saying so before: an old connection that
+                # ends with no answer has most likely never carried the request. A new one is not given the benefit.
+                if idle is None or not connection.silent:
+                    raise LlmFailed(TRUNCATED) from error
+            except BaseException:
+                connection.abort()
+                raise
+            else:
+                return connection
+
+    def _take_idle(self) -> HttpConnection | None:
+        """The connection that became idle last, unless that was too long ago."""
+        if self._idle and asyncio.get_running_loop().time() - self._idle[-1][1] < KEEPALIVE_S:
+            return self._idle.pop()[0]
+        self._drop_idle(older_than_s=0.0)
+        return None
+
+    def _release(self, connection: HttpConnection) -> None:
+        """Keep a connection whose answer has ended."""
+        if self._closed:
+            connection.abort()
+            return
+        loop = asyncio.get_running_loop()
+        self._idle.append((connection, loop.time()))
+        if self._expiry_timer is None:
+            self._expiry_timer = loop.call_later(KEEPALIVE_S, self._close_expired)
+
+    def _close_expired(self) -> None:
+        """Close those that have been idle for too long: one timer for all."""
+        self._drop_idle(older_than_s=KEEPALIVE_S)
+        self._expiry_timer = (
+            asyncio.get_running_loop().call_later(KEEPALIVE_S / 2, self._close_expired) if self._idle else None
+        )
+
+    def _drop_idle(self, older_than_s: float) -> None:
+        now_s = asyncio.get_running_loop().time()
+        kept = [(connection, since_s) for connection, since_s in self._idle if now_s - since_s < older_than_s]
+        for connection, _ in self._idle[: len(self._idle) - len(kept)]:
+            connection.abort()
+        self._idle = kept
+
+    async def _read_error(self, response: HttpResponse) -> LlmError:
+        try:
+            async with asyncio.timeout(ERROR_BODY_TIMEOUT_S):
+                body = (await response.read_prefix(ERROR_BODY_MAX_BYTES))[:ERROR_BODY_MAX_BYTES]
+        except (LlmFailed, TimeoutError):
+            body = b""
+        retry_after_s = read_retry_after(response.header, time.time())
+        return error_from_status(response.status, body, retry_after_s, self.options.api_key)
+
+    async def _read_json(self, response: HttpResponse, max_bytes: int) -> Any:
+        if response.status not in SUCCESS_STATUSES:
+            raise await self._read_error(response)
+        body = await response.document(max_bytes)
+        try:
+            return msgspec.json.decode(body.removeprefix(BOM))
+        except JSON_ERRORS as error:
+            raise NotJson from error

@@ -1,0 +1,84 @@
+"""Parameters that a model does not take, as its server's refusals tell: later requests go without them. Pure."""
+
+import re
+from typing import Any
+
+# What may be left out, or has another name: the reply is then still the one that was asked for, more or less.
+REPLACEMENTS: dict[str, str | None] = {
+    "max_tokens": "max_completion_tokens",  # never left out: it bounds what a reply may cost
+    "temperature": None,
+    "top_p": None,
+    "stop": None,
+    "seed": None,
+    "stream_options": None,
+}
+MODELS_MAX = 256  # of which something is remembered: clients may name models
+
+# A bad value ("temperature must be at most 1") is no refusal of the parameter: leaving it out would hide the mistake.
+_REFUSED_CODES = frozenset({"unsupported_parameter", "unsupported_value", "unknown_parameter", "extra_forbidden"})
+_REFUSED_WORDS = re.compile(
+    r"unsupported|not supported|n.t supported|does(?: not|n.t) support|unrecognized|unrecognised|unknown|unexpected"
+    r"|extra (?:inputs|fields)|not permitted|not allowed|deprecated",
+    re.IGNORECASE,
+)
+_BAD_VALUE_WORDS = re.compile(
+    r"\b(?:range|between|above|below|maximum|minimum|exceeds|at (?:most|least)|(?:more|less|greater|larger|higher) than"
+    r"|too (?:large|high|big|long|many|low|small|short))\b",
+    re.IGNORECASE,
+)
+
+
+def read_refused_parameter(document: Any) -> str | None:
+    """The parameter that an error object says is not understood; None where it says anything else."""
+    if isinstance(document, dict):
+        fault = _first_fault(document.get("detail")) or document.get("error") or document
+    else:
+        fault = document
+    if isinstance(fault, str):
+        fault = {"message": fault}
+    if not isinstance(fault, dict):
+        return None
+    message = next((fault[name] for name in ("message", "msg", "detail") if isinstance(fault.get(name), str)), "")
+    codes = {fault.get(name) for name in ("code", "type") if isinstance(fault.get(name), str)}
+    is_refusal = _REFUSED_WORDS.search(message) and not _BAD_VALUE_WORDS.search(message)
+    if not (codes & _REFUSED_CODES or is_refusal):
+        return None
+    named = fault.get("param")
+    if not isinstance(named, str) and isinstance(fault.get("loc"), list):
+        named = next((one for one in fault["loc"] if one in REPLACEMENTS), None)
+    if isinstance(named, str):
+        named = named.partition(".")[0]  # stream_options.include_usage
+        return named if named in REPLACEMENTS else None
+    words = re.findall(r"\w+", message)
+    return next((word for word in words if word in REPLACEMENTS), None)
+
+
+def _first_fault(detail: Any) -> Any:
+    """FastAPI tells a list of faults."""
+    return detail[0] if isinstance(detail, list) and detail else detail
+
+
+class RefusedParameters:
+    """What each model has refused. Bounded: the model that was learned about first is forgotten first."""
+
+    def __init__(self) -> None:
+        self._by_model: dict[str, frozenset[str]] = {}
+
+    def of(self, model: str) -> frozenset[str]:
+        """The parameters that the model is known to refuse."""
+        return self._by_model.get(model, frozenset())
+
+    def remember(self, model: str, refused: frozenset[str]) -> None:
+        """Remember what a request that was answered went without; another one may have learned more meanwhile."""
+        self._by_model[model] = refused | self._by_model.pop(model, frozenset())
+        if len(self._by_model) > MODELS_MAX:
+            del self._by_model[next(iter(self._by_model))]
+
+
+def without_parameters(body: dict[str, Any], refused: frozenset[str]) -> dict[str, Any]:
+    """The request's body with refused parameters left out or named differently."""
+    if not refused:
+        return body
+    kept = {name: value for name, value in body.items() if name not in refused}
+    renamed = {new: body[name] for name in refused if name in body and (new := REPLACEMENTS.get(name)) is not None}
+    return kept | renamed

@@ -1,0 +1,173 @@
+"""What every provider offers: a stream of text that ends with how it ended, and a health check.
+
+Why a model gave no reply. `cause` is the word recorded in reply_failed and shown as the outcome's reason.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from msgspec import Struct
+
+from events.catalogue import Parameters, Usage
+
+OnText = Callable[[str], None]
+
+
+class ChatMessage(Struct, frozen=True):
+    """One message as a model reads it; role is system, user or assistant."""
+
+    role: str
+    content: str
+
+
+class Finish(Struct, frozen=True):
+    """How a reply ended. `reason` is stop, length, tool_calls or content_filter; of a reply that failed it is error.
+
+    `usage` is None when the server does not tell. `detail` is the server's own word for the reason where it is another
+    one. `no_text_reason` says, in a sentence, why there is no text, should there be none.
+    `refused_parameters` are fields of the request that the server does not accept, by its own names for them.
+    """
+
+    reason: str
+    model: str
+    usage: Usage | None = None
+    detail: str = ""
+    no_text_reason: str = ""
+    refused_parameters: tuple[str, ...] = ()
+
+
+class Health(Struct, frozen=True):
+    """`available`: a reply could be asked for now. `detail` says why not. `starting`: it is being loaded for the first
+    time. `unusable`: it could not be, and will not be before somebody mends its file or its settings.
+    """
+
+    available: bool
+    detail: str = ""
+    starting: bool = False
+    unusable: bool = False
+
+
+class Provider(Protocol):
+    """A model server. One instance serves all sessions."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def models(self) -> frozenset[str]:
+        """The names that are configured or that the server offers, as far as they are known by now."""
+        ...
+
+    @property
+    def lists_models(self) -> bool:
+        """Whether `models` are all that there are: the server has told its list, or has one model only."""
+        ...
+
+    async def stream(
+        self, messages: tuple[ChatMessage, ...], parameters: Parameters, on_text: OnText, *, whole: bool = False
+    ) -> Finish:
+        """Give the reply's text to `hear` as it arrives; return how it ended.
+
+        `hear` is called in the socket's own callback, once for all that one read brings: no task is woken for a token,
+        so it must be quick. An empty piece only says that the server lives. `whole`: nobody watches the reply grow, so
+        it may come in one piece where that tells more: midm counts the prompt's tokens only then. Being cancelled
+        closes the connection to the server at once. Raises the errors of `errors.py`, and what `hear` raises.
+        """
+        ...
+
+    async def health(self) -> Health:
+        """Never raises."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class LlmError(Exception):
+    """The model server failed."""
+
+    cause = "llm_failed"
+    retryable = False  # the same request, asked again before the first piece of text, may well succeed
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        retryable: bool | None = None,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+        finish: Finish | None = None,
+    ) -> None:
+        """Without a `message` the class's docstring is the message. `status` is the model server's HTTP status,
+        `retry_after_s` the seconds that it asked us to wait, `finish` what the server told of a reply that it ended:
+        its usage, and its word for the end."""
+        super().__init__(message or self.__doc__)
+        if retryable is not None:
+            self.retryable = retryable
+        self.status = status
+        self.retry_after_s = retry_after_s
+        self.finish = finish
+        self.parameter: str | None = None  # of our request, which the server has refused
+        self.asked = ""  # the URL that was asked, without credentials and query
+
+
+def reason_of(error: LlmError) -> str:
+    """The error, what lies behind it (a refused connection, an unknown host) and what was asked, for an operator."""
+    cause = f": {error.__cause__}" if error.__cause__ else ""
+    return f"{error}{cause}{_url_suffix(error)}"
+
+
+def log_safe_reason(error: LlmError) -> str:
+    """As reason_of(), without the model server's own words, which may quote the prompt."""
+    reason, cause = without_server_words(str(error)), error.__cause__
+    if isinstance(cause, LlmError):
+        reason += f": {without_server_words(str(cause))}"
+    elif cause is not None and isinstance(error, LlmUnavailable):  # why there is no connection
+        reason += f": {cause}"
+    return reason + _url_suffix(error)
+
+
+def _url_suffix(error: LlmError) -> str:
+    return f" (asked {error.asked})" if error.asked else ""
+
+
+def without_server_words(sentence: str) -> str:
+    """What a client may read of an error's sentence.
+
+    The model server's own words come after the first ": ". They may name its hosts, files and accounts, or quote the
+    prompt, and are for auditors only.
+    """
+    return sentence.partition(": ")[0]
+
+
+class LlmFailed(LlmError):
+    """The model server answered with an error, with nonsense, or stopped before its end."""
+
+    cause = "llm_failed"
+
+
+class LlmUnavailable(LlmError):
+    """LLM server not available"""
+
+    cause = "llm_unavailable"
+    retryable = True
+
+
+class ModelUnusable(LlmUnavailable):
+    """llama.cpp has refused the model"""
+
+    retryable = False
+
+
+class LlmTimeout(LlmError):
+    """The model server was too slow."""
+
+    cause = "llm_timeout"
+
+
+class LlmOverloaded(LlmError):
+    """Too many replies run and wait already."""
+
+    cause = "llm_overloaded"

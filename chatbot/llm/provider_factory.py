@@ -1,0 +1,36 @@
+"""Makes the provider that the settings name."""
+
+from typing import Literal
+
+from chatbot.llm.http.server_address import is_completions_endpoint
+from chatbot.llm.llm_options import EmbeddedOptions, LlmOptions
+from chatbot.llm.provider import Provider
+from chatbot.llm.providers.autodetect import AutodetectProvider
+from chatbot.llm.providers.embedded_provider import EmbeddedProvider
+from chatbot.llm.providers.midm_provider import MidmProvider
+from chatbot.llm.providers.openai_provider import OpenAiProvider
+from chatbot.llm.resilient_provider import ResilientProvider
+
+ProviderKind = Literal["auto", "midm", "openai", "embedded"]
+
+
+def create_provider(kind: ProviderKind, llm: LlmOptions, embedded: EmbeddedOptions | None = None) -> ResilientProvider:
+    """A guarded provider. `auto` is the embedded model when no server is named, else whatever the server speaks.
+
+    Makes no connection and starts nothing. Raises EmbeddedMissing.
+    """
+    return ResilientProvider(_create(kind, llm, embedded or EmbeddedOptions()), llm)
+
+
+def _create(kind: ProviderKind, llm: LlmOptions, embedded: EmbeddedOptions) -> Provider:
+    match kind:
+        case "midm":
+            return MidmProvider(llm)
+        case "openai":
+            return OpenAiProvider(llm)
+        case "auto" if is_completions_endpoint(llm.server_url):
+            return OpenAiProvider(llm)
+        case "auto" if llm.server_url:
+            return AutodetectProvider(llm, {"midm": MidmProvider, "openai": OpenAiProvider})
+        case "auto" | "embedded":
+            return EmbeddedProvider(embedded, llm)

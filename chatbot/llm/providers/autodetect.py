@@ -1,0 +1,120 @@
+"""Which protocol a server speaks, by asking it.
+
+The provider for `auto`: finds out at first use, and again until it knows, which protocol the server speaks.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import structlog
+
+from chatbot.llm.http.error_mapping import KEY_REFUSED_STATUSES
+from chatbot.llm.http.http_client import ROUTE_MISSING_STATUSES, HttpClient, NotJson
+from chatbot.llm.llm_options import LlmOptions
+from chatbot.llm.model_names import LIST_MAX_BYTES, read_names
+from chatbot.llm.provider import (
+    ChatMessage,
+    Finish,
+    Health,
+    LlmError,
+    LlmFailed,
+    LlmUnavailable,
+    OnText,
+    Provider,
+    reason_of,
+)
+from events.catalogue import Parameters
+
+ServerProtocol = Literal["midm", "openai"]
+
+
+async def detect_protocol(client: HttpClient) -> ServerProtocol:
+    """midm when /health tells of `model_loaded`, loaded or not; openai when /v1/models is a list of models, or asks for
+    a key, or, where a model is configured, answers anything else that a server without a list may.
+
+    Raises the LlmError that says why nothing is known yet. /health comes first because only midm says `model_loaded`
+    there, while proxies offer /v1/models for all kinds.
+    """
+    with contextlib.suppress(LlmError):
+        health = await client.get("/health")
+        if isinstance(health, dict) and "model_loaded" in health:
+            return "midm"
+    try:
+        names = read_names(await client.get_api("/models", LIST_MAX_BYTES))
+    except LlmFailed as error:
+        has_no_list = error.status in ROUTE_MISSING_STATUSES or isinstance(error, NotJson)
+        if error.status in KEY_REFUSED_STATUSES or (has_no_list and client.options.model):
+            return "openai"
+        raise
+    if names is None and not client.options.model:
+        raise LlmUnavailable("The server's answers are neither midm's nor OpenAI's")
+    return "openai"
+
+
+_log = structlog.get_logger(__name__)
+
+
+class AutodetectProvider:
+    """Starts without a server; the server may come up, or be given its model, at any later time."""
+
+    def __init__(self, options: LlmOptions, provider_types: Mapping[str, Callable[[LlmOptions], Provider]]) -> None:
+        """`kinds`: what makes the provider for each answer of detect()."""
+        self._options = options
+        self._provider_types = provider_types
+        self._client = HttpClient(options)
+        self._detection_lock = asyncio.Lock()
+        self._detected: Provider | None = None
+
+    @property
+    def name(self) -> str:
+        return self._detected.name if self._detected else "auto"
+
+    @property
+    def model(self) -> str:
+        return self._detected.model if self._detected else self._options.model
+
+    @property
+    def models(self) -> frozenset[str]:
+        configured = self._options.model
+        return self._detected.models if self._detected else frozenset((configured,) if configured else ())
+
+    @property
+    def lists_models(self) -> bool:
+        return self._detected is not None and self._detected.lists_models
+
+    async def stream(
+        self, messages: tuple[ChatMessage, ...], parameters: Parameters, on_text: OnText, *, whole: bool = False
+    ) -> Finish:
+        provider = await self._detect_once()
+        return await provider.stream(messages, parameters, on_text, whole=whole)
+
+    async def health(self) -> Health:
+        try:
+            provider = await self._detect_once()
+        except LlmError as error:
+            return Health(available=False, detail=reason_of(error))
+        return await provider.health()
+
+    async def close(self) -> None:
+        await self._client.close()
+        if self._detected is not None:
+            await self._detected.close()
+
+    async def _detect_once(self) -> Provider:
+        """Raises LlmUnavailable. Those who ask at the same time share one question."""
+        if self._detected is None:
+            async with self._detection_lock:
+                if self._detected is None:
+                    try:
+                        detected_protocol = await detect_protocol(self._client)
+                    except LlmUnavailable:
+                        raise
+                    except LlmError as error:
+                        unknown = LlmUnavailable()
+                        unknown.asked = error.asked
+                        raise unknown from error
+                    self._detected = self._provider_types[detected_protocol](self._options)
+                    _log.info("llm.protocol_found", protocol=detected_protocol)
+        return self._detected

@@ -1,0 +1,276 @@
+"""The protocol of midm_LLM_serving: POST /chat/stream, or POST /chat where a server cannot stream."""
+
+import asyncio
+import time
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from chatbot.llm.http import lenient_json
+from chatbot.llm.http.error_mapping import JSON_ERRORS, error_from_event
+from chatbot.llm.http.http_client import ROUTE_MISSING_STATUSES, HttpClient
+from chatbot.llm.http.http_response import DONE, END_SILENCE_S, MALFORMED, TRUNCATED, HttpResponse, read_usage
+from chatbot.llm.llm_options import LlmOptions
+from chatbot.llm.provider import ChatMessage, Finish, Health, LlmError, LlmFailed, LlmUnavailable, OnText, reason_of
+from events.catalogue import Parameters, Usage
+
+MAX_NEW_TOKENS = 128  # the server's own default, sent explicitly so that a reply cut there is known as such
+NO_STREAM_S = 600.0  # how long a server is remembered as one that cannot stream: it may be updated meanwhile
+KEEPALIVE_PIECE_S = 5.0  # while such a server writes: an empty piece, which says that the request still stands
+
+
+class _Frame(Struct):
+    """Any frame of /chat/stream. `accumulated` is not named here, so it is skipped, never kept."""
+
+    type: str = ""
+    content: str = ""
+    message: Any = None
+    total_tokens: Any = None
+
+
+class _Answer(Struct):
+    """The body of /chat."""
+
+    response: str
+    usage: Any = None
+
+
+_decode_frame = msgspec.json.Decoder(_Frame).decode
+
+
+def request_body(messages: tuple[ChatMessage, ...], parameters: Parameters) -> dict[str, Any]:
+    """midm knows max_new_tokens, temperature and do_sample; stop, seed, top_p and model are not heard, so not sent.
+
+    A temperature asks for sampling, which midm does only with do_sample; temperature 0 means none, and is not sent
+    because the server's library refuses it.
+    """
+    body: dict[str, Any] = {
+        "messages": messages,
+        "max_new_tokens": parameters.max_new_tokens or MAX_NEW_TOKENS,
+    }
+    temperature, do_sample = parameters.temperature, parameters.do_sample
+    if temperature is not None:
+        do_sample = temperature > 0 and do_sample is not False
+        if temperature > 0:
+            body["temperature"] = temperature
+    if do_sample is not None:
+        body["do_sample"] = do_sample
+    return body
+
+
+class _Reply:
+    """What has been learnt of a reply from its frames."""
+
+    def __init__(self, secret: str) -> None:
+        self.done = False  # [DONE] has come
+        self.finished = False  # `complete` has come, and no text after it
+        self.failure: LlmError | None = None
+        self.pieces = 0
+        self._secret = secret
+        self._joiner = lenient_json.TextJoiner()
+        self._has_partial = False
+
+    def add_events(self, events: list[bytes]) -> str:
+        """The text in these events, up to [DONE] or a `failure`: text that came in one read with it is kept."""
+        text = ""
+        for event in events:
+            try:
+                frame, is_clean = _decode_frame(event), True
+            except JSON_ERRORS:
+                if event.strip() == DONE:
+                    self.done = self.finished = True
+                    break
+                try:
+                    frame, is_clean = _read_frame(event), False
+                except JSON_ERRORS:
+                    self.failure = LlmFailed(MALFORMED)
+                    break
+            if frame.type == "chunk":
+                text += frame.content if is_clean and not self._has_partial else self._join(frame.content)
+                self.finished = False
+            elif frame.type == "complete":
+                self.finished = True
+                self.pieces = frame.total_tokens if type(frame.total_tokens) is int else 0
+            elif frame.type == "error":
+                self.failure = error_from_event(frame.message or "", self._secret)
+                break
+        return text
+
+    def check_ended(self) -> None:
+        """The body has ended. Raises LlmFailed if the reply has not."""
+        if not self.finished:
+            raise LlmFailed(TRUNCATED)
+
+    def end(self) -> str:
+        """The rest of the text: what is left of a character whose end has not come."""
+        return self._joiner.end() if self._has_partial else ""
+
+    def _join(self, piece: str) -> str:
+        text = self._joiner.join(piece)
+        self._has_partial = self._joiner.has_partial
+        return text
+
+
+def _read_frame(event: bytes) -> _Frame:
+    """What is clear of a frame that the strict decoder refuses; without a type for what is no frame (a heartbeat).
+
+    Raises what NO_JSON names, also for text in a shape that nobody knows.
+    """
+    if not event.lstrip(b"\xef\xbb\xbf \t").startswith(b"{"):
+        return _Frame()
+    told = lenient_json.load(event)
+    kind, content = told.get("type"), lenient_json.text_of(told.get("content"))
+    if not isinstance(kind, str | None) or (kind == "chunk" and content is None):
+        raise ValueError("no frame, or a chunk whose content is no text")
+    return _Frame(
+        type=kind or "",
+        content=content or "",
+        message=told.get("message"),
+        total_tokens=told.get("total_tokens"),
+    )
+
+
+def _read_answer(document: bytes) -> _Answer | None:
+    """The whole reply in a document of /chat; None where there is none. Raises LlmFailed."""
+    try:
+        told = lenient_json.load(document)
+    except JSON_ERRORS as error:
+        raise LlmFailed(MALFORMED) from error
+    response = lenient_json.text_of(told.get("response")) if isinstance(told, dict) and "response" in told else None
+    if response is None or told["response"] is None:
+        return None
+    joiner = lenient_json.TextJoiner()
+    return _Answer(joiner.join(response) + joiner.end(), told.get("usage"))
+
+
+class MidmProvider:
+    """Usage: /chat tells it and it is passed on. A stream's `total_tokens` counts the pieces of the reply and nothing
+    tells the prompt's, so a streamed reply has no usage: half a number would be added up as if it were whole.
+
+    The finish reason is not told either: length when as many tokens came as were allowed, else stop.
+    """
+
+    name = "midm"
+
+    def __init__(self, options: LlmOptions) -> None:
+        self.model = options.model or "midm"
+        self.models = frozenset((self.model,))
+        self.lists_models = True
+        self._secret = options.api_key
+        self._client = HttpClient(options)
+        self._no_stream_until_s = 0.0
+
+    async def stream(
+        self, messages: tuple[ChatMessage, ...], parameters: Parameters, on_text: OnText, *, whole: bool = False
+    ) -> Finish:
+        body = request_body(messages, parameters)
+        response = None if whole else await self._open_stream(body)
+        if response is not None:
+            finish = await self._stream(response, body, on_text)
+            if finish is not None:
+                return finish
+            self._no_stream_until_s = time.monotonic() + NO_STREAM_S
+        return await self._reply_without_stream(body, on_text)
+
+    async def _stream(self, response: HttpResponse, body: dict[str, Any], on_text: OnText) -> Finish | None:
+        """None where the answer is no stream, and no reply either."""
+        reply = _Reply(self._secret)
+
+        def add_events(events: list[bytes]) -> bool:
+            if text := reply.add_events(events):
+                on_text(text)
+                response.allow_coalescing()
+            if reply.failure:
+                raise reply.failure
+            if not reply.done and reply.finished != response.is_ending:
+                response.end_after(END_SILENCE_S if reply.finished else None)
+            return reply.done
+
+        document: bytes | None = None
+        try:
+            document = await response.read(add_events)
+            if document is None:
+                reply.check_ended()
+            if reply.done:
+                await response.end()
+        except LlmError:
+            if not reply.finished:  # else the reply is whole
+                raise
+        finally:
+            response.close()
+        if document is not None:
+            answer = _read_answer(document)
+            if answer is None:
+                return None
+            on_text(answer.response)
+            return self._finish(read_usage(answer.usage), body)
+        if rest := reply.end():
+            on_text(rest)
+        return self._finish(None, body, pieces=reply.pieces)
+
+    async def health(self) -> Health:
+        try:
+            told = await self._client.get("/health")
+        except LlmError as error:
+            return Health(available=False, detail=reason_of(error))
+        loaded = isinstance(told, dict) and told.get("model_loaded") is True
+        return Health(available=loaded, detail="" if loaded else "The model is not loaded")
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def _open_stream(self, body: dict[str, Any]) -> HttpResponse | None:
+        """None when the server cannot stream, which is remembered for a while. Raises LlmError."""
+        if time.monotonic() < self._no_stream_until_s:
+            return None
+        try:
+            return await self._post("/chat/stream", body)
+        except LlmFailed as error:
+            if error.status not in ROUTE_MISSING_STATUSES:
+                raise
+        self._no_stream_until_s = time.monotonic() + NO_STREAM_S
+        return None
+
+    async def _reply_without_stream(self, body: dict[str, Any], on_text: OnText) -> Finish:
+        """Such a server is silent until its end, so only the bound on the whole reply can judge it."""
+        loop = asyncio.get_running_loop()
+        timer: asyncio.TimerHandle
+
+        def send_keepalive() -> None:
+            nonlocal timer
+            on_text("")
+            timer = loop.call_later(KEEPALIVE_PIECE_S, send_keepalive)
+
+        timer = loop.call_later(KEEPALIVE_PIECE_S, send_keepalive)
+        try:
+            answer = await self._post_chat(body)
+        finally:
+            timer.cancel()
+        on_text(answer.response)
+        return self._finish(read_usage(answer.usage), body)
+
+    async def _post_chat(self, body: dict[str, Any]) -> _Answer:
+        response = await self._post("/chat", body)
+        try:
+            answer = _read_answer(await response.document())
+        finally:
+            response.close()
+        if answer is None:
+            raise LlmFailed(MALFORMED)
+        return answer
+
+    async def _post(self, path: str, body: dict[str, Any]) -> HttpResponse:
+        """As Connection.post; a failure of a server whose model is not loaded is told as that."""
+        try:
+            return await self._client.post(path, body)
+        except LlmFailed as error:
+            if (error.status or 0) >= 500 and not (health := await self.health()).available:
+                told = f"The model server cannot reply now: {health.detail}"
+                raise LlmUnavailable(told, status=error.status) from error
+            raise
+
+    def _finish(self, usage: Usage | None, body: dict[str, Any], *, pieces: int = 0) -> Finish:
+        tokens = usage.completion_tokens if usage else pieces
+        reason = "length" if tokens >= body["max_new_tokens"] else "stop"
+        return Finish(reason=reason, model=self.model, usage=usage)

@@ -1,0 +1,182 @@
+"""The /v1/chat/completions protocol: vLLM, llama.cpp, Ollama, LiteLLM and others."""
+
+from typing import Any
+
+import structlog
+from msgspec.structs import replace
+
+from chatbot.llm.http.error_mapping import KEY_REFUSED_STATUSES
+from chatbot.llm.http.http_client import ROUTE_MISSING_STATUSES, HttpClient, NotJson
+from chatbot.llm.http.http_response import END_SILENCE_S, HttpResponse
+from chatbot.llm.http.refused_parameters import REPLACEMENTS, RefusedParameters, without_parameters
+from chatbot.llm.llm_options import LlmOptions
+from chatbot.llm.model_names import LIST_MAX_BYTES, NAMES_MAX, read_names
+from chatbot.llm.provider import ChatMessage, Finish, Health, LlmError, LlmFailed, OnText, reason_of
+from chatbot.llm.providers.openai_completion import Completion
+from events.catalogue import Parameters
+
+BAD_REQUEST = (400, 422)
+FAULT = 500  # and beyond: the server's own
+WITH_USAGE = {"stream_options": {"include_usage": True}}  # sent along until a server has refused it
+
+_log = structlog.get_logger(__name__)
+
+
+def request_body(messages: tuple[ChatMessage, ...], parameters: Parameters, model: str) -> dict[str, Any]:
+    """Only what was asked for is sent, so the server's defaults stand. do_sample False is temperature 0."""
+    asked = {
+        "model": model or None,
+        "max_tokens": parameters.max_new_tokens,
+        "temperature": 0 if parameters.do_sample is False else parameters.temperature,
+        "top_p": parameters.top_p,
+        "stop": parameters.stop or None,
+        "seed": parameters.seed,
+    }
+    return {"messages": messages, "stream": True} | {name: value for name, value in asked.items() if value is not None}
+
+
+class OpenAiProvider:
+    """`model` is the configured one, else the first that the server lists, as of the newest look."""
+
+    name = "openai"
+
+    def __init__(self, options: LlmOptions) -> None:
+        self.model = options.model
+        self.models = frozenset((options.model,) if options.model else ())
+        self.lists_models = False
+        self._configured = bool(options.model)
+        self._secret = options.api_key
+        self._client = HttpClient(options)
+        self._refused = RefusedParameters()
+        self._tells_usage = False  # a request with stream_options has been answered
+
+    async def stream(
+        self, messages: tuple[ChatMessage, ...], parameters: Parameters, on_text: OnText, *, whole: bool = False
+    ) -> Finish:
+        """Chunks without text (a reasoning model's thoughts) come as an empty piece: the model is at work.
+
+        A reply is read to [DONE] or the end of its body: some servers write on after a finish reason.
+        """
+        model = parameters.model or self.model or await self._list_models()
+        response, refused = await self._ask(request_body(messages, parameters, model), model)
+        reply = Completion(model, self._secret)
+
+        def add_events(events: list[bytes]) -> bool:
+            text = reply.add_events(events)
+            on_text(text)
+            if text:
+                response.allow_coalescing()
+            if reply.failure:
+                raise reply.failure
+            if reply.reason is not None and not reply.done and (text or not response.is_ending):
+                response.end_after(END_SILENCE_S if reply.is_final else None)
+            return reply.done
+
+        try:
+            document = await response.read(add_events)
+            if document is not None:
+                on_text(reply.add_document(document))
+            elif reply.done:
+                await response.end()
+            else:
+                reply.check_ended()
+        except LlmError:
+            if not reply.is_final:  # else the reply is whole: this costs no more than its usage
+                raise
+        finally:
+            response.close()
+        if rest := reply.end():
+            on_text(rest)
+        return replace(reply.finish(), refused_parameters=refused)
+
+    async def health(self) -> Health:
+        try:
+            await self._list_models()
+        except LlmError as error:
+            return Health(available=False, detail=reason_of(error))
+        return Health(available=True)
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def _list_models(self) -> str:
+        """The first model's name, also remembered as ours unless one is configured; '' where the server lists none.
+
+        Raises LlmError. A server without /v1/models may well answer completions; one whose list nobody can read does
+        where a model is configured.
+        """
+        try:
+            names = read_names(await self._client.get_api("/models", LIST_MAX_BYTES))
+        except LlmFailed as error:
+            if error.status in ROUTE_MISSING_STATUSES or (self._configured and _has_answered(error)):
+                return self.model
+            if isinstance(error, NotJson):
+                raise self._unreadable(error) from error
+            raise
+        if names is None:
+            if not self._configured:
+                raise self._unreadable()
+            return self.model
+        models = frozenset((*names, self.model) if self._configured else names)
+        if models != self.models:  # sessions compare it at each step: the same object is compared at once
+            self.models = models
+        self.lists_models = 0 < len(names) < NAMES_MAX
+        if not self._configured and names:
+            self.model = names[0]
+        return self.model
+
+    def _unreadable(self, error: LlmFailed | None = None) -> LlmFailed:
+        unreadable = LlmFailed("The model server's list of models cannot be read; name a model in llm.model")
+        unreadable.asked = error.asked if error is not None else ""
+        return unreadable
+
+    async def _ask(self, body: dict[str, Any], model: str) -> tuple[HttpResponse, tuple[str, ...]]:
+        """Asks without the parameters that the model's server refuses, which it tells one at a time; they are returned,
+        too.
+
+        The usage is wanted in the stream, too. A server that refuses a first request without a clear reason is asked
+        again without that: older ones do not know stream_options.
+        """
+        known = refused = self._refused.of(model)
+        body = body | WITH_USAGE
+        for _ in REPLACEMENTS:
+            sent = without_parameters(body, refused)
+            try:
+                response = await self._post(sent)
+            except LlmFailed as error:
+                parameter = self._refused_parameter(error, sent)
+                if parameter is None:
+                    raise
+                refused |= {parameter}
+            else:
+                break
+        else:
+            response = await self._post(without_parameters(body, refused))
+        if refused != known:
+            self._refused.remember(model, refused)
+            _log.info("llm.parameters_refused", parameters=sorted(refused))
+        self._tells_usage = self._tells_usage or "stream_options" not in refused
+        return response, tuple(sorted(refused & body.keys()))
+
+    def _refused_parameter(self, error: LlmFailed, sent: dict[str, Any]) -> str | None:
+        """The parameter of the request `sent` to go without; None where the refusal has another reason."""
+        if error.status not in BAD_REQUEST:
+            return None
+        if error.parameter in sent:
+            return error.parameter
+        return "stream_options" if "stream_options" in sent and not self._tells_usage else None
+
+    async def _post(self, body: dict[str, Any]) -> HttpResponse:
+        try:
+            return await self._client.post_api("/chat/completions", body)
+        except LlmFailed as error:
+            if error.status == 404 and not self._configured and body.get("model") == self.model:
+                self.model = ""  # the server may have other models by now: look again next time
+            raise
+
+
+def _has_answered(error: LlmFailed) -> bool:
+    """Whether the server is there, though it gave no list: a wrong key or a fault would meet replies, too."""
+    return isinstance(error, NotJson) or (
+        error.status is not None and error.status < FAULT and error.status not in KEY_REFUSED_STATUSES
+    )

@@ -1,0 +1,242 @@
+"""The time limits of one reply, for the price of one timer: it looks at when a sign of life came last instead of being
+reset by each.
+
+What every provider is wrapped in: time limits, another try before the first piece of text, a bounded length.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+import structlog
+from msgspec.structs import replace
+
+from chatbot.llm.http.server_address import shown_origin
+from chatbot.llm.llm_options import LlmOptions
+from chatbot.llm.provider import (
+    ChatMessage,
+    Finish,
+    Health,
+    LlmError,
+    LlmFailed,
+    LlmTimeout,
+    OnText,
+    Provider,
+    log_safe_reason,
+)
+from events.catalogue import Parameters
+
+
+class Watchdog:
+    """Ends what runs inside of it, an asynchronous context manager, with LlmTimeout when the model is too slow.
+
+    `since_s` is the loop's time at the model's last sign of life: whoever hears one sets it. The timer is set to the
+    earliest moment at which a limit can be hit; when it fires early, it is set again. So a piece of text costs one
+    clock read. Being cancelled from outside stays a cancellation.
+    """
+
+    def __init__(self, options: LlmOptions) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._options = options
+        self._limit_s = options.first_token_timeout_s
+        self.last_sign_of_life_s = self._loop.time()
+        self._reply_deadline_s = self.last_sign_of_life_s + options.reply_timeout_s
+        self._timeout_reason = ""  # what was hit; '' while nothing was
+        self._timeout = asyncio.timeout(None)
+        self._timer: asyncio.TimerHandle
+
+    async def __aenter__(self) -> Self:
+        await self._timeout.__aenter__()
+        self._schedule_check()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._timer.cancel()
+        try:
+            await self._timeout.__aexit__(kind, error, trace)
+        except TimeoutError:
+            raise LlmTimeout(self._timeout_reason) from None
+
+    @property
+    def remaining_s(self) -> float:
+        """Seconds until the limit on the whole reply."""
+        return self._reply_deadline_s - self._loop.time()
+
+    async def wait_before_retry(self, seconds: float) -> None:
+        """Wait before the model is asked anew: its silence counts from then."""
+        self.last_sign_of_life_s = self._loop.time() + seconds
+        await asyncio.sleep(seconds)
+
+    def text_started(self) -> None:
+        """From the first piece on, the limit between pieces holds."""
+        self._limit_s = self._options.between_tokens_timeout_s
+        if self._limit_s < self._options.first_token_timeout_s:  # else the timer looks early, and is set again then
+            self._timer.cancel()
+            self._schedule_check()
+
+    def _schedule_check(self) -> None:
+        self._timer = self._loop.call_at(
+            min(self.last_sign_of_life_s + self._limit_s, self._reply_deadline_s), self._check
+        )
+
+    def _check(self) -> None:
+        now_s = self._loop.time()
+        if now_s >= self._reply_deadline_s:
+            self._end(f"The reply took longer than {self._options.reply_timeout_s:g} s")
+        elif now_s >= self.last_sign_of_life_s + self._limit_s:
+            self._end(f"The model server was silent for {self._limit_s:g} s")
+        else:
+            self._schedule_check()
+
+    def _end(self, reason: str) -> None:
+        self._timeout_reason = reason
+        self._timeout.reschedule(self._loop.time())
+
+
+BACKOFF_MAX_S = 10.0
+
+_log = structlog.get_logger(__name__)
+
+
+OnAttempt = Callable[[LlmError | None], None]
+
+
+def _ignore_attempt(_: LlmError | None) -> None: ...
+
+
+class ReplyTooLong(Exception):
+    """The reply is as long as a reply may be."""
+
+
+class BoundedListener:
+    """Between a provider and who hears the reply: notes signs of life, passes on text, up to `room` code points."""
+
+    def __init__(self, on_text: OnText, watchdog: Watchdog, remaining_chars: int) -> None:
+        self.has_text = False
+        self._on_text = on_text
+        self._time = asyncio.get_running_loop().time
+        self._watchdog = watchdog
+        self._remaining_chars = remaining_chars
+
+    def on_text(self, piece: str) -> None:
+        """Raises Full when the piece has to be cut. An empty one only says that the server lives."""
+        self._watchdog.last_sign_of_life_s = self._time()
+        if not piece:
+            return
+        if not self.has_text:
+            self.has_text = True
+            self._watchdog.text_started()
+        length = len(piece)
+        if length <= self._remaining_chars:
+            self._remaining_chars -= length
+            self._on_text(piece)
+            return
+        if self._remaining_chars:
+            self._on_text(piece[: self._remaining_chars])
+        raise ReplyTooLong
+
+
+def _without_text(finish: Finish) -> LlmFailed:
+    """The failure of a reply that ended before its first character, with all that the server told of it."""
+    detail = finish.detail or ("" if finish.reason == "stop" else finish.reason)
+    message = finish.no_text_reason or "The model server gave an empty reply"
+    return LlmFailed(message, finish=replace(finish, reason="error", detail=detail))
+
+
+class ResilientProvider:
+    """A provider whose every reply ends: with a Finish after at least some text, or with an error of errors.py."""
+
+    def __init__(self, provider: Provider, options: LlmOptions) -> None:
+        self._provider = provider
+        self._options = options
+        self._on_attempt: OnAttempt = _ignore_attempt
+        self._server = shown_origin(options.server_url) if options.server_url else "the embedded model"
+
+    def observe(self, on_attempt: OnAttempt) -> None:
+        """Have `note` told of each attempt: how it failed, or None once it was answered in full."""
+        self._on_attempt = on_attempt
+
+    @property
+    def name(self) -> str:
+        return self._provider.name
+
+    @property
+    def model(self) -> str:
+        """It may become known only by asking the server."""
+        return self._provider.model
+
+    @property
+    def models(self) -> frozenset[str]:
+        return self._provider.models
+
+    @property
+    def lists_models(self) -> bool:
+        return self._provider.lists_models
+
+    async def stream(
+        self, messages: tuple[ChatMessage, ...], parameters: Parameters, on_text: OnText, *, whole: bool = False
+    ) -> Finish:
+        """`hear` never gets an empty piece."""
+        try:
+            return await self._stream_with_retries(messages, parameters, on_text, whole=whole)
+        except LlmError as error:
+            self._log_failure(error)
+            raise
+
+    async def _stream_with_retries(
+        self, messages: tuple[ChatMessage, ...], parameters: Parameters, on_text: OnText, *, whole: bool
+    ) -> Finish:
+        """As stream(): asks again until there is text, or no use in it."""
+        attempt = 0
+        async with Watchdog(self._options) as watchdog:
+            while True:
+                listener = BoundedListener(on_text, watchdog, self._options.reply_max_chars)
+                try:
+                    finish = await self._provider.stream(messages, parameters, listener.on_text, whole=whole)
+                    if not listener.has_text:
+                        raise _without_text(finish)
+                except ReplyTooLong:
+                    return Finish(reason="length", model=parameters.model or self.model)
+                except LlmError as error:
+                    self._on_attempt(error)
+                    wait_s = self._retry_wait_s(error, attempt)
+                    if listener.has_text or wait_s is None or wait_s >= watchdog.remaining_s:
+                        raise
+                    attempt += 1
+                    self._log_failure(error, attempt)
+                else:
+                    self._on_attempt(None)
+                    return finish
+                await watchdog.wait_before_retry(wait_s)
+
+    async def health(self) -> Health:
+        return await self._provider.health()
+
+    async def close(self) -> None:
+        await self._provider.close()
+
+    def _log_failure(self, error: LlmError, next_attempt: int | None = None) -> None:
+        """Which address was asked and why it failed; None: for good."""
+        error.asked = error.asked or self._server
+        failed = {"provider": self.name, "reason": log_safe_reason(error), "status": error.status}
+        if next_attempt is None:
+            _log.warning("llm.failed", **failed)
+        else:
+            _log.info("llm.retried", **failed, attempt=next_attempt)
+
+    def _retry_wait_s(self, error: LlmError, attempt: int) -> float | None:
+        """Seconds to wait before the next attempt; None when there is to be none.
+
+        Doubling, with jitter from half to one and a half, so that replies which failed together do not return together.
+        """
+        asked_s = error.retry_after_s or 0.0
+        if not error.retryable or attempt >= self._options.retries_max:
+            return None
+        if asked_s > self._options.first_token_timeout_s:  # a person waits, and for the first token no longer than that
+            return None
+        backoff_s = min(self._options.retry_backoff_s * 2.0**attempt, BACKOFF_MAX_S)
+        return max(asked_s, backoff_s * random.uniform(0.5, 1.5))  # noqa: S311 - jitter is no secret

@@ -1,0 +1,95 @@
+"""The end of the log, as other nodes make it grow: whoever here is concerned is told."""
+
+import asyncio
+from collections.abc import Sequence
+
+from chatbot.nodes.orphan_reaper import OrphanReaper
+from chatbot.nodes.reply_mirrors import ReplyMirrors
+from chatbot.sessions.actor.supervisor import Supervisor
+from chatbot.sessions.ports import Ports
+from events.catalogue import ERASURE_TYPES
+from events.errors import LogError, LogUnavailable, UnknownEvent
+from events.record import EventHeader, RecordedEvent
+
+PAGE = 1_000  # outlines read at once
+READ_INTERVAL_S = (
+    0.003  # between two reads: at once after a pause, and under load many commits in one, our own among them
+)
+RETRY_S = 0.5  # after the log could not be read
+
+
+class LogTailer:
+    """Follows the log by outlines; contents are read only of sessions that somebody here reads, and once for all."""
+
+    def __init__(
+        self, ports: Ports, supervisor: Supervisor, mirrors: ReplyMirrors, orphan_reaper: OrphanReaper
+    ) -> None:
+        self._ports = ports
+        self._supervisor = supervisor
+        self._mirrors = mirrors
+        self._orphan_reaper = orphan_reaper
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        position = self._ports.log.head().position
+        while True:
+            try:
+                await self._ports.log.wait(position)
+                page = await self._ports.log.event_headers(after=position, limit=PAGE)
+                await self._dispatch(page)
+                position = page[-1].position
+                await asyncio.sleep(READ_INTERVAL_S)
+            except LogError as error:
+                self._ports.logger.warning("tail.waits", reason=str(error))
+                await asyncio.sleep(RETRY_S)
+            except Exception as error:  # the tail must not die, or readers here wait for ever: it tries again
+                self._ports.logger.exception("tail.failed", error=type(error).__name__)
+                await asyncio.sleep(RETRY_S)
+
+    async def _dispatch(self, page: Sequence[EventHeader]) -> None:
+        """Raises LogUnavailable, also where the log has not got what it had told of: asking again at once is no use."""
+        if not page:
+            raise LogUnavailable("the log has nothing more, and had told so")
+        if any(one.type in ERASURE_TYPES for one in page):
+            self._ports.texts.drop()
+        for one in page:
+            self._supervisor.on_remote_append(one.stream_id, one.version)
+            self._orphan_reaper.on_remote_append(one)
+        wanted = [one for one in page if self._is_read(one)]
+        if not wanted:
+            return
+        found = await self._read([one.position for one in wanted])
+        for one in wanted:
+            recorded = found.get(one.position)
+            if recorded is None:  # readers find it in the log, and are told that this node does not know it
+                if channel := self._ports.feeds.of(one.stream_id):
+                    channel.advance_to(one.version)
+                continue
+            self._ports.feeds.publish(recorded.stream_id, (recorded,))
+            self._mirrors.on_remote_append(recorded)
+
+    async def _read(self, positions: Sequence[int]) -> dict[int, RecordedEvent]:
+        """Without events that this program does not know: they must not hold up whoever reads other sessions."""
+        found: dict[int, RecordedEvent] = {}
+        unknown = 0
+        try:
+            found = await self._ports.log.read_at(positions)
+        except UnknownEvent:
+            for position in positions:
+                try:
+                    found |= await self._ports.log.read_at([position])
+                except UnknownEvent:
+                    unknown += 1
+        if len(found) + unknown < len(positions):
+            raise LogUnavailable("the log has not got what it had told of")
+        return found
+
+    def _is_read(self, one: EventHeader) -> bool:
+        """Whether somebody here needs it: a reader that does not have it from an actor yet, or a mirror."""
+        if self._mirrors.has(one.stream_id):
+            return True
+        channel = self._ports.feeds.of(one.stream_id)
+        if channel is None:
+            return False
+        begins_elsewhere = one.type == "reply_started" and self._supervisor.running_reply(one.stream_id) is None
+        return one.version > channel.latest or begins_elsewhere or one.type in ERASURE_TYPES

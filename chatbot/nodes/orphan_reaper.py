@@ -1,0 +1,93 @@
+"""Replies of nodes that are gone are closed by whoever sees them first; this one looks every now and then."""
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+
+from chatbot.nodes.failure_detector import ANSWER_VALID_S, FailureDetector
+from chatbot.nodes.node_client import NodeState
+from chatbot.sessions.actor.supervisor import Supervisor
+from chatbot.sessions.domain import rejections
+from chatbot.sessions.domain.commands import SERVICE, CloseOrphans
+from chatbot.sessions.ports import Ports
+from events.errors import LogError
+from events.record import EventHeader
+from projections.errors import ProjectionError
+from projections.folds.session import Session
+
+PAGE = 200  # sessions looked at in one go: a millisecond or two
+CLOSE_CONCURRENCY = 16  # sessions whose replies are closed side by side
+LOST_NODE_DELAY_S = 0.05  # after a node was lost: let the lost connections of all its replies come together
+
+
+class OrphanReaper:
+    """Asks nodes that owe replies whether they live: every `look_s`, and when one of them is `lost`."""
+
+    def __init__(
+        self,
+        ports: Ports,
+        supervisor: Supervisor,
+        failure_detector: FailureDetector,
+        lost: asyncio.Event,
+        sweep_interval_s: float,
+    ) -> None:
+        self._ports = ports
+        self._supervisor = supervisor
+        self._failure_detector = failure_detector
+        self._sweep_interval_s = sweep_interval_s
+        self._lost = lost
+        self._suspects: dict[str, str] = {}  # session to the silent node that writes in it
+
+    def on_remote_append(self, one: EventHeader) -> None:
+        """A node that records a reply's text lives, though it does not answer us."""
+        if one.type == "reply_progressed" and one.stream_id in self._suspects:
+            self._failure_detector.note_activity(self._suspects[one.stream_id])
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            try:
+                await self.sweep()
+            except (LogError, ProjectionError) as error:
+                self._ports.logger.warning("watch.waits", reason=str(error))
+            except Exception as error:  # the watch must not die: the next round tries again
+                self._ports.logger.exception("watch.failed", error=type(error).__name__)
+            swept_s = self._ports.timer()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._sweep_interval_s):
+                    await self._lost.wait()
+            await asyncio.sleep(max(LOST_NODE_DELAY_S, swept_s + ANSWER_VALID_S - self._ports.timer()))
+            self._lost.clear()
+
+    async def sweep(self) -> None:
+        """Close what nodes that are gone have left open. Raises LogUnavailable, ProjectionError."""
+        after, verdicts, suspects = 0, dict[str | None, NodeState](), dict[str, str]()
+        own = self._ports.rules.node
+        while page := await self._ports.queries.owed_by_other_nodes(own, limit=PAGE, after=after):
+            after = page[-1].no
+            for node in {node for one in page for node in self._others(one)} - verdicts.keys():
+                verdicts[node] = await self._failure_detector.node_state(node)
+            left = [one for one in page if any(verdicts[node] is NodeState.GONE for node in self._others(one))]
+            suspects |= _suspects(page, verdicts)
+            for start in range(0, len(left), CLOSE_CONCURRENCY):
+                await asyncio.gather(*(self._close(one) for one in left[start : start + CLOSE_CONCURRENCY]))
+        self._suspects = suspects
+
+    def _others(self, session: Session) -> set[str | None]:
+        """The other nodes that owe or write replies in this session."""
+        nodes = {waiting.node for waiting in session.pending}
+        if session.open_reply is not None:
+            nodes.add(session.open_reply.node)
+        return nodes - {self._ports.rules.node}
+
+    async def _close(self, session: Session) -> None:
+        try:
+            await self._supervisor.ask(session.session_id, CloseOrphans(), SERVICE, cause="recovery")
+        except (rejections.Rejection, rejections.ActorFailed, LogError, ProjectionError) as error:
+            self._ports.logger.warning("recovery.waits", reason=str(error))  # the next look tries again
+
+
+def _suspects(page: list[Session], verdicts: Mapping[str | None, NodeState]) -> dict[str, str]:
+    """Sessions in which a silent node writes."""
+    written = {one.session_id: one.open_reply.node for one in page if one.open_reply}
+    return {session_id: node for session_id, node in written.items() if node and verdicts.get(node) is NodeState.SILENT}

@@ -1,0 +1,112 @@
+"""Logs on standard error: aligned for a terminal, one JSON object a line for anything else.
+
+Write with `structlog.get_logger(__name__)`; an event's name is dotted, past tense where something happened
+(`actor.passivated`), and what varies goes into keywords. `structlog.contextvars` (request_id) ride along. Never log a
+message's text: logs are kept and shared in ways the log of events is not.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+import msgspec
+import structlog
+from structlog.typing import EventDict, Processor
+
+from chatbot.observability.log_writer import LogWriter
+
+_FIRST = ("timestamp", "level", "event", "logger")
+# its debug records carry every statement's parameters, and so the texts of messages
+_NOISY_LOGGERS = ("aiosqlite",)
+
+
+def setup_logging(level: str = "info", format: str = "auto", *, stream: TextIO | LogWriter | None = None) -> None:
+    """Send this program's logs, and those of asyncio, aiohttp and `warnings`, through one renderer to standard error.
+
+    `level` is debug, info, warning, error or critical; `format` is console, json, or auto: console on a terminal.
+    Raises ValueError for others. Call it before the first log line: loggers remember what they first saw.
+    `stream` takes the place of standard error.
+    """
+    number = logging.getLevelNamesMapping().get(level.upper())
+    if number is None or format not in {"auto", "console", "json"}:
+        raise ValueError(f"level {level!r} or format {format!r} is unknown")
+    stream = stream or sys.stderr
+    on_terminal = stream.isatty()
+    console = format == "console" or (format == "auto" and on_terminal)
+    _configure_stdlib(number, stream, _console(on_terminal=on_terminal) if console else _json())
+    structlog.configure(
+        processors=[*_shared(), structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.make_filtering_bound_logger(number),  # what is filtered costs an empty call
+        cache_logger_on_first_use=True,
+    )
+
+
+@contextmanager
+def background_logging(level: str, format: str) -> Iterator[LogWriter]:
+    """As setup_logging, with standard error behind a thread: for a service, which must not stop where nobody reads it.
+    At the end what waits is written, within a bounded time.
+    """
+    writer = LogWriter(sys.stderr.fileno(), _report)
+    try:
+        setup_logging(level, format, stream=writer)
+        yield writer
+    finally:
+        writer.close()
+
+
+def _report(dropped: int) -> None:
+    structlog.get_logger(__name__).warning("logs.dropped", lines=dropped, reason="standard error was not read in time")
+
+
+def _shared() -> list[Processor]:
+    """What every record gets, ours or a library's."""
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+
+
+def _configure_stdlib(level: int, stream: TextIO | LogWriter, render: list[Processor]) -> None:
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=_shared(),
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    for name in _NOISY_LOGGERS:
+        logging.getLogger(name).setLevel(max(level, logging.WARNING))
+    logging.captureWarnings(True)
+
+
+def _console(*, on_terminal: bool) -> list[Processor]:
+    colors = on_terminal and "NO_COLOR" not in os.environ
+    # plain: where rich is installed the default prints local variables, and with them what people wrote
+    return [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)]
+
+
+def _json() -> list[Processor]:
+    # as text, for the same reason: the structured form carries local variables
+    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_to_json)]
+
+
+def _to_json(event: EventDict, **_: Any) -> str:
+    ordered = {key: event.pop(key) for key in _FIRST if key in event} | dict(event)
+    try:
+        return msgspec.json.encode(ordered, enc_hook=repr).decode()
+    except (UnicodeEncodeError, TypeError, ValueError, OverflowError, RecursionError):
+        # such as half a surrogate pair in a request's path; a log line must never be what fails
+        return msgspec.json.encode({str(key): _plain(value) for key, value in ordered.items()}).decode()
+
+
+def _plain(value: Any) -> str:
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else ascii(value)

@@ -1,0 +1,317 @@
+"""Metrics for Prometheus. No label is unbounded: routes are templates, models beyond the first few are `other`."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+
+import prometheus_client
+from msgspec import Struct
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from chatbot.observability import metric_buckets as bounds
+
+OTHER = "other"  # the label of every model without one of its own
+MODELS_MAX = 16  # distinct values of the label `model`, beside `other`
+CHOSEN_MODELS_MAX = 12  # as many may be there already for a model that a client chose to get a label
+
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, never read
+
+
+class _ModelMetrics(Struct, frozen=True):
+    """The children of the metrics with the labels provider and model."""
+
+    duration: Histogram
+    first_token: Histogram
+    per_token: Histogram
+    tokens_in: Counter
+    tokens_out: Counter
+
+
+class Metrics:
+    """All of the service's metrics, in a registry of their own."""
+
+    def __init__(self, version: str) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        Gauge("chatbot_build_info", "The running build.", ["version"], registry=registry).labels(version).set(1)
+        self._http(registry)
+        self._replies(registry)
+        self._log(registry)
+        self._service(registry)
+        self._nodes(registry)
+        self._models: set[str] = set()
+        self._model_metrics: dict[tuple[str, str], _ModelMetrics] = {}
+        self._request_histograms: dict[tuple[str, str, int], Histogram] = {}  # as bounded as the labels
+
+    def _http(self, registry: CollectorRegistry) -> None:
+        self._requests = Histogram(
+            "chatbot_http_request_seconds",
+            "Requests by route template, method and status; a stream counts until its end.",
+            ["route", "method", "status"],
+            buckets=bounds.HTTP,
+            registry=registry,
+        )
+        self.in_flight = Gauge("chatbot_http_requests_in_flight", "Requests being answered.", registry=registry)
+        self.connections = Gauge("chatbot_open_connections", "Connections of clients and nodes.", registry=registry)
+        self._closed = Counter(
+            "chatbot_connections_closed_total",
+            "Connections closed before their client did: idle or refused at server.connections_max, unread at"
+            " server.unread_max_bytes, write_timeout after server.write_timeout_s.",
+            ["reason"],
+            registry=registry,
+        )
+        self._accept_failures = Counter(
+            "chatbot_accept_failures_total", "Connections that the system could not accept.", registry=registry
+        )
+        self._streams = Gauge("chatbot_open_streams", "Streams being written to readers.", registry=registry)
+
+    def _replies(self, registry: CollectorRegistry) -> None:
+        who = ["provider", "model"]
+        self._ended = Counter(
+            "chatbot_replies_total", "Replies by how they ended.", [*who, "outcome"], registry=registry
+        )
+        self._first_token = Histogram(
+            "chatbot_time_to_first_token_seconds",
+            "From asking the model to its first text.",
+            who,
+            buckets=bounds.FIRST_TOKEN,
+            registry=registry,
+        )
+        self._per_token = Histogram(
+            "chatbot_time_per_token_seconds",
+            "Mean time between tokens after the first, by reply.",
+            who,
+            buckets=bounds.PER_TOKEN,
+            registry=registry,
+        )
+        self._duration = Histogram(
+            "chatbot_reply_seconds", "From asking the model to its end.", who, buckets=bounds.REPLY, registry=registry
+        )
+        self._tokens = Counter(
+            "chatbot_tokens_total", "Tokens as the model server counts them.", [*who, "direction"], registry=registry
+        )
+        self._model_up = Gauge("chatbot_model_available", "1 when the model server can be asked.", registry=registry)
+        self._model_running = Gauge("chatbot_model_replies_running", "Replies being written.", registry=registry)
+        self._model_waiting = Gauge("chatbot_model_replies_waiting", "Replies waiting to start.", registry=registry)
+
+    def _log(self, registry: CollectorRegistry) -> None:
+        self._append = Histogram(
+            "chatbot_append_seconds",
+            "From asking for an append to its being on disk, the first of each batch.",
+            buckets=bounds.DISK,
+            registry=registry,
+        )
+        self._commit = Histogram(
+            "chatbot_commit_seconds", "One transaction, fsync included.", buckets=bounds.DISK, registry=registry
+        )
+        self._batch = Histogram(
+            "chatbot_append_batch_events", "Events that share one fsync.", buckets=bounds.BATCH, registry=registry
+        )
+        self._log_refused = Counter(
+            "chatbot_appends_refused_total", "Appends refused, by reason.", ["reason"], registry=registry
+        )
+        self._clock_jumps = Counter(
+            "chatbot_clock_jumps_total",
+            "Jumps of the wall clock against the clock since the boot, or behind the log's newest event.",
+            registry=registry,
+        )
+        self._files_lost = Counter(
+            "chatbot_log_files_lost_total",
+            "Files of the log found deleted or replaced while it was open.",
+            registry=registry,
+        )
+        self._outdated = Gauge(
+            "chatbot_node_outdated",
+            "1 when the log holds an event that this program does not know: it must be updated.",
+            registry=registry,
+        )
+        self._erasure_pending = Gauge(
+            "chatbot_erasure_pending",
+            "1 while content of deleted sessions is in a file: a program reads it, forks copy it, or start found it.",
+            registry=registry,
+        )
+        self._lag_events = Gauge(
+            "chatbot_projection_lag_events", "Events that the projections have not folded.", registry=registry
+        )
+        self._lag_s = Gauge(
+            "chatbot_projection_lag_seconds", "How long the oldest of them has waited.", registry=registry
+        )
+        self._folded = Counter("chatbot_projected_events_total", "Events folded.", registry=registry)
+        self._fold_failures = Counter(
+            "chatbot_projection_failures_total", "Batches that could not be written.", registry=registry
+        )
+        self._rebuilds = Counter("chatbot_projection_rebuilds_total", "Rebuilds from the log.", registry=registry)
+
+    def _nodes(self, registry: CollectorRegistry) -> None:
+        self._mirrors = Gauge("chatbot_mirrors", "Replies of other nodes that are followed here.", registry=registry)
+        self._peer_failures = Counter(
+            "chatbot_peer_failures_total",
+            "Questions that another node did not answer.",
+            ["question"],
+            registry=registry,
+        )
+
+    def _service(self, registry: CollectorRegistry) -> None:
+        self._actors = Gauge("chatbot_live_actors", "Sessions in memory.", registry=registry)
+        self._refused = Counter(
+            "chatbot_asks_refused_total", "Commands refused by full mailboxes and caps.", ["reason"], registry=registry
+        )
+        self._actor_failures = Counter(
+            "chatbot_actor_failures_total", "Actors that failed on a command.", registry=registry
+        )
+        self._sessions = Gauge("chatbot_sessions", "Sessions by status.", ["status"], registry=registry)
+        self._log_lines_dropped = Counter(
+            "chatbot_log_lines_dropped_total",
+            "Lines of logs lost, as nobody read standard error or it could not be written.",
+            registry=registry,
+        )
+        self._dropped = 0
+        self._loop_lag = Histogram(
+            "chatbot_loop_lag_seconds",
+            "How late the event loop wakes a sleeper, looked at ten times a second.",
+            buckets=bounds.LAG,
+            registry=registry,
+        )
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """The exposition in the format that `accept` prefers, with its content type."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
+
+    # what requests report
+
+    def observe_request(self, route: str, method: str, status: int, seconds: float) -> None:
+        answer = (route, method, status)
+        child = self._request_histograms.get(answer)
+        if child is None:
+            child = self._request_histograms[answer] = self._requests.labels(route, method, str(status))
+        child.observe(seconds)
+
+    def connection_closed(self, reason: str) -> None:
+        self._closed.labels(reason).inc()
+
+    def accept_failed(self) -> None:
+        self._accept_failures.inc()
+
+    def open_stream(self) -> AbstractContextManager[None]:
+        return self._streams.track_inprogress()
+
+    # what the event loop reports
+
+    def loop_lag(self, seconds: float) -> None:
+        self._loop_lag.observe(seconds)
+
+    # what sessions report
+
+    def actors(self, live: int) -> None:
+        self._actors.set(live)
+
+    def refused(self, reason: str) -> None:
+        self._refused.labels(reason).inc()
+
+    def actor_failed(self) -> None:
+        self._actor_failures.inc()
+
+    def label_of(self, model: str, *, chosen: bool) -> str:
+        """The label for a model, `other` beyond the bound. `chosen`: a client picked it among those on offer; however
+        many they pick, the service's own model keeps a label."""
+        if model in self._models or model == OTHER:
+            return model
+        if len(self._models) >= (CHOSEN_MODELS_MAX if chosen else MODELS_MAX):
+            return OTHER
+        self._models.add(model)
+        return model
+
+    def reply(self, provider: str, model: str, outcome: str, duration_s: float | None) -> None:
+        """`model` here and below is an answer of label_of()."""
+        self._ended.labels(provider, model, outcome).inc()
+        if duration_s is not None:
+            self._metrics_of_model(provider, model).duration.observe(duration_s)
+
+    def first_token(self, provider: str, model: str, seconds: float) -> None:
+        self._metrics_of_model(provider, model).first_token.observe(seconds)
+
+    def tokens(self, provider: str, model: str, prompt: int, completion: int) -> None:
+        children = self._metrics_of_model(provider, model)
+        children.tokens_in.inc(prompt)
+        children.tokens_out.inc(completion)
+
+    def per_token(self, provider: str, model: str, seconds: float) -> None:
+        self._metrics_of_model(provider, model).per_token.observe(seconds)
+
+    def _metrics_of_model(self, provider: str, model: str) -> "_ModelMetrics":
+        """What is measured of one model. Looked up by labels once: that costs more than to observe."""
+        who = (provider, model)
+        children = self._model_metrics.get(who)
+        if children is None:
+            children = self._model_metrics[who] = _ModelMetrics(
+                duration=self._duration.labels(*who),
+                first_token=self._first_token.labels(*who),
+                per_token=self._per_token.labels(*who),
+                tokens_in=self._tokens.labels(*who, "in"),
+                tokens_out=self._tokens.labels(*who, "out"),
+            )
+        return children
+
+    # what the log and the projections report
+
+    def appended(self, batch_events: int, append_s: float, commit_s: float) -> None:
+        self._batch.observe(batch_events)
+        self._append.observe(append_s)
+        self._commit.observe(commit_s)
+
+    def append_refused(self, reason: str) -> None:
+        self._log_refused.labels(reason).inc()
+
+    def clock_jumped(self) -> None:
+        self._clock_jumps.inc()
+
+    def files_lost(self) -> None:
+        self._files_lost.inc()
+
+    def folded(self, events: int) -> None:
+        self._folded.inc(events)
+
+    def fold_failed(self) -> None:
+        self._fold_failures.inc()
+
+    def rebuilt(self) -> None:
+        self._rebuilds.inc()
+
+    # what this node reports of the others
+
+    def mirrors(self, count: int) -> None:
+        self._mirrors.set(count)
+
+    def peer_failed(self, question: str) -> None:
+        self._peer_failures.labels(question).inc()
+
+    # what is read at each scrape
+
+    def projection_lag(self, events: int, seconds: float) -> None:
+        self._lag_events.set(events)
+        self._lag_s.set(seconds)
+
+    def log_lines_dropped(self, total: int) -> None:
+        self._log_lines_dropped.inc(total - self._dropped)
+        self._dropped = total
+
+    def outdated(self, *, is_outdated: bool) -> None:
+        self._outdated.set(is_outdated)
+
+    def erasure_pending(self, *, pending: bool) -> None:
+        self._erasure_pending.set(pending)
+
+    def sessions(self, counts: Mapping[str, int]) -> None:
+        for status, count in counts.items():
+            self._sessions.labels(status).set(count)
+
+    def model(self, *, available: bool, running: int, waiting: int) -> None:
+        self._model_up.set(available)
+        self._model_running.set(running)
+        self._model_waiting.set(waiting)

@@ -1,0 +1,1 @@
+"""What the process needs: signals, streams, clocks, background tasks, throttling."""

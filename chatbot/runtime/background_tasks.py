@@ -1,0 +1,31 @@
+"""Tasks that run beside the service for as long as it lives."""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import structlog
+
+
+@asynccontextmanager
+async def run_in_background(work: Coroutine[Any, Any, None], name: str) -> AsyncIterator[None]:
+    """Run `work` beside the rest. It must not end by itself: if it does, that is logged as what it is, a fault."""
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            structlog.get_logger("run").critical("task.ended", task=name, exc_info=task.exception())
+
+    task = asyncio.create_task(work, name=name)
+    task.add_done_callback(ended)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])  # one that has ended by itself was logged then
+
+
+async def cancelled(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

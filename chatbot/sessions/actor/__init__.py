@@ -1,0 +1,1 @@
+"""The actor of a live session, and what it needs to run."""

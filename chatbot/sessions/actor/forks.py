@@ -1,0 +1,178 @@
+"""Forks: a session that begins with another's history. It copies no text; it points at the events that hold them.
+
+When the session that it came from is deleted, the texts that forks still read there are copied into them first.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from chatbot.sessions.actor import idempotency
+from chatbot.sessions.domain import rejections
+from chatbot.sessions.domain.commands import SERVICE, Caller, CopyTexts, Fork
+from chatbot.sessions.domain.decide import with_idempotency_key
+from chatbot.sessions.domain.state import State, fold_history
+from chatbot.sessions.ports import Ports
+from events.catalogue import (
+    AdoptedMessage,
+    Event,
+    HistoryAdopted,
+    MessageCopied,
+    MessagePosted,
+    Origin,
+    ReplyCompleted,
+    ReplyEnded,
+    ReplyFailed,
+    SessionCreated,
+)
+from events.errors import VersionConflict
+from events.record import Metadata
+from projections.folds.message import MessageRow
+from projections.folds.session import Session
+from projections.sqlite.fork_references import ForkReference, ReferencingFork
+
+COPY_BATCH_TEXTS = 64  # texts copied in one round: what an erasure holds in memory
+LENT_PAGE = 500  # messages looked at for readers in one query: half a millisecond
+FORKS_PAGE = 500  # forks that read one text, looked up in one query
+AskSession = Callable[..., Awaitable[Any]]
+
+
+async def adopted_history(ports: Ports, state: State, command: Fork) -> tuple[AdoptedMessage, ...]:
+    """The messages that the fork begins with, root first.
+
+    Raises UnknownMessage, SessionBusy when one that is asked for is still being written, TooLarge.
+    """
+    session = state.session
+    leaf = command.message_id or session.head
+    if leaf is None:
+        return ()
+    await ports.runner.wait_for(session.position)
+    rows = await ports.queries.path(session.no, leaf, limit=command.messages_max + 1)
+    if not rows:
+        raise rejections.UnknownMessage(leaf)
+    if len(rows) > command.messages_max:
+        raise rejections.TooLarge(f"the history has more than {command.messages_max} messages")
+    unfinished = next((index for index, row in enumerate(rows) if not row.position), None)
+    if unfinished is not None and command.message_id is not None:
+        raise rejections.SessionBusy("a reply in that history is still being written")
+    if unfinished is not None:
+        rows = rows[: unfinished - 1]  # nor the question that it answers
+    return tuple(_adopted(row) for row in rows)
+
+
+def fork_events(state: State, command: Fork, messages: Sequence[AdoptedMessage], caller: Caller) -> tuple[Event, ...]:
+    """What the new session begins with. Pure."""
+    session = state.session
+    created = SessionCreated(
+        owner=caller.owner,
+        metadata=state.metadata,
+        timeout_s=session.timeout_s,
+        title=state.title,
+        system_prompt=state.settings.system_prompt,
+        parameters=state.settings.parameters,
+        forked_from=Origin(session.session_id, session.version, messages[-1].message_id if messages else None),
+    )
+    created = with_idempotency_key(created, command.idempotency_key)
+    return (created, HistoryAdopted(tuple(messages))) if messages else (created,)
+
+
+async def fork(ports: Ports, state: State, command: Fork, caller: Caller, metadata: Metadata) -> State:
+    """The new session. Raises what `history` does, KeyReused, SessionDeleted."""
+    events = fork_events(state, command, await adopted_history(ports, state, command), caller)
+    try:
+        recorded = await ports.log.append(command.session_id, 0, events, metadata)
+    except VersionConflict:  # its id was made from the request's Idempotency-Key
+        return await idempotency.created(ports, command.session_id, command.idempotency_key)
+    return fold_history(recorded)
+
+
+async def copy_lent_texts(ports: Ports, origin: Session, ask: AskSession, texts_max: int | None = None) -> bool:
+    """Have every fork copy what it still reads from `origin`, which is about to be erased; whether all of it is done.
+
+    With `texts_max` not all of it is, where more texts than that are read. No fork of `origin` can be made meanwhile:
+    they are made in the turn of its actor, in which this runs, or the session is closed to all but its erasure.
+
+    Walks the session's texts, and for each that is read, all that its readers read: linear in the texts that are
+    copied, in steps of a page each.
+    """
+    left, after = texts_max, ""
+    await _await_projections(ports)
+    while (page := await ports.queries.texts.texts_read_by_forks(origin.no, after=after, limit=LENT_PAGE)) is not None:
+        after = page.last
+        for position in page.positions:
+            copied = await _copy_from(ports, origin, position, ask, left)
+            if copied is None:
+                return False
+            if copied:
+                left = None if left is None else left - copied
+                await _await_projections(ports)  # what is copied is no longer read here
+    return True
+
+
+async def _await_projections(ports: Ports) -> None:
+    await ports.runner.wait_for((await ports.log.latest()).position)
+
+
+async def _copy_from(ports: Ports, origin: Session, position: int, ask: AskSession, left: int | None) -> int | None:
+    """Have all that read the text at `position` copy what they read of `origin`. Returns how many texts that were; None
+    where they are more than `left`.
+    """
+    copied, after = 0, 0
+    while forks := await ports.queries.texts.forks_reading(position, after=after, limit=FORKS_PAGE):
+        after = forks[-1].no
+        for fork in forks:
+            async for copies in _read_copies(ports, origin, fork):
+                if left is not None and copied + len(copies) > left:
+                    return None
+                copied += len(copies)
+                with suppress(rejections.SessionDeleted):  # meanwhile: then it reads nothing any more
+                    await ask(fork.session_id, CopyTexts(copies), SERVICE, cause="origin_deleted")
+    return copied
+
+
+async def _read_copies(
+    ports: Ports, origin: Session, fork: ReferencingFork
+) -> AsyncIterator[tuple[MessageCopied, ...]]:
+    """What `fork` reads of `origin`, page by page. It may read texts of other sessions, too."""
+    after = origin.no
+    while borrowed := await ports.queries.texts.texts_read_by(fork.no, after=after, limit=COPY_BATCH_TEXTS):
+        after = borrowed[-1].position
+        texts = await ports.log.read_at([one.position for one in borrowed])
+        own = [(one, texts[one.position]) for one in borrowed if one.position in texts]
+        copies = tuple(
+            _copy(one, recorded.event)
+            for one, recorded in own
+            if recorded.stream_id == origin.session_id and recorded.event is not None
+        )
+        if copies:
+            yield copies
+
+
+def _adopted(row: MessageRow) -> AdoptedMessage:
+    return AdoptedMessage(
+        message_id=row.message_id,
+        parent_id=row.parent_id,
+        role=row.role,
+        status=row.status,
+        position=row.position,
+        created_at_us=row.created_at_us,
+        model=row.model,
+    )
+
+
+def _copy(one: ForkReference, event: Event | None) -> MessageCopied:
+    message_id = one.message_id
+    match event:
+        case MessagePosted():
+            return MessageCopied(message_id, event.role, event.content)
+        case MessageCopied():
+            return event
+        case ReplyCompleted():
+            said = (message_id, "assistant", event.content)
+            return MessageCopied(*said, event.finish_reason, event.model, event.usage, event.finish_detail)
+        case ReplyFailed():
+            said = (message_id, "assistant", event.content)
+            return MessageCopied(*said, None, one.model, event.usage, event.finish_detail)
+    if isinstance(event, ReplyEnded):
+        return MessageCopied(message_id, "assistant", event.content, model=one.model)
+    raise LookupError(f"the text of message {message_id} is not where its row says")

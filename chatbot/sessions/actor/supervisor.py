@@ -1,0 +1,234 @@
+"""Activates actors, caps how many live, starts failed ones again with backoff, and shuts all down in stages."""
+
+import asyncio
+import contextvars
+from collections import OrderedDict
+from contextlib import suppress
+from typing import Any
+
+from chatbot.sessions.actor.actor import Actor
+from chatbot.sessions.actor.idempotency import CommandResult
+from chatbot.sessions.actor.mailbox import Envelope, MailboxClosed
+from chatbot.sessions.domain import rejections
+from chatbot.sessions.domain.commands import (
+    SERVICE,
+    Caller,
+    Command,
+    CreateSession,
+    InterruptReplies,
+    RecordAccess,
+    Stop,
+)
+from chatbot.sessions.ports import Ports
+from chatbot.sessions.replies.reply import Reply
+from events.errors import LogUnavailable
+from projections.errors import ProjectionError
+
+FAILURES_MAX = 1024  # sessions whose failures are remembered; the oldest is forgotten first
+BACKOFF_FIRST_S = 0.1  # doubles with each failure in a row
+BACKOFF_MAX_S = 30.0
+DRAIN_POLL_S = 0.02  # between looks at what still runs
+RECOVER_ATTEMPTS_MAX = 10
+RECOVER_PAUSE_S = 0.2  # after the first attempt; grows with each
+RECOVER_CONCURRENCY_MAX = 32  # sessions recovered side by side at start
+
+
+class Supervisor:
+    """All live sessions of this process, by id."""
+
+    def __init__(self, ports: Ports) -> None:
+        self._ports = ports
+        self._actors: OrderedDict[str, Actor] = OrderedDict()  # least recently asked first
+        self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()  # count, not before (monotonic seconds)
+        self._recoveries: set[asyncio.Task[None]] = set()
+        self._draining = False
+        self._closed = False
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    def replies(self, session_id: str) -> dict[str, Reply]:
+        """The session's replies that run or wait in this process, by id, as of now."""
+        actor = self._actors.get(session_id)
+        return dict(actor.replies) if actor else {}
+
+    def running_reply(self, session_id: str) -> Reply | None:
+        """The session's reply that has started and not ended, as far as this process knows: its own, or a mirror."""
+        own = next((one for one in self.replies(session_id).values() if one.version and one.outcome is None), None)
+        return own or self._ports.nodes.running_reply(session_id)
+
+    def on_remote_append(self, session_id: str, version: int) -> None:
+        """Another node may have recorded up to `version` of this session."""
+        actor = self._actors.get(session_id)
+        if actor is not None:
+            actor.on_remote_append(version)
+
+    def count_replies(self) -> int:
+        return sum(len(actor.replies) for actor in self._actors.values())
+
+    async def ask(
+        self,
+        session_id: str,
+        command: Command,
+        caller: Caller,
+        *,
+        if_versions: frozenset[int] | None = None,
+        cause: str | None = None,
+    ) -> CommandResult:
+        """The session's answer, once what it recorded is on disk.
+
+        The command is carried out even when the asker is cancelled while it waits. Raises Rejection, LogUnavailable,
+        LlmOverloaded, or ActorFailed.
+        """
+        loop = asyncio.get_running_loop()
+        reply_to: asyncio.Future[Any] = loop.create_future()
+        envelope = Envelope(command, caller, reply_to, if_versions, cause)
+        # A timer of its own is an eighth of asyncio.timeout, and an answer in the future is all that it has to end.
+        timeout_timer = loop.call_later(self._ports.limits.ask_timeout_s, _time_out, envelope)
+        try:
+            return await self._await_answer(session_id, envelope, timeout_timer.when())
+        except TimeoutError:
+            self._ports.observe.refused("timeout")
+            raise rejections.Overloaded("the session did not answer in time; it may still do what was asked") from None
+        finally:
+            timeout_timer.cancel()
+            if envelope.reply_to is not None and envelope.reply_to.done() and not envelope.reply_to.cancelled():
+                envelope.reply_to.exception()  # seen, should it have come when nobody waited any more
+
+    async def _await_answer(self, session_id: str, envelope: Envelope, deadline_s: float) -> CommandResult:
+        """Of whichever actor the session has by then. Raises TimeoutError, and what `ask` raises."""
+        command = envelope.command
+        while envelope.reply_to is not None:
+            try:
+                is_new = isinstance(command, CreateSession) and command.idempotency_key is None
+                self._enqueue(self._actor(session_id, is_new=is_new), envelope)
+                answer: CommandResult = await envelope.reply_to
+            except MailboxClosed:  # lost the race with a stopping actor: open it again
+                loop = asyncio.get_running_loop()
+                if loop.time() >= deadline_s:  # patience has found the old future settled, and ends no other
+                    raise TimeoutError from None
+                envelope.reply_to = loop.create_future()
+                await asyncio.sleep(0)
+            else:
+                self._failures.pop(session_id, None)
+                return answer
+        raise RuntimeError("who asks waits for an answer")
+
+    def _enqueue(self, actor: Actor, envelope: Envelope) -> None:
+        try:
+            actor.mailbox.ask(envelope)
+        except rejections.Overloaded:
+            self._ports.observe.refused("mailbox_full")
+            raise
+
+    async def recover(self) -> int:
+        """Close the replies that a crash left open: activating a session does it. Returns how many sessions."""
+        done, after = 0, 0
+        at_once = max(1, min(RECOVER_CONCURRENCY_MAX, self._ports.limits.live_max // 2))  # clients want some room, too
+        while page := await self._ports.queries.open_sessions(limit=at_once, after=after):
+            after = page[-1].no
+            todo = [one.session_id for one in page if one.session_id not in self._actors]
+            done += sum(await asyncio.gather(*(self._recover(session_id) for session_id in todo)))
+        return done
+
+    async def _recover(self, session_id: str) -> bool:
+        """Whether its replies are closed. What stands in the way may pass, so it is tried for a while."""
+        for attempt in range(RECOVER_ATTEMPTS_MAX):
+            try:
+                await self.ask(session_id, RecordAccess(), SERVICE, cause="recovery")
+            except rejections.SessionNotFound:
+                return True  # expired meanwhile: it was activated, and that closes replies
+            except (rejections.Overloaded, LogUnavailable, ProjectionError) as error:
+                self._ports.logger.warning("recovery.waits", reason=str(error), attempt=attempt)
+                await asyncio.sleep(RECOVER_PAUSE_S * (attempt + 1))
+            except Exception as error:
+                self._ports.logger.exception("recovery.failed", error=type(error).__name__)
+                return False
+            else:
+                return True
+        self._ports.logger.error("recovery.given_up")  # the session's next command closes them
+        return False
+
+    async def drain(self, grace_s: float) -> None:
+        """No new replies; running ones get `grace_s`, then end as interrupted, as recorded facts."""
+        self._draining = True
+        deadline = self._ports.timer() + grace_s
+        # An event would have to watch every actor; looking is simpler, and happens once in a process's life.
+        while self.count_replies() and self._ports.timer() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(DRAIN_POLL_S)
+        busy = [session_id for session_id, actor in self._actors.items() if actor.replies]
+        answers = await asyncio.gather(
+            *(self.ask(session_id, InterruptReplies(), SERVICE, cause="shutdown") for session_id in busy),
+            return_exceptions=True,
+        )
+        for failure in (answer for answer in answers if isinstance(answer, BaseException)):
+            self._ports.logger.error("drain.interrupt_failed", reason=str(failure))
+
+    async def close(self) -> None:
+        """Stop every actor; each answers what it has been asked."""
+        self._draining = self._closed = True
+        for task in self._recoveries:
+            task.cancel()
+        actors = list(self._actors.values())
+        for actor in actors:
+            self._stop(actor)
+        if actors:
+            await asyncio.gather(*(actor.stopped() for actor in actors))
+
+    def _actor(self, session_id: str, *, is_new: bool) -> Actor:
+        actor = self._actors.get(session_id)
+        if actor is not None:
+            self._actors.move_to_end(session_id)
+            return actor
+        if self._closed:
+            raise rejections.Draining("the service is shutting down")
+        if self._ports.timer() < self._failures.get(session_id, (0, 0.0))[1]:
+            raise rejections.Overloaded("the session failed and is about to start again")
+        if len(self._actors) >= self._ports.limits.live_max:
+            self._passivate_idle()
+        actor = Actor(session_id, self._ports, self._on_actor_stopped, self.ask, is_new=is_new)
+        self._actors[session_id] = actor
+        self._ports.observe.actors(len(self._actors))
+        return actor
+
+    def _passivate_idle(self) -> None:
+        """Passivate the idle actor that was asked least recently. Raises Overloaded when none is idle."""
+        idle = next((actor for actor in self._actors.values() if actor.is_idle), None)
+        if idle is None:
+            self._ports.observe.refused("live_max")
+            raise rejections.Overloaded("too many sessions are active")
+        del self._actors[idle.session_id]
+        self._stop(idle)
+
+    def _stop(self, actor: Actor) -> None:
+        with suppress(MailboxClosed):  # then it is stopping already
+            actor.mailbox.tell(Envelope(Stop(), SERVICE, cause="shutdown"))
+
+    def _recover_later(self, session_id: str, wait_s: float) -> None:
+        """An actor has failed under its replies: have them closed, whether or not anyone asks for the session."""
+
+        async def recover() -> None:
+            await asyncio.sleep(wait_s)
+            await self._recover(session_id)
+
+        task = asyncio.create_task(recover(), name=f"recover {session_id}", context=contextvars.Context())
+        self._recoveries.add(task)
+        task.add_done_callback(self._recoveries.discard)
+
+    def _on_actor_stopped(self, actor: Actor) -> None:
+        if self._actors.get(actor.session_id) is actor:
+            del self._actors[actor.session_id]
+        self._ports.observe.actors(len(self._actors))
+        if actor.failed:
+            count = self._failures.pop(actor.session_id, (0, 0.0))[0] + 1
+            wait_s = min(BACKOFF_FIRST_S * 2 ** (count - 1), BACKOFF_MAX_S)
+            self._failures[actor.session_id] = (count, self._ports.timer() + wait_s)
+            if actor.replies and not self._closed:
+                self._recover_later(actor.session_id, wait_s)
+            while len(self._failures) > FAILURES_MAX:
+                self._failures.popitem(last=False)
+
+
+def _time_out(envelope: Envelope) -> None:
+    envelope.answer(TimeoutError())

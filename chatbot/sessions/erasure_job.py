@@ -1,0 +1,91 @@
+"""Erasures that DELETE has begun and could not finish at once: texts that forks read are copied into them first.
+
+The session is closed to everybody meanwhile, and what is to be done is on record: whoever serves the log after a crash
+goes on with it, from the first text that is not copied yet.
+"""
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+from chatbot.runtime.throttle import DutyCycleThrottle
+from chatbot.sessions.actor.forks import copy_lent_texts
+from chatbot.sessions.actor.supervisor import Supervisor
+from chatbot.sessions.domain import rejections
+from chatbot.sessions.domain.commands import SERVICE, DeleteSession
+from chatbot.sessions.ports import Ports
+from events.errors import LogUnavailable
+from projections.errors import ProjectionError
+from projections.folds.session import Session
+
+POLL_S = 30.0  # between looks at what other nodes have left, and before the next attempt at what failed
+PAGE = 100  # sessions looked up at once
+REST = 1.0  # seconds of rest for each second of copying: half of the time is for who waits for an answer
+CAUSE = "erasure"  # what is recorded in the envelope of session_deleted
+
+
+class ErasureJob:
+    """One task that finishes what DELETE has begun here, or at a node that is gone. `pending` is how many are left."""
+
+    def __init__(self, ports: Ports, supervisor: Supervisor) -> None:
+        self.pending = 0
+        self._ports = ports
+        self._supervisor = supervisor
+        self._throttle = DutyCycleThrottle(REST)
+        self._wake = asyncio.Event()
+
+    def notify(self) -> None:
+        """One has just begun."""
+        self.pending += 1  # until the next look counts them
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            self._wake.clear()
+            try:
+                await self._finish_all()
+            except (ProjectionError, LogUnavailable) as error:
+                self._ports.logger.warning("erasure.waits", reason=str(error))
+            except Exception as error:  # the task must not die: the next look tries again
+                self._ports.logger.exception("erasure.failed", error=type(error).__name__)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(POLL_S):
+                    await self._wake.wait()
+
+    async def _finish_all(self) -> None:
+        await self._ports.runner.wait_for((await self._ports.log.latest()).position)
+        after, failed = 0, 0
+        while page := await self._ports.queries.erasing(limit=PAGE, after=after):
+            after = page[-1].no
+            ours = [one for one in page if await self._is_ours(one)]
+            self.pending = failed + len(ours)
+            for session in ours:
+                failed += not await self._finish(session)
+        self.pending = failed
+
+    async def _is_ours(self, session: Session) -> bool:
+        node = session.erasure.node if session.erasure is not None else None
+        return node == self._ports.rules.owner_node or await self._ports.nodes.is_gone(node)
+
+    async def _finish(self, session: Session) -> bool:
+        """Whether its content is erased. What stands in the way may pass. Raises ProjectionError, LogUnavailable."""
+        erasure = session.erasure
+        if erasure is None:
+            return True
+        try:
+            async with self._ports.reserve.released_if_full():
+                await copy_lent_texts(self._ports, session, self._ask)
+            await self._supervisor.ask(session.session_id, DeleteSession(erasure.reason), SERVICE, cause=CAUSE)
+        except rejections.SessionDeleted:  # by another node, or by the command erase
+            return True
+        except (rejections.Rejection, rejections.ActorFailed) as refused:
+            self._ports.logger.warning("erasure.refused", reason=type(refused).__name__)
+            return False
+        self._ports.logger.info("erasure.done")
+        return True
+
+    async def _ask(self, *command: Any, **said: Any) -> Any:
+        await self._throttle.wait()
+        with self._throttle.measure():
+            return await self._supervisor.ask(*command, **said)

@@ -1,0 +1,126 @@
+"""One timer for all deadlines. It only asks: the session decides from its own state whether its time has come.
+
+With a retention setting it also has sessions erased whose expiry is long ago.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from chatbot.runtime.throttle import DutyCycleThrottle
+from chatbot.sessions.actor.supervisor import Supervisor
+from chatbot.sessions.domain import rejections
+from chatbot.sessions.domain.commands import SERVICE, DeleteSession, Expire
+from chatbot.sessions.ports import Ports
+from events.errors import LogUnavailable
+from projections.errors import ProjectionError
+from projections.folds.session import NEVER_US
+
+SLEEP_MAX_S = 60.0  # a clock that jumps is noticed within this time
+SLEEP_MIN_S = 0.5  # between rounds, so that a session that will not expire cannot spin the loop
+EXPIRE_BATCH_MAX = 64  # sessions looked up at once, and expired one by one: then the projections have to be level
+EXPIRE_REST = 16.0  # seconds of rest for each second of expiring: a commit of chat's waits for one of these
+ERASE_BATCH_MAX = 32  # sessions erased, one after the other, before the timer sleeps: chat has the disk meanwhile
+RETENTION = "retention"  # the reason and the cause that are recorded
+
+
+class ExpiryTimer:
+    """Sleeps until the next deadline and asks the sessions that are due.
+
+    `erase_after_hours`: so long after its expiry a session is erased; 0 is never. While `may_erase` says no, none is.
+    """
+
+    def __init__(
+        self,
+        ports: Ports,
+        supervisor: Supervisor,
+        erase_after_hours: float = 0.0,
+        may_erase: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._may_erase = may_erase
+        self._ports = ports
+        self._supervisor = supervisor
+        self._erase_after_us = round(erase_after_hours * 3_600_000_000)
+        self._earlier_deadline = asyncio.Event()
+        self._throttle = DutyCycleThrottle(EXPIRE_REST)
+        self._next_us: int | None = None
+
+    def notify(self, deadline_us: int) -> None:
+        """A session has just got this deadline (NEVER_US: none): wake if it comes before the one slept for."""
+        if deadline_us == NEVER_US:
+            return
+        if self._next_us is None or deadline_us < self._next_us:
+            self._next_us = deadline_us
+            self._earlier_deadline.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            try:
+                # From here on a nudge cuts the sleep short, and what was nudged for before is in the projections.
+                self._earlier_deadline.clear()
+                self._next_us = None
+                await self._ports.runner.wait_for(self._ports.log.head().position)
+                await self._sleep(await self._deadline())
+                await self._expire_due()
+                await self._erase_due()
+            except ProjectionError as error:  # being rebuilt, or stopped: not the timer's fault
+                self._ports.logger.warning("expiry.waits", reason=str(error))
+                await asyncio.sleep(SLEEP_MIN_S)
+            except Exception as error:  # the timer must not die: the next round tries again
+                self._ports.logger.exception("expiry.failed", error=type(error).__name__)
+                await asyncio.sleep(SLEEP_MIN_S)
+
+    async def _deadline(self) -> int | None:
+        """When the next session is to expire or to be erased, in microseconds."""
+        expires_us = await self._ports.queries.next_deadline()
+        if not self._erase_after_us or not self._may_erase():
+            return expires_us
+        oldest_us = await self._ports.queries.oldest_expired()
+        erases_us = None if oldest_us is None else oldest_us + self._erase_after_us
+        return min((at_us for at_us in (expires_us, erases_us) if at_us is not None), default=None)
+
+    async def _sleep(self, deadline_us: int | None) -> None:
+        self._next_us = deadline_us
+        wait_s = SLEEP_MAX_S
+        if deadline_us is not None:
+            wait_s = min(max((deadline_us - self._ports.clock()) / 1e6, SLEEP_MIN_S), SLEEP_MAX_S)
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._earlier_deadline.wait()
+        except TimeoutError:
+            return
+
+    async def _expire_due(self) -> None:
+        while due := await self._ports.queries.due(self._ports.clock(), limit=EXPIRE_BATCH_MAX):
+            for session in due:
+                await self._throttle.wait()
+                with self._throttle.measure():
+                    await self._expire(session.session_id)
+            await self._ports.runner.wait_for(self._ports.log.head().position)
+            if len(due) < EXPIRE_BATCH_MAX:
+                return
+
+    async def _expire(self, session_id: str) -> None:
+        try:
+            await self._supervisor.ask(session_id, Expire(), SERVICE, cause="expiry")
+        except rejections.Rejection as refused:
+            self._ports.logger.debug("expiry.refused", reason=type(refused).__name__)
+
+    async def _erase_due(self) -> None:
+        """One round of erasures; what is left makes the next sleep the shortest."""
+        if not self._erase_after_us or not self._may_erase():
+            return
+        by_us = self._ports.clock() - self._erase_after_us
+        due = await self._ports.queries.long_expired(by_us, limit=ERASE_BATCH_MAX)
+        # Newest first, for a fork is newer than what it was made from: no text is handed over only to go next.
+        erased = 0
+        due = [one for one in due if one.erasure is None]  # what DELETE has begun goes on in erasures.py
+        for session in sorted(due, key=lambda one: one.no, reverse=True):
+            try:
+                await self._supervisor.ask(session.session_id, DeleteSession(RETENTION), SERVICE, cause=RETENTION)
+                erased += 1
+            except (rejections.Rejection, LogUnavailable) as refused:
+                self._ports.logger.warning("retention.refused", reason=type(refused).__name__)
+        if erased:
+            self._ports.logger.info("retention.erased", sessions=erased)
+            await self._ports.runner.wait_for(self._ports.log.head().position)

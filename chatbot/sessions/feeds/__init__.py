@@ -1,0 +1,1 @@
+"""Fan-out of recorded events to readers."""

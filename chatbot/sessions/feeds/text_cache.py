@@ -1,0 +1,95 @@
+"""Texts that were read lately: a client reads the same newest messages again and again."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from sys import getsizeof
+
+from chatbot.sessions.replies.recorded_text import RunningText
+from events.log import EventLog
+from events.record import RecordedEvent
+
+RUNNING_MAX = 64  # running replies whose recorded text is kept, for whoever reads the session again meanwhile
+_ENVELOPE_BYTES = 1_000  # memory of a recorded event beside its content, about
+
+
+class TextCache:
+    """Messages' texts as they were read lately, by position: in about `bytes_max` of memory, 0 for none. And what the
+    log has of the replies that run.
+
+    An event never changes but by its erasure, and then all of them are dropped. Whoever asks has the positions from
+    projections that have folded all that was recorded before the question: so nobody asks for an erased text, either.
+    `erasures` counts: what was read before the last one is not kept.
+    """
+
+    def __init__(self, log: EventLog, bytes_max: int) -> None:
+        self._log = log
+        self._bytes_max = bytes_max
+        self._bytes = 0
+        self.erasures = 0
+        self._running: dict[str, RunningText] = {}  # by session, the longest known first
+        self._kept: OrderedDict[int, RecordedEvent] = OrderedDict()  # least recently read first
+
+    async def at(self, positions: Sequence[int]) -> dict[int, RecordedEvent]:
+        """As EventLog.read_at."""
+        found: dict[int, RecordedEvent] = {}
+        missing: list[int] = []
+        for position in positions:
+            kept = self._kept.get(position)
+            if kept is None:
+                missing.append(position)
+            else:
+                self._kept.move_to_end(position)
+                found[position] = kept
+        if missing:
+            erasures = self.erasures
+            read = await self._log.read_at(missing)
+            found.update(read)
+            if erasures == self.erasures:  # else it may hold what was erased while it was read
+                for recorded in read.values():
+                    self._keep(recorded)
+        return found
+
+    async def sizes(self, positions: Sequence[int]) -> dict[int, int]:
+        """As EventLog.sizes, nearly: of what is kept, the bytes of its text."""
+        sizes = {position: _text_bytes(self._kept[position]) for position in positions if position in self._kept}
+        if missing := [position for position in positions if position not in sizes]:
+            sizes |= await self._log.sizes(missing)
+        return sizes
+
+    def running(self, session_id: str, started: int, version: int) -> RunningText | None:
+        """What was read of the reply that began at version `started`, as of `version` or before."""
+        known = self._running.get(session_id)
+        return known if known is not None and started <= known.version <= version else None
+
+    def keep_running(self, session_id: str, known: RunningText | None, erasures: int) -> None:
+        """Keep what is known of a session's running reply, None: none runs; `erasures` as it was before the read."""
+        self._running.pop(session_id, None)
+        if known is not None and erasures == self.erasures and self._bytes_max:
+            self._running[session_id] = known
+            if len(self._running) > RUNNING_MAX:
+                del self._running[next(iter(self._running))]
+
+    def drop(self) -> None:
+        """Keep nothing of what was read: some of it has been erased."""
+        self.erasures += 1
+        self._running.clear()
+        self._kept.clear()
+        self._bytes = 0
+
+    def _keep(self, recorded: RecordedEvent) -> None:
+        if recorded.event is None or recorded.position in self._kept:
+            return
+        self._kept[recorded.position] = recorded
+        self._bytes += _memory_of(recorded)
+        while self._bytes > self._bytes_max:
+            self._bytes -= _memory_of(self._kept.popitem(last=False)[1])
+
+
+def _text_bytes(recorded: RecordedEvent) -> int:
+    text = getattr(recorded.event, "content", "")
+    return len(text) if text.isascii() else 3 * len(text)
+
+
+def _memory_of(recorded: RecordedEvent) -> int:
+    """Bytes, about."""
+    return _ENVELOPE_BYTES + getsizeof(getattr(recorded.event, "content", ""))

@@ -1,0 +1,43 @@
+"""Keeps a service without API keys from opening what was recorded with keys to everybody."""
+
+from contextlib import suppress
+
+from chatbot.config.sections.server_settings import AuthSettings
+from events.log import EventLog
+from projections.errors import ProjectionError
+from projections.sqlite.queries import ProjectionQueries
+
+SAMPLED_EVENTS = 1000  # events at each end of the log, which tell while the projections cannot: milliseconds
+STREAMS_MAX = 20  # of those, streams of which the first event is looked at
+
+
+class OwnersWithoutKeys(Exception):
+    """Sessions belong to API keys, and no key is configured: as after a lost environment variable."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "sessions in this log belong to API keys, but none is configured, so everyone could read and delete them:"
+            " configure the keys (CHATBOT_API_KEYS), or let everyone in with auth.allow_anonymous = true"
+            " (CHATBOT_AUTH_ALLOW_ANONYMOUS)"
+        )
+
+
+async def check_owners(log: EventLog, queries: ProjectionQueries, auth: AuthSettings) -> None:
+    """Raises OwnersWithoutKeys.
+
+    The projections know every owner at once; while they are rebuilt the first and last events of the log have to do, so
+    ask again after that.
+    """
+    if auth.keys or auth.allow_anonymous:
+        return
+    with suppress(ProjectionError):
+        if await queries.has_owners():
+            raise OwnersWithoutKeys
+    last = log.head().position
+    for after in {0, max(last - SAMPLED_EVENTS, 0)}:
+        recorded = await log.read_all(after=after, limit=SAMPLED_EVENTS)
+        # A key may have written to sessions of nobody, too: whose a session is, its first event says.
+        written = dict.fromkeys(one.stream_id for one in recorded if one.metadata.actor is not None)
+        firsts = [(await log.read(stream_id, limit=1))[0] for stream_id in list(written)[:STREAMS_MAX]]
+        if any(getattr(one.event, "owner", None) is not None for one in (*recorded, *firsts)):
+            raise OwnersWithoutKeys

@@ -1,0 +1,1 @@
+"""A reply while it is generated."""

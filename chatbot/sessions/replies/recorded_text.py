@@ -1,0 +1,72 @@
+"""What the log has of a reply that runs: less than its readers have, by a second or so."""
+
+from msgspec import Struct
+
+from events.catalogue import ContentErased, ReplyEnded, ReplyProgressed, ReplyStarted
+from events.log import EventLog
+from projections.folds.session import OpenReply
+
+EVENTS_PER_STEP = (
+    64  # events read at once on the way back: a running reply records one each second, so one page finds it
+)
+
+
+class RunningText(Struct, frozen=True):
+    """The recorded text of a running reply, as of `version`."""
+
+    version: int
+    text: str = ""
+
+
+async def recorded_text(
+    log: EventLog,
+    session_id: str,
+    running: OpenReply,
+    *,
+    page: int,
+    up_to: int | None = None,
+    known: RunningText | None = None,
+) -> str:
+    """The recorded text of a reply that has not ended; `up_to` a version, else all of it. Reads `page` events at once.
+
+    What was `known` before is not read again. Raises LogUnavailable.
+    """
+    known = known or RunningText(running.version)
+    after, text = known.version, known.text
+    while up_to is None or after < up_to:
+        limit = page if up_to is None else min(page, up_to - after)
+        found = await log.read(session_id, after=after, limit=limit)
+        for recorded in found:
+            if isinstance(recorded.event, ReplyProgressed) and recorded.event.reply_id == running.reply_id:
+                text = text[: recorded.event.offset] + recorded.event.text
+        if len(found) < limit:
+            break
+        after = found[-1].version
+    return text
+
+
+async def recorded_offset(log: EventLog, session_id: str, version: int) -> int:
+    """Code points on record, as of `version`, of the reply that was open there; 0 where none was.
+
+    Walks back to the newest event that tells. `version` is what a client says: beyond the end of the stream it is taken
+    for the end, whatever its distance. Raises LogUnavailable.
+    """
+    ended: set[str] = set()
+    while version > 0:
+        after = max(0, version - EVENTS_PER_STEP)
+        page = await log.read(session_id, after=after, limit=version - after)
+        if not page:
+            newest = await log.read(session_id, limit=1, backwards=True)
+            version = newest[0].version if newest else 0
+            continue
+        for recorded in reversed(page):
+            match recorded.event:
+                case None | ReplyStarted() | ContentErased():
+                    return 0
+                case ReplyProgressed() as progressed:
+                    is_open = progressed.reply_id not in ended
+                    return progressed.offset + len(progressed.text) if is_open else 0
+                case event if isinstance(event, ReplyEnded):
+                    ended.add(event.reply_id)
+        version = after
+    return 0

@@ -1,0 +1,99 @@
+"""The channel between a master and one worker: lines of JSON over a socket pair, whose end tells that the other
+is gone.
+"""
+
+import asyncio
+import socket
+from collections.abc import Sequence
+
+import msgspec
+from msgspec import Struct
+
+from chatbot import __version__
+from events.compatibility import NodeVersion, decode_version, encode_version, name_of_process, own_version
+
+LINE_MAX = 2**20  # bytes: the addresses of 256 workers are a few dozen KiB
+UNREAD_BYTES_MAX = 2**16  # bytes that a worker may leave unread; it is told nothing more until it has read them
+
+Siblings = dict[int, str]  # by slot: the name of the node, as it reported
+
+
+class ControlMessage(Struct, frozen=True, omit_defaults=True):
+    """From the master: `drain` as at SIGTERM; `retire`: another has your place; or who else serves."""
+
+    drain: bool = False
+    retire: bool = False
+    siblings: Siblings | None = None
+    versions: tuple[str, ...] = ()  # what each of them reads, as it reported: see events.compatibility.NodeVersion
+    restarts: int = 0  # of workers that ended by themselves
+
+
+class WorkerStatus(Struct, frozen=True):
+    """From a worker: it serves. `ready` is its node's name, for its siblings; empty while it has none. `version` is
+    what it reads; a master of another version passes it on as it is.
+    """
+
+    ready: str
+    version: str = ""
+
+
+async def open_channel(end: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Both directions of this end."""
+    return await asyncio.open_unix_connection(sock=end, limit=LINE_MAX)
+
+
+def send(writer: asyncio.StreamWriter, line: ControlMessage | WorkerStatus) -> None:
+    """Write without waiting, unless the other side does not read."""
+    if writer.transport.get_write_buffer_size() < UNREAD_BYTES_MAX:
+        writer.write(msgspec.json.encode(line) + b"\n")
+
+
+class ControlChannel:
+    """The worker's end. `stop` is set at the order to drain and when the master is gone, `retire` at that order."""
+
+    def __init__(self, descriptor: int, stop: asyncio.Event) -> None:
+        self.stop = stop
+        self.retire = asyncio.Event()
+        self.siblings: Siblings = {}  # this worker, too
+        self.restarts = 0
+        self._versions: tuple[str, ...] = ()
+        self._end = socket.socket(fileno=descriptor)
+        self._writer: asyncio.StreamWriter | None = None
+
+    async def run(self) -> None:
+        """Take orders. Returns never: after the last one it waits for its cancellation."""
+        reader, self._writer = await open_channel(self._end)
+        try:
+            while line := await _line(reader):
+                self._apply_message(msgspec.json.decode(line, type=ControlMessage))
+            self.stop.set()
+            await asyncio.Event().wait()
+        finally:
+            self._writer.close()
+
+    def _apply_message(self, order: ControlMessage) -> None:
+        if order.siblings is not None:
+            self.siblings, self.restarts = order.siblings, order.restarts
+            self._versions = order.versions
+        if order.retire:
+            self.retire.set()
+        if order.drain:
+            self.stop.set()
+
+    def ready(self, node: str) -> None:
+        """Tell the master that this worker serves. Only once `run` has begun."""
+        if self._writer is not None:
+            send(self._writer, WorkerStatus(node, encode_version(own_version(name_of_process(), __version__))))
+
+    async def versions(self) -> Sequence[NodeVersion] | None:
+        """As events.compatibility.OtherNodes. Not known before the master has told, or where it is of version 0.4."""
+        if not self.siblings or len(self._versions) < len(self.siblings) or not all(self._versions):
+            return None
+        return [decode_version(version) for version in self._versions]
+
+
+async def _line(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.readline()
+    except ConnectionError:  # the other side was killed with something unread
+        return b""

@@ -1,0 +1,59 @@
+"""What all workers of one master share: the port, the lock of the database, ways to wake each other, a secret."""
+
+import os
+import secrets
+import socket
+from contextlib import ExitStack
+
+from chatbot.config.settings import Settings
+from chatbot.workers.connection_counts import ConnectionCounts, create_counts_file
+from chatbot.workers.inherited_fds import InheritedFds
+from chatbot.workers.server_sockets import bind, service_url, start_listening
+from events.storage.database_lock import DatabaseLock, database_file
+from events.storage.sqlite.notifier import notifier_sockets
+
+SECRET_BYTES = 32
+
+
+class SharedResources:
+    """Held by the master for as long as it lives. `stack` lets go of it: the port and the lock are free when the last
+    worker has let go, too. One slot more than workers: for whoever replaces another.
+    """
+
+    def __init__(self, settings: Settings, stack: ExitStack) -> None:
+        """Raises LogUnusable for the database, CannotListen for the address."""
+        self.slots = settings.server.workers + 1
+        # First: a port that is taken must leave no trace of a start.
+        self._listeners = bind(settings.server.host, settings.server.port)
+        for one in self._listeners:
+            stack.enter_context(one)
+        self._lock: DatabaseLock | None = None
+        self._wakeups: list[tuple[socket.socket, socket.socket]] = []
+        if not settings.database.is_postgres:
+            self._lock = DatabaseLock(database_file(settings.database.path))
+            self._lock.acquire()
+            stack.callback(self._lock.release)
+            self._wakeups = notifier_sockets(self.slots)
+            for pair in self._wakeups:
+                stack.enter_context(pair[0])
+                stack.enter_context(pair[1])
+        start_listening(self._listeners)
+        self.url = service_url(self._listeners[0].getsockname())
+        self._counts_file = create_counts_file(self.slots)
+        stack.callback(os.close, self._counts_file)
+        self.tally = ConnectionCounts(self._counts_file)
+        self._secret = settings.nodes.secret or secrets.token_urlsafe(SECRET_BYTES)
+
+    def for_worker(self, slot: int) -> InheritedFds:
+        """What the worker in this slot inherits, but for its channel to the master."""
+        own = [receiver for number, (receiver, _) in enumerate(self._wakeups, start=1) if number == slot]
+        others = [way for number, (_, way) in enumerate(self._wakeups, start=1) if number != slot]
+        return InheritedFds(
+            slot=slot,
+            listeners=tuple(one.fileno() for one in self._listeners),
+            tally=self._counts_file,
+            control=-1,
+            secret=self._secret,
+            locks=() if self._lock is None else self._lock.descriptors,
+            wakeups=tuple(end.fileno() for end in (*own, *others)),
+        )

@@ -1,0 +1,52 @@
+"""Which store keeps a log: a file is SQLite's, a URL PostgreSQL's."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from events.compatibility import OtherNodes
+from events.errors import LogUnusable
+from events.log import EventLog
+from events.options import LogOptions
+from events.storage.group_commit import LogObserver
+from events.storage.sqlite.notifier import Notifier
+from events.storage.sqlite.sqlite_log import SqliteLog
+
+
+def now_us() -> int:
+    """Microseconds since 1970, UTC."""
+    return time.time_ns() // 1000
+
+
+async def open_log(  # noqa: PLR0913  each has a default that suits
+    place: Path | str,
+    options: LogOptions | None = None,
+    *,
+    read_only: bool = False,
+    clock: Callable[[], int] = now_us,
+    observe: LogObserver | None = None,
+    notifier: Notifier | None = None,
+    other_nodes: OtherNodes | None = None,
+    program: str = "unknown",
+) -> EventLog:
+    """The log in `place`, a path or a PostgreSQL URL, made if missing; with `read_only` nothing is written.
+
+    `wakeups` and `other_nodes` are for processes of one machine that append to one file. `program` is the version of
+    this program, by which other nodes of a log in PostgreSQL know it.
+    Raises LogUnusable, which says what to do about it.
+    """
+    if isinstance(place, Path):
+        return await SqliteLog.open(
+            place,
+            options,
+            read_only=read_only,
+            clock=clock,
+            observe=observe,
+            notifier=notifier,
+            other_nodes=other_nodes,
+        )
+    try:
+        from events.storage.postgres.postgres_log import PostgresLog  # noqa: PLC0415  asyncpg is optional
+    except ImportError as error:
+        raise LogUnusable("a log in PostgreSQL needs asyncpg: pip install 'chatbot-backend[postgres]'") from error
+    return await PostgresLog.open(place, options, read_only=read_only, clock=clock, observe=observe, program=program)

@@ -1,0 +1,1 @@
+"""What proves that a log was not changed: hash chain, Merkle tree, signed checkpoints, checks of rows."""

@@ -1,0 +1,44 @@
+"""Unfinished erasures: content that is still there though a later event of its session says that it is gone.
+
+The service erases in the transaction that records the event. Version 0.4 could copy such an event from elsewhere
+without its erasure: a migration stopped after it, an export taken while the session was deleted, an import of a newer
+export.
+"""
+
+from msgspec import Struct
+
+from events.catalogue import ERASURE_TYPES
+from events.log import EventLog
+
+PAGE_ROWS = 250  # of a session, read at once
+PAGE_BYTES = 2**20  # or as many as hold about so much
+
+
+class IncompleteErasure(Struct, frozen=True):
+    """`position` is that of the session's first event with such content, `version` of its last one that erases."""
+
+    stream_id: str
+    position: int
+    version: int
+
+
+async def find_incomplete_erasure(log: EventLog, stream_id: str) -> IncompleteErasure | None:
+    """What is left in this session, which is read as a whole. Raises LogUnavailable."""
+    first, found, after = None, None, 0
+    while page := await log.stream_rows(stream_id, after=after, limit=PAGE_ROWS, bytes_max=PAGE_BYTES):
+        for row in page:
+            if row.type in ERASURE_TYPES and first is not None:
+                found = IncompleteErasure(stream_id, first, row.version)
+            if row.data is not None and first is None:
+                first = row.position
+        after = page[-1].version
+    return found
+
+
+async def finish_erasure(log: EventLog, stream_id: str) -> bool:
+    """Erase what is left in this session. Whether there was anything. Returns and raises as EventLog.erase."""
+    left = await find_incomplete_erasure(log, stream_id)
+    if left is None:
+        return False
+    await log.finish_erasure(stream_id, left.version)
+    return True

@@ -1,0 +1,71 @@
+"""The checks of one row that every gate makes: verify, the start check, import, migrate, salvage and proofs.
+
+A row is intact when its content gives its commitment (`check_commitment`) and its columns, together with the digest of
+the row before, give its digest (`check_link`). The commitment is over salt and data joined, so it protects the place
+where one ends and the other begins only because a salt always has the same length. The same holds for the digests and
+commitments that the next row is linked with. So the lengths are part of both checks.
+"""
+
+import hashlib
+import struct
+
+from events.integrity.hash_chain import DIGEST_BYTES, SALT_BYTES, commit, framed, link, pack_length, pack_numbers
+from events.record import RawColumns, StoredRow
+
+# What hashing raises for columns of a type, size or encoding that no log writes.
+MALFORMED = (AttributeError, TypeError, ValueError, struct.error)
+
+_sha256 = hashlib.sha256
+
+
+def check_row(previous: bytes, row: StoredRow) -> str | None:
+    """Why the row is not what was recorded after the digest `previous`; None when it is intact."""
+    return check_commitment(row) or check_link(previous, row)
+
+
+def check_commitment(row: StoredRow) -> str | None:
+    """Why the row's content is not what it commits to; None when it is, or is erased."""
+    if (row.data is None) != (row.salt is None):
+        return "content and salt must be erased together"
+    try:
+        if len(row.commitment) != DIGEST_BYTES:
+            return "the commitment has another length than any log writes"
+        if row.data is None or row.salt is None:
+            return None
+        if len(row.salt) != SALT_BYTES:
+            return "the salt has another length than any log writes"
+        if commit(row.salt, row.data.encode()) != row.commitment:
+            return "content, salt or commitment was changed"
+    except MALFORMED as error:
+        return f"a column holds what no log writes: {error}"
+    return None
+
+
+def check_link(previous: bytes, row: StoredRow) -> str | None:
+    """Why the row's digest does not follow from `previous`, the digest of the row before, and its own columns."""
+    numbers = (row.position, row.version, row.schema_version, row.recorded_at_us)
+    try:
+        if len(previous) != DIGEST_BYTES:
+            return "the digest of the event before has another length than any log writes"
+        if link(previous, numbers, (row.stream_id, row.type, row.metadata), row.commitment) != row.digest:
+            return "the digest does not follow from the event before and the columns of this one"
+    except MALFORMED as error:
+        return f"a column holds what no log writes: {error}"
+    return None
+
+
+def is_intact(previous: bytes, row: RawColumns) -> bool:
+    """`check_row` of a row with content in one pass, a fifth faster: for verifying millions of rows.
+
+    False means only that `check_row` must decide: an erased row, for example. Raises MALFORMED.
+    """
+    position, stream, version, kind, schema_version, recorded_at_us, metadata, data, salt, commitment, digest = row
+    if not (data.isascii() and metadata.isascii() and stream.isascii() and kind.isascii()):
+        for text in (data, metadata, stream, kind):
+            text.decode()  # no log writes what is not UTF-8
+    if len(salt) != SALT_BYTES or _sha256(salt + data).digest() != commitment:
+        return False
+    head = pack_numbers(position, version, schema_version, recorded_at_us, len(stream))
+    parts = (previous, head, stream, framed(kind), pack_length(len(metadata)), metadata, commitment)
+    is_linked: bool = _sha256(b"".join(parts)).digest() == digest
+    return is_linked

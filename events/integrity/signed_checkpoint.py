@@ -1,0 +1,176 @@
+"""A signed statement of the log's head, to be kept where nobody who can write the log can change it.
+
+The text is a checkpoint (https://c2sp.org/tlog-checkpoint) in a signed note (https://c2sp.org/signed-note), as
+transparency logs write them: origin, number of events, root of the Merkle tree (events/integrity/merkle_tree.py),
+then two lines of our own, the digest of the last event and the time. Signatures are Ed25519 (RFC 8032).
+"""
+
+import base64
+import binascii
+import hashlib
+import re
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from msgspec import Struct
+
+ED25519 = b"\x01"  # the algorithm's byte in a signed note
+SIGNATURE = "\u2014 "  # begins a line with a signature
+BOM = "\ufeff"  # some editors write it before a text; it says nothing
+_NAME = re.compile(r"[^\s+]{1,128}")
+_BODY = re.compile(
+    r"(?P<origin>[^\n]+)\n(?P<size>0|[1-9][0-9]{0,18})\n(?P<root>[A-Za-z0-9+/]{43}=)\n"
+    r"digest (?P<digest>[0-9a-f]{64})\ntime (?P<time>[0-9TZ:.+-]+)\n"
+)
+
+
+class InvalidCheckpoint(Exception):
+    """This is no checkpoint, no key, or not signed with this key."""
+
+
+class LogCheckpoint(Struct, frozen=True):
+    """The log had `size` events, the last with `digest`, and the tree over them the root `root`, at `time`."""
+
+    origin: str
+    size: int
+    root: bytes
+    digest: bytes
+    time: str
+
+    def body(self) -> str:
+        root = base64.b64encode(self.root).decode()
+        return f"{self.origin}\n{self.size}\n{root}\ndigest {self.digest.hex()}\ntime {self.time}\n"
+
+
+def make_key(name: str) -> tuple[str, str]:
+    """A new pair of keys under `name`: the signer's, which is secret, and the verifier's. Raises BadCheckpoint."""
+    if not _NAME.fullmatch(name):
+        raise InvalidCheckpoint("a key's name has 1 to 128 characters, without spaces and +")
+    private = Ed25519PrivateKey.generate()
+    seed, public = private.private_bytes_raw(), private.public_key().public_bytes_raw()
+    mark = _key_id(name, public).hex()
+    return f"PRIVATE+KEY+{name}+{mark}+{_b64(ED25519 + seed)}", f"{name}+{mark}+{_b64(ED25519 + public)}"
+
+
+def sign(checkpoint: LogCheckpoint, signer: str) -> str:
+    """The checkpoint as a signed note. Raises BadCheckpoint for what is no signer's key."""
+    found = re.fullmatch(r"PRIVATE\+KEY\+([^\s+]+)\+([0-9a-f]{8})\+(\S+)", signer.strip())
+    if not found:
+        raise InvalidCheckpoint("this is no signer's key as `keygen` writes it")
+    private = Ed25519PrivateKey.from_private_bytes(_key_bytes(found[3]))
+    mark = _key_id(found[1], private.public_key().public_bytes_raw())
+    if mark.hex() != found[2]:
+        raise InvalidCheckpoint("the signer's key is damaged: its parts do not belong together")
+    body = checkpoint.body()
+    return f"{body}\n\u2014 {found[1]} {_b64(mark + private.sign(body.encode()))}\n"
+
+
+def read_all(text: str, verifier: str) -> list[LogCheckpoint]:
+    """The checkpoints of all notes in `text`. Raises BadCheckpoint if one of them is not signed by the holder of
+    `verifier`'s other half.
+    """
+    found = split_notes(text)
+    stated = []
+    for number, note in enumerate(found, start=1):
+        try:
+            stated.append(read(note, verifier))
+        except InvalidCheckpoint as error:
+            if len(found) == 1:
+                raise
+            raise InvalidCheckpoint(f"note {number} of {len(found)}: {error}") from error
+    return stated
+
+
+def split_notes(text: str) -> list[str]:
+    """The notes in `text`, with or without blank lines between them; whatever is none counts as one, to be refused."""
+    notes: list[str] = []
+    body: list[str] = []
+    signatures: list[str] | None = None  # None: in the body
+    for line in text.split("\n"):  # and at no other character, as in `_signature`
+        if signatures is not None and not line.startswith(SIGNATURE):
+            notes.append("\n".join([*body, "", *signatures, ""]))
+            body, signatures = [], None
+        if signatures is not None:
+            signatures.append(line)
+        elif line or body:
+            if line:
+                body.append(line if body else line.removeprefix(BOM))
+            else:
+                signatures = []
+    if body:
+        rest = [] if signatures is None else ["", *signatures]
+        notes.append("\n".join([*body, *rest, ""]))
+    return notes or [text]
+
+
+def read(note: str, verifier: str) -> LogCheckpoint:
+    """The checkpoint that `note` states, signed by the holder of `verifier`'s other half. Raises BadCheckpoint, also
+    where there is more than one note.
+    """
+    if len(split_notes(note)) != 1:
+        raise InvalidCheckpoint("there is more than one note: only one can be meant here")
+    note = note.removeprefix(BOM)
+    name, mark, public = read_verifier(verifier)
+    body, blank, signatures = note.partition("\n\n")
+    if not blank:
+        raise InvalidCheckpoint("this is no signed note: it has no signature")
+    body += "\n"
+    signature = _signature(signatures, name, mark)
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, body.encode())
+    except InvalidSignature as error:
+        raise InvalidCheckpoint(f"the signature of {name} does not fit: changed, or a forgery") from error
+    return parse(note)
+
+
+def parse(note: str) -> LogCheckpoint:
+    """What `note` states, whoever signed it. Raises BadCheckpoint."""
+    found = _BODY.fullmatch(note.partition("\n\n")[0] + "\n")
+    if not found:
+        raise InvalidCheckpoint("this is no checkpoint of such a log")
+    root = base64.b64decode(found["root"])
+    return LogCheckpoint(found["origin"], int(found["size"]), root, bytes.fromhex(found["digest"]), found["time"])
+
+
+def read_verifier(text: str) -> tuple[str, bytes, bytes]:
+    """The signer's name, the key's mark and the public key that `text` holds. Raises BadCheckpoint."""
+    found = re.fullmatch(r"([^\s+]+)\+([0-9a-f]{8})\+(\S+)", text.strip())
+    if not found:
+        raise InvalidCheckpoint("this is no verifier's key as `keygen` writes it")
+    public = _key_bytes(found[3])
+    mark = _key_id(found[1], public)
+    if mark.hex() != found[2]:
+        raise InvalidCheckpoint("the verifier's key is damaged: its parts do not belong together")
+    return found[1], mark, public
+
+
+def _signature(lines: str, name: str, mark: bytes) -> bytes:
+    for line in lines.split("\n"):  # and at no other character: nothing that was changed is to pass
+        found = re.fullmatch(r"\u2014 ([^\s+]+) (\S+)", line)
+        if found and found[1] == name:
+            try:
+                raw = base64.b64decode(found[2], validate=True)
+            except binascii.Error:
+                continue
+            if raw[:4] == mark and _b64(raw) == found[2]:  # its last bits can be written in four ways: only one is ours
+                return raw[4:]
+    raise InvalidCheckpoint(f"the note is not signed by {name}")
+
+
+def _key_id(name: str, public: bytes) -> bytes:
+    """Of a signed note: the first 4 bytes of SHA-256(name || newline || algorithm || public key)."""
+    return hashlib.sha256(name.encode() + b"\n" + ED25519 + public).digest()[:4]
+
+
+def _key_bytes(text: str) -> bytes:
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except binascii.Error:
+        raw = b""
+    if len(raw) != 33 or raw[:1] != ED25519:
+        raise InvalidCheckpoint("the key is damaged, or not one of Ed25519")
+    return raw[1:]
+
+
+def _b64(raw: bytes) -> str:
+    return base64.b64encode(raw).decode()

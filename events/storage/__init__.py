@@ -1,0 +1,1 @@
+"""How events are stored: group commit, and one folder for each database."""

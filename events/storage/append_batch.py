@@ -1,0 +1,150 @@
+"""From appends to rows, without I/O: encode and commit to each event, then place a batch on the end of the chain."""
+
+from collections.abc import Callable, Sequence
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from events import compatibility
+from events.catalogue import SCHEMA_VERSIONS, Event
+from events.codec import check, encode, event_type
+from events.errors import LogError, VersionConflict
+from events.integrity.hash_chain import SALT_BYTES, commit, link
+from events.record import Head, Metadata, RecordedEvent, encode_metadata
+
+VERSION_MAX = 2**53  # what any JSON reader still tells apart
+
+# The structs of an append are made without the collector's book-keeping (gc=False): they hold nothing that could lead
+# back to them, and are so many that its passes can be measured.
+
+Outcome = tuple[RecordedEvent, ...] | LogError
+Row = tuple[int | str | bytes, ...]  # a row's columns, in the order of StoredRow
+
+
+class EncodedEvent(Struct, frozen=True, gc=False):
+    """One event encoded, with the salt and the commitment that the chain will keep of it."""
+
+    event: Event
+    type: str
+    data: str
+    salt: bytes
+    commitment: bytes
+
+
+class PendingAppend(Struct, frozen=True, gc=False):
+    """An append that waits for its place. `size` is the length of its data in bytes.
+
+    One without contents only erases what the stream holds before version `expected_version`.
+    """
+
+    stream_id: str
+    expected_version: int
+    contents: tuple[EncodedEvent, ...]
+    metadata: Metadata
+    metadata_text: str
+    recorded_at_us: int
+    size: int
+    erases: bool
+
+
+class BatchPlan(Struct, frozen=True):
+    """A batch in place: the rows to write, what each append gets once they are, and the head after them.
+
+    `erasures` are (stream_id, version): content of that stream before that version goes.
+    """
+
+    rows: list[Row]
+    outcomes: list[Outcome]
+    erasures: list[tuple[str, int]]
+    head: Head
+    conflicts: int
+
+
+class AppendContext(Struct, frozen=True, gc=False):
+    """Where and why events are appended: everything of an append but the events."""
+
+    stream_id: str
+    expected_version: int
+    metadata: Metadata
+    recorded_at_us: int
+    erases: bool = False
+
+
+def prepare(events: Sequence[Event], origin: AppendContext, random_bytes: Callable[[int], bytes]) -> PendingAppend:
+    """Encode what the caller appends, in the caller's own task: what is wrong with it must not reach a batch.
+
+    Raises ValueError for no events, an impossible version, text that is not Unicode (a lone surrogate), or a field
+    whose value is not of its type.
+    """
+    if not events:
+        raise ValueError("an append needs at least one event")
+    if not 0 <= origin.expected_version < VERSION_MAX:
+        raise ValueError(f"expected_version {origin.expected_version} is not a version")
+    origin.stream_id.encode()  # a lone surrogate here would fail the whole batch later
+    contents, size = [], 0
+    for event in events:
+        kind, data, salt = event_type(event), encode(event), random_bytes(SALT_BYTES)
+        check(kind, data)  # what cannot be read back would stop every projection, for ever
+        contents.append(EncodedEvent(event, kind, data.decode(), salt, commit(salt, data)))
+        size += len(data)
+    metadata = _metadata(origin.metadata, contents)
+    origin_of, text = (origin.stream_id, origin.expected_version), encode_metadata(metadata)
+    return PendingAppend(*origin_of, tuple(contents), metadata, text, origin.recorded_at_us, size, origin.erases)
+
+
+def _metadata(given: Metadata, contents: Sequence[EncodedEvent]) -> Metadata:
+    """Raises ValueError for events of which only some may be ignored: they share their metadata."""
+    ignorable = sum(one.type in compatibility.IGNORABLE for one in contents)
+    if not ignorable:
+        return given
+    if ignorable < len(contents):
+        raise ValueError("events that may be ignored are appended by themselves")
+    return replace(given, ignorable=True)
+
+
+def erasure(stream_id: str, version: int) -> PendingAppend:
+    """Erases what the stream holds before `version`, where an event that explains it is recorded already."""
+    return PendingAppend(stream_id, version, (), Metadata(), "", 0, 0, erases=True)
+
+
+def plan(batch: Sequence[PendingAppend], head: Head, versions: dict[str, int]) -> BatchPlan:
+    """Place `batch` after `head`.
+
+    `versions` are the streams' versions as the store has them; for a stream that it does not name, the first append
+    is believed. Appends to one stream follow each other; one that does not fit gets VersionConflict alone.
+    """
+    reached, erasures = dict(versions), []
+    rows: list[Row] = []
+    outcomes: list[Outcome] = []
+    conflicts = 0
+    for append in batch:
+        expected = append.expected_version
+        if not append.contents:
+            outcomes.append(())
+            erasures.append((append.stream_id, expected))
+            continue
+        if reached.setdefault(append.stream_id, expected) != expected:
+            outcomes.append(VersionConflict(append.stream_id, expected))
+            conflicts += 1
+            continue
+        head, recorded = _chain_rows(append, head, rows)
+        reached[append.stream_id] = recorded[-1].version
+        outcomes.append(recorded)
+        if append.erases:
+            erasures.append((append.stream_id, recorded[-1].version))
+    return BatchPlan(rows, outcomes, erasures, head, conflicts)
+
+
+def _chain_rows(append: PendingAppend, head: Head, rows: list[Row]) -> tuple[Head, tuple[RecordedEvent, ...]]:
+    """Add the rows of `append`, and say where the log ends then and what was recorded."""
+    position, digest, version = head.position, head.digest, append.expected_version
+    stream_id, at_us, metadata, text = append.stream_id, append.recorded_at_us, append.metadata, append.metadata_text
+    recorded = []
+    for content in append.contents:
+        position, version, kind, commitment = position + 1, version + 1, content.type, content.commitment
+        schema = SCHEMA_VERSIONS[kind]
+        digest = link(digest, (position, version, schema, at_us), (stream_id, kind, text), commitment)
+        envelope = (position, stream_id, version, kind, schema, at_us)
+        rows.append((*envelope, text, content.data, content.salt, commitment, digest))
+        recorded.append(RecordedEvent(*envelope, metadata, content.event))
+    return Head(position, digest), tuple(recorded)

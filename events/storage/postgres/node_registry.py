@@ -1,0 +1,73 @@
+"""The processes that serve a log in PostgreSQL, as they register themselves in a small table beside it.
+
+A row is a process: its name, its version and what it can read. It is renewed by the server's clock; one that was not
+renewed for `STALE_S` is of a process that is gone. See events/compatibility.py for what it is good for.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+
+import asyncpg
+
+from events.compatibility import NodeVersion, decode_version, encode_version
+from events.errors import LogError, LogUnavailable
+from events.storage.postgres.postgres_connection import CLOSE_TIMEOUT_S
+from events.storage.postgres.postgres_readers import PostgresReaders
+
+RENEW_S = 20.0  # between renewals
+STALE_S = 90.0  # four renewals missed: the process is gone, or has been frozen or cut off for as long
+FORGET_S = 86_400.0  # then its row is removed by whoever registers
+NODES_MAX = 10_000  # rows that are looked at: a limit where none is expected
+
+_REGISTER = "INSERT INTO events_nodes (version) VALUES ($1) RETURNING id"
+_RENEW = """
+INSERT INTO events_nodes (id, version) VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET seen_at = now() RETURNING id
+"""
+_FORGET = f"DELETE FROM events_nodes WHERE seen_at < now() - interval '{FORGET_S} seconds'"  # noqa: S608  constants
+_PRESENT = f"SELECT version FROM events_nodes WHERE seen_at > now() - interval '{STALE_S} seconds' LIMIT {NODES_MAX}"  # noqa: S608  constants
+_LEAVE = "DELETE FROM events_nodes WHERE id = $1 RETURNING id"
+
+
+class NodeRegistry:
+    """This process's row, and the others'. Implements events.compatibility.OtherNodes."""
+
+    def __init__(self, readers: PostgresReaders, own: NodeVersion) -> None:
+        self._readers = readers
+        self._own = encode_version(own)
+        self._id: str | None = None  # of the row, drawn by the server
+        self._renewing: asyncio.Task[None] | None = None
+
+    async def register(self, connection: asyncpg.Connection) -> None:
+        """Before the log is read: who asks from then on knows of this process. Raises FAILURES."""
+        await connection.execute(_FORGET)
+        self._id = await connection.fetchval(_REGISTER, self._own)
+
+    def start(self) -> None:
+        """Renew the row from now on."""
+        self._renewing = asyncio.create_task(self._renew(), name="log-registration")
+
+    async def versions(self) -> Sequence[NodeVersion]:
+        """As OtherNodes.versions."""
+        rows = await self._readers.rows(_PRESENT)
+        try:
+            found = [decode_version(row[0]) for row in rows]
+        except ValueError as error:
+            raise LogUnavailable(f"the table events_nodes holds a row that is no node's: {error}") from error
+        return sorted(found, key=lambda node: node.name)
+
+    async def close(self) -> None:
+        """Remove the row; where the server is gone, time removes it."""
+        if self._renewing is None:
+            return
+        self._renewing.cancel()
+        await asyncio.wait([self._renewing])
+        with suppress(LogError, TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self._readers.rows(_LEAVE, self._id)
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_S)
+            with suppress(LogError):  # the database is away, as all reads and appends tell; the next round tries again
+                await self._readers.rows(_RENEW, self._id, self._own)

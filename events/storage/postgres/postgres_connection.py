@@ -1,0 +1,221 @@
+"""Connections to PostgreSQL: how they are set, and what their failures mean, in words for an operator."""
+
+import asyncio
+import ssl
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+import asyncpg
+
+from events.errors import LogUnavailable, LogUnusable
+from events.options import LogOptions
+from events.record import Head
+from events.storage.postgres.postgres_url import malformed, parse_postgres_url
+
+ANSWER_TIMEOUT_S = 15.0  # for an answer; then the connection is given up. Longer than what the server itself may take:
+STATEMENT_MS = 10_000  # the server ends what takes longer
+CLOSE_TIMEOUT_S = 2.0  # for a connection to be closed
+RETRY_S = (0.05, 1.0)  # pauses between attempts: the first, doubled up to the last
+
+# Whatever URL, role or database say. Plans are of indexes only: what the planner believes of a table that was made a
+# minute ago would have it walk all of it.
+# Set once connected: PgBouncer refuses most of them as startup parameters.
+_SETTINGS: Final = {
+    "default_transaction_isolation": "read committed",  # behind the lock each statement must see what was committed
+    "statement_timeout": str(STATEMENT_MS),
+    "idle_in_transaction_session_timeout": "60000",
+    "tcp_keepalives_idle": "15",  # a client whose host has vanished is forgotten, with all it holds, within 30 s
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "plan_cache_mode": "force_generic_plan",
+    "jit": "off",
+}
+
+_WORDS = {
+    "25006": "it takes no writes (a standby, or default_transaction_read_only is on): name the primary in DATABASE_URL",
+    "26000": "a pooler in transaction mode is in between: have it use pool_mode = session",
+    "28000": "it does not let this user in: look at DATABASE_URL and pg_hba.conf",
+    "28P01": "the user's password is wrong: look at DATABASE_URL",
+    "3D000": "there is no such database: create it",
+    "3F000": "its schema is missing or has another name now: name it in DATABASE_URL (search_path) and start again",
+    "40001": "it met too many concurrent changes",
+    "40P01": "it met a deadlock with another program",
+    "42501": "this user may not do that: grant it, or let this user own the table `events`",
+    "42883": "the log's procedure is missing: start this program again",
+    "42P01": "the table `events` is missing: if its schema has another name now, name that in DATABASE_URL"
+    " (search_path) and start again, otherwise restore a copy",
+    "53100": "the server's disk is full: free some space",
+    "53200": "the server is out of memory",
+    "53300": "the server has no connection left: raise max_connections, or lower database.read_connections",
+    "55P03": "another program keeps the log locked",
+    "57014": "it took too long, and was ended",
+    "57P01": "the server is shutting down",
+    "57P02": "the server has crashed and is recovering",
+    "57P03": "the server is starting up",
+    "CHL01": "it holds another log than the one that was opened: stop, and name the right database and schema",
+    "XX001": "the server finds its data damaged: restore a copy",
+    "XX002": "the server finds an index damaged: REINDEX TABLE events, then verify the log",
+}
+
+# Another attempt may do, with a new connection: a server that restarts, a standby that takes over, a cut cable.
+_PASSING = frozenset({"25006", "40001", "40P01", "53300", "57014", "57P01", "57P02", "57P03"})
+
+# Classes of errors that abort a transaction before its commit: nothing was recorded. Not in here: a connection that
+# ends (08, 57), what the system does (58, XX), and 40003, by which the server says that it does not know.
+_HARMLESS_CLASSES = frozenset({
+    "0A", "22", "23", "25", "26", "28", "2F", "3D", "3F", "40", "42", "53", "54", "55", "CH", "P0",
+})  # fmt: skip
+_OUTCOME_UNKNOWN = "40003"
+
+FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+
+
+class Unconfirmed(TimeoutError):
+    """The server has committed, and given up waiting for a standby to say that it has it, too."""
+
+
+def without_credentials(url: str) -> str:
+    """Where the log is, for people: without credentials and options, however badly the URL is written."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether a later attempt may succeed."""
+    code = _code(error)
+    return code in _PASSING or code.startswith("08") or not isinstance(error, asyncpg.PostgresError)
+
+
+def is_harmless(error: BaseException) -> bool:
+    """Whether `error` tells for certain that nothing was committed."""
+    code = _code(error)
+    return code[:2] in _HARMLESS_CLASSES and code != _OUTCOME_UNKNOWN
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether `error` says that what is stored makes no sense or is not ours: no further attempt will cure that."""
+    return _code(error) in ("CHL01", "XX001", "XX002")
+
+
+def explain(error: BaseException, label: str) -> str:
+    """What is the matter, in words for an operator."""
+    code = _code(error)
+    if code[:2] in ("23", "P0"):
+        return f"database {label}: another program writes to it; stop that program ({error})"
+    if code.startswith("08") and str(error):
+        return f"database {label}: the server or a pooler ended the connection: {error} ({code})"
+    if code.startswith("08") or isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError):
+        return f"database {label}: the connection was lost"
+    if isinstance(error, Unconfirmed):
+        return f"database {label}: no standby confirms what is recorded: look at synchronous_standby_names"
+    if isinstance(error, TimeoutError):
+        return f"database {label} does not answer: look at the server and the network"
+    if isinstance(error, asyncpg.PostgresError):
+        return f"database {label}: {_WORDS.get(code) or error} ({code})"
+    return f"database {label} cannot be reached: {error}"
+
+
+def _code(error: BaseException) -> str:
+    return getattr(error, "sqlstate", None) or ""
+
+
+class Database:
+    """A database that holds a log: where, and how to connect to it. `label` is what people may see of the URL."""
+
+    def __init__(self, url: str, options: LogOptions, *, read_only: bool = False) -> None:
+        self.label = without_credentials(url)
+        self.options = options
+        self._target = parse_postgres_url(url)
+        self._ssl = ssl.create_default_context() if self._target.has_system_roots else None
+        self._read_only = read_only
+
+    async def connect(self, **settings: str) -> asyncpg.Connection:
+        """A new connection, with `settings` of the server's own. Raises FAILURES, or LogUnusable for a wrong URL."""
+        lock_ms = max(1, round(self.options.busy_timeout_s * 1000))  # 0 would mean for ever
+        wanted = {**self._target.settings, **_SETTINGS, "lock_timeout": str(lock_ms), **settings}
+        if self._read_only:
+            wanted["default_transaction_read_only"] = "on"
+        connection = await self._connection()
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                await _configure(connection, wanted)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
+
+    async def _connection(self) -> asyncpg.Connection:
+        """Raises FAILURES, LogUnusable."""
+        target, startup = self._target, {"application_name": self._target.application_name}
+        if target.options:
+            startup["options"] = target.options
+        try:
+            return await asyncpg.connect(
+                target.dsn,
+                timeout=target.connect_timeout_s,
+                server_settings=startup,
+                ssl=self._ssl,
+                target_session_attrs=None if self._read_only or target.has_target else "read-write",
+            )
+        except (ValueError, TypeError, asyncpg.exceptions.ClientConfigurationError):
+            raise malformed() from None  # without its cause: that may quote the password
+        except asyncpg.exceptions.TargetServerAttributeNotMatched:
+            raise asyncpg.exceptions.ReadOnlySQLTransactionError("no server takes writes") from None
+
+    async def check_not_rewound(self, connection: asyncpg.Connection, known: Head) -> None:
+        """Raises LogUnavailable where the database has forgotten what it had acknowledged: a standby that took over
+        without it, or an old copy.
+        """
+        if known.position:
+            digest = await connection.fetchval("SELECT digest FROM events WHERE position = $1", known.position)
+            if digest != known.digest:
+                raise DatabaseRewound(self.rewound_message(known.position))
+
+    def rewound_message(self, position: int) -> str:
+        """What is the matter where an event that was known is missing."""
+        return (
+            f"database {self.label} has lost events that were recorded (position {position} is gone or another), or"
+            " holds another log now: stop, and name the right database and schema, or restore a copy that has them"
+        )
+
+
+class DatabaseRewound(LogUnavailable):
+    """The database is not the one that acknowledged what this process knows of."""
+
+
+async def _configure(connection: asyncpg.Connection, settings: Mapping[str, str]) -> None:
+    """Raises FAILURES, and LogUnusable for a setting that the server does not take."""
+    calls = ", ".join(f"set_config({_literal(name)}, {_literal(value)}, false)" for name, value in settings.items())
+    try:
+        await connection.execute(f"SELECT {calls}")
+    except asyncpg.PostgresError as error:
+        if _code(error)[:2] in ("22", "42"):
+            raise LogUnusable(f"DATABASE_URL: a parameter is not understood: {error} ({_code(error)})") from error
+        raise
+
+
+def _literal(text: str) -> str:
+    """`text` in SQL, whatever standard_conforming_strings says."""
+    return "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
+
+
+async def close_gracefully(connection: asyncpg.Connection | None) -> None:
+    """Close a connection, politely where the server listens. Never raises."""
+    if connection is not None:
+        try:
+            await connection.close(timeout=CLOSE_TIMEOUT_S)
+        except FAILURES:
+            connection.terminate()
+
+
+def backoff_delays() -> Iterator[float]:
+    """Seconds between one attempt and the next, for ever."""
+    pause_s, longest_s = RETRY_S
+    while True:
+        yield pause_s
+        pause_s = min(2 * pause_s, longest_s)

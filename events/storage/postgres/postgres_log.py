@@ -1,0 +1,320 @@
+"""The event log in a PostgreSQL database, for many nodes at once. Implements events.log.EventLog.
+
+Every version is decided by the database, so any number of nodes may append. What a node knows of the head it learns
+from its own commits, from the others' notifications, and from asking.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import TypeVar
+
+import asyncpg
+
+from events.catalogue import ERASURE_TYPES, Event
+from events.codec import event_type
+from events.compatibility import EventTypeGate, NodeVersion, name_of_process, own_version
+from events.errors import LogUnavailable, LogUnusable
+from events.log import Snapshot
+from events.options import LogOptions
+from events.record import EventHeader, Head, Metadata, RawColumns, RecordedEvent, StoredRow
+from events.storage.append_batch import AppendContext, prepare
+from events.storage.erasure_rules import check_erasure_explained
+from events.storage.group_commit import GroupCommit, LogObserver, NoObserver
+from events.storage.postgres.append_procedure import erase_before
+from events.storage.postgres.head_listener import HeadListener, server_process
+from events.storage.postgres.node_registry import NodeRegistry
+from events.storage.postgres.postgres_batch_store import PostgresBatchStore
+from events.storage.postgres.postgres_connection import FAILURES, Database, backoff_delays, explain, is_passing
+from events.storage.postgres.postgres_readers import (
+    PostgresReaders,
+    all_events,
+    event_headers,
+    events_at,
+    scan_raw_rows,
+    sizes_at,
+    stored_rows,
+    stored_stream,
+    stream_events,
+)
+from events.storage.postgres.postgres_schema import check_format, create
+from events.storage.postgres.postgres_snapshot import open_snapshot
+from events.storage.postgres.vacuum import Vacuum
+
+T = TypeVar("T")
+
+_BIGINT_MIN, _BIGINT_MAX = -(2**63), 2**63 - 1  # PostgreSQL's; a client's cursor may name any number
+
+
+def now_us() -> int:
+    """Microseconds since 1970, UTC."""
+    return time.time_ns() // 1000
+
+
+class PostgresLog:
+    """An event log in one table. Made by `open`; every instance must be closed."""
+
+    def __init__(
+        self,
+        place: Database,
+        sources: tuple[Callable[[], int], Callable[[int], bytes]],
+        observe: LogObserver,
+        version: NodeVersion | None,
+    ) -> None:
+        self._database = place
+        self._clock, self._random_bytes = sources
+        self._readers = PostgresReaders(place)
+        self._head = HeadListener(place, listens=version is not None)
+        self._vacuum = Vacuum(place, partial(observe.warned, "erasure_waits"))
+        self._registry: NodeRegistry | None = None
+        self._gate: EventTypeGate | None = None
+        if version is not None:
+            self._registry = NodeRegistry(self._readers, version)
+            self._gate = EventTypeGate(self._registry, observe)
+        self._store = PostgresBatchStore(place, self._head, self._vacuum)
+        self._writer: GroupCommit | None = None
+        self._closed: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(  # noqa: PLR0913  each has a default that suits
+        cls,
+        url: str,
+        options: LogOptions | None = None,
+        *,
+        read_only: bool = False,
+        clock: Callable[[], int] = now_us,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+        observe: LogObserver | None = None,
+        program: str = "unknown",
+    ) -> "PostgresLog":
+        """Open the log in the database (and schema) that `url` names; its table is made if missing.
+
+        A server that is just starting is waited for, `busy_timeout_s` at most. With `read_only` nothing is written;
+        `head` is then the end of the log at this moment. `clock` gives microseconds, UTC; `random_bytes` the salts.
+        `program` is the version of this program, for other nodes.
+        Raises LogUnusable, which says what to do about it.
+        """
+        place = Database(url, options or LogOptions(), read_only=read_only)
+        observe = observe or NoObserver()
+        version = None if read_only else own_version(name_of_process(), program)
+        log = cls(place, (clock, random_bytes), observe, version)
+        try:
+            await log._begin(observe, read_only=read_only)
+        except BaseException as error:
+            await log._release()
+            if isinstance(error, LogUnavailable):
+                raise LogUnusable(str(error)) from error
+            raise
+        return log
+
+    @property
+    def failure(self) -> BaseException | None:
+        """The last exception in the writer that should have been impossible; it refused one batch."""
+        return None if self._writer is None else self._writer.failure
+
+    @property
+    def damage(self) -> str | None:
+        """As EventLog.damage. A database that has forgotten what it had acknowledged is one, too."""
+        return self._readers.damage or self._store.damage or self._head.damage
+
+    @property
+    def erasure_pending(self) -> bool:
+        """Whether old versions of rows may still hold what this node has erased: until a VACUUM after the last
+        transaction that can see them. See events/storage/postgres/vacuum.py for what a VACUUM leaves.
+        """
+        return not self._vacuum.clean.is_set()
+
+    async def append(
+        self, stream_id: str, expected_version: int, events: Sequence[Event], metadata: Metadata
+    ) -> tuple[RecordedEvent, ...]:
+        """As EventLog.append. Raises ValueError for text that PostgreSQL cannot hold or more events than a batch may
+        hold. A LogUnavailable that cannot tell whether the events were recorded says so.
+        """
+        return await self._record(events, AppendContext(stream_id, expected_version, metadata, self._clock()))
+
+    async def erase(
+        self, stream_id: str, expected_version: int, event: Event, metadata: Metadata
+    ) -> tuple[RecordedEvent, ...]:
+        """As EventLog.erase. Waits `erase_wait_s` at most for the VACUUM; then `erasure_pending` is true until it has
+        run (no query shows the content). Free space of pages, the write-ahead log and backups are not looked at.
+        """
+        if event_type(event) not in ERASURE_TYPES:
+            raise ValueError(f"{event_type(event)} does not explain why content is gone")
+        recorded = await self._record(
+            [event], AppendContext(stream_id, expected_version, metadata, self._clock(), erases=True)
+        )
+        await self._wait_for_vacuum()
+        return recorded
+
+    async def finish_erasure(self, stream_id: str, version: int) -> None:
+        """As EventLog.finish_erasure, which `erasure_pending` tells of as `erase` does."""
+        if self._writer is None:
+            raise LogUnavailable("the log was opened for reading only")
+        await check_erasure_explained(self, stream_id, version)
+        try:
+            await erase_before(self._database, stream_id, version)
+        except FAILURES as error:
+            raise LogUnavailable(explain(error, self._database.label)) from error
+        self._vacuum.request()
+        await self._wait_for_vacuum()
+
+    async def _wait_for_vacuum(self) -> None:
+        """Wait for the VACUUM, for `erase_wait_s` at most."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._database.options.erase_wait_s):
+                await self._vacuum.clean.wait()
+
+    async def read(
+        self, stream_id: str, *, after: int = 0, limit: int, bytes_max: int | None = None, backwards: bool = False
+    ) -> list[RecordedEvent]:
+        """As EventLog.read."""
+        span = _span(after, limit)
+        return await stream_events(self._readers, stream_id, span, backwards=backwards, bytes_max=bytes_max)
+
+    async def read_all(self, *, after: int = 0, limit: int) -> list[RecordedEvent]:
+        """As EventLog.read_all."""
+        return await all_events(self._readers, _span(after, limit))
+
+    async def event_headers(self, *, after: int = 0, limit: int) -> list[EventHeader]:
+        """As EventLog.outlines."""
+        return await event_headers(self._readers, _span(after, limit))
+
+    async def read_at(self, positions: Sequence[int]) -> dict[int, RecordedEvent]:
+        """As EventLog.read_at."""
+        return await events_at(self._readers, [place for place in positions if 0 < place <= _BIGINT_MAX])
+
+    async def sizes(self, positions: Sequence[int]) -> dict[int, int]:
+        """As EventLog.sizes."""
+        return await sizes_at(self._readers, [place for place in positions if 0 < place <= _BIGINT_MAX])
+
+    async def rows(self, *, after: int = 0, limit: int, bytes_max: int | None = None) -> list[StoredRow]:
+        """As EventLog.rows."""
+        return await stored_rows(self._readers, _span(after, limit), bytes_max)
+
+    async def scan_rows(self, take: Callable[[Iterator[RawColumns]], T], *, after: int = 0, limit: int) -> T:
+        """As events.integrity.chain_verifier.PassesRows."""
+        return await scan_raw_rows(self._readers, take, _span(after, limit))
+
+    async def stream_rows(
+        self, stream_id: str, *, after: int = 0, limit: int, bytes_max: int | None = None
+    ) -> list[StoredRow]:
+        """As EventLog.stream_rows."""
+        return await stored_stream(self._readers, stream_id, _span(after, limit), bytes_max)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Snapshot]:
+        """As EventLog.snapshot."""
+        try:
+            async with open_snapshot(self._database) as opened:
+                yield opened
+        except FAILURES as error:
+            raise LogUnavailable(explain(error, self._database.label)) from error
+
+    def head(self) -> Head:
+        """As EventLog.head."""
+        return self._head.live.current
+
+    async def latest(self) -> Head:
+        """As EventLog.latest; of a log that is only read, the head when it was opened."""
+        return self.head() if self._writer is None else await self._head.latest()
+
+    @property
+    def is_shared(self) -> bool:
+        """As EventLog.is_shared."""
+        return True
+
+    async def wait(self, position: int) -> Head:
+        """As EventLog.wait. Raises LogUnavailable when the log closes first."""
+        return await self._head.live.wait(position)
+
+    async def close(self) -> None:
+        """As EventLog.close. A second call waits for the first."""
+        if self._writer is not None:
+            self._writer.refuse()
+        if self._closed is None:
+            self._closed = asyncio.create_task(self._release(), name="log-close")
+        await asyncio.shield(self._closed)
+
+    async def _begin(self, observe: LogObserver, *, read_only: bool) -> None:
+        """Raises LogUnusable."""
+        deadline_s = asyncio.get_running_loop().time() + self._database.options.busy_timeout_s
+        for pause_s in backoff_delays():
+            try:
+                await self._prepare(read_only=read_only)
+                break
+            except FAILURES as error:
+                if not is_passing(error) or asyncio.get_running_loop().time() + pause_s > deadline_s:
+                    raise LogUnusable(explain(error, self._database.label)) from error
+            await asyncio.sleep(pause_s)
+        if read_only:
+            await self._head.close("the log was opened for reading only")
+        else:
+            self._head.start()
+            if self._registry is not None:
+                self._registry.start()
+            self._writer = GroupCommit(self._store, self._database.options, observe)
+
+    async def _prepare(self, *, read_only: bool) -> None:
+        """Raises FAILURES, LogUnusable."""
+        connection = await self._database.connect()
+        try:
+            if self._registry is not None:
+                await create(connection, self._database.label)
+                await self._registry.register(connection)
+            elif await check_format(connection, self._database.label):
+                raise LogUnusable(f"database {self._database.label} holds no log: nothing was recorded in it")
+            await self._head.open()
+            await self._check_pooling(connection)
+            if not read_only:
+                await self._vacuum.start(connection)
+        finally:
+            connection.terminate()
+
+    async def _check_pooling(self, connection: asyncpg.Connection) -> None:
+        """Two idle connections that one process of the server answers are a pooler's, and it does not keep a server
+        for a client. Raises FAILURES, LogUnusable.
+        """
+        if await server_process(connection) == await self._head.server_process():
+            raise LogUnusable(
+                f"database {self._database.label} is behind a pooler in transaction mode,"
+                " in which settings and LISTEN are lost: have it use pool_mode = session, or connect to the server"
+                " itself"
+            )
+
+    async def check_writable(self) -> None:
+        """As EventLog.check_writable."""
+        await self._require_writer().probe()
+
+    def _require_writer(self) -> GroupCommit:
+        if self._writer is None:
+            raise LogUnavailable("the log was opened for reading only")
+        if self.damage is not None:
+            raise LogUnavailable(self.damage)
+        return self._writer
+
+    async def _record(self, events: Sequence[Event], origin: AppendContext) -> tuple[RecordedEvent, ...]:
+        writer = self._require_writer()
+        if "\0" in origin.stream_id:
+            raise ValueError("a stream's name cannot hold a NUL")
+        if self._gate is not None:
+            await self._gate.admit(events)
+        return await writer.submit(prepare(events, origin, self._random_bytes))
+
+    async def _release(self) -> None:
+        if self._writer is not None:
+            await self._writer.close()
+        await self._vacuum.close()
+        if self._registry is not None:
+            await self._registry.close()
+        await self._readers.close()
+        await self._head.close("the log is closed")
+        await self._store.close()
+
+
+def _span(after: int, limit: int) -> tuple[int, int]:
+    if limit < 1:
+        raise ValueError("limit must be at least 1")
+    return max(_BIGINT_MIN, min(after, _BIGINT_MAX)), min(limit, _BIGINT_MAX)

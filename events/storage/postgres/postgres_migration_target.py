@@ -1,0 +1,98 @@
+"""A PostgreSQL database that a log is copied into, by COPY. Implements events.transfer.migration.Target."""
+
+from collections.abc import Sequence
+
+import asyncpg
+
+from events.errors import LogUnavailable, LogUnusable, MigrationRefused
+from events.integrity.hash_chain import GENESIS
+from events.options import LogOptions
+from events.record import Columns, Head
+from events.storage.erasure_rules import ERASE_ALL_EXPLAINED, without_erased
+from events.storage.incomplete_log import WritingCommand
+from events.storage.postgres.append_procedure import ERASE, LOCK
+from events.storage.postgres.head_listener import read_head
+from events.storage.postgres.postgres_connection import FAILURES, Database, close_gracefully, explain
+from events.storage.postgres.postgres_schema import COLUMNS, create, mark
+from events.storage.postgres.vacuum import vacuum
+
+# A client that freezes between two statements would keep the nodes waiting: the server ends its transaction.
+IDLE_MS = 5_000
+PAGE_MS = 60_000  # a page of big rows on a slow disk
+
+_NOTHING = "UPDATE 0"
+_TELL = "SELECT pg_notify('events_' || 'events'::regclass::oid, $1)"
+
+
+class PostgresMigrationTarget:
+    """Made by `open`; must be closed."""
+
+    def __init__(self, database: Database, connection: asyncpg.Connection) -> None:
+        self.head = Head(0, GENESIS)
+        self._database = database
+        self._connection = connection
+        self._erased = False
+
+    @classmethod
+    async def open(cls, url: str) -> "PostgresMigrationTarget":
+        """Connect, and make the table if missing. Raises LogUnusable."""
+        database = Database(url, LogOptions())
+        try:
+            connection = await database.connect(
+                statement_timeout=str(PAGE_MS), idle_in_transaction_session_timeout=str(IDLE_MS)
+            )
+            target = cls(database, connection)
+            try:
+                await create(connection, database.label, WritingCommand.MIGRATE)
+                target.head = await read_head(connection)
+            except BaseException:
+                await target.close()
+                raise
+        except FAILURES as error:
+            raise LogUnusable(explain(error, database.label)) from error
+        return target
+
+    async def add(self, rows: Sequence[Columns]) -> None:
+        """As Target.add. Nodes may be at work on other logs of the database, not on this one."""
+        connection, (written, erasures) = self._connection, without_erased(rows)
+        try:
+            async with connection.transaction():
+                await connection.execute(LOCK)
+                if await read_head(connection) != self.head:
+                    raise MigrationRefused(f"database {self._database.label}: something else appends to it")
+                await connection.execute(mark(WritingCommand.MIGRATE))
+                await connection.copy_records_to_table("events", records=written, columns=COLUMNS)
+                for erasure in erasures:
+                    done = await connection.execute(ERASE, *erasure)
+                    self._erased = self._erased or done != _NOTHING
+                await connection.execute(_TELL, str(rows[-1][0]))
+        except FAILURES as error:
+            raise LogUnavailable(explain(error, self._database.label)) from error
+        self.head = Head(rows[-1][0], rows[-1][10])
+
+    async def finish_erasures(self) -> None:
+        """As Target.finish_erasures. In one statement, however long it takes."""
+        try:
+            async with self._connection.transaction():
+                await self._connection.execute("SET LOCAL statement_timeout = 0")
+                self._erased = await self._connection.execute(ERASE_ALL_EXPLAINED) != _NOTHING
+        except FAILURES as error:
+            raise LogUnavailable(explain(error, self._database.label)) from error
+
+    async def finish(self) -> None:
+        """As Target.finish."""
+        try:
+            await self._connection.execute(mark(None))
+        except FAILURES as error:
+            raise LogUnavailable(explain(error, self._database.label)) from error
+
+    async def close(self) -> None:
+        """As Target.close. Old versions of erased rows go."""
+        try:
+            if self._erased:
+                await self._connection.execute("SET statement_timeout = 0")
+                await vacuum(self._connection)
+        except FAILURES as error:
+            raise LogUnavailable(explain(error, self._database.label)) from error
+        finally:
+            await close_gracefully(self._connection)

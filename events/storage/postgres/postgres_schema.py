@@ -1,0 +1,230 @@
+"""The log as PostgreSQL keeps it: the table's mark, the table, and the triggers by which the database itself refuses to
+forget, change or reorder what happened.
+
+Texts stay texts: the chain is over the very bytes of `data`, which jsonb would not keep. `stream_id` compares byte by
+byte, so that no upgrade of the system's collations can harm its index.
+"""
+
+import asyncpg
+
+from events.errors import LogUnusable
+from events.storage.incomplete_log import LogIncomplete, WritingCommand, writing_command_of
+from events.storage.postgres.append_procedure import NAME, OLD_NAME, append_procedure
+
+FORMAT = 1
+MARK = "chatbot event log, format "  # the table's comment, then FORMAT: tells a log from any other table `events`
+SERVER_MIN = (14, 0)  # procedures with results
+CREATION_LOCK = 0x43484C47  # "CHLG": two nodes that start together make one log
+
+COLUMNS = (
+    "position", "stream_id", "version", "type", "schema_version", "recorded_at",
+    "metadata", "data", "salt", "commitment", "digest",
+)  # fmt: skip
+
+TABLE = """
+CREATE TABLE events (
+    position       bigint PRIMARY KEY CHECK (position > 0),
+    stream_id      text COLLATE "C" NOT NULL,
+    version        bigint NOT NULL CHECK (version > 0),
+    type           text   NOT NULL,
+    schema_version bigint NOT NULL,
+    recorded_at    bigint NOT NULL, -- microseconds, UTC
+    metadata       text   NOT NULL, -- JSON: who asked
+    data           text,            -- JSON; NULL once erased
+    salt           bytea,           -- 16 random bytes; NULL once erased
+    commitment     bytea  NOT NULL CHECK (octet_length(commitment) = 32),
+    digest         bytea  NOT NULL CHECK (octet_length(digest) = 32),
+    UNIQUE (stream_id, version),
+    CHECK ((data IS NULL) = (salt IS NULL))
+)
+"""
+
+# Once for each statement, however many rows it brings: for each row by itself it would cost as much as the insertion.
+# What was there has no gap, so the new rows have none if each follows one that is there.
+REFUSE_GAP = """
+CREATE OR REPLACE FUNCTION {schema}.events_refuse_gap() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    low bigint;
+    high bigint;
+    number bigint;
+BEGIN
+    SELECT min(position), max(position), count(*) INTO low, high, number FROM added;
+    IF number > 0 AND (high - low + 1 <> number OR low <> 1 + coalesce((
+        SELECT position FROM {schema}.events WHERE position < low ORDER BY position DESC LIMIT 1), 0)
+        OR EXISTS (SELECT FROM {schema}.events WHERE position > high)) THEN
+        RAISE EXCEPTION 'events: position must be the one after the last';
+    END IF;
+    IF EXISTS (SELECT FROM added WHERE version <> 1 AND NOT EXISTS (
+        SELECT FROM {schema}.events AS before
+         WHERE before.stream_id = added.stream_id AND before.version = added.version - 1)) THEN
+        RAISE EXCEPTION 'events: version must be the one after the stream''s last';
+    END IF;
+    RETURN NULL;
+END $$
+"""
+
+# Not part of the log: which processes serve it, see events/storage/postgres/node_registry.py.
+NODES = """
+CREATE TABLE {schema}.events_nodes (
+    id      uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    version text NOT NULL, -- JSON: name, version of the program, what it can read
+    seen_at timestamptz NOT NULL DEFAULT now()
+)
+"""
+
+REFUSE_DELETE = """
+CREATE OR REPLACE FUNCTION {schema}.events_refuse_delete() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'events: what happened cannot be deleted';
+END $$
+"""
+
+REFUSE_UPDATE = """
+CREATE OR REPLACE FUNCTION {schema}.events_refuse_update() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'events: what happened cannot be changed, only its content erased';
+END $$
+"""
+
+TRIGGERS = """
+CREATE TRIGGER events_refuse_gap AFTER INSERT ON events
+    REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION events_refuse_gap();
+CREATE TRIGGER events_refuse_delete BEFORE DELETE OR TRUNCATE ON events
+    FOR EACH STATEMENT EXECUTE FUNCTION events_refuse_delete();
+CREATE TRIGGER events_refuse_update BEFORE UPDATE ON events FOR EACH ROW WHEN (NOT (
+    OLD.data IS NOT NULL AND NEW.data IS NULL AND NEW.salt IS NULL
+    AND NEW.position = OLD.position AND NEW.stream_id = OLD.stream_id AND NEW.version = OLD.version
+    AND NEW.type = OLD.type AND NEW.schema_version = OLD.schema_version AND NEW.recorded_at = OLD.recorded_at
+    AND NEW.metadata = OLD.metadata AND NEW.commitment = OLD.commitment AND NEW.digest = OLD.digest
+)) EXECUTE FUNCTION events_refuse_update();
+"""
+
+_LOOK = """
+SELECT quote_ident(current_schema()), current_setting('server_encoding'),
+       to_regclass(quote_ident(current_schema()) || '.events') IS NOT NULL,
+       obj_description(to_regclass(quote_ident(current_schema()) || '.events'), 'pg_class')
+"""
+
+
+_BODY = "SELECT prosrc FROM pg_proc WHERE oid = to_regproc($1)"
+
+# VACUUM skips, with no more than a warning, a table that the role may not maintain: in PostgreSQL the owner of table or
+# database may, from 17 on also whoever has been granted MAINTAIN.
+_PRIVILEGES = """
+SELECT quote_ident(current_user), array(
+           SELECT privilege FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE']) AS privilege
+            WHERE NOT has_table_privilege('events', privilege)), array(
+           SELECT privilege FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege
+            WHERE NOT has_table_privilege(to_regclass('events_nodes'), privilege)),
+       pg_has_role(relowner, 'USAGE') OR (
+           SELECT pg_has_role(datdba, 'USAGE') FROM pg_database WHERE datname = current_database())
+  FROM pg_class WHERE oid = 'events'::regclass
+"""
+_MAINTAIN = "SELECT has_table_privilege('events', 'MAINTAIN')"
+MAINTAIN_SINCE = 17
+
+
+async def check_privileges(connection: asyncpg.Connection, label: str) -> None:
+    """Raises LogUnusable for a role that may not append to the log, erase content, VACUUM it or register as a node."""
+    role, of_log, of_nodes, may_vacuum = await connection.fetchrow(_PRIVILEGES)
+    can_grant = connection.get_server_version().major >= MAINTAIN_SINCE
+    if not may_vacuum and can_grant:
+        may_vacuum = await connection.fetchval(_MAINTAIN)
+    statements = []
+    if not may_vacuum:
+        grant = f"GRANT SELECT, INSERT, UPDATE, MAINTAIN ON events TO {role}, or " if can_grant else ""
+        statements.append(f"{grant}ALTER TABLE events OWNER TO {role}")
+    elif of_log:
+        statements.append(f"GRANT {', '.join(of_log)} ON events TO {role}")
+    if of_nodes:
+        statements.append(f"GRANT {', '.join(of_nodes)} ON events_nodes TO {role}")
+    if statements:
+        reason = (
+            "" if may_vacuum else ". It may not VACUUM the table events, so that deleted texts would stay in its pages"
+        )
+        raise LogUnusable(
+            f"database {label}: the role {role} lacks privileges{reason}. Run as the owner: {'; '.join(statements)}"
+        )
+
+
+async def check_format(connection: asyncpg.Connection, label: str, work: WritingCommand | None = None) -> bool:
+    """Whether there is no log yet. Raises LogUnusable for a server or a table that this program cannot use, or one that
+    another command than `work` has not finished.
+    """
+    version = connection.get_server_version()
+    if version[:2] < SERVER_MIN:
+        raise LogUnusable(
+            f"database {label} is PostgreSQL {version.major}: this program needs {SERVER_MIN[0]} or newer"
+        )
+    schema, encoding, exists, comment = await connection.fetchrow(_LOOK)
+    if schema is None:
+        raise LogUnusable(f"database {label}: none of the schemas in its search_path exists: create one")
+    if encoding != "UTF8":
+        raise LogUnusable(f"database {label} keeps texts as {encoding}: create one with ENCODING 'UTF8'")
+    if not exists:
+        return True
+    found = (comment or "").removeprefix(MARK)
+    if not (comment or "").startswith(MARK):
+        raise LogUnusable(
+            f"database {label} has a table {schema}.events of another program: choose another database, or another"
+            " schema by ?search_path=NAME in DATABASE_URL"
+        )
+    unfinished = writing_command_of(int(found)) if found.isdecimal() else None
+    if unfinished is not None and unfinished is not work:
+        raise LogIncomplete(label, unfinished)
+    if found != str(FORMAT) and unfinished is None:
+        raise LogUnusable(
+            f"database {label} was written by a newer version of this program (format {found}, this one reads"
+            f" {FORMAT}): update the program or choose another DATABASE_URL"
+        )
+    return False
+
+
+def mark(work: WritingCommand | None) -> str:
+    """The statement after which the log is unfinished by `work`, or (None) finished."""
+    return f"COMMENT ON TABLE events IS '{MARK}{FORMAT if work is None else work.format}'"
+
+
+async def create(connection: asyncpg.Connection, label: str, work: WritingCommand | None = None) -> None:
+    """Make the log where there is none, with `work` one that is not finished, and this program's procedure where it is
+    missing. Raises as check_format.
+    """
+    if await connection.fetchval("SHOW fsync") != "on":
+        raise LogUnusable(f"database {label} runs with fsync=off, and would lose what was acknowledged: turn it on")
+    async with connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", CREATION_LOCK)
+        schema = await connection.fetchval("SELECT quote_ident(current_schema())")
+        is_new = await check_format(connection, label, work)
+        if is_new:
+            await connection.execute(TABLE)
+        else:
+            await check_privileges(connection, label)
+        await _make_routines(connection, schema)
+        if not await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", f"{schema}.events_nodes"):
+            await connection.execute(NODES.format(schema=schema))
+        if is_new:
+            await connection.execute(TRIGGERS)
+            await connection.execute(mark(work))
+
+
+async def _make_routines(connection: asyncpg.Connection, schema: str) -> None:
+    """Make those that are missing or have another text: a schema's name is in some, and it may have changed."""
+    routines = {
+        "events_refuse_gap": REFUSE_GAP,
+        "events_refuse_delete": REFUSE_DELETE,
+        "events_refuse_update": REFUSE_UPDATE,
+        NAME: append_procedure(schema),
+    }
+    for name, template in routines.items():
+        definition = template if name == NAME else template.format(schema=schema)
+        if await _body(connection, schema, name) != definition.split("$$")[1]:
+            await connection.execute(definition)
+    old, literal = await _body(connection, schema, OLD_NAME), schema.replace("'", "''")
+    if old is not None and f"'{literal}.events'::regclass" not in old:
+        await connection.execute(f"DROP PROCEDURE {schema}.{OLD_NAME}")  # it would write into the log of that schema
+
+
+async def _body(connection: asyncpg.Connection, schema: str, name: str) -> str | None:
+    """The text of a function or procedure; None where there is none."""
+    found: str | None = await connection.fetchval(_BODY, f"{schema}.{name}")
+    return found

@@ -1,0 +1,124 @@
+"""Erased content leaves PostgreSQL's tables: an UPDATE leaves the old version of each row behind, until a VACUUM.
+
+VACUUM takes such versions out of the tables' pages once no transaction can see them any more. What then still may hold
+the bytes: the free space of those pages until other rows take it (VACUUM FULL writes the table anew, while nobody uses
+it), the write-ahead log until its segments are used again (a checkpoint or two), standbys until they have caught up,
+archived segments, and backups.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+import asyncpg
+
+from events.errors import LogError, LogUnavailable
+from events.storage.postgres.postgres_connection import FAILURES, Database, backoff_delays, close_gracefully, explain
+
+# Of this database: transactions, prepared ones and standbys that may still see what was there at transaction $1.
+_SEEN_BY = """
+SELECT count(*) FROM (
+    SELECT backend_xid AS seen FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+    UNION ALL
+    SELECT backend_xmin FROM pg_stat_activity
+     WHERE (datname = current_database() OR datname IS NULL) AND pid <> pg_backend_pid() -- NULL: a standby's walsender
+    UNION ALL SELECT xmin FROM pg_replication_slots
+    UNION ALL SELECT transaction FROM pg_prepared_xacts WHERE database = current_database()
+) AS transactions WHERE age(seen) > age($1::text::xid)
+"""
+_STILL_SEEN = (
+    "a transaction that is older than the erasure is still open (pg_stat_activity, pg_prepared_xacts), or a standby"
+    " still sees what was erased (pg_replication_slots, hot_standby_feedback): VACUUM waits for it"
+)
+_NOW = "SELECT pg_current_xact_id()::xid::text"
+_DEAD = "SELECT pg_stat_get_dead_tuples('events'::regclass) > 0"
+_VACUUM = "VACUUM (TRUNCATE FALSE) events"  # the table's end is never empty, and cutting it would lock readers out
+
+
+class VacuumSkipped(LogUnavailable):
+    """The server has not vacuumed the table, and said so in a warning."""
+
+
+async def vacuum(connection: asyncpg.Connection) -> None:
+    """Take old versions of rows out of the pages. Raises FAILURES, VacuumSkipped."""
+    warnings: list[str] = []
+
+    def note(_connection: object, message: asyncpg.PostgresLogMessage) -> None:
+        if message.severity_en == "WARNING":
+            warnings.append(message.message)
+
+    connection.add_log_listener(note)
+    try:
+        await connection.execute(_VACUUM)
+    finally:
+        connection.remove_log_listener(note)
+    if warnings:
+        raise VacuumSkipped(f"VACUUM: {warnings[0]}: let this program's role own the table events")
+
+
+class Vacuum:
+    """One task that vacuums after erasures; those that come meanwhile share the next run. `clean` is not set while
+    old versions of rows may hold erased content. `tell` is called with the reason, once for each, when a run fails.
+    """
+
+    def __init__(self, database: Database, warn: Callable[[str], None]) -> None:
+        self.clean = asyncio.Event()
+        self.clean.set()
+        self._database = database
+        self._warn = warn
+        self._reason: str | None = None
+        self._requested = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self, connection: asyncpg.Connection) -> None:
+        """Begin with what a node that died has left. Raises FAILURES."""
+        if await connection.fetchval(_DEAD):
+            self.request()
+        self._task = asyncio.create_task(self._run(), name="log-vacuum")
+
+    def request(self) -> None:
+        """Something was erased just now."""
+        self.clean.clear()
+        self._requested.set()
+
+    async def close(self) -> None:
+        """Leave what is not done to the next start, or to the server's own vacuum."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        while True:
+            await self._requested.wait()
+            self._requested.clear()
+            for pause_s in backoff_delays():
+                try:
+                    await self._vacuum()
+                    self._reason = None
+                    break
+                except (*FAILURES, LogError) as error:
+                    self._warn_once(str(error) if isinstance(error, LogError) else explain(error, self._database.label))
+                await asyncio.sleep(pause_s)
+            if not self._requested.is_set():
+                self.clean.set()
+
+    def _warn_once(self, reason: str) -> None:
+        if reason != self._reason:
+            self._reason = reason
+            self._warn(reason)
+
+    async def _vacuum(self) -> None:
+        """Raises FAILURES, LogError."""
+        connection = await self._database.connect(statement_timeout="0", lock_timeout="0")
+        try:
+            now = await connection.fetchval(_NOW)
+            waited_s = 0.0
+            for pause_s in backoff_delays():
+                if not await connection.fetchval(_SEEN_BY, now):
+                    break
+                if waited_s >= self._database.options.erase_wait_s:
+                    self._warn_once(_STILL_SEEN)
+                await asyncio.sleep(pause_s)
+                waited_s += pause_s
+            await vacuum(connection)
+        finally:
+            await close_gracefully(connection)

@@ -1,0 +1,1 @@
+"""Logs copied: export, import, migration, backup, recovery."""

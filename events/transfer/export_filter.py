@@ -1,0 +1,123 @@
+"""Part of a log: the streams of one owner, or one stream, and what their forks read.
+
+Whose a stream is, its session_created says or, once that is erased, the event that erased it. A fork's texts are in
+the events of the session that it was forked from: that one is taken too, and what it was forked from, as far as they
+belong to the same owner or to nobody. (A session of nobody is open to whoever knows its id.)
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from events.options import LogOptions
+from events.record import StoredRow, stored_row
+from events.storage.sqlite.sqlite_schema import RAW_COLUMNS
+from events.storage.sqlite.sqlite_snapshot import SqliteSnapshot, open_snapshot
+
+PAGE = 500  # rows read at once while the streams are chosen
+
+_CHOSEN = """
+CREATE TEMP TABLE streams (
+    stream_id TEXT PRIMARY KEY,
+    taken INTEGER NOT NULL,      -- 1: its events are taken
+    owner TEXT,                  -- whose it is, as its last event of the kind says
+    wanted_by TEXT               -- the owner of a fork that reads it
+) WITHOUT ROWID
+"""
+_OWNER_TYPES = ("content_erased", "session_created", "session_deleted")
+
+
+class _OwnerFields(Struct):
+    """What the events that tell an owner say."""
+
+    owner: str | None = None
+    forked_from: dict[str, Any] | None = None
+    type: str | None = None  # None: erased, and says nothing any more
+
+
+class ExportFilter:
+    """Rows of some streams only, as of one moment. Made by `open`. One pass over the log chooses, newest event first,
+    so that a fork is met before what it was forked from; memory stays small, because the streams lie in a temporary
+    table.
+    """
+
+    def __init__(self, snapshot: SqliteSnapshot) -> None:
+        self.head = snapshot.head
+        self._connection = snapshot.connection
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, path: Path, *, owner: str | None = None, session: str | None = None
+    ) -> AsyncIterator["ExportFilter"]:
+        """Choose by `owner` or by `session`, in a file that was found to be a log, as of this moment. Raises
+        sqlite3.Error.
+        """
+        async with open_snapshot(await asyncio.to_thread(path.resolve), LogOptions()) as snapshot:
+            selection = cls(snapshot)
+            await selection._connection.execute_fetchall(_CHOSEN)
+            await selection._choose_streams(owner, session)
+            yield selection
+
+    async def rows(self, *, after: int, limit: int) -> list[StoredRow]:
+        """As EventLog.rows, of the chosen streams."""
+        query = (
+            f"SELECT {RAW_COLUMNS} FROM events WHERE position > ?"  # noqa: S608  constants
+            " AND +stream_id IN (SELECT stream_id FROM temp.streams WHERE taken) ORDER BY position LIMIT ?"
+        )
+        return [stored_row(tuple(row)) for row in await self._connection.execute_fetchall(query, (after, limit))]
+
+    async def count(self) -> int:
+        """Streams taken."""
+        ((taken,),) = await self._connection.execute_fetchall("SELECT count(*) FROM temp.streams WHERE taken")
+        return int(taken)
+
+    async def _choose_streams(self, owner: str | None, session: str | None) -> None:
+        kinds = ",".join(f"'{kind}'" for kind in _OWNER_TYPES)
+        query = (
+            f"SELECT position, stream_id, type, data FROM events WHERE position < ? AND type IN ({kinds})"  # noqa: S608  constants
+            " ORDER BY position DESC LIMIT ?"
+        )
+        before = 2**63 - 1
+        while page := list(await self._connection.execute_fetchall(query, (before, PAGE))):
+            for _, stream_id, kind, data in page:
+                told = msgspec.json.decode(data, type=_OwnerFields) if data is not None else _OwnerFields()
+                await self._classify_stream(stream_id, (kind, told), owner, session)
+            before = page[-1][0]
+
+    async def _classify_stream(
+        self, stream_id: str, said: tuple[str, _OwnerFields], owner: str | None, session: str | None
+    ) -> None:
+        """Note what one event tells of its stream. The first met of a stream is its newest: it tells the owner."""
+        kind, told = said
+        rows = await self._connection.execute_fetchall(
+            "SELECT taken, owner, wanted_by IS NOT NULL, wanted_by FROM temp.streams WHERE stream_id = ?", (stream_id,)
+        )
+        known = next(iter(rows), None)
+        if known is None or known[0] == 0:
+            has_texts = told.type == "session_created"  # an erased origin has none that a fork could read
+            is_wanted = known is not None and known[2] and has_texts and told.owner in (None, known[3])
+            is_meant = stream_id == session if session is not None else told.owner == owner
+            taken = is_meant or is_wanted
+            await self._save_stream(stream_id, taken=taken, owner=told.owner)
+        else:
+            taken, told.owner = True, known[1]
+        if taken and kind == "session_created" and told.forked_from is not None:
+            await self._add_fork_source(str(told.forked_from["session_id"]), told.owner)
+
+    async def _save_stream(self, stream_id: str, *, taken: bool, owner: str | None) -> None:
+        await self._connection.execute_fetchall(
+            "INSERT INTO temp.streams VALUES (?, ?, ?, NULL)"
+            " ON CONFLICT DO UPDATE SET taken = excluded.taken, owner = excluded.owner",
+            (stream_id, int(taken), owner),
+        )
+
+    async def _add_fork_source(self, stream_id: str, owner: str | None) -> None:
+        await self._connection.execute_fetchall(
+            "INSERT INTO temp.streams VALUES (?, 0, NULL, ?) ON CONFLICT DO NOTHING", (stream_id, owner or "")
+        )

@@ -1,0 +1,248 @@
+"""Events as a file of lines (NDJSON): how `export` writes a log, or part of it, and `import` reads it back.
+
+The first line is the header, then one line per event with all its columns as they are stored, and last a trailer with
+the number of events and a SHA-256 over all lines before it, line ends included: a cut or changed file is found before
+anything of it is used. Content is the very text that was hashed; hashes and salts are lower-case hexadecimal.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import msgspec
+from msgspec import Struct
+
+from events.codec import decode, is_known, is_readable
+from events.errors import LogError, UnknownEvent
+from events.integrity.hash_chain import GENESIS
+from events.integrity.row_checks import check_commitment, check_link
+from events.record import StoredRow
+
+FORMAT_NAME = "chatbot-log"
+FORMAT_VERSION = 1
+LINE_BYTES_MAX = 256 * 2**20  # what one event may take of memory: far above any that the service records
+_INTEGER_MAX = 2**63 - 1  # SQLite's
+
+
+class ExportFileError(LogError):
+    """The file cannot be trusted, or not be read: says at which line and why."""
+
+
+class ExportHeader(Struct, frozen=True, omit_defaults=True):
+    """Where the events are from: the log `origin`, whose head was at `position` with `digest` (hex).
+
+    `owner` or `session`: only these streams were taken. Positions then have gaps, and the digest of an event after a
+    gap cannot be checked here.
+    """
+
+    format: str
+    version: int
+    origin: str
+    position: int
+    digest: str
+    owner: str | None = None
+    session: str | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        return self.owner is None and self.session is None
+
+
+class ExportColumns(Struct, frozen=True):
+    """One row of the log as text: hashes and salt as lower-case hexadecimal; `data` and `salt` are null once erased."""
+
+    position: int
+    stream_id: str
+    version: int
+    type: str
+    schema_version: int
+    recorded_at: int
+    metadata: str
+    data: str | None
+    salt: str | None
+    commitment: str
+
+
+class ExportLine(ExportColumns, frozen=True):
+    """One event of an archive."""
+
+    digest: str
+
+
+class ExportTrailer(Struct, frozen=True):
+    """The end of the file: lines of events before it, and the SHA-256 (hex) of all lines before it."""
+
+    events: int
+    sha256: str
+
+
+_TRAILER = b'{"events":'
+_encoder = msgspec.json.Encoder()
+_line_decoder = msgspec.json.Decoder(ExportLine)
+_NOT_JSON = (msgspec.MsgspecError, ValueError, TypeError, LookupError)
+
+
+def to_export_columns(row: StoredRow) -> dict[str, Any]:
+    """The fields of Columns."""
+    return {
+        "position": row.position,
+        "stream_id": row.stream_id,
+        "version": row.version,
+        "type": row.type,
+        "schema_version": row.schema_version,
+        "recorded_at": row.recorded_at_us,
+        "metadata": row.metadata,
+        "data": row.data,
+        "salt": None if row.salt is None else row.salt.hex(),
+        "commitment": row.commitment.hex(),
+    }
+
+
+def to_export_line(row: StoredRow) -> ExportLine:
+    return ExportLine(**to_export_columns(row), digest=row.digest.hex())
+
+
+def to_stored_row(columns: ExportColumns, digest: bytes) -> StoredRow:
+    """Raises ValueError for text that is not hexadecimal."""
+    return StoredRow(
+        columns.position,
+        columns.stream_id,
+        columns.version,
+        columns.type,
+        columns.schema_version,
+        columns.recorded_at,
+        columns.metadata,
+        columns.data,
+        None if columns.salt is None else bytes.fromhex(columns.salt),
+        bytes.fromhex(columns.commitment),
+        digest,
+    )
+
+
+class ExportWriter:
+    """Writes header, events and trailer into a binary file that the caller opens and closes."""
+
+    def __init__(self, file: BinaryIO, header: ExportHeader) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+        self.events = 0
+        self._write(_encoder.encode(header))
+
+    def add(self, row: StoredRow) -> None:
+        """Raises ArchiveFault for a row that no text can hold: its columns are damaged."""
+        try:
+            line = _encoder.encode(to_export_line(row))
+        except (AttributeError, *_NOT_JSON) as error:
+            raise ExportFileError(
+                f"the event at position {row.position} is damaged ({error}): verify the log"
+            ) from error
+        self._write(line)
+        self.events += 1
+
+    def close(self) -> None:
+        """Write the trailer."""
+        self._write(_encoder.encode(ExportTrailer(self.events, self._hash.hexdigest())))
+        self._file.flush()
+
+    def _write(self, line: bytes) -> None:
+        self._hash.update(line)
+        self._hash.update(b"\n")
+        self._file.write(line)
+        self._file.write(b"\n")
+
+
+class ExportReader:
+    """Reads and checks a file of events. Memory: one line. Raises ArchiveFault from the header on."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+        self._number = 0
+        self._previous: StoredRow | None = None
+        self.events = 0
+        self.sha256 = ""  # of all lines before the trailer, once `rows` has ended: tells this file from all others
+        line = self._next()
+        try:
+            self.header = msgspec.json.decode(line, type=ExportHeader)
+        except _NOT_JSON as error:
+            raise self._fault(f"this is no export of a log: {error}") from error
+        if self.header.format != FORMAT_NAME or self.header.version > FORMAT_VERSION:
+            raise self._fault(
+                f"format {self.header.format!r} version {self.header.version}, but this program reads"
+                f" {FORMAT_NAME!r} up to version {FORMAT_VERSION}: update the program"
+            )
+
+    def rows(self) -> Iterator[tuple[int, StoredRow]]:
+        """Each event with its line number, checked; the whole file has been checked once this ends."""
+        while True:
+            seen = self._hash.hexdigest()
+            line = self._next()
+            if line.startswith(_TRAILER):
+                self._end(line, seen)
+                return
+            try:
+                read = _line_decoder.decode(line)
+                row = to_stored_row(read, bytes.fromhex(read.digest))
+            except _NOT_JSON as error:
+                raise self._fault(f"this is no event: {error}") from error
+            reason = self._order_fault(row) or check_commitment(row) or self._decode_fault(row)
+            if reason:
+                raise self._fault(f"position {row.position}: {reason}")
+            self._previous = row
+            self.events += 1
+            yield self._number, row
+
+    def _next(self) -> bytes:
+        line = self._file.readline(LINE_BYTES_MAX + 1)
+        self._number += 1
+        if not line.endswith(b"\n"):
+            raise self._fault("a line is too long" if len(line) > LINE_BYTES_MAX else "the file was cut off here")
+        self._hash.update(line)
+        return line
+
+    def _order_fault(self, row: StoredRow) -> str | None:
+        last = self._previous.position if self._previous else 0
+        if row.position <= last or (self.header.is_whole and row.position != last + 1):
+            return f"it stands after position {last}: lines are missing or were moved"
+        if not 0 < row.version <= _INTEGER_MAX or not 0 <= row.recorded_at_us <= _INTEGER_MAX:
+            return "a number is beyond what a log holds"
+        before = (self._previous.digest if self._previous else GENESIS) if row.position == last + 1 else None
+        if before is not None and (fault := check_link(before, row)):
+            return fault
+        if row.position == self.header.position and row.digest.hex() != self.header.digest:
+            return "the digest is not the one that the header names"
+        return None
+
+    def _decode_fault(self, row: StoredRow) -> str | None:
+        """Why this program could not serve the event. Of an erased one the type alone is left to look at."""
+        if not is_known(row.type, row.schema_version) and is_readable(row.type, row.schema_version, row.metadata):
+            return None
+        try:
+            decode(row.type, row.schema_version, row.data if row.data is not None else b"")
+        except UnknownEvent as error:
+            return str(error)
+        except _NOT_JSON as error:
+            if row.data is not None:
+                return f"its content cannot be read: {error}"
+        try:
+            msgspec.json.decode(row.metadata, type=dict)
+        except _NOT_JSON as error:
+            return f"its metadata cannot be read: {error}"
+        return None
+
+    def _end(self, line: bytes, seen: str) -> None:
+        try:
+            trailer = msgspec.json.decode(line, type=ExportTrailer)
+        except _NOT_JSON as error:
+            raise self._fault(f"this is no trailer: {error}") from error
+        if trailer.events != self.events or trailer.sha256 != seen:
+            raise self._fault("the trailer does not fit the lines before it: some were changed, or are missing")
+        last = self._previous.position if self._previous else 0
+        if self.header.is_whole and last < self.header.position:
+            raise self._fault(f"the file ends at position {last}, but its header names {self.header.position}")
+        if self._file.read(1):
+            raise self._fault("something follows the trailer")
+        self.sha256 = seen
+
+    def _fault(self, reason: str) -> ExportFileError:
+        return ExportFileError(f"line {self._number}: {reason}")

@@ -1,0 +1,265 @@
+"""Events of another log into this one, while nobody serves it: versions, times and content stay, the chain is new.
+
+Each copied event names its source in its envelope (`imported`). A fork's `history_adopted` names positions of other
+events: they become the new ones, so its content, salt and commitment change with them. A text that was not copied gets
+position 0, which is the place of no event.
+"""
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+
+import aiosqlite
+import msgspec
+from msgspec.structs import astuple, replace
+
+from events.errors import LogError, LogUnusable
+from events.integrity.hash_chain import GENESIS, SALT_BYTES, commit, link
+from events.options import LogOptions
+from events.record import Columns, Head, StoredRow
+from events.storage.database_lock import DatabaseLock
+from events.storage.erasure_rules import without_erased
+from events.storage.incomplete_log import WritingCommand, writing_command_of
+from events.storage.sqlite.sqlite_batch_store import ERASE
+from events.storage.sqlite.sqlite_schema import APPLICATION_ID, COLUMNS, connect, connect_writer, explain, mark
+from events.transfer.import_index import ImportIndex
+
+ROWS_MAX = 500  # in one transaction and statement: 11 values each, and SQLite binds at most 32,766
+TEXT_TYPES = frozenset(
+    {"message_posted", "reply_completed", "reply_failed", "reply_cancelled", "reply_interrupted", "message_copied"}
+)
+HISTORY_ADOPTED = "history_adopted"
+
+NOTE_FILE = "CREATE TABLE IF NOT EXISTS unfinished (sha256 TEXT NOT NULL) STRICT"  # beside the mark, until the end
+_ROW = "(" + ",".join("?" * len(COLUMNS.split(","))) + ")"
+_FIND = (
+    "WITH asked (stream_id, version) AS (VALUES {})"
+    " SELECT stream_id, version, position, commitment, metadata FROM asked JOIN events USING (stream_id, version)"
+)
+
+
+class ImportRefused(LogError):
+    """These events cannot go into this log: says why, and what to do."""
+
+
+class PresentEvent(msgspec.Struct, frozen=True):
+    """An event that the log has already."""
+
+    position: int
+    commitment: bytes
+    imported: str | None
+
+
+class ImportTarget:
+    """A log to copy into, locked. Made by `open`; must be closed."""
+
+    def __init__(self, connection: aiosqlite.Connection, lock: DatabaseLock, head: Head, work: WritingCommand) -> None:
+        self.head = head
+        self._work = work
+        self.scratch = ImportIndex()
+        self.added = 0
+        self.is_resumed = False  # whether an earlier `work` has not finished this log
+        self._interrupted_file: str | None = None  # the file of which that one has written something
+        self._begin_statements: list[tuple[str, Sequence[object]]] = [(mark(work), ())]  # of the next transaction
+        self.without_text = 0  # adopted messages whose text was not copied
+        self._connection = connection
+        self._lock = lock
+        self._created_path: Path | None = None
+
+    @classmethod
+    async def open(cls, path: Path, work: WritingCommand) -> "ImportTarget":
+        """Lock and open the log in `path`, made if missing. From the first row on it is marked as unfinished by `work`,
+        until `finish` of events.storage.sqlite.sqlite_schema. Raises LogInUse while a server runs, LogUnusable.
+        """
+        path = await asyncio.to_thread(path.resolve)
+        lock = DatabaseLock(path)
+        await asyncio.to_thread(lock.acquire)
+        try:
+            connection = await connect_writer(path, LogOptions(), create=True, work=work)
+        except BaseException as error:
+            lock.release()
+            if isinstance(error, sqlite3.Error):
+                raise LogUnusable(explain(error, path) or f"database {path}: {error}") from error
+            raise
+        last = "SELECT position, digest FROM events ORDER BY position DESC LIMIT 1"
+        rows = await connection.execute_fetchall(last)
+        transfer = cls(connection, lock, next((Head(*row) for row in rows), Head(0, GENESIS)), work)
+        ((number,),) = await connection.execute_fetchall("PRAGMA user_version")
+        transfer.is_resumed = not lock.is_new_database and writing_command_of(number) is work
+        transfer._interrupted_file = await _source_file(connection)
+        transfer._created_path = path if lock.is_new_database else None
+        return transfer
+
+    def begin(self, sha256: str) -> None:
+        """The rows to come are of the file with this digest. Raises TransferRefused where those that an interrupted
+        import has written are of another one.
+        """
+        if self._interrupted_file not in (None, sha256):
+            raise ImportRefused(
+                f"nothing was written: the import that was interrupted was of another file"
+                f" (SHA-256 {self._interrupted_file}, this one {sha256}): import that one with --resume,"
+                " or accept what is there with --accept-partial"
+            )
+        self._begin_statements += [
+            (NOTE_FILE, ()),
+            ("DELETE FROM unfinished", ()),
+            ("INSERT INTO unfinished VALUES (?)", (sha256,)),
+        ]
+
+    async def present(self, rows: Sequence[StoredRow]) -> dict[tuple[str, int], PresentEvent]:
+        """Those of `rows`, at most ROWS_MAX, whose stream and version the log has."""
+        if not rows:
+            return {}
+        query = _FIND.format(",".join(["(?,?)"] * len(rows)))
+        asked = [value for row in rows for value in (row.stream_id, row.version)]
+        found = await self._connection.execute_fetchall(query, asked)
+        return {(one[0], one[1]): PresentEvent(one[2], one[3], _source(one[4])) for one in found}
+
+    async def add(self, rows: Sequence[StoredRow], origin: str) -> None:
+        """Append `rows`, at most ROWS_MAX, of the log `origin`, and erase what an event among them explains away, in
+        one transaction. Raises TransferRefused.
+        """
+        if not rows:
+            return
+        placed: list[Columns] = []
+        head = self.head
+        for row in rows:
+            one = _chain_row(self._with_new_positions(row, head.position + 1), head, f"{origin}:{row.position}")
+            head = Head(one.position, one.digest)
+            placed.append(astuple(one))
+        written, erasures = without_erased(placed)
+        insert = f"INSERT INTO events ({COLUMNS}) VALUES " + ",".join([_ROW] * len(rows))  # noqa: S608  constants
+        inserted = (insert, list(chain.from_iterable(written)))
+        await self._commit([*self._begin_statements, inserted, *((ERASE, one) for one in erasures)])
+        self._begin_statements = []
+        self.head = head
+        self.added += len(rows)
+
+    async def _commit(self, statements: Sequence[tuple[str, Sequence[object]]]) -> None:
+        """All of them in one transaction. Raises TransferRefused."""
+        connection = self._connection
+        try:
+            await connection.execute_fetchall("BEGIN IMMEDIATE")
+            try:
+                for statement, values in statements:
+                    await connection.execute_fetchall(statement, values)
+                await connection.execute_fetchall("COMMIT")
+            except BaseException:
+                if connection.in_transaction:  # a full disk has rolled it back already
+                    await connection.execute_fetchall("ROLLBACK")
+                raise
+        except sqlite3.IntegrityError as error:
+            raise ImportRefused(f"after position {self.head.position} of the log: {error}") from error
+        except sqlite3.Error as error:
+            raise ImportRefused(f"the log cannot be written: {error}") from error
+
+    def found(self, row: StoredRow, position: int) -> None:
+        """`row` is in the log already, at `position`."""
+        if row.type in TEXT_TYPES:
+            self.scratch.set_new_position(row.position, position)
+
+    async def close(self, *, refused: bool = False) -> None:
+        """Empty the write-ahead log, close the file, let go of the lock. Where the transfer was `refused`, a log that
+        was made for it and holds nothing goes again.
+        """
+        gone: Path | None = None
+        try:
+            if (
+                refused
+                and self._created_path
+                and not await self._connection.execute_fetchall("SELECT 1 FROM events LIMIT 1")
+            ):
+                gone = self._created_path
+            await self._connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            self.scratch.close()
+            await self._connection.close()
+            if gone is not None:
+                await asyncio.to_thread(gone.unlink, missing_ok=True)
+            self._lock.release(remove=gone is not None and self._lock.is_new)
+
+    def _with_new_positions(self, row: StoredRow, position: int) -> StoredRow:
+        """`row` for its new `position`, which is noted for those who point at it."""
+        if row.type in TEXT_TYPES:
+            self.scratch.set_new_position(row.position, position)
+        if row.type != HISTORY_ADOPTED or row.data is None:
+            return row
+        data = msgspec.json.decode(row.data)
+        places = [message["position"] for message in data["messages"]]
+        new = [self.scratch.new_position_of(place) or 0 for place in places]
+        self.without_text += new.count(0)
+        if new == places:
+            return row
+        for message, place in zip(data["messages"], new, strict=True):
+            message["position"] = place
+        text, salt = msgspec.json.encode(data), os.urandom(SALT_BYTES)
+        return replace(row, data=text.decode(), salt=salt, commitment=commit(salt, text))
+
+
+async def finish(path: Path, work: WritingCommand) -> None:
+    """`work` has written all of the log in `path`: from now on it may be used. Raises LogUnusable."""
+    path = await asyncio.to_thread(path.resolve)
+    lock = DatabaseLock(path)
+    await asyncio.to_thread(lock.acquire)
+    try:
+        connection = await connect_writer(path, LogOptions(), create=False, work=work)
+        try:
+            for statement in ("BEGIN IMMEDIATE", "DROP TABLE IF EXISTS unfinished", mark(None), "COMMIT"):
+                await connection.execute_fetchall(statement)
+            await connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            await connection.close()
+    except sqlite3.Error as error:
+        raise LogUnusable(explain(error, path) or f"database {path}: {error}") from error
+    finally:
+        lock.release()
+
+
+async def is_incomplete(path: Path, work: WritingCommand) -> bool:
+    """Whether `path` is a log that `work` has not finished."""
+    query = "SELECT application_id, user_version FROM pragma_application_id, pragma_user_version"
+    try:
+        connection = await connect(await asyncio.to_thread(path.resolve), LogOptions(), mode="ro")
+    except sqlite3.Error:
+        return False
+    try:
+        ((application_id, number),) = await connection.execute_fetchall(query)
+    finally:
+        await connection.close()
+    return application_id == APPLICATION_ID and writing_command_of(number) is work
+
+
+async def _source_file(connection: aiosqlite.Connection) -> str | None:
+    """The digest of the file of which an unfinished import has written something."""
+    if not await connection.execute_fetchall("SELECT 1 FROM sqlite_schema WHERE name = 'unfinished'"):
+        return None
+    rows = await connection.execute_fetchall("SELECT sha256 FROM unfinished")
+    return next((str(sha256) for (sha256,) in rows), None)
+
+
+def discard(path: Path) -> None:
+    """Delete the log in `path`, which nobody has open. Blocks. Raises LogInUse, LogUnusable."""
+    lock = DatabaseLock(path.resolve())
+    lock.acquire()
+    try:
+        for suffix in ("-wal", "-shm", ""):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+    finally:
+        lock.release()
+
+
+def _chain_row(row: StoredRow, head: Head, source: str) -> StoredRow:
+    """`row` at the end of the chain, with its source in its envelope."""
+    metadata = msgspec.json.encode({**msgspec.json.decode(row.metadata), "imported": source}).decode()
+    position = head.position + 1
+    numbers = (position, row.version, row.schema_version, row.recorded_at_us)
+    digest = link(head.digest, numbers, (row.stream_id, row.type, metadata), row.commitment)
+    return replace(row, position=position, metadata=metadata, digest=digest)
+
+
+def _source(metadata: str) -> str | None:
+    source = msgspec.json.decode(metadata).get("imported")
+    return source if isinstance(source, str) else None

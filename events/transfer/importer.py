@@ -1,0 +1,177 @@
+"""An export into a log, in two passes over the file: `survey` finds whatever forbids it before anything is written,
+then `write` copies. Memory holds one page of events.
+
+Names of nodes are left out: they are addresses that this log's nodes would contact, and none of them belongs to this
+log.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from events.catalogue import ERASURE_TYPES, MessagePosted, ReplyEnded, ReplyRequested, ReplyStarted, SessionExpired
+from events.codec import decode
+from events.integrity.hash_chain import SALT_BYTES, commit
+from events.record import StoredRow
+from events.transfer.export_format import ExportReader
+from events.transfer.import_target import HISTORY_ADOPTED, ROWS_MAX, ImportRefused, ImportTarget, PresentEvent
+
+PAGE_BYTES_MAX = 4 * 2**20  # content in one page: bounds memory whatever the events' size
+NAMED_MAX = 5  # streams that a refusal names
+REPLY_OWING_TYPES = frozenset({"message_posted", "reply_requested", "reply_started"})
+NODE_NAMING_TYPES = REPLY_OWING_TYPES | {"session_expired"}
+REPLY_ENDING_TYPES = frozenset({"reply_completed", "reply_failed", "reply_cancelled", "reply_interrupted"})
+
+
+class ImportRules(Struct, frozen=True):
+    """What to do about streams that the log has already. Neither: refuse.
+
+    `resume`: an earlier import of this very file was interrupted; go on where it stopped.
+    """
+
+    skip_existing: bool = False
+    resume: bool = False
+
+
+class Importer:
+    """One file's way into one log. `skipped` counts events that are not written."""
+
+    def __init__(self, transfer: ImportTarget, origin: str, rules: ImportRules) -> None:
+        self.skipped = 0
+        self._transfer = transfer
+        self._origin = origin
+        self._rules = rules
+        self._clashes: list[str] = []
+        self._copied = self._missing = 0  # events that the log has, or lacks, where nothing was interrupted
+
+    async def validate(self, archive: ExportReader, progress: Callable[[int], None]) -> int:
+        """Read and check the whole file; the number of its events. Raises ArchiveFault, TransferRefused."""
+        for page in _pages(archive.rows()):
+            looked_up = [row for _, row in page if row.version == 1 or self._is_fresh_resume]
+            present = await self._transfer.present(looked_up)
+            for number, row in page:
+                self._check_row(number, row, present.get((row.stream_id, row.version)))
+            progress(archive.events)
+        if self._copied and self._missing:
+            raise ImportRefused(
+                f"nothing was written: {self._copied:,} events of this file are in the log, {self._missing:,} are not,"
+                " and no import of it was interrupted: --resume goes on with the very file that was being imported;"
+                " import this one into another log, or leave out the sessions that are there with --skip-existing"
+            )
+        if self._clashes:
+            named = ", ".join(self._clashes[:NAMED_MAX]) + (" and others" if len(self._clashes) > NAMED_MAX else "")
+            raise ImportRefused(
+                f"nothing was written: the log has sessions of this file already ({named}); --skip-existing leaves"
+                " those out, --resume goes on with an import that was interrupted"
+            )
+        for stream_id, _, position in self._transfer.scratch.unexplained(1):
+            raise ImportRefused(
+                f"nothing was written: content of session {stream_id} is gone at position {position}"
+                " and no later event says why"
+            )
+        return archive.events
+
+    @property
+    def _is_fresh_resume(self) -> bool:
+        """Whether an import is to be resumed that was not interrupted: then all of the file must be there, or none."""
+        return self._rules.resume and not self._transfer.is_resumed
+
+    async def write(self, archive: ExportReader, progress: Callable[[int], None]) -> None:
+        """Copy what `survey` has allowed. Raises as it does."""
+        looks = self._rules.skip_existing or self._rules.resume
+        for page in _pages(archive.rows()):
+            rows = [row for _, row in page]
+            present = await self._transfer.present(rows) if looks else {}
+            fresh = []
+            for number, row in page:
+                if looks and self._is_already_imported(number, row, present.get((row.stream_id, row.version))):
+                    self.skipped += 1
+                else:
+                    fresh.append(_without_node(row))
+            await self._transfer.add(fresh, self._origin)
+            progress(archive.events)
+
+    def _check_row(self, number: int, row: StoredRow, present: PresentEvent | None) -> None:
+        scratch = self._transfer.scratch
+        if row.version != scratch.version(row.stream_id) + 1:
+            raise ImportRefused(f"line {number}: version {row.version} of a session does not follow the one before")
+        scratch.reach(row.stream_id, row.version)
+        if row.type in ERASURE_TYPES:
+            scratch.explained(row.stream_id)
+            scratch.remove_owed_replies(row.stream_id)
+        if row.data is None:
+            scratch.erased(row.stream_id, row.position)
+        self._track_owed_replies(row)
+        copied = self._rules.resume and present is not None and present.imported == self._source(row)
+        if self._is_fresh_resume and not scratch.is_skipped(row.stream_id):
+            self._copied += copied
+            self._missing += present is None
+        if present is None or copied or row.version > 1:
+            return
+        if self._rules.skip_existing:
+            scratch.skip(row.stream_id)
+        elif len(self._clashes) <= NAMED_MAX:
+            self._clashes.append(row.stream_id)
+
+    def _track_owed_replies(self, row: StoredRow) -> None:
+        """Which replies the stream owes."""
+        if row.data is None or row.type not in REPLY_OWING_TYPES | REPLY_ENDING_TYPES:
+            return
+        event = decode(row.type, row.schema_version, row.data)
+        if isinstance(event, MessagePosted | ReplyRequested | ReplyStarted) and event.reply_id is not None:
+            self._transfer.scratch.add_owed_reply(row.stream_id, event.reply_id)
+        elif isinstance(event, ReplyEnded):
+            self._transfer.scratch.remove_owed_replies(row.stream_id, event.reply_id)
+
+    def _is_already_imported(self, number: int, row: StoredRow, present: PresentEvent | None) -> bool:
+        """Whether the event is not to be written: it is there, or its stream is left out."""
+        same = present is not None and present.commitment == row.commitment
+        copied = present is not None and present.imported == self._source(row)
+        if present is not None and (same or copied):
+            self._transfer.found(row, present.position)
+        if self._transfer.scratch.is_skipped(row.stream_id):
+            return True
+        if present is None:
+            return False
+        if copied and (same or row.type in NODE_NAMING_TYPES or row.type == HISTORY_ADOPTED):
+            return True
+        raise ImportRefused(
+            f"line {number}: session {row.stream_id} has another event as its version {row.version}: it has gone on"
+            " since the import was interrupted; import into another log"
+        )
+
+    def _source(self, row: StoredRow) -> str:
+        return f"{self._origin}:{row.position}"
+
+
+def _without_node(row: StoredRow) -> StoredRow:
+    """`row` without the node that it names; its content, salt and commitment change with that."""
+    if row.type not in NODE_NAMING_TYPES or row.data is None:
+        return row
+    event = decode(row.type, row.schema_version, row.data)
+    if not isinstance(event, MessagePosted | ReplyRequested | ReplyStarted | SessionExpired) or not event.node:
+        return row
+    data = msgspec.json.decode(row.data)
+    if isinstance(event, ReplyStarted):
+        data["node"] = ""  # a field without a default
+    else:
+        del data["node"]
+    text, salt = msgspec.json.encode(data), os.urandom(SALT_BYTES)
+    return replace(row, data=text.decode(), salt=salt, commitment=commit(salt, text))
+
+
+def _pages(rows: Iterable[tuple[int, StoredRow]]) -> Iterator[list[tuple[int, StoredRow]]]:
+    """Rows with their line numbers, ROWS_MAX or PAGE_BYTES_MAX at once, whichever is less."""
+    page: list[tuple[int, StoredRow]] = []
+    size = 0
+    for number, row in rows:
+        page.append((number, row))
+        size += len(row.data or "")
+        if len(page) == ROWS_MAX or size >= PAGE_BYTES_MAX:
+            yield page
+            page, size = [], 0
+    if page:
+        yield page

@@ -1,0 +1,182 @@
+"""The rows of a log read from the file's own pages, where the tree that should lead to them is torn.
+
+Only what https://www.sqlite.org/fileformat2.html says of pages (1.6) and records (2.1): leaves have cells of a row's
+number and its record, long records continued on overflow pages. What is found proves nothing by itself; the chain does.
+All calls block.
+"""
+
+import sqlite3
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from events.record import StoredRow, stored_row
+
+LEAF = 0x0D
+INNER = 0x05  # leads to leaves: a child page and the last position in it, several times, then the last child
+INDEX_LEAF = 0x0A  # of the log's one index: stream, version, position
+INDEX_COLUMNS = 3
+ROW_BYTES_MIN = 64  # a row has a commitment and a digest at least: bounds what torn pages may claim
+COLUMNS = 11
+RECORD_BYTES_MAX = 256 * 2**20  # a torn cell may claim any size
+SAME_MAX = 4  # pages tried for one position: torn ones may claim what they do not hold
+_TORN = (IndexError, ValueError, struct.error)
+_INTEGER_BYTES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
+
+
+class SqlitePageReader:
+    """Where each row lies in the file, found by reading all of it once; kept in a private file, not in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        header = self._file.read(100)
+        size = int.from_bytes(header[16:18], "big")
+        self._page_bytes = 65_536 if size == 1 else max(size, 512)
+        self._usable = self._page_bytes - header[20]
+        self._page_index = sqlite3.connect("", isolation_level=None)
+        self._page_index.executescript("PRAGMA journal_mode = OFF; BEGIN; CREATE TABLE leaves (first, last, page)")
+        self._pages = path.stat().st_size // self._page_bytes
+        recorded_pages = int.from_bytes(header[28:32], "big")  # more than there are in a file that was cut
+        self._rows_max = max(self._pages, recorded_pages) * self._page_bytes // ROW_BYTES_MIN
+        self._last_named_position = 0
+        for page in range(1, self._pages + 1):
+            self._index_page(page)
+        self._page_index.execute("CREATE INDEX by_first ON leaves (first)")
+        self._cached_page: tuple[int, dict[int, StoredRow]] = (0, {})
+
+    @property
+    def end(self) -> int:
+        """The last position on any leaf, 0 for none."""
+        (end,) = self._page_index.execute("SELECT max(last) FROM leaves").fetchone()
+        return end or 0
+
+    @property
+    def last_known_position(self) -> int:
+        """A position that the log had, as far as any page tells: also of rows that are lost."""
+        return max(self.end, self._last_named_position)
+
+    def row(self, position: int) -> StoredRow | None:
+        """The row at `position`, as far as a leaf holds it."""
+        query = "SELECT page FROM leaves WHERE first <= ? AND last >= ? ORDER BY first DESC LIMIT ?"
+        for (page,) in self._page_index.execute(query, (position, position, SAME_MAX)).fetchall():
+            if self._cached_page[0] != page:
+                self._cached_page = (page, self._rows(page))
+            if position in self._cached_page[1]:
+                return self._cached_page[1][position]
+        return None
+
+    def close(self) -> None:
+        self._page_index.close()
+        self._file.close()
+
+    def _index_page(self, page: int) -> None:
+        content = self._page(page)
+        if content[0] == LEAF:
+            numbers = list(self._rows(page))
+            if numbers:
+                self._page_index.execute("INSERT INTO leaves VALUES (?, ?, ?)", (min(numbers), max(numbers), page))
+            return
+        told = [position for position in self._named_positions(content) if 0 < position <= self._rows_max]
+        self._last_named_position = max([self._last_named_position, *told])
+
+    def _named_positions(self, page: bytes) -> Iterator[int]:
+        """Positions that a page names without holding their rows."""
+        if page[0] == INNER:
+            for offset in _cells(page, header_bytes=12):
+                with suppress(*_TORN):
+                    position, _ = _varint(page, offset + 4)
+                    yield position + 1  # the next page is not empty
+        elif page[0] == INDEX_LEAF:
+            for offset in _cells(page, header_bytes=8):
+                with suppress(*_TORN):
+                    length, start = _varint(page, offset)
+                    values = _values(page[start : start + length])
+                    if len(values) == INDEX_COLUMNS and isinstance(values[2], int):
+                        yield values[2]
+
+    def _rows(self, number: int) -> dict[int, StoredRow]:
+        page = self._page(number)
+        found: dict[int, StoredRow] = {}
+        if page[0] != LEAF:
+            return found
+        for cell in _cells(page, header_bytes=8):
+            try:
+                length, offset = _varint(page, cell)
+                position, offset = _varint(page, offset)
+                values = _values(self._record(page, offset, length))
+                if len(values) == COLUMNS and values[0] is None and 0 < position < 2**63:
+                    found[position] = stored_row((position, *values[1:]))
+            except _TORN:
+                continue
+        return found
+
+    def _page(self, number: int) -> bytes:
+        if not 1 <= number <= self._pages:
+            raise ValueError("the file has no such page")
+        self._file.seek((number - 1) * self._page_bytes)
+        return self._file.read(self._page_bytes)
+
+    def _record(self, page: bytes, offset: int, length: int) -> bytes:
+        """The whole record, overflow pages and all. Raises ValueError."""
+        if length > min(RECORD_BYTES_MAX, self._pages * self._page_bytes):
+            raise ValueError("no record is that long")
+        usable, least = self._usable, (self._usable - 12) * 32 // 255 - 23
+        here = length
+        if length > usable - 35:
+            here = least + (length - least) % (usable - 4)
+            here = here if here <= usable - 35 else least
+        parts, left = [page[offset : offset + here]], length - here
+        following = page[offset + here : offset + here + 4]
+        while left > 0:
+            more = self._page(int.from_bytes(following, "big"))
+            parts.append(more[4 : min(usable, 4 + left)])
+            if not parts[-1]:
+                raise ValueError("its rest is missing")
+            left, following = left - len(parts[-1]), more[:4]
+        return b"".join(parts)
+
+
+def _cells(page: bytes, header_bytes: int) -> Iterator[int]:
+    """Where the cells of a page begin."""
+    for place in range(int.from_bytes(page[3:5], "big")):
+        try:
+            (offset,) = struct.unpack_from(">H", page, header_bytes + 2 * place)
+        except struct.error:
+            return
+        yield offset
+
+
+def _varint(data: bytes, offset: int) -> tuple[int, int]:
+    """A number of 1 to 9 bytes, and the offset after it."""
+    value = 0
+    for place in range(9):
+        byte = data[offset + place]
+        if place == 8:
+            return value << 8 | byte, offset + 9
+        value = value << 7 | byte & 0x7F
+        if byte < 0x80:
+            return value, offset + place + 1
+    raise ValueError("no number")
+
+
+def _values(record: bytes) -> list[Any]:
+    """The columns of a record: numbers, bytes or None; texts as bytes."""
+    end, offset = _varint(record, 0)
+    kinds = []
+    while offset < end:
+        kind, offset = _varint(record, offset)
+        kinds.append(kind)
+    values: list[Any] = []
+    at = end
+    for kind in kinds[: COLUMNS + 1]:
+        if kind in (0, 8, 9):
+            values.append(None if kind == 0 else kind - 8)
+            continue
+        size = _INTEGER_BYTES.get(kind, (kind - 12) // 2)
+        if size < 0 or at + size > len(record):
+            raise ValueError("a column is cut off")
+        data, at = record[at : at + size], at + size
+        values.append(int.from_bytes(data, "big", signed=True) if kind in _INTEGER_BYTES else data)
+    return values

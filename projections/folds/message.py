@@ -1,0 +1,89 @@
+"""One message as the projections know it: its place in the tree, its state and where in the log its text is."""
+
+from msgspec import Struct
+
+OTHER_MODEL = "other"  # in figures, every model whose name a client made up
+COMPLETE = "complete"
+QUEUED = "queued"
+STREAMING = "streaming"
+ENDINGS = {
+    "reply_completed": COMPLETE,
+    "reply_failed": "failed",
+    "reply_cancelled": "cancelled",
+    "reply_interrupted": "interrupted",
+}
+
+# What a reply that did not complete shows as its finish reason; a completed one has recorded its own.
+FINISH_REASONS = {"failed": "error", "cancelled": "cancelled", "interrupted": "error"}
+
+
+class MessageRow(Struct, frozen=True, array_like=True):
+    """A message as it is read: from an array in the order of these fields.
+
+    `position` is that of the event that holds its text, 0 while a reply has not ended; `version` is the stream
+    version of the newest event about it, checkpoints of its text left out. `created_at_us` of a reply is when it
+    started. `depth` counts from the root, which has 1. `siblings` are the ids of all messages under the same parent,
+    this one included, oldest first.
+    """
+
+    no: int
+    message_id: str
+    parent_id: str | None
+    depth: int
+    role: str
+    status: str
+    position: int
+    version: int
+    created_at_us: int
+    model: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    siblings: tuple[str, ...] = ()
+
+
+class NewMessage(Struct, gc=False):
+    """A row to insert. Not frozen: events of the same batch go on changing it.
+
+    `depth` is None when the parent is a row of an earlier batch, which only the table knows.
+    """
+
+    no: int
+    message_id: str
+    parent_id: str | None
+    depth: int | None
+    role: str
+    status: str
+    position: int
+    version: int
+    created_at_us: int
+    model: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    day: str | None = None
+
+
+class MessageUpdate(Struct, gc=False):
+    """What a later event changes of a row. None for `created_at_us` and `model` leaves them as they are."""
+
+    status: str
+    position: int
+    version: int
+    created_at_us: int | None = None
+    model: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    day: str | None = None
+
+
+def merge_update(message: NewMessage | MessageUpdate, update: MessageUpdate) -> None:
+    """Let `update` overtake what an earlier event of the same batch said."""
+    message.status = update.status
+    message.position = update.position
+    message.version = update.version
+    if update.created_at_us is not None:
+        message.created_at_us = update.created_at_us
+    if update.model is not None:
+        message.model = update.model
+    message.prompt_tokens = update.prompt_tokens
+    message.completion_tokens = update.completion_tokens
+    message.day = update.day

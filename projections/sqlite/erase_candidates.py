@@ -1,0 +1,66 @@
+"""Which sessions to erase, newest first.
+
+A fork is newer than what it was made from, so it comes first: nothing is handed over to a session that goes next.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from msgspec import Struct
+
+from projections.sqlite.read_connection import Parameters
+
+# Index of sessions that have expired, for those that a retention setting erases. The longest overdue first.
+LONG_EXPIRED = """
+SELECT state FROM sessions INDEXED BY sessions_expired
+WHERE status = 'expired' AND expires_at_us <= ? ORDER BY expires_at_us LIMIT ?
+"""
+OLDEST_EXPIRED = """
+SELECT expires_at_us FROM sessions INDEXED BY sessions_expired
+WHERE status = 'expired' ORDER BY expires_at_us LIMIT 1
+"""
+
+# Sessions that were deleted and wait for their erasure, by `no`.
+ERASING = """
+SELECT state FROM sessions INDEXED BY sessions_erasing
+WHERE status = 'expired' AND json_extract(state, '$.erasure') IS NOT NULL AND no > ? ORDER BY no LIMIT ?
+"""
+
+
+class EraseCandidatesQuery(Struct, frozen=True, kw_only=True):
+    """Sessions whose content is still there, active or expired. Every condition that is given must hold.
+
+    `metadata` holds by label only, so compare what the log holds with `labels.matches`. `expired_by_us`: their
+    deadline was then or before (recorded as expired or not), and they owe no reply. `before_no` is the last one seen.
+    """
+
+    owner: str | None = None
+    metadata: Mapping[str, str] = {}
+    expired_by_us: int | None = None
+    before_no: int | None = None
+    limit: int = 500
+
+
+def erase_candidates_sql(wanted: EraseCandidatesQuery, labels: Sequence[int]) -> tuple[str, Parameters]:
+    """The query for the sessions' states, and its parameters.
+
+    With labels it walks the sessions that have the first one; otherwise the whole table, once over all pages: sorting
+    an owner's sessions anew for each page would cost more.
+    """
+    source, number, terms = "sessions s NOT INDEXED", "s.no", ["s.status IN ('active', 'expired')"]
+    if labels:
+        source, number = "labels d CROSS JOIN sessions s ON s.no = d.no", "d.no"
+        terms.append(f"d.label = {int(labels[0])}")
+        terms += [f"EXISTS (SELECT 1 FROM labels WHERE label = {int(label)} AND no = d.no)" for label in labels[1:]]  # noqa: S608  integers
+    if wanted.before_no is not None:
+        terms.append(f"{number} < :before_no")
+    if wanted.owner is not None:
+        terms.append("s.owner = :owner")
+    if wanted.expired_by_us is not None:
+        terms.append("s.is_open = 0 AND s.expires_at_us <= :expired_by_us")
+    query = f"SELECT s.state FROM {source} WHERE {' AND '.join(terms)} ORDER BY {number} DESC LIMIT :limit"  # noqa: S608  the above
+    return query, {
+        "before_no": wanted.before_no,
+        "owner": wanted.owner,
+        "expired_by_us": wanted.expired_by_us,
+        "limit": wanted.limit,
+    }

@@ -1,0 +1,139 @@
+"""Which sessions to list, and the query that finds them without walking more of the table than it must."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from msgspec import Struct
+
+from projections.folds.session import Session
+from projections.sqlite.read_connection import Parameters
+
+ListOrder = Literal["accessed", "created"]
+SESSIONS_SCANNED_MAX = 10_000  # sessions that one request looks at for common labels: some ten milliseconds
+RARE_LABEL_MAX = 1_000  # a label with fewer sessions is looked up; a commoner one is checked along the list
+
+
+# A session that owes a reply does not expire before that has ended.
+_OVERDUE = "s.is_open = 0 AND s.expires_at_us <= :now_us"
+_STATUS = {"active": f"s.status = 'active' AND NOT ({_OVERDUE})", "expired": "s.status = 'expired'"}
+_ORDER = {"accessed": "accessed_at_us DESC, no DESC", "created": "no DESC"}
+_COLUMNS = "s.state, s.accessed_at_us, s.no"
+
+
+class SessionListQuery(Struct, frozen=True):
+    """Which sessions to list, and in which order: the latest access first, or the newest first.
+
+    A session moves to the front of the first order whenever it is used, so that whoever walks all pages may miss it;
+    the second order never changes. `owner` None means sessions of nobody, unless `any_owner`. `after` is
+    (accessed_at_us, no) of the last one seen.
+    `now_us`: a session whose deadline has passed by then is expired, though nobody has recorded that yet. `metadata`
+    entries must all be there: by label only, so compare what the log holds with `labels.matches`.
+    """
+
+    owner: str | None = None
+    any_owner: bool = False
+    status: Literal["active", "expired"] = "active"
+    metadata: Mapping[str, str] = {}
+    after: tuple[int, int] | None = None
+    order: ListOrder = "accessed"
+    now_us: int = 0
+    limit: int = 100
+
+
+class SessionPage(Struct, frozen=True):
+    """Sessions of a list. `after` is where the next page begins, as in `SessionListQuery`; None: there is none. A
+    page may have few sessions, or none, and not be the last one: a request looks at no more than SESSIONS_SCANNED_MAX.
+    """
+
+    sessions: list[Session]
+    after: tuple[int, int] | None = None
+
+
+class LabelCount(Struct, frozen=True, order=True):
+    """A wanted label and how many sessions have it, counted up to RARE_LABEL_MAX."""
+
+    sessions: int
+    label: int
+
+
+def label_counts_sql(labels: Sequence[int]) -> str:
+    """A query for one row: how many sessions have each label, counted up to RARE_LABEL_MAX."""
+    count = "(SELECT count(*) FROM (SELECT 1 FROM labels WHERE label = {} LIMIT {}))"
+    return f"SELECT {', '.join(count.format(int(label), RARE_LABEL_MAX) for label in labels)}"
+
+
+def session_list_sql(
+    listing: SessionListQuery, labels: Sequence[LabelCount], last: tuple[int, int] | None = None
+) -> tuple[str, Parameters]:
+    """The query for the sessions' states, and its parameters.
+
+    A rare label leads to its few sessions, which are then sorted. Otherwise the list is walked in its own order,
+    which stops at the limit, or with the session at `last`; a common label is checked on the way.
+    """
+    label, terms = _filters(listing, labels)
+    if last is not None:
+        is_by_access = listing.order == "accessed"
+        terms.append("(s.accessed_at_us, s.no) >= (:last_at_us, :last_no)" if is_by_access else "s.no >= :last_no")
+    source = "sessions s" if label is None else _with_label(label)
+    order = _ORDER[listing.order]
+    where = " AND ".join([_STATUS[listing.status], *terms])
+    query = f"SELECT {_COLUMNS} FROM {source} WHERE {where} ORDER BY s.{order.replace(', ', ', s.')} LIMIT :limit"  # noqa: S608  the above
+    if listing.status == "expired":
+        # Those whose expiry is not recorded yet. Few, unless the service has been down: they are sorted each time.
+        source = "sessions s INDEXED BY sessions_by_expiry" if label is None else source
+        where = " AND ".join(["s.status = 'active'", _OVERDUE, *terms])
+        overdue = f"SELECT {_COLUMNS} FROM {source} WHERE {where}"  # noqa: S608  the above
+        query = f"SELECT * FROM (SELECT * FROM ({query}) UNION ALL {overdue}) ORDER BY {order} LIMIT :limit"  # noqa: S608  the above
+    return f"SELECT state FROM ({query})", _parameters(listing, last)  # noqa: S608  the above
+
+
+def walk_end_sql(listing: SessionListQuery) -> tuple[str, Parameters]:
+    """The query for the place, as `SessionListQuery.after` is one, of the last session that one request may look at."""
+    where = " AND ".join(["s.status = :status", *_list_conditions(listing)])
+    order = f"s.{_ORDER[listing.order].replace(', ', ', s.')}"
+    query = f"SELECT s.accessed_at_us, s.no FROM sessions s WHERE {where} ORDER BY {order} LIMIT 1 OFFSET :others"  # noqa: S608  the above
+    return query, {**_parameters(listing), "status": listing.status, "others": SESSIONS_SCANNED_MAX - 1}
+
+
+def has_rare_label(labels: Sequence[LabelCount]) -> bool:
+    """Whether the rarest of these labels leads to its sessions, instead of a walk along the list."""
+    return bool(labels) and min(labels).sessions < RARE_LABEL_MAX
+
+
+def _filters(listing: SessionListQuery, labels: Sequence[LabelCount]) -> tuple[int | None, list[str]]:
+    """The label by which the sessions are looked up, if one is rare enough; and all other conditions."""
+    rare, terms = None, list[str]()
+    wanted = sorted(labels)
+    if has_rare_label(wanted):
+        rare = int(wanted.pop(0).label)
+    terms += [f"EXISTS (SELECT 1 FROM labels WHERE label = {int(w.label)} AND no = s.no)" for w in wanted]  # noqa: S608  integers
+    return rare, [*terms, *_list_conditions(listing)]
+
+
+def _list_conditions(listing: SessionListQuery) -> list[str]:
+    """The conditions that the list's own order is made for: so much of it is walked."""
+    terms: list[str] = []
+    if not listing.any_owner:
+        terms.append("s.owner = :owner")
+    if listing.after is not None:
+        is_by_access = listing.order == "accessed"
+        terms.append("(s.accessed_at_us, s.no) < (:accessed_at_us, :no)" if is_by_access else "s.no < :no")
+    return terms
+
+
+def _parameters(listing: SessionListQuery, last: tuple[int, int] | None = None) -> dict[str, int | str | None]:
+    at_us, no = listing.after or (None, None)
+    last_at_us, last_no = last or (None, None)
+    return {
+        "owner": listing.owner or "",
+        "now_us": listing.now_us,
+        "accessed_at_us": at_us,
+        "no": no,
+        "last_at_us": last_at_us,
+        "last_no": last_no,
+        "limit": listing.limit,
+    }
+
+
+def _with_label(label: int) -> str:
+    return f"labels d CROSS JOIN sessions s ON s.no = d.no AND d.label = {label}"

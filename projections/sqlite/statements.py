@@ -1,0 +1,185 @@
+"""The SQL that writes a batch of changes, one statement per table and kind of change."""
+
+import msgspec
+
+from events.catalogue import UsageTotal
+from projections.folds.batch import SessionChanges
+from projections.folds.session import Session
+from projections.sqlite.schema import HASHES
+
+Row = tuple[int | str | bytes | None, ...]
+
+UPSERT_SESSION = """
+INSERT INTO sessions (no, session_id, owner, status, accessed_at_us, expires_at_us, is_open, state)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (no) DO UPDATE SET owner = excluded.owner, status = excluded.status,
+    accessed_at_us = excluded.accessed_at_us, expires_at_us = excluded.expires_at_us,
+    is_open = excluded.is_open, state = excluded.state
+"""
+
+# As nearly all are: the indexes by owner, status and creation stay as they are.
+UPDATE_SESSION = """
+UPDATE sessions SET accessed_at_us = ?, expires_at_us = ?, is_open = ?, state = ? WHERE no = ?
+"""
+
+ADD_COUNT = "INSERT INTO counts (status, n) VALUES (?, ?) ON CONFLICT (status) DO UPDATE SET n = n + excluded.n"
+DROP_EMPTY_COUNTS = "DELETE FROM counts WHERE n = 0"  # a rebuild would not have them
+
+# A parent is always an earlier row; one that was erased leaves a root. An id that comes twice keeps its first row.
+INSERT_MESSAGE = """
+INSERT INTO messages (no, session_no, message_id, parent_id, depth, role, status, position, version,
+                      created_at_us, model, prompt_tokens, completion_tokens, day)
+VALUES (?, ?, ?, ?,
+        coalesce(?, 1 + (SELECT depth FROM messages WHERE session_no = ? AND message_id = ?), 1),
+        ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO NOTHING
+"""
+
+UPDATE_MESSAGE = """
+UPDATE messages SET status = ?, position = ?, version = ?, created_at_us = coalesce(?, created_at_us),
+    model = coalesce(?, model), prompt_tokens = ?, completion_tokens = ?, day = ?
+WHERE session_no = ? AND message_id = ?
+"""
+
+UPDATE_TEXT_POSITION = "UPDATE messages SET position = ? WHERE session_no = ? AND message_id = ?"
+ADD_KEY = "INSERT INTO keys (session_no, label, position) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+
+DELETE_LABELS = "DELETE FROM labels WHERE no = ?"
+ADD_LABEL = "INSERT INTO labels (label, no) VALUES (?, ?) ON CONFLICT DO NOTHING"
+
+ADD_USAGE = """
+INSERT INTO usage (owner, day, model, replies, prompt_tokens, completion_tokens) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (day, owner, model) DO UPDATE SET replies = replies + excluded.replies,
+    prompt_tokens = prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = completion_tokens + excluded.completion_tokens
+"""
+
+ADD_ERASED_USAGE = """
+INSERT INTO erased_usage (session_no, day, model, replies, prompt_tokens, completion_tokens) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (session_no, day, model) DO UPDATE SET replies = replies + excluded.replies,
+    prompt_tokens = prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = completion_tokens + excluded.completion_tokens
+"""
+
+# What a session contributes to `usage`: its completed replies, and what its last erasure said of earlier ones.
+USAGE_OF_SESSION = """
+SELECT day, model, sum(replies) AS replies, sum(prompt) AS prompt, sum(completion) AS completion FROM (
+    SELECT day, coalesce(model, '') AS model, 1 AS replies, coalesce(prompt_tokens, 0) AS prompt,
+           coalesce(completion_tokens, 0) AS completion
+    FROM messages WHERE session_no = :no AND day IS NOT NULL
+    UNION ALL
+    SELECT day, model, replies, prompt_tokens, completion_tokens FROM erased_usage WHERE session_no = :no
+) GROUP BY day, model
+"""
+
+_TAKE_BACK_USAGE = f"""
+INSERT INTO usage (day, owner, model, replies, prompt_tokens, completion_tokens)
+SELECT day, :owner, model, -replies, -prompt, -completion FROM ({USAGE_OF_SESSION}) WHERE true
+ON CONFLICT (day, owner, model) DO UPDATE SET replies = replies + excluded.replies,
+    prompt_tokens = prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = completion_tokens + excluded.completion_tokens
+"""  # noqa: S608  the only thing put in is the constant above
+
+# Run in this order, each with `no` and, for the first, the `owner` as it was.
+ERASE_SESSION = (
+    _TAKE_BACK_USAGE,
+    "DELETE FROM messages WHERE session_no = :no",
+    "DELETE FROM erased_usage WHERE session_no = :no",
+    "DELETE FROM keys WHERE session_no = :no",
+)
+DROP_EMPTIED_USAGE = "DELETE FROM usage WHERE replies = 0"
+
+MARK_STALE = "UPDATE meta SET is_stale = 1"
+IS_STALE = "SELECT is_stale FROM meta"
+CLEAR_STALE = "UPDATE meta SET is_stale = 0"
+COUNT_HASHES = "SELECT count(*) FROM (SELECT 1 FROM labels UNION ALL SELECT 1 FROM keys LIMIT ?)"
+
+# The old tables' pages are overwritten with zeros as they become free (secure_delete); the new ones grow at their ends.
+REWRITE_HASHES = f"""
+BEGIN IMMEDIATE;
+ALTER TABLE labels RENAME TO old_labels;
+ALTER TABLE keys RENAME TO old_keys;
+DROP INDEX labels_of_session;
+{HASHES}
+INSERT INTO labels SELECT * FROM old_labels ORDER BY label, no;
+INSERT INTO keys SELECT * FROM old_keys ORDER BY session_no, label, position;
+DROP TABLE old_labels;
+DROP TABLE old_keys;
+COMMIT;
+"""  # noqa: S608  the only thing put in is the constant above
+
+MOVE_CHECKPOINT = "UPDATE meta SET position = ?, digest = ?, log_identity = ?"
+STATES = "SELECT state FROM sessions WHERE session_id IN (SELECT value FROM json_each(?))"
+
+_encoder = msgspec.json.Encoder()
+
+
+def session_row(session: Session) -> Row:
+    """For UPSERT_SESSION."""
+    return (
+        session.no,
+        session.session_id,
+        session.owner or "",
+        session.status,
+        session.accessed_at_us,
+        session.expires_at_us,
+        int(session.open_reply is not None or bool(session.pending)),
+        _encoder.encode(session).decode(),
+    )
+
+
+def moved_row(session: Session) -> Row:
+    """For UPDATE_SESSION."""
+    no, _, _, _, *moved = session_row(session)
+    return (*moved, no)
+
+
+def insert_rows(changes: SessionChanges) -> list[Row]:
+    """For INSERT_MESSAGE, parents before children."""
+    session_no = changes.session.no
+    return [
+        (
+            row.no,
+            session_no,
+            row.message_id,
+            row.parent_id,
+            row.depth,
+            session_no,
+            row.parent_id,
+            row.role,
+            row.status,
+            row.position,
+            row.version,
+            row.created_at_us,
+            row.model,
+            row.prompt_tokens,
+            row.completion_tokens,
+            row.day,
+        )
+        for row in changes.inserts.values()
+    ]
+
+
+def update_rows(changes: SessionChanges) -> list[Row]:
+    """For UPDATE_MESSAGE."""
+    session_no = changes.session.no
+    return [
+        (
+            row.status,
+            row.position,
+            row.version,
+            row.created_at_us,
+            row.model,
+            row.prompt_tokens,
+            row.completion_tokens,
+            row.day,
+            session_no,
+            message_id,
+        )
+        for message_id, row in changes.updates.items()
+    ]
+
+
+def usage_row(used: UsageTotal) -> Row:
+    """For ADD_USAGE after the owner, for ADD_ERASED_USAGE after the session."""
+    return (used.day, used.model, used.replies, used.prompt_tokens, used.completion_tokens)

@@ -1,0 +1,133 @@
+"""Appends to one log by one process or by several: SQLite's on one machine, PostgreSQL's."""
+
+import asyncio
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from tests.bench.harness import tables
+from tests.bench.harness.bench_processes import ROOT, cpu_s, family
+from tests.bench.workloads.log_append import Rate
+from tests.bench.workloads.shared_log_appender import Orders
+from tests.support.log.shared_log import SharedLogs
+from tests.support.programs.postgres_server import PostgresServer
+
+WARMUP_S = 1.0
+END_S = 15.0
+APPENDERS = {1: (1, 16, 256), 2: (16, 256), 3: (16, 256)}  # by how many processes; the sum over all of them
+STORES = {"SQLite": False, "PostgreSQL": True}
+
+
+class Measured(NamedTuple):
+    """`cpu_us` an event in all appending processes, `store_us` in those of PostgreSQL."""
+
+    per_s: float
+    cpu_us: float
+    store_us: float
+
+
+Found = dict[str, dict[str, list[Measured]]]  # "<processes> <appenders>" -> store -> rounds
+
+
+def measure(
+    server: PostgresServer | None,
+    rounds: int,
+    seconds: float,
+    warmup_s: float = WARMUP_S,
+    wanted: dict[int, tuple[int, ...]] = APPENDERS,
+) -> Found:
+    """Every number of processes and appenders on both stores, alternately. Raises RuntimeError."""
+    found: Found = {}
+    for number in range(rounds):
+        for processes, counts in wanted.items():
+            for appenders in counts:
+                for store, on_postgres in list(STORES.items())[:: -1 if number % 2 else 1]:
+                    if on_postgres and server is None:
+                        continue
+                    seen = once(server if on_postgres else None, processes, appenders, (seconds, warmup_s))
+                    found.setdefault(f"{processes} {appenders}", {}).setdefault(store, []).append(seen)
+                    line = f"{store}, processes {processes}, appenders {appenders}: {seen.per_s:,.0f}/s"
+                    print(f"round {number + 1}: {line}", file=sys.stderr, flush=True)
+    return found
+
+
+def once(server: PostgresServer | None, processes: int, appenders: int, times_s: tuple[float, float]) -> Measured:
+    """On an empty log: in `server`, else a SQLite file. `times_s`: measured, and before. Raises RuntimeError."""
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        place, descriptors = str(Path(name) / "log.db"), list[int]()
+        if server is not None:
+            place = asyncio.run(server.schema())
+        elif processes > 1:
+            shared = SharedLogs(Path(place), processes)
+            stack.callback(lambda: asyncio.run(shared.close()))
+            descriptors = shared.descriptors
+        running = []
+        for slot in range(processes):
+            own = len(range(slot, appenders, processes))
+            orders = Orders(place, own, *times_s, slot, descriptors)
+            running.append(stack.enter_context(_started(orders)))
+        for process in running:
+            _line(process)
+        pids = [] if server is None else family(server.pid)
+        before_s = sum(cpu_s(pids).values())
+        _tell(running)
+        rates = [msgspec.json.decode(_line(process), type=Rate) for process in running]
+        store_s = sum(cpu_s(pids).values()) - before_s
+        _tell(running)
+        for process in running:
+            process.wait(END_S)
+    per_s = sum(rate.per_s for rate in rates)
+    cpu_us = sum(rate.per_s * rate.cpu_us for rate in rates) / per_s
+    return Measured(per_s, cpu_us, store_s / (per_s * times_s[0]) * 1e6)
+
+
+def _started(orders: Orders) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.bench.workloads.shared_log_appender", msgspec.json.encode(orders).decode()],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        pass_fds=orders.descriptors,
+    )
+
+
+def _tell(running: Sequence[subprocess.Popen[str]]) -> None:
+    for process in running:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+
+
+def _line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    if not (line := process.stdout.readline()):
+        raise RuntimeError(f"a process that appends has ended with {process.wait(END_S)}")
+    return line
+
+
+def report(found: Found) -> str:
+    """In Markdown."""
+    header = ["1 KiB events appended by"]
+    for store, on_postgres in STORES.items():
+        header += [f"{store}, per s", "CPU us"] + (["CPU us in the server"] if on_postgres else [])
+    rows = []
+    for key, stores in found.items():
+        processes, appenders = key.split()
+        row = [" ".join((_counted(appenders, "appender", "s"), "in", _counted(processes, "process", "es")))]
+        for store, on_postgres in STORES.items():
+            rounds = stores.get(store, [])
+            names = ("per_s", "cpu_us", "store_us") if on_postgres else ("per_s", "cpu_us")
+            row += [tables.shown([getattr(one, name) for one in rounds]) if rounds else "" for name in names]
+        rows.append(row)
+    return tables.table(header, rows)
+
+
+def _counted(number: str, what: str, plural: str) -> str:
+    return f"{number} {what}{'' if number == '1' else plural}"

@@ -1,0 +1,204 @@
+"""What goes wrong in a drill: each fault is done, lasts a while, and is undone; a script says which, and when.
+
+A node that has ended by itself is started again, as a service's supervisor would, and counted.
+"""
+
+import asyncio
+import random
+import signal
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from msgspec import Struct
+
+from tests.drills.environment.drill_cluster import DATABASE, Cluster
+from tests.drills.environment.drill_nodes import Node
+from tests.drills.environment.network_namespaces import HUB, ProgramFailed
+
+FAULT_DURATION_S = (0.3, 7.0)  # shorter and longer than nodes.suspect_s (3 s in a drill)
+FAULT_INTERVAL_S = (0.5, 4.0)
+MODEL = "model"
+OVERLAP_PROBABILITY = 0.25  # how likely another fault comes before one is undone
+TERMINATE = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'chatbot' AND pid <> pg_backend_pid()"
+)
+Act = Callable[[], Awaitable[None]]
+
+
+class StopFailed(Exception):
+    """A part that was asked to end did not, or not well."""
+
+
+class Fault(Struct):
+    """`parts` are those that it takes hold of: no other fault does so meanwhile."""
+
+    kind: str
+    parts: frozenset[str]
+    do: Act
+    undo: Act
+
+
+async def no_undo() -> None:
+    """There is nothing to undo."""
+
+
+def faults_of(cluster: Cluster) -> list[Fault]:
+    """All that can happen to this cluster."""
+    found = [fault for node in cluster.nodes for fault in _node_faults(cluster, node)]
+    return [*found, *_database_faults(cluster), _model_fault(cluster)]
+
+
+def _model_fault(cluster: Cluster) -> Fault:
+    async def break_off() -> None:
+        for then in ("cut", "reset", "error"):
+            cluster.model.script(times=2, then=then)
+
+    return Fault("break off replies of the model", frozenset({MODEL}), break_off, no_undo)
+
+
+def _node_faults(cluster: Cluster, node: Node) -> list[Fault]:
+    async def freeze() -> None:
+        node.part.send(signal.SIGSTOP)
+
+    async def thaw() -> None:
+        node.part.send(signal.SIGCONT)
+
+    async def stop() -> None:
+        is_up = await node.is_up()
+        try:
+            code = await node.part.stop()
+        except TimeoutError:
+            await node.part.stop(signal.SIGABRT)  # it writes where it hangs
+            raise StopFailed(f"{node.name} was asked to end and did not; it was at: {node.tail()}") from None
+        if code != 0 and is_up:
+            raise StopFailed(f"{node.name} was asked to end, and its exit code is {code}: {node.tail(600)}")
+
+    one = frozenset({node.name})
+    found = [
+        Fault("kill -9 a node", one, node.part.kill, node.part.start),
+        Fault("freeze a node", one, freeze, thaw),
+        Fault("stop a node", one, stop, node.part.start),
+    ]
+    peers = [other.name for other in cluster.nodes if other is not node]
+    places = {"its peers": peers, "the database": [DATABASE], "the clients": [HUB], "everybody": cluster.others}
+    return found + [
+        _cut(cluster, node, f"cut a node from {whom}", others)
+        for whom, others in (places.items() if cluster.network else ())
+    ]
+
+
+def _cut(cluster: Cluster, node: Node, kind: str, others: list[str]) -> Fault:
+    net = cluster.network
+    assert net is not None
+
+    async def cut() -> None:
+        await net.cut(node.name, others)
+
+    async def join() -> None:
+        await net.join(node.name, others)
+
+    return Fault(kind, frozenset({node.name}), cut, join)
+
+
+def _database_faults(cluster: Cluster) -> list[Fault]:
+    database = cluster.database
+    if database is None:
+        return []
+
+    async def freeze() -> None:
+        database.part.send(signal.SIGSTOP)
+
+    async def thaw() -> None:
+        database.part.send(signal.SIGCONT)
+
+    async def terminate() -> None:
+        with suppress(ProgramFailed):
+            await database.ask(TERMINATE)
+
+    one = frozenset({DATABASE})
+    return [
+        Fault("kill -9 the database", one, database.part.kill, database.start),
+        Fault("freeze the database", one, freeze, thaw),
+        Fault("restart the database", one, database.stop, database.start),
+        Fault("end its connections", one, terminate, no_undo),
+        Fault("end its connections", one, terminate, no_undo),
+    ]
+
+
+class FaultInjector:
+    """Injects faults until told to stop; then undoes what is left. `injected` counts them by kind.
+
+    `only` are words that a kind must have to be injected.
+    """
+
+    def __init__(self, cluster: Cluster, seed: int, say: Callable[[str], None], only: str = "") -> None:
+        self.injected: Counter[str] = Counter()
+        self.complaints: list[str] = []
+        self._cluster = cluster
+        self._faults = [fault for fault in faults_of(cluster) if only in fault.kind]
+        self._rng = random.Random(seed)
+        self._say = say
+        self._active: list[Fault] = []
+        self._round: list[Fault] = []
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Raises AssertionError when a part does not come back."""
+        try:
+            while not stop.is_set():
+                await _sleep_unless(stop, self._rng.uniform(*FAULT_INTERVAL_S))
+                await self._restart_ended_nodes()
+                if not stop.is_set():
+                    await self._inject()
+                    await _sleep_unless(stop, self._rng.uniform(*FAULT_DURATION_S))
+                    if self._rng.random() > OVERLAP_PROBABILITY:
+                        await self._undo()
+        finally:
+            await asyncio.shield(self._undo())
+
+    async def heal(self) -> None:
+        """Everything runs, and is ready. Raises AssertionError when it does not become so."""
+        await self._undo()
+        await self._restart_ended_nodes()
+        for node in self._cluster.nodes:
+            await node.ready()
+
+    async def _undo(self) -> None:
+        while self._active:
+            fault = self._active.pop()
+            self._say(f"undo  {fault.kind} {sorted(fault.parts)}")
+            await fault.undo()
+
+    async def _restart_ended_nodes(self) -> None:
+        held = self._affected_parts()
+        for node in self._cluster.nodes:
+            if node.part.pid is None and node.name not in held:
+                self.injected["(a node that had ended by itself)"] += 1
+                self._say(f"{node.name} has ended by itself: {node.tail(300)}")
+                await node.part.start()
+
+    async def _inject(self) -> None:
+        """Each fault has its turn, in an order drawn anew each round."""
+        held = self._affected_parts()
+        if not self._round:
+            self._round = self._rng.sample(self._faults, len(self._faults))
+        fault = next((one for one in self._round if not one.parts & held), None)
+        if fault is None:
+            return
+        self._round.remove(fault)
+        self._say(f"do    {fault.kind} {sorted(fault.parts)}")
+        self._active.append(fault)
+        self.injected[fault.kind] += 1
+        try:
+            await fault.do()
+        except StopFailed as complaint:
+            self.complaints.append(str(complaint))
+
+    def _affected_parts(self) -> set[str]:
+        return {part for fault in self._active for part in fault.parts}
+
+
+async def _sleep_unless(stop: asyncio.Event, seconds: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stop.wait()

@@ -1,0 +1,234 @@
+"""Many replies are read together on a beat, over real sockets, with either protocol and either event loop."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from itertools import chain, repeat
+from typing import Any
+
+import pytest
+
+from chatbot.llm.http import http_connection
+from chatbot.llm.llm_options import LlmOptions
+from chatbot.llm.provider import ChatMessage, Finish, LlmFailed
+from chatbot.llm.providers.midm_provider import MidmProvider
+from chatbot.llm.providers.openai_provider import OpenAiProvider
+from events.catalogue import Parameters
+
+Run = Callable[[Coroutine[Any, Any, None]], None]
+
+BEAT_S = 0.25
+A_LONG_TIME_S = 60.0
+COALESCE_FROM_REPLIES = 4
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+BEGINNINGS = {"midm": b'{"type":"start"}', "openai": b'{"choices":[{"delta":{"role":"assistant","content":""}}]}'}
+PIECES = {"midm": b'{"type":"chunk","content":"%b"}', "openai": b'{"choices":[{"delta":{"content":"%b"}}]}'}
+ENDINGS = {"midm": b'{"type":"complete"}', "openai": b'{"choices":[{"delta":{},"finish_reason":"stop"}]}'}
+WORDS = [b" %d" % number for number in range(20)]
+TEXT = b"".join(WORDS).decode()
+
+
+def event(data: bytes) -> bytes:
+    return b"%x\r\ndata: %b\n\n\r\n" % (len(data) + 8, data)
+
+
+class Server:
+    """Writes a word every `gap_s`; never ends where `endless`; breaks off after `cut_after` words (None: does not)."""
+
+    def __init__(self, protocol: str) -> None:
+        self.gap_s = 0.005
+        self.endless = False
+        self.cut_after: int | None = None
+        self.accepted = 0
+        self.left = 0  # clients that hung up
+        self.protocol = protocol
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                length = next(int(one[16:]) for one in head.split(b"\r\n") if one[:15] == b"Content-Length:")
+                await reader.readexactly(length)
+                await self.answer(writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            self.left += 1
+        finally:
+            writer.close()
+
+    async def answer(self, writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD)
+        for _ in range(3):  # signs of life without text, as of a model that thinks
+            writer.write(event(BEGINNINGS[self.protocol]))
+            await asyncio.sleep(self.gap_s)
+        for number, word in enumerate(chain(WORDS, repeat(b" on") if self.endless else ())):
+            if number == self.cut_after:
+                raise ConnectionAbortedError
+            if writer.is_closing():
+                raise ConnectionResetError
+            writer.write(event(PIECES[self.protocol] % word))
+            await writer.drain()
+            await asyncio.sleep(self.gap_s)
+        writer.write(event(ENDINGS[self.protocol]) + event(b"[DONE]") + b"0\r\n\r\n")
+
+
+class Asked:
+    """One reply: what was heard."""
+
+    def __init__(self, provider: MidmProvider | OpenAiProvider) -> None:
+        self.pieces: list[str] = []
+        stream = provider.stream((ChatMessage("user", "hi"),), Parameters(), self.on_text)
+        self.task: asyncio.Task[Finish] = asyncio.create_task(stream)
+
+    def on_text(self, piece: str) -> None:
+        if piece:
+            self.pieces.append(piece)
+
+
+@asynccontextmanager
+async def model(
+    protocol: str, beat_max_s: float = BEAT_S
+) -> AsyncIterator[tuple[Server, MidmProvider | OpenAiProvider]]:
+    """A server, and a provider with an empty crowd. No test waits for a beat of A_LONG_TIME_S."""
+    server = Server(protocol)
+    listener = await asyncio.start_server(server.serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    options = LlmOptions(server_url=url, model="m", beat_max_s=beat_max_s)
+    provider = MidmProvider(options) if protocol == "midm" else OpenAiProvider(options)
+    try:
+        async with asyncio.timeout(20):
+            yield server, provider
+    finally:
+        await provider.close()
+        listener.close()
+        await asyncio.sleep(0.05)  # the server's tasks see it and end
+
+
+async def heard(asked: list[Asked]) -> None:
+    while not all(one.pieces for one in asked):
+        await asyncio.sleep(0.001)
+
+
+async def stop(asked: list[Asked]) -> None:
+    for one in asked:
+        one.task.cancel()
+    await asyncio.wait([one.task for one in asked])
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setattr(http_connection, "COALESCE_FROM_REPLIES", COALESCE_FROM_REPLIES)
+    monkeypatch.setattr(http_connection, "COALESCE_FULL_REPLIES", COALESCE_FROM_REPLIES)
+    if request.param == "asyncio":
+        return asyncio.run
+    loop: Run = pytest.importorskip("uvloop").run
+    return loop
+
+
+@pytest.fixture(params=["midm", "openai"])
+def protocol(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_a_few_replies_are_heard_word_by_word(run: Run, protocol: str) -> None:
+    async def main() -> None:
+        async with model(protocol) as (_, provider):
+            asked = [Asked(provider) for _ in range(COALESCE_FROM_REPLIES - 1)]
+            await asyncio.gather(*(one.task for one in asked))
+            assert [len(one.pieces) for one in asked] == [len(WORDS)] * len(asked)
+
+    run(main())
+
+
+@pytest.mark.parametrize("beat_max_s", [0.0, BEAT_S])
+def test_many_replies_are_read_together_and_whole_unless_there_is_no_beat(
+    run: Run, protocol: str, beat_max_s: float
+) -> None:
+    async def main() -> None:
+        async with model(protocol, beat_max_s) as (server, provider):
+            asked = [Asked(provider) for _ in range(2 * COALESCE_FROM_REPLIES)]
+            finished = await asyncio.gather(*(one.task for one in asked))
+            assert ["".join(one.pieces) for one in asked] == [TEXT] * len(asked)
+            assert {finish.reason for finish in finished} == {"stop"}
+            heard = max(len(one.pieces) for one in asked)
+            assert heard < len(WORDS) / 2 if beat_max_s else heard == len(WORDS)
+            again = Asked(provider)  # on a connection that had its part in the crowd
+            await again.task
+            assert server.accepted == len(asked)
+            assert len(again.pieces) == len(WORDS)
+
+    run(main())
+
+
+def test_the_first_word_of_a_reply_waits_for_no_beat(run: Run, protocol: str) -> None:
+    async def main() -> None:
+        async with model(protocol, A_LONG_TIME_S) as (server, provider):
+            server.endless = True
+            crowd = [Asked(provider) for _ in range(2 * COALESCE_FROM_REPLIES)]
+            await heard(crowd)
+            late = Asked(provider)
+            await heard([late])
+            await asyncio.sleep(20 * server.gap_s)
+            assert len(late.pieces) <= 2  # as one of the crowd from then on
+            await stop([*crowd, late])
+
+    run(main())
+
+
+def test_a_cancel_reaches_the_server_at_once_also_between_two_beats(run: Run, protocol: str) -> None:
+    async def main() -> None:
+        async with model(protocol, A_LONG_TIME_S) as (server, provider):
+            server.endless = True
+            crowd = [Asked(provider) for _ in range(2 * COALESCE_FROM_REPLIES)]
+            await heard(crowd)
+            await asyncio.sleep(20 * server.gap_s)  # all are held by now
+            await stop(crowd)
+            while server.left < len(crowd):
+                await asyncio.sleep(0.001)
+            server.endless = False
+            alone = Asked(provider)  # those that have left are no crowd
+            await alone.task
+            assert len(alone.pieces) == len(WORDS)
+
+    run(main())
+
+
+def test_what_came_before_a_cut_is_heard(run: Run, protocol: str) -> None:
+    async def main() -> None:
+        async with model(protocol) as (server, provider):
+            server.cut_after = 10
+            asked = [Asked(provider) for _ in range(2 * COALESCE_FROM_REPLIES)]
+            failures = await asyncio.gather(*(one.task for one in asked), return_exceptions=True)
+            assert all(isinstance(failure, LlmFailed) for failure in failures)
+            assert {"".join(one.pieces) for one in asked} == {b"".join(WORDS[:10]).decode()}
+            assert max(len(one.pieces) for one in asked) < 10
+            server.cut_after = None
+            alone = Asked(provider)
+            await alone.task
+            assert len(alone.pieces) == len(WORDS)
+
+    run(main())
+
+
+def test_the_beat_slows_down_as_the_crowd_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unit: the interval alone."""
+    waits: list[float] = []
+
+    async def main() -> None:
+        monkeypatch.setattr(asyncio.get_running_loop(), "call_later", lambda wait_s, _call: waits.append(wait_s))
+        for active_replies in (
+            http_connection.COALESCE_FROM_REPLIES,
+            http_connection.COALESCE_FULL_REPLIES,
+            10 * http_connection.COALESCE_FULL_REPLIES,
+        ):
+            one = http_connection.ReadCoalescer(0.06)
+            one.active_replies = active_replies - 1
+            was_on = one.is_active
+            one.active_replies = active_replies
+            assert (was_on, one.is_active) == (active_replies > http_connection.COALESCE_FROM_REPLIES, True)
+            one.resume_later(object())  # type: ignore[arg-type]  # nobody resumes it here
+            one.resume_later(object())  # type: ignore[arg-type]
+
+    with asyncio.Runner() as runner:
+        runner.run(main())
+        monkeypatch.undo()
+    assert waits == [0.06 * http_connection.COALESCE_FROM_REPLIES / http_connection.COALESCE_FULL_REPLIES, 0.06, 0.06]

@@ -1,0 +1,129 @@
+"""Readiness: no requests are wanted where nothing can be recorded or read, and again as soon as it works."""
+
+import asyncio
+from pathlib import Path
+
+import asyncpg
+import httpx
+import pytest
+import structlog
+
+from chatbot.api.readiness import PROBE_S, WriteProbe
+from chatbot.observability.metrics import Metrics
+from chatbot.observability.observers import LogMetrics
+from events.errors import LogUnavailable
+from tests.support.log.log_files import foreign
+from tests.support.log.memory_log import MemoryLog
+from tests.support.model.model_server import ModelServer
+from tests.support.programs.postgres_server import PostgresServer
+from tests.support.service import Running, serving
+
+
+async def readiness(client: httpx.AsyncClient) -> tuple[int, str]:
+    answer = await client.get("/readyz")
+    said = answer.json()
+    assert (said["status"] == "ready") == ("reason" not in said) == (answer.status_code == 200)
+    return answer.status_code, said["status"]
+
+
+async def until_ready(client: httpx.AsyncClient) -> None:
+    async with asyncio.timeout(20):
+        while await readiness(client) != (200, "ready"):
+            await asyncio.sleep(0.05)
+
+
+async def test_a_service_that_cannot_record_is_not_ready_until_it_can(tmp_path: Path, model: ModelServer) -> None:
+    async with serving(tmp_path, model.url, CHATBOT_DATABASE_BUSY_TIMEOUT_S="0.1") as service:
+        assert await readiness(service.client) == (200, "ready")
+        other = await asyncio.to_thread(foreign, tmp_path / "chatbot.db", "BEGIN IMMEDIATE")
+        try:
+            assert (await service.client.post("/api/sessions")).status_code == 503
+            assert await readiness(service.client) == (503, "unwritable")
+            assert (await service.client.get("/api/health")).json()["status"] == "degraded"
+        finally:
+            other.execute("ROLLBACK")
+            other.close()
+        await until_ready(service.client)
+        assert (await service.client.get("/api/health")).json()["status"] == "healthy"
+        assert service.services.log.head().position == 0
+
+
+async def test_a_service_whose_projections_cannot_follow_is_not_ready(
+    service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = service.services.runner
+    runner.trouble = OSError("the disk is full")
+    assert await readiness(service.client) == (200, "ready"), "nothing is missing in them yet"
+    await service.services.reader.catch_up()
+    behind = asyncio.Event()
+
+    async def fail(*_: object) -> None:
+        behind.set()
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runner._projection_file, "apply", fail)
+        await service.session()
+        await behind.wait()
+        assert await readiness(service.client) == (503, "unreadable")
+        assert (await service.client.get("/api/health")).json()["status"] == "degraded"
+    await until_ready(service.client)
+
+
+async def test_a_service_whose_projections_have_stopped_says_so(service: Running) -> None:
+    service.services.runner.failure = RuntimeError("x")
+    assert await readiness(service.client) == (503, "failed")
+
+
+@pytest.mark.real_part
+async def test_a_database_that_has_become_read_only_takes_no_requests(
+    tmp_path: Path, model: ModelServer, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the projections are a file of the current folder
+    admin = await asyncpg.connect(postgres.url)
+    ours = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname IS NOT NULL"
+    )
+    url = await postgres.schema()
+    async with serving(tmp_path, model.url, DATABASE_URL=url, CHATBOT_DATABASE_BUSY_TIMEOUT_S="0.2") as service:
+        await until_ready(service.client)
+        try:
+            await admin.execute("ALTER DATABASE postgres SET default_transaction_read_only = on")
+            await admin.execute(ours)
+            async with asyncio.timeout(20):
+                while (await service.client.post("/api/sessions")).status_code != 503:
+                    await asyncio.sleep(0.05)
+            status, state = await readiness(service.client)
+            assert (status, state) in ((503, "unwritable"), (503, "unreadable"))
+        finally:
+            await admin.execute("SET default_transaction_read_only = off")
+            await admin.execute("ALTER DATABASE postgres RESET default_transaction_read_only")
+            await admin.execute(ours)
+            await admin.close()
+        await until_ready(service.client)
+
+
+async def test_a_log_that_has_refused_is_probed_now_and_then_only() -> None:
+    class Log(MemoryLog):
+        probes = 0
+        refuses = True
+
+        async def check_writable(self) -> None:
+            self.probes += 1
+            if self.refuses:
+                raise LogUnavailable
+
+    now_s = 100.0
+    log, watch = Log(), LogMetrics(Metrics("1"), structlog.get_logger("test"))
+    write_probe = WriteProbe(log, watch, lambda: now_s)
+    assert await write_probe.is_writable()
+    assert log.probes == 0, "as long as appends go well there is nothing to ask"
+    watch.refused("unavailable")
+    for _ in range(3):
+        assert not await write_probe.is_writable()
+    assert log.probes == 1
+    now_s += PROBE_S
+    log.refuses = False
+    assert await write_probe.is_writable()
+    assert await write_probe.is_writable()
+    assert log.probes == 2

@@ -1,0 +1,39 @@
+"""A start with which nothing is wrong logs no warning: whoever watches for warnings is not to get used to them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.model.model_server import ModelServer
+from tests.support.programs.postgres_server import PostgresServer
+from tests.support.service import Program, program
+
+MACHINE = {"loop.late", "clock.jumped"}  # it is busy, or was suspended, which no start can help
+
+
+def warnings_of(started: Program) -> list[dict[str, Any]]:
+    return [line for line in started.lines if line["level"] != "info" and line["event"] not in MACHINE]
+
+
+@pytest.mark.parametrize("arguments", [(), ("--workers", "2")], ids=["alone", "workers"])
+async def test_a_start_over_a_file_logs_no_warning(
+    tmp_path: Path, model: ModelServer, arguments: tuple[str, ...]
+) -> None:
+    for _ in range(1 if arguments else 2):  # the first makes the files
+        async with program(tmp_path, model.url, *arguments) as started:
+            assert await started.stop() == 0
+        assert warnings_of(started) == []
+    (read,) = started.log("settings.read")
+    assert [Path(file).is_absolute() for file in read["files"]] == [True]
+    assert started.log("server.listening")[0]["database"] == str(tmp_path / "chatbot.db")
+
+
+@pytest.mark.real_part
+async def test_a_start_over_postgresql_logs_no_warning(
+    tmp_path: Path, model: ModelServer, postgres: PostgresServer
+) -> None:
+    async with program(tmp_path, model.url, DATABASE_URL=await postgres.schema()) as started:
+        assert await started.stop() == 0
+    assert warnings_of(started) == []
+    assert started.log("settings.hint")

@@ -1,0 +1,70 @@
+"""What bringing a session back reads of the log."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from chatbot.sessions.actor import command_context
+from chatbot.sessions.domain.commands import Caller, ChangeMetadata, CreateSession
+from projections.errors import ProjectionsUnavailable
+from tests.support.sessions.sessions_harness import Sessions
+
+
+@pytest.mark.parametrize("position", [None, 0], ids=["projections that know all", "projections that may not"])
+async def test_a_stream_is_read_only_where_the_projections_may_not_know_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, position: int | None
+) -> None:
+    real, caller, read = Sessions(tmp_path), Caller(owner="mina"), []
+    await real.open()
+    await real.supervisor.ask("s", CreateSession("mina", {"a": 1}, 60, None, "Be brief."), caller)
+    answer = await real.supervisor.ask("s", ChangeMetadata(title="Tea"), caller)
+    await real.runner.wait_for(real.log.head().position)
+    stream = real.log.read
+
+    async def counted(stream_id: str, **how: Any) -> Any:
+        read.append(stream_id)
+        return await stream(stream_id, **how)
+
+    monkeypatch.setattr(real.log, "read", counted)
+    runner: Any = real.runner if position is None else SimpleNamespace(position=position)
+    ports = replace(real.ports, runner=runner)
+    assert await command_context.load_state(ports, "s") == answer.state
+    assert await command_context.load_state(ports, "nobody's") is None
+    assert read == ([] if position is None else ["s", "nobody's"])
+    await real.close()
+
+
+class BeingReplaced:
+    """Projections that are found unfit while they are asked, as the runner and its queries then answer."""
+
+    def __init__(self, real: Sessions, says: Exception | None) -> None:
+        self.position, self.rebuilding = real.runner.position, False
+        self._says = says
+
+    async def session(self, _session_id: str) -> None:
+        self.position, self.rebuilding = 0, True
+        if self._says is not None:
+            raise self._says
+
+
+@pytest.mark.parametrize("says", [None, ProjectionsUnavailable("being rebuilt")], ids=["knows nothing", "refuses"])
+async def test_a_session_is_found_while_its_projections_are_replaced(tmp_path: Path, says: Exception | None) -> None:
+    real = Sessions(tmp_path)
+    await real.open()
+    answer = await real.supervisor.ask("s", CreateSession("mina", {"a": 1}, 60, None, None), Caller(owner="mina"))
+    await real.runner.wait_for(real.log.head().position)
+    replaced: Any = BeingReplaced(real, says)
+    assert await command_context.load_state(replace(real.ports, runner=replaced, queries=replaced), "s") == answer.state
+    await real.close()
+
+
+async def test_projections_that_cannot_be_read_and_are_not_replaced_are_told_of(tmp_path: Path) -> None:
+    real = Sessions(tmp_path)
+    await real.open()
+    refuses: Any = BeingReplaced(real, ProjectionsUnavailable("the disk refuses"))
+    with pytest.raises(ProjectionsUnavailable, match="the disk refuses"):
+        await command_context.load_state(replace(real.ports, queries=refuses), "s")
+    await real.close()

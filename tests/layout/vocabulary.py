@@ -1,0 +1,4 @@
+"""Replaced names."""
+
+FILES: dict[str, str] = {}
+IDENTIFIERS: dict[str, str] = {"Leisure": "DutyCycleThrottle"}

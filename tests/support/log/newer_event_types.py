@@ -1,0 +1,32 @@
+"""A program of a later version that writes; whoever reads in the same process is still of this version."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from events import catalogue, codec, compatibility
+from events.catalogue import Event
+from events.storage import append_batch
+from events.storage.postgres import append_procedure
+
+
+class MoodNoted(Event, frozen=True, tag="mood_noted"):
+    """An event type that only the later version has."""
+
+    mood: str
+
+
+@contextmanager
+def newer_program(*, is_ignorable: bool = False, **schema_versions: int) -> Iterator[None]:
+    """What is opened and appended inside is of a program that has `mood_noted`, and newer `schema_versions`."""
+    versions = {**catalogue.SCHEMA_VERSIONS, "mood_noted": 1, **schema_versions}
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (catalogue, append_batch, append_procedure):
+            patch.setattr(module, "SCHEMA_VERSIONS", versions)
+        patch.setattr(append_batch, "check", lambda kind, data: None)
+        names: dict[type[Event], str] = {**codec._NAMES, MoodNoted: "mood_noted"}
+        patch.setattr(codec, "_NAMES", names)
+        if is_ignorable:
+            patch.setattr(compatibility, "IGNORABLE", frozenset({"mood_noted"}))
+        yield

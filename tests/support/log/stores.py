@@ -1,0 +1,90 @@
+"""The stores that the contract holds for. A store is a place that can be opened again and again."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from events.log import EventLog
+from events.options import LogOptions
+from events.storage.group_commit import LogObserver, NoObserver
+from events.storage.postgres.postgres_log import PostgresLog
+from events.storage.sqlite.sqlite_log import SqliteLog
+from tests.support.log.shared_log import SharedLogs
+
+START_US = 1_700_000_000_000_000
+
+
+class ManualClock:
+    """A clock that moves one second at each look."""
+
+    def __init__(self) -> None:
+        self.now_us = START_US
+
+    def __call__(self) -> int:
+        self.now_us += 1_000_000
+        return self.now_us
+
+
+class Stores(Protocol):
+    """Logs in one place of a test's own, all closed at its end."""
+
+    clock: Callable[[], int]
+
+    async def open(self, options: LogOptions | None = None, observe: LogObserver | None = None) -> EventLog: ...
+
+    async def close(self) -> None: ...
+
+
+class SqliteStores:
+    """In one file of a test's own directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "log.db"
+        self.clock: Callable[[], int] = ManualClock()
+        self._opened: list[SqliteLog] = []
+
+    async def open(self, options: LogOptions | None = None, observe: LogObserver | None = None) -> EventLog:
+        log = await SqliteLog.open(self.path, options, clock=self.clock, observe=observe or NoObserver())
+        self._opened.append(log)
+        return log
+
+    async def close(self) -> None:
+        for log in self._opened:
+            await log.close()
+
+
+SLOTS = 2  # logs that may be open at once, each of another process as it were
+
+
+class SharedSqliteStores:
+    """The same for a file to which others may append, too."""
+
+    def __init__(self, directory: Path) -> None:
+        self.clock: Callable[[], int] = ManualClock()
+        self._shared = SharedLogs(directory / "log.db", slots=SLOTS)
+        self._opened = 0
+
+    async def open(self, options: LogOptions | None = None, observe: LogObserver | None = None) -> EventLog:
+        self._opened += 1
+        return await self._shared.open(self._opened % SLOTS, options, observe, self.clock)
+
+    async def close(self) -> None:
+        await self._shared.close()
+
+
+class PostgresStores:
+    """In one schema of a test's own; each log is another node's."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.clock: Callable[[], int] = ManualClock()
+        self._opened: list[PostgresLog] = []
+
+    async def open(self, options: LogOptions | None = None, observe: LogObserver | None = None) -> PostgresLog:
+        log = await PostgresLog.open(self.url, options, clock=self.clock, observe=observe or NoObserver())
+        self._opened.append(log)
+        return log
+
+    async def close(self) -> None:
+        for log in self._opened:
+            await log.close()

@@ -1,0 +1,53 @@
+"""A provider whose every piece of text, end and failure is given by hand."""
+
+import asyncio
+
+from chatbot.llm.provider import ChatMessage, Finish, Health, LlmError, OnText
+from events.catalogue import Parameters
+
+
+class ProviderCall:
+    """One request for a reply. `closed` once nobody reads it any more."""
+
+    def __init__(self, messages: tuple[ChatMessage, ...], parameters: Parameters) -> None:
+        self.messages = messages
+        self.parameters = parameters
+        self.closed = False
+        self.given: asyncio.Queue[str | Finish | LlmError] = asyncio.Queue()
+
+
+class ManualProvider:
+    """Implements chatbot.llm.provider.Provider. `calls` holds every request, in order."""
+
+    name = "hand"
+    model = "hand-model"
+    models = frozenset({model})
+    lists_models = False
+
+    def __init__(self) -> None:
+        self.calls: list[ProviderCall] = []
+
+    async def stream(
+        self, messages: tuple[ChatMessage, ...], parameters: Parameters, on_text: OnText, *, whole: bool = False
+    ) -> Finish:
+        call = ProviderCall(messages, parameters)
+        self.calls.append(call)
+        try:
+            while True:
+                given = await call.given.get()
+                if isinstance(given, LlmError):
+                    raise given
+                if isinstance(given, Finish):
+                    return given
+                on_text(given)
+        finally:
+            call.closed = True
+
+    def call_for(self, seed: int | None) -> ProviderCall | None:
+        """The newest request with this seed, which is what a test tells its replies apart by."""
+        return next((call for call in reversed(self.calls) if call.parameters.seed == seed), None)
+
+    async def health(self) -> Health:
+        return Health(available=True)
+
+    async def close(self) -> None: ...

@@ -1,0 +1,29 @@
+"""Asks a provider as a session would, and keeps what came."""
+
+from typing import Any
+
+from msgspec import Struct
+
+from chatbot.llm.provider import ChatMessage, Finish, Provider
+from events.catalogue import Parameters
+
+
+class Answer(Struct):
+    """Everything one reply brought."""
+
+    pieces: list[str]
+    finish: Finish | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+
+async def ask(
+    provider: Provider, text: str = "hello there", *, into: Answer | None = None, **parameters: Any
+) -> Answer:
+    """The whole reply; with `into` also what came before an error."""
+    answer = into or Answer([])
+    messages = (ChatMessage("user", text),)
+    answer.finish = await provider.stream(messages, Parameters(**parameters), answer.pieces.append)
+    return answer

@@ -1,0 +1,131 @@
+"""Event types are written once every process over the log reads them."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from chatbot.workers.control_channel import ControlChannel, ControlMessage
+from events.catalogue import SCHEMA_VERSIONS
+from events.compatibility import (
+    ADMITTED_S,
+    BASELINE,
+    EventTypeGate,
+    NodeVersion,
+    encode_version,
+    new_types,
+    own_version,
+)
+from events.errors import LogUnavailable, NodesOutdated
+from tests.support.log.newer_event_types import MoodNoted, newer_program
+from tests.support.log.sample_events import EVERY_EVENT, posted
+
+OLD = NodeVersion("web-1, process 7", "0.5.0", dict(BASELINE))
+NEW = NodeVersion("web-2, process 9", "0.6.0", {**BASELINE, "mood_noted": 1})
+
+
+class Nodes:
+    """The others, as a test says; counts the questions."""
+
+    def __init__(self, *versions: NodeVersion) -> None:
+        self.present: Sequence[NodeVersion] | None = versions
+        self.asked = 0
+
+    async def versions(self) -> Sequence[NodeVersion] | None:
+        self.asked += 1
+        return self.present
+
+
+class Gate:
+    """A gate, with its clock and what it warned of."""
+
+    def __init__(self, nodes: Nodes) -> None:
+        self.now_s = 1000.0
+        self.refusals: list[str] = []
+        self.warnings: list[str] = []
+        self.gate = EventTypeGate(nodes, self, lambda: self.now_s)
+
+    def refused(self, reason: str) -> None:
+        self.refusals.append(reason)
+
+    def warned(self, subject: str, reason: str) -> None:
+        assert subject == "nodes_outdated"
+        self.warnings.append(reason)
+
+
+def test_the_baseline_is_what_every_program_since_reads() -> None:
+    assert all(SCHEMA_VERSIONS[kind] >= version for kind, version in BASELINE.items())
+
+
+async def test_known_types_ask_nobody() -> None:
+    nodes = Nodes(OLD)
+    gate = Gate(nodes).gate
+    of_baseline = [event for event in EVERY_EVENT if not new_types([event])]
+    await gate.admit(of_baseline)
+    assert of_baseline
+    assert nodes.asked == 0
+
+
+async def test_a_new_type_is_refused_while_one_node_cannot_read_it_and_the_node_is_named() -> None:
+    nodes = Nodes(NEW, OLD)
+    told = Gate(nodes)
+    with newer_program():
+        for _ in range(3):
+            with pytest.raises(NodesOutdated, match=r"mood_noted.*update web-1, process 7 \(version 0\.5\.0\)$"):
+                await told.gate.admit([posted("x"), MoodNoted("fine")])
+        assert len(told.warnings) == 1
+        assert told.refusals == ["outdated"] * 3
+        nodes.present = (NEW,)
+        await told.gate.admit([MoodNoted("fine")])
+
+
+async def test_a_new_schema_version_is_refused_likewise() -> None:
+    with newer_program(message_posted=2):
+        with pytest.raises(NodesOutdated, match=r"message_posted.*web-2"):
+            await Gate(Nodes(NEW)).gate.admit([posted("x")])
+        newest = own_version("here", "1")
+        await Gate(Nodes(newest)).gate.admit([posted("x"), MoodNoted("fine")])
+
+
+async def test_an_answer_counts_for_a_while_and_then_others_are_asked_again() -> None:
+    nodes = Nodes(NEW)
+    told = Gate(nodes)
+    with newer_program():
+        for _ in range(5):
+            await told.gate.admit([MoodNoted("fine")])
+        assert nodes.asked == 1
+        told.now_s += ADMITTED_S
+        nodes.present = (NEW, OLD)
+        with pytest.raises(NodesOutdated):
+            await told.gate.admit([MoodNoted("fine")])
+
+
+async def test_while_it_is_not_known_what_the_others_read_nothing_new_is_written() -> None:
+    nodes = Nodes()
+    nodes.present = None
+    with newer_program(), pytest.raises(LogUnavailable, match="not known yet"):
+        await Gate(nodes).gate.admit([MoodNoted("fine")])
+
+
+async def test_what_may_be_passed_over_asks_nobody() -> None:
+    nodes = Nodes(OLD)
+    with newer_program(is_ignorable=True):
+        await Gate(nodes).gate.admit([MoodNoted("fine")])
+    assert nodes.asked == 0
+
+
+@pytest.mark.parametrize(
+    ("order", "versions"),
+    [
+        (ControlMessage(), None),
+        (ControlMessage(siblings={1: "a", 2: "b"}), None),  # a master of 0.4 passes no versions on
+        (ControlMessage(siblings={1: "a", 2: "b"}, versions=(encode_version(NEW), "")), None),  # a worker of 0.4
+        (ControlMessage(siblings={1: "a", 2: "b"}, versions=(encode_version(NEW), encode_version(OLD))), [NEW, OLD]),
+    ],
+)
+async def test_workers_know_each_others_versions_from_their_master(
+    order: ControlMessage, versions: list[NodeVersion] | None
+) -> None:
+    control = ControlChannel.__new__(ControlChannel)
+    control.siblings, control._versions = {}, ()
+    control._apply_message(order)
+    assert await control.versions() == versions

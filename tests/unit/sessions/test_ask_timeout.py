@@ -1,0 +1,38 @@
+"""Who asks a session is answered, or told that it takes too long, whatever the actor does just then."""
+
+import asyncio
+import time
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from chatbot.sessions.actor.mailbox import Envelope, MailboxClosed
+from chatbot.sessions.actor.supervisor import Supervisor
+from chatbot.sessions.domain.commands import SERVICE, RecordAccess
+from chatbot.sessions.domain.rejections import Overloaded
+from chatbot.sessions.ports import Ports
+
+
+async def test_patience_that_ends_as_the_actor_stops_is_not_forgotten() -> None:
+    loop = asyncio.get_running_loop()
+    refused: list[str] = []
+    ports = SimpleNamespace(limits=SimpleNamespace(ask_timeout_s=0.05), observe=SimpleNamespace(refused=refused.append))
+    supervisor = Supervisor(cast(Ports, ports))
+    ends_s = loop.time() + 0.05
+    asked: list[Envelope] = []
+
+    def ask(envelope: Envelope) -> None:
+        asked.append(envelope)
+        if len(asked) == 1:  # the old actor stops in the very turn in which patience ends
+            loop.call_at(ends_s - 1e-9, envelope.answer, MailboxClosed())
+
+    actor = SimpleNamespace(mailbox=SimpleNamespace(ask=ask))
+    cast(Any, supervisor)._actor = lambda _, is_new: actor
+    asking = asyncio.create_task(supervisor.ask("s", RecordAccess(), SERVICE))
+    await asyncio.sleep(0)
+    time.sleep(0.1)  # the loop is late: both are due
+    with pytest.raises(Overloaded, match="did not answer in time"):
+        async with asyncio.timeout(2):
+            await asking
+    assert refused == ["timeout"]

@@ -1,0 +1,188 @@
+"""What workers share: ports, projections to begin with, orders."""
+
+import asyncio
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+import structlog
+
+from chatbot.workers.connection_counts import ConnectionCounts, FairShare, create_counts_file
+from chatbot.workers.control_channel import ControlChannel, ControlMessage, open_channel, send
+from chatbot.workers.inherited_fds import InheritedFds, take_inherited_fds
+from chatbot.workers.server_sockets import CannotListen, bind, service_url, start_listening
+from chatbot.workers.worker import Worker
+from events.storage.database_lock import DatabaseLock
+from events.storage.sqlite.sqlite_log import SqliteLog
+from projections.progress import NoObserver
+from projections.runner import ProjectionRunner
+from projections.sqlite.clone import clone_sibling, slot_path
+from projections.sqlite.sqlite_file import checkpoint_of
+from tests.support.log.sample_events import ASKED, EVERY_EVENT
+
+
+async def folded(path: Path, log: SqliteLog) -> None:
+    """Projections of all of `log`, in `path`."""
+    runner = ProjectionRunner(path, log, NoObserver())
+    await runner.start()
+    await runner.wait_for(log.head().position)
+    await runner.stop()
+
+
+def test_the_first_slot_has_the_configured_path_and_the_others_a_number() -> None:
+    path = Path("/data/projections.db")
+    assert [slot_path(path, slot).name for slot in (1, 2, 12)] == [
+        "projections.db",
+        "projections-2.db",
+        "projections-12.db",
+    ]
+
+
+async def test_a_new_worker_begins_with_a_copy_of_the_sibling_that_is_furthest(tmp_path: Path) -> None:
+    first = tmp_path / "projections.db"
+    log = await SqliteLog.open(tmp_path / "log.db")
+    await log.append("a", 0, [EVERY_EVENT[0]], ASKED)
+    await folded(first, log)
+    await log.append("b", 0, [EVERY_EVENT[0]], ASKED)
+    await folded(slot_path(first, 2), log)
+    assert await clone_sibling(slot_path(first, 3), first, log)
+    checkpoint = checkpoint_of(slot_path(first, 3))
+    assert checkpoint is not None
+    assert checkpoint.position == 2
+    await folded(slot_path(first, 3), log)
+    assert not list(tmp_path.glob("*-copy*"))
+    await log.close()
+
+
+async def test_a_copy_that_is_not_of_this_log_is_not_taken(tmp_path: Path) -> None:
+    first = tmp_path / "projections.db"
+    other = await SqliteLog.open(tmp_path / "other.db")
+    await other.append("a", 0, [EVERY_EVENT[0]], ASKED)
+    await folded(first, other)
+    await other.close()
+    log = await SqliteLog.open(tmp_path / "log.db")
+    slot_path(first, 3).write_text("no database")
+    assert not await clone_sibling(slot_path(first, 2), first, log)
+    assert not slot_path(first, 2).exists()
+    assert not await clone_sibling(first, first, log)
+    await log.close()
+
+
+async def test_the_lock_that_is_passed_on_is_held_until_the_last_lets_go(tmp_path: Path) -> None:
+    master, worker, stranger = (DatabaseLock(tmp_path / "log.db") for _ in range(3))
+    master.acquire()
+    worker.adopt(master.descriptors)
+    master.release()
+    with pytest.raises(Exception, match="in use by process"):
+        stranger.acquire()
+    worker.release()
+    stranger.acquire()
+    stranger.release()
+
+
+async def test_orders_are_carried_out_and_the_end_of_the_master_is_one(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    control = ControlChannel(theirs.detach(), asyncio.Event())
+    running = asyncio.create_task(control.run())
+    reader, writer = await open_channel(ours)
+    send(writer, ControlMessage(siblings={1: "a", 2: "b"}, restarts=3))
+    send(writer, ControlMessage(retire=True))
+    async with asyncio.timeout(5):
+        await control.retire.wait()
+        assert (control.siblings, control.restarts, control.stop.is_set()) == ({1: "a", 2: "b"}, 3, False)
+        control.ready("me")
+        assert b'"me"' in await reader.readline()
+        writer.close()
+        await control.stop.wait()
+    running.cancel()
+    await asyncio.wait([running])
+
+
+def test_an_inheritance_is_taken_once_and_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = InheritedFds(slot=2, listeners=(5,), tally=6, control=7, secret="s", locks=(8, 11), wakeups=(9, 10))
+    for name, value in mine.to_environment().items():
+        monkeypatch.setenv(name, value)
+    assert take_inherited_fds() == mine
+    assert take_inherited_fds() is None
+
+
+async def test_what_a_worker_has_inherited_stays_with_it(tmp_path: Path) -> None:
+    """A program that it starts would else keep the database locked and the port taken after all workers have ended."""
+    (listener,), (control, theirs) = bind("127.0.0.1", 0), socket.socketpair()
+    numbers = (listener.detach(), theirs.detach(), create_counts_file(2))
+    for number in numbers:
+        os.set_inheritable(number, True)
+    worker = Worker(InheritedFds(1, numbers[:1], tally=numbers[2], control=numbers[1], secret="s"), asyncio.Event())
+    assert not any(os.get_inheritable(number) for number in numbers)
+    assert worker.notifier is None
+    asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
+    structlog.contextvars.unbind_contextvars("worker")
+    control.close()
+    worker.control._end.close()
+    worker.listeners[0].close()
+    os.close(numbers[2])
+
+
+def test_the_least_busy_worker_takes_the_next_connection() -> None:
+    descriptor = create_counts_file(3)
+    one, two = (FairShare(ConnectionCounts(descriptor), slot) for slot in (1, 2))
+    assert one.should_accept(100, slack=4)  # it is alone
+    assert two.should_accept(0, slack=4)
+    assert not one.should_accept(100, slack=4)
+    assert one.should_accept(4, slack=4)
+    two.leave()
+    assert one.should_accept(100, slack=4)
+    os.close(descriptor)
+
+
+def test_all_addresses_of_a_host_share_one_port() -> None:
+    bound = bind("127.0.0.1", 0)
+    address = bound[0].getsockname()
+    start_listening(bound)
+    with pytest.raises(CannotListen, match=rf"127\.0\.0\.1:{address[1]}: Address already in use; .* PORT"):
+        bind("127.0.0.1", address[1])
+    assert service_url(address) == f"http://127.0.0.1:{address[1]}"
+    assert service_url(("::1", 80, 0, 0)) == "http://[::1]:80"
+    for one in bound:
+        one.close()
+
+
+def takes(bound: list[socket.socket], family: socket.AddressFamily, host: str) -> bool:
+    with socket.socket(family) as client:
+        try:
+            client.connect((host, bound[0].getsockname()[1]))
+        except ConnectionRefusedError:
+            return False
+        return True
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="this system has no IPv6")
+@pytest.mark.parametrize(("host", "by_4", "by_6"), [("::", True, True), ("::1", False, True), ("0.0.0.0", True, False)])
+def test_all_of_ipv6_takes_ipv4_too(host: str, by_4: bool, by_6: bool) -> None:
+    bound = bind(host, 0)
+    try:
+        start_listening(bound)
+        assert takes(bound, socket.AF_INET, "127.0.0.1") is by_4
+        assert takes(bound, socket.AF_INET6, "::1") is by_6
+    finally:
+        for one in bound:
+            one.close()
+
+
+@pytest.mark.parametrize("first", [socket.AF_INET, socket.AF_INET6])
+def test_a_name_with_an_address_of_ipv6_is_served_without_ipv6(
+    monkeypatch: pytest.MonkeyPatch, first: socket.AddressFamily
+) -> None:
+    four = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))
+    six = (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("2001:db8::1", 0, 0, 0))  # of no machine: for documents
+    found = [four, six] if first == socket.AF_INET else [six, four]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    (one,) = bind("localhost", 0)
+    assert one.getsockname()[0] == "127.0.0.1"
+    one.close()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [six])
+    with pytest.raises(CannotListen):
+        bind("localhost", 0)
