@@ -175,26 +175,34 @@ def test_the_settings_table_is_the_one_that_the_settings_make() -> None:
     assert found[1] == markdown_table(), "print(chatbot.config.settings_listing.markdown_table()) gives the new one"
 
 
-def named_files() -> list[str]:
-    """Paths that the documents name: in backticks, and in the tree of folders."""
-    named = re.findall(r"`([\w./]+\.(?:py|toml|png))`", "".join(TEXTS.values()))
-    (tree,) = blocks(section("Map of the code"), "text")
+PATH = re.compile(r"`([\w.*-][\w./*-]*(?:\.(?:py|toml|png|ts)|/))`")
+
+
+def tree_of(text: str) -> list[str]:
+    """The paths in the map of the code, which indents what a folder holds."""
+    found: list[str] = []
     parent = ""
-    for line in tree.splitlines():
+    for line in text.splitlines():
         name = line.split()[0]
-        if line.startswith(" "):
-            named.append(parent + name)
-        else:
+        found.append(parent + name if line.startswith(" ") else name)
+        if not line.startswith(" "):
             parent = name if name.endswith("/") else ""
-            named.append(name)
-    return named
+    return found
 
 
-def test_files_that_the_documents_name_are_there() -> None:
-    ours = [path for name in FOLDERS for path in (ROOT / name).rglob("*")]
-    known = {path.name for path in ours} | {name_of(path) for path in ours}
-    missing = [name for name in named_files() if name not in known and not (ROOT / name).exists()]
-    assert not missing, "the documents name files that do not exist"
+@pytest.mark.parametrize("path", TEXTS, ids=name_of)
+def test_files_that_a_document_names_are_there(path: Path) -> None:
+    """From the project's root or the document's folder; a bare name anywhere, as it is unique within a package."""
+    named = PATH.findall(TEXTS[path])
+    if path == ROOT / "README.md":
+        named += tree_of(blocks(section("Map of the code"), "text")[0])
+    names = {file.name for folder in FOLDERS for file in (ROOT / folder).rglob("*")}
+    missing = [name for name in named if name not in names and not exists(name, path.parent)]
+    assert not missing, f"{name_of(path)} names files that do not exist"
+
+
+def exists(name: str, folder: Path) -> bool:
+    return any(next(place.glob(name), None) is not None for place in (ROOT, folder))
 
 
 def test_the_kinds_of_tests_that_the_map_lists_are_there() -> None:

@@ -146,7 +146,7 @@ async def test_a_loop_torn_down_under_the_writer_leaves_nobody_waiting() -> None
     results = await asyncio.gather(*futures, return_exceptions=True)
     assert [type(result) for result in results] == [LogUnavailable] * 3
     with pytest.raises(LogUnavailable):
-        writer.submit(pending("late"))
+        await writer.submit(pending("late"))
 
 
 @pytest.mark.parametrize(
