@@ -1,11 +1,9 @@
-"""All settings in force, by section. Frozen; `load.py` makes them, `check.py` holds them against each other.
+"""All settings: the values in force by section (`Settings`, frozen), and a description of each one (`inventory`).
 
-Each setting is written once, here and in the four modules of sections: its type and bounds, its meaning with unit and
-reason (`description`), its default, and in `extra` the name of its environment variable where that is not the regular
-CHATBOT_<SECTION>_<NAME>, whether it is secret, and what is allowed where bounds do not say it. config.toml, the
-README's table and every error message are made from that.
-
-Every setting one by one, read from the sections: name, environment variable, type, bounds, meaning.
+Each setting is declared once, in the file of its section in `sections/`: type and bounds, meaning with unit and reason
+(`description`), default, and in `extra` the name of its environment variable where that is not the regular
+CHATBOT_<SECTION>_<NAME>, whether it is secret, and what is allowed where the bounds do not say it. config.toml, the
+README's table and every error message are generated from that.
 """
 
 from collections.abc import Mapping
@@ -16,10 +14,16 @@ from typing import Any, Literal, get_args, get_origin
 from msgspec import NODEFAULT, Meta, Struct
 from msgspec.structs import FieldInfo, fields
 
-from chatbot.config.sections.database_settings import DatabaseSettings, SessionSettings
-from chatbot.config.sections.llm_settings import ChatSettings, EmbeddedSettings, LlmSettings
+from chatbot.config.sections.auth_settings import AuthSettings
+from chatbot.config.sections.chat_settings import ChatSettings
+from chatbot.config.sections.database_settings import DatabaseSettings
+from chatbot.config.sections.embedded_settings import EmbeddedSettings
+from chatbot.config.sections.llm_settings import LlmSettings
+from chatbot.config.sections.logging_settings import LoggingSettings
 from chatbot.config.sections.node_settings import NodeSettings
-from chatbot.config.sections.server_settings import AuthSettings, LoggingSettings, ServerSettings, StreamSettings
+from chatbot.config.sections.server_settings import ServerSettings
+from chatbot.config.sections.session_settings import SessionSettings
+from chatbot.config.sections.stream_settings import StreamSettings
 
 
 class Settings(Struct, frozen=True):

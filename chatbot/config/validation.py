@@ -6,8 +6,8 @@ from ipaddress import ip_network
 
 from msgspec import Struct
 
+from chatbot.config.database_url import parse_database_url
 from chatbot.config.host_addresses import is_loopback, is_unspecified
-from chatbot.config.sections.database_settings import parse_database_url
 from chatbot.config.settings import Settings
 from chatbot.config.text_checks import host_mistake, path_mistake
 

@@ -2,7 +2,7 @@
 
 from contextlib import suppress
 
-from chatbot.config.sections.server_settings import AuthSettings
+from chatbot.config.sections.auth_settings import AuthSettings
 from events.log import EventLog
 from projections.errors import ProjectionError
 from projections.sqlite.queries import ProjectionQueries

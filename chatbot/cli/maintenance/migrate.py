@@ -6,7 +6,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from chatbot.cli.cli_context import CommandContext, CommandFailed, ProgressBar
-from chatbot.config.sections.database_settings import DatabaseSettings, parse_database_url
+from chatbot.config.database_url import parse_database_url
+from chatbot.config.sections.database_settings import DatabaseSettings
 from events.errors import LogUnusable, MigrationRefused
 from events.factory import open_log
 from events.storage.database_lock import DatabaseLock

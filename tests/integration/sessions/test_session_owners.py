@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from chatbot.config.sections.server_settings import AuthSettings
+from chatbot.config.sections.auth_settings import AuthSettings
 from chatbot.sessions.owner_check import SAMPLED_EVENTS, OwnersWithoutKeys, check_owners
 from events.catalogue import SessionAccessed, SessionCreated
 from events.record import Metadata

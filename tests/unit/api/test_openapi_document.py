@@ -28,9 +28,10 @@ from chatbot.api.services import Services
 from chatbot.api.streaming import frames
 from chatbot.api.streaming.cursors import last_event_id
 from chatbot.audit.event_view import EventView
-from chatbot.config.sections.database_settings import SessionSettings
-from chatbot.config.sections.llm_settings import ChatSettings
-from chatbot.config.sections.server_settings import AuthSettings, ServerSettings
+from chatbot.config.sections.auth_settings import AuthSettings
+from chatbot.config.sections.chat_settings import ChatSettings
+from chatbot.config.sections.server_settings import ServerSettings
+from chatbot.config.sections.session_settings import SessionSettings
 from chatbot.config.settings import Settings
 from tests.support.log.independent_chain_check import GENESIS, commitment_of, digest_of
 

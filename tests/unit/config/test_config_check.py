@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from chatbot.config.sections.database_settings import DatabaseSettings, parse_database_url
+from chatbot.config.database_url import parse_database_url
+from chatbot.config.sections.database_settings import DatabaseSettings
 from chatbot.config.settings import Settings
 from chatbot.config.validation import find_faults, find_hints, find_risks
 

@@ -1,0 +1,82 @@
+"""Parses DATABASE_URL. A value that is nearly right is refused: it must not open a new, empty database."""
+
+import re
+from pathlib import Path
+
+from chatbot.config.text_checks import QUOTES, path_mistake, text_mistake
+
+DATABASE_ALLOWED = (
+    "a file's path such as chatbot.db, or sqlite:///relative.db, or sqlite:////absolute.db,"
+    " or postgresql://user:password@host:5432/database"
+)
+POSTGRES = ("postgresql://", "postgres://")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
+_OPTION = re.compile(r"\?\w+=|\?$")
+_KEYWORDS = re.compile(r"(host|hostaddr|port|dbname|user|password|service)\s*=")  # of libpq's other form
+
+
+def parse_database_url(url: str) -> Path | str:
+    """A file: a bare path, or one behind sqlite:/// (so an absolute one has four slashes). Or a PostgreSQL database:
+    the URL itself.
+
+    Raises ValueError with the reason. A memory database is refused: what was acknowledged would not be on disk.
+    """
+    if not url.strip():
+        raise ValueError("this names no file")
+    if url != url.strip():
+        raise ValueError("there is white space around it")
+    if mistake := text_mistake(url, "DATABASE_URL"):
+        raise ValueError(mistake)
+    if url.startswith(POSTGRES):
+        return _postgres(url)
+    if ":memory:" in url or "mode=memory" in url:
+        raise ValueError("a database in memory keeps nothing")
+    if _KEYWORDS.match(url):
+        raise ValueError("postgresql: keywords are not understood; write them as a URL")
+    path = _path_of(url)
+    if _OPTION.search(path):
+        raise ValueError("options behind ? are not supported")
+    if not path or path.endswith(("/", "\\")):
+        raise ValueError("this names no file")
+    if mistake := path_mistake(path):
+        raise ValueError(mistake)
+    return Path(path)
+
+
+def _postgres(url: str) -> str:
+    if url[-1] in QUOTES:
+        raise ValueError("there is a quote at one end of it")
+    if re.search(r"\$\{|\{\{", url):
+        raise ValueError("variables are not replaced here")
+    if not without_credentials(url).partition("://")[2].partition("/")[2]:
+        raise ValueError("postgresql: names no database")
+    return url
+
+
+def _path_of(url: str) -> str:
+    """The path that `url` is, or that stands behind sqlite:///. Raises ValueError."""
+    found = _SCHEME.match(url)
+    if found is None:
+        return url
+    if found[1] != "sqlite":
+        raise ValueError(f"no store speaks {_unknown_scheme(url, found[0])}")
+    if not url.startswith("sqlite:///"):
+        raise ValueError("sqlite: takes three slashes before a relative path, four before an absolute one")
+    return url.removeprefix("sqlite:///")
+
+
+def _unknown_scheme(url: str, scheme: str) -> str:
+    """The scheme of `url`, which no store has, and what was probably meant."""
+    shown = f"{scheme}//" if url.startswith(f"{scheme}//") else scheme
+    dialect = re.split(r"[+:]", scheme.lower())[0]
+    if dialect in ("postgres", "postgresql"):
+        return f"{shown}; write postgresql://"
+    if dialect in ("sqlite", "sqlite3", "file"):
+        return f"{shown}; write the file's path alone, or sqlite:/// before it"
+    return shown if shown != scheme else f"{shown} (for a file of that name write ./{scheme}...)"
+
+
+def without_credentials(url: str) -> str:
+    """However badly it is written: nothing before its last @ is shown, and no option."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"

@@ -1,0 +1,70 @@
+"""Settings of sessions and of the actors that own them."""
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+
+class SessionSettings(Struct, frozen=True):
+    """[sessions] Lives of sessions and of the actors that own them."""
+
+    timeout_hours: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=876_000,
+            description="Hours after its last access at which a session expires; 0: never. A session may ask for its"
+            " own.",
+            extra={"env": "SESSION_TIMEOUT_HOURS"},
+        ),
+    ] = 24.0
+    access_resolution_s: Annotated[
+        float,
+        Meta(ge=0, le=86400, description="Seconds between two recorded accesses of a session, so reads stay cheap."),
+    ] = 60.0
+    erase_expired_after_hours: Annotated[
+        float,
+        Meta(ge=0, le=876_000, description="Hours after its expiry at which a session is erased for good; 0: never."),
+    ] = 0.0
+    erase_after_consistent_hours: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=8_760,
+            description="Hours that the clock must have run without a jump, since the start or the last one, before"
+            " expired sessions are erased: a wrong clock erases nothing.",
+        ),
+    ] = 1.0
+    idle_timeout_s: Annotated[
+        float, Meta(gt=0, le=86400, description="Seconds without a command after which an actor leaves memory.")
+    ] = 60.0
+    live_max: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="Actors in memory at once; beyond it idle ones go, then 503.")
+    ] = 10000
+    mailbox_max: Annotated[
+        int, Meta(ge=1, le=100_000, description="Commands that wait in one actor's mailbox; more are refused.")
+    ] = 64
+    pending_max: Annotated[
+        int, Meta(ge=0, le=1000, description="Messages that wait for one session's running reply; more are refused.")
+    ] = 8
+    retry_interrupted: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=10,
+            description="Times that a reply cut off by a stop or crash is begun anew after the restart; 0: never.",
+        ),
+    ] = 0
+    fork_messages_max: Annotated[
+        int, Meta(ge=1, le=100_000, description="Longest history that a fork begins with, in messages.")
+    ] = 10000
+    ask_timeout_s: Annotated[
+        float, Meta(gt=0, le=3600, description="Seconds a request waits for its actor's answer: then 503, not a hang.")
+    ] = 30.0
+    metadata_max_bytes: Annotated[
+        int, Meta(ge=2, le=1_048_576, description="Largest metadata of a session, in bytes of JSON.")
+    ] = 16384
+    metadata_keys_max: Annotated[int, Meta(ge=1, le=10_000, description="Most keys in a session's metadata.")] = 64
+    title_max_chars: Annotated[int, Meta(ge=1, le=10_000, description="Longest title of a session, in characters.")] = (
+        200
+    )

@@ -1,0 +1,37 @@
+"""Settings of streams to clients."""
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+
+class StreamSettings(Struct, frozen=True):
+    """[stream] Streams to readers."""
+
+    sse_ping_s: Annotated[
+        float,
+        Meta(gt=0, le=3600, description="Seconds between pings on a silent stream; proxies cut after about 60."),
+    ] = 15.0
+    checkpoint_interval_s: Annotated[
+        float,
+        Meta(
+            gt=0, le=60, description="Seconds of a running reply that a crash may lose: so often its text is recorded."
+        ),
+    ] = 1.0
+    write_timeout_s: Annotated[
+        float,
+        Meta(gt=0, le=86400, description="Seconds a reader may take nothing before its connection is closed."),
+    ] = 600.0
+    retry_s: Annotated[
+        float,
+        Meta(gt=0, le=3600, description="Seconds after which a reader that was cut off should come back."),
+    ] = 1.0
+    readers_max: Annotated[
+        int,
+        Meta(ge=1, le=1_000_000, description="Streams open at once, of replies and of sessions; more get 503."),
+    ] = 20000
+
+    @property
+    def retry_ms(self) -> int:
+        """`retry_s` as frames say it."""
+        return round(self.retry_s * 1000)
