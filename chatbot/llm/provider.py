@@ -67,14 +67,15 @@ class Provider(Protocol):
         ...
 
     async def stream(
-        self, messages: tuple[ChatMessage, ...], parameters: Parameters, on_text: OnText, *, whole: bool = False
+        self, messages: tuple[ChatMessage, ...], parameters: Parameters, on_text: OnText, *, stream: bool = True
     ) -> Finish:
-        """Give the reply's text to `hear` as it arrives; return how it ended.
+        """Pass the reply's text to `on_text` as it arrives; return how the reply ended.
 
-        `hear` is called in the socket's own callback, once for all that one read brings: no task is woken for a token,
-        so it must be quick. An empty piece only says that the server lives. `whole`: nobody watches the reply grow, so
-        it may come in one piece where that tells more: midm counts the prompt's tokens only then. Being cancelled
-        closes the connection to the server at once. Raises the errors of `errors.py`, and what `hear` raises.
+        `on_text` is called in the socket's own callback, once for all that one read brings: no task is woken for a
+        token, so it must be quick. An empty text only says that the server is alive. `stream`: False if nobody reads
+        the reply while it grows; it may then come in one piece if the server tells more that way (midm counts the
+        prompt's tokens only then). Cancelling closes the connection to the server immediately. Raises LlmError, and
+        what `on_text` raises.
         """
         ...
 

@@ -178,17 +178,17 @@ class ResilientProvider:
         return self._provider.lists_models
 
     async def stream(
-        self, messages: tuple[ChatMessage, ...], parameters: Parameters, on_text: OnText, *, whole: bool = False
+        self, messages: tuple[ChatMessage, ...], parameters: Parameters, on_text: OnText, *, stream: bool = True
     ) -> Finish:
         """`hear` never gets an empty piece."""
         try:
-            return await self._stream_with_retries(messages, parameters, on_text, whole=whole)
+            return await self._stream_with_retries(messages, parameters, on_text, stream=stream)
         except LlmError as error:
             self._log_failure(error)
             raise
 
     async def _stream_with_retries(
-        self, messages: tuple[ChatMessage, ...], parameters: Parameters, on_text: OnText, *, whole: bool
+        self, messages: tuple[ChatMessage, ...], parameters: Parameters, on_text: OnText, *, stream: bool
     ) -> Finish:
         """As stream(): asks again until there is text, or no use in it."""
         attempt = 0
@@ -196,7 +196,7 @@ class ResilientProvider:
             while True:
                 listener = BoundedListener(on_text, watchdog, self._options.reply_max_chars)
                 try:
-                    finish = await self._provider.stream(messages, parameters, listener.on_text, whole=whole)
+                    finish = await self._provider.stream(messages, parameters, listener.on_text, stream=stream)
                     if not listener.has_text:
                         raise _without_text(finish)
                 except ReplyTooLong:

@@ -36,29 +36,29 @@ class RequestedReply(Struct, frozen=True):
 @routes.post("/api/chat")
 async def chat(request: web.Request) -> web.Response:
     if prefers_async(request):
-        return _accepted_response(request, await _post_message(request, whole=False))
-    return await _complete_response(await _post_message(request, whole=True))
+        return _accepted_response(request, await _post_message(request, stream=True))
+    return await _complete_response(await _post_message(request, stream=False))
 
 
 @routes.post("/api/chat/stream")
 async def chat_stream(request: web.Request) -> web.StreamResponse:
     if prefers_async(request):
-        return _accepted_response(request, await _post_message(request, whole=False))
+        return _accepted_response(request, await _post_message(request, stream=True))
     services, after = request.app[SERVICES], _resume_cursor(request)
     with services.streams.acquire():
-        return await _streamed_response(request, await _post_message(request, whole=False), after)
+        return await _streamed_response(request, await _post_message(request, stream=True), after)
 
 
 @routes.post("/api/sessions/{session_id}/regenerate")
 async def regenerate(request: web.Request) -> web.StreamResponse:
     """As chat, or as chat_stream for a client that accepts an event stream."""
     if prefers_async(request):
-        return _accepted_response(request, await _request_regeneration(request, whole=False))
+        return _accepted_response(request, await _request_regeneration(request, stream=True))
     if "text/event-stream" not in request.headers.get("Accept", ""):
-        return await _complete_response(await _request_regeneration(request, whole=True))
+        return await _complete_response(await _request_regeneration(request, stream=False))
     services, after = request.app[SERVICES], _resume_cursor(request)
     with services.streams.acquire():
-        return await _streamed_response(request, await _request_regeneration(request, whole=False), after)
+        return await _streamed_response(request, await _request_regeneration(request, stream=True), after)
 
 
 async def _complete_response(requested: RequestedReply) -> web.Response:
@@ -106,7 +106,7 @@ async def _streamed_response(
     return await stream_response(request, ReplyWriter(services, requested.session_id, requested.reply, place).write)
 
 
-async def _post_message(request: web.Request, *, whole: bool) -> RequestedReply:
+async def _post_message(request: web.Request, *, stream: bool) -> RequestedReply:
     """Have the message recorded. Raises what read_body, check_chat and the session raise."""
     services = request.app[SERVICES]
     body = await read_body(request, ChatBody, services.settings.server.body_timeout_s)
@@ -119,14 +119,14 @@ async def _post_message(request: web.Request, *, whole: bool) -> RequestedReply:
         parameters=parameters_of(body),
         parent_id=body.parent_id,
         on_busy=body.on_busy,
-        whole=whole,
+        stream=stream,
         idempotency_key=read_idempotency_key(request, "chat", body),
         without_stop=body.stop == [],
     )
     return await _send_command(request, session_id, command)
 
 
-async def _request_regeneration(request: web.Request, *, whole: bool) -> RequestedReply:
+async def _request_regeneration(request: web.Request, *, stream: bool) -> RequestedReply:
     """Have another reply to a message asked for. Raises what read_body and the session raise."""
     services = request.app[SERVICES]
     timeout_s = services.settings.server.body_timeout_s
@@ -137,7 +137,7 @@ async def _request_regeneration(request: web.Request, *, whole: bool) -> Request
         message_id=body.message_id,
         parameters=parameters_of(body),
         on_busy=body.on_busy,
-        whole=whole,
+        stream=stream,
         idempotency_key=read_idempotency_key(request, "regenerate", body),
         without_stop=body.stop == [],
     )

@@ -58,7 +58,7 @@ class NoModel:
     lists_models = False
 
     async def stream(
-        self, messages: tuple[ChatMessage, ...], parameters: object, on_text: OnText, *, whole: bool = False
+        self, messages: tuple[ChatMessage, ...], parameters: object, on_text: OnText, *, stream: bool = True
     ) -> Finish:
         raise LlmUnavailable
 

@@ -123,7 +123,7 @@ async def _replay_turn(provider: Provider, turn: ModelCall, model: str | None, s
     began_s = asyncio.get_running_loop().time()
     try:
         # whole: nobody watches, and midm tells its tokens only then
-        finish = await provider.stream(turn.messages, parameters, pieces.append, whole=True)
+        finish = await provider.stream(turn.messages, parameters, pieces.append, stream=False)
     except LlmError as error:
         if isinstance(error, LlmUnavailable) and error.status is None:  # with a status it was reached
             summary.unreachable = str(error)

@@ -85,10 +85,10 @@ class AutodetectProvider:
         return self._detected is not None and self._detected.lists_models
 
     async def stream(
-        self, messages: tuple[ChatMessage, ...], parameters: Parameters, on_text: OnText, *, whole: bool = False
+        self, messages: tuple[ChatMessage, ...], parameters: Parameters, on_text: OnText, *, stream: bool = True
     ) -> Finish:
         provider = await self._detect_once()
-        return await provider.stream(messages, parameters, on_text, whole=whole)
+        return await provider.stream(messages, parameters, on_text, stream=stream)
 
     async def health(self) -> Health:
         try:

@@ -50,7 +50,7 @@ class EmbeddedProvider:
             self._supervisor = asyncio.get_running_loop().create_task(self._supervise(), name="llm.embedded")
 
     async def stream(
-        self, messages: tuple[ChatMessage, ...], parameters: Parameters, on_text: OnText, *, whole: bool = False
+        self, messages: tuple[ChatMessage, ...], parameters: Parameters, on_text: OnText, *, stream: bool = True
     ) -> Finish:
         """Waits while the child is being started."""
         server = await self._running_server()

@@ -162,10 +162,10 @@ class MidmProvider:
         self._no_stream_until_s = 0.0
 
     async def stream(
-        self, messages: tuple[ChatMessage, ...], parameters: Parameters, on_text: OnText, *, whole: bool = False
+        self, messages: tuple[ChatMessage, ...], parameters: Parameters, on_text: OnText, *, stream: bool = True
     ) -> Finish:
         body = request_body(messages, parameters)
-        response = None if whole else await self._open_stream(body)
+        response = await self._open_stream(body) if stream else None
         if response is not None:
             finish = await self._stream(response, body, on_text)
             if finish is not None:

@@ -51,7 +51,7 @@ class OpenAiProvider:
         self._tells_usage = False  # a request with stream_options has been answered
 
     async def stream(
-        self, messages: tuple[ChatMessage, ...], parameters: Parameters, on_text: OnText, *, whole: bool = False
+        self, messages: tuple[ChatMessage, ...], parameters: Parameters, on_text: OnText, *, stream: bool = True
     ) -> Finish:
         """Chunks without text (a reasoning model's thoughts) come as an empty piece: the model is at work.
 

@@ -43,7 +43,7 @@ async def generate(
     try:
         await slot.ready()
         timing.asked_s = timer()
-        finish = await provider.stream(request.messages, request.parameters, on_text, whole=reply.whole)
+        finish = await provider.stream(request.messages, request.parameters, on_text, stream=reply.stream)
     except LlmError as error:
         return _failed_event(reply, error, timing, timer)
     finally:

@@ -24,13 +24,13 @@ from events.errors import LogUnavailable
 from events.record import RecordedEvent
 
 
-def requested_reply(asked: RecordedEvent, caller: Caller, *, whole: bool = False) -> Reply | None:
+def requested_reply(asked: RecordedEvent, caller: Caller, *, stream: bool = True) -> Reply | None:
     """The reply that a recorded event asks for; None when it asks for none."""
     event = asked.event
     if isinstance(event, MessagePosted) and event.reply_id is not None:
-        reply = Reply(event.message_id, event.reply_id, event.parameters, caller, whole=whole)
+        reply = Reply(event.message_id, event.reply_id, event.parameters, caller, stream=stream)
     elif isinstance(event, ReplyRequested):
-        reply = Reply(event.parent_id, event.reply_id, event.parameters, caller, whole=whole)
+        reply = Reply(event.parent_id, event.reply_id, event.parameters, caller, stream=stream)
     else:
         return None
     reply.posted_version = asked.version
@@ -58,7 +58,7 @@ class ReplyQueue:
         event = recorded.event
         match event:
             case MessagePosted(reply_id=str()) | ReplyRequested() if not self.shutting_down:
-                return self.wait(recorded, envelope.caller, whole=getattr(envelope.command, "whole", False))
+                return self.wait(recorded, envelope.caller, stream=getattr(envelope.command, "stream", True))
             case ReplyStarted():
                 return self._start_reply(event, recorded, state)
             case ReplyProgressed():
@@ -68,9 +68,9 @@ class ReplyQueue:
                 return self._close_reply(event, recorded, state)
         return None
 
-    def wait(self, asked: RecordedEvent, caller: Caller, *, whole: bool = False) -> Reply | None:
+    def wait(self, asked: RecordedEvent, caller: Caller, *, stream: bool = True) -> Reply | None:
         """The reply that `asked` asks for, until its turn comes."""
-        reply = requested_reply(asked, caller, whole=whole)
+        reply = requested_reply(asked, caller, stream=stream)
         if reply is not None:
             self.by_id[reply.reply_id] = reply
         return reply

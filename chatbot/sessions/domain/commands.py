@@ -39,8 +39,8 @@ class PostMessage(Struct, frozen=True):
     """`parent_id`: unset = after the newest message of the selected branch, None = from the start.
 
     `on_busy`, while a reply runs: queue, reject, or interrupt (which cancels the running and the waiting ones).
-    `whole`: the asker does not watch the reply grow. `parameters` are those that the request names, `without_stop`
-    where it names an empty list of stops.
+    `stream`: False if the client waits for the complete reply. `parameters` are those that the request names,
+    `without_stop` where it names an empty list of stops.
     """
 
     message_id: str
@@ -49,7 +49,7 @@ class PostMessage(Struct, frozen=True):
     parameters: Parameters
     parent_id: str | UnsetType | None = UNSET
     on_busy: str = "queue"
-    whole: bool = False
+    stream: bool = True
     idempotency_key: IdempotencyKey | None = None
     without_stop: bool = False
 
@@ -64,7 +64,7 @@ class Regenerate(Struct, frozen=True):
     message_id: str | None
     parameters: Parameters
     on_busy: str = "queue"
-    whole: bool = False
+    stream: bool = True
     idempotency_key: IdempotencyKey | None = None
     without_stop: bool = False
     turn: Parameters = Parameters()

@@ -42,13 +42,13 @@ class Reply:
     """A reply of a live session. Offsets count code points of `text`."""
 
     def __init__(
-        self, message_id: str, reply_id: str, parameters: Parameters, caller: Caller, *, whole: bool = False
+        self, message_id: str, reply_id: str, parameters: Parameters, caller: Caller, *, stream: bool = True
     ) -> None:
         self.message_id = message_id
         self.reply_id = reply_id
         self.parameters = parameters
         self.caller = caller
-        self.whole = whole  # nobody watches it grow
+        self.stream = stream  # False: no client reads it while it grows
         self.length = 0
         self._pieces: list[str] = []
         self._starts: list[int] = []  # offset at which each piece begins

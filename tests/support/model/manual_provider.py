@@ -28,7 +28,7 @@ class ManualProvider:
         self.calls: list[ProviderCall] = []
 
     async def stream(
-        self, messages: tuple[ChatMessage, ...], parameters: Parameters, on_text: OnText, *, whole: bool = False
+        self, messages: tuple[ChatMessage, ...], parameters: Parameters, on_text: OnText, *, stream: bool = True
     ) -> Finish:
         call = ProviderCall(messages, parameters)
         self.calls.append(call)

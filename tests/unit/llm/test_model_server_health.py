@@ -29,7 +29,7 @@ class Told:
         return Health(available=self.available, detail="" if self.available else "away")
 
     async def stream(
-        self, messages: tuple[ChatMessage, ...], parameters: Parameters, on_text: OnText, *, whole: bool = False
+        self, messages: tuple[ChatMessage, ...], parameters: Parameters, on_text: OnText, *, stream: bool = True
     ) -> Finish:
         raise NotImplementedError
 

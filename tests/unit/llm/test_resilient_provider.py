@@ -41,7 +41,7 @@ class Scripted:
         self.closed = 0
 
     async def stream(
-        self, messages: tuple[ChatMessage, ...], parameters: Parameters, on_text: OnText, *, whole: bool = False
+        self, messages: tuple[ChatMessage, ...], parameters: Parameters, on_text: OnText, *, stream: bool = True
     ) -> Finish:
         self.asked_at.append(time.monotonic())
         try:
