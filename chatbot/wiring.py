@@ -1,16 +1,21 @@
-"""What each part is told of the settings. Pure, but for the node's name.
+"""The composition root: makes the parts of the service from the settings and connects them.
 
-The one composition root: makes the parts of the service and connects them.
+First what each part takes from the settings (pure, but for the node's name), then `compose` for the service and
+`compose_offline` for commands. Nothing but `chatbot/cli/main.py` and `chatbot/cli/serve.py` imports this.
 """
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import structlog
-from msgspec.structs import asdict
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from chatbot import __version__
 from chatbot.api.app import listen_on_socket
@@ -22,6 +27,7 @@ from chatbot.config.settings import Settings
 from chatbot.llm.concurrency_limiter import ConcurrencyLimiter
 from chatbot.llm.health_monitor import HealthMonitor
 from chatbot.llm.llm_options import EmbeddedOptions, LlmOptions
+from chatbot.llm.provider import Provider
 from chatbot.llm.provider_factory import create_provider
 from chatbot.nodes.node import Node
 from chatbot.observability.log_writer import LogWriter
@@ -31,7 +37,7 @@ from chatbot.observability.observers import ClockMetrics, LogMetrics, Projection
 from chatbot.runtime.background_tasks import run_in_background
 from chatbot.runtime.ids import Ids
 from chatbot.sessions.actor.supervisor import Supervisor
-from chatbot.sessions.cluster_port import SingleNode
+from chatbot.sessions.cluster_port import ReadOnlyMember, SingleNode
 from chatbot.sessions.deadline_clock import open_deadline_clock
 from chatbot.sessions.disk_reserve import DiskReserve
 from chatbot.sessions.domain.decide import Rules
@@ -49,12 +55,14 @@ from events.factory import now_us, open_log
 from events.integrity.startup_check import check_integrity
 from events.log import EventLog
 from events.options import LogOptions
+from projections.progress import ProjectionObserver
 from projections.runner import ProjectionRunner, RunnerOptions
+from projections.sqlite.projection_paths import delete_unused
 
 
 def log_options(settings: Settings) -> LogOptions:
-    wanted = asdict(settings.database)
-    return LogOptions(**{name: wanted[name] for name in LogOptions.__struct_fields__})
+    values = asdict(settings.database)
+    return LogOptions(**{name: values[name] for name in LogOptions.__struct_fields__})
 
 
 def runner_options(settings: Settings) -> RunnerOptions:
@@ -65,7 +73,7 @@ def runner_options(settings: Settings) -> RunnerOptions:
 
 
 def rules(settings: Settings, node: str | None = None) -> Rules:
-    """`node` is this node's name among others; None: it serves alone."""
+    """`node` is this node's id in a cluster; None: it serves alone."""
     return Rules(
         node=node or os.uname().nodename,
         provider=settings.llm.provider,
@@ -87,16 +95,9 @@ def rules(settings: Settings, node: str | None = None) -> Rules:
 
 
 def disk_reserve(settings: Settings) -> DiskReserve:
-    """PostgreSQL has a disk of its own."""
+    """Empty for a log in PostgreSQL, which is on a disk of its own."""
     database = settings.database
     return DiskReserve(None if database.is_postgres else database.path, database.erase_reserve_bytes)
-
-
-async def reserve(settings: Settings) -> DiskReserve:
-    """With its room taken, as far as the disk can spare it."""
-    made = disk_reserve(settings)
-    await made.allocate()
-    return made
 
 
 def limits(settings: Settings) -> Limits:
@@ -112,8 +113,8 @@ def limits(settings: Settings) -> Limits:
 
 
 def llm_options(settings: Settings) -> LlmOptions:
-    wanted = asdict(settings.llm)
-    return LlmOptions(**{name: wanted[name] for name in LlmOptions.__struct_fields__})
+    values = asdict(settings.llm)
+    return LlmOptions(**{name: values[name] for name in LlmOptions.__struct_fields__})
 
 
 def embedded_options(settings: Settings) -> EmbeddedOptions:
@@ -121,97 +122,214 @@ def embedded_options(settings: Settings) -> EmbeddedOptions:
 
 
 async def compose(
-    settings: Settings, stack: AsyncExitStack, worker: Worker | None = None, stderr: LogWriter | None = None
+    settings: Settings, stack: AsyncExitStack, worker: Worker | None = None, log_writer: LogWriter | None = None
 ) -> Services:
-    """Put the parts together; `stack` takes them apart again, last first."""
+    """Make the service, connected and with its background tasks running; `stack` closes the parts, last first.
+
+    Raises LogUnusable, ProjectionError, OwnersWithoutKeys, EmbeddedMissing.
+    """
     if worker is not None:
         await stack.enter_async_context(run_in_background(worker.control.run(), "control"))
     metrics = Metrics(__version__)
+    storage = await _open_storage(settings, stack, metrics, worker)
+    model = await _open_provider(settings, stack)
+    feeds = ChannelRegistry()
+    node = Node(settings.nodes, storage.log, feeds, metrics) if storage.log.is_shared else None
+    if node is not None:
+        stack.push_async_callback(node.close)
+    infrastructure = _Infrastructure(metrics, storage, model, feeds, node)
+    sessions = await _start_sessions(settings, stack, infrastructure)
+    services = _make_services(settings, infrastructure, sessions, log_writer, _aggregator(settings, worker, node))
+    if node is not None:
+        listener = await listen_on_socket(node.listener, build_node_app(services, node.secret))
+        stack.push_async_callback(listener.cleanup)
+    return services
+
+
+class _Storage(Struct, frozen=True):
+    log: EventLog
+    log_metrics: LogMetrics
+    runner: ProjectionRunner
+
+
+class _Model(Struct, frozen=True):
+    provider: Provider
+    health: HealthMonitor
+    limiter: ConcurrencyLimiter
+
+
+class _Infrastructure(Struct, frozen=True):
+    """What sessions are built on. `node` is None where this process is the only one that writes the log."""
+
+    metrics: Metrics
+    storage: _Storage
+    model: _Model
+    feeds: ChannelRegistry
+    node: Node | None
+
+
+class _Sessions(Struct, frozen=True):
+    ports: Ports
+    supervisor: Supervisor
+    queries: SessionQueries
+    expiry: ExpiryTimer
+    erasures: ErasureJob
+    ids: Ids
+
+
+async def _open_storage(settings: Settings, stack: AsyncExitStack, metrics: Metrics, worker: Worker | None) -> _Storage:
+    """The log and its projections."""
     log_metrics = LogMetrics(metrics, structlog.get_logger("log"))
     log = await stack.enter_async_context(open_checked_log(settings, log_metrics, worker))
-    projections_path = await prepare_projections_path(
-        settings.database.projections, log, worker.slot if worker else None
-    )
-    projections = ProjectionRunner(
-        projections_path,
-        log,
-        ProjectionMetrics(metrics, structlog.get_logger("projections")),
-        runner_options(settings),
-    )
-    await projections.start()
-    stack.push_async_callback(projections.stop)
-    await check_owners(log, projections.queries, settings.auth)
+    path = await prepare_projections_path(settings.database.projections, log, worker.slot if worker else None)
+    observer = ProjectionMetrics(metrics, structlog.get_logger("projections"))
+    runner = ProjectionRunner(path, log, observer, runner_options(settings))
+    await runner.start()
+    stack.push_async_callback(runner.stop)
+    await check_owners(log, runner.queries, settings.auth)
+    return _Storage(log, log_metrics, runner)
+
+
+async def _open_provider(settings: Settings, stack: AsyncExitStack) -> _Model:
+    """The model server's client, its health monitor and the limit on concurrent requests to it."""
     provider = create_provider(settings.llm.provider, llm_options(settings), embedded_options(settings))
     stack.push_async_callback(provider.close)
-    feeds = ChannelRegistry()
-    member = Node(settings.nodes, log, feeds, metrics) if log.is_shared else None
-    if member is not None:
-        stack.push_async_callback(member.close)
     health = HealthMonitor(provider, settings.llm.health_interval_s, settings.llm.server_url)
     provider.observe(health.record_attempt)
     await stack.enter_async_context(run_in_background(health.run(), "health"))
-    clock = await open_deadline_clock(log, ClockMetrics(metrics, structlog.get_logger("clock")).jumped)
+    return _Model(provider, health, ConcurrencyLimiter(settings.llm.concurrent_max, settings.llm.queue_max))
+
+
+async def _start_sessions(settings: Settings, stack: AsyncExitStack, infrastructure: _Infrastructure) -> _Sessions:
+    """The actors of the sessions, and the background tasks that act on sessions."""
+    metrics, node = infrastructure.metrics, infrastructure.node
+    storage, model = infrastructure.storage, infrastructure.model
+    clock = await open_deadline_clock(storage.log, ClockMetrics(metrics, structlog.get_logger("clock")).jumped)
+    reserve = disk_reserve(settings)
+    await reserve.allocate()
     ports = Ports(
-        log=log,
-        runner=projections,
-        queries=projections.queries,
-        provider=provider,
-        limiter=ConcurrencyLimiter(settings.llm.concurrent_max, settings.llm.queue_max),
-        rules=rules(settings, member.name if member else None),
+        log=storage.log,
+        runner=storage.runner,
+        queries=storage.runner.queries,
+        provider=model.provider,
+        limiter=model.limiter,
+        rules=rules(settings, node.name if node else None),
         limits=limits(settings),
-        feeds=feeds,
-        texts=TextCache(log, settings.database.text_cache_bytes),
-        observe=SessionMetrics(metrics, structlog.get_logger("sessions"), lambda: provider.models),
+        feeds=infrastructure.feeds,
+        texts=TextCache(storage.log, settings.database.text_cache_bytes),
+        observe=SessionMetrics(metrics, structlog.get_logger("sessions"), model.provider),
         clock=clock,
         timer=time.monotonic,
         logger=structlog.get_logger("sessions"),
-        nodes=member.cluster if member else SingleNode(),
-        reserve=await reserve(settings),
+        nodes=node.cluster if node else SingleNode(),
+        reserve=reserve,
     )
-    ids = Ids()
     supervisor = Supervisor(ports)
     stack.push_async_callback(supervisor.close)
-    node_tasks = member.background_tasks(ports, supervisor) if member else {}
+    node_tasks = node.background_tasks(ports, supervisor) if node else {}
     may_erase = partial(clock.is_consistent, settings.sessions.erase_after_consistent_hours)
     expiry = ExpiryTimer(ports, supervisor, settings.sessions.erase_expired_after_hours, may_erase)
     erasures = ErasureJob(ports, supervisor)
     for name, task in {**node_tasks, "expiry": expiry.run(), "erasures": erasures.run()}.items():
         await stack.enter_async_context(run_in_background(task, name))
-    services = Services(
+    return _Sessions(ports, supervisor, SessionQueries(ports, supervisor), expiry, erasures, Ids())
+
+
+def _aggregator(settings: Settings, worker: Worker | None, node: Node | None) -> MetricsAggregator | None:
+    """Sums the metrics of all workers; None where this process serves alone."""
+    if worker is None or node is None:
+        return None
+    return MetricsAggregator(worker.slot, worker.control, node.fetch_metrics, settings.nodes.probe_timeout_s)
+
+
+def _make_services(
+    settings: Settings,
+    infrastructure: _Infrastructure,
+    sessions: _Sessions,
+    log_writer: LogWriter | None,
+    aggregator: MetricsAggregator | None,
+) -> Services:
+    """What the HTTP handlers work with."""
+    storage, model, ports = infrastructure.storage, infrastructure.model, sessions.ports
+    return Services(
         settings=settings,
-        log=log,
-        runner=projections,
-        queries=projections.queries,
-        supervisor=supervisor,
-        expiry=expiry,
-        erasures=erasures,
-        reader=SessionQueries(ports, supervisor),
+        log=storage.log,
+        runner=storage.runner,
+        queries=storage.runner.queries,
+        supervisor=sessions.supervisor,
+        expiry=sessions.expiry,
+        erasures=sessions.erasures,
+        reader=sessions.queries,
         feeds=ports.feeds,
         nodes=ports.nodes,
         streams=StreamLimit(settings.stream.readers_max),
         flush_scheduler=FlushScheduler(),
-        metrics=metrics,
+        metrics=infrastructure.metrics,
         readiness=Readiness(),
-        health=health,
-        provider=provider,
-        limiter=ports.limiter,
-        log_metrics=log_metrics,
-        new_id=ids.uuid,
-        new_token=ids.token,
+        health=model.health,
+        provider=model.provider,
+        limiter=model.limiter,
+        log_metrics=storage.log_metrics,
+        new_id=sessions.ids.uuid,
+        new_token=sessions.ids.token,
         clock=now_us,
         logger=structlog.get_logger("api"),
         version=__version__,
-        log_writer=stderr,
-        metrics_aggregator=MetricsAggregator(
-            worker.slot, worker.control, member.fetch_metrics, settings.nodes.probe_timeout_s
-        )
-        if worker and member
-        else None,
+        log_writer=log_writer,
+        metrics_aggregator=aggregator,
     )
-    if member is not None:
-        listener = await listen_on_socket(member.listener, build_node_app(services, member.secret))
-        stack.push_async_callback(listener.cleanup)
-    return services
+
+
+OFFLINE_LIVE_MAX = 64  # actors in memory: a command processes one session after the other
+OFFLINE_ASK_TIMEOUT_S = 600.0  # no client waits, and copying a long history into forks takes time
+
+
+async def compose_offline(
+    settings: Settings,
+    stack: AsyncExitStack,
+    provider: Provider,
+    metrics: Metrics,
+    projection_observer: ProjectionObserver,
+) -> tuple[Ports, Supervisor, SessionQueries]:
+    """Log, projections and sessions for a command, while no service runs on the log's file; without background tasks.
+
+    Replies that a crash left open are closed, as none can be started again. Raises LogUnusable (LogInUse where a
+    service runs), ProjectionError.
+    """
+    database, logger = settings.database, structlog.get_logger("offline")
+    # For all that the command writes, not only for the erasures.
+    await stack.enter_async_context(disk_reserve(settings).released_if_full())
+    log = await open_log(
+        database.place, log_options(settings), observe=LogMetrics(metrics, logger), program=__version__
+    )
+    stack.push_async_callback(log.close)
+    # A shared log may be served meanwhile: the projections file in the settings may be a node's, so this has its own.
+    own = Path(stack.enter_context(TemporaryDirectory(prefix="chatbot-"))) if log.is_shared else None
+    path = own / "projections.db" if own is not None else database.projections
+    # Files of other workers, and of a node that does not serve now, would keep erased data until they are used.
+    await asyncio.to_thread(delete_unused, database.projections, [path])
+    runner = ProjectionRunner(path, log, projection_observer, RunnerOptions(batch_max=database.projection_batch_max))
+    await runner.start()
+    stack.push_async_callback(runner.stop)
+    ports = Ports(
+        log=log,
+        runner=runner,
+        queries=runner.queries,
+        provider=provider,
+        limiter=ConcurrencyLimiter(1, 1),
+        rules=replace(rules(settings), provider=provider.name, model=provider.model, retry_interrupted=0),
+        limits=replace(limits(settings), live_max=OFFLINE_LIVE_MAX, ask_timeout_s=OFFLINE_ASK_TIMEOUT_S),
+        feeds=ChannelRegistry(),
+        texts=TextCache(log, 0),
+        nodes=ReadOnlyMember() if log.is_shared else SingleNode(),
+        observe=SessionMetrics(metrics, logger),
+        clock=now_us,
+        timer=time.monotonic,
+        logger=structlog.get_logger("sessions"),
+    )
+    supervisor = Supervisor(ports)
+    stack.push_async_callback(supervisor.close)
+    return ports, supervisor, SessionQueries(ports, supervisor)
 
 
 @asynccontextmanager

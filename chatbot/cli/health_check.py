@@ -5,7 +5,8 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse
 from msgspec import DecodeError, Struct
 from msgspec.json import decode
 
-from chatbot.cli.cli_context import CommandFailed, print_result
+from chatbot.cli.cli_context import print_result
+from chatbot.cli.exit_codes import CommandFailed
 from chatbot.config.host_addresses import is_unspecified
 
 TIMEOUT_S = 4.0  # for each wait on the socket; container checks usually have five seconds altogether

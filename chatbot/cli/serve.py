@@ -9,16 +9,8 @@ import structlog
 
 from chatbot.api.app import build_app, listen
 from chatbot.api.server.shutdown import drain, hand_over
-from chatbot.cli.exit_codes import (
-    EXIT_DATABASE,
-    EXIT_FAILED,
-    EXIT_FAULT,
-    EXIT_INTERRUPTED,
-    EXIT_LISTEN,
-    EXIT_MODEL,
-    EXIT_SETTINGS,
-    fail,
-)
+from chatbot.cli.exit_codes import ExitCode, fail
+from chatbot.cli.startup import start_up, warn_of_risks
 from chatbot.config.loader import Configuration
 from chatbot.config.settings import Settings
 from chatbot.llm.providers.embedded_process import EmbeddedMissing
@@ -31,7 +23,6 @@ from chatbot.runtime.gc_tuning import freeze_heap
 from chatbot.runtime.service_manager import SystemdNotifier, take_systemd_notifier
 from chatbot.runtime.stop_signals import handle_stop_signals
 from chatbot.sessions.owner_check import OwnersWithoutKeys
-from chatbot.startup import start_up, warn_of_risks
 from chatbot.wiring import compose
 from chatbot.workers.inherited_fds import InheritedFds, take_inherited_fds
 from chatbot.workers.master import supervise
@@ -59,18 +50,18 @@ def serve(configuration: Configuration, command: Sequence[str]) -> int:
             with asyncio.Runner(loop_factory=loop_factory()) as runner:
                 runner.run(run(settings, inheritance, stderr, manager))
         except (LogUnusable, ProjectionError) as error:
-            return fail(EXIT_DATABASE, str(error), stderr)
+            return fail(ExitCode.DATABASE, str(error), stderr)
         except OwnersWithoutKeys as error:
-            return fail(EXIT_SETTINGS, str(error), stderr)
+            return fail(ExitCode.USAGE, str(error), stderr)
         except EmbeddedMissing as error:
-            return fail(EXIT_MODEL, str(error), stderr)
+            return fail(ExitCode.MODEL, str(error), stderr)
         except CannotListen as error:
-            return fail(EXIT_LISTEN, str(error), stderr)
+            return fail(ExitCode.LISTEN, str(error), stderr)
         except OSError as error:
-            return fail(EXIT_FAILED, f"the service cannot go on: {error}", stderr)
+            return fail(ExitCode.FAILED, f"the service cannot go on: {error}", stderr)
         except Exception as error:  # noqa: BLE001  logged through the thread: whoever reads no logs must not hang it
             structlog.get_logger("run").critical("service.failed", error=type(error).__name__, exc_info=True)
-            return EXIT_FAULT
+            return ExitCode.FAULT
     return 0
 
 
@@ -83,7 +74,7 @@ async def run(
     """
     logger = structlog.get_logger("run")
     stop = asyncio.Event()
-    handle_stop_signals(stop, lambda: os._exit(EXIT_INTERRUPTED), logger, hangup=inheritance is None)
+    handle_stop_signals(stop, lambda: os._exit(ExitCode.INTERRUPTED), logger, hangup=inheritance is None)
     worker = None if inheritance is None else Worker(inheritance, stop)
     async with AsyncExitStack() as stack:
         # First: a port that is taken must leave no trace of a start.

@@ -1,6 +1,7 @@
 """From what happens inside to metrics and log lines: the observers that the log, projections and sessions are given."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import structlog
 
@@ -13,6 +14,13 @@ from events.catalogue import ReplyCompleted, ReplyEnded, ReplyFailed, ReplyStart
 from events.integrity.incomplete_erasures import IncompleteErasure
 
 
+class KnownModels(Protocol):
+    """The models that are configured, and those that the model server has listed so far."""
+
+    @property
+    def models(self) -> frozenset[str]: ...
+
+
 class SessionMetrics:
     """Implements sessions.ports.SessionObserver."""
 
@@ -20,9 +28,9 @@ class SessionMetrics:
         self,
         metrics: Metrics,
         logger: structlog.stdlib.BoundLogger,
-        known_models: Callable[[], frozenset[str]] = frozenset,
+        known_models: KnownModels | None = None,
     ) -> None:
-        """`known_models`: the names that are configured or offered by now; other names of clients are not counted."""
+        """Names of models that clients send and `known_models` does not have are not counted."""
         self._metrics = metrics
         self._logger = logger
         self._known_models = known_models
@@ -50,7 +58,10 @@ class SessionMetrics:
         told = ended if isinstance(ended, ReplyCompleted | ReplyFailed) else None
         answered = (told.model if told is not None else None) or started.model
         requested = started.parameters.model
-        model = metrics.label_of(counted_name(requested, answered, self._known_models()), chosen=requested is not None)
+        model = metrics.label_of(
+            counted_name(requested, answered, self._known_models.models if self._known_models else frozenset()),
+            chosen=requested is not None,
+        )
         duration_s = ended.duration_us / 1_000_000
         metrics.reply(provider, model, status_of(ended), duration_s)
         first_s = None if timing.first_s is None else timing.first_s - timing.asked_s

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
 
-from chatbot.cli.cli_context import CommandFailed
+from chatbot.cli.exit_codes import CommandFailed
 from chatbot.cli.maintenance.export_import import export_log, import_file
 from events.catalogue import AdoptedMessage, Event, HistoryAdopted, Origin, SessionDeleted
 from events.record import StoredRow

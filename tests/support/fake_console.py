@@ -1,23 +1,25 @@
-"""A desk whose words are kept, for commands that are called without a process of their own."""
+"""A command's context that records what is printed, for commands that are run in the process of the test."""
 
 from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.command_line import COMMANDS, parse
 from chatbot.config.settings import Settings
 from chatbot.llm.provider import Provider
+from chatbot.wiring import compose_offline
+from events.factory import open_log
 
 
 class FakeConsole(CommandContext):
     """`said` is what would be on standard output, `noted` on standard error."""
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__(settings, self._refuse_model)
+        super().__init__(settings, self._refuse_model, open_log, compose_offline)
         self.said: list[str] = []
         self.noted: list[str] = []
 
     def print_result(self, text: str) -> None:
         self.said.append(text)
 
-    def note(self, text: str) -> None:
+    def print_note(self, text: str) -> None:
         self.noted.append(text)
 
     @staticmethod

@@ -18,8 +18,8 @@ from blockbuster import blockbuster_ctx
 import chatbot
 from chatbot.api.app import build_app, listen
 from chatbot.api.services import Services
+from chatbot.cli.startup import start_up
 from chatbot.config.loader import load
-from chatbot.startup import start_up
 from chatbot.wiring import compose
 from chatbot.workers.server_sockets import bind
 

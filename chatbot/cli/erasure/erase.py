@@ -13,7 +13,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from chatbot.cli.cli_context import CommandContext, CommandFailed, ProgressBar
+from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.erasure.erase_criteria import (
     EraseCriteria,
     ErasePreview,
@@ -26,6 +26,8 @@ from chatbot.cli.erasure.erase_criteria import (
 )
 from chatbot.cli.erasure.erase_over_http import Service, erase_over_http
 from chatbot.cli.erasure.offline_service import OfflineService, open_offline_service
+from chatbot.cli.exit_codes import CommandFailed, ExitCode, UsageError
+from chatbot.cli.progress_bar import ProgressBar
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import SERVICE, DeleteSession
 from events.catalogue import MetadataChanged, SessionCreated
@@ -39,7 +41,6 @@ from projections.sqlite.erase_candidates import EraseCandidatesQuery
 
 PAGE = 500  # sessions looked up at once
 PASSES_MAX = 100  # over all sessions that are meant: each but the last meets some that nodes have made meanwhile
-EXIT_DATABASE = 3
 IN_USE_HINT = (
     "{fact}: a running service is the only one that may write. Either stop it, or ask it: --url"
     " http://its-address:port, with --key - where it asks for API keys"
@@ -95,7 +96,7 @@ async def _erase_by_past_metadata(context: CommandContext, options: argparse.Nam
             ids = await find_by_past_metadata(log, criteria.metadata)
         if not ids:
             if not passes:
-                context.note(describe_no_match(criteria))
+                context.print_note(describe_no_match(criteria))
             return 0
         code = await _erase(context, options, replace(criteria, session_ids=ids))
         if code or options.dry_run:
@@ -108,23 +109,23 @@ async def _erase(context: CommandContext, options: argparse.Namespace, criteria:
         key = _read_key() if options.key == "-" else options.key
         return await erase_over_http(context, criteria, Service(options.url, key, dry_run=options.dry_run))
     if options.key:
-        raise CommandFailed("--key goes with --url: the files are open to whoever can write them", 2)
+        raise UsageError("--key goes with --url: the files are open to whoever can write them")
     try:
-        async with open_offline_service(context.settings) as service:
+        async with open_offline_service(context) as service:
             if options.dry_run:
                 return await _preview(context, service, criteria)
             return await _erase_all(context, service, criteria)
     except LogInUse as error:
-        raise CommandFailed(IN_USE_HINT.format(fact=error.fact), EXIT_DATABASE) from error
+        raise CommandFailed(IN_USE_HINT.format(fact=error.fact), ExitCode.DATABASE) from error
     except ProjectionError as error:
-        raise CommandFailed(str(error), EXIT_DATABASE) from error
+        raise CommandFailed(str(error), ExitCode.DATABASE) from error
 
 
 def _read_key() -> str:
     """The secret, from one line of standard input; in no thread, for Ctrl-C would wait for it. Raises CommandFailed."""
     secret = sys.stdin.readline().strip()
     if not secret:
-        raise CommandFailed("--key -: standard input has no line with the key", 2)
+        raise UsageError("--key -: standard input has no line with the key")
     return secret
 
 
@@ -138,9 +139,9 @@ async def _preview(context: CommandContext, service: OfflineService, criteria: E
     for session in await _find_half_erased(service, criteria):
         context.print_json(ErasePreview(session.session_id, session.status, 0, moment_of(session.accessed_at_us)))
         sessions += 1
-    context.note(f"{sessions:,} sessions with {messages:,} messages would be erased; nothing was changed")
+    context.print_note(f"{sessions:,} sessions with {messages:,} messages would be erased; nothing was changed")
     if not sessions:
-        context.note(describe_no_match(criteria))
+        context.print_note(describe_no_match(criteria))
     return 1 if counts.missing else 0
 
 
@@ -151,7 +152,7 @@ async def _erase_all(context: CommandContext, service: OfflineService, criteria:
         await _find_half_erased(service, criteria),
     )
     if not (total or half_erased):
-        context.note(describe_no_match(criteria))
+        context.print_note(describe_no_match(criteria))
     passes = 0
     while total:
         progress, before = ProgressBar("erasing", counts.sessions + total, "sessions"), counts.sessions
@@ -165,9 +166,9 @@ async def _erase_all(context: CommandContext, service: OfflineService, criteria:
             raise CommandFailed(f"{total:,} sessions that are meant are left, erased so far: {counts}; run this again")
     for session in half_erased:
         await _run_to_completion(_erase_one(context, service, criteria.reason, session, counts))
-    context.note(f"erased: {counts}")
+    context.print_note(f"erased: {counts}")
     if service.ports.log.erasure_pending:
-        context.note(ERASURE_PENDING_POSTGRES if service.ports.log.is_shared else ERASURE_PENDING_SQLITE)
+        context.print_note(ERASURE_PENDING_POSTGRES if service.ports.log.is_shared else ERASURE_PENDING_SQLITE)
     return 1 if counts.missing or service.ports.log.erasure_pending else 0
 
 
@@ -284,7 +285,7 @@ async def _find_named(
         if session is None:
             counts.missing += 1
             if context is not None:
-                context.note(f"there is no session {session_id}")
+                context.print_note(f"there is no session {session_id}")
         elif session.status != "deleted" or await find_incomplete_erasure(service.ports.log, session_id):
             found.append(session)
     return sorted(found, key=lambda one: one.no, reverse=True)

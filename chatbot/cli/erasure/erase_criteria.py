@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 from msgspec import Struct
 
-from chatbot.cli.cli_context import CommandFailed
+from chatbot.cli.exit_codes import UsageError
 from events.catalogue import MetadataChanged, SessionCreated
 from events.log import EventLog
 from projections.folds.blind_index import metadata_matches, normalize_nfc
@@ -62,13 +62,13 @@ def add_criteria_arguments(parser: argparse.ArgumentParser) -> None:
 def read_criteria(options: argparse.Namespace, now: datetime | None = None) -> EraseCriteria:
     """Raises CommandFailed with a sentence for whoever typed it."""
     if options.ever and not options.metadata:
-        raise CommandFailed("--ever goes with --metadata", 2)
+        raise UsageError("--ever goes with --metadata")
     if options.sessions:
         ids = tuple(dict.fromkeys(one.lower() for one in options.sessions))
         return EraseCriteria(reason=REASONS["sessions"], session_ids=ids)
     if options.owner is not None:
         if not options.owner:  # in the projections '' is nobody: all sessions that were made without keys
-            raise CommandFailed("--owner needs the name of an API key", 2)
+            raise UsageError("--owner needs the name of an API key")
         return EraseCriteria(reason=REASONS["owner"], owner=options.owner)
     if options.metadata:
         return EraseCriteria(reason=REASONS["metadata"], metadata=_parse_entries(options.metadata), ever=options.ever)
@@ -89,9 +89,9 @@ def _parse_entries(texts: list[str]) -> dict[str, str]:
     for text in texts:
         name, equals, value = normalize_nfc(text).partition("=")
         if not (name and equals):
-            raise CommandFailed(f"--metadata takes NAME=VALUE, such as user_id=42, and not {text!r}", 2)
+            raise UsageError(f"--metadata takes NAME=VALUE, such as user_id=42, and not {text!r}")
         if entries.setdefault(name, value) != value:
-            raise CommandFailed(f"--metadata: no session has two values of {name}", 2)
+            raise UsageError(f"--metadata: no session has two values of {name}")
     return entries
 
 
@@ -99,11 +99,11 @@ def _parse_expiry(text: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text.upper())
     except ValueError as error:
-        raise CommandFailed(f"--expired-before: {text!r} is no day such as 2026-01-31 and no time", 2) from error
+        raise UsageError(f"--expired-before: {text!r} is no day such as 2026-01-31 and no time") from error
     if _DAY.fullmatch(text):
         return moment.replace(tzinfo=UTC)
     if moment.tzinfo is None:
-        raise CommandFailed("--expired-before: a time must say its zone, as in 2026-01-31T09:30:00Z", 2)
+        raise UsageError("--expired-before: a time must say its zone, as in 2026-01-31T09:30:00Z")
     return moment
 
 

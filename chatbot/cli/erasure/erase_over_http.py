@@ -16,8 +16,10 @@ from typing import Any, Literal
 import aiohttp
 from msgspec import Struct
 
-from chatbot.cli.cli_context import CommandContext, CommandFailed, ProgressBar
+from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.erasure.erase_criteria import EraseCriteria, ErasePreview, Receipt, describe_no_match, moment_of
+from chatbot.cli.exit_codes import CommandFailed, UsageError
+from chatbot.cli.progress_bar import ProgressBar
 
 PAGE = 1000  # sessions in one answer: the most that the service gives
 PASSES_MAX = 100  # over the list: each but the last erases something
@@ -51,7 +53,7 @@ class RemoteCounts(Struct):
 async def erase_over_http(context: CommandContext, criteria: EraseCriteria, service: Service) -> int:
     """As `erase`, through a running service. Returns the exit code."""
     if not _URL.fullmatch(service.url):
-        raise CommandFailed("--url is the service's address, such as http://127.0.0.1:8080", 2)
+        raise UsageError("--url is the service's address, such as http://127.0.0.1:8080")
     key = _key(context, criteria, service)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
@@ -80,9 +82,9 @@ def _key(context: CommandContext, criteria: EraseCriteria, service: Service) -> 
         return service.key
     key = context.settings.auth.keys.get(criteria.owner)
     if key is None:
-        raise CommandFailed(OWNER_UNKNOWN, 2)
+        raise UsageError(OWNER_UNKNOWN)
     if service.key and service.key != key:
-        raise CommandFailed(f"--key is not the key of {criteria.owner}, as the settings here have it", 2)
+        raise UsageError(f"--key is not the key of {criteria.owner}, as the settings here have it")
     return key
 
 
@@ -123,15 +125,15 @@ async def _list_sessions(client: aiohttp.ClientSession, query: dict[str, str]) -
 
 def _preview(context: CommandContext, views: list[dict[str, Any]], criteria: EraseCriteria) -> int:
     if criteria.session_ids:
-        raise CommandFailed("--dry-run cannot look at a session over HTTP: reading it would count as an access", 2)
+        raise UsageError("--dry-run cannot look at a session over HTTP: reading it would count as an access")
     for view in views:
         context.print_json(
             ErasePreview(view["session_id"], view["state"], view["message_count"], view["last_accessed"])
         )
     messages = sum(view["message_count"] for view in views)
-    context.note(f"{len(views):,} sessions with {messages:,} messages would be erased; nothing was changed")
+    context.print_note(f"{len(views):,} sessions with {messages:,} messages would be erased; nothing was changed")
     if not views:
-        context.note(describe_no_match(criteria))
+        context.print_note(describe_no_match(criteria))
     return 0
 
 
@@ -152,8 +154,8 @@ async def _erase(context: CommandContext, client: aiohttp.ClientSession, criteri
                 f"{len(ids):,} sessions that are meant are left. Done so far: {done.erased:,} sessions; run this again"
             )
     if not (done.erased or done.missing):
-        context.note(describe_no_match(criteria))
-    context.note(f"erased: {done.erased:,} sessions")
+        context.print_note(describe_no_match(criteria))
+    context.print_note(f"erased: {done.erased:,} sessions")
     return 1 if done.missing else 0
 
 
@@ -175,7 +177,7 @@ async def _delete_all(
             done.erased += 1
         elif outcome == "missing":
             done.missing += 1
-            context.note(f"there is no session {session_id}, or it is not this key's")
+            context.print_note(f"there is no session {session_id}, or it is not this key's")
         else:
             done.gone += 1
         progress.reach(done.erased)

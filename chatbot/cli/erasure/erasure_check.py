@@ -18,7 +18,9 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from chatbot.cli.cli_context import CommandContext, CommandFailed, ProgressBar
+from chatbot.cli.cli_context import CommandContext
+from chatbot.cli.exit_codes import UsageError
+from chatbot.cli.progress_bar import ProgressBar
 from chatbot.runtime.utf8 import is_unicode
 from events.errors import LogError, LogUnusable
 from events.record import StoredRow
@@ -66,7 +68,7 @@ def add_erased_arguments(parser: argparse.ArgumentParser) -> None:
 async def erased(context: CommandContext, options: argparse.Namespace) -> int:
     """Look for texts in the bytes of the log, the projections and the files beside them. Exit code 1: found."""
     patterns = patterns_of(_read_texts(options.texts))
-    log = context.file("search the server's own files; what a VACUUM leaves of erased rows, VACUUM FULL takes")
+    log = context.log_file("search the server's own files; what a VACUUM leaves of erased rows, VACUUM FULL takes")
     if not await asyncio.to_thread(log.exists):
         raise LogUnusable(f"database {log} does not exist")
     if not await asyncio.to_thread(_has_log_mark, log):
@@ -80,7 +82,9 @@ async def erased(context: CommandContext, options: argparse.Namespace) -> int:
         context.print_json(find)
         found += 1
     verdict = "found: see the lines above" if found else "found nowhere"
-    context.note(f"{verdict}; searched {sum(searched.values()):,} bytes of {', '.join(file.name for file in searched)}")
+    context.print_note(
+        f"{verdict}; searched {sum(searched.values()):,} bytes of {', '.join(file.name for file in searched)}"
+    )
     return 1 if found else 0
 
 
@@ -169,7 +173,7 @@ async def _search_events(context: CommandContext, patterns: Sequence[Pattern]) -
                         told += 1
                 after = page[-1].position
     except LogError as error:
-        context.note(f"the log's events were not looked at one by one: {error}")
+        context.print_note(f"the log's events were not looked at one by one: {error}")
 
 
 def _search_row(row: StoredRow, patterns: Sequence[Pattern]) -> dict[int, bool]:
@@ -234,9 +238,9 @@ def _read_texts(asked: Sequence[str]) -> list[str]:
     texts = [line for text in asked for line in (_split_lines(sys.stdin.read()) if text == "-" else [text])]
     for text in texts:
         if not is_unicode(text):
-            raise CommandFailed("--check: the text is not UTF-8", 2)
+            raise UsageError("--check: the text is not UTF-8")
         if not 0 < len(text.encode()) <= TEXT_BYTES_MAX:
-            raise CommandFailed(f"--check: a text has 1 to {TEXT_BYTES_MAX:,} bytes", 2)
+            raise UsageError(f"--check: a text has 1 to {TEXT_BYTES_MAX:,} bytes")
     if not texts:
-        raise CommandFailed("--check: no text was given", 2)
+        raise UsageError("--check: no text was given")
     return texts

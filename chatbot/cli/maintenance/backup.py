@@ -8,7 +8,9 @@ import sqlite3
 import threading
 from pathlib import Path
 
-from chatbot.cli.cli_context import CommandContext, CommandFailed, ProgressBar
+from chatbot.cli.cli_context import CommandContext
+from chatbot.cli.exit_codes import CommandFailed, UsageError
+from chatbot.cli.progress_bar import ProgressBar
 from chatbot.cli.proof.verify import describe_unfinished_erasures
 from events.errors import LogError
 from events.integrity.chain_verifier import verify
@@ -27,15 +29,15 @@ async def backup(context: CommandContext, options: argparse.Namespace) -> int:
     """Copy the log as it is now to DEST, beside a running server, verify the copy's whole chain and print its head.
     DEST appears only once it is whole; until then it is DEST.partial.
     """
-    source = context.file("pg_dump makes a copy while the log is served, pg_restore brings it back")
+    source = context.log_file("pg_dump makes a copy while the log is served, pg_restore brings it back")
     destination = options.destination
     if not destination.name or destination.is_dir():
-        raise CommandFailed(f"{destination} is a directory: name the file that the copy is to be", 2)
+        raise UsageError(f"{destination} is a directory: name the file that the copy is to be")
     partial = destination.with_name(destination.name + ".partial")
     async with context.open_read_only():  # it is there, and it is a log
         pass
     if destination.exists():
-        raise CommandFailed(f"{destination} exists: a backup never writes over another", 2)
+        raise UsageError(f"{destination} exists: a backup never writes over another")
     projections = context.settings.database.projections
     folded = await asyncio.to_thread(checkpoint_of, projections)  # before the copy, which has at least as much
     _create_partial(partial)  # nothing may stop between this and what deletes it again
@@ -46,7 +48,7 @@ async def backup(context: CommandContext, options: argparse.Namespace) -> int:
             await _check_nothing_lost(context, partial, folded, projections)
         os.link(partial, destination)  # unlike a rename it refuses a file that has come meanwhile
     except FileExistsError as error:
-        raise CommandFailed(f"{destination} exists: a backup never writes over another", 2) from error
+        raise UsageError(f"{destination} exists: a backup never writes over another") from error
     except (sqlite3.Error, OSError, LogError) as error:
         raise CommandFailed(f"no backup was made: {error}") from error
     finally:
@@ -65,11 +67,9 @@ def _create_partial(partial: Path) -> None:
     try:
         os.close(open_private(partial, os.O_WRONLY | os.O_EXCL))
     except FileExistsError as error:
-        raise CommandFailed(
-            f"{partial} exists: another backup is running, or one was killed; then delete it", 2
-        ) from error
+        raise UsageError(f"{partial} exists: another backup is running, or one was killed; then delete it") from error
     except OSError as error:
-        raise CommandFailed(f"cannot write {partial}: {error.strerror}", 2) from error
+        raise UsageError(f"cannot write {partial}: {error.strerror}") from error
 
 
 async def _copy(source: Path, partial: Path) -> None:
@@ -120,5 +120,5 @@ async def _verify_copy(context: CommandContext, copy: Path) -> Head:
                 " see `chatbot salvage`"
             )
         if walk.incomplete_erasures:
-            context.note(f"the copy is as the log is: {describe_unfinished_erasures(walk.incomplete_erasures)}")
+            context.print_note(f"the copy is as the log is: {describe_unfinished_erasures(walk.incomplete_erasures)}")
         return log.head()

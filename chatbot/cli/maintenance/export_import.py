@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from chatbot.cli.cli_context import CommandContext, CommandFailed, ProgressBar
+from chatbot.cli.cli_context import CommandContext
+from chatbot.cli.exit_codes import CommandFailed, UsageError
+from chatbot.cli.progress_bar import ProgressBar
 from chatbot.sessions.replies.recorded_text import recorded_text
 from events.catalogue import ReplyInterrupted
 from events.integrity.log_identity import log_identity
@@ -46,12 +48,14 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
 async def export(context: CommandContext, options: argparse.Namespace) -> int:
     """Events as lines of JSON, on standard output or in a new file, beside a running server or of a copied file."""
     if options.output is None and sys.stdout.isatty():
-        raise CommandFailed("export writes a file: add `--output FILE.ndjson`", 2)
+        raise UsageError("export writes a file: add `--output FILE.ndjson`")
     async with context.open_read_only() as log:
         try:
             is_part = options.owner is not None or options.session is not None
             path = (
-                context.file("export all of it, or move it to a file with `chatbot migrate` first") if is_part else None
+                context.log_file("export all of it, or move it to a file with `chatbot migrate` first")
+                if is_part
+                else None
             )
             with _open_output(options.output) as out:
                 events = await export_log(log, path, out, owner=options.owner, session=options.session)
@@ -61,7 +65,7 @@ async def export(context: CommandContext, options: argparse.Namespace) -> int:
             raise CommandFailed(f"cannot write the export, it is not whole: {error.strerror}") from error
         except ExportFileError as error:
             raise CommandFailed(str(error)) from error
-        context.note(f"{events:,} events of {await log_identity(log)}")
+        context.print_note(f"{events:,} events of {await log_identity(log)}")
     return 0
 
 
@@ -74,9 +78,9 @@ def _open_output(path: Path | None) -> Iterator[BinaryIO]:
     try:
         descriptor = open_private(path, os.O_WRONLY | os.O_EXCL)
     except FileExistsError as error:
-        raise CommandFailed(f"{path} exists: an export never writes over another file", 2) from error
+        raise UsageError(f"{path} exists: an export never writes over another file") from error
     except OSError as error:
-        raise CommandFailed(f"cannot write {path}: {error.strerror}", 2) from error
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
     try:
         with os.fdopen(descriptor, "wb") as out:
             yield out
@@ -96,7 +100,7 @@ async def export_log(
             header = _header(whole.head, await log_identity(whole), None, None)
             return await _write(whole, ExportWriter(out, header))
     if path is None:
-        raise CommandFailed("a part of a log is exported from its file", 2)
+        raise UsageError("a part of a log is exported from its file")
     async with ExportFilter.open(path, owner=owner, session=session) as selection:
         if not await selection.count():
             raise CommandFailed("the log has no such session")
@@ -136,19 +140,19 @@ async def import_command(context: CommandContext, options: argparse.Namespace) -
     nodes left out. Sessions that the log has already refuse it.
     """
     rules = ImportRules(skip_existing=options.skip_existing, resume=options.resume)
-    path = context.file("import into a file, and move that up with `chatbot migrate`")
+    path = context.log_file("import into a file, and move that up with `chatbot migrate`")
     if options.accept_partial == (options.file is not None):
-        raise CommandFailed("import takes FILE, or --accept-partial alone", 2)
+        raise UsageError("import takes FILE, or --accept-partial alone")
     if options.accept_partial:
         return await _accept_partial(context, path)
     try:
         with options.file.open("rb") as file:
             outcome = await import_file(file, path, rules)
     except asyncio.CancelledError:
-        context.note(RESUME_HINT)
+        context.print_note(RESUME_HINT)
         raise
     except OSError as error:
-        raise CommandFailed(f"cannot read {options.file}: {error.strerror}", 2) from error
+        raise UsageError(f"cannot read {options.file}: {error.strerror}") from error
     except ExportFileError as error:
         raise CommandFailed(f"{options.file}: {error}") from error
     except ImportRefused as error:
@@ -161,7 +165,7 @@ async def _accept_partial(context: CommandContext, path: Path) -> int:
     if not await is_incomplete(path, WritingCommand.IMPORT):
         raise CommandFailed(f"{path} has no import that was interrupted")
     await finish(path, WritingCommand.IMPORT)
-    context.note(f"{path} may be used; sessions of the file that was imported may be missing or lack their end")
+    context.print_note(f"{path} may be used; sessions of the file that was imported may be missing or lack their end")
     return 0
 
 

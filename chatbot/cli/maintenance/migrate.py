@@ -5,11 +5,12 @@ import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from chatbot.cli.cli_context import CommandContext, CommandFailed, ProgressBar
+from chatbot.cli.cli_context import CommandContext
+from chatbot.cli.exit_codes import CommandFailed, UsageError
+from chatbot.cli.progress_bar import ProgressBar
 from chatbot.config.database_url import parse_database_url
 from chatbot.config.sections.database_settings import DatabaseSettings
 from events.errors import LogUnusable, MigrationRefused
-from events.factory import open_log
 from events.storage.database_lock import DatabaseLock
 from events.transfer.migration import migrate, open_target
 
@@ -30,11 +31,11 @@ async def migrate_command(context: CommandContext, options: argparse.Namespace) 
     source = _parse_database(options.source or context.settings.database.url)
     target = _parse_database(options.target)
     if source.shown == target.shown and source.url.partition("?")[2] == target.url.partition("?")[2]:
-        raise CommandFailed("source and target are the same", 2)
+        raise UsageError("source and target are the same")
     try:
-        outcome = await _migrate(source, target)
+        outcome = await _migrate(context, source, target)
     except asyncio.CancelledError:
-        context.note(RESUME_HINT)
+        context.print_note(RESUME_HINT)
         raise
     except MigrationRefused as error:
         raise CommandFailed(str(error)) from error
@@ -42,11 +43,11 @@ async def migrate_command(context: CommandContext, options: argparse.Namespace) 
     return 0
 
 
-async def _migrate(source: DatabaseSettings, target: DatabaseSettings) -> dict[str, object]:
+async def _migrate(context: CommandContext, source: DatabaseSettings, target: DatabaseSettings) -> dict[str, object]:
     async with AsyncExitStack() as stack:
         if isinstance(source.place, Path):
             await _lock_source(source.place, stack)
-        log = await open_log(source.place, read_only=True)
+        log = await context.open_log(source.place, read_only=True)
         stack.push_async_callback(log.close)
         writing = await open_target(target.place)
         stack.push_async_callback(writing.close)
@@ -70,7 +71,5 @@ def _parse_database(url: str) -> DatabaseSettings:
     try:
         parse_database_url(url)
     except ValueError as error:
-        raise CommandFailed(
-            f"{error}: give a file's path, or postgresql://user:password@host:5432/database", 2
-        ) from None
+        raise UsageError(f"{error}: give a file's path, or postgresql://user:password@host:5432/database") from None
     return DatabaseSettings(url=url)

@@ -4,7 +4,9 @@ import argparse
 import sqlite3
 from pathlib import Path
 
-from chatbot.cli.cli_context import CommandContext, CommandFailed, ProgressBar
+from chatbot.cli.cli_context import CommandContext
+from chatbot.cli.exit_codes import CommandFailed
+from chatbot.cli.progress_bar import ProgressBar
 from projections.errors import ProjectionError, ProjectionsInUse
 from projections.sqlite.rebuild import rebuild
 

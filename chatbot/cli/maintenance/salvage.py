@@ -11,7 +11,9 @@ from typing import IO
 import msgspec
 from msgspec import Struct
 
-from chatbot.cli.cli_context import CommandContext, CommandFailed, ProgressBar
+from chatbot.cli.cli_context import CommandContext
+from chatbot.cli.exit_codes import CommandFailed, UsageError
+from chatbot.cli.progress_bar import ProgressBar
 from events.catalogue import ERASURE_TYPES, SessionDeleted
 from events.record import Metadata, StoredRow
 from events.storage.incomplete_log import WritingCommand
@@ -65,13 +67,13 @@ async def salvage(context: CommandContext, options: argparse.Namespace) -> int:
     """Copy every verifiable event of a damaged log into a new log, and report the rest. The damaged file stays as it
     is. Of each session events are copied up to the first that is lost: versions have no gaps.
     """
-    source = options.source or context.file("restore a backup, or name a file with --from")
+    source = options.source or context.log_file("restore a backup, or name a file with --from")
     destination = options.destination
     starts_again = destination.exists()
     if starts_again and not await is_incomplete(destination, WritingCommand.SALVAGE):
-        raise CommandFailed(f"{destination} exists: salvage writes a new log", 2)
+        raise UsageError(f"{destination} exists: salvage writes a new log")
     if not source.is_file():
-        raise CommandFailed(f"{source} does not exist", 2)
+        raise UsageError(f"{source} does not exist")
     with ExitStack() as stack:
         wreck = CorruptLog(source)
         stack.callback(wreck.close)
@@ -84,7 +86,7 @@ async def salvage(context: CommandContext, options: argparse.Namespace) -> int:
                 again = os.O_TRUNC if starts_again else os.O_EXCL
                 rest = stack.enter_context(os.fdopen(open_private(options.rest, os.O_WRONLY | again), "wb"))
             except OSError as error:
-                raise CommandFailed(f"cannot write {options.rest}: {error.strerror}", 2) from error
+                raise UsageError(f"cannot write {options.rest}: {error.strerror}") from error
         if starts_again:
             await asyncio.to_thread(discard, destination)
         transfer = await ImportTarget.open(destination, WritingCommand.SALVAGE)
@@ -213,7 +215,7 @@ def _print_report(context: CommandContext, report: SalvageReport, destination: P
     lost = report.unreadable + report.altered + report.left_out
     more = "" if report.end_is_known else f", and perhaps others after position {report.end:,}, which nothing tells of"
     context.print_json({"path": str(destination), "lost": lost, **msgspec.to_builtins(report)})
-    context.note(
+    context.print_note(
         f"{report.copied:,} events copied to {destination}, {lost:,} not{more}. To serve it: put it in the place of the"
         " damaged log (keep that one), delete projections.db and start."
     )

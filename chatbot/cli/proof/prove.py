@@ -16,7 +16,9 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from chatbot.cli.cli_context import CommandContext, CommandFailed, ProgressBar
+from chatbot.cli.cli_context import CommandContext
+from chatbot.cli.exit_codes import CommandFailed, UsageError
+from chatbot.cli.progress_bar import ProgressBar
 from events.integrity import signed_checkpoint as notes
 from events.integrity.hash_chain import DIGEST_BYTES, GENESIS, link
 from events.integrity.merkle_tree import MerkleTree, root_from_path
@@ -93,21 +95,21 @@ def add_prove_arguments(parser: argparse.ArgumentParser) -> None:
 async def prove(context: CommandContext, options: argparse.Namespace) -> int:
     """A proof on standard output, to be checked with `verify --proof FILE --key KEY` by someone without the log."""
     if (options.version is not None) != options.partial:
-        raise CommandFailed("--version N and --partial go together: a single event is a partial proof", 2)
+        raise UsageError("--version N and --partial go together: a single event is a partial proof")
     try:
         note = options.checkpoint.read_text().removeprefix(notes.BOM)
         if len(notes.split_notes(note)) != 1:
-            raise CommandFailed(f"{options.checkpoint} holds several checkpoints: name a file with one", 2)
+            raise UsageError(f"{options.checkpoint} holds several checkpoints: name a file with one")
         stated = notes.parse(note)
     except (OSError, UnicodeDecodeError, InvalidCheckpoint) as error:
-        raise CommandFailed(f"{options.checkpoint}: {error}", 2) from error
+        raise UsageError(f"{options.checkpoint}: {error}") from error
     async with context.open_read_only() as log:
         rows = await _read_rows(log, options.session, options.version)
         old = {at: row for at, row in rows.items() if 0 < at <= stated.size}
         if not old:
             raise CommandFailed("the checkpoint is older than these events, or the log has none of them")
         if len(old) < len(rows):
-            context.note(f"{len(rows) - len(old)} newer events are not in the checkpoint and so not in the proof")
+            context.print_note(f"{len(rows) - len(old)} newer events are not in the checkpoint and so not in the proof")
         root, paths, before = await _read_audit_paths(log, stated, set(old))
     if root != stated.root:
         raise CommandFailed("the log does not agree with the checkpoint: verify it")

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from chatbot.cli.cli_context import CommandContext, CommandFailed, ProgressBar
+from chatbot.cli.cli_context import CommandContext
+from chatbot.cli.exit_codes import CommandFailed, UsageError
+from chatbot.cli.progress_bar import ProgressBar
 from chatbot.cli.proof.prove import VerifiedProof, check_proof
 from chatbot.runtime.timestamps import timestamp
 from events.integrity import signed_checkpoint as notes
@@ -76,16 +78,16 @@ async def keygen(context: CommandContext, options: argparse.Namespace) -> int:
     try:
         signer, verifier = notes.make_key(options.name)
     except InvalidCheckpoint as error:
-        raise CommandFailed(str(error), 2) from error
+        raise UsageError(str(error)) from error
     if not options.file.name or options.file.is_dir():
-        raise CommandFailed(f"{options.file} is a directory: name the file that the secret key is to be in", 2)
+        raise UsageError(f"{options.file} is a directory: name the file that the secret key is to be in")
     public = options.file.with_name(options.file.name + ".pub")
     for file in (options.file, public):
         if file.exists():  # before either is written: half a pair is no use
-            raise CommandFailed(f"cannot write {file}: it exists, and may have signed checkpoints", 2)
+            raise UsageError(f"cannot write {file}: it exists, and may have signed checkpoints")
     _write_new_file(options.file, signer, 0o600)
     _write_new_file(public, verifier, 0o644)
-    context.note(
+    context.print_note(
         f"the secret key is in {options.file}: keep it away from whoever can write the log; give {public} away"
     )
     context.print_result(verifier)
@@ -114,7 +116,7 @@ async def checkpoint(context: CommandContext, options: argparse.Namespace) -> in
     try:
         context.print_result(notes.sign(stated, signer).rstrip("\n"))
     except InvalidCheckpoint as error:
-        raise CommandFailed(f"{options.key}: {error}", 2) from error
+        raise UsageError(f"{options.key}: {error}") from error
     return 0
 
 
@@ -134,11 +136,11 @@ async def verify_command(context: CommandContext, options: argparse.Namespace) -
     if options.proof:
         return _verify_proof(context, options)
     if options.partial or options.show:
-        raise CommandFailed("--partial and --show go with --proof", 2)
+        raise UsageError("--partial and --show go with --proof")
     stated, start = _read_checkpoints(options), _parse_start(options.start)
     heads = SignedCheckpoints(stated) if stated else None
     if start and heads and heads.first_position < start.position:
-        raise CommandFailed("the checkpoint is older than the position to begin from: leave one of them out", 2)
+        raise UsageError("the checkpoint is older than the position to begin from: leave one of them out")
     async with context.open_read_only() as log:
         walk = ChainVerifier(heads.expected_head if heads else None, start, heads.tree if heads and not start else None)
         fault = await _verify_chain(log, walk, "verifying")
@@ -228,7 +230,7 @@ def read_text_file(path: Path) -> str:
     try:
         return path.read_text().removeprefix(notes.BOM)
     except (OSError, UnicodeDecodeError) as error:
-        raise CommandFailed(f"cannot read {path}: {error}", 2) from error
+        raise UsageError(f"cannot read {path}: {error}") from error
 
 
 async def _verify_chain(log: EventLog, walk: ChainVerifier, what: str) -> str | None:
@@ -252,19 +254,19 @@ def _read_checkpoints(options: argparse.Namespace) -> list[LogCheckpoint]:
 def _read_public_key(text: str | None) -> str:
     """The public key that --key names or is. Raises CommandFailed, so that nobody blames what it signed."""
     if text is None:
-        raise CommandFailed("whose signature? name the public key with --key", 2)
+        raise UsageError("whose signature? name the public key with --key")
     path = Path(text)
     is_file = path.is_file()
     key = read_text_file(path) if is_file else text
     if key.lstrip().startswith("PRIVATE+KEY+"):
         which = f"{text} holds" if is_file else "--key is"
-        raise CommandFailed(f"{which} the secret key: give the public one{f', {text}.pub' if is_file else ''}", 2)
+        raise UsageError(f"{which} the secret key: give the public one{f', {text}.pub' if is_file else ''}")
     try:
         notes.read_verifier(key)
     except InvalidCheckpoint as error:
         if is_file or "+" in text:
-            raise CommandFailed(f"--key {text}: {error}", 2) from error
-        raise CommandFailed(f"no such file or key: {text}", 2) from error
+            raise UsageError(f"--key {text}: {error}") from error
+        raise UsageError(f"no such file or key: {text}") from error
     return key
 
 
@@ -273,7 +275,7 @@ def _parse_start(text: str | None) -> Head | None:
         return None
     found = re.fullmatch(r"([1-9][0-9]{0,17}):([0-9a-f]{64})", text)
     if not found:
-        raise CommandFailed("--from is POSITION:DIGEST, as verify and /api/audit/head print them", 2)
+        raise UsageError("--from is POSITION:DIGEST, as verify and /api/audit/head print them")
     return Head(int(found[1]), bytes.fromhex(found[2]))
 
 
@@ -282,6 +284,6 @@ def _write_new_file(path: Path, text: str, mode: int) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     except OSError as error:
-        raise CommandFailed(f"cannot write {path}: {error.strerror}", 2) from error
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
     with os.fdopen(descriptor, "w") as file:
         file.write(text + "\n")

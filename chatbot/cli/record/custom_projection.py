@@ -19,7 +19,9 @@ from typing import Protocol, cast
 
 import msgspec
 
-from chatbot.cli.cli_context import CommandContext, CommandFailed, ProgressBar
+from chatbot.cli.cli_context import CommandContext
+from chatbot.cli.exit_codes import CommandFailed, UsageError
+from chatbot.cli.progress_bar import ProgressBar
 from events.record import RecordedEvent
 
 PAGE = 2_000  # events read at once
@@ -65,7 +67,7 @@ def load_projection(file: Path) -> Projection:
     found = [one for one in mine if all(callable(getattr(one, name, None)) for name in ("apply", "result"))]
     if len(found) != 1:
         names = ", ".join(one.__name__ for one in found) or "none"
-        raise CommandFailed(f"{file} must hold one class with the methods apply and result; it holds {names}", 2)
+        raise UsageError(f"{file} must hold one class with the methods apply and result; it holds {names}")
     try:
         made = cast(Projection, found[0]())
     except Exception as error:
@@ -76,7 +78,7 @@ def load_projection(file: Path) -> Projection:
 def _import_module(file: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(_MODULE, file)
     if not file.is_file() or spec is None or spec.loader is None:
-        raise CommandFailed(f"{file} is no Python file", 2)
+        raise UsageError(f"{file} is no Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[_MODULE] = module  # dataclasses look their own module up there
     try:

@@ -11,7 +11,9 @@ from msgspec.structs import replace
 from chatbot.audit import reply_comparison
 from chatbot.audit.model_calls import ModelCall, read_model_calls
 from chatbot.audit.reply_comparison import Comparison, compare
-from chatbot.cli.cli_context import CommandContext, CommandFailed, ProgressBar
+from chatbot.cli.cli_context import CommandContext
+from chatbot.cli.exit_codes import CommandFailed, ExitCode, UsageError
+from chatbot.cli.progress_bar import ProgressBar
 from chatbot.llm.provider import LlmError, LlmUnavailable, Provider
 from events.catalogue import ReplyCompleted
 from events.log import EventLog
@@ -21,7 +23,6 @@ TURNS_DEFAULT = 20  # turns, where nobody says which
 TURNS_MAX = 100_000
 PAGE = 2_000  # events read at once on the way back from the log's end
 _URL = re.compile(r"https?://[^\s/?#]+[^\s?#]*")
-EXIT_INTERRUPTED = 130  # the exit code after Ctrl-C
 
 
 class Summary(Struct):
@@ -73,7 +74,7 @@ async def replay_against_model(context: CommandContext, options: argparse.Namesp
         await provider.close()
     _print_summary(context, options, summary)
     if interrupted:
-        return EXIT_INTERRUPTED
+        return ExitCode.INTERRUPTED
     if summary.unreachable:
         raise CommandFailed(
             f"{_describe_model(options.against)} cannot be reached, no more turns are asked: {summary.unreachable}"
@@ -186,12 +187,12 @@ def _describe_model(against: str) -> str:
 def _check_options(options: argparse.Namespace) -> None:
     """Raises CommandFailed for options that make no sense."""
     if options.against not in ("embedded", "settings") and not _URL.fullmatch(options.against):
-        raise CommandFailed("--against is a URL such as http://localhost:8000, or embedded, or settings", 2)
+        raise UsageError("--against is a URL such as http://localhost:8000, or embedded, or settings")
     if options.session and options.limit is not None:
-        raise CommandFailed("--limit counts turns of the whole log: leave it out, or --session", 2)
+        raise UsageError("--limit counts turns of the whole log: leave it out, or --session")
     if not 1 <= options.concurrency <= CONCURRENCY_MAX:
-        raise CommandFailed(f"--concurrency is 1 to {CONCURRENCY_MAX}", 2)
+        raise UsageError(f"--concurrency is 1 to {CONCURRENCY_MAX}")
     if not 1 <= (options.limit or TURNS_DEFAULT) <= TURNS_MAX or options.limit == 0:
-        raise CommandFailed(f"--limit is 1 to {TURNS_MAX}", 2)
+        raise UsageError(f"--limit is 1 to {TURNS_MAX}")
     if not 0 <= options.fail_below <= 1:
-        raise CommandFailed("--fail-below is a ratio from 0 to 1", 2)
+        raise UsageError("--fail-below is a ratio from 0 to 1")

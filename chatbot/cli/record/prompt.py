@@ -7,7 +7,9 @@ import msgspec
 from msgspec import Struct
 
 from chatbot.audit.model_calls import ModelCall, TextsErased, UnknownProtocol, build_request_body, read_model_calls
-from chatbot.cli.cli_context import CommandContext, CommandFailed, ProgressBar
+from chatbot.cli.cli_context import CommandContext
+from chatbot.cli.exit_codes import CommandFailed, UsageError
+from chatbot.cli.progress_bar import ProgressBar
 from chatbot.runtime.timestamps import timestamp
 from events.catalogue import ReplyStarted
 from events.log import EventLog
@@ -66,9 +68,9 @@ async def prompt(context: CommandContext, options: argparse.Namespace) -> int:
     except TextsErased as error:
         raise CommandFailed(str(error)) from error
     except UnknownProtocol as error:
-        raise CommandFailed(f"{error}: name it with --as", 2) from error
+        raise UsageError(f"{error}: name it with --as") from error
     if not model_call.started.model:
-        context.note("the server had not told its model when the reply started: shown is the one that answered")
+        context.print_note("the server had not told its model when the reply started: shown is the one that answered")
     if options.json:
         context.print_json(shown)
     else:

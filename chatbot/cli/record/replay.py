@@ -8,7 +8,8 @@ from chatbot.audit.conversation import Conversation, load_conversation
 from chatbot.audit.conversation_diff import diff_conversations
 from chatbot.audit.conversation_rendering import build_document, render_markdown
 from chatbot.audit.plain_text import render_changes, render_text
-from chatbot.cli.cli_context import CommandContext, CommandFailed
+from chatbot.cli.cli_context import CommandContext
+from chatbot.cli.exit_codes import CommandFailed, UsageError
 from chatbot.cli.record import model_regression
 from chatbot.runtime.timestamps import PointInTime, parse_point_in_time
 from events.log import EventLog
@@ -28,10 +29,10 @@ async def replay(context: CommandContext, options: argparse.Namespace) -> int:
     """Print a conversation as it stood at a moment, or ask a model its turns again. Nothing is appended."""
     if options.against is not None:
         if options.as_of is not None or options.format == "markdown":
-            raise CommandFailed("--as-of and --format markdown do not go with --against", 2)
+            raise UsageError("--as-of and --format markdown do not go with --against")
         return await model_regression.replay_against_model(context, options)
     if len(options.session) != 1:
-        raise CommandFailed("which session? name one with --session ID", 2)
+        raise UsageError("which session? name one with --session ID")
     async with context.open_read_only() as log:
         conversation = await _load_at(log, options.session[0], "--as-of", _parse_moment("--as-of", options.as_of))
     if conversation is None:
@@ -74,7 +75,7 @@ async def _load_at(log: EventLog, session_id: str, option: str, moment: PointInT
     """The conversation at the moment that `option` names. Raises CommandFailed for a version that it has not."""
     conversation = await load_conversation(log, session_id, moment)
     if conversation is not None and moment.version is not None and conversation.version < moment.version:
-        raise CommandFailed(f"{option} {moment.version}: the session is at version {conversation.version}", 2)
+        raise UsageError(f"{option} {moment.version}: the session is at version {conversation.version}")
     return conversation
 
 
@@ -84,4 +85,4 @@ def _parse_moment(option: str, text: str | None) -> PointInTime:
     try:
         return parse_point_in_time(text)
     except ValueError as error:
-        raise CommandFailed(f"{option} {error}", 2) from error
+        raise UsageError(f"{option} {error}") from error

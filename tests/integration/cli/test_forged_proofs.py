@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from chatbot.cli.cli_context import CommandFailed
+from chatbot.cli.exit_codes import CommandFailed
 from chatbot.cli.proof.prove import check_proof
 from chatbot.config.sections.database_settings import DatabaseSettings
 from chatbot.config.settings import Settings

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from chatbot.cli import health_check
-from chatbot.cli.cli_context import CommandFailed
+from chatbot.cli.exit_codes import CommandFailed
 from chatbot.cli.health_check import ANSWER_MAX_BYTES, check_health
 from tests.support.command_processes import command, refusal
 from tests.support.model.model_server import ModelServer

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from chatbot.cli.cli_context import CommandFailed
+from chatbot.cli.exit_codes import CommandFailed
 from chatbot.cli.proof.prove import prove
 from chatbot.cli.proof.verify import checkpoint, verify_command
 from chatbot.config.sections.database_settings import DatabaseSettings

@@ -17,7 +17,7 @@ USAGE = marked("example projection")
 COUNTS = """
 class Base:
     def apply(self, recorded):
-        self.seen = getattr(self, "note_activity", []) + [recorded.position]
+        self.seen = getattr(self, "seen", []) + [recorded.position]
 
 class Positions(Base):
     def result(self):

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from chatbot.cli.cli_context import CommandFailed
+from chatbot.cli.exit_codes import CommandFailed
 from chatbot.cli.proof.prove import check_proof
 from events.catalogue import Event
 from events.storage.sqlite.sqlite_log import SqliteLog

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from chatbot.cli.cli_context import CommandFailed
 from chatbot.cli.erasure import erase_over_http
 from chatbot.cli.erasure.erase import erase
 from chatbot.cli.erasure.erasure_check import erased
+from chatbot.cli.exit_codes import CommandFailed
 from chatbot.config.loader import load
 from events.catalogue import MetadataChanged, SessionCreated
 from events.record import Metadata

@@ -10,10 +10,10 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from chatbot.cli.cli_context import CommandFailed
 from chatbot.cli.erasure import erase_over_http as erasing
 from chatbot.cli.erasure.erase_criteria import REASONS, EraseCriteria
 from chatbot.cli.erasure.erase_over_http import Service, erase_over_http
+from chatbot.cli.exit_codes import CommandFailed
 from chatbot.config.settings import Settings
 from tests.support.fake_console import FakeConsole
 from tests.support.model.model_server import ModelServer

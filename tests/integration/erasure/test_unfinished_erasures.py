@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from chatbot.cli.cli_context import CommandFailed
+from chatbot.cli.exit_codes import CommandFailed
 from chatbot.config.sections.database_settings import DatabaseSettings
 from chatbot.config.settings import Settings
 from events.catalogue import MetadataChanged, SessionCreated, SessionDeleted

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from chatbot.cli.cli_context import CommandFailed
+from chatbot.cli.exit_codes import CommandFailed
 from chatbot.config.sections.database_settings import DatabaseSettings
 from chatbot.config.settings import Settings
 from events.storage.private_file import create_private

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from chatbot.cli.cli_context import CommandFailed
+from chatbot.cli.exit_codes import CommandFailed
 from chatbot.cli.maintenance.backup import backup
 from chatbot.config.sections.database_settings import DatabaseSettings
 from chatbot.config.settings import Settings

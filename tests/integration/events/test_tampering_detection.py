@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 from msgspec.structs import astuple, replace
 
-from chatbot.cli.cli_context import CommandFailed
+from chatbot.cli.exit_codes import CommandFailed
 from chatbot.cli.maintenance.export_import import export_log
 from chatbot.config.sections.database_settings import DatabaseSettings
 from chatbot.config.settings import Settings

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from chatbot.cli.cli_context import CommandFailed
+from chatbot.cli.exit_codes import CommandFailed
 from chatbot.cli.maintenance import export_import
 from chatbot.cli.maintenance import salvage as salvaging
 from chatbot.cli.maintenance.export_import import export_log, import_command, import_file

@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import pytest
 
-from chatbot.cli.cli_context import CommandFailed
 from chatbot.cli.erasure.erase import _confirm_metadata, _run_to_completion
 from chatbot.cli.erasure.erase_criteria import REASONS, EraseCriteria, moment_of, read_criteria
 from chatbot.cli.erasure.offline_service import NoModel, OfflineService
+from chatbot.cli.exit_codes import CommandFailed
 from chatbot.llm.provider import LlmUnavailable
 from chatbot.sessions.session_queries import SessionWithMetadata
 from projections.folds.session import Session

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from chatbot.cli.startup import find_file_risks
 from chatbot.config.sections.database_settings import DatabaseSettings
-from chatbot.startup import find_file_risks
 from events.errors import LogInUse, LogUnusable
 from events.storage.database_lock import DatabaseLock, database_file
 from events.storage.incomplete_log import WritingCommand
@@ -153,7 +153,7 @@ def test_a_mounted_file_is_refused_unless_it_is_allowed(
     assert not is_mount_point(tmp_path, mounts)
     assert not is_mount_point(tmp_path / "absent.db", mounts)
     assert not is_mount_point(file, tmp_path / "no mountinfo")
-    monkeypatch.setattr("chatbot.startup.is_mount_point", lambda path: is_mount_point(path, mounts))
+    monkeypatch.setattr("chatbot.cli.startup.is_mount_point", lambda path: is_mount_point(path, mounts))
     with pytest.raises(LogUnusable, match="Mount the folder"):
         find_file_risks(DatabaseSettings(url=str(file)))
     (risk,) = find_file_risks(DatabaseSettings(url=str(file), allow_file_mount=True))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from chatbot.cli.cli_context import CommandFailed
+from chatbot.cli.exit_codes import CommandFailed
 from chatbot.cli.proof.verify import keygen
 from chatbot.config.settings import Settings
 from events.integrity.signed_checkpoint import InvalidCheckpoint, LogCheckpoint, make_key, parse, read, sign

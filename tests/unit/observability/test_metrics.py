@@ -1,5 +1,7 @@
 """What is counted, under which labels, and that nothing grows without bound."""
 
+from typing import NamedTuple
+
 import pytest
 import structlog
 from prometheus_client.parser import text_string_to_metric_families
@@ -103,6 +105,10 @@ def asked_for(model: str) -> ReplyStarted:
     return ReplyStarted("r", "m", "node", "openai", model, Parameters(model=model), ("m",))
 
 
+class Offered(NamedTuple):
+    models: frozenset[str]
+
+
 @pytest.mark.parametrize("answered", ["Mina Kim, 010-1234", "a name of the server's"])
 @pytest.mark.parametrize("has_failed", [False, True])
 def test_a_model_that_a_client_made_up_is_neither_counted_nor_logged_by_its_name(
@@ -111,7 +117,7 @@ def test_a_model_that_a_client_made_up_is_neither_counted_nor_logged_by_its_name
     metrics, started = Metrics("1"), asked_for("Mina Kim, 010-1234")
     ended = ReplyFailed("r", "", "llm_failed") if has_failed else completed(5, answered)
     with structlog.testing.capture_logs() as lines:
-        watched = SessionMetrics(metrics, structlog.get_logger("test"), lambda: frozenset({"small"}))
+        watched = SessionMetrics(metrics, structlog.get_logger("test"), Offered(frozenset({"small"})))
         watched.reply_ended(started, ended, ReplyTiming(asked_s=10.0, first_s=11.0), None)
     assert model_labels(metrics) == {"other"}
     assert [line["model"] for line in lines] == ["other"]
@@ -123,7 +129,7 @@ def test_a_model_that_a_client_made_up_is_neither_counted_nor_logged_by_its_name
 )
 def test_a_model_that_is_offered_is_counted_under_the_servers_name(requested: str, answered: str) -> None:
     metrics = Metrics("1")
-    watched = SessionMetrics(metrics, structlog.get_logger("test"), lambda: frozenset({"small"}))
+    watched = SessionMetrics(metrics, structlog.get_logger("test"), Offered(frozenset({"small"})))
     watched.reply_ended(asked_for(requested), completed(5, answered), ReplyTiming(asked_s=10.0, first_s=11.0), None)
     assert model_labels(metrics) == {answered}
 
@@ -131,7 +137,7 @@ def test_a_model_that_is_offered_is_counted_under_the_servers_name(requested: st
 def test_however_many_offered_models_clients_pick_the_services_own_has_its_label() -> None:
     metrics = Metrics("1")
     offered = [f"model-{number}" for number in range(MODELS_MAX + 20)]
-    watched = SessionMetrics(metrics, structlog.get_logger("test"), lambda: frozenset(offered))
+    watched = SessionMetrics(metrics, structlog.get_logger("test"), Offered(frozenset(offered)))
     for name in offered:
         watched.reply_ended(asked_for(name), completed(5, name), ReplyTiming(asked_s=0.0, first_s=1.0), None)
     watched.reply_ended(STARTED, completed(5), ReplyTiming(asked_s=0.0, first_s=1.0), None)
