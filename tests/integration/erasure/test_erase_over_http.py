@@ -70,7 +70,7 @@ async def listing(sessions: dict[str, list[str]], delete: Callable[[str], int]) 
 async def test_a_session_that_is_used_between_two_pages_goes_like_the_others(
     tmp_path: Path, model: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(erasing, "OUTLINES_PAGE", 2)
+    monkeypatch.setattr(erasing, "PAGE", 2)
     async with serving(tmp_path, model.url) as service:
         mine = [await service.session(metadata={"user_id": "42"}) for _ in range(5)]
         kept = await service.session(metadata={"user_id": "43"})

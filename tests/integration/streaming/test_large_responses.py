@@ -224,7 +224,7 @@ async def test_exports_that_nobody_reads_hold_a_piece_each_and_are_few(
     assert len(answer.content) > TURNS * CHARS
     assert max(pages) <= WORK_BYTES
     assert sum(pages) >= TURNS * CHARS
-    monkeypatch.setattr(exporting, "told", _never)
+    monkeypatch.setattr(exporting, "read_texts", _never)
     open_exports = [
         asyncio.create_task(service.client.get(f"/api/sessions/{session_id}/export", params={"format": form}))
         for _ in range(EXPORTS_MAX + 1)
