@@ -40,7 +40,7 @@ from chatbot.sessions.actor.supervisor import Supervisor
 from chatbot.sessions.cluster_port import ReadOnlyMember, SingleNode
 from chatbot.sessions.deadline_clock import open_deadline_clock
 from chatbot.sessions.disk_reserve import DiskReserve
-from chatbot.sessions.domain.decide import Rules
+from chatbot.sessions.domain.state import Rules
 from chatbot.sessions.erasure_job import ErasureJob
 from chatbot.sessions.expiry_timer import ExpiryTimer
 from chatbot.sessions.feeds.channels import ChannelRegistry
@@ -228,11 +228,11 @@ async def _start_sessions(settings: Settings, stack: AsyncExitStack, infrastruct
     stack.push_async_callback(supervisor.close)
     node_tasks = node.background_tasks(ports, supervisor) if node else {}
     may_erase = partial(clock.is_consistent, settings.sessions.erase_after_consistent_hours)
-    expiry = ExpiryTimer(ports, supervisor, settings.sessions.erase_expired_after_hours, may_erase)
-    erasures = ErasureJob(ports, supervisor)
+    expiry = ExpiryTimer(ports, supervisor.ask, settings.sessions.erase_expired_after_hours, may_erase)
+    erasures = ErasureJob(ports, supervisor.ask)
     for name, task in {**node_tasks, "expiry": expiry.run(), "erasures": erasures.run()}.items():
         await stack.enter_async_context(run_in_background(task, name))
-    return _Sessions(ports, supervisor, SessionQueries(ports, supervisor), expiry, erasures, Ids())
+    return _Sessions(ports, supervisor, SessionQueries(ports, supervisor.ask), expiry, erasures, Ids())
 
 
 def _aggregator(settings: Settings, worker: Worker | None, node: Node | None) -> MetricsAggregator | None:
@@ -329,7 +329,7 @@ async def compose_offline(
     )
     supervisor = Supervisor(ports)
     stack.push_async_callback(supervisor.close)
-    return ports, supervisor, SessionQueries(ports, supervisor)
+    return ports, supervisor, SessionQueries(ports, supervisor.ask)
 
 
 @asynccontextmanager

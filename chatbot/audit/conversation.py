@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from chatbot.runtime.timestamps import PointInTime
-from chatbot.sessions.domain.reply_settings import settings_after
+from chatbot.sessions.domain.state import settings_after
 from events.catalogue import (
     AdoptedMessage,
     BranchSelected,

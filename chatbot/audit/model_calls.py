@@ -8,8 +8,7 @@ from msgspec import Struct
 from chatbot.llm.http.refused_parameters import without_parameters
 from chatbot.llm.provider import ChatMessage
 from chatbot.llm.providers import midm_provider, openai_provider
-from chatbot.sessions.domain.reply_settings import settings_after
-from chatbot.sessions.domain.state import joined
+from chatbot.sessions.domain.state import join_consecutive, settings_after
 from events.catalogue import (
     ContentErased,
     Event,
@@ -92,7 +91,9 @@ class ContextBuilder:
         system = (ChatMessage("system", self._system),) if self._system else ()
         erased_message_ids = tuple(one for one in started.context_ids if one not in self._messages)
         said = tuple(self._messages[one] for one in started.context_ids if one in self._messages)
-        return ModelCall(recorded, started, system + (joined(said) if started.joined else said), erased_message_ids)
+        return ModelCall(
+            recorded, started, system + (join_consecutive(said) if started.joined else said), erased_message_ids
+        )
 
 
 async def read_model_calls(log: EventLog, session_id: str) -> AsyncIterator[ModelCall]:

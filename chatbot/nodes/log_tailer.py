@@ -62,7 +62,7 @@ class LogTailer:
         for one in wanted:
             recorded = found.get(one.position)
             if recorded is None:  # readers find it in the log, and are told that this node does not know it
-                if channel := self._ports.feeds.of(one.stream_id):
+                if channel := self._ports.feeds.find(one.stream_id):
                     channel.advance_to(one.version)
                 continue
             self._ports.feeds.publish(recorded.stream_id, (recorded,))
@@ -88,7 +88,7 @@ class LogTailer:
         """Whether somebody here needs it: a reader that does not have it from an actor yet, or a mirror."""
         if self._mirrors.has(one.stream_id):
             return True
-        channel = self._ports.feeds.of(one.stream_id)
+        channel = self._ports.feeds.find(one.stream_id)
         if channel is None:
             return False
         begins_elsewhere = one.type == "reply_started" and self._supervisor.running_reply(one.stream_id) is None

@@ -13,10 +13,9 @@ from msgspec import Struct
 
 from chatbot.nodes.node_client import NodeClient, NodeObserver, NodeUnreachable, ReplyNotFound
 from chatbot.nodes.node_id import parse_node_id
-from chatbot.sessions.actor.reply_queue import requested_reply
 from chatbot.sessions.domain.commands import SERVICE, Caller
 from chatbot.sessions.feeds.channels import ChannelRegistry
-from chatbot.sessions.replies.reply import Outcome, Reply, reply_outcome
+from chatbot.sessions.replies.reply import Outcome, Reply, reply_outcome, requested_reply
 from events.catalogue import ERASURE_TYPES, Parameters, ReplyEnded, ReplyProgressed, ReplyStarted
 from events.errors import LogUnavailable
 from events.log import EventLog
@@ -174,7 +173,7 @@ class ReplyMirrors:
         elif isinstance(event, ReplyStarted):
             reply.start(recorded.version, recorded.recorded_at_us, event.model)
             mirror.node = node_of(recorded)
-            if channel := self._context.feeds.of(mirror.session_id):
+            if channel := self._context.feeds.find(mirror.session_id):
                 channel.signal.notify()  # who has read its start already, from the log, did not find it
             mirror.stream_task = asyncio.create_task(self._stream_text(mirror), name=f"mirror {reply.reply_id}")
         elif isinstance(event, ReplyProgressed):
@@ -216,7 +215,7 @@ class ReplyMirrors:
             pause_s = min(2 * pause_s, RETRY_S[1])
 
     def _is_read(self, mirror: ReplyMirror) -> bool:
-        return bool(mirror.reply.signal.listeners) or self._context.feeds.of(mirror.session_id) is not None
+        return bool(mirror.reply.signal.listeners) or self._context.feeds.find(mirror.session_id) is not None
 
     def _add(self, mirror: ReplyMirror) -> None:
         self._by_session.setdefault(mirror.session_id, {})[mirror.reply.reply_id] = mirror

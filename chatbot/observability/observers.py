@@ -8,8 +8,7 @@ import structlog
 from chatbot.llm.model_names import counted_name
 from chatbot.llm.provider import without_server_words
 from chatbot.observability.metrics import Metrics
-from chatbot.sessions.actor.generation import ReplyTiming
-from chatbot.sessions.replies.reply import status_of
+from chatbot.sessions.replies.reply import ReplyTiming, status_of
 from events.catalogue import ReplyCompleted, ReplyEnded, ReplyFailed, ReplyStarted
 from events.integrity.incomplete_erasures import IncompleteErasure
 

@@ -9,11 +9,10 @@ from contextlib import suppress
 from typing import Any
 
 from chatbot.runtime.throttle import DutyCycleThrottle
-from chatbot.sessions.actor.forks import copy_lent_texts
-from chatbot.sessions.actor.supervisor import Supervisor
+from chatbot.sessions.actor.forks import copy_texts_to_forks
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import SERVICE, DeleteSession
-from chatbot.sessions.ports import Ports
+from chatbot.sessions.ports import AskSession, Ports
 from events.errors import LogUnavailable
 from projections.errors import ProjectionError
 from projections.folds.session import Session
@@ -27,10 +26,10 @@ CAUSE = "erasure"  # what is recorded in the envelope of session_deleted
 class ErasureJob:
     """One task that finishes what DELETE has begun here, or at a node that is gone. `pending` is how many are left."""
 
-    def __init__(self, ports: Ports, supervisor: Supervisor) -> None:
+    def __init__(self, ports: Ports, ask: AskSession) -> None:
         self.pending = 0
         self._ports = ports
-        self._supervisor = supervisor
+        self._ask_session = ask
         self._throttle = DutyCycleThrottle(REST)
         self._wake = asyncio.Event()
 
@@ -75,8 +74,8 @@ class ErasureJob:
             return True
         try:
             async with self._ports.reserve.released_if_full():
-                await copy_lent_texts(self._ports, session, self._ask)
-            await self._supervisor.ask(session.session_id, DeleteSession(erasure.reason), SERVICE, cause=CAUSE)
+                await copy_texts_to_forks(self._ports, session, self._ask)
+            await self._ask_session(session.session_id, DeleteSession(erasure.reason), SERVICE, cause=CAUSE)
         except rejections.SessionDeleted:  # by another node, or by the command erase
             return True
         except (rejections.Rejection, rejections.ActorFailed) as refused:
@@ -88,4 +87,4 @@ class ErasureJob:
     async def _ask(self, *command: Any, **said: Any) -> Any:
         await self._throttle.wait()
         with self._throttle.measure():
-            return await self._supervisor.ask(*command, **said)
+            return await self._ask_session(*command, **said)

@@ -7,10 +7,9 @@ import asyncio
 from collections.abc import Callable
 
 from chatbot.runtime.throttle import DutyCycleThrottle
-from chatbot.sessions.actor.supervisor import Supervisor
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import SERVICE, DeleteSession, Expire
-from chatbot.sessions.ports import Ports
+from chatbot.sessions.ports import AskSession, Ports
 from events.errors import LogUnavailable
 from projections.errors import ProjectionError
 from projections.folds.session import NEVER_US
@@ -32,13 +31,13 @@ class ExpiryTimer:
     def __init__(
         self,
         ports: Ports,
-        supervisor: Supervisor,
+        ask: AskSession,
         erase_after_hours: float = 0.0,
         may_erase: Callable[[], bool] = lambda: True,
     ) -> None:
         self._may_erase = may_erase
         self._ports = ports
-        self._supervisor = supervisor
+        self._ask_session = ask
         self._erase_after_us = round(erase_after_hours * 3_600_000_000)
         self._earlier_deadline = asyncio.Event()
         self._throttle = DutyCycleThrottle(EXPIRE_REST)
@@ -102,7 +101,7 @@ class ExpiryTimer:
 
     async def _expire(self, session_id: str) -> None:
         try:
-            await self._supervisor.ask(session_id, Expire(), SERVICE, cause="expiry")
+            await self._ask_session(session_id, Expire(), SERVICE, cause="expiry")
         except rejections.Rejection as refused:
             self._ports.logger.debug("expiry.refused", reason=type(refused).__name__)
 
@@ -117,7 +116,7 @@ class ExpiryTimer:
         due = [one for one in due if one.erasure is None]  # what DELETE has begun goes on in erasures.py
         for session in sorted(due, key=lambda one: one.no, reverse=True):
             try:
-                await self._supervisor.ask(session.session_id, DeleteSession(RETENTION), SERVICE, cause=RETENTION)
+                await self._ask_session(session.session_id, DeleteSession(RETENTION), SERVICE, cause=RETENTION)
                 erased += 1
             except (rejections.Rejection, LogUnavailable) as refused:
                 self._ports.logger.warning("retention.refused", reason=type(refused).__name__)

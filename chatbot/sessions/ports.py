@@ -1,4 +1,4 @@
-"""What a session needs from outside, handed in by chatbot/wiring.py."""
+"""The ports of the sessions: what they need from outside, handed in by chatbot/wiring.py, and what they offer."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -8,12 +8,14 @@ from msgspec import Struct
 
 from chatbot.llm.concurrency_limiter import ConcurrencyLimiter
 from chatbot.llm.provider import Provider
-from chatbot.sessions.actor.generation import ReplyTiming
+from chatbot.sessions.actor.mailbox import CommandResult
 from chatbot.sessions.cluster_port import Cluster, SingleNode
 from chatbot.sessions.disk_reserve import DiskReserve
-from chatbot.sessions.domain.decide import Rules
+from chatbot.sessions.domain.commands import Caller, Command
+from chatbot.sessions.domain.state import Rules
 from chatbot.sessions.feeds.channels import ChannelRegistry
 from chatbot.sessions.feeds.text_cache import TextCache
+from chatbot.sessions.replies.reply import Reply, ReplyTiming
 from events.catalogue import ReplyEnded, ReplyStarted
 from events.log import EventLog
 from projections.runner import ProjectionRunner
@@ -33,7 +35,7 @@ class Limits(Struct, frozen=True):
 
 
 class SessionObserver(Protocol):
-    """Where what happens in sessions is counted."""
+    """Counts what happens in sessions, for metrics."""
 
     def actors(self, live: int) -> None: ...
 
@@ -46,6 +48,55 @@ class SessionObserver(Protocol):
     def reply_ended(
         self, started: ReplyStarted, ended: ReplyEnded, timing: ReplyTiming, request_id: str | None
     ) -> None: ...
+
+
+class AskSession(Protocol):
+    """Sends a command to a session's actor and waits for the result."""
+
+    async def __call__(
+        self,
+        session_id: str,
+        command: Command,
+        caller: Caller,
+        *,
+        if_versions: frozenset[int] | None = None,
+        cause: str | None = None,
+    ) -> CommandResult:
+        """The result, once what the command recorded is on disk.
+
+        `if_versions`: refuse at any other version of the session. `cause` is recorded in the events' metadata. The
+        command is carried out even if the caller is cancelled meanwhile. Raises Rejection, LogUnavailable,
+        LlmOverloaded, ActorFailed.
+        """
+        ...
+
+
+class LiveSessions(Protocol):
+    """The live sessions of this process (`actor/supervisor.py`), as the HTTP API and the cluster use them."""
+
+    @property
+    def draining(self) -> bool:
+        """Whether the service is shutting down: no new replies."""
+        ...
+
+    @property
+    def ask(self) -> AskSession: ...
+
+    def replies(self, session_id: str) -> dict[str, Reply]:
+        """The session's replies that run or are queued in this process, by id."""
+        ...
+
+    def running_reply(self, session_id: str) -> Reply | None:
+        """The session's reply that has started and not ended: this process's own, or the mirror of another node's."""
+        ...
+
+    def on_remote_append(self, session_id: str, version: int) -> None:
+        """Another node may have recorded up to `version` of this session."""
+        ...
+
+    def count_replies(self) -> int:
+        """Replies that run or are queued in this process."""
+        ...
 
 
 class Ports(Struct, frozen=True):

@@ -5,13 +5,12 @@ from typing import Any
 
 from msgspec import Struct
 
-from chatbot.sessions.actor.supervisor import Supervisor
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import Caller, RecordAccess
 from chatbot.sessions.domain.decide import may_access
-from chatbot.sessions.domain.reply_settings import settings_after
+from chatbot.sessions.domain.state import settings_after
 from chatbot.sessions.history_chunks import UNMEASURED_MAX, newest_within_bytes, split_into_chunks
-from chatbot.sessions.ports import Ports
+from chatbot.sessions.ports import AskSession, Ports
 from chatbot.sessions.replies.recorded_text import RunningText, recorded_text
 from events.catalogue import (
     MessageCopied,
@@ -74,9 +73,9 @@ class History(Struct, frozen=True):
 class SessionQueries:
     """Reads see everything recorded before they began."""
 
-    def __init__(self, ports: Ports, supervisor: Supervisor) -> None:
+    def __init__(self, ports: Ports, ask: AskSession) -> None:
         self._ports = ports
-        self._supervisor = supervisor
+        self._ask_session = ask
         self._logger = ports.logger
 
     async def catch_up(self) -> None:
@@ -96,11 +95,11 @@ class SessionQueries:
         is_stale = now_us - session.accessed_at_us >= self._ports.rules.access_resolution_us
         if session.status == "expired" or now_us >= session.expires_at_us:
             return (
-                await self._supervisor.ask(session_id, RecordAccess(), caller)
+                await self._ask_session(session_id, RecordAccess(), caller)
             ).state.session  # refuses what has expired
         if is_stale:
             try:
-                return (await self._supervisor.ask(session_id, RecordAccess(), caller)).state.session
+                return (await self._ask_session(session_id, RecordAccess(), caller)).state.session
             except (rejections.Overloaded, rejections.Draining, LogUnavailable) as error:
                 # It can be read all the same; the next read notes the access.
                 self._logger.debug("access.not_recorded", reason=type(error).__name__)

@@ -17,7 +17,7 @@ from msgspec import UNSET, UnsetType
 from structlog.testing import capture_logs
 
 from chatbot.llm.provider import Finish, LlmFailed
-from chatbot.sessions.actor.idempotency import CommandResult
+from chatbot.sessions.actor.mailbox import CommandResult
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import (
     Caller,
@@ -407,7 +407,7 @@ class SessionsAgainstModel(RuleBasedStateMachine):
                 talk.expire()
 
         async def ring() -> None:
-            timer = asyncio.create_task(ExpiryTimer(self.real.ports, self.real.supervisor).run())
+            timer = asyncio.create_task(ExpiryTimer(self.real.ports, self.real.supervisor.ask).run())
             expected = sum(talk.version for talk in self.talks.values())
 
             def rung() -> bool:

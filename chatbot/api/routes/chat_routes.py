@@ -151,4 +151,4 @@ async def _send_command(request: web.Request, session_id: str, command: PostMess
     answer = await supervisor.ask(session_id, command, request[CALLER], if_versions=if_match(request))
     if answer.reply is None:
         raise RuntimeError("what asks for a reply always gets one")
-    return RequestedReply(session_id, answer.reply, answer.asked_version or answer.reply.posted_version)
+    return RequestedReply(session_id, answer.reply, answer.request_version or answer.reply.posted_version)

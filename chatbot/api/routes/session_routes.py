@@ -49,8 +49,7 @@ from chatbot.runtime.throttle import batched
 from chatbot.runtime.timestamps import timestamp
 from chatbot.sessions.domain.commands import CancelReply, ChangeMetadata, CreateSession, DeleteSession
 from chatbot.sessions.domain.rejections import Draining, SessionDeleted
-from chatbot.sessions.domain.reply_settings import changed_settings
-from chatbot.sessions.domain.state import State
+from chatbot.sessions.domain.state import State, changed_settings
 from chatbot.sessions.session_queries import History
 from events.catalogue import ReplySettings
 from projections.folds.blind_index import metadata_matches

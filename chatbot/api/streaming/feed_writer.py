@@ -12,9 +12,8 @@ from chatbot.api.streaming.response_stream import ResponseStream
 from chatbot.api.streaming.terminal_frames import terminal_frame
 from chatbot.runtime.throttle import PIECE_BYTES
 from chatbot.runtime.timestamps import timestamp
-from chatbot.sessions.feeds.channels import KEPT_MAX, Channel
+from chatbot.sessions.feeds.channels import KEPT_MAX, Channel, Signal
 from chatbot.sessions.feeds.reader_cursor import ReaderCursor, advance, advance_text, continues
-from chatbot.sessions.replies.change_signal import Signal
 from chatbot.sessions.replies.recorded_text import recorded_offset
 from chatbot.sessions.replies.reply import Reply, recorded_outcome
 from chatbot.sessions.session_queries import SessionWithMetadata
@@ -136,14 +135,14 @@ class FeedWriter:
             raise RuntimeError("only a reply grows")
         self._reader_cursor, text = advance_text(before, reply)
         key = (before.version, before.offset, self._reader_cursor.offset, self._retry_ms)
-        if self._channel.newest is None or self._channel.newest[0] != key:
+        if self._channel.encoded_chunk is None or self._channel.encoded_chunk[0] != key:
             chunk = frames.FeedChunk(text, reply.reply_id)
             encoded = frames.encode(
                 chunk, self._reader_cursor.version, self._reader_cursor.offset, retry_ms=self._retry_ms
             )
-            self._channel.newest = key, encoded
+            self._channel.encoded_chunk = key, encoded
         self._retry_ms = None
-        return self._channel.newest[1]
+        return self._channel.encoded_chunk[1]
 
     async def _read_new_events(self) -> list[RecordedEvent]:
         """The events after the reader's place, or the first of them. Raises LogUnavailable."""

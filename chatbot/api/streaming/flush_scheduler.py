@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from chatbot.sessions.replies.change_signal import Signal
+from chatbot.sessions.feeds.channels import Signal
 
 TakeNews = Callable[[], bytes | None]
 

@@ -9,7 +9,7 @@ from chatbot.api.services import Services
 from chatbot.api.streaming.response_stream import ResponseStream
 from chatbot.audit.event_view import PAGE_ROWS, encode_row
 from chatbot.runtime.throttle import PIECE_BYTES, DutyCycleThrottle
-from chatbot.sessions.replies.change_signal import Signal, wait_any
+from chatbot.sessions.feeds.channels import Signal, wait_any
 from events.errors import LogError
 
 WHOLE_LOG = ""  # in the place of a session's id, where the readers of feeds are counted and sent away

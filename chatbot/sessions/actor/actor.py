@@ -1,20 +1,24 @@
-"""The actor that owns one session: receive, decide, append, evolve, answer. One task; nobody else appends to its
-stream in this process, and `expected_version` decides every race with other nodes.
+"""The actor that owns one session (the single writer of its stream in this process): receive, decide, append, evolve,
+answer. One task. `expected_version` settles every race with other nodes.
 """
 
 import asyncio
 import contextvars
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from msgspec.structs import replace
 
-from chatbot.sessions.actor import command_context
-from chatbot.sessions.actor.forks import AskSession, copy_lent_texts, fork
-from chatbot.sessions.actor.idempotency import CommandResult, find_earlier_result, fork_as_created, idempotency_key_of
-from chatbot.sessions.actor.mailbox import Envelope, Mailbox, MailboxClosed
-from chatbot.sessions.actor.reply_closing import TEMPORARY_FAILURES, ReplyCloser
-from chatbot.sessions.actor.stream_writer import CONTENDED, SessionStream, retry_rounds
+from chatbot.sessions.actor.command_context import prepare_command
+from chatbot.sessions.actor.forks import copy_texts_to_forks, fork
+from chatbot.sessions.actor.hydration import load_state
+from chatbot.sessions.actor.idempotency import find_earlier_result, fork_as_created
+from chatbot.sessions.actor.mailbox import CommandResult, Envelope, Mailbox, MailboxClosed
+from chatbot.sessions.actor.recovery import caller_of, orphaned_requests, plan_recovery
+from chatbot.sessions.actor.reply_closing import ReplyCloser
+from chatbot.sessions.actor.reply_queue import ReplyQueue
+from chatbot.sessions.actor.stream_writer import TEMPORARY_FAILURES, SessionStream, retry_on_conflict
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import (
     SERVICE,
@@ -26,6 +30,7 @@ from chatbot.sessions.domain.commands import (
     DeleteSession,
     EndReply,
     Fork,
+    IdempotencyKey,
     InterruptReplies,
     PostMessage,
     RecordAccess,
@@ -34,19 +39,21 @@ from chatbot.sessions.domain.commands import (
     StartReply,
     Stop,
 )
-from chatbot.sessions.domain.decide import decide
-from chatbot.sessions.ports import Ports
+from chatbot.sessions.domain.decide import authorise, decide, idempotency_key_of
+from chatbot.sessions.ports import AskSession, Ports
 from chatbot.sessions.replies.reply import Reply
 from events.catalogue import ReplyInterrupted
-from events.errors import LogUnavailable, VersionConflict
+from events.errors import LogUnavailable
 from events.integrity.incomplete_erasures import finish_erasure
 from projections.errors import ProjectionError
 
-COPY_INLINE_TEXTS_MAX = 2_000  # texts that forks read and DELETE waits for: a fifth of a second
+COPY_INLINE_TEXTS_MAX = 2_000  # texts that are copied to forks before DELETE is answered: a fifth of a second
 
 
 class Actor:
-    """`retire` is called once, when the actor has stopped. `is_new`: there is nothing to load yet."""
+    """`on_stopped` is called once, when the actor has stopped. `ask` sends commands to other sessions. `is_new`: the
+    session does not exist yet, so there is nothing to load.
+    """
 
     def __init__(
         self,
@@ -62,22 +69,24 @@ class Actor:
         self.failed = False
         self._ports = ports
         self._on_stopped = on_stopped
-        self._ask = ask  # other sessions
-        self._stream = SessionStream(session_id, ports, self.mailbox)
-        self._reply_closer = ReplyCloser(session_id, ports, self._stream, self.mailbox)
+        self._ask = ask
+        self._replies = ReplyQueue(ports, self.mailbox)
+        prepare = partial(prepare_command, ports)
+        self._stream = SessionStream(session_id, ports, self.mailbox, self._replies, prepare)
+        self._reply_closer = ReplyCloser(session_id, ports, self._stream, self._replies)
         self._current: Envelope | None = None
         self._is_new = is_new
-        # A context of its own: the actor outlives the request that happened to activate it, whose id is not its own.
+        # A context of its own: the actor outlives the request that activates it and must not log that request's id.
         self._task = asyncio.create_task(self._run(), name=f"session {session_id}", context=contextvars.Context())
 
     @property
     def is_idle(self) -> bool:
-        return not self._stream.replies.by_id and not self.mailbox and self._current is None
+        return not self._replies.by_id and not self.mailbox and self._current is None
 
     @property
     def replies(self) -> dict[str, Reply]:
-        """Replies that run or wait, by id."""
-        return self._stream.replies.by_id
+        """Running and queued replies, by id."""
+        return self._replies.by_id
 
     def on_remote_append(self, version: int) -> None:
         """Another node may have recorded up to `version` of this session."""
@@ -87,10 +96,10 @@ class Actor:
         await asyncio.wait((self._task,))
 
     async def _run(self) -> None:
-        unread_answer: Exception = MailboxClosed()  # open the session again
+        unread_answer: Exception = MailboxClosed()  # the caller is to activate the session again
         try:
             if not self._is_new:
-                self._stream.state = await command_context.load_state(self._ports, self.session_id)
+                self._stream.state = await load_state(self._ports, self.session_id)
                 with suppress(rejections.Rejection):  # another node has deleted the session meanwhile
                     await self._recover()
             await self._receive()
@@ -107,7 +116,7 @@ class Actor:
             for envelope in self.mailbox.close():
                 envelope.answer(unread_answer)
             self._on_stopped(self)
-            await self._stream.replies.abandon()
+            await self._replies.abandon()
 
     async def _receive(self) -> None:
         while True:
@@ -117,7 +126,7 @@ class Actor:
                     return
                 continue
             if envelope.reply_to is not None and envelope.reply_to.done():
-                continue  # the asker has left before anything was recorded
+                continue  # the caller has left before anything was recorded
             self._current = envelope
             try:
                 answer = await self._handle(envelope)
@@ -131,20 +140,20 @@ class Actor:
 
     async def _handle(self, envelope: Envelope) -> CommandResult:
         self._stream.begin_command()
-        for _ in retry_rounds(self._ports):
-            if idempotency_key_of(envelope.command) is not None and not self._stream.is_current:
-                await self._stream.catch_up()  # the same request may have come to another node before
-            again = await self._find_earlier_result(envelope)
-            if again is not None:
-                return again
-            try:
-                return await self._carry_out(envelope)
-            except VersionConflict:  # or it comes to another node just now
-                continue
-        raise LogUnavailable(CONTENDED)
+        return await retry_on_conflict(self._ports.timer, partial(self._handle_once, envelope))
+
+    async def _handle_once(self, envelope: Envelope) -> CommandResult:
+        """Raises VersionConflict if another node may just have handled the same request: call again."""
+        idempotency_key = idempotency_key_of(envelope.command)
+        if idempotency_key is not None:
+            if not self._stream.is_current:
+                await self._stream.catch_up()  # another node may have handled the same request before
+            earlier = await self._find_earlier_result(envelope, idempotency_key)
+            if earlier is not None:
+                return earlier
+        return await self._carry_out(envelope)
 
     async def _carry_out(self, envelope: Envelope) -> CommandResult:
-        """Raises VersionConflict where it has to be asked anew whether the request is a repeated one."""
         command = envelope.command
         match command:
             case CatchUp():
@@ -152,7 +161,7 @@ class Actor:
             case CloseOrphans():
                 await self._stream.catch_up()
                 await self._recover()
-                return CommandResult(self._stream.existing_state)
+                return self._result()
             case CancelReply():
                 return await self._cancel(envelope, command)
             case InterruptReplies() | Stop():
@@ -162,22 +171,18 @@ class Actor:
             case DeleteSession():
                 return await self._delete(envelope, command)
             case EndReply():
-                return CommandResult(
-                    self._stream.existing_state, await self._reply_closer.record_end(envelope, command)
-                )
+                return self._result(await self._stream.record_end(envelope, command))
             case StartReply():
-                return CommandResult(
-                    self._stream.existing_state, await self._reply_closer.record_with_retry(envelope, command)
-                )
+                return self._result(await self._stream.record_with_retry(envelope, command))
             case CheckpointReply():
                 return await self._checkpoint(envelope)
             case PostMessage(on_busy="interrupt") | Regenerate(on_busy="interrupt"):
-                await self._stream.record(envelope, CancelReply())  # is the session there, and the asker's?
-                await command_context.prepare_command(
-                    self._ports, self._stream.state, command
-                )  # is what it follows there?
+                await self._stream.authorise(envelope)
+                await prepare_command(self._ports, self._stream.state, command)  # refuses before any reply is ended
                 await self._end_all_replies("superseded", envelope)
-        reply = await self._stream.record(envelope)
+        return self._result(await self._stream.record(envelope))
+
+    def _result(self, reply: Reply | None = None) -> CommandResult:
         return CommandResult(self._stream.existing_state, reply)
 
     async def _catch_up(self) -> CommandResult:
@@ -188,133 +193,130 @@ class Actor:
         except TEMPORARY_FAILURES:
             self._stream.schedule_catch_up()
             raise
-        return CommandResult(self._stream.existing_state)
+        return self._result()
 
     async def _checkpoint(self, envelope: Envelope) -> CommandResult:
         try:
             await self._stream.record(envelope)
         except LogUnavailable as error:
             self._ports.logger.warning("reply.checkpoint_not_recorded", reason=str(error))
-            if self._stream.replies.running is not None:
-                self._stream.replies.running.on_checkpoint_recorded(None)
-        return CommandResult(self._stream.existing_state)
+            if self._replies.task is not None:
+                self._replies.task.on_checkpoint_recorded(None)
+        return self._result()
 
     async def _cancel(self, envelope: Envelope, command: CancelReply) -> CommandResult:
-        await self._stream.record(envelope)  # is the session there, and the asker's?
-        return CommandResult(self._stream.existing_state, await self._reply_closer.cancel(envelope, command))
+        await self._stream.record(envelope)  # refuses; records the key of a request that finds nothing to cancel
+        reply = await self._reply_closer.cancel(envelope, command)
+        return self._result(reply)
 
     async def _interrupt_for_shutdown(self, envelope: Envelope) -> CommandResult:
-        """The service is going down. What is to be retried after a restart is asked for again, on the record."""
-        replies, state = self._stream.replies, self._stream.state
-        retry_requests, running = replies.retry_requests(state) if state else (), replies.running
-        replies.shutting_down = True
+        """End this node's replies; with `retry_interrupted`, record new requests for them, for the next start."""
+        state, task = self._stream.state, self._replies.task
+        retry_requests = self._replies.retry_requests(state) if state else ()
+        self._replies.shutting_down = True
         await self._reply_closer.end_local_replies(ReplyInterrupted, "shutdown", envelope)
-        done = running.reply.reply_id if running is not None and running.ended is not None else None
+        done = task.reply.reply_id if task is not None and task.ended is not None else None
         again = tuple(one for one in retry_requests if one.reply_id != done)
         if again:
             await self._stream.record(envelope, RequeueReplies(again))
-        return CommandResult(self._stream.existing_state)
+        return self._result()
 
     async def _fork(self, envelope: Envelope, command: Fork) -> CommandResult:
-        await self._stream.record(envelope, RecordAccess())  # is the session there, and the asker's?
-        fork_as_created = await fork(
-            self._ports, self._stream.existing_state, command, envelope.caller, envelope.metadata
-        )
+        await self._stream.record(envelope, RecordAccess())  # forking is an access to the origin; refuses
+        forked = await fork(self._ports, self._stream.existing_state, command, envelope.caller, envelope.metadata)
         if self._ports.log.is_shared:
             await self._record_fork(envelope, command)
-        return CommandResult(fork_as_created)
+        return CommandResult(forked)
 
     async def _record_fork(self, envelope: Envelope, command: Fork) -> None:
-        """Another node may have erased this session meanwhile, and not have seen the fork whose texts lie here.
+        """Record an access after the fork: another node may be erasing this session without having seen the fork.
 
-        So the fork is noted here, too: an erasure comes before, and the fork is taken back, or after, and sees it.
+        The erasure is then either before this record, and the fork is deleted again, or after it and sees the fork.
         """
         try:
-            await self._stream.record(envelope, RecordAccess(noted=True))
+            await self._stream.record(envelope, RecordAccess(always=True))
         except rejections.Rejection:
             await self._ask(command.session_id, DeleteSession("origin_deleted"), SERVICE)
             raise
 
-    async def _find_earlier_result(self, envelope: Envelope) -> CommandResult | None:
-        """What the same request was answered when it came first; None when it is new, or is to be refused."""
-        if self._stream.state is None:
+    async def _find_earlier_result(self, envelope: Envelope, idempotency_key: IdempotencyKey) -> CommandResult | None:
+        """The first answer to the same request; None when the request is new, or must be refused."""
+        state, now_us, rules = self._stream.state, self._ports.clock(), self._stream.rules
+        refused = authorise(state, envelope.command, now_us, rules, envelope.caller, self.session_id)
+        if state is None or refused is not None:
             return None
-        now_us, rules = self._ports.clock(), self._stream.rules
-        if (
-            decide(self._stream.state, RecordAccess(), now_us, rules, envelope.caller, self.session_id).rejection
-            is not None
-        ):
-            return None
-        if isinstance(envelope.command, Fork):  # its key is in the stream that it made
+        if isinstance(envelope.command, Fork):  # its key is in the stream that it created
             return await fork_as_created(self._ports, envelope.command)
-        return await find_earlier_result(self._ports, self._stream.state, envelope, self._stream.replies.by_id)
+        return await find_earlier_result(self._ports, state, idempotency_key, envelope, self._replies.by_id)
 
     async def _delete(self, envelope: Envelope, command: DeleteSession) -> CommandResult:
-        """On a full disk with the room that is kept for that."""
+        """Delete the session; on a full disk, with the reserve released."""
         async with self._ports.reserve.released_if_full() as is_full:
             if is_full:
                 self._ports.runner.retry()
-            answer = await self._end_and_erase(envelope, command)
-            if is_full:  # the projections, too, need that room
+            result = await self._end_and_erase(envelope, command)
+            if is_full:  # the projections need that room, too
                 with suppress(ProjectionError):
                     await self._ports.runner.wait_for(self._ports.log.head().position)
-            return answer
+            return result
 
     async def _end_and_erase(self, envelope: Envelope, command: DeleteSession) -> CommandResult:
-        for _ in retry_rounds(self._ports):
+        async def attempt() -> CommandResult:
+            self._stream.begin_command()
             if not self._stream.is_current:
                 await self._stream.catch_up()
             try:
                 self._stream.check(command, envelope)
-            except rejections.SessionDeleted:  # perhaps not all of it
+            except rejections.SessionDeleted:  # an earlier erasure may be incomplete
                 return await self._finish_erasure()
             await self._end_all_replies("deleted", envelope)
-            with suppress(VersionConflict):
-                return await self._erase(envelope, command)
-            self._stream.begin_command()
-        raise LogUnavailable(CONTENDED)
+            return await self._erase(envelope, command)
+
+        return await retry_on_conflict(self._ports.timer, attempt)
 
     async def _finish_erasure(self) -> CommandResult:
-        """Raises SessionDeleted where nothing is left of the session."""
+        """Complete an erasure. Raises SessionDeleted if nothing is left to erase."""
         try:
             if not await finish_erasure(self._ports.log, self.session_id):
                 raise rejections.SessionDeleted(self.session_id)
         finally:
             self._ports.texts.drop()
         self._ports.logger.warning("session.erasure_finished")
-        return CommandResult(self._stream.existing_state)
+        return self._result()
 
     async def _end_all_replies(self, cause: str, envelope: Envelope) -> None:
-        """End all replies of the session, which moves its version on, but for no other reason where one is named."""
+        """End all replies of the session. A command that expects a version then expects the one after these ends.
+
+        Raises VersionMismatch if the session has changed otherwise.
+        """
         versions, envelope.if_versions = envelope.if_versions, None
         await self._reply_closer.end_all_replies(cause, envelope)
-        await self._stream.expect_version(envelope, versions)
+        envelope.if_versions = await self._stream.versions_after_ends(versions)
 
     async def _erase(self, envelope: Envelope, command: DeleteSession) -> CommandResult:
         """Raises VersionConflict."""
         state, rules = self._stream.existing_state, self._stream.rules
         session = state.session
         texts_max = COPY_INLINE_TEXTS_MAX if session.erasure is None else 0
-        if not await copy_lent_texts(self._ports, session, self._ask, texts_max if command.may_wait else None):
+        if not await copy_texts_to_forks(self._ports, session, self._ask, texts_max if command.may_wait else None):
             await self._stream.record(envelope, BeginErasure(command.reason))
-            return CommandResult(self._stream.existing_state)
+            return self._result()
         command = replace(command, usage=await self._ports.queries.usage_of(session.no))
         final_event = decide(state, command, self._ports.clock(), rules, SERVICE, self.session_id).events[0]
         try:
             recorded = await self._ports.log.erase(self.session_id, session.version, final_event, envelope.metadata)
         finally:
-            self._ports.texts.drop()  # also when nobody knows whether it was erased
+            self._ports.texts.drop()  # also if it is unknown whether the erasure succeeded
         self._stream.apply(recorded, envelope)
-        return CommandResult(self._stream.existing_state)
+        return self._result()
 
     async def _recover(self) -> None:
-        """Close what a crash, or a node that is gone, has left open."""
-        replies = self._stream.replies
-        for envelope in await command_context.plan_recovery(self._ports, self._stream.state, replies.by_id):
+        """Close or requeue the replies that a crash, or a dead node, has left open."""
+        for envelope in await plan_recovery(self._ports, self._stream.state, self._replies.by_id):
             await self._stream.record(envelope)
             self._ports.logger.info("reply.interrupted", cause="crash")
         state = self._stream.state
         if state is not None and state.session.pending:  # they are to be retried
-            for asked in await command_context.orphaned_requests(self._ports, state, replies.by_id):
-                replies.wait(asked, command_context.caller_of(asked))
-            replies.start_next(state)
+            for request in await orphaned_requests(self._ports, state, self._replies.by_id):
+                self._replies.enqueue(request, caller_of(request))
+            self._replies.start_next(state)

@@ -1,18 +1,16 @@
-"""Forks: a session that begins with another's history. It copies no text; it points at the events that hold them.
-
-When the session that it came from is deleted, the texts that forks still read there are copied into them first.
+"""Forks: a session that begins with the history of another, its origin. It refers to the origin's events and copies no
+text. Before the origin is erased, the texts that forks still read are copied into them.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from typing import Any
 
-from chatbot.sessions.actor import idempotency
+from chatbot.sessions.actor.idempotency import session_as_created
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import SERVICE, Caller, CopyTexts, Fork
 from chatbot.sessions.domain.decide import with_idempotency_key
 from chatbot.sessions.domain.state import State, fold_history
-from chatbot.sessions.ports import Ports
+from chatbot.sessions.ports import AskSession, Ports
 from events.catalogue import (
     AdoptedMessage,
     Event,
@@ -34,7 +32,6 @@ from projections.sqlite.fork_references import ForkReference, ReferencingFork
 COPY_BATCH_TEXTS = 64  # texts copied in one round: what an erasure holds in memory
 LENT_PAGE = 500  # messages looked at for readers in one query: half a millisecond
 FORKS_PAGE = 500  # forks that read one text, looked up in one query
-AskSession = Callable[..., Awaitable[Any]]
 
 
 async def adopted_history(ports: Ports, state: State, command: Fork) -> tuple[AdoptedMessage, ...]:
@@ -82,11 +79,11 @@ async def fork(ports: Ports, state: State, command: Fork, caller: Caller, metada
     try:
         recorded = await ports.log.append(command.session_id, 0, events, metadata)
     except VersionConflict:  # its id was made from the request's Idempotency-Key
-        return await idempotency.created(ports, command.session_id, command.idempotency_key)
+        return await session_as_created(ports, command.session_id, command.idempotency_key)
     return fold_history(recorded)
 
 
-async def copy_lent_texts(ports: Ports, origin: Session, ask: AskSession, texts_max: int | None = None) -> bool:
+async def copy_texts_to_forks(ports: Ports, origin: Session, ask: AskSession, texts_max: int | None = None) -> bool:
     """Have every fork copy what it still reads from `origin`, which is about to be erased; whether all of it is done.
 
     With `texts_max` not all of it is, where more texts than that are read. No fork of `origin` can be made meanwhile:

@@ -1,27 +1,27 @@
-"""The same request again: found by its Idempotency-Key among recorded events, and answered as it was the first time.
+"""Idempotency: a repeated request is found by its Idempotency-Key among recorded events and gets its first answer.
 
-The key and the fingerprint are in the event that the request caused, recorded in one transaction with its effect, so
-that this holds across crashes and restarts (after the IETF draft "The Idempotency-Key HTTP Header Field").
+The key and a fingerprint of the request are in the event that it caused, recorded in one transaction with its effect.
+So this holds across crashes and restarts (after the IETF draft "The Idempotency-Key HTTP Header Field").
 """
 
 from collections.abc import Mapping
 
-from msgspec import Struct
 from msgspec.structs import replace
 
-from chatbot.sessions.actor.mailbox import Envelope
-from chatbot.sessions.actor.reply_queue import requested_reply
+from chatbot.sessions.actor.mailbox import CommandResult, Envelope
 from chatbot.sessions.domain import rejections
-from chatbot.sessions.domain.commands import Caller, Command, Fork, IdempotencyKey
+from chatbot.sessions.domain.commands import Caller, Fork, IdempotencyKey
 from chatbot.sessions.domain.state import State, fold_history
 from chatbot.sessions.ports import Ports
-from chatbot.sessions.replies.reply import Reply, reply_outcome
+from chatbot.sessions.replies.reply import Reply, reply_outcome, requested_reply
 from events.catalogue import (
     BranchSelected,
     Event,
     HistoryAdopted,
+    MessagePosted,
     Parameters,
     ReplyEnded,
+    ReplyRequested,
     ReplyStarted,
     SessionAccessed,
     SessionCreated,
@@ -29,16 +29,11 @@ from events.catalogue import (
 from events.errors import LogUnavailable
 from events.record import RecordedEvent
 
-REPLAY_PAGE = 64  # events read at once between a message and the end of its reply: most turns have fewer
-
-
-def idempotency_key_of(command: Command) -> IdempotencyKey | None:
-    idempotency_key: IdempotencyKey | None = getattr(command, "idempotency_key", None)
-    return idempotency_key
+REPLAY_PAGE = 64  # events per read between a message and the end of its reply: most turns have fewer
 
 
 def matches_request(event: Event | None, idempotency_key: IdempotencyKey) -> bool:
-    """Whether `once` is the request that caused `event`. Raises KeyReused when another one came with its key."""
+    """Whether the request with this key caused `event`. Raises KeyReused if another request with its key did."""
     if getattr(event, "idempotency_key", None) != idempotency_key.key:
         return False
     if getattr(event, "fingerprint", None) != idempotency_key.fingerprint:
@@ -46,44 +41,38 @@ def matches_request(event: Event | None, idempotency_key: IdempotencyKey) -> boo
     return True
 
 
-class CommandResult(Struct, frozen=True):
-    """The session after a command; `reply` is the one that a message or a request gets, or that was cancelled.
-
-    `asked_version`: for a repeated request, the version of the event that it caused when it came first; else 0.
-    """
-
-    state: State
-    reply: Reply | None = None
-    asked_version: int = 0
-
-
 async def find_earlier_result(
-    ports: Ports, state: State, envelope: Envelope, live: Mapping[str, Reply]
+    ports: Ports,
+    state: State,
+    idempotency_key: IdempotencyKey,
+    envelope: Envelope,
+    open_replies: Mapping[str, Reply],
 ) -> CommandResult | None:
-    """What the same request was answered when it came first; None when it is new. `live`: replies not ended yet.
+    """The first answer to the same request; None when it is new. `open_replies`: this process's, by id.
 
     Raises KeyReused.
     """
-    idempotency_key = idempotency_key_of(envelope.command)
-    recorded = await find_request_event(ports, state, idempotency_key) if idempotency_key else None
-    if idempotency_key is None or recorded is None:
+    recorded = await find_request_event(ports, state, idempotency_key)
+    if recorded is None:
         return None
-    match recorded.event:
+    event = recorded.event
+    match event:
         case SessionCreated():
-            return CommandResult(await created(ports, state.session.session_id, idempotency_key))
+            return CommandResult(await session_as_created(ports, state.session.session_id, idempotency_key))
         case BranchSelected(message_id):
             then = replace(state.session, head=message_id, version=recorded.version)
             return CommandResult(replace(state, session=then))
         case SessionAccessed():
             return CommandResult(state)
-    reply = live.get(getattr(recorded.event, "reply_id", ""))
-    return CommandResult(
-        state, reply or await recorded_reply(ports, state, recorded, envelope.caller), recorded.version
-    )
+    reply = None
+    if isinstance(event, MessagePosted | ReplyRequested | ReplyEnded) and event.reply_id is not None:
+        reply = open_replies.get(event.reply_id)
+    reply = reply or await recorded_reply(ports, state, recorded, envelope.caller)
+    return CommandResult(state, reply, recorded.version)
 
 
 async def find_request_event(ports: Ports, state: State, idempotency_key: IdempotencyKey) -> RecordedEvent | None:
-    """The event that this request caused when it came first. Raises KeyReused."""
+    """The event that the first request with this key caused. Raises KeyReused."""
     await ports.runner.wait_for(state.session.position)
     positions = await ports.queries.positions_of_key(state.session.no, idempotency_key.key)
     if not positions:
@@ -93,14 +82,14 @@ async def find_request_event(ports: Ports, state: State, idempotency_key: Idempo
 
 
 async def fork_as_created(ports: Ports, command: Fork) -> CommandResult | None:
-    """The fork that this request made when it came first; None when it is new. Raises KeyReused, KeySpent."""
+    """The fork that the first request with this key created; None when it is new. Raises KeyReused, KeyConsumed."""
     if command.idempotency_key is None or not await ports.log.read(command.session_id, limit=1):
         return None
-    return CommandResult(await created(ports, command.session_id, command.idempotency_key))
+    return CommandResult(await session_as_created(ports, command.session_id, command.idempotency_key))
 
 
-async def created(ports: Ports, session_id: str, idempotency_key: IdempotencyKey | None) -> State:
-    """A session as it was when the request `once` made it. Raises KeyReused, KeySpent."""
+async def session_as_created(ports: Ports, session_id: str, idempotency_key: IdempotencyKey | None) -> State:
+    """A session as it was when the request with this key created it. Raises KeyReused, KeyConsumed."""
     first, *more = await ports.log.read(session_id, limit=2)
     if not isinstance(first.event, SessionCreated):
         raise rejections.KeyConsumed("the session that this Idempotency-Key made is gone: use a new key")
@@ -109,36 +98,36 @@ async def created(ports: Ports, session_id: str, idempotency_key: IdempotencyKey
     return fold_history([first, *(one for one in more if isinstance(one.event, HistoryAdopted))])
 
 
-async def recorded_reply(ports: Ports, state: State, recorded: RecordedEvent, caller: Caller) -> Reply:
-    """The reply that `recorded` asked for or ended, as its readers were told. It is not in this process's hands."""
-    event = recorded.event
+async def recorded_reply(ports: Ports, state: State, request: RecordedEvent, caller: Caller) -> Reply:
+    """The reply that `request` asked for or ended, replayed from the log: this process does not have it in memory."""
+    event = request.event
     if isinstance(event, ReplyEnded):
-        reply = Reply("", event.reply_id, Parameters(), caller)
-        reply.end(reply_outcome(event, recorded, reply))
-        return reply
-    asked = requested_reply(recorded, caller)
-    row = await ports.queries.message(state.session.no, asked.reply_id) if asked else None
-    if asked is not None and not (row is not None and row.position):
-        mirrored = await ports.nodes.await_reply(state.session.session_id, recorded, caller)
+        ended = Reply("", event.reply_id, Parameters(), caller)
+        ended.end(reply_outcome(event, request, ended))
+        return ended
+    reply = requested_reply(request, caller)
+    row = await ports.queries.message(state.session.no, reply.reply_id) if reply else None
+    if reply is not None and not (row is not None and row.position):
+        mirrored = await ports.nodes.await_reply(state.session.session_id, request, caller)
         if mirrored is not None:
             return mirrored
         await ports.runner.wait_for((await ports.log.latest()).position)  # it may have ended meanwhile
-        row = await ports.queries.message(state.session.no, asked.reply_id)
-    if asked is None or row is None or not row.position:
+        row = await ports.queries.message(state.session.no, reply.reply_id)
+    if reply is None or row is None or not row.position:
         raise rejections.Draining("the reply was interrupted and is to be written anew; try again in a moment")
-    after = recorded.version
-    while asked.outcome is None:
+    after = request.version
+    while reply.outcome is None:
         page = await ports.log.read(state.session.session_id, after=after, limit=REPLAY_PAGE)
-        for one in page:
-            _apply_recorded(asked, one, row.version)
         if not page:
             raise LogUnavailable("the reply's end is not on record any more")
+        for one in page:
+            _apply_recorded(reply, one, row.version)
         after = page[-1].version
-    return asked
+    return reply
 
 
 def _apply_recorded(reply: Reply, recorded: RecordedEvent, ended_at: int) -> None:
-    """Let `reply` hear what happened to it; only its last attempt ends at version `ended_at`."""
+    """Replay one event on `reply`. Earlier attempts may have ends, too; the last one is at version `ended_at`."""
     event = recorded.event
     if isinstance(event, ReplyStarted) and event.reply_id == reply.reply_id:
         reply.start(recorded.version, recorded.recorded_at_us, event.model)

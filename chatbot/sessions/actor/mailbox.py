@@ -1,4 +1,4 @@
-"""A session's bounded inbox. One consumer; what the session tells itself overtakes what clients ask."""
+"""A session actor's bounded mailbox. One consumer; the session's messages to itself overtake those of clients."""
 
 import asyncio
 from collections import deque
@@ -8,12 +8,17 @@ from msgspec import Struct
 
 from chatbot.sessions.domain.commands import Caller, Command
 from chatbot.sessions.domain.rejections import Overloaded
+from chatbot.sessions.domain.state import State
+from chatbot.sessions.replies.reply import Reply
 from events.record import Metadata
 from events.storage.futures import resolve
 
 
 class Envelope(Struct):
-    """A command with its asker and the future that takes the answer. `if_versions`: refuse at any other."""
+    """A command with its caller and the future that takes the answer. `if_versions`: refuse it at any other version.
+
+    `cause` is recorded with the events: why the service acts by itself.
+    """
 
     command: Command
     caller: Caller
@@ -23,13 +28,24 @@ class Envelope(Struct):
 
     @property
     def metadata(self) -> Metadata:
-        """What is recorded with every event that this causes."""
+        """The metadata of every event that the command causes."""
         return Metadata(actor=self.caller.owner, request_id=self.caller.request_id, cause=self.cause)
 
     def answer(self, answer: Any) -> None:
-        """Each asker gets exactly one answer, unless it has left. An exception is raised where it waits."""
+        """Resolve the caller's future, exactly once. No-op if the caller has left. Exceptions are raised there."""
         if self.reply_to is not None:
             resolve(self.reply_to, answer)
+
+
+class CommandResult(Struct, frozen=True):
+    """The session after a command; `reply` is the one that a message or a request gets, or that was cancelled.
+
+    `request_version`: for a repeated request, the version of the event that the first one caused; else 0.
+    """
+
+    state: State
+    reply: Reply | None = None
+    request_version: int = 0
 
 
 class MailboxClosed(Exception):
@@ -39,8 +55,8 @@ class MailboxClosed(Exception):
 class Mailbox:
     """Envelopes in order of arrival, at most `mailbox_max` of them from clients.
 
-    The lane of what the session tells itself needs no bound: a session has at most one running reply, which has
-    at most one checkpoint and one end under way.
+    The queue of the session's messages to itself needs no bound: a session has at most one running reply, which sends
+    at most one checkpoint and one end at a time.
     """
 
     def __init__(self, mailbox_max: int) -> None:
@@ -62,7 +78,7 @@ class Mailbox:
         self._add(self._client_queue, envelope)
 
     def tell(self, envelope: Envelope) -> None:
-        """Add what the session tells itself. Raises MailboxClosed."""
+        """Add a message of the session to itself, which expects no answer. Raises MailboxClosed."""
         self._add(self._internal_queue, envelope)
 
     async def take(self, idle_timeout_s: float) -> Envelope | None:
@@ -82,7 +98,7 @@ class Mailbox:
         return self._client_queue.popleft() if self._client_queue else None
 
     def close(self) -> list[Envelope]:
-        """Refuse what comes from now on; returns what was left unread, for the actor to answer."""
+        """Refuse new envelopes; returns the unread ones, for the actor to answer."""
         self._closed = True
         if self._idle_timer is not None:
             self._idle_timer.cancel()
@@ -98,11 +114,11 @@ class Mailbox:
         self._notify()
 
     def _check_idle(self) -> None:
-        """One timer watches over all waits: it is set again for whichever wait it meets."""
+        """One timer serves all waits: when it fires during a later wait, it is set again for that one's deadline."""
         self._idle_timer = None
         loop = asyncio.get_running_loop()
         if self._arrival is None:
-            return  # at work: the next wait sets it
+            return  # the actor is busy: its next wait sets the timer
         if loop.time() >= self._idle_deadline_s:
             self._notify()
         else:

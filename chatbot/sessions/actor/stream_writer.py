@@ -1,61 +1,114 @@
-"""A session's stream as its actor writes it: decide, append, evolve. Who loses a race with another node reads the tail
-and decides again.
+"""The aggregate's writer: decide, append with optimistic concurrency control, evolve, react.
+
+If another node has appended first, the writer reads the new events of the stream and decides again.
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
+from typing import Protocol, TypeVar
 
+from msgspec import Struct
 from msgspec.structs import replace
 
-from chatbot.sessions.actor import command_context
-from chatbot.sessions.actor.idempotency import idempotency_key_of
 from chatbot.sessions.actor.mailbox import Envelope, Mailbox, MailboxClosed
-from chatbot.sessions.actor.reply_queue import ReplyQueue
 from chatbot.sessions.domain import rejections
-from chatbot.sessions.domain.commands import SERVICE, CatchUp, Command, CreateSession
-from chatbot.sessions.domain.decide import Decision, Rules, decide, find_refusal
-from chatbot.sessions.domain.state import State, evolve
+from chatbot.sessions.domain.commands import (
+    SERVICE,
+    CatchUp,
+    Command,
+    CreateSession,
+    EndReply,
+    IdempotencyKey,
+    StartReply,
+)
+from chatbot.sessions.domain.decide import Decision, authorise, decide, find_refusal, idempotency_key_of
+from chatbot.sessions.domain.state import Rules, State, evolve, own_reply_ids
 from chatbot.sessions.ports import Ports
 from chatbot.sessions.replies.reply import Reply
 from events.catalogue import Event, ReplyEnded, ReplyProgressed, ReplyStarted
 from events.errors import LogUnavailable, VersionConflict
+from events.paging import read_pages
 from events.record import RecordedEvent
+from projections.errors import ProjectionError
 
 CATCH_UP_RETRY_S = 1.0  # after the log could not be read
-ROUNDS_MIN, CONTENTION_MAX_S = 8, 5.0  # rounds, and seconds, lost to others who write to the stream, before giving up
+RECORD_RETRY_S = 1.0  # between attempts to record a reply's start or end while the disk refuses
+ROUNDS_MIN, CONTENTION_MAX_S = 8, 5.0  # lost rounds, and seconds, of a race with other writers before giving up
 CONTENDED = "others keep writing to this session; try again"
+TEMPORARY_FAILURES = (LogUnavailable, ProjectionError)  # of the disk: nothing is wrong with the actor
+
+Result = TypeVar("Result")
+Prepare = Callable[[State | None, Command], Awaitable[tuple[State | None, Command]]]
+DecideNow = Callable[[], Awaitable[Decision]]
 
 
-def retry_rounds(ports: Ports) -> Iterator[None]:
-    """Rounds of deciding; none once the asker is to be told to try again."""
-    yield  # nearly always the last: the clock is not looked at
-    lost, begun_s = 1, ports.timer()
-    while lost < ROUNDS_MIN or ports.timer() - begun_s < CONTENTION_MAX_S:
+def retry_rounds(timer: Callable[[], float]) -> Iterator[None]:
+    """Rounds of deciding and appending; ends when the caller should be told to try again."""
+    yield  # nearly always the only one: no clock is read
+    lost, begun_s = 1, timer()
+    while lost < ROUNDS_MIN or timer() - begun_s < CONTENTION_MAX_S:
         yield
         lost += 1
 
 
-class SessionStream:
-    """The state of one session, and the replies that its facts ask for. For one task.
+async def retry_on_conflict(timer: Callable[[], float], action: Callable[[], Awaitable[Result]]) -> Result:
+    """The result of `action`, repeated while it raises VersionConflict. Raises LogUnavailable after too many rounds."""
+    for _ in retry_rounds(timer):
+        with suppress(VersionConflict):
+            return await action()
+    raise LogUnavailable(CONTENDED)
 
-    `is_level`: the state has all that was recorded before the command in hand came; always so alone.
+
+class ReplyReactor(Protocol):
+    """Acts on what is recorded about replies (`reply_queue.py`)."""
+
+    by_id: dict[str, Reply]
+    shutting_down: bool
+
+    def on_recorded(self, recorded: RecordedEvent, envelope: Envelope, state: State) -> Reply | None:
+        """React to an event that this process has recorded; returns the reply that it concerns."""
+        ...
+
+    async def reconcile(self, state: State, ended: Mapping[str, RecordedEvent]) -> None:
+        """Adapt to what other nodes have recorded; `ended` has the ends of replies among it, by reply."""
+        ...
+
+
+class Attempt(Struct, frozen=True):
+    """The outcome of one round. `is_final` False: it was decided on a state that may be stale, and nothing recorded."""
+
+    is_final: bool
+    reply: Reply | None = None
+    rejection: rejections.Rejection | None = None
+
+
+class SessionStream:
+    """The state of one session and its stream in the log. For one task.
+
+    `is_current`: the state has everything that was recorded before the current command arrived; always so with one
+    process. `prepare` loads what the decision on a command needs.
     """
 
-    def __init__(self, session_id: str, ports: Ports, mailbox: Mailbox) -> None:
+    def __init__(
+        self, session_id: str, ports: Ports, mailbox: Mailbox, replies: ReplyReactor, prepare: Prepare
+    ) -> None:
         self.state: State | None = None
-        self.replies = ReplyQueue(ports, mailbox)
         self.is_current = not ports.log.is_shared
         self._session_id = session_id
         self._ports = ports
         self._mailbox = mailbox
+        self._replies = replies
+        self._prepare = prepare
         self._rules = ports.rules
-        self._catch_up_is_queued = False  # that there is more, by a CatchUp in the mailbox
-        self._unapplied_ends: dict[str, RecordedEvent] = {}  # read, and not told yet, where the log broke off meanwhile
+        self._catch_up_is_queued = False  # a CatchUp is in the mailbox
+        # Ends of replies in `state` that `replies` does not know yet: kept if the log fails during a catch-up.
+        self._unreconciled_ends: dict[str, RecordedEvent] = {}
 
     @property
     def existing_state(self) -> State:
-        """The state of a session that is there. Raises SessionNotFound."""
+        """The state of an existing session. Raises SessionNotFound."""
         if self.state is None:
             raise rejections.SessionNotFound(self._session_id)
         return self.state
@@ -66,7 +119,7 @@ class SessionStream:
 
     @property
     def rules(self) -> Rules:
-        """With the provider's names as they are now: it may find out only later what it talks to."""
+        """With the provider's present names: it may detect only later which server it talks to."""
         rules, provider = self._rules, self._ports.provider
         if (rules.provider, rules.model, rules.models) != (provider.name, provider.model, provider.models):
             names = {"provider": provider.name, "model": provider.model, "models": provider.models}
@@ -75,29 +128,24 @@ class SessionStream:
 
     @property
     def has_lost_reply(self) -> bool:
-        """Whether this node owes or writes a reply and does not hold it: the log's answer to that append never came.
-
-        All others see that this node lives, so nobody else would close it.
+        """Whether the log says that this node owns a reply that is not in memory: the append succeeded, but its
+        acknowledgement was lost. Other nodes see this one alive, so none of them would close the reply.
         """
-        if self.state is None or self.replies.shutting_down or not self._ports.log.is_shared:
-            return False  # who leaves owes what the next life is to start
-        session, node = self.state.session, self._rules.node
-        own = {one.reply_id for one in session.pending if one.node == node}
-        if session.open_reply is not None and session.open_reply.node == node:
-            own.add(session.open_reply.reply_id)
-        return not own <= self.replies.by_id.keys()
+        if self.state is None or self._replies.shutting_down or not self._ports.log.is_shared:
+            return False  # what a node owes when it shuts down is started by its next life
+        return not own_reply_ids(self.state.session, self._rules.node) <= self._replies.by_id.keys()
 
     def begin_command(self) -> None:
-        """Another command is in hand."""
+        """A new command: other nodes may have appended since the last one."""
         self.is_current = not self._ports.log.is_shared
 
     def on_remote_append(self, version: int) -> None:
-        """Another node may have recorded up to `version`: the actor is to read it, all at once."""
+        """Another node may have recorded up to `version`: the actor reads it all at once."""
         if version > self.version:
             self._enqueue_catch_up()
 
     def schedule_catch_up(self) -> None:
-        """The log could not be read. Nobody may say again that there is more, and a reply may wait for its turn."""
+        """After the log could not be read: no other notification may come, and a reply may be queued."""
         if self._ports.log.is_shared:
             asyncio.get_running_loop().call_later(CATCH_UP_RETRY_S, self._enqueue_catch_up)
 
@@ -108,103 +156,147 @@ class SessionStream:
                 self._catch_up_is_queued = True
 
     async def record(self, envelope: Envelope, command: Command | None = None) -> Reply | None:
-        """Decide `command` (None: the envelope's) and append; returns the reply that the recorded events concern.
+        """Decide `command` (None: the envelope's) and append its events; returns the reply that they concern.
 
-        Raises Rejection, LogUnavailable, ProjectionError; and VersionConflict, for a request with a key, where it is to
-        be asked anew whether the same one has come to another node.
+        Raises Rejection, LogUnavailable, ProjectionError; and VersionConflict for a command with an idempotency key:
+        the caller must check again whether another node has handled the same request.
         """
-        command_to_decide = command or envelope.command
-        for _ in retry_rounds(self._ports):
-            try:
-                decision = await self._decide(command_to_decide, envelope)
-                reply = await self._append(decision.events, envelope)
-            except VersionConflict:
-                await self.catch_up()
-                if idempotency_key_of(command_to_decide) is not None:
-                    raise
-                continue
-            except rejections.Rejection:
-                if self.is_current:
-                    raise
-                await self.catch_up()  # what the refusal rests on may not be so any more
-                continue
-            if not decision.events and not self.is_current:
-                await self.catch_up()  # likewise
-                continue
-            if decision.rejection is not None:
-                raise decision.rejection
-            return reply
-        raise LogUnavailable(CONTENDED)
+        wanted = command or envelope.command
+        return await self._settle(partial(self._decide, wanted, envelope), envelope, idempotency_key_of(wanted))
+
+    async def authorise(self, envelope: Envelope) -> None:
+        """Raises the rejection if the envelope's caller may not use the session now; a due expiry is recorded first.
+
+        Also raises LogUnavailable.
+        """
+        await self._settle(partial(self._authorise, envelope), envelope)
+
+    async def record_with_retry(self, envelope: Envelope, command: EndReply | StartReply) -> Reply | None:
+        """Record what no caller would ask for again: repeated until the disk accepts it."""
+        try:
+            return await self.record(envelope, command)
+        except TEMPORARY_FAILURES as error:
+            self._ports.logger.warning("reply.not_recorded", reason=str(error), retry_s=RECORD_RETRY_S)
+            again = Envelope(command, envelope.caller, cause=envelope.cause)
+            asyncio.get_running_loop().call_later(RECORD_RETRY_S, self._enqueue_again, again)
+            raise
+
+    async def record_end(self, envelope: Envelope, command: EndReply) -> Reply | None:
+        """Record a reply's end with retries. While the disk refuses, those who wait for the end get the error."""
+        try:
+            return await self.record_with_retry(envelope, command)
+        except LogUnavailable as error:
+            stalled = self._replies.by_id.get(command.event.reply_id)
+            if stalled is not None:
+                stalled.stall(error)
+            raise
+
+    def _enqueue_again(self, envelope: Envelope) -> None:
+        try:
+            self._mailbox.tell(envelope)
+        except MailboxClosed:
+            self._ports.logger.warning("reply.left_open")  # recovery closes it at the next activation
 
     def apply(self, recorded: tuple[RecordedEvent, ...], envelope: Envelope) -> Reply | None:
-        """Evolve, then do what the facts ask for."""
+        """Evolve, publish, then react to the events; returns the reply that they concern."""
         for one in recorded:
-            self.state = evolve(self.state, one, command_context.recent_max(self._ports))
+            self.state = evolve(self.state, one, self._rules.recent_max)
         self._ports.feeds.publish(self._session_id, recorded)
         touched: Reply | None = None
         for one in recorded:
-            touched = self.replies.on_recorded(one, envelope, self.existing_state) or touched
+            touched = self._replies.on_recorded(one, envelope, self.existing_state) or touched
         return touched
 
     async def catch_up(self) -> None:
-        """Learn what other nodes have recorded, and let go of what they have ended of ours. Raises LogUnavailable."""
+        """Read what other nodes have recorded, and drop the replies that they have ended. Raises LogUnavailable."""
         self._catch_up_is_queued = False
-        async for page in command_context.read_tail(self._ports, self._session_id, self.state):
+        async for page in self._pages(self.version):
             for one in page:
-                self.state = evolve(self.state, one, command_context.recent_max(self._ports))
+                self.state = evolve(self.state, one, self._rules.recent_max)
                 if isinstance(one.event, ReplyEnded):
-                    self._unapplied_ends[one.event.reply_id] = one
+                    self._unreconciled_ends[one.event.reply_id] = one
             self._ports.feeds.publish(self._session_id, page)
             if page[-1].position > self._ports.log.head().position:
-                await self._ports.log.latest()  # for who will wait until the projections have this, too
+                await self._ports.log.latest()  # callers that wait for the projections wait for these events, too
         self.is_current = True
         if self.state is not None:
-            ended, self._unapplied_ends = self._unapplied_ends, {}
-            await self.replies.reconcile(self.state, ended)
+            ended, self._unreconciled_ends = self._unreconciled_ends, {}
+            await self._replies.reconcile(self.state, ended)
 
     def check(self, command: Command, envelope: Envelope) -> None:
-        """First of all: a session that is gone, or a stranger's, says nothing of its version or its messages."""
+        """Raises the refusal of `command`, then VersionMismatch.
+
+        In this order: a deleted session, or another owner's, discloses neither its version nor its messages.
+        """
         refused = find_refusal(self.state, command, self.rules, envelope.caller, self._session_id)
         if refused is not None and not isinstance(command, CreateSession):
             raise refused
         if envelope.if_versions is not None and self.version not in envelope.if_versions:
             raise rejections.VersionMismatch(envelope.if_versions, self.version)
 
-    async def expect_version(self, envelope: Envelope, versions: frozenset[int] | None) -> None:
-        """Replies have been ended for a command that is to hold at one of `versions` (None: at any), as it did until
-        then: from now on it is to hold at this one. Raises VersionMismatch where another node has recorded more than
-        what became of replies meanwhile.
+    async def versions_after_ends(self, versions: frozenset[int] | None) -> frozenset[int] | None:
+        """The versions to expect now that replies were ended for a command that expects `versions` (None: any).
+
+        Raises VersionMismatch if another node has recorded something else than progress and ends of replies since.
         """
         if versions is None or not self._ports.log.is_shared:
-            return
-        version = max((one for one in versions if one <= self.version), default=0)
-        page_max, after = self._ports.limits.read_page_max, version
-        while page := await self._ports.log.read(self._session_id, after=after, limit=page_max):
+            return None
+        expected = max((one for one in versions if one <= self.version), default=0)
+        async for page in self._pages(expected):
             for one in page:
-                if one.version <= self.version and not isinstance(
-                    one.event, ReplyStarted | ReplyProgressed | ReplyEnded
-                ):
+                is_of_reply = isinstance(one.event, ReplyStarted | ReplyProgressed | ReplyEnded)
+                if one.version <= self.version and not is_of_reply:
                     raise rejections.VersionMismatch(versions, self.version)
-            if len(page) < page_max:
-                break
-            after = page[-1].version
-        envelope.if_versions = frozenset((self.version,))
+        return frozenset((self.version,))
 
-    async def _decide(self, command_to_decide: Command, envelope: Envelope) -> Decision:
-        """Raises the rejection itself where nothing is to be recorded."""
-        self.check(command_to_decide, envelope)
-        self.state, found = await command_context.prepare_command(self._ports, self.state, command_to_decide)
-        decision = decide(self.state, found, self._ports.clock(), self.rules, envelope.caller, self._session_id)
-        if decision.rejection is not None and not decision.events:
-            raise decision.rejection
-        return decision
+    async def _settle(
+        self, decide_now: DecideNow, envelope: Envelope, key: IdempotencyKey | None = None
+    ) -> Reply | None:
+        """Rounds of deciding and appending until one is final. Returns and raises as `record`."""
+        for _ in retry_rounds(self._ports.timer):
+            try:
+                attempt = await self._attempt(decide_now, envelope)
+            except VersionConflict:
+                await self.catch_up()
+                if key is not None:
+                    raise
+                continue
+            if not attempt.is_final:
+                await self.catch_up()
+                continue
+            if attempt.rejection is not None:
+                raise attempt.rejection
+            return attempt.reply
+        raise LogUnavailable(CONTENDED)
+
+    async def _attempt(self, decide_now: DecideNow, envelope: Envelope) -> Attempt:
+        """Raises LogUnavailable, ProjectionError, VersionConflict."""
+        try:
+            decision = await decide_now()
+        except rejections.Rejection as refused:
+            return Attempt(self.is_current, rejection=refused)
+        if not decision.events:
+            return Attempt(self.is_current, rejection=decision.rejection)
+        return Attempt(True, await self._append(decision.events, envelope), decision.rejection)
+
+    async def _decide(self, command: Command, envelope: Envelope) -> Decision:
+        self.check(command, envelope)
+        self.state, prepared = await self._prepare(self.state, command)
+        return decide(self.state, prepared, self._ports.clock(), self.rules, envelope.caller, self._session_id)
+
+    async def _authorise(self, envelope: Envelope) -> Decision:
+        self.check(envelope.command, envelope)
+        now_us, caller = self._ports.clock(), envelope.caller
+        refused = authorise(self.state, envelope.command, now_us, self.rules, caller, self._session_id)
+        return refused or Decision()
 
     async def _append(self, events: tuple[Event, ...], envelope: Envelope) -> Reply | None:
-        if not events:
-            return None
         try:
             recorded = await self._ports.log.append(self._session_id, self.version, events, envelope.metadata)
         except LogUnavailable:
-            self.schedule_catch_up()  # perhaps it was recorded
+            self.schedule_catch_up()  # it may have been recorded all the same
             raise
         return self.apply(recorded, envelope)
+
+    def _pages(self, after: int) -> AsyncIterator[list[RecordedEvent]]:
+        return read_pages(self._ports.log, self._session_id, after=after, page_max=self._ports.limits.read_page_max)

@@ -7,8 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from chatbot.sessions.actor.actor import Actor
-from chatbot.sessions.actor.idempotency import CommandResult
-from chatbot.sessions.actor.mailbox import Envelope, MailboxClosed
+from chatbot.sessions.actor.mailbox import CommandResult, Envelope, MailboxClosed
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import (
     SERVICE,

@@ -1,4 +1,4 @@
-"""What a session can be asked to do. Imperative; may be refused. Ids and texts come in, nothing is made up inside."""
+"""The commands of a session: imperative, may be rejected. Ids come from outside, so that decisions stay pure."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from events.catalogue import MessageCopied, Parameters, ReplyEnded, ReplyRequest
 
 
 class Caller(Struct, frozen=True):
-    """Who asks. `owner` is the API key's name, None when the service runs without keys."""
+    """The principal of a command. `owner` is the API key's name, None when the service runs without keys."""
 
     owner: str | None = None
     request_id: str | None = None
@@ -19,7 +19,7 @@ SERVICE = Caller(is_service=True)
 
 
 class IdempotencyKey(Struct, frozen=True):
-    """A request that is to take effect once, however often it comes: its Idempotency-Key, and what it asks for."""
+    """The Idempotency-Key of a request that takes effect once, however often it is sent, and a hash of its content."""
 
     key: str
     fingerprint: str
@@ -38,9 +38,9 @@ class CreateSession(Struct, frozen=True):
 class PostMessage(Struct, frozen=True):
     """`parent_id`: unset = after the newest message of the selected branch, None = from the start.
 
-    `on_busy`, while a reply runs: queue, reject, or interrupt (which cancels the running and the waiting ones).
-    `stream`: False if the client waits for the complete reply. `parameters` are those that the request names,
-    `without_stop` where it names an empty list of stops.
+    `on_busy`, while a reply runs: queue, reject, or interrupt (cancel the running and the queued replies). `stream`
+    False: the caller waits for the whole reply. `parameters` are those that the request names, `without_stop` if it
+    names an empty list of stops.
     """
 
     message_id: str
@@ -55,9 +55,9 @@ class PostMessage(Struct, frozen=True):
 
 
 class Regenerate(Struct, frozen=True):
-    """Another reply to the same message. `message_id` is a reply or what it answers; None: the newest reply.
+    """Another reply to the same message. `message_id`: a reply or the message that it answers; None: the newest reply.
 
-    `turn`: the recorded parameters of that reply or message; they come next after those that the request names.
+    `turn`: the recorded parameters of that reply or message, which apply where the request names none.
     """
 
     reply_id: str
@@ -71,14 +71,14 @@ class Regenerate(Struct, frozen=True):
 
 
 class SelectBranch(Struct, frozen=True):
-    """Go on with the branch of `message_id`, at its newest message."""
+    """Continue with the branch of `message_id`, at its newest message."""
 
     message_id: str
     idempotency_key: IdempotencyKey | None = None
 
 
 class Fork(Struct, frozen=True):
-    """A new session `session_id` of the asker's that begins with the history up to `message_id`.
+    """A new session `session_id` of the caller that begins with the history up to `message_id`.
 
     None: up to the newest message of the selected branch that is no longer being written.
     """
@@ -90,13 +90,13 @@ class Fork(Struct, frozen=True):
 
 
 class CopyTexts(Struct, frozen=True):
-    """Keep these texts here: the session that they were adopted from is about to be erased."""
+    """Copy these texts into the session: the session that it adopted them from is about to be erased."""
 
     events: tuple[MessageCopied, ...]
 
 
 class StartReply(Struct, frozen=True):
-    """Start the reply that waits first, now that none runs. One that is not `reply_id` is another node's to start."""
+    """Start the first queued reply, if none runs. If it is not `reply_id`, another node is to start it."""
 
     parameters: Parameters
     reply_id: str | None = None
@@ -109,21 +109,21 @@ class CheckpointReply(Struct, frozen=True):
 
 
 class EndReply(Struct, frozen=True):
-    """Record how a reply ended, and perhaps that it is owed all the same."""
+    """Record how a reply ended; `again`: and request it once more."""
 
     event: ReplyEnded
     again: ReplyRequested | None = None
 
 
 class RequeueReplies(Struct, frozen=True):
-    """These replies were interrupted and are owed all the same."""
+    """Request once more replies that were interrupted."""
 
     events: tuple[ReplyRequested, ...]
 
 
 class CancelReply(Struct, frozen=True):
-    """Stop the running reply (None: whichever it is), or the reply `reply_id`, which may run or wait, and the model's
-    work on it. Nothing happens where there is none, or the named one has ended.
+    """Stop the running reply (`reply_id` None), or the running or queued reply `reply_id`, and the model's work on it.
+    Does nothing if there is none or it has ended.
     """
 
     cause: str = "client"
@@ -132,7 +132,7 @@ class CancelReply(Struct, frozen=True):
 
 
 class InterruptReplies(Struct, frozen=True):
-    """End the running reply and those that wait: the service is going down."""
+    """End the running and queued replies: the service is shutting down."""
 
 
 class ChangeMetadata(Struct, frozen=True):
@@ -147,19 +147,19 @@ class ChangeMetadata(Struct, frozen=True):
 
 
 class RecordAccess(Struct, frozen=True):
-    """The session is being read. `noted`: that is recorded, however recent the last access is."""
+    """The session is read. `always`: record the access however recent the last one is."""
 
-    noted: bool = False
+    always: bool = False
 
 
 class Expire(Struct, frozen=True):
-    """The expiry timer believes that the session's time has come."""
+    """Expire the session, if its own state says that its deadline is past."""
 
 
 class DeleteSession(Struct, frozen=True):
-    """`usage` is what stays on the books when the content is gone.
+    """`usage` are the totals that outlive the content.
 
-    `may_wait`: where forks read many of its texts, the answer does not wait for the erasure.
+    `may_wait`: if forks read many of its texts, the erasure happens in the background, after the answer.
     """
 
     reason: str = "request"
@@ -168,21 +168,21 @@ class DeleteSession(Struct, frozen=True):
 
 
 class BeginErasure(Struct, frozen=True):
-    """From now on the session is gone for everybody; its content is erased once forks have copied what they read."""
+    """Close the session to all callers now; its content is erased once forks have copied the texts that they read."""
 
     reason: str
 
 
 class CatchUp(Struct, frozen=True):
-    """Another node has recorded something in this session."""
+    """Read what another node has recorded in this session."""
 
 
 class CloseOrphans(Struct, frozen=True):
-    """Close what nodes that are gone have left open."""
+    """Close the replies that dead nodes have left open."""
 
 
 class Stop(Struct, frozen=True):
-    """Passivate now. Replies that still run are ended first."""
+    """Passivate the actor. Open replies are interrupted first."""
 
 
 Command = (

@@ -1,7 +1,7 @@
-"""decide(state, command, now) -> events, or a rejection. Pure: no await, clock, randomness or I/O.
+"""The decisions of a session's aggregate: decide(state, command, now) -> events, or a rejection.
 
-A Decision may carry events and a rejection at once: a command that finds its session past its deadline records
-the expiry and is refused.
+Pure: no await, clock, randomness or I/O. A Decision may have both events and a rejection: a command that finds its
+session past its deadline records the expiry and is refused.
 """
 
 from typing import Any, TypeVar
@@ -36,8 +36,14 @@ from chatbot.sessions.domain.commands import (
     StartReply,
     Stop,
 )
-from chatbot.sessions.domain.reply_settings import changed_settings, merge_parameters
-from chatbot.sessions.domain.state import ContextMessage, State, Unanswered, select_context
+from chatbot.sessions.domain.state import (
+    ContextMessage,
+    Rules,
+    State,
+    changed_settings,
+    merge_parameters,
+    select_context,
+)
 from events.catalogue import (
     BranchSelected,
     Event,
@@ -59,35 +65,8 @@ from events.catalogue import (
 )
 
 
-class Rules(Struct, frozen=True):
-    """Settings that decisions depend on. Times in microseconds.
-
-    `models`: the names that are configured or offered: figures hold no other one that a client chose.
-    `is_shared`: other nodes append, too, so what this one owes is recorded under its name.
-    """
-
-    node: str
-    provider: str
-    model: str
-    max_context_messages: int
-    pending_max: int
-    access_resolution_us: int
-    auth: bool = False
-    retry_interrupted: int = 0
-    is_shared: bool = False
-    unanswered: Unanswered = "omit"
-    models: frozenset[str] = frozenset()
-    defaults: Parameters = Parameters()
-    tokens_max: int | None = None
-
-    @property
-    def owner_node(self) -> str | None:
-        """Who is recorded as owing a reply that waits: needless where nobody else could."""
-        return self.node if self.is_shared else None
-
-
 class Decision(Struct, frozen=True):
-    """What to record, and why the asker is refused, if it is."""
+    """The events to record, and why the caller is refused, if so."""
 
     events: tuple[Event, ...] = ()
     rejection: rejections.Rejection | None = None
@@ -96,16 +75,14 @@ class Decision(Struct, frozen=True):
 def decide(  # noqa: PLR0911, PLR0912  one arm for each command
     state: State | None, command: Command, now_us: int, rules: Rules, caller: Caller, session_id: str
 ) -> Decision:
-    """What the session answers to `command` at `now_us` (unix microseconds)."""
+    """The session's decision on `command` at `now_us` (unix microseconds)."""
     if isinstance(command, CreateSession) and state is None:
         return Decision(events=(_created_event(command),))
-    refused = find_refusal(state, command, rules, caller, session_id)
-    if state is None or refused is not None:
-        return Decision(rejection=refused or rejections.SessionNotFound(session_id))
-    if is_due(state, now_us) and not isinstance(command, DeleteSession | BeginErasure | CopyTexts):
-        refused = _key_consumed() if isinstance(command, CreateSession) else rejections.SessionExpired(session_id)
-        refused = None if isinstance(command, Expire) else refused
-        return Decision(events=(SessionExpired(deadline_us=state.session.expires_at_us),), rejection=refused)
+    refused = authorise(state, command, now_us, rules, caller, session_id)
+    if refused is not None:
+        return refused
+    if state is None:
+        return Decision(rejection=rejections.SessionNotFound(session_id))
     match command:
         case PostMessage() | Regenerate():
             return _request_reply(state, command, rules)
@@ -118,13 +95,13 @@ def decide(  # noqa: PLR0911, PLR0912  one arm for each command
         case ChangeMetadata():
             return _change_metadata(state, command)
         case RecordAccess():
-            stale = command.noted or now_us - state.session.accessed_at_us >= rules.access_resolution_us
+            stale = command.always or now_us - state.session.accessed_at_us >= rules.access_resolution_us
             return Decision(events=(SessionAccessed(),) if stale else ())
         case CancelReply(idempotency_key=IdempotencyKey()) if not _has_reply_to_cancel(state, command):
             return Decision(events=(with_idempotency_key(SessionAccessed(), command.idempotency_key),))
         case CopyTexts() | RequeueReplies():
             return Decision(events=command.events)
-        case CreateSession():  # its id was made from the same Idempotency-Key, by another request
+        case CreateSession():  # another request with the same Idempotency-Key, from which the id is computed
             return Decision(rejection=rejections.KeyReused("this Idempotency-Key has made a session already"))
         case DeleteSession():
             deleted_event = SessionDeleted(reason=command.reason, owner=state.session.owner, usage=command.usage)
@@ -133,41 +110,60 @@ def decide(  # noqa: PLR0911, PLR0912  one arm for each command
             erasure_begun = SessionExpired(deadline_us=now_us, erase_reason=command.reason, node=rules.owner_node)
             return Decision(events=(erasure_begun,) if state.session.erasure is None else ())
         case CancelReply() | InterruptReplies() | Expire() | Stop() | Fork() | CatchUp() | CloseOrphans():
-            # Ending replies is the actor's, who holds their tasks; the expiry was not due; a fork is another stream.
+            # The actor ends replies, as it has their tasks; the expiry was not due; a fork is another stream.
             return Decision()
 
 
+def authorise(
+    state: State | None, command: Command, now_us: int, rules: Rules, caller: Caller, session_id: str
+) -> Decision | None:
+    """None if `caller` may give `command` to the session now, else the decision that refuses it.
+
+    That decision records the expiry if it is due; `Expire` itself is then not refused.
+    """
+    refused = find_refusal(state, command, rules, caller, session_id)
+    if state is None or refused is not None:
+        return Decision(rejection=refused)
+    if not is_due(state, now_us) or isinstance(command, DeleteSession | BeginErasure | CopyTexts):
+        return None
+    if isinstance(command, CreateSession):
+        refused = _key_consumed()
+    elif not isinstance(command, Expire):
+        refused = rejections.SessionExpired(session_id)
+    return Decision(events=(SessionExpired(deadline_us=state.session.expires_at_us),), rejection=refused)
+
+
 def may_access(owner: str | None, rules: Rules, caller: Caller) -> bool:
-    """Whether `asker` may see a session of `owner`. A session made while the service had no keys is open to each."""
+    """Whether `caller` may see a session of `owner`. Sessions created while the service had no keys are open to all."""
     return not rules.auth or caller.is_service or owner is None or caller.owner == owner
 
 
-def plan_reply(state: State, message: ContextMessage, asked: ReplyRequested, rules: Rules) -> ReplyStarted:
-    """The reply_started that answers `message` as `asked`.
+def plan_reply(state: State, message: ContextMessage, request: ReplyRequested, rules: Rules) -> ReplyStarted:
+    """The reply_started that answers `message` as `request` asks.
 
-    Raises LookupError when the branch has a gap in `state.recent`: fill it first.
+    Raises LookupError when the branch has a gap in `state.recent`: load it first.
     """
     recent = {**state.recent, message.message_id: message}
     context = select_context(recent, message.message_id, rules.max_context_messages, rules.unanswered)
     if context is None:
-        raise LookupError(f"the branch of message {message.message_id} is not at hand")
-    named = asked.parameters.model
+        raise LookupError(f"the branch of message {message.message_id} is not loaded")
+    model = request.parameters.model
     return ReplyStarted(
-        reply_id=asked.reply_id,
+        reply_id=request.reply_id,
         parent_id=message.message_id,
         node=rules.node,
         provider=rules.provider,
-        model=asked.parameters.model or rules.model,
-        parameters=asked.parameters,
-        context_ids=tuple(said.message_id for said in context),
-        attempt=asked.attempt,
+        model=model or rules.model,
+        parameters=request.parameters,
+        context_ids=tuple(one.message_id for one in context),
+        attempt=request.attempt,
         joined=rules.unanswered == "join",
-        counted_as=named if named in rules.models else None,
+        counted_as=model if model in rules.models else None,
     )
 
 
 def parent_of(state: State, command: PostMessage) -> str | None:
-    """The message that a posted one follows."""
+    """The id of the message that a posted message follows."""
     return state.session.head if command.parent_id is UNSET else command.parent_id
 
 
@@ -177,7 +173,7 @@ KeyedEvent = TypeVar(
 
 
 def with_idempotency_key(event: KeyedEvent, idempotency_key: IdempotencyKey | None) -> KeyedEvent:
-    """`event`, by which its request will be known again."""
+    """`event` with the key by which a repetition of its request is recognised."""
     return (
         event
         if idempotency_key is None
@@ -200,9 +196,9 @@ def _created_event(command: CreateSession) -> SessionCreated:
 def find_refusal(
     state: State | None, command: Command, rules: Rules, caller: Caller, session_id: str
 ) -> rejections.Rejection | None:
-    """Why there is nothing to ask any more.
+    """Why the session takes no command from this caller any more; None if it does.
 
-    An expired session can still be deleted, for its texts are still there, and keeps what its origin is to lose.
+    An expired session can still be deleted, as its texts are still there, and can still copy texts of its origin.
     """
     if state is None or not may_access(state.session.owner, rules, caller):
         return rejections.SessionNotFound(session_id)
@@ -221,37 +217,39 @@ def _key_consumed() -> rejections.KeyConsumed:
 
 
 def is_due(state: State, now_us: int) -> bool:
-    """Whether the session's time is up, as far as its own state tells."""
+    """Whether the session's deadline is past, by its own state: open replies postpone it."""
     session = state.session
     return now_us >= session.expires_at_us and session.open_reply is None and not session.pending
 
 
 def _request_reply(state: State, command: PostMessage | Regenerate, rules: Rules) -> Decision:
-    """A message that wants a reply, or another reply to one that has some."""
+    """A message with its reply, or another reply to an earlier message."""
     session = state.session
     is_busy = session.open_reply is not None or bool(session.pending)
     if is_busy and command.on_busy == "reject":
         return Decision(rejection=rejections.SessionBusy("a reply is running in this session"))
     if is_busy and len(session.pending) >= rules.pending_max:
         return Decision(rejection=rejections.TooManyPending(f"{rules.pending_max} messages wait for a reply already"))
-    asked: Event
     turn = command.turn if isinstance(command, Regenerate) else Parameters()
     fallbacks = (turn, state.settings.parameters, rules.defaults)
     parameters = merge_parameters(
         command.parameters, *fallbacks, without_stop=command.without_stop, tokens_max=rules.tokens_max
     )
     command = replace(command, parameters=parameters)
+    request_event: Event
     if isinstance(command, PostMessage):
-        asked = _posted_event(command, parent_of(state, command), rules)
-        message = ContextMessage(asked.message_id, asked.parent_id, asked.role, asked.content)
+        request_event = _posted_event(command, parent_of(state, command), rules)
+        message = ContextMessage(
+            request_event.message_id, request_event.parent_id, request_event.role, request_event.content
+        )
     else:
         message = state.recent[command.message_id or ""]
-        asked = ReplyRequested(command.reply_id, message.message_id, command.parameters, node=rules.owner_node)
-        asked = with_idempotency_key(asked, command.idempotency_key)
+        request_event = ReplyRequested(command.reply_id, message.message_id, parameters, node=rules.owner_node)
+        request_event = with_idempotency_key(request_event, command.idempotency_key)
     if is_busy:
-        return Decision(events=(asked,))
-    request = ReplyRequested(command.reply_id, message.message_id, command.parameters)
-    return Decision(events=(asked, plan_reply(state, message, request, rules)))
+        return Decision(events=(request_event,))
+    request = ReplyRequested(command.reply_id, message.message_id, parameters)
+    return Decision(events=(request_event, plan_reply(state, message, request, rules)))
 
 
 def _posted_event(command: PostMessage, parent_id: str | None, rules: Rules) -> MessagePosted:
@@ -268,13 +266,13 @@ def _posted_event(command: PostMessage, parent_id: str | None, rules: Rules) -> 
 
 
 def _has_reply_to_cancel(state: State, command: CancelReply) -> bool:
-    running, wanted = state.session.open_reply, command.reply_id
-    is_running = running is not None and wanted in (None, running.reply_id)
-    return is_running or any(waiting.reply_id == wanted for waiting in state.session.pending)
+    open_reply, wanted = state.session.open_reply, command.reply_id
+    is_running = open_reply is not None and wanted in (None, open_reply.reply_id)
+    return is_running or any(pending.reply_id == wanted for pending in state.session.pending)
 
 
 def _select_branch(state: State, command: SelectBranch) -> Decision:
-    """Selecting what is selected already changes nothing, but is remembered where it must be known again."""
+    """Selecting the selected branch changes nothing, but is recorded if it has an idempotency key."""
     if command.message_id == state.session.head and command.idempotency_key is None:
         return Decision()
     return Decision(events=(with_idempotency_key(BranchSelected(command.message_id), command.idempotency_key),))
@@ -283,30 +281,30 @@ def _select_branch(state: State, command: SelectBranch) -> Decision:
 def _start_next_reply(state: State, command: StartReply, rules: Rules) -> Decision:
     if state.session.open_reply is not None or not state.session.pending:
         return Decision()
-    waiting = state.session.pending[0]
-    if command.reply_id not in (None, waiting.reply_id):
+    pending = state.session.pending[0]
+    if command.reply_id not in (None, pending.reply_id):
         return Decision()
-    message = state.recent[waiting.message_id]
-    request = ReplyRequested(waiting.reply_id, waiting.message_id, command.parameters, waiting.attempt)
+    message = state.recent[pending.message_id]
+    request = ReplyRequested(pending.reply_id, pending.message_id, command.parameters, pending.attempt)
     return Decision(events=(plan_reply(state, message, request, rules),))
 
 
 def _record_reply_progress(state: State, command: CheckpointReply | EndReply, rules: Rules) -> Decision:
-    """A reply that has ended already stays as it ended."""
+    """Nothing is recorded for a reply that has ended already."""
     reply_id = command.event.reply_id if isinstance(command, EndReply) else command.reply_id
-    running = state.session.open_reply
-    is_open = running is not None and running.reply_id == reply_id
+    open_reply = state.session.open_reply
+    is_open = open_reply is not None and open_reply.reply_id == reply_id
     if isinstance(command, CheckpointReply):
         if not is_open:
             return Decision()
         return Decision(events=(ReplyProgressed(reply_id=reply_id, offset=command.offset, text=command.text),))
-    # What waits has no text: only the session itself ends it. A late word of an attempt that is over is not heard.
-    is_pending = any(waiting.reply_id == reply_id for waiting in state.session.pending)
+    # A queued reply has no text: only the session ends it. A late end of an earlier attempt is ignored.
+    is_pending = any(pending.reply_id == reply_id for pending in state.session.pending)
     ends_early = isinstance(command.event, ReplyCancelled | ReplyInterrupted)
     if not (is_open or (is_pending and ends_early)):
         return Decision()
     event: ReplyEnded = command.event
-    names_model = running is not None and running.names_model
+    names_model = open_reply is not None and open_reply.names_model
     if isinstance(event, ReplyCompleted | ReplyFailed) and event.model in rules.models and not names_model:
         event = replace(event, counted_as=event.model)
     return Decision(events=(event,) if command.again is None else (event, command.again))
@@ -325,3 +323,8 @@ def _change_metadata(state: State, command: ChangeMetadata) -> Decision:
         return Decision()
     recorded_settings = None if settings == state.created else settings
     return Decision(events=(MetadataChanged(metadata=metadata, title=title, settings=recorded_settings),))
+
+
+def idempotency_key_of(command: Command) -> IdempotencyKey | None:
+    idempotency_key: IdempotencyKey | None = getattr(command, "idempotency_key", None)
+    return idempotency_key

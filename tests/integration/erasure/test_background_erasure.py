@@ -79,7 +79,7 @@ async def sessions(tmp_path: Path) -> AsyncIterator[World]:
 
 @asynccontextmanager
 async def going_on(sessions: Sessions) -> AsyncIterator[ErasureJob]:
-    working = ErasureJob(sessions.ports, sessions.supervisor)
+    working = ErasureJob(sessions.ports, sessions.supervisor.ask)
     task = asyncio.create_task(working.run())
     try:
         yield working
@@ -231,7 +231,7 @@ async def test_another_nodes_erasure_is_taken_up_only_when_that_node_is_gone(ses
     sessions.supervisor = type(sessions.supervisor)(sessions.ports)
     await sessions.begin()
     sessions.ports = replace(sessions.ports, rules=replace(sessions.ports.rules, node="a"))
-    looked = ErasureJob(sessions.ports, sessions.supervisor)
+    looked = ErasureJob(sessions.ports, sessions.supervisor.ask)
     await looked._finish_all()
     assert not (await sessions.event_counts())["session_deleted"]
     nodes.restarts = False

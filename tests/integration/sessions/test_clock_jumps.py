@@ -39,7 +39,7 @@ class Machine(Sessions):
         self.ports = replace(self.ports, clock=self.deadlines)
         await self.supervisor.close()
         self.supervisor = Supervisor(self.ports)
-        self.reader = SessionQueries(self.ports, self.supervisor)
+        self.reader = SessionQueries(self.ports, self.supervisor.ask)
 
     async def made(self, session_id: str) -> None:
         await self.supervisor.ask(session_id, CreateSession(None, {}, HOUR_S, None, None), Caller())
@@ -61,7 +61,7 @@ async def test_a_wrong_clock_expires_nothing_by_timer_read_or_call(
         rounds += 1
         return machine.deadlines.is_consistent(1)
 
-    timer = ExpiryTimer(machine.ports, machine.supervisor, 1.0, may_erase)
+    timer = ExpiryTimer(machine.ports, machine.supervisor.ask, 1.0, may_erase)
     running = asyncio.create_task(timer.run())
     for name in ("idle", "read", "called"):
         await machine.made(name)

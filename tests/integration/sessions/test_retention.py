@@ -55,7 +55,7 @@ class World(Sessions):
 async def world(folder: Path, after_hours: float = AFTER_HOURS) -> AsyncIterator[World]:
     sessions = World(folder, auth=False)
     await sessions.open()
-    sessions.timer = ExpiryTimer(sessions.ports, sessions.supervisor, after_hours)
+    sessions.timer = ExpiryTimer(sessions.ports, sessions.supervisor.ask, after_hours)
     running = asyncio.create_task(sessions.timer.run())
     try:
         yield sessions

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from chatbot.sessions.actor import command_context
+from chatbot.sessions.actor import hydration
 from chatbot.sessions.domain.commands import Caller, ChangeMetadata, CreateSession
 from projections.errors import ProjectionsUnavailable
 from tests.support.sessions.sessions_harness import Sessions
@@ -31,8 +31,8 @@ async def test_a_stream_is_read_only_where_the_projections_may_not_know_its_end(
     monkeypatch.setattr(real.log, "read", counted)
     runner: Any = real.runner if position is None else SimpleNamespace(position=position)
     ports = replace(real.ports, runner=runner)
-    assert await command_context.load_state(ports, "s") == answer.state
-    assert await command_context.load_state(ports, "nobody's") is None
+    assert await hydration.load_state(ports, "s") == answer.state
+    assert await hydration.load_state(ports, "nobody's") is None
     assert read == ([] if position is None else ["s", "nobody's"])
     await real.close()
 
@@ -57,7 +57,7 @@ async def test_a_session_is_found_while_its_projections_are_replaced(tmp_path: P
     answer = await real.supervisor.ask("s", CreateSession("mina", {"a": 1}, 60, None, None), Caller(owner="mina"))
     await real.runner.wait_for(real.log.head().position)
     replaced: Any = BeingReplaced(real, says)
-    assert await command_context.load_state(replace(real.ports, runner=replaced, queries=replaced), "s") == answer.state
+    assert await hydration.load_state(replace(real.ports, runner=replaced, queries=replaced), "s") == answer.state
     await real.close()
 
 
@@ -66,5 +66,5 @@ async def test_projections_that_cannot_be_read_and_are_not_replaced_are_told_of(
     await real.open()
     refuses: Any = BeingReplaced(real, ProjectionsUnavailable("the disk refuses"))
     with pytest.raises(ProjectionsUnavailable, match="the disk refuses"):
-        await command_context.load_state(replace(real.ports, queries=refuses), "s")
+        await hydration.load_state(replace(real.ports, queries=refuses), "s")
     await real.close()

@@ -10,12 +10,12 @@ from typing import Any, cast
 import structlog
 
 from chatbot.llm.concurrency_limiter import ConcurrencyLimiter
-from chatbot.sessions.actor.generation import ReplyTiming
 from chatbot.sessions.actor.supervisor import Supervisor
-from chatbot.sessions.domain.decide import Rules
+from chatbot.sessions.domain.state import Rules
 from chatbot.sessions.feeds.channels import ChannelRegistry
 from chatbot.sessions.feeds.text_cache import TextCache
 from chatbot.sessions.ports import Limits, Ports
+from chatbot.sessions.replies.reply import ReplyTiming
 from chatbot.sessions.session_queries import SessionQueries
 from events.catalogue import Event, ReplyEnded, ReplyStarted
 from events.errors import LogUnavailable
@@ -118,7 +118,7 @@ class Sessions:
         await self.runner.wait_for(self.log.head().position)
         self.ports = self._ports()
         self.supervisor = Supervisor(self.ports)
-        self.reader = SessionQueries(self.ports, self.supervisor)
+        self.reader = SessionQueries(self.ports, self.supervisor.ask)
 
     async def close(self) -> None:
         """As the service stops, with no grace for running replies."""

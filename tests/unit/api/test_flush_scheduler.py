@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from chatbot.api.streaming.flush_scheduler import FlushScheduler
-from chatbot.sessions.replies.change_signal import Signal
+from chatbot.sessions.feeds.channels import Signal
 
 
 class Socket:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatbot.llm.provider import ChatMessage
-from chatbot.sessions.domain.state import CONTEXT_LOOK_BACK, ContextMessage, joined, select_context
+from chatbot.sessions.domain.state import CONTEXT_LOOK_BACK, ContextMessage, join_consecutive, select_context
 
 
 def chain(*contents: str) -> dict[str, ContextMessage]:
@@ -44,7 +44,7 @@ def test_joined_the_context_is_the_newest_part_in_order_and_starts_with_a_questi
     spoken = [n for n, content in enumerate(contents) if content]
     newest = spoken[-limit:]
     assert ids == newest[next((i for i, n in enumerate(newest) if n % 2 == 0), len(newest)) :]
-    roles = [message.role for message in joined(ChatMessage(said.role, said.content) for said in context)]
+    roles = [message.role for message in join_consecutive(ChatMessage(said.role, said.content) for said in context)]
     assert roles == ["user", "assistant"] * (len(roles) // 2) + ["user"] * (len(roles) % 2)
 
 
@@ -69,7 +69,7 @@ def test_what_got_no_reply_is_left_out_but_for_the_newest_question(contents: lis
 def test_joined_messages_of_one_role_have_a_blank_line_between_them() -> None:
     said = [ChatMessage(role, text) for role, text in (("system", "s"), ("user", "a"), ("user", "b\n"), ("user", "c"))]
     answered = [*said, ChatMessage("assistant", "d"), ChatMessage("user", "e")]
-    assert [(one.role, one.content) for one in joined(answered)] == [
+    assert [(one.role, one.content) for one in join_consecutive(answered)] == [
         ("system", "s"), ("user", "a\n\nb\n\n\nc"), ("assistant", "d"), ("user", "e"),
     ]  # fmt: skip
-    assert joined(()) == ()
+    assert join_consecutive(()) == ()

@@ -8,8 +8,8 @@ from msgspec.structs import replace
 
 from chatbot.sessions.domain import commands, rejections
 from chatbot.sessions.domain.commands import SERVICE, Caller, IdempotencyKey
-from chatbot.sessions.domain.decide import Decision, Rules, decide
-from chatbot.sessions.domain.state import State, evolve
+from chatbot.sessions.domain.decide import Decision, decide
+from chatbot.sessions.domain.state import Rules, State, evolve
 from events.catalogue import (
     BranchSelected,
     Event,

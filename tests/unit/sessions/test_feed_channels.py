@@ -2,8 +2,7 @@
 
 import asyncio
 
-from chatbot.sessions.feeds.channels import KEPT_MAX, KEPT_MAX_CHARS, ChannelRegistry
-from chatbot.sessions.replies.change_signal import Signal, wait_any
+from chatbot.sessions.feeds.channels import KEPT_MAX, KEPT_MAX_CHARS, ChannelRegistry, Signal, wait_any
 from events.catalogue import Event, SessionAccessed, SessionDeleted
 from events.record import RecordedEvent
 from tests.support.log.memory_log import MemoryLog

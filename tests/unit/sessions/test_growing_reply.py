@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatbot.sessions.domain.commands import SERVICE
-from chatbot.sessions.replies.change_signal import wait_any
+from chatbot.sessions.feeds.channels import wait_any
 from chatbot.sessions.replies.reply import Outcome, Reply
 from events.catalogue import Parameters
 from events.errors import LogUnavailable
