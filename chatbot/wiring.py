@@ -19,10 +19,8 @@ from msgspec.structs import asdict, replace
 
 from chatbot import __version__
 from chatbot.api.app import listen_on_socket
-from chatbot.api.request_limits import StreamLimit
 from chatbot.api.routes.node_routes import build_node_app
 from chatbot.api.services import Readiness, Services
-from chatbot.api.streaming.flush_scheduler import FlushScheduler
 from chatbot.config.settings import Settings
 from chatbot.llm.concurrency_limiter import ConcurrencyLimiter
 from chatbot.llm.health_monitor import HealthMonitor
@@ -262,8 +260,6 @@ def _make_services(
         reader=sessions.queries,
         feeds=ports.feeds,
         nodes=ports.nodes,
-        streams=StreamLimit(settings.stream.readers_max),
-        flush_scheduler=FlushScheduler(),
         metrics=infrastructure.metrics,
         readiness=Readiness(),
         health=model.health,

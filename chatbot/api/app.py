@@ -1,4 +1,4 @@
-"""The web application: routes, middleware, and the listener's life."""
+"""The web application: routes, middleware, and the start of its listeners."""
 
 import asyncio
 import logging
@@ -7,9 +7,18 @@ import socket
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage
 
-from chatbot.api.middleware import add_headers, gate
+from chatbot.api.middleware import add_headers, request_middleware
+from chatbot.api.openapi.document import build_openapi_document
 from chatbot.api.readiness import WRITE_PROBE, WriteProbe
-from chatbot.api.request_limits import BODIES, BodyBudget, StreamLimit
+from chatbot.api.request_limits import (
+    BODIES,
+    EXPORT_LIMIT,
+    EXPORTS_MAX,
+    THROTTLE,
+    VERIFICATION_LIMIT,
+    VERIFICATIONS_MAX,
+    BodyBudget,
+)
 from chatbot.api.routes import (
     audit_routes,
     branch_routes,
@@ -18,32 +27,33 @@ from chatbot.api.routes import (
     event_history_routes,
     export_routes,
     feed_routes,
-    model_routes,
     monitoring_routes,
     problem_page_routes,
     session_routes,
 )
-from chatbot.api.routes.audit_routes import THROTTLE, VERIFICATION_LIMIT, VERIFICATIONS_MAX
-from chatbot.api.routes.export_routes import EXPORT_LIMIT, EXPORTS_MAX
+from chatbot.api.server.connection_limits import StreamLimit
 from chatbot.api.server.http_server import HttpRunner
 from chatbot.api.server.shared_listener import SharedListener
 from chatbot.api.services import SERVICES, Services
+from chatbot.api.streaming.response_stream import STREAMS, StreamContext
 from chatbot.runtime.throttle import DutyCycleThrottle
 from chatbot.workers.connection_counts import FairShare
 from chatbot.workers.server_sockets import service_url, start_listening
 
-SHUTDOWN_MIN_S = 0.001  # aiohttp takes 0 for no bound at all
+SHUTDOWN_MIN_S = 0.001  # aiohttp treats 0 as no limit
 
 
 def build_app(services: Services) -> web.Application:
-    """Every route of the service. What has a lifetime of its own is started and stopped by chatbot/wiring.py."""
-    app = web.Application(middlewares=[gate], client_max_size=services.settings.server.body_max_bytes)
+    """The application with all routes. chatbot/wiring.py starts and stops the parts in `services`."""
+    app = web.Application(middlewares=[request_middleware], client_max_size=services.settings.server.body_max_bytes)
     app[SERVICES] = services
+    app[STREAMS] = StreamContext.create(services.settings, services.metrics, services.logger)
     app[WRITE_PROBE] = WriteProbe(services.log, services.log_metrics)
     app[VERIFICATION_LIMIT] = StreamLimit(VERIFICATIONS_MAX, "the chain is being walked for others already")
     app[EXPORT_LIMIT] = StreamLimit(EXPORTS_MAX, "too many exports are being made already")
     app[THROTTLE] = DutyCycleThrottle()
     app[BODIES] = BodyBudget(services.settings.server.bodies_max_bytes)
+    app[documentation_routes.DOCUMENT_BUILDER] = build_openapi_document
     app[documentation_routes.FILE_LOCK] = asyncio.Lock()
     for module in (
         session_routes,
@@ -53,7 +63,6 @@ def build_app(services: Services) -> web.Application:
         event_history_routes,
         export_routes,
         audit_routes,
-        model_routes,
         monitoring_routes,
         documentation_routes,
         problem_page_routes,
@@ -64,7 +73,7 @@ def build_app(services: Services) -> web.Application:
 
 
 def is_internal_failure(record: logging.LogRecord) -> bool:
-    """Whether a record of aiohttp's server is about us: strangers' bytes that are no HTTP are answered, not logged."""
+    """Whether aiohttp logs a fault of the service. Invalid HTTP from clients is answered, not logged."""
     kind = record.exc_info[0] if record.exc_info else None
     return kind is None or not issubclass(kind, BadHttpMessage | web.RequestPayloadError)
 
@@ -72,8 +81,9 @@ def is_internal_failure(record: logging.LogRecord) -> bool:
 async def listen(
     app: web.Application, bound: list[socket.socket], share: FairShare | None = None
 ) -> tuple[web.AppRunner, str]:
-    """Accept at sockets that are bound, with a `share` of what comes where they are shared with other workers; returns
-    the runner, to be cleaned up, and the service's URL. Raises CannotListen.
+    """Accept connections at bound sockets, with a `share` of them if other workers accept at the same sockets.
+
+    Returns the runner, to be cleaned up, and the service's URL. Raises CannotListen.
     """
     runner = await _make_runner(app)
     start_listening(bound)
@@ -83,7 +93,7 @@ async def listen(
 
 
 async def listen_on_socket(listener: socket.socket, app: web.Application) -> web.AppRunner:
-    """Start to accept from a socket that is bound already; returns the runner, to be cleaned up."""
+    """Accept connections at a bound socket; returns the runner, to be cleaned up."""
     runner = await _make_runner(app)
     await SharedListener(runner, listener, runner.connections).start()
     return runner
@@ -94,8 +104,8 @@ async def _make_runner(app: web.Application) -> HttpRunner:
     logging.getLogger("aiohttp.server").addFilter(is_internal_failure)
     runner = HttpRunner(
         app,
-        handler_cancellation=True,  # a reader that has left frees its handler at once; replies live elsewhere
-        access_log=None,  # metrics count requests; a line each would cost more than the request
+        handler_cancellation=True,  # when a client leaves its handler ends; replies run in tasks of their own
+        access_log=None,  # metrics count requests; a log line would cost more than a request
         keepalive_timeout=server.keepalive_timeout_s,
         shutdown_timeout=max(server.feeds_grace_s, SHUTDOWN_MIN_S),
     )

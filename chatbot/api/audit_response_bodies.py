@@ -1,4 +1,4 @@
-"""Answers of the audit as types: openapi.py describes these very types."""
+"""Response bodies of the audit calls as types. The OpenAPI document is made from the same types."""
 
 from msgspec import Struct
 

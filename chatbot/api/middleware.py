@@ -1,21 +1,25 @@
-"""What every request passes: its id, its key, its answer to errors, its metrics, its CORS headers.
+"""The middleware that every request passes: request id, authentication, errors as problems, metrics, response headers.
 
-Who may audit: read the whole log, every session's trail, and what proves them.
+It also checks `Host` and `Origin`, which protects the browser of a user. A browser sends requests to this service for
+any page that it shows. CORS keeps the answers from pages of other origins, but their writes would take effect; and a
+page whose own host name resolves to 127.0.0.1 (DNS rebinding) counts as a page of this service. Programs other than
+browsers send no `Origin` and an ordinary `Host`, and are not affected.
 """
 
 import hashlib
 import hmac
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 from aiohttp import web
 
-from chatbot.api.origin_check import check_host_and_origin
 from chatbot.api.problems import Problem, internal_error, problem_of, render, retry_after_s
 from chatbot.api.server.path_prefix import prefix_of
-from chatbot.api.server.response_headers import request_id_of, set_headers
 from chatbot.api.services import SERVICES, Services
+from chatbot.config.host_addresses import is_loopback
+from chatbot.config.sections.server_settings import ServerSettings
 from chatbot.sessions.domain.commands import Caller
 from events.errors import LogUnavailable
 from projections.errors import ProjectionError
@@ -27,18 +31,29 @@ CALLER: web.RequestKey[Caller] = web.RequestKey("asker", Caller)
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 PUBLIC_PATHS = frozenset({"/livez", "/readyz", "/api/health", "/docs", "/redoc", "/openapi.json", "/problems"})
 PUBLIC_PREFIXES = ("/docs/", "/redoc/", "/problems/")
+CLIENT_LEFT_STATUS = 499  # what nginx logs for a client that has left before its answer
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})  # they change nothing, and CORS hides their answers
+PROBES = frozenset({"/livez", "/readyz"})  # load balancers call them by any name; the answers tell only a state
+SHOWN_MAX_CHARS = 100  # of a header quoted in a refusal
+DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+EXPOSED = "ETag, Location, Preference-Applied, Retry-After, X-Request-ID"
+SERVER = "chatbot"  # without this header aiohttp sends its version and Python's
+PRIVATE = "private, no-cache"  # answers contain conversations: no shared cache may keep one
+
+_HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^\[\]:/@\s]+)(:[0-9]{1,5})?")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
 @web.middleware
-async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Outermost: gives the request its id, answers every error as a problem, and counts the answer."""
+async def request_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The outermost handler: assigns the request id, answers every error as a problem, and counts the answer."""
     services = request.app[SERVICES]
     request_id = request[REQUEST_ID] = request_id_of(request, services)
     started_s = time.perf_counter()
     services.metrics.in_flight.inc()
     services.readiness.open_requests += 1
-    status = 499  # the client left: nginx's word for it
-    # Not its context manager: a reader that waits for hours would hold that.
+    status = CLIENT_LEFT_STATUS  # until there is an answer
+    # Not as a context manager, which would stay in memory for each reader that waits for hours.
     bound = structlog.contextvars.bind_contextvars(request_id=request_id)
     try:
         response = await _handle(request, handler, services)
@@ -53,12 +68,12 @@ async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Just before the headers leave: streams have theirs sent long before a middleware could add any."""
+    """Signal handler, called before headers are sent: a stream's are sent long before its handler returns."""
     if not request.content.is_eof():
-        # The body is not read to its end: the bytes that follow would have to be thrown away before the next request.
+        # The rest of the body would have to be read and discarded before the next request of this connection.
         response.force_close()
         response.headers["Connection"] = "close"  # aiohttp has made its own headers already
-    if "X-Request-ID" not in response.headers:  # the HTTP server's own refusals have theirs
+    if "X-Request-ID" not in response.headers:  # the HTTP server sets them on its own refusals
         set_headers(response, request.app[SERVICES], request.get(REQUEST_ID, ""), request.headers.get("Origin"))
 
 
@@ -77,7 +92,7 @@ async def _handle(request: web.Request, handler: Handler, services: Services) ->
         elif isinstance(error, LogUnavailable | ProjectionError):
             services.logger.warning("request.unavailable", reason=str(error), route=_route_template(request))
         retry_s = retry_after_s(problem, services.health, services.limiter)
-        response = render(problem, request, prefix_of(request), retry_s)
+        response = render(problem, request, prefix_of(request, services.settings.server), retry_s)
         if problem.status == 405:
             response.headers["Allow"] = ", ".join(problem.extra.get("allow", ()))
         if problem.status == 401:
@@ -86,7 +101,7 @@ async def _handle(request: web.Request, handler: Handler, services: Services) ->
 
 
 def _authenticate(request: web.Request, services: Services) -> Caller:
-    """Who asks, by the key in Authorization: Bearer (or X-API-Key). Raises Problem 401."""
+    """The caller, by the key in Authorization: Bearer or X-API-Key. Raises Problem 401."""
     keys = services.settings.auth.keys
     request_id = request[REQUEST_ID]
     if not keys:
@@ -102,7 +117,7 @@ def _authenticate(request: web.Request, services: Services) -> Caller:
 
 
 def _owner_of(secret: str, keys: Mapping[str, str]) -> str | None:
-    """Every key is compared, each in constant time, so that timing tells nothing about them."""
+    """The owner of a key. Compares with every key in constant time, so that timing reveals nothing about them."""
     given = hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
     found: str | None = None
     for name, known in keys.items():
@@ -121,13 +136,13 @@ def _preflight(request: web.Request) -> web.Response:
 
 
 def _route_template(request: web.Request) -> str:
-    """The route's template: a bounded label, unlike the path."""
+    """The route's path template: unlike the path, a label with a bounded number of values."""
     resource = request.match_info.route.resource
     return resource.canonical if resource is not None else "unmatched"
 
 
 def is_auditor(request: web.Request) -> bool:
-    """Whoever has a key that the settings name; everyone where no keys are configured, as with all else."""
+    """Whether the caller may read the whole log: its key is listed in auth.auditors, or no keys are configured."""
     auth = request.app[SERVICES].settings.auth
     return not auth.keys or request[CALLER].owner in auth.auditors
 
@@ -136,3 +151,104 @@ def require_auditor(request: web.Request) -> None:
     """Raises Problem 403."""
     if not is_auditor(request):
         raise Problem(403, "forbidden", "Forbidden", "only an auditor's key may do this; auth.auditors names them")
+
+
+def check_host_and_origin(request: web.Request, server: ServerSettings) -> None:
+    """Raises Problem 403 for a Host that is not a name of this service, and for a write by a page of another origin."""
+    _check_host(request, server)
+    if request.method not in SAFE_METHODS:
+        _check_origin(request, server)
+
+
+def _check_host(request: web.Request, server: ServerSettings) -> None:
+    """If other machines can connect, Host is checked only if names are configured: no others are known here. With API
+    keys DNS rebinding gains nothing there, since no browser adds a key by itself.
+    """
+    host = request.headers.get("Host")
+    if host is None or "*" in server.hosts or request.path in PROBES:
+        return  # every browser sends a Host
+    if not server.hosts and not is_loopback(server.host):
+        return
+    found = _HOST.fullmatch(host)
+    name = found["name"].lower().removesuffix(".") if found else ""
+    is_configured = any(name == known.lower() for known in server.hosts)
+    if not (is_loopback(name) or is_configured or name.strip("[]") == _own_address(request)):
+        raise Problem(
+            403,
+            "host-not-allowed",
+            "Host not allowed",
+            f"the request's Host is {_quoted(host)}, which is not a name of this service; server.hosts"
+            " (CHATBOT_SERVER_HOSTS) lists the names under which it may be called",
+        )
+
+
+def _own_address(request: web.Request) -> str | None:
+    """The local address of the connection. Probes in a cluster use it as Host; it involves no DNS."""
+    address = request.get_extra_info("sockname")
+    return str(address[0]).removeprefix("::ffff:") if isinstance(address, tuple) else None
+
+
+def _check_origin(request: web.Request, server: ServerSettings) -> None:
+    origin, site = request.headers.get("Origin"), request.headers.get("Sec-Fetch-Site")
+    if "*" in server.cors_origins or origin in server.cors_origins:
+        return
+    if site == "same-origin":  # set by the browser, not by the page; correct also behind a proxy that changes Host
+        return
+    if origin is None:
+        is_foreign = site in ("cross-site", "same-site")
+    else:
+        is_foreign = site == "cross-site" or not _is_same_host(origin, request.headers.get("Host", ""))
+    if is_foreign:
+        seen = f"Sec-Fetch-Site is {site}" if origin is None else f"Origin is {_quoted(origin)}"
+        raise Problem(
+            403,
+            "origin-not-allowed",
+            "Origin not allowed",
+            f"the request's {seen}: pages of other origins may not change anything here; server.cors_origins"
+            " (CORS_ORIGINS) lists the origins that may, and a proxy in front has to pass the Host header on",
+        )
+
+
+def _is_same_host(origin: str, host: str) -> bool:
+    """Whether a page of `origin` was loaded from `host`. Ignores the scheme: a proxy in front may terminate TLS."""
+    scheme, _, authority = origin.lower().partition("://")
+    port = DEFAULT_PORTS.get(scheme, "")
+    return bool(authority) and authority.removesuffix(port) == host.lower().removesuffix(port)
+
+
+def _quoted(value: str) -> str:
+    """A header's value as shown in a refusal, shortened."""
+    return repr(value if len(value) <= SHOWN_MAX_CHARS else value[:SHOWN_MAX_CHARS] + "…")
+
+
+def request_id_of(request: web.BaseRequest, services: Services) -> str:
+    """The client's X-Request-ID if it is valid, else a new id."""
+    given = request.headers.get("X-Request-ID", "")
+    return given if _REQUEST_ID.fullmatch(given) else services.new_token()
+
+
+def set_headers(response: web.StreamResponse, services: Services, request_id: str, origin: str | None) -> None:
+    """Set the headers of every answer. `origin` is the request's Origin header, None if it had none."""
+    headers = response.headers
+    headers["X-Request-ID"] = request_id
+    headers["Server"] = SERVER
+    headers["X-Content-Type-Options"] = "nosniff"
+    headers.setdefault("Cache-Control", PRIVATE)
+    if services.readiness.retiring:
+        response.force_close()
+        headers["Connection"] = "close"  # aiohttp has made its own headers already
+    _allow_origin(response, services.settings.server.cors_origins, origin)
+
+
+def _allow_origin(response: web.StreamResponse, allowed: tuple[str, ...], origin: str | None) -> None:
+    if origin is None or not allowed:
+        return
+    if "*" in allowed:
+        response.headers["Access-Control-Allow-Origin"] = "*"
+    else:
+        varies = response.headers.get("Vary")
+        response.headers["Vary"] = f"{varies}, Origin" if varies else "Origin"
+        if origin not in allowed:
+            return
+        response.headers["Access-Control-Allow-Origin"] = origin
+    response.headers["Access-Control-Expose-Headers"] = EXPOSED

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem details. One table says which status each error gets."""
+"""Errors as problem details (RFC 9457). One table maps each error to its HTTP status, type and title."""
 
 from math import ceil
 from typing import Any
@@ -6,7 +6,6 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from chatbot.api.request_bodies import RequestFault
 from chatbot.llm.concurrency_limiter import ConcurrencyLimiter
 from chatbot.llm.health_monitor import HealthMonitor
 from chatbot.llm.provider import LlmError, LlmOverloaded, without_server_words
@@ -14,11 +13,17 @@ from chatbot.sessions.domain import rejections
 from events.errors import LogStopped, LogUnavailable, NodesOutdated, OutcomeUnknown, UnknownEvent
 from projections.errors import ProjectionError
 
-RETRY_AFTER_S = 1  # where nothing is known of the wait
+DETAIL_MAX_CHARS, PATH_MAX_CHARS = 400, 200  # of a refusal: it quotes what was sent, which may be a megabyte
+RETRY_AFTER_S = 1  # if nothing is known about the wait
 RETRY_AFTER_MAX_S = 600  # a guess from a queue; some servers ask for days
-MODEL_KINDS = ("overloaded", "too-many-pending", "llm-unavailable", "llm-overloaded")  # waits for the model server
+MODEL_KINDS = (
+    "overloaded",
+    "too-many-pending",
+    "llm-unavailable",
+    "llm-overloaded",
+)  # the model server decides how long
 
-# Status, type and title of each error; the first class of an error's ancestry that is listed counts.
+# Status, type and title of each error; the first class in the error's MRO that is listed counts.
 STATUSES: dict[type[Exception], tuple[int, str, str]] = {
     rejections.SessionDeleted: (404, "session-deleted", "Session deleted"),
     rejections.SessionExpired: (404, "session-expired", "Session expired"),
@@ -46,7 +51,7 @@ STATUSES: dict[type[Exception], tuple[int, str, str]] = {
     ProjectionError: (503, "projections-unavailable", "Cannot read just now"),
 }
 
-# What clients are told where the error itself names files of this machine; the log has those.
+# Details for clients where the error's own message names files of this machine, which only the log shows.
 DETAILS: dict[type[Exception], str] = {
     OutcomeUnknown: "the database went away before it could tell whether this was recorded; look before you try again,"
     " or try again with the same Idempotency-Key",
@@ -58,7 +63,7 @@ DETAILS: dict[type[Exception], str] = {
     ProjectionError: "the projections cannot be read just now; try again in a moment",
 }
 
-# Where in the request's body the fault is, for errors that a single field causes.
+# The path of the fault in the request's body, for errors that a single field causes.
 PATHS: dict[type[Exception], str] = {
     rejections.ParentUnanswered: "$.parent_id",
     rejections.UnknownModel: "$.model",
@@ -91,8 +96,34 @@ class Problem(Exception):
         self.extra = extra
 
 
+class RequestFault(Exception):
+    """The request is invalid. `path` points at the fault, such as $.message; None: the body as a whole."""
+
+    def __init__(
+        self, detail: str, path: str | None = None, *, status: int = 422, kind: str = "invalid", title: str = "Invalid"
+    ) -> None:
+        super().__init__(detail)
+        self.detail = shorten_middle(detail, DETAIL_MAX_CHARS)
+        self.path = path and shorten_middle(path, PATH_MAX_CHARS)
+        self.status = status
+        self.kind = kind
+        self.title = title
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.path}: {self.detail}" if self.path else self.detail
+
+
+def shorten_middle(text: str, max_chars: int) -> str:
+    """`text`, without its middle if it is longer than `max_chars`: its ends say most."""
+    if len(text) <= max_chars:
+        return text
+    half = (max_chars - 5) // 2
+    return f"{text[:half]} ... {text[-half:]}"
+
+
 def problem_of(error: Exception) -> Problem | None:
-    """The problem that a known error is; None for one that nobody foresaw."""
+    """The problem for a known error; None for an unexpected one."""
     if isinstance(error, Problem):
         return error
     if isinstance(error, RequestFault):
@@ -118,16 +149,16 @@ def problem_of(error: Exception) -> Problem | None:
 
 
 def internal_error() -> Problem:
-    """What a stranger sees of a fault of ours; the log has the rest under the request's id."""
+    """The problem for an unexpected error. It reveals nothing; the log has the error under the request's id."""
     return Problem(500, "internal-error", "Internal error", "internal error; the logs have it under this request id")
 
 
 def retry_after_s(problem: Problem, health: HealthMonitor, limiter: ConcurrencyLimiter) -> int:
-    """Seconds after which to try again: what the model server asks for, or what its queue is expected to take."""
+    """Seconds after which to retry: what the model server asks for, or the expected wait in its queue."""
     if problem.kind not in MODEL_KINDS:
         return RETRY_AFTER_S
     wait_s = max(health.server_wait_s, limiter.expected_wait_s)
-    if problem.kind == "too-many-pending":  # of one session: its own replies come first
+    if problem.kind == "too-many-pending":  # the limit of one session: its own replies come first
         wait_s = max(wait_s, limiter.mean_s)
     return min(max(RETRY_AFTER_S, ceil(wait_s)), RETRY_AFTER_MAX_S)
 
@@ -135,8 +166,8 @@ def retry_after_s(problem: Problem, health: HealthMonitor, limiter: ConcurrencyL
 def render(
     problem: Problem, request: web.BaseRequest | None, prefix: str = "", retry_s: int = RETRY_AFTER_S
 ) -> web.Response:
-    """The answer, with Retry-After (`retry_s`, seconds) where trying again makes sense. `prefix` is the path before the
-    service's own. `request` is None where none was read."""
+    """The response, with Retry-After (`retry_s`, seconds) if a retry makes sense. `prefix` is the path prefix of a
+    proxy. `request` is None if none was read."""
     instance = {} if request is None else {"instance": request.path}
     body = {
         "type": f"{prefix}/problems/{problem.kind}",

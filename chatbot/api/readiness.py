@@ -1,4 +1,4 @@
-"""Whether requests should be sent here: /readyz, and what of it /api/health tells."""
+"""Readiness: whether requests should be sent to this process, for /readyz and /api/health."""
 
 import asyncio
 import time
@@ -11,7 +11,7 @@ from chatbot.observability.observers import LogMetrics
 from events.errors import LogError, LogUnavailable
 from events.log import EventLog
 
-DATABASE_TIMEOUT_S = 2.0  # a database that answers later is as good as gone to whoever asks
+DATABASE_TIMEOUT_S = 2.0  # a database that answers later counts as unavailable
 PROBE_S = 1.0  # between two probes of a log that has refused an append
 
 READY = "ready"
@@ -28,7 +28,7 @@ NOT_READY_REASONS = {
 
 
 class WriteProbe:
-    """Whether the log takes appends: as the last one went and, after a refusal, as a probe of the store goes."""
+    """Whether the log accepts appends: by the last append and, after a refusal, by a probe of the store."""
 
     def __init__(self, log: EventLog, log_metrics: LogMetrics, timer: Callable[[], float] = time.monotonic) -> None:
         self._log = log
@@ -37,7 +37,7 @@ class WriteProbe:
         self._probed_s = float("-inf")
 
     async def is_writable(self) -> bool:
-        """Without a probe the service could not recover where nobody sends it requests while it is not ready."""
+        """Probes the store after a refusal: a service that is not ready may get no requests that show its recovery."""
         if not self._log_metrics.writable and self._timer() - self._probed_s >= PROBE_S:
             self._probed_s = self._timer()
             try:
@@ -53,7 +53,7 @@ WRITE_PROBE: web.AppKey[WriteProbe] = web.AppKey("recording", WriteProbe)
 
 
 async def readiness_state(services: Services, write_probe: WriteProbe) -> str:
-    """`ready`, or one of REASONS, the one that lasts longest first."""
+    """READY, or a key of NOT_READY_REASONS: the one that lasts longest."""
     state = services.readiness.state
     if services.log.damage is not None:
         return "damaged"
@@ -69,7 +69,7 @@ async def readiness_state(services: Services, write_probe: WriteProbe) -> str:
 
 
 async def can_read(services: Services) -> bool:
-    """Whether the log answers, and nothing keeps the projections from following it."""
+    """Whether the log can be read, and the projections can follow it."""
     if services.runner.trouble is not None and services.runner.lag:
         return False
     return await log_answers(services)

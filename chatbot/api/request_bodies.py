@@ -1,4 +1,4 @@
-"""Requests as types: what each body and query may hold, read with bounds, refused with the path of the fault."""
+"""Request bodies and queries: their types, read within limits, validated, and refused with the path of the fault."""
 
 import asyncio
 import codecs
@@ -10,13 +10,15 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 import msgspec
 from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec.structs import asdict
 
+from chatbot.api.problems import DETAIL_MAX_CHARS, RequestFault, shorten_middle
 from chatbot.api.request_limits import BODIES
 from chatbot.config.settings import Settings
+from events.catalogue import Parameters
 
-DEPTH_MAX = 32  # levels of nesting in metadata: more helps nobody and costs every reader a stack
+DEPTH_MAX = 32  # levels of nesting in metadata: validation and readers recurse
 STOPS_MAX = 8
-DETAIL_MAX_CHARS, PATH_MAX_CHARS = 400, 200  # of a refusal: it quotes what was sent, which may be a megabyte
 Body = TypeVar("Body")
 MessageId = Annotated[str, Meta(max_length=64)]
 
@@ -30,7 +32,7 @@ Model = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
 class ParametersBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """How a session's replies are sampled where a request does not say; null removes a parameter."""
+    """A session's defaults of the sampling parameters; null removes one."""
 
     max_new_tokens: MaxNewTokens | UnsetType | None = UNSET
     temperature: Temperature | UnsetType | None = UNSET
@@ -58,7 +60,7 @@ class ChangeSessionBody(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ReplyBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    """How a reply is to be written, and what to do while another one is."""
+    """Sampling parameters of one reply, and what to do if another reply is running."""
 
     max_new_tokens: MaxNewTokens | None = None
     temperature: Temperature | None = None
@@ -94,32 +96,6 @@ class CancelBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
     reply_id: MessageId | None = None
 
 
-class RequestFault(Exception):
-    """The request is not what it should be. `path` points at the fault, as in $.message; None: the body as a whole."""
-
-    def __init__(
-        self, detail: str, path: str | None = None, *, status: int = 422, kind: str = "invalid", title: str = "Invalid"
-    ) -> None:
-        super().__init__(detail)
-        self.detail = shorten_middle(detail, DETAIL_MAX_CHARS)
-        self.path = path and shorten_middle(path, PATH_MAX_CHARS)
-        self.status = status
-        self.kind = kind
-        self.title = title
-
-    @property
-    def sentence(self) -> str:
-        return f"{self.path}: {self.detail}" if self.path else self.detail
-
-
-def shorten_middle(text: str, max_chars: int) -> str:
-    """`text`, without its middle where it is longer: its ends tell the most."""
-    if len(text) <= max_chars:
-        return text
-    half = (max_chars - 5) // 2
-    return f"{text[:half]} ... {text[-half:]}"
-
-
 _decoders: dict[type, msgspec.json.Decoder[Any]] = {
     body: msgspec.json.Decoder(body)
     for body in (CreateSessionBody, ChangeSessionBody, ChatBody, RegenerateBody, BranchBody, ForkBody, CancelBody)
@@ -130,14 +106,15 @@ _FIELD = re.compile(r"field `(?P<name>[^`]*)`")
 
 
 async def read_body(request: web.Request, kind: type[Body], timeout_s: float, *, optional: bool = False) -> Body:
-    """The request's body as `kind`; an empty one counts as {} where it is `optional`.
+    """The request's body as `kind`; if it is `optional`, an empty one counts as {}.
 
-    Raises BodyFault, HTTPRequestEntityTooLarge beyond the configured size, Overloaded while others send too much.
+    Raises RequestFault, HTTPRequestEntityTooLarge beyond the configured size, Overloaded if the bodies that are
+    arriving exceed their budget together.
     """
     if (request.content_length or 0) > request.client_max_size:  # known before a byte of it is read
         raise web.HTTPRequestEntityTooLarge(request.client_max_size, request.content_length or 0)
     try:
-        if request.content.is_eof():  # as nearly always: then there is nothing to wait for
+        if request.content.is_eof():  # the usual case: nothing to wait for
             raw = await request.read()
         else:
             size = request.client_max_size if request.content_length is None else request.content_length
@@ -160,7 +137,7 @@ async def read_body(request: web.Request, kind: type[Body], timeout_s: float, *,
 
 
 def decode_body(raw: bytes, kind: type[Body]) -> Body:
-    """Raises BodyFault: 400 for what is not JSON, 422 for JSON of another shape."""
+    """Raises RequestFault: 400 for invalid JSON, 422 for JSON of another shape."""
     try:
         body: Body = _decoders[kind].decode(raw)
     except msgspec.ValidationError as error:
@@ -175,7 +152,7 @@ def decode_body(raw: bytes, kind: type[Body]) -> Body:
 
 
 def _has_lone_surrogate(raw: bytes) -> bool:
-    """Half of a UTF-16 pair, as software that cuts texts at bytes sends it. The decoder only says "truncated"."""
+    """Whether `raw` has half of a UTF-16 pair, from software that cuts texts. To the decoder it is just truncated."""
     try:
         json.dumps(json.loads(raw), ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -191,7 +168,7 @@ def _invalid(message: str, kind: type) -> RequestFault:
     what = found["what"] if found else message
     path = (found["path"] if found else None) or "$"
     field = _FIELD.search(what)
-    if field and what.startswith("Object"):  # unknown or missing: point at the field, not at what should hold it
+    if field and what.startswith("Object"):  # unknown or missing: point at the field, not at its object
         holder, path = path, f"{path}.{field['name']}"
         if "unknown" in what:
             what += f"; known are {', '.join(sorted(_fields_at(kind, holder)))}"
@@ -207,7 +184,7 @@ def _fields_at(kind: Any, path: str) -> tuple[str, ...]:
 
 
 def check_text(text: str, path: str, max_chars: int, *, blank: bool = False) -> None:
-    """Raises BodyFault for a text that is too long, blank where it must not be, or cannot be stored."""
+    """Raises RequestFault for a text that is too long, blank (unless `blank`), or has NUL characters."""
     if len(text) > max_chars:
         raise RequestFault(f"has {len(text)} characters; at most {max_chars} are allowed", path)
     if not blank and not text.strip():
@@ -217,7 +194,7 @@ def check_text(text: str, path: str, max_chars: int, *, blank: bool = False) -> 
 
 
 def check_metadata(metadata: dict[str, Any], settings: Settings) -> None:
-    """Raises BodyFault for metadata that is too large, too deep, or holds NUL characters."""
+    """Raises RequestFault for metadata that is too large, too deep, or has NUL characters."""
     limits = settings.sessions
     if len(metadata) > limits.metadata_keys_max:
         raise RequestFault(f"has {len(metadata)} keys; at most {limits.metadata_keys_max} are allowed", "$.metadata")
@@ -242,7 +219,7 @@ def _check_value(value: object, path: str, depth: int) -> None:
 
 
 def canonical_id(text: str) -> str | None:
-    """`text` as a UUID is written in the log; None when it is none."""
+    """The UUID `text` as the log writes UUIDs; None if it is not a UUID."""
     if _canonical_id.fullmatch(text):
         return text
     if len(text) != 36:
@@ -254,7 +231,7 @@ def canonical_id(text: str) -> str | None:
 
 
 def query_int(request: web.Request, name: str, default: int, lowest: int, highest: int) -> int:
-    """A whole number of the query string. Raises BodyFault outside of its bounds."""
+    """A whole number of the query string. Raises RequestFault if it is not within `lowest` and `highest`."""
     text = request.query.get(name)
     if text is None:
         return default
@@ -264,8 +241,9 @@ def query_int(request: web.Request, name: str, default: int, lowest: int, highes
 
 
 def check_query(request: web.Request, allowed: frozenset[str], prefix: str | None = None) -> None:
-    """Raises BodyFault for a parameter that this call does not know, rather than ignore a misspelt filter, and for one
-    that comes twice, rather than ignore one of the two.
+    """Refuse unknown parameters, rather than ignore a misspelt filter, and repeated ones, rather than ignore one.
+
+    Raises RequestFault.
     """
     for name in request.query:
         if len(request.query.getall(name)) > 1:
@@ -273,3 +251,54 @@ def check_query(request: web.Request, allowed: frozenset[str], prefix: str | Non
         if name not in allowed and not (prefix and name.startswith(prefix)):
             known = sorted(allowed) + ([f"{prefix}<key>"] if prefix else [])
             raise RequestFault(f"unknown parameter; known are {', '.join(known)}", f"query.{name[:64]}")
+
+
+def check_chat(body: ChatBody, settings: Settings) -> None:
+    """Check what the type cannot express. Raises RequestFault."""
+    if canonical_id(body.session_id) is None:
+        raise RequestFault("is not a UUID", "$.session_id")
+    check_text(body.message, "$.message", settings.chat.message_max_chars)
+    check_tokens(body.max_new_tokens, "$.max_new_tokens", settings)
+
+
+def check_tokens(max_new_tokens: int | UnsetType | None, path: str, settings: Settings) -> None:
+    """Raises RequestFault for more tokens than the ceiling of one reply."""
+    ceiling = settings.chat.max_tokens_ceiling
+    if isinstance(max_new_tokens, int) and max_new_tokens > ceiling:
+        raise RequestFault(f"expected `int` <= {ceiling}", path)
+
+
+def check_settings(body: CreateSessionBody | ChangeSessionBody, settings: Settings) -> None:
+    """Raises RequestFault for a system prompt or parameters beyond the limits."""
+    if isinstance(body.system_prompt, str):
+        check_text(body.system_prompt, "$.system_prompt", settings.chat.system_prompt_max_chars, blank=True)
+    if isinstance(body.parameters, ParametersBody):
+        check_tokens(body.parameters.max_new_tokens, "$.parameters.max_new_tokens", settings)
+
+
+def parameters_of(body: ReplyBody) -> Parameters:
+    """The sampling parameters that the request gives."""
+    return Parameters(
+        max_new_tokens=body.max_new_tokens,
+        temperature=body.temperature,
+        do_sample=body.do_sample,
+        top_p=body.top_p,
+        stop=tuple(body.stop or ()),
+        seed=body.seed,
+        model=body.model,
+    )
+
+
+def parameter_changes(body: CreateSessionBody | ChangeSessionBody) -> dict[str, Any]:
+    """The session's parameters, by name, that the request sets or removes (None)."""
+    changes: dict[str, Any] = {}
+    if body.parameters is None:
+        changes = dict.fromkeys(ParametersBody.__struct_fields__)
+    elif isinstance(body.parameters, ParametersBody):
+        named = asdict(body.parameters)
+        changes = {name: value for name, value in named.items() if value is not UNSET}
+    if isinstance(changes.get("stop"), list):
+        changes["stop"] = tuple(changes["stop"])
+    if body.model is not UNSET:
+        changes["model"] = body.model
+    return changes

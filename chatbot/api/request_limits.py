@@ -1,43 +1,37 @@
-"""How many streams may be open at once.
-
-How much memory request bodies may take together while they arrive.
-"""
+"""Limits of requests: sizes of answers, how many expensive requests run at once, memory of bodies that are arriving."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Self
 
 from aiohttp import web
 
+from chatbot.api.server.connection_limits import StreamLimit
+from chatbot.runtime.throttle import DutyCycleThrottle
 from chatbot.sessions.domain.rejections import Overloaded
 
+IF_MATCH_TAGS_MAX = 32  # in If-Match: more versions of one session than a client has at hand
 
-class StreamLimit:
-    """Counts the streams of replies and the feeds of sessions together: each holds a socket and a task."""
+LIST_MAX = 1000  # sessions or messages in one answer
+LIST_MAX_BYTES = 1_048_576  # of sessions in one answer: a thousand with much metadata would be sixteen times as much
+DESCRIBED_MAX = 50  # sessions whose metadata is read at once
+FILTERS_MAX = 8  # metadata filters of a list of sessions
 
-    def __init__(self, readers_max: int, refusal: str = "too many streams are open") -> None:
-        self._readers_max = readers_max
-        self._refusal = refusal
-        self._open = 0
+TRAIL_DEFAULT, TRAIL_MAX = 100, 1000  # events of a session in one answer
+LOG_DEFAULT, LOG_MAX = 1000, 10_000  # events of the log in one answer
+AFTER_MAX = 10**18 - 1  # no more digits than SQLite counts
 
-    def acquire(self) -> Self:
-        """Room for one more, to be entered at once. Raises Overloaded when there is none."""
-        if self._open >= self._readers_max:
-            raise Overloaded(self._refusal)
-        return self
+EXPORTS_MAX = 64  # at once: each holds the outline of every message in memory
+VERIFICATIONS_MAX = 2  # at once: they share the small part of the time that THROTTLE leaves to expensive requests
+BODY_UNCOUNTED_BYTES = 65_536  # a body of this size fits in the connection's own buffer
 
-    def __enter__(self) -> None:
-        self._open += 1
-
-    def __exit__(self, *_: object) -> None:
-        self._open -= 1
-
-
-SMALL_BYTES = 65_536  # a body of this size is in the connection's own buffer before anybody reads it
+EXPORT_LIMIT: web.AppKey[StreamLimit] = web.AppKey("exports", StreamLimit)
+VERIFICATION_LIMIT: web.AppKey[StreamLimit] = web.AppKey("verifications", StreamLimit)
+# Shared by verifications, event histories and exports, so that together they leave most of the time to chat.
+THROTTLE: web.AppKey[DutyCycleThrottle] = web.AppKey("throttle", DutyCycleThrottle)
 
 
 class BodyBudget:
-    """Counts the bytes of all bodies that are being read, as their headers announce them."""
+    """Bounds the memory of all request bodies that are arriving, by the sizes in their headers."""
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
@@ -45,11 +39,11 @@ class BodyBudget:
 
     @contextmanager
     def reserve(self, size: int) -> Iterator[None]:
-        """Room for a body of `size` bytes until the end of the block. A small one needs none, and the only one has it.
+        """Reserve `size` bytes until the end of the block. A small body needs none; a single large one always fits.
 
-        Raises Overloaded when others have taken too much.
+        Raises Overloaded if other bodies have reserved too much.
         """
-        if size <= SMALL_BYTES:
+        if size <= BODY_UNCOUNTED_BYTES:
             size = 0
         if size and self.reserved_bytes and self.reserved_bytes + size > self._bytes_max:
             raise Overloaded("too many large request bodies are arriving")

@@ -1,4 +1,4 @@
-"""Answers as types: what each call returns. openapi.py describes these very types."""
+"""Response bodies as types. The OpenAPI document is made from the same types."""
 
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from projections.folds.session import NEVER_US
 
 
 class ParametersView(Struct, frozen=True, omit_defaults=True):
-    """Those that the session has; the service's defaults stand for the others."""
+    """The parameters that the session sets; the service's defaults apply to the others."""
 
     max_new_tokens: int | None = None
     temperature: float | None = None
@@ -127,6 +127,19 @@ class HealthView(Struct, frozen=True):
     version: str
     provider: str
     detail: str | None = None
+
+
+class LivenessView(Struct, frozen=True):
+    status: Literal["alive"]
+
+
+class ReadinessView(Struct, frozen=True, omit_defaults=True):
+    """`reason` says why it is not ready."""
+
+    status: Literal[
+        "ready", "starting", "rebuilding", "failed", "outdated", "damaged", "unreadable", "unwritable", "draining"
+    ]
+    reason: str | None = None
 
 
 class ModelView(Struct, frozen=True):

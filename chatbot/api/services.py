@@ -1,4 +1,4 @@
-"""What the handlers work with, put together by chatbot/wiring.py."""
+"""The parts of the service that handlers use, composed by chatbot/wiring.py."""
 
 from collections.abc import Callable
 
@@ -6,8 +6,6 @@ import structlog
 from aiohttp import web
 from msgspec import Struct
 
-from chatbot.api.request_limits import StreamLimit
-from chatbot.api.streaming.flush_scheduler import FlushScheduler
 from chatbot.config.settings import Settings
 from chatbot.llm.concurrency_limiter import ConcurrencyLimiter
 from chatbot.llm.health_monitor import HealthMonitor
@@ -28,10 +26,9 @@ from projections.sqlite.queries import ProjectionQueries
 
 
 class Readiness(Struct):
-    """Where the service is in its life: starting, ready or draining; readiness.py adds what else can be in the way.
+    """The service's stage: starting, ready or draining; readiness.py adds other reasons not to be ready.
 
-    `retiring`: another process serves on at the same port, so that clients are to connect again. `answering`: requests
-    that are being answered.
+    `retiring`: another process takes over the port, so clients are to reconnect. `open_requests`: being answered now.
     """
 
     state: str = "starting"
@@ -40,8 +37,10 @@ class Readiness(Struct):
 
 
 class Services(Struct, frozen=True):
-    """`new_id` makes message and session ids (random UUIDs), `new_token` request ids;
-    `clock` gives unix microseconds; `scrape` is there where this process is one of several workers."""
+    """`new_id` makes message and session ids (random UUIDs), `new_token` request ids. `clock`: Unix microseconds.
+
+    `log_writer` and `metrics_aggregator` are None if the process writes logs synchronously, or is the only worker.
+    """
 
     settings: Settings
     log: EventLog
@@ -53,8 +52,6 @@ class Services(Struct, frozen=True):
     reader: SessionQueries
     feeds: ChannelRegistry
     nodes: Cluster
-    streams: StreamLimit
-    flush_scheduler: FlushScheduler
     metrics: Metrics
     readiness: Readiness
     health: HealthMonitor

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from aiohttp import web
 from blockbuster import blockbuster_ctx
 
 import chatbot
@@ -44,10 +45,11 @@ def environment(folder: Path, model_url: str, **settings: str) -> dict[str, str]
 
 
 class Running:
-    """A service in this process: its parts, and a client of its real socket."""
+    """A service in this process: its parts, its application, and a client of its real socket."""
 
-    def __init__(self, services: Services, client: httpx.AsyncClient) -> None:
+    def __init__(self, services: Services, app: web.Application, client: httpx.AsyncClient) -> None:
         self.services = services
+        self.app = app
         self.client = client
 
     async def session(self, **body: Any) -> str:
@@ -91,12 +93,13 @@ async def started(folder: Path, model_url: str, **settings: str) -> AsyncIterato
     server = configuration.settings.server
     async with AsyncExitStack() as stack:
         services = await compose(configuration.settings, stack)
-        listener, url = await listen(build_app(services), bind(server.host, server.port))
+        app = build_app(services)
+        listener, url = await listen(app, bind(server.host, server.port))
         stack.push_async_callback(listener.cleanup)
         await start_up(services, url)
         await services.health.refresh()
         client = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=30))
-        yield Running(services, client)
+        yield Running(services, app, client)
 
 
 class Program:

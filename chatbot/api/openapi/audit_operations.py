@@ -2,7 +2,7 @@
 
 from chatbot.api.audit_response_bodies import LogHeadView, TrailView, WalkView
 from chatbot.api.openapi.schemas import NDJSON, Operation, QueryParameter, ResponseSpec
-from chatbot.api.routes.event_history_routes import AFTER_MAX, LOG_DEFAULT, LOG_MAX, TRAIL_DEFAULT, TRAIL_MAX
+from chatbot.api.request_limits import AFTER_MAX, LOG_DEFAULT, LOG_MAX, TRAIL_DEFAULT, TRAIL_MAX
 from chatbot.audit.conversation_rendering import ExportedConversation
 from chatbot.audit.event_view import EventView
 

@@ -23,9 +23,9 @@ from chatbot.api.openapi.schemas import (
 )
 from chatbot.api.problem_types import PROBLEM_TYPES
 from chatbot.api.problems import RETRY_AFTER_S
-from chatbot.api.request_headers import IF_MATCH_TAGS_MAX
+from chatbot.api.request_limits import IF_MATCH_TAGS_MAX
 from chatbot.api.streaming import frames
-from chatbot.api.streaming.cursors import PATTERN
+from chatbot.api.streaming.frames import CURSOR_PATTERN
 from chatbot.config.settings import Settings
 
 PROBLEM = "application/problem+json"
@@ -92,7 +92,7 @@ _PARAMETERS: dict[str, Schema] = {
         "in": "header",
         "description": "The id of the last frame that was read, as browsers send it: it goes before `after`. In a POST "
         "it counts only with an Idempotency-Key.",
-        "schema": {"type": "string", "pattern": f"^({PATTERN})?$"},
+        "schema": {"type": "string", "pattern": f"^({CURSOR_PATTERN})?$"},
         "example": "4:0",
     },
     "Prefer": {

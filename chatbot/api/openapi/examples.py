@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from chatbot.api.openapi import audit_examples
-from chatbot.api.openapi.schemas import FaultView, Kind, LivenessView, ProblemView, ReadinessView
+from chatbot.api.openapi.schemas import FaultView, Kind, ProblemView
 from chatbot.api.problems import CAUSES, STATUSES
 from chatbot.api.request_bodies import (
     BranchBody,
@@ -22,17 +22,20 @@ from chatbot.api.response_bodies import (
     ChatView,
     ErasureView,
     HealthView,
+    LivenessView,
     MessageList,
     MessageView,
     ModelsView,
     ModelView,
     ParametersView,
+    ReadinessView,
     SessionList,
     SessionView,
     UsageRow,
     UsageView,
 )
 from chatbot.api.streaming import frames
+from chatbot.api.streaming.response_stream import DONE, encode_frame
 from chatbot.sessions.domain.rejections import SessionNotFound
 from events.catalogue import Usage
 
@@ -190,7 +193,7 @@ EXAMPLES: dict[Kind, dict[str, Any]] = {
 def transcript() -> str:
     """A reply as it is streamed, byte for byte."""
     sent = [(_frames["start"], 3, 0), (_frames["chunk"], 3, len(ANSWERED)), (_frames["complete"], 4, 0)]
-    pieces = [*(frames.encode(*one) for one in sent), frames.DONE]
+    pieces = [*(encode_frame(*one) for one in sent), DONE]
     return b"".join(pieces).decode()
 
 
@@ -198,7 +201,7 @@ def feed_transcript() -> str:
     """A session's feed that was taken up after its creation, and left."""
     feed = _feed_frames
     sent = [(feed["message"], 2, 0), (feed["start"], 3, 0), (feed["chunk"], 3, len(ANSWERED)), (feed["complete"], 4, 0)]
-    pieces = [frames.encode(*one, retry_ms=None if number else 1000) for number, one in enumerate(sent)]
+    pieces = [encode_frame(*one, retry_ms=None if number else 1000) for number, one in enumerate(sent)]
     return b"".join(pieces).decode()
 
 

@@ -1,7 +1,7 @@
 """Every call of the service, in one table: openapi.py makes the document from it, and a test holds it to the routes."""
 
 from chatbot.api.openapi.audit_operations import AUDIT, EXPORT
-from chatbot.api.openapi.schemas import HTML, SSE, LivenessView, Operation, QueryParameter, ReadinessView, ResponseSpec
+from chatbot.api.openapi.schemas import HTML, SSE, Operation, QueryParameter, ResponseSpec
 from chatbot.api.request_bodies import (
     BranchBody,
     CancelBody,
@@ -11,6 +11,7 @@ from chatbot.api.request_bodies import (
     ForkBody,
     RegenerateBody,
 )
+from chatbot.api.request_limits import FILTERS_MAX, LIST_MAX
 from chatbot.api.response_bodies import (
     AcceptedView,
     BranchView,
@@ -18,15 +19,16 @@ from chatbot.api.response_bodies import (
     ChatView,
     ErasureView,
     HealthView,
+    LivenessView,
     MessageList,
     ModelsView,
+    ReadinessView,
     SessionList,
     SessionView,
     UsageView,
 )
-from chatbot.api.routes.session_routes import FILTERS_MAX, LIST_MAX
 from chatbot.api.streaming import frames
-from chatbot.api.streaming.cursors import PATTERN
+from chatbot.api.streaming.frames import CURSOR_PATTERN
 from events.storage.append_batch import VERSION_MAX
 
 DOCS_FILES, REDOC_FILES = ("text/css", "text/javascript", "image/png"), ("text/javascript", "image/svg+xml")
@@ -107,7 +109,7 @@ _paging = (
 _after = QueryParameter(
     "after",
     "The `id` of the last frame that was read, or the `cursor` or the `version` of the messages.",
-    {"type": "string", "pattern": f"^{PATTERN}$"},
+    {"type": "string", "pattern": f"^{CURSOR_PATTERN}$"},
     example="4:0",
 )
 _usage = (

@@ -1,15 +1,15 @@
-"""JSON schemas of what goes in and out: made from the code's own types, with the limits that the settings set.
+"""JSON schemas of the types of requests and answers, with the limits of the settings.
 
-How a call of the service is written down, for the API's document.
+Also the types that describe an operation of the API.
 """
 
 from types import UnionType
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from chatbot.api.streaming.cursors import PATTERN
+from chatbot.api.streaming.frames import CURSOR_PATTERN
 from chatbot.config.settings import Settings
 
 Schema = dict[str, Any]
@@ -23,7 +23,7 @@ FORMATS = {
     "timestamp": "date-time",
 }
 
-CURSOR = {"pattern": f"^{PATTERN}$"}
+CURSOR = {"pattern": f"^{CURSOR_PATTERN}$"}
 ON_BUSY = {
     "description": "While a reply is running: queue waits for it, reject answers 409, interrupt cancels it."
     " Absent: queue."
@@ -55,19 +55,6 @@ class ProblemView(Struct, frozen=True, omit_defaults=True):
     message_id: str = ""
     user_message_id: str = ""
     version: int = 0
-
-
-class LivenessView(Struct, frozen=True):
-    status: Literal["alive"]
-
-
-class ReadinessView(Struct, frozen=True, omit_defaults=True):
-    """`reason` says why it is not ready."""
-
-    status: Literal[
-        "ready", "starting", "rebuilding", "failed", "outdated", "damaged", "unreadable", "unwritable", "draining"
-    ]
-    reason: str | None = None
 
 
 def make_schemas(kinds: set[Kind], settings: Settings) -> tuple[dict[Kind, Schema], dict[str, Schema]]:

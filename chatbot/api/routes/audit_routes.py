@@ -1,4 +1,4 @@
-"""What proves the log over HTTP: its head, and walks along its chain."""
+"""Integrity of the log over HTTP: its head, and verification of the hash chain."""
 
 from typing import cast
 
@@ -7,22 +7,17 @@ from aiohttp import web
 from chatbot.api.audit_response_bodies import ChainFault, LogHeadView, WalkView
 from chatbot.api.middleware import require_auditor
 from chatbot.api.request_bodies import check_query, query_int
-from chatbot.api.request_limits import StreamLimit
+from chatbot.api.request_limits import THROTTLE, VERIFICATION_LIMIT
 from chatbot.api.responses import json_response
 from chatbot.api.server.connection_limits import cancel_when_client_leaves
 from chatbot.api.services import SERVICES
-from chatbot.runtime.throttle import DutyCycleThrottle, ThrottledLog
+from chatbot.runtime.throttle import ThrottledLog
 from events.integrity.chain_verifier import ChainVerifier, verify
 from events.integrity.hash_chain import GENESIS
 from events.integrity.log_identity import log_identity
 from events.log import EventLog
 from events.record import Head
 
-VERIFICATIONS_MAX = 2  # at once: they share the little time that LEISURE gives to big work
-VERIFICATION_LIMIT: web.AppKey[StreamLimit] = web.AppKey("walks", StreamLimit)
-THROTTLE: web.AppKey[DutyCycleThrottle] = web.AppKey(
-    "leisure", DutyCycleThrottle
-)  # of walks, trails and exports together
 routes = web.RouteTableDef()
 
 
@@ -36,7 +31,7 @@ async def head(request: web.Request) -> web.Response:
 
 @routes.get("/api/audit/verify", allow_head=False)
 async def verify_span(request: web.Request) -> web.Response:
-    """Leaving ends the walk: the handler is cancelled between two of its pages."""
+    """When the client leaves, the handler is cancelled between two pages of the log."""
     require_auditor(request)
     check_query(request, frozenset({"from", "to"}))
     cancel_when_client_leaves(request)
@@ -50,13 +45,13 @@ async def verify_span(request: web.Request) -> web.Response:
 
 
 async def _verify_span(log: ThrottledLog, start: int, end: int, newest: Head) -> WalkView:
-    """The digest stored at `start` is trusted. Where the walk reaches the head, the head in memory must agree."""
+    """Trusts the digest stored at `start`. At the end of the log the head in memory must agree."""
     trusted = None
     if start:
         here = await log.rows(after=start - 1, limit=1)
         trusted = Head(start, here[0].digest if here else GENESIS)
     anchored = ChainVerifier(newest if end == newest.position else None, trusted)
-    walk, fault = await verify(cast(EventLog, log), anchored, log.passed, until=end)  # it asks for rows alone
+    walk, fault = await verify(cast(EventLog, log), anchored, log.passed, until=end)  # it calls only `rows`
     return WalkView(
         holds=fault is None,
         start=start,

@@ -1,13 +1,12 @@
-"""Branches: select the one to go on with, or take its history into a new session."""
+"""Branches: select one, or fork its history into a new session."""
 
 from aiohttp import web
 
 from chatbot.api.middleware import CALLER
 from chatbot.api.request_bodies import BranchBody, ForkBody, read_body
-from chatbot.api.request_headers import if_match, read_idempotency_key, session_id_for_key
+from chatbot.api.request_headers import if_match, read_idempotency_key, session_id_for_key, session_id_of
 from chatbot.api.response_bodies import BranchView
-from chatbot.api.responses import etag, json_response, session_id_of
-from chatbot.api.routes.session_routes import created_response
+from chatbot.api.responses import created_response, etag, json_response
 from chatbot.api.services import SERVICES
 from chatbot.sessions.domain.commands import Fork, SelectBranch
 from chatbot.sessions.domain.rejections import Draining

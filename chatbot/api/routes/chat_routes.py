@@ -1,21 +1,33 @@
-"""Chat: a message in, a reply out, whole or as a stream of frames."""
+"""Chat: post a message and get its reply, complete or as a stream of frames."""
 
 from aiohttp import web
 from msgspec import Struct
 
 from chatbot.api.middleware import CALLER
 from chatbot.api.problems import CAUSE_UNKNOWN, CAUSES, Problem
-from chatbot.api.reply_parameters import check_chat, check_tokens, parameters_of
-from chatbot.api.request_bodies import ChatBody, RegenerateBody, canonical_id, read_body
-from chatbot.api.request_headers import if_match, prefers_async, read_idempotency_key
+from chatbot.api.request_bodies import (
+    ChatBody,
+    RegenerateBody,
+    canonical_id,
+    check_chat,
+    check_tokens,
+    parameters_of,
+    read_body,
+)
+from chatbot.api.request_headers import (
+    Cursor,
+    if_match,
+    last_event_id,
+    prefers_async,
+    read_idempotency_key,
+    session_id_of,
+)
 from chatbot.api.response_bodies import AcceptedView, chat_view
-from chatbot.api.responses import json_response, session_id_of
+from chatbot.api.responses import json_response
 from chatbot.api.server.path_prefix import prefix_of
 from chatbot.api.services import SERVICES
-from chatbot.api.streaming.cursors import Cursor, last_event_id
-from chatbot.api.streaming.reply_writer import ReplyWriter
-from chatbot.api.streaming.response_stream import stream_response
-from chatbot.api.streaming.terminal_frames import outcome_detail
+from chatbot.api.streaming.reply_writer import ReplyWriter, outcome_detail
+from chatbot.api.streaming.response_stream import STREAMS, stream_response
 from chatbot.sessions.domain.commands import PostMessage, Regenerate
 from chatbot.sessions.domain.rejections import Draining
 from chatbot.sessions.feeds.reader_cursor import ReaderCursor
@@ -26,7 +38,7 @@ routes = web.RouteTableDef()
 
 
 class RequestedReply(Struct, frozen=True):
-    """A reply that was asked for. `version` is that of the event that records the request."""
+    """A reply that was requested. `version` is that of the event that records the request."""
 
     session_id: str
     reply: Reply
@@ -44,8 +56,8 @@ async def chat(request: web.Request) -> web.Response:
 async def chat_stream(request: web.Request) -> web.StreamResponse:
     if prefers_async(request):
         return _accepted_response(request, await _post_message(request, stream=True))
-    services, after = request.app[SERVICES], _resume_cursor(request)
-    with services.streams.acquire():
+    after = _resume_cursor(request)
+    with request.app[STREAMS].limit.acquire():
         return await _streamed_response(request, await _post_message(request, stream=True), after)
 
 
@@ -56,8 +68,8 @@ async def regenerate(request: web.Request) -> web.StreamResponse:
         return _accepted_response(request, await _request_regeneration(request, stream=True))
     if "text/event-stream" not in request.headers.get("Accept", ""):
         return await _complete_response(await _request_regeneration(request, stream=False))
-    services, after = request.app[SERVICES], _resume_cursor(request)
-    with services.streams.acquire():
+    after = _resume_cursor(request)
+    with request.app[STREAMS].limit.acquire():
         return await _streamed_response(request, await _request_regeneration(request, stream=True), after)
 
 
@@ -74,7 +86,7 @@ async def _complete_response(requested: RequestedReply) -> web.Response:
 
 
 def _accepted_response(request: web.Request, requested: RequestedReply) -> web.Response:
-    """Where to follow the reply. The same for every repetition of the request, whatever has become of the reply."""
+    """202 with the cursor to follow the reply from. The same for each repetition of the request."""
     cursor = str(requested.version)
     view = AcceptedView(
         session_id=requested.session_id,
@@ -83,12 +95,16 @@ def _accepted_response(request: web.Request, requested: RequestedReply) -> web.R
         version=requested.version,
         cursor=cursor,
     )
-    feed = f"{prefix_of(request)}/api/sessions/{requested.session_id}/stream?after={cursor}"
+    prefix = prefix_of(request, request.app[SERVICES].settings.server)
+    feed = f"{prefix}/api/sessions/{requested.session_id}/stream?after={cursor}"
     return json_response(view, status=202, headers={"Location": feed, "Preference-Applied": "respond-async"})
 
 
 def _resume_cursor(request: web.Request) -> Cursor | None:
-    """The last frame that the client has of this very reply: only a repeated request has any. Raises BodyFault."""
+    """The cursor of the last frame that the client has of this reply: only a repeated request has one.
+
+    Raises RequestFault.
+    """
     cursor = last_event_id(request)
     return cursor if "Idempotency-Key" in request.headers else None
 
@@ -96,18 +112,20 @@ def _resume_cursor(request: web.Request) -> Cursor | None:
 async def _streamed_response(
     request: web.Request, requested: RequestedReply, after: Cursor | None
 ) -> web.StreamResponse:
-    """A reader that leaves does not stop the reply, and the history will have all of it."""
-    services, place = request.app[SERVICES], None
+    """A reader that leaves does not stop the reply, and the history will have its whole text."""
+    services, cursor = request.app[SERVICES], None
     if after is not None:
         offset = after.offset
         if offset is None:
             offset = await recorded_offset(services.log, requested.session_id, after.version)
-        place = ReaderCursor(after.version, offset)
-    return await stream_response(request, ReplyWriter(services, requested.session_id, requested.reply, place).write)
+        cursor = ReaderCursor(after.version, offset)
+    running_reply = services.supervisor.running_reply
+    writer = ReplyWriter(request.app[STREAMS], requested.session_id, requested.reply, running_reply, cursor)
+    return await stream_response(request, writer.write)
 
 
 async def _post_message(request: web.Request, *, stream: bool) -> RequestedReply:
-    """Have the message recorded. Raises what read_body, check_chat and the session raise."""
+    """Record the message. Raises what read_body, check_chat and the session raise."""
     services = request.app[SERVICES]
     body = await read_body(request, ChatBody, services.settings.server.body_timeout_s)
     check_chat(body, services.settings)
@@ -127,7 +145,7 @@ async def _post_message(request: web.Request, *, stream: bool) -> RequestedReply
 
 
 async def _request_regeneration(request: web.Request, *, stream: bool) -> RequestedReply:
-    """Have another reply to a message asked for. Raises what read_body and the session raise."""
+    """Request another reply to a message. Raises what read_body and the session raise."""
     services = request.app[SERVICES]
     timeout_s = services.settings.server.body_timeout_s
     body = await read_body(request, RegenerateBody, timeout_s, optional=True)
@@ -150,5 +168,5 @@ async def _send_command(request: web.Request, session_id: str, command: PostMess
         raise Draining("the service is shutting down")
     answer = await supervisor.ask(session_id, command, request[CALLER], if_versions=if_match(request))
     if answer.reply is None:
-        raise RuntimeError("what asks for a reply always gets one")
+        raise RuntimeError("a command that requests a reply was answered without one")
     return RequestedReply(session_id, answer.reply, answer.request_version or answer.reply.posted_version)

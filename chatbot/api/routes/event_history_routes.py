@@ -1,4 +1,4 @@
-"""Trails: the events of one session, or of all, as they were recorded. To read them is no access, appends nothing."""
+"""Event histories (trails): the events of one session or of the whole log. Reading them is not an access."""
 
 import re
 from collections.abc import AsyncIterator, Callable
@@ -7,26 +7,23 @@ import msgspec
 from aiohttp import web
 
 from chatbot.api.middleware import CALLER, is_auditor, require_auditor
-from chatbot.api.request_bodies import RequestFault, check_query, query_int
-from chatbot.api.responses import session_id_of
-from chatbot.api.routes.audit_routes import THROTTLE
-from chatbot.api.routes.feed_routes import ask_to_reconnect
+from chatbot.api.problems import RequestFault
+from chatbot.api.request_bodies import check_query, query_int
+from chatbot.api.request_headers import session_id_of
+from chatbot.api.request_limits import AFTER_MAX, LOG_DEFAULT, LOG_MAX, THROTTLE, TRAIL_DEFAULT, TRAIL_MAX
 from chatbot.api.services import SERVICES, Services
 from chatbot.api.streaming.document_stream import send_document
 from chatbot.api.streaming.log_feed_writer import LogFeedWriter
-from chatbot.api.streaming.response_stream import stream_response
+from chatbot.api.streaming.response_stream import STREAMS, ask_to_reconnect, stream_response
 from chatbot.audit.event_view import encode_row, encode_row_for_client, read_log_rows, read_session_rows
 from chatbot.runtime.throttle import DutyCycleThrottle, ThrottledLog
 from chatbot.sessions.domain.rejections import Overloaded
 from events.record import StoredRow
 
-TRAIL_DEFAULT, TRAIL_MAX = 100, 1000  # events of a session in one answer
-LOG_DEFAULT, LOG_MAX = 1000, 10_000  # events of the log in one answer
-AFTER_MAX = 10**18 - 1  # no more digits than SQLite counts
 NDJSON = "application/x-ndjson"
 HEADERS = {
     "Cache-Control": "private, no-cache, no-transform",
-    "X-Accel-Buffering": "no",  # a proxy that gathers the whole answer would hold it in memory
+    "X-Accel-Buffering": "no",  # a buffering proxy would hold the whole answer in memory
     "Vary": "Accept",
 }
 Pages = AsyncIterator[list[StoredRow]]
@@ -66,7 +63,7 @@ async def log_history(request: web.Request) -> web.StreamResponse:
         pages = read_log_rows(ThrottledLog(services.log, throttle), after, limit)
         return await send_document(request, _encode_lines(pages, throttle, encode_row), _headers(NDJSON))
     try:
-        with services.streams.acquire():
+        with request.app[STREAMS].limit.acquire():
             writer = LogFeedWriter(services, after, request.app[THROTTLE])
             return await stream_response(request, writer.write)
     except Overloaded as error:
@@ -74,9 +71,9 @@ async def log_history(request: web.Request) -> web.StreamResponse:
 
 
 def _position(request: web.Request, services: Services) -> int:
-    """The position to go on after: of Last-Event-ID, which wins, or of ?after, or 0. Raises BodyFault.
+    """The position to continue after: in Last-Event-ID, else in ?after, else 0. Raises RequestFault.
 
-    Beyond the end of the log it names an event that this log has lost, or never had: whoever audits must hear of that.
+    A position beyond the end of the log is refused: the log has lost events, or is another one.
     """
     path, text = "header.Last-Event-ID", request.headers.get("Last-Event-ID", "")
     if not text:
@@ -99,7 +96,7 @@ async def _encode_lines(pages: Pages, throttle: DutyCycleThrottle, encode: Encod
 async def _encode_document(
     session_id: str, version: int, pages: Pages, throttle: DutyCycleThrottle, encode: Encode
 ) -> AsyncIterator[bytes]:
-    """As TrailView, piece by piece."""
+    """A TrailView, in pieces."""
     lead, last = b'{"session_id":%b,"events":[' % msgspec.json.encode(session_id), version
     async for page in pages:
         with throttle.measure():

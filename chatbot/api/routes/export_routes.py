@@ -1,4 +1,4 @@
-"""A conversation to take away, as it stands or as it stood. Reading it so is no access and appends nothing."""
+"""Export of a conversation, as it is or as of a point in time. It is not an access and appends nothing."""
 
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -7,11 +7,11 @@ import msgspec
 from aiohttp import web
 
 from chatbot.api.middleware import CALLER
-from chatbot.api.request_bodies import RequestFault, check_query
-from chatbot.api.request_limits import StreamLimit
-from chatbot.api.responses import session_id_of
-from chatbot.api.routes.audit_routes import THROTTLE
-from chatbot.api.server.connection_limits import BoundedProtocol
+from chatbot.api.problems import RequestFault
+from chatbot.api.request_bodies import check_query
+from chatbot.api.request_headers import session_id_of
+from chatbot.api.request_limits import EXPORT_LIMIT, THROTTLE
+from chatbot.api.server.connection_limits import count_held_bytes
 from chatbot.api.services import SERVICES
 from chatbot.api.streaming.document_stream import json_document, send_document
 from chatbot.audit.conversation import Conversation, MessageAsOf
@@ -28,8 +28,6 @@ from chatbot.runtime.throttle import DutyCycleThrottle
 from chatbot.runtime.timestamps import INVALID_POINT_IN_TIME, PointInTime, parse_point_in_time
 from chatbot.sessions.domain.rejections import SessionNotFound
 
-EXPORTS_MAX = 64  # at once: each holds what is known of every message, without its text
-EXPORT_LIMIT: web.AppKey[StreamLimit] = web.AppKey("exports", StreamLimit)
 FORMATS = {"json": ("json", "application/json"), "markdown": ("md", "text/markdown; charset=utf-8")}
 PLUS_HINT = " (in an address, write the + of a zone as %2B)"
 
@@ -45,21 +43,20 @@ async def export(request: web.Request) -> web.StreamResponse:
     all_branches = _choice(request, "branch", ("selected", "all")) == "all"
     if all_branches and form == "markdown":
         raise RequestFault("Markdown shows one branch: ask for all with format=json", "query.branch")
-    moment = _moment(request)
+    point_in_time = _point_in_time(request)
     session = await services.reader.peek(session_id_of(request), request[CALLER])
     throttle = request.app[THROTTLE]
     with request.app[EXPORT_LIMIT].acquire():
-        outlined = await read_outline(services.log, session.session_id, moment, throttle)
+        outlined = await read_outline(services.log, session.session_id, point_in_time, throttle)
         if outlined is None:  # it did not exist yet
             raise SessionNotFound(session.session_id)
         conversation = outlined.conversation
-        if isinstance(request.protocol, BoundedProtocol):
-            request.protocol.count_held_bytes(len(conversation.messages) * MESSAGE_BYTES)
+        count_held_bytes(request, len(conversation.messages) * MESSAGE_BYTES)
         selected = select_messages(conversation, all_branches=all_branches)
         pages = partial(read_texts, services.log, outlined, selected, throttle)
         if form == "json":
-            whole = msgspec.json.encode(build_document(conversation, all_branches=all_branches, encoded=[]))
-            pieces = json_document(whole, "messages", _encode_pages(pages(), throttle))
+            template = msgspec.json.encode(build_document(conversation, all_branches=all_branches, encoded=[]))
+            pieces = json_document(template, "messages", _encode_pages(pages(), throttle))
         else:
             pieces = _render_markdown(conversation, len(selected), pages, throttle)
         extension, content_type = FORMATS[form]
@@ -77,7 +74,7 @@ async def _encode_pages(pages: Pages, throttle: DutyCycleThrottle) -> AsyncItera
 async def _render_markdown(
     conversation: Conversation, messages: int, pages: Callable[[], Pages], throttle: DutyCycleThrottle
 ) -> AsyncIterator[bytes]:
-    """The texts are read twice: what marks the headings depends on them all."""
+    """Reads the texts twice: the marker of headings depends on all of them."""
     mark_finder, prompt = MarkFinder(), conversation.system_prompt or ""
     mark_finder.add(prompt)
     async for page in pages():
@@ -104,19 +101,20 @@ async def _any_contains(pages: Pages, mark: str) -> bool:
     return False
 
 
-def _moment(request: web.Request) -> PointInTime:
+def _point_in_time(request: web.Request) -> PointInTime:
     text = request.query.get("as_of")
     if text is None:
         return PointInTime()
     try:
         return parse_point_in_time(text)
     except ValueError as error:
-        says = str(error)
-        raise RequestFault(says + PLUS_HINT if says == INVALID_POINT_IN_TIME else says, "query.as_of") from error
+        reason = str(error)
+        hint = PLUS_HINT if reason == INVALID_POINT_IN_TIME else ""
+        raise RequestFault(reason + hint, "query.as_of") from error
 
 
 def _choice(request: web.Request, name: str, allowed: tuple[str, str]) -> str:
-    """One of two words; the first where none is given. Raises BodyFault."""
+    """One of two words; the first without the parameter. Raises RequestFault."""
     given = request.query.get(name, allowed[0])
     if given not in allowed:
         raise RequestFault(f"must be {' or '.join(allowed)}", f"query.{name}")

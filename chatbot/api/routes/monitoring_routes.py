@@ -1,4 +1,4 @@
-"""For operators: health, readiness, metrics, usage."""
+"""Monitoring: health, readiness, metrics, usage, and the models to choose from."""
 
 import asyncio
 import re
@@ -7,16 +7,16 @@ from typing import Literal
 
 from aiohttp import web
 
+from chatbot.api.metrics_snapshot import collect_metrics, refresh_gauges
 from chatbot.api.middleware import CALLER, is_auditor
-from chatbot.api.openapi.schemas import ReadinessView
+from chatbot.api.problems import RequestFault
 from chatbot.api.readiness import NOT_READY_REASONS, READY, WRITE_PROBE, can_read, log_answers, readiness_state
-from chatbot.api.request_bodies import RequestFault, check_query
-from chatbot.api.response_bodies import HealthView, UsageRow, UsageView
+from chatbot.api.request_bodies import check_query
+from chatbot.api.response_bodies import HealthView, ModelsView, ModelView, ReadinessView, UsageRow, UsageView
 from chatbot.api.responses import json_response, piecewise_body
-from chatbot.api.services import SERVICES, Services
-from chatbot.observability.metric_families import MetricFamily, families_of
+from chatbot.api.services import SERVICES
+from chatbot.llm.provider import Provider
 from chatbot.runtime.timestamps import timestamp
-from projections.errors import ProjectionError
 
 routes = web.RouteTableDef()
 
@@ -26,11 +26,9 @@ async def health(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
     connected = await log_answers(services)
     model = services.health.newest
-    working: Literal["healthy", "degraded"] = "degraded"
     unknown = services.runner.unknown_event
-    is_writable = unknown is None and await can_read(services) and await request.app[WRITE_PROBE].is_writable()
-    if model.available and is_writable:
-        working = "healthy"
+    can_serve = unknown is None and await can_read(services) and await request.app[WRITE_PROBE].is_writable()
+    working: Literal["healthy", "degraded"] = "healthy" if model.available and can_serve else "degraded"
     view = HealthView(
         status=working if connected else "unhealthy",
         timestamp=timestamp(services.clock()),
@@ -44,7 +42,7 @@ async def health(request: web.Request) -> web.Response:
 
 
 def _model_fault(request: web.Request) -> str | None:
-    """What was asked of the model server and why it failed: for the operator, as it names a host of theirs."""
+    """Why the last health check of the model server failed. For auditors only, because it names a host."""
     model = request.app[SERVICES].health.newest
     return model.detail if not model.available and is_auditor(request) else None
 
@@ -68,29 +66,10 @@ async def metrics(request: web.Request) -> web.Response:
     if services.metrics_aggregator is not None:
         body, content_type = await services.metrics_aggregator.merged(await collect_metrics(services), accept)
     else:
-        await _refresh_gauges(services)
-        # In a thread: the process's own figures are read from files, and the text of many series takes a while.
+        await refresh_gauges(services)
+        # In a thread: the process's own figures are read from files, and rendering many series takes long.
         body, content_type = await asyncio.to_thread(services.metrics.render, accept)
     return web.Response(body=piecewise_body(body), headers={"Content-Type": content_type})
-
-
-async def collect_metrics(services: Services) -> tuple[MetricFamily, ...]:
-    """What this process has to say, for one that answers for all workers."""
-    await _refresh_gauges(services)
-    return await asyncio.to_thread(families_of, services.metrics.registry)
-
-
-async def _refresh_gauges(services: Services) -> None:
-    """Set what is not counted as it happens."""
-    services.metrics.sessions(await _session_counts(services))
-    services.metrics.projection_lag(services.runner.lag, await _lag_s(services))
-    services.metrics.outdated(is_outdated=services.runner.unknown_event is not None)
-    pending = services.log.erasure_pending or services.erasures.pending or services.log_metrics.incomplete_erasures
-    services.metrics.erasure_pending(pending=bool(pending))
-    if services.log_writer is not None:
-        services.metrics.log_lines_dropped(services.log_writer.dropped)
-    gate = services.limiter
-    services.metrics.model(available=services.health.newest.available, running=gate.running, waiting=gate.waiting)
 
 
 @routes.get("/api/usage")
@@ -117,22 +96,6 @@ async def usage(request: web.Request) -> web.Response:
     return json_response(UsageView(by, rows))  # type: ignore[arg-type]  # one of the three words above
 
 
-async def _session_counts(services: Services) -> dict[str, int]:
-    """Sessions by status; none while the projections cannot be read: the other metrics matter most then."""
-    try:
-        return await services.queries.counts()
-    except ProjectionError:
-        return {}
-
-
-async def _lag_s(services: Services) -> float:
-    """How long the oldest event that is not folded has been in the log."""
-    if services.runner.lag == 0:
-        return 0.0
-    waiting = await services.log.rows(after=services.runner.position, limit=1)  # undecoded: it may be a newer program's
-    return max(0.0, (services.clock() - waiting[0].recorded_at_us) / 1e6) if waiting else 0.0
-
-
 def _query_day(request: web.Request, name: str, default: str) -> str:
     text = request.query.get(name)
     if text is None:
@@ -143,3 +106,18 @@ def _query_day(request: web.Request, name: str, default: str) -> str:
         return date.fromisoformat(text).isoformat()
     except ValueError:
         raise RequestFault("names a day that no calendar has", f"query.{name}") from None
+
+
+@routes.get("/api/models")
+async def models(request: web.Request) -> web.Response:
+    """As of the last health check, so that this call does not reach the model server."""
+    check_query(request, frozenset())
+    return json_response(models_view(request.app[SERVICES].provider))
+
+
+def models_view(provider: Provider) -> ModelsView:
+    """Empty if nothing is known about the model server yet."""
+    default = provider.model
+    names = sorted(provider.models - {default})
+    listed = [ModelView(name, default=name == default) for name in ([default] if default else []) + names]
+    return ModelsView(listed, complete=provider.lists_models)

@@ -1,4 +1,4 @@
-"""What other nodes may ask of this one, on a listener of its own: does it live, what does a reply say, to cancel it."""
+"""The API for other nodes, on a listener of its own: liveness, the text of a running reply, cancellation, metrics."""
 
 import asyncio
 import os
@@ -8,11 +8,12 @@ from collections.abc import Awaitable, Callable
 import msgspec
 from aiohttp import web
 
+from chatbot.api.metrics_snapshot import collect_metrics
+from chatbot.api.middleware import SERVER
 from chatbot.api.responses import piecewise_body
-from chatbot.api.routes.monitoring_routes import collect_metrics
-from chatbot.api.server.response_headers import SERVER
 from chatbot.api.services import SERVICES, Services
-from chatbot.api.streaming.response_stream import ResponseStream, stream_response
+from chatbot.api.streaming.flush_scheduler import FlushScheduler, News, Progress
+from chatbot.api.streaming.response_stream import STREAMS, ResponseStream, StreamContext, stream_response
 from chatbot.nodes.node_authentication import CLIENT_NONCE_MAX_CHARS, Challenger, Request
 from chatbot.nodes.node_client import Alive, RemoteCancelBody
 from chatbot.observability.metric_families import encode
@@ -23,24 +24,25 @@ from events.errors import LogError
 from projections.errors import ProjectionError
 
 HEADERS = {"Content-Type": "application/x-ndjson; charset=utf-8"}
-PINGS_PER_TIMEOUT = 3  # in the time that another node waits for a word of a silent reply
-LINE_MAX_CHARS = 65_536  # of a reply's text: a line that has no end is refused where it is read
-BODY_MAX_BYTES = 16_384  # a cause, who asks, and a key
-BODY_TIMEOUT_S = 5.0  # it is read before it is known who sends it
-DIGITS_MAX = 18  # of a place in a text
+PINGS_PER_TIMEOUT = 3  # within the time after which another node gives up a silent reply
+LINE_MAX_CHARS = 65_536  # of a reply's text: the other node limits the length of lines that it reads
+BODY_MAX_BYTES = 16_384  # a cause, the caller, and a key
+BODY_TIMEOUT_S = 5.0  # it is read before its sender is authenticated
+DIGITS_MAX = 18  # of an offset in a text
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 CHALLENGER: web.AppKey[Challenger] = web.AppKey("challenger", Challenger)
-PUBLIC_PATHS = frozenset({"/alive", "/challenge"})  # paths that ask for no proof
+PUBLIC_PATHS = frozenset({"/alive", "/challenge"})  # paths without authentication
 
 routes = web.RouteTableDef()
 _cancel_body = msgspec.json.Decoder(RemoteCancelBody)
 
 
 def build_node_app(services: Services, secret: str) -> web.Application:
-    """The routes for other nodes, which know `secret`."""
+    """The application for other nodes, which authenticate with `secret`."""
     app = web.Application(middlewares=[_require_proof], client_max_size=BODY_MAX_BYTES)
     app[SERVICES] = services
+    app[STREAMS] = StreamContext.create(services.settings, services.metrics, services.logger)
     app[CHALLENGER] = Challenger(secret, services.nodes.name or "", time.monotonic, os.urandom)
     app.add_routes(routes)
     app.on_response_prepare.append(_hide_version)
@@ -49,7 +51,7 @@ def build_node_app(services: Services, secret: str) -> web.Application:
 
 @web.middleware
 async def _require_proof(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """That this process lives is no secret; all else is."""
+    """Authenticate the other node, except for liveness and challenges."""
     if request.path not in PUBLIC_PATHS:
         try:
             async with asyncio.timeout(BODY_TIMEOUT_S):
@@ -85,21 +87,20 @@ async def challenge(request: web.Request) -> web.Response:
 
 @routes.get("/replies/{session_id}/{reply_id}")
 async def text(request: web.Request) -> web.StreamResponse:
-    """A running reply's text after a code point, a JSON string a line, until its end is recorded."""
-    services, reply = request.app[SERVICES], _reply(request)
+    """A running reply's text after a number of code points, one JSON string per line, until its end is recorded."""
+    services, reply = request.app[SERVICES], _find_reply(request)
     after = request.query.get("after", "0")
     if reply is None or not after.isdecimal() or len(after) > DIGITS_MAX:
         return web.Response(status=404)
     ping_s = services.settings.nodes.suspect_s / PINGS_PER_TIMEOUT
-    return await stream_response(
-        request, _ReplyTextWriter(services, reply, int(after)).write, headers=HEADERS, ping_s=ping_s
-    )
+    writer = _ReplyTextWriter(request.app[STREAMS].flush_scheduler, reply, int(after))
+    return await stream_response(request, writer.write, headers=HEADERS, ping_s=ping_s)
 
 
 @routes.post("/replies/{session_id}/{reply_id}/cancel")
 async def cancel(request: web.Request) -> web.Response:
-    """204 once the reply's end is recorded and its model stopped; 404 where it is not written here; else 503."""
-    services, reply = request.app[SERVICES], _reply(request)
+    """204 once the reply's end is recorded and its model request stopped; 404 if it is not written here; else 503."""
+    services, reply = request.app[SERVICES], _find_reply(request)
     try:
         body = _cancel_body.decode(await request.read())
     except msgspec.DecodeError:
@@ -107,9 +108,7 @@ async def cancel(request: web.Request) -> web.Response:
     if reply is None:
         return web.Response(status=404)
     command = CancelReply(body.cause, body.idempotency_key, reply.reply_id)
-    caller = Caller(
-        body.owner, body.request_id, is_service=True
-    )  # whose session it is, the other node has made sure of
+    caller = Caller(body.owner, body.request_id, is_service=True)  # the other node has checked the session's owner
     try:
         answer = await services.supervisor.ask(request.match_info["session_id"], command, caller)
     except (Rejection, ActorFailed, LogError, ProjectionError) as error:
@@ -124,17 +123,17 @@ async def metrics(request: web.Request) -> web.Response:
     return web.Response(body=body, content_type="application/msgpack")
 
 
-def _reply(request: web.Request) -> Reply | None:
-    """The reply, if it runs or waits in this process."""
+def _find_reply(request: web.Request) -> Reply | None:
+    """The reply, if it runs or is queued in this process."""
     replies = request.app[SERVICES].supervisor.replies(request.match_info["session_id"])
     return replies.get(request.match_info["reply_id"])
 
 
 class _ReplyTextWriter:
-    """One node that mirrors one reply: a reader like any other, of bare text."""
+    """Sends one reply's text to a node that mirrors it."""
 
-    def __init__(self, services: Services, reply: Reply, offset: int) -> None:
-        self._flush_scheduler = services.flush_scheduler
+    def __init__(self, flush_scheduler: FlushScheduler, reply: Reply, offset: int) -> None:
+        self._flush_scheduler = flush_scheduler
         self._reply = reply
         self._offset = offset
 
@@ -142,10 +141,10 @@ class _ReplyTextWriter:
         await self._flush_scheduler.stream_updates(stream, self._take_news, self._reply.signal)
         await stream.close(self._encode_new_text())
 
-    def _take_news(self) -> bytes | None:
-        """All that is new; None once the reply's end is known."""
+    def _take_news(self) -> News:
+        """The new text; OVER once the reply's end is known."""
         is_over = self._reply.outcome is not None or self._reply.unrecorded is not None
-        return None if is_over else self._encode_new_text()
+        return Progress.OVER if is_over else self._encode_new_text()
 
     def _encode_new_text(self) -> bytes:
         if self._reply.length <= self._offset:

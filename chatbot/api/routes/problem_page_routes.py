@@ -6,7 +6,7 @@ import re
 from aiohttp import web
 
 from chatbot.api.problem_types import PROBLEM_TYPES, ProblemType
-from chatbot.api.routes.documentation_routes import REVALIDATE, file_response, make_file
+from chatbot.api.responses import REVALIDATE, file_response, make_file
 
 _CSP = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 _PAGE = """<!DOCTYPE html>

@@ -11,15 +11,16 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from chatbot.api.middleware import CALLER
-from chatbot.api.reply_parameters import check_settings, parameter_changes
+from chatbot.api.problems import RequestFault
 from chatbot.api.request_bodies import (
     CancelBody,
     ChangeSessionBody,
     CreateSessionBody,
-    RequestFault,
     check_metadata,
     check_query,
+    check_settings,
     check_text,
+    parameter_changes,
     query_int,
     read_body,
 )
@@ -29,7 +30,9 @@ from chatbot.api.request_headers import (
     matches_if_none_match,
     read_idempotency_key,
     session_id_for_key,
+    session_id_of,
 )
+from chatbot.api.request_limits import DESCRIBED_MAX, FILTERS_MAX, LIST_MAX, LIST_MAX_BYTES
 from chatbot.api.response_bodies import (
     CancelView,
     ErasureView,
@@ -40,26 +43,21 @@ from chatbot.api.response_bodies import (
     session_view,
     state_view,
 )
-from chatbot.api.responses import encode, etag, json_response, session_id_of
-from chatbot.api.server.connection_limits import BoundedProtocol
-from chatbot.api.server.path_prefix import prefix_of
+from chatbot.api.responses import created_response, encode, etag, json_response
+from chatbot.api.server.connection_limits import count_held_bytes
 from chatbot.api.services import SERVICES, Services
 from chatbot.api.streaming.document_stream import json_document, send_document
 from chatbot.runtime.throttle import batched
 from chatbot.runtime.timestamps import timestamp
 from chatbot.sessions.domain.commands import CancelReply, ChangeMetadata, CreateSession, DeleteSession
 from chatbot.sessions.domain.rejections import Draining, SessionDeleted
-from chatbot.sessions.domain.state import State, changed_settings
+from chatbot.sessions.domain.state import changed_settings
 from chatbot.sessions.session_queries import History
 from events.catalogue import ReplySettings
 from projections.folds.blind_index import metadata_matches
 from projections.sqlite.session_list import ListOrder, SessionListQuery, SessionPage
 
-LIST_MAX = 1000
-MESSAGE_BYTES = 600  # memory of a message whose text is not read yet, about
-LIST_MAX_BYTES = 1_048_576  # of sessions in one answer: a thousand with much metadata would be sixteen times as much
-DESCRIBED_MAX = 50  # sessions whose metadata is read at once
-FILTERS_MAX = 8
+MESSAGE_BYTES = 600  # memory of a message whose text is not read yet, approximately
 routes = web.RouteTableDef()
 
 
@@ -92,16 +90,8 @@ async def create(request: web.Request) -> web.Response:
 
 
 def _timeout_s(hours: float) -> int:
-    """In whole seconds; 0: the session never expires."""
+    """Whole seconds; 0: the session never expires."""
     return max(1, round(hours * 3600)) if hours else 0
-
-
-def created_response(request: web.Request, state: State) -> web.Response:
-    """The answer to whoever made the session."""
-    session = state.session
-    request.app[SERVICES].expiry.notify(session.expires_at_us)
-    headers = {"Location": f"{prefix_of(request)}/api/sessions/{session.session_id}", **etag(session.version)}
-    return json_response(state_view(state), status=201, headers=headers)
 
 
 @routes.get("/api/sessions/{session_id}")
@@ -114,7 +104,7 @@ async def read(request: web.Request) -> web.Response:
     headers = etag(session.version)
     if matches_if_none_match(request, session.version):
         return web.Response(status=304, headers=headers)
-    if not described:  # deleted in this very moment
+    if not described:  # deleted in the meantime
         raise SessionDeleted(session.session_id)
     return json_response(session_view(described[0]), headers=headers)
 
@@ -194,14 +184,13 @@ async def messages(request: web.Request) -> web.StreamResponse:
     if not history.rest:
         return json_response(listed, headers=headers)
     document = json_document(encode(replace(listed, messages=[])), "messages", _messages(services, history))
-    if isinstance(request.protocol, BoundedProtocol):
-        request.protocol.count_held_bytes(MESSAGE_BYTES * sum(map(len, history.rest)))
-    del listed, said, history  # while the client reads nothing, the texts of the first piece would stay in memory
+    count_held_bytes(request, MESSAGE_BYTES * sum(map(len, history.rest)))
+    del listed, said, history  # or the texts of the first piece stay in memory while the client reads nothing
     return await send_document(request, document, {"Content-Type": "application/json", **headers})
 
 
 async def _messages(services: Services, history: History) -> AsyncIterator[list[bytes]]:
-    """The messages of a long page, a piece at a time."""
+    """The messages of a long page, in pieces."""
     session_id = history.session.session_id
     yield [encode(message_view(one, session_id)) for one in history.said]
     history = replace(history, said=[])
@@ -238,7 +227,7 @@ async def list_sessions(request: web.Request) -> web.Response:
 async def _describe_page(
     services: Services, page: SessionPage, filters: dict[str, str], *, is_expired: bool
 ) -> tuple[list[SessionView], tuple[int, int] | None]:
-    """The sessions of a page as they are shown, of LIST_MAX_BYTES or a little more, and where the next page begins."""
+    """The views of a page's sessions, up to a little more than LIST_MAX_BYTES, and where the next page begins."""
     views: list[SessionView] = []
     size = 0
     for batch in batched(page.sessions, DESCRIBED_MAX):
@@ -279,14 +268,17 @@ def _filters(request: web.Request) -> dict[str, str]:
 
 
 def _write_cursor(after: tuple[int, int], order: ListOrder) -> str:
-    """Opaque to clients, so that what it holds may change. It names its order, for in another it would skip some."""
+    """Opaque to clients, so that its content may change. It names its order: another one would skip sessions."""
     accessed_at_us, no = after
-    place = f"{accessed_at_us}:{no}" if order == "accessed" else f"created:{no}"
-    return base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
+    position = f"{accessed_at_us}:{no}" if order == "accessed" else f"created:{no}"
+    return base64.urlsafe_b64encode(position.encode()).decode().rstrip("=")
 
 
 def _read_cursor(text: str | None, order: ListOrder) -> tuple[int, int] | None:
-    """(accessed_at_us, no) of the last session seen; the first is 0 where only the second counts. Raises BodyFault."""
+    """(accessed_at_us, no) of the last session seen; accessed_at_us is 0 if ordered by creation.
+
+    Raises RequestFault.
+    """
     if text is None:
         return None
     try:

@@ -1,25 +1,27 @@
-"""Bounds on connections: how many are open, how long an answer may stay unread, how much unread answers may hold.
+"""Limits of connections and streams: how many are open, how long an answer may stay unread, memory of unread answers.
 
-Clients that close their sending side once they have asked (`nc -N`, some probes) get their answer.
+Slow readers are disconnected, the longest behind first (backpressure without unbounded buffers). A client that closes
+its sending side after its request (`nc -N`, some probes; a TCP half-close) gets its answer.
 """
 
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import structlog
 from aiohttp import web
 from msgspec import Struct
 
 from chatbot.observability.metrics import Metrics
+from chatbot.sessions.domain.rejections import Overloaded
 
-LOG_INTERVAL_S = 60.0  # between two log lines of one kind, however many connections are closed meanwhile
+LOG_INTERVAL_S = 60.0  # between two log lines of one kind, however many connections are closed in between
 
 
 class ConnectionLimits(Struct, frozen=True):
-    """`connections_max` open at once; `write_timeout_s` in which a client has to take something of an answer;
-    `unread_max_bytes` that all answers together may hold which their clients have not taken.
+    """`connections_max` open at once; `write_timeout_s` (seconds) within which a client has to read a part of its
+    answer; `unread_max_bytes` that may be buffered for all clients together.
     """
 
     connections_max: int
@@ -28,7 +30,7 @@ class ConnectionLimits(Struct, frozen=True):
 
 
 class Connections:
-    """All open connections of one listener, and which of them are idle or behind, the longest first."""
+    """The open connections of one listener, and which of them are idle or behind, longest first."""
 
     def __init__(
         self,
@@ -38,31 +40,31 @@ class Connections:
         refusal: Callable[[], bytes],
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`refusal` makes the whole answer to a connection that is one too many."""
+        """`refusal` makes the whole answer to a connection beyond the limit."""
         self.limits = limits
         self.refusal = refusal
         self._metrics = metrics
         self._logger = logger
         self._timer = timer
         self._open: set[BoundedProtocol] = set()
-        self._idle: dict[BoundedProtocol, None] = {}  # in the order in which they became idle
-        self._behind: dict[BoundedProtocol, int] = {}  # what each holds; in the order in which they fell behind
+        self._idle: dict[BoundedProtocol, None] = {}  # longest idle first
+        self._behind: dict[BoundedProtocol, int] = {}  # bytes buffered for each; longest behind first
         self._unread_bytes = 0
         self._logged_at_s: dict[str, float] = {}
         self._closed: dict[str, int] = {}
 
     @property
     def count(self) -> int:
-        """How many are open."""
+        """The number of open connections."""
         return len(self._open)
 
     @property
     def unread_bytes(self) -> int:
-        """What answers hold for clients that have not taken it."""
+        """Bytes of answers that their clients have not read."""
         return self._unread_bytes
 
     def add(self, one: "BoundedProtocol") -> bool:
-        """One more is open. Where that is too many, the one that is idle longest is closed; False: there is none."""
+        """Register an open connection. Beyond the limit closes the longest idle one; False: none is idle."""
         self._open.add(one)
         self._metrics.connections.inc()
         has_room = len(self._open) <= self.limits.connections_max or self.close_idle()
@@ -73,7 +75,7 @@ class Connections:
         return has_room
 
     def remove(self, one: "BoundedProtocol") -> None:
-        """It is closed."""
+        """Unregister a closed connection."""
         if one in self._open:
             self._open.discard(one)
             self._metrics.connections.dec()
@@ -81,16 +83,16 @@ class Connections:
         self.mark_caught_up(one)
 
     def mark_busy(self, one: "BoundedProtocol") -> None:
-        """It is being answered."""
+        """The connection has a request that is being answered."""
         self._idle.pop(one, None)
 
     def mark_idle(self, one: "BoundedProtocol") -> None:
-        """It waits for a request."""
+        """The connection waits for a request."""
         if one in self._open:
             self._idle[one] = None
 
     def close_idle(self) -> bool:
-        """Close the connection that is idle longest; False: none is."""
+        """Close the longest idle connection; False: none is idle."""
         oldest = next(iter(self._idle), None)
         if oldest is None:
             return False
@@ -100,22 +102,22 @@ class Connections:
         return True
 
     def mark_behind(self, one: "BoundedProtocol", unread_bytes: int) -> None:
-        """It holds so much that its client has not taken. Where all hold too much, those longest behind are closed."""
+        """`unread_bytes` are buffered for its client. Closes the connections longest behind if all exceed the limit."""
         self._unread_bytes += unread_bytes - self._behind.get(one, 0)
         self._behind[one] = unread_bytes
         while self._unread_bytes > self.limits.unread_max_bytes and self._behind:
             self.close_now(next(iter(self._behind)), "unread")
 
     def mark_caught_up(self, one: "BoundedProtocol") -> None:
-        """Its client has taken all, or is gone."""
+        """Its client has read everything, or is disconnected."""
         self._unread_bytes -= self._behind.pop(one, 0)
 
     def accept_failed(self) -> None:
-        """The system had no room for another connection."""
+        """The system refused another connection."""
         self._metrics.accept_failed()
 
     def close_now(self, one: "BoundedProtocol", reason: str) -> None:
-        """Close it at once, whatever it was being sent."""
+        """Close it immediately, also in the middle of an answer."""
         self.remove(one)
         one.abort()
         self._note_closed(reason)
@@ -131,9 +133,10 @@ class Connections:
 
 
 class BoundedProtocol(web.RequestHandler):
-    """One connection that keeps to the bounds of `connections`.
+    """One connection, within the limits of `connections`.
 
-    Its transport has no room for what the client does not take: whoever writes waits until all of it is gone.
+    Its transport's buffer has no free space (high-water mark 0): a writer waits until the client has read everything.
+    The write timeout here covers any answer; `ResponseStream` has its own for streams, which also sends pings.
     """
 
     __slots__ = ("_connections", "_held_bytes", "_last_bytes", "_raw_transport", "_write_timer", "write_timeout_s")
@@ -141,7 +144,7 @@ class BoundedProtocol(web.RequestHandler):
     def __init__(self, server: web.Server, connections: Connections, **options: Any) -> None:
         super().__init__(server, **options)
         self._connections = connections
-        self._raw_transport: asyncio.Transport | None = None  # also while aiohttp has let go of it, until it is closed
+        self._raw_transport: asyncio.Transport | None = None  # until closed; aiohttp drops its own earlier
         self._held_bytes = 0
         self._last_bytes = 0
         self._write_timer: asyncio.TimerHandle | None = None
@@ -171,13 +174,13 @@ class BoundedProtocol(web.RequestHandler):
         self._connections.mark_caught_up(self)
 
     def count_held_bytes(self, size: int) -> None:
-        """`size` bytes of the answer wait outside of the transport until it has room."""
+        """`size` bytes of the answer are in memory, besides the transport's buffer, until the answer is finished."""
         self._held_bytes = size
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """As aiohttp's. Then the connection is idle."""
+        """As in aiohttp; then the connection is idle."""
         try:
             return await super().finish_response(request, resp, start_time)
         finally:
@@ -186,7 +189,7 @@ class BoundedProtocol(web.RequestHandler):
             self._connections.mark_idle(self)
 
     def abort(self) -> None:
-        """Close without sending what is still unread."""
+        """Close without sending the rest."""
         self._stop_write_timer()
         if self._raw_transport is not None:
             self._raw_transport.abort()
@@ -203,7 +206,7 @@ class BoundedProtocol(web.RequestHandler):
             return
         if self._raw_transport.get_write_buffer_size() >= self._last_bytes:
             self._connections.close_now(self, "write_timeout")
-        else:  # it takes a little at a time
+        else:  # it reads slowly
             self._start_write_timer()
 
     def _stop_write_timer(self) -> None:
@@ -212,15 +215,15 @@ class BoundedProtocol(web.RequestHandler):
             self._write_timer = None
 
 
-PING_S = 1.0  # between pings to a reader that may have left: only a write tells that
+PING_S = 1.0  # between pings to a reader that may have left: only a failed write shows that
 
 
 class HalfClosableProtocol(BoundedProtocol):
-    """A connection whose client may close its sending side: what it has asked in full is answered first.
+    """A connection whose client may close its sending side (half-close): complete requests are still answered.
 
     A client that has left looks the same until something is written to it. `on_half_close` is called, so that a stream
-    can write; where `leaving_cancels`, nothing is written for long, and the end of what the client sends is taken for
-    its leaving. Both are of the request at hand.
+    can write. With `leaving_cancels`, for a request that writes nothing for long, a half-close counts as leaving. Both
+    apply to the current request.
     """
 
     __slots__ = ("_answered_count", "_body", "is_half_closed", "leaving_cancels", "on_half_close")
@@ -238,7 +241,7 @@ class HalfClosableProtocol(BoundedProtocol):
         if self._messages:
             self._body = self._messages[-1][1]
 
-    # aiohttp's returns None, which closes the transport; asyncio keeps it open for True
+    # aiohttp's returns None, which closes the transport; True keeps it open
     def eof_received(self) -> bool:  # type: ignore[override]
         """Whether the connection stays open."""
         if not self._owes_answers or not self._body.is_eof() or self.leaving_cancels:
@@ -251,7 +254,7 @@ class HalfClosableProtocol(BoundedProtocol):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """As aiohttp's. After the last answer to a client that asks no more the connection closes."""
+        """As in aiohttp; after the last answer to a half-closed client the connection closes."""
         try:
             return await super().finish_response(request, resp, start_time)
         finally:
@@ -266,6 +269,33 @@ class HalfClosableProtocol(BoundedProtocol):
 
 
 def cancel_when_client_leaves(request: web.Request) -> None:
-    """For a request that works for long without writing: take the end of what its client sends for its leaving."""
+    """For a request that works for long without writing: treat a half-close by its client as leaving."""
     if isinstance(request.protocol, HalfClosableProtocol):
         request.protocol.leaving_cancels = True
+
+
+class StreamLimit:
+    """Limits how many streams, or other expensive requests, are open at once: each holds a socket and a task."""
+
+    def __init__(self, open_max: int, refusal: str = "too many streams are open") -> None:
+        self._open_max = open_max
+        self._refusal = refusal
+        self._open = 0
+
+    def acquire(self) -> Self:
+        """A context manager for one more, to be entered immediately. Raises Overloaded beyond the limit."""
+        if self._open >= self._open_max:
+            raise Overloaded(self._refusal)
+        return self
+
+    def __enter__(self) -> None:
+        self._open += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._open -= 1
+
+
+def count_held_bytes(request: web.Request, size: int) -> None:
+    """Count `size` bytes that an answer holds in memory towards the unread bytes of its connection."""
+    if isinstance(request.protocol, BoundedProtocol):
+        request.protocol.count_held_bytes(size)

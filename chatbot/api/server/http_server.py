@@ -1,7 +1,7 @@
-"""aiohttp's server, with our answers to what it refuses by itself, before any middleware: problem documents with an id.
+"""The HTTP server: aiohttp's, with problem documents for the requests that it refuses before any middleware.
 
-aiohttp answers a request that is not valid HTTP, one whose headers are too large and one with an unknown `Expect` in
-plain text, and tells its version.
+By itself aiohttp answers invalid HTTP, headers that are too large and an unknown `Expect` in plain text, and reveals
+its version.
 """
 
 import re
@@ -12,18 +12,18 @@ import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage, BadHttpMethod, BadStatusLine, InvalidHeader, LineTooLong
 
+from chatbot.api.middleware import request_id_of, set_headers
 from chatbot.api.problems import Problem, internal_error, render
 from chatbot.api.server.connection_limits import ConnectionLimits, Connections, HalfClosableProtocol
 from chatbot.api.server.path_prefix import strip_prefix
-from chatbot.api.server.response_headers import request_id_of, set_headers
 from chatbot.api.services import SERVICES, Services
 from chatbot.runtime.descriptors import raise_descriptor_limit
 
 LINE_MAX_BYTES = 8190  # of the request line
-FIELD_FRAME_BYTES = 4  # of a header beside its name and value: colon, space and line end
+FIELD_FRAME_BYTES = 4  # of a header besides its name and value: colon, space and line end
 REASON_MAX_CHARS = 200
-LINGER_S = 2.0  # that the rest of an unread body is thrown away, so that its sender gets to see the answer
-UNMATCHED = "unmatched"  # the route of what reached no route, in the metrics
+LINGER_S = 2.0  # for which the rest of an unread body is read and discarded, so that its sender sees the answer
+UNMATCHED = "unmatched"  # the metrics' label for requests that reached no route
 
 ORIGIN_MAX_BYTES = 300  # of a request that cannot be parsed
 _ORIGIN = re.compile(rb"^Origin:([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
@@ -40,18 +40,18 @@ class HttpRunner(web.AppRunner):
 
     @property
     def connections(self) -> Connections:
-        """Those of its server, which is there once it is set up."""
-        return cast(HttpServer, self.server).bounded
+        """The connections of the server, which exists once the runner is set up."""
+        return cast(HttpServer, self.server).open_connections
 
 
 class HttpServer(web.Server):
-    """Takes the place of the server that `made` is, with the same options."""
+    """Replaces the server `made`, with the same options."""
 
     def __init__(self, made: web.Server, services: Services, options: dict[str, Any]) -> None:
         prefix = services.settings.server.path_prefix
         super().__init__(self.handle_checked, request_factory=strip_prefix(prefix, made.request_factory), **options)
         self.services = services
-        self.bounded = _make_connections(services)
+        self.open_connections = _make_connections(services)
         self._handler = made.request_handler
         self._options = {name: value for name, value in options.items() if name != "handler_cancellation"}
 
@@ -59,8 +59,8 @@ class HttpServer(web.Server):
         return HttpProtocol(self, self._options)
 
     async def handle_checked(self, request: web.BaseRequest) -> web.StreamResponse:
-        """The application's answer, if the request asks for nothing that this server cannot do."""
-        self.bounded.mark_busy(cast(HttpProtocol, request.protocol))
+        """The application's answer, or a refusal of a request that asks for what this server does not support."""
+        self.open_connections.mark_busy(cast(HttpProtocol, request.protocol))
         problem = _unsupported(request, self.services.settings.server.headers_max_bytes)
         if problem is None:
             return await self._handler(request)
@@ -71,9 +71,9 @@ class HttpServer(web.Server):
 
 
 def find_origin(data: bytes) -> str | None:
-    """The Origin header in the bytes of a request that cannot be parsed; None where there is none, or a too long one.
+    """The Origin header in the bytes of a request that cannot be parsed; None if it is missing or too long.
 
-    In one pass: whoever sends it has proved nothing.
+    Takes linear time: the sender is not authenticated.
     """
     found = _ORIGIN.search(data)
     origin = found[1].strip(b" \t") if found else b""
@@ -88,11 +88,11 @@ class HttpProtocol(HalfClosableProtocol):
     def __init__(self, server: HttpServer, options: dict[str, Any]) -> None:
         super().__init__(
             server,
-            server.bounded,
+            server.open_connections,
             loop=server._loop,
             max_line_size=LINE_MAX_BYTES,
             max_field_size=_field_max_bytes(server.services),
-            auto_decompress=False,  # a small body may hold much: to unpack it would block everybody
+            auto_decompress=False,  # a small body may expand to a huge one, and decompressing blocks the event loop
             lingering_time=LINGER_S,
             **options,
         )
@@ -101,7 +101,7 @@ class HttpProtocol(HalfClosableProtocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self._messages and not hasattr(self._messages[-1][0], "headers"):  # a fault takes the message's place
+        if self._messages and not hasattr(self._messages[-1][0], "headers"):  # a parse error, queued as a message
             self._origin = find_origin(data)
 
     def handle_error(
@@ -111,9 +111,9 @@ class HttpProtocol(HalfClosableProtocol):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """The answer to what aiohttp could not parse, or to a failure outside of our middleware."""
+        """The answer to a request that aiohttp could not parse, or to a failure outside of the middleware."""
         if request.writer.output_size > 0:
-            raise ConnectionError("a part of another answer is sent already")
+            raise ConnectionError("a part of another answer has already been sent")
         if isinstance(exc, BadHttpMessage):
             problem, origin = problem_for_parse_error(exc), self._origin
         else:
@@ -135,9 +135,7 @@ def _make_connections(services: Services) -> Connections:
 
 
 def encode_connection_refusal(services: Services) -> bytes:
-    """The answer to a connection that is one too many, before its request is read. The request's own id is not known
-    yet: it gets a new one.
-    """
+    """The whole answer to a connection beyond the limit. Its request is not read, so it gets a new request id."""
     problem = Problem(503, "overloaded", "Overloaded", "too many connections are open")
     response = render(problem, None, services.settings.server.path_prefix)
     response.headers["Connection"] = "close"
@@ -148,9 +146,9 @@ def encode_connection_refusal(services: Services) -> bytes:
 
 
 def render_refusal(request: web.BaseRequest, problem: Problem, services: Services, origin: str | None) -> web.Response:
-    """The answer to a request that reaches no middleware; it closes the connection."""
+    """The answer to a request that does not reach the middleware; it closes the connection."""
     services.metrics.observe_request(UNMATCHED, "OTHER", problem.status, 0.0)
-    prefix = services.settings.server.path_prefix  # headers that cannot be parsed name no other
+    prefix = services.settings.server.path_prefix  # X-Forwarded-Prefix is among the headers, which may be unparsed
     response = render(problem, request, prefix)
     response.force_close()
     set_headers(response, services, request_id_of(request, services), origin)
@@ -158,13 +156,13 @@ def render_refusal(request: web.BaseRequest, problem: Problem, services: Service
 
 
 def _field_max_bytes(services: Services) -> int:
-    """Of one header. Not LINE_MAX_BYTES, so that aiohttp's exception tells which of the two was exceeded."""
+    """The limit of one header. Differs from LINE_MAX_BYTES, so that aiohttp's exception tells which was exceeded."""
     limit = services.settings.server.headers_max_bytes
     return limit if limit != LINE_MAX_BYTES else limit + 1
 
 
 def _unsupported(request: web.BaseRequest, headers_max_bytes: int) -> Problem | None:
-    """What of the request's headers is too much, or asked for in vain (RFC 9110, 10.1.1 and 15.5.16)."""
+    """The refusal of headers that are too large or ask for what is not supported (RFC 9110, 10.1.1 and 15.5.16)."""
     if sum(len(name) + len(value) + FIELD_FRAME_BYTES for name, value in request.raw_headers) > headers_max_bytes:
         return _headers_too_large(f"the headers exceed {headers_max_bytes} bytes together")
     expected = request.headers.get("Expect")
@@ -178,7 +176,7 @@ def _unsupported(request: web.BaseRequest, headers_max_bytes: int) -> Problem | 
 
 
 def problem_for_parse_error(error: BadHttpMessage) -> Problem:
-    """What is wrong with a request that is no HTTP, without its bytes: they may hold a secret."""
+    """What is wrong with a request that is not valid HTTP. Quotes none of its bytes: they may contain a secret."""
     if isinstance(error, LineTooLong):
         limit = error.args[1]
         if limit == LINE_MAX_BYTES:

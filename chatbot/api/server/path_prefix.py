@@ -1,4 +1,4 @@
-"""The path under which a proxy publishes the service, such as /chat: in what we tell, and off what we are asked."""
+"""The path prefix under which a reverse proxy publishes the service, such as /chat."""
 
 import re
 from collections.abc import Callable
@@ -8,19 +8,17 @@ from typing import Any
 from aiohttp import web
 from yarl import URL
 
-from chatbot.api.services import SERVICES
-from chatbot.config.sections.server_settings import PATH_PREFIX
+from chatbot.config.sections.server_settings import PATH_PREFIX, ServerSettings
 
 HEADER = "X-Forwarded-Prefix"
 PREFIX_MAX_CHARS = 200
 _PREFIX = re.compile(PATH_PREFIX)
 
 
-def prefix_of(request: web.Request) -> str:
-    """What to put before our own paths, without a slash behind: of X-Forwarded-Prefix, where a proxy that is trusted
-    sends it, else of the settings. Several proxies' prefixes follow each other; what is no such path is ignored.
+def prefix_of(request: web.Request, server: ServerSettings) -> str:
+    """The prefix for links to the service, without a slash at its end: X-Forwarded-Prefix if a trusted proxy sent it,
+    else the setting. The prefixes of several proxies are joined; an invalid one is ignored.
     """
-    server = request.app[SERVICES].settings.server
     given = request.headers.getall(HEADER, ())
     if not given or not is_trusted(request.remote, server.trusted_proxies):
         return server.path_prefix
@@ -29,10 +27,10 @@ def prefix_of(request: web.Request) -> str:
 
 
 def is_trusted(address: str | None, networks: tuple[str, ...]) -> bool:
-    """Whether a connection comes from one of `networks`, also where IPv6 takes its IPv4 address."""
+    """Whether a connection comes from one of `networks`. An IPv4 address mapped to IPv6 counts as IPv4."""
     try:
         remote = ip_address(address or "")
-    except ValueError:  # no address, as of a connection that has gone
+    except ValueError:  # no address: a Unix socket, or the connection is closed
         return False
     if isinstance(remote, IPv6Address):
         remote = remote.ipv4_mapped or remote
@@ -40,16 +38,16 @@ def is_trusted(address: str | None, networks: tuple[str, ...]) -> bool:
 
 
 def strip_prefix(prefix: str, make: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
-    """A request factory for proxies that leave `prefix` in the path, as well as for those that take it off."""
+    """A request factory that removes `prefix` from the path, for proxies that leave it there; others remove it."""
     if not prefix:
         return make
 
     def made(message: Any, *rest: Any) -> web.BaseRequest:
         path = message.path
         if path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in ("/", "?", ""):
-            own, mark, query = path[len(prefix) :].partition("?")
-            url = URL.build(path=own or "/", query_string=query, encoded=True)
-            message = message._replace(path=f"{own or '/'}{mark}{query}", url=url)
+            stripped, mark, query = path[len(prefix) :].partition("?")
+            url = URL.build(path=stripped or "/", query_string=query, encoded=True)
+            message = message._replace(path=f"{stripped or '/'}{mark}{query}", url=url)
         return make(message, *rest)
 
     return made

@@ -1,4 +1,4 @@
-"""A listening socket, and how its connections are accepted: shared fairly with other processes, within bounds."""
+"""A listening socket shared with other processes: fair accepting, and a pause when the system refuses connections."""
 
 import asyncio
 import errno
@@ -11,20 +11,18 @@ from chatbot.api.server.connection_limits import LOG_INTERVAL_S, Connections
 from chatbot.workers.connection_counts import FairShare
 from chatbot.workers.server_sockets import service_url
 
-ACCEPT_RETRY_S = (
-    1.0  # after a refusal of the system, such as too many open files: to try again at once would fail again
-)
-FAIRNESS_SLACK = 4  # connections that a process may have more than the one that has least
-YIELD_S = 0.002  # that one with more leaves a connection to the others; then it takes it all the same
-ACCEPTED_MAX = 64  # connections accepted in one turn of the event loop, where no other process wants them
+ACCEPT_RETRY_S = 1.0  # after a refusal of the system, such as too many open files: an immediate retry would fail, too
+FAIRNESS_SLACK = 4  # connections that a process may have more than the process with the fewest
+YIELD_S = 0.002  # for which a process with more leaves a connection to the others; then it accepts it itself
+ACCEPTED_MAX = 64  # connections accepted in one tick of the event loop, if there are no other processes
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class SharedListener(web.BaseSite):
-    """Accepts connections itself, as the event loop's own servers write a traceback for each that the system refuses.
+    """Accepts connections itself, because asyncio's servers log a traceback for each one that the system refuses.
 
-    With a `share` it takes one connection in each turn of the event loop, and leaves it to other processes while they
-    have fewer: the first to wake would otherwise have them all, for as long as they stay open.
+    With a `share` it accepts one connection in each tick of the event loop, and leaves it to other processes while they
+    have fewer: asyncio's server accepts the whole backlog, so the first process to wake would own every connection.
     """
 
     def __init__(
@@ -43,11 +41,11 @@ class SharedListener(web.BaseSite):
 
     @property
     def name(self) -> str:
-        """Its address."""
+        """The service's URL at this socket."""
         return service_url(self._listener.getsockname())
 
     async def start(self) -> None:
-        """Begin to accept."""
+        """Start to accept connections."""
         await super().start()
         if self._share is not None:
             self._share.should_accept(0, FAIRNESS_SLACK)
@@ -55,7 +53,7 @@ class SharedListener(web.BaseSite):
         self._listen()
 
     async def stop(self) -> None:
-        """Accept no more; what waits is for the others."""
+        """Stop accepting; connections in the backlog are for the other processes."""
         asyncio.get_running_loop().remove_reader(self._listener)
         if self._resume_timer is not None:
             self._resume_timer.cancel()
@@ -80,7 +78,7 @@ class SharedListener(web.BaseSite):
                 return
 
     def _yields_to_others(self) -> bool:
-        """Whether other processes, which have fewer connections, are to take the next one first."""
+        """Whether to leave the next connection to other processes, which have fewer."""
         if (
             self._share is None
             or self._share.should_accept(self._connections.count, FAIRNESS_SLACK)
@@ -93,7 +91,7 @@ class SharedListener(web.BaseSite):
         return True
 
     def _accept_one(self) -> bool:
-        """Accept a connection; False: none waits, or none can be accepted now."""
+        """Accept one connection; False: there is none, or the system refuses it."""
         handlers = self._handlers
         if handlers is None:
             raise RuntimeError("the runner is not set up")
@@ -120,7 +118,7 @@ class SharedListener(web.BaseSite):
             structlog.get_logger("api").error("accept.failed", error=type(error).__name__, exc_info=error)
 
     def _on_accept_error(self, error: OSError) -> None:
-        """The system has no descriptor or memory for another connection: let an idle one go, and wait a moment."""
+        """The system has no descriptor or memory for another connection: close an idle one and pause."""
         if self._listener.fileno() >= 0:
             self._pause(ACCEPT_RETRY_S)
         self._connections.accept_failed()

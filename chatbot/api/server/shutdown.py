@@ -1,4 +1,4 @@
-"""The stages in which the service goes down, while the listener still answers."""
+"""Graceful shutdown in stages, while the listener still answers: drain replies, then send the readers away."""
 
 import asyncio
 import time
@@ -9,12 +9,12 @@ from aiohttp import web
 
 from chatbot.api.services import Services
 
-KEEPALIVE_LINGER_S = 1.0  # that a kept connection may be silent before it is closed
-POLL_S = 0.05  # between looks at what is still open
+KEEPALIVE_LINGER_S = 1.0  # that a keep-alive connection may be silent before it is closed
+POLL_S = 0.05  # between checks of what is still open
 
 
 async def drain(services: Services) -> None:
-    """Take no new replies, let the running ones end, then send the readers away: they come back after a moment."""
+    """Accept no new replies, let the running ones end, then end the feeds, whose readers reconnect."""
     logger, server = structlog.get_logger("run"), services.settings.server
     services.readiness.state = "draining"
     logger.info("drain.not_ready", pause_s=server.drain_pause_s)
@@ -27,10 +27,10 @@ async def drain(services: Services) -> None:
 
 
 async def hand_over(services: Services, listener: web.AppRunner, stop: asyncio.Event) -> None:
-    """Another process serves on at the same port: accept no more, send feeds there, let all else end by itself.
+    """Hand the port over to another process: accept no more connections, end the feeds, let all else end by itself.
 
-    Kept connections are served until nothing has been asked for LINGER_S: each answer tells its client to connect
-    again. What has not ended after `reload_grace_s`, or when `stop` is set, ends as when the service goes down.
+    Keep-alive connections are served until there was no request for KEEPALIVE_LINGER_S: each answer closes its
+    connection. What has not ended after `reload_grace_s`, or when `stop` is set, is drained as in a shutdown.
     """
     logger, server = structlog.get_logger("run"), services.settings.server
     services.readiness.state, services.readiness.retiring = "draining", True

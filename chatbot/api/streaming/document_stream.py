@@ -1,24 +1,23 @@
-"""A long document as an answer, made and sent piece by piece: it costs its client's connection one piece at a time."""
+"""A long document as a streamed answer: made and sent piece by piece, so that only one piece is in memory."""
 
 import math
 from collections.abc import AsyncIterator, Iterable, Mapping
 
 from aiohttp import web
 
-from chatbot.api.services import SERVICES
-from chatbot.api.streaming.response_stream import ResponseStream, stream_response
+from chatbot.api.streaming.response_stream import STREAMS, ResponseStream, stream_response
 from events.errors import LogError
 
 
 async def send_document(
     request: web.Request, pieces: AsyncIterator[bytes], headers: Mapping[str, str]
 ) -> web.StreamResponse:
-    """Answer with `pieces` as they come. The first is made before the headers leave: until then an error can be told.
-    What cannot be read later breaks the connection off, so that nobody takes a part for the whole.
+    """Answer with `pieces` as they are made. The first is made before the headers are sent, so its errors are answered
+    as problems. A later error aborts the connection, so that the client does not take a part for the whole.
 
-    Raises Overloaded where too many streams are open, and what the first piece raises.
+    Raises Overloaded if too many streams are open, and what the first piece raises.
     """
-    services = request.app[SERVICES]
+    streams = request.app[STREAMS]
     if request.method == "HEAD":
         return web.StreamResponse(headers=headers)
 
@@ -31,19 +30,19 @@ async def send_document(
             async for piece in pieces:
                 await stream.send(piece)
         except LogError as error:
-            services.logger.warning("document.cut", reason=str(error))
+            streams.logger.warning("document.cut", reason=str(error))
             stream.break_off(error)
 
-    with services.streams.acquire():
+    with streams.limit.acquire():
         if first := await anext(pieces, b""):
             begun.append(first)
         del first
         return await stream_response(request, write, headers=headers, ping_s=math.inf)
 
 
-async def json_document(whole: bytes, member: str, pages: AsyncIterator[Iterable[bytes]]) -> AsyncIterator[bytes]:
-    """`whole`, a JSON object whose last list named `member` is empty, with the elements of `pages` in that list."""
-    lead, found, end = whole.rpartition(b'"%b":[]' % member.encode())
+async def json_document(template: bytes, member: str, pages: AsyncIterator[Iterable[bytes]]) -> AsyncIterator[bytes]:
+    """`template`, a JSON object whose last list named `member` is empty, with the elements of `pages` in that list."""
+    lead, found, end = template.rpartition(b'"%b":[]' % member.encode())
     if not found:
         raise ValueError(f"the document has no empty list {member}")
     lead += found[:-1]

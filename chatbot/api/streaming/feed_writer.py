@@ -1,15 +1,19 @@
-"""One reader of a session's feed: its place, and what it is sent there.
+"""A subscription to a session's feed: catches up from the log by a cursor, then follows the text that grows.
 
-What a session's feed says of each recorded event that is no text and no reply's end. Pure.
+Also the frame of each recorded event (pure).
 """
+
+from enum import Enum, auto
+from typing import assert_never, cast
 
 from msgspec.structs import replace
 
+from chatbot.api.request_headers import Cursor
 from chatbot.api.services import Services
 from chatbot.api.streaming import frames
-from chatbot.api.streaming.cursors import Cursor
-from chatbot.api.streaming.response_stream import ResponseStream
-from chatbot.api.streaming.terminal_frames import terminal_frame
+from chatbot.api.streaming.flush_scheduler import FlushScheduler, News, Progress
+from chatbot.api.streaming.reply_writer import terminal_frame
+from chatbot.api.streaming.response_stream import DONE, ResponseStream, encode_frame
 from chatbot.runtime.throttle import PIECE_BYTES
 from chatbot.runtime.timestamps import timestamp
 from chatbot.sessions.feeds.channels import KEPT_MAX, Channel, Signal
@@ -18,15 +22,22 @@ from chatbot.sessions.replies.recorded_text import recorded_offset
 from chatbot.sessions.replies.reply import Reply, recorded_outcome
 from chatbot.sessions.session_queries import SessionWithMetadata
 from events.catalogue import (
+    AnyEvent,
     BranchSelected,
     ContentErased,
+    HistoryAdopted,
+    MessageCopied,
     MessagePosted,
     MetadataChanged,
+    ReplyCancelled,
     ReplyCompleted,
     ReplyEnded,
+    ReplyFailed,
+    ReplyInterrupted,
     ReplyProgressed,
     ReplyRequested,
     ReplyStarted,
+    SessionAccessed,
     SessionCreated,
     SessionDeleted,
     SessionExpired,
@@ -37,91 +48,125 @@ from projections.errors import ProjectionError
 from projections.folds.session import Session
 
 
+class FeedState(Enum):
+    """What a feed writer does next."""
+
+    FIRST_FRAME = auto()  # say where the reader is, if its cursor does not
+    CATCHING_UP = auto()  # send recorded events after the cursor
+    LIVE = auto()  # nothing more is recorded: send text that has grown
+    WAITING = auto()  # nothing is new: wait for a signal
+    ENDED = auto()
+
+
 class FeedWriter:
     """One reader's way through one session: recorded events first, then the text that grows, then wait for more.
 
-    There may be ten thousand of them: what is needed only to begin is let go of.
+    There may be ten thousand of them, so nothing is kept that is needed only at the start.
     """
 
-    def __init__(self, services: Services, session: Session, channel: Channel) -> None:
+    def __init__(self, services: Services, flush_scheduler: FlushScheduler, session: Session, channel: Channel) -> None:
         self._services = services
+        self._flush_scheduler = flush_scheduler
         self._session_id, self._session_no = session.session_id, session.no
         self._channel = channel
         self._reader_cursor = ReaderCursor(session.version)
+        self._state = FeedState.CATCHING_UP
         self._first_frame: frames.FeedFrame | None = None
-        self._retry_ms: int | None = services.settings.stream.retry_ms  # to be said in the first frame
-        self._has_ended = False
-        self._live_reply: Reply | None = None  # the reply whose text continues at the reader's place
+        self._retry_ms: int | None = services.settings.stream.retry_ms  # sent with the first frame only
+        self._live_reply: Reply | None = None  # the reply whose text continues at the cursor
         self._stream: ResponseStream
 
     async def begin(self, session: Session, cursor: Cursor | None) -> None:
-        """Find the reader's place. Raises LogUnavailable."""
+        """Set the reader's cursor. Raises LogUnavailable."""
         if cursor is None:
             self._reader_cursor = ReaderCursor(session.version, await self._current_offset(session))
-            self._first_frame = await self._session_frame(session)
+            self._begin_with(await self._session_frame(session))
         elif cursor.version > self._channel.latest:
-            self._first_frame = await self._resync(session.version)
+            self._begin_with(await self._resync(session.version))
         elif cursor.offset is None:
-            log = self._services.log
-            self._reader_cursor = ReaderCursor(
-                cursor.version, await recorded_offset(log, session.session_id, cursor.version)
-            )
+            offset = await recorded_offset(self._services.log, session.session_id, cursor.version)
+            self._reader_cursor = ReaderCursor(cursor.version, offset)
         else:
             self._reader_cursor = ReaderCursor(cursor.version, cursor.offset)
         reply, written = self._services.supervisor.running_reply(self._session_id), session.open_reply
         if reply is not None and reply.version <= session.version:
             is_over = written is None or written.version != reply.version
-            if is_over:  # Another node has ended it, or begun it anew, and its actor here does not know yet.
+            if is_over:  # Another node has ended or restarted it, and its actor here does not know yet.
                 self._reader_cursor = replace(self._reader_cursor, open_since=reply.version + 1)
 
     async def write(self, stream: ResponseStream) -> None:
-        """Until the session or the service ends, or the reader leaves, which raises ConnectionError."""
+        """Until the session or the service ends, or the reader leaves, which raises ConnectionError.
+
+        From LIVE to WAITING nothing is awaited, so no news are missed between finding none and listening.
+        """
         self._stream = stream
         try:
-            if self._first_frame is not None:
-                await self._send(self._first_frame)
-                self._first_frame = None
-            while not self._has_ended:
-                # Waited for here, not in the step: a reader that waits for hours holds one frame less.
-                if signals := await self._send_new():
-                    await self._services.flush_scheduler.stream_updates(self._stream, self._take_news, *signals)
+            while self._state is not FeedState.ENDED:
+                match self._state:
+                    case FeedState.FIRST_FRAME:
+                        await self._send_first_frame()
+                    case FeedState.CATCHING_UP:
+                        await self._send_recorded()
+                    case FeedState.LIVE:
+                        await self._send_live()
+                    case FeedState.WAITING:  # here, so that a reader that waits for hours holds one frame less
+                        await self._flush_scheduler.stream_updates(stream, self._take_news, *self._signals())
+                        self._state = FeedState.CATCHING_UP
+                    case _:
+                        assert_never(self._state)
         except (LogError, ProjectionError) as error:
-            # The reader comes back with its cursor, as if the connection had broken.
+            # The reader returns with its cursor, as if the connection had broken.
             self._services.logger.warning("feed.cut", reason=str(error))
 
-    async def _send_new(self) -> tuple[Signal, ...]:
-        """Tell what is new; where nothing is, give the bells to listen to. Between finding nothing and listening lies
-        no await: nothing is missed."""
+    def _begin_with(self, frame: frames.FeedFrame) -> None:
+        self._first_frame, self._state = frame, FeedState.FIRST_FRAME
+
+    async def _send_first_frame(self) -> None:
+        if self._first_frame is None:
+            raise RuntimeError("there is no first frame")
+        first, self._first_frame = self._first_frame, None
+        self._state = FeedState.CATCHING_UP
+        await self._send(first)
+
+    async def _send_recorded(self) -> None:
         erasures = self._channel.erasures
         new_events = await self._read_new_events()
+        if not new_events:
+            self._state = FeedState.LIVE
+            return
         for recorded in new_events:
             await self._send_event(recorded)
-            if recorded.event is None or self._has_ended or self._channel.erasures != erasures:
-                return ()  # the place is another now, or none, or the rest of the news has been erased meanwhile
-        if new_events:
-            return ()
+            if self._state is FeedState.ENDED:
+                return
+            if recorded.event is None or self._channel.erasures != erasures:
+                return  # the cursor has moved past an erasure, or the remaining events have been erased meanwhile
+
+    async def _send_live(self) -> None:
         self._live_reply = self._reply_at_cursor()
         if self._has_live_text():
+            self._state = FeedState.CATCHING_UP
             await self._stream.send(self._encode_live_text())
         elif self._services.feeds.closed:
-            self._has_ended, self._retry_ms = True, self._services.settings.stream.retry_ms
+            self._retry_ms = self._services.settings.stream.retry_ms
             await self._send(frames.Draining(self._reader_cursor.version))
         else:
-            return (
-                (self._channel.signal,) if self._live_reply is None else (self._channel.signal, self._live_reply.signal)
-            )
-        return ()
+            self._state = FeedState.WAITING
 
-    def _take_news(self) -> bytes | None:
-        """The text that has grown; None for news that take more than a look."""
+    def _signals(self) -> tuple[Signal, ...]:
+        if self._live_reply is None:
+            return (self._channel.signal,)
+        return self._channel.signal, self._live_reply.signal
+
+    def _take_news(self) -> News:
+        """The text that has grown; OVER if there are news of another kind."""
         if self._services.feeds.closed or self._channel.latest > self._reader_cursor.version:
-            return None
+            return Progress.OVER
         if self._live_reply is None and self._reply_at_cursor() is not None:
-            return None  # its start had come here from the log before the reply itself
+            return Progress.OVER  # the reply's start arrived from the log before the reply itself
         return self._encode_live_text() if self._has_live_text() else b""
 
     def _reply_at_cursor(self) -> Reply | None:
-        """The reply whose text continues at the reader's place."""
+        """The reply whose text continues at the cursor."""
         reply = self._services.supervisor.running_reply(self._session_id)
         return reply if reply is not None and continues(self._reader_cursor, reply) else None
 
@@ -129,15 +174,15 @@ class FeedWriter:
         return self._live_reply is not None and self._live_reply.length > self._reader_cursor.offset
 
     def _encode_live_text(self) -> bytes:
-        """The new text as a frame, which is encoded once for all readers that are at this place."""
+        """The new text as a frame, which is encoded once for all readers with the same cursor."""
         reply, before = self._live_reply, self._reader_cursor
         if reply is None:
-            raise RuntimeError("only a reply grows")
+            raise RuntimeError("there is no reply at the cursor")
         self._reader_cursor, text = advance_text(before, reply)
         key = (before.version, before.offset, self._reader_cursor.offset, self._retry_ms)
         if self._channel.encoded_chunk is None or self._channel.encoded_chunk[0] != key:
             chunk = frames.FeedChunk(text, reply.reply_id)
-            encoded = frames.encode(
+            encoded = encode_frame(
                 chunk, self._reader_cursor.version, self._reader_cursor.offset, retry_ms=self._retry_ms
             )
             self._channel.encoded_chunk = key, encoded
@@ -145,15 +190,15 @@ class FeedWriter:
         return self._channel.encoded_chunk[1]
 
     async def _read_new_events(self) -> list[RecordedEvent]:
-        """The events after the reader's place, or the first of them. Raises LogUnavailable."""
+        """The events after the cursor, or the first of them. Raises LogUnavailable."""
         kept = self._channel.after(self._reader_cursor.version)
         if kept is not None:
             return kept
         # No more than the channel keeps: a reader that takes nothing must not hold a long page in memory.
         after = self._reader_cursor.version
         found = await self._services.log.read(self._session_id, after=after, limit=KEPT_MAX, bytes_max=PIECE_BYTES)
-        if not found:  # a database that has lost some of it: to look again at once would never end
-            raise LogUnavailable("the log has not got what it had told of")
+        if not found:  # a database that has lost events: reading again immediately would never end
+            raise LogUnavailable("the log does not have the events that it announced")
         return found
 
     async def _send_event(self, recorded: RecordedEvent) -> None:
@@ -174,7 +219,7 @@ class FeedWriter:
             await self._send(frame)
 
     async def _created_at_us(self, before: ReaderCursor, recorded: RecordedEvent, event: ReplyEnded) -> int:
-        """When the reply started; 0 where nobody asks. Raises ProjectionError."""
+        """When the reply started, in Unix microseconds; 0 if its last frame does not say. Raises ProjectionError."""
         if before.reply_id == event.reply_id and before.started_at_us:
             return before.started_at_us
         if not isinstance(event, ReplyCompleted):
@@ -184,7 +229,7 @@ class FeedWriter:
         return row.created_at_us if row else 0
 
     async def _skip_erased(self) -> None:
-        """What comes next is gone: with the session, or the session goes on without it."""
+        """Continue after erased events: the session is deleted, or goes on without them."""
         (newest,) = await self._services.log.read(self._session_id, limit=1, backwards=True)
         if newest.type == "session_deleted":
             self._reader_cursor = ReaderCursor(newest.version)
@@ -193,13 +238,12 @@ class FeedWriter:
             await self._send(await self._resync(newest.version))
 
     async def _resync(self, version: int) -> frames.Resync:
-        self._reader_cursor = ReaderCursor(
-            version, await recorded_offset(self._services.log, self._session_id, version)
-        )
+        offset = await recorded_offset(self._services.log, self._session_id, version)
+        self._reader_cursor = ReaderCursor(version, offset)
         return frames.Resync(version)
 
     async def _current_offset(self, session: Session) -> int:
-        """What has been written so far of the reply that is open at the session's version."""
+        """The length of what is written so far of the reply that is open at the session's version."""
         reply = self._services.supervisor.running_reply(self._session_id)
         if session.open_reply is None:
             return 0
@@ -208,26 +252,27 @@ class FeedWriter:
         return await recorded_offset(self._services.log, session.session_id, session.version)
 
     async def _session_frame(self, session: Session) -> frames.Session:
-        """The session as it is; without a word where it has been erased meanwhile, which the feed is about to tell."""
+        """The session as it is; without texts if it was erased meanwhile, which the feed is about to say."""
         described = await self._services.reader.described([session])
         known = described[0] if described else SessionWithMetadata(session, {}, None)
         return frames.Session(session.session_id, known.title, known.metadata, session.version)
 
     async def _send(self, frame: frames.FeedFrame, version: int | None = None, offset: int | None = None) -> None:
-        """At the reader's place, unless another is given. A session's last frame ends the stream for good."""
+        """Send with the reader's cursor, unless another is given. The last frame of a session ends the feed."""
         version = self._reader_cursor.version if version is None else version
         offset = self._reader_cursor.offset if offset is None else offset
-        encoded = frames.encode(frame, version, offset, retry_ms=self._retry_ms)
+        encoded = encode_frame(frame, version, offset, retry_ms=self._retry_ms)
         self._retry_ms = None
+        if isinstance(frame, frames.Expired | frames.Deleted | frames.Draining):
+            self._state = FeedState.ENDED
         if isinstance(frame, frames.Expired | frames.Deleted):
-            self._has_ended = True
-            encoded += frames.DONE
+            encoded += DONE
         await self._stream.send(encoded)
 
 
-def event_frame(recorded: RecordedEvent) -> frames.FeedFrame | None:
-    """The frame that tells `recorded`; None for what only moves the cursor on."""
-    event, version = recorded.event, recorded.version
+def event_frame(recorded: RecordedEvent) -> frames.FeedFrame | None:  # noqa: PLR0911, PLR0912  a table of all events
+    """The frame of an event, except of a reply's text and end; None for an event that only advances the cursor."""
+    event, version = cast(AnyEvent | None, recorded.event), recorded.version
     match event:
         case SessionCreated() | MetadataChanged():
             return frames.Session(recorded.stream_id, event.title, event.metadata, version)
@@ -247,7 +292,14 @@ def event_frame(recorded: RecordedEvent) -> frames.FeedFrame | None:
             return frames.Deleted(version)
         case ContentErased():
             return frames.Resync(version)
-    return None
+        case ReplyProgressed() | ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
+            return None  # the writer sends what the reader does not have of the text
+        case SessionAccessed() | HistoryAdopted() | MessageCopied():
+            return None
+        case None:  # erased
+            return None
+        case _:
+            assert_never(event)
 
 
 def _message_frame(recorded: RecordedEvent, posted: MessagePosted) -> frames.Message:

@@ -1,30 +1,46 @@
-"""From a bell to a socket without waking a task: each turn of the event loop ends with one round of writes."""
+"""Fan-out of growing texts to their readers: one round of writes at the end of each tick of the event loop.
+
+A signal that something has changed leads to a socket write without waking a task.
+"""
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from enum import Enum, auto
+from typing import Literal, Protocol, Self
 
 from chatbot.sessions.feeds.channels import Signal
 
-TakeNews = Callable[[], bytes | None]
+
+class Progress(Enum):
+    """Why a subscription stopped writing."""
+
+    OVER = auto()  # there will be no more news of this kind
+    BEHIND = auto()  # the sink has not taken all that was pushed
+
+
+News = bytes | Literal[Progress.OVER]
+TakeNews = Callable[[], News]
 
 
 class Sink(Protocol):
-    """Where one reader's frames go."""
+    """Where the frames of one reader go."""
 
     def push(self, frames: bytes) -> bool:
-        """Write at once. False: there was no room for all; wait for `room` before the next. Raises ConnectionError."""
+        """Write without waiting. False: the sink did not take all; await `drain` before the next push.
+
+        Raises ConnectionError.
+        """
         ...
 
     async def drain(self) -> None:
-        """Return when all that was pushed is gone. Raises ConnectionError."""
+        """Return when the sink has taken all that was pushed. Raises ConnectionError."""
         ...
 
 
 class FlushScheduler:
-    """Writes to the readers that have news, all of them one after the other, once in each turn of the event loop.
+    """Writes to the readers that have news, one after the other, once in each tick of the event loop.
 
-    Not one by one as the news come: all that one turn brings goes out as one frame, and a round of writes disturbs
+    Not immediately when the news come: all news of one tick go out as one frame, and one round of writes disturbs
     neither our own reading nor the receivers as often. With 256 replies at 50 tokens a second a write took 19 us when
     it followed each read, most of it to wake a receiver that had just gone to sleep, and 11 us in rounds.
     """
@@ -33,27 +49,22 @@ class FlushScheduler:
         self._due: list[_Subscription] = []
 
     async def stream_updates(self, sink: Sink, take_news: TakeNews, *signals: Signal) -> None:
-        """Write what `look` gives whenever one of `bells` has rung; return when it gives None.
+        """Push what `take_news` returns to `sink` whenever one of `signals` is notified, until it returns OVER.
 
-        `look` gives everything new as bytes, b"" when there is nothing. A reader that is behind is not looked for: once
-        its socket has room it gets all that is new by then, as one. Raises ConnectionError when the reader has left.
+        `take_news` returns everything new as bytes, b"" if there is nothing. It is not called for a reader that is
+        behind: once its socket has room, the reader gets everything that is new by then as one frame.
+        Raises ConnectionError when the reader has left.
         """
-        is_over = False
-        while not is_over:
-            subscription = _Subscription(self, sink, take_news)
-            for signal in signals:
-                signal.listeners.add(subscription.notify)
-            try:
+        while True:
+            with _Subscription(self, sink, take_news, signals) as subscription:
                 subscription.flush()
-                is_over = await subscription.ended
-            finally:
-                for signal in signals:
-                    signal.listeners.discard(subscription.notify)
-            if not is_over:
-                await sink.drain()
+                progress = await subscription.result
+            if progress is Progress.OVER:
+                return
+            await sink.drain()
 
     def schedule(self, subscription: "_Subscription") -> None:
-        """There is news for this reader."""
+        """Flush `subscription` at the end of this tick."""
         if not self._due:
             asyncio.get_running_loop().call_soon(self._flush_due)
         self._due.append(subscription)
@@ -65,22 +76,32 @@ class FlushScheduler:
 
 
 class _Subscription:
-    """One stretch in which a reader keeps up. `ended`: True when there is nothing more to look for."""
+    """A reader's subscription to signals, from a moment when it has taken everything until it falls behind or is over.
 
-    __slots__ = (
-        "_flush_scheduler",
-        "_is_scheduled",
-        "_sink",
-        "_take_news",
-        "ended",
-    )  # there is one for each reader that waits
+    As a context manager it listens to the signals inside of the block. `result` says why it ended.
+    """
 
-    def __init__(self, flush_scheduler: FlushScheduler, sink: Sink, take_news: TakeNews) -> None:
-        self.ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    # there is one for each reader that waits
+    __slots__ = ("_flush_scheduler", "_is_scheduled", "_signals", "_sink", "_take_news", "result")
+
+    def __init__(
+        self, flush_scheduler: FlushScheduler, sink: Sink, take_news: TakeNews, signals: tuple[Signal, ...]
+    ) -> None:
+        self.result: asyncio.Future[Progress] = asyncio.get_running_loop().create_future()
         self._flush_scheduler = flush_scheduler
         self._sink = sink
         self._take_news = take_news
+        self._signals = signals
         self._is_scheduled = False
+
+    def __enter__(self) -> Self:
+        for signal in self._signals:
+            signal.listeners.add(self.notify)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for signal in self._signals:
+            signal.listeners.discard(self.notify)
 
     def notify(self) -> None:
         if not self._is_scheduled:
@@ -89,13 +110,13 @@ class _Subscription:
 
     def flush(self) -> None:
         self._is_scheduled = False
-        if self.ended.done():
+        if self.result.done():
             return
         try:
-            frames = self._take_news()
-            if frames is None:
-                self.ended.set_result(True)
-            elif frames and not self._sink.push(frames):
-                self.ended.set_result(False)
-        except Exception as error:  # noqa: BLE001  the reader's own trouble: raised in its handler, not where text grows
-            self.ended.set_exception(error)
+            news = self._take_news()
+            if news is Progress.OVER:
+                self.result.set_result(Progress.OVER)
+            elif news and not self._sink.push(news):
+                self.result.set_result(Progress.BEHIND)
+        except Exception as error:  # noqa: BLE001  raised in the reader's handler, not where the text grows
+            self.result.set_exception(error)

@@ -1,18 +1,16 @@
-"""Frames of a stream: Server-Sent Events (WHATWG HTML, 9.2), each one `id:` line and one `data:` line of JSON.
+"""The frames of event streams, as types: each is one server-sent event with an `id:` line and a `data:` line of JSON.
 
 An id is a cursor, <version>:<offset>: the last recorded event that the reader knows, and how many code points it has
-of the reply being written after it.
+of the reply that is being written after it.
 """
 
 from typing import Any, Literal
 
-import msgspec
 from msgspec import Struct
 
 from events.catalogue import Usage
 
-PING = b": ping\n\n"
-DONE = b"data: [DONE]\n\n"
+CURSOR_PATTERN = r"[0-9]{1,15}(:[0-9]{1,15})?"  # no more digits than any program can count exactly
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "cancelled", "error"]
 
@@ -32,7 +30,7 @@ class Chunk(Struct, frozen=True, tag_field="type", tag="chunk"):
 
 
 class FeedChunk(Struct, frozen=True, tag_field="type", tag="chunk"):
-    """More text of the reply `message_id`: several replies pass in a session's feed."""
+    """More text of the reply `message_id`: a session's feed may have several replies."""
 
     content: str
     message_id: str
@@ -145,11 +143,3 @@ FeedFrame = (
     | Resync
     | Draining
 )  # fmt: skip
-
-_encode = msgspec.json.Encoder().encode
-
-
-def encode(frame: Frame | FeedFrame, version: int, offset: int, *, retry_ms: int | None = None) -> bytes:
-    """`retry_ms` tells a browser after how many milliseconds to come back, should it be cut off."""
-    retry = b"" if retry_ms is None else b"retry: %d\n" % retry_ms
-    return b"%bid: %d:%d\ndata: %b\n\n" % (retry, version, offset, _encode(frame))

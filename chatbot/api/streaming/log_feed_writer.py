@@ -1,4 +1,4 @@
-"""One reader that follows the whole log: what was recorded, then what is being recorded."""
+"""A catch-up subscription to the whole log: recorded events, then new ones as they are appended."""
 
 import asyncio
 
@@ -6,23 +6,23 @@ import msgspec
 
 from chatbot.api.audit_response_bodies import Closing
 from chatbot.api.services import Services
-from chatbot.api.streaming.response_stream import ResponseStream
+from chatbot.api.streaming.response_stream import ResponseStream, encode_event
 from chatbot.audit.event_view import PAGE_ROWS, encode_row
 from chatbot.runtime.throttle import PIECE_BYTES, DutyCycleThrottle
 from chatbot.sessions.feeds.channels import Signal, wait_any
 from events.errors import LogError
 
-WHOLE_LOG = ""  # in the place of a session's id, where the readers of feeds are counted and sent away
+WHOLE_LOG = ""  # the channel's key, in place of a session id: its readers are counted and ended with the feeds
 
 
 class LogFeedWriter:
-    """A cursor, never a queue: the reader's position. A frame's id is the position of its event."""
+    """One reader, as a position in the log and without a queue. A frame's id is the position of its event."""
 
     def __init__(self, services: Services, after: int, throttle: DutyCycleThrottle) -> None:
         self._services = services
         self._throttle = throttle
         self._position = after
-        self._retry = b"retry: %d\n" % services.settings.stream.retry_ms  # to be said in the first frame
+        self._retry_ms: int | None = services.settings.stream.retry_ms  # sent with the first frame only
 
     async def write(self, stream: ResponseStream) -> None:
         """Until the service ends or the reader leaves, which raises ConnectionError."""
@@ -31,11 +31,11 @@ class LogFeedWriter:
                 while await self._send_next(stream, channel.signal):
                     pass
             except LogError as error:
-                # The reader comes back with its position, as if the connection had broken.
+                # The reader returns with its position, as if the connection had broken.
                 self._services.logger.warning("trail.cut", reason=str(error))
 
     async def _send_next(self, stream: ResponseStream, shutdown_signal: Signal) -> bool:
-        """Send what is there, or wait for more; False when the stream is over."""
+        """Send the next events, or wait for more; False at the end of the stream."""
         rows = await self._services.log.rows(after=self._position, limit=PAGE_ROWS, bytes_max=PIECE_BYTES)
         if rows:
             with self._throttle.measure():
@@ -44,10 +44,10 @@ class LogFeedWriter:
             self._position = rows[-1].position
             del rows  # a reader that takes nothing holds one page, encoded
             await stream.send(frames)
-            if is_far_behind:  # what is new is sent at once, what is old at leisure
+            if is_far_behind:  # new events are sent immediately, old ones at the throttle's pace
                 await self._throttle.wait()
         elif self._services.feeds.closed:
-            self._retry = b"retry: %d\n" % self._services.settings.stream.retry_ms
+            self._retry_ms = self._services.settings.stream.retry_ms
             await stream.send(self._frame(self._position, msgspec.json.encode(Closing(self._position))))
             return False
         else:
@@ -55,16 +55,16 @@ class LogFeedWriter:
         return True
 
     def _frame(self, position: int, data: bytes) -> bytes:
-        retry, self._retry = self._retry, b""
-        return b"%bid: %d\ndata: %b\n\n" % (retry, position, data)
+        retry_ms, self._retry_ms = self._retry_ms, None
+        return encode_event(b"%d" % position, data, retry_ms)
 
     async def _wait_for_append(self, shutdown_signal: Signal) -> None:
-        """Wait until the log is past the reader's position, or the service goes down."""
+        """Wait until the log is beyond the reader's position, or the service stops."""
         appended = Signal()
 
         def notify(waiting: asyncio.Task[object]) -> None:
             if not waiting.cancelled():
-                waiting.exception()  # a log that is closed says so again when it is read
+                waiting.exception()  # retrieved only: a closed log raises again when it is read
             appended.notify()
 
         waiting = asyncio.create_task(self._services.log.wait(self._position), name="log-follower")

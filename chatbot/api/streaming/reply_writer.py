@@ -1,57 +1,77 @@
-"""One reply as a stream of frames, for a request that posted a message or asked for another reply."""
+"""One reply as a stream of frames, for a request that posted a message or requested another reply.
 
-from chatbot.api.services import Services
+Also the frame in which a reply ends, with one wording for a complete answer, its stream and the session's feed.
+"""
+
+from collections.abc import Callable
+
+from chatbot.api.problems import CAUSE_UNKNOWN, CAUSES
 from chatbot.api.streaming import frames
-from chatbot.api.streaming.response_stream import ResponseStream
-from chatbot.api.streaming.terminal_frames import terminal_frame
+from chatbot.api.streaming.flush_scheduler import News, Progress
+from chatbot.api.streaming.response_stream import DONE, ResponseStream, StreamContext, encode_frame
+from chatbot.llm.provider import without_server_words
+from chatbot.runtime.timestamps import timestamp
 from chatbot.sessions.feeds.reader_cursor import ReaderCursor
 from chatbot.sessions.replies.reply import Outcome, Reply
 
+RunningReply = Callable[[str], Reply | None]  # of a session
+TITLES = {"cancelled": "Reply cancelled", "interrupted": "Reply interrupted"}
+
 
 class ReplyWriter:
-    """One reader of one reply: all that is new goes out as one frame, whenever there is something and the socket has
-    room. `after` is the last frame that the reader has, of an earlier answer to the same request."""
+    """One reader of one reply: all that is new is sent as one frame, once the socket has room.
 
-    def __init__(self, services: Services, session_id: str, reply: Reply, after: ReaderCursor | None = None) -> None:
+    `running_reply` finds the reply that runs in a session: another one may be ahead of `reply` in the queue. `after` is
+    the reader's cursor, from an earlier answer to the same request.
+    """
+
+    def __init__(
+        self,
+        streams: StreamContext,
+        session_id: str,
+        reply: Reply,
+        running_reply: RunningReply,
+        after: ReaderCursor | None = None,
+    ) -> None:
         self._session_id = session_id
         self._reply = reply
-        self._retry_ms = services.settings.stream.retry_ms
-        self._supervisor = services.supervisor
-        self._flush_scheduler = services.flush_scheduler
+        self._streams = streams
+        self._running_reply = running_reply
         self._version = reply.version or reply.posted_version
         self._offset_ahead = self._length_ahead(self._version)
         self._has_start = after is not None and after.version >= self._version
         self._has_end = after is not None and reply.outcome is not None and after.version >= reply.outcome.version
-        # At an earlier version the offset counts another reply's text, or an earlier attempt's at this one.
+        # At an earlier version the offset counts the text of another reply, or of an earlier attempt.
         self._offset = after.offset if after is not None and 0 < reply.version <= after.version else 0
 
     async def write(self, stream: ResponseStream) -> None:
+        """Until the reply's end is known, or the reader leaves, which raises ConnectionError."""
         reply = self._reply
         if self._has_end:
-            await stream.close(frames.DONE)
+            await stream.close(DONE)
             return
         if not self._has_start:
             start = frames.Start(self._session_id, reply.reply_id, reply.message_id, self._version, reply.model)
-            await stream.send(frames.encode(start, self._version, self._offset_ahead))
-        await self._flush_scheduler.stream_updates(stream, self._take_news, reply.signal)
+            await stream.send(encode_frame(start, self._version, self._offset_ahead))
+        await self._streams.flush_scheduler.stream_updates(stream, self._take_news, reply.signal)
         last = self._unrecorded_frame(reply.length) if reply.outcome is None else self._terminal_frame(reply.outcome)
-        await stream.close(self._encode_new_text() + last + frames.DONE)
+        await stream.close(self._encode_new_text() + last + DONE)
 
-    def _take_news(self) -> bytes | None:
-        """All that is new; None once the reply's end is known."""
+    def _take_news(self) -> News:
+        """The new text; OVER once the reply's end is known."""
         reply = self._reply
-        return self._encode_new_text() if reply.outcome is None and reply.unrecorded is None else None
+        return self._encode_new_text() if reply.outcome is None and reply.unrecorded is None else Progress.OVER
 
     def _encode_new_text(self) -> bytes:
         reply, offset = self._reply, self._offset
         if reply.length <= offset:
             return b""
         self._offset = reply.length
-        return frames.encode(frames.Chunk(reply.since(offset)), reply.version or self._version, self._offset)
+        return encode_frame(frames.Chunk(reply.since(offset)), reply.version or self._version, self._offset)
 
     def _length_ahead(self, version: int) -> int:
-        """What is written of the reply ahead of this one, if it was open at `version`: a feed need not repeat that."""
-        running = self._supervisor.running_reply(self._session_id)
+        """The length of the reply ahead of this one, if it was open at `version`, so that a feed need not repeat it."""
+        running = self._running_reply(self._session_id)
         is_ahead = running is not None and not self._reply.version and running.version <= version
         return running.length if running is not None and is_ahead else 0
 
@@ -60,9 +80,55 @@ class ReplyWriter:
         version = self._reply.version or self._version
         status, title = "unrecorded", "Cannot record just now"
         failure = frames.Error(status, title, detail, detail, self._reply.reply_id, version, offset)
-        return frames.encode(failure, version, offset + self._length_ahead(version))  # one of them is 0
+        return encode_frame(failure, version, offset + self._length_ahead(version))  # one of them is 0
 
     def _terminal_frame(self, outcome: Outcome) -> bytes:
         frame = terminal_frame(self._reply.reply_id, outcome)
-        retry_ms = self._retry_ms if outcome.cause == "shutdown" else None
-        return frames.encode(frame, outcome.version, self._length_ahead(outcome.version), retry_ms=retry_ms)
+        retry_ms = self._streams.retry_ms if outcome.cause == "shutdown" else None
+        return encode_frame(frame, outcome.version, self._length_ahead(outcome.version), retry_ms=retry_ms)
+
+
+def terminal_frame(reply_id: str, outcome: Outcome) -> frames.Complete | frames.Error:
+    """The frame that ends a reply."""
+    if outcome.status == "complete":
+        return frames.Complete(
+            message_id=reply_id,
+            full_response=outcome.content,
+            finish_reason=outcome.finish_reason,  # type: ignore[arg-type]  # as it was recorded: one of these words
+            finish_detail=outcome.finish_detail,
+            token_usage=outcome.usage,
+            created_at=timestamp(outcome.created_at_us),
+            version=outcome.version,
+        )
+    detail = outcome_detail(outcome)
+    return frames.Error(
+        status=outcome.status,
+        title=TITLES.get(outcome.status) or CAUSES.get(outcome.cause, CAUSE_UNKNOWN)[1],
+        detail=detail,
+        message=detail,
+        message_id=reply_id,
+        version=outcome.version,
+        length=len(outcome.content),
+    )
+
+
+def outcome_detail(outcome: Outcome) -> str:
+    """A sentence for the client, without the model server's own words, which auditors find by the request id."""
+    if outcome.cause == "llm_unavailable":
+        return "LLM server not available"
+    if outcome.detail:
+        public_detail = without_server_words(outcome.detail)
+        if public_detail == outcome.detail or outcome.request_id is None:
+            return public_detail
+        return (
+            f"{public_detail}; auditors find its words in the session's trail,"
+            f" under the request id {outcome.request_id}"
+        )
+    return {
+        "shutdown": "the service was shut down while it replied",
+        "crash": "the service stopped while it replied",
+        "import": "the conversation was copied here before the reply had ended",
+        "client": "cancelled at the client's request",
+        "deleted": "the session was deleted",
+        "superseded": "a newer message took its place",
+    }.get(outcome.cause, outcome.cause)

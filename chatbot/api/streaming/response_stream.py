@@ -1,35 +1,85 @@
-"""One reader's event stream: headers, frames with back-pressure, pings, and letting go of who takes nothing."""
+"""A streamed answer: headers, Server-Sent Events, backpressure, pings (heartbeat) and the write timeout."""
 
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from typing import Self
 
+import msgspec
+import structlog
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
-from msgspec import Struct
 
+from chatbot.api.problems import problem_of
 from chatbot.api.server.connection_limits import PING_S as PROBE_PING_S
-from chatbot.api.server.connection_limits import BoundedProtocol, HalfClosableProtocol
-from chatbot.api.services import SERVICES
-from chatbot.api.streaming.frames import PING
+from chatbot.api.server.connection_limits import BoundedProtocol, HalfClosableProtocol, StreamLimit
+from chatbot.api.streaming.flush_scheduler import FlushScheduler
+from chatbot.api.streaming.frames import FeedFrame, Frame
+from chatbot.config.settings import Settings
+from chatbot.observability.metrics import Metrics
+from chatbot.sessions.domain.rejections import Rejection
 
 HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache, no-transform",  # proxies may neither keep it nor compress it, which would buffer
     "X-Accel-Buffering": "no",
 }
+PING = b": ping\n\n"
+DONE = b"data: [DONE]\n\n"
+
+_encode_json = msgspec.json.Encoder().encode
 
 
-class ReaderConnection(Struct, frozen=True):
-    """The two ways to one reader: aiohttp's writer, and the transport below it."""
+def encode_event(event_id: bytes, data: bytes, retry_ms: int | None = None) -> bytes:
+    """One server-sent event (WHATWG HTML, 9.2). `retry_ms`: milliseconds after which a browser is to reconnect."""
+    retry = b"" if retry_ms is None else b"retry: %d\n" % retry_ms
+    return b"%bid: %b\ndata: %b\n\n" % (retry, event_id, data)
+
+
+def encode_frame(frame: Frame | FeedFrame, version: int, offset: int, *, retry_ms: int | None = None) -> bytes:
+    """`frame` as a server-sent event whose id is the cursor after it."""
+    return encode_event(b"%d:%d" % (version, offset), _encode_json(frame), retry_ms)
+
+
+class StreamContext(msgspec.Struct, frozen=True):
+    """What all streams of one application share. `ping_s` and the timeouts are seconds, `retry_ms` milliseconds."""
+
+    limit: StreamLimit
+    flush_scheduler: FlushScheduler
+    metrics: Metrics
+    logger: structlog.stdlib.BoundLogger
+    ping_s: float
+    write_timeout_s: float
+    document_timeout_s: float
+    retry_ms: int
+
+    @classmethod
+    def create(cls, settings: Settings, metrics: Metrics, logger: structlog.stdlib.BoundLogger) -> Self:
+        return cls(
+            limit=StreamLimit(settings.stream.readers_max),
+            flush_scheduler=FlushScheduler(),
+            metrics=metrics,
+            logger=logger,
+            ping_s=settings.stream.sse_ping_s,
+            write_timeout_s=settings.stream.write_timeout_s,
+            document_timeout_s=settings.server.write_timeout_s,
+            retry_ms=settings.stream.retry_ms,
+        )
+
+
+STREAMS: web.AppKey[StreamContext] = web.AppKey("streams", StreamContext)
+
+
+class ReaderConnection(msgspec.Struct, frozen=True):
+    """The connection to one reader: aiohttp's writer, and the transport below it."""
 
     writer: AbstractStreamWriter
     transport: asyncio.Transport
 
 
-FIRST_PROBE_S = 0.001  # between the first pings to a reader that may have left; then doubled
-CLIENT_LEFT_STATUS = 499  # nobody reads this answer: nginx's word for a client that has left
+FIRST_PROBE_S = 0.001  # between the first two pings to a reader that may have left; then doubled
+CLIENT_LEFT_STATUS = 499  # nobody reads this answer; what nginx logs for a client that has left
 
 
 async def stream_response(
@@ -39,21 +89,20 @@ async def stream_response(
     headers: Mapping[str, str] = HEADERS,
     ping_s: float | None = None,
 ) -> web.StreamResponse:
-    """Open an event stream, let `write` fill it, end it. A reader that leaves ends it, too.
+    """Open an event stream, let `write` fill it, and end it. It also ends when the reader leaves.
 
-    Streams of another type have other `headers`; `ping_s` None: as the settings say, infinite: no pings.
+    Streams of another type have other `headers`. `ping_s` (seconds) None: as in the settings; infinite: no pings.
     """
-    services = request.app[SERVICES]
-    settings = services.settings.stream
+    streams = request.app[STREAMS]
     if ping_s is None:
-        ping_s = settings.sse_ping_s
-    # What never pings is a document: its client is to take it, not to wait for news.
-    timeout_s = services.settings.server.write_timeout_s if math.isinf(ping_s) else settings.write_timeout_s
+        ping_s = streams.ping_s
+    # A stream without pings is a document, whose client is to read it, not to wait for news.
+    timeout_s = streams.document_timeout_s if math.isinf(ping_s) else streams.write_timeout_s
     protocol = request.protocol
     if isinstance(protocol, BoundedProtocol):
         protocol.write_timeout_s = timeout_s
     stream: ResponseStream | None = None
-    with services.metrics.open_stream():
+    with streams.metrics.open_stream():
         try:
             stream = await ResponseStream.open(request, headers, ping_s, timeout_s)
             if isinstance(protocol, HalfClosableProtocol):
@@ -63,11 +112,11 @@ async def stream_response(
             await write(stream)
             await stream.close()
         except ConnectionError as error:
-            # The reader has left. What it followed goes on, and it may come back for the rest.
-            services.logger.debug("stream.left", reason=type(error).__name__)
+            # The reader has left. The reply goes on, and the reader may return for the rest.
+            streams.logger.debug("stream.left", reason=type(error).__name__)
         except Exception:
             if stream is not None:
-                stream.abort()  # or the problem document would be taken for a part of this answer
+                stream.abort()  # or the problem document would look like a part of this answer
             raise
         finally:
             if stream is not None:
@@ -76,13 +125,12 @@ async def stream_response(
 
 
 class ResponseStream:
-    """An open answer of type text/event-stream.
+    """An open, streamed answer. Times are seconds.
 
-    aiohttp writes the answer's head and its end; what lies between goes to the transport as it is, in chunks (RFC 9112,
-    7.1), which can be done in any callback. The transport has no room (`BoundedProtocol`): what a reader does not take
-    at once makes it a slow one. One timer watches over the stream: it pings one that has been silent for
-    `ping_s`, and cuts off a reader that has left no room for `timeout_s`. So a frame costs no timer of its own. Times
-    are seconds.
+    aiohttp writes the answer's head and its end. The frames between are written directly to the transport, as chunks
+    (RFC 9112, 7.1), which is possible in any callback. The transport's buffer has a high-water mark of 0
+    (`BoundedProtocol`): a reader that does not take a frame immediately is behind. One timer per stream, not per
+    frame, sends pings after `ping_s` of silence and disconnects a reader that has taken nothing for `timeout_s`.
     """
 
     __slots__ = (
@@ -105,7 +153,7 @@ class ResponseStream:
         self.response = response
         self._writer, self._transport = connection.writer, connection.transport
         self._ping_s = ping_s
-        self._probe_ping_max_s: float | None = None  # in the end, of a reader that may have left
+        self._probe_ping_max_s: float | None = None  # the interval that pings to a reader that may have left grow to
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
         self._last_s = self._loop.time()  # when the last write began
@@ -117,11 +165,11 @@ class ResponseStream:
     async def open(
         cls, request: web.Request, headers: Mapping[str, str], ping_s: float, write_timeout_s: float
     ) -> "ResponseStream":
-        """Send the headers. Raises ConnectionError when the reader has left already."""
+        """Send the headers. Raises ConnectionError if the reader has left."""
         response = web.StreamResponse(headers=headers)
         if request.version >= HttpVersion11:
             response.enable_chunked_encoding()
-        else:  # some proxies still ask so: the stream then ends with the connection
+        else:  # some proxies still use HTTP/1.0: the stream ends with the connection
             response.force_close()
         writer = await response.prepare(request)
         if request.transport is None or writer is None:
@@ -129,9 +177,9 @@ class ResponseStream:
         return cls(response, ReaderConnection(writer, request.transport), ping_s, write_timeout_s)
 
     def push(self, frames: bytes) -> bool:
-        """Write at once. False: the socket took not all of it; wait for `room` before the next.
+        """Write without waiting. False: the socket did not take all of it; await `drain` before the next push.
 
-        Raises ConnectionError when the reader has left.
+        Raises ConnectionError if the reader has left.
         """
         transport = self._transport
         if transport.is_closing():
@@ -141,35 +189,36 @@ class ResponseStream:
         return transport.get_write_buffer_size() == 0
 
     async def drain(self) -> None:
-        """Return when the socket has taken all of it. Raises ConnectionError when the reader has left or is cut off."""
+        """Return when the socket has taken all. Raises ConnectionError if the reader left or was disconnected."""
         await self._writer.drain()
 
     async def send(self, frames: bytes) -> None:
-        """Write, and wait for room in the socket. Raises ConnectionError when the reader has left or was cut off."""
+        """Write, and wait until it is taken. Raises ConnectionError if the reader left or was disconnected."""
         if not self.push(frames):
             await self.drain()
 
     async def close(self, frames: bytes = b"") -> None:
-        """End the answer, unless it has ended. Its last frames may go in one write with its end.
+        """End the answer, unless it has ended. `frames` are sent in one write with its end.
 
-        Raises ConnectionError when the reader has left or was cut off.
+        Raises ConnectionError if the reader left or was disconnected.
         """
         if not self._has_ended:
             self._has_ended, self._last_s = True, self._loop.time()
             await self.response.write_eof(frames)
 
     def break_off(self, reason: Exception) -> None:
-        """Break the connection off, so that nobody takes what was sent for the whole. Raises ConnectionError."""
+        """Abort the connection, so that the client does not take a part for the whole. Raises ConnectionError."""
         self.abort()
         raise ConnectionAbortedError from reason
 
     def abort(self) -> None:
-        """Break the connection off."""
+        """Abort the connection."""
         self._transport.abort()
 
     def probe_reader(self) -> None:
-        """The reader sends no more: it may have left, which only a write tells, or rather the second one, after the
-        first was refused. Ping it now, after a millisecond, and then less and less often.
+        """Ping a reader that has closed its sending side now, after a millisecond, and then less and less often.
+
+        It may have left, which only a write shows: the second one fails, after the reader's system refused the first.
         """
         if math.isfinite(self._ping_s):
             self._probe_ping_max_s = min(self._ping_s, PROBE_PING_S)
@@ -179,25 +228,40 @@ class ResponseStream:
             self._check_reader()
 
     def stop_timer(self) -> None:
-        """Stop watching. To be called however the stream ended."""
+        """Stop the timer. To be called however the stream ended."""
         self._timer.cancel()
 
     def _check_reader(self) -> None:
-        """What was written and not taken tells a reader that stalls, whoever wrote it: a frame, a ping or the end."""
+        """Ping a silent stream, and disconnect a reader that has left what was sent unread for too long."""
         silent_s, is_stuck = self._loop.time() - self._last_s, self._transport.get_write_buffer_size() > 0
         if is_stuck and silent_s >= self._timeout_s:
-            self._transport.abort()  # whoever waits for room gets ConnectionError
+            self._transport.abort()  # a waiting `drain` raises ConnectionError
             return
         if not is_stuck and silent_s >= self._ping_s and not self._has_ended:
             self._ping()
             silent_s = 0.0
             if self._probe_ping_max_s is not None:
                 self._ping_s = min(self._ping_s * 2, self._probe_ping_max_s)
-        # A write that begins after this look may stall at once: look again before its time is up, too.
+        # A write that begins after this check may stall immediately: check again before its timeout, too.
         next_s = self._timeout_s - silent_s if is_stuck else min(self._ping_s - silent_s, self._timeout_s)
         self._timer = self._loop.call_later(max(next_s, 0.001), self._check_reader)
 
     def _ping(self) -> None:
-        """No need to wait for room: there is no other ping before this one is gone."""
+        """Without waiting: there is no other ping before the socket has taken this one."""
         with suppress(ConnectionError):  # the handler is cancelled with the connection
             self.push(PING)
+
+
+def ask_to_reconnect(request: web.Request, error: Exception) -> web.Response:
+    """Ask a browser's EventSource to reconnect after a temporary `error`: any status but 200 would stop it permanently.
+
+    Raises `error` if it is not temporary, and for all other clients, which can read a problem.
+    """
+    streams, problem = request.app[STREAMS], problem_of(error)
+    is_event_source = "text/event-stream" in request.headers.get("Accept", "")
+    if problem is None or problem.status != 503 or not is_event_source:
+        raise error
+    if not isinstance(error, Rejection):
+        streams.logger.warning("feed.unavailable", reason=str(error))
+    text = f"retry: {streams.retry_ms}\n: {problem.detail}\n\n"
+    return web.Response(body=text.encode(), headers=HEADERS)

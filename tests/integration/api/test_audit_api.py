@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from chatbot.api.routes.audit_routes import VERIFICATIONS_MAX
+from chatbot.api.request_limits import VERIFICATIONS_MAX
 from chatbot.runtime.throttle import PIECE_ROWS
 from events.integrity import chain_verifier
 from events.integrity.hash_chain import GENESIS, link

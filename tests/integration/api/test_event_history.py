@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from chatbot.api.routes import event_history_routes as api_trail
+from chatbot.api.request_limits import LOG_DEFAULT, LOG_MAX, TRAIL_DEFAULT, TRAIL_MAX
+from chatbot.api.streaming.response_stream import STREAMS
 from chatbot.audit import event_view
 from events.errors import LogUnavailable
 from events.record import StoredRow
@@ -219,7 +220,7 @@ async def test_of_a_log_that_nobody_takes_no_more_is_read(
     assert 0 < taken < 30
     writer.transport.abort()
     async with asyncio.timeout(5):
-        while service.services.streams._open:
+        while service.app[STREAMS].limit._open:
             await asyncio.sleep(0.01)
 
 
@@ -250,7 +251,7 @@ async def test_an_answer_that_cannot_be_finished_does_not_look_whole(
             await service.client.get(call)
         refused = await service.client.get(call, params={"after": 2})
         assert (refused.status_code, refused.json()["type"]) == (503, "/problems/log-unavailable")
-    assert service.services.streams._open == 0
+    assert service.app[STREAMS].limit._open == 0
 
 
 def stored(**columns: Any) -> StoredRow:
@@ -370,5 +371,5 @@ async def test_where_too_many_streams_are_open_an_event_source_is_asked_to_come_
 
 
 def test_the_bounds_are_the_documented_ones() -> None:
-    assert (api_trail.TRAIL_DEFAULT, api_trail.TRAIL_MAX) == (100, 1000)
-    assert (api_trail.LOG_DEFAULT, api_trail.LOG_MAX) == (1000, 10_000)
+    assert (TRAIL_DEFAULT, TRAIL_MAX) == (100, 1000)
+    assert (LOG_DEFAULT, LOG_MAX) == (1000, 10_000)

@@ -19,10 +19,9 @@ from yarl import URL
 from chatbot.api.app import build_app
 from chatbot.api.openapi.document import build_openapi_document
 from chatbot.api.openapi.examples import SESSION
-from chatbot.api.request_limits import StreamLimit
+from chatbot.api.responses import StaticFile
 from chatbot.api.routes import documentation_routes
 from chatbot.api.services import Readiness, Services
-from chatbot.api.streaming.flush_scheduler import FlushScheduler
 from chatbot.config.sections.auth_settings import AuthSettings
 from chatbot.config.sections.chat_settings import ChatSettings
 from chatbot.config.settings import Settings
@@ -55,12 +54,10 @@ def client_of(settings: Settings) -> Client:
         version="1.2.3",
         metrics=Metrics("1.2.3"),
         logger=structlog.get_logger(),
-        streams=StreamLimit(9),
         supervisor=SimpleNamespace(ask=ask, draining=False),
         new_id=lambda: SESSION,
         new_token=lambda: "0" * 32,
         readiness=Readiness(),
-        flush_scheduler=FlushScheduler(),
         health=None,  # no problem here is the model's
         provider=ManualProvider(),
         limiter=None,
@@ -163,7 +160,7 @@ async def test_many_first_requests_at_once_read_a_file_once(client: Client, monk
     read: list[str] = []
     real = documentation_routes._read
 
-    def noted(path: str) -> documentation_routes.StaticFile:
+    def noted(path: str) -> StaticFile:
         read.append(path)
         return real(path)
 

@@ -99,9 +99,9 @@ async def test_an_unread_answer_holds_a_piece_and_ends_with_its_time(
             client = clients(service)
             for _ in range(40):  # what the system's buffers take for it is no matter of ours
                 client.ask(path)
-            await until(lambda: server.bounded.unread_bytes > 0)
-            assert server.bounded.unread_bytes <= 2 * PIECE_BYTES
-            await until(lambda: server.bounded.unread_bytes == 0)
+            await until(lambda: server.open_connections.unread_bytes > 0)
+            assert server.open_connections.unread_bytes <= 2 * PIECE_BYTES
+            await until(lambda: server.open_connections.unread_bytes == 0)
         metrics = (await service.client.get("/metrics")).text
         assert 'chatbot_connections_closed_total{reason="write_timeout"} 2.0' in metrics
 
@@ -117,8 +117,8 @@ async def test_beyond_what_all_may_hold_the_one_behind_longest_is_closed(
                 for _ in range(8):
                     held[-1].ask(LARGE)
                 await asyncio.sleep(0)
-            await until(lambda: server.bounded.count <= 22)
-            assert server.bounded.unread_bytes <= 1_048_576
+            await until(lambda: server.open_connections.count <= 22)
+            assert server.open_connections.unread_bytes <= 1_048_576
         assert len(await held[0].rest()) < 8_000_000, "cut off"
         (line,) = [line for line in lines if line["event"] == "connections.closed"]
         assert line["reason"] == "unread"
@@ -135,7 +135,7 @@ async def test_at_the_cap_the_longest_idle_is_closed_and_the_busy_are_not(
         await until(lambda: service.services.feeds.count == 1)
         idle = [clients(service) for _ in range(10)]
         assert await idle[0].rest() == b""
-        assert server.bounded.count <= 4
+        assert server.open_connections.count <= 4
         assert service.services.feeds.count == 1
         more = [clients(service) for _ in range(3)]
         for one in more:
@@ -159,10 +159,10 @@ async def test_without_descriptors_it_pauses_says_so_once_and_goes_on(
 ) -> None:
     async with bounded(tmp_path, model, servers) as (service, server):
         opened = [clients(service) for _ in range(3)]
-        await until(lambda: server.bounded.count >= 3)
+        await until(lambda: server.open_connections.count >= 3)
         before = resource.getrlimit(resource.RLIMIT_NOFILE)
         waiting = [clients(service) for _ in range(2)]
-        await until(lambda: server.bounded.count >= 5)
+        await until(lambda: server.open_connections.count >= 5)
         more = socket.socket()
         with capture_logs() as lines:
             resource.setrlimit(resource.RLIMIT_NOFILE, (1, before[1]))  # no number is free below it
@@ -203,7 +203,7 @@ async def test_a_connection_that_the_loop_cannot_take_is_counted_and_the_next_is
             assert (await other.get("/livez")).status_code == 200
             assert "chatbot_accept_failures_total 1.0" in (await other.get("/metrics")).text
         assert not failures
-        assert server.bounded.count >= 1
+        assert server.open_connections.count >= 1
 
 
 async def test_large_bodies_that_arrive_slowly_take_no_more_than_their_bytes(
@@ -243,14 +243,14 @@ async def test_a_stream_has_its_own_time_and_the_connection_afterwards_not(
         times = []
 
         def noted() -> bool:
-            times.append({one.write_timeout_s for one in server.bounded._open})
+            times.append({one.write_timeout_s for one in server.open_connections._open})
             return times[-1] == {500.0}
 
         body = {"session_id": session_id, "message": "hi"}
         async with service.client.stream("POST", "/api/chat/stream", json=body) as answer:
             await until(noted)
             await answer.aread()
-        await until(lambda: {one.write_timeout_s for one in server.bounded._open} == {7.0})
+        await until(lambda: {one.write_timeout_s for one in server.open_connections._open} == {7.0})
         export = await service.client.get(f"/api/sessions/{session_id}/export")
         assert export.status_code == 200
-        assert {one.write_timeout_s for one in server.bounded._open} == {7.0}
+        assert {one.write_timeout_s for one in server.open_connections._open} == {7.0}

@@ -12,9 +12,9 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
+from chatbot.api.request_limits import DESCRIBED_MAX, EXPORTS_MAX, LIST_MAX_BYTES
 from chatbot.api.routes import export_routes as exporting
-from chatbot.api.routes.export_routes import EXPORTS_MAX
-from chatbot.api.routes.session_routes import DESCRIBED_MAX, LIST_MAX_BYTES
+from chatbot.api.streaming.response_stream import STREAMS
 from chatbot.audit.conversation import Conversation, load_conversation
 from chatbot.audit.conversation_rendering import build_document, render_markdown
 from chatbot.runtime.throttle import PIECE_BYTES as WORK_BYTES
@@ -209,7 +209,7 @@ async def test_a_mark_that_somebody_wrote_is_not_taken(service: Running, monkeyp
 async def test_exports_that_nobody_reads_hold_a_piece_each_and_are_few(
     service: Running, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    monkeypatch.setattr(service.services.streams, "_readers_max", 10_000)
+    monkeypatch.setattr(service.app[STREAMS].limit, "_open_max", 10_000)
     session_id = await conversation(service)
     pages: list[int] = []
     real = service.services.log.read_at

@@ -9,8 +9,8 @@ from typing import Any, cast
 
 from msgspec import Struct
 
+from chatbot.api.request_headers import Cursor
 from chatbot.api.services import Services
-from chatbot.api.streaming.cursors import Cursor
 from chatbot.api.streaming.feed_writer import FeedWriter
 from chatbot.api.streaming.flush_scheduler import FlushScheduler
 from chatbot.api.streaming.response_stream import ResponseStream
@@ -241,7 +241,6 @@ class FeedServices(Struct):
     supervisor: Any
     reader: Any
     feeds: Any
-    flush_scheduler: Any
     logger: Any
 
 
@@ -269,13 +268,13 @@ class FeedRequest:
         real, client = self._real, self.wire.client
         parts = FeedServices(
             Settings(), shelf, real.runner, real.runner.queries,
-            real.supervisor, real.reader, real.ports.feeds, FlushScheduler(), real.ports.logger,
+            real.supervisor, real.reader, real.ports.feeds, real.ports.logger,
         )  # fmt: skip
         with real.ports.feeds.open(self._session_id) as channel:
             try:
                 session = await real.reader.session(self._session_id, self._asker)
                 channel.advance_to(session.version)
-                self.feed = FeedWriter(cast(Services, parts), session, channel)
+                self.feed = FeedWriter(cast(Services, parts), FlushScheduler(), session, channel)
                 await self.feed.begin(session, cursor)
             except SessionNotFound:
                 client.over = True

@@ -32,14 +32,13 @@ async def test_a_reader_whose_log_has_lost_what_was_told_of_is_cut_off_and_asks_
     services = SimpleNamespace(
         log=log,
         feeds=feeds,
-        flush_scheduler=FlushScheduler(),
         supervisor=SimpleNamespace(running_reply=lambda _: None),
         settings=SimpleNamespace(stream=SimpleNamespace(retry_ms=1)),
         logger=structlog.get_logger("test"),
     )
     with feeds.open("s") as channel:
         channel.advance_to(5)
-        follower = FeedWriter(cast(Services, services), evolve(None, created), channel)
+        follower = FeedWriter(cast(Services, services), FlushScheduler(), evolve(None, created), channel)
         async with asyncio.timeout(1):
             await follower.write(cast(ResponseStream, None))
     assert log.asked == 1

@@ -1,4 +1,4 @@
-"""Each turn of the loop ends with one round of writes; a reader that is behind waits for its socket alone."""
+"""Each tick of the event loop ends with one round of writes; a reader that is behind waits only for its own socket."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from chatbot.api.streaming.flush_scheduler import FlushScheduler
+from chatbot.api.streaming.flush_scheduler import FlushScheduler, News, Progress
 from chatbot.sessions.feeds.channels import Signal
 
 
@@ -37,9 +37,9 @@ class Text:
         self.new = b""
         self.is_over = False
 
-    def look(self) -> bytes | None:
+    def take_news(self) -> News:
         new, self.new = self.new, b""
-        return new or (None if self.is_over else b"")
+        return new or (Progress.OVER if self.is_over else b"")
 
     def grow(self, piece: bytes) -> None:
         self.new += piece
@@ -57,8 +57,8 @@ def count_steps(task: asyncio.Task[None]) -> Callable[[], int]:
 
 
 @asynccontextmanager
-async def pouring(socket: Socket, text: Text) -> AsyncIterator[asyncio.Task[None]]:
-    task = asyncio.create_task(FlushScheduler().stream_updates(socket, text.look, text.signal))
+async def streaming(socket: Socket, text: Text) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.create_task(FlushScheduler().stream_updates(socket, text.take_news, text.signal))
     await asyncio.sleep(0)
     try:
         yield task
@@ -68,9 +68,9 @@ async def pouring(socket: Socket, text: Text) -> AsyncIterator[asyncio.Task[None
         assert not text.signal.listeners
 
 
-async def test_what_one_turn_of_the_loop_brings_is_written_as_one_without_waking_the_task() -> None:
+async def test_what_one_tick_of_the_loop_brings_is_written_as_one_without_waking_the_task() -> None:
     socket, text = Socket(), Text()
-    async with pouring(socket, text) as task:
+    async with streaming(socket, text) as task:
         steps = count_steps(task)
         text.grow(b"a")
         text.grow(b"b")
@@ -86,7 +86,9 @@ async def test_what_one_turn_of_the_loop_brings_is_written_as_one_without_waking
 async def test_all_readers_are_written_to_in_one_round() -> None:
     flush_scheduler, signal = FlushScheduler(), Signal()
     sockets, texts = [Socket() for _ in range(3)], [Text() for _ in range(3)]
-    tasks = [asyncio.create_task(flush_scheduler.stream_updates(sockets[n], texts[n].look, signal)) for n in range(3)]
+    tasks = [
+        asyncio.create_task(flush_scheduler.stream_updates(sockets[n], texts[n].take_news, signal)) for n in range(3)
+    ]
     await asyncio.sleep(0)
     for text in texts:
         text.new = b"x"
@@ -104,13 +106,13 @@ async def test_all_readers_are_written_to_in_one_round() -> None:
 async def test_what_was_there_before_is_written_first() -> None:
     socket, text = Socket(), Text()
     text.new = b"early"
-    async with pouring(socket, text):
+    async with streaming(socket, text):
         assert socket.taken == [b"early"]
 
 
 async def test_a_reader_that_is_behind_gets_all_as_one_when_it_has_room() -> None:
     socket, text = Socket(), Text()
-    async with pouring(socket, text):
+    async with streaming(socket, text):
         socket.free.clear()
         for piece in (b"a", b"b", b"c", b"d"):
             text.grow(piece)
@@ -123,7 +125,7 @@ async def test_a_reader_that_is_behind_gets_all_as_one_when_it_has_room() -> Non
 
 async def test_it_ends_when_there_is_nothing_more_to_look_for() -> None:
     socket, text = Socket(), Text()
-    async with pouring(socket, text) as task:
+    async with streaming(socket, text) as task:
         text.end()
         async with asyncio.timeout(1):
             await task
@@ -134,7 +136,7 @@ async def test_it_ends_when_there_is_nothing_more_to_look_for() -> None:
 
 async def test_an_end_that_comes_while_the_reader_is_behind_is_not_missed() -> None:
     socket, text = Socket(), Text()
-    async with pouring(socket, text) as task:
+    async with streaming(socket, text) as task:
         socket.free.clear()
         text.grow(b"a")
         await asyncio.sleep(0)
@@ -149,7 +151,7 @@ async def test_a_reader_that_has_left_does_not_disturb_the_others() -> None:
     seen = Text()
     seen.signal = text.signal
     socket.has_left = True
-    async with pouring(socket, text) as task, pouring(other, seen):
+    async with streaming(socket, text) as task, streaming(other, seen):
         seen.new = b"a"
         text.grow(b"a")
         await asyncio.sleep(0)

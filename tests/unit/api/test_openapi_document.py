@@ -19,14 +19,12 @@ from chatbot.api.openapi.examples import EXAMPLES, SESSION, feed_transcript, tra
 from chatbot.api.openapi.operations import OPERATIONS
 from chatbot.api.openapi.schemas import ProblemView
 from chatbot.api.problem_types import PROBLEM_TYPES
-from chatbot.api.problems import CAUSES, STATUSES, Problem, internal_error, problem_of, render
-from chatbot.api.reply_parameters import check_chat
-from chatbot.api.request_bodies import ChatBody, RequestFault, check_metadata, check_text, decode_body
-from chatbot.api.request_headers import if_match, read_idempotency_key
+from chatbot.api.problems import CAUSES, STATUSES, Problem, RequestFault, internal_error, problem_of, render
+from chatbot.api.request_bodies import ChatBody, check_chat, check_metadata, check_text, decode_body
+from chatbot.api.request_headers import if_match, last_event_id, read_idempotency_key
 from chatbot.api.response_bodies import AcceptedView
 from chatbot.api.services import Services
 from chatbot.api.streaming import frames
-from chatbot.api.streaming.cursors import last_event_id
 from chatbot.audit.event_view import EventView
 from chatbot.config.sections.auth_settings import AuthSettings
 from chatbot.config.sections.chat_settings import ChatSettings
@@ -80,7 +78,9 @@ def media(node: Any = DOCUMENT) -> list[dict[str, Any]]:
 
 
 def test_every_route_is_documented_and_nothing_else_is() -> None:
-    services = cast(Services, SimpleNamespace(settings=Settings(), log=None, log_metrics=None))
+    services = cast(
+        Services, SimpleNamespace(settings=Settings(), log=None, log_metrics=None, metrics=None, logger=None)
+    )
     routes = {
         (route.method, route.resource.canonical)
         for route in build_app(services).router.routes()

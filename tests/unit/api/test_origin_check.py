@@ -8,7 +8,7 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 from msgspec.structs import replace
 
-from chatbot.api.origin_check import check_host_and_origin
+from chatbot.api.middleware import check_host_and_origin
 from chatbot.api.problems import Problem
 from chatbot.config.sections.server_settings import ServerSettings
 

@@ -1,7 +1,6 @@
 """The path under which a proxy publishes the service: whose word counts, and what it does to the paths."""
 
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -10,20 +9,16 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from chatbot.api.server.path_prefix import is_trusted, prefix_of, strip_prefix
-from chatbot.api.services import SERVICES, Services
 from chatbot.config.loader import ConfigError, load
 from chatbot.config.sections.server_settings import ServerSettings
-from chatbot.config.settings import Settings
 
 PROXIES = ("127.0.0.1", "10.0.0.0/8", "fd00::/8")
 
 
-def asked(*prefixes: str, remote: str = "127.0.0.1", own: str = "") -> web.Request:
-    app = web.Application()
-    settings = Settings(server=ServerSettings(path_prefix=own, trusted_proxies=PROXIES))
-    app[SERVICES] = cast(Services, SimpleNamespace(settings=settings))
+def prefix_for(*prefixes: str, remote: str = "127.0.0.1", own: str = "") -> str:
     headers = CIMultiDict(("X-Forwarded-Prefix", one) for one in prefixes)
-    return make_mocked_request("GET", "/", headers=headers, app=app).clone(remote=remote)
+    request = make_mocked_request("GET", "/", headers=headers).clone(remote=remote)
+    return prefix_of(request, ServerSettings(path_prefix=own, trusted_proxies=PROXIES))
 
 
 @pytest.mark.parametrize(
@@ -48,8 +43,8 @@ def asked(*prefixes: str, remote: str = "127.0.0.1", own: str = "") -> web.Reque
     ],
 )
 def test_the_prefix_of_a_trusted_proxy_counts_where_it_is_a_path(given: list[str], prefix: str) -> None:
-    assert prefix_of(asked(*given, own="/own")) == prefix
-    assert prefix_of(asked(*given, own="/own", remote="192.168.0.1")) == "/own", "nobody trusts this one"
+    assert prefix_for(*given, own="/own") == prefix
+    assert prefix_for(*given, own="/own", remote="192.168.0.1") == "/own", "nobody trusts this one"
 
 
 @pytest.mark.parametrize(

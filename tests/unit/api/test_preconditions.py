@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from msgspec import Struct
 from multidict import CIMultiDict
 
+from chatbot.api.problems import RequestFault
 from chatbot.api.request_bodies import (
     BranchBody,
     CancelBody,
@@ -17,7 +18,6 @@ from chatbot.api.request_bodies import (
     CreateSessionBody,
     ForkBody,
     RegenerateBody,
-    RequestFault,
     decode_body,
 )
 from chatbot.api.request_headers import if_match, matches_if_none_match, read_idempotency_key, session_id_for_key

@@ -10,8 +10,7 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from structlog.testing import capture_logs
 
-from chatbot.api.problems import Problem, internal_error, problem_of, render
-from chatbot.api.request_bodies import RequestFault
+from chatbot.api.problems import Problem, RequestFault, internal_error, problem_of, render
 from chatbot.llm import provider as llm
 from chatbot.sessions.actor.supervisor import Supervisor
 from chatbot.sessions.domain import rejections as sessions

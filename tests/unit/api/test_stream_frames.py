@@ -9,8 +9,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chatbot.api.streaming.frames import (
-    DONE,
-    PING,
     Branch,
     Chunk,
     Complete,
@@ -25,8 +23,8 @@ from chatbot.api.streaming.frames import (
     Resync,
     Session,
     Start,
-    encode,
 )
+from chatbot.api.streaming.response_stream import DONE, PING, encode_frame
 from events.catalogue import Usage
 
 TEXT = st.text(max_size=200)
@@ -73,7 +71,7 @@ def read(stream: bytes) -> list[tuple[str | None, str]]:
 @example(text="e\u0301 👩‍👩‍👧‍👦 שלום 안녕", cursor=(1, 0))
 def test_any_text_comes_through_a_chunk_unchanged(text: str, cursor: tuple[int, int]) -> None:
     version, offset = cursor
-    ((found_id, data),) = read(encode(Chunk(text), version, offset))
+    ((found_id, data),) = read(encode_frame(Chunk(text), version, offset))
     assert json.loads(data) == {"type": "chunk", "content": text}
     assert found_id == f"{version}:{offset}"
 
@@ -81,7 +79,7 @@ def test_any_text_comes_through_a_chunk_unchanged(text: str, cursor: tuple[int, 
 @given(pieces=st.lists(TEXT, max_size=6))
 def test_frames_in_one_write_are_read_one_by_one(pieces: list[str]) -> None:
     ends = [sum(map(len, pieces[: number + 1])) for number in range(len(pieces))]
-    stream = b"".join(encode(Chunk(piece), 7, end) for piece, end in zip(pieces, ends, strict=True))
+    stream = b"".join(encode_frame(Chunk(piece), 7, end) for piece, end in zip(pieces, ends, strict=True))
     events = read(PING + stream + PING + DONE)
     assert [json.loads(data)["content"] for _, data in events[:-1]] == pieces
     assert [found_id for found_id, _ in events[:-1]] == [f"7:{end}" for end in ends]
@@ -90,20 +88,20 @@ def test_frames_in_one_write_are_read_one_by_one(pieces: list[str]) -> None:
 
 @pytest.mark.parametrize("frame", [*FRAMES, *FEED_FRAMES], ids=lambda frame: type(frame).__name__)
 def test_no_frame_has_a_line_break_inside_its_data(frame: Frame | FeedFrame) -> None:
-    encoded = encode(frame, 12, 34)
+    encoded = encode_frame(frame, 12, 34)
     assert re.fullmatch(rb"id: 12:34\ndata: [^\r\n]+\n\n", encoded)
     assert msgspec.json.decode(read(encoded)[0][1], type=type(frame)) == frame
 
 
 @pytest.mark.parametrize("frame", [*FRAMES, *FEED_FRAMES], ids=lambda frame: type(frame).__name__)
 def test_each_frame_says_what_it_is(frame: Frame | FeedFrame) -> None:
-    said = json.loads(read(encode(frame, 1, 0))[0][1])
+    said = json.loads(read(encode_frame(frame, 1, 0))[0][1])
     assert said["type"] == type(frame).__name__.removeprefix("Feed").lower()
     assert set(said) == {"type", *frame.__struct_fields__}
 
 
 def test_the_time_to_come_back_is_in_the_frames_own_block() -> None:
-    encoded = encode(Draining(3), 3, 0, retry_ms=1500)
+    encoded = encode_frame(Draining(3), 3, 0, retry_ms=1500)
     assert encoded.startswith(b"retry: 1500\nid: 3:0\ndata: ")
     assert len(read(encoded)) == 1, "a block of its own would be an empty event to some readers"
 
