@@ -1,21 +1,18 @@
-"""Which store keeps a log: a file is SQLite's, a URL PostgreSQL's."""
+"""Opens a log in the store that its location names: a path is SQLite's, a URL PostgreSQL's."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from events.compatibility import OtherNodes
 from events.errors import LogUnusable
 from events.log import EventLog
+from events.log_observer import LogObserver
 from events.options import LogOptions
-from events.storage.group_commit import LogObserver
+from events.storage.append_batch import now_us
 from events.storage.sqlite.notifier import Notifier
 from events.storage.sqlite.sqlite_log import SqliteLog
 
-
-def now_us() -> int:
-    """Microseconds since 1970, UTC."""
-    return time.time_ns() // 1000
+__all__ = ["LogOptions", "now_us", "open_log"]
 
 
 async def open_log(  # noqa: PLR0913  each has a default that suits
@@ -29,10 +26,10 @@ async def open_log(  # noqa: PLR0913  each has a default that suits
     other_nodes: OtherNodes | None = None,
     program: str = "unknown",
 ) -> EventLog:
-    """The log in `place`, a path or a PostgreSQL URL, made if missing; with `read_only` nothing is written.
+    """The log in `place`, a path or a PostgreSQL URL, created if missing; with `read_only` nothing is written.
 
-    `wakeups` and `other_nodes` are for processes of one machine that append to one file. `program` is the version of
-    this program, by which other nodes of a log in PostgreSQL know it.
+    `notifier` and `other_nodes` are for processes of one machine that append to one file. `program` is the version of
+    this program, which other nodes of a log in PostgreSQL see.
     Raises LogUnusable, which says what to do about it.
     """
     if isinstance(place, Path):

@@ -1,5 +1,6 @@
 """From appends to rows, without I/O: encode and commit to each event, then place a batch on the end of the chain."""
 
+import time
 from collections.abc import Callable, Sequence
 
 from msgspec import Struct
@@ -68,6 +69,11 @@ class AppendContext(Struct, frozen=True, gc=False):
     metadata: Metadata
     recorded_at_us: int
     erases: bool = False
+
+
+def now_us() -> int:
+    """Microseconds since 1970, UTC: the clock of `recorded_at_us`."""
+    return time.time_ns() // 1000
 
 
 def prepare(events: Sequence[Event], origin: AppendContext, random_bytes: Callable[[int], bytes]) -> PendingAppend:

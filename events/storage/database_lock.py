@@ -31,6 +31,7 @@ class DatabaseLock:
         self._path = database.with_name(database.name + "-lock")
         self._descriptor: int | None = None
         self._file: int | None = None  # of the database; None where it cannot be locked beside SQLite
+        self._adopted_file: int | None = None  # of the database, by `adopt`: stays open
         self.is_new = False  # whether `acquire` made the lock's file
         self.is_new_database = False  # whether `acquire` made the database's file
 
@@ -115,10 +116,16 @@ class DatabaseLock:
                     raise BlockingIOError
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # changes nothing where it is held already
             self._descriptor = os.dup(descriptors[0])
+            self._adopted_file = descriptors[1] if len(descriptors) > 1 else None
         except OSError as error:
             raise LogUnusable(
                 f"descriptors {tuple(descriptors)} do not hold the lock of database {self._database}"
             ) from error
+
+    @property
+    def database_descriptor(self) -> int | None:
+        """A descriptor of the database's file, open at least until `release`; None where there is none."""
+        return self._file if self._file is not None else self._adopted_file
 
     @property
     def descriptors(self) -> tuple[int, ...]:

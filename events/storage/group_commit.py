@@ -1,7 +1,8 @@
-"""Group commit: a bounded queue of appends, and one task that hands all that wait to the store as one batch.
+"""Group commit, the write side that all stores share: a bounded queue of appends, one task that hands all that wait to
+the store as one batch, and the committed head, which readers wait for.
 
-Knows no database. The task owns the store's write side; nobody cancels it, so a transaction is never left half done.
-Callers wait on futures: one that goes away changes nothing, its append is written all the same.
+Knows no database. The task owns the store's write side and is never cancelled, so that no transaction is left half
+done. Callers wait on futures: one that is cancelled changes nothing, its append is written all the same.
 """
 
 import asyncio
@@ -9,80 +10,42 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 from events.errors import LogBusy, LogError, LogUnavailable, VersionConflict
+from events.log_observer import LogObserver
 from events.options import LogOptions
-from events.record import RecordedEvent
+from events.record import Head, RecordedEvent
 from events.storage.append_batch import Outcome, PendingAppend
-from events.storage.futures import resolve
 
 Recorded = tuple[RecordedEvent, ...]
 
-RETRY_S = 1.0  # after an unexpected failure while tidying
-
-
-class LogObserver(Protocol):
-    """Who counts what the log does. Called in the writer's task: must be quick."""
-
-    def appended(self, batch_events: int, append_s: float, commit_s: float) -> None:
-        """A batch is on disk. `append_s`: from the arrival of its oldest append; `commit_s`: in the store alone."""
-
-    def refused(self, reason: str) -> None:
-        """An append was refused: `busy`, `closing`, `conflict`, `outdated` or `unavailable`."""
-
-    def failed(self, error: Exception) -> None:
-        """Something happened in the writer that no store should let happen; a fault of ours."""
-
-    def warned(self, subject: str, reason: str) -> None:
-        """An operator should know, once for each reason. `erasure_waits`: erased content cannot leave the store's pages
-        for now. `nodes_outdated`: events were refused, as another process over the log cannot read them.
-        """
-
-    def files_lost(self, reason: str) -> None:
-        """A file of the log was deleted or replaced while it was open."""
-
-
-class NoObserver:
-    """Counts nothing."""
-
-    def appended(self, batch_events: int, append_s: float, commit_s: float) -> None: ...
-
-    def refused(self, reason: str) -> None: ...
-
-    def failed(self, error: Exception) -> None: ...
-
-    def warned(self, subject: str, reason: str) -> None: ...
-
-    def files_lost(self, reason: str) -> None: ...
+RETRY_S = 1.0  # pause after an unexpected failure of the store's maintenance
 
 
 class BatchStore(Protocol):
-    """What the writer needs of a store."""
+    """The write side of one store."""
 
     async def write(self, batch: Sequence[PendingAppend]) -> list[Outcome]:
-        """Commit `batch` in one transaction and say, in order, what became of each append."""
+        """Commit `batch` in one transaction. Returns the outcome of each append, in order."""
         ...
 
     async def probe(self) -> None:
-        """Commit nothing. Raises LogUnavailable where an append would be refused just now."""
+        """Commit nothing. Raises LogUnavailable where an append would be refused now."""
         ...
 
     async def maintain(self) -> float | None:
-        """Housekeeping between batches: the seconds until it wants to be called again, None for no earlier than
-        the next batch.
-        """
+        """Maintenance between batches. Returns the seconds until it must run again, None for after the next batch."""
         ...
 
 
-# An append in the queue: what is appended, who waits for it, and when it came (monotonic seconds).
+# An append in the queue, the future of its caller, and when it arrived (monotonic seconds).
 QueuedAppend = tuple[PendingAppend, asyncio.Future[Recorded], float]
 
 
 class GroupCommit:
-    """The one task that writes. `failure` keeps the last exception that no store should raise; the batch that met
-    it is refused with LogUnavailable, and the writer goes on with the next, which the store begins by looking
-    again at what is on disk.
+    """The one task that writes. `failure` keeps the last exception that no store should raise: its batch is refused
+    with LogUnavailable, and the writer continues with the next one, before which the store reads again what is on disk.
     """
 
     def __init__(self, store: BatchStore, options: LogOptions, observe: LogObserver) -> None:
@@ -93,12 +56,12 @@ class GroupCommit:
         self._queue: deque[QueuedAppend] = deque()
         self._queued_bytes = 0
         self._queued_events = 0
-        self._probe: asyncio.Future[None] | None = None  # shared by all who ask meanwhile
+        self._probe: asyncio.Future[None] | None = None  # shared by all callers that wait for it
         self._arrival = asyncio.Event()
         self._closing = False
-        self._last_batch_size = 0  # appends in the last batch
-        self._expected_company = 0  # and in the one before it, too: a crowd that came once is not waited for
-        self._wake_at = 1  # appends in the queue that wake the task
+        self._last_batch_size = 0  # appends in the last batch, and in the queue after it
+        self._expected_appends = 0  # the lesser of the last two: one burst alone does not cause a wait
+        self._wake_at = 1  # so many appends in the queue wake the task
         self._loop = asyncio.get_running_loop()
         self._task = self._loop.create_task(self._run(), name="log-writer")
 
@@ -108,7 +71,7 @@ class GroupCommit:
         return len(self._queue)
 
     def submit(self, pending: PendingAppend) -> asyncio.Future[Recorded]:
-        """Queue an append; the future tells what became of it. Raises LogBusy, LogUnavailable or ValueError."""
+        """Queue an append; the future gets its outcome. Raises LogBusy, LogUnavailable or ValueError."""
         if self._closing:
             raise self._refuse(LogUnavailable("the log is closing"), "closing")
         events = len(pending.contents)
@@ -127,7 +90,7 @@ class GroupCommit:
         return future
 
     async def probe(self) -> None:
-        """Have the store commit nothing, behind the appends that wait. Raises LogUnavailable where that fails."""
+        """Have the store commit nothing, after the appends that wait. Raises LogUnavailable where that fails."""
         if self._closing:
             raise LogUnavailable("the log is closing")
         if self._probe is None:
@@ -136,16 +99,16 @@ class GroupCommit:
         await asyncio.shield(self._probe)
 
     def wake(self) -> None:
-        """Have the store tidy soon, though nothing is to be written."""
+        """Have the store's maintenance run soon, though nothing is to be written."""
         self._arrival.set()
 
     def refuse(self) -> None:
-        """From now on refuse what comes; the task ends when what waits is written."""
+        """From now on refuse appends; the task ends when those that wait are written."""
         self._closing = True
         self._arrival.set()
 
     async def close(self) -> None:
-        """Refuse what comes, write what waits, and stop."""
+        """Refuse new appends, write those that wait, and stop."""
         self.refuse()
         await asyncio.wait([self._task])
 
@@ -155,11 +118,11 @@ class GroupCommit:
             while self._queue or not self._closing:
                 await self._wait_for_appends(pause_s)
                 if self._queue:
-                    await self._linger()
+                    await self._wait_for_company()
                     batch = self._take_batch()
                     await self._write(batch)
                     previous_batch_size, self._last_batch_size = self._last_batch_size, len(batch) + len(self._queue)
-                    self._expected_company = min(previous_batch_size, self._last_batch_size)
+                    self._expected_appends = min(previous_batch_size, self._last_batch_size)
                 if self._probe is not None:
                     await self._answer_probe(self._probe)
                 pause_s = await self._maintain()
@@ -168,25 +131,27 @@ class GroupCommit:
             if self._probe is not None:
                 self._probe.cancel()
             for _, future, _ in self._queue:
-                resolve(future, LogUnavailable("the log was stopped; nothing was recorded"))
+                _resolve(future, LogUnavailable("the log was stopped; nothing was recorded"))
 
     async def _wait_for_appends(self, timeout: float | None) -> None:
         if self._queue or self._closing or self._probe is not None:
-            # Those whom the last batch has just woken may append again at once: let them join this one.
+            # Callers that the last batch has just answered may append again at once: let them join this one.
             await asyncio.sleep(0)
             return
         self._arrival.clear()
         with suppress(TimeoutError):
-            # Whoever appends in the same turn of the loop as the first joins its batch.
+            # Callers that append in the same iteration of the event loop as the first join its batch.
             await (self._arrival.wait() if timeout is None else asyncio.wait_for(self._arrival.wait(), timeout))
 
-    async def _linger(self) -> None:
-        """Wait a moment for as many appends as the last batches had: who appends side by side shares a commit. Whoever
-        appends alone waits for nobody, nor for those that have just come together once, as sessions that expire do."""
+    async def _wait_for_company(self) -> None:
+        """Wait for as many appends as each of the last two batches had, `append_gather_s` at most: callers that append
+        concurrently share a commit. A lone caller never waits, nor does one after a single burst (as of sessions that
+        expire together).
+        """
         is_full = self._queued_events >= self._options.append_batch_max
-        if len(self._queue) < self._expected_company and not is_full and not self._closing:
+        if len(self._queue) < self._expected_appends and not is_full and not self._closing:
             self._arrival.clear()
-            self._wake_at = self._expected_company
+            self._wake_at = self._expected_appends
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._options.append_gather_s):
                     await self._arrival.wait()
@@ -213,7 +178,7 @@ class GroupCommit:
             outcomes = await self._store.write([pending for pending, _, _ in batch])
             events = 0
             for (_, future, _), outcome in zip(batch, outcomes, strict=True):
-                resolve(future, outcome)
+                _resolve(future, outcome)
                 if isinstance(outcome, tuple):
                     events += len(outcome)
             self._report_batch(batch, outcomes, events, started_s)
@@ -233,9 +198,9 @@ class GroupCommit:
             self._failed(error)
             outcome = LogUnavailable(f"the log failed in an unexpected way ({error!r})")
         self._probe = None
-        resolve(probe, outcome)
+        _resolve(probe, outcome)
         if outcome is not None:
-            probe.exception()  # seen, should everyone who asked have left
+            probe.exception()  # retrieved, though all callers may be gone
 
     async def _maintain(self) -> float | None:
         try:
@@ -259,12 +224,58 @@ class GroupCommit:
             self._observe.appended(events, now_s - batch[0][2], now_s - started_s)
 
     def _fail_batch(self, batch: list[QueuedAppend], cause: BaseException) -> None:
-        """Answer everyone in a batch of which nobody knows what became of it."""
+        """Refuse every append of a batch whose outcome is unknown."""
         for _, future, _ in batch:
             refusal = LogUnavailable(f"the log failed in an unexpected way ({cause!r}): read the stream again")
             refusal.__cause__ = cause
-            resolve(future, refusal)
+            _resolve(future, refusal)
 
     def _refuse(self, error: LogError, reason: str) -> LogError:
         self._observe.refused(reason)
         return error
+
+
+def _resolve(future: asyncio.Future[Any], outcome: object) -> None:
+    """Answer the caller of `future`, unless it was cancelled; an exception is raised there."""
+    if future.done():
+        return
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
+
+
+class HeadNotifier:
+    """The last committed position and digest. Waiters wake at the commit, without polling."""
+
+    def __init__(self, head: Head) -> None:
+        self.current = head
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._closed: str | None = None
+
+    def advance(self, head: Head) -> None:
+        """The store has committed up to `head`: wake every waiter."""
+        self.current = head
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def wait(self, position: int) -> Head:
+        """The head, once it is past `position`. Raises LogUnavailable when the log closes first."""
+        while self.current.position <= position:
+            if self._closed is not None:
+                raise LogUnavailable(self._closed)
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.add(waiter)
+            try:
+                await waiter
+            finally:
+                self._waiters.discard(waiter)
+        return self.current
+
+    def close(self, reason: str) -> None:
+        """Wake every waiter: no commit will follow. `wait` then raises LogUnavailable with `reason`."""
+        self._closed = reason
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)

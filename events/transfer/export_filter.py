@@ -16,8 +16,8 @@ from msgspec import Struct
 
 from events.options import LogOptions
 from events.record import StoredRow, stored_row
+from events.storage.sqlite.sqlite_read_pool import SqliteSnapshot, open_snapshot
 from events.storage.sqlite.sqlite_schema import RAW_COLUMNS
-from events.storage.sqlite.sqlite_snapshot import SqliteSnapshot, open_snapshot
 
 PAGE = 500  # rows read at once while the streams are chosen
 

@@ -9,7 +9,6 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 
 import aiosqlite
@@ -17,14 +16,25 @@ import msgspec
 from msgspec.structs import astuple, replace
 
 from events.errors import LogError, LogUnusable
-from events.integrity.hash_chain import GENESIS, SALT_BYTES, commit, link
+from events.integrity import hash_chain
+from events.integrity.hash_chain import SALT_BYTES, link
 from events.options import LogOptions
 from events.record import Columns, Head, StoredRow
 from events.storage.database_lock import DatabaseLock
 from events.storage.erasure_rules import without_erased
 from events.storage.incomplete_log import WritingCommand, writing_command_of
-from events.storage.sqlite.sqlite_batch_store import ERASE
-from events.storage.sqlite.sqlite_schema import APPLICATION_ID, COLUMNS, connect, connect_writer, explain, mark
+from events.storage.sqlite.batched_connection import run_in_thread
+from events.storage.sqlite.sqlite_errors import explain
+from events.storage.sqlite.sqlite_schema import (
+    APPLICATION_ID,
+    commit,
+    connect,
+    erase_content,
+    insert_rows,
+    mark,
+    open_exclusive,
+    read_head,
+)
 from events.transfer.import_index import ImportIndex
 
 ROWS_MAX = 500  # in one transaction and statement: 11 values each, and SQLite binds at most 32,766
@@ -34,7 +44,6 @@ TEXT_TYPES = frozenset(
 HISTORY_ADOPTED = "history_adopted"
 
 NOTE_FILE = "CREATE TABLE IF NOT EXISTS unfinished (sha256 TEXT NOT NULL) STRICT"  # beside the mark, until the end
-_ROW = "(" + ",".join("?" * len(COLUMNS.split(","))) + ")"
 _FIND = (
     "WITH asked (stream_id, version) AS (VALUES {})"
     " SELECT stream_id, version, position, commitment, metadata FROM asked JOIN events USING (stream_id, version)"
@@ -75,18 +84,8 @@ class ImportTarget:
         until `finish` of events.storage.sqlite.sqlite_schema. Raises LogInUse while a server runs, LogUnusable.
         """
         path = await asyncio.to_thread(path.resolve)
-        lock = DatabaseLock(path)
-        await asyncio.to_thread(lock.acquire)
-        try:
-            connection = await connect_writer(path, LogOptions(), create=True, work=work)
-        except BaseException as error:
-            lock.release()
-            if isinstance(error, sqlite3.Error):
-                raise LogUnusable(explain(error, path) or f"database {path}: {error}") from error
-            raise
-        last = "SELECT position, digest FROM events ORDER BY position DESC LIMIT 1"
-        rows = await connection.execute_fetchall(last)
-        transfer = cls(connection, lock, next((Head(*row) for row in rows), Head(0, GENESIS)), work)
+        connection, lock = await open_exclusive(path, work, create=True)
+        transfer = cls(connection, lock, await run_in_thread(connection, read_head), work)
         ((number,),) = await connection.execute_fetchall("PRAGMA user_version")
         transfer.is_resumed = not lock.is_new_database and writing_command_of(number) is work
         transfer._interrupted_file = await _source_file(connection)
@@ -131,26 +130,22 @@ class ImportTarget:
             head = Head(one.position, one.digest)
             placed.append(astuple(one))
         written, erasures = without_erased(placed)
-        insert = f"INSERT INTO events ({COLUMNS}) VALUES " + ",".join([_ROW] * len(rows))  # noqa: S608  constants
-        inserted = (insert, list(chain.from_iterable(written)))
-        await self._commit([*self._begin_statements, inserted, *((ERASE, one) for one in erasures)])
+        await self._commit(written, erasures)
         self._begin_statements = []
         self.head = head
         self.added += len(rows)
 
-    async def _commit(self, statements: Sequence[tuple[str, Sequence[object]]]) -> None:
-        """All of them in one transaction. Raises TransferRefused."""
-        connection = self._connection
+    async def _commit(self, rows: Sequence[Columns], erasures: Sequence[tuple[str, int]]) -> None:
+        """All of it in one transaction. Raises ImportRefused."""
+
+        def write(raw: sqlite3.Connection) -> None:
+            for statement, values in self._begin_statements:
+                raw.execute(statement, values)
+            insert_rows(raw, rows)
+            erase_content(raw, erasures)
+
         try:
-            await connection.execute_fetchall("BEGIN IMMEDIATE")
-            try:
-                for statement, values in statements:
-                    await connection.execute_fetchall(statement, values)
-                await connection.execute_fetchall("COMMIT")
-            except BaseException:
-                if connection.in_transaction:  # a full disk has rolled it back already
-                    await connection.execute_fetchall("ROLLBACK")
-                raise
+            await commit(self._connection, write)
         except sqlite3.IntegrityError as error:
             raise ImportRefused(f"after position {self.head.position} of the log: {error}") from error
         except sqlite3.Error as error:
@@ -196,19 +191,18 @@ class ImportTarget:
         for message, place in zip(data["messages"], new, strict=True):
             message["position"] = place
         text, salt = msgspec.json.encode(data), os.urandom(SALT_BYTES)
-        return replace(row, data=text.decode(), salt=salt, commitment=commit(salt, text))
+        return replace(row, data=text.decode(), salt=salt, commitment=hash_chain.commit(salt, text))
 
 
 async def finish(path: Path, work: WritingCommand) -> None:
     """`work` has written all of the log in `path`: from now on it may be used. Raises LogUnusable."""
     path = await asyncio.to_thread(path.resolve)
-    lock = DatabaseLock(path)
-    await asyncio.to_thread(lock.acquire)
+    connection, lock = await open_exclusive(path, work, create=False)
     try:
-        connection = await connect_writer(path, LogOptions(), create=False, work=work)
         try:
-            for statement in ("BEGIN IMMEDIATE", "DROP TABLE IF EXISTS unfinished", mark(None), "COMMIT"):
-                await connection.execute_fetchall(statement)
+            await commit(
+                connection, lambda raw: [raw.execute(one) for one in ("DROP TABLE IF EXISTS unfinished", mark(None))]
+            )
             await connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
             await connection.close()

@@ -14,7 +14,7 @@ from msgspec import structs
 
 from events.errors import LogUnusable
 from events.record import RecordedEvent
-from events.storage.sqlite.file_loss_detector import FileLossDetector
+from events.storage.sqlite.wal import FileLossDetector
 from projections.checkpoint import Checkpoint
 from projections.errors import InvalidProjection, is_corrupt_or_inconsistent
 from projections.folds.batch import Changes, SessionChanges, fold
@@ -43,7 +43,7 @@ class ProjectionWriter:
         try:
             self.checkpoint, self._label_key = prepare_file(self._connection, path, is_draft=is_draft)
             self._files = FileLossDetector(path)
-            self._files.note()
+            self._files.remember()
             ((self.has_erased_hashes,),) = self._connection.execute(sql.IS_STALE).fetchall()
         except BaseException:
             self._connection.close()

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import aiosqlite
 
 from events.errors import LogBusy
-from events.storage.sqlite.batched_connection import CallableConnection, CallBatcher, Question
+from events.storage.sqlite.batched_connection import Call, CallableConnection, CallBatcher
 from projections.errors import ProjectionsUnavailable, is_damage, is_passing
 
 PAUSE_MAX_S = 5.0  # how long a query waits while one good file takes another's place
@@ -71,7 +71,7 @@ class ReadConnection:
         """The rows of one query. Raises ProjectionsUnavailable when the file cannot be read now."""
         return await self.ask(lambda connection: connection.execute(query, parameters).fetchall(), is_long=is_long)
 
-    async def ask(self, question: Question[T], *, is_long: bool = False) -> T:
+    async def ask(self, question: Call[T], *, is_long: bool = False) -> T:
         """What `question` makes of a connection, in its thread. Raises as `rows`."""
         if not self._is_available.is_set():
             with suppress(TimeoutError):
@@ -80,7 +80,7 @@ class ReadConnection:
         if self._batchers is None:
             raise ProjectionsUnavailable("the projections are being rebuilt")
         try:
-            return await self._batchers[is_long].ask(question)
+            return await self._batchers[is_long].run(question)
         except LogBusy as error:
             raise ProjectionsUnavailable(str(error)) from error
         except sqlite3.Error as error:

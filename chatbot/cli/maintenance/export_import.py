@@ -222,7 +222,7 @@ def _sessions_with_open_replies(transfer: ImportTarget) -> Iterator[str]:
 
 async def interrupt_open_replies(path: Path, session_ids: Sequence[str]) -> tuple[Head, int]:
     """End the replies that these sessions owe: nobody writes them here. Where the log ends then, and their number."""
-    log = await SqliteLog.open(path, work=WritingCommand.IMPORT)
+    log = await SqliteLog.open(path, command=WritingCommand.IMPORT)
     closed = 0
     try:
         for session_id in session_ids:
@@ -250,7 +250,7 @@ async def _interruptions(log: EventLog, session: Session) -> list[ReplyInterrupt
 
 async def _check_integrity(path: Path) -> None:
     """Nothing is built on a log that does not hold. Raises LogUnusable."""
-    log = await SqliteLog.open(path, read_only=True, work=WritingCommand.IMPORT)
+    log = await SqliteLog.open(path, read_only=True, command=WritingCommand.IMPORT)
     try:
         await check_integrity(log, path)
     finally:

@@ -202,7 +202,7 @@ def _find_unexplained_erasures(transfer: ImportTarget) -> list[tuple[str, int]]:
 
 async def _close_erased(destination: Path, lost: list[tuple[str, int]]) -> None:
     """The event that erased these sessions is lost: say so in a session_deleted, so that the new log holds."""
-    log = await SqliteLog.open(destination, work=WritingCommand.SALVAGE)
+    log = await SqliteLog.open(destination, command=WritingCommand.SALVAGE)
     try:
         for stream_id, version in lost:
             deleted = SessionDeleted(reason="salvage: the event that erased this session was lost")

@@ -11,7 +11,6 @@ from chatbot.sessions.domain.rejections import Overloaded
 from chatbot.sessions.domain.state import State
 from chatbot.sessions.replies.reply import Reply
 from events.record import Metadata
-from events.storage.futures import resolve
 
 
 class Envelope(Struct):
@@ -33,8 +32,12 @@ class Envelope(Struct):
 
     def answer(self, answer: Any) -> None:
         """Resolve the caller's future, exactly once. No-op if the caller has left. Exceptions are raised there."""
-        if self.reply_to is not None:
-            resolve(self.reply_to, answer)
+        if self.reply_to is None or self.reply_to.done():
+            return
+        if isinstance(answer, Exception):
+            self.reply_to.set_exception(answer)
+        else:
+            self.reply_to.set_result(answer)
 
 
 class CommandResult(Struct, frozen=True):

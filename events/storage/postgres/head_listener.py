@@ -8,7 +8,7 @@ import asyncpg
 from events.errors import LogUnavailable
 from events.integrity.hash_chain import GENESIS
 from events.record import Head
-from events.storage.head_notifier import HeadNotifier
+from events.storage.group_commit import HeadNotifier
 from events.storage.postgres.postgres_connection import (
     ANSWER_TIMEOUT_S,
     FAILURES,

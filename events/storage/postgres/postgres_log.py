@@ -19,11 +19,12 @@ from events.codec import event_type
 from events.compatibility import EventTypeGate, NodeVersion, name_of_process, own_version
 from events.errors import LogUnavailable, LogUnusable
 from events.log import Snapshot
+from events.log_observer import LogObserver, NoObserver
 from events.options import LogOptions
 from events.record import EventHeader, Head, Metadata, RawColumns, RecordedEvent, StoredRow
 from events.storage.append_batch import AppendContext, prepare
 from events.storage.erasure_rules import check_erasure_explained
-from events.storage.group_commit import GroupCommit, LogObserver, NoObserver
+from events.storage.group_commit import GroupCommit
 from events.storage.postgres.append_procedure import erase_before
 from events.storage.postgres.head_listener import HeadListener, server_process
 from events.storage.postgres.node_registry import NodeRegistry

@@ -1,80 +1,57 @@
-"""The end of a log to which other processes append, too: asked for when they tell, or when somebody must know."""
+"""The head of a log to which other processes append, too: read when they notify, when a caller needs it, and at a slow
+interval.
+"""
 
 import asyncio
 import sqlite3
 from contextlib import suppress
 
 from events.errors import LogError
-from events.integrity.hash_chain import GENESIS
 from events.record import Head
-from events.storage.head_notifier import HeadNotifier
+from events.storage.group_commit import HeadNotifier
+from events.storage.shared_refresh import SharedRefresh
 from events.storage.sqlite.notifier import Notifier
-from events.storage.sqlite.sqlite_readers import SqliteReaders
+from events.storage.sqlite.sqlite_read_pool import SqliteReadPool
+from events.storage.sqlite.sqlite_schema import read_head
 
-POLL_S = 1.0  # between looks that nobody asked for: should a wake-up ever be lost
-LAST = "SELECT position, digest FROM events ORDER BY position DESC LIMIT 1"
+POLL_S = 1.0  # between reads without a notification, should one ever be lost
 
 
 class HeadPoller:
-    """Moves `live` on as the file grows, whoever appends. `start` it, and `close` it."""
+    """Advances `head` as the file grows, whichever process appends. `start` it, and `close` it."""
 
-    def __init__(self, live: HeadNotifier, readers: SqliteReaders, notifier: Notifier) -> None:
-        self._live = live
-        self._readers = readers
+    def __init__(self, head: HeadNotifier, pool: SqliteReadPool, notifier: Notifier) -> None:
+        self._head = head
+        self._pool = pool
         self._notifier = notifier
-        self._next: asyncio.Task[Head] | None = None  # a look that has not begun: who comes now may share it
-        self._newest: asyncio.Task[Head] | None = None
+        self._refresh = SharedRefresh(self._query)
         self._polling: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Listen to the others."""
-        self._notifier.subscribe(self._refresh_soon)
+        """Subscribe to the other processes."""
+        self._notifier.subscribe(self._refresh.request)
         self._polling = asyncio.create_task(self._poll(), name="log-head")
 
     async def latest(self) -> Head:
-        """As EventLog.latest. All who come before a look begins share it."""
-        return await asyncio.shield(self._refresh_soon())
+        """As EventLog.latest."""
+        return await self._refresh.latest()
 
     async def close(self) -> None:
-        """Listen no more, and let the look that is under way end."""
+        """Unsubscribe, and end the query that is under way."""
         self._notifier.close()
-        for task in (self._polling, self._newest):
-            if task is not None:
-                task.cancel()
-                await asyncio.wait([task])
+        if self._polling is not None:
+            self._polling.cancel()
+            await asyncio.wait([self._polling])
+        await self._refresh.close("the log is closed")
 
-    def _refresh_soon(self) -> asyncio.Task[Head]:
-        if self._next is None:
-            self._next = asyncio.create_task(self._refresh(self._newest), name="log-head-look")
-            self._next.add_done_callback(_mark_retrieved)
-            self._newest = self._next
-        return self._next
-
-    async def _refresh(self, before: asyncio.Task[Head] | None) -> Head:
-        if before is not None and not before.done():
-            await asyncio.wait([before])
-        self._next = None
-        rows = await self._readers.ask(_query_head)
-        if rows and rows[0][0] > self._live.current.position:  # our own commit may have been faster
-            self._live.advance(Head(*rows[0]))
-        return self._live.current
+    async def _query(self) -> Head:
+        found = await self._pool.run(read_head)
+        if found.position > self._head.current.position:  # our own commit may have been faster
+            self._head.advance(found)
+        return self._head.current
 
     async def _poll(self) -> None:
         while True:
             await asyncio.sleep(POLL_S)
-            with suppress(LogError, sqlite3.Error):  # whoever reads the log is told
+            with suppress(LogError, sqlite3.Error):  # the callers of the log get the error
                 await self.latest()
-
-
-def read_head(connection: sqlite3.Connection) -> Head:
-    """The end of the log as `connection` sees it."""
-    return next((Head(*row) for row in _query_head(connection)), Head(0, GENESIS))
-
-
-def _query_head(connection: sqlite3.Connection) -> list[tuple[int, bytes]]:
-    return connection.execute(LAST).fetchall()
-
-
-def _mark_retrieved(look: asyncio.Task[Head]) -> None:
-    if not look.cancelled():
-        look.exception()  # raised wherever it was waited for

@@ -2,70 +2,114 @@
 
 import asyncio
 import io
-import math
 import os
 import sqlite3
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
 
 from events.catalogue import ERASURE_TYPES, Event
 from events.codec import event_type
 from events.compatibility import EventTypeGate, OtherNodes
 from events.errors import LogStopped, LogUnavailable, LogUnusable
-from events.integrity.hash_chain import GENESIS
-from events.log import Snapshot
+from events.log_observer import LogObserver, NoObserver
 from events.options import LogOptions
-from events.record import EventHeader, Head, Metadata, RawColumns, RecordedEvent, StoredRow
-from events.storage.append_batch import AppendContext
-from events.storage.database_lock import database_file
+from events.record import Head, Metadata, RecordedEvent
+from events.storage.append_batch import AppendContext, erasure, now_us, prepare
+from events.storage.database_lock import DatabaseLock, database_file
 from events.storage.erasure_rules import check_erasure_explained
-from events.storage.group_commit import LogObserver, NoObserver
-from events.storage.head_notifier import HeadNotifier
+from events.storage.group_commit import GroupCommit, HeadNotifier
 from events.storage.incomplete_log import WritingCommand
+from events.storage.sqlite import sqlite_batch_store
+from events.storage.sqlite.batched_connection import run_in_thread
 from events.storage.sqlite.head_poller import HeadPoller
 from events.storage.sqlite.notifier import Notifier
-from events.storage.sqlite.sqlite_readers import (
-    SqliteReaders,
-    all_events,
-    event_headers,
-    events_at,
-    scan_raw_rows,
-    sizes_at,
-    stored_rows,
-    stored_stream,
-    stream_events,
-)
-from events.storage.sqlite.sqlite_schema import check_format, connect_reader, explain
-from events.storage.sqlite.sqlite_writer import SqliteWriter
-
-__all__ = ["LogObserver", "LogOptions", "SqliteLog"]
-
-T = TypeVar("T")
+from events.storage.sqlite.shared_batch_store import SharedBatchStore
+from events.storage.sqlite.sqlite_batch_store import SqliteBatchStore
+from events.storage.sqlite.sqlite_errors import explain
+from events.storage.sqlite.sqlite_queries import SqliteQueries
+from events.storage.sqlite.sqlite_read_pool import SqliteReadPool
+from events.storage.sqlite.sqlite_schema import check_format, connect_reader, read_head
 
 RANDOM_BUFFER_BYTES = 1024  # salts of 64 events
-_INTEGER_MIN, _INTEGER_MAX = -(2**63), 2**63 - 1  # SQLite's; a client's cursor may name any number
 
 
-def now_us() -> int:
-    """Microseconds since 1970, UTC."""
-    return time.time_ns() // 1000
+class WriteSide:
+    """What only a log that may write has: the locks, the store and the writer's task. Made by `open`."""
+
+    def __init__(self, lock: DatabaseLock, store: SqliteBatchStore, writer: GroupCommit) -> None:
+        self.store = store
+        self.writer = writer
+        self._lock = lock
+        self._file_check_task = asyncio.create_task(self._check_files_periodically(), name="log-file-check")
+
+    @classmethod
+    async def open(
+        cls,
+        database: Path,
+        store: SqliteBatchStore,
+        options: LogOptions,
+        observe: LogObserver,
+        notifier: Notifier | None,
+    ) -> "WriteSide":
+        """Take the locks (with `notifier`, those that the processes hold together), open the file, start the writer.
+        Raises LogUnusable or sqlite3.Error.
+        """
+        lock = DatabaseLock(database)
+        try:
+            if notifier is None:
+                await asyncio.to_thread(lock.acquire)
+            else:
+                await asyncio.to_thread(lock.adopt, notifier.locks)
+            store.on_files_lost = observe.files_lost
+            await store.open(lock.database_descriptor)
+            return cls(lock, store, GroupCommit(store, options, observe))
+        except BaseException:
+            try:
+                await store.close()
+            finally:
+                lock.release()
+            raise
+
+    async def stop(self) -> None:
+        """Refuse new appends and write those that wait."""
+        self._file_check_task.cancel()
+        await asyncio.wait([self._file_check_task])
+        await self.writer.close()
+
+    async def close(self) -> None:
+        """Empty the write-ahead log, close the file and release the locks, whatever state they are in."""
+        try:
+            await self.store.close()
+        finally:
+            self._lock.release()
+
+    async def _check_files_periodically(self) -> None:
+        """Have the store check its files, also while nothing is appended."""
+        while True:
+            await asyncio.sleep(sqlite_batch_store.FILE_CHECK_S / 2)
+            self.writer.wake()
 
 
-class SqliteLog:
+class SqliteLog(SqliteQueries):
     """An event log in one file. Made by `open`; every instance must be closed."""
 
     def __init__(
-        self, readers: SqliteReaders, live: HeadNotifier, write_side: SqliteWriter | None, notifier: Notifier | None
+        self,
+        pool: SqliteReadPool,
+        head: HeadNotifier,
+        options: LogOptions,
+        sources: tuple[Callable[[], int], Callable[[int], bytes]],
+        write_side: WriteSide | None,
     ) -> None:
-        self._readers = readers
-        self._live = live
-        self._writer = write_side
-        self._head_poller = None if notifier is None or write_side is None else HeadPoller(live, readers, notifier)
-        self._closed: asyncio.Task[None] | None = None
+        super().__init__(pool)
+        self._head = head
+        self._options = options
+        self._clock, self._random_bytes = sources
+        self._write_side = write_side
+        self._head_poller: HeadPoller | None = None
         self._gate: EventTypeGate | None = None
+        self._closed: asyncio.Task[None] | None = None
 
     @classmethod
     async def open(  # noqa: PLR0913  each has a default that suits
@@ -79,138 +123,103 @@ class SqliteLog:
         observe: LogObserver | None = None,
         notifier: Notifier | None = None,
         other_nodes: OtherNodes | None = None,
-        work: WritingCommand | None = None,
+        command: WritingCommand | None = None,
     ) -> "SqliteLog":
         """Open the log in `path`, created if missing.
 
-        With `read_only` no event and no lock is written, so that offline commands work beside a running server and
-        on a read-only copy; `head` is then the end of the log at this moment. `clock` gives microseconds, UTC;
-        `random_bytes` the salts, absent: the system. With `wakeups` other processes append to the file, too, all of
-        them through such a log; `other_nodes` knows what those can read. A log that a command has not finished is
-        opened only for it, as `work`.
+        With `read_only` no event and no lock is written, so that offline commands work while a server runs and on a
+        read-only copy; `head` is then the end of the log at this moment. `clock` gives microseconds, UTC;
+        `random_bytes` the salts, by default the system's. With `notifier` other processes append to the file, too, all
+        of them through such a log; `other_nodes` knows what those can read. A log that a command has not finished is
+        opened only for that `command`.
         Raises LogUnusable (of which LogInUse is one), which says what to do about it.
         """
         options = options or LogOptions()
+        observe = observe or NoObserver()
         database = await asyncio.to_thread(database_file, Path(path), read_only=read_only)
-        readers, side = SqliteReaders(database, options), None
+        pool, side = SqliteReadPool(database, options), None
         try:
             if read_only:
-                live = await _read_only_head(database, options, work)
+                head = await _read_only_head(database, options, command)
             else:
-                side = SqliteWriter(database, options, (clock, random_bytes or _buffered_random_bytes()), notifier)
-                side.store.work = work
-                live = await side.open(observe or NoObserver())
-            await readers.open()
+                store = (
+                    SqliteBatchStore(database, options, command)
+                    if notifier is None
+                    else SharedBatchStore(database, options, notifier, command)
+                )
+                side = await WriteSide.open(database, store, options, observe, notifier)
+                head = store.head
+            await pool.open()
         except BaseException as error:
-            await _release(readers, side)
+            await _release(pool, side)
             if isinstance(error, sqlite3.Error):
                 raise LogUnusable(explain(error, database) or f"database {database}: {error}") from error
             raise
-        log = cls(readers, live, side, notifier)
+        log = cls(pool, head, options, (clock, random_bytes or _buffered_random_bytes()), side)
         if other_nodes is not None:
-            log._gate = EventTypeGate(other_nodes, observe or NoObserver())
-        if log._head_poller is not None:
+            log._gate = EventTypeGate(other_nodes, observe)
+        if notifier is not None and side is not None:
+            log._head_poller = HeadPoller(head, pool, notifier)
             log._head_poller.start()
         return log
 
     @property
     def failure(self) -> BaseException | None:
-        """The last exception in the writer that should have been impossible; it refused one batch."""
-        return None if self._writer is None else self._writer.failure
+        """The last exception in the writer that only a bug can cause; it refused one batch."""
+        return None if self._write_side is None else self._write_side.writer.failure
 
     @property
     def damage(self) -> str | None:
         """As EventLog.damage."""
-        store = None if self._writer is None else self._writer.store
-        return self._readers.damage or (None if store is None else store.damage or store.missing_file)
+        store = None if self._write_side is None else self._write_side.store
+        return self._pool.damage or (None if store is None else store.damage or store.missing_file)
 
     @property
     def erasure_pending(self) -> bool:
         """Whether a reader in another program still keeps erased content in the write-ahead log."""
-        return self._writer is not None and not self._writer.store.wal_clean.is_set()
+        return self._write_side is not None and not self._write_side.store.wal_clean.is_set()
 
     async def append(
         self, stream_id: str, expected_version: int, events: Sequence[Event], metadata: Metadata
     ) -> tuple[RecordedEvent, ...]:
-        """As EventLog.append. Raises ValueError for text that is no Unicode or more events than a batch may hold."""
-        side = self._require_writer()
+        """As EventLog.append. Raises ValueError for text that is not Unicode or more events than a batch may hold."""
+        side = self._require_write_side()
         if self._gate is not None:
             await self._gate.admit(events)
-        return await side.record(events, AppendContext(stream_id, expected_version, metadata, side.clock()))
+        context = AppendContext(stream_id, expected_version, metadata, self._clock())
+        return await side.writer.submit(prepare(events, context, self._random_bytes))
 
     async def erase(
         self, stream_id: str, expected_version: int, event: Event, metadata: Metadata
     ) -> tuple[RecordedEvent, ...]:
-        """As EventLog.erase. When another program reads the file for longer than `erase_wait_s` it returns all the
+        """As EventLog.erase. While another program reads the file for longer than `erase_wait_s` it returns all the
         same (the event is recorded, no query shows the content); `erasure_pending` is then true until that reader
-        has gone.
+        has closed the file.
         """
         if event_type(event) not in ERASURE_TYPES:
             raise ValueError(f"{event_type(event)} does not explain why content is gone")
-        side = self._require_writer()
+        side = self._require_write_side()
         if self._gate is not None:
             await self._gate.admit([event])
-        recorded = await side.record(
-            [event], AppendContext(stream_id, expected_version, metadata, side.clock(), erases=True)
-        )
-        await side.erased()
+        context = AppendContext(stream_id, expected_version, metadata, self._clock(), erases=True)
+        recorded = await side.writer.submit(prepare([event], context, self._random_bytes))
+        await self._wait_until_wal_clean(side)
         return recorded
 
     async def finish_erasure(self, stream_id: str, version: int) -> None:
-        """As EventLog.finish_erasure, which `erasure_pending` tells of as `erase` does."""
-        side = self._require_writer()
+        """As EventLog.finish_erasure; `erasure_pending` as after `erase`."""
+        side = self._require_write_side()
         await check_erasure_explained(self, stream_id, version)
-        await side.finish_erasure(stream_id, version)
-        await side.erased()
-
-    async def read(
-        self, stream_id: str, *, after: int = 0, limit: int, bytes_max: int | None = None, backwards: bool = False
-    ) -> list[RecordedEvent]:
-        """As EventLog.read."""
-        span = _span(after, limit)
-        return await stream_events(self._readers, stream_id, span, backwards=backwards, bytes_max=bytes_max)
-
-    async def read_all(self, *, after: int = 0, limit: int) -> list[RecordedEvent]:
-        """As EventLog.read_all."""
-        return await all_events(self._readers, _span(after, limit))
-
-    async def event_headers(self, *, after: int = 0, limit: int) -> list[EventHeader]:
-        """As EventLog.outlines."""
-        return await event_headers(self._readers, _span(after, limit))
-
-    async def read_at(self, positions: Sequence[int]) -> dict[int, RecordedEvent]:
-        """As EventLog.read_at."""
-        return await events_at(self._readers, [place for place in positions if 0 < place <= _INTEGER_MAX])
-
-    async def sizes(self, positions: Sequence[int]) -> dict[int, int]:
-        """As EventLog.sizes."""
-        return await sizes_at(self._readers, [place for place in positions if 0 < place <= _INTEGER_MAX])
-
-    async def rows(self, *, after: int = 0, limit: int, bytes_max: int | None = None) -> list[StoredRow]:
-        """As EventLog.rows."""
-        return await stored_rows(self._readers, _span(after, limit), bytes_max)
-
-    async def scan_rows(self, take: Callable[[Iterator[RawColumns]], T], *, after: int = 0, limit: int) -> T:
-        """As events.integrity.chain_verifier.PassesRows."""
-        return await scan_raw_rows(self._readers, take, _span(after, limit))
-
-    async def stream_rows(
-        self, stream_id: str, *, after: int = 0, limit: int, bytes_max: int | None = None
-    ) -> list[StoredRow]:
-        """As EventLog.stream_rows."""
-        return await stored_stream(self._readers, stream_id, _span(after, limit), bytes_max)
-
-    def snapshot(self) -> AbstractAsyncContextManager[Snapshot]:
-        """As EventLog.snapshot."""
-        return self._readers.snapshot()
+        await side.writer.submit(erasure(stream_id, version))
+        await self._wait_until_wal_clean(side)
 
     def head(self) -> Head:
         """As EventLog.head."""
-        return self._live.current
+        return self._head.current
 
     async def latest(self) -> Head:
         """As EventLog.latest."""
-        return self._live.current if self._head_poller is None else await self._head_poller.latest()
+        return self._head.current if self._head_poller is None else await self._head_poller.latest()
 
     @property
     def is_shared(self) -> bool:
@@ -219,16 +228,16 @@ class SqliteLog:
 
     async def check_writable(self) -> None:
         """As EventLog.check_writable."""
-        await self._require_writer().probe()
+        await self._require_write_side().writer.probe()
 
     async def wait(self, position: int) -> Head:
         """As EventLog.wait. Raises LogUnavailable when the log closes first."""
-        return await self._live.wait(position)
+        return await self._head.wait(position)
 
     async def close(self) -> None:
         """As EventLog.close. A second call waits for the first."""
-        if self._writer is not None:
-            self._writer.refuse()
+        if self._write_side is not None:
+            self._write_side.writer.refuse()
         if self._closed is None:
             self._closed = asyncio.create_task(self._release(), name="log-close")
         await asyncio.shield(self._closed)
@@ -236,61 +245,59 @@ class SqliteLog:
     async def _release(self) -> None:
         if self._head_poller is not None:
             await self._head_poller.close()
-        await _release(self._readers, self._writer)
+        await _release(self._pool, self._write_side)
 
-    def _require_writer(self) -> SqliteWriter:
-        side = self._writer
+    def _require_write_side(self) -> WriteSide:
+        side = self._write_side
         if side is None:
             raise LogUnavailable("the log was opened for reading only")
-        damage = self._readers.damage or side.store.damage
+        damage = self._pool.damage or side.store.damage
         if damage is not None:
             raise LogStopped(damage)
         return side
 
+    async def _wait_until_wal_clean(self, side: WriteSide) -> None:
+        """Wait until no file holds erased content, for `erase_wait_s` at most."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._options.erase_wait_s):
+                await side.store.wal_clean.wait()
+
 
 def _buffered_random_bytes() -> Callable[[int], bytes]:
-    """Random bytes of the system, drawn in advance: asking it costs as much for a thousand as for sixteen."""
-    drawn = io.BytesIO()
+    """Random bytes of the system, drawn in advance: a call for a thousand costs as much as one for sixteen."""
+    buffer = io.BytesIO()
 
-    def take(size: int) -> bytes:
-        nonlocal drawn
-        taken = drawn.read(size)
-        if len(taken) < size:
-            drawn = io.BytesIO(os.urandom(max(size, RANDOM_BUFFER_BYTES)))
-            taken = drawn.read(size)
-        return taken
+    def draw(size: int) -> bytes:
+        nonlocal buffer
+        drawn = buffer.read(size)
+        if len(drawn) < size:
+            buffer = io.BytesIO(os.urandom(max(size, RANDOM_BUFFER_BYTES)))
+            drawn = buffer.read(size)
+        return drawn
 
-    return take
+    return draw
 
 
-async def _release(readers: SqliteReaders, side: SqliteWriter | None) -> None:
+async def _release(pool: SqliteReadPool, side: WriteSide | None) -> None:
     try:
         if side is not None:
             await side.stop()
     finally:
         try:
-            await readers.close()
+            await pool.close()
         finally:
             if side is not None:
                 await side.close()  # last: only then can SQLite remove its write-ahead log
 
 
-async def _read_only_head(database: Path, options: LogOptions, work: WritingCommand | None) -> HeadNotifier:
-    """The head of a log that is only read, which for it never moves."""
+async def _read_only_head(database: Path, options: LogOptions, command: WritingCommand | None) -> HeadNotifier:
+    """The head of a log that is only read, where it never moves."""
     connection = await connect_reader(database, options)
     try:
-        if await check_format(connection, database, work):
+        if await check_format(connection, database, command):
             raise LogUnusable(f"database {database} is empty: there is no log in it")
-        rows = await connection.execute_fetchall("SELECT position, digest FROM events ORDER BY position DESC LIMIT 1")
-        live = HeadNotifier(next((Head(*row) for row in rows), Head(0, GENESIS)))
+        head = HeadNotifier(await run_in_thread(connection, read_head))
     finally:
         await connection.close()
-    live.close("the log was opened for reading only")
-    return live
-
-
-def _span(after: int, limit: int) -> tuple[int | float, int]:
-    if limit < 1:  # SQLite takes a negative limit for none
-        raise ValueError("limit must be at least 1")
-    below = after if after >= _INTEGER_MIN else -math.inf  # below all: even a row at the lowest integer is after it
-    return min(below, _INTEGER_MAX), min(limit, _INTEGER_MAX)
+    head.close("the log was opened for reading only")
+    return head

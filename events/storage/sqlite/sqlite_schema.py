@@ -1,18 +1,26 @@
-"""The log as SQLite keeps it: the file's mark, its one table, and the triggers by which the database itself refuses
-to forget, change or reorder what happened.
+"""The schema of a log in SQLite: its one table, the triggers that make the table append-only, the mark that tells a log
+from other databases, and the connections and statements that every user of the file shares.
 """
 
 import asyncio
 import os
 import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 import aiosqlite
 
-from events.errors import LogUnavailable, LogUnusable
+from events.errors import LogUnusable
+from events.integrity.hash_chain import GENESIS
 from events.options import LogOptions
+from events.record import Columns, Head
+from events.storage.database_lock import DatabaseLock
 from events.storage.incomplete_log import LogIncomplete, WritingCommand, writing_command_of
-from events.storage.sqlite.batched_connection import CallableConnection
+from events.storage.sqlite.batched_connection import Call, CallableConnection, run_in_thread
+from events.storage.sqlite.sqlite_errors import explain, primary_code
 
 APPLICATION_ID = 0x43484C47  # "CHLG": tells a log from any other SQLite file
 FORMAT = 1  # PRAGMA user_version
@@ -80,41 +88,73 @@ WRITER_PRAGMAS = (
     "secure_delete=ON",  # erased content is overwritten with zeros
     "recursive_triggers=ON",  # without it INSERT OR REPLACE walks past the trigger that refuses DELETE
     "temp_store=MEMORY",  # no content in temporary files
-    "wal_autocheckpoint=0",  # events/storage/sqlite/wal_checkpointer.py does it
+    "wal_autocheckpoint=0",  # events/storage/sqlite/wal.py does it
 )
 
-_REASONS = {
-    sqlite3.SQLITE_FULL: "the disk is full: free some space",
-    sqlite3.SQLITE_BUSY: "another program keeps it locked",
-    sqlite3.SQLITE_LOCKED: "another program keeps it locked",
-    sqlite3.SQLITE_PROTOCOL: "another program keeps it locked",
-    sqlite3.SQLITE_IOERR: "reading or writing the file failed: look at the disk",
-    sqlite3.SQLITE_READONLY: "the file cannot be written: look at its permissions",
-    sqlite3.SQLITE_PERM: "the file cannot be written: look at its permissions",
-    sqlite3.SQLITE_CANTOPEN: "the file cannot be opened: look at its path and permissions",
-    sqlite3.SQLITE_CORRUPT: "the file is damaged: restore a copy, or see `chatbot salvage`",
-    sqlite3.SQLITE_NOTADB: "it is not an SQLite database: choose another DATABASE_URL",
-    sqlite3.SQLITE_NOMEM: "out of memory",
-}
+STATEMENTS_MAX = 128  # as many as a connection of Python keeps prepared; up to 12 KiB each
 
-# After these the connection itself is not to be trusted.
-DAMAGED = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CANTOPEN})
+_LAST = "SELECT position, digest FROM events ORDER BY position DESC LIMIT 1"
+_ERASE = "UPDATE events SET data = NULL, salt = NULL WHERE stream_id = ? AND version < ? AND data IS NOT NULL"
+_ROW = "(" + ",".join("?" * len(COLUMNS.split(","))) + ")"
 
 
-def primary_code(error: sqlite3.Error) -> int:
-    """SQLite's primary result code, 0 for an error of the Python module's own."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+def read_head(connection: sqlite3.Connection) -> Head:
+    """The end of the log as `connection` sees it. In the connection's thread. Raises sqlite3.Error."""
+    return next((Head(*row) for row in connection.execute(_LAST).fetchall()), Head(0, GENESIS))
 
 
-def is_corrupt(error: sqlite3.Error) -> bool:
-    """Whether `error` says that the file itself makes no sense: no further try will cure that."""
-    return primary_code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+def insert_rows(connection: sqlite3.Connection, rows: Sequence[Columns]) -> None:
+    """Add `rows` in one statement. In the connection's thread. Raises sqlite3.Error."""
+    if rows:
+        connection.execute(insert_statement(len(rows)), list(chain.from_iterable(rows)))
 
 
-def explain(error: sqlite3.Error, path: Path) -> str | None:
-    """What is the matter, in words for an operator; None for an error that only a mistake in this program makes."""
-    reason = _REASONS.get(primary_code(error))
-    return reason and f"database {path}: {reason} ({getattr(error, 'sqlite_errorname', 'unknown')})"
+@lru_cache(maxsize=STATEMENTS_MAX)
+def insert_statement(rows: int) -> str:
+    """The statement that adds so many rows."""
+    return f"INSERT INTO events ({COLUMNS}) VALUES " + ",".join([_ROW] * rows)  # noqa: S608  constants
+
+
+def erase_content(connection: sqlite3.Connection, erasures: Sequence[tuple[str, int]]) -> None:
+    """For each (stream, version) erase the content of the stream's earlier events. In the connection's thread. Raises
+    sqlite3.Error.
+    """
+    for erasure in erasures:
+        connection.execute(_ERASE, erasure)
+
+
+def read_versions(streams: Sequence[str], connection: sqlite3.Connection) -> dict[str, int]:
+    """The versions of `streams`, 0 for one that does not exist. In the connection's thread. Raises sqlite3.Error."""
+    query = (
+        "WITH named (stream_id) AS (VALUES " + ",".join(["(?)"] * len(streams)) + ")"  # noqa: S608  placeholders
+        " SELECT stream_id, coalesce((SELECT max(version) FROM events WHERE stream_id = named.stream_id), 0) FROM named"
+    )
+    return dict(connection.execute(query, streams).fetchall())
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """A write transaction: committed at the end of the block, rolled back where the block or the commit raises. In the
+    connection's thread. Raises sqlite3.Error.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # a full disk has rolled it back already
+            connection.execute("ROLLBACK")
+        raise
+
+
+async def commit(connection: aiosqlite.Connection, write: Call[object]) -> None:
+    """Run `write` in one transaction. Raises what it raises, sqlite3.Error."""
+
+    def run(raw: sqlite3.Connection) -> None:
+        with transaction(raw):
+            write(raw)
+
+    await run_in_thread(connection, run)
 
 
 async def connect(path: Path, options: LogOptions, *, mode: str) -> aiosqlite.Connection:
@@ -139,44 +179,61 @@ async def connect(path: Path, options: LogOptions, *, mode: str) -> aiosqlite.Co
 
 
 async def connect_reader(path: Path, options: LogOptions) -> aiosqlite.Connection:
-    """A connection that cannot write. A file on a read-only disk, where SQLite cannot keep the shared memory of its
-    write-ahead log, is read as it stands.
+    """A connection that cannot write. On a read-only disk, where SQLite cannot create the shared memory of its
+    write-ahead log, the file is opened as immutable.
     """
     try:
         connection = await connect(path, options, mode="ro")
     except sqlite3.OperationalError as error:
-        if primary_code(error) != sqlite3.SQLITE_CANTOPEN or not await asyncio.to_thread(_is_still, path):
+        if primary_code(error) != sqlite3.SQLITE_CANTOPEN or not await asyncio.to_thread(_is_immutable, path):
             raise
         connection = await connect(path, options, mode="immutable")
     return connection
 
 
-def _is_still(path: Path) -> bool:
-    """Whether `path` is a whole log that nobody can be writing: on a read-only disk, with nothing left in its WAL."""
+def _is_immutable(path: Path) -> bool:
+    """Whether `path` is a complete log that no process can write: the disk is read-only, the write-ahead log empty."""
     wal = path.with_name(path.name + "-wal")
     return path.is_file() and not os.access(path.parent, os.W_OK) and not (wal.exists() and wal.stat().st_size)
 
 
 async def connect_writer(
-    path: Path, options: LogOptions, *, create: bool, work: WritingCommand | None = None
+    path: Path, options: LogOptions, *, create: bool, command: WritingCommand | None = None
 ) -> aiosqlite.Connection:
-    """The connection that writes. With `create`, an empty or missing file becomes a log; with `work`, one that is not
-    finished. One that `work` has not finished is opened, too.
+    """A connection that may write. With `create`, an empty or missing file becomes a log; with `command`, a log that
+    is marked as unfinished by it. A log that `command` has not finished is opened, too.
 
-    Raises LogUnusable for a file that is no log of this format, sqlite3.Error for what SQLite says of it.
+    Raises LogUnusable for a file that is not a log of this format, sqlite3.Error for what SQLite refuses.
     """
     connection = await connect(path, options, mode="rwc" if create else "rw")
     try:
-        fresh = await check_format(connection, path, work)
+        is_empty = await check_format(connection, path, command)
         await _use_wal(connection, path)
         for pragma in (*WRITER_PRAGMAS, f"journal_size_limit={options.wal_limit_bytes}"):
             await connection.execute_fetchall(f"PRAGMA {pragma}")
-        if fresh:
-            await _create(connection, FORMAT if work is None else work.format)
+        if is_empty:
+            await _create(connection, FORMAT if command is None else command.format)
     except BaseException:
         await connection.close()
         raise
     return connection
+
+
+async def open_exclusive(
+    path: Path, command: WritingCommand, *, create: bool
+) -> tuple[aiosqlite.Connection, DatabaseLock]:
+    """Lock the log in `path` for `command` and open it. The caller closes the connection, then releases the lock.
+    Raises LogUnusable, of which LogInUse is one.
+    """
+    lock = DatabaseLock(path)
+    await asyncio.to_thread(lock.acquire)
+    try:
+        return await connect_writer(path, LogOptions(), create=create, command=command), lock
+    except BaseException as error:
+        lock.release()
+        if isinstance(error, sqlite3.Error):
+            raise LogUnusable(explain(error, path) or f"database {path}: {error}") from error
+        raise
 
 
 async def _use_wal(connection: aiosqlite.Connection, path: Path) -> None:
@@ -185,9 +242,9 @@ async def _use_wal(connection: aiosqlite.Connection, path: Path) -> None:
         raise LogUnusable(f"database {path}: its disk does not support a write-ahead log; choose a local disk")
 
 
-async def check_format(connection: aiosqlite.Connection, path: Path, work: WritingCommand | None = None) -> bool:
-    """Whether the file is still empty. Raises LogUnusable when it is another program's or a newer one's, or one that
-    another command than `work` has not finished.
+async def check_format(connection: aiosqlite.Connection, path: Path, command: WritingCommand | None = None) -> bool:
+    """Whether the file is still empty. Raises LogUnusable for a file of another program or of a newer version, and for
+    a log that another command than `command` has not finished.
     """
     ((application_id, user_version, tables),) = await connection.execute_fetchall(
         "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_schema)"
@@ -198,7 +255,7 @@ async def check_format(connection: aiosqlite.Connection, path: Path, work: Writi
     if application_id != APPLICATION_ID:
         raise LogUnusable(f"database {path} belongs to another program: choose another DATABASE_URL")
     unfinished = writing_command_of(user_version)
-    if unfinished is not None and unfinished is not work:
+    if unfinished is not None and unfinished is not command:
         raise LogIncomplete(path, unfinished)
     if user_version != FORMAT and unfinished is None:
         raise LogUnusable(
@@ -208,9 +265,9 @@ async def check_format(connection: aiosqlite.Connection, path: Path, work: Writi
     return False
 
 
-def mark(work: WritingCommand | None) -> str:
-    """The statement after which the log is unfinished by `work`, or (None) finished. Part of a transaction."""
-    return f"PRAGMA user_version={FORMAT if work is None else work.format}"
+def mark(command: WritingCommand | None) -> str:
+    """The statement that marks the log as unfinished by `command`, or (None) as finished. Part of a transaction."""
+    return f"PRAGMA user_version={FORMAT if command is None else command.format}"
 
 
 async def _create(connection: aiosqlite.Connection, format_number: int) -> None:
@@ -220,17 +277,4 @@ async def _create(connection: aiosqlite.Connection, format_number: int) -> None:
         f"PRAGMA application_id={APPLICATION_ID}",
         f"PRAGMA user_version={format_number}",
     )
-    await connection.execute_fetchall("BEGIN IMMEDIATE")
-    for statement in statements:
-        await connection.execute_fetchall(statement)
-    await connection.execute_fetchall("COMMIT")
-
-
-def unavailable(error: sqlite3.Error, path: Path) -> LogUnavailable | None:
-    """The refusal that `error` means for one caller; None where `explain` has no words for it."""
-    message = explain(error, path)
-    if message is None:
-        return None
-    refusal = LogUnavailable(message)
-    refusal.__cause__ = error
-    return refusal
+    await commit(connection, lambda raw: [raw.execute(statement) for statement in statements])

@@ -26,9 +26,10 @@ from events.catalogue import (
     SessionCreated,
     Usage,
 )
+from events.factory import now_us
 from events.options import APPEND_BATCH_LIMIT, LogOptions
 from events.record import Metadata
-from events.storage.sqlite.sqlite_log import SqliteLog, now_us
+from events.storage.sqlite.sqlite_log import SqliteLog
 
 TURNS = 3  # with session_created, 10 events a session
 TURN_EVENTS = 3  # message_posted, reply_started, reply_completed

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from events.catalogue import Event, MessagePosted, Parameters, ReplyCompleted, ReplyStarted, SessionCreated, Usage
+from events.log_observer import NoObserver
 from events.options import LogOptions
 from events.record import Metadata
-from events.storage.group_commit import NoObserver
 from events.storage.sqlite.sqlite_log import SqliteLog
 
 APPENDERS = 64

@@ -171,8 +171,8 @@ async def test_a_disk_that_fails_gets_a_new_connection(tmp_path: Path, monkeypat
     """An input/output error cannot be had from a healthy disk: the connection is made to say so once."""
     log = await SqliteLog.open(tmp_path / "log.db")
     await log.append("a", 0, [posted("1")], ASKED)
-    assert log._writer is not None
-    store = log._writer.store
+    assert log._write_side is not None
+    store = log._write_side.store
     before = store._connection
     assert before is not None
 
@@ -194,8 +194,8 @@ async def test_an_erasure_that_fails_half_way_leaves_nothing_of_it(
 ) -> None:
     log = await SqliteLog.open(tmp_path / "log.db")
     await log.append("a", 0, [posted("1")], ASKED)
-    assert log._writer is not None
-    connection = log._writer.store._connection
+    assert log._write_side is not None
+    connection = log._write_side.store._connection
     assert connection is not None
     execute = connection.execute_fetchall
 
@@ -221,7 +221,7 @@ async def test_a_read_that_fails_is_told_in_words_and_gets_a_new_connection(
 ) -> None:
     log = await SqliteLog.open(tmp_path / "log.db", LogOptions(read_connections=1))
     await log.append("a", 0, [posted("1")], ASKED)
-    (slot,) = log._readers._slots
+    (slot,) = log._pool._slots
     assert slot.batcher is not None
 
     async def fail(statement: str, values: object = None) -> None:

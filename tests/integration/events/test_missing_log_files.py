@@ -15,8 +15,8 @@ from chatbot.config.sections.database_settings import DatabaseSettings
 from chatbot.config.settings import Settings
 from events.errors import LogUnavailable, OutcomeUnknown
 from events.integrity.chain_verifier import verify
+from events.log_observer import NoObserver
 from events.options import LogOptions
-from events.storage.group_commit import NoObserver
 from events.storage.sqlite import sqlite_batch_store
 from events.storage.sqlite.sqlite_log import SqliteLog
 from projections.progress import NoObserver as NoProjectionObserver
@@ -180,12 +180,12 @@ async def test_a_loss_is_found_after_a_failed_commit_too(tmp_path: Path, connect
     path = tmp_path / "log.db"
     log = await SqliteLog.open(path)
     await log.append("a", 0, [posted("x")], ASKED)
-    assert log._writer is not None
-    store = log._writer.store
+    assert log._write_side is not None
+    store = log._write_side.store
     if connects_again:
         await store._disconnect()
         await log.append("a", 1, [posted("x")], ASKED)
-    store._must_reload = True
+    store._is_head_known = False
     unlinked("-wal")(path)
     head = log.head().position
     await log.append("a", head, [posted("x")], ASKED)
@@ -199,9 +199,9 @@ async def test_files_that_sqlite_itself_has_deleted_are_not_missed(tmp_path: Pat
     path = tmp_path / "log.db"
     log = await SqliteLog.open(path)
     await log.append("a", 0, [posted("x")], ASKED)
-    assert log._writer is not None
-    await log._readers.close()
-    await log._writer.store._disconnect()
+    assert log._write_side is not None
+    await log._pool.close()
+    await log._write_side.store._disconnect()
     assert not path.with_name("log.db-wal").exists()
     await log.append("a", 1, [posted("x")], ASKED)
     assert log.damage is None

@@ -17,8 +17,7 @@ from events.errors import LogUnavailable, LogUnusable, VersionConflict
 from events.integrity.chain_verifier import verify
 from events.options import LogOptions
 from events.storage.database_lock import DatabaseLock
-from events.storage.sqlite import head_poller, wal_checkpointer
-from events.storage.sqlite.head_poller import HeadPoller
+from events.storage.sqlite import head_poller, wal
 from events.storage.sqlite.sqlite_log import SqliteLog
 from tests.support.log.log_texts import ALL, texts
 from tests.support.log.sample_events import ASKED, deleted, posted
@@ -35,7 +34,7 @@ from tests.support.log.sample_events import ASKED, posted
 from tests.support.log.shared_log import inherited
 
 async def write(path, slot, descriptors, times):
-    log = await SqliteLog.open(path, LogOptions(busy_timeout_s=1.0), wakeups=inherited(descriptors, slot))
+    log = await SqliteLog.open(path, LogOptions(busy_timeout_s=1.0), notifier=inherited(descriptors, slot))
     print(json.dumps("open"), flush=True)
     sys.stdin.readline()
     async def one(task):
@@ -60,8 +59,8 @@ asyncio.run(write(sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3]), int(sy
 HOLDER = """
 import sys, time
 from pathlib import Path
-from events.storage.sqlite.write_lock import Turn
-with Turn(Path(sys.argv[1]), 1.0).taken():
+from events.storage.sqlite.write_lock import WriteLock
+with WriteLock(Path(sys.argv[1]), 1.0).held():
     print("held", flush=True)
     time.sleep(60)
 """
@@ -142,14 +141,14 @@ async def test_all_who_ask_for_the_head_together_share_one_look(
 ) -> None:
     monkeypatch.setattr(head_poller, "POLL_S", 60.0)  # nobody else looks
     log, looks = await logs.open(0), 0
-    look = HeadPoller._refresh
+    run = log._pool.run
 
-    async def counted(self: HeadPoller, before: Any) -> Any:
+    async def counted(call: Any) -> Any:
         nonlocal looks
         looks += 1
-        return await look(self, before)
+        return await run(call)
 
-    monkeypatch.setattr(HeadPoller, "_refresh", counted)
+    monkeypatch.setattr(log._pool, "run", counted)
     heads = await asyncio.gather(*(log.latest() for _ in range(200)))
     assert set(heads) == {log.head()}
     assert looks == 1
@@ -161,15 +160,15 @@ async def test_who_asks_while_a_look_is_under_way_gets_the_next_one(
     here, there = await logs.open(0), await logs.open(1)
     shared = there._head_poller
     assert shared is not None
-    ask, looked, go_on = shared._readers.ask, asyncio.Event(), asyncio.Event()
+    run, looked, go_on = shared._pool.run, asyncio.Event(), asyncio.Event()
 
-    async def held(question: Any) -> Any:
-        rows = await ask(question)
+    async def held(call: Any) -> Any:
+        rows = await run(call)
         looked.set()
         await go_on.wait()
         return rows
 
-    monkeypatch.setattr(shared._readers, "ask", held)
+    monkeypatch.setattr(shared._pool, "run", held)
     early = asyncio.create_task(there.latest())
     await looked.wait()
     (recorded,) = await here.append("a", 0, [posted("x")], ASKED)
@@ -208,8 +207,8 @@ async def test_an_erasure_leaves_no_text_though_others_read_and_write(logs: Shar
 async def test_the_write_ahead_log_stays_short_whoever_writes(
     logs: SharedLogs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wal_checkpointer, "NEW_PAGES", 100)
-    monkeypatch.setattr(wal_checkpointer, "TAIL_PAGES", 30)
+    monkeypatch.setattr(wal, "NEW_PAGES", 100)
+    monkeypatch.setattr(wal, "TAIL_PAGES", 30)
     both = [await logs.open(slot, LogOptions(wal_limit_bytes=2000 * 4096)) for slot in (0, 1)]
     longest = 0
 

@@ -125,8 +125,8 @@ def test_the_file_says_what_it_is(foreign: sqlite3.Connection) -> None:
 async def test_the_writing_connection_is_set_for_durability_and_erasure(path: Path) -> None:
     log = await SqliteLog.open(path)
     try:
-        assert log._writer is not None
-        connection = log._writer.store._connection
+        assert log._write_side is not None
+        connection = log._write_side.store._connection
         assert connection is not None
         for setting in WRITER_PRAGMAS:
             name, value = setting.split("=")

@@ -8,7 +8,7 @@ import pytest
 
 from events.integrity.chain_verifier import verify
 from events.options import LogOptions
-from events.storage.sqlite import wal_checkpointer
+from events.storage.sqlite import wal
 from events.storage.sqlite.sqlite_log import SqliteLog
 from events.storage.sqlite.write_lock import WriteLock
 from tests.support.log.log_files import foreign
@@ -22,8 +22,8 @@ LIMIT = LogOptions(wal_limit_bytes=400 * 4096, busy_timeout_s=0.5, erase_wait_s=
 
 @pytest.fixture(autouse=True)
 def short_logs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wal_checkpointer, "NEW_PAGES", 100)
-    monkeypatch.setattr(wal_checkpointer, "TAIL_PAGES", 30)
+    monkeypatch.setattr(wal, "NEW_PAGES", 100)
+    monkeypatch.setattr(wal, "TAIL_PAGES", 30)
 
 
 async def write(log: SqliteLog, path: Path, name: str, times: int) -> int:
@@ -48,13 +48,13 @@ async def test_it_is_begun_anew_while_commits_go_on(tmp_path: Path, monkeypatch:
     path = tmp_path / "log.db"
     log = await SqliteLog.open(path, LogOptions(wal_limit_bytes=2000 * 4096))  # half of what is written
     blocking: list[str] = []
-    checkpoint = wal_checkpointer._checkpoint
+    checkpoint = wal._checkpoint
 
     async def noted(connection, statement):  # type: ignore[no-untyped-def]
         blocking.extend([statement] if "PASSIVE" not in statement else [])
         return await checkpoint(connection, statement)
 
-    monkeypatch.setattr(wal_checkpointer, "_checkpoint", noted)
+    monkeypatch.setattr(wal, "_checkpoint", noted)
     longest = await write(log, path, "a", 200)
     assert longest < 2000
     assert blocking == []
@@ -85,7 +85,8 @@ async def test_where_copying_fails_commits_go_on_and_wait_only_at_the_limit(
 
     path = tmp_path / "log.db"
     log = await SqliteLog.open(path, LIMIT)
-    monkeypatch.setattr(wal_checkpointer, "connect_writer", fail)
+    assert log._write_side is not None
+    monkeypatch.setattr(log._write_side.store._wal_checkpointer, "_connect", fail)
     assert await write(log, path, "a", 200) < 600
     assert log.failure is None
     await log.close()
@@ -114,7 +115,7 @@ async def test_of_two_that_close_at_once_the_second_removes_it(tmp_path: Path) -
     turn = WriteLock(logs.path, 0.0)
     with turn.held():
         closing = [asyncio.create_task(log.close()) for log in (here, there)]
-        done, _ = await asyncio.wait(closing, timeout=5 * wal_checkpointer.BUSY_MS / 1000)
+        done, _ = await asyncio.wait(closing, timeout=5 * wal.BUSY_MS / 1000)
         assert not done  # else each would find the other there
     await asyncio.gather(*closing)
     assert not logs.path.with_name("log.db-wal").exists()

@@ -9,8 +9,8 @@ import pytest
 
 from events.errors import LogUnavailable
 from events.integrity.chain_verifier import verify
+from events.log_observer import NoObserver
 from events.options import LogOptions
-from events.storage.group_commit import NoObserver
 from events.storage.sqlite import sqlite_batch_store
 from events.storage.sqlite.sqlite_log import SqliteLog
 from tests.support.log.sample_events import ASKED, deleted, posted

@@ -8,8 +8,8 @@ import pytest
 from asyncpg.types import ServerVersion
 
 from events.errors import LogUnusable
+from events.log_observer import NoObserver
 from events.options import LogOptions
-from events.storage.group_commit import NoObserver
 from events.storage.postgres.postgres_log import PostgresLog
 from events.storage.postgres.postgres_migration_target import PostgresMigrationTarget
 from events.storage.postgres.postgres_schema import check_privileges

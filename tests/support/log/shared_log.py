@@ -4,11 +4,12 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+from events.factory import now_us
+from events.log_observer import LogObserver
 from events.options import LogOptions
 from events.storage.database_lock import DatabaseLock
-from events.storage.group_commit import LogObserver
 from events.storage.sqlite.notifier import DatagramNotifier, notifier_sockets
-from events.storage.sqlite.sqlite_log import SqliteLog, now_us
+from events.storage.sqlite.sqlite_log import SqliteLog
 
 
 class SharedLogs:

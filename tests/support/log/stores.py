@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Protocol
 
 from events.log import EventLog
+from events.log_observer import LogObserver, NoObserver
 from events.options import LogOptions
-from events.storage.group_commit import LogObserver, NoObserver
 from events.storage.postgres.postgres_log import PostgresLog
 from events.storage.sqlite.sqlite_log import SqliteLog
 from tests.support.log.shared_log import SharedLogs

@@ -7,10 +7,11 @@ import pytest
 
 from events.errors import LogUnavailable
 from events.integrity.hash_chain import GENESIS
+from events.log_observer import NoObserver
 from events.options import APPEND_BATCH_LIMIT, LogOptions
 from events.record import Head
 from events.storage.append_batch import AppendContext, Outcome, PendingAppend, plan, prepare
-from events.storage.group_commit import GroupCommit, NoObserver
+from events.storage.group_commit import GroupCommit
 from tests.support.log.sample_events import ASKED, posted
 
 

@@ -7,7 +7,7 @@ import pytest
 from events.errors import LogUnavailable
 from events.integrity.hash_chain import GENESIS
 from events.record import Head
-from events.storage.head_notifier import HeadNotifier
+from events.storage.group_commit import HeadNotifier
 
 
 async def test_a_waiter_cancelled_in_the_very_moment_of_the_commit_harms_nobody() -> None:

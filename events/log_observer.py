@@ -1,0 +1,38 @@
+"""Observers of a log: metrics and warnings leave the log through this port."""
+
+from typing import Protocol
+
+
+class LogObserver(Protocol):
+    """Receives what the log does, for metrics and log messages. Called in the writer's task: must be quick."""
+
+    def appended(self, batch_events: int, append_s: float, commit_s: float) -> None:
+        """A batch is on disk. `append_s`: from the arrival of its oldest append; `commit_s`: in the store only."""
+
+    def refused(self, reason: str) -> None:
+        """An append was refused: `busy`, `closing`, `conflict`, `outdated` or `unavailable`."""
+
+    def failed(self, error: Exception) -> None:
+        """The writer met an exception that no store should raise: a bug."""
+
+    def warned(self, subject: str, reason: str) -> None:
+        """An operator should know; called once for each reason. `erasure_waits`: erased content cannot leave the
+        store's pages for now. `nodes_outdated`: events were refused, as another process over the log cannot read them.
+        """
+
+    def files_lost(self, reason: str) -> None:
+        """A file of the log was deleted or replaced while it was open."""
+
+
+class NoObserver:
+    """Ignores everything."""
+
+    def appended(self, batch_events: int, append_s: float, commit_s: float) -> None: ...
+
+    def refused(self, reason: str) -> None: ...
+
+    def failed(self, error: Exception) -> None: ...
+
+    def warned(self, subject: str, reason: str) -> None: ...
+
+    def files_lost(self, reason: str) -> None: ...
