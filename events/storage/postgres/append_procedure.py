@@ -1,31 +1,20 @@
-"""How a batch becomes rows inside PostgreSQL: one call of a procedure, one round trip, one commit.
+"""The stored procedure that appends a batch inside PostgreSQL: one call, one round trip, one commit.
 
 Its text names no schema: `events` is found by the connection's search_path, as the reads find it, so it stays right
-when its schema gets another name. It writes only into the log that the caller knows, see `Known`.
+when its schema is renamed. It writes only into the log that the caller knows, see postgres_batch_store.KnownLog.
 
-The procedure takes the log's lock, reads the head, compares the streams' versions with what each append expects, places
-the rows on the chain (the very bytes of events/integrity/hash_chain.py), erases, wakes whoever listens, and commits
-by itself: the lock never waits for a client, whatever becomes of it. Commits are serialised, so positions are gapless
-and become visible in order.
+The procedure takes the log's lock, reads the head, compares the streams' versions with what each append expects, adds
+the rows to the chain (the same bytes as events/integrity/hash_chain.py), erases, notifies the listeners, and commits
+by itself: the lock is never held while waiting for a client. Commits are serialised, so positions are gapless and
+become visible in order.
 """
-
-from collections.abc import Sequence
-from itertools import count
-
-import asyncpg
-from msgspec import Struct
-
-from events.catalogue import SCHEMA_VERSIONS
-from events.record import Head, RecordedEvent
-from events.storage.append_batch import PendingAppend
-from events.storage.postgres.postgres_connection import Database, close_gracefully
 
 APPEND_LOCK = 0x43484C  # "CHL", beside the table's number: every log of a database has its own
 NAME = "events_append_2"  # another procedure is another name: nodes of two versions serve side by side
-OLD_NAME = "events_append_1"  # of 0.4: it names the schema that it was made in
+OLD_NAME = "events_append_1"  # of 0.4: it names the schema that it was created in
 WRONG_LOG = "CHL01"  # SQLSTATE: this is not the log that the caller knows
 
-# Where half of the queue of notifications waits for some listener, the others' slow poll has to do.
+# While half of the notification queue waits for some listener, the other nodes rely on their slow poll.
 _PROCEDURE = """
 CREATE OR REPLACE PROCEDURE {schema}.{name}(
     known bigint, known_digest bytea, known_table oid,
@@ -108,60 +97,6 @@ LOCK = f"SELECT pg_advisory_xact_lock({APPEND_LOCK}, 'events'::regclass::oid::in
 CALL = f"CALL {NAME}({', '.join(f'${number}' for number in range(1, 19))}, NULL, NULL, NULL)"
 
 
-async def erase_before(place: Database, stream_id: str, version: int) -> None:
-    """Erase content of the stream before `version`. Raises FAILURES."""
-    connection = await place.connect()
-    try:
-        await connection.execute(ERASE, stream_id, version)
-    finally:
-        await close_gracefully(connection)
-
-
 def append_procedure(schema: str) -> str:
-    """The statement that makes it in `schema` (quoted as SQL wants it)."""
+    """The statement that creates the procedure in `schema`, a quoted identifier."""
     return _PROCEDURE.format(schema=schema, name=NAME, lock=APPEND_LOCK, wrong_log=WRONG_LOG)
-
-
-class Known(Struct, frozen=True):
-    """What the caller knows of its log: `head`, some event of it, and as long as it has none the table's number."""
-
-    head: Head
-    table: int
-
-
-class Placed(Struct, frozen=True):
-    """What became of a batch: the first position of each append, None for a conflict; and the head then."""
-
-    firsts: list[int | None]
-    head: Head
-
-
-async def call(connection: asyncpg.Connection, batch: Sequence[PendingAppend], known: Known) -> Placed:
-    """Have `batch` recorded in the `known` log. Raises what asyncpg raises: then nobody knows whether it was."""
-    log = known.head.position, known.head.digest, known.table
-    firsts, last, digest = await connection.fetchrow(CALL, *log, *_arguments(batch))
-    return Placed(firsts, Head(last, digest))
-
-
-def _arguments(batch: Sequence[PendingAppend]) -> tuple[list[object], ...]:
-    """The procedure's: the streams, a column for each thing about an append, a column for each about an event."""
-    places: dict[str, int] = {}
-    appends, events = [], []
-    for number, append in enumerate(batch, 1):
-        stream_id, expected = append.stream_id, append.expected_version
-        place = places.setdefault(stream_id, len(places) + 1)
-        appends.append((place, expected, len(append.contents), append.erases))
-        for version, one in enumerate(append.contents, expected + 1):
-            kind = one.type
-            envelope = (number, stream_id, version, kind, SCHEMA_VERSIONS[kind], append.recorded_at_us)
-            events.append((*envelope, append.metadata_text, one.data, one.salt, one.commitment))
-    return (list(places), *map(list, zip(*appends, strict=True)), *map(list, zip(*events, strict=True)))
-
-
-def recorded(append: PendingAppend, first: int) -> tuple[RecordedEvent, ...]:
-    """What the caller of `append` gets once its first event is at position `first`."""
-    stream_id, at_us, metadata = append.stream_id, append.recorded_at_us, append.metadata
-    return tuple(
-        RecordedEvent(position, stream_id, version, one.type, SCHEMA_VERSIONS[one.type], at_us, metadata, one.event)
-        for position, version, one in zip(count(first), count(append.expected_version + 1), append.contents)
-    )

@@ -1,4 +1,4 @@
-"""The head of a log that many nodes share: one connection that hears of their commits, and asks for the head."""
+"""The head of a log that many nodes share: one connection that LISTENs for their commits, and reads the head."""
 
 import asyncio
 from contextlib import suppress
@@ -14,16 +14,14 @@ from events.storage.postgres.postgres_connection import (
     FAILURES,
     Database,
     DatabaseRewound,
-    backoff_delays,
     close_gracefully,
-    explain,
-    is_passing,
+    read_head,
 )
+from events.storage.shared_refresh import SharedRefresh
 
-POLL_S = 2.0  # between looks that nothing asked for: a net below notifications, which a lost connection may swallow
+POLL_S = 2.0  # between reads without a notification, which a lost connection may swallow
 
-HEAD = "SELECT position, digest FROM events ORDER BY position DESC LIMIT 1"
-# With the digest that an event known from before has now: of another log it has another one.
+# With the digest that a known event has now: in another log it differs.
 _HEAD_AND_KNOWN = """
 SELECT position, digest, (SELECT digest FROM events WHERE position = $1)
   FROM events ORDER BY position DESC LIMIT 1
@@ -31,82 +29,58 @@ SELECT position, digest, (SELECT digest FROM events WHERE position = $1)
 _TABLE = "SELECT 'events'::regclass::oid"
 
 
-async def read_head(connection: asyncpg.Connection) -> Head:
-    """The end of the log now. Raises what asyncpg raises."""
-    async with asyncio.timeout(ANSWER_TIMEOUT_S):
-        row = await connection.fetchrow(HEAD)
-    return Head(*row) if row else Head(0, GENESIS)
-
-
 async def server_process(connection: asyncpg.Connection) -> int:
-    """The server's process that has answered this question. Raises what asyncpg raises."""
+    """The process of the server that serves `connection`. Raises what asyncpg raises."""
     async with asyncio.timeout(ANSWER_TIMEOUT_S):
         found: int = await connection.fetchval("SELECT pg_backend_pid()")
     return found
 
 
 class HeadListener:
-    """Keeps `live` up to date. `open` it, then `watch` it; close it in the end."""
+    """Keeps `head` up to date. `open` it, then `start` it; must be closed."""
 
     def __init__(self, database: Database, *, listens: bool = True) -> None:
-        self.live = HeadNotifier(Head(0, GENESIS))
+        self.head = HeadNotifier(Head(0, GENESIS))
         self.damage: str | None = None
         self.table = 0  # the number of the log's table, once open
         self._database = database
         self._listens = listens  # a standby refuses LISTEN
         self._connection: asyncpg.Connection | None = None
         self._hint_received = asyncio.Event()
-        self._hint = 0  # where others say that the log is
-        self._closed: str | None = None
-        self._running_query: asyncio.Task[Head] | None = None
-        self._next_query: asyncio.Task[Head] | None = None
+        self._hint = 0  # the latest position that a notification has named
+        self._refresh = SharedRefresh(self._query_with_retry)
         self._run_task: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Connect and read the head. Raises FAILURES."""
         connection = await self._connected()
         self.table = await connection.fetchval(_TABLE)
-        self.live.advance(await read_head(connection))
+        self.head.advance(await read_head(connection))
 
     async def server_process(self) -> int:
-        """Which process of the server has answered now. Raises FAILURES."""
+        """The process of the server that serves this connection now. Raises FAILURES."""
         return await server_process(await self._connected())
 
     def start(self) -> None:
-        """From now on wake who waits when the head moves, whoever moved it."""
+        """From now on wake the waiters when the head moves, whichever node moved it."""
         self._run_task = asyncio.create_task(self._run(), name="log-head")
 
     def advance(self, head: Head) -> None:
-        """The log has reached `head`; what is known already is passed over."""
-        if head.position > self.live.current.position:
-            self.live.advance(head)
+        """The log has reached `head`; ignored if an equal or later one is known."""
+        if head.position > self.head.current.position:
+            self.head.advance(head)
 
     async def latest(self) -> Head:
-        """The head at some moment after this call began. Raises LogUnavailable.
-
-        All who ask meanwhile share a question. One that is under way may have been answered before they asked: they
-        share the next one.
-        """
-        if self._closed is not None:
-            raise LogUnavailable(self._closed)
-        asked = self._next_query
-        if asked is None:
-            asked = self._next_query = asyncio.create_task(self._query_after(self._running_query), name="log-latest")
-            asked.add_done_callback(_mark_retrieved)
-        await asyncio.wait([asked])
-        if asked.cancelled():
-            raise LogUnavailable(self._closed or "the log is closed")
-        return asked.result()
+        """As EventLog.latest."""
+        return await self._refresh.latest()
 
     async def close(self, reason: str) -> None:
-        """Wake who waits, and let go of the connection."""
-        self._closed = reason
-        self.live.close(reason)
-        tasks = [task for task in (self._run_task, self._running_query, self._next_query) if task is not None]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        """Wake the waiters, and close the connection."""
+        self.head.close(reason)
+        if self._run_task is not None:
+            self._run_task.cancel()
+            await asyncio.wait([self._run_task])
+        await self._refresh.close(reason)
         connection, self._connection = self._connection, None
         await close_gracefully(connection)
 
@@ -115,7 +89,7 @@ class HeadListener:
             self._hint = 0
             try:
                 await self.latest()
-            except LogUnavailable:  # told to who asks
+            except LogUnavailable:  # the callers of the log get the error
                 await asyncio.sleep(POLL_S)
                 continue
             with suppress(TimeoutError):
@@ -123,45 +97,33 @@ class HeadListener:
                     await self._wait_for_hint()
 
     async def _wait_for_hint(self) -> None:
-        """Return once there is reason to ask: another's commit, or a connection that has ended."""
+        """Return once there is reason to read the head: another node's commit, or a connection that has ended."""
         while True:
             self._hint_received.clear()
-            if self._hint > self.live.current.position or self._connection is None or self._connection.is_closed():
+            if self._hint > self.head.current.position or self._connection is None or self._connection.is_closed():
                 return
             await self._hint_received.wait()
-            await asyncio.sleep(0)  # the answer to a commit of our own may come just behind its notification
-
-    async def _query_after(self, before: asyncio.Task[Head] | None) -> Head:
-        if before is not None and not before.done():
-            await asyncio.wait([before])
-        self._running_query, self._next_query = asyncio.current_task(), None
-        return await self._query_with_retry()
+            await asyncio.sleep(0)  # the answer to a commit of our own may arrive just after its notification
 
     async def _query_with_retry(self) -> Head:
-        deadline_s = asyncio.get_running_loop().time() + self._database.options.busy_timeout_s
-        for pause_s in backoff_delays():
-            try:
-                head = await self._query_head()
-            except DatabaseRewound as error:
-                self.damage = str(error)
-                raise
-            except FAILURES as error:
-                self._drop_connection()
-                if not is_passing(error) or asyncio.get_running_loop().time() + pause_s > deadline_s:
-                    raise LogUnavailable(explain(error, self._database.label)) from error
-                await asyncio.sleep(pause_s)
-            else:
-                break
-        self.advance(head)
-        return self.live.current
+        self.advance(await self._database.retry(self._query_head))
+        return self.head.current
 
     async def _query_head(self) -> Head:
-        known = self.live.current  # before the question: the writer may learn of a later head meanwhile
-        connection = await self._connected()
-        async with asyncio.timeout(ANSWER_TIMEOUT_S):
-            row = await connection.fetchrow(_HEAD_AND_KNOWN, known.position)
-        if known.position and (row is None or row[2] != known.digest):
-            raise DatabaseRewound(self._database.rewound_message(known.position))
+        """Raises FAILURES, DatabaseRewound."""
+        known = self.head.current  # before the query: the writer may learn of a later head meanwhile
+        try:
+            connection = await self._connected()
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                row = await connection.fetchrow(_HEAD_AND_KNOWN, known.position)
+            if known.position and (row is None or row[2] != known.digest):
+                raise DatabaseRewound(self._database.rewound_message(known.position))  # noqa: TRY301  caught below
+        except DatabaseRewound as error:
+            self.damage = str(error)
+            raise
+        except FAILURES:
+            self._drop_connection()
+            raise
         return Head(row[0], row[1]) if row else Head(0, GENESIS)
 
     async def _connected(self) -> asyncpg.Connection:
@@ -169,7 +131,7 @@ class HeadListener:
             connection = await self._database.connect()
             try:
                 async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                    await self._database.check_not_rewound(connection, self.live.current)
+                    await self._database.check_not_rewound(connection, self.head.current)
                     if self._listens:
                         table = await connection.fetchval(_TABLE)
                         await connection.add_listener(f"events_{table}", self._on_notification)
@@ -181,8 +143,8 @@ class HeadListener:
         return self._connection
 
     def _on_notification(self, _connection: object, _pid: int, _channel: str, position: str) -> None:
-        """A hint that the log may have moved: anybody may notify, so the log itself is asked."""
-        if position.isdecimal() and int(position) > self.live.current.position:
+        """A hint that the log may have moved: any client may notify, so the log itself is read."""
+        if position.isdecimal() and int(position) > self.head.current.position:
             self._hint = int(position)
             self._hint_received.set()
 
@@ -193,9 +155,3 @@ class HeadListener:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.terminate()
-
-
-def _mark_retrieved(task: asyncio.Task[Head]) -> None:
-    """Whoever asked may have left: an answer that nobody takes is no fault."""
-    if not task.cancelled():
-        task.exception()

@@ -1,7 +1,7 @@
-"""The processes that serve a log in PostgreSQL, as they register themselves in a small table beside it.
+"""The registry of the processes that serve a log in PostgreSQL: a small table, in which each keeps a row as a lease.
 
-A row is a process: its name, its version and what it can read. It is renewed by the server's clock; one that was not
-renewed for `STALE_S` is of a process that is gone. See events/compatibility.py for what it is good for.
+A row has the process's name, its version and what it can read. It is renewed by the server's clock; the process of a
+row that was not renewed for `STALE_S` is gone. events/compatibility.py needs it for rolling upgrades.
 """
 
 import asyncio
@@ -13,12 +13,12 @@ import asyncpg
 from events.compatibility import NodeVersion, decode_version, encode_version
 from events.errors import LogError, LogUnavailable
 from events.storage.postgres.postgres_connection import CLOSE_TIMEOUT_S
-from events.storage.postgres.postgres_readers import PostgresReaders
+from events.storage.postgres.postgres_read_pool import PostgresReadPool
 
 RENEW_S = 20.0  # between renewals
 STALE_S = 90.0  # four renewals missed: the process is gone, or has been frozen or cut off for as long
-FORGET_S = 86_400.0  # then its row is removed by whoever registers
-NODES_MAX = 10_000  # rows that are looked at: a limit where none is expected
+FORGET_S = 86_400.0  # then the next process that registers removes its row
+NODES_MAX = 10_000  # rows that are read: a bound where none is expected to be reached
 
 _REGISTER = "INSERT INTO events_nodes (version) VALUES ($1) RETURNING id"
 _RENEW = """
@@ -32,14 +32,14 @@ _LEAVE = "DELETE FROM events_nodes WHERE id = $1 RETURNING id"
 class NodeRegistry:
     """This process's row, and the others'. Implements events.compatibility.OtherNodes."""
 
-    def __init__(self, readers: PostgresReaders, own: NodeVersion) -> None:
-        self._readers = readers
+    def __init__(self, pool: PostgresReadPool, own: NodeVersion) -> None:
+        self._pool = pool
         self._own = encode_version(own)
         self._id: str | None = None  # of the row, drawn by the server
         self._renewing: asyncio.Task[None] | None = None
 
     async def register(self, connection: asyncpg.Connection) -> None:
-        """Before the log is read: who asks from then on knows of this process. Raises FAILURES."""
+        """Before the log is read: from then on the other processes see this one. Raises FAILURES."""
         await connection.execute(_FORGET)
         self._id = await connection.fetchval(_REGISTER, self._own)
 
@@ -49,7 +49,7 @@ class NodeRegistry:
 
     async def versions(self) -> Sequence[NodeVersion]:
         """As OtherNodes.versions."""
-        rows = await self._readers.rows(_PRESENT)
+        rows = await self._pool.fetch(_PRESENT)
         try:
             found = [decode_version(row[0]) for row in rows]
         except ValueError as error:
@@ -57,17 +57,17 @@ class NodeRegistry:
         return sorted(found, key=lambda node: node.name)
 
     async def close(self) -> None:
-        """Remove the row; where the server is gone, time removes it."""
+        """Remove the row; where the server is gone, it becomes stale."""
         if self._renewing is None:
             return
         self._renewing.cancel()
         await asyncio.wait([self._renewing])
         with suppress(LogError, TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                await self._readers.rows(_LEAVE, self._id)
+                await self._pool.fetch(_LEAVE, self._id)
 
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(RENEW_S)
-            with suppress(LogError):  # the database is away, as all reads and appends tell; the next round tries again
-                await self._readers.rows(_RENEW, self._id, self._own)
+            with suppress(LogError):  # as reads and appends report, too; the next round tries again
+                await self._pool.fetch(_RENEW, self._id, self._own)

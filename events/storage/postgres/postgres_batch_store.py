@@ -1,36 +1,41 @@
-"""The write side of a log in PostgreSQL: one connection, used by the writer's task alone.
+"""The write side of a log in PostgreSQL: one connection, used by the writer's task only.
 
-A connection may be lost after a batch was sent and before its answer came. Nobody knows then whether it was recorded,
-so the log is asked: a row with our commitment, over our own random salt, can be nobody else's. A batch that is sent
-again and meets a conflict may have met itself, so the same is asked before a conflict is believed.
+A connection may be lost after a batch was sent and before its answer arrived: the batch is in doubt. The log is then
+searched for it: a row with our commitment, over our own random salt, can only be ours. A batch in doubt that is sent
+again and gets a conflict may conflict with itself, so the same search precedes every conflict that is reported.
 
-A server that waits for a standby gives that up when the statement has taken too long, and answers that all is well,
-with a warning. To us nothing is well then: a failover would forget what was recorded.
+A server that waits for a standby gives up when the statement has taken too long, and answers with success and a
+warning. Here that is a failure: a failover would lose what was recorded.
 """
 
 import asyncio
 from collections.abc import Awaitable, Sequence
+from itertools import count
 from typing import TypeVar
 
 import asyncpg
 from msgspec import Struct, field
 
+from events.backoff import backoff_delays
+from events.catalogue import SCHEMA_VERSIONS
 from events.errors import LogUnavailable, OutcomeUnknown, VersionConflict
+from events.record import Head, RecordedEvent
 from events.storage.append_batch import Outcome, PendingAppend
-from events.storage.postgres.append_procedure import Known, Placed, call, recorded
-from events.storage.postgres.head_listener import HeadListener, read_head
+from events.storage.postgres.append_procedure import CALL, ERASE
+from events.storage.postgres.head_listener import HeadListener
 from events.storage.postgres.postgres_connection import (
     ANSWER_TIMEOUT_S,
     FAILURES,
+    RETRY_S,
     Database,
     DatabaseRewound,
     Unconfirmed,
-    backoff_delays,
     close_gracefully,
     explain,
     is_damage,
     is_harmless,
     is_passing,
+    read_head,
 )
 from events.storage.postgres.vacuum import Vacuum
 
@@ -40,19 +45,33 @@ _WARNING = "01000"
 UNKNOWN = "whether this was recorded is unknown: read the stream again"
 
 _FLUSH = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
-# A commit of its own, behind all others: once a standby has it, it has those, too. Inside a statement, which the server
-# ends after a while; it would wait for ever in the commit that follows one.
+# A commit of its own, after all others: a standby that has it has those, too. It is inside a statement, for which the
+# server has a timeout; in the commit that follows a statement it would wait without end.
 _CONFIRM = "DO $$ BEGIN PERFORM pg_logical_emit_message(true, 'chatbot', ''); COMMIT; END $$"
 _FIND = """
-SELECT asked.place, events.position
-  FROM unnest($1::text[], $2::bigint[], $3::bytea[]) WITH ORDINALITY AS asked (stream_id, version, commitment, place)
-  JOIN events ON events.stream_id = asked.stream_id AND events.version = asked.version
-       AND events.commitment = asked.commitment
+SELECT wanted.number, events.position
+  FROM unnest($1::text[], $2::bigint[], $3::bytea[]) WITH ORDINALITY AS wanted (stream_id, version, commitment, number)
+  JOIN events ON events.stream_id = wanted.stream_id AND events.version = wanted.version
+       AND events.commitment = wanted.commitment
 """
 
 
+class KnownLog(Struct, frozen=True):
+    """What identifies the log to the procedure: `head`, some event of it, and while it has none the table's number."""
+
+    head: Head
+    table: int
+
+
+class Placement(Struct, frozen=True):
+    """The procedure's answer: the first position of each append, None for a conflict; and the head after the batch."""
+
+    firsts: list[int | None]
+    head: Head
+
+
 class _Batch(Struct):
-    """Appends on their way. `in_doubt`: whether a call was sent whose answer never came."""
+    """Appends and the outcomes that are known. `in_doubt`: a call was sent whose answer never arrived."""
 
     appends: Sequence[PendingAppend]
     outcomes: dict[int, Outcome] = field(default_factory=dict)
@@ -60,39 +79,40 @@ class _Batch(Struct):
 
     @property
     def missing(self) -> list[int]:
+        """The numbers of the appends without an outcome."""
         return [number for number in range(len(self.appends)) if number not in self.outcomes]
 
 
 class PostgresBatchStore:
-    """Commits batches. After any failure it looks at what is recorded before it writes again."""
+    """Commits batches. After a failure it searches the log for the batch before it writes again."""
 
-    def __init__(self, place: Database, head: HeadListener, vacuum: Vacuum) -> None:
+    def __init__(self, database: Database, head: HeadListener, vacuum: Vacuum) -> None:
         self.damage: str | None = None
-        self._database = place
+        self._database = database
         self._head = head
         self._vacuum = vacuum
         self._connection: asyncpg.Connection | None = None
-        self._warned = False  # by the server, while it answered
+        self._warned = False  # by the server, during the last answer
 
     async def write(self, batch: Sequence[PendingAppend]) -> list[Outcome]:
-        """As BatchStore.write. What database and network do to us refuses those of the batch that it concerns."""
-        under_way = _Batch(batch)
+        """As BatchStore.write. A failure of database or network refuses the appends whose outcome is not known."""
+        pending = _Batch(batch)
         deadline_s = asyncio.get_running_loop().time() + self._database.options.busy_timeout_s
-        for pause_s in backoff_delays():
+        for pause_s in backoff_delays(*RETRY_S):
             try:
-                await self._try_commit(under_way)
+                await self._try_commit(pending)
                 break
             except LogUnavailable as error:
-                return self._refused(under_way, str(error))
+                return self._refused(pending, str(error))
             except FAILURES as error:
                 self._drop_connection()
                 if is_damage(error):
                     self.damage = explain(error, self._database.label)
                 is_late = asyncio.get_running_loop().time() + pause_s > deadline_s
-                if is_late or not (under_way.in_doubt or is_passing(error)):
-                    return self._refused(under_way, explain(error, self._database.label))
+                if is_late or not (pending.in_doubt or is_passing(error)):
+                    return self._refused(pending, explain(error, self._database.label))
             await asyncio.sleep(pause_s)
-        return self._outcomes(under_way)
+        return self._outcomes(pending)
 
     async def probe(self) -> None:
         """As BatchStore.probe."""
@@ -106,49 +126,68 @@ class PostgresBatchStore:
             raise LogUnavailable(explain(error, self._database.label)) from error
 
     async def maintain(self) -> float | None:
-        """As BatchStore.tidy: nothing to do here."""
+        """As BatchStore.maintain: nothing to do here."""
         return None
 
     async def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         connection, self._connection = self._connection, None
         await close_gracefully(connection)
 
-    async def _try_commit(self, batch: _Batch) -> None:
-        """Settle what is missing of `batch`. Raises FAILURES, LogUnavailable."""
-        connection = await self._connected()
-        if batch.in_doubt:
-            await self._await_confirmation(connection.execute(_CONFIRM))
-            await self._find_recorded(connection, batch, batch.missing)
-        asked = batch.missing
-        if not asked:
-            return
-        was_in_doubt, batch.in_doubt = batch.in_doubt, True
+    async def erase_before(self, stream_id: str, version: int) -> None:
+        """Erase the content of the stream's events before `version`, on a connection of its own. Raises FAILURES."""
+        connection = await self._database.connect()
         try:
-            known = Known(self._head.live.current, self._head.table)
-            placed = await self._await_confirmation(
-                call(connection, [batch.appends[number] for number in asked], known)
-            )
+            await connection.execute(ERASE, stream_id, version)
+        finally:
+            await close_gracefully(connection)
+        self._vacuum.request()
+
+    async def _try_commit(self, batch: _Batch) -> None:
+        """Find every missing outcome of `batch`. Raises FAILURES, LogUnavailable."""
+        connection = await self._connected()
+        was_in_doubt = batch.in_doubt
+        if was_in_doubt:
+            await self._find_earlier_outcomes(connection, batch)
+        missing = batch.missing
+        if not missing:
+            return
+        placement = await self._call_procedure(connection, batch, missing)
+        if was_in_doubt:
+            conflicts = [number for number, first in zip(missing, placement.firsts, strict=True) if first is None]
+            await self._find_recorded(connection, batch, conflicts)
+        batch.in_doubt = False
+        self._apply_placement(batch, missing, placement)
+
+    async def _find_earlier_outcomes(self, connection: asyncpg.Connection, batch: _Batch) -> None:
+        """The earlier call may have been committed: find what it has recorded, once a standby has confirmed it."""
+        await self._await_confirmation(connection.execute(_CONFIRM))
+        await self._find_recorded(connection, batch, batch.missing)
+
+    async def _call_procedure(self, connection: asyncpg.Connection, batch: _Batch, numbers: Sequence[int]) -> Placement:
+        """Have the appends with these numbers recorded. Raises FAILURES; `batch` is then in doubt, unless the failure
+        itself shows that nothing was committed.
+        """
+        was_in_doubt, batch.in_doubt = batch.in_doubt, True
+        known = KnownLog(self._head.head.current, self._head.table)
+        appends = [batch.appends[number] for number in numbers]
+        try:
+            return await self._await_confirmation(_call(connection, appends, known))
         except FAILURES as error:
             batch.in_doubt = was_in_doubt or not is_harmless(error)
             raise
-        if was_in_doubt:
-            lost = [number for number, first in zip(asked, placed.firsts, strict=True) if first is None]
-            await self._find_recorded(connection, batch, lost)
-        batch.in_doubt = False
-        self._apply_placement(batch, asked, placed)
 
-    def _apply_placement(self, batch: _Batch, asked: Sequence[int], placed: Placed) -> None:
-        for number, first in zip(asked, placed.firsts, strict=True):
+    def _apply_placement(self, batch: _Batch, numbers: Sequence[int], placement: Placement) -> None:
+        for number, first in zip(numbers, placement.firsts, strict=True):
             append = batch.appends[number]
             if first is not None:
                 self._set_recorded(batch, number, first)
             elif number not in batch.outcomes:
                 batch.outcomes[number] = VersionConflict(append.stream_id, append.expected_version)
-        self._head.advance(placed.head)
+        self._head.advance(placement.head)
 
     async def _find_recorded(self, connection: asyncpg.Connection, batch: _Batch, numbers: Sequence[int]) -> None:
-        """Those of `numbers` that are recorded."""
+        """Set the outcome of those of `numbers` that are recorded already."""
         if not numbers:
             return
         appends = [batch.appends[number] for number in numbers]
@@ -157,18 +196,18 @@ class PostgresBatchStore:
         commitments = [append.contents[0].commitment for append in appends]
         found = await _with_timeout(connection.fetch(_FIND, streams, versions, commitments))
         head = await read_head(connection)
-        for place, position in found:
-            self._set_recorded(batch, numbers[place - 1], position)
+        for number, position in found:  # counted from 1
+            self._set_recorded(batch, numbers[number - 1], position)
         self._head.advance(head)
 
     def _set_recorded(self, batch: _Batch, number: int, first: int) -> None:
         append = batch.appends[number]
-        batch.outcomes[number] = recorded(append, first)
+        batch.outcomes[number] = _recorded(append, first)
         if append.erases:
             self._vacuum.request()
 
     async def _await_confirmation(self, commit: Awaitable[T]) -> T:
-        """The answer to what commits. Raises FAILURES, also where no standby has confirmed it."""
+        """The answer of a statement that commits. Raises FAILURES, also where no standby has confirmed the commit."""
         self._warned = False
         answer = await _with_timeout(commit)
         if self._warned:
@@ -176,7 +215,7 @@ class PostgresBatchStore:
         return answer
 
     def _on_server_message(self, _connection: object, message: asyncpg.PostgresLogMessage) -> None:
-        """Known before the answer that follows it. Its words depend on the server's language; there is no other one."""
+        """Called before the answer arrives. The text is in the server's language; no other warning is expected."""
         self._warned = self._warned or message.sqlstate == _WARNING
 
     async def _connected(self) -> asyncpg.Connection:
@@ -186,7 +225,7 @@ class PostgresBatchStore:
             connection = await self._database.connect()
             try:
                 await _with_timeout(connection.execute(_FLUSH))
-                await _with_timeout(self._database.check_not_rewound(connection, self._head.live.current))
+                await _with_timeout(self._database.check_not_rewound(connection, self._head.head.current))
             except BaseException as error:
                 connection.terminate()
                 if isinstance(error, DatabaseRewound):
@@ -214,6 +253,37 @@ class PostgresBatchStore:
         return [batch.outcomes[number] for number in range(len(batch.appends))]
 
 
-async def _with_timeout(question: Awaitable[T]) -> T:
+async def _with_timeout(answer: Awaitable[T]) -> T:
     async with asyncio.timeout(ANSWER_TIMEOUT_S):
-        return await question
+        return await answer
+
+
+async def _call(connection: asyncpg.Connection, batch: Sequence[PendingAppend], known: KnownLog) -> Placement:
+    """Have `batch` recorded in the `known` log. Raises what asyncpg raises: it is unknown then whether it was."""
+    log = known.head.position, known.head.digest, known.table
+    firsts, last, digest = await connection.fetchrow(CALL, *log, *_arguments(batch))
+    return Placement(firsts, Head(last, digest))
+
+
+def _arguments(batch: Sequence[PendingAppend]) -> tuple[list[object], ...]:
+    """The procedure's arguments: the streams, one array per property of an append, one per property of an event."""
+    stream_numbers: dict[str, int] = {}
+    appends, events = [], []
+    for number, append in enumerate(batch, 1):
+        stream_id, expected = append.stream_id, append.expected_version
+        stream_number = stream_numbers.setdefault(stream_id, len(stream_numbers) + 1)
+        appends.append((stream_number, expected, len(append.contents), append.erases))
+        for version, one in enumerate(append.contents, expected + 1):
+            kind = one.type
+            envelope = (number, stream_id, version, kind, SCHEMA_VERSIONS[kind], append.recorded_at_us)
+            events.append((*envelope, append.metadata_text, one.data, one.salt, one.commitment))
+    return (list(stream_numbers), *map(list, zip(*appends, strict=True)), *map(list, zip(*events, strict=True)))
+
+
+def _recorded(append: PendingAppend, first: int) -> tuple[RecordedEvent, ...]:
+    """The outcome of `append` once its first event is at position `first`."""
+    stream_id, at_us, metadata = append.stream_id, append.recorded_at_us, append.metadata
+    return tuple(
+        RecordedEvent(position, stream_id, version, one.type, SCHEMA_VERSIONS[one.type], at_us, metadata, one.event)
+        for position, version, one in zip(count(first), count(append.expected_version + 1), append.contents)
+    )

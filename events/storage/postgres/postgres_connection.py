@@ -1,30 +1,36 @@
-"""Connections to PostgreSQL: how they are set, and what their failures mean, in words for an operator."""
+"""Connections to PostgreSQL: their settings, retries, and what their failures mean in words for an operator."""
 
 import asyncio
 import ssl
-from collections.abc import Iterator, Mapping
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, TypeVar
 
 import asyncpg
 
+from events.backoff import backoff_delays
 from events.errors import LogUnavailable, LogUnusable
+from events.integrity.hash_chain import GENESIS
 from events.options import LogOptions
 from events.record import Head
 from events.storage.postgres.postgres_url import malformed, parse_postgres_url
 
+T = TypeVar("T")
+
 ANSWER_TIMEOUT_S = 15.0  # for an answer; then the connection is given up. Longer than what the server itself may take:
 STATEMENT_MS = 10_000  # the server ends what takes longer
 CLOSE_TIMEOUT_S = 2.0  # for a connection to be closed
-RETRY_S = (0.05, 1.0)  # pauses between attempts: the first, doubled up to the last
+RETRY_S = (0.05, 1.0)  # pauses between attempts: the first and the longest
 
-# Whatever URL, role or database say. Plans are of indexes only: what the planner believes of a table that was made a
-# minute ago would have it walk all of it.
+_HEAD = "SELECT position, digest FROM events ORDER BY position DESC LIMIT 1"
+
+# They override those of URL, role and database. Plans use indexes only: with the planner's estimates for a table that
+# was created a minute ago it would scan all of it.
 # Set once connected: PgBouncer refuses most of them as startup parameters.
 _SETTINGS: Final = {
-    "default_transaction_isolation": "read committed",  # behind the lock each statement must see what was committed
+    "default_transaction_isolation": "read committed",  # with the lock, a statement must see all commits
     "statement_timeout": str(STATEMENT_MS),
     "idle_in_transaction_session_timeout": "60000",
-    "tcp_keepalives_idle": "15",  # a client whose host has vanished is forgotten, with all it holds, within 30 s
+    "tcp_keepalives_idle": "15",  # a client whose host has vanished is disconnected within 30 s
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
     "tcp_user_timeout": "30000",
@@ -62,7 +68,7 @@ _WORDS = {
     "XX002": "the server finds an index damaged: REINDEX TABLE events, then verify the log",
 }
 
-# Another attempt may do, with a new connection: a server that restarts, a standby that takes over, a cut cable.
+# Another attempt may succeed, with a new connection: a server that restarts, a standby that takes over, a cut cable.
 _PASSING = frozenset({"25006", "40001", "40P01", "53300", "57014", "57P01", "57P02", "57P03"})
 
 # Classes of errors that abort a transaction before its commit: nothing was recorded. Not in here: a connection that
@@ -76,11 +82,11 @@ FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClien
 
 
 class Unconfirmed(TimeoutError):
-    """The server has committed, and given up waiting for a standby to say that it has it, too."""
+    """The server has committed, and given up waiting for a standby to confirm it."""
 
 
 def without_credentials(url: str) -> str:
-    """Where the log is, for people: without credentials and options, however badly the URL is written."""
+    """The URL for people to see: without credentials and options, even if it is malformed."""
     scheme, _, rest = url.partition("://")
     return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
 
@@ -92,18 +98,18 @@ def is_passing(error: BaseException) -> bool:
 
 
 def is_harmless(error: BaseException) -> bool:
-    """Whether `error` tells for certain that nothing was committed."""
+    """Whether after `error` certainly nothing was committed."""
     code = _code(error)
     return code[:2] in _HARMLESS_CLASSES and code != _OUTCOME_UNKNOWN
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether `error` says that what is stored makes no sense or is not ours: no further attempt will cure that."""
+    """Whether `error` means that the stored data is invalid or another log's, which no retry will repair."""
     return _code(error) in ("CHL01", "XX001", "XX002")
 
 
 def explain(error: BaseException, label: str) -> str:
-    """What is the matter, in words for an operator."""
+    """The cause in words for an operator."""
     code = _code(error)
     if code[:2] in ("23", "P0"):
         return f"database {label}: another program writes to it; stop that program ({error})"
@@ -167,8 +173,24 @@ class Database:
         except asyncpg.exceptions.TargetServerAttributeNotMatched:
             raise asyncpg.exceptions.ReadOnlySQLTransactionError("no server takes writes") from None
 
+    async def retry(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """What `attempt` returns. It is repeated after a passing failure, for `busy_timeout_s` at most.
+
+        Raises LogUnavailable for a failure that lasts, and what else `attempt` raises.
+        """
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + self.options.busy_timeout_s
+        for pause_s in backoff_delays(*RETRY_S):
+            try:
+                return await attempt()
+            except FAILURES as error:
+                if not is_passing(error) or loop.time() + pause_s > deadline_s:
+                    raise LogUnavailable(explain(error, self.label)) from error
+            await asyncio.sleep(pause_s)
+        raise AssertionError("backoff never ends")
+
     async def check_not_rewound(self, connection: asyncpg.Connection, known: Head) -> None:
-        """Raises LogUnavailable where the database has forgotten what it had acknowledged: a standby that took over
+        """Raises DatabaseRewound where the database lacks what it had acknowledged: it is a standby that took over
         without it, or an old copy.
         """
         if known.position:
@@ -177,7 +199,7 @@ class Database:
                 raise DatabaseRewound(self.rewound_message(known.position))
 
     def rewound_message(self, position: int) -> str:
-        """What is the matter where an event that was known is missing."""
+        """The words for a database in which a known event is missing."""
         return (
             f"database {self.label} has lost events that were recorded (position {position} is gone or another), or"
             " holds another log now: stop, and name the right database and schema, or restore a copy that has them"
@@ -185,7 +207,7 @@ class Database:
 
 
 class DatabaseRewound(LogUnavailable):
-    """The database is not the one that acknowledged what this process knows of."""
+    """The database lacks an event that this process knows to be acknowledged."""
 
 
 async def _configure(connection: asyncpg.Connection, settings: Mapping[str, str]) -> None:
@@ -205,7 +227,7 @@ def _literal(text: str) -> str:
 
 
 async def close_gracefully(connection: asyncpg.Connection | None) -> None:
-    """Close a connection, politely where the server listens. Never raises."""
+    """Close a connection, by the protocol where the server answers. Never raises."""
     if connection is not None:
         try:
             await connection.close(timeout=CLOSE_TIMEOUT_S)
@@ -213,9 +235,8 @@ async def close_gracefully(connection: asyncpg.Connection | None) -> None:
             connection.terminate()
 
 
-def backoff_delays() -> Iterator[float]:
-    """Seconds between one attempt and the next, for ever."""
-    pause_s, longest_s = RETRY_S
-    while True:
-        yield pause_s
-        pause_s = min(2 * pause_s, longest_s)
+async def read_head(connection: asyncpg.Connection) -> Head:
+    """The end of the log now. Raises what asyncpg raises."""
+    async with asyncio.timeout(ANSWER_TIMEOUT_S):
+        row = await connection.fetchrow(_HEAD)
+    return Head(*row) if row else Head(0, GENESIS)

@@ -1,16 +1,14 @@
 """The event log in a PostgreSQL database, for many nodes at once. Implements events.log.EventLog.
 
-Every version is decided by the database, so any number of nodes may append. What a node knows of the head it learns
-from its own commits, from the others' notifications, and from asking.
+The database decides every version, so any number of nodes may append. A node learns the head from its own commits, from
+the notifications of the others, and by reading it.
 """
 
 import asyncio
 import os
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
-from typing import TypeVar
 
 import asyncpg
 
@@ -18,64 +16,43 @@ from events.catalogue import ERASURE_TYPES, Event
 from events.codec import event_type
 from events.compatibility import EventTypeGate, NodeVersion, name_of_process, own_version
 from events.errors import LogUnavailable, LogUnusable
-from events.log import Snapshot
 from events.log_observer import LogObserver, NoObserver
 from events.options import LogOptions
-from events.record import EventHeader, Head, Metadata, RawColumns, RecordedEvent, StoredRow
-from events.storage.append_batch import AppendContext, prepare
+from events.record import Head, Metadata, RecordedEvent
+from events.storage.append_batch import AppendContext, now_us, prepare
 from events.storage.erasure_rules import check_erasure_explained
 from events.storage.group_commit import GroupCommit
-from events.storage.postgres.append_procedure import erase_before
 from events.storage.postgres.head_listener import HeadListener, server_process
 from events.storage.postgres.node_registry import NodeRegistry
 from events.storage.postgres.postgres_batch_store import PostgresBatchStore
-from events.storage.postgres.postgres_connection import FAILURES, Database, backoff_delays, explain, is_passing
-from events.storage.postgres.postgres_readers import (
-    PostgresReaders,
-    all_events,
-    event_headers,
-    events_at,
-    scan_raw_rows,
-    sizes_at,
-    stored_rows,
-    stored_stream,
-    stream_events,
-)
+from events.storage.postgres.postgres_connection import FAILURES, Database, explain
+from events.storage.postgres.postgres_queries import PostgresQueries
+from events.storage.postgres.postgres_read_pool import PostgresReadPool
 from events.storage.postgres.postgres_schema import check_format, create
-from events.storage.postgres.postgres_snapshot import open_snapshot
 from events.storage.postgres.vacuum import Vacuum
 
-T = TypeVar("T")
 
-_BIGINT_MIN, _BIGINT_MAX = -(2**63), 2**63 - 1  # PostgreSQL's; a client's cursor may name any number
-
-
-def now_us() -> int:
-    """Microseconds since 1970, UTC."""
-    return time.time_ns() // 1000
-
-
-class PostgresLog:
+class PostgresLog(PostgresQueries):
     """An event log in one table. Made by `open`; every instance must be closed."""
 
     def __init__(
         self,
-        place: Database,
+        database: Database,
         sources: tuple[Callable[[], int], Callable[[int], bytes]],
         observe: LogObserver,
         version: NodeVersion | None,
     ) -> None:
-        self._database = place
+        super().__init__(PostgresReadPool(database))
+        self._database = database
         self._clock, self._random_bytes = sources
-        self._readers = PostgresReaders(place)
-        self._head = HeadListener(place, listens=version is not None)
-        self._vacuum = Vacuum(place, partial(observe.warned, "erasure_waits"))
+        self._head = HeadListener(database, listens=version is not None)
+        self._vacuum = Vacuum(database, partial(observe.warned, "erasure_waits"))
         self._registry: NodeRegistry | None = None
         self._gate: EventTypeGate | None = None
         if version is not None:
-            self._registry = NodeRegistry(self._readers, version)
+            self._registry = NodeRegistry(self._pool, version)
             self._gate = EventTypeGate(self._registry, observe)
-        self._store = PostgresBatchStore(place, self._head, self._vacuum)
+        self._store = PostgresBatchStore(database, self._head, self._vacuum)
         self._writer: GroupCommit | None = None
         self._closed: asyncio.Task[None] | None = None
 
@@ -91,17 +68,17 @@ class PostgresLog:
         observe: LogObserver | None = None,
         program: str = "unknown",
     ) -> "PostgresLog":
-        """Open the log in the database (and schema) that `url` names; its table is made if missing.
+        """Open the log in the database (and schema) that `url` names; its table is created if missing.
 
-        A server that is just starting is waited for, `busy_timeout_s` at most. With `read_only` nothing is written;
+        Waits for a server that is just starting, for `busy_timeout_s` at most. With `read_only` nothing is written;
         `head` is then the end of the log at this moment. `clock` gives microseconds, UTC; `random_bytes` the salts.
         `program` is the version of this program, for other nodes.
         Raises LogUnusable, which says what to do about it.
         """
-        place = Database(url, options or LogOptions(), read_only=read_only)
+        database = Database(url, options or LogOptions(), read_only=read_only)
         observe = observe or NoObserver()
         version = None if read_only else own_version(name_of_process(), program)
-        log = cls(place, (clock, random_bytes), observe, version)
+        log = cls(database, (clock, random_bytes), observe, version)
         try:
             await log._begin(observe, read_only=read_only)
         except BaseException as error:
@@ -113,13 +90,13 @@ class PostgresLog:
 
     @property
     def failure(self) -> BaseException | None:
-        """The last exception in the writer that should have been impossible; it refused one batch."""
+        """The last exception in the writer that only a bug can cause; it refused one batch."""
         return None if self._writer is None else self._writer.failure
 
     @property
     def damage(self) -> str | None:
-        """As EventLog.damage. A database that has forgotten what it had acknowledged is one, too."""
-        return self._readers.damage or self._store.damage or self._head.damage
+        """As EventLog.damage; also for a database that lacks what it had acknowledged."""
+        return self._pool.damage or self._store.damage or self._head.damage
 
     @property
     def erasure_pending(self) -> bool:
@@ -140,7 +117,7 @@ class PostgresLog:
         self, stream_id: str, expected_version: int, event: Event, metadata: Metadata
     ) -> tuple[RecordedEvent, ...]:
         """As EventLog.erase. Waits `erase_wait_s` at most for the VACUUM; then `erasure_pending` is true until it has
-        run (no query shows the content). Free space of pages, the write-ahead log and backups are not looked at.
+        run (no query shows the content). Free space of pages, the write-ahead log and backups are not checked.
         """
         if event_type(event) not in ERASURE_TYPES:
             raise ValueError(f"{event_type(event)} does not explain why content is gone")
@@ -151,15 +128,14 @@ class PostgresLog:
         return recorded
 
     async def finish_erasure(self, stream_id: str, version: int) -> None:
-        """As EventLog.finish_erasure, which `erasure_pending` tells of as `erase` does."""
+        """As EventLog.finish_erasure; `erasure_pending` as after `erase`."""
         if self._writer is None:
             raise LogUnavailable("the log was opened for reading only")
         await check_erasure_explained(self, stream_id, version)
         try:
-            await erase_before(self._database, stream_id, version)
+            await self._store.erase_before(stream_id, version)
         except FAILURES as error:
             raise LogUnavailable(explain(error, self._database.label)) from error
-        self._vacuum.request()
         await self._wait_for_vacuum()
 
     async def _wait_for_vacuum(self) -> None:
@@ -168,55 +144,9 @@ class PostgresLog:
             async with asyncio.timeout(self._database.options.erase_wait_s):
                 await self._vacuum.clean.wait()
 
-    async def read(
-        self, stream_id: str, *, after: int = 0, limit: int, bytes_max: int | None = None, backwards: bool = False
-    ) -> list[RecordedEvent]:
-        """As EventLog.read."""
-        span = _span(after, limit)
-        return await stream_events(self._readers, stream_id, span, backwards=backwards, bytes_max=bytes_max)
-
-    async def read_all(self, *, after: int = 0, limit: int) -> list[RecordedEvent]:
-        """As EventLog.read_all."""
-        return await all_events(self._readers, _span(after, limit))
-
-    async def event_headers(self, *, after: int = 0, limit: int) -> list[EventHeader]:
-        """As EventLog.outlines."""
-        return await event_headers(self._readers, _span(after, limit))
-
-    async def read_at(self, positions: Sequence[int]) -> dict[int, RecordedEvent]:
-        """As EventLog.read_at."""
-        return await events_at(self._readers, [place for place in positions if 0 < place <= _BIGINT_MAX])
-
-    async def sizes(self, positions: Sequence[int]) -> dict[int, int]:
-        """As EventLog.sizes."""
-        return await sizes_at(self._readers, [place for place in positions if 0 < place <= _BIGINT_MAX])
-
-    async def rows(self, *, after: int = 0, limit: int, bytes_max: int | None = None) -> list[StoredRow]:
-        """As EventLog.rows."""
-        return await stored_rows(self._readers, _span(after, limit), bytes_max)
-
-    async def scan_rows(self, take: Callable[[Iterator[RawColumns]], T], *, after: int = 0, limit: int) -> T:
-        """As events.integrity.chain_verifier.PassesRows."""
-        return await scan_raw_rows(self._readers, take, _span(after, limit))
-
-    async def stream_rows(
-        self, stream_id: str, *, after: int = 0, limit: int, bytes_max: int | None = None
-    ) -> list[StoredRow]:
-        """As EventLog.stream_rows."""
-        return await stored_stream(self._readers, stream_id, _span(after, limit), bytes_max)
-
-    @asynccontextmanager
-    async def snapshot(self) -> AsyncIterator[Snapshot]:
-        """As EventLog.snapshot."""
-        try:
-            async with open_snapshot(self._database) as opened:
-                yield opened
-        except FAILURES as error:
-            raise LogUnavailable(explain(error, self._database.label)) from error
-
     def head(self) -> Head:
         """As EventLog.head."""
-        return self._head.live.current
+        return self._head.head.current
 
     async def latest(self) -> Head:
         """As EventLog.latest; of a log that is only read, the head when it was opened."""
@@ -229,7 +159,7 @@ class PostgresLog:
 
     async def wait(self, position: int) -> Head:
         """As EventLog.wait. Raises LogUnavailable when the log closes first."""
-        return await self._head.live.wait(position)
+        return await self._head.head.wait(position)
 
     async def close(self) -> None:
         """As EventLog.close. A second call waits for the first."""
@@ -240,16 +170,8 @@ class PostgresLog:
         await asyncio.shield(self._closed)
 
     async def _begin(self, observe: LogObserver, *, read_only: bool) -> None:
-        """Raises LogUnusable."""
-        deadline_s = asyncio.get_running_loop().time() + self._database.options.busy_timeout_s
-        for pause_s in backoff_delays():
-            try:
-                await self._prepare(read_only=read_only)
-                break
-            except FAILURES as error:
-                if not is_passing(error) or asyncio.get_running_loop().time() + pause_s > deadline_s:
-                    raise LogUnusable(explain(error, self._database.label)) from error
-            await asyncio.sleep(pause_s)
+        """Raises LogUnusable, LogUnavailable."""
+        await self._database.retry(partial(self._prepare, read_only=read_only))
         if read_only:
             await self._head.close("the log was opened for reading only")
         else:
@@ -275,8 +197,8 @@ class PostgresLog:
             connection.terminate()
 
     async def _check_pooling(self, connection: asyncpg.Connection) -> None:
-        """Two idle connections that one process of the server answers are a pooler's, and it does not keep a server
-        for a client. Raises FAILURES, LogUnusable.
+        """Two idle connections that one process of the server serves are a pooler's, in transaction mode. Raises
+        FAILURES, LogUnusable.
         """
         if await server_process(connection) == await self._head.server_process():
             raise LogUnusable(
@@ -296,13 +218,13 @@ class PostgresLog:
             raise LogUnavailable(self.damage)
         return self._writer
 
-    async def _record(self, events: Sequence[Event], origin: AppendContext) -> tuple[RecordedEvent, ...]:
+    async def _record(self, events: Sequence[Event], context: AppendContext) -> tuple[RecordedEvent, ...]:
         writer = self._require_writer()
-        if "\0" in origin.stream_id:
+        if "\0" in context.stream_id:
             raise ValueError("a stream's name cannot hold a NUL")
         if self._gate is not None:
             await self._gate.admit(events)
-        return await writer.submit(prepare(events, origin, self._random_bytes))
+        return await writer.submit(prepare(events, context, self._random_bytes))
 
     async def _release(self) -> None:
         if self._writer is not None:
@@ -310,12 +232,6 @@ class PostgresLog:
         await self._vacuum.close()
         if self._registry is not None:
             await self._registry.close()
-        await self._readers.close()
+        await self._pool.close()
         await self._head.close("the log is closed")
         await self._store.close()
-
-
-def _span(after: int, limit: int) -> tuple[int, int]:
-    if limit < 1:
-        raise ValueError("limit must be at least 1")
-    return max(_BIGINT_MIN, min(after, _BIGINT_MAX)), min(limit, _BIGINT_MAX)

@@ -11,8 +11,7 @@ from events.record import Columns, Head
 from events.storage.erasure_rules import ERASE_ALL_EXPLAINED, without_erased
 from events.storage.incomplete_log import WritingCommand
 from events.storage.postgres.append_procedure import ERASE, LOCK
-from events.storage.postgres.head_listener import read_head
-from events.storage.postgres.postgres_connection import FAILURES, Database, close_gracefully, explain
+from events.storage.postgres.postgres_connection import FAILURES, Database, close_gracefully, explain, read_head
 from events.storage.postgres.postgres_schema import COLUMNS, create, mark
 from events.storage.postgres.vacuum import vacuum
 

@@ -1,8 +1,8 @@
-"""The log as PostgreSQL keeps it: the table's mark, the table, and the triggers by which the database itself refuses to
-forget, change or reorder what happened.
+"""The schema of a log in PostgreSQL: its table, the triggers that make the table append-only, the mark that tells a log
+from other tables, and the privileges that a node needs.
 
-Texts stay texts: the chain is over the very bytes of `data`, which jsonb would not keep. `stream_id` compares byte by
-byte, so that no upgrade of the system's collations can harm its index.
+`data` is text, not jsonb: the chain covers its exact bytes, which jsonb would not keep. `stream_id` is compared byte by
+byte, so that no upgrade of the system's collations can invalidate its index.
 """
 
 import asyncpg
@@ -14,7 +14,7 @@ from events.storage.postgres.append_procedure import NAME, OLD_NAME, append_proc
 FORMAT = 1
 MARK = "chatbot event log, format "  # the table's comment, then FORMAT: tells a log from any other table `events`
 SERVER_MIN = (14, 0)  # procedures with results
-CREATION_LOCK = 0x43484C47  # "CHLG": two nodes that start together make one log
+CREATION_LOCK = 0x43484C47  # "CHLG": of two nodes that start together one creates the log
 
 COLUMNS = (
     "position", "stream_id", "version", "type", "schema_version", "recorded_at",
@@ -39,8 +39,8 @@ CREATE TABLE events (
 )
 """
 
-# Once for each statement, however many rows it brings: for each row by itself it would cost as much as the insertion.
-# What was there has no gap, so the new rows have none if each follows one that is there.
+# Once per statement: per row it would cost as much as the insertion. The rows that were there have no gap, so the new
+# rows have none if each of them follows an existing row.
 REFUSE_GAP = """
 CREATE OR REPLACE FUNCTION {schema}.events_refuse_gap() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
@@ -99,7 +99,7 @@ CREATE TRIGGER events_refuse_update BEFORE UPDATE ON events FOR EACH ROW WHEN (N
 )) EXECUTE FUNCTION events_refuse_update();
 """
 
-_LOOK = """
+_TABLE_STATE = """
 SELECT quote_ident(current_schema()), current_setting('server_encoding'),
        to_regclass(quote_ident(current_schema()) || '.events') IS NOT NULL,
        obj_description(to_regclass(quote_ident(current_schema()) || '.events'), 'pg_class')
@@ -108,8 +108,8 @@ SELECT quote_ident(current_schema()), current_setting('server_encoding'),
 
 _BODY = "SELECT prosrc FROM pg_proc WHERE oid = to_regproc($1)"
 
-# VACUUM skips, with no more than a warning, a table that the role may not maintain: in PostgreSQL the owner of table or
-# database may, from 17 on also whoever has been granted MAINTAIN.
+# VACUUM skips, with only a warning, a table that the role may not maintain. The owners of table and database may, from
+# PostgreSQL 17 on also roles with the privilege MAINTAIN.
 _PRIVILEGES = """
 SELECT quote_ident(current_user), array(
            SELECT privilege FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE']) AS privilege
@@ -147,16 +147,16 @@ async def check_privileges(connection: asyncpg.Connection, label: str) -> None:
         )
 
 
-async def check_format(connection: asyncpg.Connection, label: str, work: WritingCommand | None = None) -> bool:
-    """Whether there is no log yet. Raises LogUnusable for a server or a table that this program cannot use, or one that
-    another command than `work` has not finished.
+async def check_format(connection: asyncpg.Connection, label: str, command: WritingCommand | None = None) -> bool:
+    """Whether there is no log yet. Raises LogUnusable for a server or a table that this program cannot use, and for a
+    log that another command than `command` has not finished.
     """
     version = connection.get_server_version()
     if version[:2] < SERVER_MIN:
         raise LogUnusable(
             f"database {label} is PostgreSQL {version.major}: this program needs {SERVER_MIN[0]} or newer"
         )
-    schema, encoding, exists, comment = await connection.fetchrow(_LOOK)
+    schema, encoding, exists, comment = await connection.fetchrow(_TABLE_STATE)
     if schema is None:
         raise LogUnusable(f"database {label}: none of the schemas in its search_path exists: create one")
     if encoding != "UTF8":
@@ -170,7 +170,7 @@ async def check_format(connection: asyncpg.Connection, label: str, work: Writing
             " schema by ?search_path=NAME in DATABASE_URL"
         )
     unfinished = writing_command_of(int(found)) if found.isdecimal() else None
-    if unfinished is not None and unfinished is not work:
+    if unfinished is not None and unfinished is not command:
         raise LogIncomplete(label, unfinished)
     if found != str(FORMAT) and unfinished is None:
         raise LogUnusable(
@@ -180,35 +180,35 @@ async def check_format(connection: asyncpg.Connection, label: str, work: Writing
     return False
 
 
-def mark(work: WritingCommand | None) -> str:
-    """The statement after which the log is unfinished by `work`, or (None) finished."""
-    return f"COMMENT ON TABLE events IS '{MARK}{FORMAT if work is None else work.format}'"
+def mark(command: WritingCommand | None) -> str:
+    """The statement that marks the log as unfinished by `command`, or (None) as finished."""
+    return f"COMMENT ON TABLE events IS '{MARK}{FORMAT if command is None else command.format}'"
 
 
-async def create(connection: asyncpg.Connection, label: str, work: WritingCommand | None = None) -> None:
-    """Make the log where there is none, with `work` one that is not finished, and this program's procedure where it is
-    missing. Raises as check_format.
+async def create(connection: asyncpg.Connection, label: str, command: WritingCommand | None = None) -> None:
+    """Create the log where there is none, marked as unfinished by `command`, and the triggers' functions and the append
+    procedure of this version where they are missing. Raises as check_format.
     """
     if await connection.fetchval("SHOW fsync") != "on":
         raise LogUnusable(f"database {label} runs with fsync=off, and would lose what was acknowledged: turn it on")
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock($1)", CREATION_LOCK)
         schema = await connection.fetchval("SELECT quote_ident(current_schema())")
-        is_new = await check_format(connection, label, work)
+        is_new = await check_format(connection, label, command)
         if is_new:
             await connection.execute(TABLE)
         else:
             await check_privileges(connection, label)
-        await _make_routines(connection, schema)
+        await _create_routines(connection, schema)
         if not await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", f"{schema}.events_nodes"):
             await connection.execute(NODES.format(schema=schema))
         if is_new:
             await connection.execute(TRIGGERS)
-            await connection.execute(mark(work))
+            await connection.execute(mark(command))
 
 
-async def _make_routines(connection: asyncpg.Connection, schema: str) -> None:
-    """Make those that are missing or have another text: a schema's name is in some, and it may have changed."""
+async def _create_routines(connection: asyncpg.Connection, schema: str) -> None:
+    """Create routines that are missing or have another text: some contain the schema's name, which may have changed."""
     routines = {
         "events_refuse_gap": REFUSE_GAP,
         "events_refuse_delete": REFUSE_DELETE,

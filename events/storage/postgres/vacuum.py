@@ -1,8 +1,8 @@
-"""Erased content leaves PostgreSQL's tables: an UPDATE leaves the old version of each row behind, until a VACUUM.
+"""VACUUM after erasures: an UPDATE leaves the old version of each row in the table's pages until then.
 
-VACUUM takes such versions out of the tables' pages once no transaction can see them any more. What then still may hold
-the bytes: the free space of those pages until other rows take it (VACUUM FULL writes the table anew, while nobody uses
-it), the write-ahead log until its segments are used again (a checkpoint or two), standbys until they have caught up,
+VACUUM removes such versions from the pages once no transaction can see them any more. Places that may hold the bytes
+even then: the free space of those pages until other rows use it (VACUUM FULL rewrites the table, which nothing may use
+meanwhile), the write-ahead log until its segments are reused (a checkpoint or two), standbys until they have caught up,
 archived segments, and backups.
 """
 
@@ -11,8 +11,9 @@ from collections.abc import Callable
 
 import asyncpg
 
+from events.backoff import backoff_delays
 from events.errors import LogError, LogUnavailable
-from events.storage.postgres.postgres_connection import FAILURES, Database, backoff_delays, close_gracefully, explain
+from events.storage.postgres.postgres_connection import FAILURES, RETRY_S, Database, close_gracefully, explain
 
 # Of this database: transactions, prepared ones and standbys that may still see what was there at transaction $1.
 _SEEN_BY = """
@@ -35,11 +36,11 @@ _VACUUM = "VACUUM (TRUNCATE FALSE) events"  # the table's end is never empty, an
 
 
 class VacuumSkipped(LogUnavailable):
-    """The server has not vacuumed the table, and said so in a warning."""
+    """The server has skipped the table, and said so in a warning."""
 
 
 async def vacuum(connection: asyncpg.Connection) -> None:
-    """Take old versions of rows out of the pages. Raises FAILURES, VacuumSkipped."""
+    """Remove old versions of rows from the pages. Raises FAILURES, VacuumSkipped."""
     warnings: list[str] = []
 
     def note(_connection: object, message: asyncpg.PostgresLogMessage) -> None:
@@ -56,8 +57,8 @@ async def vacuum(connection: asyncpg.Connection) -> None:
 
 
 class Vacuum:
-    """One task that vacuums after erasures; those that come meanwhile share the next run. `clean` is not set while
-    old versions of rows may hold erased content. `tell` is called with the reason, once for each, when a run fails.
+    """One task that vacuums after erasures; erasures during a run share the next one. `clean` is not set while old
+    versions of rows may hold erased content. `warn` is called with the reason when a run fails, once for each reason.
     """
 
     def __init__(self, database: Database, warn: Callable[[str], None]) -> None:
@@ -70,7 +71,7 @@ class Vacuum:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self, connection: asyncpg.Connection) -> None:
-        """Begin with what a node that died has left. Raises FAILURES."""
+        """Begin with the old versions that a crashed node has left. Raises FAILURES."""
         if await connection.fetchval(_DEAD):
             self.request()
         self._task = asyncio.create_task(self._run(), name="log-vacuum")
@@ -81,7 +82,7 @@ class Vacuum:
         self._requested.set()
 
     async def close(self) -> None:
-        """Leave what is not done to the next start, or to the server's own vacuum."""
+        """Stop; the next start, or autovacuum, does what is left."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -90,7 +91,7 @@ class Vacuum:
         while True:
             await self._requested.wait()
             self._requested.clear()
-            for pause_s in backoff_delays():
+            for pause_s in backoff_delays(*RETRY_S):
                 try:
                     await self._vacuum()
                     self._reason = None
@@ -112,7 +113,7 @@ class Vacuum:
         try:
             now = await connection.fetchval(_NOW)
             waited_s = 0.0
-            for pause_s in backoff_delays():
+            for pause_s in backoff_delays(*RETRY_S):
                 if not await connection.fetchval(_SEEN_BY, now):
                     break
                 if waited_s >= self._database.options.erase_wait_s:

@@ -121,7 +121,7 @@ async def test_opened_for_reading_it_writes_nothing_and_its_head_stands_still(ur
     with pytest.raises(LogUnavailable, match="reading only"):
         await reading.wait(2)
     with pytest.raises(LogUnavailable, match="takes no writes"):
-        await reading._readers.rows("DROP TABLE events")
+        await reading._pool.fetch("DROP TABLE events")
     await reading.close()
     await log.close()
 
@@ -157,7 +157,7 @@ async def test_any_number_of_reads_share_a_few_connections(url: str, postgres: P
         task.cancel()
     await asyncio.wait(leaving)
     assert [len(task.result()) for task in leaving[1::2]] == [1] * 10
-    slow = asyncio.create_task(log._readers.rows("SELECT pg_sleep(5)"))
+    slow = asyncio.create_task(log._pool.fetch("SELECT pg_sleep(5)"))
     await asyncio.sleep(0.1)
     slow.cancel()
     async with asyncio.timeout(2):

@@ -6,9 +6,9 @@ from typing import Any, Self, cast
 import pytest
 
 from events.integrity.hash_chain import GENESIS
-from events.storage.postgres import postgres_snapshot
+from events.storage.postgres import postgres_read_pool
 from events.storage.postgres.postgres_connection import Database
-from events.storage.postgres.postgres_snapshot import open_snapshot
+from events.storage.postgres.postgres_read_pool import open_snapshot
 
 
 class Vanishing:
@@ -37,7 +37,7 @@ class Vanishing:
 
 
 async def test_an_answer_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres_snapshot, "ANSWER_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(postgres_read_pool, "ANSWER_TIMEOUT_S", 0.01)
     connection = Vanishing()
     async with asyncio.timeout(20) as patience:
         async with open_snapshot(cast(Database, connection)) as snapshot:
