@@ -5,13 +5,13 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from events.errors import LogUnavailable, LogUnusable
 from events.integrity.chain_verifier import verify
 from events.options import LogOptions
+from events.storage.sqlite import sqlite_batch_store
 from events.storage.sqlite.sqlite_log import SqliteLog
 from tests.support.log.log_files import SHORT_TIMEOUTS, foreign, log_with, small_disk
 from tests.support.log.sample_events import ASKED, deleted, posted
@@ -194,20 +194,14 @@ async def test_an_erasure_that_fails_half_way_leaves_nothing_of_it(
 ) -> None:
     log = await SqliteLog.open(tmp_path / "log.db")
     await log.append("a", 0, [posted("1")], ASKED)
-    assert log._write_side is not None
-    connection = log._write_side.store._connection
-    assert connection is not None
-    execute = connection.execute_fetchall
 
-    async def fail_to_erase(statement: str, *values: Any) -> Any:
-        if statement.startswith("UPDATE"):
-            error = sqlite3.OperationalError("database or disk is full")
-            error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_FULL, "SQLITE_FULL"
-            raise error
-        return await execute(statement, *values)
+    def fail_to_erase(*_: object) -> None:
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_FULL, "SQLITE_FULL"
+        raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(connection, "execute_fetchall", fail_to_erase)
+        patch.setattr(sqlite_batch_store, "erase_content", fail_to_erase)
         with pytest.raises(LogUnavailable, match="the disk is full"):
             await log.erase("a", 1, deleted(), ASKED)
     foreign(tmp_path / "log.db", "BEGIN IMMEDIATE").close()  # no transaction is left open
