@@ -30,12 +30,8 @@ async def answering(answer: bytes) -> AsyncIterator[int]:
     """The port of a server that gives this answer once."""
     raw = RawServer()
     raw.answers = [answer]
-    server = await asyncio.start_server(raw.serve, "127.0.0.1", 0)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        await server.wait_closed()
+    async with raw.listening():
+        yield raw.port
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0"])

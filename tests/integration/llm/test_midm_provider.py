@@ -2,43 +2,33 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 
 import pytest
 
-from chatbot.llm.llm_options import LlmOptions
 from chatbot.llm.provider import Finish, Health, LlmFailed, LlmUnavailable
 from chatbot.llm.providers import midm_provider
 from chatbot.llm.providers.midm_provider import MidmProvider
 from events.catalogue import Usage
 from tests.support.model.model_server import ModelServer
-from tests.support.model.provider_client import Answer, ask
+from tests.support.model.provider_client import Answer, MakeProvider, ask
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[ModelServer]:
-    async with ModelServer() as server:
-        yield server
+def provider(model: ModelServer, make_provider: MakeProvider) -> MidmProvider:
+    return make_provider(MidmProvider, server_url=model.url)
 
 
-@pytest.fixture
-async def provider(server: ModelServer) -> AsyncIterator[MidmProvider]:
-    provider = MidmProvider(LlmOptions(server_url=server.url))
-    yield provider
-    await provider.close()
-
-
-async def test_a_reply_comes_in_pieces_and_is_finished(server: ModelServer, provider: MidmProvider) -> None:
-    server.delay_s = 0.01
+async def test_a_reply_comes_in_pieces_and_is_finished(model: ModelServer, provider: MidmProvider) -> None:
+    model.delay_s = 0.01
     answer = await ask(provider, "안녕 my friend")
     assert answer.pieces == ["You ", "said: ", "안녕 ", "my ", "friend"]
     assert answer.finish == Finish(reason="stop", model="midm", usage=None)
 
 
-async def test_the_server_is_asked_in_its_own_words(server: ModelServer, provider: MidmProvider) -> None:
+async def test_the_server_is_asked_in_its_own_words(model: ModelServer, provider: MidmProvider) -> None:
     await ask(provider, "hello", max_new_tokens=9, temperature=0.5, do_sample=True, top_p=0.5)
-    assert server.requests[0].path == "/chat/stream"
-    assert server.requests[0].body == {
+    assert model.requests[0].path == "/chat/stream"
+    assert model.requests[0].body == {
         "messages": [{"role": "user", "content": "hello"}],
         "max_new_tokens": 9,
         "temperature": 0.5,
@@ -46,39 +36,39 @@ async def test_the_server_is_asked_in_its_own_words(server: ModelServer, provide
     }
 
 
-async def test_pieces_that_arrive_together_come_as_one(server: ModelServer, provider: MidmProvider) -> None:
+async def test_pieces_that_arrive_together_come_as_one(model: ModelServer, provider: MidmProvider) -> None:
     chunks = "".join(f'data: {{"type":"chunk","content":"{each}"}}\n\n' for each in "abc")
-    server.script(raw=chunks + 'data: {"type":"complete","total_tokens":3}\n\ndata: [DONE]\n\n')
+    model.script(raw=chunks + 'data: {"type":"complete","total_tokens":3}\n\ndata: [DONE]\n\n')
     assert (await ask(provider)).pieces == ["abc"]
 
 
 async def test_as_many_pieces_as_tokens_were_allowed_means_cut_for_length(
-    server: ModelServer, provider: MidmProvider
+    model: ModelServer, provider: MidmProvider
 ) -> None:
-    server.script(pieces=("a", "b", "c"))
+    model.script(pieces=("a", "b", "c"))
     answer = await ask(provider, max_new_tokens=3)
     assert answer.finish is not None
     assert answer.finish.reason == "length"
 
 
-async def test_a_reply_that_is_complete_needs_no_done(server: ModelServer, provider: MidmProvider) -> None:
-    server.script(pieces=("a",), then="no_done")
+async def test_a_reply_that_is_complete_needs_no_done(model: ModelServer, provider: MidmProvider) -> None:
+    model.script(pieces=("a",), then="no_done")
     assert (await ask(provider)).text == "a"
 
 
 @pytest.mark.parametrize("then", ["", "data: [DONE]\n\n", "data: [DONE] \n\n"])
 async def test_text_after_the_end_that_a_server_names_belongs_to_the_reply(
-    server: ModelServer, provider: MidmProvider, then: str
+    model: ModelServer, provider: MidmProvider, then: str
 ) -> None:
     chunk, complete = 'data: {"type":"chunk","content":"a"}\n\n', 'data: {"type":"complete","total_tokens":2}\n\n'
-    server.script(raw=chunk + complete + chunk + complete + then)
+    model.script(raw=chunk + complete + chunk + complete + then)
     answer = await ask(provider, max_new_tokens=2)
     assert (answer.text, answer.finish) == ("aa", Finish("length", "midm"))
 
 
-async def test_text_after_that_end_needs_an_end_of_its_own(server: ModelServer, provider: MidmProvider) -> None:
+async def test_text_after_that_end_needs_an_end_of_its_own(model: ModelServer, provider: MidmProvider) -> None:
     chunk = 'data: {"type":"chunk","content":"a"}\n\n'
-    server.script(raw=chunk + 'data: {"type":"complete"}\n\n' + chunk)
+    model.script(raw=chunk + 'data: {"type":"complete"}\n\n' + chunk)
     answer = Answer([])
     with pytest.raises(LlmFailed, match="cut before its end"):
         await ask(provider, into=answer)
@@ -87,17 +77,17 @@ async def test_text_after_that_end_needs_an_end_of_its_own(server: ModelServer, 
 
 @pytest.mark.parametrize("then", ["silence", "cut", "reset", "error", "malformed", "heartbeats"])
 async def test_after_that_end_nothing_can_spoil_the_reply(
-    server: ModelServer, provider: MidmProvider, monkeypatch: pytest.MonkeyPatch, then: str
+    model: ModelServer, provider: MidmProvider, monkeypatch: pytest.MonkeyPatch, then: str
 ) -> None:
     monkeypatch.setattr(midm_provider, "END_SILENCE_S", 0.05)
-    server.script(raw='data: {"type":"chunk","content":"a"}\n\ndata: {"type":"complete"}\n\n', then=then)
+    model.script(raw='data: {"type":"chunk","content":"a"}\n\ndata: {"type":"complete"}\n\n', then=then)
     assert (await ask(provider)).text == "a"
 
 
 async def test_an_error_in_the_stream_fails_the_reply_and_keeps_its_text(
-    server: ModelServer, provider: MidmProvider
+    model: ModelServer, provider: MidmProvider
 ) -> None:
-    server.script(pieces=("a", "b"), delay_s=0.01, then="error", error="CUDA out of memory")
+    model.script(pieces=("a", "b"), delay_s=0.01, then="error", error="CUDA out of memory")
     answer = Answer([])
     with pytest.raises(LlmFailed, match="CUDA out of memory"):
         await ask(provider, into=answer)
@@ -105,96 +95,94 @@ async def test_an_error_in_the_stream_fails_the_reply_and_keeps_its_text(
 
 
 async def test_a_server_that_cannot_stream_is_asked_for_the_whole_reply(
-    server: ModelServer, provider: MidmProvider
+    model: ModelServer, provider: MidmProvider
 ) -> None:
-    server.streams = False
+    model.streams = False
     answer = await ask(provider, "hello you")
     assert answer.pieces == ["You said: hello you"]
     assert answer.finish == Finish(reason="stop", model="midm", usage=Usage(2, 4, 6))
 
 
 async def test_that_a_server_cannot_stream_is_remembered_for_a_while(
-    server: ModelServer, provider: MidmProvider, monkeypatch: pytest.MonkeyPatch
+    model: ModelServer, provider: MidmProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.streams = False
+    model.streams = False
     await ask(provider)
     await ask(provider)
-    assert [request.path for request in server.requests] == ["/chat/stream", "/chat", "/chat"]
+    assert [request.path for request in model.requests] == ["/chat/stream", "/chat", "/chat"]
     monkeypatch.setattr(time, "monotonic", lambda: provider._no_stream_until_s + 1)
-    server.streams = True
+    model.streams = True
     assert len((await ask(provider)).pieces) >= 1
-    assert server.requests[-1].path == "/chat/stream"
+    assert model.requests[-1].path == "/chat/stream"
 
 
 async def test_while_a_whole_reply_is_written_there_are_signs_of_life(
-    server: ModelServer, provider: MidmProvider, monkeypatch: pytest.MonkeyPatch
+    model: ModelServer, provider: MidmProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(midm_provider, "KEEPALIVE_PIECE_S", 0.02)
-    server.streams = False
-    server.script(pieces=("a",), first_delay_s=1.0)
+    model.streams = False
+    model.script(pieces=("a",), first_delay_s=1.0)
     answer = await ask(provider)
     assert answer.pieces[-1] == "a"
     assert answer.pieces[:3] == ["", "", ""]
 
 
 async def test_leaving_while_a_whole_reply_is_written_closes_the_connection(
-    server: ModelServer, provider: MidmProvider
+    model: ModelServer, provider: MidmProvider
 ) -> None:
-    server.streams = False
-    server.script(pieces=("a",), first_delay_s=5)
+    model.streams = False
+    model.script(pieces=("a",), first_delay_s=5)
     reading = asyncio.create_task(ask(provider))
-    await server.wait_requests(2)
+    await model.wait_requests(2)
     reading.cancel()
-    await server.wait_aborted()
+    await model.wait_aborted()
 
 
 async def test_a_server_without_the_streaming_route_is_asked_for_the_whole_reply(
-    server: ModelServer, provider: MidmProvider
+    model: ModelServer, provider: MidmProvider
 ) -> None:
-    server.script(status=404)
-    server.script(pieces=("a",))
+    model.script(status=404)
+    model.script(pieces=("a",))
     assert (await ask(provider)).text == "a"
-    assert server.requests[-1].path == "/chat"
+    assert model.requests[-1].path == "/chat"
 
 
 @pytest.mark.parametrize("body", ['{"response": null}', "{no JSON", "[]", '{"response": 7}'])
-async def test_nonsense_for_a_whole_reply_is_a_failure(server: ModelServer, provider: MidmProvider, body: str) -> None:
-    server.streams = False
-    server.script(body=body)
+async def test_nonsense_for_a_whole_reply_is_a_failure(model: ModelServer, provider: MidmProvider, body: str) -> None:
+    model.streams = False
+    model.script(body=body)
     with pytest.raises(LlmFailed, match="malformed"):
         await ask(provider)
 
 
-async def test_a_whole_reply_without_usage_is_a_reply(server: ModelServer, provider: MidmProvider) -> None:
-    server.streams = False
-    server.script(pieces=("a",), usage=False)
+async def test_a_whole_reply_without_usage_is_a_reply(model: ModelServer, provider: MidmProvider) -> None:
+    model.streams = False
+    model.script(pieces=("a",), usage=False)
     answer = await ask(provider)
     assert answer.finish is not None
     assert answer.finish.usage is None
 
 
-async def test_health_is_whether_the_model_is_loaded(server: ModelServer, provider: MidmProvider) -> None:
+async def test_health_is_whether_the_model_is_loaded(model: ModelServer, provider: MidmProvider) -> None:
     assert await provider.health() == Health(available=True)
-    server.model_loaded = False
+    model.model_loaded = False
     assert await provider.health() == Health(available=False, detail="The model is not loaded")
-    await server.stop()
+    await model.stop()
     away = await provider.health()
     assert not away.available
-    assert away.detail == f"LLM server not available: connection refused (asked {server.url}/health)"
+    assert away.detail == f"LLM server not available: connection refused (asked {model.url}/health)"
 
 
-async def test_a_failure_for_want_of_a_model_is_told_as_unavailable(
-    server: ModelServer, provider: MidmProvider
-) -> None:
-    server.script(status=500, times=2)
+async def test_a_failure_for_want_of_a_model_is_told_as_unavailable(model: ModelServer, provider: MidmProvider) -> None:
+    model.script(status=500, times=2)
     with pytest.raises(LlmFailed, match="500"):
         await ask(provider)
-    server.model_loaded = False
+    model.model_loaded = False
     with pytest.raises(LlmUnavailable, match="not loaded"):
         await ask(provider)
 
 
-async def test_a_growing_accumulated_field_is_not_read(server: ModelServer, provider: MidmProvider) -> None:
+async def test_a_growing_accumulated_field_is_not_read(model: ModelServer, provider: MidmProvider) -> None:
     """Its value is not even looked at: here it is no text at all."""
-    server.script(raw='data: {"type":"chunk","content":"a","accumulated":[1]}\n\ndata: [DONE]\n\n')
+    model.script(raw='data: {"type":"chunk","content":"a","accumulated":[1]}\n\ndata: [DONE]\n\n')
     assert (await ask(provider)).text == "a"

@@ -1,8 +1,6 @@
 """Addresses, redirects and lists of models of real kinds of servers, over real sockets."""
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -12,40 +10,14 @@ from chatbot.llm.provider import Health, LlmError, LlmFailed, reason_of
 from chatbot.llm.provider_factory import create_provider
 from chatbot.llm.providers.openai_provider import OpenAiProvider
 from tests.support.model.model_server import ModelServer
-from tests.support.model.provider_client import ask
+from tests.support.model.provider_client import MakeProvider, ask
 from tests.support.model.raw_model_server import RawServer
 
-Make = Callable[..., OpenAiProvider]
-
 
 @pytest.fixture
-async def server() -> AsyncIterator[ModelServer]:
-    async with ModelServer() as server:
-        server.protocols = ("openai",)
-        yield server
-
-
-@pytest.fixture
-async def raw() -> AsyncIterator[RawServer]:
-    served = RawServer()
-    listener = await asyncio.start_server(served.serve, "127.0.0.1", 0)
-    served.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-    yield served
-    listener.close()
-
-
-@pytest.fixture
-async def make() -> AsyncIterator[Make]:
-    """Makes providers and closes them."""
-    made: list[OpenAiProvider] = []
-
-    def provider(**options: Any) -> OpenAiProvider:
-        made.append(OpenAiProvider(LlmOptions(**options)))
-        return made[-1]
-
-    yield provider
-    for each in made:
-        await each.close()
+def openai_server(model: ModelServer) -> ModelServer:
+    model.protocols = ("openai",)
+    return model
 
 
 def answer(document: Any, status: str = "200 OK", headers: str = "") -> bytes:
@@ -73,46 +45,48 @@ REPLY = answer({"choices": [{"message": {"content": "hello"}, "finish_reason": "
     ],
 )
 async def test_a_server_is_found_at_the_address_that_its_documentation_gives(
-    server: ModelServer, path: str, api_root: str
+    openai_server: ModelServer, path: str, api_root: str
 ) -> None:
-    server.api_root = api_root
-    provider = create_provider("auto", LlmOptions(server_url=server.url + path, retries_max=0))
+    openai_server.api_root = api_root
+    provider = create_provider("auto", LlmOptions(server_url=openai_server.url + path, retries_max=0))
     assert await provider.health() == Health(available=True)
     assert (await ask(provider)).text == "You said: hello there"
     assert provider.name == "openai"
     await provider.close()
 
 
-async def test_a_found_path_is_remembered(raw: RawServer, make: Make) -> None:
-    raw.answers = [answer({"error": "no such path"}, "404 Not Found"), REPLY, REPLY]
-    provider = make(server_url=f"{raw.url}/openai", model="m")
+async def test_a_found_path_is_remembered(raw_server: RawServer, make_provider: MakeProvider) -> None:
+    raw_server.answers = [answer({"error": "no such path"}, "404 Not Found"), REPLY, REPLY]
+    provider = make_provider(OpenAiProvider, server_url=f"{raw_server.url}/openai", model="m")
     await ask(provider)
     await ask(provider)
     found = "/openai/chat/completions"
-    assert [head.split()[1].decode() for head in raw.heads] == ["/openai/v1/chat/completions", found, found]
+    assert [head.split()[1].decode() for head in raw_server.heads] == ["/openai/v1/chat/completions", found, found]
 
 
 async def test_a_path_that_the_server_does_not_have_is_told_as_it_was_asked_first(
-    server: ModelServer, make: Make
+    openai_server: ModelServer, make_provider: MakeProvider
 ) -> None:
     with pytest.raises(LlmFailed, match="answered 404") as caught:
-        await ask(make(server_url=f"{server.url}/wrong?key=hidden", model="m"))
-    assert reason_of(caught.value).endswith(f"(asked {server.url}/wrong/v1/chat/completions)")
+        await ask(make_provider(OpenAiProvider, server_url=f"{openai_server.url}/wrong?key=hidden", model="m"))
+    assert reason_of(caught.value).endswith(f"(asked {openai_server.url}/wrong/v1/chat/completions)")
 
 
-async def test_the_query_is_sent_with_each_request(raw: RawServer, make: Make) -> None:
-    raw.answers = [answer({"data": [{"id": "m"}]}), REPLY]
-    assert (await ask(make(server_url=f"{raw.url}/v1?api-version=7"))).text == "hello"
-    lines = [head.partition(b" HTTP/1.1")[0] for head in raw.heads]
+async def test_the_query_is_sent_with_each_request(raw_server: RawServer, make_provider: MakeProvider) -> None:
+    raw_server.answers = [answer({"data": [{"id": "m"}]}), REPLY]
+    assert (await ask(make_provider(OpenAiProvider, server_url=f"{raw_server.url}/v1?api-version=7"))).text == "hello"
+    lines = [head.partition(b" HTTP/1.1")[0] for head in raw_server.heads]
     assert lines == [b"GET /v1/models?api-version=7", b"POST /v1/chat/completions?api-version=7"]
 
 
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "307 Temporary", "308 Permanent"])
-async def test_a_redirect_to_the_same_server_keeps_method_and_body(raw: RawServer, make: Make, status: str) -> None:
-    raw.answers = [answer(b"", status, "Location: /new/chat?x=1\r\n"), REPLY]
-    assert (await ask(make(server_url=raw.url, model="m"))).text == "hello"
-    assert raw.heads[1].startswith(b"POST /new/chat?x=1 ")
-    assert b"Content-Length: 0" not in raw.heads[1]
+async def test_a_redirect_to_the_same_server_keeps_method_and_body(
+    raw_server: RawServer, make_provider: MakeProvider, status: str
+) -> None:
+    raw_server.answers = [answer(b"", status, "Location: /new/chat?x=1\r\n"), REPLY]
+    assert (await ask(make_provider(OpenAiProvider, server_url=raw_server.url, model="m"))).text == "hello"
+    assert raw_server.heads[1].startswith(b"POST /new/chat?x=1 ")
+    assert b"Content-Length: 0" not in raw_server.heads[1]
 
 
 @pytest.mark.parametrize(
@@ -124,13 +98,13 @@ async def test_a_redirect_to_the_same_server_keeps_method_and_body(raw: RawServe
     ],
 )
 async def test_a_redirect_to_elsewhere_is_refused_with_its_target(
-    raw: RawServer, make: Make, location: str, shown: str
+    raw_server: RawServer, make_provider: MakeProvider, location: str, shown: str
 ) -> None:
-    raw.answers = [answer(b"", "307 Temporary", f"Location: {location}\r\n")]
+    raw_server.answers = [answer(b"", "307 Temporary", f"Location: {location}\r\n")]
     with pytest.raises(LlmFailed, match=f"answered 307: it redirects to {shown}, which is not followed") as caught:
-        await ask(make(server_url=raw.url, model="m", api_key="secret-1"))
+        await ask(make_provider(OpenAiProvider, server_url=raw_server.url, model="m", api_key="secret-1"))
     assert "hidden" not in reason_of(caught.value)
-    assert len(raw.heads) == 1
+    assert len(raw_server.heads) == 1
 
 
 @pytest.mark.parametrize(
@@ -143,11 +117,11 @@ async def test_a_redirect_to_elsewhere_is_refused_with_its_target(
     ],
 )
 async def test_redirects_without_end_or_sense_are_failures(
-    raw: RawServer, make: Make, answers: list[bytes], told: str
+    raw_server: RawServer, make_provider: MakeProvider, answers: list[bytes], told: str
 ) -> None:
-    raw.answers = list(answers)
+    raw_server.answers = list(answers)
     with pytest.raises(LlmFailed, match=told):
-        await ask(make(server_url=raw.url, model="m"))
+        await ask(make_provider(OpenAiProvider, server_url=raw_server.url, model="m"))
 
 
 @pytest.mark.parametrize(
@@ -158,37 +132,39 @@ async def test_redirects_without_end_or_sense_are_failures(
         ({"data": [{"id": f"model-{number}", "description": "x" * 1000} for number in range(2000)]}, "model-0"),
     ],
 )
-async def test_the_first_model_that_chats_is_asked(raw: RawServer, make: Make, listed: Any, model: str) -> None:
-    raw.answers = [answer(listed), REPLY]
-    provider = make(server_url=raw.url)
+async def test_the_first_model_that_chats_is_asked(
+    raw_server: RawServer, make_provider: MakeProvider, listed: Any, model: str
+) -> None:
+    raw_server.answers = [answer(listed), REPLY]
+    provider = make_provider(OpenAiProvider, server_url=raw_server.url)
     await ask(provider)
     assert provider.model == model
 
 
 @pytest.mark.parametrize("body", [b"<html>", b'{"ok":true}', b'{"data":7}'])
 async def test_a_list_that_cannot_be_read_is_a_failure_only_where_no_model_is_configured(
-    raw: RawServer, make: Make, body: bytes
+    raw_server: RawServer, make_provider: MakeProvider, body: bytes
 ) -> None:
-    raw.answers = [answer(body)] * 3 + [REPLY]
-    health = await make(server_url=f"{raw.url}/v1").health()
+    raw_server.answers = [answer(body)] * 3 + [REPLY]
+    health = await make_provider(OpenAiProvider, server_url=f"{raw_server.url}/v1").health()
     assert not health.available
     assert health.detail.startswith("The model server's list of models cannot be read; name a model in llm.model")
     with pytest.raises(LlmFailed, match="cannot be read"):
-        await ask(make(server_url=f"{raw.url}/v1"))
-    provider = make(server_url=f"{raw.url}/v1", model="mine")
+        await ask(make_provider(OpenAiProvider, server_url=f"{raw_server.url}/v1"))
+    provider = make_provider(OpenAiProvider, server_url=f"{raw_server.url}/v1", model="mine")
     assert (await provider.health()).available
     assert (await ask(provider)).text == "hello"
 
 
 @pytest.mark.parametrize("status", ["401 Unauthorized", "403 Forbidden", "500 Oops", "502 Bad Gateway"])
 async def test_a_wrong_key_and_a_fault_make_a_server_unavailable_also_where_a_model_is_configured(
-    raw: RawServer, make: Make, status: str
+    raw_server: RawServer, make_provider: MakeProvider, status: str
 ) -> None:
-    raw.answers = [answer({"error": "no"}, status)]
-    health = await make(server_url=raw.url, model="mine").health()
+    raw_server.answers = [answer({"error": "no"}, status)]
+    health = await make_provider(OpenAiProvider, server_url=raw_server.url, model="mine").health()
     assert not health.available
     assert f"answered {status[:3]}" in health.detail
-    assert health.detail.endswith(f"(asked {raw.url}/v1/models)")
+    assert health.detail.endswith(f"(asked {raw_server.url}/v1/models)")
 
 
 @pytest.mark.parametrize(
@@ -201,11 +177,11 @@ async def test_a_wrong_key_and_a_fault_make_a_server_unavailable_also_where_a_mo
     ],
 )
 async def test_an_error_in_a_shape_of_its_own_is_told_in_its_words(
-    raw: RawServer, make: Make, events: bytes, told: str
+    raw_server: RawServer, make_provider: MakeProvider, events: bytes, told: str
 ) -> None:
-    raw.answers = [answer(events)]
+    raw_server.answers = [answer(events)]
     with pytest.raises(LlmError, match=told):
-        await ask(make(server_url=raw.url, model="m"))
+        await ask(make_provider(OpenAiProvider, server_url=raw_server.url, model="m"))
 
 
 @pytest.mark.parametrize(
@@ -218,14 +194,14 @@ async def test_an_error_in_a_shape_of_its_own_is_told_in_its_words(
         b'data: {"message": "slow down", "type": "rate_limit_error"}\n\n',
     ],
 )
-async def test_an_overload_told_in_a_good_answer_is_tried_again(raw: RawServer, overload: bytes) -> None:
-    raw.answers = [answer(overload), REPLY]
-    provider = create_provider("openai", LlmOptions(server_url=raw.url, model="m", retry_backoff_s=0.01))
+async def test_an_overload_told_in_a_good_answer_is_tried_again(raw_server: RawServer, overload: bytes) -> None:
+    raw_server.answers = [answer(overload), REPLY]
+    provider = create_provider("openai", LlmOptions(server_url=raw_server.url, model="m", retry_backoff_s=0.01))
     assert (await ask(provider)).text == "hello"
     await provider.close()
 
 
-async def test_a_notice_beside_a_good_reply_is_no_error(raw: RawServer, make: Make) -> None:
+async def test_a_notice_beside_a_good_reply_is_no_error(raw_server: RawServer, make_provider: MakeProvider) -> None:
     chunk = b'data: {"choices":[{"delta":{"content":"a"},"finish_reason":"stop"}]}\n\n'
-    raw.answers = [answer(b'data: {"message": "queued"}\n\n' + chunk)]
-    assert (await ask(make(server_url=raw.url, model="m"))).text == "a"
+    raw_server.answers = [answer(b'data: {"message": "queued"}\n\n' + chunk)]
+    assert (await ask(make_provider(OpenAiProvider, server_url=raw_server.url, model="m"))).text == "a"

@@ -28,24 +28,16 @@ REPLY = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[ModelServer]:
-    async with ModelServer() as server:
-        yield server
-
-
-@pytest.fixture
 def certificates(tmp_path: Path) -> tuple[Path, ssl.SSLContext]:
     return make_certificates(tmp_path, "model.test", "127.0.0.1")
 
 
 @pytest.fixture
 async def tls_server(certificates: tuple[Path, ssl.SSLContext]) -> AsyncIterator[RawServer]:
-    served = RawServer()
-    served.answers = [REPLY] * 3
-    listener = await asyncio.start_server(served.serve, "127.0.0.1", 0, ssl=certificates[1])
-    served.url = f"https://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-    yield served
-    listener.close()
+    raw = RawServer()
+    raw.answers = [REPLY] * 3
+    async with raw.listening(tls=certificates[1]):
+        yield raw
 
 
 async def ask_once(**options: Any) -> str:
@@ -62,8 +54,8 @@ async def failure_of(**options: Any) -> str:
     return reason_of(caught.value)
 
 
-async def test_a_proxy_is_asked_for_the_whole_url(server: ModelServer) -> None:
-    async with HttpProxy(server.port) as proxy:
+async def test_a_proxy_is_asked_for_the_whole_url(model: ModelServer) -> None:
+    async with HttpProxy(model.port) as proxy:
         url = f"http://me:p%40ss@127.0.0.1:{proxy.port}"
         assert await ask_once(server_url="http://model.test:8000", proxy=url) == "You said: hello there"
         (head,) = proxy.heads
@@ -73,12 +65,12 @@ async def test_a_proxy_is_asked_for_the_whole_url(server: ModelServer) -> None:
 
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy"])
 async def test_the_environments_proxy_is_used_unless_it_excepts_the_server(
-    server: ModelServer, monkeypatch: pytest.MonkeyPatch, name: str
+    model: ModelServer, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    async with HttpProxy(server.port) as proxy:
+    async with HttpProxy(model.port) as proxy:
         monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
         await ask_once(server_url="http://model.test")
-        await ask_once(server_url=server.url)
+        await ask_once(server_url=model.url)
         assert len(proxy.heads) == 1
         monkeypatch.setenv("NO_PROXY", "model.test")
         assert "name was not found" in await failure_of(server_url="http://model.test")
@@ -106,8 +98,8 @@ async def test_a_tls_server_is_reached_through_a_tunnel(
         (b"HTTP/1.1 2", "the proxy's answer is no HTTP answer"),
     ],
 )
-async def test_a_proxy_that_refuses_is_told_without_its_password(server: ModelServer, answer: bytes, told: str) -> None:
-    async with HttpProxy(server.port) as proxy:
+async def test_a_proxy_that_refuses_is_told_without_its_password(model: ModelServer, answer: bytes, told: str) -> None:
+    async with HttpProxy(model.port) as proxy:
         proxy.refuses = answer
         url = f"http://me:hidden@127.0.0.1:{proxy.port}"
         reason = await failure_of(server_url="https://model.test", proxy=url)
@@ -116,9 +108,9 @@ async def test_a_proxy_that_refuses_is_told_without_its_password(server: ModelSe
     assert "hidden" not in reason
 
 
-async def test_a_proxy_that_is_not_there_is_told(server: ModelServer) -> None:
-    await server.stop()
-    reason = await failure_of(server_url="http://model.test", proxy=f"http://127.0.0.1:{server.port}")
+async def test_a_proxy_that_is_not_there_is_told(model: ModelServer) -> None:
+    await model.stop()
+    reason = await failure_of(server_url="http://model.test", proxy=f"http://127.0.0.1:{model.port}")
     assert "the proxy cannot be reached: connection refused" in reason
 
 
@@ -175,15 +167,15 @@ async def test_a_name_that_does_not_exist_is_told() -> None:
 
 
 async def test_the_next_address_of_a_name_is_tried_where_the_first_is_silent(
-    server: ModelServer, monkeypatch: pytest.MonkeyPatch
+    model: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first address is one to which connecting never ends."""
     loop = asyncio.get_running_loop()
-    silent = ("127.0.0.9", server.port)
+    silent = ("127.0.0.9", model.port)
     really_connect = loop.sock_connect
 
     async def resolve(*_: object, **__: object) -> list[Any]:
-        there = ("127.0.0.1", server.port)
+        there = ("127.0.0.1", model.port)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in (silent, there)]
 
     async def connect(sock: socket.socket, address: tuple[str, int]) -> None:
@@ -194,7 +186,7 @@ async def test_the_next_address_of_a_name_is_tried_where_the_first_is_silent(
     monkeypatch.setattr(loop, "getaddrinfo", resolve)
     monkeypatch.setattr(loop, "sock_connect", connect)
     monkeypatch.setattr(connector, "HAPPY_EYEBALLS_DELAY_S", 0.01)
-    assert await ask_once(server_url=f"http://model.test:{server.port}") == "You said: hello there"
+    assert await ask_once(server_url=f"http://model.test:{model.port}") == "You said: hello there"
 
 
 async def test_refusals_of_several_addresses_are_one_reason(monkeypatch: pytest.MonkeyPatch) -> None:

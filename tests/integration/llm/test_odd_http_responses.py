@@ -3,16 +3,16 @@
 import asyncio
 import gc
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import pytest
 
 from chatbot.llm.http import http_client as pool
 from chatbot.llm.http.http_connection import HttpConnection, ReadCoalescer
-from chatbot.llm.llm_options import LlmOptions
 from chatbot.llm.provider import ChatMessage, LlmError, LlmFailed
 from chatbot.llm.providers.openai_provider import OpenAiProvider
 from events.catalogue import Parameters
+from tests.support.model.provider_client import MakeProvider
 from tests.support.model.raw_model_server import RawServer
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n"
@@ -33,19 +33,8 @@ WHOLE = HEAD + b"\r\n" + event("a") + event("b", "stop") + DONE + b"0\r\n\r\n"
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[RawServer]:
-    served = RawServer()
-    listener = await asyncio.start_server(served.serve, "127.0.0.1", 0)
-    served.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-    yield served
-    listener.close()
-
-
-@pytest.fixture
-async def provider(server: RawServer) -> AsyncIterator[OpenAiProvider]:
-    made = OpenAiProvider(LlmOptions(server_url=server.url, model="m"))
-    yield made
-    await made.close()
+def provider(raw_server: RawServer, make_provider: MakeProvider) -> OpenAiProvider:
+    return make_provider(OpenAiProvider, server_url=raw_server.url, model="m")
 
 
 async def ask(provider: OpenAiProvider, on_text: Callable[[str], object] | None = None) -> str:
@@ -62,13 +51,13 @@ async def ask(provider: OpenAiProvider, on_text: Callable[[str], object] | None 
 
 
 async def test_what_comes_before_the_answer_and_after_it_changes_nothing(
-    server: RawServer, provider: OpenAiProvider
+    raw_server: RawServer, provider: OpenAiProvider
 ) -> None:
     early = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nContent-Type: text/html\r\n\r\n"
     trailer = WHOLE.removesuffix(b"\r\n") + b"Content-Type: text/html\r\nX-Sum: 1\r\n\r\n"
-    server.answers = [early + WHOLE, trailer, WHOLE]
+    raw_server.answers = [early + WHOLE, trailer, WHOLE]
     assert [await ask(provider) for _ in range(3)] == ["ab"] * 3
-    assert server.accepted == 1
+    assert raw_server.accepted == 1
 
 
 @pytest.mark.parametrize(
@@ -76,13 +65,13 @@ async def test_what_comes_before_the_answer_and_after_it_changes_nothing(
     [HEAD, HEAD + b"\r\n" + event("a") + b"0\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"],
     ids=["head", "trailers", "hints"],
 )
-async def test_lines_without_end_are_cut_off(server: RawServer, provider: OpenAiProvider, start: bytes) -> None:
-    server.answers = [start]
-    server.flood = b"X-More: " + b"x" * 8000 + b"\r\n" if not start.endswith(b"Continue\r\n\r\n") else start
+async def test_lines_without_end_are_cut_off(raw_server: RawServer, provider: OpenAiProvider, start: bytes) -> None:
+    raw_server.answers = [start]
+    raw_server.flood = b"X-More: " + b"x" * 8000 + b"\r\n" if not start.endswith(b"Continue\r\n\r\n") else start
     with pytest.raises(LlmFailed, match="cut before its end"):
         await ask(provider)
     async with asyncio.timeout(5):
-        await server.left.wait()
+        await raw_server.left.wait()
 
 
 @pytest.mark.parametrize(
@@ -95,45 +84,45 @@ async def test_lines_without_end_are_cut_off(server: RawServer, provider: OpenAi
     ids=["upgrade", "nonsense", "chunk"],
 )
 async def test_what_is_no_answer_is_a_failure_and_never_used_again(
-    server: RawServer, provider: OpenAiProvider, answer: bytes
+    raw_server: RawServer, provider: OpenAiProvider, answer: bytes
 ) -> None:
     faults: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
-    server.answers = [answer, WHOLE]
+    raw_server.answers = [answer, WHOLE]
     with pytest.raises(LlmError):
         await ask(provider)
     assert await ask(provider) == "ab"
-    assert server.accepted == 2
+    assert raw_server.accepted == 2
     assert faults == []
 
 
 async def test_text_after_a_finish_reason_may_come_in_a_read_of_its_own(
-    server: RawServer, provider: OpenAiProvider
+    raw_server: RawServer, provider: OpenAiProvider
 ) -> None:
-    server.step_bytes = 40  # less than an event
-    server.answers = [HEAD + b"\r\n" + event("a", "stop") + event("b", "stop") + event("c") + DONE + b"0\r\n\r\n"]
+    raw_server.step_bytes = 40  # less than an event
+    raw_server.answers = [HEAD + b"\r\n" + event("a", "stop") + event("b", "stop") + event("c") + DONE + b"0\r\n\r\n"]
     assert await ask(provider) == "abc"
 
 
 async def test_a_second_answer_that_nobody_asked_for_costs_the_connection_not_the_reply(
-    server: RawServer, provider: OpenAiProvider
+    raw_server: RawServer, provider: OpenAiProvider
 ) -> None:
-    server.answers = [WHOLE + WHOLE, WHOLE]
+    raw_server.answers = [WHOLE + WHOLE, WHOLE]
     assert await ask(provider) == "ab"
     assert await ask(provider) == "ab"
-    assert server.accepted == 2
+    assert raw_server.accepted == 2
 
 
 @pytest.mark.parametrize("status", [b"200 OK", b"500 No"])
 async def test_what_is_nested_too_deeply_is_a_failure_like_any_nonsense(
-    server: RawServer, provider: OpenAiProvider, status: bytes
+    raw_server: RawServer, provider: OpenAiProvider, status: bytes
 ) -> None:
     body = b"HTTP/1.1 %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
         status,
         len(NESTED),
         NESTED,
     )
-    server.answers = [body] * 3
+    raw_server.answers = [body] * 3
     with pytest.raises(LlmFailed):
         await ask(provider)
     # A list that nobody can read matters as little as none, for a model is configured.
@@ -141,22 +130,22 @@ async def test_what_is_nested_too_deeply_is_a_failure_like_any_nonsense(
 
 
 async def test_usage_that_is_nested_too_deeply_costs_only_the_usage(
-    server: RawServer, provider: OpenAiProvider
+    raw_server: RawServer, provider: OpenAiProvider
 ) -> None:
     usage = chunk(b'data: {"choices":[],"usage":' + NESTED + b"}\n\n")
-    server.answers = [HEAD + b"\r\n" + event("a", "stop") + usage + DONE + b"0\r\n\r\n"]
+    raw_server.answers = [HEAD + b"\r\n" + event("a", "stop") + usage + DONE + b"0\r\n\r\n"]
     assert await ask(provider) == "a"
 
 
 async def test_a_connection_that_was_idle_for_too_long_is_not_used(
-    server: RawServer, provider: OpenAiProvider, monkeypatch: pytest.MonkeyPatch
+    raw_server: RawServer, provider: OpenAiProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.answers = [WHOLE] * 3
+    raw_server.answers = [WHOLE] * 3
     await ask(provider)
     await ask(provider)
     monkeypatch.setattr(pool, "KEEPALIVE_S", 0.0)
     await ask(provider)
-    assert server.accepted == 2
+    assert raw_server.accepted == 2
 
 
 class Heard:
@@ -166,9 +155,9 @@ class Heard:
 
 
 async def test_an_idle_connection_holds_nothing_of_the_reply_that_it_brought(
-    server: RawServer, provider: OpenAiProvider
+    raw_server: RawServer, provider: OpenAiProvider
 ) -> None:
-    server.answers = [WHOLE]
+    raw_server.answers = [WHOLE]
     heard = Heard()
     left = weakref.ref(heard)
     await ask(provider, heard.on_text)
@@ -177,10 +166,10 @@ async def test_an_idle_connection_holds_nothing_of_the_reply_that_it_brought(
 
 
 async def test_a_closed_connection_is_freed_without_the_collector(
-    server: RawServer, provider: OpenAiProvider, monkeypatch: pytest.MonkeyPatch
+    raw_server: RawServer, provider: OpenAiProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closing = HEAD + b"Connection: close\r\n\r\n" + event("a", "stop") + DONE + b"0\r\n\r\n"
-    server.answers = [closing]
+    raw_server.answers = [closing]
     wires: list[weakref.ref[object]] = []
 
     def watch(beat: ReadCoalescer) -> HttpConnection:

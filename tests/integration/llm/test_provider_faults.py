@@ -4,44 +4,30 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
 from chatbot.llm.http import http_response
-from chatbot.llm.llm_options import LlmOptions
 from chatbot.llm.provider import LlmError, LlmFailed, LlmOverloaded, LlmTimeout, LlmUnavailable, Provider
 from chatbot.llm.provider_factory import create_provider
 from tests.support.model.model_server import ModelServer
-from tests.support.model.provider_client import Answer, ask
+from tests.support.model.provider_client import Answer, MakeProvider, ask
 
 Make = Callable[..., Provider]
 
 
-@pytest.fixture
-async def server() -> AsyncIterator[ModelServer]:
-    async with ModelServer() as server:
-        yield server
-
-
 @pytest.fixture(params=["midm", "openai"])
-async def make(request: pytest.FixtureRequest, server: ModelServer) -> AsyncIterator[Make]:
-    """Makes providers for `server` with a few options changed, and closes them."""
-    made: list[Provider] = []
-
-    def provider(**options: object) -> Provider:
-        defaults = {"server_url": server.url, "retries_max": 0, "retry_backoff_s": 0.01, "model": "m"}
-        made.append(create_provider(request.param, LlmOptions(**{**defaults, **options})))  # type: ignore[arg-type]
-        return made[-1]
-
-    yield provider
-    for each in made:
-        await each.close()
+def make(request: pytest.FixtureRequest, model: ModelServer, make_provider: MakeProvider) -> Make:
+    """Makes providers of both protocols for `model`, with a few options changed."""
+    defaults = {"server_url": model.url, "retries_max": 0, "retry_backoff_s": 0.01, "model": "m"}
+    return lambda **options: make_provider(partial(create_provider, request.param), **{**defaults, **options})
 
 
 @pytest.mark.parametrize("then", ["end", "cut", "reset"])
-async def test_a_reply_that_is_cut_is_a_failure_that_keeps_its_text(server: ModelServer, make: Make, then: str) -> None:
-    server.script(pieces=("a", "b"), delay_s=0.01, then=then)
+async def test_a_reply_that_is_cut_is_a_failure_that_keeps_its_text(model: ModelServer, make: Make, then: str) -> None:
+    model.script(pieces=("a", "b"), delay_s=0.01, then=then)
     answer = Answer([])
     with pytest.raises(LlmFailed, match="cut before its end"):
         await ask(make(), into=answer)
@@ -52,8 +38,8 @@ async def test_a_reply_that_is_cut_is_a_failure_that_keeps_its_text(server: Mode
     ("then", "told"),
     [("malformed", "malformed"), ("error", "scripted failure"), ("long_line", "exceeds 1048576 bytes")],
 )
-async def test_nonsense_in_the_stream_is_a_failure(server: ModelServer, make: Make, then: str, told: str) -> None:
-    server.script(pieces=("a",), delay_s=0.01, then=then)
+async def test_nonsense_in_the_stream_is_a_failure(model: ModelServer, make: Make, then: str, told: str) -> None:
+    model.script(pieces=("a",), delay_s=0.01, then=then)
     with pytest.raises(LlmFailed, match=told):
         await ask(make())
 
@@ -61,8 +47,8 @@ async def test_nonsense_in_the_stream_is_a_failure(server: ModelServer, make: Ma
 @pytest.mark.parametrize(
     "raw", ["data: \xff\n\n", "data: []\n\n", "data: null\n\n", 'data: {"choices":7,"type":7}\n\n']
 )
-async def test_any_other_nonsense_is_a_failure_too(server: ModelServer, make: Make, raw: str) -> None:
-    server.script(raw=raw)
+async def test_any_other_nonsense_is_a_failure_too(model: ModelServer, make: Make, raw: str) -> None:
+    model.script(raw=raw)
     with pytest.raises(LlmFailed, match=r"malformed|cut before its end"):
         await ask(make())
 
@@ -72,28 +58,28 @@ async def test_any_other_nonsense_is_a_failure_too(server: ModelServer, make: Ma
     [(400, LlmFailed), (401, LlmFailed), (429, LlmOverloaded), (500, LlmFailed), (503, LlmUnavailable)],
 )
 async def test_a_refusal_is_told_with_its_status_and_reason(
-    server: ModelServer, make: Make, status: int, error: type[LlmError]
+    model: ModelServer, make: Make, status: int, error: type[LlmError]
 ) -> None:
-    server.script(status=status, error="because", times=2)
+    model.script(status=status, error="because", times=2)
     with pytest.raises(error, match=rf"{status}( \(key refused\))?: because"):
         await ask(make())
 
 
-async def test_a_refusal_that_quotes_our_key_does_not_spread_it(server: ModelServer, make: Make) -> None:
-    server.script(status=401, body={"error": {"message": "bad key secret-1!"}}, times=2)
+async def test_a_refusal_that_quotes_our_key_does_not_spread_it(model: ModelServer, make: Make) -> None:
+    model.script(status=401, body={"error": {"message": "bad key secret-1!"}}, times=2)
     with pytest.raises(LlmFailed) as caught:
         await ask(make(api_key="secret-1"))
     assert "bad key ***!" in str(caught.value)
 
 
-async def test_an_empty_reply_is_a_failure(server: ModelServer, make: Make) -> None:
-    server.script(pieces=())
+async def test_an_empty_reply_is_a_failure(model: ModelServer, make: Make) -> None:
+    model.script(pieces=())
     with pytest.raises(LlmFailed, match="empty reply"):
         await ask(make())
 
 
-async def test_a_server_that_is_not_there_is_unavailable(server: ModelServer, make: Make) -> None:
-    await server.stop()
+async def test_a_server_that_is_not_there_is_unavailable(model: ModelServer, make: Make) -> None:
+    await model.stop()
     with pytest.raises(LlmUnavailable, match="LLM server not available") as caught:
         await ask(make())
     assert caught.value.__cause__ is not None
@@ -127,113 +113,113 @@ async def test_a_connection_that_hangs_is_unavailable_after_its_timeout(make: Ma
 
 
 async def test_silence_before_the_first_piece_is_a_timeout_and_closes_the_connection(
-    server: ModelServer, make: Make
+    model: ModelServer, make: Make
 ) -> None:
-    server.script(pieces=("a",), first_delay_s=5)
+    model.script(pieces=("a",), first_delay_s=5)
     with pytest.raises(LlmTimeout, match=r"silent for 0\.5 s"):
         await ask(make(first_token_timeout_s=0.5, retries_max=2))
-    await server.wait_aborted()
-    assert len(server.requests) == 1
+    await model.wait_aborted()
+    assert len(model.requests) == 1
 
 
-async def test_silence_between_pieces_is_a_timeout_that_keeps_the_text(server: ModelServer, make: Make) -> None:
-    server.script(pieces=("a",), then="silence")
+async def test_silence_between_pieces_is_a_timeout_that_keeps_the_text(model: ModelServer, make: Make) -> None:
+    model.script(pieces=("a",), then="silence")
     answer = Answer([])
     with pytest.raises(LlmTimeout):
         await ask(make(between_tokens_timeout_s=0.1), into=answer)
     assert answer.text == "a"
-    await server.wait_aborted()
+    await model.wait_aborted()
 
 
-async def test_an_endless_reply_ends_at_its_time_limit(server: ModelServer, make: Make) -> None:
-    server.script(pieces=("a",) * 1000, delay_s=0.01)
+async def test_an_endless_reply_ends_at_its_time_limit(model: ModelServer, make: Make) -> None:
+    model.script(pieces=("a",) * 1000, delay_s=0.01)
     with pytest.raises(LlmTimeout, match="longer than"):
         await ask(make(reply_timeout_s=1.0))
-    await server.wait_aborted()
+    await model.wait_aborted()
 
 
-async def test_an_endless_reply_ends_at_its_length(server: ModelServer, make: Make) -> None:
-    server.script(pieces=("abc",) * 1000, delay_s=0.001)
+async def test_an_endless_reply_ends_at_its_length(model: ModelServer, make: Make) -> None:
+    model.script(pieces=("abc",) * 1000, delay_s=0.001)
     answer = await ask(make(reply_max_chars=10))
     assert answer.text == "abcabcabca"
     assert answer.finish is not None
     assert answer.finish.reason == "length"
-    await server.wait_aborted()
+    await model.wait_aborted()
 
 
 @pytest.mark.parametrize("first_delay_s", [0.0, 5.0])
 async def test_cancelling_the_reader_is_seen_by_the_server_at_once(
-    server: ModelServer, make: Make, first_delay_s: float
+    model: ModelServer, make: Make, first_delay_s: float
 ) -> None:
-    server.script(pieces=("a",), first_delay_s=first_delay_s, then="silence")
+    model.script(pieces=("a",), first_delay_s=first_delay_s, then="silence")
     reading = asyncio.create_task(ask(make()))
-    await server.wait_requests()
+    await model.wait_requests()
     await asyncio.sleep(0.05)
     cancelled_at = time.monotonic()
     reading.cancel()
-    await server.wait_aborted()
-    seen_at = server.aborted[0].aborted_at
+    await model.wait_aborted()
+    seen_at = model.aborted[0].aborted_at
     assert seen_at is not None
     assert seen_at - cancelled_at < 2, "long before the model would have said more"
     assert reading.cancelled() or await asyncio.gather(reading, return_exceptions=True)
 
 
-async def test_before_the_first_piece_a_failing_server_is_asked_again(server: ModelServer, make: Make) -> None:
+async def test_before_the_first_piece_a_failing_server_is_asked_again(model: ModelServer, make: Make) -> None:
     for status in (503, 500, 429):
-        server.script(status=status)
+        model.script(status=status)
     assert (await ask(make(retries_max=3))).text == "You said: hello there"
-    assert len(server.requests) == 4
+    assert len(model.requests) == 4
 
 
-async def test_a_cut_reply_is_never_asked_for_again(server: ModelServer, make: Make) -> None:
-    server.script(pieces=("a",), delay_s=0.01, then="cut")
+async def test_a_cut_reply_is_never_asked_for_again(model: ModelServer, make: Make) -> None:
+    model.script(pieces=("a",), delay_s=0.01, then="cut")
     with pytest.raises(LlmFailed):
         await ask(make(retries_max=3))
-    assert len(server.requests) == 1
+    assert len(model.requests) == 1
 
 
-async def test_a_server_that_comes_up_meanwhile_gives_the_reply(server: ModelServer, make: Make) -> None:
-    await server.stop()
+async def test_a_server_that_comes_up_meanwhile_gives_the_reply(model: ModelServer, make: Make) -> None:
+    await model.stop()
     reading = asyncio.create_task(ask(make(retries_max=3, retry_backoff_s=0.2)))
     await asyncio.sleep(0.1)
-    await server.start()
+    await model.start()
     assert (await reading).text == "You said: hello there"
 
 
 @pytest.mark.parametrize("end_delay_s", [0.0, 0.01])
 async def test_finished_replies_share_one_connection(
-    server: ModelServer, make: Make, end_delay_s: float, monkeypatch: pytest.MonkeyPatch
+    model: ModelServer, make: Make, end_delay_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http_response, "END_WAIT_S", 5.0)
-    server.script(times=None, end_delay_s=end_delay_s)
+    model.script(times=None, end_delay_s=end_delay_s)
     provider = make()
     for _ in range(5):
         await ask(provider)
-    assert len(server.requests) == 5
-    assert server.accepted == 1
+    assert len(model.requests) == 5
+    assert model.accepted == 1
 
 
 async def test_a_connection_that_the_server_closed_after_a_reply_costs_no_failure(
-    server: ModelServer, make: Make
+    model: ModelServer, make: Make
 ) -> None:
     provider = make()
-    server.closes_after_reply = True
+    model.closes_after_reply = True
     for _ in range(5):
         assert (await ask(provider)).text == "You said: hello there"
-    assert len(server.requests) == 5
+    assert len(model.requests) == 5
 
 
 async def test_an_answer_that_ends_before_it_begins_is_a_failure_and_not_asked_again(
-    server: ModelServer, make: Make
+    model: ModelServer, make: Make
 ) -> None:
-    server.script(status=0)
+    model.script(status=0)
     with pytest.raises(LlmFailed, match="cut before its end"):
         await ask(make(retries_max=3))
-    assert len(server.requests) == 1
+    assert len(model.requests) == 1
 
 
-async def test_many_replies_at_once_do_not_mix(server: ModelServer, make: Make) -> None:
-    server.delay_s = 0.001
+async def test_many_replies_at_once_do_not_mix(model: ModelServer, make: Make) -> None:
+    model.delay_s = 0.001
     provider = make()
     answers = await asyncio.gather(*(ask(provider, f"number {number}") for number in range(50)))
     assert [answer.text for answer in answers] == [f"You said: number {number}" for number in range(50)]

@@ -1,11 +1,21 @@
 """Asks a provider as a session would, and keeps what came."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
 
+from chatbot.llm.llm_options import LlmOptions
 from chatbot.llm.provider import ChatMessage, Finish, Provider
 from events.catalogue import Parameters
+
+P = TypeVar("P", bound=Provider)
+
+
+class MakeProvider(Protocol):
+    """A fixture: makes a provider of one kind with these options, and closes it after the test."""
+
+    def __call__(self, kind: Callable[[LlmOptions], P], **options: Any) -> P: ...
 
 
 class Answer(Struct):

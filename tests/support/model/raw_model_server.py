@@ -1,6 +1,9 @@
 """A model server that answers with given bytes, whatever it is asked."""
 
 import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 
 class RawServer:
@@ -17,8 +20,20 @@ class RawServer:
         self.accepted = 0
         self.left = asyncio.Event()
         self.url = ""
+        self.port = 0
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    @asynccontextmanager
+    async def listening(self, tls: ssl.SSLContext | None = None) -> AsyncIterator["RawServer"]:
+        """On a free port, whose `url` it gets."""
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=tls)
+        self.port = server.sockets[0].getsockname()[1]
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+        try:
+            yield self
+        finally:
+            server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
