@@ -1,14 +1,10 @@
-"""Commands of the record as a person runs them, each in a process of its own, beside whatever else runs.
-
-`python run.py <command>` run to its end, as an operator does.
-"""
+"""`python run.py <command>`, run to its end in a process of its own, as an operator does."""
 
 import asyncio
 import hashlib
 import json
 import os
 import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,38 +12,53 @@ from typing import Any
 
 from msgspec import Struct
 
-from tests.support.service import ROOT, environment
+from tests.support.service import CHECKOUT, environment
 
 NO_MODEL = "http://127.0.0.1:9"
+COMMAND_TIMEOUT_S = 60.0
 
 
 class CommandResult(Struct, frozen=True):
-    code: int
-    out: str
-    err: str
+    """Of a command that has ended, without a traceback."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+    def __post_init__(self) -> None:
+        assert "Traceback" not in self.stderr, self.stderr
 
     @property
     def json(self) -> Any:
-        assert self.code == 0, self.err
-        return json.loads(self.out)
+        assert self.returncode == 0, self.stderr
+        return json.loads(self.stdout)
 
     @property
     def lines(self) -> list[Any]:
-        return [json.loads(line) for line in self.out.splitlines()]
+        return [json.loads(line) for line in self.stdout.splitlines()]
+
+    @property
+    def error_line(self) -> str:
+        """The one sentence that it ended with."""
+        (line,) = [line for line in self.stderr.splitlines() if line.startswith("error: ")]
+        return line
+
+
+def _environment(folder: Path, model_url: str, settings: dict[str, str]) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("CHATBOT_")}
+    return {**inherited, **environment(folder, model_url, **settings)}
 
 
 @asynccontextmanager
-async def started(
+async def running_command(
     folder: Path, *arguments: str, model_url: str = NO_MODEL, **settings: str
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """The command while it runs; killed if it is left running."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("CHATBOT_")}
+    """The command while it runs on the log in `folder`; killed if it is left running."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        str(ROOT / "run.py"),
+        *CHECKOUT,
         *arguments,
         cwd=folder,
-        env={**inherited, **environment(folder, model_url, **settings)},
+        env=_environment(folder, model_url, settings),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -61,12 +72,28 @@ async def started(
 
 
 async def run_command(folder: Path, *arguments: str, model_url: str = NO_MODEL, **settings: str) -> CommandResult:
-    """The command, run to its end."""
-    async with started(folder, *arguments, model_url=model_url, **settings) as process, asyncio.timeout(60):
-        out, err = await process.communicate()
+    async with (
+        running_command(folder, *arguments, model_url=model_url, **settings) as process,
+        asyncio.timeout(COMMAND_TIMEOUT_S),
+    ):
+        stdout, stderr = await process.communicate()
     assert process.returncode is not None
-    assert "Traceback" not in err.decode(), err.decode()
-    return CommandResult(process.returncode, out.decode(), err.decode())
+    return CommandResult(process.returncode, stdout.decode(), stderr.decode())
+
+
+def run_command_blocking(folder: Path, *arguments: str, **settings: str) -> CommandResult:
+    """The same for tests without an event loop."""
+    ended = subprocess.run(
+        [*CHECKOUT, *arguments],
+        cwd=folder,
+        env=_environment(folder, NO_MODEL, settings),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_TIMEOUT_S,
+        check=False,
+    )
+    return CommandResult(ended.returncode, ended.stdout, ended.stderr)
 
 
 def log_digest(folder: Path) -> str:
@@ -92,23 +119,3 @@ def _read_process_state(pid: int) -> tuple[str, int]:
     except (FileNotFoundError, ProcessLookupError):
         return "Z", 0
     return state, int(parent)
-
-
-def command(folder: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    """On the log in `folder`."""
-    return subprocess.run(
-        [sys.executable, str(ROOT / "run.py"), *arguments],
-        cwd=folder,
-        env={"PATH": "/usr/bin:/bin", **environment(folder, "http://127.0.0.1:9"), **settings},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-def refusal(ended: subprocess.CompletedProcess[str]) -> str:
-    """The one sentence that it ended with."""
-    (line,) = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
-    assert "Traceback" not in ended.stderr
-    return line

@@ -17,7 +17,7 @@ import pytest
 from events.integrity.chain_verifier import verify
 from events.storage.sqlite.sqlite_log import SqliteLog
 from events.transfer.online_backup import BackupStopped, copy_log
-from tests.support.command_processes import command, refusal
+from tests.support.command_processes import run_command
 from tests.support.log.corruption import leaf_pages, overwrite_page
 from tests.support.log.log_files import foreign, log_with
 from tests.support.log.sample_events import ASKED, posted
@@ -41,7 +41,7 @@ async def test_a_backup_made_under_load_is_a_whole_log_that_opens_alone(tmp_path
 
         talking = [asyncio.create_task(talk(one)) for one in ids]
         await asyncio.sleep(0.3)
-        done = await asyncio.to_thread(command, tmp_path, "backup", "kept.db")
+        done = await run_command(tmp_path, "backup", "kept.db")
         busy = False
         assert min(await asyncio.gather(*talking)) > 1
     assert done.returncode == 0, done.stderr
@@ -65,15 +65,15 @@ async def test_an_existing_file_is_never_written_over(tmp_path: Path) -> None:
     await log_with(tmp_path / "chatbot.db", "1")
     for name in ("kept.db", "kept.db.partial"):
         (tmp_path / name).write_text("precious")
-        refused = await asyncio.to_thread(command, tmp_path, "backup", "kept.db")
+        refused = await run_command(tmp_path, "backup", "kept.db")
         assert refused.returncode == 2
-        assert f"{name} exists" in refusal(refused)
+        assert f"{name} exists" in refused.error_line
         assert (tmp_path / name).read_text() == "precious"
         (tmp_path / name).unlink()
-    elsewhere = await asyncio.to_thread(command, tmp_path, "backup", "nowhere/kept.db")
+    elsewhere = await run_command(tmp_path, "backup", "nowhere/kept.db")
     assert elsewhere.returncode == 2
-    assert "cannot write nowhere/kept.db.partial" in refusal(elsewhere)
-    assert (await asyncio.to_thread(command, tmp_path, "backup", "x.db", DATABASE_URL="none.db")).returncode == 3
+    assert "cannot write nowhere/kept.db.partial" in elsewhere.error_line
+    assert (await run_command(tmp_path, "backup", "x.db", DATABASE_URL="none.db")).returncode == 3
 
 
 async def test_a_log_that_does_not_hold_leaves_no_backup(tmp_path: Path) -> None:
@@ -83,14 +83,14 @@ async def test_a_log_that_does_not_hold_leaves_no_backup(tmp_path: Path) -> None
         "DROP TRIGGER events_refuse_update",
         "UPDATE events SET recorded_at = recorded_at + 1 WHERE position = 2",
     ).close()
-    refused = await asyncio.to_thread(command, tmp_path, "backup", "kept.db")
+    refused = await run_command(tmp_path, "backup", "kept.db")
     assert refused.returncode == 1
-    assert "no backup was made: the log does not hold at position 2" in refusal(refused)
+    assert "no backup was made: the log does not hold at position 2" in refused.error_line
     assert list(tmp_path.glob("kept.db*")) == []
     overwrite_page(tmp_path / "chatbot.db", leaf_pages(tmp_path / "chatbot.db")[3])
-    torn = await asyncio.to_thread(command, tmp_path, "backup", "kept.db")
-    assert "no backup was made: database" in refusal(torn)
-    assert "chatbot salvage" in refusal(torn)
+    torn = await run_command(tmp_path, "backup", "kept.db")
+    assert "no backup was made: database" in torn.error_line
+    assert "chatbot salvage" in torn.error_line
     assert list(tmp_path.glob("kept.db*")) == []
 
 

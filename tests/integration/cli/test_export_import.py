@@ -34,7 +34,7 @@ from events.transfer.export_format import ExportFileError
 from events.transfer.import_target import ImportRefused, ImportTarget, finish
 from events.transfer.importer import ImportRules
 from projections.folds.session import Erasure, evolve
-from tests.support.command_processes import command, refusal
+from tests.support.command_processes import run_command, run_command_blocking
 from tests.support.log.sample_events import ASKED, PARAMETERS, posted
 from tests.support.log.sample_log import content, created, imported, rows_of, write_sample_log
 from tests.support.model.model_server import ModelServer
@@ -412,18 +412,18 @@ async def test_the_program_exports_beside_a_server_and_its_import_is_served_with
         fork = await client.post(f"/api/sessions/{ids[0]}/fork", json={})
         assert fork.status_code == 201, fork.text
         ids.append(fork.json()["session_id"])
-        done = await asyncio.to_thread(command, tmp_path, "export")
+        done = await run_command(tmp_path, "export")
         assert done.returncode == 0, done.stderr
         (other / "log.ndjson").write_text(done.stdout)
-        refused = await asyncio.to_thread(command, tmp_path, "import", "other/log.ndjson")
+        refused = await run_command(tmp_path, "import", "other/log.ndjson")
         assert refused.returncode == 3
-        assert f"in use by process {first.process.pid}" in refusal(refused)
+        assert f"in use by process {first.process.pid}" in refused.error_line
         before = await answers(first.url, ids)
         await first.stop()
-    taken = await asyncio.to_thread(command, other, "import", "log.ndjson")
+    taken = await run_command(other, "import", "log.ndjson")
     assert taken.returncode == 0, taken.stderr
     assert json.loads(taken.stdout)["imported"] == len(done.stdout.splitlines()) - 2
-    assert (await asyncio.to_thread(command, other, "verify")).returncode == 0
+    assert (await run_command(other, "verify")).returncode == 0
     async with program(other, model.url) as second:
         assert await answers(second.url, ids) == before
         async with httpx.AsyncClient(base_url=second.url, timeout=20) as client:
@@ -432,12 +432,12 @@ async def test_the_program_exports_beside_a_server_and_its_import_is_served_with
 
 
 def test_commands_that_make_no_sense_say_so(tmp_path: Path) -> None:
-    assert command(tmp_path, "export").returncode == 3
-    missing = command(tmp_path, "import", "nothing.ndjson")
+    assert run_command_blocking(tmp_path, "export").returncode == 3
+    missing = run_command_blocking(tmp_path, "import", "nothing.ndjson")
     assert missing.returncode == 2
-    assert "cannot read nothing.ndjson" in refusal(missing)
+    assert "cannot read nothing.ndjson" in missing.error_line
     assert not (tmp_path / "chatbot.db").exists()
     asyncio.run(write_sample_log(tmp_path / "chatbot.db"))
-    nobody = command(tmp_path, "export", "--owner", "carol")
+    nobody = run_command_blocking(tmp_path, "export", "--owner", "carol")
     assert nobody.returncode == 1
-    assert "no such session" in refusal(nobody)
+    assert "no such session" in nobody.error_line

@@ -11,7 +11,7 @@ import pytest
 from chatbot.cli import health_check
 from chatbot.cli.exit_codes import CommandFailed
 from chatbot.cli.health_check import ANSWER_MAX_BYTES, check_health
-from tests.support.command_processes import command, refusal
+from tests.support.command_processes import run_command
 from tests.support.model.model_server import ModelServer
 from tests.support.model.raw_model_server import RawServer
 from tests.support.programs.external_programs import free_port
@@ -88,9 +88,9 @@ async def test_a_port_that_the_system_chose_must_be_named() -> None:
 
 async def test_the_command_exits_with_0_or_1_as_a_health_check_expects(tmp_path: Path, model: ModelServer) -> None:
     port = str(free_port())
-    ended = await asyncio.to_thread(command, tmp_path, "health", PORT=port)
+    ended = await run_command(tmp_path, "health", PORT=port)
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert refusal(ended) == f"error: the service at 127.0.0.1 port {port} does not answer: Connection refused"
+    assert ended.error_line == f"error: the service at 127.0.0.1 port {port} does not answer: Connection refused"
     async with program(tmp_path, model.url, PORT=port):
-        ended = await asyncio.to_thread(command, tmp_path, "health", "--port", port)
+        ended = await run_command(tmp_path, "health", "--port", port)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "ready\n", "")

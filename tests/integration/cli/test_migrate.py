@@ -105,14 +105,14 @@ async def test_up_and_down_every_row_stays_as_it_was(url: str, tmp_path: Path) -
     await write_sample_log(tmp_path / "log.db")
     rows = await rows_of(tmp_path / "log.db")
     up = await run_command(tmp_path, "migrate", "--from", "log.db", "--to", url)
-    assert (up.code, up.json["copied"], up.json["position"]) == (0, len(rows), len(rows))
+    assert (up.returncode, up.json["copied"], up.json["position"]) == (0, len(rows), len(rows))
     assert up.json["digest"] == rows[-1].digest.hex()
     assert await rows_at(url) == rows
     down = await run_command(tmp_path, "migrate", "--to", "back.db", DATABASE_URL=url)
-    assert (down.code, down.json["digest"]) == (0, rows[-1].digest.hex())
+    assert (down.returncode, down.json["digest"]) == (0, rows[-1].digest.hex())
     assert await rows_of(tmp_path / "back.db") == rows
     again = await run_command(tmp_path, "migrate", "--from", "log.db", "--to", url)
-    assert (again.code, again.json["copied"]) == (0, 0)
+    assert (again.returncode, again.json["copied"]) == (0, 0)
 
 
 async def test_a_log_that_was_moved_goes_on_where_it_was(url: str, tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ async def test_a_target_that_holds_another_log_or_more_is_left_alone(url: str, t
     await other.close()
     before = await rows_at(url)
     told = await run_command(tmp_path, "migrate", "--from", "log.db", "--to", url)
-    assert (told.code, "the target holds another log" in told.err) == (1, True)
+    assert (told.returncode, "the target holds another log" in told.stderr) == (1, True)
     assert await rows_at(url) == before
     await move(url, tmp_path / "other.db")
     log = await SqliteLog.open(tmp_path / "other.db")
@@ -251,8 +251,8 @@ async def test_a_file_that_is_served_is_not_moved(url: str, tmp_path: Path) -> N
     log = await SqliteLog.open(tmp_path / "log.db")
     await fill(log, "a", "1")
     told = await run_command(tmp_path, "migrate", "--from", "log.db", "--to", url)
-    assert (told.code, "in use by process" in told.err) == (3, True)
-    assert (await run_command(tmp_path, "migrate", "--from", "log.db", "--to", "log.db")).code == 2
+    assert (told.returncode, "in use by process" in told.stderr) == (3, True)
+    assert (await run_command(tmp_path, "migrate", "--from", "log.db", "--to", "log.db")).returncode == 2
     await log.close()
 
 
@@ -301,9 +301,9 @@ async def test_every_command_works_on_postgresql_or_says_why_not(url: str, tmp_p
     }
     for says, arguments in works.values():
         told = await run_command(tmp_path, *arguments, DATABASE_URL=url)
-        assert (told.code, says in told.out) == (0, True), (arguments, told)
+        assert (told.returncode, says in told.stdout) == (0, True), (arguments, told)
     for says, arguments in refuses.values():
         told = await run_command(tmp_path, *arguments, DATABASE_URL=url)
-        assert (told.code, says in told.err) == (2, True), (arguments, told)
+        assert (told.returncode, says in told.stderr) == (2, True), (arguments, told)
     events = {row.stream_id: row for row in await rows_at(url)}
     assert events["bobs"].type == "session_deleted"

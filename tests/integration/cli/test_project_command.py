@@ -74,21 +74,21 @@ async def test_a_file_that_is_no_projection_is_refused_with_the_reason(
     folder: Path, code: str, exit_code: int, words: str
 ) -> None:
     told = await project(folder, code)
-    assert told.code == exit_code
-    assert words in told.err
-    assert told.out == ""
+    assert told.returncode == exit_code
+    assert words in told.stderr
+    assert told.stdout == ""
 
 
 async def test_a_fault_in_it_is_shown_with_the_event_and_the_line(folder: Path) -> None:
     code = COUNTS.replace("self.seen = ", "assert recorded.position < 9, 'nine'\n        self.seen = ")
     told = await project(folder, code)
-    assert told.code == 1
-    assert re.search(r"failed at position 9 \(message_posted, session mina\)", told.err)
-    assert "assert recorded.position < 9, 'nine'" in told.err
-    assert told.err.rstrip().endswith("AssertionError: nine")
-    assert "events/" not in told.err
+    assert told.returncode == 1
+    assert re.search(r"failed at position 9 \(message_posted, session mina\)", told.stderr)
+    assert "assert recorded.position < 9, 'nine'" in told.stderr
+    assert told.stderr.rstrip().endswith("AssertionError: nine")
+    assert "events/" not in told.stderr
 
 
 async def test_a_missing_file_is_named(folder: Path) -> None:
     told = await run_command(folder, "project", "none.py")
-    assert (told.code, "none.py is no Python file" in told.err) == (2, True)
+    assert (told.returncode, "none.py is no Python file" in told.stderr) == (2, True)

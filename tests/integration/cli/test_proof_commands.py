@@ -17,7 +17,7 @@ from chatbot.cli.proof.prove import check_proof
 from events.catalogue import Event
 from events.storage.sqlite.sqlite_log import SqliteLog
 from events.storage.sqlite.sqlite_schema import TRIGGERS
-from tests.support.command_processes import command
+from tests.support.command_processes import run_command_blocking
 from tests.support.log.sample_events import ASKED, EVERY_LIVING_EVENT, deleted, posted
 from tests.support.model.model_server import ModelServer
 from tests.support.service import program
@@ -32,7 +32,7 @@ class Audit:
 
     def run(self, *arguments: str, code: int = 0, **settings: str) -> tuple[str, str]:
         """Standard output and error; the exit code must be `code`."""
-        done = command(self.folder, *arguments, **settings)
+        done = run_command_blocking(self.folder, *arguments, **settings)
         assert done.returncode == code, (done.stdout, done.stderr)
         assert "Traceback" not in done.stderr
         return done.stdout, done.stderr

@@ -10,7 +10,7 @@ import pytest
 
 from tests.integration.cli.test_export_import import exported
 from tests.integration.cli.test_proof_commands import Audit, audit
-from tests.support.command_processes import NO_MODEL, command, refusal, run_command
+from tests.support.command_processes import NO_MODEL, run_command, run_command_blocking
 from tests.support.log.sample_log import rows_of, write_sample_log
 from tests.support.model.model_server import ModelServer
 from tests.support.service import ROOT, environment, program, serving
@@ -36,12 +36,12 @@ async def test_an_owner_whose_key_the_settings_do_not_know_is_never_erased_by_ur
                 (("--key", JUN), {"CHATBOT_API_KEYS": f"lea:{'x' * 20}"}),
             ):
                 told = await run_command(tmp_path, *by_http, *more, **settings)
-                assert (told.code, told.out) == (2, "")
-                assert "which owner this key is cannot be told from here: set CHATBOT_API_KEYS" in told.err
+                assert (told.returncode, told.stdout) == (2, "")
+                assert "which owner this key is cannot be told from here: set CHATBOT_API_KEYS" in told.stderr
             told = await run_command(tmp_path, *by_http, "--key", JUN, CHATBOT_API_KEYS=KEYS)
-            assert (told.code, "not the key of mina" in told.err) == (2, True)
+            assert (told.returncode, "not the key of mina" in told.stderr) == (2, True)
             told = await run_command(tmp_path, *by_http, CHATBOT_API_KEYS=KEYS)
-            assert (told.code, told.out) == (0, ""), "the settings' own key of that name is used"
+            assert (told.returncode, told.stdout) == (0, ""), "the settings' own key of that name is used"
             assert (await client.get(f"/api/sessions/{his}")).status_code == 200
 
 
@@ -68,9 +68,9 @@ async def test_the_key_can_be_typed_on_standard_input_where_ps_does_not_show_it(
 
 
 def test_a_service_that_cannot_be_reached_is_told_in_one_plain_sentence(tmp_path: Path) -> None:
-    refused = command(tmp_path, "erase", "--metadata", "a=1", "--url", "http://127.0.0.1:9")
+    refused = run_command_blocking(tmp_path, "erase", "--metadata", "a=1", "--url", "http://127.0.0.1:9")
     assert refused.returncode == 1
-    assert refusal(refused) == "error: nothing answers at http://127.0.0.1:9: does the service run there?"
+    assert refused.error_line == "error: nothing answers at http://127.0.0.1:9: does the service run there?"
 
 
 @pytest.mark.parametrize("signed", ["--checkpoint", "--proof"])
@@ -94,14 +94,14 @@ async def test_a_refused_import_leaves_no_log_and_no_lock_that_were_not_there(tm
     cut = tmp_path / "cut.ndjson"
     cut.write_bytes(b"".join(lines[:-1]))
     refused = await run_command(folder, "import", str(cut))
-    assert (refused.code, list(folder.iterdir())) == (1, [])
+    assert (refused.returncode, list(folder.iterdir())) == (1, [])
     (folder / "chatbot.db-lock").touch()
-    assert (await run_command(folder, "import", str(cut))).code == 1
+    assert (await run_command(folder, "import", str(cut))).returncode == 1
     assert [one.name for one in folder.iterdir()] == ["chatbot.db-lock"]
     cut.write_bytes(b"".join(lines))
-    assert (await run_command(folder, "import", str(cut))).code == 0
+    assert (await run_command(folder, "import", str(cut))).returncode == 0
     before = await rows_of(folder / "chatbot.db")
-    assert (await run_command(folder, "import", str(cut))).code == 1
+    assert (await run_command(folder, "import", str(cut))).returncode == 1
     assert await rows_of(folder / "chatbot.db") == before
 
 
@@ -116,11 +116,11 @@ async def test_a_version_that_the_session_has_not_reached_is_refused(tmp_path: P
         ("--from", await run_command(tmp_path, "diff", *one, "--from", "99")),
         ("--to", await run_command(tmp_path, "diff", *one, "--from", "1", "--to", "99")),
     ):
-        assert (told.code, told.out) == (2, "")
-        assert told.err.endswith(f"error: {option} 99: the session is at version {version}\n")
-    assert (await run_command(tmp_path, "replay", *one, "--as-of", str(version))).code == 0
+        assert (told.returncode, told.stdout) == (2, "")
+        assert told.stderr.endswith(f"error: {option} 99: the session is at version {version}\n")
+    assert (await run_command(tmp_path, "replay", *one, "--as-of", str(version))).returncode == 0
     told = await run_command(tmp_path, "replay", *one, "--as-of", "yesterday")
-    assert (told.code, "%2B" in told.err) == (2, False)
+    assert (told.returncode, "%2B" in told.stderr) == (2, False)
 
 
 async def test_no_further_turn_is_asked_of_a_server_that_cannot_be_reached(tmp_path: Path, model: ModelServer) -> None:
@@ -129,35 +129,35 @@ async def test_no_further_turn_is_asked_of_a_server_that_cannot_be_reached(tmp_p
         for number in range(4):
             await service.chat(session_id, f"no. {number}")
     told = await run_command(tmp_path, "replay", "--against", NO_MODEL, "--concurrency", "1")
-    assert (told.code, told.out.count("FAILED")) == (1, 1)
-    assert told.out.splitlines()[-1] == "1 turns: 0 identical, 1 failed"
-    assert f"error: {NO_MODEL} cannot be reached, no more turns are asked" in told.err
+    assert (told.returncode, told.stdout.count("FAILED")) == (1, 1)
+    assert told.stdout.splitlines()[-1] == "1 turns: 0 identical, 1 failed"
+    assert f"error: {NO_MODEL} cannot be reached, no more turns are asked" in told.stderr
 
 
 def test_a_usage_error_shows_the_commands_own_usage(tmp_path: Path) -> None:
     for arguments in (("replay", "--sesion", "x"), ("verify", "stray"), ("erase", "--owner", "x", "--nonsense")):
-        refused = command(tmp_path, *arguments)
+        refused = run_command_blocking(tmp_path, *arguments)
         assert refused.returncode == 2
         assert refused.stderr.startswith(f"usage: run.py {arguments[0]} ")
-    assert command(tmp_path, "--nonsense").stderr.startswith("usage: run.py [")
+    assert run_command_blocking(tmp_path, "--nonsense").stderr.startswith("usage: run.py [")
 
 
 def test_config_takes_what_it_can_show_and_no_reload(tmp_path: Path) -> None:
-    helped = command(tmp_path, "config", "--help").stdout
+    helped = run_command_blocking(tmp_path, "config", "--help").stdout
     assert [option in helped for option in ("--host", "--port", "--config", "--reload")] == [True, True, True, False]
-    assert command(tmp_path, "config", "--reload").returncode == 2
+    assert run_command_blocking(tmp_path, "config", "--reload").returncode == 2
 
 
 @pytest.mark.parametrize("name", ["backup", "keygen"])
 async def test_a_directory_is_not_taken_for_the_file_to_write(tmp_path: Path, name: str) -> None:
     await write_sample_log(tmp_path / "chatbot.db")
     told = await run_command(tmp_path, name, ".")
-    assert (told.code, told.out) == (2, "")
-    assert ". is a directory: name the file" in told.err
+    assert (told.returncode, told.stdout) == (2, "")
+    assert ". is a directory: name the file" in told.stderr
 
 
 async def test_what_is_no_log_is_not_searched_as_if_it_were_one(tmp_path: Path) -> None:
     (tmp_path / "chatbot.db").write_text("nothing of the kind")
     told = await run_command(tmp_path, "erased", "--check", "a text that is nowhere")
-    assert (told.code, told.out) == (3, "")
-    assert "is no log of this program" in told.err
+    assert (told.returncode, told.stdout) == (3, "")
+    assert "is no log of this program" in told.stderr

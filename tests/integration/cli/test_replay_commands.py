@@ -70,8 +70,8 @@ async def test_the_prompt_is_what_the_model_server_received(tmp_path: Path, mode
     for number, (reply_id, request) in enumerate(zip(replies, model.requests, strict=True)):
         if number in (0, 1, 2, 3, 6):  # of the session that is deleted
             gone = await run_command(tmp_path, "prompt", "--reply", reply_id)
-            assert (gone.code, gone.out) == (1, "")
-            assert reply_id in gone.err
+            assert (gone.returncode, gone.stdout) == (1, "")
+            assert reply_id in gone.stderr
             continue
         shown = await prompt_of(tmp_path, reply_id)
         assert shown["request"] == request.body
@@ -92,12 +92,12 @@ async def test_the_prompt_of_every_turn_beside_the_running_service(
         for reply_id, request in zip(replies, model.requests, strict=True):
             whole = await run_command(tmp_path, "prompt", "--reply", reply_id, "--json")
             assert whole.json["request"] == request.body
-            assert whole.out.count("\n") == 1
+            assert whole.stdout.count("\n") == 1
             assert await prompt_of(tmp_path, reply_id, "--session", session_id) == whole.json
         assert whole.json["context_ids"][-1] != replies[-1]
         assert len(whole.json["request"]["messages"]) == 8
         elsewhere = await run_command(tmp_path, "prompt", "--reply", replies[0], "--session", await service.session())
-        assert elsewhere.code == 1
+        assert elsewhere.returncode == 1
         assert service.services.log.head().position == head.position + 1
 
 
@@ -133,7 +133,7 @@ async def test_each_attempt_of_a_retried_reply_has_its_prompt(tmp_path: Path, mo
     assert [one["request"], two["request"]] == [request.body for request in model.requests[1:]]
     assert (one["attempt"], two["attempt"], last) == (1, 2, two)
     assert one["position"] < two["position"]
-    assert (await run_command(tmp_path, "prompt", "--reply", reply_id, "--attempt", "3")).code == 1
+    assert (await run_command(tmp_path, "prompt", "--reply", reply_id, "--attempt", "3")).returncode == 1
     assert log_digest(tmp_path) == before
 
 
@@ -163,15 +163,15 @@ async def made_log(folder: Path, provider: str = "openai", *, erased: bool) -> N
 async def test_an_erased_text_of_the_context_is_named(tmp_path: Path) -> None:
     await made_log(tmp_path, erased=True)
     told = await run_command(tmp_path, "prompt", "--reply", "r2")
-    assert (told.code, told.out) == (1, "")
-    assert "message m1 is erased" in told.err
-    assert "m2" not in told.err
+    assert (told.returncode, told.stdout) == (1, "")
+    assert "message m1 is erased" in told.stderr
+    assert "m2" not in told.stderr
 
 
 async def test_a_protocol_that_was_not_known_yet_can_be_named(tmp_path: Path) -> None:
     await made_log(tmp_path, "auto", erased=False)
     refused = await run_command(tmp_path, "prompt", "--reply", "r2")
-    assert (refused.code, "--as" in refused.err) == (2, True)
+    assert (refused.returncode, "--as" in refused.stderr) == (2, True)
     said = [{"role": "user", "content": "words of m1"}, {"role": "user", "content": "two"}]
     assert (await prompt_of(tmp_path, "r2", "--as", "midm"))["request"] == {"messages": said, "max_new_tokens": 128}
     assert (await prompt_of(tmp_path, "r2", "--as", "openai"))["request"]["messages"] == said
@@ -219,7 +219,7 @@ async def test_a_replay_at_each_version_is_the_history_as_it_was_then(tmp_path: 
         session_id, stood = await a_life(service, model)
         head = service.services.log.head()
         markdown = await run_command(tmp_path, "replay", "--session", session_id, "--format", "markdown")
-        assert markdown.out.startswith("# 산\n")
+        assert markdown.stdout.startswith("# 산\n")
         assert service.services.log.head() == head
     before = log_digest(tmp_path)
     for version, history in stood.items():
@@ -251,7 +251,7 @@ async def test_the_difference_between_two_moments(tmp_path: Path, model: ModelSe
         told = await run_command(
             tmp_path, "diff", "--session", session_id, "--from", str(since), "--to", str(until), "--json"
         )
-        assert told.code == 0, told.err
+        assert told.returncode == 0, told.stderr
         return told.lines
 
     changed = await differs(versions[1], versions[2])
@@ -266,7 +266,7 @@ async def test_the_difference_between_two_moments(tmp_path: Path, model: ModelSe
     ]  # fmt: skip
     assert await differs(versions[3], versions[3]) == []
     whole = await run_command(tmp_path, "diff", "--session", session_id, "--from", "0")
-    assert "+one\n    +line" in whole.out
+    assert "+one\n    +line" in whole.stdout
     grown = await differs(versions[1] - 1, versions[1])
     assert [one["what"] for one in grown] == ["reply status", "text"]
     assert grown[1]["lines"][-1] == "+line"
@@ -295,5 +295,5 @@ async def test_what_is_not_there_or_makes_no_sense_is_refused(tmp_path: Path) ->
         refusals,
         strict=True,
     ):
-        assert told.code == code, (arguments, told)
-        assert word in told.err
+        assert told.returncode == code, (arguments, told)
+        assert word in told.stderr

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.command_processes import log_digest, run_command, started
+from tests.support.command_processes import log_digest, run_command, running_command
 from tests.support.model.model_server import ModelServer
 from tests.support.programs.external_programs import needs_model
 from tests.support.service import serving
@@ -37,7 +37,7 @@ async def test_the_same_model_answers_the_same_to_the_same_requests(
     model.requests.clear()
     model.protocols = ("openai",)
     told = await run_command(tmp_path, "replay", "--against", model.url, "--json")
-    assert told.code == 0, told.err
+    assert told.returncode == 0, told.stderr
     assert told.lines[-1] == {"summary": {"turns": 3, "identical": 3, "failed": 0, "mean_similarity": 1.0, "below": 0}}
     again = [request.body for request in model.requests]
     assert sorted(map(str, again)) == sorted(map(str, asked))
@@ -57,7 +57,7 @@ async def test_another_answer_is_shown_side_by_side_and_is_no_failure_unless_ask
     model.script(times=None, pieces=("You ", "said: ", "one"), finish_reason="length")
     one = ("replay", "--against", model.url, "--session", sessions[1])
     told = await run_command(tmp_path, *one)
-    assert told.code == 0
+    assert told.returncode == 0
     for part in (
         "another text, similarity 0.",
         "fake-model",
@@ -66,11 +66,11 @@ async def test_another_answer_is_shown_side_by_side_and_is_no_failure_unless_ask
         "-You said: a b c d",
         "+You said",
     ):
-        assert part in told.out
-    assert told.out.splitlines()[-1].startswith("1 turns: 0 identical, 0 failed, mean similarity 0.")
-    assert (await run_command(tmp_path, *one, "--fail-below", "0.3")).code == 0
+        assert part in told.stdout
+    assert told.stdout.splitlines()[-1].startswith("1 turns: 0 identical, 0 failed, mean similarity 0.")
+    assert (await run_command(tmp_path, *one, "--fail-below", "0.3")).returncode == 0
     strict = await run_command(tmp_path, *one, "--fail-below", "0.9")
-    assert (strict.code, "1 less alike than 0.9" in strict.out) == (1, True)
+    assert (strict.returncode, "1 less alike than 0.9" in strict.stdout) == (1, True)
     named = await run_command(tmp_path, *one, "--model", "third", "--json")
     assert named.lines[0]["now"]["model"] == "third"
 
@@ -92,7 +92,7 @@ async def test_the_settings_key_and_model_go_to_the_settings_server_only(
     secret = {"CHATBOT_LLM_API_KEY": "sk-secret", "CHATBOT_LLM_MODEL": "ours"}
     for against in (model.url, "settings"):
         one = ("replay", "--against", against, "--limit", "1")
-        assert (await run_command(tmp_path, *one, model_url=model.url, **secret)).code == 0
+        assert (await run_command(tmp_path, *one, model_url=model.url, **secret)).returncode == 0
     elsewhere, ours = model.requests
     assert ("authorization" in elsewhere.headers, "sk-secret" in str(elsewhere)) == (False, False)
     assert (ours.headers["authorization"], ours.body["model"]) == ("Bearer sk-secret", "ours")
@@ -103,10 +103,10 @@ async def test_a_turn_that_cannot_be_asked_is_told_and_the_others_are_asked(
 ) -> None:
     model.script(status=403, error="no such parameter")
     told = await run_command(tmp_path, "replay", "--against", "settings", "--concurrency", "1", model_url=model.url)
-    assert told.code == 1
-    assert told.out.count("FAILED") == 1
-    assert "no such parameter" in told.out
-    assert told.out.splitlines()[-1] == "3 turns: 2 identical, 1 failed, mean similarity 1.00"
+    assert told.returncode == 1
+    assert told.stdout.count("FAILED") == 1
+    assert "no such parameter" in told.stdout
+    assert told.stdout.splitlines()[-1] == "3 turns: 2 identical, 1 failed, mean similarity 1.00"
 
 
 async def test_no_more_turns_are_asked_at_a_time_than_is_said(
@@ -115,7 +115,7 @@ async def test_no_more_turns_are_asked_at_a_time_than_is_said(
     model.requests.clear()
     model.script(times=None, first_delay_s=0.2)
     told = await run_command(tmp_path, "replay", "--against", "settings", "--concurrency", "2", model_url=model.url)
-    assert told.code == 0
+    assert told.returncode == 0
     one, two, three = sorted(model.requests, key=lambda request: request.received_at)
     assert one.ended_at is not None
     assert two.received_at < one.ended_at
@@ -127,7 +127,7 @@ async def test_ctrl_c_ends_with_what_is_known_so_far(tmp_path: Path, model: Mode
     model.script()
     model.script(times=None, hold_after=0)
     command = ("replay", "--against", "settings", "--concurrency", "1")
-    async with started(tmp_path, *command, model_url=model.url) as process:
+    async with running_command(tmp_path, *command, model_url=model.url) as process:
         await model.wait_requests(2, timeout_s=20)
         process.send_signal(signal.SIGINT)
         async with asyncio.timeout(10):
@@ -141,5 +141,5 @@ async def test_ctrl_c_ends_with_what_is_known_so_far(tmp_path: Path, model: Mode
 @needs_model
 async def test_the_embedded_model_can_be_asked(tmp_path: Path, model: ModelServer, sessions: list[str]) -> None:
     told = await run_command(tmp_path, "replay", "--against", "embedded", "--session", sessions[0], "--json")
-    assert told.code == 0, told.err
+    assert told.returncode == 0, told.stderr
     assert {one["now"]["model"] for one in turns(told.lines)} == {"SmolLM2-135M-Instruct"}

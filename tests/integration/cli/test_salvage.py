@@ -13,7 +13,7 @@ from events.errors import LogUnusable
 from events.record import StoredRow
 from events.storage.sqlite.sqlite_log import SqliteLog
 from events.transfer.log_recovery import CorruptLog
-from tests.support.command_processes import command, refusal
+from tests.support.command_processes import run_command_blocking
 from tests.support.log.corruption import (
     alter_row,
     delete,
@@ -48,7 +48,7 @@ async def fill_into(path: Path) -> None:
 
 
 def salvage(folder: Path, *arguments: str) -> dict[str, Any]:
-    done = command(folder, "salvage", "new.db", *arguments)
+    done = run_command_blocking(folder, "salvage", "new.db", *arguments)
     assert done.returncode in (0, 1), done.stderr
     told: dict[str, Any] = json.loads(done.stdout)
     assert done.returncode == (1 if told["lost"] else 0)
@@ -201,20 +201,20 @@ async def test_what_is_left_is_served_once_it_takes_the_logs_place(tmp_path: Pat
     salvage(tmp_path)
     path.rename(tmp_path / "damaged.db")
     (tmp_path / "new.db").rename(path)
-    assert command(tmp_path, "verify").returncode == 0
+    assert run_command_blocking(tmp_path, "verify").returncode == 0
 
 
 async def test_refusals(tmp_path: Path) -> None:
     path = tmp_path / "chatbot.db"
     await log_with(path, "1")
     (tmp_path / "new.db").write_text("precious")
-    assert "new.db exists" in refusal(command(tmp_path, "salvage", "new.db"))
+    assert "new.db exists" in run_command_blocking(tmp_path, "salvage", "new.db").error_line
     assert (tmp_path / "new.db").read_text() == "precious"
-    assert "does not exist" in refusal(command(tmp_path, "salvage", "other.db", "--from", "none.db"))
+    assert "does not exist" in run_command_blocking(tmp_path, "salvage", "other.db", "--from", "none.db").error_line
     (tmp_path / "notes.txt").write_text("my notes\n" * 2000)
-    nothing = command(tmp_path, "salvage", "other.db", "--from", "notes.txt")
+    nothing = run_command_blocking(tmp_path, "salvage", "other.db", "--from", "notes.txt")
     assert nothing.returncode == 3
-    assert "restore a backup" in refusal(nothing)
+    assert "restore a backup" in nothing.error_line
     assert not (tmp_path / "other.db").exists()
 
 

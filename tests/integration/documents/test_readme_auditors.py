@@ -12,7 +12,7 @@ import pytest
 
 from events.storage.sqlite.sqlite_log import SqliteLog
 from events.storage.sqlite.sqlite_schema import TRIGGERS
-from tests.support.command_processes import command
+from tests.support.command_processes import run_command_blocking
 from tests.support.documents import marked
 from tests.support.log.sample_events import ASKED, EVERY_EVENT, deleted, posted
 
@@ -47,7 +47,7 @@ def test_it_agrees_with_verify_on_a_log_of_every_kind_of_event(database: Path) -
     done = check(database)
     assert done.returncode == 0, done.stderr
     position, digest = done.stdout.split()
-    said = command(database.parent, "verify", DATABASE_URL=str(database)).stdout
+    said = run_command_blocking(database.parent, "verify", DATABASE_URL=str(database)).stdout
     assert f"{position} events" in said
     assert digest in said
 
@@ -85,4 +85,4 @@ def test_it_finds_what_verify_finds(database: Path, tmp_path: Path, statement: s
     done = check(forged)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert command(tmp_path, "verify", DATABASE_URL=str(forged)).returncode == 1
+    assert run_command_blocking(tmp_path, "verify", DATABASE_URL=str(forged)).returncode == 1

@@ -17,7 +17,7 @@ import pytest
 from events.catalogue import SessionDeleted
 from events.storage.sqlite.sqlite_log import SqliteLog
 from events.storage.sqlite.sqlite_schema import APPLICATION_ID
-from tests.support.command_processes import command
+from tests.support.command_processes import run_command, run_command_blocking
 from tests.support.model.model_server import ModelServer
 from tests.support.service import ROOT, Program, Running, environment, program, serving
 
@@ -41,13 +41,13 @@ async def told(client: httpx.AsyncClient, text: str, **body: Any) -> str:
 
 async def erase(folder: Path, *arguments: str, **settings: str) -> tuple[int, list[dict[str, Any]], str]:
     """Exit code, receipts, and what people are told."""
-    done = await asyncio.to_thread(command, folder, *arguments, **settings)
+    done = await run_command(folder, *arguments, **settings)
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
 
 
 async def verified(folder: Path) -> bool:
-    return (await asyncio.to_thread(command, folder, "verify")).returncode == 0
+    return (await run_command(folder, "verify")).returncode == 0
 
 
 async def reasons(folder: Path) -> list[tuple[str, str, str | None]]:
@@ -199,7 +199,7 @@ async def test_what_expired_before_a_date_goes_recorded_as_expired_or_not(tmp_pa
     ],
 )
 def test_nonsense_is_refused_with_a_sentence(tmp_path: Path, arguments: list[str], says: str) -> None:
-    refused = command(tmp_path, "erase", *arguments)
+    refused = run_command_blocking(tmp_path, "erase", *arguments)
     assert refused.returncode == 2
     assert says in refused.stderr
     assert not list(tmp_path.iterdir())
@@ -207,7 +207,7 @@ def test_nonsense_is_refused_with_a_sentence(tmp_path: Path, arguments: list[str
 
 def test_a_database_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     for arguments in (["erase", "--owner", "mina"], ["erased", "--check", "x"]):
-        refused = command(tmp_path, *arguments)
+        refused = run_command_blocking(tmp_path, *arguments)
         assert refused.returncode == 3
         assert "does not exist" in refused.stderr
     assert not list(tmp_path.iterdir())

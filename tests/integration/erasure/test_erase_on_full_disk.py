@@ -11,7 +11,7 @@ import pytest
 
 from chatbot.sessions import disk_reserve
 from chatbot.sessions.disk_reserve import DiskReserve
-from tests.support.command_processes import command
+from tests.support.command_processes import run_command
 from tests.support.http.service_requests import bytes_on_disk
 from tests.support.log.log_files import small_disk
 from tests.support.model.model_server import ModelServer
@@ -79,12 +79,12 @@ async def test_sessions_are_erased_while_nothing_else_can_be_recorded(disk: Path
         await running.stop()
     ballast.unlink()
     fill(disk)  # what stopping gave back
-    done = await asyncio.to_thread(command, disk, "erase", "--metadata", "user_id=42", **KEPT)
+    done = await run_command(disk, "erase", "--metadata", "user_id=42", **KEPT)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["session_id"] == person
     assert b"SECRET" not in bytes_on_disk(disk)
     ballast.unlink()
-    assert (await asyncio.to_thread(command, disk, "verify")).returncode == 0
+    assert (await run_command(disk, "verify")).returncode == 0
 
 
 @pytest.fixture

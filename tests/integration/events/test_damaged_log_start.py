@@ -1,6 +1,5 @@
 """A log that cannot be trusted is not served: the real program, started on real damage, says what and what to do."""
 
-import asyncio
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -15,7 +14,7 @@ from events.integrity.startup_check import PROBES, TAIL_ROWS, check_integrity
 from events.log import EventLog
 from events.storage.sqlite.sqlite_log import SqliteLog
 from events.storage.sqlite.sqlite_schema import FORMAT
-from tests.support.command_processes import command, refusal
+from tests.support.command_processes import run_command
 from tests.support.log.corruption import alter_row, delete, flip_bit, leaf_pages, overwrite_page, page_of, truncate
 from tests.support.log.log_files import foreign, log_with
 from tests.support.log.sample_events import ASKED, posted
@@ -55,11 +54,11 @@ async def test_a_damaged_log_is_refused_with_what_is_wrong_and_how_to_go_on(tmp_
     do(path)
     before = path.read_bytes()
     for _ in range(2):
-        refused = await asyncio.to_thread(command, tmp_path)
+        refused = await run_command(tmp_path)
         assert refused.returncode == 3, refused.stderr
-        assert reason in refusal(refused)
-        assert "chatbot salvage" in refusal(refused)
-        assert str(path) in refusal(refused)
+        assert reason in refused.error_line
+        assert "chatbot salvage" in refused.error_line
+        assert str(path) in refused.error_line
     assert path.read_bytes() == before, "it is not repaired silently"
     assert not (tmp_path / "projections.db").exists()
 
@@ -84,10 +83,10 @@ async def test_a_lost_write_ahead_log_shows_by_what_the_projections_had_folded(
     (tmp_path / "chatbot.db-wal").unlink()
     (tmp_path / "chatbot.db-shm").unlink(missing_ok=True)
     for _ in range(2):
-        refused = await asyncio.to_thread(command, tmp_path)
+        refused = await run_command(tmp_path)
         assert refused.returncode == 3
         for part in ("projections.db", "write-ahead log deleted", "restore a backup", "chatbot salvage", "on purpose"):
-            assert part in refusal(refused)
+            assert part in refused.error_line
     for path in tmp_path.glob("projections.db*"):
         path.unlink()
     async with program(tmp_path, model.url) as running:  # whoever deletes it says that it is meant
@@ -98,13 +97,13 @@ async def test_an_older_copy_in_the_logs_place_is_refused_until_the_projections_
     tmp_path: Path, model: ModelServer
 ) -> None:
     await chatted(tmp_path, model)
-    older = await asyncio.to_thread(command, tmp_path, "backup", "older.db")
+    older = await run_command(tmp_path, "backup", "older.db")
     assert older.returncode == 0
     await chatted(tmp_path, model)
     (tmp_path / "older.db").replace(tmp_path / "chatbot.db")
-    refused = await asyncio.to_thread(command, tmp_path)
+    refused = await run_command(tmp_path)
     assert refused.returncode == 3
-    assert "beyond the log's end" in refusal(refused)
+    assert "beyond the log's end" in refused.error_line
     (tmp_path / "projections.db").unlink()
     async with program(tmp_path, model.url) as running:
         assert (await running.stop()) == 0
@@ -117,19 +116,19 @@ async def test_events_of_a_newer_program_stop_the_start_though_the_projections_h
     await chatted(tmp_path, model)
     path = tmp_path / "chatbot.db"
     alter_row(path, f"type = '{kind}', schema_version = {schema_version}", 3)
-    refused = await asyncio.to_thread(command, tmp_path)
+    refused = await run_command(tmp_path)
     assert refused.returncode == 3
     for part in (kind, str(schema_version), "newer version of this program", "update it"):
-        assert part in refusal(refused)
+        assert part in refused.error_line
     assert "server.listening" not in refused.stderr
 
 
 async def test_a_newer_format_stops_the_start(tmp_path: Path) -> None:
     await log_with(tmp_path / "chatbot.db", "1")
     foreign(tmp_path / "chatbot.db", f"PRAGMA user_version={FORMAT + 1}").close()
-    refused = await asyncio.to_thread(command, tmp_path)
+    refused = await run_command(tmp_path)
     assert refused.returncode == 3
-    assert "update the program" in refusal(refused)
+    assert "update the program" in refused.error_line
 
 
 async def test_damage_that_shows_while_serving_turns_readyz_and_refuses_what_must_be_recorded(

@@ -1,6 +1,5 @@
 """A log that a command has not finished is no log to be used: whatever opens it names the command to run again."""
 
-import asyncio
 import io
 import sqlite3
 from argparse import Namespace
@@ -22,7 +21,7 @@ from events.storage.sqlite.sqlite_schema import FORMAT
 from events.transfer.import_target import ImportTarget
 from events.transfer.importer import ImportRules
 from events.transfer.migration import migrate, open_target
-from tests.support.command_processes import command, refusal
+from tests.support.command_processes import run_command
 from tests.support.fake_console import FakeConsole
 from tests.support.log.log_files import log_with
 from tests.support.log.sample_events import ASKED, posted
@@ -188,8 +187,8 @@ async def test_another_commands_unfinished_log_is_not_gone_on_with(tmp_path: Pat
 
 async def test_the_program_refuses_it_with_a_sentence(tmp_path: Path) -> None:
     await (await open_target(tmp_path / "chatbot.db")).close()
-    ended = await asyncio.to_thread(command, tmp_path, PORT="0")
-    assert (ended.returncode, "`chatbot migrate` has not finished it" in refusal(ended)) == (3, True)
+    ended = await run_command(tmp_path, PORT="0")
+    assert (ended.returncode, "`chatbot migrate` has not finished it" in ended.error_line) == (3, True)
     with sqlite3.connect(tmp_path / "chatbot.db") as database:
         (number,) = database.execute("PRAGMA user_version").fetchone()
     database.close()

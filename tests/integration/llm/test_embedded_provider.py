@@ -298,10 +298,10 @@ async def test_a_service_whose_model_is_cut_does_not_start_and_says_why(tmp_path
     told = await run_command(
         tmp_path, model_url="", CHATBOT_EMBEDDED_MODEL_PATH=str(path), CHATBOT_LLM_PROVIDER="embedded"
     )
-    assert told.code == 5
-    (error,) = [line for line in told.err.splitlines() if line.startswith("error: ")]
+    assert told.returncode == 5
+    (error,) = [line for line in told.stderr.splitlines() if line.startswith("error: ")]
     assert "model is corrupted or incomplete" in error
-    assert "server.ready" not in told.err
+    assert "server.ready" not in told.stderr
 
 
 @needs_model

@@ -30,4 +30,4 @@ async def test_a_conversation_is_there_after_a_restart_and_gone_after_its_deleti
         assert {row.data for row in rows if row.type in ("message_posted", "reply_completed")} == {None}
         assert (await verify(running.services.log))[1] is None
     told = await run_command(tmp_path, "verify", DATABASE_URL=url)
-    assert (told.code, "the log holds" in told.out) == (0, True)
+    assert (told.returncode, "the log holds" in told.stdout) == (0, True)

@@ -26,7 +26,7 @@ from projections.sqlite.projection_paths import PathLock
 from projections.sqlite.read_connection import ReadConnection
 from projections.sqlite.rebuild import ready_path, rebuild, temporary_path
 from projections.sqlite.rebuild_process import REST, RebuildThrottle, rebuild_in_subprocess
-from tests.support.command_processes import log_digest, run_command, started
+from tests.support.command_processes import log_digest, run_command, running_command
 from tests.support.log.event_builders import created, turn, turns
 from tests.support.log.memory_log import MemoryLog
 from tests.support.model.model_server import ModelServer
@@ -283,19 +283,19 @@ async def fill(place: Path | str) -> None:
 async def test_the_command_beside_no_service(folder: Path, path: Path) -> None:
     before = log_digest(folder)
     told = await run_command(folder, "rebuild")
-    assert told.code == 0, told.err
-    assert "12100 events folded" in told.out
+    assert told.returncode == 0, told.stderr
+    assert "12100 events folded" in told.stdout
     assert len(contents(path)["sessions"]) == 100
     elsewhere = await run_command(folder, "rebuild", "--projections", "elsewhere.db")
-    assert (elsewhere.code, contents(folder / "elsewhere.db")) == (0, contents(path))
+    assert (elsewhere.returncode, contents(folder / "elsewhere.db")) == (0, contents(path))
     log_itself = await run_command(folder, "rebuild", "--projections", "chatbot.db")
-    assert (log_itself.code, "holds no projections" in log_itself.err) == (1, True)
+    assert (log_itself.returncode, "holds no projections" in log_itself.stderr) == (1, True)
     assert log_digest(folder) == before
 
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="only Linux has a class for the idle")
 async def test_the_command_takes_only_time_that_nobody_else_wants(folder: Path, path: Path) -> None:
-    async with started(folder, "rebuild", CHATBOT_DATABASE_PROJECTION_BATCH_MAX="5") as process:
+    async with running_command(folder, "rebuild", CHATBOT_DATABASE_PROJECTION_BATCH_MAX="5") as process:
         await until(temporary_path(path).exists)
         assert os.sched_getscheduler(process.pid) == os.SCHED_IDLE
         process.kill()
@@ -304,9 +304,9 @@ async def test_the_command_takes_only_time_that_nobody_else_wants(folder: Path, 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 async def test_the_command_may_be_stopped_and_run_again(folder: Path, path: Path, number: signal.Signals) -> None:
-    assert (await run_command(folder, "rebuild")).code == 0
+    assert (await run_command(folder, "rebuild")).returncode == 0
     before = contents(path)
-    async with started(folder, "rebuild", CHATBOT_DATABASE_PROJECTION_BATCH_MAX="5") as process:
+    async with running_command(folder, "rebuild", CHATBOT_DATABASE_PROJECTION_BATCH_MAX="5") as process:
         async with asyncio.timeout(60):
             while not temporary_path(path).exists():
                 await asyncio.sleep(0.001)
@@ -318,7 +318,7 @@ async def test_the_command_may_be_stopped_and_run_again(folder: Path, path: Path
     assert contents(path) == before
     if number == signal.SIGINT:
         assert left_behind(path) == set()
-    assert (await run_command(folder, "rebuild")).code == 0
+    assert (await run_command(folder, "rebuild")).returncode == 0
     assert contents(path) == before
 
 
@@ -328,7 +328,7 @@ async def test_the_command_beside_the_running_service(folder: Path, path: Path, 
         session_id = (await client.post("/api/sessions")).json()["session_id"]
         before = [(await client.get(one)).text for one in paths]
         told = await run_command(folder, "rebuild")
-        assert (told.code, "from its next event" in told.out) == (0, True)
+        assert (told.returncode, "from its next event" in told.stdout) == (0, True)
         await client.post("/api/chat", json={"session_id": session_id, "message": "one"})
         async with asyncio.timeout(60):
             while not service.log("projections.adopted"):
@@ -342,7 +342,7 @@ async def test_the_command_beside_the_running_service(folder: Path, path: Path, 
         assert service.log("projections.rebuild") == service.log("projections.failed") == []
         assert await service.stop() == 0
     fresh = folder / "fresh.db"
-    assert (await run_command(folder, "rebuild", "--projections", str(fresh))).code == 0
+    assert (await run_command(folder, "rebuild", "--projections", str(fresh))).returncode == 0
     assert contents(path) == contents(fresh)
 
 
@@ -391,7 +391,7 @@ async def test_a_file_lost_beside_clients_is_made_again_by_a_process(folder: Pat
     assert (len(told.adoptions), len(told.reasons), told.failures) == (1, 1, [])
     assert sum(told.batches) <= 21, "the thread folds only what came after"
     assert left_behind(path) == set()
-    assert (await run_command(folder, "rebuild", "--projections", "fresh.db")).code == 0
+    assert (await run_command(folder, "rebuild", "--projections", "fresh.db")).returncode == 0
     assert contents(path) == contents(folder / "fresh.db")
 
 
@@ -427,7 +427,7 @@ async def test_a_process_that_makes_it_ends_with_the_runner(
         await until(temporary_path(path).exists)
     assert (told.adoptions, told.failures, left_behind(path)) == ([], [], set())
     PathLock(temporary_path(path)).release()  # it has gone
-    assert (await run_command(folder, "rebuild")).code == 0
+    assert (await run_command(folder, "rebuild")).returncode == 0
 
 
 async def test_a_process_that_nobody_waits_for_any_more_gives_up(

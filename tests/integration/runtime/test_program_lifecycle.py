@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.command_processes import command
+from tests.support.command_processes import run_command, run_command_blocking
 from tests.support.model.model_server import ModelServer
 from tests.support.programs.notify_socket import notify_socket
 from tests.support.service import Program, frames, program
@@ -149,7 +149,7 @@ async def test_a_second_ctrl_c_quits_at_once_and_loses_nothing_acknowledged(tmp_
 
 async def test_a_second_server_on_the_same_database_is_refused(tmp_path: Path, model: ModelServer) -> None:
     async with program(tmp_path, model.url) as running:
-        refused = await asyncio.to_thread(command, tmp_path)
+        refused = await run_command(tmp_path)
         assert refused.returncode == 3
         assert str(running.process.pid) in refused.stderr
         assert "Traceback" not in refused.stderr
@@ -160,7 +160,7 @@ async def test_a_port_in_use_is_refused_before_anything_is_made(tmp_path: Path, 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         settings = {"DATABASE_URL": str(tmp_path / "other" / "x.db"), "PORT": port, "CHATBOT_SERVER_WORKERS": workers}
-        refused = await asyncio.to_thread(command, tmp_path, **settings)
+        refused = await run_command(tmp_path, **settings)
     assert refused.returncode == 4
     assert f"127.0.0.1:{port}: Address already in use" in refused.stderr
     assert "Traceback" not in refused.stderr
@@ -201,7 +201,7 @@ async def test_systemd_is_told_when_the_service_is_ready_and_when_it_stops(tmp_p
 
 
 def test_wrong_settings_stop_the_start_and_are_all_named(tmp_path: Path) -> None:
-    refused = command(tmp_path, PORT="eighty", CHATBOT_SESSIONS_IDLE_TIMEOUT="5")
+    refused = run_command_blocking(tmp_path, PORT="eighty", CHATBOT_SESSIONS_IDLE_TIMEOUT="5")
     assert refused.returncode == 2
     for part in ("PORT", "eighty", "65535", "CHATBOT_SESSIONS_IDLE_TIMEOUT_S"):
         assert part in refused.stderr
@@ -214,7 +214,7 @@ def test_the_seeds_own_database_is_refused_and_left_alone(tmp_path: Path) -> Non
     seed.commit()
     seed.close()
     before = path.read_bytes()
-    refused = command(tmp_path)
+    refused = run_command_blocking(tmp_path)
     assert refused.returncode == 3
     assert str(path) in refused.stderr
     assert path.read_bytes() == before
@@ -231,7 +231,7 @@ async def test_a_log_written_by_a_newer_program_is_refused(tmp_path: Path, model
     )
     log.commit()
     log.close()
-    refused = await asyncio.to_thread(command, tmp_path)
+    refused = await run_command(tmp_path)
     assert refused.returncode == 3
     (error,) = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
     assert "mood_changed" in error
@@ -245,7 +245,7 @@ async def test_verify_holds_beside_a_running_server_and_finds_a_changed_word(
     async with program(tmp_path, model.url) as running, httpx.AsyncClient(base_url=running.url) as client:
         session_id = await create(client)
         await chat(client, session_id, "I owe you 10")
-        held = await asyncio.to_thread(command, tmp_path, "verify")
+        held = await run_command(tmp_path, "verify")
         assert held.returncode == 0
         assert "4 events" in held.stdout
         await running.stop()
@@ -255,19 +255,19 @@ async def test_verify_holds_beside_a_running_server_and_finds_a_changed_word(
     log.execute("UPDATE events SET data = replace(data, 'owe you 10', 'owe you 99') WHERE position = 2")
     log.commit()
     log.close()
-    broken = await asyncio.to_thread(command, tmp_path, "verify")
+    broken = await run_command(tmp_path, "verify")
     assert broken.returncode == 1
     assert "position 2" in broken.stderr
-    missing = await asyncio.to_thread(command, tmp_path, "verify", DATABASE_URL=str(tmp_path / "none.db"))
+    missing = await run_command(tmp_path, "verify", DATABASE_URL=str(tmp_path / "none.db"))
     assert missing.returncode == 3
 
 
 def test_help_and_config_are_worth_reading(tmp_path: Path) -> None:
-    helped = command(tmp_path, "--help")
+    helped = run_command_blocking(tmp_path, "--help")
     assert helped.returncode == 0
     for part in ("config", "--reload", "LLM_SERVER_URL", "exit codes"):
         assert part in helped.stdout
-    shown = command(tmp_path, "config", "--port", "9999", CHATBOT_API_KEYS="mina:a-very-long-secret")
+    shown = run_command_blocking(tmp_path, "config", "--port", "9999", CHATBOT_API_KEYS="mina:a-very-long-secret")
     assert shown.returncode == 0
     assert "9999" in shown.stdout
     assert "a-very-long-secret" not in shown.stdout
@@ -282,7 +282,7 @@ async def test_the_seeds_settings_serve_without_keys_with_one_warning(tmp_path: 
         assert (created.status_code, created.headers["Access-Control-Allow-Origin"]) == (201, "*")
         (warning,) = [line for line in running.output if '"level":"warning"' in line]
         assert "NO API KEY IS CONFIGURED" in warning
-    refused = await asyncio.to_thread(command, tmp_path, HOST="0.0.0.0", CHATBOT_AUTH_REQUIRE_KEYS="true")
+    refused = await run_command(tmp_path, HOST="0.0.0.0", CHATBOT_AUTH_REQUIRE_KEYS="true")
     assert refused.returncode == 2
     assert "auth.require_keys" in refused.stderr
 

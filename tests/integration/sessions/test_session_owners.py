@@ -11,7 +11,7 @@ from events.record import Metadata
 from events.storage.sqlite.sqlite_log import SqliteLog
 from projections.errors import ProjectionsUnavailable
 from projections.sqlite.queries import ProjectionQueries
-from tests.support.command_processes import command
+from tests.support.command_processes import run_command_blocking
 from tests.support.model.model_server import ModelServer
 from tests.support.service import serving
 
@@ -46,7 +46,7 @@ async def test_the_program_ends_with_the_exit_code_of_wrong_settings_and_one_sen
     tmp_path: Path, model: ModelServer
 ) -> None:
     await owned_session(tmp_path, model)
-    refused = command(tmp_path, LLM_SERVER_URL=model.url, CHATBOT_LLM_PROVIDER="openai", PORT="0")
+    refused = run_command_blocking(tmp_path, LLM_SERVER_URL=model.url, CHATBOT_LLM_PROVIDER="openai", PORT="0")
     assert refused.returncode == 2
     (error,) = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
     assert "CHATBOT_AUTH_ALLOW_ANONYMOUS" in error

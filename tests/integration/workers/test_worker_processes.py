@@ -61,8 +61,8 @@ async def test_a_second_server_is_refused(tmp_path: Path, model: ModelServer) ->
     async with two_workers(tmp_path, model) as started:
         for arguments in ((), TWO):
             second = await run_command(tmp_path, *arguments)
-            assert second.code == 3
-            assert f"is in use by process {started.process.pid}" in second.err
+            assert second.returncode == 3
+            assert f"is in use by process {started.process.pid}" in second.stderr
 
 
 async def test_workers_of_a_killed_master_end_and_until_then_keep_the_database(
@@ -78,7 +78,7 @@ async def test_workers_of_a_killed_master_end_and_until_then_keep_the_database(
         await model.wait_requests()
         started.process.kill()
         await until(lambda: not is_alive(started.process.pid))
-        assert (await run_command(tmp_path)).code == 3
+        assert (await run_command(tmp_path)).returncode == 3
         model.release()
         assert (await asked).json()["content"] == "You said: one two"
         await until(lambda: not any(is_alive(pid) for pid in pids(started)))
@@ -188,12 +188,12 @@ async def test_a_reload_with_a_wrong_setting_keeps_the_workers_that_serve(tmp_pa
 
 async def test_what_is_wrong_is_told_once_with_its_exit_code(tmp_path: Path, model: ModelServer) -> None:
     refused = await run_command(tmp_path, "--workers", "0")
-    assert (refused.code, "server.workers" in refused.err) == (2, True)
+    assert (refused.returncode, "server.workers" in refused.stderr) == (2, True)
     refused = await run_command(tmp_path, "--reload", *TWO)
-    assert (refused.code, "leave out --workers" in refused.err) == (2, True)
+    assert (refused.returncode, "leave out --workers" in refused.stderr) == (2, True)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         refused = await run_command(tmp_path, *TWO, "--port", str(taken.getsockname()[1]))
-    assert (refused.code, "cannot listen on 127.0.0.1" in refused.err) == (4, True)
+    assert (refused.returncode, "cannot listen on 127.0.0.1" in refused.stderr) == (4, True)
     foreign(tmp_path / "projections.db", "CREATE TABLE of_another_program (x)").close()
     refused = await run_command(tmp_path, *TWO)
-    assert (refused.code, refused.err.count("error: ")) == (3, 1)
+    assert (refused.returncode, refused.stderr.count("error: ")) == (3, 1)
