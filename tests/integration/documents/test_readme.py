@@ -205,6 +205,16 @@ def exists(name: str, folder: Path) -> bool:
     return any(next(place.glob(name), None) is not None for place in (ROOT, folder))
 
 
+def test_each_change_in_the_readme_names_a_file_that_holds_what_is_to_change() -> None:
+    rows = [row for row in section("Where to change what").splitlines() if row.startswith("| ")][1:]
+    assert len(rows) >= 14
+    for row in rows:
+        found = re.match(r"\| [^|]+ \| `(\w+)` \| `([\w/]+\.py)`", row)
+        assert found, f"a change, an identifier, a file: {row}"
+        identifier, name = found.groups()
+        assert re.search(rf"\b{identifier}\b", (ROOT / name).read_text()), f"{name} has no {identifier}"
+
+
 def test_the_kinds_of_tests_that_the_map_lists_are_there() -> None:
     (kinds,) = re.findall(r"^tests/\s+(.*)$", section("Map of the code"), re.MULTILINE)
     for kind in kinds.split(", "):
