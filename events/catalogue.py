@@ -292,6 +292,13 @@ AnyEvent = (
     | ContentErased
 )
 
+
+class IgnoredEvent(Event, frozen=True, tag="ignored"):
+    """Stands for an event of a newer program that says of itself that others may pass over it. Never recorded."""
+
+
+LoggedEvent = AnyEvent | IgnoredEvent  # what a reader of the log may meet: a fold names every class of it
+
 ReplyEnded = ReplyCompleted | ReplyFailed | ReplyCancelled | ReplyInterrupted
 
 # The current shape of each type. session_created is at 2: version 1 kept its timeout in hours.

@@ -5,18 +5,14 @@ ignored, so that a newer program's optional fields do not stop an older one; an 
 version does, because its meaning cannot be guessed.
 """
 
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import msgspec
 
-from events.catalogue import SCHEMA_VERSIONS, AnyEvent, Event
+from events.catalogue import SCHEMA_VERSIONS, AnyEvent, Event, IgnoredEvent, LoggedEvent
 from events.errors import UnknownEvent
 from events.record import Metadata
 from events.upcasters import upcast
-
-
-class IgnoredEvent(Event, frozen=True, tag="ignored"):
-    """Stands for an event of a newer program that says of itself that others may pass over it. Never recorded."""
 
 
 def _types() -> dict[str, type[Event]]:
@@ -39,7 +35,7 @@ def encode(event: Event) -> bytes:
     return _encoder.encode(event)
 
 
-def decode(event_type: str, schema_version: int, data: bytes | str) -> Event:
+def decode(event_type: str, schema_version: int, data: bytes | str) -> AnyEvent:
     """The event that `data` holds, lifted to its current shape.
 
     Raises UnknownEvent for a type or schema version newer than this program, ValueError for damaged data.
@@ -49,12 +45,14 @@ def decode(event_type: str, schema_version: int, data: bytes | str) -> Event:
         raise UnknownEvent(event_type, schema_version)
     if schema_version < current:
         fields = upcast(event_type, schema_version, msgspec.json.decode(data))
-        return msgspec.convert(fields, TYPES[event_type])
-    event: Event = _decoders[event_type].decode(data)
+        return cast(AnyEvent, msgspec.convert(fields, TYPES[event_type]))
+    event: AnyEvent = _decoders[event_type].decode(data)
     return event
 
 
-def decode_recorded(event_type: str, schema_version: int, data: bytes | str | None, metadata: Metadata) -> Event | None:
+def decode_recorded(
+    event_type: str, schema_version: int, data: bytes | str | None, metadata: Metadata
+) -> LoggedEvent | None:
     """As `decode`, of an event in the log: None once its content is erased, IgnoredEvent where its metadata allows to
     pass over it.
     """

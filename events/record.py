@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from events.catalogue import Event
+from events.catalogue import LoggedEvent
 
 
 class Metadata(Struct, frozen=True, omit_defaults=True):
@@ -37,7 +37,7 @@ class RecordedEvent(Struct, frozen=True, gc=False):
     schema_version: int
     recorded_at_us: int
     metadata: Metadata
-    event: Event | None
+    event: LoggedEvent | None
 
 
 class StoredRow(Struct, frozen=True):

@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Callable, Sequence
+from typing import cast
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from events import compatibility
-from events.catalogue import SCHEMA_VERSIONS, Event
+from events.catalogue import SCHEMA_VERSIONS, AnyEvent, Event
 from events.codec import check, encode, event_type
 from events.errors import LogError, VersionConflict
 from events.integrity.hash_chain import SALT_BYTES, commit, link
@@ -25,7 +26,7 @@ Row = tuple[int | str | bytes, ...]  # a row's columns, in the order of StoredRo
 class EncodedEvent(Struct, frozen=True, gc=False):
     """One event encoded, with the salt and the commitment that the chain will keep of it."""
 
-    event: Event
+    event: AnyEvent
     type: str
     data: str
     salt: bytes
@@ -91,7 +92,8 @@ def prepare(events: Sequence[Event], origin: AppendContext, random_bytes: Callab
     for event in events:
         kind, data, salt = event_type(event), encode(event), random_bytes(SALT_BYTES)
         check(kind, data)  # what cannot be read back would stop every projection, for ever
-        contents.append(EncodedEvent(event, kind, data.decode(), salt, commit(salt, data)))
+        known = cast(AnyEvent, event)  # event_type() knows its class
+        contents.append(EncodedEvent(known, kind, data.decode(), salt, commit(salt, data)))
         size += len(data)
     metadata = _metadata(origin.metadata, contents)
     origin_of, text = (origin.stream_id, origin.expected_version), encode_metadata(metadata)

@@ -2,8 +2,7 @@
 
 import pytest
 
-from events.catalogue import MetadataChanged, SessionCreated
-from events.codec import IgnoredEvent
+from events.catalogue import IgnoredEvent, MetadataChanged, SessionCreated
 from events.errors import LogUnusable, UnknownEvent
 from events.integrity.chain_verifier import verify
 from events.integrity.startup_check import check_integrity

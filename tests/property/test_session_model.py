@@ -504,7 +504,7 @@ class SessionsAgainstModel(RuleBasedStateMachine):
     @invariant()
     def every_reply_that_has_ended_ended_once(self) -> None:
         recorded = self.run(self.real.log.read_all(limit=10_000))
-        ended = Counter(event.event.reply_id for event in recorded if event.event and event.type in ENDINGS)  # type: ignore[attr-defined]
+        ended = Counter(event.event.reply_id for event in recorded if event.event and event.type in ENDINGS)  # type: ignore[union-attr]
         asking = MessagePosted | ReplyRequested
         owed = [event.event.reply_id for event in recorded if isinstance(event.event, asking)]
         still_open = {reply.message_id for talk in self.talks.values() for reply in talk.owed}

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from events.catalogue import ReplyProgressed
 from tests.support.http.feed_reader import FeedReader, following, kinds_of, text_of
 from tests.support.model.model_server import ModelServer
 from tests.support.service import Running, serving
@@ -158,7 +159,9 @@ async def test_a_version_alone_stands_for_what_was_recorded_by_then(brisk: Runni
     session_id = await brisk.session()
     answer = await brisk.chat(session_id, "hi")
     log = await brisk.services.log.read(session_id, limit=100)
-    ends = {one.version: one.event.offset + len(one.event.text) for one in log if one.type == "reply_progressed"}  # type: ignore[union-attr]
+    ends = {
+        one.version: one.event.offset + len(one.event.text) for one in log if isinstance(one.event, ReplyProgressed)
+    }
     assert len(ends) > 1
     for version, end in ends.items():
         async with following(brisk.client, session_id, version) as feed:

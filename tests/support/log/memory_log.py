@@ -4,10 +4,11 @@ import asyncio
 import hashlib
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from typing import cast
 
 from msgspec.structs import replace
 
-from events.catalogue import Event
+from events.catalogue import AnyEvent, Event
 from events.codec import encode, event_type
 from events.errors import LogUnavailable
 from events.log import Snapshot
@@ -41,7 +42,7 @@ class MemoryLog:
     def _add(self, stream_id: str, version: int, event: Event) -> RecordedEvent:
         self.now_us += STEP_US
         position, kind = len(self.events) + 1, event_type(event)
-        recorded = RecordedEvent(position, stream_id, version, kind, 1, self.now_us, Metadata(), event)
+        recorded = RecordedEvent(position, stream_id, version, kind, 1, self.now_us, Metadata(), cast(AnyEvent, event))
         self.events.append(recorded)
         row = f"{position} {stream_id} {version} {kind}".encode()
         self._digests.append(hashlib.sha256(self._digests[-1] + row).digest())

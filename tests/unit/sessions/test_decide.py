@@ -1,7 +1,7 @@
 """Decisions of a session: pure, so each case is a state, a command and a time."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from msgspec.structs import replace
@@ -11,6 +11,7 @@ from chatbot.sessions.domain.commands import SERVICE, Caller, IdempotencyKey
 from chatbot.sessions.domain.decide import Decision, decide
 from chatbot.sessions.domain.state import Rules, State, evolve
 from events.catalogue import (
+    AnyEvent,
     BranchSelected,
     Event,
     MessageCopied,
@@ -47,7 +48,9 @@ def record(state: State | None, events: Sequence[Event], at_us: int = 0) -> Stat
     """The state once the log has taken `events`."""
     for event in events:
         version = state.session.version + 1 if state else 1
-        recorded = RecordedEvent(version, SESSION, version, event_type(event), 1, at_us, Metadata(), event)
+        recorded = RecordedEvent(
+            version, SESSION, version, event_type(event), 1, at_us, Metadata(), cast(AnyEvent, event)
+        )
         state = evolve(state, recorded, recent_max=20)
     assert state is not None
     return state
