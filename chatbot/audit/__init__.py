@@ -1,1 +1,4 @@
-"""The record, read: trails, proofs, conversations as they stood, exports. Appends nothing but what erasing records."""
+"""The record as a library: conversations as of a point in time, their diffs and renderings, model calls, event views.
+
+Reads the log and nothing else; has no command line and no HTTP.
+"""

@@ -1,35 +1,40 @@
-"""A conversation as it stood at a moment, folded from its events alone. Pure, but for `load`, which reads them.
+"""A conversation as of a point in time, folded from its events alone. Pure, but for `load_conversation`, which reads.
 
-Unlike the projections it knows every past moment, and it holds the texts.
+Unlike a projection it can be made for any past point in time, and it holds the texts.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, assert_never
 
 from msgspec import Struct, field
 
-from chatbot.runtime.timestamps import PointInTime
+from chatbot.audit.point_in_time import PointInTime
 from chatbot.sessions.domain.state import settings_after
 from events.catalogue import (
     AdoptedMessage,
     BranchSelected,
     ContentErased,
-    Event,
     HistoryAdopted,
+    IgnoredEvent,
+    LoggedEvent,
     MessageCopied,
     MessagePosted,
     MetadataChanged,
     Origin,
     Parameters,
+    ReplyCancelled,
     ReplyCompleted,
     ReplyEnded,
     ReplyFailed,
+    ReplyInterrupted,
     ReplyProgressed,
     ReplyRequested,
     ReplySettings,
     ReplyStarted,
+    SessionAccessed,
     SessionCreated,
     SessionDeleted,
+    SessionExpired,
     Usage,
 )
 from events.codec import event_type
@@ -37,11 +42,11 @@ from events.log import EventLog
 from events.record import RecordedEvent
 from projections.folds.message import COMPLETE, ENDINGS, FINISH_REASONS, QUEUED, STREAMING
 
-PAGE = 50  # events read at once, with their texts: a quarter of a millisecond
+PAGE = 50  # events read at once, with their texts: takes 0.25 ms
 
 
 class MessageAsOf(Struct):
-    """A message as it stood. `status` is complete, queued, streaming, failed, cancelled or interrupted."""
+    """A message as of a point in time. `status` is complete, queued, streaming, failed, cancelled or interrupted."""
 
     message_id: str
     parent_id: str | None
@@ -56,9 +61,10 @@ class MessageAsOf(Struct):
 
 
 class Conversation(Struct):
-    """A session as it stood at `version`. `messages` holds all branches, in the order in which they came.
+    """A session as of `version`. `messages` has the messages of all branches, by id, in the order of their events.
 
-    `status` is active, expired or deleted; `erased` counts events whose content is gone.
+    `status` is active, expired or deleted; `erased` counts events whose content is erased. `created_settings` are
+    those of session_created. `head` is the last message of the selected branch.
     """
 
     session_id: str
@@ -70,7 +76,7 @@ class Conversation(Struct):
     metadata: dict[str, Any] = {}
     system_prompt: str | None = None
     parameters: Parameters = Parameters()
-    created: ReplySettings = ReplySettings()
+    created_settings: ReplySettings = ReplySettings()
     forked_from: Origin | None = None
     status: str = "active"
     head: str | None = None
@@ -78,37 +84,38 @@ class Conversation(Struct):
     messages: dict[str, MessageAsOf] = field(default_factory=dict)
 
     def branch(self, leaf: str | None = None) -> list[MessageAsOf]:
-        """The messages that lead to `leaf` (None: the end of the selected branch), root first."""
+        """The messages from the root to `leaf` (None: the end of the selected branch), root first."""
         path: list[MessageAsOf] = []
-        at = self.head if leaf is None else leaf
-        while at is not None and at in self.messages:
-            path.append(self.messages[at])
-            at = path[-1].parent_id
+        message_id = self.head if leaf is None else leaf
+        while message_id is not None and message_id in self.messages:
+            path.append(self.messages[message_id])
+            message_id = path[-1].parent_id
         return path[::-1]
 
 
 async def load_conversation(log: EventLog, session_id: str, moment: PointInTime | None = None) -> Conversation | None:
-    """The conversation at `moment` (None: now); None where the session did not exist yet, or never did.
+    """The conversation as of `moment` (None: now); None where the session did not exist then.
 
-    It is all in memory; of one of any length there is an `Outline`. Raises LogUnavailable, UnknownEvent.
+    All of it is in memory; for long conversations see conversation_outline.py. Raises LogUnavailable, UnknownEvent.
     """
     moment = moment or PointInTime()
     history, copies = await _read_history(log, session_id, moment)
     adopted = [event for one in history if isinstance(event := one.event, HistoryAdopted)]
     positions = [message.position for event in adopted for message in event.messages]
-    texts = {place: one.event for place, one in (await log.read_at(positions)).items()}
+    texts = {position: one.event for position, one in (await log.read_at(positions)).items()}
     return fold_conversation(history, texts, copies)
 
 
 def fold_conversation(
     history: Iterable[RecordedEvent],
-    texts: Mapping[int, Event | None],
+    texts: Mapping[int, LoggedEvent | None],
     copies: Mapping[str, MessageCopied],
     conversation: Conversation | None = None,
 ) -> Conversation | None:
-    """The conversation that `history` tells, which goes on from `conversation`.
+    """The conversation after the events of `history`, which follow those of `conversation` (None: from the start).
 
-    `texts` are the events, by position, that hold adopted messages; `copies` those kept since, by message.
+    `texts` are the events, by position, that hold the texts of adopted messages; `copies` are the copies of such texts
+    in this session, by message id: they were made when the session that was forked from was erased.
     """
     for recorded in history:
         if conversation is None:
@@ -117,10 +124,7 @@ def fold_conversation(
         if recorded.event is None:
             conversation.erased += 1
         elif isinstance(recorded.event, HistoryAdopted):
-            for message in recorded.event.messages:
-                kept = texts.get(message.position) or copies.get(message.message_id)
-                conversation.messages[message.message_id] = _adopted_message(message, kept)
-            conversation.head = recorded.event.messages[-1].message_id
+            _apply_adoption(conversation, recorded.event, texts, copies)
         else:
             _apply(conversation, recorded, recorded.event)
         if recorded.type in ("session_expired", "session_deleted"):
@@ -131,9 +135,9 @@ def fold_conversation(
 async def _read_history(
     log: EventLog, session_id: str, moment: PointInTime
 ) -> tuple[list[RecordedEvent], dict[str, MessageCopied]]:
-    """The events up to and with the last one that `moment` covers, and the copies of texts made at any time.
+    """The events up to and including the last one that `moment` covers, and the copies of texts made at any time.
 
-    Order is the version's: where the clock was set back, an event before a covered one is covered, too.
+    The order is that of versions: where the clock was set back, an event before a covered one is covered, too.
     """
     history: list[RecordedEvent] = []
     copies: dict[str, MessageCopied] = {}
@@ -147,22 +151,30 @@ async def _read_history(
     return history, copies
 
 
-def _apply(conversation: Conversation, recorded: RecordedEvent, event: Event) -> None:
+def _apply_adoption(
+    conversation: Conversation,
+    event: HistoryAdopted,
+    texts: Mapping[int, LoggedEvent | None],
+    copies: Mapping[str, MessageCopied],
+) -> None:
+    for message in event.messages:
+        source = texts.get(message.position) or copies.get(message.message_id)
+        conversation.messages[message.message_id] = _adopted_message(message, source)
+    conversation.head = event.messages[-1].message_id
+
+
+def _apply(conversation: Conversation, recorded: RecordedEvent, event: LoggedEvent) -> None:
     match event:
         case SessionCreated():
             conversation.owner, conversation.forked_from = event.owner, event.forked_from
-            conversation.created = event.settings
+            conversation.created_settings = event.settings
             conversation.title, conversation.metadata = event.title, event.metadata
             _set_settings(conversation, event.settings)
         case MetadataChanged():
             conversation.title, conversation.metadata = event.title, event.metadata
-            _set_settings(conversation, settings_after(event, conversation.created))
+            _set_settings(conversation, settings_after(event, conversation.created_settings))
         case MessagePosted():
-            said = (event.message_id, event.parent_id, event.role, event.content, COMPLETE, recorded.recorded_at_us)
-            conversation.messages[event.message_id] = MessageAsOf(*said)
-            conversation.head = event.reply_id or event.message_id
-            if event.reply_id is not None:
-                _add_queued_reply(conversation, recorded, event.reply_id, event.message_id)
+            _add_message(conversation, recorded, event)
         case ReplyRequested():
             _add_queued_reply(conversation, recorded, event.reply_id, event.parent_id)
             if event.attempt == 1:
@@ -173,15 +185,29 @@ def _apply(conversation: Conversation, recorded: RecordedEvent, event: Event) ->
             conversation.head = event.message_id
         case SessionDeleted() | ContentErased():
             conversation.messages, conversation.head = {}, None
-            conversation.title, conversation.metadata, conversation.created = None, {}, ReplySettings()
-            _set_settings(conversation, conversation.created)
+            conversation.title, conversation.metadata, conversation.created_settings = None, {}, ReplySettings()
+            _set_settings(conversation, conversation.created_settings)
             conversation.owner = event.owner
-    if isinstance(event, ReplyEnded):
-        _end_reply(conversation, event)
+        case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
+            _end_reply(conversation, event)
+        case HistoryAdopted():
+            raise ValueError("a history_adopted needs the texts of other events: see fold_conversation")
+        case SessionAccessed() | SessionExpired() | MessageCopied() | IgnoredEvent():
+            pass
+        case _:
+            assert_never(event)
 
 
 def _set_settings(conversation: Conversation, settings: ReplySettings) -> None:
     conversation.system_prompt, conversation.parameters = settings.system_prompt, settings.parameters
+
+
+def _add_message(conversation: Conversation, recorded: RecordedEvent, event: MessagePosted) -> None:
+    fields = (event.message_id, event.parent_id, event.role, event.content, COMPLETE, recorded.recorded_at_us)
+    conversation.messages[event.message_id] = MessageAsOf(*fields)
+    conversation.head = event.reply_id or event.message_id
+    if event.reply_id is not None:
+        _add_queued_reply(conversation, recorded, event.reply_id, event.message_id)
 
 
 def _add_queued_reply(conversation: Conversation, recorded: RecordedEvent, reply_id: str, parent_id: str) -> None:
@@ -213,25 +239,30 @@ def _end_reply(conversation: Conversation, event: ReplyEnded) -> None:
         reply.usage, reply.finish_detail = event.usage, event.finish_detail
 
 
-def _adopted_message(message: AdoptedMessage, kept: Event | None) -> MessageAsOf:
+def _adopted_message(message: AdoptedMessage, source: LoggedEvent | None) -> MessageAsOf:
     message_as_of = MessageAsOf(
         message_id=message.message_id,
         parent_id=message.parent_id,
         role=message.role,
-        content=getattr(kept, "content", ""),
+        content=content_of(source),
         status=message.status,
         created_at_us=message.created_at_us,
         model=message.model,
     )
     message_as_of.finish_reason = FINISH_REASONS.get(message.status)
-    apply_ending(message_as_of, kept)
+    apply_ending(message_as_of, source)
     return message_as_of
 
 
-def apply_ending(message_as_of: MessageAsOf, kept: Event | None) -> None:
-    """What the event that holds an adopted message's text tells of how that reply ended."""
-    if isinstance(kept, ReplyCompleted | MessageCopied):
-        message_as_of.finish_reason = kept.finish_reason or message_as_of.finish_reason
-        message_as_of.model = kept.model or message_as_of.model
-    if isinstance(kept, ReplyCompleted | ReplyFailed | MessageCopied):
-        message_as_of.usage, message_as_of.finish_detail = kept.usage, kept.finish_detail
+def content_of(event: LoggedEvent | None) -> str:
+    """The text of the message that `event` holds; empty where it is erased (None) or holds none."""
+    return event.content if isinstance(event, MessagePosted | ReplyEnded | MessageCopied) else ""
+
+
+def apply_ending(message: MessageAsOf, source: LoggedEvent | None) -> None:
+    """Set how a reply ended from `source`, the event that holds its text."""
+    if isinstance(source, ReplyCompleted | MessageCopied):
+        message.finish_reason = source.finish_reason or message.finish_reason
+        message.model = source.model or message.model
+    if isinstance(source, ReplyCompleted | ReplyFailed | MessageCopied):
+        message.usage, message.finish_detail = source.usage, source.finish_detail

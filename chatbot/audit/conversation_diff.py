@@ -1,4 +1,4 @@
-"""What changed in a conversation between two moments. Pure."""
+"""The diff of a conversation between two points in time. Pure."""
 
 import difflib
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ _FIELDS = {
     "head": "selected branch",
     "erased": "erased events",
 }
-_HEADER_LINES = 2  # of a unified diff: the names of two files, which there are not
+_HEADER_LINES = 2  # of a unified diff: file names, which do not exist here
 
 
 class Change(Struct, frozen=True, omit_defaults=True):
@@ -25,7 +25,7 @@ class Change(Struct, frozen=True, omit_defaults=True):
 
     `what` is one of owner, title, system prompt, parameters, status, selected branch (the id of its last message),
     erased events, metadata (`subject`: the key), and for messages (`subject`: the id) message added, message removed,
-    text, reply status. `lines` are those of the text as a unified diff has them.
+    text, reply status. `lines` are the text's lines as in a unified diff.
     """
 
     what: str
@@ -36,7 +36,7 @@ class Change(Struct, frozen=True, omit_defaults=True):
 
 
 def diff_conversations(before: Conversation | None, after: Conversation) -> tuple[Change, ...]:
-    """Everything that is other in `after`; `before` is None when the session did not exist yet."""
+    """Every difference between `before` and `after`; `before` is None where the session did not exist yet."""
     before = before or Conversation(after.session_id, after.created_at_us, status="")
     pairs = ((what, getattr(before, name), getattr(after, name)) for name, what in _FIELDS.items())
     changes = [Change(what, "", old or None, new or None) for what, old, new in pairs if (old or None) != (new or None)]
@@ -47,7 +47,7 @@ def diff_conversations(before: Conversation | None, after: Conversation) -> tupl
 
 
 def text_diff(before: str, after: str) -> tuple[str, ...]:
-    """The lines that went (-) and came (+), with three around them."""
+    """The removed (-) and added (+) lines, with three lines of context."""
     return tuple(difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm=""))[_HEADER_LINES:]
 
 

@@ -1,38 +1,56 @@
-"""A conversation without its texts, which are read from the log again when they are told: so it may have any length."""
+"""A conversation of any length, folded without most of its texts, which are read again in chunks when they are sent."""
 
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
+from typing import assert_never
 
 import msgspec
 from msgspec import Struct, field
 
-from chatbot.audit.conversation import PAGE, Conversation, MessageAsOf, apply_ending, fold_conversation
+from chatbot.audit.conversation import (
+    PAGE,
+    Conversation,
+    MessageAsOf,
+    apply_ending,
+    content_of,
+    fold_conversation,
+)
+from chatbot.audit.point_in_time import PointInTime
 from chatbot.runtime.throttle import PIECE_BYTES, DutyCycleThrottle, batched
-from chatbot.runtime.timestamps import PointInTime
 from chatbot.sessions.history_chunks import split_into_chunks
 from events.catalogue import (
+    BranchSelected,
     ContentErased,
     HistoryAdopted,
+    IgnoredEvent,
     MessageCopied,
     MessagePosted,
-    ReplyEnded,
+    MetadataChanged,
+    ReplyCancelled,
+    ReplyCompleted,
+    ReplyFailed,
+    ReplyInterrupted,
+    ReplyProgressed,
     ReplyRequested,
     ReplyStarted,
+    SessionAccessed,
+    SessionCreated,
     SessionDeleted,
+    SessionExpired,
 )
 from events.errors import LogUnavailable
 from events.log import EventLog
 from events.record import RecordedEvent
 
-SIZES_BATCH = 500  # messages whose sizes are asked for at once
-KEPT_CHARS = 262_144  # of texts that stay: a short conversation is read once
+SIZES_BATCH = 500  # messages whose sizes are queried at once
+KEPT_CHARS = 262_144  # of texts that stay in memory, so that a short conversation is read only once
 MESSAGE_BYTES = 600  # memory of a message without its text, about
 
 
 class ConversationOutline(Struct):
-    """`conversation` has the first KEPT_CHARS of texts, those of replies that had not ended, and no others: `places`
-    are the positions of the events that hold those, by message; `copies` those of their copies, made when a fork's
-    origin was erased.
+    """A conversation whose messages have a text only if it is among the first KEPT_CHARS or of a reply that had not
+    ended. `positions` are those of the events that hold the other texts, by message id; `copies` are the positions of
+    the copies that were made of such texts when the session that was forked from was erased.
     """
 
     conversation: Conversation
@@ -41,19 +59,34 @@ class ConversationOutline(Struct):
     kept_chars: int = 0
 
     def apply(self, recorded: RecordedEvent) -> None:
-        """Take the text that `recorded` has brought out of the conversation, and note where it is."""
-        match event := recorded.event:
+        """Drop the text that `recorded` has added to the conversation, and remember its position."""
+        event = recorded.event
+        match event:
             case MessagePosted():
                 self._drop_text(event.message_id, recorded.position)
             case HistoryAdopted():
                 for message in event.messages:
                     self._drop_text(message.message_id, message.position)
-            case ReplyStarted() | ReplyRequested():  # a further attempt: what was there counts no more
+            case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
+                self._drop_text(event.reply_id, recorded.position)
+            case ReplyStarted() | ReplyRequested():  # another attempt replaces the text of the one before
                 self.positions.pop(event.reply_id, None)
             case SessionDeleted() | ContentErased():
                 self.positions.clear()
-            case _ if isinstance(event, ReplyEnded):
-                self._drop_text(event.reply_id, recorded.position)
+            case (
+                SessionCreated()
+                | MetadataChanged()
+                | SessionAccessed()
+                | SessionExpired()
+                | ReplyProgressed()
+                | BranchSelected()
+                | MessageCopied()
+                | IgnoredEvent()
+                | None
+            ):
+                pass
+            case _:
+                assert_never(event)
 
     def _drop_text(self, message_id: str, position: int) -> None:
         message = self.conversation.messages.get(message_id)
@@ -69,10 +102,10 @@ class ConversationOutline(Struct):
 async def read_outline(
     log: EventLog, session_id: str, moment: PointInTime, throttle: DutyCycleThrottle
 ) -> ConversationOutline | None:
-    """The conversation at `moment`; None where the session did not exist yet, or never did.
+    """The conversation as of `moment`; None where the session did not exist then.
 
-    Read and folded page by page, so that a long one does not hold up what else goes on. Raises LogUnavailable,
-    UnknownEvent.
+    Read and folded page by page under `throttle`, so that a long one does not delay other requests. Raises
+    LogUnavailable, UnknownEvent.
     """
     last = await _last_covered(log, session_id, moment, throttle)
     found: ConversationOutline | None = None
@@ -94,57 +127,56 @@ async def read_outline(
 
 
 async def read_texts(
-    log: EventLog, outlined: ConversationOutline, messages: Sequence[MessageAsOf], throttle: DutyCycleThrottle
+    log: EventLog, outline: ConversationOutline, messages: Sequence[MessageAsOf], throttle: DutyCycleThrottle
 ) -> AsyncIterator[list[MessageAsOf]]:
-    """These messages of the conversation with their texts, a piece at a time. Raises LogUnavailable, also where texts
-    have been erased meanwhile.
+    """These messages of the conversation with their texts, in chunks of about PIECE_BYTES.
+
+    Raises LogUnavailable, also where texts were erased in the meantime.
     """
     for batch in batched(messages, SIZES_BATCH):
         sizes = await log.sizes(
-            [outlined.positions[one.message_id] for one in batch if one.message_id in outlined.positions]
+            [outline.positions[one.message_id] for one in batch if one.message_id in outline.positions]
         )
-        for piece in split_into_chunks(batch, partial(_size, outlined, sizes), PIECE_BYTES):
+        for piece in split_into_chunks(batch, partial(_size, outline, sizes), PIECE_BYTES):
             async with throttle.piece():
-                texts = await _texts(log, outlined, piece)
+                texts = await _texts(log, outline, piece)
                 page = [_with_text(one, texts.get(one.message_id)) for one in piece]
             yield page
 
 
-def _size(outlined: ConversationOutline, sizes: dict[int, int], one: MessageAsOf) -> int:
-    return len(one.content) + sizes.get(outlined.positions.get(one.message_id, 0), 0)
+def _size(outline: ConversationOutline, sizes: dict[int, int], one: MessageAsOf) -> int:
+    return len(one.content) + sizes.get(outline.positions.get(one.message_id, 0), 0)
 
 
-async def _texts(
-    log: EventLog, outlined: ConversationOutline, piece: Sequence[MessageAsOf]
-) -> dict[str, RecordedEvent]:
+async def _texts(log: EventLog, outline: ConversationOutline, piece: Sequence[MessageAsOf]) -> dict[str, RecordedEvent]:
     """The events that hold the texts of these messages, by message."""
     positions = {
-        one.message_id: outlined.positions[one.message_id] for one in piece if one.message_id in outlined.positions
+        one.message_id: outline.positions[one.message_id] for one in piece if one.message_id in outline.positions
     }
     found = await log.read_at(list(positions.values()))
-    gone = [name for name, place in positions.items() if place not in found or found[place].event is None]
-    if gone:
-        copies = {name: outlined.copies[name] for name in gone if name in outlined.copies}
-        if len(copies) < len(gone):
+    erased = [name for name, at in positions.items() if at not in found or found[at].event is None]
+    if erased:
+        copies = {name: outline.copies[name] for name in erased if name in outline.copies}
+        if len(copies) < len(erased):
             raise LogUnavailable("the messages were erased while they were read")
         found |= await log.read_at(list(copies.values()))
         positions |= copies
-    return {name: found[place] for name, place in positions.items()}
+    return {name: found[at] for name, at in positions.items()}
 
 
 def _with_text(one: MessageAsOf, recorded: RecordedEvent | None) -> MessageAsOf:
     event = recorded.event if recorded else None
     if event is None:
         return one
-    full = msgspec.structs.replace(one, content=getattr(event, "content", ""))
-    apply_ending(full, event)
-    return full
+    complete = msgspec.structs.replace(one, content=content_of(event))
+    apply_ending(complete, event)
+    return complete
 
 
 async def _last_covered(log: EventLog, session_id: str, moment: PointInTime, throttle: DutyCycleThrottle) -> int | None:
-    """The last version that `moment` covers, 0 for none; None where it covers all that there is.
+    """The last version that `moment` covers, 0 for none; None where it covers every version.
 
-    Order is the version's: where the clock was set back, an event before a covered one is covered, too.
+    The order is that of versions: where the clock was set back, an event before a covered one is covered, too.
     """
     if moment == PointInTime():
         return None

@@ -1,8 +1,8 @@
-"""A conversation as a document: JSON for programs, Markdown for people. Pure.
+"""Renderings of a conversation as a document: JSON for programs, Markdown for people. Pure.
 
-In Markdown nothing inside a text is escaped, so a text may well contain lines that look like headings. Those of
-messages therefore end in a mark, `#` and eight hexadecimal digits, which the document names at its top and which is
-chosen so that no text in it contains it.
+In Markdown no text is escaped, so a text may contain lines that look like headings. The real headings of messages
+therefore end in a mark, `#` and eight hexadecimal digits, which the top of the document names and which occurs in none
+of its texts.
 """
 
 import hashlib
@@ -36,9 +36,10 @@ class ExportedMessage(Struct, frozen=True):
 
 
 class ExportedConversation(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """A session as it stood at `version`, the last event in it, which was recorded at `as_of`.
+    """A session as of `version`, its last event covered, which was recorded at `as_of`.
 
-    `head` comes with all branches: the last message of the selected one. `erased` counts events without content.
+    `head`, the last message of the selected branch, is present where `messages` has all branches. `erased` counts
+    events without content.
     """
 
     session_id: str
@@ -58,17 +59,17 @@ class ExportedConversation(Struct, frozen=True, omit_defaults=True, kw_only=True
 
 
 def select_messages(conversation: Conversation, *, all_branches: bool) -> list[MessageAsOf]:
-    """The messages of the selected branch, root first; or every message, in the order in which they came."""
+    """The messages of the selected branch, root first; or all messages, in the order of their events."""
     return list(conversation.messages.values()) if all_branches else conversation.branch()
 
 
 def build_document(
     conversation: Conversation, *, all_branches: bool = False, encoded: list[Raw] | None = None
 ) -> ExportedConversation:
-    """What `said_in` tells, and the head where that is all branches. `encoded`: these messages, as JSON already."""
-    said: Sequence[ExportedMessage | Raw] | None = encoded
-    if said is None:
-        said = [_exported_message(one) for one in select_messages(conversation, all_branches=all_branches)]
+    """The document with the messages of `select_messages`. `encoded` replaces them: messages that are JSON already."""
+    messages: Sequence[ExportedMessage | Raw] | None = encoded
+    if messages is None:
+        messages = [_exported_message(one) for one in select_messages(conversation, all_branches=all_branches)]
     return ExportedConversation(
         session_id=conversation.session_id,
         title=conversation.title,
@@ -78,7 +79,7 @@ def build_document(
         version=conversation.version,
         as_of=timestamp(conversation.at_us),
         status=conversation.status,  # type: ignore[arg-type]  # one of the three words
-        messages=said,  # type: ignore[arg-type]  # as JSON both are the same
+        messages=messages,  # type: ignore[arg-type]  # as JSON both are the same
         parameters=None if conversation.parameters == Parameters() else conversation.parameters,
         owner=conversation.owner,
         forked_from=conversation.forked_from,
@@ -89,16 +90,16 @@ def build_document(
 
 def render_markdown(conversation: Conversation) -> str:
     """The selected branch, root first, a section for each message."""
-    said = conversation.branch()
-    texts = [conversation.system_prompt or "", *(one.content for one in said)]
+    messages = conversation.branch()
+    texts = [conversation.system_prompt or "", *(one.content for one in messages)]
     mark_finder = MarkFinder()
     for text in texts:
         mark_finder.add(text)
     mark = mark_finder.mark
     while any(mark in text for text in texts):
         mark = mark_finder.next()
-    sections = (render_markdown_message(one, mark) for one in said)
-    return "".join((render_markdown_head(conversation, len(said), mark), *sections))
+    sections = (render_markdown_message(one, mark) for one in messages)
+    return "".join((render_markdown_head(conversation, len(messages), mark), *sections))
 
 
 def render_markdown_head(conversation: Conversation, messages: int, mark: str) -> str:
@@ -127,38 +128,38 @@ def render_markdown_message(one: MessageAsOf, mark: str) -> str:
 
 
 class MarkFinder:
-    """Finds the mark of a document from its texts, one after the other: the system prompt, then the messages.
+    """Derives the mark of a document from its texts, added one by one: the system prompt, then the messages.
 
-    The same for the same texts. Whoever wrote one of them could not know it: it depends on them all.
+    Deterministic. An author of one text cannot choose a text that contains the mark, as it is a hash of all texts.
     """
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
         self._separator = b""
         self._digest = ""
-        self.is_unambiguous = True  # no text contains anything that looks like a mark
+        self.is_unambiguous = True  # no text contains anything of the form of a mark
 
     def add(self, text: str) -> None:
-        """The next text."""
+        """Add the next text."""
         self._hash.update(self._separator + text.encode())
         self._separator = b"\0"
         self.is_unambiguous = self.is_unambiguous and _LOOKS_LIKE_MARK.search(text) is None
 
     @property
     def mark(self) -> str:
-        """The mark to try first, once all texts are added."""
+        """The candidate, once all texts are added."""
         self._digest = self._digest or self._hash.hexdigest()
         return f"#{self._digest[:8]}"
 
     def next(self) -> str:
-        """Another, where a text contains the last one."""
+        """The next candidate, where a text contains the last one."""
         self._digest = hashlib.sha256(self._digest.encode()).hexdigest()
         return self.mark
 
 
-def encode_messages(said: Sequence[MessageAsOf]) -> list[Raw]:
-    """Each as `as_json` tells it."""
-    return [Raw(_encode(_exported_message(one))) for one in said]
+def encode_messages(messages: Sequence[MessageAsOf]) -> list[Raw]:
+    """Each message as an element of the JSON document."""
+    return [Raw(_encode(_exported_message(one))) for one in messages]
 
 
 def _exported_message(one: MessageAsOf) -> ExportedMessage:

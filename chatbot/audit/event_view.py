@@ -1,8 +1,7 @@
-"""Events as an auditor reads them: the envelope, the stored text of the content, and what proves both.
+"""The JSON view of an event for auditors: envelope, content as stored, and the hashes that prove both.
 
 From these members alone anyone can compute the event's commitment and, with the digest of the event before it in the
-log, its digest, as `events/integrity/hash_chain.py` says: `data` is the stored text itself, byte for byte, and so is
-`metadata`.
+log, its digest (events/integrity/hash_chain.py): `data` and `metadata` are the stored text, byte for byte.
 """
 
 from collections.abc import AsyncIterator
@@ -17,11 +16,11 @@ from chatbot.runtime.timestamps import timestamp
 from events.record import Metadata, StoredRow, decode_metadata
 
 REPLY_FAILED = "reply_failed"
-PAGE_ROWS = 50  # rows read at once, a quarter of a millisecond: what a reader of any number of events holds
+PAGE_ROWS = 50  # rows read at once, which takes 0.25 ms: bounds the memory of a response of any length
 
 
 class RowSource(Protocol):
-    """What a trail is read from: a log, or one that takes its time."""
+    """What an event history is read from: a log, or a throttled one."""
 
     async def rows(self, *, after: int = 0, limit: int) -> list[StoredRow]: ...
 
@@ -31,7 +30,7 @@ class RowSource(Protocol):
 class EventView(Struct, frozen=True, omit_defaults=True):
     """One event of the log. `data` and `salt` are null once the content is erased; hashes are hexadecimal.
 
-    `withheld`: a part of `data` is for auditors only and left out, so `salt` is null: the commitment is of the whole.
+    `withheld`: a part of `data` is for auditors only and was removed, so `salt` is null: the commitment is over all.
     """
 
     position: int
@@ -55,7 +54,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def event_view(row: StoredRow) -> EventView:
-    """The event in `row`, also in one that no log has written: what is shown then gives it away."""
+    """The event in `row`. Never raises for a row that was tampered with: the view shows what is stored."""
     metadata = _metadata(row.metadata)
     return EventView(
         position=row.position,
@@ -76,12 +75,12 @@ def event_view(row: StoredRow) -> EventView:
 
 
 def encode_row(row: StoredRow) -> bytes:
-    """The event in `row` as one line of JSON, without its end."""
+    """The event in `row` as one line of JSON, without a line feed."""
     return _encode(event_view(row))
 
 
 def encode_row_for_client(row: StoredRow) -> bytes:
-    """As `encode_row`, for who is no auditor: what a model server said of a failure is left out."""
+    """As `encode_row`, for a client that is no auditor: a model server's own words about a failure are left out."""
     view = event_view(row)
     if row.type == REPLY_FAILED and row.data is not None:
         public = _redact_detail(row.data)
@@ -91,7 +90,7 @@ def encode_row_for_client(row: StoredRow) -> bytes:
 
 
 def _redact_detail(data: str) -> str:
-    """The data of a reply_failed without a model server's own words; what is no such event stays as it is."""
+    """The data of a reply_failed without a model server's own words; unchanged where it cannot be decoded."""
     try:
         members = msgspec.json.decode(data, type=dict[str, Raw])
         detail = without_server_words(msgspec.json.decode(members["detail"], type=str))
@@ -102,7 +101,7 @@ def _redact_detail(data: str) -> str:
 
 
 async def read_session_rows(log: RowSource, session_id: str, after: int, limit: int) -> AsyncIterator[list[StoredRow]]:
-    """Up to `limit` rows of a session, version > `after`, a page at a time: a slow reader holds one page."""
+    """Up to `limit` rows of a session, version > `after`, page by page."""
     while limit > 0 and (page := await log.stream_rows(session_id, after=after, limit=min(PAGE_ROWS, limit))):
         yield page
         limit -= len(page)
@@ -110,7 +109,7 @@ async def read_session_rows(log: RowSource, session_id: str, after: int, limit: 
 
 
 async def read_log_rows(log: RowSource, after: int, limit: int) -> AsyncIterator[list[StoredRow]]:
-    """As `trail_of`, of the whole log: rows with position > `after`."""
+    """Up to `limit` rows of the whole log, position > `after`, page by page."""
     while limit > 0 and (page := await log.rows(after=after, limit=min(PAGE_ROWS, limit))):
         yield page
         limit -= len(page)
@@ -118,7 +117,7 @@ async def read_log_rows(log: RowSource, after: int, limit: int) -> AsyncIterator
 
 
 def _as_raw_json(data: str) -> Raw:
-    """The stored text as it is; in quotes where it is not one line of JSON, which no log writes."""
+    """The stored text as it is; as a JSON string where it is not one line of JSON, which no log writes."""
     try:
         stored = data.encode()
         is_one_line = b"\n" not in stored and b"\r" not in stored
@@ -137,7 +136,7 @@ def _metadata(text: str) -> Metadata:
 
 
 def _time(us: int) -> str:
-    """A number of microseconds that is no time of our calendar is shown as that number."""
+    """RFC 3339; the number itself where no calendar has that time, as in a row that no log writes."""
     try:
         return timestamp(us)
     except (ValueError, OverflowError, OSError):
@@ -145,5 +144,5 @@ def _time(us: int) -> str:
 
 
 def _text(stored: str) -> str:
-    """Bytes that are no UTF-8 as question marks."""
+    """Bytes that are not UTF-8 become question marks."""
     return stored.encode(errors="replace").decode()

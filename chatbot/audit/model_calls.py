@@ -1,27 +1,37 @@
-"""What models were asked: from the record alone, the very request behind each reply_started of a session."""
+"""The calls to models, rebuilt from the log alone: the exact request behind each reply_started of a session."""
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, assert_never
 
 from msgspec import Struct
 
+from chatbot.audit.conversation import content_of
 from chatbot.llm.http.refused_parameters import without_parameters
 from chatbot.llm.provider import ChatMessage
 from chatbot.llm.providers import midm_provider, openai_provider
 from chatbot.sessions.domain.state import join_consecutive, settings_after
 from events.catalogue import (
+    BranchSelected,
     ContentErased,
-    Event,
     HistoryAdopted,
+    IgnoredEvent,
+    LoggedEvent,
     MessageCopied,
     MessagePosted,
     MetadataChanged,
+    ReplyCancelled,
     ReplyCompleted,
     ReplyEnded,
+    ReplyFailed,
+    ReplyInterrupted,
+    ReplyProgressed,
+    ReplyRequested,
     ReplySettings,
     ReplyStarted,
+    SessionAccessed,
     SessionCreated,
     SessionDeleted,
+    SessionExpired,
 )
 from events.log import EventLog
 from events.record import RecordedEvent
@@ -38,10 +48,10 @@ class UnknownProtocol(Exception):
 
 
 class ModelCall(Struct, frozen=True):
-    """One call to a model, as `recorded` (a reply_started) tells it.
+    """One call to a model; `recorded` is its reply_started.
 
-    `messages` is what the model was shown. `missing` names the messages of the context whose text is erased: with any
-    of them the request is not whole. `ended` is how this attempt completed; None where it did not.
+    `messages` are those that the model was sent. `erased_message_ids` are the messages of the context whose text is
+    erased: with any of them the request is incomplete. `completed` is None where this attempt did not complete.
     """
 
     recorded: RecordedEvent
@@ -51,7 +61,7 @@ class ModelCall(Struct, frozen=True):
     completed: ReplyCompleted | None = None
 
     def require_texts(self) -> None:
-        """Raises TextsErased when a text of the context is gone."""
+        """Raises TextsErased where a text of the context is erased."""
         if self.erased_message_ids:
             raise TextsErased(
                 f"the text of message {', '.join(self.erased_message_ids)} is erased: the request cannot be built"
@@ -59,15 +69,15 @@ class ModelCall(Struct, frozen=True):
 
 
 class ContextBuilder:
-    """The texts of a session as its events come, which is what a context is made of."""
+    """Folds a session's events into the texts that a model's context is made of."""
 
     def __init__(self) -> None:
         self._system: str | None = None
         self._created = ReplySettings()
         self._messages: dict[str, ChatMessage] = {}
 
-    def apply(self, event: Event) -> None:
-        """One event more of the session."""
+    def apply(self, event: LoggedEvent) -> None:
+        """Apply the next event of the session. Adopted messages are added by `add_adopted`."""
         match event:
             case SessionCreated():
                 self._created, self._system = event.settings, event.system_prompt
@@ -77,29 +87,42 @@ class ContextBuilder:
                 self._messages[event.message_id] = ChatMessage(event.role, event.content)
             case SessionDeleted() | ContentErased():
                 self._created, self._system, self._messages = ReplySettings(), None, {}
-        if isinstance(event, ReplyEnded):
-            self._messages[event.reply_id] = ChatMessage("assistant", event.content)
+            case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
+                self._messages[event.reply_id] = ChatMessage("assistant", event.content)
+            case (
+                SessionAccessed()
+                | SessionExpired()
+                | ReplyRequested()
+                | ReplyStarted()
+                | ReplyProgressed()
+                | BranchSelected()
+                | HistoryAdopted()
+                | MessageCopied()
+                | IgnoredEvent()
+            ):
+                pass
+            case _:
+                assert_never(event)
 
-    def add_adopted(self, message_id: str, role: str, kept: Event | None) -> None:
-        """A message of another session, whose text `kept` holds; None: that is erased."""
-        text = getattr(kept, "content", "")
+    def add_adopted(self, message_id: str, role: str, source: LoggedEvent | None) -> None:
+        """Add a message of another session, whose text the event `source` holds; None: the text is erased."""
+        text = content_of(source)
         if text:
             self._messages[message_id] = ChatMessage(role, text)
 
     def model_call(self, recorded: RecordedEvent, started: ReplyStarted) -> ModelCall:
-        """What `started` sent. No context holds an empty text, so a text that is not here was erased."""
+        """The call that `started` made. A context never has an empty text, so a message without a text was erased."""
         system = (ChatMessage("system", self._system),) if self._system else ()
         erased_message_ids = tuple(one for one in started.context_ids if one not in self._messages)
-        said = tuple(self._messages[one] for one in started.context_ids if one in self._messages)
-        return ModelCall(
-            recorded, started, system + (join_consecutive(said) if started.joined else said), erased_message_ids
-        )
+        messages = tuple(self._messages[one] for one in started.context_ids if one in self._messages)
+        sent = system + (join_consecutive(messages) if started.joined else messages)
+        return ModelCall(recorded, started, sent, erased_message_ids)
 
 
 async def read_model_calls(log: EventLog, session_id: str) -> AsyncIterator[ModelCall]:
-    """Every call to a model in this session, with its end once that is known, oldest first.
+    """Every call to a model in this session, oldest first, each with its end if it completed.
 
-    A retried reply has a call for each attempt. Raises LogUnavailable, UnknownEvent.
+    A retried reply has one call per attempt. Raises LogUnavailable, UnknownEvent.
     """
     texts = ContextBuilder()
     running: ModelCall | None = None
@@ -123,9 +146,8 @@ async def read_model_calls(log: EventLog, session_id: str) -> AsyncIterator[Mode
 
 
 def build_request_body(model_call: ModelCall, provider: str, model: str) -> dict[str, Any]:
-    """The body of the request, as the provider of this name sends it. Raises UnknownProtocol for one that has none.
-
-    Without what the model server refused, which only a completed reply records.
+    """The JSON body of the request, as the named provider sends it; without the parameters that the model server
+    refused, which only a completed reply records. Raises UnknownProtocol for any other name.
     """
     if provider == "midm":
         return midm_provider.request_body(model_call.messages, model_call.started.parameters)
@@ -149,12 +171,12 @@ async def _read_events(log: EventLog, session_id: str) -> AsyncIterator[Recorded
 
 
 async def _add_adopted_texts(log: EventLog, session_id: str, adopted: HistoryAdopted, texts: ContextBuilder) -> None:
-    """The texts lie where they were written or, where that was erased since, were copied into this session before."""
-    held = await log.read_at([message.position for message in adopted.messages])
-    kept = {one.message_id: held[one.position].event for one in adopted.messages if one.position in held}
-    if any(kept.get(one.message_id) is None for one in adopted.messages):
+    """Adopted texts are in the events that wrote them or, where those are erased, in copies in this session."""
+    found = await log.read_at([message.position for message in adopted.messages])
+    sources = {one.message_id: found[one.position].event for one in adopted.messages if one.position in found}
+    if any(sources.get(one.message_id) is None for one in adopted.messages):
         async for recorded in _read_events(log, session_id):
-            if isinstance(recorded.event, MessageCopied) and kept.get(recorded.event.message_id) is None:
-                kept[recorded.event.message_id] = recorded.event
+            if isinstance(recorded.event, MessageCopied) and sources.get(recorded.event.message_id) is None:
+                sources[recorded.event.message_id] = recorded.event
     for message in adopted.messages:
-        texts.add_adopted(message.message_id, message.role, kept.get(message.message_id))
+        texts.add_adopted(message.message_id, message.role, sources.get(message.message_id))

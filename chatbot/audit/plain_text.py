@@ -1,4 +1,4 @@
-"""The record as plain text for people who read it in a terminal. Pure."""
+"""Plain text renderings of a conversation and of its diff, safe to print on a terminal. Pure."""
 
 from collections.abc import Sequence
 
@@ -9,17 +9,17 @@ from chatbot.audit.conversation_diff import Change
 from chatbot.runtime.timestamps import timestamp
 from events.catalogue import Parameters
 
-# A log holds what strangers wrote: it must not command the terminal of whoever reads it.
+# A log holds untrusted text: escape sequences in it must not reach the reader's terminal.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
 
 def printable(text: str) -> str:
-    """`text` with its control characters (line ends and tabs apart) as the escapes that stand for them."""
+    """`text` with its control characters, except line feeds and tabs, replaced by escapes such as \\x1b."""
     return text.translate(_CONTROLS)
 
 
 def render_text(conversation: Conversation) -> str:
-    """The selected branch, message by message, under a line that says what this is."""
+    """The selected branch, message by message, under a header."""
     branch = conversation.branch()
     title = f"{conversation.title} · " if conversation.title else ""
     lines = [printable(f"{title}session {conversation.session_id} · {conversation.status} · {_when(conversation)}")]
@@ -42,7 +42,7 @@ def render_text(conversation: Conversation) -> str:
 
 
 def render_changes(before: Conversation | None, after: Conversation, changes: Sequence[Change]) -> str:
-    """What changed, each change a line, with the text lines that came (+) and went (-) below it."""
+    """The changes, one per line, each followed by its added (+) and removed (-) lines."""
     since = _when(before) if before else "before it was created"
     lines = [printable(f"session {after.session_id} · from {since} · to {_when(after)}")]
     for change in changes:
@@ -69,12 +69,12 @@ def _when(conversation: Conversation) -> str:
 
 
 def _name(message: MessageAsOf) -> str:
-    told = [timestamp(message.created_at_us), message.model]
-    told.append(message.finish_reason if message.status == "complete" else message.status)
-    told.append(message.finish_detail)
+    details = [timestamp(message.created_at_us), message.model]
+    details.append(message.finish_reason if message.status == "complete" else message.status)
+    details.append(message.finish_detail)
     if message.usage is not None:
-        told.append(f"{message.usage.prompt_tokens}+{message.usage.completion_tokens} tokens")
-    return printable(f"{message.role} ({', '.join(one for one in told if one)})")
+        details.append(f"{message.usage.prompt_tokens}+{message.usage.completion_tokens} tokens")
+    return printable(f"{message.role} ({', '.join(one for one in details if one)})")
 
 
 def _indented(text: str) -> str:

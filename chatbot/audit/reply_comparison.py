@@ -1,4 +1,4 @@
-"""A recorded turn and what a model answers to it now, side by side. Pure."""
+"""Compares a recorded reply with what a model answers to the same request now. Pure."""
 
 import difflib
 import re
@@ -10,12 +10,12 @@ from chatbot.audit.model_calls import ModelCall
 from chatbot.audit.plain_text import printable
 from events.catalogue import ReplyCompleted, Usage
 
-WORDS_MAX = 4_000  # compared for similarity, a second's work; what comes after them is not looked at
+WORDS_MAX = 4_000  # compared for similarity, which takes about a second; later words are ignored
 _WORDS = re.compile(r"\w+|[^\w\s]")
 
 
 class ModelAnswer(Struct, frozen=True):
-    """How one answer came out. `duration_us` is from the question to the last piece."""
+    """One answer of a model. `duration_us` is from the request to the last piece of text."""
 
     model: str
     finish_reason: str
@@ -25,9 +25,9 @@ class ModelAnswer(Struct, frozen=True):
 
 
 class Comparison(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """One turn. `similarity` is the share of words that both texts have in the same order, 0 to 1.
+    """The comparison of one call. `similarity`, 0 to 1, is the share of words that both texts have in the same order.
 
-    `error`: why there is no answer `now`.
+    `error` says why there is no answer `now`.
     """
 
     session_id: str
@@ -42,7 +42,7 @@ class Comparison(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 def compare(turn: ModelCall, now: ReplyCompleted | None = None, error: str | None = None) -> Comparison:
-    """The completed `turn` beside `now`, or beside the `error` in its place."""
+    """Compare `turn` with `now`, or with the `error` that came instead. Raises ValueError for an open `turn`."""
     recorded = turn.completed
     if recorded is None:
         raise ValueError("a turn that did not complete has nothing to compare with")
@@ -60,7 +60,7 @@ def compare(turn: ModelCall, now: ReplyCompleted | None = None, error: str | Non
 
 
 def similarity(before: str, after: str) -> float:
-    """1 for the same text; else by words, of the first WORDS_MAX of each."""
+    """1 for equal texts; otherwise difflib's ratio over the first WORDS_MAX words of each."""
     if before == after:
         return 1.0
     old, new = _WORDS.findall(before)[:WORDS_MAX], _WORDS.findall(after)[:WORDS_MAX]
@@ -68,7 +68,7 @@ def similarity(before: str, after: str) -> float:
 
 
 def render_comparison(one: Comparison) -> str:
-    """A few lines for people: what is recorded on the left, what is answered now on the right."""
+    """A few lines for people: the recorded answer in the left column, the present one in the right."""
     title = f"reply {one.reply_id} of session {one.session_id}"
     if one.now is None:
         return printable(f"{title}: FAILED, {one.error}")

@@ -24,8 +24,8 @@ from chatbot.audit.conversation_rendering import (
     render_markdown_message,
     select_messages,
 )
+from chatbot.audit.point_in_time import INVALID_POINT_IN_TIME, PointInTime, parse_point_in_time
 from chatbot.runtime.throttle import DutyCycleThrottle
-from chatbot.runtime.timestamps import INVALID_POINT_IN_TIME, PointInTime, parse_point_in_time
 from chatbot.sessions.domain.rejections import SessionNotFound
 
 FORMATS = {"json": ("json", "application/json"), "markdown": ("md", "text/markdown; charset=utf-8")}

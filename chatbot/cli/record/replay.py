@@ -8,10 +8,10 @@ from chatbot.audit.conversation import Conversation, load_conversation
 from chatbot.audit.conversation_diff import diff_conversations
 from chatbot.audit.conversation_rendering import build_document, render_markdown
 from chatbot.audit.plain_text import render_changes, render_text
+from chatbot.audit.point_in_time import PointInTime, parse_point_in_time
 from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.exit_codes import CommandFailed, UsageError
 from chatbot.cli.record import model_regression
-from chatbot.runtime.timestamps import PointInTime, parse_point_in_time
 from events.log import EventLog
 
 MOMENT = "a version, a time such as 2026-01-31T09:30:00Z, or a day"

@@ -8,7 +8,7 @@ from msgspec.structs import asdict
 from chatbot.api.response_bodies import message_view
 from chatbot.audit.conversation import Conversation, load_conversation
 from chatbot.audit.conversation_rendering import ExportedMessage, build_document
-from chatbot.runtime.timestamps import PointInTime
+from chatbot.audit.point_in_time import PointInTime
 from chatbot.sessions.domain import rejections
 from events.catalogue import (
     AdoptedMessage,

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatbot.runtime.timestamps import PointInTime, parse_point_in_time, timestamp
+from chatbot.audit.point_in_time import PointInTime, parse_point_in_time
+from chatbot.runtime.timestamps import timestamp
 from events.record import Metadata, RecordedEvent
 
 NINE_US = 1_769_850_000_000_000  # 2026-01-31T09:00:00Z

@@ -6,7 +6,7 @@ from chatbot.audit.conversation import load_conversation
 from chatbot.audit.conversation_diff import Change, diff_conversations
 from chatbot.audit.model_calls import ContextBuilder
 from chatbot.audit.plain_text import render_text
-from chatbot.runtime.timestamps import PointInTime
+from chatbot.audit.point_in_time import PointInTime
 from chatbot.sessions.domain.state import changed_settings, fold_history, merge_parameters
 from events.catalogue import MetadataChanged, Parameters, ReplySettings, SessionCreated
 from events.codec import encode
