@@ -1,7 +1,4 @@
-"""The commands of the record, and how --help groups all commands.
-
-Reads the command line, and says in --help what can be written there.
-"""
+"""The command-line parser: the table of commands, their groups, and --help."""
 
 import argparse
 from collections.abc import Callable, Coroutine, Iterable, Iterator
@@ -18,7 +15,7 @@ from chatbot.runtime.utf8 import is_unicode
 
 
 class Command(Struct, frozen=True):
-    """A command of the record. `says` is its line in --help; `run` returns the exit code."""
+    """A command on the log. `summary` is its line in --help; `run` returns the exit code."""
 
     summary: str
     arguments: Callable[[argparse.ArgumentParser], None]
@@ -31,12 +28,12 @@ COMMANDS = {
     "backup": Command(
         "copy the log while it is served, and verify the copy", backup.add_backup_arguments, backup.backup
     ),
-    "salvage": Command("copy what holds of a damaged log", salvage.add_salvage_arguments, salvage.salvage),
+    "salvage": Command("copy what is intact of a damaged log", salvage.add_salvage_arguments, salvage.salvage),
     "migrate": Command("copy the log into another store", migrate.add_migrate_arguments, migrate.migrate_command),
     "prompt": Command("print the request behind a reply", prompt.add_prompt_arguments, prompt.prompt),
     "replay": Command("print a conversation as it stood", replay.add_replay_arguments, replay.replay),
     "diff": Command("print what changed in a conversation", replay.add_diff_arguments, replay.diff_command),
-    "rebuild": Command("make the projections anew", rebuild.add_rebuild_arguments, rebuild.rebuild_command),
+    "rebuild": Command("rebuild the projections from the log", rebuild.add_rebuild_arguments, rebuild.rebuild_command),
     "project": Command(
         "run a projection of your own", custom_projection.add_project_arguments, custom_projection.project
     ),
@@ -100,9 +97,9 @@ exit codes: 0 served and drained, or done; 1 the log does not hold, or what was 
 
 
 def parse(arguments: list[str], version: str, program: str = "chatbot") -> argparse.Namespace:
-    """What was asked for. Ends the program with a usage message when it makes no sense.
+    """Parse `arguments`. Exits with code 2 and a usage message where they make no sense.
 
-    `program` is the name under which it was called.
+    `program` is the name under which the program was called.
     """
     parser = argparse.ArgumentParser(
         prog=program,
@@ -115,32 +112,33 @@ def parse(arguments: list[str], version: str, program: str = "chatbot") -> argpa
     _add_common_options(parser)
     _add_serve_options(parser)
     parser.add_argument("--version", action="version", version=f"chatbot backend {version}")
-    # Their lines are in the overview, which has groups: argparse's own list has none.
-    named = parser.add_subparsers(dest="command", metavar="COMMAND", prog=program, help=argparse.SUPPRESS)
+    # The overview lists them in groups, which argparse's own list cannot.
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", prog=program, help=argparse.SUPPRESS)
     for name, arguments_of in {
         "serve": _add_serve_options,
         "health": _add_address_options,
         "config": _add_address_options,
     }.items():
-        one = named.add_parser(name, description=SERVICE_COMMANDS[name], argument_default=argparse.SUPPRESS)
+        one = commands.add_parser(name, description=SERVICE_COMMANDS[name], argument_default=argparse.SUPPRESS)
         _add_common_options(one)
         arguments_of(one)
     for name, command in COMMANDS.items():
-        one = named.add_parser(name, description=command.run.__doc__ or command.summary)
+        one = commands.add_parser(name, description=command.run.__doc__ or command.summary)
         _add_common_options(one)
         command.arguments(one)
     options, unknown = parser.parse_known_args(arguments)
-    if unknown:  # the usage to show is the command's own
-        named.choices.get(options.command, parser).error(f"unrecognized arguments: {' '.join(unknown)}")
+    if unknown:  # show the usage of the command
+        commands.choices.get(options.command, parser).error(f"unrecognized arguments: {' '.join(unknown)}")
     options.command = options.command or "serve"
     for text in _argument_texts(vars(options).values()):
         if not is_unicode(text):
-            named.choices.get(options.command, parser).error(f"arguments are read as UTF-8, and this is none: {text!a}")
+            named = commands.choices.get(options.command, parser)
+            named.error(f"arguments are read as UTF-8, and this is none: {text!a}")
     return options
 
 
 def _argument_texts(values: Iterable[object]) -> Iterator[str]:
-    """All arguments but names of files, which may be any bytes."""
+    """All arguments except file names (Path), which may be any bytes."""
     for value in values:
         if isinstance(value, str):
             yield value

@@ -1,4 +1,4 @@
-"""`chatbot health`: asks the service on this machine whether it is ready, for container and monitoring checks."""
+"""`chatbot health`: the readiness check for containers and monitoring: asks the service on this machine at /readyz."""
 
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 
@@ -9,7 +9,7 @@ from chatbot.cli.cli_context import print_result
 from chatbot.cli.exit_codes import CommandFailed
 from chatbot.config.host_addresses import is_unspecified
 
-TIMEOUT_S = 4.0  # for each wait on the socket; container checks usually have five seconds altogether
+TIMEOUT_S = 4.0  # for each operation on the socket; container checks usually have five seconds in all
 ANSWER_MAX_BYTES = 4096  # /readyz answers with two short texts
 
 
@@ -19,7 +19,7 @@ class _Readiness(Struct, frozen=True):
 
 
 def check_health(host: str, port: int) -> int:
-    """Print the service's status. Returns 0 where it is ready.
+    """Print the service's status. Returns 0 if it is ready.
 
     `host` and `port` are the address that the service listens on. Raises CommandFailed (exit code 1), with the reason,
     where the service is not ready or cannot be reached.
@@ -33,7 +33,7 @@ def check_health(host: str, port: int) -> int:
     except (OSError, HTTPException) as error:
         raise CommandFailed(f"the service at {host} port {port} does not answer: {_reason(error)}") from error
     described = _describe_readiness(answer)
-    if status != 200 or described != "ready":  # another program may answer 200, too
+    if status != 200 or described != "ready":  # another program may also answer 200
         raise CommandFailed(f"the service at {host} port {port} is not ready: {described or f'HTTP {status}'}")
     print_result(described)
     return 0
@@ -51,7 +51,7 @@ def _request_readiness(host: str, port: int) -> tuple[int, bytes]:
 
 
 def _describe_readiness(answer: bytes) -> str:
-    """Status and reason from the answer of /readyz; empty where it is another program's answer."""
+    """Status and reason from the answer of /readyz; empty where another program answered."""
     try:
         readiness = decode(answer, type=_Readiness)
     except (DecodeError, RecursionError):

@@ -1,4 +1,4 @@
-"""`chatbot serve`: the service's life, from its start until a signal ends it."""
+"""`chatbot serve`: start, run until a signal, and graceful shutdown."""
 
 import asyncio
 import os
@@ -33,9 +33,8 @@ from projections.errors import ProjectionError
 
 
 def serve(configuration: Configuration, command: Sequence[str]) -> int:
-    """Serve until told to stop, alone, as the master of several workers, or as one of them. Returns the exit code.
-
-    `command` starts a worker.
+    """Serve until a signal, as a single process, as the master of several workers, or as a worker. Returns the exit
+    code. `command` is the command line that starts a worker.
     """
     inheritance = take_inherited_fds()
     settings = worker_settings(configuration.settings, inheritance)
@@ -48,7 +47,7 @@ def serve(configuration: Configuration, command: Sequence[str]) -> int:
             if inheritance is None and settings.server.workers > 1:
                 return supervise(command, settings, manager)
             with asyncio.Runner(loop_factory=loop_factory()) as runner:
-                runner.run(run(settings, inheritance, stderr, manager))
+                runner.run(serve_until_signal(settings, inheritance, stderr, manager))
         except (LogUnusable, ProjectionError) as error:
             return fail(ExitCode.DATABASE, str(error), stderr)
         except OwnersWithoutKeys as error:
@@ -59,25 +58,25 @@ def serve(configuration: Configuration, command: Sequence[str]) -> int:
             return fail(ExitCode.LISTEN, str(error), stderr)
         except OSError as error:
             return fail(ExitCode.FAILED, f"the service cannot go on: {error}", stderr)
-        except Exception as error:  # noqa: BLE001  logged through the thread: whoever reads no logs must not hang it
+        except Exception as error:  # noqa: BLE001  logged by the writer thread: a reader that stalls must not block the exit
             structlog.get_logger("run").critical("service.failed", error=type(error).__name__, exc_info=True)
             return ExitCode.FAULT
     return 0
 
 
-async def run(
+async def serve_until_signal(
     settings: Settings, inheritance: InheritedFds | None, stderr: LogWriter, manager: SystemdNotifier
 ) -> None:
-    """The service's life: start, say so, wait for a signal, drain in named stages.
+    """Start, notify `manager` (systemd), wait for a signal, then drain in named stages.
 
-    `manager` is not notified by a worker: its master does that.
+    A worker has a manager that does nothing: its master notifies systemd.
     """
     logger = structlog.get_logger("run")
     stop = asyncio.Event()
     handle_stop_signals(stop, lambda: os._exit(ExitCode.INTERRUPTED), logger, hangup=inheritance is None)
     worker = None if inheritance is None else Worker(inheritance, stop)
     async with AsyncExitStack() as stack:
-        # First: a port that is taken must leave no trace of a start.
+        # First, so that a port in use leaves no trace of a start.
         bound = worker.listeners if worker else bind(settings.server.host, settings.server.port)
         for one in bound:
             stack.enter_context(one)
@@ -85,15 +84,16 @@ async def run(
         listener, url = await listen(build_app(services), bound, worker.share if worker else None)
         stack.push_async_callback(listener.cleanup)
         starting = asyncio.create_task(start_up(services, url, worker))
-        leaving = asyncio.create_task(worker.wait_until_told_to_leave() if worker else stop.wait())
-        await asyncio.wait((starting, leaving), return_when=asyncio.FIRST_COMPLETED)
+        stopping = asyncio.create_task(worker.wait_until_told_to_leave() if worker else stop.wait())
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()  # raises what stopped the start
             freeze_heap()
             manager.ready()
-        watching = measure_loop_lag(services.metrics.loop_lag, structlog.get_logger("loop"))
-        await stack.enter_async_context(run_in_background(watching, "loop-lag"))  # not before: nobody waits for a start
-        await leaving
+        lag_task = measure_loop_lag(services.metrics.loop_lag, structlog.get_logger("loop"))
+        # Not earlier: blocking during the start delays no request.
+        await stack.enter_async_context(run_in_background(lag_task, "loop-lag"))
+        await stopping
         await cancelled(starting)
         manager.stopping()
         if stop.is_set():

@@ -1,8 +1,4 @@
-"""What is to be known before the log is served: risks of the settings, and names of its file under which facts could
-be lost.
-
-From listening to ready.
-"""
+"""The start of the service: warnings before it, and the steps from listening to ready."""
 
 import asyncio
 import os
@@ -29,7 +25,10 @@ MOUNT_RISK = (
 
 
 def find_file_risks(database: DatabaseSettings) -> tuple[str, ...]:
-    """What an operator should know of the log's file. Raises LogUnusable for one that must not be served."""
+    """Risks of losing events that the log's file has by its mount or its hard links.
+
+    Raises LogUnusable for a file that must not be served.
+    """
     if database.is_postgres:
         return ()
     path = database.path
@@ -62,12 +61,13 @@ def warn_of_risks(settings: Settings, logger: structlog.stdlib.BoundLogger) -> N
         logger.warning("database.risk", risk=risk)
 
 
-PROJECTIONS_POLL_S = 1.0  # between looks at projections that are catching up
-MODEL_POLL_S = 0.05  # between looks at a model that is being loaded
+PROJECTIONS_POLL_S = 1.0  # between two checks of projections that are catching up
+MODEL_POLL_S = 0.05  # between two checks of a model that is being loaded
 
 
 async def start_up(services: Services, url: str, worker: Worker | None = None) -> None:
-    """Bring the projections up to the log, close what a crash left open, have the embedded model loaded, then be ready.
+    """Wait for the projections to catch up, close replies that a crash left open, wait for the embedded model, then set
+    the state to ready.
 
     Raises LogUnusable, OwnersWithoutKeys, EmbeddedMissing.
     """
@@ -78,11 +78,11 @@ async def start_up(services: Services, url: str, worker: Worker | None = None) -
     while services.runner.rebuilding and services.runner.failure is None:
         with suppress(ProjectionLag, ProjectionsStopped):
             await services.runner.wait_for(services.log.head().position, timeout_s=PROJECTIONS_POLL_S)
-        await asyncio.sleep(0)  # of an empty log there is nothing to wait for, while its file is made anew
+        await asyncio.sleep(0)  # for an empty log wait_for returns at once, while the file is being rebuilt
     if services.runner.failure is not None:
         raise LogUnusable(f"the log cannot be understood: {services.runner.failure}") from services.runner.failure
     await check_owners(services.log, services.queries, services.settings.auth)
-    # Of a log that is shared, replies that are open may be running elsewhere: there the watch looks for what is left.
+    # In a shared log, open replies may be running on other nodes: there the orphan reaper finds what is left.
     recovered = 0 if services.log.is_shared else await services.supervisor.recover()
     if services.provider.name == "embedded":
         await _wait_for_model(services.health)
@@ -95,7 +95,7 @@ async def start_up(services: Services, url: str, worker: Worker | None = None) -
 
 
 async def _wait_for_model(health: HealthMonitor) -> None:
-    """Wait until the embedded model is loaded, or is to be loaded again. Raises EmbeddedMissing where it cannot be."""
+    """Wait until the embedded model is loaded, or will be tried again later. Raises EmbeddedMissing if unusable."""
     await health.refresh()
     while health.newest.starting:
         await asyncio.sleep(MODEL_POLL_S)

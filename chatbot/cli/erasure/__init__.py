@@ -1,1 +1,1 @@
-"""Commands that erase people."""
+"""Commands that erase content, and check that it is gone."""

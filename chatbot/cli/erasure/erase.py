@@ -1,7 +1,7 @@
-"""The command erase: sessions that a person, an owner or their age names are deleted as DELETE deletes them.
+"""The command erase: deletes sessions, selected by id, owner, metadata or age, as DELETE of the HTTP API does.
 
-Where the service runs, `erasing_remotely.py` asks it over HTTP; this works on the files, while no service runs. A log
-in PostgreSQL is decided by version, so there it works beside the nodes, too.
+While the service runs, erase_over_http.py deletes them through it; this works on the files, while no service runs. A
+log in PostgreSQL has optimistic concurrency control between processes, so there this works while nodes run, too.
 """
 
 import argparse
@@ -21,13 +21,13 @@ from chatbot.cli.erasure.erase_criteria import (
     add_criteria_arguments,
     describe_no_match,
     find_by_past_metadata,
-    moment_of,
     read_criteria,
 )
 from chatbot.cli.erasure.erase_over_http import Service, erase_over_http
 from chatbot.cli.erasure.offline_service import OfflineService, open_offline_service
 from chatbot.cli.exit_codes import CommandFailed, ExitCode, UsageError
 from chatbot.cli.progress_bar import ProgressBar
+from chatbot.runtime.timestamps import timestamp
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import SERVICE, DeleteSession
 from events.catalogue import MetadataChanged, SessionCreated
@@ -39,8 +39,8 @@ from projections.folds.blind_index import metadata_matches
 from projections.folds.session import Session
 from projections.sqlite.erase_candidates import EraseCandidatesQuery
 
-PAGE = 500  # sessions looked up at once
-PASSES_MAX = 100  # over all sessions that are meant: each but the last meets some that nodes have made meanwhile
+PAGE = 500  # sessions queried at once
+PASSES_MAX = 100  # over all selected sessions: each but the last finds some that nodes have created since
 IN_USE_HINT = (
     "{fact}: a running service is the only one that may write. Either stop it, or ask it: --url"
     " http://its-address:port, with --key - where it asks for API keys"
@@ -56,11 +56,11 @@ ERASURE_PENDING_POSTGRES = (
 
 
 class EraseCounts(Struct):
-    """What has been done so far."""
+    """Progress so far."""
 
     sessions: int = 0
     events: int = 0
-    missing: int = 0  # named, and never there
+    missing: int = 0  # ids that no session has
 
     def __str__(self) -> str:
         return f"{self.sessions:,} sessions, {self.events:,} events"
@@ -90,7 +90,7 @@ async def erase(context: CommandContext, options: argparse.Namespace) -> int:
 
 
 async def _erase_by_past_metadata(context: CommandContext, options: argparse.Namespace, criteria: EraseCriteria) -> int:
-    """As `erase`. The log is read again and again until it has no such metadata: a running service makes sessions."""
+    """As `erase`. The log is read repeatedly until it has no such metadata, as a running service creates sessions."""
     for passes in range(PASSES_MAX):
         async with context.open_read_only() as log:
             ids = await find_by_past_metadata(log, criteria.metadata)
@@ -122,7 +122,7 @@ async def _erase(context: CommandContext, options: argparse.Namespace, criteria:
 
 
 def _read_key() -> str:
-    """The secret, from one line of standard input; in no thread, for Ctrl-C would wait for it. Raises CommandFailed."""
+    """The secret, from one line of standard input; not in a thread, for which Ctrl-C would wait. Raises UsageError."""
     secret = sys.stdin.readline().strip()
     if not secret:
         raise UsageError("--key -: standard input has no line with the key")
@@ -133,11 +133,11 @@ async def _preview(context: CommandContext, service: OfflineService, criteria: E
     sessions, messages, counts = 0, 0, EraseCounts()
     async for session in _select_sessions(context, service, criteria, counts):
         context.print_json(
-            ErasePreview(session.session_id, session.status, session.message_count, moment_of(session.accessed_at_us))
+            ErasePreview(session.session_id, session.status, session.message_count, timestamp(session.accessed_at_us))
         )
         sessions, messages = sessions + 1, messages + session.message_count
     for session in await _find_half_erased(service, criteria):
-        context.print_json(ErasePreview(session.session_id, session.status, 0, moment_of(session.accessed_at_us)))
+        context.print_json(ErasePreview(session.session_id, session.status, 0, timestamp(session.accessed_at_us)))
         sessions += 1
     context.print_note(f"{sessions:,} sessions with {messages:,} messages would be erased; nothing was changed")
     if not sessions:
@@ -195,14 +195,14 @@ async def _erase_one(
         ) from error
     (recorded,) = await service.ports.log.read(session.session_id, limit=1, backwards=True)
     (row,) = await service.ports.log.rows(after=recorded.position - 1, limit=1)
-    erased, at = recorded.version - 1, moment_of(recorded.recorded_at_us)
+    erased, at = recorded.version - 1, timestamp(recorded.recorded_at_us)
     context.print_json(Receipt(session.session_id, erased, reason, at, recorded.position, row.digest.hex()))
     counts.sessions += 1
     counts.events += erased
 
 
 async def _run_to_completion(work: Coroutine[Any, Any, None]) -> None:
-    """Ctrl-C waits for the session at hand: nothing is erased without its receipt."""
+    """Run `work` to its end even if cancelled (Ctrl-C): no session is erased without its receipt."""
     task = asyncio.create_task(work)
     try:
         await asyncio.shield(task)
@@ -214,8 +214,8 @@ async def _run_to_completion(work: Coroutine[Any, Any, None]) -> None:
 async def _select_sessions(
     context: CommandContext | None, service: OfflineService, criteria: EraseCriteria, counts: EraseCounts
 ) -> AsyncIterator[Session]:
-    """The sessions that are meant, the newest first: a fork before what it was made from. `desk` hears of ids that
-    no session has.
+    """The selected sessions, newest first, so that a fork comes before its source. Ids that no session has are noted
+    through `context`.
     """
     await service.reader.catch_up()
     if criteria.session_ids:
@@ -242,8 +242,8 @@ async def _select_sessions(
 
 
 async def _find_half_erased(service: OfflineService, criteria: EraseCriteria) -> list[Session]:
-    """Sessions that are meant and deleted, and of which content is still there: the projections know no more of them
-    than their owner, so what is left tells the metadata. Named ones are found by `_named`.
+    """Selected sessions that are deleted while content of them is left (incomplete erasures). Projections know only
+    their owner, so the metadata is read from that content. Sessions selected by id are found by `_find_named`.
     """
     if criteria.session_ids or not (criteria.owner is not None or criteria.metadata):
         return []
@@ -270,7 +270,7 @@ async def _had_metadata(service: OfflineService, left: IncompleteErasure, metada
 
 
 async def _confirm_metadata(service: OfflineService, page: list[Session], metadata: Mapping[str, str]) -> list[Session]:
-    """Those of `page` whose metadata is what was asked for: a label alone only makes it very likely."""
+    """The sessions of `page` that have this metadata; the blind index behind `page` may have false positives."""
     if not metadata:
         return page
     return [one.session for one in await service.reader.described(page) if metadata_matches(one.metadata, metadata)]

@@ -1,8 +1,6 @@
-"""Whose sessions an erasure means, as the command line says it.
+"""Which sessions an erasure selects, by the options of the command line, and the receipts that it prints.
 
-Sessions by metadata that they have or once had: the projections know the present one only, the log knows all.
-
-What erase prints: a line of JSON for each session.
+Projections know a session's present metadata only, so past metadata is searched for in the log.
 """
 
 import argparse
@@ -17,7 +15,7 @@ from events.catalogue import MetadataChanged, SessionCreated
 from events.log import EventLog
 from projections.folds.blind_index import metadata_matches, normalize_nfc
 
-# What is recorded as the reason, by what named the sessions: these words and no others, never a name or a value.
+# The recorded reason, by the option that selected the sessions: constants only, never a name or a value.
 REASONS = {
     "sessions": "erasure: session",
     "owner": "erasure: owner",
@@ -29,9 +27,9 @@ _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
 class EraseCriteria(Struct, frozen=True, kw_only=True):
-    """One of the four says which; `reason` is recorded. Times are microseconds.
+    """Exactly one of the four criteria is set. `reason` is recorded. Times are unix microseconds.
 
-    `ever`: metadata that a session had earlier counts, too.
+    `ever`: metadata that a session had in the past counts, too.
     """
 
     reason: str
@@ -60,24 +58,24 @@ def add_criteria_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read_criteria(options: argparse.Namespace, now: datetime | None = None) -> EraseCriteria:
-    """Raises CommandFailed with a sentence for whoever typed it."""
+    """Parse the options of `add_criteria_arguments`. Raises UsageError."""
     if options.ever and not options.metadata:
         raise UsageError("--ever goes with --metadata")
     if options.sessions:
         ids = tuple(dict.fromkeys(one.lower() for one in options.sessions))
         return EraseCriteria(reason=REASONS["sessions"], session_ids=ids)
     if options.owner is not None:
-        if not options.owner:  # in the projections '' is nobody: all sessions that were made without keys
+        if not options.owner:  # in the projections '' stands for sessions without an owner
             raise UsageError("--owner needs the name of an API key")
         return EraseCriteria(reason=REASONS["owner"], owner=options.owner)
     if options.metadata:
         return EraseCriteria(reason=REASONS["metadata"], metadata=_parse_entries(options.metadata), ever=options.ever)
-    by = min(_parse_expiry(options.expired_before), now or datetime.now(UTC))  # what has not expired yet never goes
+    by = min(_parse_expiry(options.expired_before), now or datetime.now(UTC))  # only sessions that have expired
     return EraseCriteria(reason=REASONS["expired_before"], expired_by_us=(by - _EPOCH) // timedelta(microseconds=1) - 1)
 
 
 def describe_no_match(criteria: EraseCriteria) -> str:
-    """What is said where no session is left that is meant: a misspelt name must not look like an erasure."""
+    """The note where no session is selected: a misspelt name must not look like a successful erasure."""
     hint = ""
     if criteria.metadata and not criteria.ever:
         hint = " now; --ever also finds values that a session had earlier"
@@ -107,18 +105,18 @@ def _parse_expiry(text: str) -> datetime:
     return moment
 
 
-OUTLINES_PAGE = 1_000  # events looked at together, without their contents
+HEADERS_PAGE = 1_000  # event headers (without contents) read at once
 _METADATA_EVENTS = frozenset({"session_created", "metadata_changed"})
 
 
 async def find_by_past_metadata(log: EventLog, metadata: Mapping[str, str]) -> tuple[str, ...]:
-    """Ids of the sessions whose metadata had all these entries at one time, the newest such event first.
+    """Ids of the sessions whose metadata had all these entries at the same time, the newest such event first.
 
-    Reads the whole log. What is erased is not found. Raises LogUnavailable.
+    Reads the whole log; erased events are not found. Raises LogUnavailable.
     """
     found: dict[str, int] = {}
     after = 0
-    while page := await log.event_headers(after=after, limit=OUTLINES_PAGE):
+    while page := await log.event_headers(after=after, limit=HEADERS_PAGE):
         after = page[-1].position
         recorded = await log.read_at([one.position for one in page if one.type in _METADATA_EVENTS])
         for position in sorted(recorded):
@@ -129,10 +127,10 @@ async def find_by_past_metadata(log: EventLog, metadata: Mapping[str, str]) -> t
 
 
 class Receipt(Struct, frozen=True):
-    """The content of `events_erased` events of a session is gone. `reason` is what session_deleted says, `at` when.
+    """The content of `events_erased` events of a session is erased; `reason` and `at` are those of session_deleted.
 
     That event is at `position` of the log, with `digest` in its chain: `verify --from POSITION:DIGEST` begins there.
-    None where the service was asked over HTTP, which does not tell.
+    The three numbers are None where the service was asked over HTTP, which does not return them.
     """
 
     session_id: str
@@ -144,14 +142,9 @@ class Receipt(Struct, frozen=True):
 
 
 class ErasePreview(Struct, frozen=True):
-    """A session that would be erased; `messages` of all its branches."""
+    """A session that would be erased. `messages` counts those of all branches."""
 
     session_id: str
     status: str
     messages: int
     last_accessed: str
-
-
-def moment_of(at_us: int) -> str:
-    """RFC 3339, UTC, as the API writes times."""
-    return f"{datetime.fromtimestamp(at_us / 1e6, UTC):%Y-%m-%dT%H:%M:%S.%f}Z"

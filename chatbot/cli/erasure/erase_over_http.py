@@ -1,31 +1,31 @@
-"""Erasing while the service runs: its sessions are found and deleted over HTTP, as any client may.
+"""Erasing while the service runs: sessions are found and deleted over HTTP, as any client can do.
 
-Sessions are used, made and changed meanwhile. So the list is walked in the order of creation, which does not change,
-and again and again until a whole pass finds nothing that is left.
+Sessions are created and changed in the meantime. So the list is read in the order of creation, which is stable, and
+repeatedly until a complete pass finds no session that is left.
 
-A key sees its own sessions only, so that `--owner` means the owner of the key: whose that is, the settings here say.
+A key sees its own sessions only, so `--owner` must name the owner of the key, which the settings here tell.
 """
 
 import asyncio
 import re
 import time
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 import aiohttp
 from msgspec import Struct
 
 from chatbot.cli.cli_context import CommandContext
-from chatbot.cli.erasure.erase_criteria import EraseCriteria, ErasePreview, Receipt, describe_no_match, moment_of
+from chatbot.cli.erasure.erase_criteria import EraseCriteria, ErasePreview, Receipt, describe_no_match
 from chatbot.cli.exit_codes import CommandFailed, UsageError
 from chatbot.cli.progress_bar import ProgressBar
+from chatbot.runtime.timestamps import timestamp
 
-PAGE = 1000  # sessions in one answer: the most that the service gives
+PAGE = 1000  # sessions in one answer: the maximum of the service
 PASSES_MAX = 100  # over the list: each but the last erases something
-TIMEOUT_S = 120.0  # for one answer: a deletion may hand a long history over to forks
-COPYING_MAX_S = 3600.0  # for the forks of one session to copy what they read of it: tens of millions of texts
-COPYING_POLL_S = 0.5  # between questions whether they have
+TIMEOUT_S = 120.0  # for one answer: a deletion may copy a long history into forks
+COPYING_MAX_S = 3600.0  # for copying what the forks of one session read of it: tens of millions of texts
+COPYING_POLL_S = 0.5  # between two requests whether the copying is done
 REASON = "request"  # what the service records for every DELETE
 OWNER_UNKNOWN = (
     "which owner this key is cannot be told from here: set CHATBOT_API_KEYS as the service has it, or use"
@@ -35,7 +35,7 @@ _URL = re.compile(r"https?://[^\s/?#]+/?")
 
 
 class Service(Struct, frozen=True):
-    """Where it runs, and the key to ask it with; None where it asks for none."""
+    """The service's base URL and the API key for it; None where it needs none."""
 
     url: str
     key: str | None
@@ -43,7 +43,7 @@ class Service(Struct, frozen=True):
 
 
 class RemoteCounts(Struct):
-    """What has been done so far; `gone`: erased already; `missing`: the service knows no such session of this key."""
+    """Progress so far. `gone`: already erased before; `missing`: this key has no such session."""
 
     erased: int = 0
     gone: int = 0
@@ -51,7 +51,7 @@ class RemoteCounts(Struct):
 
 
 async def erase_over_http(context: CommandContext, criteria: EraseCriteria, service: Service) -> int:
-    """As `erase`, through a running service. Returns the exit code."""
+    """As `erase`, through a running service. Returns the exit code. Raises CommandFailed."""
     if not _URL.fullmatch(service.url):
         raise UsageError("--url is the service's address, such as http://127.0.0.1:8080")
     key = _key(context, criteria, service)
@@ -75,8 +75,8 @@ async def erase_over_http(context: CommandContext, criteria: EraseCriteria, serv
 
 
 def _key(context: CommandContext, criteria: EraseCriteria, service: Service) -> str | None:
-    """The secret to ask with. Raises CommandFailed where it may be another owner's than the one who is meant: what
-    the service would list is that owner's then, and only the settings here can tell.
+    """The API key to use. Raises UsageError where it may be another owner's than `criteria` names: the service would
+    then list that owner's sessions, which only the settings here can tell.
     """
     if criteria.owner is None:
         return service.key
@@ -89,14 +89,14 @@ def _key(context: CommandContext, criteria: EraseCriteria, service: Service) -> 
 
 
 async def _require_authentication(url: str) -> None:
-    """Without keys a service lists everybody's sessions to everybody: then nobody can be told from others there."""
-    async with aiohttp.ClientSession(url) as stranger, stranger.get("/api/sessions?limit=1") as answer:
+    """Raises CommandFailed for a service without API keys: it lists all sessions to every client."""
+    async with aiohttp.ClientSession(url) as client, client.get("/api/sessions?limit=1") as answer:
         if answer.status != 401:
             raise CommandFailed("this service asks for no keys, so it cannot tell whose sessions are whose: stop it")
 
 
 async def _find_sessions(client: aiohttp.ClientSession, criteria: EraseCriteria) -> list[dict[str, Any]]:
-    """What the service says of the sessions that are meant, the newest first. All are held: about 1 KiB each."""
+    """The service's views of the selected sessions, newest first. All are in memory: about 1 KiB each."""
     if criteria.session_ids:
         return []
     found: dict[str, dict[str, Any]] = {}
@@ -105,7 +105,7 @@ async def _find_sessions(client: aiohttp.ClientSession, criteria: EraseCriteria)
         query |= {f"metadata.{name}": value for name, value in criteria.metadata.items()}
         async for view in _list_sessions(client, query):
             expires_at = view["expires_at"]  # null: it never expires
-            if criteria.expired_by_us is None or (expires_at and expires_at <= moment_of(criteria.expired_by_us)):
+            if criteria.expired_by_us is None or (expires_at and expires_at <= timestamp(criteria.expired_by_us)):
                 found[view["session_id"]] = {"state": status, **view}
     return sorted(found.values(), key=lambda view: str(view["created_at"]), reverse=True)
 
@@ -138,7 +138,7 @@ def _preview(context: CommandContext, views: list[dict[str, Any]], criteria: Era
 
 
 async def _erase(context: CommandContext, client: aiohttp.ClientSession, criteria: EraseCriteria) -> int:
-    """Returns the exit code. Raises CommandFailed while something that is meant is left."""
+    """Returns the exit code. Raises CommandFailed where selected sessions are left."""
     done = RemoteCounts()
     if criteria.session_ids:
         await _delete_all(context, client, criteria.session_ids, done)
@@ -172,8 +172,7 @@ async def _delete_all(
                 " to go on"
             ) from error
         if outcome == "erased":
-            now = datetime.now(UTC)
-            context.print_json(Receipt(session_id, None, REASON, f"{now:%Y-%m-%dT%H:%M:%S.%f}Z"))
+            context.print_json(Receipt(session_id, None, REASON, timestamp(time.time_ns() // 1000)))
             done.erased += 1
         elif outcome == "missing":
             done.missing += 1
@@ -185,8 +184,8 @@ async def _delete_all(
 
 
 async def _delete(client: aiohttp.ClientSession, session_id: str) -> Literal["erased", "gone", "missing"]:
-    """What has become of the session, once no file holds its content. Raises CommandFailed."""
-    has_begun, give_up_s = False, time.monotonic() + COPYING_MAX_S
+    """Delete the session and wait until its content is erased from every file. Raises CommandFailed."""
+    has_begun, deadline_s = False, time.monotonic() + COPYING_MAX_S
     while True:
         async with client.delete(f"/api/sessions/{session_id}") as answer:
             if answer.status == 204:
@@ -198,13 +197,13 @@ async def _delete(client: aiohttp.ClientSession, session_id: str) -> Literal["er
             if answer.status != 202:
                 raise CommandFailed(await _read_detail(answer))
         has_begun = True
-        if time.monotonic() > give_up_s:
+        if time.monotonic() > deadline_s:
             raise CommandFailed("it is deleted, and forks still copy what they read of it")
         await asyncio.sleep(COPYING_POLL_S)
 
 
 async def _read_detail(answer: aiohttp.ClientResponse) -> str:
-    """Why the service refuses, in its own words."""
+    """The service's reason for refusing."""
     try:
         return str((await answer.json())["detail"])
     except (ValueError, KeyError, aiohttp.ClientError):

@@ -1,4 +1,4 @@
-"""The command backup: a verified copy of the log, made while it is served."""
+"""The command backup: a verified online backup of the log."""
 
 import argparse
 import asyncio
@@ -26,27 +26,27 @@ def add_backup_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def backup(context: CommandContext, options: argparse.Namespace) -> int:
-    """Copy the log as it is now to DEST, beside a running server, verify the copy's whole chain and print its head.
-    DEST appears only once it is whole; until then it is DEST.partial.
+    """Copy the log as it is now to DEST, also while a server runs, verify the copy's whole chain and print its head.
+    DEST appears only once it is complete; until then it is DEST.partial.
     """
     source = context.log_file("pg_dump makes a copy while the log is served, pg_restore brings it back")
     destination = options.destination
     if not destination.name or destination.is_dir():
         raise UsageError(f"{destination} is a directory: name the file that the copy is to be")
     partial = destination.with_name(destination.name + ".partial")
-    async with context.open_read_only():  # it is there, and it is a log
+    async with context.open_read_only():  # raises where it is missing or no log
         pass
     if destination.exists():
         raise UsageError(f"{destination} exists: a backup never writes over another")
     projections = context.settings.database.projections
-    folded = await asyncio.to_thread(checkpoint_of, projections)  # before the copy, which has at least as much
-    _create_partial(partial)  # nothing may stop between this and what deletes it again
+    projected = await asyncio.to_thread(checkpoint_of, projections)  # before the copy, which has at least as much
+    _create_partial(partial)  # nothing may be cancelled between this and the try that deletes it
     try:
         await _copy(source, partial)
         head = await _verify_copy(context, partial)
-        if folded is not None:
-            await _check_nothing_lost(context, partial, folded, projections)
-        os.link(partial, destination)  # unlike a rename it refuses a file that has come meanwhile
+        if projected is not None:
+            await _check_nothing_lost(context, partial, projected, projections)
+        os.link(partial, destination)  # unlike a rename it fails for a file that was created since
     except FileExistsError as error:
         raise UsageError(f"{destination} exists: a backup never writes over another") from error
     except (sqlite3.Error, OSError, LogError) as error:
@@ -63,7 +63,7 @@ async def backup(context: CommandContext, options: argparse.Namespace) -> int:
 
 
 def _create_partial(partial: Path) -> None:
-    """Make the file, for its owner alone."""
+    """Create the file with permissions for its owner only. Raises UsageError."""
     try:
         os.close(open_private(partial, os.O_WRONLY | os.O_EXCL))
     except FileExistsError as error:
@@ -73,7 +73,7 @@ def _create_partial(partial: Path) -> None:
 
 
 async def _copy(source: Path, partial: Path) -> None:
-    """In a thread; a stop (Ctrl-C) waits for the step at hand."""
+    """Copy in a thread; when cancelled (Ctrl-C), wait for the current step."""
     stop, progress = threading.Event(), None
 
     def step(done: int, pages: int) -> None:
@@ -94,18 +94,18 @@ async def _copy(source: Path, partial: Path) -> None:
             progress.close()
 
 
-async def _check_nothing_lost(context: CommandContext, copy: Path, folded: Checkpoint, projections: Path) -> None:
-    """The service has folded what it has recorded: a copy with less is of a file that has lost events, such as one
-    whose write-ahead file was deleted under the service. Raises CommandFailed.
+async def _check_nothing_lost(context: CommandContext, copy: Path, projected: Checkpoint, projections: Path) -> None:
+    """Raises CommandFailed where the projections have applied more events than the copy has: then the log's file has
+    lost events, for example because its write-ahead file was deleted while the service ran.
     """
     async with context.open_read_only(copy) as log:
-        is_other_log = log.head().position > 0 and await digest_at(log, 1) != folded.identity
-        reason = None if is_other_log else await find_mismatch(folded, log)
+        is_other_log = log.head().position > 0 and await digest_at(log, 1) != projected.identity
+        reason = None if is_other_log else await find_mismatch(projected, log)
     if reason is not None:
         raise CommandFailed(
             f"no backup was made: the log's file lacks events that were recorded ({projections} has folded up to"
-            f" position {folded.position}). Was its -wal file deleted or moved? Stop the service, which saves what it"
-            f" still has, and look again. If you replaced the log on purpose, delete {projections}"
+            f" position {projected.position}). Was its -wal file deleted or moved? Stop the service, which saves what"
+            f" it still has, and look again. If you replaced the log on purpose, delete {projections}"
         )
 
 

@@ -1,4 +1,4 @@
-"""The command migrate: a log moved up from a file to PostgreSQL, or down again."""
+"""The command migrate: copies a log from a file to PostgreSQL, or back."""
 
 import argparse
 import asyncio
@@ -24,9 +24,9 @@ def add_migrate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def migrate_command(context: CommandContext, options: argparse.Namespace) -> int:
-    """Copy a log into another store: every event at its place, with its digest, proven on the way. The source is not
-    changed. A file must not be served meanwhile; a log in PostgreSQL is followed until the copy is level with it.
-    Run again after an interruption, it goes on where the target ends. Then set DATABASE_URL to the target.
+    """Copy a log into another store: every event at its position, with its digest, verified on the way. The source is
+    not changed. A file must not be served meanwhile; a log in PostgreSQL is followed until the copy has caught up.
+    Run again after an interruption, it continues where the target ends. Then set DATABASE_URL to the target.
     """
     source = _parse_database(options.source or context.settings.database.url)
     target = _parse_database(options.target)
@@ -49,16 +49,16 @@ async def _migrate(context: CommandContext, source: DatabaseSettings, target: Da
             await _lock_source(source.place, stack)
         log = await context.open_log(source.place, read_only=True)
         stack.push_async_callback(log.close)
-        writing = await open_target(target.place)
-        stack.push_async_callback(writing.close)
+        destination = await open_target(target.place)
+        stack.push_async_callback(destination.close)
         progress = ProgressBar("migrating", log.head().position)
-        copied = await migrate(log, writing, progress.reach)
+        copied = await migrate(log, destination, progress.reach)
         progress.close()
-        return {"copied": copied, "position": writing.head.position, "digest": writing.head.digest.hex()}
+        return {"copied": copied, "position": destination.head.position, "digest": destination.head.digest.hex()}
 
 
 async def _lock_source(path: Path, stack: AsyncExitStack) -> None:
-    """Nobody may append to the file meanwhile. Raises LogUnusable, of which LogInUse is one."""
+    """Lock the file against writers until `stack` closes. Raises LogUnusable (LogInUse where a service runs)."""
     if not await asyncio.to_thread(path.is_file):
         raise LogUnusable(f"database {path} does not exist")
     lock = DatabaseLock(await asyncio.to_thread(path.resolve))

@@ -1,4 +1,4 @@
-"""The command rebuild: projections made anew from the log, also while the service runs."""
+"""The command rebuild: rebuilds the projections from the log, also while the service runs."""
 
 import argparse
 import sqlite3
@@ -16,7 +16,7 @@ def add_rebuild_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def rebuild_command(context: CommandContext, options: argparse.Namespace) -> int:
-    """Make the projections anew from the log, beside the present ones, which serve until then. Safe to interrupt."""
+    """Rebuild the projections from the log in a new file; the present one is used until then. Safe to interrupt."""
     path = options.projections or context.settings.database.projections
     async with context.open_read_only() as log:
         progress = ProgressBar("rebuilding", log.head().position)

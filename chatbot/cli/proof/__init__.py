@@ -1,1 +1,1 @@
-"""Commands that prove the record."""
+"""Commands that verify the log and prove events of it."""

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatbot.cli.erasure import erasure_check
-from chatbot.cli.erasure.erasure_check import Pattern, patterns_of, search
+from chatbot.audit import text_search
+from chatbot.audit.text_search import Pattern, patterns_of, search
 
 TEXT = 'Jürgen said: "바다\\산 \U0001f44b"\n\tand left'
 
@@ -43,11 +43,11 @@ def test_a_text_is_found_however_it_was_written(written: str) -> None:
 def test_every_place_is_found_once_wherever_the_reads_are_cut(before: int, size: int, chunk: int) -> None:
     text = "".join(chr(97 + n % 26) for n in range(size))
     content = b"." * before + text.encode() + b"-" * 50 + text.encode() + b"." * 30
-    original, erasure_check.CHUNK_BYTES = erasure_check.CHUNK_BYTES, chunk
+    original, text_search.CHUNK_BYTES = text_search.CHUNK_BYTES, chunk
     try:
         whole = [offset for _, offset, is_piece in found_in(content, text) if not is_piece]
     finally:
-        erasure_check.CHUNK_BYTES = original
+        text_search.CHUNK_BYTES = original
     assert whole == [before, before + size + 50] or size == 1
 
 

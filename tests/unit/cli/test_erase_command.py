@@ -8,10 +8,11 @@ from typing import Any, cast
 import pytest
 
 from chatbot.cli.erasure.erase import _confirm_metadata, _run_to_completion
-from chatbot.cli.erasure.erase_criteria import REASONS, EraseCriteria, moment_of, read_criteria
+from chatbot.cli.erasure.erase_criteria import REASONS, EraseCriteria, read_criteria
 from chatbot.cli.erasure.offline_service import NoModel, OfflineService
 from chatbot.cli.exit_codes import CommandFailed
 from chatbot.llm.provider import LlmUnavailable
+from chatbot.runtime.timestamps import timestamp
 from chatbot.sessions.session_queries import SessionWithMetadata
 from projections.folds.session import Session
 from projections.sqlite.erase_candidates import EraseCandidatesQuery, erase_candidates_sql
@@ -63,7 +64,7 @@ def test_before_a_day_is_before_it_begins_and_never_in_the_future(text: str, las
 
 
 def test_times_are_written_to_the_microsecond() -> None:
-    assert moment_of(1_700_000_000_000_001) == "2023-11-14T22:13:20.000001Z"
+    assert timestamp(1_700_000_000_000_001) == "2023-11-14T22:13:20.000001Z"
 
 
 async def test_a_label_that_two_texts_share_by_chance_erases_nobody_else() -> None:
