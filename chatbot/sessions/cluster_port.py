@@ -1,4 +1,4 @@
-"""Other nodes, as a session sees them: processes that append to the same log and may write its replies."""
+"""The port to the cluster: other processes that append to the same log and may write a session's replies."""
 
 from typing import Protocol
 
@@ -9,45 +9,45 @@ from projections.folds.session import OpenReply, Session
 
 
 class Cluster(Protocol):
-    """What is asked of them and about them. `name` is what this one is called in the events of what it owes."""
+    """The other nodes. `name` is this node's, as events record it as owner of replies."""
 
     @property
     def name(self) -> str | None:
-        """None: this process serves alone."""
+        """None if this process serves alone."""
         ...
 
     async def is_gone(self, node: str | None) -> bool:
-        """Whether nobody will go on with what `node` (None: a process that served alone) owes or writes."""
+        """Whether `node` (None: a process that served alone) is dead, so that its replies are orphaned."""
         ...
 
     async def cancel(self, session_id: str, running: OpenReply, command: CancelReply, caller: Caller) -> bool:
-        """Have the node that writes a reply cancel it, with all of its text. False: it did not answer that it has."""
+        """Have the node that writes a reply cancel it, with all of its text. False if it did not confirm that."""
         ...
 
     def running_reply(self, session_id: str) -> Reply | None:
-        """The mirror of the session's reply that another node writes, if it is watched."""
+        """The mirror of the session's reply that another node writes, if there is one."""
         ...
 
     async def watch(self, session: Session) -> Reply | None:
-        """From now on mirror the reply that another node writes in this session, for who reads it here.
+        """Mirror the reply that another node writes in this session, for readers of this node.
 
-        None: no other node writes, or too many are watched already. Raises LogUnavailable.
+        None if no other node writes, or too many mirrors exist. Raises LogUnavailable.
         """
         ...
 
     async def await_reply(self, session_id: str, asked: RecordedEvent, caller: Caller) -> Reply | None:
-        """The mirror of a reply that another node owes: it waits there, or runs. None: too many are watched already,
-        or nobody owes it any more. Raises LogUnavailable.
+        """The mirror of a reply that is queued or runs on another node. None if too many mirrors exist, or no node owes
+        it any more. Raises LogUnavailable.
         """
         ...
 
     async def leave(self) -> None:
-        """The service is going down: who reads what another node writes is to come back elsewhere."""
+        """Graceful shutdown: readers of mirrors are told to reconnect to another node."""
         ...
 
 
 class SingleNode:
-    """No other node: whatever is left open and not in this process's hands, a crash has left."""
+    """Null object: no other node. An open reply that is not in this process's memory was left by a crash."""
 
     name = None
 
@@ -67,11 +67,11 @@ class SingleNode:
         return None
 
     async def leave(self) -> None:
-        """Nobody reads what another node writes."""
+        """There are no mirrors."""
 
 
 class ReadOnlyMember(SingleNode):
-    """A command beside nodes that serve: what is open may be in their hands, and is left to them."""
+    """For a command that runs beside serving nodes: open replies may be theirs, and are left to them."""
 
     async def is_gone(self, node: str | None) -> bool:
         return False

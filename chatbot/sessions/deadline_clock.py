@@ -1,9 +1,8 @@
-"""The time by which sessions expire: the wall clock, until it jumps.
+"""The clock for session deadlines: the wall clock, protected against jumps.
 
-A virtual machine that resumes, a wrong NTP answer or an empty battery moves the wall clock by days, and an expired or
-erased session does not come back. So a jump against the clock that counts from the boot is believed only after a while;
-until then time goes on as if the clock had not jumped, or as the wall clock says, whichever is earlier: sessions expire
-late, never early.
+A resumed virtual machine, a wrong NTP answer or an empty battery moves the wall clock by days, and an expired or erased
+session cannot be restored. So a jump relative to the boot clock is trusted only after ten minutes. Until then the clock
+continues as if there had been no jump, or follows the wall clock if that is earlier: sessions expire late, never early.
 """
 
 import time
@@ -13,11 +12,13 @@ from msgspec import Struct
 
 from events.log import EventLog
 
-JUMP_US = 5_000_000  # a difference that is no drift, which NTP corrects by 0.5 ms a second at most
-BELIEVED_AFTER_US = 600_000_000  # ten minutes: NTP and hypervisors have set a wrong clock right by then
-GAP_US = 3_600_000_000  # since the newest event at the start: a longer one is a long stop, or a wrong clock
+JUMP_US = 5_000_000  # more than drift, which NTP corrects by at most 0.5 ms a second
+BELIEVED_AFTER_US = 600_000_000  # ten minutes: NTP and hypervisors have corrected a wrong clock by then
+GAP_US = 3_600_000_000  # since the newest event, at start: more means a long stop or a wrong clock
 
-_BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # elsewhere a suspended machine seems to jump
+_BOOT_CLOCK = getattr(
+    time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC
+)  # on other systems a suspended machine seems to jump
 
 
 class Reading(Struct, frozen=True):
@@ -28,8 +29,8 @@ class Reading(Struct, frozen=True):
 
 
 class ClockTrust(Struct, frozen=True):
-    """`believed_us` and `offset_us` are differences of the wall clock to the boot clock: the one that deadlines go by,
-    and the newest, which has not jumped since `since_us` on the boot clock.
+    """Offsets of the wall clock from the boot clock: `believed_us` is used for deadlines, `offset_us` is the newest,
+    which has not jumped since `since_us` on the boot clock.
     """
 
     believed_us: int
@@ -38,8 +39,8 @@ class ClockTrust(Struct, frozen=True):
 
 
 def initial_trust(reading: Reading, newest_us: int | None) -> tuple[ClockTrust, int]:
-    """The trust at the start, and by how much the clock is behind the log's newest event at `newest_us`, below zero (0:
-    it is not). After a long stop, or with a clock that is far ahead, time goes on where the log ends.
+    """The trust at start, and how far the clock is behind the log's newest event, at `newest_us`: negative, 0 if it is
+    not. After a long stop, or with a clock far ahead, the deadline clock continues where the log ends.
     """
     offset_us = reading.wall_us - reading.boot_us
     ahead_us = 0 if newest_us is None else reading.wall_us - newest_us
@@ -48,13 +49,13 @@ def initial_trust(reading: Reading, newest_us: int | None) -> tuple[ClockTrust, 
 
 
 def updated_trust(trust: ClockTrust, reading: Reading) -> tuple[ClockTrust, int]:
-    """The trust after `reading`, and by how much the wall clock has jumped since the reading before (0: not at all)."""
+    """The trust after `reading`, and how far the wall clock has jumped since the previous reading (0: no jump)."""
     offset_us = reading.wall_us - reading.boot_us
     moved_us = offset_us - trust.offset_us
     has_jumped = abs(moved_us) >= JUMP_US
     since_us = reading.boot_us if has_jumped else trust.since_us
     is_believed = (
-        abs(offset_us - trust.believed_us) < JUMP_US  # it never jumped, or is back
+        abs(offset_us - trust.believed_us) < JUMP_US  # no jump, or it has jumped back
         or reading.boot_us - since_us >= BELIEVED_AFTER_US
     )
     believed_us = offset_us if is_believed else trust.believed_us
@@ -62,18 +63,19 @@ def updated_trust(trust: ClockTrust, reading: Reading) -> tuple[ClockTrust, int]
 
 
 def deadline_time_us(trust: ClockTrust, reading: Reading) -> int:
-    """The time by which deadlines are over, microseconds since 1970."""
+    """The time to compare deadlines with, in microseconds since 1970."""
     return min(reading.wall_us, trust.believed_us + reading.boot_us)
 
 
 def system_reading() -> Reading:
-    """What the machine's clocks say."""
+    """The machine's clocks now."""
     return Reading(time.time_ns() // 1000, time.clock_gettime_ns(_BOOT_CLOCK) // 1000)
 
 
 class DeadlineClock:
-    """Called, it tells the time by which deadlines are over. `jumped` hears of jumps, in seconds: forward, or (below
-    zero) back. For one event loop; to be called once a minute at least, as the timer of expiry does.
+    """Call it for the time to compare deadlines with. `on_jump` gets each jump in seconds, negative if backwards.
+
+    For one event loop. Must be called at least once a minute, as the expiry timer does.
     """
 
     def __init__(self, read: Callable[[], Reading], newest_us: int | None, on_jump: Callable[[float], None]) -> None:
@@ -88,7 +90,7 @@ class DeadlineClock:
         return deadline_time_us(self._trust, reading)
 
     def is_consistent(self, hours: float) -> bool:
-        """Whether the clock has run for so long since the last jump, or since the start."""
+        """Whether the last jump, or the start, is at least `hours` ago."""
         return self._read_clocks().boot_us - self._trust.since_us >= hours * 3_600_000_000
 
     def _read_clocks(self) -> Reading:
@@ -100,6 +102,6 @@ class DeadlineClock:
 
 
 async def open_deadline_clock(log: EventLog, on_jump: Callable[[float], None]) -> DeadlineClock:
-    """The clock of this machine, held against the log's newest event. Raises LogUnavailable."""
+    """The clock of this machine, checked against the log's newest event. Raises LogUnavailable."""
     newest = await log.rows(after=log.head().position - 1, limit=1)
     return DeadlineClock(system_reading, newest[0].recorded_at_us if newest else None, on_jump)

@@ -1,8 +1,8 @@
-"""Room on the log's disk that is kept for erasures: on a full disk people can still be forgotten.
+"""A ballast file on the log's disk: it reserves room for erasures, so that content can be erased on a full disk.
 
-An erasure rewrites the pages that hold a session's texts, through the write-ahead file, and the projections fold it. On
-a full disk neither has room. So a file beside the log takes some in good time; it is deleted while something is erased
-and made again afterwards. What is erased gives the room back, as the write-ahead file is emptied.
+An erasure rewrites the pages that hold a session's texts, through the write-ahead log, and the projections fold it. On
+a full disk neither has room. So a file next to the log reserves some beforehand; it is deleted during an erasure and
+created again afterwards. The erasure itself frees the room again when the write-ahead log is truncated.
 """
 
 import asyncio
@@ -13,15 +13,15 @@ from pathlib import Path
 
 import structlog
 
-SHARE = 8  # of the free room at most so much, one part in: a small disk is there for the log
-MIN_BYTES = 65_536  # less would not take the pages of one session
+SHARE = 8  # at most 1/8 of the free room is reserved: a small disk is there for the log
+MIN_BYTES = 65_536  # less would not hold the pages of one session
 
 
 class DiskReserve:
-    """One for a process; those of several workers share the file. `database` None, or `size` 0: there is none."""
+    """One per process; workers share the file. With `database` None or `size` 0 it does nothing."""
 
     def __init__(self, database: Path | None, size: int) -> None:
-        """`size` in bytes: what is kept, and less free room than that is too little to erase in."""
+        """`size` in bytes: of the reserve, and the free room below which the reserve is released."""
         self._path = None if database is None or not size else database.with_name(database.name + "-reserve")
         self._size = size
         self._users = 0
@@ -29,13 +29,13 @@ class DiskReserve:
         self._logger = structlog.get_logger("disk")
 
     async def allocate(self) -> None:
-        """Take the room, as far as there is some to spare."""
+        """Create the reserve, as large as the disk can spare."""
         if self._path is not None:
             await asyncio.to_thread(self._allocate, self._path, 0)
 
     @contextlib.asynccontextmanager
     async def released_if_full(self) -> AsyncIterator[bool]:
-        """Have room to erase in; whether the disk was so full that the reserve was given for it."""
+        """Room for an erasure; yields whether the disk was so full that the reserve had to be released."""
         if self._path is None:
             yield False
             return
@@ -53,18 +53,18 @@ class DiskReserve:
                 await asyncio.to_thread(self._allocate, self._path, again)
 
     def _release(self, path: Path) -> int:
-        """The bytes given back; 0 where there is room, or no reserve."""
+        """The bytes released; 0 if there is room enough, or no reserve."""
         try:
             if _free(path.parent) >= self._size:
                 return 0
             size = path.stat().st_size
             path.unlink()
-        except OSError:  # a sibling has given it, or the folder is gone: the erasure will tell
+        except OSError:  # another worker has released it, or the folder is gone: then the erasure fails
             return 0
         return size
 
     def _allocate(self, path: Path, again: int) -> None:
-        """Make the file: as large as it was (`again`), or as the disk can spare; smaller where that does not fit."""
+        """Create the file: as large as it was (`again`) or as the disk can spare; smaller if that does not fit."""
         with contextlib.suppress(OSError):
             if path.exists():
                 return
@@ -84,13 +84,13 @@ def _fill(descriptor: int, size: int) -> None:
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, size)
         return
-    written = 0  # macOS has none
+    written = 0  # macOS does not have it
     while written < size:
         written += os.write(descriptor, bytes(min(size - written, MIN_BYTES)))
 
 
 def _try_allocate(path: Path, size: int) -> bool:
-    """Whether a file of `size` bytes that really takes them could be made."""
+    """Create a file of `size` allocated bytes; False if that failed."""
     descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     try:
         _fill(descriptor, size)

@@ -1,30 +1,30 @@
-"""Erasures that DELETE has begun and could not finish at once: texts that forks read are copied into them first.
+"""Background erasure of deleted sessions whose texts many forks read: first the texts are copied into the forks.
 
-The session is closed to everybody meanwhile, and what is to be done is on record: whoever serves the log after a crash
-goes on with it, from the first text that is not copied yet.
+Meanwhile the session is closed to all callers. The pending erasure is on record: after a crash any process that serves
+the log continues it, from the first text that is not copied yet.
 """
 
 import asyncio
 from contextlib import suppress
-from typing import Any
 
 from chatbot.runtime.throttle import DutyCycleThrottle
 from chatbot.sessions.actor.forks import copy_texts_to_forks
+from chatbot.sessions.actor.mailbox import CommandResult
 from chatbot.sessions.domain import rejections
-from chatbot.sessions.domain.commands import SERVICE, DeleteSession
+from chatbot.sessions.domain.commands import SERVICE, Caller, Command, DeleteSession
 from chatbot.sessions.ports import AskSession, Ports
 from events.errors import LogUnavailable
 from projections.errors import ProjectionError
 from projections.folds.session import Session
 
-POLL_S = 30.0  # between looks at what other nodes have left, and before the next attempt at what failed
-PAGE = 100  # sessions looked up at once
-REST = 1.0  # seconds of rest for each second of copying: half of the time is for who waits for an answer
+POLL_S = 30.0  # between checks for work of dead nodes, and before a failed erasure is retried
+PAGE = 100  # sessions per query
+REST = 1.0  # seconds of rest per second of copying: half of the time is left to requests
 CAUSE = "erasure"  # what is recorded in the envelope of session_deleted
 
 
 class ErasureJob:
-    """One task that finishes what DELETE has begun here, or at a node that is gone. `pending` is how many are left."""
+    """One task that finishes the erasures begun by this node or by dead nodes. `pending` counts those left."""
 
     def __init__(self, ports: Ports, ask: AskSession) -> None:
         self.pending = 0
@@ -34,8 +34,8 @@ class ErasureJob:
         self._wake = asyncio.Event()
 
     def notify(self) -> None:
-        """One has just begun."""
-        self.pending += 1  # until the next look counts them
+        """An erasure has begun."""
+        self.pending += 1  # until the next round counts them
         self._wake.set()
 
     async def run(self) -> None:
@@ -46,7 +46,7 @@ class ErasureJob:
                 await self._finish_all()
             except (ProjectionError, LogUnavailable) as error:
                 self._ports.logger.warning("erasure.waits", reason=str(error))
-            except Exception as error:  # the task must not die: the next look tries again
+            except Exception as error:  # the task must not die: the next round tries again
                 self._ports.logger.exception("erasure.failed", error=type(error).__name__)
             with suppress(TimeoutError):
                 async with asyncio.timeout(POLL_S):
@@ -68,13 +68,13 @@ class ErasureJob:
         return node == self._ports.rules.owner_node or await self._ports.nodes.is_gone(node)
 
     async def _finish(self, session: Session) -> bool:
-        """Whether its content is erased. What stands in the way may pass. Raises ProjectionError, LogUnavailable."""
+        """Whether its content is erased; a refusal may be temporary. Raises ProjectionError, LogUnavailable."""
         erasure = session.erasure
         if erasure is None:
             return True
         try:
             async with self._ports.reserve.released_if_full():
-                await copy_texts_to_forks(self._ports, session, self._ask)
+                await copy_texts_to_forks(self._ports, session, self._ask_throttled)
             await self._ask_session(session.session_id, DeleteSession(erasure.reason), SERVICE, cause=CAUSE)
         except rejections.SessionDeleted:  # by another node, or by the command erase
             return True
@@ -84,7 +84,15 @@ class ErasureJob:
         self._ports.logger.info("erasure.done")
         return True
 
-    async def _ask(self, *command: Any, **said: Any) -> Any:
+    async def _ask_throttled(
+        self,
+        session_id: str,
+        command: Command,
+        caller: Caller,
+        *,
+        if_versions: frozenset[int] | None = None,
+        cause: str | None = None,
+    ) -> CommandResult:
         await self._throttle.wait()
         with self._throttle.measure():
-            return await self._ask_session(*command, **said)
+            return await self._ask_session(session_id, command, caller, if_versions=if_versions, cause=cause)

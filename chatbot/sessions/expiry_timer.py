@@ -1,6 +1,6 @@
-"""One timer for all deadlines. It only asks: the session decides from its own state whether its time has come.
+"""The expiry timer: one timer for all deadlines. Each session decides by its own state whether it expires.
 
-With a retention setting it also has sessions erased whose expiry is long ago.
+With a retention setting it also has sessions erased that have expired long ago.
 """
 
 import asyncio
@@ -15,17 +15,18 @@ from projections.errors import ProjectionError
 from projections.folds.session import NEVER_US
 
 SLEEP_MAX_S = 60.0  # a clock that jumps is noticed within this time
-SLEEP_MIN_S = 0.5  # between rounds, so that a session that will not expire cannot spin the loop
-EXPIRE_BATCH_MAX = 64  # sessions looked up at once, and expired one by one: then the projections have to be level
-EXPIRE_REST = 16.0  # seconds of rest for each second of expiring: a commit of chat's waits for one of these
-ERASE_BATCH_MAX = 32  # sessions erased, one after the other, before the timer sleeps: chat has the disk meanwhile
+SLEEP_MIN_S = 0.5  # between rounds: a session that refuses to expire must not busy-loop
+EXPIRE_BATCH_MAX = 64  # sessions per query, expired one by one; then the projections must catch up
+EXPIRE_REST = 16.0  # seconds of rest per second of expiring: chat's commits wait for these
+ERASE_BATCH_MAX = 32  # sessions erased one by one before the timer sleeps, which leaves the disk to chat
 RETENTION = "retention"  # the reason and the cause that are recorded
 
 
 class ExpiryTimer:
-    """Sleeps until the next deadline and asks the sessions that are due.
+    """Sleeps until the next deadline and sends `Expire` to the sessions that are due.
 
-    `erase_after_hours`: so long after its expiry a session is erased; 0 is never. While `may_erase` says no, none is.
+    `erase_after_hours`: how long after its expiry a session is erased; 0: never. None is erased while `may_erase()` is
+    False.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class ExpiryTimer:
         self._next_us: int | None = None
 
     def notify(self, deadline_us: int) -> None:
-        """A session has just got this deadline (NEVER_US: none): wake if it comes before the one slept for."""
+        """A session has this new deadline (NEVER_US: none): wake if it is before the one that the timer waits for."""
         if deadline_us == NEVER_US:
             return
         if self._next_us is None or deadline_us < self._next_us:
@@ -55,14 +56,14 @@ class ExpiryTimer:
         """Until cancelled."""
         while True:
             try:
-                # From here on a nudge cuts the sleep short, and what was nudged for before is in the projections.
+                # From here on a notification ends the sleep; deadlines notified before are in the projections.
                 self._earlier_deadline.clear()
                 self._next_us = None
                 await self._ports.runner.wait_for(self._ports.log.head().position)
                 await self._sleep(await self._deadline())
                 await self._expire_due()
                 await self._erase_due()
-            except ProjectionError as error:  # being rebuilt, or stopped: not the timer's fault
+            except ProjectionError as error:  # being rebuilt, or stopped
                 self._ports.logger.warning("expiry.waits", reason=str(error))
                 await asyncio.sleep(SLEEP_MIN_S)
             except Exception as error:  # the timer must not die: the next round tries again
@@ -70,7 +71,7 @@ class ExpiryTimer:
                 await asyncio.sleep(SLEEP_MIN_S)
 
     async def _deadline(self) -> int | None:
-        """When the next session is to expire or to be erased, in microseconds."""
+        """The time of the next expiry or erasure, in microseconds."""
         expires_us = await self._ports.queries.next_deadline()
         if not self._erase_after_us or not self._may_erase():
             return expires_us
@@ -106,14 +107,14 @@ class ExpiryTimer:
             self._ports.logger.debug("expiry.refused", reason=type(refused).__name__)
 
     async def _erase_due(self) -> None:
-        """One round of erasures; what is left makes the next sleep the shortest."""
+        """One batch of erasures; if more are due, the next sleep is the shortest."""
         if not self._erase_after_us or not self._may_erase():
             return
         by_us = self._ports.clock() - self._erase_after_us
         due = await self._ports.queries.long_expired(by_us, limit=ERASE_BATCH_MAX)
-        # Newest first, for a fork is newer than what it was made from: no text is handed over only to go next.
+        # Newest first: a fork is newer than its origin, so no text is copied into a fork that is erased next.
         erased = 0
-        due = [one for one in due if one.erasure is None]  # what DELETE has begun goes on in erasures.py
+        due = [one for one in due if one.erasure is None]  # the erasure job finishes those that DELETE has begun
         for session in sorted(due, key=lambda one: one.no, reverse=True):
             try:
                 await self._ask_session(session.session_id, DeleteSession(RETENTION), SERVICE, cause=RETENTION)

@@ -1,4 +1,4 @@
-"""How much of a branch one answer shows, and in which pieces its texts are read. Pure."""
+"""Bounds of a history response: how many messages fit, and the chunks in which their texts are read. Pure."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
@@ -7,13 +7,13 @@ from projections.folds.message import MessageRow
 
 T = TypeVar("T")
 
-UNMEASURED_MAX = 10  # messages that are read without asking for their sizes first: the newest few, as nearly always
-PIECE_BYTES = 65_536  # of texts that are read, and made into one piece of an answer, at once
-FORM_BYTES = 500  # of a message in an answer beside its text, about
+UNMEASURED_MAX = 10  # messages that are read without a query for their sizes first: most requests want no more
+PIECE_BYTES = 65_536  # of texts that are read and encoded at once
+FORM_BYTES = 500  # approximate size of a message in a response without its text
 
 
 def newest_within_bytes(rows: Sequence[MessageRow], sizes: Mapping[int, int], bytes_max: int) -> Sequence[MessageRow]:
-    """The last of `rows` that have up to `bytes_max` together, and the last one in any case."""
+    """The longest tail of `rows` with at most `bytes_max` in total, and at least one row."""
     taken = 0
     for kept, row in enumerate(reversed(rows)):
         taken += FORM_BYTES + sizes.get(row.position, 0)
@@ -25,14 +25,14 @@ def newest_within_bytes(rows: Sequence[MessageRow], sizes: Mapping[int, int], by
 def split_into_chunks(
     messages: Sequence[T], size_of: Callable[[T], int], bytes_max: int = PIECE_BYTES
 ) -> list[list[T]]:
-    """`messages` in pieces of up to `bytes_max`, of one message at least; `size_of` is that of a message's text."""
-    pieces: list[list[T]] = []
+    """`messages` in chunks of up to `bytes_max` and at least one message; `size_of`: bytes of a message's text."""
+    chunks: list[list[T]] = []
     room = 0
     for message in messages:
         size = FORM_BYTES + size_of(message)
         if size > room:
-            pieces.append([])
+            chunks.append([])
             room = bytes_max
-        pieces[-1].append(message)
+        chunks[-1].append(message)
         room -= size
-    return pieces
+    return chunks

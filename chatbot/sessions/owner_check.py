@@ -1,4 +1,4 @@
-"""Keeps a service without API keys from opening what was recorded with keys to everybody."""
+"""Startup check: a service without API keys must not expose sessions that were recorded with keys."""
 
 from contextlib import suppress
 
@@ -7,12 +7,12 @@ from events.log import EventLog
 from projections.errors import ProjectionError
 from projections.sqlite.queries import ProjectionQueries
 
-SAMPLED_EVENTS = 1000  # events at each end of the log, which tell while the projections cannot: milliseconds
-STREAMS_MAX = 20  # of those, streams of which the first event is looked at
+SAMPLED_EVENTS = 1000  # events at each end of the log, read while the projections are rebuilt: milliseconds
+STREAMS_MAX = 20  # of those, streams whose first event is read
 
 
 class OwnersWithoutKeys(Exception):
-    """Sessions belong to API keys, and no key is configured: as after a lost environment variable."""
+    """Sessions belong to API keys, and no key is configured, as after a lost environment variable."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -25,8 +25,8 @@ class OwnersWithoutKeys(Exception):
 async def check_owners(log: EventLog, queries: ProjectionQueries, auth: AuthSettings) -> None:
     """Raises OwnersWithoutKeys.
 
-    The projections know every owner at once; while they are rebuilt the first and last events of the log have to do, so
-    ask again after that.
+    The projections know every owner. During a rebuild only the first and last events of the log are checked: call
+    again afterwards.
     """
     if auth.keys or auth.allow_anonymous:
         return
@@ -36,7 +36,7 @@ async def check_owners(log: EventLog, queries: ProjectionQueries, auth: AuthSett
     last = log.head().position
     for after in {0, max(last - SAMPLED_EVENTS, 0)}:
         recorded = await log.read_all(after=after, limit=SAMPLED_EVENTS)
-        # A key may have written to sessions of nobody, too: whose a session is, its first event says.
+        # A key may also have written to sessions without an owner: the first event has the owner.
         written = dict.fromkeys(one.stream_id for one in recorded if one.metadata.actor is not None)
         firsts = [(await log.read(stream_id, limit=1))[0] for stream_id in list(written)[:STREAMS_MAX]]
         if any(getattr(one.event, "owner", None) is not None for one in (*recorded, *firsts)):

@@ -529,7 +529,7 @@ class ReadersOfOneSession(RuleBasedStateMachine):
         await self.real.reader.session(self.session_id, MINA)
         history = await self.real.reader.history(self.session_id, None, 1000, None)
         held: dict[str, ReceivedReply] = {}
-        for one in history.said:
+        for one in history.messages:
             if one.row.role == "assistant" and one.row.status != "queued":
                 ended, may_restart = one.row.status != "streaming", one.row.status == "interrupted"
                 held[one.row.message_id] = ReceivedReply(one.content, ended=ended, may_restart=may_restart)

@@ -333,7 +333,7 @@ class SessionsAgainstModel(RuleBasedStateMachine):
         session = self.run(self.real.reader.session(talk.session_id, MINA))
         self.settle()
         assert (session.version, session.head) == (talk.version, talk.head)
-        (described,) = self.run(self.real.reader.described([session]))
+        (described,) = self.run(self.real.reader.with_metadata([session]))
         assert (described.metadata, described.title) == (talk.metadata, talk.title)
 
     # what the model server does
@@ -496,7 +496,7 @@ class SessionsAgainstModel(RuleBasedStateMachine):
             return []
         found = await self.real.reader.history(talk.session_id, None, 1000, None)
         assert found.offset == (talk.running.checkpointed if talk.running else 0)
-        said = [*found.said]
+        said = [*found.messages]
         async for remaining_messages in self.real.reader.remaining_messages(found):
             said += remaining_messages
         return [(one.row.message_id, one.row.role, one.row.status, one.content) for one in said]

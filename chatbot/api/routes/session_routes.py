@@ -100,7 +100,7 @@ async def read(request: web.Request) -> web.Response:
     check_query(request, frozenset({"at_least"}))
     session = await services.reader.session(session_id_of(request), request[CALLER])
     check_at_least(request, session.version)
-    described = await services.reader.described([session])
+    described = await services.reader.with_metadata([session])
     headers = etag(session.version)
     if matches_if_none_match(request, session.version):
         return web.Response(status=304, headers=headers)
@@ -170,7 +170,7 @@ async def messages(request: web.Request) -> web.StreamResponse:
     session_id = session_id_of(request)
     branch = request.query.get("branch") or None
     history = await services.reader.history(session_id, branch, limit, before, request[CALLER])
-    session, said = history.session, history.said
+    session, said = history.session, history.messages
     check_at_least(request, session.version)
     listed = MessageList(
         session_id=session_id,
@@ -181,10 +181,10 @@ async def messages(request: web.Request) -> web.StreamResponse:
         next=said[0].row.message_id if said and said[0].row.depth > 1 else None,
     )
     headers = etag(session.version)
-    if not history.rest:
+    if not history.remaining:
         return json_response(listed, headers=headers)
     document = json_document(encode(replace(listed, messages=[])), "messages", _messages(services, history))
-    count_held_bytes(request, MESSAGE_BYTES * sum(map(len, history.rest)))
+    count_held_bytes(request, MESSAGE_BYTES * sum(map(len, history.remaining)))
     del listed, said, history  # or the texts of the first piece stay in memory while the client reads nothing
     return await send_document(request, document, {"Content-Type": "application/json", **headers})
 
@@ -192,8 +192,8 @@ async def messages(request: web.Request) -> web.StreamResponse:
 async def _messages(services: Services, history: History) -> AsyncIterator[list[bytes]]:
     """The messages of a long page, in pieces."""
     session_id = history.session.session_id
-    yield [encode(message_view(one, session_id)) for one in history.said]
-    history = replace(history, said=[])
+    yield [encode(message_view(one, session_id)) for one in history.messages]
+    history = replace(history, messages=[])
     async for said in services.reader.remaining_messages(history):
         yield [encode(message_view(one, session_id)) for one in said]
 
@@ -231,7 +231,7 @@ async def _describe_page(
     views: list[SessionView] = []
     size = 0
     for batch in batched(page.sessions, DESCRIBED_MAX):
-        for one in await services.reader.described(batch):
+        for one in await services.reader.with_metadata(batch):
             if not one.session.is_deleted and metadata_matches(one.metadata, filters):
                 views.append(session_view(one, is_expired=is_expired))
                 size += len(encode(views[-1]))

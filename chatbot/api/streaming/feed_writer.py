@@ -253,7 +253,7 @@ class FeedWriter:
 
     async def _session_frame(self, session: Session) -> frames.Session:
         """The session as it is; without texts if it was erased meanwhile, which the feed is about to say."""
-        described = await self._services.reader.described([session])
+        described = await self._services.reader.with_metadata([session])
         known = described[0] if described else SessionWithMetadata(session, {}, None)
         return frames.Session(session.session_id, known.title, known.metadata, session.version)
 

@@ -273,7 +273,7 @@ async def _confirm_metadata(service: OfflineService, page: list[Session], metada
     """The sessions of `page` that have this metadata; the blind index behind `page` may have false positives."""
     if not metadata:
         return page
-    return [one.session for one in await service.reader.described(page) if metadata_matches(one.metadata, metadata)]
+    return [one.session for one in await service.reader.with_metadata(page) if metadata_matches(one.metadata, metadata)]
 
 
 async def _find_named(

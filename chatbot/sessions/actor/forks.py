@@ -29,9 +29,9 @@ from projections.folds.message import MessageRow
 from projections.folds.session import Session
 from projections.sqlite.fork_references import ForkReference, ReferencingFork
 
-COPY_BATCH_TEXTS = 64  # texts copied in one round: what an erasure holds in memory
-LENT_PAGE = 500  # messages looked at for readers in one query: half a millisecond
-FORKS_PAGE = 500  # forks that read one text, looked up in one query
+COPY_BATCH_TEXTS = 64  # texts copied by one command: bounds the memory of an erasure
+LENT_PAGE = 500  # messages checked for reading forks in one query: half a millisecond
+FORKS_PAGE = 500  # forks that read one text, per query
 
 
 async def adopted_history(ports: Ports, state: State, command: Fork) -> tuple[AdoptedMessage, ...]:
@@ -53,12 +53,12 @@ async def adopted_history(ports: Ports, state: State, command: Fork) -> tuple[Ad
     if unfinished is not None and command.message_id is not None:
         raise rejections.SessionBusy("a reply in that history is still being written")
     if unfinished is not None:
-        rows = rows[: unfinished - 1]  # nor the question that it answers
+        rows = rows[: unfinished - 1]  # without the question that it answers, too
     return tuple(_adopted(row) for row in rows)
 
 
 def fork_events(state: State, command: Fork, messages: Sequence[AdoptedMessage], caller: Caller) -> tuple[Event, ...]:
-    """What the new session begins with. Pure."""
+    """The first events of the new session. Pure."""
     session = state.session
     created = SessionCreated(
         owner=caller.owner,
@@ -78,19 +78,19 @@ async def fork(ports: Ports, state: State, command: Fork, caller: Caller, metada
     events = fork_events(state, command, await adopted_history(ports, state, command), caller)
     try:
         recorded = await ports.log.append(command.session_id, 0, events, metadata)
-    except VersionConflict:  # its id was made from the request's Idempotency-Key
+    except VersionConflict:  # the id is computed from the Idempotency-Key: the same request, or another with its key
         return await session_as_created(ports, command.session_id, command.idempotency_key)
     return fold_history(recorded)
 
 
 async def copy_texts_to_forks(ports: Ports, origin: Session, ask: AskSession, texts_max: int | None = None) -> bool:
-    """Have every fork copy what it still reads from `origin`, which is about to be erased; whether all of it is done.
+    """Have every fork copy the texts that it still reads from `origin`, which is about to be erased.
 
-    With `texts_max` not all of it is, where more texts than that are read. No fork of `origin` can be made meanwhile:
-    they are made in the turn of its actor, in which this runs, or the session is closed to all but its erasure.
+    Returns whether all are copied: False if they are more than `texts_max`. No fork of `origin` can be created
+    meanwhile: this runs in the origin's actor, which creates them, or the session is closed to all but its erasure.
 
-    Walks the session's texts, and for each that is read, all that its readers read: linear in the texts that are
-    copied, in steps of a page each.
+    For each text of the session that is read, copies all that its readers read: linear in the copied texts, page by
+    page.
     """
     left, after = texts_max, ""
     await _await_projections(ports)
@@ -102,7 +102,7 @@ async def copy_texts_to_forks(ports: Ports, origin: Session, ask: AskSession, te
                 return False
             if copied:
                 left = None if left is None else left - copied
-                await _await_projections(ports)  # what is copied is no longer read here
+                await _await_projections(ports)  # so that the next query no longer finds the copied texts
     return True
 
 
@@ -111,8 +111,8 @@ async def _await_projections(ports: Ports) -> None:
 
 
 async def _copy_from(ports: Ports, origin: Session, position: int, ask: AskSession, left: int | None) -> int | None:
-    """Have all that read the text at `position` copy what they read of `origin`. Returns how many texts that were; None
-    where they are more than `left`.
+    """Have all forks that read the text at `position` copy what they read of `origin`. Returns how many texts; None if
+    they are more than `left`.
     """
     copied, after = 0, 0
     while forks := await ports.queries.texts.forks_reading(position, after=after, limit=FORKS_PAGE):
@@ -122,7 +122,7 @@ async def _copy_from(ports: Ports, origin: Session, position: int, ask: AskSessi
                 if left is not None and copied + len(copies) > left:
                     return None
                 copied += len(copies)
-                with suppress(rejections.SessionDeleted):  # meanwhile: then it reads nothing any more
+                with suppress(rejections.SessionDeleted):  # a deleted fork reads nothing any more
                     await ask(fork.session_id, CopyTexts(copies), SERVICE, cause="origin_deleted")
     return copied
 
@@ -130,7 +130,7 @@ async def _copy_from(ports: Ports, origin: Session, position: int, ask: AskSessi
 async def _read_copies(
     ports: Ports, origin: Session, fork: ReferencingFork
 ) -> AsyncIterator[tuple[MessageCopied, ...]]:
-    """What `fork` reads of `origin`, page by page. It may read texts of other sessions, too."""
+    """Copies of what `fork` reads of `origin`, page by page. It may read texts of other sessions, too."""
     after = origin.no
     while borrowed := await ports.queries.texts.texts_read_by(fork.no, after=after, limit=COPY_BATCH_TEXTS):
         after = borrowed[-1].position
@@ -165,11 +165,11 @@ def _copy(one: ForkReference, event: Event | None) -> MessageCopied:
         case MessageCopied():
             return event
         case ReplyCompleted():
-            said = (message_id, "assistant", event.content)
-            return MessageCopied(*said, event.finish_reason, event.model, event.usage, event.finish_detail)
+            reply = (message_id, "assistant", event.content)
+            return MessageCopied(*reply, event.finish_reason, event.model, event.usage, event.finish_detail)
         case ReplyFailed():
-            said = (message_id, "assistant", event.content)
-            return MessageCopied(*said, None, one.model, event.usage, event.finish_detail)
+            reply = (message_id, "assistant", event.content)
+            return MessageCopied(*reply, None, one.model, event.usage, event.finish_detail)
     if isinstance(event, ReplyEnded):
         return MessageCopied(message_id, "assistant", event.content, model=one.model)
     raise LookupError(f"the text of message {message_id} is not where its row says")

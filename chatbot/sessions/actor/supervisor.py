@@ -1,4 +1,6 @@
-"""Activates actors, caps how many live, starts failed ones again with backoff, and shuts all down in stages."""
+"""The supervisor of session actors: activates and passivates them, restarts failed ones with exponential backoff, and
+shuts down gracefully in stages.
+"""
 
 import asyncio
 import contextvars
@@ -23,13 +25,13 @@ from chatbot.sessions.replies.reply import Reply
 from events.errors import LogUnavailable
 from projections.errors import ProjectionError
 
-FAILURES_MAX = 1024  # sessions whose failures are remembered; the oldest is forgotten first
+FAILURES_MAX = 1024  # sessions whose failures are remembered; the oldest entry is evicted first
 BACKOFF_FIRST_S = 0.1  # doubles with each failure in a row
 BACKOFF_MAX_S = 30.0
-DRAIN_POLL_S = 0.02  # between looks at what still runs
+DRAIN_POLL_S = 0.02  # between checks whether replies still run
 RECOVER_ATTEMPTS_MAX = 10
 RECOVER_PAUSE_S = 0.2  # after the first attempt; grows with each
-RECOVER_CONCURRENCY_MAX = 32  # sessions recovered side by side at start
+RECOVER_CONCURRENCY_MAX = 32  # sessions recovered concurrently at start
 
 
 class Supervisor:
@@ -37,8 +39,10 @@ class Supervisor:
 
     def __init__(self, ports: Ports) -> None:
         self._ports = ports
-        self._actors: OrderedDict[str, Actor] = OrderedDict()  # least recently asked first
-        self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()  # count, not before (monotonic seconds)
+        self._actors: OrderedDict[str, Actor] = OrderedDict()  # least recently used first
+        self._failures: OrderedDict[str, tuple[int, float]] = (
+            OrderedDict()
+        )  # count, no restart before (monotonic seconds)
         self._recoveries: set[asyncio.Task[None]] = set()
         self._draining = False
         self._closed = False
@@ -48,12 +52,12 @@ class Supervisor:
         return self._draining
 
     def replies(self, session_id: str) -> dict[str, Reply]:
-        """The session's replies that run or wait in this process, by id, as of now."""
+        """The session's replies that run or are queued in this process, by id; a copy."""
         actor = self._actors.get(session_id)
         return dict(actor.replies) if actor else {}
 
     def running_reply(self, session_id: str) -> Reply | None:
-        """The session's reply that has started and not ended, as far as this process knows: its own, or a mirror."""
+        """The session's reply that has started and not ended: this process's own, or the mirror of another node's."""
         own = next((one for one in self.replies(session_id).values() if one.version and one.outcome is None), None)
         return own or self._ports.nodes.running_reply(session_id)
 
@@ -75,15 +79,11 @@ class Supervisor:
         if_versions: frozenset[int] | None = None,
         cause: str | None = None,
     ) -> CommandResult:
-        """The session's answer, once what it recorded is on disk.
-
-        The command is carried out even when the asker is cancelled while it waits. Raises Rejection, LogUnavailable,
-        LlmOverloaded, or ActorFailed.
-        """
+        """As AskSession."""
         loop = asyncio.get_running_loop()
         reply_to: asyncio.Future[Any] = loop.create_future()
         envelope = Envelope(command, caller, reply_to, if_versions, cause)
-        # A timer of its own is an eighth of asyncio.timeout, and an answer in the future is all that it has to end.
+        # A plain timer that resolves the future costs an eighth of asyncio.timeout.
         timeout_timer = loop.call_later(self._ports.limits.ask_timeout_s, _time_out, envelope)
         try:
             return await self._await_answer(session_id, envelope, timeout_timer.when())
@@ -93,26 +93,26 @@ class Supervisor:
         finally:
             timeout_timer.cancel()
             if envelope.reply_to is not None and envelope.reply_to.done() and not envelope.reply_to.cancelled():
-                envelope.reply_to.exception()  # seen, should it have come when nobody waited any more
+                envelope.reply_to.exception()  # mark as retrieved: it may have come after the caller was cancelled
 
     async def _await_answer(self, session_id: str, envelope: Envelope, deadline_s: float) -> CommandResult:
-        """Of whichever actor the session has by then. Raises TimeoutError, and what `ask` raises."""
+        """The answer, from a new actor if the present one stops first. Raises TimeoutError, and what `ask` raises."""
         command = envelope.command
         while envelope.reply_to is not None:
             try:
                 is_new = isinstance(command, CreateSession) and command.idempotency_key is None
                 self._enqueue(self._actor(session_id, is_new=is_new), envelope)
                 answer: CommandResult = await envelope.reply_to
-            except MailboxClosed:  # lost the race with a stopping actor: open it again
+            except MailboxClosed:  # lost the race with a stopping actor: activate it again
                 loop = asyncio.get_running_loop()
-                if loop.time() >= deadline_s:  # patience has found the old future settled, and ends no other
+                if loop.time() >= deadline_s:  # the timer has fired for the old future and ends no other
                     raise TimeoutError from None
                 envelope.reply_to = loop.create_future()
                 await asyncio.sleep(0)
             else:
                 self._failures.pop(session_id, None)
                 return answer
-        raise RuntimeError("who asks waits for an answer")
+        raise RuntimeError("the envelope has no future for the answer")
 
     def _enqueue(self, actor: Actor, envelope: Envelope) -> None:
         try:
@@ -122,9 +122,9 @@ class Supervisor:
             raise
 
     async def recover(self) -> int:
-        """Close the replies that a crash left open: activating a session does it. Returns how many sessions."""
+        """Crash recovery: activate the sessions with open replies, which closes these. Returns how many sessions."""
         done, after = 0, 0
-        at_once = max(1, min(RECOVER_CONCURRENCY_MAX, self._ports.limits.live_max // 2))  # clients want some room, too
+        at_once = max(1, min(RECOVER_CONCURRENCY_MAX, self._ports.limits.live_max // 2))  # leave room for clients
         while page := await self._ports.queries.open_sessions(limit=at_once, after=after):
             after = page[-1].no
             todo = [one.session_id for one in page if one.session_id not in self._actors]
@@ -132,12 +132,12 @@ class Supervisor:
         return done
 
     async def _recover(self, session_id: str) -> bool:
-        """Whether its replies are closed. What stands in the way may pass, so it is tried for a while."""
+        """Whether its replies are closed. Temporary failures are retried for a while."""
         for attempt in range(RECOVER_ATTEMPTS_MAX):
             try:
                 await self.ask(session_id, RecordAccess(), SERVICE, cause="recovery")
             except rejections.SessionNotFound:
-                return True  # expired meanwhile: it was activated, and that closes replies
+                return True  # expired meanwhile: its activation has closed the replies
             except (rejections.Overloaded, LogUnavailable, ProjectionError) as error:
                 self._ports.logger.warning("recovery.waits", reason=str(error), attempt=attempt)
                 await asyncio.sleep(RECOVER_PAUSE_S * (attempt + 1))
@@ -153,7 +153,7 @@ class Supervisor:
         """No new replies; running ones get `grace_s`, then end as interrupted, as recorded facts."""
         self._draining = True
         deadline = self._ports.timer() + grace_s
-        # An event would have to watch every actor; looking is simpler, and happens once in a process's life.
+        # Polling is simpler than an event that tracks every actor, and happens once in a process's life.
         while self.count_replies() and self._ports.timer() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(DRAIN_POLL_S)
         busy = [session_id for session_id, actor in self._actors.items() if actor.replies]
@@ -165,7 +165,7 @@ class Supervisor:
             self._ports.logger.error("drain.interrupt_failed", reason=str(failure))
 
     async def close(self) -> None:
-        """Stop every actor; each answers what it has been asked."""
+        """Stop all actors; each answers the commands in its mailbox first."""
         self._draining = self._closed = True
         for task in self._recoveries:
             task.cancel()
@@ -192,7 +192,7 @@ class Supervisor:
         return actor
 
     def _passivate_idle(self) -> None:
-        """Passivate the idle actor that was asked least recently. Raises Overloaded when none is idle."""
+        """Passivate the least recently used idle actor. Raises Overloaded when none is idle."""
         idle = next((actor for actor in self._actors.values() if actor.is_idle), None)
         if idle is None:
             self._ports.observe.refused("live_max")
@@ -205,7 +205,7 @@ class Supervisor:
             actor.mailbox.tell(Envelope(Stop(), SERVICE, cause="shutdown"))
 
     def _recover_later(self, session_id: str, wait_s: float) -> None:
-        """An actor has failed under its replies: have them closed, whether or not anyone asks for the session."""
+        """An actor has failed with open replies: have them closed even if no command comes for the session."""
 
         async def recover() -> None:
             await asyncio.sleep(wait_s)

@@ -1,4 +1,4 @@
-"""Why a session refuses a command. api/problems.py says which status each of them gets."""
+"""Reasons to refuse a command. chatbot/api/problems.py maps each to an HTTP status."""
 
 
 class Rejection(Exception):
@@ -6,7 +6,7 @@ class Rejection(Exception):
 
 
 class SessionNotFound(Rejection):
-    """There is no such session, or it belongs to someone else."""
+    """There is no such session, or it belongs to another owner."""
 
     def __init__(self, session_id: str) -> None:
         super().__init__(f"Session {session_id} not found")
@@ -21,7 +21,7 @@ class SessionDeleted(SessionNotFound):
 
 
 class VersionMismatch(Rejection):
-    """The session is at none of the versions that the request names."""
+    """The session is not at one of the versions that the request expects."""
 
     def __init__(self, expected: frozenset[int], current: int) -> None:
         super().__init__(f"the session is at version {current}, not {' or '.join(map(str, sorted(expected)))}")
@@ -49,14 +49,14 @@ class UnknownReply(Rejection):
 
 
 class ParentUnanswered(Rejection):
-    """A message can only follow a reply: the message that is named as its parent is not one."""
+    """A message can only follow a reply, and the parent that the request names is a user's message."""
 
     def __init__(self) -> None:
         super().__init__("parent_id names a message of the user; a message follows a reply, or null")
 
 
 class UnknownModel(Rejection):
-    """All models of the server are known, and the one that the request names is not among them."""
+    """The server's models are known, and the requested one is not among them."""
 
     def __init__(self) -> None:
         super().__init__("is not a model that is offered; GET /api/models lists them")
@@ -87,7 +87,7 @@ class TooManyPending(Rejection):
 
 
 class Overloaded(Rejection):
-    """The service is at one of its limits; try again soon."""
+    """The service is at one of its limits (backpressure); try again soon."""
 
 
 class Draining(Rejection):
@@ -95,4 +95,4 @@ class Draining(Rejection):
 
 
 class ActorFailed(Exception):
-    """The session's actor failed on this command; it starts afresh with the next one."""
+    """The session's actor failed on this command; the next command starts a new actor."""

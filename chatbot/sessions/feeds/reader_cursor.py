@@ -1,7 +1,7 @@
-"""A reader's place in a session, and what each recorded event adds to it. Pure.
+"""A reader's cursor in a session's stream: a pure fold over recorded events that yields the text not yet seen.
 
-A cursor is <version>:<offset>. Its offset counts what the reader has of whichever reply was open at its version, so
-that reply need not be known: the first text recorded after the cursor, with no start before it, is that reply's.
+In HTTP a cursor is <version>:<offset>. Its offset counts what the reader has of the reply that was open at its version.
+The cursor need not name that reply: the first text recorded after the cursor, with no start before it, is that reply's.
 """
 
 from msgspec import Struct
@@ -24,8 +24,8 @@ from events.record import RecordedEvent
 class ReaderCursor(Struct, frozen=True):
     """What a reader has: all events up to `version`, and `offset` code points of the reply that is open there.
 
-    `reply_id` is None while that reply is not known, or there is none; `started_at_us` is 0 while not known.
-    The reply that is open has started at version `open_since` or later, whichever it is.
+    `reply_id` is None while that reply is not known, or there is none; `started_at_us` is 0 while not known. The open
+    reply has started at version `open_since` or later.
     """
 
     version: int
@@ -36,11 +36,11 @@ class ReaderCursor(Struct, frozen=True):
 
 
 def advance(cursor: ReaderCursor, recorded: RecordedEvent) -> tuple[ReaderCursor, str]:
-    """The place after the next event of the stream, and the text in it that the reader has not got."""
+    """The cursor after the next event of the stream, and the text in that event that the reader does not have."""
     event = recorded.event
     cursor = replace(cursor, version=recorded.version)
     match event:
-        case ReplyStarted():  # also when it is started anew: then its text is, too
+        case ReplyStarted():  # also a further attempt: its text starts again
             started = replace(cursor, offset=0, reply_id=event.reply_id, started_at_us=recorded.recorded_at_us)
             return replace(started, open_since=recorded.version), ""
         case ReplyProgressed():
@@ -54,10 +54,10 @@ def advance(cursor: ReaderCursor, recorded: RecordedEvent) -> tuple[ReaderCursor
 
 
 def continues(cursor: ReaderCursor, reply: Reply) -> bool:
-    """Whether the text that grows in `reply` continues at `place`.
+    """Whether the live text of `reply` continues at `cursor`.
 
-    Whoever reads the log may be ahead of the session's actor, which then still has a reply that has ended, or an
-    earlier attempt at the one that is open.
+    A reader of the log may be ahead of the session's actor, which then still has a reply that has ended, or an earlier
+    attempt of the open one.
     """
     if not cursor.open_since <= reply.version <= cursor.version:
         return False
@@ -65,7 +65,7 @@ def continues(cursor: ReaderCursor, reply: Reply) -> bool:
 
 
 def advance_text(cursor: ReaderCursor, reply: Reply) -> tuple[ReaderCursor, str]:
-    """The place with all of the text so far, and what of it is new. Only where the reply `is_at` the place."""
+    """The cursor after all of the text so far, and the new text. Only valid if the reply `continues` the cursor."""
     if reply.length <= cursor.offset:
         return cursor, ""
     text = reply.since(cursor.offset)
@@ -76,13 +76,13 @@ def advance_text(cursor: ReaderCursor, reply: Reply) -> tuple[ReaderCursor, str]
 def _progressed(cursor: ReaderCursor, event: ReplyProgressed) -> tuple[ReaderCursor, str]:
     known, end = cursor.offset, event.offset + len(event.text)
     cursor = replace(cursor, reply_id=event.reply_id)
-    if event.offset > known or end <= known:  # beyond a gap, which the live text or the end will fill; or known
+    if event.offset > known or end <= known:  # after a gap, which the live text or the end fills; or known
         return cursor, ""
     return replace(cursor, offset=end), event.text[known - event.offset :]
 
 
 def _ended(cursor: ReaderCursor, event: ReplyEnded) -> tuple[ReaderCursor, str]:
-    """A reply that waited can end while another runs: it has no text, and changes nothing."""
+    """A queued reply may end while another runs: it has no text, and the cursor does not change."""
     is_other = cursor.reply_id is not None and cursor.reply_id != event.reply_id
     if is_other or (cursor.reply_id is None and not event.content):
         return cursor, ""

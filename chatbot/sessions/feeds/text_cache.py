@@ -1,4 +1,4 @@
-"""Texts that were read lately: a client reads the same newest messages again and again."""
+"""An LRU cache of message texts: clients read the same newest messages again and again."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -8,17 +8,17 @@ from chatbot.sessions.replies.recorded_text import RunningText
 from events.log import EventLog
 from events.record import RecordedEvent
 
-RUNNING_MAX = 64  # running replies whose recorded text is kept, for whoever reads the session again meanwhile
-_ENVELOPE_BYTES = 1_000  # memory of a recorded event beside its content, about
+RUNNING_MAX = 64  # running replies whose recorded text is kept, for repeated reads of their sessions
+_ENVELOPE_BYTES = 1_000  # approximate memory of a recorded event without its content
 
 
 class TextCache:
-    """Messages' texts as they were read lately, by position: in about `bytes_max` of memory, 0 for none. And what the
-    log has of the replies that run.
+    """Recently read events with texts, by position, in about `bytes_max` of memory (0: none); and the recorded text of
+    running replies.
 
-    An event never changes but by its erasure, and then all of them are dropped. Whoever asks has the positions from
-    projections that have folded all that was recorded before the question: so nobody asks for an erased text, either.
-    `erasures` counts: what was read before the last one is not kept.
+    An event changes only by its erasure, and an erasure drops the whole cache. Callers get positions from projections
+    that have everything recorded before the call, so none asks for a text that was erased before. `erasures` counts:
+    what was read before the last erasure is not kept.
     """
 
     def __init__(self, log: EventLog, bytes_max: int) -> None:
@@ -26,10 +26,10 @@ class TextCache:
         self._bytes_max = bytes_max
         self._bytes = 0
         self.erasures = 0
-        self._running: dict[str, RunningText] = {}  # by session, the longest known first
+        self._running: dict[str, RunningText] = {}  # by session, the oldest entry first
         self._kept: OrderedDict[int, RecordedEvent] = OrderedDict()  # least recently read first
 
-    async def at(self, positions: Sequence[int]) -> dict[int, RecordedEvent]:
+    async def read(self, positions: Sequence[int]) -> dict[int, RecordedEvent]:
         """As EventLog.read_at."""
         found: dict[int, RecordedEvent] = {}
         missing: list[int] = []
@@ -44,25 +44,25 @@ class TextCache:
             erasures = self.erasures
             read = await self._log.read_at(missing)
             found.update(read)
-            if erasures == self.erasures:  # else it may hold what was erased while it was read
+            if erasures == self.erasures:  # otherwise it may contain what was erased during the read
                 for recorded in read.values():
                     self._keep(recorded)
         return found
 
     async def sizes(self, positions: Sequence[int]) -> dict[int, int]:
-        """As EventLog.sizes, nearly: of what is kept, the bytes of its text."""
+        """As EventLog.sizes; for cached events, an upper bound of their text's bytes."""
         sizes = {position: _text_bytes(self._kept[position]) for position in positions if position in self._kept}
         if missing := [position for position in positions if position not in sizes]:
             sizes |= await self._log.sizes(missing)
         return sizes
 
-    def running(self, session_id: str, started: int, version: int) -> RunningText | None:
-        """What was read of the reply that began at version `started`, as of `version` or before."""
+    def running_text(self, session_id: str, started: int, version: int) -> RunningText | None:
+        """The cached text of the reply that started at version `started`, if it is as of `version` or before."""
         known = self._running.get(session_id)
         return known if known is not None and started <= known.version <= version else None
 
-    def keep_running(self, session_id: str, known: RunningText | None, erasures: int) -> None:
-        """Keep what is known of a session's running reply, None: none runs; `erasures` as it was before the read."""
+    def keep_running_text(self, session_id: str, known: RunningText | None, erasures: int) -> None:
+        """Cache the text of a session's running reply; None: none runs. `erasures`: its value before the read."""
         self._running.pop(session_id, None)
         if known is not None and erasures == self.erasures and self._bytes_max:
             self._running[session_id] = known
@@ -70,7 +70,7 @@ class TextCache:
                 del self._running[next(iter(self._running))]
 
     def drop(self) -> None:
-        """Keep nothing of what was read: some of it has been erased."""
+        """Empty the cache: some of it has been erased."""
         self.erasures += 1
         self._running.clear()
         self._kept.clear()
@@ -91,5 +91,5 @@ def _text_bytes(recorded: RecordedEvent) -> int:
 
 
 def _memory_of(recorded: RecordedEvent) -> int:
-    """Bytes, about."""
+    """Approximate bytes."""
     return _ENVELOPE_BYTES + getsizeof(getattr(recorded.event, "content", ""))

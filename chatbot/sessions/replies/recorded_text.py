@@ -1,4 +1,4 @@
-"""What the log has of a reply that runs: less than its readers have, by a second or so."""
+"""The recorded text of a running reply: up to a second behind its readers."""
 
 from msgspec import Struct
 
@@ -6,9 +6,7 @@ from events.catalogue import ContentErased, ReplyEnded, ReplyProgressed, ReplySt
 from events.log import EventLog
 from projections.folds.session import OpenReply
 
-EVENTS_PER_STEP = (
-    64  # events read at once on the way back: a running reply records one each second, so one page finds it
-)
+EVENTS_PER_STEP = 64  # events per backward read: a running reply records one a second, so one page nearly always does
 
 
 class RunningText(Struct, frozen=True):
@@ -21,23 +19,23 @@ class RunningText(Struct, frozen=True):
 async def recorded_text(
     log: EventLog,
     session_id: str,
-    running: OpenReply,
+    open_reply: OpenReply,
     *,
     page: int,
     up_to: int | None = None,
     known: RunningText | None = None,
 ) -> str:
-    """The recorded text of a reply that has not ended; `up_to` a version, else all of it. Reads `page` events at once.
+    """The recorded text of a reply that has not ended, as of version `up_to` (None: the newest).
 
-    What was `known` before is not read again. Raises LogUnavailable.
+    Reads `page` events at a time, and only those after `known`. Raises LogUnavailable.
     """
-    known = known or RunningText(running.version)
+    known = known or RunningText(open_reply.version)
     after, text = known.version, known.text
     while up_to is None or after < up_to:
         limit = page if up_to is None else min(page, up_to - after)
         found = await log.read(session_id, after=after, limit=limit)
         for recorded in found:
-            if isinstance(recorded.event, ReplyProgressed) and recorded.event.reply_id == running.reply_id:
+            if isinstance(recorded.event, ReplyProgressed) and recorded.event.reply_id == open_reply.reply_id:
                 text = text[: recorded.event.offset] + recorded.event.text
         if len(found) < limit:
             break
@@ -46,10 +44,10 @@ async def recorded_text(
 
 
 async def recorded_offset(log: EventLog, session_id: str, version: int) -> int:
-    """Code points on record, as of `version`, of the reply that was open there; 0 where none was.
+    """Recorded code points, as of `version`, of the reply that was open then; 0 if none was.
 
-    Walks back to the newest event that tells. `version` is what a client says: beyond the end of the stream it is taken
-    for the end, whatever its distance. Raises LogUnavailable.
+    Scans backwards to the newest event that decides it. `version` comes from a client: one beyond the end of the stream
+    means the end, and costs no more. Raises LogUnavailable.
     """
     ended: set[str] = set()
     while version > 0:

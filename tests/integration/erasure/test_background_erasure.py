@@ -63,7 +63,7 @@ class World(Sessions):
         assert await self.event_counts() >= Counter(message_copied=TEXTS * FORKS, session_deleted=1)
         for fork in range(FORKS):
             history = await self.reader.history(f"fork{fork}", None, 100, None)
-            assert [one.content for one in history.said] == ALL
+            assert [one.content for one in history.messages] == ALL
         assert (await self.event_counts())["message_copied"] == TEXTS * FORKS
         assert (await verify(self.log))[1] is None
 
@@ -164,7 +164,7 @@ async def test_after_a_crash_it_goes_on_and_copies_nothing_twice(sessions: World
     await sessions.begin()
     assert (await sessions.event_counts())["message_copied"] == 2, "before the answer"
     async with going_on(sessions) as working:
-        ask, left, stuck = working._ask, [asked], asyncio.Event()
+        ask, left, stuck = working._ask_throttled, [asked], asyncio.Event()
 
         async def ask_some(*command: Any, **said: Any) -> Any:
             if not left[0]:
@@ -173,7 +173,7 @@ async def test_after_a_crash_it_goes_on_and_copies_nothing_twice(sessions: World
             left[0] -= 1
             return await ask(*command, **said)
 
-        working._ask = ask_some  # type: ignore[method-assign]
+        working._ask_throttled = ask_some  # type: ignore[method-assign]
         await stuck.wait()
     assert (await sessions.event_counts())["message_copied"] == 2 + 2 * asked
     await sessions.crash()

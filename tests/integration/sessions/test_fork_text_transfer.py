@@ -27,7 +27,7 @@ async def sessions(tmp_path: Path) -> AsyncIterator[Sessions]:
 async def texts_of(sessions: Sessions, session_id: str) -> list[str]:
     history = await sessions.reader.history(session_id, None, 1_000, None)
     rest = [one async for piece in sessions.reader.remaining_messages(history) for one in piece]
-    return [one.content for one in (*history.said, *rest)]
+    return [one.content for one in (*history.messages, *rest)]
 
 
 async def delete(sessions: Sessions, session_id: str) -> None:

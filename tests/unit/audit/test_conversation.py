@@ -143,10 +143,10 @@ class ConversationsAgainstHistories(SessionsAgainstModel):
         session = history.session
         assert (conversation.version, conversation.head) == (session.version, session.head)
         assert (conversation.status, conversation.owner) == (session.status, session.owner)
-        (described,) = await self.real.reader.described([session])
+        (described,) = await self.real.reader.with_metadata([session])
         assert (conversation.title, conversation.metadata) == (described.title, described.metadata)
         exported = build_document(conversation).messages
-        listed = [asdict(message_view(one, session_id)) for one in history.said]
+        listed = [asdict(message_view(one, session_id)) for one in history.messages]
         assert [asdict(one) for one in exported] == [{name: one[name] for name in FIELDS} for one in listed]
         self.said[session_id, session.version] = exported
 

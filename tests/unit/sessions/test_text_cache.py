@@ -32,8 +32,8 @@ class CountingLog(MemoryLog):
 async def test_a_text_is_read_from_the_log_once() -> None:
     log = CountingLog()
     texts = TextCache(log, 10 * ROOM)
-    assert await texts.at([2, 3]) == {2: log.events[1], 3: log.events[2]}
-    assert await texts.at([3, 4, 2]) == {n: log.events[n - 1] for n in (2, 3, 4)}
+    assert await texts.read([2, 3]) == {2: log.events[1], 3: log.events[2]}
+    assert await texts.read([3, 4, 2]) == {n: log.events[n - 1] for n in (2, 3, 4)}
     assert log.asked == [2, 3, 4]
 
 
@@ -41,7 +41,7 @@ async def test_the_text_read_least_recently_makes_room() -> None:
     log = CountingLog()
     texts = TextCache(log, 2 * ROOM)
     for position in (2, 3, 2, 4, 2, 3):
-        await texts.at([position])
+        await texts.read([position])
     assert log.asked == [2, 3, 4, 3]
 
 
@@ -49,7 +49,7 @@ async def test_with_no_room_every_text_is_read_again_and_told_all_the_same() -> 
     log = CountingLog()
     texts = TextCache(log, 0)
     for _ in range(2):
-        assert set(await texts.at([2, 3])) == {2, 3}
+        assert set(await texts.read([2, 3])) == {2, 3}
     assert log.asked == [2, 3, 2, 3]
 
 
@@ -58,7 +58,7 @@ async def test_an_erased_text_and_one_that_does_not_exist_are_asked_for_again() 
     log.erase_now("s", emptied())
     texts = TextCache(log, 10 * ROOM)
     for _ in range(2):
-        found = await texts.at([2, 99])
+        found = await texts.read([2, 99])
         assert (found[2].event, set(found)) == (None, {2})
     assert log.asked == [2, 99, 2, 99]
 
@@ -66,10 +66,10 @@ async def test_an_erased_text_and_one_that_does_not_exist_are_asked_for_again() 
 async def test_what_is_dropped_is_read_again_and_nothing_read_meanwhile_is_kept() -> None:
     log = CountingLog()
     texts = TextCache(log, 10 * ROOM)
-    await texts.at([2])
+    await texts.read([2])
     log.while_read = texts.drop
-    await texts.at([3])
-    await texts.at([2, 3])
+    await texts.read([3])
+    await texts.read([2, 3])
     assert log.asked == [2, 3, 2, 3]
 
 
@@ -77,15 +77,15 @@ async def test_what_was_read_of_a_running_reply_before_an_erasure_is_not_kept_af
     texts = TextCache(CountingLog(), 10 * ROOM)
     erasures = texts.erasures
     texts.drop()
-    texts.keep_running("s", RunningText(3, "secret"), erasures)
-    assert texts.running("s", 1, 9) is None
-    texts.keep_running("s", RunningText(3, "public"), texts.erasures)
-    assert texts.running("s", 1, 9) == RunningText(3, "public")
-    texts.keep_running("s", None, texts.erasures)
-    assert texts.running("s", 1, 9) is None
+    texts.keep_running_text("s", RunningText(3, "secret"), erasures)
+    assert texts.running_text("s", 1, 9) is None
+    texts.keep_running_text("s", RunningText(3, "public"), texts.erasures)
+    assert texts.running_text("s", 1, 9) == RunningText(3, "public")
+    texts.keep_running_text("s", None, texts.erasures)
+    assert texts.running_text("s", 1, 9) is None
 
 
 async def test_with_no_room_nothing_of_a_running_reply_is_kept_either() -> None:
     texts = TextCache(CountingLog(), 0)
-    texts.keep_running("s", RunningText(3, "public"), texts.erasures)
-    assert texts.running("s", 1, 9) is None
+    texts.keep_running_text("s", RunningText(3, "public"), texts.erasures)
+    assert texts.running_text("s", 1, 9) is None
