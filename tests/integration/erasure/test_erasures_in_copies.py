@@ -149,12 +149,11 @@ import asyncio, io, os, signal, sys
 from pathlib import Path
 import events.transfer.importer, events.transfer.migration
 from chatbot.cli.maintenance.export_import import import_file
-from events.transfer.importer import Rules
+from events.transfer.importer import ImportRules
 from events.transfer.migration import migrate
 from events.factory import open_log
-from events.storage.sqlite.sqlite_migration_target import SqliteTarget
-from events.storage.sqlite.sqlite_migration_target import SqliteTarget
-from events.transfer.import_target import Transfer
+from events.storage.sqlite.sqlite_migration_target import SqliteMigrationTarget
+from events.transfer.import_target import ImportTarget
 events.transfer.importer.ROWS_MAX = events.transfer.migration.PAGE_ROWS = 3
 what, source, target, pages = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
 left = [pages]
@@ -167,14 +166,14 @@ def killing(add):
         await add(self, *arguments)
     return wrapped
 
-Transfer.add, SqliteTarget.add = killing(Transfer.add), killing(SqliteTarget.add)
+ImportTarget.add, SqliteMigrationTarget.add = killing(ImportTarget.add), killing(SqliteMigrationTarget.add)
 
 async def run():
     if what == "import":
-        await import_file(io.BytesIO(source.read_bytes()), target, Rules())
+        await import_file(io.BytesIO(source.read_bytes()), target, ImportRules())
     else:
         log = await open_log(source, read_only=True)
-        await events.transfer.migration.migrate(log, await SqliteTarget.open(target), lambda position: None)
+        await events.transfer.migration.migrate(log, await SqliteMigrationTarget.open(target), lambda position: None)
 
 asyncio.run(run())
 """

@@ -38,7 +38,6 @@ OPTIONS = EmbeddedOptions(context_tokens=512, startup_timeout_s=30)
 SERVICE = """
 import asyncio
 from chatbot.llm.providers.embedded_provider import EmbeddedProvider
-from chatbot.llm.resilient_provider import GuardedProvider
 from chatbot.llm.llm_options import EmbeddedOptions, LlmOptions
 
 async def main():
