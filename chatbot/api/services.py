@@ -14,11 +14,10 @@ from chatbot.observability.log_writer import LogWriter
 from chatbot.observability.metrics import Metrics
 from chatbot.observability.metrics_aggregation import MetricsAggregator
 from chatbot.observability.observers import LogMetrics
-from chatbot.sessions.actor.supervisor import Supervisor
 from chatbot.sessions.cluster_port import Cluster
-from chatbot.sessions.erasure_job import ErasureJob
 from chatbot.sessions.expiry_timer import ExpiryTimer
 from chatbot.sessions.feeds.channels import ChannelRegistry
+from chatbot.sessions.ports import BackgroundErasures, LiveSessions
 from chatbot.sessions.session_queries import SessionQueries
 from events.log import EventLog
 from projections.runner import ProjectionRunner
@@ -46,9 +45,9 @@ class Services(Struct, frozen=True):
     log: EventLog
     runner: ProjectionRunner
     queries: ProjectionQueries
-    supervisor: Supervisor
+    supervisor: LiveSessions
     expiry: ExpiryTimer
-    erasures: ErasureJob
+    erasures: BackgroundErasures
     reader: SessionQueries
     feeds: ChannelRegistry
     nodes: Cluster

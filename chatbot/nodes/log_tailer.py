@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 from chatbot.nodes.orphan_reaper import OrphanReaper
 from chatbot.nodes.reply_mirrors import ReplyMirrors
-from chatbot.sessions.actor.supervisor import Supervisor
-from chatbot.sessions.ports import Ports
+from chatbot.sessions.ports import LiveSessions, Ports
 from events.catalogue import ERASURE_TYPES
 from events.errors import LogError, LogUnavailable, UnknownEvent
 from events.record import EventHeader, RecordedEvent
@@ -22,7 +21,7 @@ class LogTailer:
     """Follows the log by outlines; contents are read only of sessions that somebody here reads, and once for all."""
 
     def __init__(
-        self, ports: Ports, supervisor: Supervisor, mirrors: ReplyMirrors, orphan_reaper: OrphanReaper
+        self, ports: Ports, supervisor: LiveSessions, mirrors: ReplyMirrors, orphan_reaper: OrphanReaper
     ) -> None:
         self._ports = ports
         self._supervisor = supervisor

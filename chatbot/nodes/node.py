@@ -20,10 +20,9 @@ from chatbot.nodes.node_id import format_node_id, parse_node_id
 from chatbot.nodes.orphan_reaper import OrphanReaper
 from chatbot.nodes.reply_mirrors import MirrorContext, ReplyMirrors
 from chatbot.observability.metric_families import MetricFamily, decode
-from chatbot.sessions.actor.supervisor import Supervisor
 from chatbot.sessions.domain.commands import Caller, CancelReply
 from chatbot.sessions.feeds.channels import ChannelRegistry
-from chatbot.sessions.ports import Ports
+from chatbot.sessions.ports import LiveSessions, Ports
 from chatbot.sessions.replies.reply import Reply
 from chatbot.workers.server_sockets import CannotListen
 from events.log import EventLog
@@ -117,7 +116,7 @@ class Node:
                 "nodes.no_secret", effect="other nodes cannot follow replies here, only read their checkpoints"
             )
 
-    def background_tasks(self, ports: Ports, supervisor: Supervisor) -> dict[str, Coroutine[Any, Any, None]]:
+    def background_tasks(self, ports: Ports, supervisor: LiveSessions) -> dict[str, Coroutine[Any, Any, None]]:
         """What is to run beside the service, by name."""
         watch = OrphanReaper(ports, supervisor, self._failure_detector, self._lost, self._settings.look_s)
         return {"tail": LogTailer(ports, supervisor, self._mirrors, watch).run(), "watch": watch.run()}

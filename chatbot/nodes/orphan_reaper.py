@@ -6,10 +6,9 @@ from contextlib import suppress
 
 from chatbot.nodes.failure_detector import ANSWER_VALID_S, FailureDetector
 from chatbot.nodes.node_client import NodeState
-from chatbot.sessions.actor.supervisor import Supervisor
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import SERVICE, CloseOrphans
-from chatbot.sessions.ports import Ports
+from chatbot.sessions.ports import LiveSessions, Ports
 from events.errors import LogError
 from events.record import EventHeader
 from projections.errors import ProjectionError
@@ -26,7 +25,7 @@ class OrphanReaper:
     def __init__(
         self,
         ports: Ports,
-        supervisor: Supervisor,
+        supervisor: LiveSessions,
         failure_detector: FailureDetector,
         lost: asyncio.Event,
         sweep_interval_s: float,

@@ -98,6 +98,25 @@ class LiveSessions(Protocol):
         """Replies that run or are queued in this process."""
         ...
 
+    async def recover(self) -> int:
+        """Crash recovery: close the replies that were left open. Returns in how many sessions."""
+        ...
+
+    async def drain(self, grace_s: float) -> None:
+        """Graceful shutdown: start no new replies; running ones get `grace_s` and are then recorded as interrupted."""
+        ...
+
+
+class BackgroundErasures(Protocol):
+    """The erasures that go on after DELETE was answered (`erasure_job.py`). `pending` counts those left."""
+
+    @property
+    def pending(self) -> int: ...
+
+    def notify(self) -> None:
+        """An erasure has begun."""
+        ...
+
 
 class Ports(Struct, frozen=True):
     """`clock` gives the time by which sessions expire, in unix microseconds (see deadline_clock.py); `timer` monotonic

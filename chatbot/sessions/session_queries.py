@@ -3,7 +3,7 @@ busy session can be read as fast as an idle one.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any
+from typing import Any, assert_never
 
 from msgspec import Struct
 
@@ -15,17 +15,27 @@ from chatbot.sessions.history_chunks import UNMEASURED_MAX, newest_within_bytes,
 from chatbot.sessions.ports import AskSession, Ports
 from chatbot.sessions.replies.recorded_text import RunningText, recorded_text
 from events.catalogue import (
+    BranchSelected,
+    ContentErased,
+    HistoryAdopted,
+    IgnoredEvent,
     MessageCopied,
+    MessagePosted,
     MetadataChanged,
     ReplyCancelled,
     ReplyCompleted,
     ReplyFailed,
     ReplyInterrupted,
+    ReplyProgressed,
+    ReplyRequested,
     ReplySettings,
+    ReplyStarted,
+    SessionAccessed,
     SessionCreated,
+    SessionDeleted,
+    SessionExpired,
     Usage,
 )
-from events.catalogue import MessagePosted as Posted
 from events.errors import LogUnavailable
 from events.record import RecordedEvent
 from projections.folds.message import FINISH_REASONS, MessageRow
@@ -273,6 +283,23 @@ def _with_text(row: MessageRow, recorded: RecordedEvent | None, running_text: st
         case ReplyFailed():
             reason = FINISH_REASONS.get(row.status)
             return MessageWithText(row, event.content, reason, row.model, event.usage, event.finish_detail)
-        case Posted() | ReplyCancelled() | ReplyInterrupted():
+        case MessagePosted() | ReplyCancelled() | ReplyInterrupted():
             return MessageWithText(row, event.content, FINISH_REASONS.get(row.status), row.model)
-    return MessageWithText(row, running_text, model=row.model)
+        case (
+            SessionCreated()
+            | MetadataChanged()
+            | SessionAccessed()
+            | SessionExpired()
+            | SessionDeleted()
+            | ReplyRequested()
+            | ReplyStarted()
+            | ReplyProgressed()
+            | BranchSelected()
+            | HistoryAdopted()
+            | ContentErased()
+            | IgnoredEvent()
+            | None
+        ):
+            return MessageWithText(row, running_text, model=row.model)
+        case _:
+            assert_never(event)

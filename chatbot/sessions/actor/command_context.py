@@ -1,5 +1,7 @@
 """Loads what the decision on a command needs: the message that it refers to, and the texts of the model's context."""
 
+from typing import assert_never
+
 from msgspec import UNSET
 from msgspec.structs import replace
 
@@ -21,15 +23,26 @@ from chatbot.sessions.domain.decide import is_due, parent_of
 from chatbot.sessions.domain.state import ContextMessage, State, select_context, with_newest
 from chatbot.sessions.ports import Ports
 from events.catalogue import (
-    Event,
+    BranchSelected,
+    ContentErased,
+    HistoryAdopted,
+    IgnoredEvent,
+    LoggedEvent,
     MessageCopied,
     MessagePosted,
+    MetadataChanged,
     Parameters,
     ReplyCancelled,
     ReplyCompleted,
     ReplyFailed,
     ReplyInterrupted,
+    ReplyProgressed,
     ReplyRequested,
+    ReplyStarted,
+    SessionAccessed,
+    SessionCreated,
+    SessionDeleted,
+    SessionExpired,
 )
 from events.paging import read_pages
 from events.record import RecordedEvent
@@ -208,7 +221,8 @@ async def _read_branch(ports: Ports, state: State, leaf: str) -> tuple[list[Mess
 
 def _text_of(recorded: RecordedEvent | None) -> str:
     """The message's text; empty while its reply has not ended, and once it is erased."""
-    match recorded.event if recorded else None:
+    event = recorded.event if recorded else None
+    match event:
         case (
             MessagePosted(content=content)
             | MessageCopied(content=content)
@@ -218,8 +232,24 @@ def _text_of(recorded: RecordedEvent | None) -> str:
             | ReplyInterrupted(content=content)
         ):
             return content
-        case _:
+        case (
+            SessionCreated()
+            | MetadataChanged()
+            | SessionAccessed()
+            | SessionExpired()
+            | SessionDeleted()
+            | ReplyRequested()
+            | ReplyStarted()
+            | ReplyProgressed()
+            | BranchSelected()
+            | HistoryAdopted()
+            | ContentErased()
+            | IgnoredEvent()
+            | None
+        ):
             return ""
+        case _:
+            assert_never(event)
 
 
 async def _turn_parameters(ports: Ports, state: State, message_id: str) -> Parameters:
@@ -261,7 +291,7 @@ async def _find_parameters_in_stream(ports: Ports, session_id: str, message_id: 
     return None
 
 
-def _parameters_in(event: Event | None, message_id: str) -> Parameters | None:
+def _parameters_in(event: LoggedEvent | None, message_id: str) -> Parameters | None:
     match event:
         case MessagePosted() if message_id in (event.message_id, event.reply_id):
             return event.parameters

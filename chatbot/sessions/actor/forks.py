@@ -4,6 +4,7 @@ text. Before the origin is erased, the texts that forks still read are copied in
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
+from typing import assert_never
 
 from chatbot.sessions.actor.idempotency import session_as_created
 from chatbot.sessions.domain import rejections
@@ -13,15 +14,27 @@ from chatbot.sessions.domain.state import State, fold_history
 from chatbot.sessions.ports import AskSession, Ports
 from events.catalogue import (
     AdoptedMessage,
+    BranchSelected,
+    ContentErased,
     Event,
     HistoryAdopted,
+    IgnoredEvent,
+    LoggedEvent,
     MessageCopied,
     MessagePosted,
+    MetadataChanged,
     Origin,
+    ReplyCancelled,
     ReplyCompleted,
-    ReplyEnded,
     ReplyFailed,
+    ReplyInterrupted,
+    ReplyProgressed,
+    ReplyRequested,
+    ReplyStarted,
+    SessionAccessed,
     SessionCreated,
+    SessionDeleted,
+    SessionExpired,
 )
 from events.errors import VersionConflict
 from events.record import Metadata
@@ -157,8 +170,9 @@ def _adopted(row: MessageRow) -> AdoptedMessage:
     )
 
 
-def _copy(one: ForkReference, event: Event | None) -> MessageCopied:
-    message_id = one.message_id
+def _copy(reference: ForkReference, event: LoggedEvent | None) -> MessageCopied:
+    """The text of the event that `reference` names, for the fork. Raises LookupError if that event has no text."""
+    message_id = reference.message_id
     match event:
         case MessagePosted():
             return MessageCopied(message_id, event.role, event.content)
@@ -169,7 +183,24 @@ def _copy(one: ForkReference, event: Event | None) -> MessageCopied:
             return MessageCopied(*reply, event.finish_reason, event.model, event.usage, event.finish_detail)
         case ReplyFailed():
             reply = (message_id, "assistant", event.content)
-            return MessageCopied(*reply, None, one.model, event.usage, event.finish_detail)
-    if isinstance(event, ReplyEnded):
-        return MessageCopied(message_id, "assistant", event.content, model=one.model)
-    raise LookupError(f"the text of message {message_id} is not where its row says")
+            return MessageCopied(*reply, None, reference.model, event.usage, event.finish_detail)
+        case ReplyCancelled() | ReplyInterrupted():
+            return MessageCopied(message_id, "assistant", event.content, model=reference.model)
+        case (
+            SessionCreated()
+            | MetadataChanged()
+            | SessionAccessed()
+            | SessionExpired()
+            | SessionDeleted()
+            | ReplyRequested()
+            | ReplyStarted()
+            | ReplyProgressed()
+            | BranchSelected()
+            | HistoryAdopted()
+            | ContentErased()
+            | IgnoredEvent()
+            | None
+        ):
+            raise LookupError(f"the text of message {message_id} is not where its row says")
+        case _:
+            assert_never(event)

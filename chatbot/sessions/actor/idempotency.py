@@ -20,6 +20,7 @@ from events.catalogue import (
     HistoryAdopted,
     MessagePosted,
     Parameters,
+    ReplyCancelled,
     ReplyEnded,
     ReplyRequested,
     ReplyStarted,
@@ -64,11 +65,11 @@ async def find_earlier_result(
             return CommandResult(replace(state, session=then))
         case SessionAccessed():
             return CommandResult(state)
-    reply = None
-    if isinstance(event, MessagePosted | ReplyRequested | ReplyEnded) and event.reply_id is not None:
-        reply = open_replies.get(event.reply_id)
-    reply = reply or await recorded_reply(ports, state, recorded, envelope.caller)
-    return CommandResult(state, reply, recorded.version)
+        case _:
+            reply_id = event.reply_id if isinstance(event, MessagePosted | ReplyRequested | ReplyCancelled) else None
+            reply = open_replies.get(reply_id) if reply_id is not None else None
+            reply = reply or await recorded_reply(ports, state, recorded, envelope.caller)
+            return CommandResult(state, reply, recorded.version)
 
 
 async def find_request_event(ports: Ports, state: State, idempotency_key: IdempotencyKey) -> RecordedEvent | None:

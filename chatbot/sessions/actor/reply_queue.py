@@ -6,7 +6,7 @@ model and knows nothing of the log.
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import TypeVar, assert_never
 
 from msgspec import Struct
 
@@ -25,7 +25,13 @@ from chatbot.sessions.domain.state import State, join_consecutive
 from chatbot.sessions.ports import Ports
 from chatbot.sessions.replies.reply import Outcome, Reply, ReplyTiming, reply_outcome, requested_reply
 from events.catalogue import (
+    BranchSelected,
+    ContentErased,
+    HistoryAdopted,
+    IgnoredEvent,
+    MessageCopied,
     MessagePosted,
+    MetadataChanged,
     Parameters,
     ReplyCancelled,
     ReplyCompleted,
@@ -35,6 +41,10 @@ from events.catalogue import (
     ReplyProgressed,
     ReplyRequested,
     ReplyStarted,
+    SessionAccessed,
+    SessionCreated,
+    SessionDeleted,
+    SessionExpired,
 )
 from events.errors import LogUnavailable
 from events.record import RecordedEvent
@@ -66,7 +76,9 @@ class ReplyQueue:
         """React to a recorded event; returns the reply that it concerns."""
         event = recorded.event
         match event:
-            case MessagePosted(reply_id=str()) | ReplyRequested() if not self.shutting_down:
+            case MessagePosted() | ReplyRequested():
+                if self.shutting_down:
+                    return None
                 command = envelope.command
                 stream = command.stream if isinstance(command, PostMessage | Regenerate) else True
                 return self.enqueue(recorded, envelope.caller, stream=stream)
@@ -75,9 +87,25 @@ class ReplyQueue:
             case ReplyProgressed():
                 if self.task is not None:
                     self.task.on_checkpoint_recorded(event.offset + len(event.text))
+                return None
             case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
                 return self._close_reply(event, recorded, state)
-        return None
+            case (
+                SessionCreated()
+                | MetadataChanged()
+                | SessionAccessed()
+                | SessionExpired()
+                | SessionDeleted()
+                | BranchSelected()
+                | HistoryAdopted()
+                | MessageCopied()
+                | ContentErased()
+                | IgnoredEvent()
+                | None
+            ):
+                return None
+            case _:
+                assert_never(event)
 
     def enqueue(self, request: RecordedEvent, caller: Caller, *, stream: bool = True) -> Reply | None:
         """Queue the reply that `request` asks for; None when it asks for none."""

@@ -5,14 +5,18 @@ service's settings; `merge_parameters` and `changed_settings` combine them with 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, assert_never
 
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import asdict, replace
 
 from chatbot.llm.provider import ChatMessage
 from events.catalogue import (
+    BranchSelected,
     ContentErased,
+    HistoryAdopted,
+    IgnoredEvent,
+    MessageCopied,
     MessagePosted,
     MetadataChanged,
     Parameters,
@@ -21,9 +25,14 @@ from events.catalogue import (
     ReplyEnded,
     ReplyFailed,
     ReplyInterrupted,
+    ReplyProgressed,
+    ReplyRequested,
     ReplySettings,
+    ReplyStarted,
+    SessionAccessed,
     SessionCreated,
     SessionDeleted,
+    SessionExpired,
 )
 from events.parameters import UNNAMED
 from events.record import RecordedEvent
@@ -112,8 +121,21 @@ def evolve(state: State | None, recorded: RecordedEvent, recent_max: int) -> Sta
             message = ContextMessage(event.message_id, event.parent_id, event.role, event.content)
         case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
             message = ContextMessage(event.reply_id, _parent_of_reply(state.session, event), "assistant", event.content)
-        case _:
+        case (
+            SessionAccessed()
+            | SessionExpired()
+            | ReplyRequested()
+            | ReplyStarted()
+            | ReplyProgressed()
+            | BranchSelected()
+            | HistoryAdopted()
+            | MessageCopied()
+            | IgnoredEvent()
+            | None
+        ):
             return replace(state, session=session)
+        case _:
+            assert_never(event)
     return replace(state, session=session, recent=_with_message(state.recent, message, recent_max))
 
 

@@ -4,19 +4,32 @@ In HTTP a cursor is <version>:<offset>. Its offset counts what the reader has of
 The cursor need not name that reply: the first text recorded after the cursor, with no start before it, is that reply's.
 """
 
+from typing import assert_never
+
 from msgspec import Struct
 from msgspec.structs import replace
 
 from chatbot.sessions.replies.reply import Reply
 from events.catalogue import (
+    BranchSelected,
     ContentErased,
+    HistoryAdopted,
+    IgnoredEvent,
+    MessageCopied,
+    MessagePosted,
+    MetadataChanged,
     ReplyCancelled,
     ReplyCompleted,
     ReplyEnded,
     ReplyFailed,
     ReplyInterrupted,
     ReplyProgressed,
+    ReplyRequested,
     ReplyStarted,
+    SessionAccessed,
+    SessionCreated,
+    SessionDeleted,
+    SessionExpired,
 )
 from events.record import RecordedEvent
 
@@ -49,8 +62,23 @@ def advance(cursor: ReaderCursor, recorded: RecordedEvent) -> tuple[ReaderCursor
             return _ended(cursor, event)
         case ContentErased():
             return ReaderCursor(recorded.version), ""
-        case _:
+        case (
+            SessionCreated()
+            | MetadataChanged()
+            | SessionAccessed()
+            | SessionExpired()
+            | SessionDeleted()
+            | MessagePosted()
+            | ReplyRequested()
+            | BranchSelected()
+            | HistoryAdopted()
+            | MessageCopied()
+            | IgnoredEvent()
+            | None
+        ):
             return cursor, ""
+        case _:
+            assert_never(event)
 
 
 def continues(cursor: ReaderCursor, reply: Reply) -> bool:

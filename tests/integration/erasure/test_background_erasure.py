@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from msgspec.structs import replace
@@ -92,7 +92,7 @@ async def going_on(sessions: Sessions) -> AsyncIterator[ErasureJob]:
 @asynccontextmanager
 async def held(service: Running) -> AsyncIterator[None]:
     """What goes on after the answer waits meanwhile."""
-    working, may_go_on = service.services.erasures, asyncio.Event()
+    working, may_go_on = cast(ErasureJob, service.services.erasures), asyncio.Event()
     finish_all = working._finish_all
 
     async def wait() -> None:

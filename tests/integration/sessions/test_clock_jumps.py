@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
 import pytest
 from msgspec.structs import replace
@@ -102,7 +103,7 @@ async def test_the_start_holds_the_clock_against_the_newest_event(tmp_path: Path
 
 async def test_a_jump_is_counted_and_logged(tmp_path: Path, model: ModelServer) -> None:
     async with serving(tmp_path, model.url) as running:
-        clock = running.services.supervisor._ports.clock
+        clock = cast(Supervisor, running.services.supervisor)._ports.clock
         assert isinstance(clock, DeadlineClock)
         reading = clock._read()
         clock._read = lambda: Reading(reading.wall_us + DAY_US, reading.boot_us)

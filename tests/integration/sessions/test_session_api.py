@@ -3,9 +3,11 @@
 import asyncio
 import re
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from chatbot.sessions.actor.supervisor import Supervisor
 from chatbot.sessions.expiry_timer import ExpiryTimer
 from tests.support.model.model_server import ModelServer
 from tests.support.service import Running, serving
@@ -217,7 +219,7 @@ async def test_idle_actors_leave_memory_and_come_back_with_their_context(tmp_pat
         session_id = await service.session(system_prompt="Be kind.")
         await service.chat(session_id, "one")
         async with asyncio.timeout(5):
-            while service.services.supervisor._actors:
+            while cast(Supervisor, service.services.supervisor)._actors:
                 await asyncio.sleep(0.01)
         await service.chat(session_id, "two")
         sent = [m["content"] for m in model.requests[-1].body["messages"]]

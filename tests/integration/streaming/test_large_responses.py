@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import msgspec
@@ -18,6 +18,7 @@ from chatbot.api.streaming.response_stream import STREAMS
 from chatbot.audit.conversation import Conversation, load_conversation
 from chatbot.audit.conversation_rendering import build_document, render_markdown
 from chatbot.runtime.throttle import PIECE_BYTES as WORK_BYTES
+from chatbot.sessions.actor.supervisor import Supervisor
 from chatbot.sessions.history_chunks import PIECE_BYTES
 from events.record import RecordedEvent, StoredRow
 from tests.support.http.stream_reader import reading
@@ -85,7 +86,7 @@ async def test_a_long_page_has_the_headers_and_members_of_a_short_one(service: R
 
 async def test_no_more_is_read_at_once_than_a_piece(service: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     session_id = await conversation(service)
-    service.services.supervisor._ports.texts.drop()
+    cast(Supervisor, service.services.supervisor)._ports.texts.drop()
     read: list[int] = []
     real = service.services.log.read_at
 
@@ -114,7 +115,7 @@ async def test_messages_that_are_erased_while_they_are_sent_break_the_answer_off
             return found
         return await real(positions)
 
-    service.services.supervisor._ports.texts.drop()
+    cast(Supervisor, service.services.supervisor)._ports.texts.drop()
     monkeypatch.setattr(service.services.log, "read_at", read_at)
     with pytest.raises(httpx.RemoteProtocolError):
         await service.client.get(f"/api/sessions/{session_id}/messages", params={"limit": 1000})
