@@ -1,9 +1,9 @@
-"""One server per database: two operating system locks, released even by `kill -9`.
+"""One service per database: two file locks.
 
-SQLite would let two processes take turns at writing; two actors of one session would then decide without each other.
-The lock on `<database>-lock` keeps its owner's process id and stays valid when the database is replaced. The lock on
+SQLite would let two processes write alternately; two actors of one session would then decide without each other. The
+lock on `<database>-lock`, a file with the owner's process id, stays valid when the database is replaced. The lock on
 the database file itself also excludes a process that opens it under another name (a hard link, a bind mount of the
-file): it would use another write-ahead file, and each of the two would overwrite what the other has recorded.
+file): it would use another write-ahead log, and each of the two would overwrite what the other has recorded.
 """
 
 import fcntl
@@ -12,32 +12,33 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from events.errors import LogInUse, LogUnusable
+from events.storage.file_lock import is_at, try_lock
 from events.storage.private_file import open_companion, open_private
 
-PROBE_OFFSET = 2**62  # a byte that neither SQLite nor anybody else locks
+PROBE_OFFSET = 2**62  # a byte that neither SQLite nor another program locks
 
 
 class DatabaseLock:
-    """Exclusive locks on `<database>-lock` and on the database. `<database>-lock` holds the owner's process id and is
-    left in place, but for the one of a database that is given up before anything was in it: whoever waits at it then is
-    refused.
+    """Exclusive locks on `<database>-lock` and on the database. The first file is left in place, except where a new
+    database is given up while it is still empty.
 
-    The descriptor of the database is opened before SQLite opens the file and closed after it: closing any descriptor of
-    a file drops all POSIX locks that the process holds on it, SQLite's among them.
+    The descriptor of the database is opened before SQLite opens the file and closed after SQLite closes it: closing any
+    descriptor of a file drops all POSIX locks that the process holds on it, SQLite's among them.
     """
 
     def __init__(self, database: Path) -> None:
         self._database = database
         self._path = database.with_name(database.name + "-lock")
         self._descriptor: int | None = None
-        self._file: int | None = None  # of the database; None where it cannot be locked beside SQLite
+        self._file: int | None = None  # of the database; None where flock and SQLite's locks conflict
         self._adopted_file: int | None = None  # of the database, by `adopt`: stays open
-        self.is_new = False  # whether `acquire` made the lock's file
-        self.is_new_database = False  # whether `acquire` made the database's file
+        self.is_new = False  # whether `acquire` created `<database>-lock`
+        self.is_new_database = False  # whether `acquire` created the database
 
     def acquire(self) -> None:
-        """Take both locks or raise LogInUse at once; LogUnusable when no file can be written there. The database is
-        made, empty, if it is missing.
+        """Take both locks, without waiting. Creates an empty database if it is missing.
+
+        Raises LogInUse where another process has one of them, LogUnusable when the files cannot be written.
         """
         self._acquire_name()
         try:
@@ -56,40 +57,41 @@ class DatabaseLock:
                 " or choose another DATABASE_URL"
             ) from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._check_in_place(descriptor)
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"{os.getpid()}\n".encode())
-        except BlockingIOError:
-            owner = os.read(descriptor, 32).decode(errors="replace").strip()
-            os.close(descriptor)
-            raise LogInUse(self._database, owner or "unknown") from None
+            # If the file is not at its path any more, its owner has removed it: the next process locks another one.
+            is_locked = try_lock(descriptor) and is_at(descriptor, self._path)
+            if is_locked:
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, f"{os.getpid()}\n".encode())
         except OSError as error:
             os.close(descriptor)
             raise LogUnusable(f"cannot lock {self._path}: {error.strerror}") from error
+        if not is_locked:
+            owner = os.read(descriptor, 32).decode(errors="replace").strip()
+            os.close(descriptor)
+            raise LogInUse(self._database, owner or "unknown")
         self._descriptor = descriptor
 
     def _acquire_file(self) -> None:
         descriptor = self._open_database()
         try:
             self._lock_file(descriptor)
-            hinders = _conflicts_with_sqlite(descriptor)
+            is_in_conflict = _conflicts_with_sqlite(descriptor)
         except BaseException:
             os.close(descriptor)
             raise
-        if hinders:
+        if is_in_conflict:
             os.close(descriptor)
         else:
             self._file = descriptor
 
     def _lock_file(self, descriptor: int) -> None:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LogInUse(self._database, None) from None
+            is_locked = try_lock(descriptor)
         except OSError as error:
             raise LogUnusable(f"cannot lock database {self._database}: {error.strerror}") from error
-        if not _is_at(descriptor, self._database):
+        if not is_locked:
+            raise LogInUse(self._database, None)
+        if not is_at(descriptor, self._database):
             raise LogUnusable(f"database {self._database} was replaced while it was opened: try again")
 
     def _open_database(self) -> int:
@@ -105,22 +107,23 @@ class DatabaseLock:
         return descriptor
 
     def adopt(self, descriptors: Sequence[int]) -> None:
-        """Hold the locks together with the process that acquired them and has passed `descriptors` on: they are let go
-        when the last of them has let go. Raises LogUnusable when `descriptors` are not of the locks in place.
+        """Share the locks with the process that acquired them and has passed `descriptors` on: they are released with
+        the last of these processes. Raises LogUnusable when `descriptors` are not of the files in place.
 
         The database's own descriptor stays open until this process ends.
         """
         try:
-            for descriptor, path in zip(descriptors, (self._path, self._database), strict=False):
-                if not _is_at(descriptor, path):
-                    raise BlockingIOError
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # changes nothing where it is held already
-            self._descriptor = os.dup(descriptors[0])
-            self._adopted_file = descriptors[1] if len(descriptors) > 1 else None
-        except OSError as error:
-            raise LogUnusable(
-                f"descriptors {tuple(descriptors)} do not hold the lock of database {self._database}"
-            ) from error
+            are_held = all(
+                is_at(descriptor, path) and try_lock(descriptor)  # changes nothing where it is held already
+                for descriptor, path in zip(descriptors, (self._path, self._database), strict=False)
+            )
+            if are_held:
+                self._descriptor = os.dup(descriptors[0])
+        except OSError:
+            are_held = False
+        if not are_held:
+            raise LogUnusable(f"descriptors {tuple(descriptors)} do not hold the lock of database {self._database}")
+        self._adopted_file = descriptors[1] if len(descriptors) > 1 else None
 
     @property
     def database_descriptor(self) -> int | None:
@@ -129,19 +132,14 @@ class DatabaseLock:
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        """To be passed on to processes that will `adopt` them. Raises ValueError when not held."""
+        """For processes that will `adopt` the locks. Raises ValueError when they are not held."""
         if self._descriptor is None:
             raise ValueError("the lock is not held")
         return (self._descriptor,) if self._file is None else (self._descriptor, self._file)
 
-    def _check_in_place(self, descriptor: int) -> None:
-        """Raises BlockingIOError when the file's owner took it away meanwhile: whoever comes next locks another."""
-        if not _is_at(descriptor, self._path):
-            raise BlockingIOError
-
     def release(self, *, remove: bool = False) -> None:
-        """Let go, once no connection to the database is open; `remove` takes the lock's file away, too. Harmless when
-        not held.
+        """Release the locks, once no connection to the database is open; with `remove`, delete `<database>-lock`, too.
+        No effect when they are not held.
         """
         if self._file is not None:
             os.close(self._file)
@@ -153,16 +151,9 @@ class DatabaseLock:
             self._descriptor = None
 
 
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
-
-
 def _conflicts_with_sqlite(descriptor: int) -> bool:
-    """Whether this system counts a `flock` and POSIX locks of one process as conflicting (BSD; Linux over NFS): SQLite
-    could then not lock the file itself.
+    """Whether on this system flock and POSIX locks of one process exclude each other (BSD; Linux over NFS): then SQLite
+    could not lock the file.
     """
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, PROBE_OFFSET)
@@ -173,10 +164,10 @@ def _conflicts_with_sqlite(descriptor: int) -> bool:
 
 
 def _check_not_aliased(database: Path) -> None:
-    """For readers. Raises LogUnusable where a service has the file open under another name: its write-ahead file, with
-    what was recorded last, is not beside this one.
+    """For readers. Raises LogUnusable where a service has the file open under another name: its write-ahead log, with
+    the latest events, is not beside this name.
 
-    The database is opened here only while nobody has locked this name: to close it drops this process's POSIX locks.
+    The database is opened here only while this name is not locked: closing it drops this process's POSIX locks.
     """
     if _is_locked(database.with_name(database.name + "-lock")) is False and _is_locked(database):
         raise LogUnusable(
@@ -186,7 +177,7 @@ def _check_not_aliased(database: Path) -> None:
 
 
 def _is_locked(path: Path) -> bool | None:
-    """Whether a process has locked the file, if it exists; None where this user cannot tell."""
+    """Whether a process has locked the file, if it exists; None where this user may not open or lock it."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -194,19 +185,15 @@ def _is_locked(path: Path) -> bool | None:
     except OSError:
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not try_lock(descriptor, is_shared=True)
     except OSError:
         return None
-    else:
-        return False
     finally:
         os.close(descriptor)
 
 
 def database_file(path: Path, *, read_only: bool = False) -> Path:
-    """The file behind `path`, so that two names of one database share one lock; its directory is made if missing.
+    """The file behind `path`, so that two names of one database share one lock; its directory is created if missing.
 
     Raises LogUnusable.
     """

@@ -1,6 +1,6 @@
-"""The mark of a log that a command has begun to write and not finished: until the end it is no log to be used.
+"""The mark of a log that a command has begun to write and not finished: until then it must not be used.
 
-It stands where the format's number stands, so that older programs refuse such a log, too, as a newer program's.
+It takes the place of the format number, so that older programs refuse such a log, too, as a newer version's.
 """
 
 from enum import Enum
@@ -19,7 +19,7 @@ class WritingCommand(Enum):
 
     @property
     def format(self) -> int:
-        """What stands in place of the format's number."""
+        """The number in place of the format number."""
         return FORMAT_MIN + list(WritingCommand).index(self)
 
 
@@ -35,11 +35,13 @@ _ADVICE = {
 class LogIncomplete(LogUnusable):
     """A command was interrupted while it wrote this log."""
 
-    def __init__(self, place: object, work: WritingCommand) -> None:
-        super().__init__(f"database {place} is not whole: `chatbot {work.value}` has not finished it; {_ADVICE[work]}")
-        self.work = work
+    def __init__(self, place: object, command: WritingCommand) -> None:
+        super().__init__(
+            f"database {place} is not whole: `chatbot {command.value}` has not finished it; {_ADVICE[command]}"
+        )
+        self.command = command
 
 
 def writing_command_of(format_number: int) -> WritingCommand | None:
-    """The command that has not finished a log with this number; None for a number that means something else."""
-    return next((work for work in WritingCommand if work.format == format_number), None)
+    """The command that has not finished a log with this number; None for any other number."""
+    return next((command for command in WritingCommand if command.format == format_number), None)

@@ -1,7 +1,7 @@
-"""Files with people's words are created for their owner alone, whatever the umask. Existing files keep their mode.
+"""Files with private content: created with mode 600, whatever the umask. Existing files keep their mode.
 
-The owner of what belongs to a service is the service: a command that root runs must not leave files beside a database
-that the service's user cannot open.
+Files that belong to a service are owned by the service's user: a command that root runs must not leave files beside a
+database that this user cannot open.
 """
 
 import os
@@ -17,8 +17,8 @@ def open_private(path: Path, flags: int) -> int:
 
 
 def open_companion(path: Path, flags: int) -> int:
-    """As `open_private`, for a file that belongs to a service: root gives a new one to the owner of the database that
-    it is named after (`chatbot.db-lock`), or else of the folder. Raises OSError.
+    """As `open_private`, for a file that belongs to a service: root gives a new file the owner of the database that it
+    is named after (`chatbot.db-lock`), or else of the folder. Raises OSError.
     """
     try:
         descriptor = open_private(path, flags | os.O_EXCL)
@@ -35,21 +35,20 @@ def open_companion(path: Path, flags: int) -> int:
 
 
 def create_private(path: Path) -> None:
-    """Create `path`, empty, unless it exists; root gives it away as in `open_beside`. Raises OSError.
+    """Create `path`, empty, unless it exists; its owner as in `open_companion`. Raises OSError.
 
     To be called before SQLite opens a database: the files beside it (-wal, -shm, -journal) get its mode and owner.
     """
     with suppress(FileExistsError):
-        os.close(
-            open_companion(path.resolve(), os.O_WRONLY | os.O_EXCL)
-        )  # resolved, as it may be a link to nothing yet
+        # Resolved, as it may be a link whose target does not exist yet.
+        os.close(open_companion(path.resolve(), os.O_WRONLY | os.O_EXCL))
 
 
 def copy_owner(file: int | Path, like: Path) -> None:
-    """Root gives `file` to the owner and group of `like`; for others nothing changes. Raises OSError."""
+    """As root, give `file` the owner and group of `like`; other users change nothing. Raises OSError."""
     if os.geteuid() == 0:
-        found = like.stat()
-        os.chown(file, found.st_uid, found.st_gid)
+        status = like.stat()
+        os.chown(file, status.st_uid, status.st_gid)
 
 
 def copy_mode(file: Path, like: Path) -> None:
@@ -59,7 +58,7 @@ def copy_mode(file: Path, like: Path) -> None:
 
 
 def _database_of(path: Path) -> Path | None:
-    """The database that `path` is named after: it has the name and words behind it, such as -making-lock."""
+    """The database that `path` is named after: its name is the database's with words appended, such as -making-lock."""
     name, dash, word = path.name.rpartition("-")
     while dash and "." not in word:
         if (found := path.with_name(name)).is_file():

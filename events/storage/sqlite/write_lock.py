@@ -1,10 +1,9 @@
-"""Whose turn it is to write, of the processes that share one SQLite file.
+"""A mutex of the processes that write to one SQLite file.
 
-SQLite's own way to wait for a lock is to sleep, longer each time, and whoever has just come may overtake. A turn is
-short (one transaction), so here one looks often, and SQLite's lock is free for whoever has the turn.
+SQLite itself waits for its lock by sleeping, longer each time, and a process that has just arrived may overtake. The
+mutex is held briefly (for one transaction), so it is polled often, and SQLite's lock is free for its holder.
 """
 
-import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -12,13 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from events.errors import LogUnavailable
+from events.storage.file_lock import try_lock, unlock
 from events.storage.private_file import open_companion
 
-RETRY_INTERVAL_S = 0.0003  # between looks: a transaction with its fsync takes several of these
+RETRY_INTERVAL_S = 0.0003  # between attempts: a transaction with its fsync takes several of these
 
 
 class WriteLock:
-    """An operating system lock on `<database>-turn`, let go even by `kill -9`. For one thread at a time."""
+    """A file lock on `<database>-turn`. For one thread at a time."""
 
     def __init__(self, database: Path, timeout_s: float) -> None:
         self._database = database
@@ -28,18 +28,18 @@ class WriteLock:
 
     @contextmanager
     def held(self, timeout_s: float | None = None) -> Iterator[None]:
-        """Hold the turn. Blocks for `patience_s` at most (None: what was said at first), even where the process that
-        has the turn is stopped. Raises LogUnavailable then, and when the file cannot be made.
+        """Hold the lock. Blocks for `timeout_s` at most (None: the constructor's), even while its holder is stopped by
+        SIGSTOP. Raises LogUnavailable then, and when the file cannot be created.
         """
         descriptor = self._open()
         self._acquire(descriptor, self._timeout_s if timeout_s is None else timeout_s)
         try:
             yield
         finally:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            unlock(descriptor)
 
     def close(self) -> None:
-        """Let go of the file, which stays."""
+        """Close the file, which is not deleted."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
@@ -54,12 +54,7 @@ class WriteLock:
 
     def _acquire(self, descriptor: int, timeout_s: float) -> None:
         deadline_s = time.monotonic() + timeout_s
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() >= deadline_s:
-                    raise LogUnavailable(f"database {self._database}: another process keeps it locked") from None
-                time.sleep(RETRY_INTERVAL_S)
-            else:
-                return
+        while not try_lock(descriptor):
+            if time.monotonic() >= deadline_s:
+                raise LogUnavailable(f"database {self._database}: another process keeps it locked")
+            time.sleep(RETRY_INTERVAL_S)
