@@ -1,32 +1,30 @@
-"""A log as of one moment: rows that are read page by page, and do not change while it is read.
+"""The port of the event log: what every store guarantees. One contract suite (tests/contract) is run on each store.
 
-Between two pages of EventLog.rows a session may be deleted: an earlier page then has its texts, and a later one the
-event that explains their erasure. From one snapshot come either the texts without that event, or that event without the
-texts.
-
-The port of the event log: what every store promises. One contract suite (tests/contract) holds them to it.
+A snapshot is the log at a point in time, read page by page. Without one, a session may be deleted between two pages of
+EventLog.rows: an earlier page then has its texts, and a later one the event that explains their erasure. A snapshot has
+either the texts without that event, or that event without the texts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Protocol, TypeVar, runtime_checkable
 
 from events.catalogue import Event
-from events.record import EventHeader, Head, Metadata, RecordedEvent, StoredRow
+from events.record import EventHeader, Head, Metadata, RawColumns, RecordedEvent, StoredRow
+
+T = TypeVar("T")
 
 
 class Snapshot(Protocol):
-    """Held open by a transaction of its own: while it is, SQLite's write-ahead file cannot shrink, and PostgreSQL keeps
-    old versions of rows.
-    """
+    """A read transaction. While it is open, SQLite's write-ahead log cannot shrink, and PostgreSQL keeps old rows."""
 
     @property
     def head(self) -> Head:
-        """The end of the log at that moment."""
+        """The end of the log at that point in time."""
         ...
 
     async def rows(self, *, after: int = 0, limit: int) -> list[StoredRow]:
-        """As EventLog.rows. Raises LogUnavailable where the transaction is lost."""
+        """As EventLog.rows. Raises LogUnavailable if the transaction is lost."""
         ...
 
 
@@ -38,23 +36,23 @@ class EventLog(Protocol):
     ) -> tuple[RecordedEvent, ...]:
         """Record `events` after `expected_version` (0: a new stream), all or none, and return once they are on disk.
 
-        Raises VersionConflict when the stream is at another version, LogBusy when too many appends wait,
-        LogUnavailable when the store cannot be written; in each case nothing was recorded, but for OutcomeUnknown.
+        Raises VersionConflict when the stream is at another version, LogBusy when too many appends wait, LogUnavailable
+        when the store cannot be written. Nothing was recorded then, except that after OutcomeUnknown it may have been.
         """
         ...
 
     async def erase(
         self, stream_id: str, expected_version: int, event: Event, metadata: Metadata
     ) -> tuple[RecordedEvent, ...]:
-        """Record `event` (of a type in EXPLAINS_ERASURE) and erase the content of all earlier events of the stream,
-        in one transaction. Returns once no file of the store holds that content. Raises as `append` does.
+        """Record `event` (of a type in ERASURE_TYPES) and erase the content of all earlier events of the stream, in one
+        transaction. Returns once no file of the store holds that content. Raises as `append`.
         """
         ...
 
     async def finish_erasure(self, stream_id: str, version: int) -> None:
-        """Erase the content of events before `version`, where an event of a type in EXPLAINS_ERASURE is recorded.
+        """Erase the content of events before `version`, at which an event of a type in ERASURE_TYPES is recorded.
 
-        Returns as `erase` does. Raises ValueError where no such event is there, LogUnavailable.
+        Returns as `erase`. Raises ValueError if the event at `version` is not of such a type, LogUnavailable.
         """
         ...
 
@@ -63,8 +61,8 @@ class EventLog(Protocol):
     ) -> list[RecordedEvent]:
         """Up to `limit` events of one stream with version > `after`, oldest first, or newest first if `backwards`.
 
-        With `bytes_max` the page ends with the event whose content brings it to about that many bytes: fewer than
-        `limit` may then come before the end, but at least one does.
+        With `bytes_max` the page ends with the event whose content brings it to about that many bytes: it may then have
+        fewer than `limit` events before the end of the stream, but at least one.
         """
         ...
 
@@ -73,7 +71,7 @@ class EventLog(Protocol):
         ...
 
     async def event_headers(self, *, after: int = 0, limit: int) -> list[EventHeader]:
-        """As `read_all`, without contents: cheap for who wants to know only which streams have moved."""
+        """As `read_all`, without contents: cheap for callers that need only the streams that have changed."""
         ...
 
     async def read_at(self, positions: Sequence[int]) -> dict[int, RecordedEvent]:
@@ -85,17 +83,17 @@ class EventLog(Protocol):
         ...
 
     async def rows(self, *, after: int = 0, limit: int, bytes_max: int | None = None) -> list[StoredRow]:
-        """As `read_all`, undecoded, with salt, commitment and digest: for proof. `bytes_max` as in `read`."""
+        """As `read_all`, undecoded, with salt, commitment and digest, for verification. `bytes_max` as in `read`."""
         ...
 
     async def stream_rows(
         self, stream_id: str, *, after: int = 0, limit: int, bytes_max: int | None = None
     ) -> list[StoredRow]:
-        """Up to `limit` rows of one stream with version > `after`, oldest first: as `rows`, for its trail."""
+        """Up to `limit` rows of one stream with version > `after`, oldest first, otherwise as `rows`."""
         ...
 
     def snapshot(self) -> AbstractAsyncContextManager[Snapshot]:
-        """The log as of the moment of entering. Raises LogUnavailable."""
+        """The log at the point in time of entering. Raises LogUnavailable."""
         ...
 
     def head(self) -> Head:
@@ -103,37 +101,48 @@ class EventLog(Protocol):
         ...
 
     async def latest(self) -> Head:
-        """The head at some moment after this call began, whoever appended. Raises LogUnavailable.
-
-        `head` may be behind it by what other processes have just committed.
+        """The head at some moment after this call began, including commits of other processes, which `head` may not
+        know yet. Raises LogUnavailable.
         """
         ...
 
     @property
     def is_shared(self) -> bool:
-        """Whether other processes append to it, too."""
+        """Whether other processes append to the log, too."""
         ...
 
     @property
     def erasure_pending(self) -> bool:
-        """Whether some file of the store may still hold erased content, because another program is reading it."""
+        """Whether some file of the store may still hold erased content, because another program reads the file."""
         ...
 
     @property
     def damage(self) -> str | None:
-        """What of the store was found damaged while it was in use, None for nothing: from then on appends are
-        refused with LogUnavailable.
+        """The damage of the store that was found while it was in use, or None. With damage, appends are refused with
+        LogUnavailable.
         """
         ...
 
     async def check_writable(self) -> None:
-        """Commit nothing, behind the appends that wait. Raises LogUnavailable where an append would be refused now."""
+        """Commit nothing, after the appends that wait. Raises LogUnavailable where an append would be refused now."""
         ...
 
     async def wait(self, position: int) -> Head:
-        """The head, once it is past `position`, whoever appended."""
+        """The head, once it is past `position`, whichever process appends."""
         ...
 
     async def close(self) -> None:
-        """Write what waits, refuse what comes, release the files."""
+        """Refuse new appends, write those that wait, close the files."""
+        ...
+
+
+@runtime_checkable
+class RowScanner(Protocol):
+    """A log whose rows can be processed in the thread that reads them, so that bulk work leaves the event loop free."""
+
+    async def scan_rows(self, consume: Callable[[Iterator[RawColumns]], T], *, after: int = 0, limit: int) -> T:
+        """The result of `consume` for the rows of EventLog.rows, in another thread; each row is a tuple of raw columns.
+
+        Between two rows the event loop has priority. If the caller is cancelled, `consume` may go on.
+        """
         ...

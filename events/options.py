@@ -1,4 +1,4 @@
-"""The numbers of a log: a bound on everything that queues, waits or grows."""
+"""The options of a log: a bound on everything that queues, waits or grows."""
 
 from msgspec import Struct
 
@@ -9,15 +9,19 @@ APPEND_BATCH_LIMIT = 2048
 class LogOptions(Struct, frozen=True, kw_only=True):
     """How a log behaves. Durations are seconds."""
 
-    busy_timeout_s: float = 5.0  # how long to wait for a lock, or a server that restarts, before an append is refused
+    busy_timeout_s: float = (
+        5.0  # how long to wait for a lock, or for a server that restarts, before an append is refused
+    )
     append_queue_max: int = 10_000  # appends that may wait; the next one is refused with LogBusy
-    append_queue_bytes: int = 64 * 1024 * 1024  # content that may wait: bounds memory whatever the appends' size
-    append_batch_max: int = 512  # events in one transaction: beyond it a bigger batch is hardly faster
+    append_queue_bytes: int = (
+        64 * 1024 * 1024
+    )  # content that may wait: bounds the memory, whatever the size of an append
+    append_batch_max: int = 512  # events in one transaction: a bigger batch is hardly faster
     append_gather_s: float = 0.004  # how long a commit waits for as many appends as the last two had
     cache_kib: int = 8 * 1024  # page cache of each connection
-    wal_limit_bytes: int = 64 * 1024 * 1024  # of the write-ahead log: beyond it appends wait, then it is cut back
-    read_connections: int = 2  # that read beside the writer
-    erase_wait_s: float = 5.0  # how long an erasure waits for readers to let go of the old pages, or for VACUUM
+    wal_limit_bytes: int = 64 * 1024 * 1024  # of the write-ahead log: beyond it appends wait until it is cut
+    read_connections: int = 2  # for reading, besides the writer's
+    erase_wait_s: float = 5.0  # how long an erasure waits for readers to release the old pages, or for VACUUM
 
     def __post_init__(self) -> None:
         if not 1 <= self.append_batch_max <= APPEND_BATCH_LIMIT:

@@ -7,7 +7,7 @@ computed the chain anew. A head noted elsewhere (an `anchor`) shows both.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import TypeVar
 
 from msgspec import Struct
 
@@ -16,7 +16,7 @@ from events.integrity.hash_chain import GENESIS
 from events.integrity.incomplete_erasures import IncompleteErasure, find_incomplete_erasure
 from events.integrity.merkle_tree import MerkleTree
 from events.integrity.row_checks import MALFORMED, check_row, is_intact
-from events.log import EventLog
+from events.log import EventLog, RowScanner
 from events.record import Head, RawColumns, StoredRow, raw_columns, raw_text, stored_row
 
 T = TypeVar("T")
@@ -27,18 +27,6 @@ INCOMPLETE_ERASURES_MAX = 1000  # sessions with an unfinished erasure that a wal
 RAW_ERASURE_TYPES = frozenset(kind.encode() for kind in ERASURE_TYPES)
 POSITION_MAX = 2**63 - 1
 BEFORE_ALL = -(2**63) - 1  # a forged row may hide below position 1, even at SQLite's lowest integer
-
-
-@runtime_checkable
-class RowScanner(Protocol):
-    """A log that lets its rows be worked on in the thread that reads them: for big work, beside the event loop."""
-
-    async def scan_rows(self, take: Callable[[Iterator[RawColumns]], T], *, after: int = 0, limit: int) -> T:
-        """What `take` makes of the rows of EventLog.rows, in another thread; each row comes raw, as a plain tuple.
-
-        Between two rows the event loop has the first go. A caller that is cancelled may leave `take` at work.
-        """
-        ...
 
 
 class ChainFault(Struct, frozen=True):

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator
 
 from events.errors import LogUnavailable
-from events.integrity.chain_verifier import PAGE_ROWS, RAW_ERASURE_TYPES, RowScanner
+from events.integrity.chain_verifier import PAGE_ROWS, RAW_ERASURE_TYPES
 from events.integrity.incomplete_erasures import IncompleteErasure, find_incomplete_erasure
-from events.log import EventLog
+from events.log import EventLog, RowScanner
 from events.record import RawColumns
 
 POSITION, STREAM, TYPE, DATA = 0, 1, 3, 7  # places in a row's columns

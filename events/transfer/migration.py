@@ -12,8 +12,8 @@ from typing import Protocol
 from msgspec.structs import astuple
 
 from events.errors import MigrationRefused
-from events.integrity.chain_verifier import ChainVerifier, RowScanner
-from events.log import EventLog
+from events.integrity.chain_verifier import ChainVerifier
+from events.log import EventLog, RowScanner
 from events.record import Columns, Head, RawColumns, stored_row
 
 PAGE_ROWS = 2000  # read, proven and written at once: one commit

@@ -1,4 +1,4 @@
-"""A PostgreSQL database that a log is copied into, by COPY. Implements events.transfer.migration.Target."""
+"""The migration of a log into a PostgreSQL database, by COPY. Implements events.transfer.migration.MigrationTarget."""
 
 from collections.abc import Sequence
 
@@ -15,16 +15,16 @@ from events.storage.postgres.postgres_connection import FAILURES, Database, clos
 from events.storage.postgres.postgres_schema import COLUMNS, create, mark
 from events.storage.postgres.vacuum import vacuum
 
-# A client that freezes between two statements would keep the nodes waiting: the server ends its transaction.
+# The server ends the transaction of a client that freezes between two statements: nodes would wait for its lock.
 IDLE_MS = 5_000
-PAGE_MS = 60_000  # a page of big rows on a slow disk
+PAGE_MS = 60_000  # for a page of big rows on a slow disk
 
 _NOTHING = "UPDATE 0"
-_TELL = "SELECT pg_notify('events_' || 'events'::regclass::oid, $1)"
+_NOTIFY = "SELECT pg_notify('events_' || 'events'::regclass::oid, $1)"
 
 
 class PostgresMigrationTarget:
-    """Made by `open`; must be closed."""
+    """A log that is copied into. Made by `open`; must be closed."""
 
     def __init__(self, database: Database, connection: asyncpg.Connection) -> None:
         self.head = Head(0, GENESIS)
@@ -34,7 +34,7 @@ class PostgresMigrationTarget:
 
     @classmethod
     async def open(cls, url: str) -> "PostgresMigrationTarget":
-        """Connect, and make the table if missing. Raises LogUnusable."""
+        """Connect, and create the table if missing. Raises LogUnusable."""
         database = Database(url, LogOptions())
         try:
             connection = await database.connect(
@@ -52,7 +52,7 @@ class PostgresMigrationTarget:
         return target
 
     async def add(self, rows: Sequence[Columns]) -> None:
-        """As Target.add. Nodes may be at work on other logs of the database, not on this one."""
+        """As MigrationTarget.add. Nodes may serve other logs of the database, but not this one."""
         connection, (written, erasures) = self._connection, without_erased(rows)
         try:
             async with connection.transaction():
@@ -64,13 +64,13 @@ class PostgresMigrationTarget:
                 for erasure in erasures:
                     done = await connection.execute(ERASE, *erasure)
                     self._erased = self._erased or done != _NOTHING
-                await connection.execute(_TELL, str(rows[-1][0]))
+                await connection.execute(_NOTIFY, str(rows[-1][0]))
         except FAILURES as error:
             raise LogUnavailable(explain(error, self._database.label)) from error
         self.head = Head(rows[-1][0], rows[-1][10])
 
     async def finish_erasures(self) -> None:
-        """As Target.finish_erasures. In one statement, however long it takes."""
+        """As MigrationTarget.finish_erasures. In one statement, however long it takes."""
         try:
             async with self._connection.transaction():
                 await self._connection.execute("SET LOCAL statement_timeout = 0")
@@ -79,14 +79,14 @@ class PostgresMigrationTarget:
             raise LogUnavailable(explain(error, self._database.label)) from error
 
     async def finish(self) -> None:
-        """As Target.finish."""
+        """As MigrationTarget.finish."""
         try:
             await self._connection.execute(mark(None))
         except FAILURES as error:
             raise LogUnavailable(explain(error, self._database.label)) from error
 
     async def close(self) -> None:
-        """As Target.close. Old versions of erased rows go."""
+        """As MigrationTarget.close. Removes old versions of erased rows."""
         try:
             if self._erased:
                 await self._connection.execute("SET statement_timeout = 0")

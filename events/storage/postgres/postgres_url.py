@@ -1,4 +1,4 @@
-"""What a PostgreSQL URL asks for: libpq's parameters mapped to asyncpg's, the others left to the server as settings.
+"""PostgreSQL URLs: libpq's parameters mapped to asyncpg's, the others passed to the server as settings.
 
 libpq's documentation lists the parameters, https://www.postgresql.org/docs/current/libpq-connect.html. Pure functions.
 """
@@ -10,8 +10,8 @@ from msgspec import Struct
 
 from events.errors import LogUnusable
 
-CONNECT_S = 5.0  # for a connection to be made, where the URL says nothing: a host that has vanished answers nothing
-CONNECT_MAX_S = 60.0  # whatever the URL says: libpq's 0 means no limit
+CONNECT_S = 5.0  # for connecting, where the URL has no timeout: a host that has vanished does not answer
+CONNECT_MAX_S = 60.0  # the longest timeout of a URL: libpq's 0 means no limit
 APPLICATION = "chatbot"  # application_name, where the URL has none
 
 _MALFORMED = (
@@ -26,13 +26,13 @@ _PASSED = frozenset({
     "target_session_attrs", "user",
 })  # fmt: skip
 
-# Without effect here. Dead connections are found by timeouts of our own, so libpq's keepalives are not needed.
+# Without effect here: this program's own timeouts find dead connections.
 _IGNORED = frozenset({
     "gssdelegation", "keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval", "load_balance_hosts",
     "max_protocol_version", "min_protocol_version", "sslcompression", "sslkeylogfile", "sslsni", "tcp_user_timeout",
 })  # fmt: skip
 
-# Accepted with these values, which ask for nothing that is missing here.
+# Accepted with these values, which need nothing that is missing here.
 _HARMLESS_VALUES = {
     "channel_binding": frozenset({"disable", "prefer", "require"}),  # `require` is mapped, see below
     "client_encoding": frozenset({"auto", "utf8", "utf-8", "unicode"}),
@@ -41,7 +41,7 @@ _HARMLESS_VALUES = {
     "sslcertmode": frozenset({"allow", "disable"}),
 }
 
-# libpq's, asking for what asyncpg cannot do: to ignore them would be less than was asked for.
+# Parameters of libpq for what asyncpg cannot do. Refused, because ignoring them would weaken what the URL demands.
 _UNSUPPORTED = frozenset({
     "hostaddr", "oauth_client_id", "oauth_client_secret", "oauth_issuer", "oauth_scope", "require_auth", "requirepeer",
     "scram_client_key", "scram_server_key", "servicefile", "sslcrldir",
@@ -67,7 +67,7 @@ class ConnectionTarget(Struct, frozen=True):
 
 
 def parse_postgres_url(url: str) -> ConnectionTarget:
-    """Raises LogUnusable, which names a parameter that is not understood and never a value."""
+    """Raises LogUnusable, which may name a parameter, but never a value."""
     address, _, query = url.partition("?")
     if "@" in query and "@" not in address:
         raise LogUnusable(_MALFORMED)  # a `?` in the password: what follows is not a list of parameters
@@ -93,7 +93,7 @@ def parse_postgres_url(url: str) -> ConnectionTarget:
 
 
 def malformed() -> LogUnusable:
-    """For a URL that asyncpg cannot take. Without a cause, which might quote the password."""
+    """The error for a URL that asyncpg rejects. Without a cause, which might quote the password."""
     return LogUnusable(_MALFORMED)
 
 
@@ -107,9 +107,9 @@ def _check(given: dict[str, str]) -> None:
 
 
 def _map_tls(given: dict[str, str], passed: dict[str, str]) -> bool:
-    """Change what of `passed` asyncpg takes in another way; whether the system's authorities are to be used.
+    """Replace those of `passed` that asyncpg expects in another form. Returns whether to use the system's authorities.
 
-    There is no channel binding in asyncpg. Who requires it requires at least an encrypted connection.
+    asyncpg has no channel binding: a URL that requires it requires at least an encrypted connection.
     """
     is_encrypted = given.get("ssl", "").lower() in ("true", "1", "require") or given.get("channel_binding") == "require"
     if is_encrypted and passed.get("sslmode") not in _ENCRYPTED:

@@ -1,4 +1,4 @@
-"""A file that a log is copied into. Implements events.transfer.migration.Target."""
+"""The migration of a log into a SQLite file. Implements events.transfer.migration.MigrationTarget."""
 
 import asyncio
 import sqlite3
@@ -26,7 +26,7 @@ from events.storage.sqlite.sqlite_schema import (
 
 
 class SqliteMigrationTarget:
-    """Made by `open`, which locks the file; must be closed."""
+    """A log that is copied into. Made by `open`, which locks the file; must be closed."""
 
     def __init__(self, path: Path, connection: aiosqlite.Connection, lock: DatabaseLock) -> None:
         self.head = Head(0, GENESIS)
@@ -36,7 +36,7 @@ class SqliteMigrationTarget:
 
     @classmethod
     async def open(cls, path: Path) -> "SqliteMigrationTarget":
-        """Lock and open the file, made if missing. Raises LogUnusable, of which LogInUse is one."""
+        """Lock and open the file, created if missing. Raises LogUnusable, of which LogInUse is one."""
         path = await asyncio.to_thread(path.resolve)
         connection, lock = await open_exclusive(path, WritingCommand.MIGRATE, create=True)
         target = cls(path, connection, lock)
@@ -44,7 +44,7 @@ class SqliteMigrationTarget:
         return target
 
     async def add(self, rows: Sequence[Columns]) -> None:
-        """As Target.add."""
+        """As MigrationTarget.add."""
         written, erasures = without_erased(rows)
 
         def add_rows(raw: sqlite3.Connection) -> None:
@@ -56,11 +56,11 @@ class SqliteMigrationTarget:
         self.head = Head(rows[-1][0], rows[-1][10])
 
     async def finish_erasures(self) -> None:
-        """As Target.finish_erasures."""
+        """As MigrationTarget.finish_erasures."""
         await self._commit(lambda raw: raw.execute(ERASE_ALL_EXPLAINED))
 
     async def finish(self) -> None:
-        """As Target.finish."""
+        """As MigrationTarget.finish."""
         await self._commit(lambda raw: raw.execute(mark(None)))
 
     async def close(self) -> None:
