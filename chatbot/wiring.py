@@ -53,7 +53,8 @@ from events.factory import now_us, open_log
 from events.integrity.startup_check import check_integrity
 from events.log import EventLog
 from events.options import LogOptions
-from projections.progress import ProjectionObserver
+from projections.factory import create_runner
+from projections.port import ProjectionObserver
 from projections.runner import ProjectionRunner, RunnerOptions
 from projections.sqlite.projection_paths import delete_unused
 
@@ -66,7 +67,7 @@ def log_options(settings: Settings) -> LogOptions:
 def runner_options(settings: Settings) -> RunnerOptions:
     database = settings.database
     return RunnerOptions(
-        batch_max=database.projection_batch_max, delay_s=database.projection_delay_s, place=database.place
+        batch_max=database.projection_batch_max, delay_s=database.projection_delay_s, log_location=database.place
     )
 
 
@@ -181,7 +182,7 @@ async def _open_storage(settings: Settings, stack: AsyncExitStack, metrics: Metr
     log = await stack.enter_async_context(open_checked_log(settings, log_metrics, worker))
     path = await prepare_projections_path(settings.database.projections, log, worker.slot if worker else None)
     observer = ProjectionMetrics(metrics, structlog.get_logger("projections"))
-    runner = ProjectionRunner(path, log, observer, runner_options(settings))
+    runner = create_runner(path, log, observer, runner_options(settings))
     await runner.start()
     stack.push_async_callback(runner.stop)
     await check_owners(log, runner.queries, settings.auth)
@@ -304,7 +305,7 @@ async def compose_offline(
     path = own / "projections.db" if own is not None else database.projections
     # Files of other workers, and of a node that does not serve now, would keep erased data until they are used.
     await asyncio.to_thread(delete_unused, database.projections, [path])
-    runner = ProjectionRunner(path, log, projection_observer, RunnerOptions(batch_max=database.projection_batch_max))
+    runner = create_runner(path, log, projection_observer, RunnerOptions(batch_max=database.projection_batch_max))
     await runner.start()
     stack.push_async_callback(runner.stop)
     ports = Ports(

@@ -1,8 +1,12 @@
-"""Follows the log and keeps projections.db in step with it, whatever happens to that file."""
+"""The projection runner: a subscription of the read models to the log, with catch-up and rebuild.
+
+One task follows the log and writes batches to a `ProjectionStore`. It is an explicit state machine (`runner_state.py`):
+every change of state goes through `_enter`, and `_step` does the work of the present state.
+"""
 
 import asyncio
-import sqlite3
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,284 +15,379 @@ from msgspec import Struct
 from events.errors import LogUnavailable, UnknownEvent
 from events.log import EventLog
 from projections.checkpoint import checkpoint_at
-from projections.errors import InvalidProjection, InvalidRebuild, ProjectionsStopped
-from projections.progress import NoObserver, Progress, ProjectionObserver
-from projections.sqlite.projection_file import ProjectionFile
-from projections.sqlite.queries import ProjectionQueries
-from projections.sqlite.read_connection import ReadConnection
-from projections.sqlite.rebuild_process import rebuild_in_subprocess
+from projections.errors import (
+    InvalidProjection,
+    InvalidRebuild,
+    ProjectionLag,
+    ProjectionsStopped,
+    ProjectionsUnavailable,
+)
+from projections.port import NoObserver, ProjectionObserver, ProjectionStore
+from projections.runner_state import ENDED, State, transition
 
 SERVING_BATCH_MAX = 200  # events in a batch of a rebuild while clients are served: decoded in a millisecond or two
-PURGE_INTERVAL_S, PURGE_REST_RATIO = (
-    5.0,
-    50.0,
-)  # seconds between two removals of erased hashes, and for each second that one took
-PURGE_RETRY_S = 60.0  # after one that could not be done
-SUBPROCESS_EVENTS_MIN = 10_000  # events in a log that is worth a process: fewer are folded before it has started
+SUBPROCESS_EVENTS_MIN = 10_000  # smaller logs are folded before a child process would have started
+PURGE_INTERVAL_S = 5.0  # between two purges of erased hashes, at least
+PURGE_REST_RATIO = 50.0  # seconds without a purge for each second that one took
+PURGE_RETRY_S = 60.0  # after a purge that failed
 
 
 class RunnerOptions(Struct, frozen=True, kw_only=True):
     """How the projections follow the log. Durations are seconds."""
 
-    batch_max: int = 2_000  # events in one transaction: beyond it a rebuild is hardly faster, and readers wait longer
-    delay_s: float = 0.05  # how long events may gather before they are folded, while nobody waits for them
+    batch_max: int = 2_000  # events in a transaction: with more a rebuild is hardly faster, and readers wait longer
+    delay_s: float = 0.05  # how long events are collected into a batch while no reader waits for them
     wait_s: float = 5.0  # how long a read waits for the projections before ProjectionLag
-    retry_first_s: float = 0.1  # the pause after a failure that may pass, doubled each time
+    retry_first_s: float = 0.1  # the pause after a transient error, doubled each time
     retry_max_s: float = 5.0
-    file_check_s: float = 1.0  # how often, while events come, to look whether the path still leads to the open file
-    rebuilds_max: int = 3  # in a row, without reaching the head: then it is this program that is wrong
-    place: Path | str | None = None  # of the log, as for open_log: a process folds it while clients are served
+    file_check_s: float = 1.0  # how often to check, while events arrive, that the store is still in place
+    rebuilds_max: int = 3  # in a row without reaching the head: then the fault is in this program
+    log_location: Path | str | None = None  # path or URL, as for open_log: lets a child process rebuild
+
+
+class Progress:
+    """The position reached. A waiter wakes when its own position is reached, and only then."""
+
+    def __init__(self) -> None:
+        self.position = 0
+        self._waiters: dict[asyncio.Future[None], int] = {}
+        self._stopped: BaseException | None = None
+
+    @property
+    def waiting(self) -> int:
+        """The number of waiters."""
+        return len(self._waiters)
+
+    def reach(self, position: int) -> None:
+        """Everything up to `position` is folded. In a rebuild that is less than before."""
+        self.position = position
+        for waiter, wanted in self._waiters.items():
+            if wanted <= position and not waiter.done():
+                waiter.set_result(None)
+
+    def stop(self, reason: BaseException) -> None:
+        """No further position will be reached: wake present and refuse later waiters."""
+        self._stopped = reason
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def wait_for(self, position: int, timeout_s: float) -> None:
+        """Return once `position` is reached. Raises ProjectionLag after `timeout_s`, ProjectionsStopped if it never
+        will be.
+        """
+        if self.position >= position:
+            return
+        if self._stopped is None:
+            await self._wait(position, timeout_s)
+        if self._stopped is not None and self.position < position:
+            raise ProjectionsStopped(f"the projections stopped at position {self.position}") from self._stopped
+
+    async def _wait(self, position: int, timeout_s: float) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters[waiter] = position
+        try:
+            async with asyncio.timeout(timeout_s):
+                await waiter
+        except TimeoutError:
+            raise ProjectionLag(position, self.position) from None
+        finally:
+            del self._waiters[waiter]
+
+
+class ErasedHashPurge:
+    """Purges a store of erased hashes, with pauses in proportion to what a purge takes."""
+
+    def __init__(self, store: ProjectionStore, observer: ProjectionObserver) -> None:
+        self._store = store
+        self._observer = observer
+        self._next_at_s = float("-inf")
+
+    @property
+    def wait_s(self) -> float | None:
+        """Seconds until the next purge is due; None if there is nothing to purge."""
+        return max(0.0, self._next_at_s - time.monotonic()) if self._store.has_erased_hashes else None
+
+    async def run_if_due(self) -> None:
+        """Purge if it is time. Errors, such as a full disk, are reported, and do not keep the runner from folding."""
+        if self.wait_s == 0.0:
+            await self.run()
+
+    async def run(self) -> None:
+        """Purge now, if there is something to purge. Reports errors as `run_if_due`."""
+        if not self._store.has_erased_hashes:
+            return
+        began_s, is_done = time.monotonic(), False
+        try:
+            is_done = await self._store.purge_erased_hashes()
+        except ProjectionsUnavailable as error:
+            self._observer.failed(error)
+        took_s = time.monotonic() - began_s
+        pause_s = max(PURGE_INTERVAL_S if is_done else PURGE_RETRY_S, PURGE_REST_RATIO * took_s)
+        self._next_at_s = began_s + took_s + pause_s
 
 
 class ProjectionRunner:
-    """Owns projections.db: one task follows the log, one thread writes, one connection reads.
+    """Keeps `store` in step with `log`. Implements `port.ProjectionStatus`.
 
     `queries` answers from what is folded so far. `failure` is what stopped the runner for good, None while it works;
-    `trouble` is what its last step met that may pass, such as a full disk, None where it went well.
+    `trouble` is the transient error of the last step, such as a full disk, None if it succeeded. `rebuild` folds the
+    whole log in a child process and makes the result ready for `store.adopt`; None: this process always folds itself.
     """
 
     def __init__(
         self,
-        path: str | Path,
+        store: ProjectionStore,
         log: EventLog,
         observer: ProjectionObserver | None = None,
         options: RunnerOptions | None = None,
+        rebuild: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        self.queries = store.queries
+        self.failure: BaseException | None = None
+        self.trouble: Exception | None = None
+        self._store = store
         self._log = log
         self._observer = observer or NoObserver()
         self._options = options or RunnerOptions()
+        self._rebuild = rebuild
         self._progress = Progress()
-        reader = ReadConnection(Path(path), self._on_trouble)
-        self.queries = ProjectionQueries(reader)
-        self.failure: BaseException | None = None
-        self.trouble: Exception | None = None
-        self._path = Path(path)
-        self._projection_file = ProjectionFile(self._path, reader)
-        self._replace_reason: str | None = None
-        self._rebuilds = 0
-        self._has_caught_up = False  # once since the start: from then on clients are served
-        self._rebuild_target = 0  # the head when the file was opened or replaced: short of it, the answers are old
-        self._file_checked_at_s = self._purge_at_s = float("-inf")
+        self._purge = ErasedHashPurge(store, self._observer)
+        self._state = State.OPENING
+        self._replace_reason = ""  # of REPLACING
+        self._target = 0  # the head when the store was opened or replaced
+        self._rebuilds = 0  # since the projections were last current
+        self._is_serving = False  # has been current once: from then on clients are served
+        self._store_checked_at_s = float("-inf")
         self._wake = asyncio.Event()
         self._flush_now = asyncio.Event()
-        self._stopping = False
         self._task: asyncio.Task[None] | None = None
-        self._rebuild_task: asyncio.Task[None] | None = None
+        self._rebuild_task: asyncio.Future[None] | None = None
+        store.on_trouble = self._on_trouble
 
     @property
     def position(self) -> int:
-        """The log position up to which the projections are folded."""
+        """As Projections.position."""
         return self._progress.position
 
     @property
     def lag(self) -> int:
-        """Events in the log that are not folded yet."""
+        """As ProjectionStatus.lag."""
         return max(0, self._log.head().position - self.position)
 
     @property
     def rebuilding(self) -> bool:
-        """Whether the projections are still behind the head as it was when their file was opened or replaced."""
-        return self._replace_reason is not None or self.position < self._rebuild_target
+        """As Projections.rebuilding."""
+        return self.position < self._target
 
     @property
     def unknown_event(self) -> UnknownEvent | None:
-        """What stopped the runner, where that is an event of a newer program: this one must be updated."""
+        """As ProjectionStatus.unknown_event."""
         return self.failure if isinstance(self.failure, UnknownEvent) else None
 
     async def start(self) -> None:
-        """Open the file and begin to follow; returns before it has caught up.
+        """Open the store and begin to follow the log; returns before it has caught up.
 
-        Raises ProjectionsInUse when another process has the path, ProjectionsUnusable when it cannot serve.
+        Raises LogReplaced, ProjectionsInUse, ProjectionsUnusable.
         """
         try:
-            self._replace_reason = await self._projection_file.open(self._log)
+            reason = await self._store.open(self._log)
         except BaseException:
-            await self._projection_file.close()
+            await self._store.close()
             raise
-        self._rebuild_target = self._log.head().position
-        if self._replace_reason is None:
-            self._progress.reach(self._projection_file.checkpoint.position)
+        if reason is not None:
+            self._replace(reason)
+        elif self._state is State.OPENING:  # no query has found it damaged meanwhile
+            self._target = self._log.head().position
+            self._progress.reach(self._store.checkpoint.position)
+            self._enter(State.CATCHING_UP)
         self._task = asyncio.create_task(self._run(), name="projections")
 
     async def wait_for(self, position: int, *, timeout_s: float | None = None) -> None:
-        """Return once everything up to `position` is folded, so that queries show it.
-
-        Raises ProjectionLag after `timeout_s` (absent: `wait_s`), ProjectionsStopped when it never will be.
-        """
+        """As Projections.wait_for."""
         if position > self.position:
             self._flush_now.set()
         await self._progress.wait_for(position, self._options.wait_s if timeout_s is None else timeout_s)
 
     def retry(self) -> None:
-        """What made the last attempt fail may be over: a full disk has room again."""
+        """As Projections.retry."""
         self._wake.set()
         self._flush_now.set()
 
     async def stop(self) -> None:
-        """Finish the batch at hand, tell everyone who waits, release the file."""
-        self._stopping = True
-        self._wake.set()
-        self._flush_now.set()
+        """Finish the batch at hand, release all waiters, close the store."""
+        self._enter(State.STOPPED)
+        self.retry()
         if self._rebuild_task is not None:
             self._rebuild_task.cancel()
         if self._task is not None:
             await self._task
-            self._purge_at_s = float("-inf")
-            with suppress(sqlite3.Error):  # the next start does it
-                await self._purge_erased_hashes()
+            if not self.rebuilding:
+                with suppress(InvalidProjection):  # the next start replaces the store
+                    await self._purge.run()
         self._progress.stop(self.failure or ProjectionsStopped("the service is stopping"))
-        await self._projection_file.close()
+        await self._store.close()
+
+    def _enter(self, state: State) -> None:
+        self._state = transition(self._state, state)
+        if self._state is State.CURRENT:
+            self._is_serving, self._rebuilds = True, 0
+
+    def _replace(self, reason: str) -> None:
+        """Have the store replaced in the next step. Its content no longer counts as folded."""
+        if self._state in (State.REPLACING, *ENDED):
+            return
+        self._enter(State.REPLACING)
+        self._replace_reason = reason
+        self._target = self._log.head().position
+        self._progress.reach(0)
 
     def _on_trouble(self, reason: str | None) -> None:
-        """The reader found the file damaged or, without a reason, could not read it."""
-        self._replace_reason = self._replace_reason or reason
-        self._file_checked_at_s = float("-inf")
-        self._wake.set()
-        self._flush_now.set()
+        """A query found the store damaged (`reason`) or could not read it (None)."""
+        if reason is not None:
+            self._replace(reason)
+        self._store_checked_at_s = float("-inf")
+        self.retry()
 
     async def _run(self) -> None:
         pause_s = self._options.retry_first_s
-        while not self._stopping:
+        while self._state not in ENDED:
             try:
                 await self._step()
                 pause_s, self.trouble = self._options.retry_first_s, None
             except InvalidProjection as error:
-                self._replace_reason = str(error)
-            except (sqlite3.OperationalError, OSError, LogUnavailable) as error:
+                self._replace(str(error))
+            except (ProjectionsUnavailable, LogUnavailable) as error:
                 self.trouble = error
                 self._observer.failed(error)
                 await self._pause(pause_s)
                 pause_s = min(2 * pause_s, self._options.retry_max_s)
-            except Exception as error:  # noqa: BLE001  an unknown event or a mistake of ours: stop, but say so
-                self._fail(error)
-                return
-
-    def _fail(self, error: BaseException) -> None:
-        self.failure = error
-        self._observer.failed(error)
-        self._progress.stop(error)
+            except Exception as error:  # noqa: BLE001  an unknown event or a defect: stop, and report it
+                self.failure = error
+                self._enter(State.FAILED)
+                self._observer.failed(error)
+                self._progress.stop(error)
 
     async def _step(self) -> None:
-        """Replace the file, or fold the next batch, or wait for one."""
-        if self._replace_reason is not None:
-            await self._rebuild(self._replace_reason)
-        await self._check_file()
-        await self._purge_erased_hashes()
-        position = self._projection_file.checkpoint.position
-        if self._log.head().position <= position:
-            self._rebuilds = 0
-            self._has_caught_up = True
-            await self._wait_for_events(position)
-            return
-        if await self._linger(position):
-            return
-        # Not read ahead while the last batch is written: two threads of Python take turns, and it took a third longer.
-        is_beside_clients = self.rebuilding and self._has_caught_up
-        limit = self._options.batch_max if not is_beside_clients else min(SERVING_BATCH_MAX, self._options.batch_max)
-        read_s = time.perf_counter()
-        batch = await self._log.read_all(after=position, limit=limit)
-        checkpoint = await checkpoint_at(self._log, batch[-1].position, self._projection_file.checkpoint.identity)
-        began_s = time.perf_counter()
-        await self._projection_file.apply(batch, checkpoint)
-        self._record_applied(len(batch), time.perf_counter() - began_s)
-        if is_beside_clients:
-            await self._pause(time.perf_counter() - read_s)  # half of the time is theirs
+        match self._state:
+            case State.REPLACING:
+                await self._replace_store()
+            case State.REBUILDING_IN_SUBPROCESS:
+                await self._rebuild_in_subprocess()
+            case State.CATCHING_UP:
+                await self._check_store()
+                if self._state is State.CATCHING_UP:  # neither stopped nor found damaged meanwhile
+                    await self._catch_up()
+            case State.CURRENT:
+                await self._check_store()
+                await self._purge.run_if_due()
+                if self._state is State.CURRENT:  # as above
+                    await self._follow()
+            case State.OPENING | State.FAILED | State.STOPPED:
+                raise RuntimeError(f"the projection runner has nothing to do: it is {self._state.value}")
 
-    def _record_applied(self, events: int, seconds: float) -> None:
-        behind = self.rebuilding
-        self._progress.reach(self._projection_file.checkpoint.position)
-        self._observer.applied(events, seconds)
-        if not self.rebuilding:
-            self._has_caught_up, self._rebuilds = True, 0
-        if behind:
-            self._observer.progress(self.position, self._log.head().position)
-
-    async def _rebuild(self, reason: str) -> None:
+    async def _replace_store(self) -> None:
         self._rebuilds += 1
         if self._rebuilds > self._options.rebuilds_max:
-            raise RuntimeError(f"rebuilt {self._options.rebuilds_max} times in vain: {reason}")
-        self._observer.rebuilt(reason)
-        self._progress.reach(0)
-        self._rebuild_target = self._log.head().position
-        await self._projection_file.replace()
-        self._replace_reason = None
-        if self._has_caught_up and self._rebuild_target >= SUBPROCESS_EVENTS_MIN:
-            await self._rebuild_in_subprocess()
+            raise RuntimeError(f"rebuilt {self._options.rebuilds_max} times in vain: {self._replace_reason}")
+        self._observer.rebuilt(self._replace_reason)
+        await self._store.replace()
+        needs_subprocess = self._is_serving and self._target >= SUBPROCESS_EVENTS_MIN and self._rebuild is not None
+        self._enter(State.REBUILDING_IN_SUBPROCESS if needs_subprocess else State.CATCHING_UP)
 
     async def _rebuild_in_subprocess(self) -> None:
-        """Let a process make the file, for `_look` to adopt. If it cannot, the thread folds the log as at the start."""
-        if self._options.place is None or self._stopping:
-            return
-        folding = rebuild_in_subprocess(self._options.place, self._path, self._options.batch_max)
-        self._rebuild_task = asyncio.create_task(folding, name="projections-beside")
+        """Wait for the child process, whose result `_check_store` adopts. If it fails, this process folds the log."""
+        if self._rebuild is None:
+            raise RuntimeError("there is no child process to rebuild in")
+        self._rebuild_task = asyncio.ensure_future(self._rebuild())
         await asyncio.wait({self._rebuild_task})
         if not self._rebuild_task.cancelled() and (error := self._rebuild_task.exception()) is not None:
             self._observer.failed(error)
-        self._rebuild_task, self._file_checked_at_s = None, float("-inf")
+        self._rebuild_task, self._store_checked_at_s = None, float("-inf")
+        if self._state is State.REBUILDING_IN_SUBPROCESS:  # not if a query found the store damaged meanwhile
+            self._enter(State.CATCHING_UP)
 
-    async def _purge_erased_hashes(self) -> None:
-        """Remove copies of erased hashes, now and then. What stands in the way, a full disk, say, stops no folding."""
-        now_s, is_done = time.monotonic(), False
-        if not self._projection_file.has_erased_hashes or self.rebuilding or now_s < self._purge_at_s:
-            return
-        try:
-            is_done = await self._projection_file.purge_erased_hashes()
-        except sqlite3.OperationalError as error:
-            self._observer.failed(error)
-        took_s = time.monotonic() - now_s
-        self._purge_at_s = (
-            now_s + took_s + max(PURGE_INTERVAL_S if is_done else PURGE_RETRY_S, PURGE_REST_RATIO * took_s)
-        )
-
-    async def _check_file(self) -> None:
+    async def _check_store(self) -> None:
+        """Every `file_check_s`: adopt a finished rebuild, if there is one, and check that the store is in place."""
         now_s = time.monotonic()
-        if now_s - self._file_checked_at_s >= self._options.file_check_s:
-            self._file_checked_at_s = now_s
-            await self._adopt()
-            if not await self._projection_file.is_file_in_place():
-                raise InvalidProjection("it was deleted or replaced while in use")
-
-    async def _adopt(self) -> None:
-        """Go on with the file that a rebuild has offered, if there is one that fits."""
+        if now_s - self._store_checked_at_s < self._options.file_check_s:
+            return
+        self._store_checked_at_s = now_s
         try:
-            if await self._projection_file.adopt(self._log, self._options.batch_max):
-                self._progress.reach(self._projection_file.checkpoint.position)
+            if await self._store.adopt(self._log, self._options.batch_max):
+                self._reach_checkpoint()
                 self._observer.adopted(self.position)
         except InvalidRebuild as error:
             self._observer.failed(error)
+        if not await self._store.is_in_place():
+            raise InvalidProjection("it was deleted or replaced while in use")
 
-    async def _wait_for_events(self, position: int) -> None:
-        """Return when the log is past `position`, the file is found damaged, or `stop` was called."""
-        news = asyncio.create_task(_wait_past(self._log, position), name="projections-news")
-        wake = asyncio.create_task(self._wait_for_wake(), name="projections-wake")
-        try:
-            wait_s = max(0.0, self._purge_at_s - time.monotonic()) if self._projection_file.has_erased_hashes else None
-            await asyncio.wait({news, wake}, return_when=asyncio.FIRST_COMPLETED, timeout=wait_s)
-            if news.done():
-                news.result()
-        finally:
-            news.cancel()
-            wake.cancel()
-            await asyncio.gather(news, wake, return_exceptions=True)
+    async def _catch_up(self) -> None:
+        """Fold a batch, in small steps if clients are served meanwhile."""
+        if self.rebuilding:
+            began_s = time.perf_counter()
+            limit = min(SERVING_BATCH_MAX, self._options.batch_max) if self._is_serving else self._options.batch_max
+            await self._apply_batch(limit)
+            self._observer.progress(self.position, self._log.head().position)
+            if self._is_serving:
+                await self._pause(time.perf_counter() - began_s)  # leaves half of the time to the clients
+        if self._state is State.CATCHING_UP and not self.rebuilding:
+            self._enter(State.CURRENT)
 
-    async def _linger(self, position: int) -> bool:
-        """Let events gather, unless somebody waits for them; whether there is then something else to do than to fold.
+    async def _follow(self) -> None:
+        """Fold the next batch, or wait for events."""
+        position = self._store.checkpoint.position
+        if self._log.head().position <= position:
+            await self._wait_for_events(position)
+            return
+        await self._linger(position)
+        if self._state is State.CURRENT:
+            await self._apply_batch(self._options.batch_max)
+
+    async def _apply_batch(self, limit: int) -> None:
+        # Not read ahead while the last batch is written: two threads contend for Python's lock; it took a third longer.
+        folded = self._store.checkpoint
+        batch = await self._log.read_all(after=folded.position, limit=limit)
+        checkpoint = await checkpoint_at(self._log, batch[-1].position, folded.identity)
+        began_s = time.perf_counter()
+        await self._store.apply(batch, checkpoint)
+        seconds = time.perf_counter() - began_s
+        self._reach_checkpoint()
+        self._observer.applied(len(batch), seconds)
+
+    def _reach_checkpoint(self) -> None:
+        if self._state is not State.REPLACING:  # what a damaged store has folded does not count
+            self._progress.reach(self._store.checkpoint.position)
+
+    async def _linger(self, position: int) -> None:
+        """Collect events for a batch, unless a reader waits for them, the batch is full, or `_flush_now` is set.
 
         A transaction, two hops between threads and the checkpoint cost as much for one event as for a hundred, and
-        hardly any event is asked for by the time it is folded.
+        hardly any event is queried before it is folded anyway.
         """
-        waits = self._log.head().position - position
-        is_idle = not (self.rebuilding or self._progress.waiting or self._stopping or self._replace_reason is not None)
-        if is_idle and waits < self._options.batch_max:
-            self._flush_now.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._options.delay_s):
-                    await self._flush_now.wait()
-        return self._stopping or self._replace_reason is not None
+        if self._progress.waiting or self._log.head().position - position >= self._options.batch_max:
+            return
+        self._flush_now.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._options.delay_s):
+                await self._flush_now.wait()
+
+    async def _wait_for_events(self, position: int) -> None:
+        """Return when the log is past `position`, a purge is due, or `retry` or `stop` was called."""
+        appended = asyncio.create_task(_wait_past(self._log, position), name="projections-appended")
+        wake = asyncio.create_task(self._wait_for_wake(), name="projections-wake")
+        try:
+            await asyncio.wait({appended, wake}, return_when=asyncio.FIRST_COMPLETED, timeout=self._purge.wait_s)
+            if appended.done():
+                appended.result()
+        finally:
+            appended.cancel()
+            wake.cancel()
+            await asyncio.gather(appended, wake, return_exceptions=True)
 
     async def _wait_for_wake(self) -> None:
         await self._wake.wait()
-        if not self._stopping:
+        if self._state is not State.STOPPED:
             self._wake.clear()
 
     async def _pause(self, seconds: float) -> None:

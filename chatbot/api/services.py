@@ -20,8 +20,7 @@ from chatbot.sessions.feeds.channels import ChannelRegistry
 from chatbot.sessions.ports import BackgroundErasures, LiveSessions
 from chatbot.sessions.session_queries import SessionQueries
 from events.log import EventLog
-from projections.runner import ProjectionRunner
-from projections.sqlite.queries import ProjectionQueries
+from projections.port import ProjectionQueries, ProjectionStatus
 
 
 class Readiness(Struct):
@@ -43,7 +42,7 @@ class Services(Struct, frozen=True):
 
     settings: Settings
     log: EventLog
-    runner: ProjectionRunner
+    runner: ProjectionStatus
     queries: ProjectionQueries
     supervisor: LiveSessions
     expiry: ExpiryTimer

@@ -24,7 +24,7 @@ from chatbot.sessions.actor.supervisor import Supervisor
 from chatbot.sessions.ports import Ports
 from chatbot.sessions.session_queries import SessionQueries
 from events.log import EventLog
-from projections.progress import ProjectionObserver
+from projections.port import ProjectionObserver
 
 NICENESS = 10  # of a command, on systems without SCHED_IDLE
 

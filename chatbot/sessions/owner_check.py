@@ -5,7 +5,7 @@ from contextlib import suppress
 from chatbot.config.sections.auth_settings import AuthSettings
 from events.log import EventLog
 from projections.errors import ProjectionError
-from projections.sqlite.queries import ProjectionQueries
+from projections.port import ProjectionQueries
 
 SAMPLED_EVENTS = 1000  # events at each end of the log, read while the projections are rebuilt: milliseconds
 STREAMS_MAX = 20  # of those, streams whose first event is read

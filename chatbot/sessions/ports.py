@@ -18,8 +18,7 @@ from chatbot.sessions.feeds.text_cache import TextCache
 from chatbot.sessions.replies.reply import Reply, ReplyTiming
 from events.catalogue import ReplyEnded, ReplyStarted
 from events.log import EventLog
-from projections.runner import ProjectionRunner
-from projections.sqlite.queries import ProjectionQueries
+from projections.port import ProjectionQueries, Projections
 
 
 class Limits(Struct, frozen=True):
@@ -124,7 +123,7 @@ class Ports(Struct, frozen=True):
     """
 
     log: EventLog
-    runner: ProjectionRunner
+    runner: Projections
     queries: ProjectionQueries
     provider: Provider
     limiter: ConcurrencyLimiter

@@ -40,7 +40,7 @@ from events.errors import LogUnavailable
 from events.record import RecordedEvent
 from projections.folds.message import FINISH_REASONS, MessageRow
 from projections.folds.session import Session
-from projections.sqlite.queries import Snapshot
+from projections.port import Snapshot
 
 
 class SessionWithMetadata(Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""A first projections file for a worker: a copy of a sibling's, which is sooner there than one folded anew."""
+"""The first projections file of a worker: a copy of another worker's, which is faster than folding the log."""
 
 import asyncio
 import sqlite3
@@ -14,22 +14,22 @@ from projections.sqlite.sqlite_file import checkpoint_of, delete
 
 
 def slot_path(path: Path, slot: int) -> Path:
-    """Where the worker in `slot` keeps its projections: the first at `path` itself."""
+    """The projections path of the worker in `slot`: the first has `path` itself."""
     return path if slot == 1 else path.with_name(f"{path.stem}-{slot}{path.suffix}")
 
 
 async def clone_sibling(path: Path, first: Path, log: EventLog) -> bool:
-    """Make `path`, where nothing is, a copy of that sibling's file which is furthest; whether one was made. `first` is
-    where the first worker keeps its own; that one is always folded from the log when it is missing.
+    """Copy to `path`, if there is no file, the most advanced file of the other workers. Returns whether it did.
 
-    Whatever stands in the way, nothing is lost: the file is then folded from the log, too.
+    `first` is the path of the first worker, which always folds the log if its file is missing. On any error the file is
+    folded from the log, too.
     """
     copy = path.with_name(path.name + CLONE_SUFFIX)
     try:
         if path == first or not await asyncio.to_thread(_copy_furthest, path, first, copy):
             return False
         checkpoint = await asyncio.to_thread(checkpoint_of, copy)
-        await log.latest()  # the sibling may have folded what this process has not heard of
+        await log.latest()  # the other worker may have folded events that this process has not seen
         if checkpoint is None or await find_mismatch(checkpoint, log) is not None:
             return False
         await asyncio.to_thread(copy.rename, path)
@@ -54,11 +54,11 @@ def _copy_furthest(path: Path, first: Path, copy: Path) -> bool:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """A state of `source` that was once whole, though its worker writes meanwhile."""
+    """A consistent copy of `source`, though its worker writes meanwhile."""
     create_private(target)
     with (
         closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as reading,
         closing(sqlite3.connect(target)) as writing,
     ):
-        reading.backup(writing)  # all pages in one step, and so in one transaction of the reading side
-        writing.execute("PRAGMA journal_mode=DELETE")  # one file, that can be renamed
+        reading.backup(writing)  # all pages in one step, so in one read transaction
+        writing.execute("PRAGMA journal_mode=DELETE")  # one file, which can be renamed

@@ -1,15 +1,14 @@
-"""Which sessions to erase, newest first.
+"""The SQL that selects sessions to erase, newest first.
 
-A fork is newer than what it was made from, so it comes first: nothing is handed over to a session that goes next.
+A fork is newer than its origin and so comes first: no text is copied to a fork that is erased next.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from msgspec import Struct
+from projections.port import EraseCandidatesQuery
+from projections.sqlite.schema import QueryParameters
 
-from projections.sqlite.read_connection import Parameters
-
-# Index of sessions that have expired, for those that a retention setting erases. The longest overdue first.
+# Expired sessions that a retention setting erases, the longest overdue first.
 LONG_EXPIRED = """
 SELECT state FROM sessions INDEXED BY sessions_expired
 WHERE status = 'expired' AND expires_at_us <= ? ORDER BY expires_at_us LIMIT ?
@@ -26,25 +25,11 @@ WHERE status = 'expired' AND json_extract(state, '$.erasure') IS NOT NULL AND no
 """
 
 
-class EraseCandidatesQuery(Struct, frozen=True, kw_only=True):
-    """Sessions whose content is still there, active or expired. Every condition that is given must hold.
-
-    `metadata` holds by label only, so compare what the log holds with `labels.matches`. `expired_by_us`: their
-    deadline was then or before (recorded as expired or not), and they owe no reply. `before_no` is the last one seen.
-    """
-
-    owner: str | None = None
-    metadata: Mapping[str, str] = {}
-    expired_by_us: int | None = None
-    before_no: int | None = None
-    limit: int = 500
-
-
-def erase_candidates_sql(wanted: EraseCandidatesQuery, labels: Sequence[int]) -> tuple[str, Parameters]:
+def erase_candidates_sql(wanted: EraseCandidatesQuery, labels: Sequence[int]) -> tuple[str, QueryParameters]:
     """The query for the sessions' states, and its parameters.
 
-    With labels it walks the sessions that have the first one; otherwise the whole table, once over all pages: sorting
-    an owner's sessions anew for each page would cost more.
+    With labels it scans the sessions that have the first one; otherwise the whole table, once over all pages: sorting
+    an owner's sessions again for each page would cost more.
     """
     source, number, terms = "sessions s NOT INDEXED", "s.no", ["s.status IN ('active', 'expired')"]
     if labels:

@@ -1,9 +1,8 @@
-"""One process at a time keeps its projections in a file: an operating system lock, gone with the process.
+"""The files of the projections in one folder: databases, locks, rebuilds, clones, and leftovers of those.
 
-Files that projections leave behind: of workers that are no longer wanted, of rebuilds and copies that were killed.
-
-Nobody folds them any more. They would keep the hashes of metadata that was erased since, and the key to test a guess
-with. So they are deleted; nothing is lost, for they are made again from the log.
+Files that no process uses any more (of workers that were removed, of rebuilds and clones that were killed) are deleted.
+They would keep the hashes of metadata that was erased since, and the key to test a guess with. Nothing is lost: they
+can be rebuilt from the log.
 """
 
 import fcntl
@@ -17,9 +16,18 @@ from events.storage.private_file import open_companion
 from projections.errors import ProjectionsInUse
 from projections.sqlite import sqlite_file
 
+TEMPORARY_SUFFIX = "-making"  # a rebuild under way
+READY_SUFFIX = "-next"  # a finished rebuild, for the service that has the database open
+TAKEN_SUFFIX = "-taken"  # a finished rebuild that the service is adopting
+CLONE_SUFFIX = "-copy"  # a copy of another worker's database
+_LOCK_SUFFIX = "-lock"
+_LEFTOVER_SUFFIXES = (TAKEN_SUFFIX, CLONE_SUFFIX)  # not in use while the database is being opened
+
 
 class PathLock:
-    """Holds `<path>-lock`, beside the database: a lock on the database itself would go when it is rebuilt."""
+    """An exclusive flock on `<path>-lock`, released with the process: one process at a time uses the projections at
+    `path`. A lock on the database itself would be lost when it is rebuilt.
+    """
 
     def __init__(self, path: Path) -> None:
         """Raises ProjectionsInUse when another process holds it, OSError when the folder cannot be written."""
@@ -33,35 +41,58 @@ class PathLock:
     @staticmethod
     def file_of(path: Path) -> Path:
         """The file that is locked."""
-        return path.with_name(path.name + "-lock")
+        return path.with_name(path.name + _LOCK_SUFFIX)
 
     def release(self) -> None:
-        """Let the next process in. The file stays: deleting it could let two in at once."""
+        """Release the lock. The file stays: deleting it could let two processes lock different files."""
         self._file.close()
 
 
-READY_SUFFIX, TEMPORARY_SUFFIX, TAKEN_SUFFIX, CLONE_SUFFIX = "-next", "-making", "-taken", "-copy"
-_LEFTOVER_SUFFIXES = (TAKEN_SUFFIX, CLONE_SUFFIX)  # while a file is opened nobody is at these
-_LOCK = "-lock"
+def temporary_path(path: Path) -> Path:
+    """The file that a rebuild of `path` writes."""
+    return path.with_name(path.name + TEMPORARY_SUFFIX)
+
+
+def ready_path(path: Path) -> Path:
+    """Where a rebuild leaves its finished file for the service that has `path` open."""
+    return path.with_name(path.name + READY_SUFFIX)
+
+
+def take_ready_file(path: Path) -> Path | None:
+    """Rename a finished rebuild of `path`, so that a later one does not overwrite it; None if there is none."""
+    taken = path.with_name(path.name + TAKEN_SUFFIX)
+    if not ready_path(path).exists():
+        return None
+    sqlite_file.delete(taken)
+    return ready_path(path).replace(taken)
+
+
+def swap_in(finished: Path, path: Path) -> None:
+    """Replace the database at `path` by `finished`. No process has either open, and the caller holds the path's lock.
+
+    The old one is deleted first: if the process is killed in between, the next start folds the log again.
+    """
+    sqlite_file.delete(path)
+    finished.replace(path)
 
 
 def list_projection_files(path: Path) -> list[Path]:
-    """Every file of the projections at `path` and of all workers' beside it: databases, journals, drafts and copies."""
+    """All files of the projections at `path` and of all workers: databases, journals, rebuilds, clones, locks."""
     name = re.compile(rf"{re.escape(path.stem)}(-[0-9]+)?{re.escape(path.suffix)}(-[a-z]+)*")
     return sorted(one for one in _list_folder(path) if name.fullmatch(one.name))
 
 
 def list_databases(path: Path) -> list[Path]:
-    """The paths at which workers keep or kept their projections, whatever of them is left. The first is at `path`."""
+    """The paths at which workers have or had their projections, if any file of them is left. The first is `path`."""
     name = re.compile(rf"({re.escape(path.stem)}(?:-[0-9]+)?{re.escape(path.suffix)})(-[a-z]+)*")
-    found = (name.fullmatch(one.name) for one in list_projection_files(path) if not one.name.endswith(_LOCK))
+    found = (name.fullmatch(one.name) for one in list_projection_files(path) if not one.name.endswith(_LOCK_SUFFIX))
     return sorted({path.with_name(match[1]) for match in found if match})
 
 
 def delete_unused(path: Path, kept: Collection[Path]) -> list[Path]:
-    """Delete the projections beside `path` that are not `kept` and that no process has open. Returns which.
+    """Delete the projections beside `path` that are not `kept` and that no process has open. Returns their paths.
 
-    The caller sees to it that nobody is about to open one of them. Raises OSError.
+    The caller ensures that no process is about to open one of them. Raises OSError.
     """
     deleted: list[Path] = []
     for one in list_databases(path):
@@ -73,9 +104,9 @@ def delete_unused(path: Path, kept: Collection[Path]) -> list[Path]:
             continue
         try:
             if sqlite_file.is_disposable(one):
-                for ending in ("", READY_SUFFIX, *_LEFTOVER_SUFFIXES):
-                    sqlite_file.delete(one.with_name(one.name + ending))
-                delete_abandoned_draft(one)
+                for suffix in ("", READY_SUFFIX, *_LEFTOVER_SUFFIXES):
+                    sqlite_file.delete(one.with_name(one.name + suffix))
+                delete_abandoned_rebuild(one)
                 deleted.append(one)
         finally:
             lock.release()
@@ -83,25 +114,23 @@ def delete_unused(path: Path, kept: Collection[Path]) -> list[Path]:
 
 
 def delete_leftovers(path: Path) -> None:
-    """Delete what was left when a process was killed that made a file for `path`, whose lock the caller has. Raises
-    OSError.
-    """
-    for ending in _LEFTOVER_SUFFIXES:
-        sqlite_file.delete(path.with_name(path.name + ending))
-    delete_abandoned_draft(path)
+    """Delete what killed processes have left beside `path`, whose lock the caller holds. Raises OSError."""
+    for suffix in _LEFTOVER_SUFFIXES:
+        sqlite_file.delete(path.with_name(path.name + suffix))
+    delete_abandoned_rebuild(path)
 
 
-def delete_abandoned_draft(path: Path) -> None:
-    """Delete the file of a rebuild, unless it is under way. Raises OSError."""
-    draft = path.with_name(path.name + TEMPORARY_SUFFIX)
-    if not any(one.exists() for one in sqlite_file.files(draft)):
+def delete_abandoned_rebuild(path: Path) -> None:
+    """Delete the file of a rebuild, unless the rebuild is still running. Raises OSError."""
+    temporary = temporary_path(path)
+    if not any(one.exists() for one in sqlite_file.files(temporary)):
         return
     try:
-        lock = PathLock(draft)
+        lock = PathLock(temporary)
     except ProjectionsInUse:
         return
     try:
-        sqlite_file.delete(draft)
+        sqlite_file.delete(temporary)
     finally:
         lock.release()
 

@@ -1,8 +1,7 @@
-"""projections.db on disk, written by one thread: whole batches, each in one transaction with its checkpoint.
+"""The write side of projections.db: whole batches, each in one transaction with its checkpoint.
 
-Every call here blocks, and all of them belong to one thread; the runner sees to that. `sqlite3` and not `aiosqlite`,
-because a batch is a dozen statements that must stop at the first failure, and one hop to a thread of our own costs
-less than a hop per statement.
+All calls block and belong to one thread, which ProjectionFile provides. `sqlite3` and not `aiosqlite`, because a batch
+is a dozen statements that must stop at the first failure, and one hop to a thread costs less than a hop per statement.
 """
 
 import sqlite3
@@ -15,17 +14,18 @@ from msgspec import structs
 from events.errors import LogUnusable
 from events.record import RecordedEvent
 from events.storage.sqlite.wal import FileLossDetector
-from projections.checkpoint import Checkpoint
-from projections.errors import InvalidProjection, is_corrupt_or_inconsistent
+from projections.errors import InvalidProjection
 from projections.folds.batch import Changes, SessionChanges, fold
 from projections.folds.session import Session
+from projections.port import Checkpoint
 from projections.sqlite import statements as sql
+from projections.sqlite.sqlite_errors import is_corrupt_or_inconsistent
 from projections.sqlite.sqlite_file import BUSY_MS, connect, prepare_file
 
-_STATES_MAX = 20_000  # sessions kept in memory, about 1 KiB each, so that a busy one is not read for every batch
+_STATES_MAX = 20_000  # sessions cached, about 1 KiB each, so that a busy one is not read for every batch
 
-PURGE_HASHES_MAX = 200_000  # that are written anew after an erasure: 0.4 seconds, in which nothing is folded
-PURGE_BUSY_MS = 100  # how long that waits for a reader of the file
+PURGE_HASHES_MAX = 200_000  # rewritten after an erasure: 0.4 seconds, in which nothing is folded
+PURGE_BUSY_MS = 100  # how long a purge waits for a reader of the file
 
 _decoder = msgspec.json.Decoder(Session)
 
@@ -33,18 +33,19 @@ _decoder = msgspec.json.Decoder(Session)
 class ProjectionWriter:
     """An open projections.db. Not for two threads."""
 
-    def __init__(self, path: Path, *, is_draft: bool = False) -> None:
-        """Open the file, or create it. A draft is fast to write and must be brought to the disk afterwards; after a
-        failure it is of no use. Raises Unfit when the file must be deleted first, ProjectionsUnusable when it
-        belongs to another program, sqlite3.OperationalError when the disk or the folder refuses.
+    def __init__(self, path: Path, *, is_temporary: bool = False) -> None:
+        """Open the file, or create it. A temporary file is fast to write; it must be flushed afterwards, and deleted
+        after a failure. Raises InvalidProjection if the file must be deleted first, ProjectionsUnusable if it belongs
+        to another program, sqlite3.OperationalError for an error of the disk or the folder.
         """
         self._connection = connect(path)
         self._states: dict[str, Session] = {}
         try:
-            self.checkpoint, self._label_key = prepare_file(self._connection, path, is_draft=is_draft)
+            self.checkpoint, self._label_key = prepare_file(self._connection, path, is_temporary=is_temporary)
             self._files = FileLossDetector(path)
             self._files.remember()
-            ((self.has_erased_hashes,),) = self._connection.execute(sql.IS_STALE).fetchall()
+            ((is_stale,),) = self._connection.execute(sql.IS_STALE).fetchall()
+            self.has_erased_hashes = bool(is_stale)
         except BaseException:
             self._connection.close()
             raise
@@ -53,11 +54,11 @@ class ProjectionWriter:
         self._connection.close()
 
     def purge_erased_hashes(self) -> bool:
-        """Remove copies of erased hashes, which SQLite leaves in pages that it rebalances and in the write-ahead file:
-        with the key beside them, a guess of what was erased could be confirmed. Whether none is left.
+        """Remove copies of erased hashes, which SQLite leaves in pages that it rebalances and in the write-ahead log:
+        with the key in the same file, a guess of what was erased could be confirmed. Returns whether none are left.
 
-        Not while a reader holds on to the file, nor with more than PURGE_HASHES_MAX hashes: then a rebuild does it.
-        Raises sqlite3.Error.
+        Does nothing while a reader is in a transaction, nor with more than PURGE_HASHES_MAX hashes: then only a rebuild
+        removes them. Raises sqlite3.Error.
         """
         execute = self._connection.execute
         if execute(sql.COUNT_HASHES, (PURGE_HASHES_MAX + 1,)).fetchone()[0] > PURGE_HASHES_MAX:
@@ -76,18 +77,18 @@ class ProjectionWriter:
         if busy:
             return False
         execute(sql.CLEAR_STALE)
-        self.has_erased_hashes = 0
+        self.has_erased_hashes = False
         return True
 
     def is_file_in_place(self) -> bool:
-        """Whether the path still leads to the files that are open here: someone may have deleted or replaced one."""
+        """Whether the open files are still those at the path, and not deleted or replaced."""
         return self._files.find_loss() is None
 
     def apply(self, batch: Sequence[RecordedEvent], checkpoint: Checkpoint) -> None:
-        """Fold `batch`, which begins after the present checkpoint, and move to `checkpoint`: all or none.
+        """Fold `batch`, which begins after the present checkpoint, and move to `checkpoint`: all or nothing.
 
-        Raises Unfit when the file turns out to be damaged, sqlite3.Error when it may go better the next time, and
-        LogUnusable when the batch does not follow it.
+        Raises InvalidProjection if the file is damaged, sqlite3.Error if a retry may succeed, LogUnusable if the batch
+        does not follow the checkpoint.
         """
         next_position = self.checkpoint.position + 1
         if (batch[0].position, batch[-1].position) != (next_position, next_position + len(batch) - 1):
@@ -103,9 +104,8 @@ class ProjectionWriter:
                 raise InvalidProjection(f"it is damaged ({error})") from error
             raise
         self.checkpoint = checkpoint
-        self.has_erased_hashes = self.has_erased_hashes or int(
-            any(one.erased and one.before for one in changes.sessions)
-        )
+        erases = any(one.erased and one.before is not None for one in changes.sessions)
+        self.has_erased_hashes = self.has_erased_hashes or erases
         self._cache_states(changes)
 
     def _load_states(self, batch: Sequence[RecordedEvent]) -> dict[str, Session]:
@@ -124,7 +124,7 @@ class ProjectionWriter:
         return states
 
     def _cache_states(self, changes: Changes) -> None:
-        for changed in changes.sessions:  # at the end, so that the front holds what was quiet for longest
+        for changed in changes.sessions:  # moved to the end: the least recently used are first
             self._states.pop(changed.session.session_id, None)
             self._states[changed.session.session_id] = changed.session
         for session_id in list(self._states)[: max(0, len(self._states) - _STATES_MAX)]:
@@ -161,7 +161,7 @@ class ProjectionWriter:
 
 
 def _keeps_list_columns(changes: SessionChanges) -> bool:
-    """Whether the session stays where the lists have it, but for its times."""
+    """Whether owner and status stay, so that UPDATE_SESSION is enough."""
     before, session = changes.before, changes.session
     return before is not None and (before.owner, before.status) == (session.owner, session.status)
 

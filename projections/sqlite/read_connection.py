@@ -1,4 +1,4 @@
-"""The connection that queries read through, beside the writer: those that wait share a hop to its thread."""
+"""The read connections of projections.db: queries that wait are batched into one hop to the connection's thread."""
 
 import asyncio
 import sqlite3
@@ -11,33 +11,35 @@ import aiosqlite
 
 from events.errors import LogBusy
 from events.storage.sqlite.batched_connection import Call, CallableConnection, CallBatcher
-from projections.errors import ProjectionsUnavailable, is_damage, is_passing
+from projections.errors import ProjectionsUnavailable
+from projections.sqlite.schema import QueryParameters
+from projections.sqlite.sqlite_errors import is_damage, is_transient
 
-PAUSE_MAX_S = 5.0  # how long a query waits while one good file takes another's place
+PAUSE_MAX_S = 5.0  # how long a query waits while a rebuilt file replaces a valid one
 
 T = TypeVar("T")
-Parameters = tuple[int | str | None, ...] | dict[str, int | str | None]
 
 
 class ReadConnection:
-    """Reads projections.db as it was at its last commit. Closed while the file is being replaced.
+    """Reads projections.db as of its last commit. Closed while the file is being replaced.
 
-    Of its two connections one is for queries that may take long: those that take microseconds do not wait for them.
+    It has a connection for short queries and one for long ones, so that those of microseconds do not wait for those of
+    milliseconds.
     """
 
     def __init__(self, path: Path, on_trouble: Callable[[str | None], None]) -> None:
-        """`report` is told why the file must be replaced, or None when it only cannot be read: it may be gone."""
+        """`on_trouble` is called with the reason to replace the file, or with None if it only cannot be read now."""
         self._path = path
         self._on_trouble = on_trouble
-        self._batchers: tuple[CallBatcher, CallBatcher] | None = None  # for short queries, and for long ones
-        self._is_available = asyncio.Event()  # not while paused
+        self._batchers: tuple[CallBatcher, CallBatcher] | None = None  # of the short queries, of the long ones
+        self._is_available = asyncio.Event()  # cleared while paused
         self._is_available.set()
 
     async def open(self) -> None:
         """Open the file, which must exist. Raises sqlite3.Error."""
         short = await self._connect()
         try:
-            # Long queries have a hop each: whoever asked first is not to wait for the others.
+            # Long queries take a hop each, so that the first does not wait for the last.
             self._batchers = CallBatcher(short), CallBatcher(await self._connect(), 1)
         except BaseException:
             await short.close()
@@ -49,7 +51,7 @@ class ReadConnection:
         connection = await aiosqlite.connect(database, uri=True, isolation_level=None, factory=CallableConnection)
         try:
             await connection.execute_fetchall("PRAGMA temp_store = MEMORY")
-            await connection.execute_fetchall("SELECT 1 FROM meta")  # opens what lies beside the file, before it can go
+            await connection.execute_fetchall("SELECT 1 FROM meta")  # opens the write-ahead files now, while they exist
         except BaseException:
             await connection.close()
             raise
@@ -58,21 +60,23 @@ class ReadConnection:
     async def pause(self) -> None:
         """As `close`, but queries wait for `open` instead of being refused, up to PAUSE_MAX_S."""
         self._is_available.clear()
-        hops, self._batchers = self._batchers, None
-        for batcher in hops or ():
+        batchers, self._batchers = self._batchers, None
+        for batcher in batchers or ():
             await batcher.close()
 
     async def close(self) -> None:
-        """Let the queries that were asked end, and refuse others until `open`."""
+        """Wait for the queries under way, and refuse others until `open`."""
         await self.pause()
         self._is_available.set()
 
-    async def rows(self, query: str, parameters: Parameters = (), *, is_long: bool = False) -> list[tuple[Any, ...]]:
+    async def rows(
+        self, query: str, parameters: QueryParameters = (), *, is_long: bool = False
+    ) -> list[tuple[Any, ...]]:
         """The rows of one query. Raises ProjectionsUnavailable when the file cannot be read now."""
         return await self.ask(lambda connection: connection.execute(query, parameters).fetchall(), is_long=is_long)
 
     async def ask(self, question: Call[T], *, is_long: bool = False) -> T:
-        """What `question` makes of a connection, in its thread. Raises as `rows`."""
+        """The result of `question` with the connection, called in its thread. Raises as `rows`."""
         if not self._is_available.is_set():
             with suppress(TimeoutError):
                 async with asyncio.timeout(PAUSE_MAX_S):
@@ -86,12 +90,12 @@ class ReadConnection:
         except sqlite3.Error as error:
             if is_damage(error):
                 raise self.damaged(error) from error
-            if is_passing(error):
+            if is_transient(error):
                 self._on_trouble(None)
                 raise ProjectionsUnavailable(f"the projections cannot be read: {error}") from error
-            raise  # a mistake in the query, which no other file would cure
+            raise  # a defect in the query, which no other file would cure
 
     def damaged(self, error: Exception) -> ProjectionsUnavailable:
-        """What to raise for `error`, which an undamaged file would not have made. Has the file replaced."""
+        """The exception to raise for `error`, which shows that the file is damaged. Has the file replaced."""
         self._on_trouble(f"it is damaged ({error})")
         return ProjectionsUnavailable("the projections are being rebuilt")

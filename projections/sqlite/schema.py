@@ -1,16 +1,18 @@
-"""The tables of projections.db. Nothing here is a person's words: those are read from the log, by position.
+"""The tables of projections.db. They contain no texts of users: those are read from the log, by position.
 
-That is a rule, not thrift. SQLite leaves stale copies of cells in pages that it rebalances, `secure_delete` or not,
-so a text that was ever in a table with random inserts cannot be erased for good. Labels stand for metadata as
-keyed hashes.
+This is for erasure, not to save space. SQLite leaves stale copies of cells in pages that it rebalances, even with
+`secure_delete`, so a text that was ever in a table with random inserts cannot be erased reliably. Labels represent
+metadata as keyed hashes.
 
-A change of any table raises SCHEMA_VERSION, and every older file is then rebuilt from the log by itself.
+Every change of a table increments SCHEMA_VERSION; older files are then rebuilt from the log automatically.
 """
+
+QueryParameters = tuple[int | str | None, ...] | dict[str, int | str | None]
 
 SCHEMA_VERSION = 6
 APPLICATION_ID = 0x43485052  # "CHPR": tells projections from any other SQLite file
 
-# Hashes by which sessions and requests are found. Written anew after an erasure: see ProjectionWriter.scrub.
+# Hashes by which sessions and requests are found. Rewritten after an erasure: see ProjectionWriter.purge_erased_hashes.
 HASHES = """
 CREATE TABLE labels (
     label INTEGER NOT NULL,

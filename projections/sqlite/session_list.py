@@ -1,16 +1,14 @@
-"""Which sessions to list, and the query that finds them without walking more of the table than it must."""
+"""The SQL of the session list, which scans no more of the table than it must."""
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Sequence
 
 from msgspec import Struct
 
-from projections.folds.session import Session
-from projections.sqlite.read_connection import Parameters
+from projections.port import SessionListQuery
+from projections.sqlite.schema import QueryParameters
 
-ListOrder = Literal["accessed", "created"]
-SESSIONS_SCANNED_MAX = 10_000  # sessions that one request looks at for common labels: some ten milliseconds
-RARE_LABEL_MAX = 1_000  # a label with fewer sessions is looked up; a commoner one is checked along the list
+SESSIONS_SCANNED_MAX = 10_000  # sessions that one request scans for common labels: about ten milliseconds
+RARE_LABEL_MAX = 1_000  # a label with fewer sessions is looked up; a more common one is checked along the list
 
 
 # A session that owes a reply does not expire before that has ended.
@@ -18,35 +16,6 @@ _OVERDUE = "s.is_open = 0 AND s.expires_at_us <= :now_us"
 _STATUS = {"active": f"s.status = 'active' AND NOT ({_OVERDUE})", "expired": "s.status = 'expired'"}
 _ORDER = {"accessed": "accessed_at_us DESC, no DESC", "created": "no DESC"}
 _COLUMNS = "s.state, s.accessed_at_us, s.no"
-
-
-class SessionListQuery(Struct, frozen=True):
-    """Which sessions to list, and in which order: the latest access first, or the newest first.
-
-    A session moves to the front of the first order whenever it is used, so that whoever walks all pages may miss it;
-    the second order never changes. `owner` None means sessions of nobody, unless `any_owner`. `after` is
-    (accessed_at_us, no) of the last one seen.
-    `now_us`: a session whose deadline has passed by then is expired, though nobody has recorded that yet. `metadata`
-    entries must all be there: by label only, so compare what the log holds with `labels.matches`.
-    """
-
-    owner: str | None = None
-    any_owner: bool = False
-    status: Literal["active", "expired"] = "active"
-    metadata: Mapping[str, str] = {}
-    after: tuple[int, int] | None = None
-    order: ListOrder = "accessed"
-    now_us: int = 0
-    limit: int = 100
-
-
-class SessionPage(Struct, frozen=True):
-    """Sessions of a list. `after` is where the next page begins, as in `SessionListQuery`; None: there is none. A
-    page may have few sessions, or none, and not be the last one: a request looks at no more than SESSIONS_SCANNED_MAX.
-    """
-
-    sessions: list[Session]
-    after: tuple[int, int] | None = None
 
 
 class LabelCount(Struct, frozen=True, order=True):
@@ -64,11 +33,11 @@ def label_counts_sql(labels: Sequence[int]) -> str:
 
 def session_list_sql(
     listing: SessionListQuery, labels: Sequence[LabelCount], last: tuple[int, int] | None = None
-) -> tuple[str, Parameters]:
+) -> tuple[str, QueryParameters]:
     """The query for the sessions' states, and its parameters.
 
-    A rare label leads to its few sessions, which are then sorted. Otherwise the list is walked in its own order,
-    which stops at the limit, or with the session at `last`; a common label is checked on the way.
+    The few sessions with a rare label are looked up and sorted. Otherwise the list is scanned in its own order up to
+    the limit, or to the session at `last`; a common label is checked for each session.
     """
     label, terms = _filters(listing, labels)
     if last is not None:
@@ -79,7 +48,7 @@ def session_list_sql(
     where = " AND ".join([_STATUS[listing.status], *terms])
     query = f"SELECT {_COLUMNS} FROM {source} WHERE {where} ORDER BY s.{order.replace(', ', ', s.')} LIMIT :limit"  # noqa: S608  the above
     if listing.status == "expired":
-        # Those whose expiry is not recorded yet. Few, unless the service has been down: they are sorted each time.
+        # Sessions whose expiry is not recorded yet: few, unless the service has been down. They are sorted each time.
         source = "sessions s INDEXED BY sessions_by_expiry" if label is None else source
         where = " AND ".join(["s.status = 'active'", _OVERDUE, *terms])
         overdue = f"SELECT {_COLUMNS} FROM {source} WHERE {where}"  # noqa: S608  the above
@@ -87,8 +56,8 @@ def session_list_sql(
     return f"SELECT state FROM ({query})", _parameters(listing, last)  # noqa: S608  the above
 
 
-def walk_end_sql(listing: SessionListQuery) -> tuple[str, Parameters]:
-    """The query for the place, as `SessionListQuery.after` is one, of the last session that one request may look at."""
+def scan_end_sql(listing: SessionListQuery) -> tuple[str, QueryParameters]:
+    """The query for the cursor (as in `SessionListQuery.after`) of the last session that one request may scan."""
     where = " AND ".join(["s.status = :status", *_list_conditions(listing)])
     order = f"s.{_ORDER[listing.order].replace(', ', ', s.')}"
     query = f"SELECT s.accessed_at_us, s.no FROM sessions s WHERE {where} ORDER BY {order} LIMIT 1 OFFSET :others"  # noqa: S608  the above
@@ -96,12 +65,12 @@ def walk_end_sql(listing: SessionListQuery) -> tuple[str, Parameters]:
 
 
 def has_rare_label(labels: Sequence[LabelCount]) -> bool:
-    """Whether the rarest of these labels leads to its sessions, instead of a walk along the list."""
+    """Whether to look up the sessions of the rarest label instead of scanning the list."""
     return bool(labels) and min(labels).sessions < RARE_LABEL_MAX
 
 
 def _filters(listing: SessionListQuery, labels: Sequence[LabelCount]) -> tuple[int | None, list[str]]:
-    """The label by which the sessions are looked up, if one is rare enough; and all other conditions."""
+    """The label by which to look up the sessions, if one is rare enough; and all other conditions."""
     rare, terms = None, list[str]()
     wanted = sorted(labels)
     if has_rare_label(wanted):
@@ -111,7 +80,7 @@ def _filters(listing: SessionListQuery, labels: Sequence[LabelCount]) -> tuple[i
 
 
 def _list_conditions(listing: SessionListQuery) -> list[str]:
-    """The conditions that the list's own order is made for: so much of it is walked."""
+    """The conditions that the index of the list's order serves."""
     terms: list[str] = []
     if not listing.any_owner:
         terms.append("s.owner = :owner")

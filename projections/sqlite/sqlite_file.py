@@ -7,30 +7,33 @@ from contextlib import closing
 from pathlib import Path
 
 from events.storage.private_file import create_private
-from projections.checkpoint import Checkpoint
-from projections.errors import InvalidProjection, ProjectionsUnusable, is_corrupt_or_inconsistent
+from projections.errors import InvalidProjection, ProjectionsUnusable
 from projections.folds.blind_index import LABEL_KEY_BYTES
+from projections.port import Checkpoint
 from projections.sqlite.schema import APPLICATION_ID, SCHEMA_VERSION, TABLES
+from projections.sqlite.sqlite_errors import is_corrupt_or_inconsistent
 
 BUSY_MS = 5_000
 _PRAGMAS = {
-    "busy_timeout": BUSY_MS,  # that another program (a backup, a shell) may hold the file before an apply fails
+    "busy_timeout": BUSY_MS,  # how long another program (a backup, a shell) may lock the file before an apply fails
     "wal_autocheckpoint": 4_000,  # pages, 16 MiB: a page that changes often is copied to the main file once
     "journal_size_limit": 64 * 2**20,
     "secure_delete": "ON",
     "temp_store": "MEMORY",
-    # Syncs when the write-ahead log is copied into the file, not at commits. OFF is no faster to measure, and a power
-    # cut could then leave a file that is wrong and does not show it.
+    # Syncs when the write-ahead log is copied into the file, not at commits. OFF is not measurably faster, and a power
+    # failure could then leave a file that is corrupt without being detected.
     "synchronous": "NORMAL",
 }
-# Of a draft, which nobody else opens and a crash leaves to be deleted: written once, and by the system's leave. Its
-# transactions cannot be rolled back; whoever meets a failure deletes it.
-_DRAFT_PRAGMAS = {**_PRAGMAS, "synchronous": "OFF"}
-_DRAFT_JOURNAL, _JOURNAL = "OFF", "WAL"
-_CACHE_KIB = 8 * 1024  # of b-tree pages: with four times as much a rebuild was no faster, and the memory stays
+# Temporary files need no durability, no other process opens them, and they are deleted after a crash or an error: no
+# journal (so no rollback) and no sync.
+_TEMPORARY_PRAGMAS = {**_PRAGMAS, "synchronous": "OFF"}
+_TEMPORARY_JOURNAL, _JOURNAL = "OFF", "WAL"
+_CACHE_KIB = (
+    8 * 1024
+)  # of B-tree pages: a rebuild was no faster with four times as much, and the memory is not returned
 _MAGIC = b"SQLite format 3\0"
 _HEADER_BYTES = 72  # up to and with the application id
-_CHECKED_BYTES_MAX = 64 * 2**20  # read as a whole at start up to here, a third of a second; beyond, damage shows in use
+_CHECKED_BYTES_MAX = 64 * 2**20  # larger files are not checked at start (a third of a second): damage shows in use
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -39,21 +42,21 @@ def connect(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, isolation_level=None, check_same_thread=False)
 
 
-def prepare_file(connection: sqlite3.Connection, path: Path, *, is_draft: bool = False) -> tuple[Checkpoint, bytes]:
+def prepare_file(connection: sqlite3.Connection, path: Path, *, is_temporary: bool = False) -> tuple[Checkpoint, bytes]:
     """The checkpoint and the label key of the file, which is created if it is empty.
 
-    A draft survives no power cut until all of it was flushed.
+    A temporary file does not survive a power failure before it was flushed.
 
-    Raises Unfit for a file that must be deleted first, ProjectionsUnusable for another program's,
-    sqlite3.OperationalError when the disk or the folder refuses.
+    Raises InvalidProjection for a file that must be deleted first, ProjectionsUnusable for another program's,
+    sqlite3.OperationalError for an error of the disk or the folder.
     """
     try:
         empty = _is_empty(connection, path)
-        for name, value in (_DRAFT_PRAGMAS if is_draft else _PRAGMAS).items():
+        for name, value in (_TEMPORARY_PRAGMAS if is_temporary else _PRAGMAS).items():
             connection.execute(f"PRAGMA {name} = {value}")
         if empty:
             _create(connection)
-        connection.execute(f"PRAGMA journal_mode = {_DRAFT_JOURNAL if is_draft else _JOURNAL}")
+        connection.execute(f"PRAGMA journal_mode = {_TEMPORARY_JOURNAL if is_temporary else _JOURNAL}")
         return _examine(connection, path)
     except sqlite3.DatabaseError as error:
         if is_corrupt_or_inconsistent(error):
@@ -72,7 +75,7 @@ def _is_empty(connection: sqlite3.Connection, path: Path) -> bool:
 
 
 def _create(connection: sqlite3.Connection) -> None:
-    """All or nothing: a process killed in here leaves an empty file."""
+    """In one transaction: a process that is killed meanwhile leaves an empty file."""
     connection.executescript(f"BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID}; {TABLES}")
     key = secrets.token_bytes(LABEL_KEY_BYTES)
     connection.execute("INSERT INTO meta VALUES (1, ?, ?, 0, ?, ?, 0)", (SCHEMA_VERSION, b"", b"", key))
@@ -87,13 +90,13 @@ def _examine(connection: sqlite3.Connection, path: Path) -> tuple[Checkpoint, by
         (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if answer != "ok":
             raise InvalidProjection(f"it is damaged ({answer})")
-    connection.execute(f"PRAGMA cache_size = {-_CACHE_KIB}")  # only now: the check would have filled it
+    connection.execute(f"PRAGMA cache_size = {-_CACHE_KIB}")  # after the check, which would fill the cache
     row = connection.execute("SELECT position, digest, log_identity, label_key FROM meta").fetchone()
     return Checkpoint(*row[:3]), row[3]
 
 
 def is_disposable(path: Path) -> bool:
-    """Whether nothing is lost when `path` is deleted: nothing is there, an empty file, or projections."""
+    """Whether `path` may be deleted: there is no file, an empty file, or projections."""
     try:
         with path.open("rb") as file:
             header = file.read(_HEADER_BYTES)
@@ -103,7 +106,7 @@ def is_disposable(path: Path) -> bool:
 
 
 def checkpoint_of(path: Path) -> Checkpoint | None:
-    """How far the file at `path` is, whoever has it open; None for one that is not there or does not tell."""
+    """The checkpoint of the file at `path`, which another process may have open; None if it cannot be read."""
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
             return Checkpoint(*connection.execute("SELECT position, digest, log_identity FROM meta").fetchone())
@@ -112,17 +115,17 @@ def checkpoint_of(path: Path) -> Checkpoint | None:
 
 
 def flush(path: Path, start: int, size: int) -> None:
-    """Have so many bytes of a file reach the disk, and all that says where they are. Raises OSError."""
+    """Sync `size` bytes of a file to disk, with their metadata. Raises OSError."""
     with path.open("r+b") as file, mmap.mmap(file.fileno(), size, offset=start) as content:
         content.flush()
 
 
 def delete(path: Path) -> None:
-    """Delete projections.db and what SQLite keeps beside it; the lock file stays."""
+    """Delete projections.db and SQLite's companion files; the lock file stays."""
     for file in files(path):
         file.unlink(missing_ok=True)
 
 
 def files(path: Path) -> list[Path]:
-    """The file at `path` and what SQLite keeps beside it, there or not."""
+    """The file at `path` and SQLite's companion files, whether they exist or not."""
     return [path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm", "-journal")]

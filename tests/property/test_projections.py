@@ -34,11 +34,11 @@ from events.catalogue import (
     UsageTotal,
 )
 from events.record import RecordedEvent
-from projections.checkpoint import Checkpoint
 from projections.folds.batch import day_of, key_of
 from projections.folds.blind_index import compute_key_label, compute_label, scalar_text
 from projections.folds.session import OpenReply, PendingReply, Session, evolve
-from projections.sqlite.fork_references import BORROWED_BY, BORROWERS, LENT
+from projections.port import Checkpoint
+from projections.sqlite.fork_references import FORKS_READING, TEXTS_READ_BY, TEXTS_READ_BY_FORKS
 from projections.sqlite.projection_writer import ProjectionWriter
 from tests.support.log.event_builders import completed, created, emptied, posted, started
 from tests.support.log.memory_log import MemoryLog
@@ -301,14 +301,14 @@ def borrowed_of(connection: sqlite3.Connection, no: int) -> Iterator[tuple[str, 
     after = ""
     while True:
         lent = {"no": no, "after": after, "limit": 2}
-        after, positions = connection.execute(LENT, lent).fetchone()
+        after, positions = connection.execute(TEXTS_READ_BY_FORKS, lent).fetchone()
         if after is None:
             return
         for position in json.loads(positions):
-            forks = connection.execute(BORROWERS, {"position": position, "after": 0, "limit": 1_000}).fetchall()
+            forks = connection.execute(FORKS_READING, {"position": position, "after": 0, "limit": 1_000}).fetchall()
             for fork_no, fork_id in forks:
                 read = {"fork_no": fork_no, "after": position - 1, "limit": 1_000}
-                rows = connection.execute(BORROWED_BY, read).fetchall()
+                rows = connection.execute(TEXTS_READ_BY, read).fetchall()
                 yield from ((fork_id, message_id, at) for message_id, at, _ in rows if at == position)
 
 

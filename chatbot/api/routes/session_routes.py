@@ -55,7 +55,7 @@ from chatbot.sessions.domain.state import changed_settings
 from chatbot.sessions.session_queries import History
 from events.catalogue import ReplySettings
 from projections.folds.blind_index import metadata_matches
-from projections.sqlite.session_list import ListOrder, SessionListQuery, SessionPage
+from projections.port import ListOrder, SessionListQuery, SessionPage
 
 MESSAGE_BYTES = 600  # memory of a message whose text is not read yet, approximately
 routes = web.RouteTableDef()

@@ -37,7 +37,7 @@ from events.integrity.incomplete_erasures import IncompleteErasure, find_incompl
 from projections.errors import ProjectionError
 from projections.folds.blind_index import metadata_matches
 from projections.folds.session import Session
-from projections.sqlite.erase_candidates import EraseCandidatesQuery
+from projections.port import EraseCandidatesQuery
 
 PAGE = 500  # sessions queried at once
 PASSES_MAX = 100  # over all selected sessions: each but the last finds some that nodes have created since

@@ -19,7 +19,7 @@ from chatbot.sessions.session_queries import SessionQueries
 from events.errors import LogUnusable
 from events.log import EventLog
 from projections.errors import ProjectionLag, ProjectionsStopped
-from projections.runner import ProjectionRunner
+from projections.port import Projections
 
 STALL_TIMEOUT_S = 30.0  # without a single event applied: then the projections are not slow but blocked
 POLL_S = 0.2  # between two reads of how far the projections are
@@ -83,7 +83,7 @@ async def open_offline_service(context: CommandContext) -> AsyncIterator[Offline
         yield service
 
 
-async def _wait_until_caught_up(log: EventLog, runner: ProjectionRunner, metrics: QuietProjectionMetrics) -> None:
+async def _wait_until_caught_up(log: EventLog, runner: Projections, metrics: QuietProjectionMetrics) -> None:
     """Wait without a limit while the projections advance, and show how far they are. Raises LogUnusable."""
     progress = ProgressBar("projecting", log.head().position)
     reached, moved_s = runner.position, time.monotonic()

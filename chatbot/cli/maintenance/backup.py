@@ -17,7 +17,8 @@ from events.integrity.chain_verifier import verify
 from events.record import Head
 from events.storage.private_file import open_private
 from events.transfer.online_backup import BackupStopped, copy_log
-from projections.checkpoint import Checkpoint, digest_at, find_mismatch
+from projections.checkpoint import digest_at, find_mismatch
+from projections.port import Checkpoint
 from projections.sqlite.sqlite_file import checkpoint_of
 
 

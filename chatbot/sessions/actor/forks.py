@@ -40,7 +40,7 @@ from events.errors import VersionConflict
 from events.record import Metadata
 from projections.folds.message import MessageRow
 from projections.folds.session import Session
-from projections.sqlite.fork_references import ForkReference, ReferencingFork
+from projections.port import ForkReference, ReferencingFork
 
 COPY_BATCH_TEXTS = 64  # texts copied by one command: bounds the memory of an erasure
 LENT_PAGE = 500  # messages checked for reading forks in one query: half a millisecond
@@ -107,7 +107,7 @@ async def copy_texts_to_forks(ports: Ports, origin: Session, ask: AskSession, te
     """
     left, after = texts_max, ""
     await _await_projections(ports)
-    while (page := await ports.queries.texts.texts_read_by_forks(origin.no, after=after, limit=LENT_PAGE)) is not None:
+    while (page := await ports.queries.texts_read_by_forks(origin.no, after=after, limit=LENT_PAGE)) is not None:
         after = page.last
         for position in page.positions:
             copied = await _copy_from(ports, origin, position, ask, left)
@@ -128,7 +128,7 @@ async def _copy_from(ports: Ports, origin: Session, position: int, ask: AskSessi
     they are more than `left`.
     """
     copied, after = 0, 0
-    while forks := await ports.queries.texts.forks_reading(position, after=after, limit=FORKS_PAGE):
+    while forks := await ports.queries.forks_reading(position, after=after, limit=FORKS_PAGE):
         after = forks[-1].no
         for fork in forks:
             async for copies in _read_copies(ports, origin, fork):
@@ -145,7 +145,7 @@ async def _read_copies(
 ) -> AsyncIterator[tuple[MessageCopied, ...]]:
     """Copies of what `fork` reads of `origin`, page by page. It may read texts of other sessions, too."""
     after = origin.no
-    while borrowed := await ports.queries.texts.texts_read_by(fork.no, after=after, limit=COPY_BATCH_TEXTS):
+    while borrowed := await ports.queries.texts_read_by(fork.no, after=after, limit=COPY_BATCH_TEXTS):
         after = borrowed[-1].position
         texts = await ports.log.read_at([one.position for one in borrowed])
         own = [(one, texts[one.position]) for one in borrowed if one.position in texts]

@@ -24,7 +24,7 @@ from events.options import LogOptions
 from events.record import Metadata, encode_metadata
 from events.storage.sqlite.sqlite_log import SqliteLog
 from events.storage.sqlite.sqlite_schema import COLUMNS, TABLE
-from projections.runner import ProjectionRunner
+from projections.factory import create_runner
 from tests.bench.record import turn
 
 EVENT_BYTES = 1024
@@ -169,7 +169,7 @@ async def turns(seconds: float, *, follow: bool) -> Rate:
     made = [0] * WARM_APPENDERS
     with tempfile.TemporaryDirectory() as name:
         opened = await SqliteLog.open(Path(name) / "log.db")
-        runner = ProjectionRunner(Path(name) / "projections.db", opened) if follow else None
+        runner = create_runner(Path(name) / "projections.db", opened) if follow else None
         try:
             if runner is not None:
                 await runner.start()

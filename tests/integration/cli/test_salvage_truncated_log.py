@@ -14,8 +14,8 @@ from chatbot.config.sections.database_settings import DatabaseSettings
 from chatbot.config.settings import Settings
 from events.storage.sqlite.sqlite_log import SqliteLog
 from events.transfer.sqlite_page_reader import SqlitePageReader
-from projections.progress import NoObserver
-from projections.runner import ProjectionRunner
+from projections.factory import create_runner
+from projections.port import NoObserver
 from tests.support.fake_console import FakeConsole
 from tests.support.log.corruption import PAGE_BYTES, overwrite_page, page_of
 from tests.support.log.log_files import log_with
@@ -40,7 +40,7 @@ async def tell(folder: Path) -> None:
     for number in range(EVENTS):
         text = f"<{number}>" + "x" * (5000 if number % 20 == 7 else 900)
         await log.append(f"s{number % 12}" + "-" * 120, number // 12, [posted(text)], ASKED)
-    runner = ProjectionRunner(folder / "projections.db", log, NoObserver())
+    runner = create_runner(folder / "projections.db", log, NoObserver())
     await runner.start()
     await runner.wait_for(EVENTS)
     await runner.stop()
@@ -95,13 +95,13 @@ async def test_projections_beside_it_know_how_much_is_lost(whole: Path, damaged:
 async def test_a_lost_write_ahead_file_shows_by_the_projections(whole: Path, tmp_path: Path) -> None:
     log = await SqliteLog.open(tmp_path / "log.db")
     await log.append("a", 0, [posted("x")], ASKED)
-    runner = ProjectionRunner(tmp_path / "projections.db", log, NoObserver())
+    runner = create_runner(tmp_path / "projections.db", log, NoObserver())
     await runner.start()
     await runner.wait_for(1)
     await log.close()  # the first event is in the file
     later = await SqliteLog.open(tmp_path / "log.db")
     await runner.stop()
-    following = ProjectionRunner(tmp_path / "projections.db", later, NoObserver())
+    following = create_runner(tmp_path / "projections.db", later, NoObserver())
     await following.start()
     await later.append("a", 1, [posted("y"), posted("z")], ASKED)
     await following.wait_for(3)

@@ -12,12 +12,12 @@ from events.catalogue import SessionCreated, SessionDeleted
 from events.record import Metadata
 from events.storage.sqlite.sqlite_log import SqliteLog
 from projections import runner as runner_module
-from projections.checkpoint import Checkpoint
+from projections.factory import create_runner
 from projections.folds.blind_index import compute_key_label, compute_label
+from projections.port import Checkpoint, SessionListQuery
 from projections.runner import ProjectionRunner
 from projections.sqlite import projection_writer as store_module
 from projections.sqlite.projection_writer import ProjectionWriter
-from projections.sqlite.session_list import SessionListQuery
 from tests.support.log.event_builders import created
 from tests.support.log.memory_log import MemoryLog
 
@@ -26,7 +26,7 @@ SESSIONS = 120
 
 @asynccontextmanager
 async def following(log: SqliteLog, path: Path) -> AsyncIterator[ProjectionRunner]:
-    runner = ProjectionRunner(path, log)
+    runner = create_runner(path, log)
     await runner.start()
     try:
         yield runner
@@ -73,10 +73,10 @@ async def test_none_is_left_soon_after_an_erasure_and_what_is_not_erased_is_foun
     async with following(log, path) as runner:
         await filled(log, runner)
         assert await asyncio.to_thread(copies, path), "but for the first removal they would be left"
-        runner._purge_at_s = 0.0
+        runner._purge._next_at_s = 0.0
         runner.retry()
         async with asyncio.timeout(20):
-            while runner._projection_file.has_erased_hashes:
+            while runner._store.has_erased_hashes:
                 await asyncio.sleep(0.01)
         assert await asyncio.to_thread(copies, path) == 0
         found = (

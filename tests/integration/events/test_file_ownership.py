@@ -12,7 +12,7 @@ from chatbot.config.settings import Settings
 from events.storage.database_lock import DatabaseLock
 from events.storage.private_file import create_private, open_companion, open_private
 from events.storage.sqlite.write_lock import WriteLock
-from projections.sqlite.rebuild import temporary_path
+from projections.sqlite.projection_paths import temporary_path
 from tests.support.fake_console import FakeConsole, run_in_process
 from tests.support.log.log_files import log_with
 

@@ -19,8 +19,8 @@ from events.log_observer import NoObserver
 from events.options import LogOptions
 from events.storage.sqlite import sqlite_batch_store
 from events.storage.sqlite.sqlite_log import SqliteLog
-from projections.progress import NoObserver as NoProjectionObserver
-from projections.runner import ProjectionRunner
+from projections.factory import create_runner
+from projections.port import NoObserver as NoProjectionObserver
 from tests.support.fake_console import FakeConsole
 from tests.support.log.log_files import foreign, log_with
 from tests.support.log.sample_events import ASKED, deleted, posted
@@ -251,7 +251,7 @@ async def test_a_backup_with_less_than_the_service_has_folded_is_refused(tmp_pat
     shutil.copyfile(path, tmp_path / "older.db")
     log = await SqliteLog.open(path)
     await log.append("a", 1, [posted("2")], ASKED)
-    runner = ProjectionRunner(tmp_path / "projections.db", log, NoProjectionObserver())
+    runner = create_runner(tmp_path / "projections.db", log, NoProjectionObserver())
     await runner.start()
     await runner.wait_for(2)
     await runner.stop()

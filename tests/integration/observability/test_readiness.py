@@ -12,6 +12,8 @@ from chatbot.api.readiness import PROBE_S, WriteProbe
 from chatbot.observability.metrics import Metrics
 from chatbot.observability.observers import LogMetrics
 from events.errors import LogUnavailable
+from projections.errors import ProjectionsUnavailable
+from projections.runner import ProjectionRunner
 from tests.support.log.log_files import foreign
 from tests.support.log.memory_log import MemoryLog
 from tests.support.model.model_server import ModelServer
@@ -52,6 +54,7 @@ async def test_a_service_whose_projections_cannot_follow_is_not_ready(
     service: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = service.services.runner
+    assert isinstance(runner, ProjectionRunner)
     runner.trouble = OSError("the disk is full")
     assert await readiness(service.client) == (200, "ready"), "nothing is missing in them yet"
     await service.services.reader.catch_up()
@@ -59,10 +62,10 @@ async def test_a_service_whose_projections_cannot_follow_is_not_ready(
 
     async def fail(*_: object) -> None:
         behind.set()
-        raise OSError("the disk is full")
+        raise ProjectionsUnavailable("the disk is full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(runner._projection_file, "apply", fail)
+        patched.setattr(runner._store, "apply", fail)
         await service.session()
         await behind.wait()
         assert await readiness(service.client) == (503, "unreadable")
@@ -71,7 +74,9 @@ async def test_a_service_whose_projections_cannot_follow_is_not_ready(
 
 
 async def test_a_service_whose_projections_have_stopped_says_so(service: Running) -> None:
-    service.services.runner.failure = RuntimeError("x")
+    runner = service.services.runner
+    assert isinstance(runner, ProjectionRunner)
+    runner.failure = RuntimeError("x")
     assert await readiness(service.client) == (503, "failed")
 
 

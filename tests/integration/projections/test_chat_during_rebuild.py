@@ -25,7 +25,7 @@ async def projections_lost(service: Running, folder: Path, monkeypatch: pytest.M
         await ended.wait()
 
     monkeypatch.setattr(runner, "SUBPROCESS_EVENTS_MIN", 1)
-    monkeypatch.setattr(runner, "rebuild_in_subprocess", takes_its_time)
+    monkeypatch.setattr(service.services.runner, "_rebuild", takes_its_time)
     forget_projections(folder)
     async with asyncio.timeout(20):
         while not service.services.runner.rebuilding:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from projections.factory import create_runner
 from projections.runner import ProjectionRunner, RunnerOptions
 from tests.support.log.event_builders import created
 from tests.support.log.memory_log import MemoryLog
@@ -22,7 +23,7 @@ def path(tmp_path: Path) -> Path:
 
 async def following(path: Path, log: MemoryLog, told: RecordingObserver, **options: float) -> ProjectionRunner:
     """A runner that has caught up with `log`."""
-    runner = ProjectionRunner(path, log, told, RunnerOptions(**{"delay_s": DELAY_S, **options}))  # type: ignore[arg-type]  # a whole number among them
+    runner = create_runner(path, log, told, RunnerOptions(**{"delay_s": DELAY_S, **options}))  # type: ignore[arg-type]  # a whole number among them
     await runner.start()
     await runner.wait_for(log.head().position)
     return runner

@@ -21,9 +21,10 @@ from events.catalogue import (
     SessionExpired,
     UsageTotal,
 )
+from projections.factory import create_runner
 from projections.folds.message import MessageRow
 from projections.folds.session import Session
-from projections.runner import ProjectionRunner
+from projections.port import ListOrder, ProjectionQueries, SessionListQuery, UsageRow
 from projections.sqlite import session_list
 from projections.sqlite.erase_candidates import ERASING, LONG_EXPIRED, OLDEST_EXPIRED
 from projections.sqlite.queries import (
@@ -33,12 +34,11 @@ from projections.sqlite.queries import (
     OPEN_SESSIONS,
     PATH,
     SNAPSHOT,
-    ProjectionQueries,
-    UsageRow,
+    SqliteQueries,
     _read_session_list,
 )
 from projections.sqlite.schema import TABLES
-from projections.sqlite.session_list import LabelCount, SessionListQuery, session_list_sql, walk_end_sql
+from projections.sqlite.session_list import LabelCount, scan_end_sql, session_list_sql
 from tests.support.log.event_builders import TIMEOUT_S, completed, created, emptied, posted, started, turn, turns
 from tests.support.log.memory_log import START_US, STEP_US, MemoryLog
 
@@ -50,7 +50,7 @@ def log() -> MemoryLog:
 
 @asynccontextmanager
 async def asking(log: MemoryLog, path: Path) -> AsyncIterator[ProjectionQueries]:
-    runner = ProjectionRunner(path / "projections.db", log)
+    runner = create_runner(path / "projections.db", log)
     await runner.start()
     try:
         await runner.wait_for(log.head().position, timeout_s=20)
@@ -158,7 +158,7 @@ async def walked(queries: ProjectionQueries, wanted: SessionListQuery) -> tuple[
 @pytest.mark.parametrize("order", ["accessed", "created"])
 @pytest.mark.parametrize("owner", ["alice", None])
 async def test_a_request_looks_at_few_sessions_and_the_next_goes_on(
-    log: MemoryLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: session_list.ListOrder, owner: str | None
+    log: MemoryLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: ListOrder, owner: str | None
 ) -> None:
     """Half have one value, half the other, and three both."""
     monkeypatch.setattr(session_list, "RARE_LABEL_MAX", 1)
@@ -215,6 +215,7 @@ async def test_a_list_does_not_keep_a_session_waiting(log: MemoryLog, tmp_path: 
     log.record("s", created("alice"))
     async with asking(log, tmp_path) as queries:
         may_end = threading.Event()
+        assert isinstance(queries, SqliteQueries)
         long = asyncio.create_task(queries._reader.ask(lambda _: may_end.wait(20), is_long=True))
         await asyncio.sleep(0)
         listing_ = asyncio.create_task(queries.list_sessions(SessionListQuery(owner="alice")))
@@ -408,8 +409,8 @@ LISTS = {
     "a list with common labels, to the end of its walk": session_list_sql(
         SessionListQuery(any_owner=True, after=(9, 9)), [LabelCount(1_000, 6), LabelCount(1_000, 7)], (1, 1)
     ),
-    "the end of a walk": walk_end_sql(SessionListQuery(owner="a", after=(9, 9))),
-    "the end of a walk by creation": walk_end_sql(SessionListQuery(any_owner=True, order="created", after=(0, 9))),
+    "the end of a scan": scan_end_sql(SessionListQuery(owner="a", after=(9, 9))),
+    "the end of a scan by creation": scan_end_sql(SessionListQuery(any_owner=True, order="created", after=(0, 9))),
     "what is due": (DUE, (1, 1)),
     "the next deadline": (NEXT_DEADLINE, ()),
     "what expired long ago": (LONG_EXPIRED, (1, 1)),

@@ -19,13 +19,15 @@ from events.factory import open_log
 from events.log import EventLog
 from events.record import Head, Metadata
 from projections.errors import LogReplaced, ProjectionLag, ProjectionsInUse, ProjectionsUnavailable, ProjectionsUnusable
+from projections.factory import create_runner
 from projections.runner import ProjectionRunner, RunnerOptions
 from projections.sqlite import rebuild as rebuilt
 from projections.sqlite import rebuild_process, sqlite_file
-from projections.sqlite.projection_paths import PathLock
+from projections.sqlite.projection_paths import PathLock, ready_path, temporary_path
 from projections.sqlite.read_connection import ReadConnection
-from projections.sqlite.rebuild import ready_path, rebuild, temporary_path
-from projections.sqlite.rebuild_process import REST, RebuildThrottle, rebuild_in_subprocess
+from projections.sqlite.rebuild import rebuild
+from projections.sqlite.rebuild_child import REST, RebuildThrottle
+from projections.sqlite.rebuild_process import rebuild_in_subprocess
 from tests.support.command_processes import log_digest, run_command, running_command
 from tests.support.log.event_builders import created, turn, turns
 from tests.support.log.memory_log import MemoryLog
@@ -352,7 +354,7 @@ async def served(
 ) -> AsyncIterator[tuple[ProjectionRunner, EventLog]]:
     """A runner that has been level, so that clients are served, and whose log another process can open."""
     log = await open_log(place)
-    runner = ProjectionRunner(path, log, told, RunnerOptions(batch_max=batch_max, file_check_s=0.0, place=place))
+    runner = create_runner(path, log, told, RunnerOptions(batch_max=batch_max, file_check_s=0.0, log_location=place))
     await runner.start()
     try:
         await runner.wait_for(log.head().position, timeout_s=60)
@@ -445,7 +447,7 @@ async def test_a_process_that_nobody_waits_for_any_more_gives_up(
 def test_the_process_rests_longer_than_it_works() -> None:
     resting, began_s = RebuildThrottle(), time.monotonic()
     time.sleep(0.02)
-    resting.reach(1)
+    resting.rest(1)
     assert time.monotonic() - began_s >= 0.02 * (1 + REST)
 
 

@@ -25,7 +25,8 @@ from projections.errors import (
     ProjectionsUnavailable,
     ProjectionsUnusable,
 )
-from projections.runner import SERVING_BATCH_MAX, ProjectionRunner, RunnerOptions
+from projections.factory import create_runner
+from projections.runner import SERVING_BATCH_MAX, RunnerOptions
 from projections.sqlite import sqlite_file
 from tests.support.log.event_builders import created, turn, turns
 from tests.support.log.memory_log import MemoryLog
@@ -218,7 +219,7 @@ async def test_a_log_without_what_was_folded_is_refused_and_both_are_left_alone(
     before = contents(path)
     for _ in range(2):
         with pytest.raises(LogReplaced, match=reason):
-            await ProjectionRunner(path, other, None, OPTIONS).start()
+            await create_runner(path, other, None, OPTIONS).start()
     assert contents(path) == before
     assert (await follow(path, log)).reasons == []
     path.unlink()
@@ -233,7 +234,7 @@ async def test_another_programs_database_is_left_alone(path: Path, log: MemoryLo
         connection.execute("CREATE TABLE theirs (a)")
         connection.execute("INSERT INTO theirs VALUES ('precious')")
         connection.commit()
-    runner = ProjectionRunner(path, log)
+    runner = create_runner(path, log)
     with pytest.raises(ProjectionsUnusable, match="another program's database"):
         await runner.start()
     with closing(sqlite3.connect(path)) as connection:
@@ -242,13 +243,13 @@ async def test_another_programs_database_is_left_alone(path: Path, log: MemoryLo
 
 async def test_a_path_that_cannot_be_a_file_is_refused(tmp_path: Path, log: MemoryLog) -> None:
     with pytest.raises(ProjectionsUnusable, match="cannot be opened"):
-        await ProjectionRunner(tmp_path, log).start()
+        await create_runner(tmp_path, log).start()
 
 
 async def test_a_path_belongs_to_one_runner_at_a_time(path: Path, log: MemoryLog) -> None:
     async with running(path, log):
         with pytest.raises(ProjectionsInUse, match="CHATBOT_DATABASE_PROJECTIONS_PATH"):
-            await ProjectionRunner(path, MemoryLog(b"another"), None, OPTIONS).start()
+            await create_runner(path, MemoryLog(b"another"), None, OPTIONS).start()
     assert (await follow(path, log)).failures == []
 
 
@@ -274,7 +275,7 @@ async def test_a_rebuild_beside_clients_goes_in_small_steps_and_one_at_the_start
     path: Path, log: MemoryLog
 ) -> None:
     told = RecordingObserver()
-    runner = ProjectionRunner(path, log, told, RunnerOptions(batch_max=10_000, file_check_s=0.0))
+    runner = create_runner(path, log, told, RunnerOptions(batch_max=10_000, file_check_s=0.0))
     await runner.start()
     await runner.wait_for(log.head().position, timeout_s=10)
     assert told.batches == [log.head().position]
@@ -445,6 +446,7 @@ async def test_a_persons_words_never_reach_the_file(tmp_path: Path) -> None:
 DIES = """
 import asyncio, os, signal, sys
 from events.storage.sqlite.sqlite_log import SqliteLog
+from projections.factory import create_runner
 from projections.runner import ProjectionRunner, RunnerOptions
 from tests.support.sessions.projection_harness import RecordingObserver
 
@@ -456,7 +458,7 @@ class Dies(RecordingObserver):
 
 async def main():
     log = await SqliteLog.open(sys.argv[1] + "/log.db")
-    runner = ProjectionRunner(sys.argv[1] + "/projections.db", log, Dies(), RunnerOptions(batch_max=20))
+    runner = create_runner(sys.argv[1] + "/projections.db", log, Dies(), RunnerOptions(batch_max=20))
     await runner.start()
     await asyncio.sleep(30)
 

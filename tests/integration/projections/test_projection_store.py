@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from projections.checkpoint import Checkpoint
 from projections.errors import InvalidProjection
+from projections.port import Checkpoint
 from projections.sqlite import projection_writer, statements
 from projections.sqlite.projection_writer import ProjectionWriter
 from tests.support.log.event_builders import created, turn

@@ -10,6 +10,7 @@ from chatbot.sessions.domain.commands import SERVICE, DeleteSession
 from events.catalogue import AdoptedMessage, MessageCopied, MessagePosted
 from events.integrity.chain_verifier import verify
 from events.record import Metadata, RecordedEvent
+from projections.sqlite.queries import SqliteQueries
 from tests.support.log.forked_log import fork_of, origin_of
 from tests.support.sessions.sessions_harness import Sessions
 
@@ -41,7 +42,9 @@ async def writing_command_of(sessions: Sessions, name: str, texts: int) -> tuple
         await fork_of(sessions.log, f"{name}-fork{fork}", name, adopted)
     await sessions.runner.wait_for(sessions.log.head().position)
     steps: list[None] = []
-    hops = sessions.runner.queries._reader._batchers
+    queries = sessions.runner.queries
+    assert isinstance(queries, SqliteQueries)
+    hops = queries._reader._batchers
     assert hops is not None
     batcher, _ = hops
     await batcher.connection.set_progress_handler(lambda: steps.append(None), 100)

@@ -15,7 +15,7 @@ from events.catalogue import Parameters, SessionDeleted
 from events.integrity.chain_verifier import verify
 from events.record import RecordedEvent
 from projections.folds.session import Session
-from projections.sqlite.queries import ProjectionQueries
+from projections.sqlite.queries import SqliteQueries
 from tests.support.sessions.sessions_harness import Sessions
 
 HOUR_S = 3_600
@@ -107,14 +107,14 @@ async def test_a_backlog_goes_in_bounded_rounds_while_chat_goes_on(
 ) -> None:
     many = 2 * expiry_timer.ERASE_BATCH_MAX + 5
     rounds: list[int] = []
-    long_expired = ProjectionQueries.long_expired
+    long_expired = SqliteQueries.long_expired
 
-    async def counted(self: ProjectionQueries, by_us: int, *, limit: int) -> list[Session]:
+    async def counted(self: SqliteQueries, by_us: int, *, limit: int) -> list[Session]:
         found = await long_expired(self, by_us, limit=limit)
         rounds.append(len(found))
         return found
 
-    monkeypatch.setattr(ProjectionQueries, "long_expired", counted)
+    monkeypatch.setattr(SqliteQueries, "long_expired", counted)
     async with world(tmp_path) as sessions:
         for number in range(many):
             await sessions.made(f"s{number}")

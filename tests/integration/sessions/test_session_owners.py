@@ -10,7 +10,7 @@ from events.catalogue import SessionAccessed, SessionCreated
 from events.record import Metadata
 from events.storage.sqlite.sqlite_log import SqliteLog
 from projections.errors import ProjectionsUnavailable
-from projections.sqlite.queries import ProjectionQueries
+from projections.sqlite.queries import SqliteQueries
 from tests.support.command_processes import run_command_blocking
 from tests.support.model.model_server import ModelServer
 from tests.support.service import serving
@@ -60,7 +60,7 @@ async def test_sessions_made_without_keys_need_none(tmp_path: Path, model: Model
         assert (await service.client.get(f"/api/sessions/{session_id}")).status_code == 200
 
 
-class Rebuilding(ProjectionQueries):
+class Rebuilding(SqliteQueries):
     """Projections that cannot tell yet."""
 
     def __init__(self) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from events.log import EventLog
+from projections.factory import create_runner
 from projections.runner import ProjectionRunner, RunnerOptions
 
 TABLES = ("sessions", "counts", "messages", "usage", "erased_usage")
@@ -42,7 +43,7 @@ class RecordingObserver:
 @asynccontextmanager
 async def running(path: Path, log: EventLog, told: RecordingObserver | None = None) -> AsyncIterator[ProjectionRunner]:
     """A runner that has started, and is stopped at the end."""
-    runner = ProjectionRunner(path, log, told, OPTIONS)
+    runner = create_runner(path, log, told, OPTIONS)
     await runner.start()
     try:
         yield runner

@@ -22,6 +22,7 @@ from events.errors import LogUnavailable
 from events.options import LogOptions
 from events.record import Metadata, RecordedEvent
 from events.storage.sqlite.sqlite_log import SqliteLog
+from projections.factory import create_runner
 from projections.runner import ProjectionRunner
 from tests.support.model.manual_provider import ManualProvider
 
@@ -113,7 +114,7 @@ class Sessions:
         options = LogOptions(read_connections=1)
         opened = await FailingStore.open(self.room / "log.db", options, clock=self.clock)
         self.log = cast(FailingStore, opened)
-        self.runner = ProjectionRunner(self.room / "projections.db", self.log)
+        self.runner = create_runner(self.room / "projections.db", self.log)
         await self.runner.start()
         await self.runner.wait_for(self.log.head().position)
         self.ports = self._ports()

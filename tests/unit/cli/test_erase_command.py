@@ -15,7 +15,8 @@ from chatbot.llm.provider import LlmUnavailable
 from chatbot.runtime.timestamps import timestamp
 from chatbot.sessions.session_queries import SessionWithMetadata
 from projections.folds.session import Session
-from projections.sqlite.erase_candidates import EraseCandidatesQuery, erase_candidates_sql
+from projections.port import EraseCandidatesQuery
+from projections.sqlite.erase_candidates import erase_candidates_sql
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 DAY_US = 86_400_000_000

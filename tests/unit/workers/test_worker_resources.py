@@ -16,8 +16,8 @@ from chatbot.workers.server_sockets import CannotListen, bind, service_url, star
 from chatbot.workers.worker import Worker
 from events.storage.database_lock import DatabaseLock
 from events.storage.sqlite.sqlite_log import SqliteLog
-from projections.progress import NoObserver
-from projections.runner import ProjectionRunner
+from projections.factory import create_runner
+from projections.port import NoObserver
 from projections.sqlite.clone import clone_sibling, slot_path
 from projections.sqlite.sqlite_file import checkpoint_of
 from tests.support.log.sample_events import ASKED, EVERY_EVENT
@@ -25,7 +25,7 @@ from tests.support.log.sample_events import ASKED, EVERY_EVENT
 
 async def folded(path: Path, log: SqliteLog) -> None:
     """Projections of all of `log`, in `path`."""
-    runner = ProjectionRunner(path, log, NoObserver())
+    runner = create_runner(path, log, NoObserver())
     await runner.start()
     await runner.wait_for(log.head().position)
     await runner.stop()
