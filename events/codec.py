@@ -5,21 +5,20 @@ ignored, so that a newer program's optional fields do not stop an older one; an 
 version does, because its meaning cannot be guessed.
 """
 
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import msgspec
 
-from events.catalogue import SCHEMA_VERSIONS, AnyEvent, Event, IgnoredEvent, LoggedEvent
+from events import catalogue
+from events.catalogue import EVENT_TYPES, SCHEMA_VERSIONS, AnyEvent, Event, IgnoredEvent, LoggedEvent, ReplyProgressed
 from events.errors import UnknownEvent
+from events.integrity.commitments import with_parts_first
 from events.record import Metadata
 from events.upcasters import upcast
 
-
-def _types() -> dict[str, type[Event]]:
-    return {str(cls.__struct_config__.tag): cls for cls in get_args(AnyEvent)}
-
-
-TYPES = _types()
+TYPES = EVENT_TYPES
+# Types whose older data needs no step: what the newest version has besides has a default.
+SAME_SHAPE = frozenset(name for name, cls in TYPES.items() if cls.traits.has_plain_version)
 _NAMES = {cls: tag for tag, cls in TYPES.items()}
 _encoder = msgspec.json.Encoder()
 _decoders: dict[str, msgspec.json.Decoder[Any]] = {tag: msgspec.json.Decoder(cls) for tag, cls in TYPES.items()}
@@ -30,9 +29,19 @@ def event_type(event: Event) -> str:
     return _NAMES[type(event)]
 
 
+def schema_version_of(kind: str, event: Event) -> int:
+    """The version that `event`, of type `kind`, is written with: 1 where an older program can read it, too."""
+    if kind not in SAME_SHAPE:
+        return catalogue.SCHEMA_VERSIONS[kind]
+    if isinstance(event, ReplyProgressed):
+        return 1 if event.part == 0 and event.kind == "text" else 2
+    return 2 if getattr(event, "parts", ()) else 1
+
+
 def encode(event: Event) -> bytes:
-    """The event's data: a JSON object in UTF-8."""
-    return _encoder.encode(event)
+    """The event's data: a JSON object in UTF-8. Raises ValueError for text that is not Unicode."""
+    data = _encoder.encode(event)
+    return with_parts_first(data) if getattr(event, "parts", ()) else data
 
 
 def decode(event_type: str, schema_version: int, data: bytes | str) -> AnyEvent:
@@ -43,7 +52,7 @@ def decode(event_type: str, schema_version: int, data: bytes | str) -> AnyEvent:
     current = SCHEMA_VERSIONS.get(event_type)
     if current is None or schema_version > current:
         raise UnknownEvent(event_type, schema_version)
-    if schema_version < current:
+    if schema_version < current and event_type not in SAME_SHAPE:
         fields = upcast(event_type, schema_version, msgspec.json.decode(data))
         return cast(AnyEvent, msgspec.convert(fields, TYPES[event_type]))
     event: AnyEvent = _decoders[event_type].decode(data)

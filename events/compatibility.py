@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from events import catalogue
 from events.catalogue import Event
-from events.codec import event_type
+from events.codec import event_type, schema_version_of
 from events.errors import NodesOutdated
 
 # What 0.4 reads. Never changed: later types and schema versions are compared with it.
@@ -94,13 +94,14 @@ def decode_version(text: str) -> NodeVersion:
 
 
 def new_types(events: Iterable[Event]) -> dict[str, int]:
-    """Types in `events`, with their schema versions, that a process of 0.4 cannot read and may not pass over."""
-    kinds = {event_type(event) for event in events}
-    return {
-        kind: catalogue.SCHEMA_VERSIONS[kind]
-        for kind in kinds
-        if catalogue.SCHEMA_VERSIONS[kind] > BASELINE.get(kind, 0) and kind not in IGNORABLE
-    }
+    """Types in `events`, with the schema versions needed, that a process of 0.4 cannot read and may not pass over."""
+    wanted: dict[str, int] = {}
+    for event in events:
+        kind = event_type(event)
+        version = schema_version_of(kind, event)
+        if version > BASELINE.get(kind, 0) and kind not in IGNORABLE:
+            wanted[kind] = version
+    return wanted
 
 
 def find_outdated(nodes: Sequence[NodeVersion] | None, wanted: Mapping[str, int]) -> str | None:

@@ -1,7 +1,7 @@
 """Lift an old shape of an event to the current one, at read. Pure; the log itself is never migrated.
 
 Each step takes the decoded JSON object of one schema version and returns that of the next. Steps run in order
-until the current version is reached.
+until the current version is reached. A type whose newer versions only have more fields, with defaults, needs none.
 """
 
 from collections.abc import Callable

@@ -35,6 +35,7 @@ from events.catalogue import (
     SessionCreated,
     SessionDeleted,
     SessionExpired,
+    ToolCallsClosed,
     Usage,
 )
 from events.codec import event_type
@@ -192,7 +193,7 @@ def _apply(conversation: Conversation, recorded: RecordedEvent, event: LoggedEve
             _end_reply(conversation, event)
         case HistoryAdopted():
             raise ValueError("a history_adopted needs the texts of other events: see fold_conversation")
-        case SessionAccessed() | SessionExpired() | MessageCopied() | IgnoredEvent():
+        case SessionAccessed() | SessionExpired() | ToolCallsClosed() | MessageCopied() | IgnoredEvent():
             pass
         case _:
             assert_never(event)

@@ -37,6 +37,7 @@ from events.catalogue import (
     SessionCreated,
     SessionDeleted,
     SessionExpired,
+    ToolCallsClosed,
 )
 from events.errors import LogUnavailable
 from events.log import EventLog
@@ -79,6 +80,7 @@ class ConversationOutline(Struct):
                 | SessionAccessed()
                 | SessionExpired()
                 | ReplyProgressed()
+                | ToolCallsClosed()
                 | BranchSelected()
                 | MessageCopied()
                 | IgnoredEvent()

@@ -32,6 +32,7 @@ from events.catalogue import (
     SessionCreated,
     SessionDeleted,
     SessionExpired,
+    ToolCallsClosed,
 )
 from events.log import EventLog
 from events.record import RecordedEvent
@@ -95,6 +96,7 @@ class ContextBuilder:
                 | ReplyRequested()
                 | ReplyStarted()
                 | ReplyProgressed()
+                | ToolCallsClosed()
                 | BranchSelected()
                 | HistoryAdopted()
                 | MessageCopied()

@@ -34,6 +34,7 @@ from events.catalogue import (
     SessionCreated,
     SessionDeleted,
     SessionExpired,
+    ToolCallsClosed,
     Usage,
 )
 from events.errors import LogUnavailable
@@ -294,6 +295,7 @@ def _with_text(row: MessageRow, recorded: RecordedEvent | None, running_text: st
             | ReplyRequested()
             | ReplyStarted()
             | ReplyProgressed()
+            | ToolCallsClosed()
             | BranchSelected()
             | HistoryAdopted()
             | ContentErased()

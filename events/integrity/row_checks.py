@@ -2,18 +2,20 @@
 
 A row is intact when its content gives its commitment (`check_commitment`) and its columns, together with the digest of
 the row before, give its digest (`check_link`). The commitment is over salt and data joined, so it protects the place
-where one ends and the other begins only because a salt always has the same length. The same holds for the digests and
-commitments that the next row is linked with. So the lengths are part of both checks.
+where one ends and the other begins only because a salt always has the same length (or that of an event with parts, see
+`commitments.py`). The same holds for the digests and commitments that the next row is linked with. So the lengths are
+part of both checks.
 """
 
 import hashlib
 import struct
 
+from events.integrity.commitments import find_fault
 from events.integrity.hash_chain import DIGEST_BYTES, SALT_BYTES, commit, framed, link, pack_length, pack_numbers
-from events.record import RawColumns, StoredRow
+from events.record import RawColumns, StoredRow, raw_text
 
-# What hashing raises for columns of a type, size or encoding that no log writes.
-MALFORMED = (AttributeError, TypeError, ValueError, struct.error)
+# What checks raise for columns of a type, size, encoding or depth that no log writes.
+MALFORMED = (AttributeError, TypeError, ValueError, RecursionError, struct.error)
 
 _sha256 = hashlib.sha256
 
@@ -32,8 +34,10 @@ def check_commitment(row: StoredRow) -> str | None:
             return "the commitment has another length than any log writes"
         if row.data is None or row.salt is None:
             return None
-        if len(row.salt) != SALT_BYTES:
+        if not row.salt or len(row.salt) % SALT_BYTES:
             return "the salt has another length than any log writes"
+        if len(row.salt) > SALT_BYTES:
+            return find_fault(raw_text(row.type), row.data.encode(), row.salt, row.commitment)
         if commit(row.salt, row.data.encode()) != row.commitment:
             return "content, salt or commitment was changed"
     except MALFORMED as error:

@@ -8,10 +8,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from events import compatibility
-from events.catalogue import SCHEMA_VERSIONS, AnyEvent, Event
-from events.codec import check, encode, event_type
+from events.catalogue import AnyEvent, Event
+from events.codec import check, encode, event_type, schema_version_of
 from events.errors import LogError, VersionConflict
+from events.integrity.commitments import commit_parts
 from events.integrity.hash_chain import SALT_BYTES, commit, link
+from events.parts import Parts, find_faults, stored_parts, text_of
 from events.record import Head, Metadata, RecordedEvent, encode_metadata
 
 VERSION_MAX = 2**53  # what any JSON reader still tells apart
@@ -28,6 +30,7 @@ class EncodedEvent(Struct, frozen=True, gc=False):
 
     event: AnyEvent
     type: str
+    schema_version: int
     data: str
     salt: bytes
     commitment: bytes
@@ -90,14 +93,31 @@ def prepare(events: Sequence[Event], origin: AppendContext, random_bytes: Callab
     origin.stream_id.encode()  # a lone surrogate here would fail the whole batch later
     contents, size = [], 0
     for event in events:
-        kind, data, salt = event_type(event), encode(event), random_bytes(SALT_BYTES)
+        kind, data = event_type(event), encode(event)
         check(kind, data)  # what cannot be read back would stop every projection, for ever
-        known = cast(AnyEvent, event)  # event_type() knows its class
-        contents.append(EncodedEvent(known, kind, data.decode(), salt, commit(salt, data)))
+        parts: Parts = getattr(event, "parts", ())
+        if parts:
+            _check_parts(parts, event)
+            salt, commitment = commit_parts(kind.encode(), data, random_bytes)
+        else:
+            salt = random_bytes(SALT_BYTES)
+            commitment = commit(salt, data)
+        known, schema_version = cast(AnyEvent, event), schema_version_of(kind, event)  # event_type() knows its class
+        contents.append(EncodedEvent(known, kind, schema_version, data.decode(), salt, commitment))
         size += len(data)
     metadata = _metadata(origin.metadata, contents)
     origin_of, text = (origin.stream_id, origin.expected_version), encode_metadata(metadata)
     return PendingAppend(*origin_of, tuple(contents), metadata, text, origin.recorded_at_us, size, origin.erases)
+
+
+def _check_parts(parts: Parts, event: Event) -> None:
+    """Raises ValueError."""
+    if getattr(event, "content", "") != text_of(parts):
+        raise ValueError("$.content must be the text of the parts")
+    if not stored_parts(parts):
+        raise ValueError("$.parts are left out where they are one text")
+    for fault in find_faults(parts):
+        raise ValueError(f"{fault.path} {fault.detail}")
 
 
 def _metadata(given: Metadata, contents: Sequence[EncodedEvent]) -> Metadata:
@@ -150,7 +170,7 @@ def _chain_rows(append: PendingAppend, head: Head, rows: list[Row]) -> tuple[Hea
     recorded = []
     for content in append.contents:
         position, version, kind, commitment = position + 1, version + 1, content.type, content.commitment
-        schema = SCHEMA_VERSIONS[kind]
+        schema = content.schema_version
         digest = link(digest, (position, version, schema, at_us), (stream_id, kind, text), commitment)
         envelope = (position, stream_id, version, kind, schema, at_us)
         rows.append((*envelope, text, content.data, content.salt, commitment, digest))

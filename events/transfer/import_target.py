@@ -15,9 +15,10 @@ import aiosqlite
 import msgspec
 from msgspec.structs import astuple, replace
 
+from events.catalogue import MESSAGE_TYPES
 from events.errors import LogError, LogUnusable
-from events.integrity import hash_chain
-from events.integrity.hash_chain import SALT_BYTES, link
+from events.integrity.commitments import with_data
+from events.integrity.hash_chain import link
 from events.options import LogOptions
 from events.record import Columns, Head, StoredRow
 from events.storage.database_lock import DatabaseLock
@@ -38,9 +39,6 @@ from events.storage.sqlite.sqlite_schema import (
 from events.transfer.import_index import ImportIndex
 
 ROWS_MAX = 500  # in one transaction and statement: 11 values each, and SQLite binds at most 32,766
-TEXT_TYPES = frozenset(
-    {"message_posted", "reply_completed", "reply_failed", "reply_cancelled", "reply_interrupted", "message_copied"}
-)
 HISTORY_ADOPTED = "history_adopted"
 
 NOTE_FILE = "CREATE TABLE IF NOT EXISTS unfinished (sha256 TEXT NOT NULL) STRICT"  # beside the mark, until the end
@@ -153,7 +151,7 @@ class ImportTarget:
 
     def found(self, row: StoredRow, position: int) -> None:
         """`row` is in the log already, at `position`."""
-        if row.type in TEXT_TYPES:
+        if row.type in MESSAGE_TYPES:
             self.scratch.set_new_position(row.position, position)
 
     async def close(self, *, refused: bool = False) -> None:
@@ -178,7 +176,7 @@ class ImportTarget:
 
     def _with_new_positions(self, row: StoredRow, position: int) -> StoredRow:
         """`row` for its new `position`, which is noted for those who point at it."""
-        if row.type in TEXT_TYPES:
+        if row.type in MESSAGE_TYPES:
             self.scratch.set_new_position(row.position, position)
         if row.type != HISTORY_ADOPTED or row.data is None:
             return row
@@ -190,8 +188,7 @@ class ImportTarget:
             return row
         for message, place in zip(data["messages"], new, strict=True):
             message["position"] = place
-        text, salt = msgspec.json.encode(data), os.urandom(SALT_BYTES)
-        return replace(row, data=text.decode(), salt=salt, commitment=hash_chain.commit(salt, text))
+        return with_data(row, msgspec.json.encode(data), os.urandom)
 
 
 async def finish(path: Path, work: WritingCommand) -> None:

@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
 
 from events.catalogue import ERASURE_TYPES, MessagePosted, ReplyEnded, ReplyRequested, ReplyStarted, SessionExpired
 from events.codec import decode
-from events.integrity.hash_chain import SALT_BYTES, commit
+from events.integrity.commitments import with_data
 from events.record import StoredRow
 from events.transfer.export_format import ExportReader
 from events.transfer.import_target import HISTORY_ADOPTED, ROWS_MAX, ImportRefused, ImportTarget, PresentEvent
@@ -159,8 +158,7 @@ def _without_node(row: StoredRow) -> StoredRow:
         data["node"] = ""  # a field without a default
     else:
         del data["node"]
-    text, salt = msgspec.json.encode(data), os.urandom(SALT_BYTES)
-    return replace(row, data=text.decode(), salt=salt, commitment=commit(salt, text))
+    return with_data(row, msgspec.json.encode(data), os.urandom)
 
 
 def _pages(rows: Iterable[tuple[int, StoredRow]]) -> Iterator[list[tuple[int, StoredRow]]]:

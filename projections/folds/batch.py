@@ -14,6 +14,7 @@ from msgspec import Struct, field
 
 from events.catalogue import (
     SCHEMA_VERSIONS,
+    SESSION_TYPES,
     ContentErased,
     Event,
     HistoryAdopted,
@@ -87,6 +88,8 @@ def fold(batch: Iterable[RecordedEvent], states: Mapping[str, Session], label_ke
         changes = changed.get(recorded.stream_id)
         if changes is None:
             before = states.get(recorded.stream_id)
+            if before is None and recorded.type not in SESSION_TYPES:
+                continue  # of a stream that is no session's
             session = evolve(before, recorded)
             changes = changed[recorded.stream_id] = SessionChanges(before, session)
             earlier = before or session

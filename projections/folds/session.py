@@ -9,6 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from events.catalogue import (
+    ACCESS_TYPES,
     BranchSelected,
     ContentErased,
     HistoryAdopted,
@@ -24,23 +25,6 @@ from events.catalogue import (
     SessionExpired,
 )
 from events.record import RecordedEvent
-
-# Events that count as an access: what a person did, or a reply that reached its end. Told by type, because an
-# erased event has nothing else left and must fold to the same result.
-ACCESS_TYPES = frozenset(
-    {
-        "session_created",
-        "session_accessed",
-        "metadata_changed",
-        "message_posted",
-        "reply_requested",
-        "branch_selected",
-        "reply_completed",
-        "reply_failed",
-        "reply_cancelled",
-    }
-)
-
 
 NEVER_US = 2**62  # the deadline of a session that does not expire: later than all times, and fits SQLite's integers
 
@@ -130,6 +114,7 @@ def evolve(session: Session | None, recorded: RecordedEvent) -> Session:
         session,
         version=recorded.version,
         position=recorded.position,
+        # Told by type: an erased event has nothing else left, and must fold to the same result.
         accessed_at_us=recorded.recorded_at_us if recorded.type in ACCESS_TYPES else session.accessed_at_us,
     )
     event = recorded.event

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from events.catalogue import ERASURE_TYPES
 from events.integrity.chain_verifier import ChainFault, ChainVerifier, verify
+from events.integrity.commitments import with_data
 from events.integrity.hash_chain import GENESIS, commit, link
 from events.options import LogOptions
 from events.record import Head, StoredRow
@@ -196,7 +197,7 @@ async def test_a_chain_computed_anew_after_an_edit_is_found_beside_what_was_note
     rows = await rows_of(database)
     expected_head = Head(LENGTH, rows[-1].digest)
     data = (rows[position - 1].data or "").replace("}", ',"forged":1}', 1)
-    forged = replace(rows[position - 1], data=data, commitment=commit(rows[position - 1].salt or b"", data.encode()))
+    forged = with_data(rows[position - 1], data.encode(), bytes)
     write_anew(database, [*rows[: position - 1], forged, *rows[position:]])
     assert await found(database) is None
     fault = await found(database, expected_head)
@@ -216,8 +217,8 @@ def write_anew(database: Path, rows: Sequence[StoredRow]) -> None:
             numbers = (row.position, row.version, row.schema_version, row.recorded_at_us)
             digest = link(digest, numbers, (row.stream_id, row.type, row.metadata), row.commitment)
             connection.execute(
-                "UPDATE events SET data = ?, commitment = ?, digest = ? WHERE position = ?",
-                (row.data, row.commitment, digest, row.position),
+                "UPDATE events SET data = ?, salt = ?, commitment = ?, digest = ? WHERE position = ?",
+                (row.data, row.salt, row.commitment, digest, row.position),
             )
 
 

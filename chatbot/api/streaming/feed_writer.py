@@ -41,6 +41,7 @@ from events.catalogue import (
     SessionCreated,
     SessionDeleted,
     SessionExpired,
+    ToolCallsClosed,
 )
 from events.errors import LogError, LogUnavailable
 from events.record import RecordedEvent
@@ -294,7 +295,7 @@ def event_frame(recorded: RecordedEvent) -> frames.FeedFrame | None:  # noqa: PL
             return frames.Resync(version)
         case ReplyProgressed() | ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
             return None  # the writer sends what the reader does not have of the text
-        case SessionAccessed() | HistoryAdopted() | MessageCopied():
+        case SessionAccessed() | HistoryAdopted() | MessageCopied() | ToolCallsClosed():
             return None
         case None:  # erased
             return None

@@ -43,6 +43,7 @@ from events.catalogue import (
     SessionCreated,
     SessionDeleted,
     SessionExpired,
+    ToolCallsClosed,
 )
 from events.paging import read_pages
 from events.record import RecordedEvent
@@ -241,6 +242,7 @@ def _text_of(recorded: RecordedEvent | None) -> str:
             | ReplyRequested()
             | ReplyStarted()
             | ReplyProgressed()
+            | ToolCallsClosed()
             | BranchSelected()
             | HistoryAdopted()
             | ContentErased()

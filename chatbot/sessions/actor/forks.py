@@ -35,6 +35,7 @@ from events.catalogue import (
     SessionCreated,
     SessionDeleted,
     SessionExpired,
+    ToolCallsClosed,
 )
 from events.errors import VersionConflict
 from events.record import Metadata
@@ -195,6 +196,7 @@ def _copy(reference: ForkReference, event: LoggedEvent | None) -> MessageCopied:
             | ReplyRequested()
             | ReplyStarted()
             | ReplyProgressed()
+            | ToolCallsClosed()
             | BranchSelected()
             | HistoryAdopted()
             | ContentErased()

@@ -45,6 +45,7 @@ from events.catalogue import (
     SessionCreated,
     SessionDeleted,
     SessionExpired,
+    ToolCallsClosed,
 )
 from events.errors import LogUnavailable
 from events.record import RecordedEvent
@@ -96,6 +97,7 @@ class ReplyQueue:
                 | SessionAccessed()
                 | SessionExpired()
                 | SessionDeleted()
+                | ToolCallsClosed()
                 | BranchSelected()
                 | HistoryAdopted()
                 | MessageCopied()

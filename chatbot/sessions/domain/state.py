@@ -33,6 +33,7 @@ from events.catalogue import (
     SessionCreated,
     SessionDeleted,
     SessionExpired,
+    ToolCallsClosed,
 )
 from events.parameters import UNNAMED
 from events.record import RecordedEvent
@@ -127,6 +128,7 @@ def evolve(state: State | None, recorded: RecordedEvent, recent_max: int) -> Sta
             | ReplyRequested()
             | ReplyStarted()
             | ReplyProgressed()
+            | ToolCallsClosed()
             | BranchSelected()
             | HistoryAdopted()
             | MessageCopied()

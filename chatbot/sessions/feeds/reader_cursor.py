@@ -30,6 +30,7 @@ from events.catalogue import (
     SessionCreated,
     SessionDeleted,
     SessionExpired,
+    ToolCallsClosed,
 )
 from events.record import RecordedEvent
 
@@ -70,6 +71,7 @@ def advance(cursor: ReaderCursor, recorded: RecordedEvent) -> tuple[ReaderCursor
             | SessionDeleted()
             | MessagePosted()
             | ReplyRequested()
+            | ToolCallsClosed()
             | BranchSelected()
             | HistoryAdopted()
             | MessageCopied()

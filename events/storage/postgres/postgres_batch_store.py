@@ -17,7 +17,6 @@ import asyncpg
 from msgspec import Struct, field
 
 from events.backoff import backoff_delays
-from events.catalogue import SCHEMA_VERSIONS
 from events.errors import LogUnavailable, OutcomeUnknown, VersionConflict
 from events.record import Head, RecordedEvent
 from events.storage.append_batch import Outcome, PendingAppend
@@ -275,7 +274,7 @@ def _arguments(batch: Sequence[PendingAppend]) -> tuple[list[object], ...]:
         appends.append((stream_number, expected, len(append.contents), append.erases))
         for version, one in enumerate(append.contents, expected + 1):
             kind = one.type
-            envelope = (number, stream_id, version, kind, SCHEMA_VERSIONS[kind], append.recorded_at_us)
+            envelope = (number, stream_id, version, kind, one.schema_version, append.recorded_at_us)
             events.append((*envelope, append.metadata_text, one.data, one.salt, one.commitment))
     return (list(stream_numbers), *map(list, zip(*appends, strict=True)), *map(list, zip(*events, strict=True)))
 
@@ -284,6 +283,6 @@ def _recorded(append: PendingAppend, first: int) -> tuple[RecordedEvent, ...]:
     """The outcome of `append` once its first event is at position `first`."""
     stream_id, at_us, metadata = append.stream_id, append.recorded_at_us, append.metadata
     return tuple(
-        RecordedEvent(position, stream_id, version, one.type, SCHEMA_VERSIONS[one.type], at_us, metadata, one.event)
+        RecordedEvent(position, stream_id, version, one.type, one.schema_version, at_us, metadata, one.event)
         for position, version, one in zip(count(first), count(append.expected_version + 1), append.contents)
     )

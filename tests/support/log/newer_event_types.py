@@ -6,13 +6,14 @@ from contextlib import contextmanager
 import pytest
 
 from events import catalogue, codec, compatibility
-from events.catalogue import Event
+from events.catalogue import Event, Traits
 from events.storage import append_batch
-from events.storage.postgres import postgres_batch_store
 
 
 class MoodNoted(Event, frozen=True, tag="mood_noted"):
     """An event type that only the later version has."""
+
+    traits = Traits(is_access=False, holds_message=False)
 
     mood: str
 
@@ -22,8 +23,7 @@ def newer_program(*, is_ignorable: bool = False, **schema_versions: int) -> Iter
     """What is opened and appended inside is of a program that has `mood_noted`, and newer `schema_versions`."""
     versions = {**catalogue.SCHEMA_VERSIONS, "mood_noted": 1, **schema_versions}
     with pytest.MonkeyPatch.context() as patch:
-        for module in (catalogue, append_batch, postgres_batch_store):
-            patch.setattr(module, "SCHEMA_VERSIONS", versions)
+        patch.setattr(catalogue, "SCHEMA_VERSIONS", versions)
         patch.setattr(append_batch, "check", lambda kind, data: None)
         names: dict[type[Event], str] = {**codec._NAMES, MoodNoted: "mood_noted"}
         patch.setattr(codec, "_NAMES", names)

@@ -23,9 +23,12 @@ from events.catalogue import (
     SessionCreated,
     SessionDeleted,
     SessionExpired,
+    ToolCallsClosed,
     Usage,
     UsageTotal,
 )
+from events.parameters import ContextLeftOut
+from events.parts import Media, Reasoning, Refusal, Text, ToolCall, ToolResult
 from events.record import Metadata
 
 ASKED = Metadata(actor="tester", request_id="request-1")
@@ -33,7 +36,95 @@ PARAMETERS = Parameters(
     max_new_tokens=64, temperature=0.7, do_sample=True, top_p=0.9, stop=("\n\n", "끝"), seed=7, model="small"
 )
 USAGE = Usage(prompt_tokens=12, completion_tokens=34, total_tokens=46)
+USED = Usage(12, 34, 46, reasoning_tokens=20, cached_tokens=8)
 TOTALS = (UsageTotal(day="2025-01-31", model="small", replies=2, prompt_tokens=24, completion_tokens=68),)
+ASKED_FOR = Parameters(
+    temperature=1e-5,
+    tools=[{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}],
+    tool_choice={"type": "function", "function": {"name": "weather"}},
+    parallel_tool_calls=False,
+    response_format={"type": "json_object"},
+    reasoning_effort="low",
+    extra_body={"top_k": 40},
+    send_reasoning=True,
+)
+IMAGE = Media(sha256="9f" * 32, media_type="image/png", bytes=10_485_760, name="바다.png")
+ANSWER = (
+    Reasoning('A "thought" ],', duration_us=812_000),
+    Text("Let me "),
+    Refusal("I cannot see pictures."),
+    Text("look. 안녕"),
+    ToolCall(call_id="call_1", name="weather", arguments='{"city":"Seoul"}'),
+)
+
+EVENTS_WITH_PARTS: tuple[Event, ...] = (
+    MessagePosted(
+        message_id="m5",
+        parent_id="m1",
+        role="user",
+        content="What is this?",
+        reply_id="r5",
+        parameters=ASKED_FOR,
+        parts=(Text("What is"), IMAGE, Text(" this?")),
+    ),
+    ReplyStarted(
+        reply_id="r5",
+        parent_id="m5",
+        node="node-1",
+        provider="openai",
+        model="small",
+        parameters=ASKED_FOR,
+        context_ids=("m5",),
+        context_left_out=ContextLeftOut(3, "tokens", size_tokens=4096, estimated_tokens=3000, media=1),
+    ),
+    ReplyProgressed(reply_id="r5", offset=9, text='{"ci', part=4, kind="tool_call", call_id="call_1", name="weather"),
+    ReplyCompleted(
+        reply_id="r5",
+        content="Let me look. 안녕",
+        finish_reason="tool_calls",
+        model="small",
+        duration_us=900_000,
+        usage=USED,
+        parts=ANSWER,
+    ),
+    MessagePosted(
+        message_id="m6",
+        parent_id="r5",
+        role="tool",
+        content="",
+        reply_id="r6",
+        parts=(
+            ToolResult(call_id="call_1", parts=(Text("21 °C"), IMAGE)),
+            ToolResult(call_id="call_2", parts=(), is_error=True),
+        ),
+    ),
+    ReplyFailed(reply_id="r6", content="", cause="llm_failed", parts=(Reasoning("Hm"),)),
+    ReplyCancelled(
+        reply_id="r7",
+        content="Hi",
+        cause="client",
+        parts=(Reasoning("Hm"), Text("Hi")),
+        usage=USED,
+        model="small",
+        counted_as="small",
+    ),
+    ReplyInterrupted(
+        reply_id="r8",
+        content="Hi",
+        cause="crash",
+        parts=(Text("Hi"), ToolCall(call_id="c", name="f", arguments='{"a":')),
+        usage=USED,
+        model="small",
+        counted_as="small",
+    ),
+    ToolCallsClosed(
+        reply_id="r5", call_ids=("call_1",), reason="superseded", idempotency_key="key-6", fingerprint="6" * 64
+    ),
+    HistoryAdopted(
+        messages=(AdoptedMessage("r5", "m5", "assistant", "complete", 9, 1_738_000_002_000_000, None, "open"),)
+    ),
+    MessageCopied(message_id="r5", role="assistant", content="Let me look. 안녕", parts=ANSWER),
+)
 
 EVERY_EVENT: tuple[Event, ...] = (
     SessionCreated(
@@ -130,6 +221,7 @@ EVERY_EVENT: tuple[Event, ...] = (
         finish_detail="eos",
     ),
     ContentErased(reason="asked by its owner", events_erased=11, timeout_s=86_400, owner="alice", usage=TOTALS),
+    *EVENTS_WITH_PARTS,
     SessionExpired(deadline_us=1_738_368_000_000_000),
     SessionExpired(deadline_us=1_738_368_000_000_000, erase_reason="request", node="a@127.0.0.1:7000"),
     SessionDeleted(reason="expired", owner="alice", usage=TOTALS),

@@ -7,10 +7,10 @@ import msgspec
 import pytest
 
 from events.catalogue import SCHEMA_VERSIONS, AnyEvent, Event, SessionCreated
-from events.codec import TYPES, decode, encode, event_type
+from events.codec import SAME_SHAPE, TYPES, decode, encode, event_type, schema_version_of
 from events.errors import UnknownEvent
 from events.upcasters import STEPS
-from tests.support.log.sample_events import EVERY_EVENT, posted
+from tests.support.log.sample_events import EVENTS_WITH_PARTS, EVERY_EVENT, posted
 
 
 @pytest.mark.parametrize("event", EVERY_EVENT, ids=event_type)
@@ -31,9 +31,30 @@ def test_the_samples_hold_every_type_of_the_catalogue() -> None:
     assert set(TYPES) == set(SCHEMA_VERSIONS) == {event_type(event) for event in EVERY_EVENT}
 
 
-def test_every_older_schema_version_has_a_step() -> None:
+def test_every_older_schema_version_has_a_step_or_the_same_shape() -> None:
     older = {(name, version) for name, current in SCHEMA_VERSIONS.items() for version in range(1, current)}
-    assert set(STEPS) == older
+    assert {*STEPS, *((name, 1) for name in SAME_SHAPE)} == older
+    assert not {name for name, _ in STEPS} & SAME_SHAPE
+
+
+@pytest.mark.parametrize("event", EVERY_EVENT, ids=event_type)
+def test_what_an_older_program_can_read_says_so(event: Event) -> None:
+    name = event_type(event)
+    version = schema_version_of(name, event)
+    if name in SAME_SHAPE:
+        new_fields = {"parts", "part"} & json.loads(encode(event)).keys()
+        assert version == (2 if new_fields else 1)
+    else:
+        assert version == SCHEMA_VERSIONS[name]
+    assert decode(name, version, encode(event)) == event
+
+
+@pytest.mark.parametrize("event", EVENTS_WITH_PARTS, ids=event_type)
+def test_data_begins_with_type_parts_and_content(event: Event) -> None:
+    fields = json.loads(encode(event))
+    if "parts" in fields:
+        assert list(fields)[:3] == ["type", "parts", "content"]
+        assert len(fields) > 3
 
 
 def test_a_very_short_timeout_of_schema_version_one_is_still_one() -> None:
@@ -50,7 +71,7 @@ def test_a_session_of_schema_version_one_counted_its_timeout_in_hours() -> None:
     )
 
 
-@pytest.mark.parametrize(("name", "version"), [("session_melted", 1), ("session_created", 3), ("message_posted", 2)])
+@pytest.mark.parametrize(("name", "version"), [("session_melted", 1), ("session_created", 3), ("message_posted", 3)])
 def test_an_event_of_a_newer_program_is_refused_by_name(name: str, version: int) -> None:
     with pytest.raises(UnknownEvent, match=f"{name!r} with schema version {version}"):
         decode(name, version, "{}")

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 import pytest
+from msgspec.structs import replace
 
 from chatbot.workers.control_channel import ControlChannel, ControlMessage
-from events.catalogue import SCHEMA_VERSIONS
+from events.catalogue import SCHEMA_VERSIONS, Event, MetadataChanged, ReplyProgressed
+from events.codec import event_type
 from events.compatibility import (
     ADMITTED_S,
     BASELINE,
@@ -16,6 +18,7 @@ from events.compatibility import (
     own_version,
 )
 from events.errors import LogUnavailable, NodesOutdated
+from events.parts import Text
 from tests.support.log.newer_event_types import MoodNoted, newer_program
 from tests.support.log.sample_events import EVERY_EVENT, posted
 
@@ -79,11 +82,27 @@ async def test_a_new_type_is_refused_while_one_node_cannot_read_it_and_the_node_
 
 
 async def test_a_new_schema_version_is_refused_likewise() -> None:
-    with newer_program(message_posted=2):
-        with pytest.raises(NodesOutdated, match=r"message_posted.*web-2"):
-            await Gate(Nodes(NEW)).gate.admit([posted("x")])
+    changed = MetadataChanged(metadata={})
+    with newer_program(metadata_changed=2):
+        with pytest.raises(NodesOutdated, match=r"metadata_changed.*web-2"):
+            await Gate(Nodes(NEW)).gate.admit([changed])
         newest = own_version("here", "1")
-        await Gate(Nodes(newest)).gate.admit([posted("x"), MoodNoted("fine")])
+        await Gate(Nodes(newest)).gate.admit([changed, MoodNoted("fine")])
+
+
+async def test_only_messages_with_parts_need_a_program_that_reads_parts() -> None:
+    nodes = Nodes(OLD)
+    plain = posted("x")
+    await Gate(nodes).gate.admit([plain, ReplyProgressed("r", 0, "text")])
+    assert nodes.asked == 0
+    with_parts: tuple[Event, ...] = (
+        replace(plain, parts=(Text("x"), Text("y"))),
+        ReplyProgressed("r", 0, "thought", kind="reasoning"),
+    )
+    for event in with_parts:
+        with pytest.raises(NodesOutdated, match=f"{event_type(event)}.*web-1"):
+            await Gate(nodes).gate.admit([plain, event])
+        await Gate(Nodes(own_version("here", "1"))).gate.admit([plain, event])
 
 
 async def test_an_answer_counts_for_a_while_and_then_others_are_asked_again() -> None:

@@ -1,0 +1,102 @@
+"""The commitment of an event with parts: each part has a salt and a commitment of its own, so that a later version can
+erase one of them and the others stay proven.
+
+`data` of such an event begins with its parts and its content, whatever the order of the event's fields:
+
+    {"type":"<type>","parts":[P1,...,Pn],"content":C,R      R: the other fields up to the end, `"reply_id":"..."}`
+
+    salt       = S0 || S1 || ... || Sn                 16 random bytes each
+    ci         = SHA-256(Si || Pi)                     Pi: the bytes of the part's JSON text
+    commitment = SHA-256(S0 || n || c1 || ... || cn || R)      n: unsigned 64-bit big-endian
+
+C is not hashed: it must be the text of the text parts, which every check compares. An event without parts has one salt
+of 16 bytes, and commits as in `hash_chain.py`. So the salt's length tells the form, and nothing that is hashed in one
+form can be hashed in the other: after the first 16 bytes comes `{` there, and here the zero byte that n begins with.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import msgspec
+from msgspec import Raw, Struct
+from msgspec.structs import replace
+
+from events.integrity.hash_chain import SALT_BYTES, commit, pack_length
+from events.record import StoredRow
+
+Fields = dict[str, Raw]  # of `data`, as they are written
+
+_sha256 = hashlib.sha256
+_encode = msgspec.json.Encoder().encode
+_decode_fields = msgspec.json.Decoder(Fields).decode
+
+
+class _Layout(Struct):
+    parts: list[Raw]
+    content: Raw
+
+
+class _PartText(Struct):
+    type: str
+    text: str = ""
+
+
+_decode_layout = msgspec.json.Decoder(_Layout).decode
+_decode_part_text = msgspec.json.Decoder(_PartText).decode
+_decode_content = msgspec.json.Decoder(str).decode
+
+
+def with_parts_first(data: bytes) -> bytes:
+    """`data` of an event with parts, in the order of fields that its commitment needs."""
+    fields = _decode_fields(data)
+    first = {name: fields.pop(name) for name in ("type", "parts", "content")}
+    return _encode({**first, **fields})
+
+
+def commit_parts(kind: bytes, data: bytes, random_bytes: Callable[[int], bytes]) -> tuple[bytes, bytes]:
+    """Salt and commitment of an event of type `kind` whose `data` has its parts first."""
+    parts, _, rest = _split(kind, data)
+    salt = b"".join([random_bytes(SALT_BYTES) for _ in range(len(parts) + 1)])
+    return salt, _commit(salt, parts, rest)
+
+
+def find_fault(kind: bytes, data: bytes, salt: bytes, commitment: bytes) -> str | None:
+    """Why an event with more than one salt is not what was recorded; None when it is. Raises ValueError."""
+    parts, content, rest = _split(kind, data)
+    if len(salt) != SALT_BYTES * (len(parts) + 1):
+        return "the salt does not have the length that the parts need"
+    if _commit(salt, parts, rest) != commitment:
+        return "content, salt or commitment was changed"
+    texts = [part.text for part in map(_decode_part_text, parts) if part.type == "text"]
+    if _decode_content(content) != "".join(texts):
+        return "the content is not the text of the parts"
+    return None
+
+
+def with_data(row: StoredRow, data: bytes, random_bytes: Callable[[int], bytes]) -> StoredRow:
+    """`row` with other `data` of the same form, and the salt and commitment of that; the digest is as it was."""
+    if row.salt is not None and len(row.salt) > SALT_BYTES:
+        data = with_parts_first(data)
+        salt, commitment = commit_parts(row.type.encode(), data, random_bytes)
+    else:
+        salt = random_bytes(SALT_BYTES)
+        commitment = commit(salt, data)
+    return replace(row, data=data.decode(), salt=salt, commitment=commitment)
+
+
+def _split(kind: bytes, data: bytes) -> tuple[list[bytes], bytes, bytes]:
+    """The parts, the content, and what follows them. Raises ValueError for data that is not laid out so."""
+    layout = _decode_layout(data)
+    parts, content = [bytes(part) for part in layout.parts], bytes(layout.content)
+    head = b'{"type":"%b","parts":[%b],"content":%b,' % (kind, b",".join(parts), content)
+    if not parts or not data.startswith(head):
+        raise ValueError("the data does not begin with type, parts and content")
+    return parts, content, data[len(head) :]
+
+
+def _commit(salt: bytes, parts: Sequence[bytes], rest: bytes) -> bytes:
+    hashed = [
+        _sha256(salt[at : at + SALT_BYTES] + part).digest()
+        for at, part in zip(range(SALT_BYTES, len(salt), SALT_BYTES), parts, strict=True)
+    ]
+    return _sha256(b"".join((salt[:SALT_BYTES], pack_length(len(parts)), *hashed, rest))).digest()

@@ -1,0 +1,183 @@
+"""Parts of a message: what a person, a model or a tool said, in order. Part of the format: the rules of `catalogue.py`
+hold here, too, and a kind is known by its tag for as long as logs exist.
+
+An event holds `parts` only where they say more than one text does; `content` is always the text of the text parts.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Protocol, assert_never
+
+from msgspec import Struct
+
+PARTS_MAX = 256  # of one event: a reply with more pieces than that is no conversation
+NESTED_PARTS_MAX = 64  # of one tool result
+CALL_ID_MAX_CHARS = 256  # servers use 9 to 64
+NAME_MAX_CHARS = 256  # of a function; servers allow 64
+MEDIA_NAME_MAX_CHARS = 255  # of a file, as file systems have it
+MEDIA_TYPE_MAX_CHARS = 127  # RFC 6838, 4.2 allows 127 on either side of the slash; registered types have far less
+_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+
+
+class _Part(Struct, frozen=True, tag_field="type", omit_defaults=True):
+    """Subclasses are the kinds of parts."""
+
+
+class Text(_Part, frozen=True, tag="text"):
+    text: str
+
+
+class Reasoning(_Part, frozen=True, tag="reasoning"):
+    """What a model thought before it answered. `duration_us`: from its first piece to its last."""
+
+    text: str
+    duration_us: int = 0
+
+
+class Refusal(_Part, frozen=True, tag="refusal"):
+    """Why a model did not do what it was asked, where its server says so in a field of its own."""
+
+    text: str
+
+
+class ToolCall(_Part, frozen=True, tag="tool_call"):
+    """A model asks for a function. `arguments` are as it wrote them: JSON, or not."""
+
+    call_id: str
+    name: str
+    arguments: str
+
+
+class Media(_Part, frozen=True, tag="media"):
+    """A file whose bytes are kept under their SHA-256 (64 lower-case hexadecimal digits)."""
+
+    sha256: str
+    media_type: str
+    bytes: int
+    name: str | None = None
+
+
+class ToolResult(_Part, frozen=True, tag="tool_result"):
+    """What a tool gave for the call `call_id`."""
+
+    call_id: str
+    parts: tuple[Text | Media, ...]
+    is_error: bool = False
+
+
+Part = Text | Reasoning | Refusal | ToolCall | ToolResult | Media
+Parts = tuple[Part, ...]
+
+
+class HasParts(Protocol):
+    """An event that holds a message."""
+
+    @property
+    def content(self) -> str: ...
+
+    @property
+    def parts(self) -> Parts: ...
+
+
+class PartFault(Struct, frozen=True):
+    """What is wrong with parts. `path` leads to it, as in `$.parts[2].text`."""
+
+    path: str
+    detail: str
+
+
+def parts_of(event: HasParts) -> Parts:
+    """The parts of a message, of whichever form its event has; none where it is empty."""
+    if event.parts:
+        return event.parts
+    return (Text(event.content),) if event.content else ()
+
+
+def stored_parts(parts: Parts) -> Parts:
+    """What an event holds of `parts` beside its content: nothing where they are one text."""
+    return () if len(parts) == 1 and isinstance(parts[0], Text) else parts
+
+
+def text_of(parts: Iterable[Part]) -> str:
+    """The content of an event with these parts: the text parts joined, with nothing between them."""
+    return "".join([part.text for part in parts if isinstance(part, Text)])
+
+
+def flat(part: Part) -> str:
+    """What a reply's offsets count of a part: its text, or a call's arguments."""
+    match part:
+        case Text() | Reasoning() | Refusal():
+            return part.text
+        case ToolCall():
+            return part.arguments
+        case ToolResult() | Media():
+            return ""
+        case _:
+            assert_never(part)
+
+
+def count_chars(parts: Iterable[Part]) -> int:
+    """Code points of all texts, those of tool results too."""
+    return sum(count_chars(part.parts) if isinstance(part, ToolResult) else len(flat(part)) for part in parts)
+
+
+def calls_of(parts: Iterable[Part]) -> tuple[ToolCall, ...]:
+    return tuple(part for part in parts if isinstance(part, ToolCall))
+
+
+def media_of(parts: Iterable[Part]) -> tuple[Media, ...]:
+    """All media, those in tool results too, as often as they occur."""
+    return tuple(_media(parts))
+
+
+def _media(parts: Iterable[Part]) -> Iterator[Media]:
+    for part in parts:
+        if isinstance(part, Media):
+            yield part
+        elif isinstance(part, ToolResult):
+            yield from _media(part.parts)
+
+
+def find_faults(parts: Parts, path: str = "$.parts") -> Iterator[PartFault]:
+    """What no event may hold, whatever a server's own limits are; nothing where all is well."""
+    yield from _count_faults(parts, PARTS_MAX, path)
+    for index, part in enumerate(parts[:PARTS_MAX]):
+        yield from _faults_of(part, f"{path}[{index}]")
+
+
+def _faults_of(part: Part, path: str) -> Iterator[PartFault]:
+    match part:
+        case Text() | Reasoning() | Refusal():
+            if not part.text:
+                yield PartFault(f"{path}.text", "must not be empty")
+        case ToolCall():
+            yield from _length_faults(part.call_id, 1, CALL_ID_MAX_CHARS, f"{path}.call_id")
+            yield from _length_faults(part.name, 1, NAME_MAX_CHARS, f"{path}.name")
+        case Media():
+            yield from _media_faults(part, path)
+        case ToolResult():
+            yield from _length_faults(part.call_id, 1, CALL_ID_MAX_CHARS, f"{path}.call_id")
+            yield from _count_faults(part.parts, NESTED_PARTS_MAX, f"{path}.parts")
+            for index, nested in enumerate(part.parts[:NESTED_PARTS_MAX]):
+                yield from _faults_of(nested, f"{path}.parts[{index}]")
+        case _:
+            assert_never(part)
+
+
+def _media_faults(part: Media, path: str) -> Iterator[PartFault]:
+    if _SHA256.match(part.sha256) is None:
+        yield PartFault(f"{path}.sha256", "must be 64 lower-case hexadecimal digits")
+    if part.bytes < 1:
+        yield PartFault(f"{path}.bytes", "must be at least 1")
+    yield from _length_faults(part.media_type, 1, MEDIA_TYPE_MAX_CHARS, f"{path}.media_type")
+    yield from _length_faults(part.name or "", 0, MEDIA_NAME_MAX_CHARS, f"{path}.name")
+
+
+def _count_faults(parts: Parts | tuple[Text | Media, ...], most: int, path: str) -> Iterator[PartFault]:
+    if len(parts) > most:
+        yield PartFault(path, f"must have at most {most} parts")
+
+
+def _length_faults(text: str, least: int, most: int, path: str) -> Iterator[PartFault]:
+    if not least <= len(text) <= most:
+        yield PartFault(path, f"must have between {least} and {most} characters")
