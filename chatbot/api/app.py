@@ -35,6 +35,7 @@ from chatbot.api.server.connection_limits import StreamLimit
 from chatbot.api.server.http_server import HttpRunner
 from chatbot.api.server.shared_listener import SharedListener
 from chatbot.api.services import SERVICES, Services
+from chatbot.api.streaming.feed_writer import FEED_SOURCES
 from chatbot.api.streaming.response_stream import STREAMS, StreamContext
 from chatbot.runtime.throttle import DutyCycleThrottle
 from chatbot.workers.connection_counts import FairShare
@@ -47,7 +48,8 @@ def build_app(services: Services) -> web.Application:
     """The application with all routes. chatbot/wiring.py starts and stops the parts in `services`."""
     app = web.Application(middlewares=[request_middleware], client_max_size=services.settings.server.body_max_bytes)
     app[SERVICES] = services
-    app[STREAMS] = StreamContext.create(services.settings, services.metrics, services.logger)
+    streams = app[STREAMS] = StreamContext.create(services.settings, services.metrics, services.logger)
+    app[FEED_SOURCES] = feed_routes.make_feed_sources(services, streams.flush_scheduler)
     app[WRITE_PROBE] = WriteProbe(services.log, services.log_metrics)
     app[VERIFICATION_LIMIT] = StreamLimit(VERIFICATIONS_MAX, "the chain is being walked for others already")
     app[EXPORT_LIMIT] = StreamLimit(EXPORTS_MAX, "too many exports are being made already")

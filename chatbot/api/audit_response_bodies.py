@@ -14,13 +14,13 @@ class TrailView(Struct, frozen=True, omit_defaults=True):
 
 
 class Closing(Struct, frozen=True, tag_field="type", tag="draining"):
-    """The service is going down, and the stream ends: come back after the time in its `retry:` line."""
+    """The service stops, and the stream ends: reconnect after the time in its `retry:` line."""
 
     position: int
 
 
 class LogHeadView(Struct, frozen=True):
-    """The last event of the log and its digest. `origin` tells this log from all others, as checkpoints name it."""
+    """The last event of the log and its digest. `origin` is the log's identity, as in checkpoints."""
 
     position: int
     digest: str
@@ -28,16 +28,16 @@ class LogHeadView(Struct, frozen=True):
 
 
 class ChainFault(Struct, frozen=True):
-    """The first event that is not as it was recorded: where it is, or should be, and what is wrong with it."""
+    """The first event that differs from what was recorded: its position, and the reason."""
 
     position: int
     reason: str
 
 
 class WalkView(Struct, frozen=True, omit_defaults=True, rename={"start": "from", "end": "to"}):
-    """What a walk along the chain found, from after `from` up to `to`. `digest` is that of the last event that held.
+    """The result of verifying the chain after `from` up to `to`. `digest` is that of the last valid event.
 
-    `events` held, `erased` of them without their content. `unfinished_erasures` are sessions among them that have
+    `events` are valid, `erased` of them without their content. `unfinished_erasures` counts sessions that still have
     content before their session_deleted: DELETE of such a session finishes its erasure.
     """
 

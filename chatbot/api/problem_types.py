@@ -1,4 +1,4 @@
-"""Every type of problem: what it means, and what a client can do. /problems/<name> shows it."""
+"""The types of problems: what each means, and what a client can do. /problems/<name> shows it."""
 
 from msgspec import Struct
 
@@ -19,7 +19,7 @@ PROBLEM_TYPES: dict[str, ProblemType] = {
     ),
     "cut-body": ProblemType(
         400, "Cut body", "The body ended before its announced length, or is not encoded as its headers say.",
-        "Send the request again, whole.",
+        "Send the complete request again.",
     ),
     "bad-request": ProblemType(
         400, "Bad request", "The request is not valid HTTP.",
@@ -49,7 +49,7 @@ PROBLEM_TYPES: dict[str, ProblemType] = {
         "Check the session's id and the key; else create a session.",
     ),
     "session-expired": ProblemType(
-        404, "Session expired", "The session's time since its last access is over.",
+        404, "Session expired", "The session was not accessed for its timeout.",
         "Create a session. A session whose timeout_hours is 0 never expires.",
     ),
     "session-deleted": ProblemType(
@@ -69,7 +69,7 @@ PROBLEM_TYPES: dict[str, ProblemType] = {
     ),
     "version-mismatch": ProblemType(
         412, "Precondition failed", "The session has changed since the version in If-Match.",
-        "Read the session anew and decide whether the request still makes sense.",
+        "Read the session again and decide whether the request still makes sense.",
     ),
     "version-behind": ProblemType(
         412, "Precondition failed", "The session has not reached the version in `at_least`.",
@@ -97,16 +97,16 @@ PROBLEM_TYPES: dict[str, ProblemType] = {
         "Correct the values at the paths in `errors`.",
     ),
     "unknown-message": ProblemType(
-        422, "Unknown message", "The session has no message with this id.", "Read the session's messages anew.",
+        422, "Unknown message", "The session has no message with this id.", "Read the session's messages again.",
     ),
     "unknown-reply": ProblemType(
-        422, "Unknown reply", "The session has no reply with this id.", "Read the session's messages anew.",
+        422, "Unknown reply", "The session has no reply with this id.", "Read the session's messages again.",
     ),
     "nothing-to-regenerate": ProblemType(
         422, "Nothing to regenerate", "The selected branch has no reply.", "Post a message first.",
     ),
     "key-reused": ProblemType(
-        422, "Idempotency-Key reused", "The Idempotency-Key came with another request before.",
+        422, "Idempotency-Key reused", "The Idempotency-Key was used with another request before.",
         "Use a new key for each new request.",
     ),
     "key-spent": ProblemType(

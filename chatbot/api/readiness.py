@@ -3,9 +3,11 @@
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Literal
 
 from aiohttp import web
 
+from chatbot.api.response_bodies import ReadinessState
 from chatbot.api.services import Services
 from chatbot.observability.observers import LogMetrics
 from events.errors import LogError, LogUnavailable
@@ -14,8 +16,8 @@ from events.log import EventLog
 DATABASE_TIMEOUT_S = 2.0  # a database that answers later counts as unavailable
 PROBE_S = 1.0  # between two probes of a log that has refused an append
 
-READY = "ready"
-NOT_READY_REASONS = {
+READY: Literal["ready"] = "ready"
+NOT_READY_REASONS: dict[ReadinessState, str] = {
     "starting": "the service is starting",
     "draining": "the service is shutting down",
     "rebuilding": "the projections are being made from the log",
@@ -52,7 +54,7 @@ class WriteProbe:
 WRITE_PROBE: web.AppKey[WriteProbe] = web.AppKey("recording", WriteProbe)
 
 
-async def readiness_state(services: Services, write_probe: WriteProbe) -> str:
+async def readiness_state(services: Services, write_probe: WriteProbe) -> ReadinessState:
     """READY, or a key of NOT_READY_REASONS: the one that lasts longest."""
     state = services.readiness.state
     if services.log.damage is not None:

@@ -20,6 +20,7 @@ from events.catalogue import Parameters
 DEPTH_MAX = 32  # levels of nesting in metadata: validation and readers recurse
 STOPS_MAX = 8
 Body = TypeVar("Body")
+Word = TypeVar("Word", bound=str)
 MessageId = Annotated[str, Meta(max_length=64)]
 
 
@@ -238,6 +239,15 @@ def query_int(request: web.Request, name: str, default: int, lowest: int, highes
     if not re.fullmatch(r"-?[0-9]{1,18}", text) or not lowest <= int(text) <= highest:
         raise RequestFault(f"must be a whole number from {lowest} to {highest}", f"query.{name}")
     return int(text)
+
+
+def query_choice(request: web.Request, name: str, allowed: tuple[Word, ...]) -> Word:
+    """One of the words `allowed`; the first without the parameter. Raises RequestFault."""
+    given = request.query.get(name, allowed[0])
+    for word in allowed:
+        if given == word:
+            return word
+    raise RequestFault(f"must be {', '.join(allowed[:-1])} or {allowed[-1]}", f"query.{name}")
 
 
 def check_query(request: web.Request, allowed: frozenset[str], prefix: str | None = None) -> None:

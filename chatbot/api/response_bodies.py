@@ -112,7 +112,7 @@ class CancelView(Struct, frozen=True, omit_defaults=True):
 
 
 class ErasureView(Struct, frozen=True):
-    """The session is gone for everybody; its content is erased once forks have copied what they read of it."""
+    """The session is deleted; its content is erased once forks have copied the texts that they refer to."""
 
     session_id: str
     status: Literal["erasing"]
@@ -129,6 +129,11 @@ class HealthView(Struct, frozen=True):
     detail: str | None = None
 
 
+ReadinessState = Literal[
+    "ready", "starting", "rebuilding", "failed", "outdated", "damaged", "unreadable", "unwritable", "draining"
+]
+
+
 class LivenessView(Struct, frozen=True):
     status: Literal["alive"]
 
@@ -136,9 +141,7 @@ class LivenessView(Struct, frozen=True):
 class ReadinessView(Struct, frozen=True, omit_defaults=True):
     """`reason` says why it is not ready."""
 
-    status: Literal[
-        "ready", "starting", "rebuilding", "failed", "outdated", "damaged", "unreadable", "unwritable", "draining"
-    ]
+    status: ReadinessState
     reason: str | None = None
 
 

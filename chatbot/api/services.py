@@ -1,6 +1,7 @@
 """The parts of the service that handlers use, composed by chatbot/wiring.py."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import structlog
 from aiohttp import web
@@ -29,7 +30,7 @@ class Readiness(Struct):
     `retiring`: another process takes over the port, so clients are to reconnect. `open_requests`: being answered now.
     """
 
-    state: str = "starting"
+    state: Literal["starting", "ready", "draining"] = "starting"
     retiring: bool = False
     open_requests: int = 0
 
@@ -47,9 +48,9 @@ class Services(Struct, frozen=True):
     supervisor: LiveSessions
     expiry: ExpiryTimer
     erasures: BackgroundErasures
-    reader: SessionQueries
+    session_queries: SessionQueries
     feeds: ChannelRegistry
-    nodes: Cluster
+    cluster: Cluster
     metrics: Metrics
     readiness: Readiness
     health: HealthMonitor

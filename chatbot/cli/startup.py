@@ -89,7 +89,7 @@ async def start_up(services: Services, url: str, worker: Worker | None = None) -
     services.readiness.state = "ready"
     if worker is not None:
         logger.info("worker.ready", pid=os.getpid(), recovered_sessions=recovered)
-        worker.control.ready(services.nodes.name or "")
+        worker.control.ready(services.cluster.name or "")
         return
     logger.info("server.ready", url=url, docs=f"{url}/docs", recovered_sessions=recovered)
 

@@ -1,4 +1,4 @@
-"""Examples of the audit's answers, as examples.py has all others. The digests fit as if each were the first."""
+"""Examples of the audit's answers; examples.py has all others. The digests are those of a first event in a log."""
 
 from typing import Any
 
@@ -29,13 +29,13 @@ def _row(position: int, event: MessagePosted | SessionDeleted, *, erased: bool =
 
 
 def _plain(value: object) -> Any:
-    """As JSON has it: the stored text of an event is embedded in it."""
+    """As decoded from JSON, which embeds the stored text of an event."""
     return msgspec.json.decode(msgspec.json.encode(value))
 
 
 _posted, _erased = event_view(_row(1, _POSTED)), event_view(_row(1, _POSTED, erased=True))
 _deleted = event_view(_row(2, SessionDeleted(reason="requested", owner="mina")))
-_said = ExportedMessage(
+_asked = ExportedMessage(
     message_id=_QUESTION,
     parent_id=None,
     role="user",
@@ -68,7 +68,7 @@ _conversation = ExportedConversation(
     version=4,
     as_of="2026-01-31T09:30:00.930000Z",
     status="active",
-    messages=[_said, _answered],
+    messages=[_asked, _answered],
     owner="mina",
 )
 _FAULT = ChainFault(2, "content, salt or commitment was changed")

@@ -1,4 +1,4 @@
-"""The calls of the audit and of export, as calls.py writes down all others."""
+"""The operations of audit and export; operations.py has all others."""
 
 from chatbot.api.audit_response_bodies import LogHeadView, TrailView, WalkView
 from chatbot.api.openapi.schemas import NDJSON, Operation, QueryParameter, ResponseSpec
@@ -22,20 +22,20 @@ writes it again may write it differently. `data` and `salt` are null once the co
 survives. An event of an older schema version is shown as it was recorded.
 """
 _TRAIL = f"""For the session's owner and for auditors, also when the session has expired or was deleted. No access, and
-nothing is appended. Go on after the `version` of the last event. What a model server said of a failure is for auditors
-only: for others the event has `withheld` true, and no `salt`.
+nothing is appended. Continue after the `version` of the last event. A model server's own words about a failure are for
+auditors only: for others the event has `withheld` true, and no `salt`.
 
 {_EVENT}"""
-_LOG = f"""For auditors. One event in each line; go on after the `position` of the last one: the end is reached when
-there is no line. With `Accept: text/event-stream` the answer follows the log for ever, and `limit` does not count. Each
-frame's `id` is the position of its event; a stream that was cut off is taken up with the last `id`, and none is missing
-or comes twice. Before the service goes down comes a last frame, `{{"type":"draining","position":...}}`. A position
+_LOG = f"""For auditors. One event in each line; continue after the `position` of the last one: the end is reached
+when there is no line. With `Accept: text/event-stream` the answer follows the log without end and ignores `limit`. Each
+frame's `id` is the position of its event; resume an interrupted stream with the last `id`: no event is missing or comes
+twice. Before the service stops comes a last frame, `{{"type":"draining","position":...}}`. A position
 beyond the end of the log is refused: the log has lost events, or it is another one.
 
 {_EVENT}"""
 _WALK = """For auditors. The events after `from` up to `to` are checked against the chain, one by one. The digest stored
-at `from` is trusted; compare it with one that you kept. There is a bound on how many walks go on at once: check a long
-log in spans. What a walk finds is what the service says of itself; for a proof that does not trust the service, run
+at `from` is trusted; compare it with one that you kept. The number of simultaneous verifications is limited: check a
+long log in spans. The result is what the service says about itself; for a proof that does not trust the service, run
 `chatbot verify` on a copy of the file.
 """
 _EXPORT = """The selected branch, as it stands or, with `as_of`, as it stood. No access; nothing is appended. A reply

@@ -1,4 +1,4 @@
-"""The API's document, OpenAPI 3.1: the table of calls and the code's own types, with the limits in force."""
+"""The OpenAPI 3.1 document, made from the table of operations and the code's own types, with the limits in force."""
 
 import re
 from typing import Any
@@ -29,15 +29,15 @@ from chatbot.api.streaming.frames import CURSOR_PATTERN
 from chatbot.config.settings import Settings
 
 PROBLEM = "application/problem+json"
-RETRIED = (429, 503)  # problems.py sends Retry-After with these
-LINES = {  # media types of which a client reads line by line
+RETRIED = (429, 503)  # answers with Retry-After, see problems.py
+LINES = {  # media types that a client reads line by line
     SSE: "Server-Sent Events. The text behind `data: ` is a `{name}` as JSON, or `[DONE]`.",
     NDJSON: "One `{name}` as JSON in each line.",
 }
 UNIONS: dict[str, Kind] = {"Frame": frames.Frame, "FeedFrame": frames.FeedFrame}
-INTRODUCTION = """Sessions, their messages, and replies from a language model, whole or as a stream.
+INTRODUCTION = """Sessions, their messages, and replies from a language model, complete or as a stream.
 
-Times are RFC 3339 in UTC. Unknown fields are refused, and so are unknown parameters where there are any. Every error is
+Times are RFC 3339 in UTC. Unknown fields and unknown query parameters are refused. Every error is
 a problem (RFC 9457, `application/problem+json`) with a `detail` for people. Every answer carries `X-Request-ID`: quote
 it to the operator.
 """
@@ -46,7 +46,7 @@ IF_MATCH = rf"^(\*|{_TAG}(, ?{_TAG}){{0,{IF_MATCH_TAGS_MAX - 1}}})$"
 IDEMPOTENCY_KEY = r'^("[!#-~]{1,255}"|[!#-~]{1,255})$'
 _HEADERS: dict[str, Schema] = {
     "X-Request-ID": {"description": "The request's id, as the logs have it.", "schema": {"type": "string"}},
-    "ETag": {"description": "The version of what is answered.", "schema": {"type": "string"}, "example": '"4"'},
+    "ETag": {"description": "The version of the answer.", "schema": {"type": "string"}, "example": '"4"'},
     "Location": {
         "description": "Where the new session is; of an accepted request, where to follow its reply.",
         "schema": {"type": "string", "format": "uri-reference"},
@@ -63,7 +63,7 @@ _HEADERS: dict[str, Schema] = {
         "schema": {"type": "integer"},
         "example": RETRY_AFTER_S,
     },
-    "WWW-Authenticate": {"description": "How to show a key.", "schema": {"type": "string"}, "example": "Bearer"},
+    "WWW-Authenticate": {"description": "How to send a key.", "schema": {"type": "string"}, "example": "Bearer"},
 }
 _PARAMETERS: dict[str, Schema] = {
     "session_id": {"in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}, "example": SESSION},
@@ -71,8 +71,8 @@ _PARAMETERS: dict[str, Schema] = {
     "file": {"in": "path", "required": True, "schema": {"type": "string"}},
     "If-Match": {
         "in": "header",
-        "description": "An ETag, or several with commas between them: refuse with 412 where the session has moved on. "
-        "A weak tag and one that a proxy has marked as compressed name the same version.",
+        "description": "An ETag, or several separated by commas: refuse with 412 if the session has changed. A weak "
+        "tag and one that a proxy has marked as compressed mean the same version.",
         "schema": {"type": "string", "pattern": IF_MATCH},
         "example": '"4"',
     },
@@ -85,12 +85,12 @@ _PARAMETERS: dict[str, Schema] = {
     },
     "If-None-Match": {
         "in": "header",
-        "description": "An ETag, or several with commas between them: answer 304 where nothing has changed.",
+        "description": "An ETag, or several separated by commas: answer 304 if nothing has changed.",
         "schema": {"type": "string"},
     },
     "Last-Event-ID": {
         "in": "header",
-        "description": "The id of the last frame that was read, as browsers send it: it goes before `after`. In a POST "
+        "description": "The id of the last frame that was read, as browsers send it; it overrides `after`. In a POST "
         "it counts only with an Idempotency-Key.",
         "schema": {"type": "string", "pattern": f"^({CURSOR_PATTERN})?$"},
         "example": "4:0",
@@ -104,7 +104,7 @@ _PARAMETERS: dict[str, Schema] = {
     "X-Request-ID": {
         "in": "header",
         "description": "The request's id, if you have one: up to 64 letters, digits and `.`, `_`, `:`, `-`. Any other "
-        "is ignored, and one is made.",
+        "is ignored, and a new id is made.",
         "schema": {"type": "string"},
     },
 }
@@ -116,10 +116,12 @@ _KEYS: dict[str, Schema] = {
 
 
 def build_openapi_document(settings: Settings, version: str, prefix: str = "") -> dict[str, Any]:
-    """The document of this service as it is configured, under the path `prefix`. Holds no secret."""
-    calls = [(tag, call) for tag, listed in OPERATIONS.items() for call in listed]
-    kinds: set[Kind] = {kind for _, call in calls for answer in call.answers.values() for kind in answer.kinds}
-    kinds |= {ProblemView} | {call.body for _, call in calls if call.body}
+    """The document of this service as it is configured, under the path `prefix`. It contains no secrets."""
+    operations = [(tag, operation) for tag, listed in OPERATIONS.items() for operation in listed]
+    kinds: set[Kind] = {
+        kind for _, operation in operations for answer in operation.answers.values() for kind in answer.kinds
+    }
+    kinds |= {ProblemView} | {operation.body for _, operation in operations if operation.body}
     schemas, named = make_schemas(kinds, settings)
     for name, union in UNIONS.items():
         examples = [msgspec.to_builtins(one) for one in EXAMPLES[union].values()]
@@ -138,7 +140,7 @@ def build_openapi_document(settings: Settings, version: str, prefix: str = "") -
             "description": INTRODUCTION,
             "license": {"name": "MIT", "identifier": "MIT"},
         },
-        "servers": [{"url": prefix or "."}],  # the latter: beside this document, wherever a proxy has put it
+        "servers": [{"url": prefix or "."}],  # relative to this document, wherever a proxy publishes it
         "tags": [{"name": tag} for tag in OPERATIONS],
         "paths": {},
         "components": components,
@@ -147,34 +149,34 @@ def build_openapi_document(settings: Settings, version: str, prefix: str = "") -
     if has_keys:
         components["securitySchemes"] = _KEYS
         document["security"] = [{name: []} for name in _KEYS]
-    for tag, call in calls:
-        operation = _operation(call, schemas, has_keys=has_keys)
-        document["paths"].setdefault(call.path, {})[call.method.lower()] = {"tags": [tag], **operation}
+    for tag, operation in operations:
+        described = _describe(operation, schemas, has_keys=has_keys)
+        document["paths"].setdefault(operation.path, {})[operation.method.lower()] = {"tags": [tag], **described}
     return document
 
 
-def _operation(call: Operation, schemas: dict[Kind, Schema], *, has_keys: bool) -> Schema:
-    is_open = call.path in PUBLIC_PATHS or call.path.startswith(PUBLIC_PREFIXES)
-    statuses = (*call.problems, 401) if has_keys and not is_open else call.problems
-    answers = {str(status): _answer(answer, schemas) for status, answer in call.answers.items()}
+def _describe(operation: Operation, schemas: dict[Kind, Schema], *, has_keys: bool) -> Schema:
+    is_open = operation.path in PUBLIC_PATHS or operation.path.startswith(PUBLIC_PREFIXES)
+    statuses = (*operation.problems, 401) if has_keys and not is_open else operation.problems
+    answers = {str(status): _answer(answer, schemas) for status, answer in operation.answers.items()}
     answers |= {str(status): _ref("responses", f"Problem{status}") for status in sorted(statuses)}
-    named = [*re.findall(r"{(\w+)}", call.path), *call.headers, "X-Request-ID"]
-    operation: Schema = {
-        "operationId": call.name,
-        "summary": call.summary,
-        "parameters": [*(_ref("parameters", name) for name in named), *map(_query, call.query)],
+    named = [*re.findall(r"{(\w+)}", operation.path), *operation.headers, "X-Request-ID"]
+    described: Schema = {
+        "operationId": operation.name,
+        "summary": operation.summary,
+        "parameters": [*(_ref("parameters", name) for name in named), *map(_query, operation.query)],
         "responses": {**answers, "default": _ref("responses", "Problem")},
     }
-    if call.name in _TRANSCRIPTS:
-        operation["description"] = f"{call.details}\n```\n{_TRANSCRIPTS[call.name]()}```\n"
-    elif call.details:
-        operation["description"] = call.details
-    if call.body:
-        content = {JSON: _media(call.body, schemas)}
-        operation["requestBody"] = {"required": not call.body_optional, "content": content}
+    if operation.name in _TRANSCRIPTS:
+        described["description"] = f"{operation.details}\n```\n{_TRANSCRIPTS[operation.name]()}```\n"
+    elif operation.details:
+        described["description"] = operation.details
+    if operation.body:
+        content = {JSON: _media(operation.body, schemas)}
+        described["requestBody"] = {"required": not operation.body_optional, "content": content}
     if has_keys and is_open:
-        operation["security"] = []
-    return operation
+        described["security"] = []
+    return described
 
 
 def _answer(answer: ResponseSpec, schemas: dict[Kind, Schema]) -> Schema:
@@ -194,7 +196,7 @@ def _answer(answer: ResponseSpec, schemas: dict[Kind, Schema]) -> Schema:
 
 
 def _content(media: str, kind: Kind, schemas: dict[Kind, Schema], example_name: str | None = None) -> Schema:
-    """A stream is a text, and what its lines hold is a schema of its own: clients read the lines one by one."""
+    """The content of one media type. A stream is text, and its lines, which clients read one by one, have a schema."""
     if media not in LINES:
         return _media(kind, schemas, example_name)
     name = schemas[kind]["$ref"].rpartition("/")[2]
@@ -218,7 +220,7 @@ def _query(query: QueryParameter) -> Schema:
 
 
 def _problem_responses(settings: Settings, schema: Schema) -> dict[str, Schema]:
-    """A response for each status, with an example of each type of problem that has it; and one for all the rest."""
+    """A response for each status, with an example of each type of problem that has it; and one for all others."""
     responses = {"Problem": _problem_response(None, "Any other error.", schema)}
     for status, reason in STATUS_MEANINGS.items():
         summary = reason.format(body_max_bytes=settings.server.body_max_bytes)

@@ -1,4 +1,4 @@
-"""Examples for the API's document: values of the very types, so that they cannot go stale unseen."""
+"""Examples for the OpenAPI document: values of the actual types, so that they cannot become outdated unnoticed."""
 
 from collections.abc import Iterator
 from typing import Any

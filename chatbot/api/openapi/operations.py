@@ -1,4 +1,6 @@
-"""Every call of the service, in one table: openapi.py makes the document from it, and a test holds it to the routes."""
+"""Every operation of the API, in one table. document.py makes the OpenAPI document from it; a test compares it with the
+routes.
+"""
 
 from chatbot.api.openapi.audit_operations import AUDIT, EXPORT
 from chatbot.api.openapi.schemas import HTML, SSE, Operation, QueryParameter, ResponseSpec
@@ -33,24 +35,24 @@ from events.storage.append_batch import VERSION_MAX
 
 DOCS_FILES, REDOC_FILES = ("text/css", "text/javascript", "image/png"), ("text/javascript", "image/svg+xml")
 EXPOSITIONS = ("text/plain", "application/openmetrics-text")
-BODY = (400, 408, 413, 415, 422)  # what can be wrong with any body
-CHANGE = (400, 404, 412, 503)  # what can be wrong with a change to a session
-REPLY = (409, 429, 500, 502, 504)  # what can become of a reply
+BODY = (400, 408, 413, 415, 422)  # statuses of an invalid body
+CHANGE = (400, 404, 412, 503)  # statuses of a refused change to a session
+REPLY = (409, 429, 500, 502, 504)  # statuses of a refused or failed reply
 STATUS_MEANINGS = {
     400: "The request cannot be read.",
     401: "The key is missing or unknown.",
     403: "The key may not do this.",
-    404: "There is nothing here, or nothing of yours.",
+    404: "There is nothing here, or it belongs to another key.",
     408: "The body did not arrive in time.",
     409: "A reply is running, and `on_busy` is reject.",
-    412: "The session has moved on since the version in If-Match.",
+    412: "The session has changed since the version in If-Match.",
     413: "The body is larger than {body_max_bytes} bytes.",
     415: "The body is not application/json, or compressed.",
-    422: "A value is not allowed (`errors` says which), or an Idempotency-Key came with another request before.",
+    422: "A value is not allowed (`errors` says which), or the Idempotency-Key was used with another request before.",
     429: "Too many messages wait for the running reply.",
     500: "A fault of the service.",
     502: "The model failed.",
-    503: "The model, the log or the service is not available just now.",
+    503: "The model, the log or the service is temporarily unavailable.",
     504: "The model was too slow.",
 }
 KEY = "Idempotency-Key"
@@ -58,13 +60,15 @@ REPEATED = ("If-Match", KEY, "Prefer", "Last-Event-ID")
 ETAG = ("ETag",)
 _SESSION = ResponseSpec("The session.", SessionView, headers=ETAG)
 _UNCHANGED = ResponseSpec("It has not changed since the ETag in If-None-Match.", headers=ETAG)
-_ERASING = ResponseSpec("Deleted for everybody; its content goes once forks have copied what they read.", ErasureView)
+_ERASING = ResponseSpec(
+    "Deleted; its content is erased once forks have copied the texts that they refer to.", ErasureView
+)
 _IDLE = ResponseSpec("Nothing was running, or the named reply had ended: `status` says how.", CancelView)
 _ACCEPTED = ResponseSpec(
     "With `Prefer: respond-async`: the request is on disk.", AcceptedView, headers=("Location", "Preference-Applied")
 )
-_UNHEALTHY = ResponseSpec("The database is gone.", HealthView, example_name="unhealthy")
-_NOT_READY = ResponseSpec("Not now.", ReadinessView, example_name="draining")
+_UNHEALTHY = ResponseSpec("The database is not available.", HealthView, example_name="unhealthy")
+_NOT_READY = ResponseSpec("Not ready.", ReadinessView, example_name="draining")
 _text, _page = {"type": "string"}, {"type": "string", "pattern": "^[A-Za-z0-9_-]+$"}
 _day = {"type": "string", "format": "date"}
 _limit = QueryParameter(
@@ -88,8 +92,8 @@ _listing = (
     QueryParameter("cursor", "The `next` of the page before, with the same `order`.", _page),
     QueryParameter(
         "order",
-        "accessed: the latest access first, so that a session that is used meanwhile may be on no page; created: the"
-        " newest first, an order that never changes.",
+        "accessed: the latest access first, so a session that is used between two requests may be on no page; created:"
+        " the newest first, an order that never changes.",
         {"type": "string", "enum": ["accessed", "created"], "default": "accessed"},
     ),
     QueryParameter("status", "Which sessions.", {"type": "string", "enum": ["active", "expired"], "default": "active"}),
@@ -97,7 +101,7 @@ _listing = (
 )
 _at_least = QueryParameter(
     "at_least",
-    "A version that the answer must have reached, as a write on any node told it; else 412.",
+    "A version that the session must have reached, such as one that a write on any node returned; else 412.",
     {"type": "integer", "minimum": 0, "maximum": VERSION_MAX},
 )
 _paging = (
@@ -113,45 +117,46 @@ _after = QueryParameter(
     example="4:0",
 )
 _usage = (
-    QueryParameter("by", "What to add up by.", {"type": "string", "enum": ["day", "owner", "model"], "default": "day"}),
+    QueryParameter("by", "What to group by.", {"type": "string", "enum": ["day", "owner", "model"], "default": "day"}),
     QueryParameter("from", "The first day, in UTC.", _day, example="2026-01-01"),
     QueryParameter("to", "The last day, in UTC.", _day, example="2026-01-31"),
 )
 _STREAM = """The answer is a stream of Server-Sent Events: each frame is an `id:` line, the cursor
 `<version>:<offset>`, and a `data:` line of JSON. `start` comes once the message is on disk and before the model
 answers, `complete` once the reply is; a reply that ends otherwise ends with `error`. Lines that begin with a colon
-keep the connection open. A client that leaves does not stop the reply. When the request is sent again with its
-Idempotency-Key and a Last-Event-ID, only the frames after that one come.
+keep the connection open. A client that leaves does not stop the reply. If the request is repeated with its
+Idempotency-Key and a Last-Event-ID, only the frames after that one are sent.
 """
 
 
-_DELETE = """204: no file holds its content any more. 202 only where forks read more than a few of its texts: these are
-copied first, also after a restart. Until then a further DELETE answers 202, all other calls 404; then it answers 404.
+_DELETE = """204: its content is erased from all files. 202 only if forks refer to more than a few of its texts: these
+are copied first, also after a restart. Until then a further DELETE answers 202, all other calls 404; then it answers
+404.
 """
-_CANCEL = """`reply_id` names the reply, so that a second click on Stop does not cancel the next one: where it has ended
-already nothing happens. It may still be queued; then it is withdrawn, and the others stay. Without `reply_id` the
+_CANCEL = """`reply_id` names the reply, so that a second click on Stop does not cancel the next one: if it has already
+ended, nothing happens. If it is still queued, it is removed from the queue, and the others stay. Without `reply_id` the
 running reply is cancelled, whichever that is.
 """
-_MODELS = """Where the model server tells which models it has, a request that names another one is refused with 422.
-Where it does not (`complete` is false), any name is passed on to it.
+_MODELS = """If the model server lists its models, a request that names another one is refused with 422. If it does not
+(`complete` is false), any name is passed on to it.
 """
-_FORK = """No text is copied: the new session points at the texts where they are. When the session that they belong to
-is deleted, they are copied first, so that the fork stays whole.
+_FORK = """No text is copied: the new session refers to the texts where they are. When the session that they belong to
+is deleted, they are copied first, so that the fork keeps its history.
 """
 _REGENERATE = """`message_id` names a reply or the message that it answers; absent, the newest reply of the selected
 branch. The new reply becomes the selected branch. With `Accept: text/event-stream` it is streamed, as by
 /api/chat/stream.
 """
-_FEED = """A stream of Server-Sent Events, for EventSource, curl -N and fetch. With a cursor it has exactly what is
-missing after that, then what happens, for ever; without one it begins with the session as it is now. Each frame's `id`
-is the cursor after it. A stream that was cut off is taken up with the last `id`: no character comes twice, none is
-missing. After `expired` and `deleted` comes `[DONE]`; after `draining` the stream ends, and another server, or the same
-one started anew, goes on with it. `resync` says that the cursor leads nowhere: read the messages anew.
+_FEED = """A stream of Server-Sent Events, for EventSource, curl -N and fetch. With a cursor it sends exactly what
+is missing after that, then what happens, without end; without one it begins with the session as it is now. Each frame's
+`id` is the cursor after it. Resume an interrupted stream with the last `id`: no character comes twice, none is missing.
+After `expired` and `deleted` comes `[DONE]`; after `draining` the stream ends: resume it at another server, or at the
+same one after its restart. `resync` says that the cursor is no longer valid: read the messages again.
 
 To show a session and follow it, read its messages, then follow it after their `cursor`.
 
-An event source that asks while the service cannot serve for a moment gets an empty stream with a `retry:` line, because
-browsers would give up on a status other than 200.
+While the service is temporarily unavailable an EventSource gets an empty stream with a `retry:` line, because browsers
+stop reconnecting after a status other than 200.
 """
 
 
@@ -184,14 +189,14 @@ OPERATIONS: dict[str, tuple[Operation, ...]] = {
         ),
         Operation(
             "DELETE", _session, "delete_session", "Delete a session; its messages are erased from the disk",
-            {204: ResponseSpec("It is gone."), 202: _ERASING}, details=_DELETE, headers=("If-Match",), problems=CHANGE,
+            {204: ResponseSpec("Deleted."), 202: _ERASING}, details=_DELETE, headers=("If-Match",), problems=CHANGE,
         ),
         Operation(
-            "GET", f"{_session}/messages", "list_messages", "List the newest messages, in the order of time",
+            "GET", f"{_session}/messages", "list_messages", "List the newest messages, in chronological order",
             {200: ResponseSpec("One page.", MessageList, headers=ETAG)}, query=_paging, problems=(404, 412, 422, 503),
         ),
         Operation(
-            "GET", f"{_session}/stream", "follow_session", "Follow a session, from where you were",
+            "GET", f"{_session}/stream", "follow_session", "Follow a session, after a cursor",
             {200: ResponseSpec("One frame in each `data:` line.", frames.FeedFrame, media=(SSE,))},
             details=_FEED, query=(_after,), headers=("Last-Event-ID",), problems=(404, 422, 503),
         ),
@@ -202,7 +207,7 @@ OPERATIONS: dict[str, tuple[Operation, ...]] = {
             problems=(*BODY, 404, 412, 503),
         ),
         Operation(
-            "POST", f"{_session}/branch", "select_branch", "Select a branch: the conversation goes on at its end",
+            "POST", f"{_session}/branch", "select_branch", "Select a branch: the conversation continues at its end",
             {200: ResponseSpec("The selected branch.", BranchView, headers=ETAG)},
             body=BranchBody, headers=("If-Match", KEY), problems=(*BODY, 404, 412, 503),
         ),
@@ -245,10 +250,10 @@ OPERATIONS: dict[str, tuple[Operation, ...]] = {
         ),
         Operation(
             "GET", "/api/models", "list_models", "The models that a request may name",
-            {200: ResponseSpec("As of the newest look at the model server.", ModelsView)},
+            {200: ResponseSpec("As of the last health check of the model server.", ModelsView)},
             details=_MODELS, problems=(422,),
         ),
-        Operation("GET", "/livez", "livez", "Whether the process lives", {200: ResponseSpec("It does.", LivenessView)}),
+        Operation("GET", "/livez", "livez", "Whether the process is alive", {200: ResponseSpec("Yes.", LivenessView)}),
         Operation(
             "GET", "/readyz", "readyz", "Whether to send requests here",
             {200: ResponseSpec("Ready.", ReadinessView, example_name="ready"), 503: _NOT_READY},

@@ -28,7 +28,7 @@ ON_BUSY = {
     "description": "While a reply is running: queue waits for it, reject answers 409, interrupt cancels it."
     " Absent: queue."
 }
-FINISH_DETAIL = "The model server's own word for the finish reason where it is another one; else empty."
+FINISH_DETAIL = "The model server's own word for the finish reason if it differs; else empty."
 
 
 class FaultView(Struct, frozen=True):
@@ -39,7 +39,7 @@ class FaultView(Struct, frozen=True):
 
 
 class ProblemView(Struct, frozen=True, omit_defaults=True):
-    """An error, as RFC 9457 has it. `type` is for programs, `detail` for people.
+    """An error (RFC 9457). `type` is for programs, `detail` for people.
 
     A reply that did not complete adds `partial`, the text there was, and the ids under which it is kept.
     """
@@ -73,11 +73,11 @@ def make_schemas(kinds: set[Kind], settings: Settings) -> tuple[dict[Kind, Schem
 
 
 def _complete(field: Schema) -> None:
-    """Say what generators of clients would guess wrongly otherwise.
+    """Make explicit what generators of clients would guess wrongly.
 
     A default makes a field required in the types of some of them, an object without `additionalProperties` an empty
     one, and an enumeration without `type` a value of any type. What may be null is a type of two names: pages then show
-    its limits beside it, not two alternatives. An enumeration with null among its types would have to list null, too.
+    its limits with it, not two alternatives. An enumeration with null among its types would have to list null, too.
     """
     field.pop("default", None)
     if "enum" in field:
@@ -94,7 +94,7 @@ def _complete(field: Schema) -> None:
 
 
 def _notes(settings: Settings) -> dict[str, dict[str, Schema]]:
-    """What the types do not say: each field's meaning, and its limits in this service as it is configured."""
+    """What the types do not express: the meaning of fields, and their limits in the configured service."""
     sessions, chat = settings.sessions, settings.chat
     title = {"minLength": 1, "maxLength": sessions.title_max_chars}
     metadata = {"maxProperties": sessions.metadata_keys_max}
@@ -139,7 +139,7 @@ def _notes(settings: Settings) -> dict[str, dict[str, Schema]]:
             "expires_at": {"description": "null: it never expires."},
             "active_reply": {"description": "The reply that is being written."},
             "model": {"description": "null: that of the configuration."},
-            "queued_replies": {"description": "Replies that wait for their turn, the next one first."},
+            "queued_replies": {"description": "Queued replies, the next one first."},
         },
         "MessageList": {
             "cursor": {
@@ -180,7 +180,7 @@ def _chat_notes(settings: Settings) -> dict[str, Schema]:
         "stop": {"description": "Texts at which the reply ends."},
         "model": {"description": "Absent: the session's model, or that of the configuration."},
         "parent_id": {
-            "description": "The message that this one follows; null: it starts the conversation anew. "
+            "description": "The message that this one follows; null: it starts the conversation again. "
             "Absent: the newest of the selected branch. Posting under an earlier one makes a branch and selects it.",
         },
         "on_busy": ON_BUSY,
@@ -192,11 +192,11 @@ NDJSON, MARKDOWN = "application/x-ndjson", "text/markdown"
 
 
 class ResponseSpec(Struct, frozen=True):
-    """`body` None: the answer has none. `shows` names the one example that fits, where not all do. Where `media` is a
-    stream of lines, `body` is what each of them holds.
+    """`body` None: the answer has none. `example_name`: the only example that fits. If `media` is a stream of lines,
+    `body` is the type of each line.
 
-    `streams`: for a client that accepts an event stream, the frames that it gets instead; `lines`: for one that accepts
-    NDJSON, what each line is; `markdown`: it can be had as Markdown, too.
+    `stream_type`: the frames for a client that accepts an event stream; `line_type`: the type of each line for one that
+    accepts NDJSON; `markdown`: the answer is also available as Markdown.
     """
 
     summary: str
@@ -210,12 +210,12 @@ class ResponseSpec(Struct, frozen=True):
 
     @property
     def kinds(self) -> set[Kind]:
-        """All that need a schema."""
+        """The types that need a schema."""
         return {kind for kind in (self.body, self.stream_type, self.line_type) if kind is not None}
 
 
 class QueryParameter(Struct, frozen=True):
-    """A parameter of the query string. `members`: not one parameter, but one for each member of an object."""
+    """A parameter of the query string. `members`: one parameter for each member of an object."""
 
     name: str
     summary: str
@@ -225,7 +225,7 @@ class QueryParameter(Struct, frozen=True):
 
 
 class Operation(Struct, frozen=True):
-    """`headers` are the request's, `problems` the statuses of its errors that a client should foresee."""
+    """`headers` are the request's, `problems` the statuses of errors that a client should expect."""
 
     method: str
     path: str

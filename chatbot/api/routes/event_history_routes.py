@@ -37,7 +37,7 @@ async def session_history(request: web.Request) -> web.StreamResponse:
     check_query(request, frozenset({"after", "limit"}))
     after = query_int(request, "after", 0, 0, AFTER_MAX)
     limit = query_int(request, "limit", TRAIL_DEFAULT, 1, TRAIL_MAX)
-    session = await services.reader.find_recorded(
+    session = await services.session_queries.find_recorded(
         session_id_of(request), request[CALLER], any_owner=is_auditor(request)
     )
     if after > session.version:

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from chatbot.api.middleware import CALLER
 from chatbot.api.problems import RequestFault
-from chatbot.api.request_bodies import check_query
+from chatbot.api.request_bodies import check_query, query_choice
 from chatbot.api.request_headers import session_id_of
 from chatbot.api.request_limits import EXPORT_LIMIT, THROTTLE
 from chatbot.api.server.connection_limits import count_held_bytes
@@ -39,12 +39,12 @@ routes = web.RouteTableDef()
 async def export(request: web.Request) -> web.StreamResponse:
     services = request.app[SERVICES]
     check_query(request, frozenset({"format", "as_of", "branch"}))
-    form = _choice(request, "format", ("json", "markdown"))
-    all_branches = _choice(request, "branch", ("selected", "all")) == "all"
+    form = query_choice(request, "format", ("json", "markdown"))
+    all_branches = query_choice(request, "branch", ("selected", "all")) == "all"
     if all_branches and form == "markdown":
         raise RequestFault("Markdown shows one branch: ask for all with format=json", "query.branch")
     point_in_time = _point_in_time(request)
-    session = await services.reader.peek(session_id_of(request), request[CALLER])
+    session = await services.session_queries.peek(session_id_of(request), request[CALLER])
     throttle = request.app[THROTTLE]
     with request.app[EXPORT_LIMIT].acquire():
         outlined = await read_outline(services.log, session.session_id, point_in_time, throttle)
@@ -111,14 +111,6 @@ def _point_in_time(request: web.Request) -> PointInTime:
         reason = str(error)
         hint = PLUS_HINT if reason == INVALID_POINT_IN_TIME else ""
         raise RequestFault(reason + hint, "query.as_of") from error
-
-
-def _choice(request: web.Request, name: str, allowed: tuple[str, str]) -> str:
-    """One of two words; the first without the parameter. Raises RequestFault."""
-    given = request.query.get(name, allowed[0])
-    if given not in allowed:
-        raise RequestFault(f"must be {' or '.join(allowed)}", f"query.{name}")
-    return given
 
 
 def _disposition_headers(conversation: Conversation, extension: str) -> dict[str, str]:

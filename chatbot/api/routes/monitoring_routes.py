@@ -11,13 +11,14 @@ from chatbot.api.metrics_snapshot import collect_metrics, refresh_gauges
 from chatbot.api.middleware import CALLER, is_auditor
 from chatbot.api.problems import RequestFault
 from chatbot.api.readiness import NOT_READY_REASONS, READY, WRITE_PROBE, can_read, log_answers, readiness_state
-from chatbot.api.request_bodies import check_query
+from chatbot.api.request_bodies import check_query, query_choice
 from chatbot.api.response_bodies import HealthView, ModelsView, ModelView, ReadinessView, UsageRow, UsageView
 from chatbot.api.responses import json_response, piecewise_body
 from chatbot.api.services import SERVICES
 from chatbot.llm.provider import Provider
 from chatbot.runtime.timestamps import timestamp
 
+GROUPINGS: tuple[Literal["day", "owner", "model"], ...] = ("day", "owner", "model")
 routes = web.RouteTableDef()
 
 
@@ -56,7 +57,7 @@ async def livez(_: web.Request) -> web.Response:
 async def readyz(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
     state = await readiness_state(services, request.app[WRITE_PROBE])
-    view = ReadinessView(state, NOT_READY_REASONS.get(state))  # type: ignore[arg-type]  # one of the words
+    view = ReadinessView(state, NOT_READY_REASONS.get(state))
     return json_response(view, status=200 if state == READY else 503)
 
 
@@ -76,13 +77,11 @@ async def metrics(request: web.Request) -> web.Response:
 async def usage(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
     check_query(request, frozenset({"by", "from", "to"}))
-    by = request.query.get("by", "day")
-    if by not in ("day", "owner", "model"):
-        raise RequestFault("must be day, owner or model", "query.by")
+    by = query_choice(request, "by", GROUPINGS)
     first, last = _query_day(request, "from", "0000-01-01"), _query_day(request, "to", "9999-12-31")
-    await services.reader.catch_up()
+    await services.session_queries.catch_up()
     owner = request[CALLER].owner if services.settings.auth.keys else None
-    totals = await services.queries.usage(by, first, last, owner)  # type: ignore[arg-type]  # one of the three words
+    totals = await services.queries.usage(by, first, last, owner)
     rows = [
         UsageRow(
             replies=one.replies,
@@ -93,7 +92,7 @@ async def usage(request: web.Request) -> web.Response:
         )
         for one in totals
     ]
-    return json_response(UsageView(by, rows))  # type: ignore[arg-type]  # one of the three words above
+    return json_response(UsageView(by, rows))
 
 
 def _query_day(request: web.Request, name: str, default: str) -> str:

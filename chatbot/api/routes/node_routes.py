@@ -43,7 +43,7 @@ def build_node_app(services: Services, secret: str) -> web.Application:
     app = web.Application(middlewares=[_require_proof], client_max_size=BODY_MAX_BYTES)
     app[SERVICES] = services
     app[STREAMS] = StreamContext.create(services.settings, services.metrics, services.logger)
-    app[CHALLENGER] = Challenger(secret, services.nodes.name or "", time.monotonic, os.urandom)
+    app[CHALLENGER] = Challenger(secret, services.cluster.name or "", time.monotonic, os.urandom)
     app.add_routes(routes)
     app.on_response_prepare.append(_hide_version)
     return app
@@ -71,7 +71,7 @@ async def _hide_version(_: web.Request, response: web.StreamResponse) -> None:
 
 @routes.get("/alive")
 async def alive(request: web.Request) -> web.Response:
-    name = request.app[SERVICES].nodes.name or ""
+    name = request.app[SERVICES].cluster.name or ""
     return web.Response(body=msgspec.json.encode(Alive(name)), content_type="application/json")
 
 

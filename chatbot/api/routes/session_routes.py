@@ -21,6 +21,7 @@ from chatbot.api.request_bodies import (
     check_settings,
     check_text,
     parameter_changes,
+    query_choice,
     query_int,
     read_body,
 )
@@ -58,6 +59,8 @@ from projections.folds.blind_index import metadata_matches
 from projections.port import ListOrder, SessionListQuery, SessionPage
 
 MESSAGE_BYTES = 600  # memory of a message whose text is not read yet, approximately
+STATUSES: tuple[Literal["active", "expired"], ...] = ("active", "expired")
+ORDERS: tuple[ListOrder, ...] = ("accessed", "created")
 routes = web.RouteTableDef()
 
 
@@ -98,9 +101,9 @@ def _timeout_s(hours: float) -> int:
 async def read(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
     check_query(request, frozenset({"at_least"}))
-    session = await services.reader.session(session_id_of(request), request[CALLER])
+    session = await services.session_queries.session(session_id_of(request), request[CALLER])
     check_at_least(request, session.version)
-    described = await services.reader.with_metadata([session])
+    described = await services.session_queries.with_metadata([session])
     headers = etag(session.version)
     if matches_if_none_match(request, session.version):
         return web.Response(status=304, headers=headers)
@@ -169,23 +172,23 @@ async def messages(request: web.Request) -> web.StreamResponse:
     before = request.query.get("before")
     session_id = session_id_of(request)
     branch = request.query.get("branch") or None
-    history = await services.reader.history(session_id, branch, limit, before, request[CALLER])
-    session, said = history.session, history.messages
+    history = await services.session_queries.history(session_id, branch, limit, before, request[CALLER])
+    session, first = history.session, history.messages
     check_at_least(request, session.version)
     listed = MessageList(
         session_id=session_id,
-        messages=[message_view(one, session_id) for one in said],
+        messages=[message_view(one, session_id) for one in first],
         total_count=history.total,
         version=session.version,
         cursor=f"{session.version}:{history.offset}",
-        next=said[0].row.message_id if said and said[0].row.depth > 1 else None,
+        next=first[0].row.message_id if first and first[0].row.depth > 1 else None,
     )
     headers = etag(session.version)
     if not history.remaining:
         return json_response(listed, headers=headers)
     document = json_document(encode(replace(listed, messages=[])), "messages", _messages(services, history))
     count_held_bytes(request, MESSAGE_BYTES * sum(map(len, history.remaining)))
-    del listed, said, history  # or the texts of the first piece stay in memory while the client reads nothing
+    del listed, first, history  # or the texts of the first piece stay in memory while the client reads nothing
     return await send_document(request, document, {"Content-Type": "application/json", **headers})
 
 
@@ -194,8 +197,8 @@ async def _messages(services: Services, history: History) -> AsyncIterator[list[
     session_id = history.session.session_id
     yield [encode(message_view(one, session_id)) for one in history.messages]
     history = replace(history, messages=[])
-    async for said in services.reader.remaining_messages(history):
-        yield [encode(message_view(one, session_id)) for one in said]
+    async for messages in services.session_queries.remaining_messages(history):
+        yield [encode(message_view(one, session_id)) for one in messages]
 
 
 @routes.get("/api/sessions")
@@ -204,9 +207,9 @@ async def list_sessions(request: web.Request) -> web.Response:
     check_query(request, frozenset({"limit", "cursor", "status", "order"}), prefix="metadata.")
     limit = query_int(request, "limit", 100, 1, LIST_MAX)
     filters = _filters(request)
-    status = _status(request)
-    order = _order(request)
-    await services.reader.catch_up()
+    status = query_choice(request, "status", STATUSES)
+    order = query_choice(request, "order", ORDERS)
+    await services.session_queries.catch_up()
     auth = bool(services.settings.auth.keys)
     page = await services.queries.list_sessions(
         SessionListQuery(
@@ -216,7 +219,7 @@ async def list_sessions(request: web.Request) -> web.Response:
             metadata=filters,
             after=_read_cursor(request.query.get("cursor"), order),
             order=order,
-            now_us=services.reader.now_us(),
+            now_us=services.session_queries.now_us(),
             limit=limit,
         )
     )
@@ -231,31 +234,13 @@ async def _describe_page(
     views: list[SessionView] = []
     size = 0
     for batch in batched(page.sessions, DESCRIBED_MAX):
-        for one in await services.reader.with_metadata(batch):
+        for one in await services.session_queries.with_metadata(batch):
             if not one.session.is_deleted and metadata_matches(one.metadata, filters):
                 views.append(session_view(one, is_expired=is_expired))
                 size += len(encode(views[-1]))
         if size >= LIST_MAX_BYTES:
             return views, (batch[-1].accessed_at_us, batch[-1].no) if batch[-1] is not page.sessions[-1] else page.after
     return views, page.after
-
-
-def _status(request: web.Request) -> Literal["active", "expired"]:
-    match request.query.get("status", "active"):
-        case "active":
-            return "active"
-        case "expired":
-            return "expired"
-    raise RequestFault("must be active or expired", "query.status")
-
-
-def _order(request: web.Request) -> ListOrder:
-    match request.query.get("order", "accessed"):
-        case "accessed":
-            return "accessed"
-        case "created":
-            return "created"
-    raise RequestFault("must be accessed or created", "query.order")
 
 
 def _filters(request: web.Request) -> dict[str, str]:

@@ -21,7 +21,7 @@ async def drain(services: Services) -> None:
     await asyncio.sleep(server.drain_pause_s)
     logger.info("drain.replies", running=services.supervisor.count_replies(), grace_s=server.drain_grace_s)
     await services.supervisor.drain(server.drain_grace_s)
-    await services.nodes.leave()
+    await services.cluster.leave()
     logger.info("drain.feeds", open=services.feeds.count)
     services.feeds.close()
 
@@ -48,4 +48,4 @@ async def hand_over(services: Services, listener: web.AppRunner, stop: asyncio.E
                 await stop.wait()
                 break
     await services.supervisor.drain(server.drain_grace_s if stop.is_set() else 0.0)
-    await services.nodes.leave()
+    await services.cluster.leave()

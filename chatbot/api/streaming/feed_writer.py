@@ -3,20 +3,23 @@
 Also the frame of each recorded event (pure).
 """
 
+from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum, auto
 from typing import assert_never, cast
 
+import structlog
+from aiohttp import web
+from msgspec import Struct
 from msgspec.structs import replace
 
 from chatbot.api.request_headers import Cursor
-from chatbot.api.services import Services
 from chatbot.api.streaming import frames
 from chatbot.api.streaming.flush_scheduler import FlushScheduler, News, Progress
-from chatbot.api.streaming.reply_writer import terminal_frame
+from chatbot.api.streaming.reply_writer import RunningReply, terminal_frame
 from chatbot.api.streaming.response_stream import DONE, ResponseStream, encode_frame
 from chatbot.runtime.throttle import PIECE_BYTES
 from chatbot.runtime.timestamps import timestamp
-from chatbot.sessions.feeds.channels import KEPT_MAX, Channel, Signal
+from chatbot.sessions.feeds.channels import KEPT_MAX, Channel, ChannelRegistry, Signal
 from chatbot.sessions.feeds.reader_cursor import ReaderCursor, advance, advance_text, continues
 from chatbot.sessions.replies.recorded_text import recorded_offset
 from chatbot.sessions.replies.reply import Reply, recorded_outcome
@@ -44,6 +47,7 @@ from events.catalogue import (
     ToolCallsClosed,
 )
 from events.errors import LogError, LogUnavailable
+from events.log import EventLog
 from events.record import RecordedEvent
 from projections.errors import ProjectionError
 from projections.folds.session import Session
@@ -59,21 +63,41 @@ class FeedState(Enum):
     ENDED = auto()
 
 
+class FeedSources(Struct, frozen=True):
+    """What the feed writers of one application read. `retry_ms`: milliseconds after which a reader is to reconnect.
+
+    `with_metadata` adds titles and metadata to sessions. `reply_created_at` returns when a reply was created, in
+    Unix microseconds, by its session's number in the projections, the event that ended it, and its id; it raises
+    ProjectionError.
+    """
+
+    log: EventLog
+    feeds: ChannelRegistry
+    running_reply: RunningReply
+    with_metadata: Callable[[Sequence[Session]], Awaitable[list[SessionWithMetadata]]]
+    reply_created_at: Callable[[int, RecordedEvent, str], Awaitable[int]]
+    flush_scheduler: FlushScheduler
+    retry_ms: int
+    logger: structlog.stdlib.BoundLogger
+
+
+FEED_SOURCES: web.AppKey[FeedSources] = web.AppKey("feed_sources", FeedSources)
+
+
 class FeedWriter:
     """One reader's way through one session: recorded events first, then the text that grows, then wait for more.
 
     There may be ten thousand of them, so nothing is kept that is needed only at the start.
     """
 
-    def __init__(self, services: Services, flush_scheduler: FlushScheduler, session: Session, channel: Channel) -> None:
-        self._services = services
-        self._flush_scheduler = flush_scheduler
+    def __init__(self, sources: FeedSources, session: Session, channel: Channel) -> None:
+        self._sources = sources
         self._session_id, self._session_no = session.session_id, session.no
         self._channel = channel
         self._reader_cursor = ReaderCursor(session.version)
         self._state = FeedState.CATCHING_UP
         self._first_frame: frames.FeedFrame | None = None
-        self._retry_ms: int | None = services.settings.stream.retry_ms  # sent with the first frame only
+        self._retry_ms: int | None = sources.retry_ms  # sent with the first frame only
         self._live_reply: Reply | None = None  # the reply whose text continues at the cursor
         self._stream: ResponseStream
 
@@ -85,11 +109,11 @@ class FeedWriter:
         elif cursor.version > self._channel.latest:
             self._begin_with(await self._resync(session.version))
         elif cursor.offset is None:
-            offset = await recorded_offset(self._services.log, session.session_id, cursor.version)
+            offset = await recorded_offset(self._sources.log, session.session_id, cursor.version)
             self._reader_cursor = ReaderCursor(cursor.version, offset)
         else:
             self._reader_cursor = ReaderCursor(cursor.version, cursor.offset)
-        reply, written = self._services.supervisor.running_reply(self._session_id), session.open_reply
+        reply, written = self._sources.running_reply(self._session_id), session.open_reply
         if reply is not None and reply.version <= session.version:
             is_over = written is None or written.version != reply.version
             if is_over:  # Another node has ended or restarted it, and its actor here does not know yet.
@@ -111,13 +135,13 @@ class FeedWriter:
                     case FeedState.LIVE:
                         await self._send_live()
                     case FeedState.WAITING:  # here, so that a reader that waits for hours holds one frame less
-                        await self._flush_scheduler.stream_updates(stream, self._take_news, *self._signals())
+                        await self._sources.flush_scheduler.stream_updates(stream, self._take_news, *self._signals())
                         self._state = FeedState.CATCHING_UP
                     case _:
                         assert_never(self._state)
         except (LogError, ProjectionError) as error:
             # The reader returns with its cursor, as if the connection had broken.
-            self._services.logger.warning("feed.cut", reason=str(error))
+            self._sources.logger.warning("feed.cut", reason=str(error))
 
     def _begin_with(self, frame: frames.FeedFrame) -> None:
         self._first_frame, self._state = frame, FeedState.FIRST_FRAME
@@ -147,8 +171,8 @@ class FeedWriter:
         if self._has_live_text():
             self._state = FeedState.CATCHING_UP
             await self._stream.send(self._encode_live_text())
-        elif self._services.feeds.closed:
-            self._retry_ms = self._services.settings.stream.retry_ms
+        elif self._sources.feeds.closed:
+            self._retry_ms = self._sources.retry_ms
             await self._send(frames.Draining(self._reader_cursor.version))
         else:
             self._state = FeedState.WAITING
@@ -160,7 +184,7 @@ class FeedWriter:
 
     def _take_news(self) -> News:
         """The text that has grown; OVER if there are news of another kind."""
-        if self._services.feeds.closed or self._channel.latest > self._reader_cursor.version:
+        if self._sources.feeds.closed or self._channel.latest > self._reader_cursor.version:
             return Progress.OVER
         if self._live_reply is None and self._reply_at_cursor() is not None:
             return Progress.OVER  # the reply's start arrived from the log before the reply itself
@@ -168,7 +192,7 @@ class FeedWriter:
 
     def _reply_at_cursor(self) -> Reply | None:
         """The reply whose text continues at the cursor."""
-        reply = self._services.supervisor.running_reply(self._session_id)
+        reply = self._sources.running_reply(self._session_id)
         return reply if reply is not None and continues(self._reader_cursor, reply) else None
 
     def _has_live_text(self) -> bool:
@@ -197,7 +221,7 @@ class FeedWriter:
             return kept
         # No more than the channel keeps: a reader that takes nothing must not hold a long page in memory.
         after = self._reader_cursor.version
-        found = await self._services.log.read(self._session_id, after=after, limit=KEPT_MAX, bytes_max=PIECE_BYTES)
+        found = await self._sources.log.read(self._session_id, after=after, limit=KEPT_MAX, bytes_max=PIECE_BYTES)
         if not found:  # a database that has lost events: reading again immediately would never end
             raise LogUnavailable("the log does not have the events that it announced")
         return found
@@ -225,13 +249,11 @@ class FeedWriter:
             return before.started_at_us
         if not isinstance(event, ReplyCompleted):
             return 0
-        await self._services.runner.wait_for(recorded.position)
-        row = await self._services.queries.message(self._session_no, event.reply_id)
-        return row.created_at_us if row else 0
+        return await self._sources.reply_created_at(self._session_no, recorded, event.reply_id)
 
     async def _skip_erased(self) -> None:
         """Continue after erased events: the session is deleted, or goes on without them."""
-        (newest,) = await self._services.log.read(self._session_id, limit=1, backwards=True)
+        (newest,) = await self._sources.log.read(self._session_id, limit=1, backwards=True)
         if newest.type == "session_deleted":
             self._reader_cursor = ReaderCursor(newest.version)
             await self._send(frames.Deleted(newest.version))
@@ -239,22 +261,22 @@ class FeedWriter:
             await self._send(await self._resync(newest.version))
 
     async def _resync(self, version: int) -> frames.Resync:
-        offset = await recorded_offset(self._services.log, self._session_id, version)
+        offset = await recorded_offset(self._sources.log, self._session_id, version)
         self._reader_cursor = ReaderCursor(version, offset)
         return frames.Resync(version)
 
     async def _current_offset(self, session: Session) -> int:
         """The length of what is written so far of the reply that is open at the session's version."""
-        reply = self._services.supervisor.running_reply(self._session_id)
+        reply = self._sources.running_reply(self._session_id)
         if session.open_reply is None:
             return 0
         if reply is not None and reply.version == session.open_reply.version:
             return reply.length
-        return await recorded_offset(self._services.log, session.session_id, session.version)
+        return await recorded_offset(self._sources.log, session.session_id, session.version)
 
     async def _session_frame(self, session: Session) -> frames.Session:
         """The session as it is; without texts if it was erased meanwhile, which the feed is about to say."""
-        described = await self._services.reader.with_metadata([session])
+        described = await self._sources.with_metadata([session])
         known = described[0] if described else SessionWithMetadata(session, {}, None)
         return frames.Session(session.session_id, known.title, known.metadata, session.version)
 

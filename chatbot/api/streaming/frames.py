@@ -51,9 +51,9 @@ class Complete(Struct, frozen=True, tag_field="type", tag="complete"):
 class Error(Struct, frozen=True, tag_field="type", tag="error"):
     """The reply failed, was cancelled or interrupted; its partial text is kept. `message` repeats `detail` (midm).
 
-    `length` is how many code points of it are kept. After a crash a reader may have a little more: it cuts that off.
-    With status `unrecorded` the end is still to be recorded: `length` is all that was sent, so nothing is cut, and the
-    session's feed, taken up from this frame's id, tells the end.
+    `length` is how many code points of it are kept. After a crash a reader may have a little more, which it cuts off.
+    With status `unrecorded` the end is not recorded yet: `length` is all that was sent, so nothing is cut, and the
+    session's feed, resumed from this frame's id, has the end.
     """
 
     status: str
@@ -78,8 +78,8 @@ class Message(Struct, frozen=True, tag_field="type", tag="message"):
 
 
 class Queued(Struct, frozen=True, tag_field="type", tag="queued"):
-    """Another reply to a message was asked for, or one that was interrupted is to be written anew. It is queued until
-    its `start`, which follows at once where no other reply runs.
+    """Another reply to a message was requested, or an interrupted one is to be written again. It is queued until its
+    `start`, which follows immediately if no other reply runs.
     """
 
     session_id: str
@@ -117,13 +117,13 @@ class Deleted(Struct, frozen=True, tag_field="type", tag="deleted"):
 
 
 class Resync(Struct, frozen=True, tag_field="type", tag="resync"):
-    """What lies after the cursor is gone or never was: read the messages anew. The feed goes on from now."""
+    """What follows the cursor is gone or never existed: read the messages again. The feed continues from now."""
 
     version: int
 
 
 class Draining(Struct, frozen=True, tag_field="type", tag="draining"):
-    """The service is going down, and the stream ends: come back after the time in its `retry:` line."""
+    """The service stops, and the stream ends: reconnect after the time in its `retry:` line."""
 
     version: int
 

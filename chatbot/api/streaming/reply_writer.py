@@ -4,6 +4,7 @@ Also the frame in which a reply ends, with one wording for a complete answer, it
 """
 
 from collections.abc import Callable
+from enum import Enum, auto
 
 from chatbot.api.problems import CAUSE_UNKNOWN, CAUSES
 from chatbot.api.streaming import frames
@@ -16,6 +17,24 @@ from chatbot.sessions.replies.reply import Outcome, Reply
 
 RunningReply = Callable[[str], Reply | None]  # of a session
 TITLES = {"cancelled": "Reply cancelled", "interrupted": "Reply interrupted"}
+
+
+class ReplyPhase(Enum):
+    """What a reader needs next of a reply."""
+
+    START = auto()
+    TEXT = auto()
+    ENDED = auto()  # it has everything
+
+
+def resume_point(reply: Reply, after: ReaderCursor | None) -> tuple[ReplyPhase, int]:
+    """Where to continue for a reader whose cursor is `after`: the phase, and the offset in the text. Pure."""
+    if after is None or after.version < (reply.version or reply.posted_version):
+        return ReplyPhase.START, 0
+    if reply.outcome is not None and after.version >= reply.outcome.version:
+        return ReplyPhase.ENDED, reply.length
+    # Before the reply's own start the offset counts the text of another reply, or of an earlier attempt.
+    return ReplyPhase.TEXT, after.offset if reply.version else 0
 
 
 class ReplyWriter:
@@ -39,18 +58,15 @@ class ReplyWriter:
         self._running_reply = running_reply
         self._version = reply.version or reply.posted_version
         self._offset_ahead = self._length_ahead(self._version)
-        self._has_start = after is not None and after.version >= self._version
-        self._has_end = after is not None and reply.outcome is not None and after.version >= reply.outcome.version
-        # At an earlier version the offset counts the text of another reply, or of an earlier attempt.
-        self._offset = after.offset if after is not None and 0 < reply.version <= after.version else 0
+        self._phase, self._offset = resume_point(reply, after)
 
     async def write(self, stream: ResponseStream) -> None:
         """Until the reply's end is known, or the reader leaves, which raises ConnectionError."""
         reply = self._reply
-        if self._has_end:
+        if self._phase is ReplyPhase.ENDED:
             await stream.close(DONE)
             return
-        if not self._has_start:
+        if self._phase is ReplyPhase.START:
             start = frames.Start(self._session_id, reply.reply_id, reply.message_id, self._version, reply.model)
             await stream.send(encode_frame(start, self._version, self._offset_ahead))
         await self._streams.flush_scheduler.stream_updates(stream, self._take_news, reply.signal)

@@ -37,7 +37,7 @@ async def node(tmp_path: Path, model: ModelServer, postgres: PostgresServer) -> 
 @pytest.fixture
 async def peer(node: Running) -> AsyncIterator[httpx.AsyncClient]:
     """Asks the node as another one would, but for the secret."""
-    address = parse_node_id(node.services.nodes.name)
+    address = parse_node_id(node.services.cluster.name)
     assert address is not None
     async with httpx.AsyncClient(base_url=address.url) as client:
         yield client
@@ -57,7 +57,7 @@ async def held(node: Running, model: ModelServer) -> tuple[str, str, asyncio.Tas
 
 
 async def test_everyone_may_ask_which_life_answers(node: Running, peer: httpx.AsyncClient) -> None:
-    assert (await peer.get("/alive")).json() == {"node": node.services.nodes.name}
+    assert (await peer.get("/alive")).json() == {"node": node.services.cluster.name}
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ async def asked(peers: NodeClient, answer: bytes) -> None:
 
 
 async def test_a_node_with_the_secret_but_of_another_life_is_told_nothing(node: Running) -> None:
-    address = parse_node_id(node.services.nodes.name)
+    address = parse_node_id(node.services.cluster.name)
     assert address is not None
     peers = NodeClient(SECRET, 10.0, 10.0, 4, Metrics("0"))
     with pytest.raises(ReplyNotFound, match="another process answers"):
@@ -246,7 +246,7 @@ async def test_a_reply_longer_than_a_line_may_be_is_followed_all_the_same(
         while text_of(seen) != long:
             seen.append(await feed.next())
     (reply_id,) = node.services.supervisor.replies(session_id)
-    address = parse_node_id(node.services.nodes.name)
+    address = parse_node_id(node.services.cluster.name)
     assert address is not None
     peers = NodeClient(SECRET, 10.0, 10.0, 4, Metrics("0"))
     text = ""

@@ -103,7 +103,7 @@ async def test_a_cancel_from_another_node_that_comes_too_late_leaves_the_next_re
     await model.wait_requests()
     model.script(pieces=("b", "c"), stepwise=True)
     following = asyncio.create_task(first.chat(session_id, "two"))
-    address = parse_node_id(first.services.nodes.name)
+    address = parse_node_id(first.services.cluster.name)
     assert address is not None
     async with asyncio.timeout(5):
         while len(first.services.supervisor.replies(session_id)) < 2:
@@ -139,7 +139,7 @@ async def test_who_reads_here_what_another_node_writes_is_told_to_come_back_when
         await model.wait_requests()
         joined = asyncio.create_task(second.client.post("/api/chat/stream", json=body, headers=keyed))
         async with asyncio.timeout(5):
-            while second.services.nodes.running_reply(session_id) is None:
+            while second.services.cluster.running_reply(session_id) is None:
                 await asyncio.sleep(0.01)
         await hand_over(second.services, web.AppRunner(web.Application()), asyncio.Event())
         async with asyncio.timeout(2):

@@ -57,7 +57,7 @@ async def test_a_service_whose_projections_cannot_follow_is_not_ready(
     assert isinstance(runner, ProjectionRunner)
     runner.trouble = OSError("the disk is full")
     assert await readiness(service.client) == (200, "ready"), "nothing is missing in them yet"
-    await service.services.reader.catch_up()
+    await service.services.session_queries.catch_up()
     behind = asyncio.Event()
 
     async def fail(*_: object) -> None:

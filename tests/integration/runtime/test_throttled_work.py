@@ -72,7 +72,7 @@ async def conversation(service: Running) -> str:
     for number in range(TURNS):
         recorded = await log.append(session_id, version, turn(number, parent), Metadata())
         version, parent = recorded[-1].version, f"r{number}"
-    await service.services.reader.catch_up()
+    await service.services.session_queries.catch_up()
     return session_id
 
 

@@ -126,7 +126,7 @@ async def test_a_session_expires_by_itself_and_says_so(tmp_path: Path, model: Mo
     async with serving(tmp_path, model.url, CHATBOT_SESSIONS_ACCESS_RESOLUTION_S="0") as service:
         short = (await service.client.post("/api/sessions", json={"timeout_hours": 1 / 3600})).json()["session_id"]
         long = await service.session()
-        await service.services.reader.catch_up()
+        await service.services.session_queries.catch_up()
         async with asyncio.timeout(5):
             while (await service.services.queries.session(short)).status == "active":  # type: ignore[union-attr]
                 await asyncio.sleep(0.05)

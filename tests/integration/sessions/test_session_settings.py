@@ -99,7 +99,7 @@ async def test_settings_are_remembered_over_a_restart(
     if without_projections:
         forget_projections(tmp_path)
     async with serving(tmp_path, model.url) as service:
-        await service.services.reader.catch_up()
+        await service.services.session_queries.catch_up()
         for session_id, temperature in ((same, 0.2), (other, 1.5)):
             await service.chat(session_id, "hi")
             assert (used(model)["temperature"], sent(model)[0]) == (temperature, "Be kind.")

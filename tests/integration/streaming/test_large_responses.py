@@ -134,7 +134,7 @@ async def test_an_answer_that_fails_after_its_beginning_is_broken_off_and_no_oth
         raise RuntimeError("a fault of ours")
         yield []
 
-    monkeypatch.setattr(service.services.reader, "remaining_messages", fail)
+    monkeypatch.setattr(service.services.session_queries, "remaining_messages", fail)
     reader, writer = await asyncio.open_connection(service.client.base_url.host, service.client.base_url.port)
     target = f"/api/sessions/{session_id}/messages?limit=1000"
     writer.write(f"GET {target} HTTP/{version}\r\nHost: 127.0.0.1\r\n\r\n".encode())

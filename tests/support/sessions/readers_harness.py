@@ -10,6 +10,7 @@ from typing import Any, cast
 from msgspec import Struct
 
 from chatbot.api.request_headers import Cursor
+from chatbot.api.routes.feed_routes import make_feed_sources
 from chatbot.api.services import Services
 from chatbot.api.streaming.feed_writer import FeedWriter
 from chatbot.api.streaming.flush_scheduler import FlushScheduler
@@ -239,7 +240,7 @@ class FeedServices(Struct):
     runner: Any
     queries: Any
     supervisor: Any
-    reader: Any
+    session_queries: Any
     feeds: Any
     logger: Any
 
@@ -270,11 +271,12 @@ class FeedRequest:
             Settings(), shelf, real.runner, real.runner.queries,
             real.supervisor, real.reader, real.ports.feeds, real.ports.logger,
         )  # fmt: skip
+        sources = make_feed_sources(cast(Services, parts), FlushScheduler())
         with real.ports.feeds.open(self._session_id) as channel:
             try:
                 session = await real.reader.session(self._session_id, self._asker)
                 channel.advance_to(session.version)
-                self.feed = FeedWriter(cast(Services, parts), FlushScheduler(), session, channel)
+                self.feed = FeedWriter(sources, session, channel)
                 await self.feed.begin(session, cursor)
             except SessionNotFound:
                 client.over = True

@@ -1,13 +1,11 @@
 """A reader of a feed whose log has less than this process knows of."""
 
 import asyncio
-from types import SimpleNamespace
 from typing import Any, cast
 
 import structlog
 
-from chatbot.api.services import Services
-from chatbot.api.streaming.feed_writer import FeedWriter
+from chatbot.api.streaming.feed_writer import FeedSources, FeedWriter
 from chatbot.api.streaming.flush_scheduler import FlushScheduler
 from chatbot.api.streaming.response_stream import ResponseStream
 from chatbot.sessions.feeds.channels import ChannelRegistry
@@ -26,19 +24,26 @@ class CountingLog(MemoryLog):
         return await super().read(*asked, **how)
 
 
+async def unused(*_: object) -> Any:
+    raise NotImplementedError
+
+
 async def test_a_reader_whose_log_has_lost_what_was_told_of_is_cut_off_and_asks_no_more() -> None:
     log, feeds = CountingLog(), ChannelRegistry()
     (created,) = log.record("s", SessionCreated(None, {}, 60))
-    services = SimpleNamespace(
+    sources = FeedSources(
         log=log,
         feeds=feeds,
-        supervisor=SimpleNamespace(running_reply=lambda _: None),
-        settings=SimpleNamespace(stream=SimpleNamespace(retry_ms=1)),
+        running_reply=lambda _: None,
+        with_metadata=unused,
+        reply_created_at=unused,
+        flush_scheduler=FlushScheduler(),
+        retry_ms=1,
         logger=structlog.get_logger("test"),
     )
     with feeds.open("s") as channel:
         channel.advance_to(5)
-        follower = FeedWriter(cast(Services, services), FlushScheduler(), evolve(None, created), channel)
+        follower = FeedWriter(sources, evolve(None, created), channel)
         async with asyncio.timeout(1):
             await follower.write(cast(ResponseStream, None))
     assert log.asked == 1

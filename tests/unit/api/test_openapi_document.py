@@ -78,9 +78,19 @@ def media(node: Any = DOCUMENT) -> list[dict[str, Any]]:
 
 
 def test_every_route_is_documented_and_nothing_else_is() -> None:
-    services = cast(
-        Services, SimpleNamespace(settings=Settings(), log=None, log_metrics=None, metrics=None, logger=None)
+    parts = SimpleNamespace(
+        settings=Settings(),
+        supervisor=SimpleNamespace(running_reply=None),
+        session_queries=SimpleNamespace(with_metadata=None),
+        runner=None,
+        queries=None,
+        feeds=None,
+        log=None,
+        log_metrics=None,
+        metrics=None,
+        logger=None,
     )
+    services = cast(Services, parts)
     routes = {
         (route.method, route.resource.canonical)
         for route in build_app(services).router.routes()
