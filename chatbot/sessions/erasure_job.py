@@ -65,7 +65,7 @@ class ErasureJob:
 
     async def _is_ours(self, session: Session) -> bool:
         node = session.erasure.node if session.erasure is not None else None
-        return node == self._ports.rules.owner_node or await self._ports.nodes.is_gone(node)
+        return node == self._ports.rules.owner_node or await self._ports.cluster.is_gone(node)
 
     async def _finish(self, session: Session) -> bool:
         """Whether its content is erased; a refusal may be temporary. Raises ProjectionError, LogUnavailable."""

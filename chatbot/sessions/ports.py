@@ -131,9 +131,9 @@ class Ports(Struct, frozen=True):
     limits: Limits
     feeds: ChannelRegistry
     texts: TextCache
-    observe: SessionObserver
+    observer: SessionObserver
     clock: Callable[[], int]
     timer: Callable[[], float]
     logger: structlog.stdlib.BoundLogger
-    nodes: Cluster = SingleNode()
+    cluster: Cluster = SingleNode()
     reserve: DiskReserve = DiskReserve(None, 0)

@@ -87,9 +87,10 @@ class ReplyWriter:
 
     def _length_ahead(self, version: int) -> int:
         """The length of the reply ahead of this one, if it was open at `version`, so that a feed need not repeat it."""
+        if self._reply.version:
+            return 0  # it has started, so none is ahead of it
         running = self._running_reply(self._session_id)
-        is_ahead = running is not None and not self._reply.version and running.version <= version
-        return running.length if running is not None and is_ahead else 0
+        return running.length if running is not None and running.version <= version else 0
 
     def _unrecorded_frame(self, offset: int) -> bytes:
         detail = "the reply's end cannot be recorded just now; follow the session for how it ended"

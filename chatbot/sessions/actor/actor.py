@@ -108,7 +108,7 @@ class Actor:
             self._ports.logger.warning("actor.not_activated", error=type(error).__name__, reason=str(error))
         except Exception as error:
             self.failed = True
-            self._ports.observe.actor_failed()
+            self._ports.observer.actor_failed()
             self._ports.logger.exception("actor.failed", error=type(error).__name__)
             if self._current is not None:
                 self._current.answer(rejections.ActorFailed("internal error"))

@@ -109,7 +109,7 @@ async def recorded_reply(ports: Ports, state: State, request: RecordedEvent, cal
     reply = requested_reply(request, caller)
     row = await ports.queries.message(state.session.no, reply.reply_id) if reply else None
     if reply is not None and not (row is not None and row.position):
-        mirrored = await ports.nodes.await_reply(state.session.session_id, request, caller)
+        mirrored = await ports.cluster.await_reply(state.session.session_id, request, caller)
         if mirrored is not None:
             return mirrored
         await ports.runner.wait_for((await ports.log.latest()).position)  # it may have ended meanwhile

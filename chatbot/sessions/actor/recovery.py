@@ -57,7 +57,7 @@ def caller_of(recorded: RecordedEvent) -> Caller:
 
 
 async def _is_orphaned(ports: Ports, reply: OpenReply | PendingReply, in_memory: Container[str]) -> bool:
-    return reply.reply_id not in in_memory and await ports.nodes.is_gone(reply.node)
+    return reply.reply_id not in in_memory and await ports.cluster.is_gone(reply.node)
 
 
 async def _opening_event(ports: Ports, session_id: str, reply: OpenReply | PendingReply) -> RecordedEvent:

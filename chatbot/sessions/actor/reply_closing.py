@@ -81,7 +81,7 @@ class ReplyCloser:
         If it does not answer, this node records the end with the text that is on record, and that node stops the model
         when it reads the append.
         """
-        if not await self._ports.nodes.cancel(self._session_id, open_reply, command, envelope.caller):
+        if not await self._ports.cluster.cancel(self._session_id, open_reply, command, envelope.caller):
             page = self._ports.limits.read_page_max
             text = await recorded_text(self._ports.log, self._session_id, open_reply, page=page)
             cancelled = ReplyCancelled(open_reply.reply_id, text, command.cause)

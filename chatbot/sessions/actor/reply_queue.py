@@ -188,14 +188,14 @@ class ReplyQueue:
         reply = self.by_id.pop(event.reply_id, None)
         task = self.task if self.task is not None and self.task.reply is reply else None
         if task is None:
-            self._ports.observe.reply_closed(self._ports.provider.name, event)
+            self._ports.observer.reply_closed(self._ports.provider.name, event)
         if reply is None:  # a crash had left it open
             return None
         if task is not None:
             self.task = None
         reply.end(reply_outcome(event, recorded, reply))  # first: its callers get the outcome whatever fails next
         if task is not None:
-            self._ports.observe.reply_ended(task.started, event, task.timing, reply.caller.request_id)
+            self._ports.observer.reply_ended(task.started, event, task.timing, reply.caller.request_id)
         self.start_next(state)
         return reply
 

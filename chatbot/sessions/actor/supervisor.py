@@ -59,7 +59,7 @@ class Supervisor:
     def running_reply(self, session_id: str) -> Reply | None:
         """The session's reply that has started and not ended: this process's own, or the mirror of another node's."""
         own = next((one for one in self.replies(session_id).values() if one.version and one.outcome is None), None)
-        return own or self._ports.nodes.running_reply(session_id)
+        return own or self._ports.cluster.running_reply(session_id)
 
     def on_remote_append(self, session_id: str, version: int) -> None:
         """Another node may have recorded up to `version` of this session."""
@@ -88,7 +88,7 @@ class Supervisor:
         try:
             return await self._await_answer(session_id, envelope, timeout_timer.when())
         except TimeoutError:
-            self._ports.observe.refused("timeout")
+            self._ports.observer.refused("timeout")
             raise rejections.Overloaded("the session did not answer in time; it may still do what was asked") from None
         finally:
             timeout_timer.cancel()
@@ -118,7 +118,7 @@ class Supervisor:
         try:
             actor.mailbox.ask(envelope)
         except rejections.Overloaded:
-            self._ports.observe.refused("mailbox_full")
+            self._ports.observer.refused("mailbox_full")
             raise
 
     async def recover(self) -> int:
@@ -188,14 +188,14 @@ class Supervisor:
             self._passivate_idle()
         actor = Actor(session_id, self._ports, self._on_actor_stopped, self.ask, is_new=is_new)
         self._actors[session_id] = actor
-        self._ports.observe.actors(len(self._actors))
+        self._ports.observer.actors(len(self._actors))
         return actor
 
     def _passivate_idle(self) -> None:
         """Passivate the least recently used idle actor. Raises Overloaded when none is idle."""
         idle = next((actor for actor in self._actors.values() if actor.is_idle), None)
         if idle is None:
-            self._ports.observe.refused("live_max")
+            self._ports.observer.refused("live_max")
             raise rejections.Overloaded("too many sessions are active")
         del self._actors[idle.session_id]
         self._stop(idle)
@@ -218,7 +218,7 @@ class Supervisor:
     def _on_actor_stopped(self, actor: Actor) -> None:
         if self._actors.get(actor.session_id) is actor:
             del self._actors[actor.session_id]
-        self._ports.observe.actors(len(self._actors))
+        self._ports.observer.actors(len(self._actors))
         if actor.failed:
             count = self._failures.pop(actor.session_id, (0, 0.0))[0] + 1
             wait_s = min(BACKOFF_FIRST_S * 2 ** (count - 1), BACKOFF_MAX_S)

@@ -226,7 +226,9 @@ class TwoNodes(SingleNode):
 
 async def test_another_nodes_erasure_is_taken_up_only_when_that_node_is_gone(sessions: World) -> None:
     nodes = TwoNodes()
-    sessions.ports = replace(sessions.ports, nodes=nodes, rules=replace(sessions.ports.rules, node="b", is_shared=True))
+    sessions.ports = replace(
+        sessions.ports, cluster=nodes, rules=replace(sessions.ports.rules, node="b", is_shared=True)
+    )
     await sessions.supervisor.close()
     sessions.supervisor = type(sessions.supervisor)(sessions.ports)
     await sessions.begin()

@@ -181,7 +181,7 @@ class Sessions:
             ),
             texts=TextCache(self.log, 1_000_000),
             feeds=ChannelRegistry(),
-            observe=self.seen,
+            observer=self.seen,
             clock=self.clock,
             timer=asyncio.get_running_loop().time,
             logger=structlog.get_logger("test"),

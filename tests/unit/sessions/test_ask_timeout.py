@@ -17,7 +17,9 @@ from chatbot.sessions.ports import Ports
 async def test_patience_that_ends_as_the_actor_stops_is_not_forgotten() -> None:
     loop = asyncio.get_running_loop()
     refused: list[str] = []
-    ports = SimpleNamespace(limits=SimpleNamespace(ask_timeout_s=0.05), observe=SimpleNamespace(refused=refused.append))
+    ports = SimpleNamespace(
+        limits=SimpleNamespace(ask_timeout_s=0.05), observer=SimpleNamespace(refused=refused.append)
+    )
     supervisor = Supervisor(cast(Ports, ports))
     ends_s = loop.time() + 0.05
     asked: list[Envelope] = []
