@@ -20,8 +20,7 @@ from chatbot.config.settings import Settings
 from chatbot.llm.provider import Provider
 from chatbot.observability.metrics import Metrics
 from chatbot.runtime.standard_streams import note, silence
-from chatbot.sessions.actor.supervisor import Supervisor
-from chatbot.sessions.ports import Ports
+from chatbot.sessions.ports import LiveSessions, Ports
 from chatbot.sessions.session_queries import SessionQueries
 from events.log import EventLog
 from projections.port import ProjectionObserver
@@ -45,7 +44,7 @@ class ComposeOffline(Protocol):
         provider: Provider,
         metrics: Metrics,
         projection_observer: ProjectionObserver,
-    ) -> tuple[Ports, Supervisor, SessionQueries]: ...
+    ) -> tuple[Ports, LiveSessions, SessionQueries]: ...
 
 
 async def run_interruptible(command: Coroutine[Any, Any, int]) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from chatbot.runtime.throttle import DutyCycleThrottle
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import SERVICE, DeleteSession, Expire
-from chatbot.sessions.ports import AskSession, Ports
+from chatbot.sessions.ports import AskSession, ExpiryPorts
 from events.errors import LogUnavailable
 from projections.errors import ProjectionError
 from projections.folds.session import NEVER_US
@@ -31,7 +31,7 @@ class ExpiryTimer:
 
     def __init__(
         self,
-        ports: Ports,
+        ports: ExpiryPorts,
         ask: AskSession,
         erase_after_hours: float = 0.0,
         may_erase: Callable[[], bool] = lambda: True,

@@ -117,6 +117,72 @@ class BackgroundErasures(Protocol):
         ...
 
 
+class ReplyTaskPorts(Protocol):
+    """The part of `Ports` that the task of a running reply needs: the model, and no log."""
+
+    @property
+    def provider(self) -> Provider: ...
+
+    @property
+    def limiter(self) -> ConcurrencyLimiter: ...
+
+    @property
+    def limits(self) -> Limits: ...
+
+    @property
+    def timer(self) -> Callable[[], float]: ...
+
+    @property
+    def logger(self) -> structlog.stdlib.BoundLogger: ...
+
+
+class QueryPorts(Protocol):
+    """The part of `Ports` that reads need: the log, the read model, and no model."""
+
+    @property
+    def log(self) -> EventLog: ...
+
+    @property
+    def runner(self) -> Projections: ...
+
+    @property
+    def queries(self) -> ProjectionQueries: ...
+
+    @property
+    def texts(self) -> TextCache: ...
+
+    @property
+    def rules(self) -> Rules: ...
+
+    @property
+    def limits(self) -> Limits: ...
+
+    @property
+    def clock(self) -> Callable[[], int]: ...
+
+    @property
+    def logger(self) -> structlog.stdlib.BoundLogger: ...
+
+
+class ExpiryPorts(Protocol):
+    """The part of `Ports` that the expiry timer needs: deadlines, and no texts."""
+
+    @property
+    def log(self) -> EventLog: ...
+
+    @property
+    def runner(self) -> Projections: ...
+
+    @property
+    def queries(self) -> ProjectionQueries: ...
+
+    @property
+    def clock(self) -> Callable[[], int]: ...
+
+    @property
+    def logger(self) -> structlog.stdlib.BoundLogger: ...
+
+
 class Ports(Struct, frozen=True):
     """`clock` gives the time by which sessions expire, in unix microseconds (see deadline_clock.py); `timer` monotonic
     seconds.

@@ -12,7 +12,7 @@ from chatbot.sessions.domain.commands import Caller, RecordAccess
 from chatbot.sessions.domain.decide import may_access
 from chatbot.sessions.domain.state import settings_after
 from chatbot.sessions.history_chunks import UNMEASURED_MAX, newest_within_bytes, split_into_chunks
-from chatbot.sessions.ports import AskSession, Ports
+from chatbot.sessions.ports import AskSession, QueryPorts
 from chatbot.sessions.replies.recorded_text import RunningText, recorded_text
 from events.catalogue import (
     BranchSelected,
@@ -110,7 +110,7 @@ class HistoryPage(Struct, frozen=True):
 class SessionQueries:
     """Every read sees everything that was recorded before it began."""
 
-    def __init__(self, ports: Ports, ask: AskSession) -> None:
+    def __init__(self, ports: QueryPorts, ask: AskSession) -> None:
         self._ports = ports
         self._ask_session = ask
         self._logger = ports.logger

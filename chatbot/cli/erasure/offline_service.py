@@ -13,8 +13,7 @@ from chatbot.cli.progress_bar import ProgressBar
 from chatbot.llm.provider import ChatMessage, Finish, Health, LlmUnavailable, OnText
 from chatbot.observability.metrics import Metrics
 from chatbot.observability.observers import ProjectionMetrics
-from chatbot.sessions.actor.supervisor import Supervisor
-from chatbot.sessions.ports import Ports
+from chatbot.sessions.ports import LiveSessions, Ports
 from chatbot.sessions.session_queries import SessionQueries
 from events.errors import LogUnusable
 from events.log import EventLog
@@ -29,7 +28,7 @@ class OfflineService(Struct, frozen=True):
     """The parts of the service that an erasure works with."""
 
     ports: Ports
-    supervisor: Supervisor
+    supervisor: LiveSessions
     reader: SessionQueries
 
 

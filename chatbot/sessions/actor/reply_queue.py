@@ -22,7 +22,7 @@ from chatbot.sessions.domain.commands import (
     StartReply,
 )
 from chatbot.sessions.domain.state import State, join_consecutive
-from chatbot.sessions.ports import Ports
+from chatbot.sessions.ports import Ports, ReplyTaskPorts
 from chatbot.sessions.replies.reply import Outcome, Reply, ReplyTiming, reply_outcome, requested_reply
 from events.catalogue import (
     BranchSelected,
@@ -225,7 +225,7 @@ def model_request(state: State, started: ReplyStarted) -> ModelRequest:
 class ReplyTask:
     """The child task of one running reply: generates, records checkpoints, ends. Talks to the actor by its mailbox."""
 
-    def __init__(self, reply: Reply, started: ReplyStarted, ports: Ports, mailbox: Mailbox) -> None:
+    def __init__(self, reply: Reply, started: ReplyStarted, ports: ReplyTaskPorts, mailbox: Mailbox) -> None:
         self.reply = reply
         self.started = started
         self.timing = ReplyTiming(asked_s=ports.timer())

@@ -70,7 +70,7 @@ def test_times_are_written_to_the_microsecond() -> None:
 
 async def test_a_label_that_two_texts_share_by_chance_erases_nobody_else() -> None:
     class Texts:
-        async def described(self, sessions: list[Session]) -> list[SessionWithMetadata]:
+        async def with_metadata(self, sessions: list[Session]) -> list[SessionWithMetadata]:
             values = {1: "42", 2: "43"}
             return [SessionWithMetadata(one, {"user_id": values[one.no]}, None) for one in sessions]
 
