@@ -19,6 +19,8 @@ from events.upcasters import upcast
 TYPES = EVENT_TYPES
 # Types whose older data needs no step: what the newest version has besides has a default.
 SAME_SHAPE = frozenset(name for name, cls in TYPES.items() if cls.traits.has_plain_version)
+# What a process must read before a message with parts is made.
+VERSIONS_WITH_PARTS = {name: TYPES[name].traits.schema_version for name in SAME_SHAPE}
 _NAMES = {cls: tag for tag, cls in TYPES.items()}
 _encoder = msgspec.json.Encoder()
 _decoders: dict[str, msgspec.json.Decoder[Any]] = {tag: msgspec.json.Decoder(cls) for tag, cls in TYPES.items()}

@@ -129,23 +129,33 @@ class EventTypeGate:
         self._admitted_until_s: dict[tuple[str, int], float] = {}  # at most one for each type that this program has
         self._reason: str | None = None
 
+    async def admits(self, versions: Mapping[str, int]) -> bool:
+        """Whether events of these types, in these schema versions, would be admitted now. Raises LogUnavailable."""
+        wanted = {kind: version for kind, version in versions.items() if version > BASELINE.get(kind, 0)}
+        return await self._find_refusal(wanted) is None
+
     async def admit(self, events: Sequence[Event]) -> None:
         """Raises NodesOutdated, LogUnavailable."""
-        now_s = self._timer()
-        wanted = {
-            kind: version
-            for kind, version in new_types(events).items()
-            if self._admitted_until_s.get((kind, version), 0.0) <= now_s
-        }
-        if not wanted:
-            return
-        reason = find_outdated(await self._nodes.versions(), wanted)
+        reason = await self._find_refusal(new_types(events))
         if reason is None:
-            self._reason = None
-            self._admitted_until_s |= dict.fromkeys(wanted.items(), now_s + ADMITTED_S)
             return
         self._observe.refused("outdated")
         if reason != self._reason:
             self._reason = reason
             self._observe.warned("nodes_outdated", reason)
         raise NodesOutdated(reason)
+
+    async def _find_refusal(self, versions: Mapping[str, int]) -> str | None:
+        now_s = self._timer()
+        wanted = {
+            kind: version
+            for kind, version in versions.items()
+            if self._admitted_until_s.get((kind, version), 0.0) <= now_s
+        }
+        if not wanted:
+            return None
+        reason = find_outdated(await self._nodes.versions(), wanted)
+        if reason is None:
+            self._reason = None
+            self._admitted_until_s |= dict.fromkeys(wanted.items(), now_s + ADMITTED_S)
+        return reason

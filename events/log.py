@@ -5,11 +5,12 @@ EventLog.rows: an earlier page then has its texts, and a later one the event tha
 either the texts without that event, or that event without the texts.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeVar, runtime_checkable
 
 from events.catalogue import Event
+from events.media import MediaStore
 from events.record import EventHeader, Head, Metadata, RawColumns, RecordedEvent, StoredRow
 
 T = TypeVar("T")
@@ -54,6 +55,17 @@ class EventLog(Protocol):
 
         Returns as `erase`. Raises ValueError if the event at `version` is not of such a type, LogUnavailable.
         """
+        ...
+
+    async def admits(self, versions: Mapping[str, int]) -> bool:
+        """Whether every process over the log reads events of these types in these schema versions, as far as is known:
+        otherwise `append` refuses them. Raises LogUnavailable.
+        """
+        ...
+
+    @property
+    def media(self) -> MediaStore:
+        """The files that messages refer to."""
         ...
 
     async def read(

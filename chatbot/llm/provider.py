@@ -3,21 +3,81 @@
 Why a model gave no reply. `cause` is the word recorded in reply_failed and shown as the outcome's reason.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from msgspec import Struct
 
 from events.catalogue import Parameters, Usage
+from events.parts import Parts
 
 OnText = Callable[[str], None]
 
+# What a model server may take besides text; see Provider.takes.
+TAKES_ALL = frozenset({"media", "tools", "response_format", "reasoning_effort", "extra_body"})
+
 
 class ChatMessage(Struct, frozen=True):
-    """One message as a model reads it; role is system, user or assistant."""
+    """One message of text as a model reads it; role is system, user or assistant. Encoded as it is."""
 
     role: str
     content: str
+
+
+class PartsMessage(Struct, frozen=True):
+    """A message that is more than one text; role is user, assistant or tool. `content` is the text of its text parts,
+    `media` the bytes of its media by their SHA-256.
+    """
+
+    role: str
+    content: str
+    parts: Parts
+    media: Mapping[str, bytes] = {}
+
+
+ModelMessage = ChatMessage | PartsMessage
+
+
+class ReplySink(Protocol):
+    """Takes a reply's parts while they arrive, in the order in which they are to be recorded.
+
+    Called in the socket's own callback, once for all that one read brings: no task is woken for a token, so it must be
+    quick. Each call adds to the part that is open, or begins one where that is of another kind or of another call.
+    """
+
+    @property
+    def text(self) -> OnText:
+        """Takes more text. An empty piece only says that the server is alive."""
+        ...
+
+    def reasoning(self, piece: str) -> None: ...
+
+    def refusal(self, piece: str) -> None: ...
+
+    def tool_call(self, call_id: str, name: str, arguments: str) -> None:
+        """`arguments` are the next piece, empty where the call has just begun. The pieces of one call follow each
+        other: a provider holds back those of a call that begins before another one has ended.
+        """
+        ...
+
+    def usage(self, usage: Usage) -> None:
+        """The tokens so far, or of the whole reply: the newest count, also of a reply that ends early."""
+        ...
+
+
+class TextSink:
+    """Hears only the text of a reply, as `on_text`."""
+
+    def __init__(self, on_text: OnText) -> None:
+        self.text = on_text
+
+    def reasoning(self, piece: str) -> None: ...
+
+    def refusal(self, piece: str) -> None: ...
+
+    def tool_call(self, call_id: str, name: str, arguments: str) -> None: ...
+
+    def usage(self, usage: Usage) -> None: ...
 
 
 class Finish(Struct, frozen=True):
@@ -66,16 +126,23 @@ class Provider(Protocol):
         """Whether `models` are all that there are: the server has told its list, or has one model only."""
         ...
 
-    async def stream(
-        self, messages: tuple[ChatMessage, ...], parameters: Parameters, on_text: OnText, *, stream: bool = True
-    ) -> Finish:
-        """Pass the reply's text to `on_text` as it arrives; return how the reply ended.
+    @property
+    def takes(self) -> frozenset[str] | None:
+        """Which of TAKES_ALL the server takes; None while that is not known."""
+        ...
 
-        `on_text` is called in the socket's own callback, once for all that one read brings: no task is woken for a
-        token, so it must be quick. An empty text only says that the server is alive. `stream`: False if nobody reads
-        the reply while it grows; it may then come in one piece if the server tells more that way (midm counts the
-        prompt's tokens only then). Cancelling closes the connection to the server immediately. Raises LlmError, and
-        what `on_text` raises.
+    def context_tokens(self, model: str) -> int | None:
+        """The size of the context of `model` in tokens; None where it is not known."""
+        ...
+
+    async def stream(
+        self, messages: tuple[ModelMessage, ...], parameters: Parameters, sink: ReplySink, *, stream: bool = True
+    ) -> Finish:
+        """Pass the reply to `sink` as it arrives; return how it ended.
+
+        `stream`: False if nobody reads the reply while it grows; it may then come in one piece if the server tells more
+        that way (midm counts the prompt's tokens only then). Cancelling closes the connection to the server
+        immediately. Raises LlmError, and what `sink` raises.
         """
         ...
 

@@ -7,6 +7,7 @@ What every provider is wrapped in: time limits, another try before the first pie
 import asyncio
 import random
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -16,14 +17,15 @@ from msgspec.structs import replace
 from chatbot.llm.http.server_address import shown_origin
 from chatbot.llm.llm_options import LlmOptions
 from chatbot.llm.provider import (
-    ChatMessage,
     Finish,
     Health,
     LlmError,
     LlmFailed,
     LlmTimeout,
+    ModelMessage,
     OnText,
     Provider,
+    ReplySink,
     log_safe_reason,
 )
 from events.catalogue import Parameters
@@ -113,31 +115,54 @@ class ReplyTooLong(Exception):
 
 
 class BoundedListener:
-    """Between a provider and who hears the reply: notes signs of life, passes on text, up to `room` code points."""
+    """A ReplySink between a provider and another sink: notes signs of life, passes on what comes, up to
+    `remaining_chars` code points in all.
+    """
 
-    def __init__(self, on_text: OnText, watchdog: Watchdog, remaining_chars: int) -> None:
+    def __init__(self, sink: ReplySink, watchdog: Watchdog, remaining_chars: int) -> None:
         self.has_text = False
-        self._on_text = on_text
+        self._sink = sink
+        self.text: OnText = partial(self._receive, sink.text)  # raises ReplyTooLong when the piece has to be cut
+        self.usage = sink.usage
         self._time = asyncio.get_running_loop().time
         self._watchdog = watchdog
         self._remaining_chars = remaining_chars
 
-    def on_text(self, piece: str) -> None:
-        """Raises Full when the piece has to be cut. An empty one only says that the server lives."""
-        self._watchdog.last_sign_of_life_s = self._time()
-        if not piece:
+    def reasoning(self, piece: str) -> None:
+        """As `text`."""
+        self._receive(self._sink.reasoning, piece)
+
+    def refusal(self, piece: str) -> None:
+        """As `text`."""
+        self._receive(self._sink.refusal, piece)
+
+    def tool_call(self, call_id: str, name: str, arguments: str) -> None:
+        """As `text`."""
+        if arguments:
+            self._receive(partial(self._sink.tool_call, call_id, name), arguments)
+        else:
+            self._note_part()
+            self._sink.tool_call(call_id, name, "")
+
+    def _receive(self, pass_on: OnText, piece: str) -> None:
+        if not piece:  # it only says that the server is alive
+            self._watchdog.last_sign_of_life_s = self._time()
             return
-        if not self.has_text:
-            self.has_text = True
-            self._watchdog.text_started()
+        self._note_part()
         length = len(piece)
         if length <= self._remaining_chars:
             self._remaining_chars -= length
-            self._on_text(piece)
+            pass_on(piece)
             return
         if self._remaining_chars:
-            self._on_text(piece[: self._remaining_chars])
+            pass_on(piece[: self._remaining_chars])
         raise ReplyTooLong
+
+    def _note_part(self) -> None:
+        self._watchdog.last_sign_of_life_s = self._time()
+        if not self.has_text:
+            self.has_text = True
+            self._watchdog.text_started()
 
 
 def _without_text(finish: Finish) -> LlmFailed:
@@ -177,26 +202,33 @@ class ResilientProvider:
     def lists_models(self) -> bool:
         return self._provider.lists_models
 
+    @property
+    def takes(self) -> frozenset[str] | None:
+        return self._provider.takes
+
+    def context_tokens(self, model: str) -> int | None:
+        return self._provider.context_tokens(model)
+
     async def stream(
-        self, messages: tuple[ChatMessage, ...], parameters: Parameters, on_text: OnText, *, stream: bool = True
+        self, messages: tuple[ModelMessage, ...], parameters: Parameters, sink: ReplySink, *, stream: bool = True
     ) -> Finish:
-        """`hear` never gets an empty piece."""
+        """`sink` never gets an empty piece, except of a tool call that begins."""
         try:
-            return await self._stream_with_retries(messages, parameters, on_text, stream=stream)
+            return await self._stream_with_retries(messages, parameters, sink, stream=stream)
         except LlmError as error:
             self._log_failure(error)
             raise
 
     async def _stream_with_retries(
-        self, messages: tuple[ChatMessage, ...], parameters: Parameters, on_text: OnText, *, stream: bool
+        self, messages: tuple[ModelMessage, ...], parameters: Parameters, sink: ReplySink, *, stream: bool
     ) -> Finish:
         """As stream(): asks again until there is text, or no use in it."""
         attempt = 0
         async with Watchdog(self._options) as watchdog:
             while True:
-                listener = BoundedListener(on_text, watchdog, self._options.reply_max_chars)
+                listener = BoundedListener(sink, watchdog, self._options.reply_max_chars)
                 try:
-                    finish = await self._provider.stream(messages, parameters, listener.on_text, stream=stream)
+                    finish = await self._provider.stream(messages, parameters, listener, stream=stream)
                     if not listener.has_text:
                         raise _without_text(finish)
                 except ReplyTooLong:

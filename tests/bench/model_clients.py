@@ -23,7 +23,12 @@ import msgspec
 
 from chatbot.llm.http.sse_parser import SseParser
 from chatbot.llm.llm_options import LlmOptions
-from chatbot.llm.provider import ChatMessage, Finish, OnText
+from chatbot.llm.provider import (
+    ChatMessage,
+    Finish,
+    ReplySink,
+    TextSink,
+)
 from chatbot.llm.providers.openai_completion import Completion
 from chatbot.llm.providers.openai_provider import OpenAiProvider, request_body
 from events.catalogue import Parameters
@@ -64,7 +69,8 @@ class AiohttpProvider:
         self._url = f"{url}/v1/chat/completions"
         self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), auto_decompress=False)
 
-    async def stream(self, messages: tuple[ChatMessage, ...], parameters: Parameters, on_text: OnText) -> Finish:
+    async def stream(self, messages: tuple[ChatMessage, ...], parameters: Parameters, sink: ReplySink) -> Finish:
+        on_text = sink.text
         body = request_body(messages, parameters, "m") | {"stream_options": {"include_usage": True}}
         reply, parser = Completion("m", ""), SseParser(1_048_576)
         data = msgspec.json.encode(body)
@@ -103,7 +109,7 @@ async def measure(url: str, make: Make, case: Case) -> float:
 
     async def ask(turns: int) -> None:
         for _ in range(turns):
-            await provider.stream(MESSAGES, Parameters(), on_text)
+            await provider.stream(MESSAGES, Parameters(), TextSink(on_text))
 
     turns = PACED_TURNS if case.delay_ms else TURNS_EACH
     await asyncio.gather(*(ask(1) for _ in range(case.clients)))

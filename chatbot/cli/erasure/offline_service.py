@@ -10,7 +10,13 @@ from msgspec import Struct
 
 from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.progress_bar import ProgressBar
-from chatbot.llm.provider import ChatMessage, Finish, Health, LlmUnavailable, OnText
+from chatbot.llm.provider import (
+    Finish,
+    Health,
+    LlmUnavailable,
+    ModelMessage,
+    ReplySink,
+)
 from chatbot.observability.metrics import Metrics
 from chatbot.observability.observers import ProjectionMetrics
 from chatbot.sessions.ports import LiveSessions, Ports
@@ -39,9 +45,13 @@ class NoModel:
     model = ""
     models: frozenset[str] = frozenset()
     lists_models = False
+    takes: frozenset[str] | None = frozenset()
+
+    def context_tokens(self, model: str) -> int | None:
+        return None
 
     async def stream(
-        self, messages: tuple[ChatMessage, ...], parameters: object, on_text: OnText, *, stream: bool = True
+        self, messages: tuple[ModelMessage, ...], parameters: object, sink: ReplySink, *, stream: bool = True
     ) -> Finish:
         raise LlmUnavailable
 

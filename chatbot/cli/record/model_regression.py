@@ -14,7 +14,12 @@ from chatbot.audit.reply_comparison import Comparison, compare
 from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.exit_codes import CommandFailed, ExitCode, UsageError
 from chatbot.cli.progress_bar import ProgressBar
-from chatbot.llm.provider import LlmError, LlmUnavailable, Provider
+from chatbot.llm.provider import (
+    LlmError,
+    LlmUnavailable,
+    Provider,
+    TextSink,
+)
 from events.catalogue import ReplyCompleted
 from events.log import EventLog
 
@@ -124,7 +129,7 @@ async def _replay_turn(provider: Provider, turn: ModelCall, model: str | None, s
     began_s = asyncio.get_running_loop().time()
     try:
         # whole: nobody watches, and midm tells its tokens only then
-        finish = await provider.stream(turn.messages, parameters, pieces.append, stream=False)
+        finish = await provider.stream(turn.messages, parameters, TextSink(pieces.append), stream=False)
     except LlmError as error:
         if isinstance(error, LlmUnavailable) and error.status is None:  # with a status it was reached
             summary.unreachable = str(error)

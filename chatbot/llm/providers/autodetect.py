@@ -15,14 +15,14 @@ from chatbot.llm.http.http_client import ROUTE_MISSING_STATUSES, HttpClient, Not
 from chatbot.llm.llm_options import LlmOptions
 from chatbot.llm.model_names import LIST_MAX_BYTES, read_names
 from chatbot.llm.provider import (
-    ChatMessage,
     Finish,
     Health,
     LlmError,
     LlmFailed,
     LlmUnavailable,
-    OnText,
+    ModelMessage,
     Provider,
+    ReplySink,
     reason_of,
 )
 from events.catalogue import Parameters
@@ -84,11 +84,18 @@ class AutodetectProvider:
     def lists_models(self) -> bool:
         return self._detected is not None and self._detected.lists_models
 
+    @property
+    def takes(self) -> frozenset[str] | None:
+        return self._detected.takes if self._detected else None
+
+    def context_tokens(self, model: str) -> int | None:
+        return self._detected.context_tokens(model) if self._detected else None
+
     async def stream(
-        self, messages: tuple[ChatMessage, ...], parameters: Parameters, on_text: OnText, *, stream: bool = True
+        self, messages: tuple[ModelMessage, ...], parameters: Parameters, sink: ReplySink, *, stream: bool = True
     ) -> Finish:
         provider = await self._detect_once()
-        return await provider.stream(messages, parameters, on_text, stream=stream)
+        return await provider.stream(messages, parameters, sink, stream=stream)
 
     async def health(self) -> Health:
         try:

@@ -7,7 +7,16 @@ import structlog
 
 from chatbot.llm.http.server_address import NO_PROXY
 from chatbot.llm.llm_options import EmbeddedOptions, LlmOptions
-from chatbot.llm.provider import ChatMessage, Finish, Health, LlmError, LlmUnavailable, ModelUnusable, OnText
+from chatbot.llm.provider import (
+    TAKES_ALL,
+    Finish,
+    Health,
+    LlmError,
+    LlmUnavailable,
+    ModelMessage,
+    ModelUnusable,
+    ReplySink,
+)
 from chatbot.llm.providers.embedded_process import EmbeddedMissing, EmbeddedProcess, find_model
 from chatbot.llm.providers.openai_provider import OpenAiProvider
 from events.catalogue import Parameters
@@ -28,6 +37,7 @@ class EmbeddedProvider:
     """
 
     name = "embedded"
+    takes: frozenset[str] | None = TAKES_ALL - {"media"}
 
     def __init__(self, options: EmbeddedOptions, llm_options: LlmOptions) -> None:
         self._model_file = find_model(options)
@@ -49,12 +59,15 @@ class EmbeddedProvider:
         if self._supervisor is None:
             self._supervisor = asyncio.get_running_loop().create_task(self._supervise(), name="llm.embedded")
 
+    def context_tokens(self, model: str) -> int | None:
+        return None
+
     async def stream(
-        self, messages: tuple[ChatMessage, ...], parameters: Parameters, on_text: OnText, *, stream: bool = True
+        self, messages: tuple[ModelMessage, ...], parameters: Parameters, sink: ReplySink, *, stream: bool = True
     ) -> Finish:
         """Waits while the child is being started."""
         server = await self._running_server()
-        return await server.stream(messages, parameters, on_text)
+        return await server.stream(messages, parameters, sink)
 
     async def health(self) -> Health:
         self.start()

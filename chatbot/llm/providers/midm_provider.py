@@ -12,7 +12,17 @@ from chatbot.llm.http.error_mapping import JSON_ERRORS, error_from_event
 from chatbot.llm.http.http_client import ROUTE_MISSING_STATUSES, HttpClient
 from chatbot.llm.http.http_response import DONE, END_SILENCE_S, MALFORMED, TRUNCATED, HttpResponse, read_usage
 from chatbot.llm.llm_options import LlmOptions
-from chatbot.llm.provider import ChatMessage, Finish, Health, LlmError, LlmFailed, LlmUnavailable, OnText, reason_of
+from chatbot.llm.provider import (
+    Finish,
+    Health,
+    LlmError,
+    LlmFailed,
+    LlmUnavailable,
+    ModelMessage,
+    OnText,
+    ReplySink,
+    reason_of,
+)
 from events.catalogue import Parameters, Usage
 
 MAX_NEW_TOKENS = 128  # the server's own default, sent explicitly so that a reply cut there is known as such
@@ -39,7 +49,7 @@ class _Answer(Struct):
 _decode_frame = msgspec.json.Decoder(_Frame).decode
 
 
-def request_body(messages: tuple[ChatMessage, ...], parameters: Parameters) -> dict[str, Any]:
+def request_body(messages: tuple[ModelMessage, ...], parameters: Parameters) -> dict[str, Any]:
     """midm knows max_new_tokens, temperature and do_sample; stop, seed, top_p and model are not heard, so not sent.
 
     A temperature asks for sampling, which midm does only with do_sample; temperature 0 means none, and is not sent
@@ -152,6 +162,7 @@ class MidmProvider:
     """
 
     name = "midm"
+    takes: frozenset[str] | None = frozenset()
 
     def __init__(self, options: LlmOptions) -> None:
         self.model = options.model or "midm"
@@ -161,9 +172,13 @@ class MidmProvider:
         self._client = HttpClient(options)
         self._no_stream_until_s = 0.0
 
+    def context_tokens(self, model: str) -> int | None:
+        return None
+
     async def stream(
-        self, messages: tuple[ChatMessage, ...], parameters: Parameters, on_text: OnText, *, stream: bool = True
+        self, messages: tuple[ModelMessage, ...], parameters: Parameters, sink: ReplySink, *, stream: bool = True
     ) -> Finish:
+        on_text = sink.text
         body = request_body(messages, parameters)
         response = await self._open_stream(body) if stream else None
         if response is not None:

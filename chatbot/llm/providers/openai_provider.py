@@ -11,7 +11,16 @@ from chatbot.llm.http.http_response import END_SILENCE_S, HttpResponse
 from chatbot.llm.http.refused_parameters import REPLACEMENTS, RefusedParameters, without_parameters
 from chatbot.llm.llm_options import LlmOptions
 from chatbot.llm.model_names import LIST_MAX_BYTES, NAMES_MAX, read_names
-from chatbot.llm.provider import ChatMessage, Finish, Health, LlmError, LlmFailed, OnText, reason_of
+from chatbot.llm.provider import (
+    TAKES_ALL,
+    Finish,
+    Health,
+    LlmError,
+    LlmFailed,
+    ModelMessage,
+    ReplySink,
+    reason_of,
+)
 from chatbot.llm.providers.openai_completion import Completion
 from events.catalogue import Parameters
 
@@ -22,7 +31,7 @@ WITH_USAGE = {"stream_options": {"include_usage": True}}  # sent along until a s
 _log = structlog.get_logger(__name__)
 
 
-def request_body(messages: tuple[ChatMessage, ...], parameters: Parameters, model: str) -> dict[str, Any]:
+def request_body(messages: tuple[ModelMessage, ...], parameters: Parameters, model: str) -> dict[str, Any]:
     """Only what was asked for is sent, so the server's defaults stand. do_sample False is temperature 0."""
     asked = {
         "model": model or None,
@@ -39,6 +48,7 @@ class OpenAiProvider:
     """`model` is the configured one, else the first that the server lists, as of the newest look."""
 
     name = "openai"
+    takes: frozenset[str] | None = TAKES_ALL
 
     def __init__(self, options: LlmOptions) -> None:
         self.model = options.model
@@ -50,13 +60,17 @@ class OpenAiProvider:
         self._refused = RefusedParameters()
         self._tells_usage = False  # a request with stream_options has been answered
 
+    def context_tokens(self, model: str) -> int | None:
+        return None
+
     async def stream(
-        self, messages: tuple[ChatMessage, ...], parameters: Parameters, on_text: OnText, *, stream: bool = True
+        self, messages: tuple[ModelMessage, ...], parameters: Parameters, sink: ReplySink, *, stream: bool = True
     ) -> Finish:
         """Chunks without text (a reasoning model's thoughts) come as an empty piece: the model is at work.
 
         A reply is read to [DONE] or the end of its body: some servers write on after a finish reason.
         """
+        on_text = sink.text
         model = parameters.model or self.model or await self._list_models()
         response, refused = await self._ask(request_body(messages, parameters, model), model)
         reply = Completion(model, self._secret)

@@ -11,7 +11,14 @@ from typing import TypeVar, assert_never
 from msgspec import Struct
 
 from chatbot.llm.concurrency_limiter import Slot
-from chatbot.llm.provider import ChatMessage, LlmError, LlmOverloaded, Provider
+from chatbot.llm.provider import (
+    ChatMessage,
+    LlmError,
+    LlmOverloaded,
+    ModelMessage,
+    Provider,
+    TextSink,
+)
 from chatbot.sessions.actor.mailbox import Envelope, Mailbox, MailboxClosed
 from chatbot.sessions.domain.commands import (
     Caller,
@@ -210,7 +217,7 @@ class ReplyQueue:
 class ModelRequest(Struct, frozen=True):
     """A request to the model."""
 
-    messages: tuple[ChatMessage, ...]
+    messages: tuple[ModelMessage, ...]
     parameters: Parameters
 
 
@@ -311,7 +318,7 @@ async def generate(
     try:
         await slot.ready()
         timing.asked_s = timer()
-        finish = await provider.stream(request.messages, request.parameters, on_text, stream=reply.stream)
+        finish = await provider.stream(request.messages, request.parameters, TextSink(on_text), stream=reply.stream)
     except LlmError as error:
         return _failed_event(reply, error, timing, timer)
     finally:

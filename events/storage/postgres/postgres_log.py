@@ -6,7 +6,7 @@ the notifications of the others, and by reading it.
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -17,6 +17,7 @@ from events.codec import event_type
 from events.compatibility import EventTypeGate, NodeVersion, name_of_process, own_version
 from events.errors import LogUnavailable, LogUnusable
 from events.log_observer import LogObserver, NoObserver
+from events.media import MediaStore, NoMedia
 from events.options import LogOptions
 from events.record import Head, Metadata, RecordedEvent
 from events.storage.append_batch import AppendContext, now_us, prepare
@@ -55,6 +56,7 @@ class PostgresLog(PostgresQueries):
         self._store = PostgresBatchStore(database, self._head, self._vacuum)
         self._writer: GroupCommit | None = None
         self._closed: asyncio.Task[None] | None = None
+        self.media: MediaStore = NoMedia()
 
     @classmethod
     async def open(  # noqa: PLR0913  each has a default that suits
@@ -126,6 +128,10 @@ class PostgresLog(PostgresQueries):
         )
         await self._wait_for_vacuum()
         return recorded
+
+    async def admits(self, versions: Mapping[str, int]) -> bool:
+        """As EventLog.admits."""
+        return self._gate is None or await self._gate.admits(versions)
 
     async def finish_erasure(self, stream_id: str, version: int) -> None:
         """As EventLog.finish_erasure; `erasure_pending` as after `erase`."""

@@ -4,7 +4,7 @@ import asyncio
 import io
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from events.codec import event_type
 from events.compatibility import EventTypeGate, OtherNodes
 from events.errors import LogStopped, LogUnavailable, LogUnusable
 from events.log_observer import LogObserver, NoObserver
+from events.media import MediaStore, NoMedia
 from events.options import LogOptions
 from events.record import Head, Metadata, RecordedEvent
 from events.storage.append_batch import AppendContext, erasure, now_us, prepare
@@ -110,6 +111,7 @@ class SqliteLog(SqliteQueries):
         self._head_poller: HeadPoller | None = None
         self._gate: EventTypeGate | None = None
         self._closed: asyncio.Task[None] | None = None
+        self.media: MediaStore = NoMedia()
 
     @classmethod
     async def open(  # noqa: PLR0913  each has a default that suits
@@ -205,6 +207,10 @@ class SqliteLog(SqliteQueries):
         recorded = await side.writer.submit(prepare([event], context, self._random_bytes))
         await self._wait_until_wal_clean(side)
         return recorded
+
+    async def admits(self, versions: Mapping[str, int]) -> bool:
+        """As EventLog.admits."""
+        return self._gate is None or await self._gate.admits(versions)
 
     async def finish_erasure(self, stream_id: str, version: int) -> None:
         """As EventLog.finish_erasure; `erasure_pending` as after `erase`."""

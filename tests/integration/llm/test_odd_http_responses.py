@@ -9,7 +9,12 @@ import pytest
 
 from chatbot.llm.http import http_client as pool
 from chatbot.llm.http.http_connection import HttpConnection, ReadCoalescer
-from chatbot.llm.provider import ChatMessage, LlmError, LlmFailed
+from chatbot.llm.provider import (
+    ChatMessage,
+    LlmError,
+    LlmFailed,
+    TextSink,
+)
 from chatbot.llm.providers.openai_provider import OpenAiProvider
 from events.catalogue import Parameters
 from tests.support.model.provider_client import MakeProvider
@@ -46,7 +51,7 @@ async def ask(provider: OpenAiProvider, on_text: Callable[[str], object] | None 
             on_text(piece)
 
     async with asyncio.timeout(10):
-        await provider.stream((ChatMessage("user", "hi"),), Parameters(), listen)
+        await provider.stream((ChatMessage("user", "hi"),), Parameters(), TextSink(listen))
     return "".join(pieces)
 
 

@@ -10,7 +10,12 @@ import pytest
 
 from chatbot.llm.http import http_connection
 from chatbot.llm.llm_options import LlmOptions
-from chatbot.llm.provider import ChatMessage, Finish, LlmFailed
+from chatbot.llm.provider import (
+    ChatMessage,
+    Finish,
+    LlmFailed,
+    TextSink,
+)
 from chatbot.llm.providers.midm_provider import MidmProvider
 from chatbot.llm.providers.openai_provider import OpenAiProvider
 from events.catalogue import Parameters
@@ -76,7 +81,7 @@ class Asked:
 
     def __init__(self, provider: MidmProvider | OpenAiProvider) -> None:
         self.pieces: list[str] = []
-        stream = provider.stream((ChatMessage("user", "hi"),), Parameters(), self.on_text)
+        stream = provider.stream((ChatMessage("user", "hi"),), Parameters(), TextSink(self.on_text))
         self.task: asyncio.Task[Finish] = asyncio.create_task(stream)
 
     def on_text(self, piece: str) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import cast
 
@@ -12,6 +12,7 @@ from events.catalogue import AnyEvent, Event
 from events.codec import encode, event_type
 from events.errors import LogUnavailable
 from events.log import Snapshot
+from events.media import MediaStore, NoMedia
 from events.record import EventHeader, Head, Metadata, RecordedEvent, StoredRow
 
 START_US = 1_735_689_600_000_000  # 2025-01-01
@@ -28,6 +29,10 @@ class MemoryLog:
         self.fails_with: Exception | None = None
         self._digests = [hashlib.sha256(seed).digest()]
         self._moved = asyncio.Event()
+        self.media: MediaStore = NoMedia()
+
+    async def admits(self, versions: Mapping[str, int]) -> bool:
+        return True
 
     def record(self, stream_id: str, *events: Event) -> list[RecordedEvent]:
         """Append `events` to the stream, whatever version it has."""

@@ -2,14 +2,21 @@
 
 import asyncio
 
-from chatbot.llm.provider import ChatMessage, Finish, Health, LlmError, OnText
+from chatbot.llm.provider import (
+    TAKES_ALL,
+    Finish,
+    Health,
+    LlmError,
+    ModelMessage,
+    ReplySink,
+)
 from events.catalogue import Parameters
 
 
 class ProviderCall:
     """One request for a reply. `closed` once nobody reads it any more."""
 
-    def __init__(self, messages: tuple[ChatMessage, ...], parameters: Parameters) -> None:
+    def __init__(self, messages: tuple[ModelMessage, ...], parameters: Parameters) -> None:
         self.messages = messages
         self.parameters = parameters
         self.closed = False
@@ -23,12 +30,16 @@ class ManualProvider:
     model = "hand-model"
     models = frozenset({model})
     lists_models = False
+    takes: frozenset[str] | None = TAKES_ALL
 
     def __init__(self) -> None:
         self.calls: list[ProviderCall] = []
 
+    def context_tokens(self, model: str) -> int | None:
+        return None
+
     async def stream(
-        self, messages: tuple[ChatMessage, ...], parameters: Parameters, on_text: OnText, *, stream: bool = True
+        self, messages: tuple[ModelMessage, ...], parameters: Parameters, sink: ReplySink, *, stream: bool = True
     ) -> Finish:
         call = ProviderCall(messages, parameters)
         self.calls.append(call)
@@ -39,7 +50,7 @@ class ManualProvider:
                     raise given
                 if isinstance(given, Finish):
                     return given
-                on_text(given)
+                sink.text(given)
         finally:
             call.closed = True
 

@@ -6,7 +6,12 @@ from typing import Any, Protocol, TypeVar
 from msgspec import Struct
 
 from chatbot.llm.llm_options import LlmOptions
-from chatbot.llm.provider import ChatMessage, Finish, Provider
+from chatbot.llm.provider import (
+    ChatMessage,
+    Finish,
+    Provider,
+    TextSink,
+)
 from events.catalogue import Parameters
 
 P = TypeVar("P", bound=Provider)
@@ -35,5 +40,5 @@ async def ask(
     """The whole reply; with `into` also what came before an error."""
     answer = into or Answer([])
     messages = (ChatMessage("user", text),)
-    answer.finish = await provider.stream(messages, Parameters(**parameters), answer.pieces.append)
+    answer.finish = await provider.stream(messages, Parameters(**parameters), TextSink(answer.pieces.append))
     return answer

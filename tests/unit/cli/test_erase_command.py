@@ -11,7 +11,10 @@ from chatbot.cli.erasure.erase import _confirm_metadata, _run_to_completion
 from chatbot.cli.erasure.erase_criteria import REASONS, EraseCriteria, read_criteria
 from chatbot.cli.erasure.offline_service import NoModel, OfflineService
 from chatbot.cli.exit_codes import CommandFailed
-from chatbot.llm.provider import LlmUnavailable
+from chatbot.llm.provider import (
+    LlmUnavailable,
+    TextSink,
+)
 from chatbot.runtime.timestamps import timestamp
 from chatbot.sessions.session_queries import SessionWithMetadata
 from projections.folds.session import Session
@@ -107,5 +110,5 @@ def test_every_condition_is_in_the_query() -> None:
 
 async def test_no_model_is_asked_offline() -> None:
     with pytest.raises(LlmUnavailable):
-        await NoModel().stream((), None, print)
+        await NoModel().stream((), None, TextSink(print))
     assert not (await NoModel().health()).available

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from chatbot.workers.control_channel import ControlChannel, ControlMessage
 from events.catalogue import SCHEMA_VERSIONS, Event, MetadataChanged, ReplyProgressed
-from events.codec import event_type
+from events.codec import VERSIONS_WITH_PARTS, event_type
 from events.compatibility import (
     ADMITTED_S,
     BASELINE,
@@ -103,6 +103,15 @@ async def test_only_messages_with_parts_need_a_program_that_reads_parts() -> Non
         with pytest.raises(NodesOutdated, match=f"{event_type(event)}.*web-1"):
             await Gate(nodes).gate.admit([plain, event])
         await Gate(Nodes(own_version("here", "1"))).gate.admit([plain, event])
+
+
+async def test_whether_messages_with_parts_may_be_written_is_told_without_a_warning() -> None:
+    told = Gate(Nodes(OLD))
+    assert not await told.gate.admits(VERSIONS_WITH_PARTS)
+    assert not told.refusals
+    assert not told.warnings
+    assert await told.gate.admits(BASELINE)
+    assert await Gate(Nodes(own_version("here", "1"))).gate.admits(VERSIONS_WITH_PARTS)
 
 
 async def test_an_answer_counts_for_a_while_and_then_others_are_asked_again() -> None:

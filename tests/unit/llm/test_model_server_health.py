@@ -8,7 +8,16 @@ import structlog
 
 from chatbot.llm import health_monitor as health_module
 from chatbot.llm.health_monitor import HealthMonitor
-from chatbot.llm.provider import ChatMessage, Finish, Health, LlmFailed, LlmOverloaded, LlmUnavailable, OnText
+from chatbot.llm.provider import (
+    TAKES_ALL,
+    Finish,
+    Health,
+    LlmFailed,
+    LlmOverloaded,
+    LlmUnavailable,
+    ModelMessage,
+    ReplySink,
+)
 from events.catalogue import Parameters
 
 
@@ -19,6 +28,7 @@ class Told:
     model = "m"
     models = frozenset({model})
     lists_models = False
+    takes: frozenset[str] | None = TAKES_ALL
 
     def __init__(self, *, available: bool) -> None:
         self.available = available
@@ -28,8 +38,11 @@ class Told:
         self.asked += 1
         return Health(available=self.available, detail="" if self.available else "away")
 
+    def context_tokens(self, model: str) -> int | None:
+        return None
+
     async def stream(
-        self, messages: tuple[ChatMessage, ...], parameters: Parameters, on_text: OnText, *, stream: bool = True
+        self, messages: tuple[ModelMessage, ...], parameters: Parameters, sink: ReplySink, *, stream: bool = True
     ) -> Finish:
         raise NotImplementedError
 

@@ -9,7 +9,7 @@ import structlog
 
 from chatbot.llm.llm_options import LlmOptions
 from chatbot.llm.provider import (
-    ChatMessage,
+    TAKES_ALL,
     Finish,
     Health,
     LlmError,
@@ -17,7 +17,9 @@ from chatbot.llm.provider import (
     LlmOverloaded,
     LlmTimeout,
     LlmUnavailable,
-    OnText,
+    ModelMessage,
+    ReplySink,
+    TextSink,
 )
 from chatbot.llm.resilient_provider import ResilientProvider, Watchdog
 from events.catalogue import Parameters
@@ -34,14 +36,18 @@ class Scripted:
     model = "m"
     models = frozenset({model})
     lists_models = False
+    takes: frozenset[str] | None = TAKES_ALL
 
     def __init__(self, *attempts: list[Step]) -> None:
         self.attempts = list(attempts)
         self.asked_at: list[float] = []
         self.closed = 0
 
+    def context_tokens(self, model: str) -> int | None:
+        return None
+
     async def stream(
-        self, messages: tuple[ChatMessage, ...], parameters: Parameters, on_text: OnText, *, stream: bool = True
+        self, messages: tuple[ModelMessage, ...], parameters: Parameters, sink: ReplySink, *, stream: bool = True
     ) -> Finish:
         self.asked_at.append(time.monotonic())
         try:
@@ -53,7 +59,7 @@ class Scripted:
                 elif isinstance(step, Finish):
                     return step
                 else:
-                    on_text(step)
+                    sink.text(step)
             raise AssertionError("a script ends with a finish or an error")
         finally:
             self.closed += 1
@@ -123,7 +129,7 @@ async def test_what_the_listener_raises_ends_the_reply() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await guard(provider).stream((), Parameters(), on_text)
+        await guard(provider).stream((), Parameters(), TextSink(on_text))
     assert provider.closed == 1
 
 
