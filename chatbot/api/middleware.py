@@ -21,6 +21,7 @@ from chatbot.api.services import SERVICES, Services
 from chatbot.config.host_addresses import is_loopback
 from chatbot.config.sections.server_settings import ServerSettings
 from chatbot.sessions.domain.commands import Caller
+from chatbot.sessions.domain.rejections import Draining
 from events.errors import LogUnavailable
 from projections.errors import ProjectionError
 
@@ -151,6 +152,12 @@ def require_auditor(request: web.Request) -> None:
     """Raises Problem 403."""
     if not is_auditor(request):
         raise Problem(403, "forbidden", "Forbidden", "only an auditor's key may do this; auth.auditors names them")
+
+
+def require_accepting(request: web.Request) -> None:
+    """Raises Draining once the service is shutting down: no new sessions and replies."""
+    if request.app[SERVICES].supervisor.draining:
+        raise Draining("the service is shutting down")
 
 
 def check_host_and_origin(request: web.Request, server: ServerSettings) -> None:

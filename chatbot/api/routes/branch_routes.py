@@ -2,14 +2,13 @@
 
 from aiohttp import web
 
-from chatbot.api.middleware import CALLER
+from chatbot.api.middleware import CALLER, require_accepting
 from chatbot.api.request_bodies import BranchBody, ForkBody, read_body
 from chatbot.api.request_headers import if_match, read_idempotency_key, session_id_for_key, session_id_of
 from chatbot.api.response_bodies import BranchView
 from chatbot.api.responses import created_response, etag, json_response
 from chatbot.api.services import SERVICES
 from chatbot.sessions.domain.commands import Fork, SelectBranch
-from chatbot.sessions.domain.rejections import Draining
 
 routes = web.RouteTableDef()
 
@@ -31,8 +30,7 @@ async def branch(request: web.Request) -> web.Response:
 async def fork(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
     body = await read_body(request, ForkBody, services.settings.server.body_timeout_s, optional=True)
-    if services.supervisor.draining:
-        raise Draining("the service is shutting down")
+    require_accepting(request)
     origin, caller = session_id_of(request), request[CALLER]
     idempotency_key = read_idempotency_key(request, "fork_session", body)
     command = Fork(

@@ -3,7 +3,7 @@
 from aiohttp import web
 from msgspec import Struct
 
-from chatbot.api.middleware import CALLER
+from chatbot.api.middleware import CALLER, require_accepting
 from chatbot.api.problems import CAUSE_UNKNOWN, CAUSES, Problem
 from chatbot.api.request_bodies import (
     ChatBody,
@@ -29,7 +29,6 @@ from chatbot.api.services import SERVICES
 from chatbot.api.streaming.reply_writer import ReplyWriter, outcome_detail
 from chatbot.api.streaming.response_stream import STREAMS, stream_response
 from chatbot.sessions.domain.commands import PostMessage, Regenerate
-from chatbot.sessions.domain.rejections import Draining
 from chatbot.sessions.feeds.reader_cursor import ReaderCursor
 from chatbot.sessions.replies.recorded_text import recorded_offset
 from chatbot.sessions.replies.reply import Reply
@@ -163,10 +162,10 @@ async def _request_regeneration(request: web.Request, *, stream: bool) -> Reques
 
 
 async def _send_command(request: web.Request, session_id: str, command: PostMessage | Regenerate) -> RequestedReply:
-    supervisor = request.app[SERVICES].supervisor
-    if supervisor.draining:
-        raise Draining("the service is shutting down")
-    answer = await supervisor.ask(session_id, command, request[CALLER], if_versions=if_match(request))
+    require_accepting(request)
+    answer = await request.app[SERVICES].supervisor.ask(
+        session_id, command, request[CALLER], if_versions=if_match(request)
+    )
     if answer.reply is None:
         raise RuntimeError("a command that requests a reply was answered without one")
     return RequestedReply(session_id, answer.reply, answer.request_version or answer.reply.posted_version)

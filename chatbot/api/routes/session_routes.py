@@ -10,7 +10,7 @@ from aiohttp import web
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from chatbot.api.middleware import CALLER
+from chatbot.api.middleware import CALLER, require_accepting
 from chatbot.api.problems import RequestFault
 from chatbot.api.request_bodies import (
     CancelBody,
@@ -51,7 +51,7 @@ from chatbot.api.streaming.document_stream import json_document, send_document
 from chatbot.runtime.throttle import batched
 from chatbot.runtime.timestamps import timestamp
 from chatbot.sessions.domain.commands import CancelReply, ChangeMetadata, CreateSession, DeleteSession
-from chatbot.sessions.domain.rejections import Draining, SessionDeleted
+from chatbot.sessions.domain.rejections import SessionDeleted
 from chatbot.sessions.domain.state import changed_settings
 from chatbot.sessions.session_queries import History
 from events.catalogue import ReplySettings
@@ -85,8 +85,7 @@ async def create(request: web.Request) -> web.Response:
         idempotency_key=idempotency_key,
         parameters=changed_settings(ReplySettings(), UNSET, parameter_changes(body)).parameters,
     )
-    if services.supervisor.draining:
-        raise Draining("the service is shutting down")
+    require_accepting(request)
     session_id = session_id_for_key(idempotency_key, services.new_id(), "create_session", owner)
     answer = await services.supervisor.ask(session_id, command, request[CALLER])
     return created_response(request, answer.state)
