@@ -143,4 +143,5 @@ def _describe(error: Exception) -> str:
             return f"TLS failed ({error.reason or 'no reason given'})"
         case OSError(strerror=str(words)):
             return words.lower() if words.isupper() else words
-    return str(error) or type(error).__name__
+        case _:
+            return str(error) or type(error).__name__

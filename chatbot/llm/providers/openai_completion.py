@@ -210,7 +210,8 @@ class Completion:
                 return "The model asked for tool calls, and gave no text"
             case (_, "length"):
                 return "The reply reached its length limit before its first character"
-        return ""
+            case _:
+                return ""
 
 
 def _error_of(chunk: _Chunk) -> Any:

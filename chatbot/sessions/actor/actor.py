@@ -180,6 +180,8 @@ class Actor:
                 await self._stream.authorise(envelope)
                 await prepare_command(self._ports, self._stream.state, command)  # refuses before any reply is ended
                 await self._end_all_replies("superseded", envelope)
+            case _:
+                pass  # recorded as decided: decide() names each command
         return self._result(await self._stream.record(envelope))
 
     def _result(self, reply: Reply | None = None) -> CommandResult:

@@ -2,7 +2,26 @@
 
 from msgspec import Struct
 
-from events.catalogue import ContentErased, ReplyEnded, ReplyProgressed, ReplyStarted
+from events.catalogue import (
+    BranchSelected,
+    ContentErased,
+    HistoryAdopted,
+    IgnoredEvent,
+    MessageCopied,
+    MessagePosted,
+    MetadataChanged,
+    ReplyCancelled,
+    ReplyCompleted,
+    ReplyFailed,
+    ReplyInterrupted,
+    ReplyProgressed,
+    ReplyRequested,
+    ReplyStarted,
+    SessionAccessed,
+    SessionCreated,
+    SessionDeleted,
+    SessionExpired,
+)
 from events.log import EventLog
 from projections.folds.session import OpenReply
 
@@ -64,7 +83,21 @@ async def recorded_offset(log: EventLog, session_id: str, version: int) -> int:
                 case ReplyProgressed() as progressed:
                     is_open = progressed.reply_id not in ended
                     return progressed.offset + len(progressed.text) if is_open else 0
-                case event if isinstance(event, ReplyEnded):
+                case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted() as event:
                     ended.add(event.reply_id)
+                case (
+                    SessionCreated()
+                    | MetadataChanged()
+                    | SessionAccessed()
+                    | SessionExpired()
+                    | SessionDeleted()
+                    | MessagePosted()
+                    | ReplyRequested()
+                    | BranchSelected()
+                    | HistoryAdopted()
+                    | MessageCopied()
+                    | IgnoredEvent()
+                ):
+                    pass
         version = after
     return 0

@@ -285,6 +285,8 @@ class _Connection(asyncio.Protocol):
                 self._send_chunk("data: {this is no JSON\n\n")
             case "long_line":
                 self._send_chunk("data: " + "x" * 2_000_000)
+            case "finish" | "no_done" | "end":
+                pass
         if not whole:
             await asyncio.sleep(script.end_delay_s)
             self._transport.write(b"0\r\n\r\n")
