@@ -25,7 +25,7 @@ from tests.bench.workloads.scale_fill import fill, session_id
 TURNS = 520
 TEXT_CHARS = 32_000  # of a question; an answer is twice as long
 QUIET_S = 5
-PATIENCE_S = 300
+WAIT_TIMEOUT_S = 300
 NO_MODEL = "http://127.0.0.1:9"
 SESSION = f"/api/sessions/{session_id(0)}"
 CASES = (
@@ -67,7 +67,7 @@ def silent(url: str, path: str, count: int) -> Iterator[list[socket.socket]]:
 
 def settled(child: Child, clients: list[socket.socket]) -> int:
     """The peak, once every answer has begun and memory has not grown for a while. In MiB."""
-    deadline_s = time.monotonic() + PATIENCE_S
+    deadline_s = time.monotonic() + WAIT_TIMEOUT_S
     last, quiet = -1, 0
     waiting = select.poll()
     for one in clients:

@@ -16,7 +16,7 @@ from tests.support.sessions.readers_harness import FeedClient, ReceivedReply, ex
 
 RECONNECT_DELAY_S = 0.02  # after a cut; a service that says when to come back is obeyed
 DISCONNECT_PROBABILITY = 0.02  # how likely a reader hangs up by itself after a frame
-PATIENCE_S = 20.0
+WAIT_TIMEOUT_S = 20.0
 
 
 class CrashReader:
@@ -91,7 +91,7 @@ class CrashReader:
 
     async def until(self, reached: Callable[["CrashReader"], bool], what: str) -> None:
         """Raises AssertionError with what the reader knows when it does not come about."""
-        give_up_s = time.monotonic() + PATIENCE_S
+        give_up_s = time.monotonic() + WAIT_TIMEOUT_S
         while not reached(self):
             assert time.monotonic() < give_up_s, f"waited in vain until {what}: {vars(self)} {vars(self.client)}"
             await asyncio.sleep(0.005)

@@ -14,7 +14,7 @@ from tests.support.command_processes import is_alive
 from tests.support.model.model_server import ModelServer
 from tests.support.service import Program, program
 
-PATIENCE_S = 60.0
+WAIT_TIMEOUT_S = 60.0
 TWO = ("--workers", "2")
 
 
@@ -37,7 +37,7 @@ def pids(started: Program) -> list[int]:
 
 
 async def until(reached: Callable[[], Any]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(WAIT_TIMEOUT_S):
         while not reached():
             await asyncio.sleep(0.02)
 

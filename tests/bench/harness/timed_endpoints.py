@@ -12,7 +12,7 @@ from tests.bench.clients.raw_clients import Caller
 from tests.bench.servers.fake_model import Connection, FakeModel, Shape, words
 
 DELAY_MS = 20.0  # before each token
-PATIENCE_S = 20.0
+WAIT_TIMEOUT_S = 20.0
 FRAME = re.compile(rb"data: (\{.*?\})\n\n", re.DOTALL)
 NODE = re.compile(rb'"node":"(http:[^"]+)"')
 TOKEN_CHARS = len(words(1)[0])
@@ -93,7 +93,7 @@ class Line(Caller):
 
     async def first(self, wanted: Callable[[dict[str, Any]], bool]) -> float:
         """When the first such frame came. Raises TimeoutError."""
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(WAIT_TIMEOUT_S):
             while True:
                 for at_s, frame in self.frames:
                     if wanted(frame):

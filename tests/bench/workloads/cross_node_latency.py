@@ -14,7 +14,7 @@ from tests.bench.clients.raw_clients import address
 from tests.bench.harness import tables
 from tests.bench.harness.bench_loop import loop_factory
 from tests.bench.harness.node_fleet import Way, fleet
-from tests.bench.harness.timed_endpoints import PATIENCE_S, Line, Model
+from tests.bench.harness.timed_endpoints import WAIT_TIMEOUT_S, Line, Model
 from tests.support.programs.postgres_server import PostgresServer
 
 PAUSE_S = 0.01  # after each attempt, until all is quiet
@@ -107,7 +107,7 @@ class Session:
             await feed.first(lambda frame: frame["type"] == "chunk")
         began_s = time.perf_counter()
         await (self._lines.own if where == "own" else self._lines.far).ask("POST", f"{self._path}/cancel")
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(WAIT_TIMEOUT_S):
             self._note(f"cancel {where}", began_s, await self._model.broken_s)
             await talking
         for feed in (self._lines.own_feed, self._lines.far_feed):

@@ -8,21 +8,8 @@ from msgspec import Struct
 
 from tests.drills.drill_record import ReceivedFrame, Violation
 from tests.drills.rules.log_index import LogIndex
+from tests.support.http.frame_types import FRAME_TYPES
 
-FRAME_TYPES = {
-    "session_created": "session",
-    "metadata_changed": "session",
-    "message_posted": "message",
-    "reply_requested": "queued",
-    "reply_started": "start",
-    "reply_completed": "complete",
-    "reply_failed": "error",
-    "reply_cancelled": "error",
-    "reply_interrupted": "error",
-    "branch_selected": "branch",
-    "session_expired": "expired",
-    "session_deleted": "deleted",
-}
 OF_A_REPLY = ("start", "chunk", "complete", "error")
 
 

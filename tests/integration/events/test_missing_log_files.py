@@ -15,26 +15,17 @@ from chatbot.config.sections.database_settings import DatabaseSettings
 from chatbot.config.settings import Settings
 from events.errors import LogUnavailable, OutcomeUnknown
 from events.integrity.chain_verifier import verify
-from events.log_observer import NoObserver
 from events.options import LogOptions
 from events.storage.sqlite import sqlite_batch_store
 from events.storage.sqlite.sqlite_log import SqliteLog
 from projections.factory import create_runner
 from projections.port import NoObserver as NoProjectionObserver
 from tests.support.fake_console import FakeConsole
-from tests.support.log.log_files import foreign, log_with
+from tests.support.log.log_files import FilesLostObserver, foreign, log_with
 from tests.support.log.sample_events import ASKED, deleted, posted
 from tests.support.log.shared_log import SharedLogs
 from tests.support.model.model_server import ModelServer
 from tests.support.service import started
-
-
-class FilesLostObserver(NoObserver):
-    def __init__(self) -> None:
-        self.reasons: list[str] = []
-
-    def files_lost(self, reason: str) -> None:
-        self.reasons.append(reason)
 
 
 def unlinked(*suffixes: str) -> Callable[[Path], None]:
@@ -55,12 +46,6 @@ def replaced(path: Path) -> None:
 def moved(path: Path) -> None:
     wal = path.with_name(path.name + "-wal")
     wal.rename(path.with_name("elsewhere"))
-
-
-@pytest.fixture
-def no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only commits look at the files."""
-    monkeypatch.setattr(sqlite_batch_store, "FILE_CHECK_S", 600.0)
 
 
 LOSSES = {

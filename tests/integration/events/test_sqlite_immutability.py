@@ -1,4 +1,4 @@
-"""The database itself refuses to forget, change or reorder, whatever program asks it."""
+"""What SQLite refuses in its own way; what every store refuses is in tests/contract/test_store_immutability.py."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -31,53 +31,6 @@ def foreign(path: Path) -> Iterator[sqlite3.Connection]:
     yield connection
     assert connection.execute("SELECT count(*), count(data) FROM events").fetchone() == (4, 3)
     connection.close()
-
-
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "DELETE FROM events",
-        "DELETE FROM events WHERE position = 4",
-        "DELETE FROM events WHERE stream_id = 'a'",
-    ],
-)
-def test_it_refuses_to_delete(foreign: sqlite3.Connection, statement: str) -> None:
-    with pytest.raises(sqlite3.IntegrityError, match="cannot be deleted"):
-        foreign.execute(statement)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        "position = 9",
-        "stream_id = 'c'",
-        "version = 9",
-        "type = 'message_edited'",
-        "schema_version = 2",
-        "recorded_at = 0",
-        "metadata = '{}'",
-        "data = '{}'",
-        "salt = x'00'",
-        "commitment = zeroblob(32)",
-        "digest = zeroblob(32)",
-        "data = NULL",
-        "salt = NULL",
-        "data = NULL, salt = NULL, type = 'session_accessed'",
-        "data = NULL, salt = NULL, digest = zeroblob(32)",
-        "data = data",
-    ],
-)
-def test_it_refuses_any_change_but_the_erasure_of_content(foreign: sqlite3.Connection, change: str) -> None:
-    with pytest.raises(sqlite3.IntegrityError, match="cannot be changed"):
-        foreign.execute(f"UPDATE events SET {change} WHERE position = 3")
-    with pytest.raises(sqlite3.IntegrityError, match="cannot be changed"):
-        foreign.execute(f"UPDATE OR REPLACE events SET {change} WHERE position = 3")
-
-
-@pytest.mark.parametrize("change", ["data = NULL, salt = NULL", "data = '{}', salt = x'00'"])
-def test_erased_content_stays_erased(foreign: sqlite3.Connection, change: str) -> None:
-    with pytest.raises(sqlite3.IntegrityError, match="cannot be changed"):
-        foreign.execute(f"UPDATE events SET {change} WHERE position = 1")
 
 
 def insert(verb: str, position: str, stream_id: str, version: int) -> str:

@@ -9,23 +9,15 @@ import pytest
 
 from events.errors import LogUnavailable
 from events.integrity.chain_verifier import verify
-from events.log_observer import NoObserver
 from events.options import LogOptions
 from events.storage.sqlite import sqlite_batch_store
 from events.storage.sqlite.sqlite_log import SqliteLog
+from tests.support.log.log_files import FilesLostObserver
 from tests.support.log.sample_events import ASKED, deleted, posted
 from tests.support.log.shared_log import SharedLogs
 
 CUT = "-wal was cut short while in use"
 HEAD, PART = 0, 32 + 2 * (24 + 4096)  # bytes that are left: none, or two pages
-
-
-class FilesLostObserver(NoObserver):
-    def __init__(self) -> None:
-        self.reasons: list[str] = []
-
-    def files_lost(self, reason: str) -> None:
-        self.reasons.append(reason)
 
 
 def cut(path: Path, left: int = HEAD) -> None:
@@ -40,12 +32,6 @@ async def events_in(path: Path) -> int:
     position = log.head().position
     await log.close()
     return position
-
-
-@pytest.fixture
-def no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only commits look at the files."""
-    monkeypatch.setattr(sqlite_batch_store, "FILE_CHECK_S", 600.0)
 
 
 async def damaged(log: SqliteLog) -> None:

@@ -17,7 +17,7 @@ from events.storage.postgres.postgres_log import PostgresLog
 from events.storage.sqlite.sqlite_log import SqliteLog
 from tests.support.log.log_texts import ALL, fill, texts
 from tests.support.log.sample_events import ASKED, EVERY_EVENT, deleted, posted
-from tests.support.log.stores import ManualClock
+from tests.support.log.stores import SteppingClock
 from tests.support.programs.external_programs import free_port
 from tests.support.programs.faulty_proxy import FaultyProxy
 from tests.support.programs.postgres_server import PostgresServer
@@ -41,8 +41,8 @@ async def test_both_stores_write_the_very_same_rows(url: str, tmp_path: Path) ->
 
     rows = []
     logs: tuple[EventLog, ...] = (
-        await SqliteLog.open(tmp_path / "log.db", clock=ManualClock(), random_bytes=salts()),
-        await PostgresLog.open(url, clock=ManualClock(), random_bytes=salts()),
+        await SqliteLog.open(tmp_path / "log.db", clock=SteppingClock(), random_bytes=salts()),
+        await PostgresLog.open(url, clock=SteppingClock(), random_bytes=salts()),
     )
     for log in logs:
         await log.append("바다 👋", 0, EVERY_EVENT, ASKED)

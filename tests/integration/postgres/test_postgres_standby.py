@@ -18,7 +18,7 @@ from events.transfer.migration import migrate, open_target
 from tests.support.fake_console import FakeConsole
 from tests.support.log.sample_events import ASKED, posted
 from tests.support.log.sample_log import rows_of, write_sample_log
-from tests.support.log.stores import ManualClock
+from tests.support.log.stores import SteppingClock
 from tests.support.programs.postgres_server import PostgresServer, postgres_server
 
 pytestmark = pytest.mark.real_part
@@ -116,7 +116,7 @@ async def test_a_reader_on_a_standby_sees_what_comes_when_it_opens_the_log_again
     before = await open_log(url, read_only=True)
     seen = before.head().position
     primary = url.rpartition("@")[0] + f"@127.0.0.1:{postgres.port}/" + url.rpartition("/")[2]
-    log = await PostgresLog.open(primary, clock=ManualClock())
+    log = await PostgresLog.open(primary, clock=SteppingClock())
     await log.append("later", 3, [posted("new")], ASKED)
     async with asyncio.timeout(20):
         while (head := await _head(url)) == seen:

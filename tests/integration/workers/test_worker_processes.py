@@ -16,13 +16,13 @@ from tests.support.http.feed_reader import following
 from tests.support.log.log_files import foreign
 from tests.support.model.model_server import ModelServer
 from tests.support.service import frames, program
-from tests.support.worker_processes import PATIENCE_S, TWO, create, metrics, pids, two_workers, until
+from tests.support.worker_processes import TWO, WAIT_TIMEOUT_S, create, metrics, pids, two_workers, until
 
 
 async def test_both_workers_serve_the_one_port(tmp_path: Path, model: ModelServer) -> None:
     async with two_workers(tmp_path, model) as started:
         seen: set[str] = set()
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(WAIT_TIMEOUT_S):
             while len(seen) < 2:
                 texts = await asyncio.gather(*(metrics(started.url) for _ in range(8)))
                 seen |= set(re.findall(r'chatbot_build_info\{.*worker="(\d)"', "".join(texts)))
@@ -52,7 +52,7 @@ async def test_a_killed_worker_is_replaced_and_requests_go_on(tmp_path: Path, mo
             async with httpx.AsyncClient(base_url=started.url) as client:
                 history = (await client.get(f"/api/sessions/{session_id}/messages")).json()
                 assert [one["content"] for one in history["messages"]] == ["kept", "You said: kept"]
-        async with asyncio.timeout(PATIENCE_S):  # the master tells it to the workers
+        async with asyncio.timeout(WAIT_TIMEOUT_S):  # the master tells it to the workers
             while "chatbot_worker_restarts_total 1.0" not in await metrics(started.url):
                 await asyncio.sleep(0.05)
 

@@ -11,7 +11,7 @@ import httpx
 from tests.support.http.feed_reader import FeedReader, following, text_of
 from tests.support.model.model_server import ModelServer
 from tests.support.service import Program
-from tests.support.worker_processes import PATIENCE_S, create, pids, two_workers, until
+from tests.support.worker_processes import WAIT_TIMEOUT_S, create, pids, two_workers, until
 
 PIECES = ("one ", "two ", "three")
 TEXT = "".join(PIECES)
@@ -103,7 +103,7 @@ async def test_the_replies_of_a_killed_worker_are_closed_and_those_of_the_other_
         assert {one.json()["content"] for one in went_on} == {TEXT}
         for session_id, outcome in zip(sessions, outcomes, strict=True):
             wanted = "complete" if isinstance(outcome, httpx.Response) else "interrupted"
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(WAIT_TIMEOUT_S):
                 while (reply := await newest(client, session_id)) == "streaming":
                     await asyncio.sleep(0.05)
             assert reply == wanted

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 Frame = dict[str, Any]
-PATIENCE_S = 30.0
+WAIT_TIMEOUT_S = 30.0
 
 
 class FeedReader:
@@ -22,7 +22,7 @@ class FeedReader:
 
     async def next(self) -> Frame:
         """The next frame; [DONE] is {"type": "done"}, the end of the stream {"type": "end"}."""
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(WAIT_TIMEOUT_S):
             return await anext(self._frames, {"type": "end"})
 
     async def until(self, kind: str) -> list[Frame]:

@@ -11,12 +11,23 @@ from pathlib import Path
 import pytest
 
 from events.integrity.chain_verifier import ChainFault, ChainVerifier
+from events.log_observer import NoObserver
 from events.options import LogOptions
 from events.record import Head, StoredRow
 from events.storage.sqlite.sqlite_log import SqliteLog
 from tests.support.log.sample_events import ASKED, posted
 
 SHORT_TIMEOUTS = LogOptions(busy_timeout_s=0.2, erase_wait_s=0.3)
+
+
+class FilesLostObserver(NoObserver):
+    """Keeps why files of the log were found lost."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def files_lost(self, reason: str) -> None:
+        self.reasons.append(reason)
 
 
 def first_fault(rows: Iterable[StoredRow], expected_head: Head | None = None) -> ChainFault | None:

@@ -14,7 +14,7 @@ from tests.support.log.shared_log import SharedLogs
 START_US = 1_700_000_000_000_000
 
 
-class ManualClock:
+class SteppingClock:
     """A clock that moves one second at each look."""
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class SqliteStores:
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / "log.db"
-        self.clock: Callable[[], int] = ManualClock()
+        self.clock: Callable[[], int] = SteppingClock()
         self._opened: list[SqliteLog] = []
 
     async def open(self, options: LogOptions | None = None, observe: LogObserver | None = None) -> EventLog:
@@ -60,7 +60,7 @@ class SharedSqliteStores:
     """The same for a file to which others may append, too."""
 
     def __init__(self, directory: Path) -> None:
-        self.clock: Callable[[], int] = ManualClock()
+        self.clock: Callable[[], int] = SteppingClock()
         self._shared = SharedLogs(directory / "log.db", slots=SLOTS)
         self._opened = 0
 
@@ -77,7 +77,7 @@ class PostgresStores:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.clock: Callable[[], int] = ManualClock()
+        self.clock: Callable[[], int] = SteppingClock()
         self._opened: list[PostgresLog] = []
 
     async def open(self, options: LogOptions | None = None, observe: LogObserver | None = None) -> PostgresLog:

@@ -22,24 +22,10 @@ from chatbot.sessions.feeds.channels import KEPT_MAX
 from events.errors import LogUnavailable
 from events.record import RecordedEvent
 from events.storage.sqlite.sqlite_log import SqliteLog
+from tests.support.http.frame_types import FRAME_TYPES, RECORDED_FRAME_TYPES
 from tests.support.sessions.sessions_harness import Sessions
 
 FrameSummary = tuple[str, int, str | None]
-FRAME_TYPES = {  # what a client is told of the recorded events that it is told of
-    "session_created": "session",
-    "metadata_changed": "session",
-    "message_posted": "message",
-    "reply_requested": "queued",
-    "reply_started": "start",
-    "reply_completed": "complete",
-    "reply_failed": "error",
-    "reply_cancelled": "error",
-    "reply_interrupted": "error",
-    "branch_selected": "branch",
-    "session_expired": "expired",
-    "session_deleted": "deleted",
-}
-RECORDED_FRAME_TYPES = frozenset(FRAME_TYPES.values())
 
 
 def expected_frames(events: Iterable[RecordedEvent]) -> list[FrameSummary]:

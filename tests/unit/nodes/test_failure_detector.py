@@ -5,6 +5,7 @@ import asyncio
 from chatbot.nodes.failure_detector import ANSWER_VALID_S, GONE_MAX, FailureDetector
 from chatbot.nodes.node_client import NodeClient, NodeState
 from chatbot.nodes.node_id import NodeAddress, format_node_id
+from tests.support.clocks import ManualClock
 
 OWN = format_node_id("127.0.0.1", 80, "00000000")
 OTHER = format_node_id("127.0.0.2", 80, "11111111")
@@ -26,16 +27,8 @@ class Asked(NodeClient):
         return self.node_state
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-def watching(peers: Asked) -> tuple[FailureDetector, Clock]:
-    clock = Clock()
+def watching(peers: Asked) -> tuple[FailureDetector, ManualClock]:
+    clock = ManualClock()
     return FailureDetector(OWN, peers, SUSPECT_S, clock), clock
 
 

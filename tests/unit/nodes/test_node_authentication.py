@@ -7,27 +7,20 @@ from msgspec.structs import replace
 
 from chatbot.nodes import node_authentication
 from chatbot.nodes.node_authentication import NONCE_LIFE_S, Challenger, Request, authorization, is_genuine
+from tests.support.clocks import ManualClock
 
 SECRET, OTHER = "a-secret-that-all-nodes-share", "another-secret-of-somebody"
 NODE = "http://10.0.0.5:8081#0123abcd"
 ASKED = Request("POST", "/replies/s/r/cancel?x=1", b'{"cause":"client"}')
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def challenger(clock: Clock) -> Challenger:
+def challenger(clock: ManualClock) -> Challenger:
     return Challenger(SECRET, NODE, clock, os.urandom)
 
 
@@ -75,7 +68,7 @@ def test_the_servers_proof_is_no_proof_of_a_client(challenger: Challenger) -> No
         assert challenger.refusal(f"{node_authentication.SCHEME} {challenge.nonce} {proof}", ASKED)
 
 
-def test_a_nonce_expires(challenger: Challenger, clock: Clock) -> None:
+def test_a_nonce_expires(challenger: Challenger, clock: ManualClock) -> None:
     early, late = signed(challenger), signed(challenger)
     clock.now_s += NONCE_LIFE_S
     assert challenger.refusal(early, ASKED) is None
@@ -84,7 +77,7 @@ def test_a_nonce_expires(challenger: Challenger, clock: Clock) -> None:
     assert "fresh" in str(challenger.refusal(early, ASKED)), "nor can a used one be used again"
 
 
-def test_nonces_of_another_process_or_forged_ones_are_refused(challenger: Challenger, clock: Clock) -> None:
+def test_nonces_of_another_process_or_forged_ones_are_refused(challenger: Challenger, clock: ManualClock) -> None:
     other = Challenger(SECRET, NODE, clock, os.urandom)
     assert "fresh" in str(challenger.refusal(signed(other), ASKED))
     nonce = challenger.challenge("mine").nonce
@@ -101,7 +94,7 @@ def test_other_headers_are_refused(challenger: Challenger, header: str) -> None:
 
 
 def test_used_nonces_are_bounded_and_forgotten(
-    challenger: Challenger, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    challenger: Challenger, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(node_authentication, "USED_MAX", 3)
     for _ in range(3):
