@@ -15,9 +15,11 @@ from msgspec import Struct, field
 from events.catalogue import (
     SCHEMA_VERSIONS,
     SESSION_TYPES,
+    BranchSelected,
     ContentErased,
     Event,
     HistoryAdopted,
+    IgnoredEvent,
     MessageCopied,
     MessagePosted,
     MetadataChanged,
@@ -26,10 +28,14 @@ from events.catalogue import (
     ReplyEnded,
     ReplyFailed,
     ReplyInterrupted,
+    ReplyProgressed,
     ReplyRequested,
     ReplyStarted,
+    SessionAccessed,
     SessionCreated,
     SessionDeleted,
+    SessionExpired,
+    ToolCallsClosed,
     UsageTotal,
 )
 from events.record import RecordedEvent
@@ -126,6 +132,16 @@ def _collect_changes(changes: SessionChanges, earlier: Session, recorded: Record
         case SessionDeleted() | ContentErased():
             changes.erased, changes.erased_usage, changes.labels = True, event.usage, ()
             changes.inserts, changes.updates, changes.moves, changes.keys = {}, {}, {}, []
+        case (
+            SessionAccessed()
+            | SessionExpired()
+            | ReplyProgressed()
+            | ToolCallsClosed()
+            | BranchSelected()
+            | IgnoredEvent()
+            | None
+        ):
+            pass
 
 
 def _post(changes: SessionChanges, recorded: RecordedEvent, event: MessagePosted) -> None:

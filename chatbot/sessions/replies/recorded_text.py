@@ -21,6 +21,7 @@ from events.catalogue import (
     SessionCreated,
     SessionDeleted,
     SessionExpired,
+    ToolCallsClosed,
 )
 from events.log import EventLog
 from projections.folds.session import OpenReply
@@ -93,6 +94,7 @@ async def recorded_offset(log: EventLog, session_id: str, version: int) -> int:
                     | SessionDeleted()
                     | MessagePosted()
                     | ReplyRequested()
+                    | ToolCallsClosed()
                     | BranchSelected()
                     | HistoryAdopted()
                     | MessageCopied()
