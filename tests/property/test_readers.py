@@ -40,7 +40,7 @@ from tests.support.sessions.readers_harness import (
     ReceivedReply,
     expected_frames,
 )
-from tests.support.sessions.sessions_harness import CHECKPOINT_S, IDLE_S, PENDING_MAX, Sessions, TimeTravelLoop
+from tests.support.sessions.sessions_harness import CHECKPOINT_S, IDLE_S, PENDING_MAX, SessionsHarness, TimeTravelLoop
 
 T = TypeVar("T")
 MINA = Caller(owner="mina", request_id="r1")
@@ -84,7 +84,7 @@ class ReadersOfOneSession(RuleBasedStateMachine):
 
     @initialize(retries=st.sampled_from([0, 1]))
     def start(self, retries: int) -> None:
-        self.real = Sessions(self.folder, retry_interrupted=retries)
+        self.real = SessionsHarness(self.folder, retry_interrupted=retries)
         self.run(self.real.open())
         self.new_session()
 

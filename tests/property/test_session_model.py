@@ -42,7 +42,7 @@ from tests.support.sessions.sessions_harness import (
     CONTEXT_MAX,
     IDLE_S,
     PENDING_MAX,
-    Sessions,
+    SessionsHarness,
     TimeTravelLoop,
 )
 
@@ -71,7 +71,7 @@ class SessionsAgainstModel(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp())
         self.talks: dict[str, SessionModel] = {}
         self.ids = 0
-        self.real = Sessions(self.folder)
+        self.real = SessionsHarness(self.folder)
         self.run(self.real.open())
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:

@@ -9,18 +9,18 @@ from events.factory import open_log
 
 
 class FakeConsole(CommandContext):
-    """`said` is what would be on standard output, `noted` on standard error."""
+    """Keeps what a command writes to standard output and standard error."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings, self._refuse_model, open_log, compose_offline)
-        self.said: list[str] = []
-        self.noted: list[str] = []
+        self.stdout_lines: list[str] = []
+        self.stderr_lines: list[str] = []
 
     def print_result(self, text: str) -> None:
-        self.said.append(text)
+        self.stdout_lines.append(text)
 
     def print_note(self, text: str) -> None:
-        self.noted.append(text)
+        self.stderr_lines.append(text)
 
     @staticmethod
     def _refuse_model(url: str | None) -> Provider:

@@ -26,9 +26,9 @@ class Proofs:
 
     async def run(self, *arguments: str) -> str:
         """What the command prints. Raises CommandFailed."""
-        self.console.said.clear()
+        self.console.stdout_lines.clear()
         assert await run_in_process(self.console, *arguments) == 0
-        return "\n".join(self.console.said)
+        return "\n".join(self.console.stdout_lines)
 
     async def prove(self, session: str, *options: str) -> dict[str, Any]:
         note = str(self.folder / "checkpoint")

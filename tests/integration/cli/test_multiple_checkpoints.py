@@ -38,7 +38,7 @@ class Signed:
     async def note(self, name: str) -> str:
         console = self.console(name)
         assert await checkpoint(console, Namespace(key=self.folder / "key")) == 0
-        return f"{console.said[0]}\n"
+        return f"{console.stdout_lines[0]}\n"
 
     async def verify(self, name: str, text: str, start: str | None = None) -> str:
         """What is said. Raises CommandFailed."""
@@ -47,7 +47,7 @@ class Signed:
         console = self.console(name)
         options = Namespace(start=start, checkpoint=file, proof=None, key=self.verifier, partial=False, show=False)
         assert await verify_command(console, options) == 0
-        return console.said[0]
+        return console.stdout_lines[0]
 
     async def refused(self, name: str, text: str, start: str | None = None) -> str:
         with pytest.raises(CommandFailed) as refused:

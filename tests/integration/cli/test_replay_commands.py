@@ -210,8 +210,8 @@ async def a_life(service: Running, model: ModelServer) -> tuple[str, dict[int, d
 async def said(folder: Path, *arguments: str) -> str:
     """What a command writes, called in this process: many of them take long to start."""
     console = FakeConsole(load({}, environment=environment(folder, NO_MODEL), folder=ROOT).settings)
-    assert await run_in_process(console, *arguments) == 0, console.noted
-    return "\n".join(console.said)
+    assert await run_in_process(console, *arguments) == 0, console.stderr_lines
+    return "\n".join(console.stdout_lines)
 
 
 async def test_a_replay_at_each_version_is_the_history_as_it_was_then(tmp_path: Path, model: ModelServer) -> None:

@@ -59,7 +59,7 @@ async def salvaged(log: Path) -> tuple[int, dict[str, Any], str]:
     new = log.with_name("new.db")
     new.unlink(missing_ok=True)
     code = await salvage(console, Namespace(source=None, destination=new, rest=None))
-    return code, json.loads(console.said[0]), console.noted[-1]
+    return code, json.loads(console.stdout_lines[0]), console.stderr_lines[-1]
 
 
 def cut(log: Path, share: float) -> None:

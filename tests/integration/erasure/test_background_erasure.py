@@ -23,7 +23,7 @@ from tests.support.http.feed_reader import following
 from tests.support.http.service_requests import bytes_on_disk, event_counts, recorded, said
 from tests.support.log.forked_log import fork_of, origin_of
 from tests.support.service import Running
-from tests.support.sessions.sessions_harness import Sessions
+from tests.support.sessions.sessions_harness import SessionsHarness
 
 TEXTS, FORKS = 6, 3
 ALL = [f"text {n} of it" for n in range(TEXTS)]
@@ -36,7 +36,7 @@ def few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(erasure_job, "POLL_S", 0.02)
 
 
-class World(Sessions):
+class World(SessionsHarness):
     """A log in which forks read the texts of `origin`."""
 
     async def filled(self) -> None:
@@ -78,7 +78,7 @@ async def sessions(tmp_path: Path) -> AsyncIterator[World]:
 
 
 @asynccontextmanager
-async def going_on(sessions: Sessions) -> AsyncIterator[ErasureJob]:
+async def going_on(sessions: SessionsHarness) -> AsyncIterator[ErasureJob]:
     working = ErasureJob(sessions.ports, sessions.supervisor.ask)
     task = asyncio.create_task(working.run())
     try:

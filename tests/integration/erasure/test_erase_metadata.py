@@ -32,7 +32,7 @@ async def run_erase(folder: Path, *entries: str, **said: Any) -> tuple[int, list
     options |= {"url": None, "key": None, "dry_run": False, **said}
     console = tray_of(folder)
     code = await erase(console, argparse.Namespace(**options))
-    return code, [json.loads(line)["session_id"] for line in console.said], "\n".join(console.noted)
+    return code, [json.loads(line)["session_id"] for line in console.stdout_lines], "\n".join(console.stderr_lines)
 
 
 async def log_of(folder: Path, sessions: dict[str, list[dict[str, Any]]]) -> None:

@@ -23,10 +23,10 @@ OF_42 = EraseCriteria(reason=REASONS["metadata"], metadata={"user_id": "42"})
 
 
 def receipts(console: FakeConsole) -> list[str]:
-    return [json.loads(line)["session_id"] for line in console.said]
+    return [json.loads(line)["session_id"] for line in console.stdout_lines]
 
 
-class BusyTray(FakeConsole):
+class BusyConsole(FakeConsole):
     """Somebody else acts after each receipt."""
 
     def __init__(self, act: Callable[[int], None]) -> None:
@@ -35,7 +35,7 @@ class BusyTray(FakeConsole):
 
     def print_result(self, text: str) -> None:
         super().print_result(text)
-        self._act(len(self.said))
+        self._act(len(self.stdout_lines))
 
 
 @asynccontextmanager
@@ -110,10 +110,10 @@ async def test_sessions_that_come_meanwhile_go_in_the_next_pass() -> None:
             sessions["expired"].append("4")
 
     async with listing(sessions, delete) as url:
-        console = BusyTray(somebody)
+        console = BusyConsole(somebody)
         assert await erase_over_http(console, OF_42, Service(url, None)) == 0
     assert gone == receipts(console) == ["2", "1", "0", "3", "4"]
-    assert "erased: 5 sessions" in console.noted
+    assert "erased: 5 sessions" in console.stderr_lines
 
 
 async def test_what_is_never_used_up_ends_as_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +142,7 @@ async def test_it_is_said_when_nothing_matches(*, dry_run: bool) -> None:
     async with listing({}, lambda _: 404) as url:
         console = FakeConsole(Settings())
         assert await erase_over_http(console, OF_42, Service(url, None, dry_run=dry_run)) == 0
-    assert any("nothing matched" in line and "--ever" in line for line in console.noted)
+    assert any("nothing matched" in line and "--ever" in line for line in console.stderr_lines)
 
 
 async def test_pages_in_the_order_of_creation_neither_skip_nor_repeat_what_is_used_meanwhile(service: Running) -> None:

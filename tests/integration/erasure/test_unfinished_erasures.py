@@ -66,23 +66,23 @@ async def test_verify_names_such_sessions_and_erase_finishes_them(url: str, cons
         failed.value
     )
     assert f"chatbot erase --session {LEFT}" in str(failed.value)
-    assert console.said[0].startswith("the log holds: 8 events, 2 of them erased")
-    console.said.clear()
+    assert console.stdout_lines[0].startswith("the log holds: 8 events, 2 of them erased")
+    console.stdout_lines.clear()
     assert await run_in_process(console, "erase", "--session", LEFT, WHOLE) == 0
-    (receipt,) = [json.loads(line) for line in console.said]
+    (receipt,) = [json.loads(line) for line in console.stdout_lines]
     assert (receipt["session_id"], receipt["events_erased"], receipt["position"]) == (LEFT, 2, 8)
     assert [data is None for data in await contents(url)] == [True, True, False, False, True, True, False, False]
-    console.said.clear()
+    console.stdout_lines.clear()
     assert await run_in_process(console, "verify") == 0
     assert await run_in_process(console, "erase", "--session", LEFT) == 0
-    assert len(console.said) == 1, "there is nothing left to erase"
+    assert len(console.stdout_lines) == 1, "there is nothing left to erase"
 
 
 async def test_a_backup_tells_what_it_copies(url: str, console: FakeConsole, tmp_path: Path) -> None:
     if url.startswith("postgresql:"):
         return  # backup is for files
     assert await run_in_process(console, "backup", str(tmp_path / "copy.db")) == 0
-    assert any(f"chatbot erase --session {LEFT}" in line for line in console.noted)
+    assert any(f"chatbot erase --session {LEFT}" in line for line in console.stderr_lines)
 
 
 async def test_erase_finds_such_sessions_by_owner_and_metadata(url: str, console: FakeConsole) -> None:
@@ -95,15 +95,15 @@ async def test_erase_finds_such_sessions_by_owner_and_metadata(url: str, console
     by_metadata = ("erase", "--metadata", "user_id=42")
     for nobodys in (("erase", "--owner", "mina"), ("erase", "--metadata", "user_id=41")):
         assert await run_in_process(console, *nobodys) == 0
-    assert console.said == []
+    assert console.stdout_lines == []
     for wanted in (by_metadata, ("erase", "--owner", "jun")):
         assert await run_in_process(console, *wanted, "--dry-run") == 0
-    assert [json.loads(line)["session_id"] for line in console.said] == [NAMED, NAMED]
+    assert [json.loads(line)["session_id"] for line in console.stdout_lines] == [NAMED, NAMED]
     assert SECRET in str((await contents(url))[-2])
-    console.said.clear()
+    console.stdout_lines.clear()
     for words in (by_metadata, ("erase", "--owner", "jun"), ("erase", "--metadata", "user_id=41", "--ever")):
         assert await run_in_process(console, *words) == 0
-    assert [json.loads(line)["session_id"] for line in console.said] == [NAMED]
+    assert [json.loads(line)["session_id"] for line in console.stdout_lines] == [NAMED]
     assert [data is None for data in (await contents(url))[-4:]] == [True, True, True, False]
     with pytest.raises(CommandFailed, match=LEFT):
         await run_in_process(console, "verify")
@@ -115,9 +115,9 @@ async def test_erase_ever_finds_such_a_session(url: str, console: FakeConsole) -
     await log.append(NAMED, 0, [earlier, MetadataChanged({}), posted(SECRET), deleted()], NOBODY)
     await log.close()
     assert await run_in_process(console, "erase", "--metadata", "user_id=41") == 0
-    assert console.said == []
+    assert console.stdout_lines == []
     assert await run_in_process(console, "erase", "--metadata", "user_id=41", "--ever") == 0
-    assert [json.loads(line)["session_id"] for line in console.said] == [NAMED]
+    assert [json.loads(line)["session_id"] for line in console.stdout_lines] == [NAMED]
 
 
 async def test_a_start_warns_and_delete_finishes_the_erasure(url: str, tmp_path: Path, model: ModelServer) -> None:

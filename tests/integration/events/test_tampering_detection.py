@@ -66,7 +66,7 @@ EDITS: dict[str, Edit] = {
 }
 
 
-class Place:
+class TamperedLog:
     """A log that can be tampered with, in one of the stores."""
 
     def __init__(self, url: str, folder: Path) -> None:
@@ -93,14 +93,14 @@ class Place:
         await server.close()
 
 
-async def to_stored_row(place: Place) -> StoredRow:
+async def to_stored_row(place: TamperedLog) -> StoredRow:
     log = await open_log(place.source, read_only=True)
     (row,) = await log.rows(after=PLACE - 1, limit=1)
     await log.close()
     return row
 
 
-async def read(place: Place, look: Callable[[EventLog], Awaitable[str | None]]) -> str | None:
+async def read(place: TamperedLog, look: Callable[[EventLog], Awaitable[str | None]]) -> str | None:
     log = await open_log(place.source, read_only=True)
     try:
         return await look(log)
@@ -108,7 +108,7 @@ async def read(place: Place, look: Callable[[EventLog], Awaitable[str | None]]) 
         await log.close()
 
 
-async def verified(place: Place) -> str | None:
+async def verified(place: TamperedLog) -> str | None:
     async def look(log: EventLog) -> str | None:
         fault = (await verify(log))[1]
         return None if fault is None else f"position {fault.position}: {fault.reason}"
@@ -116,7 +116,7 @@ async def verified(place: Place) -> str | None:
     return await read(place, look)
 
 
-async def started(place: Place) -> str | None:
+async def started(place: TamperedLog) -> str | None:
     async def look(log: EventLog) -> str | None:
         try:
             await check_integrity(log, place.source)
@@ -127,7 +127,7 @@ async def started(place: Place) -> str | None:
     return await read(place, look)
 
 
-async def imported(place: Place) -> str | None:
+async def imported(place: TamperedLog) -> str | None:
     async def look(log: EventLog) -> str | None:
         out = io.BytesIO()
         await export_log(log, None, out)
@@ -141,7 +141,7 @@ async def imported(place: Place) -> str | None:
     return await read(place, look)
 
 
-async def migrated(place: Place) -> str | None:
+async def migrated(place: TamperedLog) -> str | None:
     async def look(log: EventLog) -> str | None:
         path = place.folder / f"{next(_numbers)}.db"
         target = await open_target(path)
@@ -159,11 +159,11 @@ async def migrated(place: Place) -> str | None:
 _numbers = count()
 
 
-def console(place: Place) -> FakeConsole:
+def console(place: TamperedLog) -> FakeConsole:
     return FakeConsole(Settings(database=DatabaseSettings(url=place.url)))
 
 
-async def proven(place: Place) -> str | None:
+async def proven(place: TamperedLog) -> str | None:
     note = str(place.folder / "checkpoint")
     try:
         await run_in_process(console(place), "prove", "--session", "a", "--checkpoint", note)
@@ -172,7 +172,7 @@ async def proven(place: Place) -> str | None:
     return None
 
 
-async def salvaged(place: Place) -> str | None:
+async def salvaged(place: TamperedLog) -> str | None:
     wreck = CorruptLog(Path(place.url))
     try:
         faults = [one for one in wreck.found(lambda _: None) if one.status is not RowStatus.PROVEN]
@@ -185,7 +185,7 @@ GATES = {"verify": verified, "start": started, "import": imported, "migrate": mi
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.real_part)])
-async def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+async def place(request: pytest.FixtureRequest, tmp_path: Path) -> TamperedLog:
     """Salts are letters here, so that they can become data."""
     salts = (hashlib.sha256(bytes([number])).hexdigest().encode() for number in count())
     log: EventLog
@@ -196,7 +196,7 @@ async def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
         server: PostgresServer = request.getfixturevalue("postgres")
         url = await server.schema()
         log = await PostgresLog.open(url, random_bytes=lambda size: next(salts)[:size])
-    place = Place(url, tmp_path)
+    place = TamperedLog(url, tmp_path)
     await log.append("gone", 0, [posted("one")], ASKED)
     await log.erase("gone", 1, deleted(), ASKED)
     await log.append("a", 0, [posted("three"), posted("four"), posted("five")], ASKED)
@@ -204,11 +204,11 @@ async def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     await run_in_process(console(place), "keygen", str(tmp_path / "key"))
     keeping = console(place)
     await run_in_process(keeping, "checkpoint", "--key", str(tmp_path / "key"))
-    (tmp_path / "checkpoint").write_text("".join(f"{line}\n" for line in keeping.said))
+    (tmp_path / "checkpoint").write_text("".join(f"{line}\n" for line in keeping.stdout_lines))
     return place
 
 
-async def test_every_gate_finds_every_edit_of_a_row(place: Place) -> None:
+async def test_every_gate_finds_every_edit_of_a_row(place: TamperedLog) -> None:
     gates = GATES | ({"salvage": salvaged} if isinstance(place.source, Path) else {})
     original = await to_stored_row(place)
     for name, gate in gates.items():
@@ -227,7 +227,7 @@ async def test_every_gate_finds_every_edit_of_a_row(place: Place) -> None:
 
 async def test_half_an_erasure_is_found_by_every_gate(tmp_path: Path) -> None:
     """Only SQLite can be made to hold one: PostgreSQL checks its constraints always."""
-    place = Place(str(tmp_path / "log.db"), tmp_path)
+    place = TamperedLog(str(tmp_path / "log.db"), tmp_path)
     log = await SqliteLog.open(place.url)
     await log.append("a", 0, [posted(text) for text in ("1", "2", "3", "4", "5")], ASKED)
     await log.close()
@@ -238,7 +238,7 @@ async def test_half_an_erasure_is_found_by_every_gate(tmp_path: Path) -> None:
             assert "together" in str(await gate(place)), gate
 
 
-async def test_an_archive_is_refused_where_lengths_could_hide_an_edit(place: Place) -> None:
+async def test_an_archive_is_refused_where_lengths_could_hide_an_edit(place: TamperedLog) -> None:
     """Behind a gap no digest is known, so that a longer one could take bytes from the next row's numbers."""
     log = await open_log(place.source, read_only=True)
     out = io.BytesIO()

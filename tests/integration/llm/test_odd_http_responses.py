@@ -153,7 +153,7 @@ async def test_a_connection_that_was_idle_for_too_long_is_not_used(
     assert raw_server.accepted == 2
 
 
-class Heard:
+class TextConsumer:
     """Something that a reply holds."""
 
     def on_text(self, piece: str) -> None: ...
@@ -163,7 +163,7 @@ async def test_an_idle_connection_holds_nothing_of_the_reply_that_it_brought(
     raw_server: RawServer, provider: OpenAiProvider
 ) -> None:
     raw_server.answers = [WHOLE]
-    heard = Heard()
+    heard = TextConsumer()
     left = weakref.ref(heard)
     await ask(provider, heard.on_text)
     del heard

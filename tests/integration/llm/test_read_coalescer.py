@@ -76,7 +76,7 @@ class Server:
         writer.write(event(ENDINGS[self.protocol]) + event(b"[DONE]") + b"0\r\n\r\n")
 
 
-class Asked:
+class RunningCall:
     """One reply: what was heard."""
 
     def __init__(self, provider: MidmProvider | OpenAiProvider) -> None:
@@ -108,12 +108,12 @@ async def model(
         await asyncio.sleep(0.05)  # the server's tasks see it and end
 
 
-async def heard(asked: list[Asked]) -> None:
+async def heard(asked: list[RunningCall]) -> None:
     while not all(one.pieces for one in asked):
         await asyncio.sleep(0.001)
 
 
-async def stop(asked: list[Asked]) -> None:
+async def stop(asked: list[RunningCall]) -> None:
     for one in asked:
         one.task.cancel()
     await asyncio.wait([one.task for one in asked])
@@ -137,7 +137,7 @@ def protocol(request: pytest.FixtureRequest) -> str:
 def test_a_few_replies_are_heard_word_by_word(run: Run, protocol: str) -> None:
     async def main() -> None:
         async with model(protocol) as (_, provider):
-            asked = [Asked(provider) for _ in range(COALESCE_FROM_REPLIES - 1)]
+            asked = [RunningCall(provider) for _ in range(COALESCE_FROM_REPLIES - 1)]
             await asyncio.gather(*(one.task for one in asked))
             assert [len(one.pieces) for one in asked] == [len(WORDS)] * len(asked)
 
@@ -150,13 +150,13 @@ def test_many_replies_are_read_together_and_whole_unless_there_is_no_beat(
 ) -> None:
     async def main() -> None:
         async with model(protocol, beat_max_s) as (server, provider):
-            asked = [Asked(provider) for _ in range(2 * COALESCE_FROM_REPLIES)]
+            asked = [RunningCall(provider) for _ in range(2 * COALESCE_FROM_REPLIES)]
             finished = await asyncio.gather(*(one.task for one in asked))
             assert ["".join(one.pieces) for one in asked] == [TEXT] * len(asked)
             assert {finish.reason for finish in finished} == {"stop"}
             heard = max(len(one.pieces) for one in asked)
             assert heard < len(WORDS) / 2 if beat_max_s else heard == len(WORDS)
-            again = Asked(provider)  # on a connection that had its part in the crowd
+            again = RunningCall(provider)  # on a connection that had its part in the crowd
             await again.task
             assert server.accepted == len(asked)
             assert len(again.pieces) == len(WORDS)
@@ -168,9 +168,9 @@ def test_the_first_word_of_a_reply_waits_for_no_beat(run: Run, protocol: str) ->
     async def main() -> None:
         async with model(protocol, A_LONG_TIME_S) as (server, provider):
             server.endless = True
-            crowd = [Asked(provider) for _ in range(2 * COALESCE_FROM_REPLIES)]
+            crowd = [RunningCall(provider) for _ in range(2 * COALESCE_FROM_REPLIES)]
             await heard(crowd)
-            late = Asked(provider)
+            late = RunningCall(provider)
             await heard([late])
             await asyncio.sleep(20 * server.gap_s)
             assert len(late.pieces) <= 2  # as one of the crowd from then on
@@ -183,14 +183,14 @@ def test_a_cancel_reaches_the_server_at_once_also_between_two_beats(run: Run, pr
     async def main() -> None:
         async with model(protocol, A_LONG_TIME_S) as (server, provider):
             server.endless = True
-            crowd = [Asked(provider) for _ in range(2 * COALESCE_FROM_REPLIES)]
+            crowd = [RunningCall(provider) for _ in range(2 * COALESCE_FROM_REPLIES)]
             await heard(crowd)
             await asyncio.sleep(20 * server.gap_s)  # all are held by now
             await stop(crowd)
             while server.left < len(crowd):
                 await asyncio.sleep(0.001)
             server.endless = False
-            alone = Asked(provider)  # those that have left are no crowd
+            alone = RunningCall(provider)  # those that have left are no crowd
             await alone.task
             assert len(alone.pieces) == len(WORDS)
 
@@ -201,13 +201,13 @@ def test_what_came_before_a_cut_is_heard(run: Run, protocol: str) -> None:
     async def main() -> None:
         async with model(protocol) as (server, provider):
             server.cut_after = 10
-            asked = [Asked(provider) for _ in range(2 * COALESCE_FROM_REPLIES)]
+            asked = [RunningCall(provider) for _ in range(2 * COALESCE_FROM_REPLIES)]
             failures = await asyncio.gather(*(one.task for one in asked), return_exceptions=True)
             assert all(isinstance(failure, LlmFailed) for failure in failures)
             assert {"".join(one.pieces) for one in asked} == {b"".join(WORDS[:10]).decode()}
             assert max(len(one.pieces) for one in asked) < 10
             server.cut_after = None
-            alone = Asked(provider)
+            alone = RunningCall(provider)
             await alone.task
             assert len(alone.pieces) == len(WORDS)
 

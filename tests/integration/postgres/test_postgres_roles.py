@@ -21,7 +21,7 @@ pytestmark = pytest.mark.real_part
 SHORT_TIMEOUTS = LogOptions(busy_timeout_s=0.3, erase_wait_s=0.3)
 
 
-class Told(NoObserver):
+class ErasureWaitObserver(NoObserver):
     """Remembers why erasures wait."""
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ async def test_a_role_that_may_vacuum_erases(role: Role, way: str) -> None:
     else:
         await role.run(f"CREATE ROLE {group}", f"ALTER TABLE events OWNER TO {group}", f"GRANT {group} TO {{role}}")
         await role.run(f"GRANT ALL ON events_nodes TO {group}")
-    told = Told()
+    told = ErasureWaitObserver()
     log = await PostgresLog.open(role.url, observe=told)
     await log.erase("a", 2, deleted(), ASKED)
     async with asyncio.timeout(20):
@@ -102,7 +102,7 @@ async def test_a_role_that_may_vacuum_erases(role: Role, way: str) -> None:
 
 
 async def test_an_open_transaction_that_keeps_erased_texts_is_told(role: Role) -> None:
-    told = Told()
+    told = ErasureWaitObserver()
     log = await PostgresLog.open(role.owners_url, SHORT_TIMEOUTS, observe=told)
     other = await asyncpg.connect(role.owners_url)
     before = other.transaction(isolation="repeatable_read")
@@ -126,7 +126,7 @@ async def test_a_table_that_is_given_to_another_role_meanwhile_keeps_the_erasure
     role: Role,
 ) -> None:
     await role.run("ALTER TABLE events OWNER TO {role}", "ALTER TABLE events_nodes OWNER TO {role}")
-    told = Told()
+    told = ErasureWaitObserver()
     log = await PostgresLog.open(role.url, SHORT_TIMEOUTS, observe=told)
     await role.run("ALTER TABLE events OWNER TO postgres", ALLOWED)
     await log.erase("a", 2, deleted(), ASKED)

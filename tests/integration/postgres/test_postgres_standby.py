@@ -86,8 +86,8 @@ async def test_commands_that_read_work_on_a_standby(
 
     if "key" in command or "checkpoint" in command:
         await run("keygen {folder}/key")
-        (tmp_path / "checkpoint").write_text("\n".join((await run("checkpoint --key {folder}/key")).said))
-    said = "\n".join((await run(command)).said)
+        (tmp_path / "checkpoint").write_text("\n".join((await run("checkpoint --key {folder}/key")).stdout_lines))
+    said = "\n".join((await run(command)).stdout_lines)
     assert says.format(events=events) in said
 
 

@@ -134,7 +134,7 @@ async def test_every_file_that_was_made_of_the_log_is_searched(folder: Path, nam
     (folder / name).write_text(f"before {TEXT} after")
     console = tray_of(folder)
     assert await erased(console, argparse.Namespace(texts=[TEXT])) == 1
-    assert name in "".join(console.said)
+    assert name in "".join(console.stdout_lines)
 
 
 async def test_a_file_that_is_renamed_meanwhile_is_searched_all_the_same(
@@ -157,4 +157,4 @@ async def test_of_many_files_each_is_told_once(folder: Path) -> None:
     (folder / "projections-2.db").write_text(TEXT)
     console = tray_of(folder)
     assert await erased(console, argparse.Namespace(texts=[TEXT])) == 1
-    assert len(console.said) == 1
+    assert len(console.stdout_lines) == 1

@@ -10,7 +10,7 @@ from chatbot.sessions.domain.commands import Caller, ChangeMetadata, Command, Cr
 from events.catalogue import MetadataChanged, Parameters
 from events.errors import LogUnavailable
 from tests.support.log.sample_events import ASKED
-from tests.support.sessions.sessions_harness import Sessions
+from tests.support.sessions.sessions_harness import SessionsHarness
 
 MINA = Caller(owner="mina")
 COMMANDS: dict[str, Command] = {
@@ -24,7 +24,7 @@ def command(request: pytest.FixtureRequest) -> Command:
     return COMMANDS[request.param]
 
 
-async def overtaken(real: Sessions, monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:
+async def overtaken(real: SessionsHarness, monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:
     """A session into whose stream another node writes just before this one does, so often; the versions of that."""
     await real.open()
     await real.supervisor.ask("s", CreateSession("mina", {}, 60, None, None), MINA)
@@ -43,7 +43,7 @@ async def overtaken(real: Sessions, monkeypatch: pytest.MonkeyPatch, times: int)
 async def test_a_request_comes_in_however_many_rounds_are_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
-    real = Sessions(tmp_path)
+    real = SessionsHarness(tmp_path)
     others = await overtaken(real, monkeypatch, times=30)
     answer = await real.supervisor.ask("s", command, MINA)
     assert others == list(range(2, 32))
@@ -54,7 +54,7 @@ async def test_a_request_comes_in_however_many_rounds_are_lost(
 async def test_after_its_time_it_is_told_to_try_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
-    real = Sessions(tmp_path)
+    real = SessionsHarness(tmp_path)
     monkeypatch.setattr(stream_writer, "CONTENTION_MAX_S", 0.05)
     others = await overtaken(real, monkeypatch, times=1_000_000)
     with pytest.raises(LogUnavailable, match="others keep writing to this session; try again"):

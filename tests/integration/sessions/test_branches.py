@@ -20,7 +20,7 @@ from tests.support.http.service_requests import (
 )
 from tests.support.model.model_server import ModelServer
 from tests.support.service import Running, frames, serving
-from tests.support.sessions.sessions_harness import Sessions
+from tests.support.sessions.sessions_harness import SessionsHarness
 
 
 async def regenerate(service: Running, session_id: str, **body: Any) -> httpx.Response:
@@ -349,7 +349,7 @@ async def test_another_branch_can_be_selected_while_a_reply_runs_and_the_reply_e
     ids=lambda command: type(command).__name__,
 )
 async def test_a_session_past_its_deadline_has_expired_whatever_is_asked_of_it(tmp_path: Path, command: Any) -> None:
-    real, caller = Sessions(tmp_path), Caller(owner="mina")
+    real, caller = SessionsHarness(tmp_path), Caller(owner="mina")
     await real.open()
     await real.supervisor.ask("s", CreateSession("mina", {}, 60, None, None), caller)
     real.now_us += 61_000_000

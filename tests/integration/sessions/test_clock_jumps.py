@@ -17,13 +17,13 @@ from chatbot.sessions.expiry_timer import ExpiryTimer
 from chatbot.sessions.session_queries import SessionQueries
 from tests.support.model.model_server import ModelServer
 from tests.support.service import serving
-from tests.support.sessions.sessions_harness import Sessions
+from tests.support.sessions.sessions_harness import SessionsHarness
 
 HOUR_S = 3_600
 DAY_US = 86_400_000_000
 
 
-class Machine(Sessions):
+class Machine(SessionsHarness):
     """Sessions whose deadlines go by a DeadlineClock. `wrong_us`: by how much the wall clock is wrong."""
 
     wrong_us = 0

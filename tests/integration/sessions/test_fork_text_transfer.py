@@ -12,30 +12,30 @@ from events.integrity.chain_verifier import verify
 from events.record import Metadata, RecordedEvent
 from projections.sqlite.queries import SqliteQueries
 from tests.support.log.forked_log import fork_of, origin_of
-from tests.support.sessions.sessions_harness import Sessions
+from tests.support.sessions.sessions_harness import SessionsHarness
 
 FORKS = 4
 
 
 @pytest.fixture
-async def sessions(tmp_path: Path) -> AsyncIterator[Sessions]:
-    made = Sessions(tmp_path, auth=False)
+async def sessions(tmp_path: Path) -> AsyncIterator[SessionsHarness]:
+    made = SessionsHarness(tmp_path, auth=False)
     await made.open()
     yield made
     await made.close()
 
 
-async def texts_of(sessions: Sessions, session_id: str) -> list[str]:
+async def texts_of(sessions: SessionsHarness, session_id: str) -> list[str]:
     history = await sessions.reader.history(session_id, None, 1_000, None)
     rest = [one async for piece in sessions.reader.remaining_messages(history) for one in piece]
     return [one.content for one in (*history.messages, *rest)]
 
 
-async def delete(sessions: Sessions, session_id: str) -> None:
+async def delete(sessions: SessionsHarness, session_id: str) -> None:
     await sessions.supervisor.ask(session_id, DeleteSession(), SERVICE)
 
 
-async def writing_command_of(sessions: Sessions, name: str, texts: int) -> tuple[int, int]:
+async def writing_command_of(sessions: SessionsHarness, name: str, texts: int) -> tuple[int, int]:
     """Deletes a session with so many texts in each of FORKS forks: hundreds of SQLite's steps, and texts read."""
     adopted = await origin_of(sessions.log, name, texts)
     for fork in range(FORKS):
@@ -63,7 +63,7 @@ async def writing_command_of(sessions: Sessions, name: str, texts: int) -> tuple
     return len(steps), read[0]
 
 
-async def test_four_times_as_many_texts_are_four_times_the_work(sessions: Sessions) -> None:
+async def test_four_times_as_many_texts_are_four_times_the_work(sessions: SessionsHarness) -> None:
     few_steps, few_read = await writing_command_of(sessions, "few", 150)
     many_steps, many_read = await writing_command_of(sessions, "many", 600)
     assert many_steps < 6 * few_steps, "with pages found anew each time it would be sixteen times"
@@ -72,7 +72,7 @@ async def test_four_times_as_many_texts_are_four_times_the_work(sessions: Sessio
 
 
 async def test_each_fork_keeps_what_it_reads_whatever_else_it_reads(
-    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+    sessions: SessionsHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Forks of different lengths, a fork of a fork, and one that reads texts of two sessions."""
     for page in ("COPY_BATCH_TEXTS", "LENT_PAGE", "FORKS_PAGE"):

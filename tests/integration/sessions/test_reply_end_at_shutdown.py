@@ -9,7 +9,7 @@ from chatbot.sessions.domain import commands
 from chatbot.sessions.domain.commands import SERVICE
 from events.catalogue import Event, Parameters, ReplyCompleted, ReplyInterrupted, ReplyRequested
 from events.record import Metadata, RecordedEvent
-from tests.support.sessions.sessions_harness import Sessions
+from tests.support.sessions.sessions_harness import SessionsHarness
 
 SESSION = "5b4f2c1e-0000-4000-8000-000000000009"
 
@@ -21,7 +21,7 @@ def post(number: int) -> commands.PostMessage:
 async def test_a_reply_that_ends_by_itself_while_others_are_interrupted_is_complete_and_not_begun_anew(
     tmp_path: Path,
 ) -> None:
-    sessions = Sessions(tmp_path, retry_interrupted=1)
+    sessions = SessionsHarness(tmp_path, retry_interrupted=1)
     await sessions.open()
     create = commands.CreateSession(None, {}, 3600, None, None)
     await sessions.supervisor.ask(SESSION, create, SERVICE)

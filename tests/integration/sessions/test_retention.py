@@ -16,14 +16,14 @@ from events.integrity.chain_verifier import verify
 from events.record import RecordedEvent
 from projections.folds.session import Session
 from projections.sqlite.queries import SqliteQueries
-from tests.support.sessions.sessions_harness import Sessions
+from tests.support.sessions.sessions_harness import SessionsHarness
 
 HOUR_S = 3_600
 HOUR_US = HOUR_S * 1_000_000
 AFTER_HOURS = 24.0
 
 
-class World(Sessions):
+class World(SessionsHarness):
     """Sessions with an expiry timer, and a log that can be asked what was erased."""
 
     timer: ExpiryTimer

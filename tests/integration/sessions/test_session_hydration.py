@@ -10,14 +10,14 @@ from msgspec.structs import replace
 from chatbot.sessions.actor import hydration
 from chatbot.sessions.domain.commands import Caller, ChangeMetadata, CreateSession
 from projections.errors import ProjectionsUnavailable
-from tests.support.sessions.sessions_harness import Sessions
+from tests.support.sessions.sessions_harness import SessionsHarness
 
 
 @pytest.mark.parametrize("position", [None, 0], ids=["projections that know all", "projections that may not"])
 async def test_a_stream_is_read_only_where_the_projections_may_not_know_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, position: int | None
 ) -> None:
-    real, caller, read = Sessions(tmp_path), Caller(owner="mina"), []
+    real, caller, read = SessionsHarness(tmp_path), Caller(owner="mina"), []
     await real.open()
     await real.supervisor.ask("s", CreateSession("mina", {"a": 1}, 60, None, "Be brief."), caller)
     answer = await real.supervisor.ask("s", ChangeMetadata(title="Tea"), caller)
@@ -40,7 +40,7 @@ async def test_a_stream_is_read_only_where_the_projections_may_not_know_its_end(
 class BeingReplaced:
     """Projections that are found unfit while they are asked, as the runner and its queries then answer."""
 
-    def __init__(self, real: Sessions, says: Exception | None) -> None:
+    def __init__(self, real: SessionsHarness, says: Exception | None) -> None:
         self.position, self.rebuilding = real.runner.position, False
         self._says = says
 
@@ -52,7 +52,7 @@ class BeingReplaced:
 
 @pytest.mark.parametrize("says", [None, ProjectionsUnavailable("being rebuilt")], ids=["knows nothing", "refuses"])
 async def test_a_session_is_found_while_its_projections_are_replaced(tmp_path: Path, says: Exception | None) -> None:
-    real = Sessions(tmp_path)
+    real = SessionsHarness(tmp_path)
     await real.open()
     answer = await real.supervisor.ask("s", CreateSession("mina", {"a": 1}, 60, None, None), Caller(owner="mina"))
     await real.runner.wait_for(real.log.head().position)
@@ -62,7 +62,7 @@ async def test_a_session_is_found_while_its_projections_are_replaced(tmp_path: P
 
 
 async def test_projections_that_cannot_be_read_and_are_not_replaced_are_told_of(tmp_path: Path) -> None:
-    real = Sessions(tmp_path)
+    real = SessionsHarness(tmp_path)
     await real.open()
     refuses: Any = BeingReplaced(real, ProjectionsUnavailable("the disk refuses"))
     with pytest.raises(ProjectionsUnavailable, match="the disk refuses"):

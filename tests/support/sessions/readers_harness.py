@@ -23,7 +23,7 @@ from events.errors import LogUnavailable
 from events.record import RecordedEvent
 from events.storage.sqlite.sqlite_log import SqliteLog
 from tests.support.http.frame_types import FRAME_TYPES, RECORDED_FRAME_TYPES
-from tests.support.sessions.sessions_harness import Sessions
+from tests.support.sessions.sessions_harness import SessionsHarness
 
 FrameSummary = tuple[str, int, str | None]
 
@@ -234,7 +234,7 @@ class FeedServices(Struct):
 class FeedRequest:
     """One request for the feed. `task` ends when the feed does, or the reader leaves."""
 
-    def __init__(self, real: Sessions, session_id: str, wire: ReaderSocket, caller: Caller) -> None:
+    def __init__(self, real: SessionsHarness, session_id: str, wire: ReaderSocket, caller: Caller) -> None:
         self.wire = wire
         self.feed: FeedWriter | None = None
         self._real = real

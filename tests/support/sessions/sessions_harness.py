@@ -86,7 +86,7 @@ class CountingObserver:
         self.ended.append(ended.reply_id)
 
 
-class Sessions:
+class SessionsHarness:
     """The service without its web; made by `open`, ended by `close` or `crash`, which may be followed by `open`."""
 
     log: FailingStore

@@ -14,7 +14,7 @@ from chatbot.runtime.descriptors import RESERVED_DESCRIPTORS, connections_within
 REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\n\r\n"
 
 
-class Wire:
+class FakeTransport:
     """A transport whose client takes what the test says."""
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class Wire:
         return self.closed or self.aborted
 
 
-class Bench:
+class LimitedConnections:
     """Connections, and the clock that their log lines go by."""
 
     def __init__(self, connections_max: int = 10, unread_max_bytes: int = 1_000, write_timeout_s: float = 60.0) -> None:
@@ -55,12 +55,12 @@ class Bench:
         logger: structlog.stdlib.BoundLogger = structlog.get_logger("api")
         self.connections = Connections(limits, self.metrics, logger, lambda: REFUSAL, lambda: self.now_s)
 
-    async def connect(self) -> tuple[BoundedProtocol, Wire]:
+    async def connect(self) -> tuple[BoundedProtocol, FakeTransport]:
         async def answer(_: web.BaseRequest) -> web.StreamResponse:
             raise AssertionError("nothing is asked")
 
         protocol = BoundedProtocol(web.Server(answer), self.connections, loop=asyncio.get_running_loop())
-        wire = Wire()
+        wire = FakeTransport()
         protocol.connection_made(cast(Any, wire))
         return protocol, wire
 
@@ -74,13 +74,13 @@ async def leave(*protocols: BoundedProtocol) -> None:
     await asyncio.sleep(0)
 
 
-def fall_behind(protocol: BoundedProtocol, wire: Wire, unread: int) -> None:
+def fall_behind(protocol: BoundedProtocol, wire: FakeTransport, unread: int) -> None:
     wire.unread = unread
     protocol.pause_writing()
 
 
 async def test_those_behind_longest_are_cut_until_the_others_fit() -> None:
-    bench = Bench(unread_max_bytes=1_000)
+    bench = LimitedConnections(unread_max_bytes=1_000)
     first, second, third = [await bench.connect() for _ in range(3)]
     assert first[1].high == 0, "whoever writes waits until all is taken"
     for one in (first, second):
@@ -98,7 +98,7 @@ async def test_those_behind_longest_are_cut_until_the_others_fit() -> None:
 
 
 async def test_an_answer_that_alone_is_too_large_is_cut_itself() -> None:
-    bench = Bench(unread_max_bytes=1_000)
+    bench = LimitedConnections(unread_max_bytes=1_000)
     one, wire = await bench.connect()
     one.count_held_bytes(2_000)
     fall_behind(one, wire, 10)
@@ -108,7 +108,7 @@ async def test_an_answer_that_alone_is_too_large_is_cut_itself() -> None:
 
 
 async def test_who_takes_a_little_is_waited_for_and_who_takes_nothing_is_not() -> None:
-    bench = Bench(unread_max_bytes=10**9, write_timeout_s=0.05)
+    bench = LimitedConnections(unread_max_bytes=10**9, write_timeout_s=0.05)
     slow, stuck = await bench.connect(), await bench.connect()
     fall_behind(*slow, 1_000_000)
     fall_behind(*stuck, 1_000_000)
@@ -125,7 +125,7 @@ async def test_who_takes_a_little_is_waited_for_and_who_takes_nothing_is_not() -
 
 
 async def test_what_aiohttp_has_closed_is_still_cut_when_nobody_takes_its_rest() -> None:
-    bench = Bench(write_timeout_s=0.02)
+    bench = LimitedConnections(write_timeout_s=0.02)
     one, wire = await bench.connect()
     fall_behind(one, wire, 100)
     one.force_close()
@@ -136,7 +136,7 @@ async def test_what_aiohttp_has_closed_is_still_cut_when_nobody_takes_its_rest()
 
 
 async def test_at_the_cap_the_oldest_idle_goes_and_without_any_the_newest_is_refused() -> None:
-    bench = Bench(connections_max=3)
+    bench = LimitedConnections(connections_max=3)
     one, two, three = [await bench.connect() for _ in range(3)]
     bench.connections.mark_busy(one[0])
     four = await bench.connect()
@@ -155,7 +155,7 @@ async def test_at_the_cap_the_oldest_idle_goes_and_without_any_the_newest_is_ref
 
 
 async def test_many_closings_are_one_log_line_a_minute() -> None:
-    bench = Bench(connections_max=1)
+    bench = LimitedConnections(connections_max=1)
     made = []
     with capture_logs() as lines:
         for _ in range(50):

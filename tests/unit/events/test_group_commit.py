@@ -15,7 +15,7 @@ from events.storage.group_commit import GroupCommit
 from tests.support.log.sample_events import ASKED, posted
 
 
-class Lists:
+class RecordingBatchStore:
     """A store that keeps the sizes of its batches, waits when told to and fails when told to."""
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ def pending(stream_id: str, events: int = 1) -> PendingAppend:
 
 
 async def test_whatever_waits_goes_into_one_batch() -> None:
-    store = Lists()
+    store = RecordingBatchStore()
     writer = GroupCommit(store, LogOptions(), NoObserver())
     store.free.clear()
     first = writer.submit(pending("s0"))
@@ -67,7 +67,7 @@ async def test_whatever_waits_goes_into_one_batch() -> None:
 
 
 async def test_a_batch_holds_no_more_events_than_allowed_and_keeps_the_order() -> None:
-    store = Lists()
+    store = RecordingBatchStore()
     writer = GroupCommit(store, LogOptions(append_batch_max=10), NoObserver())
     futures = [writer.submit(pending(f"s{number}", 4)) for number in range(5)]
     results = await asyncio.gather(*futures)
@@ -78,7 +78,7 @@ async def test_a_batch_holds_no_more_events_than_allowed_and_keeps_the_order() -
 
 async def test_those_woken_by_one_batch_meet_in_the_next() -> None:
     """Without that, those who write together once would stay apart in two batches for ever."""
-    store = Lists()
+    store = RecordingBatchStore()
     writer = GroupCommit(store, LogOptions(), NoObserver())
 
     async def append_often(name: int) -> None:
@@ -97,7 +97,7 @@ async def test_those_woken_by_one_batch_meet_in_the_next() -> None:
 
 
 async def test_an_impossible_exception_refuses_its_batch_is_kept_and_the_writer_goes_on() -> None:
-    store = Lists()
+    store = RecordingBatchStore()
     writer = GroupCommit(store, LogOptions(), NoObserver())
     store.fail.append(RuntimeError("impossible"))
     failed = await asyncio.gather(writer.submit(pending("a")), writer.submit(pending("b")), return_exceptions=True)
@@ -114,7 +114,7 @@ async def test_an_observer_that_raises_is_kept_as_failure_and_harms_no_append() 
         def appended(self, batch_events: int, append_s: float, commit_s: float) -> None:
             raise ZeroDivisionError
 
-    writer = GroupCommit(Lists(), LogOptions(), Broken())
+    writer = GroupCommit(RecordingBatchStore(), LogOptions(), Broken())
     assert (await writer.submit(pending("a")))[0].position == 1
     assert (await writer.submit(pending("b")))[0].position == 2
     await writer.close()
@@ -122,7 +122,7 @@ async def test_an_observer_that_raises_is_kept_as_failure_and_harms_no_append() 
 
 
 async def test_the_store_may_tidy_at_the_start_after_each_batch_and_when_it_asks() -> None:
-    store = Lists()
+    store = RecordingBatchStore()
     store.pauses = [0.01, 0.01, None]
     writer = GroupCommit(store, LogOptions(), NoObserver())
     async with asyncio.timeout(10):
@@ -137,7 +137,7 @@ async def test_the_store_may_tidy_at_the_start_after_each_batch_and_when_it_asks
 
 
 async def test_a_loop_torn_down_under_the_writer_leaves_nobody_waiting() -> None:
-    store = Lists()
+    store = RecordingBatchStore()
     writer = GroupCommit(store, LogOptions(append_batch_max=1), NoObserver())
     store.free.clear()
     futures = [writer.submit(pending(f"s{number}")) for number in range(3)]
@@ -166,7 +166,7 @@ def test_a_number_that_would_stop_the_log_is_refused(wrong: dict[str, int]) -> N
 
 
 async def test_who_appends_side_by_side_shares_commits_from_then_on() -> None:
-    store = Lists()
+    store = RecordingBatchStore()
     writer = GroupCommit(store, LogOptions(append_gather_s=5.0), NoObserver())
     for name in "ab":
         await asyncio.gather(*(writer.submit(pending(f"{name}{number}")) for number in range(3)))
@@ -181,7 +181,7 @@ async def test_who_appends_side_by_side_shares_commits_from_then_on() -> None:
 
 async def test_nobody_waits_for_a_crowd_that_came_once() -> None:
     """As sessions do that expire eight at a time, beside one that chats."""
-    store = Lists()
+    store = RecordingBatchStore()
     writer = GroupCommit(store, LogOptions(append_gather_s=60.0), NoObserver())
     async with asyncio.timeout(5):
         for number in range(3):
@@ -192,7 +192,7 @@ async def test_nobody_waits_for_a_crowd_that_came_once() -> None:
 
 
 async def test_who_is_alone_waits_for_nobody_but_once() -> None:
-    store = Lists()
+    store = RecordingBatchStore()
     writer = GroupCommit(store, LogOptions(append_gather_s=0.2), NoObserver())
     loop = asyncio.get_running_loop()
     for name in "ab":
@@ -206,7 +206,7 @@ async def test_who_is_alone_waits_for_nobody_but_once() -> None:
 
 
 async def test_a_full_batch_and_a_closing_log_wait_for_nobody() -> None:
-    store = Lists()
+    store = RecordingBatchStore()
     writer = GroupCommit(store, LogOptions(append_gather_s=60.0, append_batch_max=4), NoObserver())
     async with asyncio.timeout(5):
         await asyncio.gather(*(writer.submit(pending(f"a{number}")) for number in range(4)))
@@ -222,7 +222,7 @@ async def test_a_full_batch_and_a_closing_log_wait_for_nobody() -> None:
 
 
 async def test_a_probe_waits_behind_appends_and_is_shared_by_all_who_ask_meanwhile() -> None:
-    store = Lists()
+    store = RecordingBatchStore()
     writer = GroupCommit(store, LogOptions(), NoObserver())
     store.free.clear()
     appended = writer.submit(pending("a"))
@@ -243,7 +243,7 @@ async def test_a_probe_waits_behind_appends_and_is_shared_by_all_who_ask_meanwhi
 
 @pytest.mark.parametrize(("error", "is_ours"), [(LogUnavailable("the disk is full"), False), (KeyError("x"), True)])
 async def test_a_probe_that_fails_is_a_refusal_and_the_next_one_may_do(error: Exception, is_ours: bool) -> None:
-    store = Lists()
+    store = RecordingBatchStore()
     writer = GroupCommit(store, LogOptions(), NoObserver())
     store.fail.append(error)
     with pytest.raises(LogUnavailable, match=r"disk is full|unexpected way"):

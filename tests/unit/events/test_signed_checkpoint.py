@@ -124,7 +124,7 @@ async def test_keygen_writes_a_pair_that_only_its_owner_can_read(tmp_path: Path)
     public = (tmp_path / "key.pub").read_text()
     assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o600
     assert read(sign(STATED, (tmp_path / "key").read_text()), public) == STATED
-    assert console.said == [public.strip()], "the secret is never printed"
+    assert console.stdout_lines == [public.strip()], "the secret is never printed"
 
 
 @pytest.mark.parametrize("taken", ["key", "key.pub"])

@@ -21,7 +21,7 @@ from chatbot.llm.provider import (
 from events.catalogue import Parameters
 
 
-class Told:
+class FixedHealthProvider:
     """A provider whose health is what the test says."""
 
     name = "told"
@@ -51,7 +51,7 @@ class Told:
 
 async def test_the_wait_that_a_server_asks_for_is_known_until_it_is_over_or_the_server_answers() -> None:
     now_s = 100.0
-    monitor = HealthMonitor(Told(available=True), 10, now=lambda: now_s)
+    monitor = HealthMonitor(FixedHealthProvider(available=True), 10, now=lambda: now_s)
     assert monitor.server_wait_s == 0
     monitor.record_attempt(LlmOverloaded("429", retry_after_s=20.0))
     now_s = 105.0
@@ -64,11 +64,11 @@ async def test_the_wait_that_a_server_asks_for_is_known_until_it_is_over_or_the_
 
 
 async def test_before_the_first_answer_nothing_is_claimed() -> None:
-    assert HealthMonitor(Told(available=True), 10).newest.available is False
+    assert HealthMonitor(FixedHealthProvider(available=True), 10).newest.available is False
 
 
 async def test_it_asks_at_once_and_then_every_interval() -> None:
-    provider = Told(available=True)
+    provider = FixedHealthProvider(available=True)
     monitor = HealthMonitor(provider, 0.05)
     polling = asyncio.create_task(monitor.run())
     await asyncio.sleep(0.01)
@@ -80,7 +80,7 @@ async def test_it_asks_at_once_and_then_every_interval() -> None:
 
 
 async def test_a_server_that_is_away_is_asked_more_often() -> None:
-    provider = Told(available=False)
+    provider = FixedHealthProvider(available=False)
     monitor = HealthMonitor(provider, 60)
     polling = asyncio.create_task(monitor.run())
     await asyncio.sleep(0)
@@ -91,13 +91,13 @@ async def test_a_server_that_is_away_is_asked_more_often() -> None:
 
 
 async def test_it_can_be_asked_to_look_now() -> None:
-    monitor = HealthMonitor(Told(available=True), 60)
+    monitor = HealthMonitor(FixedHealthProvider(available=True), 60)
     await monitor.refresh()
     assert monitor.newest == Health(available=True)
 
 
 async def test_a_question_that_fails_in_an_unforeseen_way_is_an_answer_and_asked_again() -> None:
-    provider = Told(available=True)
+    provider = FixedHealthProvider(available=True)
     monitor = HealthMonitor(provider, 10)
 
     async def fail() -> Health:
@@ -111,7 +111,7 @@ async def test_a_question_that_fails_in_an_unforeseen_way_is_an_answer_and_asked
     assert monitor.newest.available
 
 
-async def polled(provider: Told, interval_s: float = 60) -> tuple[HealthMonitor, "asyncio.Task[None]"]:
+async def polled(provider: FixedHealthProvider, interval_s: float = 60) -> tuple[HealthMonitor, "asyncio.Task[None]"]:
     """A monitor that has asked once."""
     monitor = HealthMonitor(provider, interval_s)
     polling = asyncio.create_task(monitor.run())
@@ -126,7 +126,7 @@ async def until(reached: Callable[[], object]) -> None:
 
 
 async def test_a_request_that_cannot_connect_counts_at_once_and_so_does_one_that_is_answered() -> None:
-    provider = Told(available=True)
+    provider = FixedHealthProvider(available=True)
     monitor, polling = await polled(provider)
     provider.available = False
     monitor.record_attempt(LlmUnavailable("refused"))
@@ -140,7 +140,7 @@ async def test_after_a_failed_request_the_server_is_asked_soon_whatever_the_inte
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(health_module, "UNAVAILABLE_INTERVAL_S", 0.01)
-    provider = Told(available=True)
+    provider = FixedHealthProvider(available=True)
     monitor, polling = await polled(provider)
     monitor.record_attempt(LlmUnavailable("refused"))
     await until(lambda: monitor.newest.available)
@@ -154,7 +154,7 @@ async def test_after_a_failed_request_the_server_is_asked_soon_whatever_the_inte
 
 async def test_a_failure_while_the_question_is_on_its_way_is_asked_about_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health_module, "UNAVAILABLE_INTERVAL_S", 0.01)
-    provider = Told(available=True)
+    provider = FixedHealthProvider(available=True)
     monitor = HealthMonitor(provider, 60)
     answers = [Health(available=True), Health(available=False, detail="gone")]
 
@@ -171,7 +171,7 @@ async def test_a_failure_while_the_question_is_on_its_way_is_asked_about_again(m
 
 
 async def test_a_server_that_is_busy_is_there() -> None:
-    provider = Told(available=True)
+    provider = FixedHealthProvider(available=True)
     monitor, polling = await polled(provider)
     monitor.record_attempt(LlmOverloaded())
     await asyncio.sleep(0)
@@ -180,7 +180,7 @@ async def test_a_server_that_is_busy_is_there() -> None:
 
 
 async def test_a_model_that_is_being_loaded_is_no_warning_and_one_that_is_not_loaded_then_is() -> None:
-    provider = Told(available=False)
+    provider = FixedHealthProvider(available=False)
     monitor = HealthMonitor(provider, 60)
     answers = iter([Health(available=False, starting=True), Health(available=False, detail="broken")])
 

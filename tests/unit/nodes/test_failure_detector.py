@@ -12,7 +12,7 @@ OTHER = format_node_id("127.0.0.2", 80, "11111111")
 SUSPECT_S = 10.0
 
 
-class Asked(NodeClient):
+class FakeNodeClient(NodeClient):
     """Answers as it is told, once it may."""
 
     def __init__(self, node_state: NodeState = NodeState.ALIVE) -> None:
@@ -27,13 +27,13 @@ class Asked(NodeClient):
         return self.node_state
 
 
-def watching(peers: Asked) -> tuple[FailureDetector, ManualClock]:
+def watching(peers: FakeNodeClient) -> tuple[FailureDetector, ManualClock]:
     clock = ManualClock()
     return FailureDetector(OWN, peers, SUSPECT_S, clock), clock
 
 
 async def test_a_node_that_answers_lives_and_is_not_asked_again_at_once() -> None:
-    peers = Asked()
+    peers = FakeNodeClient()
     liveness, clock = watching(peers)
     assert not await liveness.is_gone(OTHER)
     assert not await liveness.is_gone(OTHER)
@@ -44,7 +44,7 @@ async def test_a_node_that_answers_lives_and_is_not_asked_again_at_once() -> Non
 
 
 async def test_who_is_gone_stays_gone() -> None:
-    peers = Asked(NodeState.GONE)
+    peers = FakeNodeClient(NodeState.GONE)
     liveness, clock = watching(peers)
     assert await liveness.is_gone(OTHER)
     peers.node_state, clock.now_s = NodeState.ALIVE, clock.now_s + 100
@@ -53,7 +53,7 @@ async def test_who_is_gone_stays_gone() -> None:
 
 
 async def test_a_silent_node_is_gone_only_after_a_while() -> None:
-    peers = Asked(NodeState.SILENT)
+    peers = FakeNodeClient(NodeState.SILENT)
     liveness, clock = watching(peers)
     assert await liveness.node_state(OTHER) is NodeState.SILENT
     clock.now_s += SUSPECT_S - 1
@@ -63,7 +63,7 @@ async def test_a_silent_node_is_gone_only_after_a_while() -> None:
 
 
 async def test_a_silent_node_that_records_lives() -> None:
-    peers = Asked(NodeState.SILENT)
+    peers = FakeNodeClient(NodeState.SILENT)
     liveness, clock = watching(peers)
     await liveness.node_state(OTHER)
     clock.now_s += SUSPECT_S - 1
@@ -75,7 +75,7 @@ async def test_a_silent_node_that_records_lives() -> None:
 
 
 async def test_a_node_that_answers_again_begins_anew() -> None:
-    peers = Asked(NodeState.SILENT)
+    peers = FakeNodeClient(NodeState.SILENT)
     liveness, clock = watching(peers)
     await liveness.node_state(OTHER)
     clock.now_s += SUSPECT_S - 1
@@ -86,7 +86,7 @@ async def test_a_node_that_answers_again_begins_anew() -> None:
 
 
 async def test_all_who_ask_at_once_share_one_probe() -> None:
-    peers = Asked()
+    peers = FakeNodeClient()
     peers.may_answer.clear()
     liveness, _ = watching(peers)
     asking = [asyncio.create_task(liveness.is_gone(OTHER)) for _ in range(20)]
@@ -99,7 +99,7 @@ async def test_all_who_ask_at_once_share_one_probe() -> None:
 
 
 async def test_what_served_alone_and_earlier_lives_at_our_address_are_gone_unasked() -> None:
-    peers = Asked()
+    peers = FakeNodeClient()
     liveness, _ = watching(peers)
     for name in (None, "some-machine", format_node_id("127.0.0.1", 80, "22222222")):
         assert await liveness.is_gone(name)
@@ -107,7 +107,7 @@ async def test_what_served_alone_and_earlier_lives_at_our_address_are_gone_unask
 
 
 async def test_those_remembered_as_gone_are_bounded() -> None:
-    peers = Asked(NodeState.GONE)
+    peers = FakeNodeClient(NodeState.GONE)
     liveness, _ = watching(peers)
     for number in range(GONE_MAX + 5):
         assert await liveness.is_gone(format_node_id("127.0.0.2", 80, f"{number:08x}"))
@@ -116,7 +116,7 @@ async def test_those_remembered_as_gone_are_bounded() -> None:
 
 async def test_who_was_refused_once_is_asked_again_after_a_while() -> None:
     """A network may refuse for the node, which lives: it must not count as gone for as long as this process runs."""
-    peers = Asked(NodeState.REFUSED)
+    peers = FakeNodeClient(NodeState.REFUSED)
     liveness, clock = watching(peers)
     assert await liveness.is_gone(OTHER)
     peers.node_state = NodeState.ALIVE

@@ -14,7 +14,7 @@ from chatbot.observability.metrics_aggregation import MetricsAggregator
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0"
 
 
-class Told:
+class FakeControlChannel:
     """As a worker's control knows it."""
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ def counted(times: int) -> tuple[MetricFamily, ...]:
 
 
 async def scraped(ask: Any, accept: str = "", timeout_s: float = 0.2) -> str:
-    scrape = MetricsAggregator(1, Told(), ask, timeout_s)  # type: ignore[arg-type]  # as much of a Control as it needs
+    scrape = MetricsAggregator(1, FakeControlChannel(), ask, timeout_s)  # type: ignore[arg-type]  # as much of a Control as it needs
     body, content_type = await scrape.merged(counted(1), accept)
     assert content_type.startswith("application/openmetrics-text" if accept else "text/plain")
     return body.decode()

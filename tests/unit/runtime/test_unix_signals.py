@@ -22,7 +22,7 @@ def _handlers_as_they_were() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-class Caught:
+class CaughtSignals:
     def __init__(self, *, hangup: bool = False) -> None:
         self.stop = asyncio.Event()
         self.quits: list[str] = []
@@ -43,7 +43,7 @@ class Caught:
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 async def test_the_first_signal_drains_and_the_second_quits(first: signal.Signals, second: signal.Signals) -> None:
-    caught = Caught(hangup=True)
+    caught = CaughtSignals(hangup=True)
     with structlog.testing.capture_logs() as logs:
         await caught.send(first, caught.stop.is_set)
         assert caught.quits == []
@@ -55,7 +55,7 @@ async def test_the_first_signal_drains_and_the_second_quits(first: signal.Signal
 
 
 async def test_a_hang_up_never_quits_at_once() -> None:
-    caught = Caught(hangup=True)
+    caught = CaughtSignals(hangup=True)
     await caught.send(signal.SIGTERM, caught.stop.is_set)
     os.kill(os.getpid(), signal.SIGHUP)
     await caught.send(signal.SIGINT, lambda: caught.quits)
@@ -65,6 +65,6 @@ async def test_a_hang_up_never_quits_at_once() -> None:
 
 async def test_a_hang_up_that_the_process_was_started_to_ignore_is_ignored() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    caught = Caught(hangup=True)
+    caught = CaughtSignals(hangup=True)
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     caught.remove()

@@ -124,7 +124,7 @@ def test_where_content_was_erased_no_reply_is_open() -> None:
     assert (place, texts) == (ReaderCursor(6), [""])
 
 
-class Told(Struct, frozen=True):
+class RecordedTexts(Struct, frozen=True):
     """A history, the text of each reply, and how far that was written when each event was recorded."""
 
     events: list[RecordedEvent]
@@ -132,7 +132,7 @@ class Told(Struct, frozen=True):
 
 
 @st.composite
-def histories(draw: st.DrawFn) -> Told:
+def histories(draw: st.DrawFn) -> RecordedTexts:
     log = MemoryLog()
     log.record(S, SessionCreated(None, {}, 60))
     texts: dict[str, str] = {}
@@ -151,13 +151,13 @@ def histories(draw: st.DrawFn) -> Told:
         if draw(st.booleans()):
             ending = ReplyInterrupted(reply_id, text, "shutdown")
         log.record(S, ending)
-    return Told(log.events, texts)
+    return RecordedTexts(log.events, texts)
 
 
 class ReaderModel:
     """A reader that is sent events and live text, is cut off, and comes back with a cursor that it has text for."""
 
-    def __init__(self, history: Told, data: st.DataObject) -> None:
+    def __init__(self, history: RecordedTexts, data: st.DataObject) -> None:
         self.history, self.data = history, data
         self.place = ReaderCursor(0)
         self.got = dict.fromkeys(history.texts, "")
@@ -198,7 +198,9 @@ class ReaderModel:
 
 @settings(max_examples=scaled(400), deadline=None)
 @given(histories(), st.data())
-def test_the_pieces_are_exactly_the_text_for_any_history_and_any_cuts(history: Told, data: st.DataObject) -> None:
+def test_the_pieces_are_exactly_the_text_for_any_history_and_any_cuts(
+    history: RecordedTexts, data: st.DataObject
+) -> None:
     assert ReaderModel(history, data).read() == history.texts
 
 
@@ -207,7 +209,7 @@ def test_the_pieces_are_exactly_the_text_for_any_history_and_any_cuts(history: T
 
 @settings(max_examples=scaled(200), deadline=None)
 @given(histories())
-async def test_after_a_version_comes_what_was_not_recorded_by_then(history: Told) -> None:
+async def test_after_a_version_comes_what_was_not_recorded_by_then(history: RecordedTexts) -> None:
     log = MemoryLog()
     log.events = history.events
     running: OpenReply | None = None
