@@ -242,7 +242,7 @@ async def test_wait_wakes_everyone_at_the_commit(log: EventLog) -> None:
     assert (await late).position == 2
 
 
-async def test_whoever_waits_is_told_when_the_log_closes(log: EventLog) -> None:
+async def test_waiters_are_told_when_the_log_closes(log: EventLog) -> None:
     waiter = asyncio.create_task(log.wait(0))
     await asyncio.sleep(0)
     await log.close()

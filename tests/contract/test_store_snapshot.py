@@ -67,7 +67,7 @@ class Deleting:
 
 
 EACH = 3
-BRIEF = LogOptions(erase_wait_s=0.01)  # SQLite's file beside the log cannot be emptied while a snapshot is read
+BRIEF = LogOptions(erase_wait_s=0.01)  # SQLite's write-ahead log cannot be emptied while a snapshot is read
 
 
 async def test_an_export_holds_no_text_before_its_deletion(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,7 +89,7 @@ def note(line: str, session_id: str, told: Acknowledged) -> None:
 
 
 class CrashKind(Struct, frozen=True):
-    """`gently`: SIGTERM, not SIGKILL. `retries`: the replies that are interrupted are written anew."""
+    """`gently`: SIGTERM, not SIGKILL. `retries`: interrupted replies are generated again."""
 
     gently: bool = False
     retries: bool = False
@@ -185,7 +185,7 @@ async def check_service(url: str, told: Acknowledged, kind: CrashKind) -> None:
 
 
 async def history_of(client: httpx.AsyncClient, session_id: str, kind: CrashKind) -> httpx.Response:
-    """Once what is written anew has ended, where that is to be."""
+    """After the replies that are generated again have ended, if there are any."""
     async with asyncio.timeout(20):
         while True:
             answer = await client.get(f"/api/sessions/{session_id}/messages", params={"limit": 1000})

@@ -7,7 +7,7 @@ import pytest
 
 from tests.layout.imports import PACKAGES, ROOT
 
-FILES_MAX = 18  # in one folder, without __init__.py: what fits on a screen beside the folder's README
+FILES_MAX = 18  # in one folder, without __init__.py: what fits on a screen
 LEVELS_MAX = 3
 COMMANDS = {
     "record.py",

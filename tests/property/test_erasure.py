@@ -1,4 +1,4 @@
-"""Erased content leaves no trace: not in the database, not in its write-ahead log, not in any file beside them."""
+"""Erased content leaves no trace: not in the database, not in its write-ahead log, not in any other file."""
 
 import asyncio
 import re

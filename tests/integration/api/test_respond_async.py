@@ -111,13 +111,13 @@ async def test_a_repetition_after_the_reply_was_begun_anew_is_answered_the_same(
         model.script(pieces=("lost",), hold_after=1)
         first = await request.send(service.client)
         await wait_for_last_message(service.client, first.json()["session_id"], status="streaming")
-    model.script(pieces=("written ", "anew"), hold_after=1)
+    model.script(pieces=("written ", "again"), hold_after=1)
     async with serving(tmp_path, model.url, **settings) as service:
         await model.wait_requests(3)
-        assert told(await request.send(service.client)) == told(first), "the reply is being written anew"
+        assert told(await request.send(service.client)) == told(first), "the reply is being generated again"
         model.release()
         await wait_for_last_message(
-            service.client, first.json()["session_id"], content="written anew", status="complete"
+            service.client, first.json()["session_id"], content="written again", status="complete"
         )
         assert told(await request.send(service.client)) == told(first)
 

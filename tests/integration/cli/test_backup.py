@@ -97,7 +97,7 @@ async def test_a_log_that_does_not_hold_leaves_no_backup(tmp_path: Path) -> None
 async def test_a_copy_is_of_one_moment_however_much_is_written_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a transaction of its own each append would start it anew."""
+    """Without a transaction of its own each append would restart it."""
     monkeypatch.setattr("events.transfer.online_backup.PAGES", 2)
     path = tmp_path / "log.db"
     await log_with(path, *["x" * 3000] * 50)

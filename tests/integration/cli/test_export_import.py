@@ -335,7 +335,7 @@ HARMS: dict[str, tuple[Callable[[Lines], object], str]] = {
 async def test_a_file_that_was_changed_is_refused_with_its_line_before_anything_is_written(
     source: Path, tmp_path: Path, harm: str
 ) -> None:
-    """Also when whoever changed it has computed the trailer anew."""
+    """Also when the trailer was recomputed after the change."""
     lines = [json.loads(line) for line in (await exported(source)).splitlines()[:-1]]
     assert (await exported(source)) == sealed_as_written(lines)
     do, reason = HARMS[harm]

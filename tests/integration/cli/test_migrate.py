@@ -149,7 +149,7 @@ async def test_an_interrupted_move_goes_on_where_it_stopped_and_erases_what_was_
 
 
 async def both_ways(url: str, tmp_path: Path, direction: str) -> tuple[Path | str, Path | str]:
-    """A source in which session `a` was deleted beside others, and an empty target."""
+    """A source in which session `a`, among others, was deleted, and an empty target."""
     source, target = (tmp_path / "log.db", url) if direction == "up" else (url, tmp_path / "log.db")
     log = await open_log(source)
     await fill(log, "a", *"123456")

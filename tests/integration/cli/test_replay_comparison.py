@@ -1,4 +1,4 @@
-"""replay --against: recorded turns asked again, and what came out laid beside the record."""
+"""replay --against: recorded turns asked again, and the answers compared with the record."""
 
 import asyncio
 import signal

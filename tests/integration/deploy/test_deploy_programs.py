@@ -85,7 +85,7 @@ SERIES = {  # by 15 s: healthy for five minutes, then in trouble
     'chatbot_loop_lag_seconds_bucket{instance="here", le="0.1"}': "0+100x60",
     'chatbot_loop_lag_seconds_bucket{instance="here", le="+Inf"}': "0+100x60",
 }
-RAISED = {  # by then, with these labels beside those of the rule
+RAISED = {  # by then, with these labels in addition to those of the rule
     "ChatbotDown": {"job": "chatbot", "instance": "here"},
     "ChatbotModelUnavailable": {"instance": "here"},
     "ChatbotAppendsRefused": {"instance": "here", "reason": "full"},

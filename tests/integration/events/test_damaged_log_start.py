@@ -89,7 +89,7 @@ async def test_a_lost_write_ahead_log_shows_by_what_the_projections_had_folded(
             assert part in refused.error_line
     for path in tmp_path.glob("projections.db*"):
         path.unlink()
-    async with program(tmp_path, model.url) as running:  # whoever deletes it says that it is meant
+    async with program(tmp_path, model.url) as running:  # deleting it is the operator's consent
         assert (await running.stop()) == 0
 
 

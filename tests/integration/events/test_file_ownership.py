@@ -1,4 +1,4 @@
-"""What a command leaves beside a service belongs to the service, also where root ran the command."""
+"""Files that a command makes belong to the service's user, also when root ran the command."""
 
 import os
 import stat

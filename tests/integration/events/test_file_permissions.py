@@ -83,7 +83,7 @@ async def test_files_that_exist_keep_their_mode(tmp_path: Path, model: ModelServ
         path.chmod(0o640)
     async with serving(tmp_path, model.url) as service:
         await service.session()
-        assert set(modes(tmp_path).values()) == {0o640}, "the files beside a database have its mode"
+        assert set(modes(tmp_path).values()) == {0o640}, "a database's companion files have its mode"
 
 
 async def test_an_export_never_writes_over_a_file_and_leaves_no_part_of_itself(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ async def test_a_new_log_under_another_programs_lock_is_refused(tmp_path: Path) 
 
 
 async def test_events_that_another_program_appended_are_seen_and_followed(tmp_path: Path) -> None:
-    """Nobody should, but the cached head must not make every append fail for ever."""
+    """Nobody should, but the cached head must not make every later append fail."""
     path = tmp_path / "log.db"
     log = await SqliteLog.open(path, SHORT_TIMEOUTS)
     await log.append("a", 0, [posted("1")], ASKED)

@@ -59,7 +59,7 @@ losses = pytest.mark.parametrize("lose", LOSSES.values(), ids=LOSSES)
 
 
 async def after_a_crash(path: Path) -> int:
-    """The events in the database's file alone, as whoever opens it after `kill -9` finds them."""
+    """The events in the database's file alone, as the next process finds them after `kill -9`."""
     alone = path.with_name("alone") / path.name
     alone.parent.mkdir(exist_ok=True)
     shutil.copyfile(path, alone)

@@ -204,7 +204,7 @@ async def test_an_erasure_leaves_no_text_though_others_read_and_write(logs: Shar
     await asyncio.gather(*around)
 
 
-async def test_the_write_ahead_log_stays_short_whoever_writes(
+async def test_the_write_ahead_log_stays_short_with_each_writer(
     logs: SharedLogs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wal, "NEW_PAGES", 100)

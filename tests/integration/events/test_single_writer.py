@@ -1,4 +1,4 @@
-"""One server per database, and as many readers beside it as anyone likes."""
+"""One writing process per database, and any number of readers."""
 
 import os
 import signal

@@ -17,7 +17,7 @@ from tests.support.log.log_files import SHORT_TIMEOUTS, foreign, log_with, small
 
 
 async def refusal(path: Path, *, read_only: bool = False) -> str:
-    """Why `path` is refused: twice in the same words, so the first refusal has let go of everything."""
+    """Why `path` is refused: twice in the same words, so the first refusal has released everything."""
     messages = []
     for _ in range(2):
         with pytest.raises(LogUnusable) as refused:

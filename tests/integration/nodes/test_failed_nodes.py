@@ -1,4 +1,4 @@
-"""A node that dies, freezes or cannot be reached: what it owed is closed once, by whoever sees it first."""
+"""A node that dies, freezes or cannot be reached: its open replies are closed once, by the first node that notices."""
 
 import asyncio
 import signal

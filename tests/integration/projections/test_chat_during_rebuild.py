@@ -1,4 +1,4 @@
-"""Chat goes on while the projections are made anew, whatever of a session was at hand when they were lost."""
+"""Chat goes on while the projections are rebuilt, whatever of a session was in memory when they were lost."""
 
 import asyncio
 from collections.abc import AsyncIterator

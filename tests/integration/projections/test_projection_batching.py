@@ -43,7 +43,7 @@ async def test_events_that_nobody_waits_for_are_folded_together(path: Path) -> N
     assert told.batches == [10]
 
 
-async def test_whoever_waits_is_served_at_once(path: Path) -> None:
+async def test_a_waiter_is_served_immediately(path: Path) -> None:
     log, told = MemoryLog(), RecordingObserver()
     runner = await following(path, log, told)
     for n in range(3):
@@ -56,7 +56,7 @@ async def test_whoever_waits_is_served_at_once(path: Path) -> None:
     await runner.stop()
 
 
-async def test_whoever_waited_before_the_event_came_is_served_at_once(path: Path) -> None:
+async def test_a_waiter_from_before_the_event_is_served_immediately(path: Path) -> None:
     log, told = MemoryLog(), RecordingObserver()
     runner = await following(path, log, told)
     waiting = asyncio.create_task(runner.wait_for(1))

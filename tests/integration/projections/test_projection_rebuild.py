@@ -1,4 +1,4 @@
-"""rebuild: projections made anew, interrupted at any time and under a running service."""
+"""The command rebuild: interrupted at any time, and under a running service."""
 
 import asyncio
 import errno
@@ -56,7 +56,7 @@ def quiet(_position: int) -> None: ...
 
 
 def left_behind(path: Path) -> set[str]:
-    """What is beside the file but locks and what a reader of it leaves."""
+    """The other files in its folder, without locks and SQLite's own."""
     return {
         file.name
         for file in path.parent.glob("projections.db?*")

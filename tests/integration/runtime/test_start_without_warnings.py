@@ -1,4 +1,4 @@
-"""A start with which nothing is wrong logs no warning: whoever watches for warnings is not to get used to them."""
+"""A normal start logs no warning, so that warnings stay worth an alert."""
 
 from pathlib import Path
 from typing import Any

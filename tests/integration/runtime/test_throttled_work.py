@@ -188,5 +188,5 @@ async def test_sessions_that_are_due_at_once_expire_one_by_one(
     services.expiry.notify(services.clock() + 1_000_000)
     async with asyncio.timeout(30):
         while (await services.queries.counts()).get("expired", 0) < 10:
-            await service.chat(await service.session(), "hello")  # goes on beside it
+            await service.chat(await service.session(), "hello")  # chat goes on meanwhile
     assert most == 1

@@ -66,7 +66,7 @@ async def writing_command_of(sessions: SessionsHarness, name: str, texts: int) -
 async def test_four_times_as_many_texts_are_four_times_the_work(sessions: SessionsHarness) -> None:
     few_steps, few_read = await writing_command_of(sessions, "few", 150)
     many_steps, many_read = await writing_command_of(sessions, "many", 600)
-    assert many_steps < 6 * few_steps, "with pages found anew each time it would be sixteen times"
+    assert many_steps < 6 * few_steps, "if pages were searched again each time it would be sixteen times"
     assert many_read < 5 * few_read
     assert (await verify(sessions.log))[1] is None
 

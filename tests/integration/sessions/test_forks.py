@@ -121,7 +121,7 @@ async def test_a_fork_takes_the_selected_branch_and_its_own_branches_can_be_sele
     assert len((await messages(service.client, fork_id))[0]["siblings"]) == 2
 
 
-async def test_a_fork_belongs_to_whoever_asked_for_it(tmp_path: Path, model: ModelServer) -> None:
+async def test_a_fork_belongs_to_the_caller_that_asked_for_it(tmp_path: Path, model: ModelServer) -> None:
     async with serving(tmp_path, model.url) as service:
         session_id = await service.session()
         await service.chat(session_id, "one")

@@ -1,4 +1,4 @@
-"""`sessions.retry_interrupted`: what a stop or a crash cut off is written anew by itself, under the same id."""
+"""`sessions.retry_interrupted`: replies that a stop or a crash interrupted are generated again, under the same id."""
 
 import asyncio
 from pathlib import Path
@@ -138,9 +138,7 @@ async def test_it_is_begun_anew_no_more_often_than_is_set(tmp_path: Path, model:
     assert ended == ["kept text ", "attempt 2", "attempt 3"]
 
 
-async def test_whoever_asks_again_with_the_same_key_gets_the_reply_that_is_written_anew(
-    tmp_path: Path, model: ModelServer
-) -> None:
+async def test_a_repeated_key_gets_the_reply_that_is_generated_again(tmp_path: Path, model: ModelServer) -> None:
     settings = {**SETTINGS, "CHATBOT_SESSIONS_RETRY_INTERRUPTED": "1"}
     async with program(tmp_path, model.url, **settings) as first, httpx.AsyncClient(base_url=first.url) as client:
         session_id, before = await cut_off(first, client, model, "kill -9", waiting=0)

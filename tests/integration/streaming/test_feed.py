@@ -1,4 +1,4 @@
-"""A session's feed over real sockets: whoever was cut off gets exactly what is missing, then what happens."""
+"""A session's feed over real sockets: a reader that reconnects gets exactly what it missed, then live events."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -103,7 +103,7 @@ async def test_from_the_beginning_everything_is_told_in_order(brisk: Running, mo
     assert message["reply_id"] == start["message_id"] == answer["message_id"]
     assert start["user_message_id"] == message["message_id"]
     assert text_of(seen) == TEXT
-    for frame in seen:  # whoever is cut off after any of them misses nothing
+    for frame in seen:  # a reader cut off after any of them misses nothing
         async with following(brisk.client, session_id, **{"Last-Event-ID": frame["cursor"]}) as again:
             has = sum(len(one["content"]) for one in seen[: seen.index(frame) + 1] if one["type"] == "chunk")
             if frame is not seen[-1]:

@@ -22,7 +22,7 @@ from tests.support.service import Program, frames, program
 PIECES = tuple(f"piece{number} " for number in range(8))
 PAUSE_S = 0.2
 READERS = 100
-Timed = list[tuple[float, str]]  # when each line came, by the clock of whoever read it
+Timed = list[tuple[float, str]]  # when each line came, by the clock of its reader
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def flip_bit(path: Path, text: bytes, bit: int = 0) -> None:
 
 
 def alter_row(path: Path, assignment: str, position: int) -> None:
-    """Change a column past the triggers, as whoever can write the file may."""
+    """Change a column past the triggers, as anybody with write access to the file can."""
     with closing(sqlite3.connect(path, isolation_level=None)) as log:
         (trigger,) = log.execute("SELECT sql FROM sqlite_schema WHERE name = 'events_refuse_update'").fetchone()
         log.execute("DROP TRIGGER events_refuse_update")

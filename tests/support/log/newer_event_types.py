@@ -1,4 +1,4 @@
-"""A program of a later version that writes; whoever reads in the same process is still of this version."""
+"""A program of a later version that writes; readers in the same process are still of this version."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

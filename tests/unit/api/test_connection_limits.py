@@ -82,7 +82,7 @@ def fall_behind(protocol: BoundedProtocol, wire: FakeTransport, unread: int) -> 
 async def test_those_behind_longest_are_cut_until_the_others_fit() -> None:
     bench = LimitedConnections(unread_max_bytes=1_000)
     first, second, third = [await bench.connect() for _ in range(3)]
-    assert first[1].high == 0, "whoever writes waits until all is taken"
+    assert first[1].high == 0, "the writer waits until everything is taken"
     for one in (first, second):
         fall_behind(*one, 400)
     assert bench.connections.unread_bytes == 800

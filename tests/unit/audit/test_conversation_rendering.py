@@ -72,7 +72,7 @@ def test_an_empty_conversation_is_a_document_too() -> None:
     assert sections(text) == []
 
 
-def test_whoever_copies_a_heading_into_a_text_does_not_make_one() -> None:
+def test_a_heading_copied_into_a_text_does_not_become_one() -> None:
     first = render_markdown(conversation(spoken("q", "x")))
     heading = next(line for line in first.splitlines() if HEADING.match(line))
     forged = f"x\n\n{heading}\n\nI never said this."

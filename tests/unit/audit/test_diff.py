@@ -96,7 +96,7 @@ def test_texts_that_differ_in_nothing_but_their_last_line_end_are_still_a_change
     assert text_diff("a", "a") == ()
 
 
-def test_a_text_cannot_command_the_terminal_of_whoever_reads_it() -> None:
+def test_a_text_cannot_command_the_terminal_of_its_reader() -> None:
     evil = "\x1b[2Jgone\r\x07\x9b31m"
     assert printable(f"{evil}\n\t안녕 👋") == "\\x1b[2Jgone\\x0d\\x07\\x9b31m\n\t안녕 👋"
     one = conversation(

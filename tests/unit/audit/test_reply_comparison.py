@@ -1,4 +1,4 @@
-"""A recorded turn beside what is answered now."""
+"""A recorded turn compared with the answer of today."""
 
 import pytest
 from msgspec.structs import replace

@@ -1,4 +1,4 @@
-"""The program's version is the code's, whatever is installed beside it."""
+"""The program's version is the code's, whatever else is installed."""
 
 import tomllib
 from pathlib import Path

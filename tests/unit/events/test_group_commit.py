@@ -77,7 +77,7 @@ async def test_a_batch_holds_no_more_events_than_allowed_and_keeps_the_order() -
 
 
 async def test_those_woken_by_one_batch_meet_in_the_next() -> None:
-    """Without that, those who write together once would stay apart in two batches for ever."""
+    """Without that, those who write together once would stay apart in two batches."""
     store = RecordingBatchStore()
     writer = GroupCommit(store, LogOptions(), NoObserver())
 
@@ -180,7 +180,7 @@ async def test_who_appends_side_by_side_shares_commits_from_then_on() -> None:
 
 
 async def test_nobody_waits_for_a_crowd_that_came_once() -> None:
-    """As sessions do that expire eight at a time, beside one that chats."""
+    """As when sessions expire eight at a time while one chats."""
     store = RecordingBatchStore()
     writer = GroupCommit(store, LogOptions(append_gather_s=60.0), NoObserver())
     async with asyncio.timeout(5):

@@ -1,4 +1,4 @@
-"""Whoever waits for the log to move."""
+"""Waiting for new events in the log."""
 
 import asyncio
 

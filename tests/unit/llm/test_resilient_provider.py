@@ -255,7 +255,7 @@ async def test_a_reply_leaves_no_timer_behind() -> None:
     assert len(cancelled) <= before
 
 
-async def test_each_attempt_is_told_to_whoever_observes() -> None:
+async def test_each_attempt_is_reported_to_the_observer() -> None:
     provider = guard(Scripted([LlmUnavailable("down")], ["a", END], [LlmTimeout("slow")]))
     noted: list[str] = []
     provider.observe(lambda error: noted.append(str(error)))

@@ -114,7 +114,7 @@ async def test_an_event_that_is_not_known_holds_up_no_reader_of_another_session(
 
 
 async def test_readers_hear_of_an_erasure_also_where_its_version_is_known_already() -> None:
-    """Another reader has come meanwhile, and with it the version: those that hold erased events must let go of them."""
+    """Another reader has come meanwhile, and with it the version: caches must drop erased events."""
     log, feeds = MemoryLog(), ChannelRegistry()
     log.record("s", SessionCreated(None, {}, 60))
     with feeds.open("s") as channel:

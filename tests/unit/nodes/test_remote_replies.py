@@ -1,4 +1,4 @@
-"""Mirrors of other nodes' replies: whoever asks for one, leaves, or comes back late, it hears all that is recorded."""
+"""Mirrors of other nodes' replies: a reader that joins, leaves or returns late gets everything that is recorded."""
 
 import asyncio
 import time
@@ -103,7 +103,7 @@ async def test_who_asks_for_a_mirror_and_leaves_at_once_spoils_it_for_nobody(
 
 
 async def test_a_node_that_an_imported_event_names_is_not_asked(log: SlowLog, mirrors: ReplyMirrors) -> None:
-    """Whoever wrote the file that was imported chose that address."""
+    """The author of the imported file chose that address."""
     log.events[-1] = replace(log.events[-1], metadata=Metadata(imported="chatbot-log/0:2"))
     reply = await mirrors.mirror_running("s", WRITTEN)
     assert reply is not None

@@ -1,4 +1,4 @@
-"""Log lines go through a thread: whoever does not read them holds up nobody, and lost lines are counted and told."""
+"""Log lines go through a thread: a reader that stops reading blocks nothing, and lost lines are counted and logged."""
 
 import os
 import threading

@@ -25,5 +25,5 @@ def normalized(name: str) -> str:
 def test_each_dependency_has_an_allowed_version(stated: str) -> None:
     requirement = Requirement(stated)
     version = PINS.get(normalized(requirement.name))
-    assert version is not None, f"make .ci/constraints.txt anew: it has no {requirement.name}"
-    assert requirement.specifier.contains(version), f"make .ci/constraints.txt anew: {stated}, and not {version}"
+    assert version is not None, f"regenerate .ci/constraints.txt: it has no {requirement.name}"
+    assert requirement.specifier.contains(version), f"regenerate .ci/constraints.txt: {stated}, and not {version}"

@@ -210,7 +210,7 @@ def test_the_units_example_of_settings_starts_only_once_it_has_a_key(tmp_path: P
         assert settings.server.hosts[0] in (DEPLOY / proxy).read_text()
 
 
-# the page beside them
+# the page next to them
 
 
 def test_the_page_names_every_file_and_every_file_it_names_exists() -> None:

@@ -29,7 +29,7 @@ async def test_after_a_piece_comes_a_rest_in_proportion() -> None:
     assert await waited_s(throttle) >= 0.02 * REST_RATIO * 0.9
 
 
-async def test_whoever_comes_later_waits_for_the_rests_of_all_before() -> None:
+async def test_a_later_job_waits_for_the_rests_of_all_before() -> None:
     throttle = DutyCycleThrottle()
     for _ in range(3):
         throttle.charge(0.01)

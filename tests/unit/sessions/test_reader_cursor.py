@@ -115,7 +115,7 @@ def test_an_actor_that_is_far_behind_the_log_repeats_no_text() -> None:
     after_two, _ = told(ReaderCursor(5, 2, "r"), completed("r", "text"), started("s"), completed("s", "more"))
     assert not continues(after_two, old), "another reply has ended since"
     anew, _ = told(ReaderCursor(5, 2, "r"), ReplyInterrupted("r", "te", "crash"), started("r", 2))
-    assert not continues(anew, old), "the reply has begun anew since"
+    assert not continues(anew, old), "the reply was started again since"
     assert continues(anew, growing("r", 7, "")), "this is the attempt that is open"
 
 
