@@ -5,6 +5,7 @@ Prints how long the longest import chain is and which files one chat request cro
 
 import argparse
 import asyncio
+import logging
 import sys
 import tempfile
 import threading
@@ -12,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+import structlog
 
 from tests.layout.imports import PACKAGES, ROOT, import_graph, longest_chain, source_files
 from tests.support.model.model_server import ModelServer
@@ -72,6 +75,7 @@ def main() -> None:
         "--list", action="store_true", help="name the modules of the chain and the files of the request"
     )
     listed = parser.parse_args().list
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     chain = longest_chain(import_graph())
     print(f"source files: {len(source_files())}")
     print(f"longest import chain: {len(chain)} modules")
