@@ -9,13 +9,9 @@ APPEND_BATCH_LIMIT = 2048
 class LogOptions(Struct, frozen=True, kw_only=True):
     """How a log behaves. Durations are seconds."""
 
-    busy_timeout_s: float = (
-        5.0  # how long to wait for a lock, or for a server that restarts, before an append is refused
-    )
+    busy_timeout_s: float = 5.0  # how long to wait for a lock, or a server that restarts, before an append is refused
     append_queue_max: int = 10_000  # appends that may wait; the next one is refused with LogBusy
-    append_queue_bytes: int = (
-        64 * 1024 * 1024
-    )  # content that may wait: bounds the memory, whatever the size of an append
+    append_queue_bytes: int = 64 * 1024 * 1024  # content that may wait: bounds memory, whatever the size of an append
     append_batch_max: int = 512  # events in one transaction: a bigger batch is hardly faster
     append_gather_s: float = 0.004  # how long a commit waits for as many appends as the last two had
     cache_kib: int = 8 * 1024  # page cache of each connection
