@@ -21,9 +21,12 @@ TYPES = EVENT_TYPES
 SAME_SHAPE = frozenset(name for name, cls in TYPES.items() if cls.traits.has_plain_version)
 # What a process must read before a message with parts is made.
 VERSIONS_WITH_PARTS = {name: TYPES[name].traits.schema_version for name in SAME_SHAPE}
+# Types whose events a program that does not know them may ignore: they do not change the meaning of any other event.
+IGNORABLE: frozenset[str] = frozenset()
 _NAMES = {cls: tag for tag, cls in TYPES.items()}
 _encoder = msgspec.json.Encoder()
 _decoders: dict[str, msgspec.json.Decoder[Any]] = {tag: msgspec.json.Decoder(cls) for tag, cls in TYPES.items()}
+_metadata_decoder: msgspec.json.Decoder[Metadata] = msgspec.json.Decoder(Metadata)
 
 
 def event_type(event: Event) -> str:
@@ -87,7 +90,7 @@ def is_readable(event_type: str, schema_version: int, metadata: str) -> bool:
     if is_known(event_type, schema_version):
         return True
     try:
-        return msgspec.json.decode(metadata, type=Metadata).ignorable
+        return _metadata_decoder.decode(metadata).ignorable
     except (msgspec.DecodeError, UnicodeError):
         return False
 
@@ -95,3 +98,13 @@ def is_readable(event_type: str, schema_version: int, metadata: str) -> bool:
 def check(event_type: str, data: bytes) -> None:
     """Raises ValueError for data of the current schema version that `decode` would not take."""
     _decoders[event_type].decode(data)
+
+
+def encode_metadata(metadata: Metadata) -> str:
+    """What the `metadata` column holds: JSON."""
+    return _encoder.encode(metadata).decode()
+
+
+def decode_metadata(text: str) -> Metadata:
+    """Raises ValueError for text that is no metadata."""
+    return _metadata_decoder.decode(text)

@@ -4,8 +4,8 @@ Each process says which types and schema versions it reads (`NodeVersion`). Who 
 of version 0.4 do not know asks for what the others read, and is refused while one of them would not understand it.
 Processes of 0.4 say nothing of themselves, so all of them must be gone before a type that is new since then is written.
 
-A type in `IGNORABLE` needs none of that: its events say in their metadata that a program which does not know the type
-may pass over them.
+A type in `codec.IGNORABLE` needs none of that: its events say in their metadata that a program which does not know the
+type may pass over them.
 """
 
 import os
@@ -16,7 +16,7 @@ from typing import Protocol
 import msgspec
 from msgspec import Struct
 
-from events import catalogue
+from events import catalogue, codec
 from events.catalogue import Event
 from events.codec import event_type, schema_version_of
 from events.errors import NodesOutdated
@@ -41,9 +41,6 @@ BASELINE: Mapping[str, int] = {
     "message_copied": 1,
     "content_erased": 1,
 }
-
-# Types whose events a program that does not know them may pass over: they change nothing that another event means.
-IGNORABLE: frozenset[str] = frozenset()
 
 ADMITTED_S = 30.0  # for which an answer counts: an older process may join at any time
 
@@ -99,7 +96,7 @@ def new_types(events: Iterable[Event]) -> dict[str, int]:
     for event in events:
         kind = event_type(event)
         version = schema_version_of(kind, event)
-        if version > BASELINE.get(kind, 0) and kind not in IGNORABLE:
+        if version > BASELINE.get(kind, 0) and kind not in codec.IGNORABLE:
             wanted[kind] = version
     return wanted
 

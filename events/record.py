@@ -1,8 +1,7 @@
-"""The envelope: what the log keeps beside an event's own data."""
+"""The envelope of an event: what the log keeps besides the event's own data."""
 
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 
 from events.catalogue import LoggedEvent
@@ -56,8 +55,10 @@ class StoredRow(Struct, frozen=True):
     digest: bytes
 
 
+VERSION_MAX = 2**53  # the largest integer that every JSON reader represents exactly
+
 Columns = tuple[Any, ...]  # those of a row, in the order of StoredRow
-RawColumns = tuple[Any, ...]  # the same, with texts as the bytes that lie in the store, UTF-8 or not
+RawColumns = tuple[Any, ...]  # the same, with texts as the bytes in the store, UTF-8 or not
 
 
 class EventHeader(Struct, frozen=True):
@@ -76,19 +77,15 @@ class Head(Struct, frozen=True):
     digest: bytes
 
 
-_metadata_encoder = msgspec.json.Encoder()
-_metadata_decoder: msgspec.json.Decoder[Metadata] = msgspec.json.Decoder(Metadata)
-
-
 def stored_row(raw: RawColumns) -> StoredRow:
-    """With texts that are no UTF-8 kept in surrogates, and "" where a forger has left none."""
+    """The row of raw columns. Bytes that are not UTF-8 become surrogates, a missing text (a forgery) becomes ""."""
     position, stream_id, version, kind, schema_version, recorded_at_us, metadata, data, *proof = raw
     told = _text(stream_id), version, _text(kind), schema_version, recorded_at_us, _text(metadata)
     return StoredRow(position, *told, None if data is None else _text(data), *proof)
 
 
 def raw_columns(row: StoredRow) -> RawColumns:
-    """What `stored_row` has made the row of."""
+    """The inverse of `stored_row`."""
     told = raw_text(row.stream_id), row.version, raw_text(row.type), row.schema_version, row.recorded_at_us
     data = None if row.data is None else raw_text(row.data)
     return row.position, *told, raw_text(row.metadata), data, row.salt, row.commitment, row.digest
@@ -100,11 +97,3 @@ def raw_text(text: str) -> bytes:
 
 def _text(stored: bytes | None) -> str:
     return "" if stored is None else stored.decode(errors="surrogateescape")
-
-
-def encode_metadata(metadata: Metadata) -> str:
-    return _metadata_encoder.encode(metadata).decode()
-
-
-def decode_metadata(text: str) -> Metadata:
-    return _metadata_decoder.decode(text)

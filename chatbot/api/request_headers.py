@@ -17,7 +17,7 @@ from chatbot.api.request_limits import IF_MATCH_TAGS_MAX
 from chatbot.api.streaming.frames import CURSOR_PATTERN
 from chatbot.sessions.domain.commands import IdempotencyKey
 from chatbot.sessions.domain.rejections import SessionNotFound, VersionBehind
-from events.storage.append_batch import VERSION_MAX
+from events.record import VERSION_MAX
 
 _TAG = re.compile(r'(?:W/)?"([^"]*)"')
 _ASYNC = re.compile(r"\s*respond-async\s*(=\s*(\"\"\s*)?)?(;|$)", re.IGNORECASE)

@@ -13,7 +13,8 @@ from msgspec.structs import replace
 
 from chatbot.llm.provider import without_server_words
 from chatbot.runtime.timestamps import timestamp
-from events.record import Metadata, StoredRow, decode_metadata
+from events.codec import decode_metadata
+from events.record import Metadata, StoredRow
 
 REPLY_FAILED = "reply_failed"
 PAGE_ROWS = 50  # rows read at once, which takes 0.25 ms: bounds the memory of a response of any length

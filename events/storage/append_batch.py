@@ -1,4 +1,4 @@
-"""From appends to rows, without I/O: encode and commit to each event, then place a batch on the end of the chain."""
+"""From appends to rows, without I/O: encode each event and commit to it, then add a batch to the end of the chain."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -7,19 +7,17 @@ from typing import cast
 from msgspec import Struct
 from msgspec.structs import replace
 
-from events import compatibility
+from events import codec
 from events.catalogue import AnyEvent, Event
-from events.codec import check, encode, event_type, schema_version_of
+from events.codec import check, encode, encode_metadata, event_type, schema_version_of
 from events.errors import LogError, VersionConflict
 from events.integrity.commitments import commit_parts
 from events.integrity.hash_chain import SALT_BYTES, commit, link
 from events.parts import Parts, find_faults, stored_parts, text_of
-from events.record import Head, Metadata, RecordedEvent, encode_metadata
+from events.record import VERSION_MAX, Head, Metadata, RecordedEvent
 
-VERSION_MAX = 2**53  # what any JSON reader still tells apart
-
-# The structs of an append are made without the collector's book-keeping (gc=False): they hold nothing that could lead
-# back to them, and are so many that its passes can be measured.
+# The structs of an append are not tracked by the garbage collector (gc=False): they are in no reference cycle, and so
+# many that its passes would take measurable time.
 
 Outcome = tuple[RecordedEvent, ...] | LogError
 Row = tuple[int | str | bytes, ...]  # a row's columns, in the order of StoredRow
@@ -37,7 +35,7 @@ class EncodedEvent(Struct, frozen=True, gc=False):
 
 
 class PendingAppend(Struct, frozen=True, gc=False):
-    """An append that waits for its place. `size` is the length of its data in bytes.
+    """An append that waits for its batch. `size` is the length of its data in bytes.
 
     One without contents only erases what the stream holds before version `expected_version`.
     """
@@ -53,9 +51,9 @@ class PendingAppend(Struct, frozen=True, gc=False):
 
 
 class BatchPlan(Struct, frozen=True):
-    """A batch in place: the rows to write, what each append gets once they are, and the head after them.
+    """A batch on the chain: the rows to write, the outcome of each append once they are written, and the new head.
 
-    `erasures` are (stream_id, version): content of that stream before that version goes.
+    `erasures` are (stream_id, version): the content of that stream before that version is erased.
     """
 
     rows: list[Row]
@@ -66,7 +64,7 @@ class BatchPlan(Struct, frozen=True):
 
 
 class AppendContext(Struct, frozen=True, gc=False):
-    """Where and why events are appended: everything of an append but the events."""
+    """Everything of an append except its events."""
 
     stream_id: str
     expected_version: int
@@ -81,7 +79,7 @@ def now_us() -> int:
 
 
 def prepare(events: Sequence[Event], origin: AppendContext, random_bytes: Callable[[int], bytes]) -> PendingAppend:
-    """Encode what the caller appends, in the caller's own task: what is wrong with it must not reach a batch.
+    """Encode what the caller appends, in the caller's own task: an invalid append must not reach a batch.
 
     Raises ValueError for no events, an impossible version, text that is not Unicode (a lone surrogate), or a field
     whose value is not of its type.
@@ -94,7 +92,7 @@ def prepare(events: Sequence[Event], origin: AppendContext, random_bytes: Callab
     contents, size = [], 0
     for event in events:
         kind, data = event_type(event), encode(event)
-        check(kind, data)  # what cannot be read back would stop every projection, for ever
+        check(kind, data)  # an event that cannot be decoded would stop every projection
         parts: Parts = getattr(event, "parts", ())
         if parts:
             _check_parts(parts, event)
@@ -122,7 +120,7 @@ def _check_parts(parts: Parts, event: Event) -> None:
 
 def _metadata(given: Metadata, contents: Sequence[EncodedEvent]) -> Metadata:
     """Raises ValueError for events of which only some may be ignored: they share their metadata."""
-    ignorable = sum(one.type in compatibility.IGNORABLE for one in contents)
+    ignorable = sum(one.type in codec.IGNORABLE for one in contents)
     if not ignorable:
         return given
     if ignorable < len(contents):
@@ -131,15 +129,15 @@ def _metadata(given: Metadata, contents: Sequence[EncodedEvent]) -> Metadata:
 
 
 def erasure(stream_id: str, version: int) -> PendingAppend:
-    """Erases what the stream holds before `version`, where an event that explains it is recorded already."""
+    """Erases the stream's content before `version`, at which an event that explains it is recorded already."""
     return PendingAppend(stream_id, version, (), Metadata(), "", 0, 0, erases=True)
 
 
 def plan(batch: Sequence[PendingAppend], head: Head, versions: dict[str, int]) -> BatchPlan:
-    """Place `batch` after `head`.
+    """Add `batch` to the chain after `head`.
 
-    `versions` are the streams' versions as the store has them; for a stream that it does not name, the first append
-    is believed. Appends to one stream follow each other; one that does not fit gets VersionConflict alone.
+    `versions` are the streams' versions in the store; for a stream that is not in it, the expected version of the first
+    append is believed. Appends to one stream follow each other; only those that do not fit get VersionConflict.
     """
     reached, erasures = dict(versions), []
     rows: list[Row] = []
@@ -164,7 +162,7 @@ def plan(batch: Sequence[PendingAppend], head: Head, versions: dict[str, int]) -
 
 
 def _chain_rows(append: PendingAppend, head: Head, rows: list[Row]) -> tuple[Head, tuple[RecordedEvent, ...]]:
-    """Add the rows of `append`, and say where the log ends then and what was recorded."""
+    """Add the rows of `append` to `rows`. Returns the head after them, and the recorded events."""
     position, digest, version = head.position, head.digest, append.expected_version
     stream_id, at_us, metadata, text = append.stream_id, append.recorded_at_us, append.metadata, append.metadata_text
     recorded = []

@@ -5,13 +5,13 @@ They would keep the hashes of metadata that was erased since, and the key to tes
 can be rebuilt from the log.
 """
 
-import fcntl
 import os
 import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import IO
 
+from events.storage.file_lock import try_lock
 from events.storage.private_file import open_companion
 from projections.errors import ProjectionsInUse
 from projections.sqlite import sqlite_file
@@ -32,11 +32,9 @@ class PathLock:
     def __init__(self, path: Path) -> None:
         """Raises ProjectionsInUse when another process holds it, OSError when the folder cannot be written."""
         self._file: IO[bytes] = os.fdopen(open_companion(self.file_of(path), os.O_WRONLY), "wb")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not try_lock(self._file.fileno()):
             self._file.close()
-            raise ProjectionsInUse(str(path)) from error
+            raise ProjectionsInUse(str(path))
 
     @staticmethod
     def file_of(path: Path) -> Path:

@@ -8,9 +8,9 @@ import pytest
 from msgspec.structs import astuple
 
 from events.catalogue import SCHEMA_VERSIONS, Event, SessionCreated
-from events.codec import decode, encode, event_type
+from events.codec import decode, decode_metadata, encode, event_type
 from events.integrity.chain_verifier import verify
-from events.record import Head, StoredRow, decode_metadata
+from events.record import Head, StoredRow
 from events.storage.sqlite.sqlite_log import SqliteLog
 from events.storage.sqlite.sqlite_schema import COLUMNS
 from tests.replay.record import rows_of_this_version

@@ -10,9 +10,9 @@ from chatbot.api.openapi.schemas import Kind
 from chatbot.audit.conversation_rendering import ExportedConversation, ExportedMessage
 from chatbot.audit.event_view import EventView, event_view
 from events.catalogue import MessagePosted, SessionDeleted, Usage
-from events.codec import encode, event_type
+from events.codec import encode, encode_metadata, event_type
 from events.integrity.hash_chain import GENESIS, commit, link
-from events.record import Metadata, StoredRow, encode_metadata
+from events.record import Metadata, StoredRow
 
 _SESSION = "6f9e4c0a-51d3-4b8e-9a59-0d3c7f6a2b14"
 _QUESTION, _REPLY = "0b7f3f5e-8d5c-4d0c-b0c5-3f1d5a7e9c21", "c4a1e2d7-2f60-4c58-8b0e-7e9d6b5a4f33"

@@ -31,7 +31,7 @@ from chatbot.api.response_bodies import (
 )
 from chatbot.api.streaming import frames
 from chatbot.api.streaming.frames import CURSOR_PATTERN
-from events.storage.append_batch import VERSION_MAX
+from events.record import VERSION_MAX
 
 DOCS_FILES, REDOC_FILES = ("text/css", "text/javascript", "image/png"), ("text/javascript", "image/svg+xml")
 EXPOSITIONS = ("text/plain", "application/openmetrics-text")

@@ -6,9 +6,9 @@ from contextlib import AbstractAsyncContextManager
 from itertools import starmap
 from typing import Any, TypeVar
 
-from events.codec import decode_recorded
+from events.codec import decode_metadata, decode_recorded
 from events.log import Snapshot
-from events.record import EventHeader, RawColumns, RecordedEvent, StoredRow, decode_metadata, raw_columns
+from events.record import EventHeader, RawColumns, RecordedEvent, StoredRow, raw_columns
 from events.storage.postgres.postgres_read_pool import ROWS, PostgresReadPool
 from events.storage.postgres.postgres_schema import COLUMNS
 

@@ -7,9 +7,9 @@ from contextlib import AbstractAsyncContextManager, closing
 from itertools import starmap
 from typing import Any, TypeVar
 
-from events.codec import decode_recorded
+from events.codec import decode_metadata, decode_recorded
 from events.log import Snapshot
-from events.record import EventHeader, RawColumns, RecordedEvent, StoredRow, decode_metadata, stored_row
+from events.record import EventHeader, RawColumns, RecordedEvent, StoredRow, stored_row
 from events.storage.sqlite.sqlite_errors import primary_code
 from events.storage.sqlite.sqlite_read_pool import SqliteReadPool
 from events.storage.sqlite.sqlite_schema import RAW_COLUMNS

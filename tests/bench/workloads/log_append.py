@@ -17,11 +17,11 @@ import aiosqlite
 from msgspec import Struct
 
 from events.catalogue import Event, MessagePosted
-from events.codec import encode
+from events.codec import encode, encode_metadata
 from events.integrity.hash_chain import commit
 from events.log import EventLog
 from events.options import LogOptions
-from events.record import Metadata, encode_metadata
+from events.record import Metadata
 from events.storage.sqlite.sqlite_log import SqliteLog
 from events.storage.sqlite.sqlite_schema import COLUMNS, TABLE
 from projections.factory import create_runner

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from events import catalogue, codec, compatibility
+from events import catalogue, codec
 from events.catalogue import Event, Traits
 from events.storage import append_batch
 
@@ -28,5 +28,5 @@ def newer_program(*, is_ignorable: bool = False, **schema_versions: int) -> Iter
         names: dict[type[Event], str] = {**codec._NAMES, MoodNoted: "mood_noted"}
         patch.setattr(codec, "_NAMES", names)
         if is_ignorable:
-            patch.setattr(compatibility, "IGNORABLE", frozenset({"mood_noted"}))
+            patch.setattr(codec, "IGNORABLE", frozenset({"mood_noted"}))
         yield
