@@ -11,7 +11,7 @@ def schedule_with(pages: int) -> CheckpointSchedule:
     return made
 
 
-def pass_over(schedule: CheckpointSchedule, *, added: int = 0) -> None:
+def copy_in_background(schedule: CheckpointSchedule, *, added: int = 0) -> None:
     """A pass in the background that copies all pages, while `added` are committed."""
     schedule.begin_pass()
     before = schedule.pages
@@ -27,9 +27,9 @@ def test_a_long_log_is_copied_in_the_background_and_finished_when_little_is_left
     schedule = schedule_with(NEW_PAGES)
     assert schedule.next_step(is_copying=False) is CheckpointStep.COPY
     assert schedule.next_step(is_copying=True) is CheckpointStep.NOTHING
-    pass_over(schedule, added=TAIL_PAGES + 1)
+    copy_in_background(schedule, added=TAIL_PAGES + 1)
     assert schedule.next_step(is_copying=False) is CheckpointStep.COPY
-    pass_over(schedule, added=TAIL_PAGES)
+    copy_in_background(schedule, added=TAIL_PAGES)
     assert schedule.next_step(is_copying=False) is CheckpointStep.FINISH
     schedule.finish(0, schedule.pages, schedule.pages)
     assert schedule.pages == 0
@@ -40,7 +40,7 @@ def test_after_so_many_passes_all_the_rest_is_copied_between_two_commits() -> No
     schedule = schedule_with(NEW_PAGES)
     for _ in range(PASSES_MAX):
         assert schedule.next_step(is_copying=False) is CheckpointStep.COPY
-        pass_over(schedule, added=2 * TAIL_PAGES)
+        copy_in_background(schedule, added=2 * TAIL_PAGES)
     assert schedule.next_step(is_copying=False) is CheckpointStep.FINISH
 
 
