@@ -178,7 +178,7 @@ class LlmError(Exception):
         self.retry_after_s = retry_after_s
         self.finish = finish
         self.parameter: str | None = None  # of our request, which the server has refused
-        self.asked = ""  # the URL that was asked, without credentials and query
+        self.requested_url = ""  # without credentials and query
 
 
 def reason_of(error: LlmError) -> str:
@@ -198,7 +198,7 @@ def log_safe_reason(error: LlmError) -> str:
 
 
 def _url_suffix(error: LlmError) -> str:
-    return f" (asked {error.asked})" if error.asked else ""
+    return f" (asked {error.requested_url})" if error.requested_url else ""
 
 
 def without_server_words(sentence: str) -> str:

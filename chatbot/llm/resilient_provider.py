@@ -253,7 +253,7 @@ class ResilientProvider:
 
     def _log_failure(self, error: LlmError, next_attempt: int | None = None) -> None:
         """Which address was asked and why it failed; None: for good."""
-        error.asked = error.asked or self._server
+        error.requested_url = error.requested_url or self._server
         failed = {"provider": self.name, "reason": log_safe_reason(error), "status": error.status}
         if next_attempt is None:
             _log.warning("llm.failed", **failed)

@@ -12,8 +12,8 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from chatbot.observability import metric_buckets as bounds
+from projections.folds.message import OTHER_MODEL
 
-OTHER = "other"  # the label of every model without one of its own
 MODELS_MAX = 16  # distinct values of the label `model`, beside `other`
 CHOSEN_MODELS_MAX = 12  # as many may be there already for a model that a client chose to get a label
 
@@ -220,10 +220,10 @@ class Metrics:
     def label_of(self, model: str, *, chosen: bool) -> str:
         """The label for a model, `other` beyond the bound. `chosen`: a client picked it among those on offer; however
         many they pick, the service's own model keeps a label."""
-        if model in self._models or model == OTHER:
+        if model in self._models or model == OTHER_MODEL:
             return model
         if len(self._models) >= (CHOSEN_MODELS_MAX if chosen else MODELS_MAX):
-            return OTHER
+            return OTHER_MODEL
         self._models.add(model)
         return model
 

@@ -1,16 +1,29 @@
-"""From what happens inside to metrics and log lines: the observers that the log, projections and sessions are given."""
+"""Observers of the log, the projections and the sessions: turn what they report into metrics and log lines."""
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from typing import Protocol
 
 import structlog
 
-from chatbot.llm.model_names import counted_name
 from chatbot.llm.provider import without_server_words
 from chatbot.observability.metrics import Metrics
 from chatbot.sessions.replies.reply import ReplyTiming, status_of
 from events.catalogue import ReplyCompleted, ReplyEnded, ReplyFailed, ReplyStarted
 from events.integrity.incomplete_erasures import IncompleteErasure
+from projections.folds.message import OTHER_MODEL
+
+
+def counted_name(requested: str | None, answered: str, known: AbstractSet[str]) -> str:
+    """The model's name in metrics, never one that a client made up.
+
+    `requested` is the name that the client sent (None: it sent none), `answered` the one that the model server gave,
+    `known` the names that are configured or offered. Many servers repeat any name that was requested, so the server's
+    answer to an unknown name proves nothing.
+    """
+    if requested is None or requested in known or answered in known:
+        return answered
+    return OTHER_MODEL
 
 
 class KnownModels(Protocol):
@@ -29,7 +42,7 @@ class SessionMetrics:
         logger: structlog.stdlib.BoundLogger,
         known_models: KnownModels | None = None,
     ) -> None:
-        """Names of models that clients send and `known_models` does not have are not counted."""
+        """Names that clients send and `known_models` does not have share one label."""
         self._metrics = metrics
         self._logger = logger
         self._known_models = known_models
@@ -50,12 +63,12 @@ class SessionMetrics:
     def reply_ended(
         self, started: ReplyStarted, ended: ReplyEnded, timing: ReplyTiming, request_id: str | None
     ) -> None:
-        """Count one reply; its text stays out of logs and labels, and so does what a model server says of a failure:
-        it may quote the prompt.
+        """Count one reply. Its text stays out of logs and labels, and so do the model server's own words for a
+        failure: they may quote the prompt.
         """
         metrics, provider = self._metrics, started.provider
-        told = ended if isinstance(ended, ReplyCompleted | ReplyFailed) else None
-        answered = (told.model if told is not None else None) or started.model
+        answered_by_model = ended if isinstance(ended, ReplyCompleted | ReplyFailed) else None
+        answered = (answered_by_model.model if answered_by_model is not None else None) or started.model
         requested = started.parameters.model
         model = metrics.label_of(
             counted_name(requested, answered, self._known_models.models if self._known_models else frozenset()),
@@ -66,13 +79,13 @@ class SessionMetrics:
         first_s = None if timing.first_s is None else timing.first_s - timing.asked_s
         if first_s is not None:
             metrics.first_token(provider, model, first_s)
-        usage = told.usage if told is not None else None
+        usage = answered_by_model.usage if answered_by_model is not None else None
         if usage is not None:
             metrics.tokens(provider, model, usage.prompt_tokens, usage.completion_tokens)
             if first_s is not None and usage.completion_tokens > 1:
                 metrics.per_token(provider, model, (duration_s - first_s) / (usage.completion_tokens - 1))
         cause = None if isinstance(ended, ReplyCompleted) else ended.cause
-        # A line for each good reply would cost a tenth of the whole turn; metrics count them.
+        # At debug: a line for each successful reply would cost a tenth of the request; metrics count them.
         write = self._logger.debug if cause is None else self._logger.info
         write(
             "reply.ended",
@@ -101,12 +114,12 @@ class LogMetrics:
     def refused(self, reason: str) -> None:
         self.writable = self.writable and reason != "unavailable"
         self._metrics.append_refused(reason)
-        # Who loses a race reads the tail and decides again: nothing is wrong. `warned` says which node is outdated.
+        # A writer that loses a race reads the tail and decides again: no fault. `warned` says which node is outdated.
         write = self._logger.debug if reason in ("conflict", "outdated") else self._logger.warning
         write("log.refused", reason=reason)
 
     def recovered(self) -> None:
-        """A probe of the store has gone well."""
+        """A probe of the store has succeeded."""
         self.writable = True
         self._logger.info("log.writable")
 
@@ -118,7 +131,7 @@ class LogMetrics:
         self._logger.warning(f"log.{subject}", reason=reason)
 
     def found_incomplete_erasures(self, incomplete_erasures: Sequence[IncompleteErasure]) -> None:
-        """Deleted sessions of which content is still there, as found at start."""
+        """Deleted sessions whose content is still stored, as found at start."""
         self.incomplete_erasures = len(incomplete_erasures)
         if incomplete_erasures:
             self._logger.warning(
@@ -134,7 +147,7 @@ class LogMetrics:
 
 
 class ClockMetrics:
-    """Hears of jumps of the wall clock."""
+    """Reports jumps of the wall clock."""
 
     def __init__(self, metrics: Metrics, logger: structlog.stdlib.BoundLogger) -> None:
         self._metrics = metrics

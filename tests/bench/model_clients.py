@@ -21,7 +21,7 @@ from urllib.request import urlopen
 import aiohttp
 import msgspec
 
-from chatbot.llm.http.sse_parser import SseParser
+from chatbot.llm.http.http_response import SseParser
 from chatbot.llm.llm_options import LlmOptions
 from chatbot.llm.provider import (
     ChatMessage,

@@ -1,4 +1,4 @@
-"""Opens connections to a model server: directly or through a proxy, with TLS where its address says so."""
+"""Opens connections to a model server: directly or through a proxy, with TLS for https."""
 
 import asyncio
 import os
@@ -19,7 +19,10 @@ PROXY_READ_BYTES = 1024
 
 
 class Connector:
-    """The way to one address. Made once: the proxy and the certificates are those of the first request."""
+    """The route to one address. Made once: the proxy and the certificates are those of the first request.
+
+    `target_prefix` comes before the path in a request's first line, `headers` are those of every request.
+    """
 
     def __init__(self, address: Address, proxy: str, ca_file: str, environment: Mapping[str, str] = os.environ) -> None:
         """`proxy`: see find_proxy(). `ca_file`: PEM, trusted besides the system's certificates (or those that
@@ -27,20 +30,17 @@ class Connector:
         self._address = address
         self._proxy = find_proxy(proxy, address, environment)
         self._tls = _make_tls(ca_file) if address.is_tls else None
+        self.target_prefix, self.headers = "", address.headers
+        if self._proxy is not None and self._tls is None:  # a proxy wants whole URLs (RFC 9112, 3.2.2)
+            self.target_prefix, self.headers = f"http://{address.netloc}", address.headers + self._proxy.headers
 
     @property
     def shown(self) -> str:
         """The address, and the proxy on the way, without credentials."""
         return self._address.origin + (f" through the proxy {self._proxy.origin}" if self._proxy else "")
 
-    def request(self, method: str, target: str, body: bytes) -> bytes:
-        """A request in the form that the next hop wants (RFC 9112, 3.2)."""
-        if self._proxy is None or self._tls is not None:
-            return self._address.request(method, target, body)
-        return self._address.request(method, f"http://{self._address.netloc}{target}", body, self._proxy.headers)
-
     async def connect(self, make_connection: Callable[[], HttpConnection], timeout_s: float) -> HttpConnection:
-        """Raises LlmUnavailable, whose cause says in a few words what was in the way."""
+        """Raises LlmUnavailable, whose cause says in a few words why there is no connection."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout_s):
@@ -73,7 +73,7 @@ class Connector:
 
 
 async def _connect(host: str, port: int) -> socket.socket:
-    """Tries all addresses of the host, one soon after the other, IPv6 and IPv4 in turn (RFC 8305)."""
+    """Tries all addresses of the host, IPv6 and IPv4 alternately, without waiting for each to fail (RFC 8305)."""
     loop = asyncio.get_running_loop()
     found = _literal_address(host, port) or await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     sock = await start_connection(found, happy_eyeballs_delay=HAPPY_EYEBALLS_DELAY_S, interleave=1, loop=loop)
@@ -82,7 +82,7 @@ async def _connect(host: str, port: int) -> socket.socket:
 
 
 def _literal_address(host: str, port: int) -> list[AddrInfoType]:
-    """The address that `host` is, without a thread of the resolver; none where it is a name."""
+    """The address if `host` is one, which needs no resolver thread; empty if it is a name."""
     try:
         version = ip_address(host).version
     except ValueError:
@@ -131,7 +131,7 @@ def _with_cause(reason: str, error: Exception) -> ConnectionError:
 
 
 def _describe(error: Exception) -> str:
-    """A few words, in the order from the most to the least precise class."""
+    """The reason in a few words. The most precise class comes first."""
     match error:
         case socket.gaierror():
             return f"the host's name was not found ({error.strerror})"

@@ -1,4 +1,7 @@
-"""The way to one model server: its connections, kept for the next request, and its failures in our own words."""
+"""HTTP client of one model server: connection pool, redirects, path prefixes, and failures as errors of the provider.
+
+It is our own because a reply's text must pass from the socket to the reader without a task switch per token (README).
+"""
 
 import asyncio
 import time
@@ -17,7 +20,7 @@ from chatbot.llm.http.server_address import Address, parse_address, shown_origin
 from chatbot.llm.llm_options import LlmOptions
 from chatbot.llm.provider import LlmError, LlmFailed, LlmUnavailable
 
-# Shorter than uvicorn's 5 s: a request never rides on a connection that the server is just closing.
+# Shorter than uvicorn's 5 s: no request is sent on a connection that the server is just closing.
 KEEPALIVE_S = 4.0
 SUCCESS_STATUSES = range(200, 300)  # proxies and serverless platforms answer 201 and 203, too
 REDIRECTS = (301, 302, 307, 308)  # 303 asks for a GET, and a reply is never one
@@ -34,24 +37,69 @@ class NotJson(LlmFailed):
     """The model server's answer is no JSON"""
 
 
-class HttpClient:
-    """Shared by all replies of a provider.
+class ConnectionPool:
+    """Idle connections to one server, each kept for KEEPALIVE_S.
 
-    The gate bounds how many replies run, and with them how many connections there are; a second bound here would only
-    hide a wait.
+    It has no bound of its own: the concurrency limiter bounds the replies that run, and so the connections.
     """
+
+    def __init__(self) -> None:
+        self._idle: list[tuple[HttpConnection, float]] = []  # with the time when it became idle, oldest first
+        self._expiry_timer: asyncio.TimerHandle | None = None
+        self._is_closed = False
+
+    def acquire(self) -> HttpConnection | None:
+        """The connection that became idle last; None if there is none that is recent enough."""
+        if self._idle and asyncio.get_running_loop().time() - self._idle[-1][1] < KEEPALIVE_S:
+            return self._idle.pop()[0]
+        self._close_idle(at_least_s=0.0)
+        return None
+
+    def release(self, connection: HttpConnection) -> None:
+        """Keep a connection whose response has ended."""
+        if self._is_closed:
+            connection.abort()
+            return
+        loop = asyncio.get_running_loop()
+        self._idle.append((connection, loop.time()))
+        if self._expiry_timer is None:
+            self._expiry_timer = loop.call_later(KEEPALIVE_S, self._close_expired)
+
+    def close(self) -> None:
+        self._is_closed = True
+        self._close_idle(at_least_s=0.0)
+        if self._expiry_timer is not None:
+            self._expiry_timer.cancel()
+
+    def _close_expired(self) -> None:
+        """Called by the one timer for all connections."""
+        self._close_idle(at_least_s=KEEPALIVE_S)
+        self._expiry_timer = (
+            asyncio.get_running_loop().call_later(KEEPALIVE_S / 2, self._close_expired) if self._idle else None
+        )
+
+    def _close_idle(self, at_least_s: float) -> None:
+        """Close those that have been idle for so long."""
+        now_s = asyncio.get_running_loop().time()
+        kept = [(connection, since_s) for connection, since_s in self._idle if now_s - since_s < at_least_s]
+        for connection, _ in self._idle[: len(self._idle) - len(kept)]:
+            connection.abort()
+        self._idle = kept
+
+
+class HttpClient:
+    """Shared by all replies of a provider."""
 
     def __init__(self, options: LlmOptions) -> None:
         self.options = options
         self._server: tuple[Address, Connector] | None = None
         self._api_prefix: str | None = None  # the one that the server has answered
-        self._idle: list[tuple[HttpConnection, float]] = []  # with the time when it became idle, oldest first
+        self._pool = ConnectionPool()
         self._coalescer = ReadCoalescer(options.beat_max_s)
-        self._expiry_timer: asyncio.TimerHandle | None = None
-        self._closed = False
+        self._is_closed = False
 
     async def post(self, path: str, body: Any) -> HttpResponse:
-        """Asks midm for a reply; gives the answer once its head has come. Raises LlmError."""
+        """POST `body` as JSON to midm's `path`; returns once the response's head has come. Raises LlmError."""
         return await self._post(f"{self._resolve_server()[0].prefix}{path}", msgspec.json.encode(body))
 
     async def post_api(self, path: str, body: Any) -> HttpResponse:
@@ -60,8 +108,7 @@ class HttpClient:
         return await self._try_api_prefixes(lambda prefix: self._post(f"{prefix}{path}", encoded))
 
     async def get(self, path: str) -> Any:
-        """The JSON at midm's `path`, within health_timeout_s; raises LlmError, LlmUnavailable also when it takes
-        longer, NotJson."""
+        """The JSON at midm's `path`. Raises LlmError: NotJson, and LlmUnavailable after health_timeout_s."""
         return await self._get(f"{self._resolve_server()[0].prefix}{path}", DOCUMENT_MAX_BYTES)
 
     async def get_api(self, path: str, max_bytes: int) -> Any:
@@ -69,7 +116,7 @@ class HttpClient:
         return await self._try_api_prefixes(lambda prefix: self._get(f"{prefix}{path}", max_bytes))
 
     async def _try_api_prefixes(self, send_request: Callable[[str], Awaitable[Answer]]) -> Answer:
-        """Tries what may come before a path of OpenAI's API until the server knows one, which is remembered."""
+        """Tries the possible prefixes of OpenAI's API until the server knows one, which is remembered."""
         if self._api_prefix is not None:
             return await send_request(self._api_prefix)
         first: LlmFailed | None = None
@@ -110,14 +157,12 @@ class HttpClient:
             raise self._with_url(silent, path) from error
 
     async def close(self) -> None:
-        self._closed = True
-        self._drop_idle(older_than_s=0.0)
-        if self._expiry_timer is not None:
-            self._expiry_timer.cancel()
+        self._is_closed = True
+        self._pool.close()
 
     def _resolve_server(self) -> tuple[Address, Connector]:
-        """Raises LlmUnavailable where no server can be asked at the configured address."""
-        if self._closed:
+        """Raises LlmUnavailable if the configured address is invalid or the client is closed."""
+        if self._is_closed:
             raise LlmUnavailable("The model server's connections are closed")
         if self._server is None:
             try:
@@ -128,14 +173,16 @@ class HttpClient:
         return self._server
 
     def _with_url(self, error: LlmError, path: str = "") -> LlmError:
-        """`error`, which says from now on what was asked."""
-        if self._server is not None and not error.asked:
+        """`error`, with the URL that was requested, unless it has one."""
+        if self._server is not None and not error.requested_url:
             address, connector = self._server
-            error.asked = connector.shown.replace(address.origin, f"{address.origin}{path.partition('?')[0]}", 1)
+            error.requested_url = connector.shown.replace(
+                address.origin, f"{address.origin}{path.partition('?')[0]}", 1
+            )
         return error
 
     async def _request(self, method: str, path: str, body: bytes = b"") -> HttpResponse:
-        """The answer, its head read. Follows redirects, as long as they stay at this server. Raises LlmError."""
+        """The response, its head read. Follows redirects within this server. Raises LlmError."""
         address, _ = self._resolve_server()
         target = f"{path or '/'}{address.query}"
         for _ in range(REDIRECTS_MAX + 1):
@@ -143,7 +190,7 @@ class HttpClient:
                 connection = await self._send(method, target, body)
             except LlmError as error:
                 raise self._with_url(error, target) from error.__cause__
-            response = HttpResponse(connection, self.options, self._release)
+            response = HttpResponse(connection, self.options, self._pool.release)
             location = response.header("Location")
             if response.status not in REDIRECTS or not location:
                 return response
@@ -152,7 +199,7 @@ class HttpClient:
         raise self._with_url(LlmFailed(f"The model server redirects more than {REDIRECTS_MAX} times"), path)
 
     def _redirect_target(self, target: str, location: str, status: int) -> str:
-        """Raises LlmFailed for a redirect to elsewhere, which would be given the key and the conversation."""
+        """Raises LlmFailed for a redirect to another server: it would get the key and the conversation."""
         address, _ = self._resolve_server()
         try:
             url = address.resolve(target, location)
@@ -167,9 +214,9 @@ class HttpClient:
 
     async def _send(self, method: str, target: str, body: bytes) -> HttpConnection:
         _, connector = self._resolve_server()
-        request = connector.request(method, target, body)
+        request = _format_request(method, f"{connector.target_prefix}{target}", connector.headers, body)
         while True:  # as often as there are idle connections, then once with a new one
-            idle = self._take_idle()
+            idle = self._pool.acquire()
             connection = idle or await connector.connect(
                 partial(HttpConnection, self._coalescer), self.options.connect_timeout_s
             )
@@ -177,45 +224,14 @@ class HttpClient:
                 await connection.send_request(request)
             except ConnectionLost as error:
                 # llama.cpp closes a connection after each stream without saying so before: an old connection that
-                # ends with no answer has most likely never carried the request. A new one is not given the benefit.
-                if idle is None or not connection.silent:
+                # ends with no answer has most likely never carried the request. With a new one that is not so.
+                if idle is None or not connection.has_received_nothing:
                     raise LlmFailed(TRUNCATED) from error
             except BaseException:
                 connection.abort()
                 raise
             else:
                 return connection
-
-    def _take_idle(self) -> HttpConnection | None:
-        """The connection that became idle last, unless that was too long ago."""
-        if self._idle and asyncio.get_running_loop().time() - self._idle[-1][1] < KEEPALIVE_S:
-            return self._idle.pop()[0]
-        self._drop_idle(older_than_s=0.0)
-        return None
-
-    def _release(self, connection: HttpConnection) -> None:
-        """Keep a connection whose answer has ended."""
-        if self._closed:
-            connection.abort()
-            return
-        loop = asyncio.get_running_loop()
-        self._idle.append((connection, loop.time()))
-        if self._expiry_timer is None:
-            self._expiry_timer = loop.call_later(KEEPALIVE_S, self._close_expired)
-
-    def _close_expired(self) -> None:
-        """Close those that have been idle for too long: one timer for all."""
-        self._drop_idle(older_than_s=KEEPALIVE_S)
-        self._expiry_timer = (
-            asyncio.get_running_loop().call_later(KEEPALIVE_S / 2, self._close_expired) if self._idle else None
-        )
-
-    def _drop_idle(self, older_than_s: float) -> None:
-        now_s = asyncio.get_running_loop().time()
-        kept = [(connection, since_s) for connection, since_s in self._idle if now_s - since_s < older_than_s]
-        for connection, _ in self._idle[: len(self._idle) - len(kept)]:
-            connection.abort()
-        self._idle = kept
 
     async def _read_error(self, response: HttpResponse) -> LlmError:
         try:
@@ -234,3 +250,9 @@ class HttpClient:
             return msgspec.json.decode(body.removeprefix(BOM))
         except JSON_ERRORS as error:
             raise NotJson from error
+
+
+def _format_request(method: str, target: str, headers: str, body: bytes) -> bytes:
+    """An HTTP/1.1 request (RFC 9112, 3); a body is JSON."""
+    length = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if body else ""
+    return f"{method} {target} HTTP/1.1\r\n{headers}{length}\r\n".encode("ascii") + body

@@ -1,22 +1,21 @@
-"""The beat on which a crowd of replies is read: what many model connections bring is taken together, a few at once.
+"""One HTTP/1.1 connection to a model server (RFC 9112), and the coalescing of reads over many connections.
 
-One connection to a model server. What arrives is parsed and handed on in the socket's own callback.
-
-HTTP/1.1 (RFC 9112) is parsed by httptools, the binding of Node's parser; only the bytes of bodies come through here.
+httptools, the binding of Node's parser, parses what arrives; the body is passed on in the socket's own callback.
 """
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from enum import Enum, auto
+from typing import NamedTuple, Protocol
 
 import httptools
 
 COALESCE_FROM_REPLIES = 64  # replies that are being written: with fewer, there is nothing to save
-COALESCE_FULL_REPLIES = 128  # so many are read at the slowest beat
+COALESCE_FULL_REPLIES = 128  # from so many on, reads are coalesced over the longest interval
 
 
 class PausedConnection(Protocol):
-    """A connection whose reply has begun to come."""
+    """A connection whose reply has begun to arrive and whose reading is paused."""
 
     def resume(self) -> None:
         """Read again."""
@@ -24,25 +23,26 @@ class PausedConnection(Protocol):
 
 
 class ReadCoalescer:
-    """Shared by all connections to a model server.
+    """Reads many connections together, as a network card coalesces interrupts. Shared by all connections to a server.
 
-    A connection that has just been read is left alone until the next beat; the kernel keeps what comes meanwhile. So
-    each is read once for two or three tokens, and all of a beat's news goes out in one round of writes: a token costs
-    half, and waits for `max_s` at most. The beat slows down as the crowd grows; a few replies have none.
+    A connection that has just been read pauses until the next common resume; the kernel buffers what arrives
+    meanwhile. So each connection is read once for two or three tokens, and the text of all of them goes to the clients
+    in one round of writes: a token costs half the CPU, and waits for `max_s` at most. The interval grows with the
+    number of replies; with few replies, nothing is paused.
     """
 
     def __init__(self, max_s: float) -> None:
-        self.active_replies = 0  # replies that have begun to come and have not ended
+        self.active_replies = 0  # replies that have begun to arrive and have not ended
         self._max_s = max_s
         self._paused: list[PausedConnection] = []
 
     @property
     def is_active(self) -> bool:
-        """Whether there are enough replies for a beat."""
+        """Whether there are enough replies to coalesce their reads."""
         return self.active_replies >= COALESCE_FROM_REPLIES and self._max_s > 0
 
     def resume_later(self, connection: PausedConnection) -> None:
-        """The rider has stopped reading: have it go on at the next beat."""
+        """Resume `connection`, which has paused its reading, together with the others."""
         if not self._paused:
             interval_s = self._max_s * min(self.active_replies / COALESCE_FULL_REPLIES, 1.0)
             asyncio.get_running_loop().call_later(interval_s, self._resume_all)
@@ -54,52 +54,81 @@ class ReadCoalescer:
             connection.resume()
 
 
-HEAD_MAX_BYTES = 65_536  # of an answer's status line and headers, and of what follows its body
-UNREAD_MAX_BYTES = 65_536  # of a body that nobody takes yet: beyond it the socket is left alone
+HEAD_MAX_BYTES = 65_536  # of a response's status line and headers, and of what follows its body
+UNREAD_MAX_BYTES = 65_536  # of a body that has no consumer yet: beyond it the socket is not read
 
-BodyConsumer = Callable[[bytes], bool]
+BodyConsumer = Callable[[bytes], bool]  # returns True if it needs no more
 
 
 class ConnectionLost(Exception):
-    """The connection ended, or stopped being HTTP, before the answer's end."""
+    """The connection ended, or stopped being HTTP, before the response's end."""
+
+
+class Phase(Enum):
+    """How far the response to the last request has come."""
+
+    IDLE = auto()  # no request was sent yet
+    AWAITING_HEAD = auto()
+    BODY = auto()  # the head has come, the end of the body has not
+    COMPLETE = auto()
+    LOST = auto()  # the connection failed before the response was complete
+
+
+class _BodyRead(NamedTuple):
+    """A call of read_body() that waits. `ended`: True if the consumer needs no more, False at the end of the body."""
+
+    consume: BodyConsumer
+    ended: asyncio.Future[bool]
 
 
 class HttpConnection(asyncio.Protocol):
-    """Carries one request and its answer at a time. `silent`: nothing has come since the last request."""
+    """Carries one request and its response at a time.
 
-    def __init__(self, beat: ReadCoalescer) -> None:
+    A response passes through the phases in order: send_request() begins it (AWAITING_HEAD), the parser moves it on
+    (BODY, COMPLETE), and a failure before its end makes it LOST. `has_received_nothing`: no byte has come since the
+    last request.
+    """
+
+    def __init__(self, coalescer: ReadCoalescer) -> None:
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
-        self._coalescer = beat
-        self._may_coalesce = False  # from a reply's first text to its end: then its reading may wait for the beat
-        self._lost_reason: str | None = None  # why there is no more to come
-        self._body_read: asyncio.Future[bool] | None = None
-        self._consume: BodyConsumer = bool  # until somebody takes it, for real
-        self._body_parts: list[bytes] = []
+        self._coalescer = coalescer
+        self._may_coalesce = False  # from a reply's first text to its end
+        self._lost_reason: str | None = None  # why nothing more will come on this connection
+        self._body_read: _BodyRead | None = None
+        self._body_parts: list[bytes] = []  # received, not consumed yet
         self._is_paused = False
         self.on_body = self._body_parts.append
         self._parser = httptools.HttpResponseParser(self)
-        self._reset()
+        self._reset(Phase.IDLE)
 
-    def _reset(self) -> None:
-        self.silent = True
+    def _reset(self, phase: Phase) -> None:
+        self.has_received_nothing = True
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
-        self.is_complete = False
+        self._phase = phase
         self._keeps_alive = False
         self._non_body_bytes = 0  # received since the last byte of a body
         self._head_received: asyncio.Future[None] | None = None
 
     @property
+    def is_complete(self) -> bool:
+        """The response has ended."""
+        return self._phase is Phase.COMPLETE
+
+    @property
     def is_reusable(self) -> bool:
-        """The answer has ended, and the connection is good for another."""
+        """The response has ended, and the connection can carry another one."""
         is_sound = self._lost_reason is None and not self._transport.is_closing()
         return self.is_complete and self._keeps_alive and is_sound and not self._transport.get_write_buffer_size()
 
     async def send_request(self, request: bytes) -> None:
-        """Send a request and wait for the head of its answer: `status`, `headers` by lower-case name. Raises Cut."""
-        self._reset()
-        self._body_parts.clear()  # of an answer that nobody wanted to its end
+        """Send a request and wait for the head of its response: `status`, `headers` by lower-case name.
+
+        Raises ConnectionLost.
+        """
+        self._reset(Phase.AWAITING_HEAD)
+        self._body_parts.clear()  # of a response that was not read to its end
         if self._lost_reason is not None:
             raise ConnectionLost(self._lost_reason)
         self.resume()
@@ -107,25 +136,25 @@ class HttpConnection(asyncio.Protocol):
         self._transport.write(request)
         await self._head_received
 
-    async def body(self, consume: BodyConsumer) -> bool:
-        """Hand the body to `take`, all that one read brings at once, until it wants no more: True; False at the end.
+    async def read_body(self, consume: BodyConsumer) -> bool:
+        """Pass the body to `consume`, all that one read of the socket brings at once.
 
-        Raises Cut, and what `take` raises.
+        Returns True when `consume` (or stop_reading_body) wants no more, False at the end of the body. Raises
+        ConnectionLost, and what `consume` raises.
         """
-        self._consume = consume
-        self._body_read = self._loop.create_future()
+        self._body_read = _BodyRead(consume, self._loop.create_future())
         self._deliver_body()
         self.resume()
         try:
-            return await self._body_read
+            return await self._body_read.ended
         finally:
-            self._body_read, self._consume = None, bool  # an idle connection must not hold the reply that it brought
+            self._body_read = None  # an idle connection must not keep the reply alive that it brought
             if self._may_coalesce:
                 self._may_coalesce = False
                 self._coalescer.active_replies -= 1
 
     def allow_coalescing(self) -> None:
-        """The body's first text has come: from now on to its end it may be read on the beat."""
+        """The body's first text has come: from now on to its end, reads may be coalesced with those of others."""
         if not self._may_coalesce:
             self._may_coalesce = True
             self._coalescer.active_replies += 1
@@ -136,10 +165,10 @@ class HttpConnection(asyncio.Protocol):
             self._is_paused = False
             self._transport.resume_reading()
 
-    def stop(self) -> None:
-        """Whoever takes the body has enough."""
-        if self._body_read is not None and not self._body_read.done():
-            self._body_read.set_result(True)
+    def stop_reading_body(self) -> None:
+        """Let read_body() return as if its consumer wanted no more."""
+        if self._body_read is not None and not self._body_read.ended.done():
+            self._body_read.ended.set_result(True)
 
     def abort(self) -> None:
         """Close at once: the server sees it and can stop writing."""
@@ -151,7 +180,7 @@ class HttpConnection(asyncio.Protocol):
         self._transport = transport  # type: ignore[assignment]  # a stream's transport is an asyncio.Transport
 
     def data_received(self, data: bytes) -> None:
-        self.silent = False
+        self.has_received_nothing = False
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -162,34 +191,35 @@ class HttpConnection(asyncio.Protocol):
         self._deliver_body()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if exc is None and self.status and not self._has_explicit_length:
-            self.is_complete = True  # a body without a length ends with its connection (RFC 9112, 6.3)
+        if exc is None and self._phase is Phase.BODY and not self._has_explicit_length:
+            self._phase = Phase.COMPLETE  # a body without a length ends with its connection (RFC 9112, 6.3)
         self._fail(str(exc) if exc else "the connection was closed")
         self._deliver_body()
-        del self._parser  # which holds our methods: a cycle, and with it all that we hold
+        del self._parser  # it holds our bound methods: a reference cycle, and with it all that we hold
 
     # httptools' callbacks; on_body is the list's own append
 
     def on_message_begin(self) -> None:
-        if self._head_received is None or self.is_complete:
+        if self._phase is not Phase.AWAITING_HEAD:
             raise ValueError("an answer that nobody has asked for")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self.status:  # else it is a trailer, and comes too late to change anything
+        if self._phase is Phase.AWAITING_HEAD:  # else it is a trailer, and comes too late to change anything
             self.headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
-        if status < 200:  # 100 Continue and its like: the answer is still to come
+        if status < 200:  # interim, such as 100 Continue: the response is still to come (RFC 9110, 15.2)
             self.headers.clear()
             return
         self.status = status
+        self._phase = Phase.BODY
         if self._head_received is not None and not self._head_received.done():
             self._head_received.set_result(None)
 
     def on_message_complete(self) -> None:
-        if self.status:
-            self.is_complete = True
+        if self._phase is Phase.BODY:  # not after an interim response
+            self._phase = Phase.COMPLETE
             self._keeps_alive = self._parser.should_keep_alive()
 
     @property
@@ -197,40 +227,52 @@ class HttpConnection(asyncio.Protocol):
         return b"content-length" in self.headers or b"transfer-encoding" in self.headers
 
     def _fail(self, reason: str) -> None:
+        """Nothing more will come; a response that was complete stays so."""
         self._lost_reason = self._lost_reason or reason
+        if self._phase is not Phase.COMPLETE:
+            self._phase = Phase.LOST
         if self._head_received is not None and not self._head_received.done():
             self._head_received.set_exception(ConnectionLost(self._lost_reason))
-
-    def _pause(self) -> None:
-        self._is_paused = True
-        self._transport.pause_reading()
 
     def _fail_and_abort(self, reason: str) -> None:
         self._fail(reason)
         self._transport.abort()
 
+    def _pause(self) -> None:
+        self._is_paused = True
+        self._transport.pause_reading()
+
     def _deliver_body(self) -> None:
-        """Give what has come to whoever takes it, and tell them when that is all."""
-        done = self._body_read
-        if done is None or done.done():
-            if self._body_parts and not self._is_paused and sum(map(len, self._body_parts)) > UNREAD_MAX_BYTES:
-                self._pause()
+        """Pass on what has arrived, and end the wait of read_body() where that was all."""
+        body_read = self._body_read
+        if body_read is None or body_read.ended.done():
+            self._limit_unread()
             return
-        if self._body_parts:
-            data = self._body_parts[0] if len(self._body_parts) == 1 else b"".join(self._body_parts)
-            self._body_parts.clear()
-            try:
-                enough = self._consume(data)
-            except Exception as error:  # noqa: BLE001  it is raised where the body is awaited
-                done.set_exception(error)
-                return
-            if enough:
-                done.set_result(True)
-                return
-        if self.is_complete:
-            done.set_result(False)
-        elif self._lost_reason is not None:
-            done.set_exception(ConnectionLost(self._lost_reason))
-        elif self._may_coalesce and self._coalescer.is_active:  # the kernel keeps what comes until then
+        if self._body_parts and self._consume_parts(body_read):
+            return
+        if self._phase is Phase.BODY:
+            if self._may_coalesce and self._coalescer.is_active:  # the kernel buffers what arrives until then
+                self._pause()
+                self._coalescer.resume_later(self)
+        elif self._phase is Phase.COMPLETE:
+            body_read.ended.set_result(False)
+        else:
+            body_read.ended.set_exception(ConnectionLost(self._lost_reason))
+
+    def _consume_parts(self, body_read: _BodyRead) -> bool:
+        """Whether the consumer needs no more, or has failed."""
+        data = self._body_parts[0] if len(self._body_parts) == 1 else b"".join(self._body_parts)
+        self._body_parts.clear()
+        try:
+            has_enough = body_read.consume(data)
+        except Exception as error:  # noqa: BLE001  it is raised where the body is awaited
+            body_read.ended.set_exception(error)
+            return True
+        if has_enough:
+            body_read.ended.set_result(True)
+        return has_enough
+
+    def _limit_unread(self) -> None:
+        """Pause a connection whose body has no consumer yet."""
+        if self._body_parts and not self._is_paused and sum(map(len, self._body_parts)) > UNREAD_MAX_BYTES:
             self._pause()
-            self._coalescer.resume_later(self)

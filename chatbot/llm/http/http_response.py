@@ -1,99 +1,33 @@
-"""Bodies that a model server, or a proxy before it, compresses although we ask for `identity` (RFC 9110, 8.4). Pure.
+"""One response of a model server while it arrives: events of a stream, or one bounded JSON document.
 
-One answer of a model server while it arrives: events of a stream, or one bounded JSON document.
+Server-sent events (WHATWG HTML, 9.2.6) are parsed here. Only their `data` is kept: model servers use nothing else.
 """
 
 import asyncio
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
+from chatbot.llm.http.content_decoder import ContentDecoder
 from chatbot.llm.http.http_connection import ConnectionLost, HttpConnection
 from chatbot.llm.http.lenient_json import BOM
-from chatbot.llm.http.sse_parser import EventTooLong, SseParser
 from chatbot.llm.llm_options import LlmOptions
 from chatbot.llm.provider import LlmFailed
 from events.catalogue import Usage
-
-GZIP_MAGIC = b"\x1f\x8b"
-START_BYTES = 8  # enough to tell what a body is: no whole one is shorter
-PIECE_BYTES = 65_536  # inflated at a time: what reads it has bounds of its own
-INFLATED_MAX_BYTES = 16_777_216  # of one read, of at most 256 KiB: a stream of text grows less than fifty-fold
-_TEXT_STARTS = (b"{", b"[", b":", b"data", b"event", b"id", b"retry")  # of JSON and of event streams
-
-
-class ContentDecoder:
-    """Gives the plain bytes of a body, in order. The first bytes decide, not the label, which proxies get wrong."""
-
-    def __init__(self, label: str) -> None:
-        """`label`: the value of Content-Encoding, '' where there is none."""
-        self._label = label.strip().lower()
-        self._inflater: zlib._Decompress | None = None
-        self._start = b""
-        self._is_known = False
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """The plain bytes in `data`, in bounded pieces. Raises LlmFailed."""
-        if not self._is_known:
-            self._start += data
-            if len(self._start) < START_BYTES:
-                return
-            data, self._start = self._start, b""
-            self._inflater = self._choose_decoder(data)
-            self._is_known = True
-        if self._inflater is None:
-            yield data
-        else:
-            yield from _inflate(self._inflater, data)
-
-    def end(self) -> bytes:
-        """A body that is too short to tell what it is."""
-        return self._start
-
-    def _choose_decoder(self, data: bytes) -> "zlib._Decompress | None":
-        if data.startswith(GZIP_MAGIC):
-            return zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-        if data[0] & 0x0F == 8 and int.from_bytes(data[:2], "big") % 31 == 0:  # the head of zlib's format (RFC 1950)
-            return zlib.decompressobj()
-        is_text = data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(_TEXT_STARTS)
-        if is_text or self._label in ("", "identity", "gzip", "x-gzip"):
-            return None
-        if self._label == "deflate":  # some servers leave out the head
-            return zlib.decompressobj(wbits=-zlib.MAX_WBITS)
-        raise LlmFailed(f"The model server's answer is compressed as {self._label[:32]!r}, which was not asked for")
-
-
-def _inflate(inflater: "zlib._Decompress", data: bytes) -> Iterator[bytes]:
-    inflated = 0
-    has_more = bool(data)
-    while has_more and not inflater.eof:
-        try:
-            piece = inflater.decompress(data, PIECE_BYTES)
-        except zlib.error as error:
-            raise LlmFailed("The model server's compressed answer is damaged") from error
-        inflated += len(piece)
-        if inflated > INFLATED_MAX_BYTES:
-            raise LlmFailed(f"The model server's compressed answer exceeds {INFLATED_MAX_BYTES} bytes in one read")
-        data = inflater.unconsumed_tail
-        has_more = bool(data) or len(piece) == PIECE_BYTES  # a full piece: the inflater may hold the rest of a match
-        if piece:
-            yield piece
-
 
 TRUNCATED = "The model server's answer was cut before its end"
 MALFORMED = "The model server's answer is malformed"
 DONE = b"[DONE]"
 
-END_SILENCE_S = 5.0  # after the end that a server names: then nothing follows, though its body has not ended
-END_WAIT_S = 0.05  # after [DONE], for the end of the body, which lets the connection be used again
+END_SILENCE_S = 5.0  # after a finish reason: then the reply counts as complete, though its body has not ended
+END_WAIT_S = 0.05  # after [DONE], for the end of the body, which allows the connection to be used again
 
-TOKENS_MAX = 2**31 - 1  # of one reply; sums of such counts fit in 64 bits for as long as anyone will look
+TOKENS_MAX = 2**31 - 1  # of one reply; four billion such counts can be added in 64 bits
 
 DOCUMENT_REST_BYTES = 65_536  # of a document: what surrounds the reply
-START_MAX_BYTES = 1024  # of white space before the first character that says what a body is
+START_MAX_BYTES = 1024  # of white space before the first character, which tells JSON from an event stream
 
-EventConsumer = Callable[[list[bytes]], bool]
+EventConsumer = Callable[[list[bytes]], bool]  # takes the data of several events; True: it needs no more
 
 
 # The names of the two counts: OpenAI's, Anthropic's, Ollama's.
@@ -104,29 +38,107 @@ USAGE_NAMES = (
 )
 
 
-def read_usage(told: Any) -> Usage | None:
+def read_usage(fields: Any) -> Usage | None:
     """None for anything but two counts: a reply is not lost because its usage is odd."""
-    if not isinstance(told, dict):
+    if not isinstance(fields, dict):
         return None
-    pairs = ((_count(told.get(first)), _count(told.get(second))) for first, second in USAGE_NAMES)
+    pairs = ((_count(fields.get(first)), _count(fields.get(second))) for first, second in USAGE_NAMES)
     prompt, completion = next((pair for pair in pairs if None not in pair), (None, None))
-    total = _count(told.get("total_tokens"))
+    total = _count(fields.get("total_tokens"))
     if prompt is None or completion is None:
         return None
     return Usage(prompt, completion, prompt + completion if total is None else total)
 
 
-def _count(told: Any) -> int | None:
-    """What is recorded stays for ever: a count that is none must not get that far."""
-    return told if type(told) is int and 0 <= told <= TOKENS_MAX else None
+def _count(value: Any) -> int | None:
+    """`value` if it is a count of tokens: events are permanent, so nothing else may be recorded."""
+    return value if type(value) is int and 0 <= value <= TOKENS_MAX else None
+
+
+class EventTooLong(ValueError):
+    """A line or an event of the model server exceeds the bound."""
+
+
+class SseParser:
+    """Parses server-sent events incrementally: feed() returns the data of each event that is complete.
+
+    Data stays bytes until an event is complete, so a character that the network splits is decoded correctly. Raises
+    EventTooLong.
+    """
+
+    def __init__(self, line_max_bytes: int) -> None:
+        self._line_max_bytes = line_max_bytes
+        self._unfinished = bytearray()  # the beginning of a line whose end has not come
+        self._data: list[bytes] = []  # the data lines of an event whose blank line has not come
+        self._data_bytes = 0
+        self._after_cr = False  # the last byte was \r: a \n that comes next belongs to it
+        self._at_start = True
+
+    def feed(self, data: bytes) -> list[bytes]:
+        if self._after_cr and data:
+            self._after_cr = False
+            data = data.removeprefix(b"\n")
+        if not data:
+            return []
+        if self._is_plain(data):
+            self._at_start = False
+            return data[6:-2].split(b"\n\ndata: ")
+        lines = data.splitlines()
+        unfinished = b"" if data.endswith((b"\n", b"\r")) else lines.pop()
+        self._after_cr = data.endswith(b"\r")
+        if lines and self._unfinished:
+            lines[0] = bytes(self._unfinished) + lines[0]
+            self._unfinished.clear()
+        events = self._parse_lines(lines) if lines else []
+        self._unfinished += unfinished
+        if len(self._unfinished) > self._line_max_bytes:
+            raise EventTooLong(f"A line of the model server exceeds {self._line_max_bytes} bytes")
+        return events
+
+    def end(self) -> list[bytes]:
+        """The last event, if the server has left out the blank line after it."""
+        return self.feed(b"\n\n")
+
+    def _is_plain(self, data: bytes) -> bool:
+        """Whether `data` has the usual form, which is parsed faster: complete events, each with one line of data."""
+        ends = data.count(b"\n\n")
+        is_whole = data.startswith(b"data: ") and data.endswith(b"\n\n") and b"\r" not in data
+        are_lines = data.count(b"\n") == 2 * ends and data.count(b"\n\ndata: ") == ends - 1
+        is_first = not self._unfinished and not self._data
+        return is_whole and are_lines and is_first and len(data) <= self._line_max_bytes
+
+    def _parse_lines(self, lines: list[bytes]) -> list[bytes]:
+        events = []
+        if self._at_start:
+            self._at_start = False
+            lines[0] = lines[0].removeprefix(BOM)
+        for line in lines:
+            if line.startswith(b"data:"):
+                self._add_data(line[6:] if line[5:6] == b" " else line[5:])
+            elif not line:
+                if self._data:
+                    events.append(self._data[0] if len(self._data) == 1 else b"\n".join(self._data))
+                    self._data = []
+                    self._data_bytes = 0
+            elif line == b"data":
+                self._add_data(b"")
+            elif len(line) > self._line_max_bytes:
+                raise EventTooLong(f"A line of the model server exceeds {self._line_max_bytes} bytes")
+        return events
+
+    def _add_data(self, value: bytes) -> None:
+        self._data_bytes += len(value) + 6
+        if self._data_bytes > self._line_max_bytes:
+            raise EventTooLong(f"An event of the model server exceeds {self._line_max_bytes} bytes")
+        self._data.append(value)
 
 
 class _BodyReader:
-    """A body that is being read: an event stream, or JSON where its first bytes say so."""
+    """A body that is being read: an event stream, or JSON if its first character says so."""
 
     def __init__(self, parser: SseParser, add_events: EventConsumer, document_max_bytes: int) -> None:
-        self.is_plain_stream = False  # known by its first bytes: nothing has to be decoded or found out
-        self._is_event_stream = False  # as far as is known
+        self.is_plain_stream = False  # an event stream that is not compressed, by its first bytes
+        self._is_event_stream = False
         self._parser = parser
         self._consume_events = add_events
         self._document_max_bytes = document_max_bytes
@@ -135,24 +147,30 @@ class _BodyReader:
         self._has_events = False
 
     def take(self, data: bytes) -> bool:
-        """Whether the reader has enough. Raises LlmFailed, EventTooLong, and what `absorb` raises."""
-        if self._document is not None:
-            self._document += data
-            if len(self._document) > self._document_max_bytes:
-                raise LlmFailed(f"The model server's answer exceeds {self._document_max_bytes} bytes")
-            return False
-        if self._is_event_stream:
-            return self.take_events(data)
-        self._start += data
+        """Whether the consumer needs no more. Raises LlmFailed, EventTooLong, and what the consumer raises."""
+        if self._document is None and not self._is_event_stream:
+            self._start += data
+            if not self._detect_format():
+                return False
+            data, self._start = self._start, b""
+        return self.take_events(data) if self._document is None else self._take_document(self._document, data)
+
+    def _detect_format(self) -> bool:
+        """Tell JSON from an event stream by the first character; False if that has not come yet."""
         first = self._start.removeprefix(BOM).lstrip()[:1]
         if first in (b"", BOM[:1]) and len(self._start) < START_MAX_BYTES:
             return False
-        data, self._start = self._start, b""
         if first in (b"{", b"["):
             self._document = bytearray()
         else:
             self._is_event_stream = True
-        return self.take(data)
+        return True
+
+    def _take_document(self, document: bytearray, data: bytes) -> bool:
+        document += data
+        if len(document) > self._document_max_bytes:
+            raise LlmFailed(f"The model server's answer exceeds {self._document_max_bytes} bytes")
+        return False
 
     def start(self, data: bytes) -> bool:
         """Whether the body's first bytes are those of an event stream that is not compressed."""
@@ -160,7 +178,7 @@ class _BodyReader:
         return self.is_plain_stream
 
     def take_events(self, data: bytes) -> bool:
-        """As take(), of a body that is known to be an event stream."""
+        """As take(), for an event stream."""
         events = self._parser.feed(data)
         if not events:
             return False
@@ -168,7 +186,7 @@ class _BodyReader:
         return self._consume_events(events)
 
     def end(self) -> bytes | None:
-        """The body has ended: its JSON, if it is that. Raises LlmFailed for what is neither."""
+        """After the end of the body: its JSON if it is a document. Raises LlmFailed if it is neither."""
         if self._document is not None:
             return bytes(self._document)
         events = self._parser.end()
@@ -180,7 +198,7 @@ class _BodyReader:
 
 
 class HttpResponse:
-    """An answer whose head has come. Whoever holds it closes it, at any point."""
+    """A response whose head has come. Its owner must close it; that is possible at any point."""
 
     def __init__(
         self, connection: HttpConnection, options: LlmOptions, release: Callable[[HttpConnection], None]
@@ -195,16 +213,16 @@ class HttpResponse:
         self._decoder: ContentDecoder | None = None
 
     def header(self, name: str) -> str | None:
-        """The value of a header of the answer."""
+        """The value of a header of the response."""
         value = self._connection.headers.get(name.lower().encode())
         return None if value is None else value.decode("latin-1")
 
     async def read(self, add_events: EventConsumer) -> bytes | None:
-        """Give `absorb` the data of all events that one read of the socket completes, in that read's own callback,
-        until it says that it has enough or the body ends.
+        """Pass the data of all events that one read of the socket completes to `add_events`, in that read's callback,
+        until it returns True or the body ends.
 
-        A body that begins as JSON does is no event stream, whatever its label: all of it is returned.
-        Raises LlmFailed, also when the body is cut before its end, and what `absorb` raises.
+        A body that begins like JSON is a document, whatever its Content-Type: it is returned as a whole.
+        Raises LlmFailed, also if the body is cut before its end, and what `add_events` raises.
         """
         body = _BodyReader(self._parser, add_events, self._document_max_bytes)
 
@@ -214,7 +232,7 @@ class HttpResponse:
             return any(map(body.take, self._decode(data)))
 
         try:
-            if not await self._connection.body(take):
+            if not await self._connection.read_body(take):
                 body.take(self._decode_end())
                 return body.end()
         except EventTooLong as error:
@@ -227,30 +245,30 @@ class HttpResponse:
 
     @property
     def is_ending(self) -> bool:
-        """read() is to end after a silence."""
+        """Whether end_after() is in effect."""
         return self._end_timer is not None
 
     def end_after(self, silence_s: float | None) -> None:
-        """Have read() end in so many seconds, as if `absorb` had enough, unless this is called again; None: not."""
+        """Let read() end in so many seconds as if its consumer needed no more; the last call counts, None cancels."""
         if self._end_timer is not None:
             self._end_timer.cancel()
             self._end_timer = None
         if silence_s is not None:
-            self._end_timer = asyncio.get_running_loop().call_later(silence_s, self._connection.stop)
+            self._end_timer = asyncio.get_running_loop().call_later(silence_s, self._connection.stop_reading_body)
 
     def allow_coalescing(self) -> None:
-        """The reply has begun to come: what follows may be read together with other replies."""
+        """The reply's text has begun: later reads may be coalesced with those of other replies."""
         self._connection.allow_coalescing()
 
     async def end(self) -> None:
-        """After [DONE]: takes the end of the body if it comes at once, so that the connection is kept."""
+        """After [DONE]: wait END_WAIT_S for the end of the body, so that the connection can be reused."""
         if not self._connection.is_complete:
             with suppress(ConnectionLost, TimeoutError):
                 async with asyncio.timeout(END_WAIT_S):
-                    await self._connection.body(lambda _data: False)
+                    await self._connection.read_body(lambda _data: False)
 
     async def document(self, max_bytes: int | None = None) -> bytes:
-        """The whole body. Raises LlmFailed, also when it is longer than `max_bytes` (None: than any reply may be)."""
+        """The whole body. Raises LlmFailed, also if it is longer than `max_bytes` (None: the bound on a reply)."""
         bound = max_bytes or self._document_max_bytes
         body = await self.read_prefix(bound)
         if len(body) > bound:
@@ -258,7 +276,7 @@ class HttpResponse:
         return body
 
     async def read_prefix(self, enough_bytes: int) -> bytes:
-        """The body up to the read that goes beyond `enough_bytes`. Raises LlmFailed."""
+        """The body up to the read that exceeds `enough_bytes`. Raises LlmFailed."""
         body = bytearray()
 
         def take(data: bytes) -> bool:
@@ -269,7 +287,7 @@ class HttpResponse:
             return False
 
         try:
-            if not await self._connection.body(take):
+            if not await self._connection.read_body(take):
                 body.extend(self._decode_end())
         except ConnectionLost as error:
             raise LlmFailed(TRUNCATED) from error
@@ -284,7 +302,7 @@ class HttpResponse:
         return self._decoder.end() if self._decoder is not None else b""
 
     def close(self) -> None:
-        """Closes the connection at once unless the body has ended: the server sees it and can stop writing."""
+        """Release the connection if the body has ended, else abort it: the server sees that and can stop writing."""
         if self._connection.is_reusable:
             self._release(self._connection)
         else:

@@ -12,7 +12,6 @@ REPLACEMENTS: dict[str, str | None] = {
     "seed": None,
     "stream_options": None,
 }
-MODELS_MAX = 256  # of which something is remembered: clients may name models
 
 # A bad value ("temperature must be at most 1") is no refusal of the parameter: leaving it out would hide the mistake.
 _REFUSED_CODES = frozenset({"unsupported_parameter", "unsupported_value", "unknown_parameter", "extra_forbidden"})
@@ -56,23 +55,6 @@ def read_refused_parameter(document: Any) -> str | None:
 def _first_fault(detail: Any) -> Any:
     """FastAPI tells a list of faults."""
     return detail[0] if isinstance(detail, list) and detail else detail
-
-
-class RefusedParameters:
-    """What each model has refused. Bounded: the model that was learned about first is forgotten first."""
-
-    def __init__(self) -> None:
-        self._by_model: dict[str, frozenset[str]] = {}
-
-    def of(self, model: str) -> frozenset[str]:
-        """The parameters that the model is known to refuse."""
-        return self._by_model.get(model, frozenset())
-
-    def remember(self, model: str, refused: frozenset[str]) -> None:
-        """Remember what a request that was answered went without; another one may have learned more meanwhile."""
-        self._by_model[model] = refused | self._by_model.pop(model, frozenset())
-        if len(self._by_model) > MODELS_MAX:
-            del self._by_model[next(iter(self._by_model))]
 
 
 def without_parameters(body: dict[str, Any], refused: frozenset[str]) -> dict[str, Any]:

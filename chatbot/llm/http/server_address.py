@@ -1,7 +1,4 @@
-"""Where a model server is, and the head of every request to it. Pure.
-
-Which proxy leads to a model server: the setting's, or the one that the environment names. Pure.
-"""
+"""Address of a model server and of the proxy that leads to it, parsed from settings and environment. Pure."""
 
 import base64
 import re
@@ -39,17 +36,12 @@ class Address(Struct, frozen=True):
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'https' if self.is_tls else 'http'}://{host}:{self.port}"
 
-    def request(self, method: str, target: str, body: bytes = b"", more_headers: str = "") -> bytes:
-        """A whole HTTP/1.1 request; a body is JSON. `target`: a path with its query, or a URL for a proxy."""
-        length = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if body else ""
-        return f"{method} {target} HTTP/1.1\r\n{self.headers}{more_headers}{length}\r\n".encode("ascii") + body
-
     def resolve(self, target: str, location: str) -> str:
         """The URL to which an answer to a request for `target` redirects. Raises ValueError for what is no URL."""
         return urljoin(f"{self.origin}{target}", location)
 
     def target_of(self, url: str) -> str | None:
-        """What to ask this server for; None where `url` is of another scheme, host or port. Raises ValueError."""
+        """Path and query of `url`; None if its scheme, host or port is another. Raises ValueError."""
         parts = urlsplit(url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
         if (parts.scheme == "https", parts.hostname, port) != (self.is_tls, self.host, self.port):
@@ -58,7 +50,7 @@ class Address(Struct, frozen=True):
 
 
 def shown_origin(url: str) -> str:
-    """Scheme, host and port of any URL: without credentials, path and query."""
+    """Scheme, host and port of any URL, for people: without credentials, path and query."""
     try:
         parts = urlsplit(url)
         port = f":{parts.port}" if parts.port else ""
@@ -69,15 +61,15 @@ def shown_origin(url: str) -> str:
 
 
 def is_completions_endpoint(url: str) -> bool:
-    """Whether this is the full address of the chat completions, which says what the server speaks."""
+    """Whether this is the full address of the chat completions, which tells the server's protocol."""
     return urlsplit(url).path.rstrip("/").endswith(COMPLETIONS)
 
 
 def parse_address(url: str, api_key: str) -> Address:
-    """`url` may end in a version (/v1, /api/paas/v4) or in a whole endpoint (/v1/chat/completions), or in neither; its
-    query is kept. A name and password in it are sent as Basic (RFC 7617), a key as Bearer.
+    """`url` may end in a version (/v1, /api/paas/v4), in an endpoint (/v1/chat/completions), or in neither; its query
+    is kept. A name and password in it are sent as Basic (RFC 7617), a key as Bearer (RFC 6750).
 
-    Raises ValueError for what cannot be asked.
+    Raises ValueError for an address to which no request can be sent.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -136,7 +128,7 @@ def _root_of(path: str) -> str:
 
 
 def _sendable(part: str) -> str:
-    """`part` of a URL, if it may stand in a request's first line. Raises ValueError."""
+    """`part` of a URL, checked for characters that a request's first line cannot carry. Raises ValueError."""
     if not part.isascii() or any(each <= " " for each in part):
         raise ValueError("the path of the model server's address must be percent-encoded")
     return part
@@ -153,7 +145,7 @@ DEFAULT_PORT = 80
 
 
 class Proxy(Struct, frozen=True):
-    """An HTTP proxy. `headers` carry its credentials, if it has any, and go to nobody else."""
+    """An HTTP proxy. `headers` carry its credentials, if it has any; they are sent to the proxy only."""
 
     host: str
     port: int

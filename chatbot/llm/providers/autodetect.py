@@ -120,7 +120,7 @@ class AutodetectProvider:
                         raise
                     except LlmError as error:
                         unknown = LlmUnavailable()
-                        unknown.asked = error.asked
+                        unknown.requested_url = error.requested_url
                         raise unknown from error
                     self._detected = self._provider_types[detected_protocol](self._options)
                     _log.info("llm.protocol_found", protocol=detected_protocol)

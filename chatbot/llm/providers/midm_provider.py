@@ -50,7 +50,7 @@ _decode_frame = msgspec.json.Decoder(_Frame).decode
 
 
 def request_body(messages: tuple[ModelMessage, ...], parameters: Parameters) -> dict[str, Any]:
-    """midm knows max_new_tokens, temperature and do_sample; stop, seed, top_p and model are not heard, so not sent.
+    """midm knows max_new_tokens, temperature and do_sample; it ignores stop, seed, top_p, model: not sent.
 
     A temperature asks for sampling, which midm does only with do_sample; temperature 0 means none, and is not sent
     because the server's library refuses it.
@@ -70,7 +70,7 @@ def request_body(messages: tuple[ModelMessage, ...], parameters: Parameters) -> 
 
 
 class _Reply:
-    """What has been learnt of a reply from its frames."""
+    """A reply as far as its frames have been received."""
 
     def __init__(self, secret: str) -> None:
         self.done = False  # [DONE] has come
@@ -78,8 +78,7 @@ class _Reply:
         self.failure: LlmError | None = None
         self.pieces = 0
         self._secret = secret
-        self._joiner = lenient_json.TextJoiner()
-        self._has_partial = False
+        self._joiner: lenient_json.TextJoiner | None = None  # from the first split character on
 
     def add_events(self, events: list[bytes]) -> str:
         """The text in these events, up to [DONE] or a `failure`: text that came in one read with it is kept."""
@@ -97,7 +96,7 @@ class _Reply:
                     self.failure = LlmFailed(MALFORMED)
                     break
             if frame.type == "chunk":
-                text += frame.content if is_clean and not self._has_partial else self._join(frame.content)
+                text += frame.content if is_clean and self._joiner is None else self._join(frame.content)
                 self.finished = False
             elif frame.type == "complete":
                 self.finished = True
@@ -113,52 +112,53 @@ class _Reply:
             raise LlmFailed(TRUNCATED)
 
     def end(self) -> str:
-        """The rest of the text: what is left of a character whose end has not come."""
-        return self._joiner.end() if self._has_partial else ""
+        """The rest of the text: a replacement for a character whose second part has not come."""
+        return "" if self._joiner is None else self._joiner.end()
 
     def _join(self, piece: str) -> str:
-        text = self._joiner.join(piece)
-        self._has_partial = self._joiner.has_partial
-        return text
+        self._joiner = self._joiner or lenient_json.TextJoiner()
+        return self._joiner.join(piece)
 
 
 def _read_frame(event: bytes) -> _Frame:
-    """What is clear of a frame that the strict decoder refuses; without a type for what is no frame (a heartbeat).
+    """Reads a frame that the strict decoder refuses leniently; it has no type if it is no frame (a heartbeat).
 
-    Raises what NO_JSON names, also for text in a shape that nobody knows.
+    Raises JSON_ERRORS, also for text in an unknown shape.
     """
     if not event.lstrip(b"\xef\xbb\xbf \t").startswith(b"{"):
         return _Frame()
-    told = lenient_json.load(event)
-    kind, content = told.get("type"), lenient_json.text_of(told.get("content"))
+    fields = lenient_json.load(event)
+    kind, content = fields.get("type"), lenient_json.text_of(fields.get("content"))
     if not isinstance(kind, str | None) or (kind == "chunk" and content is None):
         raise ValueError("no frame, or a chunk whose content is no text")
     return _Frame(
         type=kind or "",
         content=content or "",
-        message=told.get("message"),
-        total_tokens=told.get("total_tokens"),
+        message=fields.get("message"),
+        total_tokens=fields.get("total_tokens"),
     )
 
 
 def _read_answer(document: bytes) -> _Answer | None:
-    """The whole reply in a document of /chat; None where there is none. Raises LlmFailed."""
+    """The complete reply in a document of /chat; None if it has none. Raises LlmFailed."""
     try:
-        told = lenient_json.load(document)
+        fields = lenient_json.load(document)
     except JSON_ERRORS as error:
         raise LlmFailed(MALFORMED) from error
-    response = lenient_json.text_of(told.get("response")) if isinstance(told, dict) and "response" in told else None
-    if response is None or told["response"] is None:
+    if not isinstance(fields, dict) or fields.get("response") is None:
+        return None
+    response = lenient_json.text_of(fields["response"])
+    if response is None:
         return None
     joiner = lenient_json.TextJoiner()
-    return _Answer(joiner.join(response) + joiner.end(), told.get("usage"))
+    return _Answer(joiner.join(response) + joiner.end(), fields.get("usage"))
 
 
 class MidmProvider:
-    """Usage: /chat tells it and it is passed on. A stream's `total_tokens` counts the pieces of the reply and nothing
-    tells the prompt's, so a streamed reply has no usage: half a number would be added up as if it were whole.
+    """Usage: only /chat reports it. A stream's `total_tokens` counts the pieces of the reply, and the prompt's tokens
+    are not reported, so a streamed reply has no usage: half a number would be added up as if it were complete.
 
-    The finish reason is not told either: length when as many tokens came as were allowed, else stop.
+    The server reports no finish reason either: it is length if as many tokens came as were allowed, else stop.
     """
 
     name = "midm"
@@ -189,7 +189,7 @@ class MidmProvider:
         return await self._reply_without_stream(body, on_text)
 
     async def _stream(self, response: HttpResponse, body: dict[str, Any], on_text: OnText) -> Finish | None:
-        """None where the answer is no stream, and no reply either."""
+        """None if the response is neither a stream nor a reply."""
         reply = _Reply(self._secret)
 
         def add_events(events: list[bytes]) -> bool:
@@ -226,17 +226,17 @@ class MidmProvider:
 
     async def health(self) -> Health:
         try:
-            told = await self._client.get("/health")
+            document = await self._client.get("/health")
         except LlmError as error:
             return Health(available=False, detail=reason_of(error))
-        loaded = isinstance(told, dict) and told.get("model_loaded") is True
+        loaded = isinstance(document, dict) and document.get("model_loaded") is True
         return Health(available=loaded, detail="" if loaded else "The model is not loaded")
 
     async def close(self) -> None:
         await self._client.close()
 
     async def _open_stream(self, body: dict[str, Any]) -> HttpResponse | None:
-        """None when the server cannot stream, which is remembered for a while. Raises LlmError."""
+        """None if the server cannot stream, which is remembered for NO_STREAM_S. Raises LlmError."""
         if time.monotonic() < self._no_stream_until_s:
             return None
         try:
@@ -248,7 +248,7 @@ class MidmProvider:
         return None
 
     async def _reply_without_stream(self, body: dict[str, Any], on_text: OnText) -> Finish:
-        """Such a server is silent until its end, so only the bound on the whole reply can judge it."""
+        """The server sends nothing until the reply is complete, so only the limit on the whole reply applies."""
         loop = asyncio.get_running_loop()
         timer: asyncio.TimerHandle
 
@@ -276,13 +276,13 @@ class MidmProvider:
         return answer
 
     async def _post(self, path: str, body: dict[str, Any]) -> HttpResponse:
-        """As Connection.post; a failure of a server whose model is not loaded is told as that."""
+        """As HttpClient.post; LlmUnavailable instead of a 5xx while the server's model is not loaded."""
         try:
             return await self._client.post(path, body)
         except LlmFailed as error:
             if (error.status or 0) >= 500 and not (health := await self.health()).available:
-                told = f"The model server cannot reply now: {health.detail}"
-                raise LlmUnavailable(told, status=error.status) from error
+                message = f"The model server cannot reply now: {health.detail}"
+                raise LlmUnavailable(message, status=error.status) from error
             raise
 
     def _finish(self, usage: Usage | None, body: dict[str, Any], *, pieces: int = 0) -> Finish:

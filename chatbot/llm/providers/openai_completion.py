@@ -1,8 +1,9 @@
-"""A reply in the shapes of /v1/chat/completions: chunks of a stream, or one whole document.
+"""Parses a reply of /v1/chat/completions: chunks of a stream, or one complete document; and its finish reason. Pure.
 
 A strict decoder reads what servers should send; what it refuses is read again leniently, as long as its text is clear.
 """
 
+import re
 from typing import Any
 
 import msgspec
@@ -12,8 +13,66 @@ from chatbot.llm.http import lenient_json
 from chatbot.llm.http.error_mapping import JSON_ERRORS, error_from_event, excerpt_of
 from chatbot.llm.http.http_response import DONE, MALFORMED, TRUNCATED, read_usage
 from chatbot.llm.provider import Finish, LlmError, LlmFailed
-from chatbot.llm.providers.finish_reasons import FinishReason, more_severe, read_finish_reason
 from events.catalogue import Usage
+
+DETAIL_MAX_CHARS = 64  # of a server's word that is kept: the longest known one has 28
+
+
+class FinishReason(Struct, frozen=True):
+    """`reason` is stop, length, tool_calls, content_filter or error; `detail` is the server's own word, '' where it is
+    the same."""
+
+    reason: str
+    detail: str = ""
+
+
+STOP = FinishReason("stop")
+
+NO_REASON = ("", "null", "none")  # some servers say so in every chunk until the last one
+
+# The parts of a word, in order of precedence: "malformed_function_call" is a fault, not a tool call.
+_FAULTS = """abort aborted cancel canceled cancelled crash crashed disconnected error exception fail failed failure
+    insufficient interrupted killed malformed overload overloaded preempted quota rate rejected timed timeout
+    unavailable unexpected"""
+_FILTERS = """blocked blocklist censored filter filtered guardrail moderation policy prohibited recitation refusal
+    refused safety sensitive spii"""
+_LENGTHS = "budget exceeded incomplete length limit max maximum overflow partial truncated window"
+_PARTS = tuple(
+    (reason, frozenset(parts.split()))
+    for reason, parts in (
+        ("error", _FAULTS),
+        ("content_filter", _FILTERS),
+        ("length", _LENGTHS),
+        ("tool_calls", "function functions tool tools"),
+    )
+)
+
+
+def read_finish_reason(word: Any) -> FinishReason | None:
+    """The reason that a server gives; None if it gives none. Of an object, its `type` is read.
+
+    An unknown word counts as stop: the server has ended the reply and reports no fault. `detail` keeps the word.
+    """
+    if word == "stop":
+        return STOP
+    if isinstance(word, dict):
+        word = word.get("type")
+    if word is None or word is False:
+        return None
+    text = " ".join(lenient_json.without_surrogates(str(word)).split())
+    spelt = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", text).lower()  # maxTokens, FinishReason.MAX_TOKENS
+    parts = [part for part in re.split(r"[^a-z0-9]+", spelt) if part]
+    if parts[:2] == ["finish", "reason"]:
+        parts = parts[2:]
+    if "_".join(parts) in NO_REASON and spelt.isascii():
+        return None
+    reason = next((reason for reason, marks in _PARTS if not marks.isdisjoint(parts)), "stop")
+    return FinishReason(reason, "" if text == reason else text[:DETAIL_MAX_CHARS])
+
+
+def more_severe(known: FinishReason | None, new: FinishReason) -> FinishReason:
+    """The one to keep of two reasons of one reply: a later stop does not replace another reason."""
+    return known if known is not None and new.reason == "stop" and known.reason != "stop" else new
 
 
 class _Text(Struct):
@@ -53,7 +112,7 @@ _decode = msgspec.json.Decoder(_Chunk).decode
 
 
 class Completion:
-    """What has been learnt of a reply so far.
+    """A reply as far as it has been received.
 
     `is_final`: a finish reason has come, and no text after it. Only then may the reply end without [DONE] and without
     the end of its body: some servers name a reason in every chunk.
@@ -71,8 +130,7 @@ class Completion:
         self._has_text = False
         self._has_message_text = False  # its text comes in messages, not in deltas
         self._non_text_kind = ""  # what came that is no text
-        self._joiner = lenient_json.TextJoiner()
-        self._has_partial = False
+        self._joiner: lenient_json.TextJoiner | None = None  # from the first split character on
 
     @property
     def is_final(self) -> bool:
@@ -100,7 +158,7 @@ class Completion:
         return text
 
     def add_document(self, document: bytes) -> str:
-        """The text of a whole completion, which is complete by being JSON. Raises LlmError."""
+        """The text of a completion in one document. Raises LlmError."""
         try:
             chunk, is_clean = _read(document)
         except JSON_ERRORS as error:
@@ -116,8 +174,8 @@ class Completion:
             raise LlmFailed(TRUNCATED)
 
     def end(self) -> str:
-        """The rest of the text: what is left of a character whose end has not come."""
-        return self._joiner.end() if self._has_partial else ""
+        """The rest of the text: a replacement for a character whose second part has not come."""
+        return "" if self._joiner is None else self._joiner.end()
 
     def finish(self) -> Finish:
         """How the reply ended. Raises LlmError where the server says that it could not finish it."""
@@ -161,18 +219,18 @@ class Completion:
             if found is None:
                 return ""
             choice = found
-        told = choice.delta
-        text = (told.content if told is not None else None) or self._message_text(choice)
+        delta = choice.delta
+        text = (delta.content if delta is not None else None) or self._message_text(choice)
         if text:
-            if not is_clean or self._has_partial:
+            if not is_clean or self._joiner is not None:
+                self._joiner = self._joiner or lenient_json.TextJoiner()
                 text = self._joiner.join(text)
-                self._has_partial = self._joiner.has_partial
             self._has_text = True
             if self.reason is not None:
                 self._text_after_reason = True
         if choice.finish_reason:
-            told_reason = read_finish_reason(choice.finish_reason)
-            self.reason = more_severe(self.reason, told_reason) if told_reason is not None else self.reason
+            reason = read_finish_reason(choice.finish_reason)
+            self.reason = more_severe(self.reason, reason) if reason is not None else self.reason
         return text
 
     def _message_text(self, choice: _Choice) -> str:
@@ -221,62 +279,64 @@ def _error_of(chunk: _Chunk) -> Any:
     return {"message": chunk.message or chunk.detail, "code": chunk.code, "type": chunk.type}
 
 
-def _non_text_kind_of(told: _Text) -> str:
+def _non_text_kind_of(part: _Text) -> str:
     """What a delta or message has that is no text: reasoning, refusal, tool_calls or ''."""
-    if told.reasoning_content or told.reasoning or told.thinking:
+    if part.reasoning_content or part.reasoning or part.thinking:
         return "reasoning"
-    if told.refusal:
+    if part.refusal:
         return "refusal"
-    return "tool_calls" if told.tool_calls else ""
+    return "tool_calls" if part.tool_calls else ""
 
 
 def _read(document: bytes) -> tuple[_Chunk | None, bool]:
-    """What is clear of a document, and whether its text is clean; None for what is no JSON object.
+    """Reads a document leniently; also whether its text is clean. None if it is no JSON object.
 
-    Raises LlmFailed for text in a shape that nobody knows, and what NO_JSON names.
+    Raises LlmFailed for text in an unknown shape, and JSON_ERRORS.
     """
     try:
         return _decode(document), True
     except JSON_ERRORS:
-        told = lenient_json.load(document)
-    if not isinstance(told, dict):
+        fields = lenient_json.load(document)
+    if not isinstance(fields, dict):
         return None, True
-    choices = told.get("choices") or None
+    choices = fields.get("choices") or None
     if not isinstance(choices, list | None):
         raise LlmFailed(MALFORMED)
-    name, kind = told.get("model"), told.get("object")
+    name, kind = fields.get("model"), fields.get("object")
     chunk = _Chunk(
         choices=[_read_choice(one) for one in choices or () if isinstance(one, dict)],
-        usage=told.get("usage"),
+        usage=fields.get("usage"),
         model=lenient_json.without_surrogates(name) if isinstance(name, str) else None,
-        error=told.get("error"),
+        error=fields.get("error"),
         object=kind if isinstance(kind, str) else None,
-        message=told.get("message"),
-        detail=told.get("detail"),
-        code=told.get("code"),
-        type=told.get("type"),
+        message=fields.get("message"),
+        detail=fields.get("detail"),
+        code=fields.get("code"),
+        type=fields.get("type"),
     )
     return chunk, False
 
 
-def _read_choice(told: dict[str, Any]) -> _Choice:
-    index, reason = told.get("index"), read_finish_reason(told.get("finish_reason"))
+def _read_choice(fields: dict[str, Any]) -> _Choice:
+    index, reason = fields.get("index"), read_finish_reason(fields.get("finish_reason"))
     return _Choice(
-        delta=_read_text(told.get("delta")),
-        message=_read_text(told.get("message")),
+        delta=_read_text(fields.get("delta")),
+        message=_read_text(fields.get("message")),
         finish_reason=(reason.detail or reason.reason) if reason is not None else None,
         index=index if type(index) is int else 0,
     )
 
 
-def _read_text(told: Any) -> _Text | None:
-    if not isinstance(told, dict):
+def _read_text(fields: Any) -> _Text | None:
+    if not isinstance(fields, dict):
         return None
-    content = told.get("content")
+    content = fields.get("content")
     text = lenient_json.text_of(content)
     if text is None:
         raise LlmFailed(MALFORMED)
-    reasons = {name: told.get(name) for name in ("reasoning_content", "reasoning", "thinking", "refusal", "tool_calls")}
+    reasons = {
+        name: fields.get(name) for name in ("reasoning_content", "reasoning", "thinking", "refusal", "tool_calls")
+    }
     if isinstance(content, list) and not text and any(isinstance(one, dict) and "thinking" in one for one in content):
         reasons["thinking"] = True
     return _Text(content=text, **reasons)

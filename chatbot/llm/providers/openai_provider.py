@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from chatbot.llm.http.error_mapping import KEY_REFUSED_STATUSES
 from chatbot.llm.http.http_client import ROUTE_MISSING_STATUSES, HttpClient, NotJson
 from chatbot.llm.http.http_response import END_SILENCE_S, HttpResponse
-from chatbot.llm.http.refused_parameters import REPLACEMENTS, RefusedParameters, without_parameters
+from chatbot.llm.http.refused_parameters import REPLACEMENTS, without_parameters
 from chatbot.llm.llm_options import LlmOptions
 from chatbot.llm.model_names import LIST_MAX_BYTES, NAMES_MAX, read_names
 from chatbot.llm.provider import (
@@ -27,6 +27,7 @@ from events.catalogue import Parameters
 BAD_REQUEST = (400, 422)
 FAULT = 500  # and beyond: the server's own
 WITH_USAGE = {"stream_options": {"include_usage": True}}  # sent along until a server has refused it
+REFUSING_MODELS_MAX = 256  # whose refusals are remembered: clients may name models
 
 _log = structlog.get_logger(__name__)
 
@@ -42,6 +43,23 @@ def request_body(messages: tuple[ModelMessage, ...], parameters: Parameters, mod
         "seed": parameters.seed,
     }
     return {"messages": messages, "stream": True} | {name: value for name, value in asked.items() if value is not None}
+
+
+class RefusedParameters:
+    """What each model has refused. Bounded: the model that was learned about first is forgotten first."""
+
+    def __init__(self) -> None:
+        self._by_model: dict[str, frozenset[str]] = {}
+
+    def of(self, model: str) -> frozenset[str]:
+        """The parameters that the model is known to refuse."""
+        return self._by_model.get(model, frozenset())
+
+    def remember(self, model: str, refused: frozenset[str]) -> None:
+        """Remember what a request that was answered went without; another one may have learned more meanwhile."""
+        self._by_model[model] = refused | self._by_model.pop(model, frozenset())
+        if len(self._by_model) > REFUSING_MODELS_MAX:
+            del self._by_model[next(iter(self._by_model))]
 
 
 class OpenAiProvider:
@@ -141,7 +159,7 @@ class OpenAiProvider:
 
     def _unreadable(self, error: LlmFailed | None = None) -> LlmFailed:
         unreadable = LlmFailed("The model server's list of models cannot be read; name a model in llm.model")
-        unreadable.asked = error.asked if error is not None else ""
+        unreadable.requested_url = error.requested_url if error is not None else ""
         return unreadable
 
     async def _ask(self, body: dict[str, Any], model: str) -> tuple[HttpResponse, tuple[str, ...]]:
@@ -154,7 +172,7 @@ class OpenAiProvider:
         known = refused = self._refused.of(model)
         body = body | WITH_USAGE
         for _ in REPLACEMENTS:
-            sent = without_parameters(body, refused)
+            sent = without_parameters(body, refused) if refused else body
             try:
                 response = await self._post(sent)
             except LlmFailed as error:

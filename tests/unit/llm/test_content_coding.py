@@ -5,7 +5,7 @@ import zlib
 
 import pytest
 
-from chatbot.llm.http.http_response import INFLATED_MAX_BYTES, PIECE_BYTES, ContentDecoder
+from chatbot.llm.http.content_decoder import INFLATED_MAX_BYTES, PIECE_BYTES, ContentDecoder
 from chatbot.llm.provider import LlmFailed
 
 PLAIN = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\ndata: [DONE]\n\n' * 20

@@ -183,7 +183,7 @@ def test_options_show_no_key() -> None:
 def test_what_is_logged_of_an_error_is_its_class_its_cause_and_what_was_asked() -> None:
     refused = LlmUnavailable()
     refused.__cause__ = ConnectionError("connection refused")
-    refused.asked = "http://host:80/v1/models"
+    refused.requested_url = "http://host:80/v1/models"
     told = "LLM server not available: connection refused (asked http://host:80/v1/models)"
     assert log_safe_reason(refused) == reason_of(refused) == told
     unknown = LlmUnavailable()

@@ -4,12 +4,8 @@ from typing import Any
 
 import pytest
 
-from chatbot.llm.http.refused_parameters import (
-    MODELS_MAX,
-    RefusedParameters,
-    read_refused_parameter,
-    without_parameters,
-)
+from chatbot.llm.http.refused_parameters import read_refused_parameter, without_parameters
+from chatbot.llm.providers.openai_provider import REFUSING_MODELS_MAX, RefusedParameters
 
 OPENAI = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
 
@@ -69,10 +65,10 @@ def test_the_limit_of_tokens_gets_its_other_name_and_the_rest_is_left_out() -> N
 
 def test_what_is_remembered_is_bounded_and_by_model() -> None:
     refused = RefusedParameters()
-    for number in range(MODELS_MAX + 1):
+    for number in range(REFUSING_MODELS_MAX + 1):
         refused.remember(str(number), frozenset({"seed"}))
     assert refused.of("0") == frozenset()
-    assert refused.of("1") == refused.of(str(MODELS_MAX)) == frozenset({"seed"})
+    assert refused.of("1") == refused.of(str(REFUSING_MODELS_MAX)) == frozenset({"seed"})
 
 
 def test_what_requests_at_the_same_time_learn_is_put_together() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatbot.llm.http.sse_parser import EventTooLong, SseParser
+from chatbot.llm.http.http_response import EventTooLong, SseParser
 
 LINE = st.sampled_from(
     ["data: a", "data:b", "data", "data:  two", ": ping", "event: x", "id: 1", "", "", "데이터", "data: 안녕 🙂"]
