@@ -78,12 +78,12 @@ def rules(settings: Settings, node: str | None = None) -> Rules:
         provider=settings.llm.provider,
         model=settings.llm.model,
         max_context_messages=settings.chat.max_context_messages,
-        pending_max=settings.sessions.pending_max,
+        pending_max=settings.sessions.queued_messages_max,
         access_resolution_us=round(settings.sessions.access_resolution_s * 1e6),
         auth=bool(settings.auth.keys),
-        retry_interrupted=settings.sessions.retry_interrupted,
+        retry_interrupted=settings.sessions.interrupted_retries_max,
         is_shared=node is not None,
-        unanswered=settings.chat.unanswered,
+        unanswered=settings.chat.unanswered_messages,
         defaults=Parameters(
             max_new_tokens=settings.chat.default_max_tokens,
             temperature=settings.chat.default_temperature,
@@ -101,13 +101,13 @@ def disk_reserve(settings: Settings) -> DiskReserve:
 
 def limits(settings: Settings) -> Limits:
     return Limits(
-        live_max=settings.sessions.live_max,
+        live_max=settings.sessions.active_max,
         mailbox_max=settings.sessions.mailbox_max,
         idle_timeout_s=settings.sessions.idle_timeout_s,
-        ask_timeout_s=settings.sessions.ask_timeout_s,
+        ask_timeout_s=settings.sessions.command_timeout_s,
         checkpoint_interval_s=settings.stream.checkpoint_interval_s,
         read_page_max=settings.database.read_page_max,
-        history_max_bytes=settings.server.history_max_bytes,
+        history_max_bytes=settings.server.history_page_max_bytes,
     )
 
 
@@ -226,7 +226,7 @@ async def _start_sessions(settings: Settings, stack: AsyncExitStack, infrastruct
     supervisor = Supervisor(ports)
     stack.push_async_callback(supervisor.close)
     node_tasks = node.background_tasks(ports, supervisor) if node else {}
-    may_erase = partial(clock.is_consistent, settings.sessions.erase_after_consistent_hours)
+    may_erase = partial(clock.is_consistent, settings.sessions.erase_after_clock_stable_hours)
     expiry = ExpiryTimer(ports, supervisor.ask, settings.sessions.erase_expired_after_hours, may_erase)
     erasures = ErasureJob(ports, supervisor.ask)
     for name, task in {**node_tasks, "expiry": expiry.run(), "erasures": erasures.run()}.items():

@@ -13,7 +13,7 @@ class LogOptions(Struct, frozen=True, kw_only=True):
     append_queue_max: int = 10_000  # appends that may wait; the next one is refused with LogBusy
     append_queue_bytes: int = 64 * 1024 * 1024  # content that may wait: bounds memory, whatever the size of an append
     append_batch_max: int = 512  # events in one transaction: a bigger batch is hardly faster
-    append_gather_s: float = 0.004  # how long a commit waits for as many appends as the last two had
+    commit_delay_s: float = 0.004  # how long a commit waits for as many appends as the last two had
     cache_kib: int = 8 * 1024  # page cache of each connection
     wal_limit_bytes: int = 64 * 1024 * 1024  # of the write-ahead log: beyond it appends wait until it is cut
     read_connections: int = 2  # for reading, besides the writer's

@@ -54,7 +54,7 @@ def build_app(services: Services) -> web.Application:
     app[VERIFICATION_LIMIT] = StreamLimit(VERIFICATIONS_MAX, "the chain is being walked for others already")
     app[EXPORT_LIMIT] = StreamLimit(EXPORTS_MAX, "too many exports are being made already")
     app[THROTTLE] = DutyCycleThrottle()
-    app[BODIES] = BodyBudget(services.settings.server.bodies_max_bytes)
+    app[BODIES] = BodyBudget(services.settings.server.request_bodies_total_max_bytes)
     app[documentation_routes.DOCUMENT_BUILDER] = build_openapi_document
     app[documentation_routes.FILE_LOCK] = asyncio.Lock()
     for module in (
@@ -109,7 +109,7 @@ async def _make_runner(app: web.Application) -> HttpRunner:
         handler_cancellation=True,  # when a client leaves its handler ends; replies run in tasks of their own
         access_log=None,  # metrics count requests; a log line would cost more than a request
         keepalive_timeout=server.keepalive_timeout_s,
-        shutdown_timeout=max(server.feeds_grace_s, SHUTDOWN_MIN_S),
+        shutdown_timeout=max(server.stream_close_timeout_s, SHUTDOWN_MIN_S),
     )
     await runner.setup()
     return runner

@@ -19,7 +19,7 @@ from chatbot.cli.exit_codes import CommandFailed, ExitCode, UsageError
 from chatbot.config.settings import Settings
 from chatbot.llm.provider import Provider
 from chatbot.observability.metrics import Metrics
-from chatbot.runtime.standard_streams import note, silence
+from chatbot.runtime.standard_streams import discard_output, print_to_stderr
 from chatbot.sessions.ports import LiveSessions, Ports
 from chatbot.sessions.session_queries import SessionQueries
 from events.log import EventLog
@@ -85,9 +85,9 @@ def print_result(text: str) -> None:
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        silence(sys.stdout)
+        discard_output(sys.stdout)
     except OSError as error:
-        silence(sys.stdout)
+        discard_output(sys.stdout)
         raise CommandFailed(f"cannot write to standard output: {error.strerror}") from error
 
 
@@ -139,4 +139,4 @@ class CommandContext:
 
     def print_note(self, text: str) -> None:
         """To standard error: information for people, not part of the result."""
-        note(text)
+        print_to_stderr(text)

@@ -3,7 +3,7 @@
 from enum import IntEnum
 
 from chatbot.observability.log_writer import LogWriter
-from chatbot.runtime.standard_streams import note
+from chatbot.runtime.standard_streams import print_to_stderr
 
 
 class ExitCode(IntEnum):
@@ -37,7 +37,7 @@ class UsageError(CommandFailed):
 def fail(code: ExitCode, message: str, stream: LogWriter | None = None) -> ExitCode:
     """Print `message` on standard error, through `stream` where a thread writes it. Returns `code`."""
     if stream is None:
-        note(f"error: {message}")
+        print_to_stderr(f"error: {message}")
     else:
         stream.write(f"error: {message}\n")
     return code

@@ -23,7 +23,7 @@ from chatbot.llm.provider_factory import create_provider
 from chatbot.llm.providers.embedded_process import EmbeddedMissing
 from chatbot.observability.logging_setup import setup_logging
 from chatbot.runtime.dev_reload import run_with_reload
-from chatbot.runtime.standard_streams import STDOUT, flush_streams, open_closed_streams
+from chatbot.runtime.standard_streams import STDOUT, flush_streams, open_closed_streams, print_to_stderr
 from chatbot.wiring import compose_offline, embedded_options, llm_options
 from events.errors import LogError
 from events.factory import open_log
@@ -54,6 +54,9 @@ def _main(arguments: list[str]) -> int:
         configuration = load(given, program=ROOT)
     except ConfigError as error:
         return fail(ExitCode.USAGE, str(error))
+    if options.command != "serve":
+        for sentence in configuration.renamed:
+            print_to_stderr(f"warning: {sentence}")
     if options.command == "config":
         print_result(show(configuration))
         return 0

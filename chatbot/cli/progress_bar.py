@@ -3,7 +3,7 @@
 import sys
 import time
 
-from chatbot.runtime.standard_streams import note
+from chatbot.runtime.standard_streams import print_to_stderr
 
 TERMINAL_INTERVAL_S = 0.2  # on a terminal, where each line replaces the one before
 FILE_INTERVAL_S = 5.0  # in a file, where lines stay
@@ -32,16 +32,16 @@ class ProgressBar:
         if now_s - self._shown_s >= (TERMINAL_INTERVAL_S if self._is_terminal else FILE_INTERVAL_S):
             self._shown_s = now_s
             line, end = (f"\r{self}", "") if self._is_terminal else (str(self), "\n")
-            note(line, end)
+            print_to_stderr(line, end)
 
     def close(self) -> None:
         """Replace the bar by a summary; in a file only where a bar could have been printed."""
         seconds = time.monotonic() - self._began_s
         summary = f"{self._what}: {self._done:,} {self._unit} in {seconds:.1f} s, {self.rate:,.0f} {self._unit}/s"
         if self._is_terminal:
-            note(f"\r{' ' * len(str(self))}\r{summary}")
+            print_to_stderr(f"\r{' ' * len(str(self))}\r{summary}")
         elif seconds >= FILE_INTERVAL_S:
-            note(summary)
+            print_to_stderr(summary)
 
     def __str__(self) -> str:
         share = self._done / self.total if self.total else 1.0

@@ -17,7 +17,7 @@ from chatbot.llm.providers.embedded_process import EmbeddedMissing
 from chatbot.observability.log_writer import LogWriter
 from chatbot.observability.logging_setup import background_logging
 from chatbot.observability.loop_lag import measure_loop_lag
-from chatbot.runtime.background_tasks import cancelled, run_in_background
+from chatbot.runtime.background_tasks import cancel_and_wait, run_in_background
 from chatbot.runtime.event_loop import loop_factory
 from chatbot.runtime.gc_tuning import freeze_heap
 from chatbot.runtime.service_manager import SystemdNotifier, take_systemd_notifier
@@ -43,6 +43,8 @@ def serve(configuration: Configuration, command: Sequence[str]) -> int:
         try:
             if inheritance is None:
                 structlog.get_logger("run").info("settings.read", files=[str(file) for file in configuration.files])
+                for sentence in configuration.renamed:
+                    structlog.get_logger("run").warning("settings.renamed", advice=sentence)
                 warn_of_risks(settings, structlog.get_logger("run"))
             if inheritance is None and settings.server.workers > 1:
                 return supervise(command, settings, manager)
@@ -94,11 +96,11 @@ async def serve_until_signal(
         # Not earlier: blocking during the start delays no request.
         await stack.enter_async_context(run_in_background(lag_task, "loop-lag"))
         await stopping
-        await cancelled(starting)
+        await cancel_and_wait(starting)
         manager.stopping()
         if stop.is_set():
             await drain(services)
         else:
             await hand_over(services, listener, stop)
-        logger.info("drain.listener", grace_s=settings.server.feeds_grace_s)
+        logger.info("drain.listener", grace_s=settings.server.stream_close_timeout_s)
     logger.info("drain.done")

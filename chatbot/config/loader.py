@@ -1,4 +1,4 @@
-"""Puts the settings together: defaults < config.toml < .env < environment < command line."""
+"""Loads the settings; later sources override earlier ones: defaults, config.toml, .env, environment, command line."""
 
 import os
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ CONFIG_FILE = "config.toml"
 
 
 class ConfigError(Exception):
-    """Some settings cannot stand. `faults` are all of them, each with name, value, where from, and what is allowed."""
+    """Some settings are wrong. `faults` are all of them, each with name, value, source, and what is allowed."""
 
     def __init__(self, faults: tuple[str, ...]) -> None:
         counted = "1 setting is wrong" if len(faults) == 1 else f"{len(faults)} settings are wrong"
@@ -25,11 +25,15 @@ class ConfigError(Exception):
 
 
 class Configuration(Struct, frozen=True):
-    """The settings in force, by each setting's dotted name where it came from, and the files that were read."""
+    """The settings in force, by each setting's dotted name its source, and the files that were read.
+
+    `renamed`: a sentence about each setting that a source calls by an old name.
+    """
 
     settings: Settings
     origins: Mapping[str, str]
     files: tuple[Path, ...] = ()  # absolute, the weaker one first
+    renamed: tuple[str, ...] = ()
 
 
 def load(
@@ -39,12 +43,12 @@ def load(
     folder: Path | None = None,
     program: Path | None = None,
 ) -> Configuration:
-    """Read every source and merge them.
+    """Read all sources and merge them.
 
-    `command_line` may hold host, port, workers and config (a file in place of config.toml); `environment` is
-    os.environ where None; config.toml and .env are looked for in `folder`, the current directory where None, and a
-    config.toml that is not there beside the program, in the folder `program`. Raises ConfigError, also for a wrong
-    value that a stronger source overrides.
+    `command_line` may have host, port, workers and config (a file to read instead of config.toml); `environment` is
+    os.environ by default. config.toml and .env are read from `folder` (default: the current directory); if that has no
+    config.toml, it is read from the folder `program`. Raises ConfigError, also for a wrong value that a stronger source
+    overrides.
     """
     options = command_line or {}
     folder = folder or Path()
@@ -56,17 +60,19 @@ def load(
         read_environment(os.environ if environment is None else environment),
         read_command_line(options),
     )
-    return replace(_merge(sources), files=tuple(file.absolute() for file in (path, dotenv) if file.is_file()))
+    renamed = tuple(sentence for source in sources for sentence in source.renamed)
+    files = tuple(file.absolute() for file in (path, dotenv) if file.is_file())
+    return replace(_merge(sources), files=files, renamed=renamed)
 
 
 def _config_file(named: str | int | None, folder: Path, program: Path | None) -> tuple[Path, str]:
-    """The one file to read, and what people call it."""
+    """The file to read, and its name in messages."""
     if named:
         return folder / str(named), str(named)
     path = folder / CONFIG_FILE
     if program is not None and not path.exists():
-        beside = program / CONFIG_FILE
-        return beside, str(beside)
+        bundled = program / CONFIG_FILE
+        return bundled, str(bundled)
     return path, CONFIG_FILE
 
 
@@ -81,7 +87,7 @@ def _merge(sources: tuple[Source, ...]) -> Configuration:
         faults += source.faults
         faulty_names |= source.faulty_names
     settings = _assemble(values)
-    # a setting that is wrong already says nothing about those it would be held against
+    # a wrong setting was reported already: comparing others with it would only repeat that
     contradictions = (fault for fault in find_faults(settings) if faulty_names.isdisjoint(fault.names))
     faults += [_describe(fault, values, origins) for fault in contradictions]
     if faults:

@@ -2,8 +2,8 @@
 
 Each setting is declared once, in the file of its section in `sections/`: type and bounds, meaning with unit and reason
 (`description`), default, and in `extra` the name of its environment variable where that is not the regular
-CHATBOT_<SECTION>_<NAME>, whether it is secret, and what is allowed where the bounds do not say it. config.toml, the
-README's table and every error message are generated from that.
+CHATBOT_<SECTION>_<NAME>, whether it is secret, its former names, and what is allowed where the bounds do not say it.
+config.toml, the README's tables and every error message are generated from that.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ from chatbot.config.sections.stream_settings import StreamSettings
 
 
 class Settings(Struct, frozen=True):
-    """Every setting. `Settings()` is the defaults, unchecked as any struct made by hand."""
+    """The values in force. `Settings()` has the defaults; like any struct made in code, it is not validated."""
 
     server: ServerSettings = ServerSettings()
     auth: AuthSettings = AuthSettings()
@@ -57,6 +57,7 @@ class Setting(Struct, frozen=True):
     allowed: str
     secret: bool
     prose: bool  # a text for people or a model, which is taken as it is
+    formerly: tuple[str, ...]  # old dotted names, which work until 1.0
 
     @property
     def name(self) -> str:
@@ -90,6 +91,7 @@ def _describe(section: str, field: FieldInfo) -> Setting:
         allowed=extra.get("allowed") or _allowed(kind, annotated, meta),
         secret=extra.get("secret", False),
         prose=extra.get("prose", False),
+        formerly=extra.get("formerly", ()),
     )
 
 
@@ -124,6 +126,18 @@ def _allowed(kind: str, annotated: Any, meta: Meta) -> str:
 def by_env() -> dict[str, Setting]:
     """All settings by the name of their environment variable."""
     return {setting.env: setting for setting in inventory().values()}
+
+
+@cache
+def by_former_name() -> Mapping[str, Setting]:
+    """The renamed settings by each of their old dotted names."""
+    return {old: setting for setting in inventory().values() for old in setting.formerly}
+
+
+@cache
+def by_former_env() -> Mapping[str, Setting]:
+    """The renamed settings by each of their old environment variables."""
+    return {default_env(old): setting for old, setting in by_former_name().items()}
 
 
 def closest_name(name: str) -> str | None:

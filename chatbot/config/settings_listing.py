@@ -1,17 +1,17 @@
-"""Shows settings to people: those in force (`chatbot config`), and the README's table of all there are."""
+"""Lists settings for people: the values in force (`chatbot config`), and the README's tables."""
 
 from collections.abc import Iterator
 
 from chatbot.config.loader import Configuration
-from chatbot.config.settings import inventory
+from chatbot.config.settings import by_former_name, default_env, inventory
 from chatbot.config.sources import shown, to_toml
 
 
 def show(configuration: Configuration) -> str:
-    """Every setting by section, with its value and where that came from, aligned. Secrets are masked."""
+    """Every setting by section, with its value and its source, aligned. Secrets are masked."""
     rows = list(_rows(configuration))
     key_width = max(len(key) for _, key, _, _ in rows)
-    value_width = min(max(len(value) for _, _, value, _ in rows), 40)  # one long prompt must not push all away
+    value_width = min(max(len(value) for _, _, value, _ in rows), 40)  # one long prompt must not widen all lines
     lines: list[str] = []
     current = ""
     for section, key, value, origin in rows:
@@ -34,4 +34,12 @@ def markdown_table() -> str:
     for setting in inventory().values():
         cells = (f"`{setting.name}`", f"`{to_toml(setting.default)}`", f"`{setting.env}`", setting.description)
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    return "\n".join(lines)
+
+
+def renamed_table() -> str:
+    """The README's table of old names."""
+    lines = ["| old name | new name | old variable | new variable |", "|---|---|---|---|"]
+    for old, setting in by_former_name().items():
+        lines.append(f"| `{old}` | `{setting.name}` | `{default_env(old)}` | `{setting.env}` |")
     return "\n".join(lines)

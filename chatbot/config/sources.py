@@ -1,9 +1,10 @@
-"""Values of settings: from what a source holds to the type that the code uses, and to what people may see.
+"""Reads settings from their sources (config.toml, .env, environment, command line) and converts their values: from a
+source's text to the setting's type, and to text for people, without secrets.
 
-Where settings come from: config.toml, .env, the environment, the command line, each read on its own.
+The old name of a renamed setting works, with a warning; in one source, old and new name must not have different values.
 
 An empty value in .env, the environment or the command line counts as not set, so that `NAME=${NAME:-}` in somebody's
-start script changes nothing; for a list it means the empty list (CORS_ORIGINS= lets no other web page in). API keys
+start script changes nothing; for a list it means the empty list (CORS_ORIGINS= allows no other web page). API keys
 that are set but empty are a fault: the service would otherwise start open to everyone.
 """
 
@@ -24,6 +25,8 @@ from chatbot.config.settings import (
     Setting,
     Settings,
     by_env,
+    by_former_env,
+    by_former_name,
     closest_env,
     closest_name,
     inventory,
@@ -39,11 +42,11 @@ _QUERY_SECRETS = re.compile(r"(?<=[?&])([^=&\s]*(?:key|token|secret|password|sig
 
 
 class InvalidValue(Exception):
-    """A value that its setting does not allow; the text is the reason where the setting's `allowed` does not say it."""
+    """A value that its setting does not allow; the text is the reason if the setting's `allowed` does not say it."""
 
 
 def parse_text(setting: Setting, text: str) -> Any:
-    """The value that a text stands for, from an environment variable, .env or the command line. Raises Invalid."""
+    """The value that a text stands for, from an environment variable, .env or the command line. Raises InvalidValue."""
     parse = _PARSERS.get(setting.kind)
     try:
         value = parse(text.strip()) if parse else text
@@ -53,7 +56,7 @@ def parse_text(setting: Setting, text: str) -> Any:
 
 
 def parse_toml(setting: Setting, value: Any) -> Any:
-    """`value` as the setting's type, within its bounds. Raises Invalid."""
+    """`value` as the setting's type, within its bounds. Raises InvalidValue."""
     if not setting.prose:
         value = strip_texts(value)
         if mistake := find_mistake(value, setting.env):
@@ -131,12 +134,16 @@ _SENSITIVE = re.compile("auth|key|secret|password", re.IGNORECASE)
 
 
 class Source(Struct):
-    """What one source holds: values by the setting's name, where each was found, and everything wrong with it."""
+    """What one source contains: values by the setting's name, where each was found, and everything wrong with it.
+
+    `renamed` are sentences about settings that it calls by an old name.
+    """
 
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     faults: list[str] = []
     faulty_names: set[str] = set()
+    renamed: list[str] = []
 
     def add_value(
         self, setting: Setting, raw: Any, origin: str, parse: Callable[[Setting, Any], Any] = parse_text
@@ -145,14 +152,23 @@ class Source(Struct):
         if parse is parse_text and not raw.strip() and setting.kind not in ("list", "table"):
             return
         try:
-            self.values[setting.name] = parse(setting, raw)
-            self.origins[setting.name] = origin
+            self._set(setting.name, parse(setting, raw), origin)
         except InvalidValue as invalid:
             reason = f"{invalid}; " if str(invalid) else ""
             self.faulty_names.add(setting.name)
             self.faults.append(
                 f"{setting.name} = {refused(setting, raw)} ({origin}): {reason}allowed: {setting.allowed}"
             )
+
+    def _set(self, name: str, value: Any, origin: str) -> None:
+        """Raises InvalidValue if the setting's other name, old or new, has given it another value."""
+        if self.values.setdefault(name, value) != value:
+            raise InvalidValue(f"{self.origins[name]} gives this setting another value")
+        self.origins.setdefault(name, origin)
+
+    def add_renamed(self, old: str, new: str, origin: str) -> None:
+        """Note that the source calls the setting or variable `new` by its old name."""
+        self.renamed.append(f"{old} ({origin}) is now {new}; the old name works until 1.0")
 
     def add_unknown(self, name: str, raw: Any, origin: str, meant: str | None) -> None:
         """Note that no setting is called `name`; `meant` is the nearest name there is."""
@@ -184,17 +200,19 @@ def read_config(path: Path, label: str, *, required: bool) -> Source:
 
 
 def _take_from_config(source: Source, name: str, raw: Any, label: str) -> None:
-    setting = inventory().get(name)
-    if setting is None:
-        source.add_unknown(name, raw, label, closest_name(name))
-    else:
+    if setting := inventory().get(name):
         source.add_value(setting, raw, label, parse_toml)
+    elif renamed := by_former_name().get(name):
+        source.add_renamed(name, renamed.name, label)
+        source.add_value(renamed, raw, f"{label} {name}", parse_toml)
+    else:
+        source.add_unknown(name, raw, label, closest_name(name))
 
 
 def read_dotenv(path: Path) -> Source:
     """The settings of a .env file, or nothing where there is none.
 
-    The file may serve other programs too, so foreign names pass; only one that is nearly ours is taken for a slip.
+    The file may serve other programs too, so foreign names are ignored; only one that is nearly ours is a fault.
     """
     source = Source()
     if not path.is_file():  # some call the folder of a virtual environment .env
@@ -226,11 +244,14 @@ def read_environment(environment: Mapping[str, str]) -> Source:
 
 
 def _take_from_environment(source: Source, name: str, environment: Mapping[str, str], origin: str) -> None:
-    setting, text = by_env().get(name), environment[name]
+    text = environment[name]
     if is_service_link(name, environment):
         return
-    if setting is not None:
+    if setting := by_env().get(name):
         source.add_value(setting, text, f"{origin} {name}")
+    elif renamed := by_former_env().get(name):
+        source.add_renamed(name, renamed.env, origin)
+        source.add_value(renamed, text, f"{origin} {name}")
     else:
         source.add_unknown(name, text, origin, closest_env(name))
 

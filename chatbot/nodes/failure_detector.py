@@ -31,7 +31,7 @@ class FailureDetector:
         return await self.node_state(node) is NodeState.GONE
 
     async def node_state(self, node: str | None) -> NodeState:
-        """What is known of `node` by now; a node that is silent counts as gone after `suspect_s`."""
+        """What is known of `node` by now; a node that is silent counts as gone after `failure_timeout_s`."""
         address = parse_node_id(node)
         if node is None or address is None or node in self._gone:
             return NodeState.GONE

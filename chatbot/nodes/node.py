@@ -95,16 +95,22 @@ class Node:
         self.name = format_node_id(host, self.listener.getsockname()[1], secrets.token_hex(4))
         self.secret = settings.secret or secrets.token_urlsafe(32)  # without one nobody else is let in
         self._node_client = NodeClient(
-            self.secret, settings.probe_timeout_s, settings.suspect_s, settings.mirrors_max + PROBES, observe
+            self.secret,
+            settings.probe_timeout_s,
+            settings.failure_timeout_s,
+            settings.remote_replies_max + PROBES,
+            observe,
         )
-        self._failure_detector = FailureDetector(self.name, self._node_client, settings.suspect_s, time.monotonic)
+        self._failure_detector = FailureDetector(
+            self.name, self._node_client, settings.failure_timeout_s, time.monotonic
+        )
         self._mirrors = ReplyMirrors(
             MirrorContext(
                 own_name=self.name,
                 log=log,
                 feeds=feeds,
                 node_client=self._node_client,
-                mirrors_max=settings.mirrors_max,
+                mirrors_max=settings.remote_replies_max,
                 timer=time.monotonic,
                 on_node_lost=self._lost.set,
                 observe=observe,
@@ -118,7 +124,7 @@ class Node:
 
     def background_tasks(self, ports: Ports, supervisor: LiveSessions) -> dict[str, Coroutine[Any, Any, None]]:
         """What is to run beside the service, by name."""
-        watch = OrphanReaper(ports, supervisor, self._failure_detector, self._lost, self._settings.look_s)
+        watch = OrphanReaper(ports, supervisor, self._failure_detector, self._lost, self._settings.sweep_interval_s)
         return {"tail": LogTailer(ports, supervisor, self._mirrors, watch).run(), "watch": watch.run()}
 
     async def fetch_metrics(self, node: str) -> tuple[MetricFamily, ...]:

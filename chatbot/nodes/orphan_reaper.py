@@ -20,7 +20,7 @@ LOST_NODE_DELAY_S = 0.05  # after a node was lost: let the lost connections of a
 
 
 class OrphanReaper:
-    """Asks nodes that owe replies whether they live: every `look_s`, and when one of them is `lost`."""
+    """Asks nodes that owe replies whether they live: every `sweep_interval_s`, and when one of them is `lost`."""
 
     def __init__(
         self,

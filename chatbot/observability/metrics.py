@@ -61,7 +61,7 @@ class Metrics:
         self._closed = Counter(
             "chatbot_connections_closed_total",
             "Connections closed before their client did: idle or refused at server.connections_max, unread at"
-            " server.unread_max_bytes, write_timeout after server.write_timeout_s.",
+            " server.unsent_max_bytes, write_timeout after server.write_timeout_s.",
             ["reason"],
             registry=registry,
         )

@@ -1,4 +1,4 @@
-"""Tasks that run beside the service for as long as it lives."""
+"""Background tasks that run as long as the service."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
@@ -10,7 +10,7 @@ import structlog
 
 @asynccontextmanager
 async def run_in_background(work: Coroutine[Any, Any, None], name: str) -> AsyncIterator[None]:
-    """Run `work` beside the rest. It must not end by itself: if it does, that is logged as what it is, a fault."""
+    """Run `work` in the background. It must not end by itself: if it does, that is logged as critical."""
 
     def ended(task: asyncio.Task[None]) -> None:
         if not task.cancelled():
@@ -22,10 +22,11 @@ async def run_in_background(work: Coroutine[Any, Any, None], name: str) -> Async
         yield
     finally:
         task.cancel()
-        await asyncio.wait([task])  # one that has ended by itself was logged then
+        await asyncio.wait([task])  # one that ended by itself was logged then
 
 
-async def cancelled(task: asyncio.Task[Any]) -> None:
+async def cancel_and_wait(task: asyncio.Task[Any]) -> None:
+    """Cancel `task` and wait until it has ended. Raises what it raises, except CancelledError."""
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task

@@ -1,4 +1,4 @@
-"""How many descriptors this process may have open: connections, files and model servers share them."""
+"""The limit on open file descriptors (RLIMIT_NOFILE), which connections, files and model servers share."""
 
 import resource
 
@@ -21,5 +21,5 @@ def raise_descriptor_limit(wanted: int) -> int:
 
 
 def connections_within(descriptors: int) -> int:
-    """Connections for which there is room among so many descriptors; half of very few, so that some can be served."""
+    """How many of so many descriptors are left for connections: at least half of them, so that some can be served."""
     return max(1, descriptors - min(RESERVED_DESCRIPTORS, descriptors // 2))

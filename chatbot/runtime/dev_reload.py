@@ -1,4 +1,4 @@
-"""`--reload`: run the server as a child and start it again when code or settings change. For development."""
+"""`--reload` for development: runs the server as a child process and restarts it when code or settings change."""
 
 import signal
 import subprocess
@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from chatbot.runtime.standard_streams import note
+from chatbot.runtime.standard_streams import print_to_stderr
 
-POLL_S = 0.5  # between two looks at the files
+POLL_S = 0.5  # between two checks of the files
 STOP_TIMEOUT_S = 30.0  # the child drains; a second signal then ends it at once
 FOLDERS = ("chatbot", "projections", "events")
 FILES = ("run.py", "config.toml", ".env")
@@ -44,17 +44,17 @@ def run_with_reload(root: Path, arguments: list[str]) -> int:
             while modification_times(root) == before:
                 time.sleep(POLL_S)
                 if child.poll() is not None:
-                    note("the server has ended; waiting for a change")
+                    print_to_stderr("the server has ended; waiting for a change")
                     while modification_times(root) == before:
                         time.sleep(POLL_S)
-            note("change seen: starting again")
+            print_to_stderr("change seen: starting again")
             stop_child(child)
         except KeyboardInterrupt:
             return stop_child(child)
 
 
 def stop_child(child: "subprocess.Popen[bytes]") -> int:
-    """Let the child drain; after a while insist."""
+    """Send SIGTERM (drain), SIGTERM (quit), SIGKILL, each if the child has not ended after STOP_TIMEOUT_S."""
     for ask in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
         if child.poll() is None:
             child.send_signal(ask)

@@ -1,11 +1,11 @@
-"""Which event loop the service runs on."""
+"""The event loop that the service runs on: uvloop if installed."""
 
 import asyncio
 from collections.abc import Callable
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's event loop where uvloop is installed; None: asyncio's own."""
+    """uvloop's event loop if uvloop is installed; None: asyncio's own."""
     try:
         import uvloop  # noqa: PLC0415  not for every platform and Python
     except ImportError:

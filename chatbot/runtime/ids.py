@@ -1,6 +1,6 @@
-"""Random ids: version 4 UUIDs (RFC 9562), from random bytes that are drawn from the system in advance.
+"""Random ids: version 4 UUIDs (RFC 9562), from random bytes that are read in advance.
 
-Drawing bytes for each id asks the system, and lets other threads run, several times in each request.
+Reading them for each id would cost several system calls and releases of the GIL per request.
 """
 
 import io
@@ -10,13 +10,13 @@ BUFFER_BYTES = 1024  # 64 ids
 
 
 class Ids:
-    """Makes ids in one thread."""
+    """Generates ids. Not thread-safe."""
 
     def __init__(self) -> None:
         self._random_bytes = io.BytesIO()
 
     def uuid(self) -> str:
-        """In its usual form, such as 9f1c2e4a-58b3-4d0e-8a77-3c1d5e6f7a8b."""
+        """A UUID such as 9f1c2e4a-58b3-4d0e-8a77-3c1d5e6f7a8b."""
         digits = self.token()
         variant = "89ab"[int(digits[16], 16) & 3]
         return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"

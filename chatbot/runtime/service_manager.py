@@ -1,4 +1,4 @@
-"""Tells systemd when the service is ready, reloads and stops, by the protocol of sd_notify(3) (Type=notify)."""
+"""Notifies systemd that the service is ready, reloads or stops, by the protocol of sd_notify(3) (Type=notify)."""
 
 import os
 import socket
@@ -9,7 +9,7 @@ import structlog
 
 
 class SystemdNotifier:
-    """Sends states to the datagram socket at `address`; sends nothing where that is empty.
+    """Sends states to the datagram socket at `address`; sends nothing if that is empty.
 
     A state that cannot be sent is logged and does not stop the service. No call blocks.
     """
@@ -25,7 +25,7 @@ class SystemdNotifier:
         self._monotonic_ns = monotonic_ns
 
     def ready(self) -> None:
-        """The service serves: after its start, and after a reload, also one that failed and left the old workers."""
+        """The service accepts requests: after its start and after a reload, also after a failed one."""
         self._send("READY=1")
 
     def reloading(self) -> None:
@@ -53,5 +53,5 @@ class SystemdNotifier:
 def take_systemd_notifier(
     logger: structlog.stdlib.BoundLogger, environment: MutableMapping[str, str] = os.environ
 ) -> SystemdNotifier:
-    """The service manager that `environment` names. Removes the name, so that child processes do not notify it, too."""
+    """A notifier of the service manager in `environment`, whose name is removed: child processes must not notify it."""
     return SystemdNotifier(environment.pop("NOTIFY_SOCKET", ""), logger)

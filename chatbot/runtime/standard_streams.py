@@ -1,4 +1,4 @@
-"""Standard streams that are closed, full, or that nobody reads any more: a sentence or silence, never a traceback."""
+"""Standard streams that are closed, full or disconnected: writing to them prints no traceback."""
 
 import os
 import sys
@@ -10,9 +10,9 @@ STDOUT = 1
 
 
 def open_closed_streams() -> frozenset[int]:
-    """Open standard streams that are closed on /dev/null, and return their numbers.
+    """Open closed standard streams on /dev/null, and return their numbers.
 
-    Else the next file that is opened, such as a database, has the number of a stream, and gets what is written there.
+    Otherwise the next opened file, such as a database, would get the number of a stream and what is written to it.
     """
     closed = set()
     for number in range(3):
@@ -28,16 +28,16 @@ def open_closed_streams() -> frozenset[int]:
     return frozenset(closed)
 
 
-def note(text: str, end: str = "\n") -> None:
-    """Print to standard error, for people who watch; nothing where that cannot be written."""
+def print_to_stderr(text: str, end: str = "\n") -> None:
+    """Print for people; do nothing if standard error cannot be written."""
     try:
         print(text, file=sys.stderr, flush=True, end=end)
     except OSError:
-        silence(sys.stderr)
+        discard_output(sys.stderr)
 
 
-def silence(stream: TextIO) -> None:
-    """From now on `stream` takes everything and keeps nothing: what its buffer still holds would fail again at exit."""
+def discard_output(stream: TextIO) -> None:
+    """Redirect `stream` to /dev/null: flushing its buffer at exit would fail again."""
     with suppress(OSError, ValueError):  # in a test it is no file
         number = stream.fileno()
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -46,9 +46,9 @@ def silence(stream: TextIO) -> None:
 
 
 def flush_streams() -> None:
-    """At the end of the program, before Python does it and prints what fails."""
+    """Flush at the end of the program, before Python does it and prints a traceback."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except OSError:
-            silence(stream)
+            discard_output(stream)

@@ -1,4 +1,4 @@
-"""The signals that end the service: the first one drains, a further SIGINT or SIGTERM quits at once."""
+"""Signal handlers for graceful shutdown: the first signal drains, a second SIGINT or SIGTERM quits immediately."""
 
 import asyncio
 import signal
@@ -16,7 +16,7 @@ def handle_stop_signals(
     *,
     hangup: bool = False,
 ) -> None:
-    """Set `stop` at the first of them. With `hangup` SIGHUP is one, too, unless the process ignores it (nohup)."""
+    """Set `stop` at the first signal. With `hangup`, SIGHUP counts too, unless the process ignores it (nohup)."""
 
     def caught(number: signal.Signals) -> None:
         if not stop.is_set():

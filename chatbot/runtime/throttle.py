@@ -1,4 +1,4 @@
-"""Big work that nobody waits for by the millisecond takes its time: chat goes first."""
+"""Duty-cycle throttle for large background work (exports, verification, expiry), so that chat requests go first."""
 
 import asyncio
 import time
@@ -11,16 +11,16 @@ from events.record import StoredRow
 
 T = TypeVar("T")
 
-REST_RATIO = 11.0  # seconds of rest for each second of work: all big work together has a twelfth of the loop's time
-PIECE_ROWS = 250  # read and worked on at once: a millisecond; 2,000 took eight, which turns of chat met
-PIECE_BYTES = 131_072  # of content in such a piece, or one event: what each of many readers of long texts holds
-REST_MAX_S = 0.25  # for one piece, however long the disk made it wait
+REST_RATIO = 11.0  # seconds of rest for each second of work: throttled work gets a twelfth of the loop's time
+PIECE_ROWS = 250  # read and worked on at once: a millisecond; 2,000 took eight, which delayed chat requests
+PIECE_BYTES = 131_072  # of content in such a piece, or one event: the memory of each reader of long texts
+REST_MAX_S = 0.25  # after one piece, however long it waited for the disk
 
 
 class DutyCycleThrottle:
-    """One for all big work of its kind, done in pieces: before each piece comes the rest that those before have earned.
+    """Shared by all work of a kind, which is done in pieces: each piece waits for the rest that earlier ones require.
 
-    So a single small piece of work waits for nothing, and many readers of big things get no more than one of them.
+    So a single small piece does not wait, and many concurrent exports together get no more time than one.
     """
 
     def __init__(self, rest_ratio: float = REST_RATIO) -> None:
@@ -29,18 +29,18 @@ class DutyCycleThrottle:
         self._lock = asyncio.Lock()
 
     async def wait(self) -> None:
-        """Return when the next piece may begin. Always lets the loop go round once, so that no work holds it."""
+        """Return when the next piece may begin. Always yields to the event loop once."""
         await asyncio.sleep(0)
-        while (wait_s := self._next_start_s - time.monotonic()) > 0:  # noqa: ASYNC110  a time, which others move on, is no event
+        while (wait_s := self._next_start_s - time.monotonic()) > 0:  # noqa: ASYNC110  others postpone the start meanwhile
             await asyncio.sleep(wait_s)
 
     def charge(self, worked_s: float) -> None:
-        """A piece of work took so many seconds."""
+        """Account for a piece of work that took so many seconds."""
         self._next_start_s = max(self._next_start_s, time.monotonic()) + min(worked_s * self._rest_ratio, REST_MAX_S)
 
     @contextmanager
     def measure(self) -> Iterator[None]:
-        """A piece of work."""
+        """Measure and charge a piece of work."""
         began_s = time.monotonic()
         try:
             yield
@@ -49,8 +49,8 @@ class DutyCycleThrottle:
 
     @asynccontextmanager
     async def piece(self) -> AsyncIterator[None]:
-        """A turn, and a piece of work that waits for something, such as the disk. One at a time: side by side, each
-        would rest for the time that it waited for the others.
+        """Wait, then measure a piece of work that waits for I/O. One at a time: concurrent pieces would also be charged
+        for the time that they wait for each other.
         """
         async with self._lock:
             await self.wait()
@@ -58,13 +58,13 @@ class DutyCycleThrottle:
                 yield
 
 
-def batched(things: Sequence[T], most: int) -> Iterator[Sequence[T]]:
-    """`things` in pieces of at most so many."""
-    return (things[first : first + most] for first in range(0, len(things), most))
+def batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """`items` in slices of at most `size`."""
+    return (items[first : first + size] for first in range(0, len(items), size))
 
 
 class ThrottledLog:
-    """The rows of a log, a page at each turn: PIECE_ROWS and about PIECE_BYTES at most, however many are asked for."""
+    """Reads the rows of a log through the throttle, at most PIECE_ROWS and about PIECE_BYTES at a time."""
 
     def __init__(self, log: EventLog, throttle: DutyCycleThrottle) -> None:
         self._log = log
@@ -90,5 +90,5 @@ class ThrottledLog:
             return await self._log.stream_rows(stream_id, after=after, limit=page_max, bytes_max=most)
 
     def passed(self, _position: int) -> None:
-        """The page read last has been worked on since it was read: a progress that `verify` may tell."""
+        """Progress callback of `verify`: charges the time since the last page was read."""
         self._throttle.charge(time.monotonic() - self._read_s)

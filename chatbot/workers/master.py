@@ -206,7 +206,9 @@ class Master:
         if leaving is not None:
             leaving.is_leaving = True
             leaving.send_message(ControlMessage(retire=True))
-        await self._wait_until_empty(self._settings.server.reload_grace_s + self._settings.server.feeds_grace_s, slot)
+        await self._wait_until_empty(
+            self._settings.server.reload_grace_s + self._settings.server.stream_close_timeout_s, slot
+        )
         self._retired_slots.discard(slot)
 
     def _is_ready(self, slot: int) -> bool:
@@ -223,7 +225,7 @@ class Master:
             worker.send_message(ControlMessage(drain=True))
         server = self._settings.server
         await self._wait_until_empty(
-            server.drain_pause_s + server.drain_grace_s + server.feeds_grace_s, *self._slot_tasks
+            server.drain_pause_s + server.drain_grace_s + server.stream_close_timeout_s, *self._slot_tasks
         )
         self._logger.info("drain.done")
 

@@ -144,7 +144,7 @@ class GroupCommit:
             await (self._arrival.wait() if timeout is None else asyncio.wait_for(self._arrival.wait(), timeout))
 
     async def _wait_for_company(self) -> None:
-        """Wait for as many appends as each of the last two batches had, `append_gather_s` at most: callers that append
+        """Wait for as many appends as each of the last two batches had, `commit_delay_s` at most: callers that append
         concurrently share a commit. A lone caller never waits, nor does one after a single burst (as of sessions that
         expire together).
         """
@@ -153,7 +153,7 @@ class GroupCommit:
             self._arrival.clear()
             self._wake_at = self._expected_appends
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._options.append_gather_s):
+                async with asyncio.timeout(self._options.commit_delay_s):
                     await self._arrival.wait()
             self._wake_at = 1
 

@@ -92,7 +92,7 @@ def ours(url: str) -> OpenAiProvider:
 
 def ours_apart(url: str) -> OpenAiProvider:
     """Without reading many replies together, which aiohttp's client could not do."""
-    return OpenAiProvider(LlmOptions(server_url=url, model="m", beat_max_s=0))
+    return OpenAiProvider(LlmOptions(server_url=url, model="m", read_coalesce_max_s=0))
 
 
 Make = Callable[[str], OpenAiProvider | AiohttpProvider]

@@ -102,10 +102,10 @@ async def crash_round(folder: Path, model_url: str, seed: int, kind: CrashKind) 
     settings = {
         "PORT": str(free_port()),  # it is to come back where its readers look for it
         "CHATBOT_STREAM_CHECKPOINT_INTERVAL_S": "0.05",
-        "CHATBOT_STREAM_RETRY_S": "0.1",
+        "CHATBOT_STREAM_SSE_RETRY_S": "0.1",
         "CHATBOT_SERVER_DRAIN_PAUSE_S": "0",
         "CHATBOT_SERVER_DRAIN_GRACE_S": "0",
-        "CHATBOT_SESSIONS_RETRY_INTERRUPTED": str(int(kind.retries)),
+        "CHATBOT_SESSIONS_INTERRUPTED_RETRIES_MAX": str(int(kind.retries)),
     }
     program = await Program.start(folder, model_url, **settings)
     clients = [asyncio.create_task(one_client(program.url, told, rng.randrange(2**32))) for _ in range(CLIENTS)]

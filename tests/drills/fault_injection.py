@@ -16,7 +16,7 @@ from tests.drills.environment.drill_cluster import DATABASE, Cluster
 from tests.drills.environment.drill_nodes import Node
 from tests.drills.environment.network_namespaces import HUB, ProgramFailed
 
-FAULT_DURATION_S = (0.3, 7.0)  # shorter and longer than nodes.suspect_s (3 s in a drill)
+FAULT_DURATION_S = (0.3, 7.0)  # shorter and longer than nodes.failure_timeout_s (3 s in a drill)
 FAULT_INTERVAL_S = (0.5, 4.0)
 MODEL = "model"
 OVERLAP_PROBABILITY = 0.25  # how likely another fault comes before one is undone

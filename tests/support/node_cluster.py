@@ -19,7 +19,7 @@ def node_settings(folder: Path, database_url: str) -> dict[str, str]:
         "DATABASE_URL": database_url,
         "CHATBOT_DATABASE_PROJECTIONS_PATH": str(folder / "projections.db"),
         "CHATBOT_NODES_SECRET": SECRET,
-        "CHATBOT_NODES_LOOK_S": "0.3",
+        "CHATBOT_NODES_SWEEP_INTERVAL_S": "0.3",
     }
 
 

@@ -92,7 +92,7 @@ async def text(request: web.Request) -> web.StreamResponse:
     after = request.query.get("after", "0")
     if reply is None or not after.isdecimal() or len(after) > DIGITS_MAX:
         return web.Response(status=404)
-    ping_s = services.settings.nodes.suspect_s / PINGS_PER_TIMEOUT
+    ping_s = services.settings.nodes.failure_timeout_s / PINGS_PER_TIMEOUT
     writer = _ReplyTextWriter(request.app[STREAMS].flush_scheduler, reply, int(after))
     return await stream_response(request, writer.write, headers=HEADERS, ping_s=ping_s)
 

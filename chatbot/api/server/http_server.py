@@ -126,7 +126,7 @@ def _make_connections(services: Services) -> Connections:
     server = services.settings.server
     return Connections(
         ConnectionLimits(
-            raise_descriptor_limit(server.connections_max), server.write_timeout_s, server.unread_max_bytes
+            raise_descriptor_limit(server.connections_max), server.write_timeout_s, server.unsent_max_bytes
         ),
         services.metrics,
         services.logger,

@@ -17,11 +17,12 @@ class ChatSettings(Struct, frozen=True):
             extra={"env": "MAX_CONTEXT_MESSAGES"},
         ),
     ] = 10
-    unanswered: Annotated[
+    unanswered_messages: Annotated[
         Literal["omit", "join"],
         Meta(
             description="What the model is sent of messages that got no reply: `omit` leaves them out, `join` puts them"
-            " before the next one, in one message. Many model servers refuse two messages of one role in a row."
+            " before the next one, in one message. Many model servers refuse two messages of one role in a row.",
+            extra={"formerly": ("chat.unanswered",)},
         ),
     ] = "omit"
     default_max_tokens: Annotated[

@@ -61,9 +61,14 @@ class DatabaseSettings(Struct, frozen=True):
         int,
         Meta(ge=1, le=1_000, description="Events written in one transaction: they share one fsync."),
     ] = 512
-    append_gather_s: Annotated[
+    commit_delay_s: Annotated[
         float,
-        Meta(ge=0, le=1, description="Seconds at most that a commit waits for as many appends as the last two had."),
+        Meta(
+            ge=0,
+            le=1,
+            description="Seconds at most that a commit waits for as many appends as the last two had (group commit).",
+            extra={"formerly": ("database.append_gather_s",)},
+        ),
     ] = 0.004
     erase_wait_s: Annotated[
         float,

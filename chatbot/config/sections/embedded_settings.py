@@ -22,8 +22,14 @@ class EmbeddedSettings(Struct, frozen=True):
         int,
         Meta(ge=256, le=1_048_576, description="Tokens of prompt and reply together that one reply's context holds."),
     ] = 4096
-    parallel: Annotated[
-        int, Meta(ge=1, le=64, description="Replies written at once; each takes memory for its context.")
+    concurrent_replies: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=64,
+            description="Replies written at once; each takes memory for its context.",
+            extra={"formerly": ("embedded.parallel",)},
+        ),
     ] = 2
     startup_timeout_s: Annotated[
         float, Meta(gt=0, le=3600, description="Seconds the model has to load and answer.")

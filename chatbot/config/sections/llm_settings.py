@@ -72,13 +72,14 @@ class LlmSettings(Struct, frozen=True):
     reply_max_chars: Annotated[
         int, Meta(ge=1, le=100_000_000, description="Longest reply, in characters, whatever the server sends.")
     ] = 100000
-    beat_max_s: Annotated[
+    read_coalesce_max_s: Annotated[
         float,
         Meta(
             ge=0,
             le=0.25,
-            description="Seconds at most that a token waits to be read with those of other replies: for half the CPU"
-            " where 128 are written at once, less below, not at all below 64; 0: never.",
+            description="Seconds at most that a token waits so that the sockets of many replies are read together, for"
+            " half the CPU: with 128 replies at once, less with fewer, never below 64; 0: never.",
+            extra={"formerly": ("llm.beat_max_s",)},
         ),
     ] = 0.06
     health_interval_s: Annotated[

@@ -43,24 +43,32 @@ class NodeSettings(Struct, frozen=True):
     probe_timeout_s: Annotated[
         float, Meta(gt=0, le=60, description="Seconds another node has to say that it lives, or to cancel a reply.")
     ] = 1.0
-    suspect_s: Annotated[
+    failure_timeout_s: Annotated[
         float,
         Meta(
             gt=0,
             le=600,
             description="Seconds a node may neither answer nor record before its replies are closed as interrupted.",
+            extra={"formerly": ("nodes.suspect_s",)},
         ),
     ] = 10.0
-    look_s: Annotated[
-        float, Meta(gt=0, le=600, description="Seconds between looks for replies of nodes that are gone.")
+    sweep_interval_s: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=600,
+            description="Seconds between two searches for open replies of nodes that are gone.",
+            extra={"formerly": ("nodes.look_s",)},
+        ),
     ] = 2.0
-    mirrors_max: Annotated[
+    remote_replies_max: Annotated[
         int,
         Meta(
             ge=0,
             le=1_000_000,
             description="Replies of other nodes followed at once for readers here; of more, readers get the"
             " checkpoints.",
+            extra={"formerly": ("nodes.mirrors_max",)},
         ),
     ] = 10000
 

@@ -70,12 +70,13 @@ class ServerSettings(Struct, frozen=True):
             description="Largest headers of a request together, in bytes: room for the cookies and tokens of others.",
         ),
     ] = 32768
-    bodies_max_bytes: Annotated[
+    request_bodies_total_max_bytes: Annotated[
         int,
         Meta(
             ge=1 << 16,
             le=1 << 40,
             description="Bytes that all request bodies over 64 KiB may take together while they arrive; more get 503.",
+            extra={"formerly": ("server.bodies_max_bytes",)},
         ),
     ] = 134217728
     body_timeout_s: Annotated[
@@ -86,13 +87,14 @@ class ServerSettings(Struct, frozen=True):
         float,
         Meta(gt=0, le=86400, description="Seconds an idle connection stays open; above a proxy's own (often 60)."),
     ] = 75.0
-    history_max_bytes: Annotated[
+    history_page_max_bytes: Annotated[
         int,
         Meta(
             ge=1 << 16,
             le=1 << 30,
             description="Largest page of messages, in bytes; one cut short says in `next` where it goes on, and has one"
             " message at least.",
+            extra={"formerly": ("server.history_max_bytes",)},
         ),
     ] = 8388608
     write_timeout_s: Annotated[
@@ -104,13 +106,14 @@ class ServerSettings(Struct, frozen=True):
             " closed; streams: stream.write_timeout_s.",
         ),
     ] = 60.0
-    unread_max_bytes: Annotated[
+    unsent_max_bytes: Annotated[
         int,
         Meta(
             ge=1 << 20,
             le=1 << 40,
             description="Bytes that all answers together hold while clients do not take them; beyond it the connection"
             " that is behind longest is closed.",
+            extra={"formerly": ("server.unread_max_bytes",)},
         ),
     ] = 134217728
     connections_max: Annotated[
@@ -145,7 +148,12 @@ class ServerSettings(Struct, frozen=True):
             ge=0, le=86400, description="Seconds that running replies have to end when a worker is replaced (SIGHUP)."
         ),
     ] = 600.0
-    feeds_grace_s: Annotated[
+    stream_close_timeout_s: Annotated[
         float,
-        Meta(ge=0, le=600, description="Seconds that open streams have at shutdown to send what they still hold."),
+        Meta(
+            ge=0,
+            le=600,
+            description="Seconds that open streams have at shutdown to send what is left.",
+            extra={"formerly": ("server.feeds_grace_s",)},
+        ),
     ] = 2.0

@@ -26,40 +26,60 @@ class SessionSettings(Struct, frozen=True):
         float,
         Meta(ge=0, le=876_000, description="Hours after its expiry at which a session is erased for good; 0: never."),
     ] = 0.0
-    erase_after_consistent_hours: Annotated[
+    erase_after_clock_stable_hours: Annotated[
         float,
         Meta(
             ge=0,
             le=8_760,
             description="Hours that the clock must have run without a jump, since the start or the last one, before"
             " expired sessions are erased: a wrong clock erases nothing.",
+            extra={"formerly": ("sessions.erase_after_consistent_hours",)},
         ),
     ] = 1.0
     idle_timeout_s: Annotated[
         float, Meta(gt=0, le=86400, description="Seconds without a command after which an actor leaves memory.")
     ] = 60.0
-    live_max: Annotated[
-        int, Meta(ge=1, le=1_000_000, description="Actors in memory at once; beyond it idle ones go, then 503.")
+    active_max: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="Actors in memory at once; beyond it idle ones go, then 503.",
+            extra={"formerly": ("sessions.live_max",)},
+        ),
     ] = 10000
     mailbox_max: Annotated[
         int, Meta(ge=1, le=100_000, description="Commands that wait in one actor's mailbox; more are refused.")
     ] = 64
-    pending_max: Annotated[
-        int, Meta(ge=0, le=1000, description="Messages that wait for one session's running reply; more are refused.")
+    queued_messages_max: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1000,
+            description="Messages that wait for one session's running reply; more are refused.",
+            extra={"formerly": ("sessions.pending_max",)},
+        ),
     ] = 8
-    retry_interrupted: Annotated[
+    interrupted_retries_max: Annotated[
         int,
         Meta(
             ge=0,
             le=10,
-            description="Times that a reply cut off by a stop or crash is begun anew after the restart; 0: never.",
+            description="Times that a reply cut off by a stop or crash starts again after the restart; 0: never.",
+            extra={"formerly": ("sessions.retry_interrupted",)},
         ),
     ] = 0
     fork_messages_max: Annotated[
         int, Meta(ge=1, le=100_000, description="Longest history that a fork begins with, in messages.")
     ] = 10000
-    ask_timeout_s: Annotated[
-        float, Meta(gt=0, le=3600, description="Seconds a request waits for its actor's answer: then 503, not a hang.")
+    command_timeout_s: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=3600,
+            description="Seconds a request waits for its actor's answer: then 503, not a hang.",
+            extra={"formerly": ("sessions.ask_timeout_s",)},
+        ),
     ] = 30.0
     metadata_max_bytes: Annotated[
         int, Meta(ge=2, le=1_048_576, description="Largest metadata of a session, in bytes of JSON.")

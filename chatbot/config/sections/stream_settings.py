@@ -22,9 +22,14 @@ class StreamSettings(Struct, frozen=True):
         float,
         Meta(gt=0, le=86400, description="Seconds a reader may take nothing before its connection is closed."),
     ] = 600.0
-    retry_s: Annotated[
+    sse_retry_s: Annotated[
         float,
-        Meta(gt=0, le=3600, description="Seconds after which a reader that was cut off should come back."),
+        Meta(
+            gt=0,
+            le=3600,
+            description="Seconds after which a disconnected client should reconnect (the field `retry` of SSE).",
+            extra={"formerly": ("stream.retry_s",)},
+        ),
     ] = 1.0
     readers_max: Annotated[
         int,
@@ -33,5 +38,5 @@ class StreamSettings(Struct, frozen=True):
 
     @property
     def retry_ms(self) -> int:
-        """`retry_s` as frames say it."""
-        return round(self.retry_s * 1000)
+        """`sse_retry_s` in the unit of the field `retry` (WHATWG HTML, 9.2)."""
+        return round(self.sse_retry_s * 1000)

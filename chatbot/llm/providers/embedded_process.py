@@ -137,7 +137,7 @@ class EmbeddedProcess:
             str(CHILD),
             *("--model", model.path, "--name", model.name),
             *("--threads", str(options.threads or _spare_cores())),
-            *("--context-tokens", str(options.context_tokens), "--parallel", str(options.parallel)),
+            *("--context-tokens", str(options.context_tokens), "--parallel", str(options.concurrent_replies)),
             *(("--verbose",) if options.verbose else ()),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,

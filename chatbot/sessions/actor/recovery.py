@@ -16,7 +16,7 @@ async def plan_recovery(ports: Ports, state: State | None, in_memory: Container[
     """The commands that close orphaned replies; the running one keeps the text that was recorded of it.
 
     Orphaned: neither `in_memory`, in the session's actor, nor owned by another node that is alive. With
-    `sessions.retry_interrupted` the running one is requested again, and queued ones stay queued.
+    `sessions.interrupted_retries_max` the running one is requested again, and queued ones stay queued.
     """
     if state is None:
         return []

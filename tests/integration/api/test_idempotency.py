@@ -198,7 +198,7 @@ async def test_a_reply_that_failed_fails_the_same_again_and_the_model_is_not_ask
 async def test_a_key_is_looked_up_before_if_match_on_busy_and_the_bound_of_those_that_wait(
     tmp_path: Path, model: ModelServer, on_busy: str
 ) -> None:
-    async with serving(tmp_path, model.url, CHATBOT_SESSIONS_PENDING_MAX="0") as service:
+    async with serving(tmp_path, model.url, CHATBOT_SESSIONS_QUEUED_MESSAGES_MAX="0") as service:
         session_id, reply_id = await first_turn(service)
         body = {"session_id": session_id, "message": "two", "on_busy": on_busy}
         asked = PostRequest("/api/chat", body, {"Idempotency-Key": "k", "If-Match": '"4"'})

@@ -105,7 +105,7 @@ async def test_a_repetition_is_answered_the_same_whatever_has_become_of_the_repl
 async def test_a_repetition_after_the_reply_was_begun_anew_is_answered_the_same(
     tmp_path: Path, model: ModelServer
 ) -> None:
-    settings = {"CHATBOT_SESSIONS_RETRY_INTERRUPTED": "1", "CHATBOT_SERVER_DRAIN_GRACE_S": "0"}
+    settings = {"CHATBOT_SESSIONS_INTERRUPTED_RETRIES_MAX": "1", "CHATBOT_SERVER_DRAIN_GRACE_S": "0"}
     async with serving(tmp_path, model.url, **settings) as service:
         request = await asked(service, "/api/chat", Idempotency_Key="k")
         model.script(pieces=("lost",), hold_after=1)

@@ -114,7 +114,7 @@ async def test_the_prompt_lacks_what_the_model_server_refused(tmp_path: Path, mo
 
 
 async def test_each_attempt_of_a_retried_reply_has_its_prompt(tmp_path: Path, model: ModelServer) -> None:
-    settings = {"CHATBOT_STREAM_CHECKPOINT_INTERVAL_S": "0.05", "CHATBOT_SESSIONS_RETRY_INTERRUPTED": "1"}
+    settings = {"CHATBOT_STREAM_CHECKPOINT_INTERVAL_S": "0.05", "CHATBOT_SESSIONS_INTERRUPTED_RETRIES_MAX": "1"}
     async with program(tmp_path, model.url, **settings) as first, httpx.AsyncClient(base_url=first.url) as client:
         session_id = (await client.post("/api/sessions", json={"system_prompt": "Be kind."})).json()["session_id"]
         await client.post("/api/chat", json={"session_id": session_id, "message": "zero"})

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from chatbot.cli.command_line import COMMANDS, SERVICE_COMMANDS, parse
-from chatbot.config.settings import inventory
+from chatbot.config.settings import by_former_env, inventory
 from chatbot.config.settings_listing import markdown_table
 from tests.support.documents import FENCED, FOLDERS, TEXTS, anchors, blocks, links, name_of, section
 from tests.support.model.model_server import ModelServer
@@ -276,7 +276,7 @@ def test_modules_and_environment_variables_that_the_documents_name_exist() -> No
     text = "".join(TEXTS.values())
     for module in set(re.findall(r"python3? -m ((?:tests|chatbot)(?:\.\w+)+)", text)):
         assert importlib.util.find_spec(module), module
-    known = {setting.env for setting in inventory().values()}
+    known = {setting.env for setting in inventory().values()} | by_former_env().keys()
     named = set(re.findall(r"\bCHATBOT_[A-Z_]+", text)) - {"CHATBOT_", "CHATBOT_SECRET"}
     assert named <= known
 

@@ -41,7 +41,7 @@ def test_the_readmes_streaming_clients_are_short(language: str) -> None:
 @pytest.fixture
 def settings() -> dict[str, str]:
     """Of a program that comes back at the same address, and pings often."""
-    return {"PORT": str(free_port()), "CHATBOT_STREAM_RETRY_S": "0.2", "CHATBOT_STREAM_SSE_PING_S": "0.1"}
+    return {"PORT": str(free_port()), "CHATBOT_STREAM_SSE_RETRY_S": "0.2", "CHATBOT_STREAM_SSE_PING_S": "0.1"}
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ async def shows(page: Page, texts: list[str]) -> None:
 async def test_the_readmes_python_prints_what_is_on_record_after_a_kill_in_mid_reply(
     tmp_path: Path, model: ModelServer, settings: dict[str, str], retries: int
 ) -> None:
-    settings["CHATBOT_SESSIONS_RETRY_INTERRUPTED"] = str(retries)
+    settings["CHATBOT_SESSIONS_INTERRUPTED_RETRIES_MAX"] = str(retries)
     model.script(pieces=("All ", "is ", "well."))
     model.script(pieces=PIECES, stepwise=True)
     async with (
@@ -223,7 +223,7 @@ async def test_the_readmes_javascript_shows_what_is_on_record_after_a_kill_in_mi
     tmp_path: Path, model: ModelServer, settings: dict[str, str], browser: Browser, site: str, retries: int
 ) -> None:
     settings["CORS_ORIGINS"] = origin_of(site)
-    settings["CHATBOT_SESSIONS_RETRY_INTERRUPTED"] = str(retries)
+    settings["CHATBOT_SESSIONS_INTERRUPTED_RETRIES_MAX"] = str(retries)
     model.script(pieces=PIECES, stepwise=True)
     async with program(tmp_path, model.url, **settings) as first, user_of(first.url) as user:
         page = await browser.page(site + user.url)

@@ -83,7 +83,7 @@ async def result_of(browser: Browser, url: str) -> Any:
 async def test_a_page_of_a_foreign_origin_in_a_real_browser_reads_nothing_and_changes_nothing(
     browser: Browser, tmp_path: Path, model: ModelServer
 ) -> None:
-    quick = {"CHATBOT_SERVER_FEEDS_GRACE_S": "0.1"}  # Chromium keeps the connection of the feed that it hides
+    quick = {"CHATBOT_SERVER_STREAM_CLOSE_TIMEOUT_S": "0.1"}  # Chromium keeps the connection of the feed that it hides
     async with hosting(ATTACK) as address:
         foreign = address.replace("127.0.0.1", NAME)
         async with serving(tmp_path, model.url, **quick) as service:

@@ -87,7 +87,7 @@ async def until(reached: Callable[[], bool]) -> None:
 async def bounded(
     tmp_path: Path, model: ModelServer, servers: list[HttpServer], **settings: str
 ) -> AsyncIterator[tuple[Running, HttpServer]]:
-    async with serving(tmp_path, model.url, CHATBOT_SERVER_FEEDS_GRACE_S="0", **settings) as running:
+    async with serving(tmp_path, model.url, CHATBOT_SERVER_STREAM_CLOSE_TIMEOUT_S="0", **settings) as running:
         yield running, servers[0]
 
 
@@ -109,7 +109,7 @@ async def test_an_unread_answer_holds_a_piece_and_ends_with_its_time(
 async def test_beyond_what_all_may_hold_the_one_behind_longest_is_closed(
     tmp_path: Path, model: ModelServer, servers: list[HttpServer], clients: Callable[[Running], Client]
 ) -> None:
-    async with bounded(tmp_path, model, servers, CHATBOT_SERVER_UNREAD_MAX_BYTES="1048576") as (service, server):
+    async with bounded(tmp_path, model, servers, CHATBOT_SERVER_UNSENT_MAX_BYTES="1048576") as (service, server):
         held = []
         with capture_logs() as lines:
             for _ in range(30):
@@ -214,7 +214,7 @@ async def test_large_bodies_that_arrive_slowly_take_no_more_than_their_bytes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(http_server, "LINGER_S", 0.05)
-    settings = {"CHATBOT_SERVER_BODIES_MAX_BYTES": "300000", "CHATBOT_SERVER_BODY_TIMEOUT_S": "20"}
+    settings = {"CHATBOT_SERVER_REQUEST_BODIES_TOTAL_MAX_BYTES": "300000", "CHATBOT_SERVER_BODY_TIMEOUT_S": "20"}
     async with bounded(tmp_path, model, servers, **settings) as (service, server):
         announced = "POST /api/sessions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n{}\r\n\r\n{{"
         slow = [clients(service) for _ in range(3)]

@@ -98,7 +98,7 @@ async def test_replies_follow_one_another_and_run_side_by_side(provider: Embedde
 @needs_model
 async def test_closing_a_reply_stops_the_model() -> None:
     """With one place in the child, a reply that went on after its close would keep the next one waiting."""
-    options = EmbeddedOptions(context_tokens=2048, parallel=1, startup_timeout_s=30)
+    options = EmbeddedOptions(context_tokens=2048, concurrent_replies=1, startup_timeout_s=30)
     provider = create_provider("embedded", LlmOptions(), options)
     answer = Answer([])
     story = ask(provider, "Write a very long story.", into=answer, max_new_tokens=2000, do_sample=False)

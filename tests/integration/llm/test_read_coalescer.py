@@ -91,13 +91,13 @@ class RunningCall:
 
 @asynccontextmanager
 async def model(
-    protocol: str, beat_max_s: float = BEAT_S
+    protocol: str, read_coalesce_max_s: float = BEAT_S
 ) -> AsyncIterator[tuple[Server, MidmProvider | OpenAiProvider]]:
     """A server, and a provider with an empty crowd. No test waits for a beat of A_LONG_TIME_S."""
     server = Server(protocol)
     listener = await asyncio.start_server(server.serve, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-    options = LlmOptions(server_url=url, model="m", beat_max_s=beat_max_s)
+    options = LlmOptions(server_url=url, model="m", read_coalesce_max_s=read_coalesce_max_s)
     provider = MidmProvider(options) if protocol == "midm" else OpenAiProvider(options)
     try:
         async with asyncio.timeout(20):
@@ -144,18 +144,18 @@ def test_a_few_replies_are_heard_word_by_word(run: Run, protocol: str) -> None:
     run(main())
 
 
-@pytest.mark.parametrize("beat_max_s", [0.0, BEAT_S])
+@pytest.mark.parametrize("read_coalesce_max_s", [0.0, BEAT_S])
 def test_many_replies_are_read_together_and_whole_unless_there_is_no_beat(
-    run: Run, protocol: str, beat_max_s: float
+    run: Run, protocol: str, read_coalesce_max_s: float
 ) -> None:
     async def main() -> None:
-        async with model(protocol, beat_max_s) as (server, provider):
+        async with model(protocol, read_coalesce_max_s) as (server, provider):
             asked = [RunningCall(provider) for _ in range(2 * COALESCE_FROM_REPLIES)]
             finished = await asyncio.gather(*(one.task for one in asked))
             assert ["".join(one.pieces) for one in asked] == [TEXT] * len(asked)
             assert {finish.reason for finish in finished} == {"stop"}
             heard = max(len(one.pieces) for one in asked)
-            assert heard < len(WORDS) / 2 if beat_max_s else heard == len(WORDS)
+            assert heard < len(WORDS) / 2 if read_coalesce_max_s else heard == len(WORDS)
             again = RunningCall(provider)  # on a connection that had its part in the crowd
             await again.task
             assert server.accepted == len(asked)

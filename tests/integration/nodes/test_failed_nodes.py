@@ -22,7 +22,7 @@ from tests.support.service import Program
 pytestmark = pytest.mark.real_part
 PIECES = ("one ", "two ", "three")
 TEXT = "".join(PIECES)
-BRISK = {"CHATBOT_STREAM_CHECKPOINT_INTERVAL_S": "0.05", "CHATBOT_NODES_SUSPECT_S": "1"}
+BRISK = {"CHATBOT_STREAM_CHECKPOINT_INTERVAL_S": "0.05", "CHATBOT_NODES_FAILURE_TIMEOUT_S": "1"}
 
 
 @asynccontextmanager
@@ -145,7 +145,7 @@ async def test_a_node_that_answers_may_think_for_as_long_as_it_likes(
     async with nodes(tmp_path, await postgres.schema(), model.url, **BRISK) as (first, second):
         session_id, asked = await chatting(first.client, model)
         await written(second.client, session_id)
-        await asyncio.sleep(2.5)  # more than twice suspect_s with nothing recorded
+        await asyncio.sleep(2.5)  # more than twice failure_timeout_s with nothing recorded
         model.release()
         assert (await asked).json()["content"] == TEXT
 
@@ -156,8 +156,8 @@ async def test_a_node_that_does_not_answer_lives_for_as_long_as_it_records(
     """Its address leads to a port that takes connections and says nothing, as across a broken network."""
     port = free_port()
     lost = {"CHATBOT_NODES_LISTEN_PORT": str(port), "CHATBOT_NODES_ADVERTISE_HOST": "127.0.0.9"}
-    probes = {"CHATBOT_NODES_PROBE_TIMEOUT_S": "0.2", "CHATBOT_NODES_LOOK_S": "0.1"}
-    brisk = {**BRISK, **probes, "CHATBOT_NODES_SUSPECT_S": "3"}
+    probes = {"CHATBOT_NODES_PROBE_TIMEOUT_S": "0.2", "CHATBOT_NODES_SWEEP_INTERVAL_S": "0.1"}
+    brisk = {**BRISK, **probes, "CHATBOT_NODES_FAILURE_TIMEOUT_S": "3"}
     schema = await postgres.schema()
     with socket.create_server(("127.0.0.9", port)):
         async with nodes(tmp_path, schema, model.url, lost, {}, **brisk) as (first, second):

@@ -30,7 +30,9 @@ TEXT = "".join(PIECES)
 
 @pytest.fixture
 async def node(tmp_path: Path, model: ModelServer, postgres: PostgresServer) -> AsyncIterator[Running]:
-    async with nodes(tmp_path, await postgres.schema(), model.url, {}, CHATBOT_NODES_SUSPECT_S="0.3") as (running,):
+    async with nodes(tmp_path, await postgres.schema(), model.url, {}, CHATBOT_NODES_FAILURE_TIMEOUT_S="0.3") as (
+        running,
+    ):
         yield running
 
 

@@ -211,7 +211,10 @@ async def test_a_message_that_waits_is_answered_though_the_log_could_not_be_read
 async def test_a_session_that_is_deleted_while_another_node_closes_its_replies_is_gone_there(
     tmp_path: Path, model: ModelServer, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with nodes(tmp_path, await postgres.schema(), model.url, CHATBOT_NODES_LOOK_S="60") as (first, second):
+    async with nodes(tmp_path, await postgres.schema(), model.url, CHATBOT_NODES_SWEEP_INTERVAL_S="60") as (
+        first,
+        second,
+    ):
         session_id = await first.session()
         dead = format_node_id("127.0.0.1", free_port(), "00000000")
         left: list[Event] = [

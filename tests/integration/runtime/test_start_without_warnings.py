@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.command_processes import run_command_blocking
 from tests.support.model.model_server import ModelServer
 from tests.support.programs.postgres_server import PostgresServer
 from tests.support.service import Program, program
@@ -37,3 +38,25 @@ async def test_a_start_over_postgresql_logs_no_warning(
         assert await started.stop() == 0
     assert warnings_of(started) == []
     assert started.log("settings.hint")
+
+
+@pytest.mark.parametrize("arguments", [(), ("--workers", "2")], ids=["alone", "workers"])
+async def test_an_old_name_of_a_setting_is_one_warning(
+    tmp_path: Path, model: ModelServer, arguments: tuple[str, ...]
+) -> None:
+    async with program(tmp_path, model.url, *arguments, CHATBOT_NODES_SUSPECT_S="5") as started:
+        assert await started.stop() == 0
+    (warning,) = warnings_of(started)
+    assert (warning["event"], warning["level"]) == ("settings.renamed", "warning")
+    assert warning["advice"].startswith("CHATBOT_NODES_SUSPECT_S (environment) is now CHATBOT_NODES_FAILURE_TIMEOUT_S;")
+
+
+def test_a_command_writes_of_an_old_name_to_standard_error(tmp_path: Path) -> None:
+    shown = run_command_blocking(tmp_path, "config", CHATBOT_NODES_SUSPECT_S="5")
+    assert shown.returncode == 0
+    assert shown.stderr == (
+        "warning: CHATBOT_NODES_SUSPECT_S (environment) is now CHATBOT_NODES_FAILURE_TIMEOUT_S;"
+        " the old name works until 1.0\n"
+    )
+    assert "failure_timeout_s" in shown.stdout
+    assert "suspect_s" not in shown.stdout

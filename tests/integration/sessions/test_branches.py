@@ -76,7 +76,7 @@ async def test_an_older_reply_or_the_message_that_it_answers_can_be_named(servic
 
 async def test_a_branch_from_the_oldest_message_at_hand_keeps_its_context(tmp_path: Path, model: ModelServer) -> None:
     """What is at hand is full: the new message has the oldest dropped, which must not be one that its reply needs."""
-    settings = {"MAX_CONTEXT_MESSAGES": "3", "CHATBOT_SESSIONS_PENDING_MAX": "1"}
+    settings = {"MAX_CONTEXT_MESSAGES": "3", "CHATBOT_SESSIONS_QUEUED_MESSAGES_MAX": "1"}
     async with serving(tmp_path, model.url, **settings) as service:
         session_id = await service.session()
         turns = [await service.chat(session_id, f"{number}") for number in range(1, 6)]

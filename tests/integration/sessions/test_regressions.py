@@ -125,7 +125,7 @@ async def test_all_open_replies_are_closed_at_start_even_when_few_actors_may_liv
                 await asyncio.sleep(0.02)
         await first.kill()
         await asyncio.gather(*chats, return_exceptions=True)
-    async with program(tmp_path, model.url, CHATBOT_SESSIONS_LIVE_MAX="4") as second:
+    async with program(tmp_path, model.url, CHATBOT_SESSIONS_ACTIVE_MAX="4") as second:
         assert second.log("server.ready")[0]["recovered_sessions"] == 12
         async with httpx.AsyncClient(base_url=second.url) as client:
             for session_id in ids:

@@ -1,4 +1,4 @@
-"""`sessions.retry_interrupted`: replies that a stop or a crash interrupted are generated again, under the same id."""
+"""`sessions.interrupted_retries_max`: interrupted replies are generated again, under the same id."""
 
 import asyncio
 from pathlib import Path
@@ -65,7 +65,7 @@ def asked(model: ModelServer) -> list[str]:
 async def test_a_reply_that_was_cut_off_starts_anew_after_the_restart_before_those_that_waited(
     tmp_path: Path, model: ModelServer, how: str, without_projections: bool
 ) -> None:
-    settings = {**SETTINGS, "CHATBOT_SESSIONS_RETRY_INTERRUPTED": "1"}
+    settings = {**SETTINGS, "CHATBOT_SESSIONS_INTERRUPTED_RETRIES_MAX": "1"}
     async with program(tmp_path, model.url, **settings) as first, httpx.AsyncClient(base_url=first.url) as client:
         session_id, before = await cut_off(first, client, model, how, waiting=2)
     if without_projections:
@@ -116,7 +116,7 @@ async def test_without_the_setting_everything_is_closed_and_nothing_asked_again(
 
 @pytest.mark.parametrize("how", ["kill -9", "SIGTERM"])
 async def test_it_is_begun_anew_no_more_often_than_is_set(tmp_path: Path, model: ModelServer, how: str) -> None:
-    settings = {**SETTINGS, "CHATBOT_SESSIONS_RETRY_INTERRUPTED": "2"}
+    settings = {**SETTINGS, "CHATBOT_SESSIONS_INTERRUPTED_RETRIES_MAX": "2"}
     async with program(tmp_path, model.url, **settings) as first, httpx.AsyncClient(base_url=first.url) as client:
         session_id, before = await cut_off(first, client, model, how, waiting=0)
     for attempt in (2, 3):
@@ -139,7 +139,7 @@ async def test_it_is_begun_anew_no_more_often_than_is_set(tmp_path: Path, model:
 
 
 async def test_a_repeated_key_gets_the_reply_that_is_generated_again(tmp_path: Path, model: ModelServer) -> None:
-    settings = {**SETTINGS, "CHATBOT_SESSIONS_RETRY_INTERRUPTED": "1"}
+    settings = {**SETTINGS, "CHATBOT_SESSIONS_INTERRUPTED_RETRIES_MAX": "1"}
     async with program(tmp_path, model.url, **settings) as first, httpx.AsyncClient(base_url=first.url) as client:
         session_id, before = await cut_off(first, client, model, "kill -9", waiting=0)
     model.script(pieces=("another ", "text"), hold_after=1)
@@ -159,7 +159,7 @@ async def test_a_repeated_key_gets_the_reply_that_is_generated_again(tmp_path: P
 
 
 async def test_a_cancelled_reply_stays_cancelled_after_a_restart(tmp_path: Path, model: ModelServer) -> None:
-    settings = {**SETTINGS, "CHATBOT_SESSIONS_RETRY_INTERRUPTED": "3"}
+    settings = {**SETTINGS, "CHATBOT_SESSIONS_INTERRUPTED_RETRIES_MAX": "3"}
     async with program(tmp_path, model.url, **settings) as first, httpx.AsyncClient(base_url=first.url) as client:
         session_id, _ = await cut_off(first, client, model, "kill -9", waiting=0)
     model.script(pieces=("a ", "b"), hold_after=1)

@@ -61,7 +61,7 @@ OPENAI = {"CHATBOT_LLM_PROVIDER": "openai"}
 async def test_questions_without_a_reply_never_follow_each_other(
     tmp_path: Path, model: ModelServer, unanswered: str, next_turn: list[str], again: list[str], branch: list[str]
 ) -> None:
-    async with serving(tmp_path, model.url, **OPENAI, CHATBOT_CHAT_UNANSWERED=unanswered) as service:
+    async with serving(tmp_path, model.url, **OPENAI, CHATBOT_CHAT_UNANSWERED_MESSAGES=unanswered) as service:
         session_id = await service.session()
         model.script(pieces=("1",))
         await service.chat(session_id, "one")
@@ -82,7 +82,7 @@ async def test_questions_without_a_reply_never_follow_each_other(
 async def test_a_question_that_took_anothers_place_is_asked_alone_or_with_it(
     tmp_path: Path, model: ModelServer, unanswered: str, shown: str
 ) -> None:
-    async with serving(tmp_path, model.url, **OPENAI, CHATBOT_CHAT_UNANSWERED=unanswered) as service:
+    async with serving(tmp_path, model.url, **OPENAI, CHATBOT_CHAT_UNANSWERED_MESSAGES=unanswered) as service:
         session_id = await service.session(system_prompt="Be kind.")
         await without_a_word(service, model, session_id, "two", "interrupt")
         assert sent(model) == ["s:Be kind.", f"u:{shown}"]

@@ -231,7 +231,7 @@ async def test_a_session_is_erased_for_good_so_long_after_its_expiry_as_the_sett
 ) -> None:
     settings = {
         "CHATBOT_SESSIONS_ERASE_EXPIRED_AFTER_HOURS": str(1 / 3600),
-        "CHATBOT_SESSIONS_ERASE_AFTER_CONSISTENT_HOURS": "0",
+        "CHATBOT_SESSIONS_ERASE_AFTER_CLOCK_STABLE_HOURS": "0",
     }
     async with serving(tmp_path, model.url, **settings) as service:
         body = {"timeout_hours": 1 / 3600, "title": "SECRET-title"}

@@ -100,7 +100,7 @@ async def test_a_page_reloaded_in_mid_reply_again_and_again_never_shows_a_wrong_
 async def test_a_page_goes_on_by_itself_when_the_service_is_stopped_and_started_again(
     browser: Browser, site: str, tmp_path: Path, model: ModelServer
 ) -> None:
-    settings = {"PORT": str(free_port()), "CHATBOT_SERVER_DRAIN_GRACE_S": "0", "CHATBOT_STREAM_RETRY_S": "0.2"}
+    settings = {"PORT": str(free_port()), "CHATBOT_SERVER_DRAIN_GRACE_S": "0", "CHATBOT_STREAM_SSE_RETRY_S": "0.2"}
     settings["CORS_ORIGINS"] = origin_of(site)
     model.script(pieces=("All ", "is ", "well."))
     model.script(pieces=PIECES, hold_after=2)

@@ -279,7 +279,7 @@ async def test_a_reader_counts_as_an_access(tmp_path: Path, model: ModelServer) 
 
 
 async def test_in_passing_trouble_an_event_source_is_asked_to_come_back(tmp_path: Path, model: ModelServer) -> None:
-    settings = {"CHATBOT_STREAM_READERS_MAX": "1", "CHATBOT_STREAM_RETRY_S": "2.5"}
+    settings = {"CHATBOT_STREAM_READERS_MAX": "1", "CHATBOT_STREAM_SSE_RETRY_S": "2.5"}
     async with serving(tmp_path, model.url, **settings) as service:
         session_id = await service.session()
         path = f"/api/sessions/{session_id}/stream"

@@ -98,8 +98,8 @@ async def open_session(running: Program) -> str:
 async def test_a_feed_ends_with_the_service_and_goes_on_with_the_next(tmp_path: Path, model: ModelServer) -> None:
     settings = {
         "CHATBOT_SERVER_DRAIN_GRACE_S": "0.2",
-        "CHATBOT_STREAM_RETRY_S": "0.5",
-        "CHATBOT_SERVER_FEEDS_GRACE_S": "15",
+        "CHATBOT_STREAM_SSE_RETRY_S": "0.5",
+        "CHATBOT_SERVER_STREAM_CLOSE_TIMEOUT_S": "15",
     }
     model.script(pieces=("partial ", "never"), hold_after=1)
     async with program(tmp_path, model.url, **settings) as first:

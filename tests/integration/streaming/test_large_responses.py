@@ -32,7 +32,7 @@ CHARS = 25_000
 @pytest.fixture
 async def service(tmp_path: Path, model: ModelServer) -> AsyncIterator[Running]:
     async with serving(
-        tmp_path, model.url, CHATBOT_SERVER_HISTORY_MAX_BYTES="500000", CHATBOT_SERVER_FEEDS_GRACE_S="0"
+        tmp_path, model.url, CHATBOT_SERVER_HISTORY_PAGE_MAX_BYTES="500000", CHATBOT_SERVER_STREAM_CLOSE_TIMEOUT_S="0"
     ) as running:
         yield running
 

@@ -115,7 +115,7 @@ async def test_a_reply_that_waits_its_turn_tells_its_start_once(service: Running
 
 
 async def test_a_reply_that_was_begun_anew_is_told_from_its_new_start(tmp_path: Path, model: ModelServer) -> None:
-    settings = {"CHATBOT_SESSIONS_RETRY_INTERRUPTED": "1", "CHATBOT_SERVER_DRAIN_GRACE_S": "0"}
+    settings = {"CHATBOT_SESSIONS_INTERRUPTED_RETRIES_MAX": "1", "CHATBOT_SERVER_DRAIN_GRACE_S": "0"}
     model.script(pieces=PIECES, hold_after=3)
     async with serving(tmp_path, model.url, **settings) as service:
         session_id = await service.session()

@@ -176,7 +176,7 @@ async def test_a_reload_with_a_wrong_setting_keeps_the_workers_that_serve(tmp_pa
         (tmp_path / "config.toml").write_text('[sessions]\nlive_max = "many"\n')
         started.process.send_signal(signal.SIGHUP)
         await until(lambda: started.log("roll.stopped"))
-        assert "sessions.live_max" in "".join(started.output)
+        assert "sessions.active_max" in "".join(started.output)
         assert all(is_alive(pid) for pid in pids(started))
         async with httpx.AsyncClient(base_url=started.url) as client:
             await create(client)

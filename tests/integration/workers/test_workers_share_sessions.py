@@ -89,7 +89,10 @@ async def test_the_replies_of_a_killed_worker_are_closed_and_those_of_the_other_
     tmp_path: Path, model: ModelServer
 ) -> None:
     model.script(times=None, pieces=PIECES, hold_after=len(PIECES))
-    async with two_workers(tmp_path, model, CHATBOT_NODES_LOOK_S="0.2") as started, client_of(started) as client:
+    async with (
+        two_workers(tmp_path, model, CHATBOT_NODES_SWEEP_INTERVAL_S="0.2") as started,
+        client_of(started) as client,
+    ):
         sessions = [await create(client) for _ in range(16)]
         bodies = [{"session_id": session_id, "message": "hi"} for session_id in sessions]
         asked = [asyncio.create_task(client.post("/api/chat", json=body)) for body in bodies]

@@ -188,7 +188,11 @@ def test_an_empty_variable_changes_nothing(tmp_path: Path) -> None:
         ),
         ("CHATBOT_API_KEYS", "hidden", "auth.keys = *** (environment CHATBOT_API_KEYS): pair 1 has no colon; allowed:"),
         ("CHATBOT_API_KEYS", "a:hidden,a:hidden", "pair 2 has the name of an earlier one"),
-        ("CHATBOT_SESSIONS_LIVEMAX", "5", "(environment): no such setting; did you mean CHATBOT_SESSIONS_LIVE_MAX?"),
+        (
+            "CHATBOT_SESSIONS_ACTIVEMAX",
+            "5",
+            "(environment): no such setting; did you mean CHATBOT_SESSIONS_ACTIVE_MAX?",
+        ),
         ("CHATBOT_LLM_SERVER_URL", "x", "did you mean LLM_SERVER_URL?"),
         ("CHATBOT_SERVER_PORT", "1", "did you mean PORT?"),
         (

@@ -167,7 +167,7 @@ def test_a_number_that_would_stop_the_log_is_refused(wrong: dict[str, int]) -> N
 
 async def test_who_appends_side_by_side_shares_commits_from_then_on() -> None:
     store = RecordingBatchStore()
-    writer = GroupCommit(store, LogOptions(append_gather_s=5.0), NoObserver())
+    writer = GroupCommit(store, LogOptions(commit_delay_s=5.0), NoObserver())
     for name in "ab":
         await asyncio.gather(*(writer.submit(pending(f"{name}{number}")) for number in range(3)))
     late = [writer.submit(pending("c0"))]
@@ -182,7 +182,7 @@ async def test_who_appends_side_by_side_shares_commits_from_then_on() -> None:
 async def test_nobody_waits_for_a_crowd_that_came_once() -> None:
     """As when sessions expire eight at a time while one chats."""
     store = RecordingBatchStore()
-    writer = GroupCommit(store, LogOptions(append_gather_s=60.0), NoObserver())
+    writer = GroupCommit(store, LogOptions(commit_delay_s=60.0), NoObserver())
     async with asyncio.timeout(5):
         for number in range(3):
             await asyncio.gather(*(writer.submit(pending(f"a{number}-{place}")) for place in range(8)))
@@ -193,7 +193,7 @@ async def test_nobody_waits_for_a_crowd_that_came_once() -> None:
 
 async def test_who_is_alone_waits_for_nobody_but_once() -> None:
     store = RecordingBatchStore()
-    writer = GroupCommit(store, LogOptions(append_gather_s=0.2), NoObserver())
+    writer = GroupCommit(store, LogOptions(commit_delay_s=0.2), NoObserver())
     loop = asyncio.get_running_loop()
     for name in "ab":
         await asyncio.gather(*(writer.submit(pending(f"{name}{number}")) for number in range(2)))
@@ -207,7 +207,7 @@ async def test_who_is_alone_waits_for_nobody_but_once() -> None:
 
 async def test_a_full_batch_and_a_closing_log_wait_for_nobody() -> None:
     store = RecordingBatchStore()
-    writer = GroupCommit(store, LogOptions(append_gather_s=60.0, append_batch_max=4), NoObserver())
+    writer = GroupCommit(store, LogOptions(commit_delay_s=60.0, append_batch_max=4), NoObserver())
     async with asyncio.timeout(5):
         await asyncio.gather(*(writer.submit(pending(f"a{number}")) for number in range(4)))
         await writer.submit(pending("b", 4))

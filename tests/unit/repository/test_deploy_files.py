@@ -28,7 +28,7 @@ def settings_from(environment: dict[str, str], folder: Path) -> Configuration:
 
 
 def drain_s(server: ServerSettings) -> float:
-    return server.drain_pause_s + server.drain_grace_s + server.feeds_grace_s
+    return server.drain_pause_s + server.drain_grace_s + server.stream_close_timeout_s
 
 
 def exec_form(arguments: str) -> list[str]:
