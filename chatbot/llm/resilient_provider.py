@@ -1,8 +1,4 @@
-"""The time limits of one reply, for the price of one timer: it looks at when a sign of life came last instead of being
-reset by each.
-
-What every provider is wrapped in: time limits, another try before the first piece of text, a bounded length.
-"""
+"""Wraps a provider for resilience: timeouts, retries with backoff before the first text, and a bounded reply length."""
 
 import asyncio
 import random
@@ -12,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 import structlog
+from msgspec import Struct
 from msgspec.structs import replace
 
 from chatbot.llm.http.server_address import shown_origin
@@ -28,15 +25,16 @@ from chatbot.llm.provider import (
     ReplySink,
     log_safe_reason,
 )
+from chatbot.runtime.backoff import Backoff
 from events.catalogue import Parameters
 
 
 class Watchdog:
-    """Ends what runs inside of it, an asynchronous context manager, with LlmTimeout when the model is too slow.
+    """The timeouts of one reply: an asynchronous context manager that raises LlmTimeout if the model is too slow.
 
-    `since_s` is the loop's time at the model's last sign of life: whoever hears one sets it. The timer is set to the
-    earliest moment at which a limit can be hit; when it fires early, it is set again. So a piece of text costs one
-    clock read. Being cancelled from outside stays a cancellation.
+    `last_sign_of_life_s` (the loop's time) is set by BoundedListener at each text. The timer is set to the earliest
+    time at which a limit can be exceeded; if the model was alive meanwhile, it is set again. So a text costs one clock
+    read instead of a timer. Cancellation from outside stays a cancellation.
     """
 
     def __init__(self, options: LlmOptions) -> None:
@@ -45,7 +43,7 @@ class Watchdog:
         self._limit_s = options.first_token_timeout_s
         self.last_sign_of_life_s = self._loop.time()
         self._reply_deadline_s = self.last_sign_of_life_s + options.reply_timeout_s
-        self._timeout_reason = ""  # what was hit; '' while nothing was
+        self._timeout_reason = ""  # which limit was exceeded; '' while none was
         self._timeout = asyncio.timeout(None)
         self._timer: asyncio.TimerHandle
 
@@ -69,14 +67,14 @@ class Watchdog:
         return self._reply_deadline_s - self._loop.time()
 
     async def wait_before_retry(self, seconds: float) -> None:
-        """Wait before the model is asked anew: its silence counts from then."""
+        """Wait before the next attempt; its silence counts from then."""
         self.last_sign_of_life_s = self._loop.time() + seconds
         await asyncio.sleep(seconds)
 
     def text_started(self) -> None:
-        """From the first piece on, the limit between pieces holds."""
+        """From the first text on, the limit between texts applies."""
         self._limit_s = self._options.between_tokens_timeout_s
-        if self._limit_s < self._options.first_token_timeout_s:  # else the timer looks early, and is set again then
+        if self._limit_s < self._options.first_token_timeout_s:  # else the timer fires early, and is set again then
             self._timer.cancel()
             self._schedule_check()
 
@@ -100,18 +98,37 @@ class Watchdog:
 
 
 BACKOFF_MAX_S = 10.0
+JITTER = (0.5, 1.5)  # of a delay, so that replies which failed together do not return together
 
 _log = structlog.get_logger(__name__)
 
 
-OnAttempt = Callable[[LlmError | None], None]
+class RetryPolicy(Struct, frozen=True):
+    """Which failed attempts are repeated, and when."""
+
+    backoff: Backoff
+    retries_max: int  # after the first attempt
+    retry_after_max_s: float  # a server that asks for a longer wait is not waited for
+
+    def wait_s(self, error: LlmError, retries: int, jitter: float = 1.0) -> float | None:
+        """Seconds to wait after `error`, when so many retries were made; None: no further attempt.
+
+        A person waits, and for the first token no longer than `retry_after_max_s`.
+        """
+        retry_after_s = error.retry_after_s or 0.0
+        if not error.retryable or retries >= self.retries_max or retry_after_s > self.retry_after_max_s:
+            return None
+        return max(retry_after_s, self.backoff.delay_s(retries + 1) * jitter)
+
+
+OnAttempt = Callable[[LlmError | None], None]  # None: the attempt succeeded
 
 
 def _ignore_attempt(_: LlmError | None) -> None: ...
 
 
 class ReplyTooLong(Exception):
-    """The reply is as long as a reply may be."""
+    """The reply has reached its maximum length."""
 
 
 class BoundedListener:
@@ -166,23 +183,26 @@ class BoundedListener:
 
 
 def _without_text(finish: Finish) -> LlmFailed:
-    """The failure of a reply that ended before its first character, with all that the server told of it."""
+    """The error for a reply that ended before its first character, with what the server said about it."""
     detail = finish.detail or ("" if finish.reason == "stop" else finish.reason)
     message = finish.no_text_reason or "The model server gave an empty reply"
     return LlmFailed(message, finish=replace(finish, reason="error", detail=detail))
 
 
 class ResilientProvider:
-    """A provider whose every reply ends: with a Finish after at least some text, or with an error of errors.py."""
+    """A provider whose every reply ends: with a Finish after at least some text, or with an LlmError."""
 
     def __init__(self, provider: Provider, options: LlmOptions) -> None:
         self._provider = provider
         self._options = options
         self._on_attempt: OnAttempt = _ignore_attempt
+        self._retry_policy = RetryPolicy(
+            Backoff(options.retry_backoff_s, BACKOFF_MAX_S), options.retries_max, options.first_token_timeout_s
+        )
         self._server = shown_origin(options.server_url) if options.server_url else "the embedded model"
 
     def observe(self, on_attempt: OnAttempt) -> None:
-        """Have `note` told of each attempt: how it failed, or None once it was answered in full."""
+        """Call `on_attempt` after each attempt: with its error, or with None if it succeeded."""
         self._on_attempt = on_attempt
 
     @property
@@ -191,7 +211,7 @@ class ResilientProvider:
 
     @property
     def model(self) -> str:
-        """It may become known only by asking the server."""
+        """'' until the server was asked, if none is configured."""
         return self._provider.model
 
     @property
@@ -222,8 +242,8 @@ class ResilientProvider:
     async def _stream_with_retries(
         self, messages: tuple[ModelMessage, ...], parameters: Parameters, sink: ReplySink, *, stream: bool
     ) -> Finish:
-        """As stream(): asks again until there is text, or no use in it."""
-        attempt = 0
+        """As stream(): retries until there is text, or the policy or the deadline allows no further attempt."""
+        retries = 0
         async with Watchdog(self._options) as watchdog:
             while True:
                 listener = BoundedListener(sink, watchdog, self._options.reply_max_chars)
@@ -235,11 +255,11 @@ class ResilientProvider:
                     return Finish(reason="length", model=parameters.model or self.model)
                 except LlmError as error:
                     self._on_attempt(error)
-                    wait_s = self._retry_wait_s(error, attempt)
+                    wait_s = self._retry_policy.wait_s(error, retries, random.uniform(*JITTER))  # noqa: S311  no secret
                     if listener.has_text or wait_s is None or wait_s >= watchdog.remaining_s:
                         raise
-                    attempt += 1
-                    self._log_failure(error, attempt)
+                    retries += 1
+                    self._log_failure(error, retries)
                 else:
                     self._on_attempt(None)
                     return finish
@@ -252,23 +272,10 @@ class ResilientProvider:
         await self._provider.close()
 
     def _log_failure(self, error: LlmError, next_attempt: int | None = None) -> None:
-        """Which address was asked and why it failed; None: for good."""
+        """`next_attempt` None: there is none."""
         error.requested_url = error.requested_url or self._server
         failed = {"provider": self.name, "reason": log_safe_reason(error), "status": error.status}
         if next_attempt is None:
             _log.warning("llm.failed", **failed)
         else:
             _log.info("llm.retried", **failed, attempt=next_attempt)
-
-    def _retry_wait_s(self, error: LlmError, attempt: int) -> float | None:
-        """Seconds to wait before the next attempt; None when there is to be none.
-
-        Doubling, with jitter from half to one and a half, so that replies which failed together do not return together.
-        """
-        asked_s = error.retry_after_s or 0.0
-        if not error.retryable or attempt >= self._options.retries_max:
-            return None
-        if asked_s > self._options.first_token_timeout_s:  # a person waits, and for the first token no longer than that
-            return None
-        backoff_s = min(self._options.retry_backoff_s * 2.0**attempt, BACKOFF_MAX_S)
-        return max(asked_s, backoff_s * random.uniform(0.5, 1.5))  # noqa: S311 - jitter is no secret

@@ -14,6 +14,7 @@ from contextlib import ExitStack, suppress
 import structlog
 
 from chatbot.config.settings import Settings
+from chatbot.runtime.backoff import Backoff
 from chatbot.runtime.service_manager import SystemdNotifier
 from chatbot.runtime.stop_signals import handle_stop_signals
 from chatbot.workers.control_channel import ControlMessage
@@ -26,7 +27,7 @@ CONFIGURATION_EXIT_CODES = range(
     2, 6
 )  # exit codes that say what is wrong with settings, database, address or model: see --help
 STABLE_AFTER_S = 10.0  # a worker that has lived so long may end once without being thought of as failing
-BACKOFF_S = (0.1, 30.0)  # before a worker that keeps failing starts again: the second time, doubled up to the last
+RESTART_BACKOFF = Backoff(first_s=0.1, max_s=30.0)  # of a worker that keeps failing
 ATTEMPTS_MAX = 6  # in a row, while no worker serves; then the master gives up
 ROLL_READY_S = 600.0  # that a new worker may take until it serves; it may have to fold the whole log
 END_SLACK_S = 10.0  # beyond its own bounds, until a worker that does not end is killed
@@ -123,8 +124,7 @@ class Master:
                 self._give_up(code)
                 return
             self._restarts += 1
-            first_s, last_s = BACKOFF_S
-            pause_s = min(first_s * 2 ** (failures - 2), last_s) if failures > 1 else 0.0
+            pause_s = RESTART_BACKOFF.delay_s(failures - 1)  # the first restart is immediate
             self._logger.error("worker.ended", worker=slot, code=code, again_in_s=pause_s)
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):

@@ -1,4 +1,4 @@
-"""The provider that needs no server: it keeps a child process with a small model and speaks openai to it."""
+"""The provider that needs no server: runs a small model in a child process and uses its OpenAI API."""
 
 import asyncio
 
@@ -19,21 +19,21 @@ from chatbot.llm.provider import (
 )
 from chatbot.llm.providers.embedded_process import EmbeddedMissing, EmbeddedProcess, find_model
 from chatbot.llm.providers.openai_provider import OpenAiProvider
+from chatbot.runtime.backoff import Backoff
 from events.catalogue import Parameters
 
 __all__ = ["EmbeddedMissing", "EmbeddedProvider"]
 
-RESTART_BACKOFF_S = 0.5  # before the first restart, doubled with each further one
-RESTART_BACKOFF_MAX_S = 30.0  # from then on as often: whatever is wrong may be mended at any time
-STABLE_S = 60.0  # a child that lived so long had a good start: its end counts as a first one
+RESTART_BACKOFF = Backoff(first_s=0.5, max_s=30.0)  # goes on for ever: the cause may be removed at any time
+STABLE_S = 60.0  # the end of a child that lived so long counts as the first failure
 
 _log = structlog.get_logger(__name__)
 
 
 class EmbeddedProvider:
-    """Its child is started at first use, and again whenever it ends. Raises EmbeddedMissing when it is made.
+    """Starts the child process at first use, and again whenever it ends. The constructor raises EmbeddedMissing.
 
-    There is one model: the child takes no notice of `parameters.model`.
+    There is one model: `parameters.model` is ignored.
     """
 
     name = "embedded"
@@ -49,13 +49,13 @@ class EmbeddedProvider:
         self._supervisor: asyncio.Task[None] | None = None
         self._process: EmbeddedProcess | None = None
         self._server: OpenAiProvider | None = None
-        self._start_attempted = asyncio.Event()  # there is a server, or the last attempt to start one has failed
+        self._start_attempted = asyncio.Event()  # a server runs, or the last attempt to start one has failed
         self._failure: Exception | None = None  # of that attempt
         self._was_loaded = False  # at any time
         self._detail = "The model is being loaded"
 
     def start(self) -> None:
-        """Starts the child if that has not been done: the first reply need not wait for it."""
+        """Start the child unless it was started, so that the first reply need not wait for it."""
         if self._supervisor is None:
             self._supervisor = asyncio.get_running_loop().create_task(self._supervise(), name="llm.embedded")
 
@@ -104,7 +104,7 @@ class EmbeddedProvider:
         return self._server
 
     async def _supervise(self) -> None:
-        """Starts the child, waits for its end, starts it again."""
+        """Start the child, wait for its end, start it again after a backoff."""
         loop = asyncio.get_running_loop()
         failures = 0
         try:
@@ -118,12 +118,12 @@ class EmbeddedProvider:
                     self._start_attempted.set()
                 failures = 1 if loop.time() - started_s > STABLE_S else failures + 1
                 _log.warning("llm.child_ended", detail=self._detail, failures=failures)
-                await asyncio.sleep(_backoff_s(failures))
+                await asyncio.sleep(RESTART_BACKOFF.delay_s(failures))
         finally:
             self._start_attempted.set()
 
     async def _run_child(self) -> None:
-        """One life of the child. Raises LlmUnavailable or OSError when it does not come to life."""
+        """Run the child from its start to its end. Raises LlmUnavailable or OSError if it does not start."""
         process = await EmbeddedProcess.start(self._model_file, self._options)
         address = process.address
         server = OpenAiProvider(
@@ -146,9 +146,3 @@ class EmbeddedProvider:
             self._process = self._server = None
             await server.close()
             await process.stop()
-
-
-def _backoff_s(failures: int) -> float:
-    """Before the next attempt, after so many failures in a row."""
-    doubled = min(failures - 1, 16)  # no further: the float would overflow in the end
-    return min(RESTART_BACKOFF_S * 2.0**doubled, RESTART_BACKOFF_MAX_S)

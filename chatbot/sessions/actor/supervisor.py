@@ -8,6 +8,7 @@ from collections import OrderedDict
 from contextlib import suppress
 from typing import Any
 
+from chatbot.runtime.backoff import Backoff
 from chatbot.sessions.actor.actor import Actor
 from chatbot.sessions.actor.mailbox import CommandResult, Envelope, MailboxClosed
 from chatbot.sessions.domain import rejections
@@ -26,8 +27,7 @@ from events.errors import LogUnavailable
 from projections.errors import ProjectionError
 
 FAILURES_MAX = 1024  # sessions whose failures are remembered; the oldest entry is evicted first
-BACKOFF_FIRST_S = 0.1  # doubles with each failure in a row
-BACKOFF_MAX_S = 30.0
+RESTART_BACKOFF = Backoff(first_s=0.1, max_s=30.0)
 DRAIN_POLL_S = 0.02  # between checks whether replies still run
 RECOVER_ATTEMPTS_MAX = 10
 RECOVER_PAUSE_S = 0.2  # after the first attempt; grows with each
@@ -221,7 +221,7 @@ class Supervisor:
         self._ports.observer.actors(len(self._actors))
         if actor.failed:
             count = self._failures.pop(actor.session_id, (0, 0.0))[0] + 1
-            wait_s = min(BACKOFF_FIRST_S * 2 ** (count - 1), BACKOFF_MAX_S)
+            wait_s = RESTART_BACKOFF.delay_s(count)
             self._failures[actor.session_id] = (count, self._ports.timer() + wait_s)
             if actor.replies and not self._closed:
                 self._recover_later(actor.session_id, wait_s)

@@ -21,6 +21,7 @@ from chatbot.llm.providers import embedded_provider as embedded_module
 from chatbot.llm.providers.embedded_process import find_model, first_error
 from chatbot.llm.providers.embedded_provider import EmbeddedMissing, EmbeddedProvider
 from chatbot.llm.resilient_provider import ResilientProvider
+from chatbot.runtime.backoff import Backoff
 from tests.support.command_processes import is_alive, run_command
 from tests.support.model.provider_client import Answer, ask
 from tests.support.service import program
@@ -204,8 +205,7 @@ async def test_a_file_that_was_cut_is_refused_with_the_reason_of_llama_cpp(
 
 @needs_model
 async def test_a_model_is_loaded_as_soon_as_its_file_is_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded_module, "RESTART_BACKOFF_S", 0.01)
-    monkeypatch.setattr(embedded_module, "RESTART_BACKOFF_MAX_S", 0.05)
+    monkeypatch.setattr(embedded_module, "RESTART_BACKOFF", Backoff(0.01, 0.05))
     path = tmp_path / "model.gguf"
     path.write_bytes(b"GGUF but nothing more")
     provider = EmbeddedProvider(EmbeddedOptions(model_path=str(path), context_tokens=512), LlmOptions())
@@ -224,7 +224,7 @@ async def test_a_model_is_loaded_as_soon_as_its_file_is_mended(tmp_path: Path, m
 
 
 def test_attempts_go_on_for_ever_at_most_half_a_minute_apart() -> None:
-    pauses = [embedded_module._backoff_s(failures) for failures in (1, 2, 3, 7, 8, 5000)]
+    pauses = [embedded_module.RESTART_BACKOFF.delay_s(failures) for failures in (1, 2, 3, 7, 8, 5000)]
     assert pauses == [0.5, 1.0, 2.0, 30.0, 30.0, 30.0]
 
 
