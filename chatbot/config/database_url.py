@@ -77,6 +77,6 @@ def _unknown_scheme(url: str, scheme: str) -> str:
 
 
 def without_credentials(url: str) -> str:
-    """However badly it is written: nothing before its last @ is shown, and no option."""
+    """`url` for people: without anything before its last @, however malformed, and without options."""
     scheme, _, rest = url.partition("://")
     return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"

@@ -1,4 +1,4 @@
-"""Reads a .env file: NAME=value lines, as a shell would read them, and nothing that a shell would execute.
+"""Parses a .env file: NAME=value lines as in a shell, without substitution or execution.
 
     export NAME=value        # a comment needs a space before it
     NAME='taken literally'
@@ -29,7 +29,7 @@ def parse_dotenv(text: str) -> dict[str, str]:
     """The values by name. Raises DotenvError."""
     values: dict[str, str] = {}
     faults: list[str] = []
-    # not splitlines(): that also cuts at characters which a value may well hold, such as U+2028
+    # not splitlines(): that also splits at characters which a value may contain, such as U+2028
     for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
         content = line.strip()
         if not content or content.startswith("#"):
@@ -49,7 +49,7 @@ def parse_dotenv(text: str) -> dict[str, str]:
 
 def _value(rest: str) -> str:
     if rest[:1] not in {"'", '"'}:
-        # a # that follows no space belongs to the value, as in a URL's fragment
+        # a # without a space before it belongs to the value, as in a URL's fragment
         return re.split(r"(?:^|\s)#", rest, maxsplit=1)[0].strip()
     quoted = (_SINGLE if rest[0] == "'" else _DOUBLE).match(rest)
     if quoted is None:

@@ -1,4 +1,4 @@
-"""What kind of address a host is."""
+"""Classifies hosts: loopback and unspecified addresses."""
 
 from functools import lru_cache
 from ipaddress import ip_address
@@ -8,7 +8,7 @@ HOST_MAX_CHARS = 255  # longer than any name of DNS
 
 @lru_cache(maxsize=128)  # of names from settings and from clients' Host headers, which are bounded by HOST_MAX_CHARS
 def is_loopback(host: str) -> bool:
-    """Whether this name or address is always this machine itself, whatever a DNS server says."""
+    """Whether this name or address always means this machine, without DNS (RFC 6761, 6.3)."""
     if len(host) > HOST_MAX_CHARS:
         return False
     try:
@@ -19,7 +19,7 @@ def is_loopback(host: str) -> bool:
 
 
 def is_unspecified(host: str) -> bool:
-    """Whether it stands for all addresses of this machine, as 0.0.0.0 and :: do."""
+    """Whether it means all addresses of this machine, such as 0.0.0.0 and ::."""
     try:
         return ip_address(host).is_unspecified
     except ValueError:

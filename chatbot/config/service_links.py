@@ -1,4 +1,4 @@
-"""Variables that Docker and Kubernetes set for a container or service called chatbot or chatbot-...: no settings.
+"""Recognises variables that Docker and Kubernetes set for a container or service called chatbot: no settings.
 
 Kubernetes: CHATBOT_SERVICE_HOST, CHATBOT_PORT=tcp://10.0.0.1:80, CHATBOT_PORT_80_TCP_ADDR. Docker's links have those of
 the second kind, CHATBOT_NAME=/web/chatbot, and CHATBOT_ENV_<NAME> for each variable of the other container.
@@ -17,7 +17,7 @@ _OTHERS = re.compile(r"(?P<alias>CHATBOT(_\w+?)?)_ENV_\w+")
 
 
 def is_service_link(name: str, environment: Mapping[str, str]) -> bool:
-    """Whether `name` is such a variable, by its form and where that could be a slip by its value, too."""
+    """Whether `name` is such a variable, by its form, and if that could be a misspelt setting, by its value."""
     text = environment[name]
     if _SERVICE.fullmatch(name) or _PORT_PART.fullmatch(name):
         return True

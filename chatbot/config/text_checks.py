@@ -1,7 +1,7 @@
-"""Texts that are nearly what was meant: a quote that came along, a variable that nobody replaced.
+"""Checks texts for typical mistakes: a quote left in a value, a variable that was not replaced.
 
-White space around a text is dropped. What else a shell, a .env file or a Kubernetes secret may leave in a value is
-refused: a key with a quote too much locks everybody out, and a path with one names a new, empty file.
+White space around a text is removed. Other leftovers of a shell, a .env file or a Kubernetes secret are refused: with
+an extra quote an API key locks all clients out, and a path names a new, empty file.
 """
 
 import re
@@ -10,7 +10,7 @@ from pathlib import PurePath
 from typing import Any
 
 QUOTES = "\"'`\u2018\u2019\u201c\u201d"
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200b\u2028\u2029\u2060\ufeff]")  # and what is as invisible
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200b\u2028\u2029\u2060\ufeff]")  # and other invisible characters
 _ONE_VARIABLE = re.compile(
     r"\$\{[^}]*\}|\$\([^)]*\)|\$[A-Z_][A-Z0-9_]*|\{\{.*\}\}"
 )  # in lower case it may be a password
@@ -30,8 +30,8 @@ def strip_texts(value: Any) -> Any:
 
 
 def find_mistake(value: Any, variable: str) -> str | None:
-    """Why one of the texts of `value`, which may be in the environment's `variable`, cannot be what was meant; never
-    quotes it, as it may be a secret.
+    """The mistake in one of the texts of `value`, which may come from the environment's `variable`; None if there is
+    none. Never quotes the text, which may be a secret.
     """
     return next((fault for text in _texts(value) if (fault := text_mistake(text, variable))), None)
 
@@ -49,7 +49,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def text_mistake(text: str, variable: str) -> str | None:
-    """As `slip_in`, of one text, trimmed; None when it can be what was meant."""
+    """As find_mistake(), for one text without white space around it."""
     if _CONTROL.search(text):
         return "it holds a line break or another character that cannot be seen"
     if len(text) > 1 and text[0] in QUOTES and text[-1] in QUOTES:
@@ -64,7 +64,7 @@ def text_mistake(text: str, variable: str) -> str | None:
 
 
 def path_mistake(path: str) -> str | None:
-    """Why `path` cannot be the file that was meant; None when it can."""
+    """Why `path` cannot be the intended file; None if it can."""
     if set(path) & set(QUOTES) & {path[:1], path[-1:]}:
         return "there is a quote at one end of it"
     if scheme := _SCHEME.match(path):
@@ -77,7 +77,7 @@ def path_mistake(path: str) -> str | None:
 
 
 def host_mistake(host: str) -> str | None:
-    """Why `host` cannot be a name or address; None when it can."""
+    """Why `host` cannot be a name or address; None if it can."""
     if "://" in host or "/" in host:
         return "a host is a name or an address alone, without scheme and path"
     if host.count(":") == 1:

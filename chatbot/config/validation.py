@@ -1,4 +1,4 @@
-"""Holds settings against each other: what must not start (faults), and what an operator should know (risks)."""
+"""Validates settings together: faults stop the start; risks and hints are logged."""
 
 import re
 from collections.abc import Iterator
@@ -18,14 +18,14 @@ _KEY_NAME = re.compile(r"[a-z0-9_-]{1,64}")
 
 
 class Fault(Struct, frozen=True):
-    """Why the values of these settings cannot stand, alone or together."""
+    """Why the values of these settings are wrong, alone or together."""
 
     names: tuple[str, ...]
     reason: str
 
 
 def find_faults(settings: Settings) -> Iterator[Fault]:
-    """Everything that single bounds cannot tell."""
+    """Every fault that the bounds of single settings do not cover."""
     yield from _database(settings)
     yield from _names(settings)
     yield from _proxies(settings)
@@ -46,7 +46,7 @@ def _database(settings: Settings) -> Iterator[Fault]:
 
 
 def _names(settings: Settings) -> Iterator[Fault]:
-    """Paths and hosts that cannot be the ones that were meant."""
+    """Paths and hosts that cannot be what was intended."""
     paths = {
         "database.projections_path": settings.database.projections_path,
         "embedded.model_path": settings.embedded.model_path,
@@ -76,7 +76,7 @@ def _proxies(settings: Settings) -> Iterator[Fault]:
 def _keys(settings: Settings) -> Iterator[Fault]:
     auth = settings.auth
     for number, (name, secret) in enumerate(auth.keys.items(), start=1):
-        # by number: where somebody has swapped the two, the name is the secret
+        # by number: if the two were swapped, the name is the secret
         if not _KEY_NAME.fullmatch(name):
             yield Fault(("auth.keys",), f"the name of key {number} has other characters or is too long")
         if len(secret) < SECRET_MIN_CHARS:
@@ -92,14 +92,14 @@ def _keys(settings: Settings) -> Iterator[Fault]:
 
 
 def _nodes(settings: Settings) -> Iterator[Fault]:
-    """The port for other nodes tells and ends replies: nobody else may ask there."""
+    """Other nodes read and cancel replies at this port: it needs a secret unless it is local."""
     nodes = settings.nodes
     if nodes.secret and (len(nodes.secret) < SECRET_MIN_CHARS or not _fits_a_header(nodes.secret)):
         yield Fault(("nodes.secret",), "it is too short, or no HTTP header carries it")
     if not nodes.secret and not is_loopback(nodes.listen_host):
         yield Fault(("nodes.secret", "nodes.listen_host"), "a port that other machines reach needs a secret")
     if is_unspecified(nodes.advertise_host or nodes.listen_host):
-        # Others would ask themselves, be refused, and take this node for dead and its replies for lost.
+        # Other nodes would connect to themselves, take this node for dead and its replies for lost.
         yield Fault(
             ("nodes.advertise_host", "nodes.listen_host"),
             "an address of all networks leads every machine to itself: say by which name or address others reach this"
@@ -154,12 +154,12 @@ def _midm_line(settings: Settings) -> int:
 
 
 def find_risks(settings: Settings) -> tuple[str, ...]:
-    """What is allowed but should be known; the start logs each as a warning."""
+    """Allowed, but risky; the start logs each as a warning."""
     return tuple(_warn_of_open_access(settings))
 
 
 def find_hints(settings: Settings) -> tuple[str, ...]:
-    """What is right as long as there is one machine; the start logs each, but not as a warning."""
+    """Right as long as there is one machine; the start logs each at level info."""
     return tuple(_hint_at_loopback_node(settings))
 
 

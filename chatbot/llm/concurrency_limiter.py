@@ -1,4 +1,4 @@
-"""How many replies may run and wait at a time: everybody gets a place, a place in the queue, or a refusal, at once."""
+"""Limits concurrent replies (bulkhead): each gets a slot, a place in the bounded queue, or an immediate refusal."""
 
 import asyncio
 import time
@@ -7,24 +7,24 @@ from collections.abc import Callable
 
 from chatbot.llm.provider import LlmOverloaded
 
-NEWEST_WEIGHT = 0.1  # of the newest reply in the mean: the last twenty or so count
+NEWEST_WEIGHT = 0.1  # of the newest reply in the moving average: about the last twenty count
 
 
 class Slot:
-    """A reply's place: waiting, then running, then left. Made by Gate.enter()."""
+    """A reply's slot: waiting, then running, then released. Made by ConcurrencyLimiter.acquire()."""
 
     def __init__(self, limiter: "ConcurrencyLimiter", granted: asyncio.Future[None] | None) -> None:
         self._limiter = limiter
         self._started_s = limiter.now() if granted is None else None
-        self._granted = granted  # None: had its place from the start
+        self._granted = granted  # None: there was a free slot
         self._released = False
 
     async def ready(self) -> None:
-        """Returns when it is this reply's turn. Being cancelled here gives up the place."""
+        """Wait until this reply may run. Cancellation releases the slot."""
         if self._granted is None:
             return
         try:
-            # shielded: leave() tells by the future whether the turn had come, and the gate alone may settle it
+            # shielded: release() sees in the future whether the slot was granted; only the limiter may resolve it
             await asyncio.shield(self._granted)
         except asyncio.CancelledError:
             self.release()
@@ -32,7 +32,7 @@ class Slot:
         self._started_s = self._limiter.now()
 
     def release(self) -> None:
-        """Gives the place to the next. May be called at any time and any number of times."""
+        """Pass the slot on to the next reply. May be called at any time and any number of times."""
         if self._released:
             return
         self._released = True
@@ -45,11 +45,11 @@ class Slot:
 
 
 class ConcurrencyLimiter:
-    """First come, first served. `concurrent_max` replies run, `queue_max` wait."""
+    """First in, first out. `concurrent_max` replies run, `queue_max` wait."""
 
     def __init__(self, concurrent_max: int, queue_max: int, now: Callable[[], float] = time.monotonic) -> None:
         self.now = now  # seconds
-        self.mean_s = 0.0  # that a reply takes, the recent ones counting most; 0 until the first has ended
+        self.mean_s = 0.0  # that a reply takes, as an exponential moving average; 0 until the first has ended
         self._concurrent_max = concurrent_max
         self._queue_max = queue_max
         self._running = 0
@@ -57,7 +57,7 @@ class ConcurrencyLimiter:
 
     @property
     def running(self) -> int:
-        """Replies that have their turn."""
+        """Replies that run."""
         return self._running
 
     @property
@@ -67,18 +67,18 @@ class ConcurrencyLimiter:
 
     @property
     def is_full(self) -> bool:
-        """Whether the next to enter would be refused."""
+        """Whether the next reply would be refused."""
         return self._running >= self._concurrent_max and len(self._queue) >= self._queue_max
 
     @property
     def expected_wait_s(self) -> float:
-        """Seconds that the next to come would wait, as far as recent replies tell."""
+        """Seconds that the next reply would wait, estimated from recent ones."""
         if self._running < self._concurrent_max:
             return 0.0
         return self.mean_s * (len(self._queue) + 1) / self._concurrent_max
 
     def acquire(self) -> Slot:
-        """Raises LlmOverloaded when the queue is full, too."""
+        """Returns immediately. Raises LlmOverloaded if the queue is full."""
         if self._running < self._concurrent_max:
             self._running += 1
             return Slot(self, None)
@@ -89,11 +89,11 @@ class ConcurrencyLimiter:
         return Slot(self, granted)
 
     def _record_duration(self, duration_s: float) -> None:
-        """A reply took so long."""
+        """Update the average with a reply's duration."""
         self.mean_s += (duration_s - self.mean_s) * (NEWEST_WEIGHT if self.mean_s else 1.0)
 
     def _grant_next(self) -> None:
-        """A running reply has left: its place goes to the first in the queue."""
+        """Give a free slot to the first in the queue."""
         if self._queue:
             self._queue.popleft().set_result(None)
         else:

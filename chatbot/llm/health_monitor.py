@@ -1,4 +1,4 @@
-"""Knows whether the model server is there, so that a health request costs it nothing."""
+"""Monitors the health of the model server in the background, so that a health request need not wait for it."""
 
 import asyncio
 import time
@@ -10,38 +10,38 @@ import structlog
 
 from chatbot.llm.provider import Health, LlmError, LlmOverloaded, LlmUnavailable, Provider, log_safe_reason
 
-# While the server is away it is asked more often: a service that starts should not look broken for a whole interval.
+# An unavailable server is polled more often: a service that starts should not look broken for a whole interval.
 UNAVAILABLE_INTERVAL_S = 1.0
 
 _log = structlog.get_logger(__name__)
 
 
 class HealthMonitor:
-    """Asks the provider every `interval_s` (seconds) and keeps the newest answer in `newest`; what requests meet
-    (`note`) counts at once.
+    """Polls the provider every `interval_s` seconds and keeps the newest result in `newest`; the results of requests
+    (record_attempt) count immediately.
 
-    The log says once when the server goes and when it comes, by the host in `url` ("" for the embedded model).
+    Each change of availability is logged once, with the host in `url` ("" for the embedded model).
     """
 
     def __init__(
         self, provider: Provider, interval_s: float, url: str = "", now: Callable[[], float] = time.monotonic
     ) -> None:
-        self._server = urlsplit(url).netloc.rpartition("@")[2] or "embedded"  # a password in it is nobody's business
+        self._server = urlsplit(url).netloc.rpartition("@")[2] or "embedded"  # without a password in it
         self._logged_available: bool | None = None
         self.newest = Health(available=False, detail="Not asked yet")
         self._provider = provider
         self._now = now
         self._interval_s = interval_s
-        self._retry_not_before_s = 0.0  # of `now`'s clock: the model server asked to be left alone until then
-        self._failure_seen = asyncio.Event()  # since the last question began
+        self._retry_not_before_s = 0.0  # on the clock `now`: the server's newest Retry-After
+        self._failure_seen = asyncio.Event()  # since the last poll began
 
     @property
     def server_wait_s(self) -> float:
-        """Seconds for which the model server has asked to be left alone, by its newest Retry-After."""
+        """Seconds until the model server may be asked again, by its newest Retry-After."""
         return max(0.0, self._retry_not_before_s - self._now())
 
     async def run(self) -> None:
-        """Polls for ever. The task is its owner's, who also sees it should it ever end."""
+        """Poll until cancelled."""
         while True:
             self._failure_seen.clear()
             await self.refresh()
@@ -52,11 +52,11 @@ class HealthMonitor:
                     await asyncio.sleep(UNAVAILABLE_INTERVAL_S)  # however many requests fail at once
 
     async def refresh(self) -> None:
-        """Asks now."""
+        """Poll now."""
         self._set_health(await self._check_provider())
 
     def record_attempt(self, error: LlmError | None) -> None:
-        """A request to the model server has failed, or (None) was answered."""
+        """A request to the model server has failed, or succeeded (None)."""
         self._retry_not_before_s = self._now() + (error.retry_after_s or 0.0) if error is not None else 0.0
         if error is None:
             if not self.newest.available:
@@ -66,7 +66,7 @@ class HealthMonitor:
                 self._set_health(Health(available=False, detail=log_safe_reason(error)))
             self._failure_seen.set()
         elif not isinstance(error, LlmOverloaded):
-            self._failure_seen.set()  # it was cut off, or came to nothing: ask
+            self._failure_seen.set()  # it was cut off, or had no result: poll
 
     def _set_health(self, health: Health) -> None:
         self.newest = health
@@ -79,9 +79,9 @@ class HealthMonitor:
         self._logged_available = health.available
 
     async def _check_provider(self) -> Health:
-        """No fault of ours may end the polling: the service would believe the last answer for ever."""
+        """Never raises: if polling ended, the service would keep the last result for ever."""
         try:
             return await self._provider.health()
-        except Exception as error:  # noqa: BLE001  logged, and told as an answer
+        except Exception as error:  # noqa: BLE001  logged, and returned as a result
             _log.exception("llm.health_failed", error=type(error).__name__)
             return Health(available=False, detail=f"The question failed: {type(error).__name__}")

@@ -1,6 +1,6 @@
-"""What every provider offers: a stream of text that ends with how it ended, and a health check.
+"""The port of model providers: streams a reply's text, checks health; and the errors that a provider raises.
 
-Why a model gave no reply. `cause` is the word recorded in reply_failed and shown as the outcome's reason.
+The `cause` of an error is recorded in reply_failed and shown as the outcome's reason.
 """
 
 from collections.abc import Callable, Mapping
@@ -81,11 +81,11 @@ class TextSink:
 
 
 class Finish(Struct, frozen=True):
-    """How a reply ended. `reason` is stop, length, tool_calls or content_filter; of a reply that failed it is error.
+    """How a reply ended. `reason` is stop, length, tool_calls or content_filter; error if the reply failed.
 
-    `usage` is None when the server does not tell. `detail` is the server's own word for the reason where it is another
-    one. `no_text_reason` says, in a sentence, why there is no text, should there be none.
-    `refused_parameters` are fields of the request that the server does not accept, by its own names for them.
+    `usage` is None if the server does not report it. `detail` is the server's own word for the reason if it differs.
+    `no_text_reason` explains in a sentence why a reply has no text. `refused_parameters` are fields of the request
+    that the server does not accept, by the server's names for them.
     """
 
     reason: str
@@ -97,8 +97,8 @@ class Finish(Struct, frozen=True):
 
 
 class Health(Struct, frozen=True):
-    """`available`: a reply could be asked for now. `detail` says why not. `starting`: it is being loaded for the first
-    time. `unusable`: it could not be, and will not be before somebody mends its file or its settings.
+    """`available`: a reply can be requested now; `detail` says why not. `starting`: the model is being loaded for the
+    first time. `unusable`: loading failed, and will fail until its file or its settings are corrected.
     """
 
     available: bool
@@ -118,12 +118,12 @@ class Provider(Protocol):
 
     @property
     def models(self) -> frozenset[str]:
-        """The names that are configured or that the server offers, as far as they are known by now."""
+        """The names that are configured, or offered by the server as far as is known."""
         ...
 
     @property
     def lists_models(self) -> bool:
-        """Whether `models` are all that there are: the server has told its list, or has one model only."""
+        """Whether `models` is complete: the server has listed its models, or has only one."""
         ...
 
     @property
@@ -157,7 +157,7 @@ class LlmError(Exception):
     """The model server failed."""
 
     cause = "llm_failed"
-    retryable = False  # the same request, asked again before the first piece of text, may well succeed
+    retryable = False  # the same request may succeed if it is repeated before the first text
 
     def __init__(
         self,
@@ -168,9 +168,8 @@ class LlmError(Exception):
         retry_after_s: float | None = None,
         finish: Finish | None = None,
     ) -> None:
-        """Without a `message` the class's docstring is the message. `status` is the model server's HTTP status,
-        `retry_after_s` the seconds that it asked us to wait, `finish` what the server told of a reply that it ended:
-        its usage, and its word for the end."""
+        """`message`: by default the class's docstring. `status`: the model server's HTTP status. `retry_after_s`: the
+        seconds that it asked us to wait. `finish`: the usage and reason of a reply that it ended."""
         super().__init__(message or self.__doc__)
         if retryable is not None:
             self.retryable = retryable
@@ -182,7 +181,7 @@ class LlmError(Exception):
 
 
 def reason_of(error: LlmError) -> str:
-    """The error, what lies behind it (a refused connection, an unknown host) and what was asked, for an operator."""
+    """The error, its cause (a refused connection, an unknown host) and the URL, for an operator."""
     cause = f": {error.__cause__}" if error.__cause__ else ""
     return f"{error}{cause}{_url_suffix(error)}"
 
@@ -202,10 +201,10 @@ def _url_suffix(error: LlmError) -> str:
 
 
 def without_server_words(sentence: str) -> str:
-    """What a client may read of an error's sentence.
+    """The part of an error's message that clients may read.
 
-    The model server's own words come after the first ": ". They may name its hosts, files and accounts, or quote the
-    prompt, and are for auditors only.
+    The model server's own words follow the first ": ". They may name its hosts, files and accounts, or quote the
+    prompt: they are for auditors only.
     """
     return sentence.partition(": ")[0]
 

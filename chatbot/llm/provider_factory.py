@@ -1,4 +1,4 @@
-"""Makes the provider that the settings name."""
+"""Creates the provider that the settings name."""
 
 from typing import Literal
 
@@ -15,9 +15,9 @@ ProviderKind = Literal["auto", "midm", "openai", "embedded"]
 
 
 def create_provider(kind: ProviderKind, llm: LlmOptions, embedded: EmbeddedOptions | None = None) -> ResilientProvider:
-    """A guarded provider. `auto` is the embedded model when no server is named, else whatever the server speaks.
+    """`auto`: the embedded model if no server is configured, otherwise the protocol that the server speaks.
 
-    Makes no connection and starts nothing. Raises EmbeddedMissing.
+    Opens no connection and starts no process. Raises EmbeddedMissing.
     """
     return ResilientProvider(_create(kind, llm, embedded or EmbeddedOptions()), llm)
 

@@ -1,6 +1,6 @@
-"""Log lines written by a thread: a standard error that nobody reads stops the thread, not the service.
+"""Writes log lines in a background thread: if standard error blocks, the thread waits, not the service.
 
-What waits is bounded; lines beyond that are dropped and counted, and how many is told as soon as writing goes on.
+The queue is bounded; lines beyond it are dropped and counted, and the count is logged once writing succeeds again.
 """
 
 import os
@@ -9,15 +9,17 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-WAITING_MAX_BYTES = 4_194_304  # some ten thousand lines: a hiccup of whoever reads them loses none
-WRITE_BYTES = 65_536  # at once: what a pipe holds
-RETRY_S = 0.05  # where the descriptor is not to block, as another program that shares it has set it
-CLOSE_S = 1.0  # that the last lines may take at the end of the process
+WAITING_MAX_BYTES = 4_194_304  # about ten thousand lines: a short pause of their reader loses none
+WRITE_BYTES = 65_536  # in one write: the capacity of a pipe
+RETRY_S = 0.05  # if the descriptor is non-blocking, as set by another program that shares it
+CLOSE_S = 1.0  # for the last lines at the end of the process
 
 
 class LogWriter:
-    """A text stream for one `logging` handler; whoever makes it closes it. `report` is told how many lines were dropped
-    once others are written again; it may log. `dropped` counts since the start. Writing never blocks and never fails.
+    """A text stream for one `logging` handler; its creator must close it. Writing never blocks and never fails.
+
+    After lines were dropped, `report` gets their number once others could be written; it may log. `dropped` counts
+    since the start.
     """
 
     def __init__(
@@ -37,7 +39,7 @@ class LogWriter:
         self._thread.start()
 
     def write(self, line: str) -> int:
-        """Queue a line, or drop it where too much waits."""
+        """Queue a line; drop it if the queue is full."""
         encoded = line.encode(errors="backslashreplace")
         with self._changed:
             if self._closing or self._waiting_bytes + len(encoded) > self._max_bytes:
@@ -49,14 +51,14 @@ class LogWriter:
         return len(line)
 
     def isatty(self) -> bool:
-        """Whether people watch."""
+        """Whether the output is a terminal."""
         return os.isatty(self._descriptor)
 
     def flush(self) -> None:
-        """Nothing: a handler asks for it after each line."""
+        """Does nothing: a handler calls it after each line."""
 
     def close(self, timeout_s: float = CLOSE_S) -> None:
-        """Write what waits, for `timeout_s` at most; lines that come later are dropped."""
+        """Write the queue, for `timeout_s` at most; later lines are dropped."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -75,7 +77,7 @@ class LogWriter:
                     self._drop(len(batch))
 
     def _next_batch(self) -> list[bytes]:
-        """The lines to write next, once there are any; none at the end. They count as waiting until they are taken."""
+        """Waits for lines to write next; empty at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closing)
             batch: list[bytes] = []
@@ -87,7 +89,7 @@ class LogWriter:
             return batch
 
     def _write_all(self, data: bytes) -> bool:
-        """Whether all of it could be written: the reader may have gone, a disk be full, a descriptor closed."""
+        """Whether all of it could be written: the reader may be gone, a disk full, a descriptor closed."""
         while data:
             try:
                 data = data[os.write(self._descriptor, data) :]

@@ -1,8 +1,8 @@
-"""Logs on standard error: aligned for a terminal, one JSON object a line for anything else.
+"""Sets up logging to standard error: aligned text for a terminal, otherwise one JSON object per line.
 
-Write with `structlog.get_logger(__name__)`; an event's name is dotted, past tense where something happened
-(`actor.passivated`), and what varies goes into keywords. `structlog.contextvars` (request_id) ride along. Never log a
-message's text: logs are kept and shared in ways the log of events is not.
+Use `structlog.get_logger(__name__)`. The name of a log event is dotted, in the past tense if something happened
+(`actor.passivated`); variable parts are keyword arguments. `structlog.contextvars` (request_id) are added. Never log
+the text of a message: logs are kept and shared in other ways than the event log.
 """
 
 import logging
@@ -24,11 +24,11 @@ _NOISY_LOGGERS = ("aiosqlite",)
 
 
 def setup_logging(level: str = "info", format: str = "auto", *, stream: TextIO | LogWriter | None = None) -> None:
-    """Send this program's logs, and those of asyncio, aiohttp and `warnings`, through one renderer to standard error.
+    """Send the logs of this program, asyncio, aiohttp and `warnings` through one renderer to standard error.
 
     `level` is debug, info, warning, error or critical; `format` is console, json, or auto: console on a terminal.
-    Raises ValueError for others. Call it before the first log line: loggers remember what they first saw.
-    `stream` takes the place of standard error.
+    Raises ValueError for other values. Call it before the first log line: loggers cache their configuration.
+    `stream` replaces standard error.
     """
     number = logging.getLevelNamesMapping().get(level.upper())
     if number is None or format not in {"auto", "console", "json"}:
@@ -40,15 +40,16 @@ def setup_logging(level: str = "info", format: str = "auto", *, stream: TextIO |
     structlog.configure(
         processors=[*_shared(), structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.make_filtering_bound_logger(number),  # what is filtered costs an empty call
+        wrapper_class=structlog.make_filtering_bound_logger(number),  # a filtered line costs an empty call
         cache_logger_on_first_use=True,
     )
 
 
 @contextmanager
 def background_logging(level: str, format: str) -> Iterator[LogWriter]:
-    """As setup_logging, with standard error behind a thread: for a service, which must not stop where nobody reads it.
-    At the end what waits is written, within a bounded time.
+    """As setup_logging, but a thread writes to standard error: a service must not block if nobody reads it.
+
+    At the end the queued lines are written, within a bounded time.
     """
     writer = LogWriter(sys.stderr.fileno(), _report)
     try:
@@ -63,7 +64,7 @@ def _report(dropped: int) -> None:
 
 
 def _shared() -> list[Processor]:
-    """What every record gets, ours or a library's."""
+    """Processors of every record, ours or a library's."""
     return [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
@@ -90,12 +91,12 @@ def _configure_stdlib(level: int, stream: TextIO | LogWriter, render: list[Proce
 
 def _console(*, on_terminal: bool) -> list[Processor]:
     colors = on_terminal and "NO_COLOR" not in os.environ
-    # plain: where rich is installed the default prints local variables, and with them what people wrote
+    # plain: if rich is installed, the default prints local variables, and with them the texts of messages
     return [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)]
 
 
 def _json() -> list[Processor]:
-    # as text, for the same reason: the structured form carries local variables
+    # as text, for the same reason: the structured form has local variables
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_to_json)]
 
 
@@ -104,7 +105,7 @@ def _to_json(event: EventDict, **_: Any) -> str:
     try:
         return msgspec.json.encode(ordered, enc_hook=repr).decode()
     except (UnicodeEncodeError, TypeError, ValueError, OverflowError, RecursionError):
-        # such as half a surrogate pair in a request's path; a log line must never be what fails
+        # such as half a surrogate pair in a request's path; logging itself must never fail
         return msgspec.json.encode({str(key): _plain(value) for key, value in ordered.items()}).decode()
 
 

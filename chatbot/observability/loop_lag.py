@@ -1,4 +1,4 @@
-"""How late the event loop is: whatever holds it up, holds up every reader and every request."""
+"""Measures the lag of the event loop: a callback that blocks it delays all requests and streams."""
 
 import asyncio
 import time
@@ -6,15 +6,15 @@ from collections.abc import Callable
 
 import structlog
 
-INTERVAL_S = 0.1  # between looks: ten wake-ups a second cost about a thousandth of a core
-LATE_S = 0.05  # from here on a person notices, and a log line says so
-QUIET_S = 10.0  # between two such lines: a loop that is always late must not fill the log as well
+INTERVAL_S = 0.1  # between measurements: ten wake-ups a second cost about a thousandth of a core
+LATE_S = 0.05  # people notice such a delay: it is logged
+QUIET_S = 10.0  # between two such log lines: a loop that is always late must not flood the log
 
 
 async def measure_loop_lag(observe: Callable[[float], None], logger: structlog.stdlib.BoundLogger) -> None:
-    """Until cancelled: sleep, and tell `observe` how many seconds late the loop woke the sleeper.
+    """Sleep repeatedly, and pass to `observe` how many seconds late the loop has woken the sleeper. Never returns.
 
-    A hold-up shorter than INTERVAL_S may fall between two looks; its share of all time is its chance to be seen.
+    A delay shorter than INTERVAL_S may pass unnoticed between two measurements.
     """
     quiet_until_s, unsaid = 0.0, 0
     while True:

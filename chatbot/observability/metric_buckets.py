@@ -1,4 +1,4 @@
-"""Upper bounds of the histograms' buckets, in seconds but for BATCH (events)."""
+"""Upper bounds of the histograms' buckets, in seconds; BATCH: in events."""
 
 # Bucket boundaries advised by OpenTelemetry's semantic conventions for generative AI metrics (seconds).
 REPLY = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)

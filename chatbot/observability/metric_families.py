@@ -1,4 +1,4 @@
-"""A process's metrics as data: to be sent to a sibling, and to be told beside its siblings' in one exposition."""
+"""Metric families as data: one worker sends them to another, which merges those of all workers into one exposition."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -14,7 +14,7 @@ WORKER_LABEL = "worker"
 
 
 class Sample(Struct, frozen=True, array_like=True):
-    """One number. `name` has the suffix, such as _bucket."""
+    """One value. `name` includes the suffix, such as _bucket."""
 
     name: str
     labels: dict[str, str]
@@ -38,7 +38,7 @@ decode: Callable[[bytes], tuple[MetricFamily, ...]] = _decoder.decode  # raises 
 
 
 def families_of(registry: CollectorRegistry) -> tuple[MetricFamily, ...]:
-    """What `registry` would tell now. Some of it is read from files: for a thread."""
+    """The current metrics of `registry`. Call it in a thread: some are read from files."""
     return tuple(
         MetricFamily(
             one.name, one.documentation, one.type, one.unit, tuple(Sample(*sample[:3]) for sample in one.samples)
@@ -50,8 +50,9 @@ def families_of(registry: CollectorRegistry) -> tuple[MetricFamily, ...]:
 def render(
     workers: Mapping[str, Iterable[MetricFamily]], common: Iterable[MetricFamily], accept: str
 ) -> tuple[bytes, str]:
-    """One exposition, in the format that `accept` prefers, with its content type. Every sample of `workers` is told
-    with the label `worker`; `common` is about them all.
+    """One exposition in the format that `accept` prefers, with its content type.
+
+    Every sample of `workers` gets the label `worker`; `common` are the metrics of all workers together.
     """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_CollectedMetrics([*_merged(workers), *(_metric(one) for one in common)]))

@@ -183,7 +183,7 @@ class Metrics:
         encode, content_type = choose_encoder(accept)
         return encode(self.registry), content_type
 
-    # what requests report
+    # requests
 
     def observe_request(self, route: str, method: str, status: int, seconds: float) -> None:
         answer = (route, method, status)
@@ -201,12 +201,12 @@ class Metrics:
     def open_stream(self) -> AbstractContextManager[None]:
         return self._streams.track_inprogress()
 
-    # what the event loop reports
+    # event loop
 
     def loop_lag(self, seconds: float) -> None:
         self._loop_lag.observe(seconds)
 
-    # what sessions report
+    # sessions and replies
 
     def actors(self, live: int) -> None:
         self._actors.set(live)
@@ -218,8 +218,8 @@ class Metrics:
         self._actor_failures.inc()
 
     def label_of(self, model: str, *, chosen: bool) -> str:
-        """The label for a model, `other` beyond the bound. `chosen`: a client picked it among those on offer; however
-        many they pick, the service's own model keeps a label."""
+        """The label for a model; `other` if there are too many. `chosen`: a client chose it among those offered;
+        however many they choose, the service's own model keeps a label."""
         if model in self._models or model == OTHER_MODEL:
             return model
         if len(self._models) >= (CHOSEN_MODELS_MAX if chosen else MODELS_MAX):
@@ -228,7 +228,7 @@ class Metrics:
         return model
 
     def reply(self, provider: str, model: str, outcome: str, duration_s: float | None) -> None:
-        """`model` here and below is an answer of label_of()."""
+        """`model`, here and below: a result of label_of()."""
         self._ended.labels(provider, model, outcome).inc()
         if duration_s is not None:
             self._metrics_of_model(provider, model).duration.observe(duration_s)
@@ -245,7 +245,7 @@ class Metrics:
         self._metrics_of_model(provider, model).per_token.observe(seconds)
 
     def _metrics_of_model(self, provider: str, model: str) -> "_ModelMetrics":
-        """What is measured of one model. Looked up by labels once: that costs more than to observe."""
+        """The metrics of one model, cached: the lookup by labels costs more than an observation."""
         who = (provider, model)
         children = self._model_metrics.get(who)
         if children is None:
@@ -258,7 +258,7 @@ class Metrics:
             )
         return children
 
-    # what the log and the projections report
+    # log and projections
 
     def appended(self, batch_events: int, append_s: float, commit_s: float) -> None:
         self._batch.observe(batch_events)
@@ -283,7 +283,7 @@ class Metrics:
     def rebuilt(self) -> None:
         self._rebuilds.inc()
 
-    # what this node reports of the others
+    # other nodes
 
     def mirrors(self, count: int) -> None:
         self._mirrors.set(count)
@@ -291,7 +291,7 @@ class Metrics:
     def peer_failed(self, question: str) -> None:
         self._peer_failures.labels(question).inc()
 
-    # what is read at each scrape
+    # gauges that are set at each scrape
 
     def projection_lag(self, events: int, seconds: float) -> None:
         self._lag_events.set(events)

@@ -1,22 +1,32 @@
-"""One answer for all workers: whichever of them is asked for its metrics asks its siblings, too."""
+"""Aggregates the metrics of all workers: the one that is scraped requests those of its siblings."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol
 
 import structlog
 
 from chatbot.observability.metric_families import MetricFamily, Sample, render
-from chatbot.workers.control_channel import ControlChannel
 
 # The metrics of the sibling whose node has this name. May raise any Exception where it does not answer.
 AskSibling = Callable[[str], Awaitable[tuple[MetricFamily, ...]]]
 FamiliesByWorker = dict[str, tuple[MetricFamily, ...]]  # by worker
 
 
-class MetricsAggregator:
-    """Asks all siblings at once; none of them is waited for longer than `timeout_s`."""
+class Siblings(Protocol):
+    """The workers of this service, as its master reports them: their nodes' names by slot, and how often one ended."""
 
-    def __init__(self, slot: int, control: ControlChannel, ask: AskSibling, timeout_s: float) -> None:
+    @property
+    def siblings(self) -> Mapping[int, str]: ...
+
+    @property
+    def restarts(self) -> int: ...
+
+
+class MetricsAggregator:
+    """Requests the metrics of all siblings concurrently, each for at most `timeout_s`."""
+
+    def __init__(self, slot: int, control: Siblings, ask: AskSibling, timeout_s: float) -> None:
         self._slot = slot
         self._control = control
         self._ask = ask
@@ -24,7 +34,7 @@ class MetricsAggregator:
         self._logger = structlog.get_logger("metrics")
 
     async def gather(self) -> FamiliesByWorker:
-        """The siblings' metrics, of those that answer."""
+        """The metrics of the siblings that answer."""
         nodes = {slot: node for slot, node in self._control.siblings.items() if slot != self._slot and node}
         answers = await asyncio.gather(*(self._ask_sibling(slot, node) for slot, node in nodes.items()))
         return {str(slot): answer for slot, answer in zip(nodes, answers, strict=True) if answer is not None}

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from chatbot.llm.provider import LlmFailed
 
 GZIP_MAGIC = b"\x1f\x8b"
-START_BYTES = 8  # enough to tell what a body is: no whole one is shorter
-PIECE_BYTES = 65_536  # inflated at a time: what reads it has bounds of its own
+START_BYTES = 8  # enough to detect the format: no complete body is shorter
+PIECE_BYTES = 65_536  # inflated at a time; the consumer has its own bounds
 INFLATED_MAX_BYTES = 16_777_216  # of one read, of at most 256 KiB: a stream of text grows less than fifty-fold
 _TEXT_STARTS = (b"{", b"[", b":", b"data", b"event", b"id", b"retry")  # of JSON and of event streams
 
 
 class ContentDecoder:
-    """Gives the plain bytes of a body, in order. The first bytes decide, not the label, which proxies get wrong."""
+    """Decodes a body. Its first bytes decide on the format, not the label, which proxies get wrong."""
 
     def __init__(self, label: str) -> None:
         """`label`: the value of Content-Encoding, '' where there is none."""
@@ -40,7 +40,7 @@ class ContentDecoder:
             yield from _inflate(self._inflater, data)
 
     def end(self) -> bytes:
-        """A body that is too short to tell what it is."""
+        """The rest: a body that was too short to detect its format."""
         return self._start
 
     def _choose_decoder(self, data: bytes) -> "zlib._Decompress | None":

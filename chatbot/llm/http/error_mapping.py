@@ -1,7 +1,4 @@
-"""How long a server asks to be left alone (RFC 9110, 10.2.3). Pure.
-
-What a model server's refusal (a status that is not 200, or an error object) means to us. Pure.
-"""
+"""Maps a model server's refusals (an HTTP status, an error object) to errors; reads Retry-After. Pure."""
 
 import json
 import math
@@ -17,50 +14,49 @@ from chatbot.llm.provider import LlmError, LlmFailed, LlmOverloaded, LlmUnavaila
 
 
 def read_retry_after(header: Callable[[str], str | None], now_s: float) -> float | None:
-    """Seconds, from `header` (a header's value by its name): `retry-after-ms`, else `Retry-After` in seconds, decimals
-    or as a date. None where it says nothing that can be understood.
+    """Seconds to wait, from the headers `retry-after-ms` or `Retry-After` (RFC 9110, 10.2.3: seconds or a date).
 
-    A date is compared with the answer's own Date: the server's clock may be wrong. `now_s`, unix seconds, is for
-    answers without one.
+    `header` gives a header's value by its name. None if there is none that can be understood. A date is compared with
+    the response's own Date: the server's clock may be wrong. `now_s` (unix seconds) is for responses without one.
     """
     milliseconds = _number(header("retry-after-ms"))
     if milliseconds is not None:
         return milliseconds / 1000
-    told = header("retry-after")
-    seconds = _number(told)
+    retry_after = header("retry-after")
+    seconds = _number(retry_after)
     if seconds is not None:
         return seconds
-    until_s = _unix_seconds(told)
+    until_s = _unix_seconds(retry_after)
     if until_s is None:
         return None
     sent_s = _unix_seconds(header("date"))
     return max(0.0, until_s - (now_s if sent_s is None else sent_s))
 
 
-def _number(told: str | None) -> float | None:
+def _number(text: str | None) -> float | None:
     try:
-        number = float(told or "")
+        number = float(text or "")
     except ValueError:
         return None
     return number if math.isfinite(number) and number >= 0 else None
 
 
-def _unix_seconds(told: str | None) -> float | None:
+def _unix_seconds(date: str | None) -> float | None:
     try:
-        return parsedate_to_datetime(told or "").timestamp()
+        return parsedate_to_datetime(date or "").timestamp()
     except (ValueError, OverflowError, OSError):
         return None
 
 
 EXCERPT_MAX_CHARS = 200
 
-# What decoding raises: ValueError for bytes that are no UTF-8, RecursionError for what is nested too deeply.
+# What decoding raises: ValueError for invalid UTF-8, RecursionError for too deep nesting.
 JSON_ERRORS = (msgspec.MsgspecError, ValueError, RecursionError)
 
 OVERLOADED_STATUSES = (429, 529)  # 529: Anthropic's "overloaded"
 KEY_REFUSED_STATUSES = (401, 403)
 PROXY_CREDENTIALS = 407
-TRANSIENT_STATUSES = (408, 409, 425)  # the same request may be answered a moment later
+TRANSIENT_STATUSES = (408, 409, 425)  # the same request may succeed a moment later
 
 # Parts of the codes and types of errors, in lower case, without anything but letters and digits.
 _OVERLOAD_WORDS = (
@@ -74,11 +70,11 @@ _OVERLOAD_WORDS = (
     "queuefull",
 )
 _TRANSIENT_WORDS = ("servererror", "internalerror", "unavailable", "timeout", "apierror")
-_PERMANENT_WORDS = ("quota", "billing")  # asking again does not help
+_PERMANENT_WORDS = ("quota", "billing")  # a retry does not help
 
 
 def excerpt(document: Any, secret: str = "") -> str:
-    """The sentence in an error object of any common shape, on one line, bounded, without `secret`.
+    """The message in an error object of any common shape, on one line, bounded, without `secret`.
 
     Known shapes: {"error": {"message"}} (openai), {"error": "..."} (Ollama), {"detail": "..." or [...]} (FastAPI),
     {"message": "..."}, and plain text.
@@ -94,7 +90,7 @@ def excerpt(document: Any, secret: str = "") -> str:
 
 
 def excerpt_of(body: bytes, secret: str = "") -> str:
-    """As excerpt(), of a body that may be no JSON."""
+    """As excerpt(), for a body that may be no JSON."""
     return excerpt(_read(body), secret)
 
 
@@ -108,15 +104,15 @@ def _read(body: bytes) -> Any:
 def error_from_status(status: int, body: bytes, retry_after_s: float | None = None, secret: str = "") -> LlmError:
     """The error for an HTTP status.
 
-    429, 529 and errors that say so in their words are LlmOverloaded: the server is well but has no room. 503 is
-    LlmUnavailable: it is loading or going down. 408, 409 and other 5xx are LlmFailed but worth another try; all else (a
-    bad request, a wrong key, a missing route) is not, nor is a quota that is used up.
+    429, 529 and errors that say so in words are LlmOverloaded: the server works but has no capacity. 503 is
+    LlmUnavailable: it is loading or shutting down. 408, 409 and other 5xx are LlmFailed and retryable; everything else
+    (a bad request, a wrong key, a missing route, a used-up quota) is not retryable.
     """
     document = _read(body)
-    told = excerpt(document, secret)
+    reason = excerpt(document, secret)
     key = " (key refused)" if status in KEY_REFUSED_STATUSES else ""
-    who = "The proxy before the model server" if status == PROXY_CREDENTIALS else "The model server"
-    message = f"{who} answered {status}{key}" + (f": {told}" if told else "")
+    source = "The proxy before the model server" if status == PROXY_CREDENTIALS else "The model server"
+    message = f"{source} answered {status}{key}" + (f": {reason}" if reason else "")
     is_permanent, is_overload = _mentions(document, _PERMANENT_WORDS), _mentions(document, _OVERLOAD_WORDS)
     if status in OVERLOADED_STATUSES or (
         is_overload and not is_permanent and status not in (*KEY_REFUSED_STATUSES, 404)
@@ -131,8 +127,8 @@ def error_from_status(status: int, body: bytes, retry_after_s: float | None = No
 
 
 def error_from_event(error: Any, secret: str = "") -> LlmError:
-    """The error for an error object inside a stream. What its `code`, `status` or `type` says of a status or in words
-    decides as a status does."""
+    """The error for an error object inside a stream. A status or words in its `code`, `status` or `type` count like an
+    HTTP status."""
     message = f"The model server failed: {excerpt(error, secret)}"
     status = _status_in(error)
     if _mentions(error, _PERMANENT_WORDS):
@@ -146,13 +142,13 @@ def error_from_event(error: Any, secret: str = "") -> LlmError:
 def _status_in(error: Any) -> int | None:
     if not isinstance(error, dict):
         return None
-    told = (error.get(name) for name in ("code", "status", "status_code"))
-    digits = (str(one) for one in told if isinstance(one, int | str))
+    values = (error.get(name) for name in ("code", "status", "status_code"))
+    digits = (str(one) for one in values if isinstance(one, int | str))
     return next((int(one) for one in digits if len(one) == 3 and one.isascii() and one.isdecimal()), None)
 
 
 def _mentions(document: Any, words: tuple[str, ...]) -> bool:
-    """Whether the codes of an error object, or its sentence where it has none, contain one of `words`."""
+    """Whether the codes of an error object, or its message if it has none, contain one of `words`."""
     while isinstance(document, dict) and isinstance(document.get("error"), dict):
         document = document["error"]
     if isinstance(document, dict):

@@ -1,5 +1,5 @@
-"""JSON as model servers really write it: with byte order marks, bytes that are no UTF-8, and characters that are split
-over two documents. Slow and lenient; the fast decoders come first. Pure."""
+"""Lenient JSON parsing for what model servers really send: byte order marks, invalid UTF-8, and characters that are
+split over two documents. Slow; used only if a strict decoder fails. Pure."""
 
 import codecs
 import json
@@ -15,8 +15,8 @@ _HIGH_SURROGATES = ("\ud800", "\udbff")
 
 
 def load(data: bytes) -> Any:
-    """A JSON value. A byte that is no UTF-8 becomes the surrogate U+DC80 to U+DCFF (PEP 383), and halves of surrogate
-    pairs stay as they are: TextJoiner makes text of both. Raises ValueError, RecursionError."""
+    """A JSON value. An invalid byte becomes a surrogate U+DC80 to U+DCFF (PEP 383), and halves of surrogate pairs are
+    kept: TextJoiner makes text of both. Raises ValueError, RecursionError."""
     return json.loads(data.removeprefix(BOM).decode("utf-8", "surrogateescape"))
 
 
@@ -28,7 +28,7 @@ def without_surrogates(text: str) -> str:
 def text_of(content: Any) -> str | None:
     """The text of a message's content: a string, or a list of parts, of which only those of text count.
 
-    None where it is neither, and no empty value.
+    "" for an empty value of any type; None for another type.
     """
     if isinstance(content, str):
         return content
@@ -53,7 +53,8 @@ def _part_text(part: Any) -> str:
 class TextJoiner:
     """Joins text whose characters were split over several JSON documents, as escapes or as bytes.
 
-    Feed it what load() or a strict decoder gives. `has_rest`: a beginning is kept for the next piece.
+    join() takes the result of load() or of a strict decoder. `has_partial`: the start of a character is kept for the
+    next piece.
     """
 
     def __init__(self) -> None:
@@ -65,7 +66,7 @@ class TextJoiner:
         return bool(self._high_surrogate) or bool(self._bytes.getstate()[0])
 
     def join(self, piece: str) -> str:
-        """`piece` with no surrogate in it, after what the last one left, and without the beginning at its end."""
+        """The complete characters of what was kept and of `piece`, without surrogates."""
         text = self._high_surrogate + piece
         self._high_surrogate = ""
         if not text.isascii():
@@ -76,6 +77,6 @@ class TextJoiner:
         return self._bytes.decode(text.encode("utf-8", "surrogateescape"))
 
     def end(self) -> str:
-        """What is left when nothing more comes."""
+        """A replacement for a character that stays incomplete."""
         high_surrogate, self._high_surrogate = self._high_surrogate, ""
         return self._bytes.decode(b"", final=True) + (REPLACEMENT if high_surrogate else "")

@@ -1,9 +1,9 @@
-"""Parameters that a model does not take, as its server's refusals tell: later requests go without them. Pure."""
+"""Parameters that a model does not accept, as read from its server's error; requests without them. Pure."""
 
 import re
 from typing import Any
 
-# What may be left out, or has another name: the reply is then still the one that was asked for, more or less.
+# What may be left out or renamed: the reply is then still about the one that was requested.
 REPLACEMENTS: dict[str, str | None] = {
     "max_tokens": "max_completion_tokens",  # never left out: it bounds what a reply may cost
     "temperature": None,
@@ -13,7 +13,7 @@ REPLACEMENTS: dict[str, str | None] = {
     "stream_options": None,
 }
 
-# A bad value ("temperature must be at most 1") is no refusal of the parameter: leaving it out would hide the mistake.
+# A bad value ("temperature must be at most 1") is no refusal of the parameter: leaving it out would hide the error.
 _REFUSED_CODES = frozenset({"unsupported_parameter", "unsupported_value", "unknown_parameter", "extra_forbidden"})
 _REFUSED_WORDS = re.compile(
     r"unsupported|not supported|n.t supported|does(?: not|n.t) support|unrecognized|unrecognised|unknown|unexpected"
@@ -28,7 +28,7 @@ _BAD_VALUE_WORDS = re.compile(
 
 
 def read_refused_parameter(document: Any) -> str | None:
-    """The parameter that an error object says is not understood; None where it says anything else."""
+    """The parameter that is not accepted according to an error object; None if it says something else."""
     if isinstance(document, dict):
         fault = _first_fault(document.get("detail")) or document.get("error") or document
     else:
@@ -53,12 +53,12 @@ def read_refused_parameter(document: Any) -> str | None:
 
 
 def _first_fault(detail: Any) -> Any:
-    """FastAPI tells a list of faults."""
+    """FastAPI has a list of faults."""
     return detail[0] if isinstance(detail, list) and detail else detail
 
 
 def without_parameters(body: dict[str, Any], refused: frozenset[str]) -> dict[str, Any]:
-    """The request's body with refused parameters left out or named differently."""
+    """The request's body with refused parameters left out or renamed."""
     if not refused:
         return body
     kept = {name: value for name, value in body.items() if name not in refused}

@@ -1,7 +1,4 @@
-"""Which protocol a server speaks, by asking it.
-
-The provider for `auto`: finds out at first use, and again until it knows, which protocol the server speaks.
-"""
+"""The provider for `auto`: detects the server's protocol at first use, and tries again until it is known."""
 
 import asyncio
 import contextlib
@@ -31,11 +28,11 @@ ServerProtocol = Literal["midm", "openai"]
 
 
 async def detect_protocol(client: HttpClient) -> ServerProtocol:
-    """midm when /health tells of `model_loaded`, loaded or not; openai when /v1/models is a list of models, or asks for
-    a key, or, where a model is configured, answers anything else that a server without a list may.
+    """midm if /health has the field `model_loaded`; openai if /v1/models is a list of models, or requires a key, or (if
+    a model is configured) is missing or no JSON.
 
-    Raises the LlmError that says why nothing is known yet. /health comes first because only midm says `model_loaded`
-    there, while proxies offer /v1/models for all kinds.
+    Raises the LlmError that says why the protocol is unknown. /health is requested first because only midm has
+    `model_loaded` there, while proxies offer /v1/models for all kinds of servers.
     """
     with contextlib.suppress(LlmError):
         health = await client.get("/health")
@@ -57,10 +54,10 @@ _log = structlog.get_logger(__name__)
 
 
 class AutodetectProvider:
-    """Starts without a server; the server may come up, or be given its model, at any later time."""
+    """The server may be started, or load its model, at any later time."""
 
     def __init__(self, options: LlmOptions, provider_types: Mapping[str, Callable[[LlmOptions], Provider]]) -> None:
-        """`kinds`: what makes the provider for each answer of detect()."""
+        """`provider_types`: creates the provider for each result of detect_protocol()."""
         self._options = options
         self._provider_types = provider_types
         self._client = HttpClient(options)
@@ -110,7 +107,7 @@ class AutodetectProvider:
             await self._detected.close()
 
     async def _detect_once(self) -> Provider:
-        """Raises LlmUnavailable. Those who ask at the same time share one question."""
+        """Raises LlmUnavailable. Concurrent callers share one detection."""
         if self._detected is None:
             async with self._detection_lock:
                 if self._detected is None:

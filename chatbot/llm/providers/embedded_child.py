@@ -15,16 +15,16 @@ import time
 import traceback
 from typing import Any
 
-# The model card of SmolLM2 asks for these; without a penalty small models fall into endless repetition. They apply
-# where a request asks for nothing else.
+# Recommended by the model card of SmolLM2; without a penalty small models repeat themselves endlessly. They apply
+# if a request sets no others.
 TOP_P = 0.9
 REPEAT_PENALTY = 1.1
-LOG_S = 10.0  # after a failure: a thread of llama.cpp may still have to write the reason for it
-NICENESS = 5  # a model takes all the time it gets: let the service that it writes for go first
+LOG_S = 10.0  # after a failure: a thread of llama.cpp may still have to log the reason
+NICENESS = 5  # a model uses all CPU time it gets: the service goes first
 
 
 def end_with_parent() -> None:
-    """Standard input is a pipe that nobody writes to: it ends when the parent ends, however it ended."""
+    """End when standard input ends: it is a pipe to the parent, which closes however the parent ends."""
 
     def watch() -> None:
         while os.read(0, 1024):
@@ -35,8 +35,8 @@ def end_with_parent() -> None:
 
 
 def load(arguments: argparse.Namespace, api_key: str) -> Any:
-    """The running server; it lives as long as the object."""
-    import xllamacpp  # noqa: PLC0415 - after the watch began: importing and loading may take long
+    """The running server; it ends when the object is deleted."""
+    import xllamacpp  # noqa: PLC0415 - after end_with_parent(): importing and loading may take long
 
     params = xllamacpp.CommonParams()
     params.model.path = arguments.model
@@ -68,13 +68,13 @@ def main() -> None:
     end_with_parent()
     with contextlib.suppress(OSError):
         os.nice(NICENESS)
-    # llama.cpp writes some of its log to standard output: that goes to standard error, the report keeps the pipe.
+    # llama.cpp logs partly to standard output: redirect that to standard error, and keep the pipe for the report.
     report = os.dup(1)
     os.dup2(2, 1)
     api_key = secrets.token_urlsafe(24)
     try:
         server = load(arguments, api_key)
-    except Exception:  # noqa: BLE001  whatever it is, the parent tells it
+    except Exception:  # noqa: BLE001  the parent reports it
         traceback.print_exc()
         os.write(report, b"\n")  # no report: the parent looks for the reason, then ends this process
         time.sleep(LOG_S)

@@ -1,4 +1,4 @@
-"""One life of the embedded model's child process, from its start to its end."""
+"""The child process of the embedded model, from its start to its end."""
 
 import asyncio
 import contextlib
@@ -17,9 +17,9 @@ from chatbot.llm.provider import LlmUnavailable, ModelUnusable
 
 CHILD = Path(__file__).with_name("embedded_child.py")
 STOP_GRACE_S = 2.0
-LOG_KEPT_BYTES = 65_536  # of a child's log: what llama.cpp refuses a model for comes early
+LOG_KEPT_BYTES = 65_536  # of a child's log: llama.cpp reports early why it refuses a model
 REASON_MAX_CHARS = 300
-# A line of the level E: its time, the level, perhaps the function.
+# A log line of level E: its time, the level, perhaps the function.
 _ERROR_LINE = re.compile(r"^\S+ E (?:\s*[\w()]+\s*:\s+)?(?P<reason>\S.*)$", re.MULTILINE)
 _QUANTISATION = re.compile(r"[.-](I?Q\d\w*|F16|BF16|F32|MXFP4\w*)$", re.IGNORECASE)
 _HOW_TO = (
@@ -33,21 +33,21 @@ class EmbeddedMissing(Exception):
 
 
 class ModelFile(Struct, frozen=True):
-    """Where the model is, and what it is called in answers."""
+    """The model's path, and its name in responses."""
 
     path: str
     name: str
 
 
 class ChildAddress(Struct, frozen=True):
-    """What the child says when its model is loaded."""
+    """What the child reports when its model is loaded."""
 
     url: str
     api_key: str
 
 
 def find_model(options: EmbeddedOptions) -> ModelFile:
-    """Looks without importing anything. Raises EmbeddedMissing, which says what to do."""
+    """Find the model's file without importing a package. Raises EmbeddedMissing, which says what to do."""
     if importlib.util.find_spec("xllamacpp") is None:
         raise EmbeddedMissing(f"The package xllamacpp is missing: {_HOW_TO}")
     path = Path(options.model_path) if options.model_path else _find_in_wheel()
@@ -66,28 +66,28 @@ def _find_in_wheel() -> Path:
 def _spare_cores() -> int:
     """All cores but one, at least one.
 
-    llama.cpp's threads wait for each other by spinning: with two of them on a machine of two cores, other work on it
-    brought 85 tokens/s down to 2, while a single thread kept its 50.
+    llama.cpp's threads wait for each other in busy loops: with two of them on a machine with two cores, other work
+    reduced 85 tokens/s to 2, while a single thread kept its 50.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores - 1)
 
 
 class _ChildLog:
-    """The beginning of what a child writes while it loads. All of it is read: a full pipe would hold the child up."""
+    """The beginning of what a child logs while it loads. All of it is read: a full pipe would block the child."""
 
     def __init__(self, stream: asyncio.StreamReader | None) -> None:
-        self.told = asyncio.Event()  # it holds a complaint, or all that will come
+        self.is_conclusive = asyncio.Event()  # it contains an error, or has ended
         self._stream = stream
         self._kept = b""
 
     async def read(self) -> None:
-        """Until its end."""
+        """Read to the end."""
         while self._stream is not None and (piece := await self._stream.read(LOG_KEPT_BYTES)):
             self._kept += piece[: LOG_KEPT_BYTES - len(self._kept)]
             if self.has_error:
-                self.told.set()
-        self.told.set()
+                self.is_conclusive.set()
+        self.is_conclusive.set()
 
     @property
     def has_error(self) -> bool:
@@ -99,10 +99,10 @@ class _ChildLog:
 
 
 async def _start_error(process: asyncio.subprocess.Process, log: _ChildLog) -> LlmUnavailable:
-    """Why a child's model is not loaded. A signal, as of the system that lacks memory, may pass."""
+    """Why a child has not loaded its model. After a signal, such as for lack of memory, another start may succeed."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(STOP_GRACE_S):
-            await log.told.wait()  # it is written by a thread of llama.cpp, perhaps a bit later
+            await log.is_conclusive.wait()  # a thread of llama.cpp may write it a little later
             if not log.has_error:
                 await process.wait()
     status = process.returncode
@@ -113,15 +113,15 @@ async def _start_error(process: asyncio.subprocess.Process, log: _ChildLog) -> L
 
 
 def first_error(log: str) -> str:
-    """What llama.cpp complained of first, or else the log's last line; on one line and bounded."""
+    """The first error of llama.cpp, or else the log's last line; on one line and bounded."""
     found = _ERROR_LINE.search(log)
     lines = log.strip().splitlines()
-    told = found["reason"] if found else lines[-1] if lines else ""
-    return " ".join(told.split())[:REASON_MAX_CHARS]
+    reason = found["reason"] if found else lines[-1] if lines else ""
+    return " ".join(reason.split())[:REASON_MAX_CHARS]
 
 
 class EmbeddedProcess:
-    """Started by start(); `report` tells where it serves."""
+    """Started by start(); serves at `address`."""
 
     def __init__(self, process: asyncio.subprocess.Process, address: ChildAddress) -> None:
         self._process = process
@@ -130,10 +130,10 @@ class EmbeddedProcess:
 
     @classmethod
     async def start(cls, model: ModelFile, options: EmbeddedOptions) -> Self:
-        """Returns when the model is loaded. Raises LlmUnavailable when the child ends before or takes too long."""
+        """Returns when the model is loaded. Raises LlmUnavailable if the child ends before or takes too long."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            "-P",  # without the folder of the file on its path: our modules must not hide others of the same name
+            "-P",  # without the file's folder on its path: our modules must not shadow others of the same name
             str(CHILD),
             *("--model", model.path, "--name", model.name),
             *("--threads", str(options.threads or _spare_cores())),
@@ -142,7 +142,7 @@ class EmbeddedProcess:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=None if options.verbose else asyncio.subprocess.PIPE,
-            start_new_session=True,  # the terminal's Ctrl-C is ours to handle: running replies may still be finished
+            start_new_session=True,  # the terminal's Ctrl-C must not reach it: running replies may still be finished
         )
         log = _ChildLog(process.stderr)
         reading = asyncio.create_task(log.read(), name="llm.child-log")
@@ -167,7 +167,7 @@ class EmbeddedProcess:
             raise await _start_error(process, log) from None
 
     async def wait_ended(self) -> int:
-        """Waits for the end of the process, by itself or not; gives its exit status."""
+        """Wait for the end of the process; its exit status."""
         return await self._process.wait()
 
     async def stop(self) -> None:
@@ -175,7 +175,7 @@ class EmbeddedProcess:
 
     @staticmethod
     async def _stop(process: asyncio.subprocess.Process) -> None:
-        """Closes its standard input, which ends it; kills it when that takes too long."""
+        """Close its standard input, which ends it; kill it if that takes too long."""
         if process.stdin is not None:
             process.stdin.close()
         try:

@@ -1,4 +1,4 @@
-"""The /v1/chat/completions protocol: vLLM, llama.cpp, Ollama, LiteLLM and others."""
+"""The provider for OpenAI's /v1/chat/completions: vLLM, llama.cpp, Ollama, LiteLLM and others."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ _log = structlog.get_logger(__name__)
 
 
 def request_body(messages: tuple[ModelMessage, ...], parameters: Parameters, model: str) -> dict[str, Any]:
-    """Only what was asked for is sent, so the server's defaults stand. do_sample False is temperature 0."""
+    """Only parameters of the request are sent, so the server's defaults apply. do_sample False means temperature 0."""
     asked = {
         "model": model or None,
         "max_tokens": parameters.max_new_tokens,
@@ -46,7 +46,7 @@ def request_body(messages: tuple[ModelMessage, ...], parameters: Parameters, mod
 
 
 class RefusedParameters:
-    """What each model has refused. Bounded: the model that was learned about first is forgotten first."""
+    """The parameters that each model refuses. Bounded: the oldest entry is dropped first."""
 
     def __init__(self) -> None:
         self._by_model: dict[str, frozenset[str]] = {}
@@ -56,14 +56,14 @@ class RefusedParameters:
         return self._by_model.get(model, frozenset())
 
     def remember(self, model: str, refused: frozenset[str]) -> None:
-        """Remember what a request that was answered went without; another one may have learned more meanwhile."""
+        """Add what a successful request left out; a concurrent one may have added more."""
         self._by_model[model] = refused | self._by_model.pop(model, frozenset())
         if len(self._by_model) > REFUSING_MODELS_MAX:
             del self._by_model[next(iter(self._by_model))]
 
 
 class OpenAiProvider:
-    """`model` is the configured one, else the first that the server lists, as of the newest look."""
+    """`model` is the configured one, otherwise the first in the server's newest list."""
 
     name = "openai"
     takes: frozenset[str] | None = TAKES_ALL
@@ -76,7 +76,7 @@ class OpenAiProvider:
         self._secret = options.api_key
         self._client = HttpClient(options)
         self._refused = RefusedParameters()
-        self._tells_usage = False  # a request with stream_options has been answered
+        self._accepts_usage = False  # it has answered a request with stream_options
 
     def context_tokens(self, model: str) -> int | None:
         return None
@@ -84,9 +84,9 @@ class OpenAiProvider:
     async def stream(
         self, messages: tuple[ModelMessage, ...], parameters: Parameters, sink: ReplySink, *, stream: bool = True
     ) -> Finish:
-        """Chunks without text (a reasoning model's thoughts) come as an empty piece: the model is at work.
+        """Chunks without text (such as reasoning) are passed on as an empty text: the model is alive.
 
-        A reply is read to [DONE] or the end of its body: some servers write on after a finish reason.
+        A reply is read to [DONE] or the end of its body: some servers send more after a finish reason.
         """
         on_text = sink.text
         model = parameters.model or self.model or await self._list_models()
@@ -132,10 +132,10 @@ class OpenAiProvider:
         await self._client.close()
 
     async def _list_models(self) -> str:
-        """The first model's name, also remembered as ours unless one is configured; '' where the server lists none.
+        """The first model's name, which becomes `model` unless one is configured; '' if the server lists none.
 
-        Raises LlmError. A server without /v1/models may well answer completions; one whose list nobody can read does
-        where a model is configured.
+        Raises LlmError, but not if the server has no /v1/models, or an unreadable one and a model is configured: it may
+        still answer completions.
         """
         try:
             names = read_names(await self._client.get_api("/models", LIST_MAX_BYTES))
@@ -150,7 +150,7 @@ class OpenAiProvider:
                 raise self._unreadable()
             return self.model
         models = frozenset((*names, self.model) if self._configured else names)
-        if models != self.models:  # sessions compare it at each step: the same object is compared at once
+        if models != self.models:  # sessions compare it at each step: identical objects compare fastest
             self.models = models
         self.lists_models = 0 < len(names) < NAMES_MAX
         if not self._configured and names:
@@ -163,11 +163,10 @@ class OpenAiProvider:
         return unreadable
 
     async def _ask(self, body: dict[str, Any], model: str) -> tuple[HttpResponse, tuple[str, ...]]:
-        """Asks without the parameters that the model's server refuses, which it tells one at a time; they are returned,
-        too.
+        """Send the request, repeatedly without parameters that the server refuses, one at a time; also return those.
 
-        The usage is wanted in the stream, too. A server that refuses a first request without a clear reason is asked
-        again without that: older ones do not know stream_options.
+        `stream_options` requests the usage. If a server refuses a first request without a clear reason, it is repeated
+        without them: older servers do not know them.
         """
         known = refused = self._refused.of(model)
         body = body | WITH_USAGE
@@ -187,28 +186,28 @@ class OpenAiProvider:
         if refused != known:
             self._refused.remember(model, refused)
             _log.info("llm.parameters_refused", parameters=sorted(refused))
-        self._tells_usage = self._tells_usage or "stream_options" not in refused
+        self._accepts_usage = self._accepts_usage or "stream_options" not in refused
         return response, tuple(sorted(refused & body.keys()))
 
     def _refused_parameter(self, error: LlmFailed, sent: dict[str, Any]) -> str | None:
-        """The parameter of the request `sent` to go without; None where the refusal has another reason."""
+        """The parameter of `sent` to leave out; None if the refusal has another reason."""
         if error.status not in BAD_REQUEST:
             return None
         if error.parameter in sent:
             return error.parameter
-        return "stream_options" if "stream_options" in sent and not self._tells_usage else None
+        return "stream_options" if "stream_options" in sent and not self._accepts_usage else None
 
     async def _post(self, body: dict[str, Any]) -> HttpResponse:
         try:
             return await self._client.post_api("/chat/completions", body)
         except LlmFailed as error:
             if error.status == 404 and not self._configured and body.get("model") == self.model:
-                self.model = ""  # the server may have other models by now: look again next time
+                self.model = ""  # the server may have other models by now: list them again next time
             raise
 
 
 def _has_answered(error: LlmFailed) -> bool:
-    """Whether the server is there, though it gave no list: a wrong key or a fault would meet replies, too."""
+    """Whether completions may work although there is no list: a wrong key or a server error would affect them, too."""
     return isinstance(error, NotJson) or (
         error.status is not None and error.status < FAULT and error.status not in KEY_REFUSED_STATUSES
     )

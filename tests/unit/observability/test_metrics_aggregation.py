@@ -32,7 +32,7 @@ def counted(times: int) -> tuple[MetricFamily, ...]:
 
 
 async def scraped(ask: Any, accept: str = "", timeout_s: float = 0.2) -> str:
-    scrape = MetricsAggregator(1, FakeControlChannel(), ask, timeout_s)  # type: ignore[arg-type]  # as much of a Control as it needs
+    scrape = MetricsAggregator(1, FakeControlChannel(), ask, timeout_s)
     body, content_type = await scrape.merged(counted(1), accept)
     assert content_type.startswith("application/openmetrics-text" if accept else "text/plain")
     return body.decode()
