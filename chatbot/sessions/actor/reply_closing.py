@@ -1,7 +1,8 @@
 """Ends a session's replies before the model does: cancelled or interrupted, on this node or on another one."""
 
 from chatbot.sessions.actor.mailbox import Envelope
-from chatbot.sessions.actor.reply_queue import ReplyQueue, ReplyTask
+from chatbot.sessions.actor.reply_queue import ReplyQueue
+from chatbot.sessions.actor.reply_task import ReplyTask
 from chatbot.sessions.actor.stream_writer import SessionStream
 from chatbot.sessions.domain.commands import Caller, CancelReply, EndReply
 from chatbot.sessions.domain.decide import with_idempotency_key
