@@ -1,14 +1,15 @@
-"""Fold a batch of events into the changes they make to the tables. Pure: no I/O, no clock.
+"""Fold a batch of events into changes of the tables. Pure: no I/O, no clock.
 
-What a session's erased past contributed must come out the same whether it was folded before it was erased or is
-met without content in a rebuild. Hence two rules. An erased event contributes nothing but its envelope. And an
-erasing event replaces everything its session contributed before it by the totals it carries itself.
+The result for an erased session must be the same whether its events were folded before their erasure or are read
+without content in a rebuild. Hence two rules: an erased event contributes only its envelope, and an erasing event
+replaces everything that its session contributed before by the totals in the event itself.
 """
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import chain
+from typing import assert_never
 
 from msgspec import Struct, field
 
@@ -17,9 +18,9 @@ from events.catalogue import (
     SESSION_TYPES,
     BranchSelected,
     ContentErased,
-    Event,
     HistoryAdopted,
     IgnoredEvent,
+    LoggedEvent,
     MessageCopied,
     MessagePosted,
     MetadataChanged,
@@ -54,18 +55,18 @@ from projections.folds.session import Session, evolve
 
 _DAY_US = 86_400_000_000
 
-# What does more than evolve its session. Most events of a log are checkpoints of replies, which do not.
+# Events that change more than their session's row. Most events of a log are checkpoints of replies, which do not.
 _TYPES_WITH_CHANGES = frozenset(SCHEMA_VERSIONS) - {"reply_progressed", "session_expired"}
 
-ROWS_PER_EVENT_MAX = 1 << 20  # rows that one event may make: their numbers follow each other below the next event's
+ROWS_PER_EVENT_MAX = 1 << 20  # rows that one event may create, with consecutive numbers below the next event's
 
 
 class SessionChanges(Struct):
-    """What one batch does to one session and its messages.
+    """The changes of one batch to one session and its messages.
 
-    `before` is None for a session that is not in the tables yet. `erased`: what the tables hold of it goes first,
-    then the rest of these changes is applied. `labels` is None when they stay as they are. `moves` are the new
-    positions of texts; `keys` are labels of idempotency keys, with the position of the event that holds each.
+    `before` is None for a session that is not in the tables yet. `erased`: its rows are deleted before the other
+    changes are applied. `labels` is None if they do not change. `moves` are the new positions of texts; `keys` are
+    labels of idempotency keys, each with the position of its event.
     """
 
     before: Session | None
@@ -80,7 +81,7 @@ class SessionChanges(Struct):
 
 
 class Changes(Struct, frozen=True):
-    """What one batch does to the tables. `counts` by status and `usage` are differences to add."""
+    """The changes of one batch to the tables. `counts` by status and `usage` are differences to add."""
 
     sessions: tuple[SessionChanges, ...]
     counts: dict[str, int]
@@ -88,7 +89,7 @@ class Changes(Struct, frozen=True):
 
 
 def fold(batch: Iterable[RecordedEvent], states: Mapping[str, Session], label_key: bytes) -> Changes:
-    """The changes of `batch`. `states` has the stored session of every stream in it whose first event is older."""
+    """The changes of `batch`. `states` has the stored session of every stream that began before the batch."""
     changed: dict[str, SessionChanges] = {}
     for recorded in batch:
         changes = changed.get(recorded.stream_id)
@@ -108,7 +109,7 @@ def fold(batch: Iterable[RecordedEvent], states: Mapping[str, Session], label_ke
 
 
 def _collect_changes(changes: SessionChanges, earlier: Session, recorded: RecordedEvent, label_key: bytes) -> None:
-    """Note what `recorded` does besides evolving its session, which was `earlier` before it."""
+    """Add what `recorded` changes besides its session's row; the session was `earlier` before it."""
     event = recorded.event
     key = key_of(event)
     if key is not None:
@@ -142,6 +143,8 @@ def _collect_changes(changes: SessionChanges, earlier: Session, recorded: Record
             | None
         ):
             pass
+        case _:
+            assert_never(event)
 
 
 def _post(changes: SessionChanges, recorded: RecordedEvent, event: MessagePosted) -> None:
@@ -167,20 +170,20 @@ def _adopt(changes: SessionChanges, recorded: RecordedEvent, event: HistoryAdopt
 
 
 def _move_text(changes: SessionChanges, message_id: str, position: int) -> None:
-    """The text of a message is in another event from now on."""
+    """The text of a message is now in another event."""
     if message_id in changes.inserts:
         changes.inserts[message_id].position = position
     else:
         changes.moves[message_id] = position
 
 
-def key_of(event: Event | None) -> str | None:
-    """The idempotency key of the request that caused `event`; None where it had none, or cannot have one."""
+def key_of(event: LoggedEvent | None) -> str | None:
+    """The idempotency key of the request that caused `event`; None if it had none."""
     return getattr(event, "idempotency_key", None)
 
 
 def _start(changes: SessionChanges, earlier: Session, recorded: RecordedEvent, event: ReplyStarted) -> None:
-    if not _is_open(earlier, event.reply_id):  # a reply that nobody asked for on the record: logs may hold such
+    if not _is_open(earlier, event.reply_id):  # a reply without a recorded request: old logs contain such
         _insert(changes, recorded, event.reply_id, event.parent_id)
     model = event.model if event.parameters.model is None else event.counted_as or OTHER_MODEL
     started = MessageUpdate(STREAMING, 0, recorded.version, recorded.recorded_at_us, model)
@@ -188,7 +191,7 @@ def _start(changes: SessionChanges, earlier: Session, recorded: RecordedEvent, e
 
 
 def _insert(changes: SessionChanges, recorded: RecordedEvent, message_id: str, parent_id: str | None) -> NewMessage:
-    """A row for a reply that waits. An id that comes twice keeps its first row, here as in the table."""
+    """A row for a queued reply. An id that occurs twice keeps its first row, here as in the table."""
     depth = _depth(changes.inserts, parent_id)
     no, at_us = ROWS_PER_EVENT_MAX * recorded.position, recorded.recorded_at_us
     message = NewMessage(no, message_id, parent_id, depth, "assistant", QUEUED, 0, recorded.version, at_us)
@@ -197,7 +200,7 @@ def _insert(changes: SessionChanges, recorded: RecordedEvent, message_id: str, p
 
 
 def _depth(inserts: Mapping[str, NewMessage], parent_id: str | None) -> int | None:
-    """1 for a root; None for the child of a message of an earlier batch, which only the table knows."""
+    """1 for a root; None if the parent is of an earlier batch: then the table has its depth."""
     if parent_id is None:
         return 1
     parent = inserts.get(parent_id)
@@ -242,7 +245,7 @@ def _count_changes(sessions: Iterable[SessionChanges]) -> dict[str, int]:
 
 
 def _usage_changes(sessions: Iterable[SessionChanges]) -> tuple[tuple[str, UsageTotal], ...]:
-    """What to add to `usage`, by owner: replies completed in this batch, and what erasing events carry."""
+    """What to add to `usage`, by owner: replies completed in this batch, and the totals in erasing events."""
     totals: dict[tuple[str, str, str], tuple[int, int, int]] = {}
     for changes in sessions:
         owner = changes.session.owner or ""
@@ -254,7 +257,7 @@ def _usage_changes(sessions: Iterable[SessionChanges]) -> tuple[tuple[str, Usage
 
 
 def completed_usage(changes: SessionChanges) -> Iterable[UsageTotal]:
-    """What each reply that this batch completed adds."""
+    """The usage of each reply that this batch completed."""
     rows: Iterable[NewMessage | MessageUpdate] = chain(changes.inserts.values(), changes.updates.values())
     for row in rows:
         if row.day is not None:

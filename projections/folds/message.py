@@ -1,8 +1,8 @@
-"""One message as the projections know it: its place in the tree, its state and where in the log its text is."""
+"""One message in the read model: its place in the tree, its state, and the log position of its text."""
 
 from msgspec import Struct
 
-OTHER_MODEL = "other"  # in figures, every model whose name a client made up
+OTHER_MODEL = "other"  # in metrics and usage: every model that is not the service's own or a known one
 COMPLETE = "complete"
 QUEUED = "queued"
 STREAMING = "streaming"
@@ -13,17 +13,17 @@ ENDINGS = {
     "reply_interrupted": "interrupted",
 }
 
-# What a reply that did not complete shows as its finish reason; a completed one has recorded its own.
+# The finish reason of a reply that did not complete; a completed one has recorded its own.
 FINISH_REASONS = {"failed": "error", "cancelled": "cancelled", "interrupted": "error"}
 
 
 class MessageRow(Struct, frozen=True, array_like=True):
-    """A message as it is read: from an array in the order of these fields.
+    """A message as queries return it: decoded from an array in the order of these fields.
 
-    `position` is that of the event that holds its text, 0 while a reply has not ended; `version` is the stream
-    version of the newest event about it, checkpoints of its text left out. `created_at_us` of a reply is when it
-    started. `depth` counts from the root, which has 1. `siblings` are the ids of all messages under the same parent,
-    this one included, oldest first.
+    `position` is that of the event with its text, 0 while a reply has not ended; `version` is the stream version of the
+    newest event about it, except checkpoints of its text. `created_at_us` of a reply is when it started. `depth` counts
+    from the root, which has 1. `siblings` are the ids of all messages under the same parent, this one included, oldest
+    first.
     """
 
     no: int
@@ -42,9 +42,9 @@ class MessageRow(Struct, frozen=True, array_like=True):
 
 
 class NewMessage(Struct, gc=False):
-    """A row to insert. Not frozen: events of the same batch go on changing it.
+    """A row to insert. Not frozen: later events of the same batch change it.
 
-    `depth` is None when the parent is a row of an earlier batch, which only the table knows.
+    `depth` is None if the parent is of an earlier batch: then the table has its depth.
     """
 
     no: int
@@ -63,7 +63,7 @@ class NewMessage(Struct, gc=False):
 
 
 class MessageUpdate(Struct, gc=False):
-    """What a later event changes of a row. None for `created_at_us` and `model` leaves them as they are."""
+    """The changes of a later event to a row. None for `created_at_us` and `model` leaves them unchanged."""
 
     status: str
     position: int
@@ -76,7 +76,7 @@ class MessageUpdate(Struct, gc=False):
 
 
 def merge_update(message: NewMessage | MessageUpdate, update: MessageUpdate) -> None:
-    """Let `update` overtake what an earlier event of the same batch said."""
+    """Apply `update` to the row or update of an earlier event of the same batch."""
     message.status = update.status
     message.position = update.position
     message.version = update.version

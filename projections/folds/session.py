@@ -1,9 +1,11 @@
-"""The facts of one session, folded from its events.
+"""The read model of one session: a pure fold over its events.
 
-One pure fold serves twice: the `sessions` projection stores its result, and the actor that owns the session starts
-from that stored result and goes on folding. It holds ids, numbers and times only: texts, titles and metadata stay
-in the log, in one place, so that erasing them there erases them.
+The fold is used twice: the `sessions` projection stores its result, and the actor that owns the session starts from the
+stored result and folds on. It contains ids, numbers and times only: texts, titles and metadata stay in the log, so that
+erasing them there erases them everywhere.
 """
+
+from typing import assert_never
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -13,16 +15,22 @@ from events.catalogue import (
     BranchSelected,
     ContentErased,
     HistoryAdopted,
+    IgnoredEvent,
+    MessageCopied,
     MessagePosted,
+    MetadataChanged,
     ReplyCancelled,
     ReplyCompleted,
     ReplyFailed,
     ReplyInterrupted,
+    ReplyProgressed,
     ReplyRequested,
     ReplyStarted,
+    SessionAccessed,
     SessionCreated,
     SessionDeleted,
     SessionExpired,
+    ToolCallsClosed,
 )
 from events.record import RecordedEvent
 
@@ -30,7 +38,7 @@ NEVER_US = 2**62  # the deadline of a session that does not expire: later than a
 
 
 class PendingReply(Struct, frozen=True):
-    """A reply that is owed and has not started. `version` is that of the event that asked for it, `node` owes it."""
+    """A reply that is queued. `version` is that of the event that requested it; `node` owes it."""
 
     message_id: str
     reply_id: str
@@ -40,9 +48,9 @@ class PendingReply(Struct, frozen=True):
 
 
 class OpenReply(Struct, frozen=True):
-    """A reply that has started and not ended. `version` is that of its reply_started, `node` writes it.
+    """A reply that has started and not ended. `version` is that of its reply_started; `node` writes it.
 
-    `names_model`: the model's name is the service's own or a known one, and not what a client made up.
+    `names_model`: the model's name is the service's own or a known one, not an arbitrary one of a client.
     """
 
     reply_id: str
@@ -54,17 +62,17 @@ class OpenReply(Struct, frozen=True):
 
 
 class Erasure(Struct, frozen=True):
-    """The session was deleted for this `reason`, and `node` copies texts that forks read before they are erased."""
+    """The session was deleted for this `reason`; before the erasure, `node` copies the texts that forks read."""
 
     reason: str
     node: str | None = None
 
 
 class Session(Struct, frozen=True):
-    """One session as its events up to `version` (log position `position`) tell it.
+    """One session after its events up to `version` (log position `position`).
 
-    `no` is the position of session_created; `described_at` that of the newest event with metadata and title, 0 when
-    they are erased; `head` is the last message of the selected branch, a reply that is still to come included.
+    `no` is the position of session_created; `described_at` that of the newest event with metadata and title, 0 if they
+    are erased; `head` is the last message of the selected branch, which may be a queued reply.
     """
 
     no: int
@@ -85,7 +93,7 @@ class Session(Struct, frozen=True):
 
     @property
     def is_deleted(self) -> bool:
-        """Whether it was deleted, though its content may still be there for forks to copy."""
+        """Whether it was deleted, even if its content is not erased yet."""
         return self.status == "deleted" or self.erasure is not None
 
     @property
@@ -97,8 +105,8 @@ class Session(Struct, frozen=True):
 
 
 def node_of(recorded: RecordedEvent) -> str | None:
-    """The node that the event names. None where the event was copied from another log: its name is an address that
-    somebody else chose, and is never contacted.
+    """The node that the event names. None if the event was imported from another log: nodes never contact an address
+    that another installation chose.
     """
     event = recorded.event
     if recorded.metadata.imported is not None:
@@ -106,7 +114,7 @@ def node_of(recorded: RecordedEvent) -> str | None:
     return event.node if isinstance(event, MessagePosted | ReplyRequested | ReplyStarted | SessionExpired) else None
 
 
-def evolve(session: Session | None, recorded: RecordedEvent) -> Session:
+def evolve(session: Session | None, recorded: RecordedEvent) -> Session:  # noqa: PLR0911, PLR0912  an arm for each event
     """The session after one more event of its stream."""
     if session is None:
         return _created(recorded)
@@ -114,7 +122,7 @@ def evolve(session: Session | None, recorded: RecordedEvent) -> Session:
         session,
         version=recorded.version,
         position=recorded.position,
-        # Told by type: an erased event has nothing else left, and must fold to the same result.
+        # By type: an erased event has nothing else left, and must fold to the same result.
         accessed_at_us=recorded.recorded_at_us if recorded.type in ACCESS_TYPES else session.accessed_at_us,
     )
     event = recorded.event
@@ -143,13 +151,31 @@ def evolve(session: Session | None, recorded: RecordedEvent) -> Session:
             return _without_content(replace(session, owner=event.owner, timeout_s=0, status="deleted"))
         case ContentErased():
             return _without_content(replace(session, owner=event.owner, timeout_s=event.timeout_s))
+        case MetadataChanged():
+            return replace(session, described_at=recorded.position)
+        case SessionExpired():
+            erasure = session.erasure
+            if event.erase_reason is not None:
+                erasure = Erasure(event.erase_reason, node_of(recorded))
+            return replace(session, status="expired", erasure=erasure)
+        case None:  # erased: its type is what is left
+            return replace(session, status="expired") if recorded.type == "session_expired" else session
+        case (
+            SessionCreated()
+            | SessionAccessed()
+            | ReplyProgressed()
+            | ToolCallsClosed()
+            | MessageCopied()
+            | IgnoredEvent()
+        ):
+            return session
         case _:
-            return _described_or_expired(session, recorded)
+            assert_never(event)
 
 
 def _created(recorded: RecordedEvent) -> Session:
     event = recorded.event
-    created = event if isinstance(event, SessionCreated) else None  # None: erased, and a later event says what is left
+    created = event if isinstance(event, SessionCreated) else None  # None: erased; the erasing event has what is left
     return Session(
         no=recorded.position,
         session_id=recorded.stream_id,
@@ -177,10 +203,10 @@ def _posted(session: Session, recorded: RecordedEvent, event: MessagePosted) -> 
 
 def _requested(session: Session, recorded: RecordedEvent, event: ReplyRequested) -> Session:
     waiting = PendingReply(event.parent_id, event.reply_id, recorded.version, event.attempt, node_of(recorded))
-    # What was interrupted goes before what was asked later.
-    place = next((i for i, other in enumerate(session.pending) if other.attempt < event.attempt), len(session.pending))
-    session = replace(session, pending=(*session.pending[:place], waiting, *session.pending[place:]))
-    if event.attempt > 1:  # the reply is one of the session's messages already
+    # A reply that is retried goes before those that were requested later.
+    index = next((i for i, other in enumerate(session.pending) if other.attempt < event.attempt), len(session.pending))
+    session = replace(session, pending=(*session.pending[:index], waiting, *session.pending[index:]))
+    if event.attempt > 1:  # the reply is counted already
         return session
     return replace(session, head=event.reply_id, message_count=session.message_count + 1)
 
@@ -189,21 +215,6 @@ def _ended(session: Session, reply_id: str) -> Session:
     if session.open_reply is not None and session.open_reply.reply_id == reply_id:
         return replace(session, open_reply=None)
     return replace(session, pending=_without(session.pending, reply_id))  # it ended before it could start
-
-
-def _described_or_expired(session: Session, recorded: RecordedEvent) -> Session:
-    if recorded.type == "metadata_changed" and recorded.event is not None:
-        return replace(session, described_at=recorded.position)
-    if recorded.type == "session_expired":
-        return replace(session, status="expired", erasure=_erasure(recorded) or session.erasure)
-    return session
-
-
-def _erasure(recorded: RecordedEvent) -> Erasure | None:
-    event = recorded.event
-    if isinstance(event, SessionExpired) and event.erase_reason is not None:
-        return Erasure(event.erase_reason, node_of(recorded))
-    return None
 
 
 def _without_content(session: Session) -> Session:

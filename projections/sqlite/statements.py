@@ -17,15 +17,15 @@ ON CONFLICT (no) DO UPDATE SET owner = excluded.owner, status = excluded.status,
     is_open = excluded.is_open, state = excluded.state
 """
 
-# As nearly all are: the indexes by owner, status and creation stay as they are.
+# For most changes: owner and status stay, so the indexes by owner, status and creation are not touched.
 UPDATE_SESSION = """
 UPDATE sessions SET accessed_at_us = ?, expires_at_us = ?, is_open = ?, state = ? WHERE no = ?
 """
 
 ADD_COUNT = "INSERT INTO counts (status, n) VALUES (?, ?) ON CONFLICT (status) DO UPDATE SET n = n + excluded.n"
-DROP_EMPTY_COUNTS = "DELETE FROM counts WHERE n = 0"  # a rebuild would not have them
+DROP_EMPTY_COUNTS = "DELETE FROM counts WHERE n = 0"  # as in a rebuild
 
-# A parent is always an earlier row; one that was erased leaves a root. An id that comes twice keeps its first row.
+# A parent is always an earlier row; the child of an erased one is a root. An id that occurs twice keeps its first row.
 INSERT_MESSAGE = """
 INSERT INTO messages (no, session_no, message_id, parent_id, depth, role, status, position, version,
                       created_at_us, model, prompt_tokens, completion_tokens, day)
@@ -61,7 +61,7 @@ ON CONFLICT (session_no, day, model) DO UPDATE SET replies = replies + excluded.
     completion_tokens = completion_tokens + excluded.completion_tokens
 """
 
-# What a session contributes to `usage`: its completed replies, and what its last erasure said of earlier ones.
+# The usage of one session: its completed replies, and the totals of earlier ones in its last erasure.
 USAGE_OF_SESSION = """
 SELECT day, model, sum(replies) AS replies, sum(prompt) AS prompt, sum(completion) AS completion FROM (
     SELECT day, coalesce(model, '') AS model, 1 AS replies, coalesce(prompt_tokens, 0) AS prompt,
@@ -94,7 +94,7 @@ IS_STALE = "SELECT is_stale FROM meta"
 CLEAR_STALE = "UPDATE meta SET is_stale = 0"
 COUNT_HASHES = "SELECT count(*) FROM (SELECT 1 FROM labels UNION ALL SELECT 1 FROM keys LIMIT ?)"
 
-# The old tables' pages are overwritten with zeros as they become free (secure_delete); the new ones grow at their ends.
+# The old tables' pages are zeroed when freed (secure_delete); the new tables are written in order, without rebalancing.
 REWRITE_HASHES = f"""
 BEGIN IMMEDIATE;
 ALTER TABLE labels RENAME TO old_labels;

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from events.catalogue import BranchSelected, SessionDeleted, SessionExpired, UsageTotal
+from events.catalogue import BranchSelected, IgnoredEvent, SessionAccessed, SessionDeleted, SessionExpired, UsageTotal
 from events.errors import LogUnusable
 from projections.checkpoint import checkpoint_at
 from projections.errors import InvalidProjection, InvalidRebuild, LogReplaced, ProjectionsInUse, ProjectionsUnavailable
@@ -185,6 +185,20 @@ async def test_a_batch_with_a_gap_is_refused(stores: ProjectionStores, log: Memo
         with pytest.raises(LogUnusable):
             await store.apply([log.events[0], *log.events[2:]], await checkpoint_at(log, 4))
         assert (store.checkpoint.position, await store.queries.counts()) == (0, {})
+
+
+@pytest.mark.parametrize("limit", [1, 2, 100])
+async def test_a_stream_that_is_no_session_is_passed_over(stores: ProjectionStores, log: MemoryLog, limit: int) -> None:
+    log.record("s", created(), *turn(1))
+    for _ in range(3):
+        (other,) = log.record("of another kind", SessionAccessed())
+        log.events[-1] = replace(other, type="order_placed", event=IgnoredEvent())
+    log.record("s", *turn(2, "r1"))
+    async with opened(stores, log) as store:
+        await fold(store, log, limit)
+        assert store.checkpoint.position == log.head().position
+        assert await store.queries.session("of another kind") is None
+        assert await store.queries.counts() == {"active": 1}
 
 
 async def test_concurrent_readers_see_whole_batches(stores: ProjectionStores, log: MemoryLog) -> None:
