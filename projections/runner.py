@@ -6,12 +6,13 @@ every change of state goes through `_enter`, and `_step` does the work of the pr
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct
 
+from events.backoff import backoff_delays
 from events.errors import LogUnavailable, UnknownEvent
 from events.log import EventLog
 from projections.checkpoint import checkpoint_at
@@ -250,23 +251,25 @@ class ProjectionRunner:
         self.retry()
 
     async def _run(self) -> None:
-        pause_s = self._options.retry_first_s
+        delays = self._retry_delays()
         while self._state not in ENDED:
             try:
                 await self._step()
-                pause_s, self.trouble = self._options.retry_first_s, None
+                delays, self.trouble = self._retry_delays(), None
             except InvalidProjection as error:
                 self._replace(str(error))
             except (ProjectionsUnavailable, LogUnavailable) as error:
                 self.trouble = error
                 self._observer.failed(error)
-                await self._pause(pause_s)
-                pause_s = min(2 * pause_s, self._options.retry_max_s)
+                await self._pause(next(delays))
             except Exception as error:  # noqa: BLE001  an unknown event or a defect: stop, and report it
                 self.failure = error
                 self._enter(State.FAILED)
                 self._observer.failed(error)
                 self._progress.stop(error)
+
+    def _retry_delays(self) -> Iterator[float]:
+        return backoff_delays(self._options.retry_first_s, self._options.retry_max_s)
 
     async def _step(self) -> None:
         match self._state:
@@ -374,7 +377,7 @@ class ProjectionRunner:
 
     async def _wait_for_events(self, position: int) -> None:
         """Return when the log is past `position`, a purge is due, or `retry` or `stop` was called."""
-        appended = asyncio.create_task(_wait_past(self._log, position), name="projections-appended")
+        appended = asyncio.create_task(self._log.wait(position), name="projections-appended")
         wake = asyncio.create_task(self._wait_for_wake(), name="projections-wake")
         try:
             await asyncio.wait({appended, wake}, return_when=asyncio.FIRST_COMPLETED, timeout=self._purge.wait_s)
@@ -394,7 +397,3 @@ class ProjectionRunner:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._wait_for_wake()
-
-
-async def _wait_past(log: EventLog, position: int) -> None:
-    await log.wait(position)
