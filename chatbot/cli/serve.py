@@ -26,7 +26,7 @@ from chatbot.sessions.owner_check import OwnersWithoutKeys
 from chatbot.wiring import compose
 from chatbot.workers.inherited_fds import InheritedFds, take_inherited_fds
 from chatbot.workers.master import supervise
-from chatbot.workers.server_sockets import CannotListen, bind
+from chatbot.workers.server_sockets import CannotListen, bind_sockets
 from chatbot.workers.worker import Worker, worker_settings
 from events.errors import LogUnusable
 from projections.errors import ProjectionError
@@ -79,7 +79,7 @@ async def serve_until_signal(
     worker = None if inheritance is None else Worker(inheritance, stop)
     async with AsyncExitStack() as stack:
         # First, so that a port in use leaves no trace of a start.
-        bound = worker.listeners if worker else bind(settings.server.host, settings.server.port)
+        bound = worker.listeners if worker else bind_sockets(settings.server.host, settings.server.port)
         for one in bound:
             stack.enter_context(one)
         services = await compose(settings, stack, worker, stderr)

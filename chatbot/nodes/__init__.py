@@ -1,1 +1,1 @@
-"""Other processes that append to the same log: found, asked, mirrored, and cleaned up after."""
+"""Several nodes over one log: failure detection, mirrors of remote replies, recovery of orphaned replies."""

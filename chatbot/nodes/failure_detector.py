@@ -1,4 +1,4 @@
-"""Which nodes still live. Being wrong harms no record: what a node appends is decided by the log alone."""
+"""The failure detector: which nodes are alive. A wrong verdict corrupts nothing: the log decides every append."""
 
 import asyncio
 from collections import OrderedDict
@@ -7,12 +7,12 @@ from collections.abc import Callable
 from chatbot.nodes.node_client import NodeClient, NodeState
 from chatbot.nodes.node_id import parse_node_id
 
-ANSWER_VALID_S = 0.5  # for which an answer counts
-GONE_MAX = 1024  # nodes that are remembered as gone; the longest known is forgotten first, and asked again
+ANSWER_VALID_S = 0.5  # how long the result of a probe is used
+GONE_MAX = 1024  # nodes remembered as gone; the oldest is forgotten first, and probed again
 
 
 class FailureDetector:
-    """Asks nodes whether they live, each at most once in a while. `timer` gives monotonic seconds."""
+    """Probes nodes, each at most once in ANSWER_VALID_S. `timer` gives monotonic seconds."""
 
     def __init__(
         self, own_name: str, node_client: NodeClient, failure_timeout_s: float, timer: Callable[[], float]
@@ -27,16 +27,16 @@ class FailureDetector:
         self._probes: dict[str, asyncio.Task[NodeState]] = {}
 
     async def is_gone(self, node: str | None) -> bool:
-        """Whether it is known that this life of `node` has ended, or that it has been silent for too long."""
+        """Whether this incarnation of `node` has ended, or has been silent for the failure timeout."""
         return await self.node_state(node) is NodeState.GONE
 
     async def node_state(self, node: str | None) -> NodeState:
-        """What is known of `node` by now; a node that is silent counts as gone after `failure_timeout_s`."""
+        """The state of `node`; a silent node counts as gone after the failure timeout."""
         address = parse_node_id(node)
         if node is None or address is None or node in self._gone:
             return NodeState.GONE
         if self._own is not None and address.url == self._own.url:
-            return NodeState.GONE  # an earlier life of ours; of this one, what is in no actor's hands
+            return NodeState.GONE  # an earlier incarnation of this node, or a reply of this one that no actor has
         node_state, until_s = self._answers.get(node, (NodeState.SILENT, 0.0))
         if self._timer() >= until_s:
             node_state = await self._share_probe(node)
@@ -45,7 +45,7 @@ class FailureDetector:
         return node_state
 
     def note_activity(self, node: str) -> None:
-        """It has recorded something: it lives, whether or not it answers us."""
+        """The node appended an event, so it is alive even if it does not answer probes."""
         if node in self._silent_since_s:
             self._silent_since_s[node] = self._timer()
 

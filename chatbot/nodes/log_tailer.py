@@ -1,4 +1,4 @@
-"""The end of the log, as other nodes make it grow: whoever here is concerned is told."""
+"""The log tailer: a subscription to events that other nodes append, for readers, mirrors and actors of this node."""
 
 import asyncio
 from collections.abc import Sequence
@@ -10,15 +10,13 @@ from events.catalogue import ERASURE_TYPES
 from events.errors import LogError, LogUnavailable, UnknownEvent
 from events.record import EventHeader, RecordedEvent
 
-PAGE = 1_000  # outlines read at once
-READ_INTERVAL_S = (
-    0.003  # between two reads: at once after a pause, and under load many commits in one, our own among them
-)
+PAGE = 1_000  # headers read at once
+READ_INTERVAL_S = 0.003  # between two reads: no delay after a pause, and under load many commits in one read
 RETRY_S = 0.5  # after the log could not be read
 
 
 class LogTailer:
-    """Follows the log by outlines; contents are read only of sessions that somebody here reads, and once for all."""
+    """Reads event headers; reads contents only for sessions with readers on this node, once for all of them."""
 
     def __init__(
         self, ports: Ports, supervisor: LiveSessions, mirrors: ReplyMirrors, orphan_reaper: OrphanReaper
@@ -41,14 +39,14 @@ class LogTailer:
             except LogError as error:
                 self._ports.logger.warning("tail.waits", reason=str(error))
                 await asyncio.sleep(RETRY_S)
-            except Exception as error:  # the tail must not die, or readers here wait for ever: it tries again
+            except Exception as error:  # the tailer must not end, or readers would wait without end: it retries
                 self._ports.logger.exception("tail.failed", error=type(error).__name__)
                 await asyncio.sleep(RETRY_S)
 
     async def _dispatch(self, page: Sequence[EventHeader]) -> None:
-        """Raises LogUnavailable, also where the log has not got what it had told of: asking again at once is no use."""
+        """Raises LogUnavailable, also if the log does not have the events that it announced: retry after a pause."""
         if not page:
-            raise LogUnavailable("the log has nothing more, and had told so")
+            raise LogUnavailable("the log announced events that it does not have")
         if any(one.type in ERASURE_TYPES for one in page):
             self._ports.texts.drop()
         for one in page:
@@ -60,7 +58,9 @@ class LogTailer:
         found = await self._read([one.position for one in wanted])
         for one in wanted:
             recorded = found.get(one.position)
-            if recorded is None:  # readers find it in the log, and are told that this node does not know it
+            if (
+                recorded is None
+            ):  # readers find it in the log themselves, and learn that this node does not know its type
                 if channel := self._ports.feeds.find(one.stream_id):
                     channel.advance_to(one.version)
                 continue
@@ -68,7 +68,7 @@ class LogTailer:
             self._mirrors.on_remote_append(recorded)
 
     async def _read(self, positions: Sequence[int]) -> dict[int, RecordedEvent]:
-        """Without events that this program does not know: they must not hold up whoever reads other sessions."""
+        """The events, except those of types that this program does not know: they must not block other sessions."""
         found: dict[int, RecordedEvent] = {}
         unknown = 0
         try:
@@ -80,11 +80,11 @@ class LogTailer:
                 except UnknownEvent:
                     unknown += 1
         if len(found) + unknown < len(positions):
-            raise LogUnavailable("the log has not got what it had told of")
+            raise LogUnavailable("the log announced events that it does not have")
         return found
 
     def _is_read(self, one: EventHeader) -> bool:
-        """Whether somebody here needs it: a reader that does not have it from an actor yet, or a mirror."""
+        """Whether a mirror needs it, or a reader of this node that does not have it from an actor yet."""
         if self._mirrors.has(one.stream_id):
             return True
         channel = self._ports.feeds.find(one.stream_id)

@@ -1,7 +1,4 @@
-"""This node among the others: what sessions ask of them (sessions.nodes.Nodes).
-
-This node among the others, put together: its name, its port, what it follows and watches.
-"""
+"""One node of several over one log: its name, its listener, its background tasks, and the cluster port for sessions."""
 
 import asyncio
 import secrets
@@ -31,7 +28,7 @@ from projections.folds.session import OpenReply, Session
 
 
 class NodeCluster:
-    """Knows no list of nodes: their names are in the events of what they owe."""
+    """Implements cluster_port.Cluster. Has no list of nodes: their names are in the events of the replies they owe."""
 
     def __init__(
         self, name: str, node_client: NodeClient, failure_detector: FailureDetector, mirrors: ReplyMirrors
@@ -42,42 +39,42 @@ class NodeCluster:
         self._mirrors = mirrors
 
     async def is_gone(self, node: str | None) -> bool:
-        """As Nodes.is_gone."""
+        """As Cluster.is_gone."""
         return await self._failure_detector.is_gone(node)
 
     async def cancel(self, session_id: str, running: OpenReply, command: CancelReply, caller: Caller) -> bool:
-        """As Nodes.cancel."""
+        """As Cluster.cancel."""
         address = parse_node_id(running.node)
         if address is None or await self._failure_detector.is_gone(running.node):
             return False
         return await self._node_client.cancel(address, (session_id, running.reply_id), command, caller)
 
     def running_reply(self, session_id: str) -> Reply | None:
-        """As Nodes.running_reply."""
+        """As Cluster.running_reply."""
         return self._mirrors.running_reply(session_id)
 
     async def watch(self, session: Session) -> Reply | None:
-        """As Nodes.watch."""
+        """As Cluster.watch."""
         written = session.open_reply
         if written is None or written.node == self.name:
             return None
         return await self._mirrors.mirror_running(session.session_id, written)
 
     async def leave(self) -> None:
-        """As Nodes.leave."""
+        """As Cluster.leave."""
         await self._mirrors.close()
 
     async def await_reply(self, session_id: str, asked: RecordedEvent, caller: Caller) -> Reply | None:
-        """As Nodes.await_reply."""
+        """As Cluster.await_reply."""
         return await self._mirrors.mirror_pending(session_id, asked, caller)
 
 
-BACKLOG = 1024  # connections of other nodes that wait to be accepted
-PROBES = 64  # connections to other nodes beside those that follow a reply
+BACKLOG = 1024  # connections of other nodes that wait for accept
+PROBES = 64  # connections to other nodes besides those that follow a reply
 
 
 class Node:
-    """`listener` is bound already, so that the port, and with it the name, is known; `secret` is what others must know.
+    """`listener` is bound at once, so that the port, and with it the name, is known. `secret` is shared by all nodes.
 
     Raises CannotListen when the port cannot be bound.
     """
@@ -93,7 +90,7 @@ class Node:
             raise CannotListen(*own, error, "CHATBOT_NODES_LISTEN_HOST or CHATBOT_NODES_LISTEN_PORT") from error
         host = settings.advertise_host or settings.listen_host
         self.name = format_node_id(host, self.listener.getsockname()[1], secrets.token_hex(4))
-        self.secret = settings.secret or secrets.token_urlsafe(32)  # without one nobody else is let in
+        self.secret = settings.secret or secrets.token_urlsafe(32)  # a random one refuses all other nodes
         self._node_client = NodeClient(
             self.secret,
             settings.probe_timeout_s,
@@ -123,19 +120,19 @@ class Node:
             )
 
     def background_tasks(self, ports: Ports, supervisor: LiveSessions) -> dict[str, Coroutine[Any, Any, None]]:
-        """What is to run beside the service, by name."""
-        watch = OrphanReaper(ports, supervisor, self._failure_detector, self._lost, self._settings.sweep_interval_s)
-        return {"tail": LogTailer(ports, supervisor, self._mirrors, watch).run(), "watch": watch.run()}
+        """The background tasks, by name."""
+        reaper = OrphanReaper(ports, supervisor, self._failure_detector, self._lost, self._settings.sweep_interval_s)
+        return {"tail": LogTailer(ports, supervisor, self._mirrors, reaper).run(), "watch": reaper.run()}
 
     async def fetch_metrics(self, node: str) -> tuple[MetricFamily, ...]:
-        """What another node has to say in /metrics. Raises NodeUnreachable, msgspec.DecodeError."""
+        """The metrics of another node. Raises NodeUnreachable, msgspec.DecodeError."""
         address = parse_node_id(node)
         if address is None:
-            raise NodeUnreachable(f"{node} is no node's name")
+            raise NodeUnreachable(f"{node} is not a node's name")
         return decode(await self._node_client.fetch_metrics(address))
 
     async def close(self) -> None:
-        """Stop following other nodes, and let go of the port."""
+        """Stop following other nodes, and close the listener."""
         await self._mirrors.close()
         await self._node_client.close()
         self.listener.close()

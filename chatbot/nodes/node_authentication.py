@@ -1,8 +1,8 @@
 """How nodes prove to each other that they know `nodes.secret`, which itself never crosses the network.
 
 1. The client asks `GET /challenge?nonce=C` with a nonce of its own.
-2. The server answers its name, a nonce S, and HMAC(secret, "server", C, S, name). So the client knows that it speaks to
-   the very process it meant, before it tells anything.
+2. The server answers its name, a nonce S, and HMAC(secret, "server", C, S, name). So the client knows
+   that it is connected to the intended process before it sends anything.
 3. The client sends its request with HMAC(secret, "client", S, method, path and query, SHA-256 of the body).
 
 The server takes each S once, and only while it is fresh, so a request that somebody has overheard cannot be sent again.

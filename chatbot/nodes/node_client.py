@@ -1,4 +1,4 @@
-"""What nodes ask each other over HTTP, each proving to the other that it knows the secret that all of them share."""
+"""The HTTP client for other nodes, with mutual authentication by a shared secret (`node_authentication.py`)."""
 
 import asyncio
 import secrets
@@ -16,24 +16,24 @@ from chatbot.nodes.node_authentication import NONCE_BYTES, Challenge, Request, a
 from chatbot.nodes.node_id import NodeAddress
 from chatbot.sessions.domain.commands import Caller, CancelReply, IdempotencyKey
 
-LINE_MAX_BYTES = 1 << 20  # of a reply's text in one line: more than the longest that a node sends
+LINE_MAX_BYTES = 1 << 20  # of a line with text of a reply: more than the longest that a node sends
 ANSWER_MAX_BYTES = 4_096  # of /alive and /challenge: a name, a nonce and a proof
-METRICS_MAX_BYTES = 1 << 24  # some hundred bytes for each of a few thousand samples, and room
-WARNED_MAX = 1_024  # nodes of which a warning is remembered, so that each is written once
-CANCEL_TIMEOUTS = 5  # a cancel waits for a commit and for the model's server: so many times longer than a probe
+METRICS_MAX_BYTES = 1 << 24  # a few thousand samples of some hundred bytes, with a margin
+WARNED_MAX = 1_024  # nodes remembered as warned about, so that each is logged once
+CANCEL_TIMEOUTS = 5  # a cancel waits for a commit and for the model server: its timeout is so many probe timeouts
 
 
 class NodeState(Enum):
-    """What a node says of itself when asked."""
+    """The result of a probe."""
 
     ALIVE = "alive"
-    GONE = "gone"  # another life answers at its address
-    REFUSED = "refused"  # nobody listens there; or a network says so that will soon lead to it again
-    SILENT = "silent"  # it may be frozen, cut off, or only slow
+    GONE = "gone"  # another incarnation answers at its address
+    REFUSED = "refused"  # connection refused: nothing listens there, unless the network is wrong for a moment
+    SILENT = "silent"  # frozen, disconnected, or slow
 
 
 class NodeUnreachable(Exception):
-    """The other node's answer broke off, or never came."""
+    """No answer from the other node, or the connection broke."""
 
 
 class ReplyNotFound(NodeUnreachable):
@@ -41,17 +41,17 @@ class ReplyNotFound(NodeUnreachable):
 
 
 class NodeNotAuthenticated(ReplyNotFound):
-    """The other node does not prove that it knows our secret: it has another one, or is of version 0.4."""
+    """The other node did not prove that it knows the secret: it has another one, or is of version 0.4."""
 
 
 class NodeObserver(Protocol):
-    """Where what happens between nodes is counted."""
+    """Told what happens between nodes: metrics."""
 
     def mirrors(self, count: int) -> None:
-        """So many replies of other nodes are followed."""
+        """The number of mirrored replies is now `count`."""
 
     def peer_failed(self, question: str) -> None:
-        """Another node has not answered: a `probe`, a `challenge`, a `cancel`, or the `text` of a reply broke off."""
+        """Another node did not answer a `probe`, `challenge` or `cancel`, or the stream of a `text` broke."""
 
 
 class Alive(Struct, frozen=True):
@@ -70,7 +70,7 @@ class RemoteCancelBody(Struct, frozen=True, rename={"idempotency_key": "once"}):
 
 
 class NodeClient:
-    """A client of all other nodes. `timeout_s` bounds short questions; `quiet_s` how long a text may say nothing."""
+    """One client for all other nodes. `timeout_s` bounds short requests, `silence_timeout_s` the pauses of a stream."""
 
     def __init__(
         self, secret: str, timeout_s: float, silence_timeout_s: float, connections_max: int, observe: NodeObserver
@@ -78,7 +78,7 @@ class NodeClient:
         self._observe = observe
         self._secret = secret
         self._timeout_s = timeout_s
-        self._quiet_s = silence_timeout_s
+        self._silence_timeout_s = silence_timeout_s
         self._connections_max = connections_max
         self._client: aiohttp.ClientSession | None = None
         self._warned: set[NodeAddress] = set()
@@ -88,7 +88,7 @@ class NodeClient:
             await self._client.close()
 
     async def probe(self, address: NodeAddress) -> NodeState:
-        """Ask whether this very process still runs. Without any proof: that a process lives is no secret."""
+        """Whether this incarnation still runs. Not authenticated: that a process is alive is no secret."""
         try:
             answer = await self._get(URL(f"{address.url}/alive"))
             known = msgspec.json.decode(answer, type=Alive)
@@ -101,7 +101,7 @@ class NodeClient:
         return NodeState.ALIVE if known.node.endswith(f"#{address.incarnation}") else NodeState.GONE
 
     async def cancel(self, address: NodeAddress, where: tuple[str, str], command: CancelReply, caller: Caller) -> bool:
-        """Have the reply `where` (session, reply) cancelled by the node that writes it; whether it says that it has."""
+        """Ask the node that writes the reply `where` (session, reply) to cancel it. Whether it confirmed that."""
         body = msgspec.json.encode(
             RemoteCancelBody(command.cause, caller.owner, caller.request_id, command.idempotency_key)
         )
@@ -111,14 +111,14 @@ class NodeClient:
                 headers = await self._proof(address, Request("POST", url.raw_path_qs, body))
                 async with self._session().post(url, data=body, headers=headers, allow_redirects=False) as answer:
                     return answer.status == 204
-        except NodeNotAuthenticated:  # counted where it was found
+        except NodeNotAuthenticated:  # counted in `_not_authenticated`
             return False
         except (NodeUnreachable, aiohttp.ClientError, TimeoutError, OSError):
             self._observe.peer_failed("cancel")
             return False
 
     async def fetch_metrics(self, address: NodeAddress) -> bytes:
-        """What the node's metrics are, encoded. Raises NodeUnreachable."""
+        """The node's metrics, encoded. Raises NodeUnreachable."""
         url = URL(f"{address.url}/metrics")
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -128,16 +128,16 @@ class NodeClient:
             raise NodeUnreachable(str(error)) from error
 
     async def text(self, address: NodeAddress, where: tuple[str, str], after: int) -> AsyncGenerator[str, None]:
-        """The text of the reply `where` (session, reply) from code point `after` on, as it grows, until its end.
+        """Stream the text of the reply `where` (session, reply) from code point `after` on, until its end.
 
-        An empty piece only says that the node still lives. Raises NodeUnreachable.
+        An empty piece is a keep-alive. Raises NodeUnreachable.
         """
         url = URL(f"{address.url}/replies/{where[0]}/{where[1]}?after={after}")
         try:
             async with asyncio.timeout(self._timeout_s):
                 headers = await self._proof(address, Request("GET", url.raw_path_qs))
-            patience = self._stream_timeout()
-            async with self._session().get(url, timeout=patience, headers=headers, allow_redirects=False) as answer:
+            timeout = self._stream_timeout()
+            async with self._session().get(url, timeout=timeout, headers=headers, allow_redirects=False) as answer:
                 if answer.status != 200:
                     raise ReplyNotFound(f"{address.url} answers {answer.status}")
                 async for line in _lines(answer.content):
@@ -147,7 +147,7 @@ class NodeClient:
             raise NodeUnreachable(f"{address.url}: {error!r}") from error
 
     async def _proof(self, address: NodeAddress, request: Request) -> dict[str, str]:
-        """Headers by which the node at `address` takes `request`, once. Raises NodeNotAuthenticated, and as `_get`."""
+        """Headers that authenticate `request` at `address`, once. Raises NodeNotAuthenticated, and as `_get`."""
         own = secrets.token_hex(NONCE_BYTES)
         url = URL(f"{address.url}/challenge").with_query(nonce=own)
         try:
@@ -161,7 +161,7 @@ class NodeClient:
         return {"Authorization": authorization(self._secret, challenge.nonce, request)}
 
     def _not_authenticated(self, address: NodeAddress, reason: str) -> NodeNotAuthenticated:
-        """Counted each time, and written once for each node: replies there are read from their checkpoints."""
+        """Counts each case, and logs one per node: its replies are then read from their checkpoints in the log."""
         self._observe.peer_failed("challenge")
         if address not in self._warned:
             if len(self._warned) >= WARNED_MAX:
@@ -185,7 +185,7 @@ class NodeClient:
                 return bytes(body)
 
     def _stream_timeout(self) -> aiohttp.ClientTimeout:
-        return aiohttp.ClientTimeout(total=None, sock_connect=self._timeout_s, sock_read=self._quiet_s)
+        return aiohttp.ClientTimeout(total=None, sock_connect=self._timeout_s, sock_read=self._silence_timeout_s)
 
     def _session(self) -> aiohttp.ClientSession:
         if self._client is None:
@@ -205,5 +205,5 @@ async def _lines(content: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:
 
 
 def _decode_piece(line: bytes) -> str:
-    """A line's text; a comment says nothing."""
+    """The text in a line; empty for a comment."""
     return "" if not line or line.startswith(b":") else msgspec.json.decode(line, type=str)

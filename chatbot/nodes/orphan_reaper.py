@@ -1,4 +1,4 @@
-"""Replies of nodes that are gone are closed by whoever sees them first; this one looks every now and then."""
+"""The orphan reaper: closes replies of nodes that are gone. Any node may close them; this sweep finds the rest."""
 
 import asyncio
 from collections.abc import Mapping
@@ -14,13 +14,13 @@ from events.record import EventHeader
 from projections.errors import ProjectionError
 from projections.folds.session import Session
 
-PAGE = 200  # sessions looked at in one go: a millisecond or two
-CLOSE_CONCURRENCY = 16  # sessions whose replies are closed side by side
-LOST_NODE_DELAY_S = 0.05  # after a node was lost: let the lost connections of all its replies come together
+PAGE = 200  # sessions of a query: a millisecond or two
+CLOSE_CONCURRENCY = 16  # sessions whose replies are closed concurrently
+LOST_NODE_DELAY_S = 0.05  # after a node was lost: its other connections break about now, and need one sweep
 
 
 class OrphanReaper:
-    """Asks nodes that owe replies whether they live: every `sweep_interval_s`, and when one of them is `lost`."""
+    """Probes the nodes that owe replies, every `sweep_interval_s` and when `lost` is set."""
 
     def __init__(
         self,
@@ -35,10 +35,10 @@ class OrphanReaper:
         self._failure_detector = failure_detector
         self._sweep_interval_s = sweep_interval_s
         self._lost = lost
-        self._suspects: dict[str, str] = {}  # session to the silent node that writes in it
+        self._suspects: dict[str, str] = {}  # session: the silent node that writes in it
 
     def on_remote_append(self, one: EventHeader) -> None:
-        """A node that records a reply's text lives, though it does not answer us."""
+        """A node that appends text of a reply is alive, even if it does not answer probes."""
         if one.type == "reply_progressed" and one.stream_id in self._suspects:
             self._failure_detector.note_activity(self._suspects[one.stream_id])
 
@@ -49,7 +49,7 @@ class OrphanReaper:
                 await self.sweep()
             except (LogError, ProjectionError) as error:
                 self._ports.logger.warning("watch.waits", reason=str(error))
-            except Exception as error:  # the watch must not die: the next round tries again
+            except Exception as error:  # the reaper must not end: the next sweep retries
                 self._ports.logger.exception("watch.failed", error=type(error).__name__)
             swept_s = self._ports.timer()
             with suppress(TimeoutError):
@@ -59,7 +59,7 @@ class OrphanReaper:
             self._lost.clear()
 
     async def sweep(self) -> None:
-        """Close what nodes that are gone have left open. Raises LogUnavailable, ProjectionError."""
+        """Close the open and queued replies of nodes that are gone. Raises LogUnavailable, ProjectionError."""
         after, verdicts, suspects = 0, dict[str | None, NodeState](), dict[str, str]()
         own = self._ports.rules.node
         while page := await self._ports.queries.owed_by_other_nodes(own, limit=PAGE, after=after):
@@ -83,10 +83,10 @@ class OrphanReaper:
         try:
             await self._supervisor.ask(session.session_id, CloseOrphans(), SERVICE, cause="recovery")
         except (rejections.Rejection, rejections.ActorFailed, LogError, ProjectionError) as error:
-            self._ports.logger.warning("recovery.waits", reason=str(error))  # the next look tries again
+            self._ports.logger.warning("recovery.waits", reason=str(error))  # the next sweep retries
 
 
 def _suspects(page: list[Session], verdicts: Mapping[str | None, NodeState]) -> dict[str, str]:
-    """Sessions in which a silent node writes."""
+    """The sessions in which a silent node writes, with that node."""
     written = {one.session_id: one.open_reply.node for one in page if one.open_reply}
     return {session_id: node for session_id, node in written.items() if node and verdicts.get(node) is NodeState.SILENT}

@@ -1,1 +1,1 @@
-"""Several processes that serve one port together: the master that starts them, and what each has from it."""
+"""Several worker processes behind one port: the master that supervises them, and what each inherits from it."""

@@ -1,15 +1,15 @@
-"""How many connections each worker has open, in memory that they share: so that the least busy takes the next one."""
+"""Connection counts of all workers in shared memory, so that the least loaded worker accepts the next connection."""
 
 import mmap
 import os
 import tempfile
 
-NOT_ACCEPTING = 2**32 - 1  # in the place of a worker that takes none
+NOT_ACCEPTING = 2**32 - 1  # the count of a worker that accepts none
 _BYTES = 4
 
 
 def create_counts_file(slots: int) -> int:
-    """A descriptor of such a memory, to be inherited; in the beginning nobody is there."""
+    """A descriptor of the shared memory, to be inherited; at first no worker accepts."""
     with tempfile.TemporaryFile() as file:
         file.write(b"\xff" * _BYTES * slots)
         file.flush()
@@ -17,32 +17,32 @@ def create_counts_file(slots: int) -> int:
 
 
 class ConnectionCounts:
-    """The numbers of all slots. Those of the others may be a moment old."""
+    """The counts of all slots. Those of other processes may be slightly stale."""
 
     def __init__(self, descriptor: int) -> None:
         self._numbers = memoryview(mmap.mmap(descriptor, 0)).cast("I")
 
-    def note(self, slot: int, connections: int = NOT_ACCEPTING) -> None:
-        """The worker in `slot` has so many; absent: it takes none any more."""
+    def set_count(self, slot: int, connections: int = NOT_ACCEPTING) -> None:
+        """Set the count of the worker in `slot`; by default: it accepts no more."""
         self._numbers[slot - 1] = connections
 
     def lowest_count(self) -> int:
-        """What the least busy worker has."""
+        """The count of the least loaded worker."""
         return min(self._numbers)
 
 
 class FairShare:
-    """One worker's view of the tally."""
+    """Fair accepting for one worker."""
 
-    def __init__(self, tally: ConnectionCounts, slot: int) -> None:
-        self._tally = tally
+    def __init__(self, counts: ConnectionCounts, slot: int) -> None:
+        self._counts = counts
         self._slot = slot
 
     def should_accept(self, connections: int, slack: int) -> bool:
-        """Note that this worker has so many, and tell whether one more would be its fair share."""
-        self._tally.note(self._slot, connections)
-        return connections <= self._tally.lowest_count() + slack
+        """Publish this worker's count. Returns whether one more connection would be fair to the others."""
+        self._counts.set_count(self._slot, connections)
+        return connections <= self._counts.lowest_count() + slack
 
     def leave(self) -> None:
-        """This worker takes none any more."""
-        self._tally.note(self._slot)
+        """This worker accepts no more connections."""
+        self._counts.set_count(self._slot)

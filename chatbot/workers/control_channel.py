@@ -1,5 +1,5 @@
-"""The channel between a master and one worker: lines of JSON over a socket pair, whose end tells that the other
-is gone.
+"""The control channel between the master and a worker: lines of JSON over a socket pair. When it closes, the other
+process has ended.
 """
 
 import asyncio
@@ -13,24 +13,28 @@ from chatbot import __version__
 from events.compatibility import NodeVersion, decode_version, encode_version, name_of_process, own_version
 
 LINE_MAX = 2**20  # bytes: the addresses of 256 workers are a few dozen KiB
-UNREAD_BYTES_MAX = 2**16  # bytes that a worker may leave unread; it is told nothing more until it has read them
+UNREAD_BYTES_MAX = (
+    2**16
+)  # bytes that the other side may leave unread; further messages are dropped until it has read them
 
 Siblings = dict[int, str]  # by slot: the name of the node, as it reported
 
 
 class ControlMessage(Struct, frozen=True, omit_defaults=True):
-    """From the master: `drain` as at SIGTERM; `retire`: another has your place; or who else serves."""
+    """From the master: `drain` as on SIGTERM; `retire`: a successor serves; or the list of all workers."""
 
     drain: bool = False
     retire: bool = False
     siblings: Siblings | None = None
-    versions: tuple[str, ...] = ()  # what each of them reads, as it reported: see events.compatibility.NodeVersion
-    restarts: int = 0  # of workers that ended by themselves
+    versions: tuple[
+        str, ...
+    ] = ()  # the event types that each of them reads, as reported: see events.compatibility.NodeVersion
+    restarts: int = 0  # of workers that ended unexpectedly
 
 
 class WorkerStatus(Struct, frozen=True):
-    """From a worker: it serves. `ready` is its node's name, for its siblings; empty while it has none. `version` is
-    what it reads; a master of another version passes it on as it is.
+    """From a worker: it serves. `ready` is its node's name for the other workers, empty if it has none. `version` is
+    what it reads; a master of another version passes it on unchanged.
     """
 
     ready: str
@@ -38,30 +42,30 @@ class WorkerStatus(Struct, frozen=True):
 
 
 async def open_channel(end: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Both directions of this end."""
+    """The reader and writer of this end."""
     return await asyncio.open_unix_connection(sock=end, limit=LINE_MAX)
 
 
 def send(writer: asyncio.StreamWriter, line: ControlMessage | WorkerStatus) -> None:
-    """Write without waiting, unless the other side does not read."""
+    """Write without waiting; dropped if the other side does not read."""
     if writer.transport.get_write_buffer_size() < UNREAD_BYTES_MAX:
         writer.write(msgspec.json.encode(line) + b"\n")
 
 
 class ControlChannel:
-    """The worker's end. `stop` is set at the order to drain and when the master is gone, `retire` at that order."""
+    """The worker's end. `stop` is set by `drain` and when the master has ended, `retire` by that message."""
 
     def __init__(self, descriptor: int, stop: asyncio.Event) -> None:
         self.stop = stop
         self.retire = asyncio.Event()
-        self.siblings: Siblings = {}  # this worker, too
+        self.siblings: Siblings = {}  # this worker included
         self.restarts = 0
         self._versions: tuple[str, ...] = ()
         self._end = socket.socket(fileno=descriptor)
         self._writer: asyncio.StreamWriter | None = None
 
     async def run(self) -> None:
-        """Take orders. Returns never: after the last one it waits for its cancellation."""
+        """Receive messages. Never returns: after the last one it waits for its cancellation."""
         reader, self._writer = await open_channel(self._end)
         try:
             while line := await _line(reader):
@@ -86,7 +90,7 @@ class ControlChannel:
             send(self._writer, WorkerStatus(node, encode_version(own_version(name_of_process(), __version__))))
 
     async def versions(self) -> Sequence[NodeVersion] | None:
-        """As events.compatibility.OtherNodes. Not known before the master has told, or where it is of version 0.4."""
+        """As events.compatibility.OtherNodes. None before the master has sent them, or with a worker of 0.4."""
         if not self.siblings or len(self._versions) < len(self.siblings) or not all(self._versions):
             return None
         return [decode_version(version) for version in self._versions]
@@ -95,5 +99,5 @@ class ControlChannel:
 async def _line(reader: asyncio.StreamReader) -> bytes:
     try:
         return await reader.readline()
-    except ConnectionError:  # the other side was killed with something unread
+    except ConnectionError:  # the other side was killed with unread data
         return b""

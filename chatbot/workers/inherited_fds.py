@@ -1,4 +1,4 @@
-"""What a worker has from its master: numbers of open descriptors, in one environment variable."""
+"""The open descriptors that a worker inherits from its master, listed in an environment variable."""
 
 import os
 import socket
@@ -8,13 +8,13 @@ from msgspec import Struct
 
 from events.storage.sqlite.notifier import DatagramNotifier
 
-VARIABLE = "WORKER_INHERITANCE"  # not CHATBOT_...: it is no setting
+VARIABLE = "WORKER_INHERITANCE"  # not CHATBOT_...: it is not a setting
 
 
 class InheritedFds(Struct, frozen=True):
-    """`slot` counts from 1. `listeners` are the shared sockets; `tally` is their tally of connections; `control` leads
-    to the master; `secret` is what the workers know each other by. `locks` and `wakeups` (the end to receive from,
-    then the ways to the others) belong to a log in a file, and are absent where the log is in PostgreSQL.
+    """`slot` counts from 1. `listeners` are the shared sockets; `tally` is the memory of the connection counts;
+    `control` is the channel to the master; `secret` authenticates the workers to each other. `locks` and `wakeups` (the
+    receiving socket, then those of the others) belong to a log in a file, and are empty if it is in PostgreSQL.
     """
 
     slot: int
@@ -26,7 +26,7 @@ class InheritedFds(Struct, frozen=True):
     wakeups: tuple[int, ...] = ()
 
     def to_environment(self) -> dict[str, str]:
-        """What to add to a worker's environment."""
+        """The environment variable for a worker."""
         return {VARIABLE: msgspec.json.encode(self).decode()}
 
     @property
@@ -35,11 +35,11 @@ class InheritedFds(Struct, frozen=True):
         return (*self.listeners, self.tally, self.control, *self.locks, *self.wakeups)
 
     def open_listeners(self) -> list[socket.socket]:
-        """The shared sockets. To be called once: each of them owns its descriptor."""
+        """The shared sockets. To be called once: each owns its descriptor."""
         return [socket.socket(fileno=number) for number in self.listeners]
 
     def open_wakeups(self) -> DatagramNotifier | None:
-        """How the log's processes wake each other; None where the log is not in a file. To be called once."""
+        """The notifier between the log's processes; None if the log is not in a file. To be called once."""
         if not self.locks:
             return None
         receiver, *others = (socket.socket(fileno=number) for number in self.wakeups)
@@ -47,6 +47,6 @@ class InheritedFds(Struct, frozen=True):
 
 
 def take_inherited_fds() -> InheritedFds | None:
-    """This process's own; None where it is no worker. Programs that it starts are none, either."""
+    """The descriptors of this process; None if it is not a worker. Removes the variable, so child processes are not."""
     told = os.environ.pop(VARIABLE, None)
     return None if told is None else msgspec.json.decode(told, type=InheritedFds)

@@ -1,7 +1,7 @@
-"""The master of several workers: holds what they share, starts them, replaces those that end, and ends them.
+"""The master process: supervises the workers, restarts those that end, and does rolling restarts and shutdown.
 
-It serves nothing itself and opens no database. Settings are read again by each worker that starts, except the address
-and the number of workers, which are this process's own.
+It serves no requests and opens no database. Each worker reads the settings again when it starts, except the address
+and the number of workers, which the master keeps.
 """
 
 import asyncio
@@ -23,19 +23,17 @@ from chatbot.workers.worker_process import WorkerProcess
 from chatbot.workers.worker_projections import delete_unused_files
 
 EXIT_AT_ONCE = 130
-CONFIGURATION_EXIT_CODES = range(
-    2, 6
-)  # exit codes that say what is wrong with settings, database, address or model: see --help
-STABLE_AFTER_S = 10.0  # a worker that has lived so long may end once without being thought of as failing
+CONFIGURATION_EXIT_CODES = range(2, 6)  # wrong settings, database, address or model: see --help
+STABLE_AFTER_S = 10.0  # a worker that ran this long may end once without a pause before its restart
 RESTART_BACKOFF = Backoff(first_s=0.1, max_s=30.0)  # of a worker that keeps failing
 ATTEMPTS_MAX = 6  # in a row, while no worker serves; then the master gives up
-ROLL_READY_S = 600.0  # that a new worker may take until it serves; it may have to fold the whole log
-END_SLACK_S = 10.0  # beyond its own bounds, until a worker that does not end is killed
+ROLL_READY_S = 600.0  # how long a new worker may take until it serves; it may have to fold the whole log
+END_SLACK_S = 10.0  # after its own timeouts, before a worker that does not end is killed
 
 
 class Master:
-    """`run` is its life. A slot is a worker's place: its wake-up socket and its projections; one is always free, for
-    the worker that will replace another.
+    """Supervises workers in numbered slots. A slot has a wake-up socket and a projections file; one is always free, for
+    the successor of a worker in a rolling restart.
     """
 
     def __init__(
@@ -48,7 +46,7 @@ class Master:
         self._logger = structlog.get_logger("master")
         self._workers: dict[int, WorkerProcess] = {}  # by slot
         self._slot_tasks: dict[int, asyncio.Task[None]] = {}  # by slot
-        self._retired_slots: set[int] = set()  # slots whose worker, whichever it is by then, has a successor
+        self._retired_slots: set[int] = set()  # slots whose present worker has a successor
         self._stop = asyncio.Event()
         self._roll_wanted = asyncio.Event()
         self._workers_changed = asyncio.Event()  # a worker has become ready, or ended
@@ -72,7 +70,9 @@ class Master:
         wanted = self._settings.server.workers
         await delete_unused_files(self._settings.database.projections, range(1, wanted + 1))
         self._start_slot(1)
-        await self._wait_until(lambda: self._serving() >= 1)  # one alone finds what is wrong, and folds for the others
+        await self._wait_until(
+            lambda: self._serving() >= 1
+        )  # the first one finds configuration errors, and folds the log for the others
         for slot in range(2, wanted + 1):
             self._start_slot(slot)
         await self._wait_until(lambda: self._serving() >= wanted)
@@ -103,22 +103,22 @@ class Master:
             self._workers_changed.clear()
             await self._workers_changed.wait()
 
-    # the life of a slot
+    # slots
 
-    def _start_slot(self, slot: int, *, on_trial: bool = False) -> None:
-        slot_task = asyncio.create_task(self._run_slot(slot, on_trial=on_trial), name=f"slot-{slot}")
+    def _start_slot(self, slot: int, *, no_retry: bool = False) -> None:
+        slot_task = asyncio.create_task(self._run_slot(slot, no_retry=no_retry), name=f"slot-{slot}")
         self._slot_tasks[slot] = slot_task
 
-    async def _run_slot(self, slot: int, *, on_trial: bool) -> None:
-        """Have a worker in `slot` until it is meant to leave. One `on_trial` must become ready at the first try."""
+    async def _run_slot(self, slot: int, *, no_retry: bool) -> None:
+        """Keep a worker running in `slot` until it is told to leave. With `no_retry` it must become ready at once."""
         failures = 0
         while not self._stop.is_set() and slot not in self._retired_slots:
             started_s = time.monotonic()
             worker, code = await self._run_worker(slot)
             was_ready = worker is not None and worker.ready.is_set()
-            if self._stop.is_set() or (on_trial and not was_ready) or (worker is not None and worker.is_leaving):
+            if self._stop.is_set() or (no_retry and not was_ready) or (worker is not None and worker.is_leaving):
                 return
-            on_trial = False  # it has passed
+            no_retry = False  # it became ready
             failures = 1 if was_ready and time.monotonic() - started_s >= STABLE_AFTER_S else failures + 1
             if not self._serving() and not was_ready and (code in CONFIGURATION_EXIT_CODES or failures >= ATTEMPTS_MAX):
                 self._give_up(code)
@@ -131,7 +131,7 @@ class Master:
                     await self._stop.wait()
 
     async def _run_worker(self, slot: int) -> tuple[WorkerProcess | None, int]:
-        """One worker from its start to its end: with its exit code. None where it could not be started."""
+        """Start one worker and wait for its end. Returns it and its exit code; None if it could not be started."""
         try:
             worker = await WorkerProcess.start(self._command, self._shared.for_worker(slot), self._logger)
         except OSError as error:
@@ -144,7 +144,7 @@ class Master:
         code = await worker.wait_until_ended()
         announcing.cancel()
         self._workers.pop(slot)
-        self._shared.tally.note(slot)  # it cannot say so itself where it was killed
+        self._shared.tally.set_count(slot)  # a killed worker cannot do this itself
         self._tell_siblings()
         self._workers_changed.set()
         return worker, code
@@ -166,24 +166,24 @@ class Master:
         self._logger.critical("workers.failed", code=code)
         self._stop.set()
 
-    # replacing all of them
+    # rolling restart
 
     async def _roll(self) -> None:
-        """Replace every worker, one after the other; stops at the first whose successor does not become ready."""
+        """Replace all workers one by one; stops at the first whose successor does not become ready."""
         self._logger.info("roll.started", workers=self._serving())
         for old in sorted(self._workers.values(), key=_slot):
             if self._workers.get(old.slot) is not old or not old.ready.is_set():
-                continue  # it has ended meanwhile, or is about to start: its successor is new enough
+                continue  # it has ended, or has just been started: the one that follows is new
             if not await self._replace_worker(old):
                 self._logger.error("roll.stopped", kept=old.slot)
                 return
         self._logger.info("roll.done", workers=self._serving())
 
     async def _replace_worker(self, old: WorkerProcess) -> bool:
-        """Whether another serves in place of `old`, which then is gone."""
+        """Start a successor of `old`, then retire `old`. Returns whether the successor serves."""
         taken = {number for number, slot_task in self._slot_tasks.items() if not slot_task.done()}
         slot = next(number for number in range(1, self._shared.slots + 1) if number not in taken)
-        self._start_slot(slot, on_trial=True)
+        self._start_slot(slot, no_retry=True)
         slot_task = self._slot_tasks[slot]
         with suppress(TimeoutError):
             async with asyncio.timeout(ROLL_READY_S):
@@ -200,7 +200,7 @@ class Master:
         return True
 
     async def _retire_slot(self, slot: int) -> None:
-        """Have whichever worker is there by now leave: the one that was to be replaced may have ended by itself."""
+        """Have the present worker of the slot leave: the one to be replaced may have ended and been restarted."""
         self._retired_slots.add(slot)
         leaving = self._workers.get(slot)
         if leaving is not None:
@@ -215,7 +215,7 @@ class Master:
         worker = self._workers.get(slot)
         return worker is not None and worker.ready.is_set()
 
-    # the end
+    # shutdown
 
     async def _end_all(self) -> None:
         self._manager.stopping()
@@ -230,7 +230,7 @@ class Master:
         self._logger.info("drain.done")
 
     async def _wait_until_empty(self, bound_s: float, *slots: int) -> None:
-        """Wait until these slots are empty; kill the workers that are late by END_SLACK_S."""
+        """Wait until these slots are empty; kill workers that take END_SLACK_S longer than `bound_s`."""
         slot_tasks = {self._slot_tasks[slot]: slot for slot in slots}
         if not slot_tasks:
             return
@@ -248,9 +248,9 @@ def _slot(worker: WorkerProcess) -> int:
 
 
 def supervise(command: Sequence[str], settings: Settings, manager: SystemdNotifier) -> int:
-    """Serve with several workers, each of which `command` starts. Returns the exit code.
+    """Serve with several workers, each started by `command`. Returns the exit code.
 
-    `manager` is told when all of them serve, when they are replaced, and when they are stopped.
+    `manager` is notified when all of them serve, when they are replaced, and when they are stopped.
 
     Raises LogUnusable (of which LogInUse is one) for the database, CannotListen for the address.
     """

@@ -1,35 +1,35 @@
-"""The sockets that the service listens at."""
+"""The service's listening sockets."""
 
 import errno
 import os
 import socket
 from typing import Any
 
-BACKLOG = 1024  # connections that wait to be accepted
-NO_IPV6 = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # of a system or a network without it
+BACKLOG = 1024  # connections that wait for accept
+NO_IPV6 = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # errors of a system or network without IPv6
 
 
 class CannotListen(Exception):
-    """An address cannot be listened on; the sentence says why, and which settings choose another."""
+    """An address cannot be bound: the message says why, and which settings choose another."""
 
     def __init__(self, host: str, port: int, error: OSError, settings: str = "HOST, PORT or --port") -> None:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
         super().__init__(f"cannot listen on {host}:{port}: {reason}; choose another with {settings}")
 
 
-def bind(host: str, port: int) -> list[socket.socket]:
+def bind_sockets(host: str, port: int) -> list[socket.socket]:
     """A socket bound to each address of `host`. `::` is one for IPv6 and IPv4. Raises CannotListen."""
     bound: list[socket.socket] = []
     try:
         found = list(dict.fromkeys(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)))
         has_ipv4 = any(family == socket.AF_INET for family, *_ in found)
         for family, *_, address in found:
-            # With port 0 the first address takes a free one, and the others the same.
+            # With port 0 the first address gets a free port, and the others use the same.
             own = (address[0], bound[0].getsockname()[1] if bound else port, *address[2:])
             try:
                 bound.append(_bound(family, own, takes_ipv4=address[0] == "::" and not has_ipv4))
             except OSError as error:
-                # Such as localhost in a container: its name has an address of IPv6, its network has none.
+                # For example localhost in a container: the name has an IPv6 address, the network has none.
                 if not (has_ipv4 and family == socket.AF_INET6 and error.errno in NO_IPV6):
                     raise
     except OSError as error:
@@ -54,7 +54,7 @@ def _bound(family: int, address: tuple[Any, ...], *, takes_ipv4: bool) -> socket
 
 
 def start_listening(bound: list[socket.socket]) -> None:
-    """Let connections wait at sockets of `bind`. Raises CannotListen where another process was faster."""
+    """Start to listen on sockets of `bind_sockets`. Raises CannotListen if another process was faster."""
     for one in bound:
         host, port = one.getsockname()[:2]
         try:
@@ -64,6 +64,6 @@ def start_listening(bound: list[socket.socket]) -> None:
 
 
 def service_url(address: tuple[str | int, ...]) -> str:
-    """The service's URL, by the address of a socket that it listens on."""
+    """The service's URL, from the address of a listening socket."""
     host, port = address[:2]
     return f"http://[{host}]:{port}" if ":" in str(host) else f"http://{host}:{port}"

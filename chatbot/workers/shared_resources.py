@@ -1,4 +1,4 @@
-"""What all workers of one master share: the port, the lock of the database, ways to wake each other, a secret."""
+"""The resources that the workers of a master share: port, database lock, wake-up sockets, connection counts, secret."""
 
 import os
 import secrets
@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from chatbot.config.settings import Settings
 from chatbot.workers.connection_counts import ConnectionCounts, create_counts_file
 from chatbot.workers.inherited_fds import InheritedFds
-from chatbot.workers.server_sockets import bind, service_url, start_listening
+from chatbot.workers.server_sockets import bind_sockets, service_url, start_listening
 from events.storage.database_lock import DatabaseLock, database_file
 from events.storage.sqlite.notifier import notifier_sockets
 
@@ -16,15 +16,15 @@ SECRET_BYTES = 32
 
 
 class SharedResources:
-    """Held by the master for as long as it lives. `stack` lets go of it: the port and the lock are free when the last
-    worker has let go, too. One slot more than workers: for whoever replaces another.
+    """Held by the master until `stack` closes; the port and the lock are free when the workers have closed them, too.
+    There is one slot more than workers, for the successor in a rolling restart.
     """
 
     def __init__(self, settings: Settings, stack: ExitStack) -> None:
         """Raises LogUnusable for the database, CannotListen for the address."""
         self.slots = settings.server.workers + 1
-        # First: a port that is taken must leave no trace of a start.
-        self._listeners = bind(settings.server.host, settings.server.port)
+        # First: if the port is in use, a start must change nothing.
+        self._listeners = bind_sockets(settings.server.host, settings.server.port)
         for one in self._listeners:
             stack.enter_context(one)
         self._lock: DatabaseLock | None = None
@@ -45,7 +45,7 @@ class SharedResources:
         self._secret = settings.nodes.secret or secrets.token_urlsafe(SECRET_BYTES)
 
     def for_worker(self, slot: int) -> InheritedFds:
-        """What the worker in this slot inherits, but for its channel to the master."""
+        """What the worker in this slot inherits, except its control channel."""
         own = [receiver for number, (receiver, _) in enumerate(self._wakeups, start=1) if number == slot]
         others = [way for number, (_, way) in enumerate(self._wakeups, start=1) if number != slot]
         return InheritedFds(

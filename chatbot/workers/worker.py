@@ -1,4 +1,4 @@
-"""This process as one of several workers."""
+"""The worker's side: a process that is one of several workers."""
 
 import asyncio
 import os
@@ -14,13 +14,13 @@ from chatbot.workers.inherited_fds import InheritedFds
 
 
 class Worker:
-    """What the service is made with in place of what a process alone makes for itself. Made inside the event loop.
+    """The inherited resources of a worker, opened. To be created inside the event loop.
 
-    `stop` is the service's: it is set where the master says so, or is gone.
+    `stop` is the service's: it is set when the master orders it, or has ended.
     """
 
     def __init__(self, inheritance: InheritedFds, stop: asyncio.Event) -> None:
-        for number in inheritance.descriptors:  # a program that this one starts would hold lock and port beyond its end
+        for number in inheritance.descriptors:  # child processes must not keep lock and port open
             os.set_inheritable(number, False)
         self.slot = inheritance.slot
         self.listeners = inheritance.open_listeners()
@@ -28,11 +28,11 @@ class Worker:
         self.notifier = inheritance.open_wakeups()
         self.control = ControlChannel(inheritance.control, stop)
         structlog.contextvars.bind_contextvars(worker=self.slot)
-        # Only the master rolls, also where a terminal's hang-up reaches all of its processes.
+        # Only the master reloads, even if a terminal's hang-up reaches all processes.
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: None)
 
     async def wait_until_told_to_leave(self) -> None:
-        """Wait for the order to retire, or to stop."""
+        """Wait until the master orders to retire or to stop."""
         orders = [asyncio.create_task(event.wait()) for event in (self.control.retire, self.control.stop)]
         try:
             await asyncio.wait(orders, return_when=asyncio.FIRST_COMPLETED)
@@ -42,7 +42,7 @@ class Worker:
 
 
 def worker_settings(settings: Settings, inheritance: InheritedFds | None) -> Settings:
-    """`settings` as a worker has them: a secret that it shares with its siblings, and a port for them of its own."""
+    """`settings` of a worker: with the secret that all workers share, and any free port for requests of the others."""
     if inheritance is None:
         return settings
     return replace(settings, nodes=replace(settings.nodes, secret=inheritance.secret, listen_port=0))

@@ -1,4 +1,4 @@
-"""One worker as its master sees it: a process, and the channel to it."""
+"""The master's side of one worker: its process and control channel."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ from chatbot.workers.inherited_fds import InheritedFds
 
 
 class WorkerProcess:
-    """Made by `start`. `is_leaving` once it is meant to end; `node` and `version` are what it has reported."""
+    """Created by `start`. `is_leaving` once it is to end; `node` and `version` are what it reported."""
 
     def __init__(self, slot: int, process: asyncio.subprocess.Process, logger: structlog.stdlib.BoundLogger) -> None:
         self.slot = slot
@@ -33,7 +33,7 @@ class WorkerProcess:
     async def start(
         cls, command: Sequence[str], inheritance: InheritedFds, logger: structlog.stdlib.BoundLogger
     ) -> "WorkerProcess":
-        """Start the process; `inheritance` without its `control`, which is made here. Raises OSError."""
+        """Start the process. `inheritance` has no `control` yet: the channel is created here. Raises OSError."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with theirs:
@@ -42,7 +42,7 @@ class WorkerProcess:
                 *command,
                 env={**os.environ, **told.to_environment()},
                 pass_fds=told.descriptors,
-                process_group=0,  # a terminal's Ctrl-C is for the master, who then says what to do
+                process_group=0,  # the master handles a terminal's Ctrl-C
             )
         worker = cls(told.slot, process, logger)
         reader, worker._writer = await open_channel(ours)
@@ -50,16 +50,16 @@ class WorkerProcess:
         return worker
 
     def send_message(self, order: ControlMessage) -> None:
-        """Have it do something, or know something; it may be gone."""
+        """Send a control message; does nothing if the worker has ended."""
         send(self._writer, order)
 
     def kill(self) -> None:
-        """End it at once, also one that is stopped."""
+        """SIGKILL, which also ends a stopped process."""
         if self._process.returncode is None:
             self._process.kill()
 
     async def wait_until_ended(self) -> int:
-        """Its exit code, once it has ended; below zero: by this signal."""
+        """Wait for its end. Returns the exit code; negative: the signal that ended it."""
         code = await self._process.wait()
         self._writer.close()
         await asyncio.wait([self._reading])

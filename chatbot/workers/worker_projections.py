@@ -1,4 +1,4 @@
-"""Which file a process keeps its projections in, and that no others stay beside it."""
+"""The projections file of a process, and the deletion of files that no worker uses any more."""
 
 import asyncio
 from collections.abc import Iterable
@@ -12,9 +12,9 @@ from projections.sqlite.projection_paths import delete_unused
 
 
 async def prepare_projections_path(first: Path, log: EventLog, slot: int | None) -> Path:
-    """Where the worker in `slot` (None: the only process) keeps its projections, where the first worker has `first`.
+    """The projections path of the worker in `slot` (None: the only process); the first worker has `first`.
 
-    A worker's file begins as a copy of a sibling's. The only process deletes what workers have left.
+    A new worker's file is a copy of another worker's. A process without workers deletes the files of earlier workers.
     """
     if slot is None:
         await delete_unused_files(first, [1])
@@ -25,9 +25,9 @@ async def prepare_projections_path(first: Path, log: EventLog, slot: int | None)
 
 
 async def delete_unused_files(first: Path, slots: Iterable[int]) -> None:
-    """Delete the projections of all workers but those in these slots, one of which has `first`.
+    """Delete the projections of all workers except those in `slots`; the first worker has `first`.
 
-    Only for who starts workers: none may be about to open another file.
+    To be called only by the process that starts workers: no worker may be about to open another file.
     """
     logger = structlog.get_logger("projections")
     try:

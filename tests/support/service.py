@@ -22,7 +22,7 @@ from chatbot.api.services import Services
 from chatbot.cli.startup import start_up
 from chatbot.config.loader import load
 from chatbot.wiring import compose
-from chatbot.workers.server_sockets import bind
+from chatbot.workers.server_sockets import bind_sockets
 
 ROOT = Path(chatbot.__file__).resolve().parents[1]
 START_TIMEOUT_S = 60.0
@@ -94,7 +94,7 @@ async def started(folder: Path, model_url: str, **settings: str) -> AsyncIterato
     async with AsyncExitStack() as stack:
         services = await compose(configuration.settings, stack)
         app = build_app(services)
-        listener, url = await listen(app, bind(server.host, server.port))
+        listener, url = await listen(app, bind_sockets(server.host, server.port))
         stack.push_async_callback(listener.cleanup)
         await start_up(services, url)
         await services.health.refresh()

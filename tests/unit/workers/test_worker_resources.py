@@ -12,7 +12,7 @@ import structlog
 from chatbot.workers.connection_counts import ConnectionCounts, FairShare, create_counts_file
 from chatbot.workers.control_channel import ControlChannel, ControlMessage, open_channel, send
 from chatbot.workers.inherited_fds import InheritedFds, take_inherited_fds
-from chatbot.workers.server_sockets import CannotListen, bind, service_url, start_listening
+from chatbot.workers.server_sockets import CannotListen, bind_sockets, service_url, start_listening
 from chatbot.workers.worker import Worker
 from events.storage.database_lock import DatabaseLock
 from events.storage.sqlite.sqlite_log import SqliteLog
@@ -111,7 +111,7 @@ def test_an_inheritance_is_taken_once_and_not_passed_on(monkeypatch: pytest.Monk
 
 async def test_what_a_worker_has_inherited_stays_with_it(tmp_path: Path) -> None:
     """A program that it starts would else keep the database locked and the port taken after all workers have ended."""
-    (listener,), (control, theirs) = bind("127.0.0.1", 0), socket.socketpair()
+    (listener,), (control, theirs) = bind_sockets("127.0.0.1", 0), socket.socketpair()
     numbers = (listener.detach(), theirs.detach(), create_counts_file(2))
     for number in numbers:
         os.set_inheritable(number, True)
@@ -139,11 +139,11 @@ def test_the_least_busy_worker_takes_the_next_connection() -> None:
 
 
 def test_all_addresses_of_a_host_share_one_port() -> None:
-    bound = bind("127.0.0.1", 0)
+    bound = bind_sockets("127.0.0.1", 0)
     address = bound[0].getsockname()
     start_listening(bound)
     with pytest.raises(CannotListen, match=rf"127\.0\.0\.1:{address[1]}: Address already in use; .* PORT"):
-        bind("127.0.0.1", address[1])
+        bind_sockets("127.0.0.1", address[1])
     assert service_url(address) == f"http://127.0.0.1:{address[1]}"
     assert service_url(("::1", 80, 0, 0)) == "http://[::1]:80"
     for one in bound:
@@ -162,7 +162,7 @@ def takes(bound: list[socket.socket], family: socket.AddressFamily, host: str) -
 @pytest.mark.skipif(not socket.has_ipv6, reason="this system has no IPv6")
 @pytest.mark.parametrize(("host", "by_4", "by_6"), [("::", True, True), ("::1", False, True), ("0.0.0.0", True, False)])
 def test_all_of_ipv6_takes_ipv4_too(host: str, by_4: bool, by_6: bool) -> None:
-    bound = bind(host, 0)
+    bound = bind_sockets(host, 0)
     try:
         start_listening(bound)
         assert takes(bound, socket.AF_INET, "127.0.0.1") is by_4
@@ -180,9 +180,9 @@ def test_a_name_with_an_address_of_ipv6_is_served_without_ipv6(
     six = (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("2001:db8::1", 0, 0, 0))  # of no machine: for documents
     found = [four, six] if first == socket.AF_INET else [six, four]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
-    (one,) = bind("localhost", 0)
+    (one,) = bind_sockets("localhost", 0)
     assert one.getsockname()[0] == "127.0.0.1"
     one.close()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [six])
     with pytest.raises(CannotListen):
-        bind("localhost", 0)
+        bind_sockets("localhost", 0)
