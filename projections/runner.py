@@ -255,7 +255,8 @@ class ProjectionRunner:
         while self._state not in ENDED:
             try:
                 await self._step()
-                delays, self.trouble = self._retry_delays(), None
+                if self.trouble is not None:
+                    delays, self.trouble = self._retry_delays(), None
             except InvalidProjection as error:
                 self._replace(str(error))
             except (ProjectionsUnavailable, LogUnavailable) as error:
