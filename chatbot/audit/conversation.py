@@ -40,6 +40,7 @@ from events.catalogue import (
 )
 from events.codec import event_type
 from events.log import EventLog
+from events.paging import read_pages
 from events.record import RecordedEvent
 from projections.folds.message import COMPLETE, ENDINGS, FINISH_REASONS, QUEUED, STREAMING
 
@@ -142,11 +143,9 @@ async def _read_history(
     """
     history: list[RecordedEvent] = []
     copies: dict[str, MessageCopied] = {}
-    after = 0
-    while page := await log.read(session_id, after=after, limit=PAGE):
+    async for page in read_pages(log, session_id, page_max=PAGE):
         history += page
         copies |= {one.event.message_id: one.event for one in page if isinstance(one.event, MessageCopied)}
-        after = page[-1].version
     while history and not moment.covers(history[-1]):
         history.pop()
     return history, copies

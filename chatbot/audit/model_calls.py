@@ -35,6 +35,7 @@ from events.catalogue import (
     ToolCallsClosed,
 )
 from events.log import EventLog
+from events.paging import read_pages
 from events.record import RecordedEvent
 
 PAGE = 500  # events read at once
@@ -165,11 +166,9 @@ def build_request_body(model_call: ModelCall, provider: str, model: str) -> dict
 
 
 async def _read_events(log: EventLog, session_id: str) -> AsyncIterator[RecordedEvent]:
-    after = 0
-    while page := await log.read(session_id, after=after, limit=PAGE):
+    async for page in read_pages(log, session_id, page_max=PAGE):
         for recorded in page:
             yield recorded
-        after = page[-1].version
 
 
 async def _add_adopted_texts(log: EventLog, session_id: str, adopted: HistoryAdopted, texts: ContextBuilder) -> None:

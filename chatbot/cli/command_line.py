@@ -9,7 +9,7 @@ from msgspec import Struct
 from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.erasure import erase, erasure_check
 from chatbot.cli.maintenance import backup, export_import, migrate, rebuild, salvage
-from chatbot.cli.proof import prove, verify
+from chatbot.cli.proof import keys, prove, verify
 from chatbot.cli.record import custom_projection, prompt, replay
 from chatbot.runtime.utf8 import is_unicode
 
@@ -38,7 +38,7 @@ COMMANDS = {
         "run a projection of your own", custom_projection.add_project_arguments, custom_projection.project
     ),
     "verify": Command("check that nobody has changed the log", verify.add_verify_arguments, verify.verify_command),
-    "keygen": Command("make the keys that sign checkpoints", verify.add_keygen_arguments, verify.keygen),
+    "keygen": Command("make the keys that sign checkpoints", keys.add_keygen_arguments, keys.keygen),
     "checkpoint": Command("print a signed statement of the head", verify.add_checkpoint_arguments, verify.checkpoint),
     "prove": Command("prove a session's events to someone without the log", prove.add_prove_arguments, prove.prove),
     "erase": Command("erase sessions for good", erase.add_erase_arguments, erase.erase),

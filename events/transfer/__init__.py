@@ -1,1 +1,1 @@
-"""Logs copied: export, import, migration, backup, recovery."""
+"""Copying logs: export, import, migration, online backup and recovery."""

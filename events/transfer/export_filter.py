@@ -1,8 +1,8 @@
-"""Part of a log: the streams of one owner, or one stream, and what their forks read.
+"""Selects part of a log for export: the streams of one owner, or one stream, and the fork sources that they read.
 
-Whose a stream is, its session_created says or, once that is erased, the event that erased it. A fork's texts are in
-the events of the session that it was forked from: that one is taken too, and what it was forked from, as far as they
-belong to the same owner or to nobody. (A session of nobody is open to whoever knows its id.)
+A stream's owner is in its session_created or, once that is erased, in the event that erased it. A fork's texts are in
+the events of its source session: that is selected, too, and so is that session's own source, provided that they belong
+to the same owner or have none. (A session without an owner can be read by every client that knows its id.)
 """
 
 import asyncio
@@ -19,13 +19,13 @@ from events.record import StoredRow, stored_row
 from events.storage.sqlite.sqlite_read_pool import SqliteSnapshot, open_snapshot
 from events.storage.sqlite.sqlite_schema import RAW_COLUMNS
 
-PAGE = 500  # rows read at once while the streams are chosen
+PAGE = 500  # rows read at once while the streams are selected
 
-_CHOSEN = """
+_CREATE_TABLE = """
 CREATE TEMP TABLE streams (
     stream_id TEXT PRIMARY KEY,
-    taken INTEGER NOT NULL,      -- 1: its events are taken
-    owner TEXT,                  -- whose it is, as its last event of the kind says
+    taken INTEGER NOT NULL,      -- 1: its events are selected
+    owner TEXT,                  -- its owner, by the newest event that tells it
     wanted_by TEXT               -- the owner of a fork that reads it
 ) WITHOUT ROWID
 """
@@ -33,17 +33,18 @@ _OWNER_TYPES = ("content_erased", "session_created", "session_deleted")
 
 
 class _OwnerFields(Struct):
-    """What the events that tell an owner say."""
+    """The fields of the events that tell an owner."""
 
     owner: str | None = None
     forked_from: dict[str, Any] | None = None
-    type: str | None = None  # None: erased, and says nothing any more
+    type: str | None = None  # None: the event is erased
 
 
 class ExportFilter:
-    """Rows of some streams only, as of one moment. Made by `open`. One pass over the log chooses, newest event first,
-    so that a fork is met before what it was forked from; memory stays small, because the streams lie in a temporary
-    table.
+    """The rows of the selected streams, in one snapshot of the log. Created by `open`.
+
+    One pass over the log selects, newest event first, so that a fork comes before its source. The streams are in a
+    temporary table, not in memory.
     """
 
     def __init__(self, snapshot: SqliteSnapshot) -> None:
@@ -55,17 +56,15 @@ class ExportFilter:
     async def open(
         cls, path: Path, *, owner: str | None = None, session: str | None = None
     ) -> AsyncIterator["ExportFilter"]:
-        """Choose by `owner` or by `session`, in a file that was found to be a log, as of this moment. Raises
-        sqlite3.Error.
-        """
+        """Select by `owner` or by `session`, in a snapshot of the log file `path`. Raises sqlite3.Error."""
         async with open_snapshot(await asyncio.to_thread(path.resolve), LogOptions()) as snapshot:
             selection = cls(snapshot)
-            await selection._connection.execute_fetchall(_CHOSEN)
+            await selection._connection.execute_fetchall(_CREATE_TABLE)
             await selection._choose_streams(owner, session)
             yield selection
 
     async def rows(self, *, after: int, limit: int) -> list[StoredRow]:
-        """As EventLog.rows, of the chosen streams."""
+        """As EventLog.rows, of the selected streams."""
         query = (
             f"SELECT {RAW_COLUMNS} FROM events WHERE position > ?"  # noqa: S608  constants
             " AND +stream_id IN (SELECT stream_id FROM temp.streams WHERE taken) ORDER BY position LIMIT ?"
@@ -73,7 +72,7 @@ class ExportFilter:
         return [stored_row(tuple(row)) for row in await self._connection.execute_fetchall(query, (after, limit))]
 
     async def count(self) -> int:
-        """Streams taken."""
+        """The number of selected streams."""
         ((taken,),) = await self._connection.execute_fetchall("SELECT count(*) FROM temp.streams WHERE taken")
         return int(taken)
 
@@ -86,29 +85,29 @@ class ExportFilter:
         before = 2**63 - 1
         while page := list(await self._connection.execute_fetchall(query, (before, PAGE))):
             for _, stream_id, kind, data in page:
-                told = msgspec.json.decode(data, type=_OwnerFields) if data is not None else _OwnerFields()
-                await self._classify_stream(stream_id, (kind, told), owner, session)
+                fields = msgspec.json.decode(data, type=_OwnerFields) if data is not None else _OwnerFields()
+                await self._classify_stream(stream_id, (kind, fields), owner, session)
             before = page[-1][0]
 
     async def _classify_stream(
-        self, stream_id: str, said: tuple[str, _OwnerFields], owner: str | None, session: str | None
+        self, stream_id: str, event: tuple[str, _OwnerFields], owner: str | None, session: str | None
     ) -> None:
-        """Note what one event tells of its stream. The first met of a stream is its newest: it tells the owner."""
-        kind, told = said
+        """Process one event of a stream. The first one processed is the stream's newest, which tells the owner."""
+        kind, fields = event
         rows = await self._connection.execute_fetchall(
             "SELECT taken, owner, wanted_by IS NOT NULL, wanted_by FROM temp.streams WHERE stream_id = ?", (stream_id,)
         )
         known = next(iter(rows), None)
         if known is None or known[0] == 0:
-            has_texts = told.type == "session_created"  # an erased origin has none that a fork could read
-            is_wanted = known is not None and known[2] and has_texts and told.owner in (None, known[3])
-            is_meant = stream_id == session if session is not None else told.owner == owner
-            taken = is_meant or is_wanted
-            await self._save_stream(stream_id, taken=taken, owner=told.owner)
+            has_texts = fields.type == "session_created"  # an erased source has no texts that a fork could read
+            is_wanted = known is not None and known[2] and has_texts and fields.owner in (None, known[3])
+            is_selected = stream_id == session if session is not None else fields.owner == owner
+            taken = is_selected or is_wanted
+            await self._save_stream(stream_id, taken=taken, owner=fields.owner)
         else:
-            taken, told.owner = True, known[1]
-        if taken and kind == "session_created" and told.forked_from is not None:
-            await self._add_fork_source(str(told.forked_from["session_id"]), told.owner)
+            taken, fields.owner = True, known[1]
+        if taken and kind == "session_created" and fields.forked_from is not None:
+            await self._add_fork_source(str(fields.forked_from["session_id"]), fields.owner)
 
     async def _save_stream(self, stream_id: str, *, taken: bool, owner: str | None) -> None:
         await self._connection.execute_fetchall(

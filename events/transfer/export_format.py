@@ -1,8 +1,8 @@
-"""Events as a file of lines (NDJSON): how `export` writes a log, or part of it, and `import` reads it back.
+"""The export file format (NDJSON): written by `export` for a log, or part of it, and read by `import`.
 
-The first line is the header, then one line per event with all its columns as they are stored, and last a trailer with
-the number of events and a SHA-256 over all lines before it, line ends included: a cut or changed file is found before
-anything of it is used. Content is the very text that was hashed; hashes and salts are lower-case hexadecimal.
+The first line is the header, then follows one line per event with all its columns as stored, and last a trailer with
+the number of events and a SHA-256 over all lines before it, line feeds included: a truncated or changed file is
+detected before any of it is used. Content is the exact text that was hashed; hashes and salts are lower-case hex.
 """
 
 import hashlib
@@ -20,19 +20,19 @@ from events.record import StoredRow
 
 FORMAT_NAME = "chatbot-log"
 FORMAT_VERSION = 1
-LINE_BYTES_MAX = 256 * 2**20  # what one event may take of memory: far above any that the service records
+LINE_BYTES_MAX = 256 * 2**20  # memory for one event: far above any that the service records
 _INTEGER_MAX = 2**63 - 1  # SQLite's
 
 
 class ExportFileError(LogError):
-    """The file cannot be trusted, or not be read: says at which line and why."""
+    """The file is invalid or cannot be read: says at which line and why."""
 
 
 class ExportHeader(Struct, frozen=True, omit_defaults=True):
-    """Where the events are from: the log `origin`, whose head was at `position` with `digest` (hex).
+    """The source of the events: the log `origin`, whose head was at `position` with `digest` (hex).
 
-    `owner` or `session`: only these streams were taken. Positions then have gaps, and the digest of an event after a
-    gap cannot be checked here.
+    With `owner` or `session` only those streams were exported. Positions then have gaps, and the digest of an event
+    after a gap cannot be checked.
     """
 
     format: str
@@ -64,13 +64,13 @@ class ExportColumns(Struct, frozen=True):
 
 
 class ExportLine(ExportColumns, frozen=True):
-    """One event of an archive."""
+    """One event of an export."""
 
     digest: str
 
 
 class ExportTrailer(Struct, frozen=True):
-    """The end of the file: lines of events before it, and the SHA-256 (hex) of all lines before it."""
+    """The last line: the number of events, and the SHA-256 (hex) of all lines before it."""
 
     events: int
     sha256: str
@@ -83,7 +83,7 @@ _NOT_JSON = (msgspec.MsgspecError, ValueError, TypeError, LookupError)
 
 
 def to_export_columns(row: StoredRow) -> dict[str, Any]:
-    """The fields of Columns."""
+    """The fields of ExportColumns."""
     return {
         "position": row.position,
         "stream_id": row.stream_id,
@@ -103,7 +103,7 @@ def to_export_line(row: StoredRow) -> ExportLine:
 
 
 def to_stored_row(columns: ExportColumns, digest: bytes) -> StoredRow:
-    """Raises ValueError for text that is not hexadecimal."""
+    """The row of these columns. Raises ValueError for hashes that are not hexadecimal."""
     return StoredRow(
         columns.position,
         columns.stream_id,
@@ -129,7 +129,7 @@ class ExportWriter:
         self._write(_encoder.encode(header))
 
     def add(self, row: StoredRow) -> None:
-        """Raises ArchiveFault for a row that no text can hold: its columns are damaged."""
+        """Write one event. Raises ExportFileError for a damaged row that cannot be encoded as text."""
         try:
             line = _encoder.encode(to_export_line(row))
         except (AttributeError, *_NOT_JSON) as error:
@@ -152,7 +152,7 @@ class ExportWriter:
 
 
 class ExportReader:
-    """Reads and checks a file of events. Memory: one line. Raises ArchiveFault from the header on."""
+    """Reads and validates an export. Memory: one line. The constructor reads the header. Raises ExportFileError."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -160,7 +160,7 @@ class ExportReader:
         self._number = 0
         self._previous: StoredRow | None = None
         self.events = 0
-        self.sha256 = ""  # of all lines before the trailer, once `rows` has ended: tells this file from all others
+        self.sha256 = ""  # of all lines before the trailer, once `rows` has ended: identifies the file
         line = self._next()
         try:
             self.header = msgspec.json.decode(line, type=ExportHeader)
@@ -173,7 +173,7 @@ class ExportReader:
             )
 
     def rows(self) -> Iterator[tuple[int, StoredRow]]:
-        """Each event with its line number, checked; the whole file has been checked once this ends."""
+        """Each event with its line number, checked. The whole file has been checked once this ends."""
         while True:
             seen = self._hash.hexdigest()
             line = self._next()
@@ -214,7 +214,7 @@ class ExportReader:
         return None
 
     def _decode_fault(self, row: StoredRow) -> str | None:
-        """Why this program could not serve the event. Of an erased one the type alone is left to look at."""
+        """Why this program could not read the event back. Of an erased event only the type can be checked."""
         if not is_known(row.type, row.schema_version) and is_readable(row.type, row.schema_version, row.metadata):
             return None
         try:

@@ -1,7 +1,7 @@
-"""What a long copy must remember of the streams and positions that it has met: in a private file, not in memory.
+"""Temporary index of the streams and positions that an import or a recovery has processed: on disk, not in memory.
 
-SQLite deletes the file when it is closed, also after `kill -9`. It holds ids and numbers, never a person's words. All
-calls block for microseconds; they are for commands, not for the service.
+An anonymous SQLite database, which the system deletes when it is closed, also after `kill -9`. It contains ids and
+numbers, never content. Calls block for microseconds: for commands, not for the service.
 """
 
 import sqlite3
@@ -9,8 +9,8 @@ import sqlite3
 _TABLES = """
 CREATE TABLE streams (
     stream_id TEXT PRIMARY KEY,
-    version INTEGER NOT NULL,    -- the last one met without a gap
-    unexplained INTEGER,         -- position of the first erased event with no reason after it; NULL: none
+    version INTEGER NOT NULL,    -- the last one processed, without a gap
+    unexplained INTEGER,         -- position of the first erased event that no later event explains; NULL: none
     skipped INTEGER NOT NULL     -- 1: this stream is not copied
 ) WITHOUT ROWID;
 CREATE TABLE owed (stream_id TEXT, reply_id TEXT, PRIMARY KEY (stream_id, reply_id)) WITHOUT ROWID;
@@ -19,49 +19,49 @@ CREATE TABLE moved (old INTEGER PRIMARY KEY, new INTEGER NOT NULL);
 
 
 class ImportIndex:
-    """Streams with the version reached, and where positions have moved to."""
+    """Streams with the version reached, their open replies, and the new positions of copied events."""
 
     def __init__(self) -> None:
         self._database = sqlite3.connect("", isolation_level=None)
         self._database.executescript(f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; BEGIN; {_TABLES}")
 
     def version(self, stream_id: str) -> int:
-        """The last version met of a stream, 0 for none."""
-        return self._one("SELECT version FROM streams WHERE stream_id = ?", stream_id) or 0
+        """The last version of the stream that was processed, 0 for none."""
+        return self._query_one("SELECT version FROM streams WHERE stream_id = ?", stream_id) or 0
 
-    def reach(self, stream_id: str, version: int) -> None:
+    def set_version(self, stream_id: str, version: int) -> None:
         self._database.execute(
             "INSERT INTO streams VALUES (?, ?, NULL, 0) ON CONFLICT DO UPDATE SET version = excluded.version",
             (stream_id, version),
         )
 
-    def erased(self, stream_id: str, position: int) -> None:
-        """The stream, met before, has an erased event at `position`."""
+    def mark_erased(self, stream_id: str, position: int) -> None:
+        """The stream, which is in the index, has an erased event at `position`."""
         self._database.execute(
             "UPDATE streams SET unexplained = coalesce(unexplained, ?) WHERE stream_id = ?", (position, stream_id)
         )
 
-    def explained(self, stream_id: str) -> None:
-        """A later event of the stream says why content is gone."""
+    def mark_explained(self, stream_id: str) -> None:
+        """A later event of the stream explains its erased events."""
         self._database.execute("UPDATE streams SET unexplained = NULL WHERE stream_id = ?", (stream_id,))
 
     def unexplained(self, limit: int) -> list[tuple[str, int, int]]:
-        """Up to `limit` streams with content gone and no reason: id, version, position of the first such event."""
+        """Up to `limit` streams with unexplained erased events: id, version, position of the first such event."""
         return self._database.execute(
             "SELECT stream_id, version, unexplained FROM streams WHERE unexplained IS NOT NULL LIMIT ?", (limit,)
         ).fetchall()
 
     def add_owed_reply(self, stream_id: str, reply_id: str) -> None:
-        """The stream has a reply that waits or runs."""
+        """The stream has an open reply."""
         self._database.execute("INSERT OR IGNORE INTO owed VALUES (?, ?)", (stream_id, reply_id))
 
     def remove_owed_replies(self, stream_id: str, reply_id: str | None = None) -> None:
-        """That reply has ended, or all of the stream's."""
+        """This reply has ended; None: all replies of the stream have."""
         which = "stream_id = ? AND reply_id = coalesce(?, reply_id)"
         self._database.execute(f"DELETE FROM owed WHERE {which}", (stream_id, reply_id))  # noqa: S608  constants
 
     def streams_owing_replies(self, after: str, limit: int) -> list[str]:
-        """Up to `limit` streams beyond `after`, in order, that are copied and have replies without an end."""
+        """Up to `limit` copied streams with open replies, ordered by id, beyond `after`."""
         found = self._database.execute(
             "SELECT DISTINCT stream_id FROM owed JOIN streams USING (stream_id)"
             " WHERE stream_id > ? AND NOT skipped ORDER BY stream_id LIMIT ?",
@@ -70,23 +70,23 @@ class ImportIndex:
         return [stream_id for (stream_id,) in found]
 
     def skip(self, stream_id: str) -> None:
-        """Do not copy this stream, met before."""
+        """Do not copy this stream, which is in the index."""
         self._database.execute("UPDATE streams SET skipped = 1 WHERE stream_id = ?", (stream_id,))
 
     def is_skipped(self, stream_id: str) -> bool:
-        return bool(self._one("SELECT skipped FROM streams WHERE stream_id = ?", stream_id))
+        return bool(self._query_one("SELECT skipped FROM streams WHERE stream_id = ?", stream_id))
 
     def set_new_position(self, old: int, new: int) -> None:
-        """The event that was at position `old` is at `new` now."""
+        """The event at position `old` of the source is at `new` in the target."""
         self._database.execute("INSERT OR REPLACE INTO moved VALUES (?, ?)", (old, new))
 
     def new_position_of(self, old: int) -> int | None:
-        """The new position of what was at `old`; None when that was not copied."""
-        return self._one("SELECT new FROM moved WHERE old = ?", old)
+        """The new position of the event that was at `old`; None where that was not copied."""
+        return self._query_one("SELECT new FROM moved WHERE old = ?", old)
 
     def close(self) -> None:
         self._database.close()
 
-    def _one(self, query: str, parameter: str | int) -> int | None:
+    def _query_one(self, query: str, parameter: str | int) -> int | None:
         found = self._database.execute(query, (parameter,)).fetchone()
         return None if found is None else found[0]

@@ -1,8 +1,8 @@
-"""Events of another log into this one, while nobody serves it: versions, times and content stay, the chain is new.
+"""The target of an import or a recovery: appends events of another log while no service runs on the file.
 
-Each copied event names its source in its envelope (`imported`). A fork's `history_adopted` names positions of other
-events: they become the new ones, so its content, salt and commitment change with them. A text that was not copied gets
-position 0, which is the place of no event.
+Versions, times and content stay; the chain is new. Each copied event names its source in its envelope (`imported`). A
+fork's `history_adopted` refers to other events by position: those become the new positions, so its content, salt and
+commitment change, too. The position of a text that was not copied becomes 0, which no event has.
 """
 
 import asyncio
@@ -17,7 +17,6 @@ from msgspec.structs import astuple, replace
 
 from events.catalogue import MESSAGE_TYPES
 from events.errors import LogError, LogUnusable
-from events.integrity.commitments import with_data
 from events.integrity.hash_chain import link
 from events.options import LogOptions
 from events.record import Columns, Head, StoredRow
@@ -49,7 +48,7 @@ _FIND = (
 
 
 class ImportRefused(LogError):
-    """These events cannot go into this log: says why, and what to do."""
+    """These events cannot be copied into this log: says why, and what to do."""
 
 
 class PresentEvent(msgspec.Struct, frozen=True):
@@ -61,38 +60,40 @@ class PresentEvent(msgspec.Struct, frozen=True):
 
 
 class ImportTarget:
-    """A log to copy into, locked. Made by `open`; must be closed."""
+    """A log to copy into, locked. Created by `open`; must be closed."""
 
-    def __init__(self, connection: aiosqlite.Connection, lock: DatabaseLock, head: Head, work: WritingCommand) -> None:
+    def __init__(
+        self, connection: aiosqlite.Connection, lock: DatabaseLock, head: Head, command: WritingCommand
+    ) -> None:
         self.head = head
-        self._work = work
-        self.scratch = ImportIndex()
+        self._command = command
+        self.index = ImportIndex()
         self.added = 0
-        self.is_resumed = False  # whether an earlier `work` has not finished this log
-        self._interrupted_file: str | None = None  # the file of which that one has written something
-        self._begin_statements: list[tuple[str, Sequence[object]]] = [(mark(work), ())]  # of the next transaction
+        self.is_resumed = False  # whether an earlier run of the command was interrupted
+        self._interrupted_file: str | None = None  # SHA-256 of the file that the interrupted run was copying
+        self._begin_statements: list[tuple[str, Sequence[object]]] = [(mark(command), ())]  # of the next transaction
         self.without_text = 0  # adopted messages whose text was not copied
         self._connection = connection
         self._lock = lock
         self._created_path: Path | None = None
 
     @classmethod
-    async def open(cls, path: Path, work: WritingCommand) -> "ImportTarget":
-        """Lock and open the log in `path`, made if missing. From the first row on it is marked as unfinished by `work`,
-        until `finish` of events.storage.sqlite.sqlite_schema. Raises LogInUse while a server runs, LogUnusable.
+    async def open(cls, path: Path, command: WritingCommand) -> "ImportTarget":
+        """Lock and open the log in `path`, created if missing. From the first row on it is marked as incomplete, until
+        `mark_complete`. Raises LogInUse while a server runs, LogUnusable.
         """
         path = await asyncio.to_thread(path.resolve)
-        connection, lock = await open_exclusive(path, work, create=True)
-        transfer = cls(connection, lock, await run_in_thread(connection, read_head), work)
+        connection, lock = await open_exclusive(path, command, create=True)
+        target = cls(connection, lock, await run_in_thread(connection, read_head), command)
         ((number,),) = await connection.execute_fetchall("PRAGMA user_version")
-        transfer.is_resumed = not lock.is_new_database and writing_command_of(number) is work
-        transfer._interrupted_file = await _source_file(connection)
-        transfer._created_path = path if lock.is_new_database else None
-        return transfer
+        target.is_resumed = not lock.is_new_database and writing_command_of(number) is command
+        target._interrupted_file = await _source_file(connection)
+        target._created_path = path if lock.is_new_database else None
+        return target
 
-    def begin(self, sha256: str) -> None:
-        """The rows to come are of the file with this digest. Raises TransferRefused where those that an interrupted
-        import has written are of another one.
+    def begin_file(self, sha256: str) -> None:
+        """The next rows are of the file with this digest. Raises ImportRefused where an interrupted import was copying
+        another file.
         """
         if self._interrupted_file not in (None, sha256):
             raise ImportRefused(
@@ -107,7 +108,7 @@ class ImportTarget:
         ]
 
     async def present(self, rows: Sequence[StoredRow]) -> dict[tuple[str, int], PresentEvent]:
-        """Those of `rows`, at most ROWS_MAX, whose stream and version the log has."""
+        """The log's events with the stream and version of `rows` (at most ROWS_MAX), by stream and version."""
         if not rows:
             return {}
         query = _FIND.format(",".join(["(?,?)"] * len(rows)))
@@ -116,8 +117,8 @@ class ImportTarget:
         return {(one[0], one[1]): PresentEvent(one[2], one[3], _source(one[4])) for one in found}
 
     async def add(self, rows: Sequence[StoredRow], origin: str) -> None:
-        """Append `rows`, at most ROWS_MAX, of the log `origin`, and erase what an event among them explains away, in
-        one transaction. Raises TransferRefused.
+        """Append `rows` (at most ROWS_MAX) of the log `origin`, and erase content that an event among them erases, in
+        one transaction. Raises ImportRefused.
         """
         if not rows:
             return
@@ -134,7 +135,7 @@ class ImportTarget:
         self.added += len(rows)
 
     async def _commit(self, rows: Sequence[Columns], erasures: Sequence[tuple[str, int]]) -> None:
-        """All of it in one transaction. Raises ImportRefused."""
+        """Write `rows` and erase `erasures` in one transaction. Raises ImportRefused."""
 
         def write(raw: sqlite3.Connection) -> None:
             for statement, values in self._begin_statements:
@@ -149,52 +150,54 @@ class ImportTarget:
         except sqlite3.Error as error:
             raise ImportRefused(f"the log cannot be written: {error}") from error
 
-    def found(self, row: StoredRow, position: int) -> None:
+    def note_present(self, row: StoredRow, position: int) -> None:
         """`row` is in the log already, at `position`."""
         if row.type in MESSAGE_TYPES:
-            self.scratch.set_new_position(row.position, position)
+            self.index.set_new_position(row.position, position)
 
     async def close(self, *, refused: bool = False) -> None:
-        """Empty the write-ahead log, close the file, let go of the lock. Where the transfer was `refused`, a log that
-        was made for it and holds nothing goes again.
+        """Empty the write-ahead log, close the file and release the lock.
+
+        Where the import was `refused`, a log that was created for it and is empty is deleted.
         """
-        gone: Path | None = None
+        unused: Path | None = None
         try:
             if (
                 refused
                 and self._created_path
                 and not await self._connection.execute_fetchall("SELECT 1 FROM events LIMIT 1")
             ):
-                gone = self._created_path
+                unused = self._created_path
             await self._connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
-            self.scratch.close()
+            self.index.close()
             await self._connection.close()
-            if gone is not None:
-                await asyncio.to_thread(gone.unlink, missing_ok=True)
-            self._lock.release(remove=gone is not None and self._lock.is_new)
+            if unused is not None:
+                await asyncio.to_thread(unused.unlink, missing_ok=True)
+            self._lock.release(remove=unused is not None and self._lock.is_new)
 
     def _with_new_positions(self, row: StoredRow, position: int) -> StoredRow:
-        """`row` for its new `position`, which is noted for those who point at it."""
+        """`row` with the new positions that it refers to; its own new `position` is added to the index."""
         if row.type in MESSAGE_TYPES:
-            self.scratch.set_new_position(row.position, position)
+            self.index.set_new_position(row.position, position)
         if row.type != HISTORY_ADOPTED or row.data is None:
             return row
         data = msgspec.json.decode(row.data)
-        places = [message["position"] for message in data["messages"]]
-        new = [self.scratch.new_position_of(place) or 0 for place in places]
+        positions = [message["position"] for message in data["messages"]]
+        new = [self.index.new_position_of(position) or 0 for position in positions]
         self.without_text += new.count(0)
-        if new == places:
+        if new == positions:
             return row
-        for message, place in zip(data["messages"], new, strict=True):
-            message["position"] = place
-        return with_data(row, msgspec.json.encode(data), os.urandom)
+        for message, new_position in zip(data["messages"], new, strict=True):
+            message["position"] = new_position
+        text, salt = msgspec.json.encode(data), os.urandom(SALT_BYTES)
+        return replace(row, data=text.decode(), salt=salt, commitment=hash_chain.commit(salt, text))
 
 
-async def finish(path: Path, work: WritingCommand) -> None:
-    """`work` has written all of the log in `path`: from now on it may be used. Raises LogUnusable."""
+async def mark_complete(path: Path, command: WritingCommand) -> None:
+    """Mark the log in `path`, which `command` has written, as complete: it may be served. Raises LogUnusable."""
     path = await asyncio.to_thread(path.resolve)
-    connection, lock = await open_exclusive(path, work, create=False)
+    connection, lock = await open_exclusive(path, command, create=False)
     try:
         try:
             await commit(
@@ -209,8 +212,8 @@ async def finish(path: Path, work: WritingCommand) -> None:
         lock.release()
 
 
-async def is_incomplete(path: Path, work: WritingCommand) -> bool:
-    """Whether `path` is a log that `work` has not finished."""
+async def is_incomplete(path: Path, command: WritingCommand) -> bool:
+    """Whether `path` is a log that `command` has begun and not completed."""
     query = "SELECT application_id, user_version FROM pragma_application_id, pragma_user_version"
     try:
         connection = await connect(await asyncio.to_thread(path.resolve), LogOptions(), mode="ro")
@@ -220,11 +223,11 @@ async def is_incomplete(path: Path, work: WritingCommand) -> bool:
         ((application_id, number),) = await connection.execute_fetchall(query)
     finally:
         await connection.close()
-    return application_id == APPLICATION_ID and writing_command_of(number) is work
+    return application_id == APPLICATION_ID and writing_command_of(number) is command
 
 
 async def _source_file(connection: aiosqlite.Connection) -> str | None:
-    """The digest of the file of which an unfinished import has written something."""
+    """The digest of the file that an interrupted import was copying; None where there is none."""
     if not await connection.execute_fetchall("SELECT 1 FROM sqlite_schema WHERE name = 'unfinished'"):
         return None
     rows = await connection.execute_fetchall("SELECT sha256 FROM unfinished")
@@ -232,7 +235,7 @@ async def _source_file(connection: aiosqlite.Connection) -> str | None:
 
 
 def discard(path: Path) -> None:
-    """Delete the log in `path`, which nobody has open. Blocks. Raises LogInUse, LogUnusable."""
+    """Delete the log in `path`, which must not be open. Blocks. Raises LogInUse, LogUnusable."""
     lock = DatabaseLock(path.resolve())
     lock.acquire()
     try:

@@ -1,8 +1,7 @@
-"""An export into a log, in two passes over the file: `survey` finds whatever forbids it before anything is written,
-then `write` copies. Memory holds one page of events.
+"""Imports an export in two passes over the file: `validate` checks everything before anything is written, then `write`
+copies. Memory: one page of events.
 
-Names of nodes are left out: they are addresses that this log's nodes would contact, and none of them belongs to this
-log.
+Node ids are removed from events: they are addresses that the nodes of this log would connect to.
 """
 
 import os
@@ -26,9 +25,9 @@ REPLY_ENDING_TYPES = frozenset({"reply_completed", "reply_failed", "reply_cancel
 
 
 class ImportRules(Struct, frozen=True):
-    """What to do about streams that the log has already. Neither: refuse.
+    """What to do about streams that the log has already. Neither: refuse the import.
 
-    `resume`: an earlier import of this very file was interrupted; go on where it stopped.
+    `resume`: an earlier import of the same file was interrupted; continue it.
     """
 
     skip_existing: bool = False
@@ -36,24 +35,24 @@ class ImportRules(Struct, frozen=True):
 
 
 class Importer:
-    """One file's way into one log. `skipped` counts events that are not written."""
+    """Copies one file into one log. `skipped` counts events that are not written."""
 
-    def __init__(self, transfer: ImportTarget, origin: str, rules: ImportRules) -> None:
+    def __init__(self, target: ImportTarget, origin: str, rules: ImportRules) -> None:
         self.skipped = 0
-        self._transfer = transfer
+        self._target = target
         self._origin = origin
         self._rules = rules
         self._clashes: list[str] = []
-        self._copied = self._missing = 0  # events that the log has, or lacks, where nothing was interrupted
+        self._copied = self._missing = 0  # events that the log has, and lacks, although no import was interrupted
 
-    async def validate(self, archive: ExportReader, progress: Callable[[int], None]) -> int:
-        """Read and check the whole file; the number of its events. Raises ArchiveFault, TransferRefused."""
-        for page in _pages(archive.rows()):
+    async def validate(self, reader: ExportReader, progress: Callable[[int], None]) -> int:
+        """Read and check the whole file. Returns the number of its events. Raises ExportFileError, ImportRefused."""
+        for page in _pages(reader.rows()):
             looked_up = [row for _, row in page if row.version == 1 or self._is_fresh_resume]
-            present = await self._transfer.present(looked_up)
+            present = await self._target.present(looked_up)
             for number, row in page:
                 self._check_row(number, row, present.get((row.stream_id, row.version)))
-            progress(archive.events)
+            progress(reader.events)
         if self._copied and self._missing:
             raise ImportRefused(
                 f"nothing was written: {self._copied:,} events of this file are in the log, {self._missing:,} are not,"
@@ -66,72 +65,72 @@ class Importer:
                 f"nothing was written: the log has sessions of this file already ({named}); --skip-existing leaves"
                 " those out, --resume goes on with an import that was interrupted"
             )
-        for stream_id, _, position in self._transfer.scratch.unexplained(1):
+        for stream_id, _, position in self._target.index.unexplained(1):
             raise ImportRefused(
                 f"nothing was written: content of session {stream_id} is gone at position {position}"
                 " and no later event says why"
             )
-        return archive.events
+        return reader.events
 
     @property
     def _is_fresh_resume(self) -> bool:
-        """Whether an import is to be resumed that was not interrupted: then all of the file must be there, or none."""
-        return self._rules.resume and not self._transfer.is_resumed
+        """Whether to resume although no import was interrupted: then the log must have all of the file, or nothing."""
+        return self._rules.resume and not self._target.is_resumed
 
-    async def write(self, archive: ExportReader, progress: Callable[[int], None]) -> None:
-        """Copy what `survey` has allowed. Raises as it does."""
-        looks = self._rules.skip_existing or self._rules.resume
-        for page in _pages(archive.rows()):
+    async def write(self, reader: ExportReader, progress: Callable[[int], None]) -> None:
+        """Copy what `validate` has accepted. Raises as it does."""
+        may_be_present = self._rules.skip_existing or self._rules.resume
+        for page in _pages(reader.rows()):
             rows = [row for _, row in page]
-            present = await self._transfer.present(rows) if looks else {}
+            present = await self._target.present(rows) if may_be_present else {}
             fresh = []
             for number, row in page:
-                if looks and self._is_already_imported(number, row, present.get((row.stream_id, row.version))):
+                if may_be_present and self._is_already_imported(number, row, present.get((row.stream_id, row.version))):
                     self.skipped += 1
                 else:
                     fresh.append(_without_node(row))
-            await self._transfer.add(fresh, self._origin)
-            progress(archive.events)
+            await self._target.add(fresh, self._origin)
+            progress(reader.events)
 
     def _check_row(self, number: int, row: StoredRow, present: PresentEvent | None) -> None:
-        scratch = self._transfer.scratch
-        if row.version != scratch.version(row.stream_id) + 1:
+        index = self._target.index
+        if row.version != index.version(row.stream_id) + 1:
             raise ImportRefused(f"line {number}: version {row.version} of a session does not follow the one before")
-        scratch.reach(row.stream_id, row.version)
+        index.set_version(row.stream_id, row.version)
         if row.type in ERASURE_TYPES:
-            scratch.explained(row.stream_id)
-            scratch.remove_owed_replies(row.stream_id)
+            index.mark_explained(row.stream_id)
+            index.remove_owed_replies(row.stream_id)
         if row.data is None:
-            scratch.erased(row.stream_id, row.position)
+            index.mark_erased(row.stream_id, row.position)
         self._track_owed_replies(row)
         copied = self._rules.resume and present is not None and present.imported == self._source(row)
-        if self._is_fresh_resume and not scratch.is_skipped(row.stream_id):
+        if self._is_fresh_resume and not index.is_skipped(row.stream_id):
             self._copied += copied
             self._missing += present is None
         if present is None or copied or row.version > 1:
             return
         if self._rules.skip_existing:
-            scratch.skip(row.stream_id)
+            index.skip(row.stream_id)
         elif len(self._clashes) <= NAMED_MAX:
             self._clashes.append(row.stream_id)
 
     def _track_owed_replies(self, row: StoredRow) -> None:
-        """Which replies the stream owes."""
+        """Update the open replies of the stream."""
         if row.data is None or row.type not in REPLY_OWING_TYPES | REPLY_ENDING_TYPES:
             return
         event = decode(row.type, row.schema_version, row.data)
         if isinstance(event, MessagePosted | ReplyRequested | ReplyStarted) and event.reply_id is not None:
-            self._transfer.scratch.add_owed_reply(row.stream_id, event.reply_id)
+            self._target.index.add_owed_reply(row.stream_id, event.reply_id)
         elif isinstance(event, ReplyEnded):
-            self._transfer.scratch.remove_owed_replies(row.stream_id, event.reply_id)
+            self._target.index.remove_owed_replies(row.stream_id, event.reply_id)
 
     def _is_already_imported(self, number: int, row: StoredRow, present: PresentEvent | None) -> bool:
-        """Whether the event is not to be written: it is there, or its stream is left out."""
+        """Whether the event is not written: the log has it, or its stream is skipped. Raises ImportRefused."""
         same = present is not None and present.commitment == row.commitment
         copied = present is not None and present.imported == self._source(row)
         if present is not None and (same or copied):
-            self._transfer.found(row, present.position)
-        if self._transfer.scratch.is_skipped(row.stream_id):
+            self._target.note_present(row, present.position)
+        if self._target.index.is_skipped(row.stream_id):
             return True
         if present is None:
             return False
@@ -147,7 +146,7 @@ class Importer:
 
 
 def _without_node(row: StoredRow) -> StoredRow:
-    """`row` without the node that it names; its content, salt and commitment change with that."""
+    """`row` without the id of a node; its content, salt and commitment change, too."""
     if row.type not in NODE_NAMING_TYPES or row.data is None:
         return row
     event = decode(row.type, row.schema_version, row.data)
@@ -162,7 +161,7 @@ def _without_node(row: StoredRow) -> StoredRow:
 
 
 def _pages(rows: Iterable[tuple[int, StoredRow]]) -> Iterator[list[tuple[int, StoredRow]]]:
-    """Rows with their line numbers, ROWS_MAX or PAGE_BYTES_MAX at once, whichever is less."""
+    """Rows with their line numbers, in pages of up to ROWS_MAX rows or about PAGE_BYTES_MAX."""
     page: list[tuple[int, StoredRow]] = []
     size = 0
     for number, row in rows:

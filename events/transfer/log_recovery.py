@@ -1,13 +1,13 @@
-"""What can still be read of a damaged log, and which of it is proven.
+"""Recovery of a damaged log: scans every position, and says what can be read and what is proven.
 
-Rows are read by ranges of position; a range that SQLite cannot read is halved until single positions are left, so the
-work is at most two queries per position. What it does not find is looked for on the file's own pages (leaves.py): a
-torn inner page or a cut file hides rows that are still there.
+Rows are read by ranges of position; a range that SQLite cannot read is halved down to single positions, so there are at
+most two queries per position. Rows that SQLite does not find are searched for in the pages of the file
+(sqlite_page_reader.py): a torn inner page or a truncated file hides rows that are still there.
 
-A row is proven when its content fits its commitment and its digest follows from that of the row before. After a gap, or
-after a row whose digest itself is in doubt, the row before says nothing: then a row is taken if the next one's digest
-follows from its own, which damage cannot bring about; its envelope (time, type) is attested by nothing else, and it is
-counted apart. The last row after a gap has no such witness: it is left.
+A row is proven if its content matches its commitment and its digest follows from that of the row before. After a gap,
+or after a row whose digest is itself in doubt, the row before proves nothing: then a row is accepted if the digest of
+the next row follows from its own, which damage cannot produce. Nothing else proves its envelope (time, type), so such
+rows are counted separately. The last row after a gap has no next row and is not accepted.
 """
 
 import sqlite3
@@ -27,12 +27,12 @@ from events.record import StoredRow, stored_row
 from events.storage.sqlite.sqlite_schema import RAW_COLUMNS
 from events.transfer.sqlite_page_reader import SqlitePageReader
 
-RANGE = 512  # positions in one query, while nothing is wrong
+RANGE = 512  # positions in one query
 _INTEGER_MAX = 2**63 - 1  # SQLite's
-END_ROWS_MAX = 10**12  # a torn page may claim any position: beyond this none is believed
+END_ROWS_MAX = 10**12  # a torn page may name any position: greater ones are ignored
 
 _READ = f"SELECT {RAW_COLUMNS} FROM events WHERE position >= ? AND position <= ? ORDER BY position LIMIT ?"  # noqa: S608  constants
-_READ_ERRORS = (sqlite3.Error, MemoryError)  # a torn cell may claim any size
+_READ_ERRORS = (sqlite3.Error, MemoryError)  # a torn cell may name any size
 
 
 class RowStatus(Enum):
@@ -45,7 +45,7 @@ class RowStatus(Enum):
 
 
 class ScannedRow(Struct, frozen=True):
-    """One position of the damaged log. `row` is None where it is unreadable; `reason` says what is wrong."""
+    """One position of the damaged log. `row` is None where it is unreadable; `reason` describes the fault."""
 
     position: int
     status: RowStatus
@@ -54,14 +54,14 @@ class ScannedRow(Struct, frozen=True):
 
 
 class CorruptLog:
-    """A damaged log, opened to read; must be closed. All calls block: for a command, not for the service."""
+    """A damaged log, opened read-only; must be closed. Calls block: for commands, not for the service."""
 
     def __init__(self, path: Path) -> None:
-        """Raises LogUnusable for a file of which SQLite can read nothing at all."""
+        """Raises LogUnusable for a file of which SQLite cannot read anything."""
         self._path = path
         self._connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
         try:
-            # Opens a file that is shorter than its header says, too. Nothing is written: the file is open to read.
+            # Needed to open a file that is shorter than its header says. Nothing is written: it is open read-only.
             self._connection.execute("PRAGMA writable_schema=ON")
             self._connection.execute("SELECT sql FROM sqlite_schema WHERE name = 'events'").fetchone()
             self.end, self.end_is_known = self._end()
@@ -78,11 +78,11 @@ class CorruptLog:
 
     @cached_property
     def _page_reader(self) -> SqlitePageReader:
-        """Made when the first row is missed: that reads the whole file once."""
+        """Created when the first row is missing, as that reads the whole file once."""
         return SqlitePageReader(self._path)
 
-    def found(self, progress: Callable[[int], None]) -> Iterator[ScannedRow]:
-        """Every position from 1 to the end, in order, with what is known of it."""
+    def scan(self, progress: Callable[[int], None]) -> Iterator[ScannedRow]:
+        """Every position from 1 to the end, in order, with its status."""
         before: StoredRow | None = None  # readable and right before `here`
         is_known = True  # the digest of `before` is the one that was recorded
         here: tuple[int, StoredRow | None] | None = None
@@ -112,21 +112,21 @@ class CorruptLog:
                 return {}
             middle = (first + last) // 2
             return self._read(first, middle) | self._read(middle + 1, last)
-        # A torn inner page may lead to rows of another place: only what was asked for counts.
+        # A torn inner page may lead to rows of other positions: those are ignored.
         return {row[0]: stored_row(row) for row in page if first <= row[0] <= last}
 
     def expect(self, position: int) -> None:
-        """The log had at least so many events, as somebody else remembers."""
+        """The log is known from elsewhere to have had at least this many events."""
         self.end = max(self.end, min(position, END_ROWS_MAX))
 
     def digest_at(self, position: int) -> bytes | None:
-        """The digest that the row at `position` has; None where it cannot be read."""
+        """The digest of the row at `position`; None where it cannot be read."""
         row = self._read(position, position).get(position) or self._page_reader.row(position)
         return None if row is None else row.digest
 
     def _end(self) -> tuple[int, bool]:
-        """The last position; where the way to it is torn, the last that the index knows, or any page. Whether there
-        cannot have been more.
+        """The last position, and whether it is certain. Where the table is torn, the last position in the index counts;
+        where that is torn, too, the last that any page names, which is not certain.
         """
         for query in (
             "SELECT max(position) FROM events",
@@ -143,7 +143,7 @@ class CorruptLog:
 def _classify(
     here: tuple[int, StoredRow | None], before: StoredRow | None, after: StoredRow | None, *, is_known: bool
 ) -> ScannedRow:
-    """`before` and `after` are the rows right beside, where read; `is_known`: the digest before is right."""
+    """`before` and `after` are the adjacent rows, if readable; `is_known`: the digest of `before` is as recorded."""
     position, row = here
     if row is None:
         return ScannedRow(position, RowStatus.UNREADABLE, None, "SQLite cannot read it")
@@ -159,7 +159,7 @@ def _classify(
         and check_link(row.digest, after) is None
     ):
         return ScannedRow(position, RowStatus.AFTER_GAP, row)
-    return ScannedRow(position, RowStatus.ALTERED, row, "its columns and those of the events beside it do not fit")
+    return ScannedRow(position, RowStatus.ALTERED, row, "its columns do not match those of the adjacent events")
 
 
 def _is_linked(row: StoredRow, before: StoredRow | None) -> bool:
@@ -169,7 +169,7 @@ def _is_linked(row: StoredRow, before: StoredRow | None) -> bool:
 
 
 def _decode_fault(row: StoredRow) -> str | None:
-    """Why this program could not read the event back, undamaged as it may be."""
+    """Why this program could not decode the event, even if it is undamaged."""
     try:
         if not is_readable(row.type, row.schema_version, row.metadata):
             return "its type is damaged, or newer than this program"

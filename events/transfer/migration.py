@@ -1,7 +1,7 @@
-"""A log moved into another store: the same rows at the same positions, with the same digests.
+"""Migration of a log into another store: the same rows at the same positions, with the same digests.
 
-What is copied is proven on the way. An interrupted move goes on where the target ends, if the source has the very same
-event there. Content that an event of the source explains away is erased in the target, whatever the source still holds.
+Rows are verified while they are copied. An interrupted migration continues where the target ends, if the source has the
+same event there. Content that a later event erases is erased in the target, even where the source still has it.
 """
 
 import asyncio
@@ -16,34 +16,34 @@ from events.integrity.chain_verifier import ChainVerifier
 from events.log import EventLog, RowScanner
 from events.record import Columns, Head, RawColumns, stored_row
 
-PAGE_ROWS = 2000  # read, proven and written at once: one commit
+PAGE_ROWS = 2000  # read, verified and written at once, in one commit
 
 
 class MigrationTarget(Protocol):
-    """Where a log is copied to. One at a time may write it."""
+    """The log to copy into, locked for one writer."""
 
     head: Head
 
     async def add(self, rows: Sequence[Columns]) -> None:
-        """Write `rows` behind the head, and erase what an event among them explains away, in one transaction.
+        """Append `rows`, and erase content that an event among them erases, in one transaction.
 
         Raises MigrationRefused, LogUnavailable.
         """
         ...
 
     async def finish_erasures(self) -> None:
-        """Erase all content that a later event of its stream explains away. Raises LogUnavailable."""
+        """Erase all content that a later event of its stream erases. Raises LogUnavailable."""
         ...
 
     async def finish(self) -> None:
-        """All is copied: from now on the target may be used, which `add` has marked as unfinished. Raises as `add`."""
+        """Mark the target, which `add` has marked as incomplete, as complete. Raises as `add`."""
         ...
 
     async def close(self) -> None: ...
 
 
 async def open_target(place: Path | str) -> MigrationTarget:
-    """The log in `place`, made if missing. Raises LogUnusable, of which LogInUse is one."""
+    """The log in `place` (path or PostgreSQL URL), created if missing. Raises LogUnusable, of which LogInUse is one."""
     if isinstance(place, Path):
         from events.storage.sqlite.sqlite_migration_target import SqliteMigrationTarget  # noqa: PLC0415  one store is enough
 
@@ -54,29 +54,29 @@ async def open_target(place: Path | str) -> MigrationTarget:
 
 
 async def migrate(source: EventLog, target: MigrationTarget, progress: Callable[[int], None]) -> int:
-    """Copy what `target` lacks of `source`, until no event is left; their number. `progress` hears the position.
+    """Copy what `target` lacks of `source`. Returns the number of events; `progress` is called with the position.
 
-    A source to which others append is followed until it is level. Raises MigrationRefused, LogError.
+    A source to which others append is followed until the target has caught up. Raises MigrationRefused, LogError.
     """
     begin = target.head
     await _check_same_log(source, begin)
     if begin.position:
         await target.finish_erasures()  # version 0.4 could stop between an event and its erasure
-    walk = ChainVerifier(start=begin if begin.position else None)
-    page = await _read_proven(source, walk)
+    verifier = ChainVerifier(start=begin if begin.position else None)
+    page = await _read_verified(source, verifier)
     while page:
-        following = asyncio.create_task(_read_proven(source, walk))  # the next page is proven while this one is written
+        next_page = asyncio.create_task(_read_verified(source, verifier))  # is verified while this page is written
         try:
             await target.add(page)
             progress(target.head.position)
-            page = await following
+            page = await next_page
         finally:
-            following.cancel()
-    _raise_fault(walk.end())
-    if target.head != Head(walk.position, walk.digest):
+            next_page.cancel()
+    _raise_fault(verifier.end())
+    if target.head != Head(verifier.position, verifier.digest):
         raise MigrationRefused("the target does not end as the source does: something else writes to it")
     await target.finish()
-    return walk.position - begin.position
+    return verifier.position - begin.position
 
 
 async def _check_same_log(source: EventLog, head: Head) -> None:
@@ -89,16 +89,16 @@ async def _check_same_log(source: EventLog, head: Head) -> None:
             )
 
 
-async def _read_proven(source: EventLog, walk: ChainVerifier) -> list[Columns]:
-    """The next rows, which follow from those before. Raises MigrationRefused."""
+async def _read_verified(source: EventLog, verifier: ChainVerifier) -> list[Columns]:
+    """The next page of rows, verified. Raises MigrationRefused."""
 
-    def take(rows: Iterator[RawColumns]) -> list[Columns]:
+    def verify_page(rows: Iterator[RawColumns]) -> list[Columns]:
         page = list(rows)
-        _raise_fault(walk.check_many(page))
+        _raise_fault(verifier.check_many(page))
         return [astuple(stored_row(row)) for row in page]
 
     if isinstance(source, RowScanner):
-        return await source.scan_rows(take, after=walk.position, limit=PAGE_ROWS)
+        return await source.scan_rows(verify_page, after=verifier.position, limit=PAGE_ROWS)
     raise MigrationRefused("this store cannot be copied from")
 
 

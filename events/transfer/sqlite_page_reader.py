@@ -1,8 +1,8 @@
-"""The rows of a log read from the file's own pages, where the tree that should lead to them is torn.
+"""Reads the rows of a log from the pages of the SQLite file, without the B-tree, which may be torn.
 
-Only what https://www.sqlite.org/fileformat2.html says of pages (1.6) and records (2.1): leaves have cells of a row's
-number and its record, long records continued on overflow pages. What is found proves nothing by itself; the chain does.
-All calls block.
+Implements what https://www.sqlite.org/fileformat2.html says of pages (1.6) and records (2.1): cells of leaf pages have
+a rowid and a record; long records continue on overflow pages. A row that is found proves nothing by itself; the hash
+chain does. Calls block.
 """
 
 import sqlite3
@@ -15,19 +15,19 @@ from typing import Any
 from events.record import StoredRow, stored_row
 
 LEAF = 0x0D
-INNER = 0x05  # leads to leaves: a child page and the last position in it, several times, then the last child
-INDEX_LEAF = 0x0A  # of the log's one index: stream, version, position
+INNER = 0x05  # interior page of the table: pairs of a child page and the last position in it, then the last child
+INDEX_LEAF = 0x0A  # leaf page of the log's only index: stream, version, position
 INDEX_COLUMNS = 3
-ROW_BYTES_MIN = 64  # a row has a commitment and a digest at least: bounds what torn pages may claim
+ROW_BYTES_MIN = 64  # a row has a commitment and a digest at least: bounds the positions that torn pages may name
 COLUMNS = 11
-RECORD_BYTES_MAX = 256 * 2**20  # a torn cell may claim any size
-SAME_MAX = 4  # pages tried for one position: torn ones may claim what they do not hold
+RECORD_BYTES_MAX = 256 * 2**20  # a torn cell may name any size
+CANDIDATES_MAX = 4  # pages read for one position: torn ones may name positions that they do not contain
 _TORN = (IndexError, ValueError, struct.error)
 _INTEGER_BYTES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
 
 
 class SqlitePageReader:
-    """Where each row lies in the file, found by reading all of it once; kept in a private file, not in memory."""
+    """An index of the rows of each leaf page, built by reading the file once; in a temporary file, not in memory."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb")
@@ -38,7 +38,7 @@ class SqlitePageReader:
         self._page_index = sqlite3.connect("", isolation_level=None)
         self._page_index.executescript("PRAGMA journal_mode = OFF; BEGIN; CREATE TABLE leaves (first, last, page)")
         self._pages = path.stat().st_size // self._page_bytes
-        recorded_pages = int.from_bytes(header[28:32], "big")  # more than there are in a file that was cut
+        recorded_pages = int.from_bytes(header[28:32], "big")  # more than there are in a truncated file
         self._rows_max = max(self._pages, recorded_pages) * self._page_bytes // ROW_BYTES_MIN
         self._last_named_position = 0
         for page in range(1, self._pages + 1):
@@ -48,19 +48,19 @@ class SqlitePageReader:
 
     @property
     def end(self) -> int:
-        """The last position on any leaf, 0 for none."""
+        """The last position on any leaf page, 0 for none."""
         (end,) = self._page_index.execute("SELECT max(last) FROM leaves").fetchone()
         return end or 0
 
     @property
     def last_known_position(self) -> int:
-        """A position that the log had, as far as any page tells: also of rows that are lost."""
+        """The last position that any page names, also of rows that are lost."""
         return max(self.end, self._last_named_position)
 
     def row(self, position: int) -> StoredRow | None:
-        """The row at `position`, as far as a leaf holds it."""
+        """The row at `position`, if a leaf page contains it."""
         query = "SELECT page FROM leaves WHERE first <= ? AND last >= ? ORDER BY first DESC LIMIT ?"
-        for (page,) in self._page_index.execute(query, (position, position, SAME_MAX)).fetchall():
+        for (page,) in self._page_index.execute(query, (position, position, CANDIDATES_MAX)).fetchall():
             if self._cached_page[0] != page:
                 self._cached_page = (page, self._rows(page))
             if position in self._cached_page[1]:
@@ -78,11 +78,11 @@ class SqlitePageReader:
             if numbers:
                 self._page_index.execute("INSERT INTO leaves VALUES (?, ?, ?)", (min(numbers), max(numbers), page))
             return
-        told = [position for position in self._named_positions(content) if 0 < position <= self._rows_max]
-        self._last_named_position = max([self._last_named_position, *told])
+        named = [position for position in self._named_positions(content) if 0 < position <= self._rows_max]
+        self._last_named_position = max([self._last_named_position, *named])
 
     def _named_positions(self, page: bytes) -> Iterator[int]:
-        """Positions that a page names without holding their rows."""
+        """Positions that a page names without containing their rows."""
         if page[0] == INNER:
             for offset in _cells(page, header_bytes=12):
                 with suppress(*_TORN):
@@ -119,7 +119,7 @@ class SqlitePageReader:
         return self._file.read(self._page_bytes)
 
     def _record(self, page: bytes, offset: int, length: int) -> bytes:
-        """The whole record, overflow pages and all. Raises ValueError."""
+        """The complete record, with its overflow pages. Raises ValueError."""
         if length > min(RECORD_BYTES_MAX, self._pages * self._page_bytes):
             raise ValueError("no record is that long")
         usable, least = self._usable, (self._usable - 12) * 32 // 255 - 23
@@ -139,30 +139,30 @@ class SqlitePageReader:
 
 
 def _cells(page: bytes, header_bytes: int) -> Iterator[int]:
-    """Where the cells of a page begin."""
-    for place in range(int.from_bytes(page[3:5], "big")):
+    """The offsets of the cells of a page."""
+    for index in range(int.from_bytes(page[3:5], "big")):
         try:
-            (offset,) = struct.unpack_from(">H", page, header_bytes + 2 * place)
+            (offset,) = struct.unpack_from(">H", page, header_bytes + 2 * index)
         except struct.error:
             return
         yield offset
 
 
 def _varint(data: bytes, offset: int) -> tuple[int, int]:
-    """A number of 1 to 9 bytes, and the offset after it."""
+    """A variable-length integer of 1 to 9 bytes, and the offset after it. Raises ValueError, IndexError."""
     value = 0
-    for place in range(9):
-        byte = data[offset + place]
-        if place == 8:
+    for index in range(9):
+        byte = data[offset + index]
+        if index == 8:
             return value << 8 | byte, offset + 9
         value = value << 7 | byte & 0x7F
         if byte < 0x80:
-            return value, offset + place + 1
+            return value, offset + index + 1
     raise ValueError("no number")
 
 
 def _values(record: bytes) -> list[Any]:
-    """The columns of a record: numbers, bytes or None; texts as bytes."""
+    """The columns of a record: int, bytes (also for text) or None. Raises ValueError, IndexError."""
     end, offset = _varint(record, 0)
     kinds = []
     while offset < end:

@@ -34,6 +34,7 @@ from events.catalogue import MetadataChanged, SessionCreated
 from events.errors import LogInUse, LogUnavailable
 from events.integrity.incomplete_erasure_scan import scan_incomplete_erasures
 from events.integrity.incomplete_erasures import IncompleteErasure, find_incomplete_erasure
+from events.paging import read_pages
 from projections.errors import ProjectionError
 from projections.folds.blind_index import metadata_matches
 from projections.folds.session import Session
@@ -260,12 +261,10 @@ async def _find_half_erased(service: OfflineService, criteria: EraseCriteria) ->
 async def _had_metadata(service: OfflineService, left: IncompleteErasure, metadata: Mapping[str, str]) -> bool:
     """Whether the session had this metadata when it was deleted."""
     last: Mapping[str, object] = {}
-    after, page_max = 0, service.ports.limits.read_page_max
-    while page := await service.ports.log.read(left.stream_id, after=after, limit=page_max):
+    async for page in read_pages(service.ports.log, left.stream_id, page_max=service.ports.limits.read_page_max):
         for recorded in page:
             if isinstance(recorded.event, SessionCreated | MetadataChanged):
                 last = recorded.event.metadata
-        after = page[-1].version
     return metadata_matches(last, metadata)
 
 

@@ -1,1 +1,1 @@
-"""Commands that copy, move and repair."""
+"""Commands that copy, move and repair the log and rebuild the projections."""

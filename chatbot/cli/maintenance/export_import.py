@@ -1,4 +1,4 @@
-"""The commands export and import: events out of a log as lines of JSON, and into another log."""
+"""The commands export and import: events of a log as lines of JSON (NDJSON), and back into another log."""
 
 import argparse
 import asyncio
@@ -17,6 +17,7 @@ from events.catalogue import ReplyInterrupted
 from events.integrity.log_identity import log_identity
 from events.integrity.startup_check import check_integrity
 from events.log import EventLog, Snapshot
+from events.paging import read_pages
 from events.record import Head, Metadata
 from events.storage.incomplete_log import LogIncomplete, WritingCommand
 from events.storage.private_file import open_private
@@ -30,7 +31,7 @@ from events.transfer.export_format import (
     ExportReader,
     ExportWriter,
 )
-from events.transfer.import_target import ImportRefused, ImportTarget, finish, is_incomplete
+from events.transfer.import_target import ImportRefused, ImportTarget, is_incomplete, mark_complete
 from events.transfer.importer import Importer, ImportRules
 from projections.folds.session import Session, evolve
 
@@ -46,7 +47,7 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def export(context: CommandContext, options: argparse.Namespace) -> int:
-    """Events as lines of JSON, on standard output or in a new file, beside a running server or of a copied file."""
+    """Write events as lines of JSON to standard output or a new file, also while a server runs, or of a copied file."""
     if options.output is None and sys.stdout.isatty():
         raise UsageError("export writes a file: add `--output FILE.ndjson`")
     async with context.open_read_only() as log:
@@ -71,7 +72,7 @@ async def export(context: CommandContext, options: argparse.Namespace) -> int:
 
 @contextmanager
 def _open_output(path: Path | None) -> Iterator[BinaryIO]:
-    """Standard output, or a new file at `path`, which is deleted again if the export fails. Raises CommandFailed."""
+    """Standard output, or a new file at `path`, which is deleted if the export fails. Raises UsageError."""
     if path is None:
         yield sys.stdout.buffer
         return
@@ -92,13 +93,14 @@ def _open_output(path: Path | None) -> Iterator[BinaryIO]:
 async def export_log(
     log: EventLog, path: Path | None, out: BinaryIO, *, owner: str | None = None, session: str | None = None
 ) -> int:
-    """Write the log, or part of it from the file `path`, to `out`; the number of its events. Raises CommandFailed for
-    a part that is empty, ArchiveFault for a damaged row.
+    """Write the log, or part of it from the file `path`, to `out`. Returns the number of events written.
+
+    Raises CommandFailed for an empty part, ExportFileError for a damaged row.
     """
     if owner is None and session is None:
-        async with log.snapshot() as whole:
-            header = _header(whole.head, await log_identity(whole), None, None)
-            return await _write(whole, ExportWriter(out, header))
+        async with log.snapshot() as snapshot:
+            header = _header(snapshot.head, await log_identity(snapshot), None, None)
+            return await _write(snapshot, ExportWriter(out, header))
     if path is None:
         raise UsageError("a part of a log is exported from its file")
     async with ExportFilter.open(path, owner=owner, session=session) as selection:
@@ -112,17 +114,17 @@ def _header(head: Head, origin: str, owner: str | None, session: str | None) -> 
     return ExportHeader(FORMAT_NAME, FORMAT_VERSION, origin, head.position, head.digest.hex(), owner, session)
 
 
-async def _write(source: Snapshot | ExportFilter, archive: ExportWriter) -> int:
+async def _write(source: Snapshot | ExportFilter, writer: ExportWriter) -> int:
     progress = ProgressBar("exporting", source.head.position)
     reached = 0
     while page := await source.rows(after=reached, limit=PAGE):
         for row in page:
-            archive.add(row)
+            writer.add(row)
         reached = page[-1].position
         progress.reach(reached)
-    archive.close()
+    writer.close()
     progress.close()
-    return archive.events
+    return writer.events
 
 
 def add_import_arguments(parser: argparse.ArgumentParser) -> None:
@@ -135,9 +137,9 @@ def add_import_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def import_command(context: CommandContext, options: argparse.Namespace) -> int:
-    """Copy an export into the log, made if missing; no server may run on it. Versions and times stay, the chain is
-    new, and each event's metadata says where it is from (`imported`). Replies that had not ended are closed, names of
-    nodes left out. Sessions that the log has already refuse it.
+    """Copy an export into the log, created if missing; no server may run on it. Versions and times stay, the chain is
+    new, and each event's metadata says where it is from (`imported`). Open replies are closed, names of nodes removed.
+    An export with sessions that the log has already is refused.
     """
     rules = ImportRules(skip_existing=options.skip_existing, resume=options.resume)
     path = context.log_file("import into a file, and move that up with `chatbot migrate`")
@@ -164,70 +166,72 @@ async def import_command(context: CommandContext, options: argparse.Namespace) -
 async def _accept_partial(context: CommandContext, path: Path) -> int:
     if not await is_incomplete(path, WritingCommand.IMPORT):
         raise CommandFailed(f"{path} has no import that was interrupted")
-    await finish(path, WritingCommand.IMPORT)
+    await mark_complete(path, WritingCommand.IMPORT)
     context.print_note(f"{path} may be used; sessions of the file that was imported may be missing or lack their end")
     return 0
 
 
 async def import_file(file: BinaryIO, path: Path, rules: ImportRules) -> dict[str, object]:
-    """Copy the export in `file` into the log in `path`; what became of it. Raises ArchiveFault, TransferRefused,
-    LogUnusable. A file that is wrong writes nothing, and makes no log: all of it is checked first.
+    """Copy the export in `file` into the log in `path`. Returns a summary for printing.
+
+    The whole file is validated first: an invalid one writes nothing and creates no log. Raises ExportFileError,
+    ImportRefused, LogUnusable.
     """
-    archive = ExportReader(file)
-    transfer = await ImportTarget.open(path, WritingCommand.IMPORT)
+    reader = ExportReader(file)
+    target = await ImportTarget.open(path, WritingCommand.IMPORT)
     try:
-        if transfer.is_resumed and transfer.head.position and not rules.resume:
-            raise LogIncomplete(path, WritingCommand.IMPORT)  # noqa: TRY301  the file is to be closed
-        if transfer.head.position:
+        if target.is_resumed and target.head.position and not rules.resume:
+            raise LogIncomplete(path, WritingCommand.IMPORT)  # noqa: TRY301  the file must be closed
+        if target.head.position:
             await _check_integrity(path)
-        intake = Importer(transfer, archive.header.origin, rules)
-        checking = ProgressBar("checking", archive.header.position)
-        events = await intake.validate(archive, checking.reach)
+        importer = Importer(target, reader.header.origin, rules)
+        checking = ProgressBar("checking", reader.header.position)
+        events = await importer.validate(reader, checking.reach)
         checking.close()
-        transfer.begin(archive.sha256)
+        target.begin_file(reader.sha256)
         file.seek(0)
         importing = ProgressBar("importing", events)
         try:
-            await intake.write(ExportReader(file), importing.reach)
+            await importer.write(ExportReader(file), importing.reach)
         except ImportRefused as error:
-            raise ImportRefused(f"{error}. {RESUME_HINT}" if transfer.added else str(error)) from error
+            raise ImportRefused(f"{error}. {RESUME_HINT}" if target.added else str(error)) from error
         importing.close()
     except BaseException:
-        await transfer.close(refused=True)
+        await target.close(refused=True)
         raise
-    streams_owing_replies = list(_sessions_with_open_replies(transfer))
-    await transfer.close()
+    streams_owing_replies = list(_sessions_with_open_replies(target))
+    await target.close()
     head, closed = (
-        await interrupt_open_replies(path, streams_owing_replies) if streams_owing_replies else (transfer.head, 0)
+        await interrupt_open_replies(path, streams_owing_replies) if streams_owing_replies else (target.head, 0)
     )
-    await finish(path, WritingCommand.IMPORT)
+    await mark_complete(path, WritingCommand.IMPORT)
     return {
-        "imported": transfer.added,
-        "skipped": intake.skipped,
-        "without_text": transfer.without_text,
+        "imported": target.added,
+        "skipped": importer.skipped,
+        "without_text": target.without_text,
         "closed": closed,
-        "origin": archive.header.origin,
+        "origin": reader.header.origin,
         "position": head.position,
         "digest": head.digest.hex(),
     }
 
 
-def _sessions_with_open_replies(transfer: ImportTarget) -> Iterator[str]:
-    """Sessions of the file that have replies without an end."""
+def _sessions_with_open_replies(target: ImportTarget) -> Iterator[str]:
+    """Sessions of the imported file that have open replies."""
     last = ""
-    while page := transfer.scratch.streams_owing_replies(last, PAGE):
+    while page := target.index.streams_owing_replies(last, PAGE):
         yield from page
         last = page[-1]
 
 
 async def interrupt_open_replies(path: Path, session_ids: Sequence[str]) -> tuple[Head, int]:
-    """End the replies that these sessions owe: nobody writes them here. Where the log ends then, and their number."""
+    """Close the open replies of these sessions as interrupted. Returns the head after that, and their number."""
     log = await SqliteLog.open(path, command=WritingCommand.IMPORT)
     closed = 0
     try:
         for session_id in session_ids:
             session = None
-            while page := await log.read(session_id, after=session.version if session else 0, limit=PAGE):
+            async for page in read_pages(log, session_id, page_max=PAGE):
                 for recorded in page:
                     session = evolve(session, recorded)
             ends = [] if session is None else await _interruptions(log, session)
@@ -240,7 +244,7 @@ async def interrupt_open_replies(path: Path, session_ids: Sequence[str]) -> tupl
 
 
 async def _interruptions(log: EventLog, session: Session) -> list[ReplyInterrupted]:
-    """The event that ends each reply of the session, the running one with its recorded text."""
+    """An event for each open reply of the session; that of the running one keeps its recorded text."""
     ends = [ReplyInterrupted(waiting.reply_id, "", "import") for waiting in session.pending]
     if session.open_reply is not None:
         text = await recorded_text(log, session.session_id, session.open_reply, page=PAGE)
@@ -249,7 +253,7 @@ async def _interruptions(log: EventLog, session: Session) -> list[ReplyInterrupt
 
 
 async def _check_integrity(path: Path) -> None:
-    """Nothing is built on a log that does not hold. Raises LogUnusable."""
+    """Refuse to import into a damaged log. Raises LogUnusable."""
     log = await SqliteLog.open(path, read_only=True, command=WritingCommand.IMPORT)
     try:
         await check_integrity(log, path)

@@ -1,4 +1,4 @@
-"""The command salvage: what still holds of a damaged log, copied into a new one, and a report of the rest."""
+"""The command salvage: recovery of a damaged log: copies verifiable events into a new log and reports the rest."""
 
 import argparse
 import asyncio
@@ -20,13 +20,13 @@ from events.storage.incomplete_log import WritingCommand
 from events.storage.private_file import open_private
 from events.storage.sqlite.sqlite_log import SqliteLog
 from events.transfer.export_format import to_export_line
-from events.transfer.import_target import ROWS_MAX, ImportTarget, discard, finish, is_incomplete
+from events.transfer.import_target import ROWS_MAX, ImportTarget, discard, is_incomplete, mark_complete
 from events.transfer.log_recovery import CorruptLog, RowStatus, ScannedRow
 from projections.sqlite.sqlite_file import checkpoint_of
 
-NAMED_MAX = 100  # faults and sessions that the report lists; all are counted
-ERASED_MAX = 500  # sessions closed in one round
-PAGE_BYTES_MAX = 4 * 2**20  # content held before it is written
+NAMED_MAX = 100  # faults and sessions that the report lists; it counts all of them
+UNEXPLAINED_PAGE = 500  # sessions with an unexplained erasure read at once
+PAGE_BYTES_MAX = 4 * 2**20  # content kept in memory before it is written
 
 
 class LostRange(Struct, frozen=True, omit_defaults=True):
@@ -38,16 +38,16 @@ class LostRange(Struct, frozen=True, omit_defaults=True):
 
 
 class SalvageReport(Struct):
-    """What became of a damaged log. `after_gap` of the copied events have an envelope that nothing proves."""
+    """The result of a salvage. `after_gap` of the copied events have an envelope that nothing proves."""
 
     copied: int = 0
     after_gap: int = 0
     unreadable: int = 0
     altered: int = 0
-    left_out: int = 0  # whole, but an earlier event of their session is lost
+    left_out: int = 0  # intact, but an earlier event of their session is lost
     closed: int = 0  # sessions whose erasure lost its explanation: a session_deleted was appended
     without_text: int = 0  # adopted messages whose text is lost
-    end: int = 0  # the last position that the log had, as far as anything tells
+    end: int = 0  # the last position that the log is known to have had
     end_is_known: bool = True  # False: it may have had more
     sessions_incomplete: int = 0
     faults: list[LostRange] = []
@@ -64,67 +64,67 @@ def add_salvage_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def salvage(context: CommandContext, options: argparse.Namespace) -> int:
-    """Copy every verifiable event of a damaged log into a new log, and report the rest. The damaged file stays as it
-    is. Of each session events are copied up to the first that is lost: versions have no gaps.
+    """Copy every verifiable event of a damaged log into a new log, and report the rest. The damaged file is not
+    changed. Of each session events are copied up to the first lost one, as versions have no gaps.
     """
     source = options.source or context.log_file("restore a backup, or name a file with --from")
     destination = options.destination
-    starts_again = destination.exists()
-    if starts_again and not await is_incomplete(destination, WritingCommand.SALVAGE):
+    is_restart = destination.exists()
+    if is_restart and not await is_incomplete(destination, WritingCommand.SALVAGE):
         raise UsageError(f"{destination} exists: salvage writes a new log")
     if not source.is_file():
         raise UsageError(f"{source} does not exist")
     with ExitStack() as stack:
-        wreck = CorruptLog(source)
-        stack.callback(wreck.close)
-        await _expect_projected_end(wreck, source.parent / context.settings.database.projections_path)
-        if not wreck.end:
+        corrupt_log = CorruptLog(source)
+        stack.callback(corrupt_log.close)
+        await _expect_projected_end(corrupt_log, source.parent / context.settings.database.projections_path)
+        if not corrupt_log.end:
             raise CommandFailed(f"no event can be found in {source}: restore a backup")
         rest = None
         if options.rest is not None:
             try:
-                again = os.O_TRUNC if starts_again else os.O_EXCL
-                rest = stack.enter_context(os.fdopen(open_private(options.rest, os.O_WRONLY | again), "wb"))
+                mode = os.O_TRUNC if is_restart else os.O_EXCL
+                rest = stack.enter_context(os.fdopen(open_private(options.rest, os.O_WRONLY | mode), "wb"))
             except OSError as error:
                 raise UsageError(f"cannot write {options.rest}: {error.strerror}") from error
-        if starts_again:
+        if is_restart:
             await asyncio.to_thread(discard, destination)
-        transfer = await ImportTarget.open(destination, WritingCommand.SALVAGE)
-        work = _SalvageRun(transfer, rest)
-        work.report.end, work.report.end_is_known = wreck.end, wreck.end_is_known
-        progress = ProgressBar("salvaging", wreck.end)
+        target = await ImportTarget.open(destination, WritingCommand.SALVAGE)
+        run = _SalvageRun(target, rest)
+        run.report.end, run.report.end_is_known = corrupt_log.end, corrupt_log.end_is_known
+        progress = ProgressBar("salvaging", corrupt_log.end)
         try:
-            await work.copy(wreck.found(progress.reach))
-            lost = _find_unexplained_erasures(transfer)
-            work.report.closed, work.report.without_text = len(lost), transfer.without_text
+            await run.copy(corrupt_log.scan(progress.reach))
+            unexplained = _find_unexplained_erasures(target)
+            run.report.closed, run.report.without_text = len(unexplained), target.without_text
         finally:
             progress.close()
-            await transfer.close()
-    await _close_erased(destination, lost)
-    await finish(destination, WritingCommand.SALVAGE)
-    return _print_report(context, work.report, destination)
+            await target.close()
+    await _close_erased(destination, unexplained)
+    await mark_complete(destination, WritingCommand.SALVAGE)
+    return _print_report(context, run.report, destination)
 
 
-async def _expect_projected_end(wreck: CorruptLog, projections: Path) -> None:
-    """Projections of this log know how many events it had; those of another one say nothing."""
-    folded = await asyncio.to_thread(checkpoint_of, projections)
-    if folded is not None and folded.position and wreck.digest_at(1) in (folded.identity, None):
-        wreck.expect(folded.position)
+async def _expect_projected_end(corrupt_log: CorruptLog, projections: Path) -> None:
+    """Projections of this log know how many events it had at least; those of another log are ignored."""
+    projected = await asyncio.to_thread(checkpoint_of, projections)
+    if projected is not None and projected.position and corrupt_log.digest_at(1) in (projected.identity, None):
+        corrupt_log.expect(projected.position)
 
 
 class _SalvageRun:
-    """One run: rows that wait to be written, and the report."""
+    """One run: the rows that wait to be written, and the report so far."""
 
-    def __init__(self, transfer: ImportTarget, rest: IO[bytes] | None) -> None:
+    def __init__(self, target: ImportTarget, rest: IO[bytes] | None) -> None:
         self.report = SalvageReport()
-        self._transfer = transfer
+        self._target = target
         self._rest = rest
         self._waiting: list[StoredRow] = []
         self._size = 0
         self._origin = ""
 
-    async def copy(self, found: Iterator[ScannedRow]) -> None:
-        for one in found:
+    async def copy(self, scanned: Iterator[ScannedRow]) -> None:
+        for one in scanned:
             if one.row is not None and not self._origin:
                 self._origin = (
                     f"chatbot-log/{one.row.digest.hex()[:32]}" if one.position == 1 else "chatbot-log/damaged"
@@ -138,22 +138,22 @@ class _SalvageRun:
         await self._flush()
 
     def _copy_row(self, one: ScannedRow, row: StoredRow) -> None:
-        scratch, report = self._transfer.scratch, self.report
-        if row.version != scratch.version(row.stream_id) + 1:
+        index, report = self._target.index, self.report
+        if row.version != index.version(row.stream_id) + 1:
             report.left_out += 1
-            if not scratch.is_skipped(row.stream_id):
-                scratch.reach(row.stream_id, scratch.version(row.stream_id))
-                scratch.skip(row.stream_id)
+            if not index.is_skipped(row.stream_id):
+                index.set_version(row.stream_id, index.version(row.stream_id))
+                index.skip(row.stream_id)
                 report.sessions_incomplete += 1
                 if len(report.sessions) < NAMED_MAX:
                     report.sessions.append(row.stream_id)
             self._write_rest(row, "an earlier event of its session is lost")
             return
-        scratch.reach(row.stream_id, row.version)
+        index.set_version(row.stream_id, row.version)
         if row.type in ERASURE_TYPES:
-            scratch.explained(row.stream_id)
+            index.mark_explained(row.stream_id)
         if row.data is None:
-            scratch.erased(row.stream_id, row.position)
+            index.mark_erased(row.stream_id, row.position)
         self._waiting.append(row)
         self._size += len(row.data or "")
         report.copied += 1
@@ -185,26 +185,26 @@ class _SalvageRun:
         self._rest.write(line + b"\n")
 
     async def _flush(self) -> None:
-        await self._transfer.add(self._waiting, self._origin)
+        await self._target.add(self._waiting, self._origin)
         self._waiting, self._size = [], 0
 
 
-def _find_unexplained_erasures(transfer: ImportTarget) -> list[tuple[str, int]]:
-    """Sessions in the new log whose content is gone with no event that says why, and their version there."""
-    scratch = transfer.scratch
-    lost: list[tuple[str, int]] = []
-    while some := scratch.unexplained(ERASED_MAX):
-        for stream_id, version, _ in some:
-            lost.append((stream_id, version))
-            scratch.explained(stream_id)
-    return lost
+def _find_unexplained_erasures(target: ImportTarget) -> list[tuple[str, int]]:
+    """Sessions in the new log with erased content and no event that explains it, with their version there."""
+    index = target.index
+    found: list[tuple[str, int]] = []
+    while page := index.unexplained(UNEXPLAINED_PAGE):
+        for stream_id, version, _ in page:
+            found.append((stream_id, version))
+            index.mark_explained(stream_id)
+    return found
 
 
-async def _close_erased(destination: Path, lost: list[tuple[str, int]]) -> None:
-    """The event that erased these sessions is lost: say so in a session_deleted, so that the new log holds."""
+async def _close_erased(destination: Path, sessions: list[tuple[str, int]]) -> None:
+    """The event that erased these sessions is lost: append a session_deleted, so that the new log verifies."""
     log = await SqliteLog.open(destination, command=WritingCommand.SALVAGE)
     try:
-        for stream_id, version in lost:
+        for stream_id, version in sessions:
             deleted = SessionDeleted(reason="salvage: the event that erased this session was lost")
             await log.erase(stream_id, version, deleted, Metadata(cause="salvage"))
     finally:

@@ -1,12 +1,12 @@
-"""Inclusion proofs: events of one session, checked against a signed checkpoint without the rest of the log.
+"""Inclusion proofs: events of one session can be checked against a signed checkpoint without the rest of the log.
 
-A proof is one JSON document: which versions of which session it holds, the checkpoint as it was signed, and for each
+A proof is one JSON document: which versions of which session it contains, the checkpoint as it was signed, and for each
 event its columns (content as the very text that was hashed), the digest before it, and its audit path in the Merkle
-tree (RFC 9162, 2.1.3). The versions are gapless, so an event removed from the middle is missed. They begin at 1 unless
-the proof says that it is partial.
+tree (RFC 9162, 2.1.3). The versions have no gaps, so an event removed from the middle is detected. They begin at 1
+unless the proof says that it is partial.
 
-Only the events are proven. The range itself is a statement of whoever made the proof: that the session has no event
-after the last one cannot be shown without the whole log.
+Only the events are proven. The range itself is a claim of the prover: that the session has no event after the last one
+cannot be proven without the whole log.
 """
 
 import argparse
@@ -30,13 +30,13 @@ from events.transfer.export_format import ExportColumns, to_export_columns, to_s
 
 PAGE = 1000  # rows read at once
 FORMAT_NAME = "chatbot-proof"
-FORMAT_VERSION = 2  # 1 was that of version 0.4: no format, session and range were stated
+FORMAT_VERSION = 2  # 1 is that of version 0.4, which has no format, session and range
 
 
 class ProvenEvent(ExportColumns, frozen=True):
     """One row of the log, the digest before it, and its audit path.
 
-    Of an erased event the envelope is proven, and that there was a content, but not what it said.
+    For an erased event the proof covers the envelope and the commitment to its content, but no content.
     """
 
     previous: str
@@ -44,7 +44,7 @@ class ProvenEvent(ExportColumns, frozen=True):
 
 
 class Range(Struct, frozen=True):
-    """Which versions of which session a proof holds, without a gap. `partial`: earlier or later ones were left out."""
+    """Which versions of which session a proof contains, without gaps. `partial`: others were left out."""
 
     session: str
     first_version: int
@@ -63,7 +63,7 @@ class Proof(Struct, frozen=True):
 
 
 class VerifiedProof(Struct, frozen=True):
-    """Events that are in the log that `stated` signs, in order. `range` is None where the proof does not state it."""
+    """Events that are in the log of the signed checkpoint `stated`, in order. `range` is None in format 1."""
 
     events: list[ProvenEvent]
     stated: LogCheckpoint
@@ -71,7 +71,7 @@ class VerifiedProof(Struct, frozen=True):
 
     @property
     def is_partial(self) -> bool:
-        """Whether it holds less of the session than all events up to its last one."""
+        """Whether earlier events of the session are missing, or the proof says that it is partial."""
         return (
             self.events[0].version != 1
             or _gap_fault(self.events) is not None
@@ -80,7 +80,7 @@ class VerifiedProof(Struct, frozen=True):
 
     @property
     def missing_part(self) -> str:
-        """What it holds, as part of a sentence."""
+        """What is missing, as part of a sentence."""
         first, last = self.events[0].version, self.events[-1].version
         return _gap_fault(self.events) or f"it holds versions {first} to {last} only"
 
@@ -93,7 +93,7 @@ def add_prove_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def prove(context: CommandContext, options: argparse.Namespace) -> int:
-    """A proof on standard output, to be checked with `verify --proof FILE --key KEY` by someone without the log."""
+    """Print a proof, which somebody without the log checks with `verify --proof FILE --key KEY`."""
     if (options.version is not None) != options.partial:
         raise UsageError("--version N and --partial go together: a single event is a partial proof")
     try:
@@ -118,15 +118,16 @@ async def prove(context: CommandContext, options: argparse.Namespace) -> int:
     fault = _range_fault(events, span)
     for event in events:
         fault = fault or _event_fault(event, stated)
-        if fault:  # the digests are as they were signed, the row is not
+        if fault:  # the digests are those that were signed, but the row was changed
             raise CommandFailed(f"event {event.version}, at position {event.position}, cannot be proven: {fault}")
     context.print_json(Proof(note, events, FORMAT_NAME, FORMAT_VERSION, span))
     return 0
 
 
 def check_proof(text: str, verifier: str, *, partial: bool = False) -> VerifiedProof:
-    """What the proof shows to be in the log that its checkpoint states. With `partial`, events of the session before
-    the last one may be missing. Raises CommandFailed.
+    """The events that the proof `text` proves to be in the log of its checkpoint, signed with the key of `verifier`.
+
+    With `partial`, earlier events of the session may be missing. Raises CommandFailed.
     """
     proof = _parse_proof(text)
     try:
@@ -169,7 +170,7 @@ def _parse_proof(text: str) -> Proof:
 
 
 def _order_fault(events: list[ProvenEvent]) -> str | None:
-    """Why these are not events of one session in their order."""
+    """Why these are not events of one session in order."""
     for before, event in pairwise(events):
         if event.stream_id != before.stream_id:
             return f"it holds events of two sessions, {before.stream_id} and {event.stream_id}"
@@ -187,7 +188,7 @@ def _gap_fault(events: list[ProvenEvent]) -> str | None:
 
 
 def _range_fault(events: list[ProvenEvent], span: Range) -> str | None:
-    """Why the events are not those that the proof states."""
+    """Why the events are not those of the range `span`."""
     if events[0].stream_id != span.session:
         return f"it states session {span.session}, but holds events of {events[0].stream_id}"
     if (events[0].version, events[-1].version) != (span.first_version, span.last_version):
@@ -201,7 +202,7 @@ def _range_fault(events: list[ProvenEvent], span: Range) -> str | None:
 
 
 def _event_fault(event: ProvenEvent, stated: LogCheckpoint) -> str | None:
-    """Why the event is not in the log that the checkpoint states."""
+    """Why the event is not proven to be in the log of the checkpoint."""
     try:
         row, previous = to_stored_row(event, b""), bytes.fromhex(event.previous)
         path = [bytes.fromhex(sibling) for sibling in event.path]
@@ -223,7 +224,7 @@ def _event_fault(event: ProvenEvent, stated: LogCheckpoint) -> str | None:
 
 
 async def _read_rows(log: EventLog, session_id: str, version: int | None) -> dict[int, StoredRow]:
-    """The rows of a session by position; undecoded, for a row that was tampered with may not be readable."""
+    """The rows of a session by position; not decoded, as a row that was tampered with may not be readable."""
     found: dict[int, StoredRow] = {}
     after = 0
     while page := await log.stream_rows(session_id, after=after, limit=PAGE):
@@ -233,22 +234,22 @@ async def _read_rows(log: EventLog, session_id: str, version: int | None) -> dic
 
 
 async def _read_audit_paths(
-    log: EventLog, stated: LogCheckpoint, wanted: set[int]
+    log: EventLog, stated: LogCheckpoint, positions: set[int]
 ) -> tuple[bytes, dict[int, list[bytes]], dict[int, bytes]]:
-    """The root at the checkpoint, the path of each wanted position (by index, from 0), and the digest before it."""
-    tree, progress = MerkleTree(position - 1 for position in wanted), ProgressBar("proving", stated.size)
+    """The Merkle root at the checkpoint; of each of `positions` its path (by index, from 0) and the digest before."""
+    tree, progress = MerkleTree(position - 1 for position in positions), ProgressBar("proving", stated.size)
     before: dict[int, bytes] = {}
-    previous, at = GENESIS, 0
-    while at < stated.size:
-        for row in await log.rows(after=at, limit=min(PAGE, stated.size - at)):
-            if row.position in wanted:
+    previous, reached = GENESIS, 0
+    while reached < stated.size:
+        for row in await log.rows(after=reached, limit=min(PAGE, stated.size - reached)):
+            if row.position in positions:
                 before[row.position] = previous
             tree.add(row.digest)
             previous = row.digest
-        if tree.size == at:
-            raise CommandFailed(f"the log ends at position {at}, but the checkpoint states {stated.size} events")
-        at = tree.size
-        progress.reach(at)
+        if tree.size == reached:
+            raise CommandFailed(f"the log ends at position {reached}, but the checkpoint states {stated.size} events")
+        reached = tree.size
+        progress.reach(reached)
     progress.close()
     root, paths = tree.close()
     return root, paths, before

@@ -1,10 +1,6 @@
-"""The signed checkpoints that a log is held against, as many as a file holds.
-
-The commands keygen, checkpoint and verify: that the record is as it was written.
-"""
+"""The commands checkpoint and verify: sign the log's head, and verify a log or a proof against signed checkpoints."""
 
 import argparse
-import os
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -15,9 +11,10 @@ from msgspec import Struct
 from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.exit_codes import CommandFailed, UsageError
 from chatbot.cli.progress_bar import ProgressBar
+from chatbot.cli.proof.keys import read_public_key, read_text_file
 from chatbot.cli.proof.prove import VerifiedProof, check_proof
 from chatbot.runtime.timestamps import timestamp
-from events.integrity import signed_checkpoint as notes
+from events.integrity import signed_checkpoint
 from events.integrity.chain_verifier import ChainVerifier, verify
 from events.integrity.incomplete_erasures import IncompleteErasure
 from events.integrity.log_identity import log_identity
@@ -28,25 +25,29 @@ from events.record import Head
 
 
 class SignedCheckpoints:
-    """One checkpoint at least. The greatest is the anchor of the walk; the others are compared after it."""
+    """At least one checkpoint to compare a log with.
 
-    def __init__(self, stated: Sequence[LogCheckpoint]) -> None:
-        self.stated = sorted(stated, key=lambda one: one.size)
-        self.tree = MerkleRoots(one.size for one in stated)
+    The newest is the expected head of the verification; the others are compared after it.
+    """
+
+    def __init__(self, checkpoints: Sequence[LogCheckpoint]) -> None:
+        self.checkpoints = sorted(checkpoints, key=lambda one: one.size)
+        self.tree = MerkleRoots(one.size for one in checkpoints)
 
     @property
     def expected_head(self) -> Head:
-        return Head(self.stated[-1].size, self.stated[-1].digest)
+        return Head(self.checkpoints[-1].size, self.checkpoints[-1].digest)
 
     @property
     def first_position(self) -> int:
-        return self.stated[0].size
+        return self.checkpoints[0].size
 
     async def fault(self, log: EventLog, *, with_roots: bool) -> str | None:
-        """Why the walked log is not the one that was signed, as a sentence; None when it is. `with_roots`: the tree has
-        grown with the walk.
+        """Why the verified log is not the one that was signed, as a sentence; None where it is.
+
+        `with_roots`: `tree` has been built during the verification, so the roots can be compared.
         """
-        for one in self.stated:
+        for one in self.checkpoints:
             rows = await log.rows(after=one.size - 1, limit=1) if one.size else []
             if one.size and (not rows or rows[0].digest != one.digest):
                 return (
@@ -58,40 +59,14 @@ class SignedCheckpoints:
         return None
 
     def __str__(self) -> str:
-        last = self.stated[-1]
-        if len(self.stated) == 1:
+        last = self.checkpoints[-1]
+        if len(self.checkpoints) == 1:
             return f"the checkpoint of {last.size} events, signed at {last.time}"
-        sizes = ", ".join(str(one.size) for one in self.stated[:-1])
-        return f"{len(self.stated)} checkpoints, of {sizes} and {last.size} events, the last signed at {last.time}"
+        sizes = ", ".join(str(one.size) for one in self.checkpoints[:-1])
+        return f"{len(self.checkpoints)} checkpoints, of {sizes} and {last.size} events, the last signed at {last.time}"
 
 
-NAMED_MAX = 20  # sessions with an unfinished erasure that one run of verify names
-
-
-def add_keygen_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, help="where the secret key goes; the public one goes to FILE.pub")
-    parser.add_argument("--name", default="chatbot-log", help="the signer's name (default: chatbot-log)")
-
-
-async def keygen(context: CommandContext, options: argparse.Namespace) -> int:
-    """Make a pair of keys. The secret one signs checkpoints; the public one is what auditors get."""
-    try:
-        signer, verifier = notes.make_key(options.name)
-    except InvalidCheckpoint as error:
-        raise UsageError(str(error)) from error
-    if not options.file.name or options.file.is_dir():
-        raise UsageError(f"{options.file} is a directory: name the file that the secret key is to be in")
-    public = options.file.with_name(options.file.name + ".pub")
-    for file in (options.file, public):
-        if file.exists():  # before either is written: half a pair is no use
-            raise UsageError(f"cannot write {file}: it exists, and may have signed checkpoints")
-    _write_new_file(options.file, signer, 0o600)
-    _write_new_file(public, verifier, 0o644)
-    context.print_note(
-        f"the secret key is in {options.file}: keep it away from whoever can write the log; give {public} away"
-    )
-    context.print_result(verifier)
-    return 0
+NAMED_MAX = 20  # sessions with an incomplete erasure that one run of verify lists
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
@@ -99,7 +74,7 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def checkpoint(context: CommandContext, options: argparse.Namespace) -> int:
-    """A signed statement of the head, on standard output. A log that does not hold is not signed."""
+    """Print a signed statement of the head. The log is verified first, and not signed if it is not intact."""
     signer = read_text_file(options.key)
     async with context.open_read_only() as log:
         head = log.head()
@@ -110,11 +85,10 @@ async def checkpoint(context: CommandContext, options: argparse.Namespace) -> in
         if fault:
             raise CommandFailed(fault)
         origin = await log_identity(log)
-    stated = LogCheckpoint(
-        origin, head.position, tree.close()[0], head.digest, f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-    )
+    now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    statement = LogCheckpoint(origin, head.position, tree.close()[0], head.digest, now)
     try:
-        context.print_result(notes.sign(stated, signer).rstrip("\n"))
+        context.print_result(signed_checkpoint.sign(statement, signer).rstrip("\n"))
     except InvalidCheckpoint as error:
         raise UsageError(f"{options.key}: {error}") from error
     return 0
@@ -132,21 +106,22 @@ def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def verify_command(context: CommandContext, options: argparse.Namespace) -> int:
-    """Walk the chain, beside a running server or on a copied file."""
+    """Verify the hash chain, also while a server runs, or of a copied file."""
     if options.proof:
         return _verify_proof(context, options)
     if options.partial or options.show:
         raise UsageError("--partial and --show go with --proof")
-    stated, start = _read_checkpoints(options), _parse_start(options.start)
-    heads = SignedCheckpoints(stated) if stated else None
+    checkpoints, start = _read_checkpoints(options), _parse_start(options.start)
+    heads = SignedCheckpoints(checkpoints) if checkpoints else None
     if start and heads and heads.first_position < start.position:
         raise UsageError("the checkpoint is older than the position to begin from: leave one of them out")
     async with context.open_read_only() as log:
-        walk = ChainVerifier(heads.expected_head if heads else None, start, heads.tree if heads and not start else None)
-        fault = await _verify_chain(log, walk, "verifying")
+        tree = heads.tree if heads and not start else None
+        verifier = ChainVerifier(heads.expected_head if heads else None, start, tree)
+        fault = await _verify_chain(log, verifier, "verifying")
         if heads:
             origin = await log_identity(log)
-            other = next((one.origin for one in heads.stated if one.origin != origin), None)
+            other = next((one.origin for one in heads.checkpoints if one.origin != origin), None)
             if other:
                 fault = f"{fault or 'the log does not hold'}; the checkpoint is of another log, {other}"
             fault = fault or await heads.fault(log, with_roots=start is None)
@@ -154,17 +129,17 @@ async def verify_command(context: CommandContext, options: argparse.Namespace) -
         raise CommandFailed(fault)
     signed = f"; it agrees with {heads}" if heads else ""
     since = f" after position {start.position}" if start else ""
-    upto = f", position {walk.position}" if start else ""
-    events = walk.position - (start.position if start else 0)
-    counted = f"{events} events, {walk.erased} of them erased{upto}, digest {walk.digest.hex()}"
+    upto = f", position {verifier.position}" if start else ""
+    events = verifier.position - (start.position if start else 0)
+    counted = f"{events} events, {verifier.erased} of them erased{upto}, digest {verifier.digest.hex()}"
     context.print_result(f"the log holds{since}: {counted}{signed}")
-    if walk.incomplete_erasures:
-        raise CommandFailed(describe_unfinished_erasures(walk.incomplete_erasures))
+    if verifier.incomplete_erasures:
+        raise CommandFailed(describe_unfinished_erasures(verifier.incomplete_erasures))
     return 0
 
 
 def describe_unfinished_erasures(incomplete_erasures: list[IncompleteErasure]) -> str:
-    """Which erasures are to be finished, and how."""
+    """A sentence that names the sessions with incomplete erasures, and the command that completes them."""
     named = ", ".join(f"{one.stream_id} (position {one.position})" for one in incomplete_erasures[:NAMED_MAX])
     more = " and others" if len(incomplete_erasures) > NAMED_MAX else ""
     ids = " ".join(one.stream_id for one in incomplete_erasures[:NAMED_MAX])
@@ -176,9 +151,9 @@ def describe_unfinished_erasures(incomplete_erasures: list[IncompleteErasure]) -
 
 
 def _verify_proof(context: CommandContext, options: argparse.Namespace) -> int:
-    checked = check_proof(read_text_file(options.proof), _read_public_key(options.key), partial=options.partial)
-    stated = _read_checkpoints(options)
-    if stated and checked.stated not in stated:
+    checked = check_proof(read_text_file(options.proof), read_public_key(options.key), partial=options.partial)
+    checkpoints = _read_checkpoints(options)
+    if checkpoints and checked.stated not in checkpoints:
         raise CommandFailed("the proof leads to another checkpoint than this one")
     context.print_result(_describe_proof(checked))
     if options.show:
@@ -190,7 +165,7 @@ def _verify_proof(context: CommandContext, options: argparse.Namespace) -> int:
 
 
 class ShownEvent(Struct, frozen=True):
-    """A proven event for people: `metadata` and `data` are the recorded texts, `data` is null once erased."""
+    """A line of --show. `metadata` and `data` are the recorded texts; `data` is null once erased."""
 
     version: int
     recorded_at: str
@@ -200,7 +175,7 @@ class ShownEvent(Struct, frozen=True):
 
 
 def _describe_proof(checked: VerifiedProof) -> str:
-    """What a proof has shown, and what it has not."""
+    """What the proof proves, and what it does not."""
     events, signed = checked.events, checked.stated
     first, last = events[0], events[-1]
     erased = sum(event.data is None for event in events)
@@ -221,53 +196,26 @@ def _describe_proof(checked: VerifiedProof) -> str:
 def _format_time(us: int) -> str:
     try:
         return timestamp(us)
-    except (ValueError, OverflowError):  # proven, and beyond every calendar
+    except (ValueError, OverflowError):  # proven, but beyond every calendar
         return f"{us} us"
 
 
-def read_text_file(path: Path) -> str:
-    """Raises CommandFailed."""
-    try:
-        return path.read_text().removeprefix(notes.BOM)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {path}: {error}") from error
-
-
-async def _verify_chain(log: EventLog, walk: ChainVerifier, what: str) -> str | None:
-    """What is wrong with the log, as a sentence; None when it holds."""
+async def _verify_chain(log: EventLog, verifier: ChainVerifier, what: str) -> str | None:
+    """The first fault of the log, as a sentence; None where it is intact."""
     progress = ProgressBar(what, log.head().position)
-    _, fault = await verify(log, walk, progress.reach)
+    _, fault = await verify(log, verifier, progress.reach)
     progress.close()
     return f"the log does not hold at position {fault.position}: {fault.reason}" if fault else None
 
 
 def _read_checkpoints(options: argparse.Namespace) -> list[LogCheckpoint]:
-    """All checkpoints of the file; none where none is named. Raises CommandFailed."""
+    """The checkpoints in the file that --checkpoint names; none without that option. Raises CommandFailed."""
     if options.checkpoint is None:
         return []
     try:
-        return notes.read_all(read_text_file(options.checkpoint), _read_public_key(options.key))
+        return signed_checkpoint.read_all(read_text_file(options.checkpoint), read_public_key(options.key))
     except InvalidCheckpoint as error:
         raise CommandFailed(f"{options.checkpoint}: {error}") from error
-
-
-def _read_public_key(text: str | None) -> str:
-    """The public key that --key names or is. Raises CommandFailed, so that nobody blames what it signed."""
-    if text is None:
-        raise UsageError("whose signature? name the public key with --key")
-    path = Path(text)
-    is_file = path.is_file()
-    key = read_text_file(path) if is_file else text
-    if key.lstrip().startswith("PRIVATE+KEY+"):
-        which = f"{text} holds" if is_file else "--key is"
-        raise UsageError(f"{which} the secret key: give the public one{f', {text}.pub' if is_file else ''}")
-    try:
-        notes.read_verifier(key)
-    except InvalidCheckpoint as error:
-        if is_file or "+" in text:
-            raise UsageError(f"--key {text}: {error}") from error
-        raise UsageError(f"no such file or key: {text}") from error
-    return key
 
 
 def _parse_start(text: str | None) -> Head | None:
@@ -277,13 +225,3 @@ def _parse_start(text: str | None) -> Head | None:
     if not found:
         raise UsageError("--from is POSITION:DIGEST, as verify and /api/audit/head print them")
     return Head(int(found[1]), bytes.fromhex(found[2]))
-
-
-def _write_new_file(path: Path, text: str, mode: int) -> None:
-    """Never over an existing file: it may be the key that signed all earlier checkpoints."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text + "\n")

@@ -1,11 +1,11 @@
-"""The command project: a user's own projection over the whole log.
+"""The command project: runs a user-defined projection over the whole log.
 
-A projection is the one class in a Python file that has both of these methods; it is made without arguments:
+A projection is the one class in a Python file that has both of these methods; it is constructed without arguments:
 
     def apply(self, recorded: RecordedEvent) -> None: ...    # each event, in the log's order
-    def result(self) -> object: ...                          # in the end: anything that JSON can say
+    def result(self) -> object: ...                          # at the end: anything that can be encoded as JSON
 
-An erased event has no `event` any more (None); its type, time and session are still there.
+The `event` of an erased event is None; its type, time and session remain.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from chatbot.cli.progress_bar import ProgressBar
 from events.record import RecordedEvent
 
 PAGE = 2_000  # events read at once
-TRACE_LINES = 12  # of a fault in the user's code: the last ones
+TRACE_LINES = 12  # the last lines of a traceback in the user's code
 _MODULE = "users_projection"
 
 
 class Projection(Protocol):
-    """What the user writes."""
+    """The class that the user writes."""
 
     def apply(self, recorded: RecordedEvent) -> None: ...
 
@@ -61,10 +61,10 @@ async def project(context: CommandContext, options: argparse.Namespace) -> int:
 
 
 def load_projection(file: Path) -> Projection:
-    """The projection in this file. Raises CommandFailed."""
+    """Import the file and construct its projection. Raises CommandFailed."""
     module = _import_module(file)
-    mine = [one for _, one in inspect.getmembers(module, inspect.isclass) if one.__module__ == _MODULE]
-    found = [one for one in mine if all(callable(getattr(one, name, None)) for name in ("apply", "result"))]
+    defined = [one for _, one in inspect.getmembers(module, inspect.isclass) if one.__module__ == _MODULE]
+    found = [one for one in defined if all(callable(getattr(one, name, None)) for name in ("apply", "result"))]
     if len(found) != 1:
         names = ", ".join(one.__name__ for one in found) or "none"
         raise UsageError(f"{file} must hold one class with the methods apply and result; it holds {names}")
@@ -80,7 +80,7 @@ def _import_module(file: Path) -> ModuleType:
     if not file.is_file() or spec is None or spec.loader is None:
         raise UsageError(f"{file} is no Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[_MODULE] = module  # dataclasses look their own module up there
+    sys.modules[_MODULE] = module  # dataclasses look up their own module there
     try:
         spec.loader.exec_module(module)
     except Exception as error:
@@ -104,9 +104,9 @@ def _encode_result(projection: Projection) -> str:
 
 
 def _projection_failure(what: str, error: Exception) -> CommandFailed:
-    """The user's own lines that led to it; neither ours nor those of Python's import."""
+    """An error with the traceback of the user's code, without frames of this module and of Python's import."""
     frames = traceback.extract_tb(error.__traceback__)
-    theirs = [one for one in frames if one.filename != __file__ and not one.filename.startswith("<frozen")]
-    printed = [*traceback.format_list(theirs), *traceback.format_exception_only(error)]
+    user_frames = [one for one in frames if one.filename != __file__ and not one.filename.startswith("<frozen")]
+    printed = [*traceback.format_list(user_frames), *traceback.format_exception_only(error)]
     lines = "".join(printed).rstrip().splitlines()
     return CommandFailed("\n".join((what, *lines[-TRACE_LINES:])))

@@ -1,4 +1,4 @@
-"""replay --against: a model is asked the recorded turns again, and what it answers now is laid beside the record."""
+"""replay --against: a regression test of a model: sends recorded requests again and compares the answers."""
 
 import argparse
 import asyncio
@@ -24,15 +24,15 @@ from events.catalogue import ReplyCompleted
 from events.log import EventLog
 
 CONCURRENCY_MAX = 64
-TURNS_DEFAULT = 20  # turns, where nobody says which
+TURNS_DEFAULT = 20
 TURNS_MAX = 100_000
-PAGE = 2_000  # events read at once on the way back from the log's end
+PAGE = 2_000  # events read at once, backwards from the log's end
 _URL = re.compile(r"https?://[^\s/?#]+[^\s?#]*")
 
 
 class Summary(Struct):
-    """Numbers of a run so far. `similarity` is the sum over the turns that were answered, `below` counts those under
-    the ratio that was asked for. `unreachable` says why no further turn is asked."""
+    """Counts of a run so far. `similarity` is the sum over the answered turns, `below` counts those under the
+    threshold. `unreachable` says why no further turn is sent."""
 
     turns: int = 0
     identical: int = 0
@@ -54,7 +54,7 @@ class Summary(Struct):
         return round(self.similarity / answered, 4) if answered else None
 
 
-def arguments(parser: argparse._ArgumentGroup) -> None:
+def add_regression_arguments(parser: argparse._ArgumentGroup) -> None:
     parser.add_argument("--against", metavar="MODEL", help="a server's URL, or embedded, or settings: as configured")
     parser.add_argument(
         "--limit", type=int, metavar="N", help=f"the newest N turns of the log (default: {TURNS_DEFAULT})"
@@ -65,7 +65,7 @@ def arguments(parser: argparse._ArgumentGroup) -> None:
 
 
 async def replay_against_model(context: CommandContext, options: argparse.Namespace) -> int:
-    """Ask, report turn by turn, sum up. Differences alone are no failure; being unable to ask is."""
+    """Send the turns, report each, print a summary. A difference is no failure, an unreachable model is."""
     _check_options(options)
     summary = Summary()
     provider = context.provider(None if options.against == "settings" else options.against)
@@ -73,7 +73,7 @@ async def replay_against_model(context: CommandContext, options: argparse.Namesp
     try:
         async with context.open_read_only() as log:
             await _replay_turns(context, options, _select_turns(log, options), provider, summary)
-    except asyncio.CancelledError:  # Ctrl-C: what has been learnt so far is told
+    except asyncio.CancelledError:  # Ctrl-C: the summary so far is printed
         interrupted = True
     finally:
         await provider.close()
@@ -117,8 +117,8 @@ async def _replay_turns(
 
 
 async def _replay_turn(provider: Provider, turn: ModelCall, model: str | None, summary: Summary) -> Comparison:
-    """One turn again, with the recorded context and parameters. Never raises for what a model server does; notes in
-    `summary` that there is none.
+    """Send one turn again, with the recorded context and parameters. Never raises for what a model server does; sets
+    `summary.unreachable` where there is none.
     """
     parameters = turn.started.parameters
     if model is not None:
@@ -131,7 +131,7 @@ async def _replay_turn(provider: Provider, turn: ModelCall, model: str | None, s
         # whole: nobody watches, and midm tells its tokens only then
         finish = await provider.stream(turn.messages, parameters, TextSink(pieces.append), stream=False)
     except LlmError as error:
-        if isinstance(error, LlmUnavailable) and error.status is None:  # with a status it was reached
+        if isinstance(error, LlmUnavailable) and error.status is None:  # an answer with a status came from a server
             summary.unreachable = str(error)
         return compare(turn, error=str(error))
     duration_us = round((asyncio.get_running_loop().time() - began_s) * 1_000_000)
@@ -140,7 +140,7 @@ async def _replay_turn(provider: Provider, turn: ModelCall, model: str | None, s
 
 
 async def _select_turns(log: EventLog, options: argparse.Namespace) -> AsyncIterator[ModelCall]:
-    """The completed turns that are meant, session by session. In memory are their ids, and one session's texts."""
+    """The selected completed turns, session by session. Memory: their ids and the texts of one session."""
     selected: dict[str, set[str] | None] = dict.fromkeys(options.session)
     if not selected:
         selected.update(await _find_newest(log, options.limit or TURNS_DEFAULT))
@@ -151,7 +151,7 @@ async def _select_turns(log: EventLog, options: argparse.Namespace) -> AsyncIter
 
 
 async def _find_newest(log: EventLog, limit: int) -> dict[str, set[str]]:
-    """The replies that completed last, by session, the session with the oldest of them first."""
+    """The ids of the newest completed replies, by session; the session with the oldest of them comes first."""
     found: list[tuple[str, str]] = []
     head = log.head().position
     progress = ProgressBar("searching", head)
@@ -190,7 +190,7 @@ def _describe_model(against: str) -> str:
 
 
 def _check_options(options: argparse.Namespace) -> None:
-    """Raises CommandFailed for options that make no sense."""
+    """Raises UsageError for options that make no sense."""
     if options.against not in ("embedded", "settings") and not _URL.fullmatch(options.against):
         raise UsageError("--against is a URL such as http://localhost:8000, or embedded, or settings")
     if options.session and options.limit is not None:

@@ -1,4 +1,4 @@
-"""The command prompt: the very request behind a reply, from the record alone."""
+"""The command prompt: the exact request behind a reply, rebuilt from the log alone."""
 
 import argparse
 from typing import Any
@@ -14,15 +14,15 @@ from chatbot.runtime.timestamps import timestamp
 from events.catalogue import ReplyStarted
 from events.log import EventLog
 
-PAGE = 2_000  # events read at once on the way back from the log's end
+PAGE = 2_000  # events read at once, backwards from the log's end
 PROVIDERS = ("midm", "openai", "embedded")
 
 
 class Prompt(Struct, frozen=True):
-    """A request and its circumstances. `request` is the JSON body that was answered.
+    """A request and its context. `request` is the JSON body that was answered.
 
-    Of a reply that did not complete, the log does not say which parameters the model server refused: then `request` has
-    all of them.
+    For a reply that did not complete, the log does not say which parameters the model server refused: then `request`
+    has all of them.
     """
 
     session_id: str
@@ -50,7 +50,7 @@ def add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def prompt(context: CommandContext, options: argparse.Namespace) -> int:
-    """Print the very request that the model was sent for a reply, and who asked for it, when and where."""
+    """Print the exact request that the model was sent for a reply, and who asked for it, when and where."""
     async with context.open_read_only() as log:
         session_id = options.session or await find_session_of_reply(log, options.reply)
         model_call: ModelCall | None = None
@@ -79,7 +79,7 @@ async def prompt(context: CommandContext, options: argparse.Namespace) -> int:
 
 
 def describe_call(model_call: ModelCall, protocol: str | None = None) -> Prompt:
-    """`protocol` is the provider to show it for, None the recorded one. Raises UnknownProtocol."""
+    """`protocol`: the provider whose request format is used; None: the recorded one. Raises UnknownProtocol."""
     recorded, started = model_call.recorded, model_call.started
     model = started.model or (model_call.completed.model if model_call.completed else "")
     return Prompt(
@@ -101,7 +101,7 @@ def describe_call(model_call: ModelCall, protocol: str | None = None) -> Prompt:
 
 
 async def find_session_of_reply(log: EventLog, reply_id: str) -> str | None:
-    """The session of this reply, searched for from the log's end backwards; None when there is none.
+    """The session of this reply, searched for backwards from the log's end; None where there is none.
 
     The log has no index by reply. Raises LogUnavailable, UnknownEvent.
     """

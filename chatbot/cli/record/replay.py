@@ -1,4 +1,4 @@
-"""The commands replay and diff: a conversation as it stood, and what changed in it between two moments."""
+"""The commands replay and diff: a conversation as of a point in time, and the diff between two of them."""
 
 import argparse
 
@@ -22,11 +22,11 @@ def add_replay_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--as-of", metavar="MOMENT", help=f"{MOMENT} (default: now)")
     parser.add_argument("--format", choices=("text", "json", "markdown"), default="text", help="(default: text)")
     parser.add_argument("--json", action="store_true", help="the same as --format json")
-    model_regression.arguments(parser.add_argument_group("asking a model the recorded turns again"))
+    model_regression.add_regression_arguments(parser.add_argument_group("asking a model the recorded turns again"))
 
 
 async def replay(context: CommandContext, options: argparse.Namespace) -> int:
-    """Print a conversation as it stood at a moment, or ask a model its turns again. Nothing is appended."""
+    """Print a conversation as it was at a moment, or send its turns to a model again. Appends nothing."""
     if options.against is not None:
         if options.as_of is not None or options.format == "markdown":
             raise UsageError("--as-of and --format markdown do not go with --against")
@@ -72,7 +72,7 @@ async def diff_command(context: CommandContext, options: argparse.Namespace) -> 
 
 
 async def _load_at(log: EventLog, session_id: str, option: str, moment: PointInTime) -> Conversation | None:
-    """The conversation at the moment that `option` names. Raises CommandFailed for a version that it has not."""
+    """The conversation as of `moment`, which `option` gave. Raises UsageError for a version that it does not have."""
     conversation = await load_conversation(log, session_id, moment)
     if conversation is not None and moment.version is not None and conversation.version < moment.version:
         raise UsageError(f"{option} {moment.version}: the session is at version {conversation.version}")

@@ -31,7 +31,7 @@ from events.record import Metadata, RecordedEvent
 from events.storage.incomplete_log import LogIncomplete, WritingCommand
 from events.storage.sqlite.sqlite_log import SqliteLog
 from events.transfer.export_format import ExportFileError
-from events.transfer.import_target import ImportRefused, ImportTarget, finish
+from events.transfer.import_target import ImportRefused, ImportTarget, mark_complete
 from events.transfer.importer import ImportRules
 from projections.folds.session import Erasure, evolve
 from tests.support.command_processes import run_command, run_command_blocking
@@ -208,7 +208,7 @@ async def test_an_import_is_not_resumed_over_a_session_that_went_on(
     monkeypatch.setattr("events.transfer.importer.ROWS_MAX", 2)
     target, data = tmp_path / "new.db", await exported(source, session="later")
     await interrupted(data, target, 1, monkeypatch)
-    await finish(target, WritingCommand.IMPORT)  # as after --accept-partial
+    await mark_complete(target, WritingCommand.IMPORT)  # as after --accept-partial
     log = await SqliteLog.open(target)
     await log.append("later", 2, [posted("went on")], ASKED)
     await log.close()

@@ -30,8 +30,8 @@ TESTED_BLOCKS = {
     ("README.md", "python"): 1,
     ("chatbot/api/README.md", "js"): 1,  # test_readme_clients.py
     ("chatbot/api/README.md", "python"): 1,  # test_readme_clients.py
-    ("chatbot/audit/README.md", "sh"): 1,  # commands and options here, what they do in test_erase_*.py
-    ("chatbot/audit/README.md", "python"): 2,  # test_readme_auditors.py, test_commands_project.py
+    ("chatbot/cli/README.md", "sh"): 1,  # commands and options here, what they do in test_erase_*.py
+    ("chatbot/cli/README.md", "python"): 2,  # test_readme_auditors.py, test_commands_project.py
     ("chatbot/deploy/README.md", "sh"): 3,  # test_deploy.py
     (
         "chatbot/nodes/README.md",

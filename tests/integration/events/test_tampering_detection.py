@@ -175,7 +175,7 @@ async def proven(place: TamperedLog) -> str | None:
 async def salvaged(place: TamperedLog) -> str | None:
     wreck = CorruptLog(Path(place.url))
     try:
-        faults = [one for one in wreck.found(lambda _: None) if one.status is not RowStatus.PROVEN]
+        faults = [one for one in wreck.scan(lambda _: None) if one.status is not RowStatus.PROVEN]
     finally:
         wreck.close()
     return f"position {faults[0].position}: {faults[0].reason}" if faults else None

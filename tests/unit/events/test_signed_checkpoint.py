@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from chatbot.cli.exit_codes import CommandFailed
-from chatbot.cli.proof.verify import keygen
+from chatbot.cli.proof.keys import keygen
 from chatbot.config.settings import Settings
 from events.integrity.signed_checkpoint import InvalidCheckpoint, LogCheckpoint, make_key, parse, read, sign
 from tests.support.fake_console import FakeConsole
