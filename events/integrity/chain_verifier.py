@@ -1,7 +1,7 @@
-"""Prove the log: walk its rows from the first and find the first that was changed, removed, inserted or moved.
+"""Verification of the hash chain: checks every row, and finds the first that was changed, removed, inserted or moved.
 
-The chain alone cannot show that the end of a log was cut off, or that somebody rewrote everything after a point and
-computed the chain anew. A head noted elsewhere (an `anchor`) shows both.
+The chain alone cannot detect that the end of a log was cut off, or that everything after some point was rewritten with
+a new chain. A head that was kept elsewhere (`expected_head`) detects both.
 """
 
 import asyncio
@@ -21,16 +21,16 @@ from events.record import Head, RawColumns, StoredRow, raw_columns, raw_text, st
 
 T = TypeVar("T")
 
-PAGE_ROWS = 2000  # at once: a hop to the connection's thread costs as much as proving fifty, and 8 ms are no wait
-SLICE_ROWS = 250  # proven at one go where it must be done on the event loop: half a millisecond
-INCOMPLETE_ERASURES_MAX = 1000  # sessions with an unfinished erasure that a walk names
+PAGE_ROWS = 2000  # read at once: 8 ms; a call to the connection's thread costs as much as checking 50 rows
+SLICE_ROWS = 250  # checked at once where that must be done on the event loop: 0.5 ms
+INCOMPLETE_ERASURES_MAX = 1000  # sessions with an incomplete erasure that one verification lists
 RAW_ERASURE_TYPES = frozenset(kind.encode() for kind in ERASURE_TYPES)
 POSITION_MAX = 2**63 - 1
-BEFORE_ALL = -(2**63) - 1  # a forged row may hide below position 1, even at SQLite's lowest integer
+BEFORE_ALL = -(2**63) - 1  # a forged row may be below position 1, even at SQLite's lowest integer
 
 
 class ChainFault(Struct, frozen=True):
-    """The first row that is not as it was recorded. `position` is where it is, or where it should be."""
+    """The first row that differs from what was recorded. `position` is its position, or where it should be."""
 
     position: int
     reason: str
@@ -39,8 +39,8 @@ class ChainFault(Struct, frozen=True):
 class ChainVerifier:
     """Checks rows one by one. Memory grows with the number of streams, not of events.
 
-    `anchor` is a head noted elsewhere. With `start`, a head that is trusted, the walk begins after it: what lies
-    before is not looked at. `tree` grows with the rows up to the anchor.
+    `expected_head` is a head that was kept elsewhere. With `start`, a trusted head, verification begins after it and
+    does not read earlier rows. `tree` gets the digests of the rows up to the expected head.
     """
 
     def __init__(
@@ -51,21 +51,19 @@ class ChainVerifier:
         self._expected_head = expected_head
         self._is_partial = start is not None
         self._tree = tree
-        self._versions: dict[bytes, int] = {}  # streams by their raw ids
-        self._first_versions: dict[
-            str, int
-        ] = {}  # streams that the walk has met in their middle: the first version met
+        self._versions: dict[bytes, int] = {}  # last version of each stream, by its raw id
+        # The first version that was checked, of streams that began before `start`.
+        self._first_versions: dict[str, int] = {}
         self._erased_of: dict[str, int] = {}  # erased events by stream
-        # Streams of which the walk has seen content before an event that erases it. It may have been erased since.
+        # Streams with content before an event that erases it. It may have been erased after the row was read.
         self.suspected_streams: set[str] = set()
-        self.incomplete_erasures: list[
-            IncompleteErasure
-        ] = []  # those of which it was found to be there still, at most LEFTOVERS_MAX
-        self._unexplained: dict[str, int] = {}  # stream: position of its first erased row with no reason after it
+        # Those of the suspected streams whose content is confirmed to be left, at most INCOMPLETE_ERASURES_MAX.
+        self.incomplete_erasures: list[IncompleteErasure] = []
+        self._unexplained: dict[str, int] = {}  # stream: position of its first erased row that no later event explains
 
     @property
     def contradicts_expected_head(self) -> bool:
-        """Whether start and anchor are about one position, but not about one log: the walk would pass by both."""
+        """Whether the start has the position of the expected head but another digest: no row would be compared then."""
         expected_head = self._expected_head
         return (
             expected_head is not None
@@ -73,8 +71,8 @@ class ChainVerifier:
             and expected_head.digest != self.digest
         )
 
-    def step(self, row: StoredRow) -> ChainFault | None:
-        """Check the next row; after a fault the walk is over."""
+    def check(self, row: StoredRow) -> ChainFault | None:
+        """Check the next row. After a fault the verifier must not be used any more."""
         reason = self._order_fault(row) or check_row(self.digest, row)
         if reason is not None:
             return ChainFault(self.position + 1, reason)
@@ -85,8 +83,8 @@ class ChainVerifier:
         self._versions[stream] = row.version
         if row.type in ERASURE_TYPES:
             self._unexplained.pop(row.stream_id, None)
-            met = row.version - self._first_versions.get(row.stream_id, 1)
-            if self._erased_of.get(row.stream_id, 0) < met:
+            checked = row.version - self._first_versions.get(row.stream_id, 1)
+            if self._erased_of.get(row.stream_id, 0) < checked:
                 self.suspected_streams.add(row.stream_id)
         if row.data is None:
             self.erased += 1
@@ -103,13 +101,13 @@ class ChainVerifier:
         return None
 
     def check_many(self, rows: Iterable[RawColumns], until: int | None = None) -> ChainFault | None:
-        """`step` over the next rows, up to the first with a fault or the first beyond position `until`.
+        """As `check`, of the next rows, up to the first with a fault or the first beyond position `until`.
 
-        Most rows have content and stand right behind the one before: those are proven here, in one go. Any other,
-        whatever is the matter with it, is left to `step`.
+        Rows with content that directly follow the row before, which most do, take a fast path. All others, for
+        whatever reason, are left to `check`.
         """
-        versions, careful = self._versions, self._tree is not None
-        noted = -1 if self._expected_head is None else self._expected_head.position
+        versions, has_tree = self._versions, self._tree is not None
+        expected = -1 if self._expected_head is None else self._expected_head.position
         end = POSITION_MAX if until is None else until
         last, previous = self.position, self.digest
         for row in rows:
@@ -118,22 +116,22 @@ class ChainVerifier:
                 is_plain = position == last + 1 and version == versions.get(stream, 0) + 1 and is_intact(previous, row)
             except MALFORMED:
                 is_plain = False
-            if is_plain and position <= end and not (careful or position == noted or kind in RAW_ERASURE_TYPES):
+            if is_plain and position <= end and not (has_tree or position == expected or kind in RAW_ERASURE_TYPES):
                 versions[stream] = version
                 last, previous = position, digest
                 continue
             self.position, self.digest = last, previous
             if position > end:
                 break
-            fault = self.step(stored_row(row))
+            fault = self.check(stored_row(row))
             if fault is not None:
                 return fault
             last, previous = position, digest
         self.position, self.digest = last, previous
         return None
 
-    def end(self) -> ChainFault | None:
-        """Check what only the whole log can tell."""
+    def finish(self) -> ChainFault | None:
+        """Check what only the complete log can show."""
         if self._unexplained:
             return ChainFault(
                 min(self._unexplained.values()), "content is gone and no later event of the stream says why"
@@ -146,11 +144,11 @@ class ChainVerifier:
 
     @property
     def unexplained(self) -> dict[str, int]:
-        """Streams with erased content and, so far, no reason: each with its last version that the walk has seen."""
+        """Streams with erased content that no event checked so far explains, each with the last version checked."""
         return {stream_id: self._versions[raw_text(stream_id)] for stream_id in self._unexplained}
 
-    def explain(self, stream_id: str) -> None:
-        """The reason was found beyond the walk."""
+    def mark_explained(self, stream_id: str) -> None:
+        """An event after the verified range explains the erasures of this stream."""
         self._unexplained.pop(stream_id, None)
 
     def _order_fault(self, row: StoredRow) -> str | None:
@@ -158,7 +156,7 @@ class ChainVerifier:
             return f"no event is here: the next one is at position {row.position}"
         known = self._versions.get(raw_text(row.stream_id))
         if known is None and self._is_partial:
-            return None  # what came before in its stream was not looked at
+            return None  # earlier versions were not checked
         version = (known or 0) + 1
         if row.version != version:
             return f"version {row.version} of stream {row.stream_id} stands where {version} belongs"
@@ -167,84 +165,88 @@ class ChainVerifier:
 
 async def verify(
     log: EventLog,
-    walk: ChainVerifier | None = None,
+    verifier: ChainVerifier | None = None,
     progress: Callable[[int], None] | None = None,
     until: int | None = None,
 ) -> tuple[ChainVerifier, ChainFault | None]:
-    """Check a log page by page until no row is left; `progress` hears the position reached after each page.
+    """Verify a log page by page; `progress` is called with the position reached after each page.
 
-    The chain may hold where an erasure is unfinished: `leftovers` of the walk has those. `walk` may bring an anchor, or
-    a start. A log in use may be checked: the event that explains an erasure is never
-    older than the page that showed it. With `until` the walk ends at that position, which must exist; an erasure may
-    then be explained by a later event, whose place in the chain is not proven.
+    A log may be intact and have incomplete erasures, which `verifier.incomplete_erasures` lists. A log in use may be
+    verified: the event that explains an erasure is never older than the page in which the erasure was seen. With
+    `until`, verification ends at that position, which must exist; an erasure may then be explained by a later event,
+    whose place in the chain is not verified. Returns the verifier, and the first fault or None. Raises LogUnavailable.
     """
-    walk = walk or ChainVerifier()
-    if walk.position:
-        here = await log.rows(after=walk.position - 1, limit=1)
-        if not here or here[0].position != walk.position:
-            return walk, ChainFault(
-                walk.position, "there is no event at the position to begin from: the end was cut off"
+    verifier = verifier or ChainVerifier()
+    if verifier.position:
+        here = await log.rows(after=verifier.position - 1, limit=1)
+        if not here or here[0].position != verifier.position:
+            return verifier, ChainFault(
+                verifier.position, "there is no event at the position to begin from: the end was cut off"
             )
-        if here[0].digest != walk.digest:
-            return walk, ChainFault(walk.position, "the digest is not the trusted one: the chain was computed anew")
-        if walk.contradicts_expected_head:
-            return walk, ChainFault(walk.position, "the digest is the trusted one, but not the one that was noted")
-    fault = await _check_pages(log, walk, progress or _no_progress, until)
+        if here[0].digest != verifier.digest:
+            return verifier, ChainFault(
+                verifier.position, "the digest is not the trusted one: the chain was computed anew"
+            )
+        if verifier.contradicts_expected_head:
+            return verifier, ChainFault(
+                verifier.position, "the digest is the trusted one, but not the one that was noted"
+            )
+    fault = await _check_pages(log, verifier, progress or _no_progress, until)
     if fault is not None:
-        return walk, fault
-    await _find_incomplete_erasures(log, walk)
+        return verifier, fault
+    await _find_incomplete_erasures(log, verifier)
     if until is not None:
-        if walk.position < until:
-            return walk, ChainFault(walk.position + 1, f"no event is here, but {until} events were recorded")
-        await _find_later_explanations(log, walk)
-    return walk, walk.end()
+        if verifier.position < until:
+            return verifier, ChainFault(verifier.position + 1, f"no event is here, but {until} events were recorded")
+        await _find_later_explanations(log, verifier)
+    return verifier, verifier.finish()
 
 
-async def _find_incomplete_erasures(log: EventLog, walk: ChainVerifier) -> None:
-    """Which suspects still hold content: of the others it was erased while the walk was under way."""
-    for stream_id in sorted(walk.suspected_streams):
+async def _find_incomplete_erasures(log: EventLog, verifier: ChainVerifier) -> None:
+    """Confirm which suspected streams still have content: that of others was erased during the verification."""
+    for stream_id in sorted(verifier.suspected_streams):
         left = await find_incomplete_erasure(log, stream_id)
         if left is not None:
-            walk.incomplete_erasures.append(left)
-        if len(walk.incomplete_erasures) == INCOMPLETE_ERASURES_MAX:
+            verifier.incomplete_erasures.append(left)
+        if len(verifier.incomplete_erasures) == INCOMPLETE_ERASURES_MAX:
             return
 
 
-async def _find_later_explanations(log: EventLog, walk: ChainVerifier) -> None:
-    """Find what explains the erasures that the walk could not."""
-    for stream_id, version in walk.unexplained.items():
+async def _find_later_explanations(log: EventLog, verifier: ChainVerifier) -> None:
+    """Search for later events that explain the erasures in the verified range."""
+    for stream_id, version in verifier.unexplained.items():
         after, found = version, False
         while not found and (page := await log.stream_rows(stream_id, after=after, limit=PAGE_ROWS)):
             after, found = page[-1].version, any(row.type in ERASURE_TYPES for row in page)
         if found:
-            walk.explain(stream_id)
+            verifier.mark_explained(stream_id)
 
 
 async def _check_pages(
-    log: EventLog, walk: ChainVerifier, progress: Callable[[int], None], until: int | None
+    log: EventLog, verifier: ChainVerifier, progress: Callable[[int], None], until: int | None
 ) -> ChainFault | None:
     def check_in_reader_thread(rows: Iterator[RawColumns]) -> ChainFault | None:
-        fault = walk.check_many(rows, until)
-        deque(rows, maxlen=0)  # a row that cannot be read is told before any fault of its page
+        fault = verifier.check_many(rows, until)
+        deque(rows, maxlen=0)  # so that a row that cannot be read raises before a fault of its page is returned
         return fault
 
     while True:
-        before = walk.position
+        before = verifier.position
         if isinstance(log, RowScanner):
             fault = await log.scan_rows(check_in_reader_thread, after=before or BEFORE_ALL, limit=PAGE_ROWS)
         else:
-            fault = await _check_page(log, walk, until)
-        if fault is not None or walk.position == before:
+            fault = await _check_page(log, verifier, until)
+        if fault is not None or verifier.position == before:
             return fault
-        progress(walk.position)
-        if walk.position == until:
+        progress(verifier.position)
+        if verifier.position == until:
             return None
 
 
-async def _check_page(log: EventLog, walk: ChainVerifier, until: int | None) -> ChainFault | None:
-    page = await log.rows(after=walk.position or BEFORE_ALL, limit=PAGE_ROWS)
+async def _check_page(log: EventLog, verifier: ChainVerifier, until: int | None) -> ChainFault | None:
+    page = await log.rows(after=verifier.position or BEFORE_ALL, limit=PAGE_ROWS)
     for start in range(0, len(page), SLICE_ROWS):
-        fault = walk.check_many(map(raw_columns, page[start : start + SLICE_ROWS]), until)
+        fault = verifier.check_many(map(raw_columns, page[start : start + SLICE_ROWS]), until)
         if fault is not None:
             return fault
         await asyncio.sleep(0)
@@ -252,4 +254,4 @@ async def _check_page(log: EventLog, walk: ChainVerifier, until: int | None) -> 
 
 
 def _no_progress(position: int) -> None:
-    """For whoever does not want to watch."""
+    """The default for `progress`."""

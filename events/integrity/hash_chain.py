@@ -1,12 +1,12 @@
-"""The hash chain: proves that no row was changed, removed, inserted or moved, and survives erasure.
+"""The hash chain: proves that no row was changed, removed, inserted or moved, also after content was erased.
 
     commitment = SHA-256(salt || data)
     digest     = SHA-256(previous digest || position || version || schema_version || recorded_at
                          || stream_id || type || metadata || commitment)
 
-Integers are unsigned 64-bit big-endian; texts are UTF-8 behind their length as such an integer, so that no two
-rows share an encoding. The salt is 16 random bytes: with data and salt erased, the commitment still chains and
-tells nothing, not even to someone who guesses the text. The first digest follows 32 zero bytes.
+Integers are unsigned 64-bit big-endian; texts are UTF-8, prefixed with their length as such an integer, so that no two
+rows have the same encoding. The salt is 16 random bytes: once data and salt are erased, the commitment still links the
+chain and reveals nothing, not even whether a guess of the text is right. The first digest follows 32 zero bytes.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from functools import lru_cache
 DIGEST_BYTES = 32
 GENESIS = bytes(DIGEST_BYTES)
 SALT_BYTES = 16
-KINDS_KEPT = 64  # types of events, encoded
+TYPES_CACHED = 64  # encoded event types
 
 pack_numbers = struct.Struct(">QQQQQ").pack  # the four numbers, and the length of the first text
 pack_length = struct.Struct(">Q").pack
@@ -24,7 +24,7 @@ _sha256 = hashlib.sha256
 
 
 def commit(salt: bytes, data: bytes) -> bytes:
-    """What the chain keeps of an event's content. 32 bytes."""
+    """The commitment to an event's content, which the chain keeps. 32 bytes."""
     return _sha256(salt + data).digest()
 
 
@@ -34,15 +34,15 @@ def link(previous: bytes, numbers: tuple[int, int, int, int], texts: tuple[str, 
     `numbers` are position, version, schema_version and recorded_at; `texts` are stream_id, type and metadata.
     """
     stream_id, kind, metadata = texts
-    stream, asked = stream_id.encode(), metadata.encode()
+    stream, encoded_metadata = stream_id.encode(), metadata.encode()
     head = pack_numbers(*numbers, len(stream))
-    # In one piece: a call of `update` for each part costs more than the joining.
-    parts = (previous, head, stream, framed(kind), pack_length(len(asked)), asked, commitment)
+    # Joined first: one call of `update` per part costs more.
+    parts = (previous, head, stream, framed(kind), pack_length(len(encoded_metadata)), encoded_metadata, commitment)
     return _sha256(b"".join(parts)).digest()
 
 
-@lru_cache(maxsize=KINDS_KEPT)
+@lru_cache(maxsize=TYPES_CACHED)
 def framed(text: str | bytes) -> bytes:
-    """A text, or what it is in UTF-8, behind its length."""
+    """A text in UTF-8, prefixed with its length."""
     encoded = text.encode() if isinstance(text, str) else text
     return pack_length(len(encoded)) + encoded

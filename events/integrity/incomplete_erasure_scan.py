@@ -1,4 +1,4 @@
-"""All unfinished erasures of a log, by one pass over its rows that proves nothing: faster than verify."""
+"""Finds all incomplete erasures of a log in one pass over its rows, without verifying them: faster than `verify`."""
 
 from collections.abc import Iterable, Iterator
 
@@ -8,7 +8,7 @@ from events.integrity.incomplete_erasures import IncompleteErasure, find_incompl
 from events.log import EventLog, RowScanner
 from events.record import RawColumns
 
-POSITION, STREAM, TYPE, DATA = 0, 1, 3, 7  # places in a row's columns
+POSITION, STREAM, TYPE, DATA = 0, 1, 3, 7  # indices of a row's columns
 
 
 class ErasureScan:
@@ -23,7 +23,7 @@ class ErasureScan:
         for row in rows:
             stream = row[STREAM]
             if row[TYPE] in RAW_ERASURE_TYPES and stream in self._with_content:
-                self._with_content.discard(stream)  # each is named once for each event that erases it
+                self._with_content.discard(stream)  # added once for each event that erases it
                 self.suspected_streams.append(stream)
             if row[DATA] is not None:
                 self._with_content.add(stream)
@@ -31,7 +31,7 @@ class ErasureScan:
 
 
 async def scan_incomplete_erasures(log: EventLog) -> list[IncompleteErasure]:
-    """Each session once. Raises LogUnavailable."""
+    """The incomplete erasures, each session once. Raises LogUnavailable."""
     scan = ErasureScan()
 
     def take(rows: Iterator[RawColumns]) -> int:
@@ -39,10 +39,10 @@ async def scan_incomplete_erasures(log: EventLog) -> list[IncompleteErasure]:
         return scan.position
 
     if not isinstance(log, RowScanner):
-        raise LogUnavailable("this store's rows cannot be passed over")
+        raise LogUnavailable("the rows of this store cannot be scanned")
     reached = 0
     while (position := await log.scan_rows(take, after=reached, limit=PAGE_ROWS)) != reached:
         reached = position
     names = dict.fromkeys(stream.decode(errors="surrogateescape") for stream in scan.suspected_streams)
-    found = [await find_incomplete_erasure(log, name) for name in names]  # an erasure may have come while it was read
+    found = [await find_incomplete_erasure(log, name) for name in names]  # it may have been erased during the scan
     return [one for one in found if one is not None]

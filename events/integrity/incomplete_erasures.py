@@ -1,8 +1,7 @@
-"""Unfinished erasures: content that is still there though a later event of its session says that it is gone.
+"""Incomplete erasures: content that is still stored although a later event of its session says that it was erased.
 
-The service erases in the transaction that records the event. Version 0.4 could copy such an event from elsewhere
-without its erasure: a migration stopped after it, an export taken while the session was deleted, an import of a newer
-export.
+The service erases in the transaction that records the event. Version 0.4 could copy such an event without its erasure:
+a migration that stopped after it, an export taken while the session was deleted, an import of a newer export.
 """
 
 from msgspec import Struct
@@ -11,11 +10,11 @@ from events.catalogue import ERASURE_TYPES
 from events.log import EventLog
 
 PAGE_ROWS = 250  # of a session, read at once
-PAGE_BYTES = 2**20  # or as many as hold about so much
+PAGE_BYTES = 2**20  # or as many rows as have about this much content
 
 
 class IncompleteErasure(Struct, frozen=True):
-    """`position` is that of the session's first event with such content, `version` of its last one that erases."""
+    """`position` is that of the session's first event with such content, `version` that of its last erasing event."""
 
     stream_id: str
     position: int
@@ -23,7 +22,7 @@ class IncompleteErasure(Struct, frozen=True):
 
 
 async def find_incomplete_erasure(log: EventLog, stream_id: str) -> IncompleteErasure | None:
-    """What is left in this session, which is read as a whole. Raises LogUnavailable."""
+    """The incomplete erasure of this session, all of which is read; None where there is none. Raises LogUnavailable."""
     first, found, after = None, None, 0
     while page := await log.stream_rows(stream_id, after=after, limit=PAGE_ROWS, bytes_max=PAGE_BYTES):
         for row in page:
@@ -36,7 +35,7 @@ async def find_incomplete_erasure(log: EventLog, stream_id: str) -> IncompleteEr
 
 
 async def finish_erasure(log: EventLog, stream_id: str) -> bool:
-    """Erase what is left in this session. Whether there was anything. Returns and raises as EventLog.erase."""
+    """Complete the erasure of this session. Returns whether any content was left. Raises as EventLog.erase."""
     left = await find_incomplete_erasure(log, stream_id)
     if left is None:
         return False

@@ -1,7 +1,7 @@
-"""The Merkle tree over the log (RFC 9162, 2.1): lets one event be checked against a signed root without the rest.
+"""The Merkle tree over the log (RFC 9162, 2.1): one event can be checked against a signed root without the rest.
 
-Its leaves are the digests of the chain, in order, so the tree needs no room of its own: it is computed from the column
-`digest` when it is asked for, in one pass, and memory grows with the logarithm of the log.
+Its leaves are the digests of the chain, in order. The tree is not stored: it is computed from the column `digest` in
+one pass when it is needed; memory grows with the logarithm of the log.
 
     leaf = SHA-256(0x00 || digest)        node = SHA-256(0x01 || left || right)
 """
@@ -21,19 +21,19 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 
 class MerkleTree:
-    """Grows by one digest at a time. Notes the audit paths of the leaves `wanted` (indices from 0) on the way.
+    """Grows by one digest at a time, and collects the audit paths of the leaves `wanted` (indices from 0).
 
-    Complete subtrees wait on a stack, the largest first, as the bits of a binary counter do.
+    Complete subtrees are on a stack, the largest first, like the bits of a binary counter.
     """
 
     def __init__(self, wanted: Iterable[int] = ()) -> None:
         self.size = 0
         self._wanted = frozenset(wanted)
         self._paths: dict[int, list[bytes]] = {}
-        self._stack: list[tuple[int, bytes, list[int]]] = []  # leaves, hash, wanted leaves inside
+        self._stack: list[tuple[int, bytes, list[int]]] = []  # number of leaves, hash, wanted leaves in it
 
     def add(self, digest: bytes) -> None:
-        """The next leaf."""
+        """Add the next leaf."""
         leaves, root, inside = 1, leaf_hash(digest), []
         if self.size in self._wanted:
             self._paths[self.size] = []
@@ -55,7 +55,7 @@ class MerkleTree:
         return root
 
     def close(self) -> tuple[bytes, dict[int, list[bytes]]]:
-        """The root of all leaves, and the audit path of each wanted one, from the leaf up. The tree is used up."""
+        """The root of all leaves, and the audit path of each wanted one, from the leaf up. Consumes the tree."""
         if not self._stack:
             return EMPTY, {}
         _, root, inside = self._stack.pop()
@@ -73,7 +73,7 @@ class MerkleTree:
 
 
 class MerkleRoots(MerkleTree):
-    """A tree that notes its root at each of `sizes`, in `roots`."""
+    """A tree that records its root at each of `sizes`, in `roots`."""
 
     def __init__(self, sizes: Iterable[int]) -> None:
         super().__init__()
@@ -81,16 +81,16 @@ class MerkleRoots(MerkleTree):
         self.roots = {0: EMPTY}
 
     def add(self, digest: bytes) -> None:
-        """As Tree.add."""
+        """As MerkleTree.add."""
         super().add(digest)
         if self.size in self._sizes:
             self.roots[self.size] = self.root()
 
 
 def root_from_path(digest: bytes, index: int, size: int, path: Sequence[bytes]) -> bytes | None:
-    """The root of a tree of `size` leaves that holds `digest` at `index`, as `path` tells it; None if it cannot.
+    """The root of a tree of `size` leaves with `digest` at `index`, computed from its audit `path` (RFC 9162, 2.1.3.2).
 
-    RFC 9162, 2.1.3.2.
+    None for a path of the wrong length.
     """
     if not 0 <= index < size:
         return None

@@ -1,7 +1,7 @@
-"""A signed statement of the log's head, to be kept where nobody who can write the log can change it.
+"""Signed checkpoints of the log (signed tree heads), to be kept where nobody who can write the log can change them.
 
-The text is a checkpoint (https://c2sp.org/tlog-checkpoint) in a signed note (https://c2sp.org/signed-note), as
-transparency logs write them: origin, number of events, root of the Merkle tree (events/integrity/merkle_tree.py),
+The text is a checkpoint (https://c2sp.org/tlog-checkpoint) in a signed note (https://c2sp.org/signed-note), the format
+of transparency logs: origin, number of events, root of the Merkle tree (events/integrity/merkle_tree.py),
 then two lines of our own, the digest of the last event and the time. Signatures are Ed25519 (RFC 8032).
 """
 
@@ -16,7 +16,7 @@ from msgspec import Struct
 
 ED25519 = b"\x01"  # the algorithm's byte in a signed note
 SIGNATURE = "\u2014 "  # begins a line with a signature
-BOM = "\ufeff"  # some editors write it before a text; it says nothing
+BOM = "\ufeff"  # byte order mark, which some editors write before a text
 _NAME = re.compile(r"[^\s+]{1,128}")
 _BODY = re.compile(
     r"(?P<origin>[^\n]+)\n(?P<size>0|[1-9][0-9]{0,18})\n(?P<root>[A-Za-z0-9+/]{43}=)\n"
@@ -43,7 +43,7 @@ class LogCheckpoint(Struct, frozen=True):
 
 
 def make_key(name: str) -> tuple[str, str]:
-    """A new pair of keys under `name`: the signer's, which is secret, and the verifier's. Raises BadCheckpoint."""
+    """A new pair of keys under `name`: the signer's, which is secret, and the verifier's. Raises InvalidCheckpoint."""
     if not _NAME.fullmatch(name):
         raise InvalidCheckpoint("a key's name has 1 to 128 characters, without spaces and +")
     private = Ed25519PrivateKey.generate()
@@ -53,7 +53,7 @@ def make_key(name: str) -> tuple[str, str]:
 
 
 def sign(checkpoint: LogCheckpoint, signer: str) -> str:
-    """The checkpoint as a signed note. Raises BadCheckpoint for what is no signer's key."""
+    """The checkpoint as a signed note. Raises InvalidCheckpoint for what is no signer's key."""
     found = re.fullmatch(r"PRIVATE\+KEY\+([^\s+]+)\+([0-9a-f]{8})\+(\S+)", signer.strip())
     if not found:
         raise InvalidCheckpoint("this is no signer's key as `keygen` writes it")
@@ -66,27 +66,27 @@ def sign(checkpoint: LogCheckpoint, signer: str) -> str:
 
 
 def read_all(text: str, verifier: str) -> list[LogCheckpoint]:
-    """The checkpoints of all notes in `text`. Raises BadCheckpoint if one of them is not signed by the holder of
-    `verifier`'s other half.
+    """The checkpoints of all notes in `text`. Raises InvalidCheckpoint where one of them is not signed with the secret
+    key that belongs to `verifier`.
     """
     found = split_notes(text)
-    stated = []
+    checkpoints = []
     for number, note in enumerate(found, start=1):
         try:
-            stated.append(read(note, verifier))
+            checkpoints.append(read(note, verifier))
         except InvalidCheckpoint as error:
             if len(found) == 1:
                 raise
             raise InvalidCheckpoint(f"note {number} of {len(found)}: {error}") from error
-    return stated
+    return checkpoints
 
 
 def split_notes(text: str) -> list[str]:
-    """The notes in `text`, with or without blank lines between them; whatever is none counts as one, to be refused."""
+    """The notes in `text`, with or without blank lines between them. Any other text counts as a note, to be refused."""
     notes: list[str] = []
     body: list[str] = []
     signatures: list[str] | None = None  # None: in the body
-    for line in text.split("\n"):  # and at no other character, as in `_signature`
+    for line in text.split("\n"):  # and at no other line end, as in `_signature`
         if signatures is not None and not line.startswith(SIGNATURE):
             notes.append("\n".join([*body, "", *signatures, ""]))
             body, signatures = [], None
@@ -104,8 +104,9 @@ def split_notes(text: str) -> list[str]:
 
 
 def read(note: str, verifier: str) -> LogCheckpoint:
-    """The checkpoint that `note` states, signed by the holder of `verifier`'s other half. Raises BadCheckpoint, also
-    where there is more than one note.
+    """The checkpoint of `note`, signed with the secret key that belongs to `verifier`.
+
+    Raises InvalidCheckpoint, also for more than one note.
     """
     if len(split_notes(note)) != 1:
         raise InvalidCheckpoint("there is more than one note: only one can be meant here")
@@ -124,7 +125,7 @@ def read(note: str, verifier: str) -> LogCheckpoint:
 
 
 def parse(note: str) -> LogCheckpoint:
-    """What `note` states, whoever signed it. Raises BadCheckpoint."""
+    """The checkpoint of `note`; its signature is not checked. Raises InvalidCheckpoint."""
     found = _BODY.fullmatch(note.partition("\n\n")[0] + "\n")
     if not found:
         raise InvalidCheckpoint("this is no checkpoint of such a log")
@@ -133,7 +134,7 @@ def parse(note: str) -> LogCheckpoint:
 
 
 def read_verifier(text: str) -> tuple[str, bytes, bytes]:
-    """The signer's name, the key's mark and the public key that `text` holds. Raises BadCheckpoint."""
+    """The signer's name, the key id and the public key in `text`. Raises InvalidCheckpoint."""
     found = re.fullmatch(r"([^\s+]+)\+([0-9a-f]{8})\+(\S+)", text.strip())
     if not found:
         raise InvalidCheckpoint("this is no verifier's key as `keygen` writes it")
@@ -145,20 +146,22 @@ def read_verifier(text: str) -> tuple[str, bytes, bytes]:
 
 
 def _signature(lines: str, name: str, mark: bytes) -> bytes:
-    for line in lines.split("\n"):  # and at no other character: nothing that was changed is to pass
+    for line in lines.split("\n"):  # and at no other line end: no changed note may pass
         found = re.fullmatch(r"\u2014 ([^\s+]+) (\S+)", line)
         if found and found[1] == name:
             try:
                 raw = base64.b64decode(found[2], validate=True)
             except binascii.Error:
                 continue
-            if raw[:4] == mark and _b64(raw) == found[2]:  # its last bits can be written in four ways: only one is ours
+            if (
+                raw[:4] == mark and _b64(raw) == found[2]
+            ):  # its last bits have four encodings: only the canonical one is accepted
                 return raw[4:]
     raise InvalidCheckpoint(f"the note is not signed by {name}")
 
 
 def _key_id(name: str, public: bytes) -> bytes:
-    """Of a signed note: the first 4 bytes of SHA-256(name || newline || algorithm || public key)."""
+    """The key id of a signed note: the first 4 bytes of SHA-256(name || newline || algorithm || public key)."""
     return hashlib.sha256(name.encode() + b"\n" + ED25519 + public).digest()[:4]
 
 

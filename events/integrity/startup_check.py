@@ -1,8 +1,8 @@
-"""Whether a log can be trusted enough to serve it: a bounded look at it, as quick for ten million events as for ten.
+"""The integrity check at startup: bounded, so it takes as long for ten million events as for ten thousand.
 
-The whole chain is for `chatbot verify`, which reads every row. This looks at the first row, at pairs of rows spread
-evenly over the log, found by position and by stream and version (so both trees of the file are walked down), and at the
-chain of the newest rows, where torn writes and lost write-ahead logs show, and events of a newer program.
+`chatbot verify` checks the whole chain. This checks the first row, pairs of rows spread evenly over the log, found by
+position and by stream and version (so that both B-trees of the file are read), and the chain of the newest rows, where
+torn writes and lost write-ahead logs show, and events of a newer program.
 """
 
 from pathlib import Path
@@ -17,16 +17,16 @@ from events.log import EventLog
 from events.record import StoredRow
 
 TAIL_ROWS = 1000  # the newest rows: tens of milliseconds
-PROBES = 64  # pairs of rows in between: each a few pages of a cold file
-DELETIONS = 64  # of the newest in the tail: two rows of each
+PROBES = 64  # pairs of rows before the tail: each reads a few pages of a cold file
+DELETIONS = 64  # the newest deletions in the tail: two rows of each are read
 PAGE = 200
 
 
 async def check_integrity(log: EventLog, place: Path | str) -> list[IncompleteErasure]:
-    """Unfinished erasures among the newest deletions of the tail: such a log is served, so that they can be finished.
-    `place` is the log's file, or what people call its database.
+    """Check the log. Returns the incomplete erasures among the newest deletions, which do not prevent serving it.
 
-    Raises LogDamaged for a log that does not hold, LogUnusable for a newer program's; both say what to do.
+    `place` is the log's file, or its database's URL without credentials. Raises LogDamaged for a log that is not
+    intact, LogUnusable for one of a newer program; both say what to do.
     """
     try:
         reason = await _find_fault(log)
@@ -42,7 +42,7 @@ async def check_integrity(log: EventLog, place: Path | str) -> list[IncompleteEr
 
 
 async def _find_incomplete_erasures(log: EventLog) -> list[IncompleteErasure]:
-    """Looks at the first event of each session that was deleted, and at the last one before its deletion."""
+    """Reads the first event of each deleted session, and the last one before its deletion."""
     last = log.head().position
     event_headers = await log.event_headers(after=max(last - TAIL_ROWS, 0), limit=TAIL_ROWS)
     deletions = [one for one in event_headers if one.type in ERASURE_TYPES and one.version > 1][-DELETIONS:]
@@ -70,7 +70,7 @@ async def _find_fault(log: EventLog) -> str | None:
 
 
 async def _check_range(log: EventLog, after: int, last: int, *, probing: bool) -> str | None:
-    """The chain of the rows after `after` up to `last`; the first of them is checked against the row before it."""
+    """Check the chain of the rows after `after` up to `last`, beginning with the digest of the row before them."""
     previous = await _read_row(log, after) if after else None
     if after and previous is None:
         return f"no event is at position {after}"

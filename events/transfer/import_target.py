@@ -190,8 +190,7 @@ class ImportTarget:
             return row
         for message, new_position in zip(data["messages"], new, strict=True):
             message["position"] = new_position
-        text, salt = msgspec.json.encode(data), os.urandom(SALT_BYTES)
-        return replace(row, data=text.decode(), salt=salt, commitment=hash_chain.commit(salt, text))
+        return with_data(row, msgspec.json.encode(data), os.urandom)
 
 
 async def mark_complete(path: Path, command: WritingCommand) -> None:

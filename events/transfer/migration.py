@@ -72,7 +72,7 @@ async def migrate(source: EventLog, target: MigrationTarget, progress: Callable[
             page = await next_page
         finally:
             next_page.cancel()
-    _raise_fault(verifier.end())
+    _raise_fault(verifier.finish())
     if target.head != Head(verifier.position, verifier.digest):
         raise MigrationRefused("the target does not end as the source does: something else writes to it")
     await target.finish()

@@ -93,7 +93,7 @@ async def test_a_deletion_during_a_walk_is_no_leftover(log: EventLog) -> None:
     walk = ChainVerifier()
     rows: list[StoredRow] = await log.rows(limit=2)
     for row in rows:
-        assert walk.step(row) is None
+        assert walk.check(row) is None
     await log.erase("a", 2, deleted(), ASKED)
     walk, fault = await verify(log, walk)
     assert (fault, walk.suspected_streams, walk.incomplete_erasures) == (None, {"a"}, [])

@@ -121,7 +121,7 @@ async def test_a_single_bit_of_any_text_or_hash_is_protected(database: Path, col
             flipped = raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :]
             changed = flipped.decode(errors="surrogateescape") if isinstance(original, str) else flipped
             walk = ChainVerifier(start=Head(row.position - 1, await digest_before(database, row.position)))
-            fault = walk.step(replace(row, **{column: changed}))
+            fault = walk.check(replace(row, **{column: changed}))
             assert fault is not None
             assert fault.position == row.position
 
@@ -245,7 +245,7 @@ async def test_bytes_cannot_be_moved_between_salt_and_data(database: Path, moved
     shifted = replace(row, salt=both[:at], data=both[at:].decode(errors="surrogateescape"))
     if moved > 0:
         assert commit(shifted.salt or b"", (shifted.data or "").encode()) == row.commitment
-    assert walk.step(shifted) == ChainFault(LENGTH, "the salt has another length than any log writes")
+    assert walk.check(shifted) == ChainFault(LENGTH, "the salt has another length than any log writes")
 
 
 async def test_a_start_and_an_anchor_at_one_position_must_be_of_one_log(database: Path) -> None:

@@ -34,10 +34,10 @@ def first_fault(rows: Iterable[StoredRow], expected_head: Head | None = None) ->
     """The first fault of a whole log, None if it is as it was recorded."""
     walk = ChainVerifier(expected_head)
     for row in rows:
-        fault = walk.step(row)
+        fault = walk.check(row)
         if fault is not None:
             return fault
-    return walk.end()
+    return walk.finish()
 
 
 async def log_with(path: Path, *texts: str) -> None:
