@@ -1,7 +1,7 @@
-"""The command `chatbot`, and `python run.py` in a checkout: serves, or runs the command that is named.
+"""The entry point of `chatbot`, and of `python run.py` in a checkout: serves, or runs a command.
 
-Installed, it is chatbot_backend/run.py, with the packages beside it (pyproject.toml says how).
-This file must be readable for Python 3.8, so that an old Python gets a sentence and not a SyntaxError.
+Installed, it is chatbot_backend/run.py, next to the packages (see pyproject.toml).
+This file must parse with Python 3.8, so that an old Python prints a message and not a SyntaxError.
 """
 
 import sys
@@ -13,7 +13,7 @@ INSTALL = "python3 -m venv .venv && .venv/bin/pip install -e '.[embedded]' && .v
 
 
 def main() -> int:
-    if sys.version_info < (3, 11):  # noqa: UP036  an old Python is what this is for
+    if sys.version_info < (3, 11):  # noqa: UP036  this is for old versions
         return refuse(f"Python 3.11 or newer is needed; this is Python {sys.version.split()[0]} ({sys.executable})")
     folder = find_packages()
     sys.path.insert(0, str(folder))  # first: other distributions have packages of these names, such as PyPI's Events
@@ -30,9 +30,10 @@ def main() -> int:
 
 
 def find_packages() -> Path:
-    """The folder that has our packages: this file's, or, in an editable install, the checkout that is on the path."""
+    """The folder of our packages: this file's, or, in an editable install, the checkout that is on the path."""
     here = Path(__file__).resolve().parent
-    return next((one for one in (here, *map(Path, sys.path)) if (one / "chatbot" / "cli" / "main.py").is_file()), here)
+    candidates = (here, *map(Path, sys.path))
+    return next((path for path in candidates if (path / "chatbot" / "cli" / "main.py").is_file()), here)
 
 
 def refuse(reason: str) -> int:

@@ -103,8 +103,8 @@ class ChainVerifier:
     def check_many(self, rows: Iterable[RawColumns], until: int | None = None) -> ChainFault | None:
         """As `check`, of the next rows, up to the first with a fault or the first beyond position `until`.
 
-        Rows with content that directly follow the row before, which most do, take a fast path. All others, for
-        whatever reason, are left to `check`.
+        Rows with content that directly follow the row before, which most do, take a fast path. All others are left to
+        `check`.
         """
         versions, has_tree = self._versions, self._tree is not None
         expected = -1 if self._expected_head is None else self._expected_head.position

@@ -17,6 +17,7 @@ from msgspec.structs import astuple, replace
 
 from events.catalogue import MESSAGE_TYPES
 from events.errors import LogError, LogUnusable
+from events.integrity.commitments import with_data
 from events.integrity.hash_chain import link
 from events.options import LogOptions
 from events.record import Columns, Head, StoredRow

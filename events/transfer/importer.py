@@ -17,7 +17,7 @@ from events.record import StoredRow
 from events.transfer.export_format import ExportReader
 from events.transfer.import_target import HISTORY_ADOPTED, ROWS_MAX, ImportRefused, ImportTarget, PresentEvent
 
-PAGE_BYTES_MAX = 4 * 2**20  # content in one page: bounds memory whatever the events' size
+PAGE_BYTES_MAX = 4 * 2**20  # content in one page: bounds memory for events of any size
 NAMED_MAX = 5  # streams that a refusal names
 REPLY_OWING_TYPES = frozenset({"message_posted", "reply_requested", "reply_started"})
 NODE_NAMING_TYPES = REPLY_OWING_TYPES | {"session_expired"}

@@ -179,6 +179,6 @@ def _decode_fault(row: StoredRow) -> str | None:
             return "a number is beyond what a log holds"
         if row.data is not None and is_known(row.type, row.schema_version):
             decode(row.type, row.schema_version, row.data)
-    except Exception as error:  # noqa: BLE001  whatever a decoder says of damaged text
+    except Exception as error:  # noqa: BLE001  decoders of damaged text raise many types
         return f"it cannot be read: {error}"
     return None

@@ -188,7 +188,7 @@ async def _erase_one(
     """Delete it and print its receipt. Raises CommandFailed."""
     try:
         await service.supervisor.ask(session.session_id, DeleteSession(reason), SERVICE, cause="erasure")
-    except (rejections.SessionNotFound, rejections.SessionDeleted):  # gone by now
+    except (rejections.SessionNotFound, rejections.SessionDeleted):  # deleted in the meantime
         return
     except (rejections.Rejection, rejections.ActorFailed, LogUnavailable) as error:
         raise CommandFailed(

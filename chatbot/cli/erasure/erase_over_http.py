@@ -43,10 +43,10 @@ class Service(Struct, frozen=True):
 
 
 class RemoteCounts(Struct):
-    """Progress so far. `gone`: already erased before; `missing`: this key has no such session."""
+    """Progress so far. `already_erased`: before this command; `missing`: this key has no such session."""
 
     erased: int = 0
-    gone: int = 0
+    already_erased: int = 0
     missing: int = 0
 
 
@@ -146,10 +146,10 @@ async def _erase(context: CommandContext, client: aiohttp.ClientSession, criteri
         ids = [view["session_id"] for view in await _find_sessions(client, criteria)]
         if not ids:
             break
-        before = done.erased + done.gone
+        before = done.erased + done.already_erased
         if passes < PASSES_MAX:
             await _delete_all(context, client, ids, done)
-        if done.erased + done.gone == before:
+        if done.erased + done.already_erased == before:
             raise CommandFailed(
                 f"{len(ids):,} sessions that are meant are left. Done so far: {done.erased:,} sessions; run this again"
             )
@@ -178,12 +178,12 @@ async def _delete_all(
             done.missing += 1
             context.print_note(f"there is no session {session_id}, or it is not this key's")
         else:
-            done.gone += 1
+            done.already_erased += 1
         progress.reach(done.erased)
     progress.close()
 
 
-async def _delete(client: aiohttp.ClientSession, session_id: str) -> Literal["erased", "gone", "missing"]:
+async def _delete(client: aiohttp.ClientSession, session_id: str) -> Literal["erased", "already_erased", "missing"]:
     """Delete the session and wait until its content is erased from every file. Raises CommandFailed."""
     has_begun, deadline_s = False, time.monotonic() + COPYING_MAX_S
     while True:
@@ -192,8 +192,8 @@ async def _delete(client: aiohttp.ClientSession, session_id: str) -> Literal["er
                 return "erased"
             if answer.status == 404:
                 kind = str((await answer.json()).get("type"))
-                is_gone = kind.endswith("/problems/session-deleted")  # a path prefix may come first
-                return "missing" if not is_gone else "erased" if has_begun else "gone"
+                is_deleted = kind.endswith("/problems/session-deleted")  # a path prefix may come first
+                return "missing" if not is_deleted else "erased" if has_begun else "already_erased"
             if answer.status != 202:
                 raise CommandFailed(await _read_detail(answer))
         has_begun = True

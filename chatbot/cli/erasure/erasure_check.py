@@ -51,7 +51,7 @@ def add_erased_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def erased(context: CommandContext, options: argparse.Namespace) -> int:
-    """Look for texts in the bytes of the log, the projections and the files beside them. Exit code 1: found."""
+    """Look for texts in the bytes of the log, the projections and their side files. Exit code 1: found."""
     patterns = patterns_of(_read_texts(options.texts))
     log = context.log_file("search the server's own files; what a VACUUM leaves of erased rows, VACUUM FULL takes")
     if not await asyncio.to_thread(log.exists):

@@ -22,9 +22,7 @@ from chatbot.observability.observers import ProjectionMetrics
 from chatbot.sessions.ports import LiveSessions, Ports
 from chatbot.sessions.session_queries import SessionQueries
 from events.errors import LogUnusable
-from events.log import EventLog
 from projections.errors import ProjectionLag, ProjectionsStopped
-from projections.port import Projections
 
 STALL_TIMEOUT_S = 30.0  # without a single event applied: then the projections are not slow but blocked
 POLL_S = 0.2  # between two reads of how far the projections are
@@ -88,12 +86,13 @@ async def open_offline_service(context: CommandContext) -> AsyncIterator[Offline
         service = OfflineService(
             *await context.compose_offline(context.settings, stack, NoModel(), metrics, projection_metrics)
         )
-        await _wait_until_caught_up(service.ports.log, service.ports.runner, projection_metrics)
+        await _wait_until_caught_up(service.ports, projection_metrics)
         yield service
 
 
-async def _wait_until_caught_up(log: EventLog, runner: Projections, metrics: QuietProjectionMetrics) -> None:
+async def _wait_until_caught_up(ports: Ports, metrics: QuietProjectionMetrics) -> None:
     """Wait without a limit while the projections advance, and show how far they are. Raises LogUnusable."""
+    log, runner = ports.log, ports.runner
     progress = ProgressBar("projecting", log.head().position)
     reached, moved_s = runner.position, time.monotonic()
     while runner.position < log.head().position and runner.failure is None:

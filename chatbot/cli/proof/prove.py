@@ -19,7 +19,7 @@ from msgspec import Struct
 from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.exit_codes import CommandFailed, UsageError
 from chatbot.cli.progress_bar import ProgressBar
-from events.integrity import signed_checkpoint as notes
+from events.integrity import signed_checkpoint
 from events.integrity.hash_chain import DIGEST_BYTES, GENESIS, link
 from events.integrity.merkle_tree import MerkleTree, root_from_path
 from events.integrity.row_checks import MALFORMED, check_commitment
@@ -63,10 +63,10 @@ class Proof(Struct, frozen=True):
 
 
 class VerifiedProof(Struct, frozen=True):
-    """Events that are in the log of the signed checkpoint `stated`, in order. `range` is None in format 1."""
+    """Events that are in the log of the signed checkpoint `checkpoint`, in order. `range` is None in format 1."""
 
     events: list[ProvenEvent]
-    stated: LogCheckpoint
+    checkpoint: LogCheckpoint
     range: Range | None
 
     @property
@@ -97,27 +97,27 @@ async def prove(context: CommandContext, options: argparse.Namespace) -> int:
     if (options.version is not None) != options.partial:
         raise UsageError("--version N and --partial go together: a single event is a partial proof")
     try:
-        note = options.checkpoint.read_text().removeprefix(notes.BOM)
-        if len(notes.split_notes(note)) != 1:
+        note = options.checkpoint.read_text().removeprefix(signed_checkpoint.BOM)
+        if len(signed_checkpoint.split_notes(note)) != 1:
             raise UsageError(f"{options.checkpoint} holds several checkpoints: name a file with one")
-        stated = notes.parse(note)
+        checkpoint = signed_checkpoint.parse(note)
     except (OSError, UnicodeDecodeError, InvalidCheckpoint) as error:
         raise UsageError(f"{options.checkpoint}: {error}") from error
     async with context.open_read_only() as log:
         rows = await _read_rows(log, options.session, options.version)
-        old = {at: row for at, row in rows.items() if 0 < at <= stated.size}
+        old = {at: row for at, row in rows.items() if 0 < at <= checkpoint.size}
         if not old:
             raise CommandFailed("the checkpoint is older than these events, or the log has none of them")
         if len(old) < len(rows):
             context.print_note(f"{len(rows) - len(old)} newer events are not in the checkpoint and so not in the proof")
-        root, paths, before = await _read_audit_paths(log, stated, set(old))
-    if root != stated.root:
+        root, paths, before = await _read_audit_paths(log, checkpoint, set(old))
+    if root != checkpoint.root:
         raise CommandFailed("the log does not agree with the checkpoint: verify it")
     events = [_prove_row(row, before[at], paths[at - 1]) for at, row in sorted(old.items())]
     span = Range(options.session, events[0].version, events[-1].version, options.partial)
     fault = _range_fault(events, span)
     for event in events:
-        fault = fault or _event_fault(event, stated)
+        fault = fault or _event_fault(event, checkpoint)
         if fault:  # the digests are those that were signed, but the row was changed
             raise CommandFailed(f"event {event.version}, at position {event.position}, cannot be proven: {fault}")
     context.print_json(Proof(note, events, FORMAT_NAME, FORMAT_VERSION, span))
@@ -131,11 +131,11 @@ def check_proof(text: str, verifier: str, *, partial: bool = False) -> VerifiedP
     """
     proof = _parse_proof(text)
     try:
-        stated = notes.read(proof.checkpoint, verifier)
+        checkpoint = signed_checkpoint.read(proof.checkpoint, verifier)
     except InvalidCheckpoint as error:
         raise CommandFailed(f"this proves nothing: {error}") from error
     for event in proof.events:
-        fault = _event_fault(event, stated)
+        fault = _event_fault(event, checkpoint)
         if fault:
             raise CommandFailed(f"event {event.version} of {event.stream_id} is not proven: {fault}")
     fault = _order_fault(proof.events)
@@ -143,7 +143,7 @@ def check_proof(text: str, verifier: str, *, partial: bool = False) -> VerifiedP
         fault = _range_fault(proof.events, proof.range)
     if fault:
         raise CommandFailed(f"the events of this proof are in the log, but {fault}")
-    checked = VerifiedProof(proof.events, stated, proof.range)
+    checked = VerifiedProof(proof.events, checkpoint, proof.range)
     if checked.is_partial and not partial:
         raise CommandFailed(
             f"this is no proof of a whole session: {checked.missing_part}; --partial accepts it as a part"
@@ -201,7 +201,7 @@ def _range_fault(events: list[ProvenEvent], span: Range) -> str | None:
     return _gap_fault(events)
 
 
-def _event_fault(event: ProvenEvent, stated: LogCheckpoint) -> str | None:
+def _event_fault(event: ProvenEvent, checkpoint: LogCheckpoint) -> str | None:
     """Why the event is not proven to be in the log of the checkpoint."""
     try:
         row, previous = to_stored_row(event, b""), bytes.fromhex(event.previous)
@@ -218,7 +218,7 @@ def _event_fault(event: ProvenEvent, stated: LogCheckpoint) -> str | None:
         digest = link(previous, numbers, (row.stream_id, row.type, row.metadata), row.commitment)
     except MALFORMED as error:
         return f"a column holds what no log writes: {error}"
-    if root_from_path(digest, event.position - 1, stated.size, path) != stated.root:
+    if root_from_path(digest, event.position - 1, checkpoint.size, path) != checkpoint.root:
         return "it does not lead to the root that was signed"
     return None
 
@@ -234,20 +234,22 @@ async def _read_rows(log: EventLog, session_id: str, version: int | None) -> dic
 
 
 async def _read_audit_paths(
-    log: EventLog, stated: LogCheckpoint, positions: set[int]
+    log: EventLog, checkpoint: LogCheckpoint, positions: set[int]
 ) -> tuple[bytes, dict[int, list[bytes]], dict[int, bytes]]:
     """The Merkle root at the checkpoint; of each of `positions` its path (by index, from 0) and the digest before."""
-    tree, progress = MerkleTree(position - 1 for position in positions), ProgressBar("proving", stated.size)
+    tree, progress = MerkleTree(position - 1 for position in positions), ProgressBar("proving", checkpoint.size)
     before: dict[int, bytes] = {}
     previous, reached = GENESIS, 0
-    while reached < stated.size:
-        for row in await log.rows(after=reached, limit=min(PAGE, stated.size - reached)):
+    while reached < checkpoint.size:
+        for row in await log.rows(after=reached, limit=min(PAGE, checkpoint.size - reached)):
             if row.position in positions:
                 before[row.position] = previous
             tree.add(row.digest)
             previous = row.digest
         if tree.size == reached:
-            raise CommandFailed(f"the log ends at position {reached}, but the checkpoint states {stated.size} events")
+            raise CommandFailed(
+                f"the log ends at position {reached}, but the checkpoint states {checkpoint.size} events"
+            )
         reached = tree.size
         progress.reach(reached)
     progress.close()

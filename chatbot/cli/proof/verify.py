@@ -153,7 +153,7 @@ def describe_unfinished_erasures(incomplete_erasures: list[IncompleteErasure]) -
 def _verify_proof(context: CommandContext, options: argparse.Namespace) -> int:
     checked = check_proof(read_text_file(options.proof), read_public_key(options.key), partial=options.partial)
     checkpoints = _read_checkpoints(options)
-    if checkpoints and checked.stated not in checkpoints:
+    if checkpoints and checked.checkpoint not in checkpoints:
         raise CommandFailed("the proof leads to another checkpoint than this one")
     context.print_result(_describe_proof(checked))
     if options.show:
@@ -176,7 +176,7 @@ class ShownEvent(Struct, frozen=True):
 
 def _describe_proof(checked: VerifiedProof) -> str:
     """What the proof proves, and what it does not."""
-    events, signed = checked.events, checked.stated
+    events, signed = checked.events, checked.checkpoint
     first, last = events[0], events[-1]
     erased = sum(event.data is None for event in events)
     left = f" ({erased} of them erased: their envelopes only)" if erased else ""

@@ -128,7 +128,7 @@ async def _replay_turn(provider: Provider, turn: ModelCall, model: str | None, s
     pieces: list[str] = []
     began_s = asyncio.get_running_loop().time()
     try:
-        # whole: nobody watches, and midm tells its tokens only then
+        # not streamed: nobody reads along, and midm counts tokens only then
         finish = await provider.stream(turn.messages, parameters, TextSink(pieces.append), stream=False)
     except LlmError as error:
         if isinstance(error, LlmUnavailable) and error.status is None:  # an answer with a status came from a server
