@@ -6,12 +6,34 @@ Node ids are removed from events: they are addresses that the nodes of this log 
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from typing import assert_never
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import fields
 
-from events.catalogue import ERASURE_TYPES, MessagePosted, ReplyEnded, ReplyRequested, ReplyStarted, SessionExpired
-from events.codec import decode
+from events.catalogue import (
+    ERASURE_TYPES,
+    BranchSelected,
+    ContentErased,
+    HistoryAdopted,
+    MessageCopied,
+    MessagePosted,
+    MetadataChanged,
+    ReplyCancelled,
+    ReplyCompleted,
+    ReplyFailed,
+    ReplyInterrupted,
+    ReplyProgressed,
+    ReplyRequested,
+    ReplyStarted,
+    SessionAccessed,
+    SessionCreated,
+    SessionDeleted,
+    SessionExpired,
+    ToolCallsClosed,
+)
+from events.codec import TYPES, decode, is_known
 from events.integrity.commitments import with_data
 from events.record import StoredRow
 from events.transfer.export_format import ExportReader
@@ -19,9 +41,10 @@ from events.transfer.import_target import HISTORY_ADOPTED, ROWS_MAX, ImportRefus
 
 PAGE_BYTES_MAX = 4 * 2**20  # content in one page: bounds memory for events of any size
 NAMED_MAX = 5  # streams that a refusal names
-REPLY_OWING_TYPES = frozenset({"message_posted", "reply_requested", "reply_started"})
-NODE_NAMING_TYPES = REPLY_OWING_TYPES | {"session_expired"}
-REPLY_ENDING_TYPES = frozenset({"reply_completed", "reply_failed", "reply_cancelled", "reply_interrupted"})
+# The types of events with the id of a node, each with whether the field is required.
+NODE_NAMING_TYPES = {
+    name: field.required for name, cls in TYPES.items() for field in fields(cls) if field.name == "node"
+}
 
 
 class ImportRules(Struct, frozen=True):
@@ -116,13 +139,30 @@ class Importer:
 
     def _track_owed_replies(self, row: StoredRow) -> None:
         """Update the open replies of the stream."""
-        if row.data is None or row.type not in REPLY_OWING_TYPES | REPLY_ENDING_TYPES:
+        if row.data is None or not is_known(row.type, row.schema_version):
             return
-        event = decode(row.type, row.schema_version, row.data)
-        if isinstance(event, MessagePosted | ReplyRequested | ReplyStarted) and event.reply_id is not None:
-            self._target.index.add_owed_reply(row.stream_id, event.reply_id)
-        elif isinstance(event, ReplyEnded):
-            self._target.index.remove_owed_replies(row.stream_id, event.reply_id)
+        match event := decode(row.type, row.schema_version, row.data):
+            case MessagePosted() | ReplyRequested() | ReplyStarted():
+                if event.reply_id is not None:
+                    self._target.index.add_owed_reply(row.stream_id, event.reply_id)
+            case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
+                self._target.index.remove_owed_replies(row.stream_id, event.reply_id)
+            case (
+                SessionCreated()
+                | MetadataChanged()
+                | SessionAccessed()
+                | SessionExpired()
+                | SessionDeleted()
+                | ReplyProgressed()
+                | BranchSelected()
+                | HistoryAdopted()
+                | MessageCopied()
+                | ContentErased()
+                | ToolCallsClosed()
+            ):
+                pass
+            case _:
+                assert_never(event)
 
     def _is_already_imported(self, number: int, row: StoredRow, present: PresentEvent | None) -> bool:
         """Whether the event is not written: the log has it, or its stream is skipped. Raises ImportRefused."""
@@ -149,12 +189,11 @@ def _without_node(row: StoredRow) -> StoredRow:
     """`row` without the id of a node; its content, salt and commitment change, too."""
     if row.type not in NODE_NAMING_TYPES or row.data is None:
         return row
-    event = decode(row.type, row.schema_version, row.data)
-    if not isinstance(event, MessagePosted | ReplyRequested | ReplyStarted | SessionExpired) or not event.node:
-        return row
     data = msgspec.json.decode(row.data)
-    if isinstance(event, ReplyStarted):
-        data["node"] = ""  # a field without a default
+    if not data.get("node"):
+        return row
+    if NODE_NAMING_TYPES[row.type]:
+        data["node"] = ""
     else:
         del data["node"]
     return with_data(row, msgspec.json.encode(data), os.urandom)
