@@ -113,13 +113,14 @@ async def _check_nothing_lost(context: CommandContext, copy: Path, projected: Ch
 async def _verify_copy(context: CommandContext, copy: Path) -> Head:
     async with context.open_read_only(copy) as log:
         progress = ProgressBar("verifying", log.head().position)
-        walk, fault = await verify(log, None, progress.reach)
+        verifier, fault = await verify(log, None, progress.reach)
         progress.close()
         if fault is not None:
             raise CommandFailed(
                 f"no backup was made: the log does not hold at position {fault.position}: {fault.reason};"
                 " see `chatbot salvage`"
             )
-        if walk.incomplete_erasures:
-            context.print_note(f"the copy is as the log is: {describe_unfinished_erasures(walk.incomplete_erasures)}")
+        if verifier.incomplete_erasures:
+            left = describe_unfinished_erasures(verifier.incomplete_erasures)
+            context.print_note(f"the copy is as the log is: {left}")
         return log.head()
