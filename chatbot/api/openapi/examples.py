@@ -44,6 +44,7 @@ QUESTION = "0b7f3f5e-8d5c-4d0c-b0c5-3f1d5a7e9c21"
 REPLY = "c4a1e2d7-2f60-4c58-8b0e-7e9d6b5a4f33"
 ASKED_AT, REPLIED_AT = "2026-01-31T09:30:00.125000Z", "2026-01-31T09:30:00.480000Z"
 SAID, ANSWERED = "안녕하세요!", "안녕하세요! 무엇을 도와드릴까요?"
+THOUGHT, REFUSED, ARGUMENTS = "A greeting, in Korean.", "I cannot help with that.", '{"city": "Seoul"}'
 USAGE = Usage(prompt_tokens=12, completion_tokens=34, total_tokens=46)
 
 _session = SessionView(
@@ -110,6 +111,9 @@ _error = frames.Error("failed", "LLM server too slow", "no token for 60 s", "no 
 _frames: dict[str, frames.Frame] = {
     "start": _start,
     "chunk": frames.Chunk(ANSWERED),
+    "reasoning": frames.ReasoningChunk(THOUGHT, 0),
+    "refusal": frames.RefusalChunk(REFUSED, 1),
+    "tool_call": frames.ToolCallChunk("call_1", "weather", ARGUMENTS, 1),
     "complete": _complete,
     "error": _error,
 }
@@ -119,6 +123,10 @@ _feed_frames: dict[str, frames.FeedFrame] = {
     "queued": frames.Queued(SESSION, REPLY, QUESTION, 3),
     "start": _start,
     "chunk": frames.FeedChunk(ANSWERED, REPLY),
+    "reasoning": frames.ReasoningChunk(THOUGHT, 0, REPLY),
+    "refusal": frames.RefusalChunk(REFUSED, 1, REPLY),
+    "tool_call": frames.ToolCallChunk("call_1", "weather", ARGUMENTS, 1, REPLY),
+    "calls_closed": frames.CallsClosed(REPLY, ["call_1"], "superseded", 5),
     "complete": _complete,
     "error": _error,
     "branch": frames.Branch(REPLY, 5),

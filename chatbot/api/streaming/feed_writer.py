@@ -305,6 +305,8 @@ def event_frame(recorded: RecordedEvent) -> frames.FeedFrame | None:  # noqa: PL
             return frames.Queued(recorded.stream_id, event.reply_id, event.parent_id, version)
         case ReplyStarted():
             return frames.Start(recorded.stream_id, event.reply_id, event.parent_id, version, event.model)
+        case ToolCallsClosed():
+            return frames.CallsClosed(event.reply_id, list(event.call_ids), event.reason, version)
         case BranchSelected():
             return frames.Branch(event.message_id, version)
         case SessionExpired(erase_reason=str()):
@@ -317,7 +319,7 @@ def event_frame(recorded: RecordedEvent) -> frames.FeedFrame | None:  # noqa: PL
             return frames.Resync(version)
         case ReplyProgressed() | ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
             return None  # the writer sends what the reader does not have of the text
-        case SessionAccessed() | HistoryAdopted() | MessageCopied() | ToolCallsClosed():
+        case SessionAccessed() | HistoryAdopted() | MessageCopied():
             return None
         case None:  # erased
             return None

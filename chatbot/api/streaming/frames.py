@@ -25,15 +25,58 @@ class Start(Struct, frozen=True, tag_field="type", tag="start"):
     model: str | None
 
 
-class Chunk(Struct, frozen=True, tag_field="type", tag="chunk"):
+class Chunk(Struct, frozen=True, tag_field="type", tag="chunk", omit_defaults=True):
+    """More text of the reply. `part` is its index among the reply's parts, left out while it is 0."""
+
     content: str
+    part: int = 0
 
 
-class FeedChunk(Struct, frozen=True, tag_field="type", tag="chunk"):
-    """More text of the reply `message_id`: a session's feed may have several replies."""
+class FeedChunk(Struct, frozen=True, tag_field="type", tag="chunk", omit_defaults=True):
+    """More text of the reply `message_id`: a session's feed may have several replies. `part` as in `Chunk`."""
 
     content: str
     message_id: str
+    part: int = 0
+
+
+class ReasoningChunk(Struct, frozen=True, tag_field="type", tag="reasoning", omit_defaults=True):
+    """More of what the model thinks before it answers. `part` is the index among the reply's parts; `message_id`, the
+    reply's, is there in a session's feed.
+    """
+
+    content: str
+    part: int
+    message_id: str | None = None
+
+
+class RefusalChunk(Struct, frozen=True, tag_field="type", tag="refusal", omit_defaults=True):
+    """More of why the model does not do what it was asked. `part` and `message_id` as in `ReasoningChunk`."""
+
+    content: str
+    part: int
+    message_id: str | None = None
+
+
+class ToolCallChunk(Struct, frozen=True, tag_field="type", tag="tool_call", omit_defaults=True):
+    """More of the arguments of a tool call. `part` and `message_id` as in `ReasoningChunk`."""
+
+    call_id: str
+    name: str
+    arguments: str
+    part: int
+    message_id: str | None = None
+
+
+class CallsClosed(Struct, frozen=True, tag_field="type", tag="calls_closed"):
+    """No results will come for these tool calls of the reply `message_id`: the conversation went on without them
+    (superseded), or they were cancelled.
+    """
+
+    message_id: str
+    call_ids: list[str]
+    reason: str
+    version: int
 
 
 class Complete(Struct, frozen=True, tag_field="type", tag="complete"):
@@ -48,10 +91,12 @@ class Complete(Struct, frozen=True, tag_field="type", tag="complete"):
     finish_detail: str
 
 
-class Error(Struct, frozen=True, tag_field="type", tag="error"):
+class Error(Struct, frozen=True, tag_field="type", tag="error", omit_defaults=True):
     """The reply failed, was cancelled or interrupted; its partial text is kept. `message` repeats `detail` (midm).
 
     `length` is how many code points of it are kept. After a crash a reader may have a little more, which it cuts off.
+    Of a reply with several parts `length` counts its text only; `part_lengths` tells how many code points are kept of
+    each part, and what has come of further parts is dropped.
     With status `unrecorded` the end is not recorded yet: `length` is all that was sent, so nothing is cut, and the
     session's feed, resumed from this frame's id, has the end.
     """
@@ -63,6 +108,7 @@ class Error(Struct, frozen=True, tag_field="type", tag="error"):
     message_id: str
     version: int
     length: int
+    part_lengths: tuple[int, ...] = ()
 
 
 class Message(Struct, frozen=True, tag_field="type", tag="message"):
@@ -128,15 +174,19 @@ class Draining(Struct, frozen=True, tag_field="type", tag="draining"):
     version: int
 
 
-Frame = Start | Chunk | Complete | Error
+Frame = Start | Chunk | ReasoningChunk | RefusalChunk | ToolCallChunk | Complete | Error
 FeedFrame = (
     Start
     | FeedChunk
+    | ReasoningChunk
+    | RefusalChunk
+    | ToolCallChunk
     | Complete
     | Error
     | Message
     | Queued
     | Session
+    | CallsClosed
     | Branch
     | Expired
     | Deleted

@@ -20,7 +20,7 @@ from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.exit_codes import CommandFailed, UsageError
 from chatbot.cli.progress_bar import ProgressBar
 from events.integrity import signed_checkpoint
-from events.integrity.hash_chain import DIGEST_BYTES, GENESIS, link
+from events.integrity.hash_chain import DIGEST_BYTES, GENESIS, SALT_BYTES, link
 from events.integrity.merkle_tree import MerkleTree, root_from_path
 from events.integrity.row_checks import MALFORMED, check_commitment
 from events.integrity.signed_checkpoint import InvalidCheckpoint, LogCheckpoint
@@ -30,7 +30,10 @@ from events.transfer.export_format import ExportColumns, to_export_columns, to_s
 
 PAGE = 1000  # rows read at once
 FORMAT_NAME = "chatbot-proof"
-FORMAT_VERSION = 2  # 1 is that of version 0.4, which has no format, session and range
+# 1 is that of version 0.4, which has no format, session and range. 3 has events with parts, whose salts are longer: a
+# proof without them is still written as 2, which older programs read.
+FORMAT_VERSION = 3
+PLAIN_FORMAT_VERSION = 2
 
 
 class ProvenEvent(ExportColumns, frozen=True):
@@ -120,7 +123,9 @@ async def prove(context: CommandContext, options: argparse.Namespace) -> int:
         fault = fault or _event_fault(event, checkpoint)
         if fault:  # the digests are those that were signed, but the row was changed
             raise CommandFailed(f"event {event.version}, at position {event.position}, cannot be proven: {fault}")
-    context.print_json(Proof(note, events, FORMAT_NAME, FORMAT_VERSION, span))
+    has_parts = any(row.salt is not None and len(row.salt) > SALT_BYTES for row in old.values())
+    version = FORMAT_VERSION if has_parts else PLAIN_FORMAT_VERSION
+    context.print_json(Proof(note, events, FORMAT_NAME, version, span))
     return 0
 
 
@@ -157,13 +162,13 @@ def _parse_proof(text: str) -> Proof:
         proof = msgspec.json.decode(text, type=Proof)
     except msgspec.DecodeError as error:
         raise CommandFailed(f"this proves nothing: {error}") from error
-    if proof.format != FORMAT_NAME or proof.version not in (1, FORMAT_VERSION):
+    if proof.format != FORMAT_NAME or not 1 <= proof.version <= FORMAT_VERSION:
         raise CommandFailed(
             f"this is {proof.format!r} version {proof.version}, but this program reads {FORMAT_NAME!r} up to version"
             f" {FORMAT_VERSION}: update the program"
         )
     if (proof.range is None) != (proof.version == 1):
-        raise CommandFailed("this proves nothing: a proof of format 2 states the range of its events, and only that")
+        raise CommandFailed("this proves nothing: proofs state the range of their events from format 2 on")
     if not proof.events:
         raise CommandFailed("this proves nothing: it holds no events")
     return proof

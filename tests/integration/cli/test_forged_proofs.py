@@ -154,7 +154,7 @@ async def test_a_statement_can_neither_be_left_out_nor_be_of_another_format(proo
     proof = await proofs.prove("a")
     assert "range" in proofs.refusal({name: value for name, value in proof.items() if name != "range"})
     assert "range" in proofs.refusal({**proof, "version": 1})
-    assert "update the program" in proofs.refusal({**proof, "version": 3})
+    assert "update the program" in proofs.refusal({**proof, "version": 4})
     assert "update the program" in proofs.refusal({**proof, "format": "another"})
     assert "proves nothing" in proofs.refusal(ranged(proof, first_version="1"))
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from chatbot.api.streaming.frames import (
     Branch,
+    CallsClosed,
     Chunk,
     Complete,
     Deleted,
@@ -20,9 +21,12 @@ from chatbot.api.streaming.frames import (
     FeedFrame,
     Frame,
     Message,
+    ReasoningChunk,
+    RefusalChunk,
     Resync,
     Session,
     Start,
+    ToolCallChunk,
 )
 from chatbot.api.streaming.response_stream import DONE, PING, encode_frame
 from events.catalogue import Usage
@@ -32,12 +36,21 @@ CURSOR = st.tuples(st.integers(1, 2**53), st.integers(0, 2**31))
 FRAMES: list[Frame] = [
     Start("s", "m", "u", 6, None),
     Chunk("a\nb\r\nc\rd"),
+    Chunk("a\nb", 2),
+    ReasoningChunk("a\nb", 0),
+    RefusalChunk("a\nb", 1),
+    ToolCallChunk("call\n1", "f", "{}\n", 1),
     Complete("m", "line\nline", "stop", Usage(1, 2, 3), "2026-01-01T00:00:00.000000Z", 8, ""),
     Complete("m", "", None, None, "2026-01-01T00:00:00.000000Z", 8, ""),
     Error("failed", "LLM server failed", "two\nlines", "two\nlines", "m", 8, 9),
+    Error("failed", "LLM server failed", "x", "x", "m", 8, 9, (4, 9)),
 ]
 FEED_FRAMES: list[FeedFrame] = [
     FeedChunk("a\nb\r\nc\rd", "m"),
+    ReasoningChunk("a\nb", 0, "m"),
+    RefusalChunk("a\nb", 1, "m"),
+    ToolCallChunk("call\n1", "f", "{}\n", 1, "m"),
+    CallsClosed("m", ["call_1"], "cancelled", 3),
     Message("m", None, "user", "line\nline", "2026-01-01T00:00:00.000000Z", None, 2),
     Session("s", "two\nlines", {"key": "two\nlines"}, 1),
     Branch("m", 3),
@@ -96,8 +109,10 @@ def test_no_frame_has_a_line_break_inside_its_data(frame: Frame | FeedFrame) -> 
 @pytest.mark.parametrize("frame", [*FRAMES, *FEED_FRAMES], ids=lambda frame: type(frame).__name__)
 def test_each_frame_says_what_it_is(frame: Frame | FeedFrame) -> None:
     said = json.loads(read(encode_frame(frame, 1, 0))[0][1])
-    assert said["type"] == type(frame).__name__.removeprefix("Feed").lower()
-    assert set(said) == {"type", *frame.__struct_fields__}
+    words = re.findall("[A-Z][a-z]+", type(frame).__name__.removeprefix("Feed"))
+    assert said["type"] == "_".join(words).lower().removesuffix("_chunk")
+    fields = [one for one in msgspec.structs.fields(frame) if one.required or getattr(frame, one.name) != one.default]
+    assert set(said) == {"type", *(one.name for one in fields)}
 
 
 def test_the_time_to_come_back_is_in_the_frames_own_block() -> None:
