@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Sequence
-from typing import cast
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -93,14 +92,14 @@ def prepare(events: Sequence[Event], origin: AppendContext, random_bytes: Callab
     for event in events:
         kind, data = event_type(event), encode(event)
         check(kind, data)  # an event that cannot be decoded would stop every projection
-        parts: Parts = getattr(event, "parts", ())
-        if parts:
+        schema_version = schema_version_of(kind, event)
+        if schema_version > 1 and (parts := getattr(event, "parts", ())):
             _check_parts(parts, event)
             salt, commitment = commit_parts(kind.encode(), data, random_bytes)
         else:
             salt = random_bytes(SALT_BYTES)
             commitment = commit(salt, data)
-        known, schema_version = cast(AnyEvent, event), schema_version_of(kind, event)  # event_type() knows its class
+        known: AnyEvent = event  # type: ignore[assignment]  # event_type() knows its class; a cast takes time
         contents.append(EncodedEvent(known, kind, schema_version, data.decode(), salt, commitment))
         size += len(data)
     metadata = _metadata(origin.metadata, contents)

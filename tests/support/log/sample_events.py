@@ -65,6 +65,7 @@ EVENTS_WITH_PARTS: tuple[Event, ...] = (
         content="What is this?",
         reply_id="r5",
         parameters=ASKED_FOR,
+        node="http://10.0.0.5:8081#0123abcd",
         parts=(Text("What is"), IMAGE, Text(" this?")),
     ),
     ReplyStarted(
