@@ -73,8 +73,10 @@ class MediaStore(Protocol):
         """
         ...
 
-    async def references(self, sha256: str, *, limit: int) -> list[MediaReference]:
-        """Up to `limit`, those of the newest events first, uploads last."""
+    async def references(self, sha256: str, *, limit: int, holder: str | None = None) -> list[MediaReference]:
+        """Up to `limit`, those of the newest events first, uploads last; with `holder` only what this stream or owner
+        holds.
+        """
         ...
 
     async def unused_bytes(self, holder: str) -> int:
@@ -101,7 +103,7 @@ class NoMedia:
         raise MediaMissing(sha256)
         yield b""  # makes this an iterator
 
-    async def references(self, sha256: str, *, limit: int) -> list[MediaReference]:
+    async def references(self, sha256: str, *, limit: int, holder: str | None = None) -> list[MediaReference]:
         return []
 
     async def unused_bytes(self, holder: str) -> int:
