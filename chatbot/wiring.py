@@ -88,8 +88,13 @@ def rules(settings: Settings, node: str | None = None) -> Rules:
             max_new_tokens=settings.chat.default_max_tokens,
             temperature=settings.chat.default_temperature,
             do_sample=settings.chat.default_do_sample,
+            send_reasoning=settings.chat.send_reasoning or None,
         ),
         tokens_max=settings.chat.max_tokens_ceiling,
+        context_tokens=settings.chat.context_tokens,
+        image_tokens=settings.chat.image_tokens,
+        tool_rounds_max=settings.chat.tool_rounds_max,
+        request_media_max_bytes=settings.llm.request_media_max_bytes,
     )
 
 

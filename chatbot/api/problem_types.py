@@ -67,6 +67,18 @@ PROBLEM_TYPES: dict[str, ProblemType] = {
         409, "Session busy", "A reply is running, and `on_busy` is reject.",
         "Wait for the reply, cancel it, or send `on_busy` queue or interrupt.",
     ),
+    "calls-open": ProblemType(
+        409, "Tool calls open", "The newest reply waits for the results of its tool calls, and `on_busy` is reject.",
+        "Post the results of `call_ids` with the role tool, cancel the calls, or send `on_busy` queue.",
+    ),
+    "calls-closed": ProblemType(
+        409, "Tool calls closed", "The tool calls were cancelled, or the conversation went on without their results.",
+        "Regenerate the reply, or go on with a message of the user.",
+    ),
+    "no-open-calls": ProblemType(
+        409, "No tool calls", "Results were sent after a message that is no reply with tool calls.",
+        "Send the id of the reply with the calls as `parent_id`.",
+    ),
     "version-mismatch": ProblemType(
         412, "Precondition failed", "The session has changed since the version in If-Match.",
         "Read the session again and decide whether the request still makes sense.",
@@ -101,6 +113,18 @@ PROBLEM_TYPES: dict[str, ProblemType] = {
     ),
     "unknown-reply": ProblemType(
         422, "Unknown reply", "The session has no reply with this id.", "Read the session's messages again.",
+    ),
+    "calls-unanswered": ProblemType(
+        422, "Results missing", "Results were sent for some of a reply's tool calls.",
+        "Send the results of all calls in one message: those of `call_ids`, too.",
+    ),
+    "too-many-rounds": ProblemType(
+        422, "Too many rounds", "The turn has as many replies with tool calls as chat.tool_rounds_max allows.",
+        "Go on with a message of the user, or cancel the calls.",
+    ),
+    "unsupported": ProblemType(
+        422, "Not supported", "The model server does not take what a field of the request asks for.",
+        "Leave the field out, or use another model server.",
     ),
     "nothing-to-regenerate": ProblemType(
         422, "Nothing to regenerate", "The selected branch has no reply.", "Post a message first.",

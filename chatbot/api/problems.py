@@ -32,6 +32,13 @@ STATUSES: dict[type[Exception], tuple[int, str, str]] = {
     rejections.UnknownReply: (422, "unknown-reply", "Unknown reply"),
     rejections.ParentUnanswered: (422, "invalid", "Invalid"),
     rejections.UnknownModel: (422, "invalid", "Invalid"),
+    rejections.InvalidMessage: (422, "invalid", "Invalid"),
+    rejections.Unsupported: (422, "unsupported", "Not supported"),
+    rejections.CallsUnanswered: (422, "calls-unanswered", "Results missing"),
+    rejections.TooManyRounds: (422, "too-many-rounds", "Too many rounds"),
+    rejections.CallsOpen: (409, "calls-open", "Tool calls open"),
+    rejections.CallsClosed: (409, "calls-closed", "Tool calls closed"),
+    rejections.NoOpenCalls: (409, "no-open-calls", "No tool calls"),
     rejections.NothingToRegenerate: (422, "nothing-to-regenerate", "Nothing to regenerate"),
     rejections.KeyReused: (422, "key-reused", "Idempotency-Key reused"),
     rejections.KeyConsumed: (422, "key-spent", "Idempotency-Key spent"),
@@ -61,13 +68,6 @@ DETAILS: dict[type[Exception], str] = {
     " log of this node says which one to update; try again after that",
     LogUnavailable: "nothing can be recorded just now, and nothing was changed; try again in a moment",
     ProjectionError: "the projections cannot be read just now; try again in a moment",
-}
-
-# The path of the fault in the request's body, for errors that a single field causes.
-PATHS: dict[type[Exception], str] = {
-    rejections.ParentUnanswered: "$.parent_id",
-    rejections.UnknownModel: "$.model",
-    rejections.UnknownReply: "$.reply_id",
 }
 
 # Status and title of a reply that did not complete, by the cause recorded.
@@ -139,8 +139,10 @@ def problem_of(error: Exception) -> Problem | None:
             status, kind, title = STATUSES[known]
             detail = DETAILS.get(known) or str(error)
             problem = Problem(status, kind, title, detail)
-            if known in PATHS:
-                problem.extra["errors"] = [{"path": PATHS[known], "detail": detail}]
+            if isinstance(error, rejections.Rejection):
+                problem.extra |= error.members
+                if error.path is not None:
+                    problem.extra["errors"] = [{"path": error.path, "detail": detail}]
             return problem
     if isinstance(error, LlmError):
         status, title = CAUSES.get(error.cause, CAUSE_UNKNOWN)

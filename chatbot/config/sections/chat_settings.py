@@ -17,6 +17,24 @@ class ChatSettings(Struct, frozen=True):
             extra={"env": "MAX_CONTEXT_MESSAGES"},
         ),
     ] = 10
+    context_tokens: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=100_000_000,
+            description="Size of the model's context in tokens, in which the oldest messages make room for newer ones;"
+            " 0: what the server says of its model, or unlimited where it says nothing.",
+        ),
+    ] = 0
+    image_tokens: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="Tokens that an image counts as, in estimates of a request's size.")
+    ] = 1024
+    send_reasoning: Annotated[
+        bool, Meta(description="Whether the model is shown its earlier reasoning where the request does not say.")
+    ] = False
+    tool_rounds_max: Annotated[
+        int, Meta(ge=1, le=1000, description="Replies with tool calls that may follow one message of a person.")
+    ] = 32
     unanswered_messages: Annotated[
         Literal["omit", "join"],
         Meta(

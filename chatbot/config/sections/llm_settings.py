@@ -72,6 +72,19 @@ class LlmSettings(Struct, frozen=True):
     reply_max_chars: Annotated[
         int, Meta(ge=1, le=100_000_000, description="Longest reply, in characters, whatever the server sends.")
     ] = 100000
+    request_media_max_bytes: Annotated[
+        int,
+        Meta(ge=0, le=1 << 32, description="Bytes of images in one request to the server; the oldest are left out."),
+    ] = 33_554_432
+    media_memory_max_bytes: Annotated[
+        int,
+        Meta(
+            ge=1 << 20,
+            le=1 << 40,
+            description="Bytes of memory for the images of all requests that are being sent; further ones wait. An"
+            " image takes three times its size, and one request that needs more than all of this is sent alone.",
+        ),
+    ] = 268_435_456
     read_coalesce_max_s: Annotated[
         float,
         Meta(

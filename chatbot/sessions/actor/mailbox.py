@@ -10,6 +10,7 @@ from chatbot.sessions.domain.commands import Caller, Command
 from chatbot.sessions.domain.rejections import Overloaded
 from chatbot.sessions.domain.state import State
 from chatbot.sessions.replies.reply import Reply
+from events.catalogue import ToolCallsClosed
 from events.record import Metadata
 
 
@@ -44,11 +45,13 @@ class CommandResult(Struct, frozen=True):
     """The session after a command; `reply` is the one that a message or a request gets, or that was cancelled.
 
     `request_version`: for a repeated request, the version of the event that the first one caused; else 0.
+    `closed_calls`: what a CancelReply closed instead of a reply.
     """
 
     state: State
     reply: Reply | None = None
     request_version: int = 0
+    closed_calls: ToolCallsClosed | None = None
 
 
 class MailboxClosed(Exception):

@@ -5,6 +5,7 @@ from typing import Any
 from msgspec import UNSET, Struct, UnsetType
 
 from events.catalogue import MessageCopied, Parameters, ReplyEnded, ReplyRequested, UsageTotal
+from events.parts import Parts
 
 
 class Caller(Struct, frozen=True):
@@ -41,6 +42,11 @@ class PostMessage(Struct, frozen=True):
     `on_busy`, while a reply runs: queue, reject, or interrupt (cancel the running and the queued replies). `stream`
     False: the caller waits for the whole reply. `parameters` are those that the request names, `without_stop` if it
     names an empty list of stops.
+
+    `role` is user or tool: a tool's message has the results of all calls of the reply that it follows. `parts` are as
+    in the event, so empty where they are one text; `content` is the text of the text parts. `turn`: the recorded
+    parameters of that reply, which apply where the request names none. `context_tokens`: the size of the model's
+    context, None where it is not known.
     """
 
     message_id: str
@@ -52,12 +58,17 @@ class PostMessage(Struct, frozen=True):
     stream: bool = True
     idempotency_key: IdempotencyKey | None = None
     without_stop: bool = False
+    parts: Parts = ()
+    role: str = "user"
+    turn: Parameters = Parameters()
+    context_tokens: int | None = None
 
 
 class Regenerate(Struct, frozen=True):
     """Another reply to the same message. `message_id`: a reply or the message that it answers; None: the newest reply.
 
     `turn`: the recorded parameters of that reply or message, which apply where the request names none.
+    `context_tokens` as in PostMessage.
     """
 
     reply_id: str
@@ -68,6 +79,7 @@ class Regenerate(Struct, frozen=True):
     idempotency_key: IdempotencyKey | None = None
     without_stop: bool = False
     turn: Parameters = Parameters()
+    context_tokens: int | None = None
 
 
 class SelectBranch(Struct, frozen=True):
@@ -96,10 +108,14 @@ class CopyTexts(Struct, frozen=True):
 
 
 class StartReply(Struct, frozen=True):
-    """Start the first queued reply, if none runs. If it is not `reply_id`, another node is to start it."""
+    """Start the first queued reply, if none runs. If it is not `reply_id`, another node is to start it.
+
+    `context_tokens` as in PostMessage.
+    """
 
     parameters: Parameters
     reply_id: str | None = None
+    context_tokens: int | None = None
 
 
 class CheckpointReply(Struct, frozen=True):
@@ -123,7 +139,8 @@ class RequeueReplies(Struct, frozen=True):
 
 class CancelReply(Struct, frozen=True):
     """Stop the running reply (`reply_id` None), or the running or queued reply `reply_id`, and the model's work on it.
-    Does nothing if there is none or it has ended.
+    If it has ended and its tool calls are open, close these; `reply_id` None then means the newest reply of the
+    selected branch. Does nothing otherwise.
     """
 
     cause: str = "client"

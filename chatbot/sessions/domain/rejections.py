@@ -1,8 +1,21 @@
 """Reasons to refuse a command. chatbot/api/problems.py maps each to an HTTP status."""
 
+from collections.abc import Sequence
+from typing import Any
+
 
 class Rejection(Exception):
-    """The session refused the command; nothing was recorded."""
+    """The session refused the command; nothing was recorded.
+
+    `path` leads to the fault in the command's request, as in `$.message[2]`; None: no single field is at fault.
+    `members` are what a client needs to correct it.
+    """
+
+    path: str | None = None
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+        self.members: dict[str, Any] = {}
 
 
 class SessionNotFound(Rejection):
@@ -44,19 +57,25 @@ class UnknownMessage(Rejection):
 class UnknownReply(Rejection):
     """The session has no such reply."""
 
+    path = "$.reply_id"
+
     def __init__(self, reply_id: str) -> None:
         super().__init__(f"the session has no reply {reply_id}")
 
 
 class ParentUnanswered(Rejection):
-    """A message can only follow a reply, and the parent that the request names is a user's message."""
+    """A message can only follow a reply, and the parent that the request names is none."""
+
+    path = "$.parent_id"
 
     def __init__(self) -> None:
-        super().__init__("parent_id names a message of the user; a message follows a reply, or null")
+        super().__init__("parent_id names a message that is no reply; a message follows a reply, or null")
 
 
 class UnknownModel(Rejection):
     """The server's models are known, and the requested one is not among them."""
+
+    path = "$.model"
 
     def __init__(self) -> None:
         super().__init__("is not a model that is offered; GET /api/models lists them")
@@ -64,6 +83,63 @@ class UnknownModel(Rejection):
 
 class NothingToRegenerate(Rejection):
     """The session has no reply yet."""
+
+
+class InvalidMessage(Rejection):
+    """The message does not fit the conversation, or the service cannot keep it: `path` leads to the part."""
+
+    def __init__(self, path: str, detail: str) -> None:
+        super().__init__(detail)
+        self.path = path
+
+
+class Unsupported(Rejection):
+    """The model server does not take what the field at `path` asks for."""
+
+    def __init__(self, feature: str, path: str) -> None:
+        super().__init__(f"the model server does not take {feature}")
+        self.path = path
+
+
+class CallsOpen(Rejection):
+    """The newest reply waits for results of its tool calls, and the request asked to be refused then."""
+
+    def __init__(self, reply_id: str, call_ids: Sequence[str]) -> None:
+        super().__init__("the newest reply waits for the results of its tool calls")
+        self.members = {"reply_id": reply_id, "call_ids": list(call_ids)}
+
+
+class NoOpenCalls(Rejection):
+    """Results came after a message that is no reply with tool calls."""
+
+    def __init__(self) -> None:
+        super().__init__("the message that these results follow has no tool calls")
+
+
+class CallsClosed(Rejection):
+    """Results came for tool calls that were cancelled, or that the conversation went on without."""
+
+    def __init__(self) -> None:
+        super().__init__("these tool calls are closed: they were cancelled, or the conversation went on without them")
+
+
+class CallsUnanswered(Rejection):
+    """Results came for some of a reply's tool calls: one message has the results of all."""
+
+    path = "$.message"
+
+    def __init__(self, call_ids: Sequence[str]) -> None:
+        super().__init__("results of some tool calls are missing: one message has those of all")
+        self.members = {"call_ids": list(call_ids)}
+
+
+class TooManyRounds(Rejection):
+    """The turn has as many replies with tool calls as it may have."""
+
+    path = "$.message"
+
+    def __init__(self, rounds_max: int) -> None:
+        super().__init__(f"the turn has {rounds_max} replies with tool calls already, and may have no more")
 
 
 class KeyReused(Rejection):

@@ -51,6 +51,7 @@ class Rules(Struct, frozen=True):
     """Settings that decisions depend on. Times in microseconds.
 
     `models`: the configured or offered names; metrics and usage never contain another name that a client chose.
+    `context_tokens`: the size of any model's context; 0: what is known of the model that is asked.
     `is_shared`: other nodes append to the same log, so replies that this node owes are recorded under its name.
     """
 
@@ -67,6 +68,10 @@ class Rules(Struct, frozen=True):
     models: frozenset[str] = frozenset()
     defaults: Parameters = Parameters()
     tokens_max: int | None = None
+    context_tokens: int = 0
+    image_tokens: int = 1024
+    tool_rounds_max: int = 32
+    request_media_max_bytes: int = 33_554_432
 
     @property
     def owner_node(self) -> str | None:
