@@ -5,7 +5,8 @@ A projection is the one class in a Python file that has both of these methods; i
     def apply(self, recorded: RecordedEvent) -> None: ...    # each event, in the log's order
     def result(self) -> object: ...                          # at the end: anything that can be encoded as JSON
 
-The `event` of an erased event is None; its type, time and session remain.
+The `event` of an erased event is None; its type, time and session remain. A message's `content` is its text;
+`events.parts.parts_of(event)` has all its parts.
 """
 
 import argparse

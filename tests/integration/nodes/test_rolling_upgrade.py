@@ -6,13 +6,15 @@ import pytest
 from structlog.testing import capture_logs
 
 from chatbot import __version__
+from events.codec import VERSIONS_WITH_PARTS
+from events.compatibility import new_types
 from events.errors import NodesOutdated
 from events.log import EventLog
 from events.storage.postgres import node_registry
 from events.storage.postgres.postgres_log import PostgresLog
 from tests.support.log.log_texts import ALL
-from tests.support.log.newer_event_types import MoodNoted, newer_program
-from tests.support.log.sample_events import ASKED, posted
+from tests.support.log.newer_event_types import MoodNoted, newer_program, older_program
+from tests.support.log.sample_events import ASKED, EVENTS_WITH_PARTS, EVERY_EVENT, posted
 from tests.support.programs.postgres_server import PostgresServer
 from tests.support.service import Running
 
@@ -33,6 +35,27 @@ async def test_a_new_type_waits_until_the_last_older_node_is_gone(url: str) -> N
         await older.close()
         await newer.append("a", 1, [MoodNoted("fine")], ASKED)
         await newer.close()
+
+
+@pytest.mark.real_part
+async def test_messages_with_parts_wait_until_the_last_older_node_is_gone_and_plain_ones_do_not(url: str) -> None:
+    with older_program():
+        older = await PostgresLog.open(url, program="0.5.0")
+    newer = await PostgresLog.open(url, program="0.6.0")
+    assert not await newer.admits(VERSIONS_WITH_PARTS)
+    with_parts = [event for event in EVENTS_WITH_PARTS if new_types([event])]
+    for event in with_parts:
+        with pytest.raises(NodesOutdated, match=r"update .*\(version 0\.5\.0\)$"):
+            await newer.append("a", 0, [event], ASKED)
+    plain = [event for event in EVERY_EVENT if not new_types([event])]
+    await newer.append("a", 0, plain, ASKED)
+    read = await older.read("a", limit=ALL)
+    assert [one.event for one in read] == plain
+    assert {one.schema_version for one in read if one.type == "message_posted"} == {1}
+    await older.close()
+    assert await newer.admits(VERSIONS_WITH_PARTS)
+    await newer.append("a", len(plain), with_parts, ASKED)
+    await newer.close()
 
 
 @pytest.mark.real_part

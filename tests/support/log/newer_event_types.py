@@ -1,11 +1,11 @@
-"""A program of a later version that writes; readers in the same process are still of this version."""
+"""Programs of later and earlier versions over a log; readers in the same process are still of this version."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from events import catalogue, codec
+from events import catalogue, codec, compatibility
 from events.catalogue import Event, Traits
 from events.storage import append_batch
 
@@ -29,4 +29,12 @@ def newer_program(*, is_ignorable: bool = False, **schema_versions: int) -> Iter
         patch.setattr(codec, "_NAMES", names)
         if is_ignorable:
             patch.setattr(codec, "IGNORABLE", frozenset({"mood_noted"}))
+        yield
+
+
+@contextmanager
+def older_program() -> Iterator[None]:
+    """A log that is opened inside tells others that it reads what version 0.4 does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(catalogue, "SCHEMA_VERSIONS", dict(compatibility.BASELINE))
         yield
