@@ -29,9 +29,8 @@ from chatbot.llm.provider import Provider
 from chatbot.llm.provider_factory import create_provider
 from chatbot.nodes.node import Node
 from chatbot.observability.log_writer import LogWriter
-from chatbot.observability.metrics import Metrics
+from chatbot.observability.metrics import ClockMetrics, LogMetrics, Metrics, ProjectionMetrics, SessionMetrics
 from chatbot.observability.metrics_aggregation import MetricsAggregator
-from chatbot.observability.observers import ClockMetrics, LogMetrics, ProjectionMetrics, SessionMetrics
 from chatbot.runtime.background_tasks import run_in_background
 from chatbot.runtime.ids import Ids
 from chatbot.sessions.actor.supervisor import Supervisor

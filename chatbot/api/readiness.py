@@ -9,7 +9,7 @@ from aiohttp import web
 
 from chatbot.api.response_bodies import ReadinessState
 from chatbot.api.services import Services
-from chatbot.observability.observers import LogMetrics
+from chatbot.observability.metrics import LogMetrics
 from events.errors import LogError, LogUnavailable
 from events.log import EventLog
 

@@ -12,9 +12,8 @@ from chatbot.llm.concurrency_limiter import ConcurrencyLimiter
 from chatbot.llm.health_monitor import HealthMonitor
 from chatbot.llm.provider import Provider
 from chatbot.observability.log_writer import LogWriter
-from chatbot.observability.metrics import Metrics
+from chatbot.observability.metrics import LogMetrics, Metrics
 from chatbot.observability.metrics_aggregation import MetricsAggregator
-from chatbot.observability.observers import LogMetrics
 from chatbot.sessions.cluster_port import Cluster
 from chatbot.sessions.expiry_timer import ExpiryTimer
 from chatbot.sessions.feeds.channels import ChannelRegistry

@@ -1,23 +1,28 @@
-"""Metrics for Prometheus. No label is unbounded: routes are templates, models beyond the first few are `other`."""
+"""Metrics for Prometheus, and the observers of the log, the projections and the sessions that record them and write log
+lines.
 
-from collections.abc import Mapping
+No label is unbounded: routes are templates, models beyond the first few are `other`.
+"""
+
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
+from typing import Protocol
 
-import prometheus_client
+import structlog
 from msgspec import Struct
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import Counter, Histogram
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.gc_collector import GCCollector
-from prometheus_client.platform_collector import PlatformCollector
-from prometheus_client.process_collector import ProcessCollector
 
-from chatbot.observability import metric_buckets as bounds
+from chatbot.llm.provider import without_server_words
+from chatbot.observability.metric_definitions import MetricDefinitions
+from chatbot.sessions.replies.reply import ReplyTiming, status_of
+from events.catalogue import ReplyCompleted, ReplyEnded, ReplyFailed, ReplyStarted
+from events.integrity.incomplete_erasures import IncompleteErasure
 from projections.folds.message import OTHER_MODEL
 
 MODELS_MAX = 16  # distinct values of the label `model`, beside `other`
 CHOSEN_MODELS_MAX = 12  # as many may be there already for a model that a client chose to get a label
-
-prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, never read
 
 
 class _ModelMetrics(Struct, frozen=True):
@@ -30,153 +35,15 @@ class _ModelMetrics(Struct, frozen=True):
     tokens_out: Counter
 
 
-class Metrics:
-    """All of the service's metrics, in a registry of their own."""
+class Metrics(MetricDefinitions):
+    """Records what happens in the metrics."""
 
     def __init__(self, version: str) -> None:
-        self.registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        PlatformCollector(registry=registry)
-        GCCollector(registry=registry)
-        Gauge("chatbot_build_info", "The running build.", ["version"], registry=registry).labels(version).set(1)
-        self._http(registry)
-        self._replies(registry)
-        self._log(registry)
-        self._service(registry)
-        self._nodes(registry)
+        super().__init__(version)
         self._models: set[str] = set()
         self._model_metrics: dict[tuple[str, str], _ModelMetrics] = {}
         self._request_histograms: dict[tuple[str, str, int], Histogram] = {}  # as bounded as the labels
-
-    def _http(self, registry: CollectorRegistry) -> None:
-        self._requests = Histogram(
-            "chatbot_http_request_seconds",
-            "Requests by route template, method and status; a stream counts until its end.",
-            ["route", "method", "status"],
-            buckets=bounds.HTTP,
-            registry=registry,
-        )
-        self.in_flight = Gauge("chatbot_http_requests_in_flight", "Requests being answered.", registry=registry)
-        self.connections = Gauge("chatbot_open_connections", "Connections of clients and nodes.", registry=registry)
-        self._closed = Counter(
-            "chatbot_connections_closed_total",
-            "Connections closed before their client did: idle or refused at server.connections_max, unread at"
-            " server.unsent_max_bytes, write_timeout after server.write_timeout_s.",
-            ["reason"],
-            registry=registry,
-        )
-        self._accept_failures = Counter(
-            "chatbot_accept_failures_total", "Connections that the system could not accept.", registry=registry
-        )
-        self._streams = Gauge("chatbot_open_streams", "Streams being written to readers.", registry=registry)
-
-    def _replies(self, registry: CollectorRegistry) -> None:
-        who = ["provider", "model"]
-        self._ended = Counter(
-            "chatbot_replies_total", "Replies by how they ended.", [*who, "outcome"], registry=registry
-        )
-        self._first_token = Histogram(
-            "chatbot_time_to_first_token_seconds",
-            "From asking the model to its first text.",
-            who,
-            buckets=bounds.FIRST_TOKEN,
-            registry=registry,
-        )
-        self._per_token = Histogram(
-            "chatbot_time_per_token_seconds",
-            "Mean time between tokens after the first, by reply.",
-            who,
-            buckets=bounds.PER_TOKEN,
-            registry=registry,
-        )
-        self._duration = Histogram(
-            "chatbot_reply_seconds", "From asking the model to its end.", who, buckets=bounds.REPLY, registry=registry
-        )
-        self._tokens = Counter(
-            "chatbot_tokens_total", "Tokens as the model server counts them.", [*who, "direction"], registry=registry
-        )
-        self._model_up = Gauge("chatbot_model_available", "1 when the model server can be asked.", registry=registry)
-        self._model_running = Gauge("chatbot_model_replies_running", "Replies being written.", registry=registry)
-        self._model_waiting = Gauge("chatbot_model_replies_waiting", "Replies waiting to start.", registry=registry)
-
-    def _log(self, registry: CollectorRegistry) -> None:
-        self._append = Histogram(
-            "chatbot_append_seconds",
-            "From asking for an append to its being on disk, the first of each batch.",
-            buckets=bounds.DISK,
-            registry=registry,
-        )
-        self._commit = Histogram(
-            "chatbot_commit_seconds", "One transaction, fsync included.", buckets=bounds.DISK, registry=registry
-        )
-        self._batch = Histogram(
-            "chatbot_append_batch_events", "Events that share one fsync.", buckets=bounds.BATCH, registry=registry
-        )
-        self._log_refused = Counter(
-            "chatbot_appends_refused_total", "Appends refused, by reason.", ["reason"], registry=registry
-        )
-        self._clock_jumps = Counter(
-            "chatbot_clock_jumps_total",
-            "Jumps of the wall clock against the clock since the boot, or behind the log's newest event.",
-            registry=registry,
-        )
-        self._files_lost = Counter(
-            "chatbot_log_files_lost_total",
-            "Files of the log found deleted or replaced while it was open.",
-            registry=registry,
-        )
-        self._outdated = Gauge(
-            "chatbot_node_outdated",
-            "1 when the log holds an event that this program does not know: it must be updated.",
-            registry=registry,
-        )
-        self._erasure_pending = Gauge(
-            "chatbot_erasure_pending",
-            "1 while content of deleted sessions is in a file: a program reads it, forks copy it, or start found it.",
-            registry=registry,
-        )
-        self._lag_events = Gauge(
-            "chatbot_projection_lag_events", "Events that the projections have not folded.", registry=registry
-        )
-        self._lag_s = Gauge(
-            "chatbot_projection_lag_seconds", "How long the oldest of them has waited.", registry=registry
-        )
-        self._folded = Counter("chatbot_projected_events_total", "Events folded.", registry=registry)
-        self._fold_failures = Counter(
-            "chatbot_projection_failures_total", "Batches that could not be written.", registry=registry
-        )
-        self._rebuilds = Counter("chatbot_projection_rebuilds_total", "Rebuilds from the log.", registry=registry)
-
-    def _nodes(self, registry: CollectorRegistry) -> None:
-        self._mirrors = Gauge("chatbot_mirrors", "Replies of other nodes that are followed here.", registry=registry)
-        self._peer_failures = Counter(
-            "chatbot_peer_failures_total",
-            "Questions that another node did not answer.",
-            ["question"],
-            registry=registry,
-        )
-
-    def _service(self, registry: CollectorRegistry) -> None:
-        self._actors = Gauge("chatbot_live_actors", "Sessions in memory.", registry=registry)
-        self._refused = Counter(
-            "chatbot_asks_refused_total", "Commands refused by full mailboxes and caps.", ["reason"], registry=registry
-        )
-        self._actor_failures = Counter(
-            "chatbot_actor_failures_total", "Actors that failed on a command.", registry=registry
-        )
-        self._sessions = Gauge("chatbot_sessions", "Sessions by status.", ["status"], registry=registry)
-        self._log_lines_dropped = Counter(
-            "chatbot_log_lines_dropped_total",
-            "Lines of logs lost, as nobody read standard error or it could not be written.",
-            registry=registry,
-        )
-        self._dropped = 0
-        self._loop_lag = Histogram(
-            "chatbot_loop_lag_seconds",
-            "How late the event loop wakes a sleeper, looked at ten times a second.",
-            buckets=bounds.LAG,
-            registry=registry,
-        )
+        self._log_lines_dropped_before = 0
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """The exposition in the format that `accept` prefers, with its content type."""
@@ -191,6 +58,12 @@ class Metrics:
         if child is None:
             child = self._request_histograms[answer] = self._requests.labels(route, method, str(status))
         child.observe(seconds)
+
+    def connection_opened(self) -> None:
+        self._connections.inc()
+
+    def connection_ended(self) -> None:
+        self._connections.dec()
 
     def connection_closed(self, reason: str) -> None:
         self._closed.labels(reason).inc()
@@ -298,8 +171,8 @@ class Metrics:
         self._lag_s.set(seconds)
 
     def log_lines_dropped(self, total: int) -> None:
-        self._log_lines_dropped.inc(total - self._dropped)
-        self._dropped = total
+        self._log_lines_dropped.inc(total - self._log_lines_dropped_before)
+        self._log_lines_dropped_before = total
 
     def outdated(self, *, is_outdated: bool) -> None:
         self._outdated.set(is_outdated)
@@ -315,3 +188,174 @@ class Metrics:
         self._model_up.set(available)
         self._model_running.set(running)
         self._model_waiting.set(waiting)
+
+
+def counted_name(requested: str | None, answered: str, known: AbstractSet[str]) -> str:
+    """The model's name in metrics, never one that a client made up.
+
+    `requested` is the name that the client sent (None: it sent none), `answered` the one that the model server gave,
+    `known` the names that are configured or offered. Many servers repeat any name that was requested, so the server's
+    answer to an unknown name proves nothing.
+    """
+    if requested is None or requested in known or answered in known:
+        return answered
+    return OTHER_MODEL
+
+
+class KnownModels(Protocol):
+    """The models that are configured, and those that the model server has listed so far."""
+
+    @property
+    def models(self) -> frozenset[str]: ...
+
+
+class SessionMetrics:
+    """Implements sessions.ports.SessionObserver."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        logger: structlog.stdlib.BoundLogger,
+        known_models: KnownModels | None = None,
+    ) -> None:
+        """Names that clients send and `known_models` does not have share one label."""
+        self._metrics = metrics
+        self._logger = logger
+        self._known_models = known_models
+
+    def actors(self, live: int) -> None:
+        self._metrics.actors(live)
+
+    def refused(self, reason: str) -> None:
+        self._metrics.refused(reason)
+
+    def actor_failed(self) -> None:
+        self._metrics.actor_failed()
+
+    def reply_closed(self, provider: str, ended: ReplyEnded) -> None:
+        """Count a reply that never ran here: it waited, or a crash had left it open."""
+        self._metrics.reply(provider, "none", status_of(ended), None)
+
+    def reply_ended(
+        self, started: ReplyStarted, ended: ReplyEnded, timing: ReplyTiming, request_id: str | None
+    ) -> None:
+        """Count one reply. Its text stays out of logs and labels, and so do the model server's own words for a
+        failure: they may quote the prompt.
+        """
+        metrics, provider = self._metrics, started.provider
+        answered_by_model = ended if isinstance(ended, ReplyCompleted | ReplyFailed) else None
+        answered = (answered_by_model.model if answered_by_model is not None else None) or started.model
+        requested = started.parameters.model
+        model = metrics.label_of(
+            counted_name(requested, answered, self._known_models.models if self._known_models else frozenset()),
+            chosen=requested is not None,
+        )
+        duration_s = ended.duration_us / 1_000_000
+        metrics.reply(provider, model, status_of(ended), duration_s)
+        first_s = None if timing.first_s is None else timing.first_s - timing.asked_s
+        if first_s is not None:
+            metrics.first_token(provider, model, first_s)
+        usage = answered_by_model.usage if answered_by_model is not None else None
+        if usage is not None:
+            metrics.tokens(provider, model, usage.prompt_tokens, usage.completion_tokens)
+            if first_s is not None and usage.completion_tokens > 1:
+                metrics.per_token(provider, model, (duration_s - first_s) / (usage.completion_tokens - 1))
+        cause = None if isinstance(ended, ReplyCompleted) else ended.cause
+        # At debug: a line for each successful reply would cost a tenth of the request; metrics count them.
+        write = self._logger.debug if cause is None else self._logger.info
+        write(
+            "reply.ended",
+            outcome=status_of(ended),
+            cause=cause,
+            reason=without_server_words(ended.detail) if isinstance(ended, ReplyFailed) else None,
+            model=model,
+            duration_s=round(duration_s, 3),
+            request_id=request_id,
+        )
+
+
+class LogMetrics:
+    """Implements the log's observer."""
+
+    def __init__(self, metrics: Metrics, logger: structlog.stdlib.BoundLogger) -> None:
+        self.writable = True  # as of the last append, or probe
+        self.incomplete_erasures = 0
+        self._metrics = metrics
+        self._logger = logger
+
+    def appended(self, batch_events: int, append_s: float, commit_s: float) -> None:
+        self.writable = True
+        self._metrics.appended(batch_events, append_s, commit_s)
+
+    def refused(self, reason: str) -> None:
+        self.writable = self.writable and reason != "unavailable"
+        self._metrics.append_refused(reason)
+        # A writer that loses a race reads the tail and decides again: no fault. `warned` says which node is outdated.
+        write = self._logger.debug if reason in ("conflict", "outdated") else self._logger.warning
+        write("log.refused", reason=reason)
+
+    def recovered(self) -> None:
+        """A probe of the store has succeeded."""
+        self.writable = True
+        self._logger.info("log.writable")
+
+    def failed(self, error: Exception) -> None:
+        self.writable = False
+        self._logger.error("log.failed", error=type(error).__name__, exc_info=error)
+
+    def warned(self, subject: str, reason: str) -> None:
+        self._logger.warning(f"log.{subject}", reason=reason)
+
+    def found_incomplete_erasures(self, incomplete_erasures: Sequence[IncompleteErasure]) -> None:
+        """Deleted sessions whose content is still stored, as found at start."""
+        self.incomplete_erasures = len(incomplete_erasures)
+        if incomplete_erasures:
+            self._logger.warning(
+                "log.unfinished_erasures",
+                sessions=len(incomplete_erasures),
+                first_position=incomplete_erasures[0].position,
+                advice="chatbot verify names all of them, chatbot erase --session ID finishes each",
+            )
+
+    def files_lost(self, reason: str) -> None:
+        self._metrics.files_lost()
+        self._logger.error("log.files_lost", reason=reason)
+
+
+class ClockMetrics:
+    """Reports jumps of the wall clock."""
+
+    def __init__(self, metrics: Metrics, logger: structlog.stdlib.BoundLogger) -> None:
+        self._metrics = metrics
+        self._logger = logger
+
+    def jumped(self, seconds: float) -> None:
+        self._metrics.clock_jumped()
+        self._logger.warning(
+            "clock.jumped", by_s=round(seconds, 1), effect="sessions expire late, and retention erases nothing for now"
+        )
+
+
+class ProjectionMetrics:
+    """Implements the projection runner's observer."""
+
+    def __init__(self, metrics: Metrics, logger: structlog.stdlib.BoundLogger) -> None:
+        self._metrics = metrics
+        self._logger = logger
+
+    def applied(self, events: int, seconds: float) -> None:
+        self._metrics.folded(events)
+
+    def progress(self, position: int, head: int) -> None:
+        self._logger.info("projections.progress", position=position, head=head, percent=round(100 * position / head))
+
+    def adopted(self, position: int) -> None:
+        self._logger.info("projections.adopted", position=position)
+
+    def failed(self, error: BaseException) -> None:
+        self._metrics.fold_failed()
+        self._logger.error("projections.failed", error=type(error).__name__, reason=str(error))
+
+    def rebuilt(self, reason: str) -> None:
+        self._metrics.rebuilt()
+        self._logger.warning("projections.rebuild", reason=reason)

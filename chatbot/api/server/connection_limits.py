@@ -7,13 +7,12 @@ its sending side after its request (`nc -N`, some probes; a TCP half-close) gets
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any, Self, cast
+from typing import Any, Protocol, Self, cast
 
 import structlog
 from aiohttp import web
 from msgspec import Struct
 
-from chatbot.observability.metrics import Metrics
 from chatbot.sessions.domain.rejections import Overloaded
 
 LOG_INTERVAL_S = 60.0  # between two log lines of one kind, however many connections are closed in between
@@ -29,13 +28,27 @@ class ConnectionLimits(Struct, frozen=True):
     unread_max_bytes: int
 
 
+class ConnectionMetrics(Protocol):
+    """Counts connections."""
+
+    def connection_opened(self) -> None: ...
+
+    def connection_ended(self) -> None: ...
+
+    def connection_closed(self, reason: str) -> None:
+        """It was closed before its client did."""
+        ...
+
+    def accept_failed(self) -> None: ...
+
+
 class Connections:
     """The open connections of one listener, and which of them are idle or behind, longest first."""
 
     def __init__(
         self,
         limits: ConnectionLimits,
-        metrics: Metrics,
+        metrics: ConnectionMetrics,
         logger: structlog.stdlib.BoundLogger,
         refusal: Callable[[], bytes],
         timer: Callable[[], float] = time.monotonic,
@@ -66,7 +79,7 @@ class Connections:
     def add(self, one: "BoundedProtocol") -> bool:
         """Register an open connection. Beyond the limit closes the longest idle one; False: none is idle."""
         self._open.add(one)
-        self._metrics.connections.inc()
+        self._metrics.connection_opened()
         has_room = len(self._open) <= self.limits.connections_max or self.close_idle()
         if has_room:
             self._idle[one] = None
@@ -78,7 +91,7 @@ class Connections:
         """Unregister a closed connection."""
         if one in self._open:
             self._open.discard(one)
-            self._metrics.connections.dec()
+            self._metrics.connection_ended()
         self._idle.pop(one, None)
         self.mark_caught_up(one)
 

@@ -17,8 +17,7 @@ from chatbot.llm.provider import (
     ModelMessage,
     ReplySink,
 )
-from chatbot.observability.metrics import Metrics
-from chatbot.observability.observers import ProjectionMetrics
+from chatbot.observability.metrics import Metrics, ProjectionMetrics
 from chatbot.sessions.ports import LiveSessions, Ports
 from chatbot.sessions.session_queries import SessionQueries
 from events.errors import LogUnusable

@@ -9,8 +9,7 @@ import pytest
 import structlog
 
 from chatbot.api.readiness import PROBE_S, WriteProbe
-from chatbot.observability.metrics import Metrics
-from chatbot.observability.observers import LogMetrics
+from chatbot.observability.metrics import LogMetrics, Metrics
 from events.errors import LogUnavailable
 from projections.errors import ProjectionsUnavailable
 from projections.runner import ProjectionRunner

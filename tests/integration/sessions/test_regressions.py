@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from chatbot.observability.observers import SessionMetrics
+from chatbot.observability.metrics import SessionMetrics
 from events.catalogue import MessagePosted, ReplyCompleted, ReplyProgressed, ReplyStarted, SessionCreated, Usage
 from events.catalogue import Parameters as NoParameters
 from events.record import Metadata

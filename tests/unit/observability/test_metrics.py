@@ -7,8 +7,14 @@ import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
 from chatbot.observability import metric_buckets
-from chatbot.observability.metrics import CHOSEN_MODELS_MAX, MODELS_MAX, Metrics
-from chatbot.observability.observers import LogMetrics, ProjectionMetrics, SessionMetrics
+from chatbot.observability.metrics import (
+    CHOSEN_MODELS_MAX,
+    MODELS_MAX,
+    LogMetrics,
+    Metrics,
+    ProjectionMetrics,
+    SessionMetrics,
+)
 from chatbot.sessions.replies.reply import ReplyTiming
 from events.catalogue import (
     Parameters,

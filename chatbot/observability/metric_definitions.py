@@ -1,0 +1,156 @@
+"""The definitions of the metrics for Prometheus: names, help texts, labels, buckets."""
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from chatbot.observability import metric_buckets as bounds
+
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, never read
+
+
+class MetricDefinitions:
+    """All of the service's metrics, in a registry of their own."""
+
+    def __init__(self, version: str) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        Gauge("chatbot_build_info", "The running build.", ["version"], registry=registry).labels(version).set(1)
+        self._http(registry)
+        self._replies(registry)
+        self._log(registry)
+        self._service(registry)
+        self._nodes(registry)
+
+    def _http(self, registry: CollectorRegistry) -> None:
+        self._requests = Histogram(
+            "chatbot_http_request_seconds",
+            "Requests by route template, method and status; a stream counts until its end.",
+            ["route", "method", "status"],
+            buckets=bounds.HTTP,
+            registry=registry,
+        )
+        self.in_flight = Gauge("chatbot_http_requests_in_flight", "Requests being answered.", registry=registry)
+        self._connections = Gauge("chatbot_open_connections", "Connections of clients and nodes.", registry=registry)
+        self._closed = Counter(
+            "chatbot_connections_closed_total",
+            "Connections closed before their client did: idle or refused at server.connections_max, unread at"
+            " server.unsent_max_bytes, write_timeout after server.write_timeout_s.",
+            ["reason"],
+            registry=registry,
+        )
+        self._accept_failures = Counter(
+            "chatbot_accept_failures_total", "Connections that the system could not accept.", registry=registry
+        )
+        self._streams = Gauge("chatbot_open_streams", "Streams being written to readers.", registry=registry)
+
+    def _replies(self, registry: CollectorRegistry) -> None:
+        who = ["provider", "model"]
+        self._ended = Counter(
+            "chatbot_replies_total", "Replies by how they ended.", [*who, "outcome"], registry=registry
+        )
+        self._first_token = Histogram(
+            "chatbot_time_to_first_token_seconds",
+            "From asking the model to its first text.",
+            who,
+            buckets=bounds.FIRST_TOKEN,
+            registry=registry,
+        )
+        self._per_token = Histogram(
+            "chatbot_time_per_token_seconds",
+            "Mean time between tokens after the first, by reply.",
+            who,
+            buckets=bounds.PER_TOKEN,
+            registry=registry,
+        )
+        self._duration = Histogram(
+            "chatbot_reply_seconds", "From asking the model to its end.", who, buckets=bounds.REPLY, registry=registry
+        )
+        self._tokens = Counter(
+            "chatbot_tokens_total", "Tokens as the model server counts them.", [*who, "direction"], registry=registry
+        )
+        self._model_up = Gauge("chatbot_model_available", "1 when the model server can be asked.", registry=registry)
+        self._model_running = Gauge("chatbot_model_replies_running", "Replies being written.", registry=registry)
+        self._model_waiting = Gauge("chatbot_model_replies_waiting", "Replies waiting to start.", registry=registry)
+
+    def _log(self, registry: CollectorRegistry) -> None:
+        self._append = Histogram(
+            "chatbot_append_seconds",
+            "From asking for an append to its being on disk, the first of each batch.",
+            buckets=bounds.DISK,
+            registry=registry,
+        )
+        self._commit = Histogram(
+            "chatbot_commit_seconds", "One transaction, fsync included.", buckets=bounds.DISK, registry=registry
+        )
+        self._batch = Histogram(
+            "chatbot_append_batch_events", "Events that share one fsync.", buckets=bounds.BATCH, registry=registry
+        )
+        self._log_refused = Counter(
+            "chatbot_appends_refused_total", "Appends refused, by reason.", ["reason"], registry=registry
+        )
+        self._clock_jumps = Counter(
+            "chatbot_clock_jumps_total",
+            "Jumps of the wall clock against the clock since the boot, or behind the log's newest event.",
+            registry=registry,
+        )
+        self._files_lost = Counter(
+            "chatbot_log_files_lost_total",
+            "Files of the log found deleted or replaced while it was open.",
+            registry=registry,
+        )
+        self._outdated = Gauge(
+            "chatbot_node_outdated",
+            "1 when the log holds an event that this program does not know: it must be updated.",
+            registry=registry,
+        )
+        self._erasure_pending = Gauge(
+            "chatbot_erasure_pending",
+            "1 while content of deleted sessions is in a file: a program reads it, forks copy it, or start found it.",
+            registry=registry,
+        )
+        self._lag_events = Gauge(
+            "chatbot_projection_lag_events", "Events that the projections have not folded.", registry=registry
+        )
+        self._lag_s = Gauge(
+            "chatbot_projection_lag_seconds", "How long the oldest of them has waited.", registry=registry
+        )
+        self._folded = Counter("chatbot_projected_events_total", "Events folded.", registry=registry)
+        self._fold_failures = Counter(
+            "chatbot_projection_failures_total", "Batches that could not be written.", registry=registry
+        )
+        self._rebuilds = Counter("chatbot_projection_rebuilds_total", "Rebuilds from the log.", registry=registry)
+
+    def _nodes(self, registry: CollectorRegistry) -> None:
+        self._mirrors = Gauge("chatbot_mirrors", "Replies of other nodes that are followed here.", registry=registry)
+        self._peer_failures = Counter(
+            "chatbot_peer_failures_total",
+            "Questions that another node did not answer.",
+            ["question"],
+            registry=registry,
+        )
+
+    def _service(self, registry: CollectorRegistry) -> None:
+        self._actors = Gauge("chatbot_live_actors", "Sessions in memory.", registry=registry)
+        self._refused = Counter(
+            "chatbot_asks_refused_total", "Commands refused by full mailboxes and caps.", ["reason"], registry=registry
+        )
+        self._actor_failures = Counter(
+            "chatbot_actor_failures_total", "Actors that failed on a command.", registry=registry
+        )
+        self._sessions = Gauge("chatbot_sessions", "Sessions by status.", ["status"], registry=registry)
+        self._log_lines_dropped = Counter(
+            "chatbot_log_lines_dropped_total",
+            "Lines of logs lost, as nobody read standard error or it could not be written.",
+            registry=registry,
+        )
+        self._loop_lag = Histogram(
+            "chatbot_loop_lag_seconds",
+            "How late the event loop wakes a sleeper, looked at ten times a second.",
+            buckets=bounds.LAG,
+            registry=registry,
+        )
