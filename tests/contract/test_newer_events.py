@@ -3,6 +3,7 @@
 import pytest
 
 from events.catalogue import IgnoredEvent, MetadataChanged, SessionCreated
+from events.codec import VERSIONS_WITH_PARTS, schema_version_of
 from events.errors import LogUnusable, UnknownEvent
 from events.integrity.chain_verifier import verify
 from events.integrity.startup_check import check_integrity
@@ -10,7 +11,7 @@ from projections.folds.batch import fold
 from projections.folds.session import evolve
 from tests.support.log.log_texts import ALL, fill, texts
 from tests.support.log.newer_event_types import MoodNoted, newer_program
-from tests.support.log.sample_events import ASKED, deleted, posted
+from tests.support.log.sample_events import ASKED, EVENTS_WITH_PARTS, deleted, posted
 from tests.support.log.stores import Stores
 
 
@@ -35,6 +36,16 @@ async def test_only_the_stream_that_holds_an_unknown_type_cannot_be_read(stores:
     assert (await verify(log))[1] is None
     with pytest.raises(LogUnusable, match=r"newer version of this program.*mood_noted"):
         await check_integrity(log, "the log")
+
+
+async def test_messages_with_parts_may_be_written_where_no_older_program_reads(stores: Stores) -> None:
+    log = await stores.open()
+    assert await log.admits(VERSIONS_WITH_PARTS)
+    await log.append("a", 0, EVENTS_WITH_PARTS, ASKED)
+    read = await log.read("a", limit=ALL)
+    assert tuple(one.event for one in read) == EVENTS_WITH_PARTS
+    assert [one.schema_version for one in read] == [schema_version_of(one.type, one.event) for one in read if one.event]
+    assert (await verify(log))[1] is None
 
 
 async def test_a_newer_schema_version_of_a_known_type_is_unknown_too(stores: Stores) -> None:

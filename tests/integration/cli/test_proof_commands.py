@@ -169,6 +169,11 @@ def test_a_proof_shows_one_session_without_the_log(audit: Audit) -> None:
     assert f"{len(EVERY_LIVING_EVENT)} events are in the log of chatbot-log/" in said
 
 
+def test_a_proof_says_whether_an_older_program_can_check_it(audit: Audit) -> None:
+    assert audit.prove("--session", "a")["version"] == 3, "it has events with parts"
+    assert audit.prove("--session", "a", "--version", "1", "--partial")["version"] == 2
+
+
 def test_a_proof_of_one_event_and_of_erased_ones(audit: Audit) -> None:
     assert len(audit.prove("--session", "a", "--version", "3", "--partial")["events"]) == 1
     proof = audit.prove("--session", "b")
