@@ -43,6 +43,7 @@ class ReplySink(Protocol):
 
     Called in the socket's own callback, once for all that one read brings: no task is woken for a token, so it must be
     quick. Each call adds to the part that is open, or begins one where that is of another kind or of another call.
+    Raises ReplyTooLong to end the reply with what it has.
     """
 
     @property

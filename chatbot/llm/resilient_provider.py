@@ -128,7 +128,7 @@ def _ignore_attempt(_: LlmError | None) -> None: ...
 
 
 class ReplyTooLong(Exception):
-    """The reply has reached its maximum length."""
+    """The reply has reached its maximum length, or its maximum number of parts."""
 
 
 class BoundedListener:

@@ -60,6 +60,18 @@ class Alive(Struct, frozen=True):
     node: str
 
 
+class PartHeader(Struct, frozen=True):
+    """A line of a running reply's text: the lines after it are of this part."""
+
+    part: int = 0
+    kind: str = "text"
+    call_id: str = ""
+    name: str = ""
+
+
+_piece_decoder = msgspec.json.Decoder(str | PartHeader)
+
+
 class RemoteCancelBody(Struct, frozen=True, rename={"idempotency_key": "once"}):
     """The body of a cancel: on whose behalf, and by which Idempotency-Key."""
 
@@ -127,10 +139,13 @@ class NodeClient:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise NodeUnreachable(str(error)) from error
 
-    async def text(self, address: NodeAddress, where: tuple[str, str], after: int) -> AsyncGenerator[str, None]:
+    async def text(
+        self, address: NodeAddress, where: tuple[str, str], after: int
+    ) -> AsyncGenerator[str | PartHeader, None]:
         """Stream the text of the reply `where` (session, reply) from code point `after` on, until its end.
 
-        An empty piece is a keep-alive. Raises NodeUnreachable.
+        Of a reply with other parts than text, the header of each part precedes its text. An empty piece is a
+        keep-alive. Raises NodeUnreachable.
         """
         url = URL(f"{address.url}/replies/{where[0]}/{where[1]}?after={after}")
         try:
@@ -204,6 +219,6 @@ async def _lines(content: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:
             yield line
 
 
-def _decode_piece(line: bytes) -> str:
-    """The text in a line; empty for a comment."""
-    return "" if not line or line.startswith(b":") else msgspec.json.decode(line, type=str)
+def _decode_piece(line: bytes) -> str | PartHeader:
+    """The text in a line, or the part that begins; empty for a comment."""
+    return "" if not line or line.startswith(b":") else _piece_decoder.decode(line)

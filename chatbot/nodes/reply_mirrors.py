@@ -12,10 +12,11 @@ from enum import Enum
 import structlog
 from msgspec import Struct
 
-from chatbot.nodes.node_client import NodeClient, NodeObserver, NodeUnreachable, ReplyNotFound
+from chatbot.nodes.node_client import NodeClient, NodeObserver, NodeUnreachable, PartHeader, ReplyNotFound
 from chatbot.nodes.node_id import NodeAddress, parse_node_id
 from chatbot.sessions.domain.commands import SERVICE, Caller
 from chatbot.sessions.feeds.channels import ChannelRegistry
+from chatbot.sessions.replies.growing_parts import Segment, segment_of
 from chatbot.sessions.replies.reply import Outcome, Reply, reply_outcome, requested_reply
 from events.backoff import backoff_delays
 from events.catalogue import ERASURE_TYPES, Parameters, ReplyEnded, ReplyProgressed, ReplyStarted
@@ -197,16 +198,11 @@ class ReplyMirrors:
             if mirror.state is MirrorState.WAITING:
                 self._start_stream(mirror)
         elif isinstance(event, ReplyProgressed):
-            self._append_text(reply, event.offset, event.text)
+            reply.extend(segment_of(event))
             reply.compact()
         elif isinstance(event, ReplyEnded):
             reply.end(reply_outcome(event, recorded, reply))
             self._remove(mirror)
-
-    def _append_text(self, reply: Reply, offset: int, text: str) -> None:
-        """Append what is new of `text`, which begins at `offset` of the reply."""
-        if offset <= reply.length < offset + len(text):
-            reply.grow(text[reply.length - offset :])
 
     def _start_stream(self, mirror: ReplyMirror) -> None:
         mirror.state, mirror.read_at_s = MirrorState.STREAMING, self._timer()
@@ -223,12 +219,14 @@ class ReplyMirrors:
     async def _stream_once(self, mirror: ReplyMirror, address: NodeAddress) -> bool:
         """Follow the text until the connection ends. Returns whether the node sent any of it."""
         reply, has_answered = mirror.reply, False
-        where, offset = (mirror.session_id, reply.reply_id), reply.length
+        where, offset, part = (mirror.session_id, reply.reply_id), reply.length, PartHeader()
         try:
             async with aclosing(self._context.node_client.text(address, where, offset)) as text:
-                async for piece in text:
+                async for line in text:
                     has_answered = True
-                    self._append_text(reply, offset, piece)  # a checkpoint in the log may have brought it meanwhile
+                    part, piece = (line, "") if isinstance(line, PartHeader) else (part, line)
+                    # A checkpoint in the log may have brought it meanwhile.
+                    reply.extend(Segment(offset, piece, part.part, part.kind, part.call_id, part.name))
                     offset += len(piece)
                     if self._is_read(mirror):
                         mirror.read_at_s = self._timer()

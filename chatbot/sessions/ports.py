@@ -17,6 +17,8 @@ from chatbot.sessions.feeds.channels import ChannelRegistry
 from chatbot.sessions.feeds.text_cache import TextCache
 from chatbot.sessions.replies.reply import Reply, ReplyTiming
 from events.catalogue import ReplyEnded, ReplyStarted
+from events.codec import VERSIONS_WITH_PARTS
+from events.errors import LogUnavailable
 from events.log import EventLog
 from projections.port import ProjectionQueries, Projections
 
@@ -120,6 +122,10 @@ class BackgroundErasures(Protocol):
 class ReplyTaskPorts(Protocol):
     """The part of `Ports` that the task of a running reply needs: the model, and no log."""
 
+    async def keeps_parts(self) -> bool:
+        """Whether a reply may have other parts than text: every process over the log can read them."""
+        ...
+
     @property
     def provider(self) -> Provider: ...
 
@@ -203,3 +209,10 @@ class Ports(Struct, frozen=True):
     logger: structlog.stdlib.BoundLogger
     cluster: Cluster = SingleNode()
     reserve: DiskReserve = DiskReserve(None, 0)
+
+    async def keeps_parts(self) -> bool:
+        """As ReplyTaskPorts.keeps_parts."""
+        try:
+            return await self.log.admits(VERSIONS_WITH_PARTS)
+        except LogUnavailable:  # not known: what the model says is not thrown away, its end is appended again and again
+            return True

@@ -13,7 +13,7 @@ from chatbot.sessions.domain.decide import may_access
 from chatbot.sessions.domain.state import settings_after
 from chatbot.sessions.history_chunks import UNMEASURED_MAX, newest_within_bytes, split_into_chunks
 from chatbot.sessions.ports import AskSession, QueryPorts
-from chatbot.sessions.replies.recorded_text import RunningText, recorded_text
+from chatbot.sessions.replies.recorded_text import RecordedReply, recorded_reply
 from events.catalogue import (
     BranchSelected,
     ContentErased,
@@ -38,6 +38,7 @@ from events.catalogue import (
     Usage,
 )
 from events.errors import LogUnavailable
+from events.parts import Parts
 from events.record import RecordedEvent
 from projections.folds.message import FINISH_REASONS, MessageRow
 from projections.folds.session import Session
@@ -54,7 +55,7 @@ class SessionWithMetadata(Struct, frozen=True):
 
 
 class MessageWithText(Struct, frozen=True):
-    """A message with its text."""
+    """A message with its text. `parts`: as events hold them, none of a message of text alone."""
 
     row: MessageRow
     content: str
@@ -62,26 +63,27 @@ class MessageWithText(Struct, frozen=True):
     model: str | None = None
     usage: Usage | None = None
     finish_detail: str = ""
+    parts: Parts = ()
 
 
 class History(Struct, frozen=True):
     """Messages of a branch of `total` messages, as of the session's version.
 
-    `running_text` is the recorded text of the running reply at that version, whichever node writes it. `messages` are
-    the first ones, nearly always all. `remaining` are the chunks after them, for `SessionQueries.remaining_messages`,
-    whose texts are not read yet.
+    `running` is what is recorded of the running reply at that version, whichever node writes it; None if none runs.
+    `messages` are the first ones, nearly always all. `remaining` are the chunks after them, for
+    `SessionQueries.remaining_messages`, whose texts are not read yet.
     """
 
     session: Session
     messages: list[MessageWithText]
     total: int
-    running_text: str
+    running: RecordedReply | None
     remaining: Sequence[Sequence[MessageRow]] = ()
 
     @property
     def offset(self) -> int:
-        """Code points of `running_text`."""
-        return len(self.running_text)
+        """Code points of `running`."""
+        return len(self.running.text) if self.running is not None else 0
 
 
 class HistoryQuery(Struct, frozen=True):
@@ -206,10 +208,10 @@ class SessionQueries:
             # The session's origin has just been erased; its texts were copied here before, so a new snapshot has them.
             page = await self._read_page(await self._snapshot(query))
         found = _require_messages(page.snapshot, query)
-        running_text = await self._recorded_running_text(found.session)
+        running = await self._recorded_running_reply(found.session)
         first, *remaining = page.chunks or [[]]
-        messages = _with_texts(first, page.texts, found.session, running_text)
-        return History(found.session, messages, found.depth or 0, running_text, remaining)
+        messages = _with_texts(first, page.texts, found.session, running)
+        return History(found.session, messages, found.depth or 0, running, remaining)
 
     async def remaining_messages(self, history: History) -> AsyncIterator[list[MessageWithText]]:
         """The messages of `history.remaining`, chunk by chunk. Raises LogUnavailable if they are erased meanwhile."""
@@ -218,7 +220,7 @@ class SessionQueries:
             texts = await self._ports.log.read_at(_positions(rows))
             if any(recorded.event is None for recorded in texts.values()):
                 raise LogUnavailable("the messages were erased while they were read")
-            yield _with_texts(rows, texts, history.session, history.running_text)
+            yield _with_texts(rows, texts, history.session, history.running)
 
     async def _snapshot(self, query: HistoryQuery) -> Snapshot | None:
         """The session and its messages at one moment after the start of this call."""
@@ -237,18 +239,18 @@ class SessionQueries:
         chunks = split_into_chunks(rows, lambda row: sizes.get(row.position, 0))
         return HistoryPage(snapshot, chunks, await self._ports.texts.read(_positions(chunks[0])) if chunks else {})
 
-    async def _recorded_running_text(self, session: Session) -> str:
-        """The recorded text of the running reply at the session's version. A repeated read reads only what is new."""
+    async def _recorded_running_reply(self, session: Session) -> RecordedReply | None:
+        """What is recorded of the running reply at the session's version. A repeated read reads only what is new."""
         open_reply, session_id, texts = session.open_reply, session.session_id, self._ports.texts
         erasures = texts.erasures
         if open_reply is None:
-            texts.keep_running_text(session_id, None, erasures)
-            return ""
+            texts.keep_running_reply(session_id, None, erasures)
+            return None
         log, page = self._ports.log, self._ports.limits.read_page_max
-        known = texts.running_text(session_id, open_reply.version, session.version)
-        text = await recorded_text(log, session_id, open_reply, page=page, up_to=session.version, known=known)
-        texts.keep_running_text(session_id, RunningText(session.version, text), erasures)
-        return text
+        known = texts.running_reply(session_id, open_reply.version, session.version)
+        running = await recorded_reply(log, session_id, open_reply, page=page, up_to=session.version, known=known)
+        texts.keep_running_reply(session_id, running, erasures)
+        return running
 
 
 def _require_messages(snapshot: Snapshot | None, query: HistoryQuery) -> Snapshot:
@@ -269,23 +271,28 @@ def _positions(rows: Sequence[MessageRow]) -> list[int]:
 
 
 def _with_texts(
-    rows: Sequence[MessageRow], texts: Mapping[int, RecordedEvent], session: Session, running_text: str
+    rows: Sequence[MessageRow], texts: Mapping[int, RecordedEvent], session: Session, running: RecordedReply | None
 ) -> list[MessageWithText]:
-    running = session.open_reply.reply_id if session.open_reply else None
-    return [_with_text(row, texts.get(row.position), running_text if row.message_id == running else "") for row in rows]
+    open_id = session.open_reply.reply_id if session.open_reply else None
+    return [_with_text(row, texts.get(row.position), running if row.message_id == open_id else None) for row in rows]
 
 
-def _with_text(row: MessageRow, recorded: RecordedEvent | None, running_text: str) -> MessageWithText:
+def _with_text(row: MessageRow, recorded: RecordedEvent | None, running: RecordedReply | None) -> MessageWithText:
     event = recorded.event if recorded else None
     match event:
         case ReplyCompleted() | MessageCopied():
             reason = event.finish_reason or FINISH_REASONS.get(row.status)
-            return MessageWithText(row, event.content, reason, event.model, event.usage, event.finish_detail)
+            model, usage = event.model, event.usage
+            return MessageWithText(row, event.content, reason, model, usage, event.finish_detail, event.parts)
         case ReplyFailed():
             reason = FINISH_REASONS.get(row.status)
-            return MessageWithText(row, event.content, reason, row.model, event.usage, event.finish_detail)
-        case MessagePosted() | ReplyCancelled() | ReplyInterrupted():
-            return MessageWithText(row, event.content, FINISH_REASONS.get(row.status), row.model)
+            model, usage = row.model, event.usage
+            return MessageWithText(row, event.content, reason, model, usage, event.finish_detail, event.parts)
+        case ReplyCancelled() | ReplyInterrupted():
+            reason = FINISH_REASONS.get(row.status)
+            return MessageWithText(row, event.content, reason, row.model, event.usage, parts=event.parts)
+        case MessagePosted():
+            return MessageWithText(row, event.content, FINISH_REASONS.get(row.status), row.model, parts=event.parts)
         case (
             SessionCreated()
             | MetadataChanged()
@@ -302,6 +309,8 @@ def _with_text(row: MessageRow, recorded: RecordedEvent | None, running_text: st
             | IgnoredEvent()
             | None
         ):
-            return MessageWithText(row, running_text, model=row.model)
+            if running is None:
+                return MessageWithText(row, "", model=row.model)
+            return MessageWithText(row, running.content, model=row.model, parts=running.parts)
         case _:
             assert_never(event)

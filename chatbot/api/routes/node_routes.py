@@ -15,10 +15,11 @@ from chatbot.api.services import SERVICES, Services
 from chatbot.api.streaming.flush_scheduler import FlushScheduler, News, Progress
 from chatbot.api.streaming.response_stream import STREAMS, ResponseStream, StreamContext, stream_response
 from chatbot.nodes.node_authentication import CLIENT_NONCE_MAX_CHARS, Challenger, Request
-from chatbot.nodes.node_client import Alive, RemoteCancelBody
+from chatbot.nodes.node_client import Alive, PartHeader, RemoteCancelBody
 from chatbot.observability.metric_families import encode
 from chatbot.sessions.domain.commands import Caller, CancelReply
 from chatbot.sessions.domain.rejections import ActorFailed, Rejection
+from chatbot.sessions.replies.growing_parts import NO_PART
 from chatbot.sessions.replies.reply import Reply
 from events.errors import LogError
 from projections.errors import ProjectionError
@@ -87,7 +88,10 @@ async def challenge(request: web.Request) -> web.Response:
 
 @routes.get("/replies/{session_id}/{reply_id}")
 async def text(request: web.Request) -> web.StreamResponse:
-    """A running reply's text after a number of code points, one JSON string per line, until its end is recorded."""
+    """A running reply's text after a number of code points, one JSON string per line, until its end is recorded.
+
+    Of a reply with other parts than text, a line with the part's number, kind, call and name precedes its text.
+    """
     services, reply = request.app[SERVICES], _find_reply(request)
     after = request.query.get("after", "0")
     if reply is None or not after.isdecimal() or len(after) > DIGITS_MAX:
@@ -136,6 +140,8 @@ class _ReplyTextWriter:
         self._flush_scheduler = flush_scheduler
         self._reply = reply
         self._offset = offset
+        self._part = NO_PART  # the last one that was sent
+        self._header_part = NO_PART  # the one whose header was sent last
 
     async def write(self, stream: ResponseStream) -> None:
         await self._flush_scheduler.stream_updates(stream, self._take_news, self._reply.signal)
@@ -147,8 +153,14 @@ class _ReplyTextWriter:
         return Progress.OVER if is_over else self._encode_new_text()
 
     def _encode_new_text(self) -> bytes:
-        if self._reply.length <= self._offset:
+        reply, offset, part = self._reply, self._offset, self._part
+        if reply.length <= offset and reply.last_part <= part:
             return b""
-        text, self._offset = self._reply.since(self._offset), self._reply.length
-        pieces = (text[start : start + LINE_MAX_CHARS] for start in range(0, len(text), LINE_MAX_CHARS))
-        return b"".join(msgspec.json.encode(piece) + b"\n" for piece in pieces)
+        self._offset, self._part = max(offset, reply.length), reply.last_part
+        lines: list[str | PartHeader] = []
+        for one in reply.segments(offset, part):
+            if reply.last_part != NO_PART and one.part != self._header_part:
+                self._header_part = one.part
+                lines.append(PartHeader(one.part, one.kind, one.call_id, one.name))
+            lines += [one.text[start : start + LINE_MAX_CHARS] for start in range(0, len(one.text), LINE_MAX_CHARS)]
+        return b"".join([msgspec.json.encode(line) + b"\n" for line in lines])

@@ -20,7 +20,8 @@ from chatbot.api.streaming.response_stream import DONE, ResponseStream, encode_f
 from chatbot.runtime.throttle import PIECE_BYTES
 from chatbot.runtime.timestamps import timestamp
 from chatbot.sessions.feeds.channels import KEPT_MAX, Channel, ChannelRegistry, Signal
-from chatbot.sessions.feeds.reader_cursor import ReaderCursor, advance, advance_text, continues
+from chatbot.sessions.feeds.reader_cursor import ReaderCursor, advance, advance_live, continues
+from chatbot.sessions.replies.growing_parts import Segment
 from chatbot.sessions.replies.recorded_text import recorded_offset
 from chatbot.sessions.replies.reply import Reply, recorded_outcome
 from chatbot.sessions.session_queries import SessionWithMetadata
@@ -168,9 +169,9 @@ class FeedWriter:
 
     async def _send_live(self) -> None:
         self._live_reply = self._reply_at_cursor()
-        if self._has_live_text():
+        if live_frames := self._encode_live_text():
             self._state = FeedState.CATCHING_UP
-            await self._stream.send(self._encode_live_text())
+            await self._stream.send(live_frames)
         elif self._sources.feeds.closed:
             self._retry_ms = self._sources.retry_ms
             await self._send(frames.Draining(self._reader_cursor.version))
@@ -188,31 +189,34 @@ class FeedWriter:
             return Progress.OVER
         if self._live_reply is None and self._reply_at_cursor() is not None:
             return Progress.OVER  # the reply's start arrived from the log before the reply itself
-        return self._encode_live_text() if self._has_live_text() else b""
+        return self._encode_live_text()
 
     def _reply_at_cursor(self) -> Reply | None:
         """The reply whose text continues at the cursor."""
         reply = self._sources.running_reply(self._session_id)
         return reply if reply is not None and continues(self._reader_cursor, reply) else None
 
-    def _has_live_text(self) -> bool:
-        return self._live_reply is not None and self._live_reply.length > self._reader_cursor.offset
-
     def _encode_live_text(self) -> bytes:
-        """The new text as a frame, which is encoded once for all readers with the same cursor."""
+        """What is new of the live reply as frames, which are encoded once for all readers with the same cursor."""
         reply, before = self._live_reply, self._reader_cursor
         if reply is None:
-            raise RuntimeError("there is no reply at the cursor")
-        self._reader_cursor, text = advance_text(before, reply)
-        key = (before.version, before.offset, self._reader_cursor.offset, self._retry_ms)
+            return b""
+        self._reader_cursor, segments = advance_live(before, reply)
+        if not segments:
+            return b""
+        after = self._reader_cursor
+        key = (before.version, before.offset, before.part, after.offset, after.part, self._retry_ms)
         if self._channel.encoded_chunk is None or self._channel.encoded_chunk[0] != key:
-            chunk = frames.FeedChunk(text, reply.reply_id)
-            encoded = encode_frame(
-                chunk, self._reader_cursor.version, self._reader_cursor.offset, retry_ms=self._retry_ms
-            )
-            self._channel.encoded_chunk = key, encoded
+            self._channel.encoded_chunk = key, self._encode_segments(segments, reply.reply_id)
         self._retry_ms = None
         return self._channel.encoded_chunk[1]
+
+    def _encode_segments(self, segments: Sequence[Segment], reply_id: str) -> bytes:
+        version, (first, *others) = self._reader_cursor.version, segments
+        encoded = encode_frame(frames.feed_growth_frame(first, reply_id), version, first.end, retry_ms=self._retry_ms)
+        for one in others:
+            encoded += encode_frame(frames.feed_growth_frame(one, reply_id), version, one.end)
+        return encoded
 
     async def _read_new_events(self) -> list[RecordedEvent]:
         """The events after the cursor, or the first of them. Raises LogUnavailable."""
@@ -231,15 +235,15 @@ class FeedWriter:
             await self._skip_erased()
             return
         before, event = self._reader_cursor, recorded.event
-        self._reader_cursor, text = advance(before, recorded)
+        self._reader_cursor, segments = advance(before, recorded)
         if isinstance(event, ReplyEnded):
-            if text:
-                await self._send(frames.FeedChunk(text, event.reply_id), before.version, before.offset + len(text))
+            for one in segments:
+                await self._send(frames.feed_growth_frame(one, event.reply_id), before.version, one.end)
             created_at_us = await self._created_at_us(before, recorded, event)
             await self._send(terminal_frame(event.reply_id, recorded_outcome(event, recorded, created_at_us)))
         elif isinstance(event, ReplyProgressed):
-            if text:
-                await self._send(frames.FeedChunk(text, event.reply_id))
+            for one in segments:
+                await self._send(frames.feed_growth_frame(one, event.reply_id))
         elif frame := event_frame(recorded):
             await self._send(frame)
 
@@ -336,4 +340,5 @@ def _message_frame(recorded: RecordedEvent, posted: MessagePosted) -> frames.Mes
         created_at=timestamp(recorded.recorded_at_us),
         reply_id=posted.reply_id,
         version=recorded.version,
+        parts=posted.parts,
     )

@@ -1,14 +1,17 @@
 """The frames of event streams, as types: each is one server-sent event with an `id:` line and a `data:` line of JSON.
 
 An id is a cursor, <version>:<offset>: the last recorded event that the reader knows, and how many code points it has
-of the reply that is being written after it.
+of the reply that is being written after it, over all of its parts: the text of texts, reasoning and refusals, and the
+arguments of tool calls. A reader that returns may be sent the beginning of an empty part once more.
 """
 
 from typing import Any, Literal
 
 from msgspec import Struct
 
+from chatbot.sessions.replies.growing_parts import Segment
 from events.catalogue import Usage
+from events.parts import Parts
 
 CURSOR_PATTERN = r"[0-9]{1,15}(:[0-9]{1,15})?"  # no more digits than any program can count exactly
 
@@ -111,16 +114,19 @@ class Error(Struct, frozen=True, tag_field="type", tag="error", omit_defaults=Tr
     part_lengths: tuple[int, ...] = ()
 
 
-class Message(Struct, frozen=True, tag_field="type", tag="message"):
-    """A message was posted. `reply_id` is the id of the reply that it will get, which is queued until its `start`."""
+class Message(Struct, frozen=True, tag_field="type", tag="message", omit_defaults=True):
+    """A message was posted. `reply_id` is the id of the reply that it will get, which is queued until its `start`.
+    `parts` are left out of a message of text alone.
+    """
 
     message_id: str
     parent_id: str | None
-    role: Literal["user", "assistant", "system"]
+    role: Literal["user", "assistant", "system", "tool"]
     content: str
     created_at: str
     reply_id: str | None
     version: int
+    parts: Parts = ()
 
 
 class Queued(Struct, frozen=True, tag_field="type", tag="queued"):
@@ -174,6 +180,7 @@ class Draining(Struct, frozen=True, tag_field="type", tag="draining"):
     version: int
 
 
+PartChunk = ReasoningChunk | RefusalChunk | ToolCallChunk
 Frame = Start | Chunk | ReasoningChunk | RefusalChunk | ToolCallChunk | Complete | Error
 FeedFrame = (
     Start
@@ -193,3 +200,26 @@ FeedFrame = (
     | Resync
     | Draining
 )  # fmt: skip
+
+
+def growth_frame(segment: Segment) -> Chunk | PartChunk:
+    """The frame of a piece of a reply. Pure."""
+    return _part_chunk(segment, None) or Chunk(segment.text, segment.part)
+
+
+def feed_growth_frame(segment: Segment, message_id: str) -> FeedChunk | PartChunk:
+    """As `growth_frame`, in a session's feed, of the reply `message_id`. Pure."""
+    return _part_chunk(segment, message_id) or FeedChunk(segment.text, message_id, segment.part)
+
+
+def _part_chunk(segment: Segment, message_id: str | None) -> PartChunk | None:
+    """The frame of a piece of any other part than text."""
+    match segment.kind:
+        case "reasoning":
+            return ReasoningChunk(segment.text, segment.part, message_id)
+        case "refusal":
+            return RefusalChunk(segment.text, segment.part, message_id)
+        case "tool_call":
+            return ToolCallChunk(segment.call_id, segment.name, segment.text, segment.part, message_id)
+        case _:
+            return None

@@ -13,7 +13,9 @@ from chatbot.api.streaming.response_stream import DONE, ResponseStream, StreamCo
 from chatbot.llm.provider import without_server_words
 from chatbot.runtime.timestamps import timestamp
 from chatbot.sessions.feeds.reader_cursor import ReaderCursor
+from chatbot.sessions.replies.growing_parts import NO_PART
 from chatbot.sessions.replies.reply import Outcome, Reply
+from events.parts import flat
 
 RunningReply = Callable[[str], Reply | None]  # of a session
 TITLES = {"cancelled": "Reply cancelled", "interrupted": "Reply interrupted"}
@@ -59,6 +61,7 @@ class ReplyWriter:
         self._version = reply.version or reply.posted_version
         self._offset_ahead = self._length_ahead(self._version)
         self._phase, self._offset = resume_point(reply, after)
+        self._part = NO_PART  # the last part of which a frame was sent
 
     async def write(self, stream: ResponseStream) -> None:
         """Until the reply's end is known, or the reader leaves, which raises ConnectionError."""
@@ -79,11 +82,15 @@ class ReplyWriter:
         return self._encode_new_text() if reply.outcome is None and reply.unrecorded is None else Progress.OVER
 
     def _encode_new_text(self) -> bytes:
-        reply, offset = self._reply, self._offset
-        if reply.length <= offset:
+        reply, offset, part = self._reply, self._offset, self._part
+        if reply.length <= offset and reply.last_part <= part:
             return b""
-        self._offset = reply.length
-        return encode_frame(frames.Chunk(reply.since(offset)), reply.version or self._version, self._offset)
+        self._offset, self._part = max(offset, reply.length), reply.last_part
+        version = reply.version or self._version
+        if reply.last_part == NO_PART:
+            return encode_frame(frames.Chunk(reply.since(offset)), version, self._offset)
+        segments = reply.segments(offset, part)
+        return b"".join([encode_frame(frames.growth_frame(one), version, one.end) for one in segments])
 
     def _length_ahead(self, version: int) -> int:
         """The length of the reply ahead of this one, if it was open at `version`, so that a feed need not repeat it."""
@@ -96,7 +103,11 @@ class ReplyWriter:
         detail = "the reply's end cannot be recorded just now; follow the session for how it ended"
         version = self._reply.version or self._version
         status, title = "unrecorded", "Cannot record just now"
-        failure = frames.Error(status, title, detail, detail, self._reply.reply_id, version, offset)
+        reply = self._reply
+        length = offset if reply.last_part == NO_PART else len(reply.content)
+        failure = frames.Error(
+            status, title, detail, detail, reply.reply_id, version, length, part_lengths=reply.part_lengths
+        )
         return encode_frame(failure, version, offset + self._length_ahead(version))  # one of them is 0
 
     def _terminal_frame(self, outcome: Outcome) -> bytes:
@@ -126,6 +137,7 @@ def terminal_frame(reply_id: str, outcome: Outcome) -> frames.Complete | frames.
         message_id=reply_id,
         version=outcome.version,
         length=len(outcome.content),
+        part_lengths=tuple(len(flat(part)) for part in outcome.parts),
     )
 
 

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.exit_codes import CommandFailed, UsageError
 from chatbot.cli.progress_bar import ProgressBar
-from chatbot.sessions.replies.recorded_text import recorded_text
+from chatbot.sessions.replies.recorded_text import recorded_reply
 from events.catalogue import ReplyInterrupted
 from events.integrity.log_identity import log_identity
 from events.integrity.startup_check import check_integrity
@@ -247,8 +247,9 @@ async def _interruptions(log: EventLog, session: Session) -> list[ReplyInterrupt
     """An event for each open reply of the session; that of the running one keeps its recorded text."""
     ends = [ReplyInterrupted(waiting.reply_id, "", "import") for waiting in session.pending]
     if session.open_reply is not None:
-        text = await recorded_text(log, session.session_id, session.open_reply, page=PAGE)
-        ends.insert(0, ReplyInterrupted(session.open_reply.reply_id, text, "import"))
+        recorded = await recorded_reply(log, session.session_id, session.open_reply, page=PAGE)
+        reply_id, content, parts = session.open_reply.reply_id, recorded.content, recorded.parts
+        ends.insert(0, ReplyInterrupted(reply_id, content, "import", parts=parts))
     return ends
 
 

@@ -6,7 +6,7 @@ from chatbot.sessions.actor.mailbox import Envelope
 from chatbot.sessions.domain.commands import Caller, EndReply
 from chatbot.sessions.domain.state import State
 from chatbot.sessions.ports import Ports
-from chatbot.sessions.replies.recorded_text import recorded_text
+from chatbot.sessions.replies.recorded_text import recorded_reply
 from events.catalogue import ReplyInterrupted, ReplyRequested, ReplyStarted
 from events.record import RecordedEvent
 from projections.folds.session import OpenReply, PendingReply
@@ -24,16 +24,16 @@ async def plan_recovery(ports: Ports, state: State | None, in_memory: Container[
     session_id, open_reply = state.session.session_id, state.session.open_reply
     attempts_max = ports.rules.retry_interrupted
     if open_reply is not None and await _is_orphaned(ports, open_reply, in_memory):
-        text = await recorded_text(ports.log, session_id, open_reply, page=ports.limits.read_page_max)
+        recorded = await recorded_reply(ports.log, session_id, open_reply, page=ports.limits.read_page_max)
         started = await _opening_event(ports, session_id, open_reply)
         again: ReplyRequested | None = None
         if open_reply.attempt <= attempts_max and isinstance(started.event, ReplyStarted):
             parameters, attempt = started.event.parameters, open_reply.attempt + 1
             node = ports.rules.owner_node
             again = ReplyRequested(open_reply.reply_id, open_reply.message_id, parameters, attempt, node=node)
-        planned.append(
-            _recovery_envelope(EndReply(ReplyInterrupted(open_reply.reply_id, text, "crash"), again), started)
-        )
+        content, parts = recorded.content, recorded.parts
+        interrupted = ReplyInterrupted(open_reply.reply_id, content, "crash", parts=parts)
+        planned.append(_recovery_envelope(EndReply(interrupted, again), started))
     for pending in state.session.pending if not attempts_max else ():
         if await _is_orphaned(ports, pending, in_memory):
             request = await _opening_event(ports, session_id, pending)

@@ -7,7 +7,7 @@ from chatbot.sessions.actor.stream_writer import SessionStream
 from chatbot.sessions.domain.commands import Caller, CancelReply, EndReply
 from chatbot.sessions.domain.decide import with_idempotency_key
 from chatbot.sessions.ports import Ports
-from chatbot.sessions.replies.recorded_text import recorded_text
+from chatbot.sessions.replies.recorded_text import recorded_reply
 from chatbot.sessions.replies.reply import Reply, recorded_outcome
 from events.catalogue import Parameters, ReplyCancelled, ReplyEnded, ReplyInterrupted, ReplyStarted
 from events.paging import read_pages
@@ -84,8 +84,9 @@ class ReplyCloser:
         """
         if not await self._ports.cluster.cancel(self._session_id, open_reply, command, envelope.caller):
             page = self._ports.limits.read_page_max
-            text = await recorded_text(self._ports.log, self._session_id, open_reply, page=page)
-            cancelled = ReplyCancelled(open_reply.reply_id, text, command.cause)
+            recorded = await recorded_reply(self._ports.log, self._session_id, open_reply, page=page)
+            content, parts = recorded.content, recorded.parts
+            cancelled = ReplyCancelled(open_reply.reply_id, content, command.cause, parts=parts)
             await self._stream.record_end(envelope, EndReply(with_idempotency_key(cancelled, command.idempotency_key)))
         await self._stream.catch_up()
         return await recorded_remote_reply(self._ports, self._session_id, open_reply, envelope.caller)

@@ -67,7 +67,7 @@ class ReplyQueue:
                 return self._start_reply(event, recorded, state)
             case ReplyProgressed():
                 if self.task is not None:
-                    self.task.on_checkpoint_recorded(event.offset + len(event.text))
+                    self.task.on_checkpoint_recorded(event)
                 return None
             case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
                 return self._close_reply(event, recorded, state)

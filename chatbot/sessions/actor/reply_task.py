@@ -1,17 +1,27 @@
 """The child task of one running reply, and the call to the model, which knows nothing of the log."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from chatbot.llm.concurrency_limiter import Slot
-from chatbot.llm.provider import LlmError, Provider, TextSink
+from chatbot.llm.provider import LlmError, LlmFailed
 from chatbot.sessions.actor.mailbox import Envelope, Mailbox, MailboxClosed
 from chatbot.sessions.actor.request_builder import ModelRequest
 from chatbot.sessions.domain.commands import CheckpointReply, EndReply
 from chatbot.sessions.ports import ReplyTaskPorts
+from chatbot.sessions.replies.growing_parts import NO_PART, Segment
 from chatbot.sessions.replies.reply import Reply, ReplyTiming
-from events.catalogue import ReplyCancelled, ReplyCompleted, ReplyFailed, ReplyInterrupted, ReplyStarted
+from events.catalogue import (
+    ReplyCancelled,
+    ReplyCompleted,
+    ReplyFailed,
+    ReplyInterrupted,
+    ReplyProgressed,
+    ReplyStarted,
+    Usage,
+)
+from events.parts import CALL_ID_MAX_CHARS, NAME_MAX_CHARS
 
 CHECKPOINT_SLOTS = 10  # moments in each checkpoint interval at which all replies of the process record theirs together
 DETAIL_MAX_CHARS = 500  # of an error's text in reply_failed; the model server's share of it is bounded already
@@ -31,6 +41,7 @@ class ReplyTask:
         self._ports = ports
         self._mailbox = mailbox
         self._checkpoint_offset = 0
+        self._checkpoint_part = NO_PART
         self._checkpoint_is_pending = False
         self._task: asyncio.Task[None] | None = None
         self._slot: Slot | None = None
@@ -53,24 +64,38 @@ class ReplyTask:
         if self._slot is not None:
             self._slot.release()  # a task that was cancelled before its first step has not released it
 
-    def on_checkpoint_recorded(self, offset: int | None) -> None:
-        """The log has the text up to `offset`; None: the last checkpoint was refused, and the next one tries again."""
+    def on_checkpoint_recorded(self, event: ReplyProgressed | None) -> None:
+        """The log has this checkpoint; None: the last one was refused, and the next one tries again."""
         self._checkpoint_is_pending = False
-        if offset is not None:
-            self._checkpoint_offset = offset
+        if event is not None:
+            self._checkpoint_offset, self._checkpoint_part = event.offset + len(event.text), event.part
 
     def build_early_end(self, event_class: type[EarlyEnd], cause: str) -> EarlyEnd:
         """The event to record when the service, not the model, ends this reply."""
         duration_us = _microseconds(self._ports.timer() - self.timing.asked_s)
-        return event_class(self.reply.reply_id, self.reply.freeze(), cause, duration_us)
+        frozen, usage = self.reply.freeze(), self.reply.usage
+        return event_class(
+            reply_id=self.reply.reply_id,
+            content=frozen.content,
+            cause=cause,
+            duration_us=duration_us,
+            parts=frozen.parts,
+            usage=usage,
+            model=self.reply.model if usage is not None else None,
+        )
 
     async def _run(self, request: ModelRequest, slot: Slot) -> None:
         ended: ReplyCompleted | ReplyFailed
         try:
-            ended = await generate(self.reply, request, self._ports.provider, slot, self.timing, self._ports.timer)
+            ended = await generate(self.reply, request, self._ports, slot, self.timing)
         except Exception as error:
             self._ports.logger.exception("reply.crashed", error=type(error).__name__)
-            ended = ReplyFailed(self.reply.reply_id, self.reply.freeze(), "internal", "internal error")
+            frozen, usage = self.reply.freeze(), self.reply.usage
+            model = self.reply.model if usage is not None else None
+            ended = ReplyFailed(
+                self.reply.reply_id, frozen.content, "internal", "internal error",
+                usage=usage, model=model, parts=frozen.parts,
+            )  # fmt: skip
         if self._checkpoint_timer is not None:
             self._checkpoint_timer.cancel()
         self.ended = ended
@@ -82,11 +107,12 @@ class ReplyTask:
         # Aligned to slots of the loop's clock that all replies share, so that one batch has many checkpoints.
         slot_s = interval_s / CHECKPOINT_SLOTS
         self._checkpoint_timer = loop.call_at((loop.time() + interval_s) // slot_s * slot_s, self._schedule_checkpoint)
-        if self.reply.length > self._checkpoint_offset and not self._checkpoint_is_pending:
+        reply, offset, part = self.reply, self._checkpoint_offset, self._checkpoint_part
+        if (reply.length > offset or reply.last_part > part) and not self._checkpoint_is_pending:
             self._checkpoint_is_pending = True
-            text = self.reply.since(self._checkpoint_offset)
-            self.reply.compact()
-            self._send_to_actor(CheckpointReply(self.reply.reply_id, self._checkpoint_offset, text))
+            segments = reply.segments(offset, part)
+            reply.compact()
+            self._send_to_actor(CheckpointReply(reply.reply_id, _checkpoint_events(reply.reply_id, segments)))
 
     def _send_to_actor(self, command: CheckpointReply | EndReply) -> None:
         try:
@@ -96,51 +122,110 @@ class ReplyTask:
             self._ports.logger.debug("reply.unheard")
 
 
+class ReplyGrower:
+    """The sink of a model's reply: grows `reply`, and notes when its first piece came.
+
+    `keeps_parts` False: an older process over the same log could not read parts, so only the text is kept.
+    """
+
+    def __init__(self, reply: Reply, timing: ReplyTiming, timer: Timer, *, keeps_parts: bool) -> None:
+        self._reply = reply
+        self._timing = timing
+        self._timer = timer
+        self._keeps_parts = keeps_parts
+        self._reasoning_began_s = 0.0
+
+    def text(self, piece: str) -> None:
+        if self._timing.first_s is None:
+            self._timing.first_s = self._timer()
+        if self._reply.last_part == NO_PART:
+            self._reply.grow(piece)
+        else:
+            self._reply.grow_part("text", piece)
+
+    def reasoning(self, piece: str) -> None:
+        if not piece or not self._keeps_parts:
+            return
+        reply, now_s = self._reply, self._timer()
+        before = reply.last_part
+        self._grow_part("reasoning", piece)
+        if reply.last_part != before:
+            self._reasoning_began_s = now_s
+        reply.durations_us[reply.last_part] = _microseconds(now_s - self._reasoning_began_s)
+
+    def refusal(self, piece: str) -> None:
+        self._grow_part("refusal", piece)
+
+    def tool_call(self, call_id: str, name: str, arguments: str) -> None:
+        """Raises LlmFailed for a call that no event may hold."""
+        if not (0 < len(call_id) <= CALL_ID_MAX_CHARS and 0 < len(name) <= NAME_MAX_CHARS):
+            raise LlmFailed("The model server sent a tool call whose id or name is missing or too long")
+        self._grow_part("tool_call", arguments, call_id, name)
+
+    def usage(self, usage: Usage) -> None:
+        self._reply.usage = usage
+
+    def _grow_part(self, kind: str, piece: str, call_id: str = "", name: str = "") -> None:
+        if not self._keeps_parts:
+            return
+        if self._timing.first_s is None:
+            self._timing.first_s = self._timer()
+        self._reply.grow_part(kind, piece, call_id, name)
+
+
 async def generate(
-    reply: Reply, request: ModelRequest, provider: Provider, slot: Slot, timing: ReplyTiming, timer: Timer
+    reply: Reply, request: ModelRequest, ports: ReplyTaskPorts, slot: Slot, timing: ReplyTiming
 ) -> ReplyCompleted | ReplyFailed:
     """Ask the model and grow `reply`; returns the ending event. When it is cancelled, the caller records the end."""
-
-    def on_text(piece: str) -> None:
-        if timing.first_s is None:
-            timing.first_s = timer()
-        reply.grow(piece)
-
     try:
         await slot.ready()
-        timing.asked_s = timer()
-        finish = await provider.stream(request.messages, request.parameters, TextSink(on_text), stream=reply.stream)
+        sink = ReplyGrower(reply, timing, ports.timer, keeps_parts=await ports.keeps_parts())
+        timing.asked_s = ports.timer()
+        finish = await ports.provider.stream(request.messages, request.parameters, sink, stream=reply.stream)
+        if not reply.length and reply.last_part == NO_PART:
+            raise LlmFailed("The model server gave no text", finish=finish)
     except LlmError as error:
-        return _failed_event(reply, error, timing, timer)
+        timing.ended_s = ports.timer()
+        return _failed_event(reply, error, timing)
     finally:
         slot.release()
-    timing.ended_s = timer()
+    timing.ended_s = ports.timer()
+    frozen = reply.freeze()
     return ReplyCompleted(
         reply_id=reply.reply_id,
-        content=reply.freeze(),
+        content=frozen.content,
         finish_reason=finish.reason,
         finish_detail=finish.detail,
         model=finish.model,
-        usage=finish.usage,
+        usage=finish.usage or reply.usage,
         refused_parameters=finish.refused_parameters,
         duration_us=_microseconds(timing.ended_s - timing.asked_s),
         time_to_first_token_us=None if timing.first_s is None else _microseconds(timing.first_s - timing.asked_s),
+        parts=frozen.parts,
     )
 
 
-def _failed_event(reply: Reply, error: LlmError, timing: ReplyTiming, timer: Timer) -> ReplyFailed:
-    timing.ended_s = timer()
+def _failed_event(reply: Reply, error: LlmError, timing: ReplyTiming) -> ReplyFailed:
     finish = error.finish
-    usage = finish.usage if finish is not None else None
+    usage = (finish.usage if finish is not None else None) or reply.usage
+    model = finish.model if finish is not None else reply.model
+    frozen, ended_s = reply.freeze(), timing.ended_s or timing.asked_s
     return ReplyFailed(
         reply_id=reply.reply_id,
-        content=reply.freeze(),
+        content=frozen.content,
         cause=error.cause,
         detail=str(error)[:DETAIL_MAX_CHARS],
-        duration_us=_microseconds(timing.ended_s - timing.asked_s),
+        duration_us=_microseconds(ended_s - timing.asked_s),
         finish_detail=finish.detail if finish is not None else "",
         usage=usage,
-        model=finish.model if finish is not None and usage is not None else None,
+        model=model if usage is not None else None,
+        parts=frozen.parts,
+    )
+
+
+def _checkpoint_events(reply_id: str, segments: Iterable[Segment]) -> tuple[ReplyProgressed, ...]:
+    return tuple(
+        ReplyProgressed(reply_id, one.offset, one.text, one.part, one.kind, one.call_id, one.name) for one in segments
     )
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
 
-from events.catalogue import MessageCopied, Parameters, ReplyEnded, ReplyRequested, UsageTotal
+from events.catalogue import MessageCopied, Parameters, ReplyEnded, ReplyProgressed, ReplyRequested, UsageTotal
 from events.parts import Parts
 
 
@@ -119,9 +119,10 @@ class StartReply(Struct, frozen=True):
 
 
 class CheckpointReply(Struct, frozen=True):
+    """Record what a reply has grown by: one event for each part that has."""
+
     reply_id: str
-    offset: int
-    text: str
+    events: tuple[ReplyProgressed, ...]
 
 
 class EndReply(Struct, frozen=True):

@@ -51,11 +51,8 @@ from events.catalogue import (
     MetadataChanged,
     Parameters,
     ReplyCancelled,
-    ReplyCompleted,
     ReplyEnded,
-    ReplyFailed,
     ReplyInterrupted,
-    ReplyProgressed,
     ReplyRequested,
     ReplyStarted,
     SessionAccessed,
@@ -295,9 +292,7 @@ def _record_reply_progress(state: State, command: CheckpointReply | EndReply, ru
     open_reply = state.session.open_reply
     is_open = open_reply is not None and open_reply.reply_id == reply_id
     if isinstance(command, CheckpointReply):
-        if not is_open:
-            return Decision()
-        return Decision(events=(ReplyProgressed(reply_id=reply_id, offset=command.offset, text=command.text),))
+        return Decision(events=command.events if is_open else ())
     # A queued reply has no text: only the session ends it. A late end of an earlier attempt is ignored.
     is_pending = any(pending.reply_id == reply_id for pending in state.session.pending)
     ends_early = isinstance(command.event, ReplyCancelled | ReplyInterrupted)
@@ -305,7 +300,7 @@ def _record_reply_progress(state: State, command: CheckpointReply | EndReply, ru
         return Decision()
     event: ReplyEnded = command.event
     names_model = open_reply is not None and open_reply.names_model
-    if isinstance(event, ReplyCompleted | ReplyFailed) and event.model in rules.models and not names_model:
+    if event.model in rules.models and not names_model:
         event = replace(event, counted_as=event.model)
     return Decision(events=(event,) if command.again is None else (event, command.again))
 

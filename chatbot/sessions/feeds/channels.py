@@ -11,6 +11,7 @@ from functools import partial
 from typing import Self
 
 from events.catalogue import ERASURE_TYPES
+from events.parts import count_chars
 from events.record import RecordedEvent
 
 KEPT_MAX = 64  # events: about a minute of a running reply, which records one a second; slower readers read the log
@@ -118,7 +119,8 @@ class Channel:
 def _chars(recorded: RecordedEvent) -> int:
     """Length of the event's text: a message's, or a piece of a reply's."""
     event = recorded.event
-    return len(getattr(event, "content", "")) + len(getattr(event, "text", ""))
+    parts = getattr(event, "parts", ())
+    return len(getattr(event, "content", "")) + len(getattr(event, "text", "")) + (count_chars(parts) if parts else 0)
 
 
 class ChannelRegistry:

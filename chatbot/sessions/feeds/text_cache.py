@@ -1,15 +1,17 @@
 """An LRU cache of message texts: clients read the same newest messages again and again."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from sys import getsizeof
 
-from chatbot.sessions.replies.recorded_text import RunningText
+from chatbot.sessions.replies.recorded_text import RecordedReply
 from events.log import EventLog
+from events.parts import ToolResult, flat
 from events.record import RecordedEvent
 
 RUNNING_MAX = 64  # running replies whose recorded text is kept, for repeated reads of their sessions
 _ENVELOPE_BYTES = 1_000  # approximate memory of a recorded event without its content
+_PART_BYTES = 500  # approximate, of a part without its text: its kind, a call's id and name, a file's hash and name
 
 
 class TextCache:
@@ -26,7 +28,7 @@ class TextCache:
         self._bytes_max = bytes_max
         self._bytes = 0
         self.erasures = 0
-        self._running: dict[str, RunningText] = {}  # by session, the oldest entry first
+        self._running: dict[str, RecordedReply] = {}  # by session, the oldest entry first
         self._kept: OrderedDict[int, RecordedEvent] = OrderedDict()  # least recently read first
 
     async def read(self, positions: Sequence[int]) -> dict[int, RecordedEvent]:
@@ -56,12 +58,12 @@ class TextCache:
             sizes |= await self._log.sizes(missing)
         return sizes
 
-    def running_text(self, session_id: str, started: int, version: int) -> RunningText | None:
+    def running_reply(self, session_id: str, started: int, version: int) -> RecordedReply | None:
         """The cached text of the reply that started at version `started`, if it is as of `version` or before."""
         known = self._running.get(session_id)
         return known if known is not None and started <= known.version <= version else None
 
-    def keep_running_text(self, session_id: str, known: RunningText | None, erasures: int) -> None:
+    def keep_running_reply(self, session_id: str, known: RecordedReply | None, erasures: int) -> None:
         """Cache the text of a session's running reply; None: none runs. `erasures`: its value before the read."""
         self._running.pop(session_id, None)
         if known is not None and erasures == self.erasures and self._bytes_max:
@@ -86,10 +88,28 @@ class TextCache:
 
 
 def _text_bytes(recorded: RecordedEvent) -> int:
-    text = getattr(recorded.event, "content", "")
-    return len(text) if text.isascii() else 3 * len(text)
+    return sum(_PART_BYTES + _encoded_bytes(text) for text in _part_texts(recorded)) + _encoded_bytes(
+        _content(recorded)
+    )
 
 
 def _memory_of(recorded: RecordedEvent) -> int:
     """Approximate bytes."""
-    return _ENVELOPE_BYTES + getsizeof(getattr(recorded.event, "content", ""))
+    parts = sum(_PART_BYTES + getsizeof(text) for text in _part_texts(recorded))
+    return _ENVELOPE_BYTES + getsizeof(_content(recorded)) + parts
+
+
+def _content(recorded: RecordedEvent) -> str:
+    return getattr(recorded.event, "content", "")
+
+
+def _part_texts(recorded: RecordedEvent) -> Iterator[str]:
+    """The text of each part beside the content, those in tool results too."""
+    for part in getattr(recorded.event, "parts", ()):
+        yield flat(part)
+        if isinstance(part, ToolResult):
+            yield from map(flat, part.parts)
+
+
+def _encoded_bytes(text: str) -> int:
+    return len(text) if text.isascii() else 3 * len(text)

@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+from chatbot.sessions.replies.growing_parts import Mark, build_parts, content_of, segment_of, with_segment
 from events.catalogue import (
     BranchSelected,
     ContentErased,
@@ -24,43 +25,55 @@ from events.catalogue import (
     ToolCallsClosed,
 )
 from events.log import EventLog
+from events.parts import Parts
 from projections.folds.session import OpenReply
 
 EVENTS_PER_STEP = 64  # events per backward read: a running reply records one a second, so one page nearly always does
 
 
-class RunningText(Struct, frozen=True):
-    """The recorded text of a running reply, as of `version`."""
+class RecordedReply(Struct, frozen=True):
+    """What is recorded of a running reply as of `version`: its flat text, and where its parts begin in it."""
 
     version: int
     text: str = ""
+    marks: tuple[Mark, ...] = ()
+
+    @property
+    def content(self) -> str:
+        """The text of the parts of text."""
+        return content_of(self.text, self.marks)
+
+    @property
+    def parts(self) -> Parts:
+        """As an event holds them: none of a reply of text alone."""
+        return build_parts(self.text, self.marks)
 
 
-async def recorded_text(
+async def recorded_reply(
     log: EventLog,
     session_id: str,
     open_reply: OpenReply,
     *,
     page: int,
     up_to: int | None = None,
-    known: RunningText | None = None,
-) -> str:
-    """The recorded text of a reply that has not ended, as of version `up_to` (None: the newest).
+    known: RecordedReply | None = None,
+) -> RecordedReply:
+    """What is recorded of a reply that has not ended, as of version `up_to` (None: the newest).
 
     Reads `page` events at a time, and only those after `known`. Raises LogUnavailable.
     """
-    known = known or RunningText(open_reply.version)
-    after, text = known.version, known.text
+    known = known or RecordedReply(open_reply.version)
+    after, text, marks = known.version, known.text, known.marks
     while up_to is None or after < up_to:
         limit = page if up_to is None else min(page, up_to - after)
         found = await log.read(session_id, after=after, limit=limit)
         for recorded in found:
             if isinstance(recorded.event, ReplyProgressed) and recorded.event.reply_id == open_reply.reply_id:
-                text = text[: recorded.event.offset] + recorded.event.text
+                text, marks = with_segment(text, marks, segment_of(recorded.event))
+            after = recorded.version
         if len(found) < limit:
             break
-        after = found[-1].version
-    return text
+    return RecordedReply(after if up_to is None else up_to, text, marks)
 
 
 async def recorded_offset(log: EventLog, session_id: str, version: int) -> int:

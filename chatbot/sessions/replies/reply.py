@@ -1,5 +1,7 @@
 """An assistant message while it is generated: one growing text, read by any number of cursors; and its outcome.
 
+Its parts follow each other in that text; marks say where they begin (`growing_parts.py`).
+
 A reader asks for the text after its offset, gets all of it as one piece, waits until its socket has room, and asks
 again: backpressure without queues. A slow reader delays neither the model nor other readers.
 """
@@ -8,8 +10,20 @@ from bisect import bisect_right
 
 from msgspec import Struct
 
+from chatbot.llm.resilient_provider import ReplyTooLong
 from chatbot.sessions.domain.commands import Caller
 from chatbot.sessions.feeds.channels import Signal, wait_any
+from chatbot.sessions.replies.growing_parts import (
+    NO_PART,
+    Mark,
+    Segment,
+    build_parts,
+    content_of,
+    cut_segments,
+    flat_text,
+    marks_of,
+    with_ends,
+)
 from events.catalogue import (
     MessagePosted,
     Parameters,
@@ -22,8 +36,11 @@ from events.catalogue import (
     Usage,
 )
 from events.errors import LogUnavailable
+from events.parts import PARTS_MAX, Parts
 from events.record import RecordedEvent
 from projections.folds.message import ENDINGS, FINISH_REASONS
+
+_PLAIN_MARK = Mark(0, 0)  # of the text that a reply begins with, once another part follows
 
 
 class ReplyTiming(Struct):
@@ -52,10 +69,22 @@ class Outcome(Struct, frozen=True):
     model: str | None = None
     usage: Usage | None = None
     request_id: str | None = None
+    parts: Parts = ()
+
+
+class FrozenReply(Struct, frozen=True):
+    """What the event that ends a reply records of it."""
+
+    content: str
+    parts: Parts = ()
 
 
 class Reply:
-    """A reply of a live session. Offsets count code points of `text`. `stream` False: its caller waits for the end."""
+    """A reply of a live session. Offsets count code points of `text`. `stream` False: its caller waits for the end.
+
+    `last_part`: the number of the part that grows; NO_PART while the reply is text alone. `durations_us`: how long the
+    model reasoned, by part. `usage`: the tokens that the model server has told so far.
+    """
 
     def __init__(
         self, message_id: str, reply_id: str, parameters: Parameters, caller: Caller, *, stream: bool = True
@@ -66,6 +95,10 @@ class Reply:
         self.caller = caller
         self.stream = stream
         self.length = 0
+        self.last_part = NO_PART
+        self.durations_us: dict[int, int] = {}
+        self.usage: Usage | None = None
+        self._marks: list[Mark] = []
         self._pieces: list[str] = []
         self._starts: list[int] = []  # the offset at which each piece begins
         self.model: str | None = None
@@ -79,8 +112,18 @@ class Reply:
 
     @property
     def text(self) -> str:
-        """The whole text so far."""
+        """The whole text so far, with reasoning, refusals and the arguments of tool calls."""
         return "".join(self._pieces)
+
+    @property
+    def content(self) -> str:
+        """The text of the parts of text."""
+        return content_of(self.text, self._marks)
+
+    @property
+    def part_lengths(self) -> tuple[int, ...]:
+        """Code points of each part; empty while the reply is text alone."""
+        return tuple(end - mark.start for mark, end in with_ends(self._marks, self.length))
 
     def since(self, offset: int) -> str:
         """The text after `offset`. Costs time in proportion to the result, not to the reply."""
@@ -97,28 +140,77 @@ class Reply:
         self.signal.notify()
 
     def grow(self, piece: str) -> None:
-        """Append text from the model; ignored once the text is frozen."""
+        """Append to the part that grows, which is text at first; ignored once the text is frozen."""
         if not self._frozen:
             self._starts.append(self.length)
             self._pieces.append(piece)
             self.length += len(piece)
             self.signal.notify()
 
+    def grow_part(self, kind: str, piece: str, call_id: str = "", name: str = "") -> None:
+        """Append to a part of this kind and call: to the last one, or to a new one. Of a tool call the first piece may
+        be empty. Raises ReplyTooLong if the reply has PARTS_MAX parts already.
+        """
+        if self._frozen or not (piece or kind == "tool_call"):
+            return
+        last = self._marks[-1] if self._marks else _PLAIN_MARK
+        if (last.kind, last.call_id) != (kind, call_id):
+            if self._next_part >= PARTS_MAX:
+                raise ReplyTooLong
+            self._begin_part(kind, call_id, name)
+        if piece:
+            self.grow(piece)
+
+    def extend(self, segment: Segment) -> None:
+        """Take over what `segment` has beyond this reply, which is a copy of the reply that the segment comes from."""
+        if self._frozen or segment.offset > self.length:  # after a gap
+            return
+        is_known = segment.part <= max(self.last_part, 0) and (bool(self._marks) or segment.kind == "text")
+        if not is_known:
+            if segment.offset != self.length or segment.part != self._next_part:
+                return
+            self._begin_part(segment.kind, segment.call_id, segment.name)
+        if segment.end > self.length and segment.part == max(self.last_part, 0):
+            self.grow(segment.text[self.length - segment.offset :])
+
+    @property
+    def _next_part(self) -> int:
+        return len(self._marks) or int(self.length > 0)
+
+    def _begin_part(self, kind: str, call_id: str, name: str) -> None:
+        number = self._next_part
+        if number and not self._marks:
+            self._marks.append(_PLAIN_MARK)
+        self._marks.append(Mark(number, self.length, kind, call_id, name))
+        self.last_part = number
+        self.signal.notify()
+
+    def segments(self, offset: int, after_part: int = NO_PART) -> list[Segment]:
+        """What a reader at `offset` does not have; `after_part` is the last part that it was sent there."""
+        return cut_segments(self.since(offset) if offset < self.length else "", offset, self._marks, after_part)
+
     def compact(self) -> None:
         """Join the pieces: thousands of small strings take many times the memory of the text."""
         if len(self._pieces) > 1:
             self._pieces, self._starts = [self.text], [0]
 
-    def freeze(self) -> str:
+    def freeze(self) -> FrozenReply:
         """The final text: nothing may follow what the ending event records."""
         self._frozen = True
-        return self.text
+        text = self.text
+        if not self._marks:
+            return FrozenReply(text)
+        return FrozenReply(content_of(text, self._marks), build_parts(text, self._marks, self.durations_us))
 
     def end(self, outcome: Outcome) -> None:
-        """The ending is on disk. Its content replaces the text, whatever was shown before."""
+        """The ending is on disk. What it has replaces the text, whatever was shown before."""
         self._frozen = True
-        if outcome.content != self.text:
-            self._pieces, self._starts, self.length = [outcome.content], [0], len(outcome.content)
+        text = flat_text(outcome.parts) if outcome.parts else outcome.content
+        if text != self.text:
+            self._pieces, self._starts, self.length = [text], [0], len(text)
+        if outcome.parts or self._marks:
+            self._marks = list(marks_of(outcome.parts))
+            self.last_part = self._marks[-1].part if self._marks else NO_PART
         self.outcome = outcome
         self.signal.notify()
 
@@ -188,6 +280,7 @@ def recorded_outcome(
             finish_detail=event.finish_detail,
             model=event.model,
             usage=event.usage,
+            parts=event.parts,
         )
     failed = event if isinstance(event, ReplyFailed) else None
     return Outcome(
@@ -200,6 +293,7 @@ def recorded_outcome(
         finish_reason=FINISH_REASONS[status],
         finish_detail=failed.finish_detail if failed is not None else "",
         model=model,
-        usage=failed.usage if failed is not None else None,
+        usage=event.usage,
         request_id=recorded.metadata.request_id,
+        parts=event.parts,
     )

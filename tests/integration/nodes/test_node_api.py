@@ -254,6 +254,7 @@ async def test_a_reply_longer_than_a_line_may_be_is_followed_all_the_same(
     text = ""
     async with aclosing(peers.text(address, (session_id, reply_id), 0)) as pieces:
         async for piece in pieces:
+            assert isinstance(piece, str)
             text += piece
             if len(text) == len(long):
                 break

@@ -27,9 +27,13 @@ from chatbot.api.streaming.frames import (
     Session,
     Start,
     ToolCallChunk,
+    feed_growth_frame,
+    growth_frame,
 )
 from chatbot.api.streaming.response_stream import DONE, PING, encode_frame
+from chatbot.sessions.replies.growing_parts import Segment
 from events.catalogue import Usage
+from events.parts import Text, ToolResult
 
 TEXT = st.text(max_size=200)
 CURSOR = st.tuples(st.integers(1, 2**53), st.integers(0, 2**31))
@@ -52,6 +56,7 @@ FEED_FRAMES: list[FeedFrame] = [
     ToolCallChunk("call\n1", "f", "{}\n", 1, "m"),
     CallsClosed("m", ["call_1"], "cancelled", 3),
     Message("m", None, "user", "line\nline", "2026-01-01T00:00:00.000000Z", None, 2),
+    Message("m", "r", "tool", "", "2026-01-01T00:00:00.000000Z", None, 2, (ToolResult("call_1", (Text("21"),)),)),
     Session("s", "two\nlines", {"key": "two\nlines"}, 1),
     Branch("m", 3),
     Expired(3),
@@ -113,6 +118,25 @@ def test_each_frame_says_what_it_is(frame: Frame | FeedFrame) -> None:
     assert said["type"] == "_".join(words).lower().removesuffix("_chunk")
     fields = [one for one in msgspec.structs.fields(frame) if one.required or getattr(frame, one.name) != one.default]
     assert set(said) == {"type", *(one.name for one in fields)}
+
+
+@pytest.mark.parametrize(
+    ("segment", "frame", "feed_frame"),
+    [
+        (Segment(7, "hi"), Chunk("hi"), FeedChunk("hi", "r")),
+        (Segment(7, "hi", 1), Chunk("hi", 1), FeedChunk("hi", "r", 1)),
+        (Segment(0, "hm", 0, "reasoning"), ReasoningChunk("hm", 0), ReasoningChunk("hm", 0, "r")),
+        (Segment(3, "no", 1, "refusal"), RefusalChunk("no", 1), RefusalChunk("no", 1, "r")),
+        (
+            Segment(3, "{", 2, "tool_call", "c", "f"),
+            ToolCallChunk("c", "f", "{", 2),
+            ToolCallChunk("c", "f", "{", 2, "r"),
+        ),
+    ],
+    ids=lambda value: getattr(value, "kind", None),
+)
+def test_each_piece_of_a_reply_has_its_frame(segment: Segment, frame: Frame, feed_frame: FeedFrame) -> None:
+    assert (growth_frame(segment), feed_growth_frame(segment, "r")) == (frame, feed_frame)
 
 
 def test_the_time_to_come_back_is_in_the_frames_own_block() -> None:

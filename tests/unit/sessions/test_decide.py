@@ -175,12 +175,13 @@ def test_a_reply_ends_once() -> None:
     state = record(created(), ask(created(), post(1)).events)
     state = record(state, ask(state, commands.EndReply(completed(1))).events)
     assert ask(state, commands.EndReply(ReplyFailed("r1", "", "llm_failed"))).events == ()
-    assert ask(state, commands.CheckpointReply("r1", 0, "late")).events == ()
+    assert ask(state, commands.CheckpointReply("r1", (ReplyProgressed("r1", 0, "late"),))).events == ()
 
 
 def test_a_checkpoint_is_recorded_while_the_reply_runs() -> None:
     state = record(created(), ask(created(), post(1)).events)
-    assert ask(state, commands.CheckpointReply("r1", 3, "abc")).events == (ReplyProgressed("r1", 3, "abc"),)
+    grown = (ReplyProgressed("r1", 3, "abc"), ReplyProgressed("r1", 6, "", 1, "tool_call", "c1", "weather"))
+    assert ask(state, commands.CheckpointReply("r1", grown)).events == grown
 
 
 def test_the_parent_may_be_named_or_be_none_for_a_new_root() -> None:

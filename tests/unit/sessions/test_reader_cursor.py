@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from msgspec import Struct
 
 from chatbot.sessions.domain.commands import SERVICE
-from chatbot.sessions.feeds.reader_cursor import ReaderCursor, advance, advance_text, continues
-from chatbot.sessions.replies.recorded_text import recorded_offset, recorded_text
+from chatbot.sessions.feeds.reader_cursor import ReaderCursor, advance, advance_live, continues
+from chatbot.sessions.replies.growing_parts import Segment
+from chatbot.sessions.replies.recorded_text import recorded_offset, recorded_reply
 from chatbot.sessions.replies.reply import Reply
 from events.catalogue import (
     ContentErased,
@@ -41,13 +42,18 @@ def completed(reply_id: str, content: str) -> ReplyCompleted:
     return ReplyCompleted(reply_id, content, "stop", "model", 1)
 
 
+def text_of(segments: list[Segment]) -> str:
+    assert all((one.part, one.kind) == (0, "text") for one in segments)
+    return "".join(one.text for one in segments)
+
+
 def told(place: ReaderCursor, *events: Event) -> tuple[ReaderCursor, list[str]]:
     """The place after `events`, and the text that each brought."""
     texts = []
     for event in events:
         recorded: Any = RecordedEvent(0, S, place.version + 1, "", 1, 77, None, event)  # type: ignore[arg-type]
-        place, text = advance(place, recorded)
-        texts.append(text)
+        place, segments = advance(place, recorded)
+        texts.append(text_of(segments))
     return place, texts
 
 
@@ -166,7 +172,8 @@ class ReaderModel:
     def read(self) -> dict[str, str]:
         for recorded in self.history.events:
             self.maybe_cut()
-            self.place, text = advance(self.place, recorded)
+            self.place, segments = advance(self.place, recorded)
+            text = text_of(segments)
             event = recorded.event
             if isinstance(event, ReplyStarted):
                 self.open = growing(event.reply_id, recorded.version, "")
@@ -184,8 +191,8 @@ class ReaderModel:
         whole = self.history.texts[self.open.reply_id]
         self.open.grow(whole[self.open.length : self.data.draw(st.integers(self.open.length, len(whole)))])
         if continues(self.place, self.open):
-            self.place, text = advance_text(self.place, self.open)
-            self.got[self.open.reply_id] += text
+            self.place, segments = advance_live(self.place, self.open)
+            self.got[self.open.reply_id] += text_of(segments)
 
     def maybe_cut(self) -> None:
         if not self.data.draw(st.booleans()):
@@ -219,7 +226,7 @@ async def test_after_a_version_comes_what_was_not_recorded_by_then(history: Reco
             running = OpenReply(event.reply_id, "m", version)
         elif isinstance(event, ReplyEnded) and running and running.reply_id == event.reply_id:
             running = None
-        text = await recorded_text(log, S, running, page=2, up_to=version) if running else ""
+        text = (await recorded_reply(log, S, running, page=2, up_to=version)).text if running else ""
         assert await recorded_offset(log, S, version) == len(text)
         assert not running or history.texts[running.reply_id].startswith(text)
 
@@ -231,7 +238,7 @@ async def test_the_way_back_is_walked_page_by_page() -> None:
     assert await recorded_offset(log, S, 10**15) == 4
     assert await recorded_offset(log, "another", 10**15) == 0
     assert await recorded_offset(log, S, 1) == 0
-    assert await recorded_text(log, S, OpenReply("r", "m", 1), page=7) == "text"
+    assert (await recorded_reply(log, S, OpenReply("r", "m", 1), page=7)).text == "text"
 
 
 @pytest.mark.parametrize("version", [4, 5])

@@ -1,7 +1,8 @@
 from typing import Any
 
-from chatbot.sessions.replies.recorded_text import RunningText, recorded_text
+from chatbot.sessions.replies.recorded_text import RecordedReply, recorded_reply
 from events.catalogue import ReplyProgressed
+from events.parts import Reasoning, Refusal, Text, ToolCall
 from projections.folds.session import OpenReply
 from tests.support.log.event_builders import created, posted, started
 from tests.support.log.memory_log import MemoryLog
@@ -25,10 +26,45 @@ class CountingLog(MemoryLog):
 
 async def test_what_is_known_of_a_running_reply_is_not_read_again() -> None:
     log = CountingLog()
-    text = await recorded_text(log, "s", RUNNING, page=9, up_to=5)
-    assert text == "<0><1>"
+    known = await recorded_reply(log, "s", RUNNING, page=9, up_to=5)
+    assert known == RecordedReply(5, "<0><1>")
     log.after.clear()
-    assert await recorded_text(log, "s", RUNNING, page=9, up_to=7, known=RunningText(5, text)) == "<0><1><2><3>"
+    newest = await recorded_reply(log, "s", RUNNING, page=9, up_to=7, known=known)
+    assert (newest.text, log.after) == ("<0><1><2><3>", [5])
+    assert await recorded_reply(log, "s", RUNNING, page=9, up_to=5, known=known) == known
     assert log.after == [5]
-    assert await recorded_text(log, "s", RUNNING, page=9, up_to=5, known=RunningText(5, text)) == text
-    assert log.after == [5]
+
+
+async def test_the_parts_of_a_running_reply_are_those_of_its_checkpoints() -> None:
+    log = MemoryLog()
+    log.record("s", created(), posted("m", None, "r"), started("r", "m"))
+    log.record(
+        "s",
+        ReplyProgressed("r", 0, "hm", 0, "reasoning"),
+        ReplyProgressed("r", 2, "m", 0, "reasoning"),
+        ReplyProgressed("r", 3, "Look:", 1),
+        ReplyProgressed("r", 8, "", 2, "tool_call", "c1", "weather"),
+        ReplyProgressed("r", 8, "{", 2, "tool_call", "c1", "weather"),
+        ReplyProgressed("r", 9, "", 3, "tool_call", "c2", "time"),
+    )
+    reply = await recorded_reply(log, "s", RUNNING, page=2)
+    assert reply.content == "Look:"
+    assert reply.parts == (
+        Reasoning("hmm"),
+        Text("Look:"),
+        ToolCall("c1", "weather", "{"),
+        ToolCall("c2", "time", ""),
+    )
+    early = await recorded_reply(log, "s", RUNNING, page=2, up_to=6)
+    assert await recorded_reply(log, "s", RUNNING, page=2, known=early) == reply
+
+
+async def test_a_running_reply_of_text_has_no_parts() -> None:
+    assert (await recorded_reply(CountingLog(), "s", RUNNING, page=9)).parts == ()
+
+
+async def test_text_that_other_parts_follow_becomes_the_first_part() -> None:
+    log = MemoryLog()
+    log.record("s", created(), posted("m", None, "r"), started("r", "m"))
+    log.record("s", ReplyProgressed("r", 0, "No. "), ReplyProgressed("r", 4, "Because", 1, "refusal"))
+    assert (await recorded_reply(log, "s", RUNNING, page=9)).parts == (Text("No. "), Refusal("Because"))

@@ -2,7 +2,7 @@ from collections.abc import Callable, Sequence
 from sys import getsizeof
 
 from chatbot.sessions.feeds.text_cache import _ENVELOPE_BYTES, TextCache
-from chatbot.sessions.replies.recorded_text import RunningText
+from chatbot.sessions.replies.recorded_text import RecordedReply
 from events.catalogue import MessagePosted
 from events.record import RecordedEvent
 from tests.support.log.event_builders import created, emptied
@@ -77,15 +77,15 @@ async def test_what_was_read_of_a_running_reply_before_an_erasure_is_not_kept_af
     texts = TextCache(CountingLog(), 10 * ROOM)
     erasures = texts.erasures
     texts.drop()
-    texts.keep_running_text("s", RunningText(3, "secret"), erasures)
-    assert texts.running_text("s", 1, 9) is None
-    texts.keep_running_text("s", RunningText(3, "public"), texts.erasures)
-    assert texts.running_text("s", 1, 9) == RunningText(3, "public")
-    texts.keep_running_text("s", None, texts.erasures)
-    assert texts.running_text("s", 1, 9) is None
+    texts.keep_running_reply("s", RecordedReply(3, "secret"), erasures)
+    assert texts.running_reply("s", 1, 9) is None
+    texts.keep_running_reply("s", RecordedReply(3, "public"), texts.erasures)
+    assert texts.running_reply("s", 1, 9) == RecordedReply(3, "public")
+    texts.keep_running_reply("s", None, texts.erasures)
+    assert texts.running_reply("s", 1, 9) is None
 
 
 async def test_with_no_room_nothing_of_a_running_reply_is_kept_either() -> None:
     texts = TextCache(CountingLog(), 0)
-    texts.keep_running_text("s", RunningText(3, "public"), texts.erasures)
-    assert texts.running_text("s", 1, 9) is None
+    texts.keep_running_reply("s", RecordedReply(3, "public"), texts.erasures)
+    assert texts.running_reply("s", 1, 9) is None
