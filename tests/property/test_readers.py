@@ -28,9 +28,12 @@ from chatbot.sessions.domain.commands import (
     Regenerate,
     SelectBranch,
 )
+from chatbot.sessions.replies.growing_parts import Mark, build_parts, flat_text
 from chatbot.sessions.replies.reply import Reply
 from events.catalogue import Parameters, ReplyEnded, ReplyProgressed, ReplyStarted, Usage
+from events.parts import Parts, Reasoning, parts_of
 from events.record import RecordedEvent
+from tests.support.model.manual_provider import PartPiece
 from tests.support.nightly import scaled
 from tests.support.sessions.readers_harness import (
     FeedClient,
@@ -50,16 +53,39 @@ READERS_MAX = 6
 
 which = st.integers(0, 30)
 odd = st.sampled_from('\U0001f600\U0001f468\u200d\U0001f469a\u0301\u1112\u1161\u11ab\u2028\r\n\x00\\"')
-texts = st.text(st.one_of(st.characters(exclude_categories=["Cs"]), odd), min_size=1, max_size=8)
+plain_texts = st.text(st.one_of(st.characters(exclude_categories=["Cs"]), odd), min_size=1, max_size=8)
+part_pieces = st.one_of(
+    st.builds(PartPiece, st.sampled_from(["reasoning", "refusal"]), plain_texts),
+    st.builds(lambda number, text: PartPiece("tool_call", text, f"call_{number}", "f"), st.integers(0, 3), plain_texts),
+)
+texts = st.one_of(plain_texts, plain_texts, part_pieces)
 
 
 class Attempt(Struct):
-    """One attempt at a reply: what the model wrote, and what was recorded of it at its end."""
+    """One attempt at a reply: what the model wrote, the texts of all parts after each other, and what was recorded of
+    that at its end. `parts` are the kind, call and name of each part, with where it begins.
+    """
 
     reply_id: str
     version: int
     written: str = ""
     recorded: str | None = None
+    parts: list[tuple[str, str, str, int]] = []
+
+    def write(self, piece: str) -> None:
+        head = (piece.kind, piece.call_id, piece.name) if isinstance(piece, PartPiece) else ("text", "", "")
+        if not self.parts or self.parts[-1][:3] != head:
+            self.parts.append((*head, len(self.written)))
+        self.written += piece
+
+    def written_parts(self, length: int) -> Parts:
+        """The parts of the first `length` code points."""
+        marks = [Mark(number, start, *head) for number, (*head, start) in enumerate(self.parts) if start < length]
+        return build_parts(self.written[:length], marks)
+
+
+def without_durations(parts: Parts) -> Parts:
+    return tuple(Reasoning(part.text) if isinstance(part, Reasoning) else part for part in parts)
 
 
 class ReadersOfOneSession(RuleBasedStateMachine):
@@ -178,8 +204,9 @@ class ReadersOfOneSession(RuleBasedStateMachine):
             elif isinstance(event, ReplyEnded):
                 mine = [attempt for attempt in self.attempts if attempt.reply_id == event.reply_id]
                 if mine and mine[-1].recorded is None:
-                    mine[-1].recorded = event.content
-                    assert mine[-1].written.startswith(event.content)
+                    mine[-1].recorded = recorded = flat_text(parts_of(event))
+                    assert mine[-1].written.startswith(recorded)
+                    assert without_durations(event.parts) == mine[-1].written_parts(len(recorded))
                 elif mine:  # a further attempt that ended before it began
                     self.attempts.append(Attempt(event.reply_id, one.version, recorded=event.content))
         self.events += new
@@ -337,7 +364,7 @@ class ReadersOfOneSession(RuleBasedStateMachine):
             for one in given:
                 self.real.provider.calls[-1].given.put_nowait(one)
                 if isinstance(one, str):
-                    self.attempts[-1].written += one
+                    self.attempts[-1].write(one)
 
     @precondition(lambda self: not self.is_gone and self.live)
     @rule(pieces=st.lists(texts, min_size=1, max_size=4), pause=st.integers(0, 6))
@@ -363,7 +390,7 @@ class ReadersOfOneSession(RuleBasedStateMachine):
         async def end() -> None:
             await self.come_in()
             outcome = await live.wait_end()
-            assert outcome.content == attempt.written
+            assert flat_text(parts_of(outcome)) == attempt.written
             await self.settle()
 
         self.run(end())
@@ -532,7 +559,8 @@ class ReadersOfOneSession(RuleBasedStateMachine):
         for one in history.messages:
             if one.row.role == "assistant" and one.row.status != "queued":
                 ended, may_restart = one.row.status != "streaming", one.row.status == "interrupted"
-                held[one.row.message_id] = ReceivedReply(one.content, ended=ended, may_restart=may_restart)
+                text = flat_text(parts_of(one))
+                held[one.row.message_id] = ReceivedReply(text, ended=ended, may_restart=may_restart)
         return FeedClient(f"{history.session.version}:{history.offset}", held, missed=history.offset)
 
     @precondition(lambda self: not self.is_gone and len(self.here) < READERS_MAX)
@@ -665,12 +693,21 @@ class ReadersOfOneSession(RuleBasedStateMachine):
                 assert not held.text
                 continue
             attempt = attempts[-1]
+            self.check_parts(held, attempt)
             if held.ended and attempt.recorded is not None:
                 assert held.text == attempt.recorded[held.missed :]
             else:
                 assert held.text == attempt.written[held.missed :][: len(held.text)]
         assert not client.cuts or self.crashed
         assert all(cut.startswith("interrupted ") for cut in client.cuts)
+
+    def check_parts(self, held: ReceivedReply, attempt: Attempt) -> None:
+        """Each stretch that the reader was sent is of the part that the model wrote there."""
+        ends = [*(start for *_, start in attempt.parts[1:]), len(attempt.written)]
+        for span in held.spans:
+            *head, start = attempt.parts[span.part]
+            assert [span.kind, span.call_id, span.name] == head
+            assert start <= span.begin <= span.end <= ends[span.part]
 
     def check_is_up_to_date(self, client: FeedClient) -> None:
         if self.live is not None:

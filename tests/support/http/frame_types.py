@@ -10,6 +10,7 @@ FRAME_TYPES = {
     "reply_failed": "error",
     "reply_cancelled": "error",
     "reply_interrupted": "error",
+    "tool_calls_closed": "calls_closed",
     "branch_selected": "branch",
     "session_expired": "expired",
     "session_deleted": "deleted",

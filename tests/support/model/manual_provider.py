@@ -1,6 +1,7 @@
 """A provider whose every piece of text, end and failure is given by hand."""
 
 import asyncio
+from typing import Self
 
 from chatbot.llm.provider import (
     TAKES_ALL,
@@ -10,7 +11,33 @@ from chatbot.llm.provider import (
     ModelMessage,
     ReplySink,
 )
-from events.catalogue import Parameters
+from events.catalogue import Parameters, Usage
+
+
+class PartPiece(str):
+    """The next piece of a part of another kind than text; as a str, what it adds to the flat text."""
+
+    __slots__ = ("call_id", "kind", "name")
+
+    def __new__(cls, kind: str, text: str, call_id: str = "", name: str = "") -> Self:
+        piece = super().__new__(cls, text)
+        piece.kind, piece.call_id, piece.name = kind, call_id, name
+        return piece
+
+    kind: str
+    call_id: str
+    name: str
+
+    def send(self, sink: ReplySink) -> None:
+        match self.kind:
+            case "reasoning":
+                sink.reasoning(str(self))
+            case "refusal":
+                sink.refusal(str(self))
+            case "tool_call":
+                sink.tool_call(self.call_id, self.name, str(self))
+            case _:
+                raise AssertionError(f"a model sends no {self.kind}")
 
 
 class ProviderCall:
@@ -20,7 +47,7 @@ class ProviderCall:
         self.messages = messages
         self.parameters = parameters
         self.closed = False
-        self.given: asyncio.Queue[str | Finish | LlmError] = asyncio.Queue()
+        self.given: asyncio.Queue[str | Usage | Finish | LlmError] = asyncio.Queue()
 
 
 class ManualProvider:
@@ -50,7 +77,12 @@ class ManualProvider:
                     raise given
                 if isinstance(given, Finish):
                     return given
-                sink.text(given)
+                if isinstance(given, Usage):
+                    sink.usage(given)
+                elif isinstance(given, PartPiece):
+                    given.send(sink)
+                else:
+                    sink.text(given)
         finally:
             call.closed = True
 

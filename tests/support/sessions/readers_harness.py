@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from chatbot.api.request_headers import Cursor
 from chatbot.api.routes.feed_routes import make_feed_sources
@@ -25,6 +26,8 @@ from events.storage.sqlite.sqlite_log import SqliteLog
 from tests.support.http.frame_types import FRAME_TYPES, RECORDED_FRAME_TYPES
 from tests.support.sessions.sessions_harness import SessionsHarness
 
+GROWTH_TYPES = frozenset({"chunk", "reasoning", "refusal", "tool_call"})
+
 FrameSummary = tuple[str, int, str | None]
 
 
@@ -33,15 +36,30 @@ def expected_frames(events: Iterable[RecordedEvent]) -> list[FrameSummary]:
     told: list[FrameSummary] = []
     for one in events:
         if one.type in FRAME_TYPES:
-            about = getattr(one.event, "reply_id" if one.type.startswith("reply") else "message_id", None)
+            is_about_reply = one.type.startswith("reply") or one.type == "tool_calls_closed"
+            about = getattr(one.event, "reply_id" if is_about_reply else "message_id", None)
             told.append((FRAME_TYPES[one.type], one.version, about))
     return told
 
 
+class Span(Struct):
+    """A stretch of a reply's flat text, which is of part `part`."""
+
+    part: int
+    kind: str
+    call_id: str
+    name: str
+    begin: int
+    end: int
+
+
 class ReceivedReply(Struct):
-    """What a client has of one reply: `text`, which begins after `missed` code points that it never was to get."""
+    """What a client has of one reply: `text`, which begins after `missed` code points that it never was to get. It is
+    flat: the texts of all parts, which `spans` tell apart.
+    """
 
     text: str = ""
+    spans: list[Span] = []
     missed: int = 0
     ended: bool = False
     may_restart: bool = False  # it was interrupted: another attempt may begin, or end before it began
@@ -49,6 +67,20 @@ class ReceivedReply(Struct):
     @property
     def length(self) -> int:
         return self.missed + len(self.text)
+
+    def add(self, frame: dict[str, Any]) -> None:
+        text = frame["arguments" if frame["type"] == "tool_call" else "content"]
+        part, kind = frame.get("part", 0), frame["type"].replace("chunk", "text")
+        span = Span(part, kind, frame.get("call_id", ""), frame.get("name", ""), self.length, self.length + len(text))
+        assert not self.spans or self.spans[-1].part <= part, "a part after a later one"
+        self.spans.append(span)
+        self.text += text
+
+    def cut(self, length: int) -> None:
+        """Keep so many code points of the flat text."""
+        self.text = self.text[: max(0, length - self.missed)]
+        self.missed = min(self.missed, length)
+        self.spans = [replace(span, end=min(span.end, length)) for span in self.spans if span.begin < length]
 
 
 class FeedClient:
@@ -95,7 +127,7 @@ class FeedClient:
         version, offset = self.at()
         assert kind in ("draining", "resync") or (version, offset) > before, f"{cursor} after {before}"
         assert frame.get("version", version) == version
-        if kind == "chunk":
+        if kind in GROWTH_TYPES:
             self._chunk(frame, offset)
         elif kind == "start":
             self.held[frame["message_id"]] = ReceivedReply()
@@ -114,28 +146,29 @@ class FeedClient:
     def _chunk(self, frame: dict[str, Any], offset: int) -> None:
         held = self.held.setdefault(frame["message_id"], ReceivedReply(missed=self.missed))
         assert not held.ended, "text after the end"
-        assert frame["content"], "a frame for nothing"
-        held.text += frame["content"]
+        assert frame.get("content", frame.get("arguments")), "a frame for nothing"
+        held.add(frame)
         assert held.length == offset, f"has {held.length} code points, and is told that it has {offset}"
 
     def _end(self, frame: dict[str, Any]) -> None:
         known = frame["message_id"] in self.held
         held = self.held.setdefault(frame["message_id"], ReceivedReply(missed=self.missed))
-        given_up = held.ended and held.may_restart and not frame["length"]
+        kept = sum(frame.get("part_lengths", [])) or frame.get("length", 0)
+        given_up = held.ended and held.may_restart and not kept
         assert not held.ended or given_up, "ended twice"
         held.ended, held.may_restart = True, frame.get("status") == "interrupted"
         if frame["type"] == "complete":
-            assert frame["full_response"][held.missed :] == held.text
-        elif not known and not frame["length"]:
+            if all((span.part, span.kind) == (0, "text") for span in held.spans) and not held.missed:
+                assert frame["full_response"] == held.text
+        elif not known and not kept:
             held.missed = 0  # one that waited, most likely: nothing is known of it
         elif given_up:
             held.text, held.missed = "", 0
         else:
-            assert held.length >= frame["length"], "text is missing at the end"
-            if held.length > frame["length"]:
+            assert held.length >= kept, "text is missing at the end"
+            if held.length > kept:
                 self.cuts.append(f"{frame['status']} {frame['message_id']}")
-                held.text = held.text[: max(0, frame["length"] - held.missed)]
-                held.missed = min(held.missed, frame["length"])
+                held.cut(kept)
 
 
 class ReaderSocket:
