@@ -106,17 +106,16 @@ def continues(cursor: ReaderCursor, reply: Reply) -> bool:
 
 def advance_live(cursor: ReaderCursor, reply: Reply) -> tuple[ReaderCursor, list[Segment]]:
     """The cursor after all of the reply so far, and what is new. Only valid if the reply `continues` the cursor."""
-    if reply.last_part == NO_PART:  # a reply of text alone, as most are
-        if reply.length <= cursor.offset:
-            return cursor, []
-        segments = [Segment(cursor.offset, reply.since(cursor.offset))]
+    length, offset = reply.length, cursor.offset
+    if reply.last_part == NO_PART and length <= offset:
+        return cursor, []
+    if reply.last_part == NO_PART:  # text alone, as most are: this is called for each reader whenever the text grows
+        segments = [Segment(offset, reply.since(offset))]
     else:
-        segments = reply.segments(cursor.offset, cursor.part)
-    offset = max(reply.length, cursor.offset)
-    grown = ReaderCursor(
-        cursor.version, offset, reply.reply_id, reply.started_at_us, cursor.open_since, reply.last_part
-    )
-    return grown, segments
+        segments = reply.segments(offset, cursor.part)
+    since, part = cursor.open_since, reply.last_part
+    end = length if length > offset else offset
+    return ReaderCursor(cursor.version, end, reply.reply_id, reply.started_at_us, since, part), segments
 
 
 def _progressed(cursor: ReaderCursor, event: ReplyProgressed) -> tuple[ReaderCursor, list[Segment]]:
