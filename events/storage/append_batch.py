@@ -12,8 +12,10 @@ from events.codec import check, encode, encode_metadata, event_type, schema_vers
 from events.errors import LogError, VersionConflict
 from events.integrity.commitments import commit_parts
 from events.integrity.hash_chain import SALT_BYTES, commit, link
+from events.media import MediaMissing
 from events.parts import Parts, find_faults, stored_parts, text_of
 from events.record import VERSION_MAX, Head, Metadata, RecordedEvent
+from events.storage.media_references import digests_of
 
 # The structs of an append are not tracked by the garbage collector (gc=False): they are in no reference cycle, and so
 # many that its passes would take measurable time.
@@ -34,7 +36,8 @@ class EncodedEvent(Struct, frozen=True, gc=False):
 
 
 class PendingAppend(Struct, frozen=True, gc=False):
-    """An append that waits for its batch. `size` is the length of its data in bytes.
+    """An append that waits for its batch. `size` is the length of its data in bytes, `media` are the SHA-256 of the
+    files that its events refer to: (index of the content, SHA-256).
 
     One without contents only erases what the stream holds before version `expected_version`.
     """
@@ -47,19 +50,21 @@ class PendingAppend(Struct, frozen=True, gc=False):
     recorded_at_us: int
     size: int
     erases: bool
+    media: tuple[tuple[int, bytes], ...] = ()
 
 
 class BatchPlan(Struct, frozen=True):
     """A batch on the chain: the rows to write, the outcome of each append once they are written, and the new head.
 
-    `erasures` are (stream_id, version): the content of that stream before that version is erased.
+    `erasures` are (stream_id, version): the content of that stream before that version is erased. `uploads` are
+    (SHA-256, owner): these need not be kept as uploads any more, an event refers to them.
     """
 
     rows: list[Row]
     outcomes: list[Outcome]
     erasures: list[tuple[str, int]]
+    uploads: list[tuple[bytes, str]]
     head: Head
-    conflicts: int
 
 
 class AppendContext(Struct, frozen=True, gc=False):
@@ -88,13 +93,16 @@ def prepare(events: Sequence[Event], origin: AppendContext, random_bytes: Callab
     if not 0 <= origin.expected_version < VERSION_MAX:
         raise ValueError(f"expected_version {origin.expected_version} is not a version")
     origin.stream_id.encode()  # a lone surrogate here would fail the whole batch later
-    contents, size = [], 0
+    contents: list[EncodedEvent] = []
+    size = 0
+    media: list[tuple[int, bytes]] = []
     for event in events:
         kind, data = event_type(event), encode(event)
         check(kind, data)  # an event that cannot be decoded would stop every projection
         schema_version = schema_version_of(kind, event)
         if schema_version > 1 and (parts := getattr(event, "parts", ())):
             _check_parts(parts, event)
+            media += [(len(contents), sha256) for sha256 in digests_of(parts)]
             salt, commitment = commit_parts(kind.encode(), data, random_bytes)
         else:
             salt = random_bytes(SALT_BYTES)
@@ -104,7 +112,8 @@ def prepare(events: Sequence[Event], origin: AppendContext, random_bytes: Callab
         size += len(data)
     metadata = _metadata(origin.metadata, contents)
     origin_of, text = (origin.stream_id, origin.expected_version), encode_metadata(metadata)
-    return PendingAppend(*origin_of, tuple(contents), metadata, text, origin.recorded_at_us, size, origin.erases)
+    at_us, erases = origin.recorded_at_us, origin.erases
+    return PendingAppend(*origin_of, tuple(contents), metadata, text, at_us, size, erases, tuple(media))
 
 
 def _check_parts(parts: Parts, event: Event) -> None:
@@ -132,32 +141,36 @@ def erasure(stream_id: str, version: int) -> PendingAppend:
     return PendingAppend(stream_id, version, (), Metadata(), "", 0, 0, erases=True)
 
 
-def plan(batch: Sequence[PendingAppend], head: Head, versions: dict[str, int]) -> BatchPlan:
-    """Add `batch` to the chain after `head`.
+def plan(
+    batch: Sequence[PendingAppend], head: Head, versions: dict[str, int], missing: frozenset[bytes] = frozenset()
+) -> BatchPlan:
+    """Add `batch` to the chain after `head`. An append that refers to one of the `missing` files gets MediaMissing.
 
     `versions` are the streams' versions in the store; for a stream that is not in it, the expected version of the first
     append is believed. Appends to one stream follow each other; only those that do not fit get VersionConflict.
     """
-    reached, erasures = dict(versions), []
+    reached, erasures, uploads = dict(versions), [], []
     rows: list[Row] = []
     outcomes: list[Outcome] = []
-    conflicts = 0
     for append in batch:
         expected = append.expected_version
         if not append.contents:
             outcomes.append(())
             erasures.append((append.stream_id, expected))
             continue
+        if missing and (absent := [sha256 for _, sha256 in append.media if sha256 in missing]):
+            outcomes.append(MediaMissing(absent[0].hex()))
+            continue
         if reached.setdefault(append.stream_id, expected) != expected:
             outcomes.append(VersionConflict(append.stream_id, expected))
-            conflicts += 1
             continue
         head, recorded = _chain_rows(append, head, rows)
         reached[append.stream_id] = recorded[-1].version
         outcomes.append(recorded)
         if append.erases:
             erasures.append((append.stream_id, recorded[-1].version))
-    return BatchPlan(rows, outcomes, erasures, head, conflicts)
+        uploads += [(sha256, append.metadata.actor or "") for _, sha256 in append.media]
+    return BatchPlan(rows, outcomes, erasures, uploads, head)
 
 
 def _chain_rows(append: PendingAppend, head: Head, rows: list[Row]) -> tuple[Head, tuple[RecordedEvent, ...]]:

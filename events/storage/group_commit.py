@@ -1,5 +1,6 @@
 """Group commit, the write side that all stores share: a bounded queue of appends, one task that hands all that wait to
-the store as one batch, and the committed head, which readers wait for.
+the store as one batch, and the committed head, which readers wait for. Other work on the store's write side is done by
+the same task, a job at a time between two batches.
 
 Knows no database. The task owns the store's write side and is never cancelled, so that no transaction is left half
 done. Callers wait on futures: one that is cancelled changes nothing, its append is written all the same.
@@ -8,9 +9,9 @@ done. Callers wait on futures: one that is cancelled changes nothing, its append
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from events.errors import LogBusy, LogError, LogUnavailable, VersionConflict
 from events.log_observer import LogObserver
@@ -19,8 +20,10 @@ from events.record import Head, RecordedEvent
 from events.storage.append_batch import Outcome, PendingAppend
 
 Recorded = tuple[RecordedEvent, ...]
+T = TypeVar("T")
 
 RETRY_S = 1.0  # pause after an unexpected failure of the store's maintenance
+JOBS_MAX = 64  # that may wait: each keeps up to half a megabyte of a file in memory; the next is refused with LogBusy
 
 
 class BatchStore(Protocol):
@@ -56,6 +59,7 @@ class GroupCommit:
         self._queue: deque[QueuedAppend] = deque()
         self._queued_bytes = 0
         self._queued_events = 0
+        self._jobs: deque[tuple[Callable[[], Awaitable[Any]], asyncio.Future[Any]]] = deque()
         self._probe: asyncio.Future[None] | None = None  # shared by all callers that wait for it
         self._arrival = asyncio.Event()
         self._closing = False
@@ -98,6 +102,19 @@ class GroupCommit:
             self._arrival.set()
         await asyncio.shield(self._probe)
 
+    def run(self, job: Callable[[], Awaitable[T]]) -> asyncio.Future[T]:
+        """Have `job` use the store's write side between two batches; the future gets its result, or what it raises.
+        Raises LogBusy, LogUnavailable.
+        """
+        if self._closing:
+            raise LogUnavailable("the log is closing")
+        if len(self._jobs) >= JOBS_MAX:
+            raise LogBusy(f"{JOBS_MAX} pieces of files wait already")
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._jobs.append((job, future))
+        self._arrival.set()
+        return future
+
     def wake(self) -> None:
         """Have the store's maintenance run soon, though nothing is to be written."""
         self._arrival.set()
@@ -115,7 +132,7 @@ class GroupCommit:
     async def _run(self) -> None:
         pause_s = await self._maintain()
         try:
-            while self._queue or not self._closing:
+            while self._queue or self._jobs or not self._closing:
                 await self._wait_for_appends(pause_s)
                 if self._queue:
                     await self._wait_for_company()
@@ -125,16 +142,18 @@ class GroupCommit:
                     self._expected_appends = min(previous_batch_size, self._last_batch_size)
                 if self._probe is not None:
                     await self._answer_probe(self._probe)
+                if self._jobs:
+                    await self._run_job(*self._jobs.popleft())
                 pause_s = await self._maintain()
         finally:  # reached with appends waiting only when the event loop itself is torn down
             self._closing = True
             if self._probe is not None:
                 self._probe.cancel()
-            for _, future, _ in self._queue:
+            for future in (*(future for _, future, _ in self._queue), *(future for _, future in self._jobs)):
                 _resolve(future, LogUnavailable("the log was stopped; nothing was recorded"))
 
     async def _wait_for_appends(self, timeout: float | None) -> None:
-        if self._queue or self._closing or self._probe is not None:
+        if self._queue or self._jobs or self._closing or self._probe is not None:
             # Callers that the last batch has just answered may append again at once: let them join this one.
             await asyncio.sleep(0)
             return
@@ -201,6 +220,13 @@ class GroupCommit:
         _resolve(probe, outcome)
         if outcome is not None:
             probe.exception()  # retrieved, though all callers may be gone
+
+    async def _run_job(self, job: Callable[[], Awaitable[Any]], future: asyncio.Future[Any]) -> None:
+        """Run also for a caller that is gone: what it has begun must be ended."""
+        try:
+            _resolve(future, await job())
+        except Exception as error:  # noqa: BLE001  raised by the caller's await
+            _resolve(future, error)
 
     async def _maintain(self) -> float | None:
         try:

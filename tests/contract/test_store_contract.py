@@ -10,8 +10,9 @@ from events.integrity.hash_chain import GENESIS
 from events.log import EventLog
 from events.record import Head, Metadata
 from tests.support.log.log_texts import ALL, fill, texts
+from tests.support.log.media import put_sample_files
 from tests.support.log.sample_events import ASKED, EVERY_EVENT, deleted, posted
-from tests.support.log.stores import START_US, Stores
+from tests.support.log.stores import Stores
 
 
 async def test_an_empty_log_has_head_zero_and_reads_nothing(log: EventLog) -> None:
@@ -22,12 +23,14 @@ async def test_an_empty_log_has_head_zero_and_reads_nothing(log: EventLog) -> No
     assert await log.rows(limit=ALL) == []
 
 
-async def test_every_event_type_is_read_as_it_was_appended(log: EventLog) -> None:
+async def test_every_event_type_is_read_as_it_was_appended(log: EventLog, stores: Stores) -> None:
+    await put_sample_files(log)
+    now_us = stores.clock()
     recorded = await log.append("a", 0, EVERY_EVENT, ASKED)
     assert tuple(event.event for event in recorded) == EVERY_EVENT
     assert [event.version for event in recorded] == list(range(1, len(EVERY_EVENT) + 1))
     assert {(event.stream_id, event.recorded_at_us, event.metadata) for event in recorded} == {
-        ("a", START_US + 1_000_000, ASKED)
+        ("a", now_us + 1_000_000, ASKED)
     }
     assert tuple(await log.read("a", limit=ALL)) == recorded
     assert tuple(await log.read_all(limit=ALL)) == recorded

@@ -8,7 +8,7 @@ import pytest
 
 from tests.layout.imports import ROOT, source_files
 
-TABLES = ("events", "events_nodes", "unfinished")
+TABLES = ("events", "events_nodes", "unfinished", "media", "media_chunks", "media_references")
 STATEMENT = re.compile(
     rf"\b(?:FROM|INTO|UPDATE(?: ONLY)?|JOIN|TABLE|TRUNCATE|ON)\s+(?:[\w{{}}\"]+\.)?\"?({'|'.join(TABLES)})\b"
 )

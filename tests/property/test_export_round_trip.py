@@ -16,6 +16,7 @@ from events.record import StoredRow
 from events.storage.sqlite.sqlite_log import SqliteLog
 from events.transfer.export_format import ExportReader
 from events.transfer.importer import ImportRules
+from tests.support.log.media import put_sample_files
 from tests.support.log.sample_events import ASKED, EVERY_EVENT, posted
 from tests.support.log.sample_log import content, created, is_imported, rows_of
 from tests.support.nightly import scaled
@@ -44,6 +45,7 @@ quick = settings(max_examples=scaled(40), deadline=None, suppress_health_check=[
 async def record(path: Path, history: list[Step]) -> dict[str, str]:
     """Write `history`; which stream was forked from which."""
     log = await SqliteLog.open(path)
+    await put_sample_files(log)
     versions: dict[str, int] = {}
     forks: dict[str, str] = {}
     for step in history:

@@ -19,6 +19,7 @@ from events.options import LogOptions
 from events.record import Head
 from events.storage.postgres.postgres_log import PostgresLog
 from events.storage.sqlite.sqlite_log import SqliteLog
+from tests.support.log.media import put_sample_files
 from tests.support.log.sample_events import ASKED, EVERY_EVENT, deleted, posted
 from tests.support.nightly import scaled
 from tests.support.programs.postgres_server import PostgresServer
@@ -47,7 +48,9 @@ class LogAgainstModel(RuleBasedStateMachine):
         return self.runner.run(work)
 
     async def opened(self) -> SqliteLog | PostgresLog:
-        return await SqliteLog.open(self.directory / "log.db", OPTIONS)
+        log = await SqliteLog.open(self.directory / "log.db", OPTIONS)
+        await put_sample_files(log)
+        return log
 
     def teardown(self) -> None:
         self.run(self.log.close())

@@ -22,6 +22,7 @@ from events.record import Head, StoredRow
 from events.storage.sqlite.sqlite_log import SqliteLog
 from events.storage.sqlite.sqlite_schema import TRIGGERS
 from tests.support.log.log_files import first_fault
+from tests.support.log.media import put_sample_files
 from tests.support.log.sample_events import ASKED, EVERY_EVENT, deleted, posted
 from tests.support.nightly import scaled
 
@@ -54,6 +55,7 @@ def whole_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         log = await SqliteLog.open(path)
         await log.append("gone", 0, [posted("one"), posted("two")], ASKED)
         await log.erase("gone", 2, deleted(), ASKED)
+        await put_sample_files(log)
         for version, event in enumerate(EVERY_EVENT):
             await log.append("every", version, [event], ASKED)
         await log.append("other", 0, [posted("last")], ASKED)

@@ -18,6 +18,7 @@ from events.integrity.hash_chain import GENESIS, commit, link
 from events.record import StoredRow
 from events.storage.sqlite.sqlite_log import SqliteLog
 from tests.replay.recorded_history import write
+from tests.support.log.media import put_sample_files
 from tests.support.log.sample_events import ASKED, EVERY_EVENT, deleted, posted
 
 START_US = 1_735_689_600_000_000
@@ -37,6 +38,7 @@ async def rows_of_this_version(directory: Path) -> list[StoredRow]:
     )
     try:
         await log.append("old", 0, [SessionCreated(owner="bob", metadata={}, timeout_s=1), posted("일")], ASKED)
+        await put_sample_files(log)
         for version, event in enumerate(EVERY_EVENT):
             await log.append("everything", version, [event], ASKED)
         await log.append("erased", 0, [SessionCreated(owner=None, metadata={}, timeout_s=60), secret()], ASKED)

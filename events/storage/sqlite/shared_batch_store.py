@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import aiosqlite
 
@@ -16,12 +17,15 @@ from events.errors import LogUnavailable
 from events.options import LogOptions
 from events.storage.append_batch import BatchPlan, Outcome, PendingAppend, plan
 from events.storage.incomplete_log import WritingCommand
-from events.storage.sqlite.batched_connection import run_in_thread
+from events.storage.sqlite.batched_connection import Call, run_in_thread
 from events.storage.sqlite.notifier import Notifier
-from events.storage.sqlite.sqlite_batch_store import CONFLICTS, SqliteBatchStore
+from events.storage.sqlite.sqlite_batch_store import CONFLICTS, NOTHING, SqliteBatchStore
+from events.storage.sqlite.sqlite_media_schema import consume_uploads, find_missing
 from events.storage.sqlite.sqlite_schema import erase_content, insert_rows, read_head, read_versions, transaction
 from events.storage.sqlite.wal import FileLoss, WalCheckpointer
 from events.storage.sqlite.write_lock import WriteLock
+
+T = TypeVar("T")
 
 
 class SharedBatchStore(SqliteBatchStore):
@@ -71,7 +75,7 @@ class SharedBatchStore(SqliteBatchStore):
 
     async def _commit(self, connection: aiosqlite.Connection, batch: Sequence[PendingAppend]) -> list[Outcome]:
         if any(append.erases for append in batch):
-            self._request_empty_wal()
+            await self.delete_unused_media()
         before = self.head.current.position
         planned, loss = await run_in_thread(connection, lambda raw: self._commit_locked(raw, batch))
         if planned.head.position > self.head.current.position:
@@ -97,13 +101,21 @@ class SharedBatchStore(SqliteBatchStore):
     def _write_rows(self, connection: sqlite3.Connection, batch: Sequence[PendingAppend]) -> BatchPlan:
         head = read_head(connection)
         self._refuse_rewound(head)
-        planned = plan(batch, head, {})  # believe the callers, who are nearly always right
+        digests = {sha256 for append in batch for _, sha256 in append.media}
+        missing = find_missing(digests, connection) if digests else NOTHING
+        planned = plan(batch, head, {}, missing)  # believe the callers, who are nearly always right
         try:
             insert_rows(connection, planned.rows)
         except sqlite3.IntegrityError as error:
             if error.sqlite_errorname not in CONFLICTS:
                 raise
-            planned = plan(batch, head, read_versions(list({append.stream_id for append in batch}), connection))
+            versions = read_versions(list({append.stream_id for append in batch}), connection)
+            planned = plan(batch, head, versions, missing)
             insert_rows(connection, planned.rows)
+        consume_uploads(connection, planned.uploads)
         erase_content(connection, planned.erasures)
         return planned
+
+    def _transact(self, call: Call[T], connection: sqlite3.Connection) -> tuple[T, FileLoss | None]:
+        with self._write_lock.held():
+            return super()._transact(call, connection)

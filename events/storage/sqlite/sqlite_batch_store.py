@@ -7,19 +7,22 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 import aiosqlite
 
 from events.backoff import backoff_delays
 from events.errors import LogError, LogStopped, LogUnavailable, OutcomeUnknown
 from events.integrity.hash_chain import GENESIS
+from events.media import CHUNKS_AT_ONCE, MEDIA_CHUNK_BYTES
 from events.options import LogOptions
 from events.record import Head
 from events.storage.append_batch import BatchPlan, Outcome, PendingAppend, plan
 from events.storage.group_commit import HeadNotifier
 from events.storage.incomplete_log import WritingCommand
-from events.storage.sqlite.batched_connection import run_in_thread
+from events.storage.sqlite.batched_connection import Call, run_in_thread
 from events.storage.sqlite.sqlite_errors import explain, is_connection_error, is_corrupt, unavailable
+from events.storage.sqlite.sqlite_media_schema import consume_uploads, delete_unused, find_missing
 from events.storage.sqlite.sqlite_schema import (
     connect_writer,
     erase_content,
@@ -30,12 +33,21 @@ from events.storage.sqlite.sqlite_schema import (
     read_versions,
     transaction,
 )
-from events.storage.sqlite.wal import FileLoss, FileLossDetector, WalCheckpointer, WalTruncated, WalTruncationDetector
+from events.storage.sqlite.wal import (
+    FileLoss,
+    FileLossDetector,
+    WalCheckpointer,
+    WalTruncated,
+    WalTruncationDetector,
+)
+
+T = TypeVar("T")
 
 ROUNDS_MAX = 4  # one to believe the callers, one with the streams' true versions, the others for a foreign writer
 FILE_CHECK_S = 1.0  # between checks that the log's files are in their places, while nothing is committed
 CHECKPOINT_RETRY_S = (0.05, 2.0)  # between attempts to empty the write-ahead log: the first pause and the longest
 
+NOTHING: frozenset[bytes] = frozenset()
 CONFLICTS = frozenset({"SQLITE_CONSTRAINT_TRIGGER", "SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"})
 
 
@@ -48,7 +60,8 @@ class SqliteBatchStore:
 
     def __init__(self, path: Path, options: LogOptions, command: WritingCommand | None = None) -> None:
         self.head = HeadNotifier(Head(0, GENESIS))
-        self.wal_clean = asyncio.Event()  # not set: the write-ahead log may hold content that was erased
+        self.wal_clean = asyncio.Event()  # not set: a file may hold content that was erased
+        self._has_unused_media = True  # perhaps, as a crash may have left some
         self.damage: str | None = None
         self.missing_file: str | None = None  # the database's file is gone; appends go on when it comes back
         self.on_files_lost: Callable[[str], None] = lambda reason: None  # called once for each loss
@@ -90,6 +103,27 @@ class SqliteBatchStore:
             kind = type(error) if isinstance(error, LogUnavailable) else LogUnavailable
             return [kind(*error.args) for _ in batch]
 
+    async def transact(self, call: Call[T], *, size: int = 0) -> T:
+        """The result of `call`, run in one transaction, which may write about `size` bytes. In the writer's task.
+        Raises what `call` raises, LogUnavailable.
+        """
+        try:
+            connection = await self._ready_connection()
+            result, loss = await run_in_thread(connection, partial(self._transact, call))
+        except sqlite3.Error as error:
+            await self._handle_sqlite_error(error)
+            raise (unavailable(error, self._path) or LogUnavailable()) from error
+        self._wal_checkpointer.note_growth(1, size)
+        await self._acknowledge(loss)
+        return result
+
+    async def delete_unused_media(self) -> None:
+        """Have `maintain` delete the bytes of files that nothing refers to, and then empty the write-ahead log. In the
+        writer's task.
+        """
+        self._has_unused_media = True
+        self._request_empty_wal()
+
     async def probe(self) -> None:
         """As BatchStore.probe."""
         try:
@@ -104,8 +138,8 @@ class SqliteBatchStore:
         await connection.execute_fetchall(mark(self._command))
 
     async def maintain(self) -> float | None:
-        """As BatchStore.maintain: check the files, shorten the write-ahead log when it is long, empty it after an
-        erasure.
+        """As BatchStore.maintain: check the files, shorten the write-ahead log when it is long, after an erasure delete
+        the files that nothing refers to and empty it.
         """
         if self._is_wal_unsaved:
             await self._rescue_wal()
@@ -119,13 +153,24 @@ class SqliteBatchStore:
         wait_s = self._retry_at_s - time.monotonic()
         if wait_s > 0:
             return wait_s
-        if await self._empty_wal():
+        if self._has_unused_media and await self._delete_unused():
+            await self._checkpoint_if_due()
+            return 0.0
+        if not self._has_unused_media and await self._empty_wal():
             self.wal_clean.set()
             self._retry_delays = backoff_delays(*CHECKPOINT_RETRY_S)
             return None
         pause_s = next(self._retry_delays)
         self._retry_at_s = time.monotonic() + pause_s
         return pause_s
+
+    async def _delete_unused(self) -> bool:
+        """Delete a few chunks: whether there may be more. Where that fails, the next attempt may succeed."""
+        try:
+            self._has_unused_media = await self.transact(delete_unused, size=CHUNKS_AT_ONCE * MEDIA_CHUNK_BYTES)
+        except LogError:
+            return False
+        return self._has_unused_media
 
     async def _empty_wal(self) -> bool:
         try:
@@ -149,6 +194,7 @@ class SqliteBatchStore:
         self.head.close("the log is closed")
         if self._connection is not None:
             self._request_empty_wal()
+            self._has_unused_media = False  # what is left is deleted when the log is opened again
             try:
                 await self.maintain()
             finally:
@@ -259,12 +305,15 @@ class SqliteBatchStore:
 
     async def _commit(self, connection: aiosqlite.Connection, batch: Sequence[PendingAppend]) -> list[Outcome]:
         versions: dict[str, int] = {}  # none: believe the callers, who are nearly always right
+        digests = {sha256 for append in batch for _, sha256 in append.media}
+        # Found now, it is there when the rows are written: only this task deletes.
+        missing = await run_in_thread(connection, partial(find_missing, digests)) if digests else NOTHING
         for _ in range(ROUNDS_MAX):
-            planned = plan(batch, self.head.current, versions)
+            planned = plan(batch, self.head.current, versions, missing)
             if not planned.rows and not planned.erasures:
                 return planned.outcomes
             if planned.erasures:
-                self._request_empty_wal()
+                await self.delete_unused_media()
             self._is_head_known = False
             try:
                 loss = await run_in_thread(connection, partial(self._write_plan, planned))
@@ -286,11 +335,20 @@ class SqliteBatchStore:
     def _write_plan(self, planned: BatchPlan, connection: sqlite3.Connection) -> FileLoss | None:
         """One transaction, in the connection's thread. Returns whether it is in a file that has lost its name."""
         self._wal_length.check(connection)
-        if planned.erasures:
+        if planned.erasures or planned.uploads:
             with transaction(connection):
                 insert_rows(connection, planned.rows)
+                consume_uploads(connection, planned.uploads)
                 erase_content(connection, planned.erasures)
         else:  # autocommit: the statement is the transaction
             connection.execute(insert_statement(len(planned.rows)), list(chain.from_iterable(planned.rows)))
         self._wal_length.remember()
         return self._files.find_loss()
+
+    def _transact(self, call: Call[T], connection: sqlite3.Connection) -> tuple[T, FileLoss | None]:
+        """In the connection's thread. Returns also whether it is in a file that has lost its name."""
+        self._wal_length.check(connection)
+        with transaction(connection):
+            result = call(connection)
+        self._wal_length.remember()
+        return result, self._files.find_loss()

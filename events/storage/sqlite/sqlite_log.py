@@ -13,7 +13,6 @@ from events.codec import event_type
 from events.compatibility import EventTypeGate, OtherNodes
 from events.errors import LogStopped, LogUnavailable, LogUnusable
 from events.log_observer import LogObserver, NoObserver
-from events.media import MediaStore, NoMedia
 from events.options import LogOptions
 from events.record import Head, Metadata, RecordedEvent
 from events.storage.append_batch import AppendContext, erasure, now_us, prepare
@@ -21,6 +20,7 @@ from events.storage.database_lock import DatabaseLock, database_file
 from events.storage.erasure_rules import check_erasure_explained
 from events.storage.group_commit import GroupCommit, HeadNotifier
 from events.storage.incomplete_log import WritingCommand
+from events.storage.media_sweeper import MediaSweeper
 from events.storage.sqlite import sqlite_batch_store
 from events.storage.sqlite.batched_connection import run_in_thread
 from events.storage.sqlite.head_poller import HeadPoller
@@ -28,6 +28,7 @@ from events.storage.sqlite.notifier import Notifier
 from events.storage.sqlite.shared_batch_store import SharedBatchStore
 from events.storage.sqlite.sqlite_batch_store import SqliteBatchStore
 from events.storage.sqlite.sqlite_errors import explain
+from events.storage.sqlite.sqlite_media import SqliteMedia
 from events.storage.sqlite.sqlite_queries import SqliteQueries
 from events.storage.sqlite.sqlite_read_pool import SqliteReadPool
 from events.storage.sqlite.sqlite_schema import check_format, connect_reader, read_head
@@ -111,7 +112,9 @@ class SqliteLog(SqliteQueries):
         self._head_poller: HeadPoller | None = None
         self._gate: EventTypeGate | None = None
         self._closed: asyncio.Task[None] | None = None
-        self.media: MediaStore = NoMedia()
+        self._media_sweeper: MediaSweeper | None = None
+        writes = None if write_side is None else (write_side.writer, write_side.store)
+        self.media = SqliteMedia(pool, self._clock, writes, options.erase_wait_s)
 
     @classmethod
     async def open(  # noqa: PLR0913  each has a default that suits
@@ -160,6 +163,8 @@ class SqliteLog(SqliteQueries):
         log = cls(pool, head, options, (clock, random_bytes or _buffered_random_bytes()), side)
         if other_nodes is not None:
             log._gate = EventTypeGate(other_nodes, observe)
+        if side is not None:
+            log._media_sweeper = MediaSweeper(log.media, clock)
         if notifier is not None and side is not None:
             log._head_poller = HeadPoller(head, pool, notifier)
             log._head_poller.start()
@@ -249,6 +254,8 @@ class SqliteLog(SqliteQueries):
         await asyncio.shield(self._closed)
 
     async def _release(self) -> None:
+        if self._media_sweeper is not None:
+            await self._media_sweeper.close()
         if self._head_poller is not None:
             await self._head_poller.close()
         await _release(self._pool, self._write_side)

@@ -1,5 +1,5 @@
-"""The schema of a log in SQLite: its one table, the triggers that make the table append-only, the mark that tells a log
-from other databases, and the connections and statements that every user of the file shares.
+"""The schema of a log in SQLite: the table of its events, the triggers that make the table append-only, the mark that
+tells a log from other databases, and the connections and statements that every user of the file shares.
 """
 
 import asyncio
@@ -19,8 +19,10 @@ from events.options import LogOptions
 from events.record import Columns, Head
 from events.storage.database_lock import DatabaseLock
 from events.storage.incomplete_log import LogIncomplete, WritingCommand, writing_command_of
+from events.storage.media_references import references_in
 from events.storage.sqlite.batched_connection import Call, CallableConnection, run_in_thread
 from events.storage.sqlite.sqlite_errors import explain, primary_code
+from events.storage.sqlite.sqlite_media_schema import add_references, create_tables, has_tables, release_erased
 
 APPLICATION_ID = 0x43484C47  # "CHLG": tells a log from any other SQLite file
 FORMAT = 1  # PRAGMA user_version
@@ -104,9 +106,12 @@ def read_head(connection: sqlite3.Connection) -> Head:
 
 
 def insert_rows(connection: sqlite3.Connection, rows: Sequence[Columns]) -> None:
-    """Add `rows` in one statement. In the connection's thread. Raises sqlite3.Error."""
+    """Add `rows` in one statement, and their references to files. Part of a transaction, in the connection's thread.
+    Raises sqlite3.Error.
+    """
     if rows:
         connection.execute(insert_statement(len(rows)), list(chain.from_iterable(rows)))
+        add_references(connection, references_in(rows))
 
 
 @lru_cache(maxsize=STATEMENTS_MAX)
@@ -116,11 +121,12 @@ def insert_statement(rows: int) -> str:
 
 
 def erase_content(connection: sqlite3.Connection, erasures: Sequence[tuple[str, int]]) -> None:
-    """For each (stream, version) erase the content of the stream's earlier events. In the connection's thread. Raises
-    sqlite3.Error.
+    """For each (stream, version) erase the content of the stream's earlier events, and their references to files. Part
+    of a transaction, in the connection's thread. Raises sqlite3.Error.
     """
     for erasure in erasures:
         connection.execute(_ERASE, erasure)
+        release_erased(connection, *erasure)
 
 
 def read_versions(streams: Sequence[str], connection: sqlite3.Connection) -> dict[str, int]:
@@ -213,6 +219,8 @@ async def connect_writer(
             await connection.execute_fetchall(f"PRAGMA {pragma}")
         if is_empty:
             await _create(connection, FORMAT if command is None else command.format)
+        elif not await run_in_thread(connection, has_tables):
+            await commit(connection, create_tables)
     except BaseException:
         await connection.close()
         raise
@@ -277,4 +285,10 @@ async def _create(connection: aiosqlite.Connection, format_number: int) -> None:
         f"PRAGMA application_id={APPLICATION_ID}",
         f"PRAGMA user_version={format_number}",
     )
-    await commit(connection, lambda raw: [raw.execute(statement) for statement in statements])
+
+    def create(raw: sqlite3.Connection) -> None:
+        for statement in statements:
+            raw.execute(statement)
+        create_tables(raw)
+
+    await commit(connection, create)

@@ -19,6 +19,7 @@ from events.storage.sqlite.sqlite_log import SqliteLog
 from events.storage.sqlite.sqlite_schema import TRIGGERS
 from tests.support.command_processes import run_command_blocking
 from tests.support.documents import marked
+from tests.support.log.media import put_sample_files
 from tests.support.log.sample_events import ASKED, EVENTS_WITH_PARTS, EVERY_EVENT, deleted, posted
 
 
@@ -37,6 +38,7 @@ async def database(tmp_path: Path) -> Path:
     log = await SqliteLog.open(tmp_path / "copy.db")
     await log.append("gone", 0, [posted("one"), posted("둘")], ASKED)
     await log.erase("gone", 2, deleted(), ASKED)
+    await put_sample_files(log)
     await log.append("every", 0, EVERY_EVENT, ASKED)
     await log.append("last", 0, [posted("1"), posted("2")], ASKED)
     await log.close()

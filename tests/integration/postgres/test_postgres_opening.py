@@ -16,6 +16,7 @@ from events.storage.postgres.postgres_connection import without_credentials
 from events.storage.postgres.postgres_log import PostgresLog
 from events.storage.sqlite.sqlite_log import SqliteLog
 from tests.support.log.log_texts import ALL, fill, texts
+from tests.support.log.media import put_sample_files
 from tests.support.log.sample_events import ASKED, EVERY_EVENT, deleted, posted
 from tests.support.log.stores import SteppingClock
 from tests.support.programs.external_programs import free_port
@@ -45,6 +46,7 @@ async def test_both_stores_write_the_very_same_rows(url: str, tmp_path: Path) ->
         await PostgresLog.open(url, clock=SteppingClock(), random_bytes=salts()),
     )
     for log in logs:
+        await put_sample_files(log)
         await log.append("바다 👋", 0, EVERY_EVENT, ASKED)
         await log.append("a", 0, [posted("\0 é \u2028 '\"\\ 끝")] * 3, ASKED)
         await log.erase("a", 3, deleted(), ASKED)

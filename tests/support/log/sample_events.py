@@ -1,5 +1,7 @@
 """One event of every type, with every field set, for whatever must hold for all of them."""
 
+import hashlib
+
 from events.catalogue import (
     AdoptedMessage,
     BranchSelected,
@@ -48,7 +50,8 @@ ASKED_FOR = Parameters(
     extra_body={"top_k": 40},
     send_reasoning=True,
 )
-IMAGE = Media(sha256="9f" * 32, media_type="image/png", bytes=10_485_760, name="바다.png")
+IMAGE_BYTES = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
+IMAGE = Media(hashlib.sha256(IMAGE_BYTES).hexdigest(), "image/png", len(IMAGE_BYTES), "바다.png")
 ANSWER = (
     Reasoning('A "thought" ],', duration_us=812_000),
     Text("Let me "),

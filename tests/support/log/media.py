@@ -1,0 +1,53 @@
+"""Files for tests of what a log keeps besides events."""
+
+import hashlib
+import random
+from collections.abc import AsyncIterator
+
+from events.catalogue import MessagePosted
+from events.log import EventLog
+from events.media import MediaStat, NoMedia
+from events.parameters import Parameters
+from events.parts import Media, Text
+from tests.support.log.sample_events import IMAGE_BYTES
+
+FAR_US = 4_000_000_000_000_000  # a time that no test reaches
+OWNER = "alice"
+BYTES_MAX = 64 * 2**20
+
+
+def file_bytes(size: int, seed: int = 0) -> bytes:
+    """Bytes that nothing else has, the same each time."""
+    return random.Random(f"{seed}:{size}").randbytes(size)
+
+
+def digest_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+async def pieces(content: bytes, size: int = 10_000) -> AsyncIterator[bytes]:
+    """As a request's body arrives."""
+    for start in range(0, len(content), size):
+        yield content[start : start + size]
+
+
+async def put(
+    log: EventLog, content: bytes, *, holder: str = OWNER, due_at_us: int = FAR_US, media_type: str = "image/png"
+) -> MediaStat:
+    return await log.media.put(media_type, pieces(content), holder=holder, due_at_us=due_at_us, bytes_max=BYTES_MAX)
+
+
+async def read(log: EventLog, sha256: str, start: int = 0, end: int | None = None) -> bytes:
+    return b"".join([piece async for piece in log.media.read(sha256, start, end)])
+
+
+async def put_sample_files(log: EventLog) -> None:
+    """What the events of `sample_events` refer to."""
+    if not isinstance(log.media, NoMedia):
+        await put(log, IMAGE_BYTES, holder="samples")
+
+
+def shown(*stats: MediaStat, message_id: str = "m") -> MessagePosted:
+    """A message with a text and these files."""
+    media = [Media(stat.sha256, stat.media_type, stat.bytes) for stat in stats]
+    return MessagePosted(message_id, None, "user", "Look", None, Parameters(), parts=(Text("Look"), *media))
