@@ -75,12 +75,16 @@ class EraseCandidatesQuery(Struct, frozen=True, kw_only=True):
 
 
 class UsageRow(Struct, frozen=True):
-    """Completed replies and their tokens under one key: a day (UTC), an owner ('' for none) or a model."""
+    """Replies and their tokens under one key: a day (UTC), an owner ('' for none) or a model. Counted are replies that
+    completed, and others where the model server told their tokens.
+    """
 
     key: str
     replies: int
     prompt_tokens: int
     completion_tokens: int
+    reasoning_tokens: int = 0
+    cached_tokens: int = 0
 
 
 class Snapshot(Struct, frozen=True):

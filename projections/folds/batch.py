@@ -9,9 +9,11 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import chain
+from operator import add
 from typing import assert_never
 
 from msgspec import Struct, field
+from msgspec.structs import astuple
 
 from events.catalogue import (
     SCHEMA_VERSIONS,
@@ -39,11 +41,15 @@ from events.catalogue import (
     ToolCallsClosed,
     UsageTotal,
 )
+from events.parts import calls_of
 from events.record import RecordedEvent
 from projections.folds.blind_index import compute_key_label, compute_labels
 from projections.folds.message import (
+    ANSWERED,
+    CLOSED,
     COMPLETE,
     ENDINGS,
+    OPEN,
     OTHER_MODEL,
     QUEUED,
     STREAMING,
@@ -54,6 +60,7 @@ from projections.folds.message import (
 from projections.folds.session import Session, evolve
 
 _DAY_US = 86_400_000_000
+_NO_USAGE = (0,) * 5  # the numbers of a UsageTotal
 
 # Events that change more than their session's row. Most events of a log are checkpoints of replies, which do not.
 _TYPES_WITH_CHANGES = frozenset(SCHEMA_VERSIONS) - {"reply_progressed", "session_expired"}
@@ -65,8 +72,8 @@ class SessionChanges(Struct):
     """The changes of one batch to one session and its messages.
 
     `before` is None for a session that is not in the tables yet. `erased`: its rows are deleted before the other
-    changes are applied. `labels` is None if they do not change. `moves` are the new positions of texts; `keys` are
-    labels of idempotency keys, each with the position of its event.
+    changes are applied. `labels` is None if they do not change. `moves` are the new positions of texts, `calls` the new
+    states of tool calls, by reply; `keys` are labels of idempotency keys, each with the position of its event.
     """
 
     before: Session | None
@@ -77,6 +84,7 @@ class SessionChanges(Struct):
     inserts: dict[str, NewMessage] = field(default_factory=dict)
     updates: dict[str, MessageUpdate] = field(default_factory=dict)
     moves: dict[str, int] = field(default_factory=dict)
+    calls: dict[str, str] = field(default_factory=dict)
     keys: list[tuple[int, int]] = field(default_factory=list)
 
 
@@ -108,7 +116,9 @@ def fold(batch: Iterable[RecordedEvent], states: Mapping[str, Session], label_ke
     return Changes(sessions, _count_changes(sessions), _usage_changes(sessions))
 
 
-def _collect_changes(changes: SessionChanges, earlier: Session, recorded: RecordedEvent, label_key: bytes) -> None:
+def _collect_changes(  # noqa: PLR0912  an arm for each event
+    changes: SessionChanges, earlier: Session, recorded: RecordedEvent, label_key: bytes
+) -> None:
     """Add what `recorded` changes besides its session's row; the session was `earlier` before it."""
     event = recorded.event
     key = key_of(event)
@@ -123,6 +133,8 @@ def _collect_changes(changes: SessionChanges, earlier: Session, recorded: Record
             _adopt(changes, recorded, event)
         case MessageCopied():
             _move_text(changes, event.message_id, recorded.position)
+        case ToolCallsClosed():
+            _settle_calls(changes, event.reply_id, CLOSED)
         case ReplyStarted():
             _start(changes, earlier, recorded, event)
         case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
@@ -132,16 +144,8 @@ def _collect_changes(changes: SessionChanges, earlier: Session, recorded: Record
             changes.labels = compute_labels(label_key, event.metadata)
         case SessionDeleted() | ContentErased():
             changes.erased, changes.erased_usage, changes.labels = True, event.usage, ()
-            changes.inserts, changes.updates, changes.moves, changes.keys = {}, {}, {}, []
-        case (
-            SessionAccessed()
-            | SessionExpired()
-            | ReplyProgressed()
-            | ToolCallsClosed()
-            | BranchSelected()
-            | IgnoredEvent()
-            | None
-        ):
+            changes.inserts, changes.updates, changes.moves, changes.calls, changes.keys = {}, {}, {}, {}, []
+        case SessionAccessed() | SessionExpired() | ReplyProgressed() | BranchSelected() | IgnoredEvent() | None:
             pass
         case _:
             assert_never(event)
@@ -152,6 +156,17 @@ def _post(changes: SessionChanges, recorded: RecordedEvent, event: MessagePosted
     message.role, message.status, message.position = event.role, COMPLETE, recorded.position
     if event.reply_id is not None:
         _insert(changes, recorded, event.reply_id, event.message_id).no += 1
+    if event.role == "tool" and event.parent_id is not None:
+        _settle_calls(changes, event.parent_id, ANSWERED)
+
+
+def _settle_calls(changes: SessionChanges, reply_id: str, calls: str) -> None:
+    """The tool calls of a reply are no longer open. A message without calls keeps none."""
+    known = changes.inserts.get(reply_id) or changes.updates.get(reply_id)
+    if known is None:
+        changes.calls[reply_id] = calls
+    elif known.calls is not None:
+        known.calls = calls
 
 
 def _request(changes: SessionChanges, recorded: RecordedEvent, event: ReplyRequested) -> None:
@@ -166,7 +181,7 @@ def _adopt(changes: SessionChanges, recorded: RecordedEvent, event: HistoryAdopt
         message = _insert(changes, recorded, adopted.message_id, adopted.parent_id)
         message.no += index
         message.role, message.status, message.position = adopted.role, adopted.status, adopted.position
-        message.created_at_us, message.model = adopted.created_at_us, adopted.model
+        message.created_at_us, message.model, message.calls = adopted.created_at_us, adopted.model, adopted.calls
 
 
 def _move_text(changes: SessionChanges, message_id: str, position: int) -> None:
@@ -209,14 +224,17 @@ def _depth(inserts: Mapping[str, NewMessage], parent_id: str | None) -> int | No
 
 def _ending(earlier: Session, recorded: RecordedEvent, event: ReplyEnded) -> MessageUpdate:
     ended = MessageUpdate(status=ENDINGS[recorded.type], position=recorded.position, version=recorded.version)
-    usage = event.usage if isinstance(event, ReplyCompleted | ReplyFailed) else None
-    if isinstance(event, ReplyCompleted) or (isinstance(event, ReplyFailed) and usage is not None):
+    usage = event.usage
+    if isinstance(event, ReplyCompleted) or usage is not None:
         running = earlier.open_reply
         names_model = running is not None and running.reply_id == event.reply_id and running.names_model
-        ended.model = event.model if names_model else event.counted_as or OTHER_MODEL
+        ended.model = (event.model if names_model else event.counted_as) or OTHER_MODEL
         ended.day = day_of(recorded.recorded_at_us)
     if usage is not None:
         ended.prompt_tokens, ended.completion_tokens = usage.prompt_tokens, usage.completion_tokens
+        ended.reasoning_tokens, ended.cached_tokens = usage.reasoning_tokens, usage.cached_tokens
+    if isinstance(event, ReplyCompleted) and event.parts and calls_of(event.parts):
+        ended.calls = OPEN
     return ended
 
 
@@ -246,13 +264,12 @@ def _count_changes(sessions: Iterable[SessionChanges]) -> dict[str, int]:
 
 def _usage_changes(sessions: Iterable[SessionChanges]) -> tuple[tuple[str, UsageTotal], ...]:
     """What to add to `usage`, by owner: replies completed in this batch, and the totals in erasing events."""
-    totals: dict[tuple[str, str, str], tuple[int, int, int]] = {}
+    totals: dict[tuple[str, str, str], tuple[int, ...]] = {}
     for changes in sessions:
         owner = changes.session.owner or ""
         for used in (*completed_usage(changes), *changes.erased_usage):
             key = (owner, used.day, used.model)
-            replies, prompt, completion = totals.get(key, (0, 0, 0))
-            totals[key] = (replies + used.replies, prompt + used.prompt_tokens, completion + used.completion_tokens)
+            totals[key] = tuple(map(add, totals.get(key, _NO_USAGE), astuple(used)[2:]))
     return tuple((owner, UsageTotal(day, model, *numbers)) for (owner, day, model), numbers in totals.items())
 
 
@@ -261,7 +278,15 @@ def completed_usage(changes: SessionChanges) -> Iterable[UsageTotal]:
     rows: Iterable[NewMessage | MessageUpdate] = chain(changes.inserts.values(), changes.updates.values())
     for row in rows:
         if row.day is not None:
-            yield UsageTotal(row.day, row.model or "", 1, row.prompt_tokens or 0, row.completion_tokens or 0)
+            yield UsageTotal(
+                row.day,
+                row.model or "",
+                1,
+                row.prompt_tokens or 0,
+                row.completion_tokens or 0,
+                row.reasoning_tokens or 0,
+                row.cached_tokens or 0,
+            )
 
 
 def day_of(at_us: int) -> str:

@@ -2,6 +2,9 @@
 
 from msgspec import Struct
 
+# What became of a reply's tool calls; other messages have None. Only replies that completed have open calls.
+OPEN, ANSWERED, CLOSED = "open", "answered", "closed"
+
 OTHER_MODEL = "other"  # in metrics and usage: every model that is not the service's own or a known one
 COMPLETE = "complete"
 QUEUED = "queued"
@@ -21,9 +24,9 @@ class MessageRow(Struct, frozen=True, array_like=True):
     """A message as queries return it: decoded from an array in the order of these fields.
 
     `position` is that of the event with its text, 0 while a reply has not ended; `version` is the stream version of the
-    newest event about it, except checkpoints of its text. `created_at_us` of a reply is when it started. `depth` counts
-    from the root, which has 1. `siblings` are the ids of all messages under the same parent, this one included, oldest
-    first.
+    newest event about it, except checkpoints of its text and what became of its tool calls. `created_at_us` of a reply
+    is when it started. `depth` counts from the root, which has 1. `calls`, of a reply with tool calls: open, answered
+    or closed. `siblings` are the ids of all messages under the same parent, this one included, oldest first.
     """
 
     no: int
@@ -38,6 +41,9 @@ class MessageRow(Struct, frozen=True, array_like=True):
     model: str | None
     prompt_tokens: int | None
     completion_tokens: int | None
+    reasoning_tokens: int | None = None
+    cached_tokens: int | None = None
+    calls: str | None = None
     siblings: tuple[str, ...] = ()
 
 
@@ -60,6 +66,9 @@ class NewMessage(Struct, gc=False):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     day: str | None = None
+    reasoning_tokens: int | None = None
+    cached_tokens: int | None = None
+    calls: str | None = None
 
 
 class MessageUpdate(Struct, gc=False):
@@ -73,6 +82,9 @@ class MessageUpdate(Struct, gc=False):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     day: str | None = None
+    reasoning_tokens: int | None = None
+    cached_tokens: int | None = None
+    calls: str | None = None
 
 
 def merge_update(message: NewMessage | MessageUpdate, update: MessageUpdate) -> None:
@@ -87,3 +99,6 @@ def merge_update(message: NewMessage | MessageUpdate, update: MessageUpdate) -> 
     message.prompt_tokens = update.prompt_tokens
     message.completion_tokens = update.completion_tokens
     message.day = update.day
+    message.reasoning_tokens = update.reasoning_tokens
+    message.cached_tokens = update.cached_tokens
+    message.calls = update.calls

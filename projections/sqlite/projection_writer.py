@@ -155,6 +155,7 @@ class ProjectionWriter:
             [(to, s.session.no, message_id) for s in sessions for message_id, to in s.moves.items()],
         )
         many(sql.ADD_KEY, [(s.session.no, *key) for s in sessions for key in s.keys])
+        many(sql.UPDATE_CALLS, [(to, s.session.no, reply_id) for s in sessions for reply_id, to in s.calls.items()])
         many(sql.ADD_USAGE, [(owner, *sql.usage_row(used)) for owner, used in changes.usage])
         many(
             sql.ADD_ERASED_USAGE,

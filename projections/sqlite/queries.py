@@ -43,7 +43,7 @@ _ids = msgspec.json.Decoder(tuple[str, ...])
 
 _MESSAGE = f"""
     m.no, m.message_id, m.parent_id, m.depth, m.role, m.status, m.position, m.version, m.created_at_us, m.model,
-    m.prompt_tokens, m.completion_tokens,
+    m.prompt_tokens, m.completion_tokens, m.reasoning_tokens, m.cached_tokens, m.calls,
     (SELECT json_group_array(message_id) FROM (
         SELECT s.message_id FROM messages s WHERE s.session_no = m.session_no AND s.parent_id IS m.parent_id
         ORDER BY s.no LIMIT {_SIBLINGS_MAX}))
@@ -65,7 +65,7 @@ ORDER BY m.depth
 
 _ROW = (
     "no, message_id, parent_id, depth, role, status, position, version, created_at_us, model, prompt_tokens,"
-    " completion_tokens"
+    " completion_tokens, reasoning_tokens, cached_tokens, calls"
 )
 
 # One statement, so that session and messages are of one point in time, and one row, because each row that is stepped
@@ -112,7 +112,8 @@ SELECT message_id FROM below ORDER BY no DESC LIMIT 1
 """
 
 USAGE = """
-SELECT {by}, sum(replies), sum(prompt_tokens), sum(completion_tokens) FROM usage
+SELECT {by}, sum(replies), sum(prompt_tokens), sum(completion_tokens), sum(reasoning_tokens), sum(cached_tokens)
+FROM usage
 WHERE day >= :from_day AND day <= :to_day AND (:owner IS NULL OR owner = :owner)
 GROUP BY {by} ORDER BY {by}
 """

@@ -9,7 +9,7 @@ Every change of a table increments SCHEMA_VERSION; older files are then rebuilt 
 
 QueryParameters = tuple[int | str | None, ...] | dict[str, int | str | None]
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 APPLICATION_ID = 0x43485052  # "CHPR": tells projections from any other SQLite file
 
 # Hashes by which sessions and requests are found. Rewritten after an erasure: see ProjectionWriter.purge_erased_hashes.
@@ -78,7 +78,10 @@ CREATE TABLE messages (
     model TEXT,                   -- as figures name it: never a client's own word
     prompt_tokens INTEGER,
     completion_tokens INTEGER,
-    day TEXT,                     -- of reply_completed: this row counts in `usage`
+    day TEXT,                     -- of the end of a reply that counts in `usage`
+    reasoning_tokens INTEGER,
+    cached_tokens INTEGER,
+    calls TEXT,                   -- of a reply with tool calls: open, answered or closed
     UNIQUE (session_no, message_id)
 ) STRICT;
 CREATE INDEX messages_by_parent ON messages (session_no, parent_id);
@@ -93,6 +96,8 @@ CREATE TABLE usage (
     replies INTEGER NOT NULL,
     prompt_tokens INTEGER NOT NULL,
     completion_tokens INTEGER NOT NULL,
+    reasoning_tokens INTEGER NOT NULL,
+    cached_tokens INTEGER NOT NULL,
     PRIMARY KEY (day, owner, model)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX usage_emptied ON usage (day) WHERE replies = 0;   -- found after an erasure, and deleted
@@ -106,6 +111,8 @@ CREATE TABLE erased_usage (
     replies INTEGER NOT NULL,
     prompt_tokens INTEGER NOT NULL,
     completion_tokens INTEGER NOT NULL,
+    reasoning_tokens INTEGER NOT NULL,
+    cached_tokens INTEGER NOT NULL,
     PRIMARY KEY (session_no, day, model)
 ) STRICT, WITHOUT ROWID;
 """

@@ -1,6 +1,7 @@
 """The SQL that writes a batch of changes, one statement per table and kind of change."""
 
 import msgspec
+from msgspec.structs import astuple
 
 from events.catalogue import UsageTotal
 from projections.folds.batch import SessionChanges
@@ -23,62 +24,68 @@ UPDATE sessions SET accessed_at_us = ?, expires_at_us = ?, is_open = ?, state = 
 """
 
 ADD_COUNT = "INSERT INTO counts (status, n) VALUES (?, ?) ON CONFLICT (status) DO UPDATE SET n = n + excluded.n"
+_NUMBERS = ("replies", "prompt_tokens", "completion_tokens", "reasoning_tokens", "cached_tokens")
+_ADDED = ", ".join(f"{name} = {name} + excluded.{name}" for name in _NUMBERS)
+
 DROP_EMPTY_COUNTS = "DELETE FROM counts WHERE n = 0"  # as in a rebuild
 
 # A parent is always an earlier row; the child of an erased one is a root. An id that occurs twice keeps its first row.
 INSERT_MESSAGE = """
 INSERT INTO messages (no, session_no, message_id, parent_id, depth, role, status, position, version,
-                      created_at_us, model, prompt_tokens, completion_tokens, day)
+                      created_at_us, model, prompt_tokens, completion_tokens, day, reasoning_tokens, cached_tokens,
+                      calls)
 VALUES (?, ?, ?, ?,
         coalesce(?, 1 + (SELECT depth FROM messages WHERE session_no = ? AND message_id = ?), 1),
-        ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING
 """
 
 UPDATE_MESSAGE = """
 UPDATE messages SET status = ?, position = ?, version = ?, created_at_us = coalesce(?, created_at_us),
-    model = coalesce(?, model), prompt_tokens = ?, completion_tokens = ?, day = ?
+    model = coalesce(?, model), prompt_tokens = ?, completion_tokens = ?, day = ?, reasoning_tokens = ?,
+    cached_tokens = ?, calls = ?
 WHERE session_no = ? AND message_id = ?
 """
 
 UPDATE_TEXT_POSITION = "UPDATE messages SET position = ? WHERE session_no = ? AND message_id = ?"
+UPDATE_CALLS = "UPDATE messages SET calls = ? WHERE session_no = ? AND message_id = ? AND calls IS NOT NULL"
 ADD_KEY = "INSERT INTO keys (session_no, label, position) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
 
 DELETE_LABELS = "DELETE FROM labels WHERE no = ?"
 ADD_LABEL = "INSERT INTO labels (label, no) VALUES (?, ?) ON CONFLICT DO NOTHING"
 
-ADD_USAGE = """
-INSERT INTO usage (owner, day, model, replies, prompt_tokens, completion_tokens) VALUES (?, ?, ?, ?, ?, ?)
-ON CONFLICT (day, owner, model) DO UPDATE SET replies = replies + excluded.replies,
-    prompt_tokens = prompt_tokens + excluded.prompt_tokens,
-    completion_tokens = completion_tokens + excluded.completion_tokens
-"""
+ADD_USAGE = f"""
+INSERT INTO usage (owner, day, model, replies, prompt_tokens, completion_tokens, reasoning_tokens, cached_tokens)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (day, owner, model) DO UPDATE SET {_ADDED}
+"""  # noqa: S608  the only thing put in is the constant above
 
-ADD_ERASED_USAGE = """
-INSERT INTO erased_usage (session_no, day, model, replies, prompt_tokens, completion_tokens) VALUES (?, ?, ?, ?, ?, ?)
-ON CONFLICT (session_no, day, model) DO UPDATE SET replies = replies + excluded.replies,
-    prompt_tokens = prompt_tokens + excluded.prompt_tokens,
-    completion_tokens = completion_tokens + excluded.completion_tokens
-"""
+ADD_ERASED_USAGE = f"""
+INSERT INTO erased_usage
+    (session_no, day, model, replies, prompt_tokens, completion_tokens, reasoning_tokens, cached_tokens)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (session_no, day, model) DO UPDATE SET {_ADDED}
+"""  # noqa: S608  the only thing put in is the constant above
 
 # The usage of one session: its completed replies, and the totals of earlier ones in its last erasure.
 USAGE_OF_SESSION = """
-SELECT day, model, sum(replies) AS replies, sum(prompt) AS prompt, sum(completion) AS completion FROM (
+SELECT day, model, sum(replies) AS replies, sum(prompt) AS prompt, sum(completion) AS completion,
+       sum(reasoning) AS reasoning, sum(cached) AS cached FROM (
     SELECT day, coalesce(model, '') AS model, 1 AS replies, coalesce(prompt_tokens, 0) AS prompt,
-           coalesce(completion_tokens, 0) AS completion
+           coalesce(completion_tokens, 0) AS completion, coalesce(reasoning_tokens, 0) AS reasoning,
+           coalesce(cached_tokens, 0) AS cached
     FROM messages WHERE session_no = :no AND day IS NOT NULL
     UNION ALL
-    SELECT day, model, replies, prompt_tokens, completion_tokens FROM erased_usage WHERE session_no = :no
+    SELECT day, model, replies, prompt_tokens, completion_tokens, reasoning_tokens, cached_tokens
+    FROM erased_usage WHERE session_no = :no
 ) GROUP BY day, model
 """
 
 _TAKE_BACK_USAGE = f"""
-INSERT INTO usage (day, owner, model, replies, prompt_tokens, completion_tokens)
-SELECT day, :owner, model, -replies, -prompt, -completion FROM ({USAGE_OF_SESSION}) WHERE true
-ON CONFLICT (day, owner, model) DO UPDATE SET replies = replies + excluded.replies,
-    prompt_tokens = prompt_tokens + excluded.prompt_tokens,
-    completion_tokens = completion_tokens + excluded.completion_tokens
-"""  # noqa: S608  the only thing put in is the constant above
+INSERT INTO usage (day, owner, model, replies, prompt_tokens, completion_tokens, reasoning_tokens, cached_tokens)
+SELECT day, :owner, model, -replies, -prompt, -completion, -reasoning, -cached FROM ({USAGE_OF_SESSION}) WHERE true
+ON CONFLICT (day, owner, model) DO UPDATE SET {_ADDED}
+"""  # noqa: S608  the only things put in are the constants above
 
 # Run in this order, each with `no` and, for the first, the `owner` as it was.
 ERASE_SESSION = (
@@ -155,6 +162,9 @@ def insert_rows(changes: SessionChanges) -> list[Row]:
             row.prompt_tokens,
             row.completion_tokens,
             row.day,
+            row.reasoning_tokens,
+            row.cached_tokens,
+            row.calls,
         )
         for row in changes.inserts.values()
     ]
@@ -173,6 +183,9 @@ def update_rows(changes: SessionChanges) -> list[Row]:
             row.prompt_tokens,
             row.completion_tokens,
             row.day,
+            row.reasoning_tokens,
+            row.cached_tokens,
+            row.calls,
             session_no,
             message_id,
         )
@@ -182,4 +195,4 @@ def update_rows(changes: SessionChanges) -> list[Row]:
 
 def usage_row(used: UsageTotal) -> Row:
     """For ADD_USAGE after the owner, for ADD_ERASED_USAGE after the session."""
-    return (used.day, used.model, used.replies, used.prompt_tokens, used.completion_tokens)
+    return astuple(used)

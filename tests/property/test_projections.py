@@ -23,6 +23,7 @@ from events.catalogue import (
     MetadataChanged,
     Parameters,
     ReplyCancelled,
+    ReplyCompleted,
     ReplyEnded,
     ReplyFailed,
     ReplyInterrupted,
@@ -31,8 +32,11 @@ from events.catalogue import (
     SessionAccessed,
     SessionDeleted,
     SessionExpired,
+    ToolCallsClosed,
+    Usage,
     UsageTotal,
 )
+from events.parts import Text, ToolCall, ToolResult
 from events.record import RecordedEvent
 from projections.folds.batch import day_of, key_of
 from projections.folds.blind_index import compute_key_label, compute_label, scalar_text
@@ -63,7 +67,7 @@ class People:
         self.messages: dict[str, list[str]] = {}
         self.ended: dict[str, dict[str, AdoptedMessage]] = {}
         self.keys: dict[str, set[tuple[str, int]]] = {}
-        self.used: dict[str, Counter[tuple[str, str, int, int]]] = {}
+        self.used: dict[str, Counter[tuple[str, str, int, int, int, int]]] = {}
         self.ids = self.requests = 0
         self.forks: list[str] = []
 
@@ -94,12 +98,15 @@ class People:
         if key is not None:
             self.keys[session_id].add((key, recorded.position))
         if isinstance(event, MessagePosted):
-            said = AdoptedMessage(event.message_id, event.parent_id, "user", "complete", recorded.position, 1)
+            said = AdoptedMessage(event.message_id, event.parent_id, event.role, "complete", recorded.position, 1)
             ended[event.message_id] = said
         elif isinstance(event, ReplyEnded) and before is not None:
             owed = owed_in(before)
             parent_id = next(one.message_id for one in owed if one.reply_id == event.reply_id)
-            said = AdoptedMessage(event.reply_id, parent_id, "assistant", "complete", recorded.position, 2, "small")
+            calls = "open" if isinstance(event, ReplyCompleted) and event.parts else None
+            said = AdoptedMessage(
+                event.reply_id, parent_id, "assistant", "complete", recorded.position, 2, "small", calls
+            )
             ended[event.reply_id] = said
         elif isinstance(event, ReplyRequested):
             ended.pop(event.reply_id, None)
@@ -128,8 +135,35 @@ class People:
         self.record(session_id, self.keyed(posted(message_id, session.head, reply_id)))
         if self.sessions[session_id].open_reply is None:
             self.record(session_id, started(reply_id, message_id, model), completed(reply_id, choice, 7, model))
-            self.used[session_id][day_of(self.log.now_us), model, choice, 7] += 1
+            self.count(session_id, model, choice)
         self.messages[session_id] += [message_id, reply_id]
+
+    def count(self, session_id: str, model: str, prompt: int, reasoning: int = 0, cached: int = 0) -> None:
+        """A reply that counts in the usage of today, with seven tokens of text."""
+        self.used[session_id][day_of(self.log.now_us), model, prompt, 7, reasoning, cached] += 1
+
+    def call(self, session_id: str, session: Session, choice: int) -> None:
+        """A turn that ends in a tool call."""
+        self.ids += 1
+        message_id, reply_id = f"m{self.ids}", f"r{self.ids}"
+        self.record(session_id, posted(message_id, session.head, reply_id))
+        if self.sessions[session_id].open_reply is None:
+            ended = replace(completed(reply_id, choice, 7), content="", parts=(ToolCall("call", "weather", "{}"),))
+            self.record(session_id, started(reply_id, message_id), ended)
+            self.count(session_id, "small", choice)
+        self.messages[session_id] += [message_id, reply_id]
+
+    def settle(self, session_id: str, session: Session, choice: int) -> None:
+        """Results for a message, or word that none will come; for one without calls this changes nothing."""
+        if self.messages[session_id]:
+            self.ids += 1
+            reply_id = self.messages[session_id][-1 - choice % min(2, len(self.messages[session_id]))]
+            if choice % 3:
+                results = (ToolResult("call", (Text("21 degrees"),)),)
+                self.record(session_id, MessagePosted(f"m{self.ids}", reply_id, "tool", "", parts=results))
+                self.messages[session_id].append(f"m{self.ids}")
+            else:
+                self.record(session_id, self.keyed(ToolCallsClosed(reply_id, ("call",), "superseded")))
 
     def start(self, session_id: str, session: Session, choice: int) -> None:
         if session.pending and session.open_reply is None:
@@ -196,10 +230,15 @@ class People:
             ended = replace(completed(reply_id, choice, 7, model), counted_as=known)
             self.record(session_id, ReplyProgressed(reply_id, 0, "so far"), ended)
             counted = model if names_model else known or "other"
-            self.used[session_id][day_of(self.log.now_us), counted, choice, 7] += 1
+            self.count(session_id, counted, choice)
         else:
             kinds = (ReplyFailed, ReplyCancelled, ReplyInterrupted)
-            self.record(session_id, kinds[choice // 3 % 3](reply_id, "partial", "cause"))
+            usage = Usage(choice, 7, choice + 7, 5, 1) if choice % 2 else None
+            running = session.open_reply
+            names_model = running is not None and running.reply_id == reply_id and running.names_model
+            self.record(session_id, kinds[choice // 3 % 3](reply_id, "partial", "cause", usage=usage, model="small"))
+            if usage is not None:
+                self.count(session_id, "small" if names_model else "other", choice, 5, 1)
 
     def touch(self, session_id: str, session: Session, choice: int) -> None:
         self.record(session_id, self.keyed(SessionAccessed()))
@@ -248,10 +287,10 @@ class People:
     def usage_of(self, session_id: str) -> tuple[UsageTotal, ...]:
         """Everything the session ever used, whatever was erased of it."""
         totals: dict[tuple[str, str], list[int]] = {}
-        for (day, model, prompt, completion), n in self.used[session_id].items():
-            total = totals.setdefault((day, model), [0, 0, 0])
-            for place, number in enumerate((n, n * prompt, n * completion)):
-                total[place] += number
+        for (day, model, *tokens), n in self.used[session_id].items():
+            total = totals.setdefault((day, model), [0] * 5)
+            for place, number in enumerate((1, *tokens)):
+                total[place] += n * number
         return tuple(UsageTotal(day, model, *numbers) for (day, model), numbers in sorted(totals.items()))
 
 
@@ -314,6 +353,7 @@ def borrowed_of(connection: sqlite3.Connection, no: int) -> Iterator[tuple[str, 
 
 VERBS = [*["talk"] * 3, "post", *["start"] * 2, *["end"] * 2, "answer_again", "touch", "describe"]
 VERBS += ["expire", "select", "empty", "empty", "forget", "delete", *["fork"] * 3, "regenerate", "regenerate", "retry"]
+VERBS += ["call", "settle", "settle"]
 DEEDS = st.tuples(st.sampled_from(VERBS), st.integers(0, 3), st.integers(0, 11))
 FOLLOWS = st.tuples(st.sampled_from(["follow", "follow", "restart"]), st.integers(1, 5), st.just(0))
 LIVES = [

@@ -1,16 +1,26 @@
 """What a batch of events changes in the tables, computed without any table."""
 
+import pytest
+from msgspec.structs import replace
+
 from events.catalogue import (
+    AdoptedMessage,
     Event,
+    HistoryAdopted,
+    MessagePosted,
     MetadataChanged,
+    Parameters,
     ReplyCancelled,
+    ReplyEnded,
     ReplyFailed,
     ReplyInterrupted,
     SessionDeleted,
     SessionExpired,
+    ToolCallsClosed,
     Usage,
     UsageTotal,
 )
+from events.parts import Text, ToolCall, ToolResult
 from projections.folds.batch import ROWS_PER_EVENT_MAX, Changes, SessionChanges, day_of, fold
 from projections.folds.blind_index import compute_labels
 from projections.folds.message import MessageUpdate, NewMessage
@@ -102,6 +112,63 @@ def test_a_failed_reply_whose_tokens_were_told_counts_them() -> None:
     changes = changes_of(*batches)
     assert changes.usage == ((only(changes).session.owner or "", ONE_REPLY),)
     assert only(changes).updates == {"r1": MessageUpdate("failed", 4, 4, None, "small", 10, 20, "2025-01-01")}
+
+
+@pytest.mark.parametrize(
+    "ended",
+    [
+        ReplyCancelled("r1", "", "client", usage=Usage(10, 20, 30, 7, 3), model="small"),
+        ReplyInterrupted("r1", "", "shutdown", usage=Usage(10, 20, 30, 7, 3), model="small"),
+        replace(completed("r1"), usage=Usage(10, 20, 30, 7, 3)),
+    ],
+    ids=type,
+)
+def test_reasoning_and_cached_tokens_count_whatever_way_a_reply_ends(ended: ReplyEnded) -> None:
+    batches = (created(), posted("m1", reply_id="r1"), started("r1", "m1")), (ended,)
+    changes = changes_of(*batches)
+    assert changes.usage == (("alice", UsageTotal("2025-01-01", "small", 1, 10, 20, 7, 3)),)
+    (update,) = only(changes).updates.values()
+    assert (update.reasoning_tokens, update.cached_tokens, update.day) == (7, 3, "2025-01-01")
+
+
+def test_a_client_names_no_model_in_figures_by_cancelling_its_reply() -> None:
+    started_event = replace(started("r1", "m1"), parameters=Parameters(model="a secret"))
+    ended = ReplyCancelled("r1", "", "client", usage=Usage(1, 2, 3), model="a secret")
+    changes = changes_of((created(), posted("m1", reply_id="r1"), started_event), (ended,))
+    assert [used.model for _, used in changes.usage] == ["other"]
+
+
+CALL = ToolCall("call_1", "weather", "{}")
+RESULTS = MessagePosted("m2", "r1", "tool", "", "r2", parts=(ToolResult("call_1", (Text("21 degrees"),)),))
+CALLED = replace(completed("r1"), content="", parts=(CALL,))
+ASKED = (created(), posted("m1", reply_id="r1"), started("r1", "m1"))
+
+
+@pytest.mark.parametrize(
+    ("then", "calls"),
+    [
+        ((), "open"),
+        ((RESULTS,), "answered"),
+        ((ToolCallsClosed("r1", ("call_1",), "superseded"),), "closed"),
+    ],
+)
+def test_the_row_of_a_reply_says_what_became_of_its_tool_calls(then: tuple[Event, ...], calls: str) -> None:
+    assert only(changes_of((*ASKED, CALLED, *then))).inserts["r1"].calls == calls  # all in one batch
+    assert only(changes_of(ASKED, (CALLED, *then))).updates["r1"].calls == calls
+    assert only(changes_of((*ASKED, CALLED), then or (created(),))).calls == ({"r1": calls} if then else {})
+
+
+@pytest.mark.parametrize("kind", [ReplyCancelled, ReplyInterrupted, ReplyFailed])
+def test_only_completed_replies_have_open_calls(kind: type[ReplyCancelled]) -> None:
+    ended = kind("r1", "", "client", parts=(CALL,))
+    rows = only(changes_of((*ASKED, ended, RESULTS))).inserts
+    assert (rows["r1"].calls, rows["m2"].role, rows["m2"].calls) == (None, "tool", None)
+
+
+def test_a_fork_has_the_calls_of_its_origin() -> None:
+    adopted = AdoptedMessage("r1", "m1", "assistant", "complete", 4, 1, calls="open")
+    rows = only(changes_of((created(), HistoryAdopted((adopted,)), RESULTS))).inserts
+    assert rows["r1"].calls == "answered"
 
 
 def test_a_reply_ends_once() -> None:
