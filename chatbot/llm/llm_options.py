@@ -1,5 +1,7 @@
 """Options of providers. Times are in seconds (`_s`), sizes in bytes (`_bytes`), lengths in code points (`_chars`)."""
 
+from typing import Literal
+
 from msgspec import Struct
 
 
@@ -17,7 +19,8 @@ class LlmOptions(Struct, frozen=True, kw_only=True):
     `concurrent_max` replies run at a time and `queue_max` wait (see ConcurrencyLimiter). `line_max_bytes` bounds one
     line of a server's event stream: midm's lines carry the whole reply so far, so it must exceed 6 x `reply_max_chars`.
     A reply ends at `reply_max_chars` with reason length. `read_coalesce_max_s` bounds how long the text of one of many
-    replies waits to be read together with theirs (see ReadCoalescer); 0: not at all.
+    replies waits to be read together with theirs (see ReadCoalescer); 0: not at all. `think_tags`: see
+    ThinkTagSplitter.
     """
 
     server_url: str = ""
@@ -37,6 +40,7 @@ class LlmOptions(Struct, frozen=True, kw_only=True):
     reply_max_chars: int = 100_000
     health_timeout_s: float = 3.0
     read_coalesce_max_s: float = 0.06
+    think_tags: Literal["off", "tagged", "opened"] = "off"
 
     def __repr__(self) -> str:
         """Without key and URLs, which may hold secrets: options end up in logs and tracebacks."""

@@ -70,14 +70,13 @@ class AiohttpProvider:
         self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), auto_decompress=False)
 
     async def stream(self, messages: tuple[ChatMessage, ...], parameters: Parameters, sink: ReplySink) -> Finish:
-        on_text = sink.text
         body = request_body(messages, parameters, "m") | {"stream_options": {"include_usage": True}}
-        reply, parser = Completion("m", ""), SseParser(1_048_576)
+        reply, parser = Completion("m", "", sink), SseParser(1_048_576)
         data = msgspec.json.encode(body)
         async with self._session.post(self._url, data=data, headers=HEADERS) as response:
             async for piece in response.content.iter_any():
                 if events := parser.feed(piece):
-                    on_text(reply.add_events(events))
+                    reply.add_events(events)
                     if reply.failure:
                         raise reply.failure
         return reply.finish()

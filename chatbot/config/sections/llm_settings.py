@@ -95,6 +95,13 @@ class LlmSettings(Struct, frozen=True):
             extra={"formerly": ("llm.beat_max_s",)},
         ),
     ] = 0.06
+    think_tags: Annotated[
+        Literal["off", "tagged", "opened"],
+        Meta(
+            description="For servers that leave `<think>` in the text; tagged: a reply may begin with it; opened: it"
+            " begins inside, because the model's template writes the tag; off: such tags are text."
+        ),
+    ] = "off"
     health_interval_s: Annotated[
         float, Meta(gt=0, le=3600, description="Seconds for which an answer about the server's health is kept.")
     ] = 10.0

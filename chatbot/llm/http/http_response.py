@@ -36,6 +36,14 @@ USAGE_NAMES = (
     ("input_tokens", "output_tokens"),
     ("prompt_eval_count", "eval_count"),
 )
+# Where the tokens of reasoning and those of a cached prompt are told: OpenAI's two APIs, Anthropic's, DeepSeek's.
+REASONING_NAMES = (("completion_tokens_details", "reasoning_tokens"), ("output_tokens_details", "reasoning_tokens"))
+CACHED_NAMES = (
+    ("prompt_tokens_details", "cached_tokens"),
+    ("input_tokens_details", "cached_tokens"),
+    ("", "cache_read_input_tokens"),
+    ("", "prompt_cache_hit_tokens"),
+)
 
 
 def read_usage(fields: Any) -> Usage | None:
@@ -47,7 +55,17 @@ def read_usage(fields: Any) -> Usage | None:
     total = _count(fields.get("total_tokens"))
     if prompt is None or completion is None:
         return None
-    return Usage(prompt, completion, prompt + completion if total is None else total)
+    reasoning, cached = _first_count(fields, REASONING_NAMES), _first_count(fields, CACHED_NAMES)
+    return Usage(prompt, completion, prompt + completion if total is None else total, reasoning, cached)
+
+
+def _first_count(fields: dict[str, Any], names: tuple[tuple[str, str], ...]) -> int | None:
+    for group, name in names:
+        found = fields.get(group) if group else fields
+        count = _count(found.get(name)) if isinstance(found, dict) else None
+        if count is not None:
+            return count
+    return None
 
 
 def _count(value: Any) -> int | None:

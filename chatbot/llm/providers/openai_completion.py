@@ -1,124 +1,46 @@
-"""Parses a reply of /v1/chat/completions: chunks of a stream, or one complete document; and its finish reason. Pure.
+"""Parses a reply of /v1/chat/completions, chunks of a stream or one complete document, and passes on its parts."""
 
-A strict decoder reads what servers should send; what it refuses is read again leniently, as long as its text is clear.
-"""
-
-import re
+from collections.abc import Iterator
 from typing import Any
-
-import msgspec
-from msgspec import Struct
 
 from chatbot.llm.http import lenient_json
 from chatbot.llm.http.error_mapping import JSON_ERRORS, error_from_event, excerpt_of
 from chatbot.llm.http.http_response import DONE, MALFORMED, TRUNCATED, read_usage
-from chatbot.llm.provider import Finish, LlmError, LlmFailed
+from chatbot.llm.provider import Finish, LlmError, LlmFailed, ReplySink
+from chatbot.llm.providers.completion_chunk import (
+    Choice,
+    Chunk,
+    Delta,
+    PartKind,
+    TextKind,
+    TextPiece,
+    decode_chunk,
+    read_chunk,
+)
+from chatbot.llm.providers.finish_reasons import STOP, FinishReason, more_severe, read_finish_reason
+from chatbot.llm.providers.think_tags import ThinkTags, ThinkTagSplitter
+from chatbot.llm.providers.tool_call_assembler import TakesTexts, ToolCallAssembler, pass_text
 from events.catalogue import Usage
 
-DETAIL_MAX_CHARS = 64  # of a server's word that is kept: the longest known one has 28
-
-
-class FinishReason(Struct, frozen=True):
-    """`reason` is stop, length, tool_calls, content_filter or error; `detail` is the server's own word, '' where it is
-    the same."""
-
-    reason: str
-    detail: str = ""
-
-
-STOP = FinishReason("stop")
-
-NO_REASON = ("", "null", "none")  # some servers say so in every chunk until the last one
-
-# The parts of a word, in order of precedence: "malformed_function_call" is a fault, not a tool call.
-_FAULTS = """abort aborted cancel canceled cancelled crash crashed disconnected error exception fail failed failure
-    insufficient interrupted killed malformed overload overloaded preempted quota rate rejected timed timeout
-    unavailable unexpected"""
-_FILTERS = """blocked blocklist censored filter filtered guardrail moderation policy prohibited recitation refusal
-    refused safety sensitive spii"""
-_LENGTHS = "budget exceeded incomplete length limit max maximum overflow partial truncated window"
-_PARTS = tuple(
-    (reason, frozenset(parts.split()))
-    for reason, parts in (
-        ("error", _FAULTS),
-        ("content_filter", _FILTERS),
-        ("length", _LENGTHS),
-        ("tool_calls", "function functions tool tools"),
-    )
-)
-
-
-def read_finish_reason(word: Any) -> FinishReason | None:
-    """The reason that a server gives; None if it gives none. Of an object, its `type` is read.
-
-    An unknown word counts as stop: the server has ended the reply and reports no fault. `detail` keeps the word.
-    """
-    if word == "stop":
-        return STOP
-    if isinstance(word, dict):
-        word = word.get("type")
-    if word is None or word is False:
-        return None
-    text = " ".join(lenient_json.without_surrogates(str(word)).split())
-    spelt = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", text).lower()  # maxTokens, FinishReason.MAX_TOKENS
-    parts = [part for part in re.split(r"[^a-z0-9]+", spelt) if part]
-    if parts[:2] == ["finish", "reason"]:
-        parts = parts[2:]
-    if "_".join(parts) in NO_REASON and spelt.isascii():
-        return None
-    reason = next((reason for reason, marks in _PARTS if not marks.isdisjoint(parts)), "stop")
-    return FinishReason(reason, "" if text == reason else text[:DETAIL_MAX_CHARS])
-
-
-def more_severe(known: FinishReason | None, new: FinishReason) -> FinishReason:
-    """The one to keep of two reasons of one reply: a later stop does not replace another reason."""
-    return known if known is not None and new.reason == "stop" and known.reason != "stop" else new
-
-
-class _Text(Struct):
-    """A delta or a message. `content` is null in a delta that only names the role. What a reply may have instead of
-    text is only looked at when it has none."""
-
-    content: str | None = None
-    reasoning_content: Any = None
-    reasoning: Any = None
-    thinking: Any = None
-    refusal: Any = None
-    tool_calls: Any = None
-
-
-class _Choice(Struct):
-    delta: _Text | None = None
-    message: _Text | None = None
-    finish_reason: str | None = None
-    index: int = 0
-
-
-class _Chunk(Struct):
-    """A chunk of a stream, a whole completion, or an error in place of either."""
-
-    choices: list[_Choice] | None = None
-    usage: Any = None
-    model: str | None = None
-    error: Any = None
-    object: str | None = None
-    message: Any = None
-    detail: Any = None
-    code: Any = None
-    type: Any = None
-
-
-_decode = msgspec.json.Decoder(_Chunk).decode
+HELD_MAX_CHARS = 100_000  # of calls that wait for another one to end
 
 
 class Completion:
-    """A reply as far as it has been received.
+    """A reply as far as it has been received; its parts go to `sink`, the text of several chunks together.
 
-    `is_final`: a finish reason has come, and no text after it. Only then may the reply end without [DONE] and without
+    `is_final`: a finish reason has come, and no part after it. Only then may the reply end without [DONE] and without
     the end of its body: some servers name a reason in every chunk.
     """
 
-    def __init__(self, model: str, secret: str) -> None:
+    def __init__(
+        self,
+        model: str,
+        secret: str,
+        sink: ReplySink,
+        *,
+        think_tags: ThinkTags = "off",
+        held_max_chars: int = HELD_MAX_CHARS,
+    ) -> None:
         self.model = model
         self.usage: Usage | None = None
         self.reason: FinishReason | None = None
@@ -126,46 +48,59 @@ class Completion:
         self.failure: LlmError | None = None
         self._bare_error: Any = None  # a sentence in place of choices: an error, should no end of the reply follow
         self._secret = secret
-        self._text_after_reason = False  # text came after a finish reason
-        self._has_text = False
-        self._has_message_text = False  # its text comes in messages, not in deltas
-        self._non_text_kind = ""  # what came that is no text
+        self._sink = sink
+        self._held_max_chars = held_max_chars
+        self._texts: TakesTexts = sink  # the assembler from the first tool call on
+        self._assembler: ToolCallAssembler | None = None
+        self._splitter = None if think_tags == "off" else ThinkTagSplitter(think_tags)
+        self._text = ""  # of this read, not passed on yet
+        self._has_news = False  # a part came in this read
+        self._part_after_reason = False  # something came after a finish reason
+        self._has_text = False  # text or a refusal has come
+        self._has_reasoning = False
+        self._has_delta_text = False
+        self._delta_kinds: set[PartKind] = set()  # besides text: what deltas have brought
         self._joiner: lenient_json.TextJoiner | None = None  # from the first split character on
+        self._joined_kind: TextKind = "text"  # of the joiner's newest piece
 
     @property
     def is_final(self) -> bool:
-        return self.reason is not None and not self._text_after_reason
+        return self.reason is not None and not self._part_after_reason
 
-    def add_events(self, events: list[bytes]) -> str:
-        """The text in these events, up to a `failure`: text that came in one read with it is kept."""
-        text = ""
+    def add_events(self, events: list[bytes]) -> bool:
+        """Pass on the parts in these events, up to a `failure`: what came in one read with it is kept. Whether there
+        were any. Raises what the sink raises.
+        """
+        self._has_news = False
         for event in events:
             if event == DONE:
                 self.done = True
                 break
             try:
                 try:
-                    chunk = _decode(event)
+                    chunk = decode_chunk(event)
                 except JSON_ERRORS:
-                    text += self._add_leniently(event)
+                    self._add_leniently(event)
                 else:
-                    text += self._add_chunk(chunk)
+                    self._add_chunk(chunk)
             except LlmError as failure:
                 self.failure = failure
                 if self.usage is not None:
                     failure.finish = Finish("error", self.model, self.usage)
                 break
-        return text
+        self._pass_text_on()
+        return self._has_news
 
-    def add_document(self, document: bytes) -> str:
-        """The text of a completion in one document. Raises LlmError."""
+    def add_document(self, document: bytes) -> None:
+        """Pass on the parts of a completion in one document. Raises LlmError."""
         try:
-            chunk, is_clean = _read(document)
+            chunk, is_clean = read_chunk(document)
         except JSON_ERRORS as error:
             raise LlmFailed(MALFORMED) from error
         if chunk is None or not (chunk.choices or chunk.error or chunk.object == "error"):
             raise LlmFailed(f"{MALFORMED}: {excerpt_of(document, self._secret)}")
-        return self._add_chunk(chunk, is_clean=is_clean)
+        self._add_chunk(chunk, is_clean=is_clean)
+        self._pass_text_on()
 
     def check_ended(self) -> None:
         """The body has ended without [DONE]. Raises LlmError if no finish reason has come either."""
@@ -173,15 +108,24 @@ class Completion:
         if self.reason is None:
             raise LlmFailed(TRUNCATED)
 
-    def end(self) -> str:
-        """The rest of the text: a replacement for a character whose second part has not come."""
-        return "" if self._joiner is None else self._joiner.end()
+    def end(self) -> None:
+        """No more will come: pass on what is held back, such as a replacement for a character whose second part has
+        not come. Raises LlmFailed.
+        """
+        self._end_joined()
+        if self._text:
+            self._pass_text_on()
+        if self._splitter is not None:
+            self._pass_split_on(self._splitter.end())
+        if self._assembler is not None:
+            self._assembler.end()
 
     def finish(self) -> Finish:
         """How the reply ended. Raises LlmError where the server says that it could not finish it."""
         self._raise_bare_error()
-        reason = self.reason or FinishReason("stop")
-        no_text_reason = "" if self._has_text else self._no_text_reason(reason)
+        reason = self._finish_reason()
+        has_parts = self._has_text or self._has_reasoning or self._assembler is not None
+        no_text_reason = "" if has_parts else self._no_text_reason(reason)
         finish = Finish(reason.reason, self.model, self.usage, reason.detail, no_text_reason)
         if reason.reason == "error":
             word = f": {reason.detail}" if reason.detail else ""
@@ -189,154 +133,175 @@ class Completion:
             raise LlmFailed(message, retryable=True, finish=finish)
         return finish
 
-    def _add_leniently(self, event: bytes) -> str:
-        """The text of an event that the strict decoder refuses. Raises LlmFailed."""
+    def _finish_reason(self) -> FinishReason:
+        """The server's reason, as far as it agrees with what came: calls are answered, whatever it calls their end."""
+        reason = self.reason
+        if self._assembler is not None:
+            if reason is None:
+                return FinishReason("tool_calls")
+            if reason.reason == "stop":
+                return FinishReason("tool_calls", reason.detail or reason.reason)
+        elif reason is not None and reason.reason == "tool_calls":
+            return FinishReason("stop", reason.detail or reason.reason)
+        elif reason is None and self._has_reasoning and not self._has_text:
+            return FinishReason("length")  # it ended in the middle of its reasoning
+        return reason or STOP
+
+    def _add_leniently(self, event: bytes) -> None:
+        """Add an event that the strict decoder refuses. Raises LlmFailed."""
         if event.strip() == DONE:
             self.done = True
         if not event.lstrip(b"\xef\xbb\xbf \t").startswith(b"{"):
-            return ""  # a heartbeat: empty, `ping`, a comment, an array
+            return  # a heartbeat: empty, `ping`, a comment, an array
         try:
-            chunk, is_clean = _read(event)
+            chunk, is_clean = read_chunk(event)
         except JSON_ERRORS as error:
             raise LlmFailed(MALFORMED) from error
-        return "" if chunk is None else self._add_chunk(chunk, is_clean=is_clean)
+        if chunk is not None:
+            self._add_chunk(chunk, is_clean=is_clean)
 
-    def _add_chunk(self, chunk: _Chunk, *, is_clean: bool = True) -> str:
+    def _add_chunk(self, chunk: Chunk, *, is_clean: bool = True) -> None:
         """`is_clean`: its text holds no half of a character. Raises LlmError."""
         if chunk.error or chunk.object == "error":
-            raise error_from_event(chunk.error or _error_of(chunk), self._secret)
-        if chunk.usage is not None:
-            self.usage = read_usage(chunk.usage) or self.usage
-            self._note_reasoning_tokens(chunk.usage)
+            raise error_from_event(chunk.error or chunk.as_error(), self._secret)
+        if chunk.usage is not None and (usage := read_usage(chunk.usage)) is not None:
+            self.usage = usage
+            self._sink.usage(usage)
         self.model = chunk.model or self.model
         if not chunk.choices:
             if chunk.message or chunk.detail:
-                self._bare_error = _error_of(chunk)
-            return ""
+                self._bare_error = chunk.as_error()
+            return
         choice = chunk.choices[0]
         if choice.index != 0:
             found = next((one for one in chunk.choices if one.index == 0), None)
             if found is None:
-                return ""
+                return
             choice = found
         delta = choice.delta
-        text = (delta.content if delta is not None else None) or self._message_text(choice)
-        if text:
-            if not is_clean or self._joiner is not None:
-                self._joiner = self._joiner or lenient_json.TextJoiner()
-                text = self._joiner.join(text)
-            self._has_text = True
-            if self.reason is not None:
-                self._text_after_reason = True
-        if choice.finish_reason:
-            reason = read_finish_reason(choice.finish_reason)
-            self.reason = more_severe(self.reason, reason) if reason is not None else self.reason
-        return text
+        if is_clean and self._joiner is None and delta is not None and choice.message is None and _is_plain(delta):
+            if delta.content:
+                self._text += delta.content
+                self._has_delta_text = True
+                self._note_part()
+        else:
+            self._add_choice(choice, is_clean=is_clean)
+        if choice.finish_reason == "stop" and self.reason is None:
+            self.reason = STOP
+        elif choice.finish_reason and (reason := read_finish_reason(choice.finish_reason)) is not None:
+            self.reason = more_severe(self.reason, reason)
 
-    def _message_text(self, choice: _Choice) -> str:
-        """The text of a choice whose delta has none. A message beside deltas only repeats their text."""
-        message = choice.message
-        for one in (choice.delta, message):
-            if one is not None and not one.content:
-                self._non_text_kind = self._non_text_kind or _non_text_kind_of(one)
-        if message is None or not message.content or (self._has_text and not self._has_message_text):
-            return ""
-        self._has_message_text = True
-        return message.content
+    def _add_choice(self, choice: Choice, *, is_clean: bool) -> None:
+        """The parts of a delta, and those of a message which no delta has brought: it may only repeat them."""
+        if choice.delta is not None:
+            for kind in self._add_parts(choice.delta, set(), is_clean=is_clean):
+                self._delta_kinds.add(kind)
+        if choice.message is not None:
+            if self._has_delta_text:
+                self._delta_kinds.add("text")
+            self._add_parts(choice.message, self._delta_kinds, is_clean=is_clean)
+
+    def _add_parts(self, delta: Delta, known: set[PartKind], *, is_clean: bool) -> set[PartKind]:
+        """Add what is not `known`; the kinds that were added."""
+        added: set[PartKind] = set()
+        for kind, piece in delta.texts():
+            if kind not in known:
+                added.add(kind)
+                self._add_text(kind, piece, is_clean=is_clean)
+        calls = delta.call_deltas()
+        if calls and "tool_call" not in known:
+            added.add("tool_call")
+            self._note_part()
+            self._end_joined()
+            self._pass_text_on()
+            if self._assembler is None:
+                self._texts = self._assembler = ToolCallAssembler(self._sink, self._held_max_chars)
+            for call in calls:
+                self._assembler.add_call(call, is_clean=is_clean)
+        return added
+
+    def _add_text(self, kind: TextKind, piece: str, *, is_clean: bool) -> None:
+        if self._joiner is not None or not is_clean:
+            piece = self._join(kind, piece)
+        if not piece:
+            return
+        self._note_part()
+        if kind == "text":
+            self._text += piece
+            return
+        self._has_text = self._has_text or kind == "refusal"
+        self._has_reasoning = self._has_reasoning or kind == "reasoning"
+        self._pass_text_on()
+        if self._splitter is not None and kind == "reasoning":
+            self._splitter.stop()
+        pass_text(self._texts, kind, piece)
+
+    def _note_part(self) -> None:
+        self._has_news = True
+        if self.reason is not None:
+            self._part_after_reason = True
+
+    def _join(self, kind: TextKind, piece: str) -> str:
+        """The whole characters of `piece` and of what came before of its kind."""
+        if kind != self._joined_kind:
+            self._end_joined()
+            self._joined_kind = kind
+        self._joiner = self._joiner or lenient_json.TextJoiner()
+        return self._joiner.join(piece)
+
+    def _end_joined(self) -> None:
+        """Pass on a replacement for a character that stays incomplete."""
+        if self._joiner is None or not (rest := self._joiner.end()):
+            return
+        if self._joined_kind == "text":
+            self._text += rest
+        else:
+            pass_text(self._texts, self._joined_kind, rest)
+
+    def _pass_text_on(self) -> None:
+        """Pass on the text of this read; an empty one, too, which says that the server is alive."""
+        text, self._text = self._text, ""
+        if self._splitter is None or not text:
+            if text:
+                self._has_text = True
+            self._texts.text(text)
+        else:
+            self._pass_split_on(self._splitter.split(text))
+
+    def _pass_split_on(self, pieces: Iterator[TextPiece]) -> None:
+        for kind, piece in pieces:
+            self._has_text = self._has_text or kind == "text"
+            self._has_reasoning = self._has_reasoning or kind == "reasoning"
+            pass_text(self._texts, kind, piece)
 
     def _raise_bare_error(self) -> None:
         """Some servers end a reply with {"message": "..."} or {"detail": "..."} and nothing else. Raises LlmError."""
         if self._bare_error and self.reason is None:
             raise error_from_event(self._bare_error, self._secret)
 
-    def _note_reasoning_tokens(self, usage: Any) -> None:
-        details = usage.get("completion_tokens_details") if isinstance(usage, dict) else None
-        if not self._has_text and isinstance(details, dict) and details.get("reasoning_tokens"):
-            self._non_text_kind = self._non_text_kind or "reasoning"
-
     def _no_text_reason(self, reason: FinishReason) -> str:
-        match (self._non_text_kind, reason.reason):
-            case (_, "content_filter"):
-                return "The model server filtered the whole reply"
-            case ("reasoning", "length"):
-                return "The model used all its tokens for reasoning, and none were left for the reply"
-            case ("reasoning", _):
-                return "The model gave its reasoning, and no reply"
-            case ("refusal", _):
-                return "The model refused to reply"
-            case ("tool_calls", _) | (_, "tool_calls"):
-                return "The model asked for tool calls, and gave no text"
-            case (_, "length"):
-                return "The reply reached its length limit before its first character"
-            case _:
-                return ""
+        """Why nothing at all has come."""
+        if reason.reason == "content_filter":
+            return "The model server filtered the whole reply"
+        if self.usage is not None and self.usage.reasoning_tokens:
+            return (
+                "The model used all its tokens for reasoning, and none were left for the reply"
+                if reason.reason == "length"
+                else "The model gave its reasoning, and no reply"
+            )
+        return "The reply reached its length limit before its first character" if reason.reason == "length" else ""
 
 
-def _error_of(chunk: _Chunk) -> Any:
-    """The error that a chunk itself is, in the shape of {"error": ...}."""
-    if not (chunk.code or chunk.type):
-        return chunk.message or chunk.detail or ""
-    return {"message": chunk.message or chunk.detail, "code": chunk.code, "type": chunk.type}
-
-
-def _non_text_kind_of(part: _Text) -> str:
-    """What a delta or message has that is no text: reasoning, refusal, tool_calls or ''."""
-    if part.reasoning_content or part.reasoning or part.thinking:
-        return "reasoning"
-    if part.refusal:
-        return "refusal"
-    return "tool_calls" if part.tool_calls else ""
-
-
-def _read(document: bytes) -> tuple[_Chunk | None, bool]:
-    """Reads a document leniently; also whether its text is clean. None if it is no JSON object.
-
-    Raises LlmFailed for text in an unknown shape, and JSON_ERRORS.
-    """
-    try:
-        return _decode(document), True
-    except JSON_ERRORS:
-        fields = lenient_json.load(document)
-    if not isinstance(fields, dict):
-        return None, True
-    choices = fields.get("choices") or None
-    if not isinstance(choices, list | None):
-        raise LlmFailed(MALFORMED)
-    name, kind = fields.get("model"), fields.get("object")
-    chunk = _Chunk(
-        choices=[_read_choice(one) for one in choices or () if isinstance(one, dict)],
-        usage=fields.get("usage"),
-        model=lenient_json.without_surrogates(name) if isinstance(name, str) else None,
-        error=fields.get("error"),
-        object=kind if isinstance(kind, str) else None,
-        message=fields.get("message"),
-        detail=fields.get("detail"),
-        code=fields.get("code"),
-        type=fields.get("type"),
+def _is_plain(delta: Delta) -> bool:
+    """Whether it has nothing but text, or not even that."""
+    return not (
+        delta.reasoning_content
+        or delta.reasoning
+        or delta.thinking
+        or delta.reasoning_details
+        or delta.thinking_blocks
+        or delta.refusal
+        or delta.tool_calls
+        or delta.function_call
+        or delta.pieces
     )
-    return chunk, False
-
-
-def _read_choice(fields: dict[str, Any]) -> _Choice:
-    index, reason = fields.get("index"), read_finish_reason(fields.get("finish_reason"))
-    return _Choice(
-        delta=_read_text(fields.get("delta")),
-        message=_read_text(fields.get("message")),
-        finish_reason=(reason.detail or reason.reason) if reason is not None else None,
-        index=index if type(index) is int else 0,
-    )
-
-
-def _read_text(fields: Any) -> _Text | None:
-    if not isinstance(fields, dict):
-        return None
-    content = fields.get("content")
-    text = lenient_json.text_of(content)
-    if text is None:
-        raise LlmFailed(MALFORMED)
-    reasons = {
-        name: fields.get(name) for name in ("reasoning_content", "reasoning", "thinking", "refusal", "tool_calls")
-    }
-    if isinstance(content, list) and not text and any(isinstance(one, dict) and "thinking" in one for one in content):
-        reasons["thinking"] = True
-    return _Text(content=text, **reasons)

@@ -1,5 +1,6 @@
 """The provider for OpenAI's /v1/chat/completions: vLLM, llama.cpp, Ollama, LiteLLM and others."""
 
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -22,6 +23,7 @@ from chatbot.llm.provider import (
     reason_of,
 )
 from chatbot.llm.providers.openai_completion import Completion
+from chatbot.llm.resilient_provider import ReplyTooLong
 from events.catalogue import Parameters
 
 BAD_REQUEST = (400, 422)
@@ -84,41 +86,43 @@ class OpenAiProvider:
     async def stream(
         self, messages: tuple[ModelMessage, ...], parameters: Parameters, sink: ReplySink, *, stream: bool = True
     ) -> Finish:
-        """Chunks without text (such as reasoning) are passed on as an empty text: the model is alive.
+        """Chunks without any part are passed on as an empty text: the model is alive.
 
         A reply is read to [DONE] or the end of its body: some servers send more after a finish reason.
         """
-        on_text = sink.text
         model = parameters.model or self.model or await self._list_models()
         response, refused = await self._ask(request_body(messages, parameters, model), model)
-        reply = Completion(model, self._secret)
+        options = self._client.options
+        reply = Completion(
+            model, self._secret, sink, think_tags=options.think_tags, held_max_chars=options.reply_max_chars
+        )
 
         def add_events(events: list[bytes]) -> bool:
-            text = reply.add_events(events)
-            on_text(text)
-            if text:
+            has_news = reply.add_events(events)
+            if has_news:
                 response.allow_coalescing()
             if reply.failure:
                 raise reply.failure
-            if reply.reason is not None and not reply.done and (text or not response.is_ending):
+            if reply.reason is not None and not reply.done and (has_news or not response.is_ending):
                 response.end_after(END_SILENCE_S if reply.is_final else None)
             return reply.done
 
         try:
             document = await response.read(add_events)
             if document is not None:
-                on_text(reply.add_document(document))
+                reply.add_document(document)
             elif reply.done:
                 await response.end()
             else:
                 reply.check_ended()
         except LlmError:
             if not reply.is_final:  # else the reply is whole: this costs no more than its usage
+                with suppress(LlmError, ReplyTooLong):
+                    reply.end()
                 raise
         finally:
             response.close()
-        if rest := reply.end():
-            on_text(rest)
+        reply.end()
         return replace(reply.finish(), refused_parameters=refused)
 
     async def health(self) -> Health:

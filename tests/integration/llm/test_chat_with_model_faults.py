@@ -50,11 +50,7 @@ async def test_a_fault_of_the_model_fails_the_reply_and_keeps_its_text(
 @pytest.mark.parametrize(
     ("chunk", "reason", "detail"),
     [
-        (
-            '{"delta":{"reasoning_content":"hm"},"finish_reason":"length"}',
-            "used all its tokens for reasoning",
-            "length",
-        ),
+        ('{"delta":{},"finish_reason":"length"}', "length limit before its first character", "length"),
         ('{"delta":{},"finish_reason":"SAFETY"}', "filtered the whole reply", "SAFETY"),
         ('{"delta":{},"finish_reason":"network_error"}', "ended the reply with an error", "network_error"),
     ],

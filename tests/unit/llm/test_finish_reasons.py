@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from chatbot.llm.providers.openai_completion import DETAIL_MAX_CHARS, FinishReason, more_severe, read_finish_reason
+from chatbot.llm.providers.finish_reasons import DETAIL_MAX_CHARS, FinishReason, more_severe, read_finish_reason
 
 
 @pytest.mark.parametrize("reason", ["stop", "length", "tool_calls", "content_filter"])
