@@ -179,7 +179,8 @@ class ProjectionRunner:
     @property
     def rebuilding(self) -> bool:
         """As Projections.rebuilding."""
-        return self.position < self._target
+        # With an empty log, too, there is a store to replace.
+        return self._state is State.REPLACING or self.position < self._target
 
     @property
     def unknown_event(self) -> UnknownEvent | None:
