@@ -1,10 +1,42 @@
-"""What can go wrong with a log."""
+"""What can go wrong with a log, and what helps."""
 
+from enum import Enum, auto
 from pathlib import Path
 
 
+class Remedy(Enum):
+    """What an operator can do about an error. Which command or setting that means, the program knows that uses the log:
+    it adds the words.
+    """
+
+    STOP_OR_OTHER_DATABASE = auto()
+    UPDATE_OR_OTHER_DATABASE = auto()
+    WRITABLE_DIRECTORY_OR_OTHER_DATABASE = auto()
+    OTHER_DATABASE = auto()
+    OTHER_DATABASE_OR_SCHEMA = auto()
+    MOVED_SCHEMA = auto()
+    MOVED_SCHEMA_OR_RESTORE = auto()
+    PRIMARY_SERVER = auto()
+    CREDENTIALS = auto()
+    PASSWORD = auto()
+    URL_PARAMETER = auto()
+    URL_FORM = auto()
+    RESTORE_AND_VERIFY = auto()
+    RESTORE_SALVAGE_AND_VERIFY = auto()
+    RESTORE_OR_SALVAGE = auto()
+    RESTORE_OR_SALVAGE_OR_NEW_PROJECTIONS = auto()
+    FINISH_MIGRATION = auto()
+    FINISH_IMPORT = auto()
+    FINISH_SALVAGE = auto()
+    OWN_PROJECTIONS = auto()
+
+
 class LogError(Exception):
-    """The event log could not do what was asked."""
+    """The event log could not do what was asked. `remedy`: what helps; None where the message says it, or nothing."""
+
+    def __init__(self, *args: object, remedy: Remedy | None = None) -> None:
+        super().__init__(*args)
+        self.remedy = remedy
 
 
 class VersionConflict(LogError):
@@ -37,18 +69,17 @@ class LogBusy(LogUnavailable):
 
 
 class LogUnusable(LogError):
-    """The file is not an event log that this program can serve: says why, and what to do."""
+    """The file is not an event log that this program can serve: says why."""
 
 
 class LogDamaged(LogUnusable):
     """The log is not as it was recorded: what it tells cannot be trusted, so nothing is built on it."""
 
     def __init__(self, path: object, reason: str) -> None:
-        salvage = ", or copy what still holds into a new log with `chatbot salvage DEST`"
-        rescue = salvage if isinstance(path, Path) else ""
+        is_file = isinstance(path, Path)
         super().__init__(
-            f"database {path} is damaged: {reason}. It is not served and was not changed. Restore a backup{rescue};"
-            " `chatbot verify` tells more"
+            f"database {path} is damaged: {reason}. It is not served and was not changed",
+            remedy=Remedy.RESTORE_SALVAGE_AND_VERIFY if is_file else Remedy.RESTORE_AND_VERIFY,
         )
 
 
@@ -74,5 +105,4 @@ class LogInUse(LogUnusable):
         """`pid` None: that process has locked the file itself, and is not known."""
         unknown = "another process, which has locked the file itself, perhaps under another name"
         user = unknown if pid is None else f"process {pid}"
-        self.fact = f"database {path} is in use by {user}"
-        super().__init__(f"{self.fact}; stop it or choose another DATABASE_URL")
+        super().__init__(f"database {path} is in use by {user}", remedy=Remedy.STOP_OR_OTHER_DATABASE)

@@ -1,8 +1,14 @@
 """Errors of the projections."""
 
+from events.errors import Remedy
+
 
 class ProjectionError(Exception):
-    """Base of all errors of the projections."""
+    """Base of all errors of the projections. `remedy`: what helps; None where the message says it, or nothing."""
+
+    def __init__(self, *args: object, remedy: Remedy | None = None) -> None:
+        super().__init__(*args)
+        self.remedy = remedy
 
 
 class ProjectionLag(ProjectionError):
@@ -26,10 +32,7 @@ class ProjectionsInUse(ProjectionError):
     """Another process has these projections open; give each service a path of its own."""
 
     def __init__(self, path: str) -> None:
-        super().__init__(
-            f"{path} belongs to another running process; give each service a file of its own"
-            " with CHATBOT_DATABASE_PROJECTIONS_PATH"
-        )
+        super().__init__(f"{path} belongs to another running process", remedy=Remedy.OWN_PROJECTIONS)
 
 
 class ProjectionsUnusable(ProjectionError):
@@ -42,9 +45,10 @@ class LogReplaced(ProjectionError):
     def __init__(self, path: object, reason: str) -> None:
         super().__init__(
             f"the log does not have what its projections ({path}) were made from: {reason}. Events were lost (a"
-            " write-ahead log deleted, a file cut or replaced): restore a backup, or see `chatbot salvage`. If you"
-            f" replaced the log on purpose, delete {path} and start again"
+            " write-ahead log deleted, a file cut or replaced)",
+            remedy=Remedy.RESTORE_OR_SALVAGE_OR_NEW_PROJECTIONS,
         )
+        self.path = path
 
 
 class InvalidProjection(ProjectionError):

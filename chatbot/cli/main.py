@@ -14,6 +14,7 @@ from chatbot.cli.cli_context import CommandContext, print_result, run_interrupti
 from chatbot.cli.command_line import COMMANDS, parse
 from chatbot.cli.exit_codes import CommandFailed, ExitCode, fail
 from chatbot.cli.health_check import check_health
+from chatbot.cli.remedies import with_remedy
 from chatbot.cli.serve import serve
 from chatbot.config.loader import ConfigError, load
 from chatbot.config.settings import Settings
@@ -85,7 +86,7 @@ def run_command(options: argparse.Namespace, settings: Settings) -> int:
     except CommandFailed as error:
         return fail(ExitCode(error.code), str(error))
     except (LogError, OSError) as error:
-        return fail(ExitCode.DATABASE, str(error))
+        return fail(ExitCode.DATABASE, with_remedy(error))
     except EmbeddedMissing as error:
         return fail(ExitCode.MODEL, str(error))
     except KeyboardInterrupt:

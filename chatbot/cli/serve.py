@@ -10,6 +10,7 @@ import structlog
 from chatbot.api.app import build_app, listen
 from chatbot.api.server.shutdown import drain, hand_over
 from chatbot.cli.exit_codes import ExitCode, fail
+from chatbot.cli.remedies import with_remedy
 from chatbot.cli.startup import start_up, warn_of_risks
 from chatbot.config.loader import Configuration
 from chatbot.config.settings import Settings
@@ -51,7 +52,7 @@ def serve(configuration: Configuration, command: Sequence[str]) -> int:
             with asyncio.Runner(loop_factory=loop_factory()) as runner:
                 runner.run(serve_until_signal(settings, inheritance, stderr, manager))
         except (LogUnusable, ProjectionError) as error:
-            return fail(ExitCode.DATABASE, str(error), stderr)
+            return fail(ExitCode.DATABASE, with_remedy(error), stderr)
         except OwnersWithoutKeys as error:
             return fail(ExitCode.USAGE, str(error), stderr)
         except EmbeddedMissing as error:

@@ -7,6 +7,7 @@ from contextlib import suppress
 import structlog
 
 from chatbot.api.services import Services
+from chatbot.cli.remedies import with_remedy
 from chatbot.config.sections.database_settings import DatabaseSettings
 from chatbot.config.settings import Settings
 from chatbot.config.validation import find_hints, find_risks
@@ -80,7 +81,8 @@ async def start_up(services: Services, url: str, worker: Worker | None = None) -
             await services.runner.wait_for(services.log.head().position, timeout_s=PROJECTIONS_POLL_S)
         await asyncio.sleep(0)  # for an empty log wait_for returns at once, while the file is being rebuilt
     if services.runner.failure is not None:
-        raise LogUnusable(f"the log cannot be understood: {services.runner.failure}") from services.runner.failure
+        failure = services.runner.failure
+        raise LogUnusable(f"the log cannot be understood: {with_remedy(failure)}") from failure
     await check_owners(services.log, services.queries, services.settings.auth)
     # In a shared log, open replies may be running on other nodes: there the orphan reaper finds what is left.
     recovered = 0 if services.log.is_shared else await services.supervisor.recover()

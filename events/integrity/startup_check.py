@@ -1,6 +1,6 @@
 """The integrity check at startup: bounded, so it takes as long for ten million events as for ten thousand.
 
-`chatbot verify` checks the whole chain. This checks the first row, pairs of rows spread evenly over the log, found by
+`ChainVerifier` checks the whole chain. This checks the first row, pairs of rows spread evenly over the log, found by
 position and by stream and version (so that both B-trees of the file are read), and the chain of the newest rows, where
 torn writes and lost write-ahead logs show, and events of a newer program.
 """
@@ -26,13 +26,13 @@ async def check_integrity(log: EventLog, place: Path | str) -> list[IncompleteEr
     """Check the log. Returns the incomplete erasures among the newest deletions, which do not prevent serving it.
 
     `place` is the log's file, or its database's URL without credentials. Raises LogDamaged for a log that is not
-    intact, LogUnusable for one of a newer program; both say what to do.
+    intact, LogUnusable for one of a newer program;
     """
     try:
         reason = await _find_fault(log)
     except LogUnavailable as error:
         if "damaged" not in str(error):
-            raise LogUnusable(str(error)) from error
+            raise LogUnusable(str(error), remedy=error.remedy) from error
         raise LogDamaged(place, "SQLite finds its pages damaged" if isinstance(place, Path) else str(error)) from error
     except UnknownEvent as error:
         raise LogUnusable(f"database {place} was written by a newer version of this program ({error})") from error

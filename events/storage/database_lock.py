@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from events.errors import LogInUse, LogUnusable
+from events.errors import LogInUse, LogUnusable, Remedy
 from events.storage.file_lock import is_at, try_lock
 from events.storage.private_file import open_companion, open_private
 
@@ -53,8 +53,7 @@ class DatabaseLock:
             descriptor = open_companion(self._path, os.O_RDWR)
         except OSError as error:
             raise LogUnusable(
-                f"cannot write {self._path} ({error.strerror}): make its directory writable"
-                " or choose another DATABASE_URL"
+                f"cannot write {self._path} ({error.strerror})", remedy=Remedy.WRITABLE_DIRECTORY_OR_OTHER_DATABASE
             ) from error
         try:
             # If the file is not at its path any more, its owner has removed it: the next process locks another one.
@@ -199,7 +198,7 @@ def database_file(path: Path, *, read_only: bool = False) -> Path:
     """
     database = path.resolve()
     if database.is_dir():
-        raise LogUnusable(f"database {database} is a directory: choose another DATABASE_URL")
+        raise LogUnusable(f"database {database} is a directory", remedy=Remedy.OTHER_DATABASE)
     if read_only:
         if not database.exists():
             raise LogUnusable(f"database {database} does not exist")

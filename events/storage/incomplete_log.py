@@ -5,7 +5,7 @@ It takes the place of the format number, so that older programs refuse such a lo
 
 from enum import Enum
 
-from events.errors import LogUnusable
+from events.errors import LogUnusable, Remedy
 
 FORMAT_MIN = 1001  # in SQLite's user_version; formats of whole logs stay below
 
@@ -23,12 +23,10 @@ class WritingCommand(Enum):
         return FORMAT_MIN + list(WritingCommand).index(self)
 
 
-_ADVICE = {
-    WritingCommand.MIGRATE: "run the same `chatbot migrate` again, which goes on where it stopped,"
-    " or delete what it made",
-    WritingCommand.IMPORT: "import the same file again with --resume,"
-    " or accept what is there: `chatbot import --accept-partial`",
-    WritingCommand.SALVAGE: "run the same `chatbot salvage` again, which starts from the beginning",
+_REMEDIES = {
+    WritingCommand.MIGRATE: Remedy.FINISH_MIGRATION,
+    WritingCommand.IMPORT: Remedy.FINISH_IMPORT,
+    WritingCommand.SALVAGE: Remedy.FINISH_SALVAGE,
 }
 
 
@@ -36,9 +34,7 @@ class LogIncomplete(LogUnusable):
     """A command was interrupted while it wrote this log."""
 
     def __init__(self, place: object, command: WritingCommand) -> None:
-        super().__init__(
-            f"database {place} is not whole: `chatbot {command.value}` has not finished it; {_ADVICE[command]}"
-        )
+        super().__init__(f"database {place} is not whole", remedy=_REMEDIES[command])
         self.command = command
 
 

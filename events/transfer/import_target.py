@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import astuple, replace
 
 from events.catalogue import MESSAGE_TYPES
-from events.errors import LogError, LogUnusable
+from events.errors import LogError
 from events.integrity.commitments import with_data
 from events.integrity.hash_chain import link
 from events.options import LogOptions
@@ -25,7 +25,7 @@ from events.storage.database_lock import DatabaseLock
 from events.storage.erasure_rules import without_erased
 from events.storage.incomplete_log import WritingCommand, writing_command_of
 from events.storage.sqlite.batched_connection import run_in_thread
-from events.storage.sqlite.sqlite_errors import explain
+from events.storage.sqlite.sqlite_errors import unusable
 from events.storage.sqlite.sqlite_schema import (
     APPLICATION_ID,
     commit,
@@ -207,7 +207,7 @@ async def mark_complete(path: Path, command: WritingCommand) -> None:
         finally:
             await connection.close()
     except sqlite3.Error as error:
-        raise LogUnusable(explain(error, path) or f"database {path}: {error}") from error
+        raise unusable(error, path) from error
     finally:
         lock.release()
 

@@ -1,6 +1,6 @@
 """The child process of `rebuild_process.py`: `python -m projections.sqlite.rebuild_child`.
 
-Reads its task from standard input, folds the log as `chatbot rebuild` does, with pauses, and exits when standard input
+Reads its task from standard input, folds the log with pauses, and exits when standard input
 closes. Prints errors to standard output.
 """
 

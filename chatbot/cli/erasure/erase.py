@@ -27,6 +27,7 @@ from chatbot.cli.erasure.erase_over_http import Service, erase_over_http
 from chatbot.cli.erasure.offline_service import OfflineService, open_offline_service
 from chatbot.cli.exit_codes import CommandFailed, ExitCode, UsageError
 from chatbot.cli.progress_bar import ProgressBar
+from chatbot.cli.remedies import with_remedy
 from chatbot.runtime.timestamps import timestamp
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import SERVICE, DeleteSession
@@ -117,9 +118,9 @@ async def _erase(context: CommandContext, options: argparse.Namespace, criteria:
                 return await _preview(context, service, criteria)
             return await _erase_all(context, service, criteria)
     except LogInUse as error:
-        raise CommandFailed(IN_USE_HINT.format(fact=error.fact), ExitCode.DATABASE) from error
+        raise CommandFailed(IN_USE_HINT.format(fact=error), ExitCode.DATABASE) from error
     except ProjectionError as error:
-        raise CommandFailed(str(error), ExitCode.DATABASE) from error
+        raise CommandFailed(with_remedy(error), ExitCode.DATABASE) from error
 
 
 def _read_key() -> str:
@@ -192,7 +193,8 @@ async def _erase_one(
         return
     except (rejections.Rejection, rejections.ActorFailed, LogUnavailable) as error:
         raise CommandFailed(
-            f"session {session.session_id} was not erased: {error}. Done so far: {counts}; run this again to go on"
+            f"session {session.session_id} was not erased: {with_remedy(error)}. Done so far: {counts}; run this again"
+            " to go on"
         ) from error
     (recorded,) = await service.ports.log.read(session.session_id, limit=1, backwards=True)
     (row,) = await service.ports.log.rows(after=recorded.position - 1, limit=1)

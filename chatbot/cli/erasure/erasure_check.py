@@ -16,6 +16,7 @@ from chatbot.audit.text_search import Pattern, patterns_of, search
 from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.exit_codes import UsageError
 from chatbot.cli.progress_bar import ProgressBar
+from chatbot.cli.remedies import with_remedy
 from chatbot.runtime.utf8 import is_unicode
 from events.errors import LogError, LogUnusable
 from events.record import StoredRow
@@ -127,7 +128,7 @@ async def _search_events(context: CommandContext, patterns: Sequence[Pattern]) -
                         count += 1
                 after = page[-1].position
     except LogError as error:
-        context.print_note(f"the log's events were not looked at one by one: {error}")
+        context.print_note(f"the log's events were not looked at one by one: {with_remedy(error)}")
 
 
 def _search_row(row: StoredRow, patterns: Sequence[Pattern]) -> dict[int, bool]:

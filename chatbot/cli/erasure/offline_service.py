@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.progress_bar import ProgressBar
+from chatbot.cli.remedies import with_remedy
 from chatbot.llm.provider import (
     Finish,
     Health,
@@ -104,4 +105,4 @@ async def _wait_until_caught_up(ports: Ports, metrics: QuietProjectionMetrics) -
             await runner.wait_for(log.head().position, timeout_s=POLL_S)
     progress.close()
     if runner.failure is not None:
-        raise LogUnusable(f"the log cannot be understood: {runner.failure}") from runner.failure
+        raise LogUnusable(f"the log cannot be understood: {with_remedy(runner.failure)}") from runner.failure

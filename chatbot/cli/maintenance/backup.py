@@ -12,6 +12,7 @@ from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.exit_codes import CommandFailed, UsageError
 from chatbot.cli.progress_bar import ProgressBar
 from chatbot.cli.proof.verify import describe_unfinished_erasures
+from chatbot.cli.remedies import with_remedy
 from events.errors import LogError
 from events.integrity.chain_verifier import verify
 from events.record import Head
@@ -51,7 +52,7 @@ async def backup(context: CommandContext, options: argparse.Namespace) -> int:
     except FileExistsError as error:
         raise UsageError(f"{destination} exists: a backup never writes over another") from error
     except (sqlite3.Error, OSError, LogError) as error:
-        raise CommandFailed(f"no backup was made: {error}") from error
+        raise CommandFailed(f"no backup was made: {with_remedy(error)}") from error
     finally:
         for suffix in ("", "-journal", "-wal", "-shm"):
             with contextlib.suppress(OSError):

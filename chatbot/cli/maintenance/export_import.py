@@ -12,6 +12,7 @@ from typing import BinaryIO
 from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.exit_codes import CommandFailed, UsageError
 from chatbot.cli.progress_bar import ProgressBar
+from chatbot.cli.remedies import with_remedy
 from chatbot.sessions.replies.recorded_text import recorded_reply
 from events.catalogue import ReplyInterrupted
 from events.integrity.log_identity import log_identity
@@ -156,9 +157,9 @@ async def import_command(context: CommandContext, options: argparse.Namespace) -
     except OSError as error:
         raise UsageError(f"cannot read {options.file}: {error.strerror}") from error
     except ExportFileError as error:
-        raise CommandFailed(f"{options.file}: {error}") from error
+        raise CommandFailed(f"{options.file}: {with_remedy(error)}") from error
     except ImportRefused as error:
-        raise CommandFailed(str(error)) from error
+        raise CommandFailed(with_remedy(error)) from error
     context.print_json(outcome)
     return 0
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.exit_codes import CommandFailed, UsageError
 from chatbot.cli.progress_bar import ProgressBar
+from chatbot.cli.remedies import with_remedy
 from chatbot.config.database_url import parse_database_url
 from chatbot.config.sections.database_settings import DatabaseSettings
 from events.errors import LogUnusable, MigrationRefused
@@ -38,7 +39,7 @@ async def migrate_command(context: CommandContext, options: argparse.Namespace) 
         context.print_note(RESUME_HINT)
         raise
     except MigrationRefused as error:
-        raise CommandFailed(str(error)) from error
+        raise CommandFailed(with_remedy(error)) from error
     context.print_json({"from": source.shown, "to": target.shown, **outcome})
     return 0
 

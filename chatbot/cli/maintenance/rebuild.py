@@ -7,6 +7,7 @@ from pathlib import Path
 from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.exit_codes import CommandFailed
 from chatbot.cli.progress_bar import ProgressBar
+from chatbot.cli.remedies import with_remedy
 from projections.errors import ProjectionError, ProjectionsInUse
 from projections.sqlite.rebuild import rebuild
 
@@ -27,7 +28,7 @@ async def rebuild_command(context: CommandContext, options: argparse.Namespace) 
         except ProjectionsInUse as error:
             raise CommandFailed(f"{path} is being rebuilt already") from error
         except (ProjectionError, OSError, sqlite3.Error) as error:
-            raise CommandFailed(f"cannot make {path}: {error}") from error
+            raise CommandFailed(f"cannot make {path}: {with_remedy(error)}") from error
         finally:
             progress.close()
     context.print_result(f"{path}: {events} events folded, {progress.rate:,.0f} events/s")

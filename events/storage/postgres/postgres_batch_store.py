@@ -35,6 +35,7 @@ from events.storage.postgres.postgres_connection import (
     is_harmless,
     is_passing,
     read_head,
+    unavailable,
 )
 from events.storage.postgres.vacuum import Vacuum
 
@@ -102,14 +103,14 @@ class PostgresBatchStore:
                 await self._try_commit(pending)
                 break
             except LogUnavailable as error:
-                return self._refused(pending, str(error))
+                return self._refused(pending, error)
             except FAILURES as error:
                 self._drop_connection()
                 if is_damage(error):
                     self.damage = explain(error, self._database.label)
                 is_late = asyncio.get_running_loop().time() + pause_s > deadline_s
                 if is_late or not (pending.in_doubt or is_passing(error)):
-                    return self._refused(pending, explain(error, self._database.label))
+                    return self._refused(pending, unavailable(error, self._database.label))
             await asyncio.sleep(pause_s)
         return self._outcomes(pending)
 
@@ -122,7 +123,7 @@ class PostgresBatchStore:
             await self._await_confirmation(connection.execute(_CONFIRM))
         except FAILURES as error:
             self._drop_connection()
-            raise LogUnavailable(explain(error, self._database.label)) from error
+            raise unavailable(error, self._database.label) from error
 
     async def maintain(self) -> float | None:
         """As BatchStore.maintain: nothing to do here."""
@@ -239,11 +240,11 @@ class PostgresBatchStore:
         if connection is not None:
             connection.terminate()
 
-    def _refused(self, batch: _Batch, reason: str) -> list[Outcome]:
+    def _refused(self, batch: _Batch, reason: LogUnavailable) -> list[Outcome]:
         """An exception of its own for each caller: raising adds a traceback to it."""
         kind, fate = (OutcomeUnknown, UNKNOWN) if batch.in_doubt else (LogUnavailable, "nothing was recorded")
         for number in batch.missing:
-            batch.outcomes[number] = kind(f"{reason}; {fate}")
+            batch.outcomes[number] = kind(f"{reason}; {fate}", remedy=reason.remedy)
             if batch.in_doubt and batch.appends[number].erases:
                 self._vacuum.request()
         return self._outcomes(batch)

@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 import asyncpg
 
 from events.backoff import backoff_delays
-from events.errors import LogUnavailable, LogUnusable
+from events.errors import LogUnavailable, LogUnusable, Remedy
 from events.integrity.hash_chain import GENESIS
 from events.options import LogOptions
 from events.record import Head
@@ -43,18 +43,17 @@ _SETTINGS: Final = {
 }
 
 _WORDS = {
-    "25006": "it takes no writes (a standby, or default_transaction_read_only is on): name the primary in DATABASE_URL",
+    "25006": "it takes no writes (a standby, or default_transaction_read_only is on)",
     "26000": "a pooler in transaction mode is in between: have it use pool_mode = session",
-    "28000": "it does not let this user in: look at DATABASE_URL and pg_hba.conf",
-    "28P01": "the user's password is wrong: look at DATABASE_URL",
+    "28000": "it does not let this user in",
+    "28P01": "the user's password is wrong",
     "3D000": "there is no such database: create it",
-    "3F000": "its schema is missing or has another name now: name it in DATABASE_URL (search_path) and start again",
+    "3F000": "its schema is missing or has another name now",
     "40001": "it met too many concurrent changes",
     "40P01": "it met a deadlock with another program",
     "42501": "this user may not do that: grant it, or let this user own the table `events`",
     "42883": "the log's procedure is missing: start this program again",
-    "42P01": "the table `events` is missing: if its schema has another name now, name that in DATABASE_URL"
-    " (search_path) and start again, otherwise restore a copy",
+    "42P01": "the table `events` is missing",
     "53100": "the server's disk is full: free some space",
     "53200": "the server is out of memory",
     "53300": "the server has no connection left: raise max_connections, or lower database.read_connections",
@@ -66,6 +65,14 @@ _WORDS = {
     "CHL01": "it holds another log than the one that was opened: stop, and name the right database and schema",
     "XX001": "the server finds its data damaged: restore a copy",
     "XX002": "the server finds an index damaged: REINDEX TABLE events, then verify the log",
+}
+
+_REMEDIES = {
+    "25006": Remedy.PRIMARY_SERVER,
+    "28000": Remedy.CREDENTIALS,
+    "28P01": Remedy.PASSWORD,
+    "3F000": Remedy.MOVED_SCHEMA,
+    "42P01": Remedy.MOVED_SCHEMA_OR_RESTORE,
 }
 
 # Another attempt may succeed, with a new connection: a server that restarts, a standby that takes over, a cut cable.
@@ -124,6 +131,11 @@ def explain(error: BaseException, label: str) -> str:
     if isinstance(error, asyncpg.PostgresError):
         return f"database {label}: {_WORDS.get(code) or error} ({code})"
     return f"database {label} cannot be reached: {error}"
+
+
+def unavailable(error: BaseException, label: str) -> LogUnavailable:
+    """The refusal that `error` means."""
+    return LogUnavailable(explain(error, label), remedy=_REMEDIES.get(_code(error)))
 
 
 def _code(error: BaseException) -> str:
@@ -185,7 +197,7 @@ class Database:
                 return await attempt()
             except FAILURES as error:
                 if not is_passing(error) or loop.time() + pause_s > deadline_s:
-                    raise LogUnavailable(explain(error, self.label)) from error
+                    raise unavailable(error, self.label) from error
             await asyncio.sleep(pause_s)
         raise AssertionError("backoff never ends")
 
@@ -217,7 +229,8 @@ async def _configure(connection: asyncpg.Connection, settings: Mapping[str, str]
         await connection.execute(f"SELECT {calls}")
     except asyncpg.PostgresError as error:
         if _code(error)[:2] in ("22", "42"):
-            raise LogUnusable(f"DATABASE_URL: a parameter is not understood: {error} ({_code(error)})") from error
+            problem = f"a parameter is not understood: {error} ({_code(error)})"
+            raise LogUnusable(problem, remedy=Remedy.URL_PARAMETER) from error
         raise
 
 

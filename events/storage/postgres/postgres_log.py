@@ -26,7 +26,7 @@ from events.storage.group_commit import GroupCommit
 from events.storage.postgres.head_listener import HeadListener, server_process
 from events.storage.postgres.node_registry import NodeRegistry
 from events.storage.postgres.postgres_batch_store import PostgresBatchStore
-from events.storage.postgres.postgres_connection import FAILURES, Database, explain
+from events.storage.postgres.postgres_connection import FAILURES, Database, unavailable
 from events.storage.postgres.postgres_queries import PostgresQueries
 from events.storage.postgres.postgres_read_pool import PostgresReadPool
 from events.storage.postgres.postgres_schema import check_format, create
@@ -86,7 +86,7 @@ class PostgresLog(PostgresQueries):
         except BaseException as error:
             await log._release()
             if isinstance(error, LogUnavailable):
-                raise LogUnusable(str(error)) from error
+                raise LogUnusable(str(error), remedy=error.remedy) from error
             raise
         return log
 
@@ -141,7 +141,7 @@ class PostgresLog(PostgresQueries):
         try:
             await self._store.erase_before(stream_id, version)
         except FAILURES as error:
-            raise LogUnavailable(explain(error, self._database.label)) from error
+            raise unavailable(error, self._database.label) from error
         await self._wait_for_vacuum()
 
     async def _wait_for_vacuum(self) -> None:

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 import asyncpg
 
-from events.errors import LogUnavailable, LogUnusable, MigrationRefused
+from events.errors import LogUnusable, MigrationRefused
 from events.integrity.hash_chain import GENESIS
 from events.options import LogOptions
 from events.record import Columns, Head
 from events.storage.erasure_rules import ERASE_ALL_EXPLAINED, without_erased
 from events.storage.incomplete_log import WritingCommand
 from events.storage.postgres.append_procedure import ERASE, LOCK
-from events.storage.postgres.postgres_connection import FAILURES, Database, close_gracefully, explain, read_head
+from events.storage.postgres.postgres_connection import FAILURES, Database, close_gracefully, read_head, unavailable
 from events.storage.postgres.postgres_schema import COLUMNS, create, mark
 from events.storage.postgres.vacuum import vacuum
 
@@ -48,7 +48,8 @@ class PostgresMigrationTarget:
                 await target.close()
                 raise
         except FAILURES as error:
-            raise LogUnusable(explain(error, database.label)) from error
+            refusal = unavailable(error, database.label)
+            raise LogUnusable(str(refusal), remedy=refusal.remedy) from error
         return target
 
     async def add(self, rows: Sequence[Columns]) -> None:
@@ -66,7 +67,7 @@ class PostgresMigrationTarget:
                     self._erased = self._erased or done != _NOTHING
                 await connection.execute(_NOTIFY, str(rows[-1][0]))
         except FAILURES as error:
-            raise LogUnavailable(explain(error, self._database.label)) from error
+            raise unavailable(error, self._database.label) from error
         self.head = Head(rows[-1][0], rows[-1][10])
 
     async def finish_erasures(self) -> None:
@@ -76,14 +77,14 @@ class PostgresMigrationTarget:
                 await self._connection.execute("SET LOCAL statement_timeout = 0")
                 self._erased = await self._connection.execute(ERASE_ALL_EXPLAINED) != _NOTHING
         except FAILURES as error:
-            raise LogUnavailable(explain(error, self._database.label)) from error
+            raise unavailable(error, self._database.label) from error
 
     async def finish(self) -> None:
         """As MigrationTarget.finish."""
         try:
             await self._connection.execute(mark(None))
         except FAILURES as error:
-            raise LogUnavailable(explain(error, self._database.label)) from error
+            raise unavailable(error, self._database.label) from error
 
     async def close(self) -> None:
         """As MigrationTarget.close. Removes old versions of erased rows."""
@@ -92,6 +93,6 @@ class PostgresMigrationTarget:
                 await self._connection.execute("SET statement_timeout = 0")
                 await vacuum(self._connection)
         except FAILURES as error:
-            raise LogUnavailable(explain(error, self._database.label)) from error
+            raise unavailable(error, self._database.label) from error
         finally:
             await close_gracefully(self._connection)

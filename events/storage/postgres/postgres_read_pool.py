@@ -18,6 +18,7 @@ from events.storage.postgres.postgres_connection import (
     explain,
     is_damage,
     read_head,
+    unavailable,
 )
 from events.storage.postgres.postgres_schema import COLUMNS
 
@@ -67,7 +68,7 @@ class PostgresReadPool:
             async with open_snapshot(self._database) as opened:
                 yield opened
         except FAILURES as error:
-            raise LogUnavailable(explain(error, self._database.label)) from error
+            raise unavailable(error, self._database.label) from error
 
     async def close(self) -> None:
         """Close every connection; a read that is under way fails."""

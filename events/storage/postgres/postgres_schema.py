@@ -7,7 +7,7 @@ byte, so that no upgrade of the system's collations can invalidate its index.
 
 import asyncpg
 
-from events.errors import LogUnusable
+from events.errors import LogUnusable, Remedy
 from events.storage.incomplete_log import LogIncomplete, WritingCommand, writing_command_of
 from events.storage.postgres.append_procedure import NAME, OLD_NAME, append_procedure
 
@@ -166,8 +166,8 @@ async def check_format(connection: asyncpg.Connection, label: str, command: Writ
     found = (comment or "").removeprefix(MARK)
     if not (comment or "").startswith(MARK):
         raise LogUnusable(
-            f"database {label} has a table {schema}.events of another program: choose another database, or another"
-            " schema by ?search_path=NAME in DATABASE_URL"
+            f"database {label} has a table {schema}.events of another program",
+            remedy=Remedy.OTHER_DATABASE_OR_SCHEMA,
         )
     unfinished = writing_command_of(int(found)) if found.isdecimal() else None
     if unfinished is not None and unfinished is not command:
@@ -175,7 +175,8 @@ async def check_format(connection: asyncpg.Connection, label: str, command: Writ
     if found != str(FORMAT) and unfinished is None:
         raise LogUnusable(
             f"database {label} was written by a newer version of this program (format {found}, this one reads"
-            f" {FORMAT}): update the program or choose another DATABASE_URL"
+            f" {FORMAT})",
+            remedy=Remedy.UPDATE_OR_OTHER_DATABASE,
         )
     return False
 

@@ -8,16 +8,11 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 from msgspec import Struct
 
-from events.errors import LogUnusable
+from events.errors import LogUnusable, Remedy
 
 CONNECT_S = 5.0  # for connecting, where the URL has no timeout: a host that has vanished does not answer
 CONNECT_MAX_S = 60.0  # the longest timeout of a URL: libpq's 0 means no limit
 APPLICATION = "chatbot"  # application_name, where the URL has none
-
-_MALFORMED = (
-    "DATABASE_URL cannot be understood: it is postgresql://user:password@host:5432/database, with special"
-    " characters of user and password as %XX"
-)
 
 # asyncpg takes these from the URL with libpq's meaning.
 _PASSED = frozenset({
@@ -70,11 +65,11 @@ def parse_postgres_url(url: str) -> ConnectionTarget:
     """Raises LogUnusable, which may name a parameter, but never a value."""
     address, _, query = url.partition("?")
     if "@" in query and "@" not in address:
-        raise LogUnusable(_MALFORMED)  # a `?` in the password: what follows is not a list of parameters
+        raise malformed()  # a `?` in the password: what follows is not a list of parameters
     try:
         given = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=True)) if query else {}
     except ValueError:
-        raise LogUnusable(_MALFORMED) from None
+        raise malformed() from None
     _check(given)
     passed = {name: value for name, value in given.items() if name in _PASSED}
     known = _PASSED | _IGNORED | _HARMLESS_VALUES.keys() | _MAPPED
@@ -94,16 +89,20 @@ def parse_postgres_url(url: str) -> ConnectionTarget:
 
 def malformed() -> LogUnusable:
     """The error for a URL that asyncpg rejects. Without a cause, which might quote the password."""
-    return LogUnusable(_MALFORMED)
+    return LogUnusable("the URL cannot be understood", remedy=Remedy.URL_FORM)
+
+
+def _wrong(problem: str) -> LogUnusable:
+    return LogUnusable(problem, remedy=Remedy.URL_PARAMETER)
 
 
 def _check(given: dict[str, str]) -> None:
     for name, value in given.items():
         if name in _UNSUPPORTED:
-            raise LogUnusable(f"DATABASE_URL: the parameter {name} is not supported here: leave it out")
+            raise _wrong(f"the parameter {name} is not supported here: leave it out")
         if name in _HARMLESS_VALUES and value.lower() not in _HARMLESS_VALUES[name]:
             allowed = ", ".join(sorted(_HARMLESS_VALUES[name]))
-            raise LogUnusable(f"DATABASE_URL: the parameter {name} is supported with {allowed} only")
+            raise _wrong(f"the parameter {name} is supported with {allowed} only")
 
 
 def _map_tls(given: dict[str, str], passed: dict[str, str]) -> bool:
@@ -117,7 +116,7 @@ def _map_tls(given: dict[str, str], passed: dict[str, str]) -> bool:
     if passed.get("sslrootcert") != "system":
         return False
     if given.get("sslmode", "verify-full") != "verify-full":
-        raise LogUnusable("DATABASE_URL: sslrootcert=system needs sslmode=verify-full")
+        raise _wrong("sslrootcert=system needs sslmode=verify-full")
     del passed["sslrootcert"]
     passed.pop("sslmode", None)
     return True
@@ -128,7 +127,7 @@ def _split_options(text: str) -> tuple[dict[str, str], str]:
     try:
         words = shlex.split(text)
     except ValueError:
-        raise LogUnusable("DATABASE_URL: the parameter options cannot be understood") from None
+        raise _wrong("the parameter options cannot be understood") from None
     settings: dict[str, str] = {}
     rest: list[str] = []
     while words:
@@ -149,5 +148,5 @@ def _connect_timeout_s(text: str) -> float:
     try:
         seconds = int(text)
     except ValueError:
-        raise LogUnusable("DATABASE_URL: the parameter connect_timeout is a number of seconds") from None
+        raise _wrong("the parameter connect_timeout is a number of seconds") from None
     return min(float(seconds), CONNECT_MAX_S) if seconds > 0 else CONNECT_MAX_S

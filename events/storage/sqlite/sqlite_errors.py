@@ -3,7 +3,7 @@
 import sqlite3
 from pathlib import Path
 
-from events.errors import LogUnavailable
+from events.errors import LogUnavailable, LogUnusable, Remedy
 
 _REASONS = {
     sqlite3.SQLITE_FULL: "the disk is full: free some space",
@@ -14,10 +14,12 @@ _REASONS = {
     sqlite3.SQLITE_READONLY: "the file cannot be written: look at its permissions",
     sqlite3.SQLITE_PERM: "the file cannot be written: look at its permissions",
     sqlite3.SQLITE_CANTOPEN: "the file cannot be opened: look at its path and permissions",
-    sqlite3.SQLITE_CORRUPT: "the file is damaged: restore a copy, or see `chatbot salvage`",
-    sqlite3.SQLITE_NOTADB: "it is not an SQLite database: choose another DATABASE_URL",
+    sqlite3.SQLITE_CORRUPT: "the file is damaged",
+    sqlite3.SQLITE_NOTADB: "it is not an SQLite database",
     sqlite3.SQLITE_NOMEM: "out of memory",
 }
+
+_REMEDIES = {sqlite3.SQLITE_CORRUPT: Remedy.RESTORE_OR_SALVAGE, sqlite3.SQLITE_NOTADB: Remedy.OTHER_DATABASE}
 
 # After these the connection itself cannot be trusted.
 CONNECTION_ERRORS = frozenset({
@@ -51,6 +53,12 @@ def unavailable(error: sqlite3.Error, path: Path) -> LogUnavailable | None:
     message = explain(error, path)
     if message is None:
         return None
-    refusal = LogUnavailable(message)
+    refusal = LogUnavailable(message, remedy=_REMEDIES.get(primary_code(error)))
     refusal.__cause__ = error
     return refusal
+
+
+def unusable(error: sqlite3.Error, path: Path) -> LogUnusable:
+    """The refusal of the whole file that `error` means."""
+    message = explain(error, path) or f"database {path}: {error}"
+    return LogUnusable(message, remedy=_REMEDIES.get(primary_code(error)))

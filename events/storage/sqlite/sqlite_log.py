@@ -27,7 +27,7 @@ from events.storage.sqlite.head_poller import HeadPoller
 from events.storage.sqlite.notifier import Notifier
 from events.storage.sqlite.shared_batch_store import SharedBatchStore
 from events.storage.sqlite.sqlite_batch_store import SqliteBatchStore
-from events.storage.sqlite.sqlite_errors import explain
+from events.storage.sqlite.sqlite_errors import unusable
 from events.storage.sqlite.sqlite_media import SqliteMedia
 from events.storage.sqlite.sqlite_queries import SqliteQueries
 from events.storage.sqlite.sqlite_read_pool import SqliteReadPool
@@ -158,7 +158,7 @@ class SqliteLog(SqliteQueries):
         except BaseException as error:
             await _release(pool, side)
             if isinstance(error, sqlite3.Error):
-                raise LogUnusable(explain(error, database) or f"database {database}: {error}") from error
+                raise unusable(error, database) from error
             raise
         log = cls(pool, head, options, (clock, random_bytes or _buffered_random_bytes()), side)
         if other_nodes is not None:

@@ -14,7 +14,7 @@ from events.storage.database_lock import DatabaseLock
 from events.storage.erasure_rules import ERASE_ALL_EXPLAINED, without_erased
 from events.storage.incomplete_log import WritingCommand
 from events.storage.sqlite.batched_connection import Call, run_in_thread
-from events.storage.sqlite.sqlite_errors import explain
+from events.storage.sqlite.sqlite_errors import unavailable
 from events.storage.sqlite.sqlite_schema import (
     commit,
     erase_content,
@@ -75,4 +75,4 @@ class SqliteMigrationTarget:
         try:
             await commit(self._connection, write)
         except sqlite3.Error as error:
-            raise LogUnavailable(explain(error, self._path) or f"database {self._path}: {error}") from error
+            raise unavailable(error, self._path) or LogUnavailable(f"database {self._path}: {error}") from error

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import aiosqlite
 
-from events.errors import LogUnusable
+from events.errors import LogUnusable, Remedy
 from events.integrity.hash_chain import GENESIS
 from events.options import LogOptions
 from events.record import Columns, Head
@@ -21,7 +21,7 @@ from events.storage.database_lock import DatabaseLock
 from events.storage.incomplete_log import LogIncomplete, WritingCommand, writing_command_of
 from events.storage.media_references import references_in
 from events.storage.sqlite.batched_connection import Call, CallableConnection, run_in_thread
-from events.storage.sqlite.sqlite_errors import explain, primary_code
+from events.storage.sqlite.sqlite_errors import primary_code, unusable
 from events.storage.sqlite.sqlite_media_schema import add_references, create_tables, has_tables, release_erased
 
 APPLICATION_ID = 0x43484C47  # "CHLG": tells a log from any other SQLite file
@@ -240,7 +240,7 @@ async def open_exclusive(
     except BaseException as error:
         lock.release()
         if isinstance(error, sqlite3.Error):
-            raise LogUnusable(explain(error, path) or f"database {path}: {error}") from error
+            raise unusable(error, path) from error
         raise
 
 
@@ -261,14 +261,15 @@ async def check_format(connection: aiosqlite.Connection, path: Path, command: Wr
     if (application_id, tables) == (0, 0):
         return True
     if application_id != APPLICATION_ID:
-        raise LogUnusable(f"database {path} belongs to another program: choose another DATABASE_URL")
+        raise LogUnusable(f"database {path} belongs to another program", remedy=Remedy.OTHER_DATABASE)
     unfinished = writing_command_of(user_version)
     if unfinished is not None and unfinished is not command:
         raise LogIncomplete(path, unfinished)
     if user_version != FORMAT and unfinished is None:
         raise LogUnusable(
             f"database {path} was written by a newer version of this program (format {user_version}, this one reads"
-            f" {FORMAT}): update the program or choose another DATABASE_URL"
+            f" {FORMAT})",
+            remedy=Remedy.UPDATE_OR_OTHER_DATABASE,
         )
     return False
 

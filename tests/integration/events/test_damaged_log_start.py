@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from chatbot.cli.remedies import with_remedy
 from events.catalogue import MessagePosted
 from events.errors import LogUnavailable, LogUnusable
 from events.integrity.startup_check import PROBES, TAIL_ROWS, check_integrity
@@ -164,8 +165,9 @@ async def test_what_sqlite_finds_corrupt_refuses_appends_from_then_on(tmp_path: 
     log = await SqliteLog.open(path)
     assert log.damage is None
     overwrite_page(path, page_of(path, b"<5>"))
-    with pytest.raises(LogUnavailable, match=r"damaged: restore a copy, or see `chatbot salvage`"):
+    with pytest.raises(LogUnavailable) as refused:
         await log.read_all(limit=ROWS)
+    assert "damaged (SQLITE_CORRUPT): restore a copy, or see `chatbot salvage`" in with_remedy(refused.value)
     assert log.damage is not None
     with pytest.raises(LogUnavailable, match="damaged"):
         await log.append("b", 0, [posted("1")], ASKED)

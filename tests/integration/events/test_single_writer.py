@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from chatbot.cli.remedies import with_remedy
 from events.errors import LogInUse, LogUnavailable
 from events.integrity.chain_verifier import verify
 from events.storage.sqlite.sqlite_log import SqliteLog
@@ -47,7 +48,7 @@ async def test_a_second_server_is_refused_with_the_first_ones_process_id(
     for path in (tmp_path / "log.db", tmp_path / "alias.db"):
         with pytest.raises(LogInUse) as refused:
             await SqliteLog.open(path)
-        assert str(refused.value) == (
+        assert with_remedy(refused.value) == (
             f"database {tmp_path / 'log.db'} is in use by process {server.pid}; stop it or choose another DATABASE_URL"
         )
 
@@ -60,7 +61,7 @@ async def test_kill_9_lets_go_of_the_lock(tmp_path: Path, server: subprocess.Pop
 
 async def test_one_process_cannot_open_a_log_twice_either(tmp_path: Path) -> None:
     log = await SqliteLog.open(tmp_path / "log.db")
-    with pytest.raises(LogInUse, match=f"process {os.getpid()};"):
+    with pytest.raises(LogInUse, match=rf"process {os.getpid()}$"):
         await SqliteLog.open(tmp_path / "log.db")
     await log.append("a", 0, [posted("still here")], ASKED)
     await log.close()

@@ -12,6 +12,7 @@ from chatbot.cli.maintenance import export_import
 from chatbot.cli.maintenance import salvage as salvaging
 from chatbot.cli.maintenance.export_import import export_log, import_command, import_file
 from chatbot.cli.maintenance.salvage import salvage
+from chatbot.cli.remedies import with_remedy
 from chatbot.config.sections.database_settings import DatabaseSettings
 from chatbot.config.settings import Settings
 from events.factory import open_log
@@ -63,8 +64,9 @@ async def test_a_target_of_migrate_is_marked_from_its_first_moment(target: Path 
     writing = await open_target(target)
     await writing.close()  # killed before a row was written
     for _ in range(2):
-        with pytest.raises(LogIncomplete, match=r"run the same `chatbot migrate` again"):
+        with pytest.raises(LogIncomplete) as refused:
             await open_log(target)
+        assert "run the same `chatbot migrate` again" in with_remedy(refused.value)
     writing = await open_target(target)
     assert await migrate(source, writing, lambda _: None) == 2
     await writing.close()
@@ -97,7 +99,7 @@ async def log_with_more(path: Path) -> None:
     await log.close()
 
 
-@pytest.mark.parametrize("at", ["interrupt_open_replies", "finish"])
+@pytest.mark.parametrize("at", ["interrupt_open_replies", "mark_complete"])
 async def test_an_import_is_unfinished_until_its_last_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
@@ -109,10 +111,12 @@ async def test_an_import_is_unfinished_until_its_last_step(
         with pytest.raises(PowerCut):
             await import_file(io.BytesIO(data), tmp_path / "new.db", ImportRules())
     for again in (ImportRules(), ImportRules(skip_existing=True)):
-        with pytest.raises(LogIncomplete, match="--resume"):
+        with pytest.raises(LogIncomplete) as refused:
             await import_file(io.BytesIO(data), tmp_path / "new.db", again)
-    with pytest.raises(LogIncomplete, match="--accept-partial"):
+        assert "--resume" in with_remedy(refused.value)
+    with pytest.raises(LogIncomplete) as refused:
         await SqliteLog.open(tmp_path / "new.db")
+    assert "--accept-partial" in with_remedy(refused.value)
     done = await import_file(io.BytesIO(data), tmp_path / "new.db", ImportRules(resume=True))
     assert (done["imported"], done["skipped"]) == (0, 2)
     assert [content(row) for row in await rows_of(tmp_path / "new.db")] == [
@@ -125,7 +129,7 @@ async def test_what_an_import_has_written_may_be_accepted(tmp_path: Path, monkey
     await log_with_more(tmp_path / "mine.db")
     data = await exported(tmp_path / "log.db")
     with monkeypatch.context() as patch:
-        patch.setattr(export_import, "finish", cut)
+        patch.setattr(export_import, "mark_complete", cut)
         with pytest.raises(PowerCut):
             await import_file(io.BytesIO(data), tmp_path / "mine.db", ImportRules())
     accepting = Namespace(file=None, accept_partial=True, skip_existing=False, resume=False)
@@ -147,7 +151,7 @@ async def test_an_import_that_is_refused_marks_nothing(tmp_path: Path) -> None:
     await log_with_more(tmp_path / "log.db")
 
 
-@pytest.mark.parametrize("at", ["_close_erased", "finish"])
+@pytest.mark.parametrize("at", ["_close_erased", "mark_complete"])
 async def test_a_salvage_that_was_interrupted_starts_from_the_beginning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
@@ -157,8 +161,9 @@ async def test_a_salvage_that_was_interrupted_starts_from_the_beginning(
         patch.setattr(salvaging, at, cut)
         with pytest.raises(PowerCut):
             await salvage(console(tmp_path / "log.db"), options)
-    with pytest.raises(LogIncomplete, match="starts from the beginning"):
+    with pytest.raises(LogIncomplete) as refused:
         await SqliteLog.open(tmp_path / "new.db")
+    assert "starts from the beginning" in with_remedy(refused.value)
     assert await salvage(console(tmp_path / "log.db"), options) == 0
     assert len(await rows_of(tmp_path / "new.db")) == 3
     with pytest.raises(CommandFailed, match="salvage writes a new log"):
@@ -178,8 +183,9 @@ async def test_another_commands_unfinished_log_is_not_gone_on_with(tmp_path: Pat
     await log_with(tmp_path / "log.db", "1")
     begun = await ImportTarget.open(tmp_path / "new.db", WritingCommand.IMPORT)
     await begun.close()
-    with pytest.raises(LogIncomplete, match="chatbot import"):
+    with pytest.raises(LogIncomplete) as refused:
         await open_target(tmp_path / "new.db")
+    assert "chatbot import" in with_remedy(refused.value)
     options = Namespace(source=None, destination=tmp_path / "new.db", rest=None)
     with pytest.raises(CommandFailed, match="exists"):
         await salvage(console(tmp_path / "log.db"), options)

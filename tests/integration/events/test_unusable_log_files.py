@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from chatbot.cli.remedies import with_remedy
 from events.catalogue import SessionAccessed, SessionCreated
 from events.errors import LogUnavailable, LogUnusable
 from events.integrity.chain_verifier import verify
@@ -22,7 +23,7 @@ async def refusal(path: Path, *, read_only: bool = False) -> str:
     for _ in range(2):
         with pytest.raises(LogUnusable) as refused:
             await SqliteLog.open(path, SHORT_TIMEOUTS, read_only=read_only)
-        messages.append(str(refused.value))
+        messages.append(with_remedy(refused.value))
     assert messages[0] == messages[1]
     assert str(path) in messages[0]
     return messages[0]
@@ -32,7 +33,9 @@ async def refusal(path: Path, *, read_only: bool = False) -> str:
 async def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path, read_only: bool) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("my notes\n" * 500)
-    assert "not an SQLite database: choose another DATABASE_URL" in await refusal(path, read_only=read_only)
+    assert "not an SQLite database (SQLITE_NOTADB): choose another DATABASE_URL" in await refusal(
+        path, read_only=read_only
+    )
     assert path.read_text() == "my notes\n" * 500
 
 
@@ -78,7 +81,7 @@ async def test_a_truncated_file_is_refused_as_damaged(tmp_path: Path) -> None:
     await log_with(path, *["x" * 5000] * 20)
     with path.open("r+b") as file:
         file.truncate(8192)
-    assert "damaged: restore a copy" in await refusal(path)
+    assert "damaged (SQLITE_CORRUPT): restore a copy" in await refusal(path)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from unittest.mock import AsyncMock
 
 import pytest
 
+from chatbot.cli.remedies import with_remedy
 from events.catalogue import ReplyProgressed, SessionAccessed, SessionDeleted
 from events.errors import LogUnavailable, LogUnusable, UnknownEvent
 from events.record import Metadata
@@ -246,10 +247,20 @@ async def test_a_path_that_cannot_be_a_file_is_refused(tmp_path: Path, log: Memo
         await create_runner(tmp_path, log).start()
 
 
+async def test_the_store_of_an_empty_log_counts_as_rebuilt_once_it_answers(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_text("no database " * 100)
+    async with running(path, MemoryLog()) as runner:
+        assert runner.rebuilding
+        await until(lambda: not runner.rebuilding)
+        assert await runner.queries.counts() == {}
+
+
 async def test_a_path_belongs_to_one_runner_at_a_time(path: Path, log: MemoryLog) -> None:
     async with running(path, log):
-        with pytest.raises(ProjectionsInUse, match="CHATBOT_DATABASE_PROJECTIONS_PATH"):
+        with pytest.raises(ProjectionsInUse) as refused:
             await create_runner(path, MemoryLog(b"another"), None, OPTIONS).start()
+        assert "CHATBOT_DATABASE_PROJECTIONS_PATH" in with_remedy(refused.value)
     assert (await follow(path, log)).failures == []
 
 
