@@ -178,8 +178,7 @@ class ProjectionRunner:
 
     @property
     def rebuilding(self) -> bool:
-        """As Projections.rebuilding."""
-        # With an empty log, too, there is a store to replace.
+        """As Projections.rebuilding; also while the store of an empty log is replaced."""
         return self._state is State.REPLACING or self.position < self._target
 
     @property
