@@ -8,15 +8,20 @@ from pathlib import Path
 
 import httpx
 import pytest
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from chatbot.api.routes import node_routes as telling
 from chatbot.nodes import node_client as peers_module
 from chatbot.nodes.node_authentication import SCHEME
-from chatbot.nodes.node_client import NodeClient, NodeUnreachable, ReplyNotFound
+from chatbot.nodes.node_client import NodeClient, NodeUnreachable, PartHeader, ReplyNotFound
 from chatbot.nodes.node_id import NodeAddress, parse_node_id
 from chatbot.observability.metrics import Metrics
-from chatbot.sessions.domain.commands import Caller, CancelReply
+from chatbot.sessions.domain.commands import SERVICE, Caller, CancelReply
+from chatbot.sessions.replies.growing_parts import Segment
+from chatbot.sessions.replies.reply import Reply
+from events.catalogue import Parameters
+from events.parts import Text, ToolCall
 from tests.support.http.feed_reader import following, text_of
 from tests.support.model.model_server import ModelServer
 from tests.support.node_cluster import SECRET, known, nodes
@@ -262,3 +267,34 @@ async def test_a_reply_longer_than_a_line_may_be_is_followed_all_the_same(
     assert text == long
     model.release()
     await chatting
+
+
+async def test_the_parts_of_a_reply_are_followed_from_any_offset(node: Running, model: ModelServer) -> None:
+    session_id, reply_id, chatting = await held(node, model)
+    reply = node.services.supervisor.replies(session_id)[reply_id]
+    address = parse_node_id(node.services.cluster.name)
+    assert address is not None
+    reply.grow_part("tool_call", "", "call_1", "weather")  # as a model would
+    reply.grow_part("tool_call", '{"city":', "call_1", "weather")
+    reply.grow_part("tool_call", "", "call_2", "time")
+    parts = (Text(TEXT), ToolCall("call_1", "weather", '{"city":'), ToolCall("call_2", "time", ""))
+    node_client = NodeClient(SECRET, 10.0, 10.0, 4, Metrics("0"))
+    try:
+        for known in range(reply.length + 1):
+            copy, header = Reply("m", reply_id, Parameters(), SERVICE), PartHeader()
+            for segment in reply.segments(0):
+                if segment.offset < known:
+                    copy.extend(replace(segment, text=segment.text[: known - segment.offset]))
+            offset = copy.length
+            async with aclosing(node_client.text(address, (session_id, reply_id), offset)) as lines:
+                async for line in lines:
+                    header, piece = (line, "") if isinstance(line, PartHeader) else (header, line)
+                    copy.extend(Segment(offset, piece, header.part, header.kind, header.call_id, header.name))
+                    offset += len(piece)
+                    if copy.last_part == 2:
+                        break
+            assert copy.freeze().parts == parts, f"from {known}"
+    finally:
+        await node_client.close()
+        model.release()
+        await chatting

@@ -8,12 +8,14 @@ import pytest
 from msgspec.structs import replace
 
 from chatbot.nodes import reply_mirrors as module
-from chatbot.nodes.node_client import NodeClient
+from chatbot.nodes.node_client import NodeClient, PartHeader
 from chatbot.nodes.node_id import NodeAddress, format_node_id
 from chatbot.nodes.reply_mirrors import MirrorContext, ReplyMirrors
-from chatbot.sessions.feeds.channels import ChannelRegistry
+from chatbot.sessions.feeds.channels import ChannelRegistry, wait_any
+from chatbot.sessions.replies.growing_parts import build_parts
 from events.catalogue import Parameters, ReplyCompleted, ReplyProgressed, ReplyStarted, SessionCreated
 from events.errors import LogUnavailable
+from events.parts import Reasoning, Text, ToolCall
 from events.record import Metadata, RecordedEvent
 from projections.folds.session import OpenReply
 from tests.support.log.memory_log import MemoryLog
@@ -50,6 +52,24 @@ class Pinging(NodeClient):
 
     async def text(self, address: NodeAddress, where: tuple[str, str], after: int) -> AsyncGenerator[str, None]:
         self.asked += 1
+        while True:
+            yield ""
+            await asyncio.sleep(0.001)
+
+
+class Talking(NodeClient):
+    """The other node: it sends `lines`, then nothing."""
+
+    def __init__(self, *lines: str | PartHeader) -> None:
+        self.lines = lines
+        self.asked_after: list[int] = []
+
+    async def text(
+        self, address: NodeAddress, where: tuple[str, str], after: int
+    ) -> AsyncGenerator[str | PartHeader, None]:
+        self.asked_after.append(after)
+        for line in self.lines:
+            yield line
         while True:
             yield ""
             await asyncio.sleep(0.001)
@@ -116,6 +136,34 @@ async def test_a_node_that_an_imported_event_names_is_not_asked(log: SlowLog, mi
     assert isinstance(node_client, Pinging)
     assert node_client.asked == 0
     await mirrors.close()
+
+
+async def test_a_mirror_has_the_parts_that_the_other_node_sends_and_the_log_has(
+    log: SlowLog, mirrors: ReplyMirrors
+) -> None:
+    call = PartHeader(2, "tool_call", "call_1", "weather")
+    lines = (PartHeader(1), "Look.", call, "{", "}", PartHeader(3, "tool_call", "call_2", "time"))
+    node_client = Talking(*lines)
+    mirrors._context = replace(mirrors._context, node_client=node_client)
+    log.record("s", ReplyProgressed("r", 0, "hm", 0, "reasoning"))
+    reply = await mirrors.mirror_running("s", WRITTEN)
+    assert reply is not None
+    async with asyncio.timeout(5):
+        while reply.last_part < 3:
+            await wait_any(reply.signal)
+    assert node_client.asked_after == [2]
+    parts = (Reasoning("hm"), Text("Look."), ToolCall("call_1", "weather", "{}"), ToolCall("call_2", "time", ""))
+    assert build_parts(reply.text, reply._marks) == parts
+    for recorded in log.record("s", ReplyProgressed("r", 7, "{}", 2, "tool_call", "call_1", "weather")):
+        mirrors.on_remote_append(recorded)  # the log is behind
+    for recorded in log.record("s", ReplyProgressed("r", 9, "{}", 3, "tool_call", "call_2", "time")):
+        mirrors.on_remote_append(recorded)  # and now ahead
+    assert build_parts(reply.text, reply._marks)[3] == ToolCall("call_2", "time", "{}")
+    ended = ReplyCompleted("r", "Look.", "tool_calls", "small", 1, parts=parts)
+    for recorded in log.record("s", ended):
+        mirrors.on_remote_append(recorded)
+    outcome = await reply.wait_end()
+    assert (outcome.content, outcome.parts, reply.text) == ("Look.", parts, "hmLook.{}")
 
 
 async def test_what_is_recorded_while_a_mirror_reads_the_log_is_no_gap_in_it(
