@@ -243,8 +243,7 @@ class SessionMetrics:
         failure: they may quote the prompt.
         """
         metrics, provider = self._metrics, started.provider
-        answered_by_model = ended if isinstance(ended, ReplyCompleted | ReplyFailed) else None
-        answered = (answered_by_model.model if answered_by_model is not None else None) or started.model
+        answered = ended.model or started.model
         requested = started.parameters.model
         model = metrics.label_of(
             counted_name(requested, answered, self._known_models.models if self._known_models else frozenset()),
@@ -255,7 +254,7 @@ class SessionMetrics:
         first_s = None if timing.first_s is None else timing.first_s - timing.asked_s
         if first_s is not None:
             metrics.first_token(provider, model, first_s)
-        usage = answered_by_model.usage if answered_by_model is not None else None
+        usage = ended.usage
         if usage is not None:
             metrics.tokens(provider, model, usage.prompt_tokens, usage.completion_tokens)
             if first_s is not None and usage.completion_tokens > 1:

@@ -5,11 +5,12 @@ tool calls the arguments. A reply of text alone has no marks, so it costs nothin
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import assert_never
 
 from msgspec import Struct
 
 from events.catalogue import ReplyProgressed
-from events.parts import Part, Parts, Reasoning, Refusal, Text, ToolCall, flat, stored_parts
+from events.parts import Media, Part, Parts, Reasoning, Refusal, Text, ToolCall, ToolResult, flat, stored_parts
 
 NO_PART = -1  # in place of a part's number: of a reply without marks, or of a reader that was sent no part yet
 
@@ -49,8 +50,15 @@ def marks_of(parts: Parts) -> tuple[Mark, ...]:
     marks: list[Mark] = []
     start = 0
     for number, part in enumerate(parts):
-        call_id, name = (part.call_id, part.name) if isinstance(part, ToolCall) else ("", "")
-        marks.append(Mark(number, start, kind_of(part), call_id, name))
+        match part:
+            case Text() | Reasoning() | Refusal():
+                marks.append(Mark(number, start, kind_of(part)))
+            case ToolCall():
+                marks.append(Mark(number, start, kind_of(part), part.call_id, part.name))
+            case ToolResult() | Media():
+                pass  # no model sends them; readers of an imported reply find them in the history
+            case _:
+                assert_never(part)
         start += len(flat(part))
     return tuple(marks)
 

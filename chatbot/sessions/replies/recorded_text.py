@@ -25,7 +25,7 @@ from events.catalogue import (
     ToolCallsClosed,
 )
 from events.log import EventLog
-from events.parts import Parts
+from events.parts import Parts, find_faults
 from projections.folds.session import OpenReply
 
 EVENTS_PER_STEP = 64  # events per backward read: a running reply records one a second, so one page nearly always does
@@ -45,8 +45,11 @@ class RecordedReply(Struct, frozen=True):
 
     @property
     def parts(self) -> Parts:
-        """As an event holds them: none of a reply of text alone."""
-        return build_parts(self.text, self.marks)
+        """As an event holds them: none of a reply of text alone. None, either, where an imported log has checkpoints
+        of which no event can be made: the reply must end all the same.
+        """
+        parts = build_parts(self.text, self.marks)
+        return () if any(find_faults(parts)) else parts
 
 
 async def recorded_reply(

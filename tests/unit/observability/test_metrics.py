@@ -70,10 +70,18 @@ def test_tokens_are_counted_in_and_out_and_the_time_between_those_after_the_firs
     assert value(metrics, "chatbot_time_per_token_seconds_sum", **WHO) == (3 - 1) / (5 - 1)
 
 
-def test_tokens_of_a_failed_reply_are_counted_too() -> None:
+@pytest.mark.parametrize(
+    "ended",
+    [
+        ReplyFailed("r", "", "llm_failed", "reasoned", 3 * SECOND, usage=Usage(40, 5, 45), model="small"),
+        ReplyCancelled("r", "", "client", 3 * SECOND, usage=Usage(40, 5, 45), model="small"),
+        ReplyInterrupted("r", "", "shutdown", 3 * SECOND, usage=Usage(40, 5, 45), model="small"),
+    ],
+    ids=lambda ended: type(ended).__name__,
+)
+def test_tokens_of_a_reply_that_ended_early_are_counted_too(ended: ReplyEnded) -> None:
     metrics = Metrics("1")
-    failed = ReplyFailed("r", "", "llm_failed", "reasoned", 3 * SECOND, usage=Usage(40, 5, 45), model="small")
-    watch(metrics).reply_ended(STARTED, failed, ReplyTiming(asked_s=10.0), None)
+    watch(metrics).reply_ended(STARTED, ended, ReplyTiming(asked_s=10.0), None)
     assert value(metrics, "chatbot_tokens_total", direction="in", **WHO) == 40
     assert value(metrics, "chatbot_tokens_total", direction="out", **WHO) == 5
 

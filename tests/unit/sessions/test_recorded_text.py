@@ -1,8 +1,10 @@
 from typing import Any
 
+import pytest
+
 from chatbot.sessions.replies.recorded_text import RecordedReply, recorded_reply
 from events.catalogue import ReplyProgressed
-from events.parts import Reasoning, Refusal, Text, ToolCall
+from events.parts import PARTS_MAX, Reasoning, Refusal, Text, ToolCall
 from projections.folds.session import OpenReply
 from tests.support.log.event_builders import created, posted, started
 from tests.support.log.memory_log import MemoryLog
@@ -68,3 +70,22 @@ async def test_text_that_other_parts_follow_becomes_the_first_part() -> None:
     log.record("s", created(), posted("m", None, "r"), started("r", "m"))
     log.record("s", ReplyProgressed("r", 0, "No. "), ReplyProgressed("r", 4, "Because", 1, "refusal"))
     assert (await recorded_reply(log, "s", RUNNING, page=9)).parts == (Text("No. "), Refusal("Because"))
+
+
+@pytest.mark.parametrize(
+    "odd", [ReplyProgressed("r", 4, "{}", 1, "tool_call"), ReplyProgressed("r", 4, "", 1, "tool_call", "c" * 999, "f")]
+)
+async def test_checkpoints_that_no_program_of_ours_wrote_leave_the_text(odd: ReplyProgressed) -> None:
+    log = MemoryLog()
+    log.record("s", created(), posted("m", None, "r"), started("r", "m"))
+    log.record("s", ReplyProgressed("r", 0, "text"), odd)
+    reply = await recorded_reply(log, "s", RUNNING, page=9)
+    assert (reply.content, reply.parts) == ("text", ())
+
+
+async def test_more_checkpoints_than_parts_may_be_leave_the_text() -> None:
+    log = MemoryLog()
+    log.record("s", created(), posted("m", None, "r"), started("r", "m"), ReplyProgressed("r", 0, "text"))
+    log.record("s", *[ReplyProgressed("r", 4, "", n, "tool_call", f"c{n}", "f") for n in range(1, PARTS_MAX + 1)])
+    reply = await recorded_reply(log, "s", RUNNING, page=9)
+    assert (reply.content, reply.parts) == ("text", ())
