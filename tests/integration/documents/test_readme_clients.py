@@ -25,6 +25,13 @@ from tests.support.service import program
 LINES_MAX = 15
 PIECES = ("하나 ", "둘 👩‍👩‍👧‍👦 ", "셋 ", "\u2028넷")
 TEXT = "".join(PIECES)
+THINKING: tuple[dict[str, Any], ...] = (
+    {"reasoning_content": "Which weather? "},
+    {"reasoning_content": "Seoul's."},
+    *({"content": piece} for piece in PIECES),
+    {"tool_calls": [{"index": 0, "id": "call_1", "function": {"name": "weather", "arguments": '{"city":'}}]},
+    {"tool_calls": [{"index": 0, "function": {"arguments": '"Seoul"}'}}]},
+)
 SHOW = "follow(service, (texts) => { shown.textContent = JSON.stringify([...texts.values()]); });"
 
 
@@ -215,6 +222,46 @@ async def test_the_readmes_python_prints_no_character_twice_when_the_service_is_
             assert await printer.ended() == 0
     assert printer.written == "".join(f"\n{text}" for text in texts[1::2])
     assert texts[1] == "".join(PIECES[:2])
+
+
+async def test_the_readmes_python_prints_the_text_alone_of_a_reply_that_reasons_and_calls(
+    tmp_path: Path, model: ModelServer, settings: dict[str, str]
+) -> None:
+    model.script(deltas=THINKING, finish_reason="tool_calls")
+    model.script(deltas=THINKING, hold_after=len(THINKING) - 2)
+    async with (
+        program(tmp_path, model.url, **settings) as running,
+        user_of(running.url) as user,
+        printing(user.url) as printer,
+    ):
+        await user.post("one")
+        await printer.until(TEXT)
+        await user.texts()
+        await user.post("two")
+        await printer.until(f"{TEXT}\n{TEXT}")
+        await user.client.post(f"{user.url}/cancel")
+        await user.texts()
+        await user.delete()
+        assert await printer.ended() == 0
+    assert printer.written == f"\n{TEXT}" * 2
+
+
+@pytest.mark.real_part
+async def test_the_readmes_javascript_shows_the_text_alone_of_a_reply_that_reasons_and_calls(
+    tmp_path: Path, model: ModelServer, settings: dict[str, str], browser: Browser, site: str
+) -> None:
+    settings["CORS_ORIGINS"] = origin_of(site)
+    model.script(deltas=THINKING, stepwise=True, finish_reason="tool_calls")
+    async with program(tmp_path, model.url, **settings) as running, user_of(running.url) as user:
+        page = await browser.page(site + user.url)
+        await user.post("one")
+        for number in range(len(THINKING)):
+            model.step()
+            await shows(page, ["one", "".join(PIECES[: max(0, number - 1)])])
+        await user.texts()
+        await shows(page, ["one", TEXT])
+        await page.reload()
+        await shows(page, ["one", TEXT])
 
 
 @pytest.mark.real_part

@@ -19,6 +19,7 @@ class Script(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
 
     pieces: tuple[str, ...] | None = None  # None: 'You said: <last user message>', word by word
+    deltas: tuple[dict[str, Any], ...] = ()  # in the protocol of OpenAI: sent as they are, instead of the pieces
     first_delay_s: float = 0.0  # before the first piece, added to delay_s
     delay_s: float | None = None  # before each piece; None: the server's own
     hold_after: int | None = None  # after that many pieces wait until server.release()
@@ -48,6 +49,8 @@ class Request(Struct):
 
 
 def split_into_chunks(script: Script, body: Any) -> tuple[str, ...]:
+    if script.deltas:
+        return tuple(str(delta.get("content") or "") for delta in script.deltas)
     if script.pieces is not None:
         return script.pieces
     said = [message["content"] for message in body.get("messages", []) if message.get("role") == "user"]
@@ -124,7 +127,7 @@ class OpenAi:
         return self._chunk({"role": "assistant", "content": ""})
 
     def piece(self, number: int) -> str:
-        return self._chunk({"content": self.pieces[number]})
+        return self._chunk(self.script.deltas[number] if self.script.deltas else {"content": self.pieces[number]})
 
     def finish(self) -> list[str]:
         frames = [self._chunk({}, self.script.finish_reason)]
