@@ -7,6 +7,7 @@ import socket
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage
 
+from chatbot.api.media.media_uploads import UPLOADS, MediaUploads
 from chatbot.api.middleware import add_headers, request_middleware
 from chatbot.api.openapi.document import build_openapi_document
 from chatbot.api.readiness import WRITE_PROBE, WriteProbe
@@ -27,6 +28,7 @@ from chatbot.api.routes import (
     event_history_routes,
     export_routes,
     feed_routes,
+    media_routes,
     monitoring_routes,
     problem_page_routes,
     session_routes,
@@ -54,6 +56,7 @@ def build_app(services: Services) -> web.Application:
     app[VERIFICATION_LIMIT] = StreamLimit(VERIFICATIONS_MAX, "the chain is being walked for others already")
     app[EXPORT_LIMIT] = StreamLimit(EXPORTS_MAX, "too many exports are being made already")
     app[THROTTLE] = DutyCycleThrottle()
+    app[UPLOADS] = MediaUploads(services.settings.media)
     app[BODIES] = BodyBudget(services.settings.server.request_bodies_total_max_bytes)
     app[documentation_routes.DOCUMENT_BUILDER] = build_openapi_document
     app[documentation_routes.FILE_LOCK] = asyncio.Lock()
@@ -62,6 +65,7 @@ def build_app(services: Services) -> web.Application:
         branch_routes,
         chat_routes,
         feed_routes,
+        media_routes,
         event_history_routes,
         export_routes,
         audit_routes,

@@ -44,6 +44,10 @@ PROBLEM_TYPES: dict[str, ProblemType] = {
     "no-such-path": ProblemType(
         404, "Not found", "There is nothing at this path.", "See /docs for all paths.",
     ),
+    "no-such-file": ProblemType(
+        404, "File not found", "There is no such file, or it belongs to others.",
+        "Check the SHA-256, the session and the key. An upload that no message refers to is deleted after a while.",
+    ),
     "session-not-found": ProblemType(
         404, "Session not found", "There is no such session, or it belongs to another key.",
         "Check the session's id and the key; else create a session.",
@@ -90,6 +94,9 @@ PROBLEM_TYPES: dict[str, ProblemType] = {
     "body-too-large": ProblemType(
         413, "Body too large", "The body exceeds the setting server.body_max_bytes.", "Send a smaller body.",
     ),
+    "file-too-large": ProblemType(
+        413, "File too large", "The file exceeds the setting media.max_bytes.", "Send a smaller file.",
+    ),
     "address-too-long": ProblemType(
         414, "Address too long", "The path and query are too long.", "Send a shorter address.",
     ),
@@ -97,8 +104,16 @@ PROBLEM_TYPES: dict[str, ProblemType] = {
         415, "Unsupported media type", "The body's Content-Type is not application/json.",
         "Send JSON, with Content-Type: application/json.",
     ),
+    "file-type": ProblemType(
+        415, "File type not accepted", "By its first bytes the file is of no type that the setting media.types lists.",
+        "Send a file of one of the types in `detail`.",
+    ),
     "content-encoding": ProblemType(
         415, "Unsupported content encoding", "The body is compressed.", "Send it without Content-Encoding.",
+    ),
+    "range-not-satisfiable": ProblemType(
+        416, "Range not satisfiable", "The range begins behind the end of the file.",
+        "Ask for a range within `size`.",
     ),
     "expectation-failed": ProblemType(
         417, "Expectation failed", "The Expect header asks for something other than 100-continue.",
@@ -140,6 +155,11 @@ PROBLEM_TYPES: dict[str, ProblemType] = {
     "too-many-pending": ProblemType(
         429, "Too many messages are waiting", "Too many messages wait for the session's running reply.",
         "Try again when a reply has ended; Retry-After says when.",
+    ),
+    "media-quota": ProblemType(
+        429, "Too many unused uploads", "The caller's uploads that no message refers to exceed the setting"
+        " media.unused_max_bytes.",
+        "Refer to them in messages, or wait until they are deleted; the setting media.orphan_hours says when.",
     ),
     "headers-too-large": ProblemType(
         431, "Headers too large", "The headers exceed the setting server.headers_max_bytes.",

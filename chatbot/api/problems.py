@@ -157,6 +157,8 @@ def internal_error() -> Problem:
 
 def retry_after_s(problem: Problem, health: HealthMonitor, limiter: ConcurrencyLimiter) -> int:
     """Seconds after which to retry: what the model server asks for, or the expected wait in its queue."""
+    if problem.kind == "media-quota":  # uploads go after hours, or when messages refer to them
+        return RETRY_AFTER_MAX_S
     if problem.kind not in MODEL_KINDS:
         return RETRY_AFTER_S
     wait_s = max(health.server_wait_s, limiter.expected_wait_s)

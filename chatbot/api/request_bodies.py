@@ -1,4 +1,4 @@
-"""Request bodies and queries: their types, read within limits, validated, and refused with the path of the fault."""
+"""Request bodies: their types, read within limits, validated, and refused with the path of the fault."""
 
 import asyncio
 import codecs
@@ -12,15 +12,17 @@ from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import asdict
 
+from chatbot.api.part_bodies import PartBody
 from chatbot.api.problems import DETAIL_MAX_CHARS, RequestFault, shorten_middle
 from chatbot.api.request_limits import BODIES
+from chatbot.config.sections.chat_settings import ChatSettings
 from chatbot.config.settings import Settings
 from events.catalogue import Parameters
+from events.parts import NAME_MAX_CHARS
 
 DEPTH_MAX = 32  # levels of nesting in metadata: validation and readers recurse
 STOPS_MAX = 8
 Body = TypeVar("Body")
-Word = TypeVar("Word", bound=str)
 MessageId = Annotated[str, Meta(max_length=64)]
 
 
@@ -30,10 +32,22 @@ TopP = Annotated[float, Meta(gt=0, le=1)]
 Stops = Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], Meta(max_length=STOPS_MAX)]
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Model = Annotated[str, Meta(min_length=1, max_length=200)]
+JsonObject = dict[str, Any]
+ToolChoice = Annotated[str, Meta(min_length=1, max_length=64)] | JsonObject
+ReasoningEffort = Annotated[str, Meta(min_length=1, max_length=32)]  # servers have words of their own
+# What extra_body never holds: it has a field of its own, or this service sets it.
+RESERVED_FIELDS = frozenset(
+    {
+        *("messages", "model", "stream", "stream_options", "n", "user", "store", "stop", "seed"),
+        *("max_tokens", "max_completion_tokens", "temperature", "top_p"),
+        *("tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"),
+        *("response_format", "reasoning_effort"),
+    }
+)
 
 
 class ParametersBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A session's defaults of the sampling parameters; null removes one."""
+    """A session's defaults of the parameters of replies; null removes one. Tools belong to requests."""
 
     max_new_tokens: MaxNewTokens | UnsetType | None = UNSET
     temperature: Temperature | UnsetType | None = UNSET
@@ -41,6 +55,11 @@ class ParametersBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     top_p: TopP | UnsetType | None = UNSET
     stop: Stops | UnsetType | None = UNSET
     seed: Seed | UnsetType | None = UNSET
+    parallel_tool_calls: bool | UnsetType | None = UNSET
+    response_format: JsonObject | UnsetType | None = UNSET
+    reasoning_effort: ReasoningEffort | UnsetType | None = UNSET
+    extra_body: JsonObject | UnsetType | None = UNSET
+    send_reasoning: bool | UnsetType | None = UNSET
 
 
 class CreateSessionBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -61,7 +80,7 @@ class ChangeSessionBody(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ReplyBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    """Sampling parameters of one reply, and what to do if another reply is running."""
+    """Parameters of one reply, and what to do if another reply is running."""
 
     max_new_tokens: MaxNewTokens | None = None
     temperature: Temperature | None = None
@@ -70,12 +89,20 @@ class ReplyBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
     stop: Stops | None = None
     seed: Seed | None = None
     model: Model | None = None
+    tools: list[JsonObject] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: JsonObject | None = None
+    reasoning_effort: ReasoningEffort | None = None
+    extra_body: JsonObject | None = None
+    send_reasoning: bool | None = None
     on_busy: Literal["queue", "reject", "interrupt"] = "queue"
 
 
 class ChatBody(ReplyBody, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     session_id: str
-    message: str
+    message: str | list[PartBody]
+    role: Literal["user"] = "user"
     parent_id: MessageId | UnsetType | None = UNSET
 
 
@@ -205,18 +232,68 @@ def check_metadata(metadata: dict[str, Any], settings: Settings) -> None:
     _check_value(metadata, "$.metadata", DEPTH_MAX)
 
 
-def _check_value(value: object, path: str, depth: int) -> None:
+def _check_value(value: object, path: str, depth: int, root: str = "$.metadata") -> None:
+    """Raises RequestFault for NUL characters, and for a value at `root` that is nested too deeply."""
     if depth == 0:
-        raise RequestFault(f"is nested more than {DEPTH_MAX} levels deep", "$.metadata")
+        raise RequestFault(f"is nested more than {DEPTH_MAX} levels deep", root)
     if isinstance(value, str):
         check_text(value, path, len(value), blank=True)
     elif isinstance(value, dict):
         for key, inner in value.items():
             check_text(key, path, len(key), blank=True)
-            _check_value(inner, f"{path}.{key}", depth - 1)
+            _check_value(inner, f"{path}.{key}", depth - 1, root)
     elif isinstance(value, list):
         for index, inner in enumerate(value):
-            _check_value(inner, f"{path}[{index}]", depth - 1)
+            _check_value(inner, f"{path}[{index}]", depth - 1, root)
+
+
+def _check_json(value: object, path: str, max_bytes: int) -> None:
+    """Raises RequestFault for JSON that is too large, too deep, or has NUL characters."""
+    size = len(msgspec.json.encode(value))
+    if size > max_bytes:
+        raise RequestFault(f"has {size} bytes; at most {max_bytes} are allowed", path)
+    _check_value(value, path, DEPTH_MAX, path)
+
+
+def _check_tools(tools: list[JsonObject], limits: ChatSettings) -> None:
+    if len(tools) > limits.tools_max:
+        raise RequestFault(f"has {len(tools)} tools; at most {limits.tools_max} are allowed", "$.tools")
+    _check_json(tools, "$.tools", limits.tools_max_bytes)
+    for index, tool in enumerate(tools):
+        if tool.get("type") != "function":
+            raise RequestFault("must be function", f"$.tools[{index}].type")
+        function = tool.get("function")
+        name = function.get("name") if isinstance(function, dict) else None
+        if not isinstance(name, str) or not 1 <= len(name) <= NAME_MAX_CHARS:
+            raise RequestFault(f"must have 1 to {NAME_MAX_CHARS} characters", f"$.tools[{index}].function.name")
+
+
+def _check_extra_body(extra: JsonObject, path: str, limits: ChatSettings) -> None:
+    allowed = limits.extra_body_fields
+    for name in extra:
+        if name in RESERVED_FIELDS:
+            raise RequestFault("is no field of extra_body: the service sets it itself", f"{path}.{name}")
+        if name not in allowed and "*" not in allowed:
+            raise RequestFault("is not among the fields that chat.extra_body_fields allows", f"{path}.{name}")
+    _check_json(extra, path, limits.extra_body_max_bytes)
+
+
+def check_options(body: ReplyBody | ParametersBody, path: str, limits: ChatSettings) -> None:
+    """Check those parameters that the model server gets as they are. `path` leads to the object that has them.
+
+    Raises RequestFault.
+    """
+    if isinstance(body, ReplyBody):
+        if body.tools is not None:
+            _check_tools(body.tools, limits)
+        if body.tool_choice is not None:
+            _check_json(body.tool_choice, "$.tool_choice", limits.tools_max_bytes)
+    if isinstance(body.response_format, dict):
+        _check_json(body.response_format, f"{path}.response_format", limits.response_format_max_bytes)
+    if isinstance(body.reasoning_effort, str):
+        check_text(body.reasoning_effort, f"{path}.reasoning_effort", len(body.reasoning_effort))
+    if isinstance(body.extra_body, dict):
+        _check_extra_body(body.extra_body, f"{path}.extra_body", limits)
 
 
 def canonical_id(text: str) -> str | None:
@@ -231,44 +308,19 @@ def canonical_id(text: str) -> str | None:
         return None
 
 
-def query_int(request: web.Request, name: str, default: int, lowest: int, highest: int) -> int:
-    """A whole number of the query string. Raises RequestFault if it is not within `lowest` and `highest`."""
-    text = request.query.get(name)
-    if text is None:
-        return default
-    if not re.fullmatch(r"-?[0-9]{1,18}", text) or not lowest <= int(text) <= highest:
-        raise RequestFault(f"must be a whole number from {lowest} to {highest}", f"query.{name}")
-    return int(text)
-
-
-def query_choice(request: web.Request, name: str, allowed: tuple[Word, ...]) -> Word:
-    """One of the words `allowed`; the first without the parameter. Raises RequestFault."""
-    given = request.query.get(name, allowed[0])
-    for word in allowed:
-        if given == word:
-            return word
-    raise RequestFault(f"must be {', '.join(allowed[:-1])} or {allowed[-1]}", f"query.{name}")
-
-
-def check_query(request: web.Request, allowed: frozenset[str], prefix: str | None = None) -> None:
-    """Refuse unknown parameters, rather than ignore a misspelt filter, and repeated ones, rather than ignore one.
-
-    Raises RequestFault.
-    """
-    for name in request.query:
-        if len(request.query.getall(name)) > 1:
-            raise RequestFault("is there more than once", f"query.{name[:64]}")
-        if name not in allowed and not (prefix and name.startswith(prefix)):
-            known = sorted(allowed) + ([f"{prefix}<key>"] if prefix else [])
-            raise RequestFault(f"unknown parameter; known are {', '.join(known)}", f"query.{name[:64]}")
-
-
 def check_chat(body: ChatBody, settings: Settings) -> None:
-    """Check what the type cannot express. Raises RequestFault."""
+    """Check what the types cannot express, but for a message in parts, see message_parts.py. Raises RequestFault."""
     if canonical_id(body.session_id) is None:
         raise RequestFault("is not a UUID", "$.session_id")
-    check_text(body.message, "$.message", settings.chat.message_max_chars)
+    if isinstance(body.message, str):
+        check_text(body.message, "$.message", settings.chat.message_max_chars)
+    check_reply(body, settings)
+
+
+def check_reply(body: ReplyBody, settings: Settings) -> None:
+    """Check what the types of the parameters cannot express. Raises RequestFault."""
     check_tokens(body.max_new_tokens, "$.max_new_tokens", settings)
+    check_options(body, "$", settings.chat)
 
 
 def check_tokens(max_new_tokens: int | UnsetType | None, path: str, settings: Settings) -> None:
@@ -284,10 +336,11 @@ def check_settings(body: CreateSessionBody | ChangeSessionBody, settings: Settin
         check_text(body.system_prompt, "$.system_prompt", settings.chat.system_prompt_max_chars, blank=True)
     if isinstance(body.parameters, ParametersBody):
         check_tokens(body.parameters.max_new_tokens, "$.parameters.max_new_tokens", settings)
+        check_options(body.parameters, "$.parameters", settings.chat)
 
 
 def parameters_of(body: ReplyBody) -> Parameters:
-    """The sampling parameters that the request gives."""
+    """The parameters that the request gives."""
     return Parameters(
         max_new_tokens=body.max_new_tokens,
         temperature=body.temperature,
@@ -296,6 +349,13 @@ def parameters_of(body: ReplyBody) -> Parameters:
         stop=tuple(body.stop or ()),
         seed=body.seed,
         model=body.model,
+        tools=body.tools,
+        tool_choice=body.tool_choice,
+        parallel_tool_calls=body.parallel_tool_calls,
+        response_format=body.response_format,
+        reasoning_effort=body.reasoning_effort,
+        extra_body=body.extra_body,
+        send_reasoning=body.send_reasoning,
     )
 
 

@@ -12,8 +12,9 @@ from aiohttp import web
 from msgspec import Struct
 
 from chatbot.api.problems import RequestFault
-from chatbot.api.request_bodies import canonical_id, query_int
+from chatbot.api.request_bodies import canonical_id
 from chatbot.api.request_limits import IF_MATCH_TAGS_MAX
+from chatbot.api.request_queries import query_int
 from chatbot.api.streaming.frames import CURSOR_PATTERN
 from chatbot.sessions.domain.commands import IdempotencyKey
 from chatbot.sessions.domain.rejections import SessionNotFound, VersionBehind

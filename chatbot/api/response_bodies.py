@@ -85,6 +85,15 @@ class ChatView(Struct, frozen=True):
     version: int
 
 
+class UploadView(Struct, frozen=True):
+    """A file that is on disk: refer to it by `sha256` in a message before `expires_at`, or it is deleted."""
+
+    sha256: str
+    media_type: str
+    bytes: int
+    expires_at: str
+
+
 class AcceptedView(Struct, frozen=True):
     """The request is on disk and its reply will be written: follow the session after `cursor`, or read its messages.
 

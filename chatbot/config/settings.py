@@ -20,6 +20,7 @@ from chatbot.config.sections.database_settings import DatabaseSettings
 from chatbot.config.sections.embedded_settings import EmbeddedSettings
 from chatbot.config.sections.llm_settings import LlmSettings
 from chatbot.config.sections.logging_settings import LoggingSettings
+from chatbot.config.sections.media_settings import MediaSettings
 from chatbot.config.sections.node_settings import NodeSettings
 from chatbot.config.sections.server_settings import ServerSettings
 from chatbot.config.sections.session_settings import SessionSettings
@@ -34,6 +35,7 @@ class Settings(Struct, frozen=True):
     database: DatabaseSettings = DatabaseSettings()
     sessions: SessionSettings = SessionSettings()
     chat: ChatSettings = ChatSettings()
+    media: MediaSettings = MediaSettings()
     llm: LlmSettings = LlmSettings()
     embedded: EmbeddedSettings = EmbeddedSettings()
     stream: StreamSettings = StreamSettings()

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from chatbot.api.middleware import PUBLIC_PATHS, PUBLIC_PREFIXES
-from chatbot.api.openapi.examples import EXAMPLES, SESSION, feed_transcript, problems, transcript
+from chatbot.api.openapi.examples import EXAMPLES, FILE_SHA256, SESSION, feed_transcript, problems, transcript
 from chatbot.api.openapi.operations import OPERATIONS, STATUS_MEANINGS
 from chatbot.api.openapi.schemas import (
     JSON,
@@ -29,6 +29,7 @@ from chatbot.api.streaming.frames import CURSOR_PATTERN
 from chatbot.config.settings import Settings
 
 PROBLEM = "application/problem+json"
+FILE: Schema = {"schema": {"type": "string", "format": "binary"}}
 RETRIED = (429, 503)  # answers with Retry-After, see problems.py
 LINES = {  # media types that a client reads line by line
     SSE: "Server-Sent Events. The text behind `data: ` is a `{name}` as JSON, or `[DONE]`.",
@@ -48,7 +49,7 @@ _HEADERS: dict[str, Schema] = {
     "X-Request-ID": {"description": "The request's id, as the logs have it.", "schema": {"type": "string"}},
     "ETag": {"description": "The version of the answer.", "schema": {"type": "string"}, "example": '"4"'},
     "Location": {
-        "description": "Where the new session is; of an accepted request, where to follow its reply.",
+        "description": "Where the new session or file is; of an accepted request, where to follow its reply.",
         "schema": {"type": "string", "format": "uri-reference"},
         "example": f"/api/sessions/{SESSION}",
     },
@@ -56,6 +57,11 @@ _HEADERS: dict[str, Schema] = {
         "description": "The preference that was honoured.",
         "schema": {"type": "string"},
         "example": "respond-async",
+    },
+    "Content-Range": {
+        "description": "Which bytes of how many.",
+        "schema": {"type": "string"},
+        "example": "bytes 0-1023/10485760",
     },
     "Content-Disposition": {"description": "A name for the file.", "schema": {"type": "string"}},
     "Retry-After": {
@@ -67,6 +73,13 @@ _HEADERS: dict[str, Schema] = {
 }
 _PARAMETERS: dict[str, Schema] = {
     "session_id": {"in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}, "example": SESSION},
+    "sha256": {
+        "in": "path",
+        "required": True,
+        "description": "Of the file's bytes, in lower-case hexadecimal digits.",
+        "schema": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+        "example": FILE_SHA256,
+    },
     "name": {"in": "path", "required": True, "schema": {"type": "string", "enum": list(PROBLEM_TYPES)}},
     "file": {"in": "path", "required": True, "schema": {"type": "string"}},
     "If-Match": {
@@ -101,6 +114,12 @@ _PARAMETERS: dict[str, Schema] = {
         "schema": {"type": "string"},
         "example": "respond-async",
     },
+    "Range": {
+        "in": "header",
+        "description": "One range of bytes (RFC 9110, 14); several are answered with the whole file.",
+        "schema": {"type": "string"},
+        "example": "bytes=0-1023",
+    },
     "X-Request-ID": {
         "in": "header",
         "description": "The request's id, if you have one: up to 64 letters, digits and `.`, `_`, `:`, `-`. Any other "
@@ -120,7 +139,7 @@ def build_openapi_document(settings: Settings, version: str, prefix: str = "") -
     operations = [(tag, operation) for tag, listed in OPERATIONS.items() for operation in listed]
     kinds: set[Kind] = {
         kind for _, operation in operations for answer in operation.answers.values() for kind in answer.kinds
-    }
+    } - {bytes}
     kinds |= {ProblemView} | {operation.body for _, operation in operations if operation.body}
     schemas, named = make_schemas(kinds, settings)
     for name, union in UNIONS.items():
@@ -174,6 +193,8 @@ def _describe(operation: Operation, schemas: dict[Kind, Schema], *, has_keys: bo
     if operation.body:
         content = {JSON: _media(operation.body, schemas)}
         described["requestBody"] = {"required": not operation.body_optional, "content": content}
+    if operation.body_media:
+        described["requestBody"] = {"required": True, "content": dict.fromkeys(operation.body_media, FILE)}
     if has_keys and is_open:
         described["security"] = []
     return described
@@ -197,6 +218,8 @@ def _answer(answer: ResponseSpec, schemas: dict[Kind, Schema]) -> Schema:
 
 def _content(media: str, kind: Kind, schemas: dict[Kind, Schema], example_name: str | None = None) -> Schema:
     """The content of one media type. A stream is text, and its lines, which clients read one by one, have a schema."""
+    if kind is bytes:
+        return FILE
     if media not in LINES:
         return _media(kind, schemas, example_name)
     name = schemas[kind]["$ref"].rpartition("/")[2]
@@ -223,7 +246,7 @@ def _problem_responses(settings: Settings, schema: Schema) -> dict[str, Schema]:
     """A response for each status, with an example of each type of problem that has it; and one for all others."""
     responses = {"Problem": _problem_response(None, "Any other error.", schema)}
     for status, reason in STATUS_MEANINGS.items():
-        summary = reason.format(body_max_bytes=settings.server.body_max_bytes)
+        summary = reason.format(body_max_bytes=settings.server.body_max_bytes, file_max_bytes=settings.media.max_bytes)
         responses[f"Problem{status}"] = _problem_response(status, summary, schema)
     for problem in problems():
         content = responses[f"Problem{problem.status}"]["content"][PROBLEM]

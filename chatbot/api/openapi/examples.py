@@ -31,6 +31,7 @@ from chatbot.api.response_bodies import (
     ReadinessView,
     SessionList,
     SessionView,
+    UploadView,
     UsageRow,
     UsageView,
 )
@@ -42,10 +43,19 @@ from events.catalogue import Usage
 SESSION = "6f9e4c0a-51d3-4b8e-9a59-0d3c7f6a2b14"
 QUESTION = "0b7f3f5e-8d5c-4d0c-b0c5-3f1d5a7e9c21"
 REPLY = "c4a1e2d7-2f60-4c58-8b0e-7e9d6b5a4f33"
+FILE_SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 ASKED_AT, REPLIED_AT = "2026-01-31T09:30:00.125000Z", "2026-01-31T09:30:00.480000Z"
 SAID, ANSWERED = "안녕하세요!", "안녕하세요! 무엇을 도와드릴까요?"
 THOUGHT, REFUSED, ARGUMENTS = "A greeting, in Korean.", "I cannot help with that.", '{"city": "Seoul"}'
 USAGE = Usage(prompt_tokens=12, completion_tokens=34, total_tokens=46)
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
 
 _session = SessionView(
     session_id=SESSION,
@@ -167,6 +177,11 @@ EXAMPLES: dict[Kind, dict[str, Any]] = {
             "do_sample": True,
         },
         "branch": {"session_id": SESSION, "message": "Hello!", "parent_id": None, "on_busy": "interrupt"},
+        "image": {
+            "session_id": SESSION,
+            "message": [{"type": "text", "text": "What is this?"}, {"type": "media", "sha256": FILE_SHA256}],
+        },
+        "tools": {"session_id": SESSION, "message": "How warm is it in Seoul?", "tools": [WEATHER]},
     },
     RegenerateBody: {"newest": {}, "hotter": {"message_id": REPLY, "temperature": 1.2}},
     CancelBody: {"running": {}, "named": {"reply_id": REPLY}},
@@ -178,6 +193,7 @@ EXAMPLES: dict[Kind, dict[str, Any]] = {
     MessageList: {"messages": MessageList(SESSION, [_question, _answer], 2, 4, "4:0")},
     ChatView: {"reply": _chat},
     AcceptedView: {"accepted": AcceptedView(SESSION, REPLY, QUESTION, 2, "2")},
+    UploadView: {"image": UploadView(FILE_SHA256, "image/png", 10_485_760, "2026-02-01T09:30:00.000000Z")},
     ErasureView: {"erasing": ErasureView(SESSION, "erasing", "2026-01-31T12:00:00.000000Z")},
     CancelView: {
         "cancelled": CancelView(REPLY, "cancelled"),
@@ -215,6 +231,13 @@ def feed_transcript() -> str:
 
 def problems() -> Iterator[ProblemView]:
     """One of each type of problem, from the tables that the handlers answer by."""
+    yield _problem(404, "no-such-file", "File not found", "there is no such file, or it belongs to others")
+    yield _problem(413, "file-too-large", "File too large", "the file has more than 20971520 bytes")
+    yield _problem(415, "file-type", "File type not accepted", "the file is of another type by its first bytes")
+    yield _problem(
+        416, "range-not-satisfiable", "Range not satisfiable", "the file has 10485760 bytes", size=10_485_760
+    )
+    yield _problem(429, "media-quota", "Too many unused uploads", "uploads may have 268435456 bytes together")
     yield _problem(400, "malformed", "Malformed JSON", "not JSON: JSON is malformed: expected ':' (byte 12)")
     yield _problem(401, "unauthorized", "Unauthorized", "send a valid key as Authorization: Bearer")
     yield _problem(403, "forbidden", "Forbidden", "only an auditor's key may do this; auth.auditors names them")

@@ -27,6 +27,7 @@ from chatbot.api.response_bodies import (
     ReadinessView,
     SessionList,
     SessionView,
+    UploadView,
     UsageView,
 )
 from chatbot.api.streaming import frames
@@ -37,6 +38,8 @@ DOCS_FILES, REDOC_FILES = ("text/css", "text/javascript", "image/png"), ("text/j
 EXPOSITIONS = ("text/plain", "application/openmetrics-text")
 BODY = (400, 408, 413, 415, 422)  # statuses of an invalid body
 CHANGE = (400, 404, 412, 503)  # statuses of a refused change to a session
+FILE = (400, 408, 413, 415, 422, 429)  # statuses of a refused file
+UPLOAD_TYPES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 REPLY = (409, 429, 500, 502, 504)  # statuses of a refused or failed reply
 STATUS_MEANINGS = {
     400: "The request cannot be read.",
@@ -46,10 +49,11 @@ STATUS_MEANINGS = {
     408: "The body did not arrive in time.",
     409: "A reply is running, and `on_busy` is reject.",
     412: "The session has changed since the version in If-Match.",
-    413: "The body is larger than {body_max_bytes} bytes.",
-    415: "The body is not application/json, or compressed.",
+    413: "The body is larger than {body_max_bytes} bytes, or the file than {file_max_bytes}.",
+    415: "The body is not application/json, or compressed; or the file is of a type that is not accepted.",
+    416: "The range begins behind the end of the file.",
     422: "A value is not allowed (`errors` says which), or the Idempotency-Key was used with another request before.",
-    429: "Too many messages wait for the running reply.",
+    429: "Too many messages wait for the running reply, or the caller has too many unused uploads.",
     500: "A fault of the service.",
     502: "The model failed.",
     503: "The model, the log or the service is temporarily unavailable.",
@@ -121,6 +125,9 @@ _usage = (
     QueryParameter("from", "The first day, in UTC.", _day, example="2026-01-01"),
     QueryParameter("to", "The last day, in UTC.", _day, example="2026-01-31"),
 )
+_session_id = QueryParameter(
+    "session_id", "The session in which a message refers to it.", {"type": "string", "format": "uuid"}
+)
 _STREAM = """The answer is a stream of Server-Sent Events: each frame is an `id:` line, the cursor
 `<version>:<offset>`, and a `data:` line of JSON. `start` comes once the message is on disk and before the model
 answers, `complete` once the reply is; a reply that ends otherwise ends with `error`. Lines that begin with a colon
@@ -142,6 +149,13 @@ _MODELS = """If the model server lists its models, a request that names another 
 """
 _FORK = """No text is copied: the new session refers to the texts where they are. When the session that they belong to
 is deleted, they are copied first, so that the fork keeps its history.
+"""
+_UPLOAD = """The body is the file, as it is; its type is detected by its first bytes. The answer's `sha256` names it in
+parts of messages. A file that no message refers to is deleted at `expires_at`; one that messages refer to is kept as
+long as they are. The same file again has the same answer.
+"""
+_READ_FILE = """For the key that uploaded it, and for readers of a session with a message that refers to it;
+`session_id` names the session, as `url` in the parts of a history does. To all others it is 404.
 """
 _REGENERATE = """`message_id` names a reply or the message that it answers; absent, the newest reply of the selected
 branch. The new reply becomes the selected branch. With `Accept: text/event-stream` it is streamed, as by
@@ -241,6 +255,22 @@ OPERATIONS: dict[str, tuple[Operation, ...]] = {
             },
             details=_REGENERATE, body=RegenerateBody, body_optional=True, headers=REPEATED,
             problems=(*BODY, *REPLY, 404, 412, 503),
+        ),
+    ),
+    "Files": (
+        Operation(
+            "POST", "/api/media", "upload_file", "Upload a file that messages may refer to",
+            {201: ResponseSpec("It is on disk.", UploadView, headers=("Location",))},
+            details=_UPLOAD, body_media=UPLOAD_TYPES, problems=(*FILE, 503),
+        ),
+        Operation(
+            "GET", "/api/media/{sha256}", "read_file", "Read a file, or one range of it",
+            {
+                200: ResponseSpec("The file.", bytes, UPLOAD_TYPES, ETAG),
+                206: ResponseSpec("The range in `Range`.", bytes, UPLOAD_TYPES, ("Content-Range", *ETAG)),
+                304: _UNCHANGED,
+            },
+            details=_READ_FILE, query=(_session_id,), headers=("If-None-Match", "Range"), problems=(404, 416, 422, 503),
         ),
     ),
     "Operations": (

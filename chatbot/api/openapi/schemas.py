@@ -41,7 +41,8 @@ class FaultView(Struct, frozen=True):
 class ProblemView(Struct, frozen=True, omit_defaults=True):
     """An error (RFC 9457). `type` is for programs, `detail` for people.
 
-    A reply that did not complete adds `partial`, the text there was, and the ids under which it is kept.
+    A reply that did not complete adds `partial`, the text there was, and the ids under which it is kept. `size` is that
+    of a file in bytes, where a range begins behind its end.
     """
 
     type: str
@@ -55,6 +56,7 @@ class ProblemView(Struct, frozen=True, omit_defaults=True):
     message_id: str = ""
     user_message_id: str = ""
     version: int = 0
+    size: int = 0
 
 
 def make_schemas(kinds: set[Kind], settings: Settings) -> tuple[dict[Kind, Schema], dict[str, Schema]]:
@@ -225,7 +227,9 @@ class QueryParameter(Struct, frozen=True):
 
 
 class Operation(Struct, frozen=True):
-    """`headers` are the request's, `problems` the statuses of errors that a client should expect."""
+    """`headers` are the request's, `problems` the statuses of errors that a client should expect. `body_media`: the
+    media types of a body that is no JSON, but a file.
+    """
 
     method: str
     path: str
@@ -235,6 +239,7 @@ class Operation(Struct, frozen=True):
     details: str = ""
     body: type | None = None
     body_optional: bool = False
+    body_media: tuple[str, ...] = ()
     query: tuple[QueryParameter, ...] = ()
     headers: tuple[str, ...] = ()
     problems: tuple[int, ...] = ()

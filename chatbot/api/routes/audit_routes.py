@@ -6,8 +6,8 @@ from aiohttp import web
 
 from chatbot.api.audit_response_bodies import ChainFault, LogHeadView, WalkView
 from chatbot.api.middleware import require_auditor
-from chatbot.api.request_bodies import check_query, query_int
 from chatbot.api.request_limits import THROTTLE, VERIFICATION_LIMIT
+from chatbot.api.request_queries import check_query, query_int
 from chatbot.api.responses import json_response
 from chatbot.api.server.connection_limits import cancel_when_client_leaves
 from chatbot.api.services import SERVICES

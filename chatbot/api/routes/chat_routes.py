@@ -3,14 +3,18 @@
 from aiohttp import web
 from msgspec import Struct
 
+from chatbot.api.media.media_access import MediaAccess
+from chatbot.api.media.media_uploads import UPLOADS
+from chatbot.api.media.posted_files import DecodedFile, resolve_files
+from chatbot.api.message_parts import check_message, files_of, parts_of_message
 from chatbot.api.middleware import CALLER, require_accepting
-from chatbot.api.problems import CAUSE_UNKNOWN, CAUSES, Problem
+from chatbot.api.problems import CAUSE_UNKNOWN, CAUSES, Problem, RequestFault
 from chatbot.api.request_bodies import (
     ChatBody,
     RegenerateBody,
     canonical_id,
     check_chat,
-    check_tokens,
+    check_reply,
     parameters_of,
     read_body,
 )
@@ -32,6 +36,8 @@ from chatbot.sessions.domain.commands import PostMessage, Regenerate
 from chatbot.sessions.feeds.reader_cursor import ReaderCursor
 from chatbot.sessions.replies.recorded_text import recorded_offset
 from chatbot.sessions.replies.reply import Reply
+from events.media import MediaMissing, MediaStat
+from events.parts import Media, Parts, stored_parts, text_of
 
 routes = web.RouteTableDef()
 
@@ -42,6 +48,16 @@ class RequestedReply(Struct, frozen=True):
     session_id: str
     reply: Reply
     version: int
+
+
+class PostedMessage(Struct, frozen=True):
+    """A message as it is recorded. `parts` are empty where it is one text; `files` are its files by their path in the
+    request's body.
+    """
+
+    content: str
+    parts: Parts = ()
+    files: dict[str, Media] = {}
 
 
 @routes.post("/api/chat")
@@ -124,23 +140,56 @@ async def _streamed_response(
 
 
 async def _post_message(request: web.Request, *, stream: bool) -> RequestedReply:
-    """Record the message. Raises what read_body, check_chat and the session raise."""
+    """Record the message. Raises what read_body, check_chat, resolve_files and the session raise."""
     services = request.app[SERVICES]
     body = await read_body(request, ChatBody, services.settings.server.body_timeout_s)
     check_chat(body, services.settings)
     session_id = canonical_id(body.session_id) or body.session_id
+    key, _ = read_idempotency_key(request, "chat", body), if_match(request)  # refused before a file is kept
+    message = await _message_of(request, session_id, body)
     command = PostMessage(
         message_id=services.new_id(),
         reply_id=services.new_id(),
-        content=body.message,
+        content=message.content,
         parameters=parameters_of(body),
         parent_id=body.parent_id,
         on_busy=body.on_busy,
         stream=stream,
-        idempotency_key=read_idempotency_key(request, "chat", body),
+        idempotency_key=key,
         without_stop=body.stop == [],
+        role=body.role,
+        parts=message.parts,
     )
-    return await _send_command(request, session_id, command)
+    try:
+        return await _send_command(request, session_id, command)
+    except MediaMissing as error:  # an upload that was due since it was looked up
+        path = next(path for path, media in message.files.items() if media.sha256 == error.sha256)
+        raise RequestFault("the file is no longer there: upload it again", path) from error
+
+
+async def _message_of(request: web.Request, session_id: str, body: ChatBody) -> PostedMessage:
+    """The message that the request posts, with its files on disk. Raises what check_message and resolve_files raise."""
+    if isinstance(body.message, str):
+        return PostedMessage(body.message)
+    require_accepting(request)
+    services = request.app[SERVICES]
+    check_message(body.message, body.role, services.settings.chat)
+    posted, files = files_of(body.message), dict[str, Media]()
+    if posted:
+        caller = request[CALLER]
+        session = await services.session_queries.peek(session_id, caller)
+        store = services.log.media
+
+        async def keep(file: DecodedFile) -> MediaStat:
+            upload = await request.app[UPLOADS].put(
+                store, file.pieces(), caller, now_us=services.clock(), size=len(file.data), path=file.fault_path
+            )
+            return upload.stat
+
+        access = MediaAccess(store, services.queries, services.session_queries, caller)
+        files = await resolve_files(posted, session, store, access, keep)
+    parts = parts_of_message(body.message, files)
+    return PostedMessage(text_of(parts), stored_parts(parts), files)
 
 
 async def _request_regeneration(request: web.Request, *, stream: bool) -> RequestedReply:
@@ -148,7 +197,7 @@ async def _request_regeneration(request: web.Request, *, stream: bool) -> Reques
     services = request.app[SERVICES]
     timeout_s = services.settings.server.body_timeout_s
     body = await read_body(request, RegenerateBody, timeout_s, optional=True)
-    check_tokens(body.max_new_tokens, "$.max_new_tokens", services.settings)
+    check_reply(body, services.settings)
     command = Regenerate(
         reply_id=services.new_id(),
         message_id=body.message_id,

@@ -11,7 +11,7 @@ from chatbot.api.metrics_snapshot import collect_metrics, refresh_gauges
 from chatbot.api.middleware import CALLER, is_auditor
 from chatbot.api.problems import RequestFault
 from chatbot.api.readiness import NOT_READY_REASONS, READY, WRITE_PROBE, can_read, log_answers, readiness_state
-from chatbot.api.request_bodies import check_query, query_choice
+from chatbot.api.request_queries import check_query, query_choice
 from chatbot.api.response_bodies import HealthView, ModelsView, ModelView, ReadinessView, UsageRow, UsageView
 from chatbot.api.responses import json_response, piecewise_body
 from chatbot.api.services import SERVICES

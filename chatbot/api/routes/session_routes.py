@@ -17,12 +17,9 @@ from chatbot.api.request_bodies import (
     ChangeSessionBody,
     CreateSessionBody,
     check_metadata,
-    check_query,
     check_settings,
     check_text,
     parameter_changes,
-    query_choice,
-    query_int,
     read_body,
 )
 from chatbot.api.request_headers import (
@@ -34,6 +31,7 @@ from chatbot.api.request_headers import (
     session_id_of,
 )
 from chatbot.api.request_limits import DESCRIBED_MAX, FILTERS_MAX, LIST_MAX, LIST_MAX_BYTES
+from chatbot.api.request_queries import check_query, query_choice, query_int
 from chatbot.api.response_bodies import (
     CancelView,
     ErasureView,

@@ -4,6 +4,29 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+ExtraField = Annotated[str, Meta(pattern=r"^(\*|[A-Za-z_][A-Za-z0-9_]*)$", max_length=64)]
+# What servers of the protocol of OpenAI take besides the fields that have a name here.
+EXTRA_FIELDS = (
+    "top_k",
+    "min_p",
+    "typical_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "chat_template_kwargs",
+    "grammar",
+    "json_schema",
+    "mirostat",
+    "n_probs",
+    "ignore_eos",
+    "min_tokens",
+    "verbosity",
+    "provider",
+    "transforms",
+    "reasoning",
+)
+
 
 class ChatSettings(Struct, frozen=True):
     """[chat] What a reply is made from."""
@@ -75,6 +98,37 @@ class ChatSettings(Struct, frozen=True):
     message_max_chars: Annotated[
         int, Meta(ge=1, le=10_000_000, description="Longest message a person may post, in characters.")
     ] = 32000
+    message_max_parts: Annotated[
+        int, Meta(ge=1, le=256, description="Most parts (texts, images, results of tools) of one posted message.")
+    ] = 64
+    tool_result_max_chars: Annotated[
+        int,
+        Meta(ge=1, le=10_000_000, description="Longest results of tools in one message, in characters, all together."),
+    ] = 100_000
+    tools_max: Annotated[int, Meta(ge=0, le=1024, description="Most tools that one request may offer.")] = 128
+    tools_max_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1 << 20,
+            description="Largest JSON of a request's tools and of its tool_choice, each, in bytes: it is recorded with"
+            " every reply.",
+        ),
+    ] = 65536
+    response_format_max_bytes: Annotated[
+        int, Meta(ge=0, le=1 << 20, description="Largest JSON of response_format, in bytes.")
+    ] = 65536
+    extra_body_max_bytes: Annotated[
+        int, Meta(ge=0, le=1 << 20, description="Largest JSON of extra_body, in bytes.")
+    ] = 16384
+    extra_body_fields: Annotated[
+        tuple[ExtraField, ...],
+        Meta(
+            description="Fields that extra_body may have, which the model server gets as they are; * is any but those"
+            " that this service sets itself; empty: none.",
+            extra={"allowed": "* or a field's name each"},
+        ),
+    ] = EXTRA_FIELDS
     system_prompt: Annotated[
         str,
         Meta(

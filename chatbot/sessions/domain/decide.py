@@ -253,11 +253,12 @@ def _posted_event(command: PostMessage, parent_id: str | None, rules: Rules) -> 
     posted = MessagePosted(
         message_id=command.message_id,
         parent_id=parent_id,
-        role="user",
+        role=command.role,
         content=command.content,
         reply_id=command.reply_id,
         parameters=command.parameters,
         node=rules.owner_node,
+        parts=command.parts,
     )
     return with_idempotency_key(posted, command.idempotency_key)
 
