@@ -1,6 +1,6 @@
 """Response bodies as types. The OpenAPI document is made from the same types."""
 
-from typing import Any, Literal
+from typing import Any, Literal, assert_never
 
 from msgspec import Struct
 
@@ -10,6 +10,7 @@ from chatbot.sessions.domain.state import State
 from chatbot.sessions.replies.reply import Outcome, Reply
 from chatbot.sessions.session_queries import MessageWithText, SessionWithMetadata
 from events.catalogue import Usage
+from events.parts import Media, Part, Parts, Reasoning, Refusal, Text, ToolCall, ToolResult, calls_of
 from projections.folds.session import NEVER_US
 
 
@@ -46,10 +47,34 @@ class SessionList(Struct, frozen=True, omit_defaults=True):
     next: str | None = None
 
 
+class MediaView(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="media"):
+    """A file; its bytes are at `url`."""
+
+    sha256: str
+    media_type: str
+    bytes: int
+    url: str
+    name: str | None = None
+
+
+class ToolResultView(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="tool_result"):
+    """What a tool gave for the call `call_id` of the reply before."""
+
+    call_id: str
+    parts: list[Text | MediaView]
+    is_error: bool = False
+
+
+PartView = Text | Reasoning | Refusal | ToolCall | ToolResultView | MediaView
+CallsState = Literal["open", "answered", "closed"]
+
+
 class MessageView(Struct, frozen=True):
+    """`parts` is all that the message says, in order; `content` the text of those of type text."""
+
     message_id: str
     session_id: str
-    role: Literal["user", "assistant", "system"]
+    role: Literal["user", "assistant", "system", "tool"]
     content: str
     created_at: str
     token_usage: Usage | None
@@ -59,6 +84,8 @@ class MessageView(Struct, frozen=True):
     finish_detail: str
     model: str | None
     siblings: list[str]
+    parts: list[PartView]
+    calls: CallsState | None
 
 
 class MessageList(Struct, frozen=True, omit_defaults=True):
@@ -83,6 +110,8 @@ class ChatView(Struct, frozen=True):
     model: str | None
     status: Literal["complete", "cancelled"]
     version: int
+    parts: list[PartView]
+    calls: CallsState | None
 
 
 class UploadView(Struct, frozen=True):
@@ -213,7 +242,8 @@ def state_view(state: State) -> SessionView:
     return session_view(SessionWithMetadata(state.session, state.metadata, state.title, state.settings))
 
 
-def message_view(message: MessageWithText, session_id: str) -> MessageView:
+def message_view(message: MessageWithText, session_id: str, prefix: str = "") -> MessageView:
+    """`prefix` is the path under which a proxy publishes the service."""
     row = message.row
     return MessageView(
         message_id=row.message_id,
@@ -228,7 +258,34 @@ def message_view(message: MessageWithText, session_id: str) -> MessageView:
         finish_detail=message.finish_detail,
         model=message.model,
         siblings=list(row.siblings),
+        parts=part_views(message.parts, message.content, session_id, prefix),
+        calls=None,
     )
+
+
+def part_views(parts: Parts, content: str, session_id: str, prefix: str) -> list[PartView]:
+    """The parts of a message of the session, recorded as `parts` or, where it is one text, as `content` alone."""
+    if not parts:
+        return [Text(content)] if content else []
+    return [_part_view(part, session_id, prefix) for part in parts]
+
+
+def _part_view(part: Part, session_id: str, prefix: str) -> PartView:
+    match part:
+        case Text() | Reasoning() | Refusal() | ToolCall():
+            return part
+        case Media():
+            return _media_view(part, session_id, prefix)
+        case ToolResult():
+            nested = [one if isinstance(one, Text) else _media_view(one, session_id, prefix) for one in part.parts]
+            return ToolResultView(part.call_id, nested, part.is_error)
+        case _:
+            assert_never(part)
+
+
+def _media_view(media: Media, session_id: str, prefix: str) -> MediaView:
+    url = f"{prefix}/api/media/{media.sha256}?session_id={session_id}"
+    return MediaView(media.sha256, media.media_type, media.bytes, url, media.name)
 
 
 def chat_view(session_id: str, reply: Reply, outcome: Outcome) -> ChatView:
@@ -245,4 +302,6 @@ def chat_view(session_id: str, reply: Reply, outcome: Outcome) -> ChatView:
         model=outcome.model,
         status="complete" if outcome.status == "complete" else "cancelled",
         version=outcome.version,
+        parts=part_views(outcome.parts, outcome.content, session_id, prefix=""),  # no model sends files
+        calls="open" if outcome.status == "complete" and calls_of(outcome.parts) else None,
     )

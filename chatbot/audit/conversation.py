@@ -10,6 +10,7 @@ from msgspec import Struct, field
 
 from chatbot.audit.point_in_time import PointInTime
 from chatbot.sessions.domain.state import settings_after
+from chatbot.sessions.replies.growing_parts import Mark, build_parts, content_of, segment_of, with_segment
 from events.catalogue import (
     AdoptedMessage,
     BranchSelected,
@@ -41,14 +42,20 @@ from events.catalogue import (
 from events.codec import event_type
 from events.log import EventLog
 from events.paging import read_pages
+from events.parts import Parts, calls_of
 from events.record import RecordedEvent
 from projections.folds.message import COMPLETE, ENDINGS, FINISH_REASONS, QUEUED, STREAMING
 
+OPEN, ANSWERED, CLOSED = "open", "answered", "closed"  # what became of a reply's tool calls
 PAGE = 50  # events read at once, with their texts: takes 0.25 ms
 
 
 class MessageAsOf(Struct):
-    """A message as of a point in time. `status` is complete, queued, streaming, failed, cancelled or interrupted."""
+    """A message as of a point in time. `status` is complete, queued, streaming, failed, cancelled or interrupted.
+
+    `parts`: as events hold them, none where `content` is all that there is. `calls` of a reply with tool calls is open,
+    answered or closed; None where there is nothing to answer.
+    """
 
     message_id: str
     parent_id: str | None
@@ -60,13 +67,23 @@ class MessageAsOf(Struct):
     model: str | None = None
     usage: Usage | None = None
     finish_detail: str = ""
+    parts: Parts = ()
+    calls: str | None = None
+
+
+class GrowingReply(Struct, frozen=True):
+    """What is recorded of a reply that has not ended."""
+
+    text: str = ""
+    marks: tuple[Mark, ...] = ()
 
 
 class Conversation(Struct):
     """A session as of `version`. `messages` has the messages of all branches, by id, in the order of their events.
 
     `status` is active, expired or deleted; `erased` counts events whose content is erased. `created_settings` are
-    those of session_created. `head` is the last message of the selected branch.
+    those of session_created. `head` is the last message of the selected branch. `growing` are the replies that have not
+    ended.
     """
 
     session_id: str
@@ -84,6 +101,7 @@ class Conversation(Struct):
     head: str | None = None
     erased: int = 0
     messages: dict[str, MessageAsOf] = field(default_factory=dict)
+    growing: dict[str, GrowingReply] = field(default_factory=dict)
 
     def branch(self, leaf: str | None = None) -> list[MessageAsOf]:
         """The messages from the root to `leaf` (None: the end of the selected branch), root first."""
@@ -179,12 +197,12 @@ def _apply(conversation: Conversation, recorded: RecordedEvent, event: LoggedEve
             _add_queued_reply(conversation, recorded, event.reply_id, event.parent_id)
             if event.attempt == 1:
                 conversation.head = event.reply_id
-        case ReplyStarted() | ReplyProgressed():
+        case ReplyStarted() | ReplyProgressed() | ToolCallsClosed():
             _update_reply(conversation, recorded, event)
         case BranchSelected():
             conversation.head = event.message_id
         case SessionDeleted() | ContentErased():
-            conversation.messages, conversation.head = {}, None
+            conversation.messages, conversation.growing, conversation.head = {}, {}, None
             conversation.title, conversation.metadata, conversation.created_settings = None, {}, ReplySettings()
             _set_settings(conversation, conversation.created_settings)
             conversation.owner = event.owner
@@ -192,7 +210,7 @@ def _apply(conversation: Conversation, recorded: RecordedEvent, event: LoggedEve
             _end_reply(conversation, event)
         case HistoryAdopted():
             raise ValueError("a history_adopted needs the texts of other events: see fold_conversation")
-        case SessionAccessed() | SessionExpired() | ToolCallsClosed() | MessageCopied() | IgnoredEvent():
+        case SessionAccessed() | SessionExpired() | MessageCopied() | IgnoredEvent():
             pass
         case _:
             assert_never(event)
@@ -204,10 +222,18 @@ def _set_settings(conversation: Conversation, settings: ReplySettings) -> None:
 
 def _add_message(conversation: Conversation, recorded: RecordedEvent, event: MessagePosted) -> None:
     fields = (event.message_id, event.parent_id, event.role, event.content, COMPLETE, recorded.recorded_at_us)
-    conversation.messages[event.message_id] = MessageAsOf(*fields)
+    conversation.messages[event.message_id] = MessageAsOf(*fields, parts=event.parts)
+    if event.role == "tool" and event.parent_id is not None:
+        _answer_calls(conversation, event.parent_id)
     conversation.head = event.reply_id or event.message_id
     if event.reply_id is not None:
         _add_queued_reply(conversation, recorded, event.reply_id, event.message_id)
+
+
+def _answer_calls(conversation: Conversation, reply_id: str) -> None:
+    reply = conversation.messages.get(reply_id)
+    if reply is not None:
+        reply.calls = ANSWERED
 
 
 def _add_queued_reply(conversation: Conversation, recorded: RecordedEvent, reply_id: str, parent_id: str) -> None:
@@ -216,27 +242,39 @@ def _add_queued_reply(conversation: Conversation, recorded: RecordedEvent, reply
     conversation.messages[reply_id] = MessageAsOf(reply_id, parent_id, "assistant", "", QUEUED, created_at_us)
 
 
-def _update_reply(conversation: Conversation, recorded: RecordedEvent, event: ReplyStarted | ReplyProgressed) -> None:
+def _update_reply(
+    conversation: Conversation, recorded: RecordedEvent, event: ReplyStarted | ReplyProgressed | ToolCallsClosed
+) -> None:
     reply = conversation.messages.get(event.reply_id)
     if reply is None:
         return
+    if isinstance(event, ToolCallsClosed):
+        reply.calls = CLOSED
+        return
+    growing = GrowingReply()
     if isinstance(event, ReplyStarted):
-        reply.content, reply.status = "", STREAMING
-        reply.created_at_us, reply.model = recorded.recorded_at_us, event.model
+        reply.status, reply.created_at_us, reply.model = STREAMING, recorded.recorded_at_us, event.model
     else:
-        reply.content = reply.content[: event.offset] + event.text
+        growing = conversation.growing.get(event.reply_id, growing)
+        growing = GrowingReply(*with_segment(growing.text, growing.marks, segment_of(event)))
+    conversation.growing[event.reply_id] = growing
+    reply.content = content_of(growing.text, growing.marks)
+    reply.parts = build_parts(growing.text, growing.marks)
 
 
 def _end_reply(conversation: Conversation, event: ReplyEnded) -> None:
     reply = conversation.messages.get(event.reply_id)
     if reply is None:
         return
-    reply.content, reply.status = event.content, ENDINGS[event_type(event)]
+    conversation.growing.pop(event.reply_id, None)
+    reply.content, reply.parts, reply.status = event.content, event.parts, ENDINGS[event_type(event)]
     reply.finish_reason = FINISH_REASONS.get(reply.status)
     if isinstance(event, ReplyCompleted):
         reply.finish_reason, reply.model = event.finish_reason, event.model
+        reply.calls = OPEN if calls_of(event.parts) else None
+    reply.usage = event.usage
     if isinstance(event, ReplyCompleted | ReplyFailed):
-        reply.usage, reply.finish_detail = event.usage, event.finish_detail
+        reply.finish_detail = event.finish_detail
 
 
 def _adopted_message(message: AdoptedMessage, source: LoggedEvent | None) -> MessageAsOf:
@@ -244,19 +282,26 @@ def _adopted_message(message: AdoptedMessage, source: LoggedEvent | None) -> Mes
         message_id=message.message_id,
         parent_id=message.parent_id,
         role=message.role,
-        content=content_of(source),
+        content=text_in(source),
         status=message.status,
         created_at_us=message.created_at_us,
         model=message.model,
+        parts=parts_in(source),
+        calls=message.calls,
     )
     message_as_of.finish_reason = FINISH_REASONS.get(message.status)
     apply_ending(message_as_of, source)
     return message_as_of
 
 
-def content_of(event: LoggedEvent | None) -> str:
+def text_in(event: LoggedEvent | None) -> str:
     """The text of the message that `event` holds; empty where it is erased (None) or holds none."""
     return event.content if isinstance(event, MessagePosted | ReplyEnded | MessageCopied) else ""
+
+
+def parts_in(event: LoggedEvent | None) -> Parts:
+    """The parts of that message, none where its text is all that there is."""
+    return event.parts if isinstance(event, MessagePosted | ReplyEnded | MessageCopied) else ()
 
 
 def apply_ending(message: MessageAsOf, source: LoggedEvent | None) -> None:
@@ -264,5 +309,7 @@ def apply_ending(message: MessageAsOf, source: LoggedEvent | None) -> None:
     if isinstance(source, ReplyCompleted | MessageCopied):
         message.finish_reason = source.finish_reason or message.finish_reason
         message.model = source.model or message.model
+    if isinstance(source, ReplyEnded | MessageCopied):
+        message.usage = source.usage
     if isinstance(source, ReplyCompleted | ReplyFailed | MessageCopied):
-        message.usage, message.finish_detail = source.usage, source.finish_detail
+        message.finish_detail = source.finish_detail

@@ -7,6 +7,7 @@ from typing import Any
 from msgspec import Struct
 
 from chatbot.audit.conversation import Conversation, MessageAsOf
+from chatbot.audit.part_rendering import readable_text
 
 _FIELDS = {
     "owner": "owner",
@@ -25,7 +26,8 @@ class Change(Struct, frozen=True, omit_defaults=True):
 
     `what` is one of owner, title, system prompt, parameters, status, selected branch (the id of its last message),
     erased events, metadata (`subject`: the key), and for messages (`subject`: the id) message added, message removed,
-    text, reply status. `lines` are the text's lines as in a unified diff.
+    text, parts (of a message that is more than one text), tool calls (open, answered or closed), reply status. `lines`
+    are the text's lines as in a unified diff.
     """
 
     what: str
@@ -66,7 +68,13 @@ def _message_changes(message_id: str, before: MessageAsOf | None, after: Message
     changes = []
     if before.status != after.status:
         changes.append(Change("reply status", message_id, before.status, after.status))
-    if before.content != after.content:
+    if before.calls != after.calls:
+        changes.append(Change("tool calls", message_id, before.calls, after.calls))
+    if before.parts or after.parts:
+        if (before.content, before.parts) != (after.content, after.parts):
+            lines = text_diff(_readable(before), _readable(after))
+            changes.append(Change("parts", message_id, before.parts, after.parts, lines))
+    elif before.content != after.content:
         lines = text_diff(before.content, after.content)
         changes.append(Change("text", message_id, before.content, after.content, lines))
     return changes
@@ -75,4 +83,8 @@ def _message_changes(message_id: str, before: MessageAsOf | None, after: Message
 def _message_lines(message: MessageAsOf | None, sign: str) -> tuple[str, ...]:
     if message is None:
         return ()
-    return (f"{sign}{message.role} ({message.status})", *(f"{sign}{line}" for line in message.content.splitlines()))
+    return (f"{sign}{message.role} ({message.status})", *(f"{sign}{line}" for line in _readable(message).splitlines()))
+
+
+def _readable(message: MessageAsOf) -> str:
+    return readable_text(message.content, message.parts)

@@ -12,8 +12,9 @@ from chatbot.audit.conversation import (
     Conversation,
     MessageAsOf,
     apply_ending,
-    content_of,
     fold_conversation,
+    parts_in,
+    text_in,
 )
 from chatbot.audit.point_in_time import PointInTime
 from chatbot.runtime.throttle import PIECE_BYTES, DutyCycleThrottle, batched
@@ -41,6 +42,7 @@ from events.catalogue import (
 )
 from events.errors import LogUnavailable
 from events.log import EventLog
+from events.parts import count_chars
 from events.record import RecordedEvent
 
 SIZES_BATCH = 500  # messages whose sizes are queried at once
@@ -94,10 +96,11 @@ class ConversationOutline(Struct):
         message = self.conversation.messages.get(message_id)
         if message is None:
             return
-        if message.content and self.kept_chars + len(message.content) <= KEPT_CHARS:
-            self.kept_chars += len(message.content)
+        chars = _chars(message)
+        if chars and self.kept_chars + chars <= KEPT_CHARS:
+            self.kept_chars += chars
         else:
-            message.content = ""
+            message.content, message.parts = "", ()
             self.positions[message_id] = position
 
 
@@ -146,8 +149,13 @@ async def read_texts(
             yield page
 
 
+def _chars(one: MessageAsOf) -> int:
+    """Code points of all that a message holds in memory; a file counts as one."""
+    return count_chars(one.parts) + len(one.parts) if one.parts else len(one.content)
+
+
 def _size(outline: ConversationOutline, sizes: dict[int, int], one: MessageAsOf) -> int:
-    return len(one.content) + sizes.get(outline.positions.get(one.message_id, 0), 0)
+    return _chars(one) + sizes.get(outline.positions.get(one.message_id, 0), 0)
 
 
 async def _texts(log: EventLog, outline: ConversationOutline, piece: Sequence[MessageAsOf]) -> dict[str, RecordedEvent]:
@@ -170,7 +178,7 @@ def _with_text(one: MessageAsOf, recorded: RecordedEvent | None) -> MessageAsOf:
     event = recorded.event if recorded else None
     if event is None:
         return one
-    complete = msgspec.structs.replace(one, content=content_of(event))
+    complete = msgspec.structs.replace(one, content=text_in(event), parts=parts_in(event))
     apply_ending(complete, event)
     return complete
 

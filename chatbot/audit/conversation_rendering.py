@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from chatbot.audit.conversation import Conversation, MessageAsOf
+from chatbot.audit.part_rendering import readable_text
 from chatbot.runtime.timestamps import timestamp
 from events.catalogue import Origin, Parameters, Usage
+from events.parts import Parts
 from projections.folds.message import COMPLETE
 
 _LOOKS_LIKE_MARK = re.compile(r"#[0-9a-f]{8}")
@@ -23,9 +25,11 @@ _encode = msgspec.json.Encoder().encode
 
 
 class ExportedMessage(Struct, frozen=True):
+    """`parts` where the message is more than one text, `calls` where a reply asked for tools."""
+
     message_id: str
     parent_id: str | None
-    role: Literal["user", "assistant", "system"]
+    role: Literal["user", "assistant", "system", "tool"]
     content: str
     status: Literal["complete", "queued", "streaming", "failed", "cancelled", "interrupted"]
     created_at: str
@@ -33,6 +37,8 @@ class ExportedMessage(Struct, frozen=True):
     finish_detail: str
     model: str | None
     token_usage: Usage | None
+    parts: Parts | UnsetType = UNSET
+    calls: Literal["open", "answered", "closed"] | UnsetType = UNSET
 
 
 class ExportedConversation(Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -91,7 +97,7 @@ def build_document(
 def render_markdown(conversation: Conversation) -> str:
     """The selected branch, root first, a section for each message."""
     messages = conversation.branch()
-    texts = [conversation.system_prompt or "", *(one.content for one in messages)]
+    texts = [conversation.system_prompt or "", *(readable_text(one.content, one.parts) for one in messages)]
     mark_finder = MarkFinder()
     for text in texts:
         mark_finder.add(text)
@@ -124,7 +130,7 @@ def render_markdown_message(one: MessageAsOf, mark: str) -> str:
     """One message."""
     status = "" if one.status == COMPLETE else f"({one.status}) "
     heading = f"## {one.role} {status}· {timestamp(one.created_at_us)} {mark}"
-    return "\n".join(("", heading, "", one.content, ""))
+    return "\n".join(("", heading, "", readable_text(one.content, one.parts), ""))
 
 
 class MarkFinder:
@@ -174,4 +180,6 @@ def _exported_message(one: MessageAsOf) -> ExportedMessage:
         finish_detail=one.finish_detail,
         model=one.model,
         token_usage=one.usage,
+        parts=one.parts or UNSET,
+        calls=one.calls or UNSET,  # type: ignore[arg-type]  # one of these words
     )

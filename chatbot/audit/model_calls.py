@@ -5,7 +5,7 @@ from typing import Any, assert_never
 
 from msgspec import Struct
 
-from chatbot.audit.conversation import content_of
+from chatbot.audit.conversation import text_in
 from chatbot.llm.http.refused_parameters import without_parameters
 from chatbot.llm.provider import ChatMessage
 from chatbot.llm.providers import midm_provider, openai_provider
@@ -109,7 +109,7 @@ class ContextBuilder:
 
     def add_adopted(self, message_id: str, role: str, source: LoggedEvent | None) -> None:
         """Add a message of another session, whose text the event `source` holds; None: the text is erased."""
-        text = content_of(source)
+        text = text_in(source)
         if text:
             self._messages[message_id] = ChatMessage(role, text)
 

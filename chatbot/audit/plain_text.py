@@ -6,6 +6,7 @@ import msgspec
 
 from chatbot.audit.conversation import Conversation, MessageAsOf
 from chatbot.audit.conversation_diff import Change
+from chatbot.audit.part_rendering import readable_text
 from chatbot.runtime.timestamps import timestamp
 from events.catalogue import Parameters
 
@@ -35,7 +36,7 @@ def render_text(conversation: Conversation) -> str:
     if conversation.system_prompt:
         lines += ["", "system:", _indented(conversation.system_prompt)]
     for message in branch:
-        lines += ["", f"{_name(message)}:", _indented(message.content)]
+        lines += ["", f"{_name(message)}:", _indented(readable_text(message.content, message.parts))]
     if len(branch) < len(conversation.messages):
         lines += ["", f"not shown, of other branches: {len(conversation.messages) - len(branch)} messages"]
     return "\n".join(lines)

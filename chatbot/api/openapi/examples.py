@@ -39,6 +39,7 @@ from chatbot.api.streaming import frames
 from chatbot.api.streaming.response_stream import DONE, encode_frame
 from chatbot.sessions.domain.rejections import SessionNotFound
 from events.catalogue import Usage
+from events.parts import Text
 
 SESSION = "6f9e4c0a-51d3-4b8e-9a59-0d3c7f6a2b14"
 QUESTION = "0b7f3f5e-8d5c-4d0c-b0c5-3f1d5a7e9c21"
@@ -86,6 +87,8 @@ _question = MessageView(
     finish_detail="",
     model=None,
     siblings=[QUESTION],
+    parts=[Text(SAID)],
+    calls=None,
 )
 _answer = MessageView(
     message_id=REPLY,
@@ -100,6 +103,8 @@ _answer = MessageView(
     finish_detail="",
     model="midm",
     siblings=[REPLY],
+    parts=[Text(ANSWERED)],
+    calls=None,
 )
 _chat = ChatView(
     message_id=REPLY,
@@ -114,6 +119,8 @@ _chat = ChatView(
     model="midm",
     status="complete",
     version=4,
+    parts=[Text(ANSWERED)],
+    calls=None,
 )
 _start = frames.Start(SESSION, REPLY, QUESTION, 3, "midm")
 _complete = frames.Complete(REPLY, ANSWERED, "stop", USAGE, REPLIED_AT, 4, "")

@@ -24,6 +24,7 @@ from chatbot.audit.conversation_rendering import (
     render_markdown_message,
     select_messages,
 )
+from chatbot.audit.part_rendering import readable_text
 from chatbot.audit.point_in_time import INVALID_POINT_IN_TIME, PointInTime, parse_point_in_time
 from chatbot.runtime.throttle import DutyCycleThrottle
 from chatbot.sessions.domain.rejections import SessionNotFound
@@ -80,7 +81,7 @@ async def _render_markdown(
     async for page in pages():
         with throttle.measure():
             for one in page:
-                mark_finder.add(one.content)
+                mark_finder.add(readable_text(one.content, one.parts))
     mark = mark_finder.mark
     while not mark_finder.is_unambiguous and (mark in prompt or await _any_contains(pages(), mark)):
         mark = mark_finder.next()
@@ -96,7 +97,7 @@ async def _render_markdown(
 
 async def _any_contains(pages: Pages, mark: str) -> bool:
     async for page in pages:
-        if any(mark in one.content for one in page):
+        if any(mark in readable_text(one.content, one.parts) for one in page):
             return True
     return False
 

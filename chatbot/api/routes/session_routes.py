@@ -44,6 +44,7 @@ from chatbot.api.response_bodies import (
 )
 from chatbot.api.responses import created_response, encode, etag, json_response
 from chatbot.api.server.connection_limits import count_held_bytes
+from chatbot.api.server.path_prefix import prefix_of
 from chatbot.api.services import SERVICES, Services
 from chatbot.api.streaming.document_stream import json_document, send_document
 from chatbot.runtime.throttle import batched
@@ -171,10 +172,11 @@ async def messages(request: web.Request) -> web.StreamResponse:
     branch = request.query.get("branch") or None
     history = await services.session_queries.history(session_id, branch, limit, before, request[CALLER])
     session, first = history.session, history.messages
+    prefix = prefix_of(request, services.settings.server)
     check_at_least(request, session.version)
     listed = MessageList(
         session_id=session_id,
-        messages=[message_view(one, session_id) for one in first],
+        messages=[message_view(one, session_id, prefix) for one in first],
         total_count=history.total,
         version=session.version,
         cursor=f"{session.version}:{history.offset}",
@@ -183,19 +185,19 @@ async def messages(request: web.Request) -> web.StreamResponse:
     headers = etag(session.version)
     if not history.remaining:
         return json_response(listed, headers=headers)
-    document = json_document(encode(replace(listed, messages=[])), "messages", _messages(services, history))
+    document = json_document(encode(replace(listed, messages=[])), "messages", _messages(services, history, prefix))
     count_held_bytes(request, MESSAGE_BYTES * sum(map(len, history.remaining)))
     del listed, first, history  # or the texts of the first piece stay in memory while the client reads nothing
     return await send_document(request, document, {"Content-Type": "application/json", **headers})
 
 
-async def _messages(services: Services, history: History) -> AsyncIterator[list[bytes]]:
+async def _messages(services: Services, history: History, prefix: str) -> AsyncIterator[list[bytes]]:
     """The messages of a long page, in pieces."""
     session_id = history.session.session_id
-    yield [encode(message_view(one, session_id)) for one in history.messages]
+    yield [encode(message_view(one, session_id, prefix)) for one in history.messages]
     history = replace(history, messages=[])
     async for messages in services.session_queries.remaining_messages(history):
-        yield [encode(message_view(one, session_id)) for one in messages]
+        yield [encode(message_view(one, session_id, prefix)) for one in messages]
 
 
 @routes.get("/api/sessions")

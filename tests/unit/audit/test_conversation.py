@@ -1,5 +1,7 @@
 """A conversation folded from its events stands as the history says, and as it said at each moment before."""
 
+from typing import Any
+
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import invariant
@@ -15,18 +17,22 @@ from events.catalogue import (
     BranchSelected,
     HistoryAdopted,
     MessageCopied,
+    MessagePosted,
+    ReplyCompleted,
     ReplyFailed,
     ReplyProgressed,
     ReplyRequested,
     SessionDeleted,
     SessionExpired,
+    ToolCallsClosed,
 )
+from events.parts import Media, Reasoning, Text, ToolCall, ToolResult, parts_of
 from tests.property.test_session_model import SessionsAgainstModel
 from tests.support.log.event_builders import created, posted, started, turn
 from tests.support.log.memory_log import START_US, STEP_US, MemoryLog
 from tests.support.nightly import scaled
 
-FIELDS = ExportedMessage.__struct_fields__
+FIELDS = [name for name in ExportedMessage.__struct_fields__ if name not in ("parts", "calls")]
 
 
 async def at(log: MemoryLog, moment: PointInTime | None = None, session_id: str = "s") -> Conversation:
@@ -54,6 +60,38 @@ async def test_a_session_stands_at_each_version_as_its_events_up_to_then_tell() 
         assert await at(log, PointInTime(at_us=conversation.at_us)) == conversation
         assert await at(log, PointInTime(at_us=conversation.at_us + STEP_US - 1)) == conversation
     assert await at(log) == await at(log, PointInTime(version=6)) == await at(log, PointInTime(version=999))
+
+
+THOUGHT, CALL = Reasoning("hm", 5), ToolCall("call_1", "weather", '{"city":"Seoul"}')
+RESULT = ToolResult("call_1", (Text("21"), Media("ab" * 32, "image/png", 3)))
+
+
+async def test_parts_grow_and_calls_are_answered_as_the_events_up_to_then_tell() -> None:
+    log = MemoryLog()
+    log.record("s", created(), posted("m", None, "r"), started("r", "m"))
+    log.record("s", ReplyProgressed("r", 0, "hm", kind="reasoning"), ReplyProgressed("r", 2, "So", part=1))
+    call = ReplyProgressed("r", 4, '{"city"', part=2, kind="tool_call", call_id="call_1", name="weather")
+    ended = ReplyCompleted("r", "So", "tool_calls", "m", 1, parts=(THOUGHT, Text("So"), CALL))
+    log.record(
+        "s",
+        call,
+        ended,
+        MessagePosted("t", "r", "tool", "", "r2", parts=(RESULT,)),
+        ToolCallsClosed("r", ("call_1",), "superseded"),
+    )
+    expected = {
+        4: ("", (Reasoning("hm"),), None),
+        5: ("So", (Reasoning("hm"), Text("So")), None),
+        6: ("So", (Reasoning("hm"), Text("So"), ToolCall("call_1", "weather", '{"city"')), None),
+        7: ("So", (THOUGHT, Text("So"), CALL), "open"),
+        8: ("So", (THOUGHT, Text("So"), CALL), "answered"),
+        9: ("So", (THOUGHT, Text("So"), CALL), "closed"),
+    }
+    for version, (content, parts, calls) in expected.items():
+        reply = (await at(log, PointInTime(version=version))).messages["r"]
+        assert (reply.content, reply.parts, reply.calls) == (content, parts, calls)
+    assert (await at(log)).messages["t"].parts == (RESULT,)
+    assert not (await at(log)).growing
 
 
 @pytest.mark.parametrize("moment", [PointInTime(version=0), PointInTime(at_us=START_US + STEP_US - 1)])
@@ -120,6 +158,10 @@ async def test_an_expired_session_keeps_its_texts() -> None:
     assert (conversation.status, len(told(conversation))) == ("expired", 2)
 
 
+def told_fields(message: ExportedMessage) -> dict[str, Any]:
+    return {name: getattr(message, name) for name in FIELDS}
+
+
 class ConversationsAgainstHistories(SessionsAgainstModel):
     """Whatever happens to sessions. Notes what the history says at each version, to compare it at the end."""
 
@@ -147,7 +189,8 @@ class ConversationsAgainstHistories(SessionsAgainstModel):
         assert (conversation.title, conversation.metadata) == (described.title, described.metadata)
         exported = build_document(conversation).messages
         listed = [asdict(message_view(one, session_id)) for one in history.messages]
-        assert [asdict(one) for one in exported] == [{name: one[name] for name in FIELDS} for one in listed]
+        assert [told_fields(one) for one in exported] == [{name: one[name] for name in FIELDS} for one in listed]
+        assert [list(parts_of(one)) for one in conversation.branch()] == [one["parts"] for one in listed]
         self.said[session_id, session.version] = exported
 
     def teardown(self) -> None:
