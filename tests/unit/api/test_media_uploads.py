@@ -12,12 +12,17 @@ from chatbot.api.problems import RequestFault
 from chatbot.config.sections.media_settings import MediaSettings
 from chatbot.sessions.domain.commands import Caller
 from chatbot.sessions.domain.rejections import Overloaded, SessionNotFound
+from events.catalogue import MessagePosted
+from events.media import MediaReference
+from events.parts import Media
+from events.record import Metadata, RecordedEvent
 from projections.folds.session import Session
 from projections.port import ForkReference
-from tests.unit.api.fake_media import FakeMedia
+from tests.support.log.memory_log import START_US
+from tests.support.log.memory_media import MemoryMedia
 
 PNG = b"\x89PNG\r\n\x1a\n"
-NOW_US = 1_000_000
+NOW_US = START_US
 HOUR_US = 3_600_000_000
 
 
@@ -48,11 +53,19 @@ class Uploads:
     """The uploads of a service with these limits, and its files."""
 
     def __init__(self, **limits: Any) -> None:
-        self.media = FakeMedia()
+        self.media = MemoryMedia()
         self.uploads = MediaUploads(MediaSettings(**limits))
 
     async def put(self, chunks: AsyncIterator[bytes], owner: str = "ann", size: int | None = None) -> Upload:
         return await self.uploads.put(self.media, chunks, Caller(owner), now_us=NOW_US, size=size, path="$.message[0]")
+
+    async def refer(self, sha256: str, position: int, session_id: str) -> None:
+        """As a message of the session that refers to the file."""
+        stat = (await self.media.stat([sha256]))[sha256]
+        part = Media(sha256, stat.media_type, stat.bytes)
+        posted = MessagePosted("m", None, "user", "", "r", parts=(part,))
+        actor = Metadata(actor=f"the owner of {session_id}")
+        self.media.refer(RecordedEvent(position, session_id, 1, "message_posted", 2, NOW_US, actor, posted))
 
     async def refused(self, *data: bytes, size: int | None = None) -> RequestFault:
         with pytest.raises(RequestFault) as caught:
@@ -93,7 +106,7 @@ async def test_a_file_that_comes_byte_by_byte_is_kept_until_it_is_due() -> None:
     kept = await service.put(pieces(*(bytes((byte,)) for byte in PNG + b"12345")))
     assert (kept.stat.media_type, kept.stat.bytes) == ("image/png", 13)
     assert kept.expires_at_us == NOW_US + 2 * HOUR_US
-    assert service.media.due == {(kept.stat.sha256, "ann"): kept.expires_at_us}
+    assert await service.media.references(kept.stat.sha256, limit=9) == [MediaReference(0, "ann")]
     assert not service.uploads.arriving_bytes
 
 
@@ -113,7 +126,7 @@ async def test_what_one_caller_leaves_unused_has_a_limit() -> None:
     assert (await service.refused(PNG, bytes(600), size=608)).kind == "media-quota"
     assert (await service.refused(PNG, bytes(600))).status == 429
     await service.put(pieces(PNG, bytes(600)), "bob")
-    service.media.refer(kept.stat.sha256, 7, "a session")
+    await service.refer(kept.stat.sha256, 7, "a session")
     await service.put(pieces(PNG, bytes(601)))
 
 
@@ -147,7 +160,7 @@ async def test_a_file_is_read_by_its_uploader_and_by_readers_of_sessions_that_re
     assert await may_read("ann", "no session")
     assert not await may_read("bob")
     assert not await may_read("bob", "one")
-    service.media.refer(sha256, 7, "two")
+    await service.refer(sha256, 7, "two")
     assert await may_read("bob")
     assert await may_read("bob", "two")
     assert not await may_read("eve")
@@ -162,7 +175,7 @@ async def test_an_upload_counts_however_many_messages_of_others_refer_to_the_fil
     service, sessions = Uploads(), FakeSessions({})
     sha256 = (await service.put(pieces(PNG))).stat.sha256
     for position in range(1, 500):
-        service.media.refer(sha256, position, f"session {position}")
+        await service.refer(sha256, position, f"session {position}")
     assert await service.access(sessions, "ann").may_read(sha256, None)
     assert not sessions.peeked
     assert not await service.access(sessions, "eve").may_read(sha256, None)
@@ -172,5 +185,5 @@ async def test_an_upload_counts_however_many_messages_of_others_refer_to_the_fil
 async def test_a_key_with_the_name_of_a_session_gains_nothing() -> None:
     service, sessions = Uploads(), FakeSessions({})
     sha256 = (await service.put(pieces(PNG))).stat.sha256
-    service.media.refer(sha256, 3, "eve")
+    await service.refer(sha256, 3, "eve")
     assert not await service.access(sessions, "eve").may_read(sha256, None)
