@@ -96,6 +96,8 @@ async def _handle(request: web.Request, handler: Handler, services: Services) ->
         response = render(problem, request, prefix_of(request, services.settings.server), retry_s)
         if problem.status == 405:
             response.headers["Allow"] = ", ".join(problem.extra.get("allow", ()))
+        if problem.status == 416:
+            response.headers["Content-Range"] = f"bytes */{problem.extra['size']}"
         if problem.status == 401:
             response.headers["WWW-Authenticate"] = "Bearer"
         return response
