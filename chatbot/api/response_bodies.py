@@ -200,6 +200,8 @@ class UsageRow(Struct, frozen=True, omit_defaults=True):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    reasoning_tokens: int = 0
+    cached_tokens: int = 0
     day: str | None = None
     owner: str | None = None
     model: str | None = None
@@ -259,7 +261,7 @@ def message_view(message: MessageWithText, session_id: str, prefix: str = "") ->
         model=message.model,
         siblings=list(row.siblings),
         parts=part_views(message.parts, message.content, session_id, prefix),
-        calls=None,
+        calls=row.calls,  # type: ignore[arg-type]  # one of these words
     )
 
 

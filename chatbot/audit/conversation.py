@@ -44,9 +44,8 @@ from events.log import EventLog
 from events.paging import read_pages
 from events.parts import Parts, calls_of
 from events.record import RecordedEvent
-from projections.folds.message import COMPLETE, ENDINGS, FINISH_REASONS, QUEUED, STREAMING
+from projections.folds.message import ANSWERED, CLOSED, COMPLETE, ENDINGS, FINISH_REASONS, OPEN, QUEUED, STREAMING
 
-OPEN, ANSWERED, CLOSED = "open", "answered", "closed"  # what became of a reply's tool calls
 PAGE = 50  # events read at once, with their texts: takes 0.25 ms
 
 

@@ -28,6 +28,10 @@ ON_BUSY = {
     "description": "While a reply is running: queue waits for it, reject answers 409, interrupt cancels it."
     " Absent: queue."
 }
+CALLS = (
+    "Of a reply with tool calls: open until their results are posted (answered) or the conversation goes on without"
+    " them (closed). null: there are none."
+)
 FINISH_DETAIL = "The model server's own word for the finish reason if it differs; else empty."
 
 
@@ -126,14 +130,19 @@ def _notes(settings: Settings) -> dict[str, dict[str, Schema]]:
             "model": {"description": "The model of the session's replies; null: that of the configuration."},
             "parameters": {"description": "Merged into what is there; null removes a parameter, or all of them."},
         },
-        "ParametersBody": {"max_new_tokens": {"maximum": chat.max_tokens_ceiling}},
+        "ParametersBody": {"max_new_tokens": {"maximum": chat.max_tokens_ceiling}, **_option_notes(settings)},
         "CancelBody": {"reply_id": {"description": "A reply that runs or is queued. Absent: the running one."}},
         "CancelView": {
             "reply_id": {"description": "null: nothing was running."},
             "status": {"description": "How that reply has ended: cancelled, or as it had ended before."},
         },
         "ChatBody": _chat_notes(settings),
-        "RegenerateBody": {"max_new_tokens": {"maximum": chat.max_tokens_ceiling}, "on_busy": ON_BUSY},
+        "RegenerateBody": {
+            "max_new_tokens": {"maximum": chat.max_tokens_ceiling},
+            "on_busy": ON_BUSY,
+            **_option_notes(settings),
+            **_tool_notes(settings),
+        },
         "AcceptedView": {"cursor": CURSOR},
         "SessionList": {"next": {"description": "The `cursor` of the next page; absent on the last."}},
         "SessionView": {
@@ -151,13 +160,25 @@ def _notes(settings: Settings) -> dict[str, dict[str, Schema]]:
             "next": {"description": "The `before` of the next page, further back; absent on the last."},
         },
         "MessageView": {
+            "content": {"description": "The text of all parts of type text."},
+            "parts": {"description": "All that the message says, in order: text, reasoning, refusals, calls, files."},
+            "calls": {"description": CALLS},
             "siblings": {
                 "description": "All messages with the same parent, this one included, in the order of their creation:"
                 " one for each branch. At most the first 1,000."
             },
             "finish_detail": {"description": FINISH_DETAIL},
         },
-        "ChatView": {"finish_detail": {"description": FINISH_DETAIL}},
+        "ChatView": {
+            "content": {"description": "The text of all parts of type text."},
+            "calls": {"description": CALLS},
+            "finish_detail": {"description": FINISH_DETAIL},
+        },
+        "UsageRow": {
+            "reasoning_tokens": {"description": "Among the completion's; absent: 0."},
+            "cached_tokens": {"description": "Among the prompt's; absent: 0."},
+        },
+        "UploadView": {"sha256": {"description": "Names the file in parts of messages."}},
         "ExportedMessage": {"finish_detail": {"description": FINISH_DETAIL}},
         "Complete": {"finish_detail": {"description": FINISH_DETAIL}},
     }
@@ -166,7 +187,15 @@ def _notes(settings: Settings) -> dict[str, dict[str, Schema]]:
 def _chat_notes(settings: Settings) -> dict[str, Schema]:
     chat = settings.chat
     return {
-        "message": {"minLength": 1, "maxLength": chat.message_max_chars, "description": "Not blank."},
+        "message": {
+            "minLength": 1,
+            "maxLength": chat.message_max_chars,
+            "minItems": 1,
+            "maxItems": chat.message_max_parts,
+            "description": "A text that is not blank, or a list of parts.",
+        },
+        **_option_notes(settings),
+        **_tool_notes(settings),
         "max_new_tokens": {
             "maximum": chat.max_tokens_ceiling,
             "description": f"Tokens of the reply at most. Absent: the session's, or {chat.default_max_tokens}.",
@@ -186,6 +215,35 @@ def _chat_notes(settings: Settings) -> dict[str, Schema]:
             "Absent: the newest of the selected branch. Posting under an earlier one makes a branch and selects it.",
         },
         "on_busy": ON_BUSY,
+    }
+
+
+def _option_notes(settings: Settings) -> dict[str, Schema]:
+    """Parameters that the model server gets as they are."""
+    chat = settings.chat
+    return {
+        "parallel_tool_calls": {"description": "Whether a reply may have several tool calls."},
+        "response_format": {
+            "description": f"What the reply is to look like, up to {chat.response_format_max_bytes} bytes of JSON."
+        },
+        "reasoning_effort": {"description": "How long to think, in the model server's own words."},
+        "extra_body": {
+            "description": f"Further fields, up to {chat.extra_body_max_bytes} bytes of JSON:"
+            f" {'any' if '*' in chat.extra_body_fields else ', '.join(chat.extra_body_fields) or 'none'}."
+        },
+        "send_reasoning": {"description": "Whether the model is shown its earlier reasoning again."},
+    }
+
+
+def _tool_notes(settings: Settings) -> dict[str, Schema]:
+    chat = settings.chat
+    return {
+        "tools": {
+            "maxItems": chat.tools_max,
+            "description": "Functions that the model may call, as OpenAI has them; up to"
+            f" {chat.tools_max_bytes} bytes of JSON. A message of results has those of the turn.",
+        },
+        "tool_choice": {"description": "none, auto, required, or a function, as OpenAI has it."},
     }
 
 

@@ -88,6 +88,8 @@ async def usage(request: web.Request) -> web.Response:
             prompt_tokens=one.prompt_tokens,
             completion_tokens=one.completion_tokens,
             total_tokens=one.prompt_tokens + one.completion_tokens,
+            reasoning_tokens=one.reasoning_tokens,
+            cached_tokens=one.cached_tokens,
             **{by: one.key},
         )
         for one in totals
