@@ -3,31 +3,42 @@
 import difflib
 import re
 
-from msgspec import Struct
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
 
 from chatbot.audit.conversation_diff import text_diff
 from chatbot.audit.model_calls import ModelCall
 from chatbot.audit.plain_text import printable
 from events.catalogue import ReplyCompleted, Usage
+from events.parts import calls_of
 
 WORDS_MAX = 4_000  # compared for similarity, which takes about a second; later words are ignored
 _WORDS = re.compile(r"\w+|[^\w\s]")
 
 
+class AnswerCall(Struct, frozen=True):
+    """A tool that an answer calls. It is not carried out."""
+
+    name: str
+    arguments: str
+
+
 class ModelAnswer(Struct, frozen=True):
-    """One answer of a model. `duration_us` is from the request to the last piece of text."""
+    """One answer of a model. `duration_us` is from the request to the last piece of it. `calls` are those of tools, if
+    there are any.
+    """
 
     model: str
     finish_reason: str
     usage: Usage | None
     duration_us: int
     content: str
+    calls: list[AnswerCall] | UnsetType = UNSET
 
 
 class Comparison(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """The comparison of one call. `similarity`, 0 to 1, is the share of words that both texts have in the same order.
-
-    `error` says why there is no answer `now`.
+    """The comparison of one call: of texts, and of calls of tools by name and arguments. `similarity`, 0 to 1, is the
+    share of words that both have in the same order. `error` says why there is no answer `now`.
     """
 
     session_id: str
@@ -52,11 +63,25 @@ def compare(turn: ModelCall, now: ReplyCompleted | None = None, error: str | Non
         position=turn.recorded.position,
         recorded=_model_answer(recorded),
         now=_model_answer(now) if now else None,
-        identical=now is not None and now.content == recorded.content,
-        similarity=similarity(recorded.content, now.content) if now else 0.0,
-        diff=text_diff(recorded.content, now.content) if now else (),
+        identical=now is not None and _answer_text(now) == _answer_text(recorded),
+        similarity=similarity(_answer_text(recorded), _answer_text(now)) if now else 0.0,
+        diff=text_diff(_answer_text(recorded), _answer_text(now)) if now else (),
         error=error,
     )
+
+
+def _answer_text(completed: ReplyCompleted) -> str:
+    """What is compared of an answer: its text and a line for each call of a tool, without the call's id."""
+    calls = calls_of(completed.parts)
+    return "\n".join((completed.content, *(f"[call {one.name} {_canonical(one.arguments)}]" for one in calls)))
+
+
+def _canonical(arguments: str) -> str:
+    """Arguments that are JSON with one spelling, however the model spaced and ordered them."""
+    try:
+        return msgspec.json.encode(msgspec.json.decode(arguments), order="sorted").decode()
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        return arguments
 
 
 def similarity(before: str, after: str) -> float:
@@ -82,7 +107,12 @@ def render_comparison(one: Comparison) -> str:
 
 def _model_answer(completed: ReplyCompleted) -> ModelAnswer:
     return ModelAnswer(
-        completed.model, completed.finish_reason, completed.usage, completed.duration_us, completed.content
+        completed.model,
+        completed.finish_reason,
+        completed.usage,
+        completed.duration_us,
+        completed.content,
+        [AnswerCall(one.name, one.arguments) for one in calls_of(completed.parts)] or UNSET,
     )
 
 

@@ -18,10 +18,10 @@ from chatbot.llm.provider import (
     LlmError,
     LlmUnavailable,
     Provider,
-    TextSink,
 )
-from events.catalogue import ReplyCompleted
+from events.catalogue import ReplyCompleted, Usage
 from events.log import EventLog
+from events.parts import Parts, Text, ToolCall, stored_parts, text_of
 
 CONCURRENCY_MAX = 64
 TURNS_DEFAULT = 20
@@ -62,6 +62,30 @@ def add_regression_arguments(parser: argparse._ArgumentGroup) -> None:
     parser.add_argument("--model", metavar="NAME", help="ask for this model in place of the recorded one")
     parser.add_argument("--concurrency", type=int, default=2, metavar="N", help="turns asked at a time (default: 2)")
     parser.add_argument("--fail-below", type=float, default=0.0, metavar="RATIO", help="exit 1 if one is less alike")
+
+
+class AnswerSink:
+    """Collects of an answer what is compared: its text, and the calls of tools, which nobody carries out."""
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self._calls: dict[str, ToolCall] = {}
+        self.text = self._pieces.append
+
+    @property
+    def parts(self) -> Parts:
+        text = "".join(self._pieces)
+        return ((Text(text),) if text else ()) + tuple(self._calls.values())
+
+    def reasoning(self, piece: str) -> None: ...
+
+    def refusal(self, piece: str) -> None: ...
+
+    def tool_call(self, call_id: str, name: str, arguments: str) -> None:
+        known = self._calls.get(call_id, ToolCall(call_id, name, ""))
+        self._calls[call_id] = ToolCall(call_id, name, known.arguments + arguments)
+
+    def usage(self, usage: Usage) -> None: ...
 
 
 async def replay_against_model(context: CommandContext, options: argparse.Namespace) -> int:
@@ -125,17 +149,26 @@ async def _replay_turn(provider: Provider, turn: ModelCall, model: str | None, s
         parameters = replace(parameters, model=model)
     if turn.erased_message_ids:
         return compare(turn, error=f"the text of message {', '.join(turn.erased_message_ids)} is erased")
-    pieces: list[str] = []
+    answer = AnswerSink()
     began_s = asyncio.get_running_loop().time()
     try:
         # not streamed: nobody reads along, and midm counts tokens only then
-        finish = await provider.stream(turn.messages, parameters, TextSink(pieces.append), stream=False)
+        finish = await provider.stream(turn.messages, parameters, answer, stream=False)
     except LlmError as error:
         if isinstance(error, LlmUnavailable) and error.status is None:  # an answer with a status came from a server
             summary.unreachable = str(error)
         return compare(turn, error=str(error))
     duration_us = round((asyncio.get_running_loop().time() - began_s) * 1_000_000)
-    now = ReplyCompleted(turn.started.reply_id, "".join(pieces), finish.reason, finish.model, duration_us, finish.usage)
+    parts = answer.parts
+    now = ReplyCompleted(
+        turn.started.reply_id,
+        text_of(parts),
+        finish.reason,
+        finish.model,
+        duration_us,
+        finish.usage,
+        parts=stored_parts(parts),
+    )
     return await asyncio.to_thread(compare, turn, now)
 
 

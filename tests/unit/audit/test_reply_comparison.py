@@ -1,10 +1,12 @@
 """A recorded turn compared with the answer of today."""
 
 import pytest
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from chatbot.audit.model_calls import ModelCall
-from chatbot.audit.reply_comparison import WORDS_MAX, compare, render_comparison, similarity
+from chatbot.audit.reply_comparison import WORDS_MAX, AnswerCall, compare, render_comparison, similarity
+from events.parts import Text, ToolCall
 from events.record import Metadata, RecordedEvent
 from tests.support.log.event_builders import completed, started
 
@@ -40,6 +42,20 @@ def test_the_same_text_is_identical_whatever_else_differs() -> None:
     assert (one.identical, one.similarity, one.diff) == (True, 1.0, ())
     assert "the same text" in render_comparison(one)
     assert "other" in render_comparison(one)
+
+
+def test_calls_of_tools_are_compared_by_name_and_arguments() -> None:
+    first = ToolCall("call_1", "weather", '{"city": "Seoul", "unit": "C"}')
+    recorded = replace(completed("r"), parts=(Text(completed("r").content), first))
+    asked = ModelCall(turn().recorded, turn().started, (), completed=recorded)
+    again = replace(recorded, parts=(*recorded.parts[:1], ToolCall("call_9", "weather", '{"unit":"C","city":"Seoul"}')))
+    same = compare(asked, again)
+    assert same.identical
+    assert same.recorded.calls == [AnswerCall("weather", first.arguments)]
+    other = compare(asked, replace(recorded, parts=(*recorded.parts[:1], ToolCall("call_1", "weather", "{"))))
+    assert not other.identical
+    assert other.diff[-1] == "+[call weather {]"
+    assert compare(turn(), completed("r")).recorded.calls is UNSET
 
 
 def test_a_turn_that_could_not_be_asked_says_why() -> None:
