@@ -18,12 +18,12 @@ from events.log_observer import LogObserver
 from events.options import LogOptions
 from events.record import Head, RecordedEvent
 from events.storage.append_batch import Outcome, PendingAppend
+from events.storage.media_upload import PIECES_MAX
 
 Recorded = tuple[RecordedEvent, ...]
 T = TypeVar("T")
 
 RETRY_S = 1.0  # pause after an unexpected failure of the store's maintenance
-JOBS_MAX = 64  # that may wait: each keeps up to half a megabyte of a file in memory; the next is refused with LogBusy
 
 
 class BatchStore(Protocol):
@@ -108,8 +108,8 @@ class GroupCommit:
         """
         if self._closing:
             raise LogUnavailable("the log is closing")
-        if len(self._jobs) >= JOBS_MAX:
-            raise LogBusy(f"{JOBS_MAX} pieces of files wait already")
+        if len(self._jobs) >= PIECES_MAX:
+            raise LogBusy(f"{PIECES_MAX} pieces of files wait already")
         future: asyncio.Future[T] = self._loop.create_future()
         self._jobs.append((job, future))
         self._arrival.set()

@@ -3,12 +3,14 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
-from typing import Protocol
+from typing import Any, Protocol
 
+from events.errors import LogUnavailable
 from events.media import CHUNKS_AT_ONCE, MEDIA_CHUNK_BYTES, MediaStat, MediaTooLarge
 from events.parts import MEDIA_TYPE_MAX_CHARS
 
 PIECE_BYTES = CHUNKS_AT_ONCE * MEDIA_CHUNK_BYTES  # what one upload holds in memory, and adds in one transaction
+PIECES_MAX = 64  # that may wait to be written, each up to half a megabyte; the next is refused with LogBusy
 EXPIRED_AT_ONCE = 100  # uploads that one transaction gives up
 ARRIVAL_MAX_US = 3_600_000_000  # an upload that got nothing for an hour was cut off by a crash
 
@@ -67,3 +69,14 @@ async def _pieces(chunks: AsyncIterator[bytes], bytes_max: int) -> AsyncIterator
         raise ValueError("the file is empty")
     if held:
         yield bytes(held)
+
+
+def given_up() -> LogUnavailable:
+    """What has arrived of an upload was deleted: nothing more had come for ARRIVAL_MAX_US."""
+    return LogUnavailable("the upload took too long, and was given up")
+
+
+def mark_retrieved(future: asyncio.Future[Any]) -> None:
+    """For what nobody waits for: that it failed is not an error of the program."""
+    if not future.cancelled():
+        future.exception()

@@ -4,13 +4,14 @@ Its text names no schema: `events` is found by the connection's search_path, as 
 when its schema is renamed. It writes only into the log that the caller knows, see postgres_batch_store.KnownLog.
 
 The procedure takes the log's lock, reads the head, compares the streams' versions with what each append expects, adds
-the rows to the chain (the same bytes as events/integrity/hash_chain.py), erases, notifies the listeners, and commits
+the rows to the chain (the same bytes as events/integrity/hash_chain.py), refers to files, erases, notifies the
+listeners, and commits
 by itself: the lock is never held while waiting for a client. Commits are serialised, so positions are gapless and
 become visible in order.
 """
 
 APPEND_LOCK = 0x43484C  # "CHL", beside the table's number: every log of a database has its own
-NAME = "events_append_2"  # another procedure is another name: nodes of two versions serve side by side
+NAME = "events_append_3"  # another procedure is another name: nodes of two versions serve side by side
 OLD_NAME = "events_append_1"  # of 0.4: it names the schema that it was created in
 WRONG_LOG = "CHL01"  # SQLSTATE: this is not the log that the caller knows
 
@@ -21,7 +22,8 @@ CREATE OR REPLACE PROCEDURE {schema}.{name}(
     streams text[], a_stream integer[], a_expected bigint[], a_count bigint[], a_erases boolean[],
     e_append integer[], e_stream text[], e_version bigint[], e_type text[], e_schema bigint[], e_at bigint[],
     e_metadata text[], e_data text[], e_salt bytea[], e_commitment bytea[],
-    INOUT placed bigint[], INOUT last bigint, INOUT proof bytea
+    m_append integer[], m_index integer[], m_sha256 bytea[], m_owner text[],
+    INOUT placed bigint[], INOUT last bigint, INOUT proof bytea, INOUT missing bytea[]
 ) LANGUAGE plpgsql AS $$
 DECLARE
     self oid := 'events'::regclass;
@@ -29,6 +31,9 @@ DECLARE
     digests bytea[];
     before bigint;
     event record;
+    file bigint;
+    files bigint[];
+    is_absent boolean[];
 BEGIN
     PERFORM pg_advisory_xact_lock({lock}, self::integer);
     SELECT position, digest INTO last, proof FROM events ORDER BY position DESC LIMIT 1;
@@ -45,9 +50,18 @@ BEGIN
                SELECT version FROM events WHERE stream_id = s.id ORDER BY version DESC LIMIT 1), 0)
                ORDER BY s.place)
       INTO reached FROM unnest(streams) WITH ORDINALITY AS s (id, place);
+    FOR m IN 1 .. cardinality(m_append) LOOP
+        -- With the lock, a file that becomes unused at this moment is seen as such.
+        SELECT id INTO file FROM media WHERE sha256 = m_sha256[m] FOR KEY SHARE;
+        files[m] := file;
+        IF file IS NULL THEN
+            missing := missing || m_sha256[m];
+            is_absent[m_append[m]] := true;
+        END IF;
+    END LOOP;
     placed := array_fill(NULL::bigint, ARRAY[cardinality(a_stream)]);
     FOR a IN 1 .. cardinality(a_stream) LOOP
-        IF reached[a_stream[a]] = a_expected[a] THEN
+        IF reached[a_stream[a]] = a_expected[a] AND is_absent[a] IS NOT TRUE THEN
             placed[a] := last + 1;
             last := last + a_count[a];
             reached[a_stream[a]] := a_expected[a] + a_count[a];
@@ -76,6 +90,14 @@ BEGIN
                WITH ORDINALITY
                AS e (append, stream, version, type, schema, at, metadata, data, salt, commitment, digest, place)
          WHERE e.digest IS NOT NULL ORDER BY e.place;
+        FOR m IN 1 .. cardinality(m_append) LOOP
+            IF placed[m_append[m]] IS NOT NULL THEN
+                INSERT INTO media_references
+                VALUES (files[m], placed[m_append[m]] + m_index[m], streams[a_stream[m_append[m]]], NULL)
+                ON CONFLICT DO NOTHING;
+                DELETE FROM media_references WHERE media_id = files[m] AND position = 0 AND holder = m_owner[m];
+            END IF;
+        END LOOP;
         FOR a IN 1 .. cardinality(a_stream) LOOP
             IF a_erases[a] AND placed[a] IS NOT NULL THEN
                 UPDATE events AS e SET data = NULL, salt = NULL
@@ -94,7 +116,7 @@ END $$
 # For transactions that append or erase by other means.
 ERASE = "UPDATE events SET data = NULL, salt = NULL WHERE stream_id = $1 AND version < $2 AND data IS NOT NULL"
 LOCK = f"SELECT pg_advisory_xact_lock({APPEND_LOCK}, 'events'::regclass::oid::integer)"
-CALL = f"CALL {NAME}({', '.join(f'${number}' for number in range(1, 19))}, NULL, NULL, NULL)"
+CALL = f"CALL {NAME}({', '.join(f'${number}' for number in range(1, 23))}, NULL, NULL, NULL, NULL)"
 
 
 def append_procedure(schema: str) -> str:

@@ -18,6 +18,7 @@ from msgspec import Struct, field
 
 from events.backoff import backoff_delays
 from events.errors import LogUnavailable, OutcomeUnknown, VersionConflict
+from events.media import MediaMissing
 from events.record import Head, RecordedEvent
 from events.storage.append_batch import Outcome, PendingAppend
 from events.storage.postgres.append_procedure import CALL, ERASE
@@ -25,6 +26,7 @@ from events.storage.postgres.head_listener import HeadListener
 from events.storage.postgres.postgres_connection import (
     ANSWER_TIMEOUT_S,
     FAILURES,
+    FLUSH,
     RETRY_S,
     Database,
     DatabaseRewound,
@@ -44,7 +46,6 @@ T = TypeVar("T")
 _WARNING = "01000"
 UNKNOWN = "whether this was recorded is unknown: read the stream again"
 
-_FLUSH = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 # A commit of its own, after all others: a standby that has it has those, too. It is inside a statement, for which the
 # server has a timeout; in the commit that follows a statement it would wait without end.
 _CONFIRM = "DO $$ BEGIN PERFORM pg_logical_emit_message(true, 'chatbot', ''); COMMIT; END $$"
@@ -64,9 +65,12 @@ class KnownLog(Struct, frozen=True):
 
 
 class Placement(Struct, frozen=True):
-    """The procedure's answer: the first position of each append, None for a conflict; and the head after the batch."""
+    """The procedure's answer: the first position of each append, None for a conflict or where it refers to one of the
+    `missing` files; and the head after the batch.
+    """
 
     firsts: list[int | None]
+    missing: frozenset[bytes]
     head: Head
 
 
@@ -183,7 +187,9 @@ class PostgresBatchStore:
             if first is not None:
                 self._set_recorded(batch, number, first)
             elif number not in batch.outcomes:
-                batch.outcomes[number] = VersionConflict(append.stream_id, append.expected_version)
+                absent = [sha256 for _, sha256 in append.media if sha256 in placement.missing]
+                conflict = VersionConflict(append.stream_id, append.expected_version)
+                batch.outcomes[number] = MediaMissing(absent[0].hex()) if absent else conflict
         self._head.advance(placement.head)
 
     async def _find_recorded(self, connection: asyncpg.Connection, batch: _Batch, numbers: Sequence[int]) -> None:
@@ -224,7 +230,7 @@ class PostgresBatchStore:
         if self._connection is None or self._connection.is_closed():
             connection = await self._database.connect()
             try:
-                await _with_timeout(connection.execute(_FLUSH))
+                await _with_timeout(connection.execute(FLUSH))
                 await _with_timeout(self._database.check_not_rewound(connection, self._head.head.current))
             except BaseException as error:
                 connection.terminate()
@@ -261,14 +267,17 @@ async def _with_timeout(answer: Awaitable[T]) -> T:
 async def _call(connection: asyncpg.Connection, batch: Sequence[PendingAppend], known: KnownLog) -> Placement:
     """Have `batch` recorded in the `known` log. Raises what asyncpg raises: it is unknown then whether it was."""
     log = known.head.position, known.head.digest, known.table
-    firsts, last, digest = await connection.fetchrow(CALL, *log, *_arguments(batch))
-    return Placement(firsts, Head(last, digest))
+    firsts, last, digest, missing = await connection.fetchrow(CALL, *log, *_arguments(batch))
+    return Placement(firsts, frozenset(missing or ()), Head(last, digest))
 
 
 def _arguments(batch: Sequence[PendingAppend]) -> tuple[list[object], ...]:
-    """The procedure's arguments: the streams, one array per property of an append, one per property of an event."""
+    """The procedure's arguments: the streams, one array per property of an append, of an event, and of a reference to a
+    file.
+    """
     stream_numbers: dict[str, int] = {}
     appends, events = [], []
+    media: tuple[list[int], list[int], list[bytes], list[str]] = ([], [], [], [])
     for number, append in enumerate(batch, 1):
         stream_id, expected = append.stream_id, append.expected_version
         stream_number = stream_numbers.setdefault(stream_id, len(stream_numbers) + 1)
@@ -277,7 +286,11 @@ def _arguments(batch: Sequence[PendingAppend]) -> tuple[list[object], ...]:
             kind = one.type
             envelope = (number, stream_id, version, kind, one.schema_version, append.recorded_at_us)
             events.append((*envelope, append.metadata_text, one.data, one.salt, one.commitment))
-    return (list(stream_numbers), *map(list, zip(*appends, strict=True)), *map(list, zip(*events, strict=True)))
+        for index, sha256 in append.media:
+            for column, value in zip(media, (number, index, sha256, append.metadata.actor or ""), strict=True):
+                column.append(value)  # type: ignore[attr-defined]  # each of its column's type
+    columns = *map(list, zip(*appends, strict=True)), *map(list, zip(*events, strict=True))
+    return list(stream_numbers), *columns, *media
 
 
 def _recorded(append: PendingAppend, first: int) -> tuple[RecordedEvent, ...]:

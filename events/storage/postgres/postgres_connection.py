@@ -21,6 +21,8 @@ STATEMENT_MS = 10_000  # the server ends what takes longer
 CLOSE_TIMEOUT_S = 2.0  # for a connection to be closed
 RETRY_S = (0.05, 1.0)  # pauses between attempts: the first and the longest
 
+# An acknowledged commit is on disk, whatever the server's setting.
+FLUSH = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 _HEAD = "SELECT position, digest FROM events ORDER BY position DESC LIMIT 1"
 
 # They override those of URL, role and database. Plans use indexes only: with the planner's estimates for a table that

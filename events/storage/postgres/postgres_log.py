@@ -17,16 +17,17 @@ from events.codec import event_type
 from events.compatibility import EventTypeGate, NodeVersion, name_of_process, own_version
 from events.errors import LogUnavailable, LogUnusable
 from events.log_observer import LogObserver, NoObserver
-from events.media import MediaStore, NoMedia
 from events.options import LogOptions
 from events.record import Head, Metadata, RecordedEvent
 from events.storage.append_batch import AppendContext, now_us, prepare
 from events.storage.erasure_rules import check_erasure_explained
 from events.storage.group_commit import GroupCommit
+from events.storage.media_sweeper import MediaSweeper
 from events.storage.postgres.head_listener import HeadListener, server_process
 from events.storage.postgres.node_registry import NodeRegistry
 from events.storage.postgres.postgres_batch_store import PostgresBatchStore
 from events.storage.postgres.postgres_connection import FAILURES, Database, unavailable
+from events.storage.postgres.postgres_media import PostgresMedia
 from events.storage.postgres.postgres_queries import PostgresQueries
 from events.storage.postgres.postgres_read_pool import PostgresReadPool
 from events.storage.postgres.postgres_schema import check_format, create
@@ -56,7 +57,8 @@ class PostgresLog(PostgresQueries):
         self._store = PostgresBatchStore(database, self._head, self._vacuum)
         self._writer: GroupCommit | None = None
         self._closed: asyncio.Task[None] | None = None
-        self.media: MediaStore = NoMedia()
+        self.media = PostgresMedia(database, self._pool, self._head, self._vacuum, self._clock)
+        self._media_sweeper: MediaSweeper | None = None
 
     @classmethod
     async def open(  # noqa: PLR0913  each has a default that suits
@@ -185,6 +187,8 @@ class PostgresLog(PostgresQueries):
             if self._registry is not None:
                 self._registry.start()
             self._writer = GroupCommit(self._store, self._database.options, observe)
+            self.media.open_to_writes()
+            self._media_sweeper = MediaSweeper(self.media, self._clock)
 
     async def _prepare(self, *, read_only: bool) -> None:
         """Raises FAILURES, LogUnusable."""
@@ -233,6 +237,9 @@ class PostgresLog(PostgresQueries):
         return await writer.submit(prepare(events, context, self._random_bytes))
 
     async def _release(self) -> None:
+        if self._media_sweeper is not None:
+            await self._media_sweeper.close()
+        await self.media.close()
         if self._writer is not None:
             await self._writer.close()
         await self._vacuum.close()

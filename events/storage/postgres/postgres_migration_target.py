@@ -10,8 +10,10 @@ from events.options import LogOptions
 from events.record import Columns, Head
 from events.storage.erasure_rules import ERASE_ALL_EXPLAINED, without_erased
 from events.storage.incomplete_log import WritingCommand
+from events.storage.media_references import references_in
 from events.storage.postgres.append_procedure import ERASE, LOCK
 from events.storage.postgres.postgres_connection import FAILURES, Database, close_gracefully, read_head, unavailable
+from events.storage.postgres.postgres_media_schema import add_references
 from events.storage.postgres.postgres_schema import COLUMNS, create, mark
 from events.storage.postgres.vacuum import vacuum
 
@@ -62,6 +64,7 @@ class PostgresMigrationTarget:
                     raise MigrationRefused(f"database {self._database.label}: something else appends to it")
                 await connection.execute(mark(WritingCommand.MIGRATE))
                 await connection.copy_records_to_table("events", records=written, columns=COLUMNS)
+                await add_references(connection, references_in(written))
                 for erasure in erasures:
                     done = await connection.execute(ERASE, *erasure)
                     self._erased = self._erased or done != _NOTHING

@@ -9,6 +9,7 @@ import asyncpg
 
 from events.errors import LogUnusable, Remedy
 from events.storage.incomplete_log import LogIncomplete, WritingCommand, writing_command_of
+from events.storage.postgres import postgres_media_schema as media
 from events.storage.postgres.append_procedure import NAME, OLD_NAME, append_procedure
 
 FORMAT = 1
@@ -108,40 +109,48 @@ SELECT quote_ident(current_schema()), current_setting('server_encoding'),
 
 _BODY = "SELECT prosrc FROM pg_proc WHERE oid = to_regproc($1)"
 
+_ROLE = """
+SELECT quote_ident(current_user), array(
+           SELECT privilege FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege
+            WHERE NOT has_table_privilege(to_regclass('events_nodes'), privilege))
+"""
+# The tables that hold content, and what is done with them. A log of 0.5 has only the first.
+_WANTED = (
+    ["events", *media.NAMES],
+    ["SELECT, INSERT, UPDATE", *["SELECT, INSERT, UPDATE, DELETE"] * len(media.NAMES)],
+)
 # VACUUM skips, with only a warning, a table that the role may not maintain. The owners of table and database may, from
 # PostgreSQL 17 on also roles with the privilege MAINTAIN.
 _PRIVILEGES = """
-SELECT quote_ident(current_user), array(
-           SELECT privilege FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE']) AS privilege
-            WHERE NOT has_table_privilege('events', privilege)), array(
-           SELECT privilege FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege
-            WHERE NOT has_table_privilege(to_regclass('events_nodes'), privilege)),
+SELECT name, wanted, array(
+           SELECT privilege FROM unnest(wanted) AS privilege WHERE NOT has_table_privilege(pg_class.oid, privilege)),
        pg_has_role(relowner, 'USAGE') OR (
            SELECT pg_has_role(datdba, 'USAGE') FROM pg_database WHERE datname = current_database())
-  FROM pg_class WHERE oid = 'events'::regclass
+  FROM (SELECT name, string_to_array(privileges, ', ') AS wanted
+          FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS tables (name, privileges, place)) AS tables
+  JOIN pg_class ON pg_class.oid = to_regclass(name)
 """
-_MAINTAIN = "SELECT has_table_privilege('events', 'MAINTAIN')"
+_MAINTAIN = "SELECT has_table_privilege($1, 'MAINTAIN')"
 MAINTAIN_SINCE = 17
 
 
 async def check_privileges(connection: asyncpg.Connection, label: str) -> None:
     """Raises LogUnusable for a role that may not append to the log, erase content, VACUUM it or register as a node."""
-    role, of_log, of_nodes, may_vacuum = await connection.fetchrow(_PRIVILEGES)
+    role, of_nodes = await connection.fetchrow(_ROLE)
     can_grant = connection.get_server_version().major >= MAINTAIN_SINCE
-    if not may_vacuum and can_grant:
-        may_vacuum = await connection.fetchval(_MAINTAIN)
-    statements = []
-    if not may_vacuum:
-        grant = f"GRANT SELECT, INSERT, UPDATE, MAINTAIN ON events TO {role}, or " if can_grant else ""
-        statements.append(f"{grant}ALTER TABLE events OWNER TO {role}")
-    elif of_log:
-        statements.append(f"GRANT {', '.join(of_log)} ON events TO {role}")
+    statements, unclean = [], []
+    for name, wanted, lacking, is_owner in await connection.fetch(_PRIVILEGES, *_WANTED):
+        if not is_owner and not (can_grant and await connection.fetchval(_MAINTAIN, name)):
+            unclean.append(name)
+            grant = f"GRANT {', '.join(wanted)}, MAINTAIN ON {name} TO {role}, or " if can_grant else ""
+            statements.append(f"{grant}ALTER TABLE {name} OWNER TO {role}")
+        elif lacking:
+            statements.append(f"GRANT {', '.join(lacking)} ON {name} TO {role}")
     if of_nodes:
         statements.append(f"GRANT {', '.join(of_nodes)} ON events_nodes TO {role}")
     if statements:
-        reason = (
-            "" if may_vacuum else ". It may not VACUUM the table events, so that deleted texts would stay in its pages"
-        )
+        tables = f"the table{'s' if len(unclean) > 1 else ''} {', '.join(unclean)}"
+        reason = f". It may not VACUUM {tables}, so that deleted content would stay in its pages" if unclean else ""
         raise LogUnusable(
             f"database {label}: the role {role} lacks privileges{reason}. Run as the owner: {'; '.join(statements)}"
         )
@@ -200,12 +209,17 @@ async def create(connection: asyncpg.Connection, label: str, command: WritingCom
             await connection.execute(TABLE)
         else:
             await check_privileges(connection, label)
+        has_media = await media.has_tables(connection, label)
+        if not has_media:
+            await connection.execute(media.TABLES)
         await _create_routines(connection, schema)
         if not await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", f"{schema}.events_nodes"):
             await connection.execute(NODES.format(schema=schema))
         if is_new:
             await connection.execute(TRIGGERS)
             await connection.execute(mark(command))
+        if not has_media:
+            await connection.execute(media.TRIGGERS)
 
 
 async def _create_routines(connection: asyncpg.Connection, schema: str) -> None:
@@ -214,6 +228,7 @@ async def _create_routines(connection: asyncpg.Connection, schema: str) -> None:
         "events_refuse_gap": REFUSE_GAP,
         "events_refuse_delete": REFUSE_DELETE,
         "events_refuse_update": REFUSE_UPDATE,
+        **media.FUNCTIONS,
         NAME: append_procedure(schema),
     }
     for name, template in routines.items():

@@ -14,6 +14,7 @@ import asyncpg
 from events.backoff import backoff_delays
 from events.errors import LogError, LogUnavailable
 from events.storage.postgres.postgres_connection import FAILURES, RETRY_S, Database, close_gracefully, explain
+from events.storage.postgres.postgres_media_schema import HAS_UNUSED, NAMES, delete_unused
 
 # Of this database: transactions, prepared ones and standbys that may still see what was there at transaction $1.
 _SEEN_BY = """
@@ -32,7 +33,8 @@ _STILL_SEEN = (
 )
 _NOW = "SELECT pg_current_xact_id()::xid::text"
 _DEAD = "SELECT pg_stat_get_dead_tuples('events'::regclass) > 0"
-_VACUUM = "VACUUM (TRUNCATE FALSE) events"  # the table's end is never empty, and cutting it would lock readers out
+# Without TRUNCATE: the end of `events` is never empty, and cutting a table would lock readers out.
+_VACUUM = f"VACUUM (TRUNCATE FALSE) events, {', '.join(NAMES)}"
 
 
 class VacuumSkipped(LogUnavailable):
@@ -53,12 +55,13 @@ async def vacuum(connection: asyncpg.Connection) -> None:
     finally:
         connection.remove_log_listener(note)
     if warnings:
-        raise VacuumSkipped(f"VACUUM: {warnings[0]}: let this program's role own the table events")
+        raise VacuumSkipped(f"VACUUM: {warnings[0]}: let this program's role own the tables events, {', '.join(NAMES)}")
 
 
 class Vacuum:
-    """One task that vacuums after erasures; erasures during a run share the next one. `clean` is not set while old
-    versions of rows may hold erased content. `warn` is called with the reason when a run fails, once for each reason.
+    """One task that deletes unused files and vacuums after erasures; erasures during a run share the next one. `clean`
+    is not set while old versions of rows may hold erased content. `warn` is called with the reason when a run fails,
+    once for each reason.
     """
 
     def __init__(self, database: Database, warn: Callable[[str], None]) -> None:
@@ -72,7 +75,7 @@ class Vacuum:
 
     async def start(self, connection: asyncpg.Connection) -> None:
         """Begin with the old versions that a crashed node has left. Raises FAILURES."""
-        if await connection.fetchval(_DEAD):
+        if await connection.fetchval(_DEAD) or await connection.fetchval(HAS_UNUSED):
             self.request()
         self._task = asyncio.create_task(self._run(), name="log-vacuum")
 
@@ -111,6 +114,8 @@ class Vacuum:
         """Raises FAILURES, LogError."""
         connection = await self._database.connect(statement_timeout="0", lock_timeout="0")
         try:
+            while await delete_unused(connection):
+                pass
             now = await connection.fetchval(_NOW)
             waited_s = 0.0
             for pause_s in backoff_delays(*RETRY_S):

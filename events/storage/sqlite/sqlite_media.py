@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from events.errors import LogError, LogUnavailable
 from events.media import CHUNKS_AT_ONCE, MEDIA_CHUNK_BYTES, MediaMissing, MediaReference, MediaStat
 from events.storage.group_commit import GroupCommit
-from events.storage.media_upload import PIECE_BYTES, run_upload
+from events.storage.media_upload import PIECE_BYTES, given_up, mark_retrieved, run_upload
 from events.storage.sqlite import sqlite_media_schema as schema
 from events.storage.sqlite.batched_connection import Call
 from events.storage.sqlite.sqlite_batch_store import SqliteBatchStore
@@ -158,7 +158,7 @@ class _Upload:
             return self._id is not None and schema.add_chunks(connection, self._id, number, chunks, self._clock())
 
         if not await self._media.transact(add, size=PIECE_BYTES):
-            raise _given_up()
+            raise given_up()
 
     async def finish(self, sha256: bytes) -> MediaStat:
         def finish(connection: sqlite3.Connection) -> MediaStat | None:
@@ -166,7 +166,7 @@ class _Upload:
 
         stat = await self._media.transact(finish)
         if stat is None:
-            raise _given_up()
+            raise given_up()
         return stat
 
     def abandon(self) -> None:
@@ -177,14 +177,4 @@ class _Upload:
                 schema.abandon_arrival(connection, self._id)
 
         with suppress(LogError):  # then it is deleted when it has got nothing for an hour
-            self._media.transact(abandon).add_done_callback(_mark_retrieved)
-
-
-def _given_up() -> LogUnavailable:
-    return LogUnavailable("the upload took too long, and was given up")
-
-
-def _mark_retrieved(future: asyncio.Future[None]) -> None:
-    """Nobody waits for it."""
-    if not future.cancelled():
-        future.exception()
+            self._media.transact(abandon).add_done_callback(mark_retrieved)

@@ -2,8 +2,8 @@
 raise sqlite3.Error.
 
 A file has `sha256` from the moment when it is complete until its last reference goes; then it `is_unused`, and its
-bytes are deleted a few at a time. Its references are kept by the triggers of this file and by `insert_rows` and
-`erase_content` of sqlite_schema, so that whoever writes events cannot forget them.
+bytes are deleted a few at a time. References come with rows by `insert_rows` of sqlite_schema, and go with their
+content by a trigger, so that whoever writes events cannot forget them.
 """
 
 import sqlite3
@@ -67,6 +67,14 @@ CREATE TRIGGER media_references_refuse_delete BEFORE DELETE ON media_references
 WHEN EXISTS (SELECT 1 FROM events WHERE position = OLD.position AND data IS NOT NULL) BEGIN
     SELECT RAISE(ABORT, 'media: an event refers to this file');
 END;
+CREATE TRIGGER media_references_refuse_update BEFORE UPDATE ON media_references WHEN NOT (
+    NEW.media_id = OLD.media_id AND NEW.position = OLD.position AND NEW.holder = OLD.holder AND OLD.position = 0
+) BEGIN
+    SELECT RAISE(ABORT, 'media: a reference cannot be changed');
+END;
+CREATE TRIGGER events_release_media AFTER UPDATE ON events WHEN NEW.data IS NULL BEGIN
+    DELETE FROM media_references WHERE holder = OLD.stream_id AND position = OLD.position;
+END;
 CREATE TRIGGER media_references_release AFTER DELETE ON media_references
 WHEN NOT EXISTS (SELECT 1 FROM media_references WHERE media_id = OLD.media_id) BEGIN
     UPDATE media SET sha256 = NULL, is_unused = 1 WHERE id = OLD.media_id;
@@ -75,10 +83,6 @@ END;
 
 _HAS_TABLES = "SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND name = 'media_references_release'"
 _REFER = "INSERT OR IGNORE INTO media_references SELECT id, ?2, ?3, NULL FROM media WHERE sha256 = ?1"
-_RELEASE_ERASED = (
-    "DELETE FROM media_references WHERE holder = ?1 AND position IN"
-    " (SELECT position FROM events WHERE stream_id = ?1 AND version < ?2 AND data IS NULL)"
-)
 _CONSUME = (
     "DELETE FROM media_references WHERE position = 0 AND holder = ?2"
     " AND media_id = (SELECT id FROM media WHERE sha256 = ?1)"
@@ -125,11 +129,6 @@ def find_missing(digests: Iterable[bytes], connection: sqlite3.Connection) -> fr
 def add_references(connection: sqlite3.Connection, references: Iterable[tuple[bytes, int, str]]) -> None:
     """Those of (SHA-256, position, stream) whose file the log has."""
     connection.executemany(_REFER, references)
-
-
-def release_erased(connection: sqlite3.Connection, stream_id: str, version: int) -> None:
-    """The references of the stream's events before `version`, whose content is gone."""
-    connection.execute(_RELEASE_ERASED, (stream_id, version))
 
 
 def consume_uploads(connection: sqlite3.Connection, uploads: Iterable[tuple[bytes, str]]) -> None:

@@ -22,7 +22,7 @@ from events.storage.incomplete_log import LogIncomplete, WritingCommand, writing
 from events.storage.media_references import references_in
 from events.storage.sqlite.batched_connection import Call, CallableConnection, run_in_thread
 from events.storage.sqlite.sqlite_errors import primary_code, unusable
-from events.storage.sqlite.sqlite_media_schema import add_references, create_tables, has_tables, release_erased
+from events.storage.sqlite.sqlite_media_schema import add_references, create_tables, has_tables
 
 APPLICATION_ID = 0x43484C47  # "CHLG": tells a log from any other SQLite file
 FORMAT = 1  # PRAGMA user_version
@@ -121,12 +121,11 @@ def insert_statement(rows: int) -> str:
 
 
 def erase_content(connection: sqlite3.Connection, erasures: Sequence[tuple[str, int]]) -> None:
-    """For each (stream, version) erase the content of the stream's earlier events, and their references to files. Part
-    of a transaction, in the connection's thread. Raises sqlite3.Error.
+    """For each (stream, version) erase the content of the stream's earlier events. In the connection's thread. Raises
+    sqlite3.Error.
     """
     for erasure in erasures:
         connection.execute(_ERASE, erasure)
-        release_erased(connection, *erasure)
 
 
 def read_versions(streams: Sequence[str], connection: sqlite3.Connection) -> dict[str, int]:

@@ -196,3 +196,12 @@ async def test_erased_content_leaves_the_pages_once_no_transaction_can_see_it(
     assert await other.fetchval(inside) == 0
     await other.close()
     await log.close()
+
+
+async def test_a_table_of_files_of_another_program_is_refused_and_left_alone(postgres: PostgresServer) -> None:
+    url = await postgres.schema()
+    await postgres.execute("CREATE TABLE media (id integer)", url=url)
+    with pytest.raises(LogUnusable, match=r"has a table \w+\.media of another program"):
+        await PostgresLog.open(url)
+    with pytest.raises(LogUnusable, match="holds no log"):
+        await PostgresLog.open(url, read_only=True)

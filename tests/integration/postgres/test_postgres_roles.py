@@ -57,14 +57,27 @@ async def role(postgres: PostgresServer) -> Role:
     return role
 
 
+FILES = ("media", "media_chunks", "media_references")
+OWN_ALL = tuple(f"ALTER TABLE {name} OWNER TO {{role}}" for name in ("events", "events_nodes", *FILES))
 ALLOWED = "GRANT SELECT, INSERT, UPDATE ON events TO {role}"
 
 
 @pytest.mark.parametrize(
     ("grant", "says"),
     [
-        (ALLOWED, "may not VACUUM the table events.*ALTER TABLE events OWNER TO {role}; GRANT SELECT, INSERT,"),
-        ("GRANT SELECT ON events TO {role}", "may not VACUUM the table events.*ALTER TABLE events OWNER TO {role}"),
+        (
+            ALLOWED,
+            "may not VACUUM the tables events, media,.*ALTER TABLE events OWNER TO {role}; ALTER TABLE media OWNER",
+        ),
+        ("GRANT SELECT ON events TO {role}", "may not VACUUM the tables events.*ALTER TABLE events OWNER TO {role}"),
+        (
+            "; ".join(OWN_ALL[:-1]),
+            "VACUUM the table media_references, so.*: ALTER TABLE media_references OWNER TO {role}$",
+        ),
+        (
+            "; ".join((*OWN_ALL, "REVOKE DELETE, INSERT ON media_chunks FROM {role}")),
+            "lacks privileges. Run as the owner: GRANT INSERT, DELETE ON media_chunks TO {role}$",
+        ),
         ("ALTER TABLE events OWNER TO {role}", "GRANT SELECT, INSERT, UPDATE, DELETE ON events_nodes TO {role}"),
         ("ALTER TABLE events OWNER TO {role}; REVOKE UPDATE ON events FROM {role}", "GRANT UPDATE ON events TO {role}"),
     ],
@@ -86,11 +99,11 @@ async def test_a_role_that_may_not_vacuum_or_erase_is_refused_with_what_to_run(
 async def test_a_role_that_may_vacuum_erases(role: Role, way: str) -> None:
     group = f"g{role.name}"
     if way == "own it":
-        await role.run("ALTER TABLE events OWNER TO {role}")
-        await role.run("ALTER TABLE events_nodes OWNER TO {role}")
+        await role.run(*OWN_ALL)
     else:
         await role.run(f"CREATE ROLE {group}", f"ALTER TABLE events OWNER TO {group}", f"GRANT {group} TO {{role}}")
         await role.run(f"GRANT ALL ON events_nodes TO {group}")
+        await role.run(*(f"ALTER TABLE {name} OWNER TO {group}" for name in FILES))
     told = ErasureWaitObserver()
     log = await PostgresLog.open(role.url, observe=told)
     await log.erase("a", 2, deleted(), ASKED)
@@ -125,7 +138,7 @@ async def test_an_open_transaction_that_keeps_erased_texts_is_told(role: Role) -
 async def test_a_table_that_is_given_to_another_role_meanwhile_keeps_the_erasure_pending_and_says_why(
     role: Role,
 ) -> None:
-    await role.run("ALTER TABLE events OWNER TO {role}", "ALTER TABLE events_nodes OWNER TO {role}")
+    await role.run(*OWN_ALL)
     told = ErasureWaitObserver()
     log = await PostgresLog.open(role.url, SHORT_TIMEOUTS, observe=told)
     await role.run("ALTER TABLE events OWNER TO postgres", ALLOWED)
@@ -134,7 +147,7 @@ async def test_a_table_that_is_given_to_another_role_meanwhile_keeps_the_erasure
         while not told.reasons:
             await asyncio.sleep(0.02)
     assert log.erasure_pending
-    assert "let this program's role own the table events" in told.reasons[0]
+    assert "let this program's role own the tables events, media" in told.reasons[0]
     await log.append("b", 0, [posted("3")], ASKED)
     await role.run("ALTER TABLE events OWNER TO {role}")
     async with asyncio.timeout(20):
@@ -152,10 +165,13 @@ class Newer:
     def get_server_version(self) -> ServerVersion:
         return ServerVersion(17, 0, 0, "final", 0)
 
-    async def fetchrow(self, _query: str) -> tuple[str, list[str], list[str], bool]:
-        return "app", [], [], False
+    async def fetchrow(self, _query: str) -> tuple[str, list[str]]:
+        return "app", []
 
-    async def fetchval(self, query: str) -> bool:
+    async def fetch(self, _query: str, *_values: object) -> list[tuple[str, list[str], list[str], bool]]:
+        return [("events", ["SELECT", "INSERT", "UPDATE"], [], False)]
+
+    async def fetchval(self, query: str, _table: str) -> bool:
         assert "MAINTAIN" in query
         return self._may_maintain
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 from events.catalogue import MessagePosted
 from events.log import EventLog
-from events.media import MediaStat, NoMedia
+from events.media import MediaStat
 from events.parameters import Parameters
 from events.parts import Media, Text
 from tests.support.log.sample_events import IMAGE_BYTES
@@ -43,8 +43,7 @@ async def read(log: EventLog, sha256: str, start: int = 0, end: int | None = Non
 
 async def put_sample_files(log: EventLog) -> None:
     """What the events of `sample_events` refer to."""
-    if not isinstance(log.media, NoMedia):
-        await put(log, IMAGE_BYTES, holder="samples")
+    await put(log, IMAGE_BYTES, holder="samples")
 
 
 def shown(*stats: MediaStat, message_id: str = "m") -> MessagePosted:
