@@ -1,1 +1,1 @@
-"""What happened: the catalogue of events and the log that keeps them. Knows nothing of chat transport or the web."""
+"""The event store: the catalogue of event types and the append-only event log. Knows nothing of HTTP or models."""

@@ -1,14 +1,13 @@
-"""Every event that a log may hold: past-tense facts about one session.
+"""The event catalogue: all event types, each a fact about one session, named in the past tense.
 
-Names in the log are fixed for ever: a tag below is what the `type` column holds, whatever its class is called.
-A field may be added with a default, never renamed or removed; a default is part of the format, because fields
-equal to their default are not written. A change of shape raises the class's `schema_version` and adds a step to
-`upcasters.py`.
+Names never change: a class's tag is the value of the column `type`, whatever the class is called. A field may be added
+with a default, never renamed or removed. A default is part of the format, because fields equal to their default are
+not written. Any other change raises the class's `schema_version` and adds a step to `upcasters.py`.
 
 Texts are Unicode strings; offsets count code points; durations and times are microseconds (`_us`).
 
-An event that a request with an Idempotency-Key caused holds the key and the fingerprint of the request's body, so
-that the same request is known again whenever it comes. Being content, both go when the event is erased.
+An event that was caused by a request with an idempotency key has that key and a fingerprint of the request's body, by
+which a repeated request is recognized. Both are content: they are erased with the event.
 """
 
 from typing import Any, ClassVar, get_args
@@ -16,7 +15,7 @@ from typing import Any, ClassVar, get_args
 from msgspec import Struct
 
 from events.parameters import UNNAMED, ContextLeftOut
-from events.parameters import Parameters as Parameters  # noqa: PLC0414  exported, being part of events
+from events.parameters import Parameters as Parameters  # noqa: PLC0414  re-exported: part of events
 from events.parameters import ReplySettings as ReplySettings  # noqa: PLC0414  likewise
 from events.parameters import Usage as Usage  # noqa: PLC0414  likewise
 from events.parameters import UsageTotal as UsageTotal  # noqa: PLC0414  likewise
@@ -24,12 +23,12 @@ from events.parts import Parts
 
 
 class Traits(Struct, frozen=True, kw_only=True):
-    """What every event of a class is. The first two have no default, so that no class can forget them.
+    """Properties of an event class. The first two have no default, so that every class must decide them.
 
-    `is_access`: its session was used, by a person or by a reply that reached its end. `holds_message`: it has the whole
-    of one message, to which forks, imports and searches lead. `explains_erasure`: earlier content of its stream is
-    gone. `schema_version`: the current shape. `has_plain_version`: events without parts are of version 1, which is
-    version 2 without them.
+    `is_access`: the event counts as use of its session and postpones its expiry. `holds_message`: it contains one
+    complete message, to which forks, imports and searches refer. `explains_erasure`: the content of earlier events of
+    its stream is erased. `schema_version`: the current one. `has_plain_version`: version 2 only adds parts, so events
+    without parts are still written as version 1.
     """
 
     is_access: bool
@@ -46,7 +45,7 @@ class Event(Struct, frozen=True, tag_field="type", omit_defaults=True):
 
 
 class Origin(Struct, frozen=True):
-    """Where a fork was taken: after `message_id` (None: an empty history) of the session at `version`."""
+    """The source of a fork: the history of session `session_id`, at `version`, up to `message_id` (None: empty)."""
 
     session_id: str
     version: int
@@ -54,9 +53,9 @@ class Origin(Struct, frozen=True):
 
 
 class AdoptedMessage(Struct, frozen=True, omit_defaults=True):
-    """A message of another session that a fork begins with. Its text is in the event at log position `position`.
+    """A message that a fork has inherited from another session. Its text is in the event at log position `position`.
 
-    `calls`, of a reply with tool calls: open, answered or closed, when the fork was taken.
+    `calls`: the state of a reply's tool calls (open, answered or closed) when the fork was created; None: it has none.
     """
 
     message_id: str
@@ -70,7 +69,7 @@ class AdoptedMessage(Struct, frozen=True, omit_defaults=True):
 
 
 class SessionCreated(Event, frozen=True, tag="session_created"):
-    """`forked_from`: the history that it begins with is another session's. `timeout_s` 0: it never expires."""
+    """`forked_from`: the session starts with another one's history. `timeout_s` 0: it never expires."""
 
     traits = Traits(is_access=True, holds_message=False, schema_version=2)
 
@@ -90,8 +89,8 @@ class SessionCreated(Event, frozen=True, tag="session_created"):
 
 
 class MetadataChanged(Event, frozen=True, tag="metadata_changed"):
-    """Metadata, title and settings as a whole, after the change: the newest one tells them all. `settings` None: they
-    are those of session_created.
+    """Metadata, title and settings as they are after the change, all of them, so that the newest event is enough.
+    `settings` None: they are still those of session_created.
     """
 
     traits = Traits(is_access=True, holds_message=False)
@@ -102,10 +101,10 @@ class MetadataChanged(Event, frozen=True, tag="metadata_changed"):
 
 
 class SessionAccessed(Event, frozen=True, tag="session_accessed"):
-    """Someone read the session. Recorded coarsely, at most once per `access_resolution_s`.
+    """A client read the session. Recorded at most once per `access_resolution_s`.
 
-    With an idempotency key: someone asked for a change where nothing was left to change (a cancel with no reply
-    running), and is to hear the same when asking again.
+    With an idempotency key: a client requested a change that had no effect (a cancel while no reply was running), and
+    gets the same answer when it repeats the request.
     """
 
     traits = Traits(is_access=True, holds_message=False)
@@ -115,10 +114,10 @@ class SessionAccessed(Event, frozen=True, tag="session_accessed"):
 
 
 class SessionExpired(Event, frozen=True, tag="session_expired"):
-    """The session is over at `deadline_us`, because nobody has used it for so long.
+    """The session expired at `deadline_us`, after its timeout without an access.
 
-    With an `erase_reason`: because someone deleted it, which that reason tells; its content is erased once the texts
-    that forks read are copied. `node` is the one of several nodes that does it.
+    With an `erase_reason`: it was deleted for that reason, and its content is erased once the texts that forks read are
+    copied; `node` (None: a process that serves alone) does this.
     """
 
     traits = Traits(is_access=False, holds_message=False)
@@ -129,7 +128,7 @@ class SessionExpired(Event, frozen=True, tag="session_expired"):
 
 
 class SessionDeleted(Event, frozen=True, tag="session_deleted"):
-    """The session is gone and the content of its earlier events is erased in the same transaction."""
+    """The session is deleted. The content of its earlier events is erased in the same transaction."""
 
     traits = Traits(is_access=False, holds_message=False, explains_erasure=True)
 
@@ -139,9 +138,9 @@ class SessionDeleted(Event, frozen=True, tag="session_deleted"):
 
 
 class MessagePosted(Event, frozen=True, tag="message_posted"):
-    """A message was accepted. `reply_id` names the reply that it will get, before that reply starts.
+    """A message was accepted. `reply_id` is the id of its future reply; None: it gets none.
 
-    `node` is the one of several nodes that owes the reply; None where one process serves alone.
+    `node` is responsible for the reply; None: a process that serves alone.
     """
 
     traits = Traits(is_access=True, holds_message=True, schema_version=2, has_plain_version=True)
@@ -159,10 +158,10 @@ class MessagePosted(Event, frozen=True, tag="message_posted"):
 
 
 class ReplyRequested(Event, frozen=True, tag="reply_requested"):
-    """A further reply to the message `parent_id` is owed.
+    """A further reply to the message `parent_id` was requested.
 
-    Attempt 1: someone asked for another answer beside those that it has. Above: the reply `reply_id` was interrupted
-    and is to be written anew. `node` as in `message_posted`.
+    Attempt 1: a client requested another reply (regenerate). Above 1: the reply `reply_id` was interrupted and is
+    retried. `node` as in `message_posted`.
     """
 
     traits = Traits(is_access=True, holds_message=False)
@@ -177,11 +176,11 @@ class ReplyRequested(Event, frozen=True, tag="reply_requested"):
 
 
 class ReplyStarted(Event, frozen=True, tag="reply_started"):
-    """The model is being asked. With the texts of `context_ids` the very request can be built again.
+    """The request is sent to the model. It can be rebuilt exactly from this event and the messages `context_ids`.
 
-    `attempt` counts from 1; a further one begins the reply's text anew. `joined`: messages of one role that follow each
-    other were sent as one, with a blank line between them. `counted_as`: the name in `parameters`, if it is configured
-    or offered. Figures outlive texts, so they hold no other name that a client sent.
+    `attempt` counts from 1; each further one starts the reply's text from the beginning. `joined`: consecutive messages
+    of one role were sent as one, with a blank line between them. `counted_as`: the model's name in `parameters`, if it
+    is configured or offered: usage figures outlive texts, so they contain no other name that a client sent.
     """
 
     traits = Traits(is_access=False, holds_message=False)
@@ -215,8 +214,9 @@ class ReplyProgressed(Event, frozen=True, tag="reply_progressed"):
 
 class ReplyCompleted(Event, frozen=True, tag="reply_completed"):
     """`finish_reason` is stop, length, tool_calls or content_filter; `finish_detail` is the model server's own word for
-    it where that is another one. `counted_as`: `model`, if only that name is known and not the one asked for.
-    `refused_parameters`: fields of the request that the server does not accept: left out, or sent by another name."""
+    it, if that differs. `counted_as`: `model`, if that name is known and the requested one is not.
+    `refused_parameters`: fields of the request that the server does not accept: left out, or sent under another name.
+    """
 
     traits = Traits(is_access=True, holds_message=True, schema_version=2, has_plain_version=True)
 
@@ -234,10 +234,10 @@ class ReplyCompleted(Event, frozen=True, tag="reply_completed"):
 
 
 class ReplyFailed(Event, frozen=True, tag="reply_failed"):
-    """The model could not finish. `cause` is a word of `chatbot/llm/provider.py`, `detail` a sentence.
+    """The reply failed. `cause` is the `cause` of an LlmError (`chatbot/llm/provider.py`), `detail` a sentence.
 
-    `finish_detail` is the model server's own word where it ended the reply itself; `usage`, and the `model` that used
-    it, where it told the tokens all the same. `counted_as` as in `reply_completed`.
+    `finish_detail` is the model server's own word if it ended the reply. `usage` and `model` are set if the server
+    reported tokens nevertheless. `counted_as` as in `reply_completed`.
     """
 
     traits = Traits(is_access=True, holds_message=True, schema_version=2, has_plain_version=True)
@@ -255,6 +255,8 @@ class ReplyFailed(Event, frozen=True, tag="reply_failed"):
 
 
 class ReplyCancelled(Event, frozen=True, tag="reply_cancelled"):
+    """The reply was cancelled by a client, or with its session; the text that it had is kept."""
+
     traits = Traits(is_access=True, holds_message=True, schema_version=2, has_plain_version=True)
 
     reply_id: str
@@ -270,7 +272,7 @@ class ReplyCancelled(Event, frozen=True, tag="reply_cancelled"):
 
 
 class ReplyInterrupted(Event, frozen=True, tag="reply_interrupted"):
-    """The service stopped or died under the reply; what had been recorded of it is kept."""
+    """The process that generated the reply stopped or crashed; the text recorded by then is kept."""
 
     traits = Traits(is_access=False, holds_message=True, schema_version=2, has_plain_version=True)
 
@@ -285,7 +287,7 @@ class ReplyInterrupted(Event, frozen=True, tag="reply_interrupted"):
 
 
 class ToolCallsClosed(Event, frozen=True, tag="tool_calls_closed"):
-    """No results will come for these calls of a reply. `reason`: superseded (the conversation went on without them) or
+    """These tool calls of a reply get no results. `reason`: superseded (the conversation continued without them) or
     cancelled.
     """
 
@@ -299,7 +301,7 @@ class ToolCallsClosed(Event, frozen=True, tag="tool_calls_closed"):
 
 
 class BranchSelected(Event, frozen=True, tag="branch_selected"):
-    """The conversation goes on after `message_id`, the last message of the branch."""
+    """The conversation continues after `message_id`, the last message of the selected branch."""
 
     traits = Traits(is_access=True, holds_message=False)
 
@@ -309,7 +311,7 @@ class BranchSelected(Event, frozen=True, tag="branch_selected"):
 
 
 class HistoryAdopted(Event, frozen=True, tag="history_adopted"):
-    """A fork begins with these messages of other sessions, root first. Their texts are not copied."""
+    """A fork starts with these messages of other sessions, root first. Their texts are not copied."""
 
     traits = Traits(is_access=False, holds_message=False)
 
@@ -317,7 +319,7 @@ class HistoryAdopted(Event, frozen=True, tag="history_adopted"):
 
 
 class MessageCopied(Event, frozen=True, tag="message_copied"):
-    """The text of an adopted message, kept here because the session that it came from is about to be erased."""
+    """The copied text of an adopted message, recorded before the session that it came from is erased."""
 
     traits = Traits(is_access=False, holds_message=True, schema_version=2, has_plain_version=True)
 
@@ -332,8 +334,9 @@ class MessageCopied(Event, frozen=True, tag="message_copied"):
 
 
 class ContentErased(Event, frozen=True, tag="content_erased"):
-    """The content of the session's earlier events is erased in the same transaction; the session goes on, empty.
-    Reserved: folded by the projections, appended by nothing yet."""
+    """The content of the session's earlier events is erased in the same transaction; the session continues, empty.
+    Reserved: projections fold it, but nothing appends it yet.
+    """
 
     traits = Traits(is_access=False, holds_message=False, explains_erasure=True)
 
@@ -367,19 +370,19 @@ AnyEvent = (
 
 
 class IgnoredEvent(Event, frozen=True, tag="ignored"):
-    """Stands for an event of a newer program that says of itself that others may pass over it. Never recorded."""
+    """Replaces an event of an unknown type whose metadata says `ignorable`. Never recorded."""
 
     traits = Traits(is_access=False, holds_message=False)
 
 
-LoggedEvent = AnyEvent | IgnoredEvent  # what a reader of the log may meet: a fold names every class of it
+LoggedEvent = AnyEvent | IgnoredEvent  # what reading the log can return: each fold has a case for every class
 
 ReplyEnded = ReplyCompleted | ReplyFailed | ReplyCancelled | ReplyInterrupted
 
 EVENT_TYPES: dict[str, type[Event]] = {str(cls.__struct_config__.tag): cls for cls in get_args(AnyEvent)}
-SESSION_TYPES = frozenset(EVENT_TYPES)  # those that only the stream of a session holds
+SESSION_TYPES = frozenset(EVENT_TYPES)  # types that occur only in streams of sessions
 
-# The current shape of each type. session_created is at 2: version 1 kept its timeout in hours.
+# The current schema version of each type. session_created has 2: version 1 had its timeout in hours.
 SCHEMA_VERSIONS: dict[str, int] = {name: cls.traits.schema_version for name, cls in EVENT_TYPES.items()}
 
 ACCESS_TYPES = frozenset(name for name, cls in EVENT_TYPES.items() if cls.traits.is_access)

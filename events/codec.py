@@ -1,8 +1,8 @@
-"""Events to and from the `data` column: JSON that any SQLite tool can read.
+"""The event codec: serializes events to the JSON of the column `data`, and decodes them, upcasting old versions.
 
-`data` holds the event's fields and, first, its type, so that the bytes stand alone. Unknown fields in stored data are
-ignored, so that a newer program's optional fields do not stop an older one; an unknown type or a newer schema
-version does, because its meaning cannot be guessed.
+`data` has the event's type first, then its fields, so that it can be read without the other columns. Unknown fields in
+stored data are ignored, so an older program reads events with a newer program's optional fields. An unknown type or
+a newer schema version raises UnknownEvent, because its meaning cannot be guessed.
 """
 
 from typing import Any, cast
@@ -17,9 +17,9 @@ from events.record import Metadata
 from events.upcasters import upcast
 
 TYPES = EVENT_TYPES
-# Types whose older data needs no step: what the newest version has besides has a default.
+# Types whose older versions need no upcaster: what the newest version adds has a default.
 SAME_SHAPE = frozenset(name for name, cls in TYPES.items() if cls.traits.has_plain_version)
-# What a process must read before a message with parts is made.
+# What all processes must be able to read before a message with parts is recorded.
 VERSIONS_WITH_PARTS = {name: TYPES[name].traits.schema_version for name in SAME_SHAPE}
 # Types whose events a program that does not know them may ignore: they do not change the meaning of any other event.
 IGNORABLE: frozenset[str] = frozenset()
@@ -36,7 +36,7 @@ def event_type(event: Event) -> str:
 
 
 def schema_version_of(kind: str, event: Event) -> int:
-    """The version that `event`, of type `kind`, is written with: 1 where an older program can read it, too."""
+    """The schema version with which `event`, of type `kind`, is written: 1 if an older program can read it, too."""
     if kind not in SAME_SHAPE:
         return catalogue.SCHEMA_VERSIONS[kind]
     if isinstance(event, ReplyProgressed):
@@ -51,7 +51,7 @@ def encode(event: Event) -> bytes:
 
 
 def decode(event_type: str, schema_version: int, data: bytes | str) -> AnyEvent:
-    """The event that `data` holds, lifted to its current shape.
+    """The event in `data`, upcast to the current schema version.
 
     Raises UnknownEvent for a type or schema version newer than this program, ValueError for damaged data.
     """
@@ -68,8 +68,8 @@ def decode(event_type: str, schema_version: int, data: bytes | str) -> AnyEvent:
 def decode_recorded(
     event_type: str, schema_version: int, data: bytes | str | None, metadata: Metadata
 ) -> LoggedEvent | None:
-    """As `decode`, of an event in the log: None once its content is erased, IgnoredEvent where its metadata allows to
-    pass over it.
+    """As `decode`, for a row of the log: None if its content is erased, IgnoredEvent for an unknown type whose metadata
+    says `ignorable`. Raises as `decode`.
     """
     if data is None:
         return None
@@ -87,7 +87,7 @@ def is_known(event_type: str, schema_version: int) -> bool:
 
 
 def is_readable(event_type: str, schema_version: int, metadata: str) -> bool:
-    """Whether this program can read such an event, or may pass over it. `metadata` is as stored."""
+    """Whether this program can read such an event, or may ignore it. `metadata` is the stored JSON."""
     if is_known(event_type, schema_version):
         return True
     try:
@@ -97,15 +97,15 @@ def is_readable(event_type: str, schema_version: int, metadata: str) -> bool:
 
 
 def check(event_type: str, data: bytes) -> None:
-    """Raises ValueError for data of the current schema version that `decode` would not take."""
+    """Raises ValueError for data of the current schema version that `decode` would refuse."""
     _decoders[event_type].decode(data)
 
 
 def encode_metadata(metadata: Metadata) -> str:
-    """What the `metadata` column holds: JSON."""
+    """The JSON for the column `metadata`."""
     return _encoder.encode(metadata).decode()
 
 
 def decode_metadata(text: str) -> Metadata:
-    """Raises ValueError for text that is no metadata."""
+    """The inverse of `encode_metadata`. Raises ValueError for any other text."""
     return _metadata_decoder.decode(text)

@@ -1,11 +1,11 @@
-"""Rolling upgrades: no event type is written before every process over the same log can read it.
+"""Rolling upgrades: an event type is written only once every process over the same log can read it.
 
-Each process says which types and schema versions it reads (`NodeVersion`). Who is about to append a type that processes
-of version 0.4 do not know asks for what the others read, and is refused while one of them would not understand it.
-Processes of 0.4 say nothing of themselves, so all of them must be gone before a type that is new since then is written.
+Each process announces the types and schema versions that it reads (`NodeVersion`). Before a type is appended that
+version 0.4 does not know, `EventTypeGate` compares it with the announcements, and refuses it while a process cannot
+read it. Processes of 0.4 announce nothing, so all of them must be stopped before newer types are written.
 
-A type in `codec.IGNORABLE` needs none of that: its events say in their metadata that a program which does not know the
-type may pass over them.
+Types in `codec.IGNORABLE` are exempt: the metadata of their events allows programs that do not know the type to ignore
+them.
 """
 
 import os
@@ -42,12 +42,12 @@ BASELINE: Mapping[str, int] = {
     "content_erased": 1,
 }
 
-ADMITTED_S = 30.0  # for which an answer counts: an older process may join at any time
+ADMITTED_S = 30.0  # how long a positive result is used: an older process may start at any time
 
 
 class NodeVersion(Struct, frozen=True):
-    """What one process reads: the newest schema version of each type. `name` and `program` (a
-    version) are for operators.
+    """What one process can read: the newest schema version of each type. `name`, and `program` (the program's version),
+    are for operators.
     """
 
     name: str
@@ -56,10 +56,10 @@ class NodeVersion(Struct, frozen=True):
 
 
 class OtherNodes(Protocol):
-    """Who knows the processes over the same log."""
+    """Knows which processes use the same log."""
 
     async def versions(self) -> Sequence[NodeVersion] | None:
-        """Of all that read the log now, this one too; None where that is not known. Raises LogUnavailable."""
+        """Those of all processes that read the log now, this one included; None: unknown. Raises LogUnavailable."""
         ...
 
 
@@ -77,7 +77,7 @@ def own_version(name: str, program: str) -> NodeVersion:
 
 
 def name_of_process() -> str:
-    """What operators know this process by."""
+    """The name of this process for operators: host name and process id."""
     return f"{os.uname().nodename}, process {os.getpid()}"
 
 
@@ -91,7 +91,7 @@ def decode_version(text: str) -> NodeVersion:
 
 
 def new_types(events: Iterable[Event]) -> dict[str, int]:
-    """Types in `events`, with the schema versions needed, that a process of 0.4 cannot read and may not pass over."""
+    """Types in `events`, with their schema versions, that a process of 0.4 can neither read nor ignore."""
     wanted: dict[str, int] = {}
     for event in events:
         kind = event_type(event)
@@ -102,7 +102,7 @@ def new_types(events: Iterable[Event]) -> dict[str, int]:
 
 
 def find_outdated(nodes: Sequence[NodeVersion] | None, wanted: Mapping[str, int]) -> str | None:
-    """Which process must be updated before events of the `wanted` types are written; None: they may be."""
+    """Why events of the `wanted` types must not be written yet: which process must be updated first. None: they may."""
     kinds = ", ".join(sorted(wanted))
     if nodes is None:
         return f"it is not known yet whether all processes over this log can read events of type {kinds}"
@@ -117,7 +117,7 @@ def find_outdated(nodes: Sequence[NodeVersion] | None, wanted: Mapping[str, int]
 
 
 class EventTypeGate:
-    """Admits events. `observe` hears of each refusal, and of its reason once while it stays the same."""
+    """Admits or refuses events. `observe` is told each refusal, but its reason only when that changes."""
 
     def __init__(self, nodes: OtherNodes, observe: GateObserver, timer: Callable[[], float] = time.monotonic) -> None:
         self._nodes = nodes
@@ -132,7 +132,7 @@ class EventTypeGate:
         return await self._find_refusal(wanted) is None
 
     async def admit(self, events: Sequence[Event]) -> None:
-        """Raises NodesOutdated, LogUnavailable."""
+        """Return if all of `events` may be written. Raises NodesOutdated, LogUnavailable."""
         reason = await self._find_refusal(new_types(events))
         if reason is None:
             return

@@ -1,12 +1,12 @@
-"""What can go wrong with a log, and what helps."""
+"""Errors of the event log, and what an operator can do about each (`Remedy`)."""
 
 from enum import Enum, auto
 from pathlib import Path
 
 
 class Remedy(Enum):
-    """What an operator can do about an error. Which command or setting that means, the program knows that uses the log:
-    it adds the words.
+    """What an operator can do about an error. The program that uses the log puts it into words: it knows the commands
+    and settings.
     """
 
     STOP_OR_OTHER_DATABASE = auto()
@@ -32,7 +32,7 @@ class Remedy(Enum):
 
 
 class LogError(Exception):
-    """The event log could not do what was asked. `remedy`: what helps; None where the message says it, or nothing."""
+    """Base of all errors of the event log. `remedy`: what to do; None if the message says it, or if nothing helps."""
 
     def __init__(self, *args: object, remedy: Remedy | None = None) -> None:
         super().__init__(*args)
@@ -40,7 +40,7 @@ class LogError(Exception):
 
 
 class VersionConflict(LogError):
-    """Another event was appended to this stream first; read its tail and decide again."""
+    """Optimistic concurrency control: another event was appended to this stream first. Read it and decide again."""
 
     def __init__(self, stream_id: str, expected_version: int) -> None:
         super().__init__(f"stream {stream_id} is not at version {expected_version}")
@@ -49,11 +49,11 @@ class VersionConflict(LogError):
 
 
 class LogUnavailable(LogError):
-    """The log cannot be written just now (disk full, locked by another program, closing); nothing was recorded."""
+    """The log cannot be written now (disk full, locked by another program, closing); nothing was recorded."""
 
 
 class OutcomeUnknown(LogUnavailable):
-    """A database went away before it answered: whether this was recorded is unknown; read the stream again."""
+    """The connection broke before the database answered: the append may be recorded or not. Read the stream again."""
 
 
 class LogStopped(LogUnavailable):
@@ -61,11 +61,11 @@ class LogStopped(LogUnavailable):
 
 
 class NodesOutdated(LogUnavailable):
-    """Another process over this log cannot read what would be recorded: says which; nothing was recorded."""
+    """Another process over this log could not read these events: the message names it; nothing was recorded."""
 
 
 class LogBusy(LogUnavailable):
-    """Too many appends wait already; nothing was recorded."""
+    """Backpressure: too many appends are waiting. Nothing was recorded."""
 
 
 class LogUnusable(LogError):
@@ -73,7 +73,7 @@ class LogUnusable(LogError):
 
 
 class LogDamaged(LogUnusable):
-    """The log is not as it was recorded: what it tells cannot be trusted, so nothing is built on it."""
+    """The log is damaged or was changed, so it is not served: the message says where."""
 
     def __init__(self, path: object, reason: str) -> None:
         is_file = isinstance(path, Path)
@@ -84,11 +84,11 @@ class LogDamaged(LogUnusable):
 
 
 class MigrationRefused(LogError):
-    """These two cannot be made one log: says why, and what to do."""
+    """This source cannot be migrated to this target: the message says why, and what to do."""
 
 
 class UnknownEvent(LogError):
-    """The log holds an event that this program does not know: it was written by a newer version."""
+    """The log contains an event type or schema version that this program does not know: a newer version wrote it."""
 
     def __init__(self, event_type: str, schema_version: int) -> None:
         super().__init__(
@@ -102,7 +102,7 @@ class LogInUse(LogUnusable):
     """Another process serves this log; two writers would break the chain."""
 
     def __init__(self, path: object, pid: str | None) -> None:
-        """`pid` None: that process has locked the file itself, and is not known."""
+        """`pid` None: unknown, as that process has locked the database file and not the lock file."""
         unknown = "another process, which has locked the file itself, perhaps under another name"
         user = unknown if pid is None else f"process {pid}"
         super().__init__(f"database {path} is in use by {user}", remedy=Remedy.STOP_OR_OTHER_DATABASE)

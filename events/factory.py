@@ -1,4 +1,4 @@
-"""Opens a log in the store that its location names: a path is SQLite's, a URL PostgreSQL's."""
+"""Opens the event log in the store that its location names: SQLite for a path, PostgreSQL for a URL."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""The port of the event log: what every store guarantees. One contract suite (tests/contract) is run on each store.
+"""The port of the event log (event store): append with optimistic concurrency, read, subscribe (`wait`), erase.
+
+Every store guarantees the same; one contract suite (tests/contract) is run on each.
 
 A snapshot is the log at a point in time, read page by page. Without one, a session may be deleted between two pages of
 EventLog.rows: an earlier page then has its texts, and a later one the event that explains their erasure. A snapshot has

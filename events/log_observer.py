@@ -13,7 +13,7 @@ class LogObserver(Protocol):
         """An append was refused: `busy`, `closing`, `conflict`, `outdated` or `unavailable`."""
 
     def failed(self, error: Exception) -> None:
-        """The writer met an exception that no store should raise: a bug."""
+        """The writer caught an exception that no store should raise: a bug."""
 
     def warned(self, subject: str, reason: str) -> None:
         """An operator should know; called once for each reason. `erasure_waits`: erased content cannot leave the

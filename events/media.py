@@ -1,7 +1,7 @@
-"""Media: files that messages refer to by the SHA-256 of their bytes. The port of the part of a log that keeps them.
+"""The port of the media store (content-addressed): files that messages refer to by the SHA-256 of their bytes.
 
-Bytes are kept as long as something refers to them: an event that is not erased, or an upload until it is due. Nothing
-else deletes them.
+A file is kept while something refers to it (reference counting): an event that is not erased, or an upload that is not
+due. Nothing else deletes it.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -12,11 +12,11 @@ from msgspec import Struct
 from events.errors import LogError, LogUnavailable
 
 MEDIA_CHUNK_BYTES = 65_472  # of one row: less than a millisecond, so appends hardly wait; 16 pages of SQLite's
-CHUNKS_AT_ONCE = 8  # rows of one transaction
+CHUNKS_AT_ONCE = 8  # rows in one transaction
 
 
 class MediaStat(Struct, frozen=True):
-    """What is known of a file besides its bytes. `sha256` is 64 lower-case hexadecimal digits."""
+    """The metadata of a file. `sha256` is 64 lower-case hexadecimal digits."""
 
     sha256: str
     media_type: str
@@ -24,8 +24,8 @@ class MediaStat(Struct, frozen=True):
 
 
 class MediaReference(Struct, frozen=True):
-    """What keeps a file: the event at `position` of the stream `holder`; at position 0 an upload of the owner `holder`,
-    which is empty where no owner is known.
+    """A reference to a file: by the event at `position` in the stream `holder`, or, with position 0, by an upload of
+    the owner `holder` (empty: no owner is known).
     """
 
     position: int
@@ -33,7 +33,7 @@ class MediaReference(Struct, frozen=True):
 
 
 class MediaTooLarge(LogError):
-    """The file is larger than it may be; nothing of it is kept."""
+    """The file exceeds the limit; nothing of it is stored."""
 
     def __init__(self, bytes_max: int) -> None:
         super().__init__(f"the file has more than {bytes_max:,} bytes")
@@ -49,47 +49,48 @@ class MediaMissing(LogError):
 
 
 class MediaStore(Protocol):
-    """An append refers to the files that its events' parts name, and an erasure takes these references away, each in
-    its own transaction: no caller has to think of them.
+    """Stores files and counts references. Appends add the references of their events' parts, and erasures remove them,
+    in the same transaction, so callers need not do this.
     """
 
     async def put(
         self, media_type: str, chunks: AsyncIterator[bytes], *, holder: str, due_at_us: int, bytes_max: int
     ) -> MediaStat:
-        """Keep the file that `chunks` are the pieces of, of any size, as an upload of the owner `holder` until
-        `due_at_us`; one that is there already keeps its media type. Returns once it is on disk.
+        """Store the file that consists of `chunks`, which may be of any size, as an upload of the owner `holder`, until
+        `due_at_us`. A file that exists already keeps its media type. Returns once it is on disk.
 
         Raises MediaTooLarge beyond `bytes_max`, ValueError for an empty file, LogUnavailable, and what `chunks` raises.
         """
         ...
 
     async def stat(self, sha256: Sequence[str]) -> dict[str, MediaStat]:
-        """By SHA-256; files that the log does not have are absent."""
+        """The metadata of these files, by SHA-256; files that do not exist are absent. Raises LogUnavailable."""
         ...
 
     def read(self, sha256: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
-        """The bytes from `start` to before `end`, in pieces of at most MEDIA_CHUNK_BYTES. Raises MediaMissing, in the
-        middle too, where the last reference goes meanwhile; LogUnavailable.
+        """The bytes from `start` up to, not including, `end`, in pieces of at most MEDIA_CHUNK_BYTES.
+
+        Raises MediaMissing, also between two pieces, if the last reference is removed meanwhile; LogUnavailable.
         """
         ...
 
     async def references(self, sha256: str, *, limit: int, holder: str | None = None) -> list[MediaReference]:
-        """Up to `limit`, those of the newest events first, uploads last; with `holder` only what this stream or owner
-        holds.
+        """Up to `limit` references to a file, those of the newest events first, uploads last. With `holder`, only those
+        of this stream or owner.
         """
         ...
 
     async def unused_bytes(self, holder: str) -> int:
-        """Bytes of the owner's uploads that are not due yet and that no event refers to."""
+        """The total size of the owner's uploads that are not due yet and that no event refers to."""
         ...
 
     async def delete_due(self, now_us: int) -> int:
-        """Delete uploads that are due and files that nothing refers to any more; how many bytes that freed."""
+        """Delete uploads that are due and files without references. Returns the number of bytes freed."""
         ...
 
 
 class NoMedia:
-    """A log that keeps no files."""
+    """A null media store, for logs that store no files."""
 
     async def put(
         self, media_type: str, chunks: AsyncIterator[bytes], *, holder: str, due_at_us: int, bytes_max: int

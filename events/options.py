@@ -1,4 +1,4 @@
-"""The options of a log: a bound on everything that queues, waits or grows."""
+"""The options of an event log: a limit for everything that queues, waits or grows, and the group-commit delay."""
 
 from msgspec import Struct
 
@@ -15,7 +15,7 @@ class LogOptions(Struct, frozen=True, kw_only=True):
     append_batch_max: int = 512  # events in one transaction: a bigger batch is hardly faster
     commit_delay_s: float = 0.004  # how long a commit waits for as many appends as the last two had
     cache_kib: int = 8 * 1024  # page cache of each connection
-    wal_limit_bytes: int = 64 * 1024 * 1024  # of the write-ahead log: beyond it appends wait until it is cut
+    wal_limit_bytes: int = 64 * 1024 * 1024  # of the write-ahead log: beyond it appends wait until it is checkpointed
     read_connections: int = 2  # for reading, besides the writer's
     erase_wait_s: float = 5.0  # how long an erasure waits for readers to release the old pages, or for VACUUM
 

@@ -1,4 +1,4 @@
-"""How replies are made and what they use, as events record it. Part of the format, with the rules of `catalogue.py`."""
+"""Parameters of replies and their token usage, as recorded in events. Part of the format: see `catalogue.py`."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ from msgspec import Struct
 
 
 class Parameters(Struct, frozen=True, omit_defaults=True):
-    """What a reply is asked for with, besides messages. None means that nobody asked for a value.
+    """The parameters of a request to a model, besides its messages. None: not requested.
 
-    `tools` to `reasoning_effort` and what is in `extra_body` go to the model server as they are given.
-    `send_reasoning`: earlier reasoning is shown to the model again. Compared, never hashed.
+    `tools` to `reasoning_effort`, and the fields in `extra_body`, are passed to the model server unchanged.
+    `send_reasoning`: the model is sent its earlier reasoning. Values can be compared, but not hashed.
     """
 
     max_new_tokens: int | None = None
@@ -28,22 +28,22 @@ class Parameters(Struct, frozen=True, omit_defaults=True):
     send_reasoning: bool | None = None
 
 
-UNNAMED = Parameters()  # as a default, only this very object is left out of an event
+UNNAMED = Parameters()  # msgspec omits a default only if the value is the identical object
 
 
 class ReplySettings(Struct, frozen=True, omit_defaults=True):
-    """What a session's replies are made with, unless a request asks for something else."""
+    """A session's settings for its replies; a request may override them."""
 
     system_prompt: str | None = None
     parameters: Parameters = UNNAMED
 
 
 class ContextLeftOut(Struct, frozen=True, omit_defaults=True):
-    """What a reply's request does not hold of the branch that it answers.
+    """What was left out of a request to the model, of the branch that it answers.
 
-    `messages` were left out because of `limit`: messages, tokens or look_back (how far back is looked at all).
-    `size_tokens` is the size of the model's context where tokens are counted, `estimated_tokens` what the request has
-    of them. `media` were left out of messages that are there.
+    `messages`: how many were left out because of `limit`, which is messages, tokens or look_back (the number of
+    messages that are considered at all). `size_tokens` is the size of the model's context, if tokens are counted, and
+    `estimated_tokens` the size of the request. `media`: how many were left out of messages that were sent.
     """
 
     messages: int
@@ -54,8 +54,8 @@ class ContextLeftOut(Struct, frozen=True, omit_defaults=True):
 
 
 class Usage(Struct, frozen=True, omit_defaults=True):
-    """Tokens of one call to a model, as the model server counts them. Those of reasoning are among the completion's,
-    cached ones among the prompt's; None where it does not tell.
+    """Tokens of one call to a model, as the model server counts them. `completion_tokens` includes `reasoning_tokens`,
+    `prompt_tokens` includes `cached_tokens`; these two are None if the server does not report them.
     """
 
     prompt_tokens: int
@@ -66,7 +66,7 @@ class Usage(Struct, frozen=True, omit_defaults=True):
 
 
 class UsageTotal(Struct, frozen=True, omit_defaults=True):
-    """What a session used on one day (UTC, YYYY-MM-DD) of one model: numbers that outlive its texts."""
+    """The usage of one session, model and day (UTC, YYYY-MM-DD). Kept when the session's texts are erased."""
 
     day: str
     model: str

@@ -1,7 +1,7 @@
-"""Parts of a message: what a person, a model or a tool said, in order. Part of the format: the rules of `catalogue.py`
-hold here, too, and a kind is known by its tag for as long as logs exist.
+"""The parts of a message, in order: text, reasoning, refusals, tool calls, tool results, media. Part of the format: the
+rules of `catalogue.py` apply, so tags never change.
 
-An event holds `parts` only where they say more than one text does; `content` is always the text of the text parts.
+An event has `parts` only if they are not exactly one text; its `content` is always the text of the text parts.
 """
 
 import re
@@ -10,7 +10,7 @@ from typing import Protocol, assert_never
 
 from msgspec import Struct
 
-PARTS_MAX = 256  # of one event: a reply with more pieces than that is no conversation
+PARTS_MAX = 256  # of one event: far more than conversations need
 NESTED_PARTS_MAX = 64  # of one tool result
 CALL_ID_MAX_CHARS = 256  # servers use 9 to 64
 NAME_MAX_CHARS = 256  # of a function; servers allow 64
@@ -28,20 +28,20 @@ class Text(_Part, frozen=True, tag="text"):
 
 
 class Reasoning(_Part, frozen=True, tag="reasoning"):
-    """What a model thought before it answered. `duration_us`: from its first piece to its last."""
+    """A model's reasoning before its answer. `duration_us`: from its first piece to its last."""
 
     text: str
     duration_us: int = 0
 
 
 class Refusal(_Part, frozen=True, tag="refusal"):
-    """Why a model did not do what it was asked, where its server says so in a field of its own."""
+    """A model's reason to refuse the request, if its server sends it in a separate field."""
 
     text: str
 
 
 class ToolCall(_Part, frozen=True, tag="tool_call"):
-    """A model asks for a function. `arguments` are as it wrote them: JSON, or not."""
+    """A function that the model wants called. `arguments` are as the model wrote them: not necessarily valid JSON."""
 
     call_id: str
     name: str
@@ -58,7 +58,7 @@ class Media(_Part, frozen=True, tag="media"):
 
 
 class ToolResult(_Part, frozen=True, tag="tool_result"):
-    """What a tool gave for the call `call_id`."""
+    """The result of the tool call `call_id`."""
 
     call_id: str
     parts: tuple[Text | Media, ...]
@@ -70,7 +70,7 @@ Parts = tuple[Part, ...]
 
 
 class HasParts(Protocol):
-    """An event that holds a message."""
+    """An event that contains a message."""
 
     @property
     def content(self) -> str: ...
@@ -80,21 +80,21 @@ class HasParts(Protocol):
 
 
 class PartFault(Struct, frozen=True):
-    """What is wrong with parts. `path` leads to it, as in `$.parts[2].text`."""
+    """What is wrong with parts. `path` is its JSONPath, such as `$.parts[2].text`."""
 
     path: str
     detail: str
 
 
 def parts_of(event: HasParts) -> Parts:
-    """The parts of a message, of whichever form its event has; none where it is empty."""
+    """The parts of a message, also of an event that has only `content`; none for an empty message."""
     if event.parts:
         return event.parts
     return (Text(event.content),) if event.content else ()
 
 
 def stored_parts(parts: Parts) -> Parts:
-    """What an event holds of `parts` beside its content: nothing where they are one text."""
+    """The field `parts` of an event whose message has `parts`: empty if `content` alone says the same."""
     return () if len(parts) == 1 and isinstance(parts[0], Text) else parts
 
 
@@ -104,7 +104,7 @@ def text_of(parts: Iterable[Part]) -> str:
 
 
 def flat(part: Part) -> str:
-    """What a reply's offsets count of a part: its text, or a call's arguments."""
+    """The text of a part that a reply's offsets count: its text, or a tool call's arguments."""
     match part:
         case Text() | Reasoning() | Refusal():
             return part.text
@@ -117,7 +117,7 @@ def flat(part: Part) -> str:
 
 
 def count_chars(parts: Iterable[Part]) -> int:
-    """Code points of all texts, those of tool results too."""
+    """Code points of all texts, tool results included."""
     return sum(count_chars(part.parts) if isinstance(part, ToolResult) else len(flat(part)) for part in parts)
 
 
@@ -126,7 +126,7 @@ def calls_of(parts: Iterable[Part]) -> tuple[ToolCall, ...]:
 
 
 def media_of(parts: Iterable[Part]) -> tuple[Media, ...]:
-    """All media, those in tool results too, as often as they occur."""
+    """All media, tool results included, with repeats."""
     return tuple(_media(parts))
 
 
@@ -139,7 +139,7 @@ def _media(parts: Iterable[Part]) -> Iterator[Media]:
 
 
 def find_faults(parts: Parts, path: str = "$.parts") -> Iterator[PartFault]:
-    """What no event may hold, whatever a server's own limits are; nothing where all is well."""
+    """Every fault for which an event is refused, independent of settings; none if the parts are valid."""
     yield from _count_faults(parts, PARTS_MAX, path)
     for index, part in enumerate(parts[:PARTS_MAX]):
         yield from _faults_of(part, f"{path}[{index}]")

@@ -1,4 +1,4 @@
-"""The envelope of an event: what the log keeps besides the event's own data."""
+"""Recorded events: the envelope (position, version, time, metadata), stored rows, event headers, the log's head."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ from events.catalogue import LoggedEvent
 
 
 class Metadata(Struct, frozen=True, omit_defaults=True):
-    """Who and what caused an event. It outlives erasure, so it never holds a person's words.
+    """What caused an event. Kept when the content is erased, so it never contains a person's words.
 
-    `actor` is the name of the API key that asked; `request_id` is the answer's X-Request-ID; `cause` names what
-    made the service act by itself (`expiry`, `recovery`, `shutdown`, `retention`), or an operator's `erasure`.
-    `ignorable`: a program that does not know the event's type may pass over it (events/compatibility.py).
-    `imported` is the place that an event was copied from, `<origin>:<position>` of another log.
+    `actor` is the name of the caller's API key; `request_id` is the response's X-Request-ID; `cause` is set if the
+    service acted by itself (`expiry`, `recovery`, `shutdown`, `retention`) or for an operator (`erasure`).
+    `ignorable`: a program that does not know the event's type may ignore it (events/compatibility.py).
+    `imported` is where the event was copied from: `<identity>:<position>` of another log.
     """
 
     actor: str | None = None
@@ -26,7 +26,7 @@ class Metadata(Struct, frozen=True, omit_defaults=True):
 class RecordedEvent(Struct, frozen=True, gc=False):
     """An event in the log. `event` is None once its content has been erased.
 
-    Not the collector's business: there are many of them, and nothing that they hold leads back to them.
+    Not tracked by the garbage collector (`gc=False`): there are many of them, and they cannot be part of a cycle.
     """
 
     position: int
@@ -40,7 +40,7 @@ class RecordedEvent(Struct, frozen=True, gc=False):
 
 
 class StoredRow(Struct, frozen=True):
-    """One row as it lies in the store, undecoded: what the chain is computed over and `verify` walks."""
+    """One row as stored, not decoded: the hash chain is computed from its columns."""
 
     position: int
     stream_id: str
@@ -62,7 +62,7 @@ RawColumns = tuple[Any, ...]  # the same, with texts as the bytes in the store, 
 
 
 class EventHeader(Struct, frozen=True):
-    """What an event tells without its content: enough to know whom it concerns."""
+    """An event without content: enough to tell which stream has changed."""
 
     position: int
     stream_id: str
@@ -78,17 +78,17 @@ class Head(Struct, frozen=True):
 
 
 def stored_row(raw: RawColumns) -> StoredRow:
-    """The row of raw columns. Bytes that are not UTF-8 become surrogates, a missing text (a forgery) becomes ""."""
+    """Decode raw columns. Bytes that are not UTF-8 become lone surrogates; NULL (only in forgeries) becomes ""."""
     position, stream_id, version, kind, schema_version, recorded_at_us, metadata, data, *proof = raw
-    told = _text(stream_id), version, _text(kind), schema_version, recorded_at_us, _text(metadata)
-    return StoredRow(position, *told, None if data is None else _text(data), *proof)
+    envelope = _text(stream_id), version, _text(kind), schema_version, recorded_at_us, _text(metadata)
+    return StoredRow(position, *envelope, None if data is None else _text(data), *proof)
 
 
 def raw_columns(row: StoredRow) -> RawColumns:
     """The inverse of `stored_row`."""
-    told = raw_text(row.stream_id), row.version, raw_text(row.type), row.schema_version, row.recorded_at_us
+    envelope = raw_text(row.stream_id), row.version, raw_text(row.type), row.schema_version, row.recorded_at_us
     data = None if row.data is None else raw_text(row.data)
-    return row.position, *told, raw_text(row.metadata), data, row.salt, row.commitment, row.digest
+    return row.position, *envelope, raw_text(row.metadata), data, row.salt, row.commitment, row.digest
 
 
 def raw_text(text: str) -> bytes:

@@ -1,7 +1,7 @@
-"""Lift an old shape of an event to the current one, at read. Pure; the log itself is never migrated.
+"""Upcasters: convert events of old schema versions to the current one when they are read. Pure. Logs are not migrated.
 
 Each step takes the decoded JSON object of one schema version and returns that of the next. Steps run in order
-until the current version is reached. A type whose newer versions only have more fields, with defaults, needs none.
+until the current version is reached. A type whose newer versions only add fields with defaults needs no step.
 """
 
 from collections.abc import Callable
@@ -13,19 +13,19 @@ Fields = dict[str, Any]
 
 
 def session_created_1(fields: Fields) -> Fields:
-    """Version 1 counted the timeout in hours, always above zero, and had no title. 0 seconds mean no timeout now."""
-    lifted = {**fields, "timeout_s": max(1, round(fields["timeout_hours"] * 3600))}
-    del lifted["timeout_hours"]
-    return lifted
+    """Version 1 had the timeout in hours, always above zero, and no title. Since version 2, 0 means no timeout."""
+    upcast_fields = {**fields, "timeout_s": max(1, round(fields["timeout_hours"] * 3600))}
+    del upcast_fields["timeout_hours"]
+    return upcast_fields
 
 
 STEPS: dict[tuple[str, int], Callable[[Fields], Fields]] = {("session_created", 1): session_created_1}
 
 
 def upcast(event_type: str, schema_version: int, fields: Fields) -> Fields:
-    """`fields` as the current schema version of `event_type` has them.
+    """`fields`, which are of `schema_version`, converted to the current schema version of `event_type`.
 
-    Raises LookupError when a step is missing, which a test makes impossible for released shapes.
+    Raises LookupError if a step is missing; a test checks that none is, for all released versions.
     """
     for version in range(schema_version, SCHEMA_VERSIONS[event_type]):
         fields = STEPS[event_type, version](fields)

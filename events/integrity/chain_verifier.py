@@ -26,7 +26,7 @@ SLICE_ROWS = 250  # checked at once where that must be done on the event loop: 0
 INCOMPLETE_ERASURES_MAX = 1000  # sessions with an incomplete erasure that one verification lists
 RAW_ERASURE_TYPES = frozenset(kind.encode() for kind in ERASURE_TYPES)
 POSITION_MAX = 2**63 - 1
-BEFORE_ALL = -(2**63) - 1  # a forged row may be below position 1, even at SQLite's lowest integer
+BEFORE_ALL = -(2**63) - 1  # a forged row may have a position below 1, down to SQLite's lowest integer
 
 
 class ChainFault(Struct, frozen=True):
@@ -97,7 +97,7 @@ class ChainVerifier:
             and row.position == self._expected_head.position
             and row.digest != self._expected_head.digest
         ):
-            return ChainFault(row.position, "the chain is whole, but not the one that was noted: it was computed anew")
+            return ChainFault(row.position, "the chain is whole, but not the one that was noted: it was recomputed")
         return None
 
     def check_many(self, rows: Iterable[RawColumns], until: int | None = None) -> ChainFault | None:
@@ -185,7 +185,7 @@ async def verify(
             )
         if here[0].digest != verifier.digest:
             return verifier, ChainFault(
-                verifier.position, "the digest is not the trusted one: the chain was computed anew"
+                verifier.position, "the digest is not the trusted one: the chain was recomputed"
             )
         if verifier.contradicts_expected_head:
             return verifier, ChainFault(

@@ -1,5 +1,5 @@
-"""The commitment of an event with parts: each part has a salt and a commitment of its own, so that a later version can
-erase one of them and the others stay proven.
+"""Commitments of events with parts: each part has its own salt and commitment, so that a later version can erase one
+part and still prove the others.
 
 `data` of such an event begins with its parts and its content, whatever the order of the event's fields:
 
@@ -9,9 +9,9 @@ erase one of them and the others stay proven.
     ci         = SHA-256(Si || Pi)                     Pi: the bytes of the part's JSON text
     commitment = SHA-256(S0 || n || c1 || ... || cn || R)      n: unsigned 64-bit big-endian
 
-C is not hashed: it must be the text of the text parts, which every check compares. An event without parts has one salt
-of 16 bytes, and commits as in `hash_chain.py`. So the salt's length tells the form, and nothing that is hashed in one
-form can be hashed in the other: after the first 16 bytes comes `{` there, and here the zero byte that n begins with.
+C is not hashed: it must equal the text of the text parts, and every check compares the two. An event without parts has
+one salt of 16 bytes and the commitment of `hash_chain.py`. So the length of the salt tells the two forms apart, and no
+input of one hash can be an input of the other: its 17th byte is `{` there, and here zero, the first byte of n.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from msgspec.structs import replace
 from events.integrity.hash_chain import SALT_BYTES, commit, pack_length
 from events.record import StoredRow
 
-Fields = dict[str, Raw]  # of `data`, as they are written
+Fields = dict[str, Raw]  # of `data`, as encoded
 
 _sha256 = hashlib.sha256
 _encode = msgspec.json.Encoder().encode
@@ -47,21 +47,21 @@ _decode_content = msgspec.json.Decoder(str).decode
 
 
 def with_parts_first(data: bytes) -> bytes:
-    """`data` of an event with parts, in the order of fields that its commitment needs."""
+    """`data` of an event with parts, its fields in the order that the commitment requires."""
     fields = _decode_fields(data)
     first = {name: fields.pop(name) for name in ("type", "parts", "content")}
     return _encode({**first, **fields})
 
 
 def commit_parts(kind: bytes, data: bytes, random_bytes: Callable[[int], bytes]) -> tuple[bytes, bytes]:
-    """Salt and commitment of an event of type `kind` whose `data` has its parts first."""
+    """A new salt, and the commitment, of an event of type `kind` whose `data` has its parts first."""
     parts, _, rest = _split(kind, data)
     salt = b"".join([random_bytes(SALT_BYTES) for _ in range(len(parts) + 1)])
     return salt, _commit(salt, parts, rest)
 
 
 def find_fault(kind: bytes, data: bytes, salt: bytes, commitment: bytes) -> str | None:
-    """Why an event with more than one salt is not what was recorded; None when it is. Raises ValueError."""
+    """Why an event with parts is not what was recorded; None if it is. Raises ValueError for malformed data."""
     parts, content, rest = _split(kind, data)
     if len(salt) != SALT_BYTES * (len(parts) + 1):
         return "the salt does not have the length that the parts need"
@@ -74,7 +74,7 @@ def find_fault(kind: bytes, data: bytes, salt: bytes, commitment: bytes) -> str 
 
 
 def with_data(row: StoredRow, data: bytes, random_bytes: Callable[[int], bytes]) -> StoredRow:
-    """`row` with other `data` of the same form, and the salt and commitment of that; the digest is as it was."""
+    """`row` with other `data`, with or without parts as before, and a new salt and commitment; the digest stays."""
     if row.salt is not None and len(row.salt) > SALT_BYTES:
         data = with_parts_first(data)
         salt, commitment = commit_parts(row.type.encode(), data, random_bytes)
@@ -85,7 +85,7 @@ def with_data(row: StoredRow, data: bytes, random_bytes: Callable[[int], bytes])
 
 
 def _split(kind: bytes, data: bytes) -> tuple[list[bytes], bytes, bytes]:
-    """The parts, the content, and what follows them. Raises ValueError for data that is not laid out so."""
+    """The parts, the content, and the remaining bytes. Raises ValueError for any other layout."""
     layout = _decode_layout(data)
     parts, content = [bytes(part) for part in layout.parts], bytes(layout.content)
     head = b'{"type":"%b","parts":[%b],"content":%b,' % (kind, b",".join(parts), content)

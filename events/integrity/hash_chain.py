@@ -24,7 +24,7 @@ _sha256 = hashlib.sha256
 
 
 def commit(salt: bytes, data: bytes) -> bytes:
-    """The commitment to an event's content, which the chain keeps. 32 bytes."""
+    """The commitment to an event's content, which is hashed into the chain. 32 bytes."""
     return _sha256(salt + data).digest()
 
 
@@ -37,12 +37,20 @@ def link(previous: bytes, numbers: tuple[int, int, int, int], texts: tuple[str, 
     stream, encoded_metadata = stream_id.encode(), metadata.encode()
     head = pack_numbers(*numbers, len(stream))
     # Joined first: one call of `update` per part costs more.
-    parts = (previous, head, stream, framed(kind), pack_length(len(encoded_metadata)), encoded_metadata, commitment)
+    parts = (
+        previous,
+        head,
+        stream,
+        length_prefixed(kind),
+        pack_length(len(encoded_metadata)),
+        encoded_metadata,
+        commitment,
+    )
     return _sha256(b"".join(parts)).digest()
 
 
 @lru_cache(maxsize=TYPES_CACHED)
-def framed(text: str | bytes) -> bytes:
+def length_prefixed(text: str | bytes) -> bytes:
     """A text in UTF-8, prefixed with its length."""
     encoded = text.encode() if isinstance(text, str) else text
     return pack_length(len(encoded)) + encoded

@@ -10,22 +10,30 @@ import hashlib
 import struct
 
 from events.integrity.commitments import find_fault
-from events.integrity.hash_chain import DIGEST_BYTES, SALT_BYTES, commit, framed, link, pack_length, pack_numbers
+from events.integrity.hash_chain import (
+    DIGEST_BYTES,
+    SALT_BYTES,
+    commit,
+    length_prefixed,
+    link,
+    pack_length,
+    pack_numbers,
+)
 from events.record import RawColumns, StoredRow, raw_text
 
-# What checks raise for columns of a type, size, encoding or depth that no log writes.
+# What the checks raise for columns of a wrong type, size, encoding or nesting depth.
 MALFORMED = (AttributeError, TypeError, ValueError, RecursionError, struct.error)
 
 _sha256 = hashlib.sha256
 
 
 def check_row(previous: bytes, row: StoredRow) -> str | None:
-    """Why the row is not what was recorded after the digest `previous`; None where it is intact."""
+    """Why the row is not what was recorded after the digest `previous`; None if it is intact."""
     return check_commitment(row) or check_link(previous, row)
 
 
 def check_commitment(row: StoredRow) -> str | None:
-    """Why the row's content does not match its commitment; None where it does, or is erased."""
+    """Why the row's content does not match its commitment; None if it matches or is erased."""
     if (row.data is None) != (row.salt is None):
         return "content and salt must be erased together"
     try:
@@ -45,7 +53,9 @@ def check_commitment(row: StoredRow) -> str | None:
 
 
 def check_link(previous: bytes, row: StoredRow) -> str | None:
-    """Why the row's digest does not follow from `previous`, the digest of the row before, and its own columns."""
+    """Why the row's digest does not follow from `previous`, the digest of the row before, and its own columns; None if
+    it does.
+    """
     numbers = (row.position, row.version, row.schema_version, row.recorded_at_us)
     try:
         if len(previous) != DIGEST_BYTES:
@@ -69,6 +79,6 @@ def is_intact(previous: bytes, row: RawColumns) -> bool:
     if len(salt) != SALT_BYTES or _sha256(salt + data).digest() != commitment:
         return False
     head = pack_numbers(position, version, schema_version, recorded_at_us, len(stream))
-    parts = (previous, head, stream, framed(kind), pack_length(len(metadata)), metadata, commitment)
+    parts = (previous, head, stream, length_prefixed(kind), pack_length(len(metadata)), metadata, commitment)
     is_linked: bool = _sha256(b"".join(parts)).digest() == digest
     return is_linked

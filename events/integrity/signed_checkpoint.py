@@ -1,4 +1,4 @@
-"""Signed checkpoints of the log (signed tree heads), to be kept where nobody who can write the log can change them.
+"""Signed checkpoints of the log (signed tree heads). Keep them out of reach of everybody who can write the log.
 
 The text is a checkpoint (https://c2sp.org/tlog-checkpoint) in a signed note (https://c2sp.org/signed-note), the format
 of transparency logs: origin, number of events, root of the Merkle tree (events/integrity/merkle_tree.py),
@@ -16,7 +16,7 @@ from msgspec import Struct
 
 ED25519 = b"\x01"  # the algorithm's byte in a signed note
 SIGNATURE = "\u2014 "  # begins a line with a signature
-BOM = "\ufeff"  # byte order mark, which some editors write before a text
+BOM = "\ufeff"  # byte order key_id, which some editors write before a text
 _NAME = re.compile(r"[^\s+]{1,128}")
 _BODY = re.compile(
     r"(?P<origin>[^\n]+)\n(?P<size>0|[1-9][0-9]{0,18})\n(?P<root>[A-Za-z0-9+/]{43}=)\n"
@@ -25,7 +25,7 @@ _BODY = re.compile(
 
 
 class InvalidCheckpoint(Exception):
-    """This is no checkpoint, no key, or not signed with this key."""
+    """The text is not a checkpoint or not a key, or the signature is not of this key: the message says which."""
 
 
 class LogCheckpoint(Struct, frozen=True):
@@ -43,31 +43,31 @@ class LogCheckpoint(Struct, frozen=True):
 
 
 def make_key(name: str) -> tuple[str, str]:
-    """A new pair of keys under `name`: the signer's, which is secret, and the verifier's. Raises InvalidCheckpoint."""
+    """A new key pair of the signer `name`: secret key, public key. Raises InvalidCheckpoint for a bad name."""
     if not _NAME.fullmatch(name):
         raise InvalidCheckpoint("a key's name has 1 to 128 characters, without spaces and +")
     private = Ed25519PrivateKey.generate()
     seed, public = private.private_bytes_raw(), private.public_key().public_bytes_raw()
-    mark = _key_id(name, public).hex()
-    return f"PRIVATE+KEY+{name}+{mark}+{_b64(ED25519 + seed)}", f"{name}+{mark}+{_b64(ED25519 + public)}"
+    key_id = _key_id(name, public).hex()
+    return f"PRIVATE+KEY+{name}+{key_id}+{_b64(ED25519 + seed)}", f"{name}+{key_id}+{_b64(ED25519 + public)}"
 
 
 def sign(checkpoint: LogCheckpoint, signer: str) -> str:
-    """The checkpoint as a signed note. Raises InvalidCheckpoint for what is no signer's key."""
+    """The checkpoint as a signed note. Raises InvalidCheckpoint if `signer` is not a secret key."""
     found = re.fullmatch(r"PRIVATE\+KEY\+([^\s+]+)\+([0-9a-f]{8})\+(\S+)", signer.strip())
     if not found:
         raise InvalidCheckpoint("this is no signer's key as `keygen` writes it")
     private = Ed25519PrivateKey.from_private_bytes(_key_bytes(found[3]))
-    mark = _key_id(found[1], private.public_key().public_bytes_raw())
-    if mark.hex() != found[2]:
+    key_id = _key_id(found[1], private.public_key().public_bytes_raw())
+    if key_id.hex() != found[2]:
         raise InvalidCheckpoint("the signer's key is damaged: its parts do not belong together")
     body = checkpoint.body()
-    return f"{body}\n\u2014 {found[1]} {_b64(mark + private.sign(body.encode()))}\n"
+    return f"{body}\n\u2014 {found[1]} {_b64(key_id + private.sign(body.encode()))}\n"
 
 
 def read_all(text: str, verifier: str) -> list[LogCheckpoint]:
-    """The checkpoints of all notes in `text`. Raises InvalidCheckpoint where one of them is not signed with the secret
-    key that belongs to `verifier`.
+    """The checkpoints of all notes in `text`. Raises InvalidCheckpoint if one of them is not signed with the secret key
+    that belongs to the public key `verifier`.
     """
     found = split_notes(text)
     checkpoints = []
@@ -82,11 +82,13 @@ def read_all(text: str, verifier: str) -> list[LogCheckpoint]:
 
 
 def split_notes(text: str) -> list[str]:
-    """The notes in `text`, with or without blank lines between them. Any other text counts as a note, to be refused."""
+    """The notes in `text`, with or without blank lines between them. Any other text counts as a note, which `read`
+    refuses.
+    """
     notes: list[str] = []
     body: list[str] = []
     signatures: list[str] | None = None  # None: in the body
-    for line in text.split("\n"):  # and at no other line end, as in `_signature`
+    for line in text.split("\n"):  # not splitlines(), as in `_signature`
         if signatures is not None and not line.startswith(SIGNATURE):
             notes.append("\n".join([*body, "", *signatures, ""]))
             body, signatures = [], None
@@ -111,12 +113,12 @@ def read(note: str, verifier: str) -> LogCheckpoint:
     if len(split_notes(note)) != 1:
         raise InvalidCheckpoint("there is more than one note: only one can be meant here")
     note = note.removeprefix(BOM)
-    name, mark, public = read_verifier(verifier)
+    name, key_id, public = read_verifier(verifier)
     body, blank, signatures = note.partition("\n\n")
     if not blank:
         raise InvalidCheckpoint("this is no signed note: it has no signature")
     body += "\n"
-    signature = _signature(signatures, name, mark)
+    signature = _signature(signatures, name, key_id)
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, body.encode())
     except InvalidSignature as error:
@@ -139,14 +141,14 @@ def read_verifier(text: str) -> tuple[str, bytes, bytes]:
     if not found:
         raise InvalidCheckpoint("this is no verifier's key as `keygen` writes it")
     public = _key_bytes(found[3])
-    mark = _key_id(found[1], public)
-    if mark.hex() != found[2]:
+    key_id = _key_id(found[1], public)
+    if key_id.hex() != found[2]:
         raise InvalidCheckpoint("the verifier's key is damaged: its parts do not belong together")
-    return found[1], mark, public
+    return found[1], key_id, public
 
 
-def _signature(lines: str, name: str, mark: bytes) -> bytes:
-    for line in lines.split("\n"):  # and at no other line end: no changed note may pass
+def _signature(lines: str, name: str, key_id: bytes) -> bytes:
+    for line in lines.split("\n"):  # not splitlines(): a note with other line ends has been changed
         found = re.fullmatch(r"\u2014 ([^\s+]+) (\S+)", line)
         if found and found[1] == name:
             try:
@@ -154,7 +156,7 @@ def _signature(lines: str, name: str, mark: bytes) -> bytes:
             except binascii.Error:
                 continue
             if (
-                raw[:4] == mark and _b64(raw) == found[2]
+                raw[:4] == key_id and _b64(raw) == found[2]
             ):  # its last bits have four encodings: only the canonical one is accepted
                 return raw[4:]
     raise InvalidCheckpoint(f"the note is not signed by {name}")

@@ -1,4 +1,4 @@
-"""The integrity check at startup: bounded, so it takes as long for ten million events as for ten thousand.
+"""The integrity check at startup: of bounded size, so it takes as long for ten million events as for ten thousand.
 
 `ChainVerifier` checks the whole chain. This checks the first row, pairs of rows spread evenly over the log, found by
 position and by stream and version (so that both B-trees of the file are read), and the chain of the newest rows, where

@@ -207,7 +207,7 @@ async def test_a_chain_computed_anew_after_an_edit_is_found_beside_what_was_note
     assert fault.position == LENGTH
     start = Head(position, rows[position - 1].digest)
     assert (await found(database, start=start)) == ChainFault(
-        position, "the digest is not the trusted one: the chain was computed anew"
+        position, "the digest is not the trusted one: the chain was recomputed"
     )
 
 

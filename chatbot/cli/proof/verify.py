@@ -52,7 +52,7 @@ class SignedCheckpoints:
             if one.size and (not rows or rows[0].digest != one.digest):
                 return (
                     f"the chain is whole, but not the one that was signed at {one.time}: event {one.size} is another,"
-                    " so it was computed anew"
+                    " so it was recomputed"
                 )
             if with_roots and self.tree.roots.get(one.size) != one.root:
                 return f"the chain agrees with the checkpoint of {one.size} events, but the tree's root does not"

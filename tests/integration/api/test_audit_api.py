@@ -159,7 +159,7 @@ async def test_a_chain_computed_anew_is_found_because_the_service_remembers_the_
     assert (await walk(service, to=11))["holds"]
     found = await walk(service)
     assert (found["holds"], found["fault"]["position"]) == (False, 12)
-    assert "computed anew" in found["fault"]["reason"]
+    assert "recomputed" in found["fault"]["reason"]
 
 
 class SlowLog:
