@@ -23,6 +23,11 @@ class ParametersView(Struct, frozen=True, omit_defaults=True):
     top_p: float | None = None
     stop: list[str] = []
     seed: int | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: dict[str, Any] | None = None
+    reasoning_effort: str | None = None
+    extra_body: dict[str, Any] | None = None
+    send_reasoning: bool | None = None
 
 
 class SessionView(Struct, frozen=True):
@@ -236,6 +241,11 @@ def session_view(described: SessionWithMetadata, *, is_expired: bool = False) ->
             top_p=parameters.top_p,
             stop=list(parameters.stop),
             seed=parameters.seed,
+            parallel_tool_calls=parameters.parallel_tool_calls,
+            response_format=parameters.response_format,
+            reasoning_effort=parameters.reasoning_effort,
+            extra_body=parameters.extra_body,
+            send_reasoning=parameters.send_reasoning,
         ),
     )
 

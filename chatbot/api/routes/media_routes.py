@@ -21,6 +21,7 @@ from chatbot.runtime.timestamps import timestamp
 from events.errors import LogError
 from events.media import MEDIA_CHUNK_BYTES, MediaMissing
 
+PACE_BYTES = 1 << 20  # of a file, within server.body_timeout_s: a slow client would keep others from uploading
 _RANGE = re.compile(r"\s*bytes\s*=\s*([0-9]{0,18})\s*-\s*([0-9]{0,18})\s*", re.IGNORECASE)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 routes = web.RouteTableDef()
@@ -43,14 +44,21 @@ async def upload(request: web.Request) -> web.Response:
 
 
 async def _chunks(request: web.Request, timeout_s: float) -> AsyncIterator[bytes]:
-    """The body in pieces, each within `timeout_s`. Raises RequestFault."""
+    """The body in pieces; `timeout_s` is for each PACE_BYTES of it. Raises RequestFault."""
+    loop = asyncio.get_running_loop()
+    deadline_s, paced_bytes = loop.time() + timeout_s, 0
     try:
         while True:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout_at(deadline_s):
                 piece = await request.content.read(MEDIA_CHUNK_BYTES)
             if not piece:
                 return
+            read_s = loop.time()
             yield piece
+            deadline_s += loop.time() - read_s  # the time that the disk took is not the client's
+            paced_bytes += len(piece)
+            if paced_bytes >= PACE_BYTES:
+                deadline_s, paced_bytes = loop.time() + timeout_s, 0
     except TimeoutError:
         raise RequestFault("the file did not arrive in time", status=408, kind="timeout", title="Timeout") from None
     except web.RequestPayloadError as error:

@@ -1,5 +1,6 @@
 """Files over HTTP: uploaded, named in messages, read back, and kept from others."""
 
+import asyncio
 import base64
 import hashlib
 from pathlib import Path
@@ -180,6 +181,20 @@ async def test_uploads_are_bounded(tmp_path: Path, model: ModelServer) -> None:
         session_id = await service.session()
         assert (await post(client, session_id, [media()])).status_code == 200
         await upload(client, PNG + b"x")
+
+
+async def test_a_client_that_sends_too_slowly_is_refused(tmp_path: Path, model: ModelServer) -> None:
+    async with serving(tmp_path, model.url, CHATBOT_SERVER_BODY_TIMEOUT_S="0.5") as service:
+        url = service.client.base_url
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(b"POST /api/media HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n" + PNG[:100])
+        answer = asyncio.ensure_future(reader.readline())
+        while not answer.done():
+            writer.write(b"x" * 100)
+            await asyncio.sleep(0.05)
+        assert answer.result().startswith(b"HTTP/1.1 408 ")
+        writer.close()
+        assert (await service.client.get(PATH)).status_code == 404
 
 
 async def test_files_of_others_are_as_if_they_were_not_there(tmp_path: Path, model: ModelServer) -> None:

@@ -165,3 +165,11 @@ def test_a_star_allows_any_extra_field_but_those_that_the_service_sets() -> None
     check_chat(body_of("Hi", extra_body={"unheard_of": 1}), settings)
     with pytest.raises(RequestFault):
         check_chat(body_of("Hi", extra_body={"messages": []}), settings)
+
+
+@pytest.mark.parametrize("name", ["response_format", "extra_body", "tool_choice"])
+def test_json_of_any_depth_is_refused_and_never_a_failure(name: str) -> None:
+    for depth in (33, 500, 900, 5000):
+        body = f'{{"{name}": {{"top_k": ' + '{"a":' * depth + "1" + "}" * depth + "}}"
+        with pytest.raises(RequestFault):
+            check_reply(decode_body(body.encode(), RegenerateBody), Settings())
