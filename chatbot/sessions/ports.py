@@ -1,6 +1,6 @@
 """The ports of the sessions: what they need from outside, handed in by chatbot/wiring.py, and what they offer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import structlog
@@ -17,8 +17,6 @@ from chatbot.sessions.feeds.channels import ChannelRegistry
 from chatbot.sessions.feeds.text_cache import TextCache
 from chatbot.sessions.replies.reply import Reply, ReplyTiming
 from events.catalogue import ReplyEnded, ReplyStarted
-from events.codec import VERSIONS_WITH_PARTS
-from events.errors import LogUnavailable
 from events.log import EventLog
 from projections.port import ProjectionQueries, Projections
 
@@ -119,12 +117,19 @@ class BackgroundErasures(Protocol):
         ...
 
 
-class ReplyTaskPorts(Protocol):
-    """The part of `Ports` that the task of a running reply needs: the model, and no log."""
+class EventFormats(Protocol):
+    """The part of the log that says what every process over it can read."""
 
-    async def keeps_parts(self) -> bool:
-        """Whether a reply may have other parts than text: every process over the log can read them."""
+    async def admits(self, versions: Mapping[str, int]) -> bool:
+        """As EventLog.admits."""
         ...
+
+
+class ReplyTaskPorts(Protocol):
+    """The part of `Ports` that the task of a running reply needs: the model, and no events."""
+
+    @property
+    def log(self) -> EventFormats: ...
 
     @property
     def provider(self) -> Provider: ...
@@ -209,10 +214,3 @@ class Ports(Struct, frozen=True):
     logger: structlog.stdlib.BoundLogger
     cluster: Cluster = SingleNode()
     reserve: DiskReserve = DiskReserve(None, 0)
-
-    async def keeps_parts(self) -> bool:
-        """As ReplyTaskPorts.keeps_parts."""
-        try:
-            return await self.log.admits(VERSIONS_WITH_PARTS)
-        except LogUnavailable:  # not known: what the model says is not thrown away, its end is appended again and again
-            return True

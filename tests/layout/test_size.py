@@ -2,8 +2,10 @@
 
 import pytest
 
-from tests.layout.imports import import_graph, longest_chain
+from tests.layout.imports import ROOT, import_graph, longest_chain
 from tests.layout.measure import REQUESTS, files_of_request
+from tests.layout.test_folders import FILES_MAX, LEVELS_MAX
+from tests.unit.repository.test_house_rules import LINES_MAX
 
 CHAIN_MAX = 16
 CROSSED_MAX = 43
@@ -18,3 +20,16 @@ def test_the_longest_import_chain_is_short() -> None:
 async def test_a_chat_request_crosses_few_files(path: str) -> None:
     crossed = await files_of_request(path)
     assert len(crossed) <= CROSSED_MAX, "\n".join([f"{len(crossed)} files:", *crossed])
+
+
+def test_contributors_are_told_of_the_limits() -> None:
+    text = " ".join((ROOT / ".github" / "CONTRIBUTING.md").read_text().split())
+    levels = ("no", "one", "two", "three")[LEVELS_MAX]
+    for limit in (
+        f"{LINES_MAX} lines a file",
+        f"{FILES_MAX} files a folder",
+        f"{levels} levels of folders",
+        f"{CHAIN_MAX} modules in the longest import chain",
+        f"{CROSSED_MAX} files that one chat request crosses",
+    ):
+        assert limit in text, limit

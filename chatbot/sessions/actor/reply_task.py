@@ -9,7 +9,7 @@ from chatbot.llm.provider import LlmError, LlmFailed
 from chatbot.sessions.actor.mailbox import Envelope, Mailbox, MailboxClosed
 from chatbot.sessions.actor.request_builder import ModelRequest
 from chatbot.sessions.domain.commands import CheckpointReply, EndReply
-from chatbot.sessions.ports import ReplyTaskPorts
+from chatbot.sessions.ports import EventFormats, ReplyTaskPorts
 from chatbot.sessions.replies.growing_parts import NO_PART, Segment
 from chatbot.sessions.replies.reply import Reply, ReplyTiming
 from events.catalogue import (
@@ -21,6 +21,8 @@ from events.catalogue import (
     ReplyStarted,
     Usage,
 )
+from events.codec import VERSIONS_WITH_PARTS
+from events.errors import LogUnavailable
 from events.parts import CALL_ID_MAX_CHARS, NAME_MAX_CHARS
 
 CHECKPOINT_SLOTS = 10  # moments in each checkpoint interval at which all replies of the process record theirs together
@@ -122,6 +124,14 @@ class ReplyTask:
             self._ports.logger.debug("reply.unheard")
 
 
+async def _keeps_parts(log: EventFormats) -> bool:
+    """Whether a reply may have other parts than text: every process over the log can read them."""
+    try:
+        return await log.admits(VERSIONS_WITH_PARTS)
+    except LogUnavailable:  # not known: what the model says is not thrown away, its end is appended again and again
+        return True
+
+
 class ReplyGrower:
     """The sink of a model's reply: grows `reply`, and notes when its first piece came.
 
@@ -179,7 +189,7 @@ async def generate(
     """Ask the model and grow `reply`; returns the ending event. When it is cancelled, the caller records the end."""
     try:
         await slot.ready()
-        sink = ReplyGrower(reply, timing, ports.timer, keeps_parts=await ports.keeps_parts())
+        sink = ReplyGrower(reply, timing, ports.timer, keeps_parts=await _keeps_parts(ports.log))
         timing.asked_s = ports.timer()
         finish = await ports.provider.stream(request.messages, request.parameters, sink, stream=reply.stream)
         if not reply.length and reply.last_part == NO_PART:

@@ -132,24 +132,40 @@ async def test_last_event_id_goes_before_the_query(service: Running) -> None:
 
 async def test_history_then_feed_miss_nothing_and_repeat_nothing(brisk: Running, model: ModelServer) -> None:
     text = "".join(f"{number:03} " for number in range(60))
-    model.script(pieces=tuple(text), delay_s=0.003)
+    model.script(pieces=tuple(text), stepwise=True)
     session_id = await brisk.session()
     chatting = asyncio.create_task(brisk.chat(session_id, "hi"))
     lengths: set[int] = set()
 
-    async def check(pause_s: float, cursor: str) -> None:
-        await asyncio.sleep(pause_s)
+    async def read() -> tuple[dict[str, Any], dict[str, Any], str]:
         history = await brisk.history(session_id)
         last = history["messages"][-1] if history["messages"] else {"content": "", "role": "user"}
         shown = last["content"] if last["role"] == "assistant" else ""
-        lengths.add(len(shown))
         assert history["cursor"] == f"{history['version']}:{0 if last.get('status') == 'complete' else len(shown)}"
+        return history, last, shown
+
+    async def follow(cursor: str, history: dict[str, Any], last: dict[str, Any], shown: str) -> None:
+        lengths.add(len(shown))
         if last["role"] == "assistant" and last["status"] == "complete":
             return
         async with following(brisk.client, session_id, history[cursor]) as feed:
             assert shown + text_of(await feed.until("complete")) == text
 
-    await asyncio.gather(*(check(n * 0.02, cursor) for n in range(45) for cursor in ("cursor", "version")))
+    async def read_and_follow(cursor: str) -> None:
+        await follow(cursor, *await read())
+
+    async with asyncio.TaskGroup() as readers:
+        for number in range(len(text)):
+            if number % 5 == 0:  # reads sooner or later
+                readers.create_task(read_and_follow("cursor" if number % 2 else "version"))
+            if number % 20 == 0:  # reads at this length, as the model waits
+                async with asyncio.timeout(20):
+                    while len((found := await read())[2]) < number:
+                        await asyncio.sleep(0.005)
+                for cursor in ("cursor", "version"):
+                    readers.create_task(follow(cursor, *found))
+            model.step()
+            await asyncio.sleep(0)
     await chatting
     assert len(lengths) > 5, "the reply was seen at several lengths"
 
