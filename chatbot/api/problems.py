@@ -76,6 +76,7 @@ CAUSES: dict[str, tuple[int, str]] = {
     "llm_overloaded": (503, "Overloaded"),
     "llm_timeout": (504, "LLM server too slow"),
     "llm_failed": (502, "LLM server failed"),
+    "unsupported": (422, "Not supported"),
     "shutdown": (503, "Reply interrupted"),
     "crash": (503, "Reply interrupted"),
     "import": (503, "Reply interrupted"),

@@ -1,4 +1,4 @@
-"""Names of models: parses a server's list in any known shape, and tells whether a name is offered. Pure."""
+"""What a server's list of models says, in any known shape: their names, and the sizes of their contexts. Pure."""
 
 import re
 from collections.abc import Set as AbstractSet
@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 NAMES_MAX = 10_000  # kept of one list: routers offer thousands
+CONTEXT_MAX_TOKENS = 2**31 - 1
 LIST_MAX_BYTES = 16_777_216  # of a list's JSON: some describe each model at length
 
 # Models that do not chat, by name or by type: embeddings, rerankers, speech, images, moderation.
@@ -36,6 +37,33 @@ def read_names(document: Any) -> list[str] | None:
         if name := _name_of(one):
             (other if _is_other_kind(one, name) else chat).append(name)
     return chat + other
+
+
+# vLLM; OpenRouter and LM Studio; Groq; Mistral.
+_CONTEXT_NAMES = ("max_model_len", "context_length", "context_window", "max_context_length")
+
+
+def read_context_sizes(document: Any) -> dict[str, int]:
+    """The size of each model's context in tokens, of those whose size the list tells."""
+    listed = document.get("data") if isinstance(document, dict) else None
+    sizes: dict[str, int] = {}
+    for one in listed[:NAMES_MAX] if isinstance(listed, list) else ():
+        if isinstance(one, dict) and (name := _name_of(one)):
+            meta = one.get("meta")  # llama.cpp
+            told = [one.get(key) for key in _CONTEXT_NAMES] + [meta.get("n_ctx") if isinstance(meta, dict) else None]
+            if size := next(filter(is_context_size, told), None):
+                sizes[name] = size
+    return sizes
+
+
+def is_context_size(value: Any) -> bool:
+    return type(value) is int and 0 < value <= CONTEXT_MAX_TOKENS
+
+
+def is_llama_cpp(document: Any) -> bool:
+    """Whether the list is one of llama.cpp, whose `/props` say more."""
+    listed = document.get("data") if isinstance(document, dict) else None
+    return any(isinstance(one, dict) and one.get("owned_by") == "llamacpp" for one in listed or ())
 
 
 def _name_of(one: Any) -> str:

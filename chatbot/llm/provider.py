@@ -9,7 +9,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from events.catalogue import Parameters, Usage
-from events.parts import Parts
+from events.parts import Parts, ToolResult, media_of
 
 OnText = Callable[[str], None]
 
@@ -24,6 +24,15 @@ class ChatMessage(Struct, frozen=True):
     content: str
 
 
+FEATURE_WORDS = {
+    "media": "images",
+    "tools": "tools",
+    "response_format": "this response format",
+    "reasoning_effort": "a reasoning effort",
+    "extra_body": "further fields",
+}
+
+
 class PartsMessage(Struct, frozen=True):
     """A message that is more than one text; role is user, assistant or tool. `content` is the text of its text parts,
     `media` the bytes of its media by their SHA-256.
@@ -36,6 +45,21 @@ class PartsMessage(Struct, frozen=True):
 
 
 ModelMessage = ChatMessage | PartsMessage
+
+
+def used_features(message: ModelMessage, parameters: Parameters) -> list[str]:
+    """What of TAKES_ALL a reply to `message` needs. Older messages may have more: a model that cannot take it gets
+    their text.
+    """
+    parts = message.parts if isinstance(message, PartsMessage) else ()
+    used = {
+        "media": media_of(parts),
+        "tools": parameters.tools or any(isinstance(part, ToolResult) for part in parts),
+        "response_format": parameters.response_format,
+        "reasoning_effort": parameters.reasoning_effort,
+        "extra_body": parameters.extra_body,
+    }
+    return [feature for feature, value in used.items() if value]
 
 
 class ReplySink(Protocol):
@@ -95,6 +119,12 @@ class Finish(Struct, frozen=True):
     detail: str = ""
     no_text_reason: str = ""
     refused_parameters: tuple[str, ...] = ()
+
+
+def require_features(takes: frozenset[str], message: ModelMessage, parameters: Parameters) -> None:
+    """Raises LlmUnsupported where a reply to `message` needs what the server does not take."""
+    if missing := next((one for one in used_features(message, parameters) if one not in takes), None):
+        raise LlmUnsupported(f"The model server does not take {FEATURE_WORDS[missing]}")
 
 
 class Health(Struct, frozen=True):
@@ -178,6 +208,7 @@ class LlmError(Exception):
         self.retry_after_s = retry_after_s
         self.finish = finish
         self.parameter: str | None = None  # of our request, which the server has refused
+        self.feature: str | None = None  # of TAKES_ALL, which the server does not have
         self.requested_url = ""  # without credentials and query
 
 
@@ -233,6 +264,12 @@ class LlmTimeout(LlmError):
     """The model server was too slow."""
 
     cause = "llm_timeout"
+
+
+class LlmUnsupported(LlmError):
+    """The model server does not take what the request asks for."""
+
+    cause = "unsupported"
 
 
 class LlmOverloaded(LlmError):

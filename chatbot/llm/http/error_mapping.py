@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from chatbot.llm.http.lenient_json import BOM, load, without_surrogates
-from chatbot.llm.http.refused_parameters import read_refused_parameter
+from chatbot.llm.http.refused_parameters import read_refused_feature, read_refused_parameter
 from chatbot.llm.provider import LlmError, LlmFailed, LlmOverloaded, LlmUnavailable
 
 
@@ -122,7 +122,7 @@ def error_from_status(status: int, body: bytes, retry_after_s: float | None = No
         return LlmUnavailable(message, status=status, retry_after_s=retry_after_s)
     retryable = status >= 500 or status in TRANSIENT_STATUSES
     error = LlmFailed(message, retryable=retryable, status=status, retry_after_s=retry_after_s)
-    error.parameter = read_refused_parameter(document)
+    error.parameter, error.feature = read_refused_parameter(document), read_refused_feature(reason)
     return error
 
 

@@ -102,10 +102,9 @@ class HttpClient:
         """POST `body` as JSON to midm's `path`; returns once the response's head has come. Raises LlmError."""
         return await self._post(f"{self._resolve_server()[0].prefix}{path}", msgspec.json.encode(body))
 
-    async def post_api(self, path: str, body: Any) -> HttpResponse:
-        """As post(), of a path of OpenAI's API, below whatever prefix the server has it."""
-        encoded = msgspec.json.encode(body)
-        return await self._try_api_prefixes(lambda prefix: self._post(f"{prefix}{path}", encoded))
+    async def post_api(self, path: str, body: bytes) -> HttpResponse:
+        """As post(), of a path of OpenAI's API, below whatever prefix the server has it. `body` is JSON already."""
+        return await self._try_api_prefixes(lambda prefix: self._post(f"{prefix}{path}", body))
 
     async def get(self, path: str) -> Any:
         """The JSON at midm's `path`. Raises LlmError: NotJson, and LlmUnavailable after health_timeout_s."""

@@ -10,6 +10,8 @@ REPLACEMENTS: dict[str, str | None] = {
     "top_p": None,
     "stop": None,
     "seed": None,
+    "parallel_tool_calls": None,
+    "reasoning_effort": None,
     "stream_options": None,
 }
 
@@ -50,6 +52,30 @@ def read_refused_parameter(document: Any) -> str | None:
         return named if named in REPLACEMENTS else None
     words = re.findall(r"\w+", message)
     return next((word for word in words if word in REPLACEMENTS), None)
+
+
+# What is never left out, because the reply would be about something else: how servers say that they do not have it.
+_FEATURE_REFUSED_WORDS = re.compile(
+    r"unsupported|not support|n.t support|only supported|not permitted|not allowed|unrecognized"
+    r"|unknown (?:variant|parameter|field|name)|requires?\b.{0,40}--|no endpoints found|type is unavailable"
+    r"|not a multi-?modal|at most 0 |missing data|valid string|be a string",
+    re.IGNORECASE,
+)
+_FEATURES = (
+    ("media", re.compile(r"image|vision|multi-?modal|mmproj|content\b.{0,80}\bstring", re.IGNORECASE)),
+    (
+        "response_format",
+        re.compile(r"response_format|json_schema|json_object|structured output|grammar", re.IGNORECASE),
+    ),
+    ("tools", re.compile(r"\btools?\b|tool[_ -]?(?:choice|call|use)|\bfunctions?\b", re.IGNORECASE)),
+)
+
+
+def read_refused_feature(message: str) -> str | None:
+    """What the server does not have, of media, response_format and tools, according to an error's message."""
+    if not _FEATURE_REFUSED_WORDS.search(message) or _BAD_VALUE_WORDS.search(message.replace("At most 0 ", "")):
+        return None
+    return next((feature for feature, words in _FEATURES if words.search(message)), None)
 
 
 def _first_fault(detail: Any) -> Any:

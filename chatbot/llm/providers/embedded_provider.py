@@ -2,20 +2,21 @@
 
 import asyncio
 
-import msgspec
 import structlog
+from msgspec.structs import replace
 
 from chatbot.llm.http.server_address import NO_PROXY
 from chatbot.llm.llm_options import EmbeddedOptions, LlmOptions
 from chatbot.llm.provider import (
-    TAKES_ALL,
     Finish,
     Health,
     LlmError,
     LlmUnavailable,
     ModelMessage,
     ModelUnusable,
+    PartsMessage,
     ReplySink,
+    require_features,
 )
 from chatbot.llm.providers.embedded_process import EmbeddedMissing, EmbeddedProcess, find_model
 from chatbot.llm.providers.openai_provider import OpenAiProvider
@@ -25,6 +26,7 @@ from events.catalogue import Parameters
 __all__ = ["EmbeddedMissing", "EmbeddedProvider"]
 
 RESTART_BACKOFF = Backoff(first_s=0.5, max_s=30.0)  # goes on for ever: the cause may be removed at any time
+NO_FEATURES: frozenset[str] = frozenset()
 STABLE_S = 60.0  # the end of a child that lived so long counts as the first failure
 
 _log = structlog.get_logger(__name__)
@@ -37,7 +39,6 @@ class EmbeddedProvider:
     """
 
     name = "embedded"
-    takes: frozenset[str] | None = TAKES_ALL - {"media"}
 
     def __init__(self, options: EmbeddedOptions, llm_options: LlmOptions) -> None:
         self._model_file = find_model(options)
@@ -54,19 +55,30 @@ class EmbeddedProvider:
         self._was_loaded = False  # at any time
         self._detail = "The model is being loaded"
 
+    @property
+    def takes(self) -> frozenset[str] | None:
+        """Known once the model is loaded: its template may have no place for tools."""
+        takes = self._server.takes if self._server is not None else None
+        return takes - {"media"} if takes is not None else None
+
     def start(self) -> None:
         """Start the child unless it was started, so that the first reply need not wait for it."""
         if self._supervisor is None:
             self._supervisor = asyncio.get_running_loop().create_task(self._supervise(), name="llm.embedded")
 
     def context_tokens(self, model: str) -> int | None:
-        return None
+        return self._options.context_tokens
 
     async def stream(
         self, messages: tuple[ModelMessage, ...], parameters: Parameters, sink: ReplySink, *, stream: bool = True
     ) -> Finish:
-        """Waits while the child is being started."""
+        """Waits while the child is being started. Of earlier messages with images the model gets the text."""
         server = await self._running_server()
+        if messages:
+            require_features(self.takes or NO_FEATURES, messages[-1], parameters)
+        messages = tuple(
+            replace(one, media={}) if isinstance(one, PartsMessage) and one.media else one for one in messages
+        )
         return await server.stream(messages, parameters, sink)
 
     async def health(self) -> Health:
@@ -127,7 +139,7 @@ class EmbeddedProvider:
         process = await EmbeddedProcess.start(self._model_file, self._options)
         address = process.address
         server = OpenAiProvider(
-            msgspec.structs.replace(
+            replace(
                 self._llm_options,
                 server_url=address.url,
                 api_key=address.api_key,
@@ -136,6 +148,7 @@ class EmbeddedProvider:
             )
         )
         try:
+            await server.health()  # reads what the model takes
             self._process, self._server, self._failure, self._was_loaded = process, server, None, True
             self._start_attempted.set()
             _log.info("llm.child_started", model=self.model)

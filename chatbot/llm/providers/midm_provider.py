@@ -13,6 +13,7 @@ from chatbot.llm.http.http_client import ROUTE_MISSING_STATUSES, HttpClient
 from chatbot.llm.http.http_response import DONE, END_SILENCE_S, MALFORMED, TRUNCATED, HttpResponse, read_usage
 from chatbot.llm.llm_options import LlmOptions
 from chatbot.llm.provider import (
+    ChatMessage,
     Finish,
     Health,
     LlmError,
@@ -20,8 +21,10 @@ from chatbot.llm.provider import (
     LlmUnavailable,
     ModelMessage,
     OnText,
+    PartsMessage,
     ReplySink,
     reason_of,
+    require_features,
 )
 from events.catalogue import Parameters, Usage
 
@@ -55,6 +58,8 @@ def request_body(messages: tuple[ModelMessage, ...], parameters: Parameters) -> 
     A temperature asks for sampling, which midm does only with do_sample; temperature 0 means none, and is not sent
     because the server's library refuses it.
     """
+    if any(isinstance(message, PartsMessage) for message in messages):
+        messages = _text_messages(messages)
     body: dict[str, Any] = {
         "messages": messages,
         "max_new_tokens": parameters.max_new_tokens or MAX_NEW_TOKENS,
@@ -67,6 +72,12 @@ def request_body(messages: tuple[ModelMessage, ...], parameters: Parameters) -> 
     if do_sample is not None:
         body["do_sample"] = do_sample
     return body
+
+
+def _text_messages(messages: tuple[ModelMessage, ...]) -> tuple[ModelMessage, ...]:
+    """What midm takes of messages with parts: their text. Those of tools, and those without text, are left out."""
+    texts = (ChatMessage(message.role, message.content) for message in messages if message.role != "tool")
+    return tuple(message for message in texts if message.content.strip())
 
 
 class _Reply:
@@ -178,6 +189,8 @@ class MidmProvider:
     async def stream(
         self, messages: tuple[ModelMessage, ...], parameters: Parameters, sink: ReplySink, *, stream: bool = True
     ) -> Finish:
+        if messages:
+            require_features(frozenset(), messages[-1], parameters)
         on_text = sink.text
         body = request_body(messages, parameters)
         response = await self._open_stream(body) if stream else None

@@ -1,8 +1,11 @@
 """The provider for OpenAI's /v1/chat/completions: vLLM, llama.cpp, Ollama, LiteLLM and others."""
 
+import asyncio
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
+import msgspec
 import structlog
 from msgspec.structs import replace
 
@@ -11,31 +14,46 @@ from chatbot.llm.http.http_client import ROUTE_MISSING_STATUSES, HttpClient, Not
 from chatbot.llm.http.http_response import END_SILENCE_S, HttpResponse
 from chatbot.llm.http.refused_parameters import REPLACEMENTS, without_parameters
 from chatbot.llm.llm_options import LlmOptions
-from chatbot.llm.model_names import LIST_MAX_BYTES, NAMES_MAX, read_names
+from chatbot.llm.model_names import LIST_MAX_BYTES, NAMES_MAX, is_llama_cpp, read_context_sizes, read_names
 from chatbot.llm.provider import (
+    FEATURE_WORDS,
     TAKES_ALL,
     Finish,
     Health,
     LlmError,
     LlmFailed,
+    LlmUnsupported,
     ModelMessage,
+    PartsMessage,
     ReplySink,
     reason_of,
+    require_features,
 )
+from chatbot.llm.providers.llama_props import read_props
 from chatbot.llm.providers.openai_completion import Completion
+from chatbot.llm.providers.openai_messages import encode_messages
 from chatbot.llm.resilient_provider import ReplyTooLong
 from events.catalogue import Parameters
 
 BAD_REQUEST = (400, 422)
 FAULT = 500  # and beyond: the server's own
 WITH_USAGE = {"stream_options": {"include_usage": True}}  # sent along until a server has refused it
+# What extra_body may never set: it would change what is asked, or how the reply is read.
+OWN_FIELDS = frozenset(
+    {"messages", "model", "stream", "stream_options", "n", "tools", "tool_choice", "functions", "function_call", "user"}
+)
 REFUSING_MODELS_MAX = 256  # whose refusals are remembered: clients may name models
 
 _log = structlog.get_logger(__name__)
 
 
-def request_body(messages: tuple[ModelMessage, ...], parameters: Parameters, model: str) -> dict[str, Any]:
-    """Only parameters of the request are sent, so the server's defaults apply. do_sample False means temperature 0."""
+def request_body(
+    messages: tuple[ModelMessage, ...], parameters: Parameters, model: str, *, refer_to_media: bool = False
+) -> dict[str, Any]:
+    """Only parameters of the request are sent, so the server's defaults apply. do_sample False means temperature 0.
+
+    Files may be in it as msgspec.Raw, which only msgspec encodes; `refer_to_media`: see encode_messages().
+    """
     asked = {
         "model": model or None,
         "max_tokens": parameters.max_new_tokens,
@@ -43,8 +61,22 @@ def request_body(messages: tuple[ModelMessage, ...], parameters: Parameters, mod
         "top_p": parameters.top_p,
         "stop": parameters.stop or None,
         "seed": parameters.seed,
+        "tools": parameters.tools or None,
+        "tool_choice": parameters.tool_choice,
+        "parallel_tool_calls": parameters.parallel_tool_calls,
+        "response_format": parameters.response_format,
+        "reasoning_effort": parameters.reasoning_effort,
     }
-    return {"messages": messages, "stream": True} | {name: value for name, value in asked.items() if value is not None}
+    body: dict[str, Any] = {"messages": messages, "stream": True}
+    body |= {name: value for name, value in asked.items() if value is not None}
+    if any(isinstance(message, PartsMessage) for message in messages):
+        body["messages"] = encode_messages(
+            messages, send_reasoning=bool(parameters.send_reasoning), refer_to_media=refer_to_media
+        )
+    for name, value in (parameters.extra_body or {}).items():
+        if name not in OWN_FIELDS:
+            body.setdefault(name, value)
+    return body
 
 
 class RefusedParameters:
@@ -68,7 +100,6 @@ class OpenAiProvider:
     """`model` is the configured one, otherwise the first in the server's newest list."""
 
     name = "openai"
-    takes: frozenset[str] | None = TAKES_ALL
 
     def __init__(self, options: LlmOptions) -> None:
         self.model = options.model
@@ -79,9 +110,13 @@ class OpenAiProvider:
         self._client = HttpClient(options)
         self._refused = RefusedParameters()
         self._accepts_usage = False  # it has answered a request with stream_options
+        self.takes: frozenset[str] | None = TAKES_ALL
+        self._context_sizes: dict[str, int] = {}
+        self._context_size: int | None = None  # of llama.cpp, which has one model whatever it is called
 
     def context_tokens(self, model: str) -> int | None:
-        return None
+        sizes, name = self._context_sizes, model or self.model
+        return self._context_size or sizes.get(name) or sizes.get(f"{name}:latest")
 
     async def stream(
         self, messages: tuple[ModelMessage, ...], parameters: Parameters, sink: ReplySink, *, stream: bool = True
@@ -91,7 +126,13 @@ class OpenAiProvider:
         A reply is read to [DONE] or the end of its body: some servers send more after a finish reason.
         """
         model = parameters.model or self.model or await self._list_models()
-        response, refused = await self._ask(request_body(messages, parameters, model), model)
+        if self.takes is not None and self.takes != TAKES_ALL and messages:
+            require_features(self.takes, messages[-1], parameters)
+        has_media = any(isinstance(message, PartsMessage) and message.media for message in messages)
+        build = partial(request_body, messages, parameters, model)
+        response, refused = await self._ask(
+            await asyncio.to_thread(build) if has_media else build(), model, has_media=has_media
+        )
         options = self._client.options
         reply = Completion(
             model, self._secret, sink, think_tags=options.think_tags, held_max_chars=options.reply_max_chars
@@ -142,13 +183,14 @@ class OpenAiProvider:
         still answer completions.
         """
         try:
-            names = read_names(await self._client.get_api("/models", LIST_MAX_BYTES))
+            document = await self._client.get_api("/models", LIST_MAX_BYTES)
         except LlmFailed as error:
             if error.status in ROUTE_MISSING_STATUSES or (self._configured and _has_answered(error)):
                 return self.model
             if isinstance(error, NotJson):
                 raise self._unreadable(error) from error
             raise
+        names = read_names(document)
         if names is None:
             if not self._configured:
                 raise self._unreadable()
@@ -159,26 +201,38 @@ class OpenAiProvider:
         self.lists_models = 0 < len(names) < NAMES_MAX
         if not self._configured and names:
             self.model = names[0]
+        self._context_sizes = read_context_sizes(document)
+        if is_llama_cpp(document):
+            await self._read_props()
         return self.model
+
+    async def _read_props(self) -> None:
+        """llama.cpp leaves out silently what the model's template has no place for: so ask it. Never raises."""
+        with suppress(LlmError):
+            read = read_props(await self._client.get("/props"))
+            self._context_size, self.takes = read.context_tokens, read.takes
 
     def _unreadable(self, error: LlmFailed | None = None) -> LlmFailed:
         unreadable = LlmFailed("The model server's list of models cannot be read; name a model in llm.model")
         unreadable.requested_url = error.requested_url if error is not None else ""
         return unreadable
 
-    async def _ask(self, body: dict[str, Any], model: str) -> tuple[HttpResponse, tuple[str, ...]]:
+    async def _ask(self, body: dict[str, Any], model: str, *, has_media: bool) -> tuple[HttpResponse, tuple[str, ...]]:
         """Send the request, repeatedly without parameters that the server refuses, one at a time; also return those.
 
-        `stream_options` requests the usage. If a server refuses a first request without a clear reason, it is repeated
-        without them: older servers do not know them.
+        Raises LlmUnsupported for what is never left out. `stream_options` requests the usage. If a server refuses a
+        first request without a clear reason, it is repeated without them: older servers do not know them.
         """
         known = refused = self._refused.of(model)
         body = body | WITH_USAGE
         for _ in REPLACEMENTS:
             sent = without_parameters(body, refused) if refused else body
             try:
-                response = await self._post(sent)
+                response = await self._post(sent, has_media=has_media)
             except LlmFailed as error:
+                has_feature = error.feature in body or (has_media and error.feature == "media")
+                if has_feature and error.parameter not in sent:
+                    raise _unsupported(error) from error
                 parameter = self._refused_parameter(error, sent)
                 if parameter is None:
                     raise
@@ -186,7 +240,7 @@ class OpenAiProvider:
             else:
                 break
         else:
-            response = await self._post(without_parameters(body, refused))
+            response = await self._post(without_parameters(body, refused), has_media=has_media)
         if refused != known:
             self._refused.remember(model, refused)
             _log.info("llm.parameters_refused", parameters=sorted(refused))
@@ -201,9 +255,11 @@ class OpenAiProvider:
             return error.parameter
         return "stream_options" if "stream_options" in sent and not self._accepts_usage else None
 
-    async def _post(self, body: dict[str, Any]) -> HttpResponse:
+    async def _post(self, body: dict[str, Any], *, has_media: bool) -> HttpResponse:
+        """A request with files is encoded in a thread: it may have tens of megabytes."""
+        encoded = await asyncio.to_thread(msgspec.json.encode, body) if has_media else msgspec.json.encode(body)
         try:
-            return await self._client.post_api("/chat/completions", body)
+            return await self._client.post_api("/chat/completions", encoded)
         except LlmFailed as error:
             if error.status == 404 and not self._configured and body.get("model") == self.model:
                 self.model = ""  # the server may have other models by now: list them again next time
@@ -215,3 +271,10 @@ def _has_answered(error: LlmFailed) -> bool:
     return isinstance(error, NotJson) or (
         error.status is not None and error.status < FAULT and error.status not in KEY_REFUSED_STATUSES
     )
+
+
+def _unsupported(error: LlmFailed) -> LlmUnsupported:
+    words = FEATURE_WORDS[error.feature or ""]
+    unsupported = LlmUnsupported(f"The model server does not take {words}: {error}", status=error.status)
+    unsupported.requested_url = error.requested_url
+    return unsupported
