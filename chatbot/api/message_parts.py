@@ -17,7 +17,7 @@ from chatbot.api.part_bodies import (
     ToolResultBody,
 )
 from chatbot.api.problems import RequestFault
-from chatbot.api.request_bodies import check_text
+from chatbot.api.requests import check_text
 from chatbot.config.sections.chat_settings import ChatSettings
 from events.parts import Media, Parts, Text, ToolResult
 

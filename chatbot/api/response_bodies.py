@@ -1,17 +1,12 @@
 """Response bodies as types. The OpenAPI document is made from the same types."""
 
-from typing import Any, Literal, assert_never
+from typing import Any, Literal
 
 from msgspec import Struct
 
 from chatbot.api.streaming.frames import FinishReason
-from chatbot.runtime.timestamps import timestamp
-from chatbot.sessions.domain.state import State
-from chatbot.sessions.replies.reply import Outcome, Reply
-from chatbot.sessions.session_queries import MessageWithText, SessionWithMetadata
 from events.catalogue import Usage
-from events.parts import Media, Part, Parts, Reasoning, Refusal, Text, ToolCall, ToolResult, calls_of
-from projections.folds.session import NEVER_US
+from events.parts import Reasoning, Refusal, Text, ToolCall
 
 
 class ParametersView(Struct, frozen=True, omit_defaults=True):
@@ -215,105 +210,3 @@ class UsageRow(Struct, frozen=True, omit_defaults=True):
 class UsageView(Struct, frozen=True):
     by: Literal["day", "owner", "model"]
     usage: list[UsageRow]
-
-
-def session_view(described: SessionWithMetadata, *, is_expired: bool = False) -> SessionView:
-    session = described.session
-    running, parameters = session.open_reply, described.settings.parameters
-    return SessionView(
-        session_id=session.session_id,
-        created_at=timestamp(session.created_at_us),
-        last_accessed=timestamp(session.accessed_at_us),
-        expires_at=None if session.expires_at_us == NEVER_US else timestamp(session.expires_at_us),
-        metadata=described.metadata,
-        title=described.title,
-        version=session.version,
-        message_count=session.message_count,
-        status="expired" if is_expired else "replying" if running or session.pending else "active",
-        active_reply=running.reply_id if running else None,
-        queued_replies=[waiting.reply_id for waiting in session.pending],
-        system_prompt=described.settings.system_prompt,
-        model=parameters.model,
-        parameters=ParametersView(
-            max_new_tokens=parameters.max_new_tokens,
-            temperature=parameters.temperature,
-            do_sample=parameters.do_sample,
-            top_p=parameters.top_p,
-            stop=list(parameters.stop),
-            seed=parameters.seed,
-            parallel_tool_calls=parameters.parallel_tool_calls,
-            response_format=parameters.response_format,
-            reasoning_effort=parameters.reasoning_effort,
-            extra_body=parameters.extra_body,
-            send_reasoning=parameters.send_reasoning,
-        ),
-    )
-
-
-def state_view(state: State) -> SessionView:
-    return session_view(SessionWithMetadata(state.session, state.metadata, state.title, state.settings))
-
-
-def message_view(message: MessageWithText, session_id: str, prefix: str = "") -> MessageView:
-    """`prefix` is the path under which a proxy publishes the service."""
-    row = message.row
-    return MessageView(
-        message_id=row.message_id,
-        session_id=session_id,
-        role=row.role,  # type: ignore[arg-type]  # the log holds no other roles
-        content=message.content,
-        created_at=timestamp(row.created_at_us),
-        token_usage=message.usage,
-        parent_id=row.parent_id,
-        status=row.status,  # type: ignore[arg-type]  # one of these words
-        finish_reason=message.finish_reason,  # type: ignore[arg-type]  # as it was recorded: one of these words
-        finish_detail=message.finish_detail,
-        model=message.model,
-        siblings=list(row.siblings),
-        parts=part_views(message.parts, message.content, session_id, prefix),
-        calls=row.calls,  # type: ignore[arg-type]  # one of these words
-    )
-
-
-def part_views(parts: Parts, content: str, session_id: str, prefix: str) -> list[PartView]:
-    """The parts of a message of the session, recorded as `parts` or, where it is one text, as `content` alone."""
-    if not parts:
-        return [Text(content)] if content else []
-    return [_part_view(part, session_id, prefix) for part in parts]
-
-
-def _part_view(part: Part, session_id: str, prefix: str) -> PartView:
-    match part:
-        case Text() | Reasoning() | Refusal() | ToolCall():
-            return part
-        case Media():
-            return _media_view(part, session_id, prefix)
-        case ToolResult():
-            nested = [one if isinstance(one, Text) else _media_view(one, session_id, prefix) for one in part.parts]
-            return ToolResultView(part.call_id, nested, part.is_error)
-        case _:
-            assert_never(part)
-
-
-def _media_view(media: Media, session_id: str, prefix: str) -> MediaView:
-    url = f"{prefix}/api/media/{media.sha256}?session_id={session_id}"
-    return MediaView(media.sha256, media.media_type, media.bytes, url, media.name)
-
-
-def chat_view(session_id: str, reply: Reply, outcome: Outcome) -> ChatView:
-    return ChatView(
-        message_id=reply.reply_id,
-        role="assistant",
-        content=outcome.content,
-        created_at=timestamp(outcome.created_at_us),
-        token_usage=outcome.usage,
-        session_id=session_id,
-        user_message_id=reply.message_id,
-        finish_reason=outcome.finish_reason,  # type: ignore[arg-type]  # as above
-        finish_detail=outcome.finish_detail,
-        model=outcome.model,
-        status="complete" if outcome.status == "complete" else "cancelled",
-        version=outcome.version,
-        parts=part_views(outcome.parts, outcome.content, session_id, prefix=""),  # no model sends files
-        calls="open" if outcome.status == "complete" and calls_of(outcome.parts) else None,
-    )

@@ -1,8 +1,8 @@
-"""Responses: JSON, static files, and large bodies sent in pieces, so that no second copy of one is in memory."""
+"""Responses: bodies built from what they show, JSON, static files, and large bodies sent in pieces, without a copy."""
 
 import gzip
 import hashlib
-from typing import Any
+from typing import Any, assert_never
 
 import msgspec
 from aiohttp import ETag, web
@@ -10,11 +10,24 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import Payload
 from msgspec import Struct
 
-from chatbot.api.response_bodies import state_view
+from chatbot.api.response_bodies import (
+    ChatView,
+    MediaView,
+    MessageView,
+    ParametersView,
+    PartView,
+    SessionView,
+    ToolResultView,
+)
 from chatbot.api.server.connection_limits import BoundedProtocol
 from chatbot.api.server.path_prefix import prefix_of
 from chatbot.api.services import SERVICES
+from chatbot.runtime.timestamps import timestamp
 from chatbot.sessions.domain.state import State
+from chatbot.sessions.replies.reply import Outcome, Reply
+from chatbot.sessions.session_queries import MessageWithText, SessionWithMetadata
+from events.parts import Media, Part, Parts, Reasoning, Refusal, Text, ToolCall, ToolResult, calls_of
+from projections.folds.session import NEVER_US
 
 REVALIDATE = "no-cache"  # a browser may keep it, but asks each time whether it has changed
 
@@ -100,3 +113,105 @@ def make_file(body: bytes, content_type: str, cache_control: str) -> StaticFile:
         "X-Content-Type-Options": "nosniff",
     }
     return StaticFile(body, gzip.compress(body, 6, mtime=0), hashlib.sha256(body).hexdigest()[:32], headers)
+
+
+def session_view(described: SessionWithMetadata, *, is_expired: bool = False) -> SessionView:
+    session = described.session
+    running, parameters = session.open_reply, described.settings.parameters
+    return SessionView(
+        session_id=session.session_id,
+        created_at=timestamp(session.created_at_us),
+        last_accessed=timestamp(session.accessed_at_us),
+        expires_at=None if session.expires_at_us == NEVER_US else timestamp(session.expires_at_us),
+        metadata=described.metadata,
+        title=described.title,
+        version=session.version,
+        message_count=session.message_count,
+        status="expired" if is_expired else "replying" if running or session.pending else "active",
+        active_reply=running.reply_id if running else None,
+        queued_replies=[waiting.reply_id for waiting in session.pending],
+        system_prompt=described.settings.system_prompt,
+        model=parameters.model,
+        parameters=ParametersView(
+            max_new_tokens=parameters.max_new_tokens,
+            temperature=parameters.temperature,
+            do_sample=parameters.do_sample,
+            top_p=parameters.top_p,
+            stop=list(parameters.stop),
+            seed=parameters.seed,
+            parallel_tool_calls=parameters.parallel_tool_calls,
+            response_format=parameters.response_format,
+            reasoning_effort=parameters.reasoning_effort,
+            extra_body=parameters.extra_body,
+            send_reasoning=parameters.send_reasoning,
+        ),
+    )
+
+
+def state_view(state: State) -> SessionView:
+    return session_view(SessionWithMetadata(state.session, state.metadata, state.title, state.settings))
+
+
+def message_view(message: MessageWithText, session_id: str, prefix: str = "") -> MessageView:
+    """`prefix` is the path under which a proxy publishes the service."""
+    row = message.row
+    return MessageView(
+        message_id=row.message_id,
+        session_id=session_id,
+        role=row.role,  # type: ignore[arg-type]  # the log holds no other roles
+        content=message.content,
+        created_at=timestamp(row.created_at_us),
+        token_usage=message.usage,
+        parent_id=row.parent_id,
+        status=row.status,  # type: ignore[arg-type]  # one of these words
+        finish_reason=message.finish_reason,  # type: ignore[arg-type]  # as it was recorded: one of these words
+        finish_detail=message.finish_detail,
+        model=message.model,
+        siblings=list(row.siblings),
+        parts=part_views(message.parts, message.content, session_id, prefix),
+        calls=row.calls,  # type: ignore[arg-type]  # one of these words
+    )
+
+
+def part_views(parts: Parts, content: str, session_id: str, prefix: str) -> list[PartView]:
+    """The parts of a message of the session, recorded as `parts` or, where it is one text, as `content` alone."""
+    if not parts:
+        return [Text(content)] if content else []
+    return [_part_view(part, session_id, prefix) for part in parts]
+
+
+def _part_view(part: Part, session_id: str, prefix: str) -> PartView:
+    match part:
+        case Text() | Reasoning() | Refusal() | ToolCall():
+            return part
+        case Media():
+            return _media_view(part, session_id, prefix)
+        case ToolResult():
+            nested = [one if isinstance(one, Text) else _media_view(one, session_id, prefix) for one in part.parts]
+            return ToolResultView(part.call_id, nested, part.is_error)
+        case _:
+            assert_never(part)
+
+
+def _media_view(media: Media, session_id: str, prefix: str) -> MediaView:
+    url = f"{prefix}/api/media/{media.sha256}?session_id={session_id}"
+    return MediaView(media.sha256, media.media_type, media.bytes, url, media.name)
+
+
+def chat_view(session_id: str, reply: Reply, outcome: Outcome) -> ChatView:
+    return ChatView(
+        message_id=reply.reply_id,
+        role="assistant",
+        content=outcome.content,
+        created_at=timestamp(outcome.created_at_us),
+        token_usage=outcome.usage,
+        session_id=session_id,
+        user_message_id=reply.message_id,
+        finish_reason=outcome.finish_reason,  # type: ignore[arg-type]  # as above
+        finish_detail=outcome.finish_detail,
+        model=outcome.model,
+        status="complete" if outcome.status == "complete" else "cancelled",
+        version=outcome.version,
+        parts=part_views(outcome.parts, outcome.content, session_id, prefix=""),  # no model sends files
+        calls="open" if outcome.status == "complete" and calls_of(outcome.parts) else None,
+    )

@@ -3,8 +3,8 @@
 from aiohttp import web
 
 from chatbot.api.middleware import CALLER, require_accepting
-from chatbot.api.request_bodies import BranchBody, ForkBody, read_body
-from chatbot.api.request_headers import if_match, read_idempotency_key, session_id_for_key, session_id_of
+from chatbot.api.request_bodies import BranchBody, ForkBody
+from chatbot.api.requests import if_match, read_body, read_idempotency_key, session_id_for_key, session_id_of
 from chatbot.api.response_bodies import BranchView
 from chatbot.api.responses import created_response, etag, json_response
 from chatbot.api.services import SERVICES

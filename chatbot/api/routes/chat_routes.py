@@ -9,25 +9,22 @@ from chatbot.api.media.posted_files import DecodedFile, resolve_files
 from chatbot.api.message_parts import check_message, files_of, parts_of_message
 from chatbot.api.middleware import CALLER, require_accepting
 from chatbot.api.problems import CAUSE_UNKNOWN, CAUSES, Problem, RequestFault
-from chatbot.api.request_bodies import (
-    ChatBody,
-    RegenerateBody,
+from chatbot.api.request_bodies import ChatBody, RegenerateBody
+from chatbot.api.requests import (
+    Cursor,
     canonical_id,
     check_chat,
     check_reply,
-    parameters_of,
-    read_body,
-)
-from chatbot.api.request_headers import (
-    Cursor,
     if_match,
     last_event_id,
+    parameters_of,
     prefers_async,
+    read_body,
     read_idempotency_key,
     session_id_of,
 )
-from chatbot.api.response_bodies import AcceptedView, chat_view
-from chatbot.api.responses import json_response
+from chatbot.api.response_bodies import AcceptedView
+from chatbot.api.responses import chat_view, json_response
 from chatbot.api.server.path_prefix import prefix_of
 from chatbot.api.services import SERVICES
 from chatbot.api.streaming.reply_writer import ReplyWriter, outcome_detail

@@ -8,9 +8,9 @@ from aiohttp import web
 
 from chatbot.api.middleware import CALLER, is_auditor, require_auditor
 from chatbot.api.problems import RequestFault
-from chatbot.api.request_headers import session_id_of
 from chatbot.api.request_limits import AFTER_MAX, LOG_DEFAULT, LOG_MAX, THROTTLE, TRAIL_DEFAULT, TRAIL_MAX
 from chatbot.api.request_queries import check_query, query_int
+from chatbot.api.requests import session_id_of
 from chatbot.api.services import SERVICES, Services
 from chatbot.api.streaming.document_stream import send_document
 from chatbot.api.streaming.log_feed_writer import LogFeedWriter

@@ -8,9 +8,9 @@ from aiohttp import web
 
 from chatbot.api.middleware import CALLER
 from chatbot.api.problems import RequestFault
-from chatbot.api.request_headers import session_id_of
 from chatbot.api.request_limits import EXPORT_LIMIT, THROTTLE
 from chatbot.api.request_queries import check_query, query_choice
+from chatbot.api.requests import session_id_of
 from chatbot.api.server.connection_limits import count_held_bytes
 from chatbot.api.services import SERVICES
 from chatbot.api.streaming.document_stream import json_document, send_document

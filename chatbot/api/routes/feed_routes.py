@@ -3,8 +3,8 @@
 from aiohttp import web
 
 from chatbot.api.middleware import CALLER
-from chatbot.api.request_headers import Cursor, read_cursor, session_id_of
 from chatbot.api.request_queries import check_query
+from chatbot.api.requests import Cursor, read_cursor, session_id_of
 from chatbot.api.services import SERVICES, Services
 from chatbot.api.streaming.feed_writer import FEED_SOURCES, FeedSources, FeedWriter
 from chatbot.api.streaming.flush_scheduler import FlushScheduler

@@ -10,8 +10,8 @@ from chatbot.api.media.media_access import MediaAccess
 from chatbot.api.media.media_uploads import UPLOADS
 from chatbot.api.middleware import CALLER, PRIVATE, require_accepting
 from chatbot.api.problems import Problem, RequestFault
-from chatbot.api.request_bodies import canonical_id
 from chatbot.api.request_queries import check_query
+from chatbot.api.requests import canonical_id
 from chatbot.api.response_bodies import UploadView
 from chatbot.api.responses import json_response
 from chatbot.api.server.path_prefix import prefix_of

@@ -10,42 +10,28 @@ from aiohttp import web
 from msgspec import UNSET
 from msgspec.structs import replace
 
+from chatbot.api.json_checks import check_metadata
 from chatbot.api.middleware import CALLER, require_accepting
 from chatbot.api.problems import RequestFault
-from chatbot.api.request_bodies import (
-    CancelBody,
-    ChangeSessionBody,
-    CreateSessionBody,
-    check_metadata,
-    check_settings,
-    check_text,
-    parameter_changes,
-    read_body,
-)
-from chatbot.api.request_headers import (
+from chatbot.api.request_bodies import CancelBody, ChangeSessionBody, CreateSessionBody
+from chatbot.api.request_limits import DESCRIBED_MAX, FILTERS_MAX, LIST_MAX, LIST_MAX_BYTES
+from chatbot.api.request_queries import check_query, query_choice, query_int
+from chatbot.api.requests import (
     check_at_least,
+    check_text,
     if_match,
     matches_if_none_match,
+    read_body,
     read_idempotency_key,
     session_id_for_key,
     session_id_of,
 )
-from chatbot.api.request_limits import DESCRIBED_MAX, FILTERS_MAX, LIST_MAX, LIST_MAX_BYTES
-from chatbot.api.request_queries import check_query, query_choice, query_int
-from chatbot.api.response_bodies import (
-    CancelView,
-    ErasureView,
-    MessageList,
-    SessionList,
-    SessionView,
-    message_view,
-    session_view,
-    state_view,
-)
-from chatbot.api.responses import created_response, encode, etag, json_response
+from chatbot.api.response_bodies import CancelView, ErasureView, MessageList, SessionList, SessionView
+from chatbot.api.responses import created_response, encode, etag, json_response, message_view, session_view, state_view
 from chatbot.api.server.connection_limits import count_held_bytes
 from chatbot.api.server.path_prefix import prefix_of
 from chatbot.api.services import SERVICES, Services
+from chatbot.api.session_bodies import check_settings, parameter_changes
 from chatbot.api.streaming.document_stream import json_document, send_document
 from chatbot.runtime.throttle import batched
 from chatbot.runtime.timestamps import timestamp

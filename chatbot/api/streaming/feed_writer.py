@@ -12,7 +12,7 @@ from aiohttp import web
 from msgspec import Struct
 from msgspec.structs import replace
 
-from chatbot.api.request_headers import Cursor
+from chatbot.api.requests import Cursor
 from chatbot.api.streaming import frames
 from chatbot.api.streaming.flush_scheduler import FlushScheduler, News, Progress
 from chatbot.api.streaming.reply_writer import RunningReply, terminal_frame

@@ -10,7 +10,7 @@ from typing import Any, cast
 from msgspec import Struct
 from msgspec.structs import replace
 
-from chatbot.api.request_headers import Cursor
+from chatbot.api.requests import Cursor
 from chatbot.api.routes.feed_routes import make_feed_sources
 from chatbot.api.services import Services
 from chatbot.api.streaming.feed_writer import FeedWriter

@@ -13,6 +13,7 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from chatbot.api.app import build_app
+from chatbot.api.json_checks import check_metadata
 from chatbot.api.middleware import PUBLIC_PATHS
 from chatbot.api.openapi.document import build_openapi_document
 from chatbot.api.openapi.examples import EXAMPLES, SESSION, feed_transcript, transcript
@@ -20,8 +21,8 @@ from chatbot.api.openapi.operations import OPERATIONS
 from chatbot.api.openapi.schemas import ProblemView
 from chatbot.api.problem_types import PROBLEM_TYPES
 from chatbot.api.problems import CAUSES, STATUSES, Problem, RequestFault, internal_error, problem_of, render
-from chatbot.api.request_bodies import ChatBody, check_chat, check_metadata, check_text, decode_body
-from chatbot.api.request_headers import if_match, last_event_id, read_idempotency_key
+from chatbot.api.request_bodies import ChatBody
+from chatbot.api.requests import check_chat, check_text, decode_body, if_match, last_event_id, read_idempotency_key
 from chatbot.api.response_bodies import AcceptedView
 from chatbot.api.services import Services
 from chatbot.api.streaming import frames

@@ -9,7 +9,8 @@ import pytest
 from chatbot.api.message_parts import check_message, decode_data_url, files_of, parts_of_message
 from chatbot.api.part_bodies import PartBody
 from chatbot.api.problems import RequestFault
-from chatbot.api.request_bodies import ChatBody, RegenerateBody, check_chat, check_reply, decode_body
+from chatbot.api.request_bodies import ChatBody, RegenerateBody
+from chatbot.api.requests import check_chat, check_reply, decode_body
 from chatbot.config.sections.chat_settings import ChatSettings
 from chatbot.config.settings import Settings
 from events.parts import Media, Text, ToolResult

@@ -11,16 +11,8 @@ from msgspec import Struct
 from multidict import CIMultiDict
 
 from chatbot.api.problems import RequestFault
-from chatbot.api.request_bodies import (
-    BranchBody,
-    CancelBody,
-    ChatBody,
-    CreateSessionBody,
-    ForkBody,
-    RegenerateBody,
-    decode_body,
-)
-from chatbot.api.request_headers import if_match, matches_if_none_match, read_idempotency_key, session_id_for_key
+from chatbot.api.request_bodies import BranchBody, CancelBody, ChatBody, CreateSessionBody, ForkBody, RegenerateBody
+from chatbot.api.requests import decode_body, if_match, matches_if_none_match, read_idempotency_key, session_id_for_key
 from chatbot.sessions.domain.commands import IdempotencyKey
 
 visible = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters='"'), min_size=1)

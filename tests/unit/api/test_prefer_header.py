@@ -4,7 +4,7 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
-from chatbot.api.request_headers import prefers_async
+from chatbot.api.requests import prefers_async
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import invariant
 from msgspec.structs import asdict
 
-from chatbot.api.response_bodies import message_view
+from chatbot.api.responses import message_view
 from chatbot.audit.conversation import Conversation, load_conversation
 from chatbot.audit.conversation_rendering import ExportedMessage, build_document
 from chatbot.audit.point_in_time import PointInTime
