@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeVar, runtime_checkable
 
 from events.catalogue import Event
-from events.media import MediaStore
+from events.media import MediaReader, MediaStore
 from events.record import EventHeader, Head, Metadata, RawColumns, RecordedEvent, StoredRow
 
 T = TypeVar("T")
@@ -28,6 +28,11 @@ class Snapshot(Protocol):
 
     async def rows(self, *, after: int = 0, limit: int) -> list[StoredRow]:
         """As EventLog.rows. Raises LogUnavailable if the transaction is lost."""
+        ...
+
+    @property
+    def media(self) -> MediaReader:
+        """The files that messages refer to."""
         ...
 
 

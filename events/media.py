@@ -13,6 +13,7 @@ from events.errors import LogError, LogUnavailable
 
 MEDIA_CHUNK_BYTES = 65_472  # of one row: less than a millisecond, so appends hardly wait; 16 pages of SQLite's
 CHUNKS_AT_ONCE = 8  # rows in one transaction
+COPY_HOLDER = "(copy)"  # holds files whose events are about to be copied: no owner's name has brackets
 
 
 class MediaStat(Struct, frozen=True):
@@ -48,23 +49,23 @@ class MediaMissing(LogError):
         self.sha256 = sha256
 
 
-class MediaStore(Protocol):
-    """Stores files and counts references. Appends add the references of their events' parts, and erasures remove them,
-    in the same transaction, so callers need not do this.
-    """
+class MediaDamaged(LogError):
+    """The bytes are not those of the file; nothing of them is kept."""
 
-    async def put(
-        self, media_type: str, chunks: AsyncIterator[bytes], *, holder: str, due_at_us: int, bytes_max: int
-    ) -> MediaStat:
-        """Store the file that consists of `chunks`, which may be of any size, as an upload of the owner `holder`, until
-        `due_at_us`. A file that exists already keeps its media type. Returns once it is on disk.
+    def __init__(self, sha256: str) -> None:
+        super().__init__(f"the bytes of the file with the SHA-256 {sha256} were changed, or some are missing")
+        self.sha256 = sha256
 
-        Raises MediaTooLarge beyond `bytes_max`, ValueError for an empty file, LogUnavailable, and what `chunks` raises.
-        """
-        ...
+
+class MediaReader(Protocol):
+    """Reads the files of a log, or of one moment of it. Raises LogUnavailable."""
 
     async def stat(self, sha256: Sequence[str]) -> dict[str, MediaStat]:
         """The metadata of these files, by SHA-256; files that do not exist are absent. Raises LogUnavailable."""
+        ...
+
+    async def files(self, *, after: str = "", limit: int) -> list[MediaStat]:
+        """Up to `limit` files with a SHA-256 beyond `after`, in that order."""
         ...
 
     def read(self, sha256: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
@@ -77,6 +78,26 @@ class MediaStore(Protocol):
     async def references(self, sha256: str, *, limit: int, holder: str | None = None) -> list[MediaReference]:
         """Up to `limit` references to a file, those of the newest events first, uploads last. With `holder`, only those
         of this stream or owner.
+        """
+        ...
+
+    async def left_bytes(self) -> int:
+        """Bytes of files that nothing refers to and that are not deleted yet: `delete_due` does that."""
+        ...
+
+
+class MediaStore(MediaReader, Protocol):
+    """Stores files and counts references. Appends add the references of their events' parts, and erasures remove them,
+    in the same transaction, so callers need not do this.
+    """
+
+    async def put(
+        self, media_type: str, chunks: AsyncIterator[bytes], *, holder: str, due_at_us: int, bytes_max: int
+    ) -> MediaStat:
+        """Store the file that consists of `chunks`, which may be of any size, as an upload of the owner `holder`, until
+        `due_at_us`. A file that exists already keeps its media type. Returns once it is on disk.
+
+        Raises MediaTooLarge beyond `bytes_max`, ValueError for an empty file, LogUnavailable, and what `chunks` raises.
         """
         ...
 
@@ -100,6 +121,9 @@ class NoMedia:
     async def stat(self, sha256: Sequence[str]) -> dict[str, MediaStat]:
         return {}
 
+    async def files(self, *, after: str = "", limit: int) -> list[MediaStat]:
+        return []
+
     async def read(self, sha256: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         raise MediaMissing(sha256)
         yield b""  # makes this an iterator
@@ -108,6 +132,9 @@ class NoMedia:
         return []
 
     async def unused_bytes(self, holder: str) -> int:
+        return 0
+
+    async def left_bytes(self) -> int:
         return 0
 
     async def delete_due(self, now_us: int) -> int:

@@ -16,7 +16,7 @@ CALL_ID_MAX_CHARS = 256  # servers use 9 to 64
 NAME_MAX_CHARS = 256  # of a function; servers allow 64
 MEDIA_NAME_MAX_CHARS = 255  # of a file, as file systems have it
 MEDIA_TYPE_MAX_CHARS = 127  # RFC 6838, 4.2 allows 127 on either side of the slash; registered types have far less
-_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+SHA256 = re.compile(r"[0-9a-f]{64}\Z")  # as events and exports write one
 
 
 class _Part(Struct, frozen=True, tag_field="type", omit_defaults=True):
@@ -165,7 +165,7 @@ def _faults_of(part: Part, path: str) -> Iterator[PartFault]:
 
 
 def _media_faults(part: Media, path: str) -> Iterator[PartFault]:
-    if _SHA256.match(part.sha256) is None:
+    if SHA256.match(part.sha256) is None:
         yield PartFault(f"{path}.sha256", "must be 64 lower-case hexadecimal digits")
     if part.bytes < 1:
         yield PartFault(f"{path}.bytes", "must be at least 1")

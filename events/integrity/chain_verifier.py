@@ -12,6 +12,7 @@ from typing import TypeVar
 from msgspec import Struct
 
 from events.catalogue import ERASURE_TYPES
+from events.integrity.file_check import NotedReferences
 from events.integrity.hash_chain import GENESIS
 from events.integrity.incomplete_erasures import IncompleteErasure, find_incomplete_erasure
 from events.integrity.merkle_tree import MerkleTree
@@ -40,17 +41,23 @@ class ChainVerifier:
     """Checks rows one by one. Memory grows with the number of streams, not of events.
 
     `expected_head` is a head that was kept elsewhere. With `start`, a trusted head, verification begins after it and
-    does not read earlier rows. `tree` gets the digests of the rows up to the expected head.
+    does not read earlier rows. `tree` gets the digests of the rows up to the expected head, `references` what events
+    refer to.
     """
 
     def __init__(
-        self, expected_head: Head | None = None, start: Head | None = None, tree: MerkleTree | None = None
+        self,
+        expected_head: Head | None = None,
+        start: Head | None = None,
+        tree: MerkleTree | None = None,
+        references: NotedReferences | None = None,
     ) -> None:
         self.position, self.digest = (start.position, start.digest) if start else (0, GENESIS)
         self.erased = 0
         self._expected_head = expected_head
         self._is_partial = start is not None
         self._tree = tree
+        self._references = references
         self._versions: dict[bytes, int] = {}  # last version of each stream, by its raw id
         # The first version that was checked, of streams that began before `start`.
         self._first_versions: dict[str, int] = {}
@@ -92,6 +99,8 @@ class ChainVerifier:
             self._unexplained.setdefault(row.stream_id, row.position)
         if self._tree is not None and (self._expected_head is None or row.position <= self._expected_head.position):
             self._tree.add(row.digest)
+        if self._references is not None:
+            self._references.note(row)
         if (
             self._expected_head is not None
             and row.position == self._expected_head.position

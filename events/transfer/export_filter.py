@@ -49,6 +49,7 @@ class ExportFilter:
 
     def __init__(self, snapshot: SqliteSnapshot) -> None:
         self.head = snapshot.head
+        self.media = snapshot.media
         self._connection = snapshot.connection
 
     @classmethod

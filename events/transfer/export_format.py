@@ -3,23 +3,34 @@
 The first line is the header, then follows one line per event with all its columns as stored, and last a trailer with
 the number of events and a SHA-256 over all lines before it, line feeds included: a truncated or changed file is
 detected before any of it is used. Content is the exact text that was hashed; hashes and salts are lower-case hex.
+
+A file that messages refer to comes before the first event that refers to it: a line with its SHA-256, type and size,
+then its bytes in base64, up to EXPORT_CHUNK_BYTES of them in a line, until that size is reached. An export with files
+has version 2, any other one version 1, which older programs read.
 """
 
 import hashlib
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, BinaryIO
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import astuple
 
 from events.codec import decode, is_known, is_readable
 from events.errors import LogError, UnknownEvent
 from events.integrity.hash_chain import GENESIS
 from events.integrity.row_checks import check_commitment, check_link
+from events.media import MediaStat
+from events.parts import MEDIA_TYPE_MAX_CHARS, SHA256
 from events.record import StoredRow
+from events.storage.media_references import references_in
 
 FORMAT_NAME = "chatbot-log"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+VERSION_WITHOUT_MEDIA = 1
+EXPORT_CHUNK_BYTES = 65_536  # of a file, in one line: what a reader holds of it
 LINE_BYTES_MAX = 256 * 2**20  # memory for one event: far above any that the service records
 _INTEGER_MAX = 2**63 - 1  # SQLite's
 
@@ -76,9 +87,24 @@ class ExportTrailer(Struct, frozen=True):
     sha256: str
 
 
+class _MediaLine(Struct, frozen=True):
+    """The bytes of this file are in the lines that follow."""
+
+    media: MediaStat
+
+
+class _ChunkLine(Struct, frozen=True):
+    """The next bytes of a file; base64 in JSON."""
+
+    chunk: bytes
+
+
 _TRAILER = b'{"events":'
+_MEDIA = b'{"media":'
 _encoder = msgspec.json.Encoder()
 _line_decoder = msgspec.json.Decoder(ExportLine)
+_media_decoder = msgspec.json.Decoder(_MediaLine)
+_chunk_decoder = msgspec.json.Decoder(_ChunkLine)
 _NOT_JSON = (msgspec.MsgspecError, ValueError, TypeError, LookupError)
 
 
@@ -120,13 +146,21 @@ def to_stored_row(columns: ExportColumns, digest: bytes) -> StoredRow:
 
 
 class ExportWriter:
-    """Writes header, events and trailer into a binary file that the caller opens and closes."""
+    """Writes header, files, events and trailer into a binary file that the caller opens and closes."""
 
     def __init__(self, file: BinaryIO, header: ExportHeader) -> None:
         self._file = file
         self._hash = hashlib.sha256()
         self.events = 0
+        self._files = sqlite3.connect("", isolation_level=None)  # that were written: on disk, not in memory
+        self._files.executescript("PRAGMA journal_mode = OFF; BEGIN; CREATE TABLE files (sha256 BLOB PRIMARY KEY)")
         self._write(_encoder.encode(header))
+
+    def files_to_write(self, row: StoredRow) -> list[str]:
+        """The files that the event refers to and that no event before it did, by SHA-256."""
+        digests = [digest for digest, _, _ in references_in([astuple(row)])]
+        insert = "INSERT OR IGNORE INTO files VALUES (?)"
+        return [digest.hex() for digest in digests if self._files.execute(insert, (digest,)).rowcount]
 
     def add(self, row: StoredRow) -> None:
         """Write one event. Raises ExportFileError for a damaged row that cannot be encoded as text."""
@@ -139,8 +173,22 @@ class ExportWriter:
         self._write(line)
         self.events += 1
 
+    async def add_media(self, stat: MediaStat, pieces: AsyncIterator[bytes]) -> None:
+        """Write a file, of which `pieces` have at most EXPORT_CHUNK_BYTES. Raises ExportFileError for a damaged one,
+        and what `pieces` raises: then the export cannot be used.
+        """
+        self._write(_encoder.encode(_MediaLine(stat)))
+        digest, size = hashlib.sha256(), 0
+        async for piece in pieces:
+            self._write(_encoder.encode(_ChunkLine(piece)))
+            digest.update(piece)
+            size += len(piece)
+        if (digest.hexdigest(), size) != (stat.sha256, stat.bytes):
+            raise ExportFileError(f"the file with the SHA-256 {stat.sha256} is damaged: verify the log")
+
     def close(self) -> None:
         """Write the trailer."""
+        self._files.close()
         self._write(_encoder.encode(ExportTrailer(self.events, self._hash.hexdigest())))
         self._file.flush()
 
@@ -149,6 +197,9 @@ class ExportWriter:
         self._hash.update(b"\n")
         self._file.write(line)
         self._file.write(b"\n")
+
+
+Item = StoredRow | MediaStat | bytes  # an event, a file, or the next bytes of the last file
 
 
 class ExportReader:
@@ -174,12 +225,21 @@ class ExportReader:
 
     def rows(self) -> Iterator[tuple[int, StoredRow]]:
         """Each event with its line number, checked. The whole file has been checked once this ends."""
+        return ((number, item) for number, item in self.items() if isinstance(item, StoredRow))
+
+    def items(self) -> Iterator[tuple[int, Item]]:
+        """As `rows`, with the files before the events: each one's name, then all its bytes, which are checked once the
+        next item is read.
+        """
         while True:
             seen = self._hash.hexdigest()
             line = self._next()
             if line.startswith(_TRAILER):
                 self._end(line, seen)
                 return
+            if line.startswith(_MEDIA) and self.header.version > VERSION_WITHOUT_MEDIA:
+                yield from self._media(line)
+                continue
             try:
                 read = _line_decoder.decode(line)
                 row = to_stored_row(read, bytes.fromhex(read.digest))
@@ -191,6 +251,30 @@ class ExportReader:
             self._previous = row
             self.events += 1
             yield self._number, row
+
+    def _media(self, line: bytes) -> Iterator[tuple[int, Item]]:
+        try:
+            stat = _media_decoder.decode(line).media
+        except _NOT_JSON as error:
+            raise self._fault(f"this names no file: {error}") from error
+        is_possible = 0 < stat.bytes <= _INTEGER_MAX and 0 < len(stat.media_type) <= MEDIA_TYPE_MAX_CHARS
+        if not is_possible or SHA256.match(stat.sha256) is None:
+            raise self._fault("no log keeps such a file")
+        yield self._number, stat
+        digest, left = hashlib.sha256(), stat.bytes
+        while left:
+            line = self._next()
+            try:
+                chunk = _chunk_decoder.decode(line).chunk
+            except _NOT_JSON as error:
+                raise self._fault(f"these are no bytes of a file: {error}") from error
+            if not 0 < len(chunk) <= min(left, EXPORT_CHUNK_BYTES):
+                raise self._fault("a line has at least one byte of a file, and not more than there are")
+            digest.update(chunk)
+            left -= len(chunk)
+            yield self._number, chunk
+        if digest.hexdigest() != stat.sha256:
+            raise self._fault(f"the bytes of the file are not those with the SHA-256 {stat.sha256}")
 
     def _next(self) -> bytes:
         line = self._file.readline(LINE_BYTES_MAX + 1)

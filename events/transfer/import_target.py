@@ -8,7 +8,7 @@ commitment change, too. The position of a text that was not copied becomes 0, wh
 import asyncio
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from pathlib import Path
 
 import aiosqlite
@@ -19,13 +19,17 @@ from events.catalogue import MESSAGE_TYPES
 from events.errors import LogError
 from events.integrity.commitments import with_data
 from events.integrity.hash_chain import link
+from events.media import MediaStat
 from events.options import LogOptions
 from events.record import Columns, Head, StoredRow
 from events.storage.database_lock import DatabaseLock
 from events.storage.erasure_rules import without_erased
 from events.storage.incomplete_log import WritingCommand, writing_command_of
+from events.storage.media_references import references_in
 from events.storage.sqlite.batched_connection import run_in_thread
 from events.storage.sqlite.sqlite_errors import unusable
+from events.storage.sqlite.sqlite_media_copy import SqliteMediaCopy
+from events.storage.sqlite.sqlite_media_schema import find_missing
 from events.storage.sqlite.sqlite_schema import (
     APPLICATION_ID,
     commit,
@@ -74,7 +78,9 @@ class ImportTarget:
         self._interrupted_file: str | None = None  # SHA-256 of the file that the interrupted run was copying
         self._begin_statements: list[tuple[str, Sequence[object]]] = [(mark(command), ())]  # of the next transaction
         self.without_text = 0  # adopted messages whose text was not copied
+        self.without_file = 0  # references of events to files that were not copied
         self._connection = connection
+        self._media = SqliteMediaCopy(connection)
         self._lock = lock
         self._created_path: Path | None = None
 
@@ -117,6 +123,22 @@ class ImportTarget:
         found = await self._connection.execute_fetchall(query, asked)
         return {(one[0], one[1]): PresentEvent(one[2], one[3], _source(one[4])) for one in found}
 
+    async def missing_media(self, digests: Collection[bytes]) -> frozenset[bytes]:
+        """As FileTarget.missing_media, but raises sqlite3.Error."""
+        return await self._media.missing(digests)
+
+    async def add_media(self, stat: MediaStat, pieces: AsyncIterator[bytes]) -> None:
+        """Keep a file that rows to come refer to; `pieces` are not read where the log has it. Raises ImportRefused,
+        MediaDamaged, and what `pieces` raises.
+        """
+        try:
+            if await self._media.missing([bytes.fromhex(stat.sha256)]):
+                await self._commit([], [])  # the mark
+                self._begin_statements = []
+                await self._media.add(stat, pieces)
+        except sqlite3.Error as error:
+            raise ImportRefused(f"the log cannot be written: {error}") from error
+
     async def add(self, rows: Sequence[StoredRow], origin: str) -> None:
         """Append `rows` (at most ROWS_MAX) of the log `origin`, and erase content that an event among them erases, in
         one transaction. Raises ImportRefused.
@@ -143,6 +165,9 @@ class ImportTarget:
                 raw.execute(statement, values)
             insert_rows(raw, rows)
             erase_content(raw, erasures)
+            digests = [sha256 for sha256, _, _ in references_in(rows)]
+            missing = find_missing(digests, raw)
+            self.without_file += sum(sha256 in missing for sha256 in digests)
 
         try:
             await commit(self._connection, write)
@@ -200,6 +225,7 @@ async def mark_complete(path: Path, command: WritingCommand) -> None:
     connection, lock = await open_exclusive(path, command, create=False)
     try:
         try:
+            await SqliteMediaCopy(connection).finish()
             await commit(
                 connection, lambda raw: [raw.execute(one) for one in ("DROP TABLE IF EXISTS unfinished", mark(None))]
             )

@@ -1,11 +1,11 @@
 """Imports an export in two passes over the file: `validate` checks everything before anything is written, then `write`
-copies. Memory: one page of events.
+copies. Memory: one page of events, and a few chunks of a file.
 
 Node ids are removed from events: they are addresses that the nodes of this log would connect to.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import assert_never
 
 import msgspec
@@ -35,12 +35,14 @@ from events.catalogue import (
 )
 from events.codec import TYPES, decode, is_known
 from events.integrity.commitments import with_data
+from events.media import MediaStat
 from events.record import StoredRow
-from events.transfer.export_format import ExportReader
+from events.transfer.export_format import ExportReader, Item
 from events.transfer.import_target import HISTORY_ADOPTED, ROWS_MAX, ImportRefused, ImportTarget, PresentEvent
 
 PAGE_BYTES_MAX = 4 * 2**20  # content in one page: bounds memory for events of any size
 NAMED_MAX = 5  # streams that a refusal names
+Page = list[tuple[int, StoredRow]]  # events with their line numbers
 # The types of events with the id of a node, each with whether the field is required.
 NODE_NAMING_TYPES = {
     name: field.required for name, cls in TYPES.items() for field in fields(cls) if field.name == "node"
@@ -70,7 +72,7 @@ class Importer:
 
     async def validate(self, reader: ExportReader, progress: Callable[[int], None]) -> int:
         """Read and check the whole file. Returns the number of its events. Raises ExportFileError, ImportRefused."""
-        for page in _pages(reader.rows()):
+        for page in _pages(reader):
             looked_up = [row for _, row in page if row.version == 1 or self._is_fresh_resume]
             present = await self._target.present(looked_up)
             for number, row in page:
@@ -102,18 +104,24 @@ class Importer:
 
     async def write(self, reader: ExportReader, progress: Callable[[int], None]) -> None:
         """Copy what `validate` has accepted. Raises as it does."""
+        items = reader.items()
+        for found in _pages_and_files(items):
+            if isinstance(found, MediaStat):
+                await self._target.add_media(found, _chunks(items, found.bytes))
+            else:
+                await self._write_page(found)
+                progress(reader.events)
+
+    async def _write_page(self, page: Page) -> None:
         may_be_present = self._rules.skip_existing or self._rules.resume
-        for page in _pages(reader.rows()):
-            rows = [row for _, row in page]
-            present = await self._target.present(rows) if may_be_present else {}
-            fresh = []
-            for number, row in page:
-                if may_be_present and self._is_already_imported(number, row, present.get((row.stream_id, row.version))):
-                    self.skipped += 1
-                else:
-                    fresh.append(_without_node(row))
-            await self._target.add(fresh, self._origin)
-            progress(reader.events)
+        present = await self._target.present([row for _, row in page]) if may_be_present else {}
+        fresh = []
+        for number, row in page:
+            if may_be_present and self._is_already_imported(number, row, present.get((row.stream_id, row.version))):
+                self.skipped += 1
+            else:
+                fresh.append(_without_node(row))
+        await self._target.add(fresh, self._origin)
 
     def _check_row(self, number: int, row: StoredRow, present: PresentEvent | None) -> None:
         index = self._target.index
@@ -199,15 +207,40 @@ def _without_node(row: StoredRow) -> StoredRow:
     return with_data(row, msgspec.json.encode(data), os.urandom)
 
 
-def _pages(rows: Iterable[tuple[int, StoredRow]]) -> Iterator[list[tuple[int, StoredRow]]]:
-    """Rows with their line numbers, in pages of up to ROWS_MAX rows or about PAGE_BYTES_MAX."""
-    page: list[tuple[int, StoredRow]] = []
+def _pages(reader: ExportReader) -> Iterator[Page]:
+    """Only the events of the file."""
+    return (found for found in _pages_and_files(reader.rows()) if not isinstance(found, MediaStat))
+
+
+def _pages_and_files(items: Iterable[tuple[int, Item]]) -> Iterator[Page | MediaStat]:
+    """Events in pages of up to ROWS_MAX rows or about PAGE_BYTES_MAX. A file comes before the events that follow it in
+    `items`; its bytes are next there. Those that are not taken from there until the next page are passed over.
+    """
+    page: Page = []
     size = 0
-    for number, row in rows:
-        page.append((number, row))
-        size += len(row.data or "")
+    for number, item in items:
+        match item:
+            case StoredRow():
+                page.append((number, item))
+                size += len(item.data or "")
+            case MediaStat():
+                yield item
+            case bytes():
+                pass
+            case _:
+                assert_never(item)
         if len(page) == ROWS_MAX or size >= PAGE_BYTES_MAX:
             yield page
             page, size = [], 0
     if page:
         yield page
+
+
+async def _chunks(items: Iterator[tuple[int, Item]], size: int) -> AsyncIterator[bytes]:
+    """The bytes of a file of this size, which are next in `items`."""
+    for _, chunk in items:
+        if isinstance(chunk, bytes):
+            yield chunk
+            size -= len(chunk)
+        if not size:
+            return

@@ -11,7 +11,8 @@ rows are counted separately. The last row after a gap has no next row and is not
 """
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import suppress
 from enum import Enum
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,9 @@ from events.codec import decode, is_known, is_readable
 from events.errors import LogUnusable
 from events.integrity.hash_chain import GENESIS
 from events.integrity.row_checks import check_commitment, check_link
+from events.media import MEDIA_CHUNK_BYTES, MediaMissing, MediaStat
 from events.record import StoredRow, stored_row
+from events.storage.sqlite.sqlite_media_schema import CHUNK_BITS
 from events.storage.sqlite.sqlite_schema import RAW_COLUMNS
 from events.transfer.sqlite_page_reader import SqlitePageReader
 
@@ -32,6 +35,8 @@ _INTEGER_MAX = 2**63 - 1  # SQLite's
 END_ROWS_MAX = 10**12  # a torn page may name any position: greater ones are ignored
 
 _READ = f"SELECT {RAW_COLUMNS} FROM events WHERE position >= ? AND position <= ? ORDER BY position LIMIT ?"  # noqa: S608  constants
+_FILE = "SELECT id, media_type, bytes FROM media WHERE sha256 = ?"
+_CHUNK = "SELECT data FROM media_chunks WHERE id = ?"
 _READ_ERRORS = (sqlite3.Error, MemoryError)  # a torn cell may name any size
 
 
@@ -51,6 +56,32 @@ class ScannedRow(Struct, frozen=True):
     status: RowStatus
     row: StoredRow | None = None
     reason: str = ""
+
+
+class CorruptLogFiles:
+    """The files of a damaged log. Implements FileSource: what cannot be read is missing."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    async def stat(self, sha256: Sequence[str]) -> dict[str, MediaStat]:
+        found = {}
+        for one in sha256:
+            with suppress(*_READ_ERRORS, ValueError):
+                for _, media_type, size in self._connection.execute(_FILE, (bytes.fromhex(one),)).fetchall():
+                    fields = {"sha256": one, "media_type": media_type, "bytes": size}
+                    found[one] = msgspec.convert(fields, MediaStat)  # a torn row may hold values of any type
+        return found
+
+    async def read(self, sha256: str) -> AsyncIterator[bytes]:
+        """Chunk by chunk: each is searched for by its own id. Raises MediaMissing."""
+        try:
+            ((media_id, _, size),) = self._connection.execute(_FILE, (bytes.fromhex(sha256),)).fetchall()
+            for number in range(-(-size // MEDIA_CHUNK_BYTES)):
+                ((chunk,),) = self._connection.execute(_CHUNK, (media_id << CHUNK_BITS | number,)).fetchall()
+                yield chunk[: size - number * MEDIA_CHUNK_BYTES]
+        except (*_READ_ERRORS, ValueError, TypeError) as error:
+            raise MediaMissing(sha256) from error
 
 
 class CorruptLog:
@@ -75,6 +106,11 @@ class CorruptLog:
         self._connection.close()
         if "_page_reader" in self.__dict__:
             self._page_reader.close()
+
+    @property
+    def files(self) -> CorruptLogFiles:
+        """The files that messages refer to."""
+        return CorruptLogFiles(self._connection)
 
     @cached_property
     def _page_reader(self) -> SqlitePageReader:

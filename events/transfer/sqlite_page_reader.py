@@ -21,6 +21,7 @@ INDEX_COLUMNS = 3
 ROW_BYTES_MIN = 64  # a row has a commitment and a digest at least: bounds the positions that torn pages may name
 COLUMNS = 11
 RECORD_BYTES_MAX = 256 * 2**20  # a torn cell may name any size
+DEPTH_MAX = 20  # levels of a tree: torn pages may lead in circles
 CANDIDATES_MAX = 4  # pages read for one position: torn ones may name positions that they do not contain
 _TORN = (IndexError, ValueError, struct.error)
 _INTEGER_BYTES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
@@ -78,6 +79,8 @@ class SqlitePageReader:
             if numbers:
                 self._page_index.execute("INSERT INTO leaves VALUES (?, ?, ?)", (min(numbers), max(numbers), page))
             return
+        if content[0] == INNER and not self._is_above_events(content):
+            return
         named = [position for position in self._named_positions(content) if 0 < position <= self._rows_max]
         self._last_named_position = max([self._last_named_position, *named])
 
@@ -96,6 +99,20 @@ class SqlitePageReader:
                     if len(values) == INDEX_COLUMNS and isinstance(values[2], int):
                         yield values[2]
 
+    def _is_above_events(self, page: bytes) -> bool:
+        """Whether the rows below this inner page may be events: it depends on the first one that can be read. Those of
+        files have ids that are no positions.
+        """
+        for _ in range(DEPTH_MAX):
+            first = next(_cells(page, header_bytes=12), None)
+            try:
+                page = self._page(_child(page, first))
+            except _TORN:
+                return True
+            if page[0] != INNER:
+                return page[0] != LEAF or _has_event(page)
+        return True
+
     def _rows(self, number: int) -> dict[int, StoredRow]:
         page = self._page(number)
         found: dict[int, StoredRow] = {}
@@ -105,6 +122,8 @@ class SqlitePageReader:
             try:
                 length, offset = _varint(page, cell)
                 position, offset = _varint(page, offset)
+                if _count_columns(page, offset) != COLUMNS:  # a file's: its overflow pages need not be read
+                    continue
                 values = _values(self._record(page, offset, length))
                 if len(values) == COLUMNS and values[0] is None and 0 < position < 2**63:
                     found[position] = stored_row((position, *values[1:]))
@@ -148,6 +167,13 @@ def _cells(page: bytes, header_bytes: int) -> Iterator[int]:
         yield offset
 
 
+def _child(inner: bytes, cell: int | None) -> int:
+    """The number of the page below a cell of an inner page. Raises ValueError."""
+    if cell is None:
+        raise ValueError("the page has no cells")
+    return int.from_bytes(inner[cell : cell + 4], "big")
+
+
 def _varint(data: bytes, offset: int) -> tuple[int, int]:
     """A variable-length integer of 1 to 9 bytes, and the offset after it. Raises ValueError, IndexError."""
     value = 0
@@ -161,16 +187,38 @@ def _varint(data: bytes, offset: int) -> tuple[int, int]:
     raise ValueError("no number")
 
 
-def _values(record: bytes) -> list[Any]:
-    """The columns of a record: int, bytes (also for text) or None. Raises ValueError, IndexError."""
-    end, offset = _varint(record, 0)
-    kinds = []
-    while offset < end:
+def _has_event(leaf: bytes) -> bool:
+    """Whether a row of this page has the columns of an event, or none can be read."""
+    counts = []
+    for cell in _cells(leaf, header_bytes=8):
+        with suppress(*_TORN):
+            _, offset = _varint(leaf, cell)
+            _, offset = _varint(leaf, offset)
+            counts.append(_count_columns(leaf, offset))
+    return not counts or COLUMNS in counts
+
+
+def _count_columns(page: bytes, start: int) -> int:
+    """The number of columns of the record that begins at `start`. Raises ValueError, IndexError."""
+    return len(_column_kinds(page, start)[1])
+
+
+def _column_kinds(record: bytes, start: int = 0) -> tuple[int, list[int]]:
+    """Where the columns begin, and the type of each, at most COLUMNS + 1 of them. Raises ValueError, IndexError."""
+    length, offset = _varint(record, start)
+    end, kinds = start + length, list[int]()
+    while offset < end and len(kinds) <= COLUMNS:
         kind, offset = _varint(record, offset)
         kinds.append(kind)
+    return end, kinds
+
+
+def _values(record: bytes) -> list[Any]:
+    """The columns of a record: int, bytes (also for text) or None. Raises ValueError, IndexError."""
+    end, kinds = _column_kinds(record)
     values: list[Any] = []
     at = end
-    for kind in kinds[: COLUMNS + 1]:
+    for kind in kinds:
         if kind in (0, 8, 9):
             values.append(None if kind == 0 else kind - 8)
             continue

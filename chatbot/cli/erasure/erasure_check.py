@@ -1,4 +1,6 @@
-"""The command erased: a byte-wise scan for residues of erased texts in the files of the log and the projections."""
+"""The command erased: a byte-wise scan for residues of erased texts and files in the files of the log and the
+projections.
+"""
 
 import argparse
 import asyncio
@@ -6,7 +8,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import AsyncIterator, Sequence, Set
+from collections.abc import AsyncIterator, Mapping, Sequence, Set
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,11 +16,13 @@ from msgspec import Struct
 
 from chatbot.audit.text_search import Pattern, patterns_of, search
 from chatbot.cli.cli_context import CommandContext
+from chatbot.cli.erasure.file_copy import FileCopy, read_copy
 from chatbot.cli.exit_codes import UsageError
 from chatbot.cli.progress_bar import ProgressBar
 from chatbot.cli.remedies import with_remedy
 from chatbot.runtime.utf8 import is_unicode
 from events.errors import LogError, LogUnusable
+from events.media import MediaReference
 from events.record import StoredRow
 from events.storage.sqlite.sqlite_schema import APPLICATION_ID
 from projections.sqlite.projection_paths import list_projection_files
@@ -33,7 +37,8 @@ Inode = tuple[int, int]  # device and inode number, which a rename keeps
 
 
 class TextMatch(Struct, frozen=True, omit_defaults=True):
-    """Text number `check` was found: at `offset` (bytes) of `file`, or in an event of the log that is not erased.
+    """Text number `check` was found: at `offset` (bytes) of `file`, or in an event of the log that is not erased. Of a
+    file, which are counted after the texts: an event that refers to it, or an upload of `owner` ("": without a key).
 
     `is_piece`: only a piece of it, which may be coincidence.
     """
@@ -44,16 +49,26 @@ class TextMatch(Struct, frozen=True, omit_defaults=True):
     position: int | None = None
     session_id: str | None = None
     is_piece: bool = False
+    owner: str | None = None
 
 
 def add_erased_arguments(parser: argparse.ArgumentParser) -> None:
     what = "the text to look for, as it was written; - reads one from each line of standard input"
-    parser.add_argument("--check", dest="texts", action="append", required=True, metavar="TEXT", help=what)
+    parser.add_argument("--check", dest="texts", action="append", default=[], metavar="TEXT", help=what)
+    what = "a copy of a file that messages had"
+    parser.add_argument("--check-file", dest="files", action="append", default=[], type=Path, metavar="FILE", help=what)
 
 
 async def erased(context: CommandContext, options: argparse.Namespace) -> int:
-    """Look for texts in the bytes of the log, the projections and their side files. Exit code 1: found."""
-    patterns = patterns_of(_read_texts(options.texts))
+    """Look for texts and files in the bytes of the log, the projections and their side files. Exit code 1: found."""
+    if not (options.texts or options.files):
+        raise UsageError("name what to look for: --check TEXT or --check-file FILE")
+    texts = _read_texts(options.texts) if options.texts else []
+    copies = [await asyncio.to_thread(read_copy, file) for file in options.files]
+    numbered = dict(enumerate(copies, start=len(texts) + 1))
+    patterns = patterns_of(texts)
+    for check, copy in numbered.items():
+        patterns += [Pattern(check, piece, is_piece=not copy.is_whole) for piece in copy.pieces]
     log = context.log_file("search the server's own files; what a VACUUM leaves of erased rows, VACUUM FULL takes")
     if not await asyncio.to_thread(log.exists):
         raise LogUnusable(f"database {log} does not exist")
@@ -64,7 +79,7 @@ async def erased(context: CommandContext, options: argparse.Namespace) -> int:
         for match in matches:
             context.print_json(match)
         found, searched[file] = found + len(matches), size
-    async for match in _search_events(context, patterns):
+    async for match in _search_events(context, patterns, numbered):
         context.print_json(match)
         found += 1
     verdict = "found: see the lines above" if found else "found nowhere"
@@ -116,11 +131,18 @@ def _search_file(file: Path, patterns: Sequence[Pattern]) -> tuple[Inode, list[T
     return inode, matches
 
 
-async def _search_events(context: CommandContext, patterns: Sequence[Pattern]) -> AsyncIterator[TextMatch]:
-    """The matches in events that are not erased: these explain matches in the log's file."""
+async def _search_events(
+    context: CommandContext, patterns: Sequence[Pattern], copies: Mapping[int, FileCopy]
+) -> AsyncIterator[TextMatch]:
+    """The matches in events that are not erased, and the events that refer to a file: these explain matches in the
+    log's file.
+    """
     after, count = 0, 0
     try:
         async with context.open_read_only() as log:
+            for check, copy in copies.items():
+                for held in await log.media.references(copy.sha256, limit=MATCHES_MAX):
+                    yield _describe_reference(check, str(context.log_name), held)
             while (page := await log.rows(after=after, limit=PAGE)) and count < MATCHES_MAX:
                 for row in page:
                     for check, is_piece in _search_row(row, patterns).items():
@@ -129,6 +151,12 @@ async def _search_events(context: CommandContext, patterns: Sequence[Pattern]) -
                 after = page[-1].position
     except LogError as error:
         context.print_note(f"the log's events were not looked at one by one: {with_remedy(error)}")
+
+
+def _describe_reference(check: int, file: str, held: MediaReference) -> TextMatch:
+    if held.position == 0:
+        return TextMatch(check, file, owner=held.holder)
+    return TextMatch(check, file, None, held.position, held.holder)
 
 
 def _search_row(row: StoredRow, patterns: Sequence[Pattern]) -> dict[int, bool]:

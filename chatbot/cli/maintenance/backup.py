@@ -11,10 +11,11 @@ from pathlib import Path
 from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.exit_codes import CommandFailed, UsageError
 from chatbot.cli.progress_bar import ProgressBar
-from chatbot.cli.proof.verify import describe_unfinished_erasures
+from chatbot.cli.proof.verify import describe_file_faults, describe_unfinished_erasures, verify_files
 from chatbot.cli.remedies import with_remedy
 from events.errors import LogError
-from events.integrity.chain_verifier import verify
+from events.integrity.chain_verifier import ChainVerifier, verify
+from events.integrity.file_check import NotedReferences
 from events.record import Head
 from events.storage.private_file import open_private
 from events.transfer.online_backup import BackupStopped, copy_log
@@ -114,7 +115,8 @@ async def _check_nothing_lost(context: CommandContext, copy: Path, projected: Ch
 async def _verify_copy(context: CommandContext, copy: Path) -> Head:
     async with context.open_read_only(copy) as log:
         progress = ProgressBar("verifying", log.head().position)
-        verifier, fault = await verify(log, None, progress.reach)
+        noted = NotedReferences()
+        verifier, fault = await verify(log, ChainVerifier(references=noted), progress.reach)
         progress.close()
         if fault is not None:
             raise CommandFailed(
@@ -124,4 +126,7 @@ async def _verify_copy(context: CommandContext, copy: Path) -> Head:
         if verifier.incomplete_erasures:
             left = describe_unfinished_erasures(verifier.incomplete_erasures)
             context.print_note(f"the copy is as the log is: {left}")
+        files = await verify_files(log, noted)
+        if files.faults:
+            context.print_note(f"the copy is as the log is: {describe_file_faults(files)}")
         return log.head()

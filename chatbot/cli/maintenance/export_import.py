@@ -27,6 +27,7 @@ from events.transfer.export_filter import ExportFilter
 from events.transfer.export_format import (
     FORMAT_NAME,
     FORMAT_VERSION,
+    VERSION_WITHOUT_MEDIA,
     ExportFileError,
     ExportHeader,
     ExportReader,
@@ -100,19 +101,20 @@ async def export_log(
     """
     if owner is None and session is None:
         async with log.snapshot() as snapshot:
-            header = _header(snapshot.head, await log_identity(snapshot), None, None)
+            header = await _header(snapshot, await log_identity(snapshot), None, None)
             return await _write(snapshot, ExportWriter(out, header))
     if path is None:
         raise UsageError("a part of a log is exported from its file")
     async with ExportFilter.open(path, owner=owner, session=session) as selection:
         if not await selection.count():
             raise CommandFailed("the log has no such session")
-        header = _header(selection.head, await log_identity(log), owner, session)
+        header = await _header(selection, await log_identity(log), owner, session)
         return await _write(selection, ExportWriter(out, header))
 
 
-def _header(head: Head, origin: str, owner: str | None, session: str | None) -> ExportHeader:
-    return ExportHeader(FORMAT_NAME, FORMAT_VERSION, origin, head.position, head.digest.hex(), owner, session)
+async def _header(source: Snapshot | ExportFilter, origin: str, owner: str | None, session: str | None) -> ExportHeader:
+    version = FORMAT_VERSION if await source.media.files(limit=1) else VERSION_WITHOUT_MEDIA
+    return ExportHeader(FORMAT_NAME, version, origin, source.head.position, source.head.digest.hex(), owner, session)
 
 
 async def _write(source: Snapshot | ExportFilter, writer: ExportWriter) -> int:
@@ -120,6 +122,9 @@ async def _write(source: Snapshot | ExportFilter, writer: ExportWriter) -> int:
     reached = 0
     while page := await source.rows(after=reached, limit=PAGE):
         for row in page:
+            for sha256 in writer.files_to_write(row):
+                for stat in (await source.media.stat([sha256])).values():  # none where the log lacks the file
+                    await writer.add_media(stat, source.media.read(sha256))
             writer.add(row)
         reached = page[-1].position
         progress.reach(reached)
@@ -210,6 +215,7 @@ async def import_file(file: BinaryIO, path: Path, rules: ImportRules) -> dict[st
         "imported": target.added,
         "skipped": importer.skipped,
         "without_text": target.without_text,
+        "without_file": target.without_file,
         "closed": closed,
         "origin": reader.header.origin,
         "position": head.position,

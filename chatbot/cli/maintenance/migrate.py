@@ -13,8 +13,9 @@ from chatbot.config.database_url import parse_database_url
 from chatbot.config.sections.database_settings import DatabaseSettings
 from events.errors import LogUnusable, MigrationRefused
 from events.storage.database_lock import DatabaseLock
-from events.transfer.migration import migrate, open_target
+from events.transfer.migration import Migrated, migrate, open_target
 
+NAMED_MAX = 20  # lost files that the command names; it counts all of them
 RESUME_HINT = "What was copied stays: run the same command again, and it goes on from there"
 
 
@@ -34,17 +35,23 @@ async def migrate_command(context: CommandContext, options: argparse.Namespace) 
     if source.shown == target.shown and source.url.partition("?")[2] == target.url.partition("?")[2]:
         raise UsageError("source and target are the same")
     try:
-        outcome = await _migrate(context, source, target)
+        done, outcome = await _migrate(context, source, target)
     except asyncio.CancelledError:
         context.print_note(RESUME_HINT)
         raise
     except MigrationRefused as error:
         raise CommandFailed(with_remedy(error)) from error
     context.print_json({"from": source.shown, "to": target.shown, **outcome})
+    for lost in done.lost[:NAMED_MAX]:
+        context.print_note(f"file {lost.sha256} is missing or damaged; the event at {lost.position} refers to it")
+    if done.lost_in_all:
+        raise CommandFailed(f"the log was migrated, but {done.lost_in_all:,} files that messages refer to were not")
     return 0
 
 
-async def _migrate(context: CommandContext, source: DatabaseSettings, target: DatabaseSettings) -> dict[str, object]:
+async def _migrate(
+    context: CommandContext, source: DatabaseSettings, target: DatabaseSettings
+) -> tuple[Migrated, dict[str, object]]:
     async with AsyncExitStack() as stack:
         if isinstance(source.place, Path):
             await _lock_source(source.place, stack)
@@ -53,9 +60,13 @@ async def _migrate(context: CommandContext, source: DatabaseSettings, target: Da
         destination = await open_target(target.place)
         stack.push_async_callback(destination.close)
         progress = ProgressBar("migrating", log.head().position)
-        copied = await migrate(log, destination, progress.reach)
+        done = await migrate(log, destination, progress.reach)
         progress.close()
-        return {"copied": copied, "position": destination.head.position, "digest": destination.head.digest.hex()}
+        return done, {
+            "copied": done.events,
+            "position": destination.head.position,
+            "digest": destination.head.digest.hex(),
+        }
 
 
 async def _lock_source(path: Path, stack: AsyncExitStack) -> None:

@@ -10,16 +10,19 @@ from typing import IO
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import astuple
 
 from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.exit_codes import CommandFailed, UsageError
 from chatbot.cli.progress_bar import ProgressBar
 from events.catalogue import ERASURE_TYPES, SessionDeleted
 from events.record import Metadata, StoredRow
+from events.storage.erasure_rules import without_erased
 from events.storage.incomplete_log import WritingCommand
 from events.storage.private_file import open_private
 from events.storage.sqlite.sqlite_log import SqliteLog
 from events.transfer.export_format import to_export_line
+from events.transfer.file_copies import FileCopier
 from events.transfer.import_target import ROWS_MAX, ImportTarget, discard, is_incomplete, mark_complete
 from events.transfer.log_recovery import CorruptLog, RowStatus, ScannedRow
 from projections.sqlite.sqlite_file import checkpoint_of
@@ -47,12 +50,14 @@ class SalvageReport(Struct):
     left_out: int = 0  # intact, but an earlier event of their session is lost
     closed: int = 0  # sessions whose erasure lost its explanation: a session_deleted was appended
     without_text: int = 0  # adopted messages whose text is lost
+    files_lost: int = 0  # files that copied messages refer to
     end: int = 0  # the last position that the log is known to have had
     end_is_known: bool = True  # False: it may have had more
     sessions_incomplete: int = 0
     faults: list[LostRange] = []
     faults_in_all: int = 0
     sessions: list[str] = []
+    files: list[str] = []  # the SHA-256 of those that are lost
 
 
 def add_salvage_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,13 +95,16 @@ async def salvage(context: CommandContext, options: argparse.Namespace) -> int:
         if is_restart:
             await asyncio.to_thread(discard, destination)
         target = await ImportTarget.open(destination, WritingCommand.SALVAGE)
-        run = _SalvageRun(target, rest)
+        files = FileCopier(corrupt_log.files, target)
+        run = _SalvageRun(target, files, rest)
         run.report.end, run.report.end_is_known = corrupt_log.end, corrupt_log.end_is_known
         progress = ProgressBar("salvaging", corrupt_log.end)
         try:
             await run.copy(corrupt_log.scan(progress.reach))
             unexplained = _find_unexplained_erasures(target)
             run.report.closed, run.report.without_text = len(unexplained), target.without_text
+            run.report.files_lost = len(files.lost) + files.lost_unnamed
+            run.report.files = list(files.lost)[:NAMED_MAX]
         finally:
             progress.close()
             await target.close()
@@ -115,9 +123,10 @@ async def _expect_projected_end(corrupt_log: CorruptLog, projections: Path) -> N
 class _SalvageRun:
     """One run: the rows that wait to be written, and the report so far."""
 
-    def __init__(self, target: ImportTarget, rest: IO[bytes] | None) -> None:
+    def __init__(self, target: ImportTarget, files: FileCopier, rest: IO[bytes] | None) -> None:
         self.report = SalvageReport()
         self._target = target
+        self._files = files
         self._rest = rest
         self._waiting: list[StoredRow] = []
         self._size = 0
@@ -185,6 +194,7 @@ class _SalvageRun:
         self._rest.write(line + b"\n")
 
     async def _flush(self) -> None:
+        await self._files.copy_for(without_erased([astuple(row) for row in self._waiting])[0])
         await self._target.add(self._waiting, self._origin)
         self._waiting, self._size = [], 0
 
@@ -212,11 +222,12 @@ async def _close_erased(destination: Path, sessions: list[tuple[str, int]]) -> N
 
 
 def _print_report(context: CommandContext, report: SalvageReport, destination: Path) -> int:
-    lost = report.unreadable + report.altered + report.left_out
+    lost, files = report.unreadable + report.altered + report.left_out, report.files_lost
     more = "" if report.end_is_known else f", and perhaps others after position {report.end:,}, which nothing tells of"
     context.print_json({"path": str(destination), "lost": lost, **msgspec.to_builtins(report)})
     context.print_note(
-        f"{report.copied:,} events copied to {destination}, {lost:,} not{more}. To serve it: put it in the place of the"
+        f"{report.copied:,} events copied to {destination}, {lost:,} not{more};"
+        f" {files:,} files that they refer to are lost. To serve it: put it in the place of the"
         " damaged log (keep that one), delete projections.db and start."
     )
-    return 0 if not lost and report.end_is_known else 1
+    return 0 if not (lost or files) and report.end_is_known else 1

@@ -16,6 +16,7 @@ from chatbot.cli.proof.prove import VerifiedProof, check_proof
 from chatbot.runtime.timestamps import timestamp
 from events.integrity import signed_checkpoint
 from events.integrity.chain_verifier import ChainVerifier, verify
+from events.integrity.file_check import POSITION_MAX, FileReport, NotedReferences, check_files
 from events.integrity.incomplete_erasures import IncompleteErasure
 from events.integrity.log_identity import log_identity
 from events.integrity.merkle_tree import MerkleRoots, MerkleTree
@@ -103,10 +104,11 @@ def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--partial", action="store_true", help="with --proof: accept a part of a session")
     parser.add_argument("--show", action="store_true", help="with --proof: print its events, too, as lines of JSON")
     parser.add_argument("--key", metavar="KEY", help="the public key of the checkpoint's signer, or a file with it")
+    parser.add_argument("--no-files", action="store_true", help="do not read the files that messages refer to")
 
 
 async def verify_command(context: CommandContext, options: argparse.Namespace) -> int:
-    """Verify the hash chain, also while a server runs, or of a copied file."""
+    """Verify the hash chain and the files that messages refer to, also while a server runs, or of a copied file."""
     if options.proof:
         return _verify_proof(context, options)
     if options.partial or options.show:
@@ -117,7 +119,8 @@ async def verify_command(context: CommandContext, options: argparse.Namespace) -
         raise UsageError("the checkpoint is older than the position to begin from: leave one of them out")
     async with context.open_read_only() as log:
         tree = heads.tree if heads and not start else None
-        verifier = ChainVerifier(heads.expected_head if heads else None, start, tree)
+        noted = None if options.no_files else NotedReferences()
+        verifier = ChainVerifier(heads.expected_head if heads else None, start, tree, noted)
         fault = await _verify_chain(log, verifier, "verifying")
         if heads:
             origin = await log_identity(log)
@@ -125,6 +128,9 @@ async def verify_command(context: CommandContext, options: argparse.Namespace) -
             if other:
                 fault = f"{fault or 'the log does not hold'}; the checkpoint is of another log, {other}"
             fault = fault or await heads.fault(log, with_roots=start is None)
+        files = None
+        if noted is not None and not fault:
+            files = await verify_files(log, noted, after=start.position if start else 0, until=verifier.position)
     if fault:
         raise CommandFailed(fault)
     signed = f"; it agrees with {heads}" if heads else ""
@@ -133,9 +139,52 @@ async def verify_command(context: CommandContext, options: argparse.Namespace) -
     events = verifier.position - (start.position if start else 0)
     counted = f"{events} events, {verifier.erased} of them erased{upto}, digest {verifier.digest.hex()}"
     context.print_result(f"the log holds{since}: {counted}{signed}")
+    if files is not None:
+        _tell_files(context, files)
     if verifier.incomplete_erasures:
         raise CommandFailed(describe_unfinished_erasures(verifier.incomplete_erasures))
     return 0
+
+
+async def verify_files(
+    log: EventLog, noted: NotedReferences, *, after: int = 0, until: int = POSITION_MAX
+) -> FileReport:
+    """As check_files, with a progress bar where there are files."""
+    progress: ProgressBar | None = None
+
+    def reach(done: int, total: int) -> None:
+        nonlocal progress
+        progress = progress or ProgressBar("verifying files", total, "bytes")
+        progress.reach(done)
+
+    report = await check_files(log, noted, reach, after=after, until=until)
+    if progress is not None:
+        progress.close()
+    return report
+
+
+def _tell_files(context: CommandContext, report: FileReport) -> None:
+    """Raises CommandFailed where they do not hold."""
+    if report.left_bytes:
+        context.print_note(
+            f"{report.left_bytes:,} bytes of files that nothing refers to are still there; the service deletes them"
+            " within a minute"
+        )
+    if report.faults:
+        raise CommandFailed(describe_file_faults(report))
+    if report.files:
+        context.print_result(f"{report.files:,} files of {report.bytes:,} bytes hold")
+
+
+def describe_file_faults(report: FileReport) -> str:
+    """A line for each of the first faults."""
+    more = report.faults_in_all - len(report.faults)
+    lines = [
+        f"{report.faults_in_all:,} files do not hold:",
+        *report.faults,
+        *([f"and {more:,} others"] if more else []),
+    ]
+    return "\n".join(lines)
 
 
 def describe_unfinished_erasures(incomplete_erasures: list[IncompleteErasure]) -> str:

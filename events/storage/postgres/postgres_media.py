@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 _HAS_TABLES = "SELECT to_regclass('media') IS NOT NULL"
 _STAT = "SELECT sha256, media_type, bytes FROM media WHERE sha256 = ANY($1::bytea[])"
+_FILES = "SELECT sha256, media_type, bytes FROM media WHERE sha256 > $1 ORDER BY sha256 LIMIT $2"
 _REFERENCES = """
 SELECT r.position, r.holder FROM media AS m JOIN media_references AS r ON r.media_id = m.id
  WHERE m.sha256 = $1 AND ($3::text IS NULL OR r.holder = $3) ORDER BY r.position DESC LIMIT $2
@@ -118,6 +119,15 @@ class PostgresMedia:
         """As MediaStore.stat."""
         rows = await self._fetch(_STAT, [bytes.fromhex(one) for one in sha256]) if sha256 else []
         return {digest.hex(): MediaStat(digest.hex(), media_type, size) for digest, media_type, size in rows}
+
+    async def files(self, *, after: str = "", limit: int) -> list[MediaStat]:
+        """As MediaReader.files."""
+        rows = await self._fetch(_FILES, bytes.fromhex(after), limit)
+        return [MediaStat(digest.hex(), media_type, size) for digest, media_type, size in rows]
+
+    async def left_bytes(self) -> int:
+        """As MediaReader.left_bytes."""
+        return sum(row[0] for row in await self._fetch(_UNUSED_BYTES))
 
     async def read(self, sha256: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         """As MediaStore.read."""

@@ -1,11 +1,12 @@
 """The migration of a log into a PostgreSQL database, by COPY. Implements events.transfer.migration.MigrationTarget."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 
 import asyncpg
 
 from events.errors import LogUnusable, MigrationRefused
 from events.integrity.hash_chain import GENESIS
+from events.media import MediaMissing, MediaStat
 from events.options import LogOptions
 from events.record import Columns, Head
 from events.storage.erasure_rules import ERASE_ALL_EXPLAINED, without_erased
@@ -53,6 +54,14 @@ class PostgresMigrationTarget:
             refusal = unavailable(error, database.label)
             raise LogUnusable(str(refusal), remedy=refusal.remedy) from error
         return target
+
+    async def missing_media(self, digests: Collection[bytes]) -> frozenset[bytes]:
+        """As FileTarget.missing_media."""
+        return frozenset(digests)
+
+    async def add_media(self, stat: MediaStat, pieces: AsyncIterator[bytes]) -> None:
+        """As FileTarget.add_media."""
+        raise MediaMissing(stat.sha256)
 
     async def add(self, rows: Sequence[Columns]) -> None:
         """As MigrationTarget.add. Nodes may serve other logs of the database, but not this one."""

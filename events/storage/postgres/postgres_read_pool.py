@@ -9,6 +9,7 @@ from typing import Any
 import asyncpg
 
 from events.errors import LogBusy, LogUnavailable
+from events.media import NoMedia
 from events.record import Head, StoredRow
 from events.storage.postgres.postgres_connection import (
     ANSWER_TIMEOUT_S,
@@ -122,6 +123,7 @@ class PostgresSnapshot:
 
     def __init__(self, connection: asyncpg.Connection, head: Head) -> None:
         self.head = head
+        self.media = NoMedia()
         self._connection = connection
 
     async def rows(self, *, after: int = 0, limit: int) -> list[StoredRow]:

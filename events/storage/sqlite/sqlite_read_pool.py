@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,6 +15,7 @@ from events.options import LogOptions
 from events.record import Head, StoredRow, stored_row
 from events.storage.sqlite.batched_connection import BATCH_MAX, Call, CallBatcher, run_in_thread
 from events.storage.sqlite.sqlite_errors import is_connection_error, is_corrupt, unavailable
+from events.storage.sqlite.sqlite_media_reader import SqliteMediaReader
 from events.storage.sqlite.sqlite_schema import RAW_COLUMNS, connect_reader, read_head
 
 T = TypeVar("T")
@@ -121,6 +123,7 @@ class SqliteSnapshot:
     def __init__(self, connection: aiosqlite.Connection, head: Head) -> None:
         self.connection = connection
         self.head = head
+        self.media = SqliteMediaReader(partial(run_in_thread, connection))
 
     async def rows(self, *, after: int = 0, limit: int) -> list[StoredRow]:
         """As Snapshot.rows, but for errors: raises sqlite3.Error."""

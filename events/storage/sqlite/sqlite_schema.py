@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 import aiosqlite
 
@@ -23,6 +24,8 @@ from events.storage.media_references import references_in
 from events.storage.sqlite.batched_connection import Call, CallableConnection, run_in_thread
 from events.storage.sqlite.sqlite_errors import primary_code, unusable
 from events.storage.sqlite.sqlite_media_schema import add_references, create_tables, has_tables
+
+T = TypeVar("T")
 
 APPLICATION_ID = 0x43484C47  # "CHLG": tells a log from any other SQLite file
 FORMAT = 1  # PRAGMA user_version
@@ -152,14 +155,14 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-async def commit(connection: aiosqlite.Connection, write: Call[object]) -> None:
-    """Run `write` in one transaction. Raises what it raises, sqlite3.Error."""
+async def commit(connection: aiosqlite.Connection, write: Call[T]) -> T:
+    """The result of `write`, run in one transaction. Raises what it raises, sqlite3.Error."""
 
-    def run(raw: sqlite3.Connection) -> None:
+    def run(raw: sqlite3.Connection) -> T:
         with transaction(raw):
-            write(raw)
+            return write(raw)
 
-    await run_in_thread(connection, run)
+    return await run_in_thread(connection, run)
 
 
 async def connect(path: Path, options: LogOptions, *, mode: str) -> aiosqlite.Connection:

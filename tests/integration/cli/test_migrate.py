@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from pathlib import Path
 from unittest.mock import patch
 
@@ -13,6 +13,7 @@ from events.errors import MigrationRefused
 from events.factory import open_log
 from events.integrity.chain_verifier import verify
 from events.log import EventLog
+from events.media import MediaStat
 from events.record import Columns, Head, StoredRow
 from events.storage.incomplete_log import LogIncomplete
 from events.storage.sqlite.sqlite_log import SqliteLog
@@ -69,7 +70,7 @@ async def move(source: Path | str, target: Path | str, pages: int | None = None)
     log = await open_log(source, read_only=True)
     writing = await open_target(target)
     try:
-        return await migrate(log, Stopping(writing, pages), lambda _: None)
+        return (await migrate(log, Stopping(writing, pages), lambda _: None)).events
     finally:
         await writing.close()
         await log.close()
@@ -94,6 +95,12 @@ class Stopping(MigrationTarget):
     @property
     def head(self) -> Head:  # type: ignore[override]  # only looked at
         return self._target.head
+
+    async def missing_media(self, digests: Collection[bytes]) -> frozenset[bytes]:
+        return await self._target.missing_media(digests)
+
+    async def add_media(self, stat: MediaStat, pieces: AsyncIterator[bytes]) -> None:
+        await self._target.add_media(stat, pieces)
 
     async def add(self, rows: Sequence[Columns]) -> None:
         if self._pages == 0:

@@ -68,7 +68,7 @@ async def test_a_target_of_migrate_is_marked_from_its_first_moment(target: Path 
             await open_log(target)
         assert "run the same `chatbot migrate` again" in with_remedy(refused.value)
     writing = await open_target(target)
-    assert await migrate(source, writing, lambda _: None) == 2
+    assert (await migrate(source, writing, lambda _: None)).events == 2
     await writing.close()
     log = await open_log(target)
     await log.append("a", 2, [posted("3")], ASKED)
@@ -80,7 +80,7 @@ async def test_a_move_that_has_nothing_to_copy_is_finished_too(target: Path | st
     await log_with(tmp_path / "log.db")
     source = await open_log(tmp_path / "log.db", read_only=True)
     writing = await open_target(target)
-    assert await migrate(source, writing, lambda _: None) == 0
+    assert (await migrate(source, writing, lambda _: None)).events == 0
     await writing.close()
     await source.close()
     await (await open_log(target)).close()

@@ -72,6 +72,10 @@ class MemoryMedia:
     async def stat(self, sha256: Sequence[str]) -> dict[str, MediaStat]:
         return {one: _stat(one, self._files[one]) for one in sha256 if one in self._files}
 
+    async def files(self, *, after: str = "", limit: int) -> list[MediaStat]:
+        found = sorted(sha256 for sha256 in self._files if sha256 > after)[:limit]
+        return [_stat(sha256, self._files[sha256]) for sha256 in found]
+
     async def read(self, sha256: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         if sha256 not in self._files:
             raise MediaMissing(sha256)
@@ -90,6 +94,9 @@ class MemoryMedia:
     async def unused_bytes(self, holder: str) -> int:
         owned = [kept for kept in self._files.values() if not kept.references and kept.due.get(holder, 0) > self.now_us]
         return sum(len(kept.content) for kept in owned)
+
+    async def left_bytes(self) -> int:
+        return 0
 
     async def delete_due(self, now_us: int) -> int:
         for kept in self._files.values():
