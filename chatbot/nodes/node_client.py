@@ -15,6 +15,7 @@ from yarl import URL
 from chatbot.nodes.node_authentication import NONCE_BYTES, Challenge, Request, authorization, is_genuine
 from chatbot.nodes.node_id import NodeAddress
 from chatbot.sessions.domain.commands import Caller, CancelReply, IdempotencyKey
+from chatbot.sessions.replies.growing_parts import PartKind
 
 LINE_MAX_BYTES = 1 << 20  # of a line with text of a reply: more than the longest that a node sends
 ANSWER_MAX_BYTES = 4_096  # of /alive and /challenge: a name, a nonce and a proof
@@ -64,7 +65,7 @@ class PartHeader(Struct, frozen=True):
     """A line of a running reply's text: the lines after it are of this part."""
 
     part: int = 0
-    kind: str = "text"
+    kind: PartKind = "text"
     call_id: str = ""
     name: str = ""
 

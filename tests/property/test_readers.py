@@ -28,7 +28,7 @@ from chatbot.sessions.domain.commands import (
     Regenerate,
     SelectBranch,
 )
-from chatbot.sessions.replies.growing_parts import Mark, build_parts, flat_text
+from chatbot.sessions.replies.growing_parts import Mark, PartKind, build_parts, flat_text
 from chatbot.sessions.replies.reply import Reply
 from events.catalogue import Parameters, ReplyEnded, ReplyProgressed, ReplyStarted, Usage
 from events.parts import Parts, Reasoning, parts_of
@@ -70,17 +70,20 @@ class Attempt(Struct):
     version: int
     written: str = ""
     recorded: str | None = None
-    parts: list[tuple[str, str, str, int]] = []
+    parts: list[tuple[PartKind, str, str, int]] = []
 
     def write(self, piece: str) -> None:
-        head = (piece.kind, piece.call_id, piece.name) if isinstance(piece, PartPiece) else ("text", "", "")
+        head: tuple[PartKind, str, str] = ("text", "", "")
+        if isinstance(piece, PartPiece):
+            head = piece.kind, piece.call_id, piece.name
         if not self.parts or self.parts[-1][:3] != head:
             self.parts.append((*head, len(self.written)))
         self.written += piece
 
     def written_parts(self, length: int) -> Parts:
         """The parts of the first `length` code points."""
-        marks = [Mark(number, start, *head) for number, (*head, start) in enumerate(self.parts) if start < length]
+        written = enumerate(self.parts)
+        marks = [Mark(part, start, kind, id_, name) for part, (kind, id_, name, start) in written if start < length]
         return build_parts(self.written[:length], marks)
 
 

@@ -21,7 +21,7 @@ from chatbot.runtime.throttle import PIECE_BYTES
 from chatbot.runtime.timestamps import timestamp
 from chatbot.sessions.feeds.channels import KEPT_MAX, Channel, ChannelRegistry, Signal
 from chatbot.sessions.feeds.reader_cursor import ReaderCursor, advance, advance_live, continues
-from chatbot.sessions.replies.growing_parts import Segment
+from chatbot.sessions.replies.growing_parts import NO_PART
 from chatbot.sessions.replies.recorded_text import recorded_offset
 from chatbot.sessions.replies.reply import Reply, recorded_outcome
 from chatbot.sessions.session_queries import SessionWithMetadata
@@ -201,21 +201,25 @@ class FeedWriter:
         reply, before = self._live_reply, self._reader_cursor
         if reply is None:
             return b""
-        self._reader_cursor, segments = advance_live(before, reply)
-        if not segments:
+        after = self._reader_cursor = advance_live(before, reply)
+        if after is before:
             return b""
-        after = self._reader_cursor
         key = (before.version, before.offset, before.part, after.offset, after.part, self._retry_ms)
         if self._channel.encoded_chunk is None or self._channel.encoded_chunk[0] != key:
-            self._channel.encoded_chunk = key, self._encode_segments(segments, reply.reply_id)
-        self._retry_ms = None
-        return self._channel.encoded_chunk[1]
+            self._channel.encoded_chunk = key, self._encode_growth(reply, before)
+        encoded = self._channel.encoded_chunk[1]
+        self._retry_ms = None if encoded else self._retry_ms
+        return encoded
 
-    def _encode_segments(self, segments: Sequence[Segment], reply_id: str) -> bytes:
-        version, (first, *others) = self._reader_cursor.version, segments
-        encoded = encode_frame(frames.feed_growth_frame(first, reply_id), version, first.end, retry_ms=self._retry_ms)
-        for one in others:
-            encoded += encode_frame(frames.feed_growth_frame(one, reply_id), version, one.end)
+    def _encode_growth(self, reply: Reply, before: ReaderCursor) -> bytes:
+        after, retry_ms = self._reader_cursor, self._retry_ms
+        if reply.last_part == NO_PART:  # text alone, as most replies are
+            chunk = frames.FeedChunk(reply.since(before.offset), reply.reply_id)
+            return encode_frame(chunk, after.version, after.offset, retry_ms=retry_ms)
+        encoded = b""
+        for one in reply.segments(before.offset, before.part):
+            frame = frames.feed_growth_frame(one, reply.reply_id)
+            encoded += encode_frame(frame, after.version, one.end, retry_ms=None if encoded else retry_ms)
         return encoded
 
     async def _read_new_events(self) -> list[RecordedEvent]:

@@ -5,7 +5,7 @@ of the reply that is being written after it, over all of its parts: the text of 
 arguments of tool calls. A reader that returns may be sent the beginning of an empty part once more.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, assert_never
 
 from msgspec import Struct
 
@@ -204,15 +204,19 @@ FeedFrame = (
 
 def growth_frame(segment: Segment) -> Chunk | PartChunk:
     """The frame of a piece of a reply. Pure."""
-    return _part_chunk(segment, None) or Chunk(segment.text, segment.part)
+    if segment.kind == "text":
+        return Chunk(segment.text, segment.part)
+    return _part_chunk(segment, None)
 
 
 def feed_growth_frame(segment: Segment, message_id: str) -> FeedChunk | PartChunk:
     """As `growth_frame`, in a session's feed, of the reply `message_id`. Pure."""
-    return _part_chunk(segment, message_id) or FeedChunk(segment.text, message_id, segment.part)
+    if segment.kind == "text":
+        return FeedChunk(segment.text, message_id, segment.part)
+    return _part_chunk(segment, message_id)
 
 
-def _part_chunk(segment: Segment, message_id: str | None) -> PartChunk | None:
+def _part_chunk(segment: Segment, message_id: str | None) -> PartChunk:
     """The frame of a piece of any other part than text."""
     match segment.kind:
         case "reasoning":
@@ -221,5 +225,7 @@ def _part_chunk(segment: Segment, message_id: str | None) -> PartChunk | None:
             return RefusalChunk(segment.text, segment.part, message_id)
         case "tool_call":
             return ToolCallChunk(segment.call_id, segment.name, segment.text, segment.part, message_id)
+        case "text":
+            raise ValueError("text has frames of its own")
         case _:
-            return None
+            assert_never(segment.kind)

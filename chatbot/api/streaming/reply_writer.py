@@ -82,14 +82,18 @@ class ReplyWriter:
         return self._encode_new_text() if reply.outcome is None and reply.unrecorded is None else Progress.OVER
 
     def _encode_new_text(self) -> bytes:
-        reply, offset, part = self._reply, self._offset, self._part
-        if reply.length <= offset and reply.last_part <= part:
+        reply, offset = self._reply, self._offset
+        if reply.last_part != NO_PART:
+            return self._encode_new_parts()
+        if reply.length <= offset:
             return b""
-        self._offset, self._part = max(offset, reply.length), reply.last_part
-        version = reply.version or self._version
-        if reply.last_part == NO_PART:
-            return encode_frame(frames.Chunk(reply.since(offset)), version, self._offset)
-        segments = reply.segments(offset, part)
+        self._offset = reply.length
+        return encode_frame(frames.Chunk(reply.since(offset)), reply.version or self._version, self._offset)
+
+    def _encode_new_parts(self) -> bytes:
+        reply, version = self._reply, self._reply.version or self._version
+        segments = reply.segments(self._offset, self._part)
+        self._offset, self._part = max(self._offset, reply.length), reply.last_part
         return b"".join([encode_frame(frames.growth_frame(one), version, one.end) for one in segments])
 
     def _length_ahead(self, version: int) -> int:

@@ -10,7 +10,7 @@ from chatbot.sessions.actor.mailbox import Envelope, Mailbox, MailboxClosed
 from chatbot.sessions.actor.request_builder import ModelRequest
 from chatbot.sessions.domain.commands import CheckpointReply, EndReply
 from chatbot.sessions.ports import EventFormats, ReplyTaskPorts
-from chatbot.sessions.replies.growing_parts import NO_PART, Segment
+from chatbot.sessions.replies.growing_parts import NO_PART, PartKind, Segment
 from chatbot.sessions.replies.reply import Reply, ReplyTiming
 from events.catalogue import (
     ReplyCancelled,
@@ -175,7 +175,7 @@ class ReplyGrower:
     def usage(self, usage: Usage) -> None:
         self._reply.usage = usage
 
-    def _grow_part(self, kind: str, piece: str, call_id: str = "", name: str = "") -> None:
+    def _grow_part(self, kind: PartKind, piece: str, call_id: str = "", name: str = "") -> None:
         if not self._keeps_parts:
             return
         if self._timing.first_s is None:

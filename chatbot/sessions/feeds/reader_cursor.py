@@ -104,18 +104,15 @@ def continues(cursor: ReaderCursor, reply: Reply) -> bool:
     return cursor.reply_id in (None, reply.reply_id)
 
 
-def advance_live(cursor: ReaderCursor, reply: Reply) -> tuple[ReaderCursor, list[Segment]]:
-    """The cursor after all of the reply so far, and what is new. Only valid if the reply `continues` the cursor."""
-    length, offset = reply.length, cursor.offset
-    if reply.last_part == NO_PART and length <= offset:
-        return cursor, []
-    if reply.last_part == NO_PART:  # text alone, as most are: this is called for each reader whenever the text grows
-        segments = [Segment(offset, reply.since(offset))]
-    else:
-        segments = reply.segments(offset, cursor.part)
-    since, part = cursor.open_since, reply.last_part
+def advance_live(cursor: ReaderCursor, reply: Reply) -> ReaderCursor:
+    """The cursor after all of the reply so far, or `cursor` itself if nothing has come. Only valid if the reply
+    `continues` the cursor. What has come is `reply.segments(cursor.offset, cursor.part)`.
+    """
+    length, offset, part = reply.length, cursor.offset, reply.last_part
+    if length <= offset and part <= cursor.part:
+        return cursor
     end = length if length > offset else offset
-    return ReaderCursor(cursor.version, end, reply.reply_id, reply.started_at_us, since, part), segments
+    return ReaderCursor(cursor.version, end, reply.reply_id, reply.started_at_us, cursor.open_since, part)
 
 
 def _progressed(cursor: ReaderCursor, event: ReplyProgressed) -> tuple[ReaderCursor, list[Segment]]:

@@ -5,7 +5,7 @@ tool calls the arguments. A reply of text alone has no marks, so it costs nothin
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import assert_never
+from typing import Literal, assert_never, get_args
 
 from msgspec import Struct
 
@@ -15,12 +15,16 @@ from events.parts import Media, Part, Parts, Reasoning, Refusal, Text, ToolCall,
 NO_PART = -1  # in place of a part's number: of a reply without marks, or of a reader that was sent no part yet
 
 
+PartKind = Literal["text", "reasoning", "refusal", "tool_call"]  # of what a model sends: tags of the parts in events
+_KINDS: dict[str, PartKind] = {kind: kind for kind in get_args(PartKind)}
+
+
 class Mark(Struct, frozen=True):
-    """Part `part`, of the kind that its tag in events says, begins at `start`. `call_id`, `name`: of a tool call."""
+    """Part `part` begins at `start`. `call_id`, `name`: of a tool call."""
 
     part: int
     start: int
-    kind: str = "text"
+    kind: PartKind = "text"
     call_id: str = ""
     name: str = ""
 
@@ -31,7 +35,7 @@ class Segment(Struct, frozen=True):
     offset: int
     text: str
     part: int = 0
-    kind: str = "text"
+    kind: PartKind = "text"
     call_id: str = ""
     name: str = ""
 
@@ -42,7 +46,8 @@ class Segment(Struct, frozen=True):
 
 def segment_of(event: ReplyProgressed) -> Segment:
     """What a checkpoint recorded."""
-    return Segment(event.offset, event.text, event.part, event.kind, event.call_id, event.name)
+    kind = _KINDS.get(event.kind, "text")
+    return Segment(event.offset, event.text, event.part, kind, event.call_id, event.name)
 
 
 def marks_of(parts: Parts) -> tuple[Mark, ...]:
@@ -51,10 +56,14 @@ def marks_of(parts: Parts) -> tuple[Mark, ...]:
     start = 0
     for number, part in enumerate(parts):
         match part:
-            case Text() | Reasoning() | Refusal():
-                marks.append(Mark(number, start, kind_of(part)))
+            case Text():
+                marks.append(Mark(number, start))
+            case Reasoning():
+                marks.append(Mark(number, start, "reasoning"))
+            case Refusal():
+                marks.append(Mark(number, start, "refusal"))
             case ToolCall():
-                marks.append(Mark(number, start, kind_of(part), part.call_id, part.name))
+                marks.append(Mark(number, start, "tool_call", part.call_id, part.name))
             case ToolResult() | Media():
                 pass  # no model sends them; readers of an imported reply find them in the history
             case _:
@@ -65,11 +74,6 @@ def marks_of(parts: Parts) -> tuple[Mark, ...]:
 
 def flat_text(parts: Iterable[Part]) -> str:
     return "".join([flat(part) for part in parts])
-
-
-def kind_of(part: Part) -> str:
-    """The tag of the part's kind."""
-    return str(part.__struct_config__.tag)
 
 
 def with_ends(marks: Sequence[Mark], length: int) -> Iterator[tuple[Mark, int]]:
@@ -116,16 +120,19 @@ def build_parts(text: str, marks: Sequence[Mark], durations_us: Mapping[int, int
     parts: list[Part] = []
     for mark, end in with_ends(marks, len(text)):
         piece = text[mark.start : end]
-        if mark.kind == "tool_call":
-            parts.append(ToolCall(mark.call_id, mark.name, piece))
-        elif not piece:
-            continue  # no event may hold an empty one
-        elif mark.kind == "reasoning":
-            parts.append(Reasoning(piece, durations_us.get(mark.part, 0)))
-        elif mark.kind == "refusal":
-            parts.append(Refusal(piece))
-        else:
-            parts.append(Text(piece))
+        match mark.kind:
+            case "tool_call":
+                parts.append(ToolCall(mark.call_id, mark.name, piece))
+            case "text" | "reasoning" | "refusal" if not piece:
+                pass  # no event may hold an empty one
+            case "reasoning":
+                parts.append(Reasoning(piece, durations_us.get(mark.part, 0)))
+            case "refusal":
+                parts.append(Refusal(piece))
+            case "text":
+                parts.append(Text(piece))
+            case _:
+                assert_never(mark.kind)
     return stored_parts(tuple(parts))
 
 

@@ -16,6 +16,7 @@ from chatbot.sessions.feeds.channels import Signal, wait_any
 from chatbot.sessions.replies.growing_parts import (
     NO_PART,
     Mark,
+    PartKind,
     Segment,
     build_parts,
     content_of,
@@ -147,7 +148,7 @@ class Reply:
             self.length += len(piece)
             self.signal.notify()
 
-    def grow_part(self, kind: str, piece: str, call_id: str = "", name: str = "") -> None:
+    def grow_part(self, kind: PartKind, piece: str, call_id: str = "", name: str = "") -> None:
         """Append to a part of this kind and call: to the last one, or to a new one. Of a tool call the first piece may
         be empty. Raises ReplyTooLong if the reply has PARTS_MAX parts already.
         """
@@ -177,7 +178,7 @@ class Reply:
     def _next_part(self) -> int:
         return len(self._marks) or int(self.length > 0)
 
-    def _begin_part(self, kind: str, call_id: str, name: str) -> None:
+    def _begin_part(self, kind: PartKind, call_id: str, name: str) -> None:
         number = self._next_part
         if number and not self._marks:
             self._marks.append(_PLAIN_MARK)

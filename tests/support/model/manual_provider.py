@@ -11,6 +11,7 @@ from chatbot.llm.provider import (
     ModelMessage,
     ReplySink,
 )
+from chatbot.sessions.replies.growing_parts import PartKind
 from events.catalogue import Parameters, Usage
 
 
@@ -19,12 +20,12 @@ class PartPiece(str):
 
     __slots__ = ("call_id", "kind", "name")
 
-    def __new__(cls, kind: str, text: str, call_id: str = "", name: str = "") -> Self:
+    def __new__(cls, kind: PartKind, text: str, call_id: str = "", name: str = "") -> Self:
         piece = super().__new__(cls, text)
         piece.kind, piece.call_id, piece.name = kind, call_id, name
         return piece
 
-    kind: str
+    kind: PartKind
     call_id: str
     name: str
 

@@ -11,7 +11,7 @@ from msgspec.structs import asdict
 from chatbot.llm.resilient_provider import ReplyTooLong
 from chatbot.sessions.domain.commands import SERVICE
 from chatbot.sessions.feeds.reader_cursor import ReaderCursor, advance, advance_live, continues
-from chatbot.sessions.replies.growing_parts import NO_PART, Segment, kind_of, segment_of
+from chatbot.sessions.replies.growing_parts import NO_PART, PartKind, Segment, segment_of
 from chatbot.sessions.replies.recorded_text import recorded_offset, recorded_reply
 from chatbot.sessions.replies.reply import Outcome, Reply
 from events.catalogue import Event, Parameters, ReplyCompleted, ReplyInterrupted, ReplyProgressed, ReplyStarted
@@ -27,7 +27,7 @@ S = "session"
 class Piece(Struct, frozen=True):
     """What a model sends next."""
 
-    kind: str
+    kind: PartKind
     text: str
     call_id: str = ""
     name: str = ""
@@ -69,7 +69,7 @@ def expected_parts(given_pieces: list[Piece]) -> list[dict[str, str]]:
 def shown(parts: Parts) -> list[dict[str, str]]:
     return [
         {
-            "kind": kind_of(part),
+            "kind": str(part.__struct_config__.tag),
             "call_id": getattr(part, "call_id", ""),
             "name": getattr(part, "name", ""),
             "text": flat(part),
@@ -142,9 +142,10 @@ class OneReply:
 
     def read_live(self) -> None:
         if continues(self.client.cursor, self.reply):
-            self.client.cursor, segments = advance_live(self.client.cursor, self.reply)
-            self.client.take(segments)
-            assert advance_live(self.client.cursor, self.reply)[1] == [], "nothing is new twice"
+            before = self.client.cursor
+            self.client.cursor = advance_live(before, self.reply)
+            self.client.take(self.reply.segments(before.offset, before.part))
+            assert advance_live(self.client.cursor, self.reply) is self.client.cursor, "nothing is new twice"
             assert self.client.parts == shown_reply(self.reply)
         self.handed_out.append(self.client.copy())
 

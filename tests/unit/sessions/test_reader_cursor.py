@@ -191,8 +191,8 @@ class ReaderModel:
         whole = self.history.texts[self.open.reply_id]
         self.open.grow(whole[self.open.length : self.data.draw(st.integers(self.open.length, len(whole)))])
         if continues(self.place, self.open):
-            self.place, segments = advance_live(self.place, self.open)
-            self.got[self.open.reply_id] += text_of(segments)
+            self.got[self.open.reply_id] += text_of(self.open.segments(self.place.offset, self.place.part))
+            self.place = advance_live(self.place, self.open)
 
     def maybe_cut(self) -> None:
         if not self.data.draw(st.booleans()):
