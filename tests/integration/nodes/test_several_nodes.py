@@ -16,6 +16,12 @@ from tests.support.service import Running, frames
 pytestmark = pytest.mark.real_part
 PIECES = ("안", "녕", "e\u0301", "👩‍👩", " ok")
 TEXT = "".join(PIECES)
+THINKING: tuple[dict[str, Any], ...] = (
+    {"reasoning_content": "Which weather? "},
+    {"content": "Let me look."},
+    {"tool_calls": [{"index": 0, "id": "call_1", "function": {"name": "weather", "arguments": '{"city":'}}]},
+    {"tool_calls": [{"index": 0, "function": {"arguments": '"Seoul"}'}}]},
+)
 RARE_CHECKPOINTS = {"CHATBOT_STREAM_CHECKPOINT_INTERVAL_S": "60"}  # what is seen elsewhere before comes from the node
 
 
@@ -65,6 +71,30 @@ async def test_readers_follow_a_reply_of_another_node_by_the_character(pair: lis
         assert complete["message_id"] == answer["message_id"]
         (late_end,) = await late.until("complete")
         assert late_end["full_response"] == TEXT
+
+
+async def test_readers_follow_the_parts_of_a_reply_of_another_node(pair: list[Running], model: ModelServer) -> None:
+    first, second = pair
+    model.script(deltas=THINKING, hold_after=len(THINKING))
+    session_id = await first.session()
+    chatting = asyncio.create_task(first.chat(session_id, "hi"))
+    async with following(second.client, session_id, 0) as feed:
+        seen = await feed.until("tool_call")
+        while (seen[-1]["type"], seen[-1].get("arguments", "")[-1:]) != ("tool_call", "}"):
+            seen.append(await feed.next())
+        parts = [frame for frame in seen if frame["type"] in ("reasoning", "chunk", "tool_call")]
+        assert {(one["type"], one.get("part", 0)) for one in parts} == {
+            ("reasoning", 0),
+            ("chunk", 1),
+            ("tool_call", 2),
+        }
+        assert "".join(one["content"] for one in parts if one["type"] == "reasoning") == "Which weather? "
+        assert "".join(one["arguments"] for one in parts if one["type"] == "tool_call") == '{"city":"Seoul"}'
+        assert {(one["call_id"], one["name"]) for one in parts if one["type"] == "tool_call"} == {("call_1", "weather")}
+        assert (await second.client.post(f"/api/sessions/{session_id}/cancel")).status_code == 202
+        (error,) = await feed.until("error")
+    assert error["part_lengths"] == [15, 12, 16], "the node that writes it records all of it"
+    assert (await chatting)["status"] == "cancelled"
 
 
 async def test_a_message_waits_for_a_reply_of_another_node_and_is_answered_by_its_own(
