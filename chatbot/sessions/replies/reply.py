@@ -141,7 +141,7 @@ class Reply:
         self.signal.notify()
 
     def grow(self, piece: str) -> None:
-        """Append to the part that grows, which is text at first; ignored once the text is frozen."""
+        """Append to the part that grows, which is text at first; ignored once the text is frozen. Notifies readers."""
         if not self._frozen:
             self._starts.append(self.length)
             self._pieces.append(piece)
@@ -159,19 +159,19 @@ class Reply:
             if self._next_part >= PARTS_MAX:
                 raise ReplyTooLong
             self._begin_part(kind, call_id, name)
-        if piece:
-            self.grow(piece)
+        self.grow(piece)
 
     def extend(self, segment: Segment) -> None:
         """Take over what `segment` has beyond this reply, which is a copy of the reply that the segment comes from."""
-        if self._frozen or segment.offset > self.length:  # after a gap
+        is_empty = not segment.text and segment.kind != "tool_call"  # such a part begins with its first text
+        if self._frozen or is_empty or segment.offset > self.length:  # after a gap
             return
         is_known = segment.part <= max(self.last_part, 0) and (bool(self._marks) or segment.kind == "text")
         if not is_known:
             if segment.offset != self.length or segment.part != self._next_part:
                 return
             self._begin_part(segment.kind, segment.call_id, segment.name)
-        if segment.end > self.length and segment.part == max(self.last_part, 0):
+        if segment.part == max(self.last_part, 0) and (segment.end > self.length or not is_known):
             self.grow(segment.text[self.length - segment.offset :])
 
     @property
@@ -184,7 +184,6 @@ class Reply:
             self._marks.append(_PLAIN_MARK)
         self._marks.append(Mark(number, self.length, kind, call_id, name))
         self.last_part = number
-        self.signal.notify()
 
     def segments(self, offset: int, after_part: int = NO_PART) -> list[Segment]:
         """What a reader at `offset` does not have; `after_part` is the last part that it was sent there."""

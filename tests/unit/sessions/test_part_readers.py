@@ -305,6 +305,25 @@ def test_a_gap_is_left_to_the_one_who_can_fill_it() -> None:
     assert reply.freeze().content == "ab"
 
 
+def test_a_copy_begins_no_part_before_its_first_text_but_a_call() -> None:
+    copy = reply_of()
+    copy.extend(Segment(0, "", 0, "reasoning"))
+    assert (copy.last_part, copy.segments(0)) == (NO_PART, [])
+    copy.extend(Segment(0, "hm", 0, "reasoning"))
+    copy.extend(Segment(2, "", 1, "tool_call", "c", "f"))
+    assert [(one.part, one.text) for one in copy.segments(0)] == [(0, "hm"), (1, "")]
+
+
+def test_readers_hear_of_a_call_that_has_begun() -> None:
+    heard: list[str] = []
+    reply, copy = reply_of(), reply_of()
+    reply.signal.listeners.add(lambda: heard.append("reply"))
+    copy.signal.listeners.add(lambda: heard.append("copy"))
+    reply.grow_part("tool_call", "", "c", "f")
+    copy.extend(Segment(0, "", 0, "tool_call", "c", "f"))
+    assert heard == ["reply", "copy"]
+
+
 def test_segments_say_all_that_an_event_does() -> None:
     event: Any = ReplyProgressed("r", 3, "text", 2, "tool_call", "c", "f")
     assert asdict(segment_of(event)) == {k: v for k, v in asdict(event).items() if k != "reply_id"}
