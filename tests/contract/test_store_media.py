@@ -324,3 +324,27 @@ async def test_files_outlive_the_process(stores: Stores, log: EventLog) -> None:
     assert await read(again, stat.sha256) == file_bytes(600_000)
     await again.erase("a", 1, deleted(), ASKED)
     assert await is_kept(again, stat) == [False]
+
+
+async def test_files_are_listed_in_order_page_by_page(log: EventLog) -> None:
+    stats = sorted([await put(log, file_bytes(100, seed)) for seed in range(5)], key=lambda stat: stat.sha256)
+    listed: list[MediaStat] = []
+    while page := await log.media.files(after=listed[-1].sha256 if listed else "", limit=2):
+        assert len(page) <= 2
+        listed += page
+    assert listed == stats
+
+
+async def test_a_snapshot_has_a_file_that_was_erased_since(log: EventLog) -> None:
+    content = file_bytes(MEDIA_CHUNK_BYTES + 1)
+    stat = await put(log, content)
+    await log.append("s", 0, [shown(stat)], ASKED)
+    async with log.snapshot() as snapshot:
+        assert await snapshot.media.files(limit=9) == [stat]  # SQLite's moment is the first read
+        erasing = asyncio.create_task(log.erase("s", 1, deleted(), ASKED))
+        while await log.media.stat([stat.sha256]):
+            await asyncio.sleep(0.01)
+        assert b"".join([piece async for piece in snapshot.media.read(stat.sha256)]) == content
+    await erasing
+    assert await log.media.files(limit=9) == []
+    assert await log.media.left_bytes() == 0

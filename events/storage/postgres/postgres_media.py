@@ -1,14 +1,15 @@
 """The files of a log in PostgreSQL. Implements events.media.MediaStore."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from typing import Any, TypeVar
+from functools import partial
+from typing import Protocol, TypeVar
 
 import asyncpg
 
 from events.errors import LogBusy, LogUnavailable
-from events.media import CHUNKS_AT_ONCE, MEDIA_CHUNK_BYTES, MediaMissing, MediaReference, MediaStat
+from events.media import MediaStat
 from events.storage.media_upload import (
     ARRIVAL_MAX_US,
     EXPIRED_AT_ONCE,
@@ -19,32 +20,17 @@ from events.storage.media_upload import (
 )
 from events.storage.postgres.head_listener import HeadListener
 from events.storage.postgres.postgres_connection import ANSWER_TIMEOUT_S, FAILURES, FLUSH, Database, close_gracefully
+from events.storage.postgres.postgres_media_reader import UNUSED_BYTES, PostgresMediaReader
 from events.storage.postgres.postgres_read_pool import PostgresReadPool
 from events.storage.postgres.vacuum import Vacuum
 
 T = TypeVar("T")
 
-_HAS_TABLES = "SELECT to_regclass('media') IS NOT NULL"
-_STAT = "SELECT sha256, media_type, bytes FROM media WHERE sha256 = ANY($1::bytea[])"
-_FILES = "SELECT sha256, media_type, bytes FROM media WHERE sha256 > $1 ORDER BY sha256 LIMIT $2"
-_REFERENCES = """
-SELECT r.position, r.holder FROM media AS m JOIN media_references AS r ON r.media_id = m.id
- WHERE m.sha256 = $1 AND ($3::text IS NULL OR r.holder = $3) ORDER BY r.position DESC LIMIT $2
-"""
-_REFERENCES_OF = """
-SELECT r.position, r.holder FROM media_references AS r JOIN media AS m ON m.id = r.media_id
- WHERE r.holder = $3 AND m.sha256 = $1 ORDER BY r.position DESC LIMIT $2
-"""
 _UPLOADED = """
 SELECT coalesce(sum(m.bytes), 0)::bigint FROM media_references AS r JOIN media AS m ON m.id = r.media_id
  WHERE r.holder = $1 AND r.position = 0 AND r.due_at > $2 AND NOT EXISTS (
     SELECT FROM media_references AS used WHERE used.media_id = r.media_id AND used.position > 0)
 """
-_CHUNKS = """
-SELECT c.number, c.data FROM media AS m JOIN media_chunks AS c ON c.media_id = m.id
- WHERE m.sha256 = $1 AND c.number >= $2 AND c.number < $3
-"""
-
 _BEGIN = "INSERT INTO media (media_type, bytes, touched_at) VALUES ($1, 0, $2) RETURNING id"
 _TOUCH = """
 UPDATE media SET bytes = greatest(bytes, $2), touched_at = $3
@@ -69,12 +55,10 @@ DELETE FROM media_references AS r USING (
     SELECT media_id, holder FROM media_references WHERE position = 0 AND due_at <= $1 ORDER BY media_id LIMIT $2
 ) AS due WHERE r.media_id = due.media_id AND r.position = 0 AND r.holder = due.holder AND r.due_at <= $1
 """
-_UNUSED_BYTES = "SELECT coalesce(sum(bytes), 0)::bigint FROM media WHERE sha256 IS NULL AND is_unused"
-
 Statements = Callable[[asyncpg.Connection], Awaitable[T]]
 
 
-class PostgresMedia:
+class PostgresMedia(PostgresMediaReader):
     """Writes on a connection of its own, a transaction after the other. `clock` gives microseconds, UTC."""
 
     def __init__(
@@ -85,12 +69,11 @@ class PostgresMedia:
         vacuum: Vacuum,
         clock: Callable[[], int],
     ) -> None:
+        super().__init__(partial(pool.fetch, is_long=True))
         self._database = database
-        self._pool = pool
         self._head = head
         self._vacuum = vacuum
         self._clock = clock
-        self._has_tables = False
         self._is_open = False  # to writes
         self._turn = asyncio.Lock()
         self._waiting = 0
@@ -113,47 +96,11 @@ class PostgresMedia:
         """
         if "\0" in media_type or "\0" in holder:
             raise ValueError("neither a media type nor an owner can hold a NUL")
-        return await run_upload(_Upload(self, self._clock, (holder, due_at_us)), media_type, chunks, bytes_max)
-
-    async def stat(self, sha256: Sequence[str]) -> dict[str, MediaStat]:
-        """As MediaStore.stat."""
-        rows = await self._fetch(_STAT, [bytes.fromhex(one) for one in sha256]) if sha256 else []
-        return {digest.hex(): MediaStat(digest.hex(), media_type, size) for digest, media_type, size in rows}
-
-    async def files(self, *, after: str = "", limit: int) -> list[MediaStat]:
-        """As MediaReader.files."""
-        rows = await self._fetch(_FILES, bytes.fromhex(after), limit)
-        return [MediaStat(digest.hex(), media_type, size) for digest, media_type, size in rows]
-
-    async def left_bytes(self) -> int:
-        """As MediaReader.left_bytes."""
-        return sum(row[0] for row in await self._fetch(_UNUSED_BYTES))
-
-    async def read(self, sha256: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
-        """As MediaStore.read."""
-        found = (await self.stat([sha256])).get(sha256)
-        if found is None:
-            raise MediaMissing(sha256)
-        digest, start = bytes.fromhex(sha256), max(start, 0)
-        until = found.bytes if end is None else min(end, found.bytes)
-        behind = -(-until // MEDIA_CHUNK_BYTES)  # the number of the chunk after the last
-        for first in range(start // MEDIA_CHUNK_BYTES, behind, CHUNKS_AT_ONCE):
-            after = min(first + CHUNKS_AT_ONCE, behind)
-            chunks = dict(map(tuple, await self._fetch(_CHUNKS, digest, first, after)))
-            for number in range(first, after):
-                if number not in chunks:  # it was deleted meanwhile
-                    raise MediaMissing(sha256)
-                offset = number * MEDIA_CHUNK_BYTES
-                yield chunks.pop(number)[max(start - offset, 0) : until - offset]
-
-    async def references(self, sha256: str, *, limit: int, holder: str | None = None) -> list[MediaReference]:
-        """As MediaStore.references."""
-        query = _REFERENCES if holder is None else _REFERENCES_OF
-        return [MediaReference(*row) for row in await self._fetch(query, bytes.fromhex(sha256), limit, holder)]
+        return await run_upload(PostgresUpload(self, self._clock, (holder, due_at_us)), media_type, chunks, bytes_max)
 
     async def unused_bytes(self, holder: str) -> int:
         """As MediaStore.unused_bytes."""
-        return sum(row[0] for row in await self._fetch(_UPLOADED, holder, self._clock()))
+        return sum(row[0] for row in await self.fetch(_UPLOADED, holder, self._clock()))
 
     async def delete_due(self, now_us: int) -> int:
         """As MediaStore.delete_due. Waits for the deletion as PostgresLog.erase does."""
@@ -165,7 +112,7 @@ class PostgresMedia:
 
         while await self.transact(expire):
             pass
-        size: int = await self.transact(lambda connection: connection.fetchval(_UNUSED_BYTES))
+        size: int = await self.transact(lambda connection: connection.fetchval(UNUSED_BYTES))
         if size:
             self._vacuum.request()
             with suppress(TimeoutError):
@@ -207,19 +154,17 @@ class PostgresMedia:
                 raise asyncpg.SerializationError("the same file arrived twice") from error
             raise
 
-    async def _fetch(self, query: str, *values: Any) -> list[Any]:
-        """The rows of `query`; none where the log has no tables for files, as one of version 0.5."""
-        if not self._has_tables:
-            ((self._has_tables,),) = await self._pool.fetch(_HAS_TABLES)
-            if not self._has_tables:
-                return []
-        return await self._pool.fetch(query, *values, is_long=True)
+
+class Writer(Protocol):
+    """What an upload writes with."""
+
+    async def transact(self, statements: Statements[T]) -> T: ...
 
 
-class _Upload:
+class PostgresUpload:
     """Implements Upload. `holder` are the owner, and when the upload is due."""
 
-    def __init__(self, media: PostgresMedia, clock: Callable[[], int], holder: tuple[str, int]) -> None:
+    def __init__(self, media: Writer, clock: Callable[[], int], holder: tuple[str, int]) -> None:
         self._media = media
         self._clock = clock
         self._holder = holder

@@ -1,12 +1,13 @@
 """The migration of a log into a PostgreSQL database, by COPY. Implements events.transfer.migration.MigrationTarget."""
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Coroutine, Sequence
+from typing import Any, TypeVar
 
 import asyncpg
 
 from events.errors import LogUnusable, MigrationRefused
 from events.integrity.hash_chain import GENESIS
-from events.media import MediaMissing, MediaStat
+from events.media import MediaStat
 from events.options import LogOptions
 from events.record import Columns, Head
 from events.storage.erasure_rules import ERASE_ALL_EXPLAINED, without_erased
@@ -14,9 +15,12 @@ from events.storage.incomplete_log import WritingCommand
 from events.storage.media_references import references_in
 from events.storage.postgres.append_procedure import ERASE, LOCK
 from events.storage.postgres.postgres_connection import FAILURES, Database, close_gracefully, read_head, unavailable
+from events.storage.postgres.postgres_media_copy import PostgresMediaCopy
 from events.storage.postgres.postgres_media_schema import add_references
 from events.storage.postgres.postgres_schema import COLUMNS, create, mark
 from events.storage.postgres.vacuum import vacuum
+
+T = TypeVar("T")
 
 # The server ends the transaction of a client that freezes between two statements: nodes would wait for its lock.
 IDLE_MS = 5_000
@@ -33,7 +37,8 @@ class PostgresMigrationTarget:
         self.head = Head(0, GENESIS)
         self._database = database
         self._connection = connection
-        self._erased = False
+        self._media = PostgresMediaCopy(connection)
+        self._erased = False  # some content, or a file
 
     @classmethod
     async def open(cls, url: str) -> "PostgresMigrationTarget":
@@ -57,11 +62,12 @@ class PostgresMigrationTarget:
 
     async def missing_media(self, digests: Collection[bytes]) -> frozenset[bytes]:
         """As FileTarget.missing_media."""
-        return frozenset(digests)
+        return await self._handle_errors(self._media.missing(digests))
 
     async def add_media(self, stat: MediaStat, pieces: AsyncIterator[bytes]) -> None:
         """As FileTarget.add_media."""
-        raise MediaMissing(stat.sha256)
+        await self._handle_errors(self._connection.execute(mark(WritingCommand.MIGRATE)))
+        await self._handle_errors(self._media.add(stat, pieces))
 
     async def add(self, rows: Sequence[Columns]) -> None:
         """As MigrationTarget.add. Nodes may serve other logs of the database, but not this one."""
@@ -93,10 +99,8 @@ class PostgresMigrationTarget:
 
     async def finish(self) -> None:
         """As MigrationTarget.finish."""
-        try:
-            await self._connection.execute(mark(None))
-        except FAILURES as error:
-            raise unavailable(error, self._database.label) from error
+        self._erased = await self._handle_errors(self._media.finish()) or self._erased
+        await self._handle_errors(self._connection.execute(mark(None)))
 
     async def close(self) -> None:
         """As MigrationTarget.close. Removes old versions of erased rows."""
@@ -108,3 +112,10 @@ class PostgresMigrationTarget:
             raise unavailable(error, self._database.label) from error
         finally:
             await close_gracefully(self._connection)
+
+    async def _handle_errors(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of `work`. Raises LogUnavailable in place of FAILURES."""
+        try:
+            return await work
+        except FAILURES as error:
+            raise unavailable(error, self._database.label) from error

@@ -9,7 +9,6 @@ from typing import Any
 import asyncpg
 
 from events.errors import LogBusy, LogUnavailable
-from events.media import NoMedia
 from events.record import Head, StoredRow
 from events.storage.postgres.postgres_connection import (
     ANSWER_TIMEOUT_S,
@@ -21,6 +20,7 @@ from events.storage.postgres.postgres_connection import (
     read_head,
     unavailable,
 )
+from events.storage.postgres.postgres_media_reader import PostgresMediaReader
 from events.storage.postgres.postgres_schema import COLUMNS
 
 WAITING_MAX = 10_000  # reads that wait for a connection; the next one is refused with LogBusy
@@ -123,13 +123,17 @@ class PostgresSnapshot:
 
     def __init__(self, connection: asyncpg.Connection, head: Head) -> None:
         self.head = head
-        self.media = NoMedia()
+        self.media = PostgresMediaReader(self._fetch)
         self._connection = connection
 
     async def rows(self, *, after: int = 0, limit: int) -> list[StoredRow]:
         """As Snapshot.rows, but for errors: raises FAILURES."""
+        return list(starmap(StoredRow, await self._fetch(ROWS, after, limit)))
+
+    async def _fetch(self, query: str, *values: Any) -> list[Any]:
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
-            return list(starmap(StoredRow, await self._connection.fetch(ROWS, after, limit)))
+            rows: list[Any] = await self._connection.fetch(query, *values)
+            return rows
 
 
 @asynccontextmanager

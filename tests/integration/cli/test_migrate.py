@@ -11,9 +11,10 @@ import pytest
 from chatbot.cli.remedies import with_remedy
 from events.errors import MigrationRefused
 from events.factory import open_log
-from events.integrity.chain_verifier import verify
+from events.integrity.chain_verifier import ChainVerifier, verify
+from events.integrity.file_check import NotedReferences, check_files
 from events.log import EventLog
-from events.media import MediaStat
+from events.media import MediaReference, MediaStat
 from events.record import Columns, Head, StoredRow
 from events.storage.incomplete_log import LogIncomplete
 from events.storage.sqlite.sqlite_log import SqliteLog
@@ -21,6 +22,7 @@ from events.storage.sqlite.sqlite_schema import TRIGGERS
 from events.transfer.migration import MigrationTarget, migrate, open_target
 from tests.support.command_processes import run_command
 from tests.support.log.log_texts import ALL, fill
+from tests.support.log.media import file_bytes, put, read, shown
 from tests.support.log.sample_events import ASKED, deleted, posted
 from tests.support.log.sample_log import rows_of, write_sample_log
 from tests.support.programs.postgres_server import PostgresServer
@@ -316,3 +318,44 @@ async def test_every_command_works_on_postgresql_or_says_why_not(url: str, tmp_p
         assert (told.returncode, says in told.stderr) == (2, True), (arguments, told)
     events = {row.stream_id: row for row in await rows_at(url)}
     assert events["bobs"].type == "session_deleted"
+
+
+async def test_files_of_messages_are_moved_up_and_down_and_no_others(url: str, tmp_path: Path) -> None:
+    contents = [file_bytes(size, size) for size in (70, 200_000)]
+    log = await open_log(tmp_path / "log.db")
+    kept, gone = [await put(log, content, holder=str(ASKED.actor)) for content in contents]
+    await put(log, file_bytes(9, 9))
+    await log.append("a", 0, [shown(kept)], ASKED)
+    await log.append("b", 0, [shown(kept, gone)], ASKED)
+    await log.erase("b", 1, deleted(), ASKED)
+    await log.close()
+    for source, target in (("log.db", url), (url, "back.db")):
+        done = await run_command(tmp_path, "migrate", "--from", source, "--to", target)
+        assert (done.returncode, done.json["copied"]) == (0, 3), done.stderr
+        log = await open_log(target if target == url else tmp_path / target, read_only=True)
+        noted = NotedReferences()
+        assert (await verify(log, ChainVerifier(references=noted)))[1] is None
+        report = await check_files(log, noted)
+        assert (report.files, report.faults, report.left_bytes) == (1, [], 0)
+        assert await read(log, kept.sha256) == contents[0]
+        assert await log.media.references(kept.sha256, limit=9) == [MediaReference(1, "a")]
+        await log.close()
+    out = await run_command(tmp_path, "export", "--output", "out.ndjson", DATABASE_URL=url)
+    assert out.returncode == 0, out.stderr
+    assert (tmp_path / "out.ndjson").read_bytes().count(b'{"media":') == 1
+
+
+async def test_a_file_that_is_damaged_in_postgresql_stops_no_move(url: str, tmp_path: Path) -> None:
+    log = await open_log(tmp_path / "log.db")
+    stat = await put(log, file_bytes(1000))
+    await log.append("a", 0, [shown(stat)], ASKED)
+    await log.close()
+    damage = sqlite3.connect(tmp_path / "log.db", isolation_level=None)
+    damage.execute("DROP TRIGGER media_chunks_refuse_update")
+    damage.execute("UPDATE media_chunks SET data = zeroblob(length(data))")
+    damage.close()
+    moved = await run_command(tmp_path, "migrate", "--from", "log.db", "--to", url)
+    assert (moved.returncode, stat.sha256 in moved.stderr) == (1, True)
+    log = await open_log(url, read_only=True)
+    assert (log.head().position, await log.media.stat([stat.sha256]), await log.media.left_bytes()) == (1, {}, 0)
+    await log.close()
