@@ -1,1 +1,1 @@
-"""What it means: folds over the log, kept in projections.db, rebuilt at will."""
+"""Projections: read models folded from the log, stored in projections.db, and rebuilt from the log at any time."""

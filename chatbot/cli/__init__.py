@@ -1,1 +1,1 @@
-"""The command line: `chatbot` and `python run.py`."""
+"""The command line interface (CLI): `chatbot`, or `python run.py` in a checkout."""

@@ -1,7 +1,7 @@
 """The context of a command: settings, the log opened read-only, standard output and standard error, and Ctrl-C.
 
-What opens a log and what composes the sessions is handed in by `chatbot/cli/main.py`: commands import no store and not
-the composition root.
+`chatbot/cli/main.py` passes in the functions that open a log and compose the sessions, so commands import neither a
+store nor the composition root.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ class ComposeOffline(Protocol):
 
 
 async def run_interruptible(command: Coroutine[Any, Any, int]) -> int:
-    """Run `command`, which Ctrl-C cancels between two steps of the loop. A second Ctrl-C ends the process at once.
+    """Run `command`, which Ctrl-C cancels between two steps of the loop. A second Ctrl-C ends the process immediately.
 
     asyncio's own handler cancels at any instruction, also in the middle of a callback that is just setting a result.
     Raises CommandFailed (exit code 130) when interrupted.
@@ -69,7 +69,7 @@ async def run_interruptible(command: Coroutine[Any, Any, int]) -> int:
 
 def _lower_priority() -> None:
     """Give the service on this machine precedence. A nice process keeps its core for 3 ms when the service wakes up
-    there; one of the scheduling class SCHED_IDLE (Linux) gives it up at once.
+    there; one of the scheduling class SCHED_IDLE (Linux) gives it up immediately.
     """
     with suppress(AttributeError, OSError):  # not Linux, or a sandbox that forbids it
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
@@ -92,7 +92,7 @@ def print_result(text: str) -> None:
 
 
 class CommandContext:
-    """`provider` makes the model server's client: from a URL, for "embedded", or, for None, as the settings say.
+    """`provider` creates the client of a model server: the one at a URL, "embedded", or None: the configured one.
 
     It raises EmbeddedMissing.
     """

@@ -31,7 +31,7 @@ COMMANDS = {
     "salvage": Command("copy what is intact of a damaged log", salvage.add_salvage_arguments, salvage.salvage),
     "migrate": Command("copy the log into another store", migrate.add_migrate_arguments, migrate.migrate_command),
     "prompt": Command("print the request behind a reply", prompt.add_prompt_arguments, prompt.prompt),
-    "replay": Command("print a conversation as it stood", replay.add_replay_arguments, replay.replay),
+    "replay": Command("print a conversation as of a point in time", replay.add_replay_arguments, replay.replay),
     "diff": Command("print what changed in a conversation", replay.add_diff_arguments, replay.diff_command),
     "rebuild": Command("rebuild the projections from the log", rebuild.add_rebuild_arguments, rebuild.rebuild_command),
     "project": Command(
@@ -41,8 +41,8 @@ COMMANDS = {
     "keygen": Command("make the keys that sign checkpoints", keys.add_keygen_arguments, keys.keygen),
     "checkpoint": Command("print a signed statement of the head", verify.add_checkpoint_arguments, verify.checkpoint),
     "prove": Command("prove a session's events to someone without the log", prove.add_prove_arguments, prove.prove),
-    "erase": Command("erase sessions for good", erase.add_erase_arguments, erase.erase),
-    "erased": Command("look for a text in the files' bytes", erasure_check.add_erased_arguments, erasure_check.erased),
+    "erase": Command("erase sessions permanently", erase.add_erase_arguments, erase.erase),
+    "erased": Command("search the files for an erased text", erasure_check.add_erased_arguments, erasure_check.erased),
 }
 
 SERVICE_COMMANDS = {
@@ -72,7 +72,7 @@ def overview() -> str:
 
 
 DESCRIPTION = """\
-A chat backend whose every word is on the record.
+A chat backend that records every conversation as immutable events.
 
 Without a command it serves the HTTP API, with Swagger UI at /docs, on the address in config.toml
 (127.0.0.1:8080). Settings come from config.toml, a .env file, the environment and the options below;
@@ -85,19 +85,19 @@ examples:
                                             serve, with a model server (midm or OpenAI-compatible)
   chatbot --host 0.0.0.0 --port 9000        listen on all networks (configure API keys first)
   chatbot --workers 4                       serve with four processes
-  chatbot --reload                          serve, and start again when code or settings change
+  chatbot --reload                          serve, and restart when code or settings change
   chatbot config                            print the settings in force
   chatbot health                            ask the running service whether it is ready
   chatbot verify                            check that nobody has changed the log
   DATABASE_URL=copy.db chatbot verify       the same of a copy
 
-exit codes: 0 served and drained, or done; 1 the log does not hold, or what was asked for cannot be done;
+exit codes: 0 served and drained, or done; 1 the log is not intact, or the command failed;
 2 wrong settings or usage; 3 the database or a file cannot be used; 4 the address cannot be listened on;
-5 the embedded model is missing or cannot be loaded; 70 a fault of this program; 130 a second Ctrl-C."""
+5 the embedded model is missing or cannot be loaded; 70 a fault of this program; 130 interrupted by Ctrl-C."""
 
 
 def parse(arguments: list[str], version: str, program: str = "chatbot") -> argparse.Namespace:
-    """Parse `arguments`. Exits with code 2 and a usage message where they make no sense.
+    """Parse `arguments`. Exits with code 2 and a usage message if they are invalid.
 
     `program` is the name under which the program was called.
     """
@@ -152,7 +152,7 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
         "--config",
         metavar="FILE",
         default=hidden,
-        help="settings file (default: config.toml here, or the program's)",
+        help="settings file (default: config.toml in the current directory, or the program's)",
     )
 
 
@@ -171,5 +171,5 @@ def _add_serve_options(parser: argparse.ArgumentParser) -> None:
         help="processes that serve the port together, over server.workers; SIGHUP replaces them one by one",
     )
     parser.add_argument(
-        "--reload", action="store_true", default=argparse.SUPPRESS, help="start again when code or settings change"
+        "--reload", action="store_true", default=argparse.SUPPRESS, help="restart when code or settings change"
     )

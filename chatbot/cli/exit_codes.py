@@ -1,4 +1,4 @@
-"""The exit codes of the program, and the exceptions and the message that go with a failure."""
+"""The exit codes of the program, and the exceptions that lead to them."""
 
 from enum import IntEnum
 
@@ -28,7 +28,7 @@ class CommandFailed(Exception):
 
 
 class UsageError(CommandFailed):
-    """The command line, or a file that it names, makes no sense: exit code 2."""
+    """The command line, or a file that it names, is invalid: exit code 2."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, ExitCode.USAGE)

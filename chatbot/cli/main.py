@@ -33,6 +33,7 @@ ROOT = Path(chatbot.__file__).resolve().parents[1]  # holds run.py and config.to
 
 
 def main(arguments: list[str]) -> int:
+    """Run the program with the arguments of the command line. Returns the exit code."""
     try:
         return _main(arguments)
     except CommandFailed as error:

@@ -1,1 +1,1 @@
-"""Settings: what they are, where they come from, and how they are shown. Imports nothing else of this project."""
+"""The configuration: settings, their sources, validation and listing. Imports nothing else of this project."""

@@ -1,4 +1,4 @@
-"""Parses DATABASE_URL. A value that is nearly right is refused: it must not open a new, empty database."""
+"""Parses DATABASE_URL. Malformed values are refused: they must not create a new, empty database."""
 
 import re
 from pathlib import Path
@@ -16,10 +16,9 @@ _KEYWORDS = re.compile(r"(host|hostaddr|port|dbname|user|password|service)\s*=")
 
 
 def parse_database_url(url: str) -> Path | str:
-    """A file: a bare path, or one behind sqlite:/// (so an absolute one has four slashes). Or a PostgreSQL database:
-    the URL itself.
+    """The path of a file (given as a path, or after sqlite:///), or a PostgreSQL URL unchanged.
 
-    Raises ValueError with the reason. A memory database is refused: what was acknowledged would not be on disk.
+    Raises ValueError with the reason. A memory database is refused: acknowledged events would not be on disk.
     """
     if not url.strip():
         raise ValueError("this names no file")
@@ -54,7 +53,7 @@ def _postgres(url: str) -> str:
 
 
 def _path_of(url: str) -> str:
-    """The path that `url` is, or that stands behind sqlite:///. Raises ValueError."""
+    """The path in `url`: all of it, or what follows sqlite:///. Raises ValueError."""
     found = _SCHEME.match(url)
     if found is None:
         return url
@@ -66,7 +65,7 @@ def _path_of(url: str) -> str:
 
 
 def _unknown_scheme(url: str, scheme: str) -> str:
-    """The scheme of `url`, which no store has, and what was probably meant."""
+    """The unsupported scheme of `url`, with a suggestion."""
     shown = f"{scheme}//" if url.startswith(f"{scheme}//") else scheme
     dialect = re.split(r"[+:]", scheme.lower())[0]
     if dialect in ("postgres", "postgresql"):
@@ -77,6 +76,6 @@ def _unknown_scheme(url: str, scheme: str) -> str:
 
 
 def without_credentials(url: str) -> str:
-    """`url` for people: without anything before its last @, however malformed, and without options."""
+    """`url` for display: without everything before its last @, even if malformed, and without its query."""
     scheme, _, rest = url.partition("://")
     return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"

@@ -25,14 +25,14 @@ class ConfigError(Exception):
 
 
 class Configuration(Struct, frozen=True):
-    """The settings in force, by each setting's dotted name its source, and the files that were read.
+    """The settings in force, the source of each (`origins`, by dotted name), and the files that were read.
 
-    `renamed`: a sentence about each setting that a source calls by an old name.
+    `renamed`: a warning for each setting that a source calls by its old name.
     """
 
     settings: Settings
     origins: Mapping[str, str]
-    files: tuple[Path, ...] = ()  # absolute, the weaker one first
+    files: tuple[Path, ...] = ()  # absolute; later ones override earlier ones
     renamed: tuple[str, ...] = ()
 
 
@@ -47,7 +47,7 @@ def load(
 
     `command_line` may have host, port, workers and config (a file to read instead of config.toml); `environment` is
     os.environ by default. config.toml and .env are read from `folder` (default: the current directory); if that has no
-    config.toml, it is read from the folder `program`. Raises ConfigError, also for a wrong value that a stronger source
+    config.toml, it is read from the folder `program`. Raises ConfigError, also for a wrong value that a later source
     overrides.
     """
     options = command_line or {}

@@ -1,4 +1,4 @@
-"""Recognises variables that Docker and Kubernetes set for a container or service called chatbot: no settings.
+"""Recognizes variables that Docker and Kubernetes set for a container or service called chatbot. They are not settings.
 
 Kubernetes: CHATBOT_SERVICE_HOST, CHATBOT_PORT=tcp://10.0.0.1:80, CHATBOT_PORT_80_TCP_ADDR. Docker's links have those of
 the second kind, CHATBOT_NAME=/web/chatbot, and CHATBOT_ENV_<NAME> for each variable of the other container.

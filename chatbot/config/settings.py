@@ -1,9 +1,9 @@
 """All settings: the values in force by section (`Settings`, frozen), and a description of each one (`inventory`).
 
 Each setting is declared once, in the file of its section in `sections/`: type and bounds, meaning with unit and reason
-(`description`), default, and in `extra` the name of its environment variable where that is not the regular
-CHATBOT_<SECTION>_<NAME>, whether it is secret, its former names, and what is allowed where the bounds do not say it.
-config.toml, the README's tables and every error message are generated from that.
+(`description`), default. Its `extra` may have the name of its environment variable (default:
+CHATBOT_<SECTION>_<NAME>), whether it is secret, its former names, and the allowed values, if the bounds are not enough.
+config.toml, the README's tables and error messages are generated from these declarations.
 """
 
 from collections.abc import Mapping
@@ -47,7 +47,7 @@ PREFIX = "CHATBOT_"
 
 
 class Setting(Struct, frozen=True):
-    """One setting. `kind` is bool, int, float, str, choice, list or table; `allowed` says in words what it may be."""
+    """One setting. `kind` is bool, int, float, str, choice, list or table; `allowed` describes the allowed values."""
 
     section: str
     key: str
@@ -58,7 +58,7 @@ class Setting(Struct, frozen=True):
     description: str
     allowed: str
     secret: bool
-    prose: bool  # a text for people or a model, which is taken as it is
+    prose: bool  # a text for people or a model, which is not checked for typical mistakes
     formerly: tuple[str, ...]  # old dotted names, which work until 1.0
 
     @property
@@ -68,7 +68,7 @@ class Setting(Struct, frozen=True):
 
 @cache
 def inventory() -> Mapping[str, Setting]:
-    """All settings by dotted name, in the order in which people read them."""
+    """All settings by dotted name, in the order of config.toml."""
     found = {}
     for section in fields(Settings):
         for field in fields(section.type):
@@ -143,16 +143,16 @@ def by_former_env() -> Mapping[str, Setting]:
 
 
 def closest_name(name: str) -> str | None:
-    """The setting's name that is most like `name`."""
+    """The setting's name that is most similar to `name`; None if none is."""
     key = name.rpartition(".")[2]
     homonyms = [setting.name for setting in inventory().values() if setting.key == key]
-    if len(homonyms) == 1:  # the right key in the wrong section: nearer than any spelling can tell
+    if len(homonyms) == 1:  # the right key in the wrong section
         return homonyms[0]
     return next(iter(get_close_matches(name, inventory(), n=1)), None)
 
 
 def closest_env(name: str) -> str | None:
-    """The environment variable that is most like `name`, or whose regular name would be."""
+    """The environment variable that is most similar to `name`, by its own or its default name; None if none is."""
     names: dict[str, str] = {}
     for setting in inventory().values():
         names |= dict.fromkeys((unprefixed_env(default_env(setting.name)), unprefixed_env(setting.env)), setting.env)
@@ -160,11 +160,11 @@ def closest_env(name: str) -> str | None:
 
 
 def unprefixed_env(name: str) -> str:
-    """`name` without its prefix, which would make all names alike."""
+    """`name` without its prefix, which would make all names similar."""
     return name.removeprefix(PREFIX)
 
 
 def likely_misspelling(name: str) -> str | None:
-    """The unprefixed environment variable that `name` very nearly is."""
-    names = [env for env in by_env() if len(env) > 5 and not env.startswith(PREFIX)]  # PORTS is somebody else's
+    """The unprefixed environment variable of which `name` is probably a misspelling; None if there is none."""
+    names = [env for env in by_env() if len(env) > 5 and not env.startswith(PREFIX)]  # PORTS may be another program's
     return next(iter(get_close_matches(name, names, n=1, cutoff=0.85)), None)

@@ -3,9 +3,9 @@ source's text to the setting's type, and to text for people, without secrets.
 
 The old name of a renamed setting works, with a warning; in one source, old and new name must not have different values.
 
-An empty value in .env, the environment or the command line counts as not set, so that `NAME=${NAME:-}` in somebody's
-start script changes nothing; for a list it means the empty list (CORS_ORIGINS= allows no other web page). API keys
-that are set but empty are a fault: the service would otherwise start open to everyone.
+An empty value in .env, the environment or the command line counts as not set, so that `NAME=${NAME:-}` in a start
+script changes nothing; for a list it means the empty list (CORS_ORIGINS= allows no other web page). API keys that are
+set but empty are a fault: the service would otherwise start without authentication.
 """
 
 import json
@@ -42,11 +42,11 @@ _QUERY_SECRETS = re.compile(r"(?<=[?&])([^=&\s]*(?:key|token|secret|password|sig
 
 
 class InvalidValue(Exception):
-    """A value that its setting does not allow; the text is the reason if the setting's `allowed` does not say it."""
+    """A value that its setting does not allow. The message is the reason, or empty if `allowed` says it."""
 
 
 def parse_text(setting: Setting, text: str) -> Any:
-    """The value that a text stands for, from an environment variable, .env or the command line. Raises InvalidValue."""
+    """Parse the text of an environment variable, .env or the command line. Raises InvalidValue."""
     parse = _PARSERS.get(setting.kind)
     try:
         value = parse(text.strip()) if parse else text
@@ -111,19 +111,19 @@ def to_toml(value: Any) -> str:
 
 
 def shown(setting: Setting, value: Any) -> str:
-    """A setting's value for a person's eyes: as `visible`, and secrets masked."""
+    """A setting's value for display: as `visible`, with secrets masked."""
     if setting.secret and isinstance(value, dict):
         return ", ".join(f"{name}: {MASK}" for name in value) or "none"
     return MASK if setting.secret and value else visible(value)
 
 
 def refused(setting: Setting, raw: Any) -> str:
-    """A refused value for a person's eyes. Nothing of a secret: where name and secret were swapped, a name is one."""
+    """A refused value for display. Secrets are masked completely: names, too, as name and secret may be swapped."""
     return MASK if setting.secret else visible(raw)
 
 
 def visible(value: Any) -> str:
-    """Any value on one line, cut where very long, without the credentials that a URL may carry."""
+    """Any value on one line, shortened, and without credentials in URLs."""
     text = _QUERY_SECRETS.sub(rf"\1{MASK}", _CREDENTIALS.sub(f"{MASK}@", to_toml(value)))
     text = text.encode(errors="backslashreplace").decode()  # the environment may hold bytes that are no text
     return text if len(text) <= _SHOWN_MAX_CHARS else text[: _SHOWN_MAX_CHARS - 1] + "…"
@@ -134,9 +134,9 @@ _SENSITIVE = re.compile("auth|key|secret|password", re.IGNORECASE)
 
 
 class Source(Struct):
-    """What one source contains: values by the setting's name, where each was found, and everything wrong with it.
+    """What one source contains: values by the setting's name, where each was found, and all faults.
 
-    `renamed` are sentences about settings that it calls by an old name.
+    `renamed` are warnings about settings that it calls by an old name.
     """
 
     values: dict[str, Any] = {}
@@ -171,7 +171,7 @@ class Source(Struct):
         self.renamed.append(f"{old} ({origin}) is now {new}; the old name works until 1.0")
 
     def add_unknown(self, name: str, raw: Any, origin: str, meant: str | None) -> None:
-        """Note that no setting is called `name`; `meant` is the nearest name there is."""
+        """Note that no setting is called `name`; `meant` is the most similar name, or None."""
         hidden = _SENSITIVE.search(f"{name} {meant}")  # a misspelt secret is a secret
         advice = f"did you mean {meant}?" if meant else "`chatbot config` lists them all"
         self.faults.append(f"{name} = {MASK if hidden else visible(raw)} ({origin}): no such setting; {advice}")
@@ -212,10 +212,10 @@ def _take_from_config(source: Source, name: str, raw: Any, label: str) -> None:
 def read_dotenv(path: Path) -> Source:
     """The settings of a .env file, or nothing where there is none.
 
-    The file may serve other programs too, so foreign names are ignored; only one that is nearly ours is a fault.
+    Other programs may use the file, too, so unknown names are ignored, except likely misspellings, which are faults.
     """
     source = Source()
-    if not path.is_file():  # some call the folder of a virtual environment .env
+    if not path.is_file():  # .env may be the folder of a virtual environment
         return source
     try:
         values = parse_dotenv(path.read_text(encoding="utf-8"))

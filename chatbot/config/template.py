@@ -1,4 +1,4 @@
-"""Writes config.toml as the repository holds it. After a change to a setting:
+"""Generates config.toml from the declarations of the settings. After a change to a setting:
 
 python -m chatbot.config.template > config.toml
 """
@@ -9,14 +9,13 @@ from chatbot.config.settings import Setting, inventory
 from chatbot.config.sources import to_toml
 
 _HEAD = """\
-# All settings, with their defaults. What is weaker comes first: this file, then a .env file, then the environment,
-# then the command line (--host, --port). A line that is left out means its default; a name that is none of these
-# stops the start. `chatbot config` shows what is in force and where it came from.
+# All settings with their defaults. Each source overrides those before it: this file, a .env file, the environment, the
+# command line (--host, --port, --workers). A setting that is left out has its default; an unknown name stops the
+# start. `chatbot config` shows the values in force and where they came from.
 #
-# Above each setting: its meaning; its environment variable and what is allowed; below, its default.
-# An empty variable counts as not set, but for a list, where it means the empty list, and for API keys, where it stops
-# the start. Names end in their unit.
-# The texts stand in chatbot/config; after a change there: python -m chatbot.config.template > config.toml
+# Above each setting: its meaning, its environment variable and the allowed values. Names end in their unit.
+# An empty variable counts as not set; for a list it means the empty list, and for API keys it stops the start.
+# The texts are in chatbot/config; after a change there: python -m chatbot.config.template > config.toml
 """
 _WIDTH = 118
 

@@ -1,7 +1,7 @@
-"""Checks texts for typical mistakes: a quote left in a value, a variable that was not replaced.
+"""Checks texts for typical mistakes: quotes in a value, a variable that was not replaced.
 
-White space around a text is removed. Other leftovers of a shell, a .env file or a Kubernetes secret are refused: with
-an extra quote an API key locks all clients out, and a path names a new, empty file.
+White space around a text is removed. Other remains of a shell, a .env file or a Kubernetes secret are refused: with an
+extra quote no client could use an API key, and a path would name a new, empty file.
 """
 
 import re

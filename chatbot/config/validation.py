@@ -1,4 +1,4 @@
-"""Validates settings together: faults stop the start; risks and hints are logged."""
+"""Validates combinations of settings: faults stop the start; risks and hints are logged."""
 
 import re
 from collections.abc import Iterator
@@ -154,12 +154,12 @@ def _midm_line(settings: Settings) -> int:
 
 
 def find_risks(settings: Settings) -> tuple[str, ...]:
-    """Allowed, but risky; the start logs each as a warning."""
+    """Settings that are allowed but risky; logged as warnings at the start."""
     return tuple(_warn_of_open_access(settings))
 
 
 def find_hints(settings: Settings) -> tuple[str, ...]:
-    """Right as long as there is one machine; the start logs each at level info."""
+    """Settings that are right for one machine only; logged at level info at the start."""
     return tuple(_hint_at_loopback_node(settings))
 
 

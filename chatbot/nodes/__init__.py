@@ -1,1 +1,1 @@
-"""Several nodes over one log: failure detection, mirrors of remote replies, recovery of orphaned replies."""
+"""Several nodes over one log, without a leader: failure detection, mirrors of remote replies, orphaned replies."""

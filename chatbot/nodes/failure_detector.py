@@ -1,4 +1,6 @@
-"""The failure detector: which nodes are alive. A wrong verdict corrupts nothing: the log decides every append."""
+"""The failure detector: probes nodes (heartbeat) to tell which are alive. A wrong verdict corrupts nothing: the log
+decides every append.
+"""
 
 import asyncio
 from collections import OrderedDict
@@ -50,10 +52,10 @@ class FailureDetector:
             self._silent_since_s[node] = self._timer()
 
     async def _share_probe(self, node: str) -> NodeState:
-        asking = self._probes.get(node)
-        if asking is None:
-            asking = self._probes[node] = asyncio.create_task(self._probe(node), name="probe")
-        return await asyncio.shield(asking)
+        probe = self._probes.get(node)
+        if probe is None:
+            probe = self._probes[node] = asyncio.create_task(self._probe(node), name="probe")
+        return await asyncio.shield(probe)
 
     async def _probe(self, node: str) -> NodeState:
         address = parse_node_id(node)
@@ -61,17 +63,17 @@ class FailureDetector:
             node_state = NodeState.GONE if address is None else await self._node_client.probe(address)
         finally:
             del self._probes[node]
-        remembered = node_state is NodeState.GONE
+        is_permanent = node_state is NodeState.GONE
         if node_state is NodeState.REFUSED:
             node_state = NodeState.GONE  # for now
         if len(self._answers) >= GONE_MAX:
-            self._answers = {node: heard for node, heard in self._answers.items() if heard[1] > self._timer()}
+            self._answers = {node: answer for node, answer in self._answers.items() if answer[1] > self._timer()}
         self._answers[node] = node_state, self._timer() + ANSWER_VALID_S
         if node_state is NodeState.SILENT:
             self._silent_since_s.setdefault(node, self._timer())
         else:
             self._silent_since_s.pop(node, None)
-        if remembered:
+        if is_permanent:
             self._answers.pop(node)
             self._gone[node] = None
             if len(self._gone) > GONE_MAX:

@@ -70,18 +70,18 @@ class NodeCluster:
 
 
 BACKLOG = 1024  # connections of other nodes that wait for accept
-PROBES = 64  # connections to other nodes besides those that follow a reply
+PROBE_CONNECTIONS_MAX = 64  # connections to other nodes besides those that follow a reply
 
 
 class Node:
-    """`listener` is bound at once, so that the port, and with it the name, is known. `secret` is shared by all nodes.
+    """The constructor binds `listener`, because the port is part of the node's name. `secret` is shared by all nodes.
 
-    Raises CannotListen when the port cannot be bound.
+    Raises CannotListen if the port cannot be bound.
     """
 
     def __init__(self, settings: NodeSettings, log: EventLog, feeds: ChannelRegistry, observe: NodeObserver) -> None:
         self._settings = settings
-        self._lost = asyncio.Event()
+        self._node_lost = asyncio.Event()
         family = socket.AF_INET6 if ":" in settings.listen_host else socket.AF_INET
         own = settings.listen_host, settings.listen_port
         try:
@@ -95,7 +95,7 @@ class Node:
             self.secret,
             settings.probe_timeout_s,
             settings.failure_timeout_s,
-            settings.remote_replies_max + PROBES,
+            settings.remote_replies_max + PROBE_CONNECTIONS_MAX,
             observe,
         )
         self._failure_detector = FailureDetector(
@@ -109,7 +109,7 @@ class Node:
                 node_client=self._node_client,
                 mirrors_max=settings.remote_replies_max,
                 timer=time.monotonic,
-                on_node_lost=self._lost.set,
+                on_node_lost=self._node_lost.set,
                 observe=observe,
             )
         )
@@ -121,7 +121,9 @@ class Node:
 
     def background_tasks(self, ports: Ports, supervisor: LiveSessions) -> dict[str, Coroutine[Any, Any, None]]:
         """The background tasks, by name."""
-        reaper = OrphanReaper(ports, supervisor, self._failure_detector, self._lost, self._settings.sweep_interval_s)
+        reaper = OrphanReaper(
+            ports, supervisor, self._failure_detector, self._node_lost, self._settings.sweep_interval_s
+        )
         return {"tail": LogTailer(ports, supervisor, self._mirrors, reaper).run(), "watch": reaper.run()}
 
     async def fetch_metrics(self, node: str) -> tuple[MetricFamily, ...]:

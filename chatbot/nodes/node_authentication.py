@@ -1,13 +1,13 @@
-"""How nodes prove to each other that they know `nodes.secret`, which itself never crosses the network.
+"""Mutual authentication of nodes (challenge-response, HMAC-SHA256) by `nodes.secret`, which is never sent.
 
 1. The client asks `GET /challenge?nonce=C` with a nonce of its own.
 2. The server answers its name, a nonce S, and HMAC(secret, "server", C, S, name). So the client knows
    that it is connected to the intended process before it sends anything.
 3. The client sends its request with HMAC(secret, "client", S, method, path and query, SHA-256 of the body).
 
-The server takes each S once, and only while it is fresh, so a request that somebody has overheard cannot be sent again.
-S carries its own expiry and a tag by which the server knows it as its own: nothing is kept for nonces that were only
-asked for, so strangers cannot fill the memory. What is kept, the used ones, only holders of the secret can add to.
+The server accepts each S once and for a limited time, so a captured request cannot be replayed. S contains its expiry
+and a tag that authenticates it, so the server stores no nonces that it has issued: clients without the secret cannot
+exhaust its memory. It stores used nonces until they expire, and only clients with the secret can use one.
 """
 
 import hashlib
@@ -22,12 +22,12 @@ NONCE_BYTES = 16
 TAG_BYTES = 16
 EXPIRY_BYTES = 8  # milliseconds of the server's monotonic clock
 NONCE_LIFE_S = 30.0  # between challenge and request: far more than a slow network needs
-USED_MAX = 100_000  # nonces taken within their life, 10 MB: 3,000 requests a second, above what nodes ask each other
+USED_MAX = 100_000  # used nonces, 10 MB: 3,000 requests a second, more than nodes send to each other
 CLIENT_NONCE_MAX_CHARS = 64
 
 
 class Challenge(Struct, frozen=True):
-    """The answer of GET /challenge. `proof` is made with the secret."""
+    """The answer of GET /challenge. `proof` is the server's HMAC."""
 
     node: str
     nonce: str
@@ -44,18 +44,18 @@ class Challenger:
         self._node = node
         self._timer = timer
         self._random_bytes = random_bytes
-        self._own_key = random_bytes(32)  # tags of nonces are checked by this process alone
-        self._used: OrderedDict[str, int] = OrderedDict()  # nonce: its expiry, the oldest first taken
+        self._own_key = random_bytes(32)  # only this process checks the tags of its nonces
+        self._used: OrderedDict[str, int] = OrderedDict()  # nonce: its expiry in ms, in order of use
 
     def challenge(self, client_nonce: str) -> Challenge:
         """A fresh nonce, and the proof that this node knows the secret."""
         expiry = self._now_ms() + int(NONCE_LIFE_S * 1000)
-        drawn = self._random_bytes(NONCE_BYTES) + expiry.to_bytes(EXPIRY_BYTES)
-        nonce = (drawn + self._tag(drawn)).hex()
+        payload = self._random_bytes(NONCE_BYTES) + expiry.to_bytes(EXPIRY_BYTES)
+        nonce = (payload + self._tag(payload)).hex()
         return Challenge(self._node, nonce, server_proof(self._secret, client_nonce, nonce, self._node))
 
     def refusal(self, authorization: str, request: "Request") -> str | None:
-        """Why the request is not to be answered; None where it is, which spends its nonce."""
+        """Why the request is refused; None if it is authentic: then its nonce is used up."""
         scheme, _, rest = authorization.partition(" ")
         nonce, _, proof = rest.partition(" ")
         if scheme != SCHEME:
@@ -78,26 +78,26 @@ class Challenger:
     def _now_ms(self) -> int:
         return int(self._timer() * 1000)
 
-    def _tag(self, drawn: bytes) -> bytes:
-        return hmac.digest(self._own_key, drawn, hashlib.sha256)[:TAG_BYTES]
+    def _tag(self, payload: bytes) -> bytes:
+        return hmac.digest(self._own_key, payload, hashlib.sha256)[:TAG_BYTES]
 
     def _expiry(self, nonce: str) -> int | None:
-        """When the nonce expires; None where this process has not made it."""
+        """When the nonce expires, in milliseconds of the timer; None if this process has not issued it."""
         try:
             raw = bytes.fromhex(nonce)
         except ValueError:
             return None
-        drawn, tag = raw[:-TAG_BYTES], raw[-TAG_BYTES:]
+        payload, tag = raw[:-TAG_BYTES], raw[-TAG_BYTES:]
         if (
-            len(drawn) != NONCE_BYTES + EXPIRY_BYTES
+            len(payload) != NONCE_BYTES + EXPIRY_BYTES
             or nonce != raw.hex()
-            or not hmac.compare_digest(tag, self._tag(drawn))
+            or not hmac.compare_digest(tag, self._tag(payload))
         ):
             return None
-        return int.from_bytes(drawn[NONCE_BYTES:])
+        return int.from_bytes(payload[NONCE_BYTES:])
 
     def _forget_expired(self, now_ms: int) -> None:
-        """Those that expired, from the first one taken on: one that was taken late only stays a little longer."""
+        """Remove expired nonces, in order of use, up to the first that is not expired."""
         while self._used and next(iter(self._used.values())) < now_ms:
             self._used.popitem(last=False)
 
@@ -124,12 +124,12 @@ def server_proof(secret: str, client_nonce: str, nonce: str, node: str) -> str:
 
 
 def is_genuine(challenge: Challenge, secret: str, client_nonce: str) -> bool:
-    """Whether whoever has sent the challenge knows the secret."""
+    """Whether the sender of the challenge knows the secret."""
     expected = server_proof(secret, client_nonce, challenge.nonce, challenge.node)
     return hmac.compare_digest(challenge.proof.encode(), expected.encode())
 
 
 def _mac(secret: str, *fields: str) -> str:
-    """Each field behind its length, so that no two lists of fields are the same bytes."""
+    """HMAC of the fields, each prefixed with its length, so that no two lists of fields have the same encoding."""
     message = b"".join(len(field).to_bytes(8) + field for field in (text.encode() for text in fields))
     return hmac.new(secret.encode(), message, hashlib.sha256).hexdigest()

@@ -74,7 +74,7 @@ _piece_decoder = msgspec.json.Decoder(str | PartHeader)
 
 
 class RemoteCancelBody(Struct, frozen=True, rename={"idempotency_key": "once"}):
-    """The body of a cancel: on whose behalf, and by which Idempotency-Key."""
+    """The body of a cancel: for which caller, and with which idempotency key."""
 
     cause: str
     owner: str | None = None
@@ -114,7 +114,7 @@ class NodeClient:
         return NodeState.ALIVE if known.node.endswith(f"#{address.incarnation}") else NodeState.GONE
 
     async def cancel(self, address: NodeAddress, where: tuple[str, str], command: CancelReply, caller: Caller) -> bool:
-        """Ask the node that writes the reply `where` (session, reply) to cancel it. Whether it confirmed that."""
+        """Ask the node that writes the reply `where` (session id, reply id) to cancel it. Whether it confirmed."""
         body = msgspec.json.encode(
             RemoteCancelBody(command.cause, caller.owner, caller.request_id, command.idempotency_key)
         )
@@ -143,7 +143,7 @@ class NodeClient:
     async def text(
         self, address: NodeAddress, where: tuple[str, str], after: int
     ) -> AsyncGenerator[str | PartHeader, None]:
-        """Stream the text of the reply `where` (session, reply) from code point `after` on, until its end.
+        """Stream the text of the reply `where` (session id, reply id) from code point `after` on, until its end.
 
         Of a reply with other parts than text, the header of each part precedes its text. An empty piece is a
         keep-alive. Raises NodeUnreachable.

@@ -1,4 +1,4 @@
-"""The orphan reaper: closes replies of nodes that are gone. Any node may close them; this sweep finds the rest."""
+"""The orphan reaper: closes replies of nodes that are gone. Every node does so: no leader is elected for it."""
 
 import asyncio
 from collections.abc import Mapping
@@ -20,21 +20,21 @@ LOST_NODE_DELAY_S = 0.05  # after a node was lost: its other connections break a
 
 
 class OrphanReaper:
-    """Probes the nodes that owe replies, every `sweep_interval_s` and when `lost` is set."""
+    """Probes the nodes that are responsible for replies, every `sweep_interval_s` and when `node_lost` is set."""
 
     def __init__(
         self,
         ports: Ports,
         supervisor: LiveSessions,
         failure_detector: FailureDetector,
-        lost: asyncio.Event,
+        node_lost: asyncio.Event,
         sweep_interval_s: float,
     ) -> None:
         self._ports = ports
         self._supervisor = supervisor
         self._failure_detector = failure_detector
         self._sweep_interval_s = sweep_interval_s
-        self._lost = lost
+        self._node_lost = node_lost
         self._suspects: dict[str, str] = {}  # session: the silent node that writes in it
 
     def on_remote_append(self, one: EventHeader) -> None:
@@ -54,9 +54,9 @@ class OrphanReaper:
             swept_s = self._ports.timer()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._sweep_interval_s):
-                    await self._lost.wait()
+                    await self._node_lost.wait()
             await asyncio.sleep(max(LOST_NODE_DELAY_S, swept_s + ANSWER_VALID_S - self._ports.timer()))
-            self._lost.clear()
+            self._node_lost.clear()
 
     async def sweep(self) -> None:
         """Close the open and queued replies of nodes that are gone. Raises LogUnavailable, ProjectionError."""

@@ -1,1 +1,1 @@
-"""Metrics and logs."""
+"""Observability: Prometheus metrics, structured logs, event loop lag."""

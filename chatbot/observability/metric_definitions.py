@@ -49,29 +49,36 @@ class MetricDefinitions:
         self._streams = Gauge("chatbot_open_streams", "Streams being written to readers.", registry=registry)
 
     def _replies(self, registry: CollectorRegistry) -> None:
-        who = ["provider", "model"]
+        model_labels = ["provider", "model"]
         self._ended = Counter(
-            "chatbot_replies_total", "Replies by how they ended.", [*who, "outcome"], registry=registry
+            "chatbot_replies_total", "Replies by how they ended.", [*model_labels, "outcome"], registry=registry
         )
         self._first_token = Histogram(
             "chatbot_time_to_first_token_seconds",
             "From asking the model to its first text.",
-            who,
+            model_labels,
             buckets=bounds.FIRST_TOKEN,
             registry=registry,
         )
         self._per_token = Histogram(
             "chatbot_time_per_token_seconds",
             "Mean time between tokens after the first, by reply.",
-            who,
+            model_labels,
             buckets=bounds.PER_TOKEN,
             registry=registry,
         )
         self._duration = Histogram(
-            "chatbot_reply_seconds", "From asking the model to its end.", who, buckets=bounds.REPLY, registry=registry
+            "chatbot_reply_seconds",
+            "From asking the model to its end.",
+            model_labels,
+            buckets=bounds.REPLY,
+            registry=registry,
         )
         self._tokens = Counter(
-            "chatbot_tokens_total", "Tokens as the model server counts them.", [*who, "direction"], registry=registry
+            "chatbot_tokens_total",
+            "Tokens as the model server counts them.",
+            [*model_labels, "direction"],
+            registry=registry,
         )
         self._model_up = Gauge("chatbot_model_available", "1 when the model server can be asked.", registry=registry)
         self._model_running = Gauge("chatbot_model_replies_running", "Replies being written.", registry=registry)

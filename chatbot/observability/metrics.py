@@ -21,8 +21,8 @@ from events.catalogue import ReplyCompleted, ReplyEnded, ReplyFailed, ReplyStart
 from events.integrity.incomplete_erasures import IncompleteErasure
 from projections.folds.message import OTHER_MODEL
 
-MODELS_MAX = 16  # distinct values of the label `model`, beside `other`
-CHOSEN_MODELS_MAX = 12  # as many may be there already for a model that a client chose to get a label
+MODELS_MAX = 16  # distinct values of the label `model`, besides `other`
+CHOSEN_MODELS_MAX = 12  # from this number on, models that clients choose get no label of their own
 
 
 class _ModelMetrics(Struct, frozen=True):
@@ -119,15 +119,15 @@ class Metrics(MetricDefinitions):
 
     def _metrics_of_model(self, provider: str, model: str) -> "_ModelMetrics":
         """The metrics of one model, cached: the lookup by labels costs more than an observation."""
-        who = (provider, model)
-        children = self._model_metrics.get(who)
+        labels = (provider, model)
+        children = self._model_metrics.get(labels)
         if children is None:
-            children = self._model_metrics[who] = _ModelMetrics(
-                duration=self._duration.labels(*who),
-                first_token=self._first_token.labels(*who),
-                per_token=self._per_token.labels(*who),
-                tokens_in=self._tokens.labels(*who, "in"),
-                tokens_out=self._tokens.labels(*who, "out"),
+            children = self._model_metrics[labels] = _ModelMetrics(
+                duration=self._duration.labels(*labels),
+                first_token=self._first_token.labels(*labels),
+                per_token=self._per_token.labels(*labels),
+                tokens_in=self._tokens.labels(*labels, "in"),
+                tokens_out=self._tokens.labels(*labels, "out"),
             )
         return children
 
@@ -274,7 +274,7 @@ class SessionMetrics:
 
 
 class LogMetrics:
-    """Implements the log's observer."""
+    """Implements events.log_observer.LogObserver."""
 
     def __init__(self, metrics: Metrics, logger: structlog.stdlib.BoundLogger) -> None:
         self.writable = True  # as of the last append, or probe
@@ -336,7 +336,7 @@ class ClockMetrics:
 
 
 class ProjectionMetrics:
-    """Implements the projection runner's observer."""
+    """Implements projections.port.ProjectionObserver."""
 
     def __init__(self, metrics: Metrics, logger: structlog.stdlib.BoundLogger) -> None:
         self._metrics = metrics

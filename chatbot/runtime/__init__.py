@@ -1,1 +1,1 @@
-"""What the process needs: signals, streams, clocks, background tasks, throttling."""
+"""Process-level utilities: throttle, backoff, background tasks, signals, standard streams, timestamps, ids."""

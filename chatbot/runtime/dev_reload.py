@@ -10,13 +10,13 @@ from pathlib import Path
 from chatbot.runtime.standard_streams import print_to_stderr
 
 POLL_S = 0.5  # between two checks of the files
-STOP_TIMEOUT_S = 30.0  # the child drains; a second signal then ends it at once
+STOP_TIMEOUT_S = 30.0  # the child drains; a second signal then ends it immediately
 FOLDERS = ("chatbot", "projections", "events")
 FILES = ("run.py", "config.toml", ".env")
 
 
 def watched_files(root: Path) -> Iterator[Path]:
-    """The files whose change starts the server again."""
+    """The files whose change restarts the server."""
     for folder in FOLDERS:
         yield from (root / folder).rglob("*.py")
     for name in FILES:
@@ -24,7 +24,7 @@ def watched_files(root: Path) -> Iterator[Path]:
 
 
 def modification_times(root: Path) -> dict[Path, int]:
-    """When each watched file was last written, in nanoseconds; files that are not there are left out."""
+    """When each watched file was last written, in nanoseconds; files that do not exist are left out."""
     times: dict[Path, int] = {}
     for path in watched_files(root):
         try:

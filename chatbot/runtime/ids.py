@@ -23,8 +23,8 @@ class Ids:
 
     def token(self) -> str:
         """32 hexadecimal digits, all of them random."""
-        drawn = self._random_bytes.read(16)
-        if not drawn:
+        token = self._random_bytes.read(16)
+        if not token:
             self._random_bytes = io.BytesIO(os.urandom(BUFFER_BYTES))
-            drawn = self._random_bytes.read(16)
-        return drawn.hex()
+            token = self._random_bytes.read(16)
+        return token.hex()

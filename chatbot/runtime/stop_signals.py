@@ -20,7 +20,7 @@ def handle_stop_signals(
 
     def caught(number: signal.Signals) -> None:
         if not stop.is_set():
-            logger.info("stop.asked", signal=number.name, hint="a second Ctrl-C or SIGTERM quits at once")
+            logger.info("stop.asked", signal=number.name, hint="a second Ctrl-C or SIGTERM quits immediately")
             stop.set()
         elif number in STOPPING:
             quit_at_once()

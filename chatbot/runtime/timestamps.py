@@ -1,4 +1,4 @@
-"""Times as text: RFC 3339 in UTC. Pure."""
+"""Timestamps: times as RFC 3339 texts in UTC. Pure."""
 
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -12,5 +12,5 @@ def timestamp(us: int) -> str:
 
 @lru_cache(1024)
 def _format_second(seconds: int) -> str:
-    """Cached, as most times that are formatted together lie in the same few seconds."""
+    """Cached: most times that are formatted together are in the same few seconds."""
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"

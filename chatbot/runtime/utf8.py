@@ -1,18 +1,18 @@
-"""UTF-8 for everything that is read and written, whatever the locale says."""
+"""Uses UTF-8 for arguments, settings, file names and standard streams in every locale."""
 
 import io
 import os
 import sys
 
-_ERRORS = {"<stderr>": "backslashreplace"}  # as Python has it: what people are told never fails
+_ERRORS = {"<stderr>": "backslashreplace"}  # as in Python: error messages must never fail
 
 
 def use_utf8() -> None:
-    """Start this process anew in Python's UTF-8 mode, where the locale has another encoding.
+    """Restart this process in Python's UTF-8 mode if the locale has another encoding.
 
-    Arguments, settings in the environment and names of files are decoded before the first line of a program runs. A
-    person's name that was decoded as Latin-1 is found nowhere, which would look like an erasure. Standard streams may
-    have an encoding of their own (PYTHONIOENCODING): they get UTF-8, too.
+    A restart is needed because arguments, environment variables and file names are decoded before any code runs. A
+    name that is decoded as Latin-1 would not be found in the log, as if it had been erased. Standard streams may
+    have an encoding of their own (PYTHONIOENCODING): they are set to UTF-8, too.
     """
     if sys.getfilesystemencoding() != "utf-8" and "utf8" not in sys._xoptions:
         os.environ["PYTHONUTF8"] = "1"  # for processes that this one starts
@@ -23,7 +23,7 @@ def use_utf8() -> None:
 
 
 def is_unicode(text: str) -> bool:
-    """Whether it was UTF-8 where it came from: bytes that are none are decoded to lone surrogates."""
+    """Whether `text` was decoded from valid UTF-8: invalid bytes have become lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -75,13 +75,13 @@ class ControlChannel:
         finally:
             self._writer.close()
 
-    def _apply_message(self, order: ControlMessage) -> None:
-        if order.siblings is not None:
-            self.siblings, self.restarts = order.siblings, order.restarts
-            self._versions = order.versions
-        if order.retire:
+    def _apply_message(self, message: ControlMessage) -> None:
+        if message.siblings is not None:
+            self.siblings, self.restarts = message.siblings, message.restarts
+            self._versions = message.versions
+        if message.retire:
             self.retire.set()
-        if order.drain:
+        if message.drain:
             self.stop.set()
 
     def ready(self, node: str) -> None:

@@ -22,7 +22,7 @@ from chatbot.workers.shared_resources import SharedResources
 from chatbot.workers.worker_process import WorkerProcess
 from chatbot.workers.worker_projections import delete_unused_files
 
-EXIT_AT_ONCE = 130
+EXIT_INTERRUPTED = 130  # 128 + SIGINT
 CONFIGURATION_EXIT_CODES = range(2, 6)  # wrong settings, database, address or model: see --help
 STABLE_AFTER_S = 10.0  # a worker that ran this long may end once without a pause before its restart
 RESTART_BACKOFF = Backoff(first_s=0.1, max_s=30.0)  # of a worker that keeps failing
@@ -32,8 +32,8 @@ END_SLACK_S = 10.0  # after its own timeouts, before a worker that does not end 
 
 
 class Master:
-    """Supervises workers in numbered slots. A slot has a wake-up socket and a projections file; one is always free, for
-    the successor of a worker in a rolling restart.
+    """Supervises workers in numbered slots. Each slot has a notifier socket and a projections file; one slot is always
+    free, for the successor of a worker in a rolling restart.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Master:
     def _quit_at_once(self) -> None:
         for worker in self._workers.values():
             worker.kill()
-        os._exit(EXIT_AT_ONCE)
+        os._exit(EXIT_INTERRUPTED)
 
     def _serving(self) -> int:
         return sum(worker.ready.is_set() and not worker.is_leaving for worker in self._workers.values())
@@ -110,7 +110,7 @@ class Master:
         self._slot_tasks[slot] = slot_task
 
     async def _run_slot(self, slot: int, *, no_retry: bool) -> None:
-        """Keep a worker running in `slot` until it is told to leave. With `no_retry` it must become ready at once."""
+        """Keep a worker running in `slot` until it is told to leave. With `no_retry` its first start must succeed."""
         failures = 0
         while not self._stop.is_set() and slot not in self._retired_slots:
             started_s = time.monotonic()
@@ -144,7 +144,7 @@ class Master:
         code = await worker.wait_until_ended()
         announcing.cancel()
         self._workers.pop(slot)
-        self._shared.tally.set_count(slot)  # a killed worker cannot do this itself
+        self._shared.connection_counts.set_count(slot)  # a killed worker cannot do this itself
         self._tell_siblings()
         self._workers_changed.set()
         return worker, code

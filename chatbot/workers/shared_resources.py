@@ -1,4 +1,4 @@
-"""The resources that the workers of a master share: port, database lock, wake-up sockets, connection counts, secret."""
+"""The resources that the workers of a master share: port, database lock, notifier, connection counts, secret."""
 
 import os
 import secrets
@@ -28,32 +28,32 @@ class SharedResources:
         for one in self._listeners:
             stack.enter_context(one)
         self._lock: DatabaseLock | None = None
-        self._wakeups: list[tuple[socket.socket, socket.socket]] = []
+        self._notifier_sockets: list[tuple[socket.socket, socket.socket]] = []
         if not settings.database.is_postgres:
             self._lock = DatabaseLock(database_file(settings.database.path))
             self._lock.acquire()
             stack.callback(self._lock.release)
-            self._wakeups = notifier_sockets(self.slots)
-            for pair in self._wakeups:
+            self._notifier_sockets = notifier_sockets(self.slots)
+            for pair in self._notifier_sockets:
                 stack.enter_context(pair[0])
                 stack.enter_context(pair[1])
         start_listening(self._listeners)
         self.url = service_url(self._listeners[0].getsockname())
         self._counts_file = create_counts_file(self.slots)
         stack.callback(os.close, self._counts_file)
-        self.tally = ConnectionCounts(self._counts_file)
+        self.connection_counts = ConnectionCounts(self._counts_file)
         self._secret = settings.nodes.secret or secrets.token_urlsafe(SECRET_BYTES)
 
     def for_worker(self, slot: int) -> InheritedFds:
         """What the worker in this slot inherits, except its control channel."""
-        own = [receiver for number, (receiver, _) in enumerate(self._wakeups, start=1) if number == slot]
-        others = [way for number, (_, way) in enumerate(self._wakeups, start=1) if number != slot]
+        own = [receiver for number, (receiver, _) in enumerate(self._notifier_sockets, start=1) if number == slot]
+        others = [sender for number, (_, sender) in enumerate(self._notifier_sockets, start=1) if number != slot]
         return InheritedFds(
             slot=slot,
             listeners=tuple(one.fileno() for one in self._listeners),
-            tally=self._counts_file,
+            connection_counts=self._counts_file,
             control=-1,
             secret=self._secret,
             locks=() if self._lock is None else self._lock.descriptors,
-            wakeups=tuple(end.fileno() for end in (*own, *others)),
+            notifier_sockets=tuple(end.fileno() for end in (*own, *others)),
         )

@@ -24,8 +24,8 @@ class Worker:
             os.set_inheritable(number, False)
         self.slot = inheritance.slot
         self.listeners = inheritance.open_listeners()
-        self.share = FairShare(ConnectionCounts(inheritance.tally), self.slot)
-        self.notifier = inheritance.open_wakeups()
+        self.share = FairShare(ConnectionCounts(inheritance.connection_counts), self.slot)
+        self.notifier = inheritance.open_notifier()
         self.control = ControlChannel(inheritance.control, stop)
         structlog.contextvars.bind_contextvars(worker=self.slot)
         # Only the master reloads, even if a terminal's hang-up reaches all processes.

@@ -37,21 +37,21 @@ class WorkerProcess:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with theirs:
-            told = msgspec.structs.replace(inheritance, control=theirs.fileno())
+            inherited = msgspec.structs.replace(inheritance, control=theirs.fileno())
             process = await asyncio.create_subprocess_exec(
                 *command,
-                env={**os.environ, **told.to_environment()},
-                pass_fds=told.descriptors,
+                env={**os.environ, **inherited.to_environment()},
+                pass_fds=inherited.descriptors,
                 process_group=0,  # the master handles a terminal's Ctrl-C
             )
-        worker = cls(told.slot, process, logger)
+        worker = cls(inherited.slot, process, logger)
         reader, worker._writer = await open_channel(ours)
-        worker._reading = asyncio.create_task(worker._read_status(reader), name=f"worker-{told.slot}")
+        worker._reading = asyncio.create_task(worker._read_status(reader), name=f"worker-{inherited.slot}")
         return worker
 
-    def send_message(self, order: ControlMessage) -> None:
+    def send_message(self, message: ControlMessage) -> None:
         """Send a control message; does nothing if the worker has ended."""
-        send(self._writer, order)
+        send(self._writer, message)
 
     def kill(self) -> None:
         """SIGKILL, which also ends a stopped process."""
@@ -68,8 +68,8 @@ class WorkerProcess:
     async def _read_status(self, reader: asyncio.StreamReader) -> None:
         try:
             while line := await reader.readline():
-                report = msgspec.json.decode(line, type=WorkerStatus)
-                self.node, self.version = report.ready, report.version
+                status = msgspec.json.decode(line, type=WorkerStatus)
+                self.node, self.version = status.ready, status.version
                 self.ready.set()
         except (ConnectionError, ValueError, msgspec.DecodeError) as error:
             self._logger.warning("worker.unheard", worker=self.slot, reason=str(error))

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 ED25519 = b"\x01"  # the algorithm's byte in a signed note
 SIGNATURE = "\u2014 "  # begins a line with a signature
-BOM = "\ufeff"  # byte order key_id, which some editors write before a text
+BOM = "\ufeff"  # byte order mark, which some editors write before a text
 _NAME = re.compile(r"[^\s+]{1,128}")
 _BODY = re.compile(
     r"(?P<origin>[^\n]+)\n(?P<size>0|[1-9][0-9]{0,18})\n(?P<root>[A-Za-z0-9+/]{43}=)\n"

@@ -521,7 +521,7 @@ IDENTIFIERS: dict[str, str] = {
     "_vacated": "_retired_slots",
     "wakeup_sockets": "notifier_sockets",
     "Wakeups": "Notifier",
-    "wakeups_of_log": "open_wakeups",
+    "wakeups_of_log": "open_notifier",
     "walk_end_query": "scan_end_sql",
     "WALK_MAX": "SESSIONS_SCANNED_MAX",
     "WALKS": "VERIFICATION_LIMIT",

@@ -70,8 +70,10 @@ class EraseCounts(Struct):
 
 def add_erase_arguments(parser: argparse.ArgumentParser) -> None:
     add_criteria_arguments(parser)
-    parser.add_argument("--dry-run", action="store_true", help="say what would go, and change nothing")
-    parser.add_argument("--url", metavar="URL", help="ask the service that runs there in place of opening its files")
+    parser.add_argument("--dry-run", action="store_true", help="list what would be erased, and change nothing")
+    parser.add_argument(
+        "--url", metavar="URL", help="erase through the running service at URL, instead of in its files"
+    )
     parser.add_argument(
         "--key",
         metavar="SECRET",
@@ -81,11 +83,12 @@ def add_erase_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def erase(context: CommandContext, options: argparse.Namespace) -> int:
-    """Erase sessions for good: one receipt a session on standard output, as lines of JSON.
+    """Erase sessions permanently. Prints one receipt per session on standard output, as lines of JSON.
 
-    What is left are the envelopes and the day's token counts, so the chain still holds. Texts that forks read are
-    handed over first. Asks nothing; run again after an interruption, it goes on with what is left. Exit code 0: nothing
-    that was meant is left, also where nothing was found, which is said. 1: something is left, or an id is unknown.
+    The envelopes and token counts per day stay, so the chain can still be verified. Texts that forks read are copied
+    into them first. Does not ask for confirmation. After an interruption, run it again: it continues with what is left.
+    Exit code 0: no selected session is left, also if none was found, which is reported. 1: some are left, or an id is
+    unknown.
     """
     criteria = read_criteria(options)
     return await (_erase_by_past_metadata if criteria.ever else _erase)(context, options, criteria)

@@ -91,12 +91,12 @@ class VerifiedProof(Struct, frozen=True):
 def add_prove_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--session", required=True, metavar="ID", help="the session whose events are to be proven")
     parser.add_argument("--version", type=int, metavar="N", help="with --partial: only this event of it")
-    parser.add_argument("--partial", action="store_true", help="a part of the session is enough; the proof says so")
+    parser.add_argument("--partial", action="store_true", help="prove only a part of the session; the proof says so")
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="the signed checkpoint")
 
 
 async def prove(context: CommandContext, options: argparse.Namespace) -> int:
-    """Print a proof, which somebody without the log checks with `verify --proof FILE --key KEY`."""
+    """Print a proof, which can be checked without the log: `verify --proof FILE --key KEY`."""
     if (options.version is not None) != options.partial:
         raise UsageError("--version N and --partial go together: a single event is a partial proof")
     try:

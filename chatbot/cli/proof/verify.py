@@ -100,7 +100,7 @@ def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
         "--from", dest="start", metavar="POSITION:DIGEST", help="begin after an event whose digest you trust"
     )
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="signed checkpoints, all of which must agree")
-    parser.add_argument("--proof", type=Path, metavar="FILE", help="check the events in a proof in place of a log")
+    parser.add_argument("--proof", type=Path, metavar="FILE", help="check the events in a proof instead of a log")
     parser.add_argument("--partial", action="store_true", help="with --proof: accept a part of a session")
     parser.add_argument("--show", action="store_true", help="with --proof: print its events, too, as lines of JSON")
     parser.add_argument("--key", metavar="KEY", help="the public key of the checkpoint's signer, or a file with it")

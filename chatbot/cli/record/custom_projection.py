@@ -40,7 +40,7 @@ class Projection(Protocol):
 
 def add_project_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE.py", help="a class in it has apply(recorded) and result()")
-    parser.add_argument("--after", type=int, default=0, metavar="POSITION", help="begin behind this event of the log")
+    parser.add_argument("--after", type=int, default=0, metavar="POSITION", help="start after this event of the log")
 
 
 async def project(context: CommandContext, options: argparse.Namespace) -> int:

@@ -59,9 +59,11 @@ def add_regression_arguments(parser: argparse._ArgumentGroup) -> None:
     parser.add_argument(
         "--limit", type=int, metavar="N", help=f"the newest N turns of the log (default: {TURNS_DEFAULT})"
     )
-    parser.add_argument("--model", metavar="NAME", help="ask for this model in place of the recorded one")
-    parser.add_argument("--concurrency", type=int, default=2, metavar="N", help="turns asked at a time (default: 2)")
-    parser.add_argument("--fail-below", type=float, default=0.0, metavar="RATIO", help="exit 1 if one is less alike")
+    parser.add_argument("--model", metavar="NAME", help="request this model instead of the recorded one")
+    parser.add_argument("--concurrency", type=int, default=2, metavar="N", help="concurrent turns (default: 2)")
+    parser.add_argument(
+        "--fail-below", type=float, default=0.0, metavar="RATIO", help="exit with 1 if a turn is less similar"
+    )
 
 
 class AnswerSink:
@@ -152,7 +154,7 @@ async def _replay_turn(provider: Provider, turn: ModelCall, model: str | None, s
     answer = AnswerSink()
     began_s = asyncio.get_running_loop().time()
     try:
-        # not streamed: nobody reads along, and midm counts tokens only then
+        # not streamed: no client reads the text, and midm counts prompt tokens only then
         finish = await provider.stream(turn.messages, parameters, answer, stream=False)
     except LlmError as error:
         if isinstance(error, LlmUnavailable) and error.status is None:  # an answer with a status came from a server

@@ -43,9 +43,9 @@ class Prompt(Struct, frozen=True):
 
 def add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reply", required=True, metavar="ID", help="the assistant message's id")
-    parser.add_argument("--session", metavar="ID", help="look in this session only, which takes no search")
-    parser.add_argument("--attempt", type=int, metavar="N", help="of a reply that was begun anew (default: the last)")
-    parser.add_argument("--as", dest="protocol", choices=PROVIDERS, help="the protocol, where the record lacks it")
+    parser.add_argument("--session", metavar="ID", help="the reply's session: saves the search")
+    parser.add_argument("--attempt", type=int, metavar="N", help="of a reply that was retried (default: the last)")
+    parser.add_argument("--as", dest="protocol", choices=PROVIDERS, help="the protocol, if it is not recorded")
     parser.add_argument("--json", action="store_true", help="on one line")
 
 

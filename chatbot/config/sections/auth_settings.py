@@ -1,4 +1,4 @@
-"""Settings of API keys."""
+"""Settings of API keys (authentication)."""
 
 from collections.abc import Mapping
 from typing import Annotated
@@ -12,7 +12,7 @@ class AuthSettings(Struct, frozen=True):
     keys: Annotated[
         Mapping[str, str],
         Meta(
-            description="API keys, name = secret: each name owns its sessions. None: no key is asked for.",
+            description="API keys, name = secret: each name owns its sessions. None: no authentication.",
             extra={
                 "env": "CHATBOT_API_KEYS",
                 "secret": True,
@@ -23,19 +23,19 @@ class AuthSettings(Struct, frozen=True):
     auditors: Annotated[
         tuple[str, ...],
         Meta(
-            description="Names of the keys that may read the whole log, every session's trail and the audit's calls.",
+            description="Names of the keys that may read the whole log: all event histories, and /api/audit.",
             extra={"allowed": "names of configured keys"},
         ),
     ] = ()
-    require_keys: Annotated[bool, Meta(description="Refuse to start where no API key is configured.")] = False
+    require_keys: Annotated[bool, Meta(description="Refuse to start if no API key is configured.")] = False
     allow_anonymous: Annotated[
         bool,
         Meta(
-            description="Start without API keys although sessions in the log belong to some: everyone may then read and"
+            description="Start without API keys although sessions in the log belong to keys: everyone may then read and"
             " delete them.",
         ),
     ] = False
 
     def __repr__(self) -> str:
-        # a struct's own repr would carry the secrets into any log line or traceback that shows it
+        # the default repr would put the secrets into log lines and tracebacks
         return f"AuthSettings(keys=<{len(self.keys)} masked>, auditors={self.auditors})"

@@ -1,4 +1,4 @@
-"""Settings of what a reply is made from."""
+"""Settings of the requests to the model: context, system prompt, defaults and limits of parameters."""
 
 from typing import Annotated, Literal
 
@@ -29,14 +29,14 @@ EXTRA_FIELDS = (
 
 
 class ChatSettings(Struct, frozen=True):
-    """[chat] What a reply is made from."""
+    """[chat] The requests to the model."""
 
     max_context_messages: Annotated[
         int,
         Meta(
             ge=1,
             le=1000,
-            description="Messages of the conversation that the model is sent, the newest ones.",
+            description="Messages of the conversation, the newest ones, that the model is sent at most.",
             extra={"env": "MAX_CONTEXT_MESSAGES"},
         ),
     ] = 10
@@ -45,18 +45,23 @@ class ChatSettings(Struct, frozen=True):
         Meta(
             ge=0,
             le=100_000_000,
-            description="Size of the model's context in tokens, in which the oldest messages make room for newer ones;"
-            " 0: what the server says of its model, or unlimited where it says nothing.",
+            description="Size of the model's context in tokens: the oldest messages that do not fit are left out. 0:"
+            " the size that the server reports, or unlimited if it reports none.",
         ),
     ] = 0
     image_tokens: Annotated[
-        int, Meta(ge=1, le=1_000_000, description="Tokens that an image counts as, in estimates of a request's size.")
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="Tokens that each image counts for, when the size of a request is estimated.",
+        ),
     ] = 1024
     send_reasoning: Annotated[
-        bool, Meta(description="Whether the model is shown its earlier reasoning where the request does not say.")
+        bool, Meta(description="Whether the model is sent its earlier reasoning, unless the request says otherwise.")
     ] = False
     tool_rounds_max: Annotated[
-        int, Meta(ge=1, le=1000, description="Replies with tool calls that may follow one message of a person.")
+        int, Meta(ge=1, le=1000, description="Replies with tool calls that may follow one user message.")
     ] = 32
     unanswered_messages: Annotated[
         Literal["omit", "join"],
@@ -71,7 +76,7 @@ class ChatSettings(Struct, frozen=True):
         Meta(
             ge=1,
             le=1_000_000,
-            description="Tokens of a reply where the request names no max_new_tokens.",
+            description="Most tokens of a reply if the request has no max_new_tokens.",
             extra={"env": "DEFAULT_MAX_TOKENS"},
         ),
     ] = 256
@@ -80,7 +85,7 @@ class ChatSettings(Struct, frozen=True):
         Meta(
             ge=1,
             le=1_000_000,
-            description="Most tokens of a reply. Requests for more are refused, older settings of sessions lowered.",
+            description="Most tokens of a reply. Requests for more are refused, higher settings of sessions lowered.",
         ),
     ] = 4096
     default_temperature: Annotated[
@@ -88,15 +93,15 @@ class ChatSettings(Struct, frozen=True):
         Meta(
             ge=0,
             le=2,
-            description="Temperature where the request names none; 0 always takes the likeliest token.",
+            description="Temperature if the request has none; 0 always selects the most likely token.",
             extra={"env": "DEFAULT_TEMPERATURE"},
         ),
     ] = 0.7
     default_do_sample: Annotated[
-        bool, Meta(description="Whether to sample where the request does not say; false means temperature 0.")
+        bool, Meta(description="Whether to sample, unless the request says otherwise; false means temperature 0.")
     ] = True
     message_max_chars: Annotated[
-        int, Meta(ge=1, le=10_000_000, description="Longest message a person may post, in characters.")
+        int, Meta(ge=1, le=10_000_000, description="Longest message that a client may post, in characters.")
     ] = 32000
     message_max_parts: Annotated[
         int, Meta(ge=1, le=256, description="Most parts (texts, images, results of tools) of one posted message.")
@@ -132,7 +137,7 @@ class ChatSettings(Struct, frozen=True):
     system_prompt: Annotated[
         str,
         Meta(
-            description="Instructions to the model in sessions that bring none; empty: none.",
+            description="System prompt of sessions that have none of their own; empty: none.",
             extra={"allowed": "text of up to chat.system_prompt_max_chars", "prose": True},
         ),
     ] = ""

@@ -9,7 +9,7 @@ from chatbot.config.database_url import DATABASE_ALLOWED, POSTGRES, parse_databa
 
 
 class DatabaseSettings(Struct, frozen=True):
-    """[database] The log, an SQLite file or a PostgreSQL database, and the projections, always a file."""
+    """[database] The log (an SQLite file or a PostgreSQL database) and the projections (always an SQLite file)."""
 
     url: Annotated[
         str,
@@ -25,15 +25,15 @@ class DatabaseSettings(Struct, frozen=True):
         Meta(
             min_length=1,
             description="The projections' file, relative to the log's folder (with PostgreSQL: the current one)."
-            " Disposable: rebuilt from the log.",
+            " It can be deleted: it is rebuilt from the log.",
             extra={"allowed": "a file's path, another than the log's"},
         ),
     ] = "projections.db"
     allow_file_mount: Annotated[
         bool,
         Meta(
-            description="Serve a log's file that is mounted by itself, not with its folder: its write-ahead file is"
-            " then elsewhere, and a crash may lose what was acknowledged."
+            description="Serve a log whose file is mounted without its folder: its write-ahead file is then on another"
+            " file system, and a crash may lose acknowledged events."
         ),
     ] = False
     busy_timeout_s: Annotated[
@@ -48,13 +48,15 @@ class DatabaseSettings(Struct, frozen=True):
     append_queue_max: Annotated[
         int,
         Meta(
-            ge=1, le=1_000_000, description="Appends that wait for the disk; more are refused with 503, not piled up."
+            ge=1, le=1_000_000, description="Appends that wait for the disk; more are refused with 503 (backpressure)."
         ),
     ] = 10000
     append_queue_bytes: Annotated[
         int,
         Meta(
-            ge=1 << 20, le=1 << 40, description="Bytes of content that wait for the disk, however few appends they are."
+            ge=1 << 20,
+            le=1 << 40,
+            description="Bytes of content in the appends that wait for the disk; more are refused with 503.",
         ),
     ] = 67108864
     append_batch_max: Annotated[
@@ -84,12 +86,12 @@ class DatabaseSettings(Struct, frozen=True):
         Meta(
             ge=0,
             le=1 << 40,
-            description="Bytes kept in a file beside chatbot.db, and given while something is erased on a full disk;"
-            " at most an eighth of what is free. 0: none.",
+            description="Bytes reserved in a file next to chatbot.db and released while something is erased on a full"
+            " disk; at most an eighth of the free space. 0: none.",
         ),
     ] = 33_554_432
     read_page_max: Annotated[
-        int, Meta(ge=1, le=100_000, description="Events read from the log at once: what one read holds in memory.")
+        int, Meta(ge=1, le=100_000, description="Events that one read of the log returns at most: limits its memory.")
     ] = 1000
     projection_batch_max: Annotated[
         int, Meta(ge=1, le=100_000, description="Events folded into the projections in one transaction.")
@@ -99,7 +101,7 @@ class DatabaseSettings(Struct, frozen=True):
         Meta(
             ge=0,
             le=10,
-            description="Seconds events gather before they are folded, while no read waits for them: cheaper by far.",
+            description="Seconds for which events are collected before they are folded, unless a read waits for them.",
         ),
     ] = 0.05
     read_connections: Annotated[
@@ -114,16 +116,14 @@ class DatabaseSettings(Struct, frozen=True):
     cache_kib: Annotated[int, Meta(ge=64, le=16_777_216, description="KiB of page cache for each connection.")] = 8192
     text_cache_bytes: Annotated[
         int,
-        Meta(
-            ge=0, le=1 << 40, description="Bytes of messages' texts kept in memory, as they were read lately; 0: none."
-        ),
+        Meta(ge=0, le=1 << 40, description="Bytes of recently read message texts that are cached in memory; 0: none."),
     ] = 8_388_608
     wal_limit_bytes: Annotated[
         int,
         Meta(
             ge=32_768,
             le=1 << 40,
-            description="Bytes of the write-ahead file at which appends wait until it is folded in.",
+            description="Bytes of the write-ahead file at which appends wait for a WAL checkpoint.",
         ),
     ] = 67108864
 

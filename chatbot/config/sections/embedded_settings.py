@@ -6,7 +6,7 @@ from msgspec import Meta, Struct
 
 
 class EmbeddedSettings(Struct, frozen=True):
-    """[embedded] The model that runs beside the service, where no server is configured."""
+    """[embedded] The model that runs in a child process if no model server is configured."""
 
     model_path: Annotated[
         str,
@@ -16,18 +16,20 @@ class EmbeddedSettings(Struct, frozen=True):
         ),
     ] = ""
     threads: Annotated[
-        int, Meta(ge=0, le=1024, description="Threads that compute; 0: one fewer than there are cores, at least one.")
+        int, Meta(ge=0, le=1024, description="Threads of the model; 0: one fewer than there are cores, at least one.")
     ] = 0
     context_tokens: Annotated[
         int,
-        Meta(ge=256, le=1_048_576, description="Tokens of prompt and reply together that one reply's context holds."),
+        Meta(
+            ge=256, le=1_048_576, description="Size of the context of one reply in tokens: prompt and reply together."
+        ),
     ] = 4096
     concurrent_replies: Annotated[
         int,
         Meta(
             ge=1,
             le=64,
-            description="Replies written at once; each takes memory for its context.",
+            description="Concurrent replies; each needs memory for its context.",
             extra={"formerly": ("embedded.parallel",)},
         ),
     ] = 2

@@ -1,4 +1,4 @@
-"""Settings of the model server and of the limits on asking it."""
+"""Settings of the model server: address, timeouts, retries and limits of the requests to it."""
 
 from typing import Annotated, Literal
 
@@ -10,7 +10,7 @@ class LlmSettings(Struct, frozen=True):
 
     provider: Annotated[
         Literal["auto", "midm", "openai", "embedded"],
-        Meta(description="The server's protocol; auto: embedded without a server_url, else the server is asked."),
+        Meta(description="The server's protocol; auto: embedded without a server_url, otherwise detected."),
     ] = "auto"
     server_url: Annotated[
         str,
@@ -20,7 +20,7 @@ class LlmSettings(Struct, frozen=True):
             extra={"env": "LLM_SERVER_URL", "allowed": "http://host[:port] or https://..., without #"},
         ),
     ] = ""
-    model: Annotated[str, Meta(description="The model asked for; empty: the first that the server offers.")] = ""
+    model: Annotated[str, Meta(description="Name of the model; empty: the first one that the server offers.")] = ""
     api_key: Annotated[
         str, Meta(description="Secret sent to the model server as a bearer token; empty: none.", extra={"secret": True})
     ] = ""
@@ -29,7 +29,7 @@ class LlmSettings(Struct, frozen=True):
         Meta(
             pattern=r"^(none|http://[^\s/?#]+/?)?$",
             description="HTTP proxy to the model server; empty: what HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY"
-            " say; none: asked directly.",
+            " say; none: no proxy.",
             extra={"allowed": "http://[name:password@]host[:port], none or empty"},
         ),
     ] = ""
@@ -42,24 +42,36 @@ class LlmSettings(Struct, frozen=True):
     ] = ""
     connect_timeout_s: Annotated[float, Meta(gt=0, le=600, description="Seconds to connect to the server.")] = 5.0
     first_token_timeout_s: Annotated[
-        float, Meta(gt=0, le=3600, description="Seconds to the first token: long enough to read a long prompt.")
+        float,
+        Meta(
+            gt=0, le=3600, description="Seconds to the first token: the model must read the prompt, which may be long."
+        ),
     ] = 60.0
     between_tokens_timeout_s: Annotated[
         float, Meta(gt=0, le=3600, description="Seconds of silence between two tokens before a reply counts as failed.")
     ] = 60.0
-    reply_timeout_s: Annotated[
-        float, Meta(gt=0, le=86400, description="Seconds a whole reply may take, so that each one ends.")
-    ] = 600.0
+    reply_timeout_s: Annotated[float, Meta(gt=0, le=86400, description="Longest duration of a reply, in seconds.")] = (
+        600.0
+    )
     retries_max: Annotated[
         int,
-        Meta(ge=0, le=10, description="Further attempts before the first token; none after it (never a reply twice)."),
+        Meta(
+            ge=0,
+            le=10,
+            description="Retries before the first token; there are none after it, so no text is sent twice.",
+        ),
     ] = 2
     retry_backoff_s: Annotated[
-        float, Meta(ge=0, le=60, description="Seconds before the first retry; doubles with each.")
+        float,
+        Meta(
+            ge=0,
+            le=60,
+            description="Seconds before the first retry; doubled with each further one (exponential backoff).",
+        ),
     ] = 0.25
-    concurrent_max: Annotated[int, Meta(ge=1, le=10_000, description="Replies that the server writes at once.")] = 256
+    concurrent_max: Annotated[int, Meta(ge=1, le=10_000, description="Concurrent replies.")] = 256
     queue_max: Annotated[
-        int, Meta(ge=0, le=100_000, description="Replies that wait for their turn; more answer 503 with Retry-After.")
+        int, Meta(ge=0, le=100_000, description="Replies that wait for a free slot; more get 503 with Retry-After.")
     ] = 1024
     line_max_bytes: Annotated[
         int,
@@ -74,15 +86,15 @@ class LlmSettings(Struct, frozen=True):
     ] = 100000
     request_media_max_bytes: Annotated[
         int,
-        Meta(ge=0, le=1 << 32, description="Bytes of images in one request to the server; the oldest are left out."),
+        Meta(ge=0, le=1 << 32, description="Bytes of images in one request; the oldest beyond that are left out."),
     ] = 33_554_432
     media_memory_max_bytes: Annotated[
         int,
         Meta(
             ge=1 << 20,
             le=1 << 40,
-            description="Bytes of memory for the images of all requests that are being sent; further ones wait. An"
-            " image takes three times its size, and one request that needs more than all of this is sent alone.",
+            description="Bytes of memory for the images of all requests that are being sent; further requests wait. An"
+            " image takes three times its size. A request that needs more than this limit is sent alone.",
         ),
     ] = 268_435_456
     read_coalesce_max_s: Annotated[
@@ -90,16 +102,16 @@ class LlmSettings(Struct, frozen=True):
         Meta(
             ge=0,
             le=0.25,
-            description="Seconds at most that a token waits so that the sockets of many replies are read together, for"
-            " half the CPU: with 128 replies at once, less with fewer, never below 64; 0: never.",
+            description="Seconds at most that a token waits, so that the sockets of many replies are read together, at"
+            " half the CPU time. Reached with 128 concurrent replies; below 64 no token waits. 0: never.",
             extra={"formerly": ("llm.beat_max_s",)},
         ),
     ] = 0.06
     think_tags: Annotated[
         Literal["off", "tagged", "opened"],
         Meta(
-            description="For servers that leave `<think>` in the text; tagged: a reply may begin with it; opened: it"
-            " begins inside, because the model's template writes the tag; off: such tags are text."
+            description="For servers that leave `<think>` in the text. tagged: a reply may begin with that tag; opened:"
+            " replies begin after it, because the model's template writes it; off: such tags are text."
         ),
     ] = "off"
     health_interval_s: Annotated[
@@ -110,5 +122,5 @@ class LlmSettings(Struct, frozen=True):
     ] = 3.0
 
     def __repr__(self) -> str:
-        # a struct's own repr would carry the secret into any log line or traceback that shows it
+        # the default repr would put the secret into log lines and tracebacks
         return f"LlmSettings(provider={self.provider!r}, model={self.model!r}, ...)"

@@ -1,4 +1,4 @@
-"""Settings of what shares one log: nodes on many machines, and the workers of one."""
+"""Settings of the processes that share one log: nodes on many machines, and workers on one."""
 
 from typing import Annotated
 
@@ -6,13 +6,13 @@ from msgspec import Meta, Struct
 
 
 class NodeSettings(Struct, frozen=True):
-    """[nodes] How processes that share one log reach each other. Unused while one serves a SQLite file alone."""
+    """[nodes] How processes that share one log reach each other. Unused by a process that serves alone."""
 
     listen_host: Annotated[
         str,
         Meta(
             pattern=r"^[^\s/\[\]]+$",
-            description="Address at which other nodes reach this one; a private network's, for several machines.",
+            description="Address at which other nodes reach this one; with several machines, in a private network.",
             extra={"allowed": "an address or host name, such as 127.0.0.1 or 10.0.0.5"},
         ),
     ] = "127.0.0.1"
@@ -21,27 +21,28 @@ class NodeSettings(Struct, frozen=True):
         Meta(
             ge=0,
             le=65535,
-            description="TCP port for other nodes; 0 takes any free one. Of several workers each takes a free one.",
+            description="TCP port for other nodes; 0 takes any free one. Workers always take a free one.",
         ),
     ] = 0
     advertise_host: Annotated[
         str,
         Meta(
             pattern=r"^[^\s/\[\]]*$",
-            description="Host name by which others find this node, and no other one; empty: listen_host.",
+            description="Host name that leads other nodes to this node only; empty: listen_host.",
             extra={"allowed": "an address or host name, or empty"},
         ),
     ] = ""
     secret: Annotated[
         str,
         Meta(
-            description="Secret that all nodes share, by which they know each other; needed where listen_host is not"
-            " this machine only.",
+            description="Secret that all nodes share, to authenticate each other; required unless listen_host is a"
+            " loopback address.",
             extra={"secret": True, "allowed": "16 characters or more, the same on every node"},
         ),
     ] = ""
     probe_timeout_s: Annotated[
-        float, Meta(gt=0, le=60, description="Seconds another node has to say that it lives, or to cancel a reply.")
+        float,
+        Meta(gt=0, le=60, description="Seconds another node has to answer a probe (heartbeat) or to cancel a reply."),
     ] = 1.0
     failure_timeout_s: Annotated[
         float,
@@ -66,12 +67,12 @@ class NodeSettings(Struct, frozen=True):
         Meta(
             ge=0,
             le=1_000_000,
-            description="Replies of other nodes followed at once for readers here; of more, readers get the"
-            " checkpoints.",
+            description="Replies of other nodes that are followed for readers on this node; of further ones, readers"
+            " get the checkpoints.",
             extra={"formerly": ("nodes.mirrors_max",)},
         ),
     ] = 10000
 
     def __repr__(self) -> str:
-        # a struct's own repr would carry the secret into any log line or traceback that shows it
+        # the default repr would put the secret into log lines and tracebacks
         return f"NodeSettings(listen_host={self.listen_host}, listen_port={self.listen_port}, secret=<masked>)"

@@ -6,7 +6,7 @@ from msgspec import Meta, Struct
 
 HostName = Annotated[str, Meta(pattern=r"^(\*|[^\s/:*\[\]]+|\[[0-9a-fA-F:.]+\])$")]
 CorsOrigin = Annotated[str, Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s]+)$")]
-# A path as segments of unreserved characters (RFC 3986), none of them . or ..; with no slash behind, or nothing.
+# A path as segments of unreserved characters (RFC 3986), none of them . or .., without a trailing slash; or empty.
 PATH_PREFIX = r"^(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)*\Z"
 
 
@@ -17,7 +17,7 @@ class ServerSettings(Struct, frozen=True):
         str,
         Meta(
             pattern=r"^[^\s/\[\]]+$",
-            description="Address to listen on. This machine only, until you say otherwise; 0.0.0.0 for all networks.",
+            description="Address to listen on. The default accepts only this machine; 0.0.0.0: all networks.",
             extra={"env": "HOST", "allowed": "an address or host name, such as 127.0.0.1, 0.0.0.0 or ::1"},
         ),
     ] = "127.0.0.1"
@@ -47,27 +47,27 @@ class ServerSettings(Struct, frozen=True):
         Meta(
             pattern=PATH_PREFIX,
             max_length=200,
-            description="Path under which a proxy publishes this service, such as /chat; it may pass that on or not.",
+            description="Path under which a proxy publishes this service, such as /chat; the proxy may remove it.",
             extra={"allowed": "empty, or a path such as /chat, with no slash behind"},
         ),
     ] = ""
     trusted_proxies: Annotated[
         tuple[str, ...],
         Meta(
-            description="Addresses and networks of proxies whose X-Forwarded-Prefix counts in place of path_prefix.",
+            description="Addresses and networks of proxies whose X-Forwarded-Prefix overrides path_prefix.",
             extra={"allowed": "an address or network each, such as 127.0.0.1 or 10.0.0.0/8"},
         ),
     ] = ()
     body_max_bytes: Annotated[
         int,
-        Meta(ge=1024, le=1 << 30, description="Largest request body, in bytes: what one request may hold in memory."),
+        Meta(ge=1024, le=1 << 30, description="Largest request body, in bytes."),
     ] = 1048576
     headers_max_bytes: Annotated[
         int,
         Meta(
             ge=1024,
             le=65536,
-            description="Largest headers of a request together, in bytes: room for the cookies and tokens of others.",
+            description="Largest total size of a request's headers, in bytes.",
         ),
     ] = 32768
     request_bodies_total_max_bytes: Annotated[
@@ -75,25 +75,31 @@ class ServerSettings(Struct, frozen=True):
         Meta(
             ge=1 << 16,
             le=1 << 40,
-            description="Bytes that all request bodies over 64 KiB may take together while they arrive; more get 503.",
+            description="Bytes of memory for all request bodies over 64 KiB while they arrive; more get 503.",
             extra={"formerly": ("server.bodies_max_bytes",)},
         ),
     ] = 134217728
     body_timeout_s: Annotated[
         float,
-        Meta(gt=0, le=3600, description="Seconds a client has to send its body, so that a slow one holds nothing."),
+        Meta(
+            gt=0, le=3600, description="Seconds a client has to send its body, so that slow clients do not keep memory."
+        ),
     ] = 30.0
     keepalive_timeout_s: Annotated[
         float,
-        Meta(gt=0, le=86400, description="Seconds an idle connection stays open; above a proxy's own (often 60)."),
+        Meta(
+            gt=0,
+            le=86400,
+            description="Seconds an idle connection stays open; must be longer than a proxy's own timeout (often 60).",
+        ),
     ] = 75.0
     history_page_max_bytes: Annotated[
         int,
         Meta(
             ge=1 << 16,
             le=1 << 30,
-            description="Largest page of messages, in bytes; one cut short says in `next` where it goes on, and has one"
-            " message at least.",
+            description="Largest page of messages, in bytes. A page that is cut short has at least one message, and"
+            " `next` to continue.",
             extra={"formerly": ("server.history_max_bytes",)},
         ),
     ] = 8388608
@@ -102,8 +108,8 @@ class ServerSettings(Struct, frozen=True):
         Meta(
             gt=0,
             le=86400,
-            description="Seconds a client may take nothing of an answer that is no stream before its connection is"
-            " closed; streams: stream.write_timeout_s.",
+            description="Seconds for which a client may read nothing of a response before its connection is closed;"
+            " for streams: stream.write_timeout_s.",
         ),
     ] = 60.0
     unsent_max_bytes: Annotated[
@@ -111,7 +117,7 @@ class ServerSettings(Struct, frozen=True):
         Meta(
             ge=1 << 20,
             le=1 << 40,
-            description="Bytes that all answers together hold while clients do not take them; beyond it the connection"
+            description="Bytes of memory for all responses that clients have not read yet; beyond that, the connection"
             " that is behind longest is closed.",
             extra={"formerly": ("server.unread_max_bytes",)},
         ),
@@ -121,8 +127,8 @@ class ServerSettings(Struct, frozen=True):
         Meta(
             ge=1,
             le=1_000_000,
-            description="Connections open at once in each process, above stream.readers_max; beyond it the one idle"
-            " longest is closed. Fewer where the system allows fewer open files.",
+            description="Open connections of each process, above stream.readers_max; beyond that, the one idle longest"
+            " is closed. Fewer if the system allows fewer open files.",
         ),
     ] = 24000
     workers: Annotated[
@@ -130,22 +136,28 @@ class ServerSettings(Struct, frozen=True):
         Meta(
             ge=1,
             le=256,
-            description="Processes that serve one port together; about as many as there are cores. Each folds"
-            " projections of its own.",
+            description="Processes that serve one port together; about as many as there are cores. Each has its own"
+            " projections.",
         ),
     ] = 1
     drain_pause_s: Annotated[
         float,
-        Meta(ge=0, le=600, description="Seconds /readyz answers 503 before the listener closes, for load balancers."),
+        Meta(
+            ge=0,
+            le=600,
+            description="Seconds for which /readyz answers 503 before the shutdown goes on, for load balancers.",
+        ),
     ] = 0.0
     drain_grace_s: Annotated[
         float,
-        Meta(ge=0, le=3600, description="Seconds that running replies have to end by themselves at shutdown."),
+        Meta(ge=0, le=3600, description="Seconds that running replies have to finish during a graceful shutdown."),
     ] = 10.0
     reload_grace_s: Annotated[
         float,
         Meta(
-            ge=0, le=86400, description="Seconds that running replies have to end when a worker is replaced (SIGHUP)."
+            ge=0,
+            le=86400,
+            description="Seconds that running replies have to finish when a worker is replaced (SIGHUP).",
         ),
     ] = 600.0
     stream_close_timeout_s: Annotated[
@@ -153,7 +165,7 @@ class ServerSettings(Struct, frozen=True):
         Meta(
             ge=0,
             le=600,
-            description="Seconds that open streams have at shutdown to send what is left.",
+            description="Seconds that open streams have at shutdown to send the rest.",
             extra={"formerly": ("server.feeds_grace_s",)},
         ),
     ] = 2.0

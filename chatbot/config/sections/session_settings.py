@@ -1,4 +1,4 @@
-"""Settings of sessions and of the actors that own them."""
+"""Settings of sessions and of their actors: lifetimes and limits."""
 
 from typing import Annotated
 
@@ -6,25 +6,31 @@ from msgspec import Meta, Struct
 
 
 class SessionSettings(Struct, frozen=True):
-    """[sessions] Lives of sessions and of the actors that own them."""
+    """[sessions] Lifetimes and limits of sessions and of their actors."""
 
     timeout_hours: Annotated[
         float,
         Meta(
             ge=0,
             le=876_000,
-            description="Hours after its last access at which a session expires; 0: never. A session may ask for its"
-            " own.",
+            description="Hours after its last access at which a session expires; 0: never. Sessions may have their own"
+            " timeout.",
             extra={"env": "SESSION_TIMEOUT_HOURS"},
         ),
     ] = 24.0
     access_resolution_s: Annotated[
         float,
-        Meta(ge=0, le=86400, description="Seconds between two recorded accesses of a session, so reads stay cheap."),
+        Meta(
+            ge=0,
+            le=86400,
+            description="Seconds between two recorded accesses of a session, so that few reads append an event.",
+        ),
     ] = 60.0
     erase_expired_after_hours: Annotated[
         float,
-        Meta(ge=0, le=876_000, description="Hours after its expiry at which a session is erased for good; 0: never."),
+        Meta(
+            ge=0, le=876_000, description="Hours after its expiry at which a session is erased permanently; 0: never."
+        ),
     ] = 0.0
     erase_after_clock_stable_hours: Annotated[
         float,
@@ -37,14 +43,19 @@ class SessionSettings(Struct, frozen=True):
         ),
     ] = 1.0
     idle_timeout_s: Annotated[
-        float, Meta(gt=0, le=86400, description="Seconds without a command after which an actor leaves memory.")
+        float,
+        Meta(
+            gt=0,
+            le=86400,
+            description="Seconds without a command after which an idle actor is removed from memory (passivation).",
+        ),
     ] = 60.0
     active_max: Annotated[
         int,
         Meta(
             ge=1,
             le=1_000_000,
-            description="Actors in memory at once; beyond it idle ones go, then 503.",
+            description="Actors in memory; beyond that, idle ones are removed; if none is idle, requests get 503.",
             extra={"formerly": ("sessions.live_max",)},
         ),
     ] = 10000
@@ -65,7 +76,7 @@ class SessionSettings(Struct, frozen=True):
         Meta(
             ge=0,
             le=10,
-            description="Times that a reply cut off by a stop or crash starts again after the restart; 0: never.",
+            description="Retries of a reply that was interrupted by a stop or crash, after the restart; 0: none.",
             extra={"formerly": ("sessions.retry_interrupted",)},
         ),
     ] = 0
@@ -77,7 +88,7 @@ class SessionSettings(Struct, frozen=True):
         Meta(
             gt=0,
             le=3600,
-            description="Seconds a request waits for its actor's answer: then 503, not a hang.",
+            description="Seconds a request waits for its session's actor before it gets 503.",
             extra={"formerly": ("sessions.ask_timeout_s",)},
         ),
     ] = 30.0

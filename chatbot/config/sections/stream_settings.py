@@ -1,4 +1,4 @@
-"""Settings of streams to clients."""
+"""Settings of event streams (SSE) to clients."""
 
 from typing import Annotated
 
@@ -6,21 +6,31 @@ from msgspec import Meta, Struct
 
 
 class StreamSettings(Struct, frozen=True):
-    """[stream] Streams to readers."""
+    """[stream] Event streams to readers."""
 
     sse_ping_s: Annotated[
         float,
-        Meta(gt=0, le=3600, description="Seconds between pings on a silent stream; proxies cut after about 60."),
+        Meta(
+            gt=0,
+            le=3600,
+            description="Seconds between pings (heartbeats) on an idle stream; proxies close it after about 60.",
+        ),
     ] = 15.0
     checkpoint_interval_s: Annotated[
         float,
         Meta(
-            gt=0, le=60, description="Seconds of a running reply that a crash may lose: so often its text is recorded."
+            gt=0,
+            le=60,
+            description="Seconds between two recordings of a running reply's text: what a crash loses at most.",
         ),
     ] = 1.0
     write_timeout_s: Annotated[
         float,
-        Meta(gt=0, le=86400, description="Seconds a reader may take nothing before its connection is closed."),
+        Meta(
+            gt=0,
+            le=86400,
+            description="Seconds for which a client may read nothing of a stream before its connection is closed.",
+        ),
     ] = 600.0
     sse_retry_s: Annotated[
         float,
@@ -33,7 +43,7 @@ class StreamSettings(Struct, frozen=True):
     ] = 1.0
     readers_max: Annotated[
         int,
-        Meta(ge=1, le=1_000_000, description="Streams open at once, of replies and of sessions; more get 503."),
+        Meta(ge=1, le=1_000_000, description="Open streams of replies and sessions; more get 503."),
     ] = 20000
 
     @property

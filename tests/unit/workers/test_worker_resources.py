@@ -102,7 +102,9 @@ async def test_orders_are_carried_out_and_the_end_of_the_master_is_one(tmp_path:
 
 
 def test_an_inheritance_is_taken_once_and_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = InheritedFds(slot=2, listeners=(5,), tally=6, control=7, secret="s", locks=(8, 11), wakeups=(9, 10))
+    mine = InheritedFds(
+        2, listeners=(5,), connection_counts=6, control=7, secret="s", locks=(8, 11), notifier_sockets=(9, 10)
+    )
     for name, value in mine.to_environment().items():
         monkeypatch.setenv(name, value)
     assert take_inherited_fds() == mine
@@ -115,7 +117,9 @@ async def test_what_a_worker_has_inherited_stays_with_it(tmp_path: Path) -> None
     numbers = (listener.detach(), theirs.detach(), create_counts_file(2))
     for number in numbers:
         os.set_inheritable(number, True)
-    worker = Worker(InheritedFds(1, numbers[:1], tally=numbers[2], control=numbers[1], secret="s"), asyncio.Event())
+    worker = Worker(
+        InheritedFds(1, numbers[:1], connection_counts=numbers[2], control=numbers[1], secret="s"), asyncio.Event()
+    )
     assert not any(os.get_inheritable(number) for number in numbers)
     assert worker.notifier is None
     asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
