@@ -13,6 +13,7 @@ INSTALL = "python3 -m venv .venv && .venv/bin/pip install -e '.[embedded]' && .v
 
 
 def main() -> int:
+    """Check the Python version and the installed packages, then run the command line. Returns the exit code."""
     if sys.version_info < (3, 11):  # noqa: UP036  this is for old versions
         return refuse(f"Python 3.11 or newer is needed; this is Python {sys.version.split()[0]} ({sys.executable})")
     folder = find_packages()

@@ -1,4 +1,4 @@
-"""The composition root: makes the parts of the service from the settings and connects them.
+"""The composition root (dependency injection): creates the parts of the service from the settings and connects them.
 
 First what each part takes from the settings (pure, but for the node's name), then `compose` for the service and
 `compose_offline` for commands. Nothing but `chatbot/cli/main.py` and `chatbot/cli/serve.py` imports this.
@@ -337,6 +337,7 @@ async def compose_offline(
 async def open_checked_log(
     settings: Settings, log_metrics: LogMetrics, worker: Worker | None
 ) -> AsyncIterator[EventLog]:
+    """Open the log after the startup check, and close it at the end. Raises LogUnusable."""
     database, options = settings.database, log_options(settings)
     log = await open_log(
         database.place,

@@ -171,7 +171,7 @@ class ProjectionQueries(Protocol):
         ...
 
     async def owed_by_other_nodes(self, node: str, *, limit: int, after: int = 0) -> list[Session]:
-        """The `open_sessions` in which a node other than `node` owes or writes a reply."""
+        """The `open_sessions` in which a node other than `node` is responsible for a reply or generates it."""
         ...
 
     async def due(self, now_us: int, *, limit: int) -> list[Session]:
@@ -230,7 +230,7 @@ class ProjectionQueries(Protocol):
 
 
 class Projections(Protocol):
-    """The read models as sessions use them, beside their queries: how current they are."""
+    """How current the read models are; their queries are `ProjectionQueries`."""
 
     @property
     def position(self) -> int:

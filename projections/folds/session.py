@@ -38,7 +38,7 @@ NEVER_US = 2**62  # the deadline of a session that does not expire: later than a
 
 
 class PendingReply(Struct, frozen=True):
-    """A reply that is queued. `version` is that of the event that requested it; `node` owes it."""
+    """A reply that is queued. `version` is that of the event that requested it; `node` must generate it."""
 
     message_id: str
     reply_id: str
@@ -48,7 +48,7 @@ class PendingReply(Struct, frozen=True):
 
 
 class OpenReply(Struct, frozen=True):
-    """A reply that has started and not ended. `version` is that of its reply_started; `node` writes it.
+    """A reply that has started and not ended. `version` is that of its reply_started; `node` generates it.
 
     `names_model`: the model's name is the service's own or a known one, not an arbitrary one of a client.
     """

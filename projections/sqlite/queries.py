@@ -129,7 +129,7 @@ SELECT expires_at_us FROM sessions INDEXED BY sessions_by_expiry
 WHERE status = 'active' AND is_open = 0 ORDER BY expires_at_us LIMIT 1
 """
 OPEN_SESSIONS = "SELECT state FROM sessions INDEXED BY sessions_open WHERE is_open = 1 AND no > ? ORDER BY no LIMIT ?"
-OWED_ELSEWHERE = """
+OWED_BY_OTHER_NODES = """
 SELECT state FROM sessions INDEXED BY sessions_open
 WHERE is_open = 1 AND no > :after AND (
     (json_extract(state, '$.open_reply') IS NOT NULL AND json_extract(state, '$.open_reply.node') IS NOT :node)
@@ -188,7 +188,7 @@ class SqliteQueries:
         return await self._states(OPEN_SESSIONS, (after, limit))
 
     async def owed_by_other_nodes(self, node: str, *, limit: int, after: int = 0) -> list[Session]:
-        return await self._states(OWED_ELSEWHERE, {"node": node, "after": after, "limit": limit})
+        return await self._states(OWED_BY_OTHER_NODES, {"node": node, "after": after, "limit": limit})
 
     async def due(self, now_us: int, *, limit: int) -> list[Session]:
         return await self._states(DUE, (now_us, limit))

@@ -65,7 +65,7 @@ CREATE INDEX sessions_open ON sessions (no) WHERE is_open = 1;
 CREATE TABLE counts (status TEXT PRIMARY KEY, n INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 
 CREATE TABLE messages (
-    no INTEGER PRIMARY KEY,       -- ROWS_MAX times the position of the event that made it, plus its place in that event
+    no INTEGER PRIMARY KEY,       -- ROWS_PER_EVENT_MAX times the position of its event, plus its index in that event
     session_no INTEGER NOT NULL,
     message_id TEXT NOT NULL,
     parent_id TEXT,
@@ -75,7 +75,7 @@ CREATE TABLE messages (
     position INTEGER NOT NULL,    -- of the event that holds the text; 0 while the reply has not ended
     version INTEGER NOT NULL,
     created_at_us INTEGER NOT NULL,
-    model TEXT,                   -- as figures name it: never a client's own word
+    model TEXT,                   -- the name in usage figures: never one that only a client uses
     prompt_tokens INTEGER,
     completion_tokens INTEGER,
     day TEXT,                     -- of the end of a reply that counts in `usage`

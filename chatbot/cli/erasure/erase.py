@@ -106,7 +106,7 @@ async def _erase_by_past_metadata(context: CommandContext, options: argparse.Nam
         code = await _erase(context, options, replace(criteria, session_ids=ids))
         if code or options.dry_run:
             return code
-    raise CommandFailed("sessions that are meant are made faster than they are erased: run this again")
+    raise CommandFailed("sessions with this metadata are created faster than they are erased: run this again")
 
 
 async def _erase(context: CommandContext, options: argparse.Namespace, criteria: EraseCriteria) -> int:

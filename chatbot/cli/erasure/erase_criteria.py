@@ -75,11 +75,11 @@ def read_criteria(options: argparse.Namespace, now: datetime | None = None) -> E
 
 
 def describe_no_match(criteria: EraseCriteria) -> str:
-    """The note where no session is selected: a misspelt name must not look like a successful erasure."""
+    """The note if no session is selected: a misspelt name must not look like a successful erasure."""
     hint = ""
     if criteria.metadata and not criteria.ever:
-        hint = " now; --ever also finds values that a session had earlier"
-    return f"nothing matched: no session that is not erased yet is meant by this{hint}"
+        hint = "; --ever also finds values that a session had earlier"
+    return f"nothing matched: these criteria select no session that is not erased yet{hint}"
 
 
 def _parse_entries(texts: list[str]) -> dict[str, str]:

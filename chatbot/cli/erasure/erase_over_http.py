@@ -66,7 +66,7 @@ async def erase_over_http(context: CommandContext, criteria: EraseCriteria, serv
             return await _erase(context, client, criteria)
     except aiohttp.ClientSSLError as error:
         raise CommandFailed(
-            f"{service.url} cannot be asked in secret: its certificate is not valid here, or it speaks no TLS"
+            f"there is no secure connection to {service.url}: its certificate is not valid here, or it does not use TLS"
         ) from error
     except aiohttp.ClientConnectorError as error:
         raise CommandFailed(f"nothing answers at {service.url}: does the service run there?") from error

@@ -70,7 +70,7 @@ async def prompt(context: CommandContext, options: argparse.Namespace) -> int:
     except UnknownProtocol as error:
         raise UsageError(f"{error}: name it with --as") from error
     if not model_call.started.model:
-        context.print_note("the server had not told its model when the reply started: shown is the one that answered")
+        context.print_note("the model was not known when the reply started: the one that answered is shown")
     if options.json:
         context.print_json(shown)
     else:
