@@ -63,7 +63,8 @@ def is_context_size(value: Any) -> bool:
 def is_llama_cpp(document: Any) -> bool:
     """Whether the list is one of llama.cpp, whose `/props` say more."""
     listed = document.get("data") if isinstance(document, dict) else None
-    return any(isinstance(one, dict) and one.get("owned_by") == "llamacpp" for one in listed or ())
+    models = listed if isinstance(listed, list) else ()
+    return any(isinstance(one, dict) and one.get("owned_by") == "llamacpp" for one in models)
 
 
 def _name_of(one: Any) -> str:

@@ -88,7 +88,13 @@ class Completion:
                 if self.usage is not None:
                     failure.finish = Finish("error", self.model, self.usage)
                 break
-        self._pass_text_on()
+        if self._splitter is not None:
+            self._pass_text_on()
+        else:
+            text, self._text = self._text, ""
+            if text:
+                self._has_text = True
+            self._texts.text(text)  # an empty one says that the server is alive
         return self._has_news
 
     def add_document(self, document: bytes) -> None:
@@ -179,11 +185,27 @@ class Completion:
                 return
             choice = found
         delta = choice.delta
-        if is_clean and self._joiner is None and delta is not None and choice.message is None and _is_plain(delta):
+        if (
+            delta is not None
+            and is_clean
+            and self._joiner is None
+            and choice.message is None
+            and not (
+                delta.reasoning_content
+                or delta.reasoning
+                or delta.thinking
+                or delta.reasoning_details
+                or delta.thinking_blocks
+                or delta.refusal
+                or delta.tool_calls
+                or delta.function_call
+            )
+        ):  # nothing but text, or not even that: the path of most tokens
             if delta.content:
                 self._text += delta.content
-                self._has_delta_text = True
-                self._note_part()
+                self._has_delta_text = self._has_news = True
+                if self.reason is not None:
+                    self._part_after_reason = True
         else:
             self._add_choice(choice, is_clean=is_clean)
         if choice.finish_reason == "stop" and self.reason is None:
@@ -290,18 +312,3 @@ class Completion:
                 else "The model gave its reasoning, and no reply"
             )
         return "The reply reached its length limit before its first character" if reason.reason == "length" else ""
-
-
-def _is_plain(delta: Delta) -> bool:
-    """Whether it has nothing but text, or not even that."""
-    return not (
-        delta.reasoning_content
-        or delta.reasoning
-        or delta.thinking
-        or delta.reasoning_details
-        or delta.thinking_blocks
-        or delta.refusal
-        or delta.tool_calls
-        or delta.function_call
-        or delta.pieces
-    )

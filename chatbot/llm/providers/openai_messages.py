@@ -12,6 +12,7 @@ from events.parts import Media, Part, Reasoning, Refusal, Text, ToolCall, ToolRe
 LEFT_OUT = "[image left out]"  # in place of a file whose bytes are not given
 ERROR_PREFIX = "Error: "  # of the result of a call that has failed: the form has no field for it
 NO_ARGUMENTS = "{}"  # in place of a call's empty arguments: servers read them as JSON
+EMPTY_REPLY = {"role": "assistant", "content": None}  # of reasoning alone: many servers refuse it
 ENCODED_AT_ONCE_BYTES = 49_152  # a multiple of three: between two such pieces other threads run
 
 
@@ -27,7 +28,9 @@ def encode_messages(
         if isinstance(message, ChatMessage):
             encoded.append(message)
         elif message.role == "assistant":
-            encoded.append(_encode_reply(message.parts, send_reasoning=send_reasoning))
+            reply = _encode_reply(message.parts, send_reasoning=send_reasoning)
+            if reply != EMPTY_REPLY:
+                encoded.append(reply)
         else:
             encoded += _encode_input(message, refer_to_media=refer_to_media)
     return encoded

@@ -204,6 +204,8 @@ class OpenAiProvider:
         self._context_sizes = read_context_sizes(document)
         if is_llama_cpp(document):
             await self._read_props()
+        else:
+            self._context_size, self.takes = None, TAKES_ALL
         return self.model
 
     async def _read_props(self) -> None:

@@ -56,6 +56,7 @@ class _Part(Struct):
     kind: PartKind
     pieces: list[str]
     passed_on: int = 0
+    held_chars: int = 0
     call_id: str = ""
     server_id: str = ""
     name: str = ""
@@ -181,7 +182,6 @@ class ToolCallAssembler:
         while len(self._queue) > 1 and self._ends(self._queue[0]):
             self._queue[0].is_closed = True
             del self._queue[0]
-            self._held_chars -= sum(map(len, self._queue[0].pieces))
             self._pass_on(self._queue[0])
 
     @staticmethod
@@ -192,10 +192,11 @@ class ToolCallAssembler:
     def _add(self, part: _Part, piece: str) -> None:
         if piece:
             part.pieces.append(piece)
-        if part is self._queue[0]:
+        if part is self._queue[0] and (part.kind != TOOL_CALL or part.name):
             self._pass_on(part)
             return
         self._sink.text("")  # the server is alive
+        part.held_chars += len(piece)
         self._held_chars += len(piece)
         if self._held_chars > self._held_max_chars:
             raise ReplyTooLong
@@ -204,6 +205,8 @@ class ToolCallAssembler:
         """What the sink does not have of `part`. A call begins when its name is known."""
         if part.kind == TOOL_CALL and not part.name:
             return
+        self._held_chars -= part.held_chars
+        part.held_chars = 0
         new = "".join(part.pieces[part.passed_on :])
         part.passed_on = len(part.pieces)
         if part.kind != TOOL_CALL:

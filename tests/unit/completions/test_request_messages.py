@@ -76,6 +76,7 @@ def test_a_reply_is_sent_with_its_calls_and_its_reasoning_only_if_asked() -> Non
     assert sent(message("assistant", ToolCall("c1", "f", '{"a":1}'))) == [
         {"role": "assistant", "content": None, "tool_calls": calls[:1]}
     ]
+    assert sent(message("assistant", Reasoning("hm"))) == []
     assert sent(message("assistant", Refusal("No."))) == [{"role": "assistant", "content": "No."}]
 
 

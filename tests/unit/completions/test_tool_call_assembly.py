@@ -196,6 +196,12 @@ def test_what_is_held_is_bounded() -> None:
     assert assembled(begin, "x" * 10, held_max_chars=10)[0][1] == Text("x" * 10)
     with pytest.raises(ReplyTooLong):
         assembled(begin, "x" * 5, "x" * 6, held_max_chars=10)
+    nameless = delta("x" * 10, id_="a")
+    with pytest.raises(ReplyTooLong):
+        assembled(nameless, nameless, held_max_chars=15)
+    end = delta("1}", id_="a")
+    texts = (begin, "x" * 10, end, delta('{"y":', name="g", id_="b"), "y" * 10)
+    assert assembled(*texts, held_max_chars=10)[0][1] == Text("x" * 10), "what was passed on is not held"
 
 
 def test_the_number_of_parts_is_bounded() -> None:
