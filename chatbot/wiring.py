@@ -42,6 +42,7 @@ from chatbot.sessions.erasure_job import ErasureJob
 from chatbot.sessions.expiry_timer import ExpiryTimer
 from chatbot.sessions.feeds.channels import ChannelRegistry
 from chatbot.sessions.feeds.text_cache import TextCache
+from chatbot.sessions.media_memory import MediaMemory
 from chatbot.sessions.owner_check import check_owners
 from chatbot.sessions.ports import Limits, Ports
 from chatbot.sessions.session_queries import SessionQueries
@@ -226,6 +227,7 @@ async def _start_sessions(settings: Settings, stack: AsyncExitStack, infrastruct
         logger=structlog.get_logger("sessions"),
         cluster=node.cluster if node else SingleNode(),
         reserve=reserve,
+        media_memory=MediaMemory(settings.llm.media_memory_max_bytes),
     )
     supervisor = Supervisor(ports)
     stack.push_async_callback(supervisor.close)

@@ -42,8 +42,9 @@ class ContextLeftOut(Struct, frozen=True, omit_defaults=True):
     """What was left out of a request to the model, of the branch that it answers.
 
     `messages`: how many were left out because of `limit`, which is messages, tokens or look_back (the number of
-    messages that are considered at all). `size_tokens` is the size of the model's context, if tokens are counted, and
-    `estimated_tokens` the size of the request. `media`: how many were left out of messages that were sent.
+    messages that are considered at all), or media where only files were left out. `size_tokens` is the size of the
+    model's context, if tokens are counted, and `estimated_tokens` the size of the request. `media`: how many were left
+    out of messages that were sent.
     """
 
     messages: int

@@ -7,9 +7,10 @@ from msgspec import Struct
 
 from chatbot.audit.conversation import text_in
 from chatbot.llm.http.refused_parameters import without_parameters
-from chatbot.llm.provider import ChatMessage
+from chatbot.llm.provider import ChatMessage, ModelMessage
 from chatbot.llm.providers import midm_provider, openai_provider
-from chatbot.sessions.domain.state import join_consecutive, settings_after
+from chatbot.sessions.domain.model_request import join_consecutive
+from chatbot.sessions.domain.state import settings_after
 from events.catalogue import (
     BranchSelected,
     ContentErased,
@@ -58,7 +59,7 @@ class ModelCall(Struct, frozen=True):
 
     recorded: RecordedEvent
     started: ReplyStarted
-    messages: tuple[ChatMessage, ...]
+    messages: tuple[ModelMessage, ...]
     erased_message_ids: tuple[str, ...] = ()
     completed: ReplyCompleted | None = None
 

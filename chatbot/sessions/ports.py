@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import structlog
-from msgspec import Struct
+from msgspec import Struct, field
 
 from chatbot.llm.concurrency_limiter import ConcurrencyLimiter
 from chatbot.llm.provider import Provider
@@ -15,9 +15,11 @@ from chatbot.sessions.domain.commands import Caller, Command
 from chatbot.sessions.domain.state import Rules
 from chatbot.sessions.feeds.channels import ChannelRegistry
 from chatbot.sessions.feeds.text_cache import TextCache
+from chatbot.sessions.media_memory import MEDIA_MEMORY_BYTES, MediaMemory
 from chatbot.sessions.replies.reply import Reply, ReplyTiming
 from events.catalogue import ReplyEnded, ReplyStarted
 from events.log import EventLog
+from events.media import MediaStore
 from projections.port import ProjectionQueries, Projections
 
 
@@ -117,8 +119,11 @@ class BackgroundErasures(Protocol):
         ...
 
 
-class EventFormats(Protocol):
-    """The part of the log that says what every process over it can read."""
+class ReplyLog(Protocol):
+    """The part of the log that the task of a reply needs: what every process over it can read, and files."""
+
+    @property
+    def media(self) -> MediaStore: ...
 
     async def admits(self, versions: Mapping[str, int]) -> bool:
         """As EventLog.admits."""
@@ -126,10 +131,13 @@ class EventFormats(Protocol):
 
 
 class ReplyTaskPorts(Protocol):
-    """The part of `Ports` that the task of a running reply needs: the model, and no events."""
+    """The part of `Ports` that the task of a running reply needs: the model, files, and no events."""
 
     @property
-    def log(self) -> EventFormats: ...
+    def log(self) -> ReplyLog: ...
+
+    @property
+    def media_memory(self) -> MediaMemory: ...
 
     @property
     def provider(self) -> Provider: ...
@@ -214,3 +222,4 @@ class Ports(Struct, frozen=True):
     logger: structlog.stdlib.BoundLogger
     cluster: Cluster = SingleNode()
     reserve: DiskReserve = DiskReserve(None, 0)
+    media_memory: MediaMemory = field(default_factory=lambda: MediaMemory(MEDIA_MEMORY_BYTES))

@@ -207,9 +207,10 @@ class Actor:
         return self._result()
 
     async def _cancel(self, envelope: Envelope, command: CancelReply) -> CommandResult:
-        await self._stream.record(envelope)  # refuses; records the key of a request that finds nothing to cancel
+        # Refuses; closes open tool calls; records the key of a request that finds nothing to cancel.
+        await self._stream.record(envelope)
         reply = await self._reply_closer.cancel(envelope, command)
-        return self._result(reply)
+        return CommandResult(self._stream.existing_state, reply, closed_calls=envelope.closed_calls)
 
     async def _interrupt_for_shutdown(self, envelope: Envelope) -> CommandResult:
         """End this node's replies; with `retry_interrupted`, record new requests for them, for the next start."""

@@ -1,12 +1,12 @@
 """Loads what the decision on a command needs: the message that it refers to, and the texts of the model's context."""
 
-from typing import assert_never
+from typing import TypeVar, assert_never
 
 from msgspec import UNSET
 from msgspec.structs import replace
 
 from chatbot.llm.model_names import is_offered
-from chatbot.llm.provider import Provider
+from chatbot.llm.provider import TAKES_ALL, Provider
 from chatbot.sessions.actor.hydration import replay_tail
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import (
@@ -19,8 +19,10 @@ from chatbot.sessions.domain.commands import (
     SelectBranch,
     StartReply,
 )
-from chatbot.sessions.domain.decide import is_due, parent_of
-from chatbot.sessions.domain.state import ContextMessage, State, select_context, with_newest
+from chatbot.sessions.domain.context import Context, ContextMessage, select_context
+from chatbot.sessions.domain.decide import is_due, parent_of, requested_parameters
+from chatbot.sessions.domain.message_checks import check_message
+from chatbot.sessions.domain.state import State, is_being_written, with_newest
 from chatbot.sessions.ports import Ports
 from events.catalogue import (
     BranchSelected,
@@ -45,17 +47,24 @@ from events.catalogue import (
     SessionExpired,
     ToolCallsClosed,
 )
+from events.codec import VERSIONS_WITH_PARTS
+from events.errors import NodesOutdated
 from events.paging import read_pages
+from events.parameters import UNNAMED
+from events.parts import Part, Parts, media_of
 from events.record import RecordedEvent
 from projections.folds.batch import ROWS_PER_EVENT_MAX
-from projections.folds.message import MessageRow
+from projections.folds.message import OPEN, MessageRow
 from projections.folds.session import Session
+
+Requesting = TypeVar("Requesting", PostMessage, Regenerate)
 
 
 async def prepare_command(ports: Ports, state: State | None, command: Command) -> tuple[State | None, Command]:
     """The state and the command with what the decision needs: the referenced message, and the context's texts.
 
-    Raises UnknownMessage, UnknownModel, UnknownReply, ParentUnanswered, NothingToRegenerate, Overloaded.
+    Raises UnknownMessage, UnknownModel, UnknownReply, ParentUnanswered, NothingToRegenerate, Overloaded, NodesOutdated,
+    Unsupported, and what `check_message` does.
     """
     if isinstance(command, CreateSession) and state is None:
         _check_model(ports.provider, command.parameters.model)
@@ -64,20 +73,25 @@ async def prepare_command(ports: Ports, state: State | None, command: Command) -
     match command:
         case PostMessage():
             _check_model(ports.provider, command.parameters.model)
-            state = await _with_context(ports, state, command)
-            _check_parent(state, command)
+            state, command = await _resolve_message(ports, state, command)
+            command = await _checked(ports, state, command)
         case Regenerate():
             _check_model(ports.provider, command.parameters.model)
             state, command = await _resolve_regenerate(ports, state, command)
             state = await _with_context(ports, state, command)
+            command = await _checked(ports, state, command)
         case StartReply():
             state = await _with_context(ports, state, command)
+            tokens = ports.provider.context_tokens(command.parameters.model or ports.provider.model)
+            command = replace(command, context_tokens=tokens)
         case ChangeMetadata():
             _check_model(ports.provider, command.parameters.get("model"))
         case SelectBranch():
             command = await _resolve_branch(ports, state, command)
-        case CancelReply(reply_id=str() as reply_id):
-            await _check_reply(ports, state, reply_id)
+        case CancelReply():
+            if command.reply_id is not None:
+                await _check_reply(ports, state, command.reply_id)
+            state = await _with_calls_to_cancel(ports, state, command)
         case _:
             pass  # its decision needs nothing but the state
     return state, command
@@ -93,13 +107,64 @@ def _check_model(provider: Provider, name: str | None) -> None:
 
 
 def _check_parent(state: State, command: PostMessage) -> None:
-    """Raises ParentUnanswered if the client names a user's message as parent: the model would get two in a row.
+    """Raises ParentUnanswered if the client names a message as parent that is no reply: the model would get two of the
+    user in a row.
 
     A selected branch may end in such a message (in forks and old logs) if the client names no parent.
     """
     parent = state.recent.get(command.parent_id) if isinstance(command.parent_id, str) else None
-    if parent is not None and parent.role == "user":
+    if parent is not None and parent.role != "assistant" and command.role == "user":
         raise rejections.ParentUnanswered
+
+
+async def _resolve_message(ports: Ports, state: State, command: PostMessage) -> tuple[State, PostMessage]:
+    """The state with the texts of the message's context, and `command` with the parameters of the turn that it
+    continues. Raises what makes the message unfit for the conversation.
+    """
+    rules, parent_id = ports.rules, parent_of(state, command)
+    if command.role == "user" or not is_being_written(state, parent_id):
+        state = await _with_context(ports, state, command)
+    _check_parent(state, command)
+    if command.parts or command.role != "user":
+        check_message(state, command, parent_id, rules)
+    if command.role == "tool" and parent_id is not None:
+        command = replace(command, turn=await _turn_parameters(ports, state, parent_id))
+    return state, command
+
+
+async def _checked(ports: Ports, state: State, command: Requesting) -> Requesting:
+    """`command` with the size of the model's context, where that is known.
+
+    Raises Unsupported if the model server is known not to take what the request asks for, NodesOutdated if another
+    process could not read what the request and its reply would record.
+    """
+    provider, parts = ports.provider, command.parts if isinstance(command, PostMessage) else ()
+    asked = (command.parameters, command.turn, state.settings.parameters)
+    takes = provider.takes
+    if parts or any(one.tools is not None for one in asked) or not (takes is None or takes >= TAKES_ALL):
+        parameters = requested_parameters(state, command, ports.rules)
+        if takes is not None:
+            _check_supported(parameters, parts, takes)
+        if (parts or parameters.tools is not None) and not await ports.log.admits(VERSIONS_WITH_PARTS):
+            raise NodesOutdated("another process of this log is older than messages with parts; update it")
+    model = next((one.model for one in asked if one.model is not None), provider.model)
+    tokens = provider.context_tokens(model)
+    return command if tokens is None else replace(command, context_tokens=tokens)
+
+
+def _check_supported(parameters: Parameters, parts: Parts, takes: frozenset[str]) -> None:
+    """Raises Unsupported."""
+    for name, value in (
+        ("tools", parameters.tools),
+        ("response_format", parameters.response_format),
+        ("reasoning_effort", parameters.reasoning_effort),
+        ("extra_body", parameters.extra_body),
+    ):
+        if value is not None and name not in takes:
+            raise rejections.Unsupported(name, f"$.{name}")
+    for index, part in enumerate(parts if "media" not in takes else ()):
+        if media_of((part,)):
+            raise rejections.Unsupported("images", f"$.message[{index}]")
 
 
 async def _resolve_branch(ports: Ports, state: State, command: SelectBranch) -> SelectBranch:
@@ -125,8 +190,9 @@ async def _resolve_regenerate(ports: Ports, state: State, command: Regenerate) -
     if message is None:
         raise rejections.UnknownMessage(named)
     turn = await _turn_parameters(ports, state, named)
+    command = replace(command, turn=turn)
     question = message.parent_id if message.role == "assistant" else message.message_id
-    return state, replace(command, message_id=question, turn=turn)
+    return state, replace(command, message_id=question)
 
 
 async def _check_reply(ports: Ports, state: State, reply_id: str) -> None:
@@ -137,6 +203,19 @@ async def _check_reply(ports: Ports, state: State, reply_id: str) -> None:
     message = await _find_message(ports, state, reply_id)
     if message is None or message.role != "assistant":
         raise rejections.UnknownReply(reply_id)
+
+
+async def _with_calls_to_cancel(ports: Ports, state: State, command: CancelReply) -> State:
+    """`state` with the reply whose open tool calls the command closes, if there is one."""
+    wanted = command.reply_id or state.session.head
+    is_loaded = wanted is None or wanted in state.recent or is_being_written(state, wanted)
+    if is_loaded or wanted is None or command.cause != "client":
+        return state
+    state = await _with_recent_from_stream(ports, state)
+    found = await _find_message(ports, state, wanted)
+    if not isinstance(found, MessageRow) or found.calls != OPEN:
+        return state
+    return with_newest(state, await load_branch(ports, state, wanted, 1))
 
 
 async def _find_message(ports: Ports, state: State, message_id: str) -> MessageRow | ContextMessage | None:
@@ -168,11 +247,14 @@ async def _with_context(ports: Ports, state: State, command: PostMessage | Regen
             return state  # it is queued: its context is loaded when its reply starts
     if leaf is None:
         return state
-    context = _context(ports, state, leaf)
-    if context is None:
-        state = await _with_recent_from_stream(ports, state)
-        context = _context(ports, state, leaf)
-    return with_newest(state, await load_branch(ports, state, leaf) if context is None else context)
+    if (context := _context(ports, state, leaf)) is not None:
+        return with_newest(state, context.messages)
+    state = await _with_recent_from_stream(ports, state)
+    for limit in (ports.rules.recent_max, ports.rules.tools_recent_max):
+        if (context := _context(ports, state, leaf)) is not None:
+            return with_newest(state, context.messages)
+        state = with_newest(state, await load_branch(ports, state, leaf, limit))
+    return state
 
 
 def _leaf_of(state: State, command: PostMessage | Regenerate | StartReply) -> str | None:
@@ -186,12 +268,15 @@ def _leaf_of(state: State, command: PostMessage | Regenerate | StartReply) -> st
             return state.session.pending[0].message_id if state.session.pending else None
 
 
-def _context(ports: Ports, state: State, leaf: str) -> tuple[ContextMessage, ...] | None:
-    return select_context(state.recent, leaf, ports.rules.max_context_messages, ports.rules.unanswered)
+def _context(ports: Ports, state: State, leaf: str) -> Context | None:
+    """What the texts in `state` give, by the number of messages: with tokens counted it is not more."""
+    return select_context(state.recent, leaf, ports.rules.context_limits(UNNAMED))
 
 
 def _follows_head(session: Session, command: PostMessage) -> bool:
-    """Whether the message continues the selected branch, and if it names its parent, that is an open reply."""
+    """Whether a person's message continues the selected branch, and if it names its parent, that is an open reply."""
+    if command.role != "user":
+        return False
     if command.parent_id is UNSET:
         return True
     open_ids = [pending.reply_id for pending in session.pending]
@@ -200,39 +285,35 @@ def _follows_head(session: Session, command: PostMessage) -> bool:
     return command.parent_id == session.head and session.head in open_ids
 
 
-async def load_branch(ports: Ports, state: State, leaf: str) -> tuple[ContextMessage, ...]:
-    """The newest messages of the branch that ends in `leaf`, oldest first. Raises UnknownMessage."""
+async def load_branch(ports: Ports, state: State, leaf: str, limit: int) -> tuple[ContextMessage, ...]:
+    """The newest `limit` messages of the branch that ends in `leaf`, oldest first. Raises UnknownMessage."""
     await ports.runner.wait_for(state.session.position)
-    rows, texts = await _read_branch(ports, state, leaf)
+    rows, texts = await _read_branch(ports, state, leaf, limit)
     if any(recorded.event is None for recorded in texts.values()):
         # A session that this one was forked from has just been erased; its texts were copied here before.
         await ports.runner.wait_for((await ports.log.latest()).position)
-        rows, texts = await _read_branch(ports, state, leaf)
+        rows, texts = await _read_branch(ports, state, leaf, limit)
     if not rows:
         raise rejections.UnknownMessage(leaf)
-    return tuple(
-        ContextMessage(row.message_id, row.parent_id, row.role, _text_of(texts.get(row.position))) for row in rows
-    )
+    return tuple(_message_of(row, texts.get(row.position)) for row in rows)
 
 
-async def _read_branch(ports: Ports, state: State, leaf: str) -> tuple[list[MessageRow], dict[int, RecordedEvent]]:
-    rows = await ports.queries.path(state.session.no, leaf, limit=ports.rules.recent_max)
+async def _read_branch(
+    ports: Ports, state: State, leaf: str, limit: int
+) -> tuple[list[MessageRow], dict[int, RecordedEvent]]:
+    rows = await ports.queries.path(state.session.no, leaf, limit=limit)
     return rows, await ports.log.read_at([row.position for row in rows if row.position])
 
 
-def _text_of(recorded: RecordedEvent | None) -> str:
-    """The message's text; empty while its reply has not ended, and once it is erased."""
+def _message_of(row: MessageRow, recorded: RecordedEvent | None) -> ContextMessage:
+    """The message, without text and parts while its reply has not ended, and once they are erased."""
     event = recorded.event if recorded else None
+    content, parts = "", tuple[Part, ...]()
     match event:
         case (
-            MessagePosted(content=content)
-            | MessageCopied(content=content)
-            | ReplyCompleted(content=content)
-            | ReplyFailed(content=content)
-            | ReplyCancelled(content=content)
-            | ReplyInterrupted(content=content)
+            MessagePosted() | MessageCopied() | ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted()
         ):
-            return content
+            content, parts = event.content, event.parts
         case (
             SessionCreated()
             | MetadataChanged()
@@ -249,9 +330,10 @@ def _text_of(recorded: RecordedEvent | None) -> str:
             | IgnoredEvent()
             | None
         ):
-            return ""
+            pass
         case _:
             assert_never(event)
+    return ContextMessage(row.message_id, row.parent_id, row.role, content, parts, row.calls, row.depth)
 
 
 async def _turn_parameters(ports: Ports, state: State, message_id: str) -> Parameters:

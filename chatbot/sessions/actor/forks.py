@@ -3,13 +3,17 @@ text. Before the origin is erased, the texts that forks still read are copied in
 """
 
 from collections.abc import AsyncIterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from typing import assert_never
+
+from msgspec.structs import replace
 
 from chatbot.sessions.actor.idempotency import session_as_created
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import SERVICE, Caller, CopyTexts, Fork
 from chatbot.sessions.domain.decide import with_idempotency_key
+from chatbot.sessions.domain.model_request import changed_media
 from chatbot.sessions.domain.state import State, fold_history
 from chatbot.sessions.ports import AskSession, Ports
 from events.catalogue import (
@@ -38,6 +42,7 @@ from events.catalogue import (
     ToolCallsClosed,
 )
 from events.errors import VersionConflict
+from events.parts import Text, media_of, stored_parts, text_of
 from events.record import Metadata
 from projections.folds.message import MessageRow
 from projections.folds.session import Session
@@ -156,7 +161,23 @@ async def _read_copies(
             if recorded.stream_id == origin.session_id and recorded.event is not None
         )
         if copies:
-            yield copies
+            yield await _without_lost_files(ports, copies)
+
+
+async def _without_lost_files(ports: Ports, copies: tuple[MessageCopied, ...]) -> tuple[MessageCopied, ...]:
+    """`copies` with a text in place of each file that the log has lost: a copy may not refer to it, and without its
+    copies the origin could not be erased.
+    """
+    wanted = {media.sha256 for copied in copies if copied.parts for media in media_of(copied.parts)}
+    kept = await ports.log.media.stat(sorted(wanted)) if wanted else {}
+    if wanted <= kept.keys():
+        return copies
+    return tuple(_with_files(copied, kept.keys()) for copied in copies)
+
+
+def _with_files(copied: MessageCopied, kept: AbstractSet[str]) -> MessageCopied:
+    parts = changed_media(copied.parts, lambda one: one if one.sha256 in kept else Text(f"[lost file {one.sha256}]"))
+    return copied if parts == copied.parts else replace(copied, content=text_of(parts), parts=stored_parts(parts))
 
 
 def _adopted(row: MessageRow) -> AdoptedMessage:
@@ -168,6 +189,7 @@ def _adopted(row: MessageRow) -> AdoptedMessage:
         position=row.position,
         created_at_us=row.created_at_us,
         model=row.model,
+        calls=row.calls,
     )
 
 
@@ -176,17 +198,18 @@ def _copy(reference: ForkReference, event: LoggedEvent | None) -> MessageCopied:
     message_id = reference.message_id
     match event:
         case MessagePosted():
-            return MessageCopied(message_id, event.role, event.content)
+            return MessageCopied(message_id, event.role, event.content, parts=event.parts)
         case MessageCopied():
             return event
         case ReplyCompleted():
-            reply = (message_id, "assistant", event.content)
-            return MessageCopied(*reply, event.finish_reason, event.model, event.usage, event.finish_detail)
+            finish = (event.finish_reason, event.model, event.usage, event.finish_detail)
+            return MessageCopied(message_id, "assistant", event.content, *finish, parts=event.parts)
         case ReplyFailed():
-            reply = (message_id, "assistant", event.content)
-            return MessageCopied(*reply, None, reference.model, event.usage, event.finish_detail)
+            ended = (None, reference.model, event.usage, event.finish_detail)
+            return MessageCopied(message_id, "assistant", event.content, *ended, parts=event.parts)
         case ReplyCancelled() | ReplyInterrupted():
-            return MessageCopied(message_id, "assistant", event.content, model=reference.model)
+            cut = (None, reference.model, event.usage)
+            return MessageCopied(message_id, "assistant", event.content, *cut, parts=event.parts)
         case (
             SessionCreated()
             | MetadataChanged()

@@ -38,7 +38,7 @@ async def replay_tail(ports: Ports, session_id: str, state: State | None) -> Sta
     after = state.session.version if state else 0
     async for page in read_pages(ports.log, session_id, after=after, page_max=ports.limits.read_page_max):
         for recorded in page:
-            state = evolve(state, recorded, ports.rules.recent_max)
+            state = evolve(state, recorded, ports.rules.recent_max, ports.rules.tools_recent_max)
     return state
 
 

@@ -26,6 +26,7 @@ from events.catalogue import (
     ReplyStarted,
     SessionAccessed,
     SessionCreated,
+    ToolCallsClosed,
 )
 from events.errors import LogUnavailable
 from events.record import RecordedEvent
@@ -65,6 +66,8 @@ async def find_earlier_result(
             return CommandResult(replace(state, session=then))
         case SessionAccessed():
             return CommandResult(state)
+        case ToolCallsClosed():
+            return CommandResult(state, closed_calls=event)
         case _:
             reply_id = event.reply_id if isinstance(event, MessagePosted | ReplyRequested | ReplyCancelled) else None
             reply = open_replies.get(reply_id) if reply_id is not None else None

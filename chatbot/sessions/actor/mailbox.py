@@ -17,7 +17,7 @@ from events.record import Metadata
 class Envelope(Struct):
     """A command with its caller and the future that takes the answer. `if_versions`: refuse it at any other version.
 
-    `cause` is recorded with the events: why the service acts by itself.
+    `cause` is recorded with the events: why the service acts by itself. `closed_calls`: what the command has closed.
     """
 
     command: Command
@@ -25,6 +25,7 @@ class Envelope(Struct):
     reply_to: asyncio.Future[Any] | None = None
     if_versions: frozenset[int] | None = None
     cause: str | None = None
+    closed_calls: ToolCallsClosed | None = None
 
     @property
     def metadata(self) -> Metadata:

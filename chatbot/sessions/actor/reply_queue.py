@@ -6,8 +6,8 @@ from typing import assert_never
 from chatbot.llm.provider import LlmOverloaded
 from chatbot.sessions.actor.mailbox import Envelope, Mailbox
 from chatbot.sessions.actor.reply_task import ReplyTask
-from chatbot.sessions.actor.request_builder import model_request
 from chatbot.sessions.domain.commands import Caller, EndReply, PostMessage, Regenerate, StartReply
+from chatbot.sessions.domain.model_request import model_request
 from chatbot.sessions.domain.state import State
 from chatbot.sessions.ports import Ports
 from chatbot.sessions.replies.reply import Outcome, Reply, reply_outcome, requested_reply
@@ -71,13 +71,15 @@ class ReplyQueue:
                 return None
             case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
                 return self._close_reply(event, recorded, state)
+            case ToolCallsClosed():
+                envelope.closed_calls = event
+                return None
             case (
                 SessionCreated()
                 | MetadataChanged()
                 | SessionAccessed()
                 | SessionExpired()
                 | SessionDeleted()
-                | ToolCallsClosed()
                 | BranchSelected()
                 | HistoryAdopted()
                 | MessageCopied()

@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from chatbot.llm.concurrency_limiter import Slot
-from chatbot.llm.provider import LlmError, LlmFailed
+from chatbot.llm.provider import Finish, LlmError, LlmFailed
 from chatbot.sessions.actor.mailbox import Envelope, Mailbox, MailboxClosed
-from chatbot.sessions.actor.request_builder import ModelRequest
+from chatbot.sessions.actor.media_loader import loaded_messages
 from chatbot.sessions.domain.commands import CheckpointReply, EndReply
-from chatbot.sessions.ports import EventFormats, ReplyTaskPorts
+from chatbot.sessions.domain.model_request import ModelRequest
+from chatbot.sessions.ports import ReplyLog, ReplyTaskPorts
 from chatbot.sessions.replies.growing_parts import NO_PART, PartKind, Segment
 from chatbot.sessions.replies.reply import Reply, ReplyTiming
 from events.catalogue import (
@@ -124,7 +125,7 @@ class ReplyTask:
             self._ports.logger.debug("reply.unheard")
 
 
-async def _keeps_parts(log: EventFormats) -> bool:
+async def _keeps_parts(log: ReplyLog) -> bool:
     """Whether a reply may have other parts than text: every process over the log can read them."""
     try:
         return await log.admits(VERSIONS_WITH_PARTS)
@@ -191,7 +192,7 @@ async def generate(
         await slot.ready()
         sink = ReplyGrower(reply, timing, ports.timer, keeps_parts=await _keeps_parts(ports.log))
         timing.asked_s = ports.timer()
-        finish = await ports.provider.stream(request.messages, request.parameters, sink, stream=reply.stream)
+        finish = await _ask(reply, request, ports, sink)
         if not reply.length and reply.last_part == NO_PART:
             raise LlmFailed("The model server gave no text", finish=finish)
     except LlmError as error:
@@ -213,6 +214,14 @@ async def generate(
         time_to_first_token_us=None if timing.first_s is None else _microseconds(timing.first_s - timing.asked_s),
         parts=frozen.parts,
     )
+
+
+async def _ask(reply: Reply, request: ModelRequest, ports: ReplyTaskPorts, sink: ReplyGrower) -> Finish:
+    """Raises LlmError, LogUnavailable if the request's files cannot be read."""
+    if not request.media:
+        return await ports.provider.stream(request.messages, request.parameters, sink, stream=reply.stream)
+    async with loaded_messages(request, ports) as messages:
+        return await ports.provider.stream(messages, request.parameters, sink, stream=reply.stream)
 
 
 def _failed_event(reply: Reply, error: LlmError, timing: ReplyTiming) -> ReplyFailed:

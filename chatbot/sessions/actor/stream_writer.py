@@ -21,14 +21,17 @@ from chatbot.sessions.domain.commands import (
     CreateSession,
     EndReply,
     IdempotencyKey,
+    PostMessage,
     StartReply,
 )
 from chatbot.sessions.domain.decide import Decision, authorise, decide, find_refusal, idempotency_key_of
+from chatbot.sessions.domain.message_checks import media_path
 from chatbot.sessions.domain.state import Rules, State, evolve, own_reply_ids
 from chatbot.sessions.ports import Ports
 from chatbot.sessions.replies.reply import Reply
 from events.catalogue import Event, ReplyEnded, ReplyProgressed, ReplyStarted
 from events.errors import LogUnavailable, VersionConflict
+from events.media import MediaMissing
 from events.paging import read_pages
 from events.record import RecordedEvent
 from projections.errors import ProjectionError
@@ -200,7 +203,7 @@ class SessionStream:
     def apply(self, recorded: tuple[RecordedEvent, ...], envelope: Envelope) -> Reply | None:
         """Evolve, publish, then react to the events; returns the reply that they concern."""
         for one in recorded:
-            self.state = evolve(self.state, one, self._rules.recent_max)
+            self.state = self._evolved(one)
         self._ports.feeds.publish(self._session_id, recorded)
         touched: Reply | None = None
         for one in recorded:
@@ -212,7 +215,7 @@ class SessionStream:
         self._catch_up_is_queued = False
         async for page in self._pages(self.version):
             for one in page:
-                self.state = evolve(self.state, one, self._rules.recent_max)
+                self.state = self._evolved(one)
                 if isinstance(one.event, ReplyEnded):
                     self._unreconciled_ends[one.event.reply_id] = one
             self._ports.feeds.publish(self._session_id, page)
@@ -222,6 +225,9 @@ class SessionStream:
         if self.state is not None:
             ended, self._unreconciled_ends = self._unreconciled_ends, {}
             await self._replies.reconcile(self.state, ended)
+
+    def _evolved(self, recorded: RecordedEvent) -> State:
+        return evolve(self.state, recorded, self._rules.recent_max, self._rules.tools_recent_max)
 
     def check(self, command: Command, envelope: Envelope) -> None:
         """Raises the refusal of `command`, then VersionMismatch.
@@ -293,6 +299,8 @@ class SessionStream:
     async def _append(self, events: tuple[Event, ...], envelope: Envelope) -> Reply | None:
         try:
             recorded = await self._ports.log.append(self._session_id, self.version, events, envelope.metadata)
+        except MediaMissing as error:
+            raise _missing_file(envelope.command, error) from error
         except LogUnavailable:
             self.schedule_catch_up()  # it may have been recorded all the same
             raise
@@ -300,3 +308,9 @@ class SessionStream:
 
     def _pages(self, after: int) -> AsyncIterator[list[RecordedEvent]]:
         return read_pages(self._ports.log, self._session_id, after=after, page_max=self._ports.limits.read_page_max)
+
+
+def _missing_file(command: Command, error: MediaMissing) -> Exception:
+    if isinstance(command, PostMessage):
+        return rejections.InvalidMessage(media_path(command, error.sha256), "there is no such file, or it has expired")
+    return error

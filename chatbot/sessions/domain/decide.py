@@ -36,14 +36,8 @@ from chatbot.sessions.domain.commands import (
     StartReply,
     Stop,
 )
-from chatbot.sessions.domain.state import (
-    ContextMessage,
-    Rules,
-    State,
-    changed_settings,
-    merge_parameters,
-    select_context,
-)
+from chatbot.sessions.domain.context import ContextMessage, select_context
+from chatbot.sessions.domain.state import Rules, State, changed_settings, context_message, merge_parameters
 from events.catalogue import (
     BranchSelected,
     Event,
@@ -59,7 +53,10 @@ from events.catalogue import (
     SessionCreated,
     SessionDeleted,
     SessionExpired,
+    ToolCallsClosed,
 )
+from events.parts import calls_of
+from projections.folds.message import OPEN
 
 
 class Decision(Struct, frozen=True):
@@ -94,8 +91,8 @@ def decide(  # noqa: PLR0911, PLR0912  one arm for each command
         case RecordAccess():
             stale = command.always or now_us - state.session.accessed_at_us >= rules.access_resolution_us
             return Decision(events=(SessionAccessed(),) if stale else ())
-        case CancelReply(idempotency_key=IdempotencyKey()) if not _has_reply_to_cancel(state, command):
-            return Decision(events=(with_idempotency_key(SessionAccessed(), command.idempotency_key),))
+        case CancelReply() if not _has_reply_to_cancel(state, command):
+            return _cancel_calls(state, command)
         case CopyTexts() | RequeueReplies():
             return Decision(events=command.events)
         case CreateSession():  # another request with the same Idempotency-Key, from which the id is computed
@@ -135,13 +132,16 @@ def may_access(owner: str | None, rules: Rules, caller: Caller) -> bool:
     return not rules.auth or caller.is_service or owner is None or caller.owner == owner
 
 
-def plan_reply(state: State, message: ContextMessage, request: ReplyRequested, rules: Rules) -> ReplyStarted:
-    """The reply_started that answers `message` as `request` asks.
+def plan_reply(
+    state: State, message: ContextMessage, request: ReplyRequested, rules: Rules, context_tokens: int | None
+) -> ReplyStarted:
+    """The reply_started that answers `message` as `request` asks. `context_tokens`: see PostMessage.
 
     Raises LookupError when the branch has a gap in `state.recent`: load it first.
     """
     recent = {**state.recent, message.message_id: message}
-    context = select_context(recent, message.message_id, rules.max_context_messages, rules.unanswered)
+    limits = rules.context_limits(request.parameters, state.settings.system_prompt, context_tokens)
+    context = select_context(recent, message.message_id, limits)
     if context is None:
         raise LookupError(f"the branch of message {message.message_id} is not loaded")
     model = request.parameters.model
@@ -152,10 +152,11 @@ def plan_reply(state: State, message: ContextMessage, request: ReplyRequested, r
         provider=rules.provider,
         model=model or rules.model,
         parameters=request.parameters,
-        context_ids=tuple(one.message_id for one in context),
+        context_ids=tuple(one.message_id for one in context.messages),
         attempt=request.attempt,
         joined=rules.unanswered == "join",
         counted_as=model if model in rules.models else None,
+        context_left_out=context.left_out,
     )
 
 
@@ -165,7 +166,14 @@ def parent_of(state: State, command: PostMessage) -> str | None:
 
 
 KeyedEvent = TypeVar(
-    "KeyedEvent", SessionCreated, SessionAccessed, MessagePosted, ReplyRequested, ReplyCancelled, BranchSelected
+    "KeyedEvent",
+    SessionCreated,
+    SessionAccessed,
+    MessagePosted,
+    ReplyRequested,
+    ReplyCancelled,
+    ToolCallsClosed,
+    BranchSelected,
 )
 
 
@@ -227,26 +235,31 @@ def _request_reply(state: State, command: PostMessage | Regenerate, rules: Rules
         return Decision(rejection=rejections.SessionBusy("a reply is running in this session"))
     if is_busy and len(session.pending) >= rules.pending_max:
         return Decision(rejection=rejections.TooManyPending(f"{rules.pending_max} messages wait for a reply already"))
-    turn = command.turn if isinstance(command, Regenerate) else Parameters()
-    fallbacks = (turn, state.settings.parameters, rules.defaults)
-    parameters = merge_parameters(
-        command.parameters, *fallbacks, without_stop=command.without_stop, tokens_max=rules.tokens_max
-    )
-    command = replace(command, parameters=parameters)
+    command = replace(command, parameters=requested_parameters(state, command, rules))
     request_event: Event
     if isinstance(command, PostMessage):
         request_event = _posted_event(command, parent_of(state, command), rules)
-        message = ContextMessage(
-            request_event.message_id, request_event.parent_id, request_event.role, request_event.content
-        )
+        message = context_message(state, request_event)
     else:
         message = state.recent[command.message_id or ""]
-        request_event = ReplyRequested(command.reply_id, message.message_id, parameters, node=rules.owner_node)
+        request_event = ReplyRequested(command.reply_id, message.message_id, command.parameters, node=rules.owner_node)
         request_event = with_idempotency_key(request_event, command.idempotency_key)
     if is_busy:
         return Decision(events=(request_event,))
-    request = ReplyRequested(command.reply_id, message.message_id, parameters)
-    return Decision(events=(request_event, plan_reply(state, message, request, rules)))
+    closed = _superseded_calls(state, message)
+    if closed and command.on_busy == "reject":
+        return Decision(rejection=rejections.CallsOpen(closed[0].reply_id, closed[0].call_ids))
+    request = ReplyRequested(command.reply_id, message.message_id, command.parameters)
+    started = plan_reply(state, message, request, rules, command.context_tokens)
+    return Decision(events=(*closed, request_event, started))
+
+
+def requested_parameters(state: State, command: PostMessage | Regenerate, rules: Rules) -> Parameters:
+    """What the reply is asked for with: as the request says, else as its turn, the session or the service does."""
+    fallbacks = (command.turn, state.settings.parameters, rules.defaults)
+    return merge_parameters(
+        command.parameters, *fallbacks, without_stop=command.without_stop, tokens_max=rules.tokens_max
+    )
 
 
 def _posted_event(command: PostMessage, parent_id: str | None, rules: Rules) -> MessagePosted:
@@ -269,6 +282,36 @@ def _has_reply_to_cancel(state: State, command: CancelReply) -> bool:
     return is_running or any(pending.reply_id == wanted for pending in state.session.pending)
 
 
+def _superseded_calls(state: State, message: ContextMessage) -> tuple[ToolCallsClosed, ...]:
+    """What to record before the reply to `message` starts: the calls of the reply that it follows get no results."""
+    parent = state.recent.get(message.parent_id) if message.parent_id is not None else None
+    if parent is None or parent.calls != OPEN or message.role == "tool":
+        return ()
+    return (_closed(parent, "superseded"),)
+
+
+def _calls_to_cancel(state: State, command: CancelReply) -> ToolCallsClosed | None:
+    """The open calls of the reply that a client's command names, or of the newest one; None if there are none."""
+    reply = state.recent.get(command.reply_id or state.session.head or "")
+    if reply is None or reply.calls != OPEN or command.cause != "client":
+        return None
+    return _closed(reply, "cancelled")
+
+
+def _closed(reply: ContextMessage, reason: str) -> ToolCallsClosed:
+    return ToolCallsClosed(reply.message_id, tuple(call.call_id for call in calls_of(reply.parts)), reason)
+
+
+def _cancel_calls(state: State, command: CancelReply) -> Decision:
+    """No reply runs that could be cancelled: close open tool calls. A request with a key is recorded in any case."""
+    closed = _calls_to_cancel(state, command)
+    if closed is not None:
+        return Decision(events=(with_idempotency_key(closed, command.idempotency_key),))
+    if command.idempotency_key is not None:
+        return Decision(events=(with_idempotency_key(SessionAccessed(), command.idempotency_key),))
+    return Decision()
+
+
 def _select_branch(state: State, command: SelectBranch) -> Decision:
     """Selecting the selected branch changes nothing, but is recorded if it has an idempotency key."""
     if command.message_id == state.session.head and command.idempotency_key is None:
@@ -284,7 +327,8 @@ def _start_next_reply(state: State, command: StartReply, rules: Rules) -> Decisi
         return Decision()
     message = state.recent[pending.message_id]
     request = ReplyRequested(pending.reply_id, pending.message_id, command.parameters, pending.attempt)
-    return Decision(events=(plan_reply(state, message, request, rules),))
+    started = plan_reply(state, message, request, rules, command.context_tokens)
+    return Decision(events=(*_superseded_calls(state, message), started))
 
 
 def _record_reply_progress(state: State, command: CheckpointReply | EndReply, rules: Rules) -> Decision:

@@ -1,16 +1,17 @@
 """The state of a session's aggregate and what its decisions depend on besides. Pure.
 
-`State` and `evolve` fold recorded events. `select_context` chooses the messages that a model is sent. `Rules` are the
-service's settings; `merge_parameters` and `changed_settings` combine them with the session's and the request's.
+`State` and `evolve` fold recorded events. `Rules` are the service's settings; `merge_parameters` and
+`changed_settings` combine them with the session's and the request's.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, assert_never
+from collections.abc import Mapping, Sequence
+from typing import Any, assert_never
 
 from msgspec import UNSET, Struct, UnsetType
+from msgspec.json import encode
 from msgspec.structs import asdict, replace
 
-from chatbot.llm.provider import ChatMessage
+from chatbot.sessions.domain.context import ContextLimits, ContextMessage, Unanswered, estimate_text_tokens
 from events.catalogue import (
     BranchSelected,
     ContentErased,
@@ -36,13 +37,10 @@ from events.catalogue import (
     ToolCallsClosed,
 )
 from events.parameters import UNNAMED
+from events.parts import calls_of
 from events.record import RecordedEvent
 from projections.folds import session as facts
-
-CONTEXT_LOOK_BACK = 2  # times the context's limit: how far back to search when some of the newest messages are empty
-
-# Messages without a reply: many model servers refuse two messages of one role in a row.
-Unanswered = Literal["omit", "join"]
+from projections.folds.message import ANSWERED, CLOSED, OPEN
 
 _UNNAMED_VALUES = asdict(UNNAMED)  # the value of each parameter that is not set
 
@@ -81,16 +79,37 @@ class Rules(Struct, frozen=True):
     @property
     def recent_max(self) -> int:
         """Messages that a state keeps: what a context searches, the queued messages, and as many replies."""
-        return CONTEXT_LOOK_BACK * self.max_context_messages + 2 * self.pending_max + 2
+        return self._limits.look_back + 2 * self.pending_max + 2
 
+    @property
+    def tools_recent_max(self) -> int:
+        """As `recent_max`, of a session with tool calls."""
+        return self._limits.tools_look_back + 2 * self.pending_max + 2
 
-class ContextMessage(Struct, frozen=True):
-    """A message with its text, loaded for the next context."""
+    @property
+    def _limits(self) -> ContextLimits:
+        return ContextLimits(self.max_context_messages, tool_rounds=self.tool_rounds_max)
 
-    message_id: str
-    parent_id: str | None
-    role: str
-    content: str
+    def context_limits(
+        self, parameters: Parameters, system_prompt: str | None = None, context_tokens: int | None = None
+    ) -> ContextLimits:
+        """Of the context of a reply with these parameters. `context_tokens`: what is known of its model."""
+        size_tokens = self.context_tokens or context_tokens or None
+        other_tokens = 0
+        if size_tokens is not None:
+            tools = "" if parameters.tools is None else encode(parameters.tools).decode()
+            other_tokens = estimate_text_tokens(system_prompt or "") + estimate_text_tokens(tools)
+        return ContextLimits(
+            messages=self.max_context_messages,
+            unanswered=self.unanswered,
+            tool_rounds=self.tool_rounds_max,
+            send_reasoning=bool(parameters.send_reasoning),
+            size_tokens=size_tokens,
+            reply_tokens=parameters.max_new_tokens or 0,
+            other_tokens=other_tokens,
+            image_tokens=self.image_tokens,
+            media_bytes=self.request_media_max_bytes,
+        )
 
 
 class State(Struct, frozen=True):
@@ -98,7 +117,7 @@ class State(Struct, frozen=True):
     the settings that the session was created with.
 
     `recent` has the newest messages seen, by id, from old to new: when it is full the first is dropped. It may have
-    gaps, which the actor loads on demand.
+    gaps, which the actor loads on demand. `has_tools`: messages with tool calls were among them, so it may hold more.
     """
 
     session: facts.Session
@@ -107,10 +126,13 @@ class State(Struct, frozen=True):
     settings: ReplySettings = ReplySettings()
     created: ReplySettings = ReplySettings()
     recent: dict[str, ContextMessage] = {}
+    has_tools: bool = False
 
 
-def evolve(state: State | None, recorded: RecordedEvent, recent_max: int) -> State:
-    """The state after one more event; `recent` keeps at most `recent_max` messages."""
+def evolve(state: State | None, recorded: RecordedEvent, recent_max: int, tools_recent_max: int = 0) -> State:
+    """The state after one more event; `recent` keeps at most `recent_max` messages, with tool calls `tools_recent_max`
+    if that is more.
+    """
     session = facts.evolve(state.session if state else None, recorded)
     event = recorded.event
     if state is None:
@@ -124,16 +146,19 @@ def evolve(state: State | None, recorded: RecordedEvent, recent_max: int) -> Sta
         case SessionDeleted() | ContentErased():
             return State(session, metadata={})
         case MessagePosted():
-            message = ContextMessage(event.message_id, event.parent_id, event.role, event.content)
+            message = context_message(state, event)
+            if event.role == "tool":
+                state = _with_calls(state, event.parent_id, ANSWERED)
         case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
-            message = ContextMessage(event.reply_id, _parent_of_reply(state.session, event), "assistant", event.content)
+            message = _ended_reply(state, event)
+        case ToolCallsClosed():
+            return replace(_with_calls(state, event.reply_id, CLOSED), session=session)
         case (
             SessionAccessed()
             | SessionExpired()
             | ReplyRequested()
             | ReplyStarted()
             | ReplyProgressed()
-            | ToolCallsClosed()
             | BranchSelected()
             | HistoryAdopted()
             | MessageCopied()
@@ -143,7 +168,9 @@ def evolve(state: State | None, recorded: RecordedEvent, recent_max: int) -> Sta
             return replace(state, session=session)
         case _:
             assert_never(event)
-    return replace(state, session=session, recent=_with_message(state.recent, message, recent_max))
+    has_tools = state.has_tools or message.is_of_tools
+    kept_max = max(recent_max, tools_recent_max) if has_tools else recent_max
+    return replace(state, session=session, recent=_with_message(state.recent, message, kept_max), has_tools=has_tools)
 
 
 def fold_history(history: Sequence[RecordedEvent]) -> State:
@@ -161,13 +188,49 @@ def with_newest(state: State, messages: Sequence[ContextMessage]) -> State:
         return state
     moved = {one.message_id: one for one in messages}
     others = {id_: one for id_, one in state.recent.items() if id_ not in moved}
-    return replace(state, recent={**others, **moved})
+    has_tools = state.has_tools or any(one.is_of_tools for one in messages)
+    return replace(state, recent={**others, **moved}, has_tools=has_tools)
+
+
+def is_being_written(state: State, reply_id: str | None) -> bool:
+    """Whether the reply runs or waits."""
+    session = state.session
+    return any(one is not None and one.reply_id == reply_id for one in (session.open_reply, *session.pending))
 
 
 def own_reply_ids(session: facts.Session, node: str) -> set[str]:
     """The replies that `node` owes or writes in the session."""
     open_replies = (session.open_reply, *session.pending)
     return {one.reply_id for one in open_replies if one is not None and one.node == node}
+
+
+def context_message(state: State, event: MessagePosted) -> ContextMessage:
+    """The posted message as a context has it."""
+    depth = _depth_under(state, event.parent_id)
+    return ContextMessage(event.message_id, event.parent_id, event.role, event.content, event.parts, depth=depth)
+
+
+def _ended_reply(state: State, event: ReplyEnded) -> ContextMessage:
+    parent_id = _parent_of_reply(state.session, event)
+    calls = OPEN if isinstance(event, ReplyCompleted) and event.parts and calls_of(event.parts) else None
+    depth = _depth_under(state, parent_id)
+    return ContextMessage(event.reply_id, parent_id, "assistant", event.content, event.parts, calls, depth)
+
+
+def _depth_under(state: State, parent_id: str | None) -> int:
+    """The depth of a message under this parent; 0: unknown."""
+    if parent_id is None:
+        return 1
+    parent = state.recent.get(parent_id)
+    return parent.depth + 1 if parent is not None and parent.depth else 0
+
+
+def _with_calls(state: State, reply_id: str | None, calls: str) -> State:
+    """`state` after the tool calls of a reply were settled."""
+    reply = state.recent.get(reply_id) if reply_id is not None else None
+    if reply is None or reply.calls is None:
+        return state
+    return replace(state, recent={**state.recent, reply.message_id: replace(reply, calls=calls)})
 
 
 def _parent_of_reply(session: facts.Session, event: ReplyEnded) -> str | None:
@@ -184,42 +247,6 @@ def _with_message(
     while len(kept) > recent_max:
         del kept[next(iter(kept))]
     return kept
-
-
-def select_context(
-    recent: Mapping[str, ContextMessage], leaf: str | None, limit: int, unanswered: Unanswered
-) -> tuple[ContextMessage, ...] | None:
-    """The newest `limit` messages of the branch that ends in `leaf`, oldest first; None when `recent` has a gap.
-
-    Searches at most CONTEXT_LOOK_BACK x `limit` messages. Skips empty messages (a reply that failed before its first
-    token), which model servers refuse. With `omit`, also skips a message whose successor in the context has the same
-    role, so that roles alternate. The context never starts with an assistant message, whose question would be missing.
-    """
-    newest_first: list[ContextMessage] = []
-    for _ in range(CONTEXT_LOOK_BACK * limit):
-        if leaf is None or len(newest_first) == limit:
-            break
-        message = recent.get(leaf)
-        if message is None:
-            return None
-        alternates = not newest_first or newest_first[-1].role != message.role
-        if message.content and (alternates or unanswered == "join"):
-            newest_first.append(message)
-        leaf = message.parent_id
-    while newest_first and newest_first[-1].role == "assistant":
-        newest_first.pop()
-    return tuple(reversed(newest_first))
-
-
-def join_consecutive(messages: Iterable[ChatMessage]) -> tuple[ChatMessage, ...]:
-    """`messages` with neighbours of one role merged, a blank line between their texts."""
-    kept: list[ChatMessage] = []
-    for message in messages:
-        if kept and kept[-1].role == message.role:
-            kept[-1] = ChatMessage(message.role, f"{kept[-1].content}\n\n{message.content}")
-        else:
-            kept.append(message)
-    return tuple(kept)
 
 
 def merge_parameters(*parameters: Parameters, without_stop: bool = False, tokens_max: int | None = None) -> Parameters:

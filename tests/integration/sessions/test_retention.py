@@ -139,6 +139,7 @@ async def test_of_a_round_forks_go_before_what_they_were_made_from(tmp_path: Pat
         answer = await sessions.supervisor.ask("origin", message, Caller())
         assert answer.reply is not None
         await sessions.until(lambda: bool(sessions.provider.calls), "the model is asked")
+        sessions.provider.calls[0].given.put_nowait("an answer")
         sessions.provider.calls[0].given.put_nowait(Finish("stop", "hand-model"))
         await sessions.comes(lambda history: count(history, "reply_completed") == 1)
         await sessions.supervisor.ask("origin", Fork("fork"), SERVICE)

@@ -4,7 +4,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from chatbot.sessions.domain.state import CONTEXT_LOOK_BACK
+from chatbot.sessions.domain.context import CONTEXT_LOOK_BACK
 from chatbot.sessions.replies.reply import Reply
 
 OPEN = ("queued", "streaming")

@@ -4,7 +4,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatbot.llm.provider import ChatMessage
-from chatbot.sessions.domain.state import CONTEXT_LOOK_BACK, ContextMessage, join_consecutive, select_context
+from chatbot.sessions.domain.context import (
+    CONTEXT_LOOK_BACK,
+    ContextLimits,
+    ContextMessage,
+    Unanswered,
+    select_context,
+)
+from chatbot.sessions.domain.model_request import join_consecutive
 
 
 def chain(*contents: str) -> dict[str, ContextMessage]:
@@ -15,16 +22,23 @@ def chain(*contents: str) -> dict[str, ContextMessage]:
     }
 
 
+def select(
+    recent: dict[str, ContextMessage], leaf: str | None, limit: int, unanswered: Unanswered
+) -> tuple[ContextMessage, ...] | None:
+    context = select_context(recent, leaf, ContextLimits(limit, unanswered))
+    return None if context is None else context.messages
+
+
 def test_a_gap_is_reported_rather_than_bridged() -> None:
     recent = chain("a", "b", "c")
     del recent["1"]
-    assert select_context(recent, "2", 10, "omit") is None
+    assert select(recent, "2", 10, "omit") is None
 
 
 def test_a_gap_beyond_the_limit_does_not_matter() -> None:
     recent = chain("a", "b", "c")
     del recent["0"]
-    context = select_context(recent, "2", 2, "omit")
+    context = select(recent, "2", 2, "omit")
     assert context is not None
     assert [said.message_id for said in context] == ["2"]
 
@@ -38,7 +52,7 @@ def test_joined_the_context_is_the_newest_part_in_order_and_starts_with_a_questi
 ) -> None:
     contents = [*contents, "question"] if asks else contents
     leaf = str(len(contents) - 1) if contents else None
-    context = select_context(chain(*contents), leaf, limit, "join")
+    context = select(chain(*contents), leaf, limit, "join")
     assert context is not None
     ids = [int(said.message_id) for said in context]
     spoken = [n for n, content in enumerate(contents) if content]
@@ -52,7 +66,7 @@ def test_joined_the_context_is_the_newest_part_in_order_and_starts_with_a_questi
 def test_what_got_no_reply_is_left_out_but_for_the_newest_question(contents: list[str], asks: bool, limit: int) -> None:
     contents = [*contents, "question"] if asks else contents
     leaf = str(len(contents) - 1) if contents else None
-    context = select_context(chain(*contents), leaf, limit, "omit")
+    context = select(chain(*contents), leaf, limit, "omit")
     assert context is not None
     ids = [int(said.message_id) for said in context]
     assert ids == sorted(ids)

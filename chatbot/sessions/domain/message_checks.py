@@ -1,0 +1,79 @@
+"""What messages with results of tools, or with files, must be like to fit their conversation. Pure.
+
+All calls of a reply are answered by one message, so its calls are open, answered or closed, and nothing in between.
+"""
+
+from chatbot.sessions.domain import rejections
+from chatbot.sessions.domain.commands import PostMessage
+from chatbot.sessions.domain.context import ContextMessage
+from chatbot.sessions.domain.state import Rules, State, is_being_written
+from events.parts import Media, Text, ToolResult, calls_of, media_of
+from projections.folds.message import CLOSED
+
+
+def check_message(state: State, command: PostMessage, parent_id: str | None, rules: Rules) -> None:
+    """Raises InvalidMessage, SessionBusy, NoOpenCalls, CallsClosed, CallsUnanswered, TooManyRounds.
+
+    The parent must be in `state.recent`, with its turn.
+    """
+    for index, part in enumerate(command.parts):
+        is_allowed = isinstance(part, ToolResult) if command.role == "tool" else isinstance(part, Text | Media)
+        if not is_allowed:
+            kinds = "only results" if command.role == "tool" else "no results, tool calls or reasoning"
+            raise rejections.InvalidMessage(f"$.message[{index}].type", f"a message of this role has {kinds}")
+    if command.role == "tool":
+        _check_results(state, command, parent_id, rules.tool_rounds_max)
+    _check_media_size(command, rules.request_media_max_bytes)
+
+
+def _check_media_size(command: PostMessage, bytes_max: int) -> None:
+    """Raises InvalidMessage if the message's own files are more than one request to a model may have."""
+    left = bytes_max
+    for index, part in enumerate(command.parts):
+        left -= sum(media.bytes for media in media_of((part,)))
+        if left < 0:
+            detail = "the files of the message have more bytes than the setting llm.request_media_max_bytes allows"
+            raise rejections.InvalidMessage(f"$.message[{index}]", detail)
+
+
+def media_path(command: PostMessage, sha256: str) -> str:
+    """The path of the file in the request's body."""
+    for index, part in enumerate(command.parts):
+        if isinstance(part, Media) and part.sha256 == sha256:
+            return f"$.message[{index}].sha256"
+        for nested, inner in enumerate(part.parts if isinstance(part, ToolResult) else ()):
+            if isinstance(inner, Media) and inner.sha256 == sha256:
+                return f"$.message[{index}].content[{nested}].sha256"
+    return "$.message"
+
+
+def _check_results(state: State, command: PostMessage, parent_id: str | None, rounds_max: int) -> None:
+    if is_being_written(state, parent_id):
+        raise rejections.SessionBusy("the reply that these results follow is still being written")
+    reply = state.recent.get(parent_id) if parent_id is not None else None
+    if reply is None or reply.calls is None:
+        raise rejections.NoOpenCalls
+    if reply.calls == CLOSED:
+        raise rejections.CallsClosed
+    missing = dict.fromkeys(call.call_id for call in calls_of(reply.parts))
+    known = frozenset(missing)
+    for index, part in enumerate(command.parts):
+        if isinstance(part, ToolResult):
+            if part.call_id not in missing:
+                detail = "has a result already" if part.call_id in known else "is no tool call of that reply"
+                raise rejections.InvalidMessage(f"$.message[{index}].call_id", detail)
+            del missing[part.call_id]
+    if missing:
+        raise rejections.CallsUnanswered(tuple(missing))
+    if _count_rounds(state, reply) > rounds_max:
+        raise rejections.TooManyRounds(rounds_max)
+
+
+def _count_rounds(state: State, reply: ContextMessage) -> int:
+    """Replies with tool calls in the turn that ends in `reply`."""
+    rounds = 0
+    message: ContextMessage | None = reply
+    while message is not None and message.role != "user":
+        rounds += message.calls is not None
+        message = state.recent.get(message.parent_id) if message.parent_id is not None else None
+    return rounds

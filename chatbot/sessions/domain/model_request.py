@@ -1,0 +1,139 @@
+"""The request to a model that a started reply records. Pure, so that it can be built again."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from chatbot.llm.provider import ChatMessage, ModelMessage, PartsMessage
+from chatbot.sessions.domain.context import ContextMessage, sent_parts
+from chatbot.sessions.domain.state import State
+from events.catalogue import Parameters, ReplyStarted
+from events.parts import Media, Part, Parts, Refusal, Text, ToolCall, ToolResult, calls_of, media_of, text_of
+
+MEDIA_LEFT_OUT = Text("[image left out]")
+NO_RESULT = (Text("cancelled"),)  # of a tool call to which the conversation has no result
+
+
+class ModelRequest(Struct, frozen=True):
+    """A request to the model. `media` are the files of its messages, which are not loaded yet."""
+
+    messages: tuple[ModelMessage, ...]
+    parameters: Parameters
+    media: tuple[Media, ...] = ()
+
+
+def model_request(state: State, started: ReplyStarted) -> ModelRequest:
+    """The request that `started` records. Its messages must be in `state.recent`."""
+    messages = build_messages(
+        state.settings.system_prompt,
+        [state.recent[id_] for id_ in started.context_ids],
+        joined=started.joined,
+        send_reasoning=bool(started.parameters.send_reasoning),
+        media_left_out=started.context_left_out.media if started.context_left_out is not None else 0,
+    )
+    media = tuple(one for message in messages if isinstance(message, PartsMessage) for one in media_of(message.parts))
+    return ModelRequest(messages, started.parameters, media)
+
+
+def build_messages(
+    system_prompt: str | None,
+    context: Sequence[ContextMessage],
+    *,
+    joined: bool,
+    send_reasoning: bool = False,
+    media_left_out: int = 0,
+) -> tuple[ModelMessage, ...]:
+    """The messages of a request. `joined`: neighbours of one role are sent as one. `media_left_out`: how many files,
+    the oldest, are replaced by a text.
+
+    Every tool call gets a result, which model servers insist on: `cancelled` where the conversation has none.
+    """
+    system = (ChatMessage("system", system_prompt),) if system_prompt else ()
+    messages: tuple[ModelMessage, ...]
+    if any(message.parts for message in context):
+        messages = tuple(_build(context, send_reasoning, media_left_out))
+    else:
+        messages = tuple(ChatMessage(message.role, message.content) for message in context)
+    return system + (join_consecutive(messages) if joined else messages)
+
+
+def join_consecutive(messages: Iterable[ModelMessage]) -> tuple[ModelMessage, ...]:
+    """`messages` with neighbours of one role merged, a blank line between their texts. Messages with tool calls or
+    results stay as they are.
+    """
+    kept: list[ModelMessage] = []
+    for message in messages:
+        last = kept[-1] if kept else None
+        if last is not None and last.role == message.role and _can_join(last) and _can_join(message):
+            kept[-1] = _model_message(message.role, (*_parts_of(last), Text("\n\n"), *_parts_of(message)))
+        else:
+            kept.append(message)
+    return tuple(kept)
+
+
+def with_media(message: ModelMessage, change: Callable[[Media], Media | Text]) -> ModelMessage:
+    """`message` with what `change` makes of each of its files."""
+    if isinstance(message, ChatMessage):
+        return message
+    return _model_message(message.role, changed_media(message.parts, change))
+
+
+def _build(
+    context: Iterable[ContextMessage],
+    send_reasoning: bool,
+    media_left_out: int,
+) -> Iterator[ModelMessage]:
+    left_out = 0
+
+    def without_oldest(media: Media) -> Media | Text:
+        nonlocal left_out
+        left_out += 1
+        return MEDIA_LEFT_OUT if left_out <= media_left_out else media
+
+    open_calls: list[str] = []  # of the reply before
+    for message in context:
+        parts = changed_media(sent_parts(message, send_reasoning=send_reasoning), without_oldest)
+        if message.role == "tool":
+            results = [part for part in parts if isinstance(part, ToolResult) and part.call_id in open_calls]
+            answered = {result.call_id for result in results}
+            parts = (*results, *_without_results(one for one in open_calls if one not in answered))
+        elif open_calls:
+            yield PartsMessage("tool", "", _without_results(open_calls))
+        open_calls = [call.call_id for call in calls_of(parts)]
+        if parts:
+            yield _model_message(message.role, parts)
+    if open_calls:
+        yield PartsMessage("tool", "", _without_results(open_calls))
+
+
+def _without_results(call_ids: Iterable[str]) -> tuple[ToolResult, ...]:
+    return tuple(ToolResult(call_id, NO_RESULT, is_error=True) for call_id in call_ids)
+
+
+def changed_media(parts: Parts, change: Callable[[Media], Media | Text]) -> Parts:
+    """`parts` with what `change` makes of each file, also of those in results."""
+    return tuple(_changed_part(part, change) for part in parts)
+
+
+def _changed_part(part: Part, change: Callable[[Media], Media | Text]) -> Part:
+    if isinstance(part, Media):
+        return change(part)
+    if isinstance(part, ToolResult):
+        return replace(part, parts=tuple(change(one) if isinstance(one, Media) else one for one in part.parts))
+    return part
+
+
+def _model_message(role: str, parts: Parts) -> ModelMessage:
+    """A plain message where the parts are nothing but text."""
+    if all(isinstance(part, Text | Refusal) for part in parts):
+        return ChatMessage(role, "".join(part.text for part in parts if isinstance(part, Text | Refusal)))
+    return PartsMessage(role, text_of(parts), parts)
+
+
+def _parts_of(message: ModelMessage) -> Parts:
+    return (Text(message.content),) if isinstance(message, ChatMessage) else message.parts
+
+
+def _can_join(message: ModelMessage) -> bool:
+    return isinstance(message, ChatMessage) or not any(isinstance(one, ToolCall | ToolResult) for one in message.parts)
