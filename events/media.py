@@ -12,6 +12,7 @@ from msgspec import Struct
 from events.errors import LogError, LogUnavailable
 
 MEDIA_CHUNK_BYTES = 65_472  # of one row: less than a millisecond, so appends hardly wait; 16 pages of SQLite's
+FILE_BYTES_MAX = MEDIA_CHUNK_BYTES << 20  # SQLite's ids of chunks have 20 bits for their number: 64 GiB
 CHUNKS_AT_ONCE = 8  # rows in one transaction
 COPY_HOLDER = "(copy)"  # holds files whose events are about to be copied: no owner's name has brackets
 

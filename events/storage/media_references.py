@@ -30,10 +30,10 @@ def references_in(rows: Sequence[Columns]) -> Iterator[tuple[bytes, int, str]]:
         if row[SALT] is None or len(row[SALT]) == SALT_BYTES:  # erased, or without parts
             continue
         try:
-            parts = _decoder.decode(row[DATA]).parts
-        except (msgspec.DecodeError, UnicodeError):
+            digests = digests_of(_decoder.decode(row[DATA]).parts)
+        except (msgspec.DecodeError, ValueError):
             continue
-        for sha256 in digests_of(parts):
+        for sha256 in digests:
             yield sha256, row[POSITION], row[STREAM]
 
 

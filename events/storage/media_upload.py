@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
 from events.errors import LogUnavailable
-from events.media import CHUNKS_AT_ONCE, MEDIA_CHUNK_BYTES, MediaStat, MediaTooLarge
+from events.media import CHUNKS_AT_ONCE, FILE_BYTES_MAX, MEDIA_CHUNK_BYTES, MediaStat, MediaTooLarge
 from events.parts import MEDIA_TYPE_MAX_CHARS
 
 PIECE_BYTES = CHUNKS_AT_ONCE * MEDIA_CHUNK_BYTES  # what one upload holds in memory, and adds in one transaction
@@ -41,7 +41,7 @@ async def run_upload(upload: Upload, media_type: str, chunks: AsyncIterator[byte
         raise ValueError(f"a media type has between 1 and {MEDIA_TYPE_MAX_CHARS} characters")
     digest, size, number = hashlib.sha256(), 0, 0
     try:
-        async for piece in _pieces(chunks, bytes_max):
+        async for piece in _pieces(chunks, min(bytes_max, FILE_BYTES_MAX)):
             if not size:
                 await upload.begin(media_type)
             await asyncio.to_thread(digest.update, piece)

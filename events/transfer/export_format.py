@@ -10,8 +10,10 @@ has version 2, any other one version 1, which older programs read.
 """
 
 import hashlib
+import re
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from typing import Any, BinaryIO
 
 import msgspec
@@ -20,10 +22,10 @@ from msgspec.structs import astuple
 
 from events.codec import decode, is_known, is_readable
 from events.errors import LogError, UnknownEvent
-from events.integrity.hash_chain import GENESIS
+from events.integrity.hash_chain import GENESIS, SALT_BYTES
 from events.integrity.row_checks import check_commitment, check_link
-from events.media import MediaStat
-from events.parts import MEDIA_TYPE_MAX_CHARS, SHA256
+from events.media import FILE_BYTES_MAX, MediaMissing, MediaStat
+from events.parts import MEDIA_TYPE_MAX_CHARS, SHA256, Parts, find_faults
 from events.record import StoredRow
 from events.storage.media_references import references_in
 
@@ -99,6 +101,8 @@ class _ChunkLine(Struct, frozen=True):
     chunk: bytes
 
 
+# RFC 6838, 4.2. The type of an imported file is what a browser is told.
+_MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]*/[a-z0-9][a-z0-9!#$&^_.+-]*\Z")
 _TRAILER = b'{"events":'
 _MEDIA = b'{"media":'
 _encoder = msgspec.json.Encoder()
@@ -158,6 +162,8 @@ class ExportWriter:
 
     def files_to_write(self, row: StoredRow) -> list[str]:
         """The files that the event refers to and that no event before it did, by SHA-256."""
+        if row.salt is None or len(row.salt) == SALT_BYTES:  # erased, or without parts
+            return []
         digests = [digest for digest, _, _ in references_in([astuple(row)])]
         insert = "INSERT OR IGNORE INTO files VALUES (?)"
         return [digest.hex() for digest in digests if self._files.execute(insert, (digest,)).rowcount]
@@ -179,10 +185,11 @@ class ExportWriter:
         """
         self._write(_encoder.encode(_MediaLine(stat)))
         digest, size = hashlib.sha256(), 0
-        async for piece in pieces:
-            self._write(_encoder.encode(_ChunkLine(piece)))
-            digest.update(piece)
-            size += len(piece)
+        with suppress(MediaMissing):  # some of its bytes
+            async for piece in pieces:
+                self._write(_encoder.encode(_ChunkLine(piece)))
+                digest.update(piece)
+                size += len(piece)
         if (digest.hexdigest(), size) != (stat.sha256, stat.bytes):
             raise ExportFileError(f"the file with the SHA-256 {stat.sha256} is damaged: verify the log")
 
@@ -257,8 +264,8 @@ class ExportReader:
             stat = _media_decoder.decode(line).media
         except _NOT_JSON as error:
             raise self._fault(f"this names no file: {error}") from error
-        is_possible = 0 < stat.bytes <= _INTEGER_MAX and 0 < len(stat.media_type) <= MEDIA_TYPE_MAX_CHARS
-        if not is_possible or SHA256.match(stat.sha256) is None:
+        is_possible = 0 < stat.bytes <= FILE_BYTES_MAX and len(stat.media_type) <= MEDIA_TYPE_MAX_CHARS
+        if not (is_possible and SHA256.match(stat.sha256) and _MEDIA_TYPE.match(stat.media_type)):
             raise self._fault("no log keeps such a file")
         yield self._number, stat
         digest, left = hashlib.sha256(), stat.bytes
@@ -302,7 +309,9 @@ class ExportReader:
         if not is_known(row.type, row.schema_version) and is_readable(row.type, row.schema_version, row.metadata):
             return None
         try:
-            decode(row.type, row.schema_version, row.data if row.data is not None else b"")
+            event = decode(row.type, row.schema_version, row.data if row.data is not None else b"")
+            if reason := _parts_fault(getattr(event, "parts", ()), row):
+                return reason
         except UnknownEvent as error:
             return str(error)
         except _NOT_JSON as error:
@@ -330,3 +339,10 @@ class ExportReader:
 
     def _fault(self, reason: str) -> ExportFileError:
         return ExportFileError(f"line {self._number}: {reason}")
+
+
+def _parts_fault(parts: Parts, row: StoredRow) -> str | None:
+    """Why no log writes these parts in this event."""
+    if parts and row.salt is not None and len(row.salt) == SALT_BYTES:
+        return "its parts have no salts of their own"
+    return next((f"{fault.path} {fault.detail}" for fault in find_faults(parts)), None)

@@ -79,6 +79,8 @@ class CorruptLogFiles:
             ((media_id, _, size),) = self._connection.execute(_FILE, (bytes.fromhex(sha256),)).fetchall()
             for number in range(-(-size // MEDIA_CHUNK_BYTES)):
                 ((chunk,),) = self._connection.execute(_CHUNK, (media_id << CHUNK_BITS | number,)).fetchall()
+                if not isinstance(chunk, bytes):  # of a torn page
+                    raise MediaMissing(sha256)
                 yield chunk[: size - number * MEDIA_CHUNK_BYTES]
         except (*_READ_ERRORS, ValueError, TypeError) as error:
             raise MediaMissing(sha256) from error

@@ -28,7 +28,7 @@ from events.storage.sqlite.sqlite_schema import APPLICATION_ID
 from projections.sqlite.projection_paths import list_projection_files
 
 TEXT_BYTES_MAX = 65_536  # of one text to search for
-MATCHES_MAX = 100  # reported for one file: the first ones are enough to act on
+MATCHES_MAX = 100  # of a text, reported for one file: the first ones are enough to act on
 PAGE = 500  # rows of the log searched at once
 APPLICATION_ID_OFFSET = 68  # of the application's mark in an SQLite file (https://www.sqlite.org/fileformat.html, 1.3)
 PASSES_MAX = 10  # over the folders: each pass after the first finds files that were created since
@@ -122,11 +122,14 @@ async def _search_files(
 
 def _search_file(file: Path, patterns: Sequence[Pattern]) -> tuple[Inode, list[TextMatch]]:
     matches: list[TextMatch] = []
+    left = dict.fromkeys((pattern.check for pattern in patterns), MATCHES_MAX)
     with file.open("rb") as opened:
         inode = _inode(os.fstat(opened.fileno()))
         for offset, pattern in search(opened.read, patterns):
-            matches.append(TextMatch(pattern.check, str(file), offset, is_piece=pattern.is_piece))
-            if len(matches) == MATCHES_MAX:
+            if left[pattern.check]:
+                left[pattern.check] -= 1
+                matches.append(TextMatch(pattern.check, str(file), offset, is_piece=pattern.is_piece))
+            elif not any(left.values()):
                 break
     return inode, matches
 

@@ -33,7 +33,7 @@ class PostgresMediaCopy:
         """Keep the file. Raises MediaDamaged where `pieces` are not its bytes, and what they raise."""
         try:
             await run_upload(_Copy(self, stat), stat.media_type, pieces, stat.bytes)
-        except MediaTooLarge as error:
+        except (MediaTooLarge, ValueError) as error:  # what is known of it does not fit its bytes
             raise MediaDamaged(stat.sha256) from error
 
     async def finish(self) -> bool:

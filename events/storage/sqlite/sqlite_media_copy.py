@@ -17,6 +17,7 @@ from events.storage.sqlite.sqlite_schema import commit
 T = TypeVar("T")
 
 NEVER_US = 2**63 - 1  # an interrupted command goes on whenever it is run again
+CHECKPOINT_BYTES = 64 * 2**20  # of files: keeps the write-ahead log about as short
 _RELEASE = "DELETE FROM media_references WHERE position = 0 AND holder = ?"
 _GIVE_UP = "UPDATE media SET is_unused = 1 WHERE sha256 IS NULL AND is_unused = 0"
 
@@ -26,6 +27,7 @@ class SqliteMediaCopy:
 
     def __init__(self, connection: aiosqlite.Connection) -> None:
         self._connection = connection
+        self._since_checkpoint = 0  # bytes of files that were added
 
     async def missing(self, digests: Collection[bytes]) -> frozenset[bytes]:
         """Those of `digests`, SHA-256 of files, that the log does not have."""
@@ -35,8 +37,12 @@ class SqliteMediaCopy:
         """Keep the file. Raises MediaDamaged where `pieces` are not its bytes, and what they raise."""
         try:
             await run_upload(_Copy(self._connection, stat), stat.media_type, pieces, stat.bytes)
-        except MediaTooLarge as error:
+        except (MediaTooLarge, ValueError) as error:  # what is known of it does not fit its bytes
             raise MediaDamaged(stat.sha256) from error
+        self._since_checkpoint += stat.bytes
+        if self._since_checkpoint >= CHECKPOINT_BYTES:
+            self._since_checkpoint = 0
+            await self._connection.execute_fetchall("PRAGMA wal_checkpoint(PASSIVE)")
 
     async def finish(self) -> None:
         """Keep only files that events refer to, and what others have uploaded; delete the bytes of all others."""

@@ -7,20 +7,31 @@ import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from msgspec import Struct
+from msgspec.structs import replace
 
 from chatbot.cli.maintenance.export_import import export_log, import_file
 from events.catalogue import MessagePosted
 from events.integrity.chain_verifier import ChainVerifier, verify
+from events.integrity.commitments import with_data
 from events.integrity.file_check import FileReport, NotedReferences, check_files
+from events.integrity.hash_chain import SALT_BYTES, link
 from events.log import EventLog
 from events.media import COPY_HOLDER, MEDIA_CHUNK_BYTES, MediaReference
 from events.parts import Media, ToolResult
 from events.storage.incomplete_log import LogIncomplete, WritingCommand
 from events.storage.sqlite.sqlite_log import SqliteLog
-from events.transfer.export_format import EXPORT_CHUNK_BYTES, ExportFileError
+from events.transfer.export_format import (
+    EXPORT_CHUNK_BYTES,
+    ExportFileError,
+    ExportLine,
+    to_export_line,
+    to_stored_row,
+)
 from events.transfer.import_target import ImportTarget, mark_complete
 from events.transfer.importer import ImportRules
 from events.transfer.migration import Migrated, migrate, open_target
@@ -347,3 +358,69 @@ async def test_verify_finds_references_that_keep_a_file_for_nothing_or_are_missi
     assert len(faults) == 2
     assert any("kept for the event at position 2, which does not refer to it" in fault for fault in faults)
     assert any("not kept for the event at position 5, which refers to it" in fault for fault in faults)
+
+
+def forged(lines: list[bytes], change: Callable[[dict[str, Any]], None]) -> bytes:
+    """The export with another event with parts in it, whose hashes fit: as somebody makes it who wants in."""
+    digest, out = bytes(32), []
+    for line in lines:
+        fields = json.loads(line)
+        if "position" in fields and "stream_id" in fields:
+            row = to_stored_row(msgspec.convert(fields, ExportLine), b"")
+            if row.data is not None and row.salt is not None and len(row.salt) > SALT_BYTES:
+                data = json.loads(row.data)
+                change(data)
+                row = with_data(row, msgspec.json.encode(data), random_bytes)
+            numbers = (row.position, row.version, row.schema_version, row.recorded_at_us)
+            digest = link(digest, numbers, (row.stream_id, row.type, row.metadata), row.commitment)
+            out.append(msgspec.json.encode(to_export_line(replace(row, digest=digest))))
+        else:
+            out.append(line)
+    header = json.loads(out[0])
+    header["digest"] = digest.hex()
+    return sealed([json.dumps(header).encode(), *out[1:]])
+
+
+def random_bytes(count: int) -> bytes:
+    return bytes(range(count))
+
+
+async def test_an_export_with_parts_that_no_log_writes_is_refused_before_anything_is_written(
+    source: Path, tmp_path: Path
+) -> None:
+    lines = (await exported(source)).splitlines()[:-1]
+    changes: dict[str, tuple[str, Any]] = {
+        r"parts\[\d\].*\.sha256 must be 64": ("sha256", "zz"),
+        r"parts\[\d\].*\.bytes must be at least": ("bytes", 0),
+        r"parts\[\d\].*\.name must have between": ("name", "n" * 256),
+    }
+    assert (await take(forged(lines, lambda _: None), tmp_path / "same.db"))["without_file"] == 0
+    for reason, (field, value) in changes.items():
+
+        def change(data: dict[str, Any], field: str = field, value: object = value) -> None:
+            last = data["parts"][-1]
+            (last["parts"][0] if "parts" in last else last)[field] = value
+
+        with pytest.raises(ExportFileError, match=reason):
+            await take(forged(lines, change), tmp_path / "new.db")
+    assert not (tmp_path / "new.db").exists()
+
+
+@pytest.mark.parametrize("media_type", ["image/png\\r\\nX: y", "text", "IMAGE/PNG", "image/" + "x" * 127, "image/é"])
+async def test_a_type_of_a_file_that_a_browser_must_not_be_told_is_refused(
+    source: Path, tmp_path: Path, media_type: str
+) -> None:
+    lines = (await exported(source)).splitlines()[:-1]
+    start = next(index for index, line in enumerate(lines) if b'{"media":' in line)
+    lines[start] = lines[start].replace(b"image/png", media_type.encode())
+    with pytest.raises(ExportFileError, match="no log keeps such a file"):
+        await take(sealed(lines), tmp_path / "new.db")
+
+
+async def test_a_damaged_file_cannot_be_exported(source: Path, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(source, isolation_level=None)) as log:
+        log.execute("DROP TRIGGER media_chunks_refuse_delete")
+        log.execute("DELETE FROM media_chunks WHERE id & 1048575 = 2")
+    failed = await run_command(tmp_path, "export", "--output", "out.ndjson", DATABASE_URL="source.db")
+    assert (failed.returncode, f"SHA-256 {digest_of(PICTURE)} is damaged" in failed.error_line) == (1, True)
+    assert not (tmp_path / "out.ndjson").exists()
