@@ -67,7 +67,8 @@ class _Part(Struct):
 
     def is_whole(self) -> bool:
         """Whether its arguments are a complete JSON object or array, so that no more of them can come."""
-        if not any(self.pieces[-1:]) or not self.pieces[-1].rstrip().endswith(("}", "]")):
+        last = next((piece for one in reversed(self.pieces) if (piece := one.rstrip())), "")
+        if not last.endswith(("}", "]")):  # so that few beginnings are parsed
             return False
         try:
             _decode_json("".join(self.pieces))
@@ -118,7 +119,7 @@ class ToolCallAssembler:
         if not call.name and name:
             if len(name) > NAME_MAX_CHARS:
                 raise LlmFailed(MALFORMED)
-            call.name = name
+            call.name = lenient_json.without_surrogates(name)
         if call.joiner is not None or not is_clean:
             call.joiner = call.joiner or lenient_json.TextJoiner()
             arguments = call.joiner.join(arguments)

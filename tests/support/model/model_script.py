@@ -59,7 +59,8 @@ def split_into_chunks(script: Script, body: Any) -> tuple[str, ...]:
 
 def count_usage(body: Any, pieces: tuple[str, ...]) -> dict[str, int]:
     """A word of the prompt and a piece of the reply count as a token each."""
-    prompt = sum(len(message["content"].split()) for message in body.get("messages", []))
+    contents = (message["content"] for message in body.get("messages", []))
+    prompt = sum(len(content.split()) for content in contents if isinstance(content, str))
     return {"prompt_tokens": prompt, "completion_tokens": len(pieces), "total_tokens": prompt + len(pieces)}
 
 

@@ -127,12 +127,14 @@ def test_the_first_call_streams_and_the_next_one_waits_for_its_end() -> None:
     assert list(sink.parts) == [A, B]
 
 
-def test_a_call_that_begins_after_a_whole_one_streams_at_once() -> None:
+@pytest.mark.parametrize("space", ["", "\n"])
+def test_a_call_that_begins_after_a_whole_one_streams_at_once(space: str) -> None:
     sink = PartsSink()
     assembler = ToolCallAssembler(sink, 100)
     assembler.add_call(delta('{"x":1}', name="f", id_="a"))
+    assembler.add_call(delta(space, id_="a"))
     assembler.add_call(delta('{"y":', name="g", id_="b"))
-    assert sink.parts == (A, ToolCall("b", "g", '{"y":'))
+    assert sink.parts == (ToolCall("a", "f", '{"x":1}' + space), ToolCall("b", "g", '{"y":'))
 
 
 @pytest.mark.parametrize(
@@ -218,6 +220,10 @@ def test_characters_that_are_split_over_pieces_are_joined() -> None:
         assembler.add_call(delta(piece, name="f", id_="a"), is_clean=False)
     assembler.end()
     assert sink.parts == (ToolCall("a", "f", '{"x":"\U0001f642"}'),)
+    sink = PartsSink()
+    assembler = ToolCallAssembler(sink, 100)
+    assembler.add_call(delta("{}", name="f\udcff", id_="a\udcff"), is_clean=False)
+    assert sink.parts == (ToolCall("a\ufffd", "f\ufffd", "{}"),)
 
 
 ARGUMENTS = st.recursive(st.text(max_size=5) | st.integers(), lambda inner: st.lists(inner, max_size=3), max_leaves=5)
