@@ -86,23 +86,25 @@ def select_context(recent: Mapping[str, ContextMessage], leaf: str | None, limit
     """
     path: list[ContextMessage] = []  # newest first, as `chosen`
     chosen: list[ContextMessage] = []
+    messages_max, joins, role = limits.messages, limits.unanswered == "join", ""
     next_id = leaf
     for _ in range(limits.look_back):
-        if next_id is None or len(chosen) == limits.messages:
+        if next_id is None or len(chosen) == messages_max:
             break
         message = recent.get(next_id)
         if message is None:
             return None
-        if message.is_of_tools:
+        if message.calls is not None or message.role == "tool":
             return _select_turns(recent, leaf, limits)
         path.append(message)
-        alternates = not chosen or chosen[-1].role != message.role
-        if (alternates or limits.unanswered == "join") and has_content(message, send_reasoning=limits.send_reasoning):
+        alternates = joins or message.role != role
+        if alternates and (message.content or has_content(message, send_reasoning=limits.send_reasoning)):
             chosen.append(message)
+            role = message.role
         next_id = message.parent_id
     reason = None
     if next_id is not None:
-        reason = "messages" if len(chosen) == limits.messages else "look_back"
+        reason = "messages" if len(chosen) == messages_max else "look_back"
     while chosen and chosen[-1].role == "assistant":
         chosen.pop()
     return _fitted(path, chosen, limits, reason)
@@ -178,9 +180,10 @@ def _fit_tokens(
 
 def _count_excess_media(messages: Iterable[ContextMessage], bytes_max: int | None) -> int:
     """How many files, the oldest of `messages`, are too much for one request."""
-    sizes = [media.bytes for message in messages if message.parts for media in media_of(message.parts)]
-    if bytes_max is None:
+    parts = [part for message in messages if message.parts for part in message.parts]
+    if bytes_max is None or not parts:
         return 0
+    sizes = [media.bytes for media in media_of(parts)]
     left = bytes_max
     for index in range(len(sizes) - 1, -1, -1):
         left -= sizes[index]
@@ -193,9 +196,11 @@ def _count_older(path: Sequence[ContextMessage], first: ContextMessage | None) -
     """Messages of the branch that are older than `first`; without one, all. `path` is the branch's newest part, newest
     first. At least as many as are known, where the depth of none is.
     """
-    index = next((i for i, one in enumerate(path) if one is first), -1)
-    known = next((one.depth + i for i, one in enumerate(path) if one.depth), len(path))  # the depth of the newest
-    return known - index - 1
+    sent = path.index(first) + 1 if first is not None else 0
+    for index, message in enumerate(path):
+        if message.depth:
+            return message.depth + index - sent
+    return len(path) - sent
 
 
 def has_content(message: ContextMessage, *, send_reasoning: bool) -> bool:

@@ -51,10 +51,10 @@ def build_messages(
     """
     system = (ChatMessage("system", system_prompt),) if system_prompt else ()
     messages: tuple[ModelMessage, ...]
-    if any(message.parts for message in context):
+    if [message for message in context if message.parts]:
         messages = tuple(_build(context, send_reasoning, media_left_out))
     else:
-        messages = tuple(ChatMessage(message.role, message.content) for message in context)
+        messages = tuple([ChatMessage(message.role, message.content) for message in context])
     return system + (join_consecutive(messages) if joined else messages)
 
 
