@@ -10,7 +10,9 @@ class LogObserver(Protocol):
         """A batch is on disk. `append_s`: from the arrival of its oldest append; `commit_s`: in the store only."""
 
     def refused(self, reason: str) -> None:
-        """An append was refused: `busy`, `closing`, `conflict`, `outdated` or `unavailable`."""
+        """An append was refused: `busy`, `closing`, `conflict`, `missing` (a file that it refers to), `outdated` or
+        `unavailable`.
+        """
 
     def failed(self, error: Exception) -> None:
         """The writer caught an exception that no store should raise: a bug."""

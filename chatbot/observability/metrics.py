@@ -290,7 +290,7 @@ class LogMetrics:
         self.writable = self.writable and reason != "unavailable"
         self._metrics.append_refused(reason)
         # A writer that loses a race reads the tail and decides again: no fault. `warned` says which node is outdated.
-        write = self._logger.debug if reason in ("conflict", "outdated") else self._logger.warning
+        write = self._logger.debug if reason in ("conflict", "outdated", "missing") else self._logger.warning
         write("log.refused", reason=reason)
 
     def recovered(self) -> None:

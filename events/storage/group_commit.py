@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from events.errors import LogBusy, LogError, LogUnavailable, VersionConflict
 from events.log_observer import LogObserver
+from events.media import MediaMissing
 from events.options import LogOptions
 from events.record import Head, RecordedEvent
 from events.storage.append_batch import Outcome, PendingAppend
@@ -23,6 +24,7 @@ from events.storage.media_upload import PIECES_MAX
 Recorded = tuple[RecordedEvent, ...]
 T = TypeVar("T")
 
+_REASONS = {VersionConflict: "conflict", MediaMissing: "missing"}  # of refusals; `unavailable` otherwise
 RETRY_S = 1.0  # pause after an unexpected failure of the store's maintenance
 
 
@@ -245,7 +247,7 @@ class GroupCommit:
         now_s = time.monotonic()
         for outcome in outcomes:
             if not isinstance(outcome, tuple):
-                self._observe.refused("conflict" if isinstance(outcome, VersionConflict) else "unavailable")
+                self._observe.refused(_REASONS.get(type(outcome), "unavailable"))
         if events:
             self._observe.appended(events, now_s - batch[0][2], now_s - started_s)
 
