@@ -35,11 +35,10 @@ from chatbot.runtime.background_tasks import run_in_background
 from chatbot.runtime.ids import Ids
 from chatbot.sessions.actor.supervisor import Supervisor
 from chatbot.sessions.cluster_port import ReadOnlyMember, SingleNode
-from chatbot.sessions.deadline_clock import open_deadline_clock
 from chatbot.sessions.disk_reserve import DiskReserve
 from chatbot.sessions.domain.state import Rules
 from chatbot.sessions.erasure_job import ErasureJob
-from chatbot.sessions.expiry_timer import ExpiryTimer
+from chatbot.sessions.expiry_timer import ExpiryTimer, open_deadline_clock
 from chatbot.sessions.feeds.channels import ChannelRegistry
 from chatbot.sessions.feeds.text_cache import TextCache
 from chatbot.sessions.media_memory import MediaMemory

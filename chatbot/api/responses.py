@@ -22,7 +22,7 @@ from chatbot.api.response_bodies import (
 from chatbot.api.server.connection_limits import BoundedProtocol
 from chatbot.api.server.path_prefix import prefix_of
 from chatbot.api.services import SERVICES
-from chatbot.runtime.timestamps import timestamp
+from chatbot.runtime.clock import timestamp
 from chatbot.sessions.domain.state import State
 from chatbot.sessions.replies.reply import Outcome, Reply
 from chatbot.sessions.session_queries import MessageWithText, SessionWithMetadata

@@ -15,7 +15,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from chatbot.audit.conversation import Conversation, MessageAsOf
 from chatbot.audit.part_rendering import readable_text
-from chatbot.runtime.timestamps import timestamp
+from chatbot.runtime.clock import timestamp
 from events.catalogue import Origin, Parameters, Usage
 from events.parts import Parts
 from projections.folds.message import COMPLETE

@@ -12,7 +12,7 @@ from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from chatbot.llm.provider import without_server_words
-from chatbot.runtime.timestamps import timestamp
+from chatbot.runtime.clock import timestamp
 from events.codec import decode_metadata
 from events.record import Metadata, StoredRow
 

@@ -7,7 +7,7 @@ import msgspec
 from chatbot.audit.conversation import Conversation, MessageAsOf
 from chatbot.audit.conversation_diff import Change
 from chatbot.audit.part_rendering import readable_text
-from chatbot.runtime.timestamps import timestamp
+from chatbot.runtime.clock import timestamp
 from events.catalogue import Parameters
 
 # A log holds untrusted text: escape sequences in it must not reach the reader's terminal.

@@ -6,11 +6,13 @@ With a retention setting it also has sessions erased that have expired long ago.
 import asyncio
 from collections.abc import Callable
 
+from chatbot.runtime.clock import DeadlineClock, system_reading
 from chatbot.runtime.throttle import DutyCycleThrottle
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import SERVICE, DeleteSession, Expire
 from chatbot.sessions.ports import AskSession, ExpiryPorts
 from events.errors import LogUnavailable
+from events.log import EventLog
 from projections.errors import ProjectionError
 from projections.folds.session import NEVER_US
 
@@ -124,3 +126,9 @@ class ExpiryTimer:
         if erased:
             self._ports.logger.info("retention.erased", sessions=erased)
             await self._ports.runner.wait_for(self._ports.log.head().position)
+
+
+async def open_deadline_clock(log: EventLog, on_jump: Callable[[float], None]) -> DeadlineClock:
+    """The clock of this machine, checked against the log's newest event. Raises LogUnavailable."""
+    newest = await log.rows(after=log.head().position - 1, limit=1)
+    return DeadlineClock(system_reading, newest[0].recorded_at_us if newest else None, on_jump)

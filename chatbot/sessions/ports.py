@@ -203,7 +203,7 @@ class ExpiryPorts(Protocol):
 
 
 class Ports(Struct, frozen=True):
-    """`clock` gives the time by which sessions expire, in unix microseconds (see deadline_clock.py); `timer` monotonic
+    """`clock` gives the time by which sessions expire, in unix microseconds (see runtime/clock.py); `timer` monotonic
     seconds.
     """
 

@@ -8,7 +8,7 @@ from tests.layout.test_folders import FILES_MAX, LEVELS_MAX
 from tests.unit.repository.test_house_rules import LINES_MAX
 
 CHAIN_MAX = 16
-CROSSED_MAX = 42
+CROSSED_MAX = 40
 
 
 def test_the_longest_import_chain_is_short() -> None:

@@ -7,8 +7,7 @@ from chatbot.api.request_queries import check_query
 from chatbot.api.requests import Cursor, read_cursor, session_id_of
 from chatbot.api.services import SERVICES, Services
 from chatbot.api.streaming.feed_writer import FEED_SOURCES, FeedSources, FeedWriter
-from chatbot.api.streaming.flush_scheduler import FlushScheduler
-from chatbot.api.streaming.response_stream import STREAMS, ask_to_reconnect, stream_response
+from chatbot.api.streaming.response_stream import STREAMS, FlushScheduler, ask_to_reconnect, stream_response
 from chatbot.sessions.domain.rejections import Rejection
 from chatbot.sessions.feeds.channels import Channel
 from events.errors import LogError

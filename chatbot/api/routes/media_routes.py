@@ -17,7 +17,7 @@ from chatbot.api.responses import json_response
 from chatbot.api.server.path_prefix import prefix_of
 from chatbot.api.services import SERVICES
 from chatbot.api.streaming.response_stream import STREAMS
-from chatbot.runtime.timestamps import timestamp
+from chatbot.runtime.clock import timestamp
 from events.errors import LogError
 from events.media import MEDIA_CHUNK_BYTES, MediaMissing
 

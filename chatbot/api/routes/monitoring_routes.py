@@ -16,7 +16,7 @@ from chatbot.api.response_bodies import HealthView, ModelsView, ModelView, Readi
 from chatbot.api.responses import json_response, piecewise_body
 from chatbot.api.services import SERVICES
 from chatbot.llm.provider import Provider
-from chatbot.runtime.timestamps import timestamp
+from chatbot.runtime.clock import timestamp
 
 GROUPINGS: tuple[Literal["day", "owner", "model"], ...] = ("day", "owner", "model")
 routes = web.RouteTableDef()

@@ -12,8 +12,15 @@ from chatbot.api.metrics_snapshot import collect_metrics
 from chatbot.api.middleware import SERVER
 from chatbot.api.responses import piecewise_body
 from chatbot.api.services import SERVICES, Services
-from chatbot.api.streaming.flush_scheduler import FlushScheduler, News, Progress
-from chatbot.api.streaming.response_stream import STREAMS, ResponseStream, StreamContext, stream_response
+from chatbot.api.streaming.response_stream import (
+    STREAMS,
+    FlushScheduler,
+    News,
+    Progress,
+    ResponseStream,
+    StreamContext,
+    stream_response,
+)
 from chatbot.nodes.node_authentication import CLIENT_NONCE_MAX_CHARS, Challenger, Request
 from chatbot.nodes.node_client import Alive, PartHeader, RemoteCancelBody
 from chatbot.observability.metric_families import encode

@@ -33,8 +33,8 @@ from chatbot.api.server.path_prefix import prefix_of
 from chatbot.api.services import SERVICES, Services
 from chatbot.api.session_bodies import check_settings, parameter_changes
 from chatbot.api.streaming.document_stream import json_document, send_document
+from chatbot.runtime.clock import timestamp
 from chatbot.runtime.throttle import batched
-from chatbot.runtime.timestamps import timestamp
 from chatbot.sessions.domain.commands import CancelReply, ChangeMetadata, CreateSession, DeleteSession
 from chatbot.sessions.domain.rejections import SessionDeleted
 from chatbot.sessions.domain.state import changed_settings

@@ -14,11 +14,10 @@ from msgspec.structs import replace
 
 from chatbot.api.requests import Cursor
 from chatbot.api.streaming import frames
-from chatbot.api.streaming.flush_scheduler import FlushScheduler, News, Progress
 from chatbot.api.streaming.reply_writer import RunningReply, terminal_frame
-from chatbot.api.streaming.response_stream import DONE, ResponseStream, encode_frame
+from chatbot.api.streaming.response_stream import DONE, FlushScheduler, News, Progress, ResponseStream, encode_frame
+from chatbot.runtime.clock import timestamp
 from chatbot.runtime.throttle import PIECE_BYTES
-from chatbot.runtime.timestamps import timestamp
 from chatbot.sessions.feeds.channels import KEPT_MAX, Channel, ChannelRegistry, Signal
 from chatbot.sessions.feeds.reader_cursor import ReaderCursor, advance, advance_live, continues
 from chatbot.sessions.replies.growing_parts import NO_PART

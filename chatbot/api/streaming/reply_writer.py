@@ -8,10 +8,9 @@ from enum import Enum, auto
 
 from chatbot.api.problems import CAUSE_UNKNOWN, CAUSES
 from chatbot.api.streaming import frames
-from chatbot.api.streaming.flush_scheduler import News, Progress
-from chatbot.api.streaming.response_stream import DONE, ResponseStream, StreamContext, encode_frame
+from chatbot.api.streaming.response_stream import DONE, News, Progress, ResponseStream, StreamContext, encode_frame
 from chatbot.llm.provider import without_server_words
-from chatbot.runtime.timestamps import timestamp
+from chatbot.runtime.clock import timestamp
 from chatbot.sessions.feeds.reader_cursor import ReaderCursor
 from chatbot.sessions.replies.growing_parts import NO_PART
 from chatbot.sessions.replies.reply import Outcome, Reply

@@ -28,7 +28,7 @@ from chatbot.cli.erasure.offline_service import OfflineService, open_offline_ser
 from chatbot.cli.exit_codes import CommandFailed, ExitCode, UsageError
 from chatbot.cli.progress_bar import ProgressBar
 from chatbot.cli.remedies import with_remedy
-from chatbot.runtime.timestamps import timestamp
+from chatbot.runtime.clock import timestamp
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import SERVICE, DeleteSession
 from events.catalogue import MetadataChanged, SessionCreated

@@ -19,7 +19,7 @@ from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.erasure.erase_criteria import EraseCriteria, ErasePreview, Receipt, describe_no_match
 from chatbot.cli.exit_codes import CommandFailed, UsageError
 from chatbot.cli.progress_bar import ProgressBar
-from chatbot.runtime.timestamps import timestamp
+from chatbot.runtime.clock import timestamp
 
 PAGE = 1000  # sessions in one answer: the maximum of the service
 PASSES_MAX = 100  # over the list: each but the last erases something

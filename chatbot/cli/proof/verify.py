@@ -13,7 +13,7 @@ from chatbot.cli.exit_codes import CommandFailed, UsageError
 from chatbot.cli.progress_bar import ProgressBar
 from chatbot.cli.proof.keys import read_public_key, read_text_file
 from chatbot.cli.proof.prove import VerifiedProof, check_proof
-from chatbot.runtime.timestamps import timestamp
+from chatbot.runtime.clock import timestamp
 from events.integrity import signed_checkpoint
 from events.integrity.chain_verifier import ChainVerifier, verify
 from events.integrity.file_check import POSITION_MAX, FileReport, NotedReferences, check_files

@@ -10,7 +10,7 @@ from chatbot.audit.model_calls import ModelCall, TextsErased, UnknownProtocol, b
 from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.exit_codes import CommandFailed, UsageError
 from chatbot.cli.progress_bar import ProgressBar
-from chatbot.runtime.timestamps import timestamp
+from chatbot.runtime.clock import timestamp
 from events.catalogue import ReplyStarted
 from events.log import EventLog
 

@@ -8,12 +8,12 @@ from typing import cast
 import pytest
 from msgspec.structs import replace
 
+from chatbot.runtime.clock import DeadlineClock, Reading
 from chatbot.sessions import expiry_timer
 from chatbot.sessions.actor.supervisor import Supervisor
-from chatbot.sessions.deadline_clock import DeadlineClock, Reading, open_deadline_clock
 from chatbot.sessions.domain.commands import Caller, CreateSession, RecordAccess
 from chatbot.sessions.domain.rejections import SessionExpired
-from chatbot.sessions.expiry_timer import ExpiryTimer
+from chatbot.sessions.expiry_timer import ExpiryTimer, open_deadline_clock
 from chatbot.sessions.session_queries import SessionQueries
 from tests.support.model.model_server import ModelServer
 from tests.support.service import serving

@@ -14,8 +14,7 @@ from chatbot.api.requests import Cursor
 from chatbot.api.routes.feed_routes import make_feed_sources
 from chatbot.api.services import Services
 from chatbot.api.streaming.feed_writer import FeedWriter
-from chatbot.api.streaming.flush_scheduler import FlushScheduler
-from chatbot.api.streaming.response_stream import ResponseStream
+from chatbot.api.streaming.response_stream import FlushScheduler, ResponseStream
 from chatbot.config.settings import Settings
 from chatbot.sessions.domain.commands import Caller
 from chatbot.sessions.domain.rejections import SessionNotFound

@@ -6,8 +6,7 @@ from typing import Any, cast
 import structlog
 
 from chatbot.api.streaming.feed_writer import FeedSources, FeedWriter
-from chatbot.api.streaming.flush_scheduler import FlushScheduler
-from chatbot.api.streaming.response_stream import ResponseStream
+from chatbot.api.streaming.response_stream import FlushScheduler, ResponseStream
 from chatbot.sessions.feeds.channels import ChannelRegistry
 from events.catalogue import SessionCreated
 from events.record import RecordedEvent

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from chatbot.api.streaming.flush_scheduler import FlushScheduler, News, Progress
+from chatbot.api.streaming.response_stream import FlushScheduler, News, Progress
 from chatbot.sessions.feeds.channels import Signal
 
 

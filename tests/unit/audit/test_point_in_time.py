@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatbot.audit.point_in_time import PointInTime, parse_point_in_time
-from chatbot.runtime.timestamps import timestamp
+from chatbot.runtime.clock import timestamp
 from events.record import Metadata, RecordedEvent
 
 NINE_US = 1_769_850_000_000_000  # 2026-01-31T09:00:00Z

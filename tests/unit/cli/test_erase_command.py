@@ -15,7 +15,7 @@ from chatbot.llm.provider import (
     LlmUnavailable,
     TextSink,
 )
-from chatbot.runtime.timestamps import timestamp
+from chatbot.runtime.clock import timestamp
 from chatbot.sessions.session_queries import SessionWithMetadata
 from projections.folds.session import Session
 from projections.port import EraseCandidatesQuery

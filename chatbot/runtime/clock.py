@@ -1,4 +1,4 @@
-"""The clock for session deadlines: the wall clock, protected against jumps.
+"""Time: the clock for deadlines, which is the wall clock protected against jumps, and moments as text.
 
 A resumed virtual machine, a wrong NTP answer or an empty battery moves the wall clock by days, and an expired or erased
 session cannot be restored. So a jump relative to the boot clock is trusted only after ten minutes. Until then the clock
@@ -7,10 +7,10 @@ continues as if there had been no jump, or follows the wall clock if that is ear
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import lru_cache
 
 from msgspec import Struct
-
-from events.log import EventLog
 
 JUMP_US = 5_000_000  # more than drift, which NTP corrects by at most 0.5 ms a second
 BELIEVED_AFTER_US = 600_000_000  # ten minutes: NTP and hypervisors have corrected a wrong clock by then
@@ -101,7 +101,13 @@ class DeadlineClock:
         return reading
 
 
-async def open_deadline_clock(log: EventLog, on_jump: Callable[[float], None]) -> DeadlineClock:
-    """The clock of this machine, checked against the log's newest event. Raises LogUnavailable."""
-    newest = await log.rows(after=log.head().position - 1, limit=1)
-    return DeadlineClock(system_reading, newest[0].recorded_at_us if newest else None, on_jump)
+def timestamp(us: int) -> str:
+    """Unix microseconds as RFC 3339 in UTC, to the microsecond. Raises ValueError or OverflowError beyond year 9999."""
+    seconds, rest = divmod(us, 1_000_000)
+    return f"{_format_second(seconds)}.{rest:06d}Z"
+
+
+@lru_cache(1024)
+def _format_second(seconds: int) -> str:
+    """Cached: most times that are formatted together are in the same few seconds."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"

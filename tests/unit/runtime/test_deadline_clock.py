@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatbot.sessions.deadline_clock import BELIEVED_AFTER_US, GAP_US, JUMP_US, DeadlineClock, Reading, system_reading
+from chatbot.runtime.clock import BELIEVED_AFTER_US, GAP_US, JUMP_US, DeadlineClock, Reading, system_reading
 
 SECOND, HOUR, DAY = 1_000_000, 3_600_000_000, 86_400_000_000
 START = 1_800_000_000 * SECOND
