@@ -181,4 +181,6 @@ def server(postgres: PostgresServer) -> None:
     PostgresAgainstModel.server = postgres
 
 
-TestPostgresAgainstModel = pytest.mark.real_part(pytest.mark.usefixtures("server")(PostgresAgainstModel.TestCase))
+TestPostgresAgainstModel = pytest.mark.timeout(600)(  # a schema for each example, on a machine that may be busy
+    pytest.mark.real_part(pytest.mark.usefixtures("server")(PostgresAgainstModel.TestCase))
+)

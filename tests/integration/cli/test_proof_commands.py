@@ -18,6 +18,7 @@ from events.catalogue import Event
 from events.storage.sqlite.sqlite_log import SqliteLog
 from events.storage.sqlite.sqlite_schema import TRIGGERS
 from tests.support.command_processes import run_command_blocking
+from tests.support.log.media import put_sample_files
 from tests.support.log.sample_events import ASKED, EVERY_LIVING_EVENT, deleted, posted
 from tests.support.model.model_server import ModelServer
 from tests.support.service import program
@@ -61,6 +62,7 @@ class Audit:
 
 async def write(path: Path, *streams: tuple[str, Sequence[Event]], erase: str = "") -> None:
     log = await SqliteLog.open(path)
+    await put_sample_files(log)
     for name, events in streams:
         version = len(await log.read(name, limit=1000))
         await log.append(name, version, events, ASKED)
