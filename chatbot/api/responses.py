@@ -213,5 +213,5 @@ def chat_view(session_id: str, reply: Reply, outcome: Outcome) -> ChatView:
         status="complete" if outcome.status == "complete" else "cancelled",
         version=outcome.version,
         parts=part_views(outcome.parts, outcome.content, session_id, prefix=""),  # no model sends files
-        calls="open" if outcome.status == "complete" and calls_of(outcome.parts) else None,
+        calls="open" if outcome.parts and outcome.status == "complete" and calls_of(outcome.parts) else None,
     )

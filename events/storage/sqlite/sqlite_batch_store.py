@@ -252,8 +252,8 @@ class SqliteBatchStore:
         if loss.reason not in (self.damage, self.missing_file):
             self.on_files_lost(loss.reason)
         if loss.is_final:
-            self.damage = loss.reason
             await self._rescue_wal()
+            self.damage = loss.reason  # last: where it is set, the file is complete
         else:
             self.missing_file = loss.reason
 

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from chatbot.runtime.throttle import DutyCycleThrottle
-from chatbot.sessions.actor.supervisor import Supervisor
 from chatbot.sessions.domain.commands import Expire
 from events.catalogue import SessionCreated
 from events.record import Metadata
@@ -169,19 +168,20 @@ async def test_sessions_that_are_due_at_once_expire_one_by_one(
     service: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running, most = 0, 0
-    ask = Supervisor.ask
+    expiry = service.services.expiry
+    ask = expiry._ask_session
 
-    async def spied(supervisor: Supervisor, session_id: str, command: Any, *arguments: Any, **options: Any) -> Any:
+    async def spied(session_id: str, command: Any, *arguments: Any, **options: Any) -> Any:
         nonlocal running, most
         is_expiry = isinstance(command, Expire)
         running += is_expiry
         most = max(most, running)
         try:
-            return await ask(supervisor, session_id, command, *arguments, **options)
+            return await ask(session_id, command, *arguments, **options)
         finally:
             running -= is_expiry
 
-    monkeypatch.setattr(Supervisor, "ask", spied)
+    monkeypatch.setattr(expiry, "_ask_session", spied)
     services = service.services
     for _ in range(10):
         await services.log.append(str(uuid.uuid4()), 0, [SessionCreated(None, {}, 1)], Metadata())

@@ -179,7 +179,10 @@ async def test_wrong_settings_are_refused_by_both_calls(service: Running, body: 
 
 async def test_an_unknown_parameter_is_refused_with_the_names_that_parameters_have(service: Running) -> None:
     answer = await service.client.post("/api/sessions", json={"parameters": {"tokens": 1}})
-    names = "do_sample, max_new_tokens, seed, stop, temperature, top_p"
+    names = (
+        "do_sample, extra_body, max_new_tokens, parallel_tool_calls, reasoning_effort, response_format, seed,"
+        " send_reasoning, stop, temperature, top_p"
+    )
     assert answer.json()["detail"].endswith(f"unknown field `tokens`; known are {names}")
 
 
