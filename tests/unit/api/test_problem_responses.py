@@ -64,6 +64,7 @@ EXPECTED: dict[type[Exception], int] = {
     llm.ModelUnusable: 503,
     llm.LlmTimeout: 504,
     llm.LlmOverloaded: 503,
+    llm.LlmUnsupported: 422,
     projections.ProjectionError: 503,
     projections.ProjectionLag: 503,
     projections.ProjectionsStopped: 503,
