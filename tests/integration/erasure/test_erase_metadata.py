@@ -48,7 +48,7 @@ async def log_of(folder: Path, sessions: dict[str, list[dict[str, Any]]]) -> Non
 async def test_a_name_is_found_in_either_form_and_gone_in_both(tmp_path: Path, asked: str) -> None:
     await log_of(tmp_path, {"a": [{"name": DECOMPOSED}], "b": [{"name": COMPOSED}], "c": [{"name": "Zoe"}]})
     assert (await run_erase(tmp_path, f"name={asked}"))[:2] == (0, ["b", "a"])
-    check = argparse.Namespace(texts=[asked])
+    check = argparse.Namespace(texts=[asked], files=[])
     assert await erased(tray_of(tmp_path), check) == 0
 
 

@@ -25,7 +25,7 @@ async def models_used(service: Running) -> dict[str, int]:
 
 async def found_on_disk(folder: Path) -> bool:
     settings = load({}, environment=environment(folder, "http://127.0.0.1:9"), folder=ROOT).settings
-    return await erased(FakeConsole(settings), argparse.Namespace(texts=[PERSON])) == 1
+    return await erased(FakeConsole(settings), argparse.Namespace(texts=[PERSON], files=[])) == 1
 
 
 async def test_a_name_that_nobody_offers_is_found_in_no_file_once_its_session_is_deleted(

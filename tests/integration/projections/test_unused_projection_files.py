@@ -130,10 +130,10 @@ async def test_the_command_erase_deletes_the_projections_of_other_workers(folder
 )
 async def test_every_file_that_was_made_of_the_log_is_searched(folder: Path, name: str) -> None:
     (folder / "notes.txt").write_text(TEXT)
-    assert await erased(tray_of(folder), argparse.Namespace(texts=[TEXT])) == 0
+    assert await erased(tray_of(folder), argparse.Namespace(texts=[TEXT], files=[])) == 0
     (folder / name).write_text(f"before {TEXT} after")
     console = tray_of(folder)
-    assert await erased(console, argparse.Namespace(texts=[TEXT])) == 1
+    assert await erased(console, argparse.Namespace(texts=[TEXT], files=[])) == 1
     assert name in "".join(console.stdout_lines)
 
 
@@ -150,11 +150,11 @@ async def test_a_file_that_is_renamed_meanwhile_is_searched_all_the_same(
         return in_file(file, patterns)
 
     monkeypatch.setattr(erased_module, "_search_file", renamed_first)
-    assert await erased(tray_of(folder), argparse.Namespace(texts=[TEXT])) == 1
+    assert await erased(tray_of(folder), argparse.Namespace(texts=[TEXT], files=[])) == 1
 
 
 async def test_of_many_files_each_is_told_once(folder: Path) -> None:
     (folder / "projections-2.db").write_text(TEXT)
     console = tray_of(folder)
-    assert await erased(console, argparse.Namespace(texts=[TEXT])) == 1
+    assert await erased(console, argparse.Namespace(texts=[TEXT], files=[])) == 1
     assert len(console.stdout_lines) == 1
