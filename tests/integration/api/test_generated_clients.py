@@ -12,7 +12,7 @@ from tests.support.programs.client_tools import NODE_PACKAGES, needs_client_tool
 from tests.support.service import Running, serving
 
 pytestmark = [pytest.mark.real_part, pytest.mark.timeout(300), needs_client_tools]  # compilers on a busy machine
-CLIENTS = Path(__file__).parent.parent / "support" / "clients"
+CLIENTS = Path(__file__).resolve().parents[2] / "support" / "clients"
 OUTPUT = [
     "You said: 안녕하세요!",
     "You said: What is my name? stop",
