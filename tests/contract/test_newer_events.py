@@ -10,6 +10,7 @@ from events.integrity.startup_check import check_integrity
 from projections.folds.batch import fold
 from projections.folds.session import evolve
 from tests.support.log.log_texts import ALL, fill, texts
+from tests.support.log.media import put_sample_files
 from tests.support.log.newer_event_types import MoodNoted, newer_program
 from tests.support.log.sample_events import ASKED, EVENTS_WITH_PARTS, deleted, posted
 from tests.support.log.stores import Stores
@@ -40,6 +41,7 @@ async def test_only_the_stream_that_holds_an_unknown_type_cannot_be_read(stores:
 
 async def test_messages_with_parts_may_be_written_where_no_older_program_reads(stores: Stores) -> None:
     log = await stores.open()
+    await put_sample_files(log)
     assert await log.admits(VERSIONS_WITH_PARTS)
     await log.append("a", 0, EVENTS_WITH_PARTS, ASKED)
     read = await log.read("a", limit=ALL)
