@@ -367,7 +367,8 @@ class SessionsAgainstModel(RuleBasedStateMachine):
             self.real.log.refusing = False
             self.time_passes(CHECKPOINT_S + 1, ended=reply)
         talk.tokens += TOKENS if isinstance(given, Finish) else 0
-        talk.end(reply, "complete" if isinstance(given, Finish) else "failed", self.real.now_us)
+        is_complete = isinstance(given, Finish) and bool(reply.content)  # a reply of nothing at all has failed
+        talk.end(reply, "complete" if is_complete else "failed", self.real.now_us)
         talk.start_next()
         self.settle()
         self.have_ended([reply])
