@@ -77,7 +77,7 @@ class ReplyBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
 class ChatBody(ReplyBody, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     session_id: str
     message: str | list[PartBody]
-    role: Literal["user"] = "user"
+    role: Literal["user", "tool"] = "user"
     parent_id: MessageId | UnsetType | None = UNSET
 
 

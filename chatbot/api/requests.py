@@ -180,6 +180,8 @@ def check_chat(body: ChatBody, settings: Settings) -> None:
     if canonical_id(body.session_id) is None:
         raise RequestFault("is not a UUID", "$.session_id")
     if isinstance(body.message, str):
+        if body.role == "tool":
+            raise RequestFault("must be a list of parts of type tool_result, as role is tool", "$.message")
         check_text(body.message, "$.message", settings.chat.message_max_chars)
     check_reply(body, settings)
 

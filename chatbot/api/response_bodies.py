@@ -145,8 +145,11 @@ class BranchView(Struct, frozen=True):
 
 
 class CancelView(Struct, frozen=True, omit_defaults=True):
+    """`closed_calls`: the tool calls of the reply that get no results any more, if it was those that were cancelled."""
+
     reply_id: str | None
     status: str | None = None
+    closed_calls: tuple[str, ...] = ()
 
 
 class ErasureView(Struct, frozen=True):

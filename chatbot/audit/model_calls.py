@@ -5,13 +5,15 @@ from typing import Any, assert_never
 
 from msgspec import Struct
 
-from chatbot.audit.conversation import text_in
+from chatbot.audit.conversation import parts_in, text_in
 from chatbot.llm.http.refused_parameters import without_parameters
-from chatbot.llm.provider import ChatMessage, ModelMessage
+from chatbot.llm.provider import ModelMessage
 from chatbot.llm.providers import midm_provider, openai_provider
-from chatbot.sessions.domain.model_request import join_consecutive
+from chatbot.sessions.domain.context import ContextMessage
+from chatbot.sessions.domain.model_request import build_messages
 from chatbot.sessions.domain.state import settings_after
 from events.catalogue import (
+    AdoptedMessage,
     BranchSelected,
     ContentErased,
     HistoryAdopted,
@@ -37,7 +39,9 @@ from events.catalogue import (
 )
 from events.log import EventLog
 from events.paging import read_pages
+from events.parts import calls_of
 from events.record import RecordedEvent
+from projections.folds.message import OPEN
 
 PAGE = 500  # events read at once
 
@@ -77,7 +81,7 @@ class ContextBuilder:
     def __init__(self) -> None:
         self._system: str | None = None
         self._created = ReplySettings()
-        self._messages: dict[str, ChatMessage] = {}
+        self._messages: dict[str, ContextMessage] = {}
 
     def apply(self, event: LoggedEvent) -> None:
         """Apply the next event of the session. Adopted messages are added by `add_adopted`."""
@@ -87,11 +91,14 @@ class ContextBuilder:
             case MetadataChanged():
                 self._system = settings_after(event, self._created).system_prompt
             case MessagePosted():
-                self._messages[event.message_id] = ChatMessage(event.role, event.content)
+                message = ContextMessage(event.message_id, event.parent_id, event.role, event.content, event.parts)
+                self._messages[event.message_id] = message
             case SessionDeleted() | ContentErased():
                 self._created, self._system, self._messages = ReplySettings(), None, {}
             case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
-                self._messages[event.reply_id] = ChatMessage("assistant", event.content)
+                calls = OPEN if isinstance(event, ReplyCompleted) and calls_of(event.parts) else None
+                message = ContextMessage(event.reply_id, None, "assistant", event.content, event.parts, calls)
+                self._messages[event.reply_id] = message
             case (
                 SessionAccessed()
                 | SessionExpired()
@@ -108,18 +115,24 @@ class ContextBuilder:
             case _:
                 assert_never(event)
 
-    def add_adopted(self, message_id: str, role: str, source: LoggedEvent | None) -> None:
+    def add_adopted(self, adopted: AdoptedMessage, source: LoggedEvent | None) -> None:
         """Add a message of another session, whose text the event `source` holds; None: the text is erased."""
-        text = text_in(source)
-        if text:
-            self._messages[message_id] = ChatMessage(role, text)
+        text, parts = text_in(source), parts_in(source)
+        if text or parts:
+            self._messages[adopted.message_id] = ContextMessage(
+                adopted.message_id, adopted.parent_id, adopted.role, text, parts, adopted.calls
+            )
 
     def model_call(self, recorded: RecordedEvent, started: ReplyStarted) -> ModelCall:
         """The call that `started` made. A context never has an empty text, so a message without a text was erased."""
-        system = (ChatMessage("system", self._system),) if self._system else ()
         erased_message_ids = tuple(one for one in started.context_ids if one not in self._messages)
-        messages = tuple(self._messages[one] for one in started.context_ids if one in self._messages)
-        sent = system + (join_consecutive(messages) if started.joined else messages)
+        sent = build_messages(
+            self._system,
+            [self._messages[one] for one in started.context_ids if one in self._messages],
+            joined=started.joined,
+            send_reasoning=bool(started.parameters.send_reasoning),
+            media_left_out=started.context_left_out.media if started.context_left_out is not None else 0,
+        )
         return ModelCall(recorded, started, sent, erased_message_ids)
 
 
@@ -150,14 +163,15 @@ async def read_model_calls(log: EventLog, session_id: str) -> AsyncIterator[Mode
 
 
 def build_request_body(model_call: ModelCall, provider: str, model: str) -> dict[str, Any]:
-    """The JSON body of the request, as the named provider sends it; without the parameters that the model server
-    refused, which only a completed reply records. Raises UnknownProtocol for any other name.
+    """The JSON body of the request, as the named provider sends it, with media:<sha256> in place of the bytes of a file
+    (GET /api/media/<sha256> has them); without the parameters that the model server refused, which only a completed
+    reply records. Raises UnknownProtocol for any other name.
     """
     if provider == "midm":
         return midm_provider.request_body(model_call.messages, model_call.started.parameters)
     if provider in ("openai", "embedded"):
         body = (
-            openai_provider.request_body(model_call.messages, model_call.started.parameters, model)
+            openai_provider.request_body(model_call.messages, model_call.started.parameters, model, refer_to_media=True)
             | openai_provider.WITH_USAGE
         )
         return without_parameters(
@@ -181,4 +195,4 @@ async def _add_adopted_texts(log: EventLog, session_id: str, adopted: HistoryAdo
             if isinstance(recorded.event, MessageCopied) and sources.get(recorded.event.message_id) is None:
                 sources[recorded.event.message_id] = recorded.event
     for message in adopted.messages:
-        texts.add_adopted(message.message_id, message.role, sources.get(message.message_id))
+        texts.add_adopted(message, sources.get(message.message_id))

@@ -8,7 +8,7 @@ from chatbot.api.media.media_uploads import UPLOADS
 from chatbot.api.media.posted_files import DecodedFile, resolve_files
 from chatbot.api.message_parts import check_message, files_of, parts_of_message
 from chatbot.api.middleware import CALLER, require_accepting
-from chatbot.api.problems import CAUSE_UNKNOWN, CAUSES, Problem, RequestFault
+from chatbot.api.problems import CAUSE_UNKNOWN, CAUSES, Problem
 from chatbot.api.request_bodies import ChatBody, RegenerateBody
 from chatbot.api.requests import (
     Cursor,
@@ -33,7 +33,7 @@ from chatbot.sessions.domain.commands import PostMessage, Regenerate
 from chatbot.sessions.feeds.reader_cursor import ReaderCursor
 from chatbot.sessions.replies.recorded_text import recorded_offset
 from chatbot.sessions.replies.reply import Reply
-from events.media import MediaMissing, MediaStat
+from events.media import MediaStat
 from events.parts import Media, Parts, stored_parts, text_of
 
 routes = web.RouteTableDef()
@@ -48,13 +48,10 @@ class RequestedReply(Struct, frozen=True):
 
 
 class PostedMessage(Struct, frozen=True):
-    """A message as it is recorded. `parts` are empty where it is one text; `files` are its files by their path in the
-    request's body.
-    """
+    """A message as it is recorded. `parts` are empty where it is one text."""
 
     content: str
     parts: Parts = ()
-    files: dict[str, Media] = {}
 
 
 @routes.post("/api/chat")
@@ -157,11 +154,7 @@ async def _post_message(request: web.Request, *, stream: bool) -> RequestedReply
         role=body.role,
         parts=message.parts,
     )
-    try:
-        return await _send_command(request, session_id, command)
-    except MediaMissing as error:  # an upload that was due since it was looked up
-        path = next(path for path, media in message.files.items() if media.sha256 == error.sha256)
-        raise RequestFault("the file is no longer there: upload it again", path) from error
+    return await _send_command(request, session_id, command)
 
 
 async def _message_of(request: web.Request, session_id: str, body: ChatBody) -> PostedMessage:
@@ -186,7 +179,7 @@ async def _message_of(request: web.Request, session_id: str, body: ChatBody) -> 
         access = MediaAccess(store, services.queries, services.session_queries, caller)
         files = await resolve_files(posted, session, store, access, keep)
     parts = parts_of_message(body.message, files)
-    return PostedMessage(text_of(parts), stored_parts(parts), files)
+    return PostedMessage(text_of(parts), stored_parts(parts))
 
 
 async def _request_regeneration(request: web.Request, *, stream: bool) -> RequestedReply:

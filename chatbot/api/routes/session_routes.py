@@ -141,6 +141,9 @@ async def cancel(request: web.Request) -> web.Response:
     reply = answer.reply
     if reply is not None and reply.outcome is not None:
         return json_response(CancelView(reply.reply_id, reply.outcome.status), status=202)
+    closed = answer.closed_calls
+    if closed is not None:
+        return json_response(CancelView(closed.reply_id, "complete", closed.call_ids))
     if body.reply_id is None:
         return json_response(CancelView(reply_id=None))
     await services.runner.wait_for(answer.state.session.position)

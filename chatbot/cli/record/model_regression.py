@@ -17,11 +17,14 @@ from chatbot.cli.progress_bar import ProgressBar
 from chatbot.llm.provider import (
     LlmError,
     LlmUnavailable,
+    ModelMessage,
+    PartsMessage,
     Provider,
 )
 from events.catalogue import ReplyCompleted, Usage
 from events.log import EventLog
-from events.parts import Parts, Text, ToolCall, stored_parts, text_of
+from events.media import MediaMissing, MediaStore
+from events.parts import Parts, Text, ToolCall, media_of, stored_parts, text_of
 
 CONCURRENCY_MAX = 64
 TURNS_DEFAULT = 20
@@ -98,7 +101,7 @@ async def replay_against_model(context: CommandContext, options: argparse.Namesp
     interrupted = False
     try:
         async with context.open_read_only() as log:
-            await _replay_turns(context, options, _select_turns(log, options), provider, summary)
+            await _replay_turns(context, options, log, provider, summary)
     except asyncio.CancelledError:  # Ctrl-C: the summary so far is printed
         interrupted = True
     finally:
@@ -118,11 +121,11 @@ async def replay_against_model(context: CommandContext, options: argparse.Namesp
 async def _replay_turns(
     context: CommandContext,
     options: argparse.Namespace,
-    turns: AsyncIterator[ModelCall],
+    log: EventLog,
     provider: Provider,
     summary: Summary,
 ) -> None:
-    turns_lock = asyncio.Lock()
+    turns, turns_lock = _select_turns(log, options), asyncio.Lock()
 
     async def replay_next() -> None:
         while not summary.unreachable:
@@ -130,7 +133,7 @@ async def _replay_turns(
                 turn = await anext(turns, None)
             if turn is None:
                 return
-            one = await _replay_turn(provider, turn, options.model, summary)
+            one = await _replay_turn(provider, turn, options.model, summary, log.media)
             summary.count(one, options.fail_below)
             if options.json or options.format == "json":
                 context.print_json(one)
@@ -142,7 +145,9 @@ async def _replay_turns(
             group.create_task(replay_next())
 
 
-async def _replay_turn(provider: Provider, turn: ModelCall, model: str | None, summary: Summary) -> Comparison:
+async def _replay_turn(
+    provider: Provider, turn: ModelCall, model: str | None, summary: Summary, store: MediaStore
+) -> Comparison:
     """Send one turn again, with the recorded context and parameters. Never raises for what a model server does; sets
     `summary.unreachable` where there is none.
     """
@@ -151,11 +156,15 @@ async def _replay_turn(provider: Provider, turn: ModelCall, model: str | None, s
         parameters = replace(parameters, model=model)
     if turn.erased_message_ids:
         return compare(turn, error=f"the text of message {', '.join(turn.erased_message_ids)} is erased")
+    try:
+        messages = await _with_files(turn.messages, store)
+    except MediaMissing as error:
+        return compare(turn, error=str(error))
     answer = AnswerSink()
     began_s = asyncio.get_running_loop().time()
     try:
         # not streamed: no client reads the text, and midm counts prompt tokens only then
-        finish = await provider.stream(turn.messages, parameters, answer, stream=False)
+        finish = await provider.stream(messages, parameters, answer, stream=False)
     except LlmError as error:
         if isinstance(error, LlmUnavailable) and error.status is None:  # an answer with a status came from a server
             summary.unreachable = str(error)
@@ -172,6 +181,19 @@ async def _replay_turn(provider: Provider, turn: ModelCall, model: str | None, s
         parts=stored_parts(parts),
     )
     return await asyncio.to_thread(compare, turn, now)
+
+
+async def _with_files(messages: tuple[ModelMessage, ...], store: MediaStore) -> tuple[ModelMessage, ...]:
+    """The messages with the bytes of their files. Raises MediaMissing, LogUnavailable."""
+    found: list[ModelMessage] = []
+    for message in messages:
+        if isinstance(message, PartsMessage):
+            names = {media.sha256 for media in media_of(message.parts)}
+            files = {sha256: b"".join([piece async for piece in store.read(sha256)]) for sha256 in names}
+            found.append(replace(message, media=files))
+        else:
+            found.append(message)
+    return tuple(found)
 
 
 async def _select_turns(log: EventLog, options: argparse.Namespace) -> AsyncIterator[ModelCall]:
