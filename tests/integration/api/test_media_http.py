@@ -238,6 +238,11 @@ async def test_a_fork_shows_the_files_of_the_messages_that_it_has(tmp_path: Path
         assert (await client.get(PATH, params=of_fork, headers=ANN)).content == PNG
         later_path = f"/api/media/{hashlib.sha256(later).hexdigest()}"
         assert (await client.get(later_path, params=of_fork, headers=ANN)).status_code == 404
+        assert (await client.delete(f"/api/sessions/{origin}", headers=ANN)).status_code in (202, 204)
+        for _ in range(100):  # until the fork has its own copies
+            if (await client.get(later_path, headers=ANN)).status_code == 404:
+                break
+        assert (await client.get(PATH, params=of_fork, headers=ANN)).content == PNG
 
 
 async def test_a_repeated_request_keeps_no_second_file_and_has_the_same_answer(
