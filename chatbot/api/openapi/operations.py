@@ -39,7 +39,8 @@ EXPOSITIONS = ("text/plain", "application/openmetrics-text")
 BODY = (400, 408, 413, 415, 422)  # statuses of an invalid body
 CHANGE = (400, 404, 412, 503)  # statuses of a refused change to a session
 FILE = (400, 408, 413, 415, 422, 429)  # statuses of a refused file
-UPLOAD_TYPES = ("image/png", "image/jpeg", "image/gif", "image/webp")
+FILE_BODY = ("application/octet-stream",)  # what generators of clients take for a file; any type may be sent
+FILES = (*FILE_BODY, "image/png", "image/jpeg", "image/gif", "image/webp")
 REPLY = (409, 429, 500, 502, 504)  # statuses of a refused or failed reply
 STATUS_MEANINGS = {
     400: "The request cannot be read.",
@@ -261,13 +262,13 @@ OPERATIONS: dict[str, tuple[Operation, ...]] = {
         Operation(
             "POST", "/api/media", "upload_file", "Upload a file that messages may refer to",
             {201: ResponseSpec("It is on disk.", UploadView, headers=("Location",))},
-            details=_UPLOAD, body_media=UPLOAD_TYPES, problems=(*FILE, 503),
+            details=_UPLOAD, body_media=FILE_BODY, problems=(*FILE, 503),
         ),
         Operation(
             "GET", "/api/media/{sha256}", "read_file", "Read a file, or one range of it",
             {
-                200: ResponseSpec("The file.", bytes, UPLOAD_TYPES, ETAG),
-                206: ResponseSpec("The range in `Range`.", bytes, UPLOAD_TYPES, ("Content-Range", *ETAG)),
+                200: ResponseSpec("The file, as its own type.", bytes, FILES, ETAG),
+                206: ResponseSpec("The range in `Range`.", bytes, FILES, ("Content-Range", *ETAG)),
                 304: _UNCHANGED,
             },
             details=_READ_FILE, query=(_session_id,), headers=("If-None-Match", "Range"), problems=(404, 416, 422, 503),
