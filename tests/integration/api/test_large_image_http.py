@@ -22,7 +22,7 @@ def pieces_found(searched: bytes) -> int:
 async def test_the_model_sees_the_bytes_and_an_erasure_takes_them_away(tmp_path: Path, model: ModelServer) -> None:
     async with serving(tmp_path, model.url) as service:
         client = service.client
-        model.script(times=None, pieces=("A picture.",), usage=False)
+        model.script(times=None, pieces=("A picture.",))
         uploaded = await client.post("/api/media", content=PICTURE)
         assert (uploaded.status_code, uploaded.json()["sha256"]) == (201, SHA256), uploaded.text
         session_id = await service.session()

@@ -25,7 +25,7 @@ RESULT = {"type": "tool_result", "call_id": "call_1", "content": "21 °C"}
 
 async def asked(service: Running, model: ModelServer) -> tuple[str, dict[str, Any]]:
     """A session whose newest reply has a tool call, and that reply."""
-    model.script(deltas=DELTAS, finish_reason="tool_calls", usage=False)
+    model.script(deltas=DELTAS, finish_reason="tool_calls")
     session_id = await service.session()
     reply = await service.chat(session_id, "How warm is it?", tools=[TOOL], tool_choice="auto", reasoning_effort="low")
     return session_id, reply
@@ -43,7 +43,7 @@ async def test_a_turn_with_a_tool_is_asked_answered_and_shown(service: Running, 
     thought, *said = reply["parts"]
     assert (thought["type"], thought["text"]) == ("reasoning", "hm")
     assert said == PARTS
-    model.script(pieces=("21 degrees.",), usage=False)
+    model.script(pieces=("21 degrees.",))
     answer = await post(service, session_id, role="tool", message=[RESULT])
     assert (answer.status_code, answer.json()["content"]) == (200, "21 degrees."), answer.text
     question, calling, results, last = (await service.history(session_id))["messages"]
@@ -84,7 +84,7 @@ async def test_what_does_not_fit_the_calls_is_refused_with_its_path(service: Run
 
 async def test_a_message_of_the_user_closes_the_calls(service: Running, model: ModelServer) -> None:
     session_id, reply = await asked(service, model)
-    model.script(pieces=("As you like.",), usage=False)
+    model.script(pieces=("As you like.",))
     assert (await post(service, session_id, message="Never mind")).status_code == 200
     _, calling, *_ = (await service.history(session_id))["messages"]
     assert calling["calls"] == "closed"
@@ -108,7 +108,7 @@ async def test_open_calls_are_cancelled_like_a_reply(service: Running, model: Mo
 
 async def test_a_repeated_message_of_results_has_the_same_answer(service: Running, model: ModelServer) -> None:
     session_id, _ = await asked(service, model)
-    model.script(pieces=("21 degrees.",), usage=False)
+    model.script(pieces=("21 degrees.",))
     body = {"session_id": session_id, "role": "tool", "message": [RESULT]}
     answers = [
         await service.client.post("/api/chat", json=body, headers={"Idempotency-Key": "results"}) for _ in range(2)
