@@ -61,11 +61,12 @@ class MediaUploads:
             if (size or 0) > room:
                 raise self._quota_exceeded(path)
             most = min(size or self._limits.max_bytes, room)
-            head, chunks = await _split_head(chunks)
-            media_type = self._accepted_type(head, path)
             due_at_us = now_us + round(self._limits.orphan_hours * 3_600_000_000)
+            # Before a byte of it is read: others that arrive meanwhile must not count on the same room.
             self.arriving_bytes[holder] = self.arriving_bytes.get(holder, 0) + most
             try:
+                head, chunks = await _split_head(chunks)
+                media_type = self._accepted_type(head, path)
                 stat = await store.put(
                     media_type, _joined(head, chunks), holder=holder, due_at_us=due_at_us, bytes_max=most
                 )

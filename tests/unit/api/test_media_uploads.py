@@ -134,12 +134,12 @@ async def test_uploads_count_before_they_are_there_and_have_a_limit_at_once() ->
     few, many = Uploads(max_bytes=1024, unused_max_bytes=1500), Uploads()
 
     async def nested(service: Uploads, depth: int) -> AsyncIterator[bytes]:
-        """While this file arrives, another one begins."""
-        yield PNG + bytes(20)
+        """While this file arrives, from before its first byte, another one begins."""
         if depth:
             await service.put(nested(service, depth - 1), str(depth))
         else:
             assert (await service.refused(PNG, size=700)).kind == "media-quota"
+        yield PNG + bytes(20)
 
     await few.put(nested(few, 0))
     with pytest.raises(Overloaded):
