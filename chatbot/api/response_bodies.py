@@ -149,7 +149,7 @@ class CancelView(Struct, frozen=True, omit_defaults=True):
 
     reply_id: str | None
     status: str | None = None
-    closed_calls: tuple[str, ...] = ()
+    closed_calls: list[str] = []
 
 
 class ErasureView(Struct, frozen=True):

@@ -212,7 +212,7 @@ EXAMPLES: dict[Kind, dict[str, Any]] = {
         "cancelled": CancelView(REPLY, "cancelled"),
         "had-ended": CancelView(REPLY, "complete"),
         "nothing-running": CancelView(None),
-        "calls-closed": CancelView(REPLY, "complete", ("call_1",)),
+        "calls-closed": CancelView(REPLY, "complete", ["call_1"]),
     },
     frames.Frame: _frames,
     frames.FeedFrame: _feed_frames,

@@ -143,7 +143,7 @@ async def cancel(request: web.Request) -> web.Response:
         return json_response(CancelView(reply.reply_id, reply.outcome.status), status=202)
     closed = answer.closed_calls
     if closed is not None:
-        return json_response(CancelView(closed.reply_id, "complete", closed.call_ids))
+        return json_response(CancelView(closed.reply_id, "complete", list(closed.call_ids)))
     if body.reply_id is None:
         return json_response(CancelView(reply_id=None))
     await services.runner.wait_for(answer.state.session.position)
