@@ -66,7 +66,9 @@ class Product:
         connection.close()
         if work == "history":
             paths = [f"/api/sessions/{own[0]}/messages?limit={NEWEST}" for own in sessions]
-            return Call([[self._request("GET", path)] for path in paths], text.encode(), NEWEST // 2)
+            return Call(
+                [[self._request("GET", path)] for path in paths], text.encode(), NEWEST
+            )  # as content and as a part
         path = "/api/chat/stream" if work == "stream" else "/api/chat"
         turns = [[self._request("POST", path, self._turn(one)) for one in own] for own in sessions]
         if work == "stream":

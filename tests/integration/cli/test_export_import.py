@@ -327,7 +327,7 @@ HARMS: dict[str, tuple[Callable[[Lines], object], str]] = {
     "a word for a number": (lambda lines: change(lines, 3, version="2"), "line 4.*no event"),
     "erased without a reason": (lambda lines: change(lines, 3, data=None, salt=None), "open is gone at position 3"),
     "half erased": (lambda lines: change(lines, 3, data=None), "line 4.*together"),
-    "another format": (lambda lines: change(lines, 0, version=2), "line 1.*update the program"),
+    "another format": (lambda lines: change(lines, 0, version=3), "line 1.*update the program"),
     "another program's": (lambda lines: change(lines, 0, format="x"), "line 1.*'x'"),
     "fewer than the header says": (lambda lines: lines.pop(), "ends at position"),
     "another head": (lambda lines: change(lines, 0, digest="00" * 32), "not the one that the header names"),

@@ -13,6 +13,7 @@ from events.log import EventLog
 from events.storage.postgres import node_registry
 from events.storage.postgres.postgres_log import PostgresLog
 from tests.support.log.log_texts import ALL
+from tests.support.log.media import put_sample_files
 from tests.support.log.newer_event_types import MoodNoted, newer_program, older_program
 from tests.support.log.sample_events import ASKED, EVENTS_WITH_PARTS, EVERY_EVENT, posted
 from tests.support.programs.postgres_server import PostgresServer
@@ -54,6 +55,7 @@ async def test_messages_with_parts_wait_until_the_last_older_node_is_gone_and_pl
     assert {one.schema_version for one in read if one.type == "message_posted"} == {1}
     await older.close()
     assert await newer.admits(VERSIONS_WITH_PARTS)
+    await put_sample_files(newer)
     await newer.append("a", len(plain), with_parts, ASKED)
     await newer.close()
 

@@ -10,7 +10,10 @@ PAGE_BYTES = 4096
 def leaf_pages(path: Path) -> list[int]:
     """Numbers of the pages that hold the rows of `events`, in file order."""
     data = path.read_bytes()
-    return [n for n in range(2, len(data) // PAGE_BYTES + 1) if data[(n - 1) * PAGE_BYTES] == 0x0D]
+    pages = [(n, data[(n - 1) * PAGE_BYTES :][:5]) for n in range(2, len(data) // PAGE_BYTES + 1)]
+    return [
+        n for n, header in pages if header[0] == 0x0D and header[3:] != b"\0\0"
+    ]  # without the empty tables of files
 
 
 def page_of(path: Path, text: bytes) -> int:
