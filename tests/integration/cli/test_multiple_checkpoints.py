@@ -45,7 +45,9 @@ class Signed:
         file = self.folder / "notes"
         file.write_text(text, encoding="utf-8")
         console = self.console(name)
-        options = Namespace(start=start, checkpoint=file, proof=None, key=self.verifier, partial=False, show=False)
+        options = Namespace(
+            no_files=False, start=start, checkpoint=file, proof=None, key=self.verifier, partial=False, show=False
+        )
         assert await verify_command(console, options) == 0
         return console.stdout_lines[0]
 
