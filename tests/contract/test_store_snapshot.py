@@ -52,6 +52,7 @@ class Deleting:
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator["Deleting"]:
         async with self._log.snapshot() as self._snapshot:
+            self.media = self._snapshot.media
             yield self
 
     @property
