@@ -170,7 +170,9 @@ class PostgresAgainstModel(LogAgainstModel):
 
     async def opened(self) -> SqliteLog | PostgresLog:
         self.url = self.url or await self.server.schema()
-        return await PostgresLog.open(self.url, OPTIONS)
+        log = await PostgresLog.open(self.url, OPTIONS)
+        await put_sample_files(log)
+        return log
 
 
 PostgresAgainstModel.TestCase.settings = settings(LogAgainstModel.TestCase.settings, max_examples=scaled(10))
