@@ -25,6 +25,7 @@ from chatbot.config.sections.node_settings import NodeSettings
 from chatbot.config.sections.server_settings import ServerSettings
 from chatbot.config.sections.session_settings import SessionSettings
 from chatbot.config.sections.stream_settings import StreamSettings
+from chatbot.config.sections.v1_settings import V1Settings
 
 
 class Settings(Struct, frozen=True):
@@ -39,6 +40,7 @@ class Settings(Struct, frozen=True):
     llm: LlmSettings = LlmSettings()
     embedded: EmbeddedSettings = EmbeddedSettings()
     stream: StreamSettings = StreamSettings()
+    v1: V1Settings = V1Settings()
     nodes: NodeSettings = NodeSettings()
     logging: LoggingSettings = LoggingSettings()
 

@@ -27,6 +27,14 @@ class AuthSettings(Struct, frozen=True):
             extra={"allowed": "names of configured keys"},
         ),
     ] = ()
+    front_ends: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Names of the keys of front ends, such as Open WebUI: their requests under /v1 are believed"
+            " when they say which end user sends them.",
+            extra={"allowed": "names of configured keys"},
+        ),
+    ] = ()
     require_keys: Annotated[bool, Meta(description="Refuse to start if no API key is configured.")] = False
     allow_anonymous: Annotated[
         bool,

@@ -277,7 +277,7 @@ def test_modules_and_environment_variables_that_the_documents_name_exist() -> No
     for module in set(re.findall(r"python3? -m ((?:tests|chatbot)(?:\.\w+)+)", text)):
         assert importlib.util.find_spec(module), module
     known = {setting.env for setting in inventory().values()} | by_former_env().keys()
-    named = set(re.findall(r"\bCHATBOT_[A-Z_]+", text)) - {"CHATBOT_", "CHATBOT_SECRET"}
+    named = set(re.findall(r"\bCHATBOT_[A-Z0-9_]+", text)) - {"CHATBOT_", "CHATBOT_SECRET"}
     assert named <= known
 
 
