@@ -30,6 +30,7 @@ from chatbot.api.routes import (
     feed_routes,
     media_routes,
     monitoring_routes,
+    page_routes,
     problem_page_routes,
     session_routes,
 )
@@ -60,6 +61,7 @@ def build_app(services: Services) -> web.Application:
     app[BODIES] = BodyBudget(services.settings.server.request_bodies_total_max_bytes)
     app[documentation_routes.DOCUMENT_BUILDER] = build_openapi_document
     app[documentation_routes.FILE_LOCK] = asyncio.Lock()
+    app[page_routes.PAGE_CACHE] = page_routes.PageCache(asyncio.Lock())
     for module in (
         session_routes,
         branch_routes,
@@ -71,6 +73,7 @@ def build_app(services: Services) -> web.Application:
         audit_routes,
         monitoring_routes,
         documentation_routes,
+        page_routes,
         problem_page_routes,
     ):
         app.add_routes(module.routes)

@@ -1,1 +1,1 @@
-"""Pages for people: the API's document in Swagger UI and in ReDoc."""
+"""Pages for people: the chat page, and the API's document in Swagger UI and in ReDoc."""

@@ -27,6 +27,7 @@ from chatbot.api.request_limits import IF_MATCH_TAGS_MAX
 from chatbot.api.streaming import frames
 from chatbot.api.streaming.frames import CURSOR_PATTERN
 from chatbot.config.settings import Settings
+from chatbot.web.assets import VERSION_CHARS
 
 PROBLEM = "application/problem+json"
 FILE: Schema = {"schema": {"type": "string", "format": "binary"}}
@@ -82,6 +83,19 @@ _PARAMETERS: dict[str, Schema] = {
     },
     "name": {"in": "path", "required": True, "schema": {"type": "string", "enum": list(PROBLEM_TYPES)}},
     "file": {"in": "path", "required": True, "schema": {"type": "string"}},
+    "version": {
+        "in": "path",
+        "required": True,
+        "description": "Of the page's files. Those of another version are not to be kept.",
+        "schema": {"type": "string", "pattern": f"^[0-9a-f]{{{VERSION_CHARS}}}$"},
+    },
+    "path": {
+        "in": "path",
+        "required": True,
+        "description": "May contain slashes.",
+        "schema": {"type": "string"},
+        "example": "page/app.js",
+    },
     "If-Match": {
         "in": "header",
         "description": "An ETag, or several separated by commas: refuse with 412 if the session has changed. A weak "

@@ -32,9 +32,11 @@ from chatbot.api.response_bodies import (
 )
 from chatbot.api.streaming import frames
 from chatbot.api.streaming.frames import CURSOR_PATTERN
+from chatbot.web.assets import CONTENT_TYPES
 from events.record import VERSION_MAX
 
 DOCS_FILES, REDOC_FILES = ("text/css", "text/javascript", "image/png"), ("text/javascript", "image/svg+xml")
+ASSET_FILES = tuple(dict.fromkeys(CONTENT_TYPES.values()))
 EXPOSITIONS = ("text/plain", "application/openmetrics-text")
 BODY = (400, 408, 413, 415, 422)  # statuses of an invalid body
 CHANGE = (400, 404, 412, 503)  # statuses of a refused change to a session
@@ -298,6 +300,9 @@ OPERATIONS: dict[str, tuple[Operation, ...]] = {
     ),
     "Audit": AUDIT,
     "Documents": (
+        _document("/", "page", "The chat page", ResponseSpec("A page.", str, (HTML,), ETAG), 404),
+        _document("/assets/{version}/{path}", "asset", "A file of the chat page",
+            ResponseSpec("The file.", str, ASSET_FILES, ETAG), 404),
         _document("/openapi.json", "openapi", "This document", ResponseSpec("OpenAPI 3.1.", dict, headers=ETAG)),
         _document("/docs", "docs", "This document in Swagger UI", ResponseSpec("A page.", str, (HTML,), ETAG)),
         _document("/redoc", "redoc", "This document in ReDoc", ResponseSpec("A page.", str, (HTML,), ETAG)),

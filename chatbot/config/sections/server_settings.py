@@ -58,6 +58,7 @@ class ServerSettings(Struct, frozen=True):
             extra={"allowed": "an address or network each, such as 127.0.0.1 or 10.0.0.0/8"},
         ),
     ] = ()
+    chat_page: Annotated[bool, Meta(description="Serve the chat page at /. If false, / is not found.")] = True
     body_max_bytes: Annotated[
         int,
         Meta(ge=1024, le=1 << 30, description="Largest request body, in bytes."),
