@@ -2,9 +2,6 @@
 
 import ast
 import re
-from pathlib import Path
-
-import pytest
 
 from tests.layout.imports import ROOT, source_files
 
@@ -12,11 +9,14 @@ TABLES = ("events", "events_nodes", "unfinished", "media", "media_chunks", "medi
 STATEMENT = re.compile(
     rf"\b(?:FROM|INTO|UPDATE(?: ONLY)?|JOIN|TABLE|TRUNCATE|ON)\s+(?:[\w{{}}\"]+\.)?\"?({'|'.join(TABLES)})\b"
 )
+STATEMENT_WORD = re.compile(r"\b(?:FROM|INTO|UPDATE|JOIN|TABLE|TRUNCATE|ON)\b")
 OUTSIDE = [path for path in source_files() if not path.is_relative_to(ROOT / "events")]
 
 
 def statements_on_log_tables(source: str) -> list[str]:
     """SQL in strings, with its line. SQL is written in capitals here, prose is not."""
+    if not STATEMENT_WORD.search(source):
+        return []
     return [
         f"line {node.lineno}: {found[0]}"
         for node in ast.walk(ast.parse(source))
@@ -34,9 +34,11 @@ def _text(node: ast.expr) -> str:
     return ""
 
 
-@pytest.mark.parametrize("path", OUTSIDE, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_sql_outside_of_events_names_a_table_of_the_log(path: Path) -> None:
-    assert statements_on_log_tables(path.read_text()) == [], "ask the port in events/log.py"
+def test_no_sql_outside_of_events_names_a_table_of_the_log() -> None:
+    found = {
+        str(path.relative_to(ROOT)): lines for path in OUTSIDE if (lines := statements_on_log_tables(path.read_text()))
+    }
+    assert found == {}, "ask the port in events/log.py"
 
 
 def test_a_statement_is_found_in_a_string_and_prose_is_not() -> None:
