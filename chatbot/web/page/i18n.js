@@ -41,6 +41,10 @@ export function setLanguage(code) {
   location.reload();
 }
 
+export function hasText(key) {
+  return Object.hasOwn(texts, key);
+}
+
 /** A text, with `{name}` replaced by `values.name`. A text with plural forms is chosen by `values.count`. */
 export function t(key, values = {}) {
   const found = texts[key];
