@@ -53,7 +53,7 @@ from events.integrity.startup_check import check_integrity
 from events.log import EventLog
 from events.options import LogOptions
 from projections.factory import create_runner
-from projections.port import ProjectionObserver
+from projections.observer import ProjectionObserver
 from projections.runner import ProjectionRunner, RunnerOptions
 from projections.sqlite.projection_paths import delete_unused
 

@@ -14,6 +14,8 @@ from typing import Any, ClassVar, get_args
 
 from msgspec import Struct
 
+from events.adoption import AdoptedMessage as AdoptedMessage  # noqa: PLC0414  re-exported: part of events
+from events.adoption import Origin as Origin  # noqa: PLC0414  likewise
 from events.parameters import UNNAMED, ContextLeftOut
 from events.parameters import Parameters as Parameters  # noqa: PLC0414  re-exported: part of events
 from events.parameters import ReplySettings as ReplySettings  # noqa: PLC0414  likewise
@@ -44,30 +46,6 @@ class Event(Struct, frozen=True, tag_field="type", omit_defaults=True):
     traits: ClassVar[Traits]
 
 
-class Origin(Struct, frozen=True):
-    """The source of a fork: the history of session `session_id`, at `version`, up to `message_id` (None: empty)."""
-
-    session_id: str
-    version: int
-    message_id: str | None
-
-
-class AdoptedMessage(Struct, frozen=True, omit_defaults=True):
-    """A message that a fork has inherited from another session. Its text is in the event at log position `position`.
-
-    `calls`: the state of a reply's tool calls (open, answered or closed) when the fork was created; None: it has none.
-    """
-
-    message_id: str
-    parent_id: str | None
-    role: str
-    status: str
-    position: int
-    created_at_us: int
-    model: str | None = None
-    calls: str | None = None
-
-
 class SessionCreated(Event, frozen=True, tag="session_created"):
     """`forked_from`: the session starts with another one's history. `timeout_s` 0: it never expires."""
 
@@ -90,7 +68,7 @@ class SessionCreated(Event, frozen=True, tag="session_created"):
 
 class MetadataChanged(Event, frozen=True, tag="metadata_changed"):
     """Metadata, title and settings as they are after the change, all of them, so that the newest event is enough.
-    `settings` None: they are still those of session_created.
+    `settings` None: they are still those of session_created. `pinned`: the client keeps the session in sight.
     """
 
     traits = Traits(is_access=True, holds_message=False)
@@ -98,6 +76,7 @@ class MetadataChanged(Event, frozen=True, tag="metadata_changed"):
     metadata: dict[str, Any]
     title: str | None = None
     settings: ReplySettings | None = None
+    pinned: bool = False
 
 
 class SessionAccessed(Event, frozen=True, tag="session_accessed"):
@@ -111,6 +90,16 @@ class SessionAccessed(Event, frozen=True, tag="session_accessed"):
 
     idempotency_key: str | None = None
     fingerprint: str | None = None
+
+
+class SessionRead(Event, frozen=True, tag="session_read"):
+    """A client has shown all replies that ended at `version` of the session or before. No access: a client may mark
+    sessions as read that nobody uses.
+    """
+
+    traits = Traits(is_access=False, holds_message=False)
+
+    version: int
 
 
 class SessionExpired(Event, frozen=True, tag="session_expired"):
@@ -351,6 +340,7 @@ AnyEvent = (
     SessionCreated
     | MetadataChanged
     | SessionAccessed
+    | SessionRead
     | SessionExpired
     | SessionDeleted
     | MessagePosted

@@ -6,7 +6,7 @@ from events.log import EventLog
 from events.record import RecordedEvent
 from projections.port import Checkpoint
 
-Apply = Callable[[Sequence[RecordedEvent], Checkpoint], Awaitable[None]]
+Apply = Callable[[Sequence[RecordedEvent], Checkpoint], Awaitable[object]]
 
 
 async def digest_at(log: EventLog, position: int) -> bytes | None:

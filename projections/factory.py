@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from events.log import EventLog
-from projections.port import ProjectionObserver
+from projections.observer import ProjectionObserver
 from projections.runner import ProjectionRunner, RunnerOptions
 from projections.sqlite.projection_file import ProjectionFile
 from projections.sqlite.rebuild_process import rebuild_in_subprocess

@@ -20,6 +20,9 @@ from projections.folds.session import Session
 
 ListOrder = Literal["accessed", "created"]
 UsageKey = Literal["day", "owner", "model"]
+# Called with the owners whose lists of sessions have changed ('' for none; None: any may have), and the log position up
+# to which queries show that.
+OnChanged = Callable[[frozenset[str] | None, int], None]
 
 
 class Checkpoint(Struct, frozen=True):
@@ -35,9 +38,10 @@ class SessionListQuery(Struct, frozen=True):
 
     A session moves to the front of the order by access whenever it is used, so a client that pages through that list
     may miss it; the order by creation never changes. `owner` None means sessions without an owner, unless `any_owner`.
-    `after` is (accessed_at_us, no) of the last session of the previous page. `now_us`: a session whose deadline is
-    past counts as expired, even if that is not recorded yet. All `metadata` entries must match; the match is by keyed
-    hash, so compare the recorded metadata with `blind_index.metadata_matches`.
+    `pinned` None: whether pinned or not. `after` is (accessed_at_us, no) of the last session of the previous page.
+    `now_us`: a session whose deadline is past counts as expired, even if that is not recorded yet. All `metadata`
+    entries must match; the match is by keyed hash, so compare the recorded metadata with
+    `blind_index.metadata_matches`.
     """
 
     owner: str | None = None
@@ -48,15 +52,47 @@ class SessionListQuery(Struct, frozen=True):
     order: ListOrder = "accessed"
     now_us: int = 0
     limit: int = 100
+    pinned: bool | None = None
 
 
 class SessionPage(Struct, frozen=True):
     """A page of the session list. `after` is the cursor of the next page, as in `SessionListQuery`; None: no more
-    pages. A page may be short or empty and not be the last: one request scans a bounded number of sessions.
+    pages. A page may be short or empty and not be the last: one request scans a bounded number of sessions. `position`
+    is the log position up to which the page shows everything: what `ChangesQuery.after` goes on from.
     """
 
     sessions: list[Session]
     after: tuple[int, int] | None = None
+    position: int = 0
+
+
+class ChangesQuery(Struct, frozen=True):
+    """Which sessions have changed in lists since position `after`, deleted and expired ones included. `owner` and
+    `any_owner` as in `SessionListQuery`.
+    """
+
+    owner: str | None = None
+    any_owner: bool = False
+    after: int = 0
+    limit: int = 100
+
+
+class ChangedSessions(Struct, frozen=True):
+    """Sessions as they are at `position`, each once, in the order of their last change. If there are as many as the
+    limit, more may have changed: go on after the last one's `changed_at`.
+    """
+
+    sessions: list[Session]
+    position: int
+
+
+class NewestMessage(Struct, frozen=True):
+    """The newest message of a session's selected branch and its parent, as far as they have recorded texts."""
+
+    session_no: int
+    message_id: str
+    role: str
+    position: int
 
 
 class EraseCandidatesQuery(Struct, frozen=True, kw_only=True):
@@ -135,6 +171,18 @@ class ProjectionQueries(Protocol):
 
     async def list_sessions(self, listing: SessionListQuery) -> SessionPage:
         """Up to `listing.limit` sessions, and the cursor of the next page."""
+        ...
+
+    async def changed_sessions(self, changes: ChangesQuery) -> ChangedSessions:
+        """Up to `changes.limit` sessions that have changed, the longest unchanged first."""
+        ...
+
+    async def count_changed(self, changes: ChangesQuery) -> int:
+        """How many sessions have changed, counted up to `changes.limit`."""
+        ...
+
+    async def newest_messages(self, sessions: Sequence[Session]) -> list[NewestMessage]:
+        """For each session up to two messages, the newest first: where its branch ends, and what that follows."""
         ...
 
     async def path(self, session_no: int, leaf: str, *, limit: int, before: str | None = None) -> list[MessageRow]:
@@ -259,6 +307,10 @@ class Projections(Protocol):
         """Try again now what failed: its cause, such as a full disk, may be gone."""
         ...
 
+    def on_changed(self, listener: OnChanged) -> None:
+        """Have `listener` called after each batch that changes lists of sessions, on the event loop. Must not raise."""
+        ...
+
 
 class ProjectionStatus(Projections, Protocol):
     """The read models with their health, as readiness and metrics report it."""
@@ -277,51 +329,6 @@ class ProjectionStatus(Projections, Protocol):
     def unknown_event(self) -> UnknownEvent | None:
         """The `failure`, if it is an event type of a newer version: this program must be updated."""
         ...
-
-
-class ProjectionObserver(Protocol):
-    """Told what the projections do: metrics, logs and an operator's progress display. Called on the event loop. Must
-    neither block nor raise.
-    """
-
-    def applied(self, events: int, seconds: float) -> None:
-        """A batch of `events` was folded and written."""
-        ...
-
-    def progress(self, position: int, head: int) -> None:
-        """Called after each batch while catching up, at start and in a rebuild: `position` of `head` is done."""
-        ...
-
-    def rebuilt(self, reason: str) -> None:
-        """The store is being emptied, to fold the log again from its first event."""
-        ...
-
-    def adopted(self, position: int) -> None:
-        """A store that was rebuilt elsewhere, folded up to `position`, has replaced the present one."""
-        ...
-
-    def failed(self, error: BaseException) -> None:
-        """An error occurred. It is retried, unless the runner's `failure` is set."""
-        ...
-
-
-class NoObserver:
-    """Ignores everything."""
-
-    def applied(self, events: int, seconds: float) -> None:
-        """As ProjectionObserver.applied."""
-
-    def progress(self, position: int, head: int) -> None:
-        """As ProjectionObserver.progress."""
-
-    def rebuilt(self, reason: str) -> None:
-        """As ProjectionObserver.rebuilt."""
-
-    def adopted(self, position: int) -> None:
-        """As ProjectionObserver.adopted."""
-
-    def failed(self, error: BaseException) -> None:
-        """As ProjectionObserver.failed."""
 
 
 class ProjectionStore(Protocol):
@@ -361,8 +368,9 @@ class ProjectionStore(Protocol):
         """
         ...
 
-    async def apply(self, batch: Sequence[RecordedEvent], checkpoint: Checkpoint) -> None:
-        """Fold `batch` and move to `checkpoint` in one transaction: all or nothing.
+    async def apply(self, batch: Sequence[RecordedEvent], checkpoint: Checkpoint) -> frozenset[str]:
+        """Fold `batch` and move to `checkpoint` in one transaction: all or nothing. Returns the owners whose lists of
+        sessions have changed, '' for none.
 
         Raises LogUnusable if the batch does not directly follow the present checkpoint, InvalidProjection,
         ProjectionsUnavailable.

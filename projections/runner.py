@@ -19,11 +19,12 @@ from projections.checkpoint import checkpoint_at
 from projections.errors import (
     InvalidProjection,
     InvalidRebuild,
-    ProjectionLag,
     ProjectionsStopped,
     ProjectionsUnavailable,
 )
-from projections.port import NoObserver, ProjectionObserver, ProjectionStore
+from projections.observer import NoObserver, ProjectionObserver
+from projections.port import OnChanged, ProjectionStore
+from projections.progress import Progress
 from projections.runner_state import ENDED, State, transition
 
 SERVING_BATCH_MAX = 200  # events in a batch of a rebuild while clients are served: decoded in a millisecond or two
@@ -44,56 +45,6 @@ class RunnerOptions(Struct, frozen=True, kw_only=True):
     file_check_s: float = 1.0  # how often to check, while events arrive, that the store is still in place
     rebuilds_max: int = 3  # in a row without reaching the head: then the fault is in this program
     log_location: Path | str | None = None  # path or URL, as for open_log: lets a child process rebuild
-
-
-class Progress:
-    """The position reached. A waiter wakes when its own position is reached, and only then."""
-
-    def __init__(self) -> None:
-        self.position = 0
-        self._waiters: dict[asyncio.Future[None], int] = {}
-        self._stopped: BaseException | None = None
-
-    @property
-    def waiting(self) -> int:
-        """The number of waiters."""
-        return len(self._waiters)
-
-    def reach(self, position: int) -> None:
-        """Everything up to `position` is folded. In a rebuild that is less than before."""
-        self.position = position
-        for waiter, wanted in self._waiters.items():
-            if wanted <= position and not waiter.done():
-                waiter.set_result(None)
-
-    def stop(self, reason: BaseException) -> None:
-        """No further position will be reached: wake present and refuse later waiters."""
-        self._stopped = reason
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-
-    async def wait_for(self, position: int, timeout_s: float) -> None:
-        """Return once `position` is reached. Raises ProjectionLag after `timeout_s`, ProjectionsStopped if it never
-        will be.
-        """
-        if self.position >= position:
-            return
-        if self._stopped is None:
-            await self._wait(position, timeout_s)
-        if self._stopped is not None and self.position < position:
-            raise ProjectionsStopped(f"the projections stopped at position {self.position}") from self._stopped
-
-    async def _wait(self, position: int, timeout_s: float) -> None:
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters[waiter] = position
-        try:
-            async with asyncio.timeout(timeout_s):
-                await waiter
-        except TimeoutError:
-            raise ProjectionLag(position, self.position) from None
-        finally:
-            del self._waiters[waiter]
 
 
 class ErasedHashPurge:
@@ -164,6 +115,7 @@ class ProjectionRunner:
         self._flush_now = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._rebuild_task: asyncio.Future[None] | None = None
+        self._listeners: list[OnChanged] = []
         store.on_trouble = self._on_trouble
 
     @property
@@ -214,6 +166,10 @@ class ProjectionRunner:
         """As Projections.retry."""
         self._wake.set()
         self._flush_now.set()
+
+    def on_changed(self, listener: OnChanged) -> None:
+        """As Projections.on_changed."""
+        self._listeners.append(listener)
 
     async def stop(self) -> None:
         """Finish the batch at hand, release all waiters, close the store."""
@@ -319,7 +275,7 @@ class ProjectionRunner:
         self._store_checked_at_s = now_s
         try:
             if await self._store.adopt(self._log, self._options.batch_max):
-                self._reach_checkpoint()
+                self._reach_checkpoint(None)
                 self._observer.adopted(self.position)
         except InvalidRebuild as error:
             self._observer.failed(error)
@@ -354,14 +310,20 @@ class ProjectionRunner:
         batch = await self._log.read_all(after=folded.position, limit=limit)
         checkpoint = await checkpoint_at(self._log, batch[-1].position, folded.identity)
         began_s = time.perf_counter()
-        await self._store.apply(batch, checkpoint)
+        owners = await self._store.apply(batch, checkpoint)
         seconds = time.perf_counter() - began_s
-        self._reach_checkpoint()
+        self._reach_checkpoint(owners)
         self._observer.applied(len(batch), seconds)
 
-    def _reach_checkpoint(self) -> None:
-        if self._state is not State.REPLACING:  # what a damaged store has folded does not count
-            self._progress.reach(self._store.checkpoint.position)
+    def _reach_checkpoint(self, owners: frozenset[str] | None) -> None:
+        """`owners` as for OnChanged."""
+        if self._state is State.REPLACING:  # what a damaged store has folded does not count
+            return
+        position = self._store.checkpoint.position
+        self._progress.reach(position)
+        if owners is None or owners:
+            for listener in self._listeners:
+                listener(owners, position)
 
     async def _linger(self, position: int) -> None:
         """Collect events for a batch, unless a reader waits for them, the batch is full, or `_flush_now` is set.

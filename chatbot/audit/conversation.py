@@ -36,6 +36,7 @@ from events.catalogue import (
     SessionCreated,
     SessionDeleted,
     SessionExpired,
+    SessionRead,
     ToolCallsClosed,
     Usage,
 )
@@ -209,7 +210,7 @@ def _apply(conversation: Conversation, recorded: RecordedEvent, event: LoggedEve
             _end_reply(conversation, event)
         case HistoryAdopted():
             raise ValueError("a history_adopted needs the texts of other events: see fold_conversation")
-        case SessionAccessed() | SessionExpired() | MessageCopied() | IgnoredEvent():
+        case SessionAccessed() | SessionRead() | SessionExpired() | MessageCopied() | IgnoredEvent():
             pass
         case _:
             assert_never(event)

@@ -38,6 +38,7 @@ from events.catalogue import (
     SessionCreated,
     SessionDeleted,
     SessionExpired,
+    SessionRead,
     ToolCallsClosed,
 )
 from events.errors import LogUnavailable
@@ -80,6 +81,7 @@ class ConversationOutline(Struct):
                 SessionCreated()
                 | MetadataChanged()
                 | SessionAccessed()
+                | SessionRead()
                 | SessionExpired()
                 | ReplyProgressed()
                 | ToolCallsClosed()

@@ -35,6 +35,7 @@ from events.catalogue import (
     SessionCreated,
     SessionDeleted,
     SessionExpired,
+    SessionRead,
     ToolCallsClosed,
 )
 from events.log import EventLog
@@ -101,6 +102,7 @@ class ContextBuilder:
                 self._messages[event.reply_id] = message
             case (
                 SessionAccessed()
+                | SessionRead()
                 | SessionExpired()
                 | ReplyRequested()
                 | ReplyStarted()

@@ -23,7 +23,7 @@ from chatbot.runtime.standard_streams import discard_output, print_to_stderr
 from chatbot.sessions.ports import LiveSessions, Ports
 from chatbot.sessions.session_queries import SessionQueries
 from events.log import EventLog
-from projections.port import ProjectionObserver
+from projections.observer import ProjectionObserver
 
 NICENESS = 10  # of a command, on systems without SCHED_IDLE
 

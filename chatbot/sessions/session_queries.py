@@ -34,6 +34,7 @@ from events.catalogue import (
     SessionCreated,
     SessionDeleted,
     SessionExpired,
+    SessionRead,
     ToolCallsClosed,
     Usage,
 )
@@ -297,6 +298,7 @@ def _with_text(row: MessageRow, recorded: RecordedEvent | None, running: Recorde
             SessionCreated()
             | MetadataChanged()
             | SessionAccessed()
+            | SessionRead()
             | SessionExpired()
             | SessionDeleted()
             | ReplyRequested()

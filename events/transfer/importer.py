@@ -31,6 +31,7 @@ from events.catalogue import (
     SessionCreated,
     SessionDeleted,
     SessionExpired,
+    SessionRead,
     ToolCallsClosed,
 )
 from events.codec import TYPES, decode, is_known
@@ -159,6 +160,7 @@ class Importer:
                 SessionCreated()
                 | MetadataChanged()
                 | SessionAccessed()
+                | SessionRead()
                 | SessionExpired()
                 | SessionDeleted()
                 | ReplyProgressed()

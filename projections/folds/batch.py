@@ -38,6 +38,7 @@ from events.catalogue import (
     SessionCreated,
     SessionDeleted,
     SessionExpired,
+    SessionRead,
     ToolCallsClosed,
     UsageTotal,
 )
@@ -63,7 +64,7 @@ _DAY_US = 86_400_000_000
 _NO_USAGE = (0,) * 5  # the numbers of a UsageTotal
 
 # Events that change more than their session's row. Most events of a log are checkpoints of replies, which do not.
-_TYPES_WITH_CHANGES = frozenset(SCHEMA_VERSIONS) - {"reply_progressed", "session_expired"}
+_TYPES_WITH_CHANGES = frozenset(SCHEMA_VERSIONS) - {"reply_progressed", "session_expired", "session_read"}
 
 ROWS_PER_EVENT_MAX = 1 << 20  # rows that one event may create, with consecutive numbers below the next event's
 
@@ -86,6 +87,11 @@ class SessionChanges(Struct):
     moves: dict[str, int] = field(default_factory=dict)
     calls: dict[str, str] = field(default_factory=dict)
     keys: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def is_unlisted(self) -> bool:
+        """Whether lists of sessions show nothing of the change: a running reply has grown."""
+        return self.before is not None and self.before.changed_at == self.session.changed_at
 
 
 class Changes(Struct, frozen=True):
@@ -145,7 +151,15 @@ def _collect_changes(  # noqa: PLR0912  an arm for each event
         case SessionDeleted() | ContentErased():
             changes.erased, changes.erased_usage, changes.labels = True, event.usage, ()
             changes.inserts, changes.updates, changes.moves, changes.calls, changes.keys = {}, {}, {}, {}, []
-        case SessionAccessed() | SessionExpired() | ReplyProgressed() | BranchSelected() | IgnoredEvent() | None:
+        case (
+            SessionAccessed()
+            | SessionRead()
+            | SessionExpired()
+            | ReplyProgressed()
+            | BranchSelected()
+            | IgnoredEvent()
+            | None
+        ):
             pass
         case _:
             assert_never(event)
@@ -271,6 +285,13 @@ def _usage_changes(sessions: Iterable[SessionChanges]) -> tuple[tuple[str, Usage
             key = (owner, used.day, used.model)
             totals[key] = tuple(map(add, totals.get(key, _NO_USAGE), astuple(used)[2:]))
     return tuple((owner, UsageTotal(day, model, *numbers)) for (owner, day, model), numbers in totals.items())
+
+
+def changed_owners(changes: Changes) -> frozenset[str]:
+    """The owners whose lists of sessions a batch has changed, '' for none."""
+    listed = [one for one in changes.sessions if not one.is_unlisted]
+    before = {one.before.owner or "" for one in listed if one.before is not None}  # an erasure may name another
+    return frozenset(before | {one.session.owner or "" for one in listed})
 
 
 def completed_usage(changes: SessionChanges) -> Iterable[UsageTotal]:

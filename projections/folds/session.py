@@ -30,6 +30,7 @@ from events.catalogue import (
     SessionCreated,
     SessionDeleted,
     SessionExpired,
+    SessionRead,
     ToolCallsClosed,
 )
 from events.record import RecordedEvent
@@ -72,7 +73,9 @@ class Session(Struct, frozen=True):
     """One session after its events up to `version` (log position `position`).
 
     `no` is the position of session_created; `described_at` that of the newest event with metadata and title, 0 if they
-    are erased; `head` is the last message of the selected branch, which may be a queued reply.
+    are erased; `head` is the last message of the selected branch, which may be a queued reply. `changed_at` is the
+    position of the newest event that clients see in lists of sessions. `unread_at` is the version at which the newest
+    reply ended, if no client has marked it as read; 0: nothing is unread.
     """
 
     no: int
@@ -90,6 +93,9 @@ class Session(Struct, frozen=True):
     open_reply: OpenReply | None = None
     pending: tuple[PendingReply, ...] = ()
     erasure: Erasure | None = None
+    changed_at: int = 0
+    unread_at: int = 0
+    pinned: bool = False
 
     @property
     def is_deleted(self) -> bool:
@@ -124,6 +130,7 @@ def evolve(session: Session | None, recorded: RecordedEvent) -> Session:  # noqa
         position=recorded.position,
         # By type: an erased event has nothing else left, and must fold to the same result.
         accessed_at_us=recorded.recorded_at_us if recorded.type in ACCESS_TYPES else session.accessed_at_us,
+        changed_at=session.changed_at if recorded.type == "reply_progressed" else recorded.position,
     )
     event = recorded.event
     match event:
@@ -141,8 +148,12 @@ def evolve(session: Session | None, recorded: RecordedEvent) -> Session:  # noqa
                 names_model=event.parameters.model is None or event.counted_as is not None,
             )
             return replace(session, open_reply=opened, pending=_without(session.pending, event.reply_id))
-        case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
+        case ReplyCompleted() | ReplyFailed() | ReplyInterrupted():
+            return _ended(replace(session, unread_at=recorded.version), event.reply_id)
+        case ReplyCancelled():  # by somebody who has seen it
             return _ended(session, event.reply_id)
+        case SessionRead():
+            return replace(session, unread_at=0) if event.version >= session.unread_at else session
         case BranchSelected():
             return replace(session, head=event.message_id)
         case HistoryAdopted():
@@ -152,7 +163,7 @@ def evolve(session: Session | None, recorded: RecordedEvent) -> Session:  # noqa
         case ContentErased():
             return _without_content(replace(session, owner=event.owner, timeout_s=event.timeout_s))
         case MetadataChanged():
-            return replace(session, described_at=recorded.position)
+            return replace(session, described_at=recorded.position, pinned=event.pinned)
         case SessionExpired():
             erasure = session.erasure
             if event.erase_reason is not None:
@@ -186,18 +197,20 @@ def _created(recorded: RecordedEvent) -> Session:
         version=recorded.version,
         position=recorded.position,
         described_at=recorded.position if created else 0,
+        changed_at=recorded.position,
     )
 
 
 def _posted(session: Session, recorded: RecordedEvent, event: MessagePosted) -> Session:
     if event.reply_id is None:
-        return replace(session, head=event.message_id, message_count=session.message_count + 1)
+        return replace(session, head=event.message_id, message_count=session.message_count + 1, unread_at=0)
     waiting = PendingReply(event.message_id, event.reply_id, recorded.version, node=node_of(recorded))
     return replace(
         session,
         head=event.reply_id,
         message_count=session.message_count + 2,
         pending=(*session.pending, waiting),
+        unread_at=0,  # a client that posts has shown what was there
     )
 
 
@@ -218,7 +231,17 @@ def _ended(session: Session, reply_id: str) -> Session:
 
 
 def _without_content(session: Session) -> Session:
-    return replace(session, head=None, message_count=0, open_reply=None, pending=(), described_at=0, erasure=None)
+    return replace(
+        session,
+        head=None,
+        message_count=0,
+        open_reply=None,
+        pending=(),
+        described_at=0,
+        erasure=None,
+        unread_at=0,
+        pinned=False,
+    )
 
 
 def _without(pending: tuple[PendingReply, ...], reply_id: str) -> tuple[PendingReply, ...]:

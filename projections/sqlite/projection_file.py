@@ -98,12 +98,13 @@ class ProjectionFile:
     def _apply_to(self, writer: ProjectionWriter) -> Apply:
         return lambda batch, checkpoint: self._in_thread(writer.apply, batch, checkpoint)
 
-    async def apply(self, batch: Sequence[RecordedEvent], checkpoint: Checkpoint) -> None:
+    async def apply(self, batch: Sequence[RecordedEvent], checkpoint: Checkpoint) -> frozenset[str]:
         if self._writer is None:
             raise InvalidProjection("it could not be replaced")
         with _store_errors():
-            await self._in_thread(self._writer.apply, batch, checkpoint)
+            owners = await self._in_thread(self._writer.apply, batch, checkpoint)
         self._note_writer(self._writer)
+        return owners
 
     async def purge_erased_hashes(self) -> bool:
         if self._writer is None:

@@ -16,7 +16,7 @@ from events.errors import LogUnusable
 from events.record import RecordedEvent
 from events.storage.sqlite.wal import FileLossDetector
 from projections.errors import InvalidProjection
-from projections.folds.batch import Changes, SessionChanges, fold
+from projections.folds.batch import Changes, SessionChanges, changed_owners, fold
 from projections.folds.session import Session
 from projections.port import Checkpoint
 from projections.sqlite import statements as sql
@@ -85,9 +85,10 @@ class ProjectionWriter:
         """Whether the open files are still those at the path, and not deleted or replaced."""
         return self._files.find_loss() is None
 
-    def apply(self, batch: Sequence[RecordedEvent], checkpoint: Checkpoint) -> None:
+    def apply(self, batch: Sequence[RecordedEvent], checkpoint: Checkpoint) -> frozenset[str]:
         """Fold `batch`, which begins after the present checkpoint, and move to `checkpoint`: all or nothing.
 
+        Returns the owners whose lists of sessions have changed, '' for none.
         Raises InvalidProjection if the file is damaged, sqlite3.Error if a retry may succeed, LogUnusable if the batch
         does not follow the checkpoint.
         """
@@ -108,6 +109,7 @@ class ProjectionWriter:
         erases = any(one.erased and one.before is not None for one in changes.sessions)
         self.has_erased_hashes = self.has_erased_hashes or erases
         self._cache_states(changes)
+        return changed_owners(changes)
 
     def _load_states(self, batch: Sequence[RecordedEvent]) -> dict[str, Session]:
         """The states of the sessions in `batch` that are older than it."""
@@ -134,6 +136,19 @@ class ProjectionWriter:
         for session_id in list(self._states)[: max(0, len(self._states) - _STATES_MAX)]:
             del self._states[session_id]
 
+    def _write_sessions(self, sessions: Sequence[SessionChanges]) -> None:
+        states, moved, whole = list[sql.Row](), list[sql.Row](), list[sql.Row]()
+        for one in sessions:
+            if one.is_unlisted:
+                states.append(sql.state_row(one.session))
+            elif _keeps_list_columns(one):
+                moved.append(sql.moved_row(one.session))
+            else:
+                whole.append(sql.session_row(one.session))
+        self._connection.executemany(sql.UPDATE_STATE, states)
+        self._connection.executemany(sql.UPDATE_SESSION, moved)
+        self._connection.executemany(sql.UPSERT_SESSION, whole)
+
     def _write(self, changes: Changes) -> None:
         many, sessions = self._connection.executemany, changes.sessions
         gone = [{"no": s.before.no, "owner": s.before.owner or ""} for s in sessions if s.erased and s.before]
@@ -141,8 +156,7 @@ class ProjectionWriter:
             many(statement, gone)
         if gone:
             self._connection.execute(sql.MARK_STALE)
-        many(sql.UPDATE_SESSION, [sql.moved_row(s.session) for s in sessions if _keeps_list_columns(s)])
-        many(sql.UPSERT_SESSION, [sql.session_row(s.session) for s in sessions if not _keeps_list_columns(s)])
+        self._write_sessions(sessions)
         many(sql.ADD_COUNT, list(changes.counts.items()))
         self._connection.execute(sql.DROP_EMPTY_COUNTS)
         labelled = [s for s in sessions if s.labels is not None]
@@ -166,9 +180,11 @@ class ProjectionWriter:
 
 
 def _keeps_list_columns(changes: SessionChanges) -> bool:
-    """Whether owner and status stay, so that UPDATE_SESSION is enough."""
+    """Whether owner, status and pin stay, so that UPDATE_SESSION is enough."""
     before, session = changes.before, changes.session
-    return before is not None and (before.owner, before.status) == (session.owner, session.status)
+    if before is None:
+        return False
+    return (before.owner, before.status, before.pinned) == (session.owner, session.status, session.pinned)
 
 
 def _state(text: str) -> Session:

@@ -1,6 +1,7 @@
 """The queries of projections.db: SQL and the rows' decoding. Each takes one hop to the read connection's thread."""
 
 import sqlite3
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -10,8 +11,11 @@ from projections.folds.blind_index import compute_key_label, compute_label
 from projections.folds.message import MessageRow
 from projections.folds.session import NEVER_US, Session
 from projections.port import (
+    ChangedSessions,
+    ChangesQuery,
     EraseCandidatesQuery,
     ForkReference,
+    NewestMessage,
     ReferencedTexts,
     ReferencingFork,
     SessionListQuery,
@@ -24,6 +28,12 @@ from projections.sqlite.erase_candidates import ERASING, LONG_EXPIRED, OLDEST_EX
 from projections.sqlite.fork_references import FORKS_READING, TEXTS_READ_BY, TEXTS_READ_BY_FORKS
 from projections.sqlite.read_connection import ReadConnection
 from projections.sqlite.schema import QueryParameters
+from projections.sqlite.session_changes import (
+    NEWEST_MESSAGES,
+    branch_ends,
+    changed_sessions_sql,
+    count_changed_sql,
+)
 from projections.sqlite.session_list import (
     LabelCount,
     has_rare_label,
@@ -149,11 +159,25 @@ class SqliteQueries:
         return found[0] if found else None
 
     async def list_sessions(self, listing: SessionListQuery) -> SessionPage:
-        states, last = await self._reader.ask(lambda connection: _read_session_list(connection, listing), is_long=True)
+        states, last, position = await self._reader.ask(
+            lambda connection: _read_session_list(connection, listing), is_long=True
+        )
         sessions = [self._decoded(_sessions, state) for state in states]
         if len(sessions) == listing.limit:
-            return SessionPage(sessions, (sessions[-1].accessed_at_us, sessions[-1].no))
-        return SessionPage(sessions, last)
+            return SessionPage(sessions, (sessions[-1].accessed_at_us, sessions[-1].no), position)
+        return SessionPage(sessions, last, position)
+
+    async def changed_sessions(self, changes: ChangesQuery) -> ChangedSessions:
+        states, position = await self._reader.ask(lambda connection: _read_changed_sessions(connection, changes))
+        return ChangedSessions([self._decoded(_sessions, state) for state in states], position)
+
+    async def count_changed(self, changes: ChangesQuery) -> int:
+        ((count,),) = await self._reader.rows(*count_changed_sql(changes))
+        return int(count)
+
+    async def newest_messages(self, sessions: Sequence[Session]) -> list[NewestMessage]:
+        rows = await self._reader.rows(NEWEST_MESSAGES, branch_ends(sessions), is_long=True)
+        return [NewestMessage(*row[:4]) for row in rows]
 
     async def path(self, session_no: int, leaf: str, *, limit: int, before: str | None = None) -> list[MessageRow]:
         values: QueryParameters = {"no": session_no, "leaf": leaf, "before": before, "limit": limit}
@@ -253,10 +277,26 @@ class SqliteQueries:
             raise self._reader.damaged(error) from error
 
 
+def _read_changed_sessions(connection: sqlite3.Connection, changes: ChangesQuery) -> tuple[list[str], int]:
+    """The states of the changed sessions, and the position that both are as of."""
+    connection.execute("BEGIN")
+    try:
+        states = [state for (state,) in connection.execute(*changed_sessions_sql(changes))]
+        return states, _position(connection)
+    finally:
+        connection.execute("COMMIT")
+
+
+def _position(connection: sqlite3.Connection) -> int:
+    ((position,),) = connection.execute("SELECT position FROM meta")
+    return int(position)
+
+
 def _read_session_list(
     connection: sqlite3.Connection, listing: SessionListQuery
-) -> tuple[list[str], tuple[int, int] | None]:
-    """The states of a page's sessions, and the cursor at which the scan stopped, if that was before the list's end.
+) -> tuple[list[str], tuple[int, int] | None, int]:
+    """The states of a page's sessions, the cursor at which the scan stopped, if that was before the list's end, and the
+    position that all is as of.
 
     All in one transaction: a session that is used between two queries would move in the list.
     """
@@ -271,7 +311,8 @@ def _read_session_list(
         last: tuple[int, int] | None = None
         if wanted and not has_rare_label(wanted):
             last = connection.execute(*scan_end_sql(listing)).fetchone()
-        return [state for (state,) in connection.execute(*session_list_sql(listing, wanted, last))], last
+        states = [state for (state,) in connection.execute(*session_list_sql(listing, wanted, last))]
+        return states, last, _position(connection)
     finally:
         connection.execute("COMMIT")
 

@@ -9,7 +9,7 @@ Every change of a table increments SCHEMA_VERSION; older files are then rebuilt 
 
 QueryParameters = tuple[int | str | None, ...] | dict[str, int | str | None]
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 APPLICATION_ID = 0x43485052  # "CHPR": tells projections from any other SQLite file
 
 # Hashes by which sessions and requests are found. Rewritten after an erasure: see ProjectionWriter.purge_erased_hashes.
@@ -50,12 +50,16 @@ CREATE TABLE sessions (
     accessed_at_us INTEGER NOT NULL,
     expires_at_us INTEGER NOT NULL,
     is_open INTEGER NOT NULL,     -- 1: a reply runs or waits
+    changed_at INTEGER NOT NULL,  -- position of the newest event that lists of sessions show
+    pinned INTEGER NOT NULL,
     state TEXT NOT NULL           -- session.Session as JSON: what the actor starts from
 ) STRICT;
 CREATE INDEX sessions_of_owner ON sessions (owner, status, accessed_at_us DESC, no DESC);
 CREATE INDEX sessions_by_access ON sessions (status, accessed_at_us DESC, no DESC);
 CREATE INDEX sessions_of_owner_by_creation ON sessions (owner, status, no DESC);
 CREATE INDEX sessions_by_creation ON sessions (status, no DESC);
+CREATE INDEX sessions_by_change ON sessions (owner, changed_at);
+CREATE INDEX sessions_pinned ON sessions (owner, status, accessed_at_us DESC, no DESC) WHERE pinned = 1;
 CREATE INDEX sessions_by_expiry ON sessions (expires_at_us) WHERE status = 'active' AND is_open = 0;
 CREATE INDEX sessions_expired ON sessions (expires_at_us) WHERE status = 'expired';
 CREATE INDEX sessions_erasing ON sessions (no)

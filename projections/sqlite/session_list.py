@@ -84,6 +84,8 @@ def _list_conditions(listing: SessionListQuery) -> list[str]:
     terms: list[str] = []
     if not listing.any_owner:
         terms.append("s.owner = :owner")
+    if listing.pinned is not None:
+        terms.append(f"s.pinned = {int(listing.pinned)}")
     if listing.after is not None:
         is_by_access = listing.order == "accessed"
         terms.append("(s.accessed_at_us, s.no) < (:accessed_at_us, :no)" if is_by_access else "s.no < :no")

@@ -11,17 +11,21 @@ from projections.sqlite.schema import HASHES
 Row = tuple[int | str | bytes | None, ...]
 
 UPSERT_SESSION = """
-INSERT INTO sessions (no, session_id, owner, status, accessed_at_us, expires_at_us, is_open, state)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (no) DO UPDATE SET owner = excluded.owner, status = excluded.status,
+INSERT INTO sessions
+    (no, session_id, owner, status, pinned, accessed_at_us, expires_at_us, is_open, changed_at, state)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (no) DO UPDATE SET owner = excluded.owner, status = excluded.status, pinned = excluded.pinned,
     accessed_at_us = excluded.accessed_at_us, expires_at_us = excluded.expires_at_us,
-    is_open = excluded.is_open, state = excluded.state
+    is_open = excluded.is_open, changed_at = excluded.changed_at, state = excluded.state
 """
 
-# For most changes: owner and status stay, so the indexes by owner, status and creation are not touched.
+# For most changes: owner, status and pin stay, so the indexes that begin with them are not touched.
 UPDATE_SESSION = """
-UPDATE sessions SET accessed_at_us = ?, expires_at_us = ?, is_open = ?, state = ? WHERE no = ?
+UPDATE sessions SET accessed_at_us = ?, expires_at_us = ?, is_open = ?, changed_at = ?, state = ? WHERE no = ?
 """
+
+# For checkpoints of running replies, which touch no index.
+UPDATE_STATE = "UPDATE sessions SET state = ? WHERE no = ?"
 
 ADD_COUNT = "INSERT INTO counts (status, n) VALUES (?, ?) ON CONFLICT (status) DO UPDATE SET n = n + excluded.n"
 _NUMBERS = ("replies", "prompt_tokens", "completion_tokens", "reasoning_tokens", "cached_tokens")
@@ -128,17 +132,24 @@ def session_row(session: Session) -> Row:
         session.session_id,
         session.owner or "",
         session.status,
+        int(session.pinned),
         session.accessed_at_us,
         session.expires_at_us,
         int(session.open_reply is not None or bool(session.pending)),
+        session.changed_at,
         _encoder.encode(session).decode(),
     )
 
 
 def moved_row(session: Session) -> Row:
     """For UPDATE_SESSION."""
-    no, _, _, _, *moved = session_row(session)
+    no, _, _, _, _, *moved = session_row(session)
     return (*moved, no)
+
+
+def state_row(session: Session) -> Row:
+    """For UPDATE_STATE."""
+    return _encoder.encode(session).decode(), session.no
 
 
 def insert_rows(changes: SessionChanges) -> list[Row]:

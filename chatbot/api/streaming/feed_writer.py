@@ -44,6 +44,7 @@ from events.catalogue import (
     SessionCreated,
     SessionDeleted,
     SessionExpired,
+    SessionRead,
     ToolCallsClosed,
 )
 from events.errors import LogError, LogUnavailable
@@ -326,7 +327,7 @@ def event_frame(recorded: RecordedEvent) -> frames.FeedFrame | None:  # noqa: PL
             return frames.Resync(version)
         case ReplyProgressed() | ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
             return None  # the writer sends what the reader does not have of the text
-        case SessionAccessed() | HistoryAdopted() | MessageCopied():
+        case SessionAccessed() | SessionRead() | HistoryAdopted() | MessageCopied():
             return None
         case None:  # erased
             return None

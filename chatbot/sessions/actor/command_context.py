@@ -45,6 +45,7 @@ from events.catalogue import (
     SessionCreated,
     SessionDeleted,
     SessionExpired,
+    SessionRead,
     ToolCallsClosed,
 )
 from events.codec import VERSIONS_WITH_PARTS
@@ -318,6 +319,7 @@ def _message_of(row: MessageRow, recorded: RecordedEvent | None) -> ContextMessa
             SessionCreated()
             | MetadataChanged()
             | SessionAccessed()
+            | SessionRead()
             | SessionExpired()
             | SessionDeleted()
             | ReplyRequested()

@@ -39,6 +39,7 @@ from events.catalogue import (
     SessionCreated,
     SessionDeleted,
     SessionExpired,
+    SessionRead,
     ToolCallsClosed,
 )
 from events.errors import VersionConflict
@@ -214,6 +215,7 @@ def _copy(reference: ForkReference, event: LoggedEvent | None) -> MessageCopied:
             SessionCreated()
             | MetadataChanged()
             | SessionAccessed()
+            | SessionRead()
             | SessionExpired()
             | SessionDeleted()
             | ReplyRequested()

@@ -31,6 +31,7 @@ from events.catalogue import (
     SessionCreated,
     SessionDeleted,
     SessionExpired,
+    SessionRead,
     ToolCallsClosed,
 )
 from events.errors import LogUnavailable
@@ -78,6 +79,7 @@ class ReplyQueue:
                 SessionCreated()
                 | MetadataChanged()
                 | SessionAccessed()
+                | SessionRead()
                 | SessionExpired()
                 | SessionDeleted()
                 | BranchSelected()

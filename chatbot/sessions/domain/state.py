@@ -34,6 +34,7 @@ from events.catalogue import (
     SessionCreated,
     SessionDeleted,
     SessionExpired,
+    SessionRead,
     ToolCallsClosed,
 )
 from events.parameters import UNNAMED
@@ -155,6 +156,7 @@ def evolve(state: State | None, recorded: RecordedEvent, recent_max: int, tools_
             return replace(_with_calls(state, event.reply_id, CLOSED), session=session)
         case (
             SessionAccessed()
+            | SessionRead()
             | SessionExpired()
             | ReplyRequested()
             | ReplyStarted()

@@ -39,6 +39,7 @@ from events.catalogue import (
     SessionCreated,
     SessionDeleted,
     SessionExpired,
+    SessionRead,
     ToolCallsClosed,
 )
 from events.record import RecordedEvent
@@ -77,6 +78,7 @@ def advance(cursor: ReaderCursor, recorded: RecordedEvent) -> tuple[ReaderCursor
             SessionCreated()
             | MetadataChanged()
             | SessionAccessed()
+            | SessionRead()
             | SessionExpired()
             | SessionDeleted()
             | MessagePosted()

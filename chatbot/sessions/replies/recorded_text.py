@@ -22,6 +22,7 @@ from events.catalogue import (
     SessionCreated,
     SessionDeleted,
     SessionExpired,
+    SessionRead,
     ToolCallsClosed,
 )
 from events.log import EventLog
@@ -106,6 +107,7 @@ async def recorded_offset(log: EventLog, session_id: str, version: int) -> int:
                     SessionCreated()
                     | MetadataChanged()
                     | SessionAccessed()
+                    | SessionRead()
                     | SessionExpired()
                     | SessionDeleted()
                     | MessagePosted()

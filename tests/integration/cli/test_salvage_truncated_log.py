@@ -15,7 +15,7 @@ from chatbot.config.settings import Settings
 from events.storage.sqlite.sqlite_log import SqliteLog
 from events.transfer.sqlite_page_reader import SqlitePageReader
 from projections.factory import create_runner
-from projections.port import NoObserver
+from projections.observer import NoObserver
 from tests.support.fake_console import FakeConsole
 from tests.support.log.corruption import PAGE_BYTES, overwrite_page, page_of
 from tests.support.log.log_files import log_with

@@ -19,7 +19,7 @@ from events.options import LogOptions
 from events.storage.sqlite import sqlite_batch_store
 from events.storage.sqlite.sqlite_log import SqliteLog
 from projections.factory import create_runner
-from projections.port import NoObserver as NoProjectionObserver
+from projections.observer import NoObserver as NoProjectionObserver
 from tests.support.fake_console import FakeConsole
 from tests.support.log.log_files import FilesLostObserver, foreign, log_with
 from tests.support.log.sample_events import ASKED, deleted, posted

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from projections.errors import ProjectionLag, ProjectionsStopped
-from projections.runner import Progress
+from projections.progress import Progress
 
 
 async def test_a_position_that_was_reached_is_not_waited_for() -> None:

@@ -13,6 +13,7 @@ from events.catalogue import (
     SessionAccessed,
     SessionDeleted,
     SessionExpired,
+    SessionRead,
 )
 from projections.folds.session import Erasure, OpenReply, PendingReply, Session, evolve
 from tests.support.log.event_builders import TIMEOUT_S, completed, created, emptied, posted, started, turn
@@ -47,6 +48,7 @@ def test_a_new_session_is_numbered_by_the_position_of_its_first_event() -> None:
         version=1,
         position=2,
         described_at=2,
+        changed_at=2,
     )
 
 
@@ -129,6 +131,45 @@ def test_the_selected_branch_ends_in_the_selected_message() -> None:
 
 def test_the_newest_description_is_where_metadata_and_title_are_read() -> None:
     assert folded(created(), SessionAccessed(), MetadataChanged({"a": 1})).described_at == 4
+
+
+@pytest.mark.parametrize(
+    ("ended", "is_unread"),
+    [
+        (completed("r1"), True),
+        (ReplyFailed("r1", "", "llm_failed"), True),
+        (ReplyInterrupted("r1", "", "crash"), True),
+        (ReplyCancelled("r1", "", "client"), False),
+    ],
+)
+def test_a_reply_that_nobody_stopped_is_unread(ended: Event, is_unread: bool) -> None:
+    session = folded(created(), posted("m1", None, "r1"), started("r1", "m1"), ended)
+    assert session.unread_at == (4 if is_unread else 0)
+
+
+def test_a_session_is_unread_until_a_client_has_shown_its_newest_reply() -> None:
+    session = folded(created(), *turn(1), *turn(2, "r1"), SessionRead(4))
+    assert session.unread_at == 7
+    assert folded(created(), *turn(1), *turn(2, "r1"), SessionRead(7)).unread_at == 0
+    assert folded(created(), *turn(1), posted("m2", "r1", "r2")).unread_at == 0
+
+
+def test_a_read_mark_postpones_no_expiry() -> None:
+    events = (created(), *turn(1))
+    assert folded(*events, SessionRead(4)).accessed_at_us == folded(*events).accessed_at_us
+
+
+def test_a_pin_lasts_until_a_change_takes_it_back() -> None:
+    pinned = MetadataChanged({}, "a title", pinned=True)
+    assert folded(created(), pinned, *turn(1)).pinned
+    assert not folded(created(), pinned, MetadataChanged({}, "a title")).pinned
+
+
+def test_checkpoints_of_a_reply_change_nothing_that_lists_show() -> None:
+    began = (created(), posted("m1", None, "r1"), started("r1", "m1"))
+    checkpoint = ReplyProgressed("r1", 0, "wor")
+    assert folded(*began, checkpoint).changed_at == folded(*began).changed_at == 4
+    assert folded(*began, checkpoint, completed("r1")).changed_at == 6
 
 
 def test_an_expired_session_keeps_its_messages() -> None:

@@ -17,7 +17,7 @@ from chatbot.workers.worker import Worker
 from events.storage.database_lock import DatabaseLock
 from events.storage.sqlite.sqlite_log import SqliteLog
 from projections.factory import create_runner
-from projections.port import NoObserver
+from projections.observer import NoObserver
 from projections.sqlite.clone import clone_sibling, slot_path
 from projections.sqlite.sqlite_file import checkpoint_of
 from tests.support.log.sample_events import ASKED, EVERY_EVENT

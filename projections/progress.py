@@ -1,0 +1,55 @@
+"""The position that the projections have reached, with its waiters."""
+
+import asyncio
+
+from projections.errors import ProjectionLag, ProjectionsStopped
+
+
+class Progress:
+    """The position reached. A waiter wakes when its own position is reached, and only then."""
+
+    def __init__(self) -> None:
+        self.position = 0
+        self._waiters: dict[asyncio.Future[None], int] = {}
+        self._stopped: BaseException | None = None
+
+    @property
+    def waiting(self) -> int:
+        """The number of waiters."""
+        return len(self._waiters)
+
+    def reach(self, position: int) -> None:
+        """Everything up to `position` is folded. In a rebuild that is less than before."""
+        self.position = position
+        for waiter, wanted in self._waiters.items():
+            if wanted <= position and not waiter.done():
+                waiter.set_result(None)
+
+    def stop(self, reason: BaseException) -> None:
+        """No further position will be reached: wake present and refuse later waiters."""
+        self._stopped = reason
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def wait_for(self, position: int, timeout_s: float) -> None:
+        """Return once `position` is reached. Raises ProjectionLag after `timeout_s`, ProjectionsStopped if it never
+        will be.
+        """
+        if self.position >= position:
+            return
+        if self._stopped is None:
+            await self._wait(position, timeout_s)
+        if self._stopped is not None and self.position < position:
+            raise ProjectionsStopped(f"the projections stopped at position {self.position}") from self._stopped
+
+    async def _wait(self, position: int, timeout_s: float) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters[waiter] = position
+        try:
+            async with asyncio.timeout(timeout_s):
+                await waiter
+        except TimeoutError:
+            raise ProjectionLag(position, self.position) from None
+        finally:
+            del self._waiters[waiter]
