@@ -68,6 +68,19 @@ def event(document: Any) -> str:
     return f"data: {json.dumps(document, ensure_ascii=False)}\n\n"
 
 
+def joined(deltas: tuple[dict[str, Any], ...]) -> dict[str, Any]:
+    """The members besides `content` of the message that `deltas` make together."""
+    texts: dict[str, str] = {}
+    calls: dict[int, dict[str, Any]] = {}
+    for delta in deltas:
+        for name in {"reasoning_content", "reasoning", "refusal"} & set(delta):
+            texts[name] = texts.get(name, "") + delta[name]
+        for piece in delta.get("tool_calls", ()):
+            call = calls.setdefault(piece["index"], {**piece, "function": {**piece["function"], "arguments": ""}})
+            call["function"]["arguments"] += piece["function"].get("arguments", "")
+    return texts | ({"tool_calls": [calls[index] for index in sorted(calls)]} if calls else {})
+
+
 class Midm:
     """The frames of POST /chat and /chat/stream."""
 
@@ -116,7 +129,7 @@ class OpenAi:
         return event({"object": "chat.completion.chunk", "model": self._model, "choices": [choice]})
 
     def whole(self) -> Any:
-        message = {"role": "assistant", "content": "".join(self.pieces)}
+        message = {"role": "assistant", "content": "".join(self.pieces), **joined(self.script.deltas)}
         return {
             "object": "chat.completion",
             "model": self._model,

@@ -56,6 +56,7 @@ class ModelServer:
         self.probes: Counter[str] = Counter()  # how often /health and /v1/models were asked
         self.connections: set[_Connection] = set()
         self.released = asyncio.Event()
+        self.choose: Callable[[Request], Script | None] = lambda request: None  # a script by what is asked
         self._steps = asyncio.Semaphore(0)
         self._always = Script()
         self._next: list[Script] = []
@@ -223,7 +224,7 @@ class _Connection(asyncio.Protocol):
         if "stream_options" in request.body and not self._server.accepts_stream_options:
             self._send_json(400, {"error": {"message": "Unrecognized request argument: stream_options"}})
             return
-        script = self._server.take_script()
+        script = self._server.choose(request) or self._server.take_script()
         frames = dialect(script, request, self._server.model)
         if script.status == 0:
             self._transport.close()

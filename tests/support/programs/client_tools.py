@@ -1,6 +1,5 @@
-"""Generators of clients and a tester of API descriptions: `.ci/client-tools FOLDER` installs them, and CLIENT_TOOLS
-names the folder.
-
+"""Generators of clients, a tester of API descriptions, and clients of OpenAI's API: `.ci/client-tools FOLDER` installs
+them, and CLIENT_TOOLS names the folder.
 """
 
 import asyncio
@@ -18,13 +17,13 @@ needs_client_tools = pytest.mark.skipif(
 )
 
 
-async def run_tool(folder: Path, *command: object) -> str:
+async def run_tool(folder: Path, *command: object, **environment: str) -> str:
     """Run a program in `folder`; returns what it wrote. Raises AssertionError with that where it fails."""
     path = os.pathsep.join([str(PYTHON), str(NODE_PACKAGES / ".bin"), os.environ.get("PATH", "")])
     process = await asyncio.create_subprocess_exec(
         *map(str, command),
         cwd=folder,
-        env={"PATH": path, "HOME": str(folder), "NO_COLOR": "1", "LANG": "C.UTF-8"},
+        env={"PATH": path, "HOME": str(folder), "NO_COLOR": "1", "LANG": "C.UTF-8", **environment},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
