@@ -1,0 +1,74 @@
+"""The chat page in a real Chromium, driven by Playwright with Debian's browser: nothing is downloaded."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Error, Page, async_playwright
+
+from tests.support.programs.chromium import chromium
+from tests.support.programs.client_tools import NODE_PACKAGES
+
+WAIT_MS = 15_000.0
+OPTIONS = ("--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update")
+HERE_ONLY = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"
+AXE = NODE_PACKAGES / "axe-core" / "axe.min.js"
+WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22a", "wcag22aa", "best-practice"]
+# What the browser says of requests that tests make fail on purpose; the page itself writes nothing like it
+NETWORK_MESSAGES = ("Failed to load resource", "net::ERR_")
+
+
+@asynccontextmanager
+async def launched() -> AsyncIterator[Browser]:
+    """A browser that finds no other host than this one."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=chromium(), args=[*OPTIONS, HERE_ONLY])
+        try:
+            yield browser
+        finally:
+            await browser.close()
+
+
+@asynccontextmanager
+async def profile(browser: Browser, **options: Any) -> AsyncIterator[BrowserContext]:
+    """A user's browser: storage and pages of its own. Fails the test if a page threw an error, or broke its policy."""
+    faults: list[str] = []
+    options = {"locale": "en-US", "viewport": {"width": 1280, "height": 800}, **options}
+    context = await browser.new_context(**options)
+    context.set_default_timeout(WAIT_MS)
+
+    def watch(page: Page) -> None:
+        page.on("pageerror", broke)
+        page.on("console", said)
+
+    def broke(error: Error) -> None:
+        faults.append(f"{error.name}: {error.message}\n{error.stack}")
+
+    def said(message: ConsoleMessage) -> None:
+        if message.type == "error" and not any(known in message.text for known in NETWORK_MESSAGES):
+            faults.append(message.text)
+
+    context.on("page", watch)
+    try:
+        yield context
+    finally:
+        await context.close()
+    assert not faults, "\n".join(faults)
+
+
+async def violations(page: Page) -> list[str]:
+    """What axe finds wrong with the page as it is shown."""
+    if not AXE.exists():
+        pytest.skip("CLIENT_TOOLS names no folder with axe-core: .ci/client-tools installs it")
+    if not await page.evaluate("typeof axe === 'object'"):
+        await page.evaluate(AXE.read_text())  # over the protocol: the page's policy admits no such script
+    found = await page.evaluate("tags => axe.run(document, {runOnly: tags, resultTypes: ['violations']})", WCAG)
+    return [
+        f"{one['id']}: {one['help']}: {json.dumps([(node['target'], node['failureSummary']) for node in one['nodes']])}"
+        for one in found["violations"]
+    ]
+
+
+__all__ = ["Browser", "BrowserContext", "Error", "Page", "launched", "profile", "violations"]
