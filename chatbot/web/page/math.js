@@ -1,0 +1,63 @@
+// Formulas: TeX becomes MathML, which the browser draws. Temml is loaded with the first formula.
+
+import { h } from "./dom.js";
+
+const MAX_LENGTH = 10_000;
+const SIZE_MAX_EM = 40; // of \rule and the like
+const EXPANSIONS_MAX = 500; // of macros
+let loading = null;
+
+function load() {
+  loading ??= import("../vendor/temml/temml.min.js").then(
+    ({ default: temml }) => {
+      const address = new URL("../vendor/temml/Temml-Local.css", import.meta.url).href;
+      document.head.append(h("link", { rel: "stylesheet", href: address }));
+      return temml;
+    },
+    () => {
+      loading = null; // the network failed: the next formula tries again
+      return null;
+    },
+  );
+  return loading;
+}
+
+/** An element that shows `tex` as it was written, then as a formula. `open`: its end is not there yet. */
+export function formulaElement(tex, display, open) {
+  const source = h("code", { class: "formula-source", dir: "ltr" }, tex);
+  const tag = display ? "div" : "span", kind = display ? "formula formula-display" : "formula";
+  const element = h(tag, { class: kind, tabindex: display ? "0" : null, title: tex.slice(0, 500) }, source);
+  if (!open && tex.length <= MAX_LENGTH) void draw(element, tex, display);
+  return element;
+}
+
+async function draw(element, tex, display) {
+  const temml = await load();
+  if (!temml) return;
+  try {
+    element.replaceChildren(toMathML(temml, tex, display));
+  } catch (fault) {
+    if (!(fault instanceof temml.ParseError)) throw fault;
+    element.title = fault.message; // the source stays
+  }
+}
+
+function toMathML(temml, tex, display) {
+  const options = { displayMode: display, throwOnError: true, trust: false, maxSize: [SIZE_MAX_EM, SIZE_MAX_EM], maxExpand: EXPANSIONS_MAX };
+  const tree = temml.__renderToMathMLTree(tex, options);
+  moveStyles(tree);
+  return tree.toNode();
+}
+
+/** Styles as properties: the page's policy refuses them as attributes. */
+function moveStyles(node) {
+  const style = node.attributes?.style;
+  if (style) {
+    delete node.attributes.style;
+    for (const one of style.split(";")) {
+      const [name, value] = one.split(":").map((piece) => piece.trim());
+      if (value) node.style[name.replace(/-./g, (found) => found[1].toUpperCase())] = value;
+    }
+  }
+  node.children?.forEach(moveStyles);
+}
