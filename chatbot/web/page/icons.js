@@ -10,7 +10,7 @@ const ICONS = {
   search: "M11 4a7 7 0 1 0 0 14a7 7 0 0 0 0-14M20 20l-4-4",
   send: "M12 19V5M6 11l6-6l6 6",
   stop: "M7 7h10v10H7z",
-  more: "M5 12h.01M12 12h.01M19 12h.01",
+  more: "M4.8 12a.7.7 0 1 0 1.4 0a.7.7 0 1 0-1.4 0M11.3 12a.7.7 0 1 0 1.4 0a.7.7 0 1 0-1.4 0M17.8 12a.7.7 0 1 0 1.4 0a.7.7 0 1 0-1.4 0",
   pin: "M9 4h6l-1 6l3 3v2H7v-2l3-3zM12 15v5",
   trash: "M5 7h14M10 7V4h4v3M7 7l1 13h8l1-13",
   edit: "M4 20h4L19 9l-4-4L4 16zM13 7l4 4",
@@ -22,10 +22,10 @@ const ICONS = {
   left: "M15 6l-6 6l6 6",
   right: "M9 6l6 6l-6 6",
   retry: "M19 12a7 7 0 1 1-2-5M19 4v4h-4",
-  fork: "M7 4v8a4 4 0 0 0 4 4h6M14 12l4 4l-4 4M7 12v8",
+  fork: "M6 4v16M6 14c0-5 3-5 6-5h6M15 6l3 3l-3 3",
   check: "M5 12l5 5L19 7",
   key: "M8 11a4 4 0 1 0 0 8a4 4 0 0 0 0-8M11 12l8-8M16 7l3 3",
-  help: "M9 9a3 3 0 1 1 4 3c-1 .5-1 1-1 2M12 18h.01",
+  help: "M12 3a9 9 0 1 0 0 18a9 9 0 0 0 0-18M9.7 9.500a2.4 2.4 0 1 1 3.3 2.300c-.7.3-1 .8-1 1.7M12 16.7v.01",
 };
 
 /** A drawing for the eye alone; the button around it has the words. */
