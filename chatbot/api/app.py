@@ -24,6 +24,7 @@ from chatbot.api.routes import (
     audit_routes,
     branch_routes,
     chat_routes,
+    completion_routes,
     documentation_routes,
     event_history_routes,
     export_routes,
@@ -57,6 +58,7 @@ def build_app(services: Services) -> web.Application:
     app[VERIFICATION_LIMIT] = StreamLimit(VERIFICATIONS_MAX, "the chain is being walked for others already")
     app[EXPORT_LIMIT] = StreamLimit(EXPORTS_MAX, "too many exports are being made already")
     app[THROTTLE] = DutyCycleThrottle()
+    app[completion_routes.CANCELLATIONS] = set()
     app[UPLOADS] = MediaUploads(services.settings.media)
     app[BODIES] = BodyBudget(services.settings.server.request_bodies_total_max_bytes)
     app[documentation_routes.DOCUMENT_BUILDER] = build_openapi_document
@@ -66,6 +68,7 @@ def build_app(services: Services) -> web.Application:
         session_routes,
         branch_routes,
         chat_routes,
+        completion_routes,
         feed_routes,
         media_routes,
         event_history_routes,

@@ -18,6 +18,7 @@ from aiohttp import web
 from chatbot.api.problems import Problem, internal_error, problem_of, render, retry_after_s
 from chatbot.api.server.path_prefix import prefix_of
 from chatbot.api.services import SERVICES, Services
+from chatbot.api.v1.error_form import is_v1, render_error
 from chatbot.config.host_addresses import is_loopback
 from chatbot.config.sections.server_settings import ServerSettings
 from chatbot.sessions.domain.commands import Caller
@@ -37,7 +38,9 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})  # they change nothing, and
 PROBES = frozenset({"/livez", "/readyz"})  # load balancers call them by any name; the answers tell only a state
 SHOWN_MAX_CHARS = 100  # of a header quoted in a refusal
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
-EXPOSED = "ETag, Location, Preference-Applied, Retry-After, X-Request-ID"
+EXPOSED = (
+    "Content-Location, ETag, Location, Preference-Applied, Retry-After, X-Request-ID, X-Session-Id, X-Should-Retry"
+)
 SERVER = "chatbot"  # without this header aiohttp sends its version and Python's
 PRIVATE = "private, no-cache"  # answers contain conversations: no shared cache may keep one
 
@@ -93,7 +96,10 @@ async def _handle(request: web.Request, handler: Handler, services: Services) ->
         elif isinstance(error, LogUnavailable | ProjectionError):
             services.logger.warning("request.unavailable", reason=str(error), route=_route_template(request))
         retry_s = retry_after_s(problem, services.health, services.limiter)
-        response = render(problem, request, prefix_of(request, services.settings.server), retry_s)
+        if is_v1(request.path):
+            response = render_error(problem, retry_s)
+        else:
+            response = render(problem, request, prefix_of(request, services.settings.server), retry_s)
         if problem.status == 405:
             response.headers["Allow"] = ", ".join(problem.extra.get("allow", ()))
         if problem.status == 416:

@@ -71,6 +71,14 @@ PROBLEM_TYPES: dict[str, ProblemType] = {
         409, "Session busy", "A reply is running, and `on_busy` is reject.",
         "Wait for the reply, cancel it, or send `on_busy` queue or interrupt.",
     ),
+    "reply-cancelled": ProblemType(
+        409, "Reply cancelled", "Under /v1: another client cancelled the reply. Its text so far is kept.",
+        "Send the request again for another reply.",
+    ),
+    "model-not-found": ProblemType(
+        404, "Model not found", "Under /v1: the model server offers no model of this name.",
+        "GET /v1/models lists the names.",
+    ),
     "calls-open": ProblemType(
         409, "Tool calls open", "The newest reply waits for the results of its tool calls, and `on_busy` is reject.",
         "Post the results of `call_ids` with the role tool, cancel the calls, or send `on_busy` queue.",

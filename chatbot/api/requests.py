@@ -19,14 +19,8 @@ from msgspec import Struct, UnsetType
 from chatbot.api.json_checks import check_extra_body, check_json, check_tools, nul_fault
 from chatbot.api.problems import DETAIL_MAX_CHARS, RequestFault, shorten_middle
 from chatbot.api.request_bodies import (
-    BranchBody,
-    CancelBody,
-    ChangeSessionBody,
     ChatBody,
-    CreateSessionBody,
-    ForkBody,
     ParametersBody,
-    RegenerateBody,
     ReplyBody,
 )
 from chatbot.api.request_limits import BODIES, IF_MATCH_TAGS_MAX
@@ -41,10 +35,7 @@ from events.record import VERSION_MAX
 
 Body = TypeVar("Body")
 
-_decoders: dict[type, msgspec.json.Decoder[Any]] = {
-    body: msgspec.json.Decoder(body)
-    for body in (CreateSessionBody, ChangeSessionBody, ChatBody, RegenerateBody, BranchBody, ForkBody, CancelBody)
-}
+_decoders: dict[type, msgspec.json.Decoder[Any]] = {}
 _WHERE = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
 _canonical_id = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _FIELD = re.compile(r"field `(?P<name>[^`]*)`")
@@ -60,19 +51,28 @@ _encode = msgspec.json.Encoder(order="deterministic").encode
 async def read_body(request: web.Request, kind: type[Body], timeout_s: float, *, optional: bool = False) -> Body:
     """The request's body as `kind`; if it is `optional`, an empty one counts as {}.
 
-    Raises RequestFault, HTTPRequestEntityTooLarge beyond the configured size, Overloaded if the bodies that are
-    arriving exceed their budget together.
+    Raises RequestFault, and what `read_raw` raises.
     """
-    if (request.content_length or 0) > request.client_max_size:  # known before a byte of it is read
-        raise web.HTTPRequestEntityTooLarge(request.client_max_size, request.content_length or 0)
+    raw = await read_raw(request, request.client_max_size, timeout_s, optional=optional)
+    return decode_body(raw, kind)
+
+
+async def read_raw(request: web.Request, bytes_max: int, timeout_s: float, *, optional: bool = False) -> bytes:
+    """The bytes of a JSON body; if it is `optional`, {} in place of an empty one.
+
+    Raises RequestFault, HTTPRequestEntityTooLarge beyond `bytes_max`, Overloaded if the bodies that are arriving exceed
+    their budget together.
+    """
+    if (request.content_length or 0) > bytes_max:  # known before a byte of it is read
+        raise web.HTTPRequestEntityTooLarge(bytes_max, request.content_length or 0)
     try:
         if request.content.is_eof():  # the usual case: nothing to wait for
-            raw = await request.read()
+            raw = await _read_bounded(request, bytes_max)
         else:
-            size = request.client_max_size if request.content_length is None else request.content_length
+            size = bytes_max if request.content_length is None else request.content_length
             with request.app[BODIES].reserve(size):
                 async with asyncio.timeout(timeout_s):
-                    raw = await request.read()
+                    raw = await _read_bounded(request, bytes_max)
     except TimeoutError:
         raise RequestFault("the body did not arrive in time", status=408, kind="timeout", title="Timeout") from None
     except web.RequestPayloadError as error:
@@ -80,18 +80,32 @@ async def read_body(request: web.Request, kind: type[Body], timeout_s: float, *,
         raise RequestFault(why, status=400, kind="cut-body", title="Cut body") from error
     raw = raw.removeprefix(codecs.BOM_UTF8)  # some editors and shells write one
     if not raw and optional:
-        raw = b"{}"
-    elif request.content_type != "application/json":
+        return b"{}"
+    if request.content_type != "application/json":
         raise RequestFault(
             "send Content-Type: application/json", status=415, kind="media-type", title="Unsupported media type"
         )
-    return decode_body(raw, kind)
+    return raw
+
+
+async def _read_bounded(request: web.Request, bytes_max: int) -> bytes:
+    """As aiohttp's `Request.read`, with a limit of the route."""
+    raw = await request.content.readany()
+    pieces: list[bytes] = []
+    size = len(raw)
+    while raw:
+        if size > bytes_max:
+            raise web.HTTPRequestEntityTooLarge(bytes_max, size)
+        pieces.append(raw)
+        raw = await request.content.readany()
+        size += len(raw)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def decode_body(raw: bytes, kind: type[Body]) -> Body:
     """Raises RequestFault: 400 for invalid JSON, 422 for JSON of another shape."""
     try:
-        body: Body = _decoders[kind].decode(raw)
+        body: Body = _decoder(kind).decode(raw)
     except msgspec.ValidationError as error:
         raise _invalid(str(error), kind) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -101,6 +115,13 @@ def decode_body(raw: bytes, kind: type[Body]) -> Body:
         raise RequestFault("nested too deeply", status=400, kind="malformed", title="Malformed JSON") from None
     else:
         return body
+
+
+def _decoder(kind: type[Body]) -> msgspec.json.Decoder[Body]:
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        decoder = _decoders[kind] = msgspec.json.Decoder(kind)
+    return decoder
 
 
 def _has_lone_surrogate(raw: bytes) -> bool:

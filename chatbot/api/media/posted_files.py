@@ -1,35 +1,16 @@
 """The files of a posted message: looked up if they are there already, kept if the request brings them."""
 
 import asyncio
-import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
-from msgspec import Struct
-
+from chatbot.api.media.decoded_files import DecodedFile, decode_files
 from chatbot.api.media.media_access import MediaAccess
-from chatbot.api.media.media_types import HEAD_BYTES, detect_media_type
-from chatbot.api.message_parts import UPLOAD_HINT, PostedFile, decode_data_url
-from chatbot.api.part_bodies import ImageUrlBody, MediaBody
+from chatbot.api.message_parts import UPLOAD_HINT, PostedFile
+from chatbot.api.part_bodies import MediaBody
 from chatbot.api.problems import RequestFault
-from events.media import MEDIA_CHUNK_BYTES, MediaStat, MediaStore
+from events.media import MediaStat, MediaStore
 from events.parts import Media
 from projections.folds.session import Session
-
-MISNOMERS = {"image/jpg": "image/jpeg"}  # as many clients write it
-
-
-class DecodedFile(Struct, frozen=True):
-    """A file that was in the request itself. `path` leads to its part, `fault_path` to what was wrong with it."""
-
-    path: str
-    fault_path: str
-    data: bytes
-    sha256: str
-
-    async def pieces(self) -> AsyncIterator[bytes]:
-        for start in range(0, len(self.data), MEDIA_CHUNK_BYTES):
-            yield self.data[start : start + MEDIA_CHUNK_BYTES]
-
 
 KeepFile = Callable[[DecodedFile], Awaitable[MediaStat]]
 
@@ -42,7 +23,7 @@ async def resolve_files(
 
     Raises RequestFault, LogUnavailable, ProjectionError, and what `keep` raises.
     """
-    decoded = await asyncio.to_thread(_decode, files)
+    decoded = await asyncio.to_thread(decode_files, files)
     named = [(file, file.part) for file in files if isinstance(file.part, MediaBody)]
     stats = await store.stat(list({part.sha256 for _, part in named}))
     resolved: dict[str, Media] = {}
@@ -58,19 +39,6 @@ async def resolve_files(
             stat = (await store.stat([one.sha256])).get(one.sha256)
         resolved[one.path] = _media(stat or await keep(one), None)
     return resolved
-
-
-def _decode(files: Sequence[PostedFile]) -> list[DecodedFile]:
-    """The files that are in data: URLs, in a thread: a large one takes long. Raises RequestFault."""
-    decoded = []
-    for file in files:
-        if isinstance(file.part, ImageUrlBody):
-            stated, data = decode_data_url(file.part.image_url.url, file.fault_path)
-            found = detect_media_type(data[:HEAD_BYTES])
-            if found is not None and MISNOMERS.get(stated, stated) != found:
-                raise RequestFault(f"is {found} by its first bytes, not {stated}", file.fault_path)
-            decoded.append(DecodedFile(file.path, file.fault_path, data, hashlib.sha256(data).hexdigest()))
-    return decoded
 
 
 def _check_stated(part: MediaBody, stat: MediaStat, path: str) -> None:

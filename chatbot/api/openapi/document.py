@@ -26,6 +26,7 @@ from chatbot.api.problems import RETRY_AFTER_S
 from chatbot.api.request_limits import IF_MATCH_TAGS_MAX
 from chatbot.api.streaming import frames
 from chatbot.api.streaming.frames import CURSOR_PATTERN
+from chatbot.api.v1.error_form import ErrorView
 from chatbot.config.settings import Settings
 from chatbot.web.assets import VERSION_CHARS
 
@@ -54,6 +55,12 @@ _HEADERS: dict[str, Schema] = {
         "schema": {"type": "string", "format": "uri-reference"},
         "example": f"/api/sessions/{SESSION}",
     },
+    "X-Session-Id": {"description": "The session that has the reply.", "schema": {"type": "string", "format": "uuid"}},
+    "Content-Location": {
+        "description": "Where to follow the session from the beginning of the reply.",
+        "schema": {"type": "string", "format": "uri-reference"},
+        "example": f"/api/sessions/{SESSION}/stream?after=2",
+    },
     "Preference-Applied": {
         "description": "The preference that was honoured.",
         "schema": {"type": "string"},
@@ -80,6 +87,12 @@ _PARAMETERS: dict[str, Schema] = {
         "description": "Of the file's bytes, in lower-case hexadecimal digits.",
         "schema": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
         "example": FILE_SHA256,
+    },
+    "model": {
+        "in": "path",
+        "required": True,
+        "description": "The model's name, which may have slashes.",
+        "schema": {"type": "string"},
     },
     "name": {"in": "path", "required": True, "schema": {"type": "string", "enum": list(PROBLEM_TYPES)}},
     "file": {"in": "path", "required": True, "schema": {"type": "string"}},
@@ -154,14 +167,14 @@ def build_openapi_document(settings: Settings, version: str, prefix: str = "") -
     kinds: set[Kind] = {
         kind for _, operation in operations for answer in operation.answers.values() for kind in answer.kinds
     } - {bytes}
-    kinds |= {ProblemView} | {operation.body for _, operation in operations if operation.body}
+    kinds |= {ProblemView, ErrorView} | {operation.body for _, operation in operations if operation.body}
     schemas, named = make_schemas(kinds, settings)
     for name, union in UNIONS.items():
         examples = [msgspec.to_builtins(one) for one in EXAMPLES[union].values()]
         named[name], schemas[union] = {**schemas[union], "examples": examples}, _ref("schemas", name)
     components: dict[str, Any] = {
         "schemas": named,
-        "responses": _problem_responses(settings, schemas[ProblemView]),
+        "responses": _problem_responses(settings, schemas[ProblemView]) | {"Error": _error_response(schemas)},
         "headers": _HEADERS,
         "parameters": {name: {"name": name, **one} for name, one in _PARAMETERS.items()},
     }
@@ -192,13 +205,15 @@ def _describe(operation: Operation, schemas: dict[Kind, Schema], *, has_keys: bo
     is_open = operation.path in PUBLIC_PATHS or operation.path.startswith(PUBLIC_PREFIXES)
     statuses = (*operation.problems, 401) if has_keys and not is_open else operation.problems
     answers = {str(status): _answer(answer, schemas) for status, answer in operation.answers.items()}
-    answers |= {str(status): _ref("responses", f"Problem{status}") for status in sorted(statuses)}
+    answers |= {
+        str(status): _ref("responses", "Error" if operation.v1 else f"Problem{status}") for status in sorted(statuses)
+    }
     named = [*re.findall(r"{(\w+)}", operation.path), *operation.headers, "X-Request-ID"]
     described: Schema = {
         "operationId": operation.name,
         "summary": operation.summary,
         "parameters": [*(_ref("parameters", name) for name in named), *map(_query, operation.query)],
-        "responses": {**answers, "default": _ref("responses", "Problem")},
+        "responses": {**answers, "default": _ref("responses", "Error" if operation.v1 else "Problem")},
     }
     if operation.name in _TRANSCRIPTS:
         described["description"] = f"{operation.details}\n```\n{_TRANSCRIPTS[operation.name]()}```\n"
@@ -277,6 +292,15 @@ def _problem_response(status: int | None, summary: str, schema: Schema) -> Schem
         names.append("WWW-Authenticate")
     headers = {name: _ref("headers", name) for name in names}
     return {"description": summary, "headers": headers, "content": {PROBLEM: {"schema": schema}}}
+
+
+def _error_response(schemas: dict[Kind, Schema]) -> Schema:
+    headers = {"X-Request-ID": _ref("headers", "X-Request-ID")}
+    return {
+        "description": "Any error under /v1, in the form of OpenAI's API.",
+        "headers": headers,
+        "content": {JSON: _media(ErrorView, schemas)},
+    }
 
 
 def _ref(section: str, name: str) -> Schema:

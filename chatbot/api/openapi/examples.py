@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from chatbot.api.openapi import audit_examples
+from chatbot.api.openapi import audit_examples, v1_examples
 from chatbot.api.openapi.schemas import FaultView, Kind, ProblemView
 from chatbot.api.problems import CAUSES, STATUSES
 from chatbot.api.request_bodies import (
@@ -224,6 +224,7 @@ EXAMPLES: dict[Kind, dict[str, Any]] = {
         "draining": ReadinessView("draining", "the service is shutting down"),
     },
     **audit_examples.EXAMPLES,
+    **v1_examples.EXAMPLES,
     UsageView: {"by-day": UsageView("day", [UsageRow(3, 36, 102, 138, day="2026-01-31")])},
 }
 

@@ -4,6 +4,7 @@ routes.
 
 from chatbot.api.openapi.audit_operations import AUDIT, EXPORT
 from chatbot.api.openapi.schemas import HTML, SSE, Operation, QueryParameter, ResponseSpec
+from chatbot.api.openapi.v1_operations import V1
 from chatbot.api.request_bodies import (
     BranchBody,
     CancelBody,
@@ -260,6 +261,7 @@ OPERATIONS: dict[str, tuple[Operation, ...]] = {
             problems=(*BODY, *REPLY, 404, 412, 503),
         ),
     ),
+    "OpenAI": V1,
     "Files": (
         Operation(
             "POST", "/api/media", "upload_file", "Upload a file that messages may refer to",

@@ -286,7 +286,7 @@ class QueryParameter(Struct, frozen=True):
 
 class Operation(Struct, frozen=True):
     """`headers` are the request's, `problems` the statuses of errors that a client should expect. `body_media`: the
-    media types of a body that is no JSON, but a file.
+    media types of a body that is no JSON, but a file. `v1`: errors have the form of OpenAI's API.
     """
 
     method: str
@@ -301,3 +301,4 @@ class Operation(Struct, frozen=True):
     query: tuple[QueryParameter, ...] = ()
     headers: tuple[str, ...] = ()
     problems: tuple[int, ...] = ()
+    v1: bool = False

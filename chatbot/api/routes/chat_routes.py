@@ -3,12 +3,12 @@
 from aiohttp import web
 from msgspec import Struct
 
+from chatbot.api.media.decoded_files import DecodedFile
 from chatbot.api.media.media_access import MediaAccess
 from chatbot.api.media.media_uploads import UPLOADS
-from chatbot.api.media.posted_files import DecodedFile, resolve_files
+from chatbot.api.media.posted_files import resolve_files
 from chatbot.api.message_parts import check_message, files_of, parts_of_message
 from chatbot.api.middleware import CALLER, require_accepting
-from chatbot.api.problems import CAUSE_UNKNOWN, CAUSES, Problem
 from chatbot.api.request_bodies import ChatBody, RegenerateBody
 from chatbot.api.requests import (
     Cursor,
@@ -27,7 +27,7 @@ from chatbot.api.response_bodies import AcceptedView
 from chatbot.api.responses import chat_view, json_response
 from chatbot.api.server.path_prefix import prefix_of
 from chatbot.api.services import SERVICES
-from chatbot.api.streaming.reply_writer import ReplyWriter, outcome_detail
+from chatbot.api.streaming.reply_writer import FrameView, ReplyWriter, failure_of
 from chatbot.api.streaming.response_stream import STREAMS, stream_response
 from chatbot.sessions.domain.commands import PostMessage, Regenerate
 from chatbot.sessions.feeds.reader_cursor import ReaderCursor
@@ -87,11 +87,8 @@ async def _complete_response(requested: RequestedReply) -> web.Response:
     outcome = await reply.wait_end()
     if outcome.status in ("complete", "cancelled"):
         return json_response(chat_view(requested.session_id, reply, outcome))
-    status, title = CAUSES.get(outcome.cause, CAUSE_UNKNOWN)
     ids = {"message_id": reply.reply_id, "user_message_id": reply.message_id, "version": outcome.version}
-    raise Problem(
-        status, outcome.cause.replace("_", "-"), title, outcome_detail(outcome), partial=outcome.content, **ids
-    )
+    raise failure_of(outcome, partial=outcome.content, **ids)
 
 
 def _accepted_response(request: web.Request, requested: RequestedReply) -> web.Response:
@@ -128,8 +125,10 @@ async def _streamed_response(
         if offset is None:
             offset = await recorded_offset(services.log, requested.session_id, after.version)
         cursor = ReaderCursor(after.version, offset)
+    session_id, reply, streams = requested.session_id, requested.reply, request.app[STREAMS]
+    view = FrameView(session_id, reply, streams.retry_ms)
     running_reply = services.supervisor.running_reply
-    writer = ReplyWriter(request.app[STREAMS], requested.session_id, requested.reply, running_reply, cursor)
+    writer = ReplyWriter(streams.flush_scheduler, session_id, reply, running_reply, view, cursor)
     return await stream_response(request, writer.write)
 
 

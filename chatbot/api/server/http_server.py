@@ -13,10 +13,11 @@ from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage, BadHttpMethod, BadStatusLine, InvalidHeader, LineTooLong
 
 from chatbot.api.middleware import request_id_of, set_headers
-from chatbot.api.problems import Problem, internal_error, render
+from chatbot.api.problems import RETRY_AFTER_S, Problem, internal_error, render
 from chatbot.api.server.connection_limits import ConnectionLimits, Connections, HalfClosableProtocol
 from chatbot.api.server.path_prefix import strip_prefix
 from chatbot.api.services import SERVICES, Services
+from chatbot.api.v1.error_form import is_v1, render_error
 from chatbot.runtime.descriptors import raise_descriptor_limit
 
 LINE_MAX_BYTES = 8190  # of the request line
@@ -149,7 +150,7 @@ def render_refusal(request: web.BaseRequest, problem: Problem, services: Service
     """The answer to a request that does not reach the middleware; it closes the connection."""
     services.metrics.observe_request(UNMATCHED, "OTHER", problem.status, 0.0)
     prefix = services.settings.server.path_prefix  # X-Forwarded-Prefix is among the headers, which may be unparsed
-    response = render(problem, request, prefix)
+    response = render_error(problem, RETRY_AFTER_S) if is_v1(request.path) else render(problem, request, prefix)
     response.force_close()
     set_headers(response, services, request_id_of(request, services), origin)
     return response

@@ -3,20 +3,30 @@
 Also the frame in which a reply ends, with one wording for a complete answer, its stream and the session's feed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum, auto
+from typing import Any
 
-from chatbot.api.problems import CAUSE_UNKNOWN, CAUSES
+from chatbot.api.problems import CAUSE_UNKNOWN, CAUSES, Problem
 from chatbot.api.streaming import frames
-from chatbot.api.streaming.response_stream import DONE, News, Progress, ResponseStream, StreamContext, encode_frame
+from chatbot.api.streaming.reply_view import ReplyView
+from chatbot.api.streaming.response_stream import (
+    DONE,
+    FlushScheduler,
+    News,
+    Progress,
+    ResponseStream,
+    encode_frame,
+)
 from chatbot.llm.provider import without_server_words
 from chatbot.runtime.clock import timestamp
 from chatbot.sessions.feeds.reader_cursor import ReaderCursor
-from chatbot.sessions.replies.growing_parts import NO_PART
+from chatbot.sessions.replies.growing_parts import NO_PART, Segment
 from chatbot.sessions.replies.reply import Outcome, Reply
 from events.parts import flat
 
 RunningReply = Callable[[str], Reply | None]  # of a session
+UNRECORDED = "the reply's end cannot be recorded just now; follow the session for how it ended"
 TITLES = {"cancelled": "Reply cancelled", "interrupted": "Reply interrupted"}
 
 
@@ -39,7 +49,7 @@ def resume_point(reply: Reply, after: ReaderCursor | None) -> tuple[ReplyPhase, 
 
 
 class ReplyWriter:
-    """One reader of one reply: all that is new is sent as one frame, once the socket has room.
+    """One reader of one reply: all that is new is sent at once, as `view` makes it, once the socket has room.
 
     `running_reply` finds the reply that runs in a session: another one may be ahead of `reply` in the queue. `after` is
     the reader's cursor, from an earlier answer to the same request.
@@ -47,33 +57,33 @@ class ReplyWriter:
 
     def __init__(
         self,
-        streams: StreamContext,
+        flush_scheduler: FlushScheduler,
         session_id: str,
         reply: Reply,
         running_reply: RunningReply,
+        view: ReplyView,
         after: ReaderCursor | None = None,
     ) -> None:
         self._session_id = session_id
         self._reply = reply
-        self._streams = streams
+        self._flush_scheduler = flush_scheduler
         self._running_reply = running_reply
+        self._view = view
         self._version = reply.version or reply.posted_version
         self._offset_ahead = self._length_ahead(self._version)
         self._phase, self._offset = resume_point(reply, after)
-        self._part = NO_PART  # the last part of which a frame was sent
+        self._part = NO_PART  # the last part of which something was sent
 
     async def write(self, stream: ResponseStream) -> None:
         """Until the reply's end is known, or the reader leaves, which raises ConnectionError."""
         reply = self._reply
         if self._phase is ReplyPhase.ENDED:
-            await stream.close(DONE)
+            await stream.close(self._view.nothing_new())
             return
         if self._phase is ReplyPhase.START:
-            start = frames.Start(self._session_id, reply.reply_id, reply.message_id, self._version, reply.model)
-            await stream.send(encode_frame(start, self._version, self._offset_ahead))
-        await self._streams.flush_scheduler.stream_updates(stream, self._take_news, reply.signal)
-        last = self._unrecorded_frame(reply.length) if reply.outcome is None else self._terminal_frame(reply.outcome)
-        await stream.close(self._encode_new_text() + last + DONE)
+            await stream.send(self._view.start(self._version, self._offset_ahead))
+        await self._flush_scheduler.stream_updates(stream, self._take_news, reply.signal)
+        await stream.close(self._encode_new_text() + self._encode_end())
 
     def _take_news(self) -> News:
         """The new text; OVER once the reply's end is known."""
@@ -87,13 +97,20 @@ class ReplyWriter:
         if reply.length <= offset:
             return b""
         self._offset = reply.length
-        return encode_frame(frames.Chunk(reply.since(offset)), reply.version or self._version, self._offset)
+        return self._view.text(reply.since(offset), reply.version or self._version, self._offset)
 
     def _encode_new_parts(self) -> bytes:
         reply, version = self._reply, self._reply.version or self._version
         segments = reply.segments(self._offset, self._part)
         self._offset, self._part = max(self._offset, reply.length), reply.last_part
-        return b"".join([encode_frame(frames.growth_frame(one), version, one.end) for one in segments])
+        return self._view.segments(segments, version) if segments else b""
+
+    def _encode_end(self) -> bytes:
+        reply = self._reply
+        if reply.outcome is not None:
+            return self._view.end(reply.outcome, self._length_ahead(reply.outcome.version))
+        version = reply.version or self._version
+        return self._view.unrecorded(version, reply.length, reply.length + self._length_ahead(version))  # one is 0
 
     def _length_ahead(self, version: int) -> int:
         """The length of the reply ahead of this one, if it was open at `version`, so that a feed need not repeat it."""
@@ -102,21 +119,48 @@ class ReplyWriter:
         running = self._running_reply(self._session_id)
         return running.length if running is not None and running.version <= version else 0
 
-    def _unrecorded_frame(self, offset: int) -> bytes:
-        detail = "the reply's end cannot be recorded just now; follow the session for how it ended"
-        version = self._reply.version or self._version
-        status, title = "unrecorded", "Cannot record just now"
-        reply = self._reply
-        length = offset if reply.last_part == NO_PART else len(reply.content)
-        failure = frames.Error(
-            status, title, detail, detail, reply.reply_id, version, length, part_lengths=reply.part_lengths
-        )
-        return encode_frame(failure, version, offset + self._length_ahead(version))  # one of them is 0
 
-    def _terminal_frame(self, outcome: Outcome) -> bytes:
+class FrameView:
+    """A reply as the frames of POST /api/chat/stream. `retry_ms`: milliseconds after which to reconnect."""
+
+    def __init__(self, session_id: str, reply: Reply, retry_ms: int) -> None:
+        self._session_id = session_id
+        self._reply = reply
+        self._retry_ms = retry_ms
+
+    def start(self, version: int, offset: int) -> bytes:
+        reply = self._reply
+        frame = frames.Start(self._session_id, reply.reply_id, reply.message_id, version, reply.model)
+        return encode_frame(frame, version, offset)
+
+    def text(self, piece: str, version: int, offset: int) -> bytes:
+        return encode_frame(frames.Chunk(piece), version, offset)
+
+    def segments(self, segments: Sequence[Segment], version: int) -> bytes:
+        return b"".join([encode_frame(frames.growth_frame(one), version, one.end) for one in segments])
+
+    def end(self, outcome: Outcome, offset: int) -> bytes:
+        retry_ms = self._retry_ms if outcome.cause == "shutdown" else None
         frame = terminal_frame(self._reply.reply_id, outcome)
-        retry_ms = self._streams.retry_ms if outcome.cause == "shutdown" else None
-        return encode_frame(frame, outcome.version, self._length_ahead(outcome.version), retry_ms=retry_ms)
+        return encode_frame(frame, outcome.version, offset, retry_ms=retry_ms) + DONE
+
+    def unrecorded(self, version: int, length: int, offset: int) -> bytes:
+        reply = self._reply
+        sent = length if reply.last_part == NO_PART else len(reply.content)
+        failure = frames.Error(
+            "unrecorded",
+            "Cannot record just now",
+            UNRECORDED,
+            UNRECORDED,
+            reply.reply_id,
+            version,
+            sent,
+            part_lengths=reply.part_lengths,
+        )
+        return encode_frame(failure, version, offset) + DONE
+
+    def nothing_new(self) -> bytes:
+        return DONE
 
 
 def terminal_frame(reply_id: str, outcome: Outcome) -> frames.Complete | frames.Error:
@@ -144,6 +188,12 @@ def terminal_frame(reply_id: str, outcome: Outcome) -> frames.Complete | frames.
     )
 
 
+def failure_of(outcome: Outcome, **members: Any) -> Problem:
+    """The problem of a reply that has failed or was interrupted. `members` are added to the problem details."""
+    status, title = CAUSES.get(outcome.cause, CAUSE_UNKNOWN)
+    return Problem(status, outcome.cause.replace("_", "-"), title, outcome_detail(outcome), **members)
+
+
 def outcome_detail(outcome: Outcome) -> str:
     """A sentence for the client, without the model server's own words, which auditors find by the request id."""
     if outcome.cause == "llm_unavailable":
@@ -161,6 +211,7 @@ def outcome_detail(outcome: Outcome) -> str:
         "crash": "the service stopped while it replied",
         "import": "the conversation was copied here before the reply had ended",
         "client": "cancelled at the client's request",
+        "disconnected": "its client disconnected",
         "deleted": "the session was deleted",
         "superseded": "a newer message took its place",
     }.get(outcome.cause, outcome.cause)

@@ -78,6 +78,11 @@ class ModelServer:
         else:
             self._next.extend([script] * times)
 
+    def clear_scripts(self) -> None:
+        """Forgets the scripts that no request has taken."""
+        self._next.clear()
+        self._always = Script()
+
     def take_script(self) -> Script:
         return self._next.pop(0) if self._next else self._always
 

@@ -1,0 +1,31 @@
+"""The operations under /v1, in the form of OpenAI's API; operations.py has all others."""
+
+from chatbot.api.openapi.schemas import Operation, ResponseSpec
+from chatbot.api.v1.completion_bodies import CompletionBody
+from chatbot.api.v1.completion_views import CompletionChunk, CompletionView, ModelObject, ModelObjects
+
+_HEADERS = ("X-Session-Id", "Content-Location")
+_COMPLETION = """With `stream` true the answer is a stream of Server-Sent Events: chunks, then `[DONE]`. An error in the
+middle of it is a `data:` line with an object `error`. Errors have the form of OpenAI's API.
+"""
+
+V1 = (
+    Operation(
+        "GET", "/v1/models", "v1_list_models", "The models, in the form of OpenAI's API",
+        {200: ResponseSpec("As of the last health check of the model server.", ModelObjects)}, v1=True,
+    ),
+    Operation(
+        "GET", "/v1/models/{model}", "v1_read_model", "One model, in the form of OpenAI's API",
+        {200: ResponseSpec("The model.", ModelObject)}, problems=(404,), v1=True,
+    ),
+    Operation(
+        "POST", "/v1/chat/completions", "v1_create_completion", "A reply, in the form of OpenAI's API",
+        {
+            200: ResponseSpec(
+                "The reply, or its chunks.", CompletionView, headers=_HEADERS, stream_type=CompletionChunk
+            )
+        },
+        details=_COMPLETION, body=CompletionBody, headers=("Idempotency-Key",),
+        problems=(400, 404, 408, 409, 413, 415, 429, 500, 502, 503, 504), v1=True,
+    ),
+)  # fmt: skip

@@ -1,0 +1,252 @@
+"""OpenAI's API under /v1: models and chat completions, complete or as a stream of chunks."""
+
+import asyncio
+from contextlib import nullcontext, suppress
+
+from aiohttp import web
+from msgspec import Struct
+
+from chatbot.api.media.media_uploads import UPLOADS
+from chatbot.api.media.sent_images import keep_images
+from chatbot.api.middleware import CALLER, require_accepting
+from chatbot.api.problems import Problem
+from chatbot.api.requests import decode_body, read_idempotency_key, read_raw
+from chatbot.api.responses import json_response
+from chatbot.api.server.connection_limits import cancel_when_client_leaves
+from chatbot.api.server.path_prefix import prefix_of
+from chatbot.api.services import SERVICES, Services
+from chatbot.api.streaming.reply_writer import ReplyWriter, failure_of
+from chatbot.api.streaming.response_stream import HEADERS, STREAMS, stream_response
+from chatbot.api.v1.chunk_view import ChunkView, cancelled_problem
+from chatbot.api.v1.completion_bodies import CompletionBody
+from chatbot.api.v1.completion_requests import check_completion, completion_parameters
+from chatbot.api.v1.completion_views import MICROSECONDS, ModelObject, ModelObjects, completion_view
+from chatbot.api.v1.request_messages import RequestMessage, images_of, request_messages
+from chatbot.llm.model_names import is_offered
+from chatbot.sessions.domain.commands import CancelReply, CreateSession, IdempotencyKey, PostMessage
+from chatbot.sessions.domain.rejections import Rejection
+from chatbot.sessions.feeds.channels import wait_any
+from chatbot.sessions.replies.growing_parts import NO_PART
+from chatbot.sessions.replies.reply import Reply
+from events.catalogue import Parameters
+from events.errors import LogError
+from events.parts import Media, stored_parts, text_of
+from projections.errors import ProjectionError
+
+OWNED_BY = "chatbot"
+SECONDS_PER_HOUR = 3600
+
+# Tasks that cancel replies whose clients have left; each ends by itself, after one command.
+CANCELLATIONS: web.AppKey[set[asyncio.Task[None]]] = web.AppKey("cancellations", set)
+
+routes = web.RouteTableDef()
+
+
+class CompletionRequest(Struct, frozen=True):
+    """What a request asks for."""
+
+    messages: tuple[RequestMessage, ...]
+    parameters: Parameters
+    model: str
+    stream: bool
+    include_usage: bool
+    without_stop: bool
+    idempotency_key: IdempotencyKey | None
+    is_cancelled_with_client: bool
+
+
+class RequestedCompletion(Struct, frozen=True):
+    """A reply that was requested. `version`: of the event that records the request."""
+
+    session_id: str
+    reply: Reply
+    version: int
+
+
+@routes.get("/v1/models")
+async def models(request: web.Request) -> web.Response:
+    """As of the last health check, so that this call does not reach the model server."""
+    provider = request.app[SERVICES].provider
+    names = [provider.model] if provider.model else []
+    names += sorted(provider.models - {provider.model})
+    return json_response(ModelObjects([_model_object(name) for name in names]))
+
+
+@routes.get("/v1/models/{model:.+}")
+async def model(request: web.Request) -> web.Response:
+    name = request.match_info["model"]
+    _check_model(request.app[SERVICES], name)
+    return json_response(_model_object(name))
+
+
+@routes.post("/v1/chat/completions")
+async def create_completion(request: web.Request) -> web.StreamResponse:
+    asked = await _read_request(request)
+    require_accepting(request)
+    if asked.is_cancelled_with_client:
+        cancel_when_client_leaves(request)
+    with request.app[STREAMS].limit.acquire() if asked.stream else nullcontext():
+        requested = await _request_reply(request, asked)
+        try:
+            if asked.stream:
+                return await _streamed_response(request, asked, requested)
+            return await _complete_response(request, asked, requested)
+        finally:
+            if asked.is_cancelled_with_client:
+                _cancel_if_running(request, requested)
+
+
+async def _complete_response(
+    request: web.Request, asked: CompletionRequest, requested: RequestedCompletion
+) -> web.Response:
+    reply = requested.reply
+    outcome = await reply.wait_end()
+    _raise_failure(reply)
+    field = request.app[SERVICES].settings.v1.reasoning_field
+    view = completion_view(reply.reply_id, outcome, asked.model, field)
+    return json_response(view, headers=_headers(request, requested))
+
+
+async def _streamed_response(
+    request: web.Request, asked: CompletionRequest, requested: RequestedCompletion
+) -> web.StreamResponse:
+    """The stream begins with the reply, so that one that fails before has a status of its own, which clients act upon;
+    or when the next ping is due, before proxies take the connection for dead.
+    """
+    services, streams, reply = request.app[SERVICES], request.app[STREAMS], requested.reply
+    with suppress(TimeoutError):
+        async with asyncio.timeout(streams.ping_s):
+            while not _has_begun(reply):
+                await wait_any(reply.signal)
+    _raise_failure(reply)
+    created_at_us = reply.started_at_us or services.clock()
+    view = ChunkView(
+        reply.reply_id,
+        reply.model or asked.model,
+        created_at_us // MICROSECONDS,
+        services.settings.v1.reasoning_field,
+        include_usage=asked.include_usage,
+    )
+    running_reply = services.supervisor.running_reply
+    writer = ReplyWriter(streams.flush_scheduler, requested.session_id, reply, running_reply, view)
+    return await stream_response(request, writer.write, headers={**HEADERS, **_headers(request, requested)})
+
+
+def _has_begun(reply: Reply) -> bool:
+    """Whether there is something to send: text, a part, or how the reply ended."""
+    is_over = reply.outcome is not None or reply.unrecorded is not None
+    return is_over or reply.length > 0 or reply.last_part != NO_PART
+
+
+def _raise_failure(reply: Reply) -> None:
+    """Raises Problem for a reply that ended otherwise than complete, LogUnavailable if its end cannot be recorded."""
+    outcome = reply.outcome
+    if outcome is None:
+        if reply.unrecorded is not None:
+            raise reply.unrecorded
+    elif outcome.status == "cancelled":
+        raise cancelled_problem()
+    elif outcome.status != "complete":
+        raise failure_of(outcome)
+
+
+def _cancel_if_running(request: web.Request, requested: RequestedCompletion) -> None:
+    """Cancel a reply whose client has left."""
+    reply, services = requested.reply, request.app[SERVICES]
+    if reply.outcome is not None or reply.unrecorded is not None:
+        return
+
+    async def cancel() -> None:
+        command = CancelReply(cause="disconnected", reply_id=reply.reply_id)
+        try:
+            await services.supervisor.ask(requested.session_id, command, request[CALLER])
+        except (Rejection, LogError, ProjectionError) as error:  # the reply ends by itself
+            services.logger.debug("reply.not_cancelled", reason=type(error).__name__)
+
+    tasks = request.app[CANCELLATIONS]
+    task = asyncio.create_task(cancel(), name=f"cancel {reply.reply_id}")  # the handler's own task is being cancelled
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+
+
+def _headers(request: web.Request, requested: RequestedCompletion) -> dict[str, str]:
+    """Where our own clients find the session, and can follow the reply from its beginning."""
+    prefix = prefix_of(request, request.app[SERVICES].settings.server)
+    session_id = requested.session_id
+    feed = f"{prefix}/api/sessions/{session_id}/stream?after={requested.version}"
+    return {"X-Session-Id": session_id, "Content-Location": feed}
+
+
+async def _read_request(request: web.Request) -> CompletionRequest:
+    """Read and check the request; its images are on disk then. Raises RequestFault, Problem, and what `read_raw` and
+    uploads raise.
+    """
+    services = request.app[SERVICES]
+    settings = services.settings
+    raw = await read_raw(request, settings.v1.body_max_bytes, settings.server.body_timeout_s)
+    body = decode_body(raw, CompletionBody)
+    check_completion(body, settings.v1.messages_max)
+    _check_model(services, body.model)
+    parameters = completion_parameters(body, raw, settings.chat, _default_tokens(services, body.model))
+    images = images_of(body.messages)
+    key = read_idempotency_key(request, "completion", body)
+    files: dict[str, Media] = {}
+    if images:
+        require_accepting(request)
+        uploads, store = request.app[UPLOADS], services.log.media
+        files = await keep_images(images, uploads, store, request[CALLER], services.clock())
+    return CompletionRequest(
+        messages=request_messages(body.messages, files, settings.v1.message_max_chars),
+        parameters=parameters,
+        model=body.model,
+        stream=bool(body.stream),
+        include_usage=body.stream_options is not None and bool(body.stream_options.include_usage),
+        without_stop=body.stop == [],
+        idempotency_key=key,
+        is_cancelled_with_client=key is None and settings.v1.cancel_on_disconnect != "never",
+    )
+
+
+def _check_model(services: Services, name: str) -> None:
+    """Raises Problem if the server's models are known, and this is none of them."""
+    provider = services.provider
+    if provider.lists_models and not is_offered(name, provider.models):
+        why = f"the model {name} does not exist; GET /v1/models lists the models"
+        raise Problem(404, "model-not-found", "Model not found", why, errors=[{"path": "$.model", "detail": why}])
+
+
+def _default_tokens(services: Services, model: str) -> int:
+    """The most tokens of a reply to a request that gives no number: half of the context, if its size is known. Clients
+    of /v1 expect a reply to end by itself.
+    """
+    chat = services.settings.chat
+    size = chat.context_tokens or services.provider.context_tokens(model)
+    return max(1, size // 2) if size else chat.max_tokens_ceiling
+
+
+def _model_object(name: str) -> ModelObject:
+    return ModelObject(name, created=0, owned_by=OWNED_BY)  # when it was made is not known
+
+
+async def _request_reply(request: web.Request, asked: CompletionRequest) -> RequestedCompletion:
+    """Record the request in a session of its own. Raises what the session raises."""
+    services, caller = request.app[SERVICES], request[CALLER]
+    session_id = services.new_id()
+    system = "\n\n".join(text_of(one.parts) for one in asked.messages if one.role == "system")
+    hours = services.settings.v1.stateless_retention_hours
+    created = CreateSession(caller.owner, {}, max(1, round(hours * SECONDS_PER_HOUR)), None, system or None)
+    await services.supervisor.ask(session_id, created, caller)
+    last = asked.messages[-1]
+    command = PostMessage(
+        message_id=services.new_id(),
+        reply_id=services.new_id(),
+        content=text_of(last.parts),
+        parts=stored_parts(last.parts),
+        parameters=asked.parameters,
+        stream=asked.stream,
+        without_stop=asked.without_stop,
+    )
+    answer = await services.supervisor.ask(session_id, command, caller)
+    if answer.reply is None:
+        raise RuntimeError("a command that requests a reply was answered without one")
+    return RequestedCompletion(session_id, answer.reply, answer.request_version or answer.reply.posted_version)

@@ -1,0 +1,1 @@
+"""The API under /v1, in the form of OpenAI's chat completions."""
