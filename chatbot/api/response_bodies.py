@@ -168,6 +168,7 @@ class HealthView(Struct, frozen=True):
     version: str
     provider: str
     detail: str | None = None
+    llm_server_state: Literal["available", "loading", "unavailable"] = "available"
 
 
 ReadinessState = Literal[

@@ -8,7 +8,15 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from chatbot.llm.provider import Health, LlmError, LlmOverloaded, LlmUnavailable, Provider, log_safe_reason
+from chatbot.llm.provider import (
+    Health,
+    LlmError,
+    LlmOverloaded,
+    LlmUnavailable,
+    Provider,
+    health_after,
+    log_safe_reason,
+)
 
 # An unavailable server is polled more often: a service that starts should not look broken for a whole interval.
 UNAVAILABLE_INTERVAL_S = 1.0
@@ -63,7 +71,7 @@ class HealthMonitor:
                 self._set_health(Health(available=True))
         elif isinstance(error, LlmUnavailable):
             if self.newest.available:
-                self._set_health(Health(available=False, detail=log_safe_reason(error)))
+                self._set_health(health_after(error, log_safe_reason(error)))
             self._failure_seen.set()
         elif not isinstance(error, LlmOverloaded):
             self._failure_seen.set()  # it was cut off, or had no result: poll

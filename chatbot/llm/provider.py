@@ -129,13 +129,15 @@ def require_features(takes: frozenset[str], message: ModelMessage, parameters: P
 
 class Health(Struct, frozen=True):
     """`available`: a reply can be requested now; `detail` says why not. `starting`: the model is being loaded for the
-    first time. `unusable`: loading failed, and will fail until its file or its settings are corrected.
+    first time. `loading`: the model server is there, and loads its model, as far as it says so. `unusable`: loading
+    failed, and will fail until its file or its settings are corrected.
     """
 
     available: bool
     detail: str = ""
     starting: bool = False
     unusable: bool = False
+    loading: bool = False
 
 
 class Provider(Protocol):
@@ -216,6 +218,14 @@ def reason_of(error: LlmError) -> str:
     """The error, its cause (a refused connection, an unknown host) and the URL, for an operator."""
     cause = f": {error.__cause__}" if error.__cause__ else ""
     return f"{error}{cause}{_url_suffix(error)}"
+
+
+def health_after(error: LlmError, detail: str = "") -> Health:
+    """The health of a model server after `error`; `detail`: why, by default all that is known.
+
+    A server that answers 503 is loading its model, as llama.cpp and vLLM do, or is shutting down.
+    """
+    return Health(available=False, detail=detail or reason_of(error), loading=error.status == 503)
 
 
 def log_safe_reason(error: LlmError) -> str:

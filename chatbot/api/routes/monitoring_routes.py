@@ -38,6 +38,7 @@ async def health(request: web.Request) -> web.Response:
         version=services.version,
         provider=services.provider.name,
         detail=str(unknown) if unknown is not None else _model_fault(request),
+        llm_server_state="available" if model.available else "loading" if model.loading else "unavailable",
     )
     return json_response(view, status=200 if connected else 503)
 

@@ -20,7 +20,7 @@ from chatbot.llm.provider import (
     ModelMessage,
     Provider,
     ReplySink,
-    reason_of,
+    health_after,
 )
 from events.catalogue import Parameters
 
@@ -98,7 +98,7 @@ class AutodetectProvider:
         try:
             provider = await self._detect_once()
         except LlmError as error:
-            return Health(available=False, detail=reason_of(error))
+            return health_after(error)
         return await provider.health()
 
     async def close(self) -> None:

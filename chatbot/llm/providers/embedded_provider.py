@@ -90,6 +90,7 @@ class EmbeddedProvider:
             available=False,
             detail=self._detail,
             starting=is_first and self._failure is None,
+            loading=self._failure is None,
             unusable=is_first and isinstance(self._failure, ModelUnusable),
         )
 

@@ -23,7 +23,7 @@ from chatbot.llm.provider import (
     OnText,
     PartsMessage,
     ReplySink,
-    reason_of,
+    health_after,
     require_features,
 )
 from events.catalogue import Parameters, Usage
@@ -241,9 +241,9 @@ class MidmProvider:
         try:
             document = await self._client.get("/health")
         except LlmError as error:
-            return Health(available=False, detail=reason_of(error))
+            return health_after(error)
         loaded = isinstance(document, dict) and document.get("model_loaded") is True
-        return Health(available=loaded, detail="" if loaded else "The model is not loaded")
+        return Health(available=loaded, detail="" if loaded else "The model is not loaded", loading=not loaded)
 
     async def close(self) -> None:
         await self._client.close()

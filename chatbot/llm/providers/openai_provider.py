@@ -26,7 +26,7 @@ from chatbot.llm.provider import (
     ModelMessage,
     PartsMessage,
     ReplySink,
-    reason_of,
+    health_after,
     require_features,
 )
 from chatbot.llm.providers.llama_props import read_props
@@ -170,7 +170,7 @@ class OpenAiProvider:
         try:
             await self._list_models()
         except LlmError as error:
-            return Health(available=False, detail=reason_of(error))
+            return health_after(error)
         return Health(available=True)
 
     async def close(self) -> None:

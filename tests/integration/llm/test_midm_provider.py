@@ -166,7 +166,7 @@ async def test_a_whole_reply_without_usage_is_a_reply(model: ModelServer, provid
 async def test_health_is_whether_the_model_is_loaded(model: ModelServer, provider: MidmProvider) -> None:
     assert await provider.health() == Health(available=True)
     model.model_loaded = False
-    assert await provider.health() == Health(available=False, detail="The model is not loaded")
+    assert await provider.health() == Health(available=False, detail="The model is not loaded", loading=True)
     await model.stop()
     away = await provider.health()
     assert not away.available

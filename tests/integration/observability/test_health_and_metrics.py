@@ -34,7 +34,19 @@ async def test_health_knows_at_once_what_a_request_met(
             assert (await service.client.post("/api/chat", json=body)).status_code == status
             health = (await service.client.get("/api/health")).json()
             assert health["llm_server_available"] is available
+            assert health["llm_server_state"] == ("available" if available else "loading")
             assert health["status"] == ("healthy" if available else "degraded")
+
+
+async def test_health_tells_a_model_that_is_loaded_from_a_server_that_is_gone(
+    tmp_path: Path, model: ModelServer
+) -> None:
+    async with serving(tmp_path, model.url) as service:
+        states = []
+        for model.status in (200, 503, 500):
+            await service.services.health.refresh()
+            states.append((await service.client.get("/api/health")).json()["llm_server_state"])
+    assert states == ["available", "loading", "unavailable"]
 
 
 async def test_alive_and_ready(service: Running) -> None:
