@@ -40,6 +40,7 @@ from chatbot.sessions.domain.state import Rules
 from chatbot.sessions.erasure_job import ErasureJob
 from chatbot.sessions.expiry_timer import ExpiryTimer, open_deadline_clock
 from chatbot.sessions.feeds.channels import ChannelRegistry
+from chatbot.sessions.feeds.owner_channels import OwnerChannels
 from chatbot.sessions.feeds.text_cache import TextCache
 from chatbot.sessions.media_memory import MediaMemory
 from chatbot.sessions.owner_check import check_owners
@@ -137,6 +138,7 @@ async def compose(
     storage = await _open_storage(settings, stack, metrics, worker)
     model = await _open_provider(settings, stack)
     feeds = ChannelRegistry()
+    storage.runner.on_changed(OwnerChannels(feeds).on_changed)
     node = Node(settings.nodes, storage.log, feeds, metrics) if storage.log.is_shared else None
     if node is not None:
         stack.push_async_callback(node.close)

@@ -33,6 +33,7 @@ from chatbot.api.routes import (
     monitoring_routes,
     page_routes,
     problem_page_routes,
+    session_list_routes,
     session_routes,
 )
 from chatbot.api.server.connection_limits import StreamLimit
@@ -65,6 +66,7 @@ def build_app(services: Services) -> web.Application:
     app[documentation_routes.FILE_LOCK] = asyncio.Lock()
     app[page_routes.PAGE_CACHE] = page_routes.PageCache(asyncio.Lock())
     for module in (
+        session_list_routes,
         session_routes,
         branch_routes,
         chat_routes,

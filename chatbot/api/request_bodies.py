@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from chatbot.api.part_bodies import PartBody
+from events.record import VERSION_MAX
 
 STOPS_MAX = 8
 MessageId = Annotated[str, Meta(max_length=64)]
@@ -52,6 +53,13 @@ class ChangeSessionBody(Struct, frozen=True, forbid_unknown_fields=True):
     system_prompt: str | UnsetType | None = UNSET
     model: Model | UnsetType | None = UNSET
     parameters: ParametersBody | UnsetType | None = UNSET
+    pinned: bool | UnsetType = UNSET
+
+
+class ReadBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """`version`: everything up to this version of the session has been shown; None: up to now."""
+
+    version: Annotated[int, Meta(ge=0, le=VERSION_MAX)] | None = None
 
 
 class ReplyBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from chatbot.api.streaming.frames import FinishReason
 from events.catalogue import Usage
@@ -25,6 +25,14 @@ class ParametersView(Struct, frozen=True, omit_defaults=True):
     send_reasoning: bool | None = None
 
 
+class PreviewView(Struct, frozen=True):
+    """The newest message with text of the selected branch; `text` is its beginning, on one line."""
+
+    message_id: str
+    role: Literal["user", "assistant", "system", "tool"]
+    text: str
+
+
 class SessionView(Struct, frozen=True):
     session_id: str
     created_at: str
@@ -40,10 +48,16 @@ class SessionView(Struct, frozen=True):
     system_prompt: str | None
     model: str | None
     parameters: ParametersView
+    pinned: bool
+    unread: bool
+    preview: PreviewView | UnsetType | None = UNSET
 
 
 class SessionList(Struct, frozen=True, omit_defaults=True):
+    """`cursor`: what changes in lists of sessions after this page is in the stream of changes after it."""
+
     sessions: list[SessionView]
+    cursor: str
     next: str | None = None
 
 

@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import ETag, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import Payload
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from chatbot.api.response_bodies import (
     ChatView,
@@ -16,6 +16,7 @@ from chatbot.api.response_bodies import (
     MessageView,
     ParametersView,
     PartView,
+    PreviewView,
     SessionView,
     ToolResultView,
 )
@@ -25,6 +26,7 @@ from chatbot.api.services import SERVICES
 from chatbot.runtime.clock import timestamp
 from chatbot.sessions.domain.state import State
 from chatbot.sessions.replies.reply import Outcome, Reply
+from chatbot.sessions.session_previews import Preview
 from chatbot.sessions.session_queries import MessageWithText, SessionWithMetadata
 from events.parts import Media, Part, Parts, Reasoning, Refusal, Text, ToolCall, ToolResult, calls_of
 from projections.folds.session import NEVER_US
@@ -145,7 +147,16 @@ def session_view(described: SessionWithMetadata, *, is_expired: bool = False) ->
             extra_body=parameters.extra_body,
             send_reasoning=parameters.send_reasoning,
         ),
+        pinned=session.pinned,
+        unread=session.unread_at > 0,
+        preview=_preview_view(described.preview),
     )
+
+
+def _preview_view(preview: Preview | UnsetType | None) -> PreviewView | UnsetType | None:
+    if preview is UNSET or preview is None:
+        return preview
+    return PreviewView(preview.message_id, preview.role, preview.text)  # type: ignore[arg-type]  # no other roles
 
 
 def state_view(state: State) -> SessionView:

@@ -5,7 +5,8 @@ busy session can be read as fast as an idle one.
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, assert_never
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import replace
 
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import Caller, RecordAccess
@@ -14,6 +15,7 @@ from chatbot.sessions.domain.state import settings_after
 from chatbot.sessions.history_chunks import UNMEASURED_MAX, newest_within_bytes, split_into_chunks
 from chatbot.sessions.ports import AskSession, QueryPorts
 from chatbot.sessions.replies.recorded_text import RecordedReply, recorded_reply
+from chatbot.sessions.session_previews import Preview, read_previews
 from events.catalogue import (
     BranchSelected,
     ContentErased,
@@ -47,12 +49,13 @@ from projections.port import Snapshot
 
 
 class SessionWithMetadata(Struct, frozen=True):
-    """A session with its title, metadata and settings."""
+    """A session with its title, metadata and settings. `preview` is unset where none was asked for."""
 
     session: Session
     metadata: dict[str, Any]
     title: str | None
     settings: ReplySettings = ReplySettings()
+    preview: Preview | UnsetType | None = UNSET
 
 
 class MessageWithText(Struct, frozen=True):
@@ -188,6 +191,12 @@ class SessionQueries:
             elif isinstance(event, SessionCreated):
                 found.append(SessionWithMetadata(one, event.metadata, event.title, settings))
         return found
+
+    async def with_previews(self, described: Sequence[SessionWithMetadata]) -> list[SessionWithMetadata]:
+        """`described` with the previews of the sessions."""
+        sessions = [one.session for one in described]
+        previews = await read_previews(self._ports.log, self._ports.queries, sessions)
+        return [replace(one, preview=previews.get(one.session.no)) for one in described]
 
     async def history(
         self, session_id: str, branch: str | None, limit: int, before: str | None, caller: Caller | None = None

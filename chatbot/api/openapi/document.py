@@ -6,7 +6,15 @@ from typing import Any
 import msgspec
 
 from chatbot.api.middleware import PUBLIC_PATHS, PUBLIC_PREFIXES
-from chatbot.api.openapi.examples import EXAMPLES, FILE_SHA256, SESSION, feed_transcript, problems, transcript
+from chatbot.api.openapi.examples import (
+    EXAMPLES,
+    FILE_SHA256,
+    SESSION,
+    changes_transcript,
+    feed_transcript,
+    problems,
+    transcript,
+)
 from chatbot.api.openapi.operations import OPERATIONS, STATUS_MEANINGS
 from chatbot.api.openapi.schemas import (
     JSON,
@@ -25,6 +33,7 @@ from chatbot.api.problem_types import PROBLEM_TYPES
 from chatbot.api.problems import RETRY_AFTER_S
 from chatbot.api.request_limits import IF_MATCH_TAGS_MAX
 from chatbot.api.streaming import frames
+from chatbot.api.streaming.change_frames import ChangeFrame
 from chatbot.api.streaming.frames import CURSOR_PATTERN
 from chatbot.api.v1.error_form import ErrorView
 from chatbot.config.settings import Settings
@@ -37,7 +46,7 @@ LINES = {  # media types that a client reads line by line
     SSE: "Server-Sent Events. The text behind `data: ` is a `{name}` as JSON, or `[DONE]`.",
     NDJSON: "One `{name}` as JSON in each line.",
 }
-UNIONS: dict[str, Kind] = {"Frame": frames.Frame, "FeedFrame": frames.FeedFrame}
+UNIONS: dict[str, Kind] = {"Frame": frames.Frame, "FeedFrame": frames.FeedFrame, "ChangeFrame": ChangeFrame}
 INTRODUCTION = """Sessions, their messages, and replies from a language model, complete or as a stream.
 
 Times are RFC 3339 in UTC. Unknown fields and unknown query parameters are refused. Every error is
@@ -154,7 +163,7 @@ _PARAMETERS: dict[str, Schema] = {
         "schema": {"type": "string"},
     },
 }
-_TRANSCRIPTS = {"chat_stream": transcript, "follow_session": feed_transcript}
+_TRANSCRIPTS = {"chat_stream": transcript, "follow_session": feed_transcript, "follow_changes": changes_transcript}
 _KEYS: dict[str, Schema] = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},

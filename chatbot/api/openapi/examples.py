@@ -3,6 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
+from msgspec.structs import replace
+
 from chatbot.api.openapi import audit_examples, v1_examples
 from chatbot.api.openapi.schemas import FaultView, Kind, ProblemView
 from chatbot.api.problems import CAUSES, STATUSES
@@ -13,6 +16,7 @@ from chatbot.api.request_bodies import (
     ChatBody,
     CreateSessionBody,
     ForkBody,
+    ReadBody,
     RegenerateBody,
 )
 from chatbot.api.response_bodies import (
@@ -28,6 +32,7 @@ from chatbot.api.response_bodies import (
     ModelsView,
     ModelView,
     ParametersView,
+    PreviewView,
     ReadinessView,
     SessionList,
     SessionView,
@@ -36,7 +41,15 @@ from chatbot.api.response_bodies import (
     UsageView,
 )
 from chatbot.api.streaming import frames
-from chatbot.api.streaming.response_stream import DONE, encode_frame
+from chatbot.api.streaming.change_frames import (
+    ChangeFrame,
+    ChangesDraining,
+    ChangesReady,
+    ChangesResync,
+    SessionChanged,
+    SessionGone,
+)
+from chatbot.api.streaming.response_stream import DONE, encode_event, encode_frame
 from chatbot.sessions.domain.rejections import SessionNotFound
 from events.catalogue import Usage
 from events.parts import Text
@@ -73,7 +86,17 @@ _session = SessionView(
     system_prompt="Answer briefly.",
     model=None,
     parameters=ParametersView(temperature=0.2),
+    pinned=False,
+    unread=True,
 )
+_listed = replace(_session, preview=PreviewView(REPLY, "assistant", ANSWERED))
+_change_frames: dict[str, ChangeFrame] = {
+    "ready": ChangesReady(),
+    "session": SessionChanged(_listed),
+    "gone": SessionGone(SESSION, "expired"),
+    "resync": ChangesResync(),
+    "draining": ChangesDraining(),
+}
 _question = MessageView(
     message_id=QUESTION,
     session_id=SESSION,
@@ -170,6 +193,7 @@ EXAMPLES: dict[Kind, dict[str, Any]] = {
         },
     },
     ChangeSessionBody: {
+        "pin": {"pinned": True},
         "title": {"title": "여행 계획"},
         "metadata": {"metadata": {"user_id": None, "team": "example"}},
         "settings": {"system_prompt": None, "model": "midm", "parameters": {"temperature": None, "top_p": 0.9}},
@@ -202,7 +226,12 @@ EXAMPLES: dict[Kind, dict[str, Any]] = {
     ForkBody: {"now": {}, "earlier": {"message_id": QUESTION}},
     BranchView: {"selected": BranchView(SESSION, REPLY, 5)},
     SessionView: {"session": _session},
-    SessionList: {"page": SessionList([_session], next="MTc2OTg1MTgwMDQ4MDAwMDo3")},
+    SessionList: {
+        "page": SessionList([_session], "128", next="MTc2OTg1MTgwMDQ4MDAwMDo3"),
+        "previews": SessionList([_listed], "128"),
+    },
+    ReadBody: {"now": {}, "shown": {"version": 4}},
+    ChangeFrame: _change_frames,
     MessageList: {"messages": MessageList(SESSION, [_question, _answer], 2, 4, "4:0")},
     ChatView: {"reply": _chat},
     AcceptedView: {"accepted": AcceptedView(SESSION, REPLY, QUESTION, 2, "2")},
@@ -241,6 +270,15 @@ def feed_transcript() -> str:
     feed = _feed_frames
     sent = [(feed["message"], 2, 0), (feed["start"], 3, 0), (feed["chunk"], 3, len(ANSWERED)), (feed["complete"], 4, 0)]
     pieces = [encode_frame(*one, retry_ms=None if number else 1000) for number, one in enumerate(sent)]
+    return b"".join(pieces).decode()
+
+
+def changes_transcript() -> str:
+    """What changed in a list after it was read."""
+    sent = [(128, "ready", 1000), (129, "session", None), (131, "gone", None)]
+    pieces = [
+        encode_event(b"%d" % at, msgspec.json.encode(_change_frames[name]), retry_ms) for at, name, retry_ms in sent
+    ]
     return b"".join(pieces).decode()
 
 

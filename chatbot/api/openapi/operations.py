@@ -3,6 +3,7 @@ routes.
 """
 
 from chatbot.api.openapi.audit_operations import AUDIT, EXPORT
+from chatbot.api.openapi.list_operations import FOLLOW_CHANGES, LIMIT, LIST_SESSIONS, MARK_READ
 from chatbot.api.openapi.schemas import HTML, SSE, Operation, QueryParameter, ResponseSpec
 from chatbot.api.openapi.v1_operations import V1
 from chatbot.api.request_bodies import (
@@ -14,7 +15,6 @@ from chatbot.api.request_bodies import (
     ForkBody,
     RegenerateBody,
 )
-from chatbot.api.request_limits import FILTERS_MAX, LIST_MAX
 from chatbot.api.response_bodies import (
     AcceptedView,
     BranchView,
@@ -26,7 +26,6 @@ from chatbot.api.response_bodies import (
     MessageList,
     ModelsView,
     ReadinessView,
-    SessionList,
     SessionView,
     UploadView,
     UsageView,
@@ -77,43 +76,15 @@ _ACCEPTED = ResponseSpec(
 )
 _UNHEALTHY = ResponseSpec("The database is not available.", HealthView, example_name="unhealthy")
 _NOT_READY = ResponseSpec("Not ready.", ReadinessView, example_name="draining")
-_text, _page = {"type": "string"}, {"type": "string", "pattern": "^[A-Za-z0-9_-]+$"}
+_text = {"type": "string"}
 _day = {"type": "string", "format": "date"}
-_limit = QueryParameter(
-    "limit", "How many at most.", {"type": "integer", "minimum": 1, "maximum": LIST_MAX, "default": 100}
-)
-_filters = QueryParameter(
-    "metadata",
-    "Only sessions with these values in their metadata: metadata.user_id=example. Names and values are compared in"
-    " Unicode's NFC form.",
-    {
-        "type": "object",
-        "propertyNames": {"pattern": r"^metadata\."},
-        "additionalProperties": _text,
-        "maxProperties": FILTERS_MAX,
-    },
-    example={"metadata.user_id": "example"},
-    members=True,
-)
-_listing = (
-    _limit,
-    QueryParameter("cursor", "The `next` of the page before, with the same `order`.", _page),
-    QueryParameter(
-        "order",
-        "accessed: the latest access first, so a session that is used between two requests may be on no page; created:"
-        " the newest first, an order that never changes.",
-        {"type": "string", "enum": ["accessed", "created"], "default": "accessed"},
-    ),
-    QueryParameter("status", "Which sessions.", {"type": "string", "enum": ["active", "expired"], "default": "active"}),
-    _filters,
-)
 _at_least = QueryParameter(
     "at_least",
     "A version that the session must have reached, such as one that a write on any node returned; else 412.",
     {"type": "integer", "minimum": 0, "maximum": VERSION_MAX},
 )
 _paging = (
-    _limit,
+    LIMIT,
     QueryParameter("before", "Only messages before this one: the `next` of the page before.", _text),
     QueryParameter("branch", "The branch that ends with this message; absent: the selected one.", _text),
     _at_least,
@@ -192,19 +163,18 @@ OPERATIONS: dict[str, tuple[Operation, ...]] = {
             {201: ResponseSpec("The new session.", SessionView, headers=("Location", *ETAG))},
             body=CreateSessionBody, body_optional=True, headers=(KEY,), problems=(*BODY, 404, 503),
         ),
-        Operation(
-            "GET", _sessions, "list_sessions", "List sessions, latest access first",
-            {200: ResponseSpec("One page.", SessionList)}, query=_listing, problems=(422, 503),
-        ),
+        LIST_SESSIONS,
+        FOLLOW_CHANGES,
         Operation(
             "GET", _session, "read_session", "Read a session",
             {200: _SESSION, 304: _UNCHANGED},
             query=(_at_least,), headers=("If-None-Match",), problems=(404, 412, 422, 503),
         ),
         Operation(
-            "PATCH", _session, "change_session", "Change a session's title, metadata or settings", {200: _SESSION},
+            "PATCH", _session, "change_session", "Change a session's title, metadata, settings or pin", {200: _SESSION},
             body=ChangeSessionBody, headers=("If-Match",), problems=(*BODY, 404, 412, 503),
         ),
+        MARK_READ,
         Operation(
             "DELETE", _session, "delete_session", "Delete a session; its messages are erased from the disk",
             {204: ResponseSpec("Deleted."), 202: _ERASING}, details=_DELETE, headers=("If-Match",), problems=CHANGE,

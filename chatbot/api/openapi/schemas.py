@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from chatbot.api.streaming.change_frames import POSITION_PATTERN
 from chatbot.api.streaming.frames import CURSOR_PATTERN
 from chatbot.config.settings import Settings
 
@@ -129,6 +130,7 @@ def _notes(settings: Settings) -> dict[str, dict[str, Schema]]:
             },
             "model": {"description": "The model of the session's replies; null: that of the configuration."},
             "parameters": {"description": "Merged into what is there; null removes a parameter, or all of them."},
+            "pinned": {"description": "For clients that show some sessions before the others."},
         },
         "ParametersBody": {"max_new_tokens": {"maximum": chat.max_tokens_ceiling}, **_option_notes(settings)},
         "CancelBody": {"reply_id": {"description": "A reply that runs or is queued. Absent: the running one."}},
@@ -144,13 +146,22 @@ def _notes(settings: Settings) -> dict[str, dict[str, Schema]]:
             **_tool_notes(settings),
         },
         "AcceptedView": {"cursor": CURSOR},
-        "SessionList": {"next": {"description": "The `cursor` of the next page; absent on the last."}},
+        "SessionList": {
+            "next": {"description": "The `cursor` of the next page; absent on the last."},
+            "cursor": {
+                "pattern": f"^{POSITION_PATTERN}$",
+                "description": "Follow the changes after this: of the first page, if there are several.",
+            },
+        },
+        "ReadBody": {"version": {"description": "The `version` of the messages that were shown. Absent: now."}},
         "SessionView": {
             "version": {"description": "Of the session, as in its ETag: it grows with every event."},
             "expires_at": {"description": "null: it never expires."},
             "active_reply": {"description": "The reply that is being written."},
             "model": {"description": "null: that of the configuration."},
             "queued_replies": {"description": "Queued replies, the next one first."},
+            "unread": {"description": "Whether a reply has ended that no client has marked as read."},
+            "preview": {"description": "null: no message has text. Absent: not asked for."},
         },
         "MessageList": {
             "cursor": {

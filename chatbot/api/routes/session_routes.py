@@ -1,8 +1,5 @@
 """Sessions: create, read, list, change, delete, and their messages."""
 
-import base64
-import binascii
-import re
 from collections.abc import AsyncIterator
 from typing import Literal
 
@@ -12,10 +9,9 @@ from msgspec.structs import replace
 
 from chatbot.api.json_checks import check_metadata
 from chatbot.api.middleware import CALLER, require_accepting
-from chatbot.api.problems import RequestFault
-from chatbot.api.request_bodies import CancelBody, ChangeSessionBody, CreateSessionBody
-from chatbot.api.request_limits import DESCRIBED_MAX, FILTERS_MAX, LIST_MAX, LIST_MAX_BYTES
-from chatbot.api.request_queries import check_query, query_choice, query_int
+from chatbot.api.request_bodies import CancelBody, ChangeSessionBody, CreateSessionBody, ReadBody
+from chatbot.api.request_limits import LIST_MAX
+from chatbot.api.request_queries import check_query, query_int
 from chatbot.api.requests import (
     check_at_least,
     check_text,
@@ -26,7 +22,7 @@ from chatbot.api.requests import (
     session_id_for_key,
     session_id_of,
 )
-from chatbot.api.response_bodies import CancelView, ErasureView, MessageList, SessionList, SessionView
+from chatbot.api.response_bodies import CancelView, ErasureView, MessageList
 from chatbot.api.responses import created_response, encode, etag, json_response, message_view, session_view, state_view
 from chatbot.api.server.connection_limits import count_held_bytes
 from chatbot.api.server.path_prefix import prefix_of
@@ -34,14 +30,12 @@ from chatbot.api.services import SERVICES, Services
 from chatbot.api.session_bodies import check_settings, parameter_changes
 from chatbot.api.streaming.document_stream import json_document, send_document
 from chatbot.runtime.clock import timestamp
-from chatbot.runtime.throttle import batched
-from chatbot.sessions.domain.commands import CancelReply, ChangeMetadata, CreateSession, DeleteSession
+from chatbot.sessions.domain.commands import CancelReply, ChangeMetadata, CreateSession, DeleteSession, MarkRead
 from chatbot.sessions.domain.rejections import SessionDeleted
 from chatbot.sessions.domain.state import changed_settings
 from chatbot.sessions.session_queries import History
 from events.catalogue import ReplySettings
-from projections.folds.blind_index import metadata_matches
-from projections.port import ListOrder, SessionListQuery, SessionPage
+from projections.port import ListOrder
 
 MESSAGE_BYTES = 600  # memory of a message whose text is not read yet, approximately
 STATUSES: tuple[Literal["active", "expired"], ...] = ("active", "expired")
@@ -110,6 +104,7 @@ async def change(request: web.Request) -> web.Response:
         title=body.title,
         system_prompt=body.system_prompt,
         parameters=parameter_changes(body),
+        pinned=body.pinned,
         metadata_max_bytes=services.settings.sessions.metadata_max_bytes,
         metadata_keys_max=services.settings.sessions.metadata_keys_max,
     )
@@ -128,6 +123,14 @@ async def delete(request: web.Request) -> web.Response:
         return web.Response(status=204)
     services.erasures.notify()
     return json_response(ErasureView(session_id, "erasing", timestamp(services.clock())), status=202)
+
+
+@routes.post("/api/sessions/{session_id}/read")
+async def mark_read(request: web.Request) -> web.Response:
+    services = request.app[SERVICES]
+    body = await read_body(request, ReadBody, services.settings.server.body_timeout_s, optional=True)
+    answer = await services.supervisor.ask(session_id_of(request), MarkRead(body.version), request[CALLER])
+    return json_response(state_view(answer.state), headers=etag(answer.state.session.version))
 
 
 @routes.post("/api/sessions/{session_id}/cancel")
@@ -187,80 +190,3 @@ async def _messages(services: Services, history: History, prefix: str) -> AsyncI
     history = replace(history, messages=[])
     async for messages in services.session_queries.remaining_messages(history):
         yield [encode(message_view(one, session_id, prefix)) for one in messages]
-
-
-@routes.get("/api/sessions")
-async def list_sessions(request: web.Request) -> web.Response:
-    services = request.app[SERVICES]
-    check_query(request, frozenset({"limit", "cursor", "status", "order"}), prefix="metadata.")
-    limit = query_int(request, "limit", 100, 1, LIST_MAX)
-    filters = _filters(request)
-    status = query_choice(request, "status", STATUSES)
-    order = query_choice(request, "order", ORDERS)
-    await services.session_queries.catch_up()
-    auth = bool(services.settings.auth.keys)
-    page = await services.queries.list_sessions(
-        SessionListQuery(
-            owner=request[CALLER].owner,
-            any_owner=not auth,
-            status=status,
-            metadata=filters,
-            after=_read_cursor(request.query.get("cursor"), order),
-            order=order,
-            now_us=services.session_queries.now_us(),
-            limit=limit,
-        )
-    )
-    views, after = await _describe_page(services, page, filters, is_expired=status == "expired")
-    return json_response(SessionList(views, _write_cursor(after, order) if after else None))
-
-
-async def _describe_page(
-    services: Services, page: SessionPage, filters: dict[str, str], *, is_expired: bool
-) -> tuple[list[SessionView], tuple[int, int] | None]:
-    """The views of a page's sessions, up to a little more than LIST_MAX_BYTES, and where the next page begins."""
-    views: list[SessionView] = []
-    size = 0
-    for batch in batched(page.sessions, DESCRIBED_MAX):
-        for one in await services.session_queries.with_metadata(batch):
-            if not one.session.is_deleted and metadata_matches(one.metadata, filters):
-                views.append(session_view(one, is_expired=is_expired))
-                size += len(encode(views[-1]))
-        if size >= LIST_MAX_BYTES:
-            return views, (batch[-1].accessed_at_us, batch[-1].no) if batch[-1] is not page.sessions[-1] else page.after
-    return views, page.after
-
-
-def _filters(request: web.Request) -> dict[str, str]:
-    filters = {
-        name.removeprefix("metadata."): value for name, value in request.query.items() if name.startswith("metadata.")
-    }
-    if len(filters) > FILTERS_MAX:
-        raise RequestFault(f"at most {FILTERS_MAX} metadata filters are allowed", "query")
-    return filters
-
-
-def _write_cursor(after: tuple[int, int], order: ListOrder) -> str:
-    """Opaque to clients, so that its content may change. It names its order: another one would skip sessions."""
-    accessed_at_us, no = after
-    position = f"{accessed_at_us}:{no}" if order == "accessed" else f"created:{no}"
-    return base64.urlsafe_b64encode(position.encode()).decode().rstrip("=")
-
-
-def _read_cursor(text: str | None, order: ListOrder) -> tuple[int, int] | None:
-    """(accessed_at_us, no) of the last session seen; accessed_at_us is 0 if ordered by creation.
-
-    Raises RequestFault.
-    """
-    if text is None:
-        return None
-    try:
-        plain = base64.urlsafe_b64decode(text.encode() + b"=" * (-len(text) % 4)).decode()
-    except (binascii.Error, UnicodeError):
-        plain = ""
-    found = re.fullmatch(r"(created|[0-9]{1,18}):([0-9]{1,18})", plain)
-    if not found:
-        raise RequestFault("is not a cursor that this service gave out", "query.cursor")
-    if (found[1] == "created") != (order == "created"):
-        raise RequestFault("is a cursor of another order: ask with the order of the page before", "query.cursor")
-    return 0 if order == "created" else int(found[1]), int(found[2])

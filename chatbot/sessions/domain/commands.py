@@ -154,7 +154,7 @@ class InterruptReplies(Struct, frozen=True):
 
 
 class ChangeMetadata(Struct, frozen=True):
-    """Merge `metadata` and `parameters` (None removes a key), set the title and the system prompt, where given."""
+    """Merge `metadata` and `parameters` (None removes a key), set title, system prompt and pin, where given."""
 
     metadata: dict[str, Any] | UnsetType = UNSET
     title: str | UnsetType | None = UNSET
@@ -162,12 +162,19 @@ class ChangeMetadata(Struct, frozen=True):
     parameters: dict[str, Any] = {}
     metadata_max_bytes: int = 16384
     metadata_keys_max: int = 64
+    pinned: bool | UnsetType = UNSET
 
 
 class RecordAccess(Struct, frozen=True):
     """The session is read. `always`: record the access however recent the last one is."""
 
     always: bool = False
+
+
+class MarkRead(Struct, frozen=True):
+    """A client has shown all replies that ended at `version` or before; None: up to now."""
+
+    version: int | None = None
 
 
 class Expire(Struct, frozen=True):
@@ -218,6 +225,7 @@ Command = (
     | InterruptReplies
     | ChangeMetadata
     | RecordAccess
+    | MarkRead
     | Expire
     | DeleteSession
     | BeginErasure

@@ -28,6 +28,7 @@ from chatbot.sessions.domain.commands import (
     Fork,
     IdempotencyKey,
     InterruptReplies,
+    MarkRead,
     PostMessage,
     RecordAccess,
     Regenerate,
@@ -53,6 +54,7 @@ from events.catalogue import (
     SessionCreated,
     SessionDeleted,
     SessionExpired,
+    SessionRead,
     ToolCallsClosed,
 )
 from events.parts import calls_of
@@ -91,6 +93,8 @@ def decide(  # noqa: PLR0911, PLR0912  one arm for each command
         case RecordAccess():
             stale = command.always or now_us - state.session.accessed_at_us >= rules.access_resolution_us
             return Decision(events=(SessionAccessed(),) if stale else ())
+        case MarkRead():
+            return _mark_read(state, command)
         case CancelReply() if not _has_reply_to_cancel(state, command):
             return _cancel_calls(state, command)
         case CopyTexts() | RequeueReplies():
@@ -359,10 +363,18 @@ def _change_metadata(state: State, command: ChangeMetadata) -> Decision:
     if len(metadata) > command.metadata_keys_max or len(encode(metadata)) > command.metadata_max_bytes:
         return Decision(rejection=rejections.TooLarge("the merged metadata would be larger than is allowed"))
     settings = changed_settings(state.settings, command.system_prompt, command.parameters)
-    if (metadata, title, settings) == (state.metadata, state.title, state.settings):
+    pinned = state.session.pinned if command.pinned is UNSET else command.pinned
+    if (metadata, title, settings, pinned) == (state.metadata, state.title, state.settings, state.session.pinned):
         return Decision()
     recorded_settings = None if settings == state.created else settings
-    return Decision(events=(MetadataChanged(metadata=metadata, title=title, settings=recorded_settings),))
+    return Decision(events=(MetadataChanged(metadata, title, recorded_settings, pinned),))
+
+
+def _mark_read(state: State, command: MarkRead) -> Decision:
+    """Nothing is recorded where nothing becomes read."""
+    unread_at, version = state.session.unread_at, state.session.version
+    read_at = version if command.version is None else min(command.version, version)
+    return Decision(events=(SessionRead(read_at),) if unread_at and read_at >= unread_at else ())
 
 
 def idempotency_key_of(command: Command) -> IdempotencyKey | None:

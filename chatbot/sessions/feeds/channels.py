@@ -145,6 +145,10 @@ class ChannelRegistry:
             channel = self._channels[session_id] = Channel(partial(self._channels.pop, session_id))
         return channel
 
+    def keys(self) -> list[str]:
+        """What has readers now."""
+        return list(self._channels)
+
     def find(self, session_id: str) -> Channel | None:
         """The session's channel; None if it has no readers."""
         return self._channels.get(session_id)

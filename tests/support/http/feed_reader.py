@@ -67,6 +67,19 @@ async def following(
         yield FeedReader(answer)
 
 
+@asynccontextmanager
+async def following_changes(
+    client: httpx.AsyncClient, after: object = None, **headers: str
+) -> AsyncIterator[FeedReader]:
+    """An open stream of changes in lists of sessions, after its first frame."""
+    params = {} if after is None else {"after": str(after)}
+    async with client.stream("GET", "/api/sessions/changes", params=params, headers=headers) as answer:
+        assert answer.status_code == 200, (await answer.aread()).decode()
+        feed = FeedReader(answer)
+        assert (await feed.next())["type"] == "ready"
+        yield feed
+
+
 def text_of(frames: Iterable[Frame], message_id: str | None = None) -> str:
     """The text that the chunks bring, of one reply or of all."""
     chunks = [frame for frame in frames if frame["type"] == "chunk"]
