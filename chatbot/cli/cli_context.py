@@ -1,7 +1,7 @@
 """The context of a command: settings, the log opened read-only, standard output and standard error, and Ctrl-C.
 
-`chatbot/cli/main.py` passes in the functions that open a log and compose the sessions, so commands import neither a
-store nor the composition root.
+`chatbot/cli/command_runner.py` passes in the functions that open a log and compose the sessions, so commands import
+neither a store nor the composition root.
 """
 
 import asyncio
@@ -11,19 +11,21 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from chatbot.cli.exit_codes import CommandFailed, ExitCode, UsageError
 from chatbot.config.settings import Settings
 from chatbot.llm.provider import Provider
-from chatbot.observability.metrics import Metrics
 from chatbot.runtime.standard_streams import discard_output, print_to_stderr
-from chatbot.sessions.ports import LiveSessions, Ports
-from chatbot.sessions.session_queries import SessionQueries
-from events.log import EventLog
-from projections.observer import ProjectionObserver
+
+if TYPE_CHECKING:  # few commands need more than the log
+    from chatbot.observability.metrics import Metrics
+    from chatbot.sessions.ports import LiveSessions, Ports
+    from chatbot.sessions.session_queries import SessionQueries
+    from events.log import EventLog
+    from projections.observer import ProjectionObserver
 
 NICENESS = 10  # of a command, on systems without SCHED_IDLE
 
@@ -31,7 +33,7 @@ NICENESS = 10  # of a command, on systems without SCHED_IDLE
 class OpenLog(Protocol):
     """`events.factory.open_log`."""
 
-    async def __call__(self, place: Path | str, *, read_only: bool) -> EventLog: ...
+    async def __call__(self, place: Path | str, *, read_only: bool) -> "EventLog": ...
 
 
 class ComposeOffline(Protocol):
@@ -42,9 +44,9 @@ class ComposeOffline(Protocol):
         settings: Settings,
         stack: AsyncExitStack,
         provider: Provider,
-        metrics: Metrics,
-        projection_observer: ProjectionObserver,
-    ) -> tuple[Ports, LiveSessions, SessionQueries]: ...
+        metrics: "Metrics",
+        projection_observer: "ProjectionObserver",
+    ) -> "tuple[Ports, LiveSessions, SessionQueries]": ...
 
 
 async def run_interruptible(command: Coroutine[Any, Any, int]) -> int:
@@ -121,7 +123,7 @@ class CommandContext:
         return self.settings.database.path
 
     @asynccontextmanager
-    async def open_read_only(self, path: Path | None = None) -> AsyncIterator[EventLog]:
+    async def open_read_only(self, path: Path | None = None) -> "AsyncIterator[EventLog]":
         """The log (or another file), opened read-only: while a server runs, or a copy. Raises LogUnusable."""
         log = await self.open_log(path or self.settings.database.place, read_only=True)
         try:

@@ -1,4 +1,8 @@
-"""The command-line parser: the table of commands, their groups, and --help."""
+"""The command-line parser: the table of commands, their groups, and --help.
+
+The code of a command is imported when it is called: all libraries of the program take half a second to import, and a
+command such as `health` runs every few seconds.
+"""
 
 import argparse
 from collections.abc import Callable, Coroutine, Iterable, Iterator
@@ -7,42 +11,136 @@ from typing import Any
 from msgspec import Struct
 
 from chatbot.cli.cli_context import CommandContext
-from chatbot.cli.erasure import erase, erasure_check
-from chatbot.cli.maintenance import backup, export_import, migrate, rebuild, salvage
-from chatbot.cli.proof import keys, prove, verify
-from chatbot.cli.record import custom_projection, prompt, replay
 from chatbot.runtime.utf8 import is_unicode
 
 
 class Command(Struct, frozen=True):
-    """A command on the log. `summary` is its line in --help; `run` returns the exit code."""
+    """`run` returns the exit code."""
 
-    summary: str
     arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[CommandContext, argparse.Namespace], Coroutine[Any, Any, int]]
 
 
+class CommandEntry(Struct, frozen=True):
+    """`summary` is the command's line in --help; `load` imports its code."""
+
+    summary: str
+    load: Callable[[], Command]
+
+
+def _export() -> Command:
+    from chatbot.cli.maintenance.export_import import add_export_arguments, export
+
+    return Command(add_export_arguments, export)
+
+
+def _import() -> Command:
+    from chatbot.cli.maintenance.export_import import add_import_arguments, import_command
+
+    return Command(add_import_arguments, import_command)
+
+
+def _backup() -> Command:
+    from chatbot.cli.maintenance.backup import add_backup_arguments, backup
+
+    return Command(add_backup_arguments, backup)
+
+
+def _salvage() -> Command:
+    from chatbot.cli.maintenance.salvage import add_salvage_arguments, salvage
+
+    return Command(add_salvage_arguments, salvage)
+
+
+def _migrate() -> Command:
+    from chatbot.cli.maintenance.migrate import add_migrate_arguments, migrate_command
+
+    return Command(add_migrate_arguments, migrate_command)
+
+
+def _prompt() -> Command:
+    from chatbot.cli.record.prompt import add_prompt_arguments, prompt
+
+    return Command(add_prompt_arguments, prompt)
+
+
+def _replay() -> Command:
+    from chatbot.cli.record.replay import add_replay_arguments, replay
+
+    return Command(add_replay_arguments, replay)
+
+
+def _diff() -> Command:
+    from chatbot.cli.record.replay import add_diff_arguments, diff_command
+
+    return Command(add_diff_arguments, diff_command)
+
+
+def _rebuild() -> Command:
+    from chatbot.cli.maintenance.rebuild import add_rebuild_arguments, rebuild_command
+
+    return Command(add_rebuild_arguments, rebuild_command)
+
+
+def _project() -> Command:
+    from chatbot.cli.record.custom_projection import add_project_arguments, project
+
+    return Command(add_project_arguments, project)
+
+
+def _verify() -> Command:
+    from chatbot.cli.proof.verify import add_verify_arguments, verify_command
+
+    return Command(add_verify_arguments, verify_command)
+
+
+def _keygen() -> Command:
+    from chatbot.cli.proof.keys import add_keygen_arguments, keygen
+
+    return Command(add_keygen_arguments, keygen)
+
+
+def _checkpoint() -> Command:
+    from chatbot.cli.proof.verify import add_checkpoint_arguments, checkpoint
+
+    return Command(add_checkpoint_arguments, checkpoint)
+
+
+def _prove() -> Command:
+    from chatbot.cli.proof.prove import add_prove_arguments, prove
+
+    return Command(add_prove_arguments, prove)
+
+
+def _erase() -> Command:
+    from chatbot.cli.erasure.erase import add_erase_arguments, erase
+
+    return Command(add_erase_arguments, erase)
+
+
+def _erased() -> Command:
+    from chatbot.cli.erasure.erasure_check import add_erased_arguments, erased
+
+    return Command(add_erased_arguments, erased)
+
+
 COMMANDS = {
-    "export": Command("write events as lines of JSON", export_import.add_export_arguments, export_import.export),
-    "import": Command("copy an export into the log", export_import.add_import_arguments, export_import.import_command),
-    "backup": Command(
-        "copy the log while it is served, and verify the copy", backup.add_backup_arguments, backup.backup
-    ),
-    "salvage": Command("copy what is intact of a damaged log", salvage.add_salvage_arguments, salvage.salvage),
-    "migrate": Command("copy the log into another store", migrate.add_migrate_arguments, migrate.migrate_command),
-    "prompt": Command("print the request behind a reply", prompt.add_prompt_arguments, prompt.prompt),
-    "replay": Command("print a conversation as of a point in time", replay.add_replay_arguments, replay.replay),
-    "diff": Command("print what changed in a conversation", replay.add_diff_arguments, replay.diff_command),
-    "rebuild": Command("rebuild the projections from the log", rebuild.add_rebuild_arguments, rebuild.rebuild_command),
-    "project": Command(
-        "run a projection of your own", custom_projection.add_project_arguments, custom_projection.project
-    ),
-    "verify": Command("check that nobody has changed the log", verify.add_verify_arguments, verify.verify_command),
-    "keygen": Command("make the keys that sign checkpoints", keys.add_keygen_arguments, keys.keygen),
-    "checkpoint": Command("print a signed statement of the head", verify.add_checkpoint_arguments, verify.checkpoint),
-    "prove": Command("prove a session's events to someone without the log", prove.add_prove_arguments, prove.prove),
-    "erase": Command("erase sessions permanently", erase.add_erase_arguments, erase.erase),
-    "erased": Command("search the files for an erased text", erasure_check.add_erased_arguments, erasure_check.erased),
+    "export": CommandEntry("write events as lines of JSON", _export),
+    "import": CommandEntry("copy an export into the log", _import),
+    "backup": CommandEntry("copy the log while it is served, and verify the copy", _backup),
+    "salvage": CommandEntry("copy what is intact of a damaged log", _salvage),
+    "migrate": CommandEntry("copy the log into another store", _migrate),
+    "prompt": CommandEntry("print the request behind a reply", _prompt),
+    "replay": CommandEntry("print a conversation as of a point in time", _replay),
+    "diff": CommandEntry("print what changed in a conversation", _diff),
+    "rebuild": CommandEntry("rebuild the projections from the log", _rebuild),
+    "project": CommandEntry("run a projection of your own", _project),
+    "verify": CommandEntry("check that nobody has changed the log", _verify),
+    "keygen": CommandEntry("make the keys that sign checkpoints", _keygen),
+    "checkpoint": CommandEntry("print a signed statement of the head", _checkpoint),
+    "prove": CommandEntry("prove a session's events to someone without the log", _prove),
+    "erase": CommandEntry("erase sessions permanently", _erase),
+    "erased": CommandEntry("search the files for an erased text", _erased),
 }
 
 SERVICE_COMMANDS = {
@@ -122,8 +220,12 @@ def parse(arguments: list[str], version: str, program: str = "chatbot") -> argpa
         one = commands.add_parser(name, description=SERVICE_COMMANDS[name], argument_default=argparse.SUPPRESS)
         _add_common_options(one)
         arguments_of(one)
-    for name, command in COMMANDS.items():
-        one = commands.add_parser(name, description=command.run.__doc__ or command.summary)
+    for name, entry in COMMANDS.items():
+        if name not in arguments:  # so it is not called: its code is not imported
+            commands.add_parser(name)
+            continue
+        command = entry.load()
+        one = commands.add_parser(name, description=command.run.__doc__ or entry.summary)
         _add_common_options(one)
         command.arguments(one)
     options, unknown = parser.parse_known_args(arguments)

@@ -30,4 +30,4 @@ class FakeConsole(CommandContext):
 async def run_in_process(console: FakeConsole, *arguments: str) -> int:
     """The exit code of a command of run.py, called in this process. Raises CommandFailed."""
     options = parse(list(arguments), "test")
-    return await COMMANDS[options.command].run(console, options)
+    return await COMMANDS[options.command].load().run(console, options)

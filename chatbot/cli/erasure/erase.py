@@ -23,7 +23,6 @@ from chatbot.cli.erasure.erase_criteria import (
     find_by_past_metadata,
     read_criteria,
 )
-from chatbot.cli.erasure.erase_over_http import Service, erase_over_http
 from chatbot.cli.erasure.offline_service import OfflineService, open_offline_service
 from chatbot.cli.exit_codes import CommandFailed, ExitCode, UsageError
 from chatbot.cli.progress_bar import ProgressBar
@@ -112,6 +111,8 @@ async def _erase_by_past_metadata(context: CommandContext, options: argparse.Nam
 async def _erase(context: CommandContext, options: argparse.Namespace, criteria: EraseCriteria) -> int:
     if options.url:
         key = _read_key() if options.key == "-" else options.key
+        from chatbot.cli.erasure.erase_over_http import Service, erase_over_http  # noqa: PLC0415  an HTTP client
+
         return await erase_over_http(context, criteria, Service(options.url, key, dry_run=options.dry_run))
     if options.key:
         raise UsageError("--key goes with --url: the files are open to whoever can write them")

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from chatbot.cli.command_line import COMMANDS, Command, parse
+from chatbot.cli.command_line import Command, parse
+from chatbot.cli.command_runner import run_command
 from chatbot.cli.erasure.erasure_check import _split_lines
-from chatbot.cli.main import run_command
 from chatbot.config.settings import Settings
 from events.catalogue import SessionCreated
 from events.record import Metadata
@@ -93,8 +93,8 @@ def test_an_error_has_no_exit_code_that_means_found(
         raise error
 
     monkeypatch.setattr("chatbot.cli.cli_context._lower_priority", lambda: None)  # the tests go on in this process
-    monkeypatch.setitem(COMMANDS, "erased", Command("says", lambda _: None, fail))
-    assert run_command(parse(["erased"], "1"), Settings()) == code
+    failing = Command(lambda _: None, fail)
+    assert run_command(failing, parse(["keygen", "key"], "1"), Settings()) == code
     assert "error: " in capsys.readouterr().err
 
 

@@ -81,7 +81,7 @@ async def test_commands_that_read_work_on_a_standby(
     async def run(line: str) -> FakeConsole:
         console = FakeConsole(settings)
         options = parse(line.format(folder=tmp_path).split(), "test")
-        assert await COMMANDS[options.command].run(console, options) == 0
+        assert await COMMANDS[options.command].load().run(console, options) == 0
         return console
 
     if "key" in command or "checkpoint" in command:
@@ -98,7 +98,7 @@ async def test_an_export_of_a_standby_is_the_same_as_of_the_file(
     for place in (url, str(told)):
         console = FakeConsole(replace(Settings(), database=DatabaseSettings(url=place)))
         options = parse(["export"], "test")
-        assert await COMMANDS["export"].run(console, options) == 0
+        assert await COMMANDS["export"].load().run(console, options) == 0
         exports.append(capfdbinary.readouterr().out)
     assert exports[0] == exports[1]
 
