@@ -1,4 +1,332 @@
-import { t } from "./i18n.js";
+// The page's start, its address (#/<session id>), and how its parts hang together.
 
-document.title = t("page.title");
-document.body.append(Object.assign(document.createElement("main"), { textContent: t("page.title") }));
+import { ApiProblem, createApi, keys } from "./api.js";
+import { acceptDrops, createComposer, drafts } from "./composer.js";
+import { createConversations } from "./conversation.js";
+import { askKey, showHelp, showToast } from "./dialogs.js";
+import { announce, copyText, fill, h, icon, randomId } from "./dom.js";
+import { language, languages, setLanguage, t } from "./i18n.js";
+import { nameOf, titleFrom } from "./list_store.js";
+import { createLogView, loadMessageViews, renderTray, unsentMessage } from "./log_view.js";
+import { createMediaUrls } from "./media_urls.js";
+import { createBanners } from "./banners.js";
+import { createActions } from "./conversation_actions.js";
+import { createModelHealth } from "./model_health.js";
+import { createOutbox } from "./outbox.js";
+import { buildShell, emptyContent } from "./shell.js";
+import { listenForShortcuts, shortcutTexts } from "./shortcuts.js";
+import { createSidebar } from "./sidebar.js";
+import { arrange, runningReply } from "./store.js";
+import { wordsFor } from "./words.js";
+
+const HIDDEN_MS = 30_000; // a tab that is hidden this long closes its feeds: over HTTP/1.1 a browser has six connections
+const NEW_KEY = "chatbot.new"; // in sessionStorage: the key that creates this tab's new conversation
+const ARRIVING_MS = 20_000; // the feed shows an accepted message within moments; after that the history will
+
+const api = createApi({ base: new URL("../../../", import.meta.url).href, readKey: () => keys.read() });
+const mediaUrls = createMediaUrls(api);
+const SUGGESTIONS = ["empty.suggestion_1", "empty.suggestion_2", "empty.suggestion_3"];
+
+const arriving = new Map(); // what the service has accepted and the feed has not shown yet
+let newKey = null, isAskingKey = false, isPaused = false, hiddenTimer = null, readVersion = 0;
+
+const page = buildShell(document.body, {
+  newConversation: startNew, changeKey: () => demandKey(null), toggleSidebar, toggleSettings, conversationMenu: (anchor) => actions.conversationMenu(anchor),
+  help: () => showHelp(shortcutTexts()), readOlder, languages, language, setLanguage,
+});
+const parts = {};
+const actions = createActions({ api, mediaUrls, page: { currentId, mediaAddress, go, send, demandKey }, parts });
+const conversations = createConversations({ api, onChange: render, onReplyEnd, onProblem: demandKey });
+const outbox = createOutbox({ api, storage: localStorage, onChange: render, onSession, onAccepted, onAuth: demandKey });
+const sidebar = createSidebar(page, api, { currentId, onRemoved, onSessions: renderHead, onProblem: demandKey, save: actions.saveExport });
+const composer = createComposer({ form: page.form, api, onSend: send, onStop: actions.stop, mediaUrl: (file) => mediaUrls.of(mediaAddress(file)) });
+let settings = null; // the panel, once it was opened
+const health = createModelHealth(api, () => renderBanners());
+const renderBanners = createBanners(page.banners, () => ({ open: conversations.open, model: health.state, isKeyMissing: isAskingKey === "later" }), {
+  wake, startNew, reload: () => conversations.reload(), demandKey: () => demandKey(null), checkModel: health.check,
+});
+const logView = createLogView(page, {
+  ...actions, copy: copyText,
+  mediaUrl: (part) => mediaUrls.of(part.url ?? mediaAddress(part)),
+}, { onReady: render, onFault: () => showToast(t("page.part_missing"), { ms: 60_000, action: { label: t("page.reload"), onclick: () => location.reload() } }) });
+Object.assign(parts, { conversations, outbox, sidebar, composer, logView });
+
+function mediaAddress({ sha256 }) {
+  const id = currentId();
+  return `api/media/${sha256}${id ? `?session_id=${id}` : ""}`;
+}
+
+/* Where the page is */
+
+/** The id of the open conversation; null: a new one. */
+function currentId() {
+  return /^#\/([0-9A-Za-z_-]+)$/.exec(location.hash)?.[1] ?? null;
+}
+
+function go(id, { replace = false } = {}) {
+  const address = `#/${id ?? ""}`;
+  if (replace) history.replaceState(null, "", address);
+  else if (location.hash !== address) history.pushState(null, "", address);
+  route();
+}
+
+function route() {
+  const id = currentId();
+  toggleSidebar(false);
+  if (conversations.open?.id !== id) {
+    readVersion = 0;
+    page.scroller.setAttribute("aria-live", "off"); // a conversation that is opened is not news
+    conversations.show(id);
+    setTimeout(() => page.scroller.setAttribute("aria-live", "polite"), 1_000);
+  }
+  if (!page.panel.hidden) settings?.show(id);
+  composer.show(id ?? "new");
+  sidebar.render();
+  render();
+}
+
+function startNew() {
+  newKey = randomId();
+  saveNewKey();
+  go(null);
+  composer.focus();
+}
+
+function saveNewKey() {
+  sessionStorage.setItem(NEW_KEY, newKey);
+}
+
+/* What is shown */
+
+function render() {
+  const id = currentId(), open = conversations.open, data = open?.data ?? null;
+  for (const one of arriving.values()) if (data && one.message_id in data.messages) arriving.delete(one.id);
+  const items = [...[...arriving.values()].filter((one) => one.session_id === id), ...outbox.of(id ?? newKey)];
+  const { shown, waiting } = data ? arrange(data) : { shown: [], waiting: [] };
+  let messages = shown;
+  for (const item of items) { // an edit is shown where it will be
+    const at = item.parent_id === undefined ? messages.length : messages.findIndex((one) => one.message_id === item.parent_id) + 1;
+    messages = [...messages.slice(0, at), unsentMessage(item)];
+  }
+  const isEmpty = messages.length === 0;
+  page.empty.hidden = !isEmpty;
+  page.scroller.hidden = isEmpty;
+  if (isEmpty) renderEmpty(id, open);
+  logView.render(id ?? newKey, messages, { hasOlder: Boolean(data?.older), isOlderLoading: open?.isOlderLoading });
+  renderTray(page.tray, waiting, { edit: actions.takeBack, remove: actions.removeQueued });
+  composer.setRunning(Boolean(data && runningReply(data)?.status === "streaming"));
+  composer.setBlocked(Boolean(data?.ended));
+  renderHead();
+  renderBanners();
+  markRead();
+}
+
+function renderEmpty(id, open) {
+  let key = "new", content;
+  if (id === null) {
+    content = () => emptyContent(t("empty.title"), t("empty.words"), SUGGESTIONS.map((key) => suggestion(t(key))));
+  } else if (open?.data?.ended || open?.problem?.status === 404) {
+    key = "gone";
+    content = () => emptyContent(t("gone.title"), open.problem ? wordsFor(open.problem) : t(`gone.${open.data.ended}`), [newButton()]);
+  } else if (open?.problem) {
+    key = `failed ${open.problem.name} ${open.problem.status}`;
+    content = () => emptyContent(t("failed.title"), wordsFor(open.problem), [h("button", { type: "button", class: "button", onclick: () => conversations.reload() }, t("retry"))]);
+  } else if (open?.load === "loading") {
+    key = "loading";
+    content = () => [h("p", { class: "loading" }, h("span", { class: "spinner", "aria-hidden": "true" }), " ", t("list.loading"))];
+  } else {
+    key = "blank";
+    content = () => emptyContent(t("empty.title"), "");
+  }
+  if (page.empty.dataset.kind === key) return;
+  page.empty.dataset.kind = key;
+  fill(page.empty, content());
+}
+
+function suggestion(words) {
+  return h("button", { type: "button", class: "button", onclick: () => send(words) }, words);
+}
+
+function newButton() {
+  return h("button", { type: "button", class: "button primary", onclick: startNew }, icon("plus"), t("list.new"));
+}
+
+function renderHead() {
+  const id = currentId(), session = id && sidebar.session(id);
+  const name = id === null ? t("list.new") : nameOf(session) ?? conversations.open?.data?.session?.title ?? t("list.untitled");
+  if (page.title.textContent !== name) page.title.textContent = name;
+  const model = session?.model ?? "";
+  if (page.sub.textContent !== model) page.sub.textContent = model;
+  page.moreButton.hidden = id === null;
+  page.keyButton.hidden = !keys.read();
+  const unread = sidebar.unreadCount();
+  document.title = `${unread ? `(${unread}) ` : ""}${name} · ${t("page.title")}`;
+}
+
+/** Tells the service that the open conversation was seen, if somebody can see it. */
+async function markRead() {
+  const id = currentId(), data = conversations.open?.data;
+  if (!data || document.visibilityState !== "visible" || !sidebar.session(id)?.unread) return;
+  const version = Number(data.cursor.split(":")[0]);
+  if (version <= readVersion) return;
+  readVersion = version;
+  try {
+    sidebar.put(await api.call("POST", `api/sessions/${id}/read`, { body: { version } }));
+  } catch (fault) {
+    if (!(fault instanceof ApiProblem)) throw fault; // the mark stays, which does no harm
+  }
+}
+
+/* What the user does */
+
+function send(message, { parentId } = {}) {
+  const id = currentId(), item = { id: randomId(), at: Date.now(), session_id: id, create: null, message };
+  if (parentId !== undefined) item.parent_id = parentId;
+  if (id === null) {
+    const known = outbox.of(newKey)[0]?.create; // the conversation is being made for an earlier message
+    const text = typeof message === "string" ? message : message.find((one) => one.type === "text")?.text ?? "";
+    item.create = known ?? { key: newKey, body: { ...settings?.takeDraft(), ...(text ? { title: titleFrom(text) } : {}) } };
+  }
+  outbox.post(item);
+  logView.scrollToEnd();
+  announce(t("composer.sent"));
+}
+
+function onSession(createKey, session) {
+  sidebar.put(session);
+  if (currentId() !== null || createKey !== newKey) return;
+  conversations.show(session.session_id, { sessionId: session.session_id, order: [], messages: {}, cursor: `${session.version}:0`,
+    older: null, stale: false, ended: null, session: { title: session.title, metadata: session.metadata } });
+  logView.rename(newKey, session.session_id);
+  newKey = randomId();
+  saveNewKey();
+  go(session.session_id, { replace: true });
+}
+
+function onAccepted(item, accepted) {
+  logView.alias(accepted.user_message_id, item.id);
+  arriving.set(item.id, { ...item, state: "sending", problem: null, session_id: accepted.session_id, message_id: accepted.user_message_id });
+  setTimeout(() => arriving.delete(item.id) && render(), ARRIVING_MS);
+}
+
+async function readOlder() {
+  try {
+    page.scroller.setAttribute("aria-live", "off");
+    await conversations.readOlder();
+  } catch (fault) {
+    if (!(fault instanceof ApiProblem)) throw fault;
+    showToast(wordsFor(fault), { action: { label: t("retry"), onclick: readOlder } });
+  } finally {
+    setTimeout(() => page.scroller.setAttribute("aria-live", "polite"), 1_000);
+  }
+}
+
+function toggleSidebar(isOpen) {
+  const wasOpen = page.app.dataset.sidebar === "open";
+  page.app.dataset.sidebar = isOpen ? "open" : "closed";
+  page.menuButton.setAttribute("aria-expanded", String(isOpen));
+  if (isOpen) page.filter.focus();
+  else if (wasOpen && page.sidebar.contains(document.activeElement)) page.menuButton.focus();
+}
+
+async function toggleSettings() {
+  page.panel.hidden = !page.panel.hidden;
+  page.settingsButton.setAttribute("aria-expanded", String(!page.panel.hidden));
+  if (page.panel.hidden) {
+    page.settingsButton.focus();
+    return;
+  }
+  const { createSettingsPanel } = await import("./settings_panel.js");
+  settings ??= createSettingsPanel({ panel: page.panel, api, onClose: toggleSettings, save: async (id, body) => {
+    const session = await api.call("PATCH", `api/sessions/${id}`, { body });
+    sidebar.put(session);
+    return session;
+  } });
+  await settings.show(currentId());
+  settings.focus();
+}
+
+/* What happens */
+
+function onReplyEnd(message) {
+  const key = { complete: "ended.complete", cancelled: "ended.cancelled" }[message.status] ?? "ended.failed";
+  announce(t(key));
+  if (message.status === "failed") health.check();
+}
+
+function onRemoved(id) {
+  conversations.forget(id);
+  if (currentId() === id && sidebar.isDeleting(id)) startNew();
+}
+
+/** Asks for a key once, however many requests were refused. */
+async function demandKey(problem) {
+  if (isAskingKey === true) return;
+  if (isAskingKey === "later" && problem) return;
+  isAskingKey = true;
+  const words = problem && keys.read() ? t("key.refused") : null;
+  const given = await askKey({ words, check: async (key) => {
+    try {
+      await createApi({ base: api.base, readKey: () => key }).call("GET", "api/sessions?limit=1");
+      return null;
+    } catch (fault) {
+      return fault.status === 401 ? t("key.wrong") : wordsFor(fault);
+    }
+  } });
+  isAskingKey = given ? false : keys.read() && !problem ? false : "later";
+  if (given) {
+    keys.save(given.key, given.isRemembered);
+    mediaUrls.clear();
+    conversations.clear();
+    sidebar.clear();
+    sidebar.reload();
+    conversations.reload();
+    outbox.retryAll();
+  }
+  renderBanners();
+}
+
+function wake() {
+  conversations.wake();
+  sidebar.wake();
+  outbox.retryAll();
+  if (health.state !== "available") health.check();
+}
+
+function onVisibility() {
+  clearTimeout(hiddenTimer);
+  if (document.visibilityState === "hidden") {
+    hiddenTimer = setTimeout(() => {
+      if (!conversations.pause() && conversations.open) return; // a reply is being written
+      sidebar.pause();
+      isPaused = true;
+    }, HIDDEN_MS);
+    return;
+  }
+  if (isPaused) {
+    isPaused = false;
+    conversations.resume();
+    sidebar.resume();
+  } else wake();
+  markRead();
+}
+
+acceptDrops(page.main, (files) => composer.addFiles(files));
+listenForShortcuts({
+  new: startNew, search: () => { toggleSidebar(true); page.filter.focus(); page.filter.select(); }, focus: () => composer.focus(),
+  stop: actions.stop, copyCode: actions.copyCode, help: () => showHelp(shortcutTexts()), move: (offset) => logView.focusMessage(offset),
+});
+addEventListener("popstate", route);
+addEventListener("hashchange", route);
+addEventListener("online", wake);
+addEventListener("offline", () => renderBanners());
+document.addEventListener("visibilitychange", onVisibility);
+
+newKey = sessionStorage.getItem(NEW_KEY) ?? outbox.newConversations()[0] ?? randomId();
+saveNewKey();
+sidebar.start();
+route();
+outbox.start();
+health.check();
+if (!matchMedia("(pointer: coarse)").matches) composer.focus();
+(globalThis.requestIdleCallback ?? setTimeout)(() => loadMessageViews().catch(() => {})); // asked for again when needed

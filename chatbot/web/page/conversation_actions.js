@@ -1,0 +1,133 @@
+// What can be done with messages and conversations: each asks the service, and says in words if that did not work.
+
+import { ApiProblem } from "./api.js";
+import { openDialog, openMenu, showToast } from "./dialogs.js";
+import { copyText, h, randomId } from "./dom.js";
+import { t } from "./i18n.js";
+import { nameOf } from "./list_store.js";
+import { unsentMessage } from "./log_view.js";
+import { lastCodeBlock } from "./shortcuts.js";
+import { runningReply } from "./store.js";
+import { wordsFor } from "./words.js";
+
+/**
+ * `page`: {currentId(), mediaAddress(part), go(id), send(message, {parentId}), demandKey(problem)}; the others are the
+ * page's parts of the same names.
+ */
+export function createActions({ api, mediaUrls, page, parts }) {
+  const { currentId, mediaAddress, go, send, demandKey } = page;
+
+  function stop() {
+    const id = currentId(), reply = parts.conversations.open?.data && runningReply(parts.conversations.open.data);
+    if (!reply) return false;
+    api.callOnce(`api/sessions/${id}/cancel`, { reply_id: reply.message_id }, randomId()).catch((fault) => showToast(wordsFor(fault), { action: { label: t("retry"), onclick: stop } }));
+    return true;
+  }
+
+  async function act(path, body, again) {
+    try {
+      return await api.callOnce(`api/sessions/${currentId()}/${path}`, body, randomId(), { headers: path === "regenerate" ? { Prefer: "respond-async" } : {} });
+    } catch (fault) {
+      if (!(fault instanceof ApiProblem)) throw fault;
+      if (fault.status === 401) demandKey(fault);
+      else showToast(wordsFor(fault), { action: { label: t("retry"), onclick: again } });
+      return null;
+    }
+  }
+
+  function regenerate(message) {
+    parts.logView.scrollToEnd();
+    return act("regenerate", { message_id: message.message_id }, () => regenerate(message));
+  }
+
+  function retry(message) {
+    if (message.status === "unsent") parts.outbox.retry(message.message_id);
+    else regenerate(message);
+  }
+
+  function discard(message) {
+    const item = parts.outbox.discard(message.message_id);
+    if (!item) return;
+    parts.composer.restore(unsentMessage(item).content);
+  }
+
+  function edit(message) {
+    const files = message.parts.filter((one) => one.type === "media").map(({ sha256, name }) => ({ type: "media", sha256, name }));
+    parts.logView.edit(message, message.content, (text) => {
+      send(files.length ? [{ type: "text", text }, ...files] : text, { parentId: message.parent_id });
+    });
+  }
+
+  async function fork(message) {
+    const session = await act("fork", { message_id: message.message_id }, () => fork(message));
+    if (!session) return;
+    parts.sidebar.put(session);
+    go(session.session_id);
+    showToast(t("fork.done"));
+  }
+
+  function selectSibling(message, siblingId) {
+    return act("branch", { message_id: siblingId }, () => selectSibling(message, siblingId));
+  }
+
+  async function removeQueued({ message, reply }) {
+    const done = await queueCall("DELETE", message, undefined) ?? (await act("cancel", { reply_id: reply.message_id }, () => {}));
+    return done;
+  }
+
+  /** Takes a queued message back into the parts.composer. */
+  async function takeBack(turn) {
+    if ((await removeQueued(turn)) !== null) parts.composer.restore(turn.message.content);
+  }
+
+  async function queueCall(method, message, body) {
+    try {
+      return (await api.call(method, `api/sessions/${currentId()}/messages/${message.message_id}`, { body })) ?? {};
+    } catch (fault) {
+      if (!(fault instanceof ApiProblem)) throw fault;
+      if (fault.status !== 404 && fault.status !== 405) showToast(wordsFor(fault));
+      return null;
+    }
+  }
+
+  async function openMedia(part) {
+    const url = await mediaUrls.of(part.url ?? mediaAddress(part)), name = part.name ?? t("image.untitled");
+    openDialog({ title: name, className: "image-dialog", build: (close) => h("div", {}, h("img", { src: url, alt: name }),
+      h("div", { class: "dialog-buttons" }, h("a", { class: "button", href: url, download: name }, t("image.save")),
+        h("button", { type: "button", class: "button primary", autofocus: true, onclick: () => close(null) }, t("dialog.close")))) });
+  }
+
+  async function saveExport(id, format) {
+    try {
+      const response = await api.open("GET", `api/sessions/${id}/export?format=${format}`);
+      const name = (nameOf(parts.sidebar.session(id)) ?? id).replace(/[\\/:*?"<>|\n]+/g, " ").trim().slice(0, 80);
+      const url = URL.createObjectURL(await response.blob());
+      h("a", { href: url, download: `${name}.${format === "json" ? "json" : "md"}` }).click();
+      setTimeout(() => URL.revokeObjectURL(url), 10_000);
+    } catch (fault) {
+      if (!(fault instanceof ApiProblem)) throw fault;
+      showToast(wordsFor(fault), { action: { label: t("retry"), onclick: () => saveExport(id, format) } });
+    }
+  }
+
+  function conversationMenu(anchor) {
+    const id = currentId();
+    openMenu(anchor, [
+      { label: t("list.rename"), icon: "edit", onclick: () => parts.sidebar.rename(id) },
+      { label: t("list.export_markdown"), icon: "download", onclick: () => saveExport(id, "markdown") },
+      { label: t("list.export_json"), icon: "download", onclick: () => saveExport(id, "json") },
+      { label: t("list.delete"), icon: "trash", isDanger: true, onclick: () => parts.sidebar.remove(id) },
+    ]);
+  }
+
+  async function copyCode() {
+    const { data } = parts.conversations.open ?? {};
+    const replies = data ? data.order.map((id) => data.messages[id]).filter((one) => one.role === "assistant") : [];
+    const texts = replies.map((one) => one.parts.filter((part) => part.type === "text").map((part) => part.text).join("\n\n"));
+    const code = texts.map(lastCodeBlock).filter((one) => one !== null).at(-1);
+    if (code === undefined) showToast(t("code.none"));
+    else showToast((await copyText(code)) ? t("code.copied_last") : t("copy.failed"));
+  }
+
+  return { stop, regenerate, retry, discard, edit, fork, selectSibling, removeQueued, takeBack, openMedia, saveExport, conversationMenu, copyCode };
+}

@@ -1,0 +1,180 @@
+// The log: the messages of the selected branch, with what is being sent, and the scrolling.
+
+import { h, fill } from "./dom.js";
+import { t } from "./i18n.js";
+import { wordsFor } from "./words.js";
+
+const NEAR_END_PX = 80;
+let createMessageView = null, loading = null;
+
+/** Loads what shows messages. It is half of the page, and an empty page does not wait for it. */
+export function loadMessageViews() {
+  loading ??= import("./message_view.js").then(
+    (module) => { createMessageView = module.createMessageView; },
+    (fault) => { loading = null; throw fault; },
+  );
+  return loading;
+}
+
+/**
+ * `elements`: {scroller, log, toEnd, older}. `actions`: those of the message views. `onReady()`: render again, what shows
+ * messages is there now; `onFault()`: it could not be loaded.
+ */
+export function createLogView({ scroller, log, toEnd, older }, actions, { onReady, onFault }) {
+  const views = new Map(); // by key: {element, update, destroy, message}
+  const aliases = new Map(); // id of a posted message -> its key while it was being sent: its view stays
+  let shownId = null, isAtEnd = true;
+
+  const distance = () => scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight;
+  scroller.addEventListener("scroll", () => {
+    isAtEnd = distance() < NEAR_END_PX;
+    toEnd.hidden = isAtEnd;
+  }, { passive: true });
+  new ResizeObserver(() => isAtEnd && scrollToEnd()).observe(log);
+  new ResizeObserver(() => isAtEnd && scrollToEnd()).observe(scroller);
+  toEnd.addEventListener("click", () => { scrollToEnd(); log.focus(); });
+
+  function scrollToEnd() {
+    scroller.scrollTop = scroller.scrollHeight;
+  }
+
+  function clear() {
+    for (const view of views.values()) view.destroy?.();
+    views.clear();
+    aliases.clear();
+    log.replaceChildren();
+  }
+
+  /** Shows `messages` of the conversation `id` (null: a new one). */
+  function render(id, messages, { hasOlder = false, isOlderLoading = false } = {}) {
+    const isOther = id !== shownId;
+    if (isOther) {
+      clear();
+      shownId = id;
+      isAtEnd = true;
+      toEnd.hidden = true;
+    }
+    older.hidden = !hasOlder;
+    if (createMessageView === null && messages.length) {
+      loadMessageViews().then(onReady, onFault);
+      return;
+    }
+    older.disabled = isOlderLoading;
+    const firstBefore = log.firstElementChild, topBefore = firstBefore?.offsetTop ?? 0;
+    const wanted = new Set();
+    let place = null;
+    for (const message of messages) {
+      const key = aliases.get(message.message_id) ?? message.message_id;
+      wanted.add(key);
+      let view = views.get(key);
+      if (!view) {
+        view = { ...createMessageView(message, actions), message, editor: null };
+        views.set(key, view);
+      } else if (view.message !== message) {
+        view.message = message;
+        view.update(message);
+      }
+      const element = view.editor ?? view.element, next = place ? place.nextElementSibling : log.firstElementChild;
+      if (next !== element) log.insertBefore(element, next);
+      place = element;
+    }
+    for (const [key, view] of views) {
+      if (wanted.has(key)) continue;
+      view.destroy?.();
+      view.element.remove();
+      view.editor?.remove();
+      views.delete(key);
+    }
+    if (isAtEnd) scrollToEnd();
+    else if (firstBefore?.isConnected && firstBefore !== log.firstElementChild) {
+      scroller.scrollTop += firstBefore.offsetTop - topBefore; // older messages came in front: what was read stays
+    }
+  }
+
+  function viewOf(messageId) {
+    return views.get(aliases.get(messageId) ?? messageId);
+  }
+
+  return {
+    render,
+    clear,
+    /** A new conversation was made: its views stay. */
+    rename(from, to) {
+      if (shownId === from) shownId = to;
+    },
+    scrollToEnd() {
+      isAtEnd = true;
+      scrollToEnd();
+    },
+    /** The message `messageId` was sent as the outbox item `itemId`: keep its view. */
+    alias(messageId, itemId) {
+      if (views.has(itemId)) aliases.set(messageId, itemId);
+    },
+    /** Puts an editor in place of a message. `onSave(text)` gets the new text. */
+    edit(message, text, onSave) {
+      const view = viewOf(message.message_id);
+      if (!view || view.editor) return;
+      view.editor = editor(text, onSave, () => {
+        view.editor.replaceWith(view.element);
+        view.editor = null;
+        view.element.focus({ preventScroll: true });
+      });
+      view.element.replaceWith(view.editor);
+      view.editor.querySelector("textarea").focus();
+    },
+    focusMessage(offset) {
+      const all = [...log.querySelectorAll("article.message")];
+      const at = all.indexOf(document.activeElement?.closest?.("article.message"));
+      const next = all[at < 0 ? all.length - 1 : Math.max(0, Math.min(all.length - 1, at + offset))];
+      next?.focus();
+      next?.scrollIntoView({ block: "nearest" });
+    },
+  };
+}
+
+/** A form with the text of a message; Enter saves as in the composer, Escape gives up. */
+export function editor(text, onSave, onEnd) {
+  const area = h("textarea", { "aria-label": t("edit.label"), value: text, rows: "3", dir: "auto", onkeydown: (event) => {
+    if (event.key === "Escape") {
+      event.preventDefault();
+      event.stopPropagation();
+      onEnd();
+    } else if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.isComposing) save(event);
+  } });
+  function save(event) {
+    event.preventDefault();
+    const value = area.value.trim();
+    if (!value) return;
+    onEnd();
+    onSave(value);
+  }
+  return h("form", { class: "editor", onsubmit: save }, area, h("div", { class: "editor-buttons" },
+    h("span", { class: "hint" }, t("edit.hint")),
+    h("button", { type: "button", class: "button", onclick: onEnd }, t("dialog.cancel")),
+    h("button", { type: "submit", class: "button primary" }, t("edit.save"))));
+}
+
+/** The turns that wait behind the running reply, with their buttons. `actions`: {edit(turn), remove(turn)}. */
+export function renderTray(tray, waiting, actions) {
+  tray.hidden = waiting.length === 0;
+  const known = waiting.map((one) => `${one.message.message_id} ${one.message.content} ${one.isBusy}`).join("\n");
+  if (tray.dataset.known === known) return;
+  tray.dataset.known = known;
+  fill(tray, waiting.length ? h("h2", {}, t("queue.title", { count: waiting.length })) : null,
+    h("ol", {}, waiting.map((turn) => h("li", { class: "tray-item" },
+      h("span", { class: "tray-text", dir: "auto" }, turn.message.content || t("queue.files")),
+      h("button", { type: "button", class: "button", onclick: () => actions.edit(turn) }, t("queue.edit")),
+      h("button", { type: "button", class: "button", onclick: () => actions.remove(turn) }, t("queue.remove"))))));
+}
+
+/** An outbox item as a message for a view. */
+export function unsentMessage(item) {
+  const parts = typeof item.message === "string" ? [{ type: "text", text: item.message }] : item.message;
+  const words = item.problem ? wordsFor(item.problem) : "";
+  return {
+    message_id: item.id, role: "user", status: "unsent", parts, content: parts.map((one) => one.text ?? "").join(""),
+    created_at: new Date(item.at).toISOString(), parent_id: item.parent_id ?? null, siblings: [], token_usage: null,
+    finish_reason: null, finish_detail: "", model: null, calls: null, timing: null, error: null,
+    outbox: { state: item.state, words, retry_at: item.retryAt },
+  };
+}
