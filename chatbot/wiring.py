@@ -35,6 +35,7 @@ from chatbot.runtime.background_tasks import run_in_background
 from chatbot.runtime.ids import Ids
 from chatbot.sessions.actor.supervisor import Supervisor
 from chatbot.sessions.cluster_port import ReadOnlyMember, SingleNode
+from chatbot.sessions.conversations import ConversationOptions, Conversations
 from chatbot.sessions.disk_reserve import DiskReserve
 from chatbot.sessions.domain.state import Rules
 from chatbot.sessions.erasure_job import ErasureJob
@@ -113,6 +114,14 @@ def limits(settings: Settings) -> Limits:
         checkpoint_interval_s=settings.stream.checkpoint_interval_s,
         read_page_max=settings.database.read_page_max,
         history_max_bytes=settings.server.history_page_max_bytes,
+    )
+
+
+def conversation_options(settings: Settings) -> ConversationOptions:
+    return ConversationOptions(
+        timeout_s=round(settings.sessions.timeout_hours * 3600),
+        retention_s=round(settings.v1.stateless_retention_hours * 3600),
+        stateless_max_bytes=settings.v1.stateless_max_bytes,
     )
 
 
@@ -266,6 +275,9 @@ def _make_services(
         expiry=sessions.expiry,
         erasures=sessions.erasures,
         session_queries=sessions.queries,
+        conversations=Conversations(
+            sessions.supervisor.ask, conversation_options(settings), sessions.ids.uuid, sessions.expiry.notify
+        ),
         feeds=ports.feeds,
         cluster=ports.cluster,
         metrics=infrastructure.metrics,

@@ -16,8 +16,9 @@ from msgspec import Struct
 
 from events.adoption import AdoptedMessage as AdoptedMessage  # noqa: PLC0414  re-exported: part of events
 from events.adoption import Origin as Origin  # noqa: PLC0414  likewise
+from events.naming import ConversationName as ConversationName  # noqa: PLC0414  likewise
 from events.parameters import UNNAMED, ContextLeftOut
-from events.parameters import Parameters as Parameters  # noqa: PLC0414  re-exported: part of events
+from events.parameters import Parameters as Parameters  # noqa: PLC0414  likewise
 from events.parameters import ReplySettings as ReplySettings  # noqa: PLC0414  likewise
 from events.parameters import Usage as Usage  # noqa: PLC0414  likewise
 from events.parameters import UsageTotal as UsageTotal  # noqa: PLC0414  likewise
@@ -47,7 +48,11 @@ class Event(Struct, frozen=True, tag_field="type", omit_defaults=True):
 
 
 class SessionCreated(Event, frozen=True, tag="session_created"):
-    """`forked_from`: the session starts with another one's history. `timeout_s` 0: it never expires."""
+    """`forked_from`: the session starts with another one's history. `timeout_s` 0: it never expires.
+
+    `kind`: empty for a conversation, `stateless` for one request that names none, `task` for a front end's own request
+    about a conversation, such as its title. `named_by`: the conversation's name outside, if a client gave it one.
+    """
 
     traits = Traits(is_access=True, holds_message=False, schema_version=2)
 
@@ -60,6 +65,8 @@ class SessionCreated(Event, frozen=True, tag="session_created"):
     idempotency_key: str | None = None
     fingerprint: str | None = None
     parameters: Parameters = UNNAMED
+    kind: str = ""
+    named_by: ConversationName | None = None
 
     @property
     def settings(self) -> ReplySettings:
@@ -117,19 +124,24 @@ class SessionExpired(Event, frozen=True, tag="session_expired"):
 
 
 class SessionDeleted(Event, frozen=True, tag="session_deleted"):
-    """The session is deleted. The content of its earlier events is erased in the same transaction."""
+    """The session is deleted. The content of its earlier events is erased in the same transaction. `kind` is as in
+    session_created.
+    """
 
     traits = Traits(is_access=False, holds_message=False, explains_erasure=True)
 
     reason: str
     owner: str | None = None
     usage: tuple[UsageTotal, ...] = ()
+    kind: str = ""
 
 
 class MessagePosted(Event, frozen=True, tag="message_posted"):
     """A message was accepted. `reply_id` is the id of its future reply; None: it gets none.
 
-    `node` is responsible for the reply; None: a process that serves alone.
+    `node` is responsible for the reply; None: a process that serves alone. `imported`: a client sent it as a part of
+    the history, so that only the client says that it was written; an assistant's is no reply of this service.
+    `client_id` and `reply_client_id` are a front end's own ids of the message and of its reply.
     """
 
     traits = Traits(is_access=True, holds_message=True, schema_version=2, has_plain_version=True)
@@ -144,13 +156,16 @@ class MessagePosted(Event, frozen=True, tag="message_posted"):
     fingerprint: str | None = None
     node: str | None = None
     parts: Parts = ()
+    imported: bool = False
+    client_id: str | None = None
+    reply_client_id: str | None = None
 
 
 class ReplyRequested(Event, frozen=True, tag="reply_requested"):
     """A further reply to the message `parent_id` was requested.
 
     Attempt 1: a client requested another reply (regenerate). Above 1: the reply `reply_id` was interrupted and is
-    retried. `node` as in `message_posted`.
+    retried. `node` and `reply_client_id` as in `message_posted`.
     """
 
     traits = Traits(is_access=True, holds_message=False)
@@ -162,6 +177,7 @@ class ReplyRequested(Event, frozen=True, tag="reply_requested"):
     idempotency_key: str | None = None
     fingerprint: str | None = None
     node: str | None = None
+    reply_client_id: str | None = None
 
 
 class ReplyStarted(Event, frozen=True, tag="reply_started"):
@@ -308,7 +324,9 @@ class HistoryAdopted(Event, frozen=True, tag="history_adopted"):
 
 
 class MessageCopied(Event, frozen=True, tag="message_copied"):
-    """The copied text of an adopted message, recorded before the session that it came from is erased."""
+    """The copied text of an adopted message, recorded before the session that it came from is erased. `imported` as in
+    `message_posted`.
+    """
 
     traits = Traits(is_access=False, holds_message=True, schema_version=2, has_plain_version=True)
 
@@ -320,6 +338,7 @@ class MessageCopied(Event, frozen=True, tag="message_copied"):
     usage: Usage | None = None
     finish_detail: str = ""
     parts: Parts = ()
+    imported: bool = False
 
 
 class ContentErased(Event, frozen=True, tag="content_erased"):

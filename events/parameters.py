@@ -9,7 +9,8 @@ class Parameters(Struct, frozen=True, omit_defaults=True):
     """The parameters of a request to a model, besides its messages. None: not requested.
 
     `tools` to `reasoning_effort`, and the fields in `extra_body`, are passed to the model server unchanged.
-    `send_reasoning`: the model is sent its earlier reasoning. Values can be compared, but not hashed.
+    `send_reasoning`: the model is sent its earlier reasoning. `instructions` replace the session's system prompt;
+    `whole_context`: the model is sent all messages of the branch, or none. Values can be compared, but not hashed.
     """
 
     max_new_tokens: int | None = None
@@ -26,6 +27,8 @@ class Parameters(Struct, frozen=True, omit_defaults=True):
     reasoning_effort: str | None = None
     extra_body: dict[str, Any] | None = None
     send_reasoning: bool | None = None
+    instructions: str | None = None
+    whole_context: bool | None = None
 
 
 UNNAMED = Parameters()  # msgspec omits a default only if the value is the identical object

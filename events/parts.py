@@ -121,6 +121,20 @@ def count_chars(parts: Iterable[Part]) -> int:
     return sum(count_chars(part.parts) if isinstance(part, ToolResult) else len(flat(part)) for part in parts)
 
 
+def count_bytes(parts: Iterable[Part]) -> int:
+    """Bytes in UTF-8 of all texts, tool results included, and of all files."""
+    return sum(_bytes_of(part) for part in parts)
+
+
+def _bytes_of(part: Part) -> int:
+    if isinstance(part, ToolResult):
+        return count_bytes(part.parts)
+    if isinstance(part, Media):
+        return part.bytes
+    text = flat(part)
+    return len(text) if text.isascii() else len(text.encode())
+
+
 def calls_of(parts: Iterable[Part]) -> tuple[ToolCall, ...]:
     return tuple(part for part in parts if isinstance(part, ToolCall))
 

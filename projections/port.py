@@ -15,7 +15,7 @@ from events.catalogue import UsageTotal
 from events.errors import UnknownEvent
 from events.log import EventLog
 from events.record import RecordedEvent
-from projections.folds.message import MessageRow
+from projections.folds.message import MessageRow, TreeMessage
 from projections.folds.session import Session
 
 ListOrder = Literal["accessed", "created"]
@@ -38,15 +38,16 @@ class SessionListQuery(Struct, frozen=True):
 
     A session moves to the front of the order by access whenever it is used, so a client that pages through that list
     may miss it; the order by creation never changes. `owner` None means sessions without an owner, unless `any_owner`.
-    `pinned` None: whether pinned or not. `after` is (accessed_at_us, no) of the last session of the previous page.
-    `now_us`: a session whose deadline is past counts as expired, even if that is not recorded yet. All `metadata`
-    entries must match; the match is by keyed hash, so compare the recorded metadata with
+    `kind` is as in session_created. `pinned` None: whether pinned or not. `after` is (accessed_at_us, no) of the last
+    session of the previous page. `now_us`: a session whose deadline is past counts as expired, even if that is not
+    recorded yet. All `metadata` entries must match; the match is by keyed hash, so compare the recorded metadata with
     `blind_index.metadata_matches`.
     """
 
     owner: str | None = None
     any_owner: bool = False
     status: Literal["active", "expired"] = "active"
+    kind: str = ""
     metadata: Mapping[str, str] = {}
     after: tuple[int, int] | None = None
     order: ListOrder = "accessed"
@@ -201,6 +202,10 @@ class ProjectionQueries(Protocol):
 
     async def message(self, session_no: int, message_id: str) -> MessageRow | None:
         """One message; None if the session does not have it."""
+        ...
+
+    async def message_tree(self, session_no: int, *, limit: int) -> list[TreeMessage]:
+        """The first `limit` messages of all branches, parents before children."""
         ...
 
     async def newest_leaf(self, session_no: int, message_id: str) -> str | None:

@@ -43,6 +43,8 @@ STATUSES: dict[type[Exception], tuple[int, str, str]] = {
     rejections.KeyReused: (422, "key-reused", "Idempotency-Key reused"),
     rejections.KeyConsumed: (422, "key-spent", "Idempotency-Key spent"),
     rejections.TooLarge: (422, "invalid", "Invalid"),
+    rejections.ContextTooLong: (422, "invalid", "Invalid"),
+    rejections.NameConsumed: (422, "invalid", "Invalid"),
     rejections.VersionMismatch: (412, "version-mismatch", "Precondition failed"),
     rejections.VersionBehind: (412, "version-behind", "Precondition failed"),
     rejections.SessionBusy: (409, "session-busy", "Session busy"),

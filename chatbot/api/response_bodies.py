@@ -84,7 +84,9 @@ CallsState = Literal["open", "answered", "closed"]
 
 
 class MessageView(Struct, frozen=True):
-    """`parts` is all that the message says, in order; `content` the text of those of type text."""
+    """`parts` is all that the message says, in order; `content` the text of those of type text. `imported` where only
+    a client says that the message was written.
+    """
 
     message_id: str
     session_id: str
@@ -100,6 +102,7 @@ class MessageView(Struct, frozen=True):
     siblings: list[str]
     parts: list[PartView]
     calls: CallsState | None
+    imported: Literal[True] | UnsetType = UNSET
 
 
 class MessageList(Struct, frozen=True, omit_defaults=True):

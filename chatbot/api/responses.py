@@ -181,6 +181,7 @@ def message_view(message: MessageWithText, session_id: str, prefix: str = "") ->
         siblings=list(row.siblings),
         parts=part_views(message.parts, message.content, session_id, prefix),
         calls=row.calls,  # type: ignore[arg-type]  # one of these words
+        imported=True if message.imported else UNSET,
     )
 
 

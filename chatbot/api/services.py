@@ -15,6 +15,7 @@ from chatbot.observability.log_writer import LogWriter
 from chatbot.observability.metrics import LogMetrics, Metrics
 from chatbot.observability.metrics_aggregation import MetricsAggregator
 from chatbot.sessions.cluster_port import Cluster
+from chatbot.sessions.conversations import Conversations
 from chatbot.sessions.expiry_timer import ExpiryTimer
 from chatbot.sessions.feeds.channels import ChannelRegistry
 from chatbot.sessions.ports import BackgroundErasures, LiveSessions
@@ -48,6 +49,7 @@ class Services(Struct, frozen=True):
     expiry: ExpiryTimer
     erasures: BackgroundErasures
     session_queries: SessionQueries
+    conversations: Conversations
     feeds: ChannelRegistry
     cluster: Cluster
     metrics: Metrics

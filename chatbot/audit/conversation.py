@@ -54,7 +54,7 @@ class MessageAsOf(Struct):
     """A message as of a point in time. `status` is complete, queued, streaming, failed, cancelled or interrupted.
 
     `parts`: as events hold them, none where `content` is all that there is. `calls` of a reply with tool calls is open,
-    answered or closed; None where there is nothing to answer.
+    answered or closed; None where there is nothing to answer. `imported`: only a client says that it was written.
     """
 
     message_id: str
@@ -69,6 +69,7 @@ class MessageAsOf(Struct):
     finish_detail: str = ""
     parts: Parts = ()
     calls: str | None = None
+    imported: bool = False
 
 
 class GrowingReply(Struct, frozen=True):
@@ -222,7 +223,9 @@ def _set_settings(conversation: Conversation, settings: ReplySettings) -> None:
 
 def _add_message(conversation: Conversation, recorded: RecordedEvent, event: MessagePosted) -> None:
     fields = (event.message_id, event.parent_id, event.role, event.content, COMPLETE, recorded.recorded_at_us)
-    conversation.messages[event.message_id] = MessageAsOf(*fields, parts=event.parts)
+    calls = CLOSED if event.imported and calls_of(event.parts) else None
+    message = MessageAsOf(*fields, parts=event.parts, calls=calls, imported=event.imported)
+    conversation.messages[event.message_id] = message
     if event.role == "tool" and event.parent_id is not None:
         _answer_calls(conversation, event.parent_id)
     conversation.head = event.reply_id or event.message_id
@@ -288,6 +291,7 @@ def _adopted_message(message: AdoptedMessage, source: LoggedEvent | None) -> Mes
         model=message.model,
         parts=parts_in(source),
         calls=message.calls,
+        imported=is_imported(source),
     )
     message_as_of.finish_reason = FINISH_REASONS.get(message.status)
     apply_ending(message_as_of, source)
@@ -302,6 +306,11 @@ def text_in(event: LoggedEvent | None) -> str:
 def parts_in(event: LoggedEvent | None) -> Parts:
     """The parts of that message, none where its text is all that there is."""
     return event.parts if isinstance(event, MessagePosted | ReplyEnded | MessageCopied) else ()
+
+
+def is_imported(event: LoggedEvent | None) -> bool:
+    """Whether only a client says that the message which `event` holds was written."""
+    return isinstance(event, MessagePosted | MessageCopied) and event.imported
 
 
 def apply_ending(message: MessageAsOf, source: LoggedEvent | None) -> None:

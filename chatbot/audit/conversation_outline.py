@@ -13,6 +13,7 @@ from chatbot.audit.conversation import (
     MessageAsOf,
     apply_ending,
     fold_conversation,
+    is_imported,
     parts_in,
     text_in,
 )
@@ -180,7 +181,8 @@ def _with_text(one: MessageAsOf, recorded: RecordedEvent | None) -> MessageAsOf:
     event = recorded.event if recorded else None
     if event is None:
         return one
-    complete = msgspec.structs.replace(one, content=text_in(event), parts=parts_in(event))
+    imported = is_imported(event)
+    complete = msgspec.structs.replace(one, content=text_in(event), parts=parts_in(event), imported=imported)
     apply_ending(complete, event)
     return complete
 

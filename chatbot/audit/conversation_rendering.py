@@ -25,7 +25,9 @@ _encode = msgspec.json.Encoder().encode
 
 
 class ExportedMessage(Struct, frozen=True):
-    """`parts` where the message is more than one text, `calls` where a reply asked for tools."""
+    """`parts` where the message is more than one text, `calls` where a reply asked for tools, `imported` where only a
+    client says that the message was written.
+    """
 
     message_id: str
     parent_id: str | None
@@ -39,6 +41,7 @@ class ExportedMessage(Struct, frozen=True):
     token_usage: Usage | None
     parts: Parts | UnsetType = UNSET
     calls: Literal["open", "answered", "closed"] | UnsetType = UNSET
+    imported: Literal[True] | UnsetType = UNSET
 
 
 class ExportedConversation(Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -129,6 +132,8 @@ def render_markdown_head(conversation: Conversation, messages: int, mark: str) -
 def render_markdown_message(one: MessageAsOf, mark: str) -> str:
     """One message."""
     status = "" if one.status == COMPLETE else f"({one.status}) "
+    if one.imported:
+        status = "(imported) "
     heading = f"## {one.role} {status}· {timestamp(one.created_at_us)} {mark}"
     return "\n".join(("", heading, "", readable_text(one.content, one.parts), ""))
 
@@ -182,4 +187,5 @@ def _exported_message(one: MessageAsOf) -> ExportedMessage:
         token_usage=one.usage,
         parts=one.parts or UNSET,
         calls=one.calls or UNSET,  # type: ignore[arg-type]  # one of these words
+        imported=True if one.imported else UNSET,
     )

@@ -10,7 +10,7 @@ from chatbot.llm.http.refused_parameters import without_parameters
 from chatbot.llm.provider import ModelMessage
 from chatbot.llm.providers import midm_provider, openai_provider
 from chatbot.sessions.domain.context import ContextMessage
-from chatbot.sessions.domain.model_request import build_messages
+from chatbot.sessions.domain.model_request import build_messages, system_prompt_of
 from chatbot.sessions.domain.state import settings_after
 from events.catalogue import (
     AdoptedMessage,
@@ -42,7 +42,7 @@ from events.log import EventLog
 from events.paging import read_pages
 from events.parts import calls_of
 from events.record import RecordedEvent
-from projections.folds.message import OPEN
+from projections.folds.message import CLOSED, OPEN
 
 PAGE = 500  # events read at once
 
@@ -92,7 +92,10 @@ class ContextBuilder:
             case MetadataChanged():
                 self._system = settings_after(event, self._created).system_prompt
             case MessagePosted():
-                message = ContextMessage(event.message_id, event.parent_id, event.role, event.content, event.parts)
+                calls = CLOSED if event.imported and calls_of(event.parts) else None
+                message = ContextMessage(
+                    event.message_id, event.parent_id, event.role, event.content, event.parts, calls
+                )
                 self._messages[event.message_id] = message
             case SessionDeleted() | ContentErased():
                 self._created, self._system, self._messages = ReplySettings(), None, {}
@@ -129,7 +132,7 @@ class ContextBuilder:
         """The call that `started` made. A context never has an empty text, so a message without a text was erased."""
         erased_message_ids = tuple(one for one in started.context_ids if one not in self._messages)
         sent = build_messages(
-            self._system,
+            system_prompt_of(started.parameters, self._system),
             [self._messages[one] for one in started.context_ids if one in self._messages],
             joined=started.joined,
             send_reasoning=bool(started.parameters.send_reasoning),

@@ -10,6 +10,7 @@ from chatbot.llm.concurrency_limiter import ConcurrencyLimiter
 from chatbot.llm.provider import Provider
 from chatbot.sessions.actor.mailbox import CommandResult
 from chatbot.sessions.cluster_port import Cluster, SingleNode
+from chatbot.sessions.digest_cache import DigestCache
 from chatbot.sessions.disk_reserve import DiskReserve
 from chatbot.sessions.domain.commands import Caller, Command
 from chatbot.sessions.domain.state import Rules
@@ -223,3 +224,4 @@ class Ports(Struct, frozen=True):
     cluster: Cluster = SingleNode()
     reserve: DiskReserve = DiskReserve(None, 0)
     media_memory: MediaMemory = field(default_factory=lambda: MediaMemory(MEDIA_MEMORY_BYTES))
+    digests: DigestCache = field(default_factory=DigestCache)

@@ -10,8 +10,7 @@ from msgspec.structs import replace
 
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import Caller, RecordAccess
-from chatbot.sessions.domain.decide import may_access
-from chatbot.sessions.domain.state import settings_after
+from chatbot.sessions.domain.state import may_access, settings_after
 from chatbot.sessions.history_chunks import UNMEASURED_MAX, newest_within_bytes, split_into_chunks
 from chatbot.sessions.ports import AskSession, QueryPorts
 from chatbot.sessions.replies.recorded_text import RecordedReply, recorded_reply
@@ -59,7 +58,9 @@ class SessionWithMetadata(Struct, frozen=True):
 
 
 class MessageWithText(Struct, frozen=True):
-    """A message with its text. `parts`: as events hold them, none of a message of text alone."""
+    """A message with its text. `parts`: as events hold them, none of a message of text alone. `imported`: only a client
+    says that it was written.
+    """
 
     row: MessageRow
     content: str
@@ -68,6 +69,7 @@ class MessageWithText(Struct, frozen=True):
     usage: Usage | None = None
     finish_detail: str = ""
     parts: Parts = ()
+    imported: bool = False
 
 
 class History(Struct, frozen=True):
@@ -292,8 +294,8 @@ def _with_text(row: MessageRow, recorded: RecordedEvent | None, running: Recorde
     match event:
         case ReplyCompleted() | MessageCopied():
             reason = event.finish_reason or FINISH_REASONS.get(row.status)
-            model, usage = event.model, event.usage
-            return MessageWithText(row, event.content, reason, model, usage, event.finish_detail, event.parts)
+            model, usage, imported = event.model, event.usage, isinstance(event, MessageCopied) and event.imported
+            return MessageWithText(row, event.content, reason, model, usage, event.finish_detail, event.parts, imported)
         case ReplyFailed():
             reason = FINISH_REASONS.get(row.status)
             model, usage = row.model, event.usage
@@ -302,7 +304,8 @@ def _with_text(row: MessageRow, recorded: RecordedEvent | None, running: Recorde
             reason = FINISH_REASONS.get(row.status)
             return MessageWithText(row, event.content, reason, row.model, event.usage, parts=event.parts)
         case MessagePosted():
-            return MessageWithText(row, event.content, FINISH_REASONS.get(row.status), row.model, parts=event.parts)
+            reason, parts = FINISH_REASONS.get(row.status), event.parts
+            return MessageWithText(row, event.content, reason, row.model, parts=parts, imported=event.imported)
         case (
             SessionCreated()
             | MetadataChanged()

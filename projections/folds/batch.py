@@ -168,6 +168,8 @@ def _collect_changes(  # noqa: PLR0912  an arm for each event
 def _post(changes: SessionChanges, recorded: RecordedEvent, event: MessagePosted) -> None:
     message = _insert(changes, recorded, event.message_id, event.parent_id)
     message.role, message.status, message.position = event.role, COMPLETE, recorded.position
+    if event.imported and event.parts and calls_of(event.parts):
+        message.calls = CLOSED  # this service did not make them; the results may follow
     if event.reply_id is not None:
         _insert(changes, recorded, event.reply_id, event.message_id).no += 1
     if event.role == "tool" and event.parent_id is not None:

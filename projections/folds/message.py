@@ -47,6 +47,17 @@ class MessageRow(Struct, frozen=True, array_like=True):
     siblings: tuple[str, ...] = ()
 
 
+class TreeMessage(Struct, frozen=True, array_like=True):
+    """A message's place in the tree of its session; the fields are as in MessageRow."""
+
+    no: int
+    message_id: str
+    parent_id: str | None
+    role: str
+    position: int
+    calls: str | None
+
+
 class NewMessage(Struct, gc=False):
     """A row to insert. Not frozen: later events of the same batch change it.
 

@@ -21,6 +21,7 @@ from events.catalogue import (
     MetadataChanged,
     ReplyCancelled,
     ReplyCompleted,
+    ReplyEnded,
     ReplyFailed,
     ReplyInterrupted,
     ReplyProgressed,
@@ -33,6 +34,7 @@ from events.catalogue import (
     SessionRead,
     ToolCallsClosed,
 )
+from events.parts import count_bytes, parts_of
 from events.record import RecordedEvent
 
 NEVER_US = 2**62  # the deadline of a session that does not expire: later than all times, and fits SQLite's integers
@@ -75,7 +77,8 @@ class Session(Struct, frozen=True):
     `no` is the position of session_created; `described_at` that of the newest event with metadata and title, 0 if they
     are erased; `head` is the last message of the selected branch, which may be a queued reply. `changed_at` is the
     position of the newest event that clients see in lists of sessions. `unread_at` is the version at which the newest
-    reply ended, if no client has marked it as read; 0: nothing is unread.
+    reply ended, if no client has marked it as read; 0: nothing is unread. `kind` is as in session_created;
+    `text_bytes` counts the texts of sessions of other kinds than conversations.
     """
 
     no: int
@@ -96,11 +99,18 @@ class Session(Struct, frozen=True):
     changed_at: int = 0
     unread_at: int = 0
     pinned: bool = False
+    kind: str = ""
+    text_bytes: int = 0
 
     @property
     def is_deleted(self) -> bool:
         """Whether it was deleted, even if its content is not erased yet."""
         return self.status == "deleted" or self.erasure is not None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a reply runs or waits."""
+        return self.open_reply is not None or bool(self.pending)
 
     @property
     def expires_at_us(self) -> int:
@@ -149,9 +159,10 @@ def evolve(session: Session | None, recorded: RecordedEvent) -> Session:  # noqa
             )
             return replace(session, open_reply=opened, pending=_without(session.pending, event.reply_id))
         case ReplyCompleted() | ReplyFailed() | ReplyInterrupted():
+            session = _with_text(session, event)
             return _ended(replace(session, unread_at=recorded.version), event.reply_id)
         case ReplyCancelled():  # by somebody who has seen it
-            return _ended(session, event.reply_id)
+            return _ended(_with_text(session, event), event.reply_id)
         case SessionRead():
             return replace(session, unread_at=0) if event.version >= session.unread_at else session
         case BranchSelected():
@@ -159,7 +170,7 @@ def evolve(session: Session | None, recorded: RecordedEvent) -> Session:  # noqa
         case HistoryAdopted():
             return replace(session, head=event.messages[-1].message_id, message_count=len(event.messages))
         case SessionDeleted():
-            return _without_content(replace(session, owner=event.owner, timeout_s=0, status="deleted"))
+            return _without_content(replace(session, owner=event.owner, timeout_s=0, status="deleted"), event.kind)
         case ContentErased():
             return _without_content(replace(session, owner=event.owner, timeout_s=event.timeout_s))
         case MetadataChanged():
@@ -198,10 +209,18 @@ def _created(recorded: RecordedEvent) -> Session:
         position=recorded.position,
         described_at=recorded.position if created else 0,
         changed_at=recorded.position,
+        kind=created.kind if created else "",
     )
 
 
+def _with_text(session: Session, event: MessagePosted | ReplyEnded) -> Session:
+    if not session.kind:
+        return session
+    return replace(session, text_bytes=session.text_bytes + count_bytes(parts_of(event)))
+
+
 def _posted(session: Session, recorded: RecordedEvent, event: MessagePosted) -> Session:
+    session = _with_text(session, event)
     if event.reply_id is None:
         return replace(session, head=event.message_id, message_count=session.message_count + 1, unread_at=0)
     waiting = PendingReply(event.message_id, event.reply_id, recorded.version, node=node_of(recorded))
@@ -230,7 +249,7 @@ def _ended(session: Session, reply_id: str) -> Session:
     return replace(session, pending=_without(session.pending, reply_id))  # it ended before it could start
 
 
-def _without_content(session: Session) -> Session:
+def _without_content(session: Session, kind: str = "") -> Session:
     return replace(
         session,
         head=None,
@@ -241,6 +260,8 @@ def _without_content(session: Session) -> Session:
         erasure=None,
         unread_at=0,
         pinned=False,
+        kind=kind,
+        text_bytes=0,
     )
 
 

@@ -180,11 +180,13 @@ class ProjectionWriter:
 
 
 def _keeps_list_columns(changes: SessionChanges) -> bool:
-    """Whether owner, status and pin stay, so that UPDATE_SESSION is enough."""
+    """Whether owner, status, kind and pin stay, so that UPDATE_SESSION is enough."""
     before, session = changes.before, changes.session
-    if before is None:
-        return False
-    return (before.owner, before.status, before.pinned) == (session.owner, session.status, session.pinned)
+    return before is not None and _list_columns(before) == _list_columns(session)
+
+
+def _list_columns(session: Session) -> tuple[str | None, str, str, bool]:
+    return session.owner, session.status, session.kind, session.pinned
 
 
 def _state(text: str) -> Session:

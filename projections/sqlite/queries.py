@@ -8,7 +8,7 @@ import msgspec
 
 from events.catalogue import UsageTotal
 from projections.folds.blind_index import compute_key_label, compute_label
-from projections.folds.message import MessageRow
+from projections.folds.message import MessageRow, TreeMessage
 from projections.folds.session import NEVER_US, Session
 from projections.port import (
     ChangedSessions,
@@ -48,6 +48,7 @@ T = TypeVar("T")
 _SIBLINGS_MAX = 1_000  # ids of messages under one parent that a message lists
 _sessions = msgspec.json.Decoder(Session)
 _messages = msgspec.json.Decoder(list[MessageRow])
+_tree = msgspec.json.Decoder(list[TreeMessage])
 _positions = msgspec.json.Decoder(tuple[int, ...])
 _ids = msgspec.json.Decoder(tuple[str, ...])
 
@@ -110,6 +111,13 @@ FROM asked a
 """  # noqa: S608  the only things put in are the constants above
 
 MESSAGES = f"SELECT {_MESSAGE} FROM messages m WHERE session_no = ? AND message_id = ?"  # noqa: S608  as above
+
+# One row, as above.
+MESSAGE_TREE = """
+SELECT json_group_array(json_array(no, message_id, parent_id, role, position, calls)) FROM (
+    SELECT no, message_id, parent_id, role, position, calls FROM messages
+    WHERE session_no = :no ORDER BY no LIMIT :limit)
+"""
 
 # A child's `no` is always higher than its parent's, so the newest message of the subtree is a leaf.
 NEWEST_LEAF = """
@@ -196,6 +204,10 @@ class SqliteQueries:
     async def message(self, session_no: int, message_id: str) -> MessageRow | None:
         found = await self._reader.rows(MESSAGES, (session_no, message_id))
         return _message(found[0]) if found else None
+
+    async def message_tree(self, session_no: int, *, limit: int) -> list[TreeMessage]:
+        ((listed,),) = await self._reader.rows(MESSAGE_TREE, {"no": session_no, "limit": limit})
+        return self._decoded(_tree, listed)
 
     async def newest_leaf(self, session_no: int, message_id: str) -> str | None:
         values: QueryParameters = {"no": session_no, "message_id": message_id}

@@ -47,6 +47,7 @@ CREATE TABLE sessions (
     session_id TEXT NOT NULL UNIQUE,
     owner TEXT NOT NULL,          -- '' for none, so that one index serves both
     status TEXT NOT NULL,
+    kind TEXT NOT NULL,           -- of session_created: '' for a conversation
     accessed_at_us INTEGER NOT NULL,
     expires_at_us INTEGER NOT NULL,
     is_open INTEGER NOT NULL,     -- 1: a reply runs or waits
@@ -54,11 +55,12 @@ CREATE TABLE sessions (
     pinned INTEGER NOT NULL,
     state TEXT NOT NULL           -- session.Session as JSON: what the actor starts from
 ) STRICT;
-CREATE INDEX sessions_of_owner ON sessions (owner, status, accessed_at_us DESC, no DESC);
-CREATE INDEX sessions_by_access ON sessions (status, accessed_at_us DESC, no DESC);
-CREATE INDEX sessions_of_owner_by_creation ON sessions (owner, status, no DESC);
-CREATE INDEX sessions_by_creation ON sessions (status, no DESC);
-CREATE INDEX sessions_by_change ON sessions (owner, changed_at);
+CREATE INDEX sessions_of_owner ON sessions (owner, status, kind, accessed_at_us DESC, no DESC);
+CREATE INDEX sessions_by_access ON sessions (status, kind, accessed_at_us DESC, no DESC);
+CREATE INDEX sessions_of_owner_by_creation ON sessions (owner, status, kind, no DESC);
+CREATE INDEX sessions_by_creation ON sessions (status, kind, no DESC);
+CREATE INDEX sessions_of_other_kinds ON sessions (owner, no) WHERE status = 'active' AND kind <> '';
+CREATE INDEX sessions_by_change ON sessions (owner, changed_at) WHERE kind = '';
 CREATE INDEX sessions_pinned ON sessions (owner, status, accessed_at_us DESC, no DESC) WHERE pinned = 1;
 CREATE INDEX sessions_by_expiry ON sessions (expires_at_us) WHERE status = 'active' AND is_open = 0;
 CREATE INDEX sessions_expired ON sessions (expires_at_us) WHERE status = 'expired';

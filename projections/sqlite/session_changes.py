@@ -16,8 +16,8 @@ WITH RECURSIVE owners (owner) AS (
     SELECT (SELECT min(s.owner) FROM sessions s WHERE s.owner > o.owner) FROM owners o WHERE o.owner IS NOT NULL
 )
 """
-_ONE_OWNER = "sessions s WHERE s.owner = :owner AND s.changed_at > :after"
-_ANY_OWNER = "owners o CROSS JOIN sessions s ON s.owner = o.owner AND s.changed_at > :after"
+_ONE_OWNER = "sessions s WHERE s.owner = :owner AND s.changed_at > :after AND s.kind = ''"
+_ANY_OWNER = "owners o CROSS JOIN sessions s ON s.owner = o.owner AND s.changed_at > :after AND s.kind = ''"
 
 # The end of each branch, and its parent: while a reply is written, the message that it answers has the newest text.
 NEWEST_MESSAGES = """

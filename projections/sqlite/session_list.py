@@ -81,7 +81,7 @@ def _filters(listing: SessionListQuery, labels: Sequence[LabelCount]) -> tuple[i
 
 def _list_conditions(listing: SessionListQuery) -> list[str]:
     """The conditions that the index of the list's order serves."""
-    terms: list[str] = []
+    terms = ["s.kind = :kind"]
     if not listing.any_owner:
         terms.append("s.owner = :owner")
     if listing.pinned is not None:
@@ -97,6 +97,7 @@ def _parameters(listing: SessionListQuery, last: tuple[int, int] | None = None) 
     last_at_us, last_no = last or (None, None)
     return {
         "owner": listing.owner or "",
+        "kind": listing.kind,
         "now_us": listing.now_us,
         "accessed_at_us": at_us,
         "no": no,

@@ -12,14 +12,15 @@ Row = tuple[int | str | bytes | None, ...]
 
 UPSERT_SESSION = """
 INSERT INTO sessions
-    (no, session_id, owner, status, pinned, accessed_at_us, expires_at_us, is_open, changed_at, state)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (no) DO UPDATE SET owner = excluded.owner, status = excluded.status, pinned = excluded.pinned,
+    (no, session_id, owner, status, kind, pinned, accessed_at_us, expires_at_us, is_open, changed_at, state)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (no) DO UPDATE SET owner = excluded.owner, status = excluded.status, kind = excluded.kind,
+    pinned = excluded.pinned,
     accessed_at_us = excluded.accessed_at_us, expires_at_us = excluded.expires_at_us,
     is_open = excluded.is_open, changed_at = excluded.changed_at, state = excluded.state
 """
 
-# For most changes: owner, status and pin stay, so the indexes that begin with them are not touched.
+# For most changes: owner, status, kind and pin stay, so the indexes that begin with them are not touched.
 UPDATE_SESSION = """
 UPDATE sessions SET accessed_at_us = ?, expires_at_us = ?, is_open = ?, changed_at = ?, state = ? WHERE no = ?
 """
@@ -132,6 +133,7 @@ def session_row(session: Session) -> Row:
         session.session_id,
         session.owner or "",
         session.status,
+        session.kind,
         int(session.pinned),
         session.accessed_at_us,
         session.expires_at_us,
@@ -143,7 +145,7 @@ def session_row(session: Session) -> Row:
 
 def moved_row(session: Session) -> Row:
     """For UPDATE_SESSION."""
-    no, _, _, _, _, *moved = session_row(session)
+    no, _, _, _, _, _, *moved = session_row(session)
     return (*moved, no)
 
 

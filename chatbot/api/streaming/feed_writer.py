@@ -345,4 +345,5 @@ def _message_frame(recorded: RecordedEvent, posted: MessagePosted) -> frames.Mes
         reply_id=posted.reply_id,
         version=recorded.version,
         parts=posted.parts,
+        imported=posted.imported,
     )

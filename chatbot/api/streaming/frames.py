@@ -116,7 +116,7 @@ class Error(Struct, frozen=True, tag_field="type", tag="error", omit_defaults=Tr
 
 class Message(Struct, frozen=True, tag_field="type", tag="message", omit_defaults=True):
     """A message was posted. `reply_id` is the id of the reply that it will get, which is queued until its `start`.
-    `parts` are left out of a message of text alone.
+    `parts` are left out of a message of text alone. `imported`: only a client says that it was written.
     """
 
     message_id: str
@@ -127,6 +127,7 @@ class Message(Struct, frozen=True, tag_field="type", tag="message", omit_default
     reply_id: str | None
     version: int
     parts: Parts = ()
+    imported: bool = False
 
 
 class Queued(Struct, frozen=True, tag_field="type", tag="queued"):

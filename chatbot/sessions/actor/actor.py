@@ -33,6 +33,7 @@ from chatbot.sessions.domain.commands import (
     IdempotencyKey,
     InterruptReplies,
     PostMessage,
+    PostTranscript,
     RecordAccess,
     Regenerate,
     RequeueReplies,
@@ -176,7 +177,9 @@ class Actor:
                 return self._result(await self._stream.record_with_retry(envelope, command))
             case CheckpointReply():
                 return await self._checkpoint(envelope)
-            case PostMessage(on_busy="interrupt") | Regenerate(on_busy="interrupt"):
+            case (
+                PostMessage(on_busy="interrupt") | Regenerate(on_busy="interrupt") | PostTranscript(on_busy="interrupt")
+            ) if self._stream.state is not None:
                 await self._stream.authorise(envelope)
                 await prepare_command(self._ports, self._stream.state, command)  # refuses before any reply is ended
                 await self._end_all_replies("superseded", envelope)

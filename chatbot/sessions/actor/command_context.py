@@ -1,13 +1,16 @@
 """Loads what the decision on a command needs: the message that it refers to, and the texts of the model's context."""
 
-from typing import TypeVar, assert_never
+from typing import TypeVar
 
 from msgspec import UNSET
 from msgspec.structs import replace
 
 from chatbot.llm.model_names import is_offered
 from chatbot.llm.provider import TAKES_ALL, Provider
+from chatbot.sessions.actor.branch_loader import load_branch
 from chatbot.sessions.actor.hydration import replay_tail
+from chatbot.sessions.actor.transcript_context import with_known_messages
+from chatbot.sessions.actor.turn_parameters import find_turn_parameters
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import (
     CancelReply,
@@ -15,60 +18,46 @@ from chatbot.sessions.domain.commands import (
     Command,
     CreateSession,
     PostMessage,
+    PostTranscript,
     Regenerate,
     SelectBranch,
     StartReply,
 )
 from chatbot.sessions.domain.context import Context, ContextMessage, select_context
 from chatbot.sessions.domain.decide import is_due, parent_of, requested_parameters
-from chatbot.sessions.domain.message_checks import check_message
+from chatbot.sessions.domain.message_checks import check_message, check_transcript_size
 from chatbot.sessions.domain.state import State, is_being_written, with_newest
+from chatbot.sessions.domain.transcript import MESSAGES_MAX, has_other_parts
+from chatbot.sessions.domain.transcript_posting import transcript_parameters
 from chatbot.sessions.ports import Ports
 from events.catalogue import (
-    BranchSelected,
-    ContentErased,
-    HistoryAdopted,
-    IgnoredEvent,
-    LoggedEvent,
-    MessageCopied,
-    MessagePosted,
-    MetadataChanged,
     Parameters,
-    ReplyCancelled,
-    ReplyCompleted,
-    ReplyFailed,
-    ReplyInterrupted,
-    ReplyProgressed,
-    ReplyRequested,
-    ReplyStarted,
-    SessionAccessed,
-    SessionCreated,
-    SessionDeleted,
-    SessionExpired,
-    SessionRead,
-    ToolCallsClosed,
 )
 from events.codec import VERSIONS_WITH_PARTS
 from events.errors import NodesOutdated
-from events.paging import read_pages
 from events.parameters import UNNAMED
-from events.parts import Part, Parts, media_of
-from events.record import RecordedEvent
-from projections.folds.batch import ROWS_PER_EVENT_MAX
+from events.parts import Parts, media_of
 from projections.folds.message import OPEN, MessageRow
 from projections.folds.session import Session
 
 Requesting = TypeVar("Requesting", PostMessage, Regenerate)
+WithBranch = TypeVar("WithBranch", PostMessage, Regenerate, StartReply)
+
+OUTDATED = "another process of this log is older than messages with parts; update it"
 
 
-async def prepare_command(ports: Ports, state: State | None, command: Command) -> tuple[State | None, Command]:
+async def prepare_command(  # noqa: PLR0912  an arm for each command that needs more than the state
+    ports: Ports, state: State | None, command: Command
+) -> tuple[State | None, Command]:
     """The state and the command with what the decision needs: the referenced message, and the context's texts.
 
     Raises UnknownMessage, UnknownModel, UnknownReply, ParentUnanswered, NothingToRegenerate, Overloaded, NodesOutdated,
     Unsupported, and what `check_message` does.
     """
-    if isinstance(command, CreateSession) and state is None:
+    if state is None and isinstance(command, CreateSession | PostTranscript):
         _check_model(ports.provider, command.parameters.model)
+        if isinstance(command, PostTranscript) and command.create is not None:
+            command = await _prepare_transcript(ports, state, command)
     if state is None or state.session.status != "active" or is_due(state, ports.clock()):
         return state, command  # decide refuses it
     match command:
@@ -76,12 +65,19 @@ async def prepare_command(ports: Ports, state: State | None, command: Command) -
             _check_model(ports.provider, command.parameters.model)
             state, command = await _resolve_message(ports, state, command)
             command = await _checked(ports, state, command)
+            command = await _with_branch(ports, state, command)
         case Regenerate():
             _check_model(ports.provider, command.parameters.model)
             state, command = await _resolve_regenerate(ports, state, command)
             state = await _with_context(ports, state, command)
             command = await _checked(ports, state, command)
+            command = await _with_branch(ports, state, command)
+        case PostTranscript():
+            _check_model(ports.provider, command.parameters.model)
+            command = await _prepare_transcript(ports, state, command)
         case StartReply():
+            if command.parameters.whole_context:
+                return state, await _with_branch(ports, state, command)
             state = await _with_context(ports, state, command)
             tokens = ports.provider.context_tokens(command.parameters.model or ports.provider.model)
             command = replace(command, context_tokens=tokens)
@@ -129,7 +125,7 @@ async def _resolve_message(ports: Ports, state: State, command: PostMessage) -> 
     if command.parts or command.role != "user":
         check_message(state, command, parent_id, rules)
     if command.role == "tool" and parent_id is not None:
-        command = replace(command, turn=await _turn_parameters(ports, state, parent_id))
+        command = replace(command, turn=await find_turn_parameters(ports, state, parent_id))
     return state, command
 
 
@@ -147,7 +143,7 @@ async def _checked(ports: Ports, state: State, command: Requesting) -> Requestin
         if takes is not None:
             _check_supported(parameters, parts, takes)
         if (parts or parameters.tools is not None) and not await ports.log.admits(VERSIONS_WITH_PARTS):
-            raise NodesOutdated("another process of this log is older than messages with parts; update it")
+            raise NodesOutdated(OUTDATED)
     model = next((one.model for one in asked if one.model is not None), provider.model)
     tokens = provider.context_tokens(model)
     return command if tokens is None else replace(command, context_tokens=tokens)
@@ -166,6 +162,42 @@ def _check_supported(parameters: Parameters, parts: Parts, takes: frozenset[str]
     for index, part in enumerate(parts if "media" not in takes else ()):
         if media_of((part,)):
             raise rejections.Unsupported("images", f"$.message[{index}]")
+
+
+async def _prepare_transcript(ports: Ports, state: State | None, command: PostTranscript) -> PostTranscript:
+    """`command` with what the session knows of the transcript.
+
+    Raises Overloaded, Unsupported, NodesOutdated, ContextTooLong, TooLarge, InvalidMessage.
+    """
+    if (state is None or not state.session.is_busy) and ports.limiter.is_full:
+        raise rejections.Overloaded("too many replies run and wait already")
+    command = await with_known_messages(ports, state, command)
+    parameters = transcript_parameters(state, command, ports.rules)
+    parts = tuple(part for message in command.transcript.messages for part in message.parts)
+    takes = ports.provider.takes
+    if takes is not None:
+        _check_supported(parameters, parts, takes)
+    if (parameters.tools is not None or has_other_parts(command.transcript)) and not await ports.log.admits(
+        VERSIONS_WITH_PARTS
+    ):
+        raise NodesOutdated(OUTDATED)
+    tokens = ports.provider.context_tokens(parameters.model or ports.provider.model)
+    check_transcript_size(command, parameters, ports.rules, tokens)
+    return command
+
+
+async def _with_branch(ports: Ports, state: State, command: WithBranch) -> WithBranch:
+    """`command` with all messages of the branch, if the model is to be sent them all and the reply can start."""
+    leaf = _leaf_of(state, command)
+    if isinstance(command, StartReply):
+        parameters = command.parameters
+    elif state.session.is_busy:
+        return command  # loaded when the reply starts
+    else:
+        parameters = requested_parameters(state, command, ports.rules)
+    if not parameters.whole_context or leaf is None:
+        return command
+    return replace(command, branch=await load_branch(ports, state, leaf, MESSAGES_MAX))
 
 
 async def _resolve_branch(ports: Ports, state: State, command: SelectBranch) -> SelectBranch:
@@ -190,7 +222,7 @@ async def _resolve_regenerate(ports: Ports, state: State, command: Regenerate) -
     message = await _find_message(ports, state, named)
     if message is None:
         raise rejections.UnknownMessage(named)
-    turn = await _turn_parameters(ports, state, named)
+    turn = await find_turn_parameters(ports, state, named)
     command = replace(command, turn=turn)
     question = message.parent_id if message.role == "assistant" else message.message_id
     return state, replace(command, message_id=question)
@@ -284,104 +316,3 @@ def _follows_head(session: Session, command: PostMessage) -> bool:
     if session.open_reply is not None:
         open_ids.append(session.open_reply.reply_id)
     return command.parent_id == session.head and session.head in open_ids
-
-
-async def load_branch(ports: Ports, state: State, leaf: str, limit: int) -> tuple[ContextMessage, ...]:
-    """The newest `limit` messages of the branch that ends in `leaf`, oldest first. Raises UnknownMessage."""
-    await ports.runner.wait_for(state.session.position)
-    rows, texts = await _read_branch(ports, state, leaf, limit)
-    if any(recorded.event is None for recorded in texts.values()):
-        # A session that this one was forked from has just been erased; its texts were copied here before.
-        await ports.runner.wait_for((await ports.log.latest()).position)
-        rows, texts = await _read_branch(ports, state, leaf, limit)
-    if not rows:
-        raise rejections.UnknownMessage(leaf)
-    return tuple(_message_of(row, texts.get(row.position)) for row in rows)
-
-
-async def _read_branch(
-    ports: Ports, state: State, leaf: str, limit: int
-) -> tuple[list[MessageRow], dict[int, RecordedEvent]]:
-    rows = await ports.queries.path(state.session.no, leaf, limit=limit)
-    return rows, await ports.log.read_at([row.position for row in rows if row.position])
-
-
-def _message_of(row: MessageRow, recorded: RecordedEvent | None) -> ContextMessage:
-    """The message, without text and parts while its reply has not ended, and once they are erased."""
-    event = recorded.event if recorded else None
-    content, parts = "", tuple[Part, ...]()
-    match event:
-        case (
-            MessagePosted() | MessageCopied() | ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted()
-        ):
-            content, parts = event.content, event.parts
-        case (
-            SessionCreated()
-            | MetadataChanged()
-            | SessionAccessed()
-            | SessionRead()
-            | SessionExpired()
-            | SessionDeleted()
-            | ReplyRequested()
-            | ReplyStarted()
-            | ReplyProgressed()
-            | ToolCallsClosed()
-            | BranchSelected()
-            | HistoryAdopted()
-            | ContentErased()
-            | IgnoredEvent()
-            | None
-        ):
-            pass
-        case _:
-            assert_never(event)
-    return ContextMessage(row.message_id, row.parent_id, row.role, content, parts, row.calls, row.depth)
-
-
-async def _turn_parameters(ports: Ports, state: State, message_id: str) -> Parameters:
-    """The parameters recorded for the turn of a reply or of a user's message, without the seed: with the seed the
-    model would write the same text again. Empty if their record is erased or belongs to another session.
-    """
-    if ports.runner.rebuilding:
-        found = await _find_parameters_in_stream(ports, state.session.session_id, message_id)
-    else:
-        found = await _find_parameters_by_row(ports, state, message_id)
-    return replace(found or Parameters(), seed=None)
-
-
-async def _find_parameters_by_row(ports: Ports, state: State, message_id: str) -> Parameters | None:
-    await ports.runner.wait_for(state.session.position)
-    row = await ports.queries.message(state.session.no, message_id)
-    found = await _read_parameters(ports, row, message_id)
-    if found is None and row is not None and row.role == "assistant" and row.parent_id is not None:
-        question = await ports.queries.message(state.session.no, row.parent_id)  # a fork has no event of its reply
-        found = await _read_parameters(ports, question, row.parent_id)
-    return found
-
-
-async def _read_parameters(ports: Ports, row: MessageRow | None, message_id: str) -> Parameters | None:
-    """From the event that made the row, or from the one with its text, which may be another session's."""
-    if row is None:
-        return None
-    events = await ports.log.read_at(sorted({row.no // ROWS_PER_EVENT_MAX, row.position} - {0}))
-    found = (_parameters_in(one.event, message_id) for one in events.values())
-    return next((one for one in found if one is not None), None)
-
-
-async def _find_parameters_in_stream(ports: Ports, session_id: str, message_id: str) -> Parameters | None:
-    """During a rebuild of the projections."""
-    async for page in read_pages(ports.log, session_id, page_max=ports.limits.read_page_max):
-        found = (_parameters_in(one.event, message_id) for one in page)
-        if (parameters := next((one for one in found if one is not None), None)) is not None:
-            return parameters
-    return None
-
-
-def _parameters_in(event: LoggedEvent | None, message_id: str) -> Parameters | None:
-    match event:
-        case MessagePosted() if message_id in (event.message_id, event.reply_id):
-            return event.parameters
-        case ReplyRequested() if message_id == event.reply_id:
-            return event.parameters
-        case _:
-            return None

@@ -199,7 +199,7 @@ def _copy(reference: ForkReference, event: LoggedEvent | None) -> MessageCopied:
     message_id = reference.message_id
     match event:
         case MessagePosted():
-            return MessageCopied(message_id, event.role, event.content, parts=event.parts)
+            return MessageCopied(message_id, event.role, event.content, parts=event.parts, imported=event.imported)
         case MessageCopied():
             return event
         case ReplyCompleted():

@@ -7,6 +7,7 @@ from typing import Any
 from msgspec import Struct
 
 from chatbot.sessions.domain.commands import Caller, Command
+from chatbot.sessions.domain.context import ContextMessage
 from chatbot.sessions.domain.rejections import Overloaded
 from chatbot.sessions.domain.state import State
 from chatbot.sessions.replies.reply import Reply
@@ -18,6 +19,7 @@ class Envelope(Struct):
     """A command with its caller and the future that takes the answer. `if_versions`: refuse it at any other version.
 
     `cause` is recorded with the events: why the service acts by itself. `closed_calls`: what the command has closed.
+    `messages`: as in Decision.
     """
 
     command: Command
@@ -26,6 +28,7 @@ class Envelope(Struct):
     if_versions: frozenset[int] | None = None
     cause: str | None = None
     closed_calls: ToolCallsClosed | None = None
+    messages: tuple[ContextMessage, ...] | None = None
 
     @property
     def metadata(self) -> Metadata:

@@ -1,12 +1,13 @@
 """The queued and running replies of one live session. Reacts to recorded events and never before."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import assert_never
 
 from chatbot.llm.provider import LlmOverloaded
 from chatbot.sessions.actor.mailbox import Envelope, Mailbox
 from chatbot.sessions.actor.reply_task import ReplyTask
-from chatbot.sessions.domain.commands import Caller, EndReply, PostMessage, Regenerate, StartReply
+from chatbot.sessions.domain.commands import Caller, EndReply, PostMessage, PostTranscript, Regenerate, StartReply
+from chatbot.sessions.domain.context import ContextMessage
 from chatbot.sessions.domain.model_request import model_request
 from chatbot.sessions.domain.state import State
 from chatbot.sessions.ports import Ports
@@ -62,10 +63,10 @@ class ReplyQueue:
                 if self.shutting_down:
                     return None
                 command = envelope.command
-                stream = command.stream if isinstance(command, PostMessage | Regenerate) else True
+                stream = command.stream if isinstance(command, PostMessage | Regenerate | PostTranscript) else True
                 return self.enqueue(recorded, envelope.caller, stream=stream)
             case ReplyStarted():
-                return self._start_reply(event, recorded, state)
+                return self._start_reply(event, recorded, state, envelope.messages)
             case ReplyProgressed():
                 if self.task is not None:
                     self.task.on_checkpoint_recorded(event)
@@ -155,14 +156,21 @@ class ReplyQueue:
         else:
             reply.end(Outcome("cancelled", "", state.session.version, reply.started_at_us, cause="deleted"))
 
-    def _start_reply(self, started: ReplyStarted, recorded: RecordedEvent, state: State) -> Reply | None:
+    def _start_reply(
+        self,
+        started: ReplyStarted,
+        recorded: RecordedEvent,
+        state: State,
+        messages: Sequence[ContextMessage] | None,
+    ) -> Reply | None:
         reply = self.by_id.get(started.reply_id)
         if reply is None:  # another node had taken it over and it came back: recovery closes it
             return None
         reply.start(recorded.version, recorded.recorded_at_us, started.model)
         self.task = ReplyTask(reply, started, self._ports, self._mailbox)
         try:
-            self.task.start(model_request(state, started))
+            known = None if messages is None else {one.message_id: one for one in messages}
+            self.task.start(model_request(state, started, known))
         except LlmOverloaded as error:
             failed = ReplyFailed(reply.reply_id, "", error.cause, str(error))
             self._mailbox.tell(Envelope(EndReply(failed), reply.caller))

@@ -19,12 +19,14 @@ from chatbot.sessions.domain.commands import (
     CatchUp,
     Command,
     CreateSession,
+    Decision,
     EndReply,
     IdempotencyKey,
     PostMessage,
+    PostTranscript,
     StartReply,
 )
-from chatbot.sessions.domain.decide import Decision, authorise, decide, find_refusal, idempotency_key_of
+from chatbot.sessions.domain.decide import authorise, decide, find_refusal, idempotency_key_of
 from chatbot.sessions.domain.message_checks import media_path
 from chatbot.sessions.domain.state import Rules, State, evolve, own_reply_ids
 from chatbot.sessions.ports import Ports
@@ -235,7 +237,8 @@ class SessionStream:
         In this order: a deleted session, or another owner's, discloses neither its version nor its messages.
         """
         refused = find_refusal(self.state, command, self.rules, envelope.caller, self._session_id)
-        if refused is not None and not isinstance(command, CreateSession):
+        creates = self.state is None and isinstance(command, PostTranscript) and command.create is not None
+        if refused is not None and not creates and not isinstance(command, CreateSession):
             raise refused
         if envelope.if_versions is not None and self.version not in envelope.if_versions:
             raise rejections.VersionMismatch(envelope.if_versions, self.version)
@@ -283,6 +286,7 @@ class SessionStream:
             return Attempt(self.is_current, rejection=refused)
         if not decision.events:
             return Attempt(self.is_current, rejection=decision.rejection)
+        envelope.messages = decision.messages
         return Attempt(True, await self._append(decision.events, envelope), decision.rejection)
 
     async def _decide(self, command: Command, envelope: Envelope) -> Decision:
@@ -311,6 +315,6 @@ class SessionStream:
 
 
 def _missing_file(command: Command, error: MediaMissing) -> Exception:
-    if isinstance(command, PostMessage):
+    if isinstance(command, PostMessage | PostTranscript):
         return rejections.InvalidMessage(media_path(command, error.sha256), "there is no such file, or it has expired")
     return error

@@ -18,6 +18,7 @@ from chatbot.sessions.domain.commands import (
     Command,
     CreateSession,
     InterruptReplies,
+    PostTranscript,
     RecordAccess,
     Stop,
 )
@@ -101,6 +102,7 @@ class Supervisor:
         while envelope.reply_to is not None:
             try:
                 is_new = isinstance(command, CreateSession) and command.idempotency_key is None
+                is_new = is_new or (isinstance(command, PostTranscript) and command.is_new)
                 self._enqueue(self._actor(session_id, is_new=is_new), envelope)
                 answer: CommandResult = await envelope.reply_to
             except MailboxClosed:  # lost the race with a stopping actor: activate it again

@@ -1,10 +1,25 @@
-"""The commands of a session: imperative, may be rejected. Ids come from outside, so that decisions stay pure."""
+"""The commands of a session: imperative, may be rejected; and what a decision on one is. Ids come from outside, so that
+decisions stay pure.
+"""
 
 from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
 
-from events.catalogue import MessageCopied, Parameters, ReplyEnded, ReplyProgressed, ReplyRequested, UsageTotal
+from chatbot.sessions.domain import rejections
+from chatbot.sessions.domain.context import ContextMessage
+from chatbot.sessions.domain.transcript import Transcript
+from events.catalogue import (
+    ConversationName,
+    Event,
+    MessageCopied,
+    Parameters,
+    ReplyEnded,
+    ReplyProgressed,
+    ReplyRequested,
+    UsageTotal,
+)
+from events.naming import CONVERSATION
 from events.parts import Parts
 
 
@@ -34,6 +49,8 @@ class CreateSession(Struct, frozen=True):
     system_prompt: str | None
     idempotency_key: IdempotencyKey | None = None
     parameters: Parameters = Parameters()
+    kind: str = CONVERSATION
+    named_by: ConversationName | None = None
 
 
 class PostMessage(Struct, frozen=True):
@@ -46,7 +63,8 @@ class PostMessage(Struct, frozen=True):
     `role` is user or tool: a tool's message has the results of all calls of the reply that it follows. `parts` are as
     in the event, so empty where they are one text; `content` is the text of the text parts. `turn`: the recorded
     parameters of that reply, which apply where the request names none. `context_tokens`: the size of the model's
-    context, None where it is not known.
+    context, None where it is not known. `branch`: the messages of the branch that the message continues, root first, if
+    the model is sent all of them.
     """
 
     message_id: str
@@ -62,13 +80,14 @@ class PostMessage(Struct, frozen=True):
     role: str = "user"
     turn: Parameters = Parameters()
     context_tokens: int | None = None
+    branch: tuple[ContextMessage, ...] | None = None
 
 
 class Regenerate(Struct, frozen=True):
     """Another reply to the same message. `message_id`: a reply or the message that it answers; None: the newest reply.
 
     `turn`: the recorded parameters of that reply or message, which apply where the request names none.
-    `context_tokens` as in PostMessage.
+    `context_tokens` and `branch` as in PostMessage.
     """
 
     reply_id: str
@@ -80,6 +99,30 @@ class Regenerate(Struct, frozen=True):
     without_stop: bool = False
     turn: Parameters = Parameters()
     context_tokens: int | None = None
+    branch: tuple[ContextMessage, ...] | None = None
+
+
+class PostTranscript(Struct, frozen=True):
+    """A conversation as its client has it, of which the last message is to be answered.
+
+    What the session has of it is found; the rest is recorded. `message_ids` are ids for all its messages, of which
+    those of new ones are used. `create` makes the session if there is none; `is_new`: there is none. `known` are the
+    session's own messages that the transcript begins with, root first. Otherwise as PostMessage.
+    """
+
+    transcript: Transcript
+    message_ids: tuple[str, ...]
+    reply_id: str
+    parameters: Parameters
+    create: CreateSession | None = None
+    is_new: bool = False
+    client_id: str | None = None
+    reply_client_id: str | None = None
+    on_busy: str = "queue"
+    stream: bool = True
+    idempotency_key: IdempotencyKey | None = None
+    without_stop: bool = False
+    known: tuple[ContextMessage, ...] = ()
 
 
 class SelectBranch(Struct, frozen=True):
@@ -110,12 +153,13 @@ class CopyTexts(Struct, frozen=True):
 class StartReply(Struct, frozen=True):
     """Start the first queued reply, if none runs. If it is not `reply_id`, another node is to start it.
 
-    `context_tokens` as in PostMessage.
+    `context_tokens` and `branch` as in PostMessage.
     """
 
     parameters: Parameters
     reply_id: str | None = None
     context_tokens: int | None = None
+    branch: tuple[ContextMessage, ...] | None = None
 
 
 class CheckpointReply(Struct, frozen=True):
@@ -214,6 +258,7 @@ Command = (
     CreateSession
     | PostMessage
     | Regenerate
+    | PostTranscript
     | SelectBranch
     | Fork
     | CopyTexts
@@ -233,3 +278,13 @@ Command = (
     | CloseOrphans
     | Stop
 )
+
+
+class Decision(Struct, frozen=True):
+    """The events to record, and why the caller is refused, if so. `messages`: those that a started reply is sent, where
+    the session's state does not keep them all.
+    """
+
+    events: tuple[Event, ...] = ()
+    rejection: rejections.Rejection | None = None
+    messages: tuple[ContextMessage, ...] | None = None

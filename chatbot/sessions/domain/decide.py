@@ -6,7 +6,7 @@ session past its deadline records the expiry and is refused.
 
 from typing import Any, TypeVar
 
-from msgspec import UNSET, Struct
+from msgspec import UNSET
 from msgspec.json import encode
 from msgspec.structs import replace
 
@@ -22,6 +22,7 @@ from chatbot.sessions.domain.commands import (
     Command,
     CopyTexts,
     CreateSession,
+    Decision,
     DeleteSession,
     EndReply,
     Expire,
@@ -30,6 +31,7 @@ from chatbot.sessions.domain.commands import (
     InterruptReplies,
     MarkRead,
     PostMessage,
+    PostTranscript,
     RecordAccess,
     Regenerate,
     RequeueReplies,
@@ -37,8 +39,19 @@ from chatbot.sessions.domain.commands import (
     StartReply,
     Stop,
 )
-from chatbot.sessions.domain.context import ContextMessage, select_context
-from chatbot.sessions.domain.state import Rules, State, changed_settings, context_message, merge_parameters
+from chatbot.sessions.domain.model_request import plan_reply, plan_whole_reply
+from chatbot.sessions.domain.state import (
+    Rules,
+    State,
+    changed_settings,
+    close_calls,
+    context_message,
+    find_busy_refusal,
+    may_access,
+    merge_parameters,
+    superseded_calls,
+)
+from chatbot.sessions.domain.transcript_posting import created_event, post_transcript
 from events.catalogue import (
     BranchSelected,
     Event,
@@ -49,7 +62,6 @@ from events.catalogue import (
     ReplyEnded,
     ReplyInterrupted,
     ReplyRequested,
-    ReplyStarted,
     SessionAccessed,
     SessionCreated,
     SessionDeleted,
@@ -57,15 +69,10 @@ from events.catalogue import (
     SessionRead,
     ToolCallsClosed,
 )
-from events.parts import calls_of
+from events.naming import CONVERSATION
 from projections.folds.message import OPEN
 
-
-class Decision(Struct, frozen=True):
-    """The events to record, and why the caller is refused, if so."""
-
-    events: tuple[Event, ...] = ()
-    rejection: rejections.Rejection | None = None
+RETENTION = "retention"  # the recorded reason of erasures after a time
 
 
 def decide(  # noqa: PLR0911, PLR0912  one arm for each command
@@ -73,7 +80,9 @@ def decide(  # noqa: PLR0911, PLR0912  one arm for each command
 ) -> Decision:
     """The session's decision on `command` at `now_us` (unix microseconds)."""
     if isinstance(command, CreateSession) and state is None:
-        return Decision(events=(_created_event(command),))
+        return Decision(events=(with_idempotency_key(created_event(command), command.idempotency_key),))
+    if isinstance(command, PostTranscript) and state is None and command.create is not None:
+        return post_transcript(None, command, rules)
     refused = authorise(state, command, now_us, rules, caller, session_id)
     if refused is not None:
         return refused
@@ -82,6 +91,8 @@ def decide(  # noqa: PLR0911, PLR0912  one arm for each command
     match command:
         case PostMessage() | Regenerate():
             return _request_reply(state, command, rules)
+        case PostTranscript():
+            return post_transcript(state, command, rules)
         case SelectBranch():
             return _select_branch(state, command)
         case StartReply():
@@ -102,8 +113,8 @@ def decide(  # noqa: PLR0911, PLR0912  one arm for each command
         case CreateSession():  # another request with the same Idempotency-Key, from which the id is computed
             return Decision(rejection=rejections.KeyReused("this Idempotency-Key has made a session already"))
         case DeleteSession():
-            deleted_event = SessionDeleted(reason=command.reason, owner=state.session.owner, usage=command.usage)
-            return Decision(events=(deleted_event,))
+            session = state.session
+            return Decision(events=(SessionDeleted(command.reason, session.owner, command.usage, session.kind),))
         case BeginErasure():
             erasure_begun = SessionExpired(deadline_us=now_us, erase_reason=command.reason, node=rules.owner_node)
             return Decision(events=(erasure_begun,) if state.session.erasure is None else ())
@@ -128,40 +139,15 @@ def authorise(
         refused = _key_consumed()
     elif not isinstance(command, Expire):
         refused = rejections.SessionExpired(session_id)
-    return Decision(events=(SessionExpired(deadline_us=state.session.expires_at_us),), rejection=refused)
+    return Decision(events=(_expired_event(state, rules),), rejection=refused)
 
 
-def may_access(owner: str | None, rules: Rules, caller: Caller) -> bool:
-    """Whether `caller` may see a session of `owner`. Sessions created while the service had no keys are open to all."""
-    return not rules.auth or caller.is_service or owner is None or caller.owner == owner
-
-
-def plan_reply(
-    state: State, message: ContextMessage, request: ReplyRequested, rules: Rules, context_tokens: int | None
-) -> ReplyStarted:
-    """The reply_started that answers `message` as `request` asks. `context_tokens`: see PostMessage.
-
-    Raises LookupError when the branch has a gap in `state.recent`: load it first.
-    """
-    recent = {**state.recent, message.message_id: message}
-    limits = rules.context_limits(request.parameters, state.settings.system_prompt, context_tokens)
-    context = select_context(recent, message.message_id, limits)
-    if context is None:
-        raise LookupError(f"the branch of message {message.message_id} is not loaded")
-    model = request.parameters.model
-    return ReplyStarted(
-        reply_id=request.reply_id,
-        parent_id=message.message_id,
-        node=rules.node,
-        provider=rules.provider,
-        model=model or rules.model,
-        parameters=request.parameters,
-        context_ids=tuple(one.message_id for one in context.messages),
-        attempt=request.attempt,
-        joined=rules.unanswered == "join",
-        counted_as=model if model in rules.models else None,
-        context_left_out=context.left_out,
-    )
+def _expired_event(state: State, rules: Rules) -> SessionExpired:
+    """A conversation's content is kept until a retention setting or a client erases it, any other session's is not."""
+    deadline_us = state.session.expires_at_us
+    if state.session.kind == CONVERSATION:
+        return SessionExpired(deadline_us)
+    return SessionExpired(deadline_us, RETENTION, rules.owner_node)
 
 
 def parent_of(state: State, command: PostMessage) -> str | None:
@@ -188,18 +174,6 @@ def with_idempotency_key(event: KeyedEvent, idempotency_key: IdempotencyKey | No
         if idempotency_key is None
         else replace(event, idempotency_key=idempotency_key.key, fingerprint=idempotency_key.fingerprint)
     )
-
-
-def _created_event(command: CreateSession) -> SessionCreated:
-    created = SessionCreated(
-        owner=command.owner,
-        metadata=command.metadata,
-        timeout_s=command.timeout_s,
-        title=command.title,
-        system_prompt=command.system_prompt,
-        parameters=command.parameters,
-    )
-    return with_idempotency_key(created, command.idempotency_key)
 
 
 def find_refusal(
@@ -233,12 +207,9 @@ def is_due(state: State, now_us: int) -> bool:
 
 def _request_reply(state: State, command: PostMessage | Regenerate, rules: Rules) -> Decision:
     """A message with its reply, or another reply to an earlier message."""
-    session = state.session
-    is_busy = session.open_reply is not None or bool(session.pending)
-    if is_busy and command.on_busy == "reject":
-        return Decision(rejection=rejections.SessionBusy("a reply is running in this session"))
-    if is_busy and len(session.pending) >= rules.pending_max:
-        return Decision(rejection=rejections.TooManyPending(f"{rules.pending_max} messages wait for a reply already"))
+    refused = find_busy_refusal(state.session, command.on_busy, rules)
+    if refused is not None:
+        return Decision(rejection=refused)
     command = replace(command, parameters=requested_parameters(state, command, rules))
     request_event: Event
     if isinstance(command, PostMessage):
@@ -248,12 +219,16 @@ def _request_reply(state: State, command: PostMessage | Regenerate, rules: Rules
         message = state.recent[command.message_id or ""]
         request_event = ReplyRequested(command.reply_id, message.message_id, command.parameters, node=rules.owner_node)
         request_event = with_idempotency_key(request_event, command.idempotency_key)
-    if is_busy:
+    if state.session.is_busy:
         return Decision(events=(request_event,))
-    closed = _superseded_calls(state, message)
+    closed = superseded_calls(state, message)
     if closed and command.on_busy == "reject":
         return Decision(rejection=rejections.CallsOpen(closed[0].reply_id, closed[0].call_ids))
     request = ReplyRequested(command.reply_id, message.message_id, command.parameters)
+    if command.branch is not None:
+        branch = command.branch if isinstance(command, Regenerate) else (*command.branch, message)
+        started = plan_whole_reply(branch, request, rules)
+        return Decision(events=(*closed, request_event, started), messages=branch)
     started = plan_reply(state, message, request, rules, command.context_tokens)
     return Decision(events=(*closed, request_event, started))
 
@@ -286,24 +261,12 @@ def _has_reply_to_cancel(state: State, command: CancelReply) -> bool:
     return is_running or any(pending.reply_id == wanted for pending in state.session.pending)
 
 
-def _superseded_calls(state: State, message: ContextMessage) -> tuple[ToolCallsClosed, ...]:
-    """What to record before the reply to `message` starts: the calls of the reply that it follows get no results."""
-    parent = state.recent.get(message.parent_id) if message.parent_id is not None else None
-    if parent is None or parent.calls != OPEN or message.role == "tool":
-        return ()
-    return (_closed(parent, "superseded"),)
-
-
 def _calls_to_cancel(state: State, command: CancelReply) -> ToolCallsClosed | None:
     """The open calls of the reply that a client's command names, or of the newest one; None if there are none."""
     reply = state.recent.get(command.reply_id or state.session.head or "")
     if reply is None or reply.calls != OPEN or command.cause != "client":
         return None
-    return _closed(reply, "cancelled")
-
-
-def _closed(reply: ContextMessage, reason: str) -> ToolCallsClosed:
-    return ToolCallsClosed(reply.message_id, tuple(call.call_id for call in calls_of(reply.parts)), reason)
+    return close_calls(reply, "cancelled")
 
 
 def _cancel_calls(state: State, command: CancelReply) -> Decision:
@@ -329,10 +292,13 @@ def _start_next_reply(state: State, command: StartReply, rules: Rules) -> Decisi
     pending = state.session.pending[0]
     if command.reply_id not in (None, pending.reply_id):
         return Decision()
-    message = state.recent[pending.message_id]
     request = ReplyRequested(pending.reply_id, pending.message_id, command.parameters, pending.attempt)
+    if command.branch is not None:
+        started = plan_whole_reply(command.branch, request, rules)
+        return Decision(events=(started,), messages=command.branch)
+    message = state.recent[pending.message_id]
     started = plan_reply(state, message, request, rules, command.context_tokens)
-    return Decision(events=(*_superseded_calls(state, message), started))
+    return Decision(events=(*superseded_calls(state, message), started))
 
 
 def _record_reply_progress(state: State, command: CheckpointReply | EndReply, rules: Rules) -> Decision:

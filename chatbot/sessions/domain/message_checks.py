@@ -4,11 +4,14 @@ All calls of a reply are answered by one message, so its calls are open, answere
 """
 
 from chatbot.sessions.domain import rejections
-from chatbot.sessions.domain.commands import PostMessage
-from chatbot.sessions.domain.context import ContextMessage
+from chatbot.sessions.domain.commands import PostMessage, PostTranscript
+from chatbot.sessions.domain.context import ContextMessage, estimate_tokens
 from chatbot.sessions.domain.state import Rules, State, is_being_written
+from events.catalogue import Parameters
 from events.parts import Media, Text, ToolResult, calls_of, media_of
 from projections.folds.message import CLOSED
+
+ESTIMATE_FACTOR = 2  # an estimate may be this many times too high; above it the context is certainly too small
 
 
 def check_message(state: State, command: PostMessage, parent_id: str | None, rules: Rules) -> None:
@@ -26,6 +29,26 @@ def check_message(state: State, command: PostMessage, parent_id: str | None, rul
     _check_media_size(command, rules.request_media_max_bytes)
 
 
+def check_transcript_size(
+    command: PostTranscript, parameters: Parameters, rules: Rules, context_tokens: int | None
+) -> None:
+    """Raises ContextTooLong if the model's context, as far as it is known, is certainly too small, and InvalidMessage
+    if the files have more bytes than one request to a model may have: nothing is left out.
+    """
+    transcript = command.transcript
+    files = (one.bytes for message in transcript.messages for one in media_of(message.parts))
+    if sum(files) > rules.request_media_max_bytes:
+        detail = "the files have more bytes than the setting llm.request_media_max_bytes allows"
+        raise rejections.InvalidMessage("$.messages", detail)
+    limits = rules.context_limits(parameters, transcript.instructions, context_tokens)
+    if limits.size_tokens is None:
+        return
+    messages = (ContextMessage("", None, one.role, "", one.parts, calls="") for one in transcript.messages)
+    estimated = limits.other_tokens + sum(estimate_tokens(one, limits) for one in messages)
+    if estimated > ESTIMATE_FACTOR * limits.size_tokens:
+        raise rejections.ContextTooLong(estimated, limits.size_tokens)
+
+
 def _check_media_size(command: PostMessage, bytes_max: int) -> None:
     """Raises InvalidMessage if the message's own files are more than one request to a model may have."""
     left = bytes_max
@@ -36,8 +59,17 @@ def _check_media_size(command: PostMessage, bytes_max: int) -> None:
             raise rejections.InvalidMessage(f"$.message[{index}]", detail)
 
 
-def media_path(command: PostMessage, sha256: str) -> str:
+def media_path(command: PostMessage | PostTranscript, sha256: str) -> str:
     """The path of the file in the request's body."""
+    if isinstance(command, PostTranscript):
+        return next(
+            (
+                path
+                for message, path in zip(command.transcript.messages, command.transcript.paths, strict=True)
+                if any(one.sha256 == sha256 for one in media_of(message.parts))
+            ),
+            "$.messages",
+        )
     for index, part in enumerate(command.parts):
         if isinstance(part, Media) and part.sha256 == sha256:
             return f"$.message[{index}].sha256"

@@ -1,18 +1,55 @@
-"""The request to a model that a started reply records. Pure, so that it can be built again."""
+"""The request to a model: how a started reply records it, and how it is built from that. Pure."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from chatbot.llm.provider import ChatMessage, ModelMessage, PartsMessage
-from chatbot.sessions.domain.context import ContextMessage, sent_parts
-from chatbot.sessions.domain.state import State
-from events.catalogue import Parameters, ReplyStarted
+from chatbot.sessions.domain.context import ContextMessage, has_content, select_context, sent_parts
+from chatbot.sessions.domain.state import Rules, State
+from events.catalogue import Parameters, ReplyRequested, ReplyStarted
 from events.parts import Media, Part, Parts, Refusal, Text, ToolCall, ToolResult, calls_of, media_of, text_of
 
 MEDIA_LEFT_OUT = Text("[image left out]")
 NO_RESULT = (Text("cancelled"),)  # of a tool call to which the conversation has no result
+
+
+def plan_reply(
+    state: State, message: ContextMessage, request: ReplyRequested, rules: Rules, context_tokens: int | None
+) -> ReplyStarted:
+    """The reply_started that answers `message` as `request` asks. `context_tokens`: see PostMessage.
+
+    Raises LookupError when the branch has a gap in `state.recent`: load it first.
+    """
+    recent = {**state.recent, message.message_id: message}
+    limits = rules.context_limits(request.parameters, state.settings.system_prompt, context_tokens)
+    context = select_context(recent, message.message_id, limits)
+    if context is None:
+        raise LookupError(f"the branch of message {message.message_id} is not loaded")
+    started = _started(context.messages, request, rules)
+    return replace(started, joined=rules.unanswered == "join", context_left_out=context.left_out)
+
+
+def plan_whole_reply(branch: Sequence[ContextMessage], request: ReplyRequested, rules: Rules) -> ReplyStarted:
+    """The reply_started whose model is sent all of `branch` that says anything, as it is, root first."""
+    send_reasoning = bool(request.parameters.send_reasoning)
+    return _started([one for one in branch if has_content(one, send_reasoning=send_reasoning)], request, rules)
+
+
+def _started(messages: Sequence[ContextMessage], request: ReplyRequested, rules: Rules) -> ReplyStarted:
+    model = request.parameters.model
+    return ReplyStarted(
+        reply_id=request.reply_id,
+        parent_id=request.parent_id,
+        node=rules.node,
+        provider=rules.provider,
+        model=model or rules.model,
+        parameters=request.parameters,
+        context_ids=tuple(one.message_id for one in messages),
+        attempt=request.attempt,
+        counted_as=model if model in rules.models else None,
+    )
 
 
 class ModelRequest(Struct, frozen=True):
@@ -23,17 +60,25 @@ class ModelRequest(Struct, frozen=True):
     media: tuple[Media, ...] = ()
 
 
-def model_request(state: State, started: ReplyStarted) -> ModelRequest:
-    """The request that `started` records. Its messages must be in `state.recent`."""
+def model_request(
+    state: State, started: ReplyStarted, messages_by_id: Mapping[str, ContextMessage] | None = None
+) -> ModelRequest:
+    """The request that `started` records. `messages_by_id` has its messages; None: they are in `state.recent`."""
+    known = state.recent if messages_by_id is None else messages_by_id
     messages = build_messages(
-        state.settings.system_prompt,
-        [state.recent[id_] for id_ in started.context_ids],
+        system_prompt_of(started.parameters, state.settings.system_prompt),
+        [known[id_] for id_ in started.context_ids],
         joined=started.joined,
         send_reasoning=bool(started.parameters.send_reasoning),
         media_left_out=started.context_left_out.media if started.context_left_out is not None else 0,
     )
     media = tuple(one for message in messages if isinstance(message, PartsMessage) for one in media_of(message.parts))
     return ModelRequest(messages, started.parameters, media)
+
+
+def system_prompt_of(parameters: Parameters, system_prompt: str | None) -> str | None:
+    """The instructions of the turn, else the session's `system_prompt`."""
+    return system_prompt if parameters.instructions is None else parameters.instructions
 
 
 def build_messages(

@@ -154,6 +154,22 @@ class TooLarge(Rejection):
     """The change would make the session's metadata larger than is allowed."""
 
 
+class ContextTooLong(Rejection):
+    """The model's context is certainly smaller than the conversation, and nothing of that may be left out."""
+
+    path = "$.messages"
+
+    def __init__(self, estimated_tokens: int, context_tokens: int) -> None:
+        super().__init__(
+            f"the messages have about {estimated_tokens} tokens, and the model's context has {context_tokens}"
+        )
+        self.members = {"estimated_tokens": estimated_tokens, "context_tokens": context_tokens}
+
+
+class NameConsumed(Rejection):
+    """So many conversations of this name were deleted or have expired that it can name no other: use a new name."""
+
+
 class SessionBusy(Rejection):
     """A reply is running, and the request asked to be refused then."""
 

@@ -11,6 +11,8 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec.json import encode
 from msgspec.structs import asdict, replace
 
+from chatbot.sessions.domain import rejections
+from chatbot.sessions.domain.commands import Caller
 from chatbot.sessions.domain.context import ContextLimits, ContextMessage, Unanswered, estimate_text_tokens
 from events.catalogue import (
     BranchSelected,
@@ -208,8 +210,9 @@ def own_reply_ids(session: facts.Session, node: str) -> set[str]:
 
 def context_message(state: State, event: MessagePosted) -> ContextMessage:
     """The posted message as a context has it."""
+    calls = CLOSED if event.imported and event.parts and calls_of(event.parts) else None
     depth = _depth_under(state, event.parent_id)
-    return ContextMessage(event.message_id, event.parent_id, event.role, event.content, event.parts, depth=depth)
+    return ContextMessage(event.message_id, event.parent_id, event.role, event.content, event.parts, calls, depth)
 
 
 def _ended_reply(state: State, event: ReplyEnded) -> ContextMessage:
@@ -249,6 +252,34 @@ def _with_message(
     while len(kept) > recent_max:
         del kept[next(iter(kept))]
     return kept
+
+
+def may_access(owner: str | None, rules: Rules, caller: Caller) -> bool:
+    """Whether `caller` may see a session of `owner`. Sessions created while the service had no keys are open to all."""
+    return not rules.auth or caller.is_service or owner is None or caller.owner == owner
+
+
+def find_busy_refusal(session: facts.Session, on_busy: str, rules: Rules) -> rejections.Rejection | None:
+    """Why a request for a reply is refused while others run or wait; None: it is to start, or to wait for them."""
+    if not session.is_busy:
+        return None
+    if on_busy == "reject":
+        return rejections.SessionBusy("a reply is running in this session")
+    if len(session.pending) >= rules.pending_max:
+        return rejections.TooManyPending(f"{rules.pending_max} messages wait for a reply already")
+    return None
+
+
+def superseded_calls(state: State, message: ContextMessage) -> tuple[ToolCallsClosed, ...]:
+    """What to record before the reply to `message` starts: the calls of the reply that it follows get no results."""
+    parent = state.recent.get(message.parent_id) if message.parent_id is not None else None
+    if parent is None or parent.calls != OPEN or message.role == "tool":
+        return ()
+    return (close_calls(parent, "superseded"),)
+
+
+def close_calls(reply: ContextMessage, reason: str) -> ToolCallsClosed:
+    return ToolCallsClosed(reply.message_id, tuple(call.call_id for call in calls_of(reply.parts)), reason)
 
 
 def merge_parameters(*parameters: Parameters, without_stop: bool = False, tokens_max: int | None = None) -> Parameters:

@@ -10,7 +10,9 @@ from typing import Any, cast
 import structlog
 
 from chatbot.llm.concurrency_limiter import ConcurrencyLimiter
+from chatbot.runtime.ids import Ids
 from chatbot.sessions.actor.supervisor import Supervisor
+from chatbot.sessions.conversations import ConversationOptions, Conversations
 from chatbot.sessions.domain.state import Rules
 from chatbot.sessions.feeds.channels import ChannelRegistry
 from chatbot.sessions.feeds.text_cache import TextCache
@@ -28,6 +30,7 @@ from tests.support.model.manual_provider import ManualProvider
 
 DATABASE_FILES = ("log.db", "log.db-wal", "projections.db", "projections.db-wal")
 PENDING_MAX, CONTEXT_MAX, ACCESS_US = 3, 4, 60_000_000
+CONVERSATIONS = ConversationOptions(timeout_s=3600, retention_s=60, stateless_max_bytes=10_000)
 CHECKPOINT_S, IDLE_S = 50.0, 5_000.0  # of the loop's time, which only `skip` moves so far
 
 
@@ -94,10 +97,12 @@ class SessionsHarness:
     supervisor: Supervisor
     reader: SessionQueries
     ports: Ports
+    conversations: Conversations
 
     def __init__(self, folder: Path, **rules: Any) -> None:
         self.folder = folder
         self.restarts = 0
+        self.told_deadlines: list[int] = []
         self.now_us = 1_800_000_000_000_000
         self.seen = CountingObserver()
         self.provider = ManualProvider()
@@ -120,6 +125,7 @@ class SessionsHarness:
         self.ports = self._ports()
         self.supervisor = Supervisor(self.ports)
         self.reader = SessionQueries(self.ports, self.supervisor.ask)
+        self.conversations = Conversations(self.supervisor.ask, CONVERSATIONS, Ids().uuid, self.told_deadlines.append)
 
     async def close(self) -> None:
         """As the service stops, with no grace for running replies."""

@@ -41,6 +41,8 @@ EXPECTED: dict[type[Exception], int] = {
     sessions.KeyReused: 422,
     sessions.KeyConsumed: 422,
     sessions.TooLarge: 422,
+    sessions.ContextTooLong: 422,
+    sessions.NameConsumed: 422,
     sessions.SessionBusy: 409,
     sessions.TooManyPending: 429,
     sessions.Overloaded: 503,

@@ -7,8 +7,8 @@ import pytest
 from msgspec.structs import replace
 
 from chatbot.sessions.domain import commands, rejections
-from chatbot.sessions.domain.commands import SERVICE, Caller, IdempotencyKey
-from chatbot.sessions.domain.decide import Decision, decide
+from chatbot.sessions.domain.commands import SERVICE, Caller, Decision, IdempotencyKey
+from chatbot.sessions.domain.decide import decide
 from chatbot.sessions.domain.state import Rules, State, evolve
 from events.catalogue import (
     AnyEvent,

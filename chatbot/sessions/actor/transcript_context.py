@@ -1,0 +1,100 @@
+"""Finds what a session has of a transcript: compares digests, which are kept, and reads texts where there are none."""
+
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from chatbot.sessions.actor.branch_loader import message_of
+from chatbot.sessions.domain import rejections
+from chatbot.sessions.domain.commands import PostTranscript
+from chatbot.sessions.domain.context import ContextMessage, sent_parts
+from chatbot.sessions.domain.state import State
+from chatbot.sessions.domain.transcript import (
+    MessageDigests,
+    digest_message,
+    find_candidates,
+    match_transcript,
+    path_to,
+)
+from chatbot.sessions.domain.transcript_posting import added_message
+from chatbot.sessions.ports import Ports
+from projections.folds.message import TreeMessage
+
+TREE_MESSAGES_MAX = 10_000  # of one session that can be continued with a transcript
+TEXTS_READ_MAX = 256  # read at once to compute their digests
+
+
+class TextErased(Exception):
+    """A text was erased after its place had been read from the projections."""
+
+
+async def with_known_messages(ports: Ports, state: State | None, command: PostTranscript) -> PostTranscript:
+    """`command` with the messages of the session that its transcript begins with. Raises TooLarge."""
+    if state is None or state.session.message_count == 0:
+        return command
+    await ports.runner.wait_for(state.session.position)
+    try:
+        known = await _find_known(ports, state, command)
+    except TextErased:
+        # A session that this one was forked from has just been erased; its texts were copied here before.
+        await ports.runner.wait_for((await ports.log.latest()).position)
+        known = await _find_known(ports, state, command)
+    return replace(command, known=known)
+
+
+async def _find_known(ports: Ports, state: State, command: PostTranscript) -> tuple[ContextMessage, ...]:
+    """Raises TextErased, TooLarge."""
+    messages = command.transcript.messages
+    tree = await ports.queries.message_tree(state.session.no, limit=TREE_MESSAGES_MAX + 1)
+    if len(tree) > TREE_MESSAGES_MAX:
+        raise rejections.TooLarge(f"the conversation has more than {TREE_MESSAGES_MAX} messages")
+    candidates = find_candidates(tree, [message.role for message in messages])
+    digests = await _read_digests(ports, candidates)
+    wanted = [digest_message(message.role, message.parts) for message in messages]
+    path = match_transcript(
+        candidates,
+        {one.message_id: digests[one.position].said for one in candidates},
+        [one.said for one in wanted],
+        path_to(tree, state.session.head),
+    )
+    return await _load(
+        ports, command, path, [digests[one.position] == two for one, two in zip(path, wanted, strict=False)]
+    )
+
+
+async def _read_digests(ports: Ports, candidates: Sequence[TreeMessage]) -> dict[int, MessageDigests]:
+    """By position. Raises TextErased."""
+    found = {one.position: kept for one in candidates if (kept := ports.digests.get(one.position)) is not None}
+    missing = [one for one in candidates if one.position not in found]
+    for start in range(0, len(missing), TEXTS_READ_MAX):
+        page = missing[start : start + TEXTS_READ_MAX]
+        texts = await ports.log.read_at([one.position for one in page])
+        for one in page:
+            recorded = texts.get(one.position)
+            if recorded is None or recorded.event is None:
+                raise TextErased
+            message = message_of(one, recorded, 0)
+            digests = digest_message(one.role, sent_parts(message, send_reasoning=True))
+            found[one.position] = digests
+            ports.digests.keep(one.position, digests)
+    return found
+
+
+async def _load(
+    ports: Ports, command: PostTranscript, path: Sequence[TreeMessage], is_same: Sequence[bool]
+) -> tuple[ContextMessage, ...]:
+    """The messages of `path`, as the session has them. Only those are read that say the same in other parts."""
+    others = [one.position for one, same in zip(path, is_same, strict=True) if not same]
+    texts = await ports.texts.read(others) if others else {}
+    known: list[ContextMessage] = []
+    for depth, (one, same) in enumerate(zip(path, is_same, strict=True), 1):
+        if same:
+            sent = command.transcript.messages[depth - 1]
+            message = added_message(sent, one.message_id, one.parent_id, depth)
+            known.append(replace(message, calls=one.calls))
+            continue
+        recorded = texts.get(one.position)
+        if recorded is None or recorded.event is None:
+            raise TextErased
+        known.append(message_of(one, recorded, depth))
+    return tuple(known)

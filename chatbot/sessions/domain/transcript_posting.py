@@ -1,0 +1,135 @@
+"""The decision on a transcript: what the session does not know is recorded, the last message is answered. Pure."""
+
+from collections.abc import Iterator, Sequence
+
+from msgspec.structs import replace
+
+from chatbot.sessions.domain.commands import CreateSession, Decision, PostTranscript
+from chatbot.sessions.domain.context import ContextMessage
+from chatbot.sessions.domain.model_request import plan_whole_reply
+from chatbot.sessions.domain.state import (
+    Rules,
+    State,
+    close_calls,
+    find_busy_refusal,
+    merge_parameters,
+)
+from chatbot.sessions.domain.transcript import TranscriptMessage
+from events.catalogue import Event, MessagePosted, Parameters, ReplyRequested, SessionCreated
+from events.parts import calls_of, stored_parts, text_of
+from projections.folds.message import CLOSED, OPEN
+
+
+def post_transcript(state: State | None, command: PostTranscript, rules: Rules) -> Decision:
+    """What is recorded of the transcript, in one append: the session, if it is new; messages that it does not know; and
+    the request for the reply to the last one, which starts unless others run or wait.
+
+    If the session knows all messages, another reply to the last one is requested. Messages before the last one are
+    recorded as imported, and so is the last one if it is an assistant's.
+    """
+    events: list[Event] = []
+    if state is None and command.create is not None:
+        events.append(created_event(command.create))
+    elif state is not None and (refused := find_busy_refusal(state.session, command.on_busy, rules)) is not None:
+        return Decision(rejection=refused)
+    parameters = transcript_parameters(state, command, rules)
+    added = list(_added_messages(command))
+    last_known = command.known[-1] if command.known else None
+    if last_known is not None and last_known.calls == OPEN and (not added or added[0].role != "tool"):
+        events.append(close_calls(last_known, "superseded"))
+    branch = (*command.known, *added)
+    parent_id = branch[-1].message_id
+    request = ReplyRequested(command.reply_id, parent_id, parameters)
+    events += [_imported(one) for one in added[:-1]]
+    events.append(_request_event(command, added, request, rules))
+    if state is not None and state.session.is_busy:
+        return Decision(events=tuple(events))
+    return Decision(events=(*events, plan_whole_reply(branch, request, rules)), messages=branch)
+
+
+def created_event(command: CreateSession) -> SessionCreated:
+    return SessionCreated(
+        owner=command.owner,
+        metadata=command.metadata,
+        timeout_s=command.timeout_s,
+        title=command.title,
+        system_prompt=command.system_prompt,
+        parameters=command.parameters,
+        kind=command.kind,
+        named_by=command.named_by,
+    )
+
+
+def transcript_parameters(state: State | None, command: PostTranscript, rules: Rules) -> Parameters:
+    """As the request says, else as the session or the service does; with the transcript's system messages as
+    instructions, and all of it to be sent.
+    """
+    fallbacks = (rules.defaults,) if state is None else (state.settings.parameters, rules.defaults)
+    merged = merge_parameters(
+        command.parameters, *fallbacks, without_stop=command.without_stop, tokens_max=rules.tokens_max
+    )
+    return replace(merged, instructions=command.transcript.instructions, whole_context=True)
+
+
+def _request_event(
+    command: PostTranscript, added: Sequence[ContextMessage], request: ReplyRequested, rules: Rules
+) -> MessagePosted | ReplyRequested:
+    """The event that requests the reply: with the last message, if that is new."""
+    once = command.idempotency_key
+    key, fingerprint = (None, None) if once is None else (once.key, once.fingerprint)
+    if not added:
+        return ReplyRequested(
+            request.reply_id,
+            request.parent_id,
+            request.parameters,
+            idempotency_key=key,
+            fingerprint=fingerprint,
+            node=rules.owner_node,
+            reply_client_id=command.reply_client_id,
+        )
+    message = added[-1]
+    return MessagePosted(
+        message_id=message.message_id,
+        parent_id=message.parent_id,
+        role=message.role,
+        content=message.content,
+        reply_id=request.reply_id,
+        parameters=request.parameters,
+        idempotency_key=key,
+        fingerprint=fingerprint,
+        node=rules.owner_node,
+        parts=message.parts,
+        imported=message.role == "assistant",
+        client_id=command.client_id,
+        reply_client_id=command.reply_client_id,
+    )
+
+
+def _imported(message: ContextMessage) -> MessagePosted:
+    return MessagePosted(
+        message_id=message.message_id,
+        parent_id=message.parent_id,
+        role=message.role,
+        content=message.content,
+        parts=message.parts,
+        imported=True,
+    )
+
+
+def _added_messages(command: PostTranscript) -> Iterator[ContextMessage]:
+    """The messages that the session does not know, oldest first."""
+    known = len(command.known)
+    parent_id = command.known[-1].message_id if command.known else None
+    messages = command.transcript.messages
+    for depth, (message, message_id) in enumerate(
+        zip(messages[known:], command.message_ids[known:], strict=True), known + 1
+    ):
+        yield added_message(message, message_id, parent_id, depth)
+        parent_id = message_id
+
+
+def added_message(message: TranscriptMessage, message_id: str, parent_id: str | None, depth: int) -> ContextMessage:
+    """A message of a transcript as a context has it."""
+    parts = stored_parts(message.parts)
+    calls = CLOSED if calls_of(parts) else None
+    return ContextMessage(message_id, parent_id, message.role, text_of(message.parts), parts, calls, depth)
