@@ -44,7 +44,7 @@ export class CodeBlock {
   /** Shows `token`. `open`: more of its code follows. */
   update(token, open) {
     this.#showLanguage(languageOf(token.lang));
-    if (!token.text.startsWith(this.#text)) this.#clear();
+    if (token.text.slice(0, this.#text.length) !== this.#text) this.#clear();
     this.#append(token.text.slice(this.#text.length));
     this.#text = token.text;
     if (open || !this.#language || token.text.length > COLOURED_MAX) return;

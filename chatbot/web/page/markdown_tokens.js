@@ -2,19 +2,21 @@
 
 import { Lexer, Marked } from "../vendor/marked/marked.esm.js";
 
-/** A longer block that is not code is shown as it is: some of marked's expressions take quadratic time. */
-export const BLOCK_MAX = 50_000;
-/** Deeper quotes and lists are shown as text: marked calls itself for each level. */
-const MARKERS_MAX = 60;
+// Longer blocks that are not code are shown as plain text, and so are longer runs of text within a block: some of
+// marked's expressions take quadratic time.
+const BLOCK_MAX = 50_000;
+const INLINE_MAX = 20_000;
+// Deeper quotes, lists and emphasis are shown as text: marked calls itself for each level.
+const DEPTH_MAX = 24;
+const TABLE_CELLS_MAX = 20_000;
+const FORMULA_MAX = 4000;
 
-// A blank line ends a formula, closed or not: TeX allows none there, and a forgotten end must not take the whole reply.
-const FORMULA_BLOCK =
-  /^ {0,3}(?:\$\$(?!\$)((?:(?!\n[ \t]*\n)[^]){1,10000}?)\$\$|\\\[((?:(?!\n[ \t]*\n)[^]){1,10000}?)\\\])[ \t]*(?:\n|$)/;
-const OPEN_FORMULA_BLOCK = /^ {0,3}(?:\$\$(?!\$)|\\\[)((?:(?!\n[ \t]*\n)[^]){0,10000})$/;
-const FORMULA_START = /\n {0,3}(?:\$\$|\\\[)/;
-// \( \), and \[ \] or $$ $$ within a line. The bounds keep hostile texts from taking quadratic time.
-const INLINE_FORMULA = /^(?:\\\(([^]{1,4000}?)\\\)|\\\[([^]{1,4000}?)\\\]|\$\$(?!\$)([^$]{1,4000}?)\$\$)/;
-const OPEN_INLINE_FORMULA = /^\\[([]([^]*)$/;
+const FORMULA_BLOCK_START = /^ {0,3}(\$\$(?!\$)|\\\[)/;
+const FORMULA_BLOCK_AHEAD = /\n {0,3}(?:\$\$|\\\[)/;
+const FORMULA_START = /^(\$\$(?!\$)|\\\[|\\\()/;
+const FORMULA_END = { "$$": "$$", "\\[": "\\]", "\\(": "\\)" };
+// TeX allows none in a formula, and a formula without an end must not take the whole reply.
+const BLANK_LINE = /\n[ \t]*\n/;
 // $ $ has no space inside, no code, and no letter or digit right behind.
 const DOLLAR_FORMULA = /^\$(?![\s$])((?:\\[^\n]|[^\\$\n`]){1,1000}?)(?<!\s)\$(?![\p{L}\p{N}${])/u;
 const STRONG = /^\*\*(?![\s*])((?:[^*`\n\\]|`[^`\n]+`){1,500})(?<!\s)\*\*(?!\*)/;
@@ -24,9 +26,19 @@ const WORD = /(?<![\\\p{L}])\p{L}{2,}/u;
 
 /** Whether the text between two dollar signs is a formula, and not what is between two prices or variables. */
 export function isDollarFormula(text) {
+  if (/^\p{L}{1,3}$/u.test(text)) return true;
   const hasWords = WORD.test(text.replace(/\\[a-z]+\{[^{}]*\}/g, ""));
   if (SIGN.test(text)) return !(hasWords && /^\d/.test(text));
-  return !hasWords && (text.length <= 3 || WEAK_SIGN.test(text));
+  return !hasWords && (/^\d+$/.test(text) || WEAK_SIGN.test(text));
+}
+
+/** The formula at the start of `source`: {text, length, open}; null without an end, unless more text follows. */
+function readFormula(source, start, marker, isGrowing) {
+  const end = source.indexOf(FORMULA_END[marker], start);
+  const text = end < 0 ? source.slice(start) : source.slice(start, end);
+  if ((end < 0 && !isGrowing) || text.length > FORMULA_MAX || BLANK_LINE.test(text)) return null;
+  if (end >= 0 && !text.trim()) return null;
+  return { text: text.trim(), length: end < 0 ? source.length : end + marker.length, open: end < 0 };
 }
 
 const formulaBlock = {
@@ -35,16 +47,25 @@ const formulaBlock = {
   start(source) {
     if (!this.lexer.options.hasFormulas) return undefined; // else every paragraph would search the whole rest
     const end = source.indexOf("\n\n");
-    const found = FORMULA_START.exec(end < 0 ? source : source.slice(0, end));
-    return found ? found.index + 1 : undefined;
+    const found = FORMULA_BLOCK_AHEAD.exec(end < 0 ? source : source.slice(0, end));
+    if (!found) return undefined;
+    const ahead = readFormulaBlock(source.slice(found.index + 1), this.lexer.options.isGrowing);
+    return ahead ? found.index + 1 : undefined;
   },
   tokenizer(source) {
-    const closed = FORMULA_BLOCK.exec(source);
-    if (closed) return { type: "formulaBlock", raw: closed[0], text: (closed[1] ?? closed[2]).trim(), open: false };
-    const open = this.lexer.options.isGrowing && OPEN_FORMULA_BLOCK.exec(source);
-    return open ? { type: "formulaBlock", raw: open[0], text: open[1].trim(), open: true } : undefined;
+    return readFormulaBlock(source, this.lexer.options.isGrowing) ?? undefined;
   },
 };
+
+function readFormulaBlock(source, isGrowing) {
+  const begin = FORMULA_BLOCK_START.exec(source);
+  const found = begin && readFormula(source, begin[0].length, begin[1], isGrowing);
+  if (!found) return null;
+  const rest = /^[ \t]*(?:\n|$)/.exec(source.slice(found.length, found.length + 100));
+  if (!rest) return null; // words follow: it is a part of a paragraph
+  const raw = source.slice(0, found.length + rest[0].length);
+  return { type: "formulaBlock", raw, text: found.text, open: found.open };
+}
 
 const formula = {
   name: "formula",
@@ -54,17 +75,17 @@ const formula = {
     return at < 0 ? undefined : at;
   },
   tokenizer(source) {
-    const known = INLINE_FORMULA.exec(source);
-    if (known) {
-      const text = (known[1] ?? known[2] ?? known[3]).trim();
-      return { type: "formula", raw: known[0], text, display: known[1] === undefined, open: false };
+    const begin = FORMULA_START.exec(source);
+    if (begin) {
+      const [marker] = begin, isGrowing = this.lexer.options.isGrowing && marker !== "$$";
+      const found = readFormula(source, marker.length, marker, isGrowing);
+      if (!found) return undefined;
+      const raw = source.slice(0, found.length);
+      return { type: "formula", raw, text: found.text, display: marker !== "\\(", open: found.open };
     }
     const dollar = DOLLAR_FORMULA.exec(source);
-    if (dollar && isDollarFormula(dollar[1])) {
-      return { type: "formula", raw: dollar[0], text: dollar[1], display: false, open: false };
-    }
-    const open = this.lexer.options.isGrowing && OPEN_INLINE_FORMULA.exec(source);
-    return open ? { type: "formula", raw: open[0], text: open[1], display: false, open: true } : undefined;
+    if (!dollar || !isDollarFormula(dollar[1])) return undefined;
+    return { type: "formula", raw: dollar[0], text: dollar[1], display: false, open: false };
   },
 };
 
@@ -83,31 +104,63 @@ const strong = {
 
 const settings = new Marked({ gfm: true, breaks: false, extensions: [formulaBlock, formula, strong] }).defaults;
 
+/** marked's lexer with bounds: what is too long or too deep becomes text. */
+class BoundedLexer extends Lexer {
+  #depth = 0;
+
+  blockTokens(source, tokens = [], ...more) {
+    if (this.#depth >= DEPTH_MAX) return pushed(tokens, { type: "plain", raw: source, text: source });
+    return this.#deeper(() => super.blockTokens(source, tokens, ...more));
+  }
+
+  inlineTokens(source, tokens = []) {
+    const isPlain = this.#depth >= DEPTH_MAX || source.length > INLINE_MAX;
+    if (isPlain) return pushed(tokens, { type: "text", raw: source, text: source, escaped: false });
+    return this.#deeper(() => super.inlineTokens(source, tokens));
+  }
+
+  #deeper(read) {
+    this.#depth += 1;
+    try {
+      return read();
+    } finally {
+      this.#depth -= 1;
+    }
+  }
+}
+
+function pushed(tokens, token) {
+  tokens.push(token);
+  return tokens;
+}
+
 /**
  * The top-level tokens of `text`; the texts of their `raw` together are `text`. `links`: definitions that earlier text
  * has, by name; gets those of this text, too. `isGrowing`: more text follows, so a formula that is not closed is one.
  */
 export function readBlocks(text, links = {}, isGrowing = false) {
-  if (isTooDeep(text)) return [{ type: "plain", raw: text }];
   const hasFormulas = text.includes("$$") || text.includes("\\[");
-  const lexer = new Lexer({ ...settings, hasFormulas, isGrowing });
+  const lexer = new BoundedLexer({ ...settings, hasFormulas, isGrowing });
   Object.assign(lexer.tokens.links, links);
   let tokens;
   try {
     tokens = lexer.lex(text);
   } catch (fault) {
     console.error("a message is shown without Markdown:", fault);
-    return [{ type: "plain", raw: text }];
+    return [plain(text)];
   }
   Object.assign(links, tokens.links);
-  if (tokens.reduce((length, one) => length + one.raw.length, 0) !== text.length) return [{ type: "plain", raw: text }];
-  return [...tokens];
+  const isWhole = tokens.reduce((length, one) => length + one.raw.length, 0) === text.length;
+  return isWhole ? tokens.map((one) => (isTooLarge(one) ? plain(one.raw) : one)) : [plain(text)];
 }
 
-/** Whether a line begins with very many quotes or list items. */
-function isTooDeep(text) {
-  const prefix = new RegExp(`^(?:[ \\t]*(?:>|[-+*][ \\t])){${MARKERS_MAX}}`, "m");
-  return prefix.test(text);
+function plain(raw) {
+  return { type: "plain", raw, text: raw };
+}
+
+function isTooLarge(token) {
+  if (token.type === "table" && (token.rows.length + 1) * token.header.length > TABLE_CELLS_MAX) return true;
+  return token.raw.length > BLOCK_MAX && token.type !== "code" && token.type !== "space";
 }
 
 // The character references that models write; HTML has 2,000.
