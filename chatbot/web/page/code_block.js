@@ -38,7 +38,8 @@ export class CodeBlock {
   constructor() {
     const copy = h("button", { type: "button", class: "code-copy", onclick: () => this.#copy(copy) });
     showCopy(copy, false);
-    this.element = h("div", { class: "code-block" }, h("div", { class: "code-header" }, this.#label, copy), this.#region);
+    const header = h("div", { class: "code-header" }, this.#label, copy);
+    this.element = h("div", { class: "code-block" }, header, this.#region);
   }
 
   /** Shows `token`. `open`: more of its code follows. */

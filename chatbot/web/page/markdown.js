@@ -1,4 +1,4 @@
-// Shows a growing Markdown text. Tokens become elements one by one; no markup is parsed, so no text can become a script.
+// Shows a growing Markdown text. Tokens become elements one by one; no markup is parsed, so no text becomes a script.
 
 import { CodeBlock } from "./code_block.js";
 import { h, icon } from "./dom.js";
@@ -8,7 +8,7 @@ import { decodeReferences, safeAddress } from "./markdown_tokens.js";
 import { formulaElement } from "./math.js";
 
 /** Elements that raw HTML may make, without attributes. All other HTML is shown as text. */
-const HTML_ELEMENTS = new Set(["b", "i", "u", "s", "em", "strong", "small", "mark", "sub", "sup", "kbd", "del", "ins", "code", "var"]);
+const HTML_ELEMENTS = new Set("b i u s em strong small mark sub sup kbd del ins code var".split(" "));
 const TAG = /^<(\/?)([a-z]+)\s*\/?>$/i;
 /** A block that takes long to show is shown less often: at most this part of the time goes into it. */
 const SHARE_OF_TIME = 0.1;
@@ -75,13 +75,16 @@ function makeBlock({ token, open }) {
   return { element: blockElement(token), code: null };
 }
 
-/** The element of a block token; definitions of links have none to see. */
-export function blockElement(token) {
+/**
+ * The element of a block token; definitions of links have none to see. `dir`: a quote or a list item has one direction,
+ * its first letter's, which the browser does not find in elements that have directions of their own.
+ */
+export function blockElement(token, dir = "auto") {
   switch (token.type) {
     case "paragraph":
-      return h("p", { dir: "auto" }, inlineNodes(token.tokens));
+      return h("p", { dir }, inlineNodes(token.tokens));
     case "heading": // the page's own headings are h1 and h2
-      return h(`h${Math.min(token.depth + 2, 6)}`, { dir: "auto", "data-level": token.depth }, inlineNodes(token.tokens));
+      return h(`h${Math.min(token.depth + 2, 6)}`, { dir }, inlineNodes(token.tokens));
     case "blockquote":
       return h("blockquote", { dir: "auto" }, token.tokens.map(nestedElement));
     case "list":
@@ -95,7 +98,7 @@ export function blockElement(token) {
     case "html":
       return htmlBlock(token.raw);
     case "text": // of a list item
-      return h("span", { dir: "auto" }, token.tokens ? inlineNodes(token.tokens) : decodeReferences(token.text));
+      return h("span", { dir }, token.tokens ? inlineNodes(token.tokens) : decodeReferences(token.text));
     case "def":
     case "space":
     case "checkbox":
@@ -106,7 +109,7 @@ export function blockElement(token) {
 }
 
 function nestedElement(token) {
-  return token.type === "code" ? makeBlock({ token, open: false }).element : blockElement(token);
+  return token.type === "code" ? makeBlock({ token, open: false }).element : blockElement(token, null);
 }
 
 function htmlBlock(raw) {
@@ -118,7 +121,9 @@ function htmlBlock(raw) {
 
 function listElement(token) {
   const items = token.items.map((item) => {
-    const box = item.task && h("input", { type: "checkbox", checked: item.checked, disabled: true, "aria-label": t(item.checked ? "message.task_done" : "message.task_open") });
+    const label = t(item.checked ? "message.task_done" : "message.task_open");
+    const attributes = { type: "checkbox", checked: item.checked, disabled: true, "aria-label": label };
+    const box = item.task && h("input", attributes);
     const content = item.tokens.filter((one) => one.type !== "checkbox" && one.type !== "space");
     return h("li", { dir: "auto", class: item.task ? "task" : null }, box, content.map(nestedElement));
   });
@@ -137,7 +142,7 @@ function tableElement(token) {
   return h("div", { class: "table-region", role: "region", tabindex: "0", "aria-label": t("message.table") }, table);
 }
 
-/** The nodes of inline tokens. HTML elements without attributes are open until their end tag or the end of the tokens. */
+/** The nodes of inline tokens. HTML elements without attributes are open until their end tag or the last token. */
 export function inlineNodes(tokens) {
   const root = [], open = [{ name: "", children: root }];
   for (const token of tokens) {
@@ -180,15 +185,19 @@ function inlineNode(token) {
     case "link":
       return linkElement(token.href, token.title, inlineNodes(token.tokens), token.raw);
     case "image": // is not loaded: its server would learn the address and the time of each reader
-      return linkElement(token.href, token.title, [icon("image"), decodeReferences(token.text || t("message.image"))], token.raw);
+      return pictureLink(token);
     default:
       return token.raw;
   }
 }
 
+function pictureLink({ href, title, text, raw }) {
+  return linkElement(href, title, [icon("image"), decodeReferences(text || t("message.image"))], raw);
+}
+
 function linkElement(href, title, children, raw) {
   const address = safeAddress(href);
   if (!address) return raw;
-  const attributes = { href: address, target: "_blank", rel: "noopener noreferrer nofollow", title: decodeReferences(title ?? "") || new URL(address).host };
-  return h("a", attributes, children);
+  const tip = decodeReferences(title ?? "") || new URL(address).host;
+  return h("a", { href: address, target: "_blank", rel: "noopener noreferrer nofollow", title: tip }, children);
 }

@@ -51,7 +51,7 @@ export class BlockSplitter {
     this.#fence = null;
   }
 
-  /** Later text may define links of earlier blocks, and a mistake of the splitter must not stay: all is read once more. */
+  /** All is read once more: later text may define links of earlier blocks, and no mistake of the splitter must stay. */
   #readAll() {
     this.#restart();
     const blocks = this.#read(this.#text, false);

@@ -90,15 +90,16 @@ const formula = {
 };
 
 /**
- * **"Words"** before a letter. CommonMark sees no end of emphasis between a quotation mark and a letter, which in Korean,
- * Japanese and Chinese follows without a space.
+ * **"Words"** before a letter. CommonMark sees no end of emphasis between a quotation mark and a letter, which follows
+ * without a space in Korean, Japanese and Chinese.
  */
 const strong = {
   name: "strong",
   level: "inline",
   tokenizer(source) {
     const found = STRONG.exec(source);
-    return found ? { type: "strong", raw: found[0], text: found[1], tokens: this.lexer.inlineTokens(found[1]) } : undefined;
+    if (!found) return undefined;
+    return { type: "strong", raw: found[0], text: found[1], tokens: this.lexer.inlineTokens(found[1]) };
   },
 };
 

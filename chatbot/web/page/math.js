@@ -43,8 +43,8 @@ async function draw(element, tex, display) {
 }
 
 function toMathML(temml, tex, display) {
-  const options = { displayMode: display, throwOnError: true, trust: false, maxSize: [SIZE_MAX_EM, SIZE_MAX_EM], maxExpand: EXPANSIONS_MAX };
-  const tree = temml.__renderToMathMLTree(tex, options);
+  const bounds = { maxSize: [SIZE_MAX_EM, SIZE_MAX_EM], maxExpand: EXPANSIONS_MAX };
+  const tree = temml.__renderToMathMLTree(tex, { displayMode: display, throwOnError: true, trust: false, ...bounds });
   moveStyles(tree);
   return tree.toNode();
 }

@@ -48,7 +48,8 @@ class ReasoningPart {
 
   constructor() {
     const summary = h("summary", {}, icon("right"), this.#label);
-    this.element = h("details", { class: "message-reasoning", ontoggle: () => this.#show() }, summary, this.#markdown.element);
+    const attributes = { class: "message-reasoning", ontoggle: () => this.#show() };
+    this.element = h("details", attributes, summary, this.#markdown.element);
   }
 
   update(part, { message, isGrowing }) {
@@ -82,7 +83,8 @@ class ToolCallPart {
   #code = new CodeBlock();
 
   constructor() {
-    const summary = h("summary", {}, icon("right"), h("span", {}, t("message.tool_call")), " ", this.#name, this.#preview, this.#state);
+    const words = h("span", {}, t("message.tool_call"));
+    const summary = h("summary", {}, icon("right"), words, this.#name, this.#preview, this.#state);
     this.element = h("details", { class: "message-tool" }, summary, this.#code.element);
   }
 
@@ -156,7 +158,8 @@ class MediaPart {
   #showFile(part, actions, name) {
     const size = part.bytes ? t("message.file_size", { size: formatNumber(Math.ceil(part.bytes / 1024)) }) : "";
     const label = [icon("download"), h("span", {}, name), h("small", {}, size)];
-    this.element.replaceChildren(h("button", { type: "button", class: "media-file", onclick: () => actions.openMedia?.(part) }, label));
+    const attributes = { type: "button", class: "media-file", onclick: () => actions.openMedia?.(part) };
+    this.element.replaceChildren(h("button", attributes, label));
   }
 
   #whenNear(show) {
@@ -173,10 +176,12 @@ class MediaPart {
     try {
       const image = h("img", { alt: name, src: await actions.mediaUrl(part), decoding: "async" });
       await image.decode();
-      const attributes = { type: "button", class: "media-image", "aria-label": t("message.image_open", { name }), onclick: () => actions.openMedia?.(part) };
+      const label = t("message.image_open", { name }), onclick = () => actions.openMedia?.(part);
+      const attributes = { type: "button", class: "media-image", "aria-label": label, onclick };
       this.element.replaceChildren(h("button", attributes, image));
     } catch {
-      const again = h("button", { type: "button", onclick: () => this.#showImage(part, actions, name) }, t("message.again"));
+      const onclick = () => this.#showImage(part, actions, name);
+      const again = h("button", { type: "button", class: "text-button", onclick }, t("message.again"));
       this.element.replaceChildren(h("span", {}, t("message.image_failed", { name })), " ", again);
     }
   }

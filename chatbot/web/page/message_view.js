@@ -6,7 +6,6 @@ import { partViewClass } from "./message_parts.js";
 import { usageWords } from "./message_usage.js";
 
 const COPIED_MS = 2000;
-const ENDED_EARLY = new Set(["failed", "cancelled", "interrupted"]);
 const REASONS = new Set(["length", "content_filter"]); // of a complete reply that deserve a word
 
 /**
@@ -32,19 +31,23 @@ class MessageView {
 
   constructor(message, actions) {
     this.#actions = actions;
-    this.element = h("article", { class: "message", tabindex: "-1" }, this.#header, this.#body, this.#state, this.#footer);
+    const children = [this.#header, this.#body, this.#state, this.#footer];
+    this.element = h("article", { class: "message", tabindex: "-1" }, children);
   }
 
   update(message) {
     this.#message = message;
     const isBusy = message.status === "streaming" || message.status === "queued";
-    Object.assign(this.element.dataset, { role: message.role, status: message.status, messageId: message.message_id });
+    const { role, status, message_id: messageId } = message;
+    Object.assign(this.element.dataset, { role, status, messageId });
     if (isBusy) this.element.setAttribute("aria-busy", "true"); // a screen reader waits for the whole reply
     this.#make(this.#header, [message.role, message.model, message.created_at], () => headerOf(message));
     this.#updateParts(message);
-    this.#make(this.#state, [message.status, message.error, message.outbox, message.finish_reason, message.finish_detail, !message.parts.length], () => this.#stateOf(message));
-    const siblings = message.siblings ?? [];
-    this.#make(this.#footer, [message.status, siblings, this.#actions.can, usageWords(message)], () => this.#footerOf(message));
+    const { error, outbox, finish_reason: reason } = message;
+    const state = [status, error, outbox, reason, this.#parts.length > 0, this.#actions.can];
+    this.#make(this.#state, state, () => this.#stateOf(message));
+    const below = [status, message.siblings, this.#actions.can, usageWords(message)];
+    this.#make(this.#footer, below, () => this.#footerOf(message));
     if (!isBusy) this.element.removeAttribute("aria-busy");
   }
 
@@ -91,11 +94,14 @@ class MessageView {
     const { status, error, outbox } = message;
     if (status === "unsent") return this.#unsentState(outbox);
     if (status === "queued") return h("p", { class: "message-waiting" }, t("message.queued"));
-    if (status === "streaming") return message.parts.length ? null : h("p", { class: "message-waiting is-growing" }, t("message.waiting"));
-    if (ENDED_EARLY.has(status)) {
+    if (status === "streaming") {
+      return this.#parts.length ? null : h("p", { class: "message-waiting is-growing" }, t("message.waiting"));
+    }
+    if (status === "cancelled") return h("p", { class: "message-notice" }, t("message.cancelled"));
+    if (status === "failed" || status === "interrupted") {
       const words = [error?.title, error?.detail].filter(Boolean).join(" ") || t(`message.${status}`);
-      const again = status !== "cancelled" && this.#allows("regenerate") && this.#button("retry", () => this.#actions.retry?.(this.#message));
-      return h("p", { class: `message-notice is-${status}` }, status === "cancelled" ? t("message.cancelled") : words, " ", again);
+      const again = this.#allows("regenerate") && this.#button("retry", () => this.#actions.retry?.(this.#message));
+      return h("p", { class: `message-notice is-${status}` }, words, " ", again);
     }
     if (!REASONS.has(message.finish_reason)) return null;
     return h("p", { class: "message-notice" }, t(`message.ended_${message.finish_reason}`));
@@ -124,7 +130,8 @@ class MessageView {
     if (status === "streaming" || status === "queued" || status === "unsent") return [];
     const shown = { copy: true, edit: role === "user", regenerate: role === "assistant", fork: role === "assistant" };
     const icons = { copy: "copy", edit: "edit", regenerate: "retry", fork: "fork" };
-    const names = Object.keys(shown).filter((name) => shown[name] && (name === "copy" ? textOf(message) : this.#allows(name)));
+    const isPossible = (name) => (name === "copy" ? textOf(message) !== "" : this.#allows(name));
+    const names = Object.keys(shown).filter((name) => shown[name] && isPossible(name));
     const buttons = names.map((action) => {
       const act = action === "copy" ? () => this.#copy() : () => this.#actions[action](this.#message);
       return iconButton(icons[action], t(`message.${action}`), act, { dataset: { action } });
@@ -139,7 +146,8 @@ class MessageView {
     const at = siblings.indexOf(id);
     const step = (name, label, index) => {
       const act = () => this.#actions.selectSibling?.(this.#message, siblings[index]);
-      return iconButton(name, t(label), act, { dataset: { action: label }, disabled: index < 0 || index >= siblings.length });
+      const disabled = index < 0 || index >= siblings.length;
+      return iconButton(name, t(label), act, { dataset: { action: label }, disabled });
     };
     const place = h("span", {}, t("message.sibling", { number: at + 1, count: siblings.length }));
     const buttons = [step("left", "message.previous", at - 1), place, step("right", "message.next", at + 1)];
