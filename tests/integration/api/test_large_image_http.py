@@ -6,17 +6,12 @@ import random
 from pathlib import Path
 
 from tests.support.http.service_requests import bytes_on_disk
+from tests.support.log.media import pieces_found
 from tests.support.model.model_server import ModelServer
 from tests.support.service import serving
 
 PICTURE = b"\x89PNG\r\n\x1a\n" + random.Random(18).randbytes(10 * 2**20)
 SHA256 = hashlib.sha256(PICTURE).hexdigest()
-PAGE_BYTES = 4096
-
-
-def pieces_found(searched: bytes) -> int:
-    """Of one piece of the picture in each page, how many are there."""
-    return sum(PICTURE[at : at + 32] in searched for at in range(0, len(PICTURE) - 32, PAGE_BYTES))
 
 
 async def test_the_model_sees_the_bytes_and_an_erasure_takes_them_away(tmp_path: Path, model: ModelServer) -> None:
@@ -36,7 +31,7 @@ async def test_the_model_sees_the_bytes_and_an_erasure_takes_them_away(tmp_path:
         assert base64.b64decode(data) == PICTURE
         (kept, _) = (await service.history(session_id))["messages"]
         assert (await client.get(kept["parts"][1]["url"])).content == PICTURE
-        assert pieces_found(bytes_on_disk(tmp_path)) > 2000
+        assert pieces_found(PICTURE, bytes_on_disk(tmp_path)) > 2000
         assert (await client.delete(f"/api/sessions/{session_id}")).status_code == 204
         assert (await client.get(f"/api/media/{SHA256}")).status_code == 404
-        assert pieces_found(bytes_on_disk(tmp_path)) == 0
+        assert pieces_found(PICTURE, bytes_on_disk(tmp_path)) == 0

@@ -9,11 +9,10 @@ from events.catalogue import SessionDeleted
 from events.media import MediaReference
 from events.storage.sqlite.sqlite_log import SqliteLog
 from tests.support.command_processes import CommandResult, run_command
-from tests.support.log.media import digest_of, file_bytes, put, read, shown
+from tests.support.log.media import digest_of, file_bytes, pieces_found, put, read, shown
 from tests.support.log.sample_events import ASKED
 from tests.support.log.sample_log import created, said
 
-PAGE_BYTES = 4096
 PICTURE = file_bytes(10 * 2**20, 1)
 SHARED = file_bytes(300_000, 2)
 UNSENT = file_bytes(40, 3)
@@ -40,11 +39,6 @@ async def check(folder: Path, *names: str) -> CommandResult:
 
 def bytes_on_disk(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in folder.iterdir() if path.is_file())
-
-
-def pieces_found(content: bytes, searched: bytes) -> int:
-    """Of one piece of 32 bytes in each page, how many are there."""
-    return sum(content[at : at + 32] in searched for at in range(0, len(content) - 32, PAGE_BYTES))
 
 
 async def test_ten_megabytes_are_gone_from_every_file_and_the_log_holds(folder: Path) -> None:

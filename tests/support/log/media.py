@@ -14,6 +14,8 @@ from tests.support.log.sample_events import IMAGE_BYTES
 FAR_US = 4_000_000_000_000_000  # a time that no test reaches
 OWNER = "alice"
 BYTES_MAX = 64 * 2**20
+PAGE_BYTES = 4096  # of a database's file
+PIECE_BYTES = 32
 
 
 def file_bytes(size: int, seed: int = 0) -> bytes:
@@ -50,3 +52,18 @@ def shown(*stats: MediaStat, message_id: str = "m") -> MessagePosted:
     """A message with a text and these files."""
     media = [Media(stat.sha256, stat.media_type, stat.bytes) for stat in stats]
     return MessagePosted(message_id, None, "user", "Look", None, Parameters(), parts=(Text("Look"), *media))
+
+
+def pieces_found(content: bytes, searched: bytes) -> int:
+    """Of one piece of each page of `content`, how many are in the bytes of some files."""
+    pages = (searched[at : at + PAGE_BYTES] for at in range(0, len(searched), PAGE_BYTES))
+    held = b"".join(page for page in pages if page.count(0) < len(page))  # overwritten pages are not searched again
+    found, start = 0, 0
+    for at in range(0, len(content) - PIECE_BYTES, PAGE_BYTES):
+        piece = content[at : at + PIECE_BYTES]
+        place = held.find(piece, start)
+        if place < 0:
+            place = held.find(piece, 0, start)
+        if place >= 0:
+            found, start = found + 1, place  # the next piece is mostly soon after
+    return found
