@@ -4,9 +4,9 @@ import { ApiProblem } from "./api.js";
 import { openDialog, openMenu, showToast } from "./dialogs.js";
 import { copyText, h, randomId } from "./dom.js";
 import { t } from "./i18n.js";
+import { lastCodeBlock } from "./last_code_block.js";
 import { nameOf } from "./list_store.js";
 import { unsentMessage } from "./log_view.js";
-import { lastCodeBlock } from "./shortcuts.js";
 import { runningReply } from "./store.js";
 import { wordsFor } from "./words.js";
 

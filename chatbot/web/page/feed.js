@@ -15,7 +15,7 @@ const STABLE_MS = 5_000; // a connection that lasted this long starts the backof
  * with [DONE] the feed stops. `onState(state, detail)`: "connecting", "live", "waiting" (`detail.retryAt`, ms) or
  * "stopped" (`detail.problem`: what will not get better by itself). Returns {close, wake, cursor}.
  */
-export function openFeed(api, path, { cursor = null, onFrame, onState }) {
+export function openFeed(api, path, { cursor = null, onFrame, onState, backoffMs = BACKOFF_MS }) {
   let isClosed = false, last = cursor, attempt = 0, retryMs = null, wakeUp = null, connection = null, heardAt = 0;
 
   async function run() {
@@ -36,7 +36,7 @@ export function openFeed(api, path, { cursor = null, onFrame, onState }) {
         if (fault.retryAfter) waitMs = fault.retryAfter * 1000;
       }
       if (Date.now() - openedAt > STABLE_MS) attempt = 0;
-      const backoff = BACKOFF_MS[Math.min(attempt, BACKOFF_MS.length - 1)];
+      const backoff = backoffMs[Math.min(attempt, backoffMs.length - 1)];
       waitMs ??= retryMs ?? backoff * (0.5 + Math.random() / 2); // jitter, so that a thousand tabs do not come at once
       retryMs = null;
       attempt += 1;
@@ -69,8 +69,8 @@ export function openFeed(api, path, { cursor = null, onFrame, onState }) {
           isOver = isClosed = true;
           return;
         }
-        onFrame(JSON.parse(data), id);
-        if (id) last = id; // after the frame was taken: if that fails it comes again
+        take(JSON.parse(data), id);
+        if (id) last = id;
       }, (milliseconds) => { retryMs = milliseconds; });
       const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
       for (;;) {
@@ -83,6 +83,15 @@ export function openFeed(api, path, { cursor = null, onFrame, onState }) {
     } finally {
       clearInterval(watch);
       connection.abort();
+    }
+  }
+
+  /** A fault of the page itself is reported: to read the frame again would not help, but hide it. */
+  function take(frame, id) {
+    try {
+      onFrame(frame, id);
+    } catch (fault) {
+      reportError(fault);
     }
   }
 

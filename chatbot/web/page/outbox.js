@@ -14,7 +14,7 @@ const BACKOFF_MS = [1_000, 2_000, 5_000, 10_000, 30_000, 60_000];
  * `onChange()`; `onSession(createKey, session)` when a conversation was made; `onAccepted(item, accepted)`;
  * `onAuth()` if the key is missing or wrong: `retryAll` goes on.
  */
-export function createOutbox({ api, storage, onChange, onSession, onAccepted, onAuth }) {
+export function createOutbox({ api, storage, onChange, onSession, onAccepted, onAuth, backoffMs = BACKOFF_MS }) {
   const items = new Map(), timers = new Map(), busy = new Set(); // busy: conversations with a request under way
 
   for (let index = 0; index < storage.length; index += 1) {
@@ -105,7 +105,7 @@ export function createOutbox({ api, storage, onChange, onSession, onAccepted, on
       set(item, { state: "waiting", problem, retryAt: null, attempt });
       onAuth(problem);
     } else if (isTransient(problem)) {
-      const waitMs = (problem.retryAfter ?? 0) * 1000 || BACKOFF_MS[Math.min(attempt, BACKOFF_MS.length) - 1];
+      const waitMs = (problem.retryAfter ?? 0) * 1000 || backoffMs[Math.min(attempt, backoffMs.length) - 1];
       timers.set(item.id, setTimeout(() => { timers.delete(item.id); pump(); }, waitMs));
       set(item, { state: "waiting", problem, retryAt: Date.now() + waitMs, attempt });
     } else {

@@ -68,6 +68,10 @@ function reduceFrame(conversation, frame, now) {
       return changed(conversation, frame.message_id, (message) => completed(message, frame, now));
     case "error":
       return changed(conversation, frame.message_id, (message) => failed(message, frame, now));
+    case "removed":
+      return removed(conversation, frame);
+    case "edited":
+      return changed(conversation, frame.message_id, (message) => edited(message, frame));
     case "calls_closed":
       return changed(conversation, frame.message_id, (message) => ({ ...message, calls: "closed" }));
     case "session":
@@ -121,6 +125,21 @@ function posted(conversation, frame) {
   const withMessage = placed(conversation, frame.parent_id, message);
   if (withMessage.stale || !frame.reply_id) return withMessage;
   return placed(withMessage, frame.message_id, emptyMessage(frame.reply_id, "assistant", frame.message_id, "queued"));
+}
+
+/** A queued message and its reply were taken out; what was queued behind them moves up. */
+function removed(conversation, { message_id: messageId, reply_id: replyId, parent_id: parentId }) {
+  const { [messageId]: message, [replyId]: reply, ...messages } = conversation.messages;
+  if (!message) return conversation;
+  for (const one of Object.values(messages)) {
+    if (one.parent_id === replyId) messages[one.message_id] = { ...one, parent_id: parentId };
+    else if (one.siblings.includes(messageId)) messages[one.message_id] = { ...one, siblings: one.siblings.filter((id) => id !== messageId) };
+  }
+  return { ...conversation, messages, order: conversation.order.filter((id) => id !== messageId && id !== replyId) };
+}
+
+function edited(message, { content, parts }) {
+  return { ...message, content, parts: parts?.length ? parts : [{ type: "text", text: content }] };
 }
 
 function requested(conversation, frame) {
