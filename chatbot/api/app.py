@@ -35,6 +35,7 @@ from chatbot.api.routes import (
     problem_page_routes,
     session_list_routes,
     session_routes,
+    ticket_routes,
 )
 from chatbot.api.server.connection_limits import StreamLimit
 from chatbot.api.server.http_server import HttpRunner
@@ -73,6 +74,7 @@ def build_app(services: Services) -> web.Application:
         completion_routes,
         feed_routes,
         media_routes,
+        ticket_routes,
         event_history_routes,
         export_routes,
         audit_routes,

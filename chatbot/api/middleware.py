@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping
 import structlog
 from aiohttp import web
 
+from chatbot.api.access.ticket_scope import ticket_owner
 from chatbot.api.problems import Problem, internal_error, problem_of, render, retry_after_s
 from chatbot.api.server.path_prefix import prefix_of
 from chatbot.api.services import SERVICES, Services
@@ -110,7 +111,7 @@ async def _handle(request: web.Request, handler: Handler, services: Services) ->
 
 
 def _authenticate(request: web.Request, services: Services) -> Caller:
-    """The caller, by the key in Authorization: Bearer or X-API-Key. Raises Problem 401."""
+    """The caller, by the key in Authorization: Bearer or X-API-Key, else by a ticket. Raises Problem 401, 403."""
     keys = services.settings.auth.keys
     request_id = request[REQUEST_ID]
     if not keys:
@@ -118,7 +119,8 @@ def _authenticate(request: web.Request, services: Services) -> Caller:
     scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer":
         secret = request.headers.get("X-API-Key", "")
-    owner = _owner_of(secret.strip(), keys)
+    secret = secret.strip()
+    owner = _owner_of(secret, keys) if secret else ticket_owner(request, services.settings, services.clock())
     is_open = request.path in PUBLIC_PATHS or request.path.startswith(PUBLIC_PREFIXES)
     if owner is None and not is_open:
         raise Problem(401, "unauthorized", "Unauthorized", "send a valid key as Authorization: Bearer")

@@ -29,6 +29,14 @@ PROBLEM_TYPES: dict[str, ProblemType] = {
         401, "Unauthorized", "The API key is missing or unknown.",
         "Send a valid key as Authorization: Bearer, or as X-API-Key.",
     ),
+    "ticket-expired": ProblemType(
+        401, "Ticket expired", "The ticket in the address has expired.",
+        "Get another with POST /api/tickets and the key, and use it at once. A stream that is open stays open.",
+    ),
+    "ticket-scope": ProblemType(
+        403, "Ticket of another session", "The ticket opens the feed and the files of one session only.",
+        "Get a ticket for this session, or one without `session_id`.",
+    ),
     "forbidden": ProblemType(
         403, "Forbidden", "The key is valid, but only an auditor's key may do this.",
         "Use the key of an auditor; the setting auth.auditors names them.",

@@ -62,6 +62,12 @@ class ReadBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
     version: Annotated[int, Meta(ge=0, le=VERSION_MAX)] | None = None
 
 
+class TicketBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """`session_id`: only for this session's feed and files."""
+
+    session_id: Annotated[str, Meta(max_length=64)] | None = None
+
+
 class ReplyBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     """Parameters of one reply, and what to do if another reply is running."""
 

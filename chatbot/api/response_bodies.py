@@ -161,6 +161,13 @@ class BranchView(Struct, frozen=True):
     version: int
 
 
+class TicketView(Struct, frozen=True):
+    """Both are null where the service has no keys: then no ticket is needed."""
+
+    ticket: str | None
+    expires_at: str | None
+
+
 class CancelView(Struct, frozen=True, omit_defaults=True):
     """`closed_calls`: the tool calls of the reply that get no results any more, if it was those that were cancelled."""
 

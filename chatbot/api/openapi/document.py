@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from chatbot.api.access.ticket_scope import TICKET, TICKET_PATHS
 from chatbot.api.middleware import PUBLIC_PATHS, PUBLIC_PREFIXES
 from chatbot.api.openapi.examples import (
     EXAMPLES,
@@ -168,6 +169,14 @@ _KEYS: dict[str, Schema] = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
 }
+_TICKET: dict[str, Schema] = {
+    "ticket": {
+        "type": "apiKey",
+        "in": "query",
+        "name": TICKET,
+        "description": "From /api/tickets, where no header can be sent.",
+    }
+}
 
 
 def build_openapi_document(settings: Settings, version: str, prefix: str = "") -> dict[str, Any]:
@@ -202,7 +211,7 @@ def build_openapi_document(settings: Settings, version: str, prefix: str = "") -
     }
     has_keys = bool(settings.auth.keys)
     if has_keys:
-        components["securitySchemes"] = _KEYS
+        components["securitySchemes"] = _KEYS | _TICKET
         document["security"] = [{name: []} for name in _KEYS]
     for tag, operation in operations:
         described = _describe(operation, schemas, has_keys=has_keys)
@@ -212,7 +221,9 @@ def build_openapi_document(settings: Settings, version: str, prefix: str = "") -
 
 def _describe(operation: Operation, schemas: dict[Kind, Schema], *, has_keys: bool) -> Schema:
     is_open = operation.path in PUBLIC_PATHS or operation.path.startswith(PUBLIC_PREFIXES)
+    takes_ticket = has_keys and operation.method == "GET" and operation.path in TICKET_PATHS
     statuses = (*operation.problems, 401) if has_keys and not is_open else operation.problems
+    statuses = (*statuses, 403) if takes_ticket else statuses
     answers = {str(status): _answer(answer, schemas) for status, answer in operation.answers.items()}
     answers |= {
         str(status): _ref("responses", "Error" if operation.v1 else f"Problem{status}") for status in sorted(statuses)
@@ -235,6 +246,8 @@ def _describe(operation: Operation, schemas: dict[Kind, Schema], *, has_keys: bo
         described["requestBody"] = {"required": True, "content": dict.fromkeys(operation.body_media, FILE)}
     if has_keys and is_open:
         described["security"] = []
+    elif takes_ticket:
+        described["security"] = [{name: []} for name in (*_KEYS, *_TICKET)]
     return described
 
 

@@ -18,6 +18,7 @@ from chatbot.api.request_bodies import (
     ForkBody,
     ReadBody,
     RegenerateBody,
+    TicketBody,
 )
 from chatbot.api.response_bodies import (
     AcceptedView,
@@ -36,6 +37,7 @@ from chatbot.api.response_bodies import (
     ReadinessView,
     SessionList,
     SessionView,
+    TicketView,
     UploadView,
     UsageRow,
     UsageView,
@@ -58,6 +60,7 @@ SESSION = "6f9e4c0a-51d3-4b8e-9a59-0d3c7f6a2b14"
 QUESTION = "0b7f3f5e-8d5c-4d0c-b0c5-3f1d5a7e9c21"
 REPLY = "c4a1e2d7-2f60-4c58-8b0e-7e9d6b5a4f33"
 FILE_SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+TICKET = "AgAGSau_bYVIb55MClHTS46aWQ08f2orFEEK4hn5XO31BfaMj3HRlIz6626lFZKikRUSvOZ4LqV1"
 ASKED_AT, REPLIED_AT = "2026-01-31T09:30:00.125000Z", "2026-01-31T09:30:00.480000Z"
 SAID, ANSWERED = "안녕하세요!", "안녕하세요! 무엇을 도와드릴까요?"
 THOUGHT, REFUSED, ARGUMENTS = "A greeting, in Korean.", "I cannot help with that.", '{"city": "Seoul"}'
@@ -232,6 +235,8 @@ EXAMPLES: dict[Kind, dict[str, Any]] = {
     },
     ReadBody: {"now": {}, "shown": {"version": 4}},
     ChangeFrame: _change_frames,
+    TicketBody: {"all": {}, "session": {"session_id": SESSION}},
+    TicketView: {"ticket": TicketView(TICKET, "2026-01-31T09:31:00.125000Z"), "no-keys": TicketView(None, None)},
     MessageList: {"messages": MessageList(SESSION, [_question, _answer], 2, 4, "4:0")},
     ChatView: {"reply": _chat},
     AcceptedView: {"accepted": AcceptedView(SESSION, REPLY, QUESTION, 2, "2")},
@@ -284,6 +289,8 @@ def changes_transcript() -> str:
 
 def problems() -> Iterator[ProblemView]:
     """One of each type of problem, from the tables that the handlers answer by."""
+    yield _problem(401, "ticket-expired", "Ticket expired", "the ticket has expired")
+    yield _problem(403, "ticket-scope", "Ticket of another session", "the ticket is for one session, not for this")
     yield _problem(404, "no-such-file", "File not found", "there is no such file, or it belongs to others")
     yield _problem(413, "file-too-large", "File too large", "the file has more than 20971520 bytes")
     yield _problem(415, "file-type", "File type not accepted", "the file is of another type by its first bytes")

@@ -5,6 +5,7 @@ routes.
 from chatbot.api.openapi.audit_operations import AUDIT, EXPORT
 from chatbot.api.openapi.list_operations import FOLLOW_CHANGES, LIMIT, LIST_SESSIONS, MARK_READ
 from chatbot.api.openapi.schemas import HTML, SSE, Operation, QueryParameter, ResponseSpec
+from chatbot.api.openapi.ticket_operations import ISSUE_TICKET
 from chatbot.api.openapi.v1_operations import V1
 from chatbot.api.request_bodies import (
     BranchBody,
@@ -248,6 +249,7 @@ OPERATIONS: dict[str, tuple[Operation, ...]] = {
             details=_READ_FILE, query=(_session_id,), headers=("If-None-Match", "Range"), problems=(404, 416, 422, 503),
         ),
     ),
+    "Tickets": (ISSUE_TICKET,),
     "Operations": (
         Operation(
             "GET", "/api/health", "health", "The service's health, and its model server's",

@@ -2,6 +2,7 @@
 
 from aiohttp import web
 
+from chatbot.api.access.ticket_scope import TICKET
 from chatbot.api.middleware import CALLER
 from chatbot.api.request_queries import check_query
 from chatbot.api.requests import Cursor, read_cursor, session_id_of
@@ -20,7 +21,7 @@ routes = web.RouteTableDef()
 @routes.get("/api/sessions/{session_id}/stream", allow_head=False)
 async def follow(request: web.Request) -> web.StreamResponse:
     services, streams = request.app[SERVICES], request.app[STREAMS]
-    check_query(request, frozenset({"after"}))
+    check_query(request, frozenset({"after", TICKET}))
     cursor = read_cursor(request)
     session_id = session_id_of(request)
     try:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import ETag, web
 
+from chatbot.api.access.ticket_scope import TICKET
 from chatbot.api.media.media_access import MediaAccess
 from chatbot.api.media.media_uploads import UPLOADS
 from chatbot.api.middleware import CALLER, PRIVATE, require_accepting
@@ -70,7 +71,7 @@ async def _chunks(request: web.Request, timeout_s: float) -> AsyncIterator[bytes
 async def download(request: web.Request) -> web.StreamResponse:
     """The file, or one range of it (RFC 9110, 14). Never tells a file that is not there from one of others."""
     services = request.app[SERVICES]
-    check_query(request, frozenset({"session_id"}))
+    check_query(request, frozenset({"session_id", TICKET}))
     sha256, session_id = request.match_info["sha256"], request.query.get("session_id")
     if session_id is not None:
         session_id = canonical_id(session_id)

@@ -9,6 +9,7 @@ from typing import Literal
 from aiohttp import web
 from msgspec import Struct
 
+from chatbot.api.access.ticket_scope import TICKET
 from chatbot.api.middleware import CALLER
 from chatbot.api.problems import RequestFault
 from chatbot.api.request_limits import (
@@ -87,7 +88,7 @@ async def list_sessions(request: web.Request) -> web.Response:
 @routes.get("/api/sessions/changes", allow_head=False)
 async def follow_changes(request: web.Request) -> web.StreamResponse:
     services, streams = request.app[SERVICES], request.app[STREAMS]
-    check_query(request, frozenset({"after"}))
+    check_query(request, frozenset({"after", TICKET}))
     after, scope = _read_position(request), _scope(request)
     try:
         stream_slot = streams.limit.acquire()

@@ -35,6 +35,14 @@ class AuthSettings(Struct, frozen=True):
             extra={"allowed": "names of configured keys"},
         ),
     ] = ()
+    ticket_seconds: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=3600,
+            description="Seconds for which a ticket opens feeds and files: addresses with it may be in a proxy's logs.",
+        ),
+    ] = 60
     require_keys: Annotated[bool, Meta(description="Refuse to start if no API key is configured.")] = False
     allow_anonymous: Annotated[
         bool,

@@ -1,0 +1,70 @@
+"""Tickets: short-lived signed permissions to read, for addresses that cannot carry a header (EventSource, <img>).
+
+A ticket is base64url of its kind, the time at which it ends, the session that it is for, and an HMAC-SHA-256 of these.
+The HMAC's key is derived from the SHA-256 of the caller's secret, so every process with the same configuration can
+check a ticket, none has to remember it, and it ends with its key. It contains no name, as proxies log addresses.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import uuid
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+TICKET_MAX_CHARS = 128  # a ticket has 76
+_OF_ALL, _OF_SESSION = 1, 2  # kinds; other formats get other numbers
+_PAYLOAD_BYTES = 1 + 8 + 16
+_MAC_BYTES = 32
+_PURPOSE = b"chatbot ticket"
+
+
+class Ticket(Struct, frozen=True):
+    """`owner` is the name of the key; `session_id` None: all feeds and files of that key. `expires_at_us`: Unix."""
+
+    owner: str
+    session_id: str | None
+    expires_at_us: int
+
+
+def sign_ticket(ticket: Ticket, keys: Mapping[str, str]) -> str:
+    """The ticket as text, signed with its owner's key."""
+    kind = _OF_ALL if ticket.session_id is None else _OF_SESSION
+    session = uuid.UUID(int=0) if ticket.session_id is None else uuid.UUID(ticket.session_id)
+    payload = bytes([kind]) + ticket.expires_at_us.to_bytes(8, "big") + session.bytes
+    return base64.urlsafe_b64encode(payload + _mac(payload, keys[ticket.owner])).decode().rstrip("=")
+
+
+def verify_ticket(text: str, keys: Mapping[str, str]) -> Ticket | None:
+    """The ticket, if one of `keys` has signed it, whether it has expired or not. Compares with each key in constant
+    time.
+    """
+    signed = _decode(text)
+    payload, mac = signed[:_PAYLOAD_BYTES], signed[_PAYLOAD_BYTES:]
+    if len(signed) != _PAYLOAD_BYTES + _MAC_BYTES or payload[0] not in (_OF_ALL, _OF_SESSION):
+        return None
+    found: str | None = None
+    for name, secret in keys.items():
+        if hmac.compare_digest(mac, _mac(payload, secret)):
+            found = name
+    if found is None:
+        return None
+    session_id = str(uuid.UUID(bytes=payload[9:])) if payload[0] == _OF_SESSION else None
+    return Ticket(found, session_id, int.from_bytes(payload[1:9], "big"))
+
+
+def _decode(text: str) -> bytes:
+    """The bytes of a ticket; empty if it is none."""
+    if len(text) > TICKET_MAX_CHARS:
+        return b""
+    try:
+        return base64.b64decode(text.encode() + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, UnicodeError):
+        return b""
+
+
+def _mac(payload: bytes, secret: str) -> bytes:
+    key = hmac.digest(hashlib.sha256(secret.encode()).digest(), _PURPOSE, "sha256")
+    return hmac.digest(key, payload, "sha256")
