@@ -32,7 +32,7 @@ export class CodeBlock {
   #language = "";
   #label = h("span", { class: "code-language" });
   #code = h("code");
-  #region = h("pre", { tabindex: "0", role: "region", dir: "ltr" }, this.#code);
+  #region = h("pre", { tabindex: "0", role: "group", dir: "ltr" }, this.#code);
   #lines = 0; // in the last element of #code
 
   constructor() {

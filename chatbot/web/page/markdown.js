@@ -10,6 +10,7 @@ import { formulaElement } from "./math.js";
 /** Elements that raw HTML may make, without attributes. All other HTML is shown as text. */
 const HTML_ELEMENTS = new Set("b i u s em strong small mark sub sup kbd del ins code var".split(" "));
 const TAG = /^<(\/?)([a-z]+)\s*\/?>$/i;
+const MESSAGE_LEVEL = 2; // of the heading above each message
 /** A block that takes long to show is shown less often: at most this part of the time goes into it. */
 const SHARE_OF_TIME = 0.1;
 
@@ -59,18 +60,33 @@ export class MarkdownView {
     }
     if (old && old.key === block.key) return;
     this.blocksMade += 1;
-    const made = makeBlock(block);
+    const made = makeBlock(block, block.token.type === "heading" ? this.#levelOf(block.token.depth, index) : 0);
     if (old) old.element.replaceWith(made.element);
     else this.element.append(made.element);
-    this.#shown[index] = { key: block.key, open: block.open, ...made };
+    this.#shown[index] = { key: block.key, open: block.open, depth: block.token.depth ?? 0, ...made };
+  }
+
+  /** The level of a heading on the page: below that of the message, and no level is left out. */
+  #levelOf(depth, index) {
+    const open = [];
+    for (const one of [...this.#shown.slice(0, index), { depth }]) {
+      if (!one.depth) continue;
+      while (open.at(-1) >= one.depth) open.pop();
+      open.push(one.depth);
+    }
+    return Math.min(MESSAGE_LEVEL + open.length, 6);
   }
 }
 
-function makeBlock({ token, open }) {
+function makeBlock({ token, open }, level = 0) {
   if (token.type === "code") {
     const code = new CodeBlock();
     code.update(token, open);
     return { element: code.element, code };
+  }
+  if (level) {
+    const attributes = { dir: "auto", "data-depth": token.depth };
+    return { element: h(`h${level}`, attributes, inlineNodes(token.tokens)), code: null };
   }
   return { element: blockElement(token), code: null };
 }
@@ -83,8 +99,8 @@ export function blockElement(token, dir = "auto") {
   switch (token.type) {
     case "paragraph":
       return h("p", { dir }, inlineNodes(token.tokens));
-    case "heading": // the page's own headings are h1 and h2
-      return h(`h${Math.min(token.depth + 2, 6)}`, { dir }, inlineNodes(token.tokens));
+    case "heading": // in a quote or a list
+      return h("p", { dir }, h("strong", {}, inlineNodes(token.tokens)));
     case "blockquote":
       return h("blockquote", { dir: "auto" }, token.tokens.map(nestedElement));
     case "list":
@@ -139,7 +155,7 @@ function tableElement(token) {
   const head = h("tr", {}, token.header.map((one, column) => cell("th", one, column)));
   const rows = token.rows.map((row) => h("tr", {}, row.map((one, column) => cell("td", one, column))));
   const table = h("table", {}, h("thead", {}, head), h("tbody", {}, rows));
-  return h("div", { class: "table-region", role: "region", tabindex: "0", "aria-label": t("message.table") }, table);
+  return h("div", { class: "table-region", role: "group", tabindex: "0", "aria-label": t("message.table") }, table);
 }
 
 /** The nodes of inline tokens. HTML elements without attributes are open until their end tag or the last token. */

@@ -170,7 +170,7 @@ class MessageView {
 function headerOf({ role, model, created_at: at }) {
   const name = role === "assistant" && model ? model : t(`message.role_${role}`);
   return [
-    h("span", { class: "message-author", dir: "auto" }, name),
+    h("h2", { class: "message-author", dir: "auto" }, name),
     at && h("time", { datetime: at, title: formatMoment(at) }, formatDate(at)),
   ];
 }

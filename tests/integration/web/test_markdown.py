@@ -130,7 +130,7 @@ async def test_lists_tables_and_headings(page: MessagePage) -> None:
     assert await page.page.locator(".message-text h3").inner_text() == "One"
     boxes = page.page.locator(".message-text ol ul input[type=checkbox]")
     assert [await box.is_checked() for box in await boxes.all()] == [True, False]
-    region = page.page.get_by_role("region", name="Table")
+    region = page.page.get_by_role("group", name="Table")
     assert await region.get_attribute("tabindex") == "0"
     assert await region.get_by_role("columnheader").all_inner_texts() == ["x", "y"]
     assert await region.get_by_role("cell").all_inner_texts() == ["1\n2", "3"]
@@ -240,7 +240,7 @@ async def test_code_gets_colours_and_keeps_its_text(page: MessagePage) -> None:
     await page.page.locator(".code-block .hljs-keyword").first.wait_for()
     assert await page.run("() => document.querySelector('.code-block code').textContent") == code.rstrip("\n")
     assert await page.page.locator(".code-language").inner_text() == "Python"
-    assert await page.page.get_by_role("region", name="Code, Python").count() == 1
+    assert await page.page.get_by_role("group", name="Code, Python").count() == 1
 
 
 async def test_every_grammar_can_be_loaded_and_used(page: MessagePage) -> None:
