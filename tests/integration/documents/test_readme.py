@@ -28,8 +28,10 @@ NEXT = "=== next ==="
 TESTED_BLOCKS = {
     ("README.md", "sh"): 5,  # the test command by .ci/run, the quick start as far as it is the same, three here
     ("README.md", "python"): 1,
-    ("chatbot/api/README.md", "js"): 1,  # test_readme_clients.py
-    ("chatbot/api/README.md", "python"): 1,  # test_readme_clients.py
+    ("chatbot/api/README.md", "js"): 2,  # test_readme_clients.py, test_client_documents.py
+    ("chatbot/api/README.md", "python"): 2,  # test_readme_clients.py, test_client_documents.py
+    ("chatbot/api/README.md", "sh"): 1,  # test_client_documents.py
+    ("chatbot/api/README.md", "yaml"): 2,  # test_client_documents.py
     ("chatbot/cli/README.md", "sh"): 1,  # commands and options here, what they do in test_erase_*.py
     ("chatbot/cli/README.md", "python"): 2,  # test_readme_auditors.py, test_commands_project.py
     ("chatbot/deploy/README.md", "sh"): 3,  # test_deploy.py

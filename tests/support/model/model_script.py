@@ -28,6 +28,7 @@ class Script(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     end_delay_s: float = 0.0  # before each frame of the ending, and before the end of the body
     finish_reason: str = "stop"
     usage: bool = True  # tell the tokens
+    reasoning_tokens: int = 0  # told among those of the completion; 0: not told
     error: str = "scripted failure"  # the message of then="error", and of a status without a body
     status: int = 200  # 0: the connection is closed without an answer
     headers: dict[str, str] = {}
@@ -57,7 +58,7 @@ def split_into_chunks(script: Script, body: Any) -> tuple[str, ...]:
     return tuple(re.findall(r"\S+\s*", f"You said: {said[-1] if said else ''}"))
 
 
-def count_usage(body: Any, pieces: tuple[str, ...]) -> dict[str, int]:
+def count_usage(body: Any, pieces: tuple[str, ...]) -> dict[str, Any]:
     """A word of the prompt and a piece of the reply count as a token each."""
     contents = (message["content"] for message in body.get("messages", []))
     prompt = sum(len(content.split()) for content in contents if isinstance(content, str))
@@ -121,6 +122,8 @@ class OpenAi:
         self.script = script
         self.pieces = split_into_chunks(script, request.body)
         self._usage = count_usage(request.body, self.pieces) if script.usage else None
+        if self._usage is not None and script.reasoning_tokens:
+            self._usage["completion_tokens_details"] = {"reasoning_tokens": script.reasoning_tokens}
         self._usage_wanted = bool((request.body.get("stream_options") or {}).get("include_usage"))
         self._model = request.body.get("model") or model
 

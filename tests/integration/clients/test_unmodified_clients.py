@@ -1,0 +1,118 @@
+"""Unmodified clients of OpenAI's API: what they get from the service, what the model is sent, and what is recorded."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.clients.expectations import BUSY, CLIENTS, ERRORS, EXPECTED, Client
+from tests.support.model.model_server import Request
+from tests.support.programs.openai_clients import IMAGE, ClientRun, needs_openai_clients, run_client
+
+pytestmark = [pytest.mark.real_part, pytest.mark.timeout(240), needs_openai_clients]
+AT_ONCE = 3  # clients that run at the same time: more only wait for processors
+
+Runs = dict[str, ClientRun | BaseException]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """All clients, each with a service and a model server of its own."""
+    return asyncio.run(run_all(tmp_path_factory))
+
+
+async def run_all(folders: pytest.TempPathFactory) -> Runs:
+    limit = asyncio.Semaphore(AT_ONCE)
+
+    async def run(one: Client, folder: Path) -> ClientRun:
+        async with limit:
+            return await run_client(folder, one.script, one.environment)
+
+    ran = (run(one, folders.mktemp("client")) for one in CLIENTS)
+    ended = await asyncio.gather(*ran, return_exceptions=True)
+    return dict(zip((one.name for one in CLIENTS), ended, strict=True))
+
+
+def name_of(client: Client) -> str:
+    return client.name
+
+
+@pytest.fixture(params=CLIENTS, ids=name_of)
+def client(request: pytest.FixtureRequest) -> Client:
+    found: Client = request.param
+    return found
+
+
+@pytest.fixture
+def run(runs: Runs, client: Client) -> ClientRun:
+    ended = runs[client.name]
+    if isinstance(ended, BaseException):
+        raise ended
+    return ended
+
+
+CASES = [
+    pytest.param(client, case, id=f"{client.name}-{case}")
+    for client in CLIENTS
+    for case in EXPECTED
+    if case not in client.lacks | {"tools", "streamed_tools", "metadata", "repeated", "transcript"}
+]
+
+
+@pytest.mark.parametrize(("client", "case"), CASES, indirect=["client"])
+def test_a_client_gets_what_its_program_expects(run: ClientRun, client: Client, case: str) -> None:
+    assert_includes(run.results[case], client.expected(case))
+
+
+def assert_includes(shown: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Clients that show less leave members out; those that they show are as expected."""
+    common = {name: value for name, value in shown.items() if name in expected}
+    assert common == {name: expected[name] for name in common}, shown
+    assert common, shown
+
+
+def test_errors_have_the_kind_and_the_words_that_a_client_reads(run: ClientRun, client: Client) -> None:
+    expected = ERRORS | client.differs.get("errors", {})
+    for fault, (_, *shown) in run.results["errors"].items():
+        assert shown == expected[fault], fault
+    if "gives_up" in run.results:
+        _, *shown = run.results["gives_up"]["error"]
+        assert shown == BUSY
+
+
+def test_a_client_repeats_what_failed_for_a_while_by_itself(run: ClientRun) -> None:
+    assert len(run.asked("Be busy once. Please.")) == 2
+    assert len(run.asked("Be down once. Please.")) == 2
+    assert len(run.asked("Be busy once. Now.")) <= 1, "a client that was told not to repeat does not"
+
+
+def test_a_reply_that_breaks_off_is_an_error_for_the_client(run: ClientRun) -> None:
+    assert run.results["broken_off"]["error"]
+    assert len(run.asked("Break off.")) == 1, "text was sent: neither the service nor the client may begin again"
+
+
+def test_the_model_gets_what_the_client_sent(run: ClientRun) -> None:
+    (plain,) = [each.body for each in run.asked("Good morning!") if "seed" in each.body]
+    assert (plain["temperature"], plain["max_tokens"], plain["seed"]) == (0.5, 50, 7)
+    (picture,) = [each.body["messages"] for each in run.requests if is_about_picture(each)]
+    assert [part["image_url"]["url"] for part in picture[-1]["content"] if part["type"] == "image_url"] == [IMAGE]
+    (product,) = run.asked("What is 6 times 7, as JSON?")
+    assert product.body["response_format"]["type"] == "json_schema"
+
+
+def is_about_picture(request: Request) -> bool:
+    return "What is in this picture?" in json.dumps(request.body["messages"])
+
+
+def said(session: dict[str, Any]) -> list[str]:
+    return [each["content"] for each in session["messages"]]
+
+
+def test_the_reply_of_a_client_that_leaves_is_cancelled(run: ClientRun) -> None:
+    (request,) = run.asked("Never end.")
+    assert request.aborted_at is not None
+    (session,) = [one for one in run.sessions if "Never end." in said(one)]
+    assert session["messages"][-1]["status"] == "cancelled"
+    assert session["messages"][-1]["content"].startswith(run.results["abandoned"]["text"])
