@@ -1,12 +1,13 @@
 """The chat page in a real Chromium, driven by Playwright with Debian's browser: nothing is downloaded."""
 
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Error, Page, async_playwright
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Error, Locator, Page, async_playwright, expect
 
 from tests.support.programs.chromium import chromium
 from tests.support.programs.client_tools import NODE_PACKAGES
@@ -23,6 +24,7 @@ NETWORK_MESSAGES = ("Failed to load resource", "net::ERR_")
 @asynccontextmanager
 async def launched() -> AsyncIterator[Browser]:
     """A browser that finds no other host than this one."""
+    expect.set_options(timeout=WAIT_MS)
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=chromium(), args=[*OPTIONS, HERE_ONLY])
         try:
@@ -58,6 +60,45 @@ async def profile(browser: Browser, **options: Any) -> AsyncIterator[BrowserCont
     assert not faults, "\n".join(faults)
 
 
+class Chat:
+    """A tab with the page, operated as a person does it: by the names of its controls."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.message = page.get_by_role("textbox", name="Message", exact=True)
+        self.log = page.get_by_role("log")
+        self.replies = page.locator("article[data-role=assistant]")
+        self.questions = page.locator("article[data-role=user]")
+        self.banners = page.locator(".banner")
+        self.list = page.get_by_role("navigation", name="Conversations")
+
+    @classmethod
+    async def open(cls, user: BrowserContext, service: str, session_id: str = "") -> "Chat":
+        page = await user.new_page()
+        await page.goto(f"{service}/#/{session_id}")
+        chat = cls(page)
+        await expect(chat.message).to_be_visible()
+        return chat
+
+    async def ask(self, text: str) -> None:
+        await self.message.fill(text)
+        await self.message.press("Enter")
+
+    def button(self, name: str) -> Locator:
+        return self.page.get_by_role("button", name=name, exact=True)
+
+    async def reply_is(self, text: str, index: int = -1) -> None:
+        """Waits until a reply has ended, and its text is just that."""
+        reply = self.replies.nth(index)
+        await expect(reply.locator(".message-body")).to_have_text(text)
+        await expect(reply).not_to_have_attribute("aria-busy", "true")
+
+    async def session_id(self) -> str:
+        """The open conversation's, once it has one."""
+        await self.page.wait_for_url(re.compile("#/.+"))
+        return self.page.url.partition("#/")[2]
+
+
 async def violations(page: Page) -> list[str]:
     """What axe finds wrong with the page as it is shown."""
     if not AXE.exists():
@@ -71,4 +112,4 @@ async def violations(page: Page) -> list[str]:
     ]
 
 
-__all__ = ["Browser", "BrowserContext", "Error", "Page", "launched", "profile", "violations"]
+__all__ = ["Browser", "BrowserContext", "Chat", "Locator", "Page", "expect", "launched", "profile", "violations"]
