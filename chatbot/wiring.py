@@ -47,6 +47,7 @@ from chatbot.sessions.media_memory import MediaMemory
 from chatbot.sessions.owner_check import check_owners
 from chatbot.sessions.ports import Limits, Ports
 from chatbot.sessions.session_queries import SessionQueries
+from chatbot.sessions.stateless_limit import StatelessLimit
 from chatbot.workers.worker import Worker
 from chatbot.workers.worker_projections import prepare_projections_path
 from events.catalogue import Parameters
@@ -120,7 +121,7 @@ def limits(settings: Settings) -> Limits:
 def conversation_options(settings: Settings) -> ConversationOptions:
     return ConversationOptions(
         timeout_s=round(settings.sessions.timeout_hours * 3600),
-        retention_s=round(settings.v1.stateless_retention_hours * 3600),
+        retention_s=max(1, round(settings.v1.stateless_retention_hours * 3600)),
         stateless_max_bytes=settings.v1.stateless_max_bytes,
     )
 
@@ -245,7 +246,9 @@ async def _start_sessions(settings: Settings, stack: AsyncExitStack, infrastruct
     may_erase = partial(clock.is_consistent, settings.sessions.erase_after_clock_stable_hours)
     expiry = ExpiryTimer(ports, supervisor.ask, settings.sessions.erase_expired_after_hours, may_erase)
     erasures = ErasureJob(ports, supervisor.ask)
-    for name, task in {**node_tasks, "expiry": expiry.run(), "erasures": erasures.run()}.items():
+    stateless = StatelessLimit(ports, supervisor.ask, settings.v1.stateless_max_bytes)
+    tasks = {**node_tasks, "expiry": expiry.run(), "erasures": erasures.run(), "stateless": stateless.run()}
+    for name, task in tasks.items():
         await stack.enter_async_context(run_in_background(task, name))
     return _Sessions(ports, supervisor, SessionQueries(ports, supervisor.ask), expiry, erasures, Ids())
 

@@ -243,6 +243,10 @@ class ProjectionQueries(Protocol):
         """The earliest deadline among expired sessions, in microseconds; None if there is none."""
         ...
 
+    async def above_limit(self, bytes_max: int, *, limit: int) -> list[Session]:
+        """The oldest ended sessions that are no conversations, of owners whose such texts are more than `bytes_max`."""
+        ...
+
     async def erasing(self, *, limit: int, after: int = 0) -> list[Session]:
         """Deleted sessions whose content is not erased yet, by `no`, beginning after `after`."""
         ...

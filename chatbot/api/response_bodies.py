@@ -5,7 +5,7 @@ from typing import Any, Literal
 from msgspec import UNSET, Struct, UnsetType
 
 from chatbot.api.streaming.frames import FinishReason
-from events.catalogue import Usage
+from events.catalogue import ConversationName, Usage
 from events.parts import Reasoning, Refusal, Text, ToolCall
 
 
@@ -34,6 +34,10 @@ class PreviewView(Struct, frozen=True):
 
 
 class SessionView(Struct, frozen=True):
+    """`kind` of a session that is no conversation: of a request under /v1 that names none, or a front end's own task,
+    such as a title. `named_by`: what a client of /v1 calls the conversation.
+    """
+
     session_id: str
     created_at: str
     last_accessed: str
@@ -51,6 +55,8 @@ class SessionView(Struct, frozen=True):
     pinned: bool
     unread: bool
     preview: PreviewView | UnsetType | None = UNSET
+    kind: Literal["stateless", "task"] | UnsetType = UNSET
+    named_by: ConversationName | UnsetType = UNSET
 
 
 class SessionList(Struct, frozen=True, omit_defaults=True):

@@ -150,6 +150,8 @@ def session_view(described: SessionWithMetadata, *, is_expired: bool = False) ->
         pinned=session.pinned,
         unread=session.unread_at > 0,
         preview=_preview_view(described.preview),
+        kind=session.kind or UNSET,  # type: ignore[arg-type]  # one of the words in KINDS
+        named_by=UNSET if described.named_by is None else described.named_by,
     )
 
 

@@ -149,6 +149,11 @@ class MetricDefinitions:
         self._actor_failures = Counter(
             "chatbot_actor_failures_total", "Actors that failed on a command.", registry=registry
         )
+        self._erased_early = Counter(
+            "chatbot_stateless_erased_early_total",
+            "Requests without a conversation that were erased as their API key had more than v1.stateless_max_bytes.",
+            registry=registry,
+        )
         self._sessions = Gauge("chatbot_sessions", "Sessions by status.", ["status"], registry=registry)
         self._log_lines_dropped = Counter(
             "chatbot_log_lines_dropped_total",

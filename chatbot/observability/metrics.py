@@ -84,6 +84,9 @@ class Metrics(MetricDefinitions):
     def actors(self, live: int) -> None:
         self._actors.set(live)
 
+    def erased_early(self) -> None:
+        self._erased_early.inc()
+
     def refused(self, reason: str) -> None:
         self._refused.labels(reason).inc()
 
@@ -231,6 +234,9 @@ class SessionMetrics:
 
     def actor_failed(self) -> None:
         self._metrics.actor_failed()
+
+    def erased_early(self) -> None:
+        self._metrics.erased_early()
 
     def reply_closed(self, provider: str, ended: ReplyEnded) -> None:
         """Count a reply that never ran here: it waited, or a crash had left it open."""

@@ -18,6 +18,7 @@ from chatbot.sessions.session_previews import Preview, read_previews
 from events.catalogue import (
     BranchSelected,
     ContentErased,
+    ConversationName,
     HistoryAdopted,
     IgnoredEvent,
     MessageCopied,
@@ -48,13 +49,16 @@ from projections.port import Snapshot
 
 
 class SessionWithMetadata(Struct, frozen=True):
-    """A session with its title, metadata and settings. `preview` is unset where none was asked for."""
+    """A session with its title, metadata and settings. `preview` is unset where none was asked for;
+    `named_by`: what a client of /v1 calls it.
+    """
 
     session: Session
     metadata: dict[str, Any]
     title: str | None
     settings: ReplySettings = ReplySettings()
     preview: Preview | UnsetType | None = UNSET
+    named_by: ConversationName | None = None
 
 
 class MessageWithText(Struct, frozen=True):
@@ -187,11 +191,13 @@ class SessionQueries:
         for one in sessions:
             recorded, first = texts.get(one.described_at), texts.get(one.no)
             event, created = recorded.event if recorded else None, first.event if first else None
-            settings = created.settings if isinstance(created, SessionCreated) else ReplySettings()
+            settings, named_by = ReplySettings(), None
+            if isinstance(created, SessionCreated):
+                settings, named_by = created.settings, created.named_by
             if isinstance(event, MetadataChanged):
-                found.append(SessionWithMetadata(one, event.metadata, event.title, settings_after(event, settings)))
-            elif isinstance(event, SessionCreated):
-                found.append(SessionWithMetadata(one, event.metadata, event.title, settings))
+                settings = settings_after(event, settings)
+            if isinstance(event, MetadataChanged | SessionCreated):
+                found.append(SessionWithMetadata(one, event.metadata, event.title, settings, named_by=named_by))
         return found
 
     async def with_previews(self, described: Sequence[SessionWithMetadata]) -> list[SessionWithMetadata]:

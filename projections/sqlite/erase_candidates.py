@@ -18,6 +18,16 @@ SELECT expires_at_us FROM sessions INDEXED BY sessions_expired
 WHERE status = 'expired' ORDER BY expires_at_us LIMIT 1
 """
 
+# Sessions that are no conversations, of each owner from the newest on until they have more than the given bytes: those
+# after that which owe no reply. Only these are looked up, all others are counted in the index.
+ABOVE_LIMIT = """
+SELECT s.state FROM (
+    SELECT no, is_open, sum(text_bytes) OVER (PARTITION BY owner ORDER BY no DESC) AS total_bytes
+    FROM sessions INDEXED BY sessions_of_other_kinds WHERE status = 'active' AND kind <> ''
+) t CROSS JOIN sessions s ON s.no = t.no
+WHERE t.total_bytes > ? AND t.is_open = 0 ORDER BY t.no LIMIT ?
+"""
+
 # Sessions that were deleted and wait for their erasure, by `no`.
 ERASING = """
 SELECT state FROM sessions INDEXED BY sessions_erasing

@@ -24,7 +24,7 @@ from projections.port import (
     UsageKey,
     UsageRow,
 )
-from projections.sqlite.erase_candidates import ERASING, LONG_EXPIRED, OLDEST_EXPIRED, erase_candidates_sql
+from projections.sqlite.erase_candidates import ABOVE_LIMIT, ERASING, LONG_EXPIRED, OLDEST_EXPIRED, erase_candidates_sql
 from projections.sqlite.fork_references import FORKS_READING, TEXTS_READ_BY, TEXTS_READ_BY_FORKS
 from projections.sqlite.read_connection import ReadConnection
 from projections.sqlite.schema import QueryParameters
@@ -240,6 +240,9 @@ class SqliteQueries:
     async def oldest_expired(self) -> int | None:
         found = await self._reader.rows(OLDEST_EXPIRED)
         return int(found[0][0]) if found else None
+
+    async def above_limit(self, bytes_max: int, *, limit: int) -> list[Session]:
+        return await self._states(ABOVE_LIMIT, (bytes_max, limit), is_long=True)
 
     async def erasing(self, *, limit: int, after: int = 0) -> list[Session]:
         return await self._states(ERASING, (after, limit))

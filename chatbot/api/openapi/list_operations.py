@@ -39,6 +39,12 @@ _listing = (
     ),
     QueryParameter("status", "Which sessions.", {"type": "string", "enum": ["active", "expired"], "default": "active"}),
     QueryParameter(
+        "kind",
+        "Conversations; or requests under /v1 that name none, or tasks of front ends, such as titles: each is a session"
+        " of its own, which no other list shows.",
+        {"type": "string", "enum": ["conversation", "stateless", "task"], "default": "conversation"},
+    ),
+    QueryParameter(
         "pinned",
         "Only pinned sessions, or only others.",
         {"type": "string", "enum": ["any", "true", "false"], "default": "any"},

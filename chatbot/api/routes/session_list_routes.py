@@ -4,6 +4,7 @@ import base64
 import binascii
 import re
 import unicodedata
+from collections.abc import Mapping
 from typing import Literal
 
 from aiohttp import web
@@ -31,6 +32,7 @@ from chatbot.runtime.throttle import batched
 from chatbot.sessions.domain.rejections import Rejection
 from chatbot.sessions.session_queries import SessionWithMetadata
 from events.errors import LogError
+from events.naming import CONVERSATION, STATELESS, TASK
 from projections.errors import ProjectionError
 from projections.folds.blind_index import metadata_matches
 from projections.folds.session import Session
@@ -38,7 +40,8 @@ from projections.port import ListOrder, SessionListQuery, SessionPage
 
 STATUSES: tuple[Literal["active", "expired"], ...] = ("active", "expired")
 ORDERS: tuple[ListOrder, ...] = ("accessed", "created")
-PARAMETERS = frozenset({"limit", "cursor", "status", "order", "pinned", "title", "preview"})
+KINDS: Mapping[str, str] = {"conversation": CONVERSATION, "stateless": STATELESS, "task": TASK}
+PARAMETERS = frozenset({"limit", "cursor", "status", "order", "kind", "pinned", "title", "preview"})
 routes = web.RouteTableDef()
 
 
@@ -65,6 +68,7 @@ async def list_sessions(request: web.Request) -> web.Response:
         is_expired=status == "expired",
         has_previews=query_choice(request, "preview", ("false", "true")) == "true",
     )
+    kind = KINDS[query_choice(request, "kind", tuple(KINDS))]
     pinned = query_choice(request, "pinned", ("any", "true", "false"))
     await services.session_queries.catch_up()
     scope = _scope(request)
@@ -73,6 +77,7 @@ async def list_sessions(request: web.Request) -> web.Response:
             owner=scope.owner,
             any_owner=scope.any_owner,
             status=status,
+            kind=kind,
             metadata=options.filters,
             after=_read_cursor(request.query.get("cursor"), order),
             order=order,

@@ -6,6 +6,7 @@ from events.catalogue import (
     AdoptedMessage,
     BranchSelected,
     ContentErased,
+    ConversationName,
     Event,
     HistoryAdopted,
     MessageCopied,
@@ -50,6 +51,8 @@ ASKED_FOR = Parameters(
     reasoning_effort="low",
     extra_body={"top_k": 40},
     send_reasoning=True,
+    instructions="Be kind.",
+    whole_context=True,
 )
 IMAGE_BYTES = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
 IMAGE = Media(hashlib.sha256(IMAGE_BYTES).hexdigest(), "image/png", len(IMAGE_BYTES), "바다.png")
@@ -142,6 +145,8 @@ EVERY_EVENT: tuple[Event, ...] = (
         idempotency_key="key-0",
         fingerprint="0" * 64,
         parameters=Parameters(temperature=0.2, model="large"),
+        kind="stateless",
+        named_by=ConversationName("x-session-id", "대화 1"),
     ),
     MetadataChanged(
         metadata={"topic": "산", "deep": {"list": [1, None, True]}},
@@ -159,6 +164,9 @@ EVERY_EVENT: tuple[Event, ...] = (
         idempotency_key="key-1",
         fingerprint="f" * 64,
         node="http://10.0.0.5:8081#0123abcd",
+        imported=True,
+        client_id="질문-1",
+        reply_client_id="답-1",
     ),
     ReplyStarted(
         reply_id="r1",
@@ -209,6 +217,7 @@ EVERY_EVENT: tuple[Event, ...] = (
         idempotency_key="key-2",
         fingerprint="2" * 64,
         node="http://10.0.0.5:8081#0123abcd",
+        reply_client_id="답-2",
     ),
     HistoryAdopted(
         messages=(
@@ -224,13 +233,14 @@ EVERY_EVENT: tuple[Event, ...] = (
         model="small",
         usage=USAGE,
         finish_detail="eos",
+        imported=True,
     ),
     ContentErased(reason="asked by its owner", events_erased=11, timeout_s=86_400, owner="alice", usage=TOTALS),
     *EVENTS_WITH_PARTS,
     SessionRead(version=7),
     SessionExpired(deadline_us=1_738_368_000_000_000),
     SessionExpired(deadline_us=1_738_368_000_000_000, erase_reason="request", node="a@127.0.0.1:7000"),
-    SessionDeleted(reason="expired", owner="alice", usage=TOTALS),
+    SessionDeleted(reason="expired", owner="alice", usage=TOTALS, kind="task"),
 )
 
 # Those of a session that was not deleted: after the others, content of earlier events is gone.

@@ -71,6 +71,7 @@ class CountingObserver:
     def __init__(self) -> None:
         self.live = 0
         self.failed = 0
+        self.early = 0
         self.ended: list[str] = []
 
     def actors(self, live: int) -> None:
@@ -80,6 +81,9 @@ class CountingObserver:
 
     def actor_failed(self) -> None:
         self.failed += 1
+
+    def erased_early(self) -> None:
+        self.early += 1
 
     def reply_closed(self, provider: str, ended: ReplyEnded) -> None: ...
 
