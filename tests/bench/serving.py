@@ -30,6 +30,18 @@ CASES = (
     Case("create", "session create, C=16 (floor: chat)", "create", 1.5, unit="us/create", against="chat"),
     Case("history", "newest 10 messages, C=16 (floor: chat)", "history", 1.5, unit="us/read", against="chat"),
     Case("burst", "streamed turn in a burst, C=16, 64 tokens", "stream", 2.0),
+    Case(
+        "v1paced256",
+        "streamed token of /v1, 256 requests x 50 tokens/s",
+        "completion_stream",
+        0.8,
+        256,
+        20.0,
+        "us/token",
+        against="paced256",
+    ),
+    Case("v1chat", "completion of /v1, C=16 (floor: chat)", "completion", 4.0, against="chat"),
+    Case("v1burst", "streamed completion of /v1 in a burst, C=16", "completion_stream", 3.0, against="burst"),
     Case("ttft", "time to first text, C=1", "stream", 0.0, clients=1, unit="ms"),
 )
 Round = dict[str, dict[str, float]]  # "<case> <floor or ours>" -> figures

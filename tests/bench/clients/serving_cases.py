@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from tests.bench.servers.fake_model import compact
 
-Work = Literal["chat", "stream", "create", "history"]
+Work = Literal["chat", "stream", "create", "history", "completion", "completion_stream"]
 MESSAGE = "Tell me in a few plain words what an event-sourced chat backend does, and why that matters to anybody."
 CONTEXT_TURNS = 5  # earlier turns that a client of the floor sends along: as many as the product sends the model
 HISTORY_TURNS = 6
@@ -57,6 +57,8 @@ class Product:
         """Sessions are made here, beforehand."""
         if work == "create":
             return Call([[self._request("POST", "/api/sessions", CREATE)]] * clients, b'"session_id":"')
+        if work in ("completion", "completion_stream"):
+            return self._completion(text, clients, stream=work == "completion_stream")
         each = 1 if work == "history" else sessions_each
         connection = HTTPConnection(self._host, timeout=SETUP_TIMEOUT_S)
         sessions = [[self._create(connection) for _ in range(each)] for _ in range(clients)]
@@ -74,6 +76,24 @@ class Product:
         if work == "stream":
             return Call(turns, b'"full_response":"%b"' % text.encode(), text=text.encode())
         return Call(turns, b'"content":"%b"' % text.encode())
+
+    def _completion(self, text: str, clients: int, *, stream: bool) -> Call:
+        """A request of OpenAI's API that names no conversation, so each is a session of its own."""
+        connection = HTTPConnection(self._host, timeout=SETUP_TIMEOUT_S)
+        connection.request("GET", "/v1/models")
+        models = json.loads(connection.getresponse().read())["data"]
+        connection.close()
+        body = {
+            "model": models[0]["id"] if models else "any",
+            "messages": [{"role": "user", "content": MESSAGE}],
+            "max_tokens": 256,
+            "temperature": 0.7,
+            "stream": stream,
+        }
+        requests = [[self._request("POST", "/v1/chat/completions", body)]] * clients
+        if stream:
+            return Call(requests, b"data: [DONE]", text=text.encode())
+        return Call(requests, b'"content":"%b"' % text.encode())
 
     def _request(self, method: str, path: str, body: Any = None) -> bytes:
         return request(self._host, method, path, body)
