@@ -87,6 +87,10 @@ PROBLEM_TYPES: dict[str, ProblemType] = {
         404, "Model not found", "Under /v1: the model server offers no model of this name.",
         "GET /v1/models lists the names.",
     ),
+    "name-spent": ProblemType(
+        409, "Name spent", "Under /v1: too many conversations of this name were deleted or have expired.",
+        "Give the conversation another name.",
+    ),
     "calls-open": ProblemType(
         409, "Tool calls open", "The newest reply waits for the results of its tool calls, and `on_busy` is reject.",
         "Post the results of `call_ids` with the role tool, cancel the calls, or send `on_busy` queue.",
@@ -138,6 +142,10 @@ PROBLEM_TYPES: dict[str, ProblemType] = {
     "invalid": ProblemType(
         422, "Invalid", "A value in the body, the query or a header is not allowed.",
         "Correct the values at the paths in `errors`.",
+    ),
+    "context-too-long": ProblemType(
+        422, "Context too long", "Under /v1: the messages do not fit into the model's context.",
+        "Send fewer or shorter messages.",
     ),
     "unknown-message": ProblemType(
         422, "Unknown message", "The session has no message with this id.", "Read the session's messages again.",

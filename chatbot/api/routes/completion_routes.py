@@ -21,20 +21,26 @@ from chatbot.api.v1.chunk_view import ChunkView, cancelled_problem
 from chatbot.api.v1.completion_bodies import CompletionBody
 from chatbot.api.v1.completion_requests import check_completion, completion_parameters
 from chatbot.api.v1.completion_views import MICROSECONDS, ModelObject, ModelObjects, completion_view
-from chatbot.api.v1.request_messages import RequestMessage, images_of, request_messages
+from chatbot.api.v1.conversation_names import NamedConversation, checked_name, conversation_of
+from chatbot.api.v1.end_users import end_user_of
+from chatbot.api.v1.request_messages import images_of, request_messages
+from chatbot.config.sections.v1_settings import V1Settings
 from chatbot.llm.model_names import is_offered
-from chatbot.sessions.domain.commands import CancelReply, CreateSession, IdempotencyKey, PostMessage
+from chatbot.sessions.conversations import TranscriptRequest
+from chatbot.sessions.domain.commands import CancelReply
 from chatbot.sessions.domain.rejections import Rejection
 from chatbot.sessions.feeds.channels import wait_any
 from chatbot.sessions.replies.growing_parts import NO_PART
 from chatbot.sessions.replies.reply import Reply
-from events.catalogue import Parameters
+from events.catalogue import ConversationName
 from events.errors import LogError
-from events.parts import Media, stored_parts, text_of
+from events.naming import CONVERSATION
+from events.parts import Media
 from projections.errors import ProjectionError
 
 OWNED_BY = "chatbot"
-SECONDS_PER_HOUR = 3600
+# Open WebUI's ids of the user's message and of the reply that is to be written.
+QUESTION_FIELD, REPLY_FIELD = "X-OpenWebUI-User-Message-Id", "X-OpenWebUI-Message-Id"
 
 # Tasks that cancel replies whose clients have left; each ends by itself, after one command.
 CANCELLATIONS: web.AppKey[set[asyncio.Task[None]]] = web.AppKey("cancellations", set)
@@ -45,14 +51,14 @@ routes = web.RouteTableDef()
 class CompletionRequest(Struct, frozen=True):
     """What a request asks for."""
 
-    messages: tuple[RequestMessage, ...]
-    parameters: Parameters
+    transcript: TranscriptRequest
     model: str
-    stream: bool
     include_usage: bool
-    without_stop: bool
-    idempotency_key: IdempotencyKey | None
     is_cancelled_with_client: bool
+
+    @property
+    def stream(self) -> bool:
+        return self.transcript.stream
 
 
 class RequestedCompletion(Struct, frozen=True):
@@ -187,24 +193,55 @@ async def _read_request(request: web.Request) -> CompletionRequest:
     body = decode_body(raw, CompletionBody)
     check_completion(body, settings.v1.messages_max)
     _check_model(services, body.model)
-    parameters = completion_parameters(body, raw, settings.chat, _default_tokens(services, body.model))
-    images = images_of(body.messages)
+    default_tokens, takes = _default_tokens(services, body.model), services.provider.takes
+    takes_tools = takes is None or "tools" in takes
+    parameters = completion_parameters(body, raw, settings.chat, default_tokens, takes_tools=takes_tools)
+    is_streamed, images = bool(body.stream), images_of(body.messages)
     key = read_idempotency_key(request, "completion", body)
     files: dict[str, Media] = {}
     if images:
         require_accepting(request)
         uploads, store = request.app[UPLOADS], services.log.media
         files = await keep_images(images, uploads, store, request[CALLER], services.clock())
-    return CompletionRequest(
+    conversation = conversation_of(request.headers, body.metadata, settings.v1.conversation_fields, stream=is_streamed)
+    transcript = TranscriptRequest(
         messages=request_messages(body.messages, files, settings.v1.message_max_chars),
         parameters=parameters,
-        model=body.model,
-        stream=bool(body.stream),
-        include_usage=body.stream_options is not None and bool(body.stream_options.include_usage),
-        without_stop=body.stop == [],
+        kind=conversation.kind,
+        session_id=conversation.session_id,
+        name=ConversationName(conversation.source, conversation.value) if conversation.source else None,
+        end_user=_end_user(request, body),
         idempotency_key=key,
-        is_cancelled_with_client=key is None and settings.v1.cancel_on_disconnect != "never",
+        client_id=checked_name(request.headers.get(QUESTION_FIELD), f"header.{QUESTION_FIELD}") or None,
+        reply_client_id=checked_name(request.headers.get(REPLY_FIELD), f"header.{REPLY_FIELD}") or None,
+        stream=is_streamed,
+        without_stop=body.stop == [],
     )
+    return CompletionRequest(
+        transcript,
+        model=body.model,
+        include_usage=body.stream_options is not None and bool(body.stream_options.include_usage),
+        is_cancelled_with_client=key is None and _is_cancelled_with_client(settings.v1, conversation),
+    )
+
+
+def _is_cancelled_with_client(v1: V1Settings, conversation: NamedConversation) -> bool:
+    """Whether a reply is of no use once its client has left. A request with an Idempotency-Key is about to come again,
+    so its reply goes on in any case.
+    """
+    return v1.cancel_on_disconnect == "always" or (
+        v1.cancel_on_disconnect == "stateless" and conversation.kind != CONVERSATION
+    )
+
+
+def _end_user(request: web.Request, body: CompletionBody) -> str | None:
+    """Raises RequestFault."""
+    services = request.app[SERVICES]
+    settings = services.settings
+    users = {"user": body.user, "safety_identifier": body.safety_identifier}
+    is_trusted = request[CALLER].owner in settings.auth.front_ends
+    now_s = services.clock() / MICROSECONDS
+    return end_user_of(request.headers, users, settings.v1.user_jwt_secret, now_s, is_trusted=is_trusted)
 
 
 def _check_model(services: Services, name: str) -> None:
@@ -229,24 +266,9 @@ def _model_object(name: str) -> ModelObject:
 
 
 async def _request_reply(request: web.Request, asked: CompletionRequest) -> RequestedCompletion:
-    """Record the request in a session of its own. Raises what the session raises."""
-    services, caller = request.app[SERVICES], request[CALLER]
-    session_id = services.new_id()
-    system = "\n\n".join(text_of(one.parts) for one in asked.messages if one.role == "system")
-    hours = services.settings.v1.stateless_retention_hours
-    created = CreateSession(caller.owner, {}, max(1, round(hours * SECONDS_PER_HOUR)), None, system or None)
-    await services.supervisor.ask(session_id, created, caller)
-    last = asked.messages[-1]
-    command = PostMessage(
-        message_id=services.new_id(),
-        reply_id=services.new_id(),
-        content=text_of(last.parts),
-        parts=stored_parts(last.parts),
-        parameters=asked.parameters,
-        stream=asked.stream,
-        without_stop=asked.without_stop,
-    )
-    answer = await services.supervisor.ask(session_id, command, caller)
-    if answer.reply is None:
+    """Record the request, in the conversation that it names or in a session of its own. Raises what sessions raise."""
+    result = await request.app[SERVICES].conversations.post(asked.transcript, request[CALLER])
+    if result.reply is None:
         raise RuntimeError("a command that requests a reply was answered without one")
-    return RequestedCompletion(session_id, answer.reply, answer.request_version or answer.reply.posted_version)
+    session_id = result.state.session.session_id
+    return RequestedCompletion(session_id, result.reply, result.request_version or result.reply.posted_version)

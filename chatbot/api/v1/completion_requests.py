@@ -43,15 +43,20 @@ def check_completion(body: CompletionBody, messages_max: int) -> None:
         raise RequestFault("asks for a tool, but tools has none", "$.tool_choice")
 
 
-def completion_parameters(body: CompletionBody, raw: bytes, limits: ChatSettings, default_tokens: int) -> Parameters:
+def completion_parameters(
+    body: CompletionBody, raw: bytes, limits: ChatSettings, default_tokens: int, *, takes_tools: bool = True
+) -> Parameters:
     """The parameters that the request gives. More tokens than one reply may have count as that many: `finish_reason`
     tells when they were too few. `default_tokens`: of a request that gives no number.
 
-    `raw` is the body, from which fields without a name here are taken that chat.extra_body_fields allows by name.
+    Where the model does not take tools, those that it may leave uncalled are left out: front ends offer some with every
+    message. `raw` is the body, from which fields without a name here are taken that chat.extra_body_fields allows by
+    name.
     Raises RequestFault.
     """
     most = body.max_completion_tokens or body.max_tokens or default_tokens
-    tools = body.tools or None
+    is_required = isinstance(body.tool_choice, dict) or body.tool_choice == "required"
+    tools = body.tools or None if takes_tools or is_required else None
     response_format = body.response_format
     if response_format is not None and response_format.get("type") == "text":
         response_format = None  # what a reply is anyway

@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from chatbot.api.problems import RequestFault
 from chatbot.api.requests import canonical_id
+from events import naming
 
 SESSION_FIELD = "x-session-id"  # a session's id in it means that session
 CHAT_FIELD, TASK_FIELD = "x-openwebui-chat-id", "x-openwebui-task"  # of Open WebUI
@@ -16,7 +17,7 @@ NAME_MAX_CHARS = 255
 
 
 class NamedConversation(Struct, frozen=True):
-    """`kind` is '' for a conversation, stateless, or task: a title or the like for a conversation, which leaves the
+    """`kind` as of sessions: conversation, stateless, or task, a title or the like for a conversation, which leaves the
     conversation alone. A conversation is the session `session_id`, or has the name `value` in the field `source`.
     """
 
@@ -26,7 +27,7 @@ class NamedConversation(Struct, frozen=True):
     value: str = ""
 
 
-STATELESS, TASK = NamedConversation("stateless"), NamedConversation("task")
+STATELESS, TASK = NamedConversation(naming.STATELESS), NamedConversation(naming.TASK)
 
 
 def conversation_of(
@@ -45,12 +46,12 @@ def conversation_of(
             continue
         session_id = canonical_id(value) if source == SESSION_FIELD else None
         if session_id is not None:
-            return NamedConversation("", session_id)
+            return NamedConversation(naming.CONVERSATION, session_id)
         if source == CHAT_FIELD and value.startswith(TEMPORARY):
             return STATELESS
         if source == CHAT_FIELD and not stream:
             return TASK
-        return NamedConversation("", None, source, value)
+        return NamedConversation(naming.CONVERSATION, None, source, value)
     return STATELESS
 
 

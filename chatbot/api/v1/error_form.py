@@ -22,6 +22,7 @@ CODES = {
     "malformed": "invalid_json",
     "media-type": "invalid_content_type",
     "unsupported": "unsupported_parameter",
+    "context-too-long": "context_length_exceeded",
     "too-many-pending": "rate_limit_exceeded",
     "internal-error": "internal_error",
 }

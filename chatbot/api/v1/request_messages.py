@@ -3,8 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import assert_never
 
-from msgspec import Struct
-
 from chatbot.api.message_parts import PostedFile
 from chatbot.api.part_bodies import ImageUrl, ImageUrlBody
 from chatbot.api.problems import RequestFault
@@ -24,18 +22,12 @@ from chatbot.api.v1.completion_bodies import (
     UserMessage,
     VideoPart,
 )
+from chatbot.sessions.domain.transcript import TranscriptMessage
 from events.parts import Media, Part, Parts, Reasoning, Refusal, Text, ToolCall, ToolResult, count_chars
 
 SentPart = TextPart | ImagePart | AudioPart | FilePart | VideoPart | RefusalPart
 OLD_MESSAGE = "is the old form, which is not supported: send tool messages and tool_calls"
 NO_FILES = "is not supported: messages may have text and images"
-
-
-class RequestMessage(Struct, frozen=True):
-    """One message as it was sent. `role` is system, user, assistant or tool; a tool's has exactly one result."""
-
-    role: str
-    parts: Parts = ()
 
 
 def images_of(messages: Sequence[MessageBody]) -> list[PostedFile]:
@@ -56,13 +48,13 @@ def _images(messages: Sequence[MessageBody]) -> Iterator[PostedFile]:
 
 def request_messages(
     messages: Sequence[MessageBody], files: Mapping[str, Media], chars_max: int
-) -> tuple[RequestMessage, ...]:
-    """The messages with parts as events have them. `files` are those of `images_of`, by path. `chars_max`: code points
-    of one message, and of all system messages together.
+) -> tuple[TranscriptMessage, ...]:
+    """The messages as they were sent, with parts as events have them. `files` are those of `images_of`, by path.
+    `chars_max`: code points of one message, and of all system messages together.
 
     Raises RequestFault.
     """
-    found: list[RequestMessage] = []
+    found: list[TranscriptMessage] = []
     system_chars = 0
     for number, message in enumerate(messages):
         path = f"$.messages[{number}]"
@@ -77,22 +69,22 @@ def request_messages(
     return tuple(found)
 
 
-def _request_message(message: MessageBody, path: str, files: Mapping[str, Media]) -> RequestMessage:
+def _request_message(message: MessageBody, path: str, files: Mapping[str, Media]) -> TranscriptMessage:
     match message:
         case SystemMessage() | DeveloperMessage():
-            return RequestMessage("system", _content(message.content, path, files))
+            return TranscriptMessage("system", _content(message.content, path, files))
         case UserMessage():
             parts = _content(message.content, path, files)
             if not any(not isinstance(part, Text) or part.text.strip() for part in parts):
                 raise RequestFault("must not be empty or blank", f"{path}.content")
-            return RequestMessage("user", parts)
+            return TranscriptMessage("user", parts)
         case AssistantMessage():
-            return RequestMessage("assistant", _reply_parts(message, path, files))
+            return TranscriptMessage("assistant", _reply_parts(message, path, files))
         case ToolMessage():
             check_text(message.tool_call_id, f"{path}.tool_call_id", len(message.tool_call_id))
             given = _content(message.content, path, files)
             nested = tuple(part for part in given if isinstance(part, Text | Media))
-            return RequestMessage("tool", (ToolResult(message.tool_call_id, nested),))
+            return TranscriptMessage("tool", (ToolResult(message.tool_call_id, nested),))
         case FunctionMessage():
             raise RequestFault(OLD_MESSAGE, f"{path}.role")
         case _:

@@ -1,10 +1,11 @@
 """What settings change under /v1: keys, limits, pings, the field of reasoning."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
-from tests.support.http.completion_requests import chunks_of, complete, error_of, joined
+from tests.support.http.completion_requests import chunks_of, complete, error_of, joined, leave, status_of_reply
 from tests.support.model.model_server import ModelServer
 from tests.support.service import serving
 
@@ -54,3 +55,21 @@ async def test_reasoning_is_in_the_field_that_the_setting_names(tmp_path: Path, 
         assert (choice["message"]["reasoning"], "reasoning_content" in choice["message"]) == ("hm", False)
         chunks = chunks_of((await complete(service, stream=True)).text)
         assert joined(chunks, "reasoning")["reasoning"] == "hm"
+
+
+async def test_the_setting_always_cancels_conversations_too(tmp_path: Path, model: ModelServer) -> None:
+    async with serving(tmp_path, model.url, CHATBOT_V1_CANCEL_ON_DISCONNECT="always") as service:
+        session_id = await service.session()
+        await leave(service, model, headers={"X-Session-Id": session_id}, stream=True)
+        assert await status_of_reply(service, session_id) == "cancelled"
+        assert (await service.history(session_id))["messages"][-1]["content"] == "Hello "
+
+
+async def test_the_setting_never_lets_every_reply_end(tmp_path: Path, model: ModelServer) -> None:
+    async with serving(tmp_path, model.url, CHATBOT_V1_CANCEL_ON_DISCONNECT="never") as service:
+        await leave(service, model, stream=True)
+        model.release()
+        async with asyncio.timeout(20):
+            while not model.requests[0].ended_at:
+                await asyncio.sleep(0.01)
+        assert model.aborted == []

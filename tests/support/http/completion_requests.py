@@ -1,5 +1,6 @@
 """Requests for completions to /v1, and what their streams say."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -7,6 +8,7 @@ import httpx
 import msgspec
 
 from chatbot.api.v1.completion_views import CompletionChunk
+from tests.support.model.model_server import ModelServer
 from tests.support.service import Running
 
 MODEL = "fake-model"
@@ -70,3 +72,30 @@ def error_of(answer: httpx.Response, status: int) -> dict[str, Any]:
     assert set(error) == {"message", "type", "param", "code"}
     assert error["message"]
     return dict(error)
+
+
+async def leave(service: Running, model: ModelServer, *, headers: Any = None, **fields: Any) -> None:
+    """Ask, and close the connection when the model has been asked, or has written its first words."""
+    model.script(pieces=("Hello ", "there"), hold_after=1)
+    if fields.get("stream"):
+        async with service.client.stream(
+            "POST", "/v1/chat/completions", json=completion_body(**fields), headers=headers
+        ) as answer:
+            async for piece in answer.aiter_text():
+                if "Hello" in piece:
+                    break
+        return
+    asking = asyncio.create_task(complete(service, headers=headers, **fields))
+    await model.wait_requests(1)
+    asking.cancel()
+    await asyncio.wait([asking])
+
+
+async def status_of_reply(service: Running, session_id: str) -> str:
+    """How the newest reply has ended, once it has."""
+    async with asyncio.timeout(20):
+        while True:
+            *_, last = (await service.history(session_id))["messages"]
+            if last["status"] not in ("queued", "streaming"):
+                return str(last["status"])
+            await asyncio.sleep(0.01)

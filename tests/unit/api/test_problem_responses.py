@@ -42,7 +42,7 @@ EXPECTED: dict[type[Exception], int] = {
     sessions.KeyConsumed: 422,
     sessions.TooLarge: 422,
     sessions.ContextTooLong: 422,
-    sessions.NameConsumed: 422,
+    sessions.NameConsumed: 409,
     sessions.SessionBusy: 409,
     sessions.TooManyPending: 429,
     sessions.Overloaded: 503,
