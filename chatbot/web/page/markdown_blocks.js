@@ -7,6 +7,7 @@ const FENCE_START = /^(`{3,}|~{3,})([^\n]*)\n/;
 const FENCE_END = /\n {0,3}([`~]{3,})[ \t]*$/;
 // A line that may become something else with its next character: # of a heading, 1. of a list, a fence.
 const UNDECIDED_LINE = /(?:^|\n)( {0,3}(?:[-=*_+#>]+|\d{1,3}[.)]?|[`~]+[\w+#-]*|\\|\$)[ \t]*)$/;
+const LINK_START = /(!?)\[([^\]\n]*)\]\([^)\s]*$/; // its address is not complete
 const DELIMITERS = /^[ \t|:-]*$/; // the second line of a table
 const ROW = /^ {0,3}\|/;
 
@@ -81,7 +82,7 @@ export class BlockSplitter {
 
   #readRest() {
     const rest = this.#text.slice(this.#end), held = heldBack(rest);
-    const blocks = this.#read(rest.slice(0, rest.length - held), true);
+    const blocks = this.#read(closedEmphasis(rest.slice(0, rest.length - held)), true);
     const last = blocks.at(-1);
     if (!last) return blocks;
     last.open = !isClosedFence(last, rest);
@@ -121,6 +122,20 @@ export class BlockSplitter {
     if (isFencePiece(text.slice(line), marker)) text = text.slice(0, Math.max(line - 1, 0));
     return { key: "", token: { type: "code", raw: "", lang: info.trim(), text: text.replace(/\n$/, "") }, open: true };
   }
+}
+
+/**
+ * `text` with an end for the code, the bold words or the link that its last line has begun, so that they are shown as
+ * such at once and not as signs first. Only the last block is changed by this, which is read again anyway.
+ */
+function closedEmphasis(text) {
+  const start = text.lastIndexOf("\n") + 1, paragraph = text.slice(text.lastIndexOf("\n\n") + 1);
+  if (/^ {0,3}(?:```|~~~)/m.test(paragraph)) return text;
+  let line = text.slice(start).replace(/(?<!\S)[*_`~]+$/, "").replace(LINK_START, (whole, sign, words) => (sign ? "" : words));
+  const outside = line.replace(/(`+)[^`]*\1/g, "");
+  if (outside.includes("`")) line += "`";
+  else if ((outside.match(/\*\*/g) ?? []).length % 2) line = `${line.trimEnd()}**`;
+  return text.slice(0, start) + line;
 }
 
 function isFencePiece(line, marker) {

@@ -1,8 +1,10 @@
 // Formulas: TeX becomes MathML, which the browser draws. Temml is loaded with the first formula.
 
 import { h } from "./dom.js";
+import { t } from "./i18n.js";
 
 const MAX_LENGTH = 10_000;
+const TITLE_MAX = 500;
 const SIZE_MAX_EM = 40; // of \rule and the like
 const EXPANSIONS_MAX = 500; // of macros
 let loading = null;
@@ -25,8 +27,9 @@ function load() {
 /** An element that shows `tex` as it was written, then as a formula. `open`: its end is not there yet. */
 export function formulaElement(tex, display, open) {
   const source = h("code", { class: "formula-source", dir: "ltr" }, tex);
-  const tag = display ? "div" : "span", kind = display ? "formula formula-display" : "formula";
-  const element = h(tag, { class: kind, tabindex: display ? "0" : null, title: tex.slice(0, 500) }, source);
+  const title = tex.slice(0, TITLE_MAX);
+  const scrolling = { class: "formula formula-display", tabindex: "0", role: "group", "aria-label": t("message.formula") };
+  const element = display ? h("div", { ...scrolling, title }, source) : h("span", { class: "formula", title }, source);
   if (!open && tex.length <= MAX_LENGTH) void draw(element, tex, display);
   return element;
 }

@@ -7,6 +7,7 @@ import { formatDuration, formatNumber, t } from "./i18n.js";
 import { layOutJson } from "./json_text.js";
 import { MarkdownView } from "./markdown.js";
 
+const LONG_FROM = 1000;
 const PREVIEW_MAX = 120; // characters of a tool call's arguments beside its name
 
 class TextPart {
@@ -27,7 +28,9 @@ class PlainPart {
   element = h("div", { class: "message-text plain-text", dir: "auto" });
 
   update(part) {
-    if (this.element.textContent !== part.text) this.element.textContent = part.text;
+    if (this.element.textContent === part.text) return;
+    this.element.textContent = part.text;
+    if (part.text.length > LONG_FROM) this.element.tabIndex = 0; // it scrolls
   }
 
   destroy() {}

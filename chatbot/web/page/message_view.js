@@ -99,7 +99,7 @@ class MessageView {
     }
     if (status === "cancelled") return h("p", { class: "message-notice" }, t("message.cancelled"));
     if (status === "failed" || status === "interrupted") {
-      const words = [error?.title, error?.detail].filter(Boolean).join(" ") || t(`message.${status}`);
+      const words = `${t(`message.${status}`)} ${error?.detail || error?.title || ""}`; // the service's are in English
       const again = this.#allows("regenerate") && this.#button("retry", () => this.#actions.retry?.(this.#message));
       return h("p", { class: `message-notice is-${status}` }, words, " ", again);
     }

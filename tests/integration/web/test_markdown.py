@@ -211,12 +211,31 @@ async def test_elements_of_finished_blocks_stay_while_the_text_grows(page: Messa
         pytest.param("Text\n\n``", "Text", id="fence"),
         pytest.param("Text\n\n```py", "Text", id="language of a fence"),
         pytest.param("Text\n\n1", "Text", id="number of a list"),
+        pytest.param("Text **", "Text", id="emphasis"),
+        pytest.param("Text ![", "Text ![", id="no picture yet"),
+        pytest.param("Text ![a cat](https://exa", "Text", id="picture"),
+        pytest.param("See [the site](https://exa", "See the site", id="link"),
     ],
 )
 async def test_what_is_not_decided_yet_is_held_back(page: MessagePage, text: str, shown: str) -> None:
     await page.show_text(text, status="streaming")
     await page.page.wait_for_function("document.querySelector('.message-text').textContent !== ''")
     assert (await page.page.locator(".message-text").inner_text()).strip() == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "html"),
+    [
+        pytest.param("- **Bold wo", "<strong>Bold wo</strong>", id="bold in a list"),
+        pytest.param("a **b** and **c ", "a <strong>b</strong> and <strong>c</strong>", id="the second bold words"),
+        pytest.param("a **b", "a <strong>b</strong>", id="bold"),
+        pytest.param("call `f(", 'call <code dir="auto">f(</code>', id="code"),
+        pytest.param("a `**` b", 'a <code dir="auto">**</code> b', id="signs in code"),
+    ],
+)
+async def test_what_is_begun_looks_as_it_will(page: MessagePage, text: str, html: str) -> None:
+    await page.show_text(text, status="streaming")
+    assert html in await page.html()
 
 
 async def test_a_growing_formula_is_its_source_until_it_is_closed(page: MessagePage) -> None:

@@ -142,7 +142,7 @@ AGAIN = ["Try again"]
 @pytest.mark.parametrize(
     ("fields", "words", "buttons"),
     [
-        pytest.param({"status": "failed", "error": FAILURE}, "Overloaded. Try later.", AGAIN, id="failed"),
+        pytest.param({"status": "failed", "error": FAILURE}, "The reply failed. Try later.", AGAIN, id="failed"),
         pytest.param({"status": "failed"}, "The reply failed.", AGAIN, id="failed long ago"),
         pytest.param({"status": "interrupted"}, "The reply was interrupted.", AGAIN, id="interrupted"),
         pytest.param({"status": "cancelled"}, "Stopped.", [], id="cancelled"),

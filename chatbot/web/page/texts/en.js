@@ -51,6 +51,7 @@ export default {
   "message.table": "Table",
   "message.task_done": "done",
   "message.task_open": "to do",
+  "message.formula": "Formula",
   "message.image": "Image",
   "message.image_loading": "Loading the image…",
   "message.image_open": "Enlarge {name}",

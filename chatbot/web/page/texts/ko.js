@@ -51,6 +51,7 @@ export default {
   "message.table": "표",
   "message.task_done": "완료",
   "message.task_open": "미완료",
+  "message.formula": "수식",
   "message.image": "이미지",
   "message.image_loading": "이미지를 불러오는 중…",
   "message.image_open": "{name} 크게 보기",
