@@ -38,7 +38,7 @@ const parts = {};
 const actions = createActions({ api, mediaUrls, page: { currentId, mediaAddress, go, send, demandKey }, parts });
 const conversations = createConversations({ api, onChange: render, onReplyEnd, onProblem: demandKey });
 const outbox = createOutbox({ api, storage: localStorage, onChange: render, onSession, onAccepted, onAuth: demandKey });
-const sidebar = createSidebar(page, api, { currentId, onRemoved, onSessions: renderHead, onProblem: demandKey, save: actions.saveExport });
+const sidebar = createSidebar(page, api, { currentId, onRemoved, onSessions: () => { renderHead(); markRead(); }, onProblem: demandKey, save: actions.saveExport });
 const composer = createComposer({ form: page.form, api, onSend: send, onStop: actions.stop, mediaUrl: (file) => mediaUrls.of(mediaAddress(file)) });
 let settings = null; // the panel, once it was opened
 const health = createModelHealth(api, () => renderBanners());

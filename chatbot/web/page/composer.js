@@ -90,7 +90,7 @@ export function createComposer({ form, api, onSend, onStop, mediaUrl }) {
     refresh();
     if (send.disabled) return;
     const text = input.value.trim(), ready = files.filter((one) => one.sha256);
-    const parts = ready.map(({ sha256, name }) => ({ type: "media", sha256, name }));
+    const parts = ready.map(({ sha256, name, media_type }) => ({ type: "media", sha256, name, media_type }));
     input.value = "";
     setFiles([]);
     say("");

@@ -52,7 +52,7 @@ export function createActions({ api, mediaUrls, page, parts }) {
   }
 
   function edit(message) {
-    const files = message.parts.filter((one) => one.type === "media").map(({ sha256, name }) => ({ type: "media", sha256, name }));
+    const files = message.parts.filter((one) => one.type === "media").map(({ sha256, name, media_type }) => ({ type: "media", sha256, name, media_type }));
     parts.logView.edit(message, message.content, (text) => {
       send(files.length ? [{ type: "text", text }, ...files] : text, { parentId: message.parent_id });
     });

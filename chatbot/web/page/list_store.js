@@ -65,7 +65,12 @@ export function grouped(list, hidden, now) {
 
 /** What a conversation is called: its title, else the beginning of its newest message, else null. */
 export function nameOf(session) {
-  return session?.title || session?.preview?.text || null;
+  return session?.title || (session && previewOf(session)) || null;
+}
+
+/** The preview without the marks of Markdown. */
+export function previewOf(session) {
+  return (session.preview?.text ?? "").replace(/(^|\s)(#{1,6}|>|[-*+]) (?=\S)/g, "$1").replace(/\*\*|__|`+|\$\$/g, "");
 }
 
 /** A title made from the first message: its first line with words, cut at a word. */

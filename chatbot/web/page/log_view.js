@@ -119,8 +119,10 @@ export function createLogView({ scroller, log, toEnd, older }, actions, { onRead
         view.editor = null;
         view.element.focus({ preventScroll: true });
       });
+      isAtEnd = false;
       view.element.replaceWith(view.editor);
-      view.editor.querySelector("textarea").focus();
+      view.editor.scrollIntoView({ block: "nearest" });
+      view.editor.querySelector("textarea").focus({ preventScroll: true });
     },
     focusMessage(offset) {
       const all = [...log.querySelectorAll("article.message")];

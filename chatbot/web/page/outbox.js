@@ -75,7 +75,7 @@ export function createOutbox({ api, storage, onChange, onSession, onAccepted, on
     set(item, { state: "sending", problem: null, retryAt: null });
     try {
       const sessionId = item.session_id ?? (await createSession(item.create));
-      const body = { session_id: sessionId, message: item.message };
+      const body = { session_id: sessionId, message: sendable(item.message) };
       if (item.parent_id !== undefined) body.parent_id = item.parent_id;
       const headers = { Prefer: "respond-async", "Idempotency-Key": item.id };
       const accepted = await api.call("POST", "api/chat", { body, headers });
@@ -148,4 +148,10 @@ export function createOutbox({ api, storage, onChange, onSession, onAccepted, on
     },
     start: pump,
   };
+}
+
+/** The message as the API takes it: the types of files are for showing them meanwhile. */
+function sendable(message) {
+  if (typeof message === "string") return message;
+  return message.map((part) => (part.type === "media" ? { type: part.type, sha256: part.sha256, name: part.name } : part));
 }

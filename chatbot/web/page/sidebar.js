@@ -5,7 +5,7 @@ import { openMenu, askText, showToast } from "./dialogs.js";
 import { h, fill, iconButton } from "./dom.js";
 import { openFeed } from "./feed.js";
 import { t, formatDate } from "./i18n.js";
-import { EMPTY_LIST, grouped, nameOf, reduceList, withPage, withSession, withoutSession } from "./list_store.js";
+import { EMPTY_LIST, grouped, nameOf, previewOf, reduceList, withPage, withSession, withoutSession } from "./list_store.js";
 import { wordsFor } from "./words.js";
 
 const PAGE = 40;
@@ -150,7 +150,7 @@ export function createSidebar({ list, filter, more, status }, api, callbacks) {
     const marks = isReplying ? t("list.replying") : isUnread ? t("list.unread") : "";
     fill(link, h("span", { class: "session-title", dir: "auto" }, name),
       h("time", { datetime: session.activity }, formatDate(session.activity)),
-      h("span", { class: "session-preview", dir: "auto" }, session.title ? session.preview?.text ?? "" : ""),
+      h("span", { class: "session-preview", dir: "auto" }, session.title ? previewOf(session) : ""),
       marks ? h("span", { class: "visually-hidden" }, marks) : null);
     const label = t("list.actions", { title: name });
     button.setAttribute("aria-label", label);
