@@ -48,7 +48,7 @@ const renderBanners = createBanners(page.banners, () => ({ open: conversations.o
 const logView = createLogView(page, {
   ...actions, copy: copyText,
   mediaUrl: (part) => mediaUrls.of(part.url ?? mediaAddress(part)),
-}, { onReady: render, onFault: () => showToast(t("page.part_missing"), { ms: 60_000, action: { label: t("page.reload"), onclick: () => location.reload() } }) });
+}, { onReady: render, onFault: sayPartMissing });
 Object.assign(parts, { conversations, outbox, sidebar, composer, logView });
 
 function mediaAddress({ sha256 }) {
@@ -236,7 +236,15 @@ async function toggleSettings() {
     page.settingsButton.focus();
     return;
   }
-  const { createSettingsPanel } = await import("./settings_panel.js");
+  let createSettingsPanel;
+  try {
+    ({ createSettingsPanel } = await import("./settings_panel.js"));
+  } catch {
+    page.panel.hidden = true;
+    page.settingsButton.setAttribute("aria-expanded", "false");
+    sayPartMissing();
+    return;
+  }
   settings ??= createSettingsPanel({ panel: page.panel, api, onClose: toggleSettings, save: async (id, body) => {
     const session = await api.call("PATCH", `api/sessions/${id}`, { body });
     sidebar.put(session);
@@ -244,6 +252,11 @@ async function toggleSettings() {
   } });
   await settings.show(currentId());
   settings.focus();
+}
+
+/** A browser does not try again to load a module that failed. */
+function sayPartMissing() {
+  showToast(t("page.part_missing"), { ms: 60_000, action: { label: t("page.reload"), onclick: () => location.reload() } });
 }
 
 /* What happens */
@@ -329,4 +342,7 @@ route();
 outbox.start();
 health.check();
 if (!matchMedia("(pointer: coarse)").matches) composer.focus();
-(globalThis.requestIdleCallback ?? setTimeout)(() => loadMessageViews().catch(() => {})); // asked for again when needed
+(globalThis.requestIdleCallback ?? setTimeout)(() => { // if it fails, what needs it says so
+  loadMessageViews().catch(() => {});
+  import("./settings_panel.js").catch(() => {});
+});
