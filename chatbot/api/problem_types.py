@@ -120,7 +120,8 @@ PROBLEM_TYPES: dict[str, ProblemType] = {
         "Check the version and the session's id: reads show everything recorded before them.",
     ),
     "body-too-large": ProblemType(
-        413, "Body too large", "The body exceeds the setting server.body_max_bytes.", "Send a smaller body.",
+        413, "Body too large", "The body exceeds the setting server.body_max_bytes, under /v1 v1.body_max_bytes.",
+        "Send a smaller body.",
     ),
     "file-too-large": ProblemType(
         413, "File too large", "The file exceeds the setting media.max_bytes.", "Send a smaller file.",
