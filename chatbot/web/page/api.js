@@ -19,26 +19,6 @@ export function isAuthProblem(problem) {
   return problem.status === 401;
 }
 
-const KEY = "chatbot.key";
-
-/** The API key: in the tab (sessionStorage), or in the browser (localStorage) if the user chose that. */
-export const keys = {
-  read() {
-    return sessionStorage.getItem(KEY) ?? localStorage.getItem(KEY);
-  },
-  isRemembered() {
-    return localStorage.getItem(KEY) !== null;
-  },
-  save(key, isRemembered) {
-    this.forget();
-    (isRemembered ? localStorage : sessionStorage).setItem(KEY, key);
-  },
-  forget() {
-    sessionStorage.removeItem(KEY);
-    localStorage.removeItem(KEY);
-  },
-};
-
 /**
  * `base`: the service's address with its path prefix and a slash behind. `readKey()`: the key, or null.
  */

@@ -1,7 +1,7 @@
 // The page's start, its address (#/<session id>), and how its parts hang together.
 
-import { ApiProblem, createApi, keys } from "./api.js";
-import { acceptDrops, createComposer, drafts } from "./composer.js";
+import { ApiProblem, createApi } from "./api.js";
+import { acceptDrops, createComposer } from "./composer.js";
 import { createConversations } from "./conversation.js";
 import { askKey, showHelp, showToast } from "./dialogs.js";
 import { announce, copyText, fill, h, icon, randomId } from "./dom.js";
@@ -16,11 +16,12 @@ import { createOutbox } from "./outbox.js";
 import { buildShell, emptyContent } from "./shell.js";
 import { listenForShortcuts, shortcutTexts } from "./shortcuts.js";
 import { createSidebar } from "./sidebar.js";
+import { keys, personal, tabStorage } from "./storage.js";
 import { arrange, runningReply } from "./store.js";
 import { wordsFor } from "./words.js";
 
 const HIDDEN_MS = 30_000; // a tab that is hidden this long closes its feeds: over HTTP/1.1 a browser has six connections
-const NEW_KEY = "chatbot.new"; // in sessionStorage: the key that creates this tab's new conversation
+const NEW_KEY = "chatbot.new"; // in the tab's storage: the key that creates this tab's new conversation
 const ARRIVING_MS = 20_000; // the feed shows an accepted message within moments; after that the history will
 
 const api = createApi({ base: new URL("../../../", import.meta.url).href, readKey: () => keys.read() });
@@ -37,8 +38,8 @@ const page = buildShell(document.body, {
 const parts = {};
 const actions = createActions({ api, mediaUrls, page: { currentId, mediaAddress, go, send, demandKey }, parts });
 const conversations = createConversations({ api, onChange: render, onReplyEnd, onProblem: demandKey });
-const outbox = createOutbox({ api, storage: localStorage, onChange: render, onSession, onAccepted, onAuth: demandKey });
-const sidebar = createSidebar(page, api, { currentId, onRemoved, onSessions: () => { renderHead(); markRead(); }, onProblem: demandKey, save: actions.saveExport });
+const outbox = createOutbox({ api, storage: personal, onChange: () => { render(); sidebar.render(); }, onSession, onAccepted, onAuth: demandKey });
+const sidebar = createSidebar(page, api, { currentId, onRemoved, hasUnsent: (id) => id !== currentId() && outbox.of(id).length > 0, onSessions: () => { renderHead(); markRead(); }, onProblem: demandKey, save: actions.saveExport });
 const composer = createComposer({ form: page.form, api, onSend: send, onStop: actions.stop, mediaUrl: (file) => mediaUrls.of(mediaAddress(file)) });
 let settings = null; // the panel, once it was opened
 const health = createModelHealth(api, () => renderBanners());
@@ -93,7 +94,7 @@ function startNew() {
 }
 
 function saveNewKey() {
-  sessionStorage.setItem(NEW_KEY, newKey);
+  tabStorage.setItem(NEW_KEY, newKey);
 }
 
 /* What is shown */
@@ -115,19 +116,25 @@ function render() {
   logView.render(id ?? newKey, messages, { hasOlder: Boolean(data?.older), isOlderLoading: open?.isOlderLoading });
   renderTray(page.tray, waiting, { edit: actions.takeBack, remove: actions.removeQueued });
   composer.setRunning(Boolean(data && runningReply(data)?.status === "streaming"));
-  composer.setBlocked(Boolean(data?.ended));
+  composer.setBlocked(isGone(open));
   renderHead();
   renderBanners();
   markRead();
+}
+
+/** Whether nothing can be said in the open conversation any more. */
+function isGone(open) {
+  return Boolean(open?.data?.ended) || open?.problem?.status === 404;
 }
 
 function renderEmpty(id, open) {
   let key = "new", content;
   if (id === null) {
     content = () => emptyContent(t("empty.title"), t("empty.words"), SUGGESTIONS.map((key) => suggestion(t(key))));
-  } else if (open?.data?.ended || open?.problem?.status === 404) {
+  } else if (isGone(open)) {
     key = "gone";
-    content = () => emptyContent(t("gone.title"), open.problem ? wordsFor(open.problem) : t(`gone.${open.data.ended}`), [newButton()]);
+    const title = open.problem?.name === "session-not-found" ? t("gone.not_found") : t("gone.title");
+    content = () => emptyContent(title, open.problem ? wordsFor(open.problem) : t(`gone.${open.data.ended}`), [newButton()]);
   } else if (open?.problem) {
     key = `failed ${open.problem.name} ${open.problem.status}`;
     content = () => emptyContent(t("failed.title"), wordsFor(open.problem), [h("button", { type: "button", class: "button", onclick: () => conversations.reload() }, t("retry"))]);
@@ -225,8 +232,17 @@ function toggleSidebar(isOpen) {
   const wasOpen = page.app.dataset.sidebar === "open";
   page.app.dataset.sidebar = isOpen ? "open" : "closed";
   page.menuButton.setAttribute("aria-expanded", String(isOpen));
+  page.main.inert = isOpen && page.menuButton.checkVisibility(); // a drawer, on a narrow screen
   if (isOpen) page.filter.focus();
   else if (wasOpen && page.sidebar.contains(document.activeElement)) page.menuButton.focus();
+}
+
+/** Closes what is open over the conversation, else stops the reply. Returns whether there was anything. */
+function onEscape() {
+  if (page.app.dataset.sidebar === "open") toggleSidebar(false);
+  else if (page.panel.contains(document.activeElement)) toggleSettings();
+  else return actions.stop();
+  return true;
 }
 
 async function toggleSettings() {
@@ -265,6 +281,7 @@ function onReplyEnd(message) {
   const key = { complete: "ended.complete", cancelled: "ended.cancelled" }[message.status] ?? "ended.failed";
   announce(t(key));
   if (message.status === "failed") health.check();
+  pauseWhenHidden();
 }
 
 function onRemoved(id) {
@@ -306,16 +323,20 @@ function wake() {
   if (health.state !== "available") health.check();
 }
 
-function onVisibility() {
+/** Closes the feeds of a tab that nobody looks at, once no reply is being written in it. */
+function pauseWhenHidden() {
   clearTimeout(hiddenTimer);
-  if (document.visibilityState === "hidden") {
-    hiddenTimer = setTimeout(() => {
-      if (!conversations.pause() && conversations.open) return; // a reply is being written
-      sidebar.pause();
-      isPaused = true;
-    }, HIDDEN_MS);
-    return;
-  }
+  if (document.visibilityState !== "hidden" || isPaused) return;
+  hiddenTimer = setTimeout(() => {
+    if (conversations.open && !conversations.pause()) return; // asked for again when the reply has ended
+    sidebar.pause();
+    isPaused = true;
+  }, HIDDEN_MS);
+}
+
+function onVisibility() {
+  pauseWhenHidden();
+  if (document.visibilityState === "hidden") return;
   if (isPaused) {
     isPaused = false;
     conversations.resume();
@@ -326,16 +347,17 @@ function onVisibility() {
 
 acceptDrops(page.main, (files) => composer.addFiles(files));
 listenForShortcuts({
-  new: startNew, search: () => { toggleSidebar(true); page.filter.focus(); page.filter.select(); }, focus: () => composer.focus(),
-  stop: actions.stop, copyCode: actions.copyCode, help: () => showHelp(shortcutTexts()), move: (offset) => logView.focusMessage(offset),
+  new: startNew, search: () => { toggleSidebar(page.menuButton.checkVisibility()); page.filter.focus(); page.filter.select(); }, focus: () => composer.focus(),
+  stop: onEscape, copyCode: actions.copyCode, help: () => showHelp(shortcutTexts()), move: (offset) => logView.focusMessage(offset),
 });
 addEventListener("popstate", route);
 addEventListener("hashchange", route);
+addEventListener("pageshow", (event) => event.persisted && wake());
 addEventListener("online", wake);
 addEventListener("offline", () => renderBanners());
 document.addEventListener("visibilitychange", onVisibility);
 
-newKey = sessionStorage.getItem(NEW_KEY) ?? outbox.newConversations()[0] ?? randomId();
+newKey = tabStorage.getItem(NEW_KEY) ?? outbox.newConversations()[0] ?? randomId();
 saveNewKey();
 sidebar.start();
 route();

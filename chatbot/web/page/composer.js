@@ -3,6 +3,7 @@
 import { ApiProblem } from "./api.js";
 import { h, iconButton, icon, announce } from "./dom.js";
 import { t } from "./i18n.js";
+import { personal } from "./storage.js";
 import { wordsFor } from "./words.js";
 
 const DRAFT = "chatbot.draft.";
@@ -10,24 +11,11 @@ const SAVE_MS = 300;
 const FILES_MAX = 8;
 
 /** Drafts of each conversation, in this browser. */
-export const drafts = {
-  read(key) {
-    try {
-      return JSON.parse(localStorage.getItem(DRAFT + key)) ?? { text: "", files: [] };
-    } catch {
-      return { text: "", files: [] };
-    }
-  },
+const drafts = {
+  read: (key) => personal.read(DRAFT + key) ?? { text: "", files: [] },
   save(key, draft) {
-    try {
-      if (draft.text || draft.files.length) localStorage.setItem(DRAFT + key, JSON.stringify(draft));
-      else localStorage.removeItem(DRAFT + key);
-    } catch {
-      // the storage is full or blocked: the draft lives as long as the page
-    }
-  },
-  clear() {
-    for (const name of Object.keys(localStorage)) if (name.startsWith(DRAFT)) localStorage.removeItem(name);
+    if (draft.text || draft.files.length) personal.write(DRAFT + key, draft);
+    else personal.remove(DRAFT + key);
   },
 };
 

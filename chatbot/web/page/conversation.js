@@ -136,7 +136,7 @@ export function createConversations({ api, onChange, onReplyEnd, onProblem }) {
       return true;
     },
     resume() {
-      if (open?.data && !open.feed && !open.data.ended && !open.reading?.pending) follow(open);
+      if (open?.data && !open.feed && !open.data.ended) follow(open);
     },
     forget(id) {
       kept.delete(id);

@@ -11,21 +11,16 @@ const BACKOFF_MS = [1_000, 2_000, 5_000, 10_000, 30_000, 60_000];
  * `create` is then `{key, body}`, the request that makes it. In memory it also has `state` ("sending", "waiting" with
  * `retryAt`, "failed") and `problem`.
  *
- * `onChange()`; `onSession(createKey, session)` when a conversation was made; `onAccepted(item, accepted)`;
+ * `storage`: `personal` of storage.js. `onChange()`; `onSession(createKey, session)` when a conversation was made; `onAccepted(item, accepted)`;
  * `onAuth()` if the key is missing or wrong: `retryAll` goes on.
  */
 export function createOutbox({ api, storage, onChange, onSession, onAccepted, onAuth, backoffMs = BACKOFF_MS }) {
   const items = new Map(), timers = new Map(), busy = new Set(); // busy: conversations with a request under way
 
-  for (let index = 0; index < storage.length; index += 1) {
-    const name = storage.key(index);
-    if (!name.startsWith(PREFIX)) continue;
-    try {
-      const item = JSON.parse(storage.getItem(name));
-      items.set(item.id, { ...item, state: "sending", problem: null, retryAt: null, attempt: 0 });
-    } catch {
-      storage.removeItem(name);
-    }
+  for (const name of storage.names(PREFIX)) {
+    const item = storage.read(name);
+    if (item) items.set(item.id, { ...item, state: "sending", problem: null, retryAt: null, attempt: 0, isKept: true });
+    else storage.remove(name);
   }
 
   const conversationOf = (item) => item.session_id ?? item.create.key;
@@ -35,13 +30,9 @@ export function createOutbox({ api, storage, onChange, onSession, onAccepted, on
   }
 
   function keep(item) {
-    const { state, problem, retryAt, attempt, ...kept } = item;
-    items.set(item.id, item);
-    try {
-      storage.setItem(PREFIX + item.id, JSON.stringify(kept));
-    } catch {
-      // the storage is full or blocked: the message is sent all the same, but does not survive a reload
-    }
+    const { state, problem, retryAt, attempt, isKept, ...kept } = item;
+    // If the storage is full it is sent all the same, but a reload loses it.
+    items.set(item.id, { ...item, isKept: storage.write(PREFIX + item.id, kept) });
   }
 
   function set(item, changes) {
@@ -53,7 +44,7 @@ export function createOutbox({ api, storage, onChange, onSession, onAccepted, on
     items.delete(id);
     clearTimeout(timers.get(id));
     timers.delete(id);
-    storage.removeItem(PREFIX + id);
+    storage.remove(PREFIX + id);
   }
 
   /** Sends the first item of each conversation: the next one follows when the service has it. */
@@ -72,6 +63,11 @@ export function createOutbox({ api, storage, onChange, onSession, onAccepted, on
   }
 
   async function deliver(item) {
+    if (item.isKept && !storage.has(PREFIX + item.id)) { // another tab has sent it or taken it back
+      items.delete(item.id);
+      onChange();
+      return;
+    }
     set(item, { state: "sending", problem: null, retryAt: null });
     try {
       const sessionId = item.session_id ?? (await createSession(item.create));

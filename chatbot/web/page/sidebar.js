@@ -6,9 +6,11 @@ import { h, fill, iconButton } from "./dom.js";
 import { openFeed } from "./feed.js";
 import { t, formatDate } from "./i18n.js";
 import { EMPTY_LIST, grouped, nameOf, previewOf, reduceList, withPage, withSession, withoutSession } from "./list_store.js";
+import { browserStorage } from "./storage.js";
 import { wordsFor } from "./words.js";
 
 const PAGE = 40;
+const PINNED_MAX = 100;
 const FILTER_MS = 200;
 const UNDO_MS = 8_000;
 const RETRY_MS = [1_000, 2_000, 5_000, 10_000];
@@ -16,7 +18,7 @@ const DELETIONS = "chatbot.deletions";
 
 /**
  * `elements`: {list, filter, more, status}. `callbacks`: `currentId()`, `onRemoved(id)` (its conversation is gone or is
- * about to be), `onSessions()` (any session changed), `onProblem(problem)` (a key is needed), `save(id, format)`.
+ * about to be), `hasUnsent(id)`, `onSessions()` (any session changed), `onProblem(problem)` (a key is needed), `save(id, format)`.
  */
 export function createSidebar({ list, filter, more, status }, api, callbacks) {
   let known = EMPTY_LIST, found = null, feed = null, load = "loading", problem = null, timer = null, attempt = 0, reading = 0;
@@ -32,10 +34,12 @@ export function createSidebar({ list, filter, more, status }, api, callbacks) {
       const target = words ? found : known;
       if (words) query.set("title", words);
       if (!isFirst && target?.next) query.set("cursor", target.next);
-      const page = await api.call("GET", `api/sessions?${query}`);
+      const isWhole = isFirst && !words; // pinned ones are shown first, however old they are
+      const [page, pinned] = await Promise.all([api.call("GET", `api/sessions?${query}`),
+        isWhole ? api.call("GET", `api/sessions?limit=${PINNED_MAX}&preview=true&pinned=true`) : { sessions: [] }]);
       if (number !== reading) return;
       if (words) found = withPage(found ?? EMPTY_LIST, page, isFirst);
-      else known = withPage(known, page, isFirst);
+      else known = pinned.sessions.reduce(withSession, withPage(known, page, isFirst));
       load = "loaded";
       problem = null;
       attempt = 0;
@@ -136,8 +140,8 @@ export function createSidebar({ list, filter, more, status }, api, callbacks) {
       items.set(id, item);
     }
     const isCurrent = callbacks.currentId() === id, name = nameOf(session) ?? t("list.untitled");
-    const isUnread = Boolean(session.unread) && !isCurrent, isReplying = session.status === "replying";
-    const state = JSON.stringify([name, session.preview?.text, session.activity, isUnread, isReplying, isCurrent, session.pinned]);
+    const isUnread = Boolean(session.unread) && !isCurrent, isReplying = session.status === "replying", isUnsent = callbacks.hasUnsent(id);
+    const state = JSON.stringify([name, session.preview?.text, session.activity, isUnread, isReplying, isCurrent, isUnsent, session.pinned]);
     if (item.dataset.state === state) return item;
     item.dataset.state = state;
     const [link, button] = item.children;
@@ -150,7 +154,7 @@ export function createSidebar({ list, filter, more, status }, api, callbacks) {
     const marks = isReplying ? t("list.replying") : isUnread ? t("list.unread") : "";
     fill(link, h("span", { class: "session-title", dir: "auto" }, name),
       h("time", { datetime: session.activity }, formatDate(session.activity)),
-      h("span", { class: "session-preview", dir: "auto" }, session.title ? previewOf(session) : ""),
+      h("span", { class: "session-preview", dir: "auto" }, isUnsent ? t("list.unsent") : session.title ? previewOf(session) : ""),
       marks ? h("span", { class: "visually-hidden" }, marks) : null);
     const label = t("list.actions", { title: name });
     button.setAttribute("aria-label", label);
@@ -209,11 +213,7 @@ export function createSidebar({ list, filter, more, status }, api, callbacks) {
   }
 
   function saveDeletions() {
-    try {
-      localStorage.setItem(DELETIONS, JSON.stringify([...deleting.keys()]));
-    } catch {
-      // blocked: the deletion is made when the notice ends, or when the page is left
-    }
+    browserStorage.setItem(DELETIONS, JSON.stringify([...deleting.keys()]));
   }
 
   /** Hides a conversation at once and deletes it when the notice with Undo has ended. */
@@ -266,12 +266,7 @@ export function createSidebar({ list, filter, more, status }, api, callbacks) {
 
   /** Deletes what an earlier page was about to delete when it was closed. */
   function finishDeletions() {
-    let ids = [];
-    try {
-      ids = JSON.parse(localStorage.getItem(DELETIONS)) ?? [];
-    } catch {
-      // blocked or damaged: nothing is deleted that nobody confirmed
-    }
+    const ids = JSON.parse(browserStorage.getItem(DELETIONS) ?? "[]");
     for (const id of ids) {
       deleting.set(id, { end: () => {} });
       erase(id).catch(() => {});
@@ -286,9 +281,12 @@ export function createSidebar({ list, filter, more, status }, api, callbacks) {
     render();
   });
   filter.addEventListener("keydown", (event) => {
-    if (event.key !== "ArrowDown") return;
+    if (event.key === "ArrowDown") list.querySelector(".session-link")?.focus();
+    else if (event.key === "Escape" && filter.value) {
+      filter.value = "";
+      filter.dispatchEvent(new Event("input"));
+    } else return;
     event.preventDefault();
-    list.querySelector(".session-link")?.focus();
   });
   more.addEventListener("click", () => read(false));
   new IntersectionObserver(([one]) => one.isIntersecting && !more.hidden && load === "loaded" && read(false)).observe(more);

@@ -3,13 +3,12 @@ import { test } from "node:test";
 import { ApiProblem } from "./page/api.js";
 import { createOutbox } from "./page/outbox.js";
 
-/** What localStorage is, in memory. */
+/** What `personal` of storage.js is, in memory. */
 class MemoryStorage extends Map {
-  get length() { return this.size; }
-  key(index) { return [...this.keys()][index]; }
-  getItem(name) { return this.get(name) ?? null; }
-  setItem(name, value) { this.set(name, String(value)); }
-  removeItem(name) { this.delete(name); }
+  names(prefix) { return [...this.keys()].filter((name) => name.startsWith(prefix)); }
+  read(name) { return JSON.parse(this.get(name) ?? "null"); }
+  write(name, value) { this.set(name, JSON.stringify(value)); }
+  remove(name) { this.delete(name); }
 }
 
 /** A service that takes a message once for each key. `faults`: what happens first, {after: true} behind the effect. */
@@ -87,6 +86,16 @@ test("a refusal that does not pass waits for the user, who may take the message 
   assert.deepEqual(box.of("s").map((one) => [one.state, one.problem.name]), [["failed", "invalid"]]);
   assert.equal(box.discard("a").message, "a");
   assert.deepEqual([box.size, storage.size], [0, 0]);
+});
+
+test("what another tab has taken back is not sent", async () => {
+  const storage = new MemoryStorage();
+  open(service(), storage).box.post(item("a"));
+  const api = service(), { box } = open(api, storage);
+  storage.clear();
+  box.start();
+  await until(() => box.size === 0);
+  assert.equal(api.messages.size, 0);
 });
 
 test("without a valid key nothing is tried again until there is one", async () => {
