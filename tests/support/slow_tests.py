@@ -57,6 +57,8 @@ PLACES: tuple[str, ...] = (
     "integration/streaming/test_large_responses.py",
     "integration/streaming/test_nginx_streaming.py",
     "integration/streaming/test_stream_clients.py",
+    "integration/web/test_markdown.py",
+    "integration/web/test_message_view.py",
     "integration/workers/test_rolling_worker_restart.py",
     "integration/workers/test_worker_processes.py",
     "integration/workers/test_workers_share_sessions.py",

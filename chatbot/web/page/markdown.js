@@ -58,7 +58,7 @@ export class MarkdownView {
       this.#shown[index] = { ...old, key: block.key, open: block.open };
       return;
     }
-    if (old && old.key === block.key) return;
+    if (old && old.key === block.key && !(old.open && !block.open && hasCodeInside(block.token))) return;
     this.blocksMade += 1;
     const made = makeBlock(block, block.token.type === "heading" ? this.#levelOf(block.token.depth, index) : 0);
     if (old) old.element.replaceWith(made.element);
@@ -88,23 +88,28 @@ function makeBlock({ token, open }, level = 0) {
     const attributes = { dir: "auto", "data-depth": token.depth };
     return { element: h(`h${level}`, attributes, inlineNodes(token.tokens)), code: null };
   }
-  return { element: blockElement(token), code: null };
+  return { element: blockElement(token, open), code: null };
+}
+
+/** Code in a list or a quote gets its colours when the block is finished: until then it is made again and again. */
+function hasCodeInside({ type, raw }) {
+  return (type === "list" || type === "blockquote") && /```|~~~/.test(raw);
 }
 
 /**
- * The element of a block token; definitions of links have none to see. `dir`: a quote or a list item has one direction,
- * its first letter's, which the browser does not find in elements that have directions of their own.
+ * The element of a block token; definitions of links have none to see. `open`: more of it may follow. `dir`: a quote or
+ * a list item has one direction, its first letter's, which the browser does not find in elements with their own.
  */
-export function blockElement(token, dir = "auto") {
+export function blockElement(token, open, dir = "auto") {
   switch (token.type) {
     case "paragraph":
       return h("p", { dir }, inlineNodes(token.tokens));
     case "heading": // in a quote or a list
       return h("p", { dir }, h("strong", {}, inlineNodes(token.tokens)));
     case "blockquote":
-      return h("blockquote", { dir: "auto" }, token.tokens.map(nestedElement));
+      return h("blockquote", { dir: "auto" }, token.tokens.map((one) => nestedElement(one, open)));
     case "list":
-      return listElement(token);
+      return listElement(token, open);
     case "table":
       return tableElement(token);
     case "formulaBlock":
@@ -124,8 +129,8 @@ export function blockElement(token, dir = "auto") {
   }
 }
 
-function nestedElement(token) {
-  return token.type === "code" ? makeBlock({ token, open: false }).element : blockElement(token, null);
+function nestedElement(token, open) {
+  return token.type === "code" ? makeBlock({ token, open }).element : blockElement(token, open, null);
 }
 
 function htmlBlock(raw) {
@@ -135,13 +140,13 @@ function htmlBlock(raw) {
   return h("p", { dir: "auto", class: "plain-text" }, lines);
 }
 
-function listElement(token) {
+function listElement(token, open) {
   const items = token.items.map((item) => {
     const label = t(item.checked ? "message.task_done" : "message.task_open");
     const attributes = { type: "checkbox", checked: item.checked, disabled: true, "aria-label": label };
     const box = item.task && h("input", attributes);
     const content = item.tokens.filter((one) => one.type !== "checkbox" && one.type !== "space");
-    return h("li", { dir: "auto", class: item.task ? "task" : null }, box, content.map(nestedElement));
+    return h("li", { dir: "auto", class: item.task ? "task" : null }, box, content.map((one) => nestedElement(one, open)));
   });
   if (!token.ordered) return h("ul", {}, items);
   return h("ol", { start: Number.isSafeInteger(token.start) && token.start !== 1 ? token.start : null }, items);

@@ -131,7 +131,8 @@ export class BlockSplitter {
 function closedEmphasis(text) {
   const start = text.lastIndexOf("\n") + 1, paragraph = text.slice(text.lastIndexOf("\n\n") + 1);
   if (/^ {0,3}(?:```|~~~)/m.test(paragraph)) return text;
-  let line = text.slice(start).replace(/(?<!\S)[*_`~]+$/, "").replace(LINK_START, (whole, sign, words) => (sign ? "" : words));
+  let line = text.slice(start).replace(/(?<!\S)[*_`~]+$/, "");
+  line = line.replace(LINK_START, (whole, sign, words) => (sign ? "" : words));
   const outside = line.replace(/(`+)[^`]*\1/g, "");
   if (outside.includes("`")) line += "`";
   else if ((outside.match(/\*\*/g) ?? []).length % 2) line = `${line.trimEnd()}**`;

@@ -28,8 +28,10 @@ function load() {
 export function formulaElement(tex, display, open) {
   const source = h("code", { class: "formula-source", dir: "ltr" }, tex);
   const title = tex.slice(0, TITLE_MAX);
-  const scrolling = { class: "formula formula-display", tabindex: "0", role: "group", "aria-label": t("message.formula") };
-  const element = display ? h("div", { ...scrolling, title }, source) : h("span", { class: "formula", title }, source);
+  const scrolling = { tabindex: "0", role: "group", "aria-label": t("message.formula") };
+  const element = display
+    ? h("div", { class: "formula formula-display", title, ...scrolling }, source)
+    : h("span", { class: "formula", title }, source);
   if (!open && tex.length <= MAX_LENGTH) void draw(element, tex, display);
   return element;
 }

@@ -19,9 +19,12 @@ export function createMessageView(message, actions) {
   return { element: view.element, update: (newer) => view.update(newer), destroy: () => view.destroy() };
 }
 
+let viewCount = 0;
+
 class MessageView {
   #actions;
   #message = null;
+  #authorId = `author-${(viewCount += 1)}`;
   #parts = []; // {view, viewClass}
   #header = h("div", { class: "message-header" });
   #body = h("div", { class: "message-body" });
@@ -32,7 +35,8 @@ class MessageView {
   constructor(message, actions) {
     this.#actions = actions;
     const children = [this.#header, this.#body, this.#state, this.#footer];
-    this.element = h("article", { class: "message", tabindex: "-1" }, children);
+    const attributes = { class: "message", tabindex: "-1", "aria-labelledby": this.#authorId };
+    this.element = h("article", attributes, children);
   }
 
   update(message) {
@@ -41,7 +45,7 @@ class MessageView {
     const { role, status, message_id: messageId } = message;
     Object.assign(this.element.dataset, { role, status, messageId });
     if (isBusy) this.element.setAttribute("aria-busy", "true"); // a screen reader waits for the whole reply
-    this.#make(this.#header, [message.role, message.model, message.created_at], () => headerOf(message));
+    this.#make(this.#header, [role, message.model, message.created_at], () => headerOf(message, this.#authorId));
     this.#updateParts(message);
     const { error, outbox, finish_reason: reason } = message;
     const state = [status, error, outbox, reason, this.#parts.length > 0, this.#actions.can];
@@ -167,10 +171,10 @@ class MessageView {
   }
 }
 
-function headerOf({ role, model, created_at: at }) {
+function headerOf({ role, model, created_at: at }, authorId) {
   const name = role === "assistant" && model ? model : t(`message.role_${role}`);
   return [
-    h("h2", { class: "message-author", dir: "auto" }, name),
+    h("h2", { class: "message-author", id: authorId, dir: "auto" }, name),
     at && h("time", { datetime: at, title: formatMoment(at) }, formatDate(at)),
   ];
 }

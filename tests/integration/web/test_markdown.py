@@ -166,7 +166,7 @@ SPLIT = """({ BlockSplitter }, texts) => texts.map(([text, steps]) => {
 
 async def test_no_later_text_changes_a_finished_block(page: MessagePage) -> None:
     draw = random.Random(20).choice
-    texts = ["".join(draw(PIECES) + draw(("", "\n")) for _ in range(1 + number % 14)) for number in range(600)]
+    texts = ["".join(draw(PIECES) + draw(("", "\n")) for _ in range(1 + number % 14)) for number in range(400)]
     given = [[text, [draw(range(1, 7)) for _ in range(len(text.encode("utf-16-le")) // 2)]] for text in texts]
     same = await page.module("/page/markdown_blocks.js", SPLIT, given)
     assert [text for text, is_same in zip(texts, same, strict=True) if not is_same] == []
@@ -260,6 +260,16 @@ async def test_code_gets_colours_and_keeps_its_text(page: MessagePage) -> None:
     assert await page.run("() => document.querySelector('.code-block code').textContent") == code.rstrip("\n")
     assert await page.page.locator(".code-language").inner_text() == "Python"
     assert await page.page.get_by_role("group", name="Code, Python").count() == 1
+
+
+async def test_code_in_a_list_gets_colours_when_the_list_has_ended(page: MessagePage) -> None:
+    code = "1. one\n\n   ```py\n   return 1\n   ```\n"
+    await page.show_text(code + "2. two", status="streaming")
+    await page.page.locator("li .code-block").wait_for()
+    await page.run("() => new Promise((go) => setTimeout(go, 100))")
+    assert await page.page.locator(".hljs-keyword").count() == 0
+    await page.update(parts=[{"type": "text", "text": code + "2. two"}])
+    await page.page.locator("li .hljs-keyword").wait_for()
 
 
 async def test_every_grammar_can_be_loaded_and_used(page: MessagePage) -> None:
