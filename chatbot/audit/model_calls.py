@@ -21,7 +21,6 @@ from events.catalogue import (
     LoggedEvent,
     MessageCopied,
     MessagePosted,
-    MessageWithdrawn,
     MetadataChanged,
     ReplyCancelled,
     ReplyCompleted,
@@ -107,7 +106,6 @@ class ContextBuilder:
             case (
                 SessionAccessed()
                 | SessionRead()
-                | MessageWithdrawn()
                 | SessionExpired()
                 | ReplyRequested()
                 | ReplyStarted()

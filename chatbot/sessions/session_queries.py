@@ -23,7 +23,6 @@ from events.catalogue import (
     IgnoredEvent,
     MessageCopied,
     MessagePosted,
-    MessageWithdrawn,
     MetadataChanged,
     ReplyCancelled,
     ReplyCompleted,
@@ -318,7 +317,6 @@ def _with_text(row: MessageRow, recorded: RecordedEvent | None, running: Recorde
             | MetadataChanged()
             | SessionAccessed()
             | SessionRead()
-            | MessageWithdrawn()
             | SessionExpired()
             | SessionDeleted()
             | ReplyRequested()

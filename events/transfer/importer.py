@@ -19,7 +19,6 @@ from events.catalogue import (
     HistoryAdopted,
     MessageCopied,
     MessagePosted,
-    MessageWithdrawn,
     MetadataChanged,
     ReplyCancelled,
     ReplyCompleted,
@@ -155,7 +154,7 @@ class Importer:
             case MessagePosted() | ReplyRequested() | ReplyStarted():
                 if event.reply_id is not None:
                     self._target.index.add_owed_reply(row.stream_id, event.reply_id)
-            case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted() | MessageWithdrawn():
+            case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
                 self._target.index.remove_owed_replies(row.stream_id, event.reply_id)
             case (
                 SessionCreated()

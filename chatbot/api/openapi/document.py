@@ -10,7 +10,6 @@ from chatbot.api.middleware import PUBLIC_PATHS, PUBLIC_PREFIXES
 from chatbot.api.openapi.examples import (
     EXAMPLES,
     FILE_SHA256,
-    QUESTION,
     SESSION,
     changes_transcript,
     feed_transcript,
@@ -31,6 +30,7 @@ from chatbot.api.openapi.schemas import (
     Schema,
     make_schemas,
 )
+from chatbot.api.openapi.v1_examples import completion_transcript
 from chatbot.api.problem_types import PROBLEM_TYPES
 from chatbot.api.problems import RETRY_AFTER_S
 from chatbot.api.request_limits import IF_MATCH_TAGS_MAX
@@ -88,6 +88,10 @@ _HEADERS: dict[str, Schema] = {
         "schema": {"type": "integer"},
         "example": RETRY_AFTER_S,
     },
+    "X-Should-Retry": {
+        "description": "Whether a repetition may help, where the status alone does not tell.",
+        "schema": {"type": "string", "enum": ["true", "false"]},
+    },
     "WWW-Authenticate": {"description": "How to send a key.", "schema": {"type": "string"}, "example": "Bearer"},
 }
 _PARAMETERS: dict[str, Schema] = {
@@ -105,7 +109,6 @@ _PARAMETERS: dict[str, Schema] = {
         "description": "The model's name, which may have slashes.",
         "schema": {"type": "string"},
     },
-    "message_id": {"in": "path", "required": True, "schema": {"type": "string", "maxLength": 64}, "example": QUESTION},
     "name": {"in": "path", "required": True, "schema": {"type": "string", "enum": list(PROBLEM_TYPES)}},
     "file": {"in": "path", "required": True, "schema": {"type": "string"}},
     "version": {
@@ -159,6 +162,19 @@ _PARAMETERS: dict[str, Schema] = {
         "schema": {"type": "string"},
         "example": "bytes=0-1023",
     },
+    "X-Session-Id": {
+        "in": "header",
+        "description": "Names the conversation: a name of yours, or the id of a session. Without a name the request is"
+        " a session of its own.",
+        "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
+        "example": "a-name-of-yours",
+    },
+    "X-OpenWebUI-User-Id": {
+        "in": "header",
+        "description": "The end user, from a key that auth.front_ends names; else ignored.",
+        "schema": {"type": "string"},
+        "example": "example",
+    },
     "X-Request-ID": {
         "in": "header",
         "description": "The request's id, if you have one: up to 64 letters, digits and `.`, `_`, `:`, `-`. Any other "
@@ -166,7 +182,12 @@ _PARAMETERS: dict[str, Schema] = {
         "schema": {"type": "string"},
     },
 }
-_TRANSCRIPTS = {"chat_stream": transcript, "follow_session": feed_transcript, "follow_changes": changes_transcript}
+_TRANSCRIPTS = {
+    "chat_stream": transcript,
+    "follow_session": feed_transcript,
+    "follow_changes": changes_transcript,
+    "v1_create_completion": completion_transcript,
+}
 _KEYS: dict[str, Schema] = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -319,7 +340,7 @@ def _problem_response(status: int | None, summary: str, schema: Schema) -> Schem
 
 
 def _error_response(schemas: dict[Kind, Schema]) -> Schema:
-    headers = {"X-Request-ID": _ref("headers", "X-Request-ID")}
+    headers = {name: _ref("headers", name) for name in ("X-Request-ID", "Retry-After", "X-Should-Retry")}
     return {
         "description": "Any error under /v1, in the form of OpenAI's API.",
         "headers": headers,

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from chatbot.api.openapi.v1_notes import v1_notes
 from chatbot.api.streaming.change_frames import POSITION_PATTERN
 from chatbot.api.streaming.frames import CURSOR_PATTERN
 from chatbot.config.settings import Settings
@@ -73,7 +74,7 @@ def make_schemas(kinds: set[Kind], settings: Settings) -> tuple[dict[Kind, Schem
             _complete(field)
             if name in FORMATS:
                 field["format"] = FORMATS[name]
-    for kind, fields in _notes(settings).items():
+    for kind, fields in (_notes(settings) | v1_notes(settings)).items():
         for name, note in fields.items() if kind in named else ():
             named[kind]["properties"][name].update(note)
     return dict(zip(ordered, found, strict=True)), named
@@ -85,10 +86,16 @@ def _complete(field: Schema) -> None:
     A default makes a field required in the types of some of them, an object without `additionalProperties` an empty
     one, and an enumeration without `type` a value of any type. What may be null is a type of two names: pages then show
     its limits with it, not two alternatives. An enumeration with null among its types would have to list null, too.
+    Of truth values, and of what is in an array of anything, some cannot make types at all.
     """
     field.pop("default", None)
+    if field.get("enum") == [True]:
+        del field["enum"]
+        field["type"] = "boolean"
     if "enum" in field:
         field["type"] = "string"
+    if field.get("type") == "array":
+        field.setdefault("items", {})
     if field.get("type") == "object":
         field.setdefault("additionalProperties", True)
     for inner in (*field.get("anyOf", ()), field.get("items"), field.get("additionalProperties")):

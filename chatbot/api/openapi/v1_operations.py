@@ -5,8 +5,12 @@ from chatbot.api.v1.completion_bodies import CompletionBody
 from chatbot.api.v1.completion_views import CompletionChunk, CompletionView, ModelObject, ModelObjects
 
 _HEADERS = ("X-Session-Id", "Content-Location")
-_COMPLETION = """With `stream` true the answer is a stream of Server-Sent Events: chunks, then `[DONE]`. An error in the
-middle of it is a `data:` line with an object `error`. Errors have the form of OpenAI's API.
+_COMPLETION = """Without a name each request is a session of its own, which is in no list and erased after a while.
+`X-Session-Id`, `X-Conversation-Id`, `X-OpenWebUI-Chat-Id` or `session_id` in `metadata` name a conversation: the
+messages are compared with its own, what is new is added to it, and the same messages again make another reply.
+
+With `stream` true the answer is a stream of Server-Sent Events: chunks, then `[DONE]`. An error in the middle of it is
+a `data:` line with an object `error`.
 """
 
 V1 = (
@@ -25,7 +29,7 @@ V1 = (
                 "The reply, or its chunks.", CompletionView, headers=_HEADERS, stream_type=CompletionChunk
             )
         },
-        details=_COMPLETION, body=CompletionBody, headers=("Idempotency-Key",),
+        details=_COMPLETION, body=CompletionBody, headers=("X-Session-Id", "X-OpenWebUI-User-Id", "Idempotency-Key"),
         problems=(400, 404, 408, 409, 413, 415, 429, 500, 502, 503, 504), v1=True,
     ),
 )  # fmt: skip

@@ -13,7 +13,6 @@ from events.catalogue import (
     IgnoredEvent,
     MessageCopied,
     MessagePosted,
-    MessageWithdrawn,
     MetadataChanged,
     ReplyCancelled,
     ReplyCompleted,
@@ -68,7 +67,6 @@ def message_of(row: MessageRow | TreeMessage, recorded: RecordedEvent | None, de
             | MetadataChanged()
             | SessionAccessed()
             | SessionRead()
-            | MessageWithdrawn()
             | SessionExpired()
             | SessionDeleted()
             | ReplyRequested()

@@ -26,7 +26,6 @@ from events.catalogue import (
     LoggedEvent,
     MessageCopied,
     MessagePosted,
-    MessageWithdrawn,
     MetadataChanged,
     Origin,
     ReplyCancelled,
@@ -217,7 +216,6 @@ def _copy(reference: ForkReference, event: LoggedEvent | None) -> MessageCopied:
             | MetadataChanged()
             | SessionAccessed()
             | SessionRead()
-            | MessageWithdrawn()
             | SessionExpired()
             | SessionDeleted()
             | ReplyRequested()

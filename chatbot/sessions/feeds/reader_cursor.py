@@ -26,7 +26,6 @@ from events.catalogue import (
     IgnoredEvent,
     MessageCopied,
     MessagePosted,
-    MessageWithdrawn,
     MetadataChanged,
     ReplyCancelled,
     ReplyCompleted,
@@ -80,7 +79,6 @@ def advance(cursor: ReaderCursor, recorded: RecordedEvent) -> tuple[ReaderCursor
             | MetadataChanged()
             | SessionAccessed()
             | SessionRead()
-            | MessageWithdrawn()
             | SessionExpired()
             | SessionDeleted()
             | MessagePosted()

@@ -10,7 +10,6 @@ from events.catalogue import (
     IgnoredEvent,
     MessageCopied,
     MessagePosted,
-    MessageWithdrawn,
     MetadataChanged,
     ReplyCancelled,
     ReplyCompleted,
@@ -109,7 +108,6 @@ async def recorded_offset(log: EventLog, session_id: str, version: int) -> int:
                     | MetadataChanged()
                     | SessionAccessed()
                     | SessionRead()
-                    | MessageWithdrawn()
                     | SessionExpired()
                     | SessionDeleted()
                     | MessagePosted()
