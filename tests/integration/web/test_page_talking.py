@@ -1,5 +1,6 @@
 """Talking on the chat page, in a real browser: messages, streaming, queue, branches, images, settings."""
 
+import base64
 import re
 from typing import Any
 
@@ -26,6 +27,9 @@ $$x^2$$
 
 <img src=x onerror="document.title='broken'"> [link](javascript:alert(1))
 """
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
 
 
 def pieces(text: str, size: int = 8) -> tuple[str, ...]:
@@ -165,6 +169,35 @@ async def test_regenerate_edit_and_fork_make_versions_between_which_arrows_lead(
         await chat.replies.first.get_by_role("button", name="Continue from here").click()
         await expect(chat.page).not_to_have_url(re.compile(session_id))
         await chat.reply_is("Another answer")
+
+
+async def test_images_are_attached_by_choice_and_paste_sent_and_enlarged(site: Site) -> None:
+    async with profile(site.browser) as user:
+        chat = await Chat.open(user, site.url)
+        image = {"name": "dot.png", "mimeType": "image/png", "buffer": PIXEL}
+        await chat.page.locator("input[type=file]").set_input_files(image)  # type: ignore[arg-type]
+        attached = chat.page.get_by_role("list", name="Attached images").get_by_role("listitem")
+        await expect(attached).to_have_count(1)
+        await chat.message.evaluate(
+            """(element, bytes) => {
+              const data = new DataTransfer();
+              data.items.add(new File([new Uint8Array(bytes)], "pasted.png", { type: "image/png" }));
+              element.dispatchEvent(new ClipboardEvent("paste", { clipboardData: data, cancelable: true }));
+            }""",
+            list(PIXEL),
+        )
+        await expect(attached).to_have_count(2)
+        await expect(chat.button("Send")).to_be_enabled()  # all are uploaded
+        await chat.page.reload()
+        await expect(attached).to_have_count(2)
+        await chat.ask("What is this?")
+        shown = chat.questions.first.get_by_role("img")
+        await expect(shown).to_have_count(2)
+        await expect(shown.first).to_have_js_property("naturalWidth", 1)
+        await chat.questions.first.get_by_role("button", name=re.compile("Enlarge")).first.click()
+        await expect(chat.page.get_by_role("dialog").get_by_role("img")).to_be_visible()
+        await chat.page.keyboard.press("Escape")
+        await expect(chat.page.get_by_role("dialog")).to_have_count(0)
 
 
 async def test_the_settings_of_a_conversation_reach_the_model(site: Site) -> None:
