@@ -79,7 +79,7 @@ class CalledFunction(Struct, frozen=True):
     """`arguments` are as the model wrote them: not necessarily valid JSON."""
 
     name: FunctionName
-    arguments: str = ""
+    arguments: str | None = None
 
 
 class SentCall(Struct, frozen=True):

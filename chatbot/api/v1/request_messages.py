@@ -66,7 +66,14 @@ def request_messages(
             why = f"has {max(chars, system_chars)} characters; at most {chars_max} are allowed"
             raise RequestFault(why, f"{path}.content")
         found.append(one)
+    if found[-1].role == "user" and is_blank(found[-1].parts):  # earlier ones may be: clients keep what they once sent
+        raise RequestFault("must not be empty or blank", f"$.messages[{len(found) - 1}].content")
     return tuple(found)
+
+
+def is_blank(parts: Parts) -> bool:
+    """Whether they say nothing but white space."""
+    return all(isinstance(part, Text) and not part.text.strip() for part in parts)
 
 
 def _request_message(message: MessageBody, path: str, files: Mapping[str, Media]) -> TranscriptMessage:
@@ -74,10 +81,7 @@ def _request_message(message: MessageBody, path: str, files: Mapping[str, Media]
         case SystemMessage() | DeveloperMessage():
             return TranscriptMessage("system", _content(message.content, path, files))
         case UserMessage():
-            parts = _content(message.content, path, files)
-            if not any(not isinstance(part, Text) or part.text.strip() for part in parts):
-                raise RequestFault("must not be empty or blank", f"{path}.content")
-            return TranscriptMessage("user", parts)
+            return TranscriptMessage("user", _content(message.content, path, files))
         case AssistantMessage():
             return TranscriptMessage("assistant", _reply_parts(message, path, files))
         case ToolMessage():
@@ -108,8 +112,9 @@ def _reply_parts(message: AssistantMessage, path: str, files: Mapping[str, Media
         at = f"{path}.tool_calls[{index}]"
         check_text(call.id, f"{at}.id", len(call.id))
         check_text(call.function.name, f"{at}.function.name", len(call.function.name))
-        check_text(call.function.arguments, f"{at}.function.arguments", len(call.function.arguments), blank=True)
-        parts.append(ToolCall(call.id, call.function.name, call.function.arguments))
+        arguments = call.function.arguments or ""
+        check_text(arguments, f"{at}.function.arguments", len(arguments), blank=True)
+        parts.append(ToolCall(call.id, call.function.name, arguments))
     return tuple(parts)
 
 
