@@ -114,7 +114,7 @@ function render() {
   page.scroller.hidden = isEmpty;
   if (isEmpty) renderEmpty(id, open);
   logView.render(id ?? newKey, messages, { hasOlder: Boolean(data?.older), isOlderLoading: open?.isOlderLoading });
-  renderTray(page.tray, waiting, { edit: actions.takeBack, remove: actions.removeQueued });
+  renderTray(page.tray, waiting, { edit: actions.takeBack, remove: actions.removeQueued, leave: composer.focus });
   composer.setRunning(Boolean(data && runningReply(data)?.status === "streaming"));
   composer.setBlocked(isGone(open));
   renderHead();

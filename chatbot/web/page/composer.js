@@ -205,10 +205,12 @@ export function createComposer({ form, api, onSend, onStop, mediaUrl }) {
       isBlocked = value;
       refresh();
     },
-    /** Puts text in front of what is there: a message that was taken back. */
-    restore(text) {
-      input.value = input.value ? `${text}\n\n${input.value}` : text;
-      refresh();
+    /** Puts a message that was taken back in front of what is there. */
+    restore({ content, parts }) {
+      const known = new Set(files.map((one) => one.sha256));
+      const media = parts.filter((one) => one.type === "media" && !known.has(one.sha256));
+      input.value = [content, input.value].filter(Boolean).join("\n\n");
+      setFiles([...media.map(({ sha256, name, media_type }) => uploaded({ sha256, name, media_type })), ...files]);
       save();
       input.focus();
     },

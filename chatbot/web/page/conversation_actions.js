@@ -47,8 +47,7 @@ export function createActions({ api, mediaUrls, page, parts }) {
 
   function discard(message) {
     const item = parts.outbox.discard(message.message_id);
-    if (!item) return;
-    parts.composer.restore(unsentMessage(item).content);
+    if (item) parts.composer.restore(unsentMessage(item));
   }
 
   function edit(message) {
@@ -70,24 +69,28 @@ export function createActions({ api, mediaUrls, page, parts }) {
     return act("branch", { message_id: siblingId }, () => selectSibling(message, siblingId));
   }
 
-  async function removeQueued({ message, reply }) {
-    const done = await queueCall("DELETE", message, undefined) ?? (await act("cancel", { reply_id: reply.message_id }, () => {}));
-    return done;
-  }
-
-  /** Takes a queued message back into the parts.composer. */
-  async function takeBack(turn) {
-    if ((await removeQueued(turn)) !== null) parts.composer.restore(turn.message.content);
-  }
-
-  async function queueCall(method, message, body) {
+  /** Takes a queued message out; returns whether that worked: its reply may have started just now. */
+  async function removeQueued({ message }) {
     try {
-      return (await api.call(method, `api/sessions/${currentId()}/messages/${message.message_id}`, { body })) ?? {};
+      await api.call("DELETE", `api/sessions/${currentId()}/messages/${message.message_id}`);
+      return true;
     } catch (fault) {
       if (!(fault instanceof ApiProblem)) throw fault;
-      if (fault.status !== 404 && fault.status !== 405) showToast(wordsFor(fault));
-      return null;
+      if (fault.status === 404) return true;
+      showToast(wordsFor(fault));
+      return false;
     }
+  }
+
+  /** Takes a queued message back into the composer. */
+  async function takeBack(turn) {
+    if (await removeQueued(turn)) parts.composer.restore(turn.message);
+  }
+
+  /** The name of the function that was called by `callId`, in the open conversation; undefined if it is not there. */
+  function callName(callId) {
+    const messages = Object.values(parts.conversations.open?.data?.messages ?? {});
+    return messages.flatMap((one) => one.parts).find((one) => one.type === "tool_call" && one.call_id === callId)?.name;
   }
 
   async function openMedia(part) {
@@ -129,5 +132,5 @@ export function createActions({ api, mediaUrls, page, parts }) {
     else showToast((await copyText(code)) ? t("code.copied_last") : t("copy.failed"));
   }
 
-  return { stop, regenerate, retry, discard, edit, fork, selectSibling, removeQueued, takeBack, openMedia, saveExport, conversationMenu, copyCode };
+  return { stop, regenerate, retry, discard, edit, fork, selectSibling, removeQueued, takeBack, openMedia, callName, saveExport, conversationMenu, copyCode };
 }

@@ -156,17 +156,22 @@ export function editor(text, onSave, onEnd) {
     h("button", { type: "submit", class: "button primary" }, t("edit.save"))));
 }
 
-/** The turns that wait behind the running reply, with their buttons. `actions`: {edit(turn), remove(turn)}. */
+/** The turns that wait behind the running reply, with their buttons. `actions`: {edit(turn), remove(turn), leave()}. */
 export function renderTray(tray, waiting, actions) {
   tray.hidden = waiting.length === 0;
-  const known = waiting.map((one) => `${one.message.message_id} ${one.message.content} ${one.isBusy}`).join("\n");
+  const known = waiting.map((one) => `${one.message.message_id} ${one.message.content}`).join("\n");
   if (tray.dataset.known === known) return;
   tray.dataset.known = known;
+  const focused = [...tray.querySelectorAll("button")].indexOf(document.activeElement);
   fill(tray, waiting.length ? h("h2", {}, t("queue.title", { count: waiting.length })) : null,
     h("ol", {}, waiting.map((turn) => h("li", { class: "tray-item" },
       h("span", { class: "tray-text", dir: "auto" }, turn.message.content || t("queue.files")),
-      h("button", { type: "button", class: "button", onclick: () => actions.edit(turn) }, t("queue.edit")),
-      h("button", { type: "button", class: "button", onclick: () => actions.remove(turn) }, t("queue.remove"))))));
+      h("button", { type: "button", class: "button", "aria-label": t("queue.edit_label"), onclick: () => actions.edit(turn) }, t("queue.edit")),
+      h("button", { type: "button", class: "button", "aria-label": t("queue.remove_label"), onclick: () => actions.remove(turn) }, t("queue.remove"))))));
+  if (focused < 0) return;
+  const buttons = tray.querySelectorAll("button");
+  if (buttons.length) buttons[Math.min(focused, buttons.length - 1)].focus();
+  else actions.leave();
 }
 
 /** An outbox item as a message for a view. */

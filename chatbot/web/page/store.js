@@ -173,7 +173,7 @@ function grown(message, frame, now) {
   const timing = { ...(message.timing ?? { started_ms: null, ended_ms: null, first_ms: null, reasoning_ms: null }) };
   timing.first_ms ??= now;
   timing.last_ms = now;
-  if (type === "reasoning" && timing.started_ms !== null) timing.reasoning_ms = now - timing.started_ms;
+  if (type === "reasoning") timing.reasoning_ms = now - timing.first_ms;
   return { ...message, status: "streaming", parts, timing };
 }
 
