@@ -114,6 +114,16 @@ async def test_a_picture_is_shown_and_opened(page: MessagePage) -> None:
     assert await page.run("() => acted.map(([name, part]) => [name, part.sha256])") == [["openMedia", "a" * 64]]
 
 
+async def test_a_large_picture_is_made_smaller_and_its_button_is_not_wider(page: MessagePage) -> None:
+    svg = "<svg xmlns='http://www.w3.org/2000/svg' width='3000' height='1000'/>"
+    url = f"data:image/svg+xml,{svg}"
+    part = {"type": "media", "sha256": "d" * 64, "media_type": "image/svg+xml", "bytes": 70, "url": url}
+    await page.show(role="user", parts=[part])
+    await page.page.get_by_role("button", name="Enlarge").wait_for()
+    widths = await page.run("() => ['img', '.media-image'].map((one) => document.querySelector(one).offsetWidth)")
+    assert 0 < widths[0] <= widths[1] <= widths[0] + 4 < 400
+
+
 async def test_a_picture_that_cannot_be_loaded_can_be_tried_again(page: MessagePage) -> None:
     part = {"type": "media", "sha256": "b" * 64, "media_type": "image/png", "bytes": 70, "url": "data:image/png,broken"}
     await page.show(role="user", parts=[part])
