@@ -8,7 +8,8 @@ const COLOURED_MAX = 60_000;
 /** Lines in one element: while code grows, only the last element is laid out again. */
 const CHUNK_LINES = 200;
 const COPIED_MS = 2000;
-const NEAR_WINDOW = "600px 0px";
+/** Margins within which code is coloured and pictures are fetched. */
+export const NEAR_WINDOW = "600px 0px";
 
 const uncoloured = new WeakMap(); // element -> function that colours it
 const observer = new IntersectionObserver(
@@ -19,7 +20,7 @@ const observer = new IntersectionObserver(
       uncoloured.get(target)?.();
     }
   },
-  { rootMargin: NEAR_WINDOW },
+  { rootMargin: NEAR_WINDOW, scrollMargin: NEAR_WINDOW }, // scrollMargin: of the log, which scrolls within the page
 );
 
 /** The first word of a fence's line, as shown: `py title="x"` is py. */

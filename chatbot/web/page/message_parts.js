@@ -1,7 +1,7 @@
 // The parts of a message: text, reasoning, refusals, tool calls and their results, files. Each has a view with an
 // `element`, `update(part, context)` and `destroy()`; `context` is {message, actions, isGrowing}.
 
-import { CodeBlock } from "./code_block.js";
+import { CodeBlock, NEAR_WINDOW } from "./code_block.js";
 import { h, icon } from "./dom.js";
 import { formatDuration, formatNumber, t } from "./i18n.js";
 import { layOutJson } from "./json_text.js";
@@ -171,7 +171,7 @@ class MediaPart {
       if (!entries.some((one) => one.isIntersecting)) return;
       this.#observer.disconnect();
       void show();
-    }, { rootMargin: "600px 0px" });
+    }, { rootMargin: NEAR_WINDOW, scrollMargin: NEAR_WINDOW });
     this.#observer.observe(this.element);
   }
 

@@ -248,9 +248,16 @@ async def test_a_growing_formula_is_its_source_until_it_is_closed(page: MessageP
 
 
 async def test_a_formula_with_a_fault_stays_as_it_was_written(page: MessagePage) -> None:
-    await page.show_text("$$\\frac{a}$$ and $$\\prescript{14}{2}{\\mathbf{C}}$$")
+    await page.show_text("$$\\frac{a}$$ and $$b$$")
     await page.page.locator(".message-text math").wait_for()
     assert await page.page.locator(".formula-source").all_inner_texts() == ["\\frac{a}"]
+
+
+async def test_styles_of_a_formula_are_not_refused_by_the_policy(page: MessagePage) -> None:
+    await page.show_text("$$\\pmb{b}$$")
+    await page.page.locator(".message-text math").wait_for()
+    assert await page.run("() => getComputedStyle(document.querySelector('mstyle')).fontWeight") == "700"
+    assert await page.run("() => broken") == []
 
 
 async def test_code_gets_colours_and_keeps_its_text(page: MessagePage) -> None:
