@@ -71,6 +71,8 @@ def _when(conversation: Conversation) -> str:
 
 def _name(message: MessageAsOf) -> str:
     details = [timestamp(message.created_at_us), message.model]
+    if message.imported:
+        details.append("imported")
     details.append(message.finish_reason if message.status == "complete" else message.status)
     details.append(message.finish_detail)
     if message.usage is not None:

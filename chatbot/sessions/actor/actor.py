@@ -46,8 +46,10 @@ from chatbot.sessions.replies.reply import Reply
 from events.catalogue import ReplyInterrupted
 from events.errors import LogUnavailable
 from events.integrity.incomplete_erasures import finish_erasure
+from events.naming import CONVERSATION
 from projections.errors import ProjectionError
 
+STATELESS_IDLE_S = 1.0  # as sessions.idle_timeout_s, of requests without a conversation: for retries of their clients
 COPY_INLINE_TEXTS_MAX = 2_000  # texts that are copied to forks before DELETE is answered: a fifth of a second
 
 
@@ -121,7 +123,7 @@ class Actor:
 
     async def _receive(self) -> None:
         while True:
-            envelope = await self.mailbox.take(self._ports.limits.idle_timeout_s)
+            envelope = await self.mailbox.take(self._idle_timeout_s)
             if envelope is None:
                 if self.is_idle:
                     return
@@ -138,6 +140,13 @@ class Actor:
             self._current = None
             if isinstance(envelope.command, Stop):
                 return
+
+    @property
+    def _idle_timeout_s(self) -> float:
+        """A request without a conversation is not continued: its texts need not stay in memory."""
+        timeout_s, state = self._ports.limits.idle_timeout_s, self._stream.state
+        is_conversation = state is None or state.session.kind == CONVERSATION
+        return timeout_s if is_conversation else min(timeout_s, STATELESS_IDLE_S)
 
     async def _handle(self, envelope: Envelope) -> CommandResult:
         self._stream.begin_command()

@@ -9,7 +9,7 @@ from chatbot.llm.model_names import is_offered
 from chatbot.llm.provider import TAKES_ALL, Provider
 from chatbot.sessions.actor.branch_loader import load_branch
 from chatbot.sessions.actor.hydration import replay_tail
-from chatbot.sessions.actor.transcript_context import with_known_messages
+from chatbot.sessions.actor.transcript_context import load_whole_branch, with_known_messages
 from chatbot.sessions.actor.turn_parameters import find_turn_parameters
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import (
@@ -27,7 +27,7 @@ from chatbot.sessions.domain.context import Context, ContextMessage, select_cont
 from chatbot.sessions.domain.decide import is_due, parent_of, requested_parameters
 from chatbot.sessions.domain.message_checks import check_message, check_transcript_size
 from chatbot.sessions.domain.state import State, is_being_written, with_newest
-from chatbot.sessions.domain.transcript import MESSAGES_MAX, has_other_parts
+from chatbot.sessions.domain.transcript import has_other_parts
 from chatbot.sessions.domain.transcript_posting import transcript_parameters
 from chatbot.sessions.ports import Ports
 from events.catalogue import (
@@ -197,7 +197,7 @@ async def _with_branch(ports: Ports, state: State, command: WithBranch) -> WithB
         parameters = requested_parameters(state, command, ports.rules)
     if not parameters.whole_context or leaf is None:
         return command
-    return replace(command, branch=await load_branch(ports, state, leaf, MESSAGES_MAX))
+    return replace(command, branch=await load_whole_branch(ports, state, leaf))
 
 
 async def _resolve_branch(ports: Ports, state: State, command: SelectBranch) -> SelectBranch:

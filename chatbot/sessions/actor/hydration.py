@@ -3,9 +3,10 @@
 Costs the same for ten messages and for ten thousand. Only while the projections are rebuilt, the whole stream is read.
 """
 
+from chatbot.sessions.domain.context import ContextMessage
 from chatbot.sessions.domain.state import State, evolve, settings_after
 from chatbot.sessions.ports import Ports
-from events.catalogue import MetadataChanged, SessionCreated
+from events.catalogue import HistoryAdopted, MetadataChanged, SessionCreated
 from events.paging import read_pages
 from projections.errors import ProjectionsUnavailable
 from projections.folds.session import Session
@@ -40,6 +41,20 @@ async def replay_tail(ports: Ports, session_id: str, state: State | None) -> Sta
         for recorded in page:
             state = evolve(state, recorded, ports.rules.recent_max, ports.rules.tools_recent_max)
     return state
+
+
+async def replay_messages(ports: Ports, session_id: str, messages_max: int) -> dict[str, ContextMessage] | None:
+    """All messages of a stream that have ended, by id, old to new. None if they are more than `messages_max`, or if the
+    session has adopted earlier ones, whose texts are in other streams.
+    """
+    state: State | None = None
+    async for page in read_pages(ports.log, session_id, page_max=ports.limits.read_page_max):
+        for recorded in page:
+            if isinstance(recorded.event, HistoryAdopted):
+                return None
+            state = evolve(state, recorded, messages_max + 1)
+    recent = {} if state is None else state.recent
+    return recent if len(recent) <= messages_max else None
 
 
 async def _read_projection(ports: Ports, session_id: str) -> Session | None:

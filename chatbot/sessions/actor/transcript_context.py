@@ -1,15 +1,19 @@
-"""Finds what a session has of a transcript: compares digests, which are kept, and reads texts where there are none."""
+"""Finds what a session has of a transcript: compares digests, which are kept, and reads texts where there are none. And
+loads whole branches, which replies to transcripts are sent.
+"""
 
 from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from chatbot.sessions.actor.branch_loader import message_of
+from chatbot.sessions.actor.branch_loader import load_branch, message_of
+from chatbot.sessions.actor.hydration import replay_messages
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import PostTranscript
 from chatbot.sessions.domain.context import ContextMessage, sent_parts
 from chatbot.sessions.domain.state import State
 from chatbot.sessions.domain.transcript import (
+    MESSAGES_MAX,
     MessageDigests,
     digest_message,
     find_candidates,
@@ -32,6 +36,8 @@ async def with_known_messages(ports: Ports, state: State | None, command: PostTr
     """`command` with the messages of the session that its transcript begins with. Raises TooLarge."""
     if state is None or state.session.message_count == 0:
         return command
+    if ports.runner.rebuilding and (found := await _find_in_stream(ports, state, command)) is not None:
+        return replace(command, known=found)
     await ports.runner.wait_for(state.session.position)
     try:
         known = await _find_known(ports, state, command)
@@ -60,6 +66,24 @@ async def _find_known(ports: Ports, state: State, command: PostTranscript) -> tu
     return await _load(
         ports, command, path, [digests[one.position] == two for one, two in zip(path, wanted, strict=False)]
     )
+
+
+async def _find_in_stream(ports: Ports, state: State, command: PostTranscript) -> tuple[ContextMessage, ...] | None:
+    """As _find_known, while the projections are rebuilt, so that chat goes on; None if the stream is not enough."""
+    recorded = await replay_messages(ports, state.session.session_id, TREE_MESSAGES_MAX)
+    if recorded is None:
+        return None
+    tree = [
+        TreeMessage(no, one.message_id, one.parent_id, one.role, no, one.calls)
+        for no, one in enumerate(recorded.values(), 1)
+    ]
+    said = {
+        one.message_id: digest_message(one.role, sent_parts(one, send_reasoning=False)).said
+        for one in recorded.values()
+    }
+    wanted = [digest_message(message.role, message.parts).said for message in command.transcript.messages]
+    path = match_transcript(tree, said, wanted, path_to(tree, state.session.head))
+    return tuple(recorded[one.message_id] for one in path)
 
 
 async def _read_digests(ports: Ports, candidates: Sequence[TreeMessage]) -> dict[int, MessageDigests]:
@@ -98,3 +122,20 @@ async def _load(
             raise TextErased
         known.append(message_of(one, recorded, depth))
     return tuple(known)
+
+
+async def load_whole_branch(ports: Ports, state: State, leaf: str) -> tuple[ContextMessage, ...]:
+    """All messages of the branch that ends in `leaf`, oldest first; while the projections are rebuilt, from the stream
+    if that has them. Raises UnknownMessage.
+    """
+    recorded = None
+    if ports.runner.rebuilding:
+        recorded = await replay_messages(ports, state.session.session_id, MESSAGES_MAX)
+    path: list[ContextMessage] = []
+    next_id: str | None = leaf
+    while recorded is not None and next_id in recorded:
+        path.append(recorded[next_id])
+        next_id = path[-1].parent_id
+    if next_id is None:
+        return tuple(reversed(path))
+    return await load_branch(ports, state, leaf, MESSAGES_MAX)

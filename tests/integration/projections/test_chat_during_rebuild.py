@@ -58,3 +58,26 @@ async def test_chat_does_not_wait_for_them(tmp_path: Path, model: ModelServer, m
             assert await said(service.client, session_id) == [*SAID, "two", "You said: two"]
         assert await said(service.client, regenerated) == SAID
         assert len(await said(service.client, live)) == 6
+
+
+async def test_a_named_conversation_does_not_wait_for_them(
+    tmp_path: Path, model: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def turn(*texts: str) -> None:
+        messages = [
+            {"role": "user" if index % 2 == 0 else "assistant", "content": one} for index, one in enumerate(texts)
+        ]
+        body = {"messages": messages, "model": "fake-model"}
+        answer = await service.client.post("/v1/chat/completions", json=body, headers={"X-Session-Id": "chat-1"})
+        assert answer.status_code == 200, answer.text
+
+    async with serving(tmp_path, model.url) as service:
+        await turn("one")
+    async with serving(tmp_path, model.url) as service:
+        async with projections_lost(service, tmp_path, monkeypatch), asyncio.timeout(4):
+            await turn(*SAID, "two")
+            assert sent(model) == [*SAID, "two"]
+        await turn(*SAID, "two", "You said: two", "three")
+        listed = (await service.client.get("/api/sessions")).json()["sessions"]
+        (session_id,) = [one["session_id"] for one in listed if one.get("named_by")]
+        assert await said(service.client, session_id) == [*SAID, "two", "You said: two", "three", "You said: three"]

@@ -9,6 +9,7 @@ import pytest
 from chatbot.audit.conversation import Conversation, load_conversation
 from chatbot.audit.model_calls import read_model_calls
 from chatbot.llm.provider import Finish, ModelMessage, PartsMessage
+from chatbot.sessions.actor import actor
 from chatbot.sessions.actor.mailbox import CommandResult
 from chatbot.sessions.conversations import TranscriptRequest
 from chatbot.sessions.domain import rejections
@@ -23,9 +24,10 @@ from chatbot.sessions.domain.commands import (
 from chatbot.sessions.domain.transcript import TranscriptMessage
 from events.catalogue import ConversationName, MessagePosted, Parameters, ReplyRequested, ReplyStarted, SessionCreated
 from events.naming import STATELESS, TASK
-from events.parts import Parts, Text, ToolCall, ToolResult
+from events.parts import Media, Parts, Text, ToolCall, ToolResult
 from events.record import RecordedEvent
 from projections.port import SessionListQuery
+from tests.support.log.sample_events import IMAGE, IMAGE_BYTES
 from tests.support.model.manual_provider import PartPiece, ProviderCall
 from tests.support.sessions.sessions_harness import CONVERSATIONS, SessionsHarness
 
@@ -294,6 +296,20 @@ async def test_tools_take_turns(real: SessionsHarness) -> None:
     assert sent_parts == [(call,), (ToolResult("c1", (Text("21"),)),)]
 
 
+async def test_calls_of_a_transcripts_reply_can_be_answered_through_the_api(real: SessionsHarness) -> None:
+    texts = [f"{'ua'[index % 2]}:{index}" for index in range(11)]
+    asked = await post(real, said("s:All.", *texts), None)
+    given = (await next_call(real, 0)).given
+    given.put_nowait(PartPiece("tool_call", "{}", "c1", "weather"))
+    given.put_nowait(Finish("tool_calls", "hand-model", None))
+    assert asked.reply is not None
+    await asked.reply.wait_end()
+    results = PostMessage("t1", "r1", "", Parameters(), role="tool", parts=(ToolResult("c1", (Text("21"),)),))
+    answered = await real.supervisor.ask(id_of(asked), results, MINA)
+    await finish(await next_call(real, 1), "Warm", answered)
+    assert sent(real) == ["s:All.", *texts, "a:", "t:"], "the whole transcript, and its instructions"
+
+
 async def test_open_calls_are_closed_where_the_transcript_goes_on_without_them(real: SessionsHarness) -> None:
     asked = await post(real, said("u:Weather?"), None)
     given = (await next_call(real, 0)).given
@@ -350,6 +366,59 @@ async def test_a_request_that_is_too_large_is_refused(real: SessionsHarness) -> 
     with pytest.raises(rejections.TooLarge):
         await post(real, large, None, name=None, kind=STATELESS)
     await post(real, large)
+
+
+async def test_what_cannot_be_sent_whole_is_refused(real: SessionsHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(real.provider, "context_tokens", lambda _model: 100)
+    await post(real, said("u:" + "x" * 560))
+    with pytest.raises(rejections.ContextTooLong) as refused:
+        await post(real, said("u:" + "x" * 610), None)
+    assert refused.value.members == {"estimated_tokens": 212, "context_tokens": 100}
+
+
+@pytest.mark.parametrize(
+    ("messages", "path"),
+    [
+        ([], "$.messages"),
+        (said("u:", "a:"), "$.messages"),
+        ([*said("u:Hi"), TranscriptMessage("tool", (ToolResult("c1", ()),))], "$.messages[1].tool_call_id"),
+        ([TranscriptMessage("user", (ToolCall("c1", "f", "{}"),))], "$.messages[0].content"),
+        ([TranscriptMessage("narrator", (Text("x"),))], "$.messages[0].role"),
+        ([TranscriptMessage("user", (Media("0" * 64, "image/png", 3),))], "$.messages[0]"),
+    ],
+)
+async def test_a_transcript_that_no_model_could_be_sent_is_refused(
+    real: SessionsHarness, messages: list[TranscriptMessage], path: str
+) -> None:
+    with pytest.raises(rejections.InvalidMessage) as refused:
+        await post(real, messages, None)
+    assert refused.value.path == path
+    assert real.log.head().position == 0
+
+
+async def test_files_are_compared_by_their_bytes(real: SessionsHarness) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield IMAGE_BYTES
+
+    due_at_us = real.now_us + 3_600_000_000
+    await real.log.media.put("image/png", pieces(), holder="mina", due_at_us=due_at_us, bytes_max=1_000)
+    shown = TranscriptMessage("user", (Text("What?"), IMAGE))
+    first = await post(real, [shown], "A sea")
+    second = await post(real, [shown, *said("a:A sea", "u:Where?")], "There")
+    assert id_of(first) == id_of(second)
+    assert second.state.session.message_count == 4
+    first_message = real.provider.calls[-1].messages[0]
+    assert isinstance(first_message, PartsMessage)
+    assert [one for one in first_message.parts if isinstance(one, Media)] == [IMAGE]
+
+
+async def test_a_requests_texts_leave_memory_soon_after_it(
+    real: SessionsHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actor, "STATELESS_IDLE_S", 0.01)
+    await post(real, said("u:Hello"), name=None, kind=STATELESS)
+    await post(real, said("u:Hello"))
+    await real.until(lambda: real.seen.live == 1, "only the conversation is live")
 
 
 async def test_ids_of_front_ends_are_recorded(real: SessionsHarness) -> None:
