@@ -80,8 +80,7 @@ export class CodeBlock {
   }
 
   async #colour() {
-    const { colour } = await import("./highlighter.js");
-    const text = this.#text, coloured = await colour(text, this.#language);
+    const text = this.#text, coloured = await colouredCode(text, this.#language);
     if (coloured && text === this.#text) this.#code.replaceChildren(coloured);
   }
 
@@ -89,6 +88,17 @@ export class CodeBlock {
     const worked = await copyText(this.#text);
     showCopy(button, worked);
     if (worked) setTimeout(() => showCopy(button, false), COPIED_MS);
+  }
+}
+
+/** The code with colours; null if it has none, or the network fails: it can be read without. */
+async function colouredCode(text, language) {
+  try {
+    const { colour } = await import("./highlighter.js");
+    return await colour(text, language);
+  } catch (fault) {
+    console.warn("code is shown without colours:", fault);
+    return null;
   }
 }
 

@@ -38,21 +38,18 @@ function load(language) {
   if (!loading.has(language)) {
     const grammar = import(`../vendor/highlight.js/languages/${language}.min.js`);
     const needed = [grammar, ...(EMBEDDED[language] ?? []).map(load)];
-    loading.set(language, Promise.all(needed).then(([{ default: rules }]) => hljs.registerLanguage(language, rules)));
+    const loaded = Promise.all(needed).then(([{ default: rules }]) => hljs.registerLanguage(language, rules));
+    loaded.catch(() => loading.delete(language)); // the next block tries again
+    loading.set(language, loaded);
   }
   return loading.get(language);
 }
 
-/** `code` as a fragment with a span for each token, or null if its language is not known. */
+/** `code` as a fragment with a span for each token; null if its language is not known. Raises if the network fails. */
 export async function colour(code, name) {
   const language = grammarOf(name);
   if (!language) return null;
-  try {
-    await load(language);
-  } catch {
-    loading.delete(language); // the network failed: the next block tries again
-    return null;
-  }
+  await load(language);
   // Not `value`, which is HTML: the tree of tokens behind it, {scope, children}, whose leaves are strings.
   const { _emitter: emitter } = hljs.highlight(code, { language, ignoreIllegals: true });
   return withTokens(document.createDocumentFragment(), emitter.rootNode);

@@ -42,8 +42,7 @@ async function draw(element, tex, display) {
   try {
     element.replaceChildren(toMathML(temml, tex, display));
   } catch (fault) {
-    if (!(fault instanceof temml.ParseError)) throw fault;
-    element.title = fault.message; // the source stays
+    element.title = fault.message; // the source stays: it is no TeX that Temml knows, or too deep
   }
 }
 

@@ -1,5 +1,6 @@
 """Markdown in Chromium: what a text looks like, while it grows and afterwards, and that no text can do harm."""
 
+import asyncio
 import json
 import random
 from collections.abc import AsyncIterator
@@ -64,6 +65,8 @@ HOSTILE = (
     "$$\\style{position:fixed}{x} \\class{message}{y} \\id{list}{z} \\data{a=b}{c}$$",
     "$$\\rule{99999em}{99999em}$$",
     "$$\\def\\a{\\a\\a}\\a$$",
+    "$$" + "{" * 1900 + "}" * 1900 + "$$",
+    "$$\\def\\a{" + "x" * 1500 + "}\\def\\b{" + "\\a" * 900 + "}" + "\\b" * 100 + "$$",
     "|<img src=x onerror=window.harmed=1>|\n|---|\n|<script>window.harmed=1</script>|",
     "# <img src=x onerror=window.harmed=1>",
     "- <script>window.harmed=1</script>",
@@ -277,6 +280,22 @@ async def test_code_in_a_list_gets_colours_when_the_list_has_ended(page: Message
     assert await page.page.locator(".hljs-keyword").count() == 0
     await page.update(parts=[{"type": "text", "text": code + "2. two"}])
     await page.page.locator("li .hljs-keyword").wait_for()
+
+
+async def test_code_and_formulas_can_be_read_without_the_network(browser: Browser) -> None:
+    text = "```py\nreturn 1\n```\n\n\\(x^2\\)"
+    async with message_page(browser) as page:
+        page.unreachable = "/vendor/"
+        await page.show_text(text)
+        async with asyncio.timeout(10):
+            while not {"/vendor/highlight.js/core.min.js", "/vendor/temml/temml.min.js"} <= set(page.requested):
+                await asyncio.sleep(0.02)
+        assert (await page.page.locator("pre").inner_text()).strip() == "return 1"
+        assert await page.page.locator(".formula-source").inner_text() == "x^2"
+        page.unreachable = "nothing"
+        await page.show_text(text)
+        await page.page.locator(".hljs-keyword").wait_for()
+        await page.page.locator("math").wait_for()
 
 
 async def test_every_grammar_can_be_loaded_and_used(page: MessagePage) -> None:

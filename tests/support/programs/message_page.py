@@ -46,11 +46,14 @@ FILES = {"/": (DOCUMENT, "text/html"), "/list.js": (SCRIPT, "text/javascript")}
 
 
 class MessagePage:
-    """A page with a list of messages. `requested`: the paths of the files that it loaded."""
+    """A page with a list of messages. `requested`: the paths of the files that it loaded. `unreachable`: those that
+    begin with it are not to be had.
+    """
 
     def __init__(self, page: Page) -> None:
         self.page = page
         self.requested: list[str] = []
+        self.unreachable = "nothing"
         self._assets = read_assets()
 
     async def answer(self, route: Route) -> None:
@@ -59,6 +62,8 @@ class MessagePage:
         if path in FILES:
             body, content_type = FILES[path]
             await route.fulfill(body=body, content_type=content_type, headers=PAGE_HEADERS)
+        elif path.startswith(self.unreachable):
+            await route.abort()
         elif asset := self._assets.files.get(path.removeprefix("/")):
             await route.fulfill(body=asset.body, content_type=asset.content_type, headers=PAGE_HEADERS)
         else:
