@@ -10,12 +10,12 @@ An event that was caused by a request with an idempotency key has that key and a
 which a repeated request is recognized. Both are content: they are erased with the event.
 """
 
-from typing import Any, ClassVar, get_args
-
-from msgspec import Struct
+from typing import Any, get_args
 
 from events.adoption import AdoptedMessage as AdoptedMessage  # noqa: PLC0414  re-exported: part of events
 from events.adoption import Origin as Origin  # noqa: PLC0414  likewise
+from events.event import Event as Event  # noqa: PLC0414  likewise
+from events.event import Traits as Traits  # noqa: PLC0414  likewise
 from events.naming import ConversationName as ConversationName  # noqa: PLC0414  likewise
 from events.parameters import UNNAMED, ContextLeftOut
 from events.parameters import Parameters as Parameters  # noqa: PLC0414  likewise
@@ -23,28 +23,6 @@ from events.parameters import ReplySettings as ReplySettings  # noqa: PLC0414  l
 from events.parameters import Usage as Usage  # noqa: PLC0414  likewise
 from events.parameters import UsageTotal as UsageTotal  # noqa: PLC0414  likewise
 from events.parts import Parts
-
-
-class Traits(Struct, frozen=True, kw_only=True):
-    """Properties of an event class. The first two have no default, so that every class must decide them.
-
-    `is_access`: the event counts as use of its session and postpones its expiry. `holds_message`: it contains one
-    complete message, to which forks, imports and searches refer. `explains_erasure`: the content of earlier events of
-    its stream is erased. `schema_version`: the current one. `has_plain_version`: version 2 only adds parts, so events
-    without parts are still written as version 1.
-    """
-
-    is_access: bool
-    holds_message: bool
-    explains_erasure: bool = False
-    schema_version: int = 1
-    has_plain_version: bool = False
-
-
-class Event(Struct, frozen=True, tag_field="type", omit_defaults=True):
-    """A fact about one session. Subclasses name it; the envelope (`RecordedEvent`) says when and by whom."""
-
-    traits: ClassVar[Traits]
 
 
 class SessionCreated(Event, frozen=True, tag="session_created"):
@@ -159,6 +137,18 @@ class MessagePosted(Event, frozen=True, tag="message_posted"):
     imported: bool = False
     client_id: str | None = None
     reply_client_id: str | None = None
+
+
+class MessageWithdrawn(Event, frozen=True, tag="message_withdrawn"):
+    """A person took back the message `message_id` while its reply `reply_id` was queued: neither is in the conversation
+    any more. What followed that reply now follows `parent_id`, the message's parent.
+    """
+
+    traits = Traits(is_access=True, holds_message=False)
+
+    message_id: str
+    reply_id: str
+    parent_id: str | None
 
 
 class ReplyRequested(Event, frozen=True, tag="reply_requested"):
@@ -363,6 +353,7 @@ AnyEvent = (
     | SessionExpired
     | SessionDeleted
     | MessagePosted
+    | MessageWithdrawn
     | ReplyRequested
     | ReplyStarted
     | ReplyProgressed

@@ -75,6 +75,14 @@ PROBLEM_TYPES: dict[str, ProblemType] = {
     "timeout": ProblemType(
         408, "Timeout", "The body did not arrive in time.", "Send the request again.",
     ),
+    "message-not-found": ProblemType(
+        404, "Message not found", "The session has no such message; a queued one may have been removed.",
+        "Read the messages again.",
+    ),
+    "not-queued": ProblemType(
+        409, "Not queued", "The message cannot be removed: its reply has started or ended.",
+        "Cancel a running reply. To change a message that was answered, post another under its parent.",
+    ),
     "session-busy": ProblemType(
         409, "Session busy", "A reply is running, and `on_busy` is reject.",
         "Wait for the reply, cancel it, or send `on_busy` queue or interrupt.",
@@ -112,7 +120,8 @@ PROBLEM_TYPES: dict[str, ProblemType] = {
         "Check the version and the session's id: reads show everything recorded before them.",
     ),
     "body-too-large": ProblemType(
-        413, "Body too large", "The body exceeds the setting server.body_max_bytes.", "Send a smaller body.",
+        413, "Body too large", "The body exceeds the setting server.body_max_bytes, under /v1 v1.body_max_bytes.",
+        "Send a smaller body.",
     ),
     "file-too-large": ProblemType(
         413, "File too large", "The file exceeds the setting media.max_bytes.", "Send a smaller file.",
@@ -173,7 +182,7 @@ PROBLEM_TYPES: dict[str, ProblemType] = {
         "Use a new key for each new request.",
     ),
     "key-spent": ProblemType(
-        422, "Idempotency-Key spent", "The session that this Idempotency-Key created no longer exists.",
+        422, "Idempotency-Key spent", "The session or the message that this Idempotency-Key created no longer exists.",
         "Use a new key.",
     ),
     "too-many-pending": ProblemType(

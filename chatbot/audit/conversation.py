@@ -20,6 +20,7 @@ from events.catalogue import (
     LoggedEvent,
     MessageCopied,
     MessagePosted,
+    MessageWithdrawn,
     MetadataChanged,
     Origin,
     Parameters,
@@ -182,7 +183,9 @@ def _apply_adoption(
     conversation.head = event.messages[-1].message_id
 
 
-def _apply(conversation: Conversation, recorded: RecordedEvent, event: LoggedEvent) -> None:
+def _apply(  # noqa: PLR0912  an arm for each event
+    conversation: Conversation, recorded: RecordedEvent, event: LoggedEvent
+) -> None:
     match event:
         case SessionCreated():
             conversation.owner, conversation.forked_from = event.owner, event.forked_from
@@ -198,6 +201,8 @@ def _apply(conversation: Conversation, recorded: RecordedEvent, event: LoggedEve
             _add_queued_reply(conversation, recorded, event.reply_id, event.parent_id)
             if event.attempt == 1:
                 conversation.head = event.reply_id
+        case MessageWithdrawn():
+            _withdraw(conversation, event)
         case ReplyStarted() | ReplyProgressed() | ToolCallsClosed():
             _update_reply(conversation, recorded, event)
         case BranchSelected():
@@ -231,6 +236,16 @@ def _add_message(conversation: Conversation, recorded: RecordedEvent, event: Mes
     conversation.head = event.reply_id or event.message_id
     if event.reply_id is not None:
         _add_queued_reply(conversation, recorded, event.reply_id, event.message_id)
+
+
+def _withdraw(conversation: Conversation, event: MessageWithdrawn) -> None:
+    for message_id in (event.message_id, event.reply_id):
+        conversation.messages.pop(message_id, None)
+    for message in conversation.messages.values():
+        if message.parent_id == event.reply_id:
+            message.parent_id = event.parent_id
+    if conversation.head == event.reply_id:
+        conversation.head = event.parent_id
 
 
 def _answer_calls(conversation: Conversation, reply_id: str) -> None:

@@ -27,6 +27,7 @@ from events.catalogue import (
     IgnoredEvent,
     MessageCopied,
     MessagePosted,
+    MessageWithdrawn,
     MetadataChanged,
     ReplyCancelled,
     ReplyCompleted,
@@ -76,6 +77,8 @@ class ConversationOutline(Struct):
                 self._drop_text(event.reply_id, recorded.position)
             case ReplyStarted() | ReplyRequested():  # another attempt replaces the text of the one before
                 self.positions.pop(event.reply_id, None)
+            case MessageWithdrawn():
+                self.positions.pop(event.message_id, None)
             case SessionDeleted() | ContentErased():
                 self.positions.clear()
             case (

@@ -21,6 +21,7 @@ from events.catalogue import (
     LoggedEvent,
     MessageCopied,
     MessagePosted,
+    MessageWithdrawn,
     MetadataChanged,
     ReplyCancelled,
     ReplyCompleted,
@@ -106,6 +107,7 @@ class ContextBuilder:
             case (
                 SessionAccessed()
                 | SessionRead()
+                | MessageWithdrawn()
                 | SessionExpired()
                 | ReplyRequested()
                 | ReplyStarted()

@@ -19,7 +19,7 @@ from chatbot.sessions.feeds.channels import ChannelRegistry
 from chatbot.sessions.replies.growing_parts import Segment, segment_of
 from chatbot.sessions.replies.reply import Outcome, Reply, reply_outcome, requested_reply
 from events.backoff import backoff_delays
-from events.catalogue import ERASURE_TYPES, Parameters, ReplyEnded, ReplyProgressed, ReplyStarted
+from events.catalogue import ERASURE_TYPES, MessageWithdrawn, Parameters, ReplyEnded, ReplyProgressed, ReplyStarted
 from events.errors import LogUnavailable
 from events.log import EventLog
 from events.record import RecordedEvent
@@ -202,6 +202,9 @@ class ReplyMirrors:
             reply.compact()
         elif isinstance(event, ReplyEnded):
             reply.end(reply_outcome(event, recorded, reply))
+            self._remove(mirror)
+        elif isinstance(event, MessageWithdrawn):
+            reply.end(Outcome("cancelled", "", recorded.version, recorded.recorded_at_us, cause="withdrawn"))
             self._remove(mirror)
 
     def _start_stream(self, mirror: ReplyMirror) -> None:

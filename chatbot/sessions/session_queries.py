@@ -23,6 +23,7 @@ from events.catalogue import (
     IgnoredEvent,
     MessageCopied,
     MessagePosted,
+    MessageWithdrawn,
     MetadataChanged,
     ReplyCancelled,
     ReplyCompleted,
@@ -317,6 +318,7 @@ def _with_text(row: MessageRow, recorded: RecordedEvent | None, running: Recorde
             | MetadataChanged()
             | SessionAccessed()
             | SessionRead()
+            | MessageWithdrawn()
             | SessionExpired()
             | SessionDeleted()
             | ReplyRequested()

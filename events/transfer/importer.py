@@ -19,6 +19,7 @@ from events.catalogue import (
     HistoryAdopted,
     MessageCopied,
     MessagePosted,
+    MessageWithdrawn,
     MetadataChanged,
     ReplyCancelled,
     ReplyCompleted,
@@ -154,7 +155,7 @@ class Importer:
             case MessagePosted() | ReplyRequested() | ReplyStarted():
                 if event.reply_id is not None:
                     self._target.index.add_owed_reply(row.stream_id, event.reply_id)
-            case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
+            case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted() | MessageWithdrawn():
                 self._target.index.remove_owed_replies(row.stream_id, event.reply_id)
             case (
                 SessionCreated()

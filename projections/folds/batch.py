@@ -25,6 +25,7 @@ from events.catalogue import (
     LoggedEvent,
     MessageCopied,
     MessagePosted,
+    MessageWithdrawn,
     MetadataChanged,
     ReplyCancelled,
     ReplyCompleted,
@@ -75,6 +76,7 @@ class SessionChanges(Struct):
     `before` is None for a session that is not in the tables yet. `erased`: its rows are deleted before the other
     changes are applied. `labels` is None if they do not change. `moves` are the new positions of texts, `calls` the new
     states of tool calls, by reply; `keys` are labels of idempotency keys, each with the position of its event.
+    `withdrawn` messages are taken out of the tree after all other changes.
     """
 
     before: Session | None
@@ -87,6 +89,7 @@ class SessionChanges(Struct):
     moves: dict[str, int] = field(default_factory=dict)
     calls: dict[str, str] = field(default_factory=dict)
     keys: list[tuple[int, int]] = field(default_factory=list)
+    withdrawn: list[MessageWithdrawn] = field(default_factory=list)
 
     @property
     def is_unlisted(self) -> bool:
@@ -135,6 +138,8 @@ def _collect_changes(  # noqa: PLR0912  an arm for each event
             _post(changes, recorded, event)
         case ReplyRequested():
             _request(changes, recorded, event)
+        case MessageWithdrawn():
+            changes.withdrawn.append(event)
         case HistoryAdopted():
             _adopt(changes, recorded, event)
         case MessageCopied():
@@ -151,6 +156,7 @@ def _collect_changes(  # noqa: PLR0912  an arm for each event
         case SessionDeleted() | ContentErased():
             changes.erased, changes.erased_usage, changes.labels = True, event.usage, ()
             changes.inserts, changes.updates, changes.moves, changes.calls, changes.keys = {}, {}, {}, {}, []
+            changes.withdrawn = []
         case (
             SessionAccessed()
             | SessionRead()

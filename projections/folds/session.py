@@ -18,6 +18,7 @@ from events.catalogue import (
     IgnoredEvent,
     MessageCopied,
     MessagePosted,
+    MessageWithdrawn,
     MetadataChanged,
     ReplyCancelled,
     ReplyCompleted,
@@ -165,6 +166,8 @@ def evolve(session: Session | None, recorded: RecordedEvent) -> Session:  # noqa
             return _ended(_with_text(session, event), event.reply_id)
         case SessionRead():
             return replace(session, unread_at=0) if event.version >= session.unread_at else session
+        case MessageWithdrawn():
+            return _withdrawn(session, event)
         case BranchSelected():
             return replace(session, head=event.message_id)
         case HistoryAdopted():
@@ -230,6 +233,15 @@ def _posted(session: Session, recorded: RecordedEvent, event: MessagePosted) -> 
         message_count=session.message_count + 2,
         pending=(*session.pending, waiting),
         unread_at=0,  # a client that posts has shown what was there
+    )
+
+
+def _withdrawn(session: Session, event: MessageWithdrawn) -> Session:
+    return replace(
+        session,
+        head=event.parent_id if session.head == event.reply_id else session.head,
+        message_count=session.message_count - 2,
+        pending=_without(session.pending, event.reply_id),
     )
 
 

@@ -170,6 +170,11 @@ class ProjectionWriter:
         )
         many(sql.ADD_KEY, [(s.session.no, *key) for s in sessions for key in s.keys])
         many(sql.UPDATE_CALLS, [(to, s.session.no, reply_id) for s in sessions for reply_id, to in s.calls.items()])
+        for changed in sessions:
+            for one in changed.withdrawn:
+                values = {"no": changed.session.no, **structs.asdict(one)}
+                for statement in sql.WITHDRAW_MESSAGE:
+                    self._connection.execute(statement, values)
         many(sql.ADD_USAGE, [(owner, *sql.usage_row(used)) for owner, used in changes.usage])
         many(
             sql.ADD_ERASED_USAGE,

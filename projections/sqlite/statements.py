@@ -57,6 +57,21 @@ UPDATE_TEXT_POSITION = "UPDATE messages SET position = ? WHERE session_no = ? AN
 UPDATE_CALLS = "UPDATE messages SET calls = ? WHERE session_no = ? AND message_id = ? AND calls IS NOT NULL"
 ADD_KEY = "INSERT INTO keys (session_no, label, position) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
 
+# Run in this order: what is below the withdrawn reply moves up to the parent of its message.
+WITHDRAW_MESSAGE = (
+    """
+    WITH RECURSIVE below (message_id) AS (
+        SELECT message_id FROM messages WHERE session_no = :no AND parent_id = :reply_id
+        UNION ALL
+        SELECT c.message_id FROM below b CROSS JOIN messages c ON c.session_no = :no AND c.parent_id = b.message_id
+    )
+    UPDATE messages SET depth = depth - 2
+    WHERE session_no = :no AND message_id IN (SELECT message_id FROM below)
+    """,
+    "UPDATE messages SET parent_id = :parent_id WHERE session_no = :no AND parent_id = :reply_id",
+    "DELETE FROM messages WHERE session_no = :no AND message_id IN (:message_id, :reply_id)",
+)
+
 DELETE_LABELS = "DELETE FROM labels WHERE no = ?"
 ADD_LABEL = "INSERT INTO labels (label, no) VALUES (?, ?) ON CONFLICT DO NOTHING"
 

@@ -9,11 +9,20 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from events.catalogue import BranchSelected, IgnoredEvent, SessionAccessed, SessionDeleted, SessionExpired, UsageTotal
+from events.catalogue import (
+    BranchSelected,
+    IgnoredEvent,
+    MessageWithdrawn,
+    ReplyProgressed,
+    SessionAccessed,
+    SessionDeleted,
+    SessionExpired,
+    UsageTotal,
+)
 from events.errors import LogUnusable
 from projections.checkpoint import checkpoint_at
 from projections.errors import InvalidProjection, InvalidRebuild, LogReplaced, ProjectionsInUse, ProjectionsUnavailable
-from projections.port import Checkpoint, EraseCandidatesQuery, ProjectionStore, SessionListQuery
+from projections.port import ChangesQuery, Checkpoint, EraseCandidatesQuery, ProjectionStore, SessionListQuery
 from projections.runner import ProjectionRunner
 from tests.support.log.event_builders import created, emptied, posted, started, turn, turns
 from tests.support.log.memory_log import MemoryLog
@@ -67,6 +76,10 @@ async def answers(store: ProjectionStore, log: MemoryLog) -> dict[str, Any]:
     everything = SessionListQuery(any_owner=True, now_us=log.now_us)
     found["lists"] = (
         await queries.list_sessions(everything),
+        await queries.list_sessions(replace(everything, pinned=True)),
+        await queries.list_sessions(replace(everything, pinned=False, order="created")),
+        await queries.changed_sessions(ChangesQuery(any_owner=True)),
+        await queries.newest_messages((await queries.list_sessions(everything)).sessions),
         await queries.list_sessions(replace(everything, status="expired", order="created")),
         await queries.erase_candidates(EraseCandidatesQuery(owner="alice")),
         await queries.open_sessions(limit=100),
@@ -87,6 +100,8 @@ def conversations(log: MemoryLog) -> None:
     """Sessions in every state."""
     log.record("chat", created("alice", app="web"), *turn(1), *turn(2, "r1"), *turn(3, "r1"), BranchSelected("r2"))
     log.record("open", created("bob"), posted("m1", None, "r1"), started("r1", "m1"))
+    waiting = (posted("m1", None, "r1"), started("r1", "m1"), posted("m2", "r1", "r2"), posted("m3", "r2", "r3"))
+    log.record("queue", created("bob"), *waiting, posted("m4", "r3", "r4"), MessageWithdrawn("m2", "r2", "r1"))
     log.record("expired", created("alice"), *turn(1), SessionExpired(log.now_us))
     log.record("erased", created("alice", app="web"), *turn(1))
     log.erase_now("erased", SessionDeleted("request", "alice", usage=(UsageTotal("2025-01-01", "small", 1, 10, 20),)))
@@ -123,6 +138,52 @@ async def test_the_size_of_batches_changes_no_answer(stores: ProjectionStores, l
         await store.replace()
         await fold(store, log)
         assert await answers(store, log) == in_small_batches
+
+
+async def test_what_follows_a_withdrawn_message_moves_up(stores: ProjectionStores, log: MemoryLog) -> None:
+    conversations(log)
+    log.record("queue", posted("m5", "r4", "r5"), MessageWithdrawn("m4", "r4", "r3"))
+    for limit in (1, 3, 1_000):
+        async with opened(stores, log) as store:
+            await fold(store, log, limit)
+            session = await store.queries.session("queue")
+            assert session is not None
+            assert (session.head, session.message_count) == ("r5", 6)
+            path = await store.queries.path(session.no, "r5", limit=100)
+            assert [(one.message_id, one.depth) for one in path] == [
+                (name, depth) for depth, name in enumerate(("m1", "r1", "m3", "r3", "m5", "r5"), start=1)
+            ]
+            assert [one.parent_id for one in path] == [None, *(one.message_id for one in path[:-1])]
+            assert await store.queries.message(session.no, "m2") is None
+            await store.replace()
+
+
+async def changed(store: ProjectionStore, after: int, owner: str | None = "alice", **query: Any) -> list[str]:
+    found = await store.queries.changed_sessions(ChangesQuery(owner, after=after, **query))
+    assert found.position == store.checkpoint.position
+    assert len(found.sessions) == await store.queries.count_changed(ChangesQuery(owner, after=after, **query))
+    return [one.session_id for one in found.sessions]
+
+
+async def test_what_has_changed_since_a_position_is_told_once_and_by_owner(
+    stores: ProjectionStores, log: MemoryLog
+) -> None:
+    conversations(log)
+    async with opened(stores, log) as store:
+        await fold(store, log)
+        assert await changed(store, 0) == ["chat", "expired", "erased", "emptied"]
+        assert await changed(store, 0, limit=2) == ["chat", "expired"]
+        assert sorted(await changed(store, 0, None, any_owner=True)) == sorted({one.stream_id for one in log.events})
+        before = log.head().position
+        log.record("open", ReplyProgressed("r1", 0, "words"))
+        log.record("chat", SessionAccessed(), posted("m9", "r2", "r9"))
+        log.record("erased", SessionAccessed())
+        (batch,) = [log.events[before:]]
+        owners = await store.apply(batch, await checkpoint_at(log, batch[-1].position))
+        assert owners == {"alice"}
+        assert await changed(store, before) == ["chat", "erased"]
+        assert await changed(store, before, "bob") == []
+        assert await changed(store, before, None, any_owner=True) == ["chat", "erased"]
 
 
 async def test_a_store_goes_on_from_its_checkpoint(stores: ProjectionStores, log: MemoryLog) -> None:

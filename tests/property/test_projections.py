@@ -20,6 +20,7 @@ from events.catalogue import (
     HistoryAdopted,
     MessageCopied,
     MessagePosted,
+    MessageWithdrawn,
     MetadataChanged,
     Parameters,
     ReplyCancelled,
@@ -32,6 +33,7 @@ from events.catalogue import (
     SessionAccessed,
     SessionDeleted,
     SessionExpired,
+    SessionRead,
     ToolCallsClosed,
     Usage,
     UsageTotal,
@@ -252,10 +254,37 @@ class People:
         if session.status == "active":
             self.record(session_id, SessionExpired(session.expires_at_us, reason))
 
+    def withdraw(self, session_id: str, session: Session, choice: int) -> None:
+        """Take back a queued message that has no other reply; what follows its reply moves up."""
+        ended, replies = self.ended[session_id], Counter[str]()
+        for recorded in self.log.events:
+            if recorded.stream_id == session_id and isinstance(recorded.event, MessagePosted):
+                replies[recorded.event.message_id] += 1
+            elif recorded.stream_id == session_id and isinstance(recorded.event, ReplyRequested):
+                replies[recorded.event.parent_id] += recorded.event.attempt == 1
+        waiting = [one for one in session.pending if one.attempt == 1 and replies[one.message_id] == 1]
+        waiting = [one for one in waiting if one.message_id in ended and ended[one.message_id].position > session.no]
+        if not waiting:
+            return
+        one = waiting[choice % len(waiting)]
+        parent_id = ended.pop(one.message_id).parent_id
+        self.record(session_id, MessageWithdrawn(one.message_id, one.reply_id, parent_id))
+        for message_id in (one.message_id, one.reply_id):
+            self.messages[session_id].remove(message_id)
+        for message_id, below in ended.items():
+            if below.parent_id == one.reply_id:
+                ended[message_id] = replace(below, parent_id=parent_id)
+
     def select(self, session_id: str, session: Session, choice: int) -> None:
         if self.messages[session_id]:
             leaf = self.messages[session_id][choice % len(self.messages[session_id])]
             self.record(session_id, self.keyed(BranchSelected(leaf)))
+
+    def read(self, session_id: str, session: Session, choice: int) -> None:
+        self.record(session_id, SessionRead(session.version - choice % 3))
+
+    def pin(self, session_id: str, session: Session, choice: int) -> None:
+        self.record(session_id, MetadataChanged(METADATA[choice % 4], "a title", pinned=choice % 2 == 0))
 
     def empty(self, session_id: str, session: Session, choice: int) -> None:
         self.erase(session_id, emptied(*self.usage_of(session_id), owner=session.owner))
@@ -353,7 +382,7 @@ def borrowed_of(connection: sqlite3.Connection, no: int) -> Iterator[tuple[str, 
 
 VERBS = [*["talk"] * 3, "post", *["start"] * 2, *["end"] * 2, "answer_again", "touch", "describe"]
 VERBS += ["expire", "select", "empty", "empty", "forget", "delete", *["fork"] * 3, "regenerate", "regenerate", "retry"]
-VERBS += ["call", "settle", "settle"]
+VERBS += ["call", "settle", "settle", *["withdraw"] * 3, "read", "pin"]
 DEEDS = st.tuples(st.sampled_from(VERBS), st.integers(0, 3), st.integers(0, 11))
 FOLLOWS = st.tuples(st.sampled_from(["follow", "follow", "restart"]), st.integers(1, 5), st.just(0))
 LIVES = [
@@ -363,6 +392,7 @@ LIVES = [
     [("talk", 0, 0)] * 4 + [("fork", 0, 6), ("follow", 2, 0), ("fork", 2, 4), ("delete", 0, 0), ("delete", 2, 0)],
     [("talk", 0, 0)] * 4 + [("follow", 2, 0), ("fork", 0, 6), ("delete", 0, 0), ("follow", 1, 0), ("talk", 2, 0)],
     [("talk", 0, 0)] * 2 + [("regenerate", 0, 1), ("start", 0, 0), ("follow", 1, 0), ("retry", 0, 0), ("start", 0, 0)],
+    [("post", 0, 1)] * 3 + [("follow", 2, 0), ("withdraw", 0, 1), ("post", 0, 1), ("withdraw", 0, 0), ("start", 0, 0)],
     [("touch", 0, 0), ("post", 0, 1), ("follow", 1, 0), ("start", 0, 1), ("restart", 0, 0), ("end", 0, 1)],
 ]
 
@@ -384,6 +414,7 @@ def directory() -> Iterator[str]:
 @example(happenings=LIVES[4])
 @example(happenings=LIVES[5])
 @example(happenings=LIVES[6])
+@example(happenings=LIVES[7])
 def test_a_file_that_followed_live_equals_one_rebuilt_from_what_is_left(
     directory: str, happenings: list[tuple[str, int, int]]
 ) -> None:

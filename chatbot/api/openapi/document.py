@@ -10,6 +10,7 @@ from chatbot.api.middleware import PUBLIC_PATHS, PUBLIC_PREFIXES
 from chatbot.api.openapi.examples import (
     EXAMPLES,
     FILE_SHA256,
+    QUESTION,
     SESSION,
     changes_transcript,
     feed_transcript,
@@ -109,6 +110,7 @@ _PARAMETERS: dict[str, Schema] = {
         "description": "The model's name, which may have slashes.",
         "schema": {"type": "string"},
     },
+    "message_id": {"in": "path", "required": True, "schema": {"type": "string", "maxLength": 64}, "example": QUESTION},
     "name": {"in": "path", "required": True, "schema": {"type": "string", "enum": list(PROBLEM_TYPES)}},
     "file": {"in": "path", "required": True, "schema": {"type": "string"}},
     "version": {

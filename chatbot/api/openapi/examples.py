@@ -173,6 +173,7 @@ _feed_frames: dict[str, frames.FeedFrame] = {
     "complete": _complete,
     "error": _error,
     "branch": frames.Branch(REPLY, 5),
+    "removed": frames.Removed(QUESTION, REPLY, None, 6),
     "expired": frames.Expired(6),
     "deleted": frames.Deleted(6),
     "resync": frames.Resync(4),

@@ -84,6 +84,24 @@ reply was cancelled. Marking it is no access: it does not postpone the expiry. W
 nothing is recorded. The request may be repeated.
 """
 
+_WITHDRAW = """Only a message of a person whose reply is queued and has never started: it and its reply leave the
+conversation, the model never sees it, and messages that were queued after it follow what it followed. A request that
+waits for its reply gets the status `cancelled`. To change a queued message, remove it and post another.
+
+The event that recorded the message stays on record until the session is erased. A queued reply that is cancelled
+instead stays in the history with its message, as `cancelled`.
+"""
+
+WITHDRAW_MESSAGE = Operation(
+    "DELETE",
+    "/api/sessions/{session_id}/messages/{message_id}",
+    "remove_queued_message",
+    "Remove a queued message",
+    {200: ResponseSpec("The session.", SessionView, headers=("ETag",))},
+    details=_WITHDRAW,
+    headers=("If-Match",),
+    problems=(400, 404, 409, 412, 422, 503),
+)
 LIST_SESSIONS = Operation(
     "GET",
     "/api/sessions",

@@ -3,7 +3,7 @@ routes.
 """
 
 from chatbot.api.openapi.audit_operations import AUDIT, EXPORT
-from chatbot.api.openapi.list_operations import FOLLOW_CHANGES, LIMIT, LIST_SESSIONS, MARK_READ
+from chatbot.api.openapi.list_operations import FOLLOW_CHANGES, LIMIT, LIST_SESSIONS, MARK_READ, WITHDRAW_MESSAGE
 from chatbot.api.openapi.schemas import HTML, SSE, Operation, QueryParameter, ResponseSpec
 from chatbot.api.openapi.ticket_operations import ISSUE_TICKET
 from chatbot.api.openapi.v1_operations import V1
@@ -184,6 +184,7 @@ OPERATIONS: dict[str, tuple[Operation, ...]] = {
             "GET", f"{_session}/messages", "list_messages", "List the newest messages, in chronological order",
             {200: ResponseSpec("One page.", MessageList, headers=ETAG)}, query=_paging, problems=(404, 412, 422, 503),
         ),
+        WITHDRAW_MESSAGE,
         Operation(
             "GET", f"{_session}/stream", "follow_session", "Follow a session, after a cursor",
             {200: ResponseSpec("One frame in each `data:` line.", frames.FeedFrame, media=(SSE,))},

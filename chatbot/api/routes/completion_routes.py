@@ -1,6 +1,7 @@
 """OpenAI's API under /v1: models and chat completions, complete or as a stream of chunks."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 
 from aiohttp import web
@@ -8,6 +9,7 @@ from msgspec import Struct
 
 from chatbot.api.media.media_uploads import UPLOADS
 from chatbot.api.media.sent_images import keep_images
+from chatbot.api.message_parts import PostedFile
 from chatbot.api.middleware import CALLER, require_accepting
 from chatbot.api.problems import Problem
 from chatbot.api.requests import decode_body, read_idempotency_key, read_raw
@@ -32,7 +34,7 @@ from chatbot.sessions.domain.rejections import Rejection
 from chatbot.sessions.feeds.channels import wait_any
 from chatbot.sessions.replies.growing_parts import NO_PART
 from chatbot.sessions.replies.reply import Reply
-from events.catalogue import ConversationName
+from events.catalogue import ConversationName, Parameters
 from events.errors import LogError
 from events.naming import CONVERSATION
 from events.parts import Media
@@ -49,16 +51,12 @@ routes = web.RouteTableDef()
 
 
 class CompletionRequest(Struct, frozen=True):
-    """What a request asks for."""
+    """What a request asks for, besides its transcript, which is not kept while the reply is written."""
 
-    transcript: TranscriptRequest
     model: str
+    stream: bool
     include_usage: bool
     is_cancelled_with_client: bool
-
-    @property
-    def stream(self) -> bool:
-        return self.transcript.stream
 
 
 class RequestedCompletion(Struct, frozen=True):
@@ -87,12 +85,13 @@ async def model(request: web.Request) -> web.Response:
 
 @routes.post("/v1/chat/completions")
 async def create_completion(request: web.Request) -> web.StreamResponse:
-    asked = await _read_request(request)
+    asked, transcript = await _read_request(request)
     require_accepting(request)
     if asked.is_cancelled_with_client:
         cancel_when_client_leaves(request)
     with request.app[STREAMS].limit.acquire() if asked.stream else nullcontext():
-        requested = await _request_reply(request, asked)
+        requested = await _request_reply(request, transcript)
+        del transcript  # it may have megabytes
         try:
             if asked.stream:
                 return await _streamed_response(request, asked, requested)
@@ -183,9 +182,44 @@ def _headers(request: web.Request, requested: RequestedCompletion) -> dict[str, 
     return {"X-Session-Id": session_id, "Content-Location": feed}
 
 
-async def _read_request(request: web.Request) -> CompletionRequest:
+async def _read_request(request: web.Request) -> tuple[CompletionRequest, TranscriptRequest]:
     """Read and check the request; its images are on disk then. Raises RequestFault, Problem, and what `read_raw` and
     uploads raise.
+    """
+    v1, headers = request.app[SERVICES].settings.v1, request.headers
+    body, parameters = await _read_body(request)
+    is_streamed, images = bool(body.stream), images_of(body.messages)
+    conversation = conversation_of(headers, body.metadata, v1.conversation_fields, stream=is_streamed)
+    key = read_idempotency_key(request, "completion", body)
+    client_id = checked_name(headers.get(QUESTION_FIELD), f"header.{QUESTION_FIELD}")
+    reply_client_id = checked_name(headers.get(REPLY_FIELD), f"header.{REPLY_FIELD}")
+    end_user = _end_user(request, body)
+    files = await _keep_images(request, images) if images else {}
+    transcript = TranscriptRequest(
+        messages=request_messages(body.messages, files, v1.message_max_chars),
+        parameters=parameters,
+        kind=conversation.kind,
+        session_id=conversation.session_id,
+        name=ConversationName(conversation.source, conversation.value) if conversation.source else None,
+        end_user=end_user,
+        idempotency_key=key,
+        client_id=client_id or None,
+        reply_client_id=reply_client_id or None,
+        stream=is_streamed,
+        without_stop=body.stop == [],
+    )
+    asked = CompletionRequest(
+        model=body.model,
+        stream=is_streamed,
+        include_usage=body.stream_options is not None and bool(body.stream_options.include_usage),
+        is_cancelled_with_client=key is None and _is_cancelled_with_client(v1, conversation),
+    )
+    return asked, transcript
+
+
+async def _read_body(request: web.Request) -> tuple[CompletionBody, Parameters]:
+    """The body and the parameters that it gives. The bytes are gone then: they may be many, and images are in the body
+    once more.
     """
     services = request.app[SERVICES]
     settings = services.settings
@@ -193,36 +227,16 @@ async def _read_request(request: web.Request) -> CompletionRequest:
     body = decode_body(raw, CompletionBody)
     check_completion(body, settings.v1.messages_max)
     _check_model(services, body.model)
-    default_tokens, takes = _default_tokens(services, body.model), services.provider.takes
-    takes_tools = takes is None or "tools" in takes
-    parameters = completion_parameters(body, raw, settings.chat, default_tokens, takes_tools=takes_tools)
-    is_streamed, images = bool(body.stream), images_of(body.messages)
-    key = read_idempotency_key(request, "completion", body)
-    files: dict[str, Media] = {}
-    if images:
-        require_accepting(request)
-        uploads, store = request.app[UPLOADS], services.log.media
-        files = await keep_images(images, uploads, store, request[CALLER], services.clock())
-    conversation = conversation_of(request.headers, body.metadata, settings.v1.conversation_fields, stream=is_streamed)
-    transcript = TranscriptRequest(
-        messages=request_messages(body.messages, files, settings.v1.message_max_chars),
-        parameters=parameters,
-        kind=conversation.kind,
-        session_id=conversation.session_id,
-        name=ConversationName(conversation.source, conversation.value) if conversation.source else None,
-        end_user=_end_user(request, body),
-        idempotency_key=key,
-        client_id=checked_name(request.headers.get(QUESTION_FIELD), f"header.{QUESTION_FIELD}") or None,
-        reply_client_id=checked_name(request.headers.get(REPLY_FIELD), f"header.{REPLY_FIELD}") or None,
-        stream=is_streamed,
-        without_stop=body.stop == [],
-    )
-    return CompletionRequest(
-        transcript,
-        model=body.model,
-        include_usage=body.stream_options is not None and bool(body.stream_options.include_usage),
-        is_cancelled_with_client=key is None and _is_cancelled_with_client(settings.v1, conversation),
-    )
+    takes = services.provider.takes
+    default_tokens, takes_tools = _default_tokens(services, body.model), takes is None or "tools" in takes
+    return body, completion_parameters(body, raw, settings.chat, default_tokens, takes_tools=takes_tools)
+
+
+async def _keep_images(request: web.Request, images: Sequence[PostedFile]) -> dict[str, Media]:
+    """Raises Draining, and what `keep_images` raises."""
+    require_accepting(request)
+    services = request.app[SERVICES]
+    return await keep_images(images, request.app[UPLOADS], services.log.media, request[CALLER], services.clock())
 
 
 def _is_cancelled_with_client(v1: V1Settings, conversation: NamedConversation) -> bool:
@@ -265,9 +279,9 @@ def _model_object(name: str) -> ModelObject:
     return ModelObject(name, created=0, owned_by=OWNED_BY)  # when it was made is not known
 
 
-async def _request_reply(request: web.Request, asked: CompletionRequest) -> RequestedCompletion:
+async def _request_reply(request: web.Request, transcript: TranscriptRequest) -> RequestedCompletion:
     """Record the request, in the conversation that it names or in a session of its own. Raises what sessions raise."""
-    result = await request.app[SERVICES].conversations.post(asked.transcript, request[CALLER])
+    result = await request.app[SERVICES].conversations.post(transcript, request[CALLER])
     if result.reply is None:
         raise RuntimeError("a command that requests a reply was answered without one")
     session_id = result.state.session.session_id

@@ -30,7 +30,14 @@ from chatbot.api.services import SERVICES, Services
 from chatbot.api.session_bodies import check_settings, parameter_changes
 from chatbot.api.streaming.document_stream import json_document, send_document
 from chatbot.runtime.clock import timestamp
-from chatbot.sessions.domain.commands import CancelReply, ChangeMetadata, CreateSession, DeleteSession, MarkRead
+from chatbot.sessions.domain.commands import (
+    CancelReply,
+    ChangeMetadata,
+    CreateSession,
+    DeleteSession,
+    MarkRead,
+    WithdrawMessage,
+)
 from chatbot.sessions.domain.rejections import SessionDeleted
 from chatbot.sessions.domain.state import changed_settings
 from chatbot.sessions.session_queries import History
@@ -152,6 +159,15 @@ async def cancel(request: web.Request) -> web.Response:
     await services.runner.wait_for(answer.state.session.position)
     ended = await services.queries.message(answer.state.session.no, body.reply_id)
     return json_response(CancelView(body.reply_id, ended.status if ended else None))
+
+
+@routes.delete("/api/sessions/{session_id}/messages/{message_id}")
+async def withdraw_message(request: web.Request) -> web.Response:
+    services, message_id = request.app[SERVICES], request.match_info["message_id"]
+    answer = await services.supervisor.ask(
+        session_id_of(request), WithdrawMessage(message_id), request[CALLER], if_versions=if_match(request)
+    )
+    return json_response(state_view(answer.state), headers=etag(answer.state.session.version))
 
 
 @routes.get("/api/sessions/{session_id}/messages")

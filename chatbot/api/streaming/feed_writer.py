@@ -31,6 +31,7 @@ from events.catalogue import (
     HistoryAdopted,
     MessageCopied,
     MessagePosted,
+    MessageWithdrawn,
     MetadataChanged,
     ReplyCancelled,
     ReplyCompleted,
@@ -309,6 +310,8 @@ def event_frame(recorded: RecordedEvent) -> frames.FeedFrame | None:  # noqa: PL
             return frames.Session(recorded.stream_id, event.title, event.metadata, version)
         case MessagePosted():
             return _message_frame(recorded, event)
+        case MessageWithdrawn():
+            return frames.Removed(event.message_id, event.reply_id, event.parent_id, version)
         case ReplyRequested():
             return frames.Queued(recorded.stream_id, event.reply_id, event.parent_id, version)
         case ReplyStarted():

@@ -175,6 +175,17 @@ class Resync(Struct, frozen=True, tag_field="type", tag="resync"):
     version: int
 
 
+class Removed(Struct, frozen=True, tag_field="type", tag="removed"):
+    """The queued message `message_id` was taken back: it and its reply `reply_id` are not in the conversation any more.
+    What followed that reply follows `parent_id` now.
+    """
+
+    message_id: str
+    reply_id: str
+    parent_id: str | None
+    version: int
+
+
 class Draining(Struct, frozen=True, tag_field="type", tag="draining"):
     """The service stops, and the stream ends: reconnect after the time in its `retry:` line."""
 
@@ -196,6 +207,7 @@ FeedFrame = (
     | Session
     | CallsClosed
     | Branch
+    | Removed
     | Expired
     | Deleted
     | Resync

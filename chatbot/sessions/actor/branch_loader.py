@@ -13,6 +13,7 @@ from events.catalogue import (
     IgnoredEvent,
     MessageCopied,
     MessagePosted,
+    MessageWithdrawn,
     MetadataChanged,
     ReplyCancelled,
     ReplyCompleted,
@@ -67,6 +68,7 @@ def message_of(row: MessageRow | TreeMessage, recorded: RecordedEvent | None, de
             | MetadataChanged()
             | SessionAccessed()
             | SessionRead()
+            | MessageWithdrawn()
             | SessionExpired()
             | SessionDeleted()
             | ReplyRequested()

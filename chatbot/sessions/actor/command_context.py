@@ -22,6 +22,7 @@ from chatbot.sessions.domain.commands import (
     Regenerate,
     SelectBranch,
     StartReply,
+    WithdrawMessage,
 )
 from chatbot.sessions.domain.context import Context, ContextMessage, select_context
 from chatbot.sessions.domain.decide import is_due, parent_of, requested_parameters
@@ -83,6 +84,8 @@ async def prepare_command(  # noqa: PLR0912  an arm for each command that needs 
             command = replace(command, context_tokens=tokens)
         case ChangeMetadata():
             _check_model(ports.provider, command.parameters.get("model"))
+        case WithdrawMessage():
+            command = await _resolve_withdrawal(ports, state, command)
         case SelectBranch():
             command = await _resolve_branch(ports, state, command)
         case CancelReply():
@@ -207,6 +210,19 @@ async def _resolve_branch(ports: Ports, state: State, command: SelectBranch) -> 
     if leaf is None:
         raise rejections.UnknownMessage(command.message_id)
     return replace(command, message_id=leaf)
+
+
+async def _resolve_withdrawal(ports: Ports, state: State, command: WithdrawMessage) -> WithdrawMessage:
+    """`command` with what the tree says of the message. Raises MessageNotFound."""
+    await ports.runner.wait_for(state.session.position)
+    queries, no = ports.queries, state.session.no
+    message = await queries.message(no, command.message_id)
+    if message is None:
+        raise rejections.MessageNotFound(command.message_id)
+    pending = next((one for one in state.session.pending if one.message_id == command.message_id), None)
+    reply = await queries.message(no, pending.reply_id) if pending is not None else None
+    reply_ids = reply.siblings if reply is not None else ()
+    return replace(command, role=message.role, parent_id=message.parent_id, reply_ids=reply_ids)
 
 
 async def _resolve_regenerate(ports: Ports, state: State, command: Regenerate) -> tuple[State, Regenerate]:

@@ -26,6 +26,7 @@ from events.catalogue import (
     LoggedEvent,
     MessageCopied,
     MessagePosted,
+    MessageWithdrawn,
     MetadataChanged,
     Origin,
     ReplyCancelled,
@@ -216,6 +217,7 @@ def _copy(reference: ForkReference, event: LoggedEvent | None) -> MessageCopied:
             | MetadataChanged()
             | SessionAccessed()
             | SessionRead()
+            | MessageWithdrawn()
             | SessionExpired()
             | SessionDeleted()
             | ReplyRequested()

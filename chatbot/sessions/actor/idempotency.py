@@ -111,6 +111,8 @@ async def recorded_reply(ports: Ports, state: State, request: RecordedEvent, cal
         return ended
     reply = requested_reply(request, caller)
     row = await ports.queries.message(state.session.no, reply.reply_id) if reply else None
+    if reply is not None and row is None:
+        raise rejections.KeyConsumed("the message that this Idempotency-Key made was removed: use a new key")
     if reply is not None and not (row is not None and row.position):
         mirrored = await ports.cluster.await_reply(state.session.session_id, request, caller)
         if mirrored is not None:

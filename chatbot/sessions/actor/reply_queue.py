@@ -19,6 +19,7 @@ from events.catalogue import (
     IgnoredEvent,
     MessageCopied,
     MessagePosted,
+    MessageWithdrawn,
     MetadataChanged,
     ReplyCancelled,
     ReplyCompleted,
@@ -73,6 +74,8 @@ class ReplyQueue:
                 return None
             case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
                 return self._close_reply(event, recorded, state)
+            case MessageWithdrawn():
+                return self._withdraw_reply(event, recorded)
             case ToolCallsClosed():
                 envelope.closed_calls = event
                 return None
@@ -189,6 +192,13 @@ class ReplyQueue:
         if task is not None:
             self._ports.observer.reply_ended(task.started, event, task.timing, reply.caller.request_id)
         self.start_next(state)
+        return reply
+
+    def _withdraw_reply(self, event: MessageWithdrawn, recorded: RecordedEvent) -> Reply | None:
+        """The reply is not to be written any more: tell those who wait for it."""
+        reply = self.by_id.pop(event.reply_id, None)
+        if reply is not None:
+            reply.end(Outcome("cancelled", "", recorded.version, recorded.recorded_at_us, cause="withdrawn"))
         return reply
 
     async def abandon(self) -> None:

@@ -125,6 +125,17 @@ class PostTranscript(Struct, frozen=True):
     known: tuple[ContextMessage, ...] = ()
 
 
+class WithdrawMessage(Struct, frozen=True):
+    """Take back a person's message whose reply is queued and has never started. The rest is what the session knows of
+    the message: its role, its parent, and its replies.
+    """
+
+    message_id: str
+    role: str = ""
+    parent_id: str | None = None
+    reply_ids: tuple[str, ...] = ()
+
+
 class SelectBranch(Struct, frozen=True):
     """Continue with the branch of `message_id`, at its newest message."""
 
@@ -259,6 +270,7 @@ Command = (
     | PostMessage
     | Regenerate
     | PostTranscript
+    | WithdrawMessage
     | SelectBranch
     | Fork
     | CopyTexts

@@ -38,6 +38,7 @@ from chatbot.sessions.domain.commands import (
     SelectBranch,
     StartReply,
     Stop,
+    WithdrawMessage,
 )
 from chatbot.sessions.domain.model_request import plan_reply, plan_whole_reply
 from chatbot.sessions.domain.state import (
@@ -56,6 +57,7 @@ from events.catalogue import (
     BranchSelected,
     Event,
     MessagePosted,
+    MessageWithdrawn,
     MetadataChanged,
     Parameters,
     ReplyCancelled,
@@ -93,6 +95,8 @@ def decide(  # noqa: PLR0911, PLR0912  one arm for each command
             return _request_reply(state, command, rules)
         case PostTranscript():
             return post_transcript(state, command, rules)
+        case WithdrawMessage():
+            return _withdraw_message(state, command)
         case SelectBranch():
             return _select_branch(state, command)
         case StartReply():
@@ -334,6 +338,14 @@ def _change_metadata(state: State, command: ChangeMetadata) -> Decision:
         return Decision()
     recorded_settings = None if settings == state.created else settings
     return Decision(events=(MetadataChanged(metadata, title, recorded_settings, pinned),))
+
+
+def _withdraw_message(state: State, command: WithdrawMessage) -> Decision:
+    """A reply that has started before, or a message that has more replies, is a part of the conversation."""
+    pending = [one for one in state.session.pending if one.message_id == command.message_id and one.attempt == 1]
+    if command.role != "user" or not pending or (pending[0].reply_id,) != command.reply_ids:
+        return Decision(rejection=rejections.NotQueued())
+    return Decision(events=(MessageWithdrawn(command.message_id, pending[0].reply_id, command.parent_id),))
 
 
 def _mark_read(state: State, command: MarkRead) -> Decision:

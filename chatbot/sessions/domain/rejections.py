@@ -170,6 +170,20 @@ class NameConsumed(Rejection):
     """So many conversations of this name were deleted or have expired that it can name no other: use a new name."""
 
 
+class MessageNotFound(Rejection):
+    """The session has no message of this id."""
+
+    def __init__(self, message_id: str) -> None:
+        super().__init__(f"the session has no message {message_id[:64]}")
+
+
+class NotQueued(Rejection):
+    """The message does not wait for its reply any more, or is none that a person can take back."""
+
+    def __init__(self) -> None:
+        super().__init__("only a message whose reply is queued and has not started can be removed")
+
+
 class SessionBusy(Rejection):
     """A reply is running, and the request asked to be refused then."""
 

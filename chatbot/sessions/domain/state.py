@@ -21,6 +21,7 @@ from events.catalogue import (
     IgnoredEvent,
     MessageCopied,
     MessagePosted,
+    MessageWithdrawn,
     MetadataChanged,
     Parameters,
     ReplyCancelled,
@@ -154,6 +155,8 @@ def evolve(state: State | None, recorded: RecordedEvent, recent_max: int, tools_
                 state = _with_calls(state, event.parent_id, ANSWERED)
         case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
             message = _ended_reply(state, event)
+        case MessageWithdrawn():
+            return replace(state, session=session, recent=_without_withdrawn(state.recent, event))
         case ToolCallsClosed():
             return replace(_with_calls(state, event.reply_id, CLOSED), session=session)
         case (
@@ -243,6 +246,19 @@ def _parent_of_reply(session: facts.Session, event: ReplyEnded) -> str | None:
     if open_reply is not None and open_reply.reply_id == event.reply_id:
         return open_reply.message_id
     return next((one.message_id for one in session.pending if one.reply_id == event.reply_id), None)
+
+
+def _without_withdrawn(recent: dict[str, ContextMessage], event: MessageWithdrawn) -> dict[str, ContextMessage]:
+    """`recent` without the withdrawn message. The depth of later ones is unknown: they may be below it."""
+    kept: dict[str, ContextMessage] = {}
+    is_later = False
+    for message_id, message in recent.items():
+        if message_id == event.message_id:
+            is_later = True
+            continue
+        parent_id = event.parent_id if message.parent_id == event.reply_id else message.parent_id
+        kept[message_id] = replace(message, parent_id=parent_id, depth=0) if is_later else message
+    return kept
 
 
 def _with_message(

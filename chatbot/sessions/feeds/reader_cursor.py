@@ -26,6 +26,7 @@ from events.catalogue import (
     IgnoredEvent,
     MessageCopied,
     MessagePosted,
+    MessageWithdrawn,
     MetadataChanged,
     ReplyCancelled,
     ReplyCompleted,
@@ -79,6 +80,7 @@ def advance(cursor: ReaderCursor, recorded: RecordedEvent) -> tuple[ReaderCursor
             | MetadataChanged()
             | SessionAccessed()
             | SessionRead()
+            | MessageWithdrawn()
             | SessionExpired()
             | SessionDeleted()
             | MessagePosted()

@@ -10,6 +10,7 @@ from events.catalogue import (
     IgnoredEvent,
     MessageCopied,
     MessagePosted,
+    MessageWithdrawn,
     MetadataChanged,
     ReplyCancelled,
     ReplyCompleted,
@@ -108,6 +109,7 @@ async def recorded_offset(log: EventLog, session_id: str, version: int) -> int:
                     | MetadataChanged()
                     | SessionAccessed()
                     | SessionRead()
+                    | MessageWithdrawn()
                     | SessionExpired()
                     | SessionDeleted()
                     | MessagePosted()

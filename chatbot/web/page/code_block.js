@@ -8,6 +8,7 @@ const COLOURED_MAX = 60_000;
 /** Lines in one element: while code grows, only the last element is laid out again. */
 const CHUNK_LINES = 200;
 const COPIED_MS = 2000;
+const NEAR_END_PX = 40;
 /** Margins within which code is coloured and pictures are fetched. */
 export const NEAR_WINDOW = "600px 0px";
 
@@ -47,7 +48,8 @@ export class CodeBlock {
   update(token, open) {
     this.#showLanguage(languageOf(token.lang));
     if (token.text.slice(0, this.#text.length) !== this.#text) this.#clear();
-    this.#append(token.text.slice(this.#text.length));
+    const added = token.text.slice(this.#text.length);
+    if (added) this.#append(added);
     this.#text = token.text;
     if (open || !this.#language || token.text.length > COLOURED_MAX) return;
     uncoloured.set(this.element, () => this.#colour());
@@ -67,7 +69,15 @@ export class CodeBlock {
     this.#lines = 0;
   }
 
+  /** Adds `text`. Where the last line was in view, the new last line is. */
   #append(text) {
+    const { scrollHeight, scrollTop, clientHeight } = this.#region;
+    const isAtEnd = this.#text !== "" && scrollHeight - scrollTop - clientHeight < NEAR_END_PX;
+    this.#addLines(text);
+    if (isAtEnd) this.#region.scrollTop = this.#region.scrollHeight;
+  }
+
+  #addLines(text) {
     for (const line of text.match(/[^\n]*\n|[^\n]+$/g) ?? []) {
       let last = this.#code.lastChild;
       if (!last || this.#lines >= CHUNK_LINES) {

@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.http.completion_requests import chunks_of, complete, error_of, joined, leave, status_of_reply
+from tests.support.http.completion_requests import (
+    chunks_of,
+    complete,
+    completion_body,
+    error_of,
+    joined,
+    leave,
+    status_of_reply,
+)
 from tests.support.model.model_server import ModelServer
 from tests.support.service import serving
 
@@ -73,3 +81,11 @@ async def test_the_setting_never_lets_every_reply_end(tmp_path: Path, model: Mod
             while not model.requests[0].ended_at:
                 await asyncio.sleep(0.01)
         assert model.aborted == []
+
+
+async def test_paths_have_the_prefix_of_a_proxy(tmp_path: Path, model: ModelServer) -> None:
+    async with serving(tmp_path, model.url, CHATBOT_SERVER_PATH_PREFIX="/chat") as service:
+        for path in ("/v1/chat/completions", "/chat/v1/chat/completions"):
+            answer = await service.client.post(path, json=completion_body())
+            assert answer.headers["content-location"].startswith("/chat/api/sessions/")
+        assert error_of(await service.client.get("/chat/v1/nothing"), 404)["code"] == "unknown_url"

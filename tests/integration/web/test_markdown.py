@@ -323,6 +323,22 @@ async def test_ten_thousand_growing_lines_of_code_are_added_and_not_made_again(p
     assert await page.run("() => document.querySelectorAll('.message-text *').length") < 100
 
 
+async def test_growing_code_is_followed_unless_the_reader_scrolled_back(page: MessagePage) -> None:
+    lines = [f"line {number}\n" for number in range(300)]
+    distance = (
+        "() => { const p = document.querySelector('pre'); return p.scrollHeight - p.scrollTop - p.clientHeight; }"
+    )
+    await page.show_text("```\n" + "".join(lines[:100]), status="streaming")
+    assert await page.run(distance) > 100
+    await page.run("() => { document.querySelector('pre').scrollTop = 1e6; }")
+    await page.update(parts=[{"type": "text", "text": "```\n" + "".join(lines[:200])}], status="streaming")
+    await page.page.wait_for_function("document.querySelector('code').textContent.includes('line 198')")
+    assert await page.run(distance) < 2
+    await page.run("() => { document.querySelector('pre').scrollTop = 0; }")
+    await page.update(parts=[{"type": "text", "text": "```\n" + "".join(lines)}])
+    assert await page.run("() => document.querySelector('pre').scrollTop") == 0
+
+
 async def test_text_that_is_cut_is_shown_as_it_is_then(page: MessagePage) -> None:
     await page.show_text("One.\n\nTwo **bold**\n\nThree", status="streaming")
     await page.update(parts=[{"type": "text", "text": "One.\n\nTwo **bo"}], status="cancelled")

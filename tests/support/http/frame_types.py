@@ -4,6 +4,7 @@ FRAME_TYPES = {
     "session_created": "session",
     "metadata_changed": "session",
     "message_posted": "message",
+    "message_withdrawn": "removed",
     "reply_requested": "queued",
     "reply_started": "start",
     "reply_completed": "complete",

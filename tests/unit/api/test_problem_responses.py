@@ -43,6 +43,8 @@ EXPECTED: dict[type[Exception], int] = {
     sessions.TooLarge: 422,
     sessions.ContextTooLong: 422,
     sessions.NameConsumed: 409,
+    sessions.MessageNotFound: 404,
+    sessions.NotQueued: 409,
     sessions.SessionBusy: 409,
     sessions.TooManyPending: 429,
     sessions.Overloaded: 503,

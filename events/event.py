@@ -1,0 +1,27 @@
+"""The base of all events, and the properties that each class of events has."""
+
+from typing import ClassVar
+
+from msgspec import Struct
+
+
+class Traits(Struct, frozen=True, kw_only=True):
+    """Properties of an event class. The first two have no default, so that every class must decide them.
+
+    `is_access`: the event counts as use of its session and postpones its expiry. `holds_message`: it contains one
+    complete message, to which forks, imports and searches refer. `explains_erasure`: the content of earlier events of
+    its stream is erased. `schema_version`: the current one. `has_plain_version`: version 2 only adds parts, so events
+    without parts are still written as version 1.
+    """
+
+    is_access: bool
+    holds_message: bool
+    explains_erasure: bool = False
+    schema_version: int = 1
+    has_plain_version: bool = False
+
+
+class Event(Struct, frozen=True, tag_field="type", omit_defaults=True):
+    """A fact about one session. Subclasses name it; the envelope (`RecordedEvent`) says when and by whom."""
+
+    traits: ClassVar[Traits]
