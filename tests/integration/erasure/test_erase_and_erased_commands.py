@@ -26,7 +26,7 @@ MINA, JUN = "a-long-secret-of-hers", "another-long-secret"
 
 
 @asynccontextmanager
-async def asking(running: Program, secret: str = "") -> AsyncIterator[httpx.AsyncClient]:
+async def asking(running: Program | Running, secret: str = "") -> AsyncIterator[httpx.AsyncClient]:
     headers = {"Authorization": f"Bearer {secret}"} if secret else {}
     async with httpx.AsyncClient(base_url=running.url, headers=headers, timeout=30) as client:
         yield client
@@ -67,12 +67,11 @@ def bytes_on_disk(folder: Path) -> bytes:
 
 
 async def test_an_owners_sessions_go_with_receipts_and_all_else_stays(tmp_path: Path, model: ModelServer) -> None:
-    async with program(tmp_path, model.url, CHATBOT_API_KEYS=KEYS) as running:
+    async with serving(tmp_path, model.url, CHATBOT_API_KEYS=KEYS) as running:
         async with asking(running, MINA) as client:
             mine = [await told(client, f"SECRET-{number}") for number in range(3)]
         async with asking(running, JUN) as client:
             his = await told(client, "KEPT")
-        assert await running.stop() == 0
     code, listed, said = await erase(tmp_path, "erase", "--owner", "mina", "--dry-run")
     assert code == 0
     assert [one["session_id"] for one in listed] == mine[::-1]
@@ -101,7 +100,7 @@ async def test_an_owners_sessions_go_with_receipts_and_all_else_stays(tmp_path: 
     await log.close()
 
     assert (await erase(tmp_path, "erase", "--owner", "mina"))[:2] == (0, [])
-    async with program(tmp_path, model.url, CHATBOT_API_KEYS=KEYS) as running:
+    async with serving(tmp_path, model.url, CHATBOT_API_KEYS=KEYS) as running:
         async with asking(running, JUN) as client:
             messages = (await client.get(f"/api/sessions/{his}/messages")).json()["messages"]
             usage = (await client.get("/api/usage")).json()["usage"]
@@ -114,13 +113,12 @@ async def test_an_owners_sessions_go_with_receipts_and_all_else_stays(tmp_path: 
 
 
 async def test_metadata_names_a_person_in_active_and_expired_sessions(tmp_path: Path, model: ModelServer) -> None:
-    async with program(tmp_path, model.url) as running, asking(running) as client:
+    async with serving(tmp_path, model.url) as running, asking(running) as client:
         person = {"user_id": "예 42", "app": "web"}
         first = await told(client, "SECRET-1", metadata=person, timeout_hours=3 / 3600)
         second = await told(client, "SECRET-2", metadata={**person, "app": "phone"})
         await told(client, "KEPT-1", metadata={"user_id": "43", "app": "web"})
         await asyncio.sleep(3.6)
-        assert await running.stop() == 0
     code, receipts, _ = await erase(tmp_path, "erase", "--metadata", "user_id=예 42", "app=web")
     assert (code, [one["session_id"] for one in receipts]) == (0, [first])
     code, receipts, _ = await erase(tmp_path, "erase", "--metadata", "user_id=예 42")
@@ -135,12 +133,11 @@ async def test_metadata_names_a_person_in_active_and_expired_sessions(tmp_path: 
 async def test_a_fork_that_stays_keeps_its_history_and_one_that_goes_is_not_filled_first(
     tmp_path: Path, model: ModelServer
 ) -> None:
-    async with program(tmp_path, model.url) as running, asking(running) as client:
+    async with serving(tmp_path, model.url) as running, asking(running) as client:
         origin = await told(client, "SHARED words", metadata={"user_id": "mina"})
         forks = [(await client.post(f"/api/sessions/{origin}/fork", json={})).json()["session_id"] for _ in range(2)]
         changed = await client.patch(f"/api/sessions/{forks[1]}", json={"metadata": {"user_id": "jun"}})
         assert changed.status_code == 200
-        assert await running.stop() == 0
     code, receipts, _ = await erase(tmp_path, "erase", "--metadata", "user_id=mina")
     assert (code, [one["session_id"] for one in receipts]) == (0, [forks[0], origin])
     log = await SqliteLog.open(tmp_path / "chatbot.db", read_only=True)
@@ -148,15 +145,14 @@ async def test_a_fork_that_stays_keeps_its_history_and_one_that_goes_is_not_fill
     await log.close()
     assert copied == [forks[1]] * 2
     assert await verified(tmp_path)
-    async with program(tmp_path, model.url) as running, asking(running) as client:
+    async with serving(tmp_path, model.url) as running, asking(running) as client:
         messages = (await client.get(f"/api/sessions/{forks[1]}/messages")).json()["messages"]
     assert [one["content"] for one in messages] == ["SHARED words", "You said: SHARED words"]
 
 
 async def test_named_sessions_go_and_an_unknown_id_is_told(tmp_path: Path, model: ModelServer) -> None:
-    async with program(tmp_path, model.url) as running, asking(running) as client:
+    async with serving(tmp_path, model.url) as running, asking(running) as client:
         session_id = await told(client, "SECRET")
-        assert await running.stop() == 0
     unknown = "00000000-0000-4000-8000-000000000000"
     code, receipts, said = await erase(tmp_path, "erase", "--session", session_id.upper(), unknown)
     assert (code, [one["session_id"] for one in receipts]) == (1, [session_id])

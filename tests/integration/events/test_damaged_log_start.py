@@ -21,7 +21,7 @@ from tests.support.log.log_files import foreign, log_with
 from tests.support.log.sample_events import ASKED, posted
 from tests.support.log.sample_log import created
 from tests.support.model.model_server import ModelServer
-from tests.support.service import program
+from tests.support.service import program, serving
 
 ROWS = 300
 
@@ -66,11 +66,10 @@ async def test_a_damaged_log_is_refused_with_what_is_wrong_and_how_to_go_on(tmp_
 
 async def chatted(folder: Path, model: ModelServer) -> None:
     """A log and projections of a short conversation."""
-    async with program(folder, model.url) as running, httpx.AsyncClient(base_url=running.url, timeout=20) as client:
-        session_id = (await client.post("/api/sessions")).json()["session_id"]
-        await client.post("/api/chat", json={"session_id": session_id, "message": "hello"})
-        await client.get(f"/api/sessions/{session_id}/messages")  # the projections have folded it
-        await running.stop()
+    async with serving(folder, model.url) as running:
+        session_id = await running.session()
+        await running.chat(session_id, "hello")
+        await running.history(session_id)  # the projections have folded it
 
 
 async def test_a_lost_write_ahead_log_shows_by_what_the_projections_had_folded(
