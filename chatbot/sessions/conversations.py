@@ -125,7 +125,7 @@ class Conversations:
         key = request.idempotency_key
         if key is None:
             return await self._ask_session(self._new_id(), command, caller)
-        session_id = derive_id("request", caller.owner, key.key)
+        session_id = derive_id("request", caller.owner, request.end_user, key.key)
         try:
             return await self._ask_session(session_id, command, caller)
         except rejections.SessionNotFound:

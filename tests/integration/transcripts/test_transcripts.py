@@ -196,7 +196,12 @@ async def test_a_retry_gets_the_same_reply(real: SessionsHarness) -> None:
     assert repeated.reply is not None
     assert generation.reply is not None
     assert repeated.reply.reply_id == generation.reply.reply_id
-    assert len(real.provider.calls) == 2
+    other = await post(real, said("u:Bye"), "Ciao", reply_client_id="g2")
+    other_again = await post(real, said("u:Bye"), None, reply_client_id="g2")
+    assert other.reply is not None
+    assert other_again.reply is not None
+    assert other_again.reply.reply_id == other.reply.reply_id
+    assert len(real.provider.calls) == 3
 
 
 async def test_one_generation_may_ask_several_times(real: SessionsHarness) -> None:
