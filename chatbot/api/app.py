@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+import time
 
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage
@@ -43,6 +44,7 @@ from chatbot.api.server.shared_listener import SharedListener
 from chatbot.api.services import SERVICES, Services
 from chatbot.api.streaming.feed_writer import FEED_SOURCES
 from chatbot.api.streaming.response_stream import STREAMS, StreamContext
+from chatbot.api.v1.optional_tools import ToolRefusals
 from chatbot.runtime.throttle import DutyCycleThrottle
 from chatbot.workers.connection_counts import FairShare
 from chatbot.workers.server_sockets import service_url, start_listening
@@ -61,6 +63,7 @@ def build_app(services: Services) -> web.Application:
     app[EXPORT_LIMIT] = StreamLimit(EXPORTS_MAX, "too many exports are being made already")
     app[THROTTLE] = DutyCycleThrottle()
     app[completion_routes.CANCELLATIONS] = set()
+    app[completion_routes.TOOL_REFUSALS] = ToolRefusals(time.monotonic)
     app[UPLOADS] = MediaUploads(services.settings.media)
     app[BODIES] = BodyBudget(services.settings.server.request_bodies_total_max_bytes)
     app[documentation_routes.DOCUMENT_BUILDER] = build_openapi_document

@@ -25,6 +25,7 @@ from chatbot.api.v1.completion_requests import check_completion, completion_para
 from chatbot.api.v1.completion_views import MICROSECONDS, ModelObject, ModelObjects, completion_view
 from chatbot.api.v1.conversation_names import NamedConversation, checked_name, conversation_of
 from chatbot.api.v1.end_users import end_user_of
+from chatbot.api.v1.optional_tools import ToolRefusals, has_optional_tools, is_refusal_of_tools, without_tools
 from chatbot.api.v1.request_messages import images_of, request_messages
 from chatbot.config.sections.v1_settings import V1Settings
 from chatbot.llm.model_names import is_offered
@@ -46,6 +47,7 @@ QUESTION_FIELD, REPLY_FIELD = "X-OpenWebUI-User-Message-Id", "X-OpenWebUI-Messag
 
 # Tasks that cancel replies whose clients have left; each ends by itself, after one command.
 CANCELLATIONS: web.AppKey[set[asyncio.Task[None]]] = web.AppKey("cancellations", set)
+TOOL_REFUSALS: web.AppKey[ToolRefusals] = web.AppKey("tool_refusals", ToolRefusals)
 
 routes = web.RouteTableDef()
 
@@ -91,8 +93,11 @@ async def create_completion(request: web.Request) -> web.StreamResponse:
         cancel_when_client_leaves(request)
     with request.app[STREAMS].limit.acquire() if asked.stream else nullcontext():
         requested = await _request_reply(request, transcript)
-        del transcript  # it may have megabytes
         try:
+            if has_optional_tools(transcript.parameters) and await _refuses_tools(request, requested.reply):
+                request.app[TOOL_REFUSALS].note(asked.model)
+                requested = await _request_reply(request, without_tools(transcript))
+            del transcript  # it may have megabytes
             if asked.stream:
                 return await _streamed_response(request, asked, requested)
             return await _complete_response(request, asked, requested)
@@ -119,10 +124,7 @@ async def _streamed_response(
     or when the next ping is due, before proxies take the connection for dead.
     """
     services, streams, reply = request.app[SERVICES], request.app[STREAMS], requested.reply
-    with suppress(TimeoutError):
-        async with asyncio.timeout(streams.ping_s):
-            while not _has_begun(reply):
-                await wait_any(reply.signal)
+    await _await_begin(request, reply)
     _raise_failure(reply)
     created_at_us = reply.started_at_us or services.clock()
     view = ChunkView(
@@ -135,6 +137,20 @@ async def _streamed_response(
     running_reply = services.supervisor.running_reply
     writer = ReplyWriter(streams.flush_scheduler, requested.session_id, reply, running_reply, view)
     return await stream_response(request, writer.write, headers={**HEADERS, **_headers(request, requested)})
+
+
+async def _await_begin(request: web.Request, reply: Reply) -> None:
+    """Return when there is something to send, or a ping is due."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(request.app[STREAMS].ping_s):
+            while not _has_begun(reply):
+                await wait_any(reply.signal)
+
+
+async def _refuses_tools(request: web.Request, reply: Reply) -> bool:
+    """Whether the model server has refused the request because it has tools."""
+    await _await_begin(request, reply)
+    return reply.outcome is not None and is_refusal_of_tools(reply.outcome)
 
 
 def _has_begun(reply: Reply) -> bool:
@@ -228,7 +244,8 @@ async def _read_body(request: web.Request) -> tuple[CompletionBody, Parameters]:
     check_completion(body, settings.v1.messages_max)
     _check_model(services, body.model)
     takes = services.provider.takes
-    default_tokens, takes_tools = _default_tokens(services, body.model), takes is None or "tools" in takes
+    takes_tools = (takes is None or "tools" in takes) and not request.app[TOOL_REFUSALS].has_refused(body.model)
+    default_tokens = _default_tokens(services, body.model)
     return body, completion_parameters(body, raw, settings.chat, default_tokens, takes_tools=takes_tools)
 
 
