@@ -205,6 +205,7 @@ function onSession(createKey, session) {
   conversations.show(session.session_id, { sessionId: session.session_id, order: [], messages: {}, cursor: `${session.version}:0`,
     older: null, stale: false, ended: null, session: { title: session.title, metadata: session.metadata } });
   logView.rename(newKey, session.session_id);
+  composer.rename("new", session.session_id);
   newKey = randomId();
   saveNewKey();
   go(session.session_id, { replace: true });

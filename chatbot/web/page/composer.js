@@ -194,6 +194,13 @@ export function createComposer({ form, api, onSend, onStop, mediaUrl }) {
       say("");
       setFiles(kept.map(uploaded));
     },
+    /** The conversation that is written to has another name now: what was typed meanwhile stays. */
+    rename(from, to) {
+      if (key !== from) return;
+      drafts.save(from, { text: "", files: [] });
+      key = to;
+      save();
+    },
     setRunning(value) {
       if (isRunning === value) return;
       const wasFocused = document.activeElement === stop;

@@ -5,6 +5,7 @@ import { t } from "./i18n.js";
 import { wordsFor } from "./words.js";
 
 const NEAR_END_PX = 80;
+const NEAR_START_PX = 300;
 let createMessageView = null, loading = null;
 
 /** Loads what shows messages. It is half of the page, and an empty page does not wait for it. */
@@ -29,6 +30,7 @@ export function createLogView({ scroller, log, toEnd, older }, actions, { onRead
   scroller.addEventListener("scroll", () => {
     isAtEnd = distance() < NEAR_END_PX;
     toEnd.hidden = isAtEnd;
+    if (scroller.scrollTop < NEAR_START_PX && !older.hidden && !older.disabled && !isAtEnd) older.click();
   }, { passive: true });
   new ResizeObserver(() => isAtEnd && scrollToEnd()).observe(log);
   new ResizeObserver(() => isAtEnd && scrollToEnd()).observe(scroller);
@@ -60,11 +62,13 @@ export function createLogView({ scroller, log, toEnd, older }, actions, { onRead
       return;
     }
     older.disabled = isOlderLoading;
-    const firstBefore = log.firstElementChild, topBefore = firstBefore?.offsetTop ?? 0;
+    const firstBefore = log.firstElementChild, topBefore = firstBefore?.getBoundingClientRect().top ?? 0;
+    const isOlderAdded = !isAtEnd && firstBefore && messages[0] && !views.has(keyOf(messages[0]));
+    if (isOlderAdded) scroller.style.overflowAnchor = "none"; // not every browser keeps the place, so none does it here
     const wanted = new Set();
     let place = null;
     for (const message of messages) {
-      const key = aliases.get(message.message_id) ?? message.message_id;
+      const key = keyOf(message);
       wanted.add(key);
       let view = views.get(key);
       if (!view) {
@@ -86,9 +90,14 @@ export function createLogView({ scroller, log, toEnd, older }, actions, { onRead
       views.delete(key);
     }
     if (isAtEnd) scrollToEnd();
-    else if (firstBefore?.isConnected && firstBefore !== log.firstElementChild) {
-      scroller.scrollTop += firstBefore.offsetTop - topBefore; // older messages came in front: what was read stays
+    else if (isOlderAdded && firstBefore.isConnected) {
+      scroller.scrollTop += firstBefore.getBoundingClientRect().top - topBefore; // what was read stays where it is
+      requestAnimationFrame(() => { scroller.style.overflowAnchor = ""; });
     }
+  }
+
+  function keyOf({ message_id: id }) {
+    return aliases.get(id) ?? id;
   }
 
   function viewOf(messageId) {

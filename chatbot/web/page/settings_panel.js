@@ -126,7 +126,7 @@ export function createSettingsPanel({ panel, api, save, onClose }) {
   return {
     show,
     get id() { return shownId; },
-    /** The settings of the conversation that is about to be made; they begin afresh afterwards. */
+    /** The settings of the conversation that is about to be made; afterwards there are none. */
     takeDraft() {
       const taken = draft;
       draft = {};

@@ -13,6 +13,7 @@ const PAGE = 40;
 const PINNED_MAX = 100;
 const FILTER_MS = 200;
 const UNDO_MS = 8_000;
+const LATE_MS = 5_000; // another tab deletes first, if it is still open
 const RETRY_MS = [1_000, 2_000, 5_000, 10_000];
 const DELETIONS = "chatbot.deletions";
 
@@ -22,7 +23,7 @@ const DELETIONS = "chatbot.deletions";
  */
 export function createSidebar({ list, filter, more, status }, api, callbacks) {
   let known = EMPTY_LIST, found = null, feed = null, load = "loading", problem = null, timer = null, attempt = 0, reading = 0;
-  const deleting = new Map(); // id -> {undo}: hidden, and deleted when the notice ends
+  const deleting = new Map(); // id -> when it is deleted, in ms: hidden until then
   const items = new Map(); // id -> its li
 
   async function read(isFirst = true) {
@@ -212,8 +213,17 @@ export function createSidebar({ list, filter, more, status }, api, callbacks) {
     if (title !== null) change(id, { title: title || null });
   }
 
+  /** [[id, when it is deleted]] of all tabs. */
+  function readDeletions() {
+    try {
+      return JSON.parse(browserStorage.getItem(DELETIONS)) ?? [];
+    } catch {
+      return []; // damaged: nothing is deleted that nobody confirmed
+    }
+  }
+
   function saveDeletions() {
-    browserStorage.setItem(DELETIONS, JSON.stringify([...deleting.keys()]));
+    browserStorage.setItem(DELETIONS, JSON.stringify([...deleting]));
   }
 
   /** Hides a conversation at once and deletes it when the notice with Undo has ended. */
@@ -223,12 +233,12 @@ export function createSidebar({ list, filter, more, status }, api, callbacks) {
     const at = links.findIndex((one) => one.closest("li").dataset.sessionId === id);
     const hadFocus = at >= 0 && links[at].closest("li").contains(document.activeElement);
     const name = nameOf(sessionOf(id)) ?? t("list.untitled");
-    const end = showToast(t("list.deleted", { title: name }), {
+    showToast(t("list.deleted", { title: name }), {
       ms: UNDO_MS,
       action: { label: t("list.undo"), onclick: () => restore(id) },
       onEnd: (isUndone) => !isUndone && deleting.has(id) && erase(id),
     });
-    deleting.set(id, { end });
+    deleting.set(id, Date.now() + UNDO_MS);
     saveDeletions();
     render();
     if (hadFocus) (links[at + 1] ?? links[at - 1] ?? filter).focus();
@@ -264,12 +274,15 @@ export function createSidebar({ list, filter, more, status }, api, callbacks) {
     for (const id of deleting.keys()) erase(id, { keepalive: true }).catch(() => {}); // kept in DELETIONS if it fails
   });
 
-  /** Deletes what an earlier page was about to delete when it was closed. */
+  /** Deletes what an earlier page was about to delete when it was closed; in another tab it can still be undone. */
   function finishDeletions() {
-    const ids = JSON.parse(browserStorage.getItem(DELETIONS) ?? "[]");
-    for (const id of ids) {
-      deleting.set(id, { end: () => {} });
-      erase(id).catch(() => {});
+    for (const [id, at] of readDeletions()) {
+      setTimeout(() => {
+        const isWanted = readDeletions().some(([one]) => one === id);
+        if (!isWanted || deleting.has(id)) return;
+        deleting.set(id, at);
+        erase(id).catch(() => {});
+      }, Math.max(0, at + LATE_MS - Date.now()));
     }
   }
 
