@@ -87,7 +87,7 @@ export function openMenu(anchor, items) {
   const entries = items.map((one) => h("button", { type: "button", role: "menuitem", tabindex: "-1",
     class: one.isDanger ? "menu-item danger" : "menu-item", onclick: () => { close(); one.onclick(); } }, icon(one.icon), one.label));
   const menu = h("div", { class: "menu", role: "menu", "aria-label": anchor.getAttribute("aria-label") ?? "" }, entries);
-  (document.querySelector("main") ?? document.body).append(menu); // in a landmark, and in no element that moves
+  (anchor.closest("nav, main") ?? document.body).append(menu); // in its landmark: the other one may be inert
   const at = anchor.getBoundingClientRect(), height = menu.offsetHeight, width = menu.offsetWidth;
   menu.style.top = `${at.bottom + height > innerHeight ? Math.max(4, at.top - height) : at.bottom}px`;
   menu.style.left = `${Math.max(4, Math.min(at.right - width, innerWidth - width - 4))}px`;

@@ -65,6 +65,7 @@ export function createLogView({ scroller, log, toEnd, older }, actions, { onRead
     const firstBefore = log.firstElementChild, topBefore = firstBefore?.getBoundingClientRect().top ?? 0;
     const isOlderAdded = !isAtEnd && firstBefore && messages[0] && !views.has(keyOf(messages[0]));
     if (isOlderAdded) scroller.style.overflowAnchor = "none"; // not every browser keeps the place, so none does it here
+    const focused = focusedAction();
     const wanted = new Set();
     let place = null;
     for (const message of messages) {
@@ -89,11 +90,27 @@ export function createLogView({ scroller, log, toEnd, older }, actions, { onRead
       view.editor?.remove();
       views.delete(key);
     }
+    if (focused && !focused.article.isConnected) giveFocus(focused);
     if (isAtEnd) scrollToEnd();
     else if (isOlderAdded && firstBefore.isConnected) {
       scroller.scrollTop += firstBefore.getBoundingClientRect().top - topBefore; // what was read stays where it is
       requestAnimationFrame(() => { scroller.style.overflowAnchor = ""; });
     }
+  }
+
+  /** Where the focus is among the messages, to give it to what comes in that place: another version of a message. */
+  function focusedAction() {
+    const article = document.activeElement?.closest("article.message");
+    if (!article || !log.contains(article)) return null;
+    return { article, index: [...log.children].indexOf(article), action: document.activeElement.dataset.action };
+  }
+
+  function giveFocus({ index, action }) {
+    const next = log.children[Math.min(index, log.children.length - 1)];
+    if (!next) return;
+    const same = action && next.querySelector(`[data-action="${action}"]:not(:disabled)`);
+    const version = action?.startsWith("message.") && next.querySelector('[data-action^="message."]:not(:disabled)');
+    (same || version || next).focus({ preventScroll: true });
   }
 
   function keyOf({ message_id: id }) {
