@@ -7,13 +7,15 @@ const MAX_LENGTH = 10_000;
 const TITLE_MAX = 500;
 const SIZE_MAX_EM = 40; // of \rule and the like
 const EXPANSIONS_MAX = 500; // of macros
+const STYLE_SHEETS = ["../vendor/temml/Temml-Local.css", "math.css"];
 let loading = null;
 
 function load() {
   loading ??= import("../vendor/temml/temml.min.js").then(
     ({ default: temml }) => {
-      const address = new URL("../vendor/temml/Temml-Local.css", import.meta.url).href;
-      document.head.append(h("link", { rel: "stylesheet", href: address }));
+      for (const path of STYLE_SHEETS) {
+        document.head.append(h("link", { rel: "stylesheet", href: new URL(path, import.meta.url).href }));
+      }
       return temml;
     },
     () => {
