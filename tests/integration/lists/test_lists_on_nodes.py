@@ -88,7 +88,8 @@ async def test_a_message_is_taken_back_at_another_node_than_the_one_that_owes_it
         answers.append(asyncio.create_task(first.chat(session_id, "second")))
         *_, posted = await feed.until("message")
         address = f"/api/sessions/{session_id}/messages/{posted['message_id']}"
-        assert (await second.client.delete(address)).status_code == 200
+        answer = await second.client.delete(address)
+        assert answer.status_code == 200, answer.text
         *_, removed = await feed.until("removed")
         assert removed["reply_id"] == posted["reply_id"]
     model.release()
