@@ -240,6 +240,7 @@ def build_openapi_document(settings: Settings, version: str, prefix: str = "") -
         document["security"] = [{name: []} for name in _KEYS]
     for tag, operation in operations:
         described = _describe(operation, schemas, has_keys=has_keys)
+        described["externalDocs"] = {"description": "Call it in Swagger UI", "url": f"docs#/{tag}/{operation.name}"}
         document["paths"].setdefault(operation.path, {})[operation.method.lower()] = {"tags": [tag], **described}
     return document
 
