@@ -40,13 +40,14 @@ def test_the_versions_are_those_that_are_installed() -> None:
 
 
 def test_the_headers_in_the_settings_are_those_that_the_service_reads() -> None:
-    read = {*V1Settings().conversation_fields, *re.findall(r"X-OpenWebUI-[A-Za-z-]+", source_of_v1())}
+    named = {name.lower() for name in V1Settings().conversation_fields}
+    read = named | set(re.findall(r"x-openwebui-[a-z-]+", source_of_v1().lower()))
     shell = marked("client settings: open webui")
     assignments = [word for word in shlex.split(shell, comments=True) if "=" in word]
     environment = dict(word.split("=", 1) for word in assignments)
     configured = json.loads(environment["OPENAI_API_CONFIGS"])["0"]["headers"]
     (librechat,) = yaml.safe_load(marked("client settings: librechat"))["endpoints"]["custom"]
-    assert {*configured, *librechat["headers"]} & read
+    assert {header.lower() for header in (*configured, *librechat["headers"])} <= read
     assert json.loads(environment["DEFAULT_MODEL_PARAMS"]) == {"function_calling": "legacy"}
     assert librechat["baseURL"] == environment["OPENAI_API_BASE_URLS"] == f"{PRINTED['url']}/v1"
 

@@ -57,7 +57,7 @@ CASES = [
     pytest.param(client, case, id=f"{client.name}-{case}")
     for client in CLIENTS
     for case in EXPECTED
-    if case not in client.lacks | {"tools", "streamed_tools", "metadata", "repeated", "transcript"}
+    if case not in client.lacks
 ]
 
 
@@ -96,6 +96,11 @@ def test_a_reply_that_breaks_off_is_an_error_for_the_client(run: ClientRun) -> N
 def test_the_model_gets_what_the_client_sent(run: ClientRun) -> None:
     (plain,) = [each.body for each in run.asked("Good morning!") if "seed" in each.body]
     assert (plain["temperature"], plain["max_tokens"], plain["seed"]) == (0.5, 50, 7)
+    (last,) = run.asked("Who am I?")
+    roles = [(each["role"], each["content"]) for each in last.body["messages"]]
+    assert roles[0] == ("system", "Be short.")
+    assert roles[1] == ("user", "My name is Mina.")
+    assert [role for role, _ in roles] == ["system", "user", "assistant", "user"]
     (picture,) = [each.body["messages"] for each in run.requests if is_about_picture(each)]
     assert [part["image_url"]["url"] for part in picture[-1]["content"] if part["type"] == "image_url"] == [IMAGE]
     (product,) = run.asked("What is 6 times 7, as JSON?")
@@ -106,8 +111,47 @@ def is_about_picture(request: Request) -> bool:
     return "What is in this picture?" in json.dumps(request.body["messages"])
 
 
+def test_results_of_tools_reach_the_model_with_their_calls(run: ClientRun) -> None:
+    asked, told = [each.body for each in run.requests if "Compare Seoul" in json.dumps(each.body["messages"])]
+    assert asked["tools"][0]["function"]["name"] == "weather"
+    assert told["tools"] == asked["tools"]
+    question, calls, *results = told["messages"]
+    assert question["role"] == "user"
+    assert [call["function"]["name"] for call in calls["tool_calls"]] == ["weather", "weather"]
+    assert [result["role"] for result in results] == ["tool", "tool"]
+    assert [call["id"] for call in calls["tool_calls"]] == [result["tool_call_id"] for result in results]
+
+
+def test_a_named_conversation_is_one_session(run: ClientRun) -> None:
+    texts = ["You said: One.", "You said: Two.", "You said: Two."]
+    result = run.results["conversation"]
+    assert result["texts"] == texts[: len(result["texts"])]
+    (session,) = [one for one in run.conversations() if "You said: One." in said(one)]
+    assert said(session) == ["One.", "You said: One.", "Two.", "You said: Two."]
+    assert not [each for each in session["messages"] if each.get("imported")], "all of it was written here"
+    last = session["messages"][-1]
+    assert len(last["siblings"]) == len(result["texts"]) - 1, "the same question again is another reply to it"
+    if "sessions" in result:
+        assert set(result["sessions"]) == {session["session_id"]}
+
+
 def said(session: dict[str, Any]) -> list[str]:
     return [each["content"] for each in session["messages"]]
+
+
+@pytest.mark.parametrize("client", [one for one in CLIENTS if "repeated" not in one.lacks], indirect=True, ids=name_of)
+def test_a_repeated_request_with_its_key_is_answered_from_the_record(run: ClientRun) -> None:
+    result = run.results["repeated"]
+    assert all(result["same"])
+    assert len(run.asked("Only once.")) == len(result["same"])
+
+
+def test_requests_without_a_conversation_are_recorded_and_in_no_list(run: ClientRun) -> None:
+    hidden = [one for one in run.sessions if one["kind"] == "stateless"]
+    assert len(hidden) > 10
+    listed = [text for one in run.conversations() for text in said(one)]
+    assert "Good morning!" not in listed
+    assert "Good morning!" in [text for one in hidden for text in said(one)]
 
 
 def test_the_reply_of_a_client_that_leaves_is_cancelled(run: ClientRun) -> None:

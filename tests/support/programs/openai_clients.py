@@ -17,7 +17,7 @@ from tests.support.programs.client_tools import FOLDER, NODE_PACKAGES, run_tool
 from tests.support.service import Running, started
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "clients" / "openai"
-CONVERSATIONS = ("",)  # the kinds of sessions
+CONVERSATIONS = ("", "stateless", "task")  # the kinds of sessions
 SECRET = "a-secret-of-the-clients"
 DOT = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63f8cfc0000003010100c9fe92ef"
