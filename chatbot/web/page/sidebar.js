@@ -233,9 +233,14 @@ export function createSidebar({ list, filter, more, status }, api, callbacks) {
     const at = links.findIndex((one) => one.closest("li").dataset.sessionId === id);
     const hadFocus = at >= 0 && links[at].closest("li").contains(document.activeElement);
     const name = nameOf(sessionOf(id)) ?? t("list.untitled");
+    const wasOpen = callbacks.currentId() === id;
+    const undo = () => {
+      restore(id);
+      if (wasOpen) location.hash = `#/${id}`; // where the user was
+    };
     showToast(t("list.deleted", { title: name }), {
       ms: UNDO_MS,
-      action: { label: t("list.undo"), onclick: () => restore(id) },
+      action: { label: t("list.undo"), onclick: undo },
       onEnd: (isUndone) => !isUndone && deleting.has(id) && erase(id),
     });
     deleting.set(id, Date.now() + UNDO_MS);

@@ -62,6 +62,7 @@ async def test_a_deletion_can_be_undone_until_it_is_final(site: Site) -> None:
         await expect(chat.page.get_by_role("heading", name="What can I help with?")).to_be_visible()
         await chat.button("Undo").click()
         await expect(entry(chat, "To delete")).to_be_visible()
+        await chat.reply_is("Answer")
         assert (await site.service.client.get(address)).status_code == 200
         await choose(chat, "To delete", "Delete")
         async with chat.page.expect_response(lambda one: one.request.method == "DELETE"):
