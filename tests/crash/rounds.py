@@ -32,12 +32,15 @@ ENDED = {"complete", "failed", "cancelled", "interrupted"}
 
 
 class Acknowledged(Struct):
-    """What clients were told before the kill: to be found again after it."""
+    """What clients were told before the kill: to be found again after it. `transcripts` are those of named
+    conversations, by name: each with its session and its messages, the last one a reply.
+    """
 
     sessions: set[str]
     deleted: set[str]
     deleting: set[str]
     messages: dict[str, tuple[str, str]]  # message id: session id, content ("" where only the id was told)
+    transcripts: dict[str, tuple[str, list[dict[str, str]]]]
 
 
 async def one_client(url: str, told: Acknowledged, seed: int) -> None:
@@ -64,7 +67,11 @@ async def one_step(client: httpx.AsyncClient, told: Acknowledged, sessions: list
         told.deleting.add(session_id)
         if (await client.delete(f"/api/sessions/{session_id}")).status_code == 204:
             told.deleted.add(session_id)
-    elif act < 0.6:
+    elif act < 0.4:
+        name = f"chat-{id(sessions)}-{rng.randrange(3)}"  # of this client
+        _, messages = told.transcripts.get(name, ("", []))
+        await post_transcript(client, told, name, [*messages, {"role": "user", "content": f"q {rng.random()}"}])
+    elif act < 0.65:
         session_id = rng.choice(sessions)
         answer = await client.post("/api/chat", json={"session_id": session_id, "message": f"q {rng.random()}"})
         if answer.status_code == 200:
@@ -76,6 +83,19 @@ async def one_step(client: httpx.AsyncClient, told: Acknowledged, sessions: list
         async with client.stream("POST", "/api/chat/stream", json=body) as answer:
             async for line in answer.aiter_lines():
                 note(line, session_id, told)
+
+
+async def post_transcript(
+    client: httpx.AsyncClient, told: Acknowledged, name: str, messages: list[dict[str, str]]
+) -> httpx.Response:
+    body = {"model": "fake-model", "messages": messages}
+    answer = await client.post("/v1/chat/completions", json=body, headers={"X-Session-Id": name})
+    if answer.status_code == 200:
+        session_id, reply = answer.headers["X-Session-Id"], answer.json()["choices"][0]["message"]
+        told.sessions.add(session_id)
+        told.messages[answer.json()["id"].removeprefix("chatcmpl-")] = (session_id, reply["content"])
+        told.transcripts[name] = (session_id, [*messages, {"role": "assistant", "content": reply["content"]}])
+    return answer
 
 
 def note(line: str, session_id: str, told: Acknowledged) -> None:
@@ -98,7 +118,7 @@ class CrashKind(Struct, frozen=True):
 async def crash_round(folder: Path, model_url: str, seed: int, kind: CrashKind) -> Acknowledged:
     """Returns what had been told. Raises AssertionError when a promise is broken."""
     rng = random.Random(seed)
-    told = Acknowledged(set(), set(), set(), {})
+    told = Acknowledged(set(), set(), set(), {}, {})
     settings = {
         "PORT": str(free_port()),  # it is to come back where its readers look for it
         "CHATBOT_STREAM_CHECKPOINT_INTERVAL_S": "0.05",
@@ -182,6 +202,17 @@ async def check_service(url: str, told: Acknowledged, kind: CrashKind) -> None:
         for session_id in alive[:3]:
             answer = await client.post("/api/chat", json={"session_id": session_id, "message": "go on"})
             assert answer.status_code == 200, answer.text
+        await check_transcripts(client, told, kind)
+
+
+async def check_transcripts(client: httpx.AsyncClient, told: Acknowledged, kind: CrashKind) -> None:
+    """Named conversations go on in their sessions, and nothing that was acknowledged is taken for a client's claim."""
+    for name, (session_id, messages) in sorted(told.transcripts.items())[:3]:
+        answer = await post_transcript(client, told, name, [*messages, {"role": "user", "content": "go on"}])
+        assert (answer.status_code, answer.headers.get("X-Session-Id")) == (200, session_id), answer.text
+        listed = (await history_of(client, session_id, kind)).json()["messages"]
+        assert [one["content"] for one in listed[: len(messages)]] == [one["content"] for one in messages]
+        assert not any(one.get("imported") for one in listed)
 
 
 async def history_of(client: httpx.AsyncClient, session_id: str, kind: CrashKind) -> httpx.Response:
