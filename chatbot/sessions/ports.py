@@ -158,34 +158,6 @@ class ReplyTaskPorts(Protocol):
     def logger(self) -> structlog.stdlib.BoundLogger: ...
 
 
-class QueryPorts(Protocol):
-    """The part of `Ports` that reads need: the log, the read model, and no model."""
-
-    @property
-    def log(self) -> EventLog: ...
-
-    @property
-    def runner(self) -> Projections: ...
-
-    @property
-    def queries(self) -> ProjectionQueries: ...
-
-    @property
-    def texts(self) -> TextCache: ...
-
-    @property
-    def rules(self) -> Rules: ...
-
-    @property
-    def limits(self) -> Limits: ...
-
-    @property
-    def clock(self) -> Callable[[], int]: ...
-
-    @property
-    def logger(self) -> structlog.stdlib.BoundLogger: ...
-
-
 class ExpiryPorts(Protocol):
     """The part of `Ports` that the expiry timer needs: deadlines, and no texts."""
 
@@ -203,6 +175,19 @@ class ExpiryPorts(Protocol):
 
     @property
     def logger(self) -> structlog.stdlib.BoundLogger: ...
+
+
+class QueryPorts(ExpiryPorts, Protocol):
+    """The part of `Ports` that reads need: the log, the read model, texts, and no model."""
+
+    @property
+    def texts(self) -> TextCache: ...
+
+    @property
+    def rules(self) -> Rules: ...
+
+    @property
+    def limits(self) -> Limits: ...
 
 
 class Ports(Struct, frozen=True):
