@@ -15,7 +15,7 @@ from msgspec.json import encode
 
 from chatbot.sessions.actor.mailbox import CommandResult
 from chatbot.sessions.domain import rejections
-from chatbot.sessions.domain.commands import Caller, CreateSession, IdempotencyKey, PostTranscript
+from chatbot.sessions.domain.commands import USER_ID, Caller, CreateSession, IdempotencyKey, PostTranscript
 from chatbot.sessions.domain.transcript import (
     Transcript,
     TranscriptMessage,
@@ -28,15 +28,15 @@ from events.naming import CONVERSATION
 
 GENERATIONS_MAX = 64  # sessions that one name may have had one after the other, as each is deleted or expires
 GENERATIONS_KEPT = 4_096  # names whose present session is remembered; others are found again from the first
-USER_ID = "user_id"  # the key of the end user in a session's metadata
 
 
 class TranscriptRequest(Struct, frozen=True, kw_only=True):
     """A request for a reply to a transcript.
 
     `kind`: a conversation is `session_id`, an existing session, or has a `name`; requests of other kinds have neither.
-    `end_user` is whom a trusted front end names. `reply_client_id`: without an `idempotency_key`, a request with the
-    same one and the same messages gets the same reply. The rest is as in PostTranscript.
+    `end_user` is whom a trusted front end names: sessions and Idempotency-Keys of its other users are not found.
+    `reply_client_id`: without an `idempotency_key`, a request with the same one and the same messages gets the same
+    reply. The rest is as in PostTranscript.
     """
 
     messages: Sequence[TranscriptMessage]
@@ -159,6 +159,7 @@ class Conversations:
             stream=request.stream,
             idempotency_key=key,
             without_stop=request.without_stop,
+            end_user=None if create is not None else request.end_user,  # else the session's id is made of it
         )
 
 

@@ -22,6 +22,8 @@ from events.catalogue import (
 from events.naming import CONVERSATION
 from events.parts import Parts
 
+USER_ID = "user_id"  # the key of the end user in a session's metadata
+
 
 class Caller(Struct, frozen=True):
     """The principal of a command. `owner` is the API key's name, None when the service runs without keys."""
@@ -107,7 +109,8 @@ class PostTranscript(Struct, frozen=True):
 
     What the session has of it is found; the rest is recorded. `message_ids` are ids for all its messages, of which
     those of new ones are used. `create` makes the session if there is none; `is_new`: there is none. `known` are the
-    session's own messages that the transcript begins with, root first. Otherwise as PostMessage.
+    session's own messages that the transcript begins with, root first. `end_user`: only a session of this user, or of
+    none, is meant; None: of any. Otherwise as PostMessage.
     """
 
     transcript: Transcript
@@ -123,6 +126,7 @@ class PostTranscript(Struct, frozen=True):
     idempotency_key: IdempotencyKey | None = None
     without_stop: bool = False
     known: tuple[ContextMessage, ...] = ()
+    end_user: str | None = None
 
 
 class WithdrawMessage(Struct, frozen=True):

@@ -48,6 +48,7 @@ from chatbot.sessions.domain.state import (
     close_calls,
     context_message,
     find_busy_refusal,
+    is_of_another_user,
     may_access,
     merge_parameters,
     superseded_calls,
@@ -188,6 +189,8 @@ def find_refusal(
     An expired session can still be deleted, as its texts are still there, and can still copy texts of its origin.
     """
     if state is None or not may_access(state.session.owner, rules, caller):
+        return rejections.SessionNotFound(session_id)
+    if isinstance(command, PostTranscript) and is_of_another_user(state, command.end_user):
         return rejections.SessionNotFound(session_id)
     if state.session.status != "active" and isinstance(command, CreateSession):
         return _key_consumed()

@@ -12,7 +12,7 @@ from msgspec.json import encode
 from msgspec.structs import asdict, replace
 
 from chatbot.sessions.domain import rejections
-from chatbot.sessions.domain.commands import Caller
+from chatbot.sessions.domain.commands import USER_ID, Caller
 from chatbot.sessions.domain.context import ContextLimits, ContextMessage, Unanswered, estimate_text_tokens
 from events.catalogue import (
     BranchSelected,
@@ -268,6 +268,11 @@ def _with_message(
     while len(kept) > recent_max:
         del kept[next(iter(kept))]
     return kept
+
+
+def is_of_another_user(state: State, end_user: str | None) -> bool:
+    """Whether the session belongs to an end user of its owner, and `end_user` is another one."""
+    return end_user is not None and state.metadata.get(USER_ID, end_user) != end_user
 
 
 def may_access(owner: str | None, rules: Rules, caller: Caller) -> bool:

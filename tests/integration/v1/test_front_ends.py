@@ -40,6 +40,30 @@ async def test_two_users_of_a_front_end_have_conversations_of_their_own(tmp_path
         assert [one["session_id"] for one in listed.json()["sessions"]] == [second]
 
 
+async def test_a_user_of_a_front_end_finds_no_session_of_another_by_its_id(tmp_path: Path, model: ModelServer) -> None:
+    async with serving(tmp_path, model.url, **KEYS) as service:
+        session_id = await session_of(service, FRONT, X_OpenWebUI_User_Id="u1")
+        named = {"Authorization": f"Bearer {FRONT}", "X-Session-Id": session_id}
+        other = await complete(service, headers={**named, "X-OpenWebUI-User-Id": "u2"}, text="What did u1 say?")
+        assert error_of(other, 404)["message"] == f"Session {session_id} not found"
+        for user in ({"X-OpenWebUI-User-Id": "u1"}, {}):  # without a user the front end asks for itself
+            same = await complete(service, headers={**named, **user}, text="Go on")
+            assert (same.status_code, same.headers["x-session-id"]) == (200, session_id)
+        free = (await service.client.post("/api/sessions", headers=named)).json()["session_id"]
+        taken = {**named, "X-Session-Id": free, "X-OpenWebUI-User-Id": "u2"}
+        assert (await complete(service, headers=taken)).status_code == 200, "a session of no user"
+
+
+async def test_an_idempotency_key_of_one_user_is_none_of_another(tmp_path: Path, model: ModelServer) -> None:
+    async with serving(tmp_path, model.url, **KEYS) as service:
+        once = {"Authorization": f"Bearer {FRONT}", "Idempotency-Key": "k1"}
+        first, again, other = [
+            await complete(service, headers={**once, "X-OpenWebUI-User-Id": user}) for user in ("u1", "u1", "u2")
+        ]
+        assert first.json()["id"] == again.json()["id"] != other.json()["id"]
+        assert first.headers["x-session-id"] != other.headers["x-session-id"]
+
+
 async def test_another_key_is_not_believed(tmp_path: Path, model: ModelServer) -> None:
     async with serving(tmp_path, model.url, **KEYS) as service:
         first = await session_of(service, PHONE, X_OpenWebUI_User_Id="u1")
