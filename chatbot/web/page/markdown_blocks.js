@@ -25,6 +25,7 @@ export class BlockSplitter {
   #finished = 0; // blocks
   #links = {};
   #linksNumber = 0; // of the version of #links
+  #isDone = false;
   #fence = null; // {marker, info, start: of its code, searched: up to here its end was looked for}
   charactersRead = 0; // by the lexer, for tests
 
@@ -35,7 +36,9 @@ export class BlockSplitter {
    */
   update(text, isDone = false) {
     text = text.includes("\r") ? text.replace(/\r\n?/g, "\n") : text;
-    if (text.slice(0, this.#text.length) !== this.#text) this.#restart(); // startsWith is 20 times slower
+    const isLonger = text.slice(0, this.#text.length) === this.#text; // startsWith is 20 times slower
+    if (!isLonger || this.#isDone) this.#restart(); // a reply that was interrupted may be written again
+    this.#isDone = isDone;
     this.#text = text;
     if (isDone) return this.#readAll();
     const from = this.#finished;

@@ -222,7 +222,7 @@ async def test_elements_of_finished_blocks_stay_while_the_text_grows(page: Messa
 )
 async def test_what_is_not_decided_yet_is_held_back(page: MessagePage, text: str, shown: str) -> None:
     await page.show_text(text, status="streaming")
-    await page.page.wait_for_function("document.querySelector('.message-text').textContent !== ''")
+    await page.wait("document.querySelector('.message-text').textContent !== ''")
     assert (await page.page.locator(".message-text").inner_text()).strip() == shown
 
 
@@ -332,7 +332,7 @@ async def test_growing_code_is_followed_unless_the_reader_scrolled_back(page: Me
     assert await page.run(distance) > 100
     await page.run("() => { document.querySelector('pre').scrollTop = 1e6; }")
     await page.update(parts=[{"type": "text", "text": "```\n" + "".join(lines[:200])}], status="streaming")
-    await page.page.wait_for_function("document.querySelector('code').textContent.includes('line 198')")
+    await page.wait("document.querySelector('code').textContent.includes('line 198')")
     assert await page.run(distance) < 2
     await page.run("() => { document.querySelector('pre').scrollTop = 0; }")
     await page.update(parts=[{"type": "text", "text": "```\n" + "".join(lines)}])
@@ -343,6 +343,17 @@ async def test_text_that_is_cut_is_shown_as_it_is_then(page: MessagePage) -> Non
     await page.show_text("One.\n\nTwo **bold**\n\nThree", status="streaming")
     await page.update(parts=[{"type": "text", "text": "One.\n\nTwo **bo"}], status="cancelled")
     assert (await page.page.locator(".message-text").inner_text()).split("\n\n") == ["One.", "Two **bo"]
+
+
+async def test_a_text_that_had_ended_may_go_on(page: MessagePage) -> None:
+    await page.show_text("One.\n\nTwo wor", status="interrupted")
+    await page.update(parts=[{"type": "text", "text": "One.\n\nTwo words and"}], status="streaming")
+    await page.update(parts=[{"type": "text", "text": "One.\n\nTwo words and more"}])
+    assert await page.page.locator(".message-text > p").all_inner_texts() == ["One.", "Two words and more"]
+    await page.update(parts=[{"type": "text", "text": "One.\n\nTwo wor"}], status="interrupted")
+    await page.update(parts=[{"type": "text", "text": "One.\n\nTwo words and"}], status="streaming")
+    await page.wait("document.querySelector('.message-text').textContent.endsWith('and')")
+    assert await page.page.locator(".message-text > p").all_inner_texts() == ["One.", "Two words and"]
 
 
 async def test_each_paragraph_has_its_own_direction(page: MessagePage) -> None:

@@ -1,5 +1,6 @@
 """The chat page's modules in Chromium without a service: their files with the page's policy, and a list of messages."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,7 +10,7 @@ from playwright.async_api import Route
 
 from chatbot.api.routes.page_routes import PAGE_HEADERS
 from chatbot.web.assets import read_assets
-from tests.support.programs.chat_page import Browser, Page, profile
+from tests.support.programs.chat_page import WAIT_MS, Browser, Page, profile
 
 ORIGIN = "http://localhost:9"  # nothing listens there: all answers come from here
 DOCUMENT = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Messages</title>
@@ -83,6 +84,12 @@ class MessagePage:
     async def update(self, **message: Any) -> None:
         await self.run("(message) => update(message)", message)
 
+    async def wait(self, condition: str) -> None:
+        """Until an expression in JavaScript is true. Playwright's own wait_for_function breaks the page's policy."""
+        async with asyncio.timeout(WAIT_MS / 1000):
+            while not await self.run(f"() => {condition}"):
+                await asyncio.sleep(0.02)
+
     async def html(self, selector: str = ".message-text") -> str:
         """The markup of what the selector finds first, as the browser writes it."""
         return str(await self.run("(selector) => document.querySelector(selector).innerHTML", selector))
@@ -99,6 +106,6 @@ async def message_page(browser: Browser, **options: Any) -> AsyncIterator[Messag
         opened = MessagePage(await context.new_page())
         await context.route(lambda url: url.startswith(ORIGIN), opened.answer)
         await opened.page.goto(f"{ORIGIN}/")
-        await opened.page.wait_for_function("window.isReady")
+        await opened.wait("window.isReady")
         yield opened
         assert await opened.run("() => broken") == []
