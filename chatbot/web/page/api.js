@@ -34,15 +34,26 @@ export function createApi({ base, readKey = () => null, fetch = globalThis.fetch
     const sent = headersWithKey(body === undefined ? headers : { "Content-Type": "application/json", ...headers });
     try {
       response = await fetch(new URL(path, base).href, {
-        method, signal, keepalive, headers: sent, cache: "no-store", credentials: "same-origin", redirect: "error",
+        method, signal, keepalive, headers: sent, cache: "no-store", credentials: "same-origin", redirect: "manual",
         body: body === undefined ? undefined : JSON.stringify(body),
       });
     } catch (fault) {
       if (signal?.aborted) throw fault;
       throw new ApiProblem({ status: 0, name: "network", detail: String(fault) });
     }
+    if (response.type === "opaqueredirect") throw new ApiProblem({ status: 0, name: "redirected" }); // a proxy's login
     if (!response.ok) throw await problemOf(response);
     return response;
+  }
+
+  /** Whether the service answers at all. */
+  async function isReachable() {
+    try {
+      await open("GET", "livez");
+      return true;
+    } catch (fault) {
+      return fault.name !== "network";
+    }
   }
 
   /** The JSON of the answer, null if it has none. Raises ApiProblem. */
@@ -88,7 +99,7 @@ export function createApi({ base, readKey = () => null, fetch = globalThis.fetch
     });
   }
 
-  return { base, open, call, callOnce, upload, hasKey: () => Boolean(readKey()) };
+  return { base, open, call, callOnce, isReachable, upload, hasKey: () => Boolean(readKey()) };
 }
 
 async function problemOf(response) {

@@ -3,21 +3,24 @@
 import { ApiProblem, createApi } from "./api.js";
 import { acceptDrops, createComposer } from "./composer.js";
 import { createConversations } from "./conversation.js";
-import { askKey, showHelp, showToast } from "./dialogs.js";
-import { announce, copyText, fill, h, icon, randomId } from "./dom.js";
+import { showToast } from "./dialogs.js";
+import { announce, copyText, randomId } from "./dom.js";
 import { language, languages, setLanguage, t } from "./i18n.js";
 import { nameOf, titleFrom } from "./list_store.js";
-import { createLogView, loadMessageViews, renderTray, unsentMessage } from "./log_view.js";
 import { createMediaUrls } from "./media_urls.js";
 import { createBanners } from "./banners.js";
 import { createActions } from "./conversation_actions.js";
+import { createEmptyView, isGone } from "./empty_view.js";
 import { createModelHealth } from "./model_health.js";
 import { createOutbox } from "./outbox.js";
-import { buildShell, emptyContent } from "./shell.js";
-import { listenForShortcuts, shortcutTexts } from "./shortcuts.js";
+import { buildShell } from "./shell.js";
+import { listenForShortcuts } from "./shortcuts.js";
+import { createModelSelect } from "./model_select.js";
+import { createSessionSettings } from "./session_settings.js";
 import { createSidebar } from "./sidebar.js";
 import { keys, personal, tabStorage } from "./storage.js";
 import { arrange, runningReply } from "./store.js";
+import { renderTray, unsentMessage } from "./unsent_messages.js";
 import { wordsFor } from "./words.js";
 
 const HIDDEN_MS = 30_000; // a tab that is hidden this long closes its feeds: over HTTP/1.1 a browser has six connections
@@ -26,31 +29,33 @@ const ARRIVING_MS = 20_000; // the feed shows an accepted message within moments
 
 const api = createApi({ base: new URL("../../../", import.meta.url).href, readKey: () => keys.read() });
 const mediaUrls = createMediaUrls(api);
-const SUGGESTIONS = ["empty.suggestion_1", "empty.suggestion_2", "empty.suggestion_3"];
 
 const arriving = new Map(); // what the service has accepted and the feed has not shown yet
-let newKey = null, isAskingKey = false, isPaused = false, hiddenTimer = null, readVersion = 0;
+let newKey = null, isAskingKey = false, isPaused = false, isOffline = false, isPartMissing = false, hiddenTimer = null, readVersion = 0;
 
 const page = buildShell(document.body, {
   newConversation: startNew, changeKey: () => demandKey(null), toggleSidebar, toggleSettings, conversationMenu: (anchor) => actions.conversationMenu(anchor),
-  help: () => showHelp(shortcutTexts()), readOlder, languages, language, setLanguage,
+  help: showHelp, readOlder, languages, language, setLanguage,
 });
 const parts = {};
 const actions = createActions({ api, mediaUrls, page: { currentId, mediaAddress, go, send, demandKey }, parts });
+const renderEmpty = createEmptyView(page.empty, { startNew, send, reload: () => conversations.reload() });
 const conversations = createConversations({ api, onChange: render, onReplyEnd, onProblem: demandKey });
 const outbox = createOutbox({ api, storage: personal, onChange: () => { render(); sidebar.render(); }, onSession, onAccepted, onAuth: demandKey });
 const sidebar = createSidebar(page, api, { currentId, onRemoved, hasUnsent: (id) => id !== currentId() && outbox.of(id).length > 0, onSessions: () => { renderHead(); markRead(); }, onProblem: demandKey, save: actions.saveExport });
-const composer = createComposer({ form: page.form, api, onSend: send, onStop: actions.stop, mediaUrl: (file) => mediaUrls.of(mediaAddress(file)) });
-let settings = null; // the panel, once it was opened
-const health = createModelHealth(api, () => renderBanners());
-const renderBanners = createBanners(page.banners, () => ({ open: conversations.open, model: health.state, isKeyMissing: isAskingKey === "later" }), {
+const settings = createSessionSettings({ api, put: (session) => sidebar.put(session), onChange: () => renderHead() });
+const modelSelect = createModelSelect({ api, onPick: pickModel });
+const composer = createComposer({ form: page.form, api, modelSelect: modelSelect.element, onSend: send, onStop: actions.stop, mediaUrl: (file) => mediaUrls.of(mediaAddress(file)) });
+let logView = null; // what shows messages, once there is one: it is a third of the page, and an empty page does not need it
+let panel = null; // the panel of settings, once it was opened
+const health = createModelHealth(api, () => {
+  renderBanners();
+  if (health.state === "available") modelSelect.load();
+});
+const renderBanners = createBanners(page.banners, () => ({ open: conversations.open, model: health.state, isOffline, isKeyMissing: isAskingKey === "later" }), {
   wake, startNew, reload: () => conversations.reload(), demandKey: () => demandKey(null), checkModel: health.check,
 });
-const logView = createLogView(page, {
-  ...actions, copy: copyText,
-  mediaUrl: (part) => mediaUrls.of(part.url ?? mediaAddress(part)),
-}, { onReady: render, onFault: sayPartMissing });
-Object.assign(parts, { conversations, outbox, sidebar, composer, logView });
+Object.assign(parts, { conversations, outbox, sidebar, composer });
 
 function mediaAddress({ sha256 }) {
   const id = currentId();
@@ -80,7 +85,7 @@ function route() {
     conversations.show(id);
     setTimeout(() => page.scroller.setAttribute("aria-live", "polite"), 1_000);
   }
-  if (!page.panel.hidden) settings?.show(id);
+  if (!page.panel.hidden) panel?.show(id);
   composer.show(id ?? "new");
   sidebar.render();
   render();
@@ -99,6 +104,18 @@ function saveNewKey() {
 
 /* What is shown */
 
+async function loadLogView() {
+  const { createLogView } = await import("./log_view.js");
+  logView ??= parts.logView = createLogView(page, {
+    ...actions, copy: copyText,
+    get can() {
+      const canSay = !isGone(conversations.open);
+      return { edit: canSay, regenerate: canSay, fork: canSay };
+    },
+    mediaUrl: (part) => mediaUrls.of(part.url ?? mediaAddress(part)),
+  });
+}
+
 function render() {
   const id = currentId(), open = conversations.open, data = open?.data ?? null;
   for (const one of arriving.values()) if (data && one.message_id in data.messages) arriving.delete(one.id);
@@ -113,7 +130,8 @@ function render() {
   page.empty.hidden = !isEmpty;
   page.scroller.hidden = isEmpty;
   if (isEmpty) renderEmpty(id, open);
-  logView.render(id ?? newKey, messages, { hasOlder: Boolean(data?.older), isOlderLoading: open?.isOlderLoading });
+  if (!logView && !isEmpty) loadLogView().then(render, sayPartMissing);
+  logView?.render(id ?? newKey, messages, { hasOlder: Boolean(data?.older), isOlderLoading: open?.isOlderLoading });
   renderTray(page.tray, waiting, { edit: actions.takeBack, remove: actions.removeQueued, leave: composer.focus });
   composer.setRunning(Boolean(data && runningReply(data)?.status === "streaming"));
   composer.setBlocked(isGone(open));
@@ -122,48 +140,11 @@ function render() {
   markRead();
 }
 
-/** Whether nothing can be said in the open conversation any more. */
-function isGone(open) {
-  return Boolean(open?.data?.ended) || open?.problem?.status === 404;
-}
-
-function renderEmpty(id, open) {
-  let key = "new", content;
-  if (id === null) {
-    content = () => emptyContent(t("empty.title"), t("empty.words"), SUGGESTIONS.map((key) => suggestion(t(key))));
-  } else if (isGone(open)) {
-    key = "gone";
-    const title = open.problem?.name === "session-not-found" ? t("gone.not_found") : t("gone.title");
-    content = () => emptyContent(title, open.problem ? wordsFor(open.problem) : t(`gone.${open.data.ended}`), [newButton()]);
-  } else if (open?.problem) {
-    key = `failed ${open.problem.name} ${open.problem.status}`;
-    content = () => emptyContent(t("failed.title"), wordsFor(open.problem), [h("button", { type: "button", class: "button", onclick: () => conversations.reload() }, t("retry"))]);
-  } else if (open?.load === "loading") {
-    key = "loading";
-    content = () => [h("p", { class: "loading" }, h("span", { class: "spinner", "aria-hidden": "true" }), " ", t("list.loading"))];
-  } else {
-    key = "blank";
-    content = () => emptyContent(t("empty.title"), "");
-  }
-  if (page.empty.dataset.kind === key) return;
-  page.empty.dataset.kind = key;
-  fill(page.empty, content());
-}
-
-function suggestion(words) {
-  return h("button", { type: "button", class: "button", onclick: () => send(words) }, words);
-}
-
-function newButton() {
-  return h("button", { type: "button", class: "button primary", onclick: startNew }, icon("plus"), t("list.new"));
-}
-
 function renderHead() {
   const id = currentId(), session = id && sidebar.session(id);
   const name = id === null ? t("list.new") : nameOf(session) ?? conversations.open?.data?.session?.title ?? t("list.untitled");
   if (page.title.textContent !== name) page.title.textContent = name;
-  const model = session?.model ?? "";
-  if (page.sub.textContent !== model) page.sub.textContent = model;
+  modelSelect.show((id === null ? settings.draft.model : session?.model) ?? null);
   page.moreButton.hidden = id === null;
   page.keyButton.hidden = !keys.read();
   const unread = sidebar.unreadCount();
@@ -188,14 +169,14 @@ async function markRead() {
 
 function send(message, { parentId } = {}) {
   const id = currentId(), item = { id: randomId(), at: Date.now(), session_id: id, create: null, message };
-  if (parentId !== undefined) item.parent_id = parentId;
+  if (parentId !== undefined) Object.assign(item, { parent_id: parentId, on_busy: "interrupt" }); // the reply to the old text is not wanted
   if (id === null) {
     const known = outbox.of(newKey)[0]?.create; // the conversation is being made for an earlier message
     const text = typeof message === "string" ? message : message.find((one) => one.type === "text")?.text ?? "";
-    item.create = known ?? { key: newKey, body: { ...settings?.takeDraft(), ...(text ? { title: titleFrom(text) } : {}) } };
+    item.create = known ?? { key: newKey, body: { ...settings.takeDraft(), ...(text ? { title: titleFrom(text) } : {}) } };
   }
   outbox.post(item);
-  logView.scrollToEnd();
+  logView?.scrollToEnd();
   announce(t("composer.sent"));
 }
 
@@ -204,7 +185,7 @@ function onSession(createKey, session) {
   if (currentId() !== null || createKey !== newKey) return;
   conversations.show(session.session_id, { sessionId: session.session_id, order: [], messages: {}, cursor: `${session.version}:0`,
     older: null, stale: false, ended: null, session: { title: session.title, metadata: session.metadata } });
-  logView.rename(newKey, session.session_id);
+  logView?.rename(newKey, session.session_id);
   composer.rename("new", session.session_id);
   newKey = randomId();
   saveNewKey();
@@ -212,7 +193,7 @@ function onSession(createKey, session) {
 }
 
 function onAccepted(item, accepted) {
-  logView.alias(accepted.user_message_id, item.id);
+  logView?.alias(accepted.user_message_id, item.id);
   arriving.set(item.id, { ...item, state: "sending", problem: null, session_id: accepted.session_id, message_id: accepted.user_message_id });
   setTimeout(() => arriving.delete(item.id) && render(), ARRIVING_MS);
 }
@@ -227,6 +208,17 @@ async function readOlder() {
   } finally {
     setTimeout(() => page.scroller.setAttribute("aria-live", "polite"), 1_000);
   }
+}
+
+async function pickModel(model) {
+  const id = currentId();
+  try {
+    await settings.change(id, { model });
+  } catch (fault) {
+    if (!(fault instanceof ApiProblem)) throw fault;
+    showToast(wordsFor(fault), { action: { label: t("retry"), onclick: () => pickModel(model) } });
+  }
+  if (!page.panel.hidden) panel?.show(id);
 }
 
 function toggleSidebar(isOpen) {
@@ -262,17 +254,15 @@ async function toggleSettings() {
     sayPartMissing();
     return;
   }
-  settings ??= createSettingsPanel({ panel: page.panel, api, onClose: toggleSettings, save: async (id, body) => {
-    const session = await api.call("PATCH", `api/sessions/${id}`, { body });
-    sidebar.put(session);
-    return session;
-  } });
-  await settings.show(currentId());
-  settings.focus();
+  panel ??= createSettingsPanel({ panel: page.panel, api, settings, onClose: toggleSettings });
+  await panel.show(currentId());
+  panel.focus();
 }
 
 /** A browser does not try again to load a module that failed. */
 function sayPartMissing() {
+  if (isPartMissing) return;
+  isPartMissing = true;
   showToast(t("page.part_missing"), { ms: 60_000, action: { label: t("page.reload"), onclick: () => location.reload() } });
 }
 
@@ -290,12 +280,21 @@ function onRemoved(id) {
   if (currentId() === id && sidebar.isDeleting(id)) startNew();
 }
 
+async function showHelp() {
+  try {
+    (await import("./help_dialog.js")).showHelp();
+  } catch {
+    sayPartMissing();
+  }
+}
+
 /** Asks for a key once, however many requests were refused. */
 async function demandKey(problem) {
   if (isAskingKey === true) return;
   if (isAskingKey === "later" && problem) return;
   isAskingKey = true;
   const words = problem && keys.read() ? t("key.refused") : null;
+  const { askKey } = await import("./key_dialog.js");
   const given = await askKey({ words, check: async (key) => {
     try {
       await createApi({ base: api.base, readKey: () => key }).call("GET", "api/sessions?limit=1");
@@ -311,9 +310,16 @@ async function demandKey(problem) {
     conversations.clear();
     sidebar.clear();
     sidebar.reload();
+    modelSelect.load();
     conversations.reload();
     outbox.retryAll();
   }
+  renderBanners();
+}
+
+/** Whether the service cannot be reached, where the browser says that there is no network: it may be on this machine. */
+async function checkNetwork() {
+  isOffline = navigator.onLine === false && !(await api.isReachable());
   renderBanners();
 }
 
@@ -349,13 +355,13 @@ function onVisibility() {
 acceptDrops(page.main, (files) => composer.addFiles(files));
 listenForShortcuts({
   new: startNew, search: () => { toggleSidebar(page.menuButton.checkVisibility()); page.filter.focus(); page.filter.select(); }, focus: () => composer.focus(),
-  stop: onEscape, copyCode: actions.copyCode, help: () => showHelp(shortcutTexts()), move: (offset) => logView.focusMessage(offset),
+  stop: onEscape, copyCode: actions.copyCode, help: showHelp, move: (offset) => logView?.focusMessage(offset),
 });
 addEventListener("popstate", route);
 addEventListener("hashchange", route);
 addEventListener("pageshow", (event) => event.persisted && wake());
-addEventListener("online", wake);
-addEventListener("offline", () => renderBanners());
+addEventListener("online", () => { checkNetwork(); wake(); });
+addEventListener("offline", checkNetwork);
 document.addEventListener("visibilitychange", onVisibility);
 
 newKey = tabStorage.getItem(NEW_KEY) ?? outbox.newConversations()[0] ?? randomId();
@@ -364,8 +370,10 @@ sidebar.start();
 route();
 outbox.start();
 health.check();
+modelSelect.load();
+if (navigator.onLine === false) checkNetwork();
 if (!matchMedia("(pointer: coarse)").matches) composer.focus();
 (globalThis.requestIdleCallback ?? setTimeout)(() => { // if it fails, what needs it says so
-  loadMessageViews().catch(() => {});
+  loadLogView().catch(() => {});
   import("./settings_panel.js").catch(() => {});
 });

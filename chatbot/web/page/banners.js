@@ -7,7 +7,7 @@ import { wordsFor } from "./words.js";
 const LINK_SHOWN_MS = 1_500; // a connection that comes back sooner was no event for the user
 
 /**
- * `read()` gives {open, model, isKeyMissing}: the open conversation, the model's state. `actions`: {wake, startNew,
+ * `read()` gives {open, model, isOffline, isKeyMissing}: the open conversation, the model's state. `actions`: {wake, startNew,
  * reload, demandKey, checkModel}. Returns the function that shows what is wrong now.
  */
 export function createBanners(element, read, actions) {
@@ -27,15 +27,15 @@ export function createBanners(element, read, actions) {
   }
 
   function render() {
-    const { open, model, isKeyMissing } = read(), found = [], isDown = isLinkDown(open);
-    if (navigator.onLine === false) found.push({ kind: "warning", words: t("banner.offline") });
+    const { open, model, isOffline, isKeyMissing } = read(), found = [], isDown = isLinkDown(open);
+    if (isOffline) found.push({ kind: "warning", words: t("banner.offline") });
     else if (isDown) found.push({ kind: "warning", words: t("banner.reconnecting"), label: t("banner.now"), onclick: actions.wake });
     if (open?.data?.ended) found.push({ kind: "info", words: t(`gone.${open.data.ended}`), label: t("list.new"), onclick: actions.startNew });
     else if (open?.link === "stopped" && open.problem?.status !== 401) {
       found.push({ kind: "danger", words: wordsFor(open.problem), label: t("retry"), onclick: actions.reload });
     }
     if (isKeyMissing) found.push({ kind: "danger", words: t("banner.key"), label: t("key.enter"), onclick: actions.demandKey });
-    else if (model !== "available" && navigator.onLine !== false) {
+    else if (model !== "available" && !isOffline) {
       const words = t(model === "loading" ? "banner.model_loading" : "banner.model_missing");
       found.push({ kind: "warning", words, label: t("retry"), onclick: actions.checkModel });
     }

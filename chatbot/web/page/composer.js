@@ -3,6 +3,7 @@
 import { ApiProblem } from "./api.js";
 import { h, iconButton, icon, announce } from "./dom.js";
 import { t } from "./i18n.js";
+import { isSendKey } from "./shortcuts.js";
 import { personal } from "./storage.js";
 import { wordsFor } from "./words.js";
 
@@ -20,10 +21,10 @@ const drafts = {
 };
 
 /**
- * `form`: the composer's form, empty. `onSend(parts or text)`; `onStop()`; `mediaUrl(file)`: the address of an uploaded
+ * `form`: the composer's form, empty. `modelSelect`: an element among its controls. `onSend(parts or text)`; `onStop()`; `mediaUrl(file)`: the address of an uploaded
  * image, a promise.
  */
-export function createComposer({ form, api, onSend, onStop, mediaUrl }) {
+export function createComposer({ form, api, modelSelect, onSend, onStop, mediaUrl }) {
   const input = h("textarea", { id: "composer-input", rows: "1", dir: "auto", enterkeyhint: "enter", "aria-label": t("composer.label"),
     placeholder: t("composer.placeholder") });
   const picker = h("input", { type: "file", accept: "image/*", multiple: true, hidden: true, onchange: () => { addFiles(picker.files); picker.value = ""; } });
@@ -33,11 +34,10 @@ export function createComposer({ form, api, onSend, onStop, mediaUrl }) {
   const list = h("ul", { class: "attachments", "aria-label": t("composer.attachments"), hidden: true });
   const problem = h("p", { class: "composer-problem", role: "alert", hidden: true });
   const hint = h("span", { class: "hint", "aria-hidden": "true" }, t("composer.hint"));
-  const tools = h("div", { class: "composer-bar" }, attach, picker, hint, stop, send);
+  const tools = h("div", { class: "composer-bar" }, attach, picker, modelSelect, hint, stop, send);
   form.append(list, problem, input, tools);
 
   let key = null, files = [], timer = null, isRunning = false, isBlocked = false;
-  const coarse = matchMedia("(pointer: coarse)");
 
   function draft() {
     const ready = files.filter((one) => one.sha256).map(({ sha256, name, media_type }) => ({ sha256, name, media_type }));
@@ -169,10 +169,7 @@ export function createComposer({ form, api, onSend, onStop, mediaUrl }) {
     timer ??= setTimeout(save, SAVE_MS);
   });
   input.addEventListener("keydown", (event) => {
-    // In the middle of a Korean syllable Enter ends the syllable (keyCode 229: Safari).
-    if (event.key !== "Enter" || event.isComposing || event.keyCode === 229) return;
-    if (event.shiftKey || event.altKey || (coarse.matches && !event.ctrlKey && !event.metaKey)) return;
-    submit(event);
+    if (isSendKey(event)) submit(event);
   });
   input.addEventListener("paste", (event) => {
     const pasted = [...event.clipboardData.files];

@@ -6,8 +6,8 @@ import { copyText, h, randomId } from "./dom.js";
 import { t } from "./i18n.js";
 import { lastCodeBlock } from "./last_code_block.js";
 import { nameOf } from "./list_store.js";
-import { unsentMessage } from "./log_view.js";
 import { runningReply } from "./store.js";
+import { unsentMessage } from "./unsent_messages.js";
 import { wordsFor } from "./words.js";
 
 /**
@@ -36,7 +36,7 @@ export function createActions({ api, mediaUrls, page, parts }) {
   }
 
   function regenerate(message) {
-    parts.logView.scrollToEnd();
+    parts.logView?.scrollToEnd();
     return act("regenerate", { message_id: message.message_id }, () => regenerate(message));
   }
 

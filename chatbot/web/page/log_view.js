@@ -1,27 +1,16 @@
 // The log: the messages of the selected branch, with what is being sent, and the scrolling.
 
-import { h, fill } from "./dom.js";
+import { h } from "./dom.js";
 import { t } from "./i18n.js";
-import { wordsFor } from "./words.js";
+import { createMessageView } from "./message_view.js";
+import { isSendKey } from "./shortcuts.js";
 
 const NEAR_END_PX = 80;
 const NEAR_START_PX = 300;
-let createMessageView = null, loading = null;
-
-/** Loads what shows messages. It is half of the page, and an empty page does not wait for it. */
-export function loadMessageViews() {
-  loading ??= import("./message_view.js").then(
-    (module) => { createMessageView = module.createMessageView; },
-    (fault) => { loading = null; throw fault; },
-  );
-  return loading;
-}
-
 /**
- * `elements`: {scroller, log, toEnd, older}. `actions`: those of the message views. `onReady()`: render again, what shows
- * messages is there now; `onFault()`: it could not be loaded.
+ * `elements`: {scroller, log, toEnd, older}. `actions`: those of the message views.
  */
-export function createLogView({ scroller, log, toEnd, older }, actions, { onReady, onFault }) {
+export function createLogView({ scroller, log, toEnd, older }, actions) {
   const views = new Map(); // by key: {element, update, destroy, message}
   const aliases = new Map(); // id of a posted message -> its key while it was being sent: its view stays
   let shownId = null, isAtEnd = true;
@@ -57,10 +46,6 @@ export function createLogView({ scroller, log, toEnd, older }, actions, { onRead
       toEnd.hidden = true;
     }
     older.hidden = !hasOlder;
-    if (createMessageView === null && messages.length) {
-      loadMessageViews().then(onReady, onFault);
-      return;
-    }
     older.disabled = isOlderLoading;
     const firstBefore = log.firstElementChild, topBefore = firstBefore?.getBoundingClientRect().top ?? 0;
     const isOlderAdded = !isAtEnd && firstBefore && messages[0] && !views.has(keyOf(messages[0]));
@@ -167,7 +152,7 @@ export function editor(text, onSave, onEnd) {
       event.preventDefault();
       event.stopPropagation();
       onEnd();
-    } else if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.isComposing) save(event);
+    } else if (isSendKey(event)) save(event);
   } });
   function save(event) {
     event.preventDefault();
@@ -180,34 +165,4 @@ export function editor(text, onSave, onEnd) {
     h("span", { class: "hint" }, t("edit.hint")),
     h("button", { type: "button", class: "button", onclick: onEnd }, t("dialog.cancel")),
     h("button", { type: "submit", class: "button primary" }, t("edit.save"))));
-}
-
-/** The turns that wait behind the running reply, with their buttons. `actions`: {edit(turn), remove(turn), leave()}. */
-export function renderTray(tray, waiting, actions) {
-  tray.hidden = waiting.length === 0;
-  const known = waiting.map((one) => `${one.message.message_id} ${one.message.content}`).join("\n");
-  if (tray.dataset.known === known) return;
-  tray.dataset.known = known;
-  const focused = [...tray.querySelectorAll("button")].indexOf(document.activeElement);
-  fill(tray, waiting.length ? h("h2", {}, t("queue.title", { count: waiting.length })) : null,
-    h("ol", {}, waiting.map((turn) => h("li", { class: "tray-item" },
-      h("span", { class: "tray-text", dir: "auto" }, turn.message.content || t("queue.files")),
-      h("button", { type: "button", class: "button", "aria-label": t("queue.edit_label"), onclick: () => actions.edit(turn) }, t("queue.edit")),
-      h("button", { type: "button", class: "button", "aria-label": t("queue.remove_label"), onclick: () => actions.remove(turn) }, t("queue.remove"))))));
-  if (focused < 0) return;
-  const buttons = tray.querySelectorAll("button");
-  if (buttons.length) buttons[Math.min(focused, buttons.length - 1)].focus();
-  else actions.leave();
-}
-
-/** An outbox item as a message for a view. */
-export function unsentMessage(item) {
-  const parts = typeof item.message === "string" ? [{ type: "text", text: item.message }] : item.message;
-  const words = item.problem ? wordsFor(item.problem) : "";
-  return {
-    message_id: item.id, role: "user", status: "unsent", parts, content: parts.map((one) => one.text ?? "").join(""),
-    created_at: new Date(item.at).toISOString(), parent_id: item.parent_id ?? null, siblings: [], token_usage: null,
-    finish_reason: null, finish_detail: "", model: null, calls: null, timing: null, error: null,
-    outbox: { state: item.state, words, retry_at: item.retryAt },
-  };
 }

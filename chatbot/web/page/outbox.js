@@ -7,7 +7,7 @@ const PREFIX = "chatbot.outbox.";
 const BACKOFF_MS = [1_000, 2_000, 5_000, 10_000, 30_000, 60_000];
 
 /**
- * An item: `{id, at, session_id, create, message, parent_id?}`. `session_id` is null until the conversation exists;
+ * An item: `{id, at, session_id, create, message, parent_id?, on_busy?}`. `session_id` is null until the conversation exists;
  * `create` is then `{key, body}`, the request that makes it. In memory it also has `state` ("sending", "waiting" with
  * `retryAt`, "failed") and `problem`.
  *
@@ -73,6 +73,7 @@ export function createOutbox({ api, storage, onChange, onSession, onAccepted, on
       const sessionId = item.session_id ?? (await createSession(item.create));
       const body = { session_id: sessionId, message: sendable(item.message) };
       if (item.parent_id !== undefined) body.parent_id = item.parent_id;
+      if (item.on_busy) body.on_busy = item.on_busy;
       const headers = { Prefer: "respond-async", "Idempotency-Key": item.id };
       const accepted = await api.call("POST", "api/chat", { body, headers });
       const sent = items.get(item.id) ?? item;

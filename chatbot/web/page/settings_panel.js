@@ -14,12 +14,9 @@ const NUMBERS = {
 };
 const EFFORTS = ["low", "medium", "high"];
 
-/**
- * `panel`: an empty aside. `read(id)` resolves to the session; `save(id, body)` changes it; for a conversation that does
- * not exist yet (`id` null) `draft` holds the settings. `onClose()`.
- */
-export function createSettingsPanel({ panel, api, save, onClose }) {
-  let shownId, session = null, models = { models: [], complete: false }, draft = {};
+/** `panel`: an empty aside. `settings`: those of session_settings.js. `onClose()`. */
+export function createSettingsPanel({ panel, api, settings, onClose }) {
+  let shownId, session = null, models = { models: [], complete: false };
   const problem = h("p", { class: "panel-problem", role: "alert", hidden: true });
   const body = h("div", { class: "panel-body" });
   fill(panel, h("div", { class: "panel-head" }, h("h2", { id: "settings-title", tabindex: "-1" }, t("settings.title")),
@@ -27,14 +24,9 @@ export function createSettingsPanel({ panel, api, save, onClose }) {
 
   async function show(id) {
     shownId = id;
-    session = id === null ? draftSession() : null;
     problem.hidden = true;
-    fill(body, h("p", { class: "hint" }, t("list.loading")));
     try {
-      const [found, listed] = await Promise.all([
-        id === null ? draftSession() : api.call("GET", `api/sessions/${id}`),
-        api.call("GET", "api/models"),
-      ]);
+      const [found, listed] = await Promise.all([settings.read(id), api.call("GET", "api/models")]);
       if (shownId !== id) return;
       [session, models] = [found, listed];
       build();
@@ -45,26 +37,16 @@ export function createSettingsPanel({ panel, api, save, onClose }) {
     }
   }
 
-  function draftSession() {
-    return { system_prompt: null, model: null, parameters: {}, ...draft };
-  }
-
   function say(fault) {
     problem.textContent = fault ? wordsFor(fault) : "";
     problem.hidden = !fault;
   }
 
   async function change(body) {
-    say(null);
-    if (shownId === null) {
-      const parameters = { ...draft.parameters, ...body.parameters };
-      for (const [name, value] of Object.entries(parameters)) if (value === null) delete parameters[name];
-      draft = { ...draft, ...body, parameters };
-      return;
-    }
     const id = shownId;
+    say(null);
     try {
-      session = await save(id, body);
+      session = await settings.change(id, body);
     } catch (fault) {
       if (!(fault instanceof ApiProblem)) throw fault;
       if (shownId === id) say(fault);
@@ -125,13 +107,6 @@ export function createSettingsPanel({ panel, api, save, onClose }) {
 
   return {
     show,
-    get id() { return shownId; },
-    /** The settings of the conversation that is about to be made; afterwards there are none. */
-    takeDraft() {
-      const taken = draft;
-      draft = {};
-      return taken;
-    },
     focus: () => panel.querySelector("h2").focus(),
   };
 }

@@ -21,7 +21,6 @@ export function buildShell(body, actions) {
       iconButton("help", t("help.title"), actions.help), keyButton));
   const menuButton = iconButton("menu", t("list.open"), () => actions.toggleSidebar(true), { class: "icon-button menu-button", "aria-expanded": "false", "aria-controls": "sidebar" });
   const title = h("h1", { tabindex: "-1", dir: "auto" });
-  const sub = h("p", { class: "topbar-sub" });
   const settingsButton = iconButton("settings", t("settings.title"), actions.toggleSettings, { "aria-expanded": "false", "aria-controls": "settings" });
   const moreButton = iconButton("more", t("conversation.actions"), (event) => actions.conversationMenu(event.currentTarget), { "aria-haspopup": "menu", "aria-expanded": "false" });
   const banners = h("div", { class: "banners", role: "status" });
@@ -33,7 +32,7 @@ export function buildShell(body, actions) {
   const tray = h("section", { class: "tray", "aria-label": t("queue.label"), hidden: true });
   const form = h("form", { class: "composer", "aria-label": t("composer.label") });
   const dock = h("div", { class: "dock" }, toEnd, tray, form);
-  const topbar = h("header", { class: "topbar" }, menuButton, h("div", { class: "topbar-title" }, title, sub),
+  const topbar = h("header", { class: "topbar" }, menuButton, h("div", { class: "topbar-title" }, title),
     h("div", { class: "topbar-actions" }, settingsButton, moreButton));
   const main = h("main", { class: "conversation" }, topbar, banners, scroller, empty, dock);
   const panel = h("aside", { class: "panel", id: "settings", "aria-labelledby": "settings-title", hidden: true });
@@ -44,7 +43,7 @@ export function buildShell(body, actions) {
     app, h("div", { id: "toasts", class: "toasts", role: "status" }),
     h("div", { id: "announcer", class: "visually-hidden", role: "status" }));
   scroller.addEventListener("scroll", () => topbar.classList.toggle("scrolled", scroller.scrollTop > 0), { passive: true });
-  return { app, sidebar, list, filter, more, status, keyButton, menuButton, title, sub, settingsButton, moreButton, banners, older, log,
+  return { app, sidebar, list, filter, more, status, keyButton, menuButton, title, settingsButton, moreButton, banners, older, log,
     scroller, empty, toEnd, tray, form, panel, main };
 }
 
@@ -67,10 +66,4 @@ function languageField({ languages, language, setLanguage }) {
   const select = h("select", { "aria-label": t("page.language"), onchange: () => setLanguage(select.value) },
     languages.map((one) => h("option", { value: one.code, lang: one.code, selected: one.code === language }, one.name)));
   return select;
-}
-
-/** The words in place of a log: a new conversation, or one that cannot be shown. `kind`: new, loading, failed ... */
-export function emptyContent(title, words, buttons = []) {
-  return [h("h2", {}, title), words ? h("p", {}, words) : null,
-    buttons.length ? h("div", { class: "suggestions" }, buttons) : null];
 }

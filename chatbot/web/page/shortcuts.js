@@ -1,24 +1,13 @@
 // The keyboard. Ctrl is Command on a Mac.
 
-import { t } from "./i18n.js";
+export const isMac = /Mac|iPhone|iPad/.test(navigator.platform);
 
-const isMac = /Mac|iPhone|iPad/.test(navigator.platform);
-const CTRL = isMac ? "⌘" : "Ctrl", SHIFT = isMac ? "⇧" : "Shift";
-
-/** What the help shows. */
-export function shortcutTexts() {
-  return [
-    { keys: [CTRL, SHIFT, "O"], label: t("shortcut.new") },
-    { keys: [CTRL, "K"], label: t("shortcut.search") },
-    { keys: [SHIFT, "Esc"], label: t("shortcut.focus") },
-    { keys: ["Esc"], label: t("shortcut.stop") },
-    { keys: [CTRL, SHIFT, ";"], label: t("shortcut.copy_code") },
-    { keys: ["Enter"], label: t("shortcut.send") },
-    { keys: [SHIFT, "Enter"], label: t("shortcut.line") },
-    { keys: ["Alt", "↑ ↓"], label: t("shortcut.messages") },
-    { keys: ["F2"], label: t("shortcut.rename") },
-    { keys: [CTRL, "/"], label: t("shortcut.help") },
-  ];
+/** Whether a key pressed in a text sends it. On a touch screen Enter makes a new line: there is no Shift at hand. */
+export function isSendKey(event) {
+  // In the middle of a Korean syllable Enter ends the syllable (keyCode 229: Safari).
+  if (event.key !== "Enter" || event.isComposing || event.keyCode === 229) return false;
+  if (event.ctrlKey || event.metaKey) return true;
+  return !event.shiftKey && !event.altKey && !matchMedia("(pointer: coarse)").matches;
 }
 
 /** `actions`: {new, search, focus, stop, copyCode, help, move(offset)}; `stop` returns whether there was something to stop. */
