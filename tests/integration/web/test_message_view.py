@@ -159,7 +159,7 @@ AGAIN = ["Try again"]
         pytest.param({"finish_reason": "length"}, "reached the limit of tokens", [], id="length"),
         pytest.param({"finish_reason": "content_filter"}, "withheld the rest", [], id="content filter"),
         pytest.param(
-            {**UNSENT, "outbox": {"state": "failed", "words": "No."}}, "No.", [*AGAIN, "Discard"], id="unsent"
+            {**UNSENT, "outbox": {"state": "failed", "words": "No."}}, "No.", [*AGAIN, "Take back"], id="unsent"
         ),
         pytest.param({**UNSENT, "outbox": {"state": "sending"}}, "Sending…", [], id="sending"),
     ],

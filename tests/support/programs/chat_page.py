@@ -12,7 +12,7 @@ from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Error,
 from tests.support.programs.chromium import chromium
 from tests.support.programs.client_tools import NODE_PACKAGES
 
-WAIT_MS = 15_000.0
+WAIT_MS = 30_000.0  # far more than any wait needs, unless the machine is busy
 OPTIONS = ("--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update")
 HERE_ONLY = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"
 AXE = NODE_PACKAGES / "axe-core" / "axe.min.js"

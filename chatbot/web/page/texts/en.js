@@ -23,7 +23,7 @@ export default {
   "message.unsent_waiting": "Not sent yet.",
   "message.unsent_failed": "Not sent.",
   "message.retry": "Try again",
-  "message.discard": "Discard",
+  "message.discard": "Take back",
   "message.again": "Try again",
   "message.copy": "Copy",
   "message.edit": "Edit",
