@@ -297,7 +297,7 @@ def _usage_changes(sessions: Iterable[SessionChanges]) -> tuple[tuple[str, Usage
 
 def changed_owners(changes: Changes) -> frozenset[str]:
     """The owners whose lists of sessions a batch has changed, '' for none."""
-    listed = [one for one in changes.sessions if not one.is_unlisted]
+    listed = [one for one in changes.sessions if not (one.is_unlisted or one.session.kind)]
     before = {one.before.owner or "" for one in listed if one.before is not None}  # an erasure may name another
     return frozenset(before | {one.session.owner or "" for one in listed})
 

@@ -178,6 +178,7 @@ async def test_what_has_changed_since_a_position_is_told_once_and_by_owner(
         log.record("open", ReplyProgressed("r1", 0, "words"))
         log.record("chat", SessionAccessed(), posted("m9", "r2", "r9"))
         log.record("erased", SessionAccessed())
+        log.record("hidden", replace(created("bob"), kind="stateless"))
         (batch,) = [log.events[before:]]
         owners = await store.apply(batch, await checkpoint_at(log, batch[-1].position))
         assert owners == {"alice"}

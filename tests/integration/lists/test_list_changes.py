@@ -1,6 +1,8 @@
 """The stream of changes in lists of sessions, over real sockets."""
 
 import asyncio
+import contextlib
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +177,47 @@ async def test_a_stream_without_news_asks_nothing(service: Running, monkeypatch:
         before = asked
         await asyncio.sleep(2 * changes_writer.ROUND_S)
         assert asked == before
+
+
+async def test_sessions_of_other_kinds_are_no_news(service: Running) -> None:
+    async with following_changes(service.client) as feed:
+        body = {"model": "fake-model", "messages": [{"role": "user", "content": "hi"}]}
+        answer = await service.client.post("/v1/chat/completions", json=body)
+        assert answer.status_code == 200, answer.text
+        session_id = await service.session()
+        assert (await feed.next())["session"]["session_id"] == session_id
+
+
+async def test_a_reader_that_takes_nothing_keeps_nobody_waiting_and_gets_each_session_once(
+    tmp_path: Path, model: ModelServer
+) -> None:
+    """It is a position: what it has not taken is in no queue. The system's buffers take some megabytes."""
+    async with serving(tmp_path, model.url, CHATBOT_SESSIONS_METADATA_MAX_BYTES="500000") as service:
+        url = service.client.base_url
+        taking = socket.socket()
+        taking.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # or the system takes megabytes for it
+        taking.connect((url.host, url.port))
+        reader, writer = await asyncio.open_connection(sock=taking, limit=1024)
+        writer.write(b"GET /api/sessions/changes HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        made = [await service.session(metadata={"a": "x" * 400_000}) for _ in range(20)]
+        async with following_changes(service.client, 0) as feed:
+            seen = set[str]()
+            while len(seen) < len(made):
+                seen.add((await feed.next())["session"]["session_id"])
+        for number in range(4):
+            for session_id in made:
+                await service.client.patch(f"/api/sessions/{session_id}", json={"title": f"T{number}"})
+        last = await service.session(title="last")
+        taken = bytearray()
+        async with asyncio.timeout(30):
+            while last.encode() not in taken[-1_000:]:
+                taken += await reader.read(65_536)
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        frames = [taken.count(f'"session_id":"{session_id}"'.encode()) for session_id in made]
+        assert min(frames) >= 1
+        assert sum(frames) < 4 * len(made)  # of 5 changes of each
 
 
 async def test_wrong_cursors_and_parameters_are_refused(service: Running) -> None:
