@@ -7,6 +7,7 @@ erasing them there erases them everywhere.
 
 from typing import assert_never
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -22,7 +23,6 @@ from events.catalogue import (
     MetadataChanged,
     ReplyCancelled,
     ReplyCompleted,
-    ReplyEnded,
     ReplyFailed,
     ReplyInterrupted,
     ReplyProgressed,
@@ -35,8 +35,10 @@ from events.catalogue import (
     SessionRead,
     ToolCallsClosed,
 )
-from events.parts import count_bytes, parts_of
+from events.parts import media_of
 from events.record import RecordedEvent
+
+_encode = msgspec.json.Encoder().encode
 
 NEVER_US = 2**62  # the deadline of a session that does not expire: later than all times, and fits SQLite's integers
 
@@ -79,7 +81,7 @@ class Session(Struct, frozen=True):
     are erased; `head` is the last message of the selected branch, which may be a queued reply. `changed_at` is the
     position of the newest event that clients see in lists of sessions. `unread_at` is the version at which the newest
     reply ended, if no client has marked it as read; 0: nothing is unread. `kind` is as in session_created;
-    `text_bytes` counts the texts of sessions of other kinds than conversations.
+    `recorded_bytes` of sessions of other kinds than conversations are those of their events, with their files.
     """
 
     no: int
@@ -101,7 +103,7 @@ class Session(Struct, frozen=True):
     unread_at: int = 0
     pinned: bool = False
     kind: str = ""
-    text_bytes: int = 0
+    recorded_bytes: int = 0
 
     @property
     def is_deleted(self) -> bool:
@@ -142,6 +144,7 @@ def evolve(session: Session | None, recorded: RecordedEvent) -> Session:  # noqa
         # By type: an erased event has nothing else left, and must fold to the same result.
         accessed_at_us=recorded.recorded_at_us if recorded.type in ACCESS_TYPES else session.accessed_at_us,
         changed_at=session.changed_at if recorded.type == "reply_progressed" else recorded.position,
+        recorded_bytes=session.recorded_bytes + _bytes_of(recorded) if session.kind else 0,
     )
     event = recorded.event
     match event:
@@ -160,10 +163,9 @@ def evolve(session: Session | None, recorded: RecordedEvent) -> Session:  # noqa
             )
             return replace(session, open_reply=opened, pending=_without(session.pending, event.reply_id))
         case ReplyCompleted() | ReplyFailed() | ReplyInterrupted():
-            session = _with_text(session, event)
             return _ended(replace(session, unread_at=recorded.version), event.reply_id)
         case ReplyCancelled():  # by somebody who has seen it
-            return _ended(_with_text(session, event), event.reply_id)
+            return _ended(session, event.reply_id)
         case SessionRead():
             return replace(session, unread_at=0) if event.version >= session.unread_at else session
         case MessageWithdrawn():
@@ -213,17 +215,22 @@ def _created(recorded: RecordedEvent) -> Session:
         described_at=recorded.position if created else 0,
         changed_at=recorded.position,
         kind=created.kind if created else "",
+        recorded_bytes=_bytes_of(recorded) if created and created.kind else 0,
     )
 
 
-def _with_text(session: Session, event: MessagePosted | ReplyEnded) -> Session:
-    if not session.kind:
-        return session
-    return replace(session, text_bytes=session.text_bytes + count_bytes(parts_of(event)))
+def _bytes_of(recorded: RecordedEvent) -> int:
+    """Of an event's JSON and of the files that its message refers to. Checkpoints do not count: the end of their reply
+    has the whole text.
+    """
+    event = recorded.event
+    if event is None or isinstance(event, ReplyProgressed):
+        return 0
+    files = media_of(event.parts) if isinstance(event, MessagePosted) and event.parts else ()
+    return len(_encode(event)) + sum(file.bytes for file in files)
 
 
 def _posted(session: Session, recorded: RecordedEvent, event: MessagePosted) -> Session:
-    session = _with_text(session, event)
     if event.reply_id is None:
         return replace(session, head=event.message_id, message_count=session.message_count + 1, unread_at=0)
     waiting = PendingReply(event.message_id, event.reply_id, recorded.version, node=node_of(recorded))
@@ -273,7 +280,7 @@ def _without_content(session: Session, kind: str = "") -> Session:
         unread_at=0,
         pinned=False,
         kind=kind,
-        text_bytes=0,
+        recorded_bytes=0,
     )
 
 

@@ -22,7 +22,7 @@ WHERE status = 'expired' ORDER BY expires_at_us LIMIT 1
 # after that which owe no reply. Only these are looked up, all others are counted in the index.
 ABOVE_LIMIT = """
 SELECT s.state FROM (
-    SELECT no, is_open, sum(text_bytes) OVER (PARTITION BY owner ORDER BY no DESC) AS total_bytes
+    SELECT no, is_open, sum(recorded_bytes) OVER (PARTITION BY owner ORDER BY no DESC) AS total_bytes
     FROM sessions INDEXED BY sessions_of_other_kinds WHERE status = 'active' AND kind <> ''
 ) t CROSS JOIN sessions s ON s.no = t.no
 WHERE t.total_bytes > ? AND t.is_open = 0 ORDER BY t.no LIMIT ?

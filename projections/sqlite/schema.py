@@ -53,14 +53,14 @@ CREATE TABLE sessions (
     is_open INTEGER NOT NULL,     -- 1: a reply runs or waits
     changed_at INTEGER NOT NULL,  -- position of the newest event that lists of sessions show
     pinned INTEGER NOT NULL,
-    text_bytes INTEGER NOT NULL,  -- of a session that is no conversation
+    recorded_bytes INTEGER NOT NULL,  -- of the events of a session that is no conversation
     state TEXT NOT NULL           -- session.Session as JSON: what the actor starts from
 ) STRICT;
 CREATE INDEX sessions_of_owner ON sessions (owner, status, kind, accessed_at_us DESC, no DESC);
 CREATE INDEX sessions_by_access ON sessions (status, kind, accessed_at_us DESC, no DESC);
 CREATE INDEX sessions_of_owner_by_creation ON sessions (owner, status, kind, no DESC);
 CREATE INDEX sessions_by_creation ON sessions (status, kind, no DESC);
-CREATE INDEX sessions_of_other_kinds ON sessions (owner, no DESC, text_bytes, is_open)
+CREATE INDEX sessions_of_other_kinds ON sessions (owner, no DESC, recorded_bytes, is_open)
     WHERE status = 'active' AND kind <> '';
 CREATE INDEX sessions_by_change ON sessions (owner, changed_at) WHERE kind = '';
 CREATE INDEX sessions_pinned ON sessions (owner, status, accessed_at_us DESC, no DESC) WHERE pinned = 1;

@@ -12,17 +12,18 @@ Row = tuple[int | str | bytes | None, ...]
 
 UPSERT_SESSION = """
 INSERT INTO sessions
-    (no, session_id, owner, status, kind, pinned, accessed_at_us, expires_at_us, is_open, changed_at, text_bytes, state)
+    (no, session_id, owner, status, kind, pinned, accessed_at_us, expires_at_us, is_open, changed_at, recorded_bytes,
+     state)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (no) DO UPDATE SET owner = excluded.owner, status = excluded.status, kind = excluded.kind,
     pinned = excluded.pinned, accessed_at_us = excluded.accessed_at_us, expires_at_us = excluded.expires_at_us,
-    is_open = excluded.is_open, changed_at = excluded.changed_at, text_bytes = excluded.text_bytes,
+    is_open = excluded.is_open, changed_at = excluded.changed_at, recorded_bytes = excluded.recorded_bytes,
     state = excluded.state
 """
 
 # For most changes: owner, status, kind and pin stay, so the indexes that begin with them are not touched.
 UPDATE_SESSION = """
-UPDATE sessions SET accessed_at_us = ?, expires_at_us = ?, is_open = ?, changed_at = ?, text_bytes = ?, state = ?
+UPDATE sessions SET accessed_at_us = ?, expires_at_us = ?, is_open = ?, changed_at = ?, recorded_bytes = ?, state = ?
 WHERE no = ?
 """
 
@@ -155,7 +156,7 @@ def session_row(session: Session) -> Row:
         session.expires_at_us,
         int(session.open_reply is not None or bool(session.pending)),
         session.changed_at,
-        session.text_bytes,
+        session.recorded_bytes,
         _encoder.encode(session).decode(),
     )
 

@@ -67,11 +67,11 @@ async def test_a_fork_keeps_what_an_erased_request_said(real: SessionsHarness) -
 
 
 async def test_the_oldest_are_erased_where_a_key_has_too_many(real: SessionsHarness) -> None:
-    old = [await post(real, said(f"u:{index} {'x' * 97}"), name=None, kind=STATELESS) for index in range(5)]
-    others = await post(real, said("u:" + "x" * 97), name=None, kind=TASK, caller=JUN)
-    named = await post(real, said("u:" + "x" * 900))
-    running = await post(real, said("u:" + "x" * 97), None, name=None, kind=STATELESS)
-    limit = StatelessLimit(real.ports, real.supervisor.ask, bytes_max=310)
+    old = [await post(real, said(f"u:{index} {'x' * 9_000}"), name=None, kind=STATELESS) for index in range(5)]
+    others = await post(real, said("u:" + "x" * 9_000), name=None, kind=TASK, caller=JUN)
+    named = await post(real, said("u:" + "x" * 90_000))
+    running = await post(real, said("u:" + "x" * 9_000), None, name=None, kind=STATELESS)
+    limit = StatelessLimit(real.ports, real.supervisor.ask, bytes_max=35_000)
     with capture_logs() as logs:
         assert await limit.erase_batch() == 3
         assert await limit.erase_batch() == 0

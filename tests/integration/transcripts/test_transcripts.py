@@ -5,8 +5,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from msgspec import to_builtins
 
+from chatbot.api.responses import message_view
 from chatbot.audit.conversation import Conversation, load_conversation
+from chatbot.audit.conversation_rendering import build_document, render_markdown
 from chatbot.audit.model_calls import read_model_calls
 from chatbot.llm.provider import Finish, ModelMessage, PartsMessage
 from chatbot.sessions.actor import actor
@@ -23,6 +26,7 @@ from chatbot.sessions.domain.commands import (
 )
 from chatbot.sessions.domain.transcript import TranscriptMessage
 from events.catalogue import ConversationName, MessagePosted, Parameters, ReplyRequested, ReplyStarted, SessionCreated
+from events.codec import encode
 from events.naming import STATELESS, TASK
 from events.parts import Media, Parts, Text, ToolCall, ToolResult
 from events.record import RecordedEvent
@@ -140,6 +144,11 @@ async def test_what_the_session_did_not_know_is_marked_as_the_clients_claim(real
     assert (await outline(real, again))[4:] == ["user/5 Three", "assistant/6 3"]
     page = await real.reader.history(id_of(again), None, 10, None)
     assert [one.imported for one in page.messages] == [True, True, False, False, False, False]
+    views = [to_builtins(message_view(one, "s")) for one in page.messages]
+    exported = to_builtins(build_document(await conversation_of(real, again)))["messages"]
+    for messages in (views, exported):
+        assert [one.get("imported") for one in messages] == [True, True, None, None, None, None]
+    assert render_markdown(await conversation_of(real, again)).count("(imported)") == 2
 
 
 async def test_the_same_question_again_gets_another_reply(real: SessionsHarness) -> None:
@@ -353,7 +362,11 @@ async def test_requests_without_a_name_are_sessions_of_their_own_outside_of_list
     assert [one.session_id for one in listed.sessions] == [id_of(named)]
     others = await real.ports.queries.list_sessions(SessionListQuery(owner="mina", kind=kind))
     assert {one.session_id for one in others.sessions} == {id_of(first), id_of(second)}
-    assert [one.text_bytes for one in others.sessions] == [8, 8]
+    sizes = [
+        sum(len(encode(event.event)) for event in await events_of(real, one) if event.event is not None)
+        for one in (second, first)
+    ]
+    assert [one.recorded_bytes for one in others.sessions] == sizes
 
 
 async def test_an_idempotency_key_names_a_request_without_a_name(real: SessionsHarness) -> None:
