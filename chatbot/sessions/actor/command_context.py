@@ -152,8 +152,8 @@ async def _checked(ports: Ports, state: State, command: Requesting) -> Requestin
     return command if tokens is None else replace(command, context_tokens=tokens)
 
 
-def _check_supported(parameters: Parameters, parts: Parts, takes: frozenset[str]) -> None:
-    """Raises Unsupported."""
+def _check_supported(parameters: Parameters, parts: Parts, takes: frozenset[str], images_path: str = "") -> None:
+    """`images_path`: where the request has images; empty: in the parts of its one message. Raises Unsupported."""
     for name, value in (
         ("tools", parameters.tools),
         ("response_format", parameters.response_format),
@@ -164,7 +164,7 @@ def _check_supported(parameters: Parameters, parts: Parts, takes: frozenset[str]
             raise rejections.Unsupported(name, f"$.{name}")
     for index, part in enumerate(parts if "media" not in takes else ()):
         if media_of((part,)):
-            raise rejections.Unsupported("images", f"$.message[{index}]")
+            raise rejections.Unsupported("images", images_path or f"$.message[{index}]")
 
 
 async def _prepare_transcript(ports: Ports, state: State | None, command: PostTranscript) -> PostTranscript:
@@ -179,7 +179,7 @@ async def _prepare_transcript(ports: Ports, state: State | None, command: PostTr
     parts = tuple(part for message in command.transcript.messages for part in message.parts)
     takes = ports.provider.takes
     if takes is not None:
-        _check_supported(parameters, parts, takes)
+        _check_supported(parameters, parts, takes, "$.messages")
     if (parameters.tools is not None or has_other_parts(command.transcript)) and not await ports.log.admits(
         VERSIONS_WITH_PARTS
     ):

@@ -15,6 +15,7 @@ from tests.support.http.completion_requests import (
     status_of_reply,
 )
 from tests.support.model.model_server import ModelServer
+from tests.support.programs.openai_clients import IMAGE
 from tests.support.service import serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -89,3 +90,15 @@ async def test_paths_have_the_prefix_of_a_proxy(tmp_path: Path, model: ModelServ
             answer = await service.client.post(path, json=completion_body())
             assert answer.headers["content-location"].startswith("/chat/api/sessions/")
         assert error_of(await service.client.get("/chat/v1/nothing"), 404)["code"] == "unknown_url"
+
+
+async def test_images_for_a_model_that_takes_none_are_refused_where_they_are(
+    tmp_path: Path, model: ModelServer
+) -> None:
+    async with serving(tmp_path, model.url, CHATBOT_LLM_PROVIDER="midm") as service:
+        image = {"type": "image_url", "image_url": {"url": IMAGE}}
+        (known,) = (await service.client.get("/v1/models")).json()["data"]
+        answer = await complete(service, model=known["id"], messages=[{"role": "user", "content": [image]}])
+        error = error_of(answer, 400)
+        assert (error["param"], error["code"]) == ("messages", "unsupported_parameter")
+        assert "does not take images" in error["message"]
