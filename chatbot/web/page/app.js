@@ -152,9 +152,9 @@ function renderHead() {
 }
 
 /** Tells the service that the open conversation was seen, if somebody can see it. */
-async function markRead() {
+async function markRead({ hasEnded = false } = {}) {
   const id = currentId(), data = conversations.open?.data;
-  if (!data || document.visibilityState !== "visible" || !sidebar.session(id)?.unread) return;
+  if (!data || document.visibilityState !== "visible" || !(hasEnded || sidebar.session(id)?.unread)) return;
   const version = Number(data.cursor.split(":")[0]);
   if (version <= readVersion) return;
   readVersion = version;
@@ -271,6 +271,7 @@ function sayPartMissing() {
 function onReplyEnd(message) {
   const key = { complete: "ended.complete", cancelled: "ended.cancelled" }[message.status] ?? "ended.failed";
   announce(t(key));
+  markRead({ hasEnded: true }); // before the list knows, or it stays unread when the user leaves at once
   if (message.status === "failed") health.check();
   pauseWhenHidden();
 }

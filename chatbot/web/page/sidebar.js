@@ -48,7 +48,8 @@ export function createSidebar({ list, filter, more, status }, api, callbacks) {
       if (page.sessions.length === 0 && page.next) return read(false); // a short page is not the last
       callbacks.onSessions();
     } catch (fault) {
-      if (!(fault instanceof ApiProblem) || number !== reading) throw fault;
+      if (!(fault instanceof ApiProblem)) throw fault;
+      if (number !== reading) return; // another filter was typed meanwhile
       load = "failed";
       problem = fault;
       if (fault.status === 401) callbacks.onProblem(fault);
