@@ -12,7 +12,7 @@ from chatbot.api.media.sent_images import keep_images
 from chatbot.api.message_parts import PostedFile
 from chatbot.api.middleware import CALLER, require_accepting
 from chatbot.api.problems import Problem
-from chatbot.api.requests import decode_body, read_idempotency_key, read_raw
+from chatbot.api.requests import read_idempotency_key, read_raw
 from chatbot.api.responses import json_response
 from chatbot.api.server.connection_limits import cancel_when_client_leaves
 from chatbot.api.server.path_prefix import prefix_of
@@ -21,7 +21,7 @@ from chatbot.api.streaming.reply_writer import ReplyWriter, failure_of
 from chatbot.api.streaming.response_stream import HEADERS, STREAMS, stream_response
 from chatbot.api.v1.chunk_view import ChunkView, cancelled_problem
 from chatbot.api.v1.completion_bodies import CompletionBody
-from chatbot.api.v1.completion_requests import check_completion, completion_parameters
+from chatbot.api.v1.completion_requests import check_completion, completion_parameters, read_completion
 from chatbot.api.v1.completion_views import MICROSECONDS, ModelObject, ModelObjects, completion_view
 from chatbot.api.v1.conversation_names import NamedConversation, checked_name, conversation_of
 from chatbot.api.v1.end_users import end_user_of
@@ -240,7 +240,7 @@ async def _read_body(request: web.Request) -> tuple[CompletionBody, Parameters]:
     services = request.app[SERVICES]
     settings = services.settings
     raw = await read_raw(request, settings.v1.body_max_bytes, settings.server.body_timeout_s)
-    body = decode_body(raw, CompletionBody)
+    body = read_completion(raw)
     check_completion(body, settings.v1.messages_max)
     _check_model(services, body.model)
     takes = services.provider.takes

@@ -33,7 +33,7 @@ class ImageAddress(Struct, frozen=True):
     """`url` is data:<type>;base64,<data>. `detail` is accepted and not kept."""
 
     url: str
-    detail: Any = None
+    detail: str | None = None
 
 
 class ImagePart(_ContentPart, frozen=True, tag="image_url"):
@@ -98,7 +98,7 @@ class AssistantMessage(_Message, frozen=True, tag="assistant"):
     reasoning_content: str | None = None
     reasoning: str | None = None
     tool_calls: Annotated[list[SentCall], Meta(max_length=PARTS_MAX)] | None = None
-    function_call: Any = None
+    function_call: CalledFunction | None = None
 
 
 class ToolMessage(_Message, frozen=True, tag="tool"):
@@ -111,8 +111,8 @@ class ToolMessage(_Message, frozen=True, tag="tool"):
 class FunctionMessage(_Message, frozen=True, tag="function"):
     """Refused: the old form of a tool message."""
 
-    name: Any = None
-    content: Any = None
+    name: str | None = None
+    content: str | None = None
 
 
 MessageBody = (

@@ -3,13 +3,17 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from chatbot.api.problems import RequestFault
-from chatbot.api.requests import decode_body
-from chatbot.api.v1.completion_bodies import CompletionBody
-from chatbot.api.v1.completion_requests import check_completion, completion_parameters
+from chatbot.api.v1.completion_requests import (
+    OTHER_FIELDS_MAX_BYTES,
+    check_completion,
+    completion_parameters,
+    read_completion,
+)
 from chatbot.config.sections.chat_settings import ChatSettings
 from events.catalogue import Parameters
 
@@ -19,7 +23,7 @@ TOOL = {"type": "function", "function": {"name": "weather"}}
 
 def parameters(limits: ChatSettings = LIMITS, *, takes_tools: bool = True, **fields: Any) -> Parameters:
     raw = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}], **fields}).encode()
-    body = decode_body(raw, CompletionBody)
+    body = read_completion(raw)
     check_completion(body, 10)
     return completion_parameters(body, raw, limits, 100, takes_tools=takes_tools)
 
@@ -68,3 +72,28 @@ def test_what_is_passed_on_is_bounded() -> None:
     for fields in ({"grammar": "x" * 20_000}, {"grammar": deep}, {"grammar": "a\0"}, {"verbosity": "x" * 20_000}):
         with pytest.raises(RequestFault):
             parameters(**fields)
+
+
+@pytest.mark.parametrize(
+    "large",
+    [
+        b'"messages":%(messages)s,"store":[%(objects)s]',
+        b'"messages":%(messages)s,"metadata":{"a":[%(objects)s]}',
+        b'"messages":%(messages)s,"an_unknown_field":[%(objects)s]',
+        b'"messages":%(messages)s,"store":[%(objects)s],"store":1',
+        b'"messages":[%(objects)s],"messages":%(messages)s',
+        b'"store":[%(objects)s]',
+    ],
+)
+def test_no_objects_are_made_of_large_fields_besides_messages(large: bytes) -> None:
+    objects = b"{}," * (OTHER_FIELDS_MAX_BYTES // 3) + b"{}"
+    messages = b'[{"role":"user","content":"x"}]'
+    with pytest.raises(RequestFault, match="besides messages"):
+        read_completion(b'{"model":"m",%b}' % (large % {b"messages": messages, b"objects": objects}))
+
+
+def test_messages_may_be_larger_than_all_other_fields() -> None:
+    text = "x" * (OTHER_FIELDS_MAX_BYTES + 1)
+    body = read_completion(msgspec.json.encode({"model": "m", "messages": [{"role": "user", "content": text}]}))
+    (message,) = body.messages
+    assert message.content == text
