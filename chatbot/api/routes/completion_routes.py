@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 
 from aiohttp import web
 from msgspec import Struct
@@ -141,10 +141,19 @@ async def _streamed_response(
 
 async def _await_begin(request: web.Request, reply: Reply) -> None:
     """Return when there is something to send, or a ping is due."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(request.app[STREAMS].ping_s):
-            while not _has_begun(reply):
-                await wait_any(reply.signal)
+    is_due = False
+
+    def end_wait() -> None:
+        nonlocal is_due
+        is_due = True
+        reply.signal.notify()
+
+    timer = asyncio.get_running_loop().call_later(request.app[STREAMS].ping_s, end_wait)  # cheaper than a timeout
+    try:
+        while not (is_due or _has_begun(reply)):
+            await wait_any(reply.signal)
+    finally:
+        timer.cancel()
 
 
 async def _refuses_tools(request: web.Request, reply: Reply) -> bool:

@@ -81,7 +81,7 @@ class ReplyWriter:
             await stream.close(self._view.nothing_new())
             return
         if self._phase is ReplyPhase.START:
-            await stream.send(self._view.start(self._version, self._offset_ahead))
+            await stream.send(self._view.start(self._version, self._offset_ahead) + self._encode_new_text())
         await self._flush_scheduler.stream_updates(stream, self._take_news, reply.signal)
         await stream.close(self._encode_new_text() + self._encode_end())
 

@@ -112,7 +112,7 @@ async def test_a_reply_that_fails_before_its_first_text_has_a_status(
 
 async def test_an_overloaded_model_server_is_503_with_the_time_to_wait(service: Running, model: ModelServer) -> None:
     for _ in range(5):
-        model.script(status=503, headers={"Retry-After": "7"})
+        model.script(status=503, headers={"Retry-After": "0"})
     answer = await complete(service, stream=True)
     assert error_of(answer, 503)["type"] == "server_error"
     assert int(answer.headers["retry-after"]) >= 1
