@@ -69,6 +69,7 @@ async def test_axe_finds_nothing_on_a_narrow_screen_with_faults(site: Site) -> N
     async with profile(site.browser, **phone) as user:
         chat = await Chat.open(user, site.url)
         await check(chat, "empty")
+        await chat.is_complete()
         await user.set_offline(True)
         await chat.message.fill("Not sent")
         await chat.button("Send").click()  # Enter begins a line on a touch screen

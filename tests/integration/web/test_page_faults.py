@@ -25,6 +25,7 @@ def proxy_of(site: Site) -> FaultyProxy:
 async def test_what_is_sent_offline_goes_out_once_when_the_network_is_back(site: Site) -> None:
     async with profile(site.browser) as user:
         chat = await Chat.open(user, site.url)
+        await chat.is_complete()
         await user.set_offline(True)
         await expect(chat.banners).to_contain_text("You are offline.")
         await chat.ask("Sent in a tunnel")

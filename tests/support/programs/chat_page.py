@@ -80,6 +80,11 @@ class Chat:
         await expect(chat.message).to_be_visible()
         return chat
 
+    async def is_complete(self) -> None:
+        """Waits for the modules that show messages: they follow the first load."""
+        loaded = "performance.getEntriesByType('resource').some((one) => one.name.endsWith('/marked.esm.js'))"
+        await self.page.wait_for_function(loaded)
+
     async def ask(self, text: str) -> None:
         await self.message.fill(text)
         await self.message.press("Enter")
