@@ -145,7 +145,7 @@ function renderHead() {
   const name = id === null ? t("list.new") : nameOf(session) ?? conversations.open?.data?.session?.title ?? t("list.untitled");
   if (page.title.textContent !== name) page.title.textContent = name;
   modelSelect.show((id === null ? settings.draft.model : session?.model) ?? null);
-  page.moreButton.hidden = id === null;
+  page.moreButton.hidden = id === null || conversations.open?.problem?.status === 404;
   page.keyButton.hidden = !keys.read();
   const unread = sidebar.unreadCount();
   document.title = `${unread ? `(${unread}) ` : ""}${name} · ${t("page.title")}`;

@@ -10,6 +10,7 @@ from chatbot.web.assets import FOLDER, read_assets
 from tests.support.page_files import first_load, imports_of, languages, later_imports_of, links_of, source_of
 
 FIRST_LOAD_MAX_BYTES = 60_000
+RENDERER_MAX_BYTES = 40_000  # follows the first load, or comes with a conversation at once
 HTML_SINK = re.compile(r"\b(innerHTML|outerHTML|insertAdjacentHTML|createPolicy|srcdoc|document\.write)\b|\beval\(")
 ASSETS = read_assets()
 MODULES = sorted(path for path in ASSETS.files if path.endswith((".js", ".mjs")))
@@ -27,6 +28,17 @@ def test_the_first_load_is_small() -> None:
     sizes["the index"] = compressed_bytes(ASSETS.index_for(""))
     sizes["the texts"] = max(compressed_bytes(ASSETS.files[path].body) for path in languages(ASSETS))
     assert sum(sizes.values()) <= FIRST_LOAD_MAX_BYTES, sizes
+
+
+def test_what_shows_messages_is_small() -> None:
+    known, waiting, total = set(first_load(ASSETS)), ["page/log_view.js"], 0
+    while waiting:
+        path = waiting.pop()
+        if path not in known:
+            known.add(path)
+            total += compressed_bytes(ASSETS.files[path].body)
+            waiting += imports_of(ASSETS, path)
+    assert 0 < total <= RENDERER_MAX_BYTES
 
 
 def test_the_index_preloads_what_the_first_load_imports() -> None:
