@@ -23,7 +23,10 @@ import { arrange, runningReply } from "./store.js";
 import { renderTray, unsentMessage } from "./unsent_messages.js";
 import { wordsFor } from "./words.js";
 
-const HIDDEN_MS = 30_000; // a tab that is hidden this long closes its feeds: over HTTP/1.1 a browser has six connections
+// A hidden tab closes its feeds: over HTTP/1.1 a browser has six connections to a service, and a seventh feed would stop
+// all tabs. Over HTTP/2 they share one.
+const protocol = performance.getEntriesByType("navigation")[0]?.nextHopProtocol ?? "";
+const HIDDEN_MS = /^h[23]/.test(protocol) ? 600_000 : 3_000;
 const NEW_KEY = "chatbot.new"; // in the tab's storage: the key that creates this tab's new conversation
 const ARRIVING_MS = 20_000; // the feed shows an accepted message within moments; after that the history will
 

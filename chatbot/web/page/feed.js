@@ -15,7 +15,7 @@ const STABLE_MS = 5_000; // a connection that lasted this long starts the backof
  * with [DONE] the feed stops. `onState(state, detail)`: "connecting", "live", "waiting" (`detail.retryAt`, ms) or
  * "stopped" (`detail.problem`: what will not get better by itself). Returns {close, wake, cursor}.
  */
-export function openFeed(api, path, { cursor = null, onFrame, onState, backoffMs = BACKOFF_MS }) {
+export function openFeed(api, path, { cursor = null, onFrame, onState, backoffMs = BACKOFF_MS, silenceMs = SILENCE_MAX_MS }) {
   let isClosed = false, last = cursor, attempt = 0, retryMs = null, wakeUp = null, connection = null, heardAt = 0;
 
   async function run() {
@@ -56,7 +56,7 @@ export function openFeed(api, path, { cursor = null, onFrame, onState, backoffMs
   async function read() {
     connection = new AbortController();
     heardAt = Date.now();
-    const watch = setInterval(checkSilence, CHECK_MS);
+    const watch = setInterval(checkSilence, Math.min(CHECK_MS, silenceMs));
     let isOver = false;
     try {
       const headers = { Accept: "text/event-stream" };
@@ -97,7 +97,7 @@ export function openFeed(api, path, { cursor = null, onFrame, onState, backoffMs
 
   /** Ends a connection on which nothing has come for long. By the clock: timers stand still in a closed laptop. */
   function checkSilence() {
-    if (Date.now() - heardAt > SILENCE_MAX_MS) connection?.abort();
+    if (Date.now() - heardAt > silenceMs) connection?.abort();
   }
 
   run();

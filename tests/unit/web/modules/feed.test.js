@@ -83,6 +83,25 @@ test("a history read in the middle of a reply, and the feed after it, give the s
   }
 });
 
+test("a connection on which nothing comes is given up, and the feed resumes after its last frame", async () => {
+  const opened = [], frame = new TextEncoder().encode('id: 7:0\ndata: {"type":"session"}\n\n');
+  const api = { async open(method, path, { headers, signal }) {
+    opened.push(headers["Last-Event-ID"]);
+    return { body: new ReadableStream({ start(controller) {
+      signal.addEventListener("abort", () => controller.error(signal.reason)); // as fetch does
+      if (opened.length === 1) controller.enqueue(frame);
+    } }) };
+  } };
+  await new Promise((resolve) => {
+    const feed = openFeed(api, "feed", { cursor: "1:0", backoffMs: [0], silenceMs: 5, onFrame: () => {}, onState: () => {
+      if (opened.length < 2) return;
+      feed.close();
+      resolve();
+    } });
+  });
+  assert.deepEqual(opened, ["1:0", "7:0"]);
+});
+
 test("a refusal that does not pass stops the feed, others do not", async () => {
   const states = [];
   const api = { attempts: 0, async open() {
