@@ -11,7 +11,7 @@ from events import naming
 
 SESSION_FIELD = "x-session-id"  # a session's id in it means that session
 CHAT_FIELD, TASK_FIELD = "x-openwebui-chat-id", "x-openwebui-task"  # of Open WebUI
-TEMPORARY = "local:"  # how Open WebUI begins the ids of chats that it does not keep
+UNKEPT = ("temporary:", "local:", "channel:")  # how Open WebUI begins the ids of chats that it does not keep
 BODY_PREFIX = "metadata."
 NAME_MAX_CHARS = 255
 
@@ -47,7 +47,7 @@ def conversation_of(
         session_id = canonical_id(value) if source == SESSION_FIELD else None
         if session_id is not None:
             return NamedConversation(naming.CONVERSATION, session_id)
-        if source == CHAT_FIELD and value.startswith(TEMPORARY):
+        if source == CHAT_FIELD and value.startswith(UNKEPT):
             return STATELESS
         if source == CHAT_FIELD and not stream:
             return TASK

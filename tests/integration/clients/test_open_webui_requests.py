@@ -141,3 +141,25 @@ async def test_a_person_is_erased_with_all_chats_and_tasks(front: Running) -> No
             assert (await front.client.delete(f"/api/sessions/{session['session_id']}")).status_code == 204
     left = [session for kind in ("conversation", "task") for session in await sessions(front, kind=kind)]
     assert {session["metadata"]["user_id"] for session in left} == {JUN}
+
+
+async def test_a_temporary_chat_is_a_session_for_each_request(front: Running) -> None:
+    for _ in range(2):
+        await send(
+            front, FIRST, **{"X-OpenWebUI-Chat-Id": "temporary:KLw8DXhy1V5eUsrsAAAH", "X-OpenWebUI-Message-Id": ""}
+        )
+    assert await sessions(front) == []
+    assert len(await sessions(front, kind="stateless")) == 2
+
+
+async def test_continuing_a_reply_adds_another_one_behind_it(front: Running, model: ModelServer) -> None:
+    """Continue Response sends the transcript with the reply at its end, and the same id of the reply as before."""
+    said = text_of(await send(front, FIRST))
+    model.script(pieces=(" And", " more."))
+    messages = [*FIRST["body"]["messages"], {"role": "assistant", "content": said}]
+    continued = await send(front, {**FIRST, "body": {**FIRST["body"], "messages": messages}})
+    assert text_of(continued) == " And more."
+    assert [each["role"] for each in model.requests[-1].body["messages"]] == ["user", "assistant"]
+    (session,) = await sessions(front)
+    history = await front.history(session["session_id"])
+    assert [each["content"] for each in history["messages"]] == [messages[0]["content"], said, " And more."]

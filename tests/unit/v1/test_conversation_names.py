@@ -37,6 +37,8 @@ def conversation(
         ({"X-OpenWebUI-Chat-Id": ID, "X-OpenWebUI-Task": "title_generation"}, None, TASK),
         ({"X-OpenWebUI-Task": "title_generation"}, None, TASK),
         ({"X-OpenWebUI-Chat-Id": "local:abc"}, None, STATELESS),
+        ({"X-OpenWebUI-Chat-Id": "temporary:abc"}, None, STATELESS),
+        ({"X-OpenWebUI-Chat-Id": "channel:abc"}, None, STATELESS),
     ],
     ids=str,
 )  # fmt: skip
