@@ -11,6 +11,7 @@ from chatbot.cli.exit_codes import CommandFailed, ExitCode, fail
 from chatbot.config.loader import ConfigError, load
 from chatbot.config.settings_listing import show
 from chatbot.runtime.dev_reload import run_with_reload
+from chatbot.runtime.gc_tuning import collection_paused
 from chatbot.runtime.standard_streams import STDOUT, flush_streams, open_closed_streams, print_to_stderr
 
 ROOT = Path(chatbot.__file__).resolve().parents[1]  # holds run.py and config.toml, in a checkout and where installed
@@ -55,6 +56,7 @@ def _main(arguments: list[str]) -> int:
         from chatbot.cli.command_runner import run_command  # noqa: PLC0415
 
         return run_command(COMMANDS[options.command].load(), options, configuration.settings)
-    from chatbot.cli.serve import serve  # noqa: PLC0415
+    with collection_paused():
+        from chatbot.cli.serve import serve  # noqa: PLC0415
 
     return serve(configuration, [sys.executable, str(ROOT / "run.py"), *arguments])
