@@ -70,8 +70,6 @@ function reduceFrame(conversation, frame, now) {
       return changed(conversation, frame.message_id, (message) => failed(message, frame, now));
     case "removed":
       return removed(conversation, frame);
-    case "edited":
-      return changed(conversation, frame.message_id, (message) => edited(message, frame));
     case "calls_closed":
       return changed(conversation, frame.message_id, (message) => ({ ...message, calls: "closed" }));
     case "session":
@@ -136,10 +134,6 @@ function removed(conversation, { message_id: messageId, reply_id: replyId, paren
     else if (one.siblings.includes(messageId)) messages[one.message_id] = { ...one, siblings: one.siblings.filter((id) => id !== messageId) };
   }
   return { ...conversation, messages, order: conversation.order.filter((id) => id !== messageId && id !== replyId) };
-}
-
-function edited(message, { content, parts }) {
-  return { ...message, content, parts: parts?.length ? parts : [{ type: "text", text: content }] };
 }
 
 function requested(conversation, frame) {
