@@ -153,6 +153,7 @@ EVERY_EVENT: tuple[Event, ...] = (
         metadata={"topic": "산", "deep": {"list": [1, None, True]}},
         title="Mountain",
         settings=ReplySettings("Be kind.", Parameters(max_new_tokens=9, stop=("끝",))),
+        pinned=True,
     ),
     SessionAccessed(idempotency_key="key-4", fingerprint="4" * 64),
     MessagePosted(
