@@ -211,7 +211,7 @@ def test_each_change_in_the_readme_names_a_file_that_holds_what_is_to_change() -
     rows = [row for row in section("Where to change what").splitlines() if row.startswith("| ")][1:]
     assert len(rows) >= 14
     for row in rows:
-        found = re.match(r"\| [^|]+ \| `(\w+)` \| `([\w/]+\.py)`", row)
+        found = re.match(r"\| [^|]+ \| `([\w.]+)` \| `([\w/]+\.(?:py|js))`", row)
         assert found, f"a change, an identifier, a file: {row}"
         identifier, name = found.groups()
         assert re.search(rf"\b{identifier}\b", (ROOT / name).read_text()), f"{name} has no {identifier}"
