@@ -60,6 +60,8 @@ from projections.observer import ProjectionObserver
 from projections.runner import ProjectionRunner, RunnerOptions
 from projections.sqlite.projection_paths import delete_unused
 
+OTHER_EVENTS_MAX = 4  # of an append that adds messages: the session, closed calls, the request and start of a reply
+
 
 def log_options(settings: Settings) -> LogOptions:
     values = asdict(settings.database)
@@ -97,6 +99,7 @@ def rules(settings: Settings, node: str | None = None) -> Rules:
         image_tokens=settings.chat.image_tokens,
         tool_rounds_max=settings.chat.tool_rounds_max,
         request_media_max_bytes=settings.llm.request_media_max_bytes,
+        added_max=max(1, settings.database.append_batch_max - OTHER_EVENTS_MAX),
     )
 
 

@@ -43,6 +43,7 @@ STATUSES: dict[type[Exception], tuple[int, str, str]] = {
     rejections.KeyReused: (422, "key-reused", "Idempotency-Key reused"),
     rejections.KeyConsumed: (422, "key-spent", "Idempotency-Key spent"),
     rejections.TooLarge: (422, "invalid", "Invalid"),
+    rejections.TooManyAdded: (422, "invalid", "Invalid"),
     rejections.ContextTooLong: (422, "context-too-long", "Context too long"),
     rejections.NameConsumed: (409, "name-spent", "Name spent"),
     rejections.VersionMismatch: (412, "version-mismatch", "Precondition failed"),

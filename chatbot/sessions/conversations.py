@@ -12,6 +12,7 @@ from uuid import UUID
 
 from msgspec import Struct
 from msgspec.json import encode
+from msgspec.structs import replace
 
 from chatbot.sessions.actor.mailbox import CommandResult
 from chatbot.sessions.domain import rejections
@@ -84,7 +85,7 @@ class Conversations:
             raise rejections.TooLarge("the messages have more bytes than the setting v1.stateless_max_bytes allows")
         command = self._command(request, transcript, caller)
         if request.session_id is not None:
-            result = await self._ask_session(request.session_id, command, caller)
+            result = await self._send(request.session_id, command, caller)
         elif request.name is not None:
             result = await self._post_to_named(request.name, request, command, caller)
         else:
@@ -98,12 +99,25 @@ class Conversations:
         first = derive_id("conversation", caller.owner, request.end_user, name.source, name.value)
         for session_id in self._session_ids(first):
             try:
-                result = await self._ask_session(session_id, command, caller)
+                result = await self._send(session_id, command, caller)
             except rejections.SessionNotFound:  # deleted or expired
                 continue
             self._remember(first, session_id)
             return result
         raise rejections.NameConsumed(f"{GENERATIONS_MAX} conversations of this name have ended: use another name")
+
+    async def _send(self, session_id: str, command: PostTranscript, caller: Caller) -> CommandResult:
+        """The reply to the transcript. If more of it is new than one append may hold, it is recorded in several: what a
+        crash leaves of them is what a retry begins with.
+        """
+        for _ in range(len(command.message_ids)):
+            try:
+                return await self._ask_session(session_id, command, caller)
+            except rejections.TooManyAdded:
+                imports = replace(command, imports_only=True, idempotency_key=None)
+                await self._ask_session(session_id, imports, caller)
+                command = replace(command, is_new=False)
+        return await self._ask_session(session_id, command, caller)
 
     def _session_ids(self, first: str) -> Iterator[str]:
         """The ids of a name's sessions one after the other, from the newest one that is known."""
@@ -124,10 +138,10 @@ class Conversations:
         """A session of its own, the same one for the same Idempotency-Key."""
         key = request.idempotency_key
         if key is None:
-            return await self._ask_session(self._new_id(), command, caller)
+            return await self._send(self._new_id(), command, caller)
         session_id = derive_id("request", caller.owner, request.end_user, key.key)
         try:
-            return await self._ask_session(session_id, command, caller)
+            return await self._send(session_id, command, caller)
         except rejections.SessionNotFound:
             raise rejections.KeyConsumed("the session that this Idempotency-Key made is gone: use a new key") from None
 

@@ -108,7 +108,8 @@ class PostTranscript(Struct, frozen=True):
     """A conversation as its client has it, of which the last message is to be answered.
 
     What the session has of it is found; the rest is recorded. `message_ids` are ids for all its messages, of which
-    those of new ones are used. `create` makes the session if there is none; `is_new`: there is none. `known` are the
+    those of new ones are used. `create` makes the session if there is none; `is_new`: there is none. `imports_only`:
+    only some of the messages that are new are recorded, because they are too many for one append. `known` are the
     session's own messages that the transcript begins with, root first. `end_user`: only a session of this user, or of
     none, is meant; None: of any. Otherwise as PostMessage.
     """
@@ -119,6 +120,7 @@ class PostTranscript(Struct, frozen=True):
     parameters: Parameters
     create: CreateSession | None = None
     is_new: bool = False
+    imports_only: bool = False
     client_id: str | None = None
     reply_client_id: str | None = None
     on_busy: str = "queue"

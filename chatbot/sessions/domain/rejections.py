@@ -184,6 +184,13 @@ class NotQueued(Rejection):
         super().__init__("only a message whose reply is queued and has not started can be removed")
 
 
+class TooManyAdded(TooLarge):
+    """More messages of a transcript are new than one append may hold: they must be imported first."""
+
+    def __init__(self) -> None:
+        super().__init__("too many messages are new")
+
+
 class SessionBusy(Rejection):
     """A reply is running, and the request asked to be refused then."""
 

@@ -54,6 +54,7 @@ class Rules(Struct, frozen=True):
 
     `models`: the configured or offered names; metrics and usage never contain another name that a client chose.
     `context_tokens`: the size of any model's context; 0: what is known of the model that is asked.
+    `added_max`: messages of a transcript that one append may add.
     `is_shared`: other nodes append to the same log, so replies that this node owes are recorded under its name.
     """
 
@@ -74,6 +75,7 @@ class Rules(Struct, frozen=True):
     image_tokens: int = 1024
     tool_rounds_max: int = 32
     request_media_max_bytes: int = 33_554_432
+    added_max: int = 500
 
     @property
     def owner_node(self) -> str | None:

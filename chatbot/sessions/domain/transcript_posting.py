@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from msgspec.structs import replace
 
+from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import CreateSession, Decision, PostTranscript
 from chatbot.sessions.domain.context import ContextMessage
 from chatbot.sessions.domain.model_request import plan_whole_reply
@@ -37,6 +38,10 @@ def post_transcript(state: State | None, command: PostTranscript, rules: Rules) 
     last_known = command.known[-1] if command.known else None
     if last_known is not None and last_known.calls == OPEN and (not added or added[0].role != "tool"):
         events.append(close_calls(last_known, "superseded"))
+    if command.imports_only:
+        return Decision(events=(*events, *(_imported(one) for one in added[:-1][: rules.added_max])))
+    if len(added) > rules.added_max:
+        return Decision(rejection=rejections.TooManyAdded())
     branch = (*command.known, *added)
     parent_id = branch[-1].message_id
     request = ReplyRequested(command.reply_id, parent_id, parameters)

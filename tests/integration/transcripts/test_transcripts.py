@@ -27,7 +27,7 @@ from chatbot.sessions.domain.commands import (
 from chatbot.sessions.domain.transcript import TranscriptMessage
 from events.catalogue import ConversationName, MessagePosted, Parameters, ReplyRequested, ReplyStarted, SessionCreated
 from events.codec import encode
-from events.naming import STATELESS, TASK
+from events.naming import CONVERSATION, STATELESS, TASK
 from events.parts import Media, Parts, Text, ToolCall, ToolResult
 from events.record import RecordedEvent
 from projections.port import SessionListQuery
@@ -278,6 +278,18 @@ async def test_the_whole_branch_is_sent_and_recorded(real: SessionsHarness) -> N
     again = await real.supervisor.ask(id_of(result), Regenerate("r-again", reply_id, Parameters()), MINA)
     await finish(await next_call(real, before), "again", again)
     assert sent(real) == ["s:All.", *texts]
+
+
+@pytest.mark.parametrize("kind", [STATELESS, CONVERSATION])
+async def test_a_long_transcript_is_recorded_in_several_appends(tmp_path: Path, kind: str) -> None:
+    real = SessionsHarness(tmp_path, added_max=4)
+    await real.open()
+    texts = [f"{'ua'[index % 2]}:{index}" for index in range(23)]
+    result = await post(real, said("s:All.", *texts), name=None if kind else CHAT, kind=kind)
+    assert sent(real) == ["s:All.", *texts]
+    imported = [one.imported for one in (await conversation_of(real, result)).messages.values()]
+    assert imported == [True] * 22 + [False] * 2
+    await real.close()
 
 
 async def test_a_queued_transcript_is_sent_whole_once_its_turn_comes(real: SessionsHarness) -> None:

@@ -41,6 +41,7 @@ EXPECTED: dict[type[Exception], int] = {
     sessions.KeyReused: 422,
     sessions.KeyConsumed: 422,
     sessions.TooLarge: 422,
+    sessions.TooManyAdded: 422,
     sessions.ContextTooLong: 422,
     sessions.NameConsumed: 409,
     sessions.MessageNotFound: 404,
