@@ -59,6 +59,7 @@ class CompletionRequest(Struct, frozen=True):
     stream: bool
     include_usage: bool
     is_cancelled_with_client: bool
+    has_key: bool
 
 
 class RequestedCompletion(Struct, frozen=True):
@@ -111,7 +112,7 @@ async def _complete_response(
 ) -> web.Response:
     reply = requested.reply
     outcome = await reply.wait_end()
-    _raise_failure(reply)
+    _raise_failure(reply, asked)
     field = request.app[SERVICES].settings.v1.reasoning_field
     view = completion_view(reply.reply_id, outcome, asked.model, field)
     return json_response(view, headers=_headers(request, requested))
@@ -125,7 +126,7 @@ async def _streamed_response(
     """
     services, streams, reply = request.app[SERVICES], request.app[STREAMS], requested.reply
     await _await_begin(request, reply)
-    _raise_failure(reply)
+    _raise_failure(reply, asked)
     created_at_us = reply.started_at_us or services.clock()
     view = ChunkView(
         reply.reply_id,
@@ -168,7 +169,7 @@ def _has_begun(reply: Reply) -> bool:
     return is_over or reply.length > 0 or reply.last_part != NO_PART
 
 
-def _raise_failure(reply: Reply) -> None:
+def _raise_failure(reply: Reply, asked: CompletionRequest) -> None:
     """Raises Problem for a reply that ended otherwise than complete, LogUnavailable if its end cannot be recorded."""
     outcome = reply.outcome
     if outcome is None:
@@ -177,7 +178,7 @@ def _raise_failure(reply: Reply) -> None:
     elif outcome.status == "cancelled":
         raise cancelled_problem()
     elif outcome.status != "complete":
-        raise failure_of(outcome)
+        raise failure_of(outcome, is_final=asked.has_key)  # a repetition gets the same failure
 
 
 def _cancel_if_running(request: web.Request, requested: RequestedCompletion) -> None:
@@ -238,6 +239,7 @@ async def _read_request(request: web.Request) -> tuple[CompletionRequest, Transc
         stream=is_streamed,
         include_usage=body.stream_options is not None and bool(body.stream_options.include_usage),
         is_cancelled_with_client=key is None and _is_cancelled_with_client(v1, conversation),
+        has_key=key is not None,
     )
     return asked, transcript
 

@@ -73,12 +73,16 @@ def _type_of(status: int) -> str:
 
 
 def render_error(problem: Problem, retry_s: int) -> web.Response:
-    """The response. `retry_s`: seconds after which a repetition makes sense, if it does."""
+    """The response. `retry_s`: seconds after which a repetition makes sense, if it does: not if the problem is marked
+    `is_final`, as the failure of a reply to a request with a key is.
+    """
     status = status_of(problem)
     response = web.Response(status=status, body=msgspec.json.encode(error_of(problem)), content_type="application/json")
     if status in (429, 503):
         response.headers["Retry-After"] = str(retry_s)
     if status in RETRIED_STATUSES or status in NOT_RETRIED_STATUSES:
-        is_retried = status in RETRIED_STATUSES and problem.kind not in NOT_RETRIED
+        is_retried = (
+            status in RETRIED_STATUSES and problem.kind not in NOT_RETRIED and not problem.extra.get("is_final")
+        )
         response.headers["X-Should-Retry"] = "true" if is_retried else "false"
     return response

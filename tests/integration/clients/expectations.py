@@ -31,6 +31,7 @@ EXPECTED: dict[str, dict[str, Any]] = {
     "down": {"text": "You said: Be down once. Please."},
     "broken_off": {"text": "Half a "},
     "metadata": {"sessions": 1},
+    "retried_conversation": {"text": "You said: Be busy once. In a conversation."},
     "repeated": {"text": "You said: Only once."},
 }
 ERRORS = {
@@ -70,11 +71,11 @@ class Client:
         return {**EXPECTED[case], **self.differs.get(case, {})}
 
 
-NEVER = {"asynchronous", "models", "refusal"}
+NEVER = {"asynchronous", "models", "refusal", "retried_conversation"}
 CLIENTS = (
     Client(("openai==3.57.0",), "openai_python.txt"),
     Client(("openai==2.54.0",), "openai_python.txt", "clients-older"),
-    Client(("openai@7.59.0",), "openai_node.mjs", lacks=frozenset({"asynchronous", "refusal"})),
+    Client(("openai@7.59.0",), "openai_node.mjs", lacks=frozenset({"asynchronous", "refusal", "retried_conversation"})),
     Client(
         ("ai@7.0.173", "@ai-sdk/openai-compatible@3.0.92"),
         "ai_sdk.mjs",

@@ -14,6 +14,8 @@ from tests.support.programs.openai_clients import IMAGE, ClientRun, needs_openai
 pytestmark = [pytest.mark.real_part, pytest.mark.timeout(240), needs_openai_clients]
 AT_ONCE = 3  # clients that run at the same time: more only wait for processors
 
+PYTHON = [client for client in CLIENTS if client.script == "openai_python.txt"]
+
 Runs = dict[str, ClientRun | BaseException]
 
 
@@ -133,6 +135,21 @@ def test_a_named_conversation_is_one_session(run: ClientRun) -> None:
     assert len(last["siblings"]) == len(result["texts"]) - 1, "the same question again is another reply to it"
     if "sessions" in result:
         assert set(result["sessions"]) == {session["session_id"]}
+
+
+@pytest.mark.parametrize("client", PYTHON, indirect=True, ids=name_of)
+def test_a_client_that_repeats_in_a_conversation_asks_once(run: ClientRun) -> None:
+    question = "Be busy once. In a conversation."
+    (session,) = [one for one in run.conversations() if question in said(one)]
+    assert said(session) == [question, f"You said: {question}"]
+    assert len(session["messages"][-1]["siblings"]) == 2, "the reply that failed, and the one to the repetition"
+
+
+@pytest.mark.parametrize("client", PYTHON, indirect=True, ids=name_of)
+def test_a_client_is_told_not_to_repeat_with_a_key_what_has_failed(run: ClientRun) -> None:
+    _, *shown = run.results["retried_with_key"]["error"]
+    assert shown == BUSY
+    assert len(run.asked("Be busy once. With a key.")) == 1
 
 
 def said(session: dict[str, Any]) -> list[str]:

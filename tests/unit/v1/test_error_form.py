@@ -42,8 +42,10 @@ def test_every_problem_has_a_form_that_clients_read(kind: str) -> None:
         (Problem(409, "reply-cancelled", "", ""), "false"),
         (Problem(500, "internal-error", "", ""), "false"),
         (Problem(503, "outcome-unknown", "", ""), "false"),
+        (Problem(502, "llm-failed", "", "", is_final=False), "true"),
+        (Problem(502, "llm-failed", "", "", is_final=True), "false"),
     ],
-    ids=lambda one: one.kind if isinstance(one, Problem) else one,
+    ids=lambda one: f"{one.kind}-{len(one.extra)}" if isinstance(one, Problem) else one,
 )
 def test_clients_repeat_what_may_succeed(problem: Problem, retried: str) -> None:
     assert rendered(problem)[2]["X-Should-Retry"] == retried
