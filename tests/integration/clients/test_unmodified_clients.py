@@ -138,6 +138,13 @@ def test_a_named_conversation_is_one_session(run: ClientRun) -> None:
 
 
 @pytest.mark.parametrize("client", PYTHON, indirect=True, ids=name_of)
+def test_a_reply_in_a_conversation_goes_on_without_its_client(run: ClientRun) -> None:
+    (session,) = [one for one in run.conversations() if "Go on without me." in said(one)]
+    assert run.results["left_conversation"]["feed"].startswith(f"/api/sessions/{session['session_id']}/stream?after=")
+    assert (said(session)[-1], session["messages"][-1]["status"]) == ("I do go on.", "complete")
+
+
+@pytest.mark.parametrize("client", PYTHON, indirect=True, ids=name_of)
 def test_a_client_that_repeats_in_a_conversation_asks_once(run: ClientRun) -> None:
     question = "Be busy once. In a conversation."
     (session,) = [one for one in run.conversations() if question in said(one)]

@@ -46,6 +46,7 @@ SCRIPTS = {
     "What is in this picture?": Script(pieces=("A ", "dot.")),
     "Say something forbidden.": Script(deltas=({"refusal": "I will "}, {"refusal": "not."})),
     "Go on until the limit.": Script(pieces=("On ", "and"), finish_reason="length"),
+    "Go on without me.": Script(pieces=("I ", "do ", "go ", "on."), delay_s=0.05),
     "Break off.": Script(pieces=("Half ", "a "), then="cut"),
     "Never end.": Script(pieces=("Once ", "upon "), then="silence"),
 }
