@@ -108,6 +108,8 @@ class MessageView(Struct, frozen=True):
     siblings: list[str]
     parts: list[PartView]
     calls: CallsState | None
+    duration_us: int | None
+    time_to_first_token_us: int | None
     imported: Literal[True] | UnsetType = UNSET
 
 

@@ -183,6 +183,8 @@ def message_view(message: MessageWithText, session_id: str, prefix: str = "") ->
         siblings=list(row.siblings),
         parts=part_views(message.parts, message.content, session_id, prefix),
         calls=row.calls,  # type: ignore[arg-type]  # one of these words
+        duration_us=message.duration_us,
+        time_to_first_token_us=message.time_to_first_token_us,
         imported=True if message.imported else UNSET,
     )
 

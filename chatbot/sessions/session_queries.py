@@ -64,7 +64,7 @@ class SessionWithMetadata(Struct, frozen=True):
 
 class MessageWithText(Struct, frozen=True):
     """A message with its text. `parts`: as events hold them, none of a message of text alone. `imported`: only a client
-    says that it was written.
+    says that it was written. The times of a reply are from its request to the model server on; None: not recorded.
     """
 
     row: MessageRow
@@ -75,6 +75,8 @@ class MessageWithText(Struct, frozen=True):
     finish_detail: str = ""
     parts: Parts = ()
     imported: bool = False
+    duration_us: int | None = None
+    time_to_first_token_us: int | None = None
 
 
 class History(Struct, frozen=True):
@@ -299,17 +301,33 @@ def _with_texts(
 def _with_text(row: MessageRow, recorded: RecordedEvent | None, running: RecordedReply | None) -> MessageWithText:
     event = recorded.event if recorded else None
     match event:
-        case ReplyCompleted() | MessageCopied():
+        case ReplyCompleted():
+            return MessageWithText(
+                row,
+                event.content,
+                event.finish_reason or FINISH_REASONS.get(row.status),
+                event.model,
+                event.usage,
+                event.finish_detail,
+                event.parts,
+                duration_us=event.duration_us,
+                time_to_first_token_us=event.time_to_first_token_us,
+            )
+        case MessageCopied():
             reason = event.finish_reason or FINISH_REASONS.get(row.status)
-            model, usage, imported = event.model, event.usage, isinstance(event, MessageCopied) and event.imported
+            model, usage, imported = event.model, event.usage, event.imported
             return MessageWithText(row, event.content, reason, model, usage, event.finish_detail, event.parts, imported)
         case ReplyFailed():
-            reason = FINISH_REASONS.get(row.status)
-            model, usage = row.model, event.usage
-            return MessageWithText(row, event.content, reason, model, usage, event.finish_detail, event.parts)
+            reason, duration_us = FINISH_REASONS.get(row.status), event.duration_us or None
+            detail, parts = event.finish_detail, event.parts
+            return MessageWithText(
+                row, event.content, reason, row.model, event.usage, detail, parts, duration_us=duration_us
+            )
         case ReplyCancelled() | ReplyInterrupted():
-            reason = FINISH_REASONS.get(row.status)
-            return MessageWithText(row, event.content, reason, row.model, event.usage, parts=event.parts)
+            reason, duration_us = FINISH_REASONS.get(row.status), event.duration_us or None
+            return MessageWithText(
+                row, event.content, reason, row.model, event.usage, parts=event.parts, duration_us=duration_us
+            )
         case MessagePosted():
             reason, parts = FINISH_REASONS.get(row.status), event.parts
             return MessageWithText(row, event.content, reason, row.model, parts=parts, imported=event.imported)

@@ -115,6 +115,8 @@ _question = MessageView(
     siblings=[QUESTION],
     parts=[Text(SAID)],
     calls=None,
+    duration_us=None,
+    time_to_first_token_us=None,
 )
 _answer = MessageView(
     message_id=REPLY,
@@ -131,6 +133,8 @@ _answer = MessageView(
     siblings=[REPLY],
     parts=[Text(ANSWERED)],
     calls=None,
+    duration_us=1_840_000,
+    time_to_first_token_us=210_000,
 )
 _chat = ChatView(
     message_id=REPLY,
@@ -149,7 +153,7 @@ _chat = ChatView(
     calls=None,
 )
 _start = frames.Start(SESSION, REPLY, QUESTION, 3, "midm")
-_complete = frames.Complete(REPLY, ANSWERED, "stop", USAGE, REPLIED_AT, 4, "")
+_complete = frames.Complete(REPLY, ANSWERED, "stop", USAGE, REPLIED_AT, 4, "", 1_840_000, 210_000)
 _error = frames.Error("failed", "LLM server too slow", "no token for 60 s", "no token for 60 s", REPLY, 4, 0)
 _frames: dict[str, frames.Frame] = {
     "start": _start,

@@ -35,6 +35,15 @@ CALLS = (
     " them (closed). null: there are none."
 )
 FINISH_DETAIL = "The model server's own word for the finish reason if it differs; else empty."
+TIMES = {
+    "duration_us": {
+        "description": "Of a reply, in microseconds, from the request to the model server to its end. null: unknown."
+    },
+    "time_to_first_token_us": {
+        "description": "Of a complete reply, in microseconds, from the request to the model server to its first token."
+        " null: unknown."
+    },
+}
 
 
 class FaultView(Struct, frozen=True):
@@ -186,6 +195,7 @@ def _notes(settings: Settings) -> dict[str, dict[str, Schema]]:
                 " one for each branch. At most the first 1,000."
             },
             "finish_detail": {"description": FINISH_DETAIL},
+            **TIMES,
         },
         "ChatView": {
             "content": {"description": "The text of all parts of type text."},
@@ -198,7 +208,7 @@ def _notes(settings: Settings) -> dict[str, dict[str, Schema]]:
         },
         "UploadView": {"sha256": {"description": "Names the file in parts of messages."}},
         "ExportedMessage": {"finish_detail": {"description": FINISH_DETAIL}},
-        "Complete": {"finish_detail": {"description": FINISH_DETAIL}},
+        "Complete": {"finish_detail": {"description": FINISH_DETAIL}, **TIMES},
     }
 
 

@@ -92,6 +92,8 @@ class Complete(Struct, frozen=True, tag_field="type", tag="complete"):
     created_at: str
     version: int
     finish_detail: str
+    duration_us: int | None
+    time_to_first_token_us: int | None
 
 
 class Error(Struct, frozen=True, tag_field="type", tag="error", omit_defaults=True):

@@ -174,6 +174,8 @@ def terminal_frame(reply_id: str, outcome: Outcome) -> frames.Complete | frames.
             token_usage=outcome.usage,
             created_at=timestamp(outcome.created_at_us),
             version=outcome.version,
+            duration_us=outcome.duration_us,
+            time_to_first_token_us=outcome.time_to_first_token_us,
         )
     detail = outcome_detail(outcome)
     return frames.Error(

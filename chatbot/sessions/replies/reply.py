@@ -71,6 +71,8 @@ class Outcome(Struct, frozen=True):
     usage: Usage | None = None
     request_id: str | None = None
     parts: Parts = ()
+    duration_us: int | None = None
+    time_to_first_token_us: int | None = None
 
 
 class FrozenReply(Struct, frozen=True):
@@ -281,6 +283,8 @@ def recorded_outcome(
             model=event.model,
             usage=event.usage,
             parts=event.parts,
+            duration_us=event.duration_us,
+            time_to_first_token_us=event.time_to_first_token_us,
         )
     failed = event if isinstance(event, ReplyFailed) else None
     return Outcome(

@@ -108,7 +108,8 @@ function placed(conversation, parentId, added) {
 function emptyMessage(messageId, role, parentId, status) {
   return {
     message_id: messageId, role, parent_id: parentId, status, content: "", parts: [], created_at: null, siblings: [],
-    token_usage: null, finish_reason: null, finish_detail: "", model: null, calls: null, timing: null, error: null,
+    token_usage: null, duration_us: null, time_to_first_token_us: null, finish_reason: null, finish_detail: "", model: null,
+    calls: null, timing: null, error: null,
   };
 }
 
@@ -186,6 +187,7 @@ function completed(message, frame, now) {
     : message.parts;
   return {
     ...message, status: "complete", parts, content: frame.full_response, error: null, token_usage: frame.token_usage,
+    duration_us: frame.duration_us, time_to_first_token_us: frame.time_to_first_token_us,
     finish_reason: frame.finish_reason, finish_detail: frame.finish_detail, created_at: frame.created_at,
     calls: parts.some((one) => one.type === "tool_call") ? "open" : null, timing: ended(message.timing, now),
   };

@@ -44,6 +44,21 @@ async def test_text_comes_back_byte_for_byte(service: Running, model: ModelServe
     assert body["messages"][-1]["content"] == text
 
 
+async def test_how_long_a_reply_took_is_in_its_last_frame_and_in_the_history(
+    service: Running, model: ModelServer
+) -> None:
+    session_id = await service.session()
+    streamed = await service.client.post("/api/chat/stream", json={"session_id": session_id, "message": "hi"})
+    complete = frames(streamed.text)[-2]
+    model.script(pieces=("Half",), then="error")
+    await service.client.post("/api/chat", json={"session_id": session_id, "message": "and?"})
+    question, answer, _, failed = (await service.history(session_id))["messages"]
+    assert 0 < complete["time_to_first_token_us"] <= complete["duration_us"]
+    for name in ("duration_us", "time_to_first_token_us"):
+        assert (question[name], answer[name]) == (None, complete[name])
+    assert (failed["status"], failed["duration_us"] > 0, failed["time_to_first_token_us"]) == ("failed", True, None)
+
+
 async def test_a_stream_has_start_chunks_complete_and_done_each_with_a_cursor(
     service: Running, model: ModelServer
 ) -> None:

@@ -185,6 +185,8 @@ async def test_usage_and_speed(page: MessagePage) -> None:
     assert await used.get_attribute("title") == "prompt: 12, reply: 90, of which reasoning: 30"
     await page.update(parts=[text("x")], token_usage=USAGE)
     assert await used.inner_text() == "90 tokens"
+    await page.update(parts=[text("x")], token_usage=USAGE, duration_us=5_000_000, time_to_first_token_us=500_000)
+    assert await used.inner_text() == "90 tokens · 20 tokens/s"
 
 
 async def test_versions_of_a_message(page: MessagePage) -> None:

@@ -44,8 +44,8 @@ FRAMES: list[Frame] = [
     ReasoningChunk("a\nb", 0),
     RefusalChunk("a\nb", 1),
     ToolCallChunk("call\n1", "f", "{}\n", 1),
-    Complete("m", "line\nline", "stop", Usage(1, 2, 3), "2026-01-01T00:00:00.000000Z", 8, ""),
-    Complete("m", "", None, None, "2026-01-01T00:00:00.000000Z", 8, ""),
+    Complete("m", "line\nline", "stop", Usage(1, 2, 3), "2026-01-01T00:00:00.000000Z", 8, "", 9, 3),
+    Complete("m", "", None, None, "2026-01-01T00:00:00.000000Z", 8, "", 9, None),
     Error("failed", "LLM server failed", "two\nlines", "two\nlines", "m", 8, 9),
     Error("failed", "LLM server failed", "x", "x", "m", 8, 9, (4, 9)),
 ]
