@@ -1,11 +1,13 @@
 """The chat page for everybody: axe, the keyboard alone, screen readers, narrow screens, themes and languages."""
 
 import re
+from pathlib import Path
 
 import pytest
 
 from tests.integration.web.conftest import Site
 from tests.support.programs.chat_page import BrowserContext, Chat, expect, profile, violations
+from tests.support.service import started
 
 pytestmark = [pytest.mark.real_part, pytest.mark.asyncio(loop_scope="module")]
 
@@ -79,6 +81,61 @@ async def test_axe_finds_nothing_on_a_narrow_screen_with_faults(site: Site) -> N
         await expect(chat.list.get_by_role("searchbox")).to_be_visible()
         await check(chat, "drawer")
         await user.set_offline(False)
+
+
+async def test_axe_finds_nothing_where_replies_ended_early_and_the_model_is_away(site: Site) -> None:
+    session_id = await site.service.session(title="Ended early")
+    tablet = {"viewport": {"width": 768, "height": 1024}, "reduced_motion": "reduce"}
+    async with profile(site.browser, **tablet) as user:
+        chat = await Chat.open(user, site.url, session_id)
+        site.model.script(pieces=("Half of",), then="error")
+        await chat.ask("Will it fail?")
+        await expect(chat.replies.first).to_have_attribute("data-status", "failed")
+        site.model.script(pieces=("Half", " and half"), hold_after=1)
+        await chat.ask("Will it be stopped?")
+        await expect(chat.replies.last.locator(".message-body")).to_have_text("Half")
+        await chat.button("Stop the reply").click()
+        await expect(chat.replies.last).to_have_attribute("data-status", "cancelled")
+        await check(chat, "failed and cancelled replies")
+        for status, words in ((503, "being loaded"), (500, "cannot be reached")):
+            site.model.status = status
+            await site.service.services.health.refresh()
+            await chat.page.reload()
+            await expect(chat.banners).to_contain_text(words)
+            await expect(chat.replies).to_have_count(2)
+            await check(chat, words)
+    site.model.status = 200
+    await site.service.services.health.refresh()
+
+
+async def test_axe_finds_nothing_in_korean_on_a_wide_screen(site: Site) -> None:
+    session_id = await site.conversation(("질문", RICH), title="한국어")
+    wide = {"viewport": {"width": 1440, "height": 900}, "reduced_motion": "reduce"}
+    async with profile(site.browser, locale="ko-KR", **wide) as user:
+        page = await user.new_page()
+        await page.goto(f"{site.url}/#/{session_id}")
+        await expect(page.locator(".hljs-keyword")).to_be_visible()
+        await page.get_by_role("button", name="이 대화의 설정", exact=True).click()
+        await expect(page.get_by_label("온도")).to_be_visible()
+        await check(Chat(page), "Korean, settings beside the conversation")
+
+
+async def test_axe_finds_nothing_where_a_key_is_asked_for(site: Site, tmp_path: Path) -> None:
+    async with (
+        started(tmp_path, site.model.url, CHATBOT_API_KEYS="alice:correct-horse-battery") as locked,
+        profile(site.browser, reduced_motion="reduce") as user,
+    ):
+        chat = await Chat.open(user, locked.url.rstrip("/"))
+        dialog = chat.page.get_by_role("dialog", name="API key")
+        await expect(dialog).to_be_visible()
+        await check(chat, "key dialog")
+        await dialog.get_by_label("Key", exact=True).fill("a wrong one")
+        await dialog.get_by_role("button", name="Continue").click()
+        await expect(dialog.get_by_role("alert")).to_contain_text("not known here")
+        await check(chat, "wrong key")
+        await dialog.get_by_role("button", name="Not now").click()
+        await expect(chat.banners).to_contain_text("needed")
+        await check(chat, "no key")
 
 
 async def test_the_keyboard_alone_is_enough(site: Site) -> None:
