@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Route
+from playwright.async_api import Response, Route
 
 from tests.integration.web.conftest import Site
 from tests.support.model.model_server import ModelServer
@@ -112,6 +112,57 @@ async def test_an_overloaded_service_is_asked_again(site: Site) -> None:
         await expect(chat.questions.first).to_contain_text("The service is busy.")
         await chat.reply_is("You said: Are you busy?")
         assert len(site.model.requests) == 1
+
+
+async def test_messages_that_full_queues_refuse_go_out_at_the_time_that_the_service_named(
+    site: Site, tmp_path: Path
+) -> None:
+    full = {
+        "CHATBOT_LLM_CONCURRENT_MAX": "1",
+        "CHATBOT_LLM_QUEUE_MAX": "0",
+        "CHATBOT_SESSIONS_QUEUED_MESSAGES_MAX": "1",
+    }
+    refusals: list[Response] = []
+
+    def note(response: Response) -> None:
+        if response.status in (429, 503):
+            refusals.append(response)
+
+    async def is_refused(chat: Chat, status: int, words: str) -> None:
+        await expect(chat.questions.last).to_contain_text(words)
+        assert {response.status for response in refusals} == {status}
+        waits = "|".join(f"Next attempt in {response.headers['retry-after']} s" for response in refusals)
+        await expect(chat.questions.last).to_contain_text(re.compile(waits))
+        refusals.clear()
+
+    async with (
+        ModelServer() as model,
+        started(tmp_path, model.url, **full) as service,
+        profile(site.browser) as user,
+    ):
+        user.on("response", note)
+        chat = await Chat.open(user, service.url.rstrip("/"))
+        model.script(pieces=("Held", " back"), hold_after=1)
+        await chat.ask("one")
+        await expect(chat.replies.first.locator(".message-body")).to_have_text("Held")
+        await chat.ask("two")
+        await expect(chat.page.get_by_role("region", name="Queued messages")).to_contain_text("two")
+        await chat.ask("three")
+        await is_refused(chat, 429, "Too many messages wait in this conversation.")
+        model.release()
+        await chat.reply_is("You said: three")
+
+        model.released.clear()
+        model.script(pieces=("Held", " back"), hold_after=1)
+        await chat.ask("four")
+        await expect(chat.replies.last.locator(".message-body")).to_have_text("Held")
+        other = await Chat.open(user, service.url.rstrip("/"))
+        await other.ask("elsewhere")
+        await is_refused(other, 503, "The service is busy.")
+        model.release()
+        await other.reply_is("You said: elsewhere")
+        asked = [one.body["messages"][-1]["content"] for one in model.requests]
+        assert asked == ["one", "two", "three", "four", "elsewhere"]
 
 
 async def test_a_failed_reply_says_why_and_can_be_repeated(site: Site) -> None:
