@@ -5,7 +5,7 @@ import { openDialog, openMenu, showToast } from "./dialogs.js";
 import { copyText, h, randomId } from "./dom.js";
 import { t } from "./i18n.js";
 import { lastCodeBlock } from "./last_code_block.js";
-import { nameOf } from "./list_store.js";
+import { nameOf, titleOfFork } from "./list_store.js";
 import { runningReply } from "./store.js";
 import { unsentMessage } from "./unsent_messages.js";
 import { wordsFor } from "./words.js";
@@ -61,6 +61,7 @@ export function createActions({ api, mediaUrls, page, parts }) {
     const session = await act("fork", { message_id: message.message_id }, () => fork(message));
     if (!session) return;
     parts.sidebar.put(session);
+    if (session.title) parts.sidebar.change(session.session_id, { title: titleOfFork(session.title, parts.sidebar.titles()) });
     go(session.session_id);
     showToast(t("fork.done"));
   }

@@ -73,6 +73,13 @@ export function previewOf(session) {
   return (session.preview?.text ?? "").replace(/(^|\s)(#{1,6}|>|[-*+]) (?=\S)/g, "$1").replace(/\*\*|__|`+|\$\$/g, "");
 }
 
+/** The title of a fork of a conversation called `title`, which the service gives the same one: "Title (2)". */
+export function titleOfFork(title, taken) {
+  const stem = title.replace(/ \(\d+\)$/, "");
+  const names = Array.from({ length: taken.length + 1 }, (_, index) => `${stem} (${index + 2})`);
+  return names.find((one) => !taken.includes(one));
+}
+
 /** A title made from the first message: its first line with words, cut at a word. */
 export function titleFrom(text, max = 60) {
   const line = text.split("\n").map((one) => one.replace(/^[#>*\-\s`]+/, "").trim()).find((one) => one) ?? "";

@@ -318,6 +318,7 @@ export function createSidebar({ list, filter, more, status }, api, callbacks) {
     reload: () => read(),
     render,
     session: sessionOf,
+    titles: () => Object.values(known.sessions).map((one) => one.title),
     put,
     rename,
     change,

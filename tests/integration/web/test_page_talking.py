@@ -147,7 +147,7 @@ async def test_messages_that_wait_are_shown_and_can_be_edited_and_removed(site: 
 
 
 async def test_regenerate_edit_and_fork_make_versions_between_which_arrows_lead(site: Site) -> None:
-    session_id = await site.conversation(("Question", "First answer"))
+    session_id = await site.conversation(("Question", "First answer"), title="Versions")
     async with profile(site.browser) as user:
         chat = await Chat.open(user, site.url, session_id)
         await chat.reply_is("First answer")
@@ -169,6 +169,10 @@ async def test_regenerate_edit_and_fork_make_versions_between_which_arrows_lead(
         await chat.replies.first.get_by_role("button", name="Continue from here").click()
         await expect(chat.page).not_to_have_url(re.compile(session_id))
         await chat.reply_is("Another answer")
+        await expect(chat.page.get_by_role("heading", name="Versions (2)", level=1)).to_be_visible()
+        await expect(chat.list.get_by_role("link", name=re.compile("Versions"))).to_have_count(2)
+        await chat.page.reload()
+        await expect(chat.page.get_by_role("heading", name="Versions (2)", level=1)).to_be_visible()
 
 
 async def test_images_are_attached_by_choice_and_paste_sent_and_enlarged(site: Site) -> None:

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { problemFrom } from "./page/api.js";
 import { lastCodeBlock } from "./page/last_code_block.js";
-import { EMPTY_LIST, grouped, nameOf, reduceList, titleFrom, withPage } from "./page/list_store.js";
+import { EMPTY_LIST, grouped, nameOf, reduceList, titleFrom, titleOfFork, withPage } from "./page/list_store.js";
 
 const NOW = new Date(2026, 5, 10, 12).getTime();
 const at = (day, hour = 9) => new Date(2026, 5, day, hour).toISOString();
@@ -23,6 +23,12 @@ test("reading a conversation does not move it, a message does", () => {
   assert.deepEqual(names(read), [["today", ["a", "b"]]]);
   const posted = reduceList(read, { type: "session", session: session("b", at(10, 12), { preview: { message_id: "b2", text: "x" } }) });
   assert.deepEqual(names(posted), [["today", ["b", "a"]]]);
+});
+
+test("a fork has a title that no other conversation has", () => {
+  assert.equal(titleOfFork("Trip", ["Trip", null]), "Trip (2)");
+  assert.equal(titleOfFork("Trip (2)", ["Trip (2)", "Trip", "Trip (3)"]), "Trip (4)");
+  assert.equal(titleOfFork("(1)", []), "(1) (2)");
 });
 
 test("the stream of changes adds, removes and makes stale", () => {
