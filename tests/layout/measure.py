@@ -55,6 +55,8 @@ async def files_of_request(path: str) -> list[str]:
     which those of timers do not.
     """
     called = CalledFiles()
+    configured = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))  # as by default
     threading.setprofile(called)
     sys.setprofile(called)
     try:
@@ -71,6 +73,7 @@ async def files_of_request(path: str) -> list[str]:
     finally:
         sys.setprofile(None)
         threading.setprofile(None)
+        structlog.configure(**configured)
 
 
 async def _ask(running: Running, path: str, session: str) -> None:
