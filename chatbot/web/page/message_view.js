@@ -103,7 +103,9 @@ class MessageView {
     }
     if (status === "cancelled") return h("p", { class: "message-notice" }, t("message.cancelled"));
     if (status === "failed" || status === "interrupted") {
-      const words = `${t(`message.${status}`)} ${error?.detail || error?.title || ""}`; // the service's are in English
+      // why a reply failed is in the service's words, which are in English; why it was interrupted says no more than ours
+      const detail = status === "failed" ? error?.detail || error?.title : null;
+      const words = detail ? `${t(`message.${status}`)} ${detail}` : t(`message.${status}`);
       const again = this.#allows("regenerate") && this.#button("retry", () => this.#actions.retry?.(this.#message));
       return h("p", { class: `message-notice is-${status}` }, words, " ", again);
     }
