@@ -63,9 +63,9 @@ export function grouped(list, hidden, now) {
   return Object.entries(groups).filter(([, sessions]) => sessions.length).map(([name, sessions]) => ({ name, sessions }));
 }
 
-/** What a conversation is called: its title, else the beginning of its newest message, else null. */
+/** What a conversation is called: its title, else one made from its newest message, else null. */
 export function nameOf(session) {
-  return session?.title || (session && previewOf(session)) || null;
+  return session?.title || (session && titleFrom(previewOf(session))) || null;
 }
 
 /** The preview without the marks of Markdown. */
@@ -80,7 +80,7 @@ export function titleOfFork(title, taken) {
   return names.find((one) => !taken.includes(one));
 }
 
-/** A title made from the first message: its first line with words, cut at a word. */
+/** A title made from a message: its first line with words, cut at a word. */
 export function titleFrom(text, max = 60) {
   const line = text.split("\n").map((one) => one.replace(/^[#>*\-\s`]+/, "").trim()).find((one) => one) ?? "";
   const points = [...line];

@@ -5,7 +5,7 @@ import { openMenu, askText, showToast } from "./dialogs.js";
 import { h, fill, iconButton } from "./dom.js";
 import { openFeed } from "./feed.js";
 import { t, formatDate } from "./i18n.js";
-import { EMPTY_LIST, grouped, nameOf, previewOf, reduceList, withPage, withSession, withoutSession } from "./list_store.js";
+import { EMPTY_LIST, grouped, nameOf, previewOf, reduceList, titleFrom, withPage, withSession, withoutSession } from "./list_store.js";
 import { browserStorage } from "./storage.js";
 import { wordsFor } from "./words.js";
 
@@ -239,7 +239,7 @@ export function createSidebar({ list, filter, more, status }, api, callbacks) {
       restore(id);
       if (wasOpen) location.hash = `#/${id}`; // where the user was
     };
-    showToast(t("list.deleted", { title: name }), {
+    showToast(t("list.deleted", { title: titleFrom(name) || name }), {
       ms: UNDO_MS,
       action: { label: t("list.undo"), onclick: undo },
       onEnd: (isUndone) => !isUndone && deleting.has(id) && erase(id),

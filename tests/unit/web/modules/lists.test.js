@@ -44,6 +44,7 @@ test("a title is the first line with words, cut at a word", () => {
   assert.equal(titleFrom("word ".repeat(30)), `${"word ".repeat(11)}word…`);
   assert.equal([...titleFrom("😀".repeat(80))].length, 61);
   assert.equal(nameOf({ title: null, preview: { text: "beginning" } }), "beginning");
+  assert.equal(nameOf({ title: null, preview: { text: "long ".repeat(40) } }), `${"long ".repeat(11)}long…`);
 });
 
 test("the last block of code is found, with fences in it and without an end", () => {
