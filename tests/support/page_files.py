@@ -8,7 +8,7 @@ from chatbot.web.assets import Assets
 _static_import = re.compile(
     r"""(?:^|[;}\s])(?:import|export)(?:[\s{*][^'"()]*?\bfrom)?\s*["'](\.[^"']+)["']""", re.MULTILINE
 )
-_dynamic_import = re.compile(r"""\bimport\(\s*["'](\.[^"']+)["']\s*\)""")
+_dynamic_import = re.compile(r"""\b(?:import|importModule|createLateModule)\(\s*["'](\.[^"']+)["']\s*[,)]""")
 _linked = re.compile(r'<(link|script)\b[^>]*\b(?:href|src)="\{assets\}/([^"]+)"[^>]*>')
 _comment = re.compile(r"^\s*(?://|\*|/\*).*$", re.MULTILINE)
 

@@ -16,6 +16,7 @@ import { createOutbox } from "./outbox.js";
 import { buildShell } from "./shell.js";
 import { listenForShortcuts } from "./shortcuts.js";
 import { createModelSelect } from "./model_select.js";
+import { createLateModule, importModule } from "./module_loader.js";
 import { createSessionSettings } from "./session_settings.js";
 import { createSidebar } from "./sidebar.js";
 import { keys, personal, tabStorage } from "./storage.js";
@@ -34,7 +35,7 @@ const api = createApi({ base: new URL("../../../", import.meta.url).href, readKe
 const mediaUrls = createMediaUrls(api);
 
 const arriving = new Map(); // what the service has accepted and the feed has not shown yet
-let newKey = null, isAskingKey = false, isPaused = false, isOffline = false, isPartMissing = false, hiddenTimer = null, readVersion = 0;
+let newKey = null, isAskingKey = false, isPaused = false, isOffline = false, hiddenTimer = null, readVersion = 0;
 
 const page = buildShell(document.body, {
   newConversation: startNew, changeKey: () => demandKey(null), toggleSidebar, toggleSettings, conversationMenu: (anchor) => actions.conversationMenu(anchor),
@@ -50,13 +51,14 @@ const settings = createSessionSettings({ api, put: (session) => sidebar.put(sess
 const modelSelect = createModelSelect({ api, onPick: pickModel });
 const composer = createComposer({ form: page.form, api, modelSelect: modelSelect.element, onSend: send, onStop: actions.stop, mediaUrl: (file) => mediaUrls.of(mediaAddress(file)) });
 let logView = null; // what shows messages, once there is one: it is a third of the page, and an empty page does not need it
+const logModule = createLateModule("./log_view.js", { onLoaded: createLog, onFailed: () => renderBanners() });
 let panel = null; // the panel of settings, once it was opened
 const health = createModelHealth(api, () => {
   renderBanners();
   if (health.state === "available") modelSelect.load();
 });
-const renderBanners = createBanners(page.banners, () => ({ open: conversations.open, model: health.state, isOffline, isKeyMissing: isAskingKey === "later" }), {
-  wake, startNew, reload: () => conversations.reload(), demandKey: () => demandKey(null), checkModel: health.check,
+const renderBanners = createBanners(page.banners, () => ({ open: conversations.open, model: health.state, isOffline, isKeyMissing: isAskingKey === "later", isLogViewMissing: logModule.isMissing && !page.scroller.hidden }), {
+  wake, loadLogView: logModule.load, startNew, reload: () => conversations.reload(), demandKey: () => demandKey(null), checkModel: health.check,
 });
 Object.assign(parts, { conversations, outbox, sidebar, composer });
 
@@ -107,9 +109,8 @@ function saveNewKey() {
 
 /* What is shown */
 
-async function loadLogView() {
-  const { createLogView } = await import("./log_view.js");
-  logView ??= parts.logView = createLogView(page, {
+function createLog({ createLogView }) {
+  logView = parts.logView = createLogView(page, {
     ...actions, copy: copyText,
     get can() {
       const canSay = !isGone(conversations.open);
@@ -117,6 +118,7 @@ async function loadLogView() {
     },
     mediaUrl: (part) => mediaUrls.of(part.url ?? mediaAddress(part)),
   });
+  render();
 }
 
 function render() {
@@ -133,7 +135,7 @@ function render() {
   page.empty.hidden = !isEmpty;
   page.scroller.hidden = isEmpty;
   if (isEmpty) renderEmpty(id, open);
-  if (!logView && !isEmpty) loadLogView().then(render, sayPartMissing);
+  if (!logView && !isEmpty && !logModule.isMissing) logModule.load();
   logView?.render(id ?? newKey, messages, { hasOlder: Boolean(data?.older), isOlderLoading: open?.isOlderLoading });
   renderTray(page.tray, waiting, { edit: actions.takeBack, remove: actions.removeQueued, leave: composer.focus });
   composer.setRunning(Boolean(data && runningReply(data)?.status === "streaming"));
@@ -250,11 +252,11 @@ async function toggleSettings() {
   }
   let createSettingsPanel;
   try {
-    ({ createSettingsPanel } = await import("./settings_panel.js"));
+    ({ createSettingsPanel } = await importModule("./settings_panel.js"));
   } catch {
     page.panel.hidden = true;
     page.settingsButton.setAttribute("aria-expanded", "false");
-    sayPartMissing();
+    sayPartMissing(toggleSettings);
     return;
   }
   panel ??= createSettingsPanel({ panel: page.panel, api, settings, onClose: toggleSettings });
@@ -262,11 +264,8 @@ async function toggleSettings() {
   panel.focus();
 }
 
-/** A browser does not try again to load a module that failed. */
-function sayPartMissing() {
-  if (isPartMissing) return;
-  isPartMissing = true;
-  showToast(t("page.part_missing"), { ms: 60_000, action: { label: t("page.reload"), onclick: () => location.reload() } });
+function sayPartMissing(again) {
+  showToast(t("page.part_missing"), { action: { label: t("retry"), onclick: again } });
 }
 
 /* What happens */
@@ -286,9 +285,9 @@ function onRemoved(id) {
 
 async function showHelp() {
   try {
-    (await import("./help_dialog.js")).showHelp();
+    (await importModule("./help_dialog.js")).showHelp();
   } catch {
-    sayPartMissing();
+    sayPartMissing(showHelp);
   }
 }
 
@@ -298,7 +297,14 @@ async function demandKey(problem) {
   if (isAskingKey === "later" && problem) return;
   isAskingKey = true;
   const words = problem && keys.read() ? t("key.refused") : null;
-  const { askKey } = await import("./key_dialog.js");
+  let askKey;
+  try {
+    ({ askKey } = await importModule("./key_dialog.js"));
+  } catch {
+    isAskingKey = "later"; // a banner has a button for it
+    renderBanners();
+    return;
+  }
   const given = await askKey({ words, check: async (key) => {
     try {
       await createApi({ base: api.base, readKey: () => key }).call("GET", "api/sessions?limit=1");
@@ -331,6 +337,7 @@ function wake() {
   conversations.wake();
   sidebar.wake();
   outbox.retryAll();
+  logModule.load();
   if (health.state !== "available") health.check();
 }
 
@@ -377,7 +384,7 @@ health.check();
 modelSelect.load();
 if (navigator.onLine === false) checkNetwork();
 if (!matchMedia("(pointer: coarse)").matches) composer.focus();
-(globalThis.requestIdleCallback ?? setTimeout)(() => { // if it fails, what needs it says so
-  loadLogView().catch(() => {});
-  import("./settings_panel.js").catch(() => {});
+(globalThis.requestIdleCallback ?? setTimeout)(() => {
+  logModule.load();
+  importModule("./settings_panel.js").catch(() => {}); // if it fails, what needs it says so
 });

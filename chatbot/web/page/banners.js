@@ -7,8 +7,8 @@ import { wordsFor } from "./words.js";
 const LINK_SHOWN_MS = 1_500; // a connection that comes back sooner was no event for the user
 
 /**
- * `read()` gives {open, model, isOffline, isKeyMissing}: the open conversation, the model's state. `actions`: {wake, startNew,
- * reload, demandKey, checkModel}. Returns the function that shows what is wrong now.
+ * `read()` gives {open, model, isOffline, isKeyMissing, isLogViewMissing}: the open conversation, the model's state.
+ * `actions`: {wake, startNew, reload, demandKey, checkModel, loadLogView}. Returns the function that shows what is wrong now.
  */
 export function createBanners(element, read, actions) {
   let timer = null, isLinkShown = false;
@@ -27,9 +27,10 @@ export function createBanners(element, read, actions) {
   }
 
   function render() {
-    const { open, model, isOffline, isKeyMissing } = read(), found = [], isDown = isLinkDown(open);
+    const { open, model, isOffline, isKeyMissing, isLogViewMissing } = read(), found = [], isDown = isLinkDown(open);
     if (isOffline) found.push({ kind: "warning", words: t("banner.offline") });
     else if (isDown) found.push({ kind: "warning", words: t("banner.reconnecting"), label: t("banner.now"), onclick: actions.wake });
+    if (isLogViewMissing) found.push({ kind: "warning", words: t("banner.part_missing"), label: t("retry"), onclick: actions.loadLogView });
     if (open?.data?.ended) found.push({ kind: "info", words: t(`gone.${open.data.ended}`), label: t("list.new"), onclick: actions.startNew });
     else if (open?.link === "stopped" && open.problem?.status !== 401) {
       found.push({ kind: "danger", words: wordsFor(open.problem), label: t("retry"), onclick: actions.reload });

@@ -37,6 +37,27 @@ async def test_what_is_sent_offline_goes_out_once_when_the_network_is_back(site:
         assert len(site.model.requests) == 1
 
 
+async def test_what_shows_messages_is_loaded_when_the_network_is_back(site: Site) -> None:
+    requests: list[tuple[str, str]] = []
+    async with profile(site.browser) as user:
+        await user.route("**/marked.esm.js", lambda route: route.abort())  # a module that another one imports
+        user.on("request", lambda request: requests.append((request.resource_type, request.url)))
+        chat = await Chat.open(user, site.url)
+        await chat.ask("Sent to a part of a page")
+        await expect(chat.banners).to_contain_text("Messages cannot be shown yet")
+        await expect(chat.list.get_by_role("link", name=re.compile("Sent to a part"))).to_be_visible()
+        await chat.message.fill("Half a thought")
+        tried = {kind for kind, url in requests if url.endswith("/log_view.js")}
+        assert tried == {"fetch"}  # older browsers would not try again after a failed import
+        await user.unroute_all()
+        await user.set_offline(True)
+        await user.set_offline(False)
+        await chat.reply_is("You said: Sent to a part of a page")
+        await expect(chat.banners).to_have_count(0)
+        await expect(chat.message).to_have_value("Half a thought")
+        assert len(site.model.requests) == 1
+
+
 async def test_what_is_sent_offline_survives_a_reload(site: Site) -> None:
     async with profile(site.browser) as user:
         chat = await Chat.open(user, site.url)

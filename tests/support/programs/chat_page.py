@@ -1,5 +1,6 @@
 """The chat page in a real Chromium, driven by Playwright with Debian's browser: nothing is downloaded."""
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
@@ -82,10 +83,13 @@ class Chat:
 
     async def is_complete(self) -> None:
         """Waits for the modules that show messages: they follow the first load."""
-        loaded = "performance.getEntriesByType('resource').some((one) => one.name.endsWith('/marked.esm.js'))"
-        await self.page.wait_for_function(loaded)
+        imported = "(one) => one.name.endsWith('/marked.esm.js') && one.initiatorType !== 'fetch'"
+        async with asyncio.timeout(WAIT_MS / 1000):  # Playwright's own wait_for_function breaks the page's policy
+            while not await self.page.evaluate(f"performance.getEntriesByType('resource').some({imported})"):
+                await asyncio.sleep(0.02)
 
     async def ask(self, text: str) -> None:
+        await expect(self.page.get_by_role("dialog")).to_have_count(0)  # it would get what is typed
         await self.message.fill(text)
         await self.message.press("Enter")
 

@@ -61,8 +61,7 @@ export default {
   "message.unknown_part": "A part of type {type} that this page cannot show.",
 
   // The application
-  "page.part_missing": "A part of the page could not be loaded.",
-  "page.reload": "Reload",
+  "page.part_missing": "This part of the page could not be loaded.",
   "page.skip": "Skip to the conversation",
   "page.theme": "Theme",
   "page.language": "Language",
@@ -130,6 +129,7 @@ export default {
   "banner.offline": "You are offline. What you send is kept here and goes out when the network is back.",
   "banner.reconnecting": "The connection was lost. Reconnecting…",
   "banner.now": "Now",
+  "banner.part_missing": "Messages cannot be shown yet: a part of the page could not be loaded. It is loaded when the service can be reached.",
   "banner.key": "An API key is needed to go on.",
   "banner.model_loading": "The model is being loaded. Messages are answered when it is ready.",
   "banner.model_missing": "The model server cannot be reached. Your messages are kept; ask again when it is back.",

@@ -62,7 +62,6 @@ export default {
 
   // The application
   "page.part_missing": "페이지의 일부를 불러오지 못했습니다.",
-  "page.reload": "새로 고침",
   "page.skip": "대화로 건너뛰기",
   "page.theme": "테마",
   "page.language": "언어",
@@ -130,6 +129,7 @@ export default {
   "banner.offline": "오프라인입니다. 보낸 메시지는 여기에 보관했다가 네트워크가 돌아오면 전송합니다.",
   "banner.reconnecting": "연결이 끊어졌습니다. 다시 연결하는 중…",
   "banner.now": "지금 연결",
+  "banner.part_missing": "페이지의 일부를 불러오지 못해 아직 메시지를 표시할 수 없습니다. 서비스에 연결되면 불러옵니다.",
   "banner.key": "계속하려면 API 키가 필요합니다.",
   "banner.model_loading": "모델을 불러오는 중입니다. 준비되면 답변합니다.",
   "banner.model_missing": "모델 서버에 연결할 수 없습니다. 메시지는 보관되니 복구되면 다시 요청해 주세요.",
