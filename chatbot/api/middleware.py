@@ -40,7 +40,8 @@ PROBES = frozenset({"/livez", "/readyz"})  # load balancers call them by any nam
 SHOWN_MAX_CHARS = 100  # of a header quoted in a refusal
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 EXPOSED = (
-    "Content-Location, ETag, Location, Preference-Applied, Retry-After, X-Request-ID, X-Session-Id, X-Should-Retry"
+    "Content-Location, ETag, Location, Preference-Applied, Retry-After, X-Ignored-Fields, X-Request-ID, X-Session-Id,"
+    " X-Should-Retry"
 )
 SERVER = "chatbot"  # without this header aiohttp sends its version and Python's
 PRIVATE = "private, no-cache"  # answers contain conversations: no shared cache may keep one

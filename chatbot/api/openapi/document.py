@@ -89,6 +89,11 @@ _HEADERS: dict[str, Schema] = {
         "schema": {"type": "integer"},
         "example": RETRY_AFTER_S,
     },
+    "X-Ignored-Fields": {
+        "description": "Fields of the request that the model did not get, because its server takes none.",
+        "schema": {"type": "string"},
+        "example": "tools",
+    },
     "X-Should-Retry": {
         "description": "Whether a repetition may help, where the status alone does not tell.",
         "schema": {"type": "string", "enum": ["true", "false"]},

@@ -4,7 +4,7 @@ from chatbot.api.openapi.schemas import Operation, ResponseSpec
 from chatbot.api.v1.completion_bodies import CompletionBody
 from chatbot.api.v1.completion_views import CompletionChunk, CompletionView, ModelObject, ModelObjects
 
-_HEADERS = ("X-Session-Id", "Content-Location")
+_HEADERS = ("X-Session-Id", "Content-Location", "X-Ignored-Fields")
 _COMPLETION = """Without a name each request is a session of its own, which is in no list and erased after a while.
 `X-Session-Id`, `X-Conversation-Id`, `X-OpenWebUI-Chat-Id` or `session_id` in `metadata` name a conversation: the
 messages are compared with its own, what is new is added to it, and the same messages again make another reply.

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 
 from aiohttp import web
 from msgspec import Struct
+from msgspec.structs import replace
 
 from chatbot.api.media.media_uploads import UPLOADS
 from chatbot.api.media.sent_images import keep_images
@@ -53,13 +54,16 @@ routes = web.RouteTableDef()
 
 
 class CompletionRequest(Struct, frozen=True):
-    """What a request asks for, besides its transcript, which is not kept while the reply is written."""
+    """What a request asks for, besides its transcript, which is not kept while the reply is written. `ignores_tools`:
+    the model gets none of its tools.
+    """
 
     model: str
     stream: bool
     include_usage: bool
     is_cancelled_with_client: bool
     has_key: bool
+    ignores_tools: bool
 
 
 class RequestedCompletion(Struct, frozen=True):
@@ -97,6 +101,7 @@ async def create_completion(request: web.Request) -> web.StreamResponse:
         try:
             if has_optional_tools(transcript.parameters) and await _refuses_tools(request, requested.reply):
                 request.app[TOOL_REFUSALS].note(asked.model)
+                asked = replace(asked, ignores_tools=True)
                 requested = await _request_reply(request, without_tools(transcript))
             del transcript  # it may have megabytes
             if asked.stream:
@@ -115,7 +120,7 @@ async def _complete_response(
     _raise_failure(reply, asked)
     field = request.app[SERVICES].settings.v1.reasoning_field
     view = completion_view(reply.reply_id, outcome, asked.model, field)
-    return json_response(view, headers=_headers(request, requested))
+    return json_response(view, headers=_headers(request, asked, requested))
 
 
 async def _streamed_response(
@@ -137,7 +142,7 @@ async def _streamed_response(
     )
     running_reply = services.supervisor.running_reply
     writer = ReplyWriter(streams.flush_scheduler, requested.session_id, reply, running_reply, view)
-    return await stream_response(request, writer.write, headers={**HEADERS, **_headers(request, requested)})
+    return await stream_response(request, writer.write, headers={**HEADERS, **_headers(request, asked, requested)})
 
 
 async def _await_begin(request: web.Request, reply: Reply) -> None:
@@ -200,12 +205,13 @@ def _cancel_if_running(request: web.Request, requested: RequestedCompletion) -> 
     task.add_done_callback(tasks.discard)
 
 
-def _headers(request: web.Request, requested: RequestedCompletion) -> dict[str, str]:
-    """Where our own clients find the session, and can follow the reply from its beginning."""
+def _headers(request: web.Request, asked: CompletionRequest, requested: RequestedCompletion) -> dict[str, str]:
+    """Where our own clients find the session, and can follow the reply from its beginning; what the model did not get."""
     prefix = prefix_of(request, request.app[SERVICES].settings.server)
     session_id = requested.session_id
     feed = f"{prefix}/api/sessions/{session_id}/stream?after={requested.version}"
-    return {"X-Session-Id": session_id, "Content-Location": feed}
+    ignored = {"X-Ignored-Fields": "tools"} if asked.ignores_tools else {}
+    return {"X-Session-Id": session_id, "Content-Location": feed, **ignored}
 
 
 async def _read_request(request: web.Request) -> tuple[CompletionRequest, TranscriptRequest]:
@@ -240,6 +246,7 @@ async def _read_request(request: web.Request) -> tuple[CompletionRequest, Transc
         include_usage=body.stream_options is not None and bool(body.stream_options.include_usage),
         is_cancelled_with_client=key is None and _is_cancelled_with_client(v1, conversation),
         has_key=key is not None,
+        ignores_tools=bool(body.tools) and parameters.tools is None,
     )
     return asked, transcript
 

@@ -36,7 +36,10 @@ async def test_a_server_that_refuses_tools_is_asked_again_without_them(
         assert answer.status_code == 200, answer.text
         message = joined(chunks_of(answer.text)) if stream else answer.json()["choices"][0]["message"]
         assert message["content"] == "You said: Hi there"
-    assert ["tools" in request.body for request in model.requests] == [True, False, False], "the refusal is remembered"
+        assert answer.headers["X-Ignored-Fields"] == "tools"
+    assert "X-Ignored-Fields" not in (await complete(service)).headers
+    sent = ["tools" in request.body for request in model.requests]
+    assert sent == [True, False, False, False], "the refusal is remembered"
 
 
 @pytest.mark.parametrize("headers", [{"Idempotency-Key": "k"}, {"X-OpenWebUI-Message-Id": "m"}])
