@@ -206,7 +206,7 @@ def _cancel_if_running(request: web.Request, requested: RequestedCompletion) -> 
 
 
 def _headers(request: web.Request, asked: CompletionRequest, requested: RequestedCompletion) -> dict[str, str]:
-    """Where our own clients find the session, and can follow the reply from its beginning; what the model did not get."""
+    """The session, the feed in which our own clients can follow the reply, and what the model did not get."""
     prefix = prefix_of(request, request.app[SERVICES].settings.server)
     session_id = requested.session_id
     feed = f"{prefix}/api/sessions/{session_id}/stream?after={requested.version}"
