@@ -10,7 +10,7 @@ import { nameOf, titleFrom } from "./list_store.js";
 import { createMediaUrls } from "./media_urls.js";
 import { createBanners } from "./banners.js";
 import { createActions } from "./conversation_actions.js";
-import { createEmptyView, isGone } from "./empty_view.js";
+import { createEmptyView, isGone, titleOfGone } from "./empty_view.js";
 import { createModelHealth } from "./model_health.js";
 import { createOutbox } from "./outbox.js";
 import { buildShell } from "./shell.js";
@@ -146,11 +146,13 @@ function render() {
 }
 
 function renderHead() {
-  const id = currentId(), session = id && sidebar.session(id);
-  const name = id === null ? t("list.new") : nameOf(session) ?? conversations.open?.data?.session?.title ?? t("list.untitled");
+  const id = currentId(), session = id && sidebar.session(id), { open } = conversations, isOver = id !== null && isGone(open);
+  const name = id === null ? t("list.new") : nameOf(session) ?? open?.data?.session?.title ?? (isOver ? titleOfGone(open) : t("list.untitled"));
   if (page.title.textContent !== name) page.title.textContent = name;
   modelSelect.show((id === null ? settings.draft.model : session?.model) ?? null);
-  page.moreButton.hidden = id === null || conversations.open?.problem?.status === 404;
+  page.moreButton.hidden = id === null || isOver;
+  page.settingsButton.hidden = isOver;
+  if (isOver && !page.panel.hidden) toggleSettings();
   page.keyButton.hidden = !keys.read();
   const unread = sidebar.unreadCount();
   document.title = `${unread ? `(${unread}) ` : ""}${name} · ${t("page.title")}`;

@@ -207,6 +207,9 @@ export function createComposer({ form, api, modelSelect, onSend, onStop, mediaUr
     },
     setBlocked(value) {
       isBlocked = value;
+      input.readOnly = value;
+      input.disabled = value && !input.value; // a draft can still be copied
+      attach.disabled = modelSelect.disabled = value;
       refresh();
     },
     /** Puts a message that was taken back in front of what is there. */

@@ -11,6 +11,11 @@ export function isGone(open) {
   return Boolean(open?.data?.ended) || open?.problem?.status === 404;
 }
 
+/** What there is in place of a conversation that is gone, in a few words. */
+export function titleOfGone(open) {
+  return open.problem?.name === "session-not-found" ? t("gone.not_found") : t("gone.title");
+}
+
 /** Returns the function that shows what there is to say of the conversation `id` (null: a new one). */
 export function createEmptyView(element, { startNew, send, reload }) {
   const button = (label, onclick, more = "") => h("button", { type: "button", class: `button${more}`, onclick }, label);
@@ -26,9 +31,8 @@ export function createEmptyView(element, { startNew, send, reload }) {
       return ["new", () => content(t("empty.title"), t("empty.words"), suggestions())];
     }
     if (isGone(open)) {
-      const title = open.problem?.name === "session-not-found" ? t("gone.not_found") : t("gone.title");
       const words = open.problem ? wordsFor(open.problem) : t(`gone.${open.data.ended}`);
-      return [`gone ${words}`, () => content(title, words, [button([icon("plus"), t("list.new")], startNew, " primary")])];
+      return [`gone ${words}`, () => content(titleOfGone(open), words, [button([icon("plus"), t("list.new")], startNew, " primary")])];
     }
     if (open?.problem) {
       const words = wordsFor(open.problem);

@@ -41,6 +41,11 @@ export function setLanguage(code) {
   location.reload();
 }
 
+/** Adds texts that came later. */
+export function addTexts(more) {
+  Object.assign(texts, more);
+}
+
 export function hasText(key) {
   return Object.hasOwn(texts, key);
 }

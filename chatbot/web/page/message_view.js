@@ -2,8 +2,10 @@
 
 import { copyText, h, iconButton } from "./dom.js";
 import { formatDate, formatMoment, t } from "./i18n.js";
+import "./later_texts.js";
 import { partViewClass } from "./message_parts.js";
 import { usageWords } from "./message_usage.js";
+import { wordsForFailure } from "./reply_failure.js";
 
 const COPIED_MS = 2000;
 const REASONS = new Set(["length", "content_filter"]); // of a complete reply that deserve a word
@@ -103,8 +105,7 @@ class MessageView {
     }
     if (status === "cancelled") return h("p", { class: "message-notice" }, t("message.cancelled"));
     if (status === "failed" || status === "interrupted") {
-      // why a reply failed is in the service's words, which are in English; why it was interrupted says no more than ours
-      const detail = status === "failed" ? error?.detail || error?.title : null;
+      const detail = status === "failed" && error ? wordsForFailure(error) : null; // why it was interrupted says no more
       const words = detail ? `${t(`message.${status}`)} ${detail}` : t(`message.${status}`);
       const again = this.#allows("regenerate") && this.#button("retry", () => this.#actions.retry?.(this.#message));
       return h("p", { class: `message-notice is-${status}` }, words, " ", again);

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from chatbot.llm.http.http_response import MALFORMED, TRUNCATED
 from tests.support.programs.chat_page import Browser, violations
 from tests.support.programs.message_page import MessagePage, message_page
 
@@ -144,7 +145,7 @@ async def test_another_file_is_a_button_with_its_name_and_size(page: MessagePage
     assert (await page.page.locator(".media-file").inner_text()).split() == ["a.pdf", "5", "KiB"]
 
 
-FAILURE = {"title": "Overloaded.", "detail": "Try later."}
+FAILURE = {"title": "Reply failed", "detail": "Try later"}
 UNSENT = {"status": "unsent", "role": "user"}
 AGAIN = ["Try again"]
 
@@ -160,7 +161,7 @@ AGAIN = ["Try again"]
         pytest.param({"finish_reason": "length"}, "reached the limit of tokens", [], id="length"),
         pytest.param({"finish_reason": "content_filter"}, "withheld the rest", [], id="content filter"),
         pytest.param(
-            {**UNSENT, "outbox": {"state": "failed", "words": "No."}}, "No.", [*AGAIN, "Take back"], id="unsent"
+            {**UNSENT, "outbox": {"state": "failed", "words": "No."}}, "No.", [*AGAIN, "Discard"], id="unsent"
         ),
         pytest.param({**UNSENT, "outbox": {"state": "sending"}}, "Sending…", [], id="sending"),
     ],
@@ -268,3 +269,27 @@ async def test_korean_words(browser: Browser) -> None:
         await page.show(parts=[{"type": "reasoning", "text": "음", "duration_us": 12_000_000}, text("**네**, `코드`")])
         assert await page.page.locator("summary").inner_text() == "12초 동안 생각함"
         assert await page.page.get_by_role("button", name="다시 생성").count() == 1
+        error = {"title": "LLM server not available", "detail": "LLM server not available"}
+        await page.show(parts=[], status="failed", error=error)
+        words = await page.page.locator(".message-state").inner_text()
+        assert words == "답변을 생성하지 못했습니다. 모델에 연결할 수 없습니다. 다시 시도"
+
+
+@pytest.mark.parametrize(
+    ("detail", "words"),
+    [
+        ("The model server answered 401 (key refused)", "refused the key of this service"),
+        ("The model server answered 404", "does not know the model"),
+        ("The model server answered 400; auditors find its words", "refused the request (400)"),
+        ("The model server answered 500", "has a problem (500)"),
+        ("The model server filtered the whole reply", "withheld the whole reply"),
+        ("The reply reached its length limit before its first character", "before the reply began"),
+        ("The model server gave an empty reply", "gave an empty reply."),
+        (TRUNCATED, "incomplete"),
+        (MALFORMED, "incomplete"),
+        ("Something that is new", "Something that is new."),
+    ],
+)
+async def test_why_a_reply_failed_is_told_in_the_words_of_the_page(page: MessagePage, detail: str, words: str) -> None:
+    await page.show(parts=[], status="failed", error={"title": "LLM server failed", "detail": detail})
+    assert words in await page.page.locator(".message-state").inner_text()

@@ -129,6 +129,7 @@ async def test_an_overloaded_service_is_asked_again(site: Site) -> None:
     async with profile(site.browser) as user:
         await user.route("**/api/chat", refuse)
         chat = await Chat.open(user, site.url)
+        await chat.is_complete()
         await chat.ask("Are you busy?")
         await expect(chat.questions.first).to_contain_text("The service is busy.")
         await chat.reply_is("You said: Are you busy?")
@@ -193,6 +194,7 @@ async def test_a_failed_reply_says_why_and_can_be_repeated(site: Site) -> None:
         await chat.ask("Will it fail?")
         await expect(chat.replies.first).to_have_attribute("data-status", "failed")
         await expect(chat.replies.first).to_contain_text("Half of")
+        await expect(chat.replies.first).to_contain_text(re.compile(r"The reply failed\. .+\.\s*Try again"))
         await chat.replies.first.get_by_role("button", name="Try again").click()
         await chat.reply_is("You said: Will it fail?")
 
@@ -224,7 +226,20 @@ async def test_a_conversation_that_expires_or_is_deleted_elsewhere_says_so(site:
         await expect(chat.banners).to_contain_text("It was deleted")
         await chat.page.goto(f"{site.url}/#/{session_id}")
         await chat.page.reload()
-        await expect(chat.page.get_by_role("heading", name="This conversation is over")).to_be_visible()
+        await expect(chat.page.get_by_role("heading", name="This conversation is over", level=2)).to_be_visible()
+
+
+async def test_a_conversation_that_does_not_exist_leaves_only_a_new_one_to_choose(site: Site) -> None:
+    async with profile(site.browser) as user:
+        chat = await Chat.open(user, site.url, "nothing-here")
+        for level in (1, 2):
+            await expect(chat.page.get_by_role("heading", name="Conversation not found", level=level)).to_be_visible()
+        await expect(chat.message).to_be_disabled()
+        for name in ("Settings of this conversation", "Conversation actions", "Try again"):
+            await expect(chat.button(name)).to_have_count(0)
+        await chat.page.get_by_role("main").get_by_role("button", name="New chat").click()
+        await chat.ask("Hello")
+        await chat.reply_is("You said: Hello")
 
 
 async def test_the_page_lives_through_a_restart_of_the_service(site: Site, tmp_path: Path) -> None:

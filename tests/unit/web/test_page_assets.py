@@ -2,10 +2,11 @@
 
 import gzip
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
+from chatbot.api.problems import CAUSES
 from chatbot.web.assets import FOLDER, read_assets
 from tests.support.page_files import first_load, imports_of, languages, later_imports_of, links_of, source_of
 
@@ -82,14 +83,14 @@ def texts_of(path: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("path", languages(ASSETS))
 def test_every_language_has_the_same_texts_with_the_same_values(path: str) -> None:
-    english, own = texts_of("page/texts/en.js"), texts_of(path)
+    english, own = texts_of(str(PurePosixPath(path).with_name("en.js"))), texts_of(path)
     assert own.keys() == english.keys()
     for key, text in own.items():
         assert set(re.findall(r"{(\w+)}", text)) == set(re.findall(r"{(\w+)}", english[key])), key
 
 
 def test_every_text_is_used_and_every_used_one_exists() -> None:
-    texts = texts_of("page/texts/en.js").keys()
+    texts = texts_of("page/texts/en.js").keys() | texts_of("page/texts/later/en.js").keys()
     source = "\n".join(source_of(ASSETS, path) for path in OWN)
     used = set(re.findall(r"""\bt\(\s*["']([\w.-]+)["']""", source))
     assert used <= texts
@@ -99,9 +100,16 @@ def test_every_text_is_used_and_every_used_one_exists() -> None:
     assert not unused
 
 
+def test_the_page_has_words_for_every_title_that_tells_why_a_reply_failed() -> None:
+    source = source_of(ASSETS, "page/reply_failure.js")
+    told_by_detail = {"LLM server failed", "Reply interrupted"}
+    assert not [title for _, title in CAUSES.values() if title not in source and title not in told_by_detail]
+
+
 def test_every_language_is_offered() -> None:
     source = source_of(ASSETS, "page/i18n.js")
-    assert sorted(later_imports_of(ASSETS, "page/i18n.js")) == languages(ASSETS)
+    loaded = [*later_imports_of(ASSETS, "page/i18n.js"), *later_imports_of(ASSETS, "page/later_texts.js")]
+    assert sorted(loaded) == languages(ASSETS)
     assert set(re.findall(r'code: "(\w+)"', source)) == {Path(path).stem for path in languages(ASSETS)}
 
 

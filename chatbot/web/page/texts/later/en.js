@@ -1,0 +1,27 @@
+// Texts of messages that the first load does not need.
+
+export default {
+  "message.failed": "The reply failed.",
+  "message.cancelled": "Stopped.",
+  "message.interrupted": "The reply was interrupted.",
+  "message.ended_length": "The reply reached the limit of tokens and ends here.",
+  "message.ended_content_filter": "The model server withheld the rest.",
+  "message.unsent_sending": "Sending…",
+  "message.unsent_waiting": "Not sent yet.",
+  "message.unsent_failed": "Not sent.",
+  "message.retry": "Try again",
+  "message.discard": "Discard",
+  "failure.unavailable": "The model cannot be reached.",
+  "failure.overloaded": "The model has too much to do. Try again in a moment.",
+  "failure.slow": "The model took too long.",
+  "failure.filtered": "The model server withheld the whole reply.",
+  "failure.empty": "The model gave an empty reply.",
+  "failure.no_room": "The limit of tokens was reached before the reply began. Choose a longer reply in the settings.",
+  "failure.refused": "The model server refused the request ({status}). Perhaps a setting of this conversation does not suit it.",
+  "failure.key": "The model server refused the key of this service. The operator has to correct it.",
+  "failure.no_model": "The model server does not know the model. Choose another one in the settings.",
+  "failure.unsupported": "The model cannot process a part of this conversation or of its settings.",
+  "failure.broken": "The answer of the model server was incomplete or could not be read.",
+  "failure.server": "The model server has a problem ({status}).",
+  "failure.internal": "The service has a problem.",
+};

@@ -1,0 +1,27 @@
+// Texts of messages that the first load does not need.
+
+export default {
+  "message.failed": "답변을 생성하지 못했습니다.",
+  "message.cancelled": "답변을 중지했습니다.",
+  "message.interrupted": "답변이 중단되었습니다.",
+  "message.ended_length": "토큰 한도에 도달하여 답변이 여기서 끝났습니다.",
+  "message.ended_content_filter": "모델 서버가 나머지 답변을 차단했습니다.",
+  "message.unsent_sending": "보내는 중…",
+  "message.unsent_waiting": "아직 보내지 않았습니다.",
+  "message.unsent_failed": "보내지 못했습니다.",
+  "message.retry": "다시 시도",
+  "message.discard": "보내기 취소",
+  "failure.unavailable": "모델에 연결할 수 없습니다.",
+  "failure.overloaded": "모델이 혼잡합니다. 잠시 후 다시 시도해 주세요.",
+  "failure.slow": "모델의 응답이 너무 늦었습니다.",
+  "failure.filtered": "모델 서버가 답변 전체를 차단했습니다.",
+  "failure.empty": "모델이 빈 답변을 보냈습니다.",
+  "failure.no_room": "답변을 시작하기 전에 토큰 한도에 도달했습니다. 설정에서 최대 답변 길이를 늘려 주세요.",
+  "failure.refused": "모델 서버가 요청을 거부했습니다 ({status}). 대화 설정이 맞지 않을 수 있습니다.",
+  "failure.key": "모델 서버가 이 서비스의 키를 거부했습니다. 운영자가 수정해야 합니다.",
+  "failure.no_model": "모델 서버에 없는 모델입니다. 설정에서 다른 모델을 선택해 주세요.",
+  "failure.unsupported": "모델이 이 대화나 설정의 일부를 처리할 수 없습니다.",
+  "failure.broken": "모델 서버의 응답이 불완전하거나 읽을 수 없습니다.",
+  "failure.server": "모델 서버에 문제가 있습니다 ({status}).",
+  "failure.internal": "서비스에 문제가 있습니다.",
+};
