@@ -220,8 +220,11 @@ class ReadinessView(Struct, frozen=True, omit_defaults=True):
 
 
 class ModelView(Struct, frozen=True):
+    """`suggested_max_new_tokens`: for replies that are to end by themselves."""
+
     id: str
     default: bool
+    suggested_max_new_tokens: int
 
 
 class ModelsView(Struct, frozen=True):

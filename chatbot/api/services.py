@@ -66,5 +66,13 @@ class Services(Struct, frozen=True):
     log_writer: LogWriter | None = None
     metrics_aggregator: MetricsAggregator | None = None
 
+    def suggested_tokens(self, model: str) -> int:
+        """The most tokens of a reply that is to end by itself: half of the model's context if its size is known, at
+        most chat.max_tokens_ceiling.
+        """
+        chat = self.settings.chat
+        size = chat.context_tokens or self.provider.context_tokens(model)
+        return min(max(1, size // 2), chat.max_tokens_ceiling) if size else chat.max_tokens_ceiling
+
 
 SERVICES: web.AppKey[Services] = web.AppKey("services", Services)

@@ -256,7 +256,7 @@ EXAMPLES: dict[Kind, dict[str, Any]] = {
     frames.Frame: _frames,
     frames.FeedFrame: _feed_frames,
     HealthView: {"healthy": _healthy, "unhealthy": _unhealthy},
-    ModelsView: {"one": ModelsView([ModelView("midm", default=True)], complete=True)},
+    ModelsView: {"one": ModelsView([ModelView("midm", default=True, suggested_max_new_tokens=2048)], complete=True)},
     LivenessView: {"alive": LivenessView("alive")},
     ReadinessView: {
         "ready": ReadinessView("ready"),

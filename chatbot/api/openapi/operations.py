@@ -121,7 +121,8 @@ ended, nothing happens. If it is still queued, it is removed from the queue, and
 running reply is cancelled, whichever that is.
 """
 _MODELS = """If the model server lists its models, a request that names another one is refused with 422. If it does not
-(`complete` is false), any name is passed on to it.
+(`complete` is false), any name is passed on to it. `suggested_max_new_tokens` is half of the model's context where that
+is known, at most chat.max_tokens_ceiling; without `max_new_tokens` a reply has at most chat.default_max_tokens.
 """
 _FORK = """No text is copied: the new session refers to the texts where they are. When the session that they belong to
 is deleted, they are copied first, so that the fork keeps its history.

@@ -263,7 +263,7 @@ async def _read_body(request: web.Request) -> tuple[CompletionBody, Parameters]:
     _check_model(services, body.model)
     takes = services.provider.takes
     takes_tools = (takes is None or "tools" in takes) and not request.app[TOOL_REFUSALS].has_refused(body.model)
-    default_tokens = _default_tokens(services, body.model)
+    default_tokens = services.suggested_tokens(body.model)  # clients of /v1 expect a reply to end by itself
     return body, completion_parameters(body, raw, settings.chat, default_tokens, takes_tools=takes_tools)
 
 
@@ -299,15 +299,6 @@ def _check_model(services: Services, name: str) -> None:
     if provider.lists_models and not is_offered(name, provider.models):
         why = f"the model {name} does not exist; GET /v1/models lists the models"
         raise Problem(404, "model-not-found", "Model not found", why, errors=[{"path": "$.model", "detail": why}])
-
-
-def _default_tokens(services: Services, model: str) -> int:
-    """The most tokens of a reply to a request that gives no number: half of the context, if its size is known. Clients
-    of /v1 expect a reply to end by itself.
-    """
-    chat = services.settings.chat
-    size = chat.context_tokens or services.provider.context_tokens(model)
-    return max(1, size // 2) if size else chat.max_tokens_ceiling
 
 
 def _model_object(name: str) -> ModelObject:

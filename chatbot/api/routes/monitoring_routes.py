@@ -14,8 +14,7 @@ from chatbot.api.readiness import NOT_READY_REASONS, READY, WRITE_PROBE, can_rea
 from chatbot.api.request_queries import check_query, query_choice
 from chatbot.api.response_bodies import HealthView, ModelsView, ModelView, ReadinessView, UsageRow, UsageView
 from chatbot.api.responses import json_response, piecewise_body
-from chatbot.api.services import SERVICES
-from chatbot.llm.provider import Provider
+from chatbot.api.services import SERVICES, Services
 from chatbot.runtime.clock import timestamp
 
 GROUPINGS: tuple[Literal["day", "owner", "model"], ...] = ("day", "owner", "model")
@@ -114,12 +113,16 @@ def _query_day(request: web.Request, name: str, default: str) -> str:
 async def models(request: web.Request) -> web.Response:
     """As of the last health check, so that this call does not reach the model server."""
     check_query(request, frozenset())
-    return json_response(models_view(request.app[SERVICES].provider))
+    return json_response(models_view(request.app[SERVICES]))
 
 
-def models_view(provider: Provider) -> ModelsView:
+def models_view(services: Services) -> ModelsView:
     """Empty if nothing is known about the model server yet."""
+    provider = services.provider
     default = provider.model
     names = sorted(provider.models - {default})
-    listed = [ModelView(name, default=name == default) for name in ([default] if default else []) + names]
+    listed = [
+        ModelView(name, default=name == default, suggested_max_new_tokens=services.suggested_tokens(name))
+        for name in ([default] if default else []) + names
+    ]
     return ModelsView(listed, complete=provider.lists_models)

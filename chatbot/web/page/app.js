@@ -114,8 +114,9 @@ function createLog({ createLogView }) {
     ...actions, copy: copyText,
     get can() {
       const canSay = !isGone(conversations.open);
-      return { edit: canSay, regenerate: canSay, fork: canSay };
+      return { edit: canSay, regenerate: canSay, fork: canSay, continue: canSay };
     },
+    continue: () => import("./continue_reply.js").then((it) => it.continueReply({ currentId, settings, limitOf: modelSelect.limitOf, send }), sayPartMissing),
     mediaUrl: (part) => mediaUrls.of(part.url ?? mediaAddress(part)),
   });
   render();
@@ -180,7 +181,7 @@ function send(message, { parentId } = {}) {
   if (id === null) {
     const known = outbox.of(newKey)[0]?.create; // the conversation is being made for an earlier message
     const text = typeof message === "string" ? message : message.find((one) => one.type === "text")?.text ?? "";
-    item.create = known ?? { key: newKey, body: { ...settings.takeDraft(), ...(text ? { title: titleFrom(text) } : {}) } };
+    item.create = known ?? { key: newKey, body: { ...settings.takeDraft(modelSelect.limitOf), ...(text ? { title: titleFrom(text) } : {}) } };
   }
   outbox.post(item);
   logView?.scrollToEnd();

@@ -12,7 +12,7 @@ export function askKey({ words, check }) {
   return openDialog({ title: t("key.title"), className: "key-dialog", build: (close) => {
     const input = h("input", { type: "password", id: "dialog-key", name: "key", autocomplete: "current-password", required: true,
       autofocus: true, spellcheck: "false", "aria-describedby": "key-words" });
-    const remember = h("input", { type: "checkbox", id: "dialog-remember" });
+    const remember = h("input", { type: "checkbox", id: "dialog-remember", "aria-describedby": "key-hint" });
     const problem = h("p", { id: "key-words", class: "dialog-problem", role: "alert" }, words ?? "");
     const submit = h("button", { type: "submit", class: "button primary" }, t("key.submit"));
     async function send(event) {
@@ -35,7 +35,7 @@ export function askKey({ words, check }) {
     return h("form", { method: "dialog", onsubmit: send },
       h("p", {}, t("key.explanation")), h("label", { for: "dialog-key" }, t("key.label")), input, problem,
       h("label", { class: "check" }, remember, t("key.remember")),
-      h("p", { class: "hint" }, t("key.remember_hint")),
+      h("p", { class: "hint", id: "key-hint" }, t("key.remember_hint")),
       h("div", { class: "dialog-buttons" },
         h("button", { type: "button", class: "button", onclick: () => close(null) }, t("dialog.later")), submit));
   } });

@@ -111,7 +111,8 @@ class MessageView {
       return h("p", { class: `message-notice is-${status}` }, words, " ", again);
     }
     if (!REASONS.has(message.finish_reason)) return null;
-    return h("p", { class: "message-notice" }, t(`message.ended_${message.finish_reason}`));
+    const further = message.finish_reason === "length" && this.#allows("continue") && this.#button("continue", () => this.#actions.continue());
+    return h("p", { class: "message-notice" }, t(`message.ended_${message.finish_reason}`), " ", further);
   }
 
   #unsentState(outbox) {

@@ -4,7 +4,7 @@ import { ApiProblem } from "./api.js";
 import { h, fill } from "./dom.js";
 import { t } from "./i18n.js";
 
-/** `onPick(model)`: null is the default. Returns {element, load(), show(model)}. */
+/** `onPick(model)`: null is the default. Returns {element, load(), show(model), limitOf(model)}. */
 export function createModelSelect({ api, onPick }) {
   let models = [], chosen = null;
   const element = h("select", { class: "model-select", "aria-label": t("settings.model"), hidden: true, onchange: () => onPick(element.value || null) });
@@ -28,6 +28,8 @@ export function createModelSelect({ api, onPick }) {
         if (!(fault instanceof ApiProblem)) throw fault; // what is wrong is said where it matters
       }
     },
+    /** The most tokens of a reply that suit a model (null: the default one), if they are known. */
+    limitOf: (model) => models.find((one) => (model ? one.id === model : one.default))?.suggested_max_new_tokens,
     show(model) {
       if (model === chosen) return;
       chosen = model;

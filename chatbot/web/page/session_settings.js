@@ -25,11 +25,11 @@ export function createSessionSettings({ api, put, onChange }) {
       onChange();
       return this.read(null);
     },
-    /** The settings for a conversation that is made now; the next one begins with the defaults. */
-    takeDraft() {
-      const taken = draft();
+    /** The settings for a conversation that is made now; the next one begins with the defaults. `limitOf(model)`: max_new_tokens. */
+    takeDraft(limitOf) {
+      const taken = draft(), max_new_tokens = limitOf(taken.model);
       personal.remove(NEW);
-      return taken;
+      return max_new_tokens ? { ...taken, parameters: { max_new_tokens, ...taken.parameters } } : taken;
     },
     get draft() { return draft(); },
   };

@@ -17,6 +17,10 @@ async def listed(service: Running) -> dict[str, Any]:
     return dict(answer.json())
 
 
+def shown(name: str, *, default: bool, tokens: int = 4096) -> dict[str, Any]:
+    return {"id": name, "default": default, "suggested_max_new_tokens": tokens}
+
+
 async def refusals(service: Running, session_id: str, name: str) -> list[tuple[int, str]]:
     """What each call that takes a model answers to this one."""
     client, path = service.client, f"/api/sessions/{session_id}"
@@ -33,7 +37,7 @@ async def refusals(service: Running, session_id: str, name: str) -> list[tuple[i
 async def test_the_models_of_the_server_are_listed_and_others_refused(
     service: Running, model: ModelServer, tmp_path: Path
 ) -> None:
-    assert await listed(service) == {"models": [{"id": "fake-model", "default": True}], "complete": True}
+    assert await listed(service) == {"models": [shown("fake-model", default=True)], "complete": True}
     session_id = await service.session()
     await service.chat(session_id, "hi", model="fake-model")
     before = event_counts(tmp_path)
@@ -46,8 +50,16 @@ async def test_a_configured_model_is_listed_first_and_accepted_though_the_server
 ) -> None:
     async with serving(tmp_path, model.url, CHATBOT_LLM_MODEL="mine") as service:
         told = await listed(service)
-        assert told["models"] == [{"id": "mine", "default": True}, {"id": "fake-model", "default": False}]
+        assert told["models"] == [shown("mine", default=True), shown("fake-model", default=False)]
         await service.chat(await service.session(), "hi", model="mine")
+
+
+@pytest.mark.parametrize(("context", "tokens"), [("1000", 500), ("100000", 4096)])
+async def test_half_of_the_context_is_suggested_for_a_reply_up_to_the_ceiling(
+    tmp_path: Path, model: ModelServer, context: str, tokens: int
+) -> None:
+    async with serving(tmp_path, model.url, CHATBOT_CHAT_CONTEXT_TOKENS=context) as service:
+        assert (await listed(service))["models"] == [shown("fake-model", default=True, tokens=tokens)]
 
 
 async def test_any_model_is_passed_on_to_a_server_that_does_not_tell_its_list(
@@ -83,7 +95,7 @@ async def test_a_repeated_request_is_answered_though_its_model_is_not_offered_an
 
 async def test_midm_has_one_model(tmp_path: Path, model: ModelServer) -> None:
     async with serving(tmp_path, model.url, CHATBOT_LLM_PROVIDER="midm") as service:
-        assert await listed(service) == {"models": [{"id": "midm", "default": True}], "complete": True}
+        assert await listed(service) == {"models": [shown("midm", default=True)], "complete": True}
         session_id = await service.session()
         await service.chat(session_id, "hi", model="midm")
         assert await refusals(service, session_id, "unknown") == [(422, "$.model")] * 5

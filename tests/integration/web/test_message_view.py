@@ -158,7 +158,7 @@ AGAIN = ["Try again"]
         pytest.param({"status": "interrupted"}, "The reply was interrupted.", AGAIN, id="interrupted"),
         pytest.param({"status": "interrupted", "error": FAILURE}, "interrupted. Try again", AGAIN, id="reason"),
         pytest.param({"status": "cancelled"}, "Stopped.", [], id="cancelled"),
-        pytest.param({"finish_reason": "length"}, "reached the limit of tokens", [], id="length"),
+        pytest.param({"finish_reason": "length"}, "reached the limit of tokens", ["Continue"], id="length"),
         pytest.param({"finish_reason": "content_filter"}, "withheld the rest", [], id="content filter"),
         pytest.param(
             {**UNSENT, "outbox": {"state": "failed", "words": "No."}}, "No.", [*AGAIN, "Discard"], id="unsent"

@@ -220,6 +220,22 @@ async def test_the_settings_of_a_conversation_reach_the_model(site: Site) -> Non
         assert 77 in (asked.body.get("max_tokens"), asked.body.get("max_completion_tokens"))
 
 
+async def test_a_reply_that_reached_its_limit_goes_on_with_a_larger_one(site: Site) -> None:
+    session_id = await site.service.session(title="Cut short")
+    site.model.script(pieces=("Once upon",), finish_reason="length")
+    await site.service.chat(session_id, "Tell me a story")
+    async with profile(site.browser) as user:
+        chat = await Chat.open(user, site.url, session_id)
+        await chat.button("Continue").click()
+        await chat.reply_is("You said: Continue.")
+        await expect(chat.button("Continue")).to_have_count(0)
+        await chat.button("New chat").first.click()
+        await chat.ask("Something else")
+        await chat.reply_is("You said: Something else")
+    limits = [one.body.get("max_tokens") or one.body["max_completion_tokens"] for one in site.model.requests]
+    assert limits == [256, 4096, 4096]
+
+
 async def test_drafts_belong_to_their_conversation_and_survive_a_reload(site: Site) -> None:
     session_id = await site.conversation(("Question", "Answer"), title="With a draft")
     async with profile(site.browser) as user:

@@ -26,8 +26,8 @@ window.broken = []; window.acted = []; window.views = [];
 addEventListener("securitypolicyviolation", (event) => broken.push(`${event.violatedDirective} ${event.sourceFile}`));
 const actions = {
   copy: async (text) => { acted.push(["copy", text]); }, mediaUrl: async (part) => part.url, can: {},
-  ...Object.fromEntries(["regenerate", "edit", "fork", "selectSibling", "retry", "discard", "openMedia"].map((name) =>
-    [name, act(name)])),
+  ...Object.fromEntries(["regenerate", "edit", "fork", "selectSibling", "retry", "discard", "openMedia", "continue"]
+    .map((name) => [name, act(name)])),
 };
 const EMPTY = {
   message_id: "m1", role: "assistant", parts: [], content: "", status: "complete", siblings: ["m1"],
