@@ -315,7 +315,7 @@ class HistoryAdopted(Event, frozen=True, tag="history_adopted"):
 
 class MessageCopied(Event, frozen=True, tag="message_copied"):
     """The copied text of an adopted message, recorded before the session that it came from is erased. `imported` as in
-    `message_posted`.
+    `message_posted`, the durations as in `reply_completed`; None: not recorded.
     """
 
     traits = Traits(is_access=False, holds_message=True, schema_version=2, has_plain_version=True)
@@ -329,6 +329,8 @@ class MessageCopied(Event, frozen=True, tag="message_copied"):
     finish_detail: str = ""
     parts: Parts = ()
     imported: bool = False
+    duration_us: int | None = None
+    time_to_first_token_us: int | None = None
 
 
 class ContentErased(Event, frozen=True, tag="content_erased"):

@@ -315,8 +315,18 @@ def _with_text(row: MessageRow, recorded: RecordedEvent | None, running: Recorde
             )
         case MessageCopied():
             reason = event.finish_reason or FINISH_REASONS.get(row.status)
-            model, usage, imported = event.model, event.usage, event.imported
-            return MessageWithText(row, event.content, reason, model, usage, event.finish_detail, event.parts, imported)
+            return MessageWithText(
+                row,
+                event.content,
+                reason,
+                event.model,
+                event.usage,
+                event.finish_detail,
+                event.parts,
+                event.imported,
+                event.duration_us,
+                event.time_to_first_token_us,
+            )
         case ReplyFailed():
             reason, duration_us = FINISH_REASONS.get(row.status), event.duration_us or None
             detail, parts = event.finish_detail, event.parts

@@ -55,8 +55,6 @@ async def files_of_request(path: str) -> list[str]:
     which those of timers do not.
     """
     called = CalledFiles()
-    configured = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))  # as by default
     threading.setprofile(called)
     sys.setprofile(called)
     try:
@@ -73,7 +71,6 @@ async def files_of_request(path: str) -> list[str]:
     finally:
         sys.setprofile(None)
         threading.setprofile(None)
-        structlog.configure(**configured)
 
 
 async def _ask(running: Running, path: str, session: str) -> None:
@@ -88,8 +85,13 @@ def main() -> None:
     parser.add_argument(
         "--list", action="store_true", help="name the modules of the chain and the files of the request"
     )
-    listed = parser.parse_args().list
+    parser.add_argument("--request", choices=REQUESTS, help="print only the files that this request crosses")
+    options = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    if options.request:
+        print("\n".join(asyncio.run(files_of_request(options.request))))
+        return
+    listed = options.list
     chain = longest_chain(import_graph())
     print(f"source files: {len(source_files())}")
     print(f"longest import chain: {len(chain)} modules")

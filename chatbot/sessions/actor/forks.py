@@ -204,14 +204,26 @@ def _copy(reference: ForkReference, event: LoggedEvent | None) -> MessageCopied:
         case MessageCopied():
             return event
         case ReplyCompleted():
-            finish = (event.finish_reason, event.model, event.usage, event.finish_detail)
-            return MessageCopied(message_id, "assistant", event.content, *finish, parts=event.parts)
+            return MessageCopied(
+                message_id,
+                "assistant",
+                event.content,
+                event.finish_reason,
+                event.model,
+                event.usage,
+                event.finish_detail,
+                event.parts,
+                duration_us=event.duration_us,
+                time_to_first_token_us=event.time_to_first_token_us,
+            )
         case ReplyFailed():
-            ended = (None, reference.model, event.usage, event.finish_detail)
-            return MessageCopied(message_id, "assistant", event.content, *ended, parts=event.parts)
+            ended = (None, reference.model, event.usage, event.finish_detail, event.parts)
+            duration_us = event.duration_us or None
+            return MessageCopied(message_id, "assistant", event.content, *ended, duration_us=duration_us)
         case ReplyCancelled() | ReplyInterrupted():
-            cut = (None, reference.model, event.usage)
-            return MessageCopied(message_id, "assistant", event.content, *cut, parts=event.parts)
+            cut = (None, reference.model, event.usage, "", event.parts)
+            duration_us = event.duration_us or None
+            return MessageCopied(message_id, "assistant", event.content, *cut, duration_us=duration_us)
         case (
             SessionCreated()
             | MetadataChanged()

@@ -236,6 +236,8 @@ EVERY_EVENT: tuple[Event, ...] = (
         usage=USAGE,
         finish_detail="eos",
         imported=True,
+        duration_us=1_500_000,
+        time_to_first_token_us=20_000,
     ),
     ContentErased(reason="asked by its owner", events_erased=11, timeout_s=86_400, owner="alice", usage=TOTALS),
     *EVENTS_WITH_PARTS,
