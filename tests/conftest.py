@@ -1,6 +1,7 @@
 """Fixtures that many tests share."""
 
 import gc
+import logging
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -29,8 +30,14 @@ for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "SSL_CERT_FIL
 
 @pytest.fixture(autouse=True)
 def default_logging() -> Iterator[None]:
-    """A command that runs in this process configures its logging; the next test meets structlog's defaults."""
+    """A command that runs in this process configures its logging; the next test meets structlog's defaults, and the
+    handlers that there were before: those of the command write to a stream that is closed.
+    """
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
     yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
     structlog.reset_defaults()
 
 
