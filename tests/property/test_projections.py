@@ -264,6 +264,8 @@ class People:
                 replies[recorded.event.parent_id] += recorded.event.attempt == 1
         waiting = [one for one in session.pending if one.attempt == 1 and replies[one.message_id] == 1]
         waiting = [one for one in waiting if one.message_id in ended and ended[one.message_id].position > session.no]
+        parents = {below.parent_id for below in ended.values()}
+        waiting = [one for one in waiting if one.message_id not in parents]  # as for an actor: it has only its reply
         if not waiting:
             return
         one = waiting[choice % len(waiting)]
