@@ -181,8 +181,13 @@ def _key_of_generation(request: TranscriptRequest, transcript: Transcript) -> Id
     """A front end's id of a reply is used for every request of that reply, so it is a key only with the messages."""
     if request.reply_client_id is None or request.kind != CONVERSATION:
         return None
-    messages = hashlib.sha256(encode(transcript.messages)).hexdigest()
-    return IdempotencyKey(f"{request.reply_client_id} {messages}", messages)
+    return generation_key(request.reply_client_id, transcript.messages)
+
+
+def generation_key(reply_client_id: str, messages: Sequence[TranscriptMessage]) -> IdempotencyKey:
+    """By which a repetition of a request for the reply `reply_client_id` to `messages` is recognised."""
+    digest = hashlib.sha256(encode(messages)).hexdigest()
+    return IdempotencyKey(f"{reply_client_id} {digest}", digest)
 
 
 def derive_id(*names: str | None) -> str:

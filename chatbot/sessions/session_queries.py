@@ -10,35 +10,23 @@ from msgspec.structs import replace
 
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import Caller, RecordAccess
+from chatbot.sessions.domain.message_events import as_message_event
 from chatbot.sessions.domain.state import may_access, settings_after
 from chatbot.sessions.history_chunks import UNMEASURED_MAX, newest_within_bytes, split_into_chunks
 from chatbot.sessions.ports import AskSession, QueryPorts
 from chatbot.sessions.replies.recorded_text import RecordedReply, recorded_reply
 from chatbot.sessions.session_previews import Preview, read_previews
 from events.catalogue import (
-    BranchSelected,
-    ContentErased,
     ConversationName,
-    HistoryAdopted,
-    IgnoredEvent,
     MessageCopied,
     MessagePosted,
-    MessageWithdrawn,
     MetadataChanged,
     ReplyCancelled,
     ReplyCompleted,
     ReplyFailed,
     ReplyInterrupted,
-    ReplyProgressed,
-    ReplyRequested,
     ReplySettings,
-    ReplyStarted,
-    SessionAccessed,
     SessionCreated,
-    SessionDeleted,
-    SessionExpired,
-    SessionRead,
-    ToolCallsClosed,
     Usage,
 )
 from events.errors import LogUnavailable
@@ -299,7 +287,7 @@ def _with_texts(
 
 
 def _with_text(row: MessageRow, recorded: RecordedEvent | None, running: RecordedReply | None) -> MessageWithText:
-    event = recorded.event if recorded else None
+    event = as_message_event(recorded.event if recorded else None)
     match event:
         case ReplyCompleted():
             return MessageWithText(
@@ -341,24 +329,7 @@ def _with_text(row: MessageRow, recorded: RecordedEvent | None, running: Recorde
         case MessagePosted():
             reason, parts = FINISH_REASONS.get(row.status), event.parts
             return MessageWithText(row, event.content, reason, row.model, parts=parts, imported=event.imported)
-        case (
-            SessionCreated()
-            | MetadataChanged()
-            | SessionAccessed()
-            | SessionRead()
-            | MessageWithdrawn()
-            | SessionExpired()
-            | SessionDeleted()
-            | ReplyRequested()
-            | ReplyStarted()
-            | ReplyProgressed()
-            | ToolCallsClosed()
-            | BranchSelected()
-            | HistoryAdopted()
-            | ContentErased()
-            | IgnoredEvent()
-            | None
-        ):
+        case None:
             if running is None:
                 return MessageWithText(row, "", model=row.model)
             return MessageWithText(row, running.content, model=row.model, parts=running.parts)

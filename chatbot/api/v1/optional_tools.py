@@ -3,15 +3,13 @@
 Such a request is asked again without them once the model server has refused it, and not asked with them for a while.
 """
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
 
-from msgspec.json import encode
 from msgspec.structs import replace
 
 from chatbot.llm.provider import FEATURE_WORDS
-from chatbot.sessions.conversations import TranscriptRequest
+from chatbot.sessions.conversations import TranscriptRequest, generation_key
 from chatbot.sessions.domain.commands import IdempotencyKey
 from chatbot.sessions.replies.reply import Outcome
 from events.parameters import Parameters
@@ -53,8 +51,7 @@ def without_tools(request: TranscriptRequest) -> TranscriptRequest:
     parameters = replace(request.parameters, tools=None, tool_choice=None, parallel_tool_calls=None)
     key = request.idempotency_key
     if key is None and request.reply_client_id is not None:
-        messages = hashlib.sha256(encode(request.messages)).hexdigest()
-        key = IdempotencyKey(f"{request.reply_client_id} {messages}", messages)
+        key = generation_key(request.reply_client_id, request.messages)
     if key is not None:
         key = IdempotencyKey(key.key + SUFFIX, key.fingerprint)
     return replace(request, parameters=parameters, idempotency_key=key)

@@ -1,35 +1,10 @@
 """Loads messages of a session with their texts: those of a branch, or those at given places in its tree."""
 
-from typing import assert_never
-
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.context import ContextMessage
+from chatbot.sessions.domain.message_events import as_message_event
 from chatbot.sessions.domain.state import State
 from chatbot.sessions.ports import Ports
-from events.catalogue import (
-    BranchSelected,
-    ContentErased,
-    HistoryAdopted,
-    IgnoredEvent,
-    MessageCopied,
-    MessagePosted,
-    MessageWithdrawn,
-    MetadataChanged,
-    ReplyCancelled,
-    ReplyCompleted,
-    ReplyFailed,
-    ReplyInterrupted,
-    ReplyProgressed,
-    ReplyRequested,
-    ReplyStarted,
-    SessionAccessed,
-    SessionCreated,
-    SessionDeleted,
-    SessionExpired,
-    SessionRead,
-    ToolCallsClosed,
-)
-from events.parts import Part
 from events.record import RecordedEvent
 from projections.folds.message import MessageRow, TreeMessage
 
@@ -56,32 +31,6 @@ async def _read_branch(
 
 def message_of(row: MessageRow | TreeMessage, recorded: RecordedEvent | None, depth: int) -> ContextMessage:
     """The message at `depth`, without text and parts while its reply has not ended, and once they are erased."""
-    event = recorded.event if recorded else None
-    content, parts = "", tuple[Part, ...]()
-    match event:
-        case (
-            MessagePosted() | MessageCopied() | ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted()
-        ):
-            content, parts = event.content, event.parts
-        case (
-            SessionCreated()
-            | MetadataChanged()
-            | SessionAccessed()
-            | SessionRead()
-            | MessageWithdrawn()
-            | SessionExpired()
-            | SessionDeleted()
-            | ReplyRequested()
-            | ReplyStarted()
-            | ReplyProgressed()
-            | ToolCallsClosed()
-            | BranchSelected()
-            | HistoryAdopted()
-            | ContentErased()
-            | IgnoredEvent()
-            | None
-        ):
-            pass
-        case _:
-            assert_never(event)
+    event = as_message_event(recorded.event if recorded else None)
+    content, parts = ("", ()) if event is None else (event.content, event.parts)
     return ContextMessage(row.message_id, row.parent_id, row.role, content, parts, row.calls, depth)

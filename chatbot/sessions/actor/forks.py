@@ -12,36 +12,23 @@ from msgspec.structs import replace
 from chatbot.sessions.actor.idempotency import session_as_created
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import SERVICE, Caller, CopyTexts, Fork
-from chatbot.sessions.domain.decide import with_idempotency_key
+from chatbot.sessions.domain.message_events import as_message_event
 from chatbot.sessions.domain.model_request import changed_media
-from chatbot.sessions.domain.state import State, fold_history
+from chatbot.sessions.domain.state import State, fold_history, with_idempotency_key
 from chatbot.sessions.ports import AskSession, Ports
 from events.catalogue import (
     AdoptedMessage,
-    BranchSelected,
-    ContentErased,
     Event,
     HistoryAdopted,
-    IgnoredEvent,
     LoggedEvent,
     MessageCopied,
     MessagePosted,
-    MessageWithdrawn,
-    MetadataChanged,
     Origin,
     ReplyCancelled,
     ReplyCompleted,
     ReplyFailed,
     ReplyInterrupted,
-    ReplyProgressed,
-    ReplyRequested,
-    ReplyStarted,
-    SessionAccessed,
     SessionCreated,
-    SessionDeleted,
-    SessionExpired,
-    SessionRead,
-    ToolCallsClosed,
 )
 from events.errors import VersionConflict
 from events.parts import Text, media_of, stored_parts, text_of
@@ -195,9 +182,9 @@ def _adopted(row: MessageRow) -> AdoptedMessage:
     )
 
 
-def _copy(reference: ForkReference, event: LoggedEvent | None) -> MessageCopied:
+def _copy(reference: ForkReference, recorded: LoggedEvent | None) -> MessageCopied:
     """The text of the event that `reference` names, for the fork. Raises LookupError if that event has no text."""
-    message_id = reference.message_id
+    message_id, event = reference.message_id, as_message_event(recorded)
     match event:
         case MessagePosted():
             return MessageCopied(message_id, event.role, event.content, parts=event.parts, imported=event.imported)
@@ -224,24 +211,7 @@ def _copy(reference: ForkReference, event: LoggedEvent | None) -> MessageCopied:
             cut = (None, reference.model, event.usage, "", event.parts)
             duration_us = event.duration_us or None
             return MessageCopied(message_id, "assistant", event.content, *cut, duration_us=duration_us)
-        case (
-            SessionCreated()
-            | MetadataChanged()
-            | SessionAccessed()
-            | SessionRead()
-            | MessageWithdrawn()
-            | SessionExpired()
-            | SessionDeleted()
-            | ReplyRequested()
-            | ReplyStarted()
-            | ReplyProgressed()
-            | ToolCallsClosed()
-            | BranchSelected()
-            | HistoryAdopted()
-            | ContentErased()
-            | IgnoredEvent()
-            | None
-        ):
+        case None:
             raise LookupError(f"the text of message {message_id} is not where its row says")
         case _:
             assert_never(event)

@@ -5,7 +5,7 @@ from chatbot.sessions.actor.reply_queue import ReplyQueue
 from chatbot.sessions.actor.reply_task import ReplyTask
 from chatbot.sessions.actor.stream_writer import SessionStream
 from chatbot.sessions.domain.commands import Caller, CancelReply, EndReply
-from chatbot.sessions.domain.decide import with_idempotency_key
+from chatbot.sessions.domain.state import with_idempotency_key
 from chatbot.sessions.ports import Ports
 from chatbot.sessions.replies.recorded_text import recorded_reply
 from chatbot.sessions.replies.reply import Reply, recorded_outcome

@@ -4,7 +4,7 @@ Pure: no await, clock, randomness or I/O. A Decision may have both events and a 
 session past its deadline records the expiry and is refused.
 """
 
-from typing import Any, TypeVar
+from typing import Any
 
 from msgspec import UNSET
 from msgspec.json import encode
@@ -52,6 +52,7 @@ from chatbot.sessions.domain.state import (
     may_access,
     merge_parameters,
     superseded_calls,
+    with_idempotency_key,
 )
 from chatbot.sessions.domain.transcript_posting import created_event, post_transcript
 from events.catalogue import (
@@ -66,7 +67,6 @@ from events.catalogue import (
     ReplyInterrupted,
     ReplyRequested,
     SessionAccessed,
-    SessionCreated,
     SessionDeleted,
     SessionExpired,
     SessionRead,
@@ -158,27 +158,6 @@ def _expired_event(state: State, rules: Rules) -> SessionExpired:
 def parent_of(state: State, command: PostMessage) -> str | None:
     """The id of the message that a posted message follows."""
     return state.session.head if command.parent_id is UNSET else command.parent_id
-
-
-KeyedEvent = TypeVar(
-    "KeyedEvent",
-    SessionCreated,
-    SessionAccessed,
-    MessagePosted,
-    ReplyRequested,
-    ReplyCancelled,
-    ToolCallsClosed,
-    BranchSelected,
-)
-
-
-def with_idempotency_key(event: KeyedEvent, idempotency_key: IdempotencyKey | None) -> KeyedEvent:
-    """`event` with the key by which a repetition of its request is recognised."""
-    return (
-        event
-        if idempotency_key is None
-        else replace(event, idempotency_key=idempotency_key.key, fingerprint=idempotency_key.fingerprint)
-    )
 
 
 def find_refusal(

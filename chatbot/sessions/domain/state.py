@@ -5,14 +5,14 @@
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, assert_never
+from typing import Any, TypeVar, assert_never
 
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.json import encode
 from msgspec.structs import asdict, replace
 
 from chatbot.sessions.domain import rejections
-from chatbot.sessions.domain.commands import USER_ID, Caller
+from chatbot.sessions.domain.commands import USER_ID, Caller, IdempotencyKey
 from chatbot.sessions.domain.context import ContextLimits, ContextMessage, Unanswered, estimate_text_tokens
 from events.catalogue import (
     BranchSelected,
@@ -280,6 +280,27 @@ def is_of_another_user(state: State, end_user: str | None) -> bool:
 def may_access(owner: str | None, rules: Rules, caller: Caller) -> bool:
     """Whether `caller` may see a session of `owner`. Sessions created while the service had no keys are open to all."""
     return not rules.auth or caller.is_service or owner is None or caller.owner == owner
+
+
+KeyedEvent = TypeVar(
+    "KeyedEvent",
+    SessionCreated,
+    SessionAccessed,
+    MessagePosted,
+    ReplyRequested,
+    ReplyCancelled,
+    ToolCallsClosed,
+    BranchSelected,
+)
+
+
+def with_idempotency_key(event: KeyedEvent, idempotency_key: IdempotencyKey | None) -> KeyedEvent:
+    """`event` with the key by which a repetition of its request is recognised."""
+    return (
+        event
+        if idempotency_key is None
+        else replace(event, idempotency_key=idempotency_key.key, fingerprint=idempotency_key.fingerprint)
+    )
 
 
 def find_busy_refusal(session: facts.Session, on_busy: str, rules: Rules) -> rejections.Rejection | None:

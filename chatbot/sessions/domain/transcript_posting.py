@@ -14,6 +14,7 @@ from chatbot.sessions.domain.state import (
     close_calls,
     find_busy_refusal,
     merge_parameters,
+    with_idempotency_key,
 )
 from chatbot.sessions.domain.transcript import TranscriptMessage
 from events.catalogue import Event, MessagePosted, Parameters, ReplyRequested, SessionCreated
@@ -80,34 +81,24 @@ def _request_event(
     command: PostTranscript, added: Sequence[ContextMessage], request: ReplyRequested, rules: Rules
 ) -> MessagePosted | ReplyRequested:
     """The event that requests the reply: with the last message, if that is new."""
-    once = command.idempotency_key
-    key, fingerprint = (None, None) if once is None else (once.key, once.fingerprint)
     if not added:
-        return ReplyRequested(
-            request.reply_id,
-            request.parent_id,
-            request.parameters,
-            idempotency_key=key,
-            fingerprint=fingerprint,
-            node=rules.owner_node,
-            reply_client_id=command.reply_client_id,
-        )
+        again = replace(request, node=rules.owner_node, reply_client_id=command.reply_client_id)
+        return with_idempotency_key(again, command.idempotency_key)
     message = added[-1]
-    return MessagePosted(
+    posted = MessagePosted(
         message_id=message.message_id,
         parent_id=message.parent_id,
         role=message.role,
         content=message.content,
         reply_id=request.reply_id,
         parameters=request.parameters,
-        idempotency_key=key,
-        fingerprint=fingerprint,
         node=rules.owner_node,
         parts=message.parts,
         imported=message.role == "assistant",
         client_id=command.client_id,
         reply_client_id=command.reply_client_id,
     )
+    return with_idempotency_key(posted, command.idempotency_key)
 
 
 def _imported(message: ContextMessage) -> MessagePosted:

@@ -1,0 +1,61 @@
+"""The events that hold a message, out of all that the log can return."""
+
+from typing import assert_never
+
+from events.catalogue import (
+    BranchSelected,
+    ContentErased,
+    HistoryAdopted,
+    IgnoredEvent,
+    LoggedEvent,
+    MessageCopied,
+    MessagePosted,
+    MessageWithdrawn,
+    MetadataChanged,
+    ReplyCancelled,
+    ReplyCompleted,
+    ReplyEnded,
+    ReplyFailed,
+    ReplyInterrupted,
+    ReplyProgressed,
+    ReplyRequested,
+    ReplyStarted,
+    SessionAccessed,
+    SessionCreated,
+    SessionDeleted,
+    SessionExpired,
+    SessionRead,
+    ToolCallsClosed,
+)
+
+MessageEvent = MessagePosted | MessageCopied | ReplyEnded
+
+
+def as_message_event(event: LoggedEvent | None) -> MessageEvent | None:
+    """`event` if it holds a message (its trait `holds_message`); None for all others, and for one that was erased."""
+    match event:
+        case (
+            MessagePosted() | MessageCopied() | ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted()
+        ):
+            return event
+        case (
+            SessionCreated()
+            | MetadataChanged()
+            | SessionAccessed()
+            | SessionRead()
+            | MessageWithdrawn()
+            | SessionExpired()
+            | SessionDeleted()
+            | ReplyRequested()
+            | ReplyStarted()
+            | ReplyProgressed()
+            | ToolCallsClosed()
+            | BranchSelected()
+            | HistoryAdopted()
+            | ContentErased()
+            | IgnoredEvent()
+            | None
+        ):
+            return None
+        case _:
+            assert_never(event)
