@@ -33,7 +33,7 @@ def end_user_of(
 ) -> str | None:
     """The end user's id; None where nobody is named who is to be believed.
 
-    With a `secret` only a token that is signed with it counts, whoever sends it. Without one the word of a trusted key
+    With a `secret` only a token that is signed with it counts, from any key. Without one the word of a trusted key
     counts: a header, or the first of `body_users`, fields of the body by name. Raises RequestFault.
     """
     if secret:

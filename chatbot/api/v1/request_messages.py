@@ -1,4 +1,4 @@
-"""The messages of a request for a completion, as parts: checked, with the images that they bring beside them. Pure."""
+"""The messages of a request for a completion, as parts: checked, and the images that are in them. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import assert_never

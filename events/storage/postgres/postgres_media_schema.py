@@ -1,7 +1,8 @@
 """The tables of a log in PostgreSQL that keep files, and the statements on them, as in sqlite_media_schema.
 
 A file has `sha256` from the moment when it is complete until its last reference goes; then it `is_unused`, and its
-bytes are deleted a few at a time. Whoever adds a reference locks the file's row first: it cannot become unused then.
+bytes are deleted a few at a time. A transaction that adds a reference locks the file's row first, so that it cannot
+become unused then.
 """
 
 from collections.abc import Iterable

@@ -3,7 +3,7 @@ raise sqlite3.Error.
 
 A file has `sha256` from the moment when it is complete until its last reference goes; then it `is_unused`, and its
 bytes are deleted a few at a time. References come with rows by `insert_rows` of sqlite_schema, and go with their
-content by a trigger, so that whoever writes events cannot forget them.
+content by a trigger, so that no writer of events can forget them.
 """
 
 import sqlite3
