@@ -1,4 +1,4 @@
-"""The event catalogue: all event types, each a fact about one session, named in the past tense.
+"""The event catalogue: all event types, each a fact named in the past tense.
 
 Names never change: a class's tag is the value of the column `type`, whatever the class is called. A field may be added
 with a default, never renamed or removed. A default is part of the format, because fields equal to their default are
@@ -10,365 +10,103 @@ An event that was caused by a request with an idempotency key has that key and a
 which a repeated request is recognized. Both are content: they are erased with the event.
 """
 
-from typing import Any, get_args
-
-from events.adoption import AdoptedMessage as AdoptedMessage  # noqa: PLC0414  re-exported: part of events
-from events.adoption import Origin as Origin  # noqa: PLC0414  likewise
-from events.event import Event as Event  # noqa: PLC0414  likewise
-from events.event import Traits as Traits  # noqa: PLC0414  likewise
-from events.naming import ConversationName as ConversationName  # noqa: PLC0414  likewise
-from events.parameters import UNNAMED, ContextLeftOut
-from events.parameters import Parameters as Parameters  # noqa: PLC0414  likewise
-from events.parameters import ReplySettings as ReplySettings  # noqa: PLC0414  likewise
-from events.parameters import Usage as Usage  # noqa: PLC0414  likewise
-from events.parameters import UsageTotal as UsageTotal  # noqa: PLC0414  likewise
-from events.parts import Parts
-
-
-class SessionCreated(Event, frozen=True, tag="session_created"):
-    """`forked_from`: the session starts with another one's history. `timeout_s` 0: it never expires.
-
-    `kind`: empty for a conversation, `stateless` for one request that names none, `task` for a front end's own request
-    about a conversation, such as its title. `named_by`: the conversation's name outside, if a client gave it one.
-    """
-
-    traits = Traits(is_access=True, holds_message=False, schema_version=2)
-
-    owner: str | None
-    metadata: dict[str, Any]
-    timeout_s: int
-    title: str | None = None
-    system_prompt: str | None = None
-    forked_from: Origin | None = None
-    idempotency_key: str | None = None
-    fingerprint: str | None = None
-    parameters: Parameters = UNNAMED
-    kind: str = ""
-    named_by: ConversationName | None = None
-
-    @property
-    def settings(self) -> ReplySettings:
-        return ReplySettings(self.system_prompt, self.parameters)
-
-
-class MetadataChanged(Event, frozen=True, tag="metadata_changed"):
-    """Metadata, title and settings as they are after the change, all of them, so that the newest event is enough.
-    `settings` None: they are still those of session_created. `pinned`: the client keeps the session in sight.
-    """
-
-    traits = Traits(is_access=True, holds_message=False)
-
-    metadata: dict[str, Any]
-    title: str | None = None
-    settings: ReplySettings | None = None
-    pinned: bool = False
-
-
-class SessionAccessed(Event, frozen=True, tag="session_accessed"):
-    """A client read the session. Recorded at most once per `access_resolution_s`.
-
-    With an idempotency key: a client requested a change that had no effect (a cancel while no reply was running), and
-    gets the same answer when it repeats the request.
-    """
-
-    traits = Traits(is_access=True, holds_message=False)
-
-    idempotency_key: str | None = None
-    fingerprint: str | None = None
-
-
-class SessionRead(Event, frozen=True, tag="session_read"):
-    """A client has shown all replies that ended at `version` of the session or before. No access: a client may mark
-    sessions as read that nobody uses.
-    """
-
-    traits = Traits(is_access=False, holds_message=False)
-
-    version: int
-
-
-class SessionExpired(Event, frozen=True, tag="session_expired"):
-    """The session expired at `deadline_us`, after its timeout without an access.
-
-    With an `erase_reason`: it was deleted for that reason, and its content is erased once the texts that forks read are
-    copied; `node` (None: a process that serves alone) does this.
-    """
-
-    traits = Traits(is_access=False, holds_message=False)
-
-    deadline_us: int
-    erase_reason: str | None = None
-    node: str | None = None
-
-
-class SessionDeleted(Event, frozen=True, tag="session_deleted"):
-    """The session is deleted. The content of its earlier events is erased in the same transaction. `kind` is as in
-    session_created.
-    """
-
-    traits = Traits(is_access=False, holds_message=False, explains_erasure=True)
-
-    reason: str
-    owner: str | None = None
-    usage: tuple[UsageTotal, ...] = ()
-    kind: str = ""
-
-
-class MessagePosted(Event, frozen=True, tag="message_posted"):
-    """A message was accepted. `reply_id` is the id of its future reply; None: it gets none.
-
-    `node` is responsible for the reply; None: a process that serves alone. `imported`: a client sent it as a part of
-    the history, so that only the client says that it was written; an assistant's is no reply of this service.
-    `client_id` and `reply_client_id` are a front end's own ids of the message and of its reply.
-    """
-
-    traits = Traits(is_access=True, holds_message=True, schema_version=2, has_plain_version=True)
-
-    message_id: str
-    parent_id: str | None
-    role: str
-    content: str
-    reply_id: str | None = None
-    parameters: Parameters = Parameters()
-    idempotency_key: str | None = None
-    fingerprint: str | None = None
-    node: str | None = None
-    parts: Parts = ()
-    imported: bool = False
-    client_id: str | None = None
-    reply_client_id: str | None = None
-
-
-class MessageWithdrawn(Event, frozen=True, tag="message_withdrawn"):
-    """A person took back the message `message_id` while its reply `reply_id` was queued: neither is in the conversation
-    any more. What followed that reply now follows `parent_id`, the message's parent.
-    """
-
-    traits = Traits(is_access=True, holds_message=False)
-
-    message_id: str
-    reply_id: str
-    parent_id: str | None
-
-
-class ReplyRequested(Event, frozen=True, tag="reply_requested"):
-    """A further reply to the message `parent_id` was requested.
-
-    Attempt 1: a client requested another reply (regenerate). Above 1: the reply `reply_id` was interrupted and is
-    retried. `node` and `reply_client_id` as in `message_posted`.
-    """
-
-    traits = Traits(is_access=True, holds_message=False)
-
-    reply_id: str
-    parent_id: str
-    parameters: Parameters = Parameters()
-    attempt: int = 1
-    idempotency_key: str | None = None
-    fingerprint: str | None = None
-    node: str | None = None
-    reply_client_id: str | None = None
-
-
-class ReplyStarted(Event, frozen=True, tag="reply_started"):
-    """The request is sent to the model. It can be rebuilt exactly from this event and the messages `context_ids`.
-
-    `attempt` counts from 1; each further one starts the reply's text from the beginning. `joined`: consecutive messages
-    of one role were sent as one, with a blank line between them. `counted_as`: the model's name in `parameters`, if it
-    is configured or offered: usage figures outlive texts, so they contain no other name that a client sent.
-    """
-
-    traits = Traits(is_access=False, holds_message=False)
-
-    reply_id: str
-    parent_id: str
-    node: str
-    provider: str
-    model: str
-    parameters: Parameters
-    context_ids: tuple[str, ...]
-    attempt: int = 1
-    joined: bool = False
-    counted_as: str | None = None
-    context_left_out: ContextLeftOut | None = None
-
-
-class ReplyProgressed(Event, frozen=True, tag="reply_progressed"):
-    """A checkpoint: `text` continues the reply at code point `offset`."""
-
-    traits = Traits(is_access=False, holds_message=False, schema_version=2, has_plain_version=True)
-
-    reply_id: str
-    offset: int
-    text: str
-    part: int = 0
-    kind: str = "text"
-    call_id: str = ""
-    name: str = ""
-
-
-class ReplyCompleted(Event, frozen=True, tag="reply_completed"):
-    """`finish_reason` is stop, length, tool_calls or content_filter; `finish_detail` is the model server's own word for
-    it, if that differs. `counted_as`: `model`, if that name is known and the requested one is not.
-    `refused_parameters`: fields of the request that the server does not accept: left out, or sent under another name.
-    """
-
-    traits = Traits(is_access=True, holds_message=True, schema_version=2, has_plain_version=True)
-
-    reply_id: str
-    content: str
-    finish_reason: str
-    model: str
-    duration_us: int
-    usage: Usage | None = None
-    time_to_first_token_us: int | None = None
-    counted_as: str | None = None
-    finish_detail: str = ""
-    refused_parameters: tuple[str, ...] = ()
-    parts: Parts = ()
-
-
-class ReplyFailed(Event, frozen=True, tag="reply_failed"):
-    """The reply failed. `cause` is the `cause` of an LlmError (`chatbot/llm/provider.py`), `detail` a sentence.
-
-    `finish_detail` is the model server's own word if it ended the reply. `usage` and `model` are set if the server
-    reported tokens nevertheless. `counted_as` as in `reply_completed`.
-    """
-
-    traits = Traits(is_access=True, holds_message=True, schema_version=2, has_plain_version=True)
-
-    reply_id: str
-    content: str
-    cause: str
-    detail: str = ""
-    duration_us: int = 0
-    finish_detail: str = ""
-    usage: Usage | None = None
-    model: str | None = None
-    counted_as: str | None = None
-    parts: Parts = ()
-
-
-class ReplyCancelled(Event, frozen=True, tag="reply_cancelled"):
-    """The reply was cancelled by a client, or with its session; the text that it had is kept."""
-
-    traits = Traits(is_access=True, holds_message=True, schema_version=2, has_plain_version=True)
-
-    reply_id: str
-    content: str
-    cause: str
-    duration_us: int = 0
-    idempotency_key: str | None = None
-    fingerprint: str | None = None
-    parts: Parts = ()
-    usage: Usage | None = None
-    model: str | None = None
-    counted_as: str | None = None
-
-
-class ReplyInterrupted(Event, frozen=True, tag="reply_interrupted"):
-    """The process that generated the reply stopped or crashed; the text recorded by then is kept."""
-
-    traits = Traits(is_access=False, holds_message=True, schema_version=2, has_plain_version=True)
-
-    reply_id: str
-    content: str
-    cause: str
-    duration_us: int = 0
-    parts: Parts = ()
-    usage: Usage | None = None
-    model: str | None = None
-    counted_as: str | None = None
-
-
-class ToolCallsClosed(Event, frozen=True, tag="tool_calls_closed"):
-    """These tool calls of a reply get no results. `reason`: superseded (the conversation continued without them) or
-    cancelled.
-    """
-
-    traits = Traits(is_access=True, holds_message=False)
-
-    reply_id: str
-    call_ids: tuple[str, ...]
-    reason: str
-    idempotency_key: str | None = None
-    fingerprint: str | None = None
-
-
-class BranchSelected(Event, frozen=True, tag="branch_selected"):
-    """The conversation continues after `message_id`, the last message of the selected branch."""
-
-    traits = Traits(is_access=True, holds_message=False)
-
-    message_id: str
-    idempotency_key: str | None = None
-    fingerprint: str | None = None
-
-
-class HistoryAdopted(Event, frozen=True, tag="history_adopted"):
-    """A fork starts with these messages of other sessions, root first. Their texts are not copied."""
-
-    traits = Traits(is_access=False, holds_message=False)
-
-    messages: tuple[AdoptedMessage, ...]
-
-
-class MessageCopied(Event, frozen=True, tag="message_copied"):
-    """The copied text of an adopted message, recorded before the session that it came from is erased. `imported` as in
-    `message_posted`, the durations as in `reply_completed`; None: not recorded.
-    """
-
-    traits = Traits(is_access=False, holds_message=True, schema_version=2, has_plain_version=True)
-
-    message_id: str
-    role: str
-    content: str
-    finish_reason: str | None = None
-    model: str | None = None
-    usage: Usage | None = None
-    finish_detail: str = ""
-    parts: Parts = ()
-    imported: bool = False
-    duration_us: int | None = None
-    time_to_first_token_us: int | None = None
-
-
-class ContentErased(Event, frozen=True, tag="content_erased"):
-    """The content of the session's earlier events is erased in the same transaction; the session continues, empty.
-    Reserved: projections fold it, but nothing appends it yet.
-    """
-
-    traits = Traits(is_access=False, holds_message=False, explains_erasure=True)
-
-    reason: str
-    events_erased: int
-    timeout_s: int
-    owner: str | None = None
-    usage: tuple[UsageTotal, ...] = ()
-
-
-AnyEvent = (
-    SessionCreated
-    | MetadataChanged
-    | SessionAccessed
-    | SessionRead
-    | SessionExpired
-    | SessionDeleted
-    | MessagePosted
-    | MessageWithdrawn
-    | ReplyRequested
-    | ReplyStarted
-    | ReplyProgressed
-    | ReplyCompleted
-    | ReplyFailed
-    | ReplyCancelled
-    | ReplyInterrupted
-    | ToolCallsClosed
-    | BranchSelected
-    | HistoryAdopted
-    | MessageCopied
-    | ContentErased
+from typing import get_args
+
+from events.schema.adoption import AdoptedMessage, Origin
+from events.schema.event import Event, ReservedEvent, Traits
+from events.schema.hold_events import HoldAdded, HoldEvent, HoldReleased
+from events.schema.key_events import KeyAdded, KeyEvent, KeyRevoked, KeyRotated
+from events.schema.naming import ConversationName
+from events.schema.parameters import Parameters, ReplySettings, Usage, UsageTotal
+from events.schema.session_events import (
+    BranchSelected,
+    ContentErased,
+    HistoryAdopted,
+    MessageCopied,
+    MessagePosted,
+    MessageWithdrawn,
+    MetadataChanged,
+    ReplyCancelled,
+    ReplyCompleted,
+    ReplyFailed,
+    ReplyInterrupted,
+    ReplyProgressed,
+    ReplyRequested,
+    ReplyStarted,
+    SessionAccessed,
+    SessionCreated,
+    SessionDeleted,
+    SessionEvent,
+    SessionExpired,
+    SessionRead,
+    ToolCallsClosed,
 )
+
+__all__ = [
+    "ACCESS_TYPES",
+    "ERASURE_TYPES",
+    "EVENT_TYPES",
+    "HOLDS",
+    "KEYS",
+    "MESSAGE_TYPES",
+    "RESERVED_STREAMS",
+    "SCHEMA_VERSIONS",
+    "SESSION_TYPES",
+    "AdoptedMessage",
+    "AnyEvent",
+    "BranchSelected",
+    "ContentErased",
+    "ConversationName",
+    "Event",
+    "HistoryAdopted",
+    "HoldAdded",
+    "HoldEvent",
+    "HoldReleased",
+    "IgnoredEvent",
+    "KeyAdded",
+    "KeyEvent",
+    "KeyRevoked",
+    "KeyRotated",
+    "LoggedEvent",
+    "MessageCopied",
+    "MessagePosted",
+    "MessageWithdrawn",
+    "MetadataChanged",
+    "Origin",
+    "Parameters",
+    "ReplyCancelled",
+    "ReplyCompleted",
+    "ReplyEnded",
+    "ReplyFailed",
+    "ReplyInterrupted",
+    "ReplyProgressed",
+    "ReplyRequested",
+    "ReplySettings",
+    "ReplyStarted",
+    "ReservedEvent",
+    "SessionAccessed",
+    "SessionCreated",
+    "SessionDeleted",
+    "SessionEvent",
+    "SessionExpired",
+    "SessionRead",
+    "ToolCallsClosed",
+    "Traits",
+    "Usage",
+    "UsageTotal",
+]
+
+
+def types_of(union: object) -> frozenset[str]:
+    """The types, as in the column `type`, of the classes in `union`."""
+    return frozenset(str(cls.__struct_config__.tag) for cls in get_args(union))
+
+
+AnyEvent = SessionEvent | KeyEvent | HoldEvent
+
+# Streams that are no session's, and the events of each. Their ids are no UUIDs, so no session can have one.
+KEYS, HOLDS = "keys", "holds"
+RESERVED_STREAMS: dict[str, frozenset[str]] = {KEYS: types_of(KeyEvent), HOLDS: types_of(HoldEvent)}
 
 
 class IgnoredEvent(Event, frozen=True, tag="ignored"):
@@ -382,7 +120,7 @@ LoggedEvent = AnyEvent | IgnoredEvent  # what reading the log can return: each f
 ReplyEnded = ReplyCompleted | ReplyFailed | ReplyCancelled | ReplyInterrupted
 
 EVENT_TYPES: dict[str, type[Event]] = {str(cls.__struct_config__.tag): cls for cls in get_args(AnyEvent)}
-SESSION_TYPES = frozenset(EVENT_TYPES)  # types that occur only in streams of sessions
+SESSION_TYPES = types_of(SessionEvent)  # types that occur only in streams of sessions
 
 # The current schema version of each type. session_created has 2: version 1 had its timeout in hours.
 SCHEMA_VERSIONS: dict[str, int] = {name: cls.traits.schema_version for name, cls in EVENT_TYPES.items()}

@@ -6,7 +6,7 @@ from chatbot.api.problems import RequestFault
 from chatbot.api.request_bodies import JsonObject
 from chatbot.config.sections.chat_settings import ChatSettings
 from chatbot.config.settings import Settings
-from events.parts import NAME_MAX_CHARS
+from events.schema.parts import NAME_MAX_CHARS
 
 DEPTH_MAX = 32  # levels of nesting in metadata: validation and readers recurse
 # What extra_body never holds: it has a field of its own, or this service sets it.

@@ -19,7 +19,7 @@ from chatbot.api.part_bodies import (
 from chatbot.api.problems import RequestFault
 from chatbot.api.requests import check_text
 from chatbot.config.sections.chat_settings import ChatSettings
-from events.parts import Media, Parts, Text, ToolResult
+from events.schema.parts import Media, Parts, Text, ToolResult
 
 ROOT = "$.message"
 UPLOAD_HINT = "send the file to POST /api/media and name its sha256 in a part of type media, or send a data: URL"

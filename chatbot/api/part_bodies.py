@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from events.parts import CALL_ID_MAX_CHARS, MEDIA_NAME_MAX_CHARS, NESTED_PARTS_MAX
+from events.schema.parts import CALL_ID_MAX_CHARS, MEDIA_NAME_MAX_CHARS, NESTED_PARTS_MAX
 
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 

@@ -6,7 +6,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from chatbot.api.streaming.frames import FinishReason
 from events.catalogue import ConversationName, Usage
-from events.parts import Reasoning, Refusal, Text, ToolCall
+from events.schema.parts import Reasoning, Refusal, Text, ToolCall
 
 
 class ParametersView(Struct, frozen=True, omit_defaults=True):

@@ -28,7 +28,7 @@ from chatbot.sessions.domain.state import State
 from chatbot.sessions.replies.reply import Outcome, Reply
 from chatbot.sessions.session_previews import Preview
 from chatbot.sessions.session_queries import MessageWithText, SessionWithMetadata
-from events.parts import Media, Part, Parts, Reasoning, Refusal, Text, ToolCall, ToolResult, calls_of
+from events.schema.parts import Media, Part, Parts, Reasoning, Refusal, Text, ToolCall, ToolResult, calls_of
 from projections.folds.session import NEVER_US
 
 REVALIDATE = "no-cache"  # a browser may keep it, but asks each time whether it has changed

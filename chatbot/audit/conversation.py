@@ -33,6 +33,7 @@ from events.catalogue import (
     ReplyRequested,
     ReplySettings,
     ReplyStarted,
+    ReservedEvent,
     SessionAccessed,
     SessionCreated,
     SessionDeleted,
@@ -44,8 +45,8 @@ from events.catalogue import (
 from events.codec import event_type
 from events.log import EventLog
 from events.paging import read_pages
-from events.parts import Parts, calls_of
 from events.record import RecordedEvent
+from events.schema.parts import Parts, calls_of
 from projections.folds.message import ANSWERED, CLOSED, COMPLETE, ENDINGS, FINISH_REASONS, OPEN, QUEUED, STREAMING
 
 PAGE = 50  # events read at once, with their texts: takes 0.25 ms
@@ -216,7 +217,7 @@ def _apply(  # noqa: PLR0912  an arm for each event
             _end_reply(conversation, event)
         case HistoryAdopted():
             raise ValueError("a history_adopted needs the texts of other events: see fold_conversation")
-        case SessionAccessed() | SessionRead() | SessionExpired() | MessageCopied() | IgnoredEvent():
+        case SessionAccessed() | SessionRead() | SessionExpired() | MessageCopied() | ReservedEvent() | IgnoredEvent():
             pass
         case _:
             assert_never(event)

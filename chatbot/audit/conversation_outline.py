@@ -36,6 +36,7 @@ from events.catalogue import (
     ReplyProgressed,
     ReplyRequested,
     ReplyStarted,
+    ReservedEvent,
     SessionAccessed,
     SessionCreated,
     SessionDeleted,
@@ -45,8 +46,8 @@ from events.catalogue import (
 )
 from events.errors import LogUnavailable
 from events.log import EventLog
-from events.parts import count_chars
 from events.record import RecordedEvent
+from events.schema.parts import count_chars
 
 SIZES_BATCH = 500  # messages whose sizes are queried at once
 KEPT_CHARS = 262_144  # of texts that stay in memory, so that a short conversation is read only once
@@ -91,6 +92,7 @@ class ConversationOutline(Struct):
                 | ToolCallsClosed()
                 | BranchSelected()
                 | MessageCopied()
+                | ReservedEvent()
                 | IgnoredEvent()
                 | None
             ):

@@ -17,7 +17,7 @@ from chatbot.audit.conversation import Conversation, MessageAsOf
 from chatbot.audit.part_rendering import readable_text
 from chatbot.runtime.clock import timestamp
 from events.catalogue import Origin, Parameters, Usage
-from events.parts import Parts
+from events.schema.parts import Parts
 from projections.folds.message import COMPLETE
 
 _LOOKS_LIKE_MARK = re.compile(r"#[0-9a-f]{8}")

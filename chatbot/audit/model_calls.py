@@ -32,6 +32,7 @@ from events.catalogue import (
     ReplyRequested,
     ReplySettings,
     ReplyStarted,
+    ReservedEvent,
     SessionAccessed,
     SessionCreated,
     SessionDeleted,
@@ -41,8 +42,8 @@ from events.catalogue import (
 )
 from events.log import EventLog
 from events.paging import read_pages
-from events.parts import calls_of
 from events.record import RecordedEvent
+from events.schema.parts import calls_of
 from projections.folds.message import CLOSED, OPEN
 
 PAGE = 500  # events read at once
@@ -116,6 +117,7 @@ class ContextBuilder:
                 | BranchSelected()
                 | HistoryAdopted()
                 | MessageCopied()
+                | ReservedEvent()
                 | IgnoredEvent()
             ):
                 pass

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import assert_never
 
-from events.parts import Media, Part, Parts, Reasoning, Refusal, Text, ToolCall, ToolResult
+from events.schema.parts import Media, Part, Parts, Reasoning, Refusal, Text, ToolCall, ToolResult
 
 
 def readable_text(content: str, parts: Parts) -> str:

@@ -10,7 +10,7 @@ from chatbot.audit.conversation_diff import text_diff
 from chatbot.audit.model_calls import ModelCall
 from chatbot.audit.plain_text import printable
 from events.catalogue import ReplyCompleted, Usage
-from events.parts import calls_of
+from events.schema.parts import calls_of
 
 WORDS_MAX = 4_000  # compared for similarity, which takes about a second; later words are ignored
 _WORDS = re.compile(r"\w+|[^\w\s]")

@@ -9,7 +9,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from events.catalogue import Parameters, Usage
-from events.parts import Parts, ToolResult, media_of
+from events.schema.parts import Parts, ToolResult, media_of
 
 OnText = Callable[[str], None]
 

@@ -25,7 +25,7 @@ from chatbot.sessions.domain.transcript import (
 )
 from chatbot.sessions.ports import AskSession
 from events.catalogue import ConversationName, Parameters
-from events.naming import CONVERSATION
+from events.schema.naming import CONVERSATION
 
 GENERATIONS_MAX = 64  # sessions that one name may have had one after the other, as each is deleted or expires
 GENERATIONS_KEPT = 4_096  # names whose present session is remembered; others are found again from the first

@@ -30,8 +30,8 @@ from events.catalogue import (
     Usage,
 )
 from events.errors import LogUnavailable
-from events.parts import Parts
 from events.record import RecordedEvent
+from events.schema.parts import Parts
 from projections.folds.message import FINISH_REASONS, MessageRow
 from projections.folds.session import Session
 from projections.port import Snapshot

@@ -13,8 +13,8 @@ from events.errors import LogError, VersionConflict
 from events.integrity.commitments import commit_parts
 from events.integrity.hash_chain import SALT_BYTES, commit, link
 from events.media import MediaMissing
-from events.parts import Parts, find_faults, stored_parts, text_of
 from events.record import VERSION_MAX, Head, Metadata, RecordedEvent
+from events.schema.parts import Parts, find_faults, stored_parts, text_of
 from events.storage.media_references import digests_of
 
 # The structs of an append are not tracked by the garbage collector (gc=False): they are in no reference cycle, and so

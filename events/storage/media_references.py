@@ -6,8 +6,8 @@ import msgspec
 from msgspec import Struct
 
 from events.integrity.hash_chain import SALT_BYTES
-from events.parts import Parts, media_of
 from events.record import Columns
+from events.schema.parts import Parts, media_of
 from events.storage.erasure_rules import DATA, SALT, STREAM
 
 POSITION = 0  # index in a row's columns

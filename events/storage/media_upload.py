@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from events.errors import LogUnavailable
 from events.media import CHUNKS_AT_ONCE, FILE_BYTES_MAX, MEDIA_CHUNK_BYTES, MediaStat, MediaTooLarge
-from events.parts import MEDIA_TYPE_MAX_CHARS
+from events.schema.parts import MEDIA_TYPE_MAX_CHARS
 
 PIECE_BYTES = CHUNKS_AT_ONCE * MEDIA_CHUNK_BYTES  # what one upload holds in memory, and adds in one transaction
 PIECES_MAX = 64  # that may wait to be written, each up to half a megabyte; the next is refused with LogBusy

@@ -25,8 +25,8 @@ from events.errors import LogError, UnknownEvent
 from events.integrity.hash_chain import GENESIS, SALT_BYTES
 from events.integrity.row_checks import check_commitment, check_link
 from events.media import FILE_BYTES_MAX, MediaMissing, MediaStat
-from events.parts import MEDIA_TYPE_MAX_CHARS, SHA256, Parts, find_faults
 from events.record import StoredRow
+from events.schema.parts import MEDIA_TYPE_MAX_CHARS, SHA256, Parts, find_faults
 from events.storage.media_references import references_in
 
 FORMAT_NAME = "chatbot-log"

@@ -28,6 +28,7 @@ from events.catalogue import (
     ReplyProgressed,
     ReplyRequested,
     ReplyStarted,
+    ReservedEvent,
     SessionAccessed,
     SessionCreated,
     SessionDeleted,
@@ -170,6 +171,7 @@ class Importer:
                 | MessageCopied()
                 | ContentErased()
                 | ToolCallsClosed()
+                | ReservedEvent()
             ):
                 pass
             case _:

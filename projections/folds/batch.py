@@ -35,6 +35,7 @@ from events.catalogue import (
     ReplyProgressed,
     ReplyRequested,
     ReplyStarted,
+    ReservedEvent,
     SessionAccessed,
     SessionCreated,
     SessionDeleted,
@@ -43,8 +44,8 @@ from events.catalogue import (
     ToolCallsClosed,
     UsageTotal,
 )
-from events.parts import calls_of
 from events.record import RecordedEvent
+from events.schema.parts import calls_of
 from projections.folds.blind_index import compute_key_label, compute_labels
 from projections.folds.message import (
     ANSWERED,
@@ -163,6 +164,7 @@ def _collect_changes(  # noqa: PLR0912  an arm for each event
             | SessionExpired()
             | ReplyProgressed()
             | BranchSelected()
+            | ReservedEvent()
             | IgnoredEvent()
             | None
         ):

@@ -28,6 +28,7 @@ from events.catalogue import (
     ReplyProgressed,
     ReplyRequested,
     ReplyStarted,
+    ReservedEvent,
     SessionAccessed,
     SessionCreated,
     SessionDeleted,
@@ -35,8 +36,8 @@ from events.catalogue import (
     SessionRead,
     ToolCallsClosed,
 )
-from events.parts import media_of
 from events.record import RecordedEvent
+from events.schema.parts import media_of
 
 _encode = msgspec.json.Encoder().encode
 
@@ -193,6 +194,7 @@ def evolve(session: Session | None, recorded: RecordedEvent) -> Session:  # noqa
             | ReplyProgressed()
             | ToolCallsClosed()
             | MessageCopied()
+            | ReservedEvent()
             | IgnoredEvent()
         ):
             return session

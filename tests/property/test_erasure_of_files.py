@@ -16,8 +16,8 @@ from events.catalogue import MessageCopied, MessagePosted
 from events.integrity.chain_verifier import ChainVerifier, verify
 from events.integrity.file_check import NotedReferences, check_files
 from events.media import MEDIA_CHUNK_BYTES, MediaStat
-from events.parts import Media, Text, ToolResult
 from events.record import Metadata
+from events.schema.parts import Media, Text, ToolResult
 from events.storage.sqlite.sqlite_log import SqliteLog
 from events.transfer.importer import ImportRules
 from events.transfer.migration import migrate, open_target

@@ -10,7 +10,8 @@ from events.catalogue import ReplyCompleted
 from events.codec import decode
 from events.integrity.commitments import with_data
 from events.integrity.row_checks import check_commitment
-from events.parts import (
+from events.record import StoredRow
+from events.schema.parts import (
     Media,
     Parts,
     Reasoning,
@@ -25,7 +26,6 @@ from events.parts import (
     stored_parts,
     text_of,
 )
-from events.record import StoredRow
 from events.storage.append_batch import AppendContext, prepare
 from tests.support.log.sample_events import ASKED
 from tests.support.nightly import scaled

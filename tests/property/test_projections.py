@@ -38,8 +38,8 @@ from events.catalogue import (
     Usage,
     UsageTotal,
 )
-from events.parts import Text, ToolCall, ToolResult
 from events.record import RecordedEvent
+from events.schema.parts import Text, ToolCall, ToolResult
 from projections.folds.batch import day_of, key_of
 from projections.folds.blind_index import compute_key_label, compute_label, scalar_text
 from projections.folds.session import OpenReply, PendingReply, Session, evolve

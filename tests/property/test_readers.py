@@ -31,8 +31,8 @@ from chatbot.sessions.domain.commands import (
 from chatbot.sessions.replies.growing_parts import Mark, PartKind, build_parts, flat_text
 from chatbot.sessions.replies.reply import Reply
 from events.catalogue import Parameters, ReplyEnded, ReplyProgressed, ReplyStarted, Usage
-from events.parts import Parts, Reasoning, parts_of
 from events.record import RecordedEvent
+from events.schema.parts import Parts, Reasoning, parts_of
 from tests.support.model.manual_provider import PartPiece
 from tests.support.nightly import scaled
 from tests.support.sessions.readers_harness import (

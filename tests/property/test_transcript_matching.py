@@ -14,7 +14,7 @@ from chatbot.sessions.domain.transcript import (
     path_to,
     read_transcript,
 )
-from events.parts import Media, Part, Parts, Reasoning, Refusal, Text, ToolCall, ToolResult
+from events.schema.parts import Media, Part, Parts, Reasoning, Refusal, Text, ToolCall, ToolResult
 from projections.folds.message import TreeMessage
 from tests.support.nightly import scaled
 

@@ -18,7 +18,7 @@ from chatbot.sessions.domain.commands import Caller
 from chatbot.sessions.domain.transcript import TranscriptMessage
 from events.catalogue import ConversationName, MessagePosted, Parameters, ReplyStarted
 from events.integrity.chain_verifier import verify
-from events.parts import Text
+from events.schema.parts import Text
 from tests.support.nightly import scaled
 from tests.support.sessions.sessions_harness import SessionsHarness, TimeTravelLoop
 

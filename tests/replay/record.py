@@ -19,7 +19,7 @@ from events.record import StoredRow
 from events.storage.sqlite.sqlite_log import SqliteLog
 from tests.replay.recorded_history import write
 from tests.support.log.media import put_sample_files
-from tests.support.log.sample_events import ASKED, EVERY_EVENT, deleted, posted
+from tests.support.log.sample_events import ASKED, EVERY_EVENT, RESERVED_EVENTS, deleted, posted
 
 START_US = 1_735_689_600_000_000
 # Shapes that this program can read but no longer writes, by type and schema version.
@@ -41,6 +41,8 @@ async def rows_of_this_version(directory: Path) -> list[StoredRow]:
         await put_sample_files(log)
         for version, event in enumerate(EVERY_EVENT):
             await log.append("everything", version, [event], ASKED)
+        for stream_id, events in RESERVED_EVENTS.items():
+            await log.append(stream_id, 0, events, ASKED)
         await log.append("erased", 0, [SessionCreated(owner=None, metadata={}, timeout_s=60), secret()], ASKED)
         await log.erase("erased", 2, deleted(), ASKED)
         return with_old_shapes(await log.rows(limit=1000))

@@ -9,7 +9,7 @@ from chatbot.api.message_parts import UPLOAD_HINT, PostedFile
 from chatbot.api.part_bodies import MediaBody
 from chatbot.api.problems import RequestFault
 from events.media import MediaStat, MediaStore
-from events.parts import Media
+from events.schema.parts import Media
 from projections.folds.session import Session
 
 KeepFile = Callable[[DecodedFile], Awaitable[MediaStat]]

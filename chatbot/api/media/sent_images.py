@@ -8,7 +8,7 @@ from chatbot.api.media.media_uploads import MediaUploads
 from chatbot.api.message_parts import PostedFile
 from chatbot.sessions.domain.commands import Caller
 from events.media import MediaStore
-from events.parts import Media
+from events.schema.parts import Media
 
 
 async def keep_images(

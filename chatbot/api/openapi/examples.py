@@ -54,7 +54,7 @@ from chatbot.api.streaming.change_frames import (
 from chatbot.api.streaming.response_stream import DONE, encode_event, encode_frame
 from chatbot.sessions.domain.rejections import SessionNotFound
 from events.catalogue import Usage
-from events.parts import Text
+from events.schema.parts import Text
 
 SESSION = "6f9e4c0a-51d3-4b8e-9a59-0d3c7f6a2b14"
 QUESTION = "0b7f3f5e-8d5c-4d0c-b0c5-3f1d5a7e9c21"

@@ -34,7 +34,7 @@ from chatbot.sessions.feeds.reader_cursor import ReaderCursor
 from chatbot.sessions.replies.recorded_text import recorded_offset
 from chatbot.sessions.replies.reply import Reply
 from events.media import MediaStat
-from events.parts import Media, Parts, stored_parts, text_of
+from events.schema.parts import Media, Parts, stored_parts, text_of
 
 routes = web.RouteTableDef()
 

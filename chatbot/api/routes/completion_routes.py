@@ -38,8 +38,8 @@ from chatbot.sessions.replies.growing_parts import NO_PART
 from chatbot.sessions.replies.reply import Reply
 from events.catalogue import ConversationName, Parameters
 from events.errors import LogError
-from events.naming import CONVERSATION
-from events.parts import Media
+from events.schema.naming import CONVERSATION
+from events.schema.parts import Media
 from projections.errors import ProjectionError
 
 OWNED_BY = "chatbot"

@@ -32,7 +32,7 @@ from chatbot.runtime.throttle import batched
 from chatbot.sessions.domain.rejections import Rejection
 from chatbot.sessions.session_queries import SessionWithMetadata
 from events.errors import LogError
-from events.naming import CONVERSATION, STATELESS, TASK
+from events.schema.naming import CONVERSATION, STATELESS, TASK
 from projections.errors import ProjectionError
 from projections.folds.blind_index import metadata_matches
 from projections.folds.session import Session

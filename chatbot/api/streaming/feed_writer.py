@@ -41,6 +41,7 @@ from events.catalogue import (
     ReplyProgressed,
     ReplyRequested,
     ReplyStarted,
+    ReservedEvent,
     SessionAccessed,
     SessionCreated,
     SessionDeleted,
@@ -330,7 +331,7 @@ def event_frame(recorded: RecordedEvent) -> frames.FeedFrame | None:  # noqa: PL
             return frames.Resync(version)
         case ReplyProgressed() | ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
             return None  # the writer sends what the reader does not have of the text
-        case SessionAccessed() | SessionRead() | HistoryAdopted() | MessageCopied():
+        case SessionAccessed() | SessionRead() | HistoryAdopted() | MessageCopied() | ReservedEvent():
             return None
         case None:  # erased
             return None

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from chatbot.sessions.replies.growing_parts import Segment
 from events.catalogue import Usage
-from events.parts import Parts
+from events.schema.parts import Parts
 
 CURSOR_PATTERN = r"[0-9]{1,15}(:[0-9]{1,15})?"  # no more digits than any program can count exactly
 

@@ -23,7 +23,7 @@ from chatbot.runtime.clock import timestamp
 from chatbot.sessions.feeds.reader_cursor import ReaderCursor
 from chatbot.sessions.replies.growing_parts import NO_PART, Segment
 from chatbot.sessions.replies.reply import Outcome, Reply
-from events.parts import flat
+from events.schema.parts import flat
 
 RunningReply = Callable[[str], Reply | None]  # of a session
 UNRECORDED = "the reply's end cannot be recorded just now; follow the session for how it ended"

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from chatbot.api.request_bodies import JsonObject, Model, Stops, Temperature, TopP
-from events.parts import CALL_ID_MAX_CHARS, NAME_MAX_CHARS, PARTS_MAX
+from events.schema.parts import CALL_ID_MAX_CHARS, NAME_MAX_CHARS, PARTS_MAX
 
 MaxTokens = Annotated[int, Meta(ge=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]

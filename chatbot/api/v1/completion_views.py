@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from chatbot.sessions.replies.reply import Outcome
 from events.catalogue import Usage
-from events.parts import Media, Reasoning, Refusal, Text, ToolCall, ToolResult, parts_of
+from events.schema.parts import Media, Reasoning, Refusal, Text, ToolCall, ToolResult, parts_of
 
 MICROSECONDS = 1_000_000
 ID_PREFIX = "chatcmpl-"

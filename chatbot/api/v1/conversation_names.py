@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from chatbot.api.problems import RequestFault
 from chatbot.api.requests import canonical_id
-from events import naming
+from events.schema import naming
 
 SESSION_FIELD = "x-session-id"  # a session's id in it means that session
 CHAT_FIELD, TASK_FIELD = "x-openwebui-chat-id", "x-openwebui-task"  # of Open WebUI

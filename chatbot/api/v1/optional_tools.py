@@ -12,7 +12,7 @@ from chatbot.llm.provider import FEATURE_WORDS
 from chatbot.sessions.conversations import TranscriptRequest, generation_key
 from chatbot.sessions.domain.commands import IdempotencyKey
 from chatbot.sessions.replies.reply import Outcome
-from events.parameters import Parameters
+from events.schema.parameters import Parameters
 
 REFUSED_FOR_S = 3600.0  # then a model server may have been started with tools
 MODELS_MAX = 64  # whose refusals are remembered

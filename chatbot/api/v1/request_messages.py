@@ -23,7 +23,7 @@ from chatbot.api.v1.completion_bodies import (
     VideoPart,
 )
 from chatbot.sessions.domain.transcript import TranscriptMessage
-from events.parts import Media, Part, Parts, Reasoning, Refusal, Text, ToolCall, ToolResult, count_chars
+from events.schema.parts import Media, Part, Parts, Reasoning, Refusal, Text, ToolCall, ToolResult, count_chars
 
 SentPart = TextPart | ImagePart | AudioPart | FilePart | VideoPart | RefusalPart
 OLD_MESSAGE = "is the old form, which is not supported: send tool messages and tool_calls"

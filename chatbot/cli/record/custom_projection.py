@@ -6,7 +6,7 @@ A projection is the one class in a Python file that has both of these methods; i
     def result(self) -> object: ...                          # at the end: anything that can be encoded as JSON
 
 The `event` of an erased event is None; its type, time and session remain. A message's `content` is its text;
-`events.parts.parts_of(event)` has all its parts.
+`events.schema.parts.parts_of(event)` has all its parts.
 """
 
 import argparse

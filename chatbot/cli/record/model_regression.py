@@ -24,7 +24,7 @@ from chatbot.llm.provider import (
 from events.catalogue import ReplyCompleted, Usage
 from events.log import EventLog
 from events.media import MediaMissing, MediaStore
-from events.parts import Parts, Text, ToolCall, media_of, stored_parts, text_of
+from events.schema.parts import Parts, Text, ToolCall, media_of, stored_parts, text_of
 
 CONCURRENCY_MAX = 64
 TURNS_DEFAULT = 20

@@ -7,7 +7,7 @@ from typing import Any, assert_never
 import msgspec
 
 from chatbot.llm.provider import ChatMessage, ModelMessage, PartsMessage
-from events.parts import Media, Part, Reasoning, Refusal, Text, ToolCall, ToolResult
+from events.schema.parts import Media, Part, Reasoning, Refusal, Text, ToolCall, ToolResult
 
 LEFT_OUT = "[image left out]"  # in place of a file whose bytes are not given
 ERROR_PREFIX = "Error: "  # of the result of a call that has failed: the form has no field for it

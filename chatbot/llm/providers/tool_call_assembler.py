@@ -17,7 +17,7 @@ from chatbot.llm.http.http_response import MALFORMED
 from chatbot.llm.provider import LlmFailed, OnText, ReplySink
 from chatbot.llm.providers.completion_chunk import PartKind, TextKind
 from chatbot.llm.resilient_provider import ReplyTooLong
-from events.parts import CALL_ID_MAX_CHARS, NAME_MAX_CHARS, PARTS_MAX
+from events.schema.parts import CALL_ID_MAX_CHARS, NAME_MAX_CHARS, PARTS_MAX
 
 TOOL_CALL: Literal["tool_call"] = "tool_call"
 

@@ -46,7 +46,7 @@ from chatbot.sessions.replies.reply import Reply
 from events.catalogue import ReplyInterrupted
 from events.errors import LogUnavailable
 from events.integrity.incomplete_erasures import finish_erasure
-from events.naming import CONVERSATION
+from events.schema.naming import CONVERSATION
 from projections.errors import ProjectionError
 
 STATELESS_IDLE_S = 1.0  # as sessions.idle_timeout_s, of requests without a conversation: for retries of their clients

@@ -36,8 +36,8 @@ from events.catalogue import (
 )
 from events.codec import VERSIONS_WITH_PARTS
 from events.errors import NodesOutdated
-from events.parameters import UNNAMED
-from events.parts import Parts, media_of
+from events.schema.parameters import UNNAMED
+from events.schema.parts import Parts, media_of
 from projections.folds.message import OPEN, MessageRow
 from projections.folds.session import Session
 

@@ -31,8 +31,8 @@ from events.catalogue import (
     SessionCreated,
 )
 from events.errors import VersionConflict
-from events.parts import Text, media_of, stored_parts, text_of
 from events.record import Metadata
+from events.schema.parts import Text, media_of, stored_parts, text_of
 from projections.folds.message import MessageRow
 from projections.folds.session import Session
 from projections.port import ForkReference, ReferencingFork

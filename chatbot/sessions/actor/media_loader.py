@@ -10,7 +10,7 @@ from chatbot.llm.provider import ModelMessage, PartsMessage, Provider
 from chatbot.sessions.domain.model_request import MEDIA_LEFT_OUT, ModelRequest, with_media
 from chatbot.sessions.media_memory import MediaMemory
 from events.media import MediaMissing, MediaStore
-from events.parts import media_of
+from events.schema.parts import media_of
 
 COPIES = 3  # of a file that is being sent: its bytes, and in base64 the text and the request's body
 

@@ -29,6 +29,7 @@ from events.catalogue import (
     ReplyProgressed,
     ReplyRequested,
     ReplyStarted,
+    ReservedEvent,
     SessionAccessed,
     SessionCreated,
     SessionDeleted,
@@ -90,6 +91,7 @@ class ReplyQueue:
                 | HistoryAdopted()
                 | MessageCopied()
                 | ContentErased()
+                | ReservedEvent()
                 | IgnoredEvent()
                 | None
             ):

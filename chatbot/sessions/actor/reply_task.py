@@ -24,7 +24,7 @@ from events.catalogue import (
 )
 from events.codec import VERSIONS_WITH_PARTS
 from events.errors import LogUnavailable
-from events.parts import CALL_ID_MAX_CHARS, NAME_MAX_CHARS
+from events.schema.parts import CALL_ID_MAX_CHARS, NAME_MAX_CHARS
 
 CHECKPOINT_SLOTS = 10  # moments in each checkpoint interval at which all replies of the process record theirs together
 DETAIL_MAX_CHARS = 500  # of an error's text in reply_failed; the model server's share of it is bounded already

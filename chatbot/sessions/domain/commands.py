@@ -19,8 +19,8 @@ from events.catalogue import (
     ReplyRequested,
     UsageTotal,
 )
-from events.naming import CONVERSATION
-from events.parts import Parts
+from events.schema.naming import CONVERSATION
+from events.schema.parts import Parts
 
 USER_ID = "user_id"  # the key of the end user in a session's metadata
 

@@ -9,8 +9,8 @@ from typing import Literal, assert_never
 
 from msgspec import Struct
 
-from events.parameters import ContextLeftOut
-from events.parts import Media, Part, Parts, Reasoning, Refusal, Text, ToolCall, ToolResult, media_of
+from events.schema.parameters import ContextLeftOut
+from events.schema.parts import Media, Part, Parts, Reasoning, Refusal, Text, ToolCall, ToolResult, media_of
 
 CONTEXT_LOOK_BACK = 2  # times the context's limit: how far back to search when some of the newest messages are empty
 

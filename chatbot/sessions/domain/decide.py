@@ -72,7 +72,7 @@ from events.catalogue import (
     SessionRead,
     ToolCallsClosed,
 )
-from events.naming import CONVERSATION
+from events.schema.naming import CONVERSATION
 from projections.folds.message import OPEN
 
 RETENTION = "retention"  # the recorded reason of erasures after a time

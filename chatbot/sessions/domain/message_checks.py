@@ -8,7 +8,7 @@ from chatbot.sessions.domain.commands import PostMessage, PostTranscript
 from chatbot.sessions.domain.context import ContextMessage, estimate_tokens
 from chatbot.sessions.domain.state import Rules, State, is_being_written
 from events.catalogue import Parameters
-from events.parts import Media, Text, ToolResult, calls_of, media_of
+from events.schema.parts import Media, Text, ToolResult, calls_of, media_of
 from projections.folds.message import CLOSED
 
 ESTIMATE_FACTOR = 2  # an estimate may be this many times too high; above it the context is certainly too small

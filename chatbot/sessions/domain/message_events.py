@@ -20,6 +20,7 @@ from events.catalogue import (
     ReplyProgressed,
     ReplyRequested,
     ReplyStarted,
+    ReservedEvent,
     SessionAccessed,
     SessionCreated,
     SessionDeleted,
@@ -53,6 +54,7 @@ def as_message_event(event: LoggedEvent | None) -> MessageEvent | None:
             | BranchSelected()
             | HistoryAdopted()
             | ContentErased()
+            | ReservedEvent()
             | IgnoredEvent()
             | None
         ):

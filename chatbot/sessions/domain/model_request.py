@@ -9,7 +9,7 @@ from chatbot.llm.provider import ChatMessage, ModelMessage, PartsMessage
 from chatbot.sessions.domain.context import ContextMessage, has_content, select_context, sent_parts
 from chatbot.sessions.domain.state import Rules, State
 from events.catalogue import Parameters, ReplyRequested, ReplyStarted
-from events.parts import Media, Part, Parts, Refusal, Text, ToolCall, ToolResult, calls_of, media_of, text_of
+from events.schema.parts import Media, Part, Parts, Refusal, Text, ToolCall, ToolResult, calls_of, media_of, text_of
 
 MEDIA_LEFT_OUT = Text("[image left out]")
 NO_RESULT = (Text("cancelled"),)  # of a tool call to which the conversation has no result

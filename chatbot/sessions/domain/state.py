@@ -33,6 +33,7 @@ from events.catalogue import (
     ReplyRequested,
     ReplySettings,
     ReplyStarted,
+    ReservedEvent,
     SessionAccessed,
     SessionCreated,
     SessionDeleted,
@@ -40,9 +41,9 @@ from events.catalogue import (
     SessionRead,
     ToolCallsClosed,
 )
-from events.parameters import UNNAMED
-from events.parts import calls_of
 from events.record import RecordedEvent
+from events.schema.parameters import UNNAMED
+from events.schema.parts import calls_of
 from projections.folds import session as facts
 from projections.folds.message import ANSWERED, CLOSED, OPEN
 
@@ -171,6 +172,7 @@ def evolve(state: State | None, recorded: RecordedEvent, recent_max: int, tools_
             | BranchSelected()
             | HistoryAdopted()
             | MessageCopied()
+            | ReservedEvent()
             | IgnoredEvent()
             | None
         ):

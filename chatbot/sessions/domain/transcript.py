@@ -14,7 +14,7 @@ from msgspec.json import encode
 from msgspec.structs import replace
 
 from chatbot.sessions.domain import rejections
-from events.parts import (
+from events.schema.parts import (
     Media,
     Part,
     Parts,

@@ -18,7 +18,7 @@ from chatbot.sessions.domain.state import (
 )
 from chatbot.sessions.domain.transcript import TranscriptMessage
 from events.catalogue import Event, MessagePosted, Parameters, ReplyRequested, SessionCreated
-from events.parts import calls_of, stored_parts, text_of
+from events.schema.parts import calls_of, stored_parts, text_of
 from projections.folds.message import CLOSED, OPEN
 
 

@@ -11,8 +11,8 @@ from functools import partial
 from typing import Self
 
 from events.catalogue import ERASURE_TYPES
-from events.parts import count_chars
 from events.record import RecordedEvent
+from events.schema.parts import count_chars
 
 KEPT_MAX = 64  # events: about a minute of a running reply, which records one a second; slower readers read the log
 KEPT_MAX_CHARS = 262_144  # of those events' texts: there are many sessions, and texts may be long

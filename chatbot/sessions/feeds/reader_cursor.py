@@ -36,6 +36,7 @@ from events.catalogue import (
     ReplyProgressed,
     ReplyRequested,
     ReplyStarted,
+    ReservedEvent,
     SessionAccessed,
     SessionCreated,
     SessionDeleted,
@@ -89,6 +90,7 @@ def advance(cursor: ReaderCursor, recorded: RecordedEvent) -> tuple[ReaderCursor
             | BranchSelected()
             | HistoryAdopted()
             | MessageCopied()
+            | ReservedEvent()
             | IgnoredEvent()
             | None
         ):

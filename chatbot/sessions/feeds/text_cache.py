@@ -6,8 +6,8 @@ from sys import getsizeof
 
 from chatbot.sessions.replies.recorded_text import RecordedReply
 from events.log import EventLog
-from events.parts import ToolResult, flat
 from events.record import RecordedEvent
+from events.schema.parts import ToolResult, flat
 
 RUNNING_MAX = 64  # running replies whose recorded text is kept, for repeated reads of their sessions
 _ENVELOPE_BYTES = 1_000  # approximate memory of a recorded event without its content

@@ -10,7 +10,7 @@ from typing import Literal, assert_never, get_args
 from msgspec import Struct
 
 from events.catalogue import ReplyProgressed
-from events.parts import Media, Part, Parts, Reasoning, Refusal, Text, ToolCall, ToolResult, flat, stored_parts
+from events.schema.parts import Media, Part, Parts, Reasoning, Refusal, Text, ToolCall, ToolResult, flat, stored_parts
 
 NO_PART = -1  # in place of a part's number: of a reply without marks, or of a reader that was sent no part yet
 

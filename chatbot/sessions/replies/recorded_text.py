@@ -19,6 +19,7 @@ from events.catalogue import (
     ReplyProgressed,
     ReplyRequested,
     ReplyStarted,
+    ReservedEvent,
     SessionAccessed,
     SessionCreated,
     SessionDeleted,
@@ -27,7 +28,7 @@ from events.catalogue import (
     ToolCallsClosed,
 )
 from events.log import EventLog
-from events.parts import Parts, find_faults
+from events.schema.parts import Parts, find_faults
 from projections.folds.session import OpenReply
 
 EVENTS_PER_STEP = 64  # events per backward read: a running reply records one a second, so one page nearly always does
@@ -118,6 +119,7 @@ async def recorded_offset(log: EventLog, session_id: str, version: int) -> int:
                     | BranchSelected()
                     | HistoryAdopted()
                     | MessageCopied()
+                    | ReservedEvent()
                     | IgnoredEvent()
                 ):
                     pass

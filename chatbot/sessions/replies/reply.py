@@ -37,8 +37,8 @@ from events.catalogue import (
     Usage,
 )
 from events.errors import LogUnavailable
-from events.parts import PARTS_MAX, Parts
 from events.record import RecordedEvent
+from events.schema.parts import PARTS_MAX, Parts
 from projections.folds.message import ENDINGS, FINISH_REASONS
 
 _PLAIN_MARK = Mark(0, 0)  # of the text that a reply begins with, once another part follows

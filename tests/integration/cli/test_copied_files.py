@@ -22,7 +22,7 @@ from events.integrity.file_check import FileReport, NotedReferences, check_files
 from events.integrity.hash_chain import SALT_BYTES, link
 from events.log import EventLog
 from events.media import COPY_HOLDER, MEDIA_CHUNK_BYTES, MediaReference
-from events.parts import Media, ToolResult
+from events.schema.parts import Media, ToolResult
 from events.storage.incomplete_log import LogIncomplete, WritingCommand
 from events.storage.sqlite.sqlite_log import SqliteLog
 from events.transfer.export_format import (

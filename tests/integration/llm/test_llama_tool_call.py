@@ -19,7 +19,7 @@ from chatbot.llm.provider import (
 from chatbot.llm.providers.embedded_provider import EmbeddedProvider
 from chatbot.llm.providers.openai_provider import OpenAiProvider
 from events.catalogue import Parameters
-from events.parts import Media, Text, ToolCall, ToolResult
+from events.schema.parts import Media, Text, ToolCall, ToolResult
 from tests.support.model.provider_client import MakeProvider, PartsSink, ask
 from tests.support.programs.external_programs import needs_model
 

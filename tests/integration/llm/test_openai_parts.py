@@ -11,7 +11,7 @@ from chatbot.llm.provider import ChatMessage, LlmFailed, LlmUnsupported, PartsMe
 from chatbot.llm.providers.openai_provider import OpenAiProvider
 from chatbot.llm.resilient_provider import ResilientProvider
 from events.catalogue import Parameters
-from events.parts import Media, Reasoning, Text, ToolCall
+from events.schema.parts import Media, Reasoning, Text, ToolCall
 from tests.support.model.model_server import ModelServer
 from tests.support.model.provider_client import MakeProvider, PartsSink, ask
 from tests.support.model.raw_model_server import RawServer

@@ -21,7 +21,7 @@ from chatbot.sessions.domain.commands import SERVICE, Caller, CancelReply
 from chatbot.sessions.replies.growing_parts import Segment
 from chatbot.sessions.replies.reply import Reply
 from events.catalogue import Parameters
-from events.parts import Text, ToolCall
+from events.schema.parts import Text, ToolCall
 from tests.support.http.feed_reader import following, text_of
 from tests.support.model.model_server import ModelServer
 from tests.support.node_cluster import SECRET, known, nodes

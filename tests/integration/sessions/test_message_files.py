@@ -11,7 +11,7 @@ from chatbot.llm.provider import ChatMessage, PartsMessage
 from chatbot.sessions.domain.commands import DeleteSession, Fork
 from events.catalogue import MessageCopied
 from events.media import MediaMissing
-from events.parts import Media, Text
+from events.schema.parts import Media, Text
 from tests.integration.sessions.test_tool_turns import World, opened
 
 CONTENT = bytes(range(256)) * 1_000

@@ -22,7 +22,7 @@ from events.catalogue import (
     Usage,
 )
 from events.codec import VERSIONS_WITH_PARTS
-from events.parts import CALL_ID_MAX_CHARS, NAME_MAX_CHARS, Parts, Reasoning, Refusal, Text, ToolCall
+from events.schema.parts import CALL_ID_MAX_CHARS, NAME_MAX_CHARS, Parts, Reasoning, Refusal, Text, ToolCall
 from tests.support.model.manual_provider import PartPiece
 from tests.support.sessions.sessions_harness import CHECKPOINT_S, SessionsHarness, TimeTravelLoop
 

@@ -24,8 +24,8 @@ from chatbot.sessions.domain.commands import (
 from chatbot.sessions.domain.message_checks import media_path
 from events.catalogue import Parameters, ToolCallsClosed
 from events.errors import NodesOutdated
-from events.parts import Media, Parts, Reasoning, Text, ToolCall, ToolResult
 from events.record import RecordedEvent
+from events.schema.parts import Media, Parts, Reasoning, Text, ToolCall, ToolResult
 from tests.support.model.manual_provider import PartPiece
 from tests.support.sessions.sessions_harness import SessionsHarness
 

@@ -10,7 +10,7 @@ from chatbot.sessions.domain.commands import SERVICE, DeleteSession, Expire, For
 from chatbot.sessions.erasure_job import ErasureJob
 from chatbot.sessions.stateless_limit import StatelessLimit
 from events.catalogue import SessionDeleted, SessionExpired
-from events.naming import STATELESS, TASK
+from events.schema.naming import STATELESS, TASK
 from projections.port import EraseCandidatesQuery, SessionListQuery
 from tests.integration.transcripts.test_transcripts import JUN, MINA, id_of, post, real, said
 from tests.support.sessions.sessions_harness import CONVERSATIONS, SessionsHarness

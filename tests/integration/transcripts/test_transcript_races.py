@@ -11,7 +11,7 @@ from chatbot.sessions.conversations import TranscriptRequest
 from chatbot.sessions.domain.commands import SERVICE, IdempotencyKey, RecordAccess
 from chatbot.sessions.replies.reply import Reply
 from events.catalogue import Parameters
-from events.naming import STATELESS
+from events.schema.naming import STATELESS
 from tests.integration.transcripts.test_transcripts import (
     CHAT,
     MINA,

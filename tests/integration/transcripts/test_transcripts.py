@@ -27,9 +27,9 @@ from chatbot.sessions.domain.commands import (
 from chatbot.sessions.domain.transcript import TranscriptMessage
 from events.catalogue import ConversationName, MessagePosted, Parameters, ReplyRequested, ReplyStarted, SessionCreated
 from events.codec import encode
-from events.naming import CONVERSATION, STATELESS, TASK
-from events.parts import Media, Parts, Text, ToolCall, ToolResult
 from events.record import RecordedEvent
+from events.schema.naming import CONVERSATION, STATELESS, TASK
+from events.schema.parts import Media, Parts, Text, ToolCall, ToolResult
 from projections.port import SessionListQuery
 from tests.support.log.sample_events import IMAGE, IMAGE_BYTES
 from tests.support.model.manual_provider import PartPiece, ProviderCall

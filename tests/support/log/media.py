@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from events.catalogue import MessagePosted
 from events.log import EventLog
 from events.media import MediaStat
-from events.parameters import Parameters
-from events.parts import Media, Text
+from events.schema.parameters import Parameters
+from events.schema.parts import Media, Text
 from tests.support.log.sample_events import IMAGE_BYTES
 
 FAR_US = 4_000_000_000_000_000  # a time that no test reaches

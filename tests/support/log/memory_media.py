@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Sequence
 from msgspec import Struct
 
 from events.media import MEDIA_CHUNK_BYTES, MediaMissing, MediaReference, MediaStat, MediaTooLarge
-from events.parts import MEDIA_TYPE_MAX_CHARS, Media, media_of
 from events.record import RecordedEvent
+from events.schema.parts import MEDIA_TYPE_MAX_CHARS, Media, media_of
 from tests.support.log.memory_log import START_US
 
 DUE_US = 2**62  # of an upload that stays

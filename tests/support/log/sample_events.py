@@ -3,12 +3,19 @@
 import hashlib
 
 from events.catalogue import (
+    HOLDS,
+    KEYS,
     AdoptedMessage,
     BranchSelected,
     ContentErased,
     ConversationName,
     Event,
     HistoryAdopted,
+    HoldAdded,
+    HoldReleased,
+    KeyAdded,
+    KeyRevoked,
+    KeyRotated,
     MessageCopied,
     MessagePosted,
     MessageWithdrawn,
@@ -32,9 +39,9 @@ from events.catalogue import (
     Usage,
     UsageTotal,
 )
-from events.parameters import ContextLeftOut
-from events.parts import Media, Reasoning, Refusal, Text, ToolCall, ToolResult
 from events.record import Metadata
+from events.schema.parameters import ContextLeftOut
+from events.schema.parts import Media, Reasoning, Refusal, Text, ToolCall, ToolResult
 
 ASKED = Metadata(actor="tester", request_id="request-1")
 PARAMETERS = Parameters(
@@ -250,6 +257,19 @@ EVERY_EVENT: tuple[Event, ...] = (
 
 # Those of a session that was not deleted: after the others, content of earlier events is gone.
 EVERY_LIVING_EVENT = tuple(event for event in EVERY_EVENT if not isinstance(event, ContentErased | SessionDeleted))
+
+# The events of reserved streams, by stream.
+RESERVED_EVENTS: dict[str, tuple[Event, ...]] = {
+    KEYS: (
+        KeyAdded("alice", "0" * 64, "cb_alice", ("chat", "metrics"), expires_at_us=1_768_000_000_000_000),
+        KeyRotated("alice", "1" * 64, "cb_alise", earlier_until_us=1_738_000_000_000_000, expires_at_us=None),
+        KeyRevoked("alice"),
+    ),
+    HOLDS: (
+        HoldAdded("h1", "litigation", ticket="LEGAL-1", metadata={"user_id": "42"}),
+        HoldReleased("h1", "settled", ticket="LEGAL-2"),
+    ),
+}
 
 
 def posted(content: str) -> MessagePosted:

@@ -14,7 +14,7 @@ from chatbot.llm.provider import (
     TextSink,
 )
 from events.catalogue import Parameters, Usage
-from events.parts import Part, Parts, Reasoning, Refusal, Text, ToolCall
+from events.schema.parts import Part, Parts, Reasoning, Refusal, Text, ToolCall
 
 P = TypeVar("P", bound=Provider)
 

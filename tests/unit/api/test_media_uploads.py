@@ -14,8 +14,8 @@ from chatbot.sessions.domain.commands import Caller
 from chatbot.sessions.domain.rejections import Overloaded, SessionNotFound
 from events.catalogue import MessagePosted
 from events.media import MediaReference
-from events.parts import Media
 from events.record import Metadata, RecordedEvent
+from events.schema.parts import Media
 from projections.folds.session import Session
 from projections.port import ForkReference
 from tests.support.log.memory_log import START_US

@@ -21,7 +21,7 @@ from chatbot.config.sections.chat_settings import ChatSettings
 from chatbot.config.sections.v1_settings import V1Settings
 from chatbot.config.settings import Settings
 from chatbot.sessions.replies.reply import Outcome
-from events.parts import Media
+from events.schema.parts import Media
 
 SMALL = Settings(v1=V1Settings(messages_max=3), chat=ChatSettings(max_tokens_ceiling=17, tools_max=1))
 DOCUMENT = build_openapi_document(Settings(), "1.2.3")

@@ -13,7 +13,7 @@ from chatbot.api.request_bodies import ChatBody, RegenerateBody
 from chatbot.api.requests import check_chat, check_reply, decode_body
 from chatbot.config.sections.chat_settings import ChatSettings
 from chatbot.config.settings import Settings
-from events.parts import Media, Text, ToolResult
+from events.schema.parts import Media, Text, ToolResult
 
 SESSION = "6f9e4c0a-51d3-4b8e-9a59-0d3c7f6a2b14"
 SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"

@@ -33,7 +33,7 @@ from chatbot.api.streaming.frames import (
 from chatbot.api.streaming.response_stream import DONE, PING, encode_frame
 from chatbot.sessions.replies.growing_parts import Segment
 from events.catalogue import Usage
-from events.parts import Text, ToolResult
+from events.schema.parts import Text, ToolResult
 
 TEXT = st.text(max_size=200)
 CURSOR = st.tuples(st.integers(1, 2**53), st.integers(0, 2**31))

@@ -26,7 +26,7 @@ from events.catalogue import (
     SessionExpired,
     ToolCallsClosed,
 )
-from events.parts import Media, Reasoning, Text, ToolCall, ToolResult, parts_of
+from events.schema.parts import Media, Reasoning, Text, ToolCall, ToolResult, parts_of
 from tests.property.test_session_model import SessionsAgainstModel
 from tests.support.log.event_builders import created, posted, started, turn
 from tests.support.log.memory_log import START_US, STEP_US, MemoryLog

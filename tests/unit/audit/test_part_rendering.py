@@ -7,7 +7,7 @@ from chatbot.audit.conversation_diff import diff_conversations
 from chatbot.audit.conversation_rendering import build_document, render_markdown
 from chatbot.audit.part_rendering import readable_text
 from chatbot.audit.plain_text import render_text
-from events.parts import Media, Parts, Reasoning, Refusal, Text, ToolCall, ToolResult
+from events.schema.parts import Media, Parts, Reasoning, Refusal, Text, ToolCall, ToolResult
 
 IMAGE = Media("ab" * 32, "image/png", 10_485_760, "a.png")
 PARTS: Parts = (

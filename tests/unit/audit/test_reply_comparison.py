@@ -6,8 +6,8 @@ from msgspec.structs import replace
 
 from chatbot.audit.model_calls import ModelCall
 from chatbot.audit.reply_comparison import WORDS_MAX, AnswerCall, compare, render_comparison, similarity
-from events.parts import Text, ToolCall
 from events.record import Metadata, RecordedEvent
+from events.schema.parts import Text, ToolCall
 from tests.support.log.event_builders import completed, started
 
 

@@ -8,7 +8,7 @@ from chatbot.llm.http.http_response import SseParser
 from chatbot.llm.provider import Finish
 from chatbot.llm.providers.openai_completion import Completion
 from events.catalogue import Usage
-from events.parts import Parts, Reasoning, Text, ToolCall
+from events.schema.parts import Parts, Reasoning, Text, ToolCall
 from tests.support.model.provider_client import PartsSink
 
 STREAMS = Path(__file__).with_name("streams")

@@ -17,7 +17,7 @@ from chatbot.llm.provider import (
 )
 from chatbot.llm.providers import midm_provider, openai_provider
 from events.catalogue import Parameters
-from events.parts import Media, Parts, Reasoning, Refusal, Text, ToolCall, ToolResult, text_of
+from events.schema.parts import Media, Parts, Reasoning, Refusal, Text, ToolCall, ToolResult, text_of
 
 IMAGE = bytes(range(256)) * 700  # more than is encoded at once
 SHA = hashlib.sha256(IMAGE).hexdigest()

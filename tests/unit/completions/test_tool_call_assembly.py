@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from chatbot.llm.provider import LlmFailed
 from chatbot.llm.providers.tool_call_assembler import ToolCallAssembler
 from chatbot.llm.resilient_provider import ReplyTooLong
-from events.parts import (
+from events.schema.parts import (
     CALL_ID_MAX_CHARS,
     NAME_MAX_CHARS,
     PARTS_MAX,

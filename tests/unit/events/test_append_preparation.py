@@ -5,7 +5,7 @@ import os
 import pytest
 
 from events.catalogue import Event, MessagePosted
-from events.parts import PARTS_MAX, Media, Parts, Reasoning, Text
+from events.schema.parts import PARTS_MAX, Media, Parts, Reasoning, Text
 from events.storage.append_batch import AppendContext, PendingAppend, prepare
 from tests.support.log.sample_events import ASKED, EVENTS_WITH_PARTS, posted
 

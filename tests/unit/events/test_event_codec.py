@@ -6,29 +6,36 @@ from typing import get_args
 import msgspec
 import pytest
 
-from events.catalogue import SCHEMA_VERSIONS, AnyEvent, Event, SessionCreated
+from events.catalogue import RESERVED_STREAMS, SCHEMA_VERSIONS, AnyEvent, Event, SessionCreated
 from events.codec import SAME_SHAPE, TYPES, decode, encode, event_type, schema_version_of
 from events.errors import UnknownEvent
 from events.upcasters import STEPS
-from tests.support.log.sample_events import EVENTS_WITH_PARTS, EVERY_EVENT, posted
+from tests.support.log.sample_events import EVENTS_WITH_PARTS, EVERY_EVENT, RESERVED_EVENTS, posted
+
+SAMPLES = (*EVERY_EVENT, *(event for events in RESERVED_EVENTS.values() for event in events))
 
 
-@pytest.mark.parametrize("event", EVERY_EVENT, ids=event_type)
+@pytest.mark.parametrize("event", SAMPLES, ids=event_type)
 def test_an_event_is_decoded_as_it_was_encoded(event: Event) -> None:
     name = event_type(event)
     assert decode(name, SCHEMA_VERSIONS[name], encode(event)) == event
     assert decode(name, SCHEMA_VERSIONS[name], encode(event).decode()) == event
 
 
-@pytest.mark.parametrize("event", EVERY_EVENT, ids=event_type)
+@pytest.mark.parametrize("event", SAMPLES, ids=event_type)
 def test_data_is_a_json_object_that_names_its_type_first(event: Event) -> None:
     fields = json.loads(encode(event))
     assert next(iter(fields.items())) == ("type", event_type(event))
 
 
 def test_the_samples_hold_every_type_of_the_catalogue() -> None:
-    assert {type(event) for event in EVERY_EVENT} == set(get_args(AnyEvent))
-    assert set(TYPES) == set(SCHEMA_VERSIONS) == {event_type(event) for event in EVERY_EVENT}
+    assert {type(event) for event in SAMPLES} == set(get_args(AnyEvent))
+    assert set(TYPES) == set(SCHEMA_VERSIONS) == {event_type(event) for event in SAMPLES}
+
+
+def test_the_samples_hold_every_type_of_each_reserved_stream() -> None:
+    types = {stream_id: {event_type(event) for event in events} for stream_id, events in RESERVED_EVENTS.items()}
+    assert types == RESERVED_STREAMS
 
 
 def test_every_older_schema_version_has_a_step_or_the_same_shape() -> None:
@@ -37,7 +44,7 @@ def test_every_older_schema_version_has_a_step_or_the_same_shape() -> None:
     assert not {name for name, _ in STEPS} & SAME_SHAPE
 
 
-@pytest.mark.parametrize("event", EVERY_EVENT, ids=event_type)
+@pytest.mark.parametrize("event", SAMPLES, ids=event_type)
 def test_what_an_older_program_can_read_says_so(event: Event) -> None:
     name = event_type(event)
     version = schema_version_of(name, event)

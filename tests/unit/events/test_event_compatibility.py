@@ -18,7 +18,7 @@ from events.compatibility import (
     own_version,
 )
 from events.errors import LogUnavailable, NodesOutdated
-from events.parts import Text
+from events.schema.parts import Text
 from tests.support.log.newer_event_types import MoodNoted, newer_program
 from tests.support.log.sample_events import EVERY_EVENT, posted
 

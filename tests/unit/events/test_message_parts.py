@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from events.catalogue import MessagePosted
-from events.parts import (
+from events.schema.parts import (
     CALL_ID_MAX_CHARS,
     NESTED_PARTS_MAX,
     PARTS_MAX,

@@ -8,7 +8,7 @@ import pytest
 from chatbot.llm.provider import Finish, LlmFailed
 from chatbot.llm.providers.openai_completion import Completion
 from events.catalogue import Usage
-from events.parts import Text, text_of
+from events.schema.parts import Text, text_of
 from tests.support.model.provider_client import PartsSink
 
 HELLO = {"choices": [{"index": 0, "delta": {"content": "Hello"}}]}

@@ -15,8 +15,8 @@ from chatbot.sessions.feeds.channels import ChannelRegistry, wait_any
 from chatbot.sessions.replies.growing_parts import build_parts
 from events.catalogue import Parameters, ReplyCompleted, ReplyProgressed, ReplyStarted, SessionCreated
 from events.errors import LogUnavailable
-from events.parts import Reasoning, Text, ToolCall
 from events.record import Metadata, RecordedEvent
+from events.schema.parts import Reasoning, Text, ToolCall
 from projections.folds.session import OpenReply
 from tests.support.log.memory_log import MemoryLog
 

@@ -20,7 +20,7 @@ from events.catalogue import (
     Usage,
     UsageTotal,
 )
-from events.parts import Text, ToolCall, ToolResult
+from events.schema.parts import Text, ToolCall, ToolResult
 from projections.folds.batch import ROWS_PER_EVENT_MAX, Changes, SessionChanges, day_of, fold
 from projections.folds.blind_index import compute_labels
 from projections.folds.message import MessageUpdate, NewMessage

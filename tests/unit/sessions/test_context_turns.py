@@ -12,8 +12,8 @@ from chatbot.sessions.domain.context import (
     estimate_tokens,
     select_context,
 )
-from events.parameters import ContextLeftOut
-from events.parts import Media, Part, Parts, Reasoning, Refusal, Text, ToolCall, ToolResult
+from events.schema.parameters import ContextLeftOut
+from events.schema.parts import Media, Part, Parts, Reasoning, Refusal, Text, ToolCall, ToolResult
 
 CALL, RESULT = ToolCall("call", "weather", "{}"), ToolResult("call", (Text("21 °C"),))
 

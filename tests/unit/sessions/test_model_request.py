@@ -3,7 +3,7 @@
 from chatbot.llm.provider import ChatMessage, ModelMessage, PartsMessage
 from chatbot.sessions.domain.context import ContextMessage
 from chatbot.sessions.domain.model_request import build_messages, join_consecutive, with_media
-from events.parts import Media, Parts, Reasoning, Refusal, Text, ToolCall, ToolResult
+from events.schema.parts import Media, Parts, Reasoning, Refusal, Text, ToolCall, ToolResult
 
 CALLS = (ToolCall("call_1", "weather", "{}"), ToolCall("call_2", "weather", "{}"))
 RESULTS = (ToolResult("call_1", (Text("21 °C"),)), ToolResult("call_2", (Text("-3 °C"),)))

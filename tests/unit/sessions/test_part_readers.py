@@ -15,8 +15,8 @@ from chatbot.sessions.replies.growing_parts import NO_PART, PartKind, Segment, s
 from chatbot.sessions.replies.recorded_text import recorded_offset, recorded_reply
 from chatbot.sessions.replies.reply import Outcome, Reply
 from events.catalogue import Event, Parameters, ReplyCompleted, ReplyInterrupted, ReplyProgressed, ReplyStarted
-from events.parts import PARTS_MAX, Parts, Reasoning, Refusal, Text, ToolCall, flat, parts_of, text_of
 from events.record import RecordedEvent
+from events.schema.parts import PARTS_MAX, Parts, Reasoning, Refusal, Text, ToolCall, flat, parts_of, text_of
 from projections.folds.session import OpenReply
 from tests.support.log.memory_log import MemoryLog
 from tests.support.nightly import scaled

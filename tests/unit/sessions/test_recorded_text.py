@@ -4,7 +4,7 @@ import pytest
 
 from chatbot.sessions.replies.recorded_text import RecordedReply, recorded_reply
 from events.catalogue import ReplyProgressed
-from events.parts import PARTS_MAX, Reasoning, Refusal, Text, ToolCall
+from events.schema.parts import PARTS_MAX, Reasoning, Refusal, Text, ToolCall
 from projections.folds.session import OpenReply
 from tests.support.log.event_builders import created, posted, started
 from tests.support.log.memory_log import MemoryLog

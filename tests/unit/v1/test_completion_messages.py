@@ -10,7 +10,7 @@ from chatbot.api.requests import decode_body
 from chatbot.api.v1.completion_bodies import CompletionBody
 from chatbot.api.v1.request_messages import images_of, request_messages
 from chatbot.sessions.domain.transcript import TranscriptMessage
-from events.parts import Media, Reasoning, Refusal, Text, ToolCall, ToolResult
+from events.schema.parts import Media, Reasoning, Refusal, Text, ToolCall, ToolResult
 
 PICTURE = Media("a" * 64, "image/png", 3)
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "detail": "high"}}

@@ -22,6 +22,12 @@ class Traits(Struct, frozen=True, kw_only=True):
 
 
 class Event(Struct, frozen=True, tag_field="type", omit_defaults=True):
-    """A fact about one session. Subclasses name it; the envelope (`RecordedEvent`) says when and by whom."""
+    """A fact. Subclasses name it; the envelope (`RecordedEvent`) says when and by whom."""
 
     traits: ClassVar[Traits]
+
+
+class ReservedEvent(Event, frozen=True):
+    """An event of a reserved stream, which is no session's: folds of sessions ignore it."""
+
+    traits = Traits(is_access=False, holds_message=False)
