@@ -8,7 +8,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from events.catalogue import Parameters, Usage
+from events.schema.parameters import Parameters, Usage
 from events.schema.parts import Parts, ToolResult, media_of
 
 OnText = Callable[[str], None]

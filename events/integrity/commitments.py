@@ -19,10 +19,8 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 from msgspec import Raw, Struct
-from msgspec.structs import replace
 
-from events.integrity.hash_chain import SALT_BYTES, commit, pack_length
-from events.record import StoredRow
+from events.integrity.hash_chain import SALT_BYTES, pack_length
 
 Fields = dict[str, Raw]  # of `data`, as encoded
 
@@ -71,17 +69,6 @@ def find_fault(kind: bytes, data: bytes, salt: bytes, commitment: bytes) -> str 
     if _decode_content(content) != "".join(texts):
         return "the content is not the text of the parts"
     return None
-
-
-def with_data(row: StoredRow, data: bytes, random_bytes: Callable[[int], bytes]) -> StoredRow:
-    """`row` with other `data`, with or without parts as before, and a new salt and commitment; the digest stays."""
-    if row.salt is not None and len(row.salt) > SALT_BYTES:
-        data = with_parts_first(data)
-        salt, commitment = commit_parts(row.type.encode(), data, random_bytes)
-    else:
-        salt = random_bytes(SALT_BYTES)
-        commitment = commit(salt, data)
-    return replace(row, data=data.decode(), salt=salt, commitment=commitment)
 
 
 def _split(kind: bytes, data: bytes) -> tuple[list[bytes], bytes, bytes]:

@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from events.catalogue import ERASURE_TYPES
-from events.record import Columns, StoredRow
-
-STREAM, VERSION, TYPE, DATA, SALT = 1, 2, 3, 7, 8  # indexes in a row's columns
+from events.record import DATA, SALT, STREAM, TYPE, VERSION, Columns, StoredRow
 
 _KINDS = ", ".join(f"'{kind}'" for kind in sorted(ERASURE_TYPES))
 # Erases all content whose erasure a later event of the stream explains. One scan finds those events. For both stores.

@@ -6,9 +6,8 @@ import msgspec
 from msgspec import Struct
 
 from events.integrity.hash_chain import SALT_BYTES
-from events.record import Columns
+from events.record import DATA, SALT, STREAM, Columns
 from events.schema.parts import Parts, media_of
-from events.storage.erasure_rules import DATA, SALT, STREAM
 
 POSITION = 0  # index in a row's columns
 

@@ -17,7 +17,6 @@ from msgspec.structs import astuple, replace
 
 from events.catalogue import MESSAGE_TYPES
 from events.errors import LogError
-from events.integrity.commitments import with_data
 from events.integrity.hash_chain import link
 from events.media import MediaStat
 from events.options import LogOptions
@@ -40,6 +39,7 @@ from events.storage.sqlite.sqlite_schema import (
     open_exclusive,
     read_head,
 )
+from events.transfer.changed_rows import with_data
 from events.transfer.import_index import ImportIndex
 
 ROWS_MAX = 500  # in one transaction and statement: 11 values each, and SQLite binds at most 32,766

@@ -37,9 +37,9 @@ from events.catalogue import (
     ToolCallsClosed,
 )
 from events.codec import TYPES, decode, is_known
-from events.integrity.commitments import with_data
 from events.media import MediaStat
 from events.record import StoredRow
+from events.transfer.changed_rows import with_data
 from events.transfer.export_format import ExportReader, Item
 from events.transfer.import_target import HISTORY_ADOPTED, ROWS_MAX, ImportRefused, ImportTarget, PresentEvent
 

@@ -8,7 +8,6 @@ from msgspec.structs import replace
 
 from events.catalogue import ReplyCompleted
 from events.codec import decode
-from events.integrity.commitments import with_data
 from events.integrity.row_checks import check_commitment
 from events.record import StoredRow
 from events.schema.parts import (
@@ -27,6 +26,7 @@ from events.schema.parts import (
     text_of,
 )
 from events.storage.append_batch import AppendContext, prepare
+from events.transfer.changed_rows import with_data
 from tests.support.log.sample_events import ASKED
 from tests.support.nightly import scaled
 

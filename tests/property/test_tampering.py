@@ -15,12 +15,12 @@ from msgspec.structs import replace
 
 from events.catalogue import ERASURE_TYPES
 from events.integrity.chain_verifier import ChainFault, ChainVerifier, verify
-from events.integrity.commitments import with_data
 from events.integrity.hash_chain import GENESIS, commit, link
 from events.options import LogOptions
 from events.record import Head, StoredRow
 from events.storage.sqlite.sqlite_log import SqliteLog
 from events.storage.sqlite.sqlite_schema import TRIGGERS
+from events.transfer.changed_rows import with_data
 from tests.support.log.log_files import first_fault
 from tests.support.log.media import put_sample_files
 from tests.support.log.sample_events import ASKED, EVERY_EVENT, deleted, posted

@@ -17,7 +17,6 @@ from msgspec.structs import replace
 from chatbot.cli.maintenance.export_import import export_log, import_file
 from events.catalogue import MessagePosted
 from events.integrity.chain_verifier import ChainVerifier, verify
-from events.integrity.commitments import with_data
 from events.integrity.file_check import FileReport, NotedReferences, check_files
 from events.integrity.hash_chain import SALT_BYTES, link
 from events.log import EventLog
@@ -25,6 +24,7 @@ from events.media import COPY_HOLDER, MEDIA_CHUNK_BYTES, MediaReference
 from events.schema.parts import Media, ToolResult
 from events.storage.incomplete_log import LogIncomplete, WritingCommand
 from events.storage.sqlite.sqlite_log import SqliteLog
+from events.transfer.changed_rows import with_data
 from events.transfer.export_format import (
     EXPORT_CHUNK_BYTES,
     ExportFileError,

@@ -10,11 +10,12 @@ from msgspec.structs import replace
 
 from events.catalogue import Event, ReplyCompleted
 from events.codec import decode, encode, event_type
-from events.integrity.commitments import commit_parts, find_fault, with_data
+from events.integrity.commitments import commit_parts, find_fault
 from events.integrity.hash_chain import SALT_BYTES, commit
 from events.integrity.row_checks import check_commitment
 from events.record import StoredRow
 from events.schema.parts import PARTS_MAX, Reasoning, Text
+from events.transfer.changed_rows import with_data
 from tests.support.log.sample_events import EVENTS_WITH_PARTS, posted
 
 WITH_PARTS = [event for event in EVENTS_WITH_PARTS if getattr(event, "parts", ())]
