@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 from events.catalogue import Event
 from events.media import MediaReader, MediaStore
-from events.record import EventHeader, Head, Metadata, RawColumns, RecordedEvent, StoredRow
+from events.record import EventHeader, Head, Metadata, RawColumns, RecordedEvent, StoredRow, StreamVersion
 
 T = TypeVar("T")
 
@@ -50,10 +50,19 @@ class EventLog(Protocol):
         ...
 
     async def erase(
-        self, stream_id: str, expected_version: int, event: Event, metadata: Metadata
+        self,
+        stream_id: str,
+        expected_version: int,
+        event: Event,
+        metadata: Metadata,
+        *,
+        unchanged: StreamVersion | None = None,
     ) -> tuple[RecordedEvent, ...]:
         """Record `event` (of a type in ERASURE_TYPES) and erase the content of all earlier events of the stream, in one
         transaction. Returns once no file of the store holds that content. Raises as `append`.
+
+        `unchanged`: a stream on which the caller's decision depends. If it has another version in that transaction,
+        nothing is erased and VersionConflict is raised.
         """
         ...
 

@@ -71,6 +71,13 @@ class EventHeader(Struct, frozen=True):
     type: str
 
 
+class StreamVersion(Struct, frozen=True, gc=False):
+    """A stream at one of its versions, 0: it has no event."""
+
+    stream_id: str
+    version: int
+
+
 class Head(Struct, frozen=True):
     """The end of the log: position 0 and 32 zero bytes when it is empty."""
 

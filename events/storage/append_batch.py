@@ -13,7 +13,7 @@ from events.errors import LogError, VersionConflict
 from events.integrity.commitments import commit_parts
 from events.integrity.hash_chain import SALT_BYTES, commit, link
 from events.media import MediaMissing
-from events.record import VERSION_MAX, Head, Metadata, RecordedEvent
+from events.record import VERSION_MAX, Head, Metadata, RecordedEvent, StreamVersion
 from events.schema.parts import Parts, find_faults, stored_parts, text_of
 from events.storage.media_references import digests_of
 
@@ -39,7 +39,8 @@ class PendingAppend(Struct, frozen=True, gc=False):
     """An append that waits for its batch. `size` is the length of its data in bytes, `media` are the SHA-256 of the
     files that its events refer to: (index of the content, SHA-256).
 
-    One without contents only erases what the stream holds before version `expected_version`.
+    One without contents only erases what the stream holds before version `expected_version`. `unchanged`: nothing is
+    recorded unless that stream is at that version, too.
     """
 
     stream_id: str
@@ -51,6 +52,7 @@ class PendingAppend(Struct, frozen=True, gc=False):
     size: int
     erases: bool
     media: tuple[tuple[int, bytes], ...] = ()
+    unchanged: StreamVersion | None = None
 
 
 class BatchPlan(Struct, frozen=True):
@@ -75,6 +77,7 @@ class AppendContext(Struct, frozen=True, gc=False):
     metadata: Metadata
     recorded_at_us: int
     erases: bool = False
+    unchanged: StreamVersion | None = None
 
 
 def now_us() -> int:
@@ -113,7 +116,8 @@ def prepare(events: Sequence[Event], origin: AppendContext, random_bytes: Callab
     metadata = _metadata(origin.metadata, contents)
     origin_of, text = (origin.stream_id, origin.expected_version), encode_metadata(metadata)
     at_us, erases = origin.recorded_at_us, origin.erases
-    return PendingAppend(*origin_of, tuple(contents), metadata, text, at_us, size, erases, tuple(media))
+    files, unchanged = tuple(media), origin.unchanged
+    return PendingAppend(*origin_of, tuple(contents), metadata, text, at_us, size, erases, files, unchanged)
 
 
 def _check_parts(parts: Parts, event: Event) -> None:
@@ -141,13 +145,19 @@ def erasure(stream_id: str, version: int) -> PendingAppend:
     return PendingAppend(stream_id, version, (), Metadata(), "", 0, 0, erases=True)
 
 
+def depended_streams(batch: Sequence[PendingAppend]) -> list[str]:
+    """The streams whose versions in the store `plan` must be given, as appends of `batch` depend on them."""
+    return list({append.unchanged.stream_id for append in batch if append.unchanged is not None})
+
+
 def plan(
     batch: Sequence[PendingAppend], head: Head, versions: dict[str, int], missing: frozenset[bytes] = frozenset()
 ) -> BatchPlan:
     """Add `batch` to the chain after `head`. An append that refers to one of the `missing` files gets MediaMissing.
 
     `versions` are the streams' versions in the store; for a stream that is not in it, the expected version of the first
-    append is believed. Appends to one stream follow each other; only those that do not fit get VersionConflict.
+    append is believed, so it has all `depended_streams`. Appends to one stream follow each other; only those that do
+    not fit get VersionConflict.
     """
     reached, erasures, uploads = dict(versions), [], []
     rows: list[Row] = []
@@ -163,6 +173,9 @@ def plan(
             continue
         if reached.setdefault(append.stream_id, expected) != expected:
             outcomes.append(VersionConflict(append.stream_id, expected))
+            continue
+        if append.unchanged is not None and reached[append.unchanged.stream_id] != append.unchanged.version:
+            outcomes.append(VersionConflict(append.unchanged.stream_id, append.unchanged.version))
             continue
         head, recorded = _chain_rows(append, head, rows)
         reached[append.stream_id] = recorded[-1].version

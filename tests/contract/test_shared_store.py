@@ -9,7 +9,7 @@ import pytest
 from events.errors import VersionConflict
 from events.integrity.chain_verifier import verify
 from events.log import EventLog
-from events.record import Head
+from events.record import Head, StreamVersion
 from events.storage.postgres import head_listener
 from events.storage.sqlite import head_poller
 from tests.support.log.log_texts import ALL, fill, texts
@@ -51,6 +51,23 @@ async def follow(log: EventLog, until: int) -> list[tuple[int, str, int]]:
         await log.wait(after)
         seen += [(one.position, one.stream_id, one.version) for one in await log.event_headers(after=after, limit=7)]
     return seen
+
+
+async def test_an_erasure_sees_what_another_node_has_just_recorded_of_its_reasons(nodes: Nodes) -> None:
+    for number in range(20):
+        stream_id = f"a{number}"
+        await fill(nodes[0], stream_id, "text")
+        added, erased = await asyncio.gather(
+            nodes[1].append(f"reasons{number}", 0, [posted("keep it")], ASKED),
+            nodes[0].erase(stream_id, 1, deleted(), ASKED, unchanged=StreamVersion(f"reasons{number}", 0)),
+            return_exceptions=True,
+        )
+        assert isinstance(added, tuple)
+        if isinstance(erased, VersionConflict):
+            assert texts(await nodes[0].read(stream_id, limit=ALL)) == ["text"]
+        else:
+            assert isinstance(erased, tuple)
+            assert erased[0].position < added[0].position
 
 
 async def test_writers_on_two_nodes_that_race_on_few_streams_lose_and_double_nothing(nodes: Nodes) -> None:

@@ -7,6 +7,7 @@ import pytest
 from events.errors import VersionConflict
 from events.integrity.chain_verifier import verify
 from events.log import EventLog
+from events.record import StreamVersion
 from tests.support.log.event_builders import emptied
 from tests.support.log.log_texts import ALL, fill, texts
 from tests.support.log.sample_events import ASKED, deleted, posted
@@ -43,6 +44,33 @@ async def test_an_erasure_at_another_version_conflicts_and_erases_nothing(log: E
     with pytest.raises(VersionConflict):
         await log.erase("a", 1, deleted(), ASKED)
     assert texts(await log.read("a", limit=ALL)) == ["1", "2"]
+
+
+async def test_an_erasure_whose_reasons_have_changed_in_the_log_conflicts_and_erases_nothing(log: EventLog) -> None:
+    await fill(log, "a", "1")
+    await fill(log, "reasons", "1", "2")
+    for seen in (StreamVersion("reasons", 1), StreamVersion("reasons", 3), StreamVersion("none", 1)):
+        with pytest.raises(VersionConflict):
+            await log.erase("a", 1, deleted(), ASKED, unchanged=seen)
+    assert texts(await log.read("a", limit=ALL)) == ["1"]
+    await log.erase("a", 1, deleted(), ASKED, unchanged=StreamVersion("reasons", 2))
+    await fill(log, "b", "1")
+    await log.erase("b", 1, deleted(), ASKED, unchanged=StreamVersion("none", 0))
+    assert [one.event for one in await log.read("a", limit=ALL)] == [None, deleted()]
+    assert (await verify(log))[1] is None
+
+
+async def test_of_an_erasure_and_a_change_of_its_reasons_that_wait_together_the_first_wins(log: EventLog) -> None:
+    await fill(log, "a", "1")
+    await fill(log, "b", "1")
+    results = await asyncio.gather(
+        log.erase("a", 1, deleted(), ASKED, unchanged=StreamVersion("reasons", 0)),
+        log.append("reasons", 0, [posted("changed")], ASKED),
+        log.erase("b", 1, deleted(), ASKED, unchanged=StreamVersion("reasons", 0)),
+        return_exceptions=True,
+    )
+    assert [isinstance(result, VersionConflict) for result in results] == [False, False, True]
+    assert texts(await log.read("b", limit=ALL)) == ["1"]
 
 
 async def test_an_erasure_needs_an_event_that_explains_it(log: EventLog) -> None:

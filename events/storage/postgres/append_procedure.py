@@ -11,7 +11,7 @@ become visible in order.
 """
 
 APPEND_LOCK = 0x43484C  # "CHL", beside the table's number: every log of a database has its own
-NAME = "events_append_3"  # another procedure is another name: nodes of two versions serve side by side
+NAME = "events_append_4"  # another procedure is another name: nodes of two versions serve side by side
 OLD_NAME = "events_append_1"  # of 0.4: it names the schema that it was created in
 WRONG_LOG = "CHL01"  # SQLSTATE: this is not the log that the caller knows
 
@@ -20,6 +20,7 @@ _PROCEDURE = """
 CREATE OR REPLACE PROCEDURE {schema}.{name}(
     known bigint, known_digest bytea, known_table oid,
     streams text[], a_stream integer[], a_expected bigint[], a_count bigint[], a_erases boolean[],
+    a_depends integer[], a_unchanged bigint[],
     e_append integer[], e_stream text[], e_version bigint[], e_type text[], e_schema bigint[], e_at bigint[],
     e_metadata text[], e_data text[], e_salt bytea[], e_commitment bytea[],
     m_append integer[], m_index integer[], m_sha256 bytea[], m_owner text[],
@@ -61,7 +62,8 @@ BEGIN
     END LOOP;
     placed := array_fill(NULL::bigint, ARRAY[cardinality(a_stream)]);
     FOR a IN 1 .. cardinality(a_stream) LOOP
-        IF reached[a_stream[a]] = a_expected[a] AND is_absent[a] IS NOT TRUE THEN
+        IF reached[a_stream[a]] = a_expected[a] AND is_absent[a] IS NOT TRUE
+           AND (a_depends[a] IS NULL OR reached[a_depends[a]] = a_unchanged[a]) THEN
             placed[a] := last + 1;
             last := last + a_count[a];
             reached[a_stream[a]] := a_expected[a] + a_count[a];
@@ -116,7 +118,7 @@ END $$
 # For transactions that append or erase by other means.
 ERASE = "UPDATE events SET data = NULL, salt = NULL WHERE stream_id = $1 AND version < $2 AND data IS NOT NULL"
 LOCK = f"SELECT pg_advisory_xact_lock({APPEND_LOCK}, 'events'::regclass::oid::integer)"
-CALL = f"CALL {NAME}({', '.join(f'${number}' for number in range(1, 23))}, NULL, NULL, NULL, NULL)"
+CALL = f"CALL {NAME}({', '.join(f'${number}' for number in range(1, 25))}, NULL, NULL, NULL, NULL)"
 
 
 def append_procedure(schema: str) -> str:

@@ -281,7 +281,11 @@ def _arguments(batch: Sequence[PendingAppend]) -> tuple[list[object], ...]:
     for number, append in enumerate(batch, 1):
         stream_id, expected = append.stream_id, append.expected_version
         stream_number = stream_numbers.setdefault(stream_id, len(stream_numbers) + 1)
-        appends.append((stream_number, expected, len(append.contents), append.erases))
+        depends, unchanged = None, append.unchanged
+        if unchanged is not None:
+            depends = stream_numbers.setdefault(unchanged.stream_id, len(stream_numbers) + 1)
+        version = None if unchanged is None else unchanged.version
+        appends.append((stream_number, expected, len(append.contents), append.erases, depends, version))
         for version, one in enumerate(append.contents, expected + 1):
             kind = one.type
             envelope = (number, stream_id, version, kind, one.schema_version, append.recorded_at_us)

@@ -18,7 +18,7 @@ from events.compatibility import EventTypeGate, NodeVersion, name_of_process, ow
 from events.errors import LogUnavailable, LogUnusable
 from events.log_observer import LogObserver, NoObserver
 from events.options import LogOptions
-from events.record import Head, Metadata, RecordedEvent
+from events.record import Head, Metadata, RecordedEvent, StreamVersion
 from events.storage.append_batch import AppendContext, now_us, prepare
 from events.storage.erasure_rules import check_erasure_explained
 from events.storage.group_commit import GroupCommit
@@ -118,16 +118,21 @@ class PostgresLog(PostgresQueries):
         return await self._record(events, AppendContext(stream_id, expected_version, metadata, self._clock()))
 
     async def erase(
-        self, stream_id: str, expected_version: int, event: Event, metadata: Metadata
+        self,
+        stream_id: str,
+        expected_version: int,
+        event: Event,
+        metadata: Metadata,
+        *,
+        unchanged: StreamVersion | None = None,
     ) -> tuple[RecordedEvent, ...]:
         """As EventLog.erase. Waits `erase_wait_s` at most for the VACUUM; then `erasure_pending` is true until it has
         run (no query shows the content). Free space of pages, the write-ahead log and backups are not checked.
         """
         if event_type(event) not in ERASURE_TYPES:
             raise ValueError(f"{event_type(event)} does not explain why content is gone")
-        recorded = await self._record(
-            [event], AppendContext(stream_id, expected_version, metadata, self._clock(), erases=True)
-        )
+        context = AppendContext(stream_id, expected_version, metadata, self._clock(), True, unchanged)
+        recorded = await self._record([event], context)
         await self._wait_for_vacuum()
         return recorded
 

@@ -15,7 +15,7 @@ import aiosqlite
 
 from events.errors import LogUnavailable
 from events.options import LogOptions
-from events.storage.append_batch import BatchPlan, Outcome, PendingAppend, plan
+from events.storage.append_batch import BatchPlan, Outcome, PendingAppend, depended_streams, plan
 from events.storage.incomplete_log import WritingCommand
 from events.storage.sqlite.batched_connection import Call, run_in_thread
 from events.storage.sqlite.notifier import Notifier
@@ -103,13 +103,15 @@ class SharedBatchStore(SqliteBatchStore):
         self._refuse_rewound(head)
         digests = {sha256 for append in batch for _, sha256 in append.media}
         missing = find_missing(digests, connection) if digests else NOTHING
-        planned = plan(batch, head, {}, missing)  # believe the callers, who are nearly always right
+        depended = depended_streams(batch)
+        # No other versions: believe the callers, who are nearly always right.
+        planned = plan(batch, head, read_versions(depended, connection) if depended else {}, missing)
         try:
             insert_rows(connection, planned.rows)
         except sqlite3.IntegrityError as error:
             if error.sqlite_errorname not in CONFLICTS:
                 raise
-            versions = read_versions(list({append.stream_id for append in batch}), connection)
+            versions = read_versions(list({*depended, *(append.stream_id for append in batch)}), connection)
             planned = plan(batch, head, versions, missing)
             insert_rows(connection, planned.rows)
         consume_uploads(connection, planned.uploads)

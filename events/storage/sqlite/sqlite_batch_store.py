@@ -17,7 +17,7 @@ from events.integrity.hash_chain import GENESIS
 from events.media import CHUNKS_AT_ONCE, MEDIA_CHUNK_BYTES
 from events.options import LogOptions
 from events.record import Head
-from events.storage.append_batch import BatchPlan, Outcome, PendingAppend, plan
+from events.storage.append_batch import BatchPlan, Outcome, PendingAppend, depended_streams, plan
 from events.storage.group_commit import HeadNotifier
 from events.storage.incomplete_log import WritingCommand
 from events.storage.sqlite.batched_connection import Call, run_in_thread
@@ -304,7 +304,9 @@ class SqliteBatchStore:
             raise LogUnavailable(f"database {self._path} has lost events that were recorded: stop and restore a copy")
 
     async def _commit(self, connection: aiosqlite.Connection, batch: Sequence[PendingAppend]) -> list[Outcome]:
-        versions: dict[str, int] = {}  # none: believe the callers, who are nearly always right
+        depended = depended_streams(batch)
+        # No others: believe the callers, who are nearly always right.
+        versions = await run_in_thread(connection, partial(read_versions, depended)) if depended else {}
         digests = {sha256 for append in batch for _, sha256 in append.media}
         # Found now, it is there when the rows are written: only this task deletes.
         missing = await run_in_thread(connection, partial(find_missing, digests)) if digests else NOTHING
@@ -328,7 +330,7 @@ class SqliteBatchStore:
                 # Each stream's first append has passed the triggers, so every conflict that was found with it is one.
                 return planned.outcomes
             await self._reload(connection)
-            streams = list({append.stream_id for append in batch})
+            streams = list({*depended, *(append.stream_id for append in batch)})
             versions = await run_in_thread(connection, partial(read_versions, streams))
         raise LogUnavailable(f"database {self._path}: another program writes to it; stop that program")
 

@@ -14,7 +14,7 @@ from events.compatibility import EventTypeGate, OtherNodes
 from events.errors import LogStopped, LogUnavailable, LogUnusable
 from events.log_observer import LogObserver, NoObserver
 from events.options import LogOptions
-from events.record import Head, Metadata, RecordedEvent
+from events.record import Head, Metadata, RecordedEvent, StreamVersion
 from events.storage.append_batch import AppendContext, erasure, now_us, prepare
 from events.storage.database_lock import DatabaseLock, database_file
 from events.storage.erasure_rules import check_erasure_explained
@@ -197,7 +197,13 @@ class SqliteLog(SqliteQueries):
         return await side.writer.submit(prepare(events, context, self._random_bytes))
 
     async def erase(
-        self, stream_id: str, expected_version: int, event: Event, metadata: Metadata
+        self,
+        stream_id: str,
+        expected_version: int,
+        event: Event,
+        metadata: Metadata,
+        *,
+        unchanged: StreamVersion | None = None,
     ) -> tuple[RecordedEvent, ...]:
         """As EventLog.erase. While another program reads the file for longer than `erase_wait_s` it returns all the
         same (the event is recorded, no query shows the content); `erasure_pending` is then true until that reader
@@ -208,7 +214,7 @@ class SqliteLog(SqliteQueries):
         side = self._require_write_side()
         if self._gate is not None:
             await self._gate.admit([event])
-        context = AppendContext(stream_id, expected_version, metadata, self._clock(), erases=True)
+        context = AppendContext(stream_id, expected_version, metadata, self._clock(), True, unchanged)
         recorded = await side.writer.submit(prepare([event], context, self._random_bytes))
         await self._wait_until_wal_clean(side)
         return recorded

@@ -13,7 +13,7 @@ from events.codec import encode, event_type
 from events.errors import LogUnavailable
 from events.log import Snapshot
 from events.media import MediaStore, NoMedia
-from events.record import EventHeader, Head, Metadata, RecordedEvent, StoredRow
+from events.record import EventHeader, Head, Metadata, RecordedEvent, StoredRow, StreamVersion
 
 START_US = 1_735_689_600_000_000  # 2025-01-01
 STEP_US = 1_000_000
@@ -71,7 +71,13 @@ class MemoryLog:
         return tuple(self.record(stream_id, *events))
 
     async def erase(
-        self, stream_id: str, expected_version: int, event: Event, metadata: Metadata
+        self,
+        stream_id: str,
+        expected_version: int,
+        event: Event,
+        metadata: Metadata,
+        *,
+        unchanged: StreamVersion | None = None,
     ) -> tuple[RecordedEvent, ...]:
         return (self.erase_now(stream_id, event),)
 

@@ -22,7 +22,7 @@ from chatbot.sessions.session_queries import SessionQueries
 from events.catalogue import Event, ReplyEnded, ReplyStarted
 from events.errors import LogUnavailable
 from events.options import LogOptions
-from events.record import Metadata, RecordedEvent
+from events.record import Metadata, RecordedEvent, StreamVersion
 from events.storage.sqlite.sqlite_log import SqliteLog
 from projections.factory import create_runner
 from projections.runner import ProjectionRunner
@@ -55,10 +55,16 @@ class FailingStore(SqliteLog):
         return await super().append(stream_id, expected_version, events, metadata)
 
     async def erase(
-        self, stream_id: str, expected_version: int, event: Event, metadata: Metadata
+        self,
+        stream_id: str,
+        expected_version: int,
+        event: Event,
+        metadata: Metadata,
+        *,
+        unchanged: StreamVersion | None = None,
     ) -> tuple[RecordedEvent, ...]:
         self._check_available()
-        return await super().erase(stream_id, expected_version, event, metadata)
+        return await super().erase(stream_id, expected_version, event, metadata, unchanged=unchanged)
 
     def _check_available(self) -> None:
         if self.refusing:
