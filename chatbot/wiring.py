@@ -22,6 +22,7 @@ from chatbot.api.app import listen_on_socket
 from chatbot.api.routes.node_routes import build_node_app
 from chatbot.api.services import Readiness, Services
 from chatbot.config.settings import Settings
+from chatbot.keys.key_registry import KeyRegistry
 from chatbot.llm.concurrency_limiter import ConcurrencyLimiter
 from chatbot.llm.health_monitor import HealthMonitor
 from chatbot.llm.llm_options import EmbeddedOptions, LlmOptions
@@ -84,7 +85,6 @@ def rules(settings: Settings, node: str | None = None) -> Rules:
         max_context_messages=settings.chat.max_context_messages,
         pending_max=settings.sessions.queued_messages_max,
         access_resolution_us=round(settings.sessions.access_resolution_s * 1e6),
-        auth=bool(settings.auth.keys),
         retry_interrupted=settings.sessions.interrupted_retries_max,
         is_shared=node is not None,
         unanswered=settings.chat.unanswered_messages,
@@ -274,6 +274,7 @@ def _make_services(
     storage, model, ports = infrastructure.storage, infrastructure.model, sessions.ports
     return Services(
         settings=settings,
+        keys=KeyRegistry(settings.auth),
         log=storage.log,
         runner=storage.runner,
         queries=storage.runner.queries,

@@ -6,22 +6,22 @@ page whose own host name resolves to 127.0.0.1 (DNS rebinding) counts as a page 
 browsers send no `Origin` and an ordinary `Host`, and are not affected.
 """
 
-import hashlib
-import hmac
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 
 import structlog
 from aiohttp import web
 
-from chatbot.api.access.ticket_scope import ticket_owner
+from chatbot.api.access.authorization import CALLER, OTHER_ROUTES, PRINCIPAL, ROUTE_SCOPES, require_route_scope
+from chatbot.api.access.ticket_scope import ticket_principal
 from chatbot.api.problems import Problem, internal_error, problem_of, render, retry_after_s
 from chatbot.api.server.path_prefix import prefix_of
 from chatbot.api.services import SERVICES, Services
 from chatbot.api.v1.error_form import is_v1, render_error
 from chatbot.config.host_addresses import is_loopback
 from chatbot.config.sections.server_settings import ServerSettings
+from chatbot.keys.principal import EVERYONE, UNKNOWN, Principal
 from chatbot.sessions.domain.commands import Caller
 from chatbot.sessions.domain.rejections import Draining
 from events.errors import LogUnavailable
@@ -30,7 +30,6 @@ from projections.errors import ProjectionError
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
-CALLER: web.RequestKey[Caller] = web.RequestKey("asker", Caller)
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 PUBLIC_PATHS = frozenset({"/", "/livez", "/readyz", "/api/health", "/docs", "/redoc", "/openapi.json", "/problems"})
 PUBLIC_PREFIXES = ("/assets/", "/docs/", "/redoc/", "/problems/")
@@ -88,7 +87,8 @@ async def _handle(request: web.Request, handler: Handler, services: Services) ->
         check_host_and_origin(request, services.settings.server)
         if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
             return _preflight(request)
-        request[CALLER] = _authenticate(request, services)
+        principal = request[PRINCIPAL] = _authenticate(request, services)
+        request[CALLER] = Caller(principal.name, request[REQUEST_ID], any_owner=principal is EVERYONE)
         return await handler(request)
     except Exception as error:
         problem = problem_of(error)
@@ -111,31 +111,24 @@ async def _handle(request: web.Request, handler: Handler, services: Services) ->
         return response
 
 
-def _authenticate(request: web.Request, services: Services) -> Caller:
-    """The caller, by the key in Authorization: Bearer or X-API-Key, else by a ticket. Raises Problem 401, 403."""
-    keys = services.settings.auth.keys
-    request_id = request[REQUEST_ID]
-    if not keys:
-        return Caller(owner=None, request_id=request_id)
+def _authenticate(request: web.Request, services: Services) -> Principal:
+    """The principal of the key in Authorization: Bearer or X-API-Key, else of a ticket. Raises Problem 401, 403."""
+    if services.keys.is_open:
+        return EVERYONE
     scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer":
         secret = request.headers.get("X-API-Key", "")
     secret = secret.strip()
-    owner = _owner_of(secret, keys) if secret else ticket_owner(request, services.settings, services.clock())
-    is_open = request.path in PUBLIC_PATHS or request.path.startswith(PUBLIC_PREFIXES)
-    if owner is None and not is_open:
+    principal = services.keys.find(secret) if secret else ticket_principal(request, services.keys, services.clock())
+    if request.path in PUBLIC_PATHS or request.path.startswith(PUBLIC_PREFIXES):
+        return principal or UNKNOWN
+    if principal is None:
         raise Problem(401, "unauthorized", "Unauthorized", "send a valid key as Authorization: Bearer")
-    return Caller(owner=owner, request_id=request_id)
-
-
-def _owner_of(secret: str, keys: Mapping[str, str]) -> str | None:
-    """The owner of a key. Compares with every key in constant time, so that timing reveals nothing about them."""
-    given = hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
-    found: str | None = None
-    for name, known in keys.items():
-        if hmac.compare_digest(given, hashlib.sha256(known.encode()).digest()):
-            found = name
-    return found
+    resource = request.match_info.route.resource
+    if resource is not None:  # else the answer is 404 or 405
+        method = "GET" if request.method == "HEAD" else request.method
+        require_route_scope(principal, ROUTE_SCOPES.get((method, resource.canonical), OTHER_ROUTES))
+    return principal
 
 
 def _preflight(request: web.Request) -> web.Response:
@@ -151,18 +144,6 @@ def _route_template(request: web.Request) -> str:
     """The route's path template: unlike the path, a label with a bounded number of values."""
     resource = request.match_info.route.resource
     return resource.canonical if resource is not None else "unmatched"
-
-
-def is_auditor(request: web.Request) -> bool:
-    """Whether the caller may read the whole log: its key is listed in auth.auditors, or no keys are configured."""
-    auth = request.app[SERVICES].settings.auth
-    return not auth.keys or request[CALLER].owner in auth.auditors
-
-
-def require_auditor(request: web.Request) -> None:
-    """Raises Problem 403."""
-    if not is_auditor(request):
-        raise Problem(403, "forbidden", "Forbidden", "only an auditor's key may do this; auth.auditors names them")
 
 
 def require_accepting(request: web.Request) -> None:

@@ -38,8 +38,8 @@ PROBLEM_TYPES: dict[str, ProblemType] = {
         "Get a ticket for this session, or one without `session_id`.",
     ),
     "forbidden": ProblemType(
-        403, "Forbidden", "The key is valid, but only an auditor's key may do this.",
-        "Use the key of an auditor; the setting auth.auditors names them.",
+        403, "Forbidden", "The key is valid, but does not have the scope that this needs.",
+        "Use a key with the scope that `detail` names; auth.auditors and auth.admins give it to configured keys.",
     ),
     "host-not-allowed": ProblemType(
         403, "Host not allowed", "The Host header is not a name of this service.",

@@ -8,6 +8,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from chatbot.config.settings import Settings
+from chatbot.keys.key_registry import KeyRegistry
 from chatbot.llm.concurrency_limiter import ConcurrencyLimiter
 from chatbot.llm.health_monitor import HealthMonitor
 from chatbot.llm.provider import Provider
@@ -42,6 +43,7 @@ class Services(Struct, frozen=True):
     """
 
     settings: Settings
+    keys: KeyRegistry
     log: EventLog
     runner: ProjectionStatus
     queries: ProjectionQueries

@@ -89,6 +89,8 @@ def _keys(settings: Settings) -> Iterator[Fault]:
         yield Fault(("auth.keys",), "two names have the same secret")
     if not set(auth.auditors) <= set(auth.keys):
         yield Fault(("auth.auditors", "auth.keys"), "an auditor is somebody whose key is configured")
+    if not set(auth.admins) <= set(auth.keys):
+        yield Fault(("auth.admins", "auth.keys"), "an administrator is somebody whose key is configured")
     if not set(auth.front_ends) <= set(auth.keys):
         yield Fault(("auth.front_ends", "auth.keys"), "a front end is a program whose key is configured")
     if 0 < len(settings.v1.user_jwt_secret) < SECRET_MIN_CHARS:

@@ -160,7 +160,7 @@ class SessionQueries:
 
     def _require_visible(self, session: Session | None, session_id: str, caller: Caller | None) -> Session:
         """The session, if it exists and `caller` (None: anyone) may see it. Raises SessionNotFound."""
-        if session is None or not (caller is None or may_access(session.owner, self._ports.rules, caller)):
+        if session is None or not (caller is None or may_access(session.owner, caller)):
             raise rejections.SessionNotFound(session_id)
         return session
 

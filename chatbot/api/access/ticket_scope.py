@@ -5,15 +5,16 @@ from aiohttp import web
 from chatbot.api.access.tickets import verify_ticket
 from chatbot.api.problems import Problem
 from chatbot.api.requests import canonical_id
-from chatbot.config.settings import Settings
+from chatbot.keys.key_registry import KeyRegistry
+from chatbot.keys.principal import Principal
 
 TICKET = "ticket"  # the query parameter
 _CHANGES, _FEED, _FILE = "/api/sessions/changes", "/api/sessions/{session_id}/stream", "/api/media/{sha256}"
 TICKET_PATHS = frozenset({_CHANGES, _FEED, _FILE})
 
 
-def ticket_owner(request: web.Request, settings: Settings, now_us: int) -> str | None:
-    """The key in whose name a request with a ticket is made; None: the request has no ticket that counts here.
+def ticket_principal(request: web.Request, keys: KeyRegistry, now_us: int) -> Principal | None:
+    """The key on whose behalf a request with a ticket is made; None: the request has no ticket that counts here.
 
     Raises Problem 401 for a ticket that has expired or is none, 403 for one of another session.
     """
@@ -21,7 +22,7 @@ def ticket_owner(request: web.Request, settings: Settings, now_us: int) -> str |
     path = resource.canonical if resource is not None else ""
     if text is None or request.method not in ("GET", "HEAD") or path not in TICKET_PATHS:
         return None
-    ticket = verify_ticket(text, settings.auth.keys)
+    ticket = verify_ticket(text, keys.valid_hashes())
     if ticket is None:
         raise Problem(401, "unauthorized", "Unauthorized", "the ticket is not one that this service gave out")
     if now_us >= ticket.expires_at_us:
@@ -29,7 +30,7 @@ def ticket_owner(request: web.Request, settings: Settings, now_us: int) -> str |
         raise Problem(401, "ticket-expired", "Ticket expired", why)
     if ticket.session_id is not None and ticket.session_id != _session_of(request, path):
         raise Problem(403, "ticket-scope", "Ticket of another session", "the ticket is for one session, not for this")
-    return ticket.owner
+    return keys.of_hash(ticket.secret_sha256)
 
 
 def _session_of(request: web.Request, path: str) -> str | None:

@@ -7,10 +7,9 @@ check a ticket, none has to remember it, and it ends with its key. It contains n
 
 import base64
 import binascii
-import hashlib
 import hmac
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 from msgspec import Struct
 
@@ -22,33 +21,35 @@ _PURPOSE = b"chatbot ticket"
 
 
 class Ticket(Struct, frozen=True):
-    """`owner` is the name of the key; `session_id` None: all feeds and files of that key. `expires_at_us`: Unix."""
+    """`secret_sha256` is of the secret of the key that got it; `session_id` None: all feeds and files of that key.
+    `expires_at_us`: Unix.
+    """
 
-    owner: str
+    secret_sha256: bytes
     session_id: str | None
     expires_at_us: int
 
 
-def sign_ticket(ticket: Ticket, keys: Mapping[str, str]) -> str:
-    """The ticket as text, signed with its owner's key."""
+def sign_ticket(ticket: Ticket) -> str:
+    """The ticket as text, signed with the secret of its key."""
     kind = _OF_ALL if ticket.session_id is None else _OF_SESSION
     session = uuid.UUID(int=0) if ticket.session_id is None else uuid.UUID(ticket.session_id)
     payload = bytes([kind]) + ticket.expires_at_us.to_bytes(8, "big") + session.bytes
-    return base64.urlsafe_b64encode(payload + _mac(payload, keys[ticket.owner])).decode().rstrip("=")
+    return base64.urlsafe_b64encode(payload + _mac(payload, ticket.secret_sha256)).decode().rstrip("=")
 
 
-def verify_ticket(text: str, keys: Mapping[str, str]) -> Ticket | None:
-    """The ticket, if one of `keys` has signed it, whether it has expired or not. Compares with each key in constant
-    time.
+def verify_ticket(text: str, hashes: Iterable[bytes]) -> Ticket | None:
+    """The ticket, if it is signed with a secret of which `hashes` has the SHA-256, whether it has expired or not.
+    Compares with each one in constant time.
     """
     signed = _decode(text)
     payload, mac = signed[:_PAYLOAD_BYTES], signed[_PAYLOAD_BYTES:]
     if len(signed) != _PAYLOAD_BYTES + _MAC_BYTES or payload[0] not in (_OF_ALL, _OF_SESSION):
         return None
-    found: str | None = None
-    for name, secret in keys.items():
-        if hmac.compare_digest(mac, _mac(payload, secret)):
-            found = name
+    found: bytes | None = None
+    for secret_sha256 in hashes:
+        if hmac.compare_digest(mac, _mac(payload, secret_sha256)):
+            found = secret_sha256
     if found is None:
         return None
     session_id = str(uuid.UUID(bytes=payload[9:])) if payload[0] == _OF_SESSION else None
@@ -65,6 +66,6 @@ def _decode(text: str) -> bytes:
         return b""
 
 
-def _mac(payload: bytes, secret: str) -> bytes:
-    key = hmac.digest(hashlib.sha256(secret.encode()).digest(), _PURPOSE, "sha256")
+def _mac(payload: bytes, secret_sha256: bytes) -> bytes:
+    key = hmac.digest(secret_sha256, _PURPOSE, "sha256")
     return hmac.digest(key, payload, "sha256")

@@ -305,7 +305,7 @@ def problems() -> Iterator[ProblemView]:
     yield _problem(429, "media-quota", "Too many unused uploads", "uploads may have 268435456 bytes together")
     yield _problem(400, "malformed", "Malformed JSON", "not JSON: JSON is malformed: expected ':' (byte 12)")
     yield _problem(401, "unauthorized", "Unauthorized", "send a valid key as Authorization: Bearer")
-    yield _problem(403, "forbidden", "Forbidden", "only an auditor's key may do this; auth.auditors names them")
+    yield _problem(403, "forbidden", "Forbidden", "this needs a key with the scope audit; this key has chat, metrics")
     yield _problem(408, "timeout", "Timeout", "the body did not arrive in time")
     yield _problem(413, "body-too-large", "Body too large", "the body is too large")
     yield _problem(415, "media-type", "Unsupported media type", "send Content-Type: application/json")

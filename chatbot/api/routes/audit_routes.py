@@ -4,8 +4,8 @@ from typing import cast
 
 from aiohttp import web
 
+from chatbot.api.access.authorization import require_auditor
 from chatbot.api.audit_response_bodies import ChainFault, LogHeadView, WalkView
-from chatbot.api.middleware import require_auditor
 from chatbot.api.request_limits import THROTTLE, VERIFICATION_LIMIT
 from chatbot.api.request_queries import check_query, query_int
 from chatbot.api.responses import json_response

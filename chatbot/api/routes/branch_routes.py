@@ -2,7 +2,8 @@
 
 from aiohttp import web
 
-from chatbot.api.middleware import CALLER, require_accepting
+from chatbot.api.access.authorization import CALLER
+from chatbot.api.middleware import require_accepting
 from chatbot.api.request_bodies import BranchBody, ForkBody
 from chatbot.api.requests import if_match, read_body, read_idempotency_key, session_id_for_key, session_id_of
 from chatbot.api.response_bodies import BranchView

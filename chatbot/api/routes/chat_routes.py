@@ -3,12 +3,13 @@
 from aiohttp import web
 from msgspec import Struct
 
+from chatbot.api.access.authorization import CALLER
 from chatbot.api.media.decoded_files import DecodedFile
 from chatbot.api.media.media_access import MediaAccess
 from chatbot.api.media.media_uploads import UPLOADS
 from chatbot.api.media.posted_files import resolve_files
 from chatbot.api.message_parts import check_message, files_of, parts_of_message
-from chatbot.api.middleware import CALLER, require_accepting
+from chatbot.api.middleware import require_accepting
 from chatbot.api.request_bodies import ChatBody, RegenerateBody
 from chatbot.api.requests import (
     Cursor,

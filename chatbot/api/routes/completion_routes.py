@@ -8,10 +8,11 @@ from aiohttp import web
 from msgspec import Struct
 from msgspec.structs import replace
 
+from chatbot.api.access.authorization import CALLER
 from chatbot.api.media.media_uploads import UPLOADS
 from chatbot.api.media.sent_images import keep_images
 from chatbot.api.message_parts import PostedFile
-from chatbot.api.middleware import CALLER, require_accepting
+from chatbot.api.middleware import require_accepting
 from chatbot.api.problems import Problem
 from chatbot.api.requests import read_idempotency_key, read_raw
 from chatbot.api.responses import json_response

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 import msgspec
 from aiohttp import web
 
-from chatbot.api.middleware import CALLER, is_auditor, require_auditor
+from chatbot.api.access.authorization import CALLER, is_auditor, require_auditor
 from chatbot.api.problems import RequestFault
 from chatbot.api.request_limits import AFTER_MAX, LOG_DEFAULT, LOG_MAX, THROTTLE, TRAIL_DEFAULT, TRAIL_MAX
 from chatbot.api.request_queries import check_query, query_int

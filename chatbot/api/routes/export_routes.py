@@ -6,7 +6,7 @@ from functools import partial
 import msgspec
 from aiohttp import web
 
-from chatbot.api.middleware import CALLER
+from chatbot.api.access.authorization import CALLER
 from chatbot.api.problems import RequestFault
 from chatbot.api.request_limits import EXPORT_LIMIT, THROTTLE
 from chatbot.api.request_queries import check_query, query_choice

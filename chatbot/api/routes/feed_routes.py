@@ -2,8 +2,8 @@
 
 from aiohttp import web
 
+from chatbot.api.access.authorization import CALLER
 from chatbot.api.access.ticket_scope import TICKET
-from chatbot.api.middleware import CALLER
 from chatbot.api.request_queries import check_query
 from chatbot.api.requests import Cursor, read_cursor, session_id_of
 from chatbot.api.services import SERVICES, Services

@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator
 
 from aiohttp import ETag, web
 
+from chatbot.api.access.authorization import CALLER
 from chatbot.api.access.ticket_scope import TICKET
 from chatbot.api.media.media_access import MediaAccess
 from chatbot.api.media.media_uploads import UPLOADS
-from chatbot.api.middleware import CALLER, PRIVATE, require_accepting
+from chatbot.api.middleware import PRIVATE, require_accepting
 from chatbot.api.problems import Problem, RequestFault
 from chatbot.api.request_queries import check_query
 from chatbot.api.requests import canonical_id

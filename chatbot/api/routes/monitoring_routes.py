@@ -7,8 +7,8 @@ from typing import Literal
 
 from aiohttp import web
 
+from chatbot.api.access.authorization import CALLER, is_auditor
 from chatbot.api.metrics_snapshot import collect_metrics, refresh_gauges
-from chatbot.api.middleware import CALLER, is_auditor
 from chatbot.api.problems import RequestFault
 from chatbot.api.readiness import NOT_READY_REASONS, READY, WRITE_PROBE, can_read, log_answers, readiness_state
 from chatbot.api.request_queries import check_query, query_choice
@@ -80,7 +80,7 @@ async def usage(request: web.Request) -> web.Response:
     by = query_choice(request, "by", GROUPINGS)
     first, last = _query_day(request, "from", "0000-01-01"), _query_day(request, "to", "9999-12-31")
     await services.session_queries.catch_up()
-    owner = request[CALLER].owner if services.settings.auth.keys else None
+    owner = request[CALLER].owner
     totals = await services.queries.usage(by, first, last, owner)
     rows = [
         UsageRow(

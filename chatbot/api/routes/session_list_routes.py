@@ -10,8 +10,8 @@ from typing import Literal
 from aiohttp import web
 from msgspec import Struct
 
+from chatbot.api.access.authorization import CALLER
 from chatbot.api.access.ticket_scope import TICKET
-from chatbot.api.middleware import CALLER
 from chatbot.api.problems import RequestFault
 from chatbot.api.request_limits import (
     DESCRIBED_MAX,
@@ -110,7 +110,7 @@ async def follow_changes(request: web.Request) -> web.StreamResponse:
 
 def _scope(request: web.Request) -> ChangesScope:
     """Without keys all sessions are everybody's."""
-    return ChangesScope(request[CALLER].owner, any_owner=not request.app[SERVICES].settings.auth.keys)
+    return ChangesScope(request[CALLER].owner, any_owner=request[CALLER].any_owner)
 
 
 async def _describe_page(

@@ -7,8 +7,9 @@ from aiohttp import web
 from msgspec import UNSET
 from msgspec.structs import replace
 
+from chatbot.api.access.authorization import CALLER, erasing_caller
 from chatbot.api.json_checks import check_metadata
-from chatbot.api.middleware import CALLER, require_accepting
+from chatbot.api.middleware import require_accepting
 from chatbot.api.request_bodies import CancelBody, ChangeSessionBody, CreateSessionBody, ReadBody
 from chatbot.api.request_limits import LIST_MAX
 from chatbot.api.request_queries import check_query, query_int
@@ -125,7 +126,7 @@ async def change(request: web.Request) -> web.Response:
 async def delete(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
     session_id, command = session_id_of(request), DeleteSession(may_wait=True)
-    answer = await services.supervisor.ask(session_id, command, request[CALLER], if_versions=if_match(request))
+    answer = await services.supervisor.ask(session_id, command, erasing_caller(request), if_versions=if_match(request))
     if answer.state.session.status == "deleted":
         return web.Response(status=204)
     services.erasures.notify()

@@ -2,8 +2,8 @@
 
 from aiohttp import web
 
+from chatbot.api.access.authorization import PRINCIPAL
 from chatbot.api.access.tickets import Ticket, sign_ticket
-from chatbot.api.middleware import CALLER
 from chatbot.api.problems import RequestFault
 from chatbot.api.request_bodies import TicketBody
 from chatbot.api.requests import canonical_id, read_body
@@ -18,12 +18,12 @@ routes = web.RouteTableDef()
 @routes.post("/api/tickets")
 async def issue(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
-    settings, owner = services.settings, request[CALLER].owner
+    settings, principal = services.settings, request[PRINCIPAL]
     body = await read_body(request, TicketBody, settings.server.body_timeout_s, optional=True)
     session_id = None if body.session_id is None else canonical_id(body.session_id)
     if body.session_id is not None and session_id is None:
         raise RequestFault("is not a UUID", "$.session_id")
-    if owner is None:
+    if principal.name is None:
         return json_response(TicketView(None, None))  # without keys everything can be read as it is
-    ticket = Ticket(owner, session_id, services.clock() + settings.auth.ticket_seconds * 1_000_000)
-    return json_response(TicketView(sign_ticket(ticket, settings.auth.keys), timestamp(ticket.expires_at_us)))
+    ticket = Ticket(principal.secret_sha256, session_id, services.clock() + settings.auth.ticket_seconds * 1_000_000)
+    return json_response(TicketView(sign_ticket(ticket), timestamp(ticket.expires_at_us)))

@@ -27,6 +27,13 @@ class AuthSettings(Struct, frozen=True):
             extra={"allowed": "names of configured keys"},
         ),
     ] = ()
+    admins: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Names of the keys that may manage API keys: add, list, rotate and revoke them.",
+            extra={"allowed": "names of configured keys"},
+        ),
+    ] = ()
     front_ends: Annotated[
         tuple[str, ...],
         Meta(

@@ -26,11 +26,15 @@ USER_ID = "user_id"  # the key of the end user in a session's metadata
 
 
 class Caller(Struct, frozen=True):
-    """The principal of a command. `owner` is the API key's name, None when the service runs without keys."""
+    """The principal of a command. `owner` is the API key's name, None when the service runs without keys.
+
+    `any_owner`: may reach sessions of any owner, as everyone where no key exists.
+    """
 
     owner: str | None = None
     request_id: str | None = None
     is_service: bool = False
+    any_owner: bool = False
 
 
 SERVICE = Caller(is_service=True)

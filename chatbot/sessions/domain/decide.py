@@ -167,7 +167,7 @@ def find_refusal(
 
     An expired session can still be deleted, as its texts are still there, and can still copy texts of its origin.
     """
-    if state is None or not may_access(state.session.owner, rules, caller):
+    if state is None or not may_access(state.session.owner, caller):
         return rejections.SessionNotFound(session_id)
     if isinstance(command, PostTranscript) and is_of_another_user(state, command.end_user):
         return rejections.SessionNotFound(session_id)

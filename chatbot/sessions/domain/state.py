@@ -65,7 +65,6 @@ class Rules(Struct, frozen=True):
     max_context_messages: int
     pending_max: int
     access_resolution_us: int
-    auth: bool = False
     retry_interrupted: int = 0
     is_shared: bool = False
     unanswered: Unanswered = "omit"
@@ -279,9 +278,9 @@ def is_of_another_user(state: State, end_user: str | None) -> bool:
     return end_user is not None and state.metadata.get(USER_ID, end_user) != end_user
 
 
-def may_access(owner: str | None, rules: Rules, caller: Caller) -> bool:
+def may_access(owner: str | None, caller: Caller) -> bool:
     """Whether `caller` may see a session of `owner`. Sessions created while the service had no keys are open to all."""
-    return not rules.auth or caller.is_service or owner is None or caller.owner == owner
+    return caller.any_owner or caller.is_service or owner is None or caller.owner == owner
 
 
 KeyedEvent = TypeVar(

@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 
 from chatbot.api.access.tickets import Ticket, sign_ticket, verify_ticket
+from chatbot.config.sections.auth_settings import AuthSettings
+from chatbot.keys.key_registry import KeyRegistry, hash_secret
 from tests.support.http.feed_reader import FeedReader
 from tests.support.log.sample_events import IMAGE_BYTES
 from tests.support.model.model_server import ModelServer
 from tests.support.service import Running, serving
 
 SECRETS = {"mina": "a-long-secret-of-hers", "jun": "another-long-secret"}
+HASHES = {name: hash_secret(secret) for name, secret in SECRETS.items()}
 KEYS = ",".join(f"{name}:{secret}" for name, secret in SECRETS.items())
 MINA, JUN = ({"X-API-Key": secret} for secret in SECRETS.values())
 SESSION = "6f9e4c0a-51d3-4b8e-9a59-0d3c7f6a2b14"
@@ -47,33 +50,36 @@ async def status_of(service: Running, path: str, **query: str) -> tuple[int, str
 
 @pytest.mark.parametrize("session_id", [None, SESSION, "00000000-0000-0000-0000-000000000000"])
 def test_a_ticket_says_whose_it_is_and_for_what(session_id: str | None) -> None:
-    signed = Ticket("jun", session_id, 1_800_000_000_000_000)
-    text = sign_ticket(signed, SECRETS)
-    assert verify_ticket(text, SECRETS) == signed
+    signed = Ticket(HASHES["jun"], session_id, 1_800_000_000_000_000)
+    text = sign_ticket(signed)
+    assert verify_ticket(text, HASHES.values()) == signed
     assert len(text) == 76
     assert "jun" not in base64.urlsafe_b64decode(text).decode("latin-1")
 
 
 def test_a_ticket_ends_with_its_key() -> None:
-    text = sign_ticket(Ticket("mina", None, 1), SECRETS)
-    assert verify_ticket(text, {"jun": SECRETS["jun"]}) is None
-    assert verify_ticket(text, {"mina": "a-new-secret-of-hers"}) is None
-    renamed = verify_ticket(text, {"mina2": SECRETS["mina"]})  # the secret is the key, the name only its label
-    assert renamed is not None
-    assert renamed.owner == "mina2"
+    text = sign_ticket(Ticket(HASHES["mina"], None, 1))
+    assert verify_ticket(text, [HASHES["jun"]]) is None
+    assert verify_ticket(text, [hash_secret("a-new-secret-of-hers")]) is None
+    renamed = KeyRegistry(AuthSettings(keys={"mina2": SECRETS["mina"]}))  # the secret is the key, the name its label
+    found = verify_ticket(text, renamed.valid_hashes())
+    assert found is not None
+    principal = renamed.of_hash(found.secret_sha256)
+    assert principal is not None
+    assert principal.name == "mina2"
 
 
 def test_no_changed_bit_goes_unnoticed() -> None:
-    raw = base64.urlsafe_b64decode(sign_ticket(Ticket("mina", SESSION, 1_800_000_000_000_000), SECRETS))
+    raw = base64.urlsafe_b64decode(sign_ticket(Ticket(HASHES["mina"], SESSION, 1_800_000_000_000_000)))
     for bit in range(8 * len(raw)):
         changed = bytearray(raw)
         changed[bit // 8] ^= 1 << bit % 8
-        assert verify_ticket(base64.urlsafe_b64encode(changed).decode(), SECRETS) is None
+        assert verify_ticket(base64.urlsafe_b64encode(changed).decode(), HASHES.values()) is None
 
 
 @pytest.mark.parametrize("text", ["", "=", "x", "é" * 76, "A" * 76, "A" * 128, "A" * 100_000, " " * 76])
 def test_what_is_no_ticket_is_none(text: str) -> None:
-    assert verify_ticket(text, SECRETS) is None
+    assert verify_ticket(text, HASHES.values()) is None
 
 
 async def test_a_ticket_opens_feeds_and_files_of_its_key(locked: Running) -> None:
@@ -137,7 +143,7 @@ async def test_a_header_counts_and_not_the_ticket_beside_it(locked: Running) -> 
 async def test_an_expired_ticket_is_refused_in_words(locked: Running, capsys: pytest.CaptureFixture[str]) -> None:
     session_id = await session_of(locked)
     path = f"/api/sessions/{session_id}/stream"
-    expired = sign_ticket(Ticket("mina", None, locked.services.clock() - 1), SECRETS)
+    expired = sign_ticket(Ticket(HASHES["mina"], None, locked.services.clock() - 1))
     answer = await locked.client.get(path, params={"ticket": expired}, headers={"Accept": "text/event-stream"})
     assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
     problem = answer.json()
@@ -154,7 +160,7 @@ async def test_a_ticket_lives_as_long_as_the_setting_says(tmp_path: Path, model:
     settings = {"CHATBOT_API_KEYS": KEYS, "CHATBOT_AUTH_TICKET_SECONDS": "7"}
     async with serving(tmp_path, model.url, **settings) as service:
         before = service.services.clock()
-        found = verify_ticket(await ticket(service), SECRETS)
+        found = verify_ticket(await ticket(service), HASHES.values())
         assert found is not None
         assert before + 7_000_000 <= found.expires_at_us <= service.services.clock() + 7_000_000
 

@@ -70,7 +70,7 @@ class World(SessionsHarness):
 
 @pytest.fixture
 async def sessions(tmp_path: Path) -> AsyncIterator[World]:
-    made = World(tmp_path, auth=False)
+    made = World(tmp_path)
     await made.open()
     await made.filled()
     yield made

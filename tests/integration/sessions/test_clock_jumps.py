@@ -53,7 +53,7 @@ async def test_a_wrong_clock_expires_nothing_by_timer_read_or_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(expiry_timer, "SLEEP_MIN_S", 0.01)
-    machine = Machine(tmp_path, auth=False)
+    machine = Machine(tmp_path)
     await machine.open()
     rounds = 0
 
@@ -89,7 +89,7 @@ async def test_a_wrong_clock_expires_nothing_by_timer_read_or_call(
 
 
 async def test_the_start_holds_the_clock_against_the_newest_event(tmp_path: Path) -> None:
-    machine = Machine(tmp_path, auth=False)
+    machine = Machine(tmp_path)
     await machine.open()
     jumps: list[float] = []
     empty = await open_deadline_clock(machine.log, jumps.append)

@@ -19,7 +19,7 @@ FORKS = 4
 
 @pytest.fixture
 async def sessions(tmp_path: Path) -> AsyncIterator[SessionsHarness]:
-    made = SessionsHarness(tmp_path, auth=False)
+    made = SessionsHarness(tmp_path)
     await made.open()
     yield made
     await made.close()

@@ -53,7 +53,7 @@ class World(SessionsHarness):
 
 @asynccontextmanager
 async def world(folder: Path, after_hours: float = AFTER_HOURS) -> AsyncIterator[World]:
-    sessions = World(folder, auth=False)
+    sessions = World(folder)
     await sessions.open()
     sessions.timer = ExpiryTimer(sessions.ports, sessions.supervisor.ask, after_hours)
     running = asyncio.create_task(sessions.timer.run())

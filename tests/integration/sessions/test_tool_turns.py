@@ -97,7 +97,7 @@ class World(SessionsHarness):
 
 @asynccontextmanager
 async def opened(folder: Path, **rules: Any) -> AsyncIterator[World]:
-    world = World(folder, auth=False, **rules)
+    world = World(folder, **rules)
     await world.open()
     try:
         await world.ask(CreateSession(None, {}, 0, None, None))

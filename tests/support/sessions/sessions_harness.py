@@ -116,7 +116,7 @@ class SessionsHarness:
         self.now_us = 1_800_000_000_000_000
         self.seen = CountingObserver()
         self.provider = ManualProvider()
-        self._rules = {"max_context_messages": CONTEXT_MAX, "pending_max": PENDING_MAX, "auth": True, **rules}
+        self._rules = {"max_context_messages": CONTEXT_MAX, "pending_max": PENDING_MAX, **rules}
 
     @property
     def room(self) -> Path:

@@ -45,6 +45,7 @@ def test_the_defaults_have_no_faults_and_no_risks() -> None:
         (changed(auth={"keys": {"a": SECRET, "b": SECRET}}), "auth.keys", "the same secret"),
         (changed(auth={"keys": {"a": SECRET}, "auditors": ("a", "b")}), "auth.auditors", "whose key is configured"),
         (changed(auth={"auditors": ("a",)}), "auth.auditors", "whose key is configured"),
+        (changed(auth={"admins": ("a",)}), "auth.admins", "whose key is configured"),
         (changed(auth={"front_ends": ("a",)}), "auth.front_ends", "whose key is configured"),
         (changed(v1={"user_jwt_secret": "short"}), "v1.user_jwt_secret", "it has 5 characters"),
         (changed(auth={"require_keys": True}), "auth.require_keys", "set CHATBOT_API_KEYS"),

@@ -274,10 +274,15 @@ def test_deleting_keeps_the_usage_on_the_books() -> None:
 
 
 def test_a_foreign_session_is_not_found_when_there_are_keys() -> None:
-    rules = replace(RULES, auth=True)
     state = created(owner="alice")
-    for owner, refused in (("alice", False), ("bob", True), (None, True)):
-        decision = decide(state, commands.RecordAccess(), 0, rules, Caller(owner, "id"), SESSION)
+    for owner, any_owner, refused in (
+        ("alice", False, False),
+        ("bob", False, True),
+        (None, False, True),
+        (None, True, False),
+    ):
+        caller = Caller(owner, "id", any_owner=any_owner)
+        decision = decide(state, commands.RecordAccess(), 0, RULES, caller, SESSION)
         assert isinstance(decision.rejection, rejections.SessionNotFound) is refused
 
 
