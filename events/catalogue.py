@@ -41,6 +41,7 @@ from events.schema.session_events import (
     SessionRead,
     ToolCallsClosed,
 )
+from events.schema.witness_events import CheckpointWitnessed, WitnessEvent
 
 __all__ = [
     "ACCESS_TYPES",
@@ -52,9 +53,11 @@ __all__ = [
     "RESERVED_STREAMS",
     "SCHEMA_VERSIONS",
     "SESSION_TYPES",
+    "WITNESS",
     "AdoptedMessage",
     "AnyEvent",
     "BranchSelected",
+    "CheckpointWitnessed",
     "ContentErased",
     "ConversationName",
     "Event",
@@ -94,19 +97,24 @@ __all__ = [
     "Traits",
     "Usage",
     "UsageTotal",
+    "WitnessEvent",
 ]
 
 
 def types_of(union: object) -> frozenset[str]:
     """The types, as in the column `type`, of the classes in `union`."""
-    return frozenset(str(cls.__struct_config__.tag) for cls in get_args(union))
+    return frozenset(str(cls.__struct_config__.tag) for cls in get_args(union) or (union,))
 
 
-AnyEvent = SessionEvent | KeyEvent | HoldEvent
+AnyEvent = SessionEvent | KeyEvent | HoldEvent | WitnessEvent
 
 # Streams that are no session's, and the events of each. Their ids are no UUIDs, so no session can have one.
-KEYS, HOLDS = "keys", "holds"
-RESERVED_STREAMS: dict[str, frozenset[str]] = {KEYS: types_of(KeyEvent), HOLDS: types_of(HoldEvent)}
+KEYS, HOLDS, WITNESS = "keys", "holds", "witness"
+RESERVED_STREAMS: dict[str, frozenset[str]] = {
+    KEYS: types_of(KeyEvent),
+    HOLDS: types_of(HoldEvent),
+    WITNESS: types_of(WitnessEvent),
+}
 
 
 class IgnoredEvent(Event, frozen=True, tag="ignored"):

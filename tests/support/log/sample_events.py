@@ -5,8 +5,10 @@ import hashlib
 from events.catalogue import (
     HOLDS,
     KEYS,
+    WITNESS,
     AdoptedMessage,
     BranchSelected,
+    CheckpointWitnessed,
     ContentErased,
     ConversationName,
     Event,
@@ -269,6 +271,7 @@ RESERVED_EVENTS: dict[str, tuple[Event, ...]] = {
         HoldAdded("h1", "litigation", ticket="LEGAL-1", metadata={"user_id": "42"}),
         HoldReleased("h1", "settled", ticket="LEGAL-2"),
     ),
+    WITNESS: (CheckpointWitnessed("chatbot-log/" + "a" * 32, 12, "b" * 64, "chatbot-log/...\n\n\u2014 log AAAA\n"),),
 }
 
 
