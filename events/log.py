@@ -13,7 +13,16 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 from events.catalogue import Event
 from events.media import MediaReader, MediaStore
-from events.record import EventHeader, Head, Metadata, RawColumns, RecordedEvent, StoredRow, StreamVersion
+from events.record import (
+    Envelope,
+    EventHeader,
+    Head,
+    Metadata,
+    RawColumns,
+    RecordedEvent,
+    StoredRow,
+    StreamVersion,
+)
 
 T = TypeVar("T")
 
@@ -102,6 +111,10 @@ class EventLog(Protocol):
         """As `read_all`, without contents: cheap for callers that need only the streams that have changed."""
         ...
 
+    async def envelopes(self, *, after: int = 0, limit: int) -> list[Envelope]:
+        """As `read_all`, without contents and undecoded, for searches by time, type and metadata."""
+        ...
+
     async def read_at(self, positions: Sequence[int]) -> dict[int, RecordedEvent]:
         """The events at these positions, by position; positions that do not exist are absent."""
         ...
@@ -112,6 +125,10 @@ class EventLog(Protocol):
 
     async def rows(self, *, after: int = 0, limit: int, bytes_max: int | None = None) -> list[StoredRow]:
         """As `read_all`, undecoded, with salt, commitment and digest, for verification. `bytes_max` as in `read`."""
+        ...
+
+    async def rows_at(self, positions: Sequence[int]) -> dict[int, StoredRow]:
+        """The rows at these positions, by position; positions that do not exist are absent."""
         ...
 
     async def stream_rows(

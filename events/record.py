@@ -78,6 +78,17 @@ class StreamVersion(Struct, frozen=True, gc=False):
     version: int
 
 
+class Envelope(Struct, frozen=True):
+    """An event without content, with its time and metadata (as stored): enough to search by."""
+
+    position: int
+    stream_id: str
+    version: int
+    type: str
+    recorded_at_us: int
+    metadata: str
+
+
 class Head(Struct, frozen=True):
     """The end of the log: position 0 and 32 zero bytes when it is empty."""
 
@@ -90,6 +101,12 @@ def stored_row(raw: RawColumns) -> StoredRow:
     position, stream_id, version, kind, schema_version, recorded_at_us, metadata, data, *proof = raw
     envelope = _text(stream_id), version, _text(kind), schema_version, recorded_at_us, _text(metadata)
     return StoredRow(position, *envelope, None if data is None else _text(data), *proof)
+
+
+def envelope(raw: RawColumns) -> Envelope:
+    """Decode the raw columns of an envelope, as `stored_row` decodes those of a row."""
+    position, stream_id, version, kind, recorded_at_us, metadata = raw
+    return Envelope(position, _text(stream_id), version, _text(kind), recorded_at_us, _text(metadata))
 
 
 def raw_columns(row: StoredRow) -> RawColumns:

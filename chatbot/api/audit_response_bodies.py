@@ -13,6 +13,13 @@ class TrailView(Struct, frozen=True, omit_defaults=True):
     next: int | None = None
 
 
+class PageEnd(Struct, frozen=True):
+    """The last line of a filtered answer: continue after `next` while `more` is true. Pages may have no events."""
+
+    next: int
+    more: bool
+
+
 class Closing(Struct, frozen=True, tag_field="type", tag="draining"):
     """The service stops, and the stream ends: reconnect after the time in its `retry:` line."""
 

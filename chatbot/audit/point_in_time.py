@@ -13,6 +13,7 @@ _TIME = re.compile(rf"{_DAY.pattern}[Tt ]\d{{2}}:\d{{2}}:\d{{2}}(\.\d{{1,9}})?([
 INVALID_POINT_IN_TIME = (
     "must be a version such as 12, a time with its zone such as 2026-01-31T09:30:00Z, or a day such as 2026-01-31"
 )
+INVALID_TIME = "must be a time with its zone such as 2026-01-31T09:30:00Z, or a day such as 2026-01-31"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -38,11 +39,22 @@ def parse_point_in_time(text: str) -> PointInTime:
     """
     if _VERSION.fullmatch(text):
         return PointInTime(version=int(text))
+    if not _DAY.fullmatch(text) and not _TIME.fullmatch(text):
+        raise ValueError(INVALID_POINT_IN_TIME)
+    return PointInTime(at_us=parse_time_bound(text, is_end=True))
+
+
+def parse_time_bound(text: str, *, is_end: bool) -> int:
+    """Parse one end of a range of times, in RFC 3339 format or a day: unix microseconds.
+
+    A day in UTC begins with its first and ends with its last microsecond. Raises ValueError as `parse_point_in_time`.
+    """
     is_day = _DAY.fullmatch(text) is not None
     if not is_day and not _TIME.fullmatch(text):
-        raise ValueError(INVALID_POINT_IN_TIME)
+        raise ValueError(INVALID_TIME)
+    of_day = "23:59:59.999999" if is_end else "00:00:00"
     try:
-        at = datetime.fromisoformat(f"{text}T23:59:59.999999Z" if is_day else text.upper())
-        return PointInTime(at_us=(at - _EPOCH) // timedelta(microseconds=1))
+        at = datetime.fromisoformat(f"{text}T{of_day}Z" if is_day else text.upper())
+        return (at - _EPOCH) // timedelta(microseconds=1)
     except (ValueError, OverflowError):
         raise ValueError("names a day or an hour that no calendar has") from None

@@ -76,6 +76,12 @@ def _diff() -> Command:
     return Command(add_diff_arguments, diff_command)
 
 
+def _find() -> Command:
+    from chatbot.cli.record.find import add_find_arguments, find
+
+    return Command(add_find_arguments, find)
+
+
 def _rebuild() -> Command:
     from chatbot.cli.maintenance.rebuild import add_rebuild_arguments, rebuild_command
 
@@ -133,6 +139,7 @@ COMMANDS = {
     "prompt": CommandEntry("print the request behind a reply", _prompt),
     "replay": CommandEntry("print a conversation as of a point in time", _replay),
     "diff": CommandEntry("print what changed in a conversation", _diff),
+    "find": CommandEntry("find events, or the sessions that have them", _find),
     "rebuild": CommandEntry("rebuild the projections from the log", _rebuild),
     "project": CommandEntry("run a projection of your own", _project),
     "verify": CommandEntry("check that nobody has changed the log", _verify),
@@ -150,7 +157,7 @@ SERVICE_COMMANDS = {
 }
 GROUPS = {
     "serve": ("serve", "health", "config"),
-    "read conversations": ("replay", "diff", "prompt", "project"),
+    "read conversations": ("find", "replay", "diff", "prompt", "project"),
     "prove": ("verify", "keygen", "checkpoint", "prove"),
     "erase": ("erase", "erased"),
     "copy and move": ("backup", "export", "import", "migrate"),

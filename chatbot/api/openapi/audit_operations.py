@@ -1,13 +1,50 @@
 """The operations of audit and export; operations.py has all others."""
 
+from chatbot.api.audit.event_queries import NAME_MAX_CHARS
 from chatbot.api.audit_response_bodies import LogHeadView, TrailView, WalkView
 from chatbot.api.openapi.schemas import NDJSON, Operation, QueryParameter, ResponseSpec
-from chatbot.api.request_limits import AFTER_MAX, LOG_DEFAULT, LOG_MAX, TRAIL_DEFAULT, TRAIL_MAX
+from chatbot.api.request_limits import (
+    AFTER_MAX,
+    FILTERS_MAX,
+    LOG_DEFAULT,
+    LOG_MAX,
+    SCANNED_MAX,
+    TRAIL_DEFAULT,
+    TRAIL_MAX,
+)
 from chatbot.audit.conversation_rendering import ExportedConversation
 from chatbot.audit.event_view import EventView
 
 _session = "/api/sessions/{session_id}"
 _number = {"type": "integer", "minimum": 0, "maximum": AFTER_MAX}
+_name = {"type": "string", "minLength": 1, "maxLength": NAME_MAX_CHARS}
+_filters = (
+    QueryParameter("since", "Only events of this time or later: RFC 3339, or a day.", {"type": "string"}, "2026-01-01"),
+    QueryParameter("until", "Only events of this time or earlier; a day ends with its last microsecond (UTC).",
+                   {"type": "string"}, "2026-01-31"),
+    QueryParameter("type", "Only events of these types.", {"type": "string"}, "session_deleted,message_posted"),
+    QueryParameter("key", "Only events that this API key caused: the name in `actor`.", _name, "mina"),
+    QueryParameter("request_id", "Only events of the request with this X-Request-ID.", _name, "0f3c9d51"),
+)  # fmt: skip
+_of_sessions = (
+    QueryParameter("owner", "Only events of sessions that belong to this API key.", _name, "mina"),
+    QueryParameter(
+        "metadata", "Only events of sessions with these values in their metadata: metadata.user_id=42.",
+        {
+            "type": "object", "maxProperties": FILTERS_MAX, "propertyNames": {"pattern": r"^metadata\."},
+            "additionalProperties": {"type": "string"},
+        },
+        example={"metadata.user_id": "42"}, members=True,
+    ),
+    QueryParameter(
+        "ever", "Whether values count that a session had earlier.",
+        {"type": "string", "enum": ["false", "true"], "default": "false"},
+    ),
+)  # fmt: skip
+_FILTERED = f"""With a filter, one request looks at up to {SCANNED_MAX} events and may find none. Its last line is
+`{{"next":...,"more":...}}`: continue after `next` while `more` is true. An erased session is found by its owner, not by
+its metadata.
+"""
 _EVENT = """`data` is the very text that is stored, and so is `metadata`: with `salt` they give the `commitment`, and
 with the `digest` of the event before it in the log its `digest`:
 
@@ -23,15 +60,18 @@ survives. An event of an older schema version is shown as it was recorded.
 """
 _TRAIL = f"""For the session's owner and for auditors, also when the session has expired or was deleted. No access, and
 nothing is appended. Continue after the `version` of the last event. A model server's own words about a failure are for
-auditors only: for others the event has `withheld` true, and no `salt`.
+auditors only: for others the event has `withheld` true, and no `salt`. With a filter one request looks at up to
+{SCANNED_MAX} events: continue after `next` while there is one, also where there are no events.
 
 {_EVENT}"""
 _LOG = f"""For auditors. One event in each line; continue after the `position` of the last one: the end is reached
 when there is no line. With `Accept: text/event-stream` the answer follows the log without end and ignores `limit`. Each
 frame's `id` is the position of its event; resume an interrupted stream with the last `id`: no event is missing or comes
-twice. Before the service stops comes a last frame, `{{"type":"draining","position":...}}`. A position
-beyond the end of the log is refused: the log has lost events, or it is another one.
+twice. A stream is filtered by time, type, key and request_id only; a frame without data then only moves the `id`.
+Before the service stops comes a last frame, `{{"type":"draining","position":...}}`. A position beyond
+the end of the log is refused: the log has lost events, or it is another one.
 
+{_FILTERED}
 {_EVENT}"""
 _WALK = """For auditors. The events after `from` up to `to` are checked against the chain, one by one. The digest stored
 at `from` is trusted; compare it with one that you kept. The number of simultaneous verifications is limited: check a
@@ -71,6 +111,7 @@ AUDIT = (
                 "limit", "How many at most.",
                 {"type": "integer", "minimum": 1, "maximum": TRAIL_MAX, "default": TRAIL_DEFAULT},
             ),
+            *_filters,
         ),
         problems=(404, 422, 503),
     ),
@@ -83,6 +124,7 @@ AUDIT = (
                 "limit", "How many at most.",
                 {"type": "integer", "minimum": 1, "maximum": LOG_MAX, "default": LOG_DEFAULT},
             ),
+            *_filters, *_of_sessions,
         ),
         headers=("Last-Event-ID",), problems=(403, 422, 503),
     ),

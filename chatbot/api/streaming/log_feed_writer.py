@@ -7,6 +7,7 @@ import msgspec
 from chatbot.api.audit_response_bodies import Closing
 from chatbot.api.services import Services
 from chatbot.api.streaming.response_stream import ResponseStream, encode_event
+from chatbot.audit.event_filter import EventFilter
 from chatbot.audit.event_view import PAGE_ROWS, encode_row
 from chatbot.runtime.throttle import PIECE_BYTES, DutyCycleThrottle
 from chatbot.sessions.feeds.channels import Signal, wait_any
@@ -18,8 +19,9 @@ WHOLE_LOG = ""  # the channel's key, in place of a session id: its readers are c
 class LogFeedWriter:
     """One reader, as a position in the log and without a queue. A frame's id is the position of its event."""
 
-    def __init__(self, services: Services, after: int, throttle: DutyCycleThrottle) -> None:
+    def __init__(self, services: Services, after: int, throttle: DutyCycleThrottle, events: EventFilter) -> None:
         self._services = services
+        self._events = events
         self._throttle = throttle
         self._position = after
         self._retry_ms: int | None = services.settings.stream.retry_ms  # sent with the first frame only
@@ -39,10 +41,13 @@ class LogFeedWriter:
         rows = await self._services.log.rows(after=self._position, limit=PAGE_ROWS, bytes_max=PIECE_BYTES)
         if rows:
             with self._throttle.measure():
-                frames = b"".join(self._frame(row.position, encode_row(row)) for row in rows)
+                matching = [row for row in rows if self._events.matches(row)]
+                frames = b"".join(self._frame(row.position, encode_row(row)) for row in matching)
+                if not matching or matching[-1] is not rows[-1]:
+                    frames += b"id: %d\n\n" % rows[-1].position  # without data: only the position to resume from
             is_far_behind = len(rows) == PAGE_ROWS or len(frames) >= PIECE_BYTES
             self._position = rows[-1].position
-            del rows  # a reader that takes nothing holds one page, encoded
+            del rows, matching  # a reader that takes nothing holds one page, encoded
             await stream.send(frames)
             if is_far_behind:  # new events are sent immediately, old ones at the throttle's pace
                 await self._throttle.wait()

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from events.codec import decode_metadata, decode_recorded
 from events.log import Snapshot
-from events.record import EventHeader, RawColumns, RecordedEvent, StoredRow, raw_columns
+from events.record import Envelope, EventHeader, RawColumns, RecordedEvent, StoredRow, raw_columns
 from events.storage.postgres.postgres_read_pool import ROWS, PostgresReadPool
 from events.storage.postgres.postgres_schema import COLUMNS
 
@@ -25,6 +25,11 @@ _EVERY = f"SELECT {_EVENT} FROM events WHERE position > $1 ORDER BY position LIM
 _AT = f"SELECT {_EVENT} FROM events WHERE position = ANY($1::bigint[])"  # noqa: S608  constants
 _SIZES = "SELECT position, coalesce(octet_length(data), 0) FROM events WHERE position = ANY($1::bigint[])"
 _HEADERS = "SELECT position, stream_id, version, type FROM events WHERE position > $1 ORDER BY position LIMIT $2"
+_ENVELOPES = (
+    "SELECT position, stream_id, version, type, recorded_at, metadata FROM events WHERE position > $1"
+    " ORDER BY position LIMIT $2"
+)
+_ROWS_AT = f"SELECT {_ALL} FROM events WHERE position = ANY($1::bigint[])"  # noqa: S608  constants
 _STREAM_ROWS = f"SELECT {_ALL} FROM events WHERE stream_id = $1 AND version > $2 ORDER BY version LIMIT $3"  # noqa: S608  constants
 
 Span = tuple[int, int]  # after, limit
@@ -54,6 +59,11 @@ class PostgresQueries:
         span = _span(after, limit)
         return list(starmap(EventHeader, await self._pool.fetch(_HEADERS, *span, is_long=_is_long(span))))
 
+    async def envelopes(self, *, after: int = 0, limit: int) -> list[Envelope]:
+        """As EventLog.envelopes."""
+        span = _span(after, limit)
+        return list(starmap(Envelope, await self._pool.fetch(_ENVELOPES, *span, is_long=_is_long(span))))
+
     async def read_at(self, positions: Sequence[int]) -> dict[int, RecordedEvent]:
         """As EventLog.read_at."""
         found: dict[int, RecordedEvent] = {}
@@ -71,6 +81,13 @@ class PostgresQueries:
     async def rows(self, *, after: int = 0, limit: int, bytes_max: int | None = None) -> list[StoredRow]:
         """As EventLog.rows."""
         return list(starmap(StoredRow, await self._page(ROWS, _span(after, limit), "position", bytes_max)))
+
+    async def rows_at(self, positions: Sequence[int]) -> dict[int, StoredRow]:
+        """As EventLog.rows_at."""
+        found: dict[int, StoredRow] = {}
+        for page in _pages(positions):
+            found.update((row[0], StoredRow(*row)) for row in await self._pool.fetch(_ROWS_AT, page))
+        return found
 
     async def stream_rows(
         self, stream_id: str, *, after: int = 0, limit: int, bytes_max: int | None = None

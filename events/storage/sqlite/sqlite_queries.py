@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from events.codec import decode_metadata, decode_recorded
 from events.log import Snapshot
-from events.record import EventHeader, RawColumns, RecordedEvent, StoredRow, stored_row
+from events.record import Envelope, EventHeader, RawColumns, RecordedEvent, StoredRow, envelope, stored_row
 from events.storage.sqlite.sqlite_errors import primary_code
 from events.storage.sqlite.sqlite_read_pool import SqliteReadPool
 from events.storage.sqlite.sqlite_schema import RAW_COLUMNS
@@ -30,6 +30,11 @@ _AFTER_VERSION = "WHERE stream_id = ? AND version > ? ORDER BY version"
 _TEXT_COLUMNS = (
     "position, ifnull(CAST(stream_id AS TEXT), ''), version, ifnull(CAST(type AS TEXT), ''), schema_version,"
     " recorded_at, ifnull(CAST(metadata AS TEXT), ''), CAST(data AS TEXT), salt, commitment, digest"
+)
+_RAW_ENVELOPE = "position, CAST(stream_id AS BLOB), version, CAST(type AS BLOB), recorded_at, CAST(metadata AS BLOB)"
+_TEXT_ENVELOPE = (
+    "position, ifnull(CAST(stream_id AS TEXT), ''), version, ifnull(CAST(type AS TEXT), ''), recorded_at,"
+    " ifnull(CAST(metadata AS TEXT), '')"
 )
 
 
@@ -60,6 +65,16 @@ class SqliteQueries:
         span = _span(after, limit)
         return list(starmap(EventHeader, await self._fetch(query, span, is_long=_is_long(span))))
 
+    async def envelopes(self, *, after: int = 0, limit: int) -> list[Envelope]:
+        """As EventLog.envelopes: as they are in the file, however damaged their texts."""
+        span = _span(after, limit)
+
+        def select(connection: sqlite3.Connection) -> list[Envelope]:
+            query = f"SELECT {{}} FROM events {_AFTER_POSITION} LIMIT ?"  # noqa: S608  constants
+            return _decoded(connection, query, span, (_TEXT_ENVELOPE, Envelope), (_RAW_ENVELOPE, _envelope))
+
+        return await self._pool.run(select, is_long=_is_long(span))
+
     async def read_at(self, positions: Sequence[int]) -> dict[int, RecordedEvent]:
         """As EventLog.read_at."""
         found: dict[int, RecordedEvent] = {}
@@ -82,6 +97,14 @@ class SqliteQueries:
     async def rows(self, *, after: int = 0, limit: int, bytes_max: int | None = None) -> list[StoredRow]:
         """As EventLog.rows: rows as they are in the file, however damaged their texts."""
         return await self._stored(_AFTER_POSITION, _span(after, limit), bytes_max)
+
+    async def rows_at(self, positions: Sequence[int]) -> dict[int, StoredRow]:
+        """As EventLog.rows_at."""
+        found: dict[int, StoredRow] = {}
+        for page in _pages(positions):
+            where = f"WHERE position IN ({','.join('?' * len(page))})"
+            found.update((row.position, row) for row in await self._stored(where, (*page, POSITIONS_MAX), None))
+        return found
 
     async def stream_rows(
         self, stream_id: str, *, after: int = 0, limit: int, bytes_max: int | None = None
@@ -111,21 +134,11 @@ class SqliteQueries:
         return await self._pool.run(lambda raw: _select(raw, query, values, bytes_max), is_long=is_long)
 
     async def _stored(self, where: str, values: tuple[Any, ...], bytes_max: int | None) -> list[StoredRow]:
-        """Texts decoded by SQLite's module cost half of those decoded here, but it fails at one that is not UTF-8."""
+        def select(connection: sqlite3.Connection) -> list[StoredRow]:
+            query = f"SELECT {{}} FROM events {where} LIMIT ?"  # noqa: S608  constants
+            return _decoded(connection, query, values, (_TEXT_COLUMNS, StoredRow), (RAW_COLUMNS, _row), bytes_max)
 
-        def select(connection: sqlite3.Connection, columns: str) -> list[Any]:
-            query = f"SELECT {columns} FROM events {where} LIMIT ?"  # noqa: S608  constants
-            return _select(connection, query, values, bytes_max)
-
-        def select_rows(connection: sqlite3.Connection) -> list[StoredRow]:
-            try:
-                return list(starmap(StoredRow, select(connection, _TEXT_COLUMNS)))
-            except sqlite3.OperationalError as error:
-                if primary_code(error):
-                    raise
-            return list(map(stored_row, select(connection, RAW_COLUMNS)))
-
-        return await self._pool.run(select_rows, is_long=_is_long(values))
+        return await self._pool.run(select, is_long=_is_long(values))
 
 
 def _span(after: int, limit: int) -> tuple[int | float, int]:
@@ -147,6 +160,34 @@ def _is_long(values: tuple[Any, ...]) -> bool:
     """Whether a query may return many rows; its limit is the last of its values."""
     limit: int = values[-1]
     return limit > SHORT_ROWS
+
+
+def _row(*raw: Any) -> StoredRow:
+    return stored_row(raw)
+
+
+def _envelope(*raw: Any) -> Envelope:
+    return envelope(raw)
+
+
+def _decoded(
+    connection: sqlite3.Connection,
+    query: str,
+    values: Sequence[Any],
+    texts: tuple[str, Callable[..., T]],
+    raw: tuple[str, Callable[..., T]],
+    bytes_max: int | None = None,
+) -> list[T]:
+    """The rows of `query`, made from one of two kinds of columns and the function that takes them.
+
+    Texts decoded by SQLite's module cost half of those decoded here, but it fails at one that is not UTF-8.
+    """
+    try:
+        return list(starmap(texts[1], _select(connection, query.format(texts[0]), values, bytes_max)))
+    except sqlite3.OperationalError as error:
+        if primary_code(error):
+            raise
+    return list(starmap(raw[1], _select(connection, query.format(raw[0]), values, bytes_max)))
 
 
 def _select(

@@ -13,7 +13,7 @@ from events.codec import encode, event_type
 from events.errors import LogUnavailable
 from events.log import Snapshot
 from events.media import MediaStore, NoMedia
-from events.record import EventHeader, Head, Metadata, RecordedEvent, StoredRow, StreamVersion
+from events.record import Envelope, EventHeader, Head, Metadata, RecordedEvent, StoredRow, StreamVersion
 
 START_US = 1_735_689_600_000_000  # 2025-01-01
 STEP_US = 1_000_000
@@ -98,6 +98,12 @@ class MemoryLog:
     async def event_headers(self, *, after: int = 0, limit: int) -> list[EventHeader]:
         return [EventHeader(e.position, e.stream_id, e.version, e.type) for e in self.events[after : after + limit]]
 
+    async def envelopes(self, *, after: int = 0, limit: int) -> list[Envelope]:
+        return [
+            Envelope(e.position, e.stream_id, e.version, e.type, e.recorded_at_us, "{}")
+            for e in self.events[after : after + limit]
+        ]
+
     async def read_at(self, positions: Sequence[int]) -> dict[int, RecordedEvent]:
         return {p: self.events[p - 1] for p in positions if 0 < p <= len(self.events)}
 
@@ -122,6 +128,9 @@ class MemoryLog:
             )
             for e in self.events[after : after + limit]
         ]
+
+    async def rows_at(self, positions: Sequence[int]) -> dict[int, StoredRow]:
+        return {row.position: row for row in await self.rows(limit=len(self.events) or 1) if row.position in positions}
 
     async def stream_rows(
         self, stream_id: str, *, after: int = 0, limit: int, bytes_max: int | None = None
