@@ -22,6 +22,7 @@ from chatbot.api.app import listen_on_socket
 from chatbot.api.routes.node_routes import build_node_app
 from chatbot.api.services import Readiness, Services
 from chatbot.config.settings import Settings
+from chatbot.holds.hold_registry import HoldRegistry
 from chatbot.keys.key_registry import KeyRegistry
 from chatbot.llm.concurrency_limiter import ConcurrencyLimiter
 from chatbot.llm.health_monitor import HealthMonitor
@@ -242,6 +243,7 @@ async def _start_sessions(settings: Settings, stack: AsyncExitStack, infrastruct
         cluster=node.cluster if node else SingleNode(),
         reserve=reserve,
         media_memory=MediaMemory(settings.llm.media_memory_max_bytes),
+        holds=HoldRegistry(storage.log),
     )
     supervisor = Supervisor(ports)
     stack.push_async_callback(supervisor.close)
@@ -349,6 +351,7 @@ async def compose_offline(
         clock=now_us,
         timer=time.monotonic,
         logger=structlog.get_logger("sessions"),
+        holds=HoldRegistry(log),
     )
     supervisor = Supervisor(ports)
     stack.push_async_callback(supervisor.close)

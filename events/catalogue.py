@@ -14,7 +14,7 @@ from typing import get_args
 
 from events.schema.adoption import AdoptedMessage, Origin
 from events.schema.event import Event, ReservedEvent, Traits
-from events.schema.hold_events import HoldAdded, HoldEvent, HoldReleased
+from events.schema.hold_events import HoldAdded, HoldEvent, HoldReleased, HoldsForgotten
 from events.schema.key_events import KeyAdded, KeyEvent, KeyRevoked, KeyRotated
 from events.schema.naming import ConversationName
 from events.schema.parameters import Parameters, ReplySettings, Usage, UsageTotal
@@ -65,6 +65,7 @@ __all__ = [
     "HoldAdded",
     "HoldEvent",
     "HoldReleased",
+    "HoldsForgotten",
     "IgnoredEvent",
     "KeyAdded",
     "KeyEvent",

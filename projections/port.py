@@ -235,15 +235,15 @@ class ProjectionQueries(Protocol):
         """The next deadline of such a session, in microseconds; None if there is none."""
         ...
 
-    async def long_expired(self, by_us: int, *, limit: int) -> list[Session]:
-        """Expired sessions whose deadline was at `by_us` or before, the oldest first: their content is still there."""
+    async def long_expired(self, by_us: int, *, limit: int, without: Sequence[int] = ()) -> list[Session]:
+        """Expired sessions, with content, whose deadline was at `by_us` or before, the oldest first; not these `no`."""
         ...
 
-    async def oldest_expired(self) -> int | None:
-        """The earliest deadline among expired sessions, in microseconds; None if there is none."""
+    async def oldest_expired(self, *, without: Sequence[int] = ()) -> int | None:
+        """The earliest deadline among expired sessions, in microseconds; None if there is none. Not of these `no`."""
         ...
 
-    async def above_limit(self, bytes_max: int, *, limit: int) -> list[Session]:
+    async def above_limit(self, bytes_max: int, *, limit: int, without: Sequence[int] = ()) -> list[Session]:
         """The oldest ended sessions that are no conversations, of owners whose such texts are more than `bytes_max`."""
         ...
 

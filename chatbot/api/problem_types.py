@@ -87,6 +87,10 @@ PROBLEM_TYPES: dict[str, ProblemType] = {
         409, "Session busy", "A reply is running, and `on_busy` is reject.",
         "Wait for the reply, cancel it, or send `on_busy` queue or interrupt.",
     ),
+    "session-held": ProblemType(
+        409, "Session held", "A legal hold covers the session: nothing of it may be erased. `reason` says why.",
+        "Try again when the hold is released; who has the scope `hold` can say when.",
+    ),
     "reply-cancelled": ProblemType(
         409, "Reply cancelled", "Under /v1: another client cancelled the reply. Its text so far is kept.",
         "Send the request again for another reply.",

@@ -49,6 +49,7 @@ STATUSES: dict[type[Exception], tuple[int, str, str]] = {
     rejections.VersionMismatch: (412, "version-mismatch", "Precondition failed"),
     rejections.VersionBehind: (412, "version-behind", "Precondition failed"),
     rejections.SessionBusy: (409, "session-busy", "Session busy"),
+    rejections.SessionHeld: (409, "session-held", "Session held"),
     rejections.MessageNotFound: (404, "message-not-found", "Message not found"),
     rejections.NotQueued: (409, "not-queued", "Not queued"),
     rejections.TooManyPending: (429, "too-many-pending", "Too many messages are waiting"),

@@ -154,6 +154,12 @@ class MetricDefinitions:
             "Requests without a conversation that were erased as their API key had more than v1.stateless_max_bytes.",
             registry=registry,
         )
+        self._holds = Gauge("chatbot_holds", "Legal holds in force.", registry=registry)
+        self._erasures_held = Counter(
+            "chatbot_erasures_held_total",
+            "Erasures and redactions that were refused because of a legal hold.",
+            registry=registry,
+        )
         self._sessions = Gauge("chatbot_sessions", "Sessions by status.", ["status"], registry=registry)
         self._log_lines_dropped = Counter(
             "chatbot_log_lines_dropped_total",

@@ -87,6 +87,12 @@ class Metrics(MetricDefinitions):
     def erased_early(self) -> None:
         self._erased_early.inc()
 
+    def erasure_held(self) -> None:
+        self._erasures_held.inc()
+
+    def holds(self, count: int) -> None:
+        self._holds.set(count)
+
     def refused(self, reason: str) -> None:
         self._refused.labels(reason).inc()
 
@@ -237,6 +243,9 @@ class SessionMetrics:
 
     def erased_early(self) -> None:
         self._metrics.erased_early()
+
+    def erasure_held(self) -> None:
+        self._metrics.erasure_held()
 
     def reply_closed(self, provider: str, ended: ReplyEnded) -> None:
         """Count a reply that never ran here: it waited, or a crash had left it open."""

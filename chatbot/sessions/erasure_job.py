@@ -12,6 +12,7 @@ from chatbot.sessions.actor.forks import copy_texts_to_forks
 from chatbot.sessions.actor.mailbox import CommandResult
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import SERVICE, Caller, Command, DeleteSession
+from chatbot.sessions.held_sessions import HeldSessions
 from chatbot.sessions.ports import AskSession, Ports
 from events.errors import LogUnavailable
 from projections.errors import ProjectionError
@@ -31,6 +32,7 @@ class ErasureJob:
         self._ports = ports
         self._ask_session = ask
         self._throttle = DutyCycleThrottle(REST)
+        self._held = HeldSessions(ports.holds.version)
         self._wake = asyncio.Event()
 
     def notify(self) -> None:
@@ -54,10 +56,11 @@ class ErasureJob:
 
     async def _finish_all(self) -> None:
         await self._ports.runner.wait_for((await self._ports.log.latest()).position)
+        await self._held.refresh()
         after, failed = 0, 0
         while page := await self._ports.queries.erasing(limit=PAGE, after=after):
             after = page[-1].no
-            ours = [one for one in page if await self._is_ours(one)]
+            ours = [one for one in page if one.no not in self._held and await self._is_ours(one)]
             self.pending = failed + len(ours)
             for session in ours:
                 failed += not await self._finish(session)
@@ -73,16 +76,27 @@ class ErasureJob:
         if erasure is None:
             return True
         try:
+            await self._check_holds(session)
             async with self._ports.reserve.released_if_full():
                 await copy_texts_to_forks(self._ports, session, self._ask_throttled)
             await self._ask_session(session.session_id, DeleteSession(erasure.reason), SERVICE, cause=CAUSE)
         except rejections.SessionDeleted:  # by another node, or by the command erase
+            return True
+        except rejections.SessionHeld:
+            self._held.add(session.no)  # it stays deleted, and its content is kept until the hold is released
+            self._ports.logger.info("erasure.held")
             return True
         except (rejections.Rejection, rejections.ActorFailed) as refused:
             self._ports.logger.warning("erasure.refused", reason=type(refused).__name__)
             return False
         self._ports.logger.info("erasure.done")
         return True
+
+    async def _check_holds(self, session: Session) -> None:
+        """Before texts are copied in vain. Raises SessionHeld, LogUnavailable."""
+        hold = (await self._ports.holds.find(session.session_id, session.owner, {})).hold
+        if hold is not None:
+            raise rejections.SessionHeld(session.session_id, hold.hold_id, hold.reason)
 
     async def _ask_throttled(
         self,

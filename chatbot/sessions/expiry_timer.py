@@ -10,7 +10,8 @@ from chatbot.runtime.clock import DeadlineClock, system_reading
 from chatbot.runtime.throttle import DutyCycleThrottle
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import SERVICE, DeleteSession, Expire
-from chatbot.sessions.ports import AskSession, ExpiryPorts
+from chatbot.sessions.held_sessions import HeldSessions
+from chatbot.sessions.ports import AskSession, RetentionPorts
 from events.errors import LogUnavailable
 from events.log import EventLog
 from projections.errors import ProjectionError
@@ -33,7 +34,7 @@ class ExpiryTimer:
 
     def __init__(
         self,
-        ports: ExpiryPorts,
+        ports: RetentionPorts,
         ask: AskSession,
         erase_after_hours: float = 0.0,
         may_erase: Callable[[], bool] = lambda: True,
@@ -42,6 +43,7 @@ class ExpiryTimer:
         self._ports = ports
         self._ask_session = ask
         self._erase_after_us = round(erase_after_hours * 3_600_000_000)
+        self._held = HeldSessions(ports.holds.version)
         self._earlier_deadline = asyncio.Event()
         self._throttle = DutyCycleThrottle(EXPIRE_REST)
         self._next_us: int | None = None
@@ -62,6 +64,7 @@ class ExpiryTimer:
                 self._earlier_deadline.clear()
                 self._next_us = None
                 await self._ports.runner.wait_for(self._ports.log.head().position)
+                await self._held.refresh()
                 await self._sleep(await self._deadline())
                 await self._expire_due()
                 await self._erase_due()
@@ -77,7 +80,7 @@ class ExpiryTimer:
         expires_us = await self._ports.queries.next_deadline()
         if not self._erase_after_us or not self._may_erase():
             return expires_us
-        oldest_us = await self._ports.queries.oldest_expired()
+        oldest_us = await self._ports.queries.oldest_expired(without=self._held.numbers)
         erases_us = None if oldest_us is None else oldest_us + self._erase_after_us
         return min((at_us for at_us in (expires_us, erases_us) if at_us is not None), default=None)
 
@@ -113,7 +116,7 @@ class ExpiryTimer:
         if not self._erase_after_us or not self._may_erase():
             return
         by_us = self._ports.clock() - self._erase_after_us
-        due = await self._ports.queries.long_expired(by_us, limit=ERASE_BATCH_MAX)
+        due = await self._ports.queries.long_expired(by_us, limit=ERASE_BATCH_MAX, without=self._held.numbers)
         # Newest first: a fork is newer than its origin, so no text is copied into a fork that is erased next.
         erased = 0
         due = [one for one in due if one.erasure is None]  # the erasure job finishes those that DELETE has begun
@@ -121,6 +124,8 @@ class ExpiryTimer:
             try:
                 await self._ask_session(session.session_id, DeleteSession(RETENTION), SERVICE, cause=RETENTION)
                 erased += 1
+            except rejections.SessionHeld:
+                self._held.add(session.no)  # until a hold is released
             except (rejections.Rejection, LogUnavailable) as refused:
                 self._ports.logger.warning("retention.refused", reason=type(refused).__name__)
         if erased:

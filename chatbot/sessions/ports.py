@@ -1,11 +1,12 @@
 """The ports of the sessions: what they need from outside, handed in by chatbot/wiring.py, and what they offer."""
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 from msgspec import Struct, field
 
+from chatbot.holds.hold_state import HoldCheck, NoHolds
 from chatbot.llm.concurrency_limiter import ConcurrencyLimiter
 from chatbot.llm.provider import Provider
 from chatbot.sessions.actor.mailbox import CommandResult
@@ -46,6 +47,8 @@ class SessionObserver(Protocol):
     def actor_failed(self) -> None: ...
 
     def erased_early(self) -> None: ...
+
+    def erasure_held(self) -> None: ...
 
     def reply_closed(self, provider: str, ended: ReplyEnded) -> None: ...
 
@@ -122,6 +125,22 @@ class BackgroundErasures(Protocol):
         ...
 
 
+class Holds(Protocol):
+    """Legal holds (`chatbot/holds`). Each answer is that of the log at some moment after the call began."""
+
+    async def version(self) -> int:
+        """Another number after each hold and each release. Raises LogUnavailable."""
+        ...
+
+    async def find(self, session_id: str, owner: str | None, metadata: Mapping[str, Any]) -> HoldCheck:
+        """Whether a hold covers the session: by its id, its owner, its `metadata`, or metadata that it had earlier.
+
+        Nothing of a held session is erased: give `unchanged` of the answer to the log, which refuses the erasure with
+        VersionConflict if a hold was added meanwhile. Raises LogUnavailable.
+        """
+        ...
+
+
 class ReplyLog(Protocol):
     """The part of the log that the task of a reply needs: what every process over it can read, and files."""
 
@@ -177,6 +196,13 @@ class ExpiryPorts(Protocol):
     def logger(self) -> structlog.stdlib.BoundLogger: ...
 
 
+class RetentionPorts(ExpiryPorts, Protocol):
+    """The part of `Ports` that the expiry timer needs where it erases, too."""
+
+    @property
+    def holds(self) -> Holds: ...
+
+
 class QueryPorts(ExpiryPorts, Protocol):
     """The part of `Ports` that reads need: the log, the read model, texts, and no model."""
 
@@ -210,5 +236,6 @@ class Ports(Struct, frozen=True):
     logger: structlog.stdlib.BoundLogger
     cluster: Cluster = SingleNode()
     reserve: DiskReserve = DiskReserve(None, 0)
+    holds: Holds = NoHolds()
     media_memory: MediaMemory = field(default_factory=lambda: MediaMemory(MEDIA_MEMORY_BYTES))
     digests: DigestCache = field(default_factory=DigestCache)

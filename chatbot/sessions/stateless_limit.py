@@ -4,6 +4,7 @@ import asyncio
 
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import SERVICE, DeleteSession
+from chatbot.sessions.held_sessions import HeldSessions
 from chatbot.sessions.ports import AskSession, Ports
 from events.errors import LogUnavailable
 from projections.errors import ProjectionError
@@ -24,6 +25,7 @@ class StatelessLimit:
         self._ports = ports
         self._ask_session = ask
         self._bytes_max = bytes_max
+        self._held = HeldSessions(ports.holds.version)
         self._warned_s = -WARNING_S
         self._unreported = 0  # erased since the last warning
 
@@ -42,10 +44,13 @@ class StatelessLimit:
     async def erase_batch(self) -> int:
         """Erase some of what is too much; returns how many sessions. Raises ProjectionError, LogUnavailable."""
         await self._ports.runner.wait_for(self._ports.log.head().position)
-        erased = 0
-        for session in await self._ports.queries.above_limit(self._bytes_max, limit=ERASE_BATCH_MAX):
+        await self._held.refresh()
+        erased, held = 0, self._held.numbers
+        for session in await self._ports.queries.above_limit(self._bytes_max, limit=ERASE_BATCH_MAX, without=held):
             try:
                 await self._ask_session(session.session_id, DeleteSession(REASON, may_wait=True), SERVICE, cause=REASON)
+            except rejections.SessionHeld:
+                self._held.add(session.no)  # until a hold is released
             except rejections.Rejection as refused:  # another process was faster, or the service is busy
                 self._ports.logger.debug("stateless.refused", reason=type(refused).__name__)
             else:

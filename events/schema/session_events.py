@@ -75,7 +75,7 @@ class SessionExpired(Event, frozen=True, tag="session_expired"):
     """The session expired at `deadline_us`, after its timeout without an access.
 
     With an `erase_reason`: it was deleted for that reason, and its content is erased once the texts that forks read are
-    copied; `node` (None: a process that serves alone) does this.
+    copied; `node` (None: a process that serves alone) does this. `reason_code` and `ticket` as in session_deleted.
     """
 
     traits = Traits(is_access=False, holds_message=False)
@@ -83,11 +83,13 @@ class SessionExpired(Event, frozen=True, tag="session_expired"):
     deadline_us: int
     erase_reason: str | None = None
     node: str | None = None
+    reason_code: str | None = None
+    ticket: str | None = None
 
 
 class SessionDeleted(Event, frozen=True, tag="session_deleted"):
     """The session is deleted. The content of its earlier events is erased in the same transaction. `kind` is as in
-    session_created.
+    session_created. `reason_code` and `ticket` are those that the person named who asked for it; None: there are none.
     """
 
     traits = Traits(is_access=False, holds_message=False, explains_erasure=True)
@@ -96,6 +98,8 @@ class SessionDeleted(Event, frozen=True, tag="session_deleted"):
     owner: str | None = None
     usage: tuple[UsageTotal, ...] = ()
     kind: str = ""
+    reason_code: str | None = None
+    ticket: str | None = None
 
 
 class MessagePosted(Event, frozen=True, tag="message_posted"):

@@ -11,11 +11,12 @@ from projections.sqlite.schema import QueryParameters
 # Expired sessions that a retention setting erases, the longest overdue first.
 LONG_EXPIRED = """
 SELECT state FROM sessions INDEXED BY sessions_expired
-WHERE status = 'expired' AND expires_at_us <= ? ORDER BY expires_at_us LIMIT ?
+WHERE status = 'expired' AND expires_at_us <= ? AND no NOT IN (SELECT value FROM json_each(?))
+ORDER BY expires_at_us LIMIT ?
 """
 OLDEST_EXPIRED = """
 SELECT expires_at_us FROM sessions INDEXED BY sessions_expired
-WHERE status = 'expired' ORDER BY expires_at_us LIMIT 1
+WHERE status = 'expired' AND no NOT IN (SELECT value FROM json_each(?)) ORDER BY expires_at_us LIMIT 1
 """
 
 # Sessions that are no conversations, of each owner from the newest on until they have more than the given bytes: those
@@ -25,7 +26,7 @@ SELECT s.state FROM (
     SELECT no, is_open, sum(recorded_bytes) OVER (PARTITION BY owner ORDER BY no DESC) AS total_bytes
     FROM sessions INDEXED BY sessions_of_other_kinds WHERE status = 'active' AND kind <> ''
 ) t CROSS JOIN sessions s ON s.no = t.no
-WHERE t.total_bytes > ? AND t.is_open = 0 ORDER BY t.no LIMIT ?
+WHERE t.total_bytes > ? AND t.is_open = 0 AND t.no NOT IN (SELECT value FROM json_each(?)) ORDER BY t.no LIMIT ?
 """
 
 # Sessions that were deleted and wait for their erasure, by `no`.

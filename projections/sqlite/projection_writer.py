@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 from msgspec import structs
 
-from events.catalogue import IgnoredEvent
+from events.catalogue import SESSION_TYPES
 from events.errors import LogUnusable
 from events.record import RecordedEvent
 from events.storage.sqlite.wal import FileLossDetector
@@ -123,8 +123,8 @@ class ProjectionWriter:
                 session = _state(state)
                 states[session.session_id] = session
         lost = old.difference(states)
-        if lost:  # unless they are streams of another kind, of which this program knows no event
-            lost &= {recorded.stream_id for recorded in batch if not isinstance(recorded.event, IgnoredEvent)}
+        if lost:  # unless they are streams of another kind, which has no sessions
+            lost &= {recorded.stream_id for recorded in batch if recorded.type in SESSION_TYPES}
         if lost:
             raise InvalidProjection(f"it has lost {len(lost)} sessions")
         return states

@@ -234,15 +234,15 @@ class SqliteQueries:
         deadline_us = int(found[0][0]) if found else NEVER_US
         return None if deadline_us == NEVER_US else deadline_us
 
-    async def long_expired(self, by_us: int, *, limit: int) -> list[Session]:
-        return await self._states(LONG_EXPIRED, (by_us, limit))
+    async def long_expired(self, by_us: int, *, limit: int, without: Sequence[int] = ()) -> list[Session]:
+        return await self._states(LONG_EXPIRED, (by_us, _json(without), limit))
 
-    async def oldest_expired(self) -> int | None:
-        found = await self._reader.rows(OLDEST_EXPIRED)
+    async def oldest_expired(self, *, without: Sequence[int] = ()) -> int | None:
+        found = await self._reader.rows(OLDEST_EXPIRED, (_json(without),))
         return int(found[0][0]) if found else None
 
-    async def above_limit(self, bytes_max: int, *, limit: int) -> list[Session]:
-        return await self._states(ABOVE_LIMIT, (bytes_max, limit), is_long=True)
+    async def above_limit(self, bytes_max: int, *, limit: int, without: Sequence[int] = ()) -> list[Session]:
+        return await self._states(ABOVE_LIMIT, (bytes_max, _json(without), limit), is_long=True)
 
     async def erasing(self, *, limit: int, after: int = 0) -> list[Session]:
         return await self._states(ERASING, (after, limit))
@@ -334,6 +334,10 @@ def _read_session_list(
 
 def _message(row: tuple[Any, ...]) -> MessageRow:
     return MessageRow(*(*row[:-1], _ids.decode(row[-1])))
+
+
+def _json(numbers: Sequence[int]) -> str:
+    return msgspec.json.encode(numbers).decode()
 
 
 def _depth(message: MessageRow) -> int:

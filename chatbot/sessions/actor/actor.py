@@ -43,13 +43,15 @@ from chatbot.sessions.domain.commands import (
 from chatbot.sessions.domain.decide import authorise, decide, idempotency_key_of
 from chatbot.sessions.ports import AskSession, Ports
 from chatbot.sessions.replies.reply import Reply
-from events.catalogue import ReplyInterrupted
+from events.catalogue import ReplyInterrupted, SessionExpired
 from events.errors import LogUnavailable
 from events.integrity.incomplete_erasures import finish_erasure
+from events.record import StreamVersion
 from events.schema.naming import CONVERSATION
 from projections.errors import ProjectionError
 
 STATELESS_IDLE_S = 1.0  # as sessions.idle_timeout_s, of requests without a conversation: for retries of their clients
+BEGUN_EVENTS_MAX = 100  # of a session, newest first: only copied texts follow the event that begins its erasure
 COPY_INLINE_TEXTS_MAX = 2_000  # texts that are copied to forks before DELETE is answered: a fifth of a second
 
 
@@ -251,7 +253,8 @@ class Actor:
         try:
             await self._stream.record(envelope, RecordAccess(always=True))
         except rejections.Rejection:
-            await self._ask(command.session_id, DeleteSession("origin_deleted"), SERVICE)
+            with suppress(rejections.SessionHeld):  # a hold covers the fork: it stays, with what it could copy
+                await self._ask(command.session_id, DeleteSession("origin_deleted"), SERVICE)
             raise
 
     async def _find_earlier_result(self, envelope: Envelope, idempotency_key: IdempotencyKey) -> CommandResult | None:
@@ -284,10 +287,22 @@ class Actor:
                 self._stream.check(command, envelope)
             except rejections.SessionDeleted:  # an earlier erasure may be incomplete
                 return await self._finish_erasure()
+            unchanged = await self._check_holds(envelope, command)
             await self._end_all_replies("deleted", envelope)
-            return await self._erase(envelope, command)
+            return await self._erase(envelope, command, unchanged)
 
         return await retry_on_conflict(self._ports.timer, attempt)
+
+    async def _check_holds(self, envelope: Envelope, command: DeleteSession) -> StreamVersion:
+        """The version of the stream of holds at which none covers the session. Raises SessionHeld, LogUnavailable."""
+        state = self._stream.existing_state
+        found = await self._ports.holds.find(self.session_id, state.session.owner, state.metadata)
+        try:
+            self._stream.check(replace(command, hold=found.hold), envelope)
+        except rejections.SessionHeld:
+            self._ports.observer.erasure_held()
+            raise
+        return found.unchanged
 
     async def _finish_erasure(self) -> CommandResult:
         """Complete an erasure. Raises SessionDeleted if nothing is left to erase."""
@@ -308,22 +323,36 @@ class Actor:
         await self._reply_closer.end_all_replies(cause, envelope)
         envelope.if_versions = await self._stream.versions_after_ends(versions)
 
-    async def _erase(self, envelope: Envelope, command: DeleteSession) -> CommandResult:
-        """Raises VersionConflict."""
+    async def _erase(self, envelope: Envelope, command: DeleteSession, unchanged: StreamVersion) -> CommandResult:
+        """Raises VersionConflict, also where the stream `unchanged` has changed."""
         state, rules = self._stream.existing_state, self._stream.rules
         session = state.session
         texts_max = COPY_INLINE_TEXTS_MAX if session.erasure is None else 0
         if not await copy_texts_to_forks(self._ports, session, self._ask, texts_max if command.may_wait else None):
-            await self._stream.record(envelope, BeginErasure(command.reason))
+            await self._stream.record(envelope, BeginErasure(command.reason, command.reason_code, command.ticket))
             return self._result()
+        if session.erasure is not None:  # in the background: for the reason that was given when it began
+            command = await self._explained_as_begun(command)
         command = replace(command, usage=await self._ports.queries.usage_of(session.no))
         final_event = decide(state, command, self._ports.clock(), rules, SERVICE, self.session_id).events[0]
         try:
-            recorded = await self._ports.log.erase(self.session_id, session.version, final_event, envelope.metadata)
+            recorded = await self._ports.log.erase(
+                self.session_id, session.version, final_event, envelope.metadata, unchanged=unchanged
+            )
         finally:
             self._ports.texts.drop()  # also if it is unknown whether the erasure succeeded
         self._stream.apply(recorded, envelope)
         return self._result()
+
+    async def _explained_as_begun(self, command: DeleteSession) -> DeleteSession:
+        """`command` with the reason code and the ticket of the request that has begun the erasure."""
+        if command.reason_code is not None or command.ticket is not None:
+            return command
+        newest = await self._ports.log.read(self.session_id, limit=BEGUN_EVENTS_MAX, backwards=True)
+        for recorded in newest:
+            if isinstance(recorded.event, SessionExpired) and recorded.event.erase_reason is not None:
+                return replace(command, reason_code=recorded.event.reason_code, ticket=recorded.event.ticket)
+        return command
 
     async def _recover(self) -> None:
         """Close or requeue the replies that a crash, or a dead node, has left open."""

@@ -19,6 +19,7 @@ from events.catalogue import (
     ReplyRequested,
     UsageTotal,
 )
+from events.schema.hold_events import Hold
 from events.schema.naming import CONVERSATION
 from events.schema.parts import Parts
 
@@ -249,18 +250,26 @@ class Expire(Struct, frozen=True):
 class DeleteSession(Struct, frozen=True):
     """`usage` are the totals that outlive the content.
 
-    `may_wait`: if forks read many of its texts, the erasure happens in the background, after the answer.
+    `may_wait`: if forks read many of its texts, the erasure happens in the background, after the answer. `reason_code`
+    and `ticket` as in session_deleted. `hold`: a legal hold on the session, found by its actor, which refuses then.
     """
 
     reason: str = "request"
     usage: tuple[UsageTotal, ...] = ()
     may_wait: bool = False
+    reason_code: str | None = None
+    ticket: str | None = None
+    hold: Hold | None = None
 
 
 class BeginErasure(Struct, frozen=True):
-    """Close the session to all callers now; its content is erased once forks have copied the texts that they read."""
+    """Close the session to all callers now; its content is erased once forks have copied the texts that they read. The
+    rest is as in DeleteSession.
+    """
 
     reason: str
+    reason_code: str | None = None
+    ticket: str | None = None
 
 
 class CatchUp(Struct, frozen=True):

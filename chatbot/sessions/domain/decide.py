@@ -119,9 +119,12 @@ def decide(  # noqa: PLR0911, PLR0912  one arm for each command
             return Decision(rejection=rejections.KeyReused("this Idempotency-Key has made a session already"))
         case DeleteSession():
             session = state.session
-            return Decision(events=(SessionDeleted(command.reason, session.owner, command.usage, session.kind),))
+            explained = (command.reason_code, command.ticket)
+            kept = (session.owner, command.usage, session.kind)
+            return Decision(events=(SessionDeleted(command.reason, *kept, *explained),))
         case BeginErasure():
-            erasure_begun = SessionExpired(deadline_us=now_us, erase_reason=command.reason, node=rules.owner_node)
+            node, explained = rules.owner_node, (command.reason_code, command.ticket)
+            erasure_begun = SessionExpired(now_us, command.reason, node, *explained)
             return Decision(events=(erasure_begun,) if state.session.erasure is None else ())
         case CancelReply() | InterruptReplies() | Expire() | Stop() | Fork() | CatchUp() | CloseOrphans():
             # The actor ends replies, as it has their tasks; the expiry was not due; a fork is another stream.
@@ -178,6 +181,8 @@ def find_refusal(
     if state.session.status == "expired" and not isinstance(command, DeleteSession | BeginErasure | CopyTexts):
         refusal = rejections.SessionExpired if state.session.erasure is None else rejections.SessionDeleted
         return refusal(session_id)
+    if isinstance(command, DeleteSession) and command.hold is not None:
+        return rejections.SessionHeld(session_id, command.hold.hold_id, command.hold.reason)
     return None
 
 

@@ -33,6 +33,14 @@ class SessionDeleted(SessionNotFound):
     """The session was deleted."""
 
 
+class SessionHeld(Rejection):
+    """A legal hold covers the session: nothing of it may be erased. `reason` is that of the hold."""
+
+    def __init__(self, session_id: str, hold_id: str, reason: str) -> None:
+        super().__init__(f"session {session_id} is under a legal hold, so nothing of it is erased: {reason}")
+        self.members = {"hold_id": hold_id, "reason": reason}
+
+
 class VersionMismatch(Rejection):
     """The session is not at one of the versions that the request expects."""
 

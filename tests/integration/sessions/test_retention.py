@@ -1,7 +1,7 @@
 """Retention: expired sessions are erased by the timer once their expiry is long enough ago, by a clock we move."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -109,8 +109,8 @@ async def test_a_backlog_goes_in_bounded_rounds_while_chat_goes_on(
     rounds: list[int] = []
     long_expired = SqliteQueries.long_expired
 
-    async def counted(self: SqliteQueries, by_us: int, *, limit: int) -> list[Session]:
-        found = await long_expired(self, by_us, limit=limit)
+    async def counted(self: SqliteQueries, by_us: int, *, limit: int, without: Sequence[int] = ()) -> list[Session]:
+        found = await long_expired(self, by_us, limit=limit, without=without)
         rounds.append(len(found))
         return found
 

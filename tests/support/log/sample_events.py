@@ -15,6 +15,7 @@ from events.catalogue import (
     HistoryAdopted,
     HoldAdded,
     HoldReleased,
+    HoldsForgotten,
     KeyAdded,
     KeyRevoked,
     KeyRotated,
@@ -42,6 +43,7 @@ from events.catalogue import (
     UsageTotal,
 )
 from events.record import Metadata
+from events.schema.hold_events import Hold
 from events.schema.parameters import ContextLeftOut
 from events.schema.parts import Media, Reasoning, Refusal, Text, ToolCall, ToolResult
 
@@ -253,8 +255,14 @@ EVERY_EVENT: tuple[Event, ...] = (
     SessionRead(version=7),
     MessageWithdrawn(message_id="m5", reply_id="r5", parent_id="r4"),
     SessionExpired(deadline_us=1_738_368_000_000_000),
-    SessionExpired(deadline_us=1_738_368_000_000_000, erase_reason="request", node="a@127.0.0.1:7000"),
-    SessionDeleted(reason="expired", owner="alice", usage=TOTALS, kind="task"),
+    SessionExpired(
+        deadline_us=1_738_368_000_000_000,
+        erase_reason="request",
+        node="a@127.0.0.1:7000",
+        reason_code="gdpr-17",
+        ticket="DSR-7",
+    ),
+    SessionDeleted(reason="expired", owner="alice", usage=TOTALS, kind="task", reason_code="gdpr-17", ticket="DSR-7"),
 )
 
 # Those of a session that was not deleted: after the others, content of earlier events is gone.
@@ -270,6 +278,7 @@ RESERVED_EVENTS: dict[str, tuple[Event, ...]] = {
     HOLDS: (
         HoldAdded("h1", "litigation", ticket="LEGAL-1", metadata={"user_id": "42"}),
         HoldReleased("h1", "settled", ticket="LEGAL-2"),
+        HoldsForgotten((Hold("h2", "audit", 1_768_000_000_000_000, "LEGAL-3", owner="alice", added_by="bob"),)),
     ),
     WITNESS: (CheckpointWitnessed("chatbot-log/" + "a" * 32, 12, "b" * 64, "chatbot-log/...\n\n\u2014 log AAAA\n"),),
 }

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import structlog
 
+from chatbot.holds.hold_registry import HoldRegistry
 from chatbot.llm.concurrency_limiter import ConcurrencyLimiter
 from chatbot.runtime.ids import Ids
 from chatbot.sessions.actor.supervisor import Supervisor
@@ -78,6 +79,7 @@ class CountingObserver:
         self.live = 0
         self.failed = 0
         self.early = 0
+        self.held = 0
         self.ended: list[str] = []
 
     def actors(self, live: int) -> None:
@@ -87,6 +89,9 @@ class CountingObserver:
 
     def actor_failed(self) -> None:
         self.failed += 1
+
+    def erasure_held(self) -> None:
+        self.held += 1
 
     def erased_early(self) -> None:
         self.early += 1
@@ -199,6 +204,7 @@ class SessionsHarness:
             feeds=ChannelRegistry(),
             observer=self.seen,
             clock=self.clock,
+            holds=HoldRegistry(self.log),
             timer=asyncio.get_running_loop().time,
             logger=structlog.get_logger("test"),
         )
