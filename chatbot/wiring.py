@@ -144,7 +144,7 @@ async def compose(
 ) -> Services:
     """Make the service, connected and with its background tasks running; `stack` closes the parts, last first.
 
-    Raises LogUnusable, ProjectionError, OwnersWithoutKeys, EmbeddedMissing.
+    Raises LogUnusable, ProjectionError, KeysMissing, EmbeddedMissing.
     """
     if worker is not None:
         await stack.enter_async_context(run_in_background(worker.control.run(), "control"))
@@ -167,6 +167,7 @@ async def compose(
 
 class _Storage(Struct, frozen=True):
     log: EventLog
+    keys: KeyRegistry
     log_metrics: LogMetrics
     runner: ProjectionRunner
 
@@ -197,16 +198,20 @@ class _Sessions(Struct, frozen=True):
 
 
 async def _open_storage(settings: Settings, stack: AsyncExitStack, metrics: Metrics, worker: Worker | None) -> _Storage:
-    """The log and its projections."""
+    """The log, the keys recorded in it, and its projections."""
     log_metrics = LogMetrics(metrics, structlog.get_logger("log"))
     log = await stack.enter_async_context(open_checked_log(settings, log_metrics, worker))
+    keys = KeyRegistry(settings.auth, log, now_us)
+    await keys.refresh()
+    await stack.enter_async_context(run_in_background(keys.follow(), "keys"))
+    await stack.enter_async_context(run_in_background(keys.end_uses(), "key-uses"))
     path = await prepare_projections_path(settings.database.projections, log, worker.slot if worker else None)
     observer = ProjectionMetrics(metrics, structlog.get_logger("projections"))
     runner = create_runner(path, log, observer, runner_options(settings))
     await runner.start()
     stack.push_async_callback(runner.stop)
-    await check_owners(log, runner.queries, settings.auth)
-    return _Storage(log, log_metrics, runner)
+    await check_owners(log, runner.queries, settings.auth, has_keys=not keys.is_open)
+    return _Storage(log, keys, log_metrics, runner)
 
 
 async def _open_provider(settings: Settings, stack: AsyncExitStack) -> _Model:
@@ -276,7 +281,7 @@ def _make_services(
     storage, model, ports = infrastructure.storage, infrastructure.model, sessions.ports
     return Services(
         settings=settings,
-        keys=KeyRegistry(settings.auth),
+        keys=storage.keys,
         log=storage.log,
         runner=storage.runner,
         queries=storage.runner.queries,

@@ -56,7 +56,7 @@ def build_app(services: Services) -> web.Application:
     """The application with all routes. chatbot/wiring.py starts and stops the parts in `services`."""
     app = web.Application(middlewares=[request_middleware], client_max_size=services.settings.server.body_max_bytes)
     app[SERVICES] = services
-    streams = app[STREAMS] = StreamContext.create(services.settings, services.metrics, services.logger)
+    streams = app[STREAMS] = StreamContext.create(services.settings, services.keys, services.metrics, services.logger)
     app[FEED_SOURCES] = feed_routes.make_feed_sources(services, streams.flush_scheduler)
     app[WRITE_PROBE] = WriteProbe(services.log, services.log_metrics)
     app[VERIFICATION_LIMIT] = StreamLimit(VERIFICATIONS_MAX, "the chain is being walked for others already")

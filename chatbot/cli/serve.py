@@ -23,7 +23,7 @@ from chatbot.runtime.event_loop import loop_factory
 from chatbot.runtime.gc_tuning import freeze_heap
 from chatbot.runtime.service_manager import SystemdNotifier, take_systemd_notifier
 from chatbot.runtime.stop_signals import handle_stop_signals
-from chatbot.sessions.owner_check import OwnersWithoutKeys
+from chatbot.sessions.owner_check import KeysMissing
 from chatbot.wiring import compose
 from chatbot.workers.inherited_fds import InheritedFds, take_inherited_fds
 from chatbot.workers.master import supervise
@@ -53,7 +53,7 @@ def serve(configuration: Configuration, command: Sequence[str]) -> int:
                 runner.run(serve_until_signal(settings, inheritance, stderr, manager))
         except (LogUnusable, ProjectionError) as error:
             return fail(ExitCode.DATABASE, with_remedy(error), stderr)
-        except OwnersWithoutKeys as error:
+        except KeysMissing as error:
             return fail(ExitCode.USAGE, str(error), stderr)
         except EmbeddedMissing as error:
             return fail(ExitCode.MODEL, str(error), stderr)

@@ -53,9 +53,7 @@ def find_file_risks(database: DatabaseSettings) -> tuple[str, ...]:
 
 
 def warn_of_risks(settings: Settings, logger: structlog.stdlib.BoundLogger) -> None:
-    """Log every risk and hint. Raises LogUnusable as `find_file_risks`."""
-    for risk in find_risks(settings):
-        logger.warning("settings.risk", risk=risk)
+    """Log the risks and hints that the settings alone tell. Raises LogUnusable as `find_file_risks`."""
     for hint in find_hints(settings):
         logger.info("settings.hint", hint=hint)
     for risk in find_file_risks(settings.database):
@@ -70,7 +68,7 @@ async def start_up(services: Services, url: str, worker: Worker | None = None) -
     """Wait for the projections to catch up, close replies that a crash left open, wait for the embedded model, then set
     the state to ready.
 
-    Raises LogUnusable, OwnersWithoutKeys, EmbeddedMissing.
+    Raises LogUnusable, KeysMissing, EmbeddedMissing.
     """
     logger = structlog.get_logger("run")
     database = services.settings.database
@@ -83,11 +81,17 @@ async def start_up(services: Services, url: str, worker: Worker | None = None) -
     if services.runner.failure is not None:
         failure = services.runner.failure
         raise LogUnusable(f"the log cannot be understood: {with_remedy(failure)}") from failure
-    await check_owners(services.log, services.queries, services.settings.auth)
+    has_keys = not services.keys.is_open
+    await check_owners(services.log, services.queries, services.settings.auth, has_keys=has_keys)
     # In a shared log, open replies may be running on other nodes: there the orphan reaper finds what is left.
     recovered = 0 if services.log.is_shared else await services.supervisor.recover()
     if services.provider.name == "embedded":
         await _wait_for_model(services.health)
+    if services.keys.is_open:
+        for risk in find_risks(services.settings):
+            logger.warning("settings.risk", risk=risk)
+    for name in services.keys.unknown_names():
+        logger.warning("keys.unknown_name", name=name, effect="settings give rights to a key that does not exist")
     services.readiness.state = "ready"
     if worker is not None:
         logger.info("worker.ready", pid=os.getpid(), recovered_sessions=recovered)

@@ -83,16 +83,15 @@ def _keys(settings: Settings) -> Iterator[Fault]:
             yield Fault(("auth.keys",), f"the secret of key {number} has {len(secret)} characters")
         if not _fits_a_header(secret):
             yield Fault(("auth.keys",), f"the secret of key {number} has characters that no HTTP header carries")
-    if auth.require_keys and not auth.keys:
-        yield Fault(("auth.require_keys", "auth.keys"), "no API key is configured: set CHATBOT_API_KEYS")
     if len(set(auth.keys.values())) < len(auth.keys):
         yield Fault(("auth.keys",), "two names have the same secret")
-    if not set(auth.auditors) <= set(auth.keys):
-        yield Fault(("auth.auditors", "auth.keys"), "an auditor is somebody whose key is configured")
-    if not set(auth.admins) <= set(auth.keys):
-        yield Fault(("auth.admins", "auth.keys"), "an administrator is somebody whose key is configured")
-    if not set(auth.front_ends) <= set(auth.keys):
-        yield Fault(("auth.front_ends", "auth.keys"), "a front end is a program whose key is configured")
+    for setting, names in {
+        "auth.auditors": auth.auditors,
+        "auth.admins": auth.admins,
+        "auth.front_ends": auth.front_ends,
+    }.items():
+        if not all(_KEY_NAME.fullmatch(name) for name in names):
+            yield Fault((setting,), "it lists the names of keys, which are 1 to 64 of a-z 0-9 _ -")
     if 0 < len(settings.v1.user_jwt_secret) < SECRET_MIN_CHARS:
         yield Fault(("v1.user_jwt_secret",), f"it has {len(settings.v1.user_jwt_secret)} characters")
 

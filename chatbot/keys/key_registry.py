@@ -1,44 +1,179 @@
-"""The key registry: which secrets are valid now, and whose they are."""
+"""The key registry: which secrets are valid now, and whose they are.
 
-import hashlib
+The keys of CHATBOT_API_KEYS come from the settings, the others from the log's stream `keys`. The registry keeps both in
+memory, so that authentication reads nothing, and follows the stream: it learns of a change that another process has
+recorded within a second. While the log cannot be read the last known keys stay in force.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import cast
+
+import structlog
+from msgspec import Struct
 
 from chatbot.config.sections.auth_settings import AuthSettings
-from chatbot.keys.principal import Principal
+from chatbot.keys.key_errors import KeyConfigured
+from chatbot.keys.key_state import KeyCommand, KeyState, RecordedKeys, decide, fold
+from chatbot.keys.principal import EVERYONE, Principal
 from chatbot.keys.scopes import ADMIN, AUDIT, CONFIGURED_SCOPES
+from chatbot.keys.secrets import hash_secret, make_secret, stored_form
+from events.catalogue import KEYS, IgnoredEvent, KeyEvent
+from events.errors import LogError, LogUnavailable, LogUnusable, VersionConflict
+from events.log import EventLog
+from events.record import Metadata
+
+READ_PAGE = 1000  # events of the stream read at once
+READ_INTERVAL_S = 0.25  # between two reads while the log grows: a change of the keys is known in less than a second
+READ_RETRY_S = 0.5  # after the log could not be read
+VALIDITY_CHECK_S = 0.25  # between two checks whether keys of open streams have expired or were revoked
+APPEND_TRIES = 8  # lost races with other administrators before the caller is told to try again
+
+
+class _ValidSecret(Struct, frozen=True):
+    """`until_us` None: as long as the key exists; else the secret is valid before that time."""
+
+    principal: Principal
+    until_us: int | None
 
 
 class KeyRegistry:
     """Finds a key by the SHA-256 of its secret. How long that takes tells something of hashes, nothing of secrets."""
 
-    def __init__(self, auth: AuthSettings) -> None:
-        self._principals: dict[bytes, Principal] = {}
-        for name, secret in auth.keys.items():
-            digest = hash_secret(secret)
-            self._principals[digest] = Principal(name, _configured_scopes(name, auth), digest)
+    def __init__(self, auth: AuthSettings, log: EventLog, clock: Callable[[], int]) -> None:
+        self._auth = auth
+        self._log = log
+        self._clock = clock
+        self._logger = structlog.get_logger("keys")
+        self._configured = {hash_secret(secret): name for name, secret in auth.keys.items()}
+        self._recorded = RecordedKeys()
+        self._valid: dict[bytes, _ValidSecret] = {}
+        self._uses: dict[Principal, set[Callable[[], None]]] = {}
+        self._can_read = True
+        self._refresh_lock = asyncio.Lock()
+        self._use(self._recorded)
 
     @property
     def is_open(self) -> bool:
-        """Whether there is no authentication: no key was ever made."""
-        return not self._principals
+        """Whether there is no authentication: no key is configured, and none was ever recorded."""
+        return not self._configured and self._recorded.is_empty
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the log's keys could be read when they last had to be."""
+        return self._can_read
+
+    @property
+    def recorded(self) -> Mapping[str, KeyState]:
+        """The recorded keys by name, revoked and expired ones included, as this process knows them."""
+        return self._recorded.keys
+
+    def unknown_names(self) -> list[str]:
+        """Names in auth.auditors, auth.admins and auth.front_ends that no key has: perhaps they are misspelt."""
+        named = (*self._auth.auditors, *self._auth.admins, *self._auth.front_ends)
+        return sorted(set(named) - set(self._auth.keys) - set(self.recorded))
 
     def find(self, secret: str) -> Principal | None:
         """The principal of a secret that is valid now."""
-        return self._principals.get(hash_secret(secret))
+        return self.find_by_hash(hash_secret(secret))
 
-    def of_hash(self, secret_sha256: bytes) -> Principal | None:
-        """As `find`, by the SHA-256 of the secret."""
-        return self._principals.get(secret_sha256)
+    def find_by_hash(self, secret_sha256: bytes) -> Principal | None:
+        found = self._valid.get(secret_sha256)
+        if found is None or (found.until_us is not None and self._clock() >= found.until_us):
+            return None
+        return found.principal
 
     def valid_hashes(self) -> list[bytes]:
         """The SHA-256 of each secret that is valid now."""
-        return list(self._principals)
+        now_us = self._clock()
+        return [digest for digest, one in self._valid.items() if one.until_us is None or now_us < one.until_us]
 
+    @contextmanager
+    def use(self, principal: Principal, on_end: Callable[[], None]) -> Iterator[None]:
+        """Call `on_end` within a second if, inside of the block, the key ends or gets other scopes."""
+        uses = self._uses.setdefault(principal, set())
+        uses.add(on_end)
+        try:
+            yield
+        finally:
+            uses.discard(on_end)
+            if not uses:
+                self._uses.pop(principal, None)
 
-def hash_secret(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
+    async def change(self, command: KeyCommand, metadata: Metadata) -> tuple[KeyState, str]:
+        """Record a change; returns the key, and its new secret, which is not kept (for a revocation: no secret).
 
+        Raises KeyRejection, LogUnavailable (OutcomeUnknown: perhaps recorded).
+        """
+        if command.name in self._auth.keys:
+            raise KeyConfigured(command.name)
+        secret = make_secret()
+        for _ in range(APPEND_TRIES):
+            await self.refresh()
+            event = decide(self._recorded, command, stored_form(secret), self._clock())
+            with suppress(VersionConflict):
+                await self._log.append(KEYS, self._recorded.version, [event], metadata)
+                await self.refresh()
+                return self._recorded.keys[command.name], secret
+        raise LogUnavailable("others keep changing the keys; try again")
 
-def _configured_scopes(name: str, auth: AuthSettings) -> frozenset[str]:
-    audit = {AUDIT} if name in auth.auditors else set()
-    admin = {ADMIN} if name in auth.admins else set()
-    return CONFIGURED_SCOPES | audit | admin
+    async def refresh(self) -> None:
+        """Read what the stream has become. Raises LogError."""
+        async with self._refresh_lock:
+            recorded = self._recorded
+            while page := await self._log.read(KEYS, after=recorded.version, limit=READ_PAGE):
+                if any(one.event is None or isinstance(one.event, IgnoredEvent) for one in page):
+                    raise LogUnusable("the stream of the keys cannot be understood: content of it was erased")
+                recorded = fold(recorded, [(cast(KeyEvent, one.event), one.recorded_at_us) for one in page])
+            if recorded is not self._recorded:
+                self._use(recorded)
+
+    async def follow(self) -> None:
+        """Follow the stream until cancelled."""
+        position = 0
+        while True:
+            try:
+                position = (await self._log.wait(position)).position
+                await self.refresh()
+                self._can_read = True
+                await asyncio.sleep(READ_INTERVAL_S)
+            except LogError as error:
+                if self._can_read:
+                    self._logger.warning("keys.outdated", reason=str(error))
+                self._can_read = False
+                await asyncio.sleep(READ_RETRY_S)
+
+    async def end_uses(self) -> None:
+        """End the streams of keys that are no longer valid, until cancelled."""
+        while True:
+            await asyncio.sleep(VALIDITY_CHECK_S)
+            for principal in [one for one in self._uses if not self._is_valid(one)]:
+                for on_end in list(self._uses.get(principal, ())):
+                    on_end()
+
+    def _is_valid(self, principal: Principal) -> bool:
+        if principal is EVERYONE:
+            return self.is_open
+        return self.find_by_hash(principal.secret_sha256) == principal
+
+    def _use(self, recorded: RecordedKeys) -> None:
+        """Put the keys in force. A configured name is the settings' alone: recorded secrets of it do not count."""
+        valid: dict[bytes, _ValidSecret] = {}
+        for digest, name in self._configured.items():
+            valid[digest] = _ValidSecret(Principal(name, self._scopes(name, CONFIGURED_SCOPES), digest), None)
+        for key in recorded.keys.values():
+            if key.name in self._auth.keys:
+                continue
+            for secret in key.secrets:
+                digest = bytes.fromhex(secret.sha256)
+                ends = [one for one in (secret.until_us, key.expires_at_us) if one is not None]
+                principal = Principal(key.name, self._scopes(key.name, frozenset(key.scopes)), digest)
+                valid[digest] = _ValidSecret(principal, min(ends, default=None))
+        self._recorded, self._valid = recorded, valid
+
+    def _scopes(self, name: str, own: frozenset[str]) -> frozenset[str]:
+        """Those of the key and what the settings give to its name."""
+        audit = {AUDIT} if name in self._auth.auditors else set()
+        admin = {ADMIN} if name in self._auth.admins else set()
+        return own | audit | admin

@@ -1,4 +1,6 @@
-"""Startup check: a service without API keys must not expose sessions that were recorded with keys."""
+"""Startup check: a service without API keys must not expose sessions that were recorded with keys, nor start where the
+settings require a key.
+"""
 
 from contextlib import suppress
 
@@ -11,24 +13,42 @@ SAMPLED_EVENTS = 1000  # events at each end of the log, read while the projectio
 STREAMS_MAX = 20  # of those, streams whose first event is read
 
 
-class OwnersWithoutKeys(Exception):
-    """Sessions belong to API keys, and no key is configured, as after a lost environment variable."""
+class KeysMissing(Exception):
+    """The service must not start without an API key."""
+
+
+class KeyRequired(KeysMissing):
+    """auth.require_keys is set."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "auth.require_keys is set, and there is no API key: set CHATBOT_API_KEYS, or make one with `chatbot key"
+            " add`"
+        )
+
+
+class OwnersWithoutKeys(KeysMissing):
+    """Sessions belong to API keys, and there is no key, as after a lost environment variable."""
 
     def __init__(self) -> None:
         super().__init__(
             "sessions in this log belong to API keys, but none is configured, so everyone could read and delete them:"
-            " configure the keys (CHATBOT_API_KEYS), or let everyone in with auth.allow_anonymous = true"
-            " (CHATBOT_AUTH_ALLOW_ANONYMOUS)"
+            " configure the keys (CHATBOT_API_KEYS), make one (`chatbot key add`), or let everyone in with"
+            " auth.allow_anonymous = true (CHATBOT_AUTH_ALLOW_ANONYMOUS)"
         )
 
 
-async def check_owners(log: EventLog, queries: ProjectionQueries, auth: AuthSettings) -> None:
-    """Raises OwnersWithoutKeys.
+async def check_owners(log: EventLog, queries: ProjectionQueries, auth: AuthSettings, *, has_keys: bool) -> None:
+    """Raises KeyRequired, OwnersWithoutKeys. `has_keys`: a key is configured, or one was recorded.
 
     The projections know every owner. During a rebuild only the first and last events of the log are checked: call
     again afterwards.
     """
-    if auth.keys or auth.allow_anonymous:
+    if has_keys:
+        return
+    if auth.require_keys:
+        raise KeyRequired
+    if auth.allow_anonymous:
         return
     with suppress(ProjectionError):
         if await queries.has_owners():

@@ -19,13 +19,17 @@ class KeyAdded(ReservedEvent, frozen=True, tag="key_added"):
 
 
 class KeyRotated(ReservedEvent, frozen=True, tag="key_rotated"):
-    """The key `name` has a new secret. Its earlier secret is valid until `earlier_until_us`."""
+    """The key `name` has a new secret. Earlier secrets that were valid are so until `earlier_until_us` at the latest.
+
+    `scopes` empty: as before.
+    """
 
     name: str
     secret_sha256: str
     prefix: str
     earlier_until_us: int
     expires_at_us: int | None = None
+    scopes: tuple[str, ...] = ()
 
 
 class KeyRevoked(ReservedEvent, frozen=True, tag="key_revoked"):

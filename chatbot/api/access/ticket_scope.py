@@ -30,7 +30,7 @@ def ticket_principal(request: web.Request, keys: KeyRegistry, now_us: int) -> Pr
         raise Problem(401, "ticket-expired", "Ticket expired", why)
     if ticket.session_id is not None and ticket.session_id != _session_of(request, path):
         raise Problem(403, "ticket-scope", "Ticket of another session", "the ticket is for one session, not for this")
-    return keys.of_hash(ticket.secret_sha256)
+    return keys.find_by_hash(ticket.secret_sha256)
 
 
 def _session_of(request: web.Request, path: str) -> str | None:

@@ -209,7 +209,9 @@ _TICKET: dict[str, Schema] = {
 }
 
 
-def build_openapi_document(settings: Settings, version: str, prefix: str = "") -> dict[str, Any]:
+def build_openapi_document(
+    settings: Settings, version: str, prefix: str = "", *, has_keys: bool | None = None
+) -> dict[str, Any]:
     """The document of this service as it is configured, under the path `prefix`. It contains no secrets."""
     operations = [(tag, operation) for tag, listed in OPERATIONS.items() for operation in listed]
     kinds: set[Kind] = {
@@ -239,7 +241,7 @@ def build_openapi_document(settings: Settings, version: str, prefix: str = "") -
         "paths": {},
         "components": components,
     }
-    has_keys = bool(settings.auth.keys)
+    has_keys = bool(settings.auth.keys) if has_keys is None else has_keys
     if has_keys:
         components["securitySchemes"] = _KEYS | _TICKET
         document["security"] = [{name: []} for name in _KEYS]

@@ -8,9 +8,8 @@ import asyncio
 import base64
 import hashlib
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import openapi_ui_bundles
@@ -49,26 +48,35 @@ _inline_script = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
 class Cache(Struct):
     """The files that were read, at most one for each entry of FILES; and the newest document, with what it depends on:
-    settings, version and path prefix."""
+    settings, version, path prefix, and whether there are keys."""
 
     files: dict[str, StaticFile]
-    document: tuple[Settings, tuple[str, str], StaticFile] | None = None
+    document: tuple[Settings, tuple[str, str, bool], StaticFile] | None = None
 
 
 _cache = Cache({})
 # Held while a file is read and compressed, so that a thousand simultaneous requests do not make a thousand copies.
 FILE_LOCK: web.AppKey[asyncio.Lock] = web.AppKey("reading", asyncio.Lock)
-DocumentBuilder = Callable[[Settings, str, str], dict[str, Any]]  # of the settings, the version and the path prefix
-DOCUMENT_BUILDER: web.AppKey[DocumentBuilder] = web.AppKey("document_builder")
+
+
+class DocumentBuilder(Protocol):
+    """Makes the OpenAPI document. `has_keys`: requests need an API key."""
+
+    def __call__(self, settings: Settings, version: str, prefix: str, *, has_keys: bool) -> dict[str, Any]: ...
+
+
+DOCUMENT_BUILDER: web.AppKey[DocumentBuilder] = web.AppKey("document_builder", DocumentBuilder)
 routes = web.RouteTableDef()
 
 
 @routes.get("/openapi.json")
 async def document(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
-    made, shown = _cache.document, (services.version, prefix_of(request, services.settings.server))
+    prefix, has_keys = prefix_of(request, services.settings.server), not services.keys.is_open
+    made, shown = _cache.document, (services.version, prefix, has_keys)
     if made is None or made[0] is not services.settings or made[1] != shown:
-        body = msgspec.json.encode(request.app[DOCUMENT_BUILDER](services.settings, *shown))
+        build = request.app[DOCUMENT_BUILDER]
+        body = msgspec.json.encode(build(services.settings, services.version, prefix, has_keys=has_keys))
         made = services.settings, shown, make_file(body, "application/json", REVALIDATE)
         _cache.document = made
     return file_response(request, made[2])

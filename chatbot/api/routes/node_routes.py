@@ -50,7 +50,7 @@ def build_node_app(services: Services, secret: str) -> web.Application:
     """The application for other nodes, which authenticate with `secret`."""
     app = web.Application(middlewares=[_require_proof], client_max_size=BODY_MAX_BYTES)
     app[SERVICES] = services
-    app[STREAMS] = StreamContext.create(services.settings, services.metrics, services.logger)
+    app[STREAMS] = StreamContext.create(services.settings, services.keys, services.metrics, services.logger)
     app[CHALLENGER] = Challenger(secret, services.cluster.name or "", time.monotonic, os.urandom)
     app.add_routes(routes)
     app.on_response_prepare.append(_hide_version)

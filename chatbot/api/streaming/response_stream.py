@@ -8,7 +8,7 @@ to a socket write without waking a task.
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from enum import Enum, auto
 from typing import Literal, Protocol, Self
 
@@ -17,11 +17,13 @@ import structlog
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
+from chatbot.api.access.authorization import PRINCIPAL
 from chatbot.api.problems import problem_of
 from chatbot.api.server.connection_limits import PING_S as PROBE_PING_S
 from chatbot.api.server.connection_limits import BoundedProtocol, HalfClosableProtocol, StreamLimit
 from chatbot.api.streaming.frames import FeedFrame, Frame
 from chatbot.config.settings import Settings
+from chatbot.keys.key_registry import KeyRegistry
 from chatbot.observability.metrics import Metrics
 from chatbot.sessions.domain.rejections import Rejection
 from chatbot.sessions.feeds.channels import Signal
@@ -162,6 +164,7 @@ class _Subscription:
 class StreamContext(msgspec.Struct, frozen=True):
     """What all streams of one application share. `ping_s` and the timeouts are seconds, `retry_ms` milliseconds."""
 
+    keys: KeyRegistry
     limit: StreamLimit
     flush_scheduler: FlushScheduler
     metrics: Metrics
@@ -172,8 +175,11 @@ class StreamContext(msgspec.Struct, frozen=True):
     retry_ms: int
 
     @classmethod
-    def create(cls, settings: Settings, metrics: Metrics, logger: structlog.stdlib.BoundLogger) -> Self:
+    def create(
+        cls, settings: Settings, keys: KeyRegistry, metrics: Metrics, logger: structlog.stdlib.BoundLogger
+    ) -> Self:
         return cls(
+            keys=keys,
             limit=StreamLimit(settings.stream.readers_max),
             flush_scheduler=FlushScheduler(),
             metrics=metrics,
@@ -206,7 +212,8 @@ async def stream_response(
     headers: Mapping[str, str] = HEADERS,
     ping_s: float | None = None,
 ) -> web.StreamResponse:
-    """Open an event stream, let `write` fill it, and end it. It also ends when the reader leaves.
+    """Open an event stream, let `write` fill it, and end it. It also ends when the reader leaves, and, by an aborted
+    connection, when the reader's key is no longer valid.
 
     Streams of another type have other `headers`. `ping_s` (seconds) None: as in the settings; infinite: no pings.
     """
@@ -226,7 +233,9 @@ async def stream_response(
                 protocol.on_half_close = stream.probe_reader
                 if protocol.is_half_closed:
                     stream.probe_reader()
-            await write(stream)
+            principal = request.get(PRINCIPAL)  # other nodes have none
+            with streams.keys.use(principal, stream.abort) if principal is not None else nullcontext():
+                await write(stream)
             await stream.close()
         except ConnectionError as error:
             # The reader has left. The reply goes on, and the reader may return for the rest.

@@ -7,12 +7,13 @@ from msgspec import Meta, Struct
 
 
 class AuthSettings(Struct, frozen=True):
-    """[auth] API keys. None configured: everyone who can connect may use the service."""
+    """[auth] API keys. None configured, none recorded: everyone who can connect may use the service."""
 
     keys: Annotated[
         Mapping[str, str],
         Meta(
-            description="API keys, name = secret: each name owns its sessions. None: no authentication.",
+            description="API keys, name = secret: each name owns its sessions. Others can be made without a"
+            " restart. None of either: no authentication.",
             extra={
                 "env": "CHATBOT_API_KEYS",
                 "secret": True,
@@ -24,14 +25,14 @@ class AuthSettings(Struct, frozen=True):
         tuple[str, ...],
         Meta(
             description="Names of the keys that may read the whole log: all event histories, and /api/audit.",
-            extra={"allowed": "names of configured keys"},
+            extra={"allowed": "names of keys"},
         ),
     ] = ()
     admins: Annotated[
         tuple[str, ...],
         Meta(
             description="Names of the keys that may manage API keys: add, list, rotate and revoke them.",
-            extra={"allowed": "names of configured keys"},
+            extra={"allowed": "names of keys"},
         ),
     ] = ()
     front_ends: Annotated[
@@ -39,7 +40,7 @@ class AuthSettings(Struct, frozen=True):
         Meta(
             description="Names of the keys of front ends, such as Open WebUI: their requests under /v1 are believed"
             " when they say which end user sends them.",
-            extra={"allowed": "names of configured keys"},
+            extra={"allowed": "names of keys"},
         ),
     ] = ()
     ticket_seconds: Annotated[
@@ -50,7 +51,9 @@ class AuthSettings(Struct, frozen=True):
             description="Seconds for which a ticket opens feeds and files: addresses with it may be in a proxy's logs.",
         ),
     ] = 60
-    require_keys: Annotated[bool, Meta(description="Refuse to start if no API key is configured.")] = False
+    require_keys: Annotated[
+        bool, Meta(description="Refuse to start if there is no API key, neither configured nor recorded.")
+    ] = False
     allow_anonymous: Annotated[
         bool,
         Meta(

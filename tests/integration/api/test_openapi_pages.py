@@ -26,8 +26,10 @@ from chatbot.api.services import Readiness, Services
 from chatbot.config.sections.auth_settings import AuthSettings
 from chatbot.config.sections.chat_settings import ChatSettings
 from chatbot.config.settings import Settings
+from chatbot.keys.key_registry import KeyRegistry
 from chatbot.observability.metrics import Metrics
 from chatbot.sessions.domain.rejections import SessionNotFound
+from tests.support.log.memory_log import MemoryLog
 from tests.support.model.manual_provider import ManualProvider
 
 NONE: dict[str, Any] = {"parameters": []}
@@ -54,6 +56,7 @@ def client_of(settings: Settings) -> Client:
     """The service as far as these tests need it: it has no session."""
     parts = SimpleNamespace(
         settings=settings,
+        keys=KeyRegistry(settings.auth, MemoryLog(), lambda: 0),
         version="1.2.3",
         metrics=Metrics("1.2.3"),
         logger=structlog.get_logger(),

@@ -9,7 +9,10 @@ import pytest
 
 from chatbot.api.access.tickets import Ticket, sign_ticket, verify_ticket
 from chatbot.config.sections.auth_settings import AuthSettings
-from chatbot.keys.key_registry import KeyRegistry, hash_secret
+from chatbot.keys.key_registry import KeyRegistry
+from chatbot.keys.secrets import hash_secret
+from events.factory import now_us
+from events.storage.sqlite.sqlite_log import SqliteLog
 from tests.support.http.feed_reader import FeedReader
 from tests.support.log.sample_events import IMAGE_BYTES
 from tests.support.model.model_server import ModelServer
@@ -57,14 +60,16 @@ def test_a_ticket_says_whose_it_is_and_for_what(session_id: str | None) -> None:
     assert "jun" not in base64.urlsafe_b64decode(text).decode("latin-1")
 
 
-def test_a_ticket_ends_with_its_key() -> None:
+async def test_a_ticket_ends_with_its_key(tmp_path: Path) -> None:
     text = sign_ticket(Ticket(HASHES["mina"], None, 1))
     assert verify_ticket(text, [HASHES["jun"]]) is None
     assert verify_ticket(text, [hash_secret("a-new-secret-of-hers")]) is None
-    renamed = KeyRegistry(AuthSettings(keys={"mina2": SECRETS["mina"]}))  # the secret is the key, the name its label
+    log = await SqliteLog.open(tmp_path / "log.db")
+    renamed = KeyRegistry(AuthSettings(keys={"mina2": SECRETS["mina"]}), log, now_us)
+    await log.close()
     found = verify_ticket(text, renamed.valid_hashes())
     assert found is not None
-    principal = renamed.of_hash(found.secret_sha256)
+    principal = renamed.find_by_hash(found.secret_sha256)  # the secret is the key, the name only its label
     assert principal is not None
     assert principal.name == "mina2"
 

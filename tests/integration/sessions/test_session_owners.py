@@ -87,10 +87,10 @@ async def test_whose_a_session_is_its_first_event_says_not_who_wrote_to_it(tmp_p
         await write(log, None, "later")
         await log.append("old", 1, [SessionAccessed()], Metadata(actor="mina"))
         if owner is None:
-            await check_owners(log, Rebuilding(), AuthSettings())
+            await check_owners(log, Rebuilding(), AuthSettings(), has_keys=False)
         else:
             with pytest.raises(OwnersWithoutKeys):
-                await check_owners(log, Rebuilding(), AuthSettings())
+                await check_owners(log, Rebuilding(), AuthSettings(), has_keys=False)
     finally:
         await log.close()
 
@@ -101,9 +101,9 @@ async def test_while_projections_are_rebuilt_both_ends_of_the_log_tell(tmp_path:
     try:
         await write(log, owned)
         with pytest.raises(OwnersWithoutKeys):
-            await check_owners(log, Rebuilding(), AuthSettings())
-        await check_owners(log, Rebuilding(), AuthSettings(allow_anonymous=True))
-        await check_owners(log, Rebuilding(), AuthSettings(keys={"mina": "a-long-secret-of-hers"}))
+            await check_owners(log, Rebuilding(), AuthSettings(), has_keys=False)
+        await check_owners(log, Rebuilding(), AuthSettings(allow_anonymous=True), has_keys=False)
+        await check_owners(log, Rebuilding(), AuthSettings(), has_keys=True)
     finally:
         await log.close()
 
@@ -113,7 +113,7 @@ async def test_the_look_at_the_log_is_bounded_and_asked_again_once_the_projectio
 ) -> None:
     log = await SqliteLog.open(tmp_path / "chatbot.db")
     await write(log, 2 * SAMPLED_EVENTS // 10 - 75)
-    await check_owners(log, Rebuilding(), AuthSettings())  # neither end tells
+    await check_owners(log, Rebuilding(), AuthSettings(), has_keys=False)  # neither end tells
     await log.close()
     with pytest.raises(OwnersWithoutKeys):
         async with serving(tmp_path, model.url):

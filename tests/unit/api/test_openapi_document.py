@@ -83,6 +83,7 @@ def test_every_route_is_documented_and_nothing_else_is() -> None:
         settings=Settings(),
         supervisor=SimpleNamespace(running_reply=None),
         session_queries=SimpleNamespace(with_metadata=None),
+        keys=None,
         runner=None,
         queries=None,
         feeds=None,
