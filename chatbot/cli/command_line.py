@@ -112,6 +112,12 @@ def _checkpoint() -> Command:
     return Command(add_checkpoint_arguments, checkpoint)
 
 
+def _anchor() -> Command:
+    from chatbot.cli.proof.anchor import add_anchor_arguments, anchor
+
+    return Command(add_anchor_arguments, anchor)
+
+
 def _prove() -> Command:
     from chatbot.cli.proof.prove import add_prove_arguments, prove
 
@@ -145,6 +151,7 @@ COMMANDS = {
     "verify": CommandEntry("check that nobody has changed the log", _verify),
     "keygen": CommandEntry("make the keys that sign checkpoints", _keygen),
     "checkpoint": CommandEntry("print a signed statement of the head", _checkpoint),
+    "anchor": CommandEntry("write a signed checkpoint to places that nobody can rewrite", _anchor),
     "prove": CommandEntry("prove a session's events to someone without the log", _prove),
     "erase": CommandEntry("erase sessions permanently", _erase),
     "erased": CommandEntry("search the files for an erased text", _erased),
@@ -158,7 +165,7 @@ SERVICE_COMMANDS = {
 GROUPS = {
     "serve": ("serve", "health", "config"),
     "read conversations": ("find", "replay", "diff", "prompt", "project"),
-    "prove": ("verify", "keygen", "checkpoint", "prove"),
+    "prove": ("verify", "keygen", "checkpoint", "anchor", "prove"),
     "erase": ("erase", "erased"),
     "copy and move": ("backup", "export", "import", "migrate"),
     "repair": ("salvage", "rebuild"),
@@ -198,7 +205,8 @@ examples:
 
 exit codes: 0 served and drained, or done; 1 the log is not intact, or the command failed;
 2 wrong settings or usage; 3 the database or a file cannot be used; 4 the address cannot be listened on;
-5 the embedded model is missing or cannot be loaded; 70 a fault of this program; 130 interrupted by Ctrl-C."""
+5 the embedded model is missing or cannot be loaded; 6 a target of anchors cannot be read or written;
+70 a fault of this program; 130 interrupted by Ctrl-C."""
 
 
 def parse(arguments: list[str], version: str, program: str = "chatbot") -> argparse.Namespace:

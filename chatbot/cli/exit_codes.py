@@ -15,6 +15,7 @@ class ExitCode(IntEnum):
     DATABASE = 3
     LISTEN = 4
     MODEL = 5
+    TARGET = 6
     FAULT = 70  # sysexits.h: EX_SOFTWARE
     INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 

@@ -84,6 +84,12 @@ def read_signer(text: str, algorithm: bytes = ED25519) -> tuple[str, bytes, Ed25
     return found[1], key_id, private
 
 
+def public_key_of(signer: str) -> str:
+    """The public key that belongs to a secret key. Raises InvalidCheckpoint."""
+    name, key_id, private = read_signer(signer)
+    return f"{name}+{key_id.hex()}+{_b64(ED25519 + private.public_key().public_bytes_raw())}"
+
+
 def signature_line(name: str, key_id: bytes, signature: bytes) -> str:
     """A line of a signed note, with its line end."""
     return f"{SIGNATURE}{name} {_b64(key_id + signature)}\n"

@@ -13,12 +13,15 @@ from events.integrity.signed_checkpoint import InvalidCheckpoint
 def add_keygen_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="where the secret key goes; the public one goes to FILE.pub")
     parser.add_argument("--name", default="chatbot-log", help="the signer's name (default: chatbot-log)")
+    parser.add_argument("--witness", action="store_true", help="make the key of a witness, which signs other logs'")
 
 
 async def keygen(context: CommandContext, options: argparse.Namespace) -> int:
     """Make a pair of keys. The secret one signs checkpoints; the public one is for auditors."""
     try:
-        signer, verifier = signed_checkpoint.make_key(options.name)
+        signer, verifier = signed_checkpoint.make_key(
+            options.name, signed_checkpoint.COSIGNATURE if options.witness else signed_checkpoint.ED25519
+        )
     except InvalidCheckpoint as error:
         raise UsageError(str(error)) from error
     if not options.file.name or options.file.is_dir():
@@ -46,21 +49,33 @@ def read_text_file(path: Path) -> str:
 
 def read_public_key(text: str | None) -> str:
     """The public key that --key is, or that the file of this name holds. Raises UsageError for what is no such key."""
+    (key,) = _read_keys(text, one=True)
+    return key
+
+
+def read_public_keys(text: str | None) -> list[str]:
+    """As read_public_key, of a file with a key in each line: those that were used one after the other."""
+    return _read_keys(text, one=False)
+
+
+def _read_keys(text: str | None, *, one: bool) -> list[str]:
     if text is None:
         raise UsageError("whose signature? name the public key with --key")
     path = Path(text)
     is_file = path.is_file()
-    key = read_text_file(path) if is_file else text
-    if key.lstrip().startswith("PRIVATE+KEY+"):
-        which = f"{text} holds" if is_file else "--key is"
-        raise UsageError(f"{which} the secret key: give the public one{f', {text}.pub' if is_file else ''}")
-    try:
-        signed_checkpoint.read_verifier(key)
-    except InvalidCheckpoint as error:
-        if is_file or "+" in text:
-            raise UsageError(f"--key {text}: {error}") from error
-        raise UsageError(f"no such file or key: {text}") from error
-    return key
+    content = read_text_file(path) if is_file else text
+    keys = [content] if one else content.split() or [content]
+    for key in keys:
+        if key.lstrip().startswith("PRIVATE+KEY+"):
+            which = f"{text} holds" if is_file else "--key is"
+            raise UsageError(f"{which} the secret key: give the public one{f', {text}.pub' if is_file else ''}")
+        try:
+            signed_checkpoint.read_verifier(key)
+        except InvalidCheckpoint as error:
+            if is_file or "+" in text:
+                raise UsageError(f"--key {text}: {error}") from error
+            raise UsageError(f"no such file or key: {text}") from error
+    return keys
 
 
 def _write_new_file(path: Path, text: str, mode: int) -> None:

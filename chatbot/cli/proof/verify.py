@@ -9,10 +9,11 @@ from pathlib import Path
 from msgspec import Struct
 
 from chatbot.cli.cli_context import CommandContext
-from chatbot.cli.exit_codes import CommandFailed, UsageError
+from chatbot.cli.exit_codes import CommandFailed, ExitCode, UsageError
 from chatbot.cli.progress_bar import ProgressBar
-from chatbot.cli.proof.keys import read_public_key, read_text_file
+from chatbot.cli.proof.keys import read_public_key, read_public_keys, read_text_file
 from chatbot.cli.proof.prove import VerifiedProof, check_proof
+from chatbot.cli.proof.verify_anchors import AnchorSet, read_anchors
 from chatbot.runtime.clock import timestamp
 from events.integrity import signed_checkpoint
 from events.integrity.chain_verifier import ChainVerifier, verify
@@ -103,7 +104,17 @@ def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--proof", type=Path, metavar="FILE", help="check the events in a proof instead of a log")
     parser.add_argument("--partial", action="store_true", help="with --proof: accept a part of a session")
     parser.add_argument("--show", action="store_true", help="with --proof: print its events, too, as lines of JSON")
-    parser.add_argument("--key", metavar="KEY", help="the public key of the checkpoint's signer, or a file with it")
+    parser.add_argument(
+        "--key",
+        metavar="KEY",
+        help="the public key of the signer, or a file with it; with --anchors, with a line for each key there was",
+    )
+    parser.add_argument(
+        "--anchors",
+        action="append",
+        metavar="TARGET",
+        help="a folder, s3:// or witness with anchors, all of which must agree; may be repeated",
+    )
     parser.add_argument("--no-files", action="store_true", help="do not read the files that messages refer to")
 
 
@@ -111,29 +122,30 @@ async def verify_command(context: CommandContext, options: argparse.Namespace) -
     """Verify the hash chain and the files that messages refer to, also while a server runs, or of a copied file."""
     if options.proof:
         return _verify_proof(context, options)
-    if options.partial or options.show:
-        raise UsageError("--partial and --show go with --proof")
+    _check_options(options)
+    verifiers = read_public_keys(options.key) if options.anchors else []
     checkpoints, start = _read_checkpoints(options), _parse_start(options.start)
     heads = SignedCheckpoints(checkpoints) if checkpoints else None
     if start and heads and heads.first_position < start.position:
         raise UsageError("the checkpoint is older than the position to begin from: leave one of them out")
     async with context.open_read_only() as log:
         tree = heads.tree if heads and not start else None
+        anchors = None
+        if options.anchors:  # read before the log, which may grow and be anchored meanwhile
+            anchors = await read_anchors(options.anchors, await log_identity(log), verifiers)
+            tree = anchors.tree
         noted = None if options.no_files else NotedReferences()
         verifier = ChainVerifier(heads.expected_head if heads else None, start, tree, noted)
         fault = await _verify_chain(log, verifier, "verifying")
-        if heads:
-            origin = await log_identity(log)
-            other = next((one.origin for one in heads.checkpoints if one.origin != origin), None)
-            if other:
-                fault = f"{fault or 'the log does not hold'}; the checkpoint is of another log, {other}"
-            fault = fault or await heads.fault(log, with_roots=start is None)
+        fault = await _signed_fault(log, heads, fault, with_roots=start is None) if heads else fault
+        if anchors is not None:
+            fault = fault or anchors.fault(verifier.position)
         files = None
         if noted is not None and not fault:
             files = await verify_files(log, noted, after=start.position if start else 0, until=verifier.position)
     if fault:
         raise CommandFailed(fault)
-    signed = f"; it agrees with {heads}" if heads else ""
+    signed = f"; it agrees with {heads or anchors}" if heads or anchors else ""
     since = f" after position {start.position}" if start else ""
     upto = f", position {verifier.position}" if start else ""
     events = verifier.position - (start.position if start else 0)
@@ -143,6 +155,8 @@ async def verify_command(context: CommandContext, options: argparse.Namespace) -
         _tell_files(context, files)
     if verifier.incomplete_erasures:
         raise CommandFailed(describe_unfinished_erasures(verifier.incomplete_erasures))
+    if anchors is not None:
+        _tell_anchors(context, anchors)
     return 0
 
 
@@ -161,6 +175,31 @@ async def verify_files(
     if progress is not None:
         progress.close()
     return report
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Raises UsageError for options that do not go together."""
+    if options.partial or options.show:
+        raise UsageError("--partial and --show go with --proof")
+    if options.anchors and (options.checkpoint or options.start):
+        raise UsageError("--anchors compares the whole log: leave out --checkpoint and --from")
+
+
+async def _signed_fault(log: EventLog, heads: SignedCheckpoints, fault: str | None, *, with_roots: bool) -> str | None:
+    """Why the log is not the one of the checkpoints; `fault` is what the verification has found."""
+    origin = await log_identity(log)
+    other = next((one.origin for one in heads.checkpoints if one.origin != origin), None)
+    if other:
+        return f"{fault or 'the log does not hold'}; the checkpoint is of another log, {other}"
+    return fault or await heads.fault(log, with_roots=with_roots)
+
+
+def _tell_anchors(context: CommandContext, anchors: AnchorSet) -> None:
+    """Raises CommandFailed if a target could not be read, or has no anchor of this log."""
+    if anchors.incomplete:
+        context.print_note(f"{anchors.incomplete} anchors are the rest of interrupted writes, and were passed over")
+    if anchors.silent:
+        raise CommandFailed("not compared with every target: " + "; ".join(anchors.silent), ExitCode.TARGET)
 
 
 def _tell_files(context: CommandContext, report: FileReport) -> None:

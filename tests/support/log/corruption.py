@@ -64,3 +64,14 @@ def delete(path: Path, condition: str) -> None:
         log.execute("DROP TRIGGER events_refuse_delete")
         log.execute(f"DELETE FROM events WHERE {condition}")
         log.execute(trigger)
+
+
+def cut_off(path: Path, events: int) -> None:
+    """Keep the first events only, as anybody with write access to the file can: the chain stays intact."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as log:
+        triggers = log.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'").fetchall()
+        for name, _ in triggers:
+            log.execute(f"DROP TRIGGER {name}")
+        log.execute("DELETE FROM events WHERE position > ?", (events,))
+        for _, sql in triggers:
+            log.execute(sql)
