@@ -195,6 +195,7 @@ class _Sessions(Struct, frozen=True):
     expiry: ExpiryTimer
     erasures: ErasureJob
     ids: Ids
+    holds: HoldRegistry
 
 
 async def _open_storage(settings: Settings, stack: AsyncExitStack, metrics: Metrics, worker: Worker | None) -> _Storage:
@@ -231,6 +232,7 @@ async def _start_sessions(settings: Settings, stack: AsyncExitStack, infrastruct
     clock = await open_deadline_clock(storage.log, ClockMetrics(metrics, structlog.get_logger("clock")).jumped)
     reserve = disk_reserve(settings)
     await reserve.allocate()
+    holds = HoldRegistry(storage.log)
     ports = Ports(
         log=storage.log,
         runner=storage.runner,
@@ -248,7 +250,7 @@ async def _start_sessions(settings: Settings, stack: AsyncExitStack, infrastruct
         cluster=node.cluster if node else SingleNode(),
         reserve=reserve,
         media_memory=MediaMemory(settings.llm.media_memory_max_bytes),
-        holds=HoldRegistry(storage.log),
+        holds=holds,
     )
     supervisor = Supervisor(ports)
     stack.push_async_callback(supervisor.close)
@@ -260,7 +262,7 @@ async def _start_sessions(settings: Settings, stack: AsyncExitStack, infrastruct
     tasks = {**node_tasks, "expiry": expiry.run(), "erasures": erasures.run(), "stateless": stateless.run()}
     for name, task in tasks.items():
         await stack.enter_async_context(run_in_background(task, name))
-    return _Sessions(ports, supervisor, SessionQueries(ports, supervisor.ask), expiry, erasures, Ids())
+    return _Sessions(ports, supervisor, SessionQueries(ports, supervisor.ask), expiry, erasures, Ids(), holds)
 
 
 def _aggregator(settings: Settings, worker: Worker | None, node: Node | None) -> MetricsAggregator | None:
@@ -305,6 +307,7 @@ def _make_services(
         clock=now_us,
         logger=structlog.get_logger("api"),
         version=__version__,
+        holds=sessions.holds,
         log_writer=log_writer,
         metrics_aggregator=aggregator,
     )

@@ -8,12 +8,15 @@ import time
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage
 
+from chatbot.api.erasure import erasure_routes, hold_routes
 from chatbot.api.media.media_uploads import UPLOADS, MediaUploads
 from chatbot.api.middleware import add_headers, request_middleware
 from chatbot.api.openapi.document import build_openapi_document
 from chatbot.api.readiness import WRITE_PROBE, WriteProbe
 from chatbot.api.request_limits import (
     BODIES,
+    ERASURE_LIMIT,
+    ERASURES_MAX,
     EXPORT_LIMIT,
     EXPORTS_MAX,
     THROTTLE,
@@ -61,6 +64,7 @@ def build_app(services: Services) -> web.Application:
     app[WRITE_PROBE] = WriteProbe(services.log, services.log_metrics)
     app[VERIFICATION_LIMIT] = StreamLimit(VERIFICATIONS_MAX, "the chain is being walked for others already")
     app[EXPORT_LIMIT] = StreamLimit(EXPORTS_MAX, "too many exports are being made already")
+    app[ERASURE_LIMIT] = StreamLimit(ERASURES_MAX, "too many requests erase many sessions already")
     app[THROTTLE] = DutyCycleThrottle()
     app[completion_routes.CANCELLATIONS] = set()
     app[completion_routes.TOOL_REFUSALS] = ToolRefusals(time.monotonic)
@@ -78,6 +82,8 @@ def build_app(services: Services) -> web.Application:
         feed_routes,
         media_routes,
         ticket_routes,
+        erasure_routes,
+        hold_routes,
         event_history_routes,
         export_routes,
         audit_routes,

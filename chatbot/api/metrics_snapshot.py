@@ -20,6 +20,7 @@ async def refresh_gauges(services: Services) -> None:
     services.metrics.outdated(is_outdated=services.runner.unknown_event is not None)
     pending = services.log.erasure_pending or services.erasures.pending or services.log_metrics.incomplete_erasures
     services.metrics.erasure_pending(pending=bool(pending))
+    services.metrics.holds(len(services.holds.known.holds))
     if services.log_writer is not None:
         services.metrics.log_lines_dropped(services.log_writer.dropped)
     limiter = services.limiter

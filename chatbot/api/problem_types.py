@@ -91,6 +91,16 @@ PROBLEM_TYPES: dict[str, ProblemType] = {
         409, "Session held", "A legal hold covers the session: nothing of it may be erased. `reason` says why.",
         "Try again when the hold is released; who has the scope `hold` can say when.",
     ),
+    "too-many-holds": ProblemType(
+        409, "Too many holds", "As many legal holds are in force as there may be.",
+        "Release some, or hold an owner or metadata in place of single sessions.",
+    ),
+    "hold-not-found": ProblemType(
+        404, "Hold not found", "No legal hold of this id is in force.", "GET /api/holds lists those that are.",
+    ),
+    "no-receipt": ProblemType(
+        404, "No receipt", "The session is not erased.", "Delete it first; the receipt stays afterwards.",
+    ),
     "reply-cancelled": ProblemType(
         409, "Reply cancelled", "Under /v1: another client cancelled the reply. Its text so far is kept.",
         "Send the request again for another reply.",

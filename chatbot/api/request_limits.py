@@ -25,9 +25,11 @@ AFTER_MAX = 10**18 - 1  # no more digits than SQLite counts
 
 EXPORTS_MAX = 64  # at once: each holds the outline of every message in memory
 VERIFICATIONS_MAX = 2  # at once: they share the small part of the time that THROTTLE leaves to expensive requests
+ERASURES_MAX = 4  # requests that erase many sessions, at once
 BODY_UNCOUNTED_BYTES = 65_536  # a body of this size fits in the connection's own buffer
 
 EXPORT_LIMIT: web.AppKey[StreamLimit] = web.AppKey("exports", StreamLimit)
+ERASURE_LIMIT: web.AppKey[StreamLimit] = web.AppKey("erasures", StreamLimit)
 VERIFICATION_LIMIT: web.AppKey[StreamLimit] = web.AppKey("verifications", StreamLimit)
 # Shared by verifications, event histories and exports, so that together they leave most of the time to chat.
 THROTTLE: web.AppKey[DutyCycleThrottle] = web.AppKey("throttle", DutyCycleThrottle)

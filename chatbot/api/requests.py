@@ -24,11 +24,12 @@ from chatbot.api.request_bodies import (
     ReplyBody,
 )
 from chatbot.api.request_limits import BODIES, IF_MATCH_TAGS_MAX
-from chatbot.api.request_queries import query_int
+from chatbot.api.request_queries import check_query, query_int
 from chatbot.api.streaming.frames import CURSOR_PATTERN
 from chatbot.config.sections.chat_settings import ChatSettings
 from chatbot.config.settings import Settings
 from chatbot.sessions.domain.commands import IdempotencyKey
+from chatbot.sessions.domain.reasons import find_reason_fault, find_ticket_fault
 from chatbot.sessions.domain.rejections import SessionNotFound, VersionBehind
 from events.catalogue import Parameters
 from events.record import VERSION_MAX
@@ -296,6 +297,16 @@ def read_idempotency_key(request: web.Request, call: str, body: Struct) -> Idemp
         why = "must be 1 to 255 visible ASCII characters, such as a UUID"
         raise RequestFault(why, "header.Idempotency-Key", status=400)
     return IdempotencyKey(found["key"], hashlib.sha256(_encode((call, body))).hexdigest())
+
+
+def read_explanation(request: web.Request) -> tuple[str | None, str | None]:
+    """The query's `reason_code` and `ticket`: why something is erased. Raises RequestFault."""
+    check_query(request, frozenset({"reason_code", "ticket"}))
+    reason_code, ticket = request.query.get("reason_code"), request.query.get("ticket")
+    for name, fault in (("reason_code", find_reason_fault(reason_code)), ("ticket", find_ticket_fault(ticket))):
+        if fault is not None:
+            raise RequestFault(fault, f"query.{name}")
+    return reason_code, ticket
 
 
 def prefers_async(request: web.Request) -> bool:

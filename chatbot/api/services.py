@@ -7,7 +7,10 @@ import structlog
 from aiohttp import web
 from msgspec import Struct
 
+from chatbot.audit.receipt import Receipt
+from chatbot.audit.receipt_signature import sign_receipt
 from chatbot.config.settings import Settings
+from chatbot.holds.hold_registry import HoldRegistry
 from chatbot.keys.key_registry import KeyRegistry
 from chatbot.llm.concurrency_limiter import ConcurrencyLimiter
 from chatbot.llm.health_monitor import HealthMonitor
@@ -39,6 +42,7 @@ class Readiness(Struct):
 class Services(Struct, frozen=True):
     """`new_id` makes message and session ids (random UUIDs), `new_token` request ids. `clock`: Unix microseconds.
 
+    `receipt_key` is the secret key that signs receipts of erasures; None: they are not signed.
     `log_writer` and `metrics_aggregator` are None if the process writes logs synchronously, or is the only worker.
     """
 
@@ -65,8 +69,14 @@ class Services(Struct, frozen=True):
     clock: Callable[[], int]
     logger: structlog.stdlib.BoundLogger
     version: str
+    holds: HoldRegistry
+    receipt_key: str | None = None
     log_writer: LogWriter | None = None
     metrics_aggregator: MetricsAggregator | None = None
+
+    def sign_receipt(self, receipt: Receipt) -> Receipt:
+        """`receipt` with the service's signature, if it has a key."""
+        return receipt if self.receipt_key is None else sign_receipt(receipt, self.receipt_key)
 
     def suggested_tokens(self, model: str) -> int:
         """The most tokens of a reply that is to end by itself: half of the model's context if its size is known, at

@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from chatbot.api.problems import Problem
 from chatbot.keys.principal import Principal
-from chatbot.keys.scopes import AUDIT, CHAT, ERASE, METRICS
+from chatbot.keys.scopes import AUDIT, CHAT, ERASE, HOLD, METRICS
 from chatbot.sessions.domain.commands import Caller
 
 PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
@@ -19,6 +19,12 @@ ROUTE_SCOPES: dict[tuple[str, str], frozenset[str]] = {
     ("GET", "/api/audit/verify"): frozenset({AUDIT}),
     ("GET", "/api/sessions/{session_id}/events"): frozenset({CHAT, AUDIT}),
     ("DELETE", "/api/sessions/{session_id}"): frozenset({CHAT, ERASE}),
+    ("GET", "/api/sessions/{session_id}/receipt"): frozenset({CHAT, ERASE, AUDIT}),
+    ("POST", "/api/erasures"): frozenset({ERASE}),
+    ("GET", "/api/holds"): frozenset({HOLD, AUDIT}),
+    ("POST", "/api/holds"): frozenset({HOLD}),
+    ("POST", "/api/holds/{hold_id}/release"): frozenset({HOLD}),
+    ("POST", "/api/holds/forget"): frozenset({HOLD}),
 }
 OTHER_ROUTES = frozenset({CHAT})
 

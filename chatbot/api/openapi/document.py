@@ -116,6 +116,7 @@ _PARAMETERS: dict[str, Schema] = {
         "schema": {"type": "string"},
     },
     "message_id": {"in": "path", "required": True, "schema": {"type": "string", "maxLength": 64}, "example": QUESTION},
+    "hold_id": {"in": "path", "required": True, "schema": {"type": "string", "maxLength": 64}},
     "name": {"in": "path", "required": True, "schema": {"type": "string", "enum": list(PROBLEM_TYPES)}},
     "file": {"in": "path", "required": True, "schema": {"type": "string"}},
     "version": {

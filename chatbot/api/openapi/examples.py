@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from chatbot.api.openapi import audit_examples, v1_examples
+from chatbot.api.openapi import audit_examples, erasure_operations, v1_examples
 from chatbot.api.openapi.schemas import FaultView, Kind, ProblemView
 from chatbot.api.problems import CAUSES, STATUSES
 from chatbot.api.request_bodies import (
@@ -263,6 +263,7 @@ EXAMPLES: dict[Kind, dict[str, Any]] = {
         "draining": ReadinessView("draining", "the service is shutting down"),
     },
     **audit_examples.EXAMPLES,
+    **erasure_operations.EXAMPLES,
     **v1_examples.EXAMPLES,
     UsageView: {"by-day": UsageView("day", [UsageRow(3, 36, 102, 138, day="2026-01-31")])},
 }
@@ -303,6 +304,9 @@ def problems() -> Iterator[ProblemView]:
         416, "range-not-satisfiable", "Range not satisfiable", "the file has 10485760 bytes", size=10_485_760
     )
     yield _problem(429, "media-quota", "Too many unused uploads", "uploads may have 268435456 bytes together")
+    yield _problem(404, "no-receipt", "No receipt", "the session is not erased")
+    yield _problem(404, "hold-not-found", "Hold not found", "no hold of this id is in force")
+    yield _problem(409, "too-many-holds", "Too many holds", "there are 1000 holds already: release some")
     yield _problem(400, "malformed", "Malformed JSON", "not JSON: JSON is malformed: expected ':' (byte 12)")
     yield _problem(401, "unauthorized", "Unauthorized", "send a valid key as Authorization: Bearer")
     yield _problem(403, "forbidden", "Forbidden", "this needs a key with the scope audit; this key has chat, metrics")

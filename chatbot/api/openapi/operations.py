@@ -3,6 +3,7 @@ routes.
 """
 
 from chatbot.api.openapi.audit_operations import AUDIT, EXPORT
+from chatbot.api.openapi.erasure_operations import ERASE_QUERY, ERASURES, READ_RECEIPT
 from chatbot.api.openapi.list_operations import FOLLOW_CHANGES, LIMIT, LIST_SESSIONS, MARK_READ, WITHDRAW_MESSAGE
 from chatbot.api.openapi.schemas import HTML, SSE, Operation, QueryParameter, ResponseSpec
 from chatbot.api.openapi.ticket_operations import ISSUE_TICKET
@@ -51,7 +52,7 @@ STATUS_MEANINGS = {
     403: "The key may not do this.",
     404: "There is nothing here, or it belongs to another key.",
     408: "The body did not arrive in time.",
-    409: "A reply is running, and `on_busy` is reject.",
+    409: "A reply is running, and `on_busy` is reject; or a legal hold covers the session.",
     412: "The session has changed since the version in If-Match.",
     413: "The body is larger than {body_max_bytes} bytes, or the file than {file_max_bytes}.",
     415: "The body is not application/json, or compressed; or the file is of a type that is not accepted.",
@@ -114,7 +115,8 @@ Idempotency-Key and a Last-Event-ID, only the frames after that one are sent.
 
 _DELETE = """204: its content is erased from all files. 202 only if forks refer to more than a few of its texts: these
 are copied first, also after a restart. Until then a further DELETE answers 202, all other calls 404; then it answers
-404.
+404. While a legal hold covers the session, it is refused with 409. `reason_code` and `ticket` are recorded and are in
+the receipt, which GET /api/sessions/{session_id}/receipt gives afterwards, too.
 """
 _CANCEL = """`reply_id` names the reply, so that a second click on Stop does not cancel the next one: if it has already
 ended, nothing happens. If it is still queued, it is removed from the queue, and the others stay. Without `reply_id` the
@@ -179,8 +181,10 @@ OPERATIONS: dict[str, tuple[Operation, ...]] = {
         MARK_READ,
         Operation(
             "DELETE", _session, "delete_session", "Delete a session; its messages are erased from the disk",
-            {204: ResponseSpec("Deleted."), 202: _ERASING}, details=_DELETE, headers=("If-Match",), problems=CHANGE,
+            {204: ResponseSpec("Deleted."), 202: _ERASING}, details=_DELETE, query=ERASE_QUERY, headers=("If-Match",),
+            problems=(*CHANGE, 409, 422),
         ),
+        READ_RECEIPT,
         Operation(
             "GET", f"{_session}/messages", "list_messages", "List the newest messages, in chronological order",
             {200: ResponseSpec("One page.", MessageList, headers=ETAG)}, query=_paging, problems=(404, 412, 422, 503),
@@ -275,6 +279,7 @@ OPERATIONS: dict[str, tuple[Operation, ...]] = {
         ),
     ),
     "Audit": AUDIT,
+    "Erasure": ERASURES,
     "Documents": (
         _document("/", "page", "The chat page", ResponseSpec("A page.", str, (HTML,), ETAG), 404),
         _document("/assets/{version}/{path}", "asset", "A file of the chat page",

@@ -19,6 +19,7 @@ from chatbot.api.requests import (
     if_match,
     matches_if_none_match,
     read_body,
+    read_explanation,
     read_idempotency_key,
     session_id_for_key,
     session_id_of,
@@ -125,7 +126,9 @@ async def change(request: web.Request) -> web.Response:
 @routes.delete("/api/sessions/{session_id}")
 async def delete(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
-    session_id, command = session_id_of(request), DeleteSession(may_wait=True)
+    reason_code, ticket = read_explanation(request)
+    session_id = session_id_of(request)
+    command = DeleteSession(may_wait=True, reason_code=reason_code, ticket=ticket)
     answer = await services.supervisor.ask(session_id, command, erasing_caller(request), if_versions=if_match(request))
     if answer.state.session.status == "deleted":
         return web.Response(status=204)

@@ -1,0 +1,56 @@
+"""Receipts: what was erased, why, and where the log says so. The same over HTTP and on the command line."""
+
+from msgspec import UNSET, Struct, UnsetType
+
+from chatbot.runtime.clock import timestamp
+from chatbot.sessions.domain.reasons import recorded_code
+from events.catalogue import SessionDeleted
+from events.log import EventLog
+from events.record import RecordedEvent
+
+
+class Receipt(Struct, frozen=True):
+    """The content of `events_erased` events of a session is erased; `reason` and `at` are those of the event that says
+    so: session_deleted for an erasure, message_redacted for a redaction.
+
+    That event is at `position` of the log, with `digest` in its chain: `verify --from POSITION:DIGEST` begins there.
+    `reason_code` and `ticket` are those that were named. `message_id` and `part` are those of a redaction.
+    `signature`, if the service or the command has a key: see chatbot/audit/receipt_signature.py.
+    """
+
+    session_id: str
+    events_erased: int | None
+    reason: str
+    at: str
+    position: int | None = None
+    digest: str | None = None
+    kind: str = "erasure"
+    reason_code: str | None = None
+    ticket: str | None = None
+    message_id: str | UnsetType = UNSET
+    part: int | UnsetType = UNSET
+    signature: str | UnsetType = UNSET
+
+
+async def read_receipt(log: EventLog, session_id: str) -> Receipt | None:
+    """The receipt of the session's erasure; None while it is not erased. Raises LogUnavailable."""
+    newest = await log.read(session_id, limit=1, backwards=True)
+    return await receipt_of(log, newest[0]) if newest else None
+
+
+async def receipt_of(log: EventLog, recorded: RecordedEvent) -> Receipt | None:
+    """The receipt of the event that explains an erasure; None for any other event. Raises LogUnavailable."""
+    event = recorded.event
+    if not isinstance(event, SessionDeleted):
+        return None
+    (row,) = await log.rows(after=recorded.position - 1, limit=1)
+    return Receipt(
+        session_id=recorded.stream_id,
+        events_erased=recorded.version - 1,
+        reason=event.reason,
+        at=timestamp(recorded.recorded_at_us),
+        position=recorded.position,
+        digest=row.digest.hex(),
+        reason_code=recorded_code(event.reason, event.reason_code),
+        ticket=event.ticket,
+    )
