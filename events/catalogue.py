@@ -13,7 +13,7 @@ which a repeated request is recognized. Both are content: they are erased with t
 from typing import get_args
 
 from events.schema.adoption import AdoptedMessage, Origin
-from events.schema.event import Event, ReservedEvent, Traits
+from events.schema.event import MESSAGE_REDACTED, Event, ReservedEvent, Traits
 from events.schema.hold_events import HoldAdded, HoldEvent, HoldReleased, HoldsForgotten
 from events.schema.key_events import KeyAdded, KeyEvent, KeyRevoked, KeyRotated
 from events.schema.naming import ConversationName
@@ -22,8 +22,10 @@ from events.schema.session_events import (
     BranchSelected,
     ContentErased,
     HistoryAdopted,
+    KeptEvent,
     MessageCopied,
     MessagePosted,
+    MessageRedacted,
     MessageWithdrawn,
     MetadataChanged,
     ReplyCancelled,
@@ -49,6 +51,7 @@ __all__ = [
     "EVENT_TYPES",
     "HOLDS",
     "KEYS",
+    "MESSAGE_REDACTED",
     "MESSAGE_TYPES",
     "RESERVED_STREAMS",
     "SCHEMA_VERSIONS",
@@ -67,6 +70,7 @@ __all__ = [
     "HoldReleased",
     "HoldsForgotten",
     "IgnoredEvent",
+    "KeptEvent",
     "KeyAdded",
     "KeyEvent",
     "KeyRevoked",
@@ -74,6 +78,7 @@ __all__ = [
     "LoggedEvent",
     "MessageCopied",
     "MessagePosted",
+    "MessageRedacted",
     "MessageWithdrawn",
     "MetadataChanged",
     "Origin",

@@ -68,7 +68,8 @@ class EventLog(Protocol):
         unchanged: StreamVersion | None = None,
     ) -> tuple[RecordedEvent, ...]:
         """Record `event` (of a type in ERASURE_TYPES) and erase the content of all earlier events of the stream, in one
-        transaction. Returns once no file of the store holds that content. Raises as `append`.
+        transaction; of a message_redacted, only of those that it names. Returns once no file of the store holds that
+        content. Raises as `append`.
 
         `unchanged`: a stream on which the caller's decision depends. If it has another version in that transaction,
         nothing is erased and VersionConflict is raised.
@@ -76,7 +77,7 @@ class EventLog(Protocol):
         ...
 
     async def finish_erasure(self, stream_id: str, version: int) -> None:
-        """Erase the content of events before `version`, at which an event of a type in ERASURE_TYPES is recorded.
+        """Erase once more what the event at `version` erases, which is as in `erase`.
 
         Returns as `erase`. Raises ValueError if the event at `version` is not of such a type, LogUnavailable.
         """
@@ -96,7 +97,8 @@ class EventLog(Protocol):
     async def read(
         self, stream_id: str, *, after: int = 0, limit: int, bytes_max: int | None = None, backwards: bool = False
     ) -> list[RecordedEvent]:
-        """Up to `limit` events of one stream with version > `after`, oldest first, or newest first if `backwards`.
+        """Up to `limit` events of one stream with version > `after`, oldest first, or newest first if `backwards`. Of a
+        redacted event it has what is left, as `read_all` and `read_at` have.
 
         With `bytes_max` the page ends with the event whose content brings it to about that many bytes: it may then have
         fewer than `limit` events before the end of the stream, but at least one.

@@ -6,7 +6,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from chatbot.api.streaming.frames import FinishReason
 from events.catalogue import ConversationName, Usage
-from events.schema.parts import Reasoning, Refusal, Text, ToolCall
+from events.schema.parts import Reasoning, Redacted, Refusal, Text, ToolCall
 
 
 class ParametersView(Struct, frozen=True, omit_defaults=True):
@@ -85,7 +85,7 @@ class ToolResultView(Struct, frozen=True, omit_defaults=True, tag_field="type", 
     is_error: bool = False
 
 
-PartView = Text | Reasoning | Refusal | ToolCall | ToolResultView | MediaView
+PartView = Text | Reasoning | Refusal | ToolCall | ToolResultView | MediaView | Redacted
 CallsState = Literal["open", "answered", "closed"]
 
 

@@ -28,7 +28,18 @@ from chatbot.sessions.domain.state import State
 from chatbot.sessions.replies.reply import Outcome, Reply
 from chatbot.sessions.session_previews import Preview
 from chatbot.sessions.session_queries import MessageWithText, SessionWithMetadata
-from events.schema.parts import Media, Part, Parts, Reasoning, Refusal, Text, ToolCall, ToolResult, calls_of
+from events.schema.parts import (
+    Media,
+    Part,
+    Parts,
+    Reasoning,
+    Redacted,
+    Refusal,
+    Text,
+    ToolCall,
+    ToolResult,
+    call_ids_of,
+)
 from projections.folds.session import NEVER_US
 
 REVALIDATE = "no-cache"  # a browser may keep it, but asks each time whether it has changed
@@ -198,7 +209,7 @@ def part_views(parts: Parts, content: str, session_id: str, prefix: str) -> list
 
 def _part_view(part: Part, session_id: str, prefix: str) -> PartView:
     match part:
-        case Text() | Reasoning() | Refusal() | ToolCall():
+        case Text() | Reasoning() | Refusal() | ToolCall() | Redacted():
             return part
         case Media():
             return _media_view(part, session_id, prefix)
@@ -229,5 +240,5 @@ def chat_view(session_id: str, reply: Reply, outcome: Outcome) -> ChatView:
         status="complete" if outcome.status == "complete" else "cancelled",
         version=outcome.version,
         parts=part_views(outcome.parts, outcome.content, session_id, prefix=""),  # no model sends files
-        calls="open" if outcome.parts and outcome.status == "complete" and calls_of(outcome.parts) else None,
+        calls="open" if outcome.parts and outcome.status == "complete" and call_ids_of(outcome.parts) else None,
     )

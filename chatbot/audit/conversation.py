@@ -20,6 +20,7 @@ from events.catalogue import (
     LoggedEvent,
     MessageCopied,
     MessagePosted,
+    MessageRedacted,
     MessageWithdrawn,
     MetadataChanged,
     Origin,
@@ -46,7 +47,7 @@ from events.codec import event_type
 from events.log import EventLog
 from events.paging import read_pages
 from events.record import RecordedEvent
-from events.schema.parts import Parts, calls_of
+from events.schema.parts import Parts, call_ids_of
 from projections.folds.message import ANSWERED, CLOSED, COMPLETE, ENDINGS, FINISH_REASONS, OPEN, QUEUED, STREAMING
 
 PAGE = 50  # events read at once, with their texts: takes 0.25 ms
@@ -217,7 +218,15 @@ def _apply(  # noqa: PLR0912  an arm for each event
             _end_reply(conversation, event)
         case HistoryAdopted():
             raise ValueError("a history_adopted needs the texts of other events: see fold_conversation")
-        case SessionAccessed() | SessionRead() | SessionExpired() | MessageCopied() | ReservedEvent() | IgnoredEvent():
+        case (
+            SessionAccessed()
+            | SessionRead()
+            | SessionExpired()
+            | MessageCopied()
+            | MessageRedacted()
+            | ReservedEvent()
+            | IgnoredEvent()
+        ):
             pass
         case _:
             assert_never(event)
@@ -229,7 +238,7 @@ def _set_settings(conversation: Conversation, settings: ReplySettings) -> None:
 
 def _add_message(conversation: Conversation, recorded: RecordedEvent, event: MessagePosted) -> None:
     fields = (event.message_id, event.parent_id, event.role, event.content, COMPLETE, recorded.recorded_at_us)
-    calls = CLOSED if event.imported and calls_of(event.parts) else None
+    calls = CLOSED if event.imported and call_ids_of(event.parts) else None
     message = MessageAsOf(*fields, parts=event.parts, calls=calls, imported=event.imported)
     conversation.messages[event.message_id] = message
     if event.role == "tool" and event.parent_id is not None:
@@ -290,7 +299,7 @@ def _end_reply(conversation: Conversation, event: ReplyEnded) -> None:
     reply.finish_reason = FINISH_REASONS.get(reply.status)
     if isinstance(event, ReplyCompleted):
         reply.finish_reason, reply.model = event.finish_reason, event.model
-        reply.calls = OPEN if calls_of(event.parts) else None
+        reply.calls = OPEN if call_ids_of(event.parts) else None
     reply.usage = event.usage
     if isinstance(event, ReplyCompleted | ReplyFailed):
         reply.finish_detail = event.finish_detail

@@ -27,6 +27,7 @@ from events.catalogue import (
     IgnoredEvent,
     MessageCopied,
     MessagePosted,
+    MessageRedacted,
     MessageWithdrawn,
     MetadataChanged,
     ReplyCancelled,
@@ -92,6 +93,7 @@ class ConversationOutline(Struct):
                 | ToolCallsClosed()
                 | BranchSelected()
                 | MessageCopied()
+                | MessageRedacted()
                 | ReservedEvent()
                 | IgnoredEvent()
                 | None

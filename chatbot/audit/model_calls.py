@@ -21,6 +21,7 @@ from events.catalogue import (
     LoggedEvent,
     MessageCopied,
     MessagePosted,
+    MessageRedacted,
     MessageWithdrawn,
     MetadataChanged,
     ReplyCancelled,
@@ -43,7 +44,7 @@ from events.catalogue import (
 from events.log import EventLog
 from events.paging import read_pages
 from events.record import RecordedEvent
-from events.schema.parts import calls_of
+from events.schema.parts import call_ids_of
 from projections.folds.message import CLOSED, OPEN
 
 PAGE = 500  # events read at once
@@ -94,7 +95,7 @@ class ContextBuilder:
             case MetadataChanged():
                 self._system = settings_after(event, self._created).system_prompt
             case MessagePosted():
-                calls = CLOSED if event.imported and calls_of(event.parts) else None
+                calls = CLOSED if event.imported and call_ids_of(event.parts) else None
                 message = ContextMessage(
                     event.message_id, event.parent_id, event.role, event.content, event.parts, calls
                 )
@@ -102,7 +103,7 @@ class ContextBuilder:
             case SessionDeleted() | ContentErased():
                 self._created, self._system, self._messages = ReplySettings(), None, {}
             case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
-                calls = OPEN if isinstance(event, ReplyCompleted) and calls_of(event.parts) else None
+                calls = OPEN if isinstance(event, ReplyCompleted) and call_ids_of(event.parts) else None
                 message = ContextMessage(event.reply_id, None, "assistant", event.content, event.parts, calls)
                 self._messages[event.reply_id] = message
             case (
@@ -117,6 +118,7 @@ class ContextBuilder:
                 | BranchSelected()
                 | HistoryAdopted()
                 | MessageCopied()
+                | MessageRedacted()
                 | ReservedEvent()
                 | IgnoredEvent()
             ):

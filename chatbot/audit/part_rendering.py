@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import assert_never
 
-from events.schema.parts import Media, Part, Parts, Reasoning, Refusal, Text, ToolCall, ToolResult
+from events.schema.parts import Media, Part, Parts, Reasoning, Redacted, Refusal, Text, ToolCall, ToolResult
 
 
 def readable_text(content: str, parts: Parts) -> str:
@@ -35,5 +35,7 @@ def _readable(part: Part) -> str:
         case Media():
             name = f" {part.name}" if part.name else ""
             return f"[{part.media_type} {part.sha256}, {part.bytes:,} bytes{name}]"
+        case Redacted():
+            return f"[{part.kind} redacted: {part.reason_code}]"
         case _:
             assert_never(part)

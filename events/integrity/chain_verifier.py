@@ -12,10 +12,12 @@ from typing import TypeVar
 from msgspec import Struct
 
 from events.catalogue import ERASURE_TYPES
+from events.integrity.erased_versions import RAW_MESSAGE_REDACTED, ErasedVersions, redacted_versions
 from events.integrity.file_check import NotedReferences
 from events.integrity.hash_chain import GENESIS
 from events.integrity.incomplete_erasures import IncompleteErasure, find_incomplete_erasure
 from events.integrity.merkle_tree import MerkleTree
+from events.integrity.redaction_check import find_redaction_fault
 from events.integrity.row_checks import MALFORMED, check_row, is_intact
 from events.log import EventLog, RowScanner
 from events.record import Head, RawColumns, StoredRow, raw_columns, raw_text, stored_row
@@ -26,6 +28,7 @@ PAGE_ROWS = 2000  # read at once: 8 ms; a call to the connection's thread costs 
 SLICE_ROWS = 250  # checked at once where that must be done on the event loop: 0.5 ms
 INCOMPLETE_ERASURES_MAX = 1000  # sessions with an incomplete erasure that one verification lists
 RAW_ERASURE_TYPES = frozenset(kind.encode() for kind in ERASURE_TYPES)
+RAW_EXPLAINING_TYPES = RAW_ERASURE_TYPES | {RAW_MESSAGE_REDACTED}
 POSITION_MAX = 2**63 - 1
 BEFORE_ALL = -(2**63) - 1  # a forged row may have a position below 1, down to SQLite's lowest integer
 
@@ -66,7 +69,9 @@ class ChainVerifier:
         self.suspected_streams: set[str] = set()
         # Those of the suspected streams whose content is confirmed to be left, at most INCOMPLETE_ERASURES_MAX.
         self.incomplete_erasures: list[IncompleteErasure] = []
-        self._unexplained: dict[str, int] = {}  # stream: position of its first erased row that no later event explains
+        # Redactions among the rows checked since the caller took them: stream and version.
+        self.redactions: list[tuple[str, int]] = []
+        self._unexplained: dict[str, ErasedVersions] = {}  # by stream, erased versions that no later event explains
 
     @property
     def contradicts_expected_head(self) -> bool:
@@ -93,10 +98,15 @@ class ChainVerifier:
             checked = row.version - self._first_versions.get(row.stream_id, 1)
             if self._erased_of.get(row.stream_id, 0) < checked:
                 self.suspected_streams.add(row.stream_id)
+        if versions := redacted_versions(row):
+            self.redactions.append((row.stream_id, row.version))
+            first = self._first_versions.get(row.stream_id, 1)
+            if not self.explain(row.stream_id, [version for version in versions if version >= first]):
+                self.suspected_streams.add(row.stream_id)
         if row.data is None:
             self.erased += 1
             self._erased_of[row.stream_id] = self._erased_of.get(row.stream_id, 0) + 1
-            self._unexplained.setdefault(row.stream_id, row.position)
+            self._unexplained.setdefault(row.stream_id, ErasedVersions()).add(row.version, row.position)
         if self._tree is not None and (self._expected_head is None or row.position <= self._expected_head.position):
             self._tree.add(row.digest)
         if self._references is not None:
@@ -125,7 +135,7 @@ class ChainVerifier:
                 is_plain = position == last + 1 and version == versions.get(stream, 0) + 1 and is_intact(previous, row)
             except MALFORMED:
                 is_plain = False
-            if is_plain and position <= end and not (has_tree or position == expected or kind in RAW_ERASURE_TYPES):
+            if is_plain and position <= end and not (has_tree or position == expected or kind in RAW_EXPLAINING_TYPES):
                 versions[stream] = version
                 last, previous = position, digest
                 continue
@@ -143,7 +153,8 @@ class ChainVerifier:
         """Check what only the complete log can show."""
         if self._unexplained:
             return ChainFault(
-                min(self._unexplained.values()), "content is gone and no later event of the stream says why"
+                min(one.first_position for one in self._unexplained.values()),
+                "content is gone and no later event of the stream says why",
             )
         if self._expected_head is not None and self.position < self._expected_head.position:
             return ChainFault(
@@ -156,9 +167,22 @@ class ChainVerifier:
         """Streams with erased content that no event checked so far explains, each with the last version checked."""
         return {stream_id: self._versions[raw_text(stream_id)] for stream_id in self._unexplained}
 
+    @property
+    def first_unexplained(self) -> dict[str, int]:
+        """The first of those erased versions, by stream."""
+        return {stream_id: one.first_version for stream_id, one in self._unexplained.items()}
+
     def mark_explained(self, stream_id: str) -> None:
         """An event after the verified range explains the erasures of this stream."""
         self._unexplained.pop(stream_id, None)
+
+    def explain(self, stream_id: str, versions: Iterable[int]) -> bool:
+        """A redaction explains the erasures of these versions. Returns whether all of them were found erased."""
+        unexplained = self._unexplained.get(stream_id, ErasedVersions())
+        had_all = unexplained.remove(versions)
+        if not unexplained:
+            self._unexplained.pop(stream_id, None)
+        return had_all
 
     def _order_fault(self, row: StoredRow) -> str | None:
         if row.position != self.position + 1:
@@ -208,7 +232,16 @@ async def verify(
         if verifier.position < until:
             return verifier, ChainFault(verifier.position + 1, f"no event is here, but {until} events were recorded")
         await _find_later_explanations(log, verifier)
-    return verifier, verifier.finish()
+    return verifier, await _located(log, verifier, verifier.finish())
+
+
+async def _located(log: EventLog, verifier: ChainVerifier, fault: ChainFault | None) -> ChainFault | None:
+    """`fault` at the first event that is erased without a reason: the verifier may know only an earlier one."""
+    positions = []
+    for stream_id, version in verifier.first_unexplained.items():
+        rows = await log.stream_rows(stream_id, after=version - 1, limit=1)
+        positions += [row.position for row in rows]
+    return fault if fault is None or not positions else ChainFault(min(positions), fault.reason)
 
 
 async def _find_incomplete_erasures(log: EventLog, verifier: ChainVerifier) -> None:
@@ -227,6 +260,8 @@ async def _find_later_explanations(log: EventLog, verifier: ChainVerifier) -> No
         after, found = version, False
         while not found and (page := await log.stream_rows(stream_id, after=after, limit=PAGE_ROWS)):
             after, found = page[-1].version, any(row.type in ERASURE_TYPES for row in page)
+            for row in page:
+                verifier.explain(stream_id, redacted_versions(row))
         if found:
             verifier.mark_explained(stream_id)
 
@@ -247,9 +282,21 @@ async def _check_pages(
             fault = await _check_page(log, verifier, until)
         if fault is not None or verifier.position == before:
             return fault
+        if (fault := await _check_redactions(log, verifier)) is not None:
+            return fault
         progress(verifier.position)
         if verifier.position == until:
             return None
+
+
+async def _check_redactions(log: EventLog, verifier: ChainVerifier) -> ChainFault | None:
+    """Check what the redactions of the last page keep of the events before them."""
+    redactions, verifier.redactions = verifier.redactions, []
+    for stream_id, version in redactions:
+        found = await find_redaction_fault(log, stream_id, version)
+        if found is not None:
+            return ChainFault(*found)
+    return None
 
 
 async def _check_page(log: EventLog, verifier: ChainVerifier, until: int | None) -> ChainFault | None:

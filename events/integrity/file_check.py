@@ -13,11 +13,10 @@ from functools import cached_property
 from msgspec import Struct
 from msgspec.structs import astuple
 
-from events.integrity.hash_chain import SALT_BYTES
 from events.log import EventLog
 from events.media import MediaMissing, MediaStat
 from events.record import StoredRow
-from events.storage.media_references import references_in
+from events.storage.media_references import may_refer, references_in
 
 PAGE = 500  # files listed at once
 FAULTS_MAX = 100  # described; all are counted
@@ -30,7 +29,7 @@ class NotedReferences:
 
     def note(self, row: StoredRow) -> None:
         """Of an event whose content is intact. In any thread, but in one at a time."""
-        if row.salt is not None and len(row.salt) > SALT_BYTES:
+        if may_refer(row.type, row.salt):
             self._database.executemany("INSERT OR IGNORE INTO noted VALUES (?, ?, ?)", references_in([astuple(row)]))
 
     def holders(self, sha256: str) -> dict[int, str]:

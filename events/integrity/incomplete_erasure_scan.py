@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from events.errors import LogUnavailable
-from events.integrity.chain_verifier import PAGE_ROWS, RAW_ERASURE_TYPES
+from events.integrity.chain_verifier import PAGE_ROWS, RAW_EXPLAINING_TYPES
 from events.integrity.incomplete_erasures import IncompleteErasure, find_incomplete_erasure
 from events.log import EventLog, RowScanner
 from events.record import RawColumns
@@ -22,7 +22,7 @@ class ErasureScan:
     def add(self, rows: Iterable[RawColumns]) -> None:
         for row in rows:
             stream = row[STREAM]
-            if row[TYPE] in RAW_ERASURE_TYPES and stream in self._with_content:
+            if row[TYPE] in RAW_EXPLAINING_TYPES and stream in self._with_content:
                 self._with_content.discard(stream)  # added once for each event that erases it
                 self.suspected_streams.append(stream)
             if row[DATA] is not None:

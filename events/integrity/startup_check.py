@@ -7,9 +7,10 @@ torn writes and lost write-ahead logs show, and events of a newer program.
 
 from pathlib import Path
 
-from events.catalogue import ERASURE_TYPES
+from events.catalogue import ERASURE_TYPES, MESSAGE_REDACTED
 from events.codec import is_readable
 from events.errors import LogDamaged, LogUnavailable, LogUnusable, UnknownEvent
+from events.integrity.erased_versions import redacted_versions
 from events.integrity.hash_chain import GENESIS
 from events.integrity.incomplete_erasures import IncompleteErasure
 from events.integrity.row_checks import check_row
@@ -42,13 +43,23 @@ async def check_integrity(log: EventLog, place: Path | str) -> list[IncompleteEr
 
 
 async def _find_incomplete_erasures(log: EventLog) -> list[IncompleteErasure]:
-    """Reads the first event of each deleted session, and the last one before its deletion."""
+    """Reads the first event of each deleted session, and the last one before its deletion; of each redaction the first
+    and the last of the events that it names.
+    """
     last = log.head().position
     event_headers = await log.event_headers(after=max(last - TAIL_ROWS, 0), limit=TAIL_ROWS)
     deletions = [one for one in event_headers if one.type in ERASURE_TYPES and one.version > 1][-DELETIONS:]
     found: list[IncompleteErasure] = []
     for one in deletions:
         for version in sorted({1, one.version - 1}):
+            row = (await log.stream_rows(one.stream_id, after=version - 1, limit=1))[0]
+            if row.data is not None:
+                found.append(IncompleteErasure(one.stream_id, row.position, one.version))
+                break
+    for one in [one for one in event_headers if one.type == MESSAGE_REDACTED][-DELETIONS:]:
+        (redaction,) = await log.stream_rows(one.stream_id, after=one.version - 1, limit=1)
+        versions = redacted_versions(redaction)
+        for version in {versions[0], versions[-1]} if versions else ():
             row = (await log.stream_rows(one.stream_id, after=version - 1, limit=1))[0]
             if row.data is not None:
                 found.append(IncompleteErasure(one.stream_id, row.position, one.version))

@@ -4,6 +4,10 @@ from typing import ClassVar
 
 from msgspec import Struct
 
+# Explains that the content of the versions that it names is gone; types that explain an erasure do so for all earlier
+# versions.
+MESSAGE_REDACTED = "message_redacted"
+
 
 class Traits(Struct, frozen=True, kw_only=True):
     """Properties of an event class. The first two have no default, so that every class must decide them.

@@ -16,6 +16,9 @@ CALL_ID_MAX_CHARS = 256  # servers use 9 to 64
 NAME_MAX_CHARS = 256  # of a function; servers allow 64
 MEDIA_NAME_MAX_CHARS = 255  # of a file, as file systems have it
 MEDIA_TYPE_MAX_CHARS = 127  # RFC 6838, 4.2 allows 127 on either side of the slash; registered types have far less
+KIND_MAX_CHARS = 64
+TOOL_CALL = "tool_call"
+REASON_CODE = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")  # of an erasure or a redaction
 SHA256 = re.compile(r"[0-9a-f]{64}\Z")  # as events and exports write one
 
 
@@ -65,7 +68,18 @@ class ToolResult(_Part, frozen=True, tag="tool_result"):
     is_error: bool = False
 
 
-Part = Text | Reasoning | Refusal | ToolCall | ToolResult | Media
+class Redacted(_Part, frozen=True, tag="redacted"):
+    """Stands where a part of the kind `kind` (its tag) was redacted, for the reason with this code. `call_id` is that
+    of a tool call or a tool result, `name` a tool call's function.
+    """
+
+    kind: str
+    reason_code: str
+    call_id: str = ""
+    name: str = ""
+
+
+Part = Text | Reasoning | Refusal | ToolCall | ToolResult | Media | Redacted
 Parts = tuple[Part, ...]
 
 
@@ -110,7 +124,7 @@ def flat(part: Part) -> str:
             return part.text
         case ToolCall():
             return part.arguments
-        case ToolResult() | Media():
+        case ToolResult() | Media() | Redacted():
             return ""
         case _:
             assert_never(part)
@@ -137,6 +151,42 @@ def _bytes_of(part: Part) -> int:
 
 def calls_of(parts: Iterable[Part]) -> tuple[ToolCall, ...]:
     return tuple(part for part in parts if isinstance(part, ToolCall))
+
+
+def call_ids_of(parts: Iterable[Part]) -> tuple[str, ...]:
+    """The ids of the tool calls, redacted ones included."""
+    return tuple(
+        part.call_id
+        for part in parts
+        if isinstance(part, ToolCall) or (isinstance(part, Redacted) and part.kind == TOOL_CALL)
+    )
+
+
+def redacted(part: Part, reason_code: str) -> Redacted:
+    """What stands in place of `part` once it is redacted: the ids that other messages refer to are left."""
+    match part:
+        case Redacted():
+            return part
+        case ToolCall():
+            return Redacted(TOOL_CALL, reason_code, part.call_id, part.name)
+        case ToolResult():
+            return Redacted("tool_result", reason_code, part.call_id)
+        case Text() | Reasoning() | Refusal() | Media():
+            return Redacted(str(part.__struct_config__.tag), reason_code)
+        case _:
+            assert_never(part)
+
+
+def with_redacted(parts: Parts, part: int | None, reason_code: str) -> Parts:
+    """`parts` without the content of one of them, or (None) of all. A message without parts gets one that says so."""
+    if part is None:
+        return tuple(redacted(one, reason_code) for one in parts) or (Redacted("text", reason_code),)
+    return tuple(redacted(one, reason_code) if index == part else one for index, one in enumerate(parts))
+
+
+def is_redacted(parts: Iterable[Part]) -> bool:
+    """Whether any of them is redacted."""
+    return any(isinstance(part, Redacted) for part in parts)
 
 
 def media_of(parts: Iterable[Part]) -> tuple[Media, ...]:
@@ -169,6 +219,10 @@ def _faults_of(part: Part, path: str) -> Iterator[PartFault]:
             yield from _length_faults(part.name, 1, NAME_MAX_CHARS, f"{path}.name")
         case Media():
             yield from _media_faults(part, path)
+        case Redacted():
+            yield from _length_faults(part.kind, 1, KIND_MAX_CHARS, f"{path}.kind")
+            if REASON_CODE.match(part.reason_code) is None:
+                yield PartFault(f"{path}.reason_code", "must be up to 64 of a-z, 0-9, - and _")
         case ToolResult():
             yield from _length_faults(part.call_id, 1, CALL_ID_MAX_CHARS, f"{path}.call_id")
             yield from _count_faults(part.parts, NESTED_PARTS_MAX, f"{path}.parts")

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from msgspec import Struct
+
 from events.schema.adoption import AdoptedMessage, Origin
 from events.schema.event import Event, Traits
 from events.schema.naming import ConversationName
@@ -321,6 +323,43 @@ class MessageCopied(Event, frozen=True, tag="message_copied"):
     time_to_first_token_us: int | None = None
 
 
+class KeptEvent(Struct, frozen=True, omit_defaults=True):
+    """What is left of the event at `version` of the session: its JSON with Redacted parts in place of the content.
+
+    `salt`, in base64, of an event with parts whose other fields are unchanged: S0 and then for each part its salt of 16
+    bytes or, where the part is redacted, its commitment of 32. With it, what is left still follows from the commitment
+    in the event's row (`events/integrity/commitments.py`). Empty: there is no such proof.
+    """
+
+    version: int
+    schema_version: int
+    data: str
+    salt: str = ""
+
+
+class MessageRedacted(Event, frozen=True, tag="message_redacted"):
+    """The content of the message `message_id`, or of its part number `part` alone, was redacted for the reason with
+    this code. `ticket`: an operator's own reference.
+
+    The content of the events at `versions` of this session is erased in the same transaction: those that contained the
+    message, and earlier redactions of it. `kept` is what is left of them; of a reply's checkpoints nothing is. `files`:
+    the SHA-256 of the files that `kept` refers to. `events_erased` is the number of `versions`, for receipts: a later
+    redaction of the message removes these. A fork that reads the message from another session has the event without
+    `versions`.
+    """
+
+    traits = Traits(is_access=False, holds_message=False)
+
+    message_id: str
+    reason_code: str
+    part: int | None = None
+    ticket: str | None = None
+    events_erased: int = 0
+    versions: tuple[int, ...] = ()
+    kept: tuple[KeptEvent, ...] = ()
+    files: tuple[str, ...] = ()
+
+
 class ContentErased(Event, frozen=True, tag="content_erased"):
     """The content of the session's earlier events is erased in the same transaction; the session continues, empty.
     Reserved: projections fold it, but nothing appends it yet.
@@ -355,5 +394,6 @@ SessionEvent = (
     | BranchSelected
     | HistoryAdopted
     | MessageCopied
+    | MessageRedacted
     | ContentErased
 )

@@ -7,7 +7,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from events import codec
-from events.catalogue import AnyEvent, Event
+from events.catalogue import MESSAGE_REDACTED, AnyEvent, Event, MessageRedacted
 from events.codec import check, encode, encode_metadata, event_type, schema_version_of
 from events.errors import LogError, VersionConflict
 from events.integrity.commitments import commit_parts
@@ -53,6 +53,11 @@ class PendingAppend(Struct, frozen=True, gc=False):
     erases: bool
     media: tuple[tuple[int, bytes], ...] = ()
     unchanged: StreamVersion | None = None
+
+    @property
+    def removes_content(self) -> bool:
+        """Whether content that was recorded is gone with it: all that is before it, or of a message."""
+        return self.erases or any(one.type == MESSAGE_REDACTED for one in self.contents)
 
 
 class BatchPlan(Struct, frozen=True):
@@ -102,6 +107,8 @@ def prepare(events: Sequence[Event], origin: AppendContext, random_bytes: Callab
     for event in events:
         kind, data = event_type(event), encode(event)
         check(kind, data)  # an event that cannot be decoded would stop every projection
+        if isinstance(event, MessageRedacted):
+            media += [(len(contents), bytes.fromhex(sha256)) for sha256 in event.files]
         schema_version = schema_version_of(kind, event)
         if schema_version > 1 and (parts := getattr(event, "parts", ())):
             _check_parts(parts, event)

@@ -7,9 +7,11 @@ session in the same batch are written without content, and those written before 
 from collections.abc import Sequence
 from typing import Protocol
 
-from events.catalogue import ERASURE_TYPES
+from events.catalogue import ERASURE_TYPES, MESSAGE_REDACTED, Event
+from events.codec import event_type
 from events.record import DATA, SALT, STREAM, TYPE, VERSION, Columns, StoredRow
 
+_EXPLAINING_TYPES = ERASURE_TYPES | {MESSAGE_REDACTED}
 _KINDS = ", ".join(f"'{kind}'" for kind in sorted(ERASURE_TYPES))
 # Erases all content whose erasure a later event of the stream explains. One scan finds those events. For both stores.
 ERASE_ALL_EXPLAINED = (
@@ -26,10 +28,20 @@ class StreamReader(Protocol):
     async def stream_rows(self, stream_id: str, *, after: int = 0, limit: int) -> list[StoredRow]: ...
 
 
+def is_erasing_all(event: Event) -> bool:
+    """Whether `event` erases all that is before it in its stream: of a message_redacted a trigger erases what it names.
+    Raises ValueError for an event that erases nothing.
+    """
+    kind = event_type(event)
+    if kind not in ERASURE_TYPES and kind != MESSAGE_REDACTED:
+        raise ValueError(f"{kind} does not explain why content is gone")
+    return kind in ERASURE_TYPES
+
+
 async def check_erasure_explained(log: StreamReader, stream_id: str, version: int) -> None:
     """Raises ValueError unless the event at `version` explains why earlier content of the stream is gone."""
     rows = await log.stream_rows(stream_id, after=version - 1, limit=1)
-    if not rows or rows[0].version != version or rows[0].type not in ERASURE_TYPES:
+    if not rows or rows[0].version != version or rows[0].type not in _EXPLAINING_TYPES:
         raise ValueError(f"version {version} of stream {stream_id} does not explain why content is gone")
 
 

@@ -6,7 +6,8 @@ import msgspec
 from msgspec import Struct
 
 from events.integrity.hash_chain import SALT_BYTES
-from events.record import DATA, SALT, STREAM, Columns
+from events.record import DATA, SALT, STREAM, TYPE, Columns
+from events.schema.event import MESSAGE_REDACTED
 from events.schema.parts import Parts, media_of
 
 POSITION = 0  # index in a row's columns
@@ -16,6 +17,7 @@ class _Message(Struct):
     """What of an event can refer to files."""
 
     parts: Parts = ()
+    files: tuple[str, ...] = ()  # of a message_redacted
 
 
 _decoder = msgspec.json.Decoder(_Message)
@@ -26,14 +28,20 @@ def references_in(rows: Sequence[Columns]) -> Iterator[tuple[bytes, int, str]]:
     decoded, as a copy of a damaged log may have.
     """
     for row in rows:
-        if row[SALT] is None or len(row[SALT]) == SALT_BYTES:  # erased, or without parts
+        if not may_refer(row[TYPE], row[SALT]):
             continue
         try:
-            digests = digests_of(_decoder.decode(row[DATA]).parts)
+            message = _decoder.decode(row[DATA])
+            digests = *digests_of(message.parts), *map(bytes.fromhex, message.files)
         except (msgspec.DecodeError, ValueError):
             continue
         for sha256 in digests:
             yield sha256, row[POSITION], row[STREAM]
+
+
+def may_refer(kind: str, salt: bytes | None) -> bool:
+    """Whether the content of a row of this type and salt may refer to files: it is not erased, and has parts."""
+    return salt is not None and (len(salt) != SALT_BYTES or kind == MESSAGE_REDACTED)
 
 
 def digests_of(parts: Parts) -> tuple[bytes, ...]:

@@ -27,7 +27,7 @@ from events.integrity.row_checks import check_commitment, check_link
 from events.media import FILE_BYTES_MAX, MediaMissing, MediaStat
 from events.record import StoredRow
 from events.schema.parts import MEDIA_TYPE_MAX_CHARS, SHA256, Parts, find_faults
-from events.storage.media_references import references_in
+from events.storage.media_references import may_refer, references_in
 
 FORMAT_NAME = "chatbot-log"
 FORMAT_VERSION = 2
@@ -162,7 +162,7 @@ class ExportWriter:
 
     def files_to_write(self, row: StoredRow) -> list[str]:
         """The files that the event refers to and that no event before it did, by SHA-256."""
-        if row.salt is None or len(row.salt) == SALT_BYTES:  # erased, or without parts
+        if not may_refer(row.type, row.salt):
             return []
         digests = [digest for digest, _, _ in references_in([astuple(row)])]
         insert = "INSERT OR IGNORE INTO files VALUES (?)"

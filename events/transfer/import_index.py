@@ -5,13 +5,19 @@ numbers, never content. Calls block for microseconds: for commands, not for the 
 """
 
 import sqlite3
+from collections.abc import Iterable
 
 _TABLES = """
 CREATE TABLE streams (
     stream_id TEXT PRIMARY KEY,
     version INTEGER NOT NULL,    -- the last one processed, without a gap
-    unexplained INTEGER,         -- position of the first erased event that no later event explains; NULL: none
     skipped INTEGER NOT NULL     -- 1: this stream is not copied
+) WITHOUT ROWID;
+CREATE TABLE erased (            -- events without content that no later event explains so far
+    stream_id TEXT,
+    version INTEGER,
+    position INTEGER NOT NULL,
+    PRIMARY KEY (stream_id, version)
 ) WITHOUT ROWID;
 CREATE TABLE owed (stream_id TEXT, reply_id TEXT, PRIMARY KEY (stream_id, reply_id)) WITHOUT ROWID;
 CREATE TABLE moved (old INTEGER PRIMARY KEY, new INTEGER NOT NULL);
@@ -31,24 +37,28 @@ class ImportIndex:
 
     def set_version(self, stream_id: str, version: int) -> None:
         self._database.execute(
-            "INSERT INTO streams VALUES (?, ?, NULL, 0) ON CONFLICT DO UPDATE SET version = excluded.version",
+            "INSERT INTO streams VALUES (?, ?, 0) ON CONFLICT DO UPDATE SET version = excluded.version",
             (stream_id, version),
         )
 
-    def mark_erased(self, stream_id: str, position: int) -> None:
-        """The stream, which is in the index, has an erased event at `position`."""
-        self._database.execute(
-            "UPDATE streams SET unexplained = coalesce(unexplained, ?) WHERE stream_id = ?", (position, stream_id)
-        )
+    def mark_erased(self, stream_id: str, version: int, position: int) -> None:
+        """The stream, which is in the index, has an erased event."""
+        self._database.execute("INSERT OR IGNORE INTO erased VALUES (?, ?, ?)", (stream_id, version, position))
 
-    def mark_explained(self, stream_id: str) -> None:
-        """A later event of the stream explains its erased events."""
-        self._database.execute("UPDATE streams SET unexplained = NULL WHERE stream_id = ?", (stream_id,))
+    def mark_explained(self, stream_id: str, versions: Iterable[int] | None = None) -> None:
+        """A later event of the stream explains its erased events (None: all of them)."""
+        if versions is None:
+            self._database.execute("DELETE FROM erased WHERE stream_id = ?", (stream_id,))
+        else:
+            delete = "DELETE FROM erased WHERE stream_id = ? AND version = ?"
+            self._database.executemany(delete, [(stream_id, version) for version in versions])
 
     def unexplained(self, limit: int) -> list[tuple[str, int, int]]:
         """Up to `limit` streams with unexplained erased events: id, version, position of the first such event."""
         return self._database.execute(
-            "SELECT stream_id, version, unexplained FROM streams WHERE unexplained IS NOT NULL LIMIT ?", (limit,)
+            "SELECT stream_id, streams.version, min(position) FROM erased JOIN streams USING (stream_id)"
+            " GROUP BY stream_id LIMIT ?",
+            (limit,),
         ).fetchall()
 
     def add_owed_reply(self, stream_id: str, reply_id: str) -> None:

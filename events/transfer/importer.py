@@ -19,6 +19,7 @@ from events.catalogue import (
     HistoryAdopted,
     MessageCopied,
     MessagePosted,
+    MessageRedacted,
     MessageWithdrawn,
     MetadataChanged,
     ReplyCancelled,
@@ -37,6 +38,7 @@ from events.catalogue import (
     ToolCallsClosed,
 )
 from events.codec import TYPES, decode, is_known
+from events.integrity.erased_versions import redacted_versions
 from events.media import MediaStat
 from events.record import StoredRow
 from events.transfer.changed_rows import with_data
@@ -134,8 +136,9 @@ class Importer:
         if row.type in ERASURE_TYPES:
             index.mark_explained(row.stream_id)
             index.remove_owed_replies(row.stream_id)
+        index.mark_explained(row.stream_id, redacted_versions(row))
         if row.data is None:
-            index.mark_erased(row.stream_id, row.position)
+            index.mark_erased(row.stream_id, row.version, row.position)
         self._track_owed_replies(row)
         copied = self._rules.resume and present is not None and present.imported == self._source(row)
         if self._is_fresh_resume and not index.is_skipped(row.stream_id):
@@ -169,6 +172,7 @@ class Importer:
                 | BranchSelected()
                 | HistoryAdopted()
                 | MessageCopied()
+                | MessageRedacted()
                 | ContentErased()
                 | ToolCallsClosed()
                 | ReservedEvent()

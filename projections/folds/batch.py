@@ -25,6 +25,7 @@ from events.catalogue import (
     LoggedEvent,
     MessageCopied,
     MessagePosted,
+    MessageRedacted,
     MessageWithdrawn,
     MetadataChanged,
     ReplyCancelled,
@@ -45,7 +46,7 @@ from events.catalogue import (
     UsageTotal,
 )
 from events.record import RecordedEvent
-from events.schema.parts import calls_of
+from events.schema.parts import call_ids_of
 from projections.folds.blind_index import compute_key_label, compute_labels
 from projections.folds.message import (
     ANSWERED,
@@ -164,6 +165,7 @@ def _collect_changes(  # noqa: PLR0912  an arm for each event
             | SessionExpired()
             | ReplyProgressed()
             | BranchSelected()
+            | MessageRedacted()
             | ReservedEvent()
             | IgnoredEvent()
             | None
@@ -176,7 +178,7 @@ def _collect_changes(  # noqa: PLR0912  an arm for each event
 def _post(changes: SessionChanges, recorded: RecordedEvent, event: MessagePosted) -> None:
     message = _insert(changes, recorded, event.message_id, event.parent_id)
     message.role, message.status, message.position = event.role, COMPLETE, recorded.position
-    if event.imported and event.parts and calls_of(event.parts):
+    if event.imported and event.parts and call_ids_of(event.parts):
         message.calls = CLOSED  # this service did not make them; the results may follow
     if event.reply_id is not None:
         _insert(changes, recorded, event.reply_id, event.message_id).no += 1
@@ -257,7 +259,7 @@ def _ending(earlier: Session, recorded: RecordedEvent, event: ReplyEnded) -> Mes
     if usage is not None:
         ended.prompt_tokens, ended.completion_tokens = usage.prompt_tokens, usage.completion_tokens
         ended.reasoning_tokens, ended.cached_tokens = usage.reasoning_tokens, usage.cached_tokens
-    if isinstance(event, ReplyCompleted) and event.parts and calls_of(event.parts):
+    if isinstance(event, ReplyCompleted) and event.parts and call_ids_of(event.parts):
         ended.calls = OPEN
     return ended
 

@@ -19,6 +19,7 @@ from events.catalogue import (
     IgnoredEvent,
     MessageCopied,
     MessagePosted,
+    MessageRedacted,
     MessageWithdrawn,
     MetadataChanged,
     ReplyCancelled,
@@ -194,6 +195,7 @@ def evolve(session: Session | None, recorded: RecordedEvent) -> Session:  # noqa
             | ReplyProgressed()
             | ToolCallsClosed()
             | MessageCopied()
+            | MessageRedacted()
             | ReservedEvent()
             | IgnoredEvent()
         ):

@@ -178,6 +178,7 @@ _feed_frames: dict[str, frames.FeedFrame] = {
     "error": _error,
     "branch": frames.Branch(REPLY, 5),
     "removed": frames.Removed(QUESTION, REPLY, None, 6),
+    "redacted": frames.Redaction(QUESTION, None, "subject-request", 7),
     "expired": frames.Expired(6),
     "deleted": frames.Deleted(6),
     "resync": frames.Resync(4),

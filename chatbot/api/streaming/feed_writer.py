@@ -31,6 +31,7 @@ from events.catalogue import (
     HistoryAdopted,
     MessageCopied,
     MessagePosted,
+    MessageRedacted,
     MessageWithdrawn,
     MetadataChanged,
     ReplyCancelled,
@@ -313,6 +314,8 @@ def event_frame(recorded: RecordedEvent) -> frames.FeedFrame | None:  # noqa: PL
             return _message_frame(recorded, event)
         case MessageWithdrawn():
             return frames.Removed(event.message_id, event.reply_id, event.parent_id, version)
+        case MessageRedacted():
+            return frames.Redaction(event.message_id, event.part, event.reason_code, version)
         case ReplyRequested():
             return frames.Queued(recorded.stream_id, event.reply_id, event.parent_id, version)
         case ReplyStarted():

@@ -188,6 +188,15 @@ class Removed(Struct, frozen=True, tag_field="type", tag="removed"):
     version: int
 
 
+class Redaction(Struct, frozen=True, tag_field="type", tag="redacted"):
+    """The message `message_id`, or its part number `part` alone, was redacted: discard what was sent of it."""
+
+    message_id: str
+    part: int | None
+    reason_code: str
+    version: int
+
+
 class Draining(Struct, frozen=True, tag_field="type", tag="draining"):
     """The service stops, and the stream ends: reconnect after the time in its `retry:` line."""
 
@@ -210,6 +219,7 @@ FeedFrame = (
     | CallsClosed
     | Branch
     | Removed
+    | Redaction
     | Expired
     | Deleted
     | Resync

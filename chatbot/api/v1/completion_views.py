@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from chatbot.sessions.replies.reply import Outcome
 from events.catalogue import Usage
-from events.schema.parts import Media, Reasoning, Refusal, Text, ToolCall, ToolResult, parts_of
+from events.schema.parts import Media, Reasoning, Redacted, Refusal, Text, ToolCall, ToolResult, parts_of
 
 MICROSECONDS = 1_000_000
 ID_PREFIX = "chatcmpl-"
@@ -187,6 +187,8 @@ def _message(outcome: Outcome, reasoning_field: str) -> CompletionMessage:
                 calls.append(ToolCallView(part.call_id, CalledFunctionView(part.name, part.arguments)))
             case ToolResult() | Media():
                 pass  # no reply has them
+            case Redacted():
+                pass  # a repeated request is answered with what is left
             case _:
                 assert_never(part)
     fields = {reasoning_field: "".join(reasoning)} if reasoning else {}

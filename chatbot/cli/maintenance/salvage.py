@@ -16,6 +16,7 @@ from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.exit_codes import CommandFailed, UsageError
 from chatbot.cli.progress_bar import ProgressBar
 from events.catalogue import ERASURE_TYPES, SessionDeleted
+from events.integrity.erased_versions import redacted_versions
 from events.record import Metadata, StoredRow
 from events.storage.erasure_rules import without_erased
 from events.storage.incomplete_log import WritingCommand
@@ -161,8 +162,9 @@ class _SalvageRun:
         index.set_version(row.stream_id, row.version)
         if row.type in ERASURE_TYPES:
             index.mark_explained(row.stream_id)
+        index.mark_explained(row.stream_id, redacted_versions(row))
         if row.data is None:
-            index.mark_erased(row.stream_id, row.position)
+            index.mark_erased(row.stream_id, row.version, row.position)
         self._waiting.append(row)
         self._size += len(row.data or "")
         report.copied += 1

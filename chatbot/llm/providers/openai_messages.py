@@ -7,7 +7,7 @@ from typing import Any, assert_never
 import msgspec
 
 from chatbot.llm.provider import ChatMessage, ModelMessage, PartsMessage
-from events.schema.parts import Media, Part, Reasoning, Refusal, Text, ToolCall, ToolResult
+from events.schema.parts import Media, Part, Reasoning, Redacted, Refusal, Text, ToolCall, ToolResult
 
 LEFT_OUT = "[image left out]"  # in place of a file whose bytes are not given
 ERROR_PREFIX = "Error: "  # of the result of a call that has failed: the form has no field for it
@@ -49,8 +49,8 @@ def _encode_reply(parts: Iterable[Part], *, send_reasoning: bool) -> dict[str, A
             case ToolCall():
                 function = {"name": part.name, "arguments": part.arguments or NO_ARGUMENTS}
                 calls.append({"id": part.call_id, "type": "function", "function": function})
-            case ToolResult() | Media():
-                pass  # no reply has them
+            case ToolResult() | Media() | Redacted():
+                pass  # no reply has them; requests have a text in place of what was redacted
             case _:
                 assert_never(part)
     encoded: dict[str, Any] = {"role": "assistant", "content": "".join(texts) or None}
@@ -72,8 +72,8 @@ def _encode_input(message: PartsMessage, *, refer_to_media: bool) -> Iterator[di
                 yield {"role": "tool", "tool_call_id": part.call_id, "content": result}
             case Text() | Media():
                 content.append(part)
-            case Reasoning() | Refusal() | ToolCall():
-                pass  # only replies have them
+            case Reasoning() | Refusal() | ToolCall() | Redacted():
+                pass  # only replies have them, and none what was redacted
             case _:
                 assert_never(part)
     if content:

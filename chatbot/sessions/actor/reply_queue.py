@@ -19,6 +19,7 @@ from events.catalogue import (
     IgnoredEvent,
     MessageCopied,
     MessagePosted,
+    MessageRedacted,
     MessageWithdrawn,
     MetadataChanged,
     ReplyCancelled,
@@ -90,6 +91,7 @@ class ReplyQueue:
                 | BranchSelected()
                 | HistoryAdopted()
                 | MessageCopied()
+                | MessageRedacted()
                 | ContentErased()
                 | ReservedEvent()
                 | IgnoredEvent()

@@ -10,12 +10,13 @@ from typing import Literal, assert_never
 from msgspec import Struct
 
 from events.schema.parameters import ContextLeftOut
-from events.schema.parts import Media, Part, Parts, Reasoning, Refusal, Text, ToolCall, ToolResult, media_of
+from events.schema.parts import Media, Part, Parts, Reasoning, Redacted, Refusal, Text, ToolCall, ToolResult, media_of
 
 CONTEXT_LOOK_BACK = 2  # times the context's limit: how far back to search when some of the newest messages are empty
 
 # Estimates of tokens: tokenizers make three to four bytes of most languages into one.
 TOKEN_BYTES = 3
+REDACTED_TOKENS = 4  # of what the model is sent in place of a redacted part
 MESSAGE_TOKENS = 8  # of a message besides its text: its role and its borders
 SPARE_SHARE = 20  # one part in so many of the model's context stays free, because the rest is estimated
 
@@ -223,8 +224,10 @@ def _is_sent(part: Part, message: ContextMessage, send_reasoning: bool) -> bool:
             return True
         case Reasoning():
             return send_reasoning
-        case ToolCall():
+        case ToolCall() | Redacted(kind="tool_call"):
             return message.calls is not None
+        case Redacted():
+            return part.kind != "reasoning"
         case _:
             assert_never(part)
 
@@ -245,6 +248,8 @@ def _part_tokens(part: Part, image_tokens: int) -> int:
             return estimate_text_tokens(part.name) + estimate_text_tokens(part.arguments)
         case Media():
             return image_tokens
+        case Redacted():
+            return estimate_text_tokens(part.name) + REDACTED_TOKENS
         case ToolResult():
             return MESSAGE_TOKENS + sum(_part_tokens(nested, image_tokens) for nested in part.parts)
         case _:

@@ -8,7 +8,7 @@ from chatbot.sessions.domain.commands import PostMessage, PostTranscript
 from chatbot.sessions.domain.context import ContextMessage, estimate_tokens
 from chatbot.sessions.domain.state import Rules, State, is_being_written
 from events.catalogue import Parameters
-from events.schema.parts import Media, Text, ToolResult, calls_of, media_of
+from events.schema.parts import Media, Text, ToolResult, call_ids_of, media_of
 from projections.folds.message import CLOSED
 
 ESTIMATE_FACTOR = 2  # an estimate may be this many times too high; above it the context is certainly too small
@@ -87,7 +87,7 @@ def _check_results(state: State, command: PostMessage, parent_id: str | None, ro
         raise rejections.NoOpenCalls
     if reply.calls == CLOSED:
         raise rejections.CallsClosed
-    missing = dict.fromkeys(call.call_id for call in calls_of(reply.parts))
+    missing = dict.fromkeys(call_ids_of(reply.parts))
     known = frozenset(missing)
     for index, part in enumerate(command.parts):
         if isinstance(part, ToolResult):

@@ -10,6 +10,7 @@ from events.catalogue import (
     LoggedEvent,
     MessageCopied,
     MessagePosted,
+    MessageRedacted,
     MessageWithdrawn,
     MetadataChanged,
     ReplyCancelled,
@@ -45,6 +46,7 @@ def as_message_event(event: LoggedEvent | None) -> MessageEvent | None:
             | SessionAccessed()
             | SessionRead()
             | MessageWithdrawn()
+            | MessageRedacted()
             | SessionExpired()
             | SessionDeleted()
             | ReplyRequested()

@@ -9,9 +9,22 @@ from chatbot.llm.provider import ChatMessage, ModelMessage, PartsMessage
 from chatbot.sessions.domain.context import ContextMessage, has_content, select_context, sent_parts
 from chatbot.sessions.domain.state import Rules, State
 from events.catalogue import Parameters, ReplyRequested, ReplyStarted
-from events.schema.parts import Media, Part, Parts, Refusal, Text, ToolCall, ToolResult, calls_of, media_of, text_of
+from events.schema.parts import (
+    Media,
+    Part,
+    Parts,
+    Redacted,
+    Refusal,
+    Text,
+    ToolCall,
+    ToolResult,
+    calls_of,
+    media_of,
+    text_of,
+)
 
 MEDIA_LEFT_OUT = Text("[image left out]")
+REDACTED_TEXT = Text("[redacted]")
 NO_RESULT = (Text("cancelled"),)  # of a tool call to which the conversation has no result
 
 
@@ -138,7 +151,8 @@ def _build(
 
     open_calls: list[str] = []  # of the reply before
     for message in context:
-        parts = changed_media(sent_parts(message, send_reasoning=send_reasoning), without_oldest)
+        sent = sent_parts(message, send_reasoning=send_reasoning)
+        parts = changed_media(tuple(map(_without_redacted, sent)), without_oldest)
         if message.role == "tool":
             results = [part for part in parts if isinstance(part, ToolResult) and part.call_id in open_calls]
             answered = {result.call_id for result in results}
@@ -167,6 +181,17 @@ def _changed_part(part: Part, change: Callable[[Media], Media | Text]) -> Part:
     if isinstance(part, ToolResult):
         return replace(part, parts=tuple(change(one) if isinstance(one, Media) else one for one in part.parts))
     return part
+
+
+def _without_redacted(part: Part) -> Part:
+    """A redacted part as the model is sent it: its content is not known, and the conversation stays one that every
+    model server accepts.
+    """
+    if not isinstance(part, Redacted):
+        return part
+    if part.kind == "tool_call":
+        return ToolCall(part.call_id, part.name, "{}")
+    return ToolResult(part.call_id, (REDACTED_TEXT,)) if part.kind == "tool_result" else REDACTED_TEXT
 
 
 def _model_message(role: str, parts: Parts) -> ModelMessage:

@@ -21,6 +21,7 @@ from events.catalogue import (
     IgnoredEvent,
     MessageCopied,
     MessagePosted,
+    MessageRedacted,
     MessageWithdrawn,
     MetadataChanged,
     Parameters,
@@ -43,7 +44,7 @@ from events.catalogue import (
 )
 from events.record import RecordedEvent
 from events.schema.parameters import UNNAMED
-from events.schema.parts import calls_of
+from events.schema.parts import call_ids_of, parts_of, stored_parts, text_of, with_redacted
 from projections.folds import session as facts
 from projections.folds.message import ANSWERED, CLOSED, OPEN
 
@@ -159,6 +160,8 @@ def evolve(state: State | None, recorded: RecordedEvent, recent_max: int, tools_
             message = _ended_reply(state, event)
         case MessageWithdrawn():
             return replace(state, session=session, recent=_without_withdrawn(state.recent, event))
+        case MessageRedacted():
+            return replace(state, session=session, recent=_with_redacted(state.recent, event))
         case ToolCallsClosed():
             return replace(_with_calls(state, event.reply_id, CLOSED), session=session)
         case (
@@ -216,14 +219,14 @@ def own_reply_ids(session: facts.Session, node: str) -> set[str]:
 
 def context_message(state: State, event: MessagePosted) -> ContextMessage:
     """The posted message as a context has it."""
-    calls = CLOSED if event.imported and event.parts and calls_of(event.parts) else None
+    calls = CLOSED if event.imported and event.parts and call_ids_of(event.parts) else None
     depth = _depth_under(state, event.parent_id)
     return ContextMessage(event.message_id, event.parent_id, event.role, event.content, event.parts, calls, depth)
 
 
 def _ended_reply(state: State, event: ReplyEnded) -> ContextMessage:
     parent_id = _parent_of_reply(state.session, event)
-    calls = OPEN if isinstance(event, ReplyCompleted) and event.parts and calls_of(event.parts) else None
+    calls = OPEN if isinstance(event, ReplyCompleted) and event.parts and call_ids_of(event.parts) else None
     depth = _depth_under(state, parent_id)
     return ContextMessage(event.reply_id, parent_id, "assistant", event.content, event.parts, calls, depth)
 
@@ -262,6 +265,15 @@ def _without_withdrawn(recent: dict[str, ContextMessage], event: MessageWithdraw
         parent_id = event.parent_id if message.parent_id == event.reply_id else message.parent_id
         kept[message_id] = replace(message, parent_id=parent_id, depth=0) if is_later else message
     return kept
+
+
+def _with_redacted(recent: dict[str, ContextMessage], event: MessageRedacted) -> dict[str, ContextMessage]:
+    message = recent.get(event.message_id)
+    if message is None:
+        return recent
+    parts = with_redacted(parts_of(message), event.part, event.reason_code)
+    redacted = replace(message, content=text_of(parts), parts=stored_parts(parts))
+    return {one.message_id: redacted if one is message else one for one in recent.values()}
 
 
 def _with_message(
@@ -324,7 +336,7 @@ def superseded_calls(state: State, message: ContextMessage) -> tuple[ToolCallsCl
 
 
 def close_calls(reply: ContextMessage, reason: str) -> ToolCallsClosed:
-    return ToolCallsClosed(reply.message_id, tuple(call.call_id for call in calls_of(reply.parts)), reason)
+    return ToolCallsClosed(reply.message_id, call_ids_of(reply.parts), reason)
 
 
 def merge_parameters(*parameters: Parameters, without_stop: bool = False, tokens_max: int | None = None) -> Parameters:

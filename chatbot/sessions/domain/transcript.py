@@ -19,6 +19,7 @@ from events.schema.parts import (
     Part,
     Parts,
     Reasoning,
+    Redacted,
     Refusal,
     Text,
     ToolCall,
@@ -130,7 +131,8 @@ def digest_message(role: str, parts: Parts) -> MessageDigests:
     if role == "assistant":
         text = "".join(part.text for part in said if isinstance(part, Text | Refusal)).strip()
         calls = [(call.call_id, call.name, call.arguments) for call in calls_of(said)]
-        compared = encode((role, text, calls, [_comparable(part) for part in said if isinstance(part, Media)]))
+        others = [_comparable(part) for part in said if isinstance(part, Media | Redacted)]
+        compared = encode((role, text, calls, others))
     else:
         compared = encode((role, [_comparable(part) for part in said]))
     return MessageDigests(_digest(compared), _digest(encode((role, parts))))
@@ -146,6 +148,8 @@ def _comparable(part: Part) -> object:
             return [part.call_id, part.name, part.arguments]
         case ToolResult():
             return [part.call_id, *(_comparable(one) for one in part.parts)]
+        case Redacted():
+            return {"redacted": part.kind}  # unlike any part of a request: what is gone matches nothing
         case _:
             assert_never(part)
 

@@ -26,6 +26,7 @@ from events.catalogue import (
     IgnoredEvent,
     MessageCopied,
     MessagePosted,
+    MessageRedacted,
     MessageWithdrawn,
     MetadataChanged,
     ReplyCancelled,
@@ -90,6 +91,7 @@ def advance(cursor: ReaderCursor, recorded: RecordedEvent) -> tuple[ReaderCursor
             | BranchSelected()
             | HistoryAdopted()
             | MessageCopied()
+            | MessageRedacted()
             | ReservedEvent()
             | IgnoredEvent()
             | None

@@ -10,7 +10,19 @@ from typing import Literal, assert_never, get_args
 from msgspec import Struct
 
 from events.catalogue import ReplyProgressed
-from events.schema.parts import Media, Part, Parts, Reasoning, Refusal, Text, ToolCall, ToolResult, flat, stored_parts
+from events.schema.parts import (
+    Media,
+    Part,
+    Parts,
+    Reasoning,
+    Redacted,
+    Refusal,
+    Text,
+    ToolCall,
+    ToolResult,
+    flat,
+    stored_parts,
+)
 
 NO_PART = -1  # in place of a part's number: of a reply without marks, or of a reader that was sent no part yet
 
@@ -64,7 +76,7 @@ def marks_of(parts: Parts) -> tuple[Mark, ...]:
                 marks.append(Mark(number, start, "refusal"))
             case ToolCall():
                 marks.append(Mark(number, start, "tool_call", part.call_id, part.name))
-            case ToolResult() | Media():
+            case ToolResult() | Media() | Redacted():
                 pass  # no model sends them; readers of an imported reply find them in the history
             case _:
                 assert_never(part)

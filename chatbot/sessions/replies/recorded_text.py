@@ -10,6 +10,7 @@ from events.catalogue import (
     IgnoredEvent,
     MessageCopied,
     MessagePosted,
+    MessageRedacted,
     MessageWithdrawn,
     MetadataChanged,
     ReplyCancelled,
@@ -119,6 +120,7 @@ async def recorded_offset(log: EventLog, session_id: str, version: int) -> int:
                     | BranchSelected()
                     | HistoryAdopted()
                     | MessageCopied()
+                    | MessageRedacted()
                     | ReservedEvent()
                     | IgnoredEvent()
                 ):

@@ -116,7 +116,13 @@ END $$
 """
 
 # For transactions that append or erase by other means.
-ERASE = "UPDATE events SET data = NULL, salt = NULL WHERE stream_id = $1 AND version < $2 AND data IS NOT NULL"
+ERASE = """
+UPDATE events SET data = NULL, salt = NULL
+ WHERE stream_id = $1 AND version < $2 AND data IS NOT NULL AND (
+       NOT EXISTS (SELECT FROM events WHERE stream_id = $1 AND version = $2 AND type = 'message_redacted')
+       OR version IN (SELECT json_array_elements_text(redaction.data::json -> 'versions')::bigint
+                        FROM events AS redaction WHERE redaction.stream_id = $1 AND redaction.version = $2))
+"""
 LOCK = f"SELECT pg_advisory_xact_lock({APPEND_LOCK}, 'events'::regclass::oid::integer)"
 CALL = f"CALL {NAME}({', '.join(f'${number}' for number in range(1, 25))}, NULL, NULL, NULL, NULL)"
 

@@ -209,7 +209,7 @@ class PostgresBatchStore:
     def _set_recorded(self, batch: _Batch, number: int, first: int) -> None:
         append = batch.appends[number]
         batch.outcomes[number] = _recorded(append, first)
-        if append.erases:
+        if append.removes_content:
             self._vacuum.request()
 
     async def _await_confirmation(self, commit: Awaitable[T]) -> T:
@@ -251,7 +251,7 @@ class PostgresBatchStore:
         kind, fate = (OutcomeUnknown, UNKNOWN) if batch.in_doubt else (LogUnavailable, "nothing was recorded")
         for number in batch.missing:
             batch.outcomes[number] = kind(f"{reason}; {fate}", remedy=reason.remedy)
-            if batch.in_doubt and batch.appends[number].erases:
+            if batch.in_doubt and batch.appends[number].removes_content:
                 self._vacuum.request()
         return self._outcomes(batch)
 

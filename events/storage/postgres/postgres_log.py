@@ -12,15 +12,14 @@ from functools import partial
 
 import asyncpg
 
-from events.catalogue import ERASURE_TYPES, Event
-from events.codec import event_type
+from events.catalogue import Event
 from events.compatibility import EventTypeGate, NodeVersion, name_of_process, own_version
 from events.errors import LogUnavailable, LogUnusable
 from events.log_observer import LogObserver, NoObserver
 from events.options import LogOptions
 from events.record import Head, Metadata, RecordedEvent, StreamVersion
 from events.storage.append_batch import AppendContext, now_us, prepare
-from events.storage.erasure_rules import check_erasure_explained
+from events.storage.erasure_rules import check_erasure_explained, is_erasing_all
 from events.storage.group_commit import GroupCommit
 from events.storage.media_sweeper import MediaSweeper
 from events.storage.postgres.head_listener import HeadListener, server_process
@@ -129,9 +128,8 @@ class PostgresLog(PostgresQueries):
         """As EventLog.erase. Waits `erase_wait_s` at most for the VACUUM; then `erasure_pending` is true until it has
         run (no query shows the content). Free space of pages, the write-ahead log and backups are not checked.
         """
-        if event_type(event) not in ERASURE_TYPES:
-            raise ValueError(f"{event_type(event)} does not explain why content is gone")
-        context = AppendContext(stream_id, expected_version, metadata, self._clock(), True, unchanged)
+        erases_all = is_erasing_all(event)
+        context = AppendContext(stream_id, expected_version, metadata, self._clock(), erases_all, unchanged)
         recorded = await self._record([event], context)
         await self._wait_for_vacuum()
         return recorded

@@ -10,6 +10,7 @@ from events.codec import decode_metadata, decode_recorded
 from events.log import Snapshot
 from events.record import Envelope, EventHeader, RawColumns, RecordedEvent, StoredRow, raw_columns
 from events.storage.postgres.postgres_read_pool import ROWS, PostgresReadPool
+from events.storage.postgres.postgres_redaction_schema import read_kept
 from events.storage.postgres.postgres_schema import COLUMNS
 
 T = TypeVar("T")
@@ -47,12 +48,12 @@ class PostgresQueries:
         """As EventLog.read."""
         order = "DESC" if backwards else "ASC"
         query, values = f"{_STREAM} {order} LIMIT $3", (stream_id, *_span(after, limit))
-        return list(map(recorded, await self._page(query, values, f"version {order}", bytes_max)))
+        return await self._decoded(await self._page(query, values, f"version {order}", bytes_max))
 
     async def read_all(self, *, after: int = 0, limit: int) -> list[RecordedEvent]:
         """As EventLog.read_all."""
         span = _span(after, limit)
-        return list(map(recorded, await self._pool.fetch(_EVERY, *span, is_long=_is_long(span))))
+        return await self._decoded(await self._pool.fetch(_EVERY, *span, is_long=_is_long(span)))
 
     async def event_headers(self, *, after: int = 0, limit: int) -> list[EventHeader]:
         """As EventLog.event_headers."""
@@ -68,7 +69,7 @@ class PostgresQueries:
         """As EventLog.read_at."""
         found: dict[int, RecordedEvent] = {}
         for page in _pages(positions):
-            found.update((row[0], recorded(row)) for row in await self._pool.fetch(_AT, page))
+            found.update((one.position, one) for one in await self._decoded(await self._pool.fetch(_AT, page)))
         return found
 
     async def sizes(self, positions: Sequence[int]) -> dict[int, int]:
@@ -105,6 +106,10 @@ class PostgresQueries:
     def snapshot(self) -> AbstractAsyncContextManager[Snapshot]:
         """As EventLog.snapshot."""
         return self._pool.snapshot()
+
+    async def _decoded(self, rows: Sequence[Any]) -> list[RecordedEvent]:
+        """The events in rows of `_EVENT`. What is left of a redacted one is there once its content is not."""
+        return list(map(recorded, await read_kept(self._pool.fetch, rows)))
 
     async def _page(self, query: str, values: tuple[Any, ...], order: str, bytes_max: int | None) -> list[Any]:
         """The rows of `query`, whose limit is the last of its values. With `bytes_max` the server sends the first of

@@ -10,6 +10,7 @@ import asyncpg
 from events.errors import LogUnusable, Remedy
 from events.storage.incomplete_log import LogIncomplete, WritingCommand, writing_command_of
 from events.storage.postgres import postgres_media_schema as media
+from events.storage.postgres import postgres_redaction_schema as redactions
 from events.storage.postgres.append_procedure import NAME, OLD_NAME, append_procedure
 
 FORMAT = 1
@@ -114,10 +115,10 @@ SELECT quote_ident(current_user), array(
            SELECT privilege FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege
             WHERE NOT has_table_privilege(to_regclass('events_nodes'), privilege))
 """
-# The tables that hold content, and what is done with them. A log of 0.5 has only the first.
+# The tables of a log, and what is done with them. A log of 0.5 has only the first, one of 0.7 all but the last.
 _WANTED = (
-    ["events", *media.NAMES],
-    ["SELECT, INSERT, UPDATE", *["SELECT, INSERT, UPDATE, DELETE"] * len(media.NAMES)],
+    ["events", *media.NAMES, redactions.NAME],
+    ["SELECT, INSERT, UPDATE", *["SELECT, INSERT, UPDATE, DELETE"] * len(media.NAMES), "SELECT, INSERT, UPDATE"],
 )
 # VACUUM skips, with only a warning, a table that the role may not maintain. The owners of table and database may, from
 # PostgreSQL 17 on also roles with the privilege MAINTAIN.
@@ -212,6 +213,9 @@ async def create(connection: asyncpg.Connection, label: str, command: WritingCom
         has_media = await media.has_tables(connection, label)
         if not has_media:
             await connection.execute(media.TABLES)
+        has_redactions = await connection.fetchval(redactions.HAS_TABLE)
+        if not has_redactions:
+            await connection.execute(redactions.TABLE)
         await _create_routines(connection, schema)
         if not await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", f"{schema}.events_nodes"):
             await connection.execute(NODES.format(schema=schema))
@@ -220,6 +224,8 @@ async def create(connection: asyncpg.Connection, label: str, command: WritingCom
             await connection.execute(mark(command))
         if not has_media:
             await connection.execute(media.TRIGGERS)
+        if not has_redactions:
+            await connection.execute(redactions.TRIGGERS)
 
 
 async def _create_routines(connection: asyncpg.Connection, schema: str) -> None:
@@ -229,6 +235,7 @@ async def _create_routines(connection: asyncpg.Connection, schema: str) -> None:
         "events_refuse_delete": REFUSE_DELETE,
         "events_refuse_update": REFUSE_UPDATE,
         **media.FUNCTIONS,
+        **redactions.FUNCTIONS,
         NAME: append_procedure(schema),
     }
     for name, template in routines.items():

@@ -74,7 +74,7 @@ class SharedBatchStore(SqliteBatchStore):
             await super()._commit_nothing(connection)
 
     async def _commit(self, connection: aiosqlite.Connection, batch: Sequence[PendingAppend]) -> list[Outcome]:
-        if any(append.erases for append in batch):
+        if any(append.removes_content for append in batch):
             await self.delete_unused_media()
         before = self.head.current.position
         planned, loss = await run_in_thread(connection, lambda raw: self._commit_locked(raw, batch))

@@ -314,7 +314,7 @@ class SqliteBatchStore:
             planned = plan(batch, self.head.current, versions, missing)
             if not planned.rows and not planned.erasures:
                 return planned.outcomes
-            if planned.erasures:
+            if any(append.removes_content for append in batch):
                 await self.delete_unused_media()
             self._is_head_known = False
             try:

@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from events.catalogue import ERASURE_TYPES, Event
-from events.codec import event_type
+from events.catalogue import Event
 from events.compatibility import EventTypeGate, OtherNodes
 from events.errors import LogStopped, LogUnavailable, LogUnusable
 from events.log_observer import LogObserver, NoObserver
@@ -17,7 +16,7 @@ from events.options import LogOptions
 from events.record import Head, Metadata, RecordedEvent, StreamVersion
 from events.storage.append_batch import AppendContext, erasure, now_us, prepare
 from events.storage.database_lock import DatabaseLock, database_file
-from events.storage.erasure_rules import check_erasure_explained
+from events.storage.erasure_rules import check_erasure_explained, is_erasing_all
 from events.storage.group_commit import GroupCommit, HeadNotifier
 from events.storage.incomplete_log import WritingCommand
 from events.storage.media_sweeper import MediaSweeper
@@ -209,12 +208,11 @@ class SqliteLog(SqliteQueries):
         same (the event is recorded, no query shows the content); `erasure_pending` is then true until that reader
         has closed the file.
         """
-        if event_type(event) not in ERASURE_TYPES:
-            raise ValueError(f"{event_type(event)} does not explain why content is gone")
+        erases_all = is_erasing_all(event)
         side = self._require_write_side()
         if self._gate is not None:
             await self._gate.admit([event])
-        context = AppendContext(stream_id, expected_version, metadata, self._clock(), True, unchanged)
+        context = AppendContext(stream_id, expected_version, metadata, self._clock(), erases_all, unchanged)
         recorded = await side.writer.submit(prepare([event], context, self._random_bytes))
         await self._wait_until_wal_clean(side)
         return recorded

@@ -107,13 +107,14 @@ def has_tables(connection: sqlite3.Connection) -> bool:
 def create_tables(connection: sqlite3.Connection) -> None:
     """Part of a transaction. Another process may have created them."""
     if not has_tables(connection):
-        for statement in _statements():
+        for statement in statements_in(TABLES):
             connection.execute(statement)
 
 
-def _statements() -> Iterable[str]:
+def statements_in(script: str) -> Iterable[str]:
+    """The statements of a script, one by one: SQLite's module would commit before it runs a whole script."""
     statement = ""
-    for line in TABLES.splitlines(keepends=True):
+    for line in script.splitlines(keepends=True):
         statement += line
         if sqlite3.complete_statement(statement):
             yield statement

@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 from events.codec import decode_metadata, decode_recorded
 from events.log import Snapshot
 from events.record import Envelope, EventHeader, RawColumns, RecordedEvent, StoredRow, envelope, stored_row
+from events.storage.redaction_reading import RedactionRow, with_kept
 from events.storage.sqlite.sqlite_errors import primary_code
 from events.storage.sqlite.sqlite_read_pool import SqliteReadPool
-from events.storage.sqlite.sqlite_schema import RAW_COLUMNS
+from events.storage.sqlite.sqlite_schema import RAW_COLUMNS, has_redactions
 
 T = TypeVar("T")
 
@@ -25,6 +26,12 @@ _EVENT = "position, stream_id, version, type, schema_version, recorded_at, metad
 
 _AFTER_POSITION = "WHERE position > ? ORDER BY position"
 _AFTER_VERSION = "WHERE stream_id = ? AND version > ? ORDER BY version"
+
+_REDACTIONS = (
+    "SELECT events_redacted.position, events.position, events.data FROM events_redacted"
+    " JOIN events ON events.position = redacted_by"
+    " WHERE events.data IS NOT NULL AND events_redacted.position IN ({})"
+)
 
 # What `stored_row` makes of RAW_COLUMNS where all texts are UTF-8, whatever types a forger gave the columns.
 _TEXT_COLUMNS = (
@@ -51,13 +58,13 @@ class SqliteQueries:
         order = "DESC" if backwards else "ASC"
         query = f"SELECT {_EVENT} FROM events {_AFTER_VERSION} {order} LIMIT ?"  # noqa: S608  constants
         values = (stream_id, *_span(after, limit))
-        return list(map(recorded, await self._fetch(query, values, is_long=_is_long(values), bytes_max=bytes_max)))
+        return await self._events(query, values, is_long=_is_long(values), bytes_max=bytes_max)
 
     async def read_all(self, *, after: int = 0, limit: int) -> list[RecordedEvent]:
         """As EventLog.read_all."""
         query = f"SELECT {_EVENT} FROM events {_AFTER_POSITION} LIMIT ?"  # noqa: S608  constants
         span = _span(after, limit)
-        return list(map(recorded, await self._fetch(query, span, is_long=_is_long(span))))
+        return await self._events(query, span, is_long=_is_long(span))
 
     async def event_headers(self, *, after: int = 0, limit: int) -> list[EventHeader]:
         """As EventLog.event_headers."""
@@ -80,7 +87,7 @@ class SqliteQueries:
         found: dict[int, RecordedEvent] = {}
         for page in _pages(positions):
             query = f"SELECT {_EVENT} FROM events WHERE position IN ({','.join('?' * len(page))})"  # noqa: S608  placeholders
-            found.update((row[0], recorded(row)) for row in await self._fetch(query, page, is_long=False))
+            found.update((one.position, one) for one in await self._events(query, page, is_long=False))
         return found
 
     async def sizes(self, positions: Sequence[int]) -> dict[int, int]:
@@ -127,11 +134,19 @@ class SqliteQueries:
         """As EventLog.snapshot."""
         return self._pool.snapshot()
 
-    async def _fetch(
+    async def _fetch(self, query: str, values: Sequence[Any], *, is_long: bool) -> list[Any]:
+        return await self._pool.run(lambda raw: _select(raw, query, values), is_long=is_long)
+
+    async def _events(
         self, query: str, values: Sequence[Any], *, is_long: bool, bytes_max: int | None = None
-    ) -> list[Any]:
-        """The rows of `query`; with `bytes_max`, which is for queries of events, the first of them only."""
-        return await self._pool.run(lambda raw: _select(raw, query, values, bytes_max), is_long=is_long)
+    ) -> list[RecordedEvent]:
+        """The events that `query` selects by `_EVENT`; with `bytes_max` the first of them only."""
+
+        def select(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
+            rows = _select(connection, query, values, bytes_max)
+            return _with_kept(connection, rows) if any(row[_DATA] is None for row in rows) else rows
+
+        return list(map(recorded, await self._pool.run(select, is_long=is_long)))
 
     async def _stored(self, where: str, values: tuple[Any, ...], bytes_max: int | None) -> list[StoredRow]:
         def select(connection: sqlite3.Connection) -> list[StoredRow]:
@@ -195,6 +210,16 @@ def _select(
 ) -> list[tuple[Any, ...]]:
     with closing(connection.execute(query, values)) as rows:  # a cursor that stays open keeps its snapshot
         return rows.fetchall() if bytes_max is None else list(_until_bytes(rows, bytes_max))
+
+
+def _with_kept(connection: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """`rows` of `_EVENT` with what is left of those that are redacted."""
+    if not has_redactions(connection):
+        return rows
+    found: list[RedactionRow] = []
+    for page in _pages([row[0] for row in rows if row[_DATA] is None]):
+        found += _select(connection, _REDACTIONS.format(",".join("?" * len(page))), page)
+    return with_kept(rows, found) if found else rows
 
 
 def _until_bytes(rows: Iterable[tuple[Any, ...]], bytes_max: int) -> Iterator[tuple[Any, ...]]:

@@ -23,7 +23,7 @@ from events.storage.incomplete_log import LogIncomplete, WritingCommand, writing
 from events.storage.media_references import references_in
 from events.storage.sqlite.batched_connection import Call, CallableConnection, run_in_thread
 from events.storage.sqlite.sqlite_errors import primary_code, unusable
-from events.storage.sqlite.sqlite_media_schema import add_references, create_tables, has_tables
+from events.storage.sqlite.sqlite_media_schema import add_references, create_tables, has_tables, statements_in
 
 T = TypeVar("T")
 
@@ -86,6 +86,26 @@ END
 """,
 }
 
+# What is left of a redacted event is in the message_redacted, so that it goes with the session; this table has only
+# numbers. By the trigger no writer can record a message_redacted without the erasure that it explains.
+_NAMED = "version < NEW.version AND version IN (SELECT value FROM json_each(NEW.data, '$.versions'))"
+REDACTION_TABLES = f"""
+CREATE TABLE events_redacted (
+    position    INTEGER PRIMARY KEY, -- of an event whose content is redacted
+    redacted_by INTEGER NOT NULL     -- position of the message_redacted that has what is left of it
+) STRICT;
+CREATE TRIGGER events_redact AFTER INSERT ON events WHEN NEW.type = 'message_redacted' AND json_valid(NEW.data) BEGIN
+    INSERT OR IGNORE INTO media_references -- first: a file without references is deleted
+    SELECT media_id, NEW.position, NEW.stream_id, NULL FROM media_references JOIN media ON media.id = media_id
+     WHERE holder = NEW.stream_id AND lower(hex(sha256)) IN (SELECT value FROM json_each(NEW.data, '$.files'));
+    INSERT INTO events_redacted
+    SELECT position, NEW.position FROM events WHERE stream_id = NEW.stream_id AND {_NAMED}
+        ON CONFLICT (position) DO UPDATE SET redacted_by = excluded.redacted_by;
+    UPDATE events SET data = NULL, salt = NULL WHERE stream_id = NEW.stream_id AND {_NAMED} AND data IS NOT NULL;
+END;
+"""  # noqa: S608  constants
+_HAS_REDACTIONS = "SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND name = 'events_redact'"
+
 WRITER_PRAGMAS = (
     "synchronous=FULL",  # NORMAL can lose acknowledged commits on power loss
     "fullfsync=ON",  # macOS: its fsync alone does not reach the platter
@@ -99,7 +119,13 @@ WRITER_PRAGMAS = (
 STATEMENTS_MAX = 128  # as many as a connection of Python keeps prepared; up to 12 KiB each
 
 _LAST = "SELECT position, digest FROM events ORDER BY position DESC LIMIT 1"
-_ERASE = "UPDATE events SET data = NULL, salt = NULL WHERE stream_id = ? AND version < ? AND data IS NOT NULL"
+_ERASE = """
+UPDATE events SET data = NULL, salt = NULL
+ WHERE stream_id = ?1 AND version < ?2 AND data IS NOT NULL AND (
+       NOT EXISTS (SELECT 1 FROM events WHERE stream_id = ?1 AND version = ?2 AND type = 'message_redacted')
+       OR version IN (SELECT value FROM events AS redaction, json_each(redaction.data, '$.versions')
+                       WHERE redaction.stream_id = ?1 AND redaction.version = ?2))
+"""
 _ROW = "(" + ",".join("?" * len(COLUMNS.split(","))) + ")"
 
 
@@ -124,8 +150,8 @@ def insert_statement(rows: int) -> str:
 
 
 def erase_content(connection: sqlite3.Connection, erasures: Sequence[tuple[str, int]]) -> None:
-    """For each (stream, version) erase the content of the stream's earlier events. In the connection's thread. Raises
-    sqlite3.Error.
+    """For each (stream, version) erase the content of the stream's earlier events or, where a message_redacted is at
+    that version, of those that it names. In the connection's thread. Raises sqlite3.Error.
     """
     for erasure in erasures:
         connection.execute(_ERASE, erasure)
@@ -221,8 +247,8 @@ async def connect_writer(
             await connection.execute_fetchall(f"PRAGMA {pragma}")
         if is_empty:
             await _create(connection, FORMAT if command is None else command.format)
-        elif not await run_in_thread(connection, has_tables):
-            await commit(connection, create_tables)
+        elif not await run_in_thread(connection, _has_all_tables):
+            await commit(connection, _create_missing_tables)
     except BaseException:
         await connection.close()
         raise
@@ -292,6 +318,25 @@ async def _create(connection: aiosqlite.Connection, format_number: int) -> None:
     def create(raw: sqlite3.Connection) -> None:
         for statement in statements:
             raw.execute(statement)
-        create_tables(raw)
+        _create_missing_tables(raw)
 
     await commit(connection, create)
+
+
+def has_redactions(connection: sqlite3.Connection) -> bool:
+    """Whether the log can have redactions: one that was last written by version 0.7 cannot. In the connection's thread.
+    Raises sqlite3.Error.
+    """
+    return bool(connection.execute(_HAS_REDACTIONS).fetchall())
+
+
+def _has_all_tables(connection: sqlite3.Connection) -> bool:
+    return has_tables(connection) and has_redactions(connection)
+
+
+def _create_missing_tables(connection: sqlite3.Connection) -> None:
+    """Of a log that an earlier version has written. Part of a transaction; another process may have created them."""
+    create_tables(connection)
+    if not has_redactions(connection):
+        for statement in statements_in(REDACTION_TABLES):
+            connection.execute(statement)

@@ -16,11 +16,13 @@ from events.catalogue import (
     HoldAdded,
     HoldReleased,
     HoldsForgotten,
+    KeptEvent,
     KeyAdded,
     KeyRevoked,
     KeyRotated,
     MessageCopied,
     MessagePosted,
+    MessageRedacted,
     MessageWithdrawn,
     MetadataChanged,
     Origin,
@@ -45,7 +47,7 @@ from events.catalogue import (
 from events.record import Metadata
 from events.schema.hold_events import Hold
 from events.schema.parameters import ContextLeftOut
-from events.schema.parts import Media, Reasoning, Refusal, Text, ToolCall, ToolResult
+from events.schema.parts import Media, Reasoning, Redacted, Refusal, Text, ToolCall, ToolResult
 
 ASKED = Metadata(actor="tester", request_id="request-1")
 PARAMETERS = Parameters(
@@ -252,6 +254,22 @@ EVERY_EVENT: tuple[Event, ...] = (
     ),
     ContentErased(reason="asked by its owner", events_erased=11, timeout_s=86_400, owner="alice", usage=TOTALS),
     *EVENTS_WITH_PARTS,
+    MessageRedacted(
+        message_id="m9",
+        reason_code="subject-request",
+        part=0,
+        ticket="DSR-9",
+        events_erased=1,
+        versions=(900,),
+        kept=(KeptEvent(900, 2, '{"type":"message_copied","parts":[],"content":"","message_id":"m9"}', "c2FsdA=="),),
+        files=(IMAGE.sha256,),
+    ),
+    MessageCopied(
+        message_id="m10",
+        role="assistant",
+        content="",
+        parts=(Redacted("tool_call", "subject-request", "call_1", "weather"), Redacted("text", "subject-request")),
+    ),
     SessionRead(version=7),
     MessageWithdrawn(message_id="m5", reply_id="r5", parent_id="r4"),
     SessionExpired(deadline_us=1_738_368_000_000_000),

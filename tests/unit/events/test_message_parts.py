@@ -14,6 +14,7 @@ from events.schema.parts import (
     Part,
     Parts,
     Reasoning,
+    Redacted,
     Refusal,
     Text,
     ToolCall,
@@ -31,7 +32,7 @@ from events.schema.parts import (
 IMAGE = Media("0" * 64, "image/png", 5)
 CALL = ToolCall("call_1", "weather", '{"city":"서울"}')
 RESULT = ToolResult("call_1", (Text("21 °C"), IMAGE))
-EVERY_KIND: Parts = (Text("a"), Reasoning("bc"), Refusal("d"), CALL, RESULT, IMAGE)
+EVERY_KIND: Parts = (Text("a"), Reasoning("bc"), Refusal("d"), CALL, RESULT, IMAGE, Redacted("text", "asked"))
 
 
 def test_every_kind_is_in_the_sample() -> None:
@@ -42,7 +43,9 @@ def test_parts_are_decoded_as_they_were_encoded_and_each_names_its_kind_first() 
     text = msgspec.json.encode(EVERY_KIND)
     assert msgspec.json.decode(text, type=Parts) == EVERY_KIND
     kinds = [next(iter(fields.items())) for fields in msgspec.json.decode(text)]
-    assert kinds == [("type", kind) for kind in ("text", "reasoning", "refusal", "tool_call", "tool_result", "media")]
+    assert kinds == [
+        ("type", kind) for kind in ("text", "reasoning", "refusal", "tool_call", "tool_result", "media", "redacted")
+    ]
 
 
 def test_content_is_the_text_of_the_text_parts() -> None:
@@ -51,7 +54,7 @@ def test_content_is_the_text_of_the_text_parts() -> None:
 
 
 def test_offsets_count_texts_and_arguments() -> None:
-    assert [flat(part) for part in EVERY_KIND] == ["a", "bc", "d", CALL.arguments, "", ""]
+    assert [flat(part) for part in EVERY_KIND] == ["a", "bc", "d", CALL.arguments, "", "", ""]
     assert count_chars(EVERY_KIND) == 4 + len(CALL.arguments) + len("21 °C")
 
 

@@ -1,0 +1,49 @@
+"""What a message_redacted keeps of the events that it redacts, checked against the commitments in their rows."""
+
+from binascii import a2b_base64
+
+import msgspec
+
+from events.catalogue import MessageRedacted
+from events.codec import event_type
+from events.errors import UnknownEvent
+from events.integrity.commitments import find_kept_fault
+from events.integrity.row_checks import MALFORMED
+from events.log import EventLog
+from events.message_content import decode_kept
+from events.record import StoredRow
+
+_decode = msgspec.json.Decoder(MessageRedacted).decode
+
+
+async def find_redaction_fault(log: EventLog, stream_id: str, version: int) -> tuple[int, str] | None:
+    """The first event of which the message_redacted at `version` keeps something else than was recorded: its position,
+    and why. Raises LogUnavailable.
+    """
+    row = await _row(log, stream_id, version)
+    if row is None or row.data is None:  # erased meanwhile
+        return None
+    try:
+        event = _decode(row.data)
+    except MALFORMED as error:
+        return row.position, f"the redaction cannot be read: {error}"
+    for kept in event.kept:
+        redacted = await _row(log, stream_id, kept.version)
+        if redacted is None or kept.version not in event.versions:
+            return row.position, "the redaction keeps an event that it does not name"
+        try:
+            kind = event_type(decode_kept(kept))
+            reason = None if kind == redacted.type else "what is left of it is of another type"
+            if kept.salt and reason is None:
+                salt = a2b_base64(kept.salt)
+                reason = find_kept_fault(kind.encode(), kept.data.encode(), salt, redacted.commitment)
+        except (*MALFORMED, UnknownEvent) as error:
+            reason = f"what is left of it cannot be read: {error}"
+        if reason is not None:
+            return redacted.position, reason
+    return None
+
+
+async def _row(log: EventLog, stream_id: str, version: int) -> StoredRow | None:
+    rows = await log.stream_rows(stream_id, after=version - 1, limit=1)
+    return rows[0] if rows and rows[0].version == version else None

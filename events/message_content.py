@@ -1,0 +1,164 @@
+"""Redaction of a message, or one of its parts: which events of a session contain it, and what is left of them. Pure."""
+
+from binascii import a2b_base64, b2a_base64
+from collections.abc import Iterable, Iterator
+from typing import assert_never
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from events.catalogue import (
+    MESSAGE_REDACTED,
+    MESSAGE_TYPES,
+    AnyEvent,
+    KeptEvent,
+    MessageCopied,
+    MessagePosted,
+    MessageRedacted,
+    ReplyCancelled,
+    ReplyCompleted,
+    ReplyEnded,
+    ReplyFailed,
+    ReplyInterrupted,
+    ReplyProgressed,
+)
+from events.codec import decode, encode, is_known, schema_version_of
+from events.integrity.commitments import kept_salt
+from events.integrity.hash_chain import SALT_BYTES
+from events.record import StoredRow
+from events.schema.parts import Parts, media_of, parts_of, text_of, with_redacted
+
+MessageEvent = MessagePosted | MessageCopied | ReplyEnded
+_TYPES = MESSAGE_TYPES | {"reply_progressed", MESSAGE_REDACTED}
+
+
+class _Tag(Struct):
+    type: str
+
+
+class _Content(Struct, frozen=True):
+    """The content of an event of the message: as it is in its row or, `is_kept`, what an earlier redaction left."""
+
+    event: AnyEvent
+    data: bytes
+    salt: bytes = b""
+    is_kept: bool = False
+
+
+class MessageContent:
+    """The events of one message in one session, added row by row, in order; an earlier redaction of it is one of them.
+    `parts` are those of the message as it is now; None: no event contains it.
+    """
+
+    def __init__(self, message_id: str) -> None:
+        self.message_id = message_id
+        self.versions: set[int] = set()
+        self._contents: dict[int, _Content] = {}
+
+    def add(self, rows: Iterable[StoredRow]) -> None:
+        """Raises ValueError for a damaged row."""
+        for row in rows:
+            if row.type not in _TYPES or row.data is None or not is_known(row.type, row.schema_version):
+                continue
+            if self.message_id in row.data:
+                self._add(row, decode(row.type, row.schema_version, row.data), row.data.encode(), row.salt or b"")
+
+    def _add(self, row: StoredRow, event: AnyEvent, data: bytes, salt: bytes) -> None:
+        match event:
+            case MessagePosted() | MessageCopied():
+                is_of_message = event.message_id == self.message_id
+            case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
+                is_of_message = event.reply_id == self.message_id
+            case ReplyProgressed():
+                if event.reply_id == self.message_id:
+                    self.versions.add(row.version)
+                return
+            case MessageRedacted():
+                is_of_message = event.message_id == self.message_id and bool(event.versions)
+                if is_of_message:
+                    self.versions.update(event.versions)
+                    self._contents |= dict(_kept_contents(event))
+            case _:
+                return
+        if is_of_message:
+            self.versions.add(row.version)
+            self._contents[row.version] = _Content(event, data, salt)
+
+    @property
+    def parts(self) -> Parts | None:
+        version = self._newest
+        return None if version is None else parts_of(_message_of(self._contents[version]))
+
+    @property
+    def _newest(self) -> int | None:
+        """The version of the event that has the message as readers see it: of a reply with attempts, the last one."""
+        return max(
+            (version for version, one in self._contents.items() if not isinstance(one.event, MessageRedacted)),
+            default=None,
+        )
+
+    def redact(self, request: MessageRedacted) -> MessageRedacted:
+        """`request`, which names the message, with what its transaction erases and keeps. Of earlier attempts of a
+        reply, which no reader sees, all parts are redacted.
+        """
+        newest = self._newest
+        kept = []
+        files: dict[str, None] = {}
+        for version, content in sorted(self._contents.items()):
+            part = request.part if version == newest else None
+            left = _redacted(content.event, part, request.reason_code)
+            kept.append(_kept(version, content, left))
+            if not isinstance(left, MessageRedacted):
+                files |= dict.fromkeys(one.sha256 for one in media_of(_message_of_event(left).parts))
+        versions = tuple(sorted(self.versions))
+        return replace(request, events_erased=len(versions), versions=versions, kept=tuple(kept), files=tuple(files))
+
+
+def decode_kept(kept: KeptEvent) -> AnyEvent:
+    """The event that is left. Raises ValueError, UnknownEvent."""
+    return decode(msgspec.json.decode(kept.data, type=_Tag).type, kept.schema_version, kept.data)
+
+
+def _kept_contents(event: MessageRedacted) -> Iterator[tuple[int, _Content]]:
+    for kept in event.kept:
+        yield kept.version, _Content(decode_kept(kept), kept.data.encode(), a2b_base64(kept.salt), is_kept=True)
+
+
+def _kept(version: int, content: _Content, left: AnyEvent) -> KeptEvent:
+    data = encode(left)
+    kind = msgspec.json.decode(data, type=_Tag).type
+    salt = b""
+    if len(content.salt) > SALT_BYTES:
+        salt = kept_salt(kind.encode(), (content.data, content.salt), data, is_kept=content.is_kept)
+    return KeptEvent(version, schema_version_of(kind, left), data.decode(), b2a_base64(salt, newline=False).decode())
+
+
+def _redacted(event: AnyEvent, part: int | None, reason_code: str) -> AnyEvent:
+    """`event` without the content. A fingerprint is a hash of the content; a node is not needed once a reply ended."""
+    if isinstance(event, MessageRedacted):
+        return replace(event, versions=(), kept=(), files=())
+    message = _message_of_event(event)
+    parts = with_redacted(parts_of(message), part, reason_code)
+    changes = {"parts": parts, "content": text_of(parts)}
+    match message:
+        case MessagePosted():
+            ids = {"client_id": None} if part is None else {}
+            return replace(message, **changes, **ids, fingerprint=None, node=None)
+        case ReplyFailed() if part is None:
+            return replace(message, **changes, detail="")
+        case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted() | MessageCopied():
+            return replace(message, **changes)
+        case _:
+            assert_never(message)
+
+
+def _message_of(content: _Content) -> MessageEvent:
+    return _message_of_event(content.event)
+
+
+def _message_of_event(event: AnyEvent) -> MessageEvent:
+    """Raises TypeError for any other event."""
+    if not isinstance(event, MessageEvent):
+        raise TypeError(f"{type(event).__name__} contains no message")
+    return event

@@ -1,0 +1,63 @@
+"""Redactions in a log in PostgreSQL, as in sqlite_redaction_schema."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from events.storage.redaction_reading import DATA, POSITION, with_kept
+
+NAME = "events_redacted"
+POSITIONS_MAX = 500  # positions in one query
+
+TABLE = f"""
+CREATE TABLE {NAME} (
+    position    bigint PRIMARY KEY, -- of an event whose content is redacted
+    redacted_by bigint NOT NULL     -- position of the message_redacted that has what is left of it
+)
+"""
+FUNCTIONS = {
+    "events_redact": """
+CREATE OR REPLACE FUNCTION {schema}.events_redact() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    named bigint[];
+BEGIN
+    INSERT INTO {schema}.media_references
+    SELECT media_id, NEW.position, NEW.stream_id, NULL FROM {schema}.media_references AS held
+      JOIN {schema}.media ON media.id = media_id
+     WHERE holder = NEW.stream_id AND encode(sha256, 'hex') IN (
+           SELECT json_array_elements_text(coalesce(NEW.data::json -> 'files', '[]')))
+     ORDER BY media_id
+        ON CONFLICT DO NOTHING;
+    SELECT array_agg(position) INTO named FROM {schema}.events
+     WHERE stream_id = NEW.stream_id AND version < NEW.version AND version IN (
+           SELECT json_array_elements_text(coalesce(NEW.data::json -> 'versions', '[]'))::bigint);
+    INSERT INTO {schema}.events_redacted SELECT unnest(named), NEW.position
+        ON CONFLICT (position) DO UPDATE SET redacted_by = excluded.redacted_by;
+    UPDATE {schema}.events SET data = NULL, salt = NULL WHERE position = ANY(named) AND data IS NOT NULL;
+    RETURN NULL;
+END $$
+""",
+}
+TRIGGERS = """
+CREATE TRIGGER events_redact AFTER INSERT ON events
+    FOR EACH ROW WHEN (NEW.type = 'message_redacted' AND NEW.data IS NOT NULL) EXECUTE FUNCTION events_redact();
+"""
+
+HAS_TABLE = f"SELECT to_regclass('{NAME}') IS NOT NULL"
+_FIND = f"""
+SELECT one.position, redactions.position, redactions.data FROM {NAME} AS one
+  JOIN events AS redactions ON redactions.position = redacted_by
+ WHERE redactions.data IS NOT NULL AND one.position = ANY($1::bigint[])
+"""  # noqa: S608  constants
+
+
+async def read_kept(fetch: Callable[..., Awaitable[list[Any]]], rows: Sequence[Sequence[Any]]) -> Sequence[Any]:
+    """`rows`, the columns of events up to their data, with what is left of those that are redacted. Raises as `fetch`,
+    which runs a query.
+    """
+    erased = [row[POSITION] for row in rows if row[DATA] is None]
+    if not erased or not (await fetch(HAS_TABLE))[0][0]:
+        return rows
+    found: list[Any] = []
+    for start in range(0, len(erased), POSITIONS_MAX):
+        found += await fetch(_FIND, erased[start : start + POSITIONS_MAX])
+    return with_kept(rows, found) if found else rows
