@@ -18,6 +18,7 @@ async def refresh_gauges(services: Services) -> None:
     services.metrics.sessions(await _session_counts(services))
     services.metrics.projection_lag(services.runner.lag, await _lag_s(services))
     services.metrics.outdated(is_outdated=services.runner.unknown_event is not None)
+    services.metrics.keys_outdated(is_outdated=not services.keys.is_current)
     pending = services.log.erasure_pending or services.erasures.pending or services.log_metrics.incomplete_erasures
     services.metrics.erasure_pending(pending=bool(pending))
     services.metrics.holds(len(services.holds.known.holds))

@@ -41,6 +41,10 @@ PROBLEM_TYPES: dict[str, ProblemType] = {
         403, "Forbidden", "The key is valid, but does not have the scope that this needs.",
         "Use a key with the scope that `detail` names; auth.auditors and auth.admins give it to configured keys.",
     ),
+    "first-key": ProblemType(
+        403, "No key yet", "The service has no keys, so nobody may add one over HTTP.",
+        "Make the first key on the server with `chatbot key add`, or set CHATBOT_API_KEYS and auth.admins.",
+    ),
     "host-not-allowed": ProblemType(
         403, "Host not allowed", "The Host header is not a name of this service.",
         "Call the service by one of its names, or add the name to the setting server.hosts.",
@@ -55,6 +59,24 @@ PROBLEM_TYPES: dict[str, ProblemType] = {
     "no-such-file": ProblemType(
         404, "File not found", "There is no such file, or it belongs to others.",
         "Check the SHA-256, the session and the key. An upload that no message refers to is deleted after a while.",
+    ),
+    "key-not-found": ProblemType(
+        404, "Key not found", "There is no API key of this name.", "GET /api/keys lists all of them.",
+    ),
+    "key-exists": ProblemType(
+        409, "Key exists", "The name has been given to an API key before, and its sessions belong to it.",
+        "Rotate the key for a new secret, also if it is revoked, or choose another name.",
+    ),
+    "key-configured": ProblemType(
+        409, "Key configured", "The key is one of the setting auth.keys, which only the settings change.",
+        "Change CHATBOT_API_KEYS and restart the service, or choose another name.",
+    ),
+    "key-revoked": ProblemType(
+        409, "Key revoked", "The key is revoked already.", "Nothing; rotating it gives it a new secret.",
+    ),
+    "too-many-keys": ProblemType(
+        409, "Too many keys", "There are as many API keys as a service may have, revoked ones included.",
+        "Rotate one that is not used any more in place of adding one.",
     ),
     "session-not-found": ProblemType(
         404, "Session not found", "There is no such session, or it belongs to another key.",

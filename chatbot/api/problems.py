@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from chatbot.keys import key_errors
 from chatbot.llm.concurrency_limiter import ConcurrencyLimiter
 from chatbot.llm.health_monitor import HealthMonitor
 from chatbot.llm.provider import LlmError, LlmOverloaded, without_server_words
@@ -28,6 +29,11 @@ STATUSES: dict[type[Exception], tuple[int, str, str]] = {
     rejections.SessionDeleted: (404, "session-deleted", "Session deleted"),
     rejections.SessionExpired: (404, "session-expired", "Session expired"),
     rejections.SessionNotFound: (404, "session-not-found", "Session not found"),
+    key_errors.KeyNotFound: (404, "key-not-found", "Key not found"),
+    key_errors.KeyExists: (409, "key-exists", "Key exists"),
+    key_errors.KeyConfigured: (409, "key-configured", "Key configured"),
+    key_errors.KeyRevokedAlready: (409, "key-revoked", "Key revoked"),
+    key_errors.TooManyKeys: (409, "too-many-keys", "Too many keys"),
     rejections.UnknownMessage: (422, "unknown-message", "Unknown message"),
     rejections.UnknownReply: (422, "unknown-reply", "Unknown reply"),
     rejections.ParentUnanswered: (422, "invalid", "Invalid"),

@@ -15,7 +15,7 @@ class KeyExists(KeyRejection):
 
 class KeyNotFound(KeyRejection):
     def __init__(self, name: str) -> None:
-        super().__init__(f"there is no key {name}")
+        super().__init__(f"there is no key {name[:64]!r}")
 
 
 class KeyConfigured(KeyRejection):

@@ -6,7 +6,7 @@ recorded within a second. While the log cannot be read the last known keys stay 
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import cast
 
@@ -19,7 +19,7 @@ from chatbot.keys.key_state import KeyCommand, KeyState, RecordedKeys, decide, f
 from chatbot.keys.principal import EVERYONE, Principal
 from chatbot.keys.scopes import ADMIN, AUDIT, CONFIGURED_SCOPES
 from chatbot.keys.secrets import hash_secret, make_secret, stored_form
-from events.catalogue import KEYS, IgnoredEvent, KeyEvent
+from events.catalogue import KEYS, IgnoredEvent, KeyAdded, KeyEvent, KeyRevoked, KeyRotated
 from events.errors import LogError, LogUnavailable, LogUnusable, VersionConflict
 from events.log import EventLog
 from events.record import Metadata
@@ -28,6 +28,7 @@ READ_PAGE = 1000  # events of the stream read at once
 READ_INTERVAL_S = 0.25  # between two reads while the log grows: a change of the keys is known in less than a second
 READ_RETRY_S = 0.5  # after the log could not be read
 VALIDITY_CHECK_S = 0.25  # between two checks whether keys of open streams have expired or were revoked
+LOGGED = {KeyAdded: "key.added", KeyRotated: "key.rotated", KeyRevoked: "key.revoked"}
 APPEND_TRIES = 8  # lost races with other administrators before the caller is told to try again
 
 
@@ -63,6 +64,11 @@ class KeyRegistry:
     def is_current(self) -> bool:
         """Whether the log's keys could be read when they last had to be."""
         return self._can_read
+
+    @property
+    def configured(self) -> Collection[str]:
+        """The names of the keys in the settings."""
+        return self._auth.keys
 
     @property
     def recorded(self) -> Mapping[str, KeyState]:
@@ -115,7 +121,10 @@ class KeyRegistry:
             with suppress(VersionConflict):
                 await self._log.append(KEYS, self._recorded.version, [event], metadata)
                 await self.refresh()
-                return self._recorded.keys[command.name], secret
+                key = self._recorded.keys[command.name]
+                prefix = key.secrets[-1].prefix if key.secrets else None
+                self._logger.info(LOGGED[type(event)], name=key.name, prefix=prefix, by=metadata.actor)
+                return key, secret
         raise LogUnavailable("others keep changing the keys; try again")
 
     async def refresh(self) -> None:
@@ -160,20 +169,21 @@ class KeyRegistry:
     def _use(self, recorded: RecordedKeys) -> None:
         """Put the keys in force. A configured name is the settings' alone: recorded secrets of it do not count."""
         valid: dict[bytes, _ValidSecret] = {}
+        self._recorded, self._valid = recorded, valid
         for digest, name in self._configured.items():
-            valid[digest] = _ValidSecret(Principal(name, self._scopes(name, CONFIGURED_SCOPES), digest), None)
+            valid[digest] = _ValidSecret(Principal(name, self.scopes_of(name), digest), None)
         for key in recorded.keys.values():
             if key.name in self._auth.keys:
                 continue
             for secret in key.secrets:
                 digest = bytes.fromhex(secret.sha256)
                 ends = [one for one in (secret.until_us, key.expires_at_us) if one is not None]
-                principal = Principal(key.name, self._scopes(key.name, frozenset(key.scopes)), digest)
+                principal = Principal(key.name, self.scopes_of(key.name), digest)
                 valid[digest] = _ValidSecret(principal, min(ends, default=None))
-        self._recorded, self._valid = recorded, valid
 
-    def _scopes(self, name: str, own: frozenset[str]) -> frozenset[str]:
+    def scopes_of(self, name: str) -> frozenset[str]:
         """Those of the key and what the settings give to its name."""
+        own = CONFIGURED_SCOPES if name in self._auth.keys else frozenset(self._recorded.keys[name].scopes)
         audit = {AUDIT} if name in self._auth.auditors else set()
         admin = {ADMIN} if name in self._auth.admins else set()
         return own | audit | admin

@@ -16,6 +16,7 @@ from chatbot.keys.scopes import SCOPES
 from events.catalogue import KeyAdded, KeyEvent, KeyRevoked, KeyRotated
 
 KEYS_MAX = 1000  # names, revoked ones included: a ticket is compared with the secrets of all valid keys
+UNCHANGED = 0  # as `expires_at_us` of a rotation
 SECRETS_MAX = 4  # of one key that may be valid at once: rotations within the overlap of others
 OVERLAP_DEFAULT_S = 24 * 3600  # for which the earlier secret stays valid: a working day to replace it everywhere
 OVERLAP_MAX_S = 30 * 24 * 3600
@@ -111,12 +112,12 @@ class AddKey(Struct, frozen=True):
 
 
 class RotateKey(Struct, frozen=True):
-    """`scopes` empty: as before. `expires_at_us` 0: as before; None: never."""
+    """`scopes` empty: as before. `expires_at_us` UNCHANGED: as before; None: never."""
 
     name: str
     overlap_s: int = OVERLAP_DEFAULT_S
     scopes: tuple[str, ...] = ()
-    expires_at_us: int | None = 0
+    expires_at_us: int | None = UNCHANGED
 
 
 class RevokeKey(Struct, frozen=True):
@@ -163,8 +164,9 @@ def _rotate(state: RecordedKeys, command: RotateKey, secret: NewSecret, now_us: 
     if not 0 <= command.overlap_s <= OVERLAP_MAX_S:
         raise InvalidKey("overlap_seconds", f"must be 0 to {OVERLAP_MAX_S}")
     _check_scopes(command.scopes)
-    expires_at_us = key.expires_at_us if command.expires_at_us == 0 else command.expires_at_us
-    if command.expires_at_us == 0 and key.has_expired(now_us):
+    is_unchanged = command.expires_at_us == UNCHANGED
+    expires_at_us = key.expires_at_us if is_unchanged else command.expires_at_us
+    if is_unchanged and key.has_expired(now_us):
         raise InvalidKey("expires_at", "the key has expired: say until when the new secret is to be valid")
     _check_expiry(expires_at_us, now_us)
     return KeyRotated(

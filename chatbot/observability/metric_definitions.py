@@ -110,6 +110,11 @@ class MetricDefinitions:
             "Files of the log found deleted or replaced while it was open.",
             registry=registry,
         )
+        self._keys_outdated = Gauge(
+            "chatbot_keys_outdated",
+            "1 while the API keys in the log cannot be read: the last known ones stay in force.",
+            registry=registry,
+        )
         self._outdated = Gauge(
             "chatbot_node_outdated",
             "1 when the log holds an event that this program does not know: it must be updated.",

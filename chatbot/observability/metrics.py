@@ -183,6 +183,9 @@ class Metrics(MetricDefinitions):
         self._log_lines_dropped.inc(total - self._log_lines_dropped_before)
         self._log_lines_dropped_before = total
 
+    def keys_outdated(self, *, is_outdated: bool) -> None:
+        self._keys_outdated.set(is_outdated)
+
     def outdated(self, *, is_outdated: bool) -> None:
         self._outdated.set(is_outdated)
 

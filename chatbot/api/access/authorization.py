@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from chatbot.api.problems import Problem
 from chatbot.keys.principal import Principal
-from chatbot.keys.scopes import AUDIT, CHAT, ERASE, HOLD, METRICS
+from chatbot.keys.scopes import ADMIN, AUDIT, CHAT, ERASE, HOLD, METRICS
 from chatbot.sessions.domain.commands import Caller
 
 PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
@@ -25,6 +25,10 @@ ROUTE_SCOPES: dict[tuple[str, str], frozenset[str]] = {
     ("POST", "/api/holds"): frozenset({HOLD}),
     ("POST", "/api/holds/{hold_id}/release"): frozenset({HOLD}),
     ("POST", "/api/holds/forget"): frozenset({HOLD}),
+    ("GET", "/api/keys"): frozenset({ADMIN}),
+    ("POST", "/api/keys"): frozenset({ADMIN}),
+    ("POST", "/api/keys/{key_name}/rotate"): frozenset({ADMIN}),
+    ("DELETE", "/api/keys/{key_name}"): frozenset({ADMIN}),
 }
 OTHER_ROUTES = frozenset({CHAT})
 

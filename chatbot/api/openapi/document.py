@@ -40,6 +40,7 @@ from chatbot.api.streaming.change_frames import ChangeFrame
 from chatbot.api.streaming.frames import CURSOR_PATTERN
 from chatbot.api.v1.error_form import ErrorView
 from chatbot.config.settings import Settings
+from chatbot.keys.key_state import NAME_PATTERN
 from chatbot.web.assets import VERSION_CHARS
 
 PROBLEM = "application/problem+json"
@@ -117,6 +118,12 @@ _PARAMETERS: dict[str, Schema] = {
     },
     "message_id": {"in": "path", "required": True, "schema": {"type": "string", "maxLength": 64}, "example": QUESTION},
     "hold_id": {"in": "path", "required": True, "schema": {"type": "string", "maxLength": 64}},
+    "key_name": {
+        "in": "path",
+        "required": True,
+        "schema": {"type": "string", "pattern": f"^{NAME_PATTERN}$"},
+        "example": "app",
+    },
     "name": {"in": "path", "required": True, "schema": {"type": "string", "enum": list(PROBLEM_TYPES)}},
     "file": {"in": "path", "required": True, "schema": {"type": "string"}},
     "version": {
@@ -256,8 +263,7 @@ def build_openapi_document(
 def _describe(operation: Operation, schemas: dict[Kind, Schema], *, has_keys: bool) -> Schema:
     is_open = operation.path in PUBLIC_PATHS or operation.path.startswith(PUBLIC_PREFIXES)
     takes_ticket = has_keys and operation.method == "GET" and operation.path in TICKET_PATHS
-    statuses = (*operation.problems, 401) if has_keys and not is_open else operation.problems
-    statuses = (*statuses, 403) if takes_ticket else statuses
+    statuses = {*operation.problems, 401, 403} if has_keys and not is_open else set(operation.problems)
     answers = {str(status): _answer(answer, schemas) for status, answer in operation.answers.items()}
     answers |= {
         str(status): _ref("responses", "Error" if operation.v1 else f"Problem{status}") for status in sorted(statuses)

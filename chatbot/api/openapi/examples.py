@@ -7,6 +7,7 @@ import msgspec
 from msgspec.structs import replace
 
 from chatbot.api.openapi import audit_examples, erasure_operations, v1_examples
+from chatbot.api.openapi.key_operations import KEY_EXAMPLES
 from chatbot.api.openapi.schemas import FaultView, Kind, ProblemView
 from chatbot.api.problems import CAUSES, STATUSES
 from chatbot.api.request_bodies import (
@@ -241,6 +242,7 @@ EXAMPLES: dict[Kind, dict[str, Any]] = {
     },
     ReadBody: {"now": {}, "shown": {"version": 4}},
     ChangeFrame: _change_frames,
+    **KEY_EXAMPLES,
     TicketBody: {"all": {}, "session": {"session_id": SESSION}},
     TicketView: {"ticket": TicketView(TICKET, "2026-01-31T09:31:00.125000Z"), "no-keys": TicketView(None, None)},
     MessageList: {"messages": MessageList(SESSION, [_question, _answer], 2, 4, "4:0")},
@@ -311,6 +313,7 @@ def problems() -> Iterator[ProblemView]:
     yield _problem(400, "malformed", "Malformed JSON", "not JSON: JSON is malformed: expected ':' (byte 12)")
     yield _problem(401, "unauthorized", "Unauthorized", "send a valid key as Authorization: Bearer")
     yield _problem(403, "forbidden", "Forbidden", "this needs a key with the scope audit; this key has chat, metrics")
+    yield _problem(403, "first-key", "No key yet", "this service has no keys")
     yield _problem(408, "timeout", "Timeout", "the body did not arrive in time")
     yield _problem(413, "body-too-large", "Body too large", "the body is too large")
     yield _problem(415, "media-type", "Unsupported media type", "send Content-Type: application/json")

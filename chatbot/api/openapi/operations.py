@@ -4,6 +4,7 @@ routes.
 
 from chatbot.api.openapi.audit_operations import AUDIT, EXPORT
 from chatbot.api.openapi.erasure_operations import ERASE_QUERY, ERASURES, READ_RECEIPT
+from chatbot.api.openapi.key_operations import KEY_OPERATIONS
 from chatbot.api.openapi.list_operations import FOLLOW_CHANGES, LIMIT, LIST_SESSIONS, MARK_READ, WITHDRAW_MESSAGE
 from chatbot.api.openapi.schemas import HTML, SSE, Operation, QueryParameter, ResponseSpec
 from chatbot.api.openapi.ticket_operations import ISSUE_TICKET
@@ -256,6 +257,7 @@ OPERATIONS: dict[str, tuple[Operation, ...]] = {
         ),
     ),
     "Tickets": (ISSUE_TICKET,),
+    "Keys": KEY_OPERATIONS,
     "Operations": (
         Operation(
             "GET", "/api/health", "health", "The service's health, and its model server's",

@@ -353,11 +353,15 @@ def test_what_comes_in_other_forms_than_json_is_documented_too() -> None:
     assert forms("/api/sessions/{session_id}/export") == {"application/json", "text/markdown"}
 
 
-def test_the_audits_calls_may_be_forbidden() -> None:
+def test_calls_that_need_more_than_the_usual_scope_may_be_forbidden() -> None:
     forbidden = {path for _, path, operation in operations() if "403" in operation["responses"]}
     of_audit = {"/api/events", "/api/audit/head", "/api/audit/verify"}
     of_erasures = {"/api/erasures", "/api/holds", "/api/holds/{hold_id}/release", "/api/holds/forget"}
-    assert forbidden == of_audit | of_erasures
+    of_keys = {"/api/keys", "/api/keys/{key_name}", "/api/keys/{key_name}/rotate"}
+    assert forbidden == of_audit | of_erasures | of_keys
+    locked = build_openapi_document(LOCKED, "1")["paths"]
+    assert "403" in locked["/api/sessions"]["get"]["responses"]
+    assert "403" not in locked["/api/health"]["get"]["responses"]
     assert shown(403)["forbidden"]["status"] == 403
 
 

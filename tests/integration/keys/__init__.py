@@ -1,0 +1,1 @@
+"""API keys: recorded ones, scopes, and what ends with a key."""
