@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import fields, replace
 
-from chatbot.config.settings import Settings, inventory
+from chatbot.config.settings import Setting, Settings, inventory
 from chatbot.config.sources import Source, read_command_line, read_config, read_dotenv, read_environment, refused
 from chatbot.config.validation import Fault, find_faults
 
@@ -104,12 +104,22 @@ def _assemble(values: Mapping[str, Any]) -> Settings:
 
 
 def _describe(fault: Fault, values: Mapping[str, Any], origins: Mapping[str, str]) -> str:
-    settings = [inventory()[name] for name in fault.names]
+    found = [_find_value(name, values) for name in fault.names]
     parts = (
-        f"{setting.name} = {refused(setting, values[setting.name])} ({origins[setting.name]})" for setting in settings
+        f"{name} = {refused(setting, value)} ({origins[name.partition('[')[0]]})"
+        for name, (setting, value) in zip(fault.names, found, strict=True)
     )
-    allowed = f"; allowed: {settings[0].allowed}" if len(settings) == 1 else ""
+    allowed = f"; allowed: {found[0][0].allowed}" if len(found) == 1 else ""
     return f"{', '.join(parts)}: {fault.reason}{allowed}"
+
+
+def _find_value(name: str, values: Mapping[str, Any]) -> tuple[Setting, Any]:
+    """The setting `name`, which may be in a table (llm.servers[1].url), and its value."""
+    table, bracket, rest = name.partition("[")
+    if not bracket:
+        return inventory()[name], values[name]
+    number, _, key = rest.partition("].")
+    return inventory()[table].columns[key], getattr(values[table][int(number)], key)
 
 
 def _apply_debug(settings: Settings, origins: dict[str, str]) -> Configuration:

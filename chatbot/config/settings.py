@@ -49,7 +49,9 @@ PREFIX = "CHATBOT_"
 
 
 class Setting(Struct, frozen=True):
-    """One setting. `kind` is bool, int, float, str, choice, list or table; `allowed` describes the allowed values."""
+    """One setting. `kind` is bool, int, float, str, choice, list, table or tables (an array of tables, whose fields are
+    `columns`); `allowed` describes the allowed values. `default` is NODEFAULT for a field that a table must have.
+    """
 
     section: str
     key: str
@@ -62,6 +64,8 @@ class Setting(Struct, frozen=True):
     secret: bool
     prose: bool  # a text for people or a model, which is not checked for typical mistakes
     formerly: tuple[str, ...]  # old dotted names, which work until 1.0
+    columns: Mapping[str, "Setting"] = {}
+    example: str = ""  # of a field that a table must have
 
     @property
     def name(self) -> str:
@@ -83,7 +87,8 @@ def _describe(section: str, field: FieldInfo) -> Setting:
     annotated, meta = get_args(field.type)
     extra = meta.extra or {}
     kind = _kind(annotated)
-    default = field.default if field.default is not NODEFAULT else field.default_factory()
+    default = field.default if field.default_factory is NODEFAULT else field.default_factory()
+    row = get_args(annotated)[0] if kind == "tables" else None
     return Setting(
         section=section,
         key=field.name,
@@ -96,6 +101,8 @@ def _describe(section: str, field: FieldInfo) -> Setting:
         secret=extra.get("secret", False),
         prose=extra.get("prose", False),
         formerly=extra.get("formerly", ()),
+        columns={one.name: _describe(f"{section}.{field.name}[]", one) for one in fields(row)} if row else {},
+        example=extra.get("example", ""),
     )
 
 
@@ -109,7 +116,8 @@ def _kind(annotated: Any) -> str:
     if origin is Literal:
         return "choice"
     if origin is tuple:
-        return "list"
+        item = get_args(annotated)[0]
+        return "tables" if isinstance(item, type) and issubclass(item, Struct) else "list"
     if origin is Mapping:
         return "table"
     return str(annotated.__name__)
@@ -119,7 +127,7 @@ def _allowed(kind: str, annotated: Any, meta: Meta) -> str:
     if kind == "bool":
         return "true or false"
     if kind == "choice":
-        return "one of " + ", ".join(get_args(annotated))
+        return "one of " + ", ".join(choice or "empty" for choice in get_args(annotated))
     if kind in {"int", "float"}:
         number = "a whole number" if kind == "int" else "a number"
         low = f"above {meta.gt}" if meta.gt is not None else f"from {meta.ge}"

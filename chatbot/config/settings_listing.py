@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 
+from msgspec import NODEFAULT
+
 from chatbot.config.loader import Configuration
-from chatbot.config.settings import by_former_name, default_env, inventory
+from chatbot.config.settings import Setting, by_former_name, default_env, inventory
 from chatbot.config.sources import shown, to_toml
 
 
@@ -25,16 +27,27 @@ def show(configuration: Configuration) -> str:
 def _rows(configuration: Configuration) -> Iterator[tuple[str, str, str, str]]:
     for setting in inventory().values():
         value = getattr(getattr(configuration.settings, setting.section), setting.key)
-        yield setting.section, setting.key, shown(setting, value), configuration.origins[setting.name]
+        origin = configuration.origins[setting.name]
+        yield setting.section, setting.key, shown(setting, value), origin
+        for number, table in enumerate(value if setting.columns else ()):
+            for column in setting.columns.values():
+                key = f"{setting.key}[{number}].{column.key}"
+                yield setting.section, key, shown(column, getattr(table, column.key)), origin
 
 
 def markdown_table() -> str:
     """The README's table: each setting with its default, its environment variable and its meaning."""
     lines = ["| setting | default | environment | meaning |", "|---|---|---|---|"]
     for setting in inventory().values():
-        cells = (f"`{setting.name}`", f"`{to_toml(setting.default)}`", f"`{setting.env}`", setting.description)
-        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+        lines.append(_row(setting, f"`{setting.env}`"))
+        lines += [_row(column, "") for column in setting.columns.values()]
     return "\n".join(lines)
+
+
+def _row(setting: Setting, variable: str) -> str:
+    default = "required" if setting.default is NODEFAULT else f"`{to_toml(setting.default)}`"
+    cells = (f"`{setting.name}`", default, variable, setting.description)
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def renamed_table() -> str:

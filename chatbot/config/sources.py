@@ -16,7 +16,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct, ValidationError, convert
+from msgspec import NODEFAULT, Struct, ValidationError, convert, to_builtins
+from msgspec.structs import replace
 
 from chatbot.config.dotenv import DotenvError, parse_dotenv
 from chatbot.config.service_links import is_service_link
@@ -92,6 +93,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "choice": str.lower,
     "list": _list,
     "table": _table,
+    "tables": json.loads,
 }
 
 
@@ -112,6 +114,8 @@ def to_toml(value: Any) -> str:
 
 def shown(setting: Setting, value: Any) -> str:
     """A setting's value for display: as `visible`, with secrets masked."""
+    if setting.kind == "tables":
+        return f"{len(value)} below" if value else "[]"
     if setting.secret and isinstance(value, dict):
         return ", ".join(f"{name}: {MASK}" for name in value) or "none"
     return MASK if setting.secret and value else visible(value)
@@ -152,13 +156,53 @@ class Source(Struct):
         if parse is parse_text and not raw.strip() and setting.kind not in ("list", "table"):
             return
         try:
-            self._set(setting.name, parse(setting, raw), origin)
+            if setting.kind == "tables":
+                self._add_tables(setting, _PARSERS["tables"](raw) if parse is parse_text else raw, origin)
+            else:
+                self._set(setting.name, parse(setting, raw), origin)
+        except ValueError:  # of JSON; its message quotes the text, which may have secrets
+            self._refuse(setting, raw, origin, "it is no JSON")
         except InvalidValue as invalid:
-            reason = f"{invalid}; " if str(invalid) else ""
+            self._refuse(setting, raw, origin, str(invalid))
+
+    def _add_tables(self, setting: Setting, raw: Any, origin: str) -> None:
+        """Keep an array of tables, or note each fault in them by its path. Raises InvalidValue."""
+        if not isinstance(raw, list) or not all(isinstance(table, dict) for table in raw):
+            raise InvalidValue(f"each is a table [[{setting.name}]]")
+        faults_before = len(self.faults)
+        tables = [self._read_table(setting, f"{setting.name}[{no}]", table, origin) for no, table in enumerate(raw)]
+        if len(self.faults) > faults_before:
             self.faulty_names.add(setting.name)
-            self.faults.append(
-                f"{setting.name} = {refused(setting, raw)} ({origin}): {reason}allowed: {setting.allowed}"
-            )
+            return
+        try:
+            self._set(setting.name, convert(tables, setting.type), origin)
+        except ValidationError:
+            raise InvalidValue from None
+
+    def _read_table(self, setting: Setting, path: str, table: dict[str, Any], origin: str) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for key, raw in table.items():
+            column = setting.columns.get(key)
+            if column is None:
+                close = get_close_matches(key, setting.columns, n=1)
+                advice = f"did you mean {path}.{close[0]}?" if close else f"it has {', '.join(setting.columns)}"
+                self.faults.append(f"{path}.{key} = {MASK} ({origin}): no such setting; {advice}")
+                continue
+            try:
+                values[key] = to_builtins(parse_toml(column, raw))
+            except InvalidValue as invalid:
+                self._refuse(replace(column, section=path), raw, origin, str(invalid))
+        for column in setting.columns.values():
+            if column.default is NODEFAULT and column.key not in table:
+                self.faults.append(f"{path}.{column.key} ({origin}): missing; allowed: {column.allowed}")
+        return values
+
+    def _refuse(self, setting: Setting, raw: Any, origin: str, reason: str) -> None:
+        self.faulty_names.add(setting.name)
+        self.faults.append(
+            f"{setting.name} = {refused(setting, raw)} ({origin}): {reason}{'; ' if reason else ''}allowed:"
+            f" {setting.allowed}"
+        )
 
     def _set(self, name: str, value: Any, origin: str) -> None:
         """Raises InvalidValue if the setting's other name, old or new, has given it another value."""

@@ -5,6 +5,8 @@ python -m chatbot.config.template > config.toml
 
 from textwrap import wrap
 
+from msgspec import NODEFAULT
+
 from chatbot.config.settings import Setting, inventory
 from chatbot.config.sources import to_toml
 
@@ -28,13 +30,25 @@ def template() -> str:
         if setting.section != current:
             current = setting.section
             lines += ["", "", f"[{current}]"]
-        lines += ["", *_comment(setting), f"{setting.key} = {to_toml(setting.default)}"]
+        value = _example_table(setting) if setting.columns else [f"{setting.key} = {to_toml(setting.default)}"]
+        lines += ["", *_comment(setting), *value]
     return "\n".join((*lines, ""))
 
 
 def _comment(setting: Setting) -> list[str]:
     texts = (setting.description, f"{setting.env}: {setting.allowed}")
     return [f"# {line}" for text in texts for line in wrap(text, _WIDTH, break_on_hyphens=False)]
+
+
+def _example_table(setting: Setting) -> list[str]:
+    """One table of an array, as a comment: an empty array could not be added to by tables further below."""
+    lines = [f"# [[{setting.name}]]"]
+    for column in setting.columns.values():
+        value = column.example if column.default is NODEFAULT else column.default
+        text = f"{column.description} Allowed: {column.allowed}."
+        lines += [f"#   # {line}" for line in wrap(text, _WIDTH - 4, break_on_hyphens=False)]
+        lines.append(f"#   {column.key} = {to_toml(value)}")
+    return lines
 
 
 if __name__ == "__main__":

@@ -137,7 +137,8 @@ def _chat(settings: Settings) -> Iterator[Fault]:
 
 def _llm(settings: Settings) -> Iterator[Fault]:
     llm = settings.llm
-    if llm.provider in {"midm", "openai"} and not llm.server_url:
+    yield from _llm_servers(settings)
+    if not llm.servers and llm.provider in {"midm", "openai"} and not llm.server_url:
         yield Fault(("llm.provider", "llm.server_url"), "this provider needs a server: set LLM_SERVER_URL")
     if not _fits_a_header(llm.api_key):
         yield Fault(("llm.api_key",), "it has characters that no HTTP header carries")
@@ -146,12 +147,37 @@ def _llm(settings: Settings) -> Iterator[Fault]:
             ("llm.line_max_bytes", "llm.reply_max_chars"),
             f"the longest reply takes a line of {_midm_line(settings)} bytes from a midm server",
         )
-    embedded = llm.provider == "embedded" or (llm.provider == "auto" and not llm.server_url)
+    embedded = llm.provider == "embedded" or (llm.provider == "auto" and not llm.server_url and not llm.servers)
     if embedded and settings.chat.default_max_tokens >= settings.embedded.context_tokens:
         yield Fault(
             ("chat.default_max_tokens", "embedded.context_tokens"),
             "the context holds prompt and reply, so no room is left for a prompt",
         )
+
+
+def _llm_servers(settings: Settings) -> Iterator[Fault]:
+    """Each server has its own address, protocol and key: those of [llm] would belong to none of them."""
+    llm = settings.llm
+    if not llm.servers:
+        return
+    for name in ("server_url", "api_key"):
+        if getattr(llm, name):
+            own = {"server_url": "url", "api_key": "key"}[name]
+            yield Fault((f"llm.{name}", "llm.servers"), f"with several servers each has a {own} of its own")
+    if llm.provider != "auto":
+        yield Fault(("llm.provider", "llm.servers"), "with several servers each has a protocol of its own")
+    names = [server.name for server in llm.servers]
+    for number, server in enumerate(llm.servers):
+        path = f"llm.servers[{number}]"
+        if server.name in names[:number]:
+            yield Fault((f"{path}.name",), "an earlier server has this name")
+        if not _fits_a_header(server.key):
+            yield Fault((f"{path}.key",), "it has characters that no HTTP header carries")
+        if server.protocol != "openai" and _midm_line(settings) > llm.line_max_bytes:
+            yield Fault(
+                ("llm.line_max_bytes", "llm.reply_max_chars", f"{path}.protocol"),
+                f"the longest reply takes a line of {_midm_line(settings)} bytes from a midm server",
+            )
 
 
 def _midm_line(settings: Settings) -> int:

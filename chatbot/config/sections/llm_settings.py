@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from chatbot.config.sections.llm_server import SERVERS_MAX, LlmServer
+
 
 class LlmSettings(Struct, frozen=True):
     """[llm] The model server."""
@@ -120,6 +122,17 @@ class LlmSettings(Struct, frozen=True):
     health_timeout_s: Annotated[
         float, Meta(gt=0, le=600, description="Seconds to wait for an answer about its health.")
     ] = 3.0
+
+    # The last one: in TOML, the lines after a table belong to it.
+    servers: Annotated[
+        tuple[LlmServer, ...],
+        Meta(
+            max_length=SERVERS_MAX,
+            description="Several model servers instead of llm.server_url, a table [[llm.servers]] each. Replies go to"
+            " those that may serve the model; a session stays on one of them.",
+            extra={"secret": True, "allowed": f"up to {SERVERS_MAX} tables; in a variable: a JSON list of objects"},
+        ),
+    ] = ()
 
     def __repr__(self) -> str:
         # the default repr would put the secret into log lines and tracebacks

@@ -29,7 +29,8 @@ def test_config_toml_is_what_the_code_makes() -> None:
 def test_config_toml_holds_every_setting_with_its_default() -> None:
     configuration = load({"config": str(ROOT / "config.toml")}, environment={}, folder=ROOT / "tests")
     assert configuration.settings == Settings()
-    assert "default" not in configuration.origins.values()
+    left_out = [name for name, origin in configuration.origins.items() if origin == "default"]
+    assert left_out == ["llm.servers"]  # an empty array could not be added to by tables further below
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
