@@ -25,10 +25,10 @@ from chatbot.config.settings import Settings
 from chatbot.holds.hold_registry import HoldRegistry
 from chatbot.keys.key_registry import KeyRegistry
 from chatbot.llm.concurrency_limiter import ConcurrencyLimiter
+from chatbot.llm.configured_provider import concurrent_replies, configured_provider
 from chatbot.llm.health_monitor import HealthMonitor
-from chatbot.llm.llm_options import EmbeddedOptions, LlmOptions
 from chatbot.llm.provider import Provider
-from chatbot.llm.provider_factory import create_provider
+from chatbot.llm.servers.server_pool import ServerPool
 from chatbot.nodes.node import Node
 from chatbot.observability.log_writer import LogWriter
 from chatbot.observability.metrics import ClockMetrics, LogMetrics, Metrics, ProjectionMetrics, SessionMetrics
@@ -130,15 +130,6 @@ def conversation_options(settings: Settings) -> ConversationOptions:
     )
 
 
-def llm_options(settings: Settings) -> LlmOptions:
-    values = asdict(settings.llm)
-    return LlmOptions(**{name: values[name] for name in LlmOptions.__struct_fields__})
-
-
-def embedded_options(settings: Settings) -> EmbeddedOptions:
-    return EmbeddedOptions(**asdict(settings.embedded))
-
-
 async def compose(
     settings: Settings, stack: AsyncExitStack, worker: Worker | None = None, log_writer: LogWriter | None = None
 ) -> Services:
@@ -176,6 +167,7 @@ class _Model(Struct, frozen=True):
     provider: Provider
     health: HealthMonitor
     limiter: ConcurrencyLimiter
+    servers: ServerPool | None  # None: there is one
 
 
 class _Infrastructure(Struct, frozen=True):
@@ -216,13 +208,17 @@ async def _open_storage(settings: Settings, stack: AsyncExitStack, metrics: Metr
 
 
 async def _open_provider(settings: Settings, stack: AsyncExitStack) -> _Model:
-    """The model server's client, its health monitor and the limit on concurrent requests to it."""
-    provider = create_provider(settings.llm.provider, llm_options(settings), embedded_options(settings))
+    """The model servers' client, its health monitor and the limit on concurrent requests to them."""
+    provider = configured_provider(settings)
+    pool = provider if isinstance(provider, ServerPool) else None
     stack.push_async_callback(provider.close)
     health = HealthMonitor(provider, settings.llm.health_interval_s, settings.llm.server_url)
     provider.observe(health.record_attempt)
+    if pool is not None:
+        await stack.enter_async_context(run_in_background(pool.run(), "servers"))
     await stack.enter_async_context(run_in_background(health.run(), "health"))
-    return _Model(provider, health, ConcurrencyLimiter(settings.llm.concurrent_max, settings.llm.queue_max))
+    limiter = ConcurrencyLimiter(concurrent_replies(settings), settings.llm.queue_max)
+    return _Model(provider, health, limiter, pool)
 
 
 async def _start_sessions(settings: Settings, stack: AsyncExitStack, infrastructure: _Infrastructure) -> _Sessions:
@@ -300,6 +296,7 @@ def _make_services(
         readiness=Readiness(),
         health=model.health,
         provider=model.provider,
+        servers=model.servers,
         limiter=model.limiter,
         log_metrics=storage.log_metrics,
         new_id=sessions.ids.uuid,

@@ -27,6 +27,9 @@ async def refresh_gauges(services: Services) -> None:
     limiter = services.limiter
     is_available = services.health.newest.available
     services.metrics.model(available=is_available, running=limiter.running, waiting=limiter.waiting)
+    if services.servers is not None:
+        for server in services.servers.statuses:
+            services.metrics.llm_server(server)
 
 
 async def _session_counts(services: Services) -> dict[str, int]:

@@ -192,7 +192,19 @@ class ErasureView(Struct, frozen=True):
     accepted_at: str
 
 
+class ServerView(Struct, frozen=True, omit_defaults=True):
+    """One of several model servers. `models`: how many it offers. `detail`: why it is not available, for auditors."""
+
+    name: str
+    available: bool
+    state: Literal["available", "loading", "unavailable"]
+    models: int
+    detail: str | None = None
+
+
 class HealthView(Struct, frozen=True):
+    """`llm_servers`: absent if there is one model server."""
+
     status: Literal["healthy", "degraded", "unhealthy"]
     timestamp: str
     llm_server_available: bool
@@ -201,6 +213,7 @@ class HealthView(Struct, frozen=True):
     provider: str
     detail: str | None = None
     llm_server_state: Literal["available", "loading", "unavailable"] = "available"
+    llm_servers: list[ServerView] | UnsetType = UNSET
 
 
 ReadinessState = Literal[

@@ -15,6 +15,7 @@ from chatbot.keys.key_registry import KeyRegistry
 from chatbot.llm.concurrency_limiter import ConcurrencyLimiter
 from chatbot.llm.health_monitor import HealthMonitor
 from chatbot.llm.provider import Provider
+from chatbot.llm.servers.server_pool import ServerPool
 from chatbot.observability.log_writer import LogWriter
 from chatbot.observability.metrics import LogMetrics, Metrics
 from chatbot.observability.metrics_aggregation import MetricsAggregator
@@ -43,7 +44,8 @@ class Services(Struct, frozen=True):
     """`new_id` makes message and session ids (random UUIDs), `new_token` request ids. `clock`: Unix microseconds.
 
     `receipt_key` is the secret key that signs receipts of erasures; None: they are not signed.
-    `log_writer` and `metrics_aggregator` are None if the process writes logs synchronously, or is the only worker.
+    `log_writer` and `metrics_aggregator` are None if the process writes logs synchronously, or is the only worker;
+    `servers`, if there is one model server.
     """
 
     settings: Settings
@@ -73,6 +75,7 @@ class Services(Struct, frozen=True):
     receipt_key: str | None = None
     log_writer: LogWriter | None = None
     metrics_aggregator: MetricsAggregator | None = None
+    servers: ServerPool | None = None
 
     def sign_receipt(self, receipt: Receipt) -> Receipt:
         """`receipt` with the service's signature, if it has a key."""

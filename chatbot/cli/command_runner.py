@@ -50,14 +50,16 @@ def run_command(command: "Command", options: argparse.Namespace, settings: Setti
 
 
 def _create_provider(settings: Settings, url: str | None) -> Provider:
+    from chatbot.llm.configured_provider import configured_provider, embedded_options, llm_options  # noqa: PLC0415
     from chatbot.llm.provider_factory import create_provider  # noqa: PLC0415
-    from chatbot.wiring import embedded_options, llm_options  # noqa: PLC0415
 
+    if url is None:
+        return configured_provider(settings)
     configured = llm_options(settings)
     if url == "embedded":
         return create_provider("embedded", replace(configured, server_url="", model=""), embedded_options(settings))
     # The API key in the settings belongs to the server in the settings: it is sent to no other.
-    options = configured if url is None else replace(configured, server_url=url, model="", api_key="")
+    options = replace(configured, server_url=url, model="", api_key="")
     return create_provider("auto" if url else settings.llm.provider, options, embedded_options(settings))
 
 

@@ -140,6 +140,17 @@ class Health(Struct, frozen=True):
     loading: bool = False
 
 
+class Route(Struct):
+    """Where a reply comes from, if there are several model servers. `session`: its replies come from one of them while
+    that is in service; `owner`: those who wait take turns. `server`: the name of the one asked last; '' if there is
+    only one.
+    """
+
+    session: str = ""
+    owner: str | None = None
+    server: str = ""
+
+
 class Provider(Protocol):
     """A model server. One instance serves all sessions."""
 
@@ -169,13 +180,19 @@ class Provider(Protocol):
         ...
 
     async def stream(
-        self, messages: tuple[ModelMessage, ...], parameters: Parameters, sink: ReplySink, *, stream: bool = True
+        self,
+        messages: tuple[ModelMessage, ...],
+        parameters: Parameters,
+        sink: ReplySink,
+        *,
+        stream: bool = True,
+        route: Route | None = None,
     ) -> Finish:
         """Pass the reply to `sink` as it arrives; return how it ended.
 
         `stream`: False if nobody reads the reply while it grows; it may then come in one piece if the server tells more
-        that way (midm counts the prompt's tokens only then). Cancelling closes the connection to the server
-        immediately. Raises LlmError, and what `sink` raises.
+        that way (midm counts the prompt's tokens only then). `route`: for a pool of servers, which fills it in.
+        Cancelling closes the connection to the server immediately. Raises LlmError, and what `sink` raises.
         """
         ...
 
@@ -212,6 +229,7 @@ class LlmError(Exception):
         self.parameter: str | None = None  # of our request, which the server has refused
         self.feature: str | None = None  # of TAKES_ALL, which the server does not have
         self.requested_url = ""  # without credentials and query
+        self.has_text = False  # the reply had begun: what came of it is in the sink
 
 
 def reason_of(error: LlmError) -> str:
@@ -262,6 +280,10 @@ class LlmUnavailable(LlmError):
 
     cause = "llm_unavailable"
     retryable = True
+
+
+# Of a LlmUnavailable: other servers may be at work.
+NO_SERVER = "No model server that has this model is available"
 
 
 class ModelUnusable(LlmUnavailable):

@@ -1,6 +1,9 @@
 """Creates the provider that the settings name."""
 
+from collections.abc import Sequence
 from typing import Literal
+
+from msgspec.structs import replace
 
 from chatbot.llm.http.server_address import is_completions_endpoint
 from chatbot.llm.llm_options import EmbeddedOptions, LlmOptions
@@ -10,6 +13,8 @@ from chatbot.llm.providers.embedded_provider import EmbeddedProvider
 from chatbot.llm.providers.midm_provider import MidmProvider
 from chatbot.llm.providers.openai_provider import OpenAiProvider
 from chatbot.llm.resilient_provider import ResilientProvider
+from chatbot.llm.servers.pooled_server import PooledServer, ServerOptions
+from chatbot.llm.servers.server_pool import ServerPool
 
 ProviderKind = Literal["auto", "midm", "openai", "embedded"]
 
@@ -20,6 +25,17 @@ def create_provider(kind: ProviderKind, llm: LlmOptions, embedded: EmbeddedOptio
     Opens no connection and starts no process. Raises EmbeddedMissing.
     """
     return ResilientProvider(_create(kind, llm, embedded or EmbeddedOptions()), llm)
+
+
+def create_pool(servers: Sequence[ServerOptions], llm: LlmOptions, health_interval_s: float) -> ServerPool:
+    """Several servers. `llm`: what holds for all of them. Opens no connection."""
+    return ServerPool([_pooled(options, health_interval_s) for options in servers], llm)
+
+
+def _pooled(options: ServerOptions, health_interval_s: float) -> PooledServer:
+    llm = replace(options.llm, retries_max=0)  # the pool retries, at whichever server
+    provider = ResilientProvider(_create(options.protocol, llm, EmbeddedOptions()), llm, logs_failures=False)
+    return PooledServer(options, provider, health_interval_s)
 
 
 def _create(kind: ProviderKind, llm: LlmOptions, embedded: EmbeddedOptions) -> Provider:

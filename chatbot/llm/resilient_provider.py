@@ -23,6 +23,7 @@ from chatbot.llm.provider import (
     OnText,
     Provider,
     ReplySink,
+    Route,
     log_safe_reason,
 )
 from chatbot.runtime.backoff import Backoff
@@ -43,6 +44,7 @@ class Watchdog:
         self._limit_s = options.first_token_timeout_s
         self.last_sign_of_life_s = self._loop.time()
         self._reply_deadline_s = self.last_sign_of_life_s + options.reply_timeout_s
+        self._has_text = False
         self._timeout_reason = ""  # which limit was exceeded; '' while none was
         self._timeout = asyncio.timeout(None)
         self._timer: asyncio.TimerHandle
@@ -59,7 +61,9 @@ class Watchdog:
         try:
             await self._timeout.__aexit__(kind, error, trace)
         except TimeoutError:
-            raise LlmTimeout(self._timeout_reason) from None
+            too_slow = LlmTimeout(self._timeout_reason)
+            too_slow.has_text = self._has_text
+            raise too_slow from None
 
     @property
     def remaining_s(self) -> float:
@@ -73,6 +77,7 @@ class Watchdog:
 
     def text_started(self) -> None:
         """From the first text on, the limit between texts applies."""
+        self._has_text = True
         self._limit_s = self._options.between_tokens_timeout_s
         if self._limit_s < self._options.first_token_timeout_s:  # else the timer fires early, and is set again then
             self._timer.cancel()
@@ -192,9 +197,11 @@ def _without_text(finish: Finish) -> LlmFailed:
 class ResilientProvider:
     """A provider whose every reply ends: with a Finish after at least some text, or with an LlmError."""
 
-    def __init__(self, provider: Provider, options: LlmOptions) -> None:
+    def __init__(self, provider: Provider, options: LlmOptions, *, logs_failures: bool = True) -> None:
+        """`logs_failures`: False in a pool of servers, which knows whether another one is asked."""
         self._provider = provider
         self._options = options
+        self._logs_failures = logs_failures
         self._on_attempt: OnAttempt = _ignore_attempt
         self._retry_policy = RetryPolicy(
             Backoff(options.retry_backoff_s, BACKOFF_MAX_S), options.retries_max, options.first_token_timeout_s
@@ -230,7 +237,13 @@ class ResilientProvider:
         return self._provider.context_tokens(model)
 
     async def stream(
-        self, messages: tuple[ModelMessage, ...], parameters: Parameters, sink: ReplySink, *, stream: bool = True
+        self,
+        messages: tuple[ModelMessage, ...],
+        parameters: Parameters,
+        sink: ReplySink,
+        *,
+        stream: bool = True,
+        route: Route | None = None,
     ) -> Finish:
         """`sink` never gets an empty piece, except of a tool call that begins."""
         try:
@@ -254,6 +267,7 @@ class ResilientProvider:
                 except ReplyTooLong:
                     return Finish(reason="length", model=parameters.model or self.model)
                 except LlmError as error:
+                    error.has_text = listener.has_text
                     self._on_attempt(error)
                     wait_s = self._retry_policy.wait_s(error, retries, random.uniform(*JITTER))  # noqa: S311  no secret
                     if listener.has_text or wait_s is None or wait_s >= watchdog.remaining_s:
@@ -274,6 +288,8 @@ class ResilientProvider:
     def _log_failure(self, error: LlmError, next_attempt: int | None = None) -> None:
         """`next_attempt` None: there is none."""
         error.requested_url = error.requested_url or self._server
+        if not self._logs_failures:
+            return
         failed = {"provider": self.name, "reason": log_safe_reason(error), "status": error.status}
         if next_attempt is None:
             _log.warning("llm.failed", **failed)

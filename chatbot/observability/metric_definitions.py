@@ -23,6 +23,7 @@ class MetricDefinitions:
         self._http(registry)
         self._replies(registry)
         self._log(registry)
+        self._servers(registry)
         self._service(registry)
         self._nodes(registry)
 
@@ -83,6 +84,31 @@ class MetricDefinitions:
         self._model_up = Gauge("chatbot_model_available", "1 when the model server can be asked.", registry=registry)
         self._model_running = Gauge("chatbot_model_replies_running", "Replies being written.", registry=registry)
         self._model_waiting = Gauge("chatbot_model_replies_waiting", "Replies waiting to start.", registry=registry)
+
+    def _servers(self, registry: CollectorRegistry) -> None:
+        """Series only where there are several model servers; `server` is the configured name."""
+        self._server_up = Gauge(
+            "chatbot_llm_server_up",
+            "1 when this of several model servers can be asked.",
+            ["server"],
+            registry=registry,
+        )
+        self._server_requests = Counter(
+            "chatbot_llm_server_requests_total",
+            "Requests for replies by how they ended: completed, failed (the server's fault), overloaded (it has no"
+            " capacity), refused (the request's fault), abandoned (nobody waited any more).",
+            ["server", "outcome"],
+            registry=registry,
+        )
+        self._server_outstanding = Gauge(
+            "chatbot_llm_server_outstanding", "Requests that the server is answering.", ["server"], registry=registry
+        )
+        self._server_breaker = Gauge(
+            "chatbot_llm_server_breaker",
+            "1 for the state of the server's circuit breaker: closed, half_open, open.",
+            ["server", "state"],
+            registry=registry,
+        )
 
     def _log(self, registry: CollectorRegistry) -> None:
         self._append = Histogram(

@@ -15,6 +15,8 @@ from prometheus_client import Counter, Histogram
 from prometheus_client.exposition import choose_encoder
 
 from chatbot.llm.provider import without_server_words
+from chatbot.llm.servers.circuit_breaker import BREAKER_STATES
+from chatbot.llm.servers.pooled_server import ServerStatus
 from chatbot.observability.metric_definitions import MetricDefinitions
 from chatbot.sessions.replies.reply import ReplyTiming, status_of
 from events.catalogue import ReplyCompleted, ReplyEnded, ReplyFailed, ReplyStarted
@@ -44,6 +46,7 @@ class Metrics(MetricDefinitions):
         self._model_metrics: dict[tuple[str, str], _ModelMetrics] = {}
         self._request_histograms: dict[tuple[str, str, int], Histogram] = {}  # as bounded as the labels
         self._log_lines_dropped_before = 0
+        self._server_requests_before: dict[tuple[str, str], int] = {}
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """The exposition in the format that `accept` prefers, with its content type."""
@@ -200,6 +203,18 @@ class Metrics(MetricDefinitions):
         self._model_up.set(available)
         self._model_running.set(running)
         self._model_waiting.set(waiting)
+
+    def llm_server(self, status: ServerStatus) -> None:
+        """One of several model servers."""
+        name = status.name
+        self._server_up.labels(name).set(status.state == "available")
+        self._server_outstanding.labels(name).set(status.outstanding)
+        for state in BREAKER_STATES:
+            self._server_breaker.labels(name, state).set(status.breaker == state)
+        for outcome, total in status.requests.items():
+            before = self._server_requests_before.get((name, outcome), 0)
+            self._server_requests.labels(name, outcome).inc(total - before)
+            self._server_requests_before[name, outcome] = total
 
 
 def counted_name(requested: str | None, answered: str, known: AbstractSet[str]) -> str:

@@ -201,6 +201,8 @@ class ReplyCompleted(Event, frozen=True, tag="reply_completed"):
     """`finish_reason` is stop, length, tool_calls or content_filter; `finish_detail` is the model server's own word for
     it, if that differs. `counted_as`: `model`, if that name is known and the requested one is not.
     `refused_parameters`: fields of the request that the server does not accept: left out, or sent under another name.
+    `server`, here and in the other ends of a reply: the configured name of the model server that was asked last, if
+    there are several.
     """
 
     traits = Traits(is_access=True, holds_message=True, schema_version=2, has_plain_version=True)
@@ -216,6 +218,7 @@ class ReplyCompleted(Event, frozen=True, tag="reply_completed"):
     finish_detail: str = ""
     refused_parameters: tuple[str, ...] = ()
     parts: Parts = ()
+    server: str | None = None
 
 
 class ReplyFailed(Event, frozen=True, tag="reply_failed"):
@@ -237,6 +240,7 @@ class ReplyFailed(Event, frozen=True, tag="reply_failed"):
     model: str | None = None
     counted_as: str | None = None
     parts: Parts = ()
+    server: str | None = None
 
 
 class ReplyCancelled(Event, frozen=True, tag="reply_cancelled"):
@@ -254,6 +258,7 @@ class ReplyCancelled(Event, frozen=True, tag="reply_cancelled"):
     usage: Usage | None = None
     model: str | None = None
     counted_as: str | None = None
+    server: str | None = None
 
 
 class ReplyInterrupted(Event, frozen=True, tag="reply_interrupted"):
@@ -269,6 +274,7 @@ class ReplyInterrupted(Event, frozen=True, tag="reply_interrupted"):
     usage: Usage | None = None
     model: str | None = None
     counted_as: str | None = None
+    server: str | None = None
 
 
 class ToolCallsClosed(Event, frozen=True, tag="tool_calls_closed"):

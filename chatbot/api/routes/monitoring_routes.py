@@ -6,15 +6,25 @@ from datetime import date
 from typing import Literal
 
 from aiohttp import web
+from msgspec import UNSET
 
 from chatbot.api.access.authorization import CALLER, is_auditor
 from chatbot.api.metrics_snapshot import collect_metrics, refresh_gauges
 from chatbot.api.problems import RequestFault
 from chatbot.api.readiness import NOT_READY_REASONS, READY, WRITE_PROBE, can_read, log_answers, readiness_state
 from chatbot.api.request_queries import check_query, query_choice
-from chatbot.api.response_bodies import HealthView, ModelsView, ModelView, ReadinessView, UsageRow, UsageView
+from chatbot.api.response_bodies import (
+    HealthView,
+    ModelsView,
+    ModelView,
+    ReadinessView,
+    ServerView,
+    UsageRow,
+    UsageView,
+)
 from chatbot.api.responses import json_response, piecewise_body
 from chatbot.api.services import SERVICES, Services
+from chatbot.llm.servers.server_pool import ServerPool
 from chatbot.runtime.clock import timestamp
 
 GROUPINGS: tuple[Literal["day", "owner", "model"], ...] = ("day", "owner", "model")
@@ -38,8 +48,24 @@ async def health(request: web.Request) -> web.Response:
         provider=services.provider.name,
         detail=str(unknown) if unknown is not None else _model_fault(request),
         llm_server_state="available" if model.available else "loading" if model.loading else "unavailable",
+        llm_servers=UNSET if services.servers is None else _server_views(request, services.servers),
     )
     return json_response(view, status=200 if connected else 503)
+
+
+def _server_views(request: web.Request, pool: ServerPool) -> list[ServerView]:
+    """Details are for auditors only, because they name hosts."""
+    with_details = is_auditor(request)
+    return [
+        ServerView(
+            name=one.name,
+            available=one.state == "available",
+            state=one.state,
+            models=one.models,
+            detail=(one.detail or None) if with_details else None,
+        )
+        for one in pool.statuses
+    ]
 
 
 def _model_fault(request: web.Request) -> str | None:

@@ -18,7 +18,7 @@ from chatbot.api.streaming.response_stream import (
     ResponseStream,
     encode_frame,
 )
-from chatbot.llm.provider import without_server_words
+from chatbot.llm.provider import NO_SERVER, without_server_words
 from chatbot.runtime.clock import timestamp
 from chatbot.sessions.feeds.reader_cursor import ReaderCursor
 from chatbot.sessions.replies.growing_parts import NO_PART, Segment
@@ -199,7 +199,7 @@ def failure_of(outcome: Outcome, **members: Any) -> Problem:
 def outcome_detail(outcome: Outcome) -> str:
     """A sentence for the client, without the model server's own words, which auditors find by the request id."""
     if outcome.cause == "llm_unavailable":
-        return "LLM server not available"
+        return NO_SERVER if outcome.detail == NO_SERVER else "LLM server not available"
     if outcome.detail:
         public_detail = without_server_words(outcome.detail)
         if public_detail == outcome.detail or outcome.request_id is None:

@@ -17,6 +17,7 @@ from chatbot.llm.provider import (
     LlmUnavailable,
     ModelMessage,
     ReplySink,
+    Route,
 )
 from chatbot.observability.metrics import Metrics, ProjectionMetrics
 from chatbot.sessions.ports import LiveSessions, Ports
@@ -49,7 +50,13 @@ class NoModel:
         return None
 
     async def stream(
-        self, messages: tuple[ModelMessage, ...], parameters: object, sink: ReplySink, *, stream: bool = True
+        self,
+        messages: tuple[ModelMessage, ...],
+        parameters: object,
+        sink: ReplySink,
+        *,
+        stream: bool = True,
+        route: Route | None = None,
     ) -> Finish:
         raise LlmUnavailable
 

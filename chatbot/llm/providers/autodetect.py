@@ -20,6 +20,7 @@ from chatbot.llm.provider import (
     ModelMessage,
     Provider,
     ReplySink,
+    Route,
     health_after,
 )
 from events.catalogue import Parameters
@@ -89,7 +90,13 @@ class AutodetectProvider:
         return self._detected.context_tokens(model) if self._detected else None
 
     async def stream(
-        self, messages: tuple[ModelMessage, ...], parameters: Parameters, sink: ReplySink, *, stream: bool = True
+        self,
+        messages: tuple[ModelMessage, ...],
+        parameters: Parameters,
+        sink: ReplySink,
+        *,
+        stream: bool = True,
+        route: Route | None = None,
     ) -> Finish:
         provider = await self._detect_once()
         return await provider.stream(messages, parameters, sink, stream=stream)

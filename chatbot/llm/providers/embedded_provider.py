@@ -16,6 +16,7 @@ from chatbot.llm.provider import (
     ModelUnusable,
     PartsMessage,
     ReplySink,
+    Route,
     require_features,
 )
 from chatbot.llm.providers.embedded_process import EmbeddedMissing, EmbeddedProcess, find_model
@@ -70,7 +71,13 @@ class EmbeddedProvider:
         return self._options.context_tokens
 
     async def stream(
-        self, messages: tuple[ModelMessage, ...], parameters: Parameters, sink: ReplySink, *, stream: bool = True
+        self,
+        messages: tuple[ModelMessage, ...],
+        parameters: Parameters,
+        sink: ReplySink,
+        *,
+        stream: bool = True,
+        route: Route | None = None,
     ) -> Finish:
         """Waits while the child is being started. Of earlier messages with images the model gets the text."""
         server = await self._running_server()

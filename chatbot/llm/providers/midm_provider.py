@@ -23,6 +23,7 @@ from chatbot.llm.provider import (
     OnText,
     PartsMessage,
     ReplySink,
+    Route,
     health_after,
     require_features,
 )
@@ -187,7 +188,13 @@ class MidmProvider:
         return None
 
     async def stream(
-        self, messages: tuple[ModelMessage, ...], parameters: Parameters, sink: ReplySink, *, stream: bool = True
+        self,
+        messages: tuple[ModelMessage, ...],
+        parameters: Parameters,
+        sink: ReplySink,
+        *,
+        stream: bool = True,
+        route: Route | None = None,
     ) -> Finish:
         if messages:
             require_features(frozenset(), messages[-1], parameters)

@@ -26,6 +26,7 @@ from chatbot.llm.provider import (
     ModelMessage,
     PartsMessage,
     ReplySink,
+    Route,
     health_after,
     require_features,
 )
@@ -119,7 +120,13 @@ class OpenAiProvider:
         return self._context_size or sizes.get(name) or sizes.get(f"{name}:latest")
 
     async def stream(
-        self, messages: tuple[ModelMessage, ...], parameters: Parameters, sink: ReplySink, *, stream: bool = True
+        self,
+        messages: tuple[ModelMessage, ...],
+        parameters: Parameters,
+        sink: ReplySink,
+        *,
+        stream: bool = True,
+        route: Route | None = None,
     ) -> Finish:
         """Chunks without any part are passed on as an empty text: the model is alive.
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import assert_never
 
-from chatbot.llm.provider import LlmOverloaded
+from chatbot.llm.provider import LlmOverloaded, Route
 from chatbot.sessions.actor.mailbox import Envelope, Mailbox
 from chatbot.sessions.actor.reply_task import ReplyTask
 from chatbot.sessions.domain.commands import Caller, EndReply, PostMessage, PostTranscript, Regenerate, StartReply
@@ -174,6 +174,7 @@ class ReplyQueue:
         if reply is None:  # another node had taken it over and it came back: recovery closes it
             return None
         reply.start(recorded.version, recorded.recorded_at_us, started.model)
+        reply.route = Route(recorded.stream_id, reply.caller.owner)
         self.task = ReplyTask(reply, started, self._ports, self._mailbox)
         try:
             known = None if messages is None else {one.message_id: one for one in messages}

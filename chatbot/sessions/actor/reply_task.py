@@ -85,6 +85,7 @@ class ReplyTask:
             parts=frozen.parts,
             usage=usage,
             model=self.reply.model if usage is not None else None,
+            server=self.reply.route.server or None,
         )
 
     async def _run(self, request: ModelRequest, slot: Slot) -> None:
@@ -97,7 +98,7 @@ class ReplyTask:
             model = self.reply.model if usage is not None else None
             ended = ReplyFailed(
                 self.reply.reply_id, frozen.content, "internal", "internal error",
-                usage=usage, model=model, parts=frozen.parts,
+                usage=usage, model=model, parts=frozen.parts, server=self.reply.route.server or None,
             )  # fmt: skip
         if self._checkpoint_timer is not None:
             self._checkpoint_timer.cancel()
@@ -213,15 +214,18 @@ async def generate(
         duration_us=_microseconds(timing.ended_s - timing.asked_s),
         time_to_first_token_us=None if timing.first_s is None else _microseconds(timing.first_s - timing.asked_s),
         parts=frozen.parts,
+        server=reply.route.server or None,
     )
 
 
 async def _ask(reply: Reply, request: ModelRequest, ports: ReplyTaskPorts, sink: ReplyGrower) -> Finish:
     """Raises LlmError, LogUnavailable if the request's files cannot be read."""
     if not request.media:
-        return await ports.provider.stream(request.messages, request.parameters, sink, stream=reply.stream)
+        return await ports.provider.stream(
+            request.messages, request.parameters, sink, stream=reply.stream, route=reply.route
+        )
     async with loaded_messages(request, ports) as messages:
-        return await ports.provider.stream(messages, request.parameters, sink, stream=reply.stream)
+        return await ports.provider.stream(messages, request.parameters, sink, stream=reply.stream, route=reply.route)
 
 
 def _failed_event(reply: Reply, error: LlmError, timing: ReplyTiming) -> ReplyFailed:
@@ -239,6 +243,7 @@ def _failed_event(reply: Reply, error: LlmError, timing: ReplyTiming) -> ReplyFa
         usage=usage,
         model=model if usage is not None else None,
         parts=frozen.parts,
+        server=reply.route.server or None,
     )
 
 

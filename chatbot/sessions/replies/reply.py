@@ -10,6 +10,7 @@ from bisect import bisect_right
 
 from msgspec import Struct
 
+from chatbot.llm.provider import Route
 from chatbot.llm.resilient_provider import ReplyTooLong
 from chatbot.sessions.domain.commands import Caller
 from chatbot.sessions.feeds.channels import Signal, wait_any
@@ -105,6 +106,7 @@ class Reply:
         self._pieces: list[str] = []
         self._starts: list[int] = []  # the offset at which each piece begins
         self.model: str | None = None
+        self.route = Route()
         self.posted_version = 0  # of the event that asked for it
         self.version = 0  # of reply_started; 0 while it is queued
         self.started_at_us = 0

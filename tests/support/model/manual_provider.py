@@ -10,6 +10,7 @@ from chatbot.llm.provider import (
     LlmError,
     ModelMessage,
     ReplySink,
+    Route,
 )
 from chatbot.sessions.replies.growing_parts import PartKind
 from events.catalogue import Parameters, Usage
@@ -67,7 +68,13 @@ class ManualProvider:
         return None
 
     async def stream(
-        self, messages: tuple[ModelMessage, ...], parameters: Parameters, sink: ReplySink, *, stream: bool = True
+        self,
+        messages: tuple[ModelMessage, ...],
+        parameters: Parameters,
+        sink: ReplySink,
+        *,
+        stream: bool = True,
+        route: Route | None = None,
     ) -> Finish:
         call = ProviderCall(messages, parameters)
         self.calls.append(call)

@@ -17,6 +17,7 @@ from chatbot.llm.provider import (
     LlmUnavailable,
     ModelMessage,
     ReplySink,
+    Route,
 )
 from events.catalogue import Parameters
 
@@ -42,7 +43,13 @@ class FixedHealthProvider:
         return None
 
     async def stream(
-        self, messages: tuple[ModelMessage, ...], parameters: Parameters, sink: ReplySink, *, stream: bool = True
+        self,
+        messages: tuple[ModelMessage, ...],
+        parameters: Parameters,
+        sink: ReplySink,
+        *,
+        stream: bool = True,
+        route: Route | None = None,
     ) -> Finish:
         raise NotImplementedError
 

@@ -19,6 +19,7 @@ from chatbot.llm.provider import (
     LlmUnavailable,
     ModelMessage,
     ReplySink,
+    Route,
     TextSink,
 )
 from chatbot.llm.resilient_provider import ResilientProvider, Watchdog
@@ -47,7 +48,13 @@ class Scripted:
         return None
 
     async def stream(
-        self, messages: tuple[ModelMessage, ...], parameters: Parameters, sink: ReplySink, *, stream: bool = True
+        self,
+        messages: tuple[ModelMessage, ...],
+        parameters: Parameters,
+        sink: ReplySink,
+        *,
+        stream: bool = True,
+        route: Route | None = None,
     ) -> Finish:
         self.asked_at.append(time.monotonic())
         try:
