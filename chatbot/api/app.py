@@ -8,6 +8,7 @@ import time
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage
 
+from chatbot.api.access.access_log import ACCESS_LOG, AccessLog
 from chatbot.api.erasure import erasure_routes, hold_routes
 from chatbot.api.media.media_uploads import UPLOADS, MediaUploads
 from chatbot.api.middleware import add_headers, request_middleware
@@ -60,6 +61,8 @@ def build_app(services: Services) -> web.Application:
     """The application with all routes. chatbot/wiring.py starts and stops the parts in `services`."""
     app = web.Application(middlewares=[request_middleware], client_max_size=services.settings.server.body_max_bytes)
     app[SERVICES] = services
+    is_logged = services.settings.logging.access_log
+    app[ACCESS_LOG] = AccessLog(services.settings, services.logger, services.log_writer, is_on=is_logged)
     streams = app[STREAMS] = StreamContext.create(services.settings, services.keys, services.metrics, services.logger)
     app[FEED_SOURCES] = feed_routes.make_feed_sources(services, streams.flush_scheduler)
     app[WRITE_PROBE] = WriteProbe(services.log, services.log_metrics)
@@ -132,7 +135,7 @@ async def _make_runner(app: web.Application) -> HttpRunner:
     runner = HttpRunner(
         app,
         handler_cancellation=True,  # when a client leaves its handler ends; replies run in tasks of their own
-        access_log=None,  # metrics count requests; a log line would cost more than a request
+        access_log=None,  # aiohttp's has the path and the query in it; see access/access_log.py
         keepalive_timeout=server.keepalive_timeout_s,
         shutdown_timeout=max(server.stream_close_timeout_s, SHUTDOWN_MIN_S),
     )

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 from aiohttp import web
 
+from chatbot.api.access.access_log import CLIENT_LEFT_STATUS, REQUEST_ID, SERVED, ServedRequest, method_of
 from chatbot.api.access.authorization import CALLER, OTHER_ROUTES, PRINCIPAL, ROUTE_SCOPES, require_route_scope
 from chatbot.api.access.ticket_scope import ticket_principal
 from chatbot.api.problems import Problem, internal_error, problem_of, render, retry_after_s
@@ -29,11 +30,8 @@ from projections.errors import ProjectionError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 PUBLIC_PATHS = frozenset({"/", "/livez", "/readyz", "/api/health", "/docs", "/redoc", "/openapi.json", "/problems"})
 PUBLIC_PREFIXES = ("/assets/", "/docs/", "/redoc/", "/problems/")
-CLIENT_LEFT_STATUS = 499  # what nginx logs for a client that has left before its answer
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})  # they change nothing, and CORS hides their answers
 PROBES = frozenset({"/livez", "/readyz"})  # load balancers call them by any name; the answers tell only a state
 SHOWN_MAX_CHARS = 100  # of a header quoted in a refusal
@@ -54,7 +52,8 @@ async def request_middleware(request: web.Request, handler: Handler) -> web.Stre
     """The outermost handler: assigns the request id, answers every error as a problem, and counts the answer."""
     services = request.app[SERVICES]
     request_id = request[REQUEST_ID] = request_id_of(request, services)
-    started_s = time.perf_counter()
+    served = request.setdefault(SERVED, ServedRequest(time.perf_counter()))  # the HTTP server has noted it before
+    served.route = _route_template(request)
     services.metrics.in_flight.inc()
     services.readiness.open_requests += 1
     status = CLIENT_LEFT_STATUS  # until there is an answer
@@ -68,12 +67,13 @@ async def request_middleware(request: web.Request, handler: Handler) -> web.Stre
         structlog.contextvars.reset_contextvars(**bound)
         services.metrics.in_flight.dec()
         services.readiness.open_requests -= 1
-        route, method = _route_template(request), request.method if request.method in METHODS else "OTHER"
-        services.metrics.observe_request(route, method, status, time.perf_counter() - started_s)
+        duration_s = time.perf_counter() - served.started_s
+        services.metrics.observe_request(served.route, method_of(request), status, duration_s)
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Signal handler, called before headers are sent: a stream's are sent long before its handler returns."""
+    request[SERVED].status = response.status
     if not request.content.is_eof():
         # The rest of the body would have to be read and discarded before the next request of this connection.
         response.force_close()
@@ -120,6 +120,8 @@ def _authenticate(request: web.Request, services: Services) -> Principal:
         secret = request.headers.get("X-API-Key", "")
     secret = secret.strip()
     principal = services.keys.find(secret) if secret else ticket_principal(request, services.keys, services.clock())
+    if principal is not None:
+        request[SERVED].key = principal.name  # also of a request that is refused below
     if request.path in PUBLIC_PATHS or request.path.startswith(PUBLIC_PREFIXES):
         return principal or UNKNOWN
     if principal is None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 WAITING_MAX_BYTES = 4_194_304  # about ten thousand lines: a short pause of their reader loses none
 WRITE_BYTES = 65_536  # in one write: the capacity of a pipe
 RETRY_S = 0.05  # if the descriptor is non-blocking, as set by another program that shares it
+WRITE_INTERVAL_S = 0.01  # between writes: waking the thread for each line of a busy service costs more than the line
 CLOSE_S = 1.0  # for the last lines at the end of the process
 
 
@@ -75,6 +76,8 @@ class LogWriter:
             else:
                 with self._changed:
                     self._drop(len(batch))
+            if not self._waiting and not self._closing:
+                time.sleep(WRITE_INTERVAL_S)
 
     def _next_batch(self) -> list[bytes]:
         """Waits for lines to write next; empty at the end."""

@@ -34,15 +34,19 @@ def setup_logging(level: str = "info", format: str = "auto", *, stream: TextIO |
     if number is None or format not in {"auto", "console", "json"}:
         raise ValueError(f"level {level!r} or format {format!r} is unknown")
     stream = stream or sys.stderr
-    on_terminal = stream.isatty()
-    console = format == "console" or (format == "auto" and on_terminal)
-    _configure_stdlib(number, stream, _console(on_terminal=on_terminal) if console else _json())
+    render = _json() if writes_json(format, stream) else _console(on_terminal=stream.isatty())
+    _configure_stdlib(number, stream, render)
     structlog.configure(
         processors=[*_shared(), structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.make_filtering_bound_logger(number),  # a filtered line costs an empty call
         cache_logger_on_first_use=True,
     )
+
+
+def writes_json(format: str, stream: TextIO | LogWriter) -> bool:
+    """Whether lines are JSON: `format` is json, or auto and nobody watches."""
+    return format == "json" or (format == "auto" and not stream.isatty())
 
 
 @contextmanager

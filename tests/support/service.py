@@ -39,6 +39,7 @@ def environment(folder: Path, model_url: str, **settings: str) -> dict[str, str]
         "CHATBOT_LLM_RETRY_BACKOFF_S": "0.01",
         "CHATBOT_LLM_HEALTH_INTERVAL_S": "0.2",
         "CHATBOT_LOGGING_FORMAT": "json",
+        "CHATBOT_LOGGING_ACCESS_LOG": "false",  # a line for each of a test's requests hides the others
         "CHATBOT_DATABASE_ERASE_RESERVE_BYTES": "0",  # thousands of tests leave their folders for a while
         "SSL_CERT_FILE": "/nowhere",  # the system's certificates take each program 40 ms, and no test needs them
         **settings,

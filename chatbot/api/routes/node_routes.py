@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 from aiohttp import web
 
+from chatbot.api.access.access_log import ACCESS_LOG, AccessLog
 from chatbot.api.metrics_snapshot import collect_metrics
 from chatbot.api.middleware import SERVER
 from chatbot.api.responses import piecewise_body
@@ -50,6 +51,7 @@ def build_node_app(services: Services, secret: str) -> web.Application:
     """The application for other nodes, which authenticate with `secret`."""
     app = web.Application(middlewares=[_require_proof], client_max_size=BODY_MAX_BYTES)
     app[SERVICES] = services
+    app[ACCESS_LOG] = AccessLog(services.settings, services.logger, None, is_on=False)  # nodes ask often
     app[STREAMS] = StreamContext.create(services.settings, services.keys, services.metrics, services.logger)
     app[CHALLENGER] = Challenger(secret, services.cluster.name or "", time.monotonic, os.urandom)
     app.add_routes(routes)

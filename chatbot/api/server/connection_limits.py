@@ -50,10 +50,10 @@ class Connections:
         limits: ConnectionLimits,
         metrics: ConnectionMetrics,
         logger: structlog.stdlib.BoundLogger,
-        refusal: Callable[[], bytes],
+        refusal: Callable[[object], bytes],
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`refusal` makes the whole answer to a connection beyond the limit."""
+        """`refusal` makes the whole answer to a connection beyond the limit, from its peer's address."""
         self.limits = limits
         self.refusal = refusal
         self._metrics = metrics
@@ -168,7 +168,7 @@ class BoundedProtocol(web.RequestHandler):
         raw_transport.set_write_buffer_limits(0)
         super().connection_made(raw_transport)
         if not self._connections.add(self):
-            raw_transport.write(self._connections.refusal())
+            raw_transport.write(self._connections.refusal(raw_transport.get_extra_info("peername")))
             self.force_close()
 
     def connection_lost(self, exc: BaseException | None) -> None:

@@ -4,7 +4,9 @@ By itself aiohttp answers invalid HTTP, headers that are too large and an unknow
 its version.
 """
 
+import asyncio
 import re
+import time
 from functools import partial
 from typing import Any, cast
 
@@ -12,6 +14,8 @@ import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage, BadHttpMethod, BadStatusLine, InvalidHeader, LineTooLong
 
+from chatbot.api.access.access_log import ACCESS_LOG, REQUEST_ID, SERVED, UNMATCHED, AccessLog, ServedRequest
+from chatbot.api.access.client_address import UNKNOWN, parse_address
 from chatbot.api.middleware import request_id_of, set_headers
 from chatbot.api.problems import RETRY_AFTER_S, Problem, internal_error, render
 from chatbot.api.server.connection_limits import ConnectionLimits, Connections, HalfClosableProtocol
@@ -24,7 +28,6 @@ LINE_MAX_BYTES = 8190  # of the request line
 FIELD_FRAME_BYTES = 4  # of a header besides its name and value: colon, space and line end
 REASON_MAX_CHARS = 200
 LINGER_S = 2.0  # for which the rest of an unread body is read and discarded, so that its sender sees the answer
-UNMATCHED = "unmatched"  # the metrics' label for requests that reached no route
 
 ORIGIN_MAX_BYTES = 300  # of a request that cannot be parsed
 _ORIGIN = re.compile(rb"^Origin:([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
@@ -37,7 +40,7 @@ class HttpRunner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
-        return HttpServer(made, self.app[SERVICES], self._kwargs)
+        return HttpServer(made, self.app[SERVICES], self.app[ACCESS_LOG], self._kwargs)
 
     @property
     def connections(self) -> Connections:
@@ -48,11 +51,12 @@ class HttpRunner(web.AppRunner):
 class HttpServer(web.Server):
     """Replaces the server `made`, with the same options."""
 
-    def __init__(self, made: web.Server, services: Services, options: dict[str, Any]) -> None:
+    def __init__(self, made: web.Server, services: Services, access_log: AccessLog, options: dict[str, Any]) -> None:
         prefix = services.settings.server.path_prefix
         super().__init__(self.handle_checked, request_factory=strip_prefix(prefix, made.request_factory), **options)
         self.services = services
-        self.open_connections = _make_connections(services)
+        self.access_log = access_log
+        self.open_connections = _make_connections(services, self.access_log)
         self._handler = made.request_handler
         self._options = {name: value for name, value in options.items() if name != "handler_cancellation"}
 
@@ -62,9 +66,14 @@ class HttpServer(web.Server):
     async def handle_checked(self, request: web.BaseRequest) -> web.StreamResponse:
         """The application's answer, or a refusal of a request that asks for what this server does not support."""
         self.open_connections.mark_busy(cast(HttpProtocol, request.protocol))
+        request[SERVED] = ServedRequest(time.perf_counter())
         problem = _unsupported(request, self.services.settings.server.headers_max_bytes)
         if problem is None:
-            return await self._handler(request)
+            try:
+                return await self._handler(request)
+            except asyncio.CancelledError:
+                self.access_log.write_cancelled(request)
+                raise
         response = render_refusal(request, problem, self.services, request.headers.get("Origin"))
         if problem.status == 415:
             response.headers["Accept-Encoding"] = "identity"  # RFC 9110, 12.5.3
@@ -84,7 +93,7 @@ def find_origin(data: bytes) -> str | None:
 class HttpProtocol(HalfClosableProtocol):
     """One connection."""
 
-    __slots__ = ("_origin", "_services")
+    __slots__ = ("_access_log", "_origin", "_services")
 
     def __init__(self, server: HttpServer, options: dict[str, Any]) -> None:
         super().__init__(
@@ -97,6 +106,7 @@ class HttpProtocol(HalfClosableProtocol):
             lingering_time=LINGER_S,
             **options,
         )
+        self._access_log = server.access_log
         self._services = server.services
         self._origin: str | None = None  # of a request that aiohttp could not parse
 
@@ -104,6 +114,14 @@ class HttpProtocol(HalfClosableProtocol):
         super().data_received(data)
         if self._messages and not hasattr(self._messages[-1][0], "headers"):  # a parse error, queued as a message
             self._origin = find_origin(data)
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """As in aiohttp; then the request is in the access log."""
+        answer, client_left = await super().finish_response(request, resp, start_time)
+        self._access_log.write_answered(request, answer.status, client_left=client_left)
+        return answer, client_left
 
     def handle_error(
         self,
@@ -123,7 +141,7 @@ class HttpProtocol(HalfClosableProtocol):
         return render_refusal(request, problem, self._services, origin)
 
 
-def _make_connections(services: Services) -> Connections:
+def _make_connections(services: Services, access_log: AccessLog) -> Connections:
     server = services.settings.server
     return Connections(
         ConnectionLimits(
@@ -131,19 +149,23 @@ def _make_connections(services: Services) -> Connections:
         ),
         services.metrics,
         services.logger,
-        partial(encode_connection_refusal, services),
+        partial(encode_connection_refusal, services, access_log),
     )
 
 
-def encode_connection_refusal(services: Services) -> bytes:
+def encode_connection_refusal(services: Services, access_log: AccessLog, peer: object) -> bytes:
     """The whole answer to a connection beyond the limit. Its request is not read, so it gets a new request id."""
     problem = Problem(503, "overloaded", "Overloaded", "too many connections are open")
     response = render(problem, None, services.settings.server.path_prefix)
     response.headers["Connection"] = "close"
     response.headers["Content-Length"] = str(response.content_length)
-    set_headers(response, services, services.new_token(), None)
+    request_id = services.new_token()
+    set_headers(response, services, request_id, None)
     head = "".join(f"{name}: {value}\r\n" for name, value in response.headers.items())
-    return f"HTTP/1.1 {response.status} {response.reason}\r\n{head}\r\n".encode() + cast(bytes, response.body)
+    encoded = f"HTTP/1.1 {response.status} {response.reason}\r\n{head}\r\n".encode() + cast(bytes, response.body)
+    address = parse_address(str(peer[0])) if isinstance(peer, tuple) else None
+    access_log.write_refused_connection(address or UNKNOWN, response.status, request_id, len(encoded))
+    return encoded
 
 
 def render_refusal(request: web.BaseRequest, problem: Problem, services: Services, origin: str | None) -> web.Response:
@@ -152,7 +174,8 @@ def render_refusal(request: web.BaseRequest, problem: Problem, services: Service
     prefix = services.settings.server.path_prefix  # X-Forwarded-Prefix is among the headers, which may be unparsed
     response = render_error(problem, RETRY_AFTER_S) if is_v1(request.path) else render(problem, request, prefix)
     response.force_close()
-    set_headers(response, services, request_id_of(request, services), origin)
+    request_id = request[REQUEST_ID] = request_id_of(request, services)
+    set_headers(response, services, request_id, origin)
     return response
 
 

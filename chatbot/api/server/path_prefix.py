@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
 
@@ -26,6 +27,7 @@ def prefix_of(request: web.Request, server: ServerSettings) -> str:
     return prefix if len(prefix) <= PREFIX_MAX_CHARS and _PREFIX.fullmatch(prefix) else server.path_prefix
 
 
+@lru_cache(maxsize=4096)  # of addresses of connections, and of settings, which never change
 def is_trusted(address: str | None, networks: tuple[str, ...]) -> bool:
     """Whether a connection comes from one of `networks`. An IPv4 address mapped to IPv6 counts as IPv4."""
     try:

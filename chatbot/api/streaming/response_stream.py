@@ -311,6 +311,7 @@ class ResponseStream:
         if transport.is_closing():
             raise ConnectionResetError("the reader has left")
         self._last_s = self._loop.time()
+        self._writer.output_size += len(frames)
         transport.write(b"%x\r\n%b\r\n" % (len(frames), frames) if self._is_chunked else frames)
         return transport.get_write_buffer_size() == 0
 

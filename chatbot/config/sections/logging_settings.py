@@ -16,3 +16,7 @@ class LoggingSettings(Struct, frozen=True):
         Literal["auto", "console", "json"],
         Meta(description="console for people, json for machines (a line each); auto asks whether it is a terminal."),
     ] = "auto"
+    access_log: Annotated[
+        bool,
+        Meta(description="Write a line for each request (request.served), at level info; probes only when they fail."),
+    ] = True

@@ -54,7 +54,8 @@ class ServerSettings(Struct, frozen=True):
     trusted_proxies: Annotated[
         tuple[str, ...],
         Meta(
-            description="Addresses and networks of proxies whose X-Forwarded-Prefix overrides path_prefix.",
+            description="Addresses and networks of proxies whose X-Forwarded-For says who called them, for logs and"
+            " limits, and whose X-Forwarded-Prefix overrides path_prefix. Empty: none is believed.",
             extra={"allowed": "an address or network each, such as 127.0.0.1 or 10.0.0.0/8"},
         ),
     ] = ()

@@ -72,6 +72,7 @@ def client_of(settings: Settings) -> Client:
         limiter=None,
         log=None,  # readiness is not asked here
         log_metrics=None,
+        log_writer=None,
     )
     return TestClient(TestServer(build_app(cast(Services, parts))), auto_decompress=False)
 

@@ -53,7 +53,7 @@ class LimitedConnections:
         self.metrics = Metrics("test")
         limits = ConnectionLimits(connections_max, write_timeout_s, unread_max_bytes)
         logger: structlog.stdlib.BoundLogger = structlog.get_logger("api")
-        self.connections = Connections(limits, self.metrics, logger, lambda: REFUSAL, lambda: self.now_s)
+        self.connections = Connections(limits, self.metrics, logger, lambda _: REFUSAL, lambda: self.now_s)
 
     async def connect(self) -> tuple[BoundedProtocol, FakeTransport]:
         async def answer(_: web.BaseRequest) -> web.StreamResponse:

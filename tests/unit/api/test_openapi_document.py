@@ -91,6 +91,7 @@ def test_every_route_is_documented_and_nothing_else_is() -> None:
         log_metrics=None,
         metrics=None,
         logger=None,
+        log_writer=None,
     )
     services = cast(Services, parts)
     routes = {

@@ -23,6 +23,7 @@ class Stuck:
     """A socket with no room, and the answer that is written to it."""
 
     chunked = True
+    output_size = 0
 
     def __init__(self) -> None:
         self.aborted = asyncio.Event()

@@ -1,0 +1,121 @@
+"""The access log: one line for each request, once it is answered or its client has left.
+
+A line has no path, no query and no headers, which may contain ids of sessions, tickets and secrets: only the route's
+template. Lines go through the bounded queue of observability/log_writer.py, like all others.
+"""
+
+import logging
+import time
+
+import msgspec
+import structlog
+from aiohttp import web
+from msgspec import Struct
+from msgspec.structs import asdict
+
+from chatbot.api.access.client_address import client_address
+from chatbot.config.settings import Settings
+from chatbot.observability.log_writer import LogWriter
+from chatbot.observability.logging_setup import writes_json
+from chatbot.runtime.clock import timestamp
+
+UNMATCHED = "unmatched"  # the route of requests that reach none, also in metrics
+CLIENT_LEFT_STATUS = 499  # what nginx logs for a client that has left before its answer
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+PROBES = frozenset({"/livez", "/readyz", "/metrics"})  # called every few seconds: a line each would hide the others
+LEVELS = {logging.DEBUG: "debug", logging.INFO: "info"}
+EVENT = '"event":"request.served","logger":"api"'  # with the two before it, what each line begins with
+
+_encode = msgspec.json.Encoder().encode
+
+
+class ServedRequest(Struct):
+    """What is noted of a request while it is answered. `key`: the name of the API key; `status`: as sent so far."""
+
+    started_s: float  # by time.perf_counter
+    route: str = UNMATCHED
+    key: str | None = None
+    status: int = CLIENT_LEFT_STATUS
+
+
+SERVED: web.RequestKey[ServedRequest] = web.RequestKey("served", ServedRequest)
+REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
+
+
+class AccessLine(Struct, frozen=True):
+    """The fields of a line. `bytes` were sent, with the headers; `client_left`: before it had the whole answer."""
+
+    method: str | None  # None: the request was not read
+    route: str
+    status: int
+    duration_ms: float
+    bytes: int
+    request_id: str | None
+    key: str | None
+    client: str
+    client_left: bool
+
+
+class AccessLog:
+    """Writes the lines of the requests to one port."""
+
+    def __init__(
+        self, settings: Settings, logger: structlog.stdlib.BoundLogger, writer: LogWriter | None, *, is_on: bool
+    ) -> None:
+        """`writer`: where log lines are written in the background; None: they are not."""
+        level = "debug" if settings.server.debug else settings.logging.level
+        self._is_on = is_on
+        self._level = logging.getLevelNamesMapping()[level.upper()]
+        self._trusted_proxies = settings.server.trusted_proxies
+        self._logger = logger
+        self._json_writer = writer if writer is not None and writes_json(settings.logging.format, writer) else None
+
+    def write_answered(self, request: web.BaseRequest, status: int, *, client_left: bool) -> None:
+        """The line of a request whose answer is complete; with `client_left` its client did not wait for all of it.
+
+        Probes are logged at level debug, unless they fail.
+        """
+        if not self._is_on:
+            return
+        served = request.get(SERVED)
+        route = served.route if served is not None else UNMATCHED
+        line = AccessLine(
+            method=method_of(request),
+            route=route,
+            status=status,
+            duration_ms=round((time.perf_counter() - served.started_s) * 1000, 3) if served is not None else 0.0,
+            bytes=request.writer.output_size,
+            request_id=request.get(REQUEST_ID),
+            key=served.key if served is not None else None,
+            client=client_address(request, self._trusted_proxies),
+            client_left=client_left,
+        )
+        self._write(line, logging.DEBUG if route in PROBES and status < 400 else logging.INFO)
+
+    def write_cancelled(self, request: web.BaseRequest) -> None:
+        """The line of a request whose client has left while it was answered, or that the shutdown ended."""
+        self.write_answered(request, request[SERVED].status, client_left=request.transport is None)
+
+    def write_refused_connection(self, address: str, status: int, request_id: str, size: int) -> None:
+        """The line of a connection beyond the limit, whose request was not read."""
+        self._write(
+            AccessLine(None, UNMATCHED, status, 0.0, size, request_id, None, address, client_left=False), logging.INFO
+        )
+
+    def _write(self, line: AccessLine, level: int) -> None:
+        """JSON is written without structlog and logging, which cost ten times as much as the line."""
+        if not self._is_on or level < self._level:
+            return
+        if self._json_writer is None:
+            self._logger.log(level, "request.served", **asdict(line))
+            return
+        head = f'{{"timestamp":"{timestamp(time.time_ns() // 1000)}","level":"{LEVELS[level]}",{EVENT},'
+        self._json_writer.write(f"{head}{_encode(line)[1:].decode()}\n")
+
+
+ACCESS_LOG: web.AppKey[AccessLog] = web.AppKey("access_log", AccessLog)
+
+
+def method_of(request: web.BaseRequest) -> str:
+    """The request's method, as a word with a bounded number of values."""
+    return request.method if request.method in METHODS else "OTHER"
