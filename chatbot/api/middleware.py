@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 from aiohttp import web
 
-from chatbot.api.access.access_log import CLIENT_LEFT_STATUS, REQUEST_ID, SERVED, ServedRequest, method_of
+from chatbot.api.access.access_log import CLIENT_LEFT_STATUS, METHODS, OTHER_METHOD, REQUEST_ID, SERVED, ServedRequest
 from chatbot.api.access.authorization import CALLER, OTHER_ROUTES, PRINCIPAL, ROUTE_SCOPES, require_route_scope
 from chatbot.api.access.ticket_scope import ticket_principal
 from chatbot.api.problems import Problem, internal_error, problem_of, render, retry_after_s
@@ -67,8 +67,9 @@ async def request_middleware(request: web.Request, handler: Handler) -> web.Stre
         structlog.contextvars.reset_contextvars(**bound)
         services.metrics.in_flight.dec()
         services.readiness.open_requests -= 1
+        method = request.method if request.method in METHODS else OTHER_METHOD
         duration_s = time.perf_counter() - served.started_s
-        services.metrics.observe_request(served.route, method_of(request), status, duration_s)
+        services.metrics.observe_request(served.route, method, status, duration_s)
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:

@@ -22,6 +22,7 @@ from chatbot.runtime.clock import timestamp
 UNMATCHED = "unmatched"  # the route of requests that reach none, also in metrics
 CLIENT_LEFT_STATUS = 499  # what nginx logs for a client that has left before its answer
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+OTHER_METHOD = "OTHER"
 PROBES = frozenset({"/livez", "/readyz", "/metrics"})  # called every few seconds: a line each would hide the others
 LEVELS = {logging.DEBUG: "debug", logging.INFO: "info"}
 EVENT = '"event":"request.served","logger":"api"'  # with the two before it, what each line begins with
@@ -64,7 +65,7 @@ class AccessLog:
     ) -> None:
         """`writer`: where log lines are written in the background; None: they are not."""
         level = "debug" if settings.server.debug else settings.logging.level
-        self._is_on = is_on
+        self.is_on = is_on
         self._level = logging.getLevelNamesMapping()[level.upper()]
         self._trusted_proxies = settings.server.trusted_proxies
         self._logger = logger
@@ -75,12 +76,10 @@ class AccessLog:
 
         Probes are logged at level debug, unless they fail.
         """
-        if not self._is_on:
-            return
         served = request.get(SERVED)
         route = served.route if served is not None else UNMATCHED
         line = AccessLine(
-            method=method_of(request),
+            method=request.method if request.method in METHODS else OTHER_METHOD,
             route=route,
             status=status,
             duration_ms=round((time.perf_counter() - served.started_s) * 1000, 3) if served is not None else 0.0,
@@ -104,7 +103,7 @@ class AccessLog:
 
     def _write(self, line: AccessLine, level: int) -> None:
         """JSON is written without structlog and logging, which cost ten times as much as the line."""
-        if not self._is_on or level < self._level:
+        if not self.is_on or level < self._level:
             return
         if self._json_writer is None:
             self._logger.log(level, "request.served", **asdict(line))
@@ -114,8 +113,3 @@ class AccessLog:
 
 
 ACCESS_LOG: web.AppKey[AccessLog] = web.AppKey("access_log", AccessLog)
-
-
-def method_of(request: web.BaseRequest) -> str:
-    """The request's method, as a word with a bounded number of values."""
-    return request.method if request.method in METHODS else "OTHER"

@@ -120,7 +120,8 @@ class HttpProtocol(HalfClosableProtocol):
     ) -> tuple[web.StreamResponse, bool]:
         """As in aiohttp; then the request is in the access log."""
         answer, client_left = await super().finish_response(request, resp, start_time)
-        self._access_log.write_answered(request, answer.status, client_left=client_left)
+        if self._access_log.is_on:
+            self._access_log.write_answered(request, answer.status, client_left=client_left)
         return answer, client_left
 
     def handle_error(
