@@ -24,7 +24,7 @@ from chatbot.api.services import Readiness, Services
 from chatbot.config.settings import Settings
 from chatbot.holds.hold_registry import HoldRegistry
 from chatbot.keys.key_registry import KeyRegistry
-from chatbot.llm.concurrency_limiter import ConcurrencyLimiter
+from chatbot.llm.concurrency_limiter import ConcurrencyLimiter, OwnerLimits
 from chatbot.llm.configured_provider import concurrent_replies, configured_provider
 from chatbot.llm.health_monitor import HealthMonitor
 from chatbot.llm.provider import Provider
@@ -217,7 +217,8 @@ async def _open_provider(settings: Settings, stack: AsyncExitStack) -> _Model:
     if pool is not None:
         await stack.enter_async_context(run_in_background(pool.run(), "servers"))
     await stack.enter_async_context(run_in_background(health.run(), "health"))
-    limiter = ConcurrencyLimiter(concurrent_replies(settings), settings.llm.queue_max)
+    owner_limits = OwnerLimits(settings.llm.owner_concurrent_max, settings.llm.owner_queue_max)
+    limiter = ConcurrencyLimiter(concurrent_replies(settings), settings.llm.queue_max, time.monotonic, owner_limits)
     return _Model(provider, health, limiter, pool)
 
 

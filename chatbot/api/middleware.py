@@ -98,7 +98,8 @@ async def _handle(request: web.Request, handler: Handler, services: Services) ->
             problem = internal_error()
         elif isinstance(error, LogUnavailable | ProjectionError):
             services.logger.warning("request.unavailable", reason=str(error), route=_route_template(request))
-        retry_s = retry_after_s(problem, services.health, services.limiter)
+        caller = request.get(CALLER)
+        retry_s = retry_after_s(problem, services.health, services.limiter, caller.owner if caller else None)
         if is_v1(request.path):
             response = render_error(problem, retry_s)
         else:

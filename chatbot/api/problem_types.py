@@ -225,6 +225,11 @@ PROBLEM_TYPES: dict[str, ProblemType] = {
         429, "Too many messages are waiting", "Too many messages wait for the session's running reply.",
         "Try again when a reply has ended; Retry-After says when.",
     ),
+    "over-share": ProblemType(
+        429, "Over its share", "The key has its share of the model's queue, of the streams, exports, verifications or"
+        " request bodies, and others use the rest; or it is at a limit for one key. Nothing was changed.",
+        "Try again after Retry-After, with fewer requests at once.",
+    ),
     "media-quota": ProblemType(
         429, "Too many unused uploads", "The caller's uploads that no message refers to exceed the setting"
         " media.unused_max_bytes.",

@@ -19,6 +19,7 @@ RETRY_AFTER_S = 1  # if nothing is known about the wait
 RETRY_AFTER_MAX_S = 600  # a guess from a queue; some servers ask for days
 MODEL_KINDS = (
     "overloaded",
+    "over-share",
     "too-many-pending",
     "llm-unavailable",
     "llm-overloaded",
@@ -59,6 +60,7 @@ STATUSES: dict[type[Exception], tuple[int, str, str]] = {
     rejections.MessageNotFound: (404, "message-not-found", "Message not found"),
     rejections.NotQueued: (409, "not-queued", "Not queued"),
     rejections.TooManyPending: (429, "too-many-pending", "Too many messages are waiting"),
+    rejections.OverShare: (429, "over-share", "Over its share"),
     rejections.Overloaded: (503, "overloaded", "Overloaded"),
     rejections.Draining: (503, "draining", "Shutting down"),
     LlmOverloaded: (503, "overloaded", "Overloaded"),
@@ -168,13 +170,15 @@ def internal_error() -> Problem:
     return Problem(500, "internal-error", "Internal error", "internal error; the logs have it under this request id")
 
 
-def retry_after_s(problem: Problem, health: HealthMonitor, limiter: ConcurrencyLimiter) -> int:
-    """Seconds after which to retry: what the model server asks for, or the expected wait in its queue."""
+def retry_after_s(
+    problem: Problem, health: HealthMonitor, limiter: ConcurrencyLimiter, owner: str | None = None
+) -> int:
+    """Seconds after which to retry: what the model server asks for, or the expected wait of `owner` in its queue."""
     if problem.kind == "media-quota":  # uploads go after hours, or when messages refer to them
         return RETRY_AFTER_MAX_S
     if problem.kind not in MODEL_KINDS:
         return RETRY_AFTER_S
-    wait_s = max(health.server_wait_s, limiter.expected_wait_s)
+    wait_s = max(health.server_wait_s, limiter.expected_wait_s(owner))
     if problem.kind == "too-many-pending":  # the limit of one session: its own replies come first
         wait_s = max(wait_s, limiter.mean_s)
     return min(max(RETRY_AFTER_S, ceil(wait_s)), RETRY_AFTER_MAX_S)

@@ -1,19 +1,38 @@
-"""Limits concurrent replies (bulkhead): each gets a slot, a place in the bounded queue, or an immediate refusal."""
+"""Limits concurrent replies (bulkhead) and shares their slots between owners: a reply gets a slot, or waits for its
+owner's turn in a bounded queue, or its request is refused before anything is recorded.
+"""
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable
 
-from chatbot.llm.provider import LlmOverloaded
+from msgspec import Struct
+
+from chatbot.runtime.fair_limit import Excess, FairLimit, Owner
+from chatbot.runtime.fair_queue import FairQueue
 
 NEWEST_WEIGHT = 0.1  # of the newest reply in the moving average: about the last twenty count
+
+
+class OwnerLimits(Struct, frozen=True):
+    """Replies of one owner that run, and that wait; 0: as many as of all owners."""
+
+    concurrent_max: int = 0
+    queue_max: int = 0
+
+
+NO_OWNER_LIMITS = OwnerLimits()
 
 
 class Slot:
     """A reply's slot: waiting, then running, then released. Made by ConcurrencyLimiter.acquire()."""
 
-    def __init__(self, limiter: "ConcurrencyLimiter", granted: asyncio.Future[None] | None) -> None:
+    __slots__ = ("_granted", "_limiter", "_released", "_started_s", "path")
+
+    def __init__(
+        self, limiter: "ConcurrencyLimiter", path: tuple[Owner, str | None], granted: asyncio.Future[None] | None
+    ) -> None:
+        self.path = path  # the owner, and which of its end users
         self._limiter = limiter
         self._started_s = limiter.now() if granted is None else None
         self._granted = granted  # None: there was a free slot
@@ -39,21 +58,45 @@ class Slot:
         if self._granted is None or self._granted.done():
             if self._started_s is not None:
                 self._limiter._record_duration(self._limiter.now() - self._started_s)
-            self._limiter._grant_next()
+            self._limiter._release(self)
         else:
-            self._limiter._withdraw(self._granted)
+            self._limiter._withdraw(self)
+
+    def _grant(self) -> None:
+        if self._granted is not None:
+            self._granted.set_result(None)
 
 
 class ConcurrencyLimiter:
-    """First in, first out. `concurrent_max` replies run, `queue_max` wait."""
+    """`concurrent_max` replies run and `queue_max` wait, round robin by owner, then by end user of the owner.
 
-    def __init__(self, concurrent_max: int, queue_max: int, now: Callable[[], float] = time.monotonic) -> None:
+    Owners are known by name; None is one, too: a service without keys has no other. While others wait, an owner that
+    has its equal part of the slots gets no further one. A slot is free only if no reply waits, but for those of owners
+    at their own limit. Acquiring and releasing take constant time, and a step for each waiting owner with its part.
+
+    Refusals come before a turn is recorded, in `reserve`. From then on the turn has its place: `acquire` never refuses.
+    So these may wait beyond `queue_max`: what FairLimit admits of other owners, and one reply of each session with
+    queued messages.
+    """
+
+    def __init__(
+        self,
+        concurrent_max: int,
+        queue_max: int,
+        now: Callable[[], float] = time.monotonic,
+        owner_limits: OwnerLimits = NO_OWNER_LIMITS,
+    ) -> None:
         self.now = now  # seconds
         self.mean_s = 0.0  # that a reply takes, as an exponential moving average; 0 until the first has ended
         self._concurrent_max = concurrent_max
         self._queue_max = queue_max
+        self._owner_concurrent_max = owner_limits.concurrent_max or concurrent_max
         self._running = 0
-        self._queue: deque[asyncio.Future[None]] = deque()
+        self._running_of: dict[Owner, int] = {}  # no entry for an owner without running replies
+        self._queue: FairQueue[Slot] = FairQueue()
+        self._places = FairLimit(queue_max, owner_limits.queue_max)  # of what waits, or is to wait once it is recorded
+        self._reserved: dict[str, tuple[Owner, bool]] = {}  # by reply: its owner, and whether it is in `_places`
+        self._reserved_slots = 0  # reservations that are not in `_places`
 
     @property
     def running(self) -> int:
@@ -63,41 +106,95 @@ class ConcurrencyLimiter:
     @property
     def waiting(self) -> int:
         """Replies in the queue."""
-        return len(self._queue)
+        return self._queue.total
 
     @property
-    def is_full(self) -> bool:
-        """Whether the next reply would be refused."""
-        return self._running >= self._concurrent_max and len(self._queue) >= self._queue_max
+    def owners_waiting(self) -> int:
+        """Owners with replies in the queue."""
+        return len(self._queue.keys)
 
-    @property
-    def expected_wait_s(self) -> float:
-        """Seconds that the next reply would wait, estimated from recent ones."""
-        if self._running < self._concurrent_max:
+    def expected_wait_s(self, owner: Owner = None) -> float:
+        """Seconds that the next reply of `owner` would wait, estimated from recent ones."""
+        if self._has_slot(owner):
             return 0.0
-        return self.mean_s * (len(self._queue) + 1) / self._concurrent_max
+        own = self._queue.size(owner)
+        before = own + sum(min(self._queue.size(one), own + 1) for one in self._queue.keys if one != owner)
+        return self.mean_s * (before + 1) / self._concurrent_max
 
-    def acquire(self) -> Slot:
-        """Returns immediately. Raises LlmOverloaded if the queue is full."""
-        if self._running < self._concurrent_max:
-            self._running += 1
-            return Slot(self, None)
-        if len(self._queue) >= self._queue_max:
-            raise LlmOverloaded
-        granted = asyncio.get_running_loop().create_future()
-        self._queue.append(granted)
-        return Slot(self, granted)
+    def reserve(self, reply_id: str, owner: Owner = None) -> Excess | None:
+        """A place for a reply whose request is about to be recorded, until `acquire` or `cancel`; or why there is none.
+
+        May be called again for the same reply. Without other owners the reason is "full".
+        """
+        if reply_id in self._reserved:
+            return None
+        if self._running + self._reserved_slots < self._concurrent_max and self._has_slot(owner):
+            self._reserved_slots += 1
+            self._reserved[reply_id] = (owner, False)
+            return None
+        excess = self._places.excess(owner) if self._queue_max else "full"
+        if excess is None:
+            self._places.add(owner)
+            self._reserved[reply_id] = (owner, True)
+        return excess
+
+    def cancel(self, reply_id: str) -> None:
+        """Give the reply's reservation back, if it has one: nothing was recorded."""
+        owner, has_place = self._reserved.pop(reply_id, (None, None))
+        if has_place:
+            self._places.remove(owner)
+        elif has_place is not None:
+            self._reserved_slots -= 1
+
+    def acquire(self, owner: Owner = None, end_user: str | None = None, *, reply_id: str = "") -> Slot:
+        """The slot of a reply that is recorded; `reply_id` may have a reservation. Returns immediately."""
+        self.cancel(reply_id)
+        path = (owner, end_user)
+        if self._has_slot(owner):
+            self._count_running(owner)
+            return Slot(self, path, None)
+        if not self._queue.total:  # those that run something have had their turn: one that runs nothing comes first
+            for served in self._running_of:
+                self._queue.served(served)
+        slot = Slot(self, path, asyncio.get_running_loop().create_future())
+        self._places.add(owner)
+        self._queue.push(path, slot)
+        return slot
+
+    def _has_slot(self, owner: Owner) -> bool:
+        """Whether the next reply of `owner` would run. Nothing waits then that could run."""
+        return self._running < self._concurrent_max and self._running_of.get(owner, 0) < self._owner_concurrent_max
+
+    def _count_running(self, owner: Owner) -> None:
+        self._running += 1
+        self._running_of[owner] = self._running_of.get(owner, 0) + 1
 
     def _record_duration(self, duration_s: float) -> None:
         """Update the average with a reply's duration."""
         self.mean_s += (duration_s - self.mean_s) * (NEWEST_WEIGHT if self.mean_s else 1.0)
 
-    def _grant_next(self) -> None:
-        """Give a free slot to the first in the queue."""
-        if self._queue:
-            self._queue.popleft().set_result(None)
+    def _release(self, slot: Slot) -> None:
+        """A running reply has ended: its slot goes to the next owner that has less than its part of the slots."""
+        owner = slot.path[0]
+        self._running -= 1
+        left = self._running_of[owner] - 1
+        if left:
+            self._running_of[owner] = left
         else:
-            self._running -= 1
+            del self._running_of[owner]
+        if not self._queue.total:
+            return
+        # Rounded up, so that not all that wait can have their part while a slot is free.
+        part = -(-self._concurrent_max // len(self._queue.keys))
+        owner_max = min(part, self._owner_concurrent_max)
+        for one in self._queue.keys:
+            if self._running_of.get(one, 0) < owner_max:
+                self._places.remove(one)
+                self._count_running(one)
+                self._queue.pop(one)._grant()
+                return
 
-    def _withdraw(self, granted: asyncio.Future[None]) -> None:
-        self._queue.remove(granted)
+    def _withdraw(self, slot: Slot) -> None:
+        """A waiting reply is not wanted any more."""
+        self._places.remove(slot.path[0])
+        self._queue.remove(slot.path, slot)

@@ -24,6 +24,7 @@ CODES = {
     "unsupported": "unsupported_parameter",
     "context-too-long": "context_length_exceeded",
     "too-many-pending": "rate_limit_exceeded",
+    "over-share": "rate_limit_exceeded",
     "internal-error": "internal_error",
 }
 _PATH = re.compile(r"\$\.?")

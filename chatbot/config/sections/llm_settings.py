@@ -73,8 +73,32 @@ class LlmSettings(Struct, frozen=True):
     ] = 0.25
     concurrent_max: Annotated[int, Meta(ge=1, le=10_000, description="Concurrent replies.")] = 256
     queue_max: Annotated[
-        int, Meta(ge=0, le=100_000, description="Replies that wait for a free slot; more get 503 with Retry-After.")
+        int,
+        Meta(
+            ge=0,
+            le=100_000,
+            description="Replies that wait for a free slot; more get 503 with Retry-After. Where several owners wait,"
+            " one with more than its equal part gets 429, and one with less is admitted beyond this number.",
+        ),
     ] = 1024
+    owner_concurrent_max: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=10_000,
+            description="Concurrent replies of one owner (API key), also while slots are free; 0: as many as of all"
+            " owners. While others wait, an owner gets no more than its equal part in any case.",
+        ),
+    ] = 0
+    owner_queue_max: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=100_000,
+            description="Replies of one owner that wait, also while others need no place; more get 429. 0: as many as"
+            " of all owners.",
+        ),
+    ] = 0
     line_max_bytes: Annotated[
         int,
         Meta(

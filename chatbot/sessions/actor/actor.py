@@ -152,7 +152,12 @@ class Actor:
 
     async def _handle(self, envelope: Envelope) -> CommandResult:
         self._stream.begin_command()
-        return await retry_on_conflict(self._ports.timer, partial(self._handle_once, envelope))
+        command = envelope.command
+        try:
+            return await retry_on_conflict(self._ports.timer, partial(self._handle_once, envelope))
+        finally:
+            if isinstance(command, PostMessage | Regenerate | PostTranscript):
+                self._ports.limiter.cancel(command.reply_id)
 
     async def _handle_once(self, envelope: Envelope) -> CommandResult:
         """Raises VersionConflict if another node may just have handled the same request: call again."""
@@ -192,7 +197,8 @@ class Actor:
                 PostMessage(on_busy="interrupt") | Regenerate(on_busy="interrupt") | PostTranscript(on_busy="interrupt")
             ) if self._stream.state is not None:
                 await self._stream.authorise(envelope)
-                await prepare_command(self._ports, self._stream.state, command)  # refuses before any reply is ended
+                # refuses before any reply is ended
+                await prepare_command(self._ports, self._stream.state, command, envelope.caller)
                 await self._end_all_replies("superseded", envelope)
             case _:
                 pass  # recorded as decided: decide() names each command

@@ -13,6 +13,7 @@ from chatbot.sessions.actor.transcript_context import load_whole_branch, with_kn
 from chatbot.sessions.actor.turn_parameters import find_turn_parameters
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import (
+    Caller,
     CancelReply,
     ChangeMetadata,
     Command,
@@ -48,9 +49,11 @@ OUTDATED = "another process of this log is older than messages with parts; updat
 
 
 async def prepare_command(  # noqa: PLR0912  an arm for each command that needs more than the state
-    ports: Ports, state: State | None, command: Command
+    ports: Ports, state: State | None, command: Command, caller: Caller
 ) -> tuple[State | None, Command]:
     """The state and the command with what the decision needs: the referenced message, and the context's texts.
+
+    A command that starts a reply has a place in the limiter afterwards, which its actor gives back if it is not used.
 
     Raises UnknownMessage, UnknownModel, UnknownReply, ParentUnanswered, NothingToRegenerate, Overloaded, NodesOutdated,
     Unsupported, and what `check_message` does.
@@ -58,28 +61,28 @@ async def prepare_command(  # noqa: PLR0912  an arm for each command that needs 
     if state is None and isinstance(command, CreateSession | PostTranscript):
         _check_model(ports.provider, command.parameters.model)
         if isinstance(command, PostTranscript) and command.create is not None:
-            command = await _prepare_transcript(ports, state, command)
+            command = await _prepare_transcript(ports, state, command, caller)
     if state is None or state.session.status != "active" or is_due(state, ports.clock()):
         return state, command  # decide refuses it
     match command:
         case PostMessage():
             _check_model(ports.provider, command.parameters.model)
-            state, command = await _resolve_message(ports, state, command)
+            state, command = await _resolve_message(ports, state, command, caller)
             command = await _checked(ports, state, command)
             command = await _with_branch(ports, state, command)
         case Regenerate():
             _check_model(ports.provider, command.parameters.model)
             state, command = await _resolve_regenerate(ports, state, command)
-            state = await _with_context(ports, state, command)
+            state = await _with_context(ports, state, command, caller)
             command = await _checked(ports, state, command)
             command = await _with_branch(ports, state, command)
         case PostTranscript():
             _check_model(ports.provider, command.parameters.model)
-            command = await _prepare_transcript(ports, state, command)
+            command = await _prepare_transcript(ports, state, command, caller)
         case StartReply():
             if command.parameters.whole_context:
                 return state, await _with_branch(ports, state, command)
-            state = await _with_context(ports, state, command)
+            state = await _with_context(ports, state, command, caller)
             tokens = ports.provider.context_tokens(command.parameters.model or ports.provider.model)
             command = replace(command, context_tokens=tokens)
         case ChangeMetadata():
@@ -117,13 +120,15 @@ def _check_parent(state: State, command: PostMessage) -> None:
         raise rejections.ParentUnanswered
 
 
-async def _resolve_message(ports: Ports, state: State, command: PostMessage) -> tuple[State, PostMessage]:
+async def _resolve_message(
+    ports: Ports, state: State, command: PostMessage, caller: Caller
+) -> tuple[State, PostMessage]:
     """The state with the texts of the message's context, and `command` with the parameters of the turn that it
     continues. Raises what makes the message unfit for the conversation.
     """
     rules, parent_id = ports.rules, parent_of(state, command)
     if command.role == "user" or not is_being_written(state, parent_id):
-        state = await _with_context(ports, state, command)
+        state = await _with_context(ports, state, command, caller)
     _check_parent(state, command)
     if command.parts or command.role != "user":
         check_message(state, command, parent_id, rules)
@@ -167,13 +172,15 @@ def _check_supported(parameters: Parameters, parts: Parts, takes: frozenset[str]
             raise rejections.Unsupported("images", images_path or f"$.message[{index}]")
 
 
-async def _prepare_transcript(ports: Ports, state: State | None, command: PostTranscript) -> PostTranscript:
+async def _prepare_transcript(
+    ports: Ports, state: State | None, command: PostTranscript, caller: Caller
+) -> PostTranscript:
     """`command` with what the session knows of the transcript.
 
     Raises Overloaded, Unsupported, NodesOutdated, ContextTooLong, TooLarge, InvalidMessage.
     """
-    if (state is None or not state.session.is_busy) and ports.limiter.is_full:
-        raise rejections.Overloaded("too many replies run and wait already")
+    if state is None or not state.session.is_busy:
+        _reserve_slot(ports, command, caller)
     command = await with_known_messages(ports, state, command)
     parameters = transcript_parameters(state, command, ports.rules)
     parts = tuple(part for message in command.transcript.messages for part in message.parts)
@@ -282,7 +289,17 @@ async def _with_recent_from_stream(ports: Ports, state: State) -> State:
     return state if replayed is None else replace(state, recent=replayed.recent)
 
 
-async def _with_context(ports: Ports, state: State, command: PostMessage | Regenerate | StartReply) -> State:
+def _reserve_slot(ports: Ports, command: PostMessage | Regenerate | PostTranscript, caller: Caller) -> None:
+    """Reserve a place for the command's reply. Raises Overloaded, OverShare."""
+    excess = ports.limiter.reserve(command.reply_id, caller.owner)
+    if excess is not None:
+        ports.observer.refused("over_share" if excess == "over_share" else "queue_full")
+        raise rejections.at_limit(excess, "too many replies run and wait already")
+
+
+async def _with_context(
+    ports: Ports, state: State, command: PostMessage | Regenerate | StartReply, caller: Caller
+) -> State:
     """`state` with the texts that the reply to `command` needs as the newest of `recent`.
 
     Raises Overloaded, UnknownMessage.
@@ -290,8 +307,8 @@ async def _with_context(ports: Ports, state: State, command: PostMessage | Regen
     leaf = _leaf_of(state, command)
     if isinstance(command, PostMessage | Regenerate):
         is_busy = bool(state.session.open_reply or state.session.pending)
-        if not is_busy and ports.limiter.is_full:
-            raise rejections.Overloaded("too many replies run and wait already")
+        if not is_busy:
+            _reserve_slot(ports, command, caller)
         if is_busy and isinstance(command, PostMessage) and _follows_head(state.session, command):
             return state  # it is queued: its context is loaded when its reply starts
     if leaf is None:

@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import assert_never
 
-from chatbot.llm.provider import LlmOverloaded, Route
+from chatbot.llm.provider import Route
 from chatbot.sessions.actor.mailbox import Envelope, Mailbox
 from chatbot.sessions.actor.reply_task import ReplyTask
-from chatbot.sessions.domain.commands import Caller, EndReply, PostMessage, PostTranscript, Regenerate, StartReply
+from chatbot.sessions.domain.commands import Caller, PostMessage, PostTranscript, Regenerate, StartReply
 from chatbot.sessions.domain.context import ContextMessage
 from chatbot.sessions.domain.model_request import model_request
-from chatbot.sessions.domain.state import State
+from chatbot.sessions.domain.state import State, end_user_of
 from chatbot.sessions.ports import Ports
 from chatbot.sessions.replies.reply import Outcome, Reply, reply_outcome, requested_reply
 from events.catalogue import (
@@ -176,12 +176,8 @@ class ReplyQueue:
         reply.start(recorded.version, recorded.recorded_at_us, started.model)
         reply.route = Route(recorded.stream_id, reply.caller.owner)
         self.task = ReplyTask(reply, started, self._ports, self._mailbox)
-        try:
-            known = None if messages is None else {one.message_id: one for one in messages}
-            self.task.start(model_request(state, started, known))
-        except LlmOverloaded as error:
-            failed = ReplyFailed(reply.reply_id, "", error.cause, str(error))
-            self._mailbox.tell(Envelope(EndReply(failed), reply.caller))
+        known = None if messages is None else {one.message_id: one for one in messages}
+        self.task.start(model_request(state, started, known), end_user_of(state))
         return reply
 
     def _close_reply(self, event: ReplyEnded, recorded: RecordedEvent, state: State) -> Reply | None:

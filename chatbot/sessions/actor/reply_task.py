@@ -50,9 +50,9 @@ class ReplyTask:
         self._slot: Slot | None = None
         self._checkpoint_timer: asyncio.TimerHandle | None = None
 
-    def start(self, request: ModelRequest) -> None:
-        """Ask the model. Raises LlmOverloaded when too many replies run and wait already."""
-        self._slot = self._ports.limiter.acquire()
+    def start(self, request: ModelRequest, end_user: str | None) -> None:
+        """Ask the model, once it is the turn of the caller's owner, and of this end user of theirs."""
+        self._slot = self._ports.limiter.acquire(self.reply.caller.owner, end_user, reply_id=self.reply.reply_id)
         self._task = asyncio.create_task(self._run(request, self._slot), name=f"reply {self.reply.reply_id}")
         self._schedule_checkpoint()
 

@@ -16,6 +16,7 @@ from chatbot.sessions.actor.mailbox import Envelope, Mailbox, MailboxClosed
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import (
     SERVICE,
+    Caller,
     CatchUp,
     Command,
     CreateSession,
@@ -45,7 +46,7 @@ CONTENDED = "others keep writing to this session; try again"
 TEMPORARY_FAILURES = (LogUnavailable, ProjectionError)  # of the disk: nothing is wrong with the actor
 
 Result = TypeVar("Result")
-Prepare = Callable[[State | None, Command], Awaitable[tuple[State | None, Command]]]
+Prepare = Callable[[State | None, Command, Caller], Awaitable[tuple[State | None, Command]]]
 DecideNow = Callable[[], Awaitable[Decision]]
 
 
@@ -291,7 +292,7 @@ class SessionStream:
 
     async def _decide(self, command: Command, envelope: Envelope) -> Decision:
         self.check(command, envelope)
-        self.state, prepared = await self._prepare(self.state, command)
+        self.state, prepared = await self._prepare(self.state, command, envelope.caller)
         return decide(self.state, prepared, self._ports.clock(), self.rules, envelope.caller, self._session_id)
 
     async def _authorise(self, envelope: Envelope) -> Decision:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from chatbot.runtime.fair_limit import Excess
+
 
 class Rejection(Exception):
     """The session refused the command; nothing was recorded.
@@ -209,6 +211,15 @@ class TooManyPending(Rejection):
 
 class Overloaded(Rejection):
     """The service is at one of its limits (backpressure); try again soon."""
+
+
+class OverShare(Overloaded):
+    """The caller's owner has its share of a limit already, and others need theirs; try again soon."""
+
+
+def at_limit(excess: Excess, detail: str) -> Overloaded:
+    """The rejection of what a FairLimit does not admit."""
+    return OverShare(f"{detail} by this owner") if excess == "over_share" else Overloaded(detail)
 
 
 class Draining(Rejection):

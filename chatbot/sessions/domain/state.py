@@ -285,6 +285,12 @@ def _with_message(
     return kept
 
 
+def end_user_of(state: State) -> str | None:
+    """The end user of the owner that the session belongs to, if its metadata names one."""
+    user = state.metadata.get(USER_ID)
+    return user if isinstance(user, str) else None
+
+
 def is_of_another_user(state: State, end_user: str | None) -> bool:
     """Whether the session belongs to an end user of its owner, and `end_user` is another one."""
     return end_user is not None and state.metadata.get(USER_ID, end_user) != end_user

@@ -49,6 +49,7 @@ EXPECTED: dict[type[Exception], int] = {
     sessions.SessionBusy: 409,
     sessions.TooManyPending: 429,
     sessions.Overloaded: 503,
+    sessions.OverShare: 429,
     sessions.Draining: 503,
     sessions.ActorFailed: 500,
     log.LogError: 500,

@@ -4,8 +4,7 @@ import asyncio
 
 import pytest
 
-from chatbot.llm.concurrency_limiter import ConcurrencyLimiter
-from chatbot.llm.provider import LlmOverloaded
+from chatbot.llm.concurrency_limiter import ConcurrencyLimiter, OwnerLimits
 
 
 async def test_as_many_run_as_may_and_the_rest_wait() -> None:
@@ -19,16 +18,16 @@ async def test_as_many_run_as_may_and_the_rest_wait() -> None:
 async def test_the_expected_wait_follows_the_queue_and_how_long_replies_take() -> None:
     now_s = 0.0
     gate = ConcurrencyLimiter(2, 10, lambda: now_s)
-    assert gate.expected_wait_s == 0
+    assert gate.expected_wait_s() == 0
     first, second = gate.acquire(), gate.acquire()
-    assert gate.expected_wait_s == 0  # no reply has ended yet: nothing is known
+    assert gate.expected_wait_s() == 0  # no reply has ended yet: nothing is known
     now_s = 8.0
     first.release()
-    assert (gate.mean_s, gate.expected_wait_s) == (8.0, 0)
+    assert (gate.mean_s, gate.expected_wait_s()) == (8.0, 0)
     gate.acquire()
-    assert gate.expected_wait_s == 4.0
+    assert gate.expected_wait_s() == 4.0
     waiting = [gate.acquire() for _ in range(3)]
-    assert gate.expected_wait_s == 16.0
+    assert gate.expected_wait_s() == 16.0
     second.release()
     await waiting[0].ready()
     now_s = 26.0
@@ -41,11 +40,9 @@ async def test_the_expected_wait_follows_the_queue_and_how_long_replies_take() -
 async def test_who_finds_the_queue_full_is_refused_at_once() -> None:
     gate = ConcurrencyLimiter(1, 1)
     gate.acquire()
-    assert not gate.is_full
-    gate.acquire()
-    assert gate.is_full
-    with pytest.raises(LlmOverloaded):
-        gate.acquire()
+    assert gate.reserve("second") is None
+    gate.acquire(reply_id="second")
+    assert gate.reserve("third") == "full"
     assert (gate.running, gate.waiting) == (1, 1)
 
 
@@ -111,3 +108,60 @@ async def test_a_ticket_left_before_its_turn_is_skipped() -> None:
     first.release()
     await asyncio.wait_for(third.ready(), 1)
     assert (gate.running, gate.waiting) == (1, 0)
+
+
+async def test_who_comes_while_another_has_many_waiting_is_next() -> None:
+    gate = ConcurrencyLimiter(1, 10)
+    running = gate.acquire("many")
+    many = [gate.acquire("many") for _ in range(3)]
+    one = gate.acquire("one")
+    running.release()
+    await asyncio.wait_for(one.ready(), 1)
+    again = gate.acquire("one")
+    one.release()
+    await asyncio.wait_for(many[0].ready(), 1)
+    many[0].release()
+    await asyncio.wait_for(again.ready(), 1)
+
+
+async def test_while_others_wait_an_owner_with_its_part_gets_no_further_slot() -> None:
+    gate = ConcurrencyLimiter(4, 20)
+    first = [gate.acquire("a") for _ in range(4)]
+    waiting = [gate.acquire("a") for _ in range(4)] + [gate.acquire("b") for _ in range(4)]
+    for slot in first[:2]:
+        slot.release()
+    await asyncio.wait_for(asyncio.gather(waiting[4].ready(), waiting[5].ready()), 1)
+    first[2].release()  # two slots each: now in turn
+    await asyncio.wait_for(waiting[0].ready(), 1)
+    assert (gate.running, gate.waiting) == (4, 5)
+
+
+async def test_an_owner_at_its_own_limit_leaves_slots_to_others() -> None:
+    gate = ConcurrencyLimiter(3, 10, owner_limits=OwnerLimits(concurrent_max=1, queue_max=1))
+    running, waiting = gate.acquire("a"), gate.acquire("a")
+    assert gate.reserve("third", "a") == "over_share"
+    assert gate.reserve("other", "b") is None
+    await asyncio.wait_for(gate.acquire("b", reply_id="other").ready(), 1)
+    assert (gate.running, gate.waiting, gate.expected_wait_s("c")) == (2, 1, 0)
+    running.release()
+    await asyncio.wait_for(waiting.ready(), 1)
+
+
+async def test_an_owner_below_its_part_is_admitted_to_a_full_queue_up_to_a_bound() -> None:
+    gate = ConcurrencyLimiter(1, 12)
+    gate.acquire("a")
+    for owner, part in (("a", 12), ("b", 6), ("c", 4)):
+        for number in range(part):
+            assert gate.reserve(f"{owner}{number}", owner) is None
+            gate.acquire(owner, reply_id=f"{owner}{number}")
+        assert gate.reserve("further", owner) == ("full" if owner == "a" else "over_share")
+    assert gate.reserve("a", "a") == "over_share"
+
+
+async def test_a_place_that_was_not_used_is_free_again() -> None:
+    gate = ConcurrencyLimiter(1, 1)
+    assert [gate.reserve(reply_id) for reply_id in ("first", "first", "second", "third")] == [None, None, None, "full"]
+    gate.cancel("first")
+    gate.cancel("first")
+    assert gate.reserve("third") is None
+    assert gate.reserve("fourth") == "full"
