@@ -15,6 +15,7 @@ from typing import get_args
 from events.schema.adoption import AdoptedMessage, Origin
 from events.schema.event import MESSAGE_REDACTED, Event, ReservedEvent, Traits
 from events.schema.hold_events import HoldAdded, HoldEvent, HoldReleased, HoldsForgotten
+from events.schema.kept_event import KeptEvent
 from events.schema.key_events import KeyAdded, KeyEvent, KeyRevoked, KeyRotated
 from events.schema.naming import ConversationName
 from events.schema.parameters import Parameters, ReplySettings, Usage, UsageTotal
@@ -22,7 +23,6 @@ from events.schema.session_events import (
     BranchSelected,
     ContentErased,
     HistoryAdopted,
-    KeptEvent,
     MessageCopied,
     MessagePosted,
     MessageRedacted,

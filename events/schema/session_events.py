@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from msgspec import Struct
-
 from events.schema.adoption import AdoptedMessage, Origin
 from events.schema.event import Event, Traits
+from events.schema.kept_event import KeptEvent
 from events.schema.naming import ConversationName
 from events.schema.parameters import UNNAMED, ContextLeftOut, Parameters, ReplySettings, Usage, UsageTotal
 from events.schema.parts import Parts
@@ -327,20 +326,6 @@ class MessageCopied(Event, frozen=True, tag="message_copied"):
     imported: bool = False
     duration_us: int | None = None
     time_to_first_token_us: int | None = None
-
-
-class KeptEvent(Struct, frozen=True, omit_defaults=True):
-    """What is left of the event at `version` of the session: its JSON with Redacted parts in place of the content.
-
-    `salt`, in base64, of an event with parts whose other fields are unchanged: S0 and then for each part its salt of 16
-    bytes or, where the part is redacted, its commitment of 32. With it, what is left still follows from the commitment
-    in the event's row (`events/integrity/commitments.py`). Empty: there is no such proof.
-    """
-
-    version: int
-    schema_version: int
-    data: str
-    salt: str = ""
 
 
 class MessageRedacted(Event, frozen=True, tag="message_redacted"):
