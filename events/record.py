@@ -11,7 +11,7 @@ class Metadata(Struct, frozen=True, omit_defaults=True):
     """What caused an event. Kept when the content is erased, so it never contains a person's words.
 
     `actor` is the name of the caller's API key; `request_id` is the response's X-Request-ID; `cause` is set if the
-    service acted by itself (`expiry`, `recovery`, `shutdown`, `retention`) or for an operator (`erasure`).
+    service acted by itself (`expiry`, `recovery`, `shutdown`, `retention`) or for an operator (`erasure`, `operator`).
     `ignorable`: a program that does not know the event's type may ignore it (events/compatibility.py).
     `imported` is where the event was copied from: `<identity>:<position>` of another log.
     """

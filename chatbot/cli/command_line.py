@@ -136,6 +136,12 @@ def _erased() -> Command:
     return Command(add_erased_arguments, erased)
 
 
+def _key() -> Command:
+    from chatbot.cli.access.key import add_key_arguments, key
+
+    return Command(add_key_arguments, key)
+
+
 COMMANDS = {
     "export": CommandEntry("write events as lines of JSON", _export),
     "import": CommandEntry("copy an export into the log", _import),
@@ -153,6 +159,7 @@ COMMANDS = {
     "checkpoint": CommandEntry("print a signed statement of the head", _checkpoint),
     "anchor": CommandEntry("write a signed checkpoint to places that nobody can rewrite", _anchor),
     "prove": CommandEntry("prove a session's events to someone without the log", _prove),
+    "key": CommandEntry("add, list, rotate and revoke API keys", _key),
     "erase": CommandEntry("erase sessions permanently", _erase),
     "erased": CommandEntry("search the files for an erased text", _erased),
 }
@@ -166,6 +173,7 @@ GROUPS = {
     "serve": ("serve", "health", "config"),
     "read conversations": ("find", "replay", "diff", "prompt", "project"),
     "prove": ("verify", "keygen", "checkpoint", "anchor", "prove"),
+    "keys": ("key",),
     "erase": ("erase", "erased"),
     "copy and move": ("backup", "export", "import", "migrate"),
     "repair": ("salvage", "rebuild"),
@@ -199,6 +207,7 @@ examples:
   chatbot --workers 4                       serve with four processes
   chatbot --reload                          serve, and restart when code or settings change
   chatbot config                            print the settings in force
+  chatbot key add app --scope chat          make an API key, and print its secret
   chatbot health                            ask the running service whether it is ready
   chatbot verify                            check that nobody has changed the log
   DATABASE_URL=copy.db chatbot verify       the same of a copy

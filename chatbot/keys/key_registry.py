@@ -19,7 +19,7 @@ from chatbot.keys.key_state import KeyCommand, KeyState, RecordedKeys, decide, f
 from chatbot.keys.principal import EVERYONE, Principal
 from chatbot.keys.scopes import ADMIN, AUDIT, CONFIGURED_SCOPES
 from chatbot.keys.secrets import hash_secret, make_secret, stored_form
-from events.catalogue import KEYS, IgnoredEvent, KeyAdded, KeyEvent, KeyRevoked, KeyRotated
+from events.catalogue import KEYS, IgnoredEvent, KeyEvent
 from events.errors import LogError, LogUnavailable, LogUnusable, VersionConflict
 from events.log import EventLog
 from events.record import Metadata
@@ -28,7 +28,6 @@ READ_PAGE = 1000  # events of the stream read at once
 READ_INTERVAL_S = 0.25  # between two reads while the log grows: a change of the keys is known in less than a second
 READ_RETRY_S = 0.5  # after the log could not be read
 VALIDITY_CHECK_S = 0.25  # between two checks whether keys of open streams have expired or were revoked
-LOGGED = {KeyAdded: "key.added", KeyRotated: "key.rotated", KeyRevoked: "key.revoked"}
 APPEND_TRIES = 8  # lost races with other administrators before the caller is told to try again
 
 
@@ -121,10 +120,7 @@ class KeyRegistry:
             with suppress(VersionConflict):
                 await self._log.append(KEYS, self._recorded.version, [event], metadata)
                 await self.refresh()
-                key = self._recorded.keys[command.name]
-                prefix = key.secrets[-1].prefix if key.secrets else None
-                self._logger.info(LOGGED[type(event)], name=key.name, prefix=prefix, by=metadata.actor)
-                return key, secret
+                return self._recorded.keys[command.name], secret
         raise LogUnavailable("others keep changing the keys; try again")
 
     async def refresh(self) -> None:

@@ -18,6 +18,7 @@ from chatbot.keys.key_views import view_keys, view_new_key
 from events.record import Metadata
 
 NO_STORE = {"Cache-Control": "no-store"}  # the answer has a secret
+LOGGED = {AddKey: "key.added", RotateKey: "key.rotated", RevokeKey: "key.revoked"}
 routes = web.RouteTableDef()
 
 
@@ -68,11 +69,14 @@ async def revoke(request: web.Request) -> web.Response:
 
 async def _change(request: web.Request, command: KeyCommand) -> tuple[KeyState, str]:
     """Raises KeyRejection, RequestFault, LogUnavailable."""
-    caller = request[CALLER]
+    services, caller = request.app[SERVICES], request[CALLER]
     try:
-        return await request.app[SERVICES].keys.change(command, Metadata(caller.owner, caller.request_id))
+        key, secret = await services.keys.change(command, Metadata(caller.owner, caller.request_id))
     except InvalidKey as error:
         raise RequestFault(str(error), f"$.{error.field}") from error
+    prefix = key.secrets[-1].prefix if key.secrets else None
+    services.logger.info(LOGGED[type(command)], name=key.name, prefix=prefix, by=caller.owner)
+    return key, secret
 
 
 def _expiry(text: str | None) -> int | None:

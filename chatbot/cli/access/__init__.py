@@ -1,0 +1,1 @@
+"""Commands on API keys."""
