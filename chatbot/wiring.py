@@ -212,7 +212,8 @@ async def _open_provider(settings: Settings, stack: AsyncExitStack) -> _Model:
     provider = configured_provider(settings)
     pool = provider if isinstance(provider, ServerPool) else None
     stack.push_async_callback(provider.close)
-    health = HealthMonitor(provider, settings.llm.health_interval_s, settings.llm.server_url)
+    names = ", ".join(server.name for server in settings.llm.servers)
+    health = HealthMonitor(provider, settings.llm.health_interval_s, settings.llm.server_url, server=names)
     provider.observe(health.record_attempt)
     if pool is not None:
         await stack.enter_async_context(run_in_background(pool.run(), "servers"))

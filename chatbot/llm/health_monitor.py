@@ -28,13 +28,19 @@ class HealthMonitor:
     """Polls the provider every `interval_s` seconds and keeps the newest result in `newest`; the results of requests
     (record_attempt) count immediately.
 
-    Each change of availability is logged once, with the host in `url` ("" for the embedded model).
+    Each change of availability is logged once, with the host in `url` ("" for the embedded model) or `server`.
     """
 
     def __init__(
-        self, provider: Provider, interval_s: float, url: str = "", now: Callable[[], float] = time.monotonic
+        self,
+        provider: Provider,
+        interval_s: float,
+        url: str = "",
+        now: Callable[[], float] = time.monotonic,
+        *,
+        server: str = "",
     ) -> None:
-        self._server = urlsplit(url).netloc.rpartition("@")[2] or "embedded"  # without a password in it
+        self._server = server or urlsplit(url).netloc.rpartition("@")[2] or "embedded"  # without a password in it
         self._logged_available: bool | None = None
         self.newest = Health(available=False, detail="Not asked yet")
         self._provider = provider

@@ -172,7 +172,9 @@ class ServerPool:
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise LlmTimeout(f"The reply took longer than {self._options.reply_timeout_s:g} s") from None
+            too_slow = LlmTimeout(f"The reply took longer than {self._options.reply_timeout_s:g} s")
+            self._log_failure("llm.failed", too_slow, route)
+            raise too_slow from None
         self._on_attempt(None)
         return finish
 
@@ -270,7 +272,7 @@ class ServerPool:
             if server.is_in_service and server.name not in required.excluded
         ]
         # If none takes what the request needs, the one that is asked says so.
-        return [server for server in servers if required.features <= (server.provider.takes or TAKES_ALL)] or servers
+        return [server for server in servers if _takes(server, required.features)] or servers
 
     def _release(self, lease: Lease, error: LlmError | None, *, is_abandoned: bool) -> None:
         lease.server.end_request(error, is_probe=lease.is_probe, is_abandoned=is_abandoned)
@@ -319,6 +321,12 @@ def _features(messages: tuple[ModelMessage, ...], parameters: Parameters) -> fro
     has_media = any(isinstance(message, PartsMessage) and message.media for message in messages)
     last = used_features(messages[-1], parameters) if messages else ()
     return frozenset((*last, "media") if has_media else last)
+
+
+def _takes(server: PooledServer, features: frozenset[str]) -> bool:
+    """A server of which that is not known is taken to take all."""
+    takes = server.provider.takes
+    return features <= (TAKES_ALL if takes is None else takes)
 
 
 def _default_model(server: PooledServer) -> str:
