@@ -131,6 +131,23 @@ class CommandContext:
         finally:
             await log.close()
 
+    @asynccontextmanager
+    async def open_to_append(self) -> "AsyncIterator[EventLog]":
+        """The log, to append to: a file while no service runs, PostgreSQL at any time.
+
+        Raises LogUnusable, of which LogInUse says that a service runs.
+        """
+        from events.errors import LogUnusable  # noqa: PLC0415
+
+        database = self.settings.database
+        if not database.is_postgres and not await asyncio.to_thread(database.path.exists):
+            raise LogUnusable(f"database {database.path} does not exist")
+        log = await self.open_log(database.place, read_only=False)
+        try:
+            yield log
+        finally:
+            await log.close()
+
     def print_result(self, text: str) -> None:
         """To standard output: the result."""
         print_result(text)

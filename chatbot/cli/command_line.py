@@ -130,6 +130,18 @@ def _erase() -> Command:
     return Command(add_erase_arguments, erase)
 
 
+def _receipt() -> Command:
+    from chatbot.cli.erasure.receipt_command import add_receipt_arguments, receipt
+
+    return Command(add_receipt_arguments, receipt)
+
+
+def _hold() -> Command:
+    from chatbot.cli.erasure.hold import add_hold_arguments, hold
+
+    return Command(add_hold_arguments, hold)
+
+
 def _erased() -> Command:
     from chatbot.cli.erasure.erasure_check import add_erased_arguments, erased
 
@@ -161,6 +173,8 @@ COMMANDS = {
     "prove": CommandEntry("prove a session's events to someone without the log", _prove),
     "key": CommandEntry("add, list, rotate and revoke API keys", _key),
     "erase": CommandEntry("erase sessions permanently", _erase),
+    "receipt": CommandEntry("print or check the receipts of erasures", _receipt),
+    "hold": CommandEntry("keep sessions from being erased, as a legal hold", _hold),
     "erased": CommandEntry("search the files for an erased text", _erased),
 }
 
@@ -174,7 +188,7 @@ GROUPS = {
     "read conversations": ("find", "replay", "diff", "prompt", "project"),
     "prove": ("verify", "keygen", "checkpoint", "anchor", "prove"),
     "keys": ("key",),
-    "erase": ("erase", "erased"),
+    "erase": ("erase", "erased", "receipt", "hold"),
     "copy and move": ("backup", "export", "import", "migrate"),
     "repair": ("salvage", "rebuild"),
 }

@@ -6,30 +6,34 @@ log in PostgreSQL has optimistic concurrency control between processes, so there
 
 import argparse
 import asyncio
-import sys
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
+from chatbot.audit.receipt import read_receipt
+from chatbot.audit.receipt_signature import sign_receipt
 from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.erasure.erase_criteria import (
     EraseCriteria,
     ErasePreview,
-    Receipt,
     add_criteria_arguments,
+    add_reason_arguments,
+    describe_hold,
     describe_no_match,
     find_by_past_metadata,
     read_criteria,
 )
 from chatbot.cli.erasure.offline_service import OfflineService, open_offline_service
+from chatbot.cli.erasure.receipt_command import add_signer_argument, read_signer_option
 from chatbot.cli.exit_codes import CommandFailed, ExitCode, UsageError
 from chatbot.cli.progress_bar import ProgressBar
 from chatbot.cli.remedies import with_remedy
+from chatbot.cli.service_client import ServiceAddress, add_service_arguments, read_service
 from chatbot.runtime.clock import timestamp
 from chatbot.sessions.domain import rejections
-from chatbot.sessions.domain.commands import SERVICE, DeleteSession
+from chatbot.sessions.domain.commands import SERVICE
 from events.catalogue import MetadataChanged, SessionCreated
 from events.errors import LogInUse, LogUnavailable
 from events.integrity.incomplete_erasure_scan import scan_incomplete_erasures
@@ -62,23 +66,19 @@ class EraseCounts(Struct):
     sessions: int = 0
     events: int = 0
     missing: int = 0  # ids that no session has
+    held: set[str] = field(default_factory=set)  # sessions under a legal hold
 
     def __str__(self) -> str:
-        return f"{self.sessions:,} sessions, {self.events:,} events"
+        held = f"; under a legal hold: {len(self.held):,}" if self.held else ""
+        return f"{self.sessions:,} sessions, {self.events:,} events{held}"
 
 
 def add_erase_arguments(parser: argparse.ArgumentParser) -> None:
     add_criteria_arguments(parser)
+    add_reason_arguments(parser)
+    add_signer_argument(parser)
     parser.add_argument("--dry-run", action="store_true", help="list what would be erased, and change nothing")
-    parser.add_argument(
-        "--url", metavar="URL", help="erase through the running service at URL, instead of in its files"
-    )
-    parser.add_argument(
-        "--key",
-        metavar="SECRET",
-        help="with --url: the API key whose sessions are meant; - reads it from"
-        " standard input, where other users of this machine cannot see it",
-    )
+    add_service_arguments(parser, "erase")
 
 
 async def erase(context: CommandContext, options: argparse.Namespace) -> int:
@@ -86,14 +86,24 @@ async def erase(context: CommandContext, options: argparse.Namespace) -> int:
 
     The envelopes and token counts per day stay, so the chain can still be verified. Texts that forks read are copied
     into them first. Does not ask for confirmation. After an interruption, run it again: it continues with what is left.
-    Exit code 0: no selected session is left, also if none was found, which is reported. 1: some are left, or an id is
-    unknown.
+    Sessions under a legal hold stay, and are named. With --url, a key with the scope erase erases sessions of any
+    owner, another one its own. Exit code 0: no selected session is left, also if none was found, which is reported. 1:
+    some are left, or an id is unknown.
     """
-    criteria = read_criteria(options)
-    return await (_erase_by_past_metadata if criteria.ever else _erase)(context, options, criteria)
+    criteria, address, signer = read_criteria(options), read_service(options), read_signer_option(options)
+    if address is not None and signer is not None:
+        raise UsageError("--sign-with works on the files; a service signs with a key of its own, anchors.key_file")
+    place = Place(address, signer, dry_run=options.dry_run)
+    if criteria.ever and address is not None:
+        from chatbot.cli.erasure.erase_over_http import erase_by_service  # noqa: PLC0415  an HTTP client
+
+        code = await erase_by_service(context, criteria, address, dry_run=options.dry_run)
+        if code is not None:
+            return code
+    return await (_erase_by_past_metadata if criteria.ever else _erase)(context, criteria, place)
 
 
-async def _erase_by_past_metadata(context: CommandContext, options: argparse.Namespace, criteria: EraseCriteria) -> int:
+async def _erase_by_past_metadata(context: CommandContext, criteria: EraseCriteria, place: "Place") -> int:
     """As `erase`. The log is read repeatedly until it has no such metadata, as a running service creates sessions."""
     for passes in range(PASSES_MAX):
         async with context.open_read_only() as log:
@@ -102,37 +112,35 @@ async def _erase_by_past_metadata(context: CommandContext, options: argparse.Nam
             if not passes:
                 context.print_note(describe_no_match(criteria))
             return 0
-        code = await _erase(context, options, replace(criteria, session_ids=ids))
-        if code or options.dry_run:
+        code = await _erase(context, replace(criteria, session_ids=ids), place)
+        if code or place.dry_run:
             return code
     raise CommandFailed("sessions with this metadata are created faster than they are erased: run this again")
 
 
-async def _erase(context: CommandContext, options: argparse.Namespace, criteria: EraseCriteria) -> int:
-    if options.url:
-        key = _read_key() if options.key == "-" else options.key
+class Place(Struct, frozen=True):
+    """Where to erase: through the service at `address`, None: in the files. `signer`: the key that signs receipts."""
+
+    address: ServiceAddress | None
+    signer: str | None
+    dry_run: bool
+
+
+async def _erase(context: CommandContext, criteria: EraseCriteria, place: Place) -> int:
+    address = place.address
+    if address is not None:
         from chatbot.cli.erasure.erase_over_http import Service, erase_over_http  # noqa: PLC0415  an HTTP client
 
-        return await erase_over_http(context, criteria, Service(options.url, key, dry_run=options.dry_run))
-    if options.key:
-        raise UsageError("--key goes with --url: the files are open to whoever can write them")
+        return await erase_over_http(context, criteria, Service(address.url, address.key, dry_run=place.dry_run))
     try:
         async with open_offline_service(context) as service:
-            if options.dry_run:
+            if place.dry_run:
                 return await _preview(context, service, criteria)
-            return await _erase_all(context, service, criteria)
+            return await _erase_all(context, service, criteria, place.signer)
     except LogInUse as error:
         raise CommandFailed(IN_USE_HINT.format(fact=error), ExitCode.DATABASE) from error
     except ProjectionError as error:
         raise CommandFailed(with_remedy(error), ExitCode.DATABASE) from error
-
-
-def _read_key() -> str:
-    """The secret, from one line of standard input; not in a thread, for which Ctrl-C would wait. Raises UsageError."""
-    secret = sys.stdin.readline().strip()
-    if not secret:
-        raise UsageError("--key -: standard input has no line with the key")
-    return secret
 
 
 async def _preview(context: CommandContext, service: OfflineService, criteria: EraseCriteria) -> int:
@@ -151,7 +159,9 @@ async def _preview(context: CommandContext, service: OfflineService, criteria: E
     return 1 if counts.missing else 0
 
 
-async def _erase_all(context: CommandContext, service: OfflineService, criteria: EraseCriteria) -> int:
+async def _erase_all(
+    context: CommandContext, service: OfflineService, criteria: EraseCriteria, signer: str | None
+) -> int:
     counts = EraseCounts()
     total, half_erased = (
         await _count_sessions(context, service, criteria, counts),
@@ -163,36 +173,46 @@ async def _erase_all(context: CommandContext, service: OfflineService, criteria:
     while total:
         progress, before = ProgressBar("erasing", counts.sessions + total, "sessions"), counts.sessions
         async for session in _select_sessions(None, service, criteria, EraseCounts()):
-            await _run_to_completion(_erase_one(context, service, criteria.reason, session, counts))
+            if session.session_id not in counts.held:
+                await _run_to_completion(_erase_one(context, service, criteria, session, counts, signer))
             progress.reach(counts.sessions)
         progress.close()
         passes += 1
-        total = await _count_sessions(None, service, criteria, EraseCounts())
+        total = await _count_sessions(None, service, criteria, EraseCounts(held=counts.held))
         if total and (passes == PASSES_MAX or counts.sessions == before):
             raise CommandFailed(f"{total:,} sessions that are meant are left, erased so far: {counts}; run this again")
     for session in half_erased:
-        await _run_to_completion(_erase_one(context, service, criteria.reason, session, counts))
+        await _run_to_completion(_erase_one(context, service, criteria, session, counts, signer))
     context.print_note(f"erased: {counts}")
     if service.ports.log.erasure_pending:
         context.print_note(ERASURE_PENDING_POSTGRES if service.ports.log.is_shared else ERASURE_PENDING_SQLITE)
-    return 1 if counts.missing or service.ports.log.erasure_pending else 0
+    return 1 if counts.missing or counts.held or service.ports.log.erasure_pending else 0
 
 
 async def _count_sessions(
     context: CommandContext | None, service: OfflineService, criteria: EraseCriteria, counts: EraseCounts
 ) -> int:
     total = 0
-    async for _ in _select_sessions(context, service, criteria, counts):
-        total += 1
+    async for session in _select_sessions(context, service, criteria, counts):
+        total += session.session_id not in counts.held
     return total
 
 
 async def _erase_one(
-    context: CommandContext, service: OfflineService, reason: str, session: Session, counts: EraseCounts
+    context: CommandContext,
+    service: OfflineService,
+    criteria: EraseCriteria,
+    session: Session,
+    counts: EraseCounts,
+    signer: str | None,
 ) -> None:
     """Delete it and print its receipt. Raises CommandFailed."""
     try:
-        await service.supervisor.ask(session.session_id, DeleteSession(reason), SERVICE, cause="erasure")
+        await service.supervisor.ask(session.session_id, criteria.command, SERVICE, cause="erasure")
+    except rejections.SessionHeld as held:
+        counts.held.add(session.session_id)
+        context.print_note(describe_hold(session.session_id, held.members["reason"]))
+        return
     except (rejections.SessionNotFound, rejections.SessionDeleted):  # deleted in the meantime
         return
     except (rejections.Rejection, rejections.ActorFailed, LogUnavailable) as error:
@@ -200,12 +220,12 @@ async def _erase_one(
             f"session {session.session_id} was not erased: {with_remedy(error)}. Done so far: {counts}; run this again"
             " to go on"
         ) from error
-    (recorded,) = await service.ports.log.read(session.session_id, limit=1, backwards=True)
-    (row,) = await service.ports.log.rows(after=recorded.position - 1, limit=1)
-    erased, at = recorded.version - 1, timestamp(recorded.recorded_at_us)
-    context.print_json(Receipt(session.session_id, erased, reason, at, recorded.position, row.digest.hex()))
+    receipt = await read_receipt(service.ports.log, session.session_id)
+    if receipt is None:
+        raise CommandFailed(f"session {session.session_id} was erased, and the log does not say so: verify it")
+    context.print_json(receipt if signer is None else sign_receipt(receipt, signer))
     counts.sessions += 1
-    counts.events += erased
+    counts.events += receipt.events_erased or 0
 
 
 async def _run_to_completion(work: Coroutine[Any, Any, None]) -> None:

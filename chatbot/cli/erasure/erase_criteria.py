@@ -1,4 +1,4 @@
-"""Which sessions an erasure selects, by the options of the command line, and the receipts that it prints.
+"""Which sessions an erasure selects, and why, by the options of the command line.
 
 Projections know a session's present metadata only, so past metadata is searched for in the log.
 """
@@ -9,8 +9,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from chatbot.cli.exit_codes import UsageError
+from chatbot.sessions.domain.commands import DeleteSession
+from chatbot.sessions.domain.reasons import find_reason_fault, find_ticket_fault
 from events.catalogue import MetadataChanged, SessionCreated
 from events.log import EventLog
 from projections.folds.blind_index import metadata_matches, normalize_nfc
@@ -27,9 +30,8 @@ _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
 class EraseCriteria(Struct, frozen=True, kw_only=True):
-    """Exactly one of the four criteria is set. `reason` is recorded. Times are unix microseconds.
-
-    `ever`: metadata that a session had in the past counts, too.
+    """Exactly one of the four criteria is set. `reason`, `reason_code` and `ticket` are recorded. Times are unix
+    microseconds. `ever`: metadata that a session had in the past counts, too.
     """
 
     reason: str
@@ -38,6 +40,13 @@ class EraseCriteria(Struct, frozen=True, kw_only=True):
     metadata: Mapping[str, str] = {}
     expired_by_us: int | None = None
     ever: bool = False
+    reason_code: str | None = None
+    ticket: str | None = None
+
+    @property
+    def command(self) -> DeleteSession:
+        """What is asked of each session's actor."""
+        return DeleteSession(self.reason, reason_code=self.reason_code, ticket=self.ticket)
 
 
 def add_criteria_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,8 +66,31 @@ def add_criteria_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_reason_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--reason-code", metavar="CODE", help="why, such as gdpr-art-17: recorded, and in the receipt")
+    parser.add_argument(
+        "--ticket", metavar="TEXT", help="the number of the request that this answers: recorded, and in the receipt"
+    )
+
+
+def read_reason(options: argparse.Namespace) -> tuple[str | None, str | None]:
+    """The reason code and the ticket of `add_reason_arguments`. Raises UsageError."""
+    fault = find_reason_fault(options.reason_code)
+    if fault is not None:
+        raise UsageError(f"--reason-code: {fault}")
+    fault = find_ticket_fault(options.ticket)
+    if fault is not None:
+        raise UsageError(f"--ticket: {fault}")
+    return options.reason_code, options.ticket
+
+
 def read_criteria(options: argparse.Namespace, now: datetime | None = None) -> EraseCriteria:
-    """Parse the options of `add_criteria_arguments`. Raises UsageError."""
+    """Parse the options of `add_criteria_arguments` and `add_reason_arguments`. Raises UsageError."""
+    reason_code, ticket = read_reason(options)
+    return replace(_read_selection(options, now), reason_code=reason_code, ticket=ticket)
+
+
+def _read_selection(options: argparse.Namespace, now: datetime | None) -> EraseCriteria:
     if options.ever and not options.metadata:
         raise UsageError("--ever goes with --metadata")
     if options.sessions:
@@ -69,7 +101,7 @@ def read_criteria(options: argparse.Namespace, now: datetime | None = None) -> E
             raise UsageError("--owner needs the name of an API key")
         return EraseCriteria(reason=REASONS["owner"], owner=options.owner)
     if options.metadata:
-        return EraseCriteria(reason=REASONS["metadata"], metadata=_parse_entries(options.metadata), ever=options.ever)
+        return EraseCriteria(reason=REASONS["metadata"], metadata=parse_entries(options.metadata), ever=options.ever)
     by = min(_parse_expiry(options.expired_before), now or datetime.now(UTC))  # only sessions that have expired
     return EraseCriteria(reason=REASONS["expired_before"], expired_by_us=(by - _EPOCH) // timedelta(microseconds=1) - 1)
 
@@ -82,7 +114,11 @@ def describe_no_match(criteria: EraseCriteria) -> str:
     return f"nothing matched: these criteria select no session that is not erased yet{hint}"
 
 
-def _parse_entries(texts: list[str]) -> dict[str, str]:
+def describe_hold(session_id: str, reason: str) -> str:
+    return f"session {session_id} is under a legal hold and was not erased: {reason}"
+
+
+def parse_entries(texts: list[str]) -> dict[str, str]:
     entries: dict[str, str] = {}
     for text in texts:
         name, equals, value = normalize_nfc(text).partition("=")
@@ -124,21 +160,6 @@ async def find_by_past_metadata(log: EventLog, metadata: Mapping[str, str]) -> t
             if isinstance(event, SessionCreated | MetadataChanged) and metadata_matches(event.metadata, metadata):
                 found.setdefault(recorded[position].stream_id, position)
     return tuple(sorted(found, key=lambda session_id: found[session_id], reverse=True))
-
-
-class Receipt(Struct, frozen=True):
-    """The content of `events_erased` events of a session is erased; `reason` and `at` are those of session_deleted.
-
-    That event is at `position` of the log, with `digest` in its chain: `verify --from POSITION:DIGEST` begins there.
-    The three numbers are None where the service was asked over HTTP, which does not return them.
-    """
-
-    session_id: str
-    events_erased: int | None
-    reason: str
-    at: str
-    position: int | None = None
-    digest: str | None = None
 
 
 class ErasePreview(Struct, frozen=True):

@@ -1,29 +1,31 @@
-"""Erasing while the service runs: sessions are found and deleted over HTTP, as any client can do.
+"""Erasing while the service runs. With a key that has the scope erase, the service does it (bulk_erase_client.py). With
+another one, sessions are found and deleted over HTTP, as any client can do.
 
 Sessions are created and changed in the meantime. So the list is read in the order of creation, which is stable, and
 repeatedly until a complete pass finds no session that is left.
 
-A key sees its own sessions only, so `--owner` must name the owner of the key, which the settings here tell.
+Such a key sees its own sessions only, so `--owner` must name the owner of the key, which the settings here tell.
 """
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncIterator
 from typing import Any, Literal
 
 import aiohttp
-from msgspec import Struct
+from msgspec import Struct, field
 
+from chatbot.audit.receipt import Receipt
 from chatbot.cli.cli_context import CommandContext
-from chatbot.cli.erasure.erase_criteria import EraseCriteria, ErasePreview, Receipt, describe_no_match
+from chatbot.cli.erasure.bulk_erase_client import erase_in_bulk
+from chatbot.cli.erasure.erase_criteria import EraseCriteria, ErasePreview, describe_hold, describe_no_match
 from chatbot.cli.exit_codes import CommandFailed, UsageError
 from chatbot.cli.progress_bar import ProgressBar
+from chatbot.cli.service_client import ServiceAddress, check_url, open_service, read_detail
 from chatbot.runtime.clock import timestamp
 
 PAGE = 1000  # sessions in one answer: the maximum of the service
 PASSES_MAX = 100  # over the list: each but the last erases something
-TIMEOUT_S = 120.0  # for one answer: a deletion may copy a long history into forks
 COPYING_MAX_S = 3600.0  # for copying what the forks of one session read of it: tens of millions of texts
 COPYING_POLL_S = 0.5  # between two requests whether the copying is done
 REASON = "request"  # what the service records for every DELETE
@@ -31,7 +33,6 @@ OWNER_UNKNOWN = (
     "which owner this key is cannot be told from here: set CHATBOT_API_KEYS as the service has it, or use"
     " --session/--metadata"
 )
-_URL = re.compile(r"https?://[^\s/?#]+/?")
 
 
 class Service(Struct, frozen=True):
@@ -43,35 +44,41 @@ class Service(Struct, frozen=True):
 
 
 class RemoteCounts(Struct):
-    """Progress so far. `already_erased`: before this command; `missing`: this key has no such session."""
+    """Progress so far. `already_erased`: before this command; `missing`: this key has no such session; `held`: under a
+    legal hold.
+    """
 
     erased: int = 0
     already_erased: int = 0
     missing: int = 0
+    held: set[str] = field(default_factory=set)
 
 
 async def erase_over_http(context: CommandContext, criteria: EraseCriteria, service: Service) -> int:
     """As `erase`, through a running service. Returns the exit code. Raises CommandFailed."""
-    if not _URL.fullmatch(service.url):
-        raise UsageError("--url is the service's address, such as http://127.0.0.1:8080")
+    check_url(service.url)
+    if criteria.owner is None or service.key:
+        if criteria.owner is not None:
+            await _require_authentication(service.url)
+        address = ServiceAddress(service.url, service.key)
+        code = await erase_by_service(context, criteria, address, dry_run=service.dry_run)
+        if code is not None:
+            return code
     key = _key(context, criteria, service)
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
-    try:
-        async with aiohttp.ClientSession(service.url, headers=headers, timeout=timeout) as client:
-            if criteria.owner is not None:
-                await _require_authentication(service.url)
-            if service.dry_run:
-                return _preview(context, await _find_sessions(client, criteria), criteria)
-            return await _erase(context, client, criteria)
-    except aiohttp.ClientSSLError as error:
-        raise CommandFailed(
-            f"there is no secure connection to {service.url}: its certificate is not valid here, or it does not use TLS"
-        ) from error
-    except aiohttp.ClientConnectorError as error:
-        raise CommandFailed(f"nothing answers at {service.url}: does the service run there?") from error
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        raise CommandFailed(f"{service.url} does not answer as the service does: {error or 'too slow'}") from error
+    async with open_service(ServiceAddress(service.url, key)) as client:
+        if criteria.owner is not None:
+            await _require_authentication(service.url)
+        if service.dry_run:
+            return _preview(context, await _find_sessions(client, criteria), criteria)
+        return await _erase(context, client, criteria)
+
+
+async def erase_by_service(
+    context: CommandContext, criteria: EraseCriteria, address: ServiceAddress, *, dry_run: bool
+) -> int | None:
+    """As `erase_in_bulk`, with a client of its own."""
+    async with open_service(address) as client:
+        return await erase_in_bulk(context, client, criteria, dry_run=dry_run)
 
 
 def _key(context: CommandContext, criteria: EraseCriteria, service: Service) -> str | None:
@@ -90,7 +97,7 @@ def _key(context: CommandContext, criteria: EraseCriteria, service: Service) -> 
 
 async def _require_authentication(url: str) -> None:
     """Raises CommandFailed for a service without API keys: it lists all sessions to every client."""
-    async with aiohttp.ClientSession(url) as client, client.get("/api/sessions?limit=1") as answer:
+    async with open_service(ServiceAddress(url, None)) as client, client.get("/api/sessions?limit=1") as answer:
         if answer.status != 401:
             raise CommandFailed("this service asks for no keys, so it cannot tell whose sessions are whose: stop it")
 
@@ -114,7 +121,7 @@ async def _list_sessions(client: aiohttp.ClientSession, query: dict[str, str]) -
     while True:
         async with client.get("/api/sessions", params=query) as answer:
             if answer.status != 200:
-                raise CommandFailed(f"the service refuses to list sessions: {await _read_detail(answer)}")
+                raise CommandFailed(f"the service refuses to list sessions: {await read_detail(answer)}")
             page = await answer.json()
         for view in page["sessions"]:
             yield view
@@ -141,38 +148,47 @@ async def _erase(context: CommandContext, client: aiohttp.ClientSession, criteri
     """Returns the exit code. Raises CommandFailed where selected sessions are left."""
     done = RemoteCounts()
     if criteria.session_ids:
-        await _delete_all(context, client, criteria.session_ids, done)
+        await _delete_all(context, client, criteria, criteria.session_ids, done)
     for passes in range(0 if criteria.session_ids else PASSES_MAX + 1):
-        ids = [view["session_id"] for view in await _find_sessions(client, criteria)]
+        found = [view["session_id"] for view in await _find_sessions(client, criteria)]
+        ids = [session_id for session_id in found if session_id not in done.held]
         if not ids:
             break
         before = done.erased + done.already_erased
         if passes < PASSES_MAX:
-            await _delete_all(context, client, ids, done)
-        if done.erased + done.already_erased == before:
+            await _delete_all(context, client, criteria, ids, done)
+        if done.erased + done.already_erased == before and not done.held.issuperset(ids):
             raise CommandFailed(
                 f"{len(ids):,} sessions that are meant are left. Done so far: {done.erased:,} sessions; run this again"
             )
-    if not (done.erased or done.missing):
+    if not (done.erased or done.missing or done.held):
         context.print_note(describe_no_match(criteria))
     context.print_note(f"erased: {done.erased:,} sessions")
-    return 1 if done.missing else 0
+    return 1 if done.missing or done.held else 0
 
 
 async def _delete_all(
-    context: CommandContext, client: aiohttp.ClientSession, ids: list[str] | tuple[str, ...], done: RemoteCounts
+    context: CommandContext,
+    client: aiohttp.ClientSession,
+    criteria: EraseCriteria,
+    ids: list[str] | tuple[str, ...],
+    done: RemoteCounts,
 ) -> None:
     progress = ProgressBar("erasing", done.erased + len(ids), "sessions")
     for session_id in ids:
         try:
-            outcome = await _delete(client, session_id)
+            outcome = await _delete(client, session_id, criteria)
+        except _Held as held:
+            done.held.add(session_id)
+            context.print_note(describe_hold(session_id, str(held)))
+            continue
         except CommandFailed as error:
             raise CommandFailed(
                 f"session {session_id} was not erased: {error}. Done so far: {done.erased:,} sessions; run this again"
                 " to go on"
             ) from error
         if outcome == "erased":
-            context.print_json(Receipt(session_id, None, REASON, timestamp(time.time_ns() // 1000)))
+            context.print_json(await _read_receipt(client, session_id))
             done.erased += 1
         elif outcome == "missing":
             done.missing += 1
@@ -183,28 +199,38 @@ async def _delete_all(
     progress.close()
 
 
-async def _delete(client: aiohttp.ClientSession, session_id: str) -> Literal["erased", "already_erased", "missing"]:
-    """Delete the session and wait until its content is erased from every file. Raises CommandFailed."""
+class _Held(Exception):
+    """The session is under a legal hold; the message is the hold's reason."""
+
+
+async def _read_receipt(client: aiohttp.ClientSession, session_id: str) -> object:
+    """The service's receipt; of one that gives none, what is known here."""
+    async with client.get(f"/api/sessions/{session_id}/receipt") as answer:
+        if answer.status == 200:
+            return await answer.json()
+    return Receipt(session_id, None, REASON, timestamp(time.time_ns() // 1000))
+
+
+async def _delete(
+    client: aiohttp.ClientSession, session_id: str, criteria: EraseCriteria
+) -> Literal["erased", "already_erased", "missing"]:
+    """Delete the session and wait until its content is erased from every file. Raises CommandFailed, _Held."""
     has_begun, deadline_s = False, time.monotonic() + COPYING_MAX_S
+    given = {"reason_code": criteria.reason_code, "ticket": criteria.ticket}
+    query = {name: text for name, text in given.items() if text is not None}
     while True:
-        async with client.delete(f"/api/sessions/{session_id}") as answer:
+        async with client.delete(f"/api/sessions/{session_id}", params=query) as answer:
             if answer.status == 204:
                 return "erased"
             if answer.status == 404:
                 kind = str((await answer.json()).get("type"))
                 is_deleted = kind.endswith("/problems/session-deleted")  # a path prefix may come first
                 return "missing" if not is_deleted else "erased" if has_begun else "already_erased"
+            if answer.status == 409:
+                raise _Held(str((await answer.json()).get("reason")))
             if answer.status != 202:
-                raise CommandFailed(await _read_detail(answer))
+                raise CommandFailed(await read_detail(answer))
         has_begun = True
         if time.monotonic() > deadline_s:
             raise CommandFailed("it is deleted, and forks still copy what they read of it")
         await asyncio.sleep(COPYING_POLL_S)
-
-
-async def _read_detail(answer: aiohttp.ClientResponse) -> str:
-    """The service's reason for refusing."""
-    try:
-        return str((await answer.json())["detail"])
-    except (ValueError, KeyError, aiohttp.ClientError):
-        return f"status {answer.status}"

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from chatbot.cli.erasure import erase_over_http
+from chatbot.cli.erasure import bulk_erase_client
 from chatbot.cli.erasure.erase import erase
 from chatbot.cli.erasure.erasure_check import erased
-from chatbot.cli.exit_codes import CommandFailed
 from chatbot.config.loader import load
 from events.catalogue import MetadataChanged, SessionCreated
 from events.record import Metadata
@@ -29,7 +28,8 @@ def tray_of(folder: Path) -> FakeConsole:
 async def run_erase(folder: Path, *entries: str, **said: Any) -> tuple[int, list[str], str]:
     """Exit code, erased or named sessions, and what people are told."""
     options = {"sessions": None, "owner": None, "metadata": list(entries), "expired_before": None, "ever": False}
-    options |= {"url": None, "key": None, "dry_run": False, **said}
+    options |= {"url": None, "key": None, "dry_run": False}
+    options |= {"reason_code": None, "ticket": None, "sign_with": None, **said}
     console = tray_of(folder)
     code = await erase(console, argparse.Namespace(**options))
     return code, [json.loads(line)["session_id"] for line in console.stdout_lines], "\n".join(console.stderr_lines)
@@ -89,8 +89,7 @@ async def test_earlier_values_are_found_beside_a_running_service(tmp_path: Path,
         other = await service.session(metadata={"name": "Jun"})
         url = str(service.client.base_url).rstrip("/")
         assert (await run_erase(tmp_path, "name=Mina", url=url))[:2] == (0, [])
-        with pytest.raises(CommandFailed, match="--dry-run"):
-            await run_erase(tmp_path, "name=Mina", url=url, ever=True, dry_run=True)
+        assert (await run_erase(tmp_path, "name=Mina", url=url, ever=True, dry_run=True))[:2] == (0, [session_id])
         assert (await run_erase(tmp_path, "name=Mina", url=url, ever=True))[:2] == (0, [session_id])
         assert (await service.client.get(f"/api/sessions/{session_id}")).status_code == 404
         assert (await service.client.get(f"/api/sessions/{other}")).status_code == 200
@@ -99,16 +98,16 @@ async def test_earlier_values_are_found_beside_a_running_service(tmp_path: Path,
 async def test_a_session_that_comes_after_the_log_was_searched_goes_too(
     tmp_path: Path, model: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    delete = erase_over_http._delete
+    take = bulk_erase_client._take_line
     async with started(tmp_path, model.url) as service:
         mine = [await service.session(metadata={"name": "Mina"}) for _ in range(2)]
 
-        async def and_another(client: Any, session_id: str) -> str:
+        async def and_another(*line: Any) -> None:
             if len(mine) < 4:
                 mine.append(await service.session(metadata={"name": "Mina"}))
-            return await delete(client, session_id)
+            await take(*line)
 
-        monkeypatch.setattr(erase_over_http, "_delete", and_another)
+        monkeypatch.setattr(bulk_erase_client, "_take_line", and_another)
         url = str(service.client.base_url).rstrip("/")
         code, gone, _ = await run_erase(tmp_path, "name=Mina", url=url, ever=True)
         assert (code, sorted(gone)) == (0, sorted(mine))

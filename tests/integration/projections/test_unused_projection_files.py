@@ -109,6 +109,7 @@ async def test_the_command_erase_deletes_the_projections_of_other_workers(folder
     made(folder, "projections-2.db", "projections-3.db", "projections-3.db-copy")
     options: dict[str, Any] = {"sessions": None, "owner": None, "metadata": ["user_id=42"], "expired_before": None}
     options |= {"ever": False, "url": None, "key": None, "dry_run": False}
+    options |= {"reason_code": None, "ticket": None, "sign_with": None}
     assert await erase(tray_of(folder), argparse.Namespace(**options)) == 0
     assert not {name for name in names_in(folder) if name.startswith("projections-")}
 

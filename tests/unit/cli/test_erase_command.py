@@ -26,7 +26,8 @@ DAY_US = 86_400_000_000
 
 
 def wanted(**said: Any) -> EraseCriteria:
-    options = {"sessions": None, "owner": None, "metadata": None, "expired_before": None, "ever": False, **said}
+    options = {"sessions": None, "owner": None, "metadata": None, "expired_before": None, "ever": False}
+    options |= {"reason_code": None, "ticket": None, **said}
     return read_criteria(argparse.Namespace(**options), NOW)
 
 
