@@ -18,6 +18,8 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from chatbot import __version__
+from chatbot.anchors.anchor_factory import start_anchoring
+from chatbot.anchors.anchoring import Anchoring
 from chatbot.api.app import listen_on_socket
 from chatbot.api.routes.node_routes import build_node_app
 from chatbot.api.services import Readiness, Services
@@ -135,7 +137,7 @@ async def compose(
 ) -> Services:
     """Make the service, connected and with its background tasks running; `stack` closes the parts, last first.
 
-    Raises LogUnusable, ProjectionError, KeysMissing, EmbeddedMissing.
+    Raises LogUnusable, ProjectionError, KeysMissing, EmbeddedMissing, AnchorsUnusable.
     """
     if worker is not None:
         await stack.enter_async_context(run_in_background(worker.control.run(), "control"))
@@ -147,7 +149,9 @@ async def compose(
     node = Node(settings.nodes, storage.log, feeds, metrics) if storage.log.is_shared else None
     if node is not None:
         stack.push_async_callback(node.close)
-    infrastructure = _Infrastructure(metrics, storage, model, feeds, node)
+    is_first_worker = worker is None or worker.slot == 1
+    anchoring = await start_anchoring(settings, stack, storage.log, metrics, is_first_worker=is_first_worker)
+    infrastructure = _Infrastructure(metrics, storage, model, feeds, node, anchoring)
     sessions = await _start_sessions(settings, stack, infrastructure)
     services = _make_services(settings, infrastructure, sessions, log_writer, _aggregator(settings, worker, node))
     if node is not None:
@@ -178,6 +182,7 @@ class _Infrastructure(Struct, frozen=True):
     model: _Model
     feeds: ChannelRegistry
     node: Node | None
+    anchoring: Anchoring
 
 
 class _Sessions(Struct, frozen=True):
@@ -307,6 +312,8 @@ def _make_services(
         logger=structlog.get_logger("api"),
         version=__version__,
         holds=sessions.holds,
+        receipt_key=infrastructure.anchoring.signer,
+        anchoring=infrastructure.anchoring,
         log_writer=log_writer,
         metrics_aggregator=aggregator,
     )

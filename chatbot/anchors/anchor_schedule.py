@@ -7,10 +7,10 @@ from datetime import datetime
 from typing import Protocol, cast
 
 import structlog
-from msgspec import Struct
 
 from chatbot.anchors.anchor_target import AnchorTarget
 from chatbot.anchors.anchor_writer import AnchorResult, AnchorWriter, LogNotIntact, Outcome, TargetState
+from chatbot.anchors.anchoring import AnchorStatus
 from chatbot.runtime.throttle import DutyCycleThrottle, ThrottledLog
 from events.errors import LogError
 from events.integrity.log_identity import log_identity
@@ -23,15 +23,6 @@ class AnchorObserver(Protocol):
     """Told of failures: metrics. Targets are known by their number, as names may be long."""
 
     def anchor_failed(self, target: int) -> None: ...
-
-
-class AnchorStatus(Struct, frozen=True):
-    """`age_s` is that of the newest anchor, None if there is none yet; `missing` the events that are not in it."""
-
-    target: int
-    age_s: float | None
-    missing: int
-    is_contradicted: bool
 
 
 class AnchorSchedule:
@@ -98,7 +89,7 @@ class AnchorSchedule:
             return False
         for number, result in enumerate(results):
             self._report(number, result)
-        return all(result.outcome in (Outcome.WRITTEN, Outcome.PRESENT) for result in results)
+        return bool(results) and all(one.outcome in (Outcome.WRITTEN, Outcome.PRESENT) for one in results)
 
     def _report(self, number: int, result: AnchorResult) -> None:
         match result.outcome:

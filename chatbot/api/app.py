@@ -23,6 +23,7 @@ from chatbot.api.request_limits import (
     THROTTLE,
     VERIFICATION_LIMIT,
     VERIFICATIONS_MAX,
+    WITNESS_RATE,
     BodyBudget,
 )
 from chatbot.api.routes import (
@@ -42,6 +43,7 @@ from chatbot.api.routes import (
     session_list_routes,
     session_routes,
     ticket_routes,
+    witness_routes,
 )
 from chatbot.api.server.connection_limits import StreamLimit
 from chatbot.api.server.http_server import HttpRunner
@@ -50,6 +52,7 @@ from chatbot.api.services import SERVICES, Services
 from chatbot.api.streaming.feed_writer import FEED_SOURCES
 from chatbot.api.streaming.response_stream import STREAMS, StreamContext
 from chatbot.api.v1.optional_tools import ToolRefusals
+from chatbot.runtime.rate_limit import RateLimit
 from chatbot.runtime.throttle import DutyCycleThrottle
 from chatbot.workers.connection_counts import FairShare
 from chatbot.workers.server_sockets import service_url, start_listening
@@ -69,6 +72,7 @@ def build_app(services: Services) -> web.Application:
     app[VERIFICATION_LIMIT] = StreamLimit(VERIFICATIONS_MAX, "the chain is being walked for others already")
     app[EXPORT_LIMIT] = StreamLimit(EXPORTS_MAX, "too many exports are being made already")
     app[ERASURE_LIMIT] = StreamLimit(ERASURES_MAX, "too many requests erase many sessions already")
+    app[WITNESS_RATE] = RateLimit(services.settings.witness.requests_per_minute)
     app[THROTTLE] = DutyCycleThrottle()
     app[completion_routes.CANCELLATIONS] = set()
     app[completion_routes.TOOL_REFUSALS] = ToolRefusals(time.monotonic)
@@ -92,6 +96,7 @@ def build_app(services: Services) -> web.Application:
         event_history_routes,
         export_routes,
         audit_routes,
+        witness_routes,
         monitoring_routes,
         documentation_routes,
         page_routes,

@@ -31,7 +31,7 @@ from projections.errors import ProjectionError
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 PUBLIC_PATHS = frozenset({"/", "/livez", "/readyz", "/api/health", "/docs", "/redoc", "/openapi.json", "/problems"})
-PUBLIC_PREFIXES = ("/assets/", "/docs/", "/redoc/", "/problems/")
+PUBLIC_PREFIXES = ("/assets/", "/docs/", "/redoc/", "/problems/", "/witness/")
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})  # they change nothing, and CORS hides their answers
 PROBES = frozenset({"/livez", "/readyz"})  # load balancers call them by any name; the answers tell only a state
 SHOWN_MAX_CHARS = 100  # of a header quoted in a refusal

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from aiohttp import web
 
 from chatbot.api.server.connection_limits import StreamLimit
+from chatbot.runtime.rate_limit import RateLimit
 from chatbot.runtime.throttle import DutyCycleThrottle
 from chatbot.sessions.domain.rejections import Overloaded
 
@@ -31,6 +32,7 @@ BODY_UNCOUNTED_BYTES = 65_536  # a body of this size fits in the connection's ow
 EXPORT_LIMIT: web.AppKey[StreamLimit] = web.AppKey("exports", StreamLimit)
 ERASURE_LIMIT: web.AppKey[StreamLimit] = web.AppKey("erasures", StreamLimit)
 VERIFICATION_LIMIT: web.AppKey[StreamLimit] = web.AppKey("verifications", StreamLimit)
+WITNESS_RATE: web.AppKey[RateLimit] = web.AppKey("witness_rate", RateLimit)
 # Shared by verifications, event histories and exports, so that together they leave most of the time to chat.
 THROTTLE: web.AppKey[DutyCycleThrottle] = web.AppKey("throttle", DutyCycleThrottle)
 

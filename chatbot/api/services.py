@@ -7,6 +7,7 @@ import structlog
 from aiohttp import web
 from msgspec import Struct
 
+from chatbot.anchors.anchoring import Anchoring
 from chatbot.audit.receipt import Receipt
 from chatbot.audit.receipt_signature import sign_receipt
 from chatbot.config.settings import Settings
@@ -73,6 +74,7 @@ class Services(Struct, frozen=True):
     version: str
     holds: HoldRegistry
     receipt_key: str | None = None
+    anchoring: Anchoring = Anchoring()
     log_writer: LogWriter | None = None
     metrics_aggregator: MetricsAggregator | None = None
     servers: ServerPool | None = None

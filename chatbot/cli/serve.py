@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 
 import structlog
 
+from chatbot.anchors.anchor_factory import AnchorsUnusable
 from chatbot.api.app import build_app, listen
 from chatbot.api.server.shutdown import drain, hand_over
 from chatbot.cli.exit_codes import ExitCode, fail
@@ -53,7 +54,7 @@ def serve(configuration: Configuration, command: Sequence[str]) -> int:
                 runner.run(serve_until_signal(settings, inheritance, stderr, manager))
         except (LogUnusable, ProjectionError) as error:
             return fail(ExitCode.DATABASE, with_remedy(error), stderr)
-        except KeysMissing as error:
+        except (KeysMissing, AnchorsUnusable) as error:
             return fail(ExitCode.USAGE, str(error), stderr)
         except EmbeddedMissing as error:
             return fail(ExitCode.MODEL, str(error), stderr)

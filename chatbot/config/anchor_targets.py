@@ -1,4 +1,4 @@
-"""Targets of anchors as text: a folder, `s3://bucket/prefix?...`, or the URL of a witness."""
+"""Targets of anchors as text (a folder, `s3://bucket/prefix?...`, the URL of a witness), and logs of a witness."""
 
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
@@ -41,6 +41,18 @@ class WitnessUrl(Struct, frozen=True):
 
 
 TargetUrl = FolderTarget | S3Target | WitnessUrl
+
+
+def parse_witnessed(text: str) -> tuple[str, str]:
+    """Name and public key of a log that is witnessed. Raises InvalidTarget."""
+    origin, blank, verifier = text.strip().rpartition(" ")
+    try:
+        if not blank or not origin.strip():
+            raise InvalidTarget("it is a log's name, a space and its public key")
+        read_verifier(verifier)
+    except InvalidCheckpoint as error:
+        raise InvalidTarget(f"after the log's name comes its public key: {error}") from error
+    return origin.strip(), verifier
 
 
 def parse_target(text: str) -> TargetUrl:

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args, get_origin
 from msgspec import NODEFAULT, Meta, Struct
 from msgspec.structs import FieldInfo, fields
 
+from chatbot.config.sections.anchor_settings import AnchorSettings
 from chatbot.config.sections.auth_settings import AuthSettings
 from chatbot.config.sections.chat_settings import ChatSettings
 from chatbot.config.sections.database_settings import DatabaseSettings
@@ -26,6 +27,7 @@ from chatbot.config.sections.server_settings import ServerSettings
 from chatbot.config.sections.session_settings import SessionSettings
 from chatbot.config.sections.stream_settings import StreamSettings
 from chatbot.config.sections.v1_settings import V1Settings
+from chatbot.config.sections.witness_settings import WitnessSettings
 
 
 class Settings(Struct, frozen=True):
@@ -43,6 +45,8 @@ class Settings(Struct, frozen=True):
     v1: V1Settings = V1Settings()
     nodes: NodeSettings = NodeSettings()
     logging: LoggingSettings = LoggingSettings()
+    anchors: AnchorSettings = AnchorSettings()
+    witness: WitnessSettings = WitnessSettings()
 
 
 PREFIX = "CHATBOT_"

@@ -6,6 +6,7 @@ from ipaddress import ip_network
 
 from msgspec import Struct
 
+from chatbot.config.anchor_targets import InvalidTarget, parse_target, parse_witnessed
 from chatbot.config.database_url import parse_database_url
 from chatbot.config.host_addresses import is_loopback, is_unspecified
 from chatbot.config.settings import Settings
@@ -31,6 +32,7 @@ def find_faults(settings: Settings) -> Iterator[Fault]:
     yield from _proxies(settings)
     yield from _keys(settings)
     yield from _nodes(settings)
+    yield from _anchors(settings)
     yield from _chat(settings)
     yield from _llm(settings)
 
@@ -110,6 +112,24 @@ def _nodes(settings: Settings) -> Iterator[Fault]:
             "an address of all networks leads every machine to itself: say by which name or address others reach this"
             " one",
         )
+
+
+def _anchors(settings: Settings) -> Iterator[Fault]:
+    anchors, witness = settings.anchors, settings.witness
+    for text in anchors.targets:
+        try:
+            parse_target(text)
+        except InvalidTarget as error:
+            yield Fault(("anchors.targets",), f"{text.partition('?')[0]}: {error}")
+    if anchors.targets and not anchors.key_file:
+        yield Fault(("anchors.targets", "anchors.key_file"), "an anchor is signed: name the file with the key")
+    for text in witness.logs:
+        try:
+            parse_witnessed(text)
+        except InvalidTarget as error:
+            yield Fault(("witness.logs",), f"{text}: {error}")
+    if bool(witness.logs) != bool(witness.key_file):
+        yield Fault(("witness.logs", "witness.key_file"), "a witness needs a key, and logs to sign")
 
 
 def _fits_a_header(secret: str) -> bool:

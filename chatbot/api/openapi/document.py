@@ -103,6 +103,13 @@ _HEADERS: dict[str, Schema] = {
 }
 _PARAMETERS: dict[str, Schema] = {
     "session_id": {"in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}, "example": SESSION},
+    "origin_hash": {
+        "in": "path",
+        "required": True,
+        "description": "SHA-256 of the log's name.",
+        "schema": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+        "example": "0" * 64,
+    },
     "sha256": {
         "in": "path",
         "required": True,

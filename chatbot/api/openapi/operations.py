@@ -9,6 +9,7 @@ from chatbot.api.openapi.list_operations import FOLLOW_CHANGES, LIMIT, LIST_SESS
 from chatbot.api.openapi.schemas import HTML, SSE, Operation, QueryParameter, ResponseSpec
 from chatbot.api.openapi.ticket_operations import ISSUE_TICKET
 from chatbot.api.openapi.v1_operations import V1
+from chatbot.api.openapi.witness_operations import WITNESS
 from chatbot.api.request_bodies import (
     BranchBody,
     CancelBody,
@@ -282,6 +283,7 @@ OPERATIONS: dict[str, tuple[Operation, ...]] = {
     ),
     "Audit": AUDIT,
     "Erasure": ERASURES,
+    "Witness": WITNESS,
     "Documents": (
         _document("/", "page", "The chat page", ResponseSpec("A page.", str, (HTML,), ETAG), 404),
         _document("/assets/{version}/{path}", "asset", "A file of the chat page",

@@ -359,7 +359,8 @@ def test_calls_that_need_more_than_the_usual_scope_may_be_forbidden() -> None:
     of_audit = {"/api/events", "/api/audit/head", "/api/audit/verify"}
     of_erasures = {"/api/erasures", "/api/holds", "/api/holds/{hold_id}/release", "/api/holds/forget"}
     of_keys = {"/api/keys", "/api/keys/{key_name}", "/api/keys/{key_name}/rotate"}
-    assert forbidden == of_audit | of_erasures | of_keys
+    of_witnesses = {"/witness/add-checkpoint"}
+    assert forbidden == of_audit | of_erasures | of_keys | of_witnesses
     locked = build_openapi_document(LOCKED, "1")["paths"]
     assert "403" in locked["/api/sessions"]["get"]["responses"]
     assert "403" not in locked["/api/health"]["get"]["responses"]
@@ -384,7 +385,8 @@ def test_with_keys_every_call_asks_for_one_but_the_open_ones() -> None:
     assert document["security"] == [{"bearer": []}, {"api_key": []}]
     assert document["components"]["securitySchemes"]["bearer"] == {"type": "http", "scheme": "bearer"}
     for _, path, operation in operations(document):
-        is_open = path in PUBLIC_PATHS or path.endswith(("{file}", "/problems/{name}", "/assets/{version}/{path}"))
+        ends = ("{file}", "/problems/{name}", "/assets/{version}/{path}", "/add-checkpoint", "/checkpoint")
+        is_open = path in PUBLIC_PATHS or path.endswith(ends)
         assert (operation.get("security") == []) is is_open, path
         assert ("401" in operation["responses"]) is not is_open, path
 
