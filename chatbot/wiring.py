@@ -32,6 +32,7 @@ from chatbot.llm.health_monitor import HealthMonitor
 from chatbot.llm.provider import Provider
 from chatbot.llm.servers.server_pool import ServerPool
 from chatbot.nodes.node import Node
+from chatbot.observability.anchor_metrics import AnchorMetrics
 from chatbot.observability.log_writer import LogWriter
 from chatbot.observability.metrics import ClockMetrics, LogMetrics, Metrics, ProjectionMetrics, SessionMetrics
 from chatbot.observability.metrics_aggregation import MetricsAggregator
@@ -150,7 +151,8 @@ async def compose(
     if node is not None:
         stack.push_async_callback(node.close)
     is_first_worker = worker is None or worker.slot == 1
-    anchoring = await start_anchoring(settings, stack, storage.log, metrics, is_first_worker=is_first_worker)
+    observer = AnchorMetrics(metrics)
+    anchoring = await start_anchoring(settings, stack, storage.log, observer, is_first_worker=is_first_worker)
     infrastructure = _Infrastructure(metrics, storage, model, feeds, node, anchoring)
     sessions = await _start_sessions(settings, stack, infrastructure)
     services = _make_services(settings, infrastructure, sessions, log_writer, _aggregator(settings, worker, node))

@@ -3,6 +3,7 @@
 import asyncio
 
 from chatbot.api.services import Services
+from chatbot.observability.anchor_metrics import AnchorMetrics
 from chatbot.observability.metric_families import MetricFamily, families_of
 from projections.errors import ProjectionError
 
@@ -22,9 +23,8 @@ async def refresh_gauges(services: Services) -> None:
     pending = services.log.erasure_pending or services.erasures.pending or services.log_metrics.incomplete_erasures
     services.metrics.erasure_pending(pending=bool(pending))
     services.metrics.holds(len(services.holds.known.holds))
-    schedule = services.anchoring.schedule
-    for one in schedule.status() if schedule is not None else ():
-        services.metrics.anchor(one.target, one.age_s, one.missing, contradicted=one.is_contradicted)
+    if services.anchoring.schedule is not None:
+        AnchorMetrics(services.metrics).refresh(services.anchoring.schedule.status())
     if services.log_writer is not None:
         services.metrics.log_lines_dropped(services.log_writer.dropped)
     limiter = services.limiter

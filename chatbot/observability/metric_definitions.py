@@ -151,25 +151,25 @@ class MetricDefinitions:
             "1 while content of deleted sessions is in a file: a program reads it, forks copy it, or start found it.",
             registry=registry,
         )
-        self._anchor_age = Gauge(
+        self.anchor_age = Gauge(
             "chatbot_anchor_age_seconds",
             "Age of the newest anchor of each target, by its number in anchors.targets.",
             ["target"],
             registry=registry,
         )
-        self._anchor_missing = Gauge(
+        self.anchor_missing = Gauge(
             "chatbot_anchor_missing_events",
             "Events of the log that are not in the newest anchor of each target.",
             ["target"],
             registry=registry,
         )
-        self._anchor_contradicted = Gauge(
+        self.anchor_contradicted = Gauge(
             "chatbot_anchor_contradicted",
             "1 while the newest anchor of the target contradicts the log: rolled back, or rewritten.",
             ["target"],
             registry=registry,
         )
-        self._anchor_failures = Counter(
+        self.anchor_failures = Counter(
             "chatbot_anchor_failures_total", "Anchors that could not be written.", ["target"], registry=registry
         )
         self._lag_events = Gauge(

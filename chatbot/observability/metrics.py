@@ -143,18 +143,6 @@ class Metrics(MetricDefinitions):
             )
         return children
 
-    # anchors
-
-    def anchor(self, target: int, age_s: float | None, missing: int, *, contradicted: bool) -> None:
-        """`target` is its number; without an anchor yet there is no age."""
-        if age_s is not None:
-            self._anchor_age.labels(str(target)).set(age_s)
-        self._anchor_missing.labels(str(target)).set(missing)
-        self._anchor_contradicted.labels(str(target)).set(int(contradicted))
-
-    def anchor_failed(self, target: int) -> None:
-        self._anchor_failures.labels(str(target)).inc()
-
     # log and projections
 
     def appended(self, batch_events: int, append_s: float, commit_s: float) -> None:
