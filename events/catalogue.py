@@ -47,6 +47,7 @@ from events.schema.witness_events import CheckpointWitnessed, WitnessEvent
 
 __all__ = [
     "ACCESS_TYPES",
+    "CONTENT_REMOVING_TYPES",
     "ERASURE_TYPES",
     "EVENT_TYPES",
     "HOLDS",
@@ -142,3 +143,4 @@ SCHEMA_VERSIONS: dict[str, int] = {name: cls.traits.schema_version for name, cls
 ACCESS_TYPES = frozenset(name for name, cls in EVENT_TYPES.items() if cls.traits.is_access)
 MESSAGE_TYPES = frozenset(name for name, cls in EVENT_TYPES.items() if cls.traits.holds_message)
 ERASURE_TYPES = frozenset(name for name, cls in EVENT_TYPES.items() if cls.traits.explains_erasure)
+CONTENT_REMOVING_TYPES = ERASURE_TYPES | {MESSAGE_REDACTED}  # after them, content that was read before is gone

@@ -54,6 +54,7 @@ class MessageContent:
     def __init__(self, message_id: str) -> None:
         self.message_id = message_id
         self.versions: set[int] = set()
+        self._redactions: dict[int, int | None] = {}  # earlier ones: their versions, and the part of each
         self._contents: dict[int, _Content] = {}
 
     def add(self, rows: Iterable[StoredRow]) -> None:
@@ -75,15 +76,27 @@ class MessageContent:
                     self.versions.add(row.version)
                 return
             case MessageRedacted():
+                if event.message_id == self.message_id:
+                    self._add_redaction(row.version, event)
                 is_of_message = event.message_id == self.message_id and bool(event.versions)
-                if is_of_message:
-                    self.versions.update(event.versions)
-                    self._contents |= dict(_kept_contents(event))
             case _:
                 return
         if is_of_message:
             self.versions.add(row.version)
             self._contents[row.version] = _Content(event, data, salt)
+
+    def _add_redaction(self, version: int, event: MessageRedacted) -> None:
+        self._redactions[version] = event.part
+        self.versions.update(event.versions)
+        for kept_version, content in _kept_contents(event):
+            self._contents[kept_version] = content
+            if isinstance(content.event, MessageRedacted):
+                self._redactions[kept_version] = content.event.part
+
+    def find_redaction(self, part: int | None) -> int | None:
+        """The version of the first redaction of this part, or (None) of the whole message; None: there is none."""
+        found = (version for version, redacted in self._redactions.items() if redacted is None or redacted == part)
+        return min(found, default=None)
 
     @property
     def parts(self) -> Parts | None:
@@ -143,14 +156,21 @@ def _redacted(event: AnyEvent, part: int | None, reason_code: str) -> AnyEvent:
     changes = {"parts": parts, "content": text_of(parts)}
     match message:
         case MessagePosted():
-            ids = {"client_id": None} if part is None else {}
-            return replace(message, **changes, **ids, fingerprint=None, node=None)
+            key = None if _names_content(message) else message.idempotency_key
+            client_id = None if part is None else message.client_id
+            return replace(message, **changes, client_id=client_id, idempotency_key=key, fingerprint=None, node=None)
         case ReplyFailed() if part is None:
             return replace(message, **changes, detail="")
         case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted() | MessageCopied():
             return replace(message, **changes)
         case _:
             assert_never(message)
+
+
+def _names_content(message: MessagePosted) -> bool:
+    """Whether the key has a hash of the content in it, as the service makes one for a front end that sends none."""
+    key, fingerprint = message.idempotency_key, message.fingerprint
+    return bool(key is not None and fingerprint and key.endswith(fingerprint))
 
 
 def _message_of(content: _Content) -> MessageEvent:

@@ -17,6 +17,7 @@ from events.log import EventLog
 from events.record import RecordedEvent
 from projections.folds.message import MessageRow, TreeMessage
 from projections.folds.session import Session
+from projections.fork_texts import ForkedMessage, ForkReference, ReferencedTexts, ReferencingFork
 
 ListOrder = Literal["accessed", "created"]
 UsageKey = Literal["day", "owner", "model"]
@@ -137,28 +138,6 @@ class Snapshot(Struct, frozen=True):
     messages: list[MessageRow]
 
 
-class ReferencedTexts(Struct, frozen=True):
-    """The texts that forks read among one page of a session's own texts, by position; `last` is the page's cursor."""
-
-    last: str
-    positions: tuple[int, ...]
-
-
-class ReferencingFork(Struct, frozen=True):
-    """A fork that reads another session's texts."""
-
-    no: int
-    session_id: str
-
-
-class ForkReference(Struct, frozen=True):
-    """A message of a fork whose text is in the event at `position`, which belongs to another session."""
-
-    message_id: str
-    position: int
-    model: str | None
-
-
 class ProjectionQueries(Protocol):
     """The queries of the read models. Every answer is bounded.
 
@@ -267,6 +246,12 @@ class ProjectionQueries(Protocol):
 
     async def texts_read_by(self, fork_no: int, *, after: int, limit: int) -> list[ForkReference]:
         """Up to `limit` messages of a fork with texts of other sessions, by position, beginning after `after`."""
+        ...
+
+    async def forked_messages(self, message_id: str, *, after: int, limit: int) -> list[ForkedMessage]:
+        """Up to `limit` forks that began with this message, by `no`, beginning after `after`. Others may be among
+        them, which were created with it.
+        """
         ...
 
     async def has_owners(self) -> bool:

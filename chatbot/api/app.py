@@ -9,7 +9,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage
 
 from chatbot.api.access.access_log import ACCESS_LOG, AccessLog
-from chatbot.api.erasure import erasure_routes, hold_routes
+from chatbot.api.erasure import erasure_routes, hold_routes, redaction_routes
 from chatbot.api.media.media_uploads import UPLOADS, MediaUploads
 from chatbot.api.middleware import add_headers, request_middleware
 from chatbot.api.openapi.document import build_openapi_document
@@ -92,6 +92,7 @@ def build_app(services: Services) -> web.Application:
         ticket_routes,
         erasure_routes,
         hold_routes,
+        redaction_routes,
         key_routes,
         event_history_routes,
         export_routes,

@@ -4,7 +4,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from chatbot.runtime.clock import timestamp
 from chatbot.sessions.domain.reasons import recorded_code
-from events.catalogue import SessionDeleted
+from events.catalogue import MessageRedacted, SessionDeleted
 from events.log import EventLog
 from events.record import RecordedEvent
 
@@ -35,12 +35,14 @@ class Receipt(Struct, frozen=True):
 async def read_receipt(log: EventLog, session_id: str) -> Receipt | None:
     """The receipt of the session's erasure; None while it is not erased. Raises LogUnavailable."""
     newest = await log.read(session_id, limit=1, backwards=True)
-    return await receipt_of(log, newest[0]) if newest else None
+    return await receipt_of(log, newest[0]) if newest and newest[0].type == "session_deleted" else None
 
 
 async def receipt_of(log: EventLog, recorded: RecordedEvent) -> Receipt | None:
     """The receipt of the event that explains an erasure; None for any other event. Raises LogUnavailable."""
     event = recorded.event
+    if isinstance(event, MessageRedacted):
+        return await _redaction_receipt(log, recorded, event)
     if not isinstance(event, SessionDeleted):
         return None
     (row,) = await log.rows(after=recorded.position - 1, limit=1)
@@ -53,4 +55,21 @@ async def receipt_of(log: EventLog, recorded: RecordedEvent) -> Receipt | None:
         digest=row.digest.hex(),
         reason_code=recorded_code(event.reason, event.reason_code),
         ticket=event.ticket,
+    )
+
+
+async def _redaction_receipt(log: EventLog, recorded: RecordedEvent, event: MessageRedacted) -> Receipt:
+    (row,) = await log.rows(after=recorded.position - 1, limit=1)
+    return Receipt(
+        session_id=recorded.stream_id,
+        events_erased=event.events_erased,
+        reason="redaction",
+        at=timestamp(recorded.recorded_at_us),
+        position=recorded.position,
+        digest=row.digest.hex(),
+        kind="redaction",
+        reason_code=event.reason_code,
+        ticket=event.ticket,
+        message_id=event.message_id,
+        part=UNSET if event.part is None else event.part,
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from chatbot.nodes.orphan_reaper import OrphanReaper
 from chatbot.nodes.reply_mirrors import ReplyMirrors
 from chatbot.sessions.ports import LiveSessions, Ports
-from events.catalogue import ERASURE_TYPES
+from events.catalogue import CONTENT_REMOVING_TYPES
 from events.errors import LogError, LogUnavailable, UnknownEvent
 from events.record import EventHeader, RecordedEvent
 
@@ -47,8 +47,9 @@ class LogTailer:
         """Raises LogUnavailable, also if the log does not have the events that it announced: retry after a pause."""
         if not page:
             raise LogUnavailable("the log announced events that it does not have")
-        if any(one.type in ERASURE_TYPES for one in page):
+        if any(one.type in CONTENT_REMOVING_TYPES for one in page):
             self._ports.texts.drop()
+            self._ports.digests.drop()
         for one in page:
             self._supervisor.on_remote_append(one.stream_id, one.version)
             self._orphan_reaper.on_remote_append(one)
@@ -91,4 +92,4 @@ class LogTailer:
         if channel is None:
             return False
         begins_elsewhere = one.type == "reply_started" and self._supervisor.running_reply(one.stream_id) is None
-        return one.version > channel.latest or begins_elsewhere or one.type in ERASURE_TYPES
+        return one.version > channel.latest or begins_elsewhere or one.type in CONTENT_REMOVING_TYPES

@@ -22,3 +22,10 @@ SELECT message_id, position, model FROM messages INDEXED BY messages_of_others
 WHERE session_no = :fork_no AND position > :after AND position > 0 AND position < session_no
 ORDER BY position LIMIT :limit
 """
+# The event of an adopted message is the one right after session_created, at position `session_no`.
+FORKED_MESSAGES = """
+SELECT m.session_no, s.session_id, m.position FROM messages m INDEXED BY messages_adopted
+    JOIN sessions s ON s.no = m.session_no
+WHERE m.message_id = :message_id AND m.no / 1048576 = m.session_no + 1 AND m.session_no > :after
+ORDER BY m.session_no LIMIT :limit
+"""

@@ -10,14 +10,12 @@ from events.catalogue import UsageTotal
 from projections.folds.blind_index import compute_key_label, compute_label
 from projections.folds.message import MessageRow, TreeMessage
 from projections.folds.session import NEVER_US, Session
+from projections.fork_texts import ForkedMessage, ForkReference, ReferencedTexts, ReferencingFork
 from projections.port import (
     ChangedSessions,
     ChangesQuery,
     EraseCandidatesQuery,
-    ForkReference,
     NewestMessage,
-    ReferencedTexts,
-    ReferencingFork,
     SessionListQuery,
     SessionPage,
     Snapshot,
@@ -25,7 +23,7 @@ from projections.port import (
     UsageRow,
 )
 from projections.sqlite.erase_candidates import ABOVE_LIMIT, ERASING, LONG_EXPIRED, OLDEST_EXPIRED, erase_candidates_sql
-from projections.sqlite.fork_references import FORKS_READING, TEXTS_READ_BY, TEXTS_READ_BY_FORKS
+from projections.sqlite.fork_references import FORKED_MESSAGES, FORKS_READING, TEXTS_READ_BY, TEXTS_READ_BY_FORKS
 from projections.sqlite.read_connection import ReadConnection
 from projections.sqlite.schema import QueryParameters
 from projections.sqlite.session_changes import (
@@ -266,6 +264,10 @@ class SqliteQueries:
     async def texts_read_by(self, fork_no: int, *, after: int, limit: int) -> list[ForkReference]:
         values: QueryParameters = {"fork_no": fork_no, "after": after, "limit": limit}
         return [ForkReference(*row) for row in await self._reader.rows(TEXTS_READ_BY, values)]
+
+    async def forked_messages(self, message_id: str, *, after: int, limit: int) -> list[ForkedMessage]:
+        values: QueryParameters = {"message_id": message_id, "after": after, "limit": limit}
+        return [ForkedMessage(*row) for row in await self._reader.rows(FORKED_MESSAGES, values)]
 
     async def has_owners(self) -> bool:
         return bool(await self._reader.rows("SELECT 1 FROM sessions WHERE owner > '' LIMIT 1"))

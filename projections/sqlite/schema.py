@@ -9,7 +9,7 @@ Every change of a table increments SCHEMA_VERSION; older files are then rebuilt 
 
 QueryParameters = tuple[int | str | None, ...] | dict[str, int | str | None]
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 APPLICATION_ID = 0x43485052  # "CHPR": tells projections from any other SQLite file
 
 # Hashes by which sessions and requests are found. Rewritten after an erasure: see ProjectionWriter.purge_erased_hashes.
@@ -96,6 +96,8 @@ CREATE INDEX messages_by_parent ON messages (session_no, parent_id);
 -- Texts that a fork reads from events older than itself: another session's. By text, and by fork.
 CREATE INDEX messages_borrowed ON messages (position, session_no) WHERE position > 0 AND position < session_no;
 CREATE INDEX messages_of_others ON messages (session_no, position) WHERE position > 0 AND position < session_no;
+-- Messages with which a session began, as forks do: the event right after session_created has them.
+CREATE INDEX messages_adopted ON messages (message_id, session_no) WHERE no / 1048576 = session_no + 1;
 
 CREATE TABLE usage (
     day TEXT NOT NULL,

@@ -8,6 +8,7 @@ from chatbot.audit.receipt import Receipt
 from chatbot.runtime.clock import timestamp
 from chatbot.sessions.domain.reasons import REASON_CODE, TICKET_MAX_CHARS
 from events.schema.hold_events import Hold
+from events.schema.parts import PARTS_MAX
 
 ERASE_MAX = 1_000  # sessions that one request erases; the next one goes on
 VALUES_MAX = 8  # metadata entries of one criterion
@@ -84,6 +85,14 @@ class EraseBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
     dry_run: bool = False
     limit: Annotated[int, Meta(ge=1, le=ERASE_MAX)] = ERASE_MAX
     cursor: Annotated[int, Meta(ge=0, le=10**18)] | None = None
+
+
+class RedactBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """`part`: the number of the part in the message's `parts`, from 0; without it all of the message is redacted."""
+
+    reason_code: ReasonCode
+    ticket: TicketNumber | None = None
+    part: Annotated[int, Meta(ge=0, lt=PARTS_MAX)] | None = None
 
 
 Left = Literal["held", "erasing", "missing", "refused"]

@@ -10,6 +10,7 @@ from chatbot.api.erasure.erasure_bodies import (
     HoldBody,
     HoldList,
     HoldView,
+    RedactBody,
     ReleaseBody,
     SessionNotErased,
     SessionToErase,
@@ -43,6 +44,14 @@ _FORGET = """Erases what the log says of holds that were released: their reasons
 they were added and released, when and by whom stays.
 """
 
+_REDACT = """For the session's owner, and for keys with the scope erase in sessions of any owner. The content of the
+message, or of its part number `part`, is gone from the log, from all that is made from it, and from all forks that show
+the message; its place in the conversation stays, as a part of the kind `redacted` with the reason code. The model is
+sent `[redacted]` in its place. Files that nothing else refers to are deleted. Not while a reply runs or waits in one of
+these sessions: 409 `session-busy`. The same request once more gets the same receipt. Titles, metadata and system
+prompts are no messages: PATCH changes those, and an erasure of the session removes what they were.
+"""
+
 ERASE_QUERY = (
     QueryParameter(
         "reason_code", "Why, in the receipt.", {"type": "string", "pattern": f"^{REASON_CODE}$"}, example="gdpr-art-17"
@@ -56,6 +65,12 @@ READ_RECEIPT = Operation(
     "GET", "/api/sessions/{session_id}/receipt", "read_receipt", "The receipt of a session's erasure",
     {200: ResponseSpec("The receipt.", Receipt), 202: ResponseSpec("Not erased yet.", ErasureView)},
     details=_RECEIPT, problems=(404, 422, 503),
+)  # fmt: skip
+REDACT = Operation(
+    "POST", "/api/sessions/{session_id}/messages/{message_id}/redact", "redact_message",
+    "Remove the content of a message, or of one of its parts, for good",
+    {200: ResponseSpec("The receipt.", Receipt)}, details=_REDACT, body=RedactBody, headers=("If-Match",),
+    problems=(*_BODY, 404, 409, 412, 503),
 )  # fmt: skip
 ERASURES = (
     Operation(
@@ -90,6 +105,10 @@ EXAMPLES: dict[Kind, dict[str, Any]] = {
         "person": {"metadata": {"user_id": "42"}, "ever": True, "reason_code": "gdpr-art-17", "ticket": "DSR-2026-017"},
         "sessions": {"session_ids": [_SESSION], "reason_code": "mistake"},
         "preview": {"owner": "mina", "reason_code": "contract-ended", "dry_run": True},
+    },
+    RedactBody: {
+        "message": {"reason_code": "gdpr-art-17", "ticket": "DSR-2026-017"},
+        "part": {"reason_code": "third-party", "part": 1},
     },
     EraseLine: {
         "erased": EraseLine(receipt=_receipt),

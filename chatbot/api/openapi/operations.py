@@ -3,7 +3,7 @@ routes.
 """
 
 from chatbot.api.openapi.audit_operations import AUDIT, EXPORT
-from chatbot.api.openapi.erasure_operations import ERASE_QUERY, ERASURES, READ_RECEIPT
+from chatbot.api.openapi.erasure_operations import ERASE_QUERY, ERASURES, READ_RECEIPT, REDACT
 from chatbot.api.openapi.key_operations import KEY_OPERATIONS
 from chatbot.api.openapi.list_operations import FOLLOW_CHANGES, LIMIT, LIST_SESSIONS, MARK_READ, WITHDRAW_MESSAGE
 from chatbot.api.openapi.schemas import HTML, SSE, Operation, QueryParameter, ResponseSpec
@@ -187,6 +187,7 @@ OPERATIONS: dict[str, tuple[Operation, ...]] = {
             problems=(*CHANGE, 409, 422),
         ),
         READ_RECEIPT,
+        REDACT,
         Operation(
             "GET", f"{_session}/messages", "list_messages", "List the newest messages, in chronological order",
             {200: ResponseSpec("One page.", MessageList, headers=ETAG)}, query=_paging, problems=(404, 412, 422, 503),

@@ -16,6 +16,7 @@ from chatbot.sessions.actor.hydration import load_state
 from chatbot.sessions.actor.idempotency import find_earlier_result, fork_as_created
 from chatbot.sessions.actor.mailbox import CommandResult, Envelope, Mailbox, MailboxClosed
 from chatbot.sessions.actor.recovery import caller_of, orphaned_requests, plan_recovery
+from chatbot.sessions.actor.redaction import redact_message
 from chatbot.sessions.actor.reply_closing import ReplyCloser
 from chatbot.sessions.actor.reply_queue import ReplyQueue
 from chatbot.sessions.actor.stream_writer import TEMPORARY_FAILURES, SessionStream, retry_on_conflict
@@ -35,6 +36,7 @@ from chatbot.sessions.domain.commands import (
     PostMessage,
     PostTranscript,
     RecordAccess,
+    RedactMessage,
     Regenerate,
     RequeueReplies,
     StartReply,
@@ -170,7 +172,9 @@ class Actor:
                 return earlier
         return await self._carry_out(envelope)
 
-    async def _carry_out(self, envelope: Envelope) -> CommandResult:
+    async def _carry_out(  # noqa: PLR0911  an arm for each command
+        self, envelope: Envelope
+    ) -> CommandResult:
         command = envelope.command
         match command:
             case CatchUp():
@@ -187,6 +191,8 @@ class Actor:
                 return await self._fork(envelope, command)
             case DeleteSession():
                 return await self._delete(envelope, command)
+            case RedactMessage():
+                return await redact_message(self._ports, self._stream, envelope, command)
             case EndReply():
                 return self._result(await self._stream.record_end(envelope, command))
             case StartReply():

@@ -35,7 +35,7 @@ from events.record import Metadata
 from events.schema.parts import Text, media_of, stored_parts, text_of
 from projections.folds.message import MessageRow
 from projections.folds.session import Session
-from projections.port import ForkReference, ReferencingFork
+from projections.fork_texts import ForkReference, ReferencingFork
 
 COPY_BATCH_TEXTS = 64  # texts copied by one command: bounds the memory of an erasure
 LENT_PAGE = 500  # messages checked for reading forks in one query: half a millisecond

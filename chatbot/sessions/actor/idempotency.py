@@ -30,14 +30,19 @@ from events.catalogue import (
 )
 from events.errors import LogUnavailable
 from events.record import RecordedEvent
+from events.schema.parts import is_redacted
 
 REPLAY_PAGE = 64  # events per read between a message and the end of its reply: most turns have fewer
 
 
 def matches_request(event: Event | None, idempotency_key: IdempotencyKey) -> bool:
-    """Whether the request with this key caused `event`. Raises KeyReused if another request with its key did."""
+    """Whether the request with this key caused `event`. Raises KeyReused if another request with its key did,
+    KeyConsumed if its message was redacted.
+    """
     if getattr(event, "idempotency_key", None) != idempotency_key.key:
         return False
+    if isinstance(event, MessagePosted) and is_redacted(event.parts):
+        raise rejections.KeyConsumed("the message that this Idempotency-Key made was redacted: use a new key")
     if getattr(event, "fingerprint", None) != idempotency_key.fingerprint:
         raise rejections.KeyReused("this Idempotency-Key came with another request before")
     return True

@@ -92,6 +92,7 @@ async def _read_digests(ports: Ports, candidates: Sequence[TreeMessage]) -> dict
     missing = [one for one in candidates if one.position not in found]
     for start in range(0, len(missing), TEXTS_READ_MAX):
         page = missing[start : start + TEXTS_READ_MAX]
+        drops = ports.digests.drops
         texts = await ports.log.read_at([one.position for one in page])
         for one in page:
             recorded = texts.get(one.position)
@@ -100,7 +101,7 @@ async def _read_digests(ports: Ports, candidates: Sequence[TreeMessage]) -> dict
             message = message_of(one, recorded, 0)
             digests = digest_message(one.role, sent_parts(message, send_reasoning=True))
             found[one.position] = digests
-            ports.digests.keep(one.position, digests)
+            ports.digests.keep(one.position, digests, drops)
     return found
 
 

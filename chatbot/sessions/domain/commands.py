@@ -13,6 +13,7 @@ from events.catalogue import (
     ConversationName,
     Event,
     MessageCopied,
+    MessageRedacted,
     Parameters,
     ReplyEnded,
     ReplyProgressed,
@@ -262,6 +263,23 @@ class DeleteSession(Struct, frozen=True):
     hold: Hold | None = None
 
 
+class RedactMessage(Struct, frozen=True):
+    """Remove the content of a message, or of its part number `part`, for good. `reason_code` and `ticket` as in
+    message_redacted.
+
+    `checks_only`: refuse what would be refused, and record nothing. `hold` as in DeleteSession; `event` is what the
+    actor has found to be recorded.
+    """
+
+    message_id: str
+    reason_code: str
+    part: int | None = None
+    ticket: str | None = None
+    checks_only: bool = False
+    hold: Hold | None = None
+    event: MessageRedacted | None = None
+
+
 class BeginErasure(Struct, frozen=True):
     """Close the session to all callers now; its content is erased once forks have copied the texts that they read. The
     rest is as in DeleteSession.
@@ -304,6 +322,7 @@ Command = (
     | MarkRead
     | Expire
     | DeleteSession
+    | RedactMessage
     | BeginErasure
     | CatchUp
     | CloseOrphans

@@ -33,6 +33,7 @@ from chatbot.sessions.domain.commands import (
     PostMessage,
     PostTranscript,
     RecordAccess,
+    RedactMessage,
     Regenerate,
     RequeueReplies,
     SelectBranch,
@@ -75,6 +76,7 @@ from events.catalogue import (
 from events.schema.naming import CONVERSATION
 from projections.folds.message import OPEN
 
+_WHILE_EXPIRED = (DeleteSession, BeginErasure, CopyTexts, RedactMessage)
 RETENTION = "retention"  # the recorded reason of erasures after a time
 
 
@@ -122,6 +124,8 @@ def decide(  # noqa: PLR0911, PLR0912  one arm for each command
             explained = (command.reason_code, command.ticket)
             kept = (session.owner, command.usage, session.kind)
             return Decision(events=(SessionDeleted(command.reason, *kept, *explained),))
+        case RedactMessage():
+            return _redact_message(state, command)
         case BeginErasure():
             node, explained = rules.owner_node, (command.reason_code, command.ticket)
             erasure_begun = SessionExpired(now_us, command.reason, node, *explained)
@@ -141,7 +145,7 @@ def authorise(
     refused = find_refusal(state, command, rules, caller, session_id)
     if state is None or refused is not None:
         return Decision(rejection=refused)
-    if not is_due(state, now_us) or isinstance(command, DeleteSession | BeginErasure | CopyTexts):
+    if not is_due(state, now_us) or isinstance(command, _WHILE_EXPIRED):
         return None
     if isinstance(command, CreateSession):
         refused = _key_consumed()
@@ -168,7 +172,8 @@ def find_refusal(
 ) -> rejections.Rejection | None:
     """Why the session takes no command from this caller any more; None if it does.
 
-    An expired session can still be deleted, as its texts are still there, and can still copy texts of its origin.
+    An expired session can still be deleted, and its messages redacted, as its texts are still there, and can still copy
+    texts of its origin.
     """
     if state is None or not may_access(state.session.owner, caller):
         return rejections.SessionNotFound(session_id)
@@ -178,10 +183,12 @@ def find_refusal(
         return _key_consumed()
     if state.session.status == "deleted":
         return rejections.SessionDeleted(session_id)
-    if state.session.status == "expired" and not isinstance(command, DeleteSession | BeginErasure | CopyTexts):
+    if state.session.erasure is not None and isinstance(command, RedactMessage):
+        return rejections.SessionDeleted(session_id)
+    if state.session.status == "expired" and not isinstance(command, _WHILE_EXPIRED):
         refusal = rejections.SessionExpired if state.session.erasure is None else rejections.SessionDeleted
         return refusal(session_id)
-    if isinstance(command, DeleteSession) and command.hold is not None:
+    if isinstance(command, DeleteSession | RedactMessage) and command.hold is not None:
         return rejections.SessionHeld(session_id, command.hold.hold_id, command.hold.reason)
     return None
 
@@ -333,6 +340,13 @@ def _withdraw_message(state: State, command: WithdrawMessage) -> Decision:
     if command.role != "user" or not pending or (pending[0].reply_id,) != command.reply_ids:
         return Decision(rejection=rejections.NotQueued())
     return Decision(events=(MessageWithdrawn(command.message_id, pending[0].reply_id, command.parent_id),))
+
+
+def _redact_message(state: State, command: RedactMessage) -> Decision:
+    """Not while a reply runs or waits: its request to the model has the text, and may be sent once more."""
+    if state.session.is_busy:
+        return Decision(rejection=rejections.SessionBusy("a reply is running in this session: cancel it first"))
+    return Decision(events=() if command.event is None or command.checks_only else (command.event,))
 
 
 def _mark_read(state: State, command: MarkRead) -> Decision:

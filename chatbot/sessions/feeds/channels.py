@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Self
 
-from events.catalogue import ERASURE_TYPES
+from events.catalogue import CONTENT_REMOVING_TYPES
 from events.record import RecordedEvent
 from events.schema.parts import count_chars
 
@@ -90,7 +90,7 @@ class Channel:
             if one.version <= kept:  # published both by the session's actor and by the log's tailer
                 continue
             is_gap = bool(self._kept) and self._kept[-1].version + 1 != one.version  # another process wrote in between
-            erases = one.type in ERASURE_TYPES
+            erases = one.type in CONTENT_REMOVING_TYPES
             self.erasures += erases
             if is_gap or erases:  # erased content must not be sent from memory
                 self._kept.clear()

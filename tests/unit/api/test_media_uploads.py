@@ -17,7 +17,7 @@ from events.media import MediaReference
 from events.record import Metadata, RecordedEvent
 from events.schema.parts import Media
 from projections.folds.session import Session
-from projections.port import ForkReference
+from projections.fork_texts import ForkReference
 from tests.support.log.memory_log import START_US
 from tests.support.log.memory_media import MemoryMedia
 

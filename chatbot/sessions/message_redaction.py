@@ -1,0 +1,117 @@
+"""Redacts a message wherever the log has it: in the session that has its text, and in all forks that show it.
+
+The text goes with the first of these sessions, as most forks read it there; forks with a copy lose theirs. Each of them
+records the redaction, so that its readers learn of it and its owner finds it. What was not done before a crash, or
+because a session was busy, is done by the same request once more.
+"""
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from chatbot.sessions.domain import rejections
+from chatbot.sessions.domain.commands import Caller, RedactMessage
+from chatbot.sessions.ports import AskSession
+from chatbot.sessions.session_queries import SessionQueries
+from events.errors import LogUnavailable
+from events.log import EventLog
+from events.record import RecordedEvent
+from projections.fork_texts import ForkedMessage
+from projections.port import ProjectionQueries
+
+ROUNDS_MAX = 8  # searches for forks that were made meanwhile, before giving up
+PAGE = 500  # sessions found at once
+BUSY_ORIGIN = "a session that this one was forked from is being erased; try again in a moment"
+
+
+class _Place(Struct, frozen=True):
+    """A session that shows the message; `has_text`: its stream has the text that others read, too."""
+
+    session_id: str
+    has_text: bool
+
+
+class MessageRedaction:
+    """For any session. All methods raise LogUnavailable, ProjectionError."""
+
+    def __init__(
+        self, log: EventLog, queries: ProjectionQueries, session_queries: SessionQueries, ask: AskSession
+    ) -> None:
+        self._log = log
+        self._queries = queries
+        self._session_queries = session_queries
+        self._ask_session = ask
+
+    async def redact(
+        self, session_id: str, command: RedactMessage, caller: Caller, *, if_versions: frozenset[int] | None = None
+    ) -> list[RecordedEvent]:
+        """The message_redacted of the session, then those of the other sessions that show the message. Repeated, it
+        gives the same ones.
+
+        Raises SessionNotFound, MessageNotFound, InvalidMessage, SessionBusy, SessionHeld, VersionMismatch. One of the
+        latter may be about another session that shows the message; then nothing is redacted, unless the session
+        changes meanwhile.
+        """
+        first = await self._places(session_id, command.message_id, caller)
+        for place in first:
+            versions = if_versions if place.session_id == session_id else None
+            await self._ask(place, session_id, replace(command, checks_only=True), caller, versions)
+        done: dict[str, RecordedEvent | None] = {}
+        for _ in range(ROUNDS_MAX):
+            places = await self._places(session_id, command.message_id, caller)
+            left = [place for place in places if place.session_id not in done]
+            if not left:
+                break
+            for place in left:
+                done[place.session_id] = await self._ask(place, session_id, command, caller, None)
+        else:
+            raise LogUnavailable("others keep forking this session; try again")
+        own = done.pop(session_id)
+        return [recorded for recorded in (own, *done.values()) if recorded is not None]
+
+    async def _places(self, session_id: str, message_id: str, caller: Caller) -> list[_Place]:
+        """The sessions that show the message, those first whose text others read."""
+        session = await self._session_queries.find_recorded(session_id, caller)
+        if session.is_deleted:
+            raise rejections.SessionDeleted(session_id)
+        message = await self._queries.message(session.no, message_id)
+        if message is None:
+            raise rejections.MessageNotFound(message_id)
+        forks = await self._forks(message_id)
+        positions = {message.position, *(fork.position for fork in forks)} - {0}
+        texts: dict[str, None] = {}
+        for position in sorted(positions):
+            texts |= {one.stream_id: None for one in await self._log.event_headers(after=position - 1, limit=1)}
+        others = {session_id: None} | dict.fromkeys(fork.session_id for fork in forks)
+        return [_Place(one, True) for one in texts] + [_Place(one, False) for one in others if one not in texts]
+
+    async def _forks(self, message_id: str) -> list[ForkedMessage]:
+        found: list[ForkedMessage] = []
+        after = 0
+        while page := await self._queries.forked_messages(message_id, after=after, limit=PAGE):
+            found += page
+            after = page[-1].no
+        return found
+
+    async def _ask(
+        self, place: _Place, session_id: str, command: RedactMessage, caller: Caller, versions: frozenset[int] | None
+    ) -> RecordedEvent | None:
+        """The message_redacted of this session; None if it has been deleted, or nothing is recorded."""
+        is_other = place.session_id != session_id  # what it shows came from the session of which the caller disposes
+        asking = replace(caller, any_owner=True) if is_other else caller
+        try:
+            result = await self._ask_session(place.session_id, command, asking, if_versions=versions)
+        except rejections.SessionNotFound:
+            if not is_other:
+                raise
+            if place.has_text and await self._is_there(place.session_id):
+                raise rejections.SessionBusy(BUSY_ORIGIN) from None
+            return None
+        if not result.request_version:
+            return None
+        (recorded,) = await self._log.read(place.session_id, after=result.request_version - 1, limit=1)
+        return recorded
+
+    async def _is_there(self, session_id: str) -> bool:
+        """Whether the session's content is not erased yet."""
+        session = await self._queries.session(session_id)
+        return session is not None and session.status != "deleted"
