@@ -181,7 +181,7 @@ def _apply_adoption(
 ) -> None:
     for message in event.messages:
         source = texts.get(message.position) or copies.get(message.message_id)
-        conversation.messages[message.message_id] = _adopted_message(message, source)
+        conversation.messages[message.message_id] = adopted_message(message, source)
     conversation.head = event.messages[-1].message_id
 
 
@@ -305,7 +305,8 @@ def _end_reply(conversation: Conversation, event: ReplyEnded) -> None:
         reply.finish_detail = event.finish_detail
 
 
-def _adopted_message(message: AdoptedMessage, source: LoggedEvent | None) -> MessageAsOf:
+def adopted_message(message: AdoptedMessage, source: LoggedEvent | None) -> MessageAsOf:
+    """A message of another session, whose text the event `source` holds; None: the text is erased."""
     message_as_of = MessageAsOf(
         message_id=message.message_id,
         parent_id=message.parent_id,

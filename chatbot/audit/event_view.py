@@ -63,7 +63,7 @@ def event_view(row: StoredRow) -> EventView:
         version=row.version,
         type=_text(row.type),
         schema_version=row.schema_version,
-        recorded_at=_time(row.recorded_at_us),
+        recorded_at=format_time(row.recorded_at_us),
         actor=metadata.actor,
         request_id=metadata.request_id,
         cause=metadata.cause,
@@ -136,7 +136,7 @@ def _metadata(text: str) -> Metadata:
         return Metadata()
 
 
-def _time(us: int) -> str:
+def format_time(us: int) -> str:
     """RFC 3339; the number itself where no calendar has that time, as in a row that no log writes."""
     try:
         return timestamp(us)

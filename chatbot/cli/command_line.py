@@ -82,6 +82,12 @@ def _find() -> Command:
     return Command(add_find_arguments, find)
 
 
+def _report() -> Command:
+    from chatbot.cli.record.report import add_report_arguments, report
+
+    return Command(add_report_arguments, report)
+
+
 def _rebuild() -> Command:
     from chatbot.cli.maintenance.rebuild import add_rebuild_arguments, rebuild_command
 
@@ -164,6 +170,7 @@ COMMANDS = {
     "replay": CommandEntry("print a conversation as of a point in time", _replay),
     "diff": CommandEntry("print what changed in a conversation", _diff),
     "find": CommandEntry("find events, or the sessions that have them", _find),
+    "report": CommandEntry("write a report on sessions, for people", _report),
     "rebuild": CommandEntry("rebuild the projections from the log", _rebuild),
     "project": CommandEntry("run a projection of your own", _project),
     "verify": CommandEntry("check that nobody has changed the log", _verify),
@@ -185,7 +192,7 @@ SERVICE_COMMANDS = {
 }
 GROUPS = {
     "serve": ("serve", "health", "config"),
-    "read conversations": ("find", "replay", "diff", "prompt", "project"),
+    "read conversations": ("find", "report", "replay", "diff", "prompt", "project"),
     "prove": ("verify", "keygen", "checkpoint", "anchor", "prove"),
     "keys": ("key",),
     "erase": ("erase", "erased", "receipt", "hold"),

@@ -68,9 +68,11 @@ def evolve(state: HoldState, recorded: RecordedEvent) -> HoldState:
 
 def find_hold(state: HoldState, session_id: str, owner: str | None, metadata: Mapping[str, Any]) -> Hold | None:
     """A hold on this session by its id, its owner or these metadata; None if there is none."""
-    for hold in state.holds.values():
-        if hold.session_id == session_id or (hold.owner is not None and hold.owner == owner):
-            return hold
-        if hold.metadata and metadata_matches(metadata, hold.metadata):
-            return hold
-    return None
+    return next((hold for hold in state.holds.values() if covers(hold, session_id, owner, metadata)), None)
+
+
+def covers(hold: Hold, session_id: str, owner: str | None, metadata: Mapping[str, Any]) -> bool:
+    """Whether the hold is on this session by its id, its owner or these metadata."""
+    if hold.session_id == session_id or (hold.owner is not None and hold.owner == owner):
+        return True
+    return hold.metadata is not None and bool(hold.metadata) and metadata_matches(metadata, hold.metadata)

@@ -1,13 +1,4 @@
-"""Inclusion proofs: events of one session can be checked against a signed checkpoint without the rest of the log.
-
-A proof is one JSON document: which versions of which session it contains, the checkpoint as it was signed, and for each
-event its columns (content as the very text that was hashed), the digest before it, and its audit path in the Merkle
-tree (RFC 9162, 2.1.3). The versions have no gaps, so an event removed from the middle is detected. They begin at 1
-unless the proof says that it is partial.
-
-Only the events are proven. The range itself is a claim of the prover: that the session has no event after the last one
-cannot be proven without the whole log.
-"""
+"""The command prove, and the check of what it prints; chatbot/audit/session_proof.py has the form of a proof."""
 
 import argparse
 from itertools import pairwise
@@ -16,53 +7,28 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from chatbot.audit.session_proof import (
+    FORMAT_NAME,
+    FORMAT_VERSION,
+    Proof,
+    ProofFailed,
+    ProvenEvent,
+    Range,
+    build_proof,
+    event_fault,
+    gap_fault,
+    range_fault,
+    read_audit_paths,
+)
 from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.exit_codes import CommandFailed, UsageError
 from chatbot.cli.progress_bar import ProgressBar
 from events.integrity import signed_checkpoint
-from events.integrity.hash_chain import DIGEST_BYTES, GENESIS, SALT_BYTES, link
-from events.integrity.merkle_tree import MerkleTree, root_from_path
-from events.integrity.row_checks import MALFORMED, check_commitment
 from events.integrity.signed_checkpoint import InvalidCheckpoint, LogCheckpoint
 from events.log import EventLog
 from events.record import StoredRow
-from events.transfer.export_format import ExportColumns, to_export_columns, to_stored_row
 
-PAGE = 1000  # rows read at once
-FORMAT_NAME = "chatbot-proof"
-# 1 is that of version 0.4, which has no format, session and range. 3 has events with parts, whose salts are longer: a
-# proof without them is still written as 2, which older programs read.
-FORMAT_VERSION = 3
-PLAIN_FORMAT_VERSION = 2
-
-
-class ProvenEvent(ExportColumns, frozen=True):
-    """One row of the log, the digest before it, and its audit path.
-
-    For an erased event the proof covers the envelope and the commitment to its content, but no content.
-    """
-
-    previous: str
-    path: list[str]
-
-
-class Range(Struct, frozen=True):
-    """Which versions of which session a proof contains, without gaps. `partial`: others were left out."""
-
-    session: str
-    first_version: int
-    last_version: int
-    partial: bool = False
-
-
-class Proof(Struct, frozen=True):
-    """`range` is None in a proof of format 1."""
-
-    checkpoint: str
-    events: list[ProvenEvent]
-    format: str = FORMAT_NAME
-    version: int = 1
-    range: Range | None = None
+PAGE = 1000  # rows of a session read at once
 
 
 class VerifiedProof(Struct, frozen=True):
@@ -77,7 +43,7 @@ class VerifiedProof(Struct, frozen=True):
         """Whether earlier events of the session are missing, or the proof says that it is partial."""
         return (
             self.events[0].version != 1
-            or _gap_fault(self.events) is not None
+            or gap_fault(self.events) is not None
             or (self.range is not None and self.range.partial)
         )
 
@@ -85,7 +51,7 @@ class VerifiedProof(Struct, frozen=True):
     def missing_part(self) -> str:
         """What is missing, as part of a sentence."""
         first, last = self.events[0].version, self.events[-1].version
-        return _gap_fault(self.events) or f"it holds versions {first} to {last} only"
+        return gap_fault(self.events) or f"it holds versions {first} to {last} only"
 
 
 def add_prove_arguments(parser: argparse.ArgumentParser) -> None:
@@ -99,13 +65,7 @@ async def prove(context: CommandContext, options: argparse.Namespace) -> int:
     """Print a proof, which can be checked without the log: `verify --proof FILE --key KEY`."""
     if (options.version is not None) != options.partial:
         raise UsageError("--version N and --partial go together: a single event is a partial proof")
-    try:
-        note = options.checkpoint.read_text().removeprefix(signed_checkpoint.BOM)
-        if len(signed_checkpoint.split_notes(note)) != 1:
-            raise UsageError(f"{options.checkpoint} holds several checkpoints: name a file with one")
-        checkpoint = signed_checkpoint.parse(note)
-    except (OSError, UnicodeDecodeError, InvalidCheckpoint) as error:
-        raise UsageError(f"{options.checkpoint}: {error}") from error
+    note, checkpoint = read_one_checkpoint(options.checkpoint)
     async with context.open_read_only() as log:
         rows = await _read_rows(log, options.session, options.version)
         old = {at: row for at, row in rows.items() if 0 < at <= checkpoint.size}
@@ -113,20 +73,27 @@ async def prove(context: CommandContext, options: argparse.Namespace) -> int:
             raise CommandFailed("the checkpoint is older than these events, or the log has none of them")
         if len(old) < len(rows):
             context.print_note(f"{len(rows) - len(old)} newer events are not in the checkpoint and so not in the proof")
-        root, paths, before = await _read_audit_paths(log, checkpoint, set(old))
-    if root != checkpoint.root:
-        raise CommandFailed("the log does not agree with the checkpoint: verify it")
-    events = [_prove_row(row, before[at], paths[at - 1]) for at, row in sorted(old.items())]
-    span = Range(options.session, events[0].version, events[-1].version, options.partial)
-    fault = _range_fault(events, span)
-    for event in events:
-        fault = fault or _event_fault(event, checkpoint)
-        if fault:  # the digests are those that were signed, but the row was changed
-            raise CommandFailed(f"event {event.version}, at position {event.position}, cannot be proven: {fault}")
-    has_parts = any(row.salt is not None and len(row.salt) > SALT_BYTES for row in old.values())
-    version = FORMAT_VERSION if has_parts else PLAIN_FORMAT_VERSION
-    context.print_json(Proof(note, events, FORMAT_NAME, version, span))
+        progress = ProgressBar("proving", checkpoint.size)
+        try:
+            found = await read_audit_paths(log, checkpoint, old, on_progress=progress.reach)
+            proof = build_proof(note, checkpoint, [old[at] for at in sorted(old)], found, partial=options.partial)
+        except ProofFailed as error:
+            raise CommandFailed(str(error)) from error
+        finally:
+            progress.close()
+    context.print_json(proof)
     return 0
+
+
+def read_one_checkpoint(path: Path) -> tuple[str, LogCheckpoint]:
+    """The text of a checkpoint, and what it states. The signature is not checked. Raises UsageError."""
+    try:
+        note = path.read_text().removeprefix(signed_checkpoint.BOM)
+        if len(signed_checkpoint.split_notes(note)) != 1:
+            raise UsageError(f"{path} holds several checkpoints: name a file with one")
+        return note, signed_checkpoint.parse(note)
+    except (OSError, UnicodeDecodeError, InvalidCheckpoint) as error:
+        raise UsageError(f"{path}: {error}") from error
 
 
 def check_proof(text: str, verifier: str, *, partial: bool = False) -> VerifiedProof:
@@ -140,12 +107,12 @@ def check_proof(text: str, verifier: str, *, partial: bool = False) -> VerifiedP
     except InvalidCheckpoint as error:
         raise CommandFailed(f"this proves nothing: {error}") from error
     for event in proof.events:
-        fault = _event_fault(event, checkpoint)
+        fault = event_fault(event, checkpoint)
         if fault:
             raise CommandFailed(f"event {event.version} of {event.stream_id} is not proven: {fault}")
     fault = _order_fault(proof.events)
     if fault is None and proof.range is not None:
-        fault = _range_fault(proof.events, proof.range)
+        fault = range_fault(proof.events, proof.range)
     if fault:
         raise CommandFailed(f"the events of this proof are in the log, but {fault}")
     checked = VerifiedProof(proof.events, checkpoint, proof.range)
@@ -184,50 +151,6 @@ def _order_fault(events: list[ProvenEvent]) -> str | None:
     return None
 
 
-def _gap_fault(events: list[ProvenEvent]) -> str | None:
-    """Which events between the first and the last are missing."""
-    for before, event in pairwise(events):
-        if event.version != before.version + 1:
-            return f"events are missing between versions {before.version} and {event.version}"
-    return None
-
-
-def _range_fault(events: list[ProvenEvent], span: Range) -> str | None:
-    """Why the events are not those of the range `span`."""
-    if events[0].stream_id != span.session:
-        return f"it states session {span.session}, but holds events of {events[0].stream_id}"
-    if (events[0].version, events[-1].version) != (span.first_version, span.last_version):
-        return (
-            f"it states versions {span.first_version} to {span.last_version}, but holds {events[0].version} to"
-            f" {events[-1].version}"
-        )
-    if span.first_version != 1 and not span.partial:
-        return f"it begins at version {span.first_version} and does not say that it is partial"
-    return _gap_fault(events)
-
-
-def _event_fault(event: ProvenEvent, checkpoint: LogCheckpoint) -> str | None:
-    """Why the event is not proven to be in the log of the checkpoint."""
-    try:
-        row, previous = to_stored_row(event, b""), bytes.fromhex(event.previous)
-        path = [bytes.fromhex(sibling) for sibling in event.path]
-    except ValueError as error:
-        return f"a column holds what no log writes: {error}"
-    if any(len(hashed) != DIGEST_BYTES for hashed in (previous, *path)):
-        return "a hash has another length than any log writes"
-    fault = check_commitment(row)
-    if fault:
-        return fault
-    numbers = (row.position, row.version, row.schema_version, row.recorded_at_us)
-    try:
-        digest = link(previous, numbers, (row.stream_id, row.type, row.metadata), row.commitment)
-    except MALFORMED as error:
-        return f"a column holds what no log writes: {error}"
-    if root_from_path(digest, event.position - 1, checkpoint.size, path) != checkpoint.root:
-        return "it does not lead to the root that was signed"
-    return None
-
-
 async def _read_rows(log: EventLog, session_id: str, version: int | None) -> dict[int, StoredRow]:
     """The rows of a session by position; not decoded, as a row that was tampered with may not be readable."""
     found: dict[int, StoredRow] = {}
@@ -236,31 +159,3 @@ async def _read_rows(log: EventLog, session_id: str, version: int | None) -> dic
         found |= {row.position: row for row in page if version in (None, row.version)}
         after = page[-1].version
     return found
-
-
-async def _read_audit_paths(
-    log: EventLog, checkpoint: LogCheckpoint, positions: set[int]
-) -> tuple[bytes, dict[int, list[bytes]], dict[int, bytes]]:
-    """The Merkle root at the checkpoint; of each of `positions` its path (by index, from 0) and the digest before."""
-    tree, progress = MerkleTree(position - 1 for position in positions), ProgressBar("proving", checkpoint.size)
-    before: dict[int, bytes] = {}
-    previous, reached = GENESIS, 0
-    while reached < checkpoint.size:
-        for row in await log.rows(after=reached, limit=min(PAGE, checkpoint.size - reached)):
-            if row.position in positions:
-                before[row.position] = previous
-            tree.add(row.digest)
-            previous = row.digest
-        if tree.size == reached:
-            raise CommandFailed(
-                f"the log ends at position {reached}, but the checkpoint states {checkpoint.size} events"
-            )
-        reached = tree.size
-        progress.reach(reached)
-    progress.close()
-    root, paths = tree.close()
-    return root, paths, before
-
-
-def _prove_row(row: StoredRow, previous: bytes, path: list[bytes]) -> ProvenEvent:
-    return ProvenEvent(**to_export_columns(row), previous=previous.hex(), path=[sibling.hex() for sibling in path])

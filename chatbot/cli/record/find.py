@@ -1,7 +1,7 @@
 """The command find: events, or the sessions that have them, by time, type, key, request, owner and metadata."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from msgspec import Struct
@@ -15,13 +15,12 @@ from chatbot.audit.event_filter import (
     parse_until,
 )
 from chatbot.audit.event_search import SearchQuery, read_rows, scan_events, search_events
-from chatbot.audit.event_view import EventView, encode_row, event_view
+from chatbot.audit.event_view import EventView, encode_row, event_view, format_time
 from chatbot.audit.plain_text import printable
 from chatbot.audit.session_selection import EverySession, KnownSessions, SessionSelector, find_sessions
 from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.exit_codes import UsageError
 from chatbot.cli.progress_bar import ProgressBar
-from chatbot.runtime.clock import timestamp
 from chatbot.runtime.throttle import DutyCycleThrottle
 from events.catalogue import RESERVED_STREAMS
 from events.log import EventLog
@@ -100,9 +99,7 @@ def read_filters(options: argparse.Namespace) -> tuple[EventFilter, SessionFilte
         raise UsageError("--ever goes with --metadata")
     if options.owner == "":
         raise UsageError("--owner needs the name of an API key")
-    entries = dict(_parsed("--metadata", parse_entry, one) for one in options.metadata)
-    if len(entries) < len(options.metadata):
-        raise UsageError("--metadata: no session has two values of one name")
+    entries = parse_entries(options.metadata)
     events = EventFilter(
         since_us=None if options.since is None else _parsed("--since", parse_since, options.since),
         until_us=None if options.until is None else _parsed("--until", parse_until, options.until),
@@ -111,6 +108,14 @@ def read_filters(options: argparse.Namespace) -> tuple[EventFilter, SessionFilte
         request_id=options.request_id,
     )
     return events, SessionFilter(owner=options.owner, metadata=entries, ever=options.ever)
+
+
+def parse_entries(texts: Sequence[str]) -> dict[str, str]:
+    """Metadata entries written as NAME=VALUE. Raises UsageError."""
+    entries = dict(_parsed("--metadata", parse_entry, one) for one in texts)
+    if len(entries) < len(texts):
+        raise UsageError("--metadata: no session has two values of one name")
+    return entries
 
 
 async def select_sessions(log: EventLog, wanted: SessionFilter, session_ids: tuple[str, ...]) -> SessionSelector:
@@ -191,14 +196,6 @@ def _event_line(view: EventView) -> str:
     erased = " (erased)" if view.data is None else ""
     line = f"{view.position:>10}  {view.recorded_at}  {view.session_id}  {view.version:>6}  {view.type}{erased}  {what}"
     return printable(line.rstrip()).replace("\n", "\\n")
-
-
-def format_time(us: int) -> str:
-    """RFC 3339; the number itself where no calendar has that time, as in a row that no log writes."""
-    try:
-        return timestamp(us)
-    except (ValueError, OverflowError, OSError):
-        return str(us)
 
 
 def _parsed(option: str, parse: Callable[[S], T], value: S) -> T:
