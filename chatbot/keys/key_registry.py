@@ -139,9 +139,9 @@ class KeyRegistry:
         position = 0
         while True:
             try:
-                position = (await self._log.wait(position)).position
+                head = await self._log.wait(position)
                 await self.refresh()
-                self._can_read = True
+                position, self._can_read = head.position, True  # not before it was read: nothing may be missed
                 await asyncio.sleep(READ_INTERVAL_S)
             except LogError as error:
                 if self._can_read:

@@ -36,6 +36,7 @@ TESTED_BLOCKS = {
     ("chatbot/cli/README.md", "sh"): 1,  # commands and options here, what they do in test_erase_*.py
     ("chatbot/cli/README.md", "python"): 2,  # test_readme_auditors.py, test_commands_project.py
     ("chatbot/deploy/README.md", "sh"): 3,  # test_deploy.py
+    ("chatbot/keys/README.md", "sh"): 2,  # test_key_documents.py
     (
         "chatbot/nodes/README.md",
         "sh",

@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes the real program."""
+"""A real Prometheus scrapes the real program, with a key that may do nothing else."""
 
 import asyncio
 import math
@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from tests.support.command_processes import run_command
 from tests.support.model.model_server import ModelServer
 from tests.support.programs.external_programs import free_port, requires_program
 from tests.support.service import program
@@ -17,15 +18,18 @@ CONFIG = """
 global: {{scrape_interval: 1s, scrape_timeout: 1s}}
 scrape_configs:
   - job_name: chatbot
+    authorization: {{credentials_file: {secret_file}}}
     static_configs: [{{targets: ["{target}"]}}]
 """
 
 
 @asynccontextmanager
-async def prometheus(folder: Path, target: str) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a Prometheus that scrapes `target` each second."""
+async def prometheus(folder: Path, target: str, secret: str) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a Prometheus that scrapes `target` each second with the API key `secret`."""
     folder.mkdir()
-    (folder / "prometheus.yml").write_text(CONFIG.format(target=target))
+    secret_file = folder / "secret"
+    secret_file.write_text(secret)
+    (folder / "prometheus.yml").write_text(CONFIG.format(target=target, secret_file=secret_file))
     address = f"127.0.0.1:{free_port()}"
     process = await asyncio.create_subprocess_exec(
         "prometheus",
@@ -72,11 +76,14 @@ async def target_of(client: httpx.AsyncClient) -> dict[str, str]:
 @requires_program("prometheus")
 async def test_prometheus_scrapes_the_service_and_answers_from_its_metrics(tmp_path: Path, model: ModelServer) -> None:
     model.delay_s = 0.02
+    secret = (await run_command(tmp_path, "key", "add", "prometheus", "--scope", "metrics")).stdout.strip()
     async with (
-        program(tmp_path, model.url) as service,
-        prometheus(tmp_path / "prometheus", service.url.removeprefix("http://")) as client,
-        httpx.AsyncClient(base_url=service.url, timeout=20) as user,
+        program(tmp_path, model.url, CHATBOT_API_KEYS="user:a-secret-of-the-user") as service,
+        prometheus(tmp_path / "prometheus", service.url.removeprefix("http://"), secret) as client,
+        httpx.AsyncClient(base_url=service.url, timeout=20, headers={"X-API-Key": "a-secret-of-the-user"}) as user,
     ):
+        forbidden = await user.get("/api/sessions", headers={"X-API-Key": secret})
+        assert (forbidden.status_code, "scope chat" in forbidden.json()["detail"]) == (403, True)
         session_id = (await user.post("/api/sessions")).json()["session_id"]
         for _ in range(3):
             answer = await user.post("/api/chat", json={"session_id": session_id, "message": "hello there"})
