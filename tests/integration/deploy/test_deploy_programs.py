@@ -78,6 +78,9 @@ def test_prometheus_takes_its_configuration_and_the_alerts(prometheus_files: Pat
 SERIES = {  # by 15 s: healthy for five minutes, then in trouble
     'up{job="chatbot", instance="here"}': "1x20 0x40",
     'chatbot_model_available{instance="here"}': "1x20 0x40",
+    'chatbot_llm_server_up{instance="here", server="gpu-1"}': "1x20 0x40",
+    'chatbot_llm_server_requests_total{instance="here", server="gpu-1", outcome="completed"}': "0+10x60",
+    'chatbot_llm_server_requests_total{instance="here", server="gpu-1", outcome="failed"}': "0x20 1+5x40",
     'chatbot_appends_refused_total{instance="here", reason="full"}': "0x20 1+1x40",
     'chatbot_replies_total{instance="here", outcome="complete"}': "0+10x60",
     'chatbot_replies_total{instance="here", outcome="failed"}': "0x20 1+5x40",
@@ -88,6 +91,8 @@ SERIES = {  # by 15 s: healthy for five minutes, then in trouble
 RAISED = {  # by then, with these labels in addition to those of the rule
     "ChatbotDown": {"job": "chatbot", "instance": "here"},
     "ChatbotModelUnavailable": {"instance": "here"},
+    "ChatbotModelServerDown": {"instance": "here", "server": "gpu-1"},
+    "ChatbotModelServerFailing": {"instance": "here", "server": "gpu-1"},
     "ChatbotAppendsRefused": {"instance": "here", "reason": "full"},
     "ChatbotRepliesFailing": {"instance": "here"},
     "ChatbotEventLoopLate": {"instance": "here"},

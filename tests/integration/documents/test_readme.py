@@ -41,6 +41,7 @@ TESTED_BLOCKS = {
         "chatbot/nodes/README.md",
         "sh",
     ): 2,  # settings and options here; test_nodes.py, test_workers.py
+    ("chatbot/llm/README.md", "toml"): 1,  # test_several_servers.py
     ("chatbot/nodes/README.md", "nginx"): 1,  # test_nginx.py
     ("events/README.md", "ini"): 1,  # test_postgres_pooler.py
     ("tests/README.md", "sh"): 1,  # modules and options here

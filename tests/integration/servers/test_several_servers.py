@@ -1,13 +1,20 @@
 """Several model servers: turns go to those that may serve them, and to another one before the first token."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from msgspec import to_builtins
+from structlog.testing import capture_logs
+
+from chatbot.config.loader import load
 from tests.support.model.model_server import ModelServer
 from tests.support.model.model_server_process import several_servers
-from tests.support.service import Running, serving
+from tests.support.service import ROOT, Running, serving
+
+KEY = "a-key-of-an-auditor"
 
 
 @asynccontextmanager
@@ -80,3 +87,71 @@ async def test_a_model_is_asked_of_the_server_that_has_it(tmp_path: Path) -> Non
             )
             assert away.status_code == 503
             assert away.json()["detail"] == "No model server that has this model is available"
+
+
+async def test_the_readmes_servers_are_served_and_watched(tmp_path: Path) -> None:
+    (block,) = re.findall(
+        r"^```toml\n(.*?)^```$", (ROOT / "chatbot/llm/README.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    (tmp_path / "config.toml").write_text(block)
+    configured = load({}, environment={}, folder=tmp_path).settings.llm
+    assert [(one.name, one.concurrency, one.weight) for one in configured.servers] == [
+        ("gpu-1", 32, 1.0),
+        ("gpu-2", 64, 2.0),
+        ("hosted", 0, 0.2),
+    ]
+    async with ModelServer() as a, ModelServer() as b, ModelServer() as c:
+        for server in (a, b, c):
+            server.model, server.protocols = configured.model, ("openai",)
+        c.api_key = configured.servers[2].key
+        tables = [
+            {**to_builtins(one), "url": server.url} for one, server in zip(configured.servers, (a, b, c), strict=True)
+        ]
+        async with serving(tmp_path, "", **several_servers(tables, CHATBOT_LLM_MODEL=configured.model)) as running:
+            for _ in range(24):
+                await running.chat(await running.session(), "hello")
+            assert [server.requests != [] for server in (a, b)] == [True, True]
+            health = (await running.client.get("/api/health")).json()
+            assert health["llm_servers"][0] == {"name": "gpu-1", "available": True, "state": "available", "models": 1}
+            metrics = (await running.client.get("/metrics")).text
+            counts = re.findall(
+                r'^chatbot_llm_server_requests_total{outcome="completed",server="([a-z0-9-]+)"} (\d+)',
+                metrics,
+                re.MULTILINE,
+            )
+            assert sum(int(count) for _, count in counts) == 24
+            assert {name for name, _ in counts} <= {"gpu-1", "gpu-2", "hosted"}
+            for sample in (
+                'chatbot_llm_server_up{server="gpu-1"} 1.0',
+                'chatbot_llm_server_outstanding{server="gpu-1"} 0.0',
+                'chatbot_llm_server_breaker{server="gpu-1",state="closed"} 1.0',
+                'chatbot_llm_server_breaker{server="gpu-1",state="open"} 0.0',
+            ):
+                assert sample in metrics
+
+
+async def test_one_server_has_no_list_and_no_series(tmp_path: Path) -> None:
+    async with ModelServer() as server, serving(tmp_path, server.url) as running:
+        session = await running.session()
+        await running.chat(session, "hello")
+        assert await server_of(running, session) == [None]
+        assert "llm_servers" not in (await running.client.get("/api/health")).json()
+        assert "chatbot_llm_server_up{" not in (await running.client.get("/metrics")).text
+
+
+async def test_changes_of_a_server_are_logged_once_and_only_auditors_see_why(tmp_path: Path) -> None:
+    keys = {"CHATBOT_API_KEYS": f"auditor:{KEY}", "CHATBOT_AUTH_AUDITORS": "auditor"}
+    with capture_logs() as lines:
+        async with ModelServer() as a, ModelServer() as b, pool_of(tmp_path, a, b, **keys) as running:
+            await b.stop()
+            await until_health(running, "b", available=False)
+            public, detailed = [
+                (await running.client.get("/api/health", headers=headers)).json()["llm_servers"][1]
+                for headers in ({}, {"X-API-Key": KEY})
+            ]
+            assert "detail" not in public
+            assert b.url in detailed["detail"]
+            await b.start()
+            await until_health(running, "b", available=True)
+    changes = [(line["event"], line["server"]) for line in lines if line["event"].startswith("llm.server_")]
+    assert changes == [("llm.server_unavailable", "b"), ("llm.server_available", "b")]

@@ -207,6 +207,7 @@ EVERY_EVENT: tuple[Event, ...] = (
         counted_as="small",
         finish_detail="end_turn",
         refused_parameters=("stream_options", "temperature"),
+        server="gpu-1",
     ),
     ReplyFailed(
         reply_id="r2",
