@@ -69,15 +69,18 @@ def build_app(services: Services) -> web.Application:
     streams = app[STREAMS] = StreamContext.create(services.settings, services.keys, services.metrics, services.logger)
     app[FEED_SOURCES] = feed_routes.make_feed_sources(services, streams.flush_scheduler)
     app[WRITE_PROBE] = WriteProbe(services.log, services.log_metrics)
-    app[VERIFICATION_LIMIT] = StreamLimit(VERIFICATIONS_MAX, "the chain is being walked for others already")
-    app[EXPORT_LIMIT] = StreamLimit(EXPORTS_MAX, "too many exports are being made already")
+    server = services.settings.server
+    app[VERIFICATION_LIMIT] = StreamLimit(
+        VERIFICATIONS_MAX, "the chain is being walked already", server.owner_verifications_max
+    )
+    app[EXPORT_LIMIT] = StreamLimit(EXPORTS_MAX, "too many exports are being made already", server.owner_exports_max)
     app[ERASURE_LIMIT] = StreamLimit(ERASURES_MAX, "too many requests erase many sessions already")
     app[WITNESS_RATE] = RateLimit(services.settings.witness.requests_per_minute)
     app[THROTTLE] = DutyCycleThrottle()
     app[completion_routes.CANCELLATIONS] = set()
     app[completion_routes.TOOL_REFUSALS] = ToolRefusals(time.monotonic)
     app[UPLOADS] = MediaUploads(services.settings.media)
-    app[BODIES] = BodyBudget(services.settings.server.request_bodies_total_max_bytes)
+    app[BODIES] = BodyBudget(server.request_bodies_total_max_bytes)
     app[documentation_routes.DOCUMENT_BUILDER] = build_openapi_document
     app[documentation_routes.FILE_LOCK] = asyncio.Lock()
     app[page_routes.PAGE_CACHE] = page_routes.PageCache(asyncio.Lock())

@@ -6,9 +6,10 @@ from contextlib import contextmanager
 from aiohttp import web
 
 from chatbot.api.server.connection_limits import StreamLimit
+from chatbot.runtime.fair_limit import FairLimit, Owner
 from chatbot.runtime.rate_limit import RateLimit
 from chatbot.runtime.throttle import DutyCycleThrottle
-from chatbot.sessions.domain.rejections import Overloaded
+from chatbot.sessions.domain.rejections import at_limit
 
 IF_MATCH_TAGS_MAX = 32  # in If-Match: more versions of one session than a client has at hand
 
@@ -38,27 +39,35 @@ THROTTLE: web.AppKey[DutyCycleThrottle] = web.AppKey("throttle", DutyCycleThrott
 
 
 class BodyBudget:
-    """Bounds the memory of all request bodies that are arriving, by the sizes in their headers."""
+    """Bounds the memory of all request bodies that are arriving, by the sizes in their headers, and shares it between
+    owners as a FairLimit does.
+    """
 
     def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = bytes_max
-        self.reserved_bytes = 0
+        self._limit = FairLimit(bytes_max)
+
+    @property
+    def reserved_bytes(self) -> int:
+        return self._limit.total
 
     @contextmanager
-    def reserve(self, size: int) -> Iterator[None]:
-        """Reserve `size` bytes until the end of the block. A small body needs none; a single large one always fits.
+    def reserve(self, size: int, owner: Owner) -> Iterator[None]:
+        """Reserve `size` bytes until the end of the block. A small body needs none; one large one of each owner always
+        fits.
 
-        Raises Overloaded if other bodies have reserved too much.
+        Raises Overloaded, OverShare if other bodies have reserved too much.
         """
         if size <= BODY_UNCOUNTED_BYTES:
-            size = 0
-        if size and self.reserved_bytes and self.reserved_bytes + size > self._bytes_max:
-            raise Overloaded("too many large request bodies are arriving")
-        self.reserved_bytes += size
+            yield
+            return
+        excess = self._limit.excess(owner, size)
+        if excess is not None:
+            raise at_limit(excess, "too many large request bodies are arriving")
+        self._limit.add(owner, size)
         try:
             yield
         finally:
-            self.reserved_bytes -= size
+            self._limit.remove(owner, size)
 
 
 BODIES: web.AppKey[BodyBudget] = web.AppKey("bodies", BodyBudget)

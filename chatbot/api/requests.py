@@ -16,6 +16,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Struct, UnsetType
 
+from chatbot.api.access.authorization import CALLER
 from chatbot.api.json_checks import check_extra_body, check_json, check_tools, nul_fault
 from chatbot.api.problems import DETAIL_MAX_CHARS, RequestFault, shorten_middle
 from chatbot.api.request_bodies import (
@@ -71,7 +72,7 @@ async def read_raw(request: web.Request, bytes_max: int, timeout_s: float, *, op
             raw = await _read_bounded(request, bytes_max)
         else:
             size = bytes_max if request.content_length is None else request.content_length
-            with request.app[BODIES].reserve(size):
+            with request.app[BODIES].reserve(size, request[CALLER].owner):
                 async with asyncio.timeout(timeout_s):
                     raw = await _read_bounded(request, bytes_max)
     except TimeoutError:

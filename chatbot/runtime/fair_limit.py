@@ -1,9 +1,24 @@
 """A limit that owners share: while there is room anybody gets it, beyond that each owner only up to its equal part."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 Excess = Literal["over_share", "full"]
 Owner = str | None  # the name of an API key; None: the service runs without keys
+
+
+def find_excess(
+    held: Mapping[Owner, int], total: int, owner: Owner, size: int, total_max: int, owner_max: int
+) -> Excess | None:
+    """As FairLimit.excess, of what the owners hold, and that in `total`."""
+    own = held.get(owner, 0)
+    if not own:
+        return None
+    if owner_max and own + size > owner_max:
+        return "over_share"
+    if total + size <= total_max or own + size <= total_max // len(held):
+        return None
+    return "over_share" if len(held) > 1 else "full"
 
 
 class FairLimit:
@@ -18,7 +33,7 @@ class FairLimit:
     def __init__(self, total_max: int, owner_max: int = 0) -> None:
         self.total = 0
         self._total_max = total_max
-        self._owner_max = owner_max or total_max
+        self._owner_max = owner_max
         self._held: dict[Owner, int] = {}  # no entry for an owner that holds nothing
 
     @property
@@ -35,15 +50,7 @@ class FairLimit:
 
     def excess(self, owner: Owner, size: int = 1) -> Excess | None:
         """Why `owner` cannot have `size` more: it holds its share already, or there is no other; None: it can."""
-        held = self._held.get(owner, 0)
-        if not held:
-            return None
-        if held + size > self._owner_max and self._owner_max < self._total_max:
-            return "over_share"
-        owners = len(self._held)
-        if self.total + size <= self._total_max or held + size <= self._total_max // owners:
-            return None
-        return "over_share" if owners > 1 else "full"
+        return find_excess(self._held, self.total, owner, size, self._total_max, self._owner_max)
 
     def add(self, owner: Owner, size: int = 1) -> None:
         self.total += size

@@ -55,9 +55,9 @@ async def erase(request: web.Request) -> web.StreamResponse:
     services = request.app[SERVICES]
     body = await read_body(request, EraseBody, services.settings.server.body_timeout_s)
     criteria = _criteria(body, services.clock())
-    throttle = request.app[THROTTLE]
+    throttle = request.app[THROTTLE].of(request[CALLER].owner)
     work = BulkErasure(services.log, services.queries, services.session_queries, services.supervisor.ask, throttle)
-    with request.app[ERASURE_LIMIT].acquire():
+    with request.app[ERASURE_LIMIT].acquire(request[CALLER].owner):
         if body.dry_run:
             lines = work.preview(criteria)
         else:

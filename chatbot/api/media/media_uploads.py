@@ -55,7 +55,7 @@ class MediaUploads:
         """
         if (size or 0) > self._limits.max_bytes:
             raise self._too_large(path)
-        with self._limit.acquire():
+        with self._limit.acquire(caller.owner):
             holder = upload_holder(caller)
             room = await self._room(store, holder, path)
             if (size or 0) > room:

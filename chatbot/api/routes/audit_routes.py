@@ -4,7 +4,7 @@ from typing import cast
 
 from aiohttp import web
 
-from chatbot.api.access.authorization import require_auditor
+from chatbot.api.access.authorization import CALLER, require_auditor
 from chatbot.api.audit_response_bodies import ChainFault, LogHeadView, WalkView
 from chatbot.api.request_limits import THROTTLE, VERIFICATION_LIMIT
 from chatbot.api.request_queries import check_query, query_int
@@ -39,8 +39,8 @@ async def verify_span(request: web.Request) -> web.Response:
     newest = log.head()
     end = query_int(request, "to", newest.position, 0, newest.position)
     start = query_int(request, "from", 0, 0, end)
-    with request.app[VERIFICATION_LIMIT].acquire():
-        throttled_log = ThrottledLog(log, request.app[THROTTLE])
+    with request.app[VERIFICATION_LIMIT].acquire(request[CALLER].owner):
+        throttled_log = ThrottledLog(log, request.app[THROTTLE].of(request[CALLER].owner))
         return json_response(await _verify_span(throttled_log, start, end, newest))
 
 

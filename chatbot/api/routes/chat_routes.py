@@ -67,7 +67,7 @@ async def chat_stream(request: web.Request) -> web.StreamResponse:
     if prefers_async(request):
         return _accepted_response(request, await _post_message(request, stream=True))
     after = _resume_cursor(request)
-    with request.app[STREAMS].limit.acquire():
+    with request.app[STREAMS].limit.acquire(request[CALLER].owner):
         return await _streamed_response(request, await _post_message(request, stream=True), after)
 
 
@@ -79,7 +79,7 @@ async def regenerate(request: web.Request) -> web.StreamResponse:
     if "text/event-stream" not in request.headers.get("Accept", ""):
         return await _complete_response(await _request_regeneration(request, stream=False))
     after = _resume_cursor(request)
-    with request.app[STREAMS].limit.acquire():
+    with request.app[STREAMS].limit.acquire(request[CALLER].owner):
         return await _streamed_response(request, await _request_regeneration(request, stream=True), after)
 
 

@@ -97,7 +97,7 @@ async def create_completion(request: web.Request) -> web.StreamResponse:
     require_accepting(request)
     if asked.is_cancelled_with_client:
         cancel_when_client_leaves(request)
-    with request.app[STREAMS].limit.acquire() if asked.stream else nullcontext():
+    with request.app[STREAMS].limit.acquire(request[CALLER].owner) if asked.stream else nullcontext():
         requested = await _request_reply(request, transcript)
         try:
             if has_optional_tools(transcript.parameters) and await _refuses_tools(request, requested.reply):

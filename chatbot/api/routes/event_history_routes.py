@@ -63,7 +63,7 @@ async def session_history(request: web.Request) -> web.StreamResponse:
     )
     if after > session.version:
         raise RequestFault(f"the session ends at version {session.version}", "query.after")
-    throttle = request.app[THROTTLE]
+    throttle = request.app[THROTTLE].of(request[CALLER].owner)
     scanned_max = limit if events.is_empty else SCANNED_MAX
     trail = TrailReader(ThrottledLog(services.log, throttle), session.session_id, session.version, events)
     pages = trail.pages(after, limit, scanned_max)
@@ -85,7 +85,7 @@ async def log_history(request: web.Request) -> web.StreamResponse:
     limit = query_int(request, "limit", LOG_DEFAULT, 1, LOG_MAX)
     after = _position(request, services)
     events, sessions = read_event_filter(request), read_session_filter(request)
-    throttle = request.app[THROTTLE]
+    throttle = request.app[THROTTLE].of(request[CALLER].owner)
     if "text/event-stream" not in request.headers.get("Accept", ""):
         if events.is_empty and sessions.is_empty:
             pages = read_log_rows(ThrottledLog(services.log, throttle), after, limit)
@@ -96,7 +96,7 @@ async def log_history(request: web.Request) -> web.StreamResponse:
     if not sessions.is_empty:
         raise RequestFault("a stream is filtered by time, type, key and request_id only", "query")
     try:
-        with request.app[STREAMS].limit.acquire():
+        with request.app[STREAMS].limit.acquire(request[CALLER].owner):
             writer = LogFeedWriter(services, after, throttle, events)
             return await stream_response(request, writer.write)
     except Overloaded as error:

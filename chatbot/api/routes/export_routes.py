@@ -46,8 +46,8 @@ async def export(request: web.Request) -> web.StreamResponse:
         raise RequestFault("Markdown shows one branch: ask for all with format=json", "query.branch")
     point_in_time = _point_in_time(request)
     session = await services.session_queries.peek(session_id_of(request), request[CALLER])
-    throttle = request.app[THROTTLE]
-    with request.app[EXPORT_LIMIT].acquire():
+    throttle = request.app[THROTTLE].of(request[CALLER].owner)
+    with request.app[EXPORT_LIMIT].acquire(request[CALLER].owner):
         outlined = await read_outline(services.log, session.session_id, point_in_time, throttle)
         if outlined is None:  # it did not exist yet
             raise SessionNotFound(session.session_id)

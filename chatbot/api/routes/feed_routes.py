@@ -25,7 +25,7 @@ async def follow(request: web.Request) -> web.StreamResponse:
     cursor = read_cursor(request)
     session_id = session_id_of(request)
     try:
-        stream_slot = streams.limit.acquire()
+        stream_slot = streams.limit.acquire(request[CALLER].owner)
     except Rejection as error:
         return ask_to_reconnect(request, error)
     with stream_slot, services.feeds.open(session_id) as channel:

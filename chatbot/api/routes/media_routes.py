@@ -102,7 +102,7 @@ async def download(request: web.Request) -> web.StreamResponse:
     response.content_length = end - start
     if request.method == "HEAD":
         return response
-    with request.app[STREAMS].limit.acquire():
+    with request.app[STREAMS].limit.acquire(request[CALLER].owner):
         await _send(request, response, media.read(sha256, start, end))
     return response
 

@@ -96,7 +96,7 @@ async def follow_changes(request: web.Request) -> web.StreamResponse:
     check_query(request, frozenset({"after", TICKET}))
     after, scope = _read_position(request), _scope(request)
     try:
-        stream_slot = streams.limit.acquire()
+        stream_slot = streams.limit.acquire(request[CALLER].owner)
     except Rejection as error:
         return ask_to_reconnect(request, error)
     with stream_slot, services.feeds.open(scope.channel_key) as channel:

@@ -7,13 +7,14 @@ its sending side after its request (`nc -N`, some probes; a TCP half-close) gets
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any, Protocol, Self, cast
+from typing import Any, Protocol, cast
 
 import structlog
 from aiohttp import web
 from msgspec import Struct
 
-from chatbot.sessions.domain.rejections import Overloaded
+from chatbot.runtime.fair_limit import Owner, find_excess
+from chatbot.sessions.domain.rejections import at_limit
 
 LOG_INTERVAL_S = 60.0  # between two log lines of one kind, however many connections are closed in between
 
@@ -288,24 +289,48 @@ def cancel_when_client_leaves(request: web.Request) -> None:
 
 
 class StreamLimit:
-    """Limits how many streams, or other expensive requests, are open at once: each holds a socket and a task."""
+    """Limits how many streams, or other expensive requests, are open at once: each holds a socket and a task. Beyond
+    `open_max` an owner gets its equal part of them (see FairLimit), and never more than `owner_max`; 0: no such limit.
+    """
 
-    def __init__(self, open_max: int, refusal: str = "too many streams are open") -> None:
+    def __init__(self, open_max: int, refusal: str = "too many streams are open", owner_max: int = 0) -> None:
         self._open_max = open_max
+        self._owner_max = owner_max
         self._refusal = refusal
         self._open = 0
+        self._open_of: dict[Owner, int] = {}  # no entry for an owner without open streams
 
-    def acquire(self) -> Self:
-        """A context manager for one more, to be entered immediately. Raises Overloaded beyond the limit."""
-        if self._open >= self._open_max:
-            raise Overloaded(self._refusal)
-        return self
+    def acquire(self, owner: Owner) -> "OpenStream":
+        """A context manager for one more, to be entered immediately. Raises Overloaded, OverShare beyond the limits."""
+        if self._open >= self._open_max or self._owner_max:
+            excess = find_excess(self._open_of, self._open, owner, 1, self._open_max, self._owner_max)
+            if excess is not None:
+                raise at_limit(excess, self._refusal)
+        return OpenStream(self, owner)
+
+    def _count(self, owner: Owner, change: int) -> None:
+        self._open += change
+        count = self._open_of.get(owner, 0) + change
+        if count:
+            self._open_of[owner] = count
+        else:
+            del self._open_of[owner]
+
+
+class OpenStream:
+    """Counts one open stream of an owner."""
+
+    __slots__ = ("_limit", "_owner")
+
+    def __init__(self, limit: StreamLimit, owner: Owner) -> None:
+        self._limit = limit
+        self._owner = owner
 
     def __enter__(self) -> None:
-        self._open += 1
+        self._limit._count(self._owner, 1)
 
     def __exit__(self, *_: object) -> None:
-        self._open -= 1
+        self._limit._count(self._owner, -1)
 
 
 def count_held_bytes(request: web.Request, size: int) -> None:

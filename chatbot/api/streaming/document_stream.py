@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 
 from aiohttp import web
 
+from chatbot.api.access.authorization import CALLER
 from chatbot.api.streaming.response_stream import STREAMS, ResponseStream, stream_response
 from events.errors import LogError
 
@@ -33,7 +34,7 @@ async def send_document(
             streams.logger.warning("document.cut", reason=str(error))
             stream.break_off(error)
 
-    with streams.limit.acquire():
+    with streams.limit.acquire(request[CALLER].owner):
         if first := await anext(pieces, b""):
             begun.append(first)
         del first

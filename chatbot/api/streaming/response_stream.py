@@ -180,7 +180,7 @@ class StreamContext(msgspec.Struct, frozen=True):
     ) -> Self:
         return cls(
             keys=keys,
-            limit=StreamLimit(settings.stream.readers_max),
+            limit=StreamLimit(settings.stream.readers_max, owner_max=settings.stream.owner_readers_max),
             flush_scheduler=FlushScheduler(),
             metrics=metrics,
             logger=logger,
@@ -386,7 +386,8 @@ def ask_to_reconnect(request: web.Request, error: Exception) -> web.Response:
     """
     streams, problem = request.app[STREAMS], problem_of(error)
     is_event_source = "text/event-stream" in request.headers.get("Accept", "")
-    if problem is None or problem.status != 503 or not is_event_source:
+    is_temporary = problem is not None and (problem.status == 503 or problem.kind == "over-share")
+    if problem is None or not is_temporary or not is_event_source:
         raise error
     if not isinstance(error, Rejection):
         streams.logger.warning("feed.unavailable", reason=str(error))

@@ -81,6 +81,24 @@ class ServerSettings(Struct, frozen=True):
             extra={"formerly": ("server.bodies_max_bytes",)},
         ),
     ] = 134217728
+    owner_exports_max: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1000,
+            description="Exports of one owner (API key) at once, each of which keeps an outline of its conversation in"
+            " memory; more get 429, also while there is room. 0: as many as of all owners, which is 64.",
+        ),
+    ] = 0
+    owner_verifications_max: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1000,
+            description="Verifications of the log for one owner at once; more get 429, also while there is room. 0: as"
+            " many as for all owners, which is 2.",
+        ),
+    ] = 0
     body_timeout_s: Annotated[
         float,
         Meta(

@@ -55,7 +55,8 @@ class SessionSettings(Struct, frozen=True):
         Meta(
             ge=1,
             le=1_000_000,
-            description="Actors in memory; beyond that, idle ones are removed; if none is idle, requests get 503.",
+            description="Actors in memory; beyond that, idle ones are removed; if none is idle, requests get 503, or"
+            " 429 if the owner (API key) has more than its equal part; an owner with less gets further actors.",
             extra={"formerly": ("sessions.live_max",)},
         ),
     ] = 10000

@@ -43,8 +43,21 @@ class StreamSettings(Struct, frozen=True):
     ] = 1.0
     readers_max: Annotated[
         int,
-        Meta(ge=1, le=1_000_000, description="Open streams of replies and sessions; more get 503."),
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="Open streams of replies and sessions; more get 503. Where several owners (API keys) have some,"
+            " one with more than its equal part gets 429, and one with less is admitted beyond this number.",
+        ),
     ] = 20000
+    owner_readers_max: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000,
+            description="Open streams of one owner; more get 429, also while there is room. 0: as many as of all.",
+        ),
+    ] = 0
 
     @property
     def retry_ms(self) -> int:

@@ -59,7 +59,7 @@ COPY_INLINE_TEXTS_MAX = 2_000  # texts that are copied to forks before DELETE is
 
 class Actor:
     """`on_stopped` is called once, when the actor has stopped. `ask` sends commands to other sessions. `is_new`: the
-    session does not exist yet, so there is nothing to load.
+    session does not exist yet, so there is nothing to load. `owner`: whose command activates the actor.
     """
 
     def __init__(
@@ -70,8 +70,10 @@ class Actor:
         ask: AskSession,
         *,
         is_new: bool = False,
+        owner: str | None = None,
     ) -> None:
         self.session_id = session_id
+        self.owner = owner
         self.mailbox = Mailbox(ports.limits.mailbox_max)
         self.failed = False
         self._ports = ports

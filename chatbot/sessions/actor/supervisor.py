@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from chatbot.runtime.backoff import Backoff
+from chatbot.runtime.fair_limit import FairLimit
 from chatbot.sessions.actor.actor import Actor
 from chatbot.sessions.actor.mailbox import CommandResult, Envelope, MailboxClosed
 from chatbot.sessions.domain import rejections
@@ -41,6 +42,7 @@ class Supervisor:
     def __init__(self, ports: Ports) -> None:
         self._ports = ports
         self._actors: OrderedDict[str, Actor] = OrderedDict()  # least recently used first
+        self._actors_of = FairLimit(ports.limits.live_max)  # by the owner whose command activated them
         self._failures: OrderedDict[str, tuple[int, float]] = (
             OrderedDict()
         )  # count, no restart before (monotonic seconds)
@@ -103,7 +105,7 @@ class Supervisor:
             try:
                 is_new = isinstance(command, CreateSession) and command.idempotency_key is None
                 is_new = is_new or (isinstance(command, PostTranscript) and command.is_new)
-                self._enqueue(self._actor(session_id, is_new=is_new), envelope)
+                self._enqueue(self._actor(session_id, envelope.caller.owner, is_new=is_new), envelope)
                 answer: CommandResult = await envelope.reply_to
             except MailboxClosed:  # lost the race with a stopping actor: activate it again
                 loop = asyncio.get_running_loop()
@@ -177,7 +179,7 @@ class Supervisor:
         if actors:
             await asyncio.gather(*(actor.stopped() for actor in actors))
 
-    def _actor(self, session_id: str, *, is_new: bool) -> Actor:
+    def _actor(self, session_id: str, owner: str | None, *, is_new: bool) -> Actor:
         actor = self._actors.get(session_id)
         if actor is not None:
             self._actors.move_to_end(session_id)
@@ -187,20 +189,30 @@ class Supervisor:
         if self._ports.timer() < self._failures.get(session_id, (0, 0.0))[1]:
             raise rejections.Overloaded("the session failed and is about to start again")
         if len(self._actors) >= self._ports.limits.live_max:
-            self._passivate_idle()
-        actor = Actor(session_id, self._ports, self._on_actor_stopped, self.ask, is_new=is_new)
+            self._passivate_idle(owner)
+        actor = Actor(session_id, self._ports, self._on_actor_stopped, self.ask, is_new=is_new, owner=owner)
         self._actors[session_id] = actor
+        self._actors_of.add(owner)
         self._ports.observer.actors(len(self._actors))
         return actor
 
-    def _passivate_idle(self) -> None:
-        """Passivate the least recently used idle actor. Raises Overloaded when none is idle."""
+    def _passivate_idle(self, owner: str | None) -> None:
+        """Passivate the least recently used idle actor. If none is idle, an owner with less than its part of the actors
+        gets one more. Raises Overloaded, OverShare.
+        """
         idle = next((actor for actor in self._actors.values() if actor.is_idle), None)
-        if idle is None:
-            self._ports.observer.refused("live_max")
-            raise rejections.Overloaded("too many sessions are active")
-        del self._actors[idle.session_id]
-        self._stop(idle)
+        if idle is not None:
+            self._forget(idle)
+            self._stop(idle)
+            return
+        excess = self._actors_of.excess(owner)
+        if excess is not None:
+            self._ports.observer.refused("over_share" if excess == "over_share" else "live_max")
+            raise rejections.at_limit(excess, "too many sessions are active")
+
+    def _forget(self, actor: Actor) -> None:
+        del self._actors[actor.session_id]
+        self._actors_of.remove(actor.owner)
 
     def _stop(self, actor: Actor) -> None:
         with suppress(MailboxClosed):  # then it is stopping already
@@ -219,7 +231,7 @@ class Supervisor:
 
     def _on_actor_stopped(self, actor: Actor) -> None:
         if self._actors.get(actor.session_id) is actor:
-            del self._actors[actor.session_id]
+            self._forget(actor)
         self._ports.observer.actors(len(self._actors))
         if actor.failed:
             count = self._failures.pop(actor.session_id, (0, 0.0))[0] + 1

@@ -219,7 +219,7 @@ class OverShare(Overloaded):
 
 def at_limit(excess: Excess, detail: str) -> Overloaded:
     """The rejection of what a FairLimit does not admit."""
-    return OverShare(f"{detail} by this owner") if excess == "over_share" else Overloaded(detail)
+    return OverShare(f"{detail}, and this key has its share") if excess == "over_share" else Overloaded(detail)
 
 
 class Draining(Rejection):

@@ -50,6 +50,7 @@ EXPECTED: dict[type[Exception], int] = {
     sessions.TooManyPending: 429,
     sessions.Overloaded: 503,
     sessions.OverShare: 429,
+    sessions.SessionHeld: 409,
     sessions.Draining: 503,
     sessions.ActorFailed: 500,
     log.LogError: 500,

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from chatbot.runtime.throttle import REST_MAX_S, REST_RATIO, DutyCycleThrottle, ThrottledLog, batched
+from chatbot.runtime.throttle import HOLD_MAX_S, REST_MAX_S, REST_RATIO, DutyCycleThrottle, ThrottledLog, batched
 from tests.support.log.memory_log import MemoryLog
 
 
@@ -88,3 +88,32 @@ async def test_the_work_on_a_page_earns_a_rest_too() -> None:
 def test_things_come_in_pieces_in_order() -> None:
     assert [list(some) for some in batched(range(5), 2)] == [[0, 1], [2, 3], [4]]
     assert list(batched([], 2)) == []
+
+
+async def test_an_owner_with_one_job_gets_as_much_as_one_with_sixty() -> None:
+    throttle = DutyCycleThrottle(rest_ratio=0.0)
+    done = {"many": 0, "one": 0}
+
+    async def job(owner: str, pieces: int) -> None:
+        for _ in range(pieces):
+            async with throttle.of(owner).piece():
+                await asyncio.sleep(0)
+            done[owner] += 1
+
+    many = [asyncio.create_task(job("many", 1_000)) for _ in range(60)]
+    await job("one", 20)
+    assert done["many"] <= 22
+    for one in many:
+        one.cancel()
+    await asyncio.gather(*many, return_exceptions=True)
+    async with asyncio.timeout(5):
+        await throttle.wait()  # none of those that left keeps the turn
+
+
+async def test_a_piece_that_does_not_end_holds_others_up_only_for_a_while() -> None:
+    throttle = DutyCycleThrottle(rest_ratio=0.0)
+    never = asyncio.create_task(stuck(throttle))
+    async with asyncio.timeout(20 * HOLD_MAX_S):
+        await asyncio.sleep(0.01)
+        await throttle.wait()
+    never.cancel()
