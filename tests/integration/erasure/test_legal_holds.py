@@ -151,6 +151,29 @@ async def test_a_background_erasure_waits_for_the_release_and_keeps_its_reason(
     assert (last.event.reason_code, last.event.ticket) == ("gdpr-17", "DSR-7")  # type: ignore[union-attr]
 
 
+async def test_after_a_crash_a_begun_erasure_is_still_held_and_goes_on_after_the_release(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actor, "COPY_INLINE_TEXTS_MAX", 1)
+    await fork_of(world.log, "fork", "origin", await origin_of(world.log, "origin", 4))
+    await world.runner.wait_for(world.log.head().position)
+    await world.supervisor.ask("origin", DeleteSession(may_wait=True), Caller(any_owner=True))
+    await world.hold(session_id="origin")
+    await world.crash()
+    await world.open()
+    job = ErasureJob(world.ports, world.supervisor.ask)
+    await job._finish_all()
+    assert (job.pending, (await world.types())["session_deleted"]) == (0, 0)
+    with pytest.raises(SessionHeld):
+        await world.supervisor.ask("origin", DeleteSession(), SERVICE)
+    await world.release()
+    await world.crash()
+    await world.open()
+    await ErasureJob(world.ports, world.supervisor.ask)._finish_all()
+    assert (await world.types())["session_deleted"] == 1
+    assert (await world.types())["message_copied"] == 4
+
+
 async def test_a_held_session_expires_and_is_erased_after_the_release_without_delaying_others(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

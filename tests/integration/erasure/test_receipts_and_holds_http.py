@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 
 from chatbot.api.erasure import bulk_erasure
+from chatbot.keys.key_state import AddKey
+from chatbot.keys.scopes import AUDIT, ERASE, HOLD
 from chatbot.sessions import erasure_job
 from chatbot.sessions.actor import actor
 from events.integrity.chain_verifier import verify
+from events.record import Metadata
 from tests.support.model.model_server import ModelServer
 from tests.support.service import Running, serving
 
@@ -207,3 +210,41 @@ async def test_keys_without_the_scopes_get_403_and_others_sessions_stay(tmp_path
         receipt = f"/api/sessions/{session_id}/receipt"
         assert (await service.client.get(receipt, headers=mina)).status_code == 200
         assert (await service.client.get(receipt, headers=jun)).status_code == 404
+
+
+async def test_who_holds_cannot_erase_and_who_erases_cannot_hold_and_neither_reads(
+    tmp_path: Path, model: ModelServer
+) -> None:
+    async with serving(tmp_path, model.url, CHATBOT_API_KEYS="mina:secret-of-mina-0001") as service:
+        headers = {"mina": {"X-API-Key": "secret-of-mina-0001"}}
+        for name, scope in (("petra", ERASE), ("lena", HOLD), ("arne", AUDIT)):
+            _, secret = await service.services.keys.change(AddKey(name, (scope,)), Metadata())
+            headers[name] = {"X-API-Key": secret}
+        session_id = (await service.client.post("/api/sessions", headers=headers["mina"])).json()["session_id"]
+
+        async def status(name: str, method: str, path: str, **body: Any) -> int:
+            answer = await service.client.request(method, path, headers=headers[name], json=body or None)
+            return answer.status_code
+
+        session, holds = f"/api/sessions/{session_id}", "/api/holds"
+        held = {"reason": "litigation", "session_id": session_id}
+        assert await status("petra", "POST", holds, **held) == 403
+        assert await status("mina", "POST", holds, **held) == 403
+        assert await status("arne", "POST", holds, **held) == 403
+        assert await status("lena", "POST", holds, **held) == 201
+        assert await status("arne", "GET", holds) == 200
+        assert await status("petra", "GET", holds) == 403
+        assert await status("lena", "DELETE", session) == 403
+        assert await status("petra", "DELETE", session) == 409
+        assert await status("petra", "GET", f"{session}/messages") == 403
+        assert await status("lena", "GET", f"{session}/messages") == 403
+        (hold_id,) = (await service.services.holds.read()).holds
+        assert await status("petra", "POST", f"{holds}/{hold_id}/release", reason="x") == 403
+        assert await status("lena", "POST", f"{holds}/{hold_id}/release", reason="x") == 200
+        assert await status("lena", "POST", "/api/erasures", session_ids=[session_id], reason_code="x") == 403
+        assert await status("petra", "POST", "/api/erasures", session_ids=[session_id], reason_code="x") == 200
+        for name in ("mina", "petra", "arne"):
+            assert await status(name, "GET", f"{session}/receipt") == 200
+        assert await status("lena", "GET", f"{session}/receipt") == 403
+        recorded = await service.services.log.read(session_id, limit=1, backwards=True)
+        assert recorded[0].metadata.actor == "petra"
