@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from typing import Any, assert_never
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from chatbot.audit.conversation import parts_in, text_in
 from chatbot.llm.http.refused_parameters import without_parameters
@@ -44,7 +45,7 @@ from events.catalogue import (
 from events.log import EventLog
 from events.paging import read_pages
 from events.record import RecordedEvent
-from events.schema.parts import call_ids_of
+from events.schema.parts import call_ids_of, is_redacted
 from projections.folds.message import CLOSED, OPEN
 
 PAGE = 500  # events read at once
@@ -62,7 +63,8 @@ class ModelCall(Struct, frozen=True):
     """One call to a model; `recorded` is its reply_started.
 
     `messages` are those that the model was sent. `erased_message_ids` are the messages of the context whose text is
-    erased: with any of them the request is incomplete. `completed` is None where this attempt did not complete.
+    erased: with any of them the request is incomplete. Those of `redacted_message_ids` were redacted since, and say so
+    in place of what was sent. `completed` is None where this attempt did not complete.
     """
 
     recorded: RecordedEvent
@@ -70,6 +72,7 @@ class ModelCall(Struct, frozen=True):
     messages: tuple[ModelMessage, ...]
     erased_message_ids: tuple[str, ...] = ()
     completed: ReplyCompleted | None = None
+    redacted_message_ids: tuple[str, ...] = ()
 
     def require_texts(self) -> None:
         """Raises TextsErased where a text of the context is erased."""
@@ -134,6 +137,11 @@ class ContextBuilder:
                 adopted.message_id, adopted.parent_id, adopted.role, text, parts, adopted.calls
             )
 
+    def redacted_in(self, started: ReplyStarted) -> tuple[str, ...]:
+        """The messages of the context of which something is redacted: before the call was made, or after it."""
+        known = [self._messages[one] for one in started.context_ids if one in self._messages]
+        return tuple(one.message_id for one in known if is_redacted(one.parts))
+
     def model_call(self, recorded: RecordedEvent, started: ReplyStarted) -> ModelCall:
         """The call that `started` made. A context never has an empty text, so a message without a text was erased."""
         erased_message_ids = tuple(one for one in started.context_ids if one not in self._messages)
@@ -154,6 +162,7 @@ async def read_model_calls(log: EventLog, session_id: str) -> AsyncIterator[Mode
     """
     texts = ContextBuilder()
     running: ModelCall | None = None
+    redactions: dict[str, int] = {}
     async for recorded in _read_events(log, session_id):
         event = recorded.event
         if event is None:
@@ -162,15 +171,27 @@ async def read_model_calls(log: EventLog, session_id: str) -> AsyncIterator[Mode
             await _add_adopted_texts(log, session_id, event, texts)
         texts.apply(event)
         if running is not None and isinstance(event, ReplyEnded) and event.reply_id == running.started.reply_id:
-            completed = event if isinstance(event, ReplyCompleted) else None
-            yield ModelCall(running.recorded, running.started, running.messages, running.erased_message_ids, completed)
+            yield replace(running, completed=event if isinstance(event, ReplyCompleted) else None)
             running = None
         elif isinstance(event, ReplyStarted):
             if running is not None:
                 yield running
             running = texts.model_call(recorded, event)
+            if suspected := texts.redacted_in(event):
+                redactions = redactions or await _find_redactions(log, session_id)
+                later = tuple(one for one in suspected if redactions.get(one, 0) > recorded.version)
+                running = replace(running, redacted_message_ids=later)
     if running is not None:
         yield running
+
+
+async def _find_redactions(log: EventLog, session_id: str) -> dict[str, int]:
+    """The messages that were redacted, each with the version of its last redaction."""
+    return {
+        recorded.event.message_id: recorded.version
+        async for recorded in _read_events(log, session_id)
+        if isinstance(recorded.event, MessageRedacted)
+    }
 
 
 def build_request_body(model_call: ModelCall, provider: str, model: str) -> dict[str, Any]:

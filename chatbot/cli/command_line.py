@@ -136,6 +136,12 @@ def _erase() -> Command:
     return Command(add_erase_arguments, erase)
 
 
+def _redact() -> Command:
+    from chatbot.cli.erasure.redact import add_redact_arguments, redact
+
+    return Command(add_redact_arguments, redact)
+
+
 def _receipt() -> Command:
     from chatbot.cli.erasure.receipt_command import add_receipt_arguments, receipt
 
@@ -180,6 +186,7 @@ COMMANDS = {
     "prove": CommandEntry("prove a session's events to someone without the log", _prove),
     "key": CommandEntry("add, list, rotate and revoke API keys", _key),
     "erase": CommandEntry("erase sessions permanently", _erase),
+    "redact": CommandEntry("remove the content of one message", _redact),
     "receipt": CommandEntry("print or check the receipts of erasures", _receipt),
     "hold": CommandEntry("keep sessions from being erased, as a legal hold", _hold),
     "erased": CommandEntry("search the files for an erased text", _erased),
@@ -195,7 +202,7 @@ GROUPS = {
     "read conversations": ("find", "report", "replay", "diff", "prompt", "project"),
     "prove": ("verify", "keygen", "checkpoint", "anchor", "prove"),
     "keys": ("key",),
-    "erase": ("erase", "erased", "receipt", "hold"),
+    "erase": ("erase", "redact", "erased", "receipt", "hold"),
     "copy and move": ("backup", "export", "import", "migrate"),
     "repair": ("salvage", "rebuild"),
 }

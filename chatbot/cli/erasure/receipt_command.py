@@ -13,8 +13,10 @@ from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.exit_codes import UsageError
 from chatbot.cli.proof.keys import read_public_key, read_text_file
 from events.integrity import signed_checkpoint
+from events.integrity.erased_versions import redacted_versions
 from events.integrity.signed_checkpoint import InvalidCheckpoint
 from events.log import EventLog
+from events.record import StoredRow
 
 RECEIPT_BYTES_MAX = 65_536  # of one line
 CONTENT_PAGE, CONTENT_PAGE_BYTES = 250, 2**20  # rows of a session read at once
@@ -126,8 +128,8 @@ async def find_fault(log: EventLog, one: Receipt) -> str | None:
     row = rows[0]
     if (row.stream_id, row.digest.hex()) != (one.session_id, one.digest):
         return f"the event at position {one.position} of the log is another one"
-    if one.kind != "erasure":
-        return None
+    if one.kind == "redaction":
+        return await _find_redaction_fault(log, row)
     after = 0
     while page := await log.stream_rows(one.session_id, after=after, limit=CONTENT_PAGE, bytes_max=CONTENT_PAGE_BYTES):
         for earlier in page:
@@ -136,6 +138,15 @@ async def find_fault(log: EventLog, one: Receipt) -> str | None:
             if earlier.data is not None:
                 return f"the content of the event at position {earlier.position} is still there"
         after = page[-1].version
+    return None
+
+
+async def _find_redaction_fault(log: EventLog, redaction: StoredRow) -> str | None:
+    """Of a redaction that a later one of the message has replaced, that one tells."""
+    for version in redacted_versions(redaction):
+        rows = await log.stream_rows(redaction.stream_id, after=version - 1, limit=1)
+        if rows and rows[0].version == version and rows[0].data is not None:
+            return f"the content of the event at position {rows[0].position} is still there"
     return None
 
 

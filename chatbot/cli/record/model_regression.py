@@ -156,6 +156,8 @@ async def _replay_turn(
         parameters = replace(parameters, model=model)
     if turn.erased_message_ids:
         return compare(turn, error=f"the text of message {', '.join(turn.erased_message_ids)} is erased")
+    if turn.redacted_message_ids:
+        return compare(turn, error=f"message {', '.join(turn.redacted_message_ids)} was redacted since")
     try:
         messages = await _with_files(turn.messages, store)
     except MediaMissing as error:

@@ -22,7 +22,7 @@ class Prompt(Struct, frozen=True):
     """A request and its context. `request` is the JSON body that was answered.
 
     For a reply that did not complete, the log does not say which parameters the model server refused: then `request`
-    has all of them.
+    has all of them. `redacted_ids`: messages of the context that were redacted since; the model was sent their content.
     """
 
     session_id: str
@@ -39,6 +39,7 @@ class Prompt(Struct, frozen=True):
     model: str
     context_ids: tuple[str, ...]
     request: dict[str, Any]
+    redacted_ids: tuple[str, ...] = ()
 
 
 def add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,6 +72,9 @@ async def prompt(context: CommandContext, options: argparse.Namespace) -> int:
         raise UsageError(f"{error}: name it with --as") from error
     if not model_call.started.model:
         context.print_note("the model was not known when the reply started: the one that answered is shown")
+    if model_call.redacted_message_ids:
+        redacted = ", ".join(model_call.redacted_message_ids)
+        context.print_note(f"redacted since: message {redacted}; the model was sent what [redacted] stands for here")
     if options.json:
         context.print_json(shown)
     else:
@@ -97,6 +101,7 @@ def describe_call(model_call: ModelCall, protocol: str | None = None) -> Prompt:
         model=model,
         context_ids=started.context_ids,
         request=build_request_body(model_call, protocol or started.provider, model),
+        redacted_ids=model_call.redacted_message_ids,
     )
 
 

@@ -194,6 +194,16 @@ class MediaPart {
   }
 }
 
+class RedactedPart {
+  element = h("div", { class: "message-redacted plain-text" });
+
+  update(part) {
+    this.element.textContent = t("message.redacted", { code: part.reason_code });
+  }
+
+  destroy() {}
+}
+
 class UnknownPart {
   element = h("div", { class: "plain-text" });
 
@@ -206,7 +216,7 @@ class UnknownPart {
 
 const VIEWS = {
   text: TextPart, reasoning: ReasoningPart, refusal: RefusalPart, tool_call: ToolCallPart, tool_result: ToolResultPart,
-  media: MediaPart,
+  media: MediaPart, redacted: RedactedPart,
 };
 
 /** The class of the view of `part`, in a message of `role`. */

@@ -70,6 +70,8 @@ function reduceFrame(conversation, frame, now) {
       return changed(conversation, frame.message_id, (message) => failed(message, frame, now));
     case "removed":
       return removed(conversation, frame);
+    case "redacted":
+      return changed(conversation, frame.message_id, (message) => redacted(message, frame));
     case "calls_closed":
       return changed(conversation, frame.message_id, (message) => ({ ...message, calls: "closed" }));
     case "session":
@@ -135,6 +137,16 @@ function removed(conversation, { message_id: messageId, reply_id: replyId, paren
     else if (one.siblings.includes(messageId)) messages[one.message_id] = { ...one, siblings: one.siblings.filter((id) => id !== messageId) };
   }
   return { ...conversation, messages, order: conversation.order.filter((id) => id !== messageId && id !== replyId) };
+}
+
+/** The content of a message, or of one part, is gone; what stands in its place says why. */
+function redacted(message, { part, reason_code: reasonCode }) {
+  const parts = message.parts.map((one, index) => {
+    if (one.type === "redacted" || (part !== null && part !== index)) return one;
+    return { type: "redacted", kind: one.type, reason_code: reasonCode };
+  });
+  const content = parts.filter((one) => one.type === "text").map((one) => one.text).join("");
+  return { ...message, parts, content };
 }
 
 function requested(conversation, frame) {

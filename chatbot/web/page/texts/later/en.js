@@ -21,6 +21,7 @@ export default {
   "message.image_failed": "{name} could not be loaded.",
   "message.file": "File",
   "message.file_size": "{size} KiB",
+  "message.redacted": "Redacted ({code})",
   "message.unknown_part": "A part of type {type} that this page cannot show.",
   "message.continue": "Continue",
   "message.continue_text": "Continue.",

@@ -21,6 +21,7 @@ export default {
   "message.image_failed": "{name}을(를) 불러오지 못했습니다.",
   "message.file": "파일",
   "message.file_size": "{size} KiB",
+  "message.redacted": "삭제된 내용 ({code})",
   "message.unknown_part": "이 페이지에서 표시할 수 없는 {type} 형식입니다.",
   "message.continue": "계속",
   "message.continue_text": "계속해 주세요.",
