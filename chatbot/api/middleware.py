@@ -15,6 +15,7 @@ from aiohttp import web
 
 from chatbot.api.access.access_log import CLIENT_LEFT_STATUS, METHODS, OTHER_METHOD, REQUEST_ID, SERVED, ServedRequest
 from chatbot.api.access.authorization import CALLER, OTHER_ROUTES, PRINCIPAL, ROUTE_SCOPES, require_route_scope
+from chatbot.api.access.failed_attempts import FAILED_ATTEMPTS
 from chatbot.api.access.ticket_scope import ticket_principal
 from chatbot.api.problems import Problem, internal_error, problem_of, render, retry_after_s
 from chatbot.api.server.path_prefix import prefix_of
@@ -121,13 +122,21 @@ def _authenticate(request: web.Request, services: Services) -> Principal:
     if scheme.lower() != "bearer":
         secret = request.headers.get("X-API-Key", "")
     secret = secret.strip()
-    principal = services.keys.find(secret) if secret else ticket_principal(request, services.keys, services.clock())
+    attempts = request.app[FAILED_ATTEMPTS]
+    refusal = Problem(401, "unauthorized", "Unauthorized", "send a valid key as Authorization: Bearer")
+    try:
+        principal = services.keys.find(secret) if secret else ticket_principal(request, services.keys, services.clock())
+    except Problem as problem:
+        # An expired ticket, or one of another session, is no failure: this service has signed it.
+        raise attempts.refuse(request, "ticket", problem) if problem.kind == refusal.kind else problem from None
+    if principal is None and secret:
+        refusal = attempts.refuse(request, "key", refusal)
     if principal is not None:
         request[SERVED].key = principal.name  # also of a request that is refused below
     if request.path in PUBLIC_PATHS or request.path.startswith(PUBLIC_PREFIXES):
         return principal or UNKNOWN
     if principal is None:
-        raise Problem(401, "unauthorized", "Unauthorized", "send a valid key as Authorization: Bearer")
+        raise refusal
     resource = request.match_info.route.resource
     if resource is not None:  # else the answer is 404 or 405
         method = "GET" if request.method == "HEAD" else request.method

@@ -230,6 +230,11 @@ PROBLEM_TYPES: dict[str, ProblemType] = {
         " request bodies, and others use the rest; or it is at a limit for one key. Nothing was changed.",
         "Try again after Retry-After, with fewer requests at once.",
     ),
+    "too-many-failures": ProblemType(
+        429, "Too many failures", "The client's address has sent more wrong keys or tickets than the setting"
+        " auth.failures_per_minute allows.",
+        "Send a valid key, which is accepted at any time; do not repeat a wrong one.",
+    ),
     "media-quota": ProblemType(
         429, "Too many unused uploads", "The caller's uploads that no message refers to exceed the setting"
         " media.unused_max_bytes.",

@@ -100,15 +100,20 @@ CAUSE_UNKNOWN = (502, "Reply failed")
 
 
 class Problem(Exception):
-    """An answer other than success. `extra` adds members to the problem details."""
+    """An answer other than success. `extra` adds members to the problem details. `retry_s`: seconds for Retry-After;
+    None: not known here.
+    """
 
-    def __init__(self, status: int, kind: str, title: str, detail: str, **extra: Any) -> None:
+    def __init__(
+        self, status: int, kind: str, title: str, detail: str, *, retry_s: int | None = None, **extra: Any
+    ) -> None:
         super().__init__(detail)
         self.status = status
         self.kind = kind
         self.title = title
         self.detail = detail
         self.extra = extra
+        self.retry_s = retry_s
 
 
 class RequestFault(Exception):
@@ -143,7 +148,7 @@ def problem_of(error: Exception) -> Problem | None:
         return error
     if isinstance(error, RequestFault):
         faults = [{"path": error.path, "detail": error.detail}] if error.path else []
-        extra = {"errors": faults} if faults else {}
+        extra: dict[str, Any] = {"errors": faults} if faults else {}
         return Problem(error.status, error.kind, error.title, error.sentence, **extra)
     if isinstance(error, web.HTTPException):
         return _http_problem(error)
@@ -174,6 +179,8 @@ def retry_after_s(
     problem: Problem, health: HealthMonitor, limiter: ConcurrencyLimiter, owner: str | None = None
 ) -> int:
     """Seconds after which to retry: what the model server asks for, or the expected wait of `owner` in its queue."""
+    if problem.retry_s is not None:
+        return problem.retry_s
     if problem.kind == "media-quota":  # uploads go after hours, or when messages refer to them
         return RETRY_AFTER_MAX_S
     if problem.kind not in MODEL_KINDS:

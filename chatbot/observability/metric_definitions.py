@@ -44,6 +44,12 @@ class MetricDefinitions:
             ["reason"],
             registry=registry,
         )
+        self._authentication_failures = Counter(
+            "chatbot_authentication_failures_total",
+            "Requests with a wrong key or ticket; throttled ones got 429 at auth.failures_per_minute.",
+            ["credential", "throttled"],
+            registry=registry,
+        )
         self._accept_failures = Counter(
             "chatbot_accept_failures_total", "Connections that the system could not accept.", registry=registry
         )

@@ -71,6 +71,9 @@ class Metrics(MetricDefinitions):
     def connection_closed(self, reason: str) -> None:
         self._closed.labels(reason).inc()
 
+    def authentication_failed(self, credential: str, *, throttled: bool) -> None:
+        self._authentication_failures.labels(credential, str(throttled).lower()).inc()
+
     def accept_failed(self) -> None:
         self._accept_failures.inc()
 

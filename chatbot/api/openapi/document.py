@@ -270,7 +270,7 @@ def build_openapi_document(
 def _describe(operation: Operation, schemas: dict[Kind, Schema], *, has_keys: bool) -> Schema:
     is_open = operation.path in PUBLIC_PATHS or operation.path.startswith(PUBLIC_PREFIXES)
     takes_ticket = has_keys and operation.method == "GET" and operation.path in TICKET_PATHS
-    statuses = {*operation.problems, 401, 403} if has_keys and not is_open else set(operation.problems)
+    statuses = {*operation.problems, 401, 403, 429} if has_keys and not is_open else set(operation.problems)
     answers = {str(status): _answer(answer, schemas) for status, answer in operation.answers.items()}
     answers |= {
         str(status): _ref("responses", "Error" if operation.v1 else f"Problem{status}") for status in sorted(statuses)

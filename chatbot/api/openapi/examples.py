@@ -312,6 +312,7 @@ def problems() -> Iterator[ProblemView]:
     yield _problem(409, "too-many-holds", "Too many holds", "there are 1000 holds already: release some")
     yield _problem(400, "malformed", "Malformed JSON", "not JSON: JSON is malformed: expected ':' (byte 12)")
     yield _problem(401, "unauthorized", "Unauthorized", "send a valid key as Authorization: Bearer")
+    yield _problem(429, "too-many-failures", "Too many failures", "this address has sent too many wrong keys")
     yield _problem(403, "forbidden", "Forbidden", "this needs a key with the scope audit; this key has chat, metrics")
     yield _problem(403, "first-key", "No key yet", "this service has no keys")
     yield _problem(408, "timeout", "Timeout", "the body did not arrive in time")

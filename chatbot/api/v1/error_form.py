@@ -11,7 +11,7 @@ from chatbot.api.problems import Problem
 # What a client is told to do, where the status alone would tell it otherwise: SDKs repeat after 409, 429 and 5xx.
 RETRIED_STATUSES = (408, 429, 502, 503, 504)
 NOT_RETRIED_STATUSES = (409, 500)
-NOT_RETRIED = frozenset({"media-quota", "outcome-unknown", "other-node-outdated", "node-outdated"})
+NOT_RETRIED = frozenset({"media-quota", "outcome-unknown", "other-node-outdated", "node-outdated", "too-many-failures"})
 # The codes of OpenAI's API for problems that it has, too; of others the name of the problem type is the code.
 CODES = {
     "unauthorized": "invalid_api_key",
@@ -25,6 +25,7 @@ CODES = {
     "context-too-long": "context_length_exceeded",
     "too-many-pending": "rate_limit_exceeded",
     "over-share": "rate_limit_exceeded",
+    "too-many-failures": "rate_limit_exceeded",
     "internal-error": "internal_error",
 }
 _PATH = re.compile(r"\$\.?")

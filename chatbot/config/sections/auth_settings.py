@@ -51,6 +51,16 @@ class AuthSettings(Struct, frozen=True):
             description="Seconds for which a ticket opens feeds and files: addresses with it may be in a proxy's logs.",
         ),
     ] = 60
+    failures_per_minute: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="Wrong keys and tickets a minute, and at once, that one address (of IPv6: one /64 network) may"
+            " send to each process; more get 429. A valid key is always accepted. The default leaves room for several"
+            " clients behind one address that repeat an old key.",
+        ),
+    ] = 60
     require_keys: Annotated[
         bool, Meta(description="Refuse to start if there is no API key, neither configured nor recorded.")
     ] = False
