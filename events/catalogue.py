@@ -12,6 +12,7 @@ which a repeated request is recognized. Both are content: they are erased with t
 
 from typing import get_args
 
+from events.schema.access_events import SessionAccessed, SessionRead, SessionViewed
 from events.schema.adoption import AdoptedMessage, Origin
 from events.schema.event import MESSAGE_REDACTED, Event, ReservedEvent, Traits
 from events.schema.hold_events import HoldAdded, HoldEvent, HoldReleased, HoldsForgotten
@@ -35,12 +36,10 @@ from events.schema.session_events import (
     ReplyProgressed,
     ReplyRequested,
     ReplyStarted,
-    SessionAccessed,
     SessionCreated,
     SessionDeleted,
     SessionEvent,
     SessionExpired,
-    SessionRead,
     ToolCallsClosed,
 )
 from events.schema.witness_events import CheckpointWitnessed, WitnessEvent
@@ -100,6 +99,7 @@ __all__ = [
     "SessionEvent",
     "SessionExpired",
     "SessionRead",
+    "SessionViewed",
     "ToolCallsClosed",
     "Traits",
     "Usage",

@@ -10,6 +10,7 @@ from aiohttp.http_exceptions import BadHttpMessage
 
 from chatbot.api.access.access_log import ACCESS_LOG, AccessLog
 from chatbot.api.access.failed_attempts import FAILED_ATTEMPTS, FailedAttempts
+from chatbot.api.access.view_records import VIEWS, ViewRecorder
 from chatbot.api.erasure import erasure_routes, hold_routes, redaction_routes
 from chatbot.api.media.media_uploads import UPLOADS, MediaUploads
 from chatbot.api.middleware import add_headers, request_middleware
@@ -67,6 +68,7 @@ def build_app(services: Services) -> web.Application:
     app[SERVICES] = services
     is_logged = services.settings.logging.access_log
     app[ACCESS_LOG] = AccessLog(services.settings, services.logger, services.log_writer, is_on=is_logged)
+    app[VIEWS] = ViewRecorder(services)
     app[FAILED_ATTEMPTS] = FailedAttempts(services.settings, services.metrics, services.logger)
     streams = app[STREAMS] = StreamContext.create(services.settings, services.keys, services.metrics, services.logger)
     app[FEED_SOURCES] = feed_routes.make_feed_sources(services, streams.flush_scheduler)

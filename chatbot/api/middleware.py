@@ -17,6 +17,7 @@ from chatbot.api.access.access_log import CLIENT_LEFT_STATUS, METHODS, OTHER_MET
 from chatbot.api.access.authorization import CALLER, OTHER_ROUTES, PRINCIPAL, ROUTE_SCOPES, require_route_scope
 from chatbot.api.access.failed_attempts import FAILED_ATTEMPTS
 from chatbot.api.access.ticket_scope import ticket_principal
+from chatbot.api.access.view_records import VIEWS
 from chatbot.api.problems import Problem, internal_error, problem_of, render, retry_after_s
 from chatbot.api.server.path_prefix import prefix_of
 from chatbot.api.services import SERVICES, Services
@@ -91,6 +92,8 @@ async def _handle(request: web.Request, handler: Handler, services: Services) ->
             return _preflight(request)
         principal = request[PRINCIPAL] = _authenticate(request, services)
         request[CALLER] = Caller(principal.name, request[REQUEST_ID], any_owner=principal is EVERYONE)
+        if services.settings.auth.record_reads:
+            await request.app[VIEWS].record(request)
         return await handler(request)
     except Exception as error:
         problem = problem_of(error)

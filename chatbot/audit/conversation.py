@@ -40,6 +40,7 @@ from events.catalogue import (
     SessionDeleted,
     SessionExpired,
     SessionRead,
+    SessionViewed,
     ToolCallsClosed,
     Usage,
 )
@@ -221,6 +222,7 @@ def _apply(  # noqa: PLR0912  an arm for each event
         case (
             SessionAccessed()
             | SessionRead()
+            | SessionViewed()
             | SessionExpired()
             | MessageCopied()
             | MessageRedacted()

@@ -43,6 +43,7 @@ from events.catalogue import (
     SessionDeleted,
     SessionExpired,
     SessionRead,
+    SessionViewed,
     ToolCallsClosed,
 )
 from events.errors import LogUnavailable
@@ -88,6 +89,7 @@ class ConversationOutline(Struct):
                 | MetadataChanged()
                 | SessionAccessed()
                 | SessionRead()
+                | SessionViewed()
                 | SessionExpired()
                 | ReplyProgressed()
                 | ToolCallsClosed()

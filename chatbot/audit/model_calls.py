@@ -40,6 +40,7 @@ from events.catalogue import (
     SessionDeleted,
     SessionExpired,
     SessionRead,
+    SessionViewed,
     ToolCallsClosed,
 )
 from events.log import EventLog
@@ -112,6 +113,7 @@ class ContextBuilder:
             case (
                 SessionAccessed()
                 | SessionRead()
+                | SessionViewed()
                 | MessageWithdrawn()
                 | SessionExpired()
                 | ReplyRequested()

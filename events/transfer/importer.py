@@ -35,6 +35,7 @@ from events.catalogue import (
     SessionDeleted,
     SessionExpired,
     SessionRead,
+    SessionViewed,
     ToolCallsClosed,
 )
 from events.codec import TYPES, decode, is_known
@@ -166,6 +167,7 @@ class Importer:
                 | MetadataChanged()
                 | SessionAccessed()
                 | SessionRead()
+                | SessionViewed()
                 | SessionExpired()
                 | SessionDeleted()
                 | ReplyProgressed()

@@ -42,6 +42,7 @@ from events.catalogue import (
     SessionDeleted,
     SessionExpired,
     SessionRead,
+    SessionViewed,
     ToolCallsClosed,
     UsageTotal,
 )
@@ -67,7 +68,8 @@ _DAY_US = 86_400_000_000
 _NO_USAGE = (0,) * 5  # the numbers of a UsageTotal
 
 # Events that change more than their session's row. Most events of a log are checkpoints of replies, which do not.
-_TYPES_WITH_CHANGES = frozenset(SCHEMA_VERSIONS) - {"reply_progressed", "session_expired", "session_read"}
+_TYPES_WITHOUT_CHANGES = frozenset({"reply_progressed", "session_expired", "session_read", "session_viewed"})
+_TYPES_WITH_CHANGES = frozenset(SCHEMA_VERSIONS) - _TYPES_WITHOUT_CHANGES
 
 ROWS_PER_EVENT_MAX = 1 << 20  # rows that one event may create, with consecutive numbers below the next event's
 
@@ -162,6 +164,7 @@ def _collect_changes(  # noqa: PLR0912  an arm for each event
         case (
             SessionAccessed()
             | SessionRead()
+            | SessionViewed()
             | SessionExpired()
             | ReplyProgressed()
             | BranchSelected()

@@ -35,6 +35,7 @@ from events.catalogue import (
     SessionDeleted,
     SessionExpired,
     SessionRead,
+    SessionViewed,
     ToolCallsClosed,
 )
 from events.record import RecordedEvent
@@ -192,6 +193,7 @@ def evolve(session: Session | None, recorded: RecordedEvent) -> Session:  # noqa
         case (
             SessionCreated()
             | SessionAccessed()
+            | SessionViewed()
             | ReplyProgressed()
             | ToolCallsClosed()
             | MessageCopied()

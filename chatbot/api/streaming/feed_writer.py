@@ -48,6 +48,7 @@ from events.catalogue import (
     SessionDeleted,
     SessionExpired,
     SessionRead,
+    SessionViewed,
     ToolCallsClosed,
 )
 from events.errors import LogError, LogUnavailable
@@ -334,7 +335,7 @@ def event_frame(recorded: RecordedEvent) -> frames.FeedFrame | None:  # noqa: PL
             return frames.Resync(version)
         case ReplyProgressed() | ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
             return None  # the writer sends what the reader does not have of the text
-        case SessionAccessed() | SessionRead() | HistoryAdopted() | MessageCopied() | ReservedEvent():
+        case SessionAccessed() | SessionRead() | SessionViewed() | HistoryAdopted() | MessageCopied() | ReservedEvent():
             return None
         case None:  # erased
             return None

@@ -61,6 +61,13 @@ class AuthSettings(Struct, frozen=True):
             " clients behind one address that repeat an old key.",
         ),
     ] = 60
+    record_reads: Annotated[
+        bool,
+        Meta(
+            description="Record which key read what of a session, in the session's own events (session_viewed), at most"
+            " once in sessions.access_resolution_s. A read that cannot be recorded is refused with 503.",
+        ),
+    ] = False
     require_keys: Annotated[
         bool, Meta(description="Refuse to start if there is no API key, neither configured nor recorded.")
     ] = False

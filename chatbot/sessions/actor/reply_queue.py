@@ -36,6 +36,7 @@ from events.catalogue import (
     SessionDeleted,
     SessionExpired,
     SessionRead,
+    SessionViewed,
     ToolCallsClosed,
 )
 from events.errors import LogUnavailable
@@ -86,6 +87,7 @@ class ReplyQueue:
                 | MetadataChanged()
                 | SessionAccessed()
                 | SessionRead()
+                | SessionViewed()
                 | SessionExpired()
                 | SessionDeleted()
                 | BranchSelected()

@@ -238,6 +238,12 @@ class RecordAccess(Struct, frozen=True):
     always: bool = False
 
 
+class RecordView(Struct, frozen=True):
+    """A client is about to read `what` of the session, which may have expired. Its right to do so is checked before."""
+
+    what: str
+
+
 class MarkRead(Struct, frozen=True):
     """A client has shown all replies that ended at `version` or before; None: up to now."""
 
@@ -319,6 +325,7 @@ Command = (
     | InterruptReplies
     | ChangeMetadata
     | RecordAccess
+    | RecordView
     | MarkRead
     | Expire
     | DeleteSession

@@ -33,6 +33,7 @@ from chatbot.sessions.domain.commands import (
     PostMessage,
     PostTranscript,
     RecordAccess,
+    RecordView,
     RedactMessage,
     Regenerate,
     RequeueReplies,
@@ -71,12 +72,13 @@ from events.catalogue import (
     SessionDeleted,
     SessionExpired,
     SessionRead,
+    SessionViewed,
     ToolCallsClosed,
 )
 from events.schema.naming import CONVERSATION
 from projections.folds.message import OPEN
 
-_WHILE_EXPIRED = (DeleteSession, BeginErasure, CopyTexts, RedactMessage)
+_WHILE_EXPIRED = (DeleteSession, BeginErasure, CopyTexts, RedactMessage, RecordView)
 RETENTION = "retention"  # the recorded reason of erasures after a time
 
 
@@ -111,6 +113,8 @@ def decide(  # noqa: PLR0911, PLR0912  one arm for each command
         case RecordAccess():
             stale = command.always or now_us - state.session.accessed_at_us >= rules.access_resolution_us
             return Decision(events=(SessionAccessed(),) if stale else ())
+        case RecordView():
+            return Decision(events=(SessionViewed(command.what),))
         case MarkRead():
             return _mark_read(state, command)
         case CancelReply() if not _has_reply_to_cancel(state, command):

@@ -27,6 +27,7 @@ from events.catalogue import (
     SessionDeleted,
     SessionExpired,
     SessionRead,
+    SessionViewed,
     ToolCallsClosed,
 )
 
@@ -45,6 +46,7 @@ def as_message_event(event: LoggedEvent | None) -> MessageEvent | None:
             | MetadataChanged()
             | SessionAccessed()
             | SessionRead()
+            | SessionViewed()
             | MessageWithdrawn()
             | MessageRedacted()
             | SessionExpired()

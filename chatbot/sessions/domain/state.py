@@ -40,6 +40,7 @@ from events.catalogue import (
     SessionDeleted,
     SessionExpired,
     SessionRead,
+    SessionViewed,
     ToolCallsClosed,
 )
 from events.record import RecordedEvent
@@ -167,6 +168,7 @@ def evolve(state: State | None, recorded: RecordedEvent, recent_max: int, tools_
         case (
             SessionAccessed()
             | SessionRead()
+            | SessionViewed()
             | SessionExpired()
             | ReplyRequested()
             | ReplyStarted()

@@ -43,6 +43,7 @@ from events.catalogue import (
     SessionDeleted,
     SessionExpired,
     SessionRead,
+    SessionViewed,
     ToolCallsClosed,
 )
 from events.record import RecordedEvent
@@ -82,6 +83,7 @@ def advance(cursor: ReaderCursor, recorded: RecordedEvent) -> tuple[ReaderCursor
             | MetadataChanged()
             | SessionAccessed()
             | SessionRead()
+            | SessionViewed()
             | MessageWithdrawn()
             | SessionExpired()
             | SessionDeleted()

@@ -26,6 +26,7 @@ from events.catalogue import (
     SessionDeleted,
     SessionExpired,
     SessionRead,
+    SessionViewed,
     ToolCallsClosed,
 )
 from events.log import EventLog
@@ -111,6 +112,7 @@ async def recorded_offset(log: EventLog, session_id: str, version: int) -> int:
                     | MetadataChanged()
                     | SessionAccessed()
                     | SessionRead()
+                    | SessionViewed()
                     | MessageWithdrawn()
                     | SessionExpired()
                     | SessionDeleted()

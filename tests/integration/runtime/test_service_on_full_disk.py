@@ -1,7 +1,6 @@
 """The whole program on a disk that fills up, under another program's lock, and with its projections taken away."""
 
 import asyncio
-import contextlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from events.integrity.chain_verifier import verify
 from events.options import LogOptions
 from events.storage.sqlite.sqlite_log import SqliteLog
-from tests.support.log.log_files import foreign, small_disk
+from tests.support.log.log_files import fill, foreign, small_disk
 from tests.support.model.model_server import ModelServer
 from tests.support.service import Program, program
 
@@ -59,15 +58,6 @@ def check_refusal(answer: httpx.Response) -> None:
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["detail"]
     assert answer.headers["Retry-After"]
-
-
-def fill(directory: Path) -> Path:
-    """Take all the room there is."""
-    ballast = directory / "ballast"
-    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while file.write(bytes(4096)):
-            pass
-    return ballast
 
 
 async def check_log(path: Path) -> None:

@@ -5,7 +5,7 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -91,3 +91,12 @@ def unwritable(directory: Path) -> Iterator[None]:
         yield
     finally:
         directory.chmod(0o755)
+
+
+def fill(directory: Path) -> Path:
+    """Take all the room there is."""
+    ballast = directory / "ballast"
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+    return ballast

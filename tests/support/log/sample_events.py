@@ -40,6 +40,7 @@ from events.catalogue import (
     SessionDeleted,
     SessionExpired,
     SessionRead,
+    SessionViewed,
     ToolCallsClosed,
     Usage,
     UsageTotal,
@@ -272,6 +273,7 @@ EVERY_EVENT: tuple[Event, ...] = (
         parts=(Redacted("tool_call", "subject-request", "call_1", "weather"), Redacted("text", "subject-request")),
     ),
     SessionRead(version=7),
+    SessionViewed(what="history"),
     MessageWithdrawn(message_id="m5", reply_id="r5", parent_id="r4"),
     SessionExpired(deadline_us=1_738_368_000_000_000),
     SessionExpired(

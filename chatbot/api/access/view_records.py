@@ -1,0 +1,101 @@
+"""auth.record_reads: who read which session is in the session's own stream, as session_viewed.
+
+The event is recorded before the session is read, so there is no read without its record: if nothing can be recorded,
+the read is refused (503). It may be that a read is recorded whose request is then refused, such as for a query that is
+not allowed. Lists of sessions, and the whole log (/api/events), are not reads of a session.
+"""
+
+import asyncio
+from collections import OrderedDict
+from typing import Literal
+
+from aiohttp import web
+from msgspec import Struct
+from msgspec.structs import replace
+
+from chatbot.api.access.authorization import CALLER, is_auditor
+from chatbot.api.requests import canonical_id
+from chatbot.api.services import Services
+from chatbot.sessions.domain.commands import RecordView
+from chatbot.sessions.domain.rejections import SessionNotFound
+
+ViewKind = Literal["session", "history", "feed", "export", "events", "media"]
+
+VIEWS_MAX = 10_000  # that are remembered: about 3 MB. The oldest is forgotten, so its next read is recorded again
+_MEDIA = "/api/media/{sha256}"
+VIEWED_ROUTES: dict[str, ViewKind] = {
+    "/api/sessions/{session_id}": "session",
+    "/api/sessions/{session_id}/messages": "history",
+    "/api/sessions/{session_id}/stream": "feed",
+    "/api/sessions/{session_id}/export": "export",
+    "/api/sessions/{session_id}/events": "events",
+    _MEDIA: "media",
+}
+
+
+class _View(Struct, frozen=True):
+    """`owner`: the name of the key that reads."""
+
+    owner: str | None
+    session_id: str
+    what: ViewKind
+
+
+class ViewRecorder:
+    """Records reads, each kind of each session by each key at most once in sessions.access_resolution_s."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._interval_us = round(services.settings.sessions.access_resolution_s * 1_000_000)
+        self._recorded_us: OrderedDict[_View, int] = OrderedDict()
+        self._pending: dict[_View, asyncio.Task[None]] = {}
+
+    async def record(self, request: web.Request) -> None:
+        """Record what a GET request reads, if that is a session that the caller may read.
+
+        Raises LogUnavailable, Overloaded, Draining, ProjectionError.
+        """
+        view = self._view_of(request)
+        if view is None:
+            return
+        caller = request[CALLER]
+        try:
+            any_owner = view.what == "events" and is_auditor(request)
+            session = await self._services.session_queries.find_recorded(view.session_id, caller, any_owner=any_owner)
+        except SessionNotFound:
+            return  # the handler answers that
+        recorded_us = self._recorded_us.get(view)
+        is_recent = recorded_us is not None and self._services.clock() - recorded_us < self._interval_us
+        if session.is_deleted or is_recent:  # of a deleted session there is nothing to read
+            return
+        task = self._pending.get(view)
+        if task is None:
+            command = self._append(view, request)
+            task = self._pending[view] = asyncio.get_running_loop().create_task(command)
+            task.add_done_callback(lambda done: self._on_done(view, done))
+        await asyncio.shield(task)  # others may wait for the same record
+
+    async def _append(self, view: _View, request: web.Request) -> None:
+        caller = replace(request[CALLER], any_owner=True)  # checked above, for an auditor differently
+        await self._services.supervisor.ask(view.session_id, RecordView(view.what), caller)
+        self._recorded_us[view] = self._services.clock()
+        self._recorded_us.move_to_end(view)
+        if len(self._recorded_us) > VIEWS_MAX:
+            self._recorded_us.popitem(last=False)
+
+    def _on_done(self, view: _View, task: asyncio.Task[None]) -> None:
+        del self._pending[view]
+        if not task.cancelled():
+            task.exception()  # every waiter may have left
+
+    def _view_of(self, request: web.Request) -> _View | None:
+        resource = request.match_info.route.resource
+        what = VIEWED_ROUTES.get(resource.canonical) if resource is not None and request.method == "GET" else None
+        if what is None:
+            return None
+        given = request.query.get("session_id") if what == "media" else request.match_info["session_id"]
+        session_id = canonical_id(given or "")
+        return _View(request[CALLER].owner, session_id, what) if session_id is not None else None
+
+
+VIEWS: web.AppKey[ViewRecorder] = web.AppKey("views", ViewRecorder)
