@@ -38,6 +38,7 @@ from events.catalogue import (
     SessionDeleted,
     SessionExpired,
     SessionRead,
+    SessionViewed,
     ToolCallsClosed,
 )
 from events.record import RecordedEvent
@@ -146,6 +147,7 @@ class SessionOutline(Struct):
             case (
                 SessionAccessed()
                 | SessionRead()
+                | SessionViewed()
                 | SessionExpired()
                 | ReplyProgressed()
                 | ToolCallsClosed()

@@ -40,6 +40,7 @@ from events.catalogue import (
     SessionDeleted,
     SessionExpired,
     SessionRead,
+    SessionViewed,
     ToolCallsClosed,
 )
 from events.codec import event_type
@@ -145,7 +146,7 @@ class Timeline:
             case MessageRedacted():
                 redacted = {name: getattr(event, name) for name in ("message_id", "part", "reason_code", "ticket")}
                 yield ReceiptEntry(**self._happened(recorded), kind="redaction", receipt=redacted)
-            case SessionAccessed() | SessionRead() | MessageCopied() | HistoryAdopted():
+            case SessionAccessed() | SessionRead() | SessionViewed() | MessageCopied() | HistoryAdopted():
                 pass
             case (
                 SessionCreated()
