@@ -12,7 +12,6 @@ which a repeated request is recognized. Both are content: they are erased with t
 
 from typing import get_args
 
-from events.schema.access_events import SessionAccessed, SessionRead, SessionViewed
 from events.schema.adoption import AdoptedMessage, Origin
 from events.schema.event import MESSAGE_REDACTED, Event, ReservedEvent, Traits
 from events.schema.hold_events import HoldAdded, HoldEvent, HoldReleased, HoldsForgotten
@@ -36,10 +35,13 @@ from events.schema.session_events import (
     ReplyProgressed,
     ReplyRequested,
     ReplyStarted,
+    SessionAccessed,
     SessionCreated,
     SessionDeleted,
     SessionEvent,
     SessionExpired,
+    SessionRead,
+    SessionViewed,
     ToolCallsClosed,
 )
 from events.schema.witness_events import CheckpointWitnessed, WitnessEvent

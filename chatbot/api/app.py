@@ -68,7 +68,13 @@ def build_app(services: Services) -> web.Application:
     app[SERVICES] = services
     is_logged = services.settings.logging.access_log
     app[ACCESS_LOG] = AccessLog(services.settings, services.logger, services.log_writer, is_on=is_logged)
-    app[VIEWS] = ViewRecorder(services)
+    if services.settings.auth.record_reads:
+        app[VIEWS] = ViewRecorder(
+            services.session_queries.find_recorded,
+            services.supervisor.ask,
+            services.clock,
+            services.settings.sessions.access_resolution_s,
+        )
     app[FAILED_ATTEMPTS] = FailedAttempts(services.settings, services.metrics, services.logger)
     streams = app[STREAMS] = StreamContext.create(services.settings, services.keys, services.metrics, services.logger)
     app[FEED_SOURCES] = feed_routes.make_feed_sources(services, streams.flush_scheduler)

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from events.schema.access_events import SessionAccessed, SessionRead, SessionViewed
 from events.schema.adoption import AdoptedMessage, Origin
 from events.schema.event import Event, Traits
 from events.schema.kept_event import KeptEvent
@@ -48,6 +47,37 @@ class MetadataChanged(Event, frozen=True, tag="metadata_changed"):
     title: str | None = None
     settings: ReplySettings | None = None
     pinned: bool = False
+
+
+class SessionAccessed(Event, frozen=True, tag="session_accessed"):
+    """A client read the session. Recorded at most once per `access_resolution_s`.
+
+    With an idempotency key: a client requested a change that had no effect (a cancel while no reply was running), and
+    gets the same answer when it repeats the request.
+    """
+
+    traits = Traits(is_access=True, holds_message=False)
+
+    idempotency_key: str | None = None
+    fingerprint: str | None = None
+
+
+class SessionRead(Event, frozen=True, tag="session_read"):
+    """A client has shown all replies that ended at `version` of the session or before. No access: a client may mark
+    sessions as read that nobody uses.
+    """
+
+    traits = Traits(is_access=False, holds_message=False)
+
+    version: int
+
+
+class SessionViewed(Event, frozen=True, tag="session_viewed"):
+    """The key is about to read `what` of the session, see auth.record_reads. No access: SessionAccessed is."""
+
+    traits = Traits(is_access=False, holds_message=False)
+
+    what: str
 
 
 class SessionExpired(Event, frozen=True, tag="session_expired"):

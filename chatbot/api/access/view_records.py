@@ -7,7 +7,8 @@ not allowed. Lists of sessions, and the whole log (/api/events), are not reads o
 
 import asyncio
 from collections import OrderedDict
-from typing import Literal
+from collections.abc import Awaitable, Callable
+from typing import Literal, Protocol
 
 from aiohttp import web
 from msgspec import Struct
@@ -15,9 +16,9 @@ from msgspec.structs import replace
 
 from chatbot.api.access.authorization import CALLER, is_auditor
 from chatbot.api.requests import canonical_id
-from chatbot.api.services import Services
-from chatbot.sessions.domain.commands import RecordView
+from chatbot.sessions.domain.commands import Caller, RecordView
 from chatbot.sessions.domain.rejections import SessionNotFound
+from projections.folds.session import Session
 
 ViewKind = Literal["session", "history", "feed", "export", "events", "media"]
 
@@ -41,12 +42,24 @@ class _View(Struct, frozen=True):
     what: ViewKind
 
 
+class FindSession(Protocol):
+    """As SessionQueries.find_recorded."""
+
+    async def __call__(self, session_id: str, caller: Caller, *, any_owner: bool = False) -> Session: ...
+
+
+RecordCommand = Callable[[str, RecordView, Caller], Awaitable[object]]
+
+
 class ViewRecorder:
     """Records reads, each kind of each session by each key at most once in sessions.access_resolution_s."""
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
-        self._interval_us = round(services.settings.sessions.access_resolution_s * 1_000_000)
+    def __init__(self, find: FindSession, record: RecordCommand, clock: Callable[[], int], interval_s: float) -> None:
+        """`record` gives the session a command. `clock`: Unix microseconds."""
+        self._find = find
+        self._record_command = record
+        self._clock = clock
+        self._interval_us = round(interval_s * 1_000_000)
         self._recorded_us: OrderedDict[_View, int] = OrderedDict()
         self._pending: dict[_View, asyncio.Task[None]] = {}
 
@@ -61,11 +74,11 @@ class ViewRecorder:
         caller = request[CALLER]
         try:
             any_owner = view.what == "events" and is_auditor(request)
-            session = await self._services.session_queries.find_recorded(view.session_id, caller, any_owner=any_owner)
+            session = await self._find(view.session_id, caller, any_owner=any_owner)
         except SessionNotFound:
             return  # the handler answers that
         recorded_us = self._recorded_us.get(view)
-        is_recent = recorded_us is not None and self._services.clock() - recorded_us < self._interval_us
+        is_recent = recorded_us is not None and self._clock() - recorded_us < self._interval_us
         if session.is_deleted or is_recent:  # of a deleted session there is nothing to read
             return
         task = self._pending.get(view)
@@ -77,8 +90,8 @@ class ViewRecorder:
 
     async def _append(self, view: _View, request: web.Request) -> None:
         caller = replace(request[CALLER], any_owner=True)  # checked above, for an auditor differently
-        await self._services.supervisor.ask(view.session_id, RecordView(view.what), caller)
-        self._recorded_us[view] = self._services.clock()
+        await self._record_command(view.session_id, RecordView(view.what), caller)
+        self._recorded_us[view] = self._clock()
         self._recorded_us.move_to_end(view)
         if len(self._recorded_us) > VIEWS_MAX:
             self._recorded_us.popitem(last=False)
