@@ -143,6 +143,8 @@ def fold_conversation(
     in this session, by message id: they were made when the session that was forked from was erased.
     """
     for recorded in history:
+        if isinstance(recorded.event, ReservedEvent):  # the stream is no session's
+            continue
         if conversation is None:
             conversation = Conversation(recorded.stream_id, recorded.recorded_at_us)
         conversation.version, conversation.at_us = recorded.version, recorded.recorded_at_us

@@ -8,7 +8,6 @@ recorded within a second. While the log cannot be read the last known keys stay 
 import asyncio
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import cast
 
 import structlog
 from msgspec import Struct
@@ -19,10 +18,10 @@ from chatbot.keys.key_state import KeyCommand, KeyState, RecordedKeys, decide, f
 from chatbot.keys.principal import EVERYONE, Principal
 from chatbot.keys.scopes import ADMIN, AUDIT, CONFIGURED_SCOPES
 from chatbot.keys.secrets import hash_secret, make_secret, stored_form
-from events.catalogue import KEYS, IgnoredEvent, KeyEvent
+from events.catalogue import KEYS, KeyEvent
 from events.errors import LogError, LogUnavailable, LogUnusable, VersionConflict
 from events.log import EventLog
-from events.record import Metadata
+from events.record import Metadata, RecordedEvent
 
 READ_PAGE = 1000  # events of the stream read at once
 READ_INTERVAL_S = 0.25  # between two reads while the log grows: a change of the keys is known in less than a second
@@ -128,9 +127,7 @@ class KeyRegistry:
         async with self._refresh_lock:
             recorded = self._recorded
             while page := await self._log.read(KEYS, after=recorded.version, limit=READ_PAGE):
-                if any(one.event is None or isinstance(one.event, IgnoredEvent) for one in page):
-                    raise LogUnusable("the stream of the keys cannot be understood: content of it was erased")
-                recorded = fold(recorded, [(cast(KeyEvent, one.event), one.recorded_at_us) for one in page])
+                recorded = fold(recorded, [(_key_event(one), one.recorded_at_us) for one in page])
             if recorded is not self._recorded:
                 self._use(recorded)
 
@@ -183,3 +180,10 @@ class KeyRegistry:
         audit = {AUDIT} if name in self._auth.auditors else set()
         admin = {ADMIN} if name in self._auth.admins else set()
         return own | audit | admin
+
+
+def _key_event(recorded: RecordedEvent) -> KeyEvent:
+    """Raises LogUnusable: without one of its events the stream may say that a revoked key is valid."""
+    if not isinstance(recorded.event, KeyEvent):
+        raise LogUnusable(f"event {recorded.position} of the log is in the stream of the keys, and is no key's")
+    return recorded.event

@@ -13,8 +13,10 @@ from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.exit_codes import CommandFailed, UsageError
 from chatbot.cli.progress_bar import ProgressBar
 from chatbot.cli.remedies import with_remedy
+from chatbot.keys.key_registry import KeyRegistry
 from chatbot.sessions.replies.recorded_text import recorded_reply
 from events.catalogue import ReplyInterrupted
+from events.factory import now_us
 from events.integrity.log_identity import log_identity
 from events.integrity.startup_check import check_integrity
 from events.log import EventLog, Snapshot
@@ -38,6 +40,7 @@ from events.transfer.importer import Importer, ImportRules
 from projections.folds.session import Session, evolve
 
 PAGE = 500  # rows read at once
+NAMED_MAX = 10  # keys in a note
 RESUME_HINT = "What was written stays: import the file again with --resume before you serve the log"
 
 
@@ -166,7 +169,21 @@ async def import_command(context: CommandContext, options: argparse.Namespace) -
     except ImportRefused as error:
         raise CommandFailed(with_remedy(error)) from error
     context.print_json(outcome)
+    await _note_keys(context, path)
     return 0
+
+
+async def _note_keys(context: CommandContext, path: Path) -> None:
+    """Name the API keys in the log: some may have come with the import, and open it to people of another service."""
+    async with context.open_read_only(path) as log:
+        keys = KeyRegistry(context.settings.auth, log, now_us)
+        await keys.refresh()
+    if valid := [one.name for one in keys.recorded.values() if one.valid_secrets(now_us())]:
+        named = ", ".join(valid[:NAMED_MAX])
+        context.print_note(
+            f"the log has {len(valid)} valid API keys ({named}): see `chatbot key list`, and revoke those whose holders"
+            " are not to use this service"
+        )
 
 
 async def _accept_partial(context: CommandContext, path: Path) -> int:

@@ -2,7 +2,7 @@
 
 A projection is the one class in a Python file that has both of these methods; it is constructed without arguments:
 
-    def apply(self, recorded: RecordedEvent) -> None: ...    # each event, in the log's order
+    def apply(self, recorded: RecordedEvent) -> None: ...    # each event of a session, in the log's order
     def result(self) -> object: ...                          # at the end: anything that can be encoded as JSON
 
 The `event` of an erased event is None; its type, time and session remain. A message's `content` is its text;
@@ -23,6 +23,7 @@ import msgspec
 from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.exit_codes import CommandFailed, UsageError
 from chatbot.cli.progress_bar import ProgressBar
+from events.catalogue import RESERVED_STREAMS
 from events.record import RecordedEvent
 
 PAGE = 2_000  # events read at once
@@ -52,7 +53,8 @@ async def project(context: CommandContext, options: argparse.Namespace) -> int:
         try:
             while page := await log.read_all(after=at, limit=PAGE):
                 for recorded in page:
-                    _apply_event(projection, recorded)
+                    if recorded.stream_id not in RESERVED_STREAMS:  # keys and holds
+                        _apply_event(projection, recorded)
                 at = page[-1].position
                 progress.reach(at - max(0, options.after))
         finally:
