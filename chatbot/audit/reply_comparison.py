@@ -39,6 +39,9 @@ class ModelAnswer(Struct, frozen=True):
 class Comparison(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The comparison of one call: of texts, and of calls of tools by name and arguments. `similarity`, 0 to 1, is the
     share of words that both have in the same order. `error` says why there is no answer `now`.
+
+    `noise` are the similarities of the recorded model's own new answers, `outside` whether `now` is less similar than
+    all of them (chatbot/audit/noise_band.py); without a noise band they are absent.
     """
 
     session_id: str
@@ -50,6 +53,8 @@ class Comparison(Struct, frozen=True, omit_defaults=True, kw_only=True):
     similarity: float = 0.0
     diff: tuple[str, ...] = ()
     error: str | None = None
+    noise: tuple[float, ...] = ()
+    outside: bool | UnsetType = UNSET
 
 
 def compare(turn: ModelCall, now: ReplyCompleted | None = None, error: str | None = None) -> Comparison:
@@ -68,6 +73,11 @@ def compare(turn: ModelCall, now: ReplyCompleted | None = None, error: str | Non
         diff=text_diff(_answer_text(recorded), _answer_text(now)) if now else (),
         error=error,
     )
+
+
+def answer_similarity(recorded: ReplyCompleted, again: ReplyCompleted) -> float:
+    """How similar two answers are, by their texts and calls of tools."""
+    return similarity(_answer_text(recorded), _answer_text(again))
 
 
 def _answer_text(completed: ReplyCompleted) -> str:
@@ -99,6 +109,8 @@ def render_comparison(one: Comparison) -> str:
         return printable(f"{title}: FAILED, {one.error}")
     verdict = "the same text" if one.identical else f"another text, similarity {one.similarity:.2f}"
     old, new = _cells(one.recorded), _cells(one.now)
+    if one.noise:
+        verdict += f", noise {min(one.noise):.2f} to {max(one.noise):.2f}: {'OUTSIDE' if one.outside else 'inside'}"
     lines = [f"{title}: {verdict}"]
     lines += [f"  {name:<9} {old[name]:<30} {new[name]}" for name in old]
     lines += [f"    {line}" for line in one.diff]

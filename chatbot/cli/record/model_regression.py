@@ -1,60 +1,43 @@
-"""replay --against: a regression test of a model: sends recorded requests again and compares the answers."""
+"""replay --against: a regression test of a model: sends recorded requests again and compares the answers.
+
+First the recorded model answers each request again, several times: how much its own answers differ is the noise band
+(chatbot/audit/noise_band.py), and only answers of the new model that lie outside it are shown.
+"""
 
 import argparse
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from chatbot.audit import reply_comparison
-from chatbot.audit.model_calls import ModelCall, read_model_calls
-from chatbot.audit.reply_comparison import Comparison, compare
+from chatbot.audit.model_calls import ModelCall
+from chatbot.audit.noise_band import TurnSample, is_outside
+from chatbot.audit.reply_comparison import Comparison, answer_similarity, compare, render_comparison
 from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.exit_codes import CommandFailed, ExitCode, UsageError
-from chatbot.cli.progress_bar import ProgressBar
-from chatbot.llm.provider import (
-    LlmError,
-    LlmUnavailable,
-    ModelMessage,
-    PartsMessage,
-    Provider,
-)
-from events.catalogue import ReplyCompleted, Usage
+from chatbot.cli.record.recorded_turns import TURNS_DEFAULT, count_turns, select_turns, send_again
+from chatbot.cli.record.regression_summary import RunSummary, print_summary, write_html
+from chatbot.llm.provider import LlmError, LlmUnavailable, Provider
 from events.log import EventLog
-from events.media import MediaMissing, MediaStore
-from events.schema.parts import Parts, Text, ToolCall, media_of, stored_parts, text_of
+from events.media import MediaMissing
 
 CONCURRENCY_MAX = 64
-TURNS_DEFAULT = 20
 TURNS_MAX = 100_000
-PAGE = 2_000  # events read at once, backwards from the log's end
+REPEATS_DEFAULT, REPEATS_MAX = 3, 100
+CALLS_DEFAULT = 1_000  # more cost money or hours: they have to be allowed
+SIGNIFICANCE_DEFAULT = 0.05
 _URL = re.compile(r"https?://[^\s/?#]+[^\s?#]*")
 
 
-class Summary(Struct):
-    """Counts of a run so far. `similarity` is the sum over the answered turns, `below` counts those under the
-    threshold. `unreachable` says why no further turn is sent."""
+class Models(Struct, frozen=True):
+    """The model that is tested, and the recorded one, asked `repeats` times for each turn; None: not at all."""
 
-    turns: int = 0
-    identical: int = 0
-    failed: int = 0
-    below: int = 0
-    similarity: float = 0.0
-    unreachable: str = ""
-
-    def count(self, one: Comparison, threshold: float) -> None:
-        self.turns += 1
-        self.failed += one.error is not None
-        self.identical += one.identical
-        self.similarity += one.similarity
-        self.below += one.error is None and one.similarity < threshold
-
-    @property
-    def mean_similarity(self) -> float | None:
-        answered = self.turns - self.failed
-        return round(self.similarity / answered, 4) if answered else None
+    new: Provider
+    recorded: Provider | None
+    repeats: int
 
 
 def add_regression_arguments(parser: argparse._ArgumentGroup) -> None:
@@ -67,65 +50,93 @@ def add_regression_arguments(parser: argparse._ArgumentGroup) -> None:
     parser.add_argument(
         "--fail-below", type=float, default=0.0, metavar="RATIO", help="exit with 1 if a turn is less similar"
     )
-
-
-class AnswerSink:
-    """Collects of an answer what is compared: its text, and the calls of tools, which nobody carries out."""
-
-    def __init__(self) -> None:
-        self._pieces: list[str] = []
-        self._calls: dict[str, ToolCall] = {}
-        self.text = self._pieces.append
-
-    @property
-    def parts(self) -> Parts:
-        text = "".join(self._pieces)
-        return ((Text(text),) if text else ()) + tuple(self._calls.values())
-
-    def reasoning(self, piece: str) -> None: ...
-
-    def refusal(self, piece: str) -> None: ...
-
-    def tool_call(self, call_id: str, name: str, arguments: str) -> None:
-        known = self._calls.get(call_id, ToolCall(call_id, name, ""))
-        self._calls[call_id] = ToolCall(call_id, name, known.arguments + arguments)
-
-    def usage(self, usage: Usage) -> None: ...
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=REPEATS_DEFAULT,
+        metavar="N",
+        help=f"answers of the recorded model to each turn, for the noise band (default: {REPEATS_DEFAULT}; 0: no band)",
+    )
+    parser.add_argument(
+        "--baseline", default="settings", metavar="MODEL", help="where the recorded model is (default: settings)"
+    )
+    parser.add_argument(
+        "--significance",
+        type=float,
+        default=SIGNIFICANCE_DEFAULT,
+        metavar="RATIO",
+        help="exit with 1 if chance puts so many turns outside the band with at most this probability"
+        f" (default: {SIGNIFICANCE_DEFAULT:g})",
+    )
+    parser.add_argument(
+        "--calls-max",
+        type=int,
+        default=CALLS_DEFAULT,
+        metavar="N",
+        help=f"refuse more calls (default: {CALLS_DEFAULT})",
+    )
+    parser.add_argument("--all", action="store_true", help="show turns inside the noise band, too")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the result to a new HTML file, too")
 
 
 async def replay_against_model(context: CommandContext, options: argparse.Namespace) -> int:
     """Send the turns, report each, print a summary. A difference is no failure, an unreachable model is."""
     _check_options(options)
-    summary = Summary()
-    provider = context.provider(None if options.against == "settings" else options.against)
+    summary = RunSummary(options.repeats)
     interrupted = False
-    try:
-        async with context.open_read_only() as log:
-            await _replay_turns(context, options, log, provider, summary)
-    except asyncio.CancelledError:  # Ctrl-C: the summary so far is printed
-        interrupted = True
-    finally:
-        await provider.close()
-    _print_summary(context, options, summary)
+    async with AsyncExitStack() as stack:
+        models = _open_models(context, options, stack)
+        try:
+            async with context.open_read_only() as log:
+                await _announce(context, options, log)
+                await _replay_turns(context, options, log, models, summary)
+        except asyncio.CancelledError:  # Ctrl-C: the summary so far is printed
+            interrupted = True
+    print_summary(context, options, summary)
+    if options.html is not None and summary.turns:
+        write_html(options, summary)
     if interrupted:
         return ExitCode.INTERRUPTED
     if summary.unreachable:
-        raise CommandFailed(
-            f"{_describe_model(options.against)} cannot be reached, no more turns are asked: {summary.unreachable}"
-        )
+        raise CommandFailed(summary.unreachable)
     if not summary.turns:
         raise CommandFailed("the log has no completed turn to ask again")
-    return 1 if summary.failed or summary.below else 0
+    return 1 if summary.failed or summary.below or summary.is_worse_than_noise(options.significance) else 0
+
+
+def _open_models(context: CommandContext, options: argparse.Namespace, stack: AsyncExitStack) -> Models:
+    def opened(name: str) -> Provider:
+        provider = context.provider(None if name == "settings" else name)
+        stack.push_async_callback(provider.close)
+        return provider
+
+    new = opened(options.against)
+    if not options.repeats:
+        return Models(new, None, 0)
+    return Models(new, new if options.baseline == options.against else opened(options.baseline), options.repeats)
+
+
+async def _announce(context: CommandContext, options: argparse.Namespace, log: EventLog) -> None:
+    """Say how much will be asked, before anything is. Raises UsageError beyond --calls-max."""
+    counted = await count_turns(log, options)
+    each = options.repeats + 1
+    calls = counted.turns * each
+    asked = f"{counted.turns:,} turns: {calls:,} calls to models"
+    if options.repeats:
+        asked += (
+            f", {counted.turns * options.repeats:,} of them to {describe_model(options.baseline)} for the noise band"
+        )
+    tokens = f"about {counted.prompt_tokens * each:,} tokens read and {counted.completion_tokens * each:,} written"
+    if calls > options.calls_max:
+        raise UsageError(f"{asked}, {tokens}: allow them with --calls-max {calls}, or ask less with --limit, --repeats")
+    if options.repeats and counted.turns:
+        context.print_note(f"{asked}, {tokens}")
 
 
 async def _replay_turns(
-    context: CommandContext,
-    options: argparse.Namespace,
-    log: EventLog,
-    provider: Provider,
-    summary: Summary,
+    context: CommandContext, options: argparse.Namespace, log: EventLog, models: Models, summary: RunSummary
 ) -> None:
-    turns, turns_lock = _select_turns(log, options), asyncio.Lock()
+    turns, turns_lock = select_turns(log, options), asyncio.Lock()
 
     async def replay_next() -> None:
         while not summary.unreachable:
@@ -133,12 +144,15 @@ async def _replay_turns(
                 turn = await anext(turns, None)
             if turn is None:
                 return
-            one = await _replay_turn(provider, turn, options.model, summary, log.media)
+            one = await _replay_turn(log, models, turn, options, summary)
+            if one is None:
+                return
             summary.count(one, options.fail_below)
-            if options.json or options.format == "json":
+            is_shown = options.all or one.outside is not False
+            if is_shown and (options.json or options.format == "json"):
                 context.print_json(one)
-            else:
-                context.print_result(reply_comparison.render_comparison(one))
+            elif is_shown:
+                context.print_result(render_comparison(one))
 
     async with asyncio.TaskGroup() as group:
         for _ in range(options.concurrency):
@@ -146,117 +160,68 @@ async def _replay_turns(
 
 
 async def _replay_turn(
-    provider: Provider, turn: ModelCall, model: str | None, summary: Summary, store: MediaStore
-) -> Comparison:
-    """Send one turn again, with the recorded context and parameters. Never raises for what a model server does; sets
-    `summary.unreachable` where there is none.
+    log: EventLog, models: Models, turn: ModelCall, options: argparse.Namespace, summary: RunSummary
+) -> Comparison | None:
+    """Ask the recorded model, then the new one. Never raises for what a model server does; sets `summary.unreachable`
+    where there is none. None: the recorded model cannot be reached.
     """
-    parameters = turn.started.parameters
-    if model is not None:
-        parameters = replace(parameters, model=model)
-    if turn.erased_message_ids:
+    if turn.erased_message_ids or turn.completed is None:
         return compare(turn, error=f"the text of message {', '.join(turn.erased_message_ids)} is erased")
     if turn.redacted_message_ids:
         return compare(turn, error=f"message {', '.join(turn.redacted_message_ids)} was redacted since")
+    noise: list[float] = []
+    if models.recorded is not None:
+        try:
+            for _ in range(models.repeats):
+                again = await send_again(models.recorded, turn, None, log.media)
+                noise.append(await asyncio.to_thread(answer_similarity, turn.completed, again))
+        except (LlmError, MediaMissing) as error:
+            if _is_unreachable(error):
+                summary.unreachable = (
+                    f"{describe_model(options.baseline)}, the recorded model, cannot be reached: {error}. Name it with"
+                    " --baseline, or leave the noise band out with --repeats 0"
+                )
+                return None
+            return compare(turn, error=f"the recorded model failed: {error}")
     try:
-        messages = await _with_files(turn.messages, store)
-    except MediaMissing as error:
+        now = await send_again(models.new, turn, options.model, log.media)
+    except (LlmError, MediaMissing) as error:
+        if _is_unreachable(error):
+            where = describe_model(options.against)
+            summary.unreachable = f"{where} cannot be reached, no more turns are asked: {error}"
         return compare(turn, error=str(error))
-    answer = AnswerSink()
-    began_s = asyncio.get_running_loop().time()
-    try:
-        # not streamed: no client reads the text, and midm counts prompt tokens only then
-        finish = await provider.stream(messages, parameters, answer, stream=False)
-    except LlmError as error:
-        if isinstance(error, LlmUnavailable) and error.status is None:  # an answer with a status came from a server
-            summary.unreachable = str(error)
-        return compare(turn, error=str(error))
-    duration_us = round((asyncio.get_running_loop().time() - began_s) * 1_000_000)
-    parts = answer.parts
-    now = ReplyCompleted(
-        turn.started.reply_id,
-        text_of(parts),
-        finish.reason,
-        finish.model,
-        duration_us,
-        finish.usage,
-        parts=stored_parts(parts),
-    )
-    return await asyncio.to_thread(compare, turn, now)
+    one = await asyncio.to_thread(compare, turn, now)
+    if not noise:
+        return one
+    sample = TurnSample(one.session_id, one.similarity, tuple(noise))
+    summary.samples.append(sample)
+    return replace(one, noise=sample.noise, outside=is_outside(one.similarity, noise))
 
 
-async def _with_files(messages: tuple[ModelMessage, ...], store: MediaStore) -> tuple[ModelMessage, ...]:
-    """The messages with the bytes of their files. Raises MediaMissing, LogUnavailable."""
-    found: list[ModelMessage] = []
-    for message in messages:
-        if isinstance(message, PartsMessage):
-            names = {media.sha256 for media in media_of(message.parts)}
-            files = {sha256: b"".join([piece async for piece in store.read(sha256)]) for sha256 in names}
-            found.append(replace(message, media=files))
-        else:
-            found.append(message)
-    return tuple(found)
+def _is_unreachable(error: Exception) -> bool:
+    """An answer with a status came from a server."""
+    return isinstance(error, LlmUnavailable) and error.status is None
 
 
-async def _select_turns(log: EventLog, options: argparse.Namespace) -> AsyncIterator[ModelCall]:
-    """The selected completed turns, session by session. Memory: their ids and the texts of one session."""
-    selected: dict[str, set[str] | None] = dict.fromkeys(options.session)
-    if not selected:
-        selected.update(await _find_newest(log, options.limit or TURNS_DEFAULT))
-    for session_id, reply_ids in selected.items():
-        async for call in read_model_calls(log, session_id):
-            if call.completed is not None and (reply_ids is None or call.completed.reply_id in reply_ids):
-                yield call
-
-
-async def _find_newest(log: EventLog, limit: int) -> dict[str, set[str]]:
-    """The ids of the newest completed replies, by session; the session with the oldest of them comes first."""
-    found: list[tuple[str, str]] = []
-    head = log.head().position
-    progress = ProgressBar("searching", head)
-    for end in range(head, 0, -PAGE):
-        after = max(0, end - PAGE)
-        page = await log.read_all(after=after, limit=end - after)
-        found += [(one.stream_id, one.event.reply_id) for one in page[::-1] if isinstance(one.event, ReplyCompleted)]
-        progress.reach(head - after)
-        if len(found) >= limit:
-            break
-    progress.close()
-    by_session: dict[str, set[str]] = {}
-    for session_id, reply_id in reversed(found[:limit]):
-        by_session.setdefault(session_id, set()).add(reply_id)
-    return by_session
-
-
-def _print_summary(context: CommandContext, options: argparse.Namespace, summary: Summary) -> None:
-    mean = summary.mean_similarity
-    figures = {
-        "turns": summary.turns,
-        "identical": summary.identical,
-        "failed": summary.failed,
-        "mean_similarity": mean,
-    }
-    if options.json or options.format == "json":
-        context.print_json({"summary": figures | {"below": summary.below}})
-        return
-    below = f", {summary.below} less alike than {options.fail_below:g}" if options.fail_below else ""
-    alike = "" if mean is None else f", mean similarity {mean:.2f}"
-    context.print_result(f"{summary.turns} turns: {summary.identical} identical, {summary.failed} failed{alike}{below}")
-
-
-def _describe_model(against: str) -> str:
-    return {"settings": "the model of the settings", "embedded": "the embedded model"}.get(against, against)
+def describe_model(name: str) -> str:
+    return {"settings": "the model of the settings", "embedded": "the embedded model"}.get(name, name)
 
 
 def _check_options(options: argparse.Namespace) -> None:
     """Raises UsageError for options that make no sense."""
-    if options.against not in ("embedded", "settings") and not _URL.fullmatch(options.against):
-        raise UsageError("--against is a URL such as http://localhost:8000, or embedded, or settings")
+    for option, name in (("--against", options.against), ("--baseline", options.baseline)):
+        if name not in ("embedded", "settings") and not _URL.fullmatch(name):
+            raise UsageError(f"{option} is a URL such as http://localhost:8000, or embedded, or settings")
     if options.session and options.limit is not None:
         raise UsageError("--limit counts turns of the whole log: leave it out, or --session")
     if not 1 <= options.concurrency <= CONCURRENCY_MAX:
         raise UsageError(f"--concurrency is 1 to {CONCURRENCY_MAX}")
     if not 1 <= (options.limit or TURNS_DEFAULT) <= TURNS_MAX or options.limit == 0:
         raise UsageError(f"--limit is 1 to {TURNS_MAX}")
-    if not 0 <= options.fail_below <= 1:
-        raise UsageError("--fail-below is a ratio from 0 to 1")
+    if not 0 <= options.repeats <= REPEATS_MAX:
+        raise UsageError(f"--repeats is 0 to {REPEATS_MAX}")
+    for option, ratio in (("--fail-below", options.fail_below), ("--significance", options.significance)):
+        if not 0 <= ratio <= 1:
+            raise UsageError(f"{option} is a ratio from 0 to 1")
+    if options.html is not None and options.html.exists():
+        raise UsageError(f"{options.html} exists: the result never replaces another file")

@@ -12,6 +12,8 @@ from tests.support.model.model_server import ModelServer
 from tests.support.programs.external_programs import needs_model
 from tests.support.service import serving
 
+NO_BAND = ("--repeats", "0")
+
 
 @pytest.fixture
 async def sessions(tmp_path: Path, model: ModelServer) -> list[str]:
@@ -36,7 +38,7 @@ async def test_the_same_model_answers_the_same_to_the_same_requests(
     before, asked = log_digest(tmp_path), [model.requests[n].body for n in (0, 1, 3)]
     model.requests.clear()
     model.protocols = ("openai",)
-    told = await run_command(tmp_path, "replay", "--against", model.url, "--json")
+    told = await run_command(tmp_path, "replay", "--against", model.url, "--json", *NO_BAND)
     assert told.returncode == 0, told.stderr
     assert told.lines[-1] == {"summary": {"turns": 3, "identical": 3, "failed": 0, "mean_similarity": 1.0, "below": 0}}
     again = [request.body for request in model.requests]
@@ -55,7 +57,7 @@ async def test_another_answer_is_shown_side_by_side_and_is_no_failure_unless_ask
     model.model = "newer-model"
     model.protocols = ("openai",)
     model.script(times=None, pieces=("You ", "said: ", "one"), finish_reason="length")
-    one = ("replay", "--against", model.url, "--session", sessions[1])
+    one = ("replay", "--against", model.url, "--session", sessions[1], *NO_BAND)
     told = await run_command(tmp_path, *one)
     assert told.returncode == 0
     for part in (
@@ -78,7 +80,7 @@ async def test_another_answer_is_shown_side_by_side_and_is_no_failure_unless_ask
 async def test_midm_is_found_by_asking_and_tells_its_tokens(
     tmp_path: Path, model: ModelServer, sessions: list[str]
 ) -> None:
-    told = await run_command(tmp_path, "replay", "--against", model.url, "--limit", "1", "--json")
+    told = await run_command(tmp_path, "replay", "--against", model.url, "--limit", "1", "--json", *NO_BAND)
     (one,) = turns(told.lines)
     assert (one["identical"], one["now"]["model"], one["now"]["usage"]["completion_tokens"]) == (True, "midm", 3)
     assert model.requests[-1].path == "/chat"
@@ -91,7 +93,7 @@ async def test_the_settings_key_and_model_go_to_the_settings_server_only(
     model.requests.clear()
     secret = {"CHATBOT_LLM_API_KEY": "sk-secret", "CHATBOT_LLM_MODEL": "ours"}
     for against in (model.url, "settings"):
-        one = ("replay", "--against", against, "--limit", "1")
+        one = ("replay", "--against", against, "--limit", "1", *NO_BAND)
         assert (await run_command(tmp_path, *one, model_url=model.url, **secret)).returncode == 0
     elsewhere, ours = model.requests
     assert ("authorization" in elsewhere.headers, "sk-secret" in str(elsewhere)) == (False, False)
@@ -102,7 +104,9 @@ async def test_a_turn_that_cannot_be_asked_is_told_and_the_others_are_asked(
     tmp_path: Path, model: ModelServer, sessions: list[str]
 ) -> None:
     model.script(status=403, error="no such parameter")
-    told = await run_command(tmp_path, "replay", "--against", "settings", "--concurrency", "1", model_url=model.url)
+    told = await run_command(
+        tmp_path, "replay", "--against", "settings", "--concurrency", "1", *NO_BAND, model_url=model.url
+    )
     assert told.returncode == 1
     assert told.stdout.count("FAILED") == 1
     assert "no such parameter" in told.stdout
@@ -114,7 +118,9 @@ async def test_no_more_turns_are_asked_at_a_time_than_is_said(
 ) -> None:
     model.requests.clear()
     model.script(times=None, first_delay_s=0.2)
-    told = await run_command(tmp_path, "replay", "--against", "settings", "--concurrency", "2", model_url=model.url)
+    told = await run_command(
+        tmp_path, "replay", "--against", "settings", "--concurrency", "2", *NO_BAND, model_url=model.url
+    )
     assert told.returncode == 0
     one, two, three = sorted(model.requests, key=lambda request: request.received_at)
     assert one.ended_at is not None
@@ -126,7 +132,7 @@ async def test_ctrl_c_ends_with_what_is_known_so_far(tmp_path: Path, model: Mode
     model.requests.clear()
     model.script()
     model.script(times=None, hold_after=0)
-    command = ("replay", "--against", "settings", "--concurrency", "1")
+    command = ("replay", "--against", "settings", "--concurrency", "1", *NO_BAND)
     async with running_command(tmp_path, *command, model_url=model.url) as process:
         await model.wait_requests(2, timeout_s=20)
         process.send_signal(signal.SIGINT)
@@ -140,6 +146,43 @@ async def test_ctrl_c_ends_with_what_is_known_so_far(tmp_path: Path, model: Mode
 
 @needs_model
 async def test_the_embedded_model_can_be_asked(tmp_path: Path, model: ModelServer, sessions: list[str]) -> None:
-    told = await run_command(tmp_path, "replay", "--against", "embedded", "--session", sessions[0], "--json")
+    told = await run_command(tmp_path, "replay", "--against", "embedded", "--session", sessions[0], "--json", *NO_BAND)
     assert told.returncode == 0, told.stderr
     assert {one["now"]["model"] for one in turns(told.lines)} == {"SmolLM2-135M-Instruct"}
+
+
+async def test_only_turns_outside_the_noise_of_the_recorded_model_are_shown(
+    tmp_path: Path, model: ModelServer, sessions: list[str]
+) -> None:
+    """The recorded model answers one turn in varying words; the new model answers another turn in other words."""
+    for pieces in (("You said: one",), ("You said: uno",), ("You said: two",), ("You said: three",)):
+        model.script(pieces=pieces)
+    async with ModelServer() as newer:
+        newer.script(pieces=("You said: uno",))
+        newer.script(pieces=("Something quite different",))
+        html = tmp_path / "regression.html"
+        command = ("replay", "--against", newer.url, "--session", sessions[0], "--repeats", "2", "--concurrency", "1")
+        told = await run_command(tmp_path, *command, "--json", "--html", str(html), model_url=model.url)
+    assert told.returncode == 0, told.stderr
+    (outside,) = turns(told.lines)
+    assert (outside["now"]["content"], outside["noise"], outside["outside"]) == (
+        "Something quite different", [1.0, pytest.approx(0.75)], True,
+    )  # fmt: skip
+    band = told.lines[-1]["summary"]["band"]
+    assert (band["turns"], band["outside"], band["expected"]) == (2, 1, pytest.approx(0.67))
+    assert band["chance"] == pytest.approx(1 - (2 / 3) ** 2)
+    assert "2 turns: 6 calls to models, 4 of them to the model of the settings" in told.stderr
+    page = html.read_text()
+    assert "Something quite different" in page
+    assert "uno" not in page, "inside the band"
+
+
+async def test_calls_beyond_the_limit_and_an_unreachable_recorded_model_are_refused(
+    tmp_path: Path, model: ModelServer, sessions: list[str]
+) -> None:
+    model.requests.clear()
+    command = ("replay", "--against", model.url)
+    told = await run_command(tmp_path, *command, "--calls-max", "11", model_url=model.url)
+    assert (told.returncode, "3 turns: 12 calls" in told.stderr, model.requests) == (2, True, [])
+    told = await run_command(tmp_path, *command)
+    assert (told.returncode, "--baseline" in told.stderr) == (1, True)
