@@ -36,6 +36,7 @@ TESTED_BLOCKS = {
     ("chatbot/cli/README.md", "sh"): 2,  # commands and options here, what they do in test_erase_*.py, test_redact_*.py
     ("chatbot/cli/README.md", "python"): 2,  # test_readme_auditors.py, test_commands_project.py
     ("chatbot/deploy/README.md", "sh"): 3,  # test_deploy.py
+    ("chatbot/holds/README.md", "sh"): 1,  # actions and options here, what they do in test_hold_and_receipt_commands.py
     ("chatbot/keys/README.md", "sh"): 2,  # test_key_documents.py
     (
         "chatbot/nodes/README.md",
@@ -252,8 +253,11 @@ def understood(words: list[str]) -> bool:
     name = "" if words[0].startswith("--") else words[0]
     if name not in ("", *COMMANDS, *SERVICE_COMMANDS):
         return False
-    with contextlib.redirect_stdout(io.StringIO()) as told, contextlib.suppress(SystemExit):
-        parse([*([name] if name else []), "--help"], "")
+    given = [[name] if name else [], [name, *words[1:2]]]  # of the command, and of its action, if it has some
+    with contextlib.redirect_stdout(io.StringIO()) as told, contextlib.redirect_stderr(io.StringIO()):
+        for one in given:
+            with contextlib.suppress(SystemExit):
+                parse([*one, "--help"], "")
     options = {word.split("=")[0].rstrip(",.") for word in words if word.startswith("--")}
     return options <= set(re.findall(r"--[a-z-]+", told.getvalue()))
 
