@@ -53,7 +53,7 @@ _earlier = [EarlierSecretView("cb_Hq4w8z", "2026-02-01T09:30:00.125000Z")]
 KEY_EXAMPLES: dict[Kind, dict[str, Any]] = {
     AddKeyBody: {
         "app": {"name": "app", "scopes": ["chat"]},
-        "auditor": {"name": "eve", "scopes": ["audit"], "expires_at": "2026-12-31"},
+        "auditor": {"name": "eve", "scopes": ["audit"], "expires_at": "2026-12-31T00:00:00Z"},
     },
     RotateKeyBody: {"day": {}, "leaked": {"overlap_seconds": 0}, "hour": {"overlap_seconds": 3600}},
     NewKeyView: {
