@@ -29,7 +29,12 @@ async def refresh_gauges(services: Services) -> None:
         services.metrics.log_lines_dropped(services.log_writer.dropped)
     limiter = services.limiter
     is_available = services.health.newest.available
-    services.metrics.model(available=is_available, running=limiter.running, waiting=limiter.waiting)
+    services.metrics.model(
+        available=is_available,
+        running=limiter.running,
+        waiting=limiter.waiting,
+        owners_waiting=limiter.owners_waiting,
+    )
     if services.servers is not None:
         for server in services.servers.statuses:
             services.metrics.llm_server(server)

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from chatbot.runtime.fair_limit import Excess, FairLimit, Owner
+from chatbot.llm.queue_places import Path, QueuePlaces
+from chatbot.runtime.fair_limit import Excess, Owner
 from chatbot.runtime.fair_queue import FairQueue
 
 NEWEST_WEIGHT = 0.1  # of the newest reply in the moving average: about the last twenty count
@@ -29,10 +30,8 @@ class Slot:
 
     __slots__ = ("_granted", "_limiter", "_released", "_started_s", "path")
 
-    def __init__(
-        self, limiter: "ConcurrencyLimiter", path: tuple[Owner, str | None], granted: asyncio.Future[None] | None
-    ) -> None:
-        self.path = path  # the owner, and which of its end users
+    def __init__(self, limiter: "ConcurrencyLimiter", path: Path, granted: asyncio.Future[None] | None) -> None:
+        self.path = path
         self._limiter = limiter
         self._started_s = limiter.now() if granted is None else None
         self._granted = granted  # None: there was a free slot
@@ -75,7 +74,7 @@ class ConcurrencyLimiter:
     at their own limit. Acquiring and releasing take constant time, and a step for each waiting owner with its part.
 
     Refusals come before a turn is recorded, in `reserve`. From then on the turn has its place: `acquire` never refuses.
-    So these may wait beyond `queue_max`: what FairLimit admits of other owners, and one reply of each session with
+    So these may wait beyond `queue_max`: what QueuePlaces admits of other owners, and one reply of each session with
     queued messages.
     """
 
@@ -89,14 +88,13 @@ class ConcurrencyLimiter:
         self.now = now  # seconds
         self.mean_s = 0.0  # that a reply takes, as an exponential moving average; 0 until the first has ended
         self._concurrent_max = concurrent_max
-        self._queue_max = queue_max
         self._owner_concurrent_max = owner_limits.concurrent_max or concurrent_max
         self._running = 0
         self._running_of: dict[Owner, int] = {}  # no entry for an owner without running replies
         self._queue: FairQueue[Slot] = FairQueue()
-        self._places = FairLimit(queue_max, owner_limits.queue_max)  # of what waits, or is to wait once it is recorded
-        self._reserved: dict[str, tuple[Owner, bool]] = {}  # by reply: its owner, and whether it is in `_places`
-        self._reserved_slots = 0  # reservations that are not in `_places`
+        self._places = QueuePlaces(queue_max, owner_limits.queue_max)  # of what waits, or is to wait once recorded
+        self._reserved: dict[str, Path | None] = {}  # by reply; a path has a place, None is to have a free slot
+        self._reserved_slots = 0  # reservations without a place in the queue
 
     @property
     def running(self) -> int:
@@ -121,30 +119,33 @@ class ConcurrencyLimiter:
         before = own + sum(min(self._queue.size(one), own + 1) for one in self._queue.keys if one != owner)
         return self.mean_s * (before + 1) / self._concurrent_max
 
-    def reserve(self, reply_id: str, owner: Owner = None) -> Excess | None:
+    def reserve(self, reply_id: str, owner: Owner = None, end_user: str | None = None) -> Excess | None:
         """A place for a reply whose request is about to be recorded, until `acquire` or `cancel`; or why there is none.
 
-        May be called again for the same reply. Without other owners the reason is "full".
+        May be called again for the same reply. Without other owners and end users the reason is "full".
         """
         if reply_id in self._reserved:
             return None
         if self._running + self._reserved_slots < self._concurrent_max and self._has_slot(owner):
             self._reserved_slots += 1
-            self._reserved[reply_id] = (owner, False)
+            self._reserved[reply_id] = None
             return None
-        excess = self._places.excess(owner) if self._queue_max else "full"
+        path = (owner, end_user)
+        excess = self._places.excess(path)
         if excess is None:
-            self._places.add(owner)
-            self._reserved[reply_id] = (owner, True)
+            self._places.add(path)
+            self._reserved[reply_id] = path
         return excess
 
     def cancel(self, reply_id: str) -> None:
         """Give the reply's reservation back, if it has one: nothing was recorded."""
-        owner, has_place = self._reserved.pop(reply_id, (None, None))
-        if has_place:
-            self._places.remove(owner)
-        elif has_place is not None:
+        if reply_id not in self._reserved:
+            return
+        path = self._reserved.pop(reply_id)
+        if path is None:
             self._reserved_slots -= 1
+        else:
+            self._places.remove(path)
 
     def acquire(self, owner: Owner = None, end_user: str | None = None, *, reply_id: str = "") -> Slot:
         """The slot of a reply that is recorded; `reply_id` may have a reservation. Returns immediately."""
@@ -157,7 +158,7 @@ class ConcurrencyLimiter:
             for served in self._running_of:
                 self._queue.served(served)
         slot = Slot(self, path, asyncio.get_running_loop().create_future())
-        self._places.add(owner)
+        self._places.add(path)
         self._queue.push(path, slot)
         return slot
 
@@ -189,12 +190,13 @@ class ConcurrencyLimiter:
         owner_max = min(part, self._owner_concurrent_max)
         for one in self._queue.keys:
             if self._running_of.get(one, 0) < owner_max:
-                self._places.remove(one)
+                following = self._queue.pop(one)
+                self._places.remove(following.path)
                 self._count_running(one)
-                self._queue.pop(one)._grant()
+                following._grant()
                 return
 
     def _withdraw(self, slot: Slot) -> None:
         """A waiting reply is not wanted any more."""
-        self._places.remove(slot.path[0])
+        self._places.remove(slot.path)
         self._queue.remove(slot.path, slot)

@@ -90,6 +90,9 @@ class MetricDefinitions:
         self._model_up = Gauge("chatbot_model_available", "1 when the model server can be asked.", registry=registry)
         self._model_running = Gauge("chatbot_model_replies_running", "Replies being written.", registry=registry)
         self._model_waiting = Gauge("chatbot_model_replies_waiting", "Replies waiting to start.", registry=registry)
+        self._model_owners_waiting = Gauge(
+            "chatbot_model_owners_waiting", "Owners (API keys) with replies waiting to start.", registry=registry
+        )
 
     def _servers(self, registry: CollectorRegistry) -> None:
         """Series only where there are several model servers; `server` is the configured name."""
@@ -202,7 +205,10 @@ class MetricDefinitions:
     def _service(self, registry: CollectorRegistry) -> None:
         self._actors = Gauge("chatbot_live_actors", "Sessions in memory.", registry=registry)
         self._refused = Counter(
-            "chatbot_asks_refused_total", "Commands refused by full mailboxes and caps.", ["reason"], registry=registry
+            "chatbot_asks_refused_total",
+            "Commands refused by full mailboxes and queues, caps and shares.",
+            ["reason"],
+            registry=registry,
         )
         self._actor_failures = Counter(
             "chatbot_actor_failures_total", "Actors that failed on a command.", registry=registry

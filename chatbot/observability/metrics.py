@@ -202,10 +202,11 @@ class Metrics(MetricDefinitions):
         for status, count in counts.items():
             self._sessions.labels(status).set(count)
 
-    def model(self, *, available: bool, running: int, waiting: int) -> None:
+    def model(self, *, available: bool, running: int, waiting: int, owners_waiting: int) -> None:
         self._model_up.set(available)
         self._model_running.set(running)
         self._model_waiting.set(waiting)
+        self._model_owners_waiting.set(owners_waiting)
 
     def llm_server(self, status: ServerStatus) -> None:
         """One of several model servers."""

@@ -53,15 +53,18 @@ class Reference:
         return {path[0] for path, _ in self.waiting}
 
     def reserve(self, path: Path, reply_id: str, queue_max: int) -> bool:
-        places = self.limiter._places
-        held = places.held(path[0])
-        others = places.owners - (1 if held else 0)
-        excess = self.limiter.reserve(reply_id, path[0])
+        places, (owner, user) = self.limiter._places, path
+        held, users = places._owners.held(owner), places._users.get(owner)
+        own = users.held(user) if users else 0
+        owners = places.owners + (0 if held else 1)
+        of_owner = (users.owners if users else 0) + (0 if own else 1)
+        excess = self.limiter.reserve(reply_id, *path)
         if excess is None:
             self.reserved.append((path, reply_id))
-        else:
-            assert (excess == "over_share") == (others > 0)
-            assert held >= max(1, queue_max // (others + 1))  # nobody else is refused
+        else:  # only one that has its part is refused, and it has part of others' only where there are others
+            assert held >= max(1, queue_max // owners)
+            assert own >= queue_max // owners // of_owner
+            assert (excess == "over_share") == (owners > 1 or (of_owner > 1 and own > 0))
         return excess is None
 
     def start(self, path: Path, reply_id: str) -> None:
@@ -128,7 +131,7 @@ def test_owners_take_turns_and_no_slot_is_lost(seed: int, concurrent_max: int, q
                 model.release(index)
             elif step == "leave" and model.waiting:
                 model.leave(index)
-            assert limiter.waiting <= limiter._places.bound(len(OWNERS)) + concurrent_max
+            assert limiter.waiting <= limiter._places.bound(len(OWNERS), 3) + concurrent_max
             assert all(model.runs(owner) <= model.owner_max for owner in OWNERS)
             if len(model.running) < concurrent_max:
                 assert all(model.runs(owner) >= model.owner_max for owner in model.waiting_owners)
@@ -138,6 +141,7 @@ def test_owners_take_turns_and_no_slot_is_lost(seed: int, concurrent_max: int, q
             model.release(0)
         assert (limiter.running, limiter.waiting, limiter._places.total, limiter._reserved_slots) == (0, 0, 0, 0)
         assert not limiter._running_of
+        assert not limiter._places._users
         assert not limiter._reserved
         assert not limiter._queue._children  # idle, it has no entry of any owner
 

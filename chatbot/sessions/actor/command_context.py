@@ -28,7 +28,7 @@ from chatbot.sessions.domain.commands import (
 from chatbot.sessions.domain.context import Context, ContextMessage, select_context
 from chatbot.sessions.domain.decide import is_due, parent_of, requested_parameters
 from chatbot.sessions.domain.message_checks import check_message, check_transcript_size
-from chatbot.sessions.domain.state import State, is_being_written, with_newest
+from chatbot.sessions.domain.state import State, end_user_of, is_being_written, with_newest
 from chatbot.sessions.domain.transcript import has_other_parts
 from chatbot.sessions.domain.transcript_posting import transcript_parameters
 from chatbot.sessions.ports import Ports
@@ -180,7 +180,7 @@ async def _prepare_transcript(
     Raises Overloaded, Unsupported, NodesOutdated, ContextTooLong, TooLarge, InvalidMessage.
     """
     if state is None or not state.session.is_busy:
-        _reserve_slot(ports, command, caller)
+        _reserve_slot(ports, state, command, caller)
     command = await with_known_messages(ports, state, command)
     parameters = transcript_parameters(state, command, ports.rules)
     parts = tuple(part for message in command.transcript.messages for part in message.parts)
@@ -289,9 +289,14 @@ async def _with_recent_from_stream(ports: Ports, state: State) -> State:
     return state if replayed is None else replace(state, recent=replayed.recent)
 
 
-def _reserve_slot(ports: Ports, command: PostMessage | Regenerate | PostTranscript, caller: Caller) -> None:
+def _reserve_slot(
+    ports: Ports, state: State | None, command: PostMessage | Regenerate | PostTranscript, caller: Caller
+) -> None:
     """Reserve a place for the command's reply. Raises Overloaded, OverShare."""
-    excess = ports.limiter.reserve(command.reply_id, caller.owner)
+    end_user = command.end_user if isinstance(command, PostTranscript) else None
+    if state is not None:
+        end_user = end_user_of(state)
+    excess = ports.limiter.reserve(command.reply_id, caller.owner, end_user)
     if excess is not None:
         ports.observer.refused("over_share" if excess == "over_share" else "queue_full")
         raise rejections.at_limit(excess, "too many replies run and wait already")
@@ -308,7 +313,7 @@ async def _with_context(
     if isinstance(command, PostMessage | Regenerate):
         is_busy = bool(state.session.open_reply or state.session.pending)
         if not is_busy:
-            _reserve_slot(ports, command, caller)
+            _reserve_slot(ports, state, command, caller)
         if is_busy and isinstance(command, PostMessage) and _follows_head(state.session, command):
             return state  # it is queued: its context is loaded when its reply starts
     if leaf is None:

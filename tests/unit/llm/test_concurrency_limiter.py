@@ -165,3 +165,14 @@ async def test_a_place_that_was_not_used_is_free_again() -> None:
     gate.cancel("first")
     assert gate.reserve("third") is None
     assert gate.reserve("fourth") == "full"
+
+
+async def test_an_end_user_with_the_whole_queue_of_its_owner_leaves_parts_of_it_to_others() -> None:
+    gate = ConcurrencyLimiter(1, 12)
+    gate.acquire("front", "first")
+    for user, part in (("first", 12), ("second", 6), ("third", 4)):
+        for number in range(part):
+            assert gate.reserve(f"{user}{number}", "front", user) is None
+        assert gate.reserve("further", "front", user) == ("full" if user == "first" else "over_share")
+    assert gate.reserve("further", "front", "first") == "over_share"
+    assert gate.reserve("other", "other") is None
