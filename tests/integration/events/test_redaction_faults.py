@@ -1,0 +1,106 @@
+"""Redactions that are incomplete, or keep something else than was recorded, are found; the first kind is finished."""
+
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from events.catalogue import MessagePosted, MessageRedacted, ReplyCompleted
+from events.integrity.chain_verifier import verify
+from events.integrity.incomplete_erasure_scan import scan_incomplete_erasures
+from events.integrity.incomplete_erasures import IncompleteErasure, finish_erasure
+from events.integrity.startup_check import check_integrity
+from events.message_content import MessageContent
+from events.schema.parts import Reasoning, Text
+from events.storage.sqlite.sqlite_log import SqliteLog
+from tests.support.log.event_builders import posted
+from tests.support.log.log_files import foreign
+from tests.support.log.log_texts import ALL
+from tests.support.log.redacting import redact
+from tests.support.log.sample_events import ASKED, deleted
+
+REPLY = ReplyCompleted("r1", "fine", "stop", "small", 1, parts=(Reasoning("hm"), Text("fine")))
+
+
+async def test_a_redaction_whose_erasure_is_missing_is_found_and_finished(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    log = await SqliteLog.open(path)
+    await log.append("a", 0, [posted("m1"), posted("m2"), REPLY], ASKED)
+    await log.close()
+    foreign(
+        path, "DROP TRIGGER events_redact", "CREATE TRIGGER events_redact AFTER INSERT ON events BEGIN SELECT 1; END"
+    )
+    log = await SqliteLog.open(path)
+    await redact(log, "a", "m2")
+    await redact(log, "a", "r1", part=0)
+    left = [IncompleteErasure("a", 2, 4)]
+    verifier, fault = await verify(log)
+    assert (fault, verifier.incomplete_erasures) == (None, left)
+    assert await scan_incomplete_erasures(log) == left
+    assert await check_integrity(log, path) == [*left, IncompleteErasure("a", 3, 5)]
+    assert await finish_erasure(log, "a")
+    assert not await finish_erasure(log, "a")
+    verifier, fault = await verify(log)
+    assert (fault, verifier.incomplete_erasures) == (None, [])
+    rows = await log.rows(limit=ALL)
+    assert [row.data is None for row in rows] == [False, True, True, False, False]
+    await log.erase("a", 5, deleted(), ASKED)
+    assert (await verify(log))[1] is None
+    await log.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda data: data.replace("fine", "evil"), "what is left of it is not what was recorded"),
+        (lambda data: data.replace('"reply_completed"', '"reply_failed","cause":"x"'), "another type"),
+        (lambda data: data[:-5], "cannot be read"),
+    ],
+)
+async def test_what_a_redaction_keeps_is_checked_against_the_first_commitment(
+    tmp_path: Path, change: object, reason: str
+) -> None:
+    log = await SqliteLog.open(tmp_path / "log.db")
+    await log.append("a", 0, [posted("m1"), REPLY], ASKED)
+    content = MessageContent("r1")
+    content.add(await log.stream_rows("a", limit=ALL))
+    event = content.redact(MessageRedacted("r1", "asked", 0))
+    assert callable(change)
+    forged = replace(event, kept=(replace(event.kept[0], data=change(event.kept[0].data)),))
+    await log.erase("a", 2, forged, ASKED)
+    _, fault = await verify(log)
+    assert fault is not None
+    assert (fault.position, reason in fault.reason) == (2, True)
+    await log.close()
+
+
+async def test_content_that_is_gone_and_that_no_redaction_names_is_a_fault_at_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    log = await SqliteLog.open(path)
+    await log.append("a", 0, [posted(f"m{number}") for number in range(1, 6)], ASKED)
+    await redact(log, "a", "m1")
+    await log.close()
+    foreign(path, "UPDATE events SET data = NULL, salt = NULL WHERE position IN (2, 4)").close()
+    log = await SqliteLog.open(path, read_only=True)
+    _, fault = await verify(log)
+    assert fault is not None
+    assert (fault.position, "no later event" in fault.reason) == (2, True)
+    await log.close()
+
+
+async def test_a_log_without_the_index_of_redactions_is_read(tmp_path: Path) -> None:
+    """As one of version 0.7, which is opened for reading only."""
+    path = tmp_path / "log.db"
+    log = await SqliteLog.open(path)
+    await log.append("a", 0, [posted("m1")], ASKED)
+    await log.erase("a", 1, deleted(), ASKED)
+    await log.close()
+    foreign(path, "DROP TRIGGER events_redact", "DROP TABLE events_redacted").close()
+    log = await SqliteLog.open(path, read_only=True)
+    assert [one.event for one in await log.read("a", limit=ALL)] == [None, deleted()]
+    await log.close()
+    log = await SqliteLog.open(path)
+    await log.append("b", 0, [MessagePosted("m2", None, "user", "secret")], ASKED)
+    await redact(log, "b", "m2")
+    assert not any("secret" in str(row.data) for row in await log.rows(limit=ALL))
+    await log.close()
