@@ -17,7 +17,7 @@ from chatbot.keys.key_errors import KeyConfigured
 from chatbot.keys.key_state import KeyCommand, KeyState, RecordedKeys, decide, fold
 from chatbot.keys.principal import EVERYONE, Principal
 from chatbot.keys.scopes import ADMIN, AUDIT, CONFIGURED_SCOPES
-from chatbot.keys.secrets import hash_secret, make_secret, stored_form
+from chatbot.keys.secrets import hash_secret, make_secret, stored_form, ticket_key
 from events.catalogue import KEYS, KeyEvent
 from events.errors import LogError, LogUnavailable, LogUnusable, VersionConflict
 from events.log import EventLog
@@ -27,6 +27,7 @@ READ_PAGE = 1000  # events of the stream read at once
 READ_INTERVAL_S = 0.25  # between two reads while the log grows: a change of the keys is known in less than a second
 READ_RETRY_S = 0.5  # after the log could not be read
 VALIDITY_CHECK_S = 0.25  # between two checks whether keys of open streams have expired or were revoked
+TICKET_BUCKETS = 64  # 0 for configured keys, of which there are few; recorded ones share the others
 APPEND_TRIES = 8  # lost races with other administrators before the caller is told to try again
 
 
@@ -48,6 +49,7 @@ class KeyRegistry:
         self._configured = {hash_secret(secret): name for name, secret in auth.keys.items()}
         self._recorded = RecordedKeys()
         self._valid: dict[bytes, _ValidSecret] = {}
+        self._buckets: dict[int, list[bytes]] = {}
         self._uses: dict[Principal, set[Callable[[], None]]] = {}
         self._can_read = True
         self._refresh_lock = asyncio.Lock()
@@ -88,10 +90,13 @@ class KeyRegistry:
             return None
         return found.principal
 
-    def valid_hashes(self) -> list[bytes]:
-        """The SHA-256 of each secret that is valid now."""
-        now_us = self._clock()
-        return [digest for digest, one in self._valid.items() if one.until_us is None or now_us < one.until_us]
+    def ticket_bucket(self, secret_sha256: bytes) -> int:
+        """The bucket of a secret, by which tickets are compared with few keys: 0 for those of the settings."""
+        return 0 if secret_sha256 in self._configured else 1 + secret_sha256[0] % (TICKET_BUCKETS - 1)
+
+    def ticket_keys(self, bucket: int) -> dict[bytes, bytes]:
+        """The keys that sign tickets, of the secrets in the bucket that are valid now, by their SHA-256."""
+        return {digest: ticket_key(digest) for digest in self._buckets.get(bucket, ()) if self.find_by_hash(digest)}
 
     @contextmanager
     def use(self, principal: Principal, on_end: Callable[[], None]) -> Iterator[None]:
@@ -173,6 +178,9 @@ class KeyRegistry:
                 ends = [one for one in (secret.until_us, key.expires_at_us) if one is not None]
                 principal = Principal(key.name, self.scopes_of(key.name), digest)
                 valid[digest] = _ValidSecret(principal, min(ends, default=None))
+        self._buckets = {}
+        for digest in valid:
+            self._buckets.setdefault(self.ticket_bucket(digest), []).append(digest)
 
     def scopes_of(self, name: str) -> frozenset[str]:
         """Those of the key and what the settings give to its name."""

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from chatbot.config.sections.auth_settings import AuthSettings
 from chatbot.keys.key_errors import KeyExists, KeyNotFound, KeyRejection, KeyRevokedAlready
-from chatbot.keys.key_registry import KeyRegistry
+from chatbot.keys.key_registry import TICKET_BUCKETS, KeyRegistry
 from chatbot.keys.key_state import SECRETS_MAX, AddKey, KeyCommand, RevokeKey, RotateKey
 from events.record import Metadata
 from tests.support.log.memory_log import MemoryLog
@@ -137,7 +137,7 @@ def check(process: KeyRegistry, model: Model, now_us: int, later_us: int = 0, cl
         found = process.find(one.secret)
         assert (found and found.name) == valid.get(one.secret), (one, now_us + later_us)
         assert found is None or found.scopes == frozenset(model.scopes[one.name])
-    assert len(process.valid_hashes()) == len(valid)
+    assert sum(len(process.ticket_keys(bucket)) for bucket in range(TICKET_BUCKETS)) == len(valid)
     if clock is not None:
         clock[0] -= later_us
 

@@ -22,7 +22,7 @@ def ticket_principal(request: web.Request, keys: KeyRegistry, now_us: int) -> Pr
     path = resource.canonical if resource is not None else ""
     if text is None or request.method not in ("GET", "HEAD") or path not in TICKET_PATHS:
         return None
-    ticket = verify_ticket(text, keys.valid_hashes())
+    ticket = verify_ticket(text, keys.ticket_keys)
     if ticket is None:
         raise Problem(401, "unauthorized", "Unauthorized", "the ticket is not one that this service gave out")
     if now_us >= ticket.expires_at_us:

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from chatbot.api.access.authorization import OTHER_ROUTES, ROUTE_SCOPES
 from chatbot.api.access.ticket_scope import TICKET, TICKET_PATHS
 from chatbot.api.middleware import PUBLIC_PATHS, PUBLIC_PREFIXES
 from chatbot.api.openapi.examples import (
@@ -291,10 +292,10 @@ def _describe(operation: Operation, schemas: dict[Kind, Schema], *, has_keys: bo
         described["requestBody"] = {"required": not operation.body_optional, "content": content}
     if operation.body_media:
         described["requestBody"] = {"required": True, "content": dict.fromkeys(operation.body_media, FILE)}
-    if has_keys and is_open:
-        described["security"] = []
-    elif takes_ticket:
-        described["security"] = [{name: []} for name in (*_KEYS, *_TICKET)]
+    if has_keys:
+        schemes = (*_KEYS, *_TICKET) if takes_ticket else tuple(_KEYS)
+        scopes = () if is_open else sorted(ROUTE_SCOPES.get((operation.method, operation.path), OTHER_ROUTES))
+        described["security"] = [{name: [scope]} for scope in scopes for name in schemes]  # one of them is enough
     return described
 
 

@@ -26,4 +26,5 @@ async def issue(request: web.Request) -> web.Response:
     if principal.name is None:
         return json_response(TicketView(None, None))  # without keys everything can be read as it is
     ticket = Ticket(principal.secret_sha256, session_id, services.clock() + settings.auth.ticket_seconds * 1_000_000)
-    return json_response(TicketView(sign_ticket(ticket), timestamp(ticket.expires_at_us)))
+    signed = sign_ticket(ticket, services.keys.ticket_bucket(principal.secret_sha256))
+    return json_response(TicketView(signed, timestamp(ticket.expires_at_us)))

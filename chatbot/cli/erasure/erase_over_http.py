@@ -30,8 +30,8 @@ COPYING_MAX_S = 3600.0  # for copying what the forks of one session read of it: 
 COPYING_POLL_S = 0.5  # between two requests whether the copying is done
 REASON = "request"  # what the service records for every DELETE
 OWNER_UNKNOWN = (
-    "which owner this key is cannot be told from here: set CHATBOT_API_KEYS as the service has it, or use"
-    " --session/--metadata"
+    "which owner this key is cannot be told from here: use --key with a key of the scope erase, set"
+    " CHATBOT_API_KEYS as the service has it, or use --session/--metadata"
 )
 
 

@@ -10,7 +10,7 @@ import pytest
 from chatbot.api.access.tickets import Ticket, sign_ticket, verify_ticket
 from chatbot.config.sections.auth_settings import AuthSettings
 from chatbot.keys.key_registry import KeyRegistry
-from chatbot.keys.secrets import hash_secret
+from chatbot.keys.secrets import hash_secret, ticket_key
 from events.factory import now_us
 from events.storage.sqlite.sqlite_log import SqliteLog
 from tests.support.http.feed_reader import FeedReader
@@ -20,6 +20,13 @@ from tests.support.service import Running, serving
 
 SECRETS = {"mina": "a-long-secret-of-hers", "jun": "another-long-secret"}
 HASHES = {name: hash_secret(secret) for name, secret in SECRETS.items()}
+
+
+def keys_of(bucket: int) -> dict[bytes, bytes]:
+    """Those of the secrets here are in the bucket of configured keys."""
+    return {} if bucket else {one: ticket_key(one) for one in HASHES.values()}
+
+
 KEYS = ",".join(f"{name}:{secret}" for name, secret in SECRETS.items())
 MINA, JUN = ({"X-API-Key": secret} for secret in SECRETS.values())
 SESSION = "6f9e4c0a-51d3-4b8e-9a59-0d3c7f6a2b14"
@@ -54,20 +61,20 @@ async def status_of(service: Running, path: str, **query: str) -> tuple[int, str
 @pytest.mark.parametrize("session_id", [None, SESSION, "00000000-0000-0000-0000-000000000000"])
 def test_a_ticket_says_whose_it_is_and_for_what(session_id: str | None) -> None:
     signed = Ticket(HASHES["jun"], session_id, 1_800_000_000_000_000)
-    text = sign_ticket(signed)
-    assert verify_ticket(text, HASHES.values()) == signed
+    text = sign_ticket(signed, 0)
+    assert verify_ticket(text, keys_of) == signed
     assert len(text) == 76
     assert "jun" not in base64.urlsafe_b64decode(text).decode("latin-1")
 
 
 async def test_a_ticket_ends_with_its_key(tmp_path: Path) -> None:
-    text = sign_ticket(Ticket(HASHES["mina"], None, 1))
-    assert verify_ticket(text, [HASHES["jun"]]) is None
-    assert verify_ticket(text, [hash_secret("a-new-secret-of-hers")]) is None
+    text, other = sign_ticket(Ticket(HASHES["mina"], None, 1), 0), hash_secret("a-new-secret-of-hers")
+    assert verify_ticket(text, lambda _: {HASHES["jun"]: ticket_key(HASHES["jun"])}) is None
+    assert verify_ticket(text, lambda _: {other: ticket_key(other)}) is None
     log = await SqliteLog.open(tmp_path / "log.db")
     renamed = KeyRegistry(AuthSettings(keys={"mina2": SECRETS["mina"]}), log, now_us)
     await log.close()
-    found = verify_ticket(text, renamed.valid_hashes())
+    found = verify_ticket(text, renamed.ticket_keys)
     assert found is not None
     principal = renamed.find_by_hash(found.secret_sha256)  # the secret is the key, the name only its label
     assert principal is not None
@@ -75,16 +82,16 @@ async def test_a_ticket_ends_with_its_key(tmp_path: Path) -> None:
 
 
 def test_no_changed_bit_goes_unnoticed() -> None:
-    raw = base64.urlsafe_b64decode(sign_ticket(Ticket(HASHES["mina"], SESSION, 1_800_000_000_000_000)))
+    raw = base64.urlsafe_b64decode(sign_ticket(Ticket(HASHES["mina"], SESSION, 1_800_000_000_000_000), 0))
     for bit in range(8 * len(raw)):
         changed = bytearray(raw)
         changed[bit // 8] ^= 1 << bit % 8
-        assert verify_ticket(base64.urlsafe_b64encode(changed).decode(), HASHES.values()) is None
+        assert verify_ticket(base64.urlsafe_b64encode(changed).decode(), keys_of) is None
 
 
 @pytest.mark.parametrize("text", ["", "=", "x", "é" * 76, "A" * 76, "A" * 128, "A" * 100_000, " " * 76])
 def test_what_is_no_ticket_is_none(text: str) -> None:
-    assert verify_ticket(text, HASHES.values()) is None
+    assert verify_ticket(text, keys_of) is None
 
 
 async def test_a_ticket_opens_feeds_and_files_of_its_key(locked: Running) -> None:
@@ -148,7 +155,7 @@ async def test_a_header_counts_and_not_the_ticket_beside_it(locked: Running) -> 
 async def test_an_expired_ticket_is_refused_in_words(locked: Running, capsys: pytest.CaptureFixture[str]) -> None:
     session_id = await session_of(locked)
     path = f"/api/sessions/{session_id}/stream"
-    expired = sign_ticket(Ticket(HASHES["mina"], None, locked.services.clock() - 1))
+    expired = sign_ticket(Ticket(HASHES["mina"], None, locked.services.clock() - 1), 0)
     answer = await locked.client.get(path, params={"ticket": expired}, headers={"Accept": "text/event-stream"})
     assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
     problem = answer.json()
@@ -165,7 +172,7 @@ async def test_a_ticket_lives_as_long_as_the_setting_says(tmp_path: Path, model:
     settings = {"CHATBOT_API_KEYS": KEYS, "CHATBOT_AUTH_TICKET_SECONDS": "7"}
     async with serving(tmp_path, model.url, **settings) as service:
         before = service.services.clock()
-        found = verify_ticket(await ticket(service), HASHES.values())
+        found = verify_ticket(await ticket(service), keys_of)
         assert found is not None
         assert before + 7_000_000 <= found.expires_at_us <= service.services.clock() + 7_000_000
 
@@ -189,6 +196,6 @@ async def test_the_document_names_tickets_where_they_count(locked: Running) -> N
     takes = {
         path
         for path, operations in document["paths"].items()
-        if {"ticket": []} in operations.get("get", {}).get("security", [])
+        if {"ticket": ["chat"]} in operations.get("get", {}).get("security", [])
     }
     assert takes == {CHANGES, "/api/sessions/{session_id}/stream", "/api/media/{sha256}"}

@@ -389,6 +389,9 @@ def test_with_keys_every_call_asks_for_one_but_the_open_ones() -> None:
         is_open = path in PUBLIC_PATHS or path.endswith(ends)
         assert (operation.get("security") == []) is is_open, path
         assert ("401" in operation["responses"]) is not is_open, path
+    assert document["paths"]["/metrics"]["get"]["security"] == [{"bearer": ["metrics"]}, {"api_key": ["metrics"]}]
+    either = [one["bearer"] for one in document["paths"]["/api/sessions/{session_id}/events"]["get"]["security"][::2]]
+    assert either == [["audit"], ["chat"]]
 
 
 def test_no_secret_is_in_the_document() -> None:
