@@ -122,7 +122,9 @@ class EventLog(Protocol):
         ...
 
     async def sizes(self, positions: Sequence[int]) -> dict[int, int]:
-        """The bytes of content of the events at these positions, 0 once erased; absent as in `read_at`."""
+        """The bytes of content of the events at these positions, 0 once erased; of a redacted one a bound of what is
+        left. Absent as in `read_at`.
+        """
         ...
 
     async def rows(self, *, after: int = 0, limit: int, bytes_max: int | None = None) -> list[StoredRow]:

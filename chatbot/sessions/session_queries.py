@@ -17,9 +17,11 @@ from chatbot.sessions.ports import AskSession, QueryPorts
 from chatbot.sessions.replies.recorded_text import RecordedReply, recorded_reply
 from chatbot.sessions.session_previews import Preview, read_previews
 from events.catalogue import (
+    MESSAGE_REDACTED,
     ConversationName,
     MessageCopied,
     MessagePosted,
+    MessageRedacted,
     MetadataChanged,
     ReplyCancelled,
     ReplyCompleted,
@@ -31,7 +33,7 @@ from events.catalogue import (
 )
 from events.errors import LogUnavailable
 from events.record import RecordedEvent
-from events.schema.parts import Parts
+from events.schema.parts import Parts, media_of
 from projections.folds.message import FINISH_REASONS, MessageRow
 from projections.folds.session import Session
 from projections.port import Snapshot
@@ -196,6 +198,24 @@ class SessionQueries:
         sessions = [one.session for one in described]
         previews = await read_previews(self._ports.log, self._ports.queries, sessions)
         return [replace(one, preview=previews.get(one.session.no)) for one in described]
+
+    async def shows_kept_file(self, session: Session, sha256: str, positions: Sequence[int]) -> bool:
+        """Whether the session shows a message of another one that has the file, and of which something else is
+        redacted: then the redaction, at one of `positions`, refers to the file in place of the message.
+        """
+        log, queries = self._ports.log, self._ports.queries
+        for position in positions:
+            (header,) = await log.event_headers(after=position - 1, limit=1)
+            if header.type != MESSAGE_REDACTED:
+                continue
+            event = (await log.read_at([position]))[position].event
+            row = await queries.message(session.no, event.message_id) if isinstance(event, MessageRedacted) else None
+            shown = (await log.read_at([row.position])).get(row.position) if row is not None else None
+            if shown is not None and shown.stream_id == header.stream_id:
+                parts = getattr(as_message_event(shown.event), "parts", ())
+                if any(media.sha256 == sha256 for media in media_of(parts)):
+                    return True
+        return False
 
     async def history(
         self, session_id: str, branch: str | None, limit: int, before: str | None, caller: Caller | None = None

@@ -55,6 +55,8 @@ async def test_a_redacted_message_is_gone_and_what_is_left_of_it_is_read_in_its_
     left = MessagePosted("m1", None, "user", "", "r1", idempotency_key="key", parts=(Redacted("text", "asked"),))
     assert await events_of(log, "a") == [left, posted("m2"), recorded]
     assert [one.event for one in await log.read_all(limit=ALL)] == [left, posted("m2"), posted("m3"), recorded]
+    sizes = await log.sizes([1, 2])
+    assert 0 < sizes[1] <= len((await log.rows(after=3, limit=1))[0].data or "")
     assert {position: one.event for position, one in (await log.read_at([1, 2])).items()} == {1: left, 2: posted("m2")}
     rows = await log.rows(limit=3)
     assert [(row.commitment, row.digest) for row in rows] == [(row.commitment, row.digest) for row in before]

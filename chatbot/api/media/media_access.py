@@ -48,11 +48,12 @@ class MediaAccess:
         own = await self._media.references(sha256, limit=1, holder=session.session_id)
         if any(one.position for one in own):
             return True
-        for reference in await self._event_references(sha256):
+        references = await self._event_references(sha256)
+        for reference in references:
             borrowed = await self._queries.texts_read_by(session.no, after=reference.position - 1, limit=1)
             if any(one.position == reference.position for one in borrowed):
                 return True
-        return False
+        return await self._sessions.shows_kept_file(session, sha256, [one.position for one in references])
 
     async def _is_own_upload(self, sha256: str) -> bool:
         held = await self._media.references(sha256, limit=1, holder=upload_holder(self._caller))

@@ -62,6 +62,7 @@ async def _attempt(ports: Ports, stream: SessionStream, envelope: Envelope, comm
     finally:  # also if it is unknown whether it was recorded
         ports.texts.drop()
         ports.digests.drop()
+    ports.logger.info("message.redacted", events=event.events_erased)
     stream.apply(recorded, envelope)
     return CommandResult(stream.existing_state, request_version=recorded[-1].version)
 

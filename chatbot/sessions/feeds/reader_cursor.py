@@ -47,6 +47,7 @@ from events.catalogue import (
     ToolCallsClosed,
 )
 from events.record import RecordedEvent
+from events.schema.parts import is_redacted
 
 
 class ReaderCursor(Struct, frozen=True):
@@ -143,6 +144,8 @@ def _ended(cursor: ReaderCursor, event: ReplyEnded) -> tuple[ReaderCursor, list[
     is_other = cursor.reply_id is not None and cursor.reply_id != event.reply_id
     if is_other or (cursor.reply_id is None and not event.content and not event.parts):
         return cursor, []
+    if event.parts and is_redacted(event.parts):  # the offset counts what is gone: the reply's end has what is left
+        return ReaderCursor(cursor.version, open_since=cursor.version), []
     text = flat_text(event.parts) if event.parts else event.content
     segments = cut_segments(text[cursor.offset :], cursor.offset, marks_of(event.parts), cursor.part)
     return ReaderCursor(cursor.version, open_since=cursor.version), segments

@@ -71,7 +71,8 @@ function reduceFrame(conversation, frame, now) {
     case "removed":
       return removed(conversation, frame);
     case "redacted":
-      return changed(conversation, frame.message_id, (message) => redacted(message, frame));
+      if (!conversation.messages[frame.message_id]) return conversation;
+      return { ...changed(conversation, frame.message_id, (message) => redacted(message, frame)), stale: true };
     case "calls_closed":
       return changed(conversation, frame.message_id, (message) => ({ ...message, calls: "closed" }));
     case "session":

@@ -10,7 +10,7 @@ from events.codec import decode_metadata, decode_recorded
 from events.log import Snapshot
 from events.record import Envelope, EventHeader, RawColumns, RecordedEvent, StoredRow, raw_columns
 from events.storage.postgres.postgres_read_pool import ROWS, PostgresReadPool
-from events.storage.postgres.postgres_redaction_schema import read_kept
+from events.storage.postgres.postgres_redaction_schema import RedactionReader
 from events.storage.postgres.postgres_schema import COLUMNS
 
 T = TypeVar("T")
@@ -41,6 +41,7 @@ class PostgresQueries:
 
     def __init__(self, pool: PostgresReadPool) -> None:
         self._pool = pool
+        self._redactions = RedactionReader(pool.fetch)
 
     async def read(
         self, stream_id: str, *, after: int = 0, limit: int, bytes_max: int | None = None, backwards: bool = False
@@ -77,6 +78,7 @@ class PostgresQueries:
         found: dict[int, int] = {}
         for page in _pages(positions):
             found.update(map(tuple, await self._pool.fetch(_SIZES, page)))
+        found.update(await self._redactions.sizes([position for position, size in found.items() if not size]))
         return found
 
     async def rows(self, *, after: int = 0, limit: int, bytes_max: int | None = None) -> list[StoredRow]:
@@ -109,7 +111,7 @@ class PostgresQueries:
 
     async def _decoded(self, rows: Sequence[Any]) -> list[RecordedEvent]:
         """The events in rows of `_EVENT`. What is left of a redacted one is there once its content is not."""
-        return list(map(recorded, await read_kept(self._pool.fetch, rows)))
+        return list(map(recorded, await self._redactions.with_kept(rows)))
 
     async def _page(self, query: str, values: tuple[Any, ...], order: str, bytes_max: int | None) -> list[Any]:
         """The rows of `query`, whose limit is the last of its values. With `bytes_max` the server sends the first of

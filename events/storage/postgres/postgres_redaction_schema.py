@@ -50,14 +50,36 @@ SELECT one.position, redactions.position, redactions.data FROM {NAME} AS one
 """  # noqa: S608  constants
 
 
-async def read_kept(fetch: Callable[..., Awaitable[list[Any]]], rows: Sequence[Sequence[Any]]) -> Sequence[Any]:
-    """`rows`, the columns of events up to their data, with what is left of those that are redacted. Raises as `fetch`,
-    which runs a query.
-    """
-    erased = [row[POSITION] for row in rows if row[DATA] is None]
-    if not erased or not (await fetch(HAS_TABLE))[0][0]:
-        return rows
-    found: list[Any] = []
-    for start in range(0, len(erased), POSITIONS_MAX):
-        found += await fetch(_FIND, erased[start : start + POSITIONS_MAX])
-    return with_kept(rows, found) if found else rows
+_SIZES = f"""
+SELECT one.position, octet_length(redactions.data) FROM {NAME} AS one
+  JOIN events AS redactions ON redactions.position = redacted_by
+ WHERE redactions.data IS NOT NULL AND one.position = ANY($1::bigint[])
+"""  # noqa: S608  constants
+
+Fetch = Callable[..., Awaitable[list[Any]]]  # runs a query
+
+
+class RedactionReader:
+    """What is left of redacted events, in one log. All methods raise as `fetch`."""
+
+    def __init__(self, fetch: Fetch) -> None:
+        self._fetch = fetch
+        self._has_table = False  # as far as is known: a log that version 0.7 has written last has none
+
+    async def with_kept(self, rows: Sequence[Sequence[Any]]) -> Sequence[Any]:
+        """`rows`, the columns of events up to their data, with what is left of those that are redacted."""
+        found = await self._find(_FIND, [row[POSITION] for row in rows if row[DATA] is None])
+        return with_kept(rows, found) if found else rows
+
+    async def sizes(self, positions: Sequence[int]) -> dict[int, int]:
+        """Bytes that are at least those of what is left, of the events at `positions` that are redacted."""
+        return dict(map(tuple, await self._find(_SIZES, positions)))
+
+    async def _find(self, query: str, positions: Sequence[int]) -> list[Any]:
+        found: list[Any] = []
+        for start in range(0, len(positions), POSITIONS_MAX):
+            self._has_table = self._has_table or (await self._fetch(HAS_TABLE))[0][0]
+            if not self._has_table:
+                break
+            found += await self._fetch(query, positions[start : start + POSITIONS_MAX])
+        return found

@@ -99,6 +99,8 @@ class SqliteQueries:
                 f" WHERE position IN ({','.join('?' * len(page))})"
             )
             found.update(await self._fetch(query, page, is_long=True))  # SQLite reads the texts to measure them
+        if empty := [position for position, size in found.items() if not size]:
+            found.update(await self._pool.run(lambda raw: _kept_sizes(raw, empty), is_long=True))
         return found
 
     async def rows(self, *, after: int = 0, limit: int, bytes_max: int | None = None) -> list[StoredRow]:
@@ -220,6 +222,16 @@ def _with_kept(connection: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> l
     for page in _pages([row[0] for row in rows if row[_DATA] is None]):
         found += _select(connection, _REDACTIONS.format(",".join("?" * len(page))), page)
     return with_kept(rows, found) if found else rows
+
+
+def _kept_sizes(connection: sqlite3.Connection, positions: Sequence[int]) -> dict[int, int]:
+    """Bytes that are at least those of what is left, of the events at `positions` that are redacted."""
+    found: list[tuple[int, int]] = []
+    for page in _pages(positions) if has_redactions(connection) else ():
+        query = _REDACTIONS.replace("events.data", "length(CAST(events.data AS BLOB))", 1)
+        rows = _select(connection, query.format(",".join("?" * len(page))), page)
+        found += [(position, size) for position, _, size in rows]
+    return dict(found)
 
 
 def _until_bytes(rows: Iterable[tuple[Any, ...]], bytes_max: int) -> Iterator[tuple[Any, ...]]:

@@ -89,6 +89,28 @@ async def test_a_picture_goes_with_the_last_message_that_shows_it(service: Runni
     await clean(service, tmp_path)
 
 
+async def test_the_pictures_that_are_left_are_shown_in_forks_too(service: Running, tmp_path: Path) -> None:
+    stats = [(await service.client.post("/api/media", content=PNG + bytes([one]))).json() for one in (1, 2)]
+    session_id = await service.session()
+    pictures = [{"type": "media", "sha256": one["sha256"]} for one in stats]
+    body = {"session_id": session_id, "message": [*pictures, {"type": "text", "text": "Look"}]}
+    assert (await service.client.post("/api/chat", json=body)).status_code == 200
+    question, _ = await messages(service.client, session_id)
+    early = await fork(service, session_id)
+    await redact(service, session_id, question["message_id"], part=0)
+    late = await fork(service, session_id)
+    gone, kept = (one["sha256"] for one in stats)
+    for one in (session_id, early, late):
+        statuses = []
+        for sha256 in (gone, kept):
+            statuses.append((await service.client.get(f"/api/media/{sha256}?session_id={one}")).status_code)
+        assert statuses == [404, 200], one
+    await redact(service, early, question["message_id"])
+    for one in (session_id, early, late):
+        assert (await service.client.get(f"/api/media/{kept}?session_id={one}")).status_code == 404
+    await clean(service, tmp_path)
+
+
 async def test_a_transcript_with_a_redacted_message_does_not_match_and_begins_a_branch(
     service: Running, model: ModelServer
 ) -> None:

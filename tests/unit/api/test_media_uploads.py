@@ -40,6 +40,9 @@ class FakeSessions:
             raise SessionNotFound(session_id)
         return session(session_id)
 
+    async def shows_kept_file(self, session: Session, sha256: str, positions: list[int]) -> bool:
+        return False
+
     async def texts_read_by(self, fork_no: int, *, after: int, limit: int) -> list[ForkReference]:
         found = [ForkReference("m", position, None) for position in self.borrowed if position > after]
         return found[:limit] if fork_no == session("fork").no else []

@@ -105,7 +105,7 @@ test("a redacted message or part is gone, and says why", () => {
   const before = history([user("u", null), { ...reply("r", "u"), parts }]);
   const one = run(before, { type: "redacted", message_id: "r", part: 0, reason_code: "asked", version: 6 });
   assert.deepEqual(one.messages.r.parts, [{ type: "redacted", kind: "reasoning", reason_code: "asked" }, parts[1]]);
-  assert.equal(one.messages.r.content, "r");
+  assert.deepEqual([one.messages.r.content, one.stale], ["r", true]);
   const all = run(one, { type: "redacted", message_id: "r", part: null, reason_code: "again", version: 7 });
   assert.deepEqual(all.messages.r.parts.map((part) => [part.kind, part.reason_code]), [["reasoning", "asked"], ["text", "again"]]);
   assert.equal(all.messages.r.content, "");
