@@ -9,6 +9,7 @@ from msgspec import Struct
 from chatbot.config.anchor_targets import InvalidTarget, parse_target, parse_witnessed
 from chatbot.config.database_url import parse_database_url
 from chatbot.config.host_addresses import is_loopback, is_unspecified
+from chatbot.config.sections.llm_server import LlmServer
 from chatbot.config.settings import Settings
 from chatbot.config.text_checks import host_mistake, path_mistake
 
@@ -186,6 +187,8 @@ def _llm_servers(settings: Settings) -> Iterator[Fault]:
             yield Fault((f"llm.{name}", "llm.servers"), f"with several servers each has a {own} of its own")
     if llm.provider != "auto":
         yield Fault(("llm.provider", "llm.servers"), "with several servers each has a protocol of its own")
+    if llm.model and not any(_has_model(server, llm.model) for server in llm.servers):
+        yield Fault(("llm.model", "llm.servers"), "none of the servers has this model in its `models`")
     names = [server.name for server in llm.servers]
     for number, server in enumerate(llm.servers):
         path = f"llm.servers[{number}]"
@@ -198,6 +201,13 @@ def _llm_servers(settings: Settings) -> Iterator[Fault]:
                 ("llm.line_max_bytes", "llm.reply_max_chars", f"{path}.protocol"),
                 f"the longest reply takes a line of {_midm_line(settings)} bytes from a midm server",
             )
+
+
+def _has_model(server: LlmServer, model: str) -> bool:
+    """As far as the settings say: a server without `models` may have any."""
+    return not server.models or any(
+        model == name or (name.endswith("*") and model.startswith(name[:-1])) for name in server.models
+    )
 
 
 def _midm_line(settings: Settings) -> int:

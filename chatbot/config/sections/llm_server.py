@@ -6,7 +6,7 @@ from msgspec import Meta, Struct
 
 SERVERS_MAX = 64  # each is polled, and has series of its own in the metrics
 
-ModelName = Annotated[str, Meta(min_length=1, max_length=256)]
+ModelName = Annotated[str, Meta(min_length=1, max_length=256, pattern=r"^[^*]*\*?$")]
 
 
 class LlmServer(Struct, frozen=True, kw_only=True):
@@ -38,9 +38,9 @@ class LlmServer(Struct, frozen=True, kw_only=True):
     models: Annotated[
         tuple[ModelName, ...],
         Meta(
-            description="Names of the models that it is asked for; one ending in * stands for all that begin so. Empty:"
-            " those that its own list has.",
-            extra={"allowed": "a list of names"},
+            description="Names of the models that it is asked for; one that ends in * stands for those of its own list"
+            " that begin so. Empty: its own list.",
+            extra={"allowed": "a list of names, with * at the end at most"},
         ),
     ] = ()
     weight: Annotated[

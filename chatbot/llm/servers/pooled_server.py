@@ -75,6 +75,9 @@ class PooledServer:
         self.outstanding = 0
         self.requests: Counter[Outcome] = Counter()
         self.health: Health | None = None  # by the newest poll; None: not polled yet
+        self._listed, self._is_complete = provider.models, provider.lists_models
+        self._offered = self._select_models()
+        self._patterns = frozenset(name for name in self._offered if name.endswith("*"))
         self._breaker = CircuitBreaker()
         self._interval_s = interval_s
         self._now = now
@@ -85,17 +88,32 @@ class PooledServer:
 
     @property
     def offered(self) -> frozenset[str]:
-        """The configured models, of those with patterns the ones that its list has; else its list."""
-        configured = self.options.models
-        if not configured:
-            return self.provider.models
-        listed = frozenset(name for name in self.provider.models if is_offered(name, frozenset(configured)))
-        names = frozenset(name for name in configured if not name.endswith("*"))
-        return (names | listed) or frozenset(configured)
+        """The names of its models: the configured ones, with those of its list that have a configured pattern; else
+        its list. The same object while its list is the same: routers list thousands.
+        """
+        listed, is_complete = self.provider.models, self.provider.lists_models
+        if listed is not self._listed or is_complete != self._is_complete:
+            self._listed, self._is_complete = listed, is_complete
+            self._offered = self._select_models()
+            self._patterns = frozenset(name for name in self._offered if name.endswith("*"))
+        return self._offered
 
     @property
     def lists_models(self) -> bool:
         return bool(self.options.models) or self.provider.lists_models
+
+    def offers(self, model: str) -> bool:
+        offered = self.offered
+        return model in offered or is_offered(model, self._patterns) or f"{model}:latest" in offered
+
+    def _select_models(self) -> frozenset[str]:
+        configured = frozenset(self.options.models)
+        if not configured:
+            return self._listed
+        patterns = frozenset(name for name in configured if name.endswith("*"))
+        listed = frozenset(name for name in self._listed if is_offered(name, patterns))
+        # As long as its list is not known, any name may be on it.
+        return (configured - patterns) | (listed if self._is_complete else patterns)
 
     # whether it is asked
 

@@ -12,8 +12,6 @@ from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import Protocol, TypeVar
 
-from chatbot.llm.model_names import is_offered
-
 OVERLOAD_FACTOR = 2.0  # a home with more than this many times the load of the least busy server takes no new session
 
 
@@ -44,13 +42,12 @@ class Offer(Protocol):
     """What is known of a server's models."""
 
     @property
-    def offered(self) -> frozenset[str]:
-        """Configured, or from its own list."""
+    def lists_models(self) -> bool:
+        """Whether it has no others than it offers."""
         ...
 
-    @property
-    def lists_models(self) -> bool:
-        """Whether it has no others."""
+    def offers(self, model: str) -> bool:
+        """Whether it is known to have the model."""
         ...
 
 
@@ -62,7 +59,7 @@ def may_serve(servers: Iterable[AnyOffer], model: str) -> list[AnyOffer]:
     known = list(servers)
     if not model:
         return known
-    offering = [server for server in known if is_offered(model, server.offered)]
+    offering = [server for server in known if server.offers(model)]
     return offering or [server for server in known if not server.lists_models]
 
 

@@ -1,6 +1,7 @@
 """Several model servers as one provider: routes by model and session, falls back before the first text."""
 
 import asyncio
+import operator
 import random
 from collections.abc import Sequence
 
@@ -110,6 +111,7 @@ class ServerPool:
         self.name = "auto"
         self.model = options.model
         self.models: frozenset[str] = frozenset()
+        self._offered: list[frozenset[str]] = [self.models for _ in servers]  # by server, as in `models`
         self.lists_models = False
         self.takes: frozenset[str] | None = None
         self._update_names()
@@ -289,15 +291,18 @@ class ServerPool:
 
     def _update_names(self) -> None:
         """Sessions compare the names at each step: they are attributes, and the same objects while they are equal."""
-        names = {server.provider.name for server in self.servers} - {"auto"}
+        providers = [server.provider for server in self.servers]
+        names = {provider.name for provider in providers} - {"auto"}
         self.name = next(iter(names)) if len(names) == 1 else "mixed" if names else "auto"
-        models = frozenset().union(*(server.offered for server in self.servers))
-        if models != self.models:
-            self.models = models
-        self.lists_models = all(server.lists_models for server in self.servers)
         self.model = self._options.model or next(filter(None, map(_default_model, self.servers)), "")
-        takes = [server.provider.takes for server in self.servers]
+        self.lists_models = all(server.lists_models for server in self.servers)
+        takes = [provider.takes for provider in providers]
         self.takes = None if None in takes else frozenset().union(*(one for one in takes if one is not None))
+        offered = [server.offered for server in self.servers]
+        if not all(map(operator.is_, offered, self._offered)):
+            self._offered = offered
+            models: frozenset[str] = frozenset().union(*offered)
+            self.models = self.models if models == self.models else models
 
     def _fail(self, error: LlmError, route: Route) -> None:
         if isinstance(error, LlmOverloaded) or not self._is_up:

@@ -66,6 +66,7 @@ def test_servers_come_from_a_variable_as_json(tmp_path: Path) -> None:
         ({"protocol": "embedded"}, 'llm.servers[1].protocol = "embedded" (environment CHATBOT_LLM_SERVERS): allowed:'),
         ({"weight": 0}, "llm.servers[1].weight = 0 (environment CHATBOT_LLM_SERVERS): allowed: a number above 0"),
         ({"models": "m"}, 'llm.servers[1].models = "m" (environment CHATBOT_LLM_SERVERS): allowed: a list of names'),
+        ({"models": ["a*b"]}, 'llm.servers[1].models = ["a*b"] (environment CHATBOT_LLM_SERVERS): allowed: a list of'),
         ({"name": "GPU 1"}, 'llm.servers[1].name = "GPU 1" (environment CHATBOT_LLM_SERVERS): allowed: 1 to 32'),
         ({"name": "a"}, 'llm.servers[1].name = "a" (environment CHATBOT_LLM_SERVERS): an earlier server has this name'),
     ],
@@ -107,6 +108,14 @@ def test_a_variable_that_is_no_json_is_refused_without_its_text(tmp_path: Path) 
 def test_what_belongs_to_one_server_is_refused_beside_several(name: str, value: str, tmp_path: Path) -> None:
     (fault,) = faults(tmp_path, CHATBOT_LLM_SERVERS=json.dumps([A, B]), **{name: value})
     assert "with several servers each has a " in fault
+
+
+def test_a_model_that_no_server_has_is_refused(tmp_path: Path) -> None:
+    tables = json.dumps([A | {"models": ["small"]}, B])
+    (fault,) = faults(tmp_path, CHATBOT_LLM_SERVERS=tables, CHATBOT_LLM_MODEL="large")
+    assert "none of the servers has this model" in fault
+    for model in ("small", "m-7b"):
+        load({}, environment={"CHATBOT_LLM_SERVERS": tables, "CHATBOT_LLM_MODEL": model}, folder=tmp_path)
 
 
 def test_the_listing_has_each_field_and_masks_keys(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from msgspec import Struct
 
+from chatbot.llm.model_names import is_offered
 from chatbot.llm.servers.server_choice import OVERLOAD_FACTOR, choose, has_room, home_of, load, may_serve
 
 
@@ -16,6 +17,9 @@ class Server(Struct, frozen=True):
     outstanding: int = 0
     offered: frozenset[str] = frozenset()
     lists_models: bool = True
+
+    def offers(self, model: str) -> bool:
+        return is_offered(model, self.offered)
 
 
 SERVERS = st.lists(
