@@ -81,7 +81,8 @@ async def download(request: web.Request) -> web.StreamResponse:
     media = services.log.media
     stat = (await media.stat([sha256])).get(sha256) if _SHA256.fullmatch(sha256) else None
     access = MediaAccess(media, services.queries, services.session_queries, request[CALLER])
-    if stat is None or not await access.may_read(sha256, session_id):
+    may_read = await access.may_read(sha256, session_id)  # also of no file: or the time would tell that there is one
+    if stat is None or not may_read:
         raise _not_found()
     headers = {
         "Content-Type": stat.media_type,

@@ -24,6 +24,7 @@ from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import (
     SERVICE,
     BeginErasure,
+    Caller,
     CancelReply,
     CatchUp,
     CheckpointReply,
@@ -43,6 +44,7 @@ from chatbot.sessions.domain.commands import (
     Stop,
 )
 from chatbot.sessions.domain.decide import authorise, decide, idempotency_key_of
+from chatbot.sessions.domain.state import may_access
 from chatbot.sessions.ports import AskSession, Ports
 from chatbot.sessions.replies.reply import Reply
 from events.catalogue import ReplyInterrupted, SessionExpired
@@ -91,6 +93,11 @@ class Actor:
     @property
     def is_idle(self) -> bool:
         return not self._replies.by_id and not self.mailbox and self._current is None
+
+    def is_of(self, caller: Caller) -> bool:
+        """Whether the session is in memory, and one that `caller` may access."""
+        state = self._stream.state
+        return state is not None and may_access(state.session.owner, caller)
 
     @property
     def replies(self) -> dict[str, Reply]:

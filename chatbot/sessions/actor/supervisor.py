@@ -23,6 +23,7 @@ from chatbot.sessions.domain.commands import (
     RecordAccess,
     Stop,
 )
+from chatbot.sessions.domain.state import may_access
 from chatbot.sessions.ports import Ports
 from chatbot.sessions.replies.reply import Reply
 from events.errors import LogUnavailable
@@ -30,6 +31,7 @@ from projections.errors import ProjectionError
 
 FAILURES_MAX = 1024  # sessions whose failures are remembered; the oldest entry is evicted first
 RESTART_BACKOFF = Backoff(first_s=0.1, max_s=30.0)
+STRANGER_CHECK_S = 1.0  # for which a command to a session that is not in memory waits for the projections
 DRAIN_POLL_S = 0.02  # between checks whether replies still run
 RECOVER_ATTEMPTS_MAX = 10
 RECOVER_PAUSE_S = 0.2  # after the first attempt; grows with each
@@ -83,6 +85,8 @@ class Supervisor:
         cause: str | None = None,
     ) -> CommandResult:
         """As AskSession."""
+        if not (caller.is_service or caller.any_owner or _may_create(command)):
+            await self._refuse_strangers(session_id, caller)
         loop = asyncio.get_running_loop()
         reply_to: asyncio.Future[Any] = loop.create_future()
         envelope = Envelope(command, caller, reply_to, if_versions, cause)
@@ -97,6 +101,23 @@ class Supervisor:
             timeout_timer.cancel()
             if envelope.reply_to is not None and envelope.reply_to.done() and not envelope.reply_to.cancelled():
                 envelope.reply_to.exception()  # mark as retrieved: it may have come after the caller was cancelled
+
+    async def _refuse_strangers(self, session_id: str, caller: Caller) -> None:
+        """Refuse a session of another owner like one that does not exist, and in the same time: by the projections.
+
+        An actor would take longer for an id that is unknown than for a session that it has in memory. While the
+        projections are behind, actors decide: chat goes on, and the time may tell. Raises SessionNotFound.
+        """
+        actor, ports = self._actors.get(session_id), self._ports
+        if (actor is not None and actor.is_of(caller)) or ports.runner.rebuilding:
+            return
+        try:
+            await ports.runner.wait_for((await ports.log.latest()).position, timeout_s=STRANGER_CHECK_S)
+            session = await ports.queries.session(session_id)
+        except (ProjectionError, LogUnavailable):
+            return
+        if session is None or not may_access(session.owner, caller):
+            raise rejections.SessionNotFound(session_id)
 
     async def _await_answer(self, session_id: str, envelope: Envelope, deadline_s: float) -> CommandResult:
         """The answer, from a new actor if the present one stops first. Raises TimeoutError, and what `ask` raises."""
@@ -241,6 +262,11 @@ class Supervisor:
                 self._recover_later(actor.session_id, wait_s)
             while len(self._failures) > FAILURES_MAX:
                 self._failures.popitem(last=False)
+
+
+def _may_create(command: Command) -> bool:
+    """Whether the session need not exist yet; its id is then new, or follows from the caller and its key."""
+    return isinstance(command, CreateSession) or (isinstance(command, PostTranscript) and command.create is not None)
 
 
 def _time_out(envelope: Envelope) -> None:
