@@ -6,13 +6,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import botocore.session
+import httpx
 from botocore.config import Config
 from moto.server import ThreadedMotoServer
 
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "tester",
     "AWS_SECRET_ACCESS_KEY": "secret-of-the-tester",
-    "AWS_REGION": "us-east-1",
+    "AWS_DEFAULT_REGION": "us-east-1",
 }
 BUCKET = "audit"
 
@@ -34,8 +35,6 @@ class S3Server:
 
     def empty(self) -> None:
         """A bucket with nothing in it, whatever was locked."""
-        import httpx
-
         httpx.post(f"{self.url}/moto-api/reset")
         self.client.create_bucket(Bucket=BUCKET, ObjectLockEnabledForBucket=True)
 
