@@ -31,5 +31,16 @@ class Anchoring(Struct, frozen=True):
     schedule: AnchorStatuses | None = None
     witness: Witness | None = None
 
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with the log by its anchors, as a sentence; None if nothing is known to be."""
+        statuses = self.schedule.status() if self.schedule is not None else []
+        named = [str(one.target) for one in statuses if one.is_contradicted]
+        return (
+            f"the log contradicts its anchors in target {', '.join(named)}: rolled back, or rewritten"
+            if named
+            else None
+        )
+
     def __repr__(self) -> str:
         return "Anchoring()"  # for logs: nothing of the key

@@ -38,7 +38,9 @@ async def health(request: web.Request) -> web.Response:
     model = services.health.newest
     unknown = services.runner.unknown_event
     can_serve = unknown is None and await can_read(services) and await request.app[WRITE_PROBE].is_writable()
-    working: Literal["healthy", "degraded"] = "healthy" if model.available and can_serve else "degraded"
+    anchor_fault = services.anchoring.fault
+    is_healthy = model.available and can_serve and anchor_fault is None
+    working: Literal["healthy", "degraded"] = "healthy" if is_healthy else "degraded"
     view = HealthView(
         status=working if connected else "unhealthy",
         timestamp=timestamp(services.clock()),
@@ -46,7 +48,7 @@ async def health(request: web.Request) -> web.Response:
         database_connected=connected,
         version=services.version,
         provider=services.provider.name,
-        detail=str(unknown) if unknown is not None else _model_fault(request),
+        detail=str(unknown) if unknown is not None else anchor_fault or _model_fault(request),
         llm_server_state="available" if model.available else "loading" if model.loading else "unavailable",
         llm_servers=UNSET if services.servers is None else _server_views(request, services.servers),
     )

@@ -73,6 +73,9 @@ async def test_a_log_that_was_rolled_back_is_told_and_not_signed(tmp_path: Path)
         assert now["contradicted 1"] == 0
         assert now["failures_total 0"] >= 1
         assert not any(other.iterdir())
+        health = (await service.client.get("/api/health")).json()
+        assert health["status"] == "degraded"
+        assert health["detail"] == "the log contradicts its anchors in target 0: rolled back, or rewritten"
 
 
 async def test_a_service_with_a_bad_key_does_not_start(tmp_path: Path) -> None:

@@ -87,6 +87,9 @@ SERIES = {  # by 15 s: healthy for five minutes, then in trouble
     'chatbot_loop_lag_seconds_bucket{instance="here", le="0.05"}': "0+100x20 2000x40",
     'chatbot_loop_lag_seconds_bucket{instance="here", le="0.1"}': "0+100x60",
     'chatbot_loop_lag_seconds_bucket{instance="here", le="+Inf"}': "0+100x60",
+    'chatbot_anchor_contradicted{instance="here", target="0"}': "0x20 1x40",
+    'chatbot_anchor_missing_events{instance="here", target="1"}': "0x20 9x40",
+    'chatbot_anchor_age_seconds{instance="here", target="1"}': "60+15x20 8000+15x40",
 }
 RAISED = {  # by then, with these labels in addition to those of the rule
     "ChatbotDown": {"job": "chatbot", "instance": "here"},
@@ -96,6 +99,8 @@ RAISED = {  # by then, with these labels in addition to those of the rule
     "ChatbotAppendsRefused": {"instance": "here", "reason": "full"},
     "ChatbotRepliesFailing": {"instance": "here"},
     "ChatbotEventLoopLate": {"instance": "here"},
+    "ChatbotAnchorContradicted": {"instance": "here", "target": "0"},
+    "ChatbotAnchorsLate": {"instance": "here", "target": "1"},
 }
 
 

@@ -28,6 +28,7 @@ NEXT = "=== next ==="
 TESTED_BLOCKS = {
     ("README.md", "sh"): 5,  # the test command by .ci/run, the quick start as far as it is the same, three here
     ("README.md", "python"): 1,
+    ("chatbot/anchors/README.md", "toml"): 2,  # test_anchors_in_documents.py
     ("chatbot/anchors/README.md", "sh"): 1,  # commands and options here, what they do in test_anchors_*.py
     ("chatbot/api/README.md", "js"): 2,  # test_readme_clients.py, test_client_documents.py
     ("chatbot/api/README.md", "python"): 2,  # test_readme_clients.py, test_client_documents.py
