@@ -45,17 +45,28 @@ async def receipt_of(log: EventLog, recorded: RecordedEvent) -> Receipt | None:
         return await _redaction_receipt(log, recorded, event)
     if not isinstance(event, SessionDeleted):
         return None
-    (row,) = await log.rows(after=recorded.position - 1, limit=1)
+    first = await _find_first(log, recorded)
+    (row,) = await log.rows(after=first.position - 1, limit=1)
     return Receipt(
         session_id=recorded.stream_id,
-        events_erased=recorded.version - 1,
+        events_erased=first.version - 1,
         reason=event.reason,
-        at=timestamp(recorded.recorded_at_us),
-        position=recorded.position,
+        at=timestamp(first.recorded_at_us),
+        position=first.position,
         digest=row.digest.hex(),
         reason_code=recorded_code(event.reason, event.reason_code),
         ticket=event.ticket,
     )
+
+
+async def _find_first(log: EventLog, recorded: RecordedEvent) -> RecordedEvent:
+    """The event that erased the session: one before `recorded` if the ticket was erased since."""
+    while recorded.version > 1:
+        (earlier,) = await log.read(recorded.stream_id, after=recorded.version - 2, limit=1)
+        if earlier.type != recorded.type:
+            return recorded
+        recorded = earlier
+    return recorded
 
 
 async def _redaction_receipt(log: EventLog, recorded: RecordedEvent, event: MessageRedacted) -> Receipt:

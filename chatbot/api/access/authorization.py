@@ -21,6 +21,7 @@ ROUTE_SCOPES: dict[tuple[str, str], frozenset[str]] = {
     ("DELETE", "/api/sessions/{session_id}"): frozenset({CHAT, ERASE}),
     ("POST", "/api/sessions/{session_id}/messages/{message_id}/redact"): frozenset({CHAT, ERASE}),
     ("GET", "/api/sessions/{session_id}/receipt"): frozenset({CHAT, ERASE, AUDIT}),
+    ("POST", "/api/sessions/{session_id}/receipt/forget-ticket"): frozenset({ERASE}),
     ("POST", "/api/erasures"): frozenset({ERASE}),
     ("GET", "/api/holds"): frozenset({HOLD, AUDIT}),
     ("POST", "/api/holds"): frozenset({HOLD}),

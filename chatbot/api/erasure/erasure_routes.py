@@ -17,11 +17,13 @@ from chatbot.api.response_bodies import ErasureView
 from chatbot.api.responses import json_response
 from chatbot.api.services import SERVICES, Services
 from chatbot.api.streaming.document_stream import send_document
-from chatbot.audit.receipt import read_receipt
+from chatbot.audit.receipt import read_receipt, receipt_of
 from chatbot.keys.scopes import AUDIT, ERASE
 from chatbot.runtime.clock import timestamp
 from chatbot.sessions.domain.commands import DeleteSession
+from chatbot.sessions.ticket_erasure import erase_ticket
 from events.catalogue import SessionExpired
+from events.record import Metadata
 
 REASON = "erasure: request"  # what is recorded, beside the code that the request names
 BEGUN_EVENTS_MAX = 100  # of a session, newest first: only copied texts follow the event that begins its erasure
@@ -39,8 +41,26 @@ async def read(request: web.Request) -> web.Response:
     if receipt is not None:
         return json_response(services.sign_receipt(receipt))
     if session.erasure is None:
-        raise Problem(404, "no-receipt", "No receipt", "the session is not erased")
+        raise _no_receipt()
     return json_response(ErasureView(session_id, "erasing", await _begun_at(services, session_id)), status=202)
+
+
+@routes.post("/api/sessions/{session_id}/receipt/forget-ticket")
+async def forget_ticket(request: web.Request) -> web.Response:
+    services, session_id = request.app[SERVICES], session_id_of(request)
+    check_query(request, frozenset())
+    caller = request[CALLER]
+    await services.session_queries.find_recorded(session_id, caller, any_owner=True)
+    origin = Metadata(actor=caller.owner, request_id=caller.request_id)
+    deleted = await erase_ticket(services.log, services.holds, session_id, origin)
+    receipt = None if deleted is None else await receipt_of(services.log, deleted)
+    if receipt is None:
+        raise _no_receipt()
+    return json_response(services.sign_receipt(receipt))
+
+
+def _no_receipt() -> Problem:
+    return Problem(404, "no-receipt", "No receipt", "the session is not erased")
 
 
 async def _begun_at(services: Services, session_id: str) -> str:

@@ -34,6 +34,9 @@ now), `to_erase` with `dry_run`, and last `summary`. If its `next` is a number, 
 with it as `cursor`. Without the last line the answer was cut: send the same request again. Sessions that are created
 meanwhile are found by a request without a cursor.
 """
+_FORGET_TICKET = """For keys with the scope erase. A ticket's number is in the record of the erasure; where it names a
+person, this erases it there for good. The rest of the receipt stays as it was.
+"""
 _ADD = """For keys with the scope hold, which can erase nothing. While a hold is in force, nothing of a session that it
 covers is erased: DELETE, POST /api/erasures and redactions are refused with 409 `session-held`, and neither retention
 nor the limit of stateless requests erases it. It still expires. A hold on metadata covers sessions that have it, had
@@ -72,7 +75,13 @@ REDACT = Operation(
     {200: ResponseSpec("The receipt.", Receipt)}, details=_REDACT, body=RedactBody, headers=("If-Match",),
     problems=(*_BODY, 404, 409, 412, 503),
 )  # fmt: skip
+FORGET_TICKET = Operation(
+    "POST", "/api/sessions/{session_id}/receipt/forget-ticket", "forget_ticket", "Erase the ticket of an erasure",
+    {200: ResponseSpec("The receipt, without its ticket.", Receipt)}, details=_FORGET_TICKET,
+    problems=(403, 404, 409, 422, 503),
+)  # fmt: skip
 ERASURES = (
+    FORGET_TICKET,
     Operation(
         "POST", "/api/erasures", "erase_sessions", "Erase many sessions, of any owner",
         {200: ResponseSpec("One line for each session, and a summary.", EraseLine, media=(NDJSON,))},

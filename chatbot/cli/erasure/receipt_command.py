@@ -7,16 +7,19 @@ from pathlib import Path
 import msgspec
 from msgspec import UNSET
 
-from chatbot.audit.receipt import Receipt, read_receipt
+from chatbot.audit.receipt import Receipt, read_receipt, receipt_of
 from chatbot.audit.receipt_signature import check_receipt, sign_receipt
 from chatbot.cli.cli_context import CommandContext
-from chatbot.cli.exit_codes import UsageError
+from chatbot.cli.exit_codes import CommandFailed, UsageError
 from chatbot.cli.proof.keys import read_public_key, read_text_file
+from chatbot.holds.hold_registry import HoldRegistry
+from chatbot.sessions.domain.rejections import SessionHeld
+from chatbot.sessions.ticket_erasure import erase_ticket
 from events.integrity import signed_checkpoint
 from events.integrity.erased_versions import redacted_versions
 from events.integrity.signed_checkpoint import InvalidCheckpoint
 from events.log import EventLog
-from events.record import StoredRow
+from events.record import Metadata, StoredRow
 
 RECEIPT_BYTES_MAX = 65_536  # of one line
 CONTENT_PAGE, CONTENT_PAGE_BYTES = 250, 2**20  # rows of a session read at once
@@ -27,6 +30,11 @@ def add_receipt_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--session", dest="sessions", nargs="+", metavar="ID", help="print the receipts of these")
     which.add_argument("--check", metavar="FILE", help="check the receipts in FILE, one in each line; - reads them")
     add_signer_argument(parser)
+    parser.add_argument(
+        "--forget-ticket",
+        action="store_true",
+        help="with --session: erase the ticket from the log first (of a file, while no service runs)",
+    )
     parser.add_argument("--key", metavar="KEY", help="with --check: the public key that has signed, or its file")
     parser.add_argument(
         "--signature-only", action="store_true", help="with --check and --key: without the log, check the signature"
@@ -61,9 +69,10 @@ async def receipt(context: CommandContext, options: argparse.Namespace) -> int:
     if options.sessions:
         if options.key or options.signature_only:
             raise UsageError("--key and --signature-only go with --check")
-        return await _print_receipts(context, options.sessions, read_signer_option(options))
-    if options.sign_with is not None:
-        raise UsageError("--sign-with goes with --session")
+        ids = list(dict.fromkeys(one.lower() for one in options.sessions))
+        return await _print_receipts(context, ids, read_signer_option(options), forget_ticket=options.forget_ticket)
+    if options.sign_with is not None or options.forget_ticket:
+        raise UsageError("--sign-with and --forget-ticket go with --session")
     if options.signature_only and not options.key:
         raise UsageError("--signature-only needs the public key: --key")
     verifier = read_public_key(options.key) if options.key else None
@@ -75,17 +84,27 @@ async def receipt(context: CommandContext, options: argparse.Namespace) -> int:
     return _report(context, checked)
 
 
-async def _print_receipts(context: CommandContext, session_ids: list[str], signer: str | None) -> int:
+async def _print_receipts(
+    context: CommandContext, session_ids: list[str], signer: str | None, *, forget_ticket: bool
+) -> int:
     missing = 0
-    async with context.open_read_only() as log:
-        for session_id in dict.fromkeys(one.lower() for one in session_ids):
-            found = await read_receipt(log, session_id)
+    async with context.open_to_append() if forget_ticket else context.open_read_only() as log:
+        for session_id in session_ids:
+            try:
+                found = await (_forget_ticket(log, session_id) if forget_ticket else read_receipt(log, session_id))
+            except SessionHeld as held:
+                raise CommandFailed(str(held)) from held
             if found is None:
                 missing += 1
                 context.print_note(f"session {session_id} is not erased, or there is none")
             else:
                 context.print_json(found if signer is None else sign_receipt(found, signer))
     return 1 if missing else 0
+
+
+async def _forget_ticket(log: EventLog, session_id: str) -> Receipt | None:
+    deleted = await erase_ticket(log, HoldRegistry(log), session_id, Metadata(cause="erasure"))
+    return None if deleted is None else await receipt_of(log, deleted)
 
 
 def _read_receipts(name: str) -> list[Receipt]:

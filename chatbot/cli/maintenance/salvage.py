@@ -15,7 +15,7 @@ from msgspec.structs import astuple
 from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.exit_codes import CommandFailed, UsageError
 from chatbot.cli.progress_bar import ProgressBar
-from events.catalogue import ERASURE_TYPES, SessionDeleted
+from events.catalogue import ERASURE_TYPES, HOLDS, HoldsForgotten, SessionDeleted
 from events.integrity.erased_versions import redacted_versions
 from events.record import Metadata, StoredRow
 from events.storage.erasure_rules import without_erased
@@ -217,8 +217,9 @@ async def _close_erased(destination: Path, sessions: list[tuple[str, int]]) -> N
     log = await SqliteLog.open(destination, command=WritingCommand.SALVAGE)
     try:
         for stream_id, version in sessions:
-            deleted = SessionDeleted(reason="salvage: the event that erased this session was lost")
-            await log.erase(stream_id, version, deleted, Metadata(cause="salvage"))
+            reason = "salvage: the event that erased this session was lost"
+            explained = HoldsForgotten(()) if stream_id == HOLDS else SessionDeleted(reason=reason)
+            await log.erase(stream_id, version, explained, Metadata(cause="salvage"))
     finally:
         await log.close()
 

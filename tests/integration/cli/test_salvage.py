@@ -9,8 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from chatbot.cli.maintenance.salvage import _close_erased
+from events.catalogue import HOLDS, HoldAdded, HoldReleased
 from events.errors import LogUnusable
 from events.record import StoredRow
+from events.storage.incomplete_log import WritingCommand
 from events.storage.sqlite.sqlite_log import SqliteLog
 from events.transfer.log_recovery import CorruptLog
 from tests.support.command_processes import run_command_blocking
@@ -182,6 +185,17 @@ async def test_a_session_whose_erasing_event_is_lost_stays_erased_and_the_new_lo
     assert told["closed"] == 1
     assert [row.data is None for row in new] == [True, True, True, False]
     assert msgspec.json.decode(new[-1].data or "")["reason"].startswith("salvage")
+
+
+async def test_forgotten_holds_whose_event_is_lost_make_no_session(tmp_path: Path) -> None:
+    log = await SqliteLog.open(tmp_path / "log.db", command=WritingCommand.SALVAGE)
+    await log.append(HOLDS, 0, [HoldAdded("h1", "litigation", owner="mina"), HoldReleased("h1", "settled")], ASKED)
+    await log.close()
+    await _close_erased(tmp_path / "log.db", [(HOLDS, 2)])
+    log = await SqliteLog.open(tmp_path / "log.db", command=WritingCommand.SALVAGE)
+    rows = await log.stream_rows(HOLDS, limit=10)
+    await log.close()
+    assert [(row.type, row.data is None) for row in rows][-2:] == [("hold_released", True), ("holds_forgotten", False)]
 
 
 async def test_a_fork_keeps_the_texts_that_came_out(tmp_path: Path) -> None:

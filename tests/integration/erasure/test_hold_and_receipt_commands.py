@@ -83,7 +83,7 @@ async def test_erase_passes_over_held_sessions_names_them_and_ends_with_1(comman
 async def test_signed_receipts_are_checked_against_the_key_and_the_log(commands: Commands) -> None:
     key, file = commands.folder / "receipts.key", commands.folder / "receipts.ndjson"
     await commands.run("keygen", str(key))
-    code, receipts = await commands.run("erase", "--session", S1, S2, "--sign-with", str(key))
+    code, receipts = await commands.run("erase", "--session", S1, S2, "--ticket", "DSR-7", "--sign-with", str(key))
     assert code == 0
     again = (await commands.run("receipt", "--session", S1, S2, "--sign-with", str(key)))[1]
     assert sorted(map(str, again)) == sorted(map(str, receipts))
@@ -105,6 +105,10 @@ async def test_signed_receipts_are_checked_against_the_key_and_the_log(commands:
     assert "has no event" in (await check({**unsigned, "position": 99}, options=()))[1]
     assert (await check(*receipts, options=("--key", f"{key}.pub", "--signature-only")))[0] == 0
     assert (await commands.run("receipt", "--session", NONE))[0] == 1
+    code, (forgotten,) = await commands.run("receipt", "--session", S1, "--forget-ticket")
+    (first,) = (one for one in receipts if one["session_id"] == S1)
+    assert (code, forgotten["ticket"], forgotten["position"]) == (0, None, first["position"])
+    assert (await check(*receipts))[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 
 from chatbot.api.erasure import bulk_erasure
+from chatbot.audit.receipt import Receipt
+from chatbot.audit.receipt_signature import check_receipt
 from chatbot.keys.key_state import AddKey
 from chatbot.keys.scopes import AUDIT, ERASE, HOLD
 from chatbot.sessions import erasure_job
 from chatbot.sessions.actor import actor
 from events.integrity.chain_verifier import verify
+from events.integrity.signed_checkpoint import InvalidCheckpoint, make_key
 from events.record import Metadata
 from tests.support.model.model_server import ModelServer
 from tests.support.service import Running, serving
@@ -248,3 +253,43 @@ async def test_who_holds_cannot_erase_and_who_erases_cannot_hold_and_neither_rea
         assert await status("lena", "GET", f"{session}/receipt") == 403
         recorded = await service.services.log.read(session_id, limit=1, backwards=True)
         assert recorded[0].metadata.actor == "petra"
+
+
+async def test_the_ticket_of_an_erasure_can_be_erased_and_the_rest_of_its_receipt_stays(service: Running) -> None:
+    session_id = await service.session()
+    await service.chat(session_id, "hello")
+    path = f"/api/sessions/{session_id}"
+    forget = f"{path}/receipt/forget-ticket"
+    assert (await service.client.post(forget)).status_code == 404
+    await service.client.delete(path, params={"reason_code": "gdpr-17", "ticket": "SECRET-TICKET"})
+    before = (await service.client.get(f"{path}/receipt")).json()
+    held = await hold(service, session_id=session_id)
+    assert (await service.client.post(forget)).status_code == 409
+    await service.client.post(f"/api/holds/{held['hold_id']}/release", json={"reason": "settled"})
+    usage = (await service.client.get("/api/usage")).json()
+    for _ in range(2):
+        answer = await service.client.post(forget)
+        assert (answer.status_code, answer.json()) == (200, {**before, "ticket": None})
+    assert (await service.client.get(f"{path}/receipt")).json() == {**before, "ticket": None}
+    assert (await service.client.delete(path)).status_code == 404
+    log = service.services.log
+    rows = await log.stream_rows(session_id, limit=100)
+    assert [row.type for row in rows[-2:]] == ["session_deleted", "session_deleted"]
+    assert [row.data is None for row in rows[-2:]] == [True, False]
+    assert (await verify(log))[1] is None
+    assert (await service.client.get("/api/usage")).json() == usage
+
+
+async def test_a_service_with_a_key_signs_its_receipts(tmp_path: Path, model: ModelServer) -> None:
+    signer, verifier = make_key("receipts")
+    key = tmp_path / "receipts.key"
+    key.write_text(signer)
+    async with serving(tmp_path, model.url, CHATBOT_ANCHORS_KEY_FILE=str(key)) as service:
+        session_id = await service.session()
+        (line, _) = await erase(service, session_ids=[session_id])
+        answer = await service.client.get(f"/api/sessions/{session_id}/receipt")
+    assert answer.json() == line["receipt"]
+    receipt = msgspec.json.decode(answer.content, type=Receipt)
+    check_receipt(receipt, verifier)
+    with pytest.raises(InvalidCheckpoint):
+        check_receipt(replace(receipt, ticket="another"), verifier)
