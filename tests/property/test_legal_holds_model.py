@@ -1,5 +1,6 @@
-"""Legal holds against what the log says: whatever is held, released, deleted, expired and changed, in whatever order or
-at the same time, no event that erases follows a hold that covers its session; and what nothing holds can be erased.
+"""Legal holds against what the log says: whatever is held, released, deleted, redacted, expired and changed, in
+whatever order or at the same time, no event that erases follows a hold that covers its session; and what nothing holds
+can be erased.
 """
 
 import asyncio
@@ -18,12 +19,14 @@ from chatbot.sessions.actor import actor
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import (
     Caller,
+    CancelReply,
     ChangeMetadata,
     CreateSession,
     DeleteSession,
     Expire,
     Fork,
     PostMessage,
+    RedactMessage,
 )
 from chatbot.sessions.erasure_job import ErasureJob
 from chatbot.sessions.expiry_timer import ExpiryTimer
@@ -51,6 +54,8 @@ HOUR_US = 3_600_000_000
 ACTIONS = (
     "create",
     "post",
+    "redact",
+    "redact",
     "fork",
     "rename",
     "hold",
@@ -79,6 +84,7 @@ class World(SessionsHarness):
         super().__init__(folder)
         self.ids: list[str] = []  # of sessions that exist
         self.made = 0
+        self.messages: list[tuple[str, str]] = []  # sessions and messages
         self.hold_ids: list[str] = []
 
     @property
@@ -115,6 +121,15 @@ class World(SessionsHarness):
     async def post(self, one: int, two: int) -> None:
         ids = (f"m{self.log.head().position}-{two}", f"r{self.log.head().position}-{two}")
         await self.supervisor.ask(self.pick(one), PostMessage(*ids, "text", Parameters()), Caller(any_owner=True))
+
+        if two > 2:
+            await self.supervisor.ask(self.pick(one), CancelReply(), Caller(any_owner=True))
+        self.messages.append((self.pick(one), ids[0]))
+
+    async def redact(self, one: int, two: int) -> None:
+        if self.messages:
+            session_id, message_id = self.messages[(one * 6 + two) % len(self.messages)]
+            await self.supervisor.ask(session_id, RedactMessage(message_id, "leaked"), Caller(any_owner=True))
 
     async def fork(self, one: int, two: int) -> None:
         session_id = self.new_id()
@@ -198,7 +213,7 @@ async def check_history(world: World, seen: dict[int, object]) -> None:
                 holds = {hold.hold_id: hold for hold in event.holds}
             case _:
                 pass
-        if recorded.type in ERASURE_TYPES and stream != HOLDS:
+        if recorded.type in {*ERASURE_TYPES, "message_redacted"} and stream != HOLDS:
             broken = [
                 one for one in holds.values() if covers(one, stream, owners.get(stream), users.get(stream, set()))
             ]
