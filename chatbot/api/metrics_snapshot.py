@@ -1,10 +1,12 @@
 """The metrics of this process at the time of a scrape: gauges that are not updated as things happen are set first."""
 
 import asyncio
+from contextlib import suppress
 
 from chatbot.api.services import Services
 from chatbot.observability.anchor_metrics import AnchorMetrics
 from chatbot.observability.metric_families import MetricFamily, families_of
+from events.errors import LogUnavailable
 from projections.errors import ProjectionError
 
 
@@ -22,7 +24,8 @@ async def refresh_gauges(services: Services) -> None:
     services.metrics.keys_outdated(is_outdated=not services.keys.is_current)
     pending = services.log.erasure_pending or services.erasures.pending or services.log_metrics.incomplete_erasures
     services.metrics.erasure_pending(pending=bool(pending))
-    services.metrics.holds(len(services.holds.known.holds))
+    with suppress(LogUnavailable):
+        services.metrics.holds(len((await services.holds.read()).holds))
     if services.anchoring.schedule is not None:
         AnchorMetrics(services.metrics).refresh(services.anchoring.schedule.status())
     if services.log_writer is not None:

@@ -39,11 +39,6 @@ class HoldRegistry:
         self._state = HoldState()
         self._lock = asyncio.Lock()
 
-    @property
-    def known(self) -> HoldState:
-        """The holds as of the last question, for metrics."""
-        return self._state
-
     async def read(self) -> HoldState:
         """The holds in force now."""
         async with self._lock:

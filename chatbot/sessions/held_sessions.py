@@ -18,6 +18,8 @@ class HeldSessions:
 
     async def refresh(self) -> None:
         """Forget the sessions if a hold was added or released since: ask for them again. Raises LogUnavailable."""
+        if not self._held:
+            return  # nearly always: nothing is read
         version = await self._holds_version()
         if version != self._version:
             self._version = version
