@@ -144,11 +144,16 @@ class BoundedListener:
     def __init__(self, sink: ReplySink, watchdog: Watchdog, remaining_chars: int) -> None:
         self.has_text = False
         self._sink = sink
-        self.text: OnText = partial(self._receive, sink.text)  # raises ReplyTooLong when the piece has to be cut
+        self._pass_on_text = sink.text
         self.usage = sink.usage
         self._time = asyncio.get_running_loop().time
         self._watchdog = watchdog
         self._remaining_chars = remaining_chars
+
+    def text(self, piece: str) -> None:
+        """Raises ReplyTooLong when the piece has to be cut."""
+        # A method: stored as a bound one, it would keep each reply's objects until the garbage collector finds them.
+        self._receive(self._pass_on_text, piece)
 
     def reasoning(self, piece: str) -> None:
         """As `text`."""

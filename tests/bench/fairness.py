@@ -116,18 +116,26 @@ class Flood:
 
 
 async def take_turns(url: str, model: ModelServer, found: dict[str, Any]) -> None:
-    """One turn after the other, until cancelled: how long each waited, and how many others began before it."""
+    """One turn after the other, until cancelled: how long each waited for the model once it was accepted, and how many
+    others began meanwhile.
+    """
     client = await Client.open(url, "other")
     session_id = await client.session()
     for number in itertools.count():
-        text, before, began_s = f"turn {number} of {time.monotonic()}", len(model.requests), time.perf_counter()
-        body = {"session_id": session_id, "message": text}
-        status, _ = await client.ask("POST", "/api/chat", body)
-        found["statuses"][status] += 1
-        if status == 200:
-            began = [str(one.body["messages"][-1]["content"]) for one in model.requests[before:]]
-            found["turns_before"].append(began.index(text))
-            found["turn_s"].append(time.perf_counter() - began_s)
+        text, known = f"turn {number} of {time.monotonic()}", len(model.requests)
+        found["statuses"][await client.post(session_id, text)] += 1
+        before, accepted_s = len(model.requests), time.monotonic()
+        while not (own := [index for index in range(known, len(model.requests)) if said(model, index) == text]):
+            await asyncio.sleep(0.002)
+        found["turns_before"].append(max(0, own[0] - before))
+        found["wait_s"].append(max(0.0, model.requests[own[0]].received_at - accepted_s))
+        while model.requests[own[0]].ended_at is None:
+            await asyncio.sleep(0.002)
+        await asyncio.sleep(0.02)  # until the reply's end is recorded: the session is to be free
+
+
+def said(model: ModelServer, index: int) -> str:
+    return str(model.requests[index].body["messages"][-1]["content"])
 
 
 async def read_all(url: str, session_id: str, seconds: float) -> dict[str, list[float]]:
@@ -186,10 +194,10 @@ async def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "CHATBOT_LLM_QUEUE_MAX": str(options.waiting),
         "CHATBOT_LLM_FIRST_TOKEN_TIMEOUT_S": "600",
     }
-    found: dict[str, Any] = {"statuses": Counter(), "turns_before": [], "turn_s": [], "rounds": []}
+    found: dict[str, Any] = {"statuses": Counter(), "turns_before": [], "wait_s": [], "rounds": []}
     async with ModelServer() as model:
         model.script(times=None, pieces=("ok",))
-        with product(folder, model.url, core=SERVER_CORE, **settings) as (_, url):
+        with product(folder, model.url, core=SERVER_CORE, **settings) as (child, url):
             other, flooding = await Client.open(url, "other"), await Client.open(url, "flood")
             flood = Flood(10 * per_s)
             own = await other.session()
@@ -202,12 +210,15 @@ async def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             for _ in range(options.rounds):
                 sessions = list(own_of_flood)
                 await asyncio.sleep(1.0)
-                idle = await read_all(url, own, options.seconds)
+                idle_s, idle = child.cpu_s(), await read_all(url, own, options.seconds)
+                idle_s = child.cpu_s() - idle_s
                 model.script(times=None, pieces=("ok",), delay_s=options.turn_s)
                 await flood.fill(url, sessions)
                 async with running(take_turns(url, model, found), flood.run(url, sessions)):
-                    loaded = await read_all(url, own, options.seconds)
-                found["rounds"].append({"idle": idle, "loaded": loaded})
+                    loaded_s, loaded = child.cpu_s(), await read_all(url, own, options.seconds)
+                    loaded_s = child.cpu_s() - loaded_s
+                cpu = [one / options.seconds for one in (idle_s, loaded_s)]
+                found["rounds"].append({"idle": idle, "loaded": loaded, "cpu": cpu})
                 model.script(times=None, pieces=("ok",))
                 await drain(model)
     return found | {"flood": dict(flood.statuses), "waiting": flood.waiting // options.rounds, "per_s": per_s}
@@ -215,7 +226,7 @@ async def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 def report(found: dict[str, Any], options: argparse.Namespace) -> str:
     """In Markdown. A ratio is taken within a round."""
-    turns, waits_s = found["turns_before"], found["turn_s"]
+    turns, waits_s = found["turns_before"], found["wait_s"]
     rows = []
     for name in ("history", "list", "health"):
         row = [name]
@@ -227,15 +238,19 @@ def report(found: dict[str, Any], options: argparse.Namespace) -> str:
             ratio = statistics.median(both / alone for alone, both in pairs)
             row.append(f"{idle:.2f} / {loaded:.2f} = {ratio:.2f}")
         rows.append(row)
+    cpu = " / ".join(
+        f"{statistics.median(one):.0%}" for one in zip(*(one["cpu"] for one in found["rounds"]), strict=True)
+    )
     return "\n\n".join(
         (
             f"The model answers {found['per_s']:.0f} turns a second in {options.slots} slots. The owner that floods has"
             f" {found['waiting']} turns that run or wait, asked {10 * found['per_s']:.0f} times a second"
             f" and got {_counts(found['flood'])}.",
             f"The other owner got {_counts(found['statuses'])}. At most {max(turns)} other turns began before one of"
-            f" its {len(turns)} turns, {statistics.mean(turns):.2f} on average. One took"
-            f" {statistics.median(waits_s):.2f} s in the median and {max(waits_s):.2f} s at most, of which the"
-            f" model took {options.turn_s} s.",
+            f" its {len(turns)} turns, {statistics.mean(turns):.2f} on average. One waited"
+            f" {statistics.median(waits_s):.3f} s in the median and {max(waits_s):.3f} s at most; the model takes"
+            f" {options.turn_s} s for a turn.",
+            f"CPU of the service, idle / loaded: {cpu} of a core.",
             tables.table(["read", "p50 idle / loaded, ms", f"p99 idle / loaded, ms (goal {GOAL_RATIO})"], rows),
         )
     )

@@ -36,11 +36,14 @@ class Envelope(Struct):
         return Metadata(actor=self.caller.owner, request_id=self.caller.request_id, cause=self.cause)
 
     def answer(self, answer: Any) -> None:
-        """Resolve the caller's future, exactly once. No-op if the caller has left. Exceptions are raised there."""
+        """Resolve the caller's future, exactly once. No-op if the caller has left. Exceptions are raised there, without
+        the actor's traceback: its frames hold the envelope, and with it the exception, until they are collected as
+        garbage.
+        """
         if self.reply_to is None or self.reply_to.done():
             return
         if isinstance(answer, Exception):
-            self.reply_to.set_exception(answer)
+            self.reply_to.set_exception(answer.with_traceback(None))
         else:
             self.reply_to.set_result(answer)
 

@@ -6,7 +6,6 @@ import asyncio
 import contextvars
 from collections import OrderedDict
 from contextlib import suppress
-from typing import Any
 
 from chatbot.runtime.backoff import Backoff
 from chatbot.runtime.fair_limit import FairLimit
@@ -88,8 +87,7 @@ class Supervisor:
         if not (caller.is_service or caller.any_owner or _may_create(command)):
             await self._refuse_strangers(session_id, caller)
         loop = asyncio.get_running_loop()
-        reply_to: asyncio.Future[Any] = loop.create_future()
-        envelope = Envelope(command, caller, reply_to, if_versions, cause)
+        envelope = Envelope(command, caller, loop.create_future(), if_versions, cause)
         # A plain timer that resolves the future costs an eighth of asyncio.timeout.
         timeout_timer = loop.call_later(self._ports.limits.ask_timeout_s, _time_out, envelope)
         try:
@@ -99,8 +97,7 @@ class Supervisor:
             raise rejections.Overloaded("the session did not answer in time; it may still do what was asked") from None
         finally:
             timeout_timer.cancel()
-            if envelope.reply_to is not None and envelope.reply_to.done() and not envelope.reply_to.cancelled():
-                envelope.reply_to.exception()  # mark as retrieved: it may have come after the caller was cancelled
+            _drop_answer(envelope)
 
     async def _refuse_strangers(self, session_id: str, caller: Caller) -> None:
         """Refuse a session of another owner like one that does not exist, and in the same time: by the projections.
@@ -267,6 +264,19 @@ class Supervisor:
 def _may_create(command: Command) -> bool:
     """Whether the session need not exist yet; its id is then new, or follows from the caller and its key."""
     return isinstance(command, CreateSession) or (isinstance(command, PostTranscript) and command.create is not None)
+
+
+def _drop_answer(envelope: Envelope) -> None:
+    """The caller is done with the answer. An exception is marked as retrieved: it may have come after the caller was
+    cancelled. It is also dropped: it refers to the caller's frames, and so to the envelope, until garbage collection.
+    After a timeout it stays: the actor is to see that the caller has left.
+    """
+    reply_to = envelope.reply_to
+    if reply_to is None or not reply_to.done() or reply_to.cancelled():
+        return
+    error = reply_to.exception()
+    if error is not None and not isinstance(error, TimeoutError):
+        envelope.reply_to = None
 
 
 def _time_out(envelope: Envelope) -> None:

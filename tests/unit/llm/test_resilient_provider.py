@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -23,6 +24,7 @@ from chatbot.llm.provider import (
     TextSink,
 )
 from chatbot.llm.resilient_provider import ResilientProvider, Watchdog
+from chatbot.runtime.gc_tuning import collection_paused
 from events.catalogue import Parameters
 from tests.support.model.provider_client import Answer, ask
 
@@ -270,3 +272,13 @@ async def test_each_attempt_is_reported_to_the_observer() -> None:
     with pytest.raises(LlmTimeout):
         await ask(provider)
     assert noted == ["down", "None", "slow"]
+
+
+async def test_a_reply_is_freed_when_it_ends_and_not_by_the_garbage_collector() -> None:
+    pieces: list[str] = []
+    sink = TextSink(pieces.append)
+    reply = weakref.ref(sink)
+    with collection_paused():
+        await guard(Scripted(["a", END])).stream((), Parameters(), sink)
+        del sink
+        assert (pieces, reply()) == (["a"], None)

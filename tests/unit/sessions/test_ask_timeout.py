@@ -2,11 +2,13 @@
 
 import asyncio
 import time
+import weakref
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from chatbot.runtime.gc_tuning import collection_paused
 from chatbot.sessions.actor.mailbox import Envelope, MailboxClosed
 from chatbot.sessions.actor.supervisor import Supervisor
 from chatbot.sessions.domain.commands import SERVICE, RecordAccess
@@ -18,7 +20,7 @@ async def test_patience_that_ends_as_the_actor_stops_is_not_forgotten() -> None:
     loop = asyncio.get_running_loop()
     refused: list[str] = []
     ports = SimpleNamespace(
-        limits=SimpleNamespace(ask_timeout_s=0.05), observer=SimpleNamespace(refused=refused.append)
+        limits=SimpleNamespace(ask_timeout_s=0.05, live_max=1), observer=SimpleNamespace(refused=refused.append)
     )
     supervisor = Supervisor(cast(Ports, ports))
     ends_s = loop.time() + 0.05
@@ -30,7 +32,7 @@ async def test_patience_that_ends_as_the_actor_stops_is_not_forgotten() -> None:
             loop.call_at(ends_s - 1e-9, envelope.answer, MailboxClosed())
 
     actor = SimpleNamespace(mailbox=SimpleNamespace(ask=ask))
-    cast(Any, supervisor)._actor = lambda _, is_new: actor
+    cast(Any, supervisor)._actor = lambda _, owner, is_new: actor
     asking = asyncio.create_task(supervisor.ask("s", RecordAccess(), SERVICE))
     await asyncio.sleep(0)
     time.sleep(0.1)  # the loop is late: both are due
@@ -38,3 +40,27 @@ async def test_patience_that_ends_as_the_actor_stops_is_not_forgotten() -> None:
         async with asyncio.timeout(2):
             await asking
     assert refused == ["timeout"]
+
+
+async def test_a_refusal_is_freed_at_once_and_not_by_the_garbage_collector() -> None:
+    """What its traceback refers to, the whole request, would else stay until a collection, which delays others."""
+    ports = SimpleNamespace(limits=SimpleNamespace(ask_timeout_s=5.0, live_max=1))
+    supervisor = Supervisor(cast(Ports, ports))
+
+    def decide() -> None:
+        raise Overloaded("full")
+
+    def refuse(envelope: Envelope) -> None:
+        try:
+            decide()
+        except Overloaded as refusal:
+            envelope.answer(refusal)
+
+    cast(Any, supervisor)._actor = lambda _, owner, is_new: SimpleNamespace(mailbox=SimpleNamespace(ask=refuse))
+    refusals: list[weakref.ref[Overloaded]] = []
+    with collection_paused():
+        try:
+            await supervisor.ask("s", RecordAccess(), SERVICE)
+        except Overloaded as refusal:
+            refusals.append(weakref.ref(refusal))
+        assert [one() for one in refusals] == [None]
