@@ -73,9 +73,10 @@ class AnchorSchedule:
                 await self._writer.read_newest(await log_identity(self._log))
         except LogError as error:
             self._logger.warning("anchor.failed", reason=str(error))
-        ages = [one.age_s for one in self.status()]
-        known = [age_s for age_s in ages if age_s is not None]
-        if len(known) == len(ages):
+        head, newest = self._log.head().position, [state.newest for state in self._writer.states]
+        known = [one.age_s for one in self.status() if one.age_s is not None]
+        is_rolled_back = any(one is not None and one.size > head for one in newest)
+        if len(known) == len(newest) and not is_rolled_back:
             await asyncio.sleep(max(0.0, self._interval_s - max(known)))
 
     async def _anchor(self) -> bool:

@@ -45,7 +45,7 @@ class ProofMissing(Exception):
 
 
 class NewAnchor(Struct, frozen=True):
-    """A checkpoint to be written: signed, as `note`; `tree` has the proofs of its growth."""
+    """A checkpoint to be written: signed, as `note`, also by witnesses; `tree` has the proofs of its growth."""
 
     checkpoint: LogCheckpoint
     note: str
@@ -64,13 +64,22 @@ class Anchor(Struct, frozen=True):
 
 
 class AnchorTarget(Protocol):
-    """`name` is shown to people; it has no credentials. `proof_size` is the size since which it wants a proof."""
+    """`name` is shown to people; it has no credentials. `proof_size` is the size since which it wants a proof.
+    `signs`: it is a witness; `cosignature` are the lines with which it has signed the anchor written last, if its key
+    is known.
+    """
+
+    @property
+    def signs(self) -> bool: ...
 
     @property
     def name(self) -> str: ...
 
     @property
     def proof_size(self) -> int: ...
+
+    @property
+    def cosignature(self) -> str: ...
 
     async def newest(self, origin: str) -> str | None:
         """The text of the newest anchor of the log, or None. Raises TargetUnavailable."""

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from enum import Enum
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from chatbot.anchors.anchor_target import (
     AnchorTarget,
@@ -105,9 +106,11 @@ class AnchorWriter:
             checkpoint = LogCheckpoint(origin, head.position, tree.root(), head.digest, now)
             anchor = NewAnchor(checkpoint, signed_checkpoint.sign(checkpoint, self._signer), tree)
             try:
-                for state in self.states:
+                for state in self._in_order():
                     if id(state) not in results:
-                        results[id(state)] = await self._write(state, anchor)
+                        found = results[id(state)] = await self._write(state, anchor)
+                        if found.outcome is Outcome.WRITTEN and state.target.cosignature:
+                            anchor = replace(anchor, note=anchor.note + state.target.cosignature)
             except ProofMissing:
                 self._tree = None  # the next pass collects it
                 continue
@@ -152,6 +155,10 @@ class AnchorWriter:
                 raise LogNotIntact(f"the log does not hold at position {fault.position}: {fault.reason}")
         self._tree, self._head = tree, head
         return tree
+
+    def _in_order(self) -> list[TargetState]:
+        """Witnesses first, so that their signatures are kept by the others."""
+        return sorted(self.states, key=lambda state: not state.target.signs)
 
     def _sizes(self) -> set[int]:
         """The sizes at which the tree's root, and the proof since then, are needed."""

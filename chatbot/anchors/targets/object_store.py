@@ -50,7 +50,9 @@ class ObjectStore(Protocol):
 class StoreTarget:
     """Implements AnchorTarget."""
 
+    signs = False
     proof_size = 0
+    cosignature = ""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store

@@ -11,6 +11,7 @@ from typing import Any
 from chatbot.anchors.anchor_target import ANCHORS_MAX, NOTE_MAX_BYTES, ORIGINS_MAX, TargetUnavailable
 from chatbot.config.anchor_targets import InvalidTarget, S3Target
 from chatbot.runtime.backoff import Backoff
+from chatbot.runtime.throttle import batched
 
 try:
     import botocore.session
@@ -59,7 +60,10 @@ class S3Store:
 
     async def read_many(self, names: list[str]) -> list[bytes | None]:
         """As ObjectStore.read_many."""
-        return await asyncio.gather(*map(self.read, names))
+        found: list[bytes | None] = []
+        for some in batched(names, LIST_PAGE):
+            found += await asyncio.gather(*map(self.read, some))
+        return found
 
     async def names(self, origin: str) -> list[str]:
         """As ObjectStore.names. S3 lists in ascending order: the names of up to ANCHORS_MAX are 100 answers."""

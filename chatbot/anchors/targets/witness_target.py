@@ -34,10 +34,13 @@ _SIZE = re.compile(r"(0|[1-9][0-9]{0,17})\n?")
 class WitnessTarget:
     """Implements AnchorTarget. `proof_size` is the size of the checkpoint that the witness has seen last."""
 
+    signs = True
+
     def __init__(self, target: WitnessUrl) -> None:
         self._url = target.url
         self._verifier = target.verifier
         self.proof_size = 0
+        self.cosignature = ""
         self._session: aiohttp.ClientSession | None = None
 
     @property
@@ -70,6 +73,7 @@ class WitnessTarget:
             status, text = await self._request("POST", "/add-checkpoint", f"old {known}\n{lines}\n{anchor.note}")
             if status == 200:
                 self._check_cosignature(anchor.note + signature_lines(text))
+                self.cosignature = signature_lines(text) if self._verifier is not None else ""
                 self.proof_size = size
                 return known < size
             if status == 422:

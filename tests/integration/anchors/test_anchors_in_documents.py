@@ -8,6 +8,7 @@ from pathlib import Path
 
 from chatbot.config.anchor_targets import parse_target
 from chatbot.config.settings import inventory
+from events.integrity.cosignature import check_cosignature
 from events.integrity.log_identity import log_identity
 from tests.support.documents import TEXTS, blocks
 from tests.support.log.anchored_log import AnchoredLog
@@ -36,7 +37,7 @@ def test_the_targets_of_the_commands_are_targets() -> None:
 async def test_a_service_that_is_witnessed_is_verified_by_an_auditor(tmp_path: Path) -> None:
     """Two services, each with its own log and key; then an auditor with a copy and two public keys."""
     witness_folder, folder = tmp_path / "witness", tmp_path / "service"
-    for one in (witness_folder, folder):
+    for one in (witness_folder, folder, tmp_path / "worm"):
         one.mkdir()
     await asyncio.to_thread(AnchoredLog(witness_folder).run, "keygen", "--witness", str(witness_folder / "witness.key"))
     log = AnchoredLog(folder)
@@ -51,16 +52,18 @@ async def test_a_service_that_is_witnessed_is_verified_by_an_auditor(tmp_path: P
         target = f"{witnessing.url.rstrip('/')}/witness#{(witness_folder / 'witness.key.pub').read_text().strip()}"
         anchors = {
             "CHATBOT_ANCHORS_KEY_FILE": str(log.key),
-            "CHATBOT_ANCHORS_TARGETS": target,
+            "CHATBOT_ANCHORS_TARGETS": f"{tmp_path / 'worm'},{target}",
             "CHATBOT_ANCHORS_INTERVAL_S": "1",
         }
         async with started(folder, NOBODY, **anchors) as service:
             with unblocked():
                 async with asyncio.timeout(30):
-                    while (await witnessing.services.log.latest()).position == 0:
+                    while not list((tmp_path / "worm").rglob("0*")):
                         await asyncio.sleep(0.05)
             assert service.services.receipt_key == log.key.read_text()
         shutil.copy(folder / "chatbot.db", tmp_path / "copy.db")
         log.path = tmp_path / "copy.db"
-        said, _ = await asyncio.to_thread(log.run, *log.verify_arguments(target))
-        assert "it agrees with 1 anchors in 1 targets" in said
+        said, _ = await asyncio.to_thread(log.run, *log.verify_arguments(target, tmp_path / "worm"))
+        assert "it agrees with 2 anchors in 2 targets" in said
+        (kept,) = (tmp_path / "worm").rglob("0*")
+        assert check_cosignature(kept.read_text(), target.partition("#")[2]) > 0

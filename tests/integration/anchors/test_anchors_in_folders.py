@@ -174,3 +174,21 @@ def test_options_that_do_not_go_together_are_refused(anchored: AnchoredLog) -> N
     assert "retain_days" in anchored.refused(
         "anchor", "--key", str(anchored.key), "--to", "s3://b/p?lock=compliance", code=2
     )
+
+
+def test_an_import_is_another_log_with_anchors_of_its_own(anchored: AnchoredLog) -> None:
+    exported = anchored.folder / "log.ndjson"
+    anchored.run("export", "--output", str(exported))
+    anchored.path = anchored.folder / "imported.db"
+    anchored.run("import", str(exported))
+    why = anchored.refused(*anchored.verify_arguments(anchored.folder / "a"))
+    assert "has anchors of another log by this key" in why
+    anchored.anchor(anchored.folder / "a")
+    assert "it agrees with 1 anchors" in anchored.run(*anchored.verify_arguments(anchored.folder / "a"))[0]
+
+
+def test_a_backup_agrees_with_the_anchors_of_its_log(anchored: AnchoredLog) -> None:
+    copy = anchored.folder / "copy.db"
+    anchored.run("backup", str(copy))
+    anchored.path = copy
+    assert "it agrees with 2 anchors" in anchored.run(*anchored.verify_arguments(anchored.folder / "a"))[0]
