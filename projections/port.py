@@ -99,6 +99,7 @@ class NewestMessage(Struct, frozen=True):
 
 class EraseCandidatesQuery(Struct, frozen=True, kw_only=True):
     """Sessions whose content is still there, active or expired. Every condition that is given must hold.
+    `with_deleted`: deleted sessions, too.
 
     The match of `metadata` is by keyed hash, so compare the recorded metadata with `blind_index.metadata_matches`.
     `expired_by_us`: their deadline is not later (recorded as expired or not), and they owe no reply. `before_no` is the
@@ -110,6 +111,7 @@ class EraseCandidatesQuery(Struct, frozen=True, kw_only=True):
     expired_by_us: int | None = None
     before_no: int | None = None
     limit: int = 500
+    with_deleted: bool = False
 
 
 class UsageRow(Struct, frozen=True):

@@ -23,6 +23,7 @@ FILTERS_MAX = 8  # metadata filters of a list of sessions
 TRAIL_DEFAULT, TRAIL_MAX = 100, 1000  # events of a session in one answer
 LOG_DEFAULT, LOG_MAX = 1000, 10_000  # events of the log in one answer
 SCANNED_MAX = 20_000  # events that a filtered request looks at: their envelopes take about 40 ms
+CHECKPOINT_MAX_CHARS = 4_096  # in the query of a report; one has about 300
 AFTER_MAX = 10**18 - 1  # no more digits than SQLite counts
 
 EXPORTS_MAX = 64  # at once: each holds the outline of every message in memory

@@ -7,16 +7,9 @@ import msgspec
 from chatbot.audit.conversation import Conversation, MessageAsOf
 from chatbot.audit.conversation_diff import Change
 from chatbot.audit.part_rendering import readable_text
+from chatbot.audit.printable_text import printable
 from chatbot.runtime.clock import timestamp
 from events.catalogue import Parameters
-
-# A log holds untrusted text: escape sequences in it must not reach the reader's terminal.
-_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
-
-
-def printable(text: str) -> str:
-    """`text` with its control characters, except line feeds and tabs, replaced by escapes such as \\x1b."""
-    return text.translate(_CONTROLS)
 
 
 def render_text(conversation: Conversation) -> str:

@@ -8,7 +8,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from chatbot.audit.conversation_diff import text_diff
 from chatbot.audit.model_calls import ModelCall
-from chatbot.audit.plain_text import printable
+from chatbot.audit.printable_text import printable
 from events.catalogue import ReplyCompleted, Usage
 from events.schema.parts import calls_of
 

@@ -42,7 +42,8 @@ def erase_candidates_sql(wanted: EraseCandidatesQuery, labels: Sequence[int]) ->
     With labels it scans the sessions that have the first one; otherwise the whole table, once over all pages: sorting
     an owner's sessions again for each page would cost more.
     """
-    source, number, terms = "sessions s NOT INDEXED", "s.no", ["s.status IN ('active', 'expired')"]
+    statuses = "'active', 'expired', 'deleted'" if wanted.with_deleted else "'active', 'expired'"
+    source, number, terms = "sessions s NOT INDEXED", "s.no", [f"s.status IN ({statuses})"]
     if labels:
         source, number = "labels d CROSS JOIN sessions s ON s.no = d.no", "d.no"
         terms.append(f"d.label = {int(labels[0])}")

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from chatbot.audit.event_filter import EventFilter, SessionFilter
-from chatbot.audit.event_search import SearchQuery, read_rows, search_events
-from chatbot.audit.session_selection import EverySession, KnownSessions, SessionSelector, find_sessions
+from chatbot.audit.search.event_filter import EventFilter, SessionFilter
+from chatbot.audit.search.event_search import SearchQuery, read_rows, search_events
+from chatbot.audit.search.session_selection import EverySession, KnownSessions, SessionSelector, find_sessions
 from chatbot.runtime.throttle import DutyCycleThrottle
 from events.catalogue import Event, MetadataChanged, SessionDeleted
 from events.log import EventLog

@@ -17,6 +17,7 @@ ROUTE_SCOPES: dict[tuple[str, str], frozenset[str]] = {
     ("GET", "/api/events"): frozenset({AUDIT}),
     ("GET", "/api/audit/head"): frozenset({AUDIT}),
     ("GET", "/api/audit/verify"): frozenset({AUDIT}),
+    ("GET", "/api/audit/report"): frozenset({AUDIT}),
     ("GET", "/api/sessions/{session_id}/events"): frozenset({CHAT, AUDIT}),
     ("DELETE", "/api/sessions/{session_id}"): frozenset({CHAT, ERASE}),
     ("POST", "/api/sessions/{session_id}/messages/{message_id}/redact"): frozenset({CHAT, ERASE}),

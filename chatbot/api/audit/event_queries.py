@@ -8,7 +8,7 @@ from aiohttp import web
 from chatbot.api.problems import RequestFault
 from chatbot.api.request_limits import FILTERS_MAX
 from chatbot.api.request_queries import query_choice
-from chatbot.audit.event_filter import (
+from chatbot.audit.search.event_filter import (
     TYPES_MAX,
     EventFilter,
     SessionFilter,

@@ -9,10 +9,24 @@ from chatbot.api.audit_response_bodies import ChainFault, LogHeadView, TrailView
 from chatbot.api.openapi.schemas import Kind
 from chatbot.audit.conversation_rendering import ExportedConversation, ExportedMessage
 from chatbot.audit.event_view import EventView, event_view
+from chatbot.audit.report.entries import (
+    FORMAT_NAME,
+    FORMAT_VERSION,
+    MessageEntry,
+    NoteEntry,
+    Recipient,
+    ReportEnd,
+    ReportHead,
+    ReportLine,
+    Retention,
+    SessionEntry,
+    Totals,
+)
 from events.catalogue import MessagePosted, SessionDeleted, Usage
 from events.codec import encode, encode_metadata, event_type
 from events.integrity.hash_chain import GENESIS, commit, link
 from events.record import Metadata, StoredRow
+from events.schema.parts import Text
 
 _SESSION = "6f9e4c0a-51d3-4b8e-9a59-0d3c7f6a2b14"
 _QUESTION, _REPLY = "0b7f3f5e-8d5c-4d0c-b0c5-3f1d5a7e9c21", "c4a1e2d7-2f60-4c58-8b0e-7e9d6b5a4f33"
@@ -73,6 +87,30 @@ _conversation = ExportedConversation(
 )
 _FAULT = ChainFault(2, "content, salt or commitment was changed")
 
+_AT = "2026-01-31T09:30:00.125000Z"
+_happened: dict[str, Any] = {"session_id": _SESSION, "at": _AT, "key": "mina", "request_id": "0f3c9d51"}
+_report = {
+    "report": ReportHead(
+        format=FORMAT_NAME, version=FORMAT_VERSION, created_at="2026-02-01T00:00:00Z", program="chatbot 0.8.0",
+        log=f"chatbot-log/{_posted.digest[:32]}", position=4, digest=_posted.digest, selected_by={"owner": "mina"},
+        totals=Totals(sessions=1, messages=2, replies=1, files=0, events=4, erased_events=0, redactions=0),
+        recipients=(Recipient(provider="midm", model="midm", requests=1),), retention=Retention(24.0, 0.0),
+    ),
+    "session": SessionEntry(
+        session_id=_SESSION, status="active", created_at=_AT, last_event_at=_AT, last_version=4, messages=2,
+        erased_events=0, owner="mina", metadata={"user_id": "example"},
+    ),
+    "message": MessageEntry(
+        **_happened, position=2, version=2, message_id=_QUESTION, number=1, role="user", status="complete",
+        parts=(Text(_POSTED.content),), selected=True,
+    ),
+    "note": NoteEntry(
+        **_happened, position=1, version=1, event="session_created", text="the session was created",
+        details={"owner": "mina"},
+    ),
+    "end": ReportEnd(lines=4, sha256=_posted.digest),
+}  # fmt: skip
+
 EXAMPLES: dict[Kind, dict[str, Any]] = {
     EventView: {"posted": _plain(_posted), "erased": _plain(_erased), "deleted": _plain(_deleted)},
     TrailView: {"page": _plain(TrailView(_SESSION, [_posted], next=1))},
@@ -82,4 +120,5 @@ EXAMPLES: dict[Kind, dict[str, Any]] = {
         "changed": WalkView(False, 0, 2, 1, 0, _posted.digest, _FAULT),
     },
     ExportedConversation: {"conversation": _conversation},
+    ReportLine: _report,
 }

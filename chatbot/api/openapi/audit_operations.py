@@ -2,9 +2,10 @@
 
 from chatbot.api.audit.event_queries import NAME_MAX_CHARS
 from chatbot.api.audit_response_bodies import LogHeadView, TrailView, WalkView
-from chatbot.api.openapi.schemas import NDJSON, Operation, QueryParameter, ResponseSpec
+from chatbot.api.openapi.schemas import HTML, NDJSON, Operation, QueryParameter, ResponseSpec
 from chatbot.api.request_limits import (
     AFTER_MAX,
+    CHECKPOINT_MAX_CHARS,
     FILTERS_MAX,
     LOG_DEFAULT,
     LOG_MAX,
@@ -14,6 +15,7 @@ from chatbot.api.request_limits import (
 )
 from chatbot.audit.conversation_rendering import ExportedConversation
 from chatbot.audit.event_view import EventView
+from chatbot.audit.report.entries import ReportLine
 
 _session = "/api/sessions/{session_id}"
 _number = {"type": "integer", "minimum": 0, "maximum": AFTER_MAX}
@@ -26,20 +28,21 @@ _filters = (
     QueryParameter("key", "Only events that this API key caused: the name in `actor`.", _name, "mina"),
     QueryParameter("request_id", "Only events of the request with this X-Request-ID.", _name, "0f3c9d51"),
 )  # fmt: skip
+_metadata = QueryParameter(
+    "metadata", "Only of sessions with these values in their metadata: metadata.user_id=42.",
+    {
+        "type": "object", "maxProperties": FILTERS_MAX, "propertyNames": {"pattern": r"^metadata\."},
+        "additionalProperties": {"type": "string"},
+    },
+    example={"metadata.user_id": "42"}, members=True,
+)  # fmt: skip
+_ever = QueryParameter(
+    "ever", "Whether values count that a session had earlier.",
+    {"type": "string", "enum": ["false", "true"], "default": "false"},
+)  # fmt: skip
 _of_sessions = (
     QueryParameter("owner", "Only events of sessions that belong to this API key.", _name, "mina"),
-    QueryParameter(
-        "metadata", "Only events of sessions with these values in their metadata: metadata.user_id=42.",
-        {
-            "type": "object", "maxProperties": FILTERS_MAX, "propertyNames": {"pattern": r"^metadata\."},
-            "additionalProperties": {"type": "string"},
-        },
-        example={"metadata.user_id": "42"}, members=True,
-    ),
-    QueryParameter(
-        "ever", "Whether values count that a session had earlier.",
-        {"type": "string", "enum": ["false", "true"], "default": "false"},
-    ),
+    _metadata, _ever,
 )  # fmt: skip
 _FILTERED = f"""With a filter, one request looks at up to {SCANNED_MAX} events and may find none. Its last line is
 `{{"next":...,"more":...}}`: continue after `next` while `more` is true. An erased session is found by its owner, not by
@@ -101,6 +104,27 @@ EXPORT = Operation(
     problems=(404, 422, 503),
 )  # fmt: skip
 
+_REPORT = """For auditors. What is recorded of some sessions, for the people whom they are about: messages of all
+branches, who asked, which model answered and when, reasoning, tools, files, erasures with their receipts, legal holds.
+Exactly one of `session_id`, `owner` and `metadata` selects the sessions. The page loads nothing and runs nothing; the
+last line of the NDJSON form has the SHA-256 of all lines before it. With a `checkpoint` each session of up to 2,000
+events comes with a proof, which `chatbot verify --proof` checks; longer ones are for `chatbot report`.
+"""
+_flag = {"type": "string", "enum": ["false", "true"], "default": "false"}
+_report_query = (
+    QueryParameter(
+        "session_id", "These sessions, with commas between.", {"type": "string"},
+        example="6f9e4c0a-51d3-4b8e-9a59-0d3c7f6a2b14",
+    ),
+    QueryParameter("owner", "All sessions that belong to this API key, also erased ones.", _name),
+    _metadata, _ever,
+    QueryParameter("format", "As what.", {"type": "string", "enum": ["html", "ndjson"], "default": "html"}),
+    QueryParameter("requests", "Whether each reply has the request that the model was sent.", _flag),
+    QueryParameter("images", "Whether the page has the images of messages, of up to 1 MiB each.", _flag),
+    QueryParameter("checkpoint", "The text of a signed checkpoint, to prove the sessions against.",
+                   {"type": "string", "maxLength": CHECKPOINT_MAX_CHARS}),
+)  # fmt: skip
+
 AUDIT = (
     Operation(
         "GET", f"{_session}/events", "read_trail", "Read a session's trail: its events, as they were recorded",
@@ -140,5 +164,14 @@ AUDIT = (
             QueryParameter("to", "End with this position; absent: at the head.", _number),
         ),
         problems=(403, 422, 503),
+    ),
+    Operation(
+        "GET", "/api/audit/report", "report_sessions", "Report on sessions, for the people whom they are about",
+        {
+            200: ResponseSpec(
+                "The report.", str, (HTML,), headers=("Content-Disposition",), line_type=ReportLine
+            ),
+        },
+        details=_REPORT, query=_report_query, problems=(403, 404, 422, 503),
     ),
 )  # fmt: skip

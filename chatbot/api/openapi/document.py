@@ -40,6 +40,7 @@ from chatbot.api.streaming import frames
 from chatbot.api.streaming.change_frames import ChangeFrame
 from chatbot.api.streaming.frames import CURSOR_PATTERN
 from chatbot.api.v1.error_form import ErrorView
+from chatbot.audit.report.entries import ReportLine
 from chatbot.config.settings import Settings
 from chatbot.keys.key_state import NAME_PATTERN
 from chatbot.web.assets import VERSION_CHARS
@@ -51,7 +52,12 @@ LINES = {  # media types that a client reads line by line
     SSE: "Server-Sent Events. The text behind `data: ` is a `{name}` as JSON, or `[DONE]`.",
     NDJSON: "One `{name}` as JSON in each line.",
 }
-UNIONS: dict[str, Kind] = {"Frame": frames.Frame, "FeedFrame": frames.FeedFrame, "ChangeFrame": ChangeFrame}
+UNIONS: dict[str, Kind] = {
+    "Frame": frames.Frame,
+    "FeedFrame": frames.FeedFrame,
+    "ChangeFrame": ChangeFrame,
+    "ReportLine": ReportLine,
+}
 INTRODUCTION = """Sessions, their messages, and replies from a language model, complete or as a stream.
 
 Times are RFC 3339 in UTC. Unknown fields and unknown query parameters are refused. Every error is

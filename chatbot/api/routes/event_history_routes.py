@@ -32,15 +32,22 @@ from chatbot.api.services import SERVICES, Services
 from chatbot.api.streaming.document_stream import send_document
 from chatbot.api.streaming.log_feed_writer import LogFeedWriter
 from chatbot.api.streaming.response_stream import STREAMS, ask_to_reconnect, stream_response
-from chatbot.audit.event_filter import EventFilter, SessionFilter
-from chatbot.audit.event_search import SearchPage, SearchQuery, read_rows, search_events
 from chatbot.audit.event_view import encode_row, encode_row_for_client, read_log_rows, read_session_rows
-from chatbot.audit.session_selection import EverySession, ProjectedSessions, SessionSelector
+from chatbot.audit.search.event_filter import EventFilter, SessionFilter
+from chatbot.audit.search.event_search import SearchPage, SearchQuery, read_rows, search_events
+from chatbot.audit.search.session_selection import (
+    EverySession,
+    KnownSessions,
+    ProjectedSessions,
+    SessionSelector,
+    find_projected,
+)
 from chatbot.runtime.throttle import DutyCycleThrottle, ThrottledLog
 from chatbot.sessions.domain.rejections import Overloaded
 from events.record import StoredRow
 
 NDJSON = "application/x-ndjson"
+KNOWN_SESSIONS_MAX = 1_000  # selected sessions that a request holds in memory; of more, each event's is looked up
 HEADERS = {
     "Cache-Control": "private, no-cache, no-transform",
     "X-Accel-Buffering": "no",  # a buffering proxy would hold the whole answer in memory
@@ -162,14 +169,23 @@ class SearchFilters(Struct, frozen=True):
 async def _search(
     services: Services, filters: SearchFilters, after: int, limit: int, throttle: DutyCycleThrottle
 ) -> SearchPage:
-    """Raises LogUnavailable, ProjectionError."""
-    end = services.log.head().position
+    """Where few sessions are selected, only the part of the log that has their events is looked at.
+
+    Raises LogUnavailable, ProjectionError.
+    """
+    head = end = services.log.head().position
     selector: SessionSelector = EverySession()
     if not filters.sessions.is_empty:
-        await services.runner.wait_for(end)  # so that a session created a moment ago is found
-        selector = ProjectedSessions(services.log, services.queries, filters.sessions)
+        log, queries, wanted = services.log, services.queries, filters.sessions
+        found = await find_projected(log, services.runner, queries, wanted, KNOWN_SESSIONS_MAX)
+        selector = ProjectedSessions(log, queries, wanted)
+        if len(found) <= KNOWN_SESSIONS_MAX and not filters.sessions.ever:
+            selector = KnownSessions(frozenset(one.session_id for one in found))
+            after = max(after, min((one.no for one in found), default=head + 1) - 1)
+            end = min(head, max((one.position for one in found), default=0))
     query = SearchQuery(events=filters.events, after=after, end=end, limit=limit, scanned_max=SCANNED_MAX)
-    return await search_events(services.log, query, selector, throttle)
+    page = await search_events(services.log, query, selector, throttle)
+    return page if page.more else SearchPage(page.positions, head, more=False)
 
 
 class TrailReader:

@@ -7,8 +7,8 @@ import msgspec
 from chatbot.api.audit_response_bodies import Closing
 from chatbot.api.services import Services
 from chatbot.api.streaming.response_stream import ResponseStream, encode_event
-from chatbot.audit.event_filter import EventFilter
 from chatbot.audit.event_view import PAGE_ROWS, encode_row
+from chatbot.audit.search.event_filter import EventFilter
 from chatbot.runtime.throttle import PIECE_BYTES, DutyCycleThrottle
 from chatbot.sessions.feeds.channels import Signal, wait_any
 from events.errors import LogError

@@ -5,8 +5,9 @@ A report is a head, then for each session a SessionEntry, what happened in it, a
 
 from typing import Any
 
-from msgspec import Raw, Struct
+from msgspec import Struct
 
+from chatbot.audit.session_proof import Proof
 from events.catalogue import Origin, Parameters, Usage
 from events.schema.parts import Parts
 
@@ -186,7 +187,7 @@ class ProofEntry(_Entry, frozen=True, kw_only=True, tag="proof"):
     session_id: str
     first_version: int = 0
     last_version: int = 0
-    proof: Raw | None = None
+    proof: Proof | None = None
     left_out: str | None = None
 
 
@@ -198,3 +199,4 @@ class ReportEnd(_Entry, frozen=True, kw_only=True, tag="end"):
 
 
 Entry = SessionEntry | MessageEntry | NoteEntry | ErasedEntry | ReceiptEntry | HoldEntry | ProofEntry
+ReportLine = ReportHead | Entry | ReportEnd

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from chatbot.audit.plain_text import printable
+from chatbot.audit.printable_text import printable
 
 
 def escape(text: str) -> str:

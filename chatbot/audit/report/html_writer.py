@@ -4,6 +4,8 @@ import base64
 from collections.abc import Iterator, Mapping, Sequence
 from typing import assert_never
 
+import msgspec
+
 from chatbot.audit.report.entries import (
     Entry,
     ErasedEntry,
@@ -215,7 +217,7 @@ def _proof_pieces(entry: ProofEntry) -> Iterator[str]:
         f"<p>Versions {entry.first_version:,} to {entry.last_version:,} of this session, without gaps, are in the log"
         f' of the checkpoint above: <a download="{file}" href="data:application/json;base64,'
     )
-    yield base64.b64encode(bytes(entry.proof)).decode()
+    yield base64.b64encode(msgspec.json.encode(entry.proof)).decode()
     yield f'">save {file}</a> and check it with <code>chatbot verify --proof {file} --key KEY</code></p>\n'
 
 

@@ -4,11 +4,11 @@ Each session is read twice, and its texts are in memory one page at a time; with
 """
 
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Protocol
 
 import msgspec
-from msgspec import Raw, Struct, field
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from chatbot.audit.conversation import MessageAsOf, adopted_message
@@ -24,12 +24,12 @@ from chatbot.audit.report.entries import (
     ReceiptEntry,
     Recipient,
     ReportHead,
-    Retention,
     SessionEntry,
     SessionSummary,
     Totals,
 )
 from chatbot.audit.report.recorded_requests import RecordedRequests
+from chatbot.audit.report.report_query import ReportRequest
 from chatbot.audit.report.session_outline import SessionOutline
 from chatbot.audit.report.timeline import Timeline, adopted_source
 from chatbot.audit.session_proof import AuditPaths, ProofFailed, build_proof, read_audit_paths
@@ -37,7 +37,6 @@ from chatbot.holds.hold_state import HoldState, evolve
 from chatbot.runtime.throttle import PIECE_BYTES, DutyCycleThrottle, batched
 from events.catalogue import HOLDS, AdoptedMessage, HistoryAdopted, Parameters, ReplyEnded
 from events.integrity.log_identity import log_identity
-from events.integrity.signed_checkpoint import LogCheckpoint
 from events.log import EventLog
 from events.media import MediaMissing
 from events.paging import read_pages
@@ -47,9 +46,8 @@ from events.schema.parts import media_of
 
 PAGE = 50  # events with contents read at once
 ADOPTED_PAGE = 50  # messages of other sessions read at once
-SESSIONS_MAX = 10_000  # of a report, whose list of sessions is in memory: about 500 bytes each
-PROVEN_EVENTS_MAX = 20_000  # of one session: its proof is in memory, about 2.5 kB for each event
 PROVEN_IN_ALL_MAX = 200_000  # of a report: about 250 bytes for each event
+MESSAGE_BYTES = 300  # memory of a message of the session that is written, about
 IMAGE_BYTES_MAX = 2**20  # of one image in a report; larger ones are only listed
 IMAGES_BYTES_MAX = 64 * 2**20  # of all images in a report
 
@@ -69,21 +67,6 @@ class ReportWriter(Protocol):
         ...
 
     def end(self) -> bytes: ...
-
-
-class ReportRequest(Struct, frozen=True, kw_only=True):
-    """What to report. `selected_by` is told at the beginning; `checkpoint`: its text, and what it states."""
-
-    session_ids: Sequence[str]
-    selected_by: dict[str, Any]
-    created_at: str
-    program: str
-    retention: Retention
-    controller: str | None = None
-    purpose: str | None = None
-    requests: bool = False
-    images: bool = False
-    checkpoint: tuple[str, LogCheckpoint] | None = None
 
 
 class ReportSurvey(Struct):
@@ -144,8 +127,14 @@ class Report:
     """One report, written by `pieces`, once."""
 
     def __init__(
-        self, log: EventLog, request: ReportRequest, writer: ReportWriter, throttle: DutyCycleThrottle
+        self,
+        log: EventLog,
+        request: ReportRequest,
+        writer: ReportWriter,
+        throttle: DutyCycleThrottle,
+        hold_bytes: Callable[[int], None] = lambda _size: None,
     ) -> None:
+        """`hold_bytes` is told about how many bytes of memory the session takes that is written next."""
         self._log = log
         self._request = request
         self._writer = writer
@@ -153,6 +142,7 @@ class Report:
         self._survey = ReportSurvey()
         self._paths: AuditPaths | None = None
         self._images_bytes = 0
+        self._hold_bytes = hold_bytes
         self._holds = HoldState()
 
     async def pieces(self) -> AsyncIterator[bytes]:
@@ -208,13 +198,14 @@ class Report:
         if self._request.checkpoint is not None:
             covered = [one for one in positions if one <= self._request.checkpoint[1].size]
             known = sum(map(len, self._survey.positions.values()))
-            if len(covered) <= min(PROVEN_EVENTS_MAX, PROVEN_IN_ALL_MAX - known):
+            if len(covered) <= min(self._request.proven_events_max, PROVEN_IN_ALL_MAX - known):
                 self._survey.positions[session_id] = covered
 
     async def _session(self, session_id: str) -> AsyncIterator[Entry]:
         outline = await self._outline(session_id)
         if outline is None:
             return
+        self._hold_bytes(len(outline.parents) * MESSAGE_BYTES)
         yield _session_entry(outline)
         for hold in self._holds.holds.values():
             if hold.hold_id in outline.hold_ids:
@@ -325,8 +316,7 @@ class Report:
         except (ProofFailed, KeyError) as error:
             return ProofEntry(session_id=session_id, left_out=f"The events cannot be proven: {error}")
         first, last = rows[0].version, rows[-1].version
-        encoded = Raw(msgspec.json.encode(proof))
-        return ProofEntry(session_id=session_id, first_version=first, last_version=last, proof=encoded)
+        return ProofEntry(session_id=session_id, first_version=first, last_version=last, proof=proof)
 
 
 def _adopted(

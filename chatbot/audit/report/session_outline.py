@@ -8,7 +8,7 @@ from typing import Any, assert_never
 
 from msgspec import Struct, field
 
-from chatbot.audit.session_selection import DESCRIBING_TYPES
+from chatbot.audit.search.session_selection import DESCRIBING_TYPES
 from chatbot.holds.hold_state import HoldState, covers
 from chatbot.sessions.domain.state import settings_after
 from events.catalogue import (

@@ -6,7 +6,9 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from chatbot.audit.event_filter import (
+from chatbot.audit.event_view import EventView, encode_row, event_view, format_time
+from chatbot.audit.printable_text import printable
+from chatbot.audit.search.event_filter import (
     EventFilter,
     SessionFilter,
     parse_entry,
@@ -14,10 +16,8 @@ from chatbot.audit.event_filter import (
     parse_types,
     parse_until,
 )
-from chatbot.audit.event_search import SearchQuery, read_rows, scan_events, search_events
-from chatbot.audit.event_view import EventView, encode_row, event_view, format_time
-from chatbot.audit.plain_text import printable
-from chatbot.audit.session_selection import EverySession, KnownSessions, SessionSelector, find_sessions
+from chatbot.audit.search.event_search import SearchQuery, read_rows, scan_events, search_events
+from chatbot.audit.search.session_selection import EverySession, KnownSessions, SessionSelector, find_sessions
 from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.exit_codes import UsageError
 from chatbot.cli.progress_bar import ProgressBar

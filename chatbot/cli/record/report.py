@@ -10,19 +10,18 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import chatbot
-from chatbot.audit.event_filter import SessionFilter
-from chatbot.audit.report.entries import Retention
 from chatbot.audit.report.html_writer import HtmlWriter
 from chatbot.audit.report.ndjson_writer import NdjsonWriter
-from chatbot.audit.report.report_pieces import SESSIONS_MAX, Report, ReportRequest, ReportWriter
+from chatbot.audit.report.report_pieces import Report, ReportWriter
+from chatbot.audit.report.report_query import SESSIONS_MAX, ReportRequest, retention_of
+from chatbot.audit.search.event_filter import SessionFilter
+from chatbot.audit.search.session_selection import find_sessions
 from chatbot.audit.session_proof import ProofFailed
-from chatbot.audit.session_selection import find_sessions
 from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.exit_codes import CommandFailed, UsageError
 from chatbot.cli.progress_bar import ProgressBar
 from chatbot.cli.proof.prove import read_one_checkpoint
 from chatbot.cli.record.find import parse_entries
-from chatbot.config.settings import Settings
 from chatbot.runtime.throttle import DutyCycleThrottle
 from events.log import EventLog
 from events.storage.private_file import open_private
@@ -64,7 +63,7 @@ async def report(context: CommandContext, options: argparse.Namespace) -> int:
             selected_by=selected_by,
             created_at=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
             program=f"chatbot {chatbot.__version__}",
-            retention=retention_of(context.settings),
+            retention=retention_of(context.settings.sessions),
             controller=options.controller,
             purpose=options.purpose,
             requests=options.requests,
@@ -84,11 +83,6 @@ async def report(context: CommandContext, options: argparse.Namespace) -> int:
             raise CommandFailed(str(error)) from error
     context.print_note(f"{len(session_ids):,} sessions")
     return 0
-
-
-def retention_of(settings: Settings) -> Retention:
-    """What the settings say of how long sessions are kept."""
-    return Retention(settings.sessions.timeout_hours, settings.sessions.erase_expired_after_hours)
 
 
 async def _select(log: EventLog, options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:

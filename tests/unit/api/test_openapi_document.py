@@ -356,7 +356,7 @@ def test_what_comes_in_other_forms_than_json_is_documented_too() -> None:
 
 def test_calls_that_need_more_than_the_usual_scope_may_be_forbidden() -> None:
     forbidden = {path for _, path, operation in operations() if "403" in operation["responses"]}
-    of_audit = {"/api/events", "/api/audit/head", "/api/audit/verify"}
+    of_audit = {"/api/events", "/api/audit/head", "/api/audit/verify", "/api/audit/report"}
     of_erasures = {"/api/sessions/{session_id}/receipt/forget-ticket"}
     of_erasures |= {"/api/erasures", "/api/holds", "/api/holds/{hold_id}/release", "/api/holds/forget"}
     of_keys = {"/api/keys", "/api/keys/{key_name}", "/api/keys/{key_name}/rotate"}

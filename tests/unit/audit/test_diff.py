@@ -6,7 +6,8 @@ from msgspec.structs import replace
 
 from chatbot.audit.conversation import Conversation, MessageAsOf
 from chatbot.audit.conversation_diff import Change, diff_conversations, text_diff
-from chatbot.audit.plain_text import printable, render_changes, render_text
+from chatbot.audit.plain_text import render_changes, render_text
+from chatbot.audit.printable_text import printable
 
 
 def spoken(message_id: str, content: str, role: str = "user", status: str = "complete", **more: Any) -> MessageAsOf:

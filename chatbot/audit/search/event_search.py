@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Sequence
 
 from msgspec import Struct
 
-from chatbot.audit.event_filter import EventFilter
-from chatbot.audit.session_selection import SessionSelector
+from chatbot.audit.search.event_filter import EventFilter
+from chatbot.audit.search.session_selection import SessionSelector
 from chatbot.runtime.throttle import PIECE_BYTES, PIECE_ROWS, DutyCycleThrottle, batched
 from chatbot.sessions.history_chunks import split_into_chunks
 from events.log import EventLog

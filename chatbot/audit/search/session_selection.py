@@ -3,16 +3,17 @@
 from collections.abc import Callable, Collection, Iterable
 from typing import Protocol
 
-from chatbot.audit.event_filter import SessionFilter
+from chatbot.audit.search.event_filter import SessionFilter
 from chatbot.runtime.throttle import PIECE_ROWS, DutyCycleThrottle
 from events.catalogue import ContentErased, MetadataChanged, SessionCreated, SessionDeleted
 from events.log import EventLog
 from events.paging import read_pages
 from events.record import RecordedEvent
 from projections.folds.session import Session
-from projections.port import ProjectionQueries
+from projections.port import EraseCandidatesQuery, ProjectionQueries, Projections
 
 PAGE = 50  # events with contents read at once
+SESSIONS_PAGE = 500  # sessions found at once
 DESCRIBING_TYPES = frozenset({"session_created", "metadata_changed", "session_deleted", "content_erased"})
 
 
@@ -138,3 +139,28 @@ class ProjectedSessions:
     def _matches(self, recorded: RecordedEvent) -> bool:
         event = recorded.event
         return isinstance(event, SessionCreated | MetadataChanged) and self._wanted.matches_metadata(event.metadata)
+
+
+async def find_projected(
+    log: EventLog, projections: Projections, queries: ProjectionQueries, wanted: SessionFilter, most: int
+) -> list[Session]:
+    """The sessions that `wanted`, without `ever`, selects as of now, the oldest first: by the index of owners or of
+    hashed metadata, which the log confirms. If there are more than `most`, the newest of them, more than `most`.
+
+    Raises LogUnavailable, ProjectionError.
+    """
+    await projections.wait_for(log.head().position)
+    selector = ProjectedSessions(log, queries, wanted)
+    found: list[Session] = []
+    before_no: int | None = None
+    while len(found) <= most:
+        query = EraseCandidatesQuery(
+            owner=wanted.owner, metadata=wanted.metadata, before_no=before_no, limit=SESSIONS_PAGE, with_deleted=True
+        )
+        page = await queries.erase_candidates(query)
+        selected = await selector.select([one.session_id for one in page])
+        found += [one for one in page if one.session_id in selected]
+        if len(page) < SESSIONS_PAGE:
+            break
+        before_no = page[-1].no
+    return found[::-1]

@@ -1,0 +1,1 @@
+"""Searches for events and sessions, by what their envelopes and metadata say."""
