@@ -5,9 +5,13 @@ records the redaction, so that its readers learn of it and its owner finds it. W
 because a session was busy, is done by the same request once more.
 """
 
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
 from msgspec import Struct
 from msgspec.structs import replace
 
+from chatbot.sessions.actor.mailbox import CommandResult
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import Caller, RedactMessage
 from chatbot.sessions.ports import AskSession
@@ -18,7 +22,7 @@ from events.record import RecordedEvent
 from projections.fork_texts import ForkedMessage
 from projections.port import ProjectionQueries
 
-ROUNDS_MAX = 8  # searches for forks that were made meanwhile, before giving up
+ROUNDS_MAX = 8  # checks, and searches for forks that were made meanwhile, before giving up
 PAGE = 500  # sessions found at once
 BUSY_ORIGIN = "a session that this one was forked from is being erased; try again in a moment"
 
@@ -30,13 +34,23 @@ class _Place(Struct, frozen=True):
     has_text: bool
 
 
+class _HoldsChanged(Exception):
+    """A legal hold was added or released since the sessions were checked."""
+
+
 class MessageRedaction:
     """For any session. All methods raise LogUnavailable, ProjectionError."""
 
     def __init__(
-        self, log: EventLog, queries: ProjectionQueries, session_queries: SessionQueries, ask: AskSession
+        self,
+        log: EventLog,
+        queries: ProjectionQueries,
+        session_queries: SessionQueries,
+        ask: AskSession,
+        holds_version: Callable[[], Awaitable[int]],
     ) -> None:
         self._log = log
+        self._holds_version = holds_version
         self._queries = queries
         self._session_queries = session_queries
         self._ask_session = ask
@@ -51,20 +65,19 @@ class MessageRedaction:
         latter may be about another session that shows the message; then nothing is redacted, unless the session
         changes meanwhile.
         """
-        first = await self._places(session_id, command.message_id, caller)
-        for place in first:
-            versions = if_versions if place.session_id == session_id else None
-            await self._ask(place, session_id, replace(command, checks_only=True), caller, versions)
         done: dict[str, RecordedEvent | None] = {}
         for _ in range(ROUNDS_MAX):
+            versions = None if done else if_versions  # of the session before anything is recorded in it
+            command = replace(command, holds_version=await self._check(session_id, command, caller, versions))
             places = await self._places(session_id, command.message_id, caller)
             left = [place for place in places if place.session_id not in done]
             if not left:
                 break
-            for place in left:
-                done[place.session_id] = await self._ask(place, session_id, command, caller, None)
+            with suppress(_HoldsChanged):  # check all sessions again
+                for place in left:
+                    done[place.session_id] = await self._record(place, session_id, command, caller)
         else:
-            raise LogUnavailable("others keep forking this session; try again")
+            raise LogUnavailable("others keep forking this session, or change legal holds; try again")
         own = done.pop(session_id)
         return [recorded for recorded in (own, *done.values()) if recorded is not None]
 
@@ -92,24 +105,51 @@ class MessageRedaction:
             after = page[-1].no
         return found
 
-    async def _ask(
-        self, place: _Place, session_id: str, command: RedactMessage, caller: Caller, versions: frozenset[int] | None
+    async def _check(
+        self, session_id: str, command: RedactMessage, caller: Caller, if_versions: frozenset[int] | None
+    ) -> int:
+        """Raises what refuses the redaction in one of the sessions. Returns the version of the legal holds that were
+        looked at.
+        """
+        holds_version = await self._holds_version()
+        command = replace(command, checks_only=True, holds_version=None)
+        for place in await self._places(session_id, command.message_id, caller):
+            await self._ask(place, session_id, command, caller, if_versions)
+        return holds_version
+
+    async def _record(
+        self, place: _Place, session_id: str, command: RedactMessage, caller: Caller
     ) -> RecordedEvent | None:
-        """The message_redacted of this session; None if it has been deleted, or nothing is recorded."""
+        """The message_redacted of this session; None if it has been deleted. Raises _HoldsChanged."""
+        result = await self._ask(place, session_id, command, caller, None)
+        if result is None:
+            return None
+        if not result.request_version:
+            raise _HoldsChanged
+        (recorded,) = await self._log.read(place.session_id, after=result.request_version - 1, limit=1)
+        return recorded
+
+    async def _ask(
+        self,
+        place: _Place,
+        session_id: str,
+        command: RedactMessage,
+        caller: Caller,
+        if_versions: frozenset[int] | None,
+    ) -> CommandResult | None:
+        """None if the session has been deleted. `if_versions` are for the session `session_id` alone."""
         is_other = place.session_id != session_id  # what it shows came from the session of which the caller disposes
         asking = replace(caller, any_owner=True) if is_other else caller
         try:
-            result = await self._ask_session(place.session_id, command, asking, if_versions=versions)
+            return await self._ask_session(
+                place.session_id, command, asking, if_versions=None if is_other else if_versions
+            )
         except rejections.SessionNotFound:
             if not is_other:
                 raise
             if place.has_text and await self._is_there(place.session_id):
                 raise rejections.SessionBusy(BUSY_ORIGIN) from None
             return None
-        if not result.request_version:
-            return None
-        (recorded,) = await self._log.read(place.session_id, after=result.request_version - 1, limit=1)
-        return recorded
 
     async def _is_there(self, session_id: str) -> bool:
         """Whether the session's content is not erased yet."""

@@ -19,11 +19,12 @@ async def redact(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
     body = await read_body(request, RedactBody, services.settings.server.body_timeout_s)
     command = RedactMessage(request.match_info["message_id"], body.reason_code, body.part, body.ticket)
-    work = MessageRedaction(services.log, services.queries, services.session_queries, services.supervisor.ask)
+    log, queries, reader = services.log, services.queries, services.session_queries
+    work = MessageRedaction(log, queries, reader, services.supervisor.ask, services.holds.version)
     recorded = await work.redact(
         session_id_of(request), command, erasing_caller(request), if_versions=if_match(request)
     )
-    receipt = await receipt_of(services.log, recorded[0])
+    receipt = await receipt_of(log, recorded[0])
     if receipt is None:
         raise RuntimeError("a redaction has recorded another event")
     return json_response(services.sign_receipt(receipt))

@@ -57,8 +57,8 @@ async def redact(context: CommandContext, options: argparse.Namespace) -> int:
 
 async def _redact(context: CommandContext, session_id: str, command: RedactMessage, signer: str | None) -> int:
     async with open_offline_service(context) as service:
-        log = service.ports.log
-        work = MessageRedaction(log, service.ports.queries, service.reader, service.supervisor.ask)
+        ports, log = service.ports, service.ports.log
+        work = MessageRedaction(log, ports.queries, service.reader, service.supervisor.ask, ports.holds.version)
         try:
             recorded = await work.redact(session_id, command, SERVICE)
         except (rejections.Rejection, rejections.ActorFailed, LogUnavailable) as error:

@@ -20,7 +20,8 @@ PAGE_BYTES = 2**20  # or as many rows as have about this much content
 async def redact_message(
     ports: Ports, stream: SessionStream, envelope: Envelope, command: RedactMessage
 ) -> CommandResult:
-    """The result's `request_version` is that of the message_redacted, also where an earlier one has done the same.
+    """The result's `request_version` is that of the message_redacted, also where an earlier one has done the same; 0
+    where nothing is recorded.
 
     Raises SessionBusy, SessionHeld, InvalidMessage, LogUnavailable, and what refuses any command.
     """
@@ -41,6 +42,8 @@ async def _attempt(ports: Ports, stream: SessionStream, envelope: Envelope, comm
     if earlier is not None:
         return CommandResult(state, request_version=earlier)
     found = await ports.holds.find(session.session_id, session.owner, state.metadata)
+    if command.holds_version not in (None, found.unchanged.version):
+        return CommandResult(state)
     if found.hold is not None:
         ports.observer.erasure_held()
     parts = content.parts

@@ -273,8 +273,9 @@ class RedactMessage(Struct, frozen=True):
     """Remove the content of a message, or of its part number `part`, for good. `reason_code` and `ticket` as in
     message_redacted.
 
-    `checks_only`: refuse what would be refused, and record nothing. `hold` as in DeleteSession; `event` is what the
-    actor has found to be recorded.
+    `checks_only`: refuse what would be refused, and record nothing. `holds_version`: that of the legal holds by which
+    all sessions that show the message were checked; with another one, nothing is recorded. `hold` as in DeleteSession;
+    `event` is what the actor has found to be recorded.
     """
 
     message_id: str
@@ -282,6 +283,7 @@ class RedactMessage(Struct, frozen=True):
     part: int | None = None
     ticket: str | None = None
     checks_only: bool = False
+    holds_version: int | None = None
     hold: Hold | None = None
     event: MessageRedacted | None = None
 

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
+from chatbot.sessions.message_redaction import MessageRedaction
 from events.integrity.chain_verifier import verify
 from tests.support.command_processes import run_command
 from tests.support.http.feed_reader import following
@@ -182,6 +184,26 @@ async def test_what_cannot_be_redacted_is_refused(service: Running, model: Model
     await running
     assert (await messages(service.client, session_id))[0]["content"] == "one"
     await redact(service, session_id, question["message_id"])
+
+
+async def test_a_hold_on_a_fork_that_comes_after_the_checks_keeps_the_text(
+    service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session_id = await service.session()
+    await service.chat(session_id, "one")
+    question, _ = await messages(service.client, session_id)
+    forked = await fork(service, session_id)
+    check = MessageRedaction._check
+
+    async def held_after(self: MessageRedaction, *arguments: Any) -> int:
+        version = await check(self, *arguments)
+        await service.client.post("/api/holds", json={"reason": "litigation", "session_id": forked})
+        return version
+
+    monkeypatch.setattr(MessageRedaction, "_check", held_after)
+    answer = await ask_redact(service, session_id, question["message_id"])
+    assert (answer.status_code, answer.json()["type"]) == (409, "/problems/session-held")
+    assert (await messages(service.client, session_id))[0]["content"] == "one"
 
 
 async def test_a_repeated_request_does_not_bring_a_redacted_message_back(service: Running, tmp_path: Path) -> None:
