@@ -141,7 +141,8 @@ async def check_privileges(connection: asyncpg.Connection, label: str) -> None:
     can_grant = connection.get_server_version().major >= MAINTAIN_SINCE
     statements, unclean = [], []
     for name, wanted, lacking, is_owner in await connection.fetch(_PRIVILEGES, *_WANTED):
-        if not is_owner and not (can_grant and await connection.fetchval(_MAINTAIN, name)):
+        has_content = name != redactions.NAME
+        if has_content and not is_owner and not (can_grant and await connection.fetchval(_MAINTAIN, name)):
             unclean.append(name)
             grant = f"GRANT {', '.join(wanted)}, MAINTAIN ON {name} TO {role}, or " if can_grant else ""
             statements.append(f"{grant}ALTER TABLE {name} OWNER TO {role}")

@@ -54,6 +54,7 @@ async def role(postgres: PostgresServer) -> Role:
     await fill(log, "a", "1", "2")
     await log.close()
     await role.run("CREATE ROLE {role} LOGIN", f"GRANT USAGE, CREATE ON SCHEMA {role.schema} TO {{role}}")
+    await role.run("GRANT SELECT, INSERT, UPDATE ON events_redacted TO {role}")
     return role
 
 
@@ -77,6 +78,10 @@ ALLOWED = "GRANT SELECT, INSERT, UPDATE ON events TO {role}"
         (
             "; ".join((*OWN_ALL, "REVOKE DELETE, INSERT ON media_chunks FROM {role}")),
             "lacks privileges. Run as the owner: GRANT INSERT, DELETE ON media_chunks TO {role}$",
+        ),
+        (
+            "; ".join((*OWN_ALL, "REVOKE INSERT ON events_redacted FROM {role}")),
+            "lacks privileges. Run as the owner: GRANT INSERT ON events_redacted TO {role}$",
         ),
         ("ALTER TABLE events OWNER TO {role}", "GRANT SELECT, INSERT, UPDATE, DELETE ON events_nodes TO {role}"),
         ("ALTER TABLE events OWNER TO {role}; REVOKE UPDATE ON events FROM {role}", "GRANT UPDATE ON events TO {role}"),
