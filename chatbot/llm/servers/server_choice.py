@@ -12,7 +12,9 @@ from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import Protocol, TypeVar
 
-OVERLOAD_FACTOR = 2.0  # a home with more than this many times the load of the least busy server takes no new session
+# A home with more than this many times the load that the least busy server would have with one request more gets no new
+# session (consistent hashing with bounded loads, Mirrokni, Thorup and Zadimoghaddam 2018).
+OVERLOAD_FACTOR = 1.25
 
 
 class Candidate(Protocol):
@@ -67,9 +69,14 @@ def has_room(server: Candidate) -> bool:
     return not server.concurrency or server.outstanding < server.concurrency
 
 
-def load(server: Candidate) -> float:
-    """With one request more, for its weight."""
+def load_with_one_more(server: Candidate) -> float:
+    """Its requests for its weight, if it gets this one."""
     return (server.outstanding + 1) / server.weight
+
+
+def is_overloaded(home: Candidate, least: Candidate) -> bool:
+    """Whether `home` is much busier than `least`. An idle server never is, however little its weight."""
+    return home.outstanding / home.weight > OVERLOAD_FACTOR * load_with_one_more(least)
 
 
 def rank(server: Candidate, session: str) -> float:
@@ -94,10 +101,10 @@ def choose(
     free = [server for server in servers if has_room(server)]
     if not free:
         return None
-    least = min(free, key=lambda server: (load(server), -rank(server, session)))
+    least = min(free, key=lambda server: (load_with_one_more(server), -rank(server, session)))
     if not session:
         return least
     home = next((server for server in servers if server.name == stays_on), None) or home_of(servers, session)
-    if not has_room(home) or (is_new and load(home) > OVERLOAD_FACTOR * load(least)):
+    if not has_room(home) or (is_new and is_overloaded(home, least)):
         return least
     return home

@@ -42,9 +42,9 @@ async def until_health(running: Running, name: str, *, available: bool) -> None:
 
 async def test_a_session_stays_on_one_server_and_the_record_names_it(tmp_path: Path) -> None:
     async with ModelServer() as a, ModelServer() as b, pool_of(tmp_path, a, b) as running:
-        for _ in range(6):
+        for _ in range(20):
             session = await running.session()
-            for turn in range(3):
+            for turn in range(2):
                 await running.chat(session, f"turn {turn}")
             assert len(set(await server_of(running, session))) == 1
         assert a.requests
@@ -108,7 +108,7 @@ async def test_the_readmes_servers_are_served_and_watched(tmp_path: Path) -> Non
             {**to_builtins(one), "url": server.url} for one, server in zip(configured.servers, (a, b, c), strict=True)
         ]
         async with serving(tmp_path, "", **several_servers(tables, CHATBOT_LLM_MODEL=configured.model)) as running:
-            for _ in range(24):
+            for _ in range(40):
                 await running.chat(await running.session(), "hello")
             assert [server.requests != [] for server in (a, b)] == [True, True]
             health = (await running.client.get("/api/health")).json()
@@ -119,7 +119,7 @@ async def test_the_readmes_servers_are_served_and_watched(tmp_path: Path) -> Non
                 metrics,
                 re.MULTILINE,
             )
-            assert sum(int(count) for _, count in counts) == 24
+            assert sum(int(count) for _, count in counts) == 40
             assert {name for name, _ in counts} <= {"gpu-1", "gpu-2", "hosted"}
             for sample in (
                 'chatbot_llm_server_up{server="gpu-1"} 1.0',
@@ -128,6 +128,25 @@ async def test_the_readmes_servers_are_served_and_watched(tmp_path: Path) -> Non
                 'chatbot_llm_server_breaker{server="gpu-1",state="open"} 0.0',
             ):
                 assert sample in metrics
+
+
+async def test_a_reply_that_is_cancelled_or_fails_names_its_server_too(tmp_path: Path) -> None:
+    async with ModelServer() as a, pool_of(tmp_path, a) as running:
+        session = await running.session()
+        a.script(pieces=("one", "two"), hold_after=1)
+        body = {"session_id": session, "message": "hello"}
+        turn = asyncio.create_task(running.client.post("/api/chat", json=body))
+        await a.wait_requests(1)
+        cancelled = await running.client.post(f"/api/sessions/{session}/cancel", json={})
+        assert cancelled.status_code == 202, cancelled.text
+        await turn
+        a.script(pieces=("one",), then="cut")
+        await running.client.post("/api/chat", json=body)
+        events = (await running.client.get(f"/api/sessions/{session}/events")).json()["events"]
+        ends = [
+            (one["type"], one["data"]["server"]) for one in events if one["type"] in ("reply_cancelled", "reply_failed")
+        ]
+        assert ends == [("reply_cancelled", "a"), ("reply_failed", "a")]
 
 
 async def test_one_server_has_no_list_and_no_series(tmp_path: Path) -> None:
