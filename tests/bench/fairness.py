@@ -215,6 +215,7 @@ async def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
                 model.script(times=None, pieces=("ok",), delay_s=options.turn_s)
                 await flood.fill(url, sessions)
                 async with running(take_turns(url, model, found), flood.run(url, sessions)):
+                    await asyncio.sleep(1.0)  # its connections are open, and the queue is full
                     loaded_s, loaded = child.cpu_s(), await read_all(url, own, options.seconds)
                     loaded_s = child.cpu_s() - loaded_s
                 cpu = [one / options.seconds for one in (idle_s, loaded_s)]
@@ -263,10 +264,10 @@ def _counts(statuses: dict[int, int]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--waiting", type=int, default=1_500, help="turns of the owner that floods")
-    parser.add_argument("--slots", type=int, default=1, help="turns that the model takes at a time")
+    parser.add_argument("--slots", type=int, default=4, help="turns that the model takes at a time")
     parser.add_argument("--turn-s", type=float, default=0.1, help="seconds that it takes for each")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=12.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
     options = parser.parse_args()
     os.sched_setaffinity(0, {DRIVER_CORE})
     with tempfile.TemporaryDirectory() as name:

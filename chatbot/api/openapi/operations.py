@@ -60,8 +60,8 @@ STATUS_MEANINGS = {
     415: "The body is not application/json, or compressed; or the file is of a type that is not accepted.",
     416: "The range begins behind the end of the file.",
     422: "A value is not allowed (`errors` says which), or the Idempotency-Key was used with another request before.",
-    429: "Too many messages wait for the running reply, the caller has too many unused uploads, or its address has sent"
-    " too many wrong keys.",
+    429: "Too many messages wait for the running reply, the key has its share of a limit, the caller has too many"
+    " unused uploads, or its address has sent too many wrong keys.",
     500: "A fault of the service.",
     502: "The model failed.",
     503: "The model, the log or the service is temporarily unavailable.",
