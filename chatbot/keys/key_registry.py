@@ -6,8 +6,8 @@ recorded within a second. While the log cannot be read the last known keys stay 
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 
 import structlog
 from msgspec import Struct
@@ -98,17 +98,16 @@ class KeyRegistry:
         """The keys that sign tickets, of the secrets in the bucket that are valid now, by their SHA-256."""
         return {digest: ticket_key(digest) for digest in self._buckets.get(bucket, ()) if self.find_by_hash(digest)}
 
-    @contextmanager
-    def use(self, principal: Principal, on_end: Callable[[], None]) -> Iterator[None]:
-        """Call `on_end` within a second if, inside of the block, the key ends or gets other scopes."""
-        uses = self._uses.setdefault(principal, set())
-        uses.add(on_end)
-        try:
-            yield
-        finally:
-            uses.discard(on_end)
-            if not uses:
-                self._uses.pop(principal, None)
+    def begin_use(self, principal: Principal, on_end: Callable[[], None]) -> None:
+        """Call `on_end` within a second after the key has ended, or has other scopes, until `end_use`."""
+        self._uses.setdefault(principal, set()).add(on_end)
+
+    def end_use(self, principal: Principal, on_end: Callable[[], None]) -> None:
+        """Forget what `begin_use` was called with."""
+        uses = self._uses.get(principal, set())
+        uses.discard(on_end)
+        if not uses:
+            self._uses.pop(principal, None)
 
     async def change(self, command: KeyCommand, metadata: Metadata) -> tuple[KeyState, str]:
         """Record a change; returns the key, and its new secret, which is not kept (for a revocation: no secret).
@@ -132,7 +131,10 @@ class KeyRegistry:
         async with self._refresh_lock:
             recorded = self._recorded
             while page := await self._log.read(KEYS, after=recorded.version, limit=READ_PAGE):
-                recorded = fold(recorded, [(_key_event(one), one.recorded_at_us) for one in page])
+                try:
+                    recorded = fold(recorded, [(_key_event(one), one.recorded_at_us) for one in page])
+                except KeyError as error:
+                    raise LogUnusable(f"the stream of the keys changes a key that it never added: {error}") from error
             if recorded is not self._recorded:
                 self._use(recorded)
 

@@ -8,7 +8,7 @@ to a socket write without waking a task.
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from enum import Enum, auto
 from typing import Literal, Protocol, Self
 
@@ -226,6 +226,7 @@ async def stream_response(
     if isinstance(protocol, BoundedProtocol):
         protocol.write_timeout_s = timeout_s
     stream: ResponseStream | None = None
+    principal = request.get(PRINCIPAL)  # other nodes have none
     with streams.metrics.open_stream():
         try:
             stream = await ResponseStream.open(request, headers, ping_s, timeout_s)
@@ -233,9 +234,9 @@ async def stream_response(
                 protocol.on_half_close = stream.probe_reader
                 if protocol.is_half_closed:
                     stream.probe_reader()
-            principal = request.get(PRINCIPAL)  # other nodes have none
-            with streams.keys.use(principal, stream.abort) if principal is not None else nullcontext():
-                await write(stream)
+            if principal is not None:
+                streams.keys.begin_use(principal, stream.abort)
+            await write(stream)
             await stream.close()
         except ConnectionError as error:
             # The reader has left. The reply goes on, and the reader may return for the rest.
@@ -247,6 +248,8 @@ async def stream_response(
         finally:
             if stream is not None:
                 stream.stop_timer()
+                if principal is not None:
+                    streams.keys.end_use(principal, stream.abort)
     return stream.response if stream is not None else web.Response(status=CLIENT_LEFT_STATUS)
 
 
