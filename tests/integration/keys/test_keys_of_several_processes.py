@@ -30,7 +30,11 @@ from tests.support.programs.postgres_server import PostgresServer
 from tests.support.worker_processes import two_workers
 
 ROOT = {"X-API-Key": "the-secret-of-root"}
-SETTINGS = {"CHATBOT_API_KEYS": "root:the-secret-of-root", "CHATBOT_AUTH_ADMINS": "root"}
+SETTINGS = {
+    "CHATBOT_API_KEYS": "root:the-secret-of-root",
+    "CHATBOT_AUTH_ADMINS": "root",
+    "CHATBOT_AUTH_FAILURES_PER_MINUTE": "1000000",  # what is asked until a change is in force
+}
 KEYS, SESSIONS, CHANGES = "/api/keys", "/api/sessions", "/api/sessions/changes"
 GIVE_UP_S = 20.0
 
