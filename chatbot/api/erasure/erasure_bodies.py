@@ -135,6 +135,12 @@ class EraseLine(Struct, frozen=True, omit_defaults=True):
     summary: EraseSummary | None = None
 
 
+class EraseAnswer(Struct, frozen=True):
+    """A line for each session, the last one with the summary. As NDJSON, each line comes as soon as it is known."""
+
+    lines: list[EraseLine]
+
+
 def hold_view(hold: Hold, session_status: Literal["active", "expired", "erasing", "deleted"] | None = None) -> HoldView:
     return HoldView(
         hold_id=hold.hold_id,

@@ -8,7 +8,7 @@ from msgspec.json import encode
 
 from chatbot.api.access.authorization import CALLER, PRINCIPAL, erasing_caller
 from chatbot.api.erasure.bulk_erasure import BulkCriteria, BulkErasure
-from chatbot.api.erasure.erasure_bodies import EraseBody, EraseLine
+from chatbot.api.erasure.erasure_bodies import EraseAnswer, EraseBody, EraseLine
 from chatbot.api.problems import Problem, RequestFault
 from chatbot.api.request_limits import ERASURE_LIMIT, THROTTLE
 from chatbot.api.request_queries import check_query
@@ -16,7 +16,7 @@ from chatbot.api.requests import canonical_id, read_body, session_id_of
 from chatbot.api.response_bodies import ErasureView
 from chatbot.api.responses import json_response
 from chatbot.api.services import SERVICES, Services
-from chatbot.api.streaming.document_stream import send_document
+from chatbot.api.streaming.document_stream import json_document, send_document
 from chatbot.audit.receipt import read_receipt, receipt_of
 from chatbot.keys.scopes import AUDIT, ERASE
 from chatbot.runtime.clock import timestamp
@@ -25,6 +25,7 @@ from chatbot.sessions.ticket_erasure import erase_ticket
 from events.catalogue import SessionExpired
 from events.record import Metadata
 
+NDJSON = "application/x-ndjson"
 REASON = "erasure: request"  # what is recorded, beside the code that the request names
 BEGUN_EVENTS_MAX = 100  # of a session, newest first: only copied texts follow the event that begins its erasure
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -83,14 +84,23 @@ async def erase(request: web.Request) -> web.StreamResponse:
         else:
             command = DeleteSession(REASON, may_wait=True, reason_code=body.reason_code, ticket=body.ticket)
             lines = work.run(criteria, command, erasing_caller(request))
-        return await send_document(request, _encoded(services, lines), {"Content-Type": "application/x-ndjson"})
+        encoded = _encoded(services, lines)
+        if NDJSON in request.headers.get("Accept", ""):
+            return await send_document(request, _as_lines(encoded), {"Content-Type": NDJSON, "Vary": "Accept"})
+        document = json_document(encode(EraseAnswer([])), "lines", encoded)
+        return await send_document(request, document, {"Content-Type": "application/json", "Vary": "Accept"})
 
 
-async def _encoded(services: Services, lines: AsyncIterator[EraseLine]) -> AsyncIterator[bytes]:
+async def _encoded(services: Services, lines: AsyncIterator[EraseLine]) -> AsyncIterator[list[bytes]]:
     async for line in lines:
         receipt = line.receipt
-        yield encode(line if receipt is None else EraseLine(receipt=services.sign_receipt(receipt))) + b"\n"
+        yield [encode(line if receipt is None else EraseLine(receipt=services.sign_receipt(receipt)))]
     services.erasures.notify()
+
+
+async def _as_lines(encoded: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:
+    async for (line,) in encoded:
+        yield line + b"\n"
 
 
 def _criteria(body: EraseBody, now_us: int) -> BulkCriteria:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from chatbot.api.erasure.erasure_bodies import (
+    EraseAnswer,
     EraseBody,
     EraseLine,
     EraseSummary,
@@ -15,7 +16,7 @@ from chatbot.api.erasure.erasure_bodies import (
     SessionNotErased,
     SessionToErase,
 )
-from chatbot.api.openapi.schemas import NDJSON, Kind, Operation, QueryParameter, ResponseSpec
+from chatbot.api.openapi.schemas import Kind, Operation, QueryParameter, ResponseSpec
 from chatbot.api.response_bodies import ErasureView
 from chatbot.audit.receipt import Receipt
 from chatbot.sessions.domain.reasons import REASON_CODE, TICKET_MAX_CHARS
@@ -84,7 +85,7 @@ ERASURES = (
     FORGET_TICKET,
     Operation(
         "POST", "/api/erasures", "erase_sessions", "Erase many sessions, of any owner",
-        {200: ResponseSpec("One line for each session, and a summary.", EraseLine, media=(NDJSON,))},
+        {200: ResponseSpec("One line for each session, and a summary.", EraseAnswer, line_type=EraseLine)},
         details=_ERASE, body=EraseBody, problems=(*_BODY, 403, 503),
     ),
     Operation(
@@ -124,6 +125,9 @@ EXAMPLES: dict[Kind, dict[str, Any]] = {
         "held": EraseLine(not_erased=SessionNotErased(_SESSION, "held", "litigation 12/2026", _HOLD)),
         "preview": EraseLine(to_erase=SessionToErase(_SESSION, "active", 14, _AT)),
         "end": EraseLine(summary=EraseSummary(1, 1, None)),
+    },
+    EraseAnswer: {
+        "one": EraseAnswer([EraseLine(receipt=_receipt), EraseLine(summary=EraseSummary(1, 0, None))]),
     },
     HoldBody: {
         "person": {"reason": "litigation 12/2026", "ticket": "LEGAL-12", "metadata": {"user_id": "42"}},

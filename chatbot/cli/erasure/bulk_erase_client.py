@@ -108,7 +108,8 @@ async def _run_pass(
 
 async def _lines(client: aiohttp.ClientSession, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
     timeout = aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S)
-    async with client.post("/api/erasures", json=body, timeout=timeout) as answer:
+    headers = {"Accept": "application/x-ndjson"}
+    async with client.post("/api/erasures", json=body, headers=headers, timeout=timeout) as answer:
         if answer.status in REFUSALS:
             raise _Refused
         if answer.status != 200:

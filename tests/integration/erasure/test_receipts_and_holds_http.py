@@ -25,7 +25,8 @@ NONE = "00000000-0000-4000-8000-000000000000"
 
 
 async def erase(service: Running, **body: Any) -> list[dict[str, Any]]:
-    answer = await service.client.post("/api/erasures", json={"reason_code": "gdpr-17", "ticket": "DSR-7", **body})
+    body = {"reason_code": "gdpr-17", "ticket": "DSR-7", **body}
+    answer = await service.client.post("/api/erasures", json=body, headers={"Accept": "application/x-ndjson"})
     assert answer.status_code == 200, answer.text
     assert answer.headers["Content-Type"] == "application/x-ndjson"
     return [json.loads(line) for line in answer.text.splitlines()]
@@ -177,7 +178,10 @@ async def test_many_sessions_go_in_bounded_requests_and_a_cursor_passes_over_hel
     assert rounds == 3
     left = (await service.client.get("/api/sessions")).json()["sessions"]
     assert {one["session_id"] for one in left} == {kept, *mine[-2:]}
+    whole = {"reason_code": "gdpr-17", "session_ids": [mine[0], NONE]}
+    answer = await service.client.post("/api/erasures", json=whole)
     repeated = await erase(service, session_ids=[mine[0], NONE])
+    assert answer.json() == {"lines": repeated}
     assert erased(repeated) == [mine[0]]
     assert repeated[0]["receipt"]["ticket"] == "DSR-7"
     assert repeated[1]["not_erased"] == {"session_id": NONE, "status": "missing"}
