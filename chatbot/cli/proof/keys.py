@@ -7,21 +7,22 @@ from pathlib import Path
 from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.exit_codes import UsageError
 from events.integrity import signed_checkpoint
-from events.integrity.signed_checkpoint import InvalidCheckpoint
+from events.integrity.signed_checkpoint import COSIGNATURE, InvalidCheckpoint, make_key
 
 
 def add_keygen_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="where the secret key goes; the public one goes to FILE.pub")
-    parser.add_argument("--name", default="chatbot-log", help="the signer's name (default: chatbot-log)")
+    parser.add_argument("--name", help="the signer's name (default: chatbot-log, or chatbot-witness)")
     parser.add_argument("--witness", action="store_true", help="make the key of a witness, which signs other logs'")
 
 
 async def keygen(context: CommandContext, options: argparse.Namespace) -> int:
     """Make a pair of keys. The secret one signs checkpoints; the public one is for auditors."""
     try:
-        signer, verifier = signed_checkpoint.make_key(
-            options.name, signed_checkpoint.COSIGNATURE if options.witness else signed_checkpoint.ED25519
-        )
+        if options.witness:
+            signer, verifier = make_key(options.name or "chatbot-witness", COSIGNATURE)
+        else:
+            signer, verifier = make_key(options.name or "chatbot-log")
     except InvalidCheckpoint as error:
         raise UsageError(str(error)) from error
     if not options.file.name or options.file.is_dir():
@@ -32,8 +33,9 @@ async def keygen(context: CommandContext, options: argparse.Namespace) -> int:
             raise UsageError(f"cannot write {file}: it exists, and may have signed checkpoints")
     _write_new_file(options.file, signer, 0o600)
     _write_new_file(public, verifier, 0o644)
+    others = "the logs that it signs" if options.witness else "the log"
     context.print_note(
-        f"the secret key is in {options.file}: keep it away from whoever can write the log; give {public} away"
+        f"the secret key is in {options.file}: keep it away from whoever can write {others}; give {public} away"
     )
     context.print_result(verifier)
     return 0

@@ -65,5 +65,6 @@ async def test_a_service_that_is_witnessed_is_verified_by_an_auditor(tmp_path: P
         log.path = tmp_path / "copy.db"
         said, _ = await asyncio.to_thread(log.run, *log.verify_arguments(target, tmp_path / "worm"))
         assert "it agrees with 2 anchors in 2 targets" in said
+        assert target.partition("#")[2].startswith("chatbot-witness+")
         (kept,) = (tmp_path / "worm").rglob("0*")
         assert check_cosignature(kept.read_text(), target.partition("#")[2]) > 0

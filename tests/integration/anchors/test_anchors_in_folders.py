@@ -1,6 +1,7 @@
 """Anchors in folders: `chatbot anchor`, and what `verify --anchors` finds once the log or an anchor was changed."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,15 @@ def test_anchors_of_an_earlier_key_are_read_with_a_line_for_each_key(anchored: A
     assert "the note is not signed by second" in anchored.refused(*anchored.verify_arguments(anchored.folder / "a"))
     anchored.public.write_text(f"{verifier}\n{earlier}\n")
     assert "it agrees with 3 anchors" in anchored.run(*anchored.verify_arguments(anchored.folder / "a"))[0]
+
+
+def test_a_bucket_without_its_library_says_which_extra_is_missing(
+    anchored: AnchoredLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "botocore.session", None)
+    monkeypatch.delitem(sys.modules, "chatbot.anchors.targets.s3_store", raising=False)
+    why = anchored.refused("anchor", "--key", str(anchored.key), "--to", "s3://audit/anchors", code=2)
+    assert "needs the extra s3: pip install 'chatbot-backend[s3]'" in why
 
 
 def test_options_that_do_not_go_together_are_refused(anchored: AnchoredLog) -> None:
