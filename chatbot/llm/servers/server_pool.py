@@ -3,7 +3,7 @@
 import asyncio
 import operator
 import random
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import structlog
 from msgspec import Struct
@@ -46,6 +46,11 @@ class Requirements(Struct, frozen=True):
     session: str
     is_new: bool
     excluded: set[str]
+
+    @property
+    def kind(self) -> Hashable:
+        """Equal for replies that the same servers may serve."""
+        return self.model, self.features, frozenset(self.excluded)
 
 
 class Lease(Struct, frozen=True):

@@ -2,14 +2,24 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from collections.abc import Callable, Hashable, Iterator
+from typing import Generic, Protocol, TypeVar
 
 from msgspec import Struct
 
 from chatbot.llm.provider import LlmError
 
-Required = TypeVar("Required")
+
+class HasKind(Protocol):
+    """What a reply needs of a server."""
+
+    @property
+    def kind(self) -> Hashable:
+        """Equal for replies that the same servers may serve."""
+        ...
+
+
+Required = TypeVar("Required", bound=HasKind)
 Granted = TypeVar("Granted")
 
 
@@ -49,17 +59,23 @@ class WaitingReplies(Generic[Required, Granted]):
         """Give the replies what `grant` has for them, in turn, until it has nothing (None) for any. An LlmError that it
         raises is the reply's.
         """
-        while self._serve_one(grant):
+        without_room: set[Hashable] = set()  # kinds for which it has nothing: thousands may wait for one server
+        while self._serve_one(grant, without_room):
             pass
 
-    def _serve_one(self, grant: Callable[[Required], Granted | None]) -> bool:
+    def _serve_one(self, grant: Callable[[Required], Granted | None], without_room: set[Hashable]) -> bool:
         for waiting in self._round_robin():
+            kind = waiting.required.kind
+            # A reply that was cancelled in this very tick has not removed itself yet.
+            if kind in without_room or waiting.granted.cancelled():
+                continue
             try:
                 granted = grant(waiting.required)
             except LlmError as error:
                 waiting.granted.set_exception(error)
             else:
                 if granted is None:
+                    without_room.add(kind)
                     continue
                 waiting.granted.set_result(granted)
             self.remove(waiting)

@@ -75,6 +75,11 @@ async def test_a_model_is_asked_of_the_server_that_has_it(tmp_path: Path) -> Non
                 chosen = {} if model is None else {"model": model}
                 await running.chat(session, "hello", **chosen)
                 assert await server_of(running, session) == [server]
+            listed = (await running.client.get("/v1/models")).json()["data"]
+            assert {one["id"] for one in listed} == {"fake-model", "other-model"}
+            body = {"model": "other-model", "messages": [{"role": "user", "content": "hello"}]}
+            completion = await running.client.post("/v1/chat/completions", json=body)
+            assert (completion.status_code, completion.json()["model"]) == (200, "other-model")
             session = await running.session()
             refused = await running.client.post(
                 "/api/chat", json={"session_id": session, "message": "hello", "model": "nobody's"}
