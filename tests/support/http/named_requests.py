@@ -22,7 +22,9 @@ BODIES: dict[str, Any] = {
 HEADERS = {"v1_create_completion": {"X-Session-Id": "SESSION"}}
 QUERIES = {"read_file": "?session_id=SESSION"}
 ALWAYS_GIVEN = frozenset({"issue_ticket"})  # a ticket of a session opens only what its key may read
-NOT_BY_OWNER = frozenset({"add_hold", "release_hold", "erase_sessions"})  # need a scope that reaches all owners
+NOT_BY_OWNER = frozenset(  # need a scope that reaches all owners
+    {"add_hold", "release_hold", "erase_sessions", "forget_ticket"}
+)
 
 
 class Named(Struct, frozen=True):
