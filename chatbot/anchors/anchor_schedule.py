@@ -86,7 +86,9 @@ class AnchorSchedule:
         except (LogNotIntact, LogError) as error:
             for number in range(len(self._writer.states)):
                 self._observer.anchor_failed(number)
-            self._logger.critical("anchor.failed", reason=str(error))
+            # The log cannot be read just now, or it was tampered with.
+            write = self._logger.critical if isinstance(error, LogNotIntact) else self._logger.warning
+            write("anchor.failed", reason=str(error))
             return False
         for number, result in enumerate(results):
             self._report(number, result)
