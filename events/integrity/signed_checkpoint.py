@@ -6,7 +6,6 @@ then two lines of our own, the digest of the last event and the time. Signatures
 """
 
 import base64
-import binascii
 import hashlib
 import re
 
@@ -201,7 +200,7 @@ def find_signature(lines: str, name: str, key_id: bytes) -> bytes:
         if found and found[1] == name:
             try:
                 raw = base64.b64decode(found[2], validate=True)
-            except binascii.Error:
+            except ValueError:  # binascii.Error, or not ASCII
                 continue
             if (
                 raw[:4] == key_id and _b64(raw) == found[2]
@@ -218,7 +217,7 @@ def _key_id(name: str, public: bytes, algorithm: bytes) -> bytes:
 def _key_bytes(text: str, algorithm: bytes) -> bytes:
     try:
         raw = base64.b64decode(text, validate=True)
-    except binascii.Error:
+    except ValueError:  # binascii.Error, or not ASCII
         raw = b""
     if len(raw) != 33 or raw[:1] not in KINDS:
         raise InvalidCheckpoint("the key is damaged, or not one of Ed25519")

@@ -79,7 +79,9 @@ async def download(request: web.Request) -> web.StreamResponse:
         if session_id is None:
             raise RequestFault("is not a UUID", "query.session_id")
     media = services.log.media
-    stat = (await media.stat([sha256])).get(sha256) if _SHA256.fullmatch(sha256) else None
+    if not _SHA256.fullmatch(sha256):
+        raise _not_found()
+    stat = (await media.stat([sha256])).get(sha256)
     access = MediaAccess(media, services.queries, services.session_queries, request[CALLER])
     may_read = await access.may_read(sha256, session_id)  # also of no file: or the time would tell that there is one
     if stat is None or not may_read:

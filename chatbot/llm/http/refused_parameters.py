@@ -46,7 +46,7 @@ def read_refused_parameter(document: Any) -> str | None:
         return None
     named = fault.get("param")
     if not isinstance(named, str) and isinstance(fault.get("loc"), list):
-        named = next((one for one in fault["loc"] if one in REPLACEMENTS), None)
+        named = next((one for one in fault["loc"] if isinstance(one, str) and one in REPLACEMENTS), None)
     if isinstance(named, str):
         named = named.partition(".")[0]  # stream_options.include_usage
         return named if named in REPLACEMENTS else None

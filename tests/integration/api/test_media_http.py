@@ -273,3 +273,9 @@ async def test_the_address_of_a_file_has_the_prefix_of_a_proxy(tmp_path: Path, m
         await post(service.client, session_id, [media()])
         (part,) = (await service.history(session_id))["messages"][0]["parts"]
         assert part["url"] == f"/chat{PATH}?session_id={session_id}"
+
+
+async def test_what_is_no_sha256_is_like_a_file_that_is_not_there(service: Running) -> None:
+    for name in ("x", "0" * 63, "g" * 64, "A" * 64):
+        answer = await service.client.get(f"/api/media/{name}")
+        assert (answer.status_code, answer.json()["type"]) == (404, "/problems/no-such-file")

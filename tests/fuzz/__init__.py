@@ -1,0 +1,1 @@
+"""Arbitrary and damaged bytes for every parser of what others send."""
