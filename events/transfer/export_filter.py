@@ -1,4 +1,4 @@
-"""Selects part of a log for export: the streams of one owner, or one stream, and the fork sources that they read.
+"""Selects part of a log for export: the streams of one owner, or some streams, and the fork sources that they read.
 
 A stream's owner is in its session_created or, once that is erased, in the event that erased it. A fork's texts are in
 the events of its source session: that is selected, too, and so is that session's own source, provided that they belong
@@ -6,7 +6,7 @@ to the same owner or have none. (A session without an owner can be read by every
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -55,13 +55,13 @@ class ExportFilter:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, path: Path, *, owner: str | None = None, session: str | None = None
+        cls, path: Path, *, owner: str | None = None, sessions: Collection[str] | None = None
     ) -> AsyncIterator["ExportFilter"]:
-        """Select by `owner` or by `session`, in a snapshot of the log file `path`. Raises sqlite3.Error."""
+        """Select by `owner` or by `sessions`, in a snapshot of the log file `path`. Raises sqlite3.Error."""
         async with open_snapshot(await asyncio.to_thread(path.resolve), LogOptions()) as snapshot:
             selection = cls(snapshot)
             await selection._connection.execute_fetchall(_CREATE_TABLE)
-            await selection._choose_streams(owner, session)
+            await selection._choose_streams(owner, sessions)
             yield selection
 
     async def rows(self, *, after: int, limit: int) -> list[StoredRow]:
@@ -77,7 +77,7 @@ class ExportFilter:
         ((taken,),) = await self._connection.execute_fetchall("SELECT count(*) FROM temp.streams WHERE taken")
         return int(taken)
 
-    async def _choose_streams(self, owner: str | None, session: str | None) -> None:
+    async def _choose_streams(self, owner: str | None, sessions: Collection[str] | None) -> None:
         kinds = ",".join(f"'{kind}'" for kind in _OWNER_TYPES)
         query = (
             f"SELECT position, stream_id, type, data FROM events WHERE position < ? AND type IN ({kinds})"  # noqa: S608  constants
@@ -87,11 +87,11 @@ class ExportFilter:
         while page := list(await self._connection.execute_fetchall(query, (before, PAGE))):
             for _, stream_id, kind, data in page:
                 fields = msgspec.json.decode(data, type=_OwnerFields) if data is not None else _OwnerFields()
-                await self._classify_stream(stream_id, (kind, fields), owner, session)
+                await self._classify_stream(stream_id, (kind, fields), owner, sessions)
             before = page[-1][0]
 
     async def _classify_stream(
-        self, stream_id: str, event: tuple[str, _OwnerFields], owner: str | None, session: str | None
+        self, stream_id: str, event: tuple[str, _OwnerFields], owner: str | None, sessions: Collection[str] | None
     ) -> None:
         """Process one event of a stream. The first one processed is the stream's newest, which tells the owner."""
         kind, fields = event
@@ -102,7 +102,7 @@ class ExportFilter:
         if known is None or known[0] == 0:
             has_texts = fields.type == "session_created"  # an erased source has no texts that a fork could read
             is_wanted = known is not None and known[2] and has_texts and fields.owner in (None, known[3])
-            is_selected = stream_id == session if session is not None else fields.owner == owner
+            is_selected = stream_id in sessions if sessions is not None else fields.owner == owner
             taken = is_selected or is_wanted
             await self._save_stream(stream_id, taken=taken, owner=fields.owner)
         else:

@@ -44,8 +44,9 @@ class ExportFileError(LogError):
 class ExportHeader(Struct, frozen=True, omit_defaults=True):
     """The source of the events: the log `origin`, whose head was at `position` with `digest` (hex).
 
-    With `owner` or `session` only those streams were exported. Positions then have gaps, and the digest of an event
-    after a gap cannot be checked.
+    With `owner`, `session` or `sessions` (how they were selected) only those streams were exported. Positions then have
+    gaps, and the digest of an event after a gap cannot be checked. With `events` only those that match: such an export
+    is for reading and cannot be imported.
     """
 
     format: str
@@ -55,10 +56,12 @@ class ExportHeader(Struct, frozen=True, omit_defaults=True):
     digest: str
     owner: str | None = None
     session: str | None = None
+    sessions: dict[str, Any] | None = None
+    events: dict[str, Any] | None = None
 
     @property
     def is_whole(self) -> bool:
-        return self.owner is None and self.session is None
+        return self.owner is None and self.session is None and self.sessions is None and self.events is None
 
 
 class ExportColumns(Struct, frozen=True):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from msgspec import Struct
 
 from chatbot.cli.exit_codes import CommandFailed
-from chatbot.cli.maintenance.export_import import export_log, import_file
+from chatbot.cli.maintenance.export_import import ExportedPart, export_log, import_file
 from events.catalogue import AdoptedMessage, Event, HistoryAdopted, Origin, SessionDeleted
 from events.record import StoredRow
 from events.storage.sqlite.sqlite_log import SqliteLog
@@ -74,7 +74,7 @@ async def exported(path: Path, owner: str | None = None) -> bytes:
     log = await SqliteLog.open(path, read_only=True)
     try:
         out = io.BytesIO()
-        await export_log(log, path, out, owner=owner)
+        await export_log(log, path, out, ExportedPart(owner=owner))
         return out.getvalue()
     finally:
         await log.close()

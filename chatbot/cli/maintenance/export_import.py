@@ -9,9 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+import msgspec
+from msgspec import Struct
+
+from chatbot.audit.search.event_filter import EventFilter, SessionFilter
+from chatbot.audit.search.session_selection import find_sessions
 from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.exit_codes import CommandFailed, UsageError
 from chatbot.cli.progress_bar import ProgressBar
+from chatbot.cli.record.find import add_filter_arguments, read_filters
 from chatbot.cli.remedies import with_remedy
 from chatbot.keys.key_registry import KeyRegistry
 from chatbot.sessions.replies.recorded_text import recorded_reply
@@ -48,6 +54,7 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--owner", metavar="NAME", help="only the sessions of this API key, and what their forks read")
     which.add_argument("--session", metavar="ID", help="only this session, and what it reads if it is a fork")
+    add_filter_arguments(parser)
     parser.add_argument("--output", type=Path, metavar="FILE", help="a new file that you alone can read")
 
 
@@ -55,16 +62,13 @@ async def export(context: CommandContext, options: argparse.Namespace) -> int:
     """Write events as lines of JSON to standard output or a new file, also while a server runs, or of a copied file."""
     if options.output is None and sys.stdout.isatty():
         raise UsageError("export writes a file: add `--output FILE.ndjson`")
+    part = read_part(options)
     async with context.open_read_only() as log:
         try:
-            is_part = options.owner is not None or options.session is not None
-            path = (
-                context.log_file("export all of it, or move it to a file with `chatbot migrate` first")
-                if is_part
-                else None
-            )
+            hint = "export all of it, or move it to a file with `chatbot migrate` first"
+            path = context.log_file(hint) if part.selects_sessions else None
             with _open_output(options.output) as out:
-                events = await export_log(log, path, out, owner=options.owner, session=options.session)
+                events = await export_log(log, path, out, part)
         except BrokenPipeError:
             raise CommandFailed("whoever read the export has stopped: it is not whole") from None
         except OSError as error:
@@ -95,36 +99,75 @@ def _open_output(path: Path | None) -> Iterator[BinaryIO]:
         raise
 
 
-async def export_log(
-    log: EventLog, path: Path | None, out: BinaryIO, *, owner: str | None = None, session: str | None = None
-) -> int:
+class ExportedPart(Struct, frozen=True, kw_only=True):
+    """What is exported: sessions of an owner, one session, or those with some metadata; of them events that match."""
+
+    owner: str | None = None
+    session: str | None = None
+    metadata: SessionFilter = SessionFilter()
+    events: EventFilter = EventFilter()
+
+    @property
+    def selects_sessions(self) -> bool:
+        return self.owner is not None or self.session is not None or not self.metadata.is_empty
+
+
+ALL = ExportedPart()
+
+
+def read_part(options: argparse.Namespace) -> ExportedPart:
+    """Raises UsageError."""
+    events, sessions = read_filters(options)
+    metadata = SessionFilter(metadata=sessions.metadata, ever=sessions.ever, owner=sessions.owner)
+    if not sessions.metadata:
+        metadata = SessionFilter()
+    elif options.session is not None:
+        raise UsageError("--session and --metadata do not go together")
+    return ExportedPart(owner=options.owner, session=options.session, metadata=metadata, events=events)
+
+
+async def export_log(log: EventLog, path: Path | None, out: BinaryIO, part: ExportedPart = ALL) -> int:
     """Write the log, or part of it from the file `path`, to `out`. Returns the number of events written.
 
     Raises CommandFailed for an empty part, ExportFileError for a damaged row.
     """
-    if owner is None and session is None:
+    if not part.selects_sessions:
         async with log.snapshot() as snapshot:
-            header = await _header(snapshot, await log_identity(snapshot), None, None)
-            return await _write(snapshot, ExportWriter(out, header))
+            header = await _header(snapshot, await log_identity(snapshot), part)
+            return await _write(snapshot, ExportWriter(out, header), part.events)
     if path is None:
         raise UsageError("a part of a log is exported from its file")
-    async with ExportFilter.open(path, owner=owner, session=session) as selection:
+    sessions = None if part.session is None else [part.session]
+    if not part.metadata.is_empty:
+        sessions = await find_sessions(log, part.metadata)
+    async with ExportFilter.open(path, owner=part.owner, sessions=sessions) as selection:
         if not await selection.count():
             raise CommandFailed("the log has no such session")
-        header = await _header(selection, await log_identity(log), owner, session)
-        return await _write(selection, ExportWriter(out, header))
+        header = await _header(selection, await log_identity(log), part)
+        return await _write(selection, ExportWriter(out, header), part.events)
 
 
-async def _header(source: Snapshot | ExportFilter, origin: str, owner: str | None, session: str | None) -> ExportHeader:
-    version = FORMAT_VERSION if await source.media.files(limit=1) else VERSION_WITHOUT_MEDIA
-    return ExportHeader(FORMAT_NAME, version, origin, source.head.position, source.head.digest.hex(), owner, session)
+async def _header(source: Snapshot | ExportFilter, origin: str, part: ExportedPart) -> ExportHeader:
+    return ExportHeader(
+        FORMAT_NAME,
+        FORMAT_VERSION if await source.media.files(limit=1) else VERSION_WITHOUT_MEDIA,
+        origin,
+        source.head.position,
+        source.head.digest.hex(),
+        part.owner,
+        part.session,
+        sessions=None if part.metadata.is_empty else msgspec.to_builtins(part.metadata),
+        events=None if part.events.is_empty else msgspec.to_builtins(part.events),
+    )
 
 
-async def _write(source: Snapshot | ExportFilter, writer: ExportWriter) -> int:
+async def _write(source: Snapshot | ExportFilter, writer: ExportWriter, events: EventFilter) -> int:
     progress = ProgressBar("exporting", source.head.position)
     reached = 0
     while page := await source.rows(after=reached, limit=PAGE):
         for row in page:
+            if not events.matches(row):
+                continue
             for sha256 in writer.files_to_write(row):
                 for stat in (await source.media.stat([sha256])).values():  # none where the log lacks the file
                     await writer.add_media(stat, source.media.read(sha256))
@@ -201,6 +244,8 @@ async def import_file(file: BinaryIO, path: Path, rules: ImportRules) -> dict[st
     ImportRefused, LogUnusable.
     """
     reader = ExportReader(file)
+    if reader.header.events is not None:
+        raise ExportFileError("it has only the events that match a filter, and sessions with gaps cannot be imported")
     target = await ImportTarget.open(path, WritingCommand.IMPORT)
     try:
         if target.is_resumed and target.head.position and not rules.resume:

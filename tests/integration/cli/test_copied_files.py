@@ -14,7 +14,7 @@ import pytest
 from msgspec import Struct
 from msgspec.structs import replace
 
-from chatbot.cli.maintenance.export_import import export_log, import_file
+from chatbot.cli.maintenance.export_import import ExportedPart, export_log, import_file
 from events.catalogue import MessagePosted
 from events.integrity.chain_verifier import ChainVerifier, verify
 from events.integrity.file_check import FileReport, NotedReferences, check_files
@@ -111,7 +111,7 @@ async def exported(path: Path, **part: str) -> bytes:
     log = await SqliteLog.open(path, read_only=True)
     try:
         out = io.BytesIO()
-        await export_log(log, path, out, **part)
+        await export_log(log, path, out, ExportedPart(owner=part.get("owner"), session=part.get("session")))
         return out.getvalue()
     finally:
         await log.close()

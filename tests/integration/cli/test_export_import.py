@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from chatbot.audit.conversation import load_conversation
-from chatbot.cli.maintenance.export_import import export_log, import_file
+from chatbot.cli.maintenance.export_import import ExportedPart, export_log, import_file
 from chatbot.cli.remedies import with_remedy
 from events.catalogue import (
     AdoptedMessage,
@@ -49,7 +49,7 @@ async def exported(path: Path, **part: str) -> bytes:
     log = await SqliteLog.open(path, read_only=True)
     try:
         out = io.BytesIO()
-        await export_log(log, path, out, **part)
+        await export_log(log, path, out, ExportedPart(owner=part.get("owner"), session=part.get("session")))
         return out.getvalue()
     finally:
         await log.close()

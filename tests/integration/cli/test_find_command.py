@@ -1,10 +1,12 @@
 """The command find: sessions and events by what they have, on both stores."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from chatbot.cli.exit_codes import UsageError
+from chatbot.cli.exit_codes import CommandFailed, UsageError
 from chatbot.config.loader import load
 from events.catalogue import MetadataChanged, SessionDeleted
 from events.factory import open_log
@@ -102,3 +104,24 @@ async def test_a_filter_that_makes_no_sense_is_refused(
     console = FakeConsole(load({}, environment=environment(folder, "http://127.0.0.1:9"), folder=ROOT).settings)
     with pytest.raises(UsageError, match=reason):
         await run_in_process(console, "find", *arguments)
+
+
+async def test_an_export_has_the_sessions_or_only_the_events_that_match(console: FakeConsole, tmp_path: Path) -> None:
+    async def exported(*arguments: str) -> tuple[dict[str, Any], list[tuple[str, int]]]:
+        out = tmp_path / "part.ndjson"
+        out.unlink(missing_ok=True)
+        assert await run_in_process(console, "export", *arguments, "--output", str(out)) == 0
+        header, *lines, _ = [json.loads(line) for line in out.read_text().splitlines()]
+        return header, [(line["stream_id"], line["version"]) for line in lines]
+
+    header, events = await exported("--key", "mina", "--type", "message_posted", "session_created")
+    assert events == [(A, 1), (A, 2), (C, 1)]
+    assert header["events"] == {"types": ["message_posted", "session_created"], "actor": "mina"} | header["events"]
+    if console.settings.database.is_postgres:
+        return
+    with pytest.raises(CommandFailed, match="cannot be imported"):
+        await run_in_process(console, "import", str(tmp_path / "part.ndjson"))
+    header, events = await exported("--metadata", "user_id=42", "--ever")
+    assert events == [(A, 1), (A, 2), (B, 1), (B, 2), (A, 3)]
+    assert header["sessions"]["metadata"] == {"user_id": "42"}
+    assert (await exported("--owner", "mina", "--request-id", "r1"))[1] == [(A, 1), (A, 2)]

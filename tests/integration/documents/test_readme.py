@@ -34,7 +34,10 @@ TESTED_BLOCKS = {
     ("chatbot/api/README.md", "python"): 2,  # test_readme_clients.py, test_client_documents.py
     ("chatbot/api/README.md", "sh"): 1,  # test_client_documents.py
     ("chatbot/api/README.md", "yaml"): 2,  # test_client_documents.py
-    ("chatbot/cli/README.md", "sh"): 3,  # commands and options here, what they do in test_erase_*.py, test_redact_*.py
+    (
+        "chatbot/cli/README.md",
+        "sh",
+    ): 5,  # commands here; test_erase_*.py, test_redact_*.py, test_audit_walk.py
     ("chatbot/cli/README.md", "python"): 2,  # test_readme_auditors.py, test_commands_project.py
     ("chatbot/deploy/README.md", "sh"): 3,  # test_deploy.py
     ("chatbot/holds/README.md", "sh"): 1,  # actions and options here, what they do in test_hold_and_receipt_commands.py
