@@ -67,7 +67,7 @@ async def test_no_request_is_a_fault_of_the_service(tmp_path: Path, model: Model
             @given(damaged(REQUESTS), SIZES)
             def ask(data: bytes, sizes: list[int]) -> None:
                 answer = asyncio.run_coroutine_threadsafe(send(service, data, sizes), loop).result(ANSWER_S * 2)
-                assert answer == b"" or answer.startswith(b"HTTP/1."), answer[:80]
+                assert answer == b"" or answer.startswith(b"HTTP/"), answer[:80]
                 assert b" 500 " not in answer.partition(b"\r\n")[0], answer
 
             await asyncio.to_thread(ask)

@@ -9,6 +9,7 @@ import jsonschema  # type: ignore[import-untyped]  # it ships no types
 import pytest
 import yaml
 
+from chatbot.config.settings import inventory
 from tests.support.service import ROOT
 
 GITHUB = ROOT / ".github"
@@ -135,3 +136,14 @@ def test_files_that_contributors_are_told_of_exist() -> None:
     assert len(names) >= 4
     for name in names:
         assert (ROOT / name).exists(), name
+
+
+def test_the_threat_model_names_tests_and_settings_that_exist() -> None:
+    text = (GITHUB / "SECURITY.md").read_text()
+    model = text.partition("## Threat model")[2]
+    tests = re.findall(r"`((?:[a-z0-9_]+/)+[a-z0-9_]+(?:\.py)?)`", model)
+    assert len(tests) > 20
+    assert [one for one in tests if not (ROOT / "tests" / one).exists()] == []
+    named = re.findall(r"`((?:auth|server|nodes|llm)\.[a-z_]+)", model)
+    assert named
+    assert [one for one in named if one not in inventory()] == []
