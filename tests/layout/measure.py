@@ -16,6 +16,7 @@ from typing import Any
 
 import structlog
 
+from chatbot.keys import key_registry
 from tests.layout.imports import PACKAGES, ROOT, import_graph, longest_chain, source_files
 from tests.support.model.model_server import ModelServer
 from tests.support.service import Running, started
@@ -24,6 +25,7 @@ REQUESTS = ("/api/chat", "/api/chat/stream")
 REQUESTS_MEASURED = 5
 # Work in the background that a request sets off, or that other work does for it, is put off till after the requests.
 NO_BACKGROUND_WORK = {"CHATBOT_DATABASE_PROJECTION_DELAY_S": "5", "CHATBOT_LLM_HEALTH_INTERVAL_S": "3600"}
+FOLLOW_INTERVAL_S = 60.0  # likewise the reads by which each process learns of new keys
 ROOTS = tuple(f"{ROOT / package}/" for package in PACKAGES)
 
 
@@ -50,11 +52,12 @@ async def files_of_request(path: str) -> list[str]:
     """The files that a chat request crosses from its first byte to the end of the answer, in a service that has
     answered the same request before.
 
-    Work in the background does not count, however slow the machine is: projections and questions about the model
-    server's health are put off by settings, and a file counts only if each of REQUESTS_MEASURED requests crosses it,
+    Work in the background does not count, however slow the machine is: projections, questions about the model server's
+    health and reads of the keys are put off, and a file counts only if each of REQUESTS_MEASURED requests crosses it,
     which those of timers do not.
     """
     called = CalledFiles()
+    key_registry.READ_INTERVAL_S = FOLLOW_INTERVAL_S
     threading.setprofile(called)
     sys.setprofile(called)
     try:
