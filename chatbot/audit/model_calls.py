@@ -74,6 +74,12 @@ class ModelCall(Struct, frozen=True):
     erased_message_ids: tuple[str, ...] = ()
     completed: ReplyCompleted | None = None
     redacted_message_ids: tuple[str, ...] = ()
+    ended_provider: str | None = None
+
+    @property
+    def provider(self) -> str:
+        """The protocol that the model server spoke: of several servers known only once one was asked."""
+        return self.ended_provider or self.started.provider
 
     def require_texts(self) -> None:
         """Raises TextsErased where a text of the context is erased."""
@@ -173,7 +179,8 @@ async def read_model_calls(log: EventLog, session_id: str) -> AsyncIterator[Mode
             await _add_adopted_texts(log, session_id, event, texts)
         texts.apply(event)
         if running is not None and isinstance(event, ReplyEnded) and event.reply_id == running.started.reply_id:
-            yield replace(running, completed=event if isinstance(event, ReplyCompleted) else None)
+            completed = event if isinstance(event, ReplyCompleted) else None
+            yield replace(running, completed=completed, ended_provider=event.provider)
             running = None
         elif isinstance(event, ReplyStarted):
             if running is not None:

@@ -142,13 +142,14 @@ class Health(Struct, frozen=True):
 
 class Route(Struct):
     """Where a reply comes from, if there are several model servers. `session`: its replies come from one of them while
-    that is in service; `owner`: those who wait take turns. `server`: the name of the one asked last; '' if there is
-    only one.
+    that is in service; `owner`: those who wait take turns. `server` and `provider`: the name of the one asked last, and
+    what it speaks; '' if there is only one.
     """
 
     session: str = ""
     owner: str | None = None
     server: str = ""
+    provider: str = ""
 
 
 class Provider(Protocol):

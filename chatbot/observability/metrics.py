@@ -279,7 +279,7 @@ class SessionMetrics:
         """Count one reply. Its text stays out of logs and labels, and so do the model server's own words for a
         failure: they may quote the prompt.
         """
-        metrics, provider = self._metrics, started.provider
+        metrics, provider = self._metrics, ended.provider or started.provider
         answered = ended.model or started.model
         requested = started.parameters.model
         model = metrics.label_of(

@@ -149,10 +149,8 @@ class MessageWithdrawn(Event, frozen=True, tag="message_withdrawn"):
 
 
 class ReplyRequested(Event, frozen=True, tag="reply_requested"):
-    """A further reply to the message `parent_id` was requested.
-
-    Attempt 1: a client requested another reply (regenerate). Above 1: the reply `reply_id` was interrupted and is
-    retried. `node` and `reply_client_id` as in `message_posted`.
+    """A further reply to the message `parent_id` was requested. Attempt 1: a client requested it (regenerate). Above 1:
+    the reply `reply_id` was interrupted and is retried. `node` and `reply_client_id` as in `message_posted`.
     """
 
     traits = Traits(is_access=True, holds_message=False)
@@ -208,8 +206,7 @@ class ReplyCompleted(Event, frozen=True, tag="reply_completed"):
     """`finish_reason` is stop, length, tool_calls or content_filter; `finish_detail` is the model server's own word for
     it, if that differs. `counted_as`: `model`, if that name is known and the requested one is not.
     `refused_parameters`: fields of the request that the server does not accept: left out, or sent under another name.
-    `server`, here and in the other ends of a reply: the configured name of the model server that was asked last, if
-    there are several.
+    `server`, `provider`: of several model servers, the name and protocol of the one that was asked last.
     """
 
     traits = Traits(is_access=True, holds_message=True, schema_version=2, has_plain_version=True)
@@ -226,6 +223,7 @@ class ReplyCompleted(Event, frozen=True, tag="reply_completed"):
     refused_parameters: tuple[str, ...] = ()
     parts: Parts = ()
     server: str | None = None
+    provider: str | None = None
 
 
 class ReplyFailed(Event, frozen=True, tag="reply_failed"):
@@ -248,6 +246,7 @@ class ReplyFailed(Event, frozen=True, tag="reply_failed"):
     counted_as: str | None = None
     parts: Parts = ()
     server: str | None = None
+    provider: str | None = None
 
 
 class ReplyCancelled(Event, frozen=True, tag="reply_cancelled"):
@@ -266,6 +265,7 @@ class ReplyCancelled(Event, frozen=True, tag="reply_cancelled"):
     model: str | None = None
     counted_as: str | None = None
     server: str | None = None
+    provider: str | None = None
 
 
 class ReplyInterrupted(Event, frozen=True, tag="reply_interrupted"):
@@ -282,6 +282,7 @@ class ReplyInterrupted(Event, frozen=True, tag="reply_interrupted"):
     model: str | None = None
     counted_as: str | None = None
     server: str | None = None
+    provider: str | None = None
 
 
 class ToolCallsClosed(Event, frozen=True, tag="tool_calls_closed"):

@@ -38,7 +38,7 @@ def _with_request(entry: MessageEntry, call: ModelCall) -> MessageEntry:
     if call.erased_message_ids:
         return replace(entry, request_left_out="texts of its context are erased")
     try:
-        body = build_request_body(call, call.started.provider, call.started.model or entry.model or "")
+        body = build_request_body(call, call.provider, call.started.model or entry.model or "")
     except UnknownProtocol as error:
         return replace(entry, request_left_out=str(error))
     if len(msgspec.json.encode(body)) > REQUEST_BYTES_MAX:

@@ -97,10 +97,10 @@ def describe_call(model_call: ModelCall, protocol: str | None = None) -> Prompt:
         request_id=recorded.metadata.request_id,
         cause=recorded.metadata.cause,
         node=started.node,
-        provider=started.provider,
+        provider=model_call.provider,
         model=model,
         context_ids=started.context_ids,
-        request=build_request_body(model_call, protocol or started.provider, model),
+        request=build_request_body(model_call, protocol or model_call.provider, model),
         redacted_ids=model_call.redacted_message_ids,
     )
 

@@ -197,7 +197,7 @@ class ServerPool:
         while True:
             try:
                 lease = await self._acquire(required, route)
-                return await self._ask(lease, messages, parameters, sink, stream=stream)
+                return await self._ask(lease, messages, parameters, sink, stream=stream, route=route)
             except LlmError as error:
                 if not may_fall_back(error):
                     self._fail(error, route)
@@ -223,6 +223,7 @@ class ServerPool:
         sink: ReplySink,
         *,
         stream: bool,
+        route: Route,
     ) -> Finish:
         """One request to a server. Raises LlmError, and what `sink` raises."""
         server, is_probe = lease.server, lease.is_probe
@@ -236,6 +237,7 @@ class ServerPool:
             error, is_abandoned = failed, False
             raise
         finally:
+            route.provider = server.provider.name  # detected by the first request, if it is not configured
             self._release(lease, error, is_abandoned=is_abandoned)
         return finish
 

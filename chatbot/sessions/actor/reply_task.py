@@ -86,6 +86,7 @@ class ReplyTask:
             usage=usage,
             model=self.reply.model if usage is not None else None,
             server=self.reply.route.server or None,
+            provider=self.reply.route.provider or None,
         )
 
     async def _run(self, request: ModelRequest, slot: Slot) -> None:
@@ -99,6 +100,7 @@ class ReplyTask:
             ended = ReplyFailed(
                 self.reply.reply_id, frozen.content, "internal", "internal error",
                 usage=usage, model=model, parts=frozen.parts, server=self.reply.route.server or None,
+                provider=self.reply.route.provider or None,
             )  # fmt: skip
         if self._checkpoint_timer is not None:
             self._checkpoint_timer.cancel()
@@ -215,6 +217,7 @@ async def generate(
         time_to_first_token_us=None if timing.first_s is None else _microseconds(timing.first_s - timing.asked_s),
         parts=frozen.parts,
         server=reply.route.server or None,
+        provider=reply.route.provider or None,
     )
 
 
@@ -244,6 +247,7 @@ def _failed_event(reply: Reply, error: LlmError, timing: ReplyTiming) -> ReplyFa
         model=model if usage is not None else None,
         parts=frozen.parts,
         server=reply.route.server or None,
+        provider=reply.route.provider or None,
     )
 
 

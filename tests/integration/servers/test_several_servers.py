@@ -9,7 +9,10 @@ from pathlib import Path
 from msgspec import to_builtins
 from structlog.testing import capture_logs
 
+from chatbot.audit.model_calls import read_model_calls
+from chatbot.cli.record.prompt import describe_call
 from chatbot.config.loader import load
+from chatbot.llm.provider import ChatMessage
 from tests.support.model.model_server import ModelServer
 from tests.support.model.model_server_process import several_servers
 from tests.support.service import ROOT, Running, serving
@@ -152,6 +155,32 @@ async def test_a_reply_that_is_cancelled_or_fails_names_its_server_too(tmp_path:
             (one["type"], one["data"]["server"]) for one in events if one["type"] in ("reply_cancelled", "reply_failed")
         ]
         assert ends == [("reply_cancelled", "a"), ("reply_failed", "a")]
+
+
+async def test_the_requests_to_servers_of_several_protocols_can_be_shown(tmp_path: Path) -> None:
+    async with ModelServer() as a, ModelServer() as b:
+        a.protocols, b.protocols = ("midm",), ("openai",)
+        tables = [
+            {"name": "a", "url": a.url, "protocol": "midm", "models": ["one"]},
+            {"name": "b", "url": b.url, "protocol": "auto", "models": ["two"]},
+        ]
+        async with serving(tmp_path, "", **several_servers(tables)) as running:
+            session = await running.session()
+            for model in ("one", "two"):
+                await running.chat(session, "hello", model=model)
+            assert await server_of(running, session) == ["a", "b"]
+            calls = [call async for call in read_model_calls(running.services.log, session)]
+            assert [(call.started.provider, call.provider) for call in calls] == [
+                ("mixed", "midm"),
+                ("mixed", "openai"),
+            ]
+            shown = [describe_call(call).request for call in calls]
+            assert shown[0]["messages"] == (ChatMessage("user", "hello"),)
+            assert "stream_options" in shown[1]
+            metrics = (await running.client.get("/metrics")).text
+            for model, provider in (("one", "midm"), ("two", "openai")):
+                labels = f'{{model="{model}",outcome="complete",provider="{provider}"}}'
+                assert f"chatbot_replies_total{labels} 1.0" in metrics
 
 
 async def test_one_server_has_no_list_and_no_series(tmp_path: Path) -> None:

@@ -209,6 +209,7 @@ EVERY_EVENT: tuple[Event, ...] = (
         finish_detail="end_turn",
         refused_parameters=("stream_options", "temperature"),
         server="gpu-1",
+        provider="openai",
     ),
     ReplyFailed(
         reply_id="r2",
