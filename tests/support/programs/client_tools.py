@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.nightly import TIMES
+
 FOLDER = Path(os.environ.get("CLIENT_TOOLS") or "/nowhere")
 NODE_PACKAGES, PYTHON = FOLDER / "node_modules", FOLDER / "python" / "bin"
-TIMEOUT_S = 240.0
+TIMEOUT_S = 240.0 * TIMES  # a nightly run asks more
 
 needs_client_tools = pytest.mark.skipif(
     not (PYTHON / "schemathesis").exists(), reason="CLIENT_TOOLS names no folder that .ci/client-tools has filled"

@@ -1,0 +1,43 @@
+"""The service answers as /openapi.json describes: Schemathesis asks with what is in the examples, and with what the
+schemas allow or forbid, with a key and without the key that is needed. Without any key: test_generated_clients.py.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from chatbot.api.openapi.examples import QUESTION, REPLY, SESSION
+from tests.support.model.model_server import ModelServer
+from tests.support.nightly import scaled
+from tests.support.programs.client_tools import needs_client_tools, run_tool
+from tests.support.service import serving
+
+pytestmark = [pytest.mark.real_part, pytest.mark.timeout(scaled(300)), needs_client_tools]
+CONFIG = Path(__file__).resolve().parents[2] / "support" / "clients" / "schemathesis.toml"
+SECRET = "a-secret-of-minas-own"
+KEYS = {"CHATBOT_API_KEYS": f"mina:{SECRET}", "CHATBOT_AUTH_AUDITORS": "mina", "CHATBOT_AUTH_ADMINS": "mina"}
+# Schemathesis also sends wrong keys, and expects 401 for each.
+KEYS["CHATBOT_AUTH_FAILURES_PER_MINUTE"] = "1000000"
+
+
+@pytest.mark.parametrize("access", ["key", "no key"])
+async def test_the_service_answers_as_described(tmp_path: Path, model: ModelServer, access: str) -> None:
+    headers = {"X-API-Key": SECRET}
+    async with serving(tmp_path, model.url, **KEYS) as service:
+        service.client.headers.update(headers)
+        session_id = await service.session(metadata={"user_id": "example"})
+        turn = await service.chat(session_id, "안녕하세요!")
+        document = (await service.client.get("/openapi.json")).text
+        for example, real in (
+            (SESSION, session_id),
+            (QUESTION, turn["user_message_id"]),
+            (REPLY, turn["message_id"]),
+        ):
+            document = document.replace(example, real)
+        (tmp_path / "openapi.json").write_text(document)
+        sent = [part for name, value in headers.items() for part in ("--header", f"{name}: {value}")]
+        await run_tool(
+            tmp_path, "schemathesis", "--config-file", CONFIG, "run", "openapi.json", "--url", service.client.base_url,
+            "--max-examples", scaled(1), "--phases", "examples,fuzzing", *(sent if access == "key" else ()),
+        )  # fmt: skip
+    assert (len(model.requests) > 1) is (access == "key"), "it has had replies written, where it may"
