@@ -27,7 +27,7 @@ from events.codec import decode, encode, is_known, schema_version_of
 from events.integrity.commitments import kept_salt
 from events.integrity.hash_chain import SALT_BYTES
 from events.record import StoredRow
-from events.schema.parts import Parts, media_of, parts_of, text_of, with_redacted
+from events.schema.parts import Parts, Redacted, media_of, parts_of, text_of, with_redacted
 
 MessageEvent = MessagePosted | MessageCopied | ReplyEnded
 _TYPES = MESSAGE_TYPES | {"reply_progressed", MESSAGE_REDACTED}
@@ -66,23 +66,14 @@ class MessageContent:
                 self._add(row, decode(row.type, row.schema_version, row.data), row.data.encode(), row.salt or b"")
 
     def _add(self, row: StoredRow, event: AnyEvent, data: bytes, salt: bytes) -> None:
-        match event:
-            case MessagePosted() | MessageCopied():
-                is_of_message = event.message_id == self.message_id
-            case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
-                is_of_message = event.reply_id == self.message_id
-            case ReplyProgressed():
-                if event.reply_id == self.message_id:
-                    self.versions.add(row.version)
+        if message_id_of(event) != self.message_id:
+            return
+        if isinstance(event, MessageRedacted):
+            self._add_redaction(row.version, event)
+            if not event.versions:
                 return
-            case MessageRedacted():
-                if event.message_id == self.message_id:
-                    self._add_redaction(row.version, event)
-                is_of_message = event.message_id == self.message_id and bool(event.versions)
-            case _:
-                return
-        if is_of_message:
-            self.versions.add(row.version)
+        self.versions.add(row.version)
+        if not isinstance(event, ReplyProgressed):
             self._contents[row.version] = _Content(event, data, salt)
 
     def _add_redaction(self, version: int, event: MessageRedacted) -> None:
@@ -126,6 +117,23 @@ class MessageContent:
                 files |= dict.fromkeys(one.sha256 for one in media_of(_message_of_event(left).parts))
         versions = tuple(sorted(self.versions))
         return replace(request, events_erased=len(versions), versions=versions, kept=tuple(kept), files=tuple(files))
+
+
+def message_id_of(event: AnyEvent) -> str | None:
+    """The message that the event contains, or that it redacts; None: neither."""
+    match event:
+        case MessagePosted() | MessageCopied() | MessageRedacted():
+            return event.message_id
+        case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyInterrupted() | ReplyProgressed():
+            return event.reply_id
+        case _:
+            return None
+
+
+def has_content(event: AnyEvent) -> bool:
+    """Whether anything is left of the message that the event contains. Raises TypeError for any other event."""
+    message = _message_of_event(event)
+    return bool(message.content) or not all(isinstance(part, Redacted) for part in message.parts)
 
 
 def decode_kept(kept: KeptEvent) -> AnyEvent:

@@ -4,13 +4,13 @@ from binascii import a2b_base64
 
 import msgspec
 
-from events.catalogue import MessageRedacted
+from events.catalogue import KeptEvent, MessageRedacted
 from events.codec import event_type
 from events.errors import UnknownEvent
 from events.integrity.commitments import find_kept_fault
 from events.integrity.row_checks import MALFORMED
 from events.log import EventLog
-from events.message_content import decode_kept
+from events.message_content import decode_kept, has_content, message_id_of
 from events.record import StoredRow
 
 _decode = msgspec.json.Decoder(MessageRedacted).decode
@@ -32,15 +32,28 @@ async def find_redaction_fault(log: EventLog, stream_id: str, version: int) -> t
         if redacted is None or kept.version not in event.versions:
             return row.position, "the redaction keeps an event that it does not name"
         try:
-            kind = event_type(decode_kept(kept))
-            reason = None if kind == redacted.type else "what is left of it is of another type"
-            if kept.salt and reason is None:
-                salt = a2b_base64(kept.salt)
-                reason = find_kept_fault(kind.encode(), kept.data.encode(), salt, redacted.commitment)
+            reason = _find_kept_fault(event, kept, redacted)
         except (*MALFORMED, UnknownEvent) as error:
             reason = f"what is left of it cannot be read: {error}"
         if reason is not None:
             return redacted.position, reason
+    return None
+
+
+def _find_kept_fault(redaction: MessageRedacted, kept: KeptEvent, row: StoredRow) -> str | None:
+    """Raises ValueError, UnknownEvent for what cannot be decoded."""
+    left = decode_kept(kept)
+    kind = event_type(left)
+    if kind != row.type:
+        return "what is left of it is of another type"
+    if message_id_of(left) != redaction.message_id:
+        return "what is left of it is of another message"
+    if kept.salt:
+        return find_kept_fault(kind.encode(), kept.data.encode(), a2b_base64(kept.salt), row.commitment)
+    # Only a redacted part of a message with parts leaves content without a proof: see events/schema/kept_event.py.
+    is_of_one_part = redaction.part is not None and row.schema_version > 1
+    if not isinstance(left, MessageRedacted) and not is_of_one_part and has_content(left):
+        return "something is left of it that the redaction does not leave"
     return None
 
 

@@ -43,9 +43,11 @@ CREATE TRIGGER events_redact AFTER INSERT ON events
 """
 
 HAS_TABLE = f"SELECT to_regclass('{NAME}') IS NOT NULL"
+# The index is not part of the chain: what is left of an event is taken from a redaction of its own stream only.
 _FIND = f"""
 SELECT one.position, redactions.position, redactions.data FROM {NAME} AS one
-  JOIN events AS redactions ON redactions.position = redacted_by
+  JOIN events AS redactions ON redactions.position = redacted_by AND redactions.type = 'message_redacted'
+  JOIN events AS own ON own.position = one.position AND own.stream_id = redactions.stream_id
  WHERE redactions.data IS NOT NULL AND one.position = ANY($1::bigint[])
 """  # noqa: S608  constants
 

@@ -27,9 +27,11 @@ _EVENT = "position, stream_id, version, type, schema_version, recorded_at, metad
 _AFTER_POSITION = "WHERE position > ? ORDER BY position"
 _AFTER_VERSION = "WHERE stream_id = ? AND version > ? ORDER BY version"
 
+# The index is not part of the chain: what is left of an event is taken from a redaction of its own stream only.
 _REDACTIONS = (
     "SELECT events_redacted.position, events.position, events.data FROM events_redacted"
-    " JOIN events ON events.position = redacted_by"
+    " JOIN events ON events.position = redacted_by AND events.type = 'message_redacted'"
+    " JOIN events AS own ON own.position = events_redacted.position AND own.stream_id = events.stream_id"
     " WHERE events.data IS NOT NULL AND events_redacted.position IN ({})"
 )
 

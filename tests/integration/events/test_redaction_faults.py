@@ -1,5 +1,6 @@
 """Redactions that are incomplete, or keep something else than was recorded, are found; the first kind is finished."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,47 @@ async def test_what_a_redaction_keeps_is_checked_against_the_first_commitment(
     _, fault = await verify(log)
     assert fault is not None
     assert (fault.position, reason in fault.reason) == (2, True)
+    await log.close()
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        (None, lambda data: data.replace('"content":""', '"content":"forged"')),
+        (None, lambda data: data.replace('{"type":"redacted","kind":"text"', '{"type":"text","text":"forged"')),
+        (0, lambda data: data.replace('"content":""', '"content":"forged"')),
+        (None, lambda data: data.replace('"message_id":"m1"', '"message_id":"m2"')),
+    ],
+)
+async def test_a_redaction_puts_no_other_content_in_the_place_of_a_text(
+    tmp_path: Path, part: int | None, change: Callable[[str], str]
+) -> None:
+    log = await SqliteLog.open(tmp_path / "log.db")
+    await log.append("a", 0, [MessagePosted("m1", None, "user", "said", fingerprint="f")], ASKED)
+    content = MessageContent("m1")
+    content.add(await log.stream_rows("a", limit=ALL))
+    event = content.redact(MessageRedacted("m1", "asked", part))
+    (kept,) = event.kept
+    assert change(kept.data) != kept.data
+    await log.erase("a", 1, replace(event, kept=(replace(kept, data=change(kept.data)),)), ASKED)
+    _, fault = await verify(log)
+    assert fault is not None
+    assert (fault.position, "is left of it" in fault.reason) == (1, True)
+    await log.close()
+
+
+async def test_only_a_redaction_of_the_session_says_what_is_left(tmp_path: Path) -> None:
+    """The index, which is not chained, may name any event."""
+    path = tmp_path / "log.db"
+    log = await SqliteLog.open(path)
+    await log.append("a", 0, [posted("m1")], ASKED)
+    await log.append("b", 0, [posted("m2")], ASKED)
+    await redact(log, "a", "m1")
+    await log.erase("b", 1, deleted(), ASKED)
+    await log.close()
+    foreign(path, "INSERT INTO events_redacted VALUES (2, 3)").close()
+    log = await SqliteLog.open(path)
+    assert [one.event for one in await log.read("b", limit=ALL)] == [None, deleted()]
     await log.close()
 
 
