@@ -1,4 +1,4 @@
-"""Redaction of a message, or one of its parts: which events of a session contain it, and what is left of them. Pure."""
+"""Redaction of a message, or one of its parts: which events of a session contain it, and what is left of them."""
 
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Iterable, Iterator
@@ -26,10 +26,13 @@ from events.catalogue import (
 from events.codec import decode, encode, is_known, schema_version_of
 from events.integrity.commitments import kept_salt
 from events.integrity.hash_chain import SALT_BYTES
+from events.log import EventLog
 from events.record import StoredRow
 from events.schema.parts import Parts, Redacted, media_of, parts_of, text_of, with_redacted
 
 MessageEvent = MessagePosted | MessageCopied | ReplyEnded
+PAGE_ROWS = 250  # of the session, read at once
+PAGE_BYTES = 2**20  # or as many rows as have about this much content
 _TYPES = MESSAGE_TYPES | {"reply_progressed", MESSAGE_REDACTED}
 
 
@@ -117,6 +120,15 @@ class MessageContent:
                 files |= dict.fromkeys(one.sha256 for one in media_of(_message_of_event(left).parts))
         versions = tuple(sorted(self.versions))
         return replace(request, events_erased=len(versions), versions=versions, kept=tuple(kept), files=tuple(files))
+
+
+async def read_content(log: EventLog, session_id: str, message_id: str) -> MessageContent:
+    """Reads the whole session. Raises LogUnavailable."""
+    content, after = MessageContent(message_id), 0
+    while page := await log.stream_rows(session_id, after=after, limit=PAGE_ROWS, bytes_max=PAGE_BYTES):
+        content.add(page)
+        after = page[-1].version
+    return content
 
 
 def message_id_of(event: AnyEvent) -> str | None:

@@ -18,6 +18,7 @@ from chatbot.sessions.ports import AskSession
 from chatbot.sessions.session_queries import SessionQueries
 from events.errors import LogUnavailable
 from events.log import EventLog
+from events.message_content import read_content
 from events.record import RecordedEvent
 from projections.fork_texts import ForkedMessage
 from projections.port import ProjectionQueries
@@ -87,11 +88,13 @@ class MessageRedaction:
         if session.is_deleted:
             raise rejections.SessionDeleted(session_id)
         message = await self._queries.message(session.no, message_id)
-        if message is None:
-            raise rejections.MessageNotFound(message_id)
-        forks = await self._forks(message_id)
-        positions = {message.position, *(fork.position for fork in forks)} - {0}
         texts: dict[str, None] = {}
+        if message is None:  # one that was taken back is no message any more, but the log has it
+            if not (await read_content(self._log, session_id, message_id)).versions:
+                raise rejections.MessageNotFound(message_id)
+            texts[session_id] = None
+        forks = await self._forks(message_id)
+        positions = {0 if message is None else message.position, *(fork.position for fork in forks)} - {0}
         for position in sorted(positions):
             texts |= {one.stream_id: None for one in await self._log.event_headers(after=position - 1, limit=1)}
         others = {session_id: None} | dict.fromkeys(fork.session_id for fork in forks)

@@ -11,10 +11,7 @@ from chatbot.sessions.domain.commands import RedactMessage
 from chatbot.sessions.domain.decide import decide
 from chatbot.sessions.ports import Ports
 from events.catalogue import MessageRedacted
-from events.message_content import MessageContent
-
-PAGE_ROWS = 250  # of the session, read at once
-PAGE_BYTES = 2**20  # or as many rows as have about this much content
+from events.message_content import read_content
 
 
 async def redact_message(
@@ -37,7 +34,7 @@ async def _attempt(ports: Ports, stream: SessionStream, envelope: Envelope, comm
     stream.check(command, envelope)
     state = stream.existing_state
     session = state.session
-    content = await _read_content(ports, session.session_id, command.message_id)
+    content = await read_content(ports.log, session.session_id, command.message_id)
     earlier = content.find_redaction(command.part)
     if earlier is not None:
         return CommandResult(state, request_version=earlier)
@@ -68,15 +65,6 @@ async def _attempt(ports: Ports, stream: SessionStream, envelope: Envelope, comm
     ports.logger.info("message.redacted", events=event.events_erased)
     stream.apply(recorded, envelope)
     return CommandResult(stream.existing_state, request_version=recorded[-1].version)
-
-
-async def _read_content(ports: Ports, session_id: str, message_id: str) -> MessageContent:
-    """Reads the whole session. Raises LogUnavailable."""
-    content, after = MessageContent(message_id), 0
-    while page := await ports.log.stream_rows(session_id, after=after, limit=PAGE_ROWS, bytes_max=PAGE_BYTES):
-        content.add(page)
-        after = page[-1].version
-    return content
 
 
 async def _without_lost_files(ports: Ports, event: MessageRedacted) -> MessageRedacted:

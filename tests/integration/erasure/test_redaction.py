@@ -186,6 +186,31 @@ async def test_what_cannot_be_redacted_is_refused(service: Running, model: Model
     await redact(service, session_id, question["message_id"])
 
 
+async def test_a_message_that_was_taken_back_can_be_redacted(
+    service: Running, model: ModelServer, tmp_path: Path
+) -> None:
+    session_id = await service.session()
+    model.script(pieces=("a ", "b"), hold_after=1)
+    running = asyncio.create_task(service.chat(session_id, "one"))
+    await wait_for_last_message(service.client, session_id, content="a ")
+    body = {"session_id": session_id, "message": SECRET}
+    queued = (await service.client.post("/api/chat", json=body, headers={"Prefer": "respond-async"})).json()
+    message_id = queued["user_message_id"]
+    assert (await service.client.delete(f"/api/sessions/{session_id}/messages/{message_id}")).status_code == 200
+    model.release()
+    await running
+    receipt = await redact(service, session_id, message_id)
+    assert (receipt["message_id"], receipt["events_erased"]) == (message_id, 1)
+    assert await redact(service, session_id, message_id) == receipt
+    reply_id = queued["message_id"]
+    assert (await ask_redact(service, session_id, reply_id)).status_code == 404
+    assert [one["content"] for one in await messages(service.client, session_id)] == ["one", "a b"]
+    for command in ("replay", "report"):
+        result = await run_command(tmp_path, command, "--session", session_id)
+        assert (result.returncode, SECRET in result.stdout) == (0, False), result.stderr
+    await clean(service, tmp_path)
+
+
 async def test_a_hold_on_a_fork_that_comes_after_the_checks_keeps_the_text(
     service: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
