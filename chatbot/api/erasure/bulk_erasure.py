@@ -122,17 +122,19 @@ class BulkErasure:
 
     def _find(self, criteria: BulkCriteria) -> AsyncIterator[FoundSession]:
         if criteria.session_ids:
-            return self._find_named(criteria.session_ids)
+            return self._find_named(criteria.session_ids, criteria.cursor or 0)
         if criteria.ever:
             return self._find_by_past_metadata(criteria)
         return self._find_candidates(criteria)
 
-    async def _find_named(self, session_ids: tuple[str, ...]) -> AsyncIterator[FoundSession]:
-        """Newest first, so that a fork comes before its source."""
+    async def _find_named(self, session_ids: tuple[str, ...], after: int) -> AsyncIterator[FoundSession]:
+        """Newest first, so that a fork comes before its source. The cursor is the number of sessions looked at."""
         await self._reader.catch_up()
         found = [(session_id, await self._queries.session(session_id)) for session_id in dict.fromkeys(session_ids)]
-        for session_id, session in sorted(found, key=lambda one: one[1].no if one[1] else 0, reverse=True):
-            yield FoundSession(session_id, session, None)
+        ordered = sorted(found, key=lambda one: one[1].no if one[1] else 0, reverse=True)
+        for number, (session_id, session) in enumerate(ordered[after:], start=after + 1):
+            yield FoundSession(session_id, session, number)
+        self.next = None
 
     async def _find_candidates(self, criteria: BulkCriteria) -> AsyncIterator[FoundSession]:
         """Newest first. The cursor is the `no` of the last session."""

@@ -187,6 +187,18 @@ async def test_many_sessions_go_in_bounded_requests_and_a_cursor_passes_over_hel
     assert repeated[1]["not_erased"] == {"session_id": NONE, "status": "missing"}
 
 
+async def test_named_sessions_beyond_the_limit_are_left_to_the_next_request(service: Running) -> None:
+    named = [await service.session() for _ in range(3)]
+    gone: list[str] = []
+    cursor = None
+    for left in (True, False):
+        lines = await erase(service, session_ids=named, limit=2, cursor=cursor)
+        gone += erased(lines)
+        cursor = lines[-1]["summary"]["next"]
+        assert (cursor is not None) == left
+    assert gone == named[::-1]
+
+
 async def test_past_metadata_count_with_ever_and_the_log_is_read_in_bounded_pieces(
     service: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
