@@ -2,7 +2,6 @@
 that the log has only grown since the one before.
 """
 
-import re
 import struct
 
 from cryptography.exceptions import InvalidSignature
@@ -17,8 +16,6 @@ from events.integrity.signed_checkpoint import (
     signature_line,
     split_note,
 )
-
-_LINE = re.compile(r"\u2014 [^\s+]+ [A-Za-z0-9+/]+={0,2}")
 
 
 def cosign(note: str, signer: str, time_s: int) -> str:
@@ -43,9 +40,12 @@ def check_cosignature(note: str, verifier: str) -> int:
     return time_s
 
 
-def signature_lines(text: str) -> str:
-    """Those lines of an answer of a witness that are lines of a signed note."""
-    return "".join(f"{line}\n" for line in text.split("\n") if _LINE.fullmatch(line))
+def witness_line(answer: str, verifier: str) -> str:
+    """The line with the cosignature of the witness of the public key `verifier`, in its answer. Any other line is left
+    out: anchors that others read must not grow by what a witness sends. Raises InvalidCheckpoint.
+    """
+    name, key_id, _ = read_verifier(verifier, COSIGNATURE)
+    return signature_line(name, key_id, find_signature(answer, name, key_id))
 
 
 def _message(body: str, time_s: int) -> bytes:

@@ -21,12 +21,13 @@ from chatbot.anchors.anchor_target import (
     tree_head_of,
 )
 from chatbot.config.anchor_targets import WitnessUrl
-from events.integrity.cosignature import check_cosignature, signature_lines
+from events.integrity.cosignature import check_cosignature, witness_line
 from events.integrity.signed_checkpoint import InvalidCheckpoint
 
 TIMEOUT_S = 15.0  # of a request: a witness writes to its own log before it answers
 ANSWER_SHOWN_MAX = 200  # characters of a refusal that are shown
 CHANGES_MAX = 3  # sizes that a witness may name before it is given up: another node anchors at the same time
+NOT_ITS_ANSWER = "the answer is not the witness's"
 
 _SIZE = re.compile(r"(0|[1-9][0-9]{0,17})\n?")
 
@@ -72,8 +73,7 @@ class WitnessTarget:
             lines = "".join(f"{base64.b64encode(one).decode()}\n" for one in proof)
             status, text = await self._request("POST", "/add-checkpoint", f"old {known}\n{lines}\n{anchor.note}")
             if status == 200:
-                self._check_cosignature(anchor.note + signature_lines(text))
-                self.cosignature = signature_lines(text) if self._verifier is not None else ""
+                self.cosignature = self._read_cosignature(anchor.note, text)
                 self.proof_size = size
                 return known < size
             if status == 422:
@@ -112,13 +112,26 @@ class WitnessTarget:
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise TargetUnavailable(f"{type(error).__name__}: {error}".rstrip(": ")) from error
 
+    def _read_cosignature(self, note: str, answer: str) -> str:
+        """The line of `answer` with which the witness has signed `note`; empty if its key is not known. Raises
+        TargetUnavailable.
+        """
+        if self._verifier is None:
+            return ""
+        try:
+            line = witness_line(answer, self._verifier)
+            check_cosignature(note + line, self._verifier)
+        except InvalidCheckpoint as error:
+            raise TargetUnavailable(f"{NOT_ITS_ANSWER}: {error}") from error
+        return line
+
     def _check_cosignature(self, text: str) -> None:
         """Raises TargetUnavailable unless `text` is signed by the witness, if its key is known."""
         if self._verifier is not None:
             try:
                 check_cosignature(text, self._verifier)
             except InvalidCheckpoint as error:
-                raise TargetUnavailable(f"the answer is not the witness's: {error}") from error
+                raise TargetUnavailable(f"{NOT_ITS_ANSWER}: {error}") from error
 
 
 def _refusal(status: int, text: str) -> str:

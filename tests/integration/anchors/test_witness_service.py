@@ -8,11 +8,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 
-from chatbot.anchors.anchor_target import TargetContradicts, TargetUnavailable
+from chatbot.anchors import witness as witness_module
+from chatbot.anchors.anchor_target import TargetContradicts, TargetUnavailable, is_incomplete
 from chatbot.anchors.anchor_writer import AnchorWriter, Outcome
 from chatbot.anchors.targets.target_factory import open_target
+from chatbot.anchors.witness import Cosigned
+from chatbot.api.routes import witness_routes
 from events.catalogue import WITNESS
 from events.integrity.consistency_proof import ConsistencyTree
 from events.integrity.cosignature import check_cosignature
@@ -194,6 +198,38 @@ async def test_a_witness_that_shows_nothing_names_the_size_and_gets_its_proof(
     await target.close()
     await forgetful.close()
     await log.close()
+
+
+async def test_what_else_a_witness_sends_does_not_get_into_the_anchors_of_others(
+    service: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too long an anchor could not be read any more, and would prove nothing."""
+    log = await SqliteLog.open(tmp_path / "anchored.db")
+    await log.append("a", 0, [posted("one")], ASKED)
+    origin = await log_identity(log)
+    witness = service.services.anchoring.witness
+    assert witness is not None
+    witness._logs = {origin: [VERIFIER]}
+    monkeypatch.setattr(witness_routes, "Cosigned", Talkative)
+    monkeypatch.setattr(witness_module, "Cosigned", Talkative)
+    (tmp_path / "anchors").mkdir()
+    url = f"{service.url.rstrip('/')}/witness#{WITNESS_VERIFIER}"
+    targets = [open_target(url), open_target(str(tmp_path / "anchors"))]
+    results = await AnchorWriter(log, targets, SIGNER).anchor()
+    assert [one.outcome for one in results] == [Outcome.WRITTEN] * 2
+    (anchor,) = await targets[1].read_all(origin)
+    assert not is_incomplete(anchor.text)
+    assert check_cosignature(anchor.text, WITNESS_VERIFIER) > 0
+    for target in targets:
+        await target.close()
+    await log.close()
+
+
+class Talkative(Cosigned, frozen=True):
+    """Has lines of others, too."""
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "lines", self.lines + "\u2014 other AAAA\n" * 1_080)
 
 
 def test_a_contradiction_is_no_failure() -> None:

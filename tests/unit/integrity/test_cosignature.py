@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from events.integrity.cosignature import check_cosignature, cosign, signature_lines
+from events.integrity.cosignature import check_cosignature, cosign, witness_line
 from events.integrity.signed_checkpoint import COSIGNATURE, InvalidCheckpoint, LogCheckpoint, make_key, read, sign
 
 CHECKPOINT = LogCheckpoint("chatbot-log/" + "a" * 32, 12, b"r" * 32, b"d" * 32, "2026-01-31T09:30:00Z")
@@ -48,5 +48,10 @@ def test_keys_of_logs_and_of_witnesses_do_not_replace_each_other() -> None:
         read(note, make_key("w", COSIGNATURE)[1])
 
 
-def test_only_signature_lines_are_taken_from_an_answer() -> None:
-    assert signature_lines("\u2014 w AAAA\nsomething\n\n\u2014 x y z\n") == "\u2014 w AAAA\n"
+def test_only_the_line_of_the_witness_is_taken_from_its_answer() -> None:
+    witness, public = make_key("w", COSIGNATURE)
+    line = cosign(sign(CHECKPOINT, make_key("log")[0]), witness, TIME_S)
+    others = "\u2014 w AAAA\nsomething\n\n" + "\u2014 other AAAA\n" * 1_000
+    assert witness_line(others + line + others, public) == line
+    with pytest.raises(InvalidCheckpoint, match="not signed by w"):
+        witness_line(others, public)
