@@ -4,6 +4,7 @@ owner's turn in a bounded queue, or its request is refused before anything is re
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from msgspec import Struct
@@ -23,6 +24,13 @@ class OwnerLimits(Struct, frozen=True):
 
 
 NO_OWNER_LIMITS = OwnerLimits()
+
+
+class Reservation(Struct, frozen=True):
+    """What is kept for a reply: a free slot, if `is_slot`, else a place in the queue."""
+
+    path: Path
+    is_slot: bool
 
 
 class Slot:
@@ -93,8 +101,8 @@ class ConcurrencyLimiter:
         self._running_of: dict[Owner, int] = {}  # no entry for an owner without running replies
         self._queue: FairQueue[Slot] = FairQueue()
         self._places = QueuePlaces(queue_max, owner_limits.queue_max)  # of what waits, or is to wait once recorded
-        self._reserved: dict[str, Path | None] = {}  # by reply; a path has a place, None is to have a free slot
-        self._reserved_slots = 0  # reservations without a place in the queue
+        self._reserved: dict[str, Reservation] = {}  # by reply
+        self._reserved_slots: Counter[Owner] = Counter()  # no entry for an owner without any
 
     @property
     def running(self) -> int:
@@ -126,26 +134,29 @@ class ConcurrencyLimiter:
         """
         if reply_id in self._reserved:
             return None
-        if self._running + self._reserved_slots < self._concurrent_max and self._has_slot(owner):
-            self._reserved_slots += 1
-            self._reserved[reply_id] = None
-            return None
         path = (owner, end_user)
+        if self._can_reserve_slot(owner):
+            self._reserved_slots[owner] += 1
+            self._reserved[reply_id] = Reservation(path, is_slot=True)
+            return None
         excess = self._places.excess(path)
         if excess is None:
             self._places.add(path)
-            self._reserved[reply_id] = path
+            self._reserved[reply_id] = Reservation(path, is_slot=False)
         return excess
 
     def cancel(self, reply_id: str) -> None:
         """Give the reply's reservation back, if it has one: nothing was recorded."""
         if reply_id not in self._reserved:
             return
-        path = self._reserved.pop(reply_id)
-        if path is None:
-            self._reserved_slots -= 1
-        else:
-            self._places.remove(path)
+        reservation = self._reserved.pop(reply_id)
+        if not reservation.is_slot:
+            self._places.remove(reservation.path)
+            return
+        owner = reservation.path[0]
+        self._reserved_slots[owner] -= 1
+        if not self._reserved_slots[owner]:
+            del self._reserved_slots[owner]
 
     def acquire(self, owner: Owner = None, end_user: str | None = None, *, reply_id: str = "") -> Slot:
         """The slot of a reply that is recorded; `reply_id` may have a reservation. Returns immediately."""
@@ -155,8 +166,7 @@ class ConcurrencyLimiter:
             self._count_running(owner)
             return Slot(self, path, None)
         if not self._queue.total:  # those that run something have had their turn: one that runs nothing comes first
-            for served in self._running_of:
-                self._queue.served(served)
+            self._queue.begin_round(self._running_of)
         slot = Slot(self, path, asyncio.get_running_loop().create_future())
         self._places.add(path)
         self._queue.push(path, slot)
@@ -165,6 +175,12 @@ class ConcurrencyLimiter:
     def _has_slot(self, owner: Owner) -> bool:
         """Whether the next reply of `owner` would run. Nothing waits then that could run."""
         return self._running < self._concurrent_max and self._running_of.get(owner, 0) < self._owner_concurrent_max
+
+    def _can_reserve_slot(self, owner: Owner) -> bool:
+        """Whether there is a slot for `owner` that no reply has or is to have."""
+        of_owner = self._running_of.get(owner, 0) + self._reserved_slots.get(owner, 0)
+        is_free = self._running + self._reserved_slots.total() < self._concurrent_max
+        return is_free and of_owner < self._owner_concurrent_max
 
     def _count_running(self, owner: Owner) -> None:
         self._running += 1

@@ -1,17 +1,18 @@
 """A queue that takes from each owner in turn (round robin), and within an owner in order of arrival."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 Key = str | None
+SERVED_MAX = 1_000  # in a round: endless new keys (end users) would fill the memory, and those served once would starve
 
 
 class Rounds:
     """The order of those that wait. Each is served once in a round; a newcomer joins the round unless it was served in
-    it. So between two turns of one that waits, each other gets at most one.
+    it, or SERVED_MAX were. So between two turns of one that waits, each other gets at most one.
     """
 
     __slots__ = ("_next", "_now", "_served")
@@ -29,15 +30,20 @@ class Rounds:
 
     def add(self, key: Key) -> None:
         """`key` begins to wait."""
-        (self._next if key in self._served else self._now)[key] = None
+        is_late = key in self._served or len(self._served) >= SERVED_MAX
+        (self._next if is_late else self._now)[key] = None
 
     def remove(self, key: Key) -> None:
         """`key` does not wait any more."""
         self._now.pop(key, None)
         self._next.pop(key, None)
 
+    def begin(self, served: Iterable[Key]) -> None:
+        """Begin a round in which these had their turn. For when nobody waits."""
+        self._served = set(served)
+
     def serve(self, key: Key) -> None:
-        """Count a turn of `key`, and remove it if it waited."""
+        """Count a turn of `key`, and remove it."""
         if not self._now:
             self._now, self._next = self._next, self._now
             self._served.clear()
@@ -93,9 +99,9 @@ class FairQueue(Generic[T]):
             del self._children[key]
         return item
 
-    def served(self, key: Key) -> None:
-        """Count a turn of a key that did not have to wait for it."""
-        self._rounds.serve(key)
+    def begin_round(self, served: Iterable[Key]) -> None:
+        """Begin a round in which these keys of the first level had their turn, without waiting. For an empty queue."""
+        self._rounds.begin(served)
 
     def remove(self, path: Sequence[Key], item: T) -> None:
         """Take out an item that was pushed with this path."""

@@ -57,7 +57,7 @@ class PieceQueue:
         return max(self._next_start_s, self._hold_until_s)
 
     def _begin(self, owner: Owner) -> None:
-        self._queue.served(owner)
+        self._queue.begin_round((owner,))
         self._hold_until_s = time.monotonic() + HOLD_MAX_S
 
     def _schedule(self) -> None:

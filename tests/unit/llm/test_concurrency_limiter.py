@@ -147,6 +147,24 @@ async def test_an_owner_at_its_own_limit_leaves_slots_to_others() -> None:
     await asyncio.wait_for(waiting.ready(), 1)
 
 
+async def test_slots_that_are_reserved_count_for_the_limits_of_their_owner() -> None:
+    gate = ConcurrencyLimiter(10, 10, owner_limits=OwnerLimits(concurrent_max=1, queue_max=1))
+    reserved = [gate.reserve(reply_id, "a") for reply_id in ("slot", "place", "further")]
+    assert reserved == [None, None, "over_share"]
+    gate.cancel("slot")
+    assert gate.reserve("further", "a") is None
+
+
+async def test_who_runs_nothing_comes_before_all_that_run_something() -> None:
+    gate = ConcurrencyLimiter(4, 20)
+    gate.acquire("a")
+    running = [gate.acquire("b") for _ in range(3)]
+    gate.acquire("a")  # waits, with less than its part of the slots
+    newcomer = gate.acquire("c")
+    running[0].release()
+    await asyncio.wait_for(newcomer.ready(), 1)
+
+
 async def test_an_owner_below_its_part_is_admitted_to_a_full_queue_up_to_a_bound() -> None:
     gate = ConcurrencyLimiter(1, 12)
     gate.acquire("a")
