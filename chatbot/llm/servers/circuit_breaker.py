@@ -13,7 +13,7 @@ from chatbot.runtime.backoff import Backoff
 
 FAILURES_MAX = 3  # in a row: one failed request may be an accident of the network
 PAUSES = Backoff(1.0, 30.0)  # seconds; at most, as a server that works again should not wait long for its share
-REQUESTED_PAUSE_MAX_S = 600.0  # of a Retry-After: an odd date must not take a server out for ever
+REQUESTED_PAUSE_MAX_S = 600.0  # of a Retry-After: an odd date must not take a server out for good
 
 BreakerState = Literal["closed", "half_open", "open"]
 BREAKER_STATES: tuple[BreakerState, ...] = get_args(BreakerState)

@@ -39,10 +39,13 @@ _log = structlog.get_logger(__name__)
 
 
 class Requirements(Struct, frozen=True):
-    """What a reply needs of a server. `is_new`: its conversation has no reply yet. `excluded` have failed it."""
+    """What a reply needs of a server: `features`. It is better with the `preferred` ones, of which others get the text.
+    `is_new`: its conversation has no reply yet. `excluded` have failed it.
+    """
 
     model: str
     features: frozenset[str]
+    preferred: frozenset[str]
     session: str
     is_new: bool
     excluded: set[str]
@@ -50,7 +53,7 @@ class Requirements(Struct, frozen=True):
     @property
     def kind(self) -> Hashable:
         """Equal for replies that the same servers may serve."""
-        return self.model, self.features, frozenset(self.excluded)
+        return self.model, self.features, self.preferred, frozenset(self.excluded)
 
 
 class Lease(Struct, frozen=True):
@@ -192,7 +195,8 @@ class ServerPool:
         if model and not parameters.model:
             parameters = replace(parameters, model=model)  # a server's own default may be another one
         is_new = all(message.role != "assistant" for message in messages)
-        required = Requirements(model, _features(messages, parameters), route.session, is_new, set())
+        features = frozenset(used_features(messages[-1], parameters) if messages else ())
+        required = Requirements(model, features, _preferred(messages), route.session, is_new, set())
         retries = 0
         while True:
             try:
@@ -275,13 +279,12 @@ class ServerPool:
 
     def _candidates(self, required: Requirements) -> list[PooledServer]:
         """Those in service that may serve the request and have not failed in this reply."""
-        servers = [
-            server
-            for server in may_serve(self.servers, required.model)
-            if server.is_in_service and server.name not in required.excluded
-        ]
-        # If none takes what the request needs, the one that is asked says so.
-        return [server for server in servers if _takes(server, required.features)] or servers
+        known = may_serve(self.servers, required.model)
+        # If none takes what the request needs, the one that is asked says so. While one that does is away, no other is
+        # asked: the client is to try again, not to leave out what it needs.
+        able = [server for server in known if _takes(server, required.features)] or known
+        servers = [server for server in able if server.is_in_service and server.name not in required.excluded]
+        return [server for server in servers if _takes(server, required.preferred)] or servers
 
     def _release(self, lease: Lease, error: LlmError | None, *, is_abandoned: bool) -> None:
         lease.server.end_request(error, is_probe=lease.is_probe, is_abandoned=is_abandoned)
@@ -328,11 +331,10 @@ class ServerPool:
         )
 
 
-def _features(messages: tuple[ModelMessage, ...], parameters: Parameters) -> frozenset[str]:
-    """What of TAKES_ALL a server should take: with the images of earlier messages, of which others get the text."""
+def _preferred(messages: tuple[ModelMessage, ...]) -> frozenset[str]:
+    """What of TAKES_ALL a server should take, for the images of earlier messages."""
     has_media = any(isinstance(message, PartsMessage) and message.media for message in messages)
-    last = used_features(messages[-1], parameters) if messages else ()
-    return frozenset((*last, "media") if has_media else last)
+    return frozenset({"media"}) if has_media else frozenset()
 
 
 def _takes(server: PooledServer, features: frozenset[str]) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from chatbot.llm.llm_options import EmbeddedOptions, LlmOptions
-from chatbot.llm.provider import ChatMessage, LlmError, LlmFailed, LlmOverloaded, Route, TextSink
+from chatbot.llm.provider import ChatMessage, LlmError, LlmFailed, LlmOverloaded, LlmUnavailable, Route, TextSink
 from chatbot.llm.provider_factory import create_provider
 from chatbot.llm.servers.circuit_breaker import FAILURES_MAX
 from chatbot.llm.servers.pooled_server import PooledServer, ServerOptions
@@ -242,6 +242,18 @@ async def test_a_request_with_tools_goes_to_a_server_that_takes_them() -> None:
             session = pool.session_at("a")
             assert await pool.ask(session, model="m") == "a"
             assert await pool.ask(session, model="m", tools=[tool]) == "b"
+
+
+async def test_while_the_server_that_takes_tools_fails_no_other_is_asked_to() -> None:
+    async with ModelServer() as a, ModelServer() as b:
+        a.protocols, b.protocols = ("midm",), ("openai",)
+        async with pool_of(a, b, models=("m",)) as pool:
+            b.script(times=None, status=503)
+            tool = {"type": "function", "function": {"name": "f"}}
+            with pytest.raises(LlmUnavailable) as failed:
+                await pool.ask(pool.session_at("a"), model="m", tools=[tool])
+            assert failed.value.status == 503
+            assert a.requests == []
 
 
 async def test_each_server_gets_its_own_key_and_no_other() -> None:
