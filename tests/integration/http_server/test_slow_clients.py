@@ -106,6 +106,21 @@ async def test_an_unread_answer_holds_a_piece_and_ends_with_its_time(
         assert 'chatbot_connections_closed_total{reason="write_timeout"} 2.0' in metrics
 
 
+async def test_a_client_that_leaves_while_its_answer_is_sent_is_in_the_access_log(
+    tmp_path: Path, model: ModelServer, servers: list[HttpServer], clients: Callable[[Running], Client]
+) -> None:
+    with capture_logs() as lines:
+        async with bounded(tmp_path, model, servers, CHATBOT_LOGGING_ACCESS_LOG="true") as (service, server):
+            client = clients(service)
+            for _ in range(40):
+                client.ask("/openapi.json")
+            await until(lambda: server.open_connections.unread_bytes > 0)
+            client.socket.close()  # with unread bytes: a reset
+            await until(lambda: any(line.get("client_left") for line in lines))
+    (line,) = [line for line in lines if line.get("client_left")]
+    assert (line["event"], line["route"], line["status"]) == ("request.served", "/openapi.json", 200)
+
+
 async def test_beyond_what_all_may_hold_the_one_behind_longest_is_closed(
     tmp_path: Path, model: ModelServer, servers: list[HttpServer], clients: Callable[[Running], Client]
 ) -> None:
