@@ -6,6 +6,7 @@ recorded within a second. While the log cannot be read the last known keys stay 
 """
 
 import asyncio
+import re
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 
@@ -18,7 +19,7 @@ from chatbot.keys.key_state import KeyCommand, KeyState, RecordedKeys, decide, f
 from chatbot.keys.principal import EVERYONE, Principal
 from chatbot.keys.scopes import ADMIN, AUDIT, CONFIGURED_SCOPES
 from chatbot.keys.secrets import hash_secret, make_secret, stored_form, ticket_key
-from events.catalogue import KEYS, KeyEvent
+from events.catalogue import KEYS, KeyEvent, KeyRevoked
 from events.errors import LogError, LogUnavailable, LogUnusable, VersionConflict
 from events.log import EventLog
 from events.record import Metadata, RecordedEvent
@@ -29,6 +30,7 @@ READ_RETRY_S = 0.5  # after the log could not be read
 VALIDITY_CHECK_S = 0.25  # between two checks whether keys of open streams have expired or were revoked
 TICKET_BUCKETS = 64  # 0 for configured keys, of which there are few; recorded ones share the others
 APPEND_TRIES = 8  # lost races with other administrators before the caller is told to try again
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class _ValidSecret(Struct, frozen=True):
@@ -194,6 +196,9 @@ class KeyRegistry:
 
 def _key_event(recorded: RecordedEvent) -> KeyEvent:
     """Raises LogUnusable: without one of its events the stream may say that a revoked key is valid."""
-    if not isinstance(recorded.event, KeyEvent):
+    event = recorded.event
+    if not isinstance(event, KeyEvent):
         raise LogUnusable(f"event {recorded.position} of the log is in the stream of the keys, and is no key's")
-    return recorded.event
+    if not isinstance(event, KeyRevoked) and not _SHA256.fullmatch(event.secret_sha256):
+        raise LogUnusable(f"event {recorded.position} of the log has no SHA-256 of a key's secret")
+    return event

@@ -12,7 +12,7 @@ from chatbot.keys.key_registry import KeyRegistry
 from chatbot.keys.key_state import AddKey, RevokeKey, RotateKey
 from chatbot.keys.principal import EVERYONE, Principal
 from chatbot.runtime.background_tasks import run_in_background
-from events.catalogue import Event, KeyRevoked
+from events.catalogue import Event, KeyAdded, KeyRevoked
 from events.errors import LogUnusable
 from events.record import Metadata
 from tests.support.log.memory_log import MemoryLog
@@ -103,7 +103,9 @@ async def test_other_scopes_end_what_was_begun_with_the_former_ones(keys: KeyReg
         assert use.told
 
 
-@pytest.mark.parametrize("event", [KeyRevoked("nobody"), posted("a message")])
+@pytest.mark.parametrize(
+    "event", [KeyRevoked("nobody"), posted("a message"), KeyAdded("other", "no hash", "cb_", ("chat",))]
+)
 async def test_a_stream_that_makes_no_sense_is_refused_and_changes_nothing(keys: KeyRegistry, event: Event) -> None:
     _, secret = await keys.change(AddKey("app", ("chat",)), Metadata())
     log = keys._log
