@@ -242,7 +242,7 @@ def build_openapi_document(
     kinds |= {ProblemView, ErrorView} | {operation.body for _, operation in operations if operation.body}
     schemas, named = make_schemas(kinds, settings)
     for name, union in UNIONS.items():
-        examples = [msgspec.to_builtins(one) for one in EXAMPLES[union].values()]
+        examples = [msgspec.json.decode(msgspec.json.encode(one)) for one in EXAMPLES[union].values()]
         named[name], schemas[union] = {**schemas[union], "examples": examples}, _ref("schemas", name)
     components: dict[str, Any] = {
         "schemas": named,

@@ -36,7 +36,19 @@ NONE: dict[str, Any] = {"parameters": []}
 LOCKED = Settings(auth=AuthSettings(keys={"alice": "correct-horse-battery"}))
 CALLS = build_openapi_document(Settings(), "1.2.3")["paths"]
 MESSAGE = SESSION  # any UUID
-WITHOUT_SESSION = ("/api/media", "/api/tickets", "/v1/chat/completions")  # calls that name no session
+WITHOUT_SESSION = (  # calls that name no session in their path or body
+    "/api/media",
+    "/api/tickets",
+    "/v1/chat/completions",
+    "/api/erasures",
+    "/api/holds",
+    "/api/holds/forget",
+    "/api/holds/{hold_id}/release",
+    "/api/keys",
+    "/api/keys/{key_name}",
+    "/api/keys/{key_name}/rotate",
+    "/witness/add-checkpoint",
+)
 BROWSER = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--enable-logging=stderr", "--v=0",
@@ -61,7 +73,9 @@ def client_of(settings: Settings) -> Client:
         metrics=Metrics("1.2.3"),
         logger=structlog.get_logger(),
         supervisor=SimpleNamespace(ask=ask, draining=False, running_reply=None),
-        session_queries=SimpleNamespace(with_metadata=None, peek=ask),
+        session_queries=SimpleNamespace(with_metadata=None, peek=ask, find_recorded=ask),
+        queries=SimpleNamespace(session=ask),
+        holds=SimpleNamespace(version=ask),
         feeds=None,
         new_id=lambda: SESSION,
         clock=lambda: 0,

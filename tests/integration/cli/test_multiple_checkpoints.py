@@ -46,7 +46,14 @@ class Signed:
         file.write_text(text, encoding="utf-8")
         console = self.console(name)
         options = Namespace(
-            no_files=False, start=start, checkpoint=file, proof=None, key=self.verifier, partial=False, show=False
+            no_files=False,
+            start=start,
+            checkpoint=file,
+            proof=None,
+            key=self.verifier,
+            partial=False,
+            show=False,
+            anchors=[],
         )
         assert await verify_command(console, options) == 0
         return console.stdout_lines[0]

@@ -413,8 +413,8 @@ LISTS = {
     "the end of a scan by creation": scan_end_sql(SessionListQuery(any_owner=True, order="created", after=(0, 9))),
     "what is due": (DUE, (1, 1)),
     "the next deadline": (NEXT_DEADLINE, ()),
-    "what expired long ago": (LONG_EXPIRED, (1, 1)),
-    "what expired first": (OLDEST_EXPIRED, ()),
+    "what expired long ago": (LONG_EXPIRED, (1, "[]", 1)),
+    "what expired first": (OLDEST_EXPIRED, ("[]",)),
     "deleted sessions that wait": (ERASING, (1, 1)),
     "open sessions": (OPEN_SESSIONS, (1, 1)),
 }

@@ -115,7 +115,7 @@ def test_a_name_that_a_note_cannot_carry_is_refused(name: str) -> None:
 
 
 async def made(console: FakeConsole, file: Path) -> int:
-    return await keygen(console, argparse.Namespace(file=file, name=NAME))
+    return await keygen(console, argparse.Namespace(file=file, name=NAME, witness=False))
 
 
 async def test_keygen_writes_a_pair_that_only_its_owner_can_read(tmp_path: Path) -> None:
