@@ -24,6 +24,7 @@ CLIENT_LEFT_STATUS = 499  # what nginx logs for a client that has left before it
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 OTHER_METHOD = "OTHER"
 PROBES = frozenset({"/livez", "/readyz", "/metrics"})  # called every few seconds: a line each would hide the others
+ASSETS = "/assets/"  # dozens for each page that is loaded
 LEVELS = {logging.DEBUG: "debug", logging.INFO: "info"}
 EVENT = '"event":"request.served","logger":"api"'  # with the two before it, what each line begins with
 
@@ -74,7 +75,7 @@ class AccessLog:
     def write_answered(self, request: web.BaseRequest, status: int, *, client_left: bool) -> None:
         """The line of a request whose answer is complete; with `client_left` its client did not wait for all of it.
 
-        Probes are logged at level debug, unless they fail.
+        Probes and the page's assets are logged at level debug, unless they fail.
         """
         served = request.get(SERVED)
         route = served.route if served is not None else UNMATCHED
@@ -89,7 +90,8 @@ class AccessLog:
             client=client_address(request, self._trusted_proxies),
             client_left=client_left,
         )
-        self._write(line, logging.DEBUG if route in PROBES and status < 400 else logging.INFO)
+        is_routine = status < 400 and (route in PROBES or route.startswith(ASSETS))
+        self._write(line, logging.DEBUG if is_routine else logging.INFO)
 
     def write_cancelled(self, request: web.BaseRequest) -> None:
         """The line of a request whose client has left while it was answered, or that the shutdown ended."""

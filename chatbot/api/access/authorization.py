@@ -28,7 +28,7 @@ ROUTE_SCOPES: dict[tuple[str, str], frozenset[str]] = {
     ("POST", "/api/holds"): frozenset({HOLD}),
     ("POST", "/api/holds/{hold_id}/release"): frozenset({HOLD}),
     ("POST", "/api/holds/forget"): frozenset({HOLD}),
-    ("GET", "/api/keys"): frozenset({ADMIN}),
+    ("GET", "/api/keys"): frozenset({ADMIN, AUDIT}),
     ("POST", "/api/keys"): frozenset({ADMIN}),
     ("POST", "/api/keys/{key_name}/rotate"): frozenset({ADMIN}),
     ("DELETE", "/api/keys/{key_name}"): frozenset({ADMIN}),

@@ -36,6 +36,7 @@ figure { margin: 0.5rem 0; }
   tr, figure, .note { break-inside: avoid; }
   img { max-height: 90mm; }
   a { color: inherit; text-decoration: none; }
+  details::details-content { content-visibility: visible; block-size: auto; } /* closed ones are printed, too */
 }
 """
 _DIGEST = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()

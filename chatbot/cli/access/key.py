@@ -111,7 +111,7 @@ def _open(context: CommandContext, options: argparse.Namespace) -> AbstractAsync
     if not options.url:
         if options.key:
             raise UsageError("--key goes with --url: the log is open to whoever can write it")
-        return _open_log_keys(context)
+        return _open_log_keys(context, read_only=options.action == "list")
     from chatbot.cli.access.key_over_http import open_remote_keys  # noqa: PLC0415  an HTTP client
 
     return open_remote_keys(options.url, _read_key() if options.key == "-" else options.key)
@@ -143,9 +143,9 @@ def _check_time(text: str | None, absent: UnsetType) -> str | UnsetType | None:
 
 
 @asynccontextmanager
-async def _open_log_keys(context: CommandContext) -> AsyncIterator[Keys]:
-    """Raises LogUnusable (LogInUse where a service runs)."""
-    log = await context.open_log(context.settings.database.place, read_only=False)
+async def _open_log_keys(context: CommandContext, *, read_only: bool) -> AsyncIterator[Keys]:
+    """`read_only`: also while a service runs. Raises LogUnusable (LogInUse where a service runs)."""
+    log = await context.open_log(context.settings.database.place, read_only=read_only)
     try:
         registry = KeyRegistry(context.settings.auth, log, now_us)
         await registry.refresh()

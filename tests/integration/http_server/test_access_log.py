@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket
 import struct
 from collections.abc import AsyncIterator, Iterator
@@ -160,10 +161,16 @@ async def test_wrong_keys_and_unknown_paths_have_lines_without_a_key(
     assert (line["route"], line["status"], line["key"]) == ("unmatched", 404, "mina")
 
 
-async def test_probes_are_logged_at_debug_unless_they_fail(service: Running, lines: list[dict[str, Any]]) -> None:
+async def test_probes_and_assets_are_logged_at_debug_unless_they_fail(
+    service: Running, lines: list[dict[str, Any]]
+) -> None:
+    page = await service.client.get("/", headers={"Accept": "text/html"})
+    asset = "/" + re.findall(r'src="(?:\./|/)?(assets/[^"]+)"', page.text)[0]
     for path in ("/livez", "/readyz", "/metrics"):
         await service.client.get(path, headers={"X-Request-ID": path[1:]})
         assert (await line_of(lines, path[1:]))["log_level"] == "debug"
+    await service.client.get(asset, headers={"X-Request-ID": "asset"})
+    assert (await line_of(lines, "asset"))["log_level"] == "debug"
     await service.client.get("/metrics", headers={"Authorization": "", "X-Request-ID": "r-7"})
     assert (await line_of(lines, "r-7"))["log_level"] == "info"
 
