@@ -13,8 +13,10 @@ from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.exit_codes import CommandFailed, UsageError
 from chatbot.cli.proof.keys import read_public_key, read_text_file
 from chatbot.holds.hold_registry import HoldRegistry
+from chatbot.runtime.clock import timestamp
 from chatbot.sessions.domain.rejections import SessionHeld
 from chatbot.sessions.ticket_erasure import erase_ticket
+from events.catalogue import MESSAGE_REDACTED
 from events.integrity import signed_checkpoint
 from events.integrity.erased_versions import redacted_versions
 from events.integrity.signed_checkpoint import InvalidCheckpoint
@@ -22,6 +24,9 @@ from events.log import EventLog
 from events.record import Metadata, StoredRow
 
 RECEIPT_BYTES_MAX = 65_536  # of one line
+EXPLAINED_BY = {"erasure": "session_deleted", "redaction": MESSAGE_REDACTED}
+COMPARED = ("at", "events_erased", "reason", "reason_code", "ticket", "message_id", "part")
+STATES_OTHERWISE = "the log says otherwise: {name}"
 CONTENT_PAGE, CONTENT_PAGE_BYTES = 250, 2**20  # rows of a session read at once
 
 
@@ -62,9 +67,9 @@ def read_signer_option(options: argparse.Namespace) -> str | None:
 async def receipt(context: CommandContext, options: argparse.Namespace) -> int:
     """Print the receipts of erased sessions, as `chatbot erase` did, or check receipts.
 
-    A receipt is right if the log has its event, with its digest, and nothing of the session's content before it; with
-    --key also only if it is signed with that key. Works while the service runs. Exit code 1: a session is not erased,
-    or a receipt is not right.
+    A receipt is right if the log has its event, with its digest, which says the same, and nothing of the session's
+    content before it; with --key also only if it is signed with that key. Works while the service runs. Exit code 1: a
+    session is not erased, or a receipt is not right.
     """
     if options.sessions:
         if options.key or options.signature_only:
@@ -147,6 +152,9 @@ async def find_fault(log: EventLog, one: Receipt) -> str | None:
     row = rows[0]
     if (row.stream_id, row.digest.hex()) != (one.session_id, one.digest):
         return f"the event at position {one.position} of the log is another one"
+    fault = await _find_false_statement(log, one, row)
+    if fault is not None:
+        return fault
     if one.kind == "redaction":
         return await _find_redaction_fault(log, row)
     after = 0
@@ -157,6 +165,20 @@ async def find_fault(log: EventLog, one: Receipt) -> str | None:
             if earlier.data is not None:
                 return f"the content of the event at position {earlier.position} is still there"
         after = page[-1].version
+    return None
+
+
+async def _find_false_statement(log: EventLog, one: Receipt, row: StoredRow) -> str | None:
+    """What the receipt says otherwise than its event. Once that is erased, too, its type and time are what is left."""
+    if row.type != EXPLAINED_BY.get(one.kind):
+        return f"the event at position {row.position} of the log explains no such erasure"
+    found = (await log.read_at([row.position])).get(row.position)
+    stated = None if found is None else await receipt_of(log, found)
+    if stated is None:
+        return None if one.at == timestamp(row.recorded_at_us) else STATES_OTHERWISE.format(name="at")
+    for name in COMPARED:
+        if getattr(one, name) != getattr(stated, name):
+            return STATES_OTHERWISE.format(name=name)
     return None
 
 

@@ -103,8 +103,16 @@ async def test_signed_receipts_are_checked_against_the_key_and_the_log(commands:
     moved = {**unsigned, "position": receipts[1]["position"]}
     assert "is another one" in (await check(moved, options=()))[1]
     assert "has no event" in (await check({**unsigned, "position": 99}, options=()))[1]
+    for change in ({"ticket": "another"}, {"events_erased": 9}, {"reason_code": "other"}, {"at": "2026-01-01"}):
+        assert f"otherwise: {next(iter(change))}" in (await check({**unsigned, **change}, options=()))[1]
+    log = await open_log(commands.settings.database.place)
+    (created,) = await log.append(NONE, 0, [SessionCreated("mina", {"user_id": "43"}, 3600)], Metadata())
+    (row,) = await log.rows(after=created.position - 1, limit=1)
+    await log.close()
+    forged = {**unsigned, "session_id": NONE, "position": row.position, "digest": row.digest.hex(), "events_erased": 0}
+    assert "explains no such erasure" in (await check(forged, options=()))[1]
     assert (await check(*receipts, options=("--key", f"{key}.pub", "--signature-only")))[0] == 0
-    assert (await commands.run("receipt", "--session", NONE))[0] == 1
+    assert (await commands.run("receipt", "--session", NONE))[0] == 1  # it is not erased
     code, (forgotten,) = await commands.run("receipt", "--session", S1, "--forget-ticket")
     (first,) = (one for one in receipts if one["session_id"] == S1)
     assert (code, forgotten["ticket"], forgotten["position"]) == (0, None, first["position"])
