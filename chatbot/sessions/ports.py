@@ -210,6 +210,9 @@ class QueryPorts(ExpiryPorts, Protocol):
     def texts(self) -> TextCache: ...
 
     @property
+    def holds(self) -> Holds: ...
+
+    @property
     def rules(self) -> Rules: ...
 
     @property

@@ -33,6 +33,7 @@ from events.catalogue import (
 )
 from events.errors import LogUnavailable
 from events.record import RecordedEvent
+from events.schema.hold_events import Hold
 from events.schema.parts import Parts, media_of
 from projections.folds.message import FINISH_REASONS, MessageRow
 from projections.folds.session import Session
@@ -192,6 +193,12 @@ class SessionQueries:
             if isinstance(event, MetadataChanged | SessionCreated):
                 found.append(SessionWithMetadata(one, event.metadata, event.title, settings, named_by=named_by))
         return found
+
+    async def find_hold(self, session: Session) -> Hold | None:
+        """A legal hold that covers the session now; None: an erasure would not be refused. Raises LogUnavailable."""
+        described = await self.with_metadata([session])
+        metadata = described[0].metadata if described else {}
+        return (await self._ports.holds.find(session.session_id, session.owner, metadata)).hold
 
     async def with_previews(self, described: Sequence[SessionWithMetadata]) -> list[SessionWithMetadata]:
         """`described` with the previews of the sessions."""

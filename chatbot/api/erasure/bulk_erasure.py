@@ -82,13 +82,19 @@ class BulkErasure:
         yield EraseLine(summary=EraseSummary(self.erased, self.not_erased, self.next))
 
     async def preview(self, criteria: BulkCriteria) -> AsyncIterator[EraseLine]:
-        """As `run`, but nothing is erased."""
+        """As `run`, but nothing is erased. Sessions under a legal hold are `not_erased` here, too."""
         async for found in self._bounded(criteria):
             session = found.session
             if session is None:
                 self.not_erased += 1
                 yield _left(found.session_id, "missing")
             elif session.status != "deleted":
+                async with self._throttle.piece():
+                    hold = await self._reader.find_hold(session)
+                if hold is not None:
+                    self.not_erased += 1
+                    yield _left(session.session_id, "held", hold.reason, hold.hold_id)
+                    continue
                 accessed = timestamp(session.accessed_at_us)
                 found_one = SessionToErase(session.session_id, session.status, session.message_count, accessed)
                 yield EraseLine(to_erase=found_one)

@@ -31,9 +31,9 @@ receipt is signed; `chatbot receipt --check FILE` verifies it.
 """
 _ERASE = """For keys with the scope erase; sessions of any owner. Each line has one member: `receipt` of an erased
 session, `not_erased` for one that is left (under a legal hold, not copied to its forks yet, unknown, or refused for
-now), `to_erase` with `dry_run`, and last `summary`. If its `next` is a number, more may match: send the same request
-with it as `cursor`. Without the last line the answer was cut: send the same request again. Sessions that are created
-meanwhile are found by a request without a cursor.
+now), `to_erase` with `dry_run` for one that would be erased, and last `summary`. If its `next` is a number, more may
+match: send the same request with it as `cursor`. Without the last line the answer was cut: send the same request again.
+Sessions that are created meanwhile are found by a request without a cursor.
 """
 _FORGET_TICKET = """For keys with the scope erase. A ticket's number is in the record of the erasure; where it names a
 person, this erases it there for good. The rest of the receipt stays as it was.

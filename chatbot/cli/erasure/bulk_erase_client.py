@@ -10,7 +10,14 @@ import msgspec
 from msgspec import Struct, field
 
 from chatbot.cli.cli_context import CommandContext
-from chatbot.cli.erasure.erase_criteria import EraseCriteria, ErasePreview, describe_hold, describe_no_match
+from chatbot.cli.erasure.erase_criteria import (
+    EraseCriteria,
+    ErasePreview,
+    HeldPreview,
+    describe_hold,
+    describe_no_match,
+    describe_preview,
+)
 from chatbot.cli.exit_codes import CommandFailed
 from chatbot.cli.progress_bar import ProgressBar
 from chatbot.cli.service_client import read_detail
@@ -25,11 +32,16 @@ REFUSALS = (403, 404, 405)  # the key has not the scope, or the service is older
 
 
 class BulkCounts(Struct):
-    """Progress so far. `left`: sessions that are not erased, with the reason."""
+    """Progress so far. `left`: sessions that are not erased, with the reason. `is_preview`: nothing is erased."""
 
+    is_preview: bool
     erased: set[str] = field(default_factory=set)
     left: dict[str, str] = field(default_factory=dict)
     messages: int = 0
+
+    @property
+    def held(self) -> int:
+        return sum(status == "held" for status in self.left.values())
 
 
 class _Refused(Exception):
@@ -42,7 +54,7 @@ async def erase_in_bulk(
     """As the command erase. Returns its exit code; None if the service does not do this for this key, which has changed
     nothing. Raises CommandFailed.
     """
-    counts = BulkCounts()
+    counts = BulkCounts(is_preview=dry_run)
     progress = ProgressBar("erasing", 0, "sessions")
     try:
         for ids in _batches(criteria.session_ids):
@@ -59,9 +71,7 @@ async def erase_in_bulk(
     if not (counts.erased or counts.left):
         context.print_note(describe_no_match(criteria))
     if dry_run:
-        context.print_note(
-            f"{len(counts.erased):,} sessions with {counts.messages:,} messages would be erased; nothing was changed"
-        )
+        context.print_note(describe_preview(len(counts.erased), counts.messages, counts.held))
     else:
         context.print_note(_summary(counts))
     return 1 if counts.left else 0
@@ -133,7 +143,10 @@ async def _take_line(
         receipt = await _await_receipt(client, left["session_id"])
     elif left is not None and counts.left.get(left["session_id"]) is None:
         counts.left[left["session_id"]] = left["status"]
-        context.print_note(_describe(left))
+        if counts.is_preview and left["status"] == "held":
+            context.print_json(HeldPreview(left["session_id"], left["reason"], left["hold_id"]))
+        else:
+            context.print_note(_describe(left))
     if receipt is not None and receipt["session_id"] not in counts.erased:
         context.print_json(receipt)
         counts.erased.add(receipt["session_id"])
@@ -164,5 +177,5 @@ def _describe(left: dict[str, Any]) -> str:
 
 
 def _summary(counts: BulkCounts) -> str:
-    held = sum(status == "held" for status in counts.left.values())
-    return f"erased: {len(counts.erased):,} sessions" + (f"; under a legal hold: {held:,}" if held else "")
+    held = f"; under a legal hold: {counts.held:,}" if counts.held else ""
+    return f"erased: {len(counts.erased):,} sessions{held}"

@@ -18,10 +18,12 @@ from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.erasure.erase_criteria import (
     EraseCriteria,
     ErasePreview,
+    HeldPreview,
     add_criteria_arguments,
     add_reason_arguments,
     describe_hold,
     describe_no_match,
+    describe_preview,
     find_by_past_metadata,
     read_criteria,
 )
@@ -86,9 +88,9 @@ async def erase(context: CommandContext, options: argparse.Namespace) -> int:
 
     The envelopes and token counts per day stay, so the chain can still be verified. Texts that forks read are copied
     into them first. Does not ask for confirmation. After an interruption, run it again: it continues with what is left.
-    Sessions under a legal hold stay, and are named. With --url, a key with the scope erase erases sessions of any
-    owner, another one its own. Exit code 0: no selected session is left, also if none was found, which is reported. 1:
-    some are left, or an id is unknown.
+    Sessions under a legal hold stay, and are named, also by --dry-run. With --url, a key with the scope erase erases
+    sessions of any owner, another one its own. Exit code 0: no selected session is left, also if none was found, which
+    is reported. 1: some are left (--dry-run: would be left), or an id is unknown.
     """
     criteria, address, signer = read_criteria(options), read_service(options), read_signer_option(options)
     if address is not None and signer is not None:
@@ -146,6 +148,11 @@ async def _erase(context: CommandContext, criteria: EraseCriteria, place: Place)
 async def _preview(context: CommandContext, service: OfflineService, criteria: EraseCriteria) -> int:
     sessions, messages, counts = 0, 0, EraseCounts()
     async for session in _select_sessions(context, service, criteria, counts):
+        hold = await service.reader.find_hold(session) if session.status != "deleted" else None
+        if hold is not None:
+            context.print_json(HeldPreview(session.session_id, hold.reason, hold.hold_id))
+            counts.held.add(session.session_id)
+            continue
         context.print_json(
             ErasePreview(session.session_id, session.status, session.message_count, timestamp(session.accessed_at_us))
         )
@@ -153,10 +160,10 @@ async def _preview(context: CommandContext, service: OfflineService, criteria: E
     for session in await _find_half_erased(service, criteria):
         context.print_json(ErasePreview(session.session_id, session.status, 0, timestamp(session.accessed_at_us)))
         sessions += 1
-    context.print_note(f"{sessions:,} sessions with {messages:,} messages would be erased; nothing was changed")
-    if not sessions:
+    context.print_note(describe_preview(sessions, messages, len(counts.held)))
+    if not (sessions or counts.held):
         context.print_note(describe_no_match(criteria))
-    return 1 if counts.missing else 0
+    return 1 if counts.missing or counts.held else 0
 
 
 async def _erase_all(

@@ -118,6 +118,12 @@ def describe_hold(session_id: str, reason: str) -> str:
     return f"session {session_id} is under a legal hold and was not erased: {reason}"
 
 
+def describe_preview(sessions: int, messages: int, held: int) -> str:
+    """The note after a dry run. `held`: sessions that match and are under a legal hold, which the others are not."""
+    kept = f"; {held:,} under a legal hold would not" if held else ""
+    return f"{sessions:,} sessions with {messages:,} messages would be erased{kept}; nothing was changed"
+
+
 def parse_entries(texts: list[str]) -> dict[str, str]:
     entries: dict[str, str] = {}
     for text in texts:
@@ -169,3 +175,11 @@ class ErasePreview(Struct, frozen=True):
     status: str
     messages: int
     last_accessed: str
+
+
+class HeldPreview(Struct, frozen=True):
+    """A session that matches and would not be erased. `held`: the reason of the legal hold."""
+
+    session_id: str
+    held: str
+    hold_id: str

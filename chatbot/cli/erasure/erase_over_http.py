@@ -18,7 +18,13 @@ from msgspec import Struct, field
 from chatbot.audit.receipt import Receipt
 from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.erasure.bulk_erase_client import erase_in_bulk
-from chatbot.cli.erasure.erase_criteria import EraseCriteria, ErasePreview, describe_hold, describe_no_match
+from chatbot.cli.erasure.erase_criteria import (
+    EraseCriteria,
+    ErasePreview,
+    describe_hold,
+    describe_no_match,
+    describe_preview,
+)
 from chatbot.cli.exit_codes import CommandFailed, UsageError
 from chatbot.cli.progress_bar import ProgressBar
 from chatbot.cli.service_client import ServiceAddress, check_url, open_service, read_detail
@@ -33,6 +39,8 @@ OWNER_UNKNOWN = (
     "which owner this key is cannot be told from here: use --key with a key of the scope erase, set"
     " CHATBOT_API_KEYS as the service has it, or use --session/--metadata"
 )
+
+HOLDS_UNKNOWN = "legal holds were not looked at: only a preview with a key of the scope erase knows them"
 
 
 class Service(Struct, frozen=True):
@@ -138,7 +146,8 @@ def _preview(context: CommandContext, views: list[dict[str, Any]], criteria: Era
             ErasePreview(view["session_id"], view["state"], view["message_count"], view["last_accessed"])
         )
     messages = sum(view["message_count"] for view in views)
-    context.print_note(f"{len(views):,} sessions with {messages:,} messages would be erased; nothing was changed")
+    context.print_note(describe_preview(len(views), messages, 0))
+    context.print_note(HOLDS_UNKNOWN)
     if not views:
         context.print_note(describe_no_match(criteria))
     return 0

@@ -56,6 +56,12 @@ async def test_erase_passes_over_held_sessions_names_them_and_ends_with_1(comman
     code, (held,) = await commands.run("hold", "add", "--session", S1, "--reason", "litigation", "--ticket", "LEGAL-1")
     assert (code, held["session_id"], held["ticket"]) == (0, S1, "LEGAL-1")
     erase = ("erase", "--metadata", "user_id=42", "--reason-code", "gdpr-17", "--ticket", "DSR-7")
+    code, preview = await commands.run(*erase, "--dry-run")
+    shown = {one["session_id"]: (one.get("status"), one.get("held"), one.get("hold_id")) for one in preview}
+    assert (code, shown) == (1, {S1: (None, "litigation", held["hold_id"]), S2: ("active", None, None)})
+    assert "1 sessions with 0 messages would be erased; 1 under a legal hold would not" in commands.notes
+    assert (await commands.run("erase", "--session", S1, "--dry-run"))[0] == 1
+    assert "nothing matched" not in commands.notes
     code, receipts = await commands.run(*erase)
     assert code == 1
     assert [(one["session_id"], one["reason"], one["reason_code"], one["ticket"]) for one in receipts] == [
@@ -147,7 +153,12 @@ async def test_hold_and_erase_work_through_a_running_service(tmp_path: Path, mod
         assert (held["session_status"], held["reason"]) == ("active", "litigation")
         erase = ("erase", "--metadata", "user_id=42", "--reason-code", "gdpr-17", *url)
         code, found = await commands.run(*erase, "--dry-run")
-        assert (code, len(found)) == (0, 3)
+        assert (code, len(found), [one for one in found if "held" in one]) == (
+            1,
+            3,
+            [{"session_id": mine[0], "held": "litigation", "hold_id": held["hold_id"]}],
+        )
+        assert "2 sessions with 0 messages would be erased; 1 under a legal hold would not" in commands.notes
         code, receipts = await commands.run(*erase)
         assert (code, sorted(one["session_id"] for one in receipts)) == (1, sorted(mine[1:]))
         assert all(one["reason_code"] == "gdpr-17" and one["digest"] for one in receipts)

@@ -165,8 +165,10 @@ async def test_many_sessions_go_in_bounded_requests_and_a_cursor_passes_over_hel
     for session_id in mine[-2:]:
         await hold(service, session_id=session_id)
     preview = await erase(service, metadata={"user_id": "42"}, dry_run=True)
-    assert [line["to_erase"]["session_id"] for line in preview[:-1]] == mine[::-1]
-    assert preview[-1] == {"summary": {"erased": 0, "not_erased": 0, "next": None}}
+    assert [line["not_erased"]["session_id"] for line in preview[:2]] == mine[:-3:-1]
+    assert {line["not_erased"]["status"] for line in preview[:2]} == {"held"}
+    assert [line["to_erase"]["session_id"] for line in preview[2:-1]] == mine[-3::-1]
+    assert preview[-1] == {"summary": {"erased": 0, "not_erased": 2, "next": None}}
     gone: list[str] = []
     cursor, rounds = None, 0
     while cursor is not None or not rounds:
