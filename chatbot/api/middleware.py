@@ -21,6 +21,7 @@ from chatbot.api.access.view_records import VIEWS
 from chatbot.api.problems import Problem, internal_error, problem_of, render, retry_after_s
 from chatbot.api.server.path_prefix import prefix_of
 from chatbot.api.services import SERVICES, Services
+from chatbot.api.streaming.response_stream import ask_to_reconnect
 from chatbot.api.v1.error_form import is_v1, render_error
 from chatbot.config.host_addresses import is_loopback
 from chatbot.config.sections.server_settings import ServerSettings
@@ -93,7 +94,10 @@ async def _handle(request: web.Request, handler: Handler, services: Services) ->
         principal = request[PRINCIPAL] = _authenticate(request, services)
         request[CALLER] = Caller(principal.name, request[REQUEST_ID], any_owner=principal is EVERYONE)
         if services.settings.auth.record_reads:
-            await request.app[VIEWS].record(request)
+            try:
+                await request.app[VIEWS].record(request)
+            except Exception as error:  # noqa: BLE001  raised again but for an EventSource
+                return ask_to_reconnect(request, error)
         return await handler(request)
     except Exception as error:
         problem = problem_of(error)

@@ -115,6 +115,10 @@ async def test_what_cannot_be_recorded_is_not_read(tmp_path: Path, model: ModelS
             refused = [one for one in answers if one.status_code == 503]
             assert refused
             assert {one.json()["type"] for one in refused} == {"/problems/log-unavailable"}
+            unread = next(one for one, answer in zip(sessions, answers, strict=True) if answer.status_code == 503)
+            event_source = {"Accept": "text/event-stream"}  # it would not come back after a 503
+            feed = await service.client.get(f"/api/sessions/{unread}/stream", headers=event_source)
+            assert (feed.status_code, feed.text.partition(":")[0]) == (200, "retry")
             recorded = [bool(await views(service, one)) for one in sessions]
             assert recorded == [one.status_code == 200 for one in answers]
             (disk / "ballast").unlink()
