@@ -2,6 +2,7 @@
 
 from chatbot.api.openapi.schemas import Operation, ResponseSpec
 
+BODY = ("application/octet-stream",)  # what generators of clients know how to send; any type may be sent
 TEXT = ("text/plain",)
 SIZE = ("text/x.tlog.size",)
 _ADD = """For logs, as [tlog-witness](https://c2sp.org/tlog-witness) has it: `old SIZE`, a line for each hash of a
@@ -22,7 +23,7 @@ WITNESS = (
             409: ResponseSpec("The size of the checkpoint seen last, which is not the old size.", str, SIZE),
             422: ResponseSpec("The log has not only grown, or the proof is wrong.", str, TEXT),
         },
-        details=_ADD, body_media=TEXT, problems=(408, 413, 503),
+        details=_ADD, body_media=BODY, problems=(408, 413, 503),
     ),
     Operation(
         "GET", "/witness/{origin_hash}/checkpoint", "witnessed_checkpoint", "The newest checkpoint of another log",
