@@ -37,7 +37,10 @@ async def test_an_owner_whose_key_the_settings_do_not_know_is_never_erased_by_ur
             ):
                 told = await run_command(tmp_path, *by_http, *more, **settings)
                 assert (told.returncode, told.stdout) == (2, "")
-                assert "which owner this key is cannot be told from here: set CHATBOT_API_KEYS" in told.stderr
+                assert (
+                    "which owner this key is cannot be told from here: use --key with a key of the scope" in told.stderr
+                )
+                assert "erase, set CHATBOT_API_KEYS as the service has it, or use --session/--metadata" in told.stderr
             told = await run_command(tmp_path, *by_http, "--key", JUN, CHATBOT_API_KEYS=KEYS)
             assert (told.returncode, "not the key of mina" in told.stderr) == (2, True)
             told = await run_command(tmp_path, *by_http, CHATBOT_API_KEYS=KEYS)
@@ -128,10 +131,14 @@ async def test_no_further_turn_is_asked_of_a_server_that_cannot_be_reached(tmp_p
         session_id = await service.session()
         for number in range(4):
             await service.chat(session_id, f"no. {number}")
-    told = await run_command(tmp_path, "replay", "--against", NO_MODEL, "--concurrency", "1")
+    replay = ("replay", "--against", NO_MODEL, "--concurrency", "1")
+    told = await run_command(tmp_path, *replay, "--baseline", model.url)
     assert (told.returncode, told.stdout.count("FAILED")) == (1, 1)
     assert told.stdout.splitlines()[-1] == "1 turns: 0 identical, 1 failed"
     assert f"error: {NO_MODEL} cannot be reached, no more turns are asked" in told.stderr
+    told = await run_command(tmp_path, *replay)
+    assert (told.returncode, told.stdout) == (1, "0 turns: 0 identical, 0 failed\n")
+    assert "error: the model of the settings, the recorded model, cannot be reached" in told.stderr
 
 
 def test_a_usage_error_shows_the_commands_own_usage(tmp_path: Path) -> None:
