@@ -12,6 +12,7 @@ from chatbot.nodes.log_tailer import LogTailer
 from chatbot.nodes.orphan_reaper import OrphanReaper
 from chatbot.nodes.reply_mirrors import ReplyMirrors
 from chatbot.sessions.actor.supervisor import Supervisor
+from chatbot.sessions.digest_cache import DigestCache
 from chatbot.sessions.feeds.channels import ChannelRegistry
 from chatbot.sessions.feeds.text_cache import TextCache
 from chatbot.sessions.ports import Ports
@@ -48,8 +49,11 @@ class Forgetful(MemoryLog):
         return {} if self.asked == 1 else await super().read_at(positions)
 
 
-def tail_of(log: MemoryLog, feeds: ChannelRegistry) -> LogTailer:
-    ports = SimpleNamespace(log=log, feeds=feeds, texts=TextCache(log, 1000), logger=structlog.get_logger("test"))
+def tail_of(log: MemoryLog, feeds: ChannelRegistry, digests: DigestCache | None = None) -> LogTailer:
+    logger = structlog.get_logger("test")
+    ports = SimpleNamespace(
+        log=log, feeds=feeds, texts=TextCache(log, 1000), digests=digests or DigestCache(), logger=logger
+    )
     nobody = SimpleNamespace(
         on_remote_append=lambda *_: None, has=lambda _: False, running_reply=lambda _: None, tell=lambda *_: None
     )
@@ -115,16 +119,17 @@ async def test_an_event_that_is_not_known_holds_up_no_reader_of_another_session(
 
 async def test_readers_hear_of_an_erasure_also_where_its_version_is_known_already() -> None:
     """Another reader has come meanwhile, and with it the version: caches must drop erased events."""
-    log, feeds = MemoryLog(), ChannelRegistry()
+    log, feeds, digests = MemoryLog(), ChannelRegistry(), DigestCache()
     log.record("s", SessionCreated(None, {}, 60))
     with feeds.open("s") as channel:
         channel.add(log.record("s", MetadataChanged({}, "words of a person")))
-        following = asyncio.create_task(tail_of(log, feeds).run())
+        following = asyncio.create_task(tail_of(log, feeds, digests).run())
         await asyncio.sleep(0)
         erased = log.erase_now("s", ContentErased("asked", 2, 60))
         channel.advance_to(erased.version)
         await asyncio.sleep(0.01)
         following.cancel()
         assert channel.erasures == 1
+        assert digests.drops == 1
         assert [one.version for one in channel.after(2) or ()] == [erased.version], "what was erased is kept nowhere"
         assert channel.after(1) is None
