@@ -7,7 +7,7 @@ not allowed. Lists of sessions, and the whole log (/api/events), are not reads o
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal, Protocol
 
 from aiohttp import web
@@ -16,13 +16,15 @@ from msgspec.structs import replace
 
 from chatbot.api.access.authorization import CALLER, is_auditor
 from chatbot.api.requests import canonical_id
+from chatbot.runtime.throttle import batched
 from chatbot.sessions.domain.commands import Caller, RecordView
 from chatbot.sessions.domain.rejections import SessionNotFound
 from projections.folds.session import Session
 
-ViewKind = Literal["session", "history", "feed", "export", "events", "media"]
+ViewKind = Literal["session", "history", "feed", "export", "events", "media", "report"]
 
 VIEWS_MAX = 10_000  # that are remembered: about 3 MB. The oldest is forgotten, so its next read is recorded again
+REPORTED_AT_ONCE = 32  # sessions of a report that are recorded at the same time
 _MEDIA = "/api/media/{sha256}"
 VIEWED_ROUTES: dict[str, ViewKind] = {
     "/api/sessions/{session_id}": "session",
@@ -69,11 +71,18 @@ class ViewRecorder:
         Raises LogUnavailable, Overloaded, Draining, ProjectionError.
         """
         view = self._view_of(request)
-        if view is None:
-            return
-        caller = request[CALLER]
+        if view is not None:
+            await self._record(view, request[CALLER], any_owner=view.what == "events" and is_auditor(request))
+
+    async def record_report(self, session_ids: Sequence[str], caller: Caller) -> None:
+        """Record that an auditor reads these sessions in a report. Raises as `record`."""
+        for batch in batched(session_ids, REPORTED_AT_ONCE):
+            await asyncio.gather(
+                *(self._record(_View(caller.owner, one, "report"), caller, any_owner=True) for one in batch)
+            )
+
+    async def _record(self, view: _View, caller: Caller, *, any_owner: bool) -> None:
         try:
-            any_owner = view.what == "events" and is_auditor(request)
             session = await self._find(view.session_id, caller, any_owner=any_owner)
         except SessionNotFound:
             return  # the handler answers that
@@ -83,14 +92,14 @@ class ViewRecorder:
             return
         task = self._pending.get(view)
         if task is None:
-            command = self._append(view, request)
+            command = self._append(view, caller)
             task = self._pending[view] = asyncio.get_running_loop().create_task(command)
             task.add_done_callback(lambda done: self._on_done(view, done))
         await asyncio.shield(task)  # others may wait for the same record
 
-    async def _append(self, view: _View, request: web.Request) -> None:
-        caller = replace(request[CALLER], any_owner=True)  # checked above, for an auditor differently
-        await self._record_command(view.session_id, RecordView(view.what), caller)
+    async def _append(self, view: _View, caller: Caller) -> None:
+        anyone = replace(caller, any_owner=True)  # checked above, for an auditor differently
+        await self._record_command(view.session_id, RecordView(view.what), anyone)
         self._recorded_us[view] = self._clock()
         self._recorded_us.move_to_end(view)
         if len(self._recorded_us) > VIEWS_MAX:

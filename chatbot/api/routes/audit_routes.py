@@ -7,6 +7,7 @@ from typing import cast
 from aiohttp import web
 
 from chatbot.api.access.authorization import CALLER, require_auditor
+from chatbot.api.access.view_records import VIEWS
 from chatbot.api.audit.event_queries import METADATA_PREFIX
 from chatbot.api.audit.report_requests import REPORT_PARAMETERS, find_reported, read_selection, report_request
 from chatbot.api.audit_response_bodies import ChainFault, LogHeadView, WalkView
@@ -69,7 +70,7 @@ async def verify_span(request: web.Request) -> web.Response:
 
 @routes.get("/api/audit/report", allow_head=False)
 async def report(request: web.Request) -> web.StreamResponse:
-    """What is recorded of some sessions, as a page or as lines of JSON. It is not an access and appends nothing."""
+    """What is recorded of some sessions, as a page or as lines of JSON. It is not an access."""
     require_auditor(request)
     check_query(request, REPORT_PARAMETERS, METADATA_PREFIX)
     services, form = request.app[SERVICES], query_choice(request, "format", ("html", "ndjson"))
@@ -78,6 +79,8 @@ async def report(request: web.Request) -> web.StreamResponse:
     with request.app[EXPORT_LIMIT].acquire(request[CALLER].owner):
         found = await find_reported(services, selection, throttle)
         wanted = report_request(request, services, selection, found)
+        if services.settings.auth.record_reads:
+            await request.app[VIEWS].record_report(found, request[CALLER])
         writer: ReportWriter = HtmlWriter() if form == "html" else NdjsonWriter()
         hold = partial(count_held_bytes, request)
         pieces = Report(services.log, wanted, writer, throttle, hold).pieces()

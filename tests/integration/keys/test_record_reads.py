@@ -139,6 +139,15 @@ def test_each_route_that_reads_a_session_is_recorded() -> None:
     assert reads == set(VIEWED_ROUTES) - {"/api/media/{sha256}"} | without_content
 
 
+async def test_a_report_is_a_read_of_each_of_its_sessions(service: Running) -> None:
+    named, other = [await service.session() for _ in range(3)], await service.session()
+    path = f"/api/audit/report?format=ndjson&session_id={','.join(named)}"
+    assert (await read(service, path)).status_code == 403
+    answer = await read(service, path, EVA)
+    assert answer.status_code == 200
+    assert [await views(service, one) for one in (*named, other)] == [[("eva", "report")]] * 3 + [[]]
+
+
 async def test_a_file_read_through_a_session_is_recorded(service: Running) -> None:
     session_id = await service.session()
     png = b"\x89PNG\r\n\x1a\n" + bytes(16) + uuid.uuid4().bytes
