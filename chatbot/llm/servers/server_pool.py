@@ -3,7 +3,8 @@
 import asyncio
 import operator
 import random
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 
 import structlog
 from msgspec import Struct
@@ -69,9 +70,9 @@ class ProbeSink:
     Only probes have one: for all others it would be a call more for each token.
     """
 
-    def __init__(self, sink: ReplySink, server: PooledServer) -> None:
+    def __init__(self, sink: ReplySink, on_success: Callable[[], None]) -> None:
         self._sink = sink
-        self._server: PooledServer | None = server
+        self._on_success: Callable[[], None] | None = on_success
         self._pass_on = sink.text
         self.text: OnText = self._text
         self.usage = sink.usage
@@ -94,9 +95,9 @@ class ProbeSink:
         self._sink.tool_call(call_id, name, arguments)
 
     def _succeed(self) -> None:
-        if self._server is not None:
-            self._server.note_success(is_probe=True)
-            self._server = None
+        if self._on_success is not None:
+            on_success, self._on_success = self._on_success, None
+            on_success()
 
 
 class ServerPool:
@@ -231,7 +232,7 @@ class ServerPool:
     ) -> Finish:
         """One request to a server. Raises LlmError, and what `sink` raises."""
         server, is_probe = lease.server, lease.is_probe
-        sink = ProbeSink(sink, server) if is_probe else sink
+        sink = ProbeSink(sink, partial(self._note_probe, server)) if is_probe else sink
         error: LlmError | None = None
         is_abandoned = True
         try:
@@ -288,6 +289,11 @@ class ServerPool:
 
     def _release(self, lease: Lease, error: LlmError | None, *, is_abandoned: bool) -> None:
         lease.server.end_request(error, is_probe=lease.is_probe, is_abandoned=is_abandoned)
+        self._on_change()
+
+    def _note_probe(self, server: PooledServer) -> None:
+        """The probe of the server's circuit breaker has succeeded: it has room for others, before this reply ends."""
+        server.note_success(is_probe=True)
         self._on_change()
 
     def _on_change(self) -> None:

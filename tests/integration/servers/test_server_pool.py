@@ -171,6 +171,25 @@ async def test_a_probe_succeeds_with_its_first_text(servers: Servers) -> None:
         assert await probe == "b"
 
 
+async def test_who_waits_for_room_is_served_once_a_probe_has_succeeded(servers: Servers) -> None:
+    a, b = servers
+    async with pool_of(a, b, concurrency=2) as pool:
+        b.script(times=FAILURES_MAX, status=500)
+        for _ in range(FAILURES_MAX):
+            await pool.ask(pool.session_at("b"))
+        for server in servers:
+            server.script(times=None, pieces=("one", "two"), hold_after=1)
+        full = [asyncio.create_task(pool.ask(pool.session_at("a"))) for _ in range(2)]
+        await a.wait_requests(FAILURES_MAX + 2)
+        pool.clock.now_s += 1.0
+        probe = asyncio.create_task(pool.ask(pool.session_at("b")))
+        waiting = asyncio.create_task(pool.ask(pool.session_at("b")))
+        await b.wait_requests(FAILURES_MAX + 2)
+        for server in servers:
+            server.release()
+        assert await asyncio.gather(*full, probe, waiting) == ["a", "a", "b", "b"]
+
+
 @pytest.mark.parametrize("status", [429, 503])
 async def test_a_server_is_not_asked_for_as_long_as_it_says(status: int, servers: Servers) -> None:
     a, b = servers
