@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-POSITION, VERSION, SCHEMA_VERSION, DATA = 0, 2, 4, 7  # of a row's columns up to its data
+POSITION, VERSION, TYPE, SCHEMA_VERSION, DATA = 0, 2, 3, 4, 7  # of a row's columns up to its data
 
 RedactionRow = tuple[int, int, str]  # position of an event, position and data of the message_redacted for it
 
@@ -38,6 +38,6 @@ def with_kept(rows: Sequence[Sequence[Any]], redactions: Iterable[RedactionRow])
 
 
 def _with_kept(row: Sequence[Any], kept: _Kept | None) -> tuple[Any, ...]:
-    if kept is None or row[DATA] is not None:
-        return tuple(row)
+    if kept is None or row[DATA] is not None or not kept.data.startswith(f'{{"type":"{row[TYPE]}"'):
+        return tuple(row)  # of another type is only what was forged: `verify` says so, and here it is an erased event
     return (*row[:SCHEMA_VERSION], kept.schema_version, *row[SCHEMA_VERSION + 1 : DATA], kept.data)

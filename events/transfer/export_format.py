@@ -20,11 +20,13 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import astuple
 
+from events.catalogue import MessageRedacted
 from events.codec import decode, is_known, is_readable
 from events.errors import LogError, UnknownEvent
 from events.integrity.hash_chain import GENESIS, SALT_BYTES
 from events.integrity.row_checks import check_commitment, check_link
 from events.media import FILE_BYTES_MAX, MediaMissing, MediaStat
+from events.message_content import decode_kept
 from events.record import StoredRow
 from events.schema.parts import MEDIA_TYPE_MAX_CHARS, SHA256, Parts, find_faults
 from events.storage.media_references import may_refer, references_in
@@ -313,7 +315,10 @@ class ExportReader:
             return None
         try:
             event = decode(row.type, row.schema_version, row.data if row.data is not None else b"")
-            if reason := _parts_fault(getattr(event, "parts", ()), row):
+            reason = _parts_fault(getattr(event, "parts", ()), row)
+            if reason is None and isinstance(event, MessageRedacted):
+                reason = _kept_fault(event)
+            if reason is not None:
                 return reason
         except UnknownEvent as error:
             return str(error)
@@ -349,3 +354,11 @@ def _parts_fault(parts: Parts, row: StoredRow) -> str | None:
     if parts and row.salt is not None and len(row.salt) == SALT_BYTES:
         return "its parts have no salts of their own"
     return next((f"{fault.path} {fault.detail}" for fault in find_faults(parts)), None)
+
+
+def _kept_fault(redaction: MessageRedacted) -> str | None:
+    """Why no log writes what this redaction leaves of events. Raises ValueError, UnknownEvent for what is no event."""
+    for kept in redaction.kept:
+        for fault in find_faults(getattr(decode_kept(kept), "parts", ())):
+            return f"what is left of version {kept.version}: {fault.path} {fault.detail}"
+    return None

@@ -1,6 +1,7 @@
 """Redactions in copies of a log: an import, a migration and a salvage keep them, and what they have kept."""
 
 import io
+import re
 from argparse import Namespace
 from itertools import pairwise
 from pathlib import Path
@@ -11,12 +12,13 @@ from chatbot.cli.maintenance.export_import import export_log, import_file
 from chatbot.cli.maintenance.salvage import salvage
 from chatbot.config.sections.database_settings import DatabaseSettings
 from chatbot.config.settings import Settings
-from events.catalogue import MessagePosted, ReplyCompleted
+from events.catalogue import KeptEvent, MessagePosted, MessageRedacted, ReplyCompleted
 from events.factory import open_log
 from events.integrity.chain_verifier import ChainVerifier, verify
 from events.integrity.file_check import NotedReferences, check_files
 from events.schema.parts import Media, Reasoning, Text
 from events.storage.sqlite.sqlite_log import SqliteLog
+from events.transfer.export_format import ExportFileError
 from events.transfer.importer import ImportRules
 from events.transfer.migration import migrate, open_target
 from tests.support.fake_console import FakeConsole
@@ -89,3 +91,30 @@ async def test_migrations_keep_redactions(source: Path, tmp_path: Path, postgres
         await target.close()
         await log.close()
         assert await events_of(new) == await events_of(source)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        ("{", "its content cannot be read"),
+        ('{"type":"session_strange"}', "session_strange"),
+        (
+            '{"type":"message_posted","parts":[{"type":"text","text":""}],"content":"","message_id":"m","parent_id":null'
+            ',"role":"user"}',
+            "what is left of version 1: $.parts[0].text must not be empty",
+        ),
+    ],
+)
+async def test_an_export_whose_redaction_keeps_what_no_program_could_read_is_not_imported(
+    tmp_path: Path, data: str, reason: str
+) -> None:
+    log = await SqliteLog.open(tmp_path / "source.db")
+    forged = MessageRedacted("m", "asked", versions=(1,), kept=(KeptEvent(1, 2, data),))
+    await log.append("a", 0, [created(None)], ASKED)
+    await log.erase("a", 1, forged, ASKED)
+    exported = io.BytesIO()
+    await export_log(log, None, exported)
+    await log.close()
+    exported.seek(0)
+    with pytest.raises(ExportFileError, match=re.escape(reason)):
+        await import_file(exported, tmp_path / "target.db", ImportRules())

@@ -101,6 +101,22 @@ async def test_a_redaction_puts_no_other_content_in_the_place_of_a_text(
     await log.close()
 
 
+async def test_what_is_kept_of_another_type_is_not_read(tmp_path: Path) -> None:
+    """It would stop every projection."""
+    log = await SqliteLog.open(tmp_path / "log.db")
+    await log.append("a", 0, [posted("m1"), REPLY], ASKED)
+    content = MessageContent("r1")
+    content.add(await log.stream_rows("a", limit=ALL))
+    event = content.redact(MessageRedacted("r1", "asked"))
+    data = event.kept[0].data.replace('"reply_completed"', '"reply_failed","cause":"x"')
+    await log.erase("a", 2, replace(event, kept=(replace(event.kept[0], data=data),)), ASKED)
+    assert [one.event for one in await log.read("a", limit=2)] == [posted("m1"), None]
+    _, fault = await verify(log)
+    assert fault is not None
+    assert "another type" in fault.reason
+    await log.close()
+
+
 async def test_only_a_redaction_of_the_session_says_what_is_left(tmp_path: Path) -> None:
     """The index, which is not chained, may name any event."""
     path = tmp_path / "log.db"
