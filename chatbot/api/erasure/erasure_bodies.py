@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from chatbot.api.problems import RequestFault
 from chatbot.audit.receipt import Receipt
 from chatbot.runtime.clock import timestamp
 from chatbot.sessions.domain.reasons import REASON_CODE, TICKET_MAX_CHARS
@@ -93,6 +94,13 @@ class RedactBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
     reason_code: ReasonCode
     ticket: TicketNumber | None = None
     part: Annotated[int, Meta(ge=0, lt=PARTS_MAX)] | None = None
+
+
+def check_explanation(body: EraseBody | RedactBody | HoldBody | ReleaseBody) -> None:
+    """Raises RequestFault for a line feed at the end of a code or ticket: in a pattern, $ stands before one, too."""
+    for name in ("reason_code", "ticket"):
+        if (getattr(body, name, None) or "").endswith("\n"):
+            raise RequestFault("ends with a line feed", f"$.{name}")
 
 
 Left = Literal["held", "erasing", "missing", "refused"]

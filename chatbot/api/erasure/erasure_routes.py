@@ -8,7 +8,7 @@ from msgspec.json import encode
 
 from chatbot.api.access.authorization import CALLER, PRINCIPAL, erasing_caller
 from chatbot.api.erasure.bulk_erasure import BulkCriteria, BulkErasure
-from chatbot.api.erasure.erasure_bodies import EraseAnswer, EraseBody, EraseLine
+from chatbot.api.erasure.erasure_bodies import EraseAnswer, EraseBody, EraseLine, check_explanation
 from chatbot.api.problems import Problem, RequestFault
 from chatbot.api.request_limits import ERASURE_LIMIT, THROTTLE
 from chatbot.api.request_queries import check_query
@@ -75,6 +75,7 @@ async def _begun_at(services: Services, session_id: str) -> str:
 async def erase(request: web.Request) -> web.StreamResponse:
     services = request.app[SERVICES]
     body = await read_body(request, EraseBody, services.settings.server.body_timeout_s)
+    check_explanation(body)
     criteria = _criteria(body, services.clock())
     throttle = request.app[THROTTLE].of(request[CALLER].owner)
     work = BulkErasure(services.log, services.queries, services.session_queries, services.supervisor.ask, throttle)

@@ -7,7 +7,14 @@ from typing import Literal
 from aiohttp import web
 
 from chatbot.api.access.authorization import CALLER
-from chatbot.api.erasure.erasure_bodies import ForgottenView, HoldBody, HoldList, ReleaseBody, hold_view
+from chatbot.api.erasure.erasure_bodies import (
+    ForgottenView,
+    HoldBody,
+    HoldList,
+    ReleaseBody,
+    check_explanation,
+    hold_view,
+)
 from chatbot.api.problems import Problem, RequestFault
 from chatbot.api.request_queries import check_query
 from chatbot.api.requests import canonical_id, read_body
@@ -36,6 +43,7 @@ async def list_holds(request: web.Request) -> web.Response:
 async def add(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
     body = await read_body(request, HoldBody, services.settings.server.body_timeout_s)
+    check_explanation(body)
     if sum(one is not None for one in (body.session_id, body.owner, body.metadata)) != 1:
         raise RequestFault("name one of session_id, owner and metadata")
     session_id = None if body.session_id is None else canonical_id(body.session_id)
@@ -61,6 +69,7 @@ async def add(request: web.Request) -> web.Response:
 async def release(request: web.Request) -> web.Response:
     services, hold_id = request.app[SERVICES], request.match_info["hold_id"]
     body = await read_body(request, ReleaseBody, services.settings.server.body_timeout_s)
+    check_explanation(body)
     try:
         hold = await services.holds.release(HoldReleased(hold_id, body.reason, body.ticket), _origin(request))
     except HoldNotFound:

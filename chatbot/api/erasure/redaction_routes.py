@@ -3,7 +3,7 @@
 from aiohttp import web
 
 from chatbot.api.access.authorization import erasing_caller
-from chatbot.api.erasure.erasure_bodies import RedactBody
+from chatbot.api.erasure.erasure_bodies import RedactBody, check_explanation
 from chatbot.api.requests import if_match, read_body, session_id_of
 from chatbot.api.responses import json_response
 from chatbot.api.services import SERVICES
@@ -18,6 +18,7 @@ routes = web.RouteTableDef()
 async def redact(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
     body = await read_body(request, RedactBody, services.settings.server.body_timeout_s)
+    check_explanation(body)
     command = RedactMessage(request.match_info["message_id"], body.reason_code, body.part, body.ticket)
     log, queries, reader = services.log, services.queries, services.session_queries
     work = MessageRedaction(log, queries, reader, services.supervisor.ask, services.holds.version)

@@ -189,6 +189,26 @@ async def test_many_sessions_go_in_bounded_requests_and_a_cursor_passes_over_hel
     assert repeated[1]["not_erased"] == {"session_id": NONE, "status": "missing"}
 
 
+@pytest.mark.parametrize("name", ["reason_code", "ticket"])
+async def test_a_line_feed_at_the_end_is_no_part_of_a_code_or_ticket(service: Running, name: str) -> None:
+    """A redacted part with such a code could not be copied into forks, so its session could not be erased."""
+    session_id = await service.session()
+    await service.chat(session_id, "hello")
+    message_id = (await service.history(session_id))["messages"][0]["message_id"]
+    bodies: dict[str, dict[str, Any]] = {
+        f"/api/sessions/{session_id}/messages/{message_id}/redact": {},
+        "/api/erasures": {"session_ids": [session_id]},
+        "/api/holds": {"session_id": session_id, "reason": "litigation"},
+        f"/api/holds/{NONE}/release": {"reason": "done"},
+    }
+    for path, body in bodies.items():
+        if name == "reason_code" and "holds" in path:
+            continue
+        given = body if "holds" in path else {"reason_code": "gdpr-17", **body}
+        answer = await service.client.post(path, json={**given, name: "gdpr-17\n"})
+        assert (answer.status_code, answer.json()["errors"][0]["path"]) == (422, f"$.{name}"), answer.text
+
+
 async def test_named_sessions_beyond_the_limit_are_left_to_the_next_request(service: Running) -> None:
     named = [await service.session() for _ in range(3)]
     gone: list[str] = []
