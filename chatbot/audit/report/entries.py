@@ -28,6 +28,15 @@ class Recipient(Struct, frozen=True, omit_defaults=True, kw_only=True):
     server: str | None = None
 
 
+class ErasedUsage(Struct, frozen=True):
+    """Replies that a model completed and whose content is erased, as the erasures keep their number and tokens."""
+
+    model: str
+    replies: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
 class Retention(Struct, frozen=True):
     """How long sessions are kept, by the settings of the service, in hours; 0: without end."""
 
@@ -36,7 +45,9 @@ class Retention(Struct, frozen=True):
 
 
 class Totals(Struct, frozen=True):
-    """What the sessions of a report have together. `erased_events` have no content any more."""
+    """What the sessions of a report have together. `erased_events` have no content any more: they count as `redactions`
+    and `events`, and not as anything else.
+    """
 
     sessions: int
     messages: int
@@ -62,6 +73,9 @@ class ReportHead(_Entry, frozen=True, kw_only=True, tag="report"):
     """What the report is about, and of which log. `position` and `digest` are those of the log's head at its beginning.
 
     `selected_by` is how the sessions were chosen. `checkpoint` is the signed statement that the proofs lead to.
+
+    `recipients` are those of requests whose content is recorded. `erased_requests` are the others: an erasure leaves
+    neither their server nor their protocol, and of the models only `erased_usage`.
     """
 
     format: str = ""
@@ -75,6 +89,8 @@ class ReportHead(_Entry, frozen=True, kw_only=True, tag="report"):
     totals: Totals
     recipients: tuple[Recipient, ...]
     retention: Retention
+    erased_requests: int = 0
+    erased_usage: tuple[ErasedUsage, ...] = ()
     controller: str | None = None
     purpose: str | None = None
     checkpoint: str | None = None

@@ -8,6 +8,10 @@ from chatbot.audit.report.html_text import code, escape, facts, isolated, table,
 
 TITLE = "Report on recorded conversations"
 NOT_STATED = "not stated in this report: the operator of the service adds it"
+_ERASED = (
+    "their content is gone; time, type and key name are left. What they had of the above, such as titles, metadata and"
+    " files, cannot be told any more, and is not counted"
+)
 START = f"""<!doctype html>
 <html lang="en">
 <head>
@@ -64,7 +68,7 @@ def _data(head: ReportHead) -> str:
         ("Messages", f"{totals.messages:,}", f"texts and other parts; {totals.replies:,} are replies of a model"),
         ("Files", f"{totals.files:,}", "sent with messages"),
         ("Events", f"{totals.events:,}", "time, type, name of the API key and id of the request, of everything above"),
-        ("Erased events", f"{totals.erased_events:,}", "their content is gone; time, type and key name are left"),
+        ("Erased events", f"{totals.erased_events:,}", _ERASED),
         ("Redactions", f"{totals.redactions:,}", "a message or a part of it was erased"),
     )
     source = (
@@ -92,8 +96,29 @@ def _recipients(head: ReportHead) -> str:
     listed = table("Models that were sent messages", ("Model", "Server", "Protocol", "Requests"), rows)
     return (
         '<section aria-labelledby="recipients"><h2 id="recipients">Recipients</h2>\n'
-        + (listed if head.recipients else "<p>No model was sent messages.</p>\n")
+        + (listed if head.recipients else "")
+        + _erased_requests(head)
+        + ("" if head.recipients or head.erased_requests else "<p>No model was sent messages.</p>\n")
         + "</section>\n"
+    )
+
+
+def _erased_requests(head: ReportHead) -> str:
+    """What is known of requests whose content is erased."""
+    if not head.erased_requests:
+        return ""
+    rows = (
+        (isolated(one.model), f"{one.replies:,}", f"{one.prompt_tokens:,}", f"{one.completion_tokens:,}")
+        for one in head.erased_usage
+    )
+    caption = "Models of completed replies whose content is erased"
+    listed = table(caption, ("Model", "Replies", "Tokens read", "Tokens written"), rows) if head.erased_usage else ""
+    kept = (
+        "Of these requests only the numbers below are left" if head.erased_usage else "No model of theirs is recorded"
+    )
+    return (
+        f"<p>Requests to models whose content is erased: {head.erased_requests:,}. {kept}: which servers received them,"
+        f" and which models did not complete a reply, cannot be told any more.</p>\n{listed}"
     )
 
 
@@ -118,8 +143,9 @@ def _contents(sessions: Sequence[SessionSummary]) -> Iterator[str]:
     yield '<section aria-labelledby="contents"><h2 id="contents">Sessions</h2>\n<nav aria-labelledby="contents"><ol>\n'
     for number, one in enumerate(sessions, 1):
         title = isolated(one.title) if one.title else escape(one.session_id)
+        held = "its content is erased" if one.status == "deleted" else f"{one.messages:,} messages"
         yield (
             f'<li><a href="#s{number}">{title}</a>, {escape(one.status)}, {time(one.created_at)} to'
-            f" {time(one.last_event_at)}, {one.messages:,} messages</li>\n"
+            f" {time(one.last_event_at)}, {held}</li>\n"
         )
     yield "</ol></nav></section>\n"

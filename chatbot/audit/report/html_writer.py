@@ -66,7 +66,8 @@ class HtmlWriter:
         last = "</section>\n" if self._session else ""
         self._session += 1
         name = f"s{self._session}"
-        title = isolated(entry.title) if entry.title else "Session without a title"
+        unnamed = "Erased session" if entry.status == "deleted" else "Session without a title"
+        title = isolated(entry.title) if entry.title else unnamed
         forked = entry.forked_from
         listed = facts(
             (

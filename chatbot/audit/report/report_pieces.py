@@ -18,6 +18,7 @@ from chatbot.audit.report.entries import (
     FORMAT_NAME,
     FORMAT_VERSION,
     Entry,
+    ErasedUsage,
     HoldEntry,
     MessageEntry,
     ProofEntry,
@@ -30,7 +31,7 @@ from chatbot.audit.report.entries import (
 )
 from chatbot.audit.report.recorded_requests import RecordedRequests
 from chatbot.audit.report.report_query import ReportRequest
-from chatbot.audit.report.session_outline import SessionOutline
+from chatbot.audit.report.session_outline import SessionOutline, add_usage
 from chatbot.audit.report.timeline import Timeline, adopted_source
 from chatbot.audit.session_proof import AuditPaths, ProofFailed, build_proof, read_audit_paths
 from chatbot.holds.hold_state import HoldState, evolve
@@ -79,6 +80,8 @@ class ReportSurvey(Struct):
     replies: int = 0
     events: int = 0
     erased_events: int = 0
+    erased_requests: int = 0
+    erased_usage: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     redactions: int = 0
     positions: dict[str, list[int]] = field(default_factory=dict)
 
@@ -100,6 +103,9 @@ class ReportSurvey(Struct):
         self.replies += outline.replies
         self.events += outline.version
         self.erased_events += outline.erased_events
+        self.erased_requests += outline.erased_requests
+        for model, used in outline.erased_usage.items():
+            add_usage(self.erased_usage, model, used)
         self.redactions += outline.redactions
 
     @property
@@ -121,6 +127,10 @@ class ReportSurvey(Struct):
             for (provider, model, server), count in sorted(self.sent.items())
             if count
         )
+
+    @property
+    def usage_of_erased(self) -> tuple[ErasedUsage, ...]:
+        return tuple(ErasedUsage(model, *used) for model, used in sorted(self.erased_usage.items()))
 
 
 class Report:
@@ -173,6 +183,8 @@ class Report:
                 totals=self._survey.totals,
                 recipients=self._survey.recipients,
                 retention=request.retention,
+                erased_requests=self._survey.erased_requests,
+                erased_usage=self._survey.usage_of_erased,
                 controller=request.controller,
                 purpose=request.purpose,
                 checkpoint=None if request.checkpoint is None else request.checkpoint[0],

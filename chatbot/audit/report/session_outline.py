@@ -49,8 +49,10 @@ class SessionOutline(Struct):
     """A session after its events so far. `parents` has the parent of each message, in the order of their events.
 
     `head` is the end of the selected branch. `sent` counts requests by provider, model, and name of the server, which
-    is empty if it is not recorded; `asked` are the first two of replies that have not ended. `hold_ids` are the legal
-    holds that the session is under. `copies` are the positions of copied texts of a fork, by message.
+    is empty if it is not recorded; `asked` are the first two of replies that have not ended. `erased_requests` are
+    those whose content is erased, and `erased_usage` what the erasure kept of them: by model, the replies that were
+    completed, and tokens read and written. `hold_ids` are the legal holds that the session is under. `copies` are the
+    positions of copied texts of a fork, by message.
     """
 
     session_id: str
@@ -66,10 +68,12 @@ class SessionOutline(Struct):
     settings: ReplySettings = ReplySettings()
     created_settings: ReplySettings = ReplySettings()
     erased_events: int = 0
+    erased_requests: int = 0
     redactions: int = 0
     replies: int = 0
     files: set[str] = field(default_factory=set)
     sent: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    erased_usage: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     asked: dict[str, tuple[str, str]] = field(default_factory=dict)
     parents: dict[str, str | None] = field(default_factory=dict)
     head: str | None = None
@@ -92,6 +96,8 @@ class SessionOutline(Struct):
             self.status = recorded.type.removeprefix("session_")
         if recorded.event is None:
             self.erased_events += 1
+            self.erased_requests += recorded.type == "reply_started"
+            self.redactions += recorded.type == "message_redacted"
         else:
             self._apply(recorded, recorded.event)
 
@@ -142,6 +148,8 @@ class SessionOutline(Struct):
                 self.copies[event.message_id] = recorded.position
             case SessionDeleted() | ContentErased():
                 self.owner = event.owner
+                for used in event.usage:
+                    add_usage(self.erased_usage, used.model, (used.replies, used.prompt_tokens, used.completion_tokens))
                 self.title, self.metadata, self.settings = None, {}, ReplySettings()
                 self.parents, self.head = {}, None
             case (
@@ -176,3 +184,9 @@ class SessionOutline(Struct):
                 self.parents[message_id] = event.parent_id
         if self.head == event.reply_id:
             self.head = event.parent_id
+
+
+def add_usage(usage: dict[str, tuple[int, int, int]], model: str, added: tuple[int, int, int]) -> None:
+    """Add replies, tokens read and tokens written to those of the model."""
+    replies, read, written = usage.get(model, (0, 0, 0))
+    usage[model] = replies + added[0], read + added[1], written + added[2]

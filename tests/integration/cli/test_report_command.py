@@ -30,6 +30,7 @@ from events.catalogue import (
     SessionCreated,
     SessionDeleted,
     Usage,
+    UsageTotal,
 )
 from events.factory import open_log
 from events.log import EventLog
@@ -254,6 +255,32 @@ async def test_a_redacted_message_says_so_and_has_its_receipt(console: FakeConso
         "T-2",
     )
     assert "words of m1" not in await report(console, tmp_path, "--session", SESSION)
+
+
+async def test_a_report_on_an_erased_session_says_what_is_left_and_what_cannot_be_told(
+    console: FakeConsole, tmp_path: Path
+) -> None:
+    log = await opened(console)
+    await log.append(SESSION, 0, [created("mina"), *turns(2)], WHO)
+    version = (await log.read(SESSION, limit=100))[-1].version
+    redaction = MessageRedacted("m1", "privacy", events_erased=1, versions=(2,))
+    await log.erase(SESSION, version, redaction, WHO)
+    usage = (UsageTotal("2026-01-01", EVIL, 1, 1200, 34), UsageTotal("2026-01-02", EVIL, 1, 5, 6))
+    await log.erase(SESSION, version + 1, SessionDeleted("requested", owner="mina", usage=usage), WHO)
+    await log.append(OTHER, 0, [created("jun")], WHO)
+    await log.close()
+    head, *_ = await lines(console, tmp_path, "--session", SESSION)
+    assert (head["recipients"], head["totals"]["redactions"], head["erased_requests"]) == ([], 1, 2)
+    assert head["erased_usage"] == [{"model": EVIL, "replies": 2, "prompt_tokens": 1205, "completion_tokens": 40}]
+    page = checked(await report(console, tmp_path, "--session", SESSION))
+    said = "".join(page.texts)
+    assert "No model was sent messages" not in said
+    assert "Requests to models whose content is erased: 2. Of these requests only the numbers below are left" in said
+    assert "1,205" in page.texts
+    assert "its content is erased" in said
+    assert "Erased session" in page.texts
+    none = "".join(checked(await report(console, tmp_path, "--session", OTHER)).texts)
+    assert "No model was sent messages" in none
 
 
 async def test_a_report_proves_its_sessions_against_a_checkpoint(console: FakeConsole, tmp_path: Path) -> None:
