@@ -14,6 +14,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from chatbot.api.access.client_address import client_address
+from chatbot.api.server.connection_limits import BoundedProtocol
 from chatbot.config.settings import Settings
 from chatbot.observability.log_writer import LogWriter
 from chatbot.observability.logging_setup import writes_json
@@ -45,7 +46,9 @@ REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 
 
 class AccessLine(Struct, frozen=True):
-    """The fields of a line. `bytes` were sent, with the headers; `client_left`: before it had the whole answer."""
+    """The fields of a line. `bytes` were sent, with the headers; `client_left`: before it had the whole answer.
+    `cut`: why the service closed the connection before that.
+    """
 
     method: str | None  # None: the request was not read
     route: str
@@ -56,6 +59,7 @@ class AccessLine(Struct, frozen=True):
     key: str | None
     client: str
     client_left: bool
+    cut: str | None = None
 
 
 class AccessLog:
@@ -79,6 +83,7 @@ class AccessLog:
         """
         served = request.get(SERVED)
         route = served.route if served is not None else UNMATCHED
+        cut = request.protocol.cut if isinstance(request.protocol, BoundedProtocol) else None
         line = AccessLine(
             method=request.method if request.method in METHODS else OTHER_METHOD,
             route=route,
@@ -88,7 +93,8 @@ class AccessLog:
             request_id=request.get(REQUEST_ID),
             key=served.key if served is not None else None,
             client=client_address(request, self._trusted_proxies),
-            client_left=client_left,
+            client_left=client_left and cut is None,
+            cut=cut,
         )
         is_routine = status < 400 and (route in PROBES or route.startswith(ASSETS))
         self._write(line, logging.DEBUG if is_routine else logging.INFO)

@@ -132,6 +132,7 @@ class Connections:
 
     def close_now(self, one: "BoundedProtocol", reason: str) -> None:
         """Close it immediately, also in the middle of an answer."""
+        one.cut = reason
         self.remove(one)
         one.abort()
         self._note_closed(reason)
@@ -151,9 +152,18 @@ class BoundedProtocol(web.RequestHandler):
 
     Its transport's buffer has no free space (high-water mark 0): a writer waits until the client has read everything.
     The write timeout here covers any answer; `ResponseStream` has its own for streams, which also sends pings.
+    `cut`: why the service has closed it in the middle of an answer.
     """
 
-    __slots__ = ("_connections", "_held_bytes", "_last_bytes", "_raw_transport", "_write_timer", "write_timeout_s")
+    __slots__ = (
+        "_connections",
+        "_held_bytes",
+        "_last_bytes",
+        "_raw_transport",
+        "_write_timer",
+        "cut",
+        "write_timeout_s",
+    )
 
     def __init__(self, server: web.Server, connections: Connections, **options: Any) -> None:
         super().__init__(server, **options)
@@ -163,6 +173,7 @@ class BoundedProtocol(web.RequestHandler):
         self._last_bytes = 0
         self._write_timer: asyncio.TimerHandle | None = None
         self.write_timeout_s = connections.limits.write_timeout_s
+        self.cut: str | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         raw_transport = self._raw_transport = cast(asyncio.Transport, transport)
@@ -337,3 +348,10 @@ def count_held_bytes(request: web.Request, size: int) -> None:
     """Count `size` bytes that an answer holds in memory towards the unread bytes of its connection."""
     if isinstance(request.protocol, BoundedProtocol):
         request.protocol.count_held_bytes(size)
+
+
+def note_cut(transport: asyncio.BaseTransport, reason: str) -> None:
+    """The connection is about to be aborted in the middle of an answer."""
+    protocol = cast(asyncio.Transport, transport).get_protocol()
+    if isinstance(protocol, BoundedProtocol):
+        protocol.cut = reason

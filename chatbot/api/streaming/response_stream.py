@@ -20,7 +20,7 @@ from aiohttp.abc import AbstractStreamWriter
 from chatbot.api.access.authorization import PRINCIPAL
 from chatbot.api.problems import problem_of
 from chatbot.api.server.connection_limits import PING_S as PROBE_PING_S
-from chatbot.api.server.connection_limits import BoundedProtocol, HalfClosableProtocol, StreamLimit
+from chatbot.api.server.connection_limits import BoundedProtocol, HalfClosableProtocol, StreamLimit, note_cut
 from chatbot.api.streaming.frames import FeedFrame, Frame
 from chatbot.config.settings import Settings
 from chatbot.keys.key_registry import KeyRegistry
@@ -243,7 +243,7 @@ async def stream_response(
             streams.logger.debug("stream.left", reason=type(error).__name__)
         except Exception:
             if stream is not None:
-                stream.abort()  # or the problem document would look like a part of this answer
+                stream.abort("failed")  # or the problem document would look like a part of this answer
             raise
         finally:
             if stream is not None:
@@ -338,11 +338,12 @@ class ResponseStream:
 
     def break_off(self, reason: Exception) -> None:
         """Abort the connection, so that the client does not take a part for the whole. Raises ConnectionError."""
-        self.abort()
+        self.abort("failed")
         raise ConnectionAbortedError from reason
 
-    def abort(self) -> None:
-        """Abort the connection."""
+    def abort(self, reason: str = "key_ended") -> None:
+        """Abort the connection; the access log has the reason."""
+        note_cut(self._transport, reason)
         self._transport.abort()
 
     def probe_reader(self) -> None:
@@ -365,7 +366,7 @@ class ResponseStream:
         """Ping a silent stream, and disconnect a reader that has left what was sent unread for too long."""
         silent_s, is_stuck = self._loop.time() - self._last_s, self._transport.get_write_buffer_size() > 0
         if is_stuck and silent_s >= self._timeout_s:
-            self._transport.abort()  # a waiting `drain` raises ConnectionError
+            self.abort("write_timeout")  # a waiting `drain` raises ConnectionError
             return
         if not is_stuck and silent_s >= self._ping_s and not self._has_ended:
             self._ping()

@@ -19,11 +19,11 @@ from tests.support.programs.nginx import nginx
 from tests.support.service import Running, program, serving
 
 SECRET = "a-secret-of-minas-own"
-SETTINGS = {"CHATBOT_LOGGING_ACCESS_LOG": "true", "CHATBOT_API_KEYS": f"mina:{SECRET}"}
+SETTINGS = {"CHATBOT_LOGGING_ACCESS_LOG": "true", "CHATBOT_API_KEYS": f"mina:{SECRET}", "CHATBOT_AUTH_ADMINS": "mina"}
 RESET = struct.pack("ii", 1, 0)  # closing sends a TCP reset: a client that is gone, not one that has said all
 FIELDS = {
     *("event", "log_level", "method", "route", "status", "duration_ms", "bytes"),
-    *("request_id", "key", "client", "client_left"),
+    *("request_id", "key", "client", "client_left", "cut"),
 }
 
 
@@ -94,8 +94,24 @@ async def test_a_reader_that_leaves_its_stream_is_noted(service: Running, lines:
     ) as answer:
         await anext(aiter(answer.aiter_raw()))
     line = await line_of(lines, "r-3")
-    assert (line["status"], line["client_left"]) == (200, True)
+    assert (line["status"], line["client_left"], line["cut"]) == (200, True, None)
     assert line["bytes"] > 0
+
+
+async def test_a_stream_whose_key_is_revoked_was_cut_by_the_service(
+    service: Running, lines: list[dict[str, Any]]
+) -> None:
+    secret = (await service.client.post("/api/keys", json={"name": "app", "scopes": ["chat"]})).json()["secret"]
+    headers = {"Authorization": f"Bearer {secret}", "X-Request-ID": "r-5"}
+    async with service.client.stream("GET", "/api/sessions/changes", headers=headers) as answer:
+        pieces = answer.aiter_raw()
+        await anext(pieces)
+        assert (await service.client.delete("/api/keys/app")).status_code == 204
+        with pytest.raises(httpx.TransportError):
+            async for _ in pieces:
+                pass
+    line = await line_of(lines, "r-5")
+    assert (line["status"], line["client_left"], line["cut"]) == (200, False, "key_ended")
 
 
 async def test_a_client_that_leaves_before_its_answer_is_noted(

@@ -94,16 +94,19 @@ async def bounded(
 async def test_an_unread_answer_holds_a_piece_and_ends_with_its_time(
     tmp_path: Path, model: ModelServer, servers: list[HttpServer], clients: Callable[[Running], Client]
 ) -> None:
-    async with bounded(tmp_path, model, servers, CHATBOT_SERVER_WRITE_TIMEOUT_S="0.3") as (service, server):
-        for path in (LARGE, "/openapi.json"):
-            client = clients(service)
-            for _ in range(40):  # what the system's buffers take for it is no matter of ours
-                client.ask(path)
-            await until(lambda: server.open_connections.unread_bytes > 0)
-            assert server.open_connections.unread_bytes <= 2 * PIECE_BYTES
-            await until(lambda: server.open_connections.unread_bytes == 0)
-        metrics = (await service.client.get("/metrics")).text
-        assert 'chatbot_connections_closed_total{reason="write_timeout"} 2.0' in metrics
+    settings = {"CHATBOT_SERVER_WRITE_TIMEOUT_S": "0.3", "CHATBOT_LOGGING_ACCESS_LOG": "true"}
+    with capture_logs() as lines:
+        async with bounded(tmp_path, model, servers, **settings) as (service, server):
+            for path in (LARGE, "/openapi.json"):
+                client = clients(service)
+                for _ in range(40):  # what the system's buffers take for it is no matter of ours
+                    client.ask(path)
+                await until(lambda: server.open_connections.unread_bytes > 0)
+                assert server.open_connections.unread_bytes <= 2 * PIECE_BYTES
+                await until(lambda: server.open_connections.unread_bytes == 0)
+            metrics = (await service.client.get("/metrics")).text
+            assert 'chatbot_connections_closed_total{reason="write_timeout"} 2.0' in metrics
+    assert {(line["client_left"], line["cut"]) for line in lines if line.get("cut")} == {(False, "write_timeout")}
 
 
 async def test_a_client_that_leaves_while_its_answer_is_sent_is_in_the_access_log(
