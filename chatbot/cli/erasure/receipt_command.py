@@ -24,6 +24,11 @@ from events.log import EventLog
 from events.record import Metadata, StoredRow
 
 RECEIPT_BYTES_MAX = 65_536  # of one line
+NOT_SIGNED = "it is not signed"
+HOW_TO_SIGN = (
+    "a service signs receipts with the key of anchors.key_file, the commands with --sign-with FILE, also afterwards:"
+    " `chatbot receipt --session ID --sign-with FILE`. Without --key receipts are compared with the log alone"
+)
 EXPLAINED_BY = {"erasure": "session_deleted", "redaction": MESSAGE_REDACTED}
 COMPARED = ("at", "events_erased", "reason", "reason_code", "ticket", "message_id", "part")
 STATES_OTHERWISE = "the log says otherwise: {name}"
@@ -69,7 +74,7 @@ async def receipt(context: CommandContext, options: argparse.Namespace) -> int:
 
     A receipt is right if the log has its event, with its digest, which says the same, and nothing of the session's
     content before it; with --key also only if it is signed with that key. Works while the service runs. Exit code 1: a
-    session is not erased, or a receipt is not right.
+    session is not erased, or a receipt is not right or not signed.
     """
     if options.sessions:
         if options.key or options.signature_only:
@@ -85,8 +90,7 @@ async def receipt(context: CommandContext, options: argparse.Namespace) -> int:
     if options.signature_only:
         return _report(context, [(one, _find_signature_fault(one, verifier)) for one in receipts])
     async with context.open_read_only() as log:
-        checked = [(one, _find_signature_fault(one, verifier) or await find_fault(log, one)) for one in receipts]
-    return _report(context, checked)
+        return _report(context, [(one, await _find_any_fault(log, one, verifier)) for one in receipts])
 
 
 async def _print_receipts(
@@ -134,12 +138,18 @@ def _find_signature_fault(one: Receipt, verifier: str | None) -> str | None:
     if verifier is None:
         return None
     if one.signature is UNSET:
-        return "it is not signed"
+        return NOT_SIGNED
     try:
         check_receipt(one, verifier)
     except InvalidCheckpoint as error:
         return str(error)
     return None
+
+
+async def _find_any_fault(log: EventLog, one: Receipt, verifier: str | None) -> str | None:
+    """A receipt that is not signed is compared with the log, too: that may show a worse fault."""
+    fault = _find_signature_fault(one, verifier)
+    return await find_fault(log, one) or fault if fault in (None, NOT_SIGNED) else fault
 
 
 async def find_fault(log: EventLog, one: Receipt) -> str | None:
@@ -192,10 +202,16 @@ async def _find_redaction_fault(log: EventLog, redaction: StoredRow) -> str | No
 
 
 def _report(context: CommandContext, checked: list[tuple[Receipt, str | None]]) -> int:
-    faults = 0
+    faults = unsigned = 0
     for one, fault in checked:
-        if fault is not None:
+        if fault == NOT_SIGNED:
+            unsigned += 1
+            context.print_result(f"NOT SIGNED: receipt of session {one.session_id}")
+        elif fault is not None:
             faults += 1
             context.print_result(f"WRONG: receipt of session {one.session_id}: {fault}")
-    context.print_result(f"{len(checked) - faults:,} of {len(checked):,} receipts are right")
-    return 1 if faults else 0
+    rest = f", {unsigned:,} not signed" if unsigned else ""
+    context.print_result(f"{len(checked) - faults - unsigned:,} of {len(checked):,} receipts are right{rest}")
+    if unsigned:
+        context.print_note(HOW_TO_SIGN)
+    return 1 if faults or unsigned else 0

@@ -11,7 +11,7 @@ class AnchorSettings(Struct, frozen=True):
     key_file: Annotated[
         str,
         Meta(
-            description="File with the secret key that signs them, as `chatbot keygen` writes it.",
+            description="File with the secret key of `chatbot keygen` that signs them and receipts of erasures.",
             extra={"allowed": "empty, or a file's path"},
         ),
     ] = ""

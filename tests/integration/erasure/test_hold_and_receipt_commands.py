@@ -104,7 +104,14 @@ async def test_signed_receipts_are_checked_against_the_key_and_the_log(commands:
         code, text = await check({**receipts[0], **change}, receipts[1])
         assert (code, "does not fit" in text, "1 of 2 receipts are right" in text) == (1, True, True)
     unsigned = {name: value for name, value in receipts[0].items() if name != "signature"}
-    assert "it is not signed" in (await check(unsigned))[1]
+    for options in (("--key", f"{key}.pub"), ("--key", f"{key}.pub", "--signature-only")):
+        code, text = await check(unsigned, receipts[1], options=options)
+        assert (code, text.splitlines()) == (
+            1,
+            [f"NOT SIGNED: receipt of session {unsigned['session_id']}", "1 of 2 receipts are right, 1 not signed"],
+        )
+        assert "anchors.key_file" in commands.notes
+    assert "WRONG" in (await check({**unsigned, "position": receipts[1]["position"]}))[1]
     assert await check(unsigned, options=()) == (0, "1 of 1 receipts are right")
     moved = {**unsigned, "position": receipts[1]["position"]}
     assert "is another one" in (await check(moved, options=()))[1]
