@@ -174,8 +174,10 @@ def _search_row(row: StoredRow, patterns: Sequence[Pattern]) -> dict[int, bool]:
 
 def _files_to_search(log: Path, projections: Path, seen: Set[Inode]) -> dict[Path, int]:
     """Files that the service or its commands have made, with their sizes, without those already `seen`."""
-    of_log = re.compile(rf"{re.escape(log.name)}(-[a-z]+)*|.*\.partial(-[a-z]+)*")  # an unfinished backup, too
-    files = [one for one in sorted(log.parent.iterdir()) if of_log.fullmatch(one.name)]
+    entries = sorted(log.parent.iterdir())
+    logs = "|".join(re.escape(one.name) for one in entries if one == log or _is_copy(one))
+    of_log = re.compile(rf"({logs})(-[a-z]+)*|.*\.partial(-[a-z]+)*")  # an unfinished backup, too
+    files = [one for one in entries if of_log.fullmatch(one.name)]
     sizes: dict[Path, int] = {}
     for file in dict.fromkeys([*files, *list_projection_files(projections)]):
         with suppress(FileNotFoundError):
@@ -183,6 +185,14 @@ def _files_to_search(log: Path, projections: Path, seen: Set[Inode]) -> dict[Pat
             if stat.S_ISREG(found.st_mode) and _inode(found) not in seen:
                 sizes[file] = found.st_size
     return sizes
+
+
+def _is_copy(file: Path) -> bool:
+    """Whether it is a log of this program, such as a backup. A file that may not be read or is gone is none."""
+    try:
+        return _has_log_mark(file)
+    except (FileNotFoundError, PermissionError):
+        return False
 
 
 def _inode(found: os.stat_result) -> Inode:

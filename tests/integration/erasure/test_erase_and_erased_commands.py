@@ -294,6 +294,20 @@ async def test_erased_finds_a_text_where_it_is_and_nowhere_once_it_is_erased(tmp
     assert "found nowhere" in said
 
 
+async def test_erased_finds_a_text_in_a_backup_in_the_same_folder(tmp_path: Path, service: Running) -> None:
+    session_id = await service.session(title="plain title")
+    for name in ("old-backup.db", "elsewhere/another.db"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        assert (await erase(tmp_path, "backup", str(tmp_path / name)))[0] == 0
+    (tmp_path / "notes.txt").write_text("plain title")
+    await service.client.delete(f"/api/sessions/{session_id}")
+    code, finds, said = await erase(tmp_path, "erased", "--check", "plain title")
+    assert (code, {one["file"] for one in finds}) == (1, {str(tmp_path / "old-backup.db")})
+    (tmp_path / "old-backup.db").unlink()
+    code, finds, said = await erase(tmp_path, "erased", "--check", "plain title")
+    assert (code, finds, "another.db" in said) == (0, [], False)
+
+
 def test_erased_reads_texts_from_standard_input(tmp_path: Path) -> None:
     mark = APPLICATION_ID.to_bytes(4, "big")  # a log by its mark, and damaged beyond reading
     (tmp_path / "chatbot.db").write_bytes(bytes(68) + mark + b"and a secret in it")
