@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import msgspec
 from msgspec import Struct
 
 from chatbot.audit.event_view import EventView, encode_row, event_view, format_time
@@ -22,7 +23,8 @@ from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.exit_codes import UsageError
 from chatbot.cli.progress_bar import ProgressBar
 from chatbot.runtime.throttle import DutyCycleThrottle
-from events.catalogue import RESERVED_STREAMS
+from chatbot.sessions.domain.reasons import recorded_code
+from events.catalogue import MESSAGE_REDACTED, RESERVED_STREAMS
 from events.log import EventLog
 from events.record import Envelope
 
@@ -32,6 +34,7 @@ T = TypeVar("T")
 LIMIT_DEFAULT = 1000
 LIMIT_MAX = 1_000_000  # sessions of which the command keeps a line in memory, or events that it prints
 PAGE = 500  # events searched for at once
+EXPLAINING = frozenset({"session_deleted", MESSAGE_REDACTED})  # their lines say why, and for which ticket
 
 
 class FoundSession(Struct):
@@ -190,9 +193,35 @@ def _session_line(one: FoundSession) -> str:
     return printable(f"{one.session_id}  {one.first_at} to {one.last_at}  {one.events:,} events, {versions}")
 
 
+class _Explanation(Struct, frozen=True):
+    """What an event that explains an erasure or a redaction says of it."""
+
+    reason_code: str | None = None
+    ticket: str | None = None
+    reason: str = "redaction"
+    message_id: str | None = None
+    part: int | None = None
+
+    def __str__(self) -> str:
+        message = "" if self.message_id is None else f"message {self.message_id} "
+        part = "" if self.part is None else f"part {self.part} "
+        ticket = "" if self.ticket is None else f" ticket {self.ticket}"
+        return f"{message}{part}reason {recorded_code(self.reason, self.reason_code)}{ticket}"
+
+
+def _explanation(view: EventView) -> str:
+    if view.type not in EXPLAINING or view.data is None:
+        return ""
+    try:
+        return str(msgspec.json.decode(view.data, type=_Explanation))
+    except msgspec.MsgspecError:  # tampered with: `verify` tells
+        return ""
+
+
 def _event_line(view: EventView) -> str:
     caused_by = [f"key {view.actor}" if view.actor else "", f"request {view.request_id}" if view.request_id else ""]
-    what = " ".join(one for one in (*caused_by, f"cause {view.cause}" if view.cause else "") if one)
+    cause = f"cause {view.cause}" if view.cause else ""
+    what = " ".join(one for one in (*caused_by, cause, _explanation(view)) if one)
     erased = " (erased)" if view.data is None else ""
     line = f"{view.position:>10}  {view.recorded_at}  {view.session_id}  {view.version:>6}  {view.type}{erased}  {what}"
     return printable(line.rstrip()).replace("\n", "\\n")

@@ -8,7 +8,7 @@ import pytest
 
 from chatbot.cli.exit_codes import CommandFailed, UsageError
 from chatbot.config.loader import load
-from events.catalogue import MetadataChanged, SessionDeleted
+from events.catalogue import MessageRedacted, MetadataChanged, SessionDeleted
 from events.factory import open_log
 from events.record import Metadata
 from tests.support.fake_console import FakeConsole, run_in_process
@@ -70,11 +70,22 @@ async def test_events_are_printed_as_lines_of_json_or_for_people(console: FakeCo
     assert await run_in_process(console, "find", "--events", "--session", C) == 0
     assert [line.split()[3:] for line in console.stdout_lines] == [
         ["1", "session_created", "(erased)", "key", "mina"],
-        ["2", "session_deleted", "cause", "erasure"],
+        ["2", "session_deleted", "cause", "erasure", "reason", "requested"],
+    ]
+    log = await open_log(console.settings.database.place)
+    await log.append(B, 2, [MessageRedacted("m1", "third-party", part=1, ticket="DSR\x1b 7")], Metadata(actor="jun"))
+    await log.erase(A, 3, SessionDeleted("request", reason_code="gdpr-art-17", ticket="DSR-8"), Metadata())
+    await log.close()
+    console.stdout_lines.clear()
+    assert await run_in_process(console, "find", "--events", "--type", "session_deleted", "message_redacted") == 0
+    assert [line.split(maxsplit=5)[5:] for line in console.stdout_lines] == [
+        ["cause erasure reason requested"],
+        ["key jun message m1 part 1 reason third-party ticket DSR\\x1b 7"],
+        ["reason gdpr-art-17 ticket DSR-8"],
     ]
     console.stdout_lines.clear()
     assert await run_in_process(console, "find", "--owner", "jun") == 0
-    assert "2 events, version 1 to 2" in console.stdout_lines[0]
+    assert "3 events, version 1 to 3" in console.stdout_lines[0]
 
 
 async def test_a_limit_says_that_there_is_more_and_where_to_go_on(console: FakeConsole) -> None:
