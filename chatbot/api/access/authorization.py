@@ -19,6 +19,7 @@ ROUTE_SCOPES: dict[tuple[str, str], frozenset[str]] = {
     ("GET", "/api/audit/verify"): frozenset({AUDIT}),
     ("GET", "/api/audit/report"): frozenset({AUDIT}),
     ("GET", "/api/sessions/{session_id}/events"): frozenset({CHAT, AUDIT}),
+    ("GET", "/api/sessions/{session_id}/export"): frozenset({CHAT, AUDIT}),
     ("DELETE", "/api/sessions/{session_id}"): frozenset({CHAT, ERASE}),
     ("POST", "/api/sessions/{session_id}/messages/{message_id}/redact"): frozenset({CHAT, ERASE}),
     ("GET", "/api/sessions/{session_id}/receipt"): frozenset({CHAT, ERASE, AUDIT}),

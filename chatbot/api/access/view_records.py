@@ -72,7 +72,8 @@ class ViewRecorder:
         """
         view = self._view_of(request)
         if view is not None:
-            await self._record(view, request[CALLER], any_owner=view.what == "events" and is_auditor(request))
+            any_owner = view.what in ("events", "export") and is_auditor(request)
+            await self._record(view, request[CALLER], any_owner=any_owner)
 
     async def record_report(self, session_ids: Sequence[str], caller: Caller) -> None:
         """Record that an auditor reads these sessions in a report. Raises as `record`."""

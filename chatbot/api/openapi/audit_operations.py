@@ -81,9 +81,10 @@ at `from` is trusted; compare it with one that you kept. The number of simultane
 long log in spans. The result is what the service says about itself; for a proof that does not trust the service, run
 `chatbot verify` on a copy of the file.
 """
-_EXPORT = """The selected branch, as it stands or, with `as_of`, as it stood. No access; nothing is appended. A reply
-that was being written then has the text recorded by then; an `as_of` after the last event is now. In Markdown nothing
-inside a text is escaped; the headings of messages end in a mark, named at the top, which is nowhere in a text.
+_EXPORT = """For the session's owner, and for auditors also when the session has expired. The selected branch, as it
+stands or, with `as_of`, as it stood. No access; nothing is appended. A reply that was being written then has the text
+recorded by then; an `as_of` after the last event is now. In Markdown nothing inside a text is escaped; the headings of
+messages end in a mark, named at the top, which is nowhere in a text.
 """
 
 EXPORT = Operation(

@@ -6,7 +6,7 @@ from functools import partial
 import msgspec
 from aiohttp import web
 
-from chatbot.api.access.authorization import CALLER
+from chatbot.api.access.authorization import CALLER, is_auditor
 from chatbot.api.problems import RequestFault
 from chatbot.api.request_limits import EXPORT_LIMIT, THROTTLE
 from chatbot.api.request_queries import check_query, query_choice
@@ -27,7 +27,8 @@ from chatbot.audit.conversation_rendering import (
 from chatbot.audit.part_rendering import readable_text
 from chatbot.audit.point_in_time import INVALID_POINT_IN_TIME, PointInTime, parse_point_in_time
 from chatbot.runtime.throttle import DutyCycleThrottle
-from chatbot.sessions.domain.rejections import SessionNotFound
+from chatbot.sessions.domain.rejections import SessionDeleted, SessionNotFound
+from projections.folds.session import Session
 
 FORMATS = {"json": ("json", "application/json"), "markdown": ("md", "text/markdown; charset=utf-8")}
 PLUS_HINT = " (in an address, write the + of a zone as %2B)"
@@ -45,7 +46,7 @@ async def export(request: web.Request) -> web.StreamResponse:
     if all_branches and form == "markdown":
         raise RequestFault("Markdown shows one branch: ask for all with format=json", "query.branch")
     point_in_time = _point_in_time(request)
-    session = await services.session_queries.peek(session_id_of(request), request[CALLER])
+    session = await _find_session(request)
     throttle = request.app[THROTTLE].of(request[CALLER].owner)
     with request.app[EXPORT_LIMIT].acquire(request[CALLER].owner):
         outlined = await read_outline(services.log, session.session_id, point_in_time, throttle)
@@ -63,6 +64,19 @@ async def export(request: web.Request) -> web.StreamResponse:
         extension, content_type = FORMATS[form]
         headers = {"Content-Type": content_type, **_disposition_headers(conversation, extension)}
         return await send_document(request, pieces, headers)
+
+
+async def _find_session(request: web.Request) -> Session:
+    """The session, if it is not deleted; for an auditor's key one of any owner, and also an expired one, as in trails
+    and reports. Raises SessionNotFound.
+    """
+    queries, session_id, caller = request.app[SERVICES].session_queries, session_id_of(request), request[CALLER]
+    if caller.any_owner or not is_auditor(request):  # a service without keys has no auditors
+        return await queries.peek(session_id, caller)
+    session = await queries.find_recorded(session_id, caller, any_owner=True)
+    if session.is_deleted:
+        raise SessionDeleted(session_id)
+    return session
 
 
 async def _encode_pages(pages: Pages, throttle: DutyCycleThrottle) -> AsyncIterator[list[msgspec.Raw]]:

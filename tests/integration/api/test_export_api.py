@@ -185,7 +185,10 @@ async def test_a_moment_to_come_is_now(service: Running) -> None:
 async def test_there_is_nothing_to_export_of_a_session_that_is_gone_or_is_not_yours(
     tmp_path: Path, model: ModelServer
 ) -> None:
-    keys = {"CHATBOT_API_KEYS": "mina:key-of-mina-0123456789,jun:key-of-jun-0123456789"}
+    keys = {
+        "CHATBOT_API_KEYS": "mina:key-of-mina-0123456789,jun:key-of-jun-0123456789,eve:key-of-eve-0123456789",
+        "CHATBOT_AUTH_AUDITORS": "eve",
+    }
     mina = {"X-API-Key": "key-of-mina-0123456789"}
     async with serving(tmp_path, model.url, **keys) as service:
 
@@ -204,3 +207,4 @@ async def test_there_is_nothing_to_export_of_a_session_that_is_gone_or_is_not_yo
         assert await export("nonsense") == (404, "/problems/session-not-found")
         await asyncio.sleep(1.1)
         assert await export(brief_id) == (404, "/problems/session-expired")
+        assert await export(brief_id, "key-of-eve-0123456789") == (200, "")

@@ -133,15 +133,22 @@ async def test_an_owner_reads_own_trails_an_auditor_all_and_nobody_else_any(tmp_
                 refused = await service.client.get(call, headers=headers)
                 assert (refused.status_code, refused.json()["type"]) == (403, "/problems/forbidden")
             assert (await service.client.get(call)).status_code == 401
-        for call in ("", "/messages", "/export", "/stream"):
+        for call in ("", "/messages", "/stream"):
             answer = await service.client.get(f"{path}{call}", headers=key("eve"))
             assert answer.status_code == 404, "an auditor is no owner"
         assert (await service.client.delete(path, headers=key("eve"))).status_code == 404
+        statuses = {
+            name: (await service.client.get(f"{path}/export", headers=key(name))).status_code
+            for name in ("mina", "jun", "eve")
+        }
+        assert statuses == {"mina": 200, "jun": 404, "eve": 200}
         (event,) = (await service.client.get(f"{path}/events", headers=key("eve"))).json()["events"]
         assert event["actor"] == "mina"
         await service.client.delete(path, headers=key("mina"))
         assert (await service.client.get(f"{path}/events", headers=key("mina"))).status_code == 200
         assert (await service.client.get(f"{path}/events", headers=key("jun"))).status_code == 404
+        gone = await service.client.get(f"{path}/export", headers=key("eve"))
+        assert (gone.status_code, gone.json()["type"]) == (404, "/problems/session-deleted")
 
 
 async def test_with_keys_and_no_auditor_nobody_reads_the_whole_log(tmp_path: Path, model: ModelServer) -> None:

@@ -81,9 +81,10 @@ async def test_an_auditor_is_recorded_and_a_stranger_reads_nothing(service: Runn
     session_id = await service.session()
     assert (await read(service, f"/api/sessions/{session_id}/events", EVA)).status_code == 200
     assert (await read(service, f"/api/sessions/{session_id}/messages", EVA)).status_code == 404
+    assert (await read(service, f"/api/sessions/{session_id}/export", EVA)).status_code == 200
     for path in READS:
         assert (await read(service, f"/api/sessions/{session_id}{path}", JUN)).status_code == 404
-    assert await views(service, session_id) == [("eva", "events")]
+    assert await views(service, session_id) == [("eva", "events"), ("eva", "export")]
 
 
 async def test_a_view_is_no_access_and_changes_nothing_of_the_session(service: Running) -> None:
