@@ -16,7 +16,8 @@ from chatbot.keys.scopes import SCOPES
 from events.catalogue import KeyAdded, KeyEvent, KeyRevoked, KeyRotated
 
 KEYS_MAX = 1000  # names, revoked ones included: a ticket is compared with the secrets of all valid keys
-UNCHANGED = 0  # as `expires_at_us` of a rotation
+UNCHANGED = -(2**63)  # as `expires_at_us` of a rotation: no time that can be written
+EXPIRES_MAX_US = 253_402_300_799_999_999  # the end of the year 9999, the last that RFC 3339 can write
 SECRETS_MAX = 4  # of one key that may be valid at once: rotations within the overlap of others
 OVERLAP_DEFAULT_S = 24 * 3600  # for which the earlier secret stays valid: a working day to replace it everywhere
 OVERLAP_MAX_S = 30 * 24 * 3600
@@ -195,3 +196,5 @@ def _check_scopes(scopes: Iterable[str]) -> None:
 def _check_expiry(expires_at_us: int | None, now_us: int) -> None:
     if expires_at_us is not None and expires_at_us <= now_us:
         raise InvalidKey("expires_at", "is in the past")
+    if expires_at_us is not None and expires_at_us > EXPIRES_MAX_US:
+        raise InvalidKey("expires_at", "is after the year 9999")

@@ -12,7 +12,7 @@ from msgspec import Struct
 from chatbot.config.sections.auth_settings import AuthSettings
 from chatbot.keys.key_errors import KeyExists, KeyNotFound, KeyRejection, KeyRevokedAlready
 from chatbot.keys.key_registry import TICKET_BUCKETS, KeyRegistry
-from chatbot.keys.key_state import SECRETS_MAX, AddKey, KeyCommand, RevokeKey, RotateKey
+from chatbot.keys.key_state import SECRETS_MAX, UNCHANGED, AddKey, KeyCommand, RevokeKey, RotateKey
 from events.record import Metadata
 from tests.support.log.memory_log import MemoryLog
 from tests.support.nightly import scaled
@@ -75,7 +75,7 @@ class Model:
             case AddKey():
                 return KeyExists if known else None
             case RotateKey():
-                has_expired = known and command.expires_at_us == 0 and now_us >= self.expiry_us[command.name]
+                has_expired = known and command.expires_at_us == UNCHANGED and now_us >= self.expiry_us[command.name]
                 return KeyNotFound if not known else KeyRejection if has_expired else None
             case RevokeKey():
                 return KeyNotFound if not known else KeyRevokedAlready if command.name in self.revoked else None
@@ -98,7 +98,9 @@ async def act(deeds: list[tuple[str, str, int, int | None, tuple[str, ...]]]) ->
             case "add":
                 command = AddKey(name, scopes, expires_us)
             case "rotate":
-                command = RotateKey(name, seconds, scopes if seconds else (), 0 if expires_s == 3 else expires_us)
+                command = RotateKey(
+                    name, seconds, scopes if seconds else (), UNCHANGED if expires_s == 3 else expires_us
+                )
             case _:
                 command = RevokeKey(name)
         refusal = model.refusal(command, clock[0])
@@ -114,7 +116,7 @@ async def act(deeds: list[tuple[str, str, int, int | None, tuple[str, ...]]]) ->
                 model.scopes[name] = scopes
             case RotateKey():
                 model.issue(name, secret, clock[0] + seconds * SECOND_US)
-                if command.expires_at_us != 0:
+                if command.expires_at_us != UNCHANGED:
                     model.expiry_us[name] = float("inf") if expires_us is None else expires_us
                 model.scopes[name] = command.scopes or model.scopes[name]
             case RevokeKey():

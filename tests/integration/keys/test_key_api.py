@@ -96,6 +96,8 @@ async def test_a_key_expires(locked: Running) -> None:
     past = await locked.client.post(KEYS, json={"name": "late", "scopes": ["chat"], "expires_at": soon}, headers=ROOT)
     assert kind(past) == (422, "invalid")
     assert past.json()["errors"][0]["path"] == "$.expires_at"
+    epoch = await locked.client.post(f"{KEYS}/guest/rotate", json={"expires_at": "1970-01-01T00:00:00Z"}, headers=ROOT)
+    assert epoch.json()["errors"][0]["path"] == "$.expires_at"
     key = locked.services.keys
     key._clock = lambda: 32_503_680_000_000_000  # the year 3000
     assert await status(locked, secret) == 401
@@ -110,6 +112,7 @@ async def test_a_key_expires(locked: Running) -> None:
         ({"name": "app", "scopes": []}, "$.scopes"),
         ({"name": "app", "scopes": ["root"]}, "$.scopes"),
         ({"name": "app", "scopes": ["chat"], "expires_at": "soon"}, "$.expires_at"),
+        ({"name": "app", "scopes": ["chat"], "expires_at": "9999-12-31T23:59:59-23:00"}, "$.expires_at"),
         ({"name": "app", "scopes": ["chat"], "secret": "my own"}, None),
     ],
 )

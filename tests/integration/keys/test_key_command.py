@@ -100,6 +100,11 @@ async def test_a_recorded_key_is_enough_where_one_is_required(tmp_path: Path, mo
         (("add", "app", "--scope", ","), UsageError, "--scope: names no scope"),
         (("add", "app", "--scope", "chat", "--expires", "tomorrow"), UsageError, "--expires must be a time"),
         (("add", "app", "--scope", "chat", "--expires", "2001-01-01"), UsageError, "--expires: is in the past"),
+        (
+            ("add", "app", "--scope", "chat", "--expires", "1970-01-01T00:00:00Z"),
+            UsageError,
+            "--expires: is in the past",
+        ),
         (("rotate", "app"), CommandFailed, "there is no key 'app'"),
         (("revoke", "app"), CommandFailed, "there is no key 'app'"),
         (("list", "--key", "x"), UsageError, "--key goes with --url"),
