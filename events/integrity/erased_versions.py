@@ -15,6 +15,11 @@ class _Versions(Struct):
     versions: tuple[int, ...] = ()
 
 
+class _Message(Struct):
+    message_id: str = ""
+
+
+_decode_message = msgspec.json.Decoder(_Message).decode
 _decode_versions = msgspec.json.Decoder(_Versions).decode
 
 
@@ -26,6 +31,14 @@ def redacted_versions(row: StoredRow) -> tuple[int, ...]:
         return tuple(version for version in _decode_versions(row.data).versions if 0 < version < row.version)
     except (ValueError, TypeError, AttributeError, RecursionError):
         return ()
+
+
+def redacted_message(row: StoredRow) -> str:
+    """The id of the message of a row that has `redacted_versions`; empty if it is damaged."""
+    try:
+        return _decode_message(row.data or "").message_id
+    except (ValueError, RecursionError):
+        return ""
 
 
 class ErasedVersions:

@@ -227,15 +227,28 @@ def describe_file_faults(report: FileReport) -> str:
 
 
 def describe_unfinished_erasures(incomplete_erasures: list[IncompleteErasure]) -> str:
-    """A sentence that names the sessions with incomplete erasures, and the command that completes them."""
+    """Sentences that name the sessions with incomplete erasures, and the commands that complete them."""
+    sessions = [one for one in incomplete_erasures if one.message_id is None]
+    messages = [one for one in incomplete_erasures if one.message_id is not None]
+    told = []
+    if sessions:
+        ids = " ".join(one.stream_id for one in sessions[:NAMED_MAX])
+        told.append(
+            f"content of {len(sessions):,} deleted sessions is still there, before their session_deleted:"
+            f" {_named(sessions)}. Finish their erasure: chatbot erase --session {ids}"
+        )
+    if messages:
+        first = messages[0]
+        told.append(
+            f"redacted content is still there in {len(messages):,} sessions: {_named(messages)}. Redact the message"
+            f" once more: chatbot redact {first.stream_id} {first.message_id} --reason-code CODE"
+        )
+    return "\n".join(told)
+
+
+def _named(incomplete_erasures: list[IncompleteErasure]) -> str:
     named = ", ".join(f"{one.stream_id} (position {one.position})" for one in incomplete_erasures[:NAMED_MAX])
-    more = " and others" if len(incomplete_erasures) > NAMED_MAX else ""
-    ids = " ".join(one.stream_id for one in incomplete_erasures[:NAMED_MAX])
-    return (
-        f"content of {len(incomplete_erasures):,} deleted sessions is still there,"
-        f" before their session_deleted: {named}{more}."
-        f" Finish their erasure: chatbot erase --session {ids}"
-    )
+    return f"{named} and others" if len(incomplete_erasures) > NAMED_MAX else named
 
 
 def _verify_proof(context: CommandContext, options: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from chatbot.sessions.domain.commands import RedactMessage
 from chatbot.sessions.domain.decide import decide
 from chatbot.sessions.ports import Ports
 from events.catalogue import MessageRedacted
+from events.integrity.incomplete_erasures import finish_erasure
 from events.message_content import read_content
 
 
@@ -37,6 +38,8 @@ async def _attempt(ports: Ports, stream: SessionStream, envelope: Envelope, comm
     content = await read_content(ports.log, session.session_id, command.message_id)
     earlier = content.find_redaction(command.part)
     if earlier is not None:
+        if not command.checks_only:  # where the log was written without its triggers, the content may still be there
+            await finish_erasure(ports.log, session.session_id)
         return CommandResult(state, request_version=earlier)
     found = await ports.holds.find(session.session_id, session.owner, state.metadata)
     if command.holds_version not in (None, found.unchanged.version):

@@ -18,6 +18,7 @@ from tests.support.http.service_requests import (
     sent,
     wait_for_last_message,
 )
+from tests.support.log.log_files import foreign
 from tests.support.model.model_server import ModelServer
 from tests.support.service import Running, serving
 
@@ -208,6 +209,19 @@ async def test_a_message_that_was_taken_back_can_be_redacted(
     for command in ("replay", "report"):
         result = await run_command(tmp_path, command, "--session", session_id)
         assert (result.returncode, SECRET in result.stdout) == (0, False), result.stderr
+    await clean(service, tmp_path)
+
+
+async def test_the_same_request_finishes_a_redaction_whose_erasure_is_missing(service: Running, tmp_path: Path) -> None:
+    session_id = await service.session()
+    await service.chat(session_id, SECRET)
+    question, reply = await messages(service.client, session_id)
+    foreign(tmp_path / "chatbot.db", "DROP TRIGGER events_redact").close()
+    for one in (question, reply):
+        await redact(service, session_id, one["message_id"])
+    verifier, fault = await verify(service.services.log)
+    assert (fault, len(verifier.incomplete_erasures)) == (None, 1)
+    await redact(service, session_id, question["message_id"])
     await clean(service, tmp_path)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from chatbot.cli.proof.verify import describe_unfinished_erasures
 from events.catalogue import MessagePosted, MessageRedacted, ReplyCompleted
 from events.integrity.chain_verifier import verify
 from events.integrity.incomplete_erasure_scan import scan_incomplete_erasures
@@ -34,11 +35,14 @@ async def test_a_redaction_whose_erasure_is_missing_is_found_and_finished(tmp_pa
     log = await SqliteLog.open(path)
     await redact(log, "a", "m2")
     await redact(log, "a", "r1", part=0)
-    left = [IncompleteErasure("a", 2, 4)]
+    left = [IncompleteErasure("a", 2, 4, "m2")]
     verifier, fault = await verify(log)
     assert (fault, verifier.incomplete_erasures) == (None, left)
     assert await scan_incomplete_erasures(log) == left
-    assert await check_integrity(log, path) == [*left, IncompleteErasure("a", 3, 5)]
+    remedy = describe_unfinished_erasures(left)
+    assert "chatbot redact a m2" in remedy
+    assert "erase --session" not in remedy, "that would erase the conversation"
+    assert await check_integrity(log, path) == [IncompleteErasure("a", 2, 4), IncompleteErasure("a", 3, 5)]
     assert await finish_erasure(log, "a")
     assert not await finish_erasure(log, "a")
     verifier, fault = await verify(log)
