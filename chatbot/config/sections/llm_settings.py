@@ -95,8 +95,8 @@ class LlmSettings(Struct, frozen=True):
         Meta(
             ge=0,
             le=100_000,
-            description="Replies of one owner that wait, also while others need no place; more get 429. 0: as many as"
-            " of all owners.",
+            description="Replies of one owner that wait, also while others need no place; more get 429, except of its"
+            " end users that have less than an equal part of this number. 0: as many as of all owners.",
         ),
     ] = 0
     line_max_bytes: Annotated[

@@ -77,7 +77,8 @@ class ServerSettings(Struct, frozen=True):
         Meta(
             ge=1 << 16,
             le=1 << 40,
-            description="Bytes of memory for all request bodies over 64 KiB while they arrive; more get 503.",
+            description="Bytes of memory for all request bodies over 64 KiB while they arrive; more get 503, or 429 if"
+            " the owner (API key) has more than its equal part. One body of each owner is always taken.",
             extra={"formerly": ("server.bodies_max_bytes",)},
         ),
     ] = 134217728

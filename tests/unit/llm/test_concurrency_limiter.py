@@ -194,3 +194,13 @@ async def test_an_end_user_with_the_whole_queue_of_its_owner_leaves_parts_of_it_
         assert gate.reserve("further", "front", user) == ("full" if user == "first" else "over_share")
     assert gate.reserve("further", "front", "first") == "over_share"
     assert gate.reserve("other", "other") is None
+
+
+async def test_an_owner_at_its_limit_of_places_has_parts_of_it_left_for_other_end_users() -> None:
+    gate = ConcurrencyLimiter(1, 100, owner_limits=OwnerLimits(queue_max=4))
+    gate.acquire("front", "first")
+    admitted = {
+        user: sum(gate.reserve(f"{user}{number}", "front", user) is None for number in range(8))
+        for user in ("first", "second", "third", "fourth", "fifth")
+    }
+    assert admitted == {"first": 4, "second": 2, "third": 1, "fourth": 1, "fifth": 0}
