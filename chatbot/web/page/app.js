@@ -22,7 +22,7 @@ import { createSidebar } from "./sidebar.js";
 import { keys, personal, tabStorage } from "./storage.js";
 import { arrange, runningReply } from "./store.js";
 import { renderTray, unsentMessage } from "./unsent_messages.js";
-import { wordsFor } from "./words.js";
+import { retryFor, wordsFor } from "./words.js";
 
 // A hidden tab closes its feeds: over HTTP/1.1 a browser has six connections to a service, and a seventh feed would stop
 // all tabs. Over HTTP/2 they share one.
@@ -212,7 +212,7 @@ async function readOlder() {
     await conversations.readOlder();
   } catch (fault) {
     if (!(fault instanceof ApiProblem)) throw fault;
-    showToast(wordsFor(fault), { action: { label: t("retry"), onclick: readOlder } });
+    showToast(wordsFor(fault), retryFor(fault, readOlder));
   } finally {
     setTimeout(() => page.scroller.setAttribute("aria-live", "polite"), 1_000);
   }
@@ -224,7 +224,7 @@ async function pickModel(model) {
     await settings.change(id, { model });
   } catch (fault) {
     if (!(fault instanceof ApiProblem)) throw fault;
-    showToast(wordsFor(fault), { action: { label: t("retry"), onclick: () => pickModel(model) } });
+    showToast(wordsFor(fault), retryFor(fault, () => pickModel(model)));
   }
   if (!page.panel.hidden) panel?.show(id);
 }

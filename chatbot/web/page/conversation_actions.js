@@ -8,7 +8,7 @@ import { lastCodeBlock } from "./last_code_block.js";
 import { nameOf, titleOfFork } from "./list_store.js";
 import { runningReply } from "./store.js";
 import { unsentMessage } from "./unsent_messages.js";
-import { wordsFor } from "./words.js";
+import { retryFor, wordsFor } from "./words.js";
 
 /**
  * `page`: {currentId(), mediaAddress(part), go(id), send(message, {parentId}), demandKey(problem)}; the others are the
@@ -20,7 +20,7 @@ export function createActions({ api, mediaUrls, page, parts }) {
   function stop() {
     const id = currentId(), reply = parts.conversations.open?.data && runningReply(parts.conversations.open.data);
     if (!reply) return false;
-    api.callOnce(`api/sessions/${id}/cancel`, { reply_id: reply.message_id }, randomId()).catch((fault) => showToast(wordsFor(fault), { action: { label: t("retry"), onclick: stop } }));
+    api.callOnce(`api/sessions/${id}/cancel`, { reply_id: reply.message_id }, randomId()).catch((fault) => showToast(wordsFor(fault), retryFor(fault, stop)));
     return true;
   }
 
@@ -30,7 +30,7 @@ export function createActions({ api, mediaUrls, page, parts }) {
     } catch (fault) {
       if (!(fault instanceof ApiProblem)) throw fault;
       if (fault.status === 401) demandKey(fault);
-      else showToast(wordsFor(fault), { action: { label: t("retry"), onclick: again } });
+      else showToast(wordsFor(fault), retryFor(fault, again));
       return null;
     }
   }
@@ -110,7 +110,7 @@ export function createActions({ api, mediaUrls, page, parts }) {
       setTimeout(() => URL.revokeObjectURL(url), 10_000);
     } catch (fault) {
       if (!(fault instanceof ApiProblem)) throw fault;
-      showToast(wordsFor(fault), { action: { label: t("retry"), onclick: () => saveExport(id, format) } });
+      showToast(wordsFor(fault), retryFor(fault, () => saveExport(id, format)));
     }
   }
 

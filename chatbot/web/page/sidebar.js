@@ -7,7 +7,7 @@ import { openFeed } from "./feed.js";
 import { t, formatDate } from "./i18n.js";
 import { EMPTY_LIST, grouped, nameOf, previewOf, reduceList, titleFrom, withPage, withSession, withoutSession } from "./list_store.js";
 import { browserStorage } from "./storage.js";
-import { wordsFor } from "./words.js";
+import { retryFor, wordsFor } from "./words.js";
 
 const PAGE = 40;
 const PINNED_MAX = 100;
@@ -205,7 +205,7 @@ export function createSidebar({ list, filter, more, status }, api, callbacks) {
     } catch (fault) {
       if (!(fault instanceof ApiProblem)) throw fault;
       if (before) put(before);
-      showToast(wordsFor(fault), { action: { label: t("retry"), onclick: () => change(id, body) } });
+      showToast(wordsFor(fault), retryFor(fault, () => change(id, body)));
     }
   }
 
@@ -265,7 +265,7 @@ export function createSidebar({ list, filter, more, status }, api, callbacks) {
       if (!(fault instanceof ApiProblem)) throw fault;
       if (fault.status !== 404) {
         restore(id);
-        showToast(wordsFor(fault), { action: { label: t("retry"), onclick: () => remove(id) } });
+        showToast(wordsFor(fault), retryFor(fault, () => remove(id)));
         return;
       }
     }

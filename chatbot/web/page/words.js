@@ -12,6 +12,11 @@ export function wordsFor(problem) {
   return problem.detail || problem.title || t("problem.other", { status: problem.status });
 }
 
+/** "Try again" for a notice about a problem, unless that is refused again. */
+export function retryFor(problem, onclick) {
+  return ["forbidden", "session-held"].includes(problem.name) ? {} : { action: { label: t("retry"), onclick } };
+}
+
 function waitOf(problem) {
   return formatDuration((problem.retryAfter ?? 1) * 1000);
 }

@@ -20,9 +20,10 @@ pytestmark = [pytest.mark.real_part, pytest.mark.asyncio(loop_scope="module")]
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def locked(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
-    keys = {"CHATBOT_API_KEYS": f"alice:{SECRET},bob:{OTHER}", "CHATBOT_STREAM_SSE_PING_S": "1"}
+    keys = {"CHATBOT_API_KEYS": f"alice:{SECRET},bob:{OTHER}", "CHATBOT_AUTH_ADMINS": "alice"}
+    settings = {**keys, "CHATBOT_STREAM_SSE_PING_S": "1"}
     folder = tmp_path_factory.mktemp("locked")
-    async with ModelServer() as model, started(folder, model.url, **keys) as service:
+    async with ModelServer() as model, started(folder, model.url, **settings) as service:
         yield Site(browser, service, model)
 
 
@@ -38,6 +39,8 @@ async def give_key(chat: Chat, secret: str, *, remember: bool = False, works: bo
 
 
 async def test_a_key_is_asked_for_once_and_stays_in_the_tab(locked: Site) -> None:
+    body, alice = {"name": "prometheus", "scopes": ["metrics"]}, {"X-API-Key": SECRET}
+    metrics_secret = (await locked.service.client.post("/api/keys", json=body, headers=alice)).json()["secret"]
     async with profile(locked.browser) as user:
         addresses: list[str] = []
         user.on("request", lambda request: addresses.append(request.url))
@@ -46,6 +49,8 @@ async def test_a_key_is_asked_for_once_and_stays_in_the_tab(locked: Site) -> Non
         await expect(dialog).to_have_count(1)
         await give_key(chat, "a wrong one", works=False)
         await expect(dialog.get_by_role("alert")).to_contain_text("not known here")
+        await give_key(chat, metrics_secret, works=False)
+        await expect(dialog.get_by_role("alert")).to_have_text("This key may not do that. Use another one.")
         await give_key(chat, SECRET)
         await expect(dialog).to_have_count(0)
         await chat.ask("With a key")

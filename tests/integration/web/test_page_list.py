@@ -70,6 +70,23 @@ async def test_a_deletion_can_be_undone_until_it_is_final(site: Site) -> None:
         assert (await site.service.client.get(address)).status_code == 404
 
 
+async def test_a_held_conversation_comes_back_with_words_and_nothing_to_try_again(site: Site) -> None:
+    session_id = await site.conversation(("Question", "Answer"), title="Held")
+    hold = {"session_id": session_id, "reason": "a lawsuit"}
+    assert (await site.service.client.post("/api/holds", json=hold)).status_code == 201
+    async with profile(site.browser) as user:
+        await user.clock.install()
+        chat = await Chat.open(user, site.url, session_id)
+        await choose(chat, "Held", "Delete")
+        await expect(entry(chat, "Held")).to_have_count(0)
+        async with chat.page.expect_response(lambda one: one.request.method == "DELETE"):
+            await chat.page.clock.fast_forward(10_000)
+        await expect(entry(chat, "Held")).to_be_visible()
+        toast = chat.page.locator(".toast")
+        await expect(toast).to_have_text("A legal hold covers this conversation: it cannot be deleted.")
+        await expect(toast.get_by_role("button")).to_have_count(0)
+
+
 async def test_titles_are_searched_on_the_server(site: Site) -> None:
     for title in ("Blue whale", "Blue moon", "Red moon"):
         await site.conversation(title=title)

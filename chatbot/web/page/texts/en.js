@@ -188,8 +188,6 @@ export default {
   "problem.session-not-found": "There is no such conversation, or it belongs to another key.",
   "problem.session-expired": "The conversation expired, because nobody opened it for a long time.",
   "problem.session-deleted": "The conversation was deleted.",
-  "problem.too-many-pending": "Too many messages wait in this conversation. Next attempt in {wait}.",
-  "problem.not-queued": "Its reply has started already.",
   "problem.redirected": "Something in front of the service asks you to sign in. Reload the page.",
   "problem.overloaded": "The service is busy. Next attempt in {wait}.",
   "problem.draining": "The service is restarting.",

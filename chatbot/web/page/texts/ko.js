@@ -188,8 +188,6 @@ export default {
   "problem.session-not-found": "대화가 없거나 다른 키의 대화입니다.",
   "problem.session-expired": "오랫동안 열지 않아 대화가 만료되었습니다.",
   "problem.session-deleted": "삭제된 대화입니다.",
-  "problem.too-many-pending": "이 대화에 대기 중인 메시지가 너무 많습니다. {wait} 후 다시 시도합니다.",
-  "problem.not-queued": "이미 답변이 시작되었습니다.",
   "problem.redirected": "서비스 앞의 프록시가 로그인을 요구합니다. 페이지를 새로 고쳐 주세요.",
   "problem.overloaded": "서비스가 혼잡합니다. {wait} 후 다시 시도합니다.",
   "problem.draining": "서비스를 다시 시작하는 중입니다.",

@@ -1,4 +1,4 @@
-// Texts of messages that the first load does not need.
+// Texts that the first load does not need: of messages, and of what is refused later.
 
 export default {
   "message.failed": "The reply failed.",
@@ -25,6 +25,10 @@ export default {
   "message.unknown_part": "A part of type {type} that this page cannot show.",
   "message.continue": "Continue",
   "message.continue_text": "Continue.",
+  "problem.too-many-pending": "Too many messages wait in this conversation. Next attempt in {wait}.",
+  "problem.not-queued": "Its reply has started already.",
+  "problem.session-held": "A legal hold covers this conversation: it cannot be deleted.",
+  "problem.forbidden": "This key may not do that. Use another one.",
   "failure.unavailable": "The model cannot be reached.",
   "failure.overloaded": "The model has too much to do. Try again in a moment.",
   "failure.slow": "The model took too long.",

@@ -1,4 +1,4 @@
-// Texts of messages that the first load does not need.
+// Texts that the first load does not need: of messages, and of what is refused later.
 
 export default {
   "message.failed": "답변을 생성하지 못했습니다.",
@@ -25,6 +25,10 @@ export default {
   "message.unknown_part": "이 페이지에서 표시할 수 없는 {type} 형식입니다.",
   "message.continue": "계속",
   "message.continue_text": "계속해 주세요.",
+  "problem.too-many-pending": "이 대화에 대기 중인 메시지가 너무 많습니다. {wait} 후 다시 시도합니다.",
+  "problem.not-queued": "이미 답변이 시작되었습니다.",
+  "problem.session-held": "법적 보존 대상인 대화라서 삭제할 수 없습니다.",
+  "problem.forbidden": "이 키로는 할 수 없습니다. 다른 키를 사용하세요.",
   "failure.unavailable": "모델에 연결할 수 없습니다.",
   "failure.overloaded": "모델이 혼잡합니다. 잠시 후 다시 시도해 주세요.",
   "failure.slow": "모델의 응답이 너무 늦었습니다.",
