@@ -351,6 +351,7 @@ class Actor:
         texts_max = COPY_INLINE_TEXTS_MAX if session.erasure is None else 0
         if not await copy_texts_to_forks(self._ports, session, self._ask, texts_max if command.may_wait else None):
             await self._stream.record(envelope, BeginErasure(command.reason, command.reason_code, command.ticket))
+            self._log_erasure("session.erasure_begun", command, envelope)
             return self._result()
         if session.erasure is not None:  # in the background: for the reason that was given when it began
             command = await self._explained_as_begun(command)
@@ -362,8 +363,13 @@ class Actor:
             )
         finally:
             self._ports.texts.drop()  # also if it is unknown whether the erasure succeeded
+        self._log_erasure("session.erased", command, envelope)
         self._stream.apply(recorded, envelope)
         return self._result()
+
+    def _log_erasure(self, name: str, command: DeleteSession, envelope: Envelope) -> None:
+        codes = {"reason": command.reason, "reason_code": command.reason_code, "cause": envelope.cause}
+        self._ports.logger.info(name, **codes, by=envelope.caller.owner, request_id=envelope.caller.request_id)
 
     async def _explained_as_begun(self, command: DeleteSession) -> DeleteSession:
         """`command` with the reason code and the ticket of the request that has begun the erasure."""

@@ -65,7 +65,13 @@ async def _attempt(ports: Ports, stream: SessionStream, envelope: Envelope, comm
     finally:  # also if it is unknown whether it was recorded
         ports.texts.drop()
         ports.digests.drop()
-    ports.logger.info("message.redacted", events=event.events_erased)
+    ports.logger.info(
+        "message.redacted",
+        events=event.events_erased,
+        reason_code=event.reason_code,
+        by=envelope.caller.owner,
+        request_id=envelope.caller.request_id,
+    )
     stream.apply(recorded, envelope)
     return CommandResult(stream.existing_state, request_version=recorded[-1].version)
 

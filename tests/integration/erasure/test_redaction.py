@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from chatbot.sessions.message_redaction import MessageRedaction
 from events.integrity.chain_verifier import verify
@@ -76,6 +77,24 @@ async def test_a_redacted_message_is_gone_and_its_place_says_why(service: Runnin
     assert (question["content"], question["parts"]) == ("", [GONE])
     assert (reply["content"], reply["parts"], reply["status"]) == ("", [GONE], "complete")
     await clean(service, tmp_path)
+
+
+async def test_a_redaction_and_an_erasure_are_logged_with_who_asked_and_nothing_private(service: Running) -> None:
+    session_id = await service.session()
+    await service.chat(session_id, SECRET)
+    question, _ = await messages(service.client, session_id)
+    with capture_logs() as logs:
+        service.client.headers["X-Request-ID"] = "r-redact"
+        await redact(service, session_id, question["message_id"], ticket="DSR-7")
+        service.client.headers["X-Request-ID"] = "r-erase"
+        path = f"/api/sessions/{session_id}?reason_code=gdpr-17&ticket=DSR-7"
+        assert (await service.client.delete(path)).is_success
+    redacted, erased = (one for one in logs if one["event"] in {"message.redacted", "session.erased"})
+    assert (redacted["request_id"], redacted["reason_code"], redacted["by"]) == ("r-redact", "gdpr-17", None)
+    assert (erased["request_id"], erased["reason_code"], erased["by"]) == ("r-erase", "gdpr-17", None)
+    assert (erased["reason"], erased["cause"]) == ("request", None)
+    for private in (session_id, question["message_id"], SECRET, "DSR-7"):
+        assert private not in str([redacted, erased])
 
 
 async def test_the_model_is_sent_a_placeholder_and_roles_alternate(
