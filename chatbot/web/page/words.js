@@ -12,7 +12,7 @@ export function wordsFor(problem) {
   return problem.detail || problem.title || t("problem.other", { status: problem.status });
 }
 
-/** "Try again" for a notice about a problem, unless that is refused again. */
+/** A notice's "Try again", where that may help. */
 export function retryFor(problem, onclick) {
   return ["forbidden", "session-held"].includes(problem.name) ? {} : { action: { label: t("retry"), onclick } };
 }

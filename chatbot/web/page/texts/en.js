@@ -196,7 +196,6 @@ export default {
   "problem.outcome-unknown": "The service did not confirm the message. It is sent again, and counts only once.",
   "problem.file-too-large": "The file is too large.",
   "problem.file-type": "Files of this type are not accepted.",
-  "problem.media-quota": "Too many uploads are not part of any message. Send them or wait a while.",
   "problem.body-too-large": "The message is too large.",
   "problem.origin-not-allowed": "The service does not accept this page's address. The operator has to allow it.",
   "problem.host-not-allowed": "The service does not accept this address. The operator has to allow it.",

@@ -196,7 +196,6 @@ export default {
   "problem.outcome-unknown": "메시지 저장을 확인하지 못했습니다. 다시 보내며 한 번만 반영됩니다.",
   "problem.file-too-large": "파일이 너무 큽니다.",
   "problem.file-type": "지원하지 않는 파일 형식입니다.",
-  "problem.media-quota": "메시지에 쓰지 않은 업로드가 너무 많습니다. 보내거나 잠시 기다려 주세요.",
   "problem.body-too-large": "메시지가 너무 큽니다.",
   "problem.origin-not-allowed": "이 페이지 주소가 허용되지 않았습니다. 운영자가 허용해야 합니다.",
   "problem.host-not-allowed": "이 주소가 허용되지 않았습니다. 운영자가 허용해야 합니다.",

@@ -27,6 +27,7 @@ export default {
   "message.continue_text": "Continue.",
   "problem.too-many-pending": "Too many messages wait in this conversation. Next attempt in {wait}.",
   "problem.not-queued": "Its reply has started already.",
+  "problem.media-quota": "Too many uploads are not part of any message. Send them or wait a while.",
   "problem.session-held": "A legal hold covers this conversation: it cannot be deleted.",
   "problem.forbidden": "This key may not do that. Use another one.",
   "failure.unavailable": "The model cannot be reached.",

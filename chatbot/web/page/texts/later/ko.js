@@ -27,6 +27,7 @@ export default {
   "message.continue_text": "계속해 주세요.",
   "problem.too-many-pending": "이 대화에 대기 중인 메시지가 너무 많습니다. {wait} 후 다시 시도합니다.",
   "problem.not-queued": "이미 답변이 시작되었습니다.",
+  "problem.media-quota": "메시지에 쓰지 않은 업로드가 너무 많습니다. 보내거나 잠시 기다려 주세요.",
   "problem.session-held": "법적 보존 대상인 대화라서 삭제할 수 없습니다.",
   "problem.forbidden": "이 키로는 할 수 없습니다. 다른 키를 사용하세요.",
   "failure.unavailable": "모델에 연결할 수 없습니다.",
