@@ -12,6 +12,7 @@ from chatbot.api.problems import RequestFault
 from chatbot.api.server.connection_limits import StreamLimit
 from chatbot.config.sections.media_settings import MediaSettings
 from chatbot.sessions.domain.commands import Caller
+from chatbot.sessions.domain.rejections import Unsupported
 from events.media import MediaStat, MediaStore, MediaTooLarge
 
 UPLOADS_MAX = 16  # at once: each holds a few chunks in memory, and its writes share the log's writer with appends
@@ -22,6 +23,14 @@ class Upload(Struct, frozen=True):
 
     stat: MediaStat
     expires_at_us: int
+
+
+def require_images_taken(takes: frozenset[str] | None, path: str) -> None:
+    """Before an image of a request is kept: the upload would outlive the request's refusal. `takes`: Provider.takes.
+    Raises Unsupported.
+    """
+    if takes is not None and "media" not in takes:
+        raise Unsupported("images", path)
 
 
 def upload_holder(caller: Caller) -> str:

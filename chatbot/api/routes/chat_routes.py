@@ -6,7 +6,7 @@ from msgspec import Struct
 from chatbot.api.access.authorization import CALLER
 from chatbot.api.media.decoded_files import DecodedFile
 from chatbot.api.media.media_access import MediaAccess
-from chatbot.api.media.media_uploads import UPLOADS
+from chatbot.api.media.media_uploads import UPLOADS, require_images_taken
 from chatbot.api.media.posted_files import resolve_files
 from chatbot.api.message_parts import check_message, files_of, parts_of_message
 from chatbot.api.middleware import require_accepting
@@ -171,6 +171,7 @@ async def _message_of(request: web.Request, session_id: str, body: ChatBody) -> 
         store = services.log.media
 
         async def keep(file: DecodedFile) -> MediaStat:
+            require_images_taken(services.provider.takes, file.path)
             upload = await request.app[UPLOADS].put(
                 store, file.pieces(), caller, now_us=services.clock(), size=len(file.data), path=file.fault_path
             )

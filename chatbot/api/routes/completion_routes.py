@@ -9,7 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from chatbot.api.access.authorization import CALLER
-from chatbot.api.media.media_uploads import UPLOADS
+from chatbot.api.media.media_uploads import UPLOADS, require_images_taken
 from chatbot.api.media.sent_images import keep_images
 from chatbot.api.message_parts import PostedFile
 from chatbot.api.middleware import require_accepting
@@ -269,9 +269,10 @@ async def _read_body(request: web.Request) -> tuple[CompletionBody, Parameters]:
 
 
 async def _keep_images(request: web.Request, images: Sequence[PostedFile]) -> dict[str, Media]:
-    """Raises Draining, and what `keep_images` raises."""
+    """Raises Draining, Unsupported, and what `keep_images` raises."""
     require_accepting(request)
     services = request.app[SERVICES]
+    require_images_taken(services.provider.takes, "$.messages")
     return await keep_images(images, request.app[UPLOADS], services.log.media, request[CALLER], services.clock())
 
 

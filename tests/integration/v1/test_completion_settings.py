@@ -102,3 +102,7 @@ async def test_images_for_a_model_that_takes_none_are_refused_where_they_are(
         error = error_of(answer, 400)
         assert (error["param"], error["code"]) == ("messages", "unsupported_parameter")
         assert "does not take images" in error["message"]
+        body = {"session_id": await service.session(), "message": [{"type": "text", "text": "see"}, image]}
+        refused = (await service.client.post("/api/chat", json=body)).json()
+        assert (refused["type"], refused["errors"][0]["path"]) == ("/problems/unsupported", "$.message[1]")
+        assert await service.services.log.media.files(limit=1) == [], "nothing of what is refused is kept"
