@@ -1,10 +1,14 @@
 """The first pages of a report in HTML: what it is about, and what a person may ask of whom keeps their data. Pure."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
 
 from chatbot.audit.report.entries import ReportHead, SessionSummary
 from chatbot.audit.report.html_style import POLICY, STYLE
-from chatbot.audit.report.html_text import code, escape, facts, isolated, table, time
+from chatbot.audit.report.html_text import escape, facts, isolated, table, time
+from chatbot.runtime.counted_noun import counted
 
 TITLE = "Report on recorded conversations"
 NOT_STATED = "not stated in this report: the operator of the service adds it"
@@ -45,7 +49,7 @@ def _about(head: ReportHead) -> str:
         + facts(
             (
                 ("Made at", time(head.created_at)),
-                ("Selected by", code(head.selected_by)),
+                ("Selected by", _selection(head.selected_by)),
                 ("Controller", escape(head.controller) if head.controller else NOT_STATED),
                 ("Purposes", escape(head.purpose) if head.purpose else NOT_STATED),
                 ("Log", f"{escape(head.log)}, at position {head.position:,}"),
@@ -59,6 +63,20 @@ def _about(head: ReportHead) -> str:
         )
         + "</section>\n"
     )
+
+
+def _selection(selected_by: Mapping[str, Any]) -> str:
+    """How the sessions were chosen, in words."""
+    if (owner := selected_by.get("owner")) is not None:
+        return f"the API key that they belong to: {isolated(str(owner))}"
+    if (entries := selected_by.get("metadata")) is not None:
+        listed = ", ".join(f"{isolated(name)} is {isolated(_value(value))}" for name, value in entries.items())
+        return f"metadata that they have{' or had earlier' if selected_by.get('ever') else ''}: {listed}"
+    return "their ids: " + ", ".join(f"<code>{escape(str(one))}</code>" for one in selected_by.get("sessions", ()))
+
+
+def _value(value: object) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 def _data(head: ReportHead) -> str:
@@ -113,13 +131,13 @@ def _erased_requests(head: ReportHead) -> str:
     )
     caption = "Models of completed replies whose content is erased"
     listed = table(caption, ("Model", "Replies", "Tokens read", "Tokens written"), rows) if head.erased_usage else ""
-    kept = (
-        "Of these requests only the numbers below are left" if head.erased_usage else "No model of theirs is recorded"
+    left = (
+        "Which servers received them, and which models did not complete a reply, cannot be told any more; the completed"
+        " replies are counted below."
+        if head.erased_usage
+        else "Which models and servers received them cannot be told any more."
     )
-    return (
-        f"<p>Requests to models whose content is erased: {head.erased_requests:,}. {kept}: which servers received them,"
-        f" and which models did not complete a reply, cannot be told any more.</p>\n{listed}"
-    )
+    return f"<p>Requests to models whose content is erased: {head.erased_requests:,}. {left}</p>\n{listed}"
 
 
 def _keeping(head: ReportHead) -> str:
@@ -143,7 +161,7 @@ def _contents(sessions: Sequence[SessionSummary]) -> Iterator[str]:
     yield '<section aria-labelledby="contents"><h2 id="contents">Sessions</h2>\n<nav aria-labelledby="contents"><ol>\n'
     for number, one in enumerate(sessions, 1):
         title = isolated(one.title) if one.title else escape(one.session_id)
-        held = "its content is erased" if one.status == "deleted" else f"{one.messages:,} messages"
+        held = "its content is erased" if one.status == "deleted" else counted(one.messages, "message")
         yield (
             f'<li><a href="#s{number}">{title}</a>, {escape(one.status)}, {time(one.created_at)} to'
             f" {time(one.last_event_at)}, {held}</li>\n"

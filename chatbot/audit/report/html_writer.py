@@ -189,8 +189,9 @@ def _erased(entry: ErasedEntry) -> str:
 
 
 def _receipt(entry: ReceiptEntry) -> str:
+    a = "an" if entry.kind == "erasure" else "a"
     return (
-        f'<div class="receipt"><h4>Receipt of an {escape(entry.kind)}</h4><p class="facts">{_happened(entry)}</p>\n'
+        f'<div class="receipt"><h4>Receipt of {a} {escape(entry.kind)}</h4><p class="facts">{_happened(entry)}</p>\n'
         f"{code(entry.receipt)}</div>\n"
     )
 

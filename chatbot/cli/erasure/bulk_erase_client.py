@@ -22,6 +22,7 @@ from chatbot.cli.exit_codes import CommandFailed
 from chatbot.cli.progress_bar import ProgressBar
 from chatbot.cli.service_client import read_detail
 from chatbot.runtime.clock import timestamp
+from chatbot.runtime.counted_noun import counted
 
 IDS_MAX = 1_000  # sessions that one request names
 PASSES_MAX = 100  # over the sessions that match: each but the last erases something
@@ -178,4 +179,4 @@ def _describe(left: dict[str, Any]) -> str:
 
 def _summary(counts: BulkCounts) -> str:
     held = f"; under a legal hold: {counts.held:,}" if counts.held else ""
-    return f"erased: {len(counts.erased):,} sessions{held}"
+    return f"erased: {counted(len(counts.erased), 'session')}{held}"

@@ -34,6 +34,7 @@ from chatbot.cli.progress_bar import ProgressBar
 from chatbot.cli.remedies import with_remedy
 from chatbot.cli.service_client import ServiceAddress, add_service_arguments, read_service
 from chatbot.runtime.clock import timestamp
+from chatbot.runtime.counted_noun import counted
 from chatbot.sessions.domain import rejections
 from chatbot.sessions.domain.commands import SERVICE
 from events.catalogue import MetadataChanged, SessionCreated
@@ -72,7 +73,7 @@ class EraseCounts(Struct):
 
     def __str__(self) -> str:
         held = f"; under a legal hold: {len(self.held):,}" if self.held else ""
-        return f"{self.sessions:,} sessions, {self.events:,} events{held}"
+        return f"{counted(self.sessions, 'session')}, {counted(self.events, 'event')}{held}"
 
 
 def add_erase_arguments(parser: argparse.ArgumentParser) -> None:

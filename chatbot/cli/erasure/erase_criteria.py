@@ -12,6 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from chatbot.cli.exit_codes import UsageError
+from chatbot.runtime.counted_noun import counted
 from chatbot.sessions.domain.commands import DeleteSession
 from chatbot.sessions.domain.reasons import find_reason_fault, find_ticket_fault
 from events.catalogue import MetadataChanged, SessionCreated
@@ -121,7 +122,9 @@ def describe_hold(session_id: str, reason: str) -> str:
 def describe_preview(sessions: int, messages: int, held: int) -> str:
     """The note after a dry run. `held`: sessions that match and are under a legal hold, which the others are not."""
     kept = f"; {held:,} under a legal hold would not" if held else ""
-    return f"{sessions:,} sessions with {messages:,} messages would be erased{kept}; nothing was changed"
+    return (
+        f"{counted(sessions, 'session')} with {counted(messages, 'message')} would be erased{kept}; nothing was changed"
+    )
 
 
 def parse_entries(texts: list[str]) -> dict[str, str]:

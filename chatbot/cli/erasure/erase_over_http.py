@@ -29,6 +29,7 @@ from chatbot.cli.exit_codes import CommandFailed, UsageError
 from chatbot.cli.progress_bar import ProgressBar
 from chatbot.cli.service_client import ServiceAddress, check_url, open_service, read_detail
 from chatbot.runtime.clock import timestamp
+from chatbot.runtime.counted_noun import counted
 
 PAGE = 1000  # sessions in one answer: the maximum of the service
 PASSES_MAX = 100  # over the list: each but the last erases something
@@ -172,7 +173,7 @@ async def _erase(context: CommandContext, client: aiohttp.ClientSession, criteri
             )
     if not (done.erased or done.missing or done.held):
         context.print_note(describe_no_match(criteria))
-    context.print_note(f"erased: {done.erased:,} sessions")
+    context.print_note(f"erased: {counted(done.erased, 'session')}")
     return 1 if done.missing or done.held else 0
 
 

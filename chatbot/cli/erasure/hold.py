@@ -13,6 +13,7 @@ from chatbot.cli.exit_codes import CommandFailed, ExitCode, UsageError
 from chatbot.cli.service_client import ServiceAddress, add_service_arguments, open_service, read_detail, read_service
 from chatbot.holds.hold_registry import HoldNotFound, HoldRegistry, TooManyHolds
 from chatbot.runtime.clock import timestamp
+from chatbot.runtime.counted_noun import counted
 from chatbot.runtime.ids import Ids
 from chatbot.sessions.domain.reasons import find_ticket_fault
 from events.catalogue import ERASURE_TYPES, HoldAdded, HoldReleased
@@ -132,8 +133,12 @@ _ACTIONS: dict[str, Action] = {"add": _add, "list": _list, "release": _release, 
 
 
 def _note_count(context: CommandContext, holds: int, released: int) -> None:
-    rest = f"; the log describes {released:,} released ones (`chatbot hold forget` erases that)" if released else ""
-    context.print_note(f"{holds:,} holds are in force{rest}")
+    rest = (
+        f"; the log describes {counted(released, 'released one')} (`chatbot hold forget` erases that)"
+        if released
+        else ""
+    )
+    context.print_note(f"{counted(holds, 'hold is', 'holds are')} in force{rest}")
 
 
 async def _ask_service(context: CommandContext, options: argparse.Namespace, service: ServiceAddress) -> int:

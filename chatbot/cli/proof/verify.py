@@ -15,6 +15,7 @@ from chatbot.cli.proof.keys import read_public_key, read_public_keys, read_text_
 from chatbot.cli.proof.prove import VerifiedProof, check_proof
 from chatbot.cli.proof.verify_anchors import AnchorSet, read_anchors
 from chatbot.runtime.clock import timestamp
+from chatbot.runtime.counted_noun import counted
 from events.integrity import signed_checkpoint
 from events.integrity.chain_verifier import ChainVerifier, verify
 from events.integrity.file_check import POSITION_MAX, FileReport, NotedReferences, check_files
@@ -197,7 +198,9 @@ async def _signed_fault(log: EventLog, heads: SignedCheckpoints, fault: str | No
 def _tell_anchors(context: CommandContext, anchors: AnchorSet) -> None:
     """Raises CommandFailed if a target could not be read, or has no anchor of this log."""
     if anchors.incomplete:
-        context.print_note(f"{anchors.incomplete} anchors are the rest of interrupted writes, and were passed over")
+        context.print_note(
+            f"{counted(anchors.incomplete, 'anchor is', 'anchors are')} the rest of interrupted writes, and passed over"
+        )
     if anchors.silent:
         raise CommandFailed("not compared with every target: " + "; ".join(anchors.silent), ExitCode.TARGET)
 
@@ -212,14 +215,16 @@ def _tell_files(context: CommandContext, report: FileReport) -> None:
     if report.faults:
         raise CommandFailed(describe_file_faults(report))
     if report.files:
-        context.print_result(f"{report.files:,} files of {report.bytes:,} bytes hold")
+        context.print_result(
+            f"{counted(report.files, 'file')} of {report.bytes:,} bytes {'holds' if report.files == 1 else 'hold'}"
+        )
 
 
 def describe_file_faults(report: FileReport) -> str:
     """A line for each of the first faults."""
     more = report.faults_in_all - len(report.faults)
     lines = [
-        f"{report.faults_in_all:,} files do not hold:",
+        f"{counted(report.faults_in_all, 'file does', 'files do')} not hold:",
         *report.faults,
         *([f"and {more:,} others"] if more else []),
     ]

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from chatbot.anchors.anchor_target import Anchor, AnchorTarget, TargetUnavailable, anchor_name, is_incomplete
 from chatbot.cli.proof.anchor import open_targets
+from chatbot.runtime.counted_noun import counted
 from events.integrity import signed_checkpoint
 from events.integrity.merkle_tree import MerkleRoots
 from events.integrity.signed_checkpoint import InvalidCheckpoint, LogCheckpoint
@@ -76,7 +77,8 @@ class AnchorSet:
             return "no anchors"
         last = self._anchors[-1].checkpoint
         return (
-            f"{len(self._anchors)} anchors in {self._targets} targets, the last of {last.size} events, signed at"
+            f"{counted(len(self._anchors), 'anchor')} in {counted(self._targets, 'target')}, the last of"
+            f" {last.size} {'event' if last.size == 1 else 'events'}, signed at"
             f" {last.time}"
         )
 

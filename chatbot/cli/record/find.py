@@ -22,6 +22,7 @@ from chatbot.audit.search.session_selection import EverySession, KnownSessions, 
 from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.exit_codes import UsageError
 from chatbot.cli.progress_bar import ProgressBar
+from chatbot.runtime.counted_noun import counted
 from chatbot.runtime.throttle import DutyCycleThrottle
 from chatbot.sessions.domain.reasons import recorded_code
 from events.catalogue import MESSAGE_REDACTED, RESERVED_STREAMS
@@ -175,7 +176,8 @@ async def _print_sessions(
     for session in found.values():
         context.print_json(session) if options.json else context.print_result(_session_line(session))
     if others:
-        context.print_note(f"{others:,} more events match, of sessions that are not shown: raise --limit")
+        more = counted(others, "more event matches", "more events match")
+        context.print_note(f"{more}, of sessions that are not shown: raise --limit")
     return len(found)
 
 
@@ -190,7 +192,7 @@ def _count(found: dict[str, FoundSession], one: Envelope) -> None:
 
 def _session_line(one: FoundSession) -> str:
     versions = f"version {one.first_version} to {one.last_version}"
-    return printable(f"{one.session_id}  {one.first_at} to {one.last_at}  {one.events:,} events, {versions}")
+    return printable(f"{one.session_id}  {one.first_at} to {one.last_at}  {counted(one.events, 'event')}, {versions}")
 
 
 class _Explanation(Struct, frozen=True):

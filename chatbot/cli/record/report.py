@@ -22,6 +22,7 @@ from chatbot.cli.exit_codes import CommandFailed, UsageError
 from chatbot.cli.progress_bar import ProgressBar
 from chatbot.cli.proof.prove import read_one_checkpoint
 from chatbot.cli.record.find import parse_entries
+from chatbot.runtime.counted_noun import counted
 from chatbot.runtime.throttle import DutyCycleThrottle
 from events.log import EventLog
 from events.storage.private_file import open_private
@@ -81,7 +82,7 @@ async def report(context: CommandContext, options: argparse.Namespace) -> int:
             raise CommandFailed(f"cannot write the report: {error.strerror}") from error
         except ProofFailed as error:
             raise CommandFailed(str(error)) from error
-    context.print_note(f"{len(session_ids):,} sessions")
+    context.print_note(counted(len(session_ids), "session"))
     return 0
 
 

@@ -148,7 +148,7 @@ def test_the_rest_of_an_interrupted_write_is_passed_over_and_stays(anchored: Anc
         torn.write_text(text)
         said, noted = anchored.run(*anchored.verify_arguments(anchored.folder / "a"))
         assert "it agrees with 2 anchors" in said
-        assert "1 anchors are the rest of interrupted writes" in noted
+        assert "1 anchor is the rest of interrupted writes" in noted
         why = anchored.refused("anchor", "--key", str(anchored.key), "--to", str(anchored.folder / "a"), code=6)
         assert "the rest of an interrupted write: anchor again once the log has grown" in why
     anchored.write(1)
@@ -194,7 +194,7 @@ def test_an_import_is_another_log_with_anchors_of_its_own(anchored: AnchoredLog)
     why = anchored.refused(*anchored.verify_arguments(anchored.folder / "a"))
     assert "has anchors of another log by this key" in why
     anchored.anchor(anchored.folder / "a")
-    assert "it agrees with 1 anchors" in anchored.run(*anchored.verify_arguments(anchored.folder / "a"))[0]
+    assert "it agrees with 1 anchor in 1 target" in anchored.run(*anchored.verify_arguments(anchored.folder / "a"))[0]
 
 
 def test_a_backup_agrees_with_the_anchors_of_its_log(anchored: AnchoredLog) -> None:

@@ -217,6 +217,19 @@ async def test_the_page_shows_every_text_and_runs_none(console: FakeConsole, tmp
     assert not [tag for tag, _ in checked(await report(console, tmp_path, "--owner", "mina")).elements if tag == "img"]
 
 
+async def test_the_page_says_in_words_how_sessions_were_selected(console: FakeConsole, tmp_path: Path) -> None:
+    await fill(console)
+    chosen = {
+        f"their ids: {SESSION}, {FORK}": ["--session", SESSION, FORK],
+        "the API key that they belong to: jun": ["--owner", "jun"],
+        "metadata that they have: user_id is 43": ["--metadata", "user_id=43"],
+        "metadata that they have or had earlier: user_id is 43": ["--metadata", "user_id=43", "--ever"],
+    }
+    for words, arguments in chosen.items():
+        assert words in "".join(checked(await report(console, tmp_path, *arguments)).texts)
+    assert console.stderr_lines[-1].endswith("1 session")
+
+
 async def test_every_type_of_event_has_its_place_in_a_report(console: FakeConsole, tmp_path: Path) -> None:
     log = await opened(console)
     await put_sample_files(log)
@@ -254,7 +267,9 @@ async def test_a_redacted_message_says_so_and_has_its_receipt(console: FakeConso
         "m1",
         "T-2",
     )
-    assert "words of m1" not in await report(console, tmp_path, "--session", SESSION)
+    page = await report(console, tmp_path, "--session", SESSION)
+    assert "words of m1" not in page
+    assert "Receipt of a redaction" in page
 
 
 async def test_a_report_on_an_erased_session_says_what_is_left_and_what_cannot_be_told(
@@ -275,7 +290,7 @@ async def test_a_report_on_an_erased_session_says_what_is_left_and_what_cannot_b
     page = checked(await report(console, tmp_path, "--session", SESSION))
     said = "".join(page.texts)
     assert "No model was sent messages" not in said
-    assert "Requests to models whose content is erased: 2. Of these requests only the numbers below are left" in said
+    assert "Requests to models whose content is erased: 2. Which servers received them" in said
     assert "1,205" in page.texts
     assert "its content is erased" in said
     assert "Erased session" in page.texts

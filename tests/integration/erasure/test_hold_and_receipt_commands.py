@@ -59,7 +59,7 @@ async def test_erase_passes_over_held_sessions_names_them_and_ends_with_1(comman
     code, preview = await commands.run(*erase, "--dry-run")
     shown = {one["session_id"]: (one.get("status"), one.get("held"), one.get("hold_id")) for one in preview}
     assert (code, shown) == (1, {S1: (None, "litigation", held["hold_id"]), S2: ("active", None, None)})
-    assert "1 sessions with 0 messages would be erased; 1 under a legal hold would not" in commands.notes
+    assert "1 session with 0 messages would be erased; 1 under a legal hold would not" in commands.notes
     assert (await commands.run("erase", "--session", S1, "--dry-run"))[0] == 1
     assert "nothing matched" not in commands.notes
     code, receipts = await commands.run(*erase)
