@@ -12,6 +12,7 @@ from chatbot.audit.event_view import EventView, event_view
 from chatbot.audit.report.entries import (
     FORMAT_NAME,
     FORMAT_VERSION,
+    ImageEntry,
     MessageEntry,
     NoteEntry,
     Recipient,
@@ -107,6 +108,10 @@ _report = {
     "note": NoteEntry(
         **_happened, position=1, version=1, event="session_created", text="the session was created",
         details={"owner": "mina"},
+    ),
+    "image": ImageEntry(
+        session_id=_SESSION, message_id=_QUESTION, sha256=_posted.digest, media_type="image/gif", bytes=6,
+        content="R0lGODlh",
     ),
     "end": ReportEnd(lines=4, sha256=_posted.digest),
 }  # fmt: skip

@@ -121,7 +121,7 @@ _report_query = (
     _metadata, _ever,
     QueryParameter("format", "As what.", {"type": "string", "enum": ["html", "ndjson"], "default": "html"}),
     QueryParameter("requests", "Whether each reply has the request that the model was sent.", _flag),
-    QueryParameter("images", "Whether the page has the images of messages, of up to 1 MiB each.", _flag),
+    QueryParameter("images", "Whether the report has the images of messages, of up to 1 MiB each.", _flag),
     QueryParameter("checkpoint", "The text of a signed checkpoint, to prove the sessions against.",
                    {"type": "string", "maxLength": CHECKPOINT_MAX_CHARS}),
 )  # fmt: skip

@@ -207,6 +207,17 @@ class ProofEntry(_Entry, frozen=True, kw_only=True, tag="proof"):
     left_out: str | None = None
 
 
+class ImageEntry(_Entry, frozen=True, kw_only=True, tag="image"):
+    """An image of the message of the entry before; `content` is base64 (RFC 4648, section 4)."""
+
+    session_id: str
+    message_id: str
+    sha256: str
+    media_type: str
+    bytes: int
+    content: str
+
+
 class ReportEnd(_Entry, frozen=True, kw_only=True, tag="end"):
     """The last line: the number of lines before it and their SHA-256, line feeds included."""
 
@@ -215,4 +226,4 @@ class ReportEnd(_Entry, frozen=True, kw_only=True, tag="end"):
 
 
 Entry = SessionEntry | MessageEntry | NoteEntry | ErasedEntry | ReceiptEntry | HoldEntry | ProofEntry
-ReportLine = ReportHead | Entry | ReportEnd
+ReportLine = ReportHead | Entry | ImageEntry | ReportEnd

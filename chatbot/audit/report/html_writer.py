@@ -30,8 +30,6 @@ _ROLES = frozenset({"user", "assistant", "system", "tool"})
 class HtmlWriter:
     """Implements chatbot.audit.report.report_pieces.ReportWriter."""
 
-    shows_images = True
-
     def __init__(self) -> None:
         self._session = 0  # the number of the session that is written
 

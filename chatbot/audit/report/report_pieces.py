@@ -56,11 +56,6 @@ IMAGES_BYTES_MAX = 64 * 2**20  # of all images in a report
 class ReportWriter(Protocol):
     """A form of reports. Each method returns the next bytes of the document."""
 
-    @property
-    def shows_images(self) -> bool:
-        """Whether `files` are used."""
-        ...
-
     def head(self, head: ReportHead, sessions: Sequence[SessionSummary]) -> bytes: ...
 
     def entry(self, entry: Entry, files: Mapping[str, bytes]) -> bytes:
@@ -294,7 +289,7 @@ class Report:
     async def _files(self, entry: Entry) -> dict[str, bytes]:
         """The images of a message that fit into the report."""
         found: dict[str, bytes] = {}
-        if not (self._request.images and self._writer.shows_images and isinstance(entry, MessageEntry)):
+        if not (self._request.images and isinstance(entry, MessageEntry)):
             return found
         for media in media_of(entry.parts):
             fits = media.bytes <= min(IMAGE_BYTES_MAX, IMAGES_BYTES_MAX - self._images_bytes)

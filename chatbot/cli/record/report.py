@@ -37,7 +37,7 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="a new file that you alone can read")
     parser.add_argument("--format", choices=("html", "ndjson"), default="html", help="(default: html)")
     parser.add_argument("--requests", action="store_true", help="with the request that each reply answers")
-    parser.add_argument("--images", action="store_true", help="with the images of messages (HTML)")
+    parser.add_argument("--images", action="store_true", help="with the images of messages")
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="prove the events against this checkpoint")
     parser.add_argument("--controller", metavar="TEXT", help="who is responsible for the data, for the first page")
     parser.add_argument("--purpose", metavar="TEXT", help="what the data is used for, for the first page")

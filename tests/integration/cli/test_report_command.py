@@ -1,5 +1,6 @@
 """The command report: what a person is told about their conversations, as HTML and as lines of JSON."""
 
+import base64
 import hashlib
 import json
 import re
@@ -228,6 +229,24 @@ async def test_the_page_says_in_words_how_sessions_were_selected(console: FakeCo
     for words, arguments in chosen.items():
         assert words in "".join(checked(await report(console, tmp_path, *arguments)).texts)
     assert console.stderr_lines[-1].endswith("1 session")
+
+
+async def test_the_lines_have_the_images_that_are_asked_for_after_their_messages(
+    console: FakeConsole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(console)
+    entries = await lines(console, tmp_path, "--owner", "mina", "--images")
+    found = [(before, one) for before, one in pairwise(entries) if one["type"] == "image"]
+    assert [(one["session_id"], one["message_id"]) for _, one in found] == [(SESSION, "m1"), (FORK, "m1")]
+    for message, image in found:
+        assert (message["type"], message["message_id"]) == ("message", "m1")
+        content = base64.b64decode(image["content"], validate=True)
+        assert (hashlib.sha256(content).hexdigest(), len(content)) == (IMAGE.sha256, image["bytes"])
+        assert (image["sha256"], image["media_type"]) == (IMAGE.sha256, IMAGE.media_type)
+    assert not [one for one in await lines(console, tmp_path, "--owner", "mina") if one["type"] == "image"]
+    monkeypatch.setattr("chatbot.audit.report.report_pieces.IMAGES_BYTES_MAX", 2 * IMAGE.bytes - 1)
+    bounded = await lines(console, tmp_path, "--owner", "mina", "--images")
+    assert [one["session_id"] for one in bounded if one["type"] == "image"] == [SESSION]
 
 
 async def test_every_type_of_event_has_its_place_in_a_report(console: FakeConsole, tmp_path: Path) -> None:
