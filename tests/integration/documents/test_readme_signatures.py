@@ -12,9 +12,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from events.catalogue import MessageRedacted
+from events.catalogue import KeptEvent, MessageRedacted
+from events.codec import encode
 from events.integrity.signed_checkpoint import make_key
+from events.schema.parts import Redacted
 from events.storage.sqlite.sqlite_log import SqliteLog
 from tests.support.documents import marked
 from tests.support.log.anchored_log import AnchoredLog
@@ -46,7 +49,8 @@ async def fill(path: Path) -> None:
     await log.erase("gone", 2, deleted(), ASKED)
     await log.append("every", 0, EVERY_LIVING_EVENT, ASKED)
     await log.append("b", 0, [posted("1"), posted("2"), posted("3")], ASKED)
-    redacted = MessageRedacted("m", "court-order", versions=(2,), events_erased=1)
+    kept = KeptEvent(2, 2, encode(replace(posted("2"), content="", parts=(Redacted("text", "court-order"),))).decode())
+    redacted = MessageRedacted("m", "court-order", versions=(2,), kept=(kept,), events_erased=1)
     await log.erase("b", 3, redacted, ASKED)
     await log.close()
 

@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from chatbot.cli.proof.verify import describe_unfinished_erasures
-from events.catalogue import MessagePosted, MessageRedacted, ReplyCompleted
+from events.catalogue import MessagePosted, MessageRedacted, ReplyCompleted, SessionViewed
 from events.integrity.chain_verifier import verify
 from events.integrity.incomplete_erasure_scan import scan_incomplete_erasures
 from events.integrity.incomplete_erasures import IncompleteErasure, finish_erasure
@@ -102,6 +102,20 @@ async def test_a_redaction_puts_no_other_content_in_the_place_of_a_text(
     _, fault = await verify(log)
     assert fault is not None
     assert (fault.position, "is left of it" in fault.reason) == (1, True)
+    await log.close()
+
+
+async def test_a_redaction_does_not_explain_that_other_events_are_gone(tmp_path: Path) -> None:
+    """Such as the record of who has read the session."""
+    log = await SqliteLog.open(tmp_path / "log.db")
+    await log.append("a", 0, [posted("m1"), SessionViewed("history"), posted("m2")], ASKED)
+    content = MessageContent("m1")
+    content.add(await log.stream_rows("a", limit=ALL))
+    event = content.redact(MessageRedacted("m1", "asked"))
+    await log.erase("a", 3, replace(event, versions=(1, 2)), ASKED)
+    _, fault = await verify(log)
+    assert fault is not None
+    assert (fault.position, "a redaction names it" in fault.reason) == (2, True)
     await log.close()
 
 
