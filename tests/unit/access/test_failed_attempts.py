@@ -1,5 +1,6 @@
 """Failed authentications: at which rate a client may fail, who counts as one, and what is logged."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from chatbot.api.access.failed_attempts import CLIENTS_MAX, LOG_INTERVAL_S, LOG_LINES_MAX, FailedAttempts
+from chatbot.api.access.failed_attempts import CLIENTS_MAX, FLUSH_S, LOG_INTERVAL_S, LOG_LINES_MAX, FailedAttempts
 from chatbot.config.sections.auth_settings import AuthSettings
 from chatbot.config.settings import Settings
 
@@ -26,7 +27,20 @@ class Attempts:
             authentication_failed=lambda credential, throttled: self.counted.append((credential, throttled))
         )
         settings = Settings(auth=AuthSettings(failures_per_minute=RATE))
-        self.limiter = FailedAttempts(settings, metrics, cast(Any, structlog.get_logger()), lambda: self.now_s)
+        logger = cast(Any, structlog.get_logger())
+        self.flushes: list[Callable[[], None]] = []
+        self.limiter = FailedAttempts(
+            settings, metrics, logger, lambda: self.now_s, lambda _, flush: self.flushes.append(flush)
+        )
+
+    def pass_time(self, seconds: float) -> None:
+        """With the flushes that become due."""
+        for _ in range(int(seconds / FLUSH_S)):
+            self.now_s += FLUSH_S
+            due, self.flushes = self.flushes, []
+            assert len(due) <= 1
+            for flush in due:
+                flush()
 
     def waits(self, times: int, address: str = "203.0.113.9") -> list[float | None]:
         return [self.limiter.note(address, "key") for _ in range(times)]
@@ -82,10 +96,44 @@ def test_one_line_a_minute_about_a_client_and_few_about_all(attempts: Attempts) 
         attempts.waits(RATE + 5)
         attempts.now_s += LOG_INTERVAL_S
         attempts.waits(1)
-        assert [(one["event"], one["client"], one["failures"]) for one in lines] == [
+        assert [(one["event"], one["client"], one.get("failures")) for one in lines] == [
             ("auth.failed", "203.0.113.9", 1),
+            ("auth.throttled", "203.0.113.9", None),
             ("auth.failed", "203.0.113.9", RATE + 5),
         ]
         for number in range(200):
             attempts.waits(1, f"10.0.0.{number}")
-        assert len(lines) == 1 + LOG_LINES_MAX
+        assert len(lines) == 2 + LOG_LINES_MAX
+
+
+def test_the_number_of_failures_is_logged_when_the_minute_is_over(attempts: Attempts) -> None:
+    with capture_logs() as lines:
+        attempts.waits(70)
+        attempts.pass_time(LOG_INTERVAL_S)
+        assert [(one["event"], one.get("failures"), one.get("throttled")) for one in lines] == [
+            ("auth.failed", 1, False),
+            ("auth.throttled", None, None),
+            ("auth.failed", 69, True),
+        ]
+        attempts.pass_time(10 * LOG_INTERVAL_S)
+        assert (len(lines), attempts.flushes) == (3, [])
+
+
+def test_clients_without_a_line_are_counted_in_one(attempts: Attempts) -> None:
+    with capture_logs() as lines:
+        for number in range(200):
+            attempts.waits(2, f"10.0.0.{number}")
+        attempts.pass_time(2 * LOG_INTERVAL_S)
+    assert sum(one["failures"] for one in lines) == 400
+    assert len(lines) <= 3 * LOG_LINES_MAX
+    assert any(one["event"] == "auth.failed_others" for one in lines)
+    assert attempts.flushes == []
+
+
+def test_a_client_that_is_forgotten_is_counted(attempts: Attempts) -> None:
+    with capture_logs() as lines:
+        attempts.waits(3, "first")
+        for number in range(CLIENTS_MAX):
+            attempts.waits(1, f"other {number}")
+        attempts.pass_time(2 * LOG_INTERVAL_S)
+    assert sum(one["failures"] for one in lines) == 3 + CLIENTS_MAX
