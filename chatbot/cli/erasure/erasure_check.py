@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from chatbot.audit.text_search import Pattern, patterns_of, search
 from chatbot.cli.cli_context import CommandContext
@@ -40,7 +41,8 @@ class TextMatch(Struct, frozen=True, omit_defaults=True):
     """Text number `check` was found: at `offset` (bytes) of `file`, or in an event of the log that is not erased. Of a
     file, which are counted after the texts: an event that refers to it, or an upload of `owner` ("": without a key).
 
-    `is_piece`: only a piece of it, which may be coincidence.
+    `is_piece`: only a piece of it, which may be coincidence. Of a file that was looked for there is one match in each
+    file, at the first piece; `pieces` is the number of matches of pieces there, of which MATCHES_MAX are counted.
     """
 
     check: int
@@ -49,6 +51,7 @@ class TextMatch(Struct, frozen=True, omit_defaults=True):
     position: int | None = None
     session_id: str | None = None
     is_piece: bool = False
+    pieces: int = 0
     owner: str | None = None
 
 
@@ -76,9 +79,9 @@ async def erased(context: CommandContext, options: argparse.Namespace) -> int:
         raise LogUnusable(f"database {log} is no log of this program: nothing would be proven")
     found, searched = 0, dict[Path, int]()
     async for file, size, matches in _search_files(patterns, log, context.settings.database.projections):
-        for match in matches:
+        for match in (merged := _merge_pieces(matches, numbered)):
             context.print_json(match)
-        found, searched[file] = found + len(matches), size
+        found, searched[file] = found + len(merged), size
     async for match in _search_events(context, patterns, numbered):
         context.print_json(match)
         found += 1
@@ -132,6 +135,17 @@ def _search_file(file: Path, patterns: Sequence[Pattern]) -> tuple[Inode, list[T
             elif not any(left.values()):
                 break
     return inode, matches
+
+
+def _merge_pieces(matches: Sequence[TextMatch], of_files: Mapping[int, FileCopy]) -> list[TextMatch]:
+    """The matches in one file, with one for each file that was looked for."""
+    merged = [one for one in matches if one.check not in of_files]
+    for check in of_files:
+        pieces = [one for one in matches if one.check == check]
+        if pieces:
+            first = min(pieces, key=lambda one: one.offset or 0)
+            merged.append(replace(first, pieces=len(pieces)))
+    return merged
 
 
 async def _search_events(

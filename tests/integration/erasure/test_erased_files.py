@@ -47,6 +47,9 @@ async def test_ten_megabytes_are_gone_from_every_file_and_the_log_holds(folder: 
     assert found.returncode == 1
     assert {line.get("position") for line in found.lines} >= {2}
     assert {line.get("session_id") for line in found.lines} == {None, "theirs"}
+    places = [line["file"] for line in found.lines if "offset" in line]
+    assert (len(set(places)), len(found.lines)) == (len(places), len(places) + 1), "one for each file, and the event"
+    assert max(line.get("pieces", 0) for line in found.lines) == 100
     erased = await run_command(folder, "erase", "--owner", "mina")
     assert (erased.returncode, len(erased.lines)) == (0, 1)
     left = await check(folder, "picture")
