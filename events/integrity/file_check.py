@@ -60,9 +60,12 @@ class NotedReferences:
 
 
 class FileReport(Struct):
-    """`faults` are sentences that name files; `left_bytes` are of files that nothing refers to any more."""
+    """`faults` are sentences that name files. `uploads` are files that uploads keep and no event refers to;
+    `left_bytes` are of files that nothing keeps any more, which are being deleted.
+    """
 
     files: int = 0
+    uploads: int = 0
     bytes: int = 0
     faults: list[str] = []
     faults_in_all: int = 0
@@ -96,6 +99,7 @@ async def check_files(
         if reason is not None:
             report.add_fault(stat.sha256, reason)
         report.files += 1
+        report.uploads += check.is_upload
         report.bytes += stat.bytes
         if progress is not None:
             progress(report.bytes, max(total, report.bytes))
@@ -122,8 +126,10 @@ class _FileCheck:
         self._noted = noted
         self._after = after
         self._until = until
+        self.is_upload = False  # of the file that was checked last: no event refers to it
 
     async def bytes_fault(self, stat: MediaStat) -> str | None:
+        self.is_upload = False
         digest, size = hashlib.sha256(), 0
         try:
             async for piece in self._log.media.read(stat.sha256):
@@ -139,6 +145,7 @@ class _FileCheck:
     async def references_fault(self, stat: MediaStat) -> str | None:
         wanted = self._noted.holders(stat.sha256)
         kept = await self._log.media.references(stat.sha256, limit=len(wanted) + NEWER_MAX)
+        self.is_upload = bool(kept) and kept[0].position == 0  # uploads are last
         for one in kept:
             if self._after < one.position <= self._until and wanted.get(one.position) != one.holder:
                 return f"it is kept for the event at position {one.position}, which does not refer to it"

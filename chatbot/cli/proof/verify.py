@@ -209,14 +209,19 @@ def _tell_files(context: CommandContext, report: FileReport) -> None:
     """Raises CommandFailed where they do not hold."""
     if report.left_bytes:
         context.print_note(
-            f"{report.left_bytes:,} bytes of files that nothing refers to are still there; the service deletes them"
-            " within a minute"
+            f"{report.left_bytes:,} bytes of deleted files are still there; the service deletes them within a minute"
         )
     if report.faults:
         raise CommandFailed(describe_file_faults(report))
     if report.files:
         context.print_result(
             f"{counted(report.files, 'file')} of {report.bytes:,} bytes {'holds' if report.files == 1 else 'hold'}"
+        )
+    if report.uploads:
+        hours = context.settings.media.orphan_hours
+        context.print_note(
+            f"{counted(report.uploads, 'of these files is an upload', 'of these files are uploads')} that no message"
+            f" refers to; such a file is deleted {hours:g} hours after it was sent (media.orphan_hours)"
         )
 
 

@@ -330,6 +330,8 @@ async def test_verify_names_the_files_that_do_not_hold(source: Path, tmp_path: P
     good = await run_command(tmp_path, "verify", DATABASE_URL="source.db")
     size = len(PICTURE) + len(ICON) + len(UNSENT)
     assert (good.returncode, good.stdout.splitlines()[1]) == (0, f"3 files of {size:,} bytes hold")
+    kept = "1 of these files is an upload that no message refers to; such a file is deleted 24 hours after it was sent"
+    assert kept in good.stderr
     copy = await run_command(tmp_path, "backup", "copy.db", DATABASE_URL="source.db")
     assert (copy.returncode, copy.stderr) == (0, "")
     damage_file(source, PICTURE)
@@ -344,6 +346,21 @@ async def test_verify_names_the_files_that_do_not_hold(source: Path, tmp_path: P
     bad = await run_command(tmp_path, "verify", DATABASE_URL="source.db")
     assert "2 files do not hold" in bad.stderr
     assert f"file {digest_of(ICON)}: the event at position 5 refers to it, and the log does not have it" in bad.stderr
+
+
+async def test_verify_tells_deleted_files_from_uploads_that_wait(source: Path, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(source, isolation_level=None)) as log:
+        triggers = log.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'").fetchall()
+        for name, _ in triggers:
+            log.execute(f"DROP TRIGGER {name}")
+        (media_id,) = log.execute("SELECT id FROM media WHERE bytes = ?", (len(UNSENT),)).fetchone()
+        log.execute("DELETE FROM media_references WHERE media_id = ?", (media_id,))
+        log.execute("UPDATE media SET sha256 = NULL, is_unused = 1 WHERE id = ?", (media_id,))
+        for _, sql in triggers:
+            log.execute(sql)
+    verified = await run_command(tmp_path, "verify", DATABASE_URL="source.db")
+    assert "60,000 bytes of deleted files are still there; the service deletes them within a minute" in verified.stderr
+    assert "is an upload" not in verified.stderr
 
 
 async def test_verify_finds_references_that_keep_a_file_for_nothing_or_are_missing(source: Path) -> None:
