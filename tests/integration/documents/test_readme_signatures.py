@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from events.catalogue import KeptEvent, MessageRedacted
+from events.catalogue import HOLDS, HoldAdded, HoldReleased, HoldsForgotten, KeptEvent, MessageRedacted
 from events.codec import encode
 from events.integrity.signed_checkpoint import make_key
 from events.schema.parts import Redacted
@@ -49,6 +49,8 @@ async def fill(path: Path) -> None:
     await log.erase("gone", 2, deleted(), ASKED)
     await log.append("every", 0, EVERY_LIVING_EVENT, ASKED)
     await log.append("b", 0, [posted("1"), posted("2"), posted("3")], ASKED)
+    await log.append(HOLDS, 0, [HoldAdded("h", "litigation"), HoldReleased("h", "settled")], ASKED)
+    await log.erase(HOLDS, 2, HoldsForgotten(()), ASKED)
     kept = KeptEvent(2, 2, encode(replace(posted("2"), content="", parts=(Redacted("text", "court-order"),))).decode())
     redacted = MessageRedacted("m", "court-order", versions=(2,), kept=(kept,), events_erased=1)
     await log.erase("b", 3, redacted, ASKED)
@@ -81,7 +83,7 @@ def test_a_log_that_was_signed_begins_with_what_was_signed(auditor: Path) -> Non
     AnchoredLog(auditor).write(2, auditor / "copy.db")
     done = check(auditor, "copy.db", "checkpoint.txt", "audit.key.pub")
     assert done.returncode == 0, done.stderr
-    events = 7 + len(EVERY_LIVING_EVENT)
+    events = 10 + len(EVERY_LIVING_EVENT)
     assert done.stdout.splitlines()[0].startswith(f"{events + 2} ")
     assert f"begins with the {events} events of chatbot-log/" in done.stdout
 
