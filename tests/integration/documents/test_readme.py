@@ -37,7 +37,7 @@ TESTED_BLOCKS = {
     (
         "chatbot/cli/README.md",
         "sh",
-    ): 5,  # commands here; test_erase_*.py, test_redact_*.py, test_audit_walk.py
+    ): 6,  # commands here; test_erase_*.py, test_redact_*.py, test_audit_walk.py
     ("chatbot/cli/README.md", "python"): 2,  # test_readme_auditors.py, test_commands_project.py
     ("chatbot/deploy/README.md", "sh"): 3,  # test_deploy.py
     ("chatbot/holds/README.md", "sh"): 1,  # actions and options here, what they do in test_hold_and_receipt_commands.py
@@ -47,6 +47,7 @@ TESTED_BLOCKS = {
         "sh",
     ): 2,  # settings and options here; test_nodes.py, test_workers.py
     ("chatbot/llm/README.md", "toml"): 1,  # test_several_servers.py
+    ("chatbot/llm/README.md", "python"): 1,  # test_model_server_in_documents.py
     ("chatbot/nodes/README.md", "nginx"): 1,  # test_nginx.py
     ("events/README.md", "ini"): 1,  # test_postgres_pooler.py
     ("tests/README.md", "sh"): 1,  # modules and options here
