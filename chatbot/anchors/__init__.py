@@ -1,1 +1,1 @@
-"""Anchors: signed checkpoints of the log in places that whoever can write the log cannot rewrite; and the witness."""
+"""Anchors: signed checkpoints of the log in places that nobody who writes the log can rewrite; and the witness."""

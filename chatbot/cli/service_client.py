@@ -39,7 +39,7 @@ def read_service(options: argparse.Namespace) -> ServiceAddress | None:
     """The service that the options name; None: they name none. Raises UsageError."""
     if not options.url:
         if options.key:
-            raise UsageError("--key goes with --url: the files are open to whoever can write them")
+            raise UsageError("--key goes with --url: the files are open to everybody who can write them")
         return None
     check_url(options.url)
     return ServiceAddress(options.url, read_secret() if options.key == "-" else options.key)

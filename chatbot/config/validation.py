@@ -230,7 +230,7 @@ def _warn_of_open_access(settings: Settings) -> Iterator[str]:
     host, origins = settings.server.host, settings.server.cors_origins
     ways = []
     if not is_loopback(host):
-        ways.append(f"whoever reaches this port (server.host is {host})")
+        ways.append(f"everybody who reaches this port (server.host is {host})")
     if "*" in origins:
         ways.append("any web page that somebody opens in a browser here (server.cors_origins is *)")
     if ways:

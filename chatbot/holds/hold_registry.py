@@ -1,7 +1,7 @@
 """The legal holds of a log: adds and releases them, and says whether a session is held.
 
 Nothing is cached that could be stale: each question first reads what the stream `holds` has got since the last one.
-Whoever erases gives the version that was read to the log, which checks it in the erasing transaction. So a hold that
+An erasure gives the version that was read to the log, which checks it in the erasing transaction. So a hold that
 was recorded before an erasure prevents it, whichever node decides.
 """
 

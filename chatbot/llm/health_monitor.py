@@ -93,7 +93,7 @@ class HealthMonitor:
         self._logged_available = health.available
 
     async def _check_provider(self) -> Health:
-        """Never raises: if polling ended, the service would keep the last result for ever."""
+        """Never raises: if polling ended, the service would keep the last result permanently."""
         try:
             return await self._provider.health()
         except Exception as error:  # noqa: BLE001  logged, and returned as a result

@@ -27,7 +27,7 @@ _ADDRESS = re.compile(
 
 
 def client_address(request: web.BaseRequest, trusted_proxies: tuple[str, ...]) -> str:
-    """The address of the client: of the connection, or if a trusted proxy made it, of whoever called that proxy.
+    """The address of the client: of the connection, or if a trusted proxy made it, of the one that called that proxy.
 
     An IPv4 address mapped to IPv6 is written as IPv4. "unix" for a Unix socket, "unknown" if the connection has none.
     """

@@ -98,7 +98,7 @@ def _flag(request: web.Request, name: str) -> bool:
 
 
 def _checkpoint(request: web.Request) -> tuple[str, LogCheckpoint] | None:
-    """The checkpoint's text and what it states; its signature is for whoever checks the proof."""
+    """The checkpoint's text and what it states; its signature is for those who check the proof."""
     note = request.query.get("checkpoint")
     if note is None:
         return None

@@ -27,7 +27,7 @@ Entries = Annotated[dict[str, Value], Meta(min_length=1, max_length=VALUES_MAX)]
 
 
 class HoldBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Exactly one of `session_id`, `owner` and `metadata`. `reason` is told to whoever is refused an erasure."""
+    """Exactly one of `session_id`, `owner` and `metadata`. `reason` is told to those who are refused an erasure."""
 
     reason: Reason
     ticket: TicketNumber | None = None

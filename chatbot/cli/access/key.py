@@ -110,7 +110,7 @@ async def _act(context: CommandContext, keys: Keys, options: argparse.Namespace)
 def _open(context: CommandContext, options: argparse.Namespace) -> AbstractAsyncContextManager[Keys]:
     if not options.url:
         if options.key:
-            raise UsageError("--key goes with --url: the log is open to whoever can write it")
+            raise UsageError("--key goes with --url: the log is open to everybody who can write it")
         return _open_log_keys(context, read_only=options.action == "list")
     from chatbot.cli.access.key_over_http import open_remote_keys  # noqa: PLC0415  an HTTP client
 

@@ -40,7 +40,9 @@ def add_hold_arguments(parser: argparse.ArgumentParser) -> None:
     release = actions.add_parser("release", help="end a hold", description="End a hold.")
     release.add_argument("hold_id", metavar="HOLD", help="its id, as `list` shows it")
     for one in (add, release):
-        one.add_argument("--reason", required=True, metavar="TEXT", help="why: told to whoever is refused an erasure")
+        one.add_argument(
+            "--reason", required=True, metavar="TEXT", help="why: told to those who are refused an erasure"
+        )
         one.add_argument("--ticket", metavar="TEXT", help="a number of your own")
     listing = actions.add_parser("list", help="the holds in force", description="Print the holds in force.")
     forget = actions.add_parser(

@@ -70,7 +70,7 @@ async def export(context: CommandContext, options: argparse.Namespace) -> int:
             with _open_output(options.output) as out:
                 events = await export_log(log, path, out, part)
         except BrokenPipeError:
-            raise CommandFailed("whoever read the export has stopped: it is not whole") from None
+            raise CommandFailed("the program that read the export has stopped: it is not whole") from None
         except OSError as error:
             raise CommandFailed(f"cannot write the export, it is not whole: {error.strerror}") from error
         except ExportFileError as error:

@@ -35,7 +35,7 @@ async def keygen(context: CommandContext, options: argparse.Namespace) -> int:
     _write_new_file(public, verifier, 0o644)
     others = "the logs that it signs" if options.witness else "the log"
     context.print_note(
-        f"the secret key is in {options.file}: keep it away from whoever can write {others}; give {public} away"
+        f"the secret key is in {options.file}: keep it away from everybody who can write {others}; give {public} away"
     )
     context.print_result(verifier)
     return 0

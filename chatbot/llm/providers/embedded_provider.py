@@ -26,7 +26,7 @@ from events.catalogue import Parameters
 
 __all__ = ["EmbeddedMissing", "EmbeddedProvider"]
 
-RESTART_BACKOFF = Backoff(first_s=0.5, max_s=30.0)  # goes on for ever: the cause may be removed at any time
+RESTART_BACKOFF = Backoff(first_s=0.5, max_s=30.0)  # never ends: the cause may be removed at any time
 NO_FEATURES: frozenset[str] = frozenset()
 STABLE_S = 60.0  # the end of a child that lived so long counts as the first failure
 

@@ -125,7 +125,7 @@ async def recorded_reply(ports: Ports, state: State, request: RecordedEvent, cal
         await ports.runner.wait_for((await ports.log.latest()).position)  # it may have ended meanwhile
         row = await ports.queries.message(state.session.no, reply.reply_id)
     if reply is None or row is None or not row.position:
-        raise rejections.Draining("the reply was interrupted and is to be written anew; try again in a moment")
+        raise rejections.Draining("the reply was interrupted and is to be written again; try again in a moment")
     after = request.version
     while reply.outcome is None:
         page = await ports.log.read(state.session.session_id, after=after, limit=REPLAY_PAGE)

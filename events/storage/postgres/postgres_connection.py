@@ -156,7 +156,7 @@ class Database:
 
     async def connect(self, **settings: str) -> asyncpg.Connection:
         """A new connection, with `settings` of the server's own. Raises FAILURES, or LogUnusable for a wrong URL."""
-        lock_ms = max(1, round(self.options.busy_timeout_s * 1000))  # 0 would mean for ever
+        lock_ms = max(1, round(self.options.busy_timeout_s * 1000))  # 0 would mean without a limit
         wanted = {**self._target.settings, **_SETTINGS, "lock_timeout": str(lock_ms), **settings}
         if self._read_only:
             wanted["default_transaction_read_only"] = "on"
