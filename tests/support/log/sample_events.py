@@ -264,7 +264,11 @@ EVERY_EVENT: tuple[Event, ...] = (
         ticket="DSR-9",
         events_erased=1,
         versions=(900,),
-        kept=(KeptEvent(900, 2, '{"type":"message_copied","parts":[],"content":"","message_id":"m9"}', "c2FsdA=="),),
+        kept=(
+            KeptEvent(
+                900, 2, '{"type":"message_copied","parts":[],"content":"","message_id":"m9","role":"user"}', "c2FsdA=="
+            ),
+        ),
         files=(IMAGE.sha256,),
     ),
     MessageCopied(

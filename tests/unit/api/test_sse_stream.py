@@ -31,6 +31,8 @@ class Stuck:
 
     def set_write_buffer_limits(self, high: int | None = None) -> None: ...
 
+    def get_protocol(self) -> None: ...
+
     def is_closing(self) -> bool:
         return self.aborted.is_set()
 
