@@ -176,9 +176,18 @@ class ProjectionQueries(Protocol):
         ...
 
     async def snapshot(
-        self, session_id: str, *, branch: str | None = None, limit: int, before: str | None = None
+        self,
+        session_id: str,
+        *,
+        branch: str | None = None,
+        limit: int,
+        before: str | None = None,
+        owner: str | None = None,
     ) -> Snapshot | None:
-        """The session with the newest `limit` messages of `branch` (default: the selected branch), as in `path`."""
+        """The session with the newest `limit` messages of `branch` (default: the selected branch), as in `path`.
+
+        With `owner` ("": none) only a session of that owner, or of none: another's takes the time of an unknown one.
+        """
         ...
 
     async def message(self, session_no: int, message_id: str) -> MessageRow | None:

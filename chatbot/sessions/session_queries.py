@@ -234,7 +234,7 @@ class SessionQueries:
         UnknownMessage.
         """
         query = HistoryQuery(session_id, branch, limit, before)
-        snapshot = await self._snapshot(query)
+        snapshot = await self._snapshot(query, caller)
         if caller is not None:
             session = self._require_visible(snapshot.session if snapshot else None, session_id, caller)
             if await self._record_access(session, caller) is not session:  # the answer has to show the access
@@ -258,11 +258,18 @@ class SessionQueries:
                 raise LogUnavailable("the messages were erased while they were read")
             yield _with_texts(rows, texts, history.session, history.running)
 
-    async def _snapshot(self, query: HistoryQuery) -> Snapshot | None:
-        """The session and its messages at one moment after the start of this call."""
+    async def _snapshot(self, query: HistoryQuery, caller: Caller | None = None) -> Snapshot | None:
+        """The session and its messages at one moment after the start of this call; nothing of a session that `caller`
+        may not see.
+        """
         await self.catch_up()
+        sees_all = caller is None or caller.any_owner or caller.is_service
         return await self._ports.queries.snapshot(
-            query.session_id, branch=query.branch, limit=query.limit, before=query.before
+            query.session_id,
+            branch=query.branch,
+            limit=query.limit,
+            before=query.before,
+            owner=None if sees_all or caller is None else caller.owner or "",
         )
 
     async def _read_page(self, snapshot: Snapshot | None) -> HistoryPage:

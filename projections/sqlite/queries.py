@@ -82,7 +82,8 @@ _ROW = (
 # the index shows at once.
 SNAPSHOT = f"""
 WITH RECURSIVE asked (session_no, state, leaf) AS MATERIALIZED (
-    SELECT no, state, coalesce(:branch, json_extract(state, '$.head')) FROM sessions WHERE session_id = :session_id
+    SELECT no, state, coalesce(:branch, json_extract(state, '$.head')) FROM sessions
+    WHERE session_id = :session_id AND (:owner IS NULL OR owner IN ('', :owner))
 ), branch (session_no, {_ROW}) AS (
     SELECT session_no, {_ROW} FROM messages
     WHERE (session_no, message_id) = (
@@ -190,9 +191,17 @@ class SqliteQueries:
         return [_message(row) for row in await self._reader.rows(PATH, values)]
 
     async def snapshot(
-        self, session_id: str, *, branch: str | None = None, limit: int, before: str | None = None
+        self,
+        session_id: str,
+        *,
+        branch: str | None = None,
+        limit: int,
+        before: str | None = None,
+        owner: str | None = None,
     ) -> Snapshot | None:
-        values: QueryParameters = {"session_id": session_id, "branch": branch, "limit": limit, "before": before}
+        values: QueryParameters = {
+            "session_id": session_id, "branch": branch, "limit": limit, "before": before, "owner": owner,
+        }  # fmt: skip
         for state, depth, knows_before, listed in await self._reader.rows(SNAPSHOT, values):
             messages = self._decoded(_messages, listed)
             messages.sort(key=_depth)

@@ -250,8 +250,8 @@ async def test_a_path_is_the_newest_part_of_one_branch_in_time_order(log: Memory
 
 
 async def test_a_snapshot_has_the_messages_of_a_path(log: MemoryLog, tmp_path: Path) -> None:
-    log.record("s", created(), *turn(1), *turn(2, "r1"), *turn(3, "r1"), *turn(4, "r2"), BranchSelected("r4"))
-    log.record("empty", created())
+    log.record("s", created("alice"), *turn(1), *turn(2, "r1"), *turn(3, "r1"), *turn(4, "r2"), BranchSelected("r4"))
+    log.record("empty", created(None))
     async with asking(log, tmp_path) as queries:
 
         async def found(
@@ -271,6 +271,9 @@ async def test_a_snapshot_has_the_messages_of_a_path(log: MemoryLog, tmp_path: P
         assert empty is not None
         assert (empty.depth, empty.knows_before, empty.messages) == (None, True, [])
         assert await queries.snapshot("none", limit=3) is None
+        assert await queries.snapshot("empty", limit=3, owner="bob") is not None  # it has no owner
+        for owner, may_see in (("alice", True), ("bob", False), ("", False), (None, True)):
+            assert (await queries.snapshot("s", limit=3, owner=owner) is not None) == may_see
 
 
 async def test_a_message_says_where_its_text_is_and_what_it_cost(log: MemoryLog, tmp_path: Path) -> None:
@@ -429,7 +432,7 @@ LOOKUPS = {
     ),
     "a list with a rare label": session_list_sql(SessionListQuery(owner="a"), [LabelCount(1, 5), LabelCount(1_000, 6)]),
     "a path": (PATH, {"no": 1, "leaf": "m", "before": None, "limit": 1}),
-    "a snapshot": (SNAPSHOT, {"session_id": "s", "branch": None, "before": None, "limit": 1}),
+    "a snapshot": (SNAPSHOT, {"session_id": "s", "branch": None, "before": None, "limit": 1, "owner": "a"}),
     "a message": (MESSAGES, (1, "m")),
 }
 
