@@ -60,10 +60,12 @@ def read_secret() -> str:
 
 
 @asynccontextmanager
-async def open_service(service: ServiceAddress) -> AsyncIterator[aiohttp.ClientSession]:
-    """A client whose base URL is the service's. Raises CommandFailed for what the block meets on the way there."""
+async def open_service(service: ServiceAddress, timeout_s: float = TIMEOUT_S) -> AsyncIterator[aiohttp.ClientSession]:
+    """A client whose base URL is the service's; `timeout_s` is for one answer. Raises CommandFailed for what the block
+    meets on the way there.
+    """
     headers = {"Authorization": f"Bearer {service.key}"} if service.key else {}
-    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+    timeout = aiohttp.ClientTimeout(total=timeout_s)
     try:
         async with aiohttp.ClientSession(service.url, headers=headers, timeout=timeout) as client:
             yield client

@@ -5,7 +5,6 @@ PostgreSQL has optimistic concurrency control between processes, so there it wor
 """
 
 import argparse
-import sys
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
@@ -108,21 +107,13 @@ async def _act(context: CommandContext, keys: Keys, options: argparse.Namespace)
 
 
 def _open(context: CommandContext, options: argparse.Namespace) -> AbstractAsyncContextManager[Keys]:
-    if not options.url:
-        if options.key:
-            raise UsageError("--key goes with --url: the log is open to everybody who can write it")
-        return _open_log_keys(context, read_only=options.action == "list")
-    from chatbot.cli.access.key_over_http import open_remote_keys  # noqa: PLC0415  an HTTP client
+    if options.url or options.key:
+        from chatbot.cli.access.key_over_http import open_remote_keys  # noqa: PLC0415  an HTTP client
+        from chatbot.cli.service_client import read_service  # noqa: PLC0415  likewise
 
-    return open_remote_keys(options.url, _read_key() if options.key == "-" else options.key)
-
-
-def _read_key() -> str:
-    """The secret, from one line of standard input; not in a thread, for which Ctrl-C would wait. Raises UsageError."""
-    secret = sys.stdin.readline().strip()
-    if not secret:
-        raise UsageError("--key -: standard input has no line with the key")
-    return secret
+        if service := read_service(options):
+            return open_remote_keys(service)
+    return _open_log_keys(context, read_only=options.action == "list")
 
 
 def _scopes(text: str | None) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """API keys of a running service, over HTTP."""
 
-import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,31 +9,18 @@ import msgspec
 from msgspec import UNSET
 
 from chatbot.cli.access.key_change import Change
-from chatbot.cli.exit_codes import CommandFailed, UsageError
+from chatbot.cli.exit_codes import CommandFailed
+from chatbot.cli.service_client import ServiceAddress, open_service, read_detail
 from chatbot.keys.key_views import KeyView, NewKeyView
 
 TIMEOUT_S = 30.0  # for one answer
-_URL = re.compile(r"https?://[^\s/?#]+/?")
 
 
 @asynccontextmanager
-async def open_remote_keys(url: str, key: str | None) -> AsyncIterator["RemoteKeys"]:
-    """Raises UsageError, and CommandFailed for a service that cannot be asked."""
-    if not _URL.fullmatch(url):
-        raise UsageError("--url is the service's address, such as http://127.0.0.1:8080")
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
-    try:
-        async with aiohttp.ClientSession(url, headers=headers, timeout=timeout) as client:
-            yield RemoteKeys(client)
-    except aiohttp.ClientSSLError as error:
-        raise CommandFailed(
-            f"there is no secure connection to {url}: its certificate is not valid here, or it does not use TLS"
-        ) from error
-    except aiohttp.ClientConnectorError as error:
-        raise CommandFailed(f"nothing answers at {url}: does the service run there?") from error
-    except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError) as error:
-        raise CommandFailed(f"{url} does not answer as the service does: {error or 'too slow'}") from error
+async def open_remote_keys(service: ServiceAddress) -> AsyncIterator["RemoteKeys"]:
+    """Raises CommandFailed for a service that cannot be asked."""
+    async with open_service(service, TIMEOUT_S) as client:
+        yield RemoteKeys(client)
 
 
 class RemoteKeys:
@@ -67,14 +53,6 @@ class RemoteKeys:
     async def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> bytes:
         """The body of a successful answer. Raises CommandFailed with the service's reason."""
         async with self._client.request(method, f"/api/keys{path}", json=body) as answer:
-            content = await answer.read()
-        if answer.status < 300:
-            return content
-        raise CommandFailed(f"the service refuses: {_detail(content, answer.status)}")
-
-
-def _detail(content: bytes, status: int) -> str:
-    try:
-        return str(msgspec.json.decode(content)["detail"])
-    except (msgspec.DecodeError, KeyError, TypeError):
-        return f"status {status}"
+            if answer.status >= 300:
+                raise CommandFailed(f"the service refuses: {await read_detail(answer)}")
+            return await answer.read()

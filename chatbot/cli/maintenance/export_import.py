@@ -2,10 +2,8 @@
 
 import argparse
 import asyncio
-import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +14,7 @@ from chatbot.audit.search.event_filter import EventFilter, SessionFilter
 from chatbot.audit.search.session_selection import find_sessions
 from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.exit_codes import CommandFailed, UsageError
+from chatbot.cli.output_file import open_output
 from chatbot.cli.progress_bar import ProgressBar
 from chatbot.cli.record.find import add_filter_arguments, read_filters
 from chatbot.cli.remedies import with_remedy
@@ -29,7 +28,6 @@ from events.log import EventLog, Snapshot
 from events.paging import read_pages
 from events.record import Head, Metadata
 from events.storage.incomplete_log import LogIncomplete, WritingCommand
-from events.storage.private_file import open_private
 from events.storage.sqlite.sqlite_log import SqliteLog
 from events.transfer.export_filter import ExportFilter
 from events.transfer.export_format import (
@@ -67,7 +65,7 @@ async def export(context: CommandContext, options: argparse.Namespace) -> int:
         try:
             hint = "export all of it, or move it to a file with `chatbot migrate` first"
             path = context.log_file(hint) if part.selects_sessions else None
-            with _open_output(options.output) as out:
+            with open_output(options.output, "an export") as out:
                 events = await export_log(log, path, out, part)
         except BrokenPipeError:
             raise CommandFailed("the program that read the export has stopped: it is not whole") from None
@@ -77,26 +75,6 @@ async def export(context: CommandContext, options: argparse.Namespace) -> int:
             raise CommandFailed(str(error)) from error
         context.print_note(f"{events:,} events of {await log_identity(log)}")
     return 0
-
-
-@contextmanager
-def _open_output(path: Path | None) -> Iterator[BinaryIO]:
-    """Standard output, or a new file at `path`, which is deleted if the export fails. Raises UsageError."""
-    if path is None:
-        yield sys.stdout.buffer
-        return
-    try:
-        descriptor = open_private(path, os.O_WRONLY | os.O_EXCL)
-    except FileExistsError as error:
-        raise UsageError(f"{path} exists: an export never writes over another file") from error
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
-    try:
-        with os.fdopen(descriptor, "wb") as out:
-            yield out
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
 
 
 class ExportedPart(Struct, frozen=True, kw_only=True):

@@ -1,7 +1,6 @@
 """What replay --against found: counts, the noise band, and the same as an HTML file."""
 
 import argparse
-import os
 from typing import Any
 
 from msgspec import Struct, field, to_builtins
@@ -11,8 +10,7 @@ from chatbot.audit.reply_comparison import Comparison
 from chatbot.audit.report.html_style import POLICY, STYLE
 from chatbot.audit.report.html_text import block, escape, table
 from chatbot.cli.cli_context import CommandContext
-from chatbot.cli.exit_codes import UsageError
-from events.storage.private_file import open_private
+from chatbot.cli.output_file import open_output
 
 KEPT_MAX = 500  # turns outside of the band, or failed, that the HTML file shows
 TITLE = "Model regression"
@@ -87,11 +85,7 @@ def print_summary(context: CommandContext, options: argparse.Namespace, summary:
 
 def write_html(options: argparse.Namespace, summary: RunSummary) -> None:
     """Write the result to the new file that --html names. Raises UsageError."""
-    try:
-        descriptor = open_private(options.html, os.O_WRONLY | os.O_EXCL)
-    except OSError as error:
-        raise UsageError(f"cannot write {options.html}: {error.strerror}") from error
-    with os.fdopen(descriptor, "wb") as out:
+    with open_output(options.html, "a result") as out:
         out.write(render_html(options, summary).encode(errors="replace"))
 
 

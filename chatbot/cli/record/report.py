@@ -1,10 +1,8 @@
 """The command report: sessions of a person, an owner or an id as one HTML file, or as lines of JSON."""
 
 import argparse
-import os
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,13 +17,13 @@ from chatbot.audit.search.session_selection import find_sessions
 from chatbot.audit.session_proof import ProofFailed
 from chatbot.cli.cli_context import CommandContext
 from chatbot.cli.exit_codes import CommandFailed, UsageError
+from chatbot.cli.output_file import open_output
 from chatbot.cli.progress_bar import ProgressBar
 from chatbot.cli.proof.prove import read_one_checkpoint
 from chatbot.cli.record.find import parse_entries
 from chatbot.runtime.counted_noun import counted
 from chatbot.runtime.throttle import DutyCycleThrottle
 from events.log import EventLog
-from events.storage.private_file import open_private
 
 
 def add_report_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +72,7 @@ async def report(context: CommandContext, options: argparse.Namespace) -> int:
         writer: ReportWriter = HtmlWriter() if options.format == "html" else NdjsonWriter()
         written = Report(log, request, writer, DutyCycleThrottle(rest_ratio=0))
         try:
-            with _open_output(options.out) as out:
+            with open_output(options.out, "a report") as out:
                 await _write(written.pieces(), out)
         except BrokenPipeError:
             raise CommandFailed("the reader of the report has stopped: it is not complete") from None
@@ -112,23 +110,3 @@ async def _write(pieces: AsyncIterator[bytes], out: BinaryIO) -> None:
     async for piece in pieces:
         out.write(piece)
     out.flush()
-
-
-@contextmanager
-def _open_output(path: Path | None) -> Iterator[BinaryIO]:
-    """Standard output, or a new file at `path`, which is deleted if the report fails. Raises UsageError."""
-    if path is None:
-        yield sys.stdout.buffer
-        return
-    try:
-        descriptor = open_private(path, os.O_WRONLY | os.O_EXCL)
-    except FileExistsError as error:
-        raise UsageError(f"{path} exists: a report never writes over another file") from error
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
-    try:
-        with os.fdopen(descriptor, "wb") as out:
-            yield out
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
