@@ -79,6 +79,7 @@ __all__ = [
     "KeyRotated",
     "LoggedEvent",
     "MessageCopied",
+    "MessageEvent",
     "MessagePosted",
     "MessageRedacted",
     "MessageWithdrawn",
@@ -135,6 +136,7 @@ class IgnoredEvent(Event, frozen=True, tag="ignored"):
 LoggedEvent = AnyEvent | IgnoredEvent  # what reading the log can return: each fold has a case for every class
 
 ReplyEnded = ReplyCompleted | ReplyFailed | ReplyCancelled | ReplyInterrupted
+MessageEvent = MessagePosted | MessageCopied | ReplyEnded  # those that hold a message
 
 EVENT_TYPES: dict[str, type[Event]] = {str(cls.__struct_config__.tag): cls for cls in get_args(AnyEvent)}
 SESSION_TYPES = types_of(SessionEvent)  # types that occur only in streams of sessions

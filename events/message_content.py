@@ -14,11 +14,11 @@ from events.catalogue import (
     AnyEvent,
     KeptEvent,
     MessageCopied,
+    MessageEvent,
     MessagePosted,
     MessageRedacted,
     ReplyCancelled,
     ReplyCompleted,
-    ReplyEnded,
     ReplyFailed,
     ReplyInterrupted,
     ReplyProgressed,
@@ -30,7 +30,6 @@ from events.log import EventLog
 from events.record import StoredRow
 from events.schema.parts import Parts, Redacted, media_of, parts_of, text_of, with_redacted
 
-MessageEvent = MessagePosted | MessageCopied | ReplyEnded
 PAGE_ROWS = 250  # of the session, read at once
 PAGE_BYTES = 2**20  # or as many rows as have about this much content
 _TYPES = MESSAGE_TYPES | {"reply_progressed", MESSAGE_REDACTED}

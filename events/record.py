@@ -58,7 +58,7 @@ class StoredRow(Struct, frozen=True):
 VERSION_MAX = 2**53  # the largest integer that every JSON reader represents exactly
 
 Columns = tuple[Any, ...]  # those of a row, in the order of StoredRow
-STREAM, VERSION, TYPE, DATA, SALT = 1, 2, 3, 7, 8  # indexes in Columns
+POSITION, STREAM, VERSION, TYPE, SCHEMA_VERSION, DATA, SALT = 0, 1, 2, 3, 4, 7, 8  # indexes in Columns
 RawColumns = tuple[Any, ...]  # the same, with texts as the bytes in the store, UTF-8 or not
 
 

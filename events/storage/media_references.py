@@ -6,11 +6,9 @@ import msgspec
 from msgspec import Struct
 
 from events.integrity.hash_chain import SALT_BYTES
-from events.record import DATA, SALT, STREAM, TYPE, Columns
+from events.record import DATA, POSITION, SALT, STREAM, TYPE, Columns
 from events.schema.event import MESSAGE_REDACTED
 from events.schema.parts import Parts, media_of
-
-POSITION = 0  # index in a row's columns
 
 
 class _Message(Struct):

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-POSITION, VERSION, TYPE, SCHEMA_VERSION, DATA = 0, 2, 3, 4, 7  # of a row's columns up to its data
+from events.record import DATA, POSITION, SCHEMA_VERSION, TYPE, VERSION
 
 RedactionRow = tuple[int, int, str]  # position of an event, position and data of the message_redacted for it
 

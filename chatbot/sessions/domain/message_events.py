@@ -9,13 +9,13 @@ from events.catalogue import (
     IgnoredEvent,
     LoggedEvent,
     MessageCopied,
+    MessageEvent,
     MessagePosted,
     MessageRedacted,
     MessageWithdrawn,
     MetadataChanged,
     ReplyCancelled,
     ReplyCompleted,
-    ReplyEnded,
     ReplyFailed,
     ReplyInterrupted,
     ReplyProgressed,
@@ -30,8 +30,6 @@ from events.catalogue import (
     SessionViewed,
     ToolCallsClosed,
 )
-
-MessageEvent = MessagePosted | MessageCopied | ReplyEnded
 
 
 def as_message_event(event: LoggedEvent | None) -> MessageEvent | None:

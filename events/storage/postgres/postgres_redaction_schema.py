@@ -3,7 +3,8 @@
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from events.storage.redaction_reading import DATA, POSITION, with_kept
+from events.record import DATA, POSITION
+from events.storage.redaction_reading import with_kept
 
 NAME = "events_redacted"
 POSITIONS_MAX = 500  # positions in one query
