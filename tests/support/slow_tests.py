@@ -8,6 +8,7 @@ PLACES: tuple[str, ...] = (
     "integration/audit/test_audit_api.py",
     "integration/audit/test_event_history.py",
     "integration/api/test_generated_clients.py",
+    "integration/api/test_schemathesis.py",
     "integration/api/test_idempotency.py",
     "integration/bench/test_bench_model_clients.py",
     "integration/bench/test_bench_nodes.py",
