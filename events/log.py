@@ -45,6 +45,23 @@ class Snapshot(Protocol):
         ...
 
 
+class AppendListener(Protocol):
+    """Is told of appends by an EventLog, on the event loop: its methods must be quick and must not raise."""
+
+    def on_appended(self, headers: Sequence[EventHeader]) -> None:
+        """Appended to streams that are held, or of those that every process is told of (events/subscriptions.py).
+
+        In the order of each stream, each event once or more; events of this process may be among them.
+        """
+        ...
+
+    def on_held(self, stream_id: str, version: int) -> None:
+        """The hold is in force, and the stream is at `version` (0: it does not exist): earlier events may have been
+        reported or not, later ones will be. Called again whenever reports may have been lost.
+        """
+        ...
+
+
 class EventLog(Protocol):
     """An append-only log of streams. Positions are gapless from 1, in commit order; so are versions per stream."""
 
@@ -178,6 +195,22 @@ class EventLog(Protocol):
 
     async def wait(self, position: int) -> Head:
         """The head, once it is past `position`, whichever process appends."""
+        ...
+
+    def hold(self, stream_id: str) -> None:
+        """Have the listeners told what other processes append to the stream, from AppendListener.on_held on, until
+        `release`. Waits for nothing. Not counted: a stream that is held already is reported to be so once more.
+        """
+        ...
+
+    def release(self, stream_id: str) -> None:
+        """End what `hold` began; a few more reports may come."""
+        ...
+
+    def listen(self, listener: AppendListener) -> None:
+        """Report appends of other processes to `listener`, until the log closes. Nothing is reported of a log that no
+        other process writes.
+        """
         ...
 
     async def close(self) -> None:

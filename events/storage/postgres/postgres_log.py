@@ -15,12 +15,14 @@ import asyncpg
 from events.catalogue import Event
 from events.compatibility import EventTypeGate, NodeVersion, name_of_process, own_version
 from events.errors import LogUnavailable, LogUnusable
+from events.log import AppendListener
 from events.log_observer import LogObserver, NoObserver
 from events.options import LogOptions
 from events.record import Head, Metadata, RecordedEvent, StreamVersion
 from events.storage.append_batch import AppendContext, now_us, prepare
 from events.storage.erasure_rules import check_erasure_explained, is_erasing_all
 from events.storage.group_commit import GroupCommit
+from events.storage.log_tail import LogTail
 from events.storage.media_sweeper import MediaSweeper
 from events.storage.postgres.head_listener import HeadListener, server_process
 from events.storage.postgres.node_registry import NodeRegistry
@@ -54,6 +56,7 @@ class PostgresLog(PostgresQueries):
             self._registry = NodeRegistry(self._pool, version)
             self._gate = EventTypeGate(self._registry, observe)
         self._store = PostgresBatchStore(database, self._head, self._vacuum)
+        self._tail = LogTail(self)
         self._writer: GroupCommit | None = None
         self._closed: asyncio.Task[None] | None = None
         self.media = PostgresMedia(database, self._pool, self._head, self._vacuum, self._clock)
@@ -172,6 +175,18 @@ class PostgresLog(PostgresQueries):
         """As EventLog.wait. Raises LogUnavailable when the log closes first."""
         return await self._head.head.wait(position)
 
+    def hold(self, stream_id: str) -> None:
+        """As EventLog.hold."""
+        self._tail.hold(stream_id)
+
+    def release(self, stream_id: str) -> None:
+        """As EventLog.release."""
+        self._tail.release(stream_id)
+
+    def listen(self, listener: AppendListener) -> None:
+        """As EventLog.listen."""
+        self._tail.listen(listener)
+
     async def close(self) -> None:
         """As EventLog.close. A second call waits for the first."""
         if self._writer is not None:
@@ -240,6 +255,7 @@ class PostgresLog(PostgresQueries):
         return await writer.submit(prepare(events, context, self._random_bytes))
 
     async def _release(self) -> None:
+        await self._tail.close()
         if self._media_sweeper is not None:
             await self._media_sweeper.close()
         await self.media.close()

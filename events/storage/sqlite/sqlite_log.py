@@ -11,6 +11,7 @@ from pathlib import Path
 from events.catalogue import Event
 from events.compatibility import EventTypeGate, OtherNodes
 from events.errors import LogStopped, LogUnavailable, LogUnusable
+from events.log import AppendListener
 from events.log_observer import LogObserver, NoObserver
 from events.options import LogOptions
 from events.record import Head, Metadata, RecordedEvent, StreamVersion
@@ -19,6 +20,7 @@ from events.storage.database_lock import DatabaseLock, database_file
 from events.storage.erasure_rules import check_erasure_explained, is_erasing_all
 from events.storage.group_commit import GroupCommit, HeadNotifier
 from events.storage.incomplete_log import WritingCommand
+from events.storage.log_tail import LogTail
 from events.storage.media_sweeper import MediaSweeper
 from events.storage.sqlite import sqlite_batch_store
 from events.storage.sqlite.batched_connection import run_in_thread
@@ -109,6 +111,7 @@ class SqliteLog(SqliteQueries):
         self._clock, self._random_bytes = sources
         self._write_side = write_side
         self._head_poller: HeadPoller | None = None
+        self._tail: LogTail | None = None  # of a file that other processes write
         self._gate: EventTypeGate | None = None
         self._closed: asyncio.Task[None] | None = None
         self._media_sweeper: MediaSweeper | None = None
@@ -167,6 +170,7 @@ class SqliteLog(SqliteQueries):
         if notifier is not None and side is not None:
             log._head_poller = HeadPoller(head, pool, notifier)
             log._head_poller.start()
+            log._tail = LogTail(log)
         return log
 
     @property
@@ -249,6 +253,21 @@ class SqliteLog(SqliteQueries):
         """As EventLog.wait. Raises LogUnavailable when the log closes first."""
         return await self._head.wait(position)
 
+    def hold(self, stream_id: str) -> None:
+        """As EventLog.hold."""
+        if self._tail is not None:
+            self._tail.hold(stream_id)
+
+    def release(self, stream_id: str) -> None:
+        """As EventLog.release."""
+        if self._tail is not None:
+            self._tail.release(stream_id)
+
+    def listen(self, listener: AppendListener) -> None:
+        """As EventLog.listen."""
+        if self._tail is not None:
+            self._tail.listen(listener)
+
     async def close(self) -> None:
         """As EventLog.close. A second call waits for the first."""
         if self._write_side is not None:
@@ -258,6 +277,8 @@ class SqliteLog(SqliteQueries):
         await asyncio.shield(self._closed)
 
     async def _release(self) -> None:
+        if self._tail is not None:
+            await self._tail.close()
         if self._media_sweeper is not None:
             await self._media_sweeper.close()
         if self._head_poller is not None:

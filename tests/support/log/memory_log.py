@@ -11,9 +11,10 @@ from msgspec.structs import replace
 from events.catalogue import AnyEvent, Event
 from events.codec import encode, event_type
 from events.errors import LogUnavailable
-from events.log import Snapshot
+from events.log import AppendListener, Snapshot
 from events.media import MediaStore, NoMedia
 from events.record import Envelope, EventHeader, Head, Metadata, RecordedEvent, StoredRow, StreamVersion
+from events.subscriptions import AppendListeners, is_told_to_all
 
 START_US = 1_735_689_600_000_000  # 2025-01-01
 STEP_US = 1_000_000
@@ -30,6 +31,8 @@ class MemoryLog:
         self._digests = [hashlib.sha256(seed).digest()]
         self._moved = asyncio.Event()
         self.media: MediaStore = NoMedia()
+        self.held: set[str] = set()
+        self.listeners = AppendListeners()
 
     async def admits(self, versions: Mapping[str, int]) -> bool:
         return True
@@ -53,6 +56,8 @@ class MemoryLog:
         self._digests.append(hashlib.sha256(self._digests[-1] + row).digest())
         self._moved.set()
         self._moved = asyncio.Event()
+        if stream_id in self.held or is_told_to_all(stream_id, kind):
+            self.listeners.on_appended([EventHeader(position, stream_id, version, kind)])
         return recorded
 
     @property
@@ -158,6 +163,16 @@ class MemoryLog:
         while len(self.events) <= position:
             await self._moved.wait()
         return self.head()
+
+    def hold(self, stream_id: str) -> None:
+        self.held.add(stream_id)
+        self.listeners.on_held(stream_id, sum(one.stream_id == stream_id for one in self.events))
+
+    def release(self, stream_id: str) -> None:
+        self.held.discard(stream_id)
+
+    def listen(self, listener: AppendListener) -> None:
+        self.listeners.add(listener)
 
     async def close(self) -> None:
         self.fails_with = LogUnavailable("closed")
