@@ -2,7 +2,8 @@
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Final, TypeVar
 
 import asyncpg
@@ -19,6 +20,7 @@ T = TypeVar("T")
 ANSWER_TIMEOUT_S = 15.0  # for an answer; then the connection is given up. Longer than what the server itself may take:
 STATEMENT_MS = 10_000  # the server ends what takes longer
 CLOSE_TIMEOUT_S = 2.0  # for a connection to be closed
+NEXT_HOST_S = 0.5  # for a host to answer; then the URL's next one is tried, too: the first may have vanished
 RETRY_S = (0.05, 1.0)  # pauses between attempts: the first and the longest
 
 # An acknowledged commit is on disk, whatever the server's setting.
@@ -153,6 +155,7 @@ class Database:
         self._target = parse_postgres_url(url)
         self._ssl = ssl.create_default_context() if self._target.has_system_roots else None
         self._read_only = read_only
+        self._last_dsn = ""  # of the host that the last connection was made to
 
     async def connect(self, **settings: str) -> asyncpg.Connection:
         """A new connection, with `settings` of the server's own. Raises FAILURES, or LogUnusable for a wrong URL."""
@@ -170,13 +173,21 @@ class Database:
         return connection
 
     async def _connection(self) -> asyncpg.Connection:
+        """To the first host that answers and suits, beginning with the one that did so last. Raises FAILURES,
+        LogUnusable.
+        """
+        hosts = sorted(self._target.dsns, key=lambda dsn: dsn != self._last_dsn)
+        connection, self._last_dsn = await _first_connection([partial(self._connect_to, dsn) for dsn in hosts])
+        return connection
+
+    async def _connect_to(self, dsn: str) -> tuple[asyncpg.Connection, str]:
         """Raises FAILURES, LogUnusable."""
         target, startup = self._target, {"application_name": self._target.application_name}
         if target.options:
             startup["options"] = target.options
         try:
-            return await asyncpg.connect(
-                target.dsn,
+            connection = await asyncpg.connect(
+                dsn,
                 timeout=target.connect_timeout_s,
                 server_settings=startup,
                 ssl=self._ssl,
@@ -186,6 +197,7 @@ class Database:
             raise malformed() from None  # without its cause: that may quote the password
         except asyncpg.exceptions.TargetServerAttributeNotMatched:
             raise asyncpg.exceptions.ReadOnlySQLTransactionError("no server takes writes") from None
+        return connection, dsn
 
     async def retry(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """What `attempt` returns. It is repeated after a passing failure, for `busy_timeout_s` at most.
@@ -222,6 +234,42 @@ class Database:
 
 class DatabaseRewound(LogUnavailable):
     """The database lacks an event that this process knows to be acknowledged."""
+
+
+_Attempt = Callable[[], Coroutine[None, None, tuple[asyncpg.Connection, str]]]
+
+
+async def _first_connection(attempts: Sequence[_Attempt]) -> tuple[asyncpg.Connection, str]:
+    """Of the first attempt that succeeds. The next one begins when one has failed, or after NEXT_HOST_S.
+
+    Raises what one of them has raised: rather what a server said than that a host is out of reach.
+    """
+    running: set[asyncio.Task[tuple[asyncpg.Connection, str]]] = set()
+    errors: list[BaseException] = []
+    waiting = list(attempts)
+    try:
+        while waiting or running:
+            if waiting:
+                running.add(asyncio.create_task(waiting.pop(0)(), name="log-connect"))
+            pause_s = NEXT_HOST_S if waiting else None
+            done, _ = await asyncio.wait(running, timeout=pause_s, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                running.discard(task)
+                error = task.exception()
+                if error is None:
+                    return task.result()
+                errors.append(error)
+        raise min(errors, key=lambda error: isinstance(error, OSError))
+    finally:
+        for task in running:
+            task.cancel()
+            task.add_done_callback(_terminate)
+
+
+def _terminate(attempt: "asyncio.Task[tuple[asyncpg.Connection, str]]") -> None:
+    """End the connection of an attempt that was too late."""
+    if not attempt.cancelled() and attempt.exception() is None:
+        attempt.result()[0].terminate()
 
 
 async def _configure(connection: asyncpg.Connection, settings: Mapping[str, str]) -> None:

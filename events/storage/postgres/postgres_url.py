@@ -47,18 +47,18 @@ _ENCRYPTED = ("require", "verify-ca", "verify-full")
 
 
 class ConnectionTarget(Struct, frozen=True):
-    """How to connect. `dsn` is for asyncpg; `settings` are the server's, set once connected, as a pooler refuses them
-    at startup; `options` is what libpq's `options` holds beside settings, which some hosts read at startup.
-    `has_system_roots`: the server's certificate is checked against the system's authorities.
+    """How to connect. `dsns` are for asyncpg, one for each host; `settings` are the server's, set once connected, as a
+    pooler refuses them at startup; `options` is what libpq's `options` holds beside settings, which some hosts read at
+    startup. `has_system_roots`: the server's certificate is checked against the system's authorities.
     """
 
-    dsn: str
+    dsns: tuple[str, ...]
     settings: dict[str, str]
     application_name: str = APPLICATION
     options: str = ""
     connect_timeout_s: float = CONNECT_S
     has_system_roots: bool = False
-    has_target: bool = False
+    has_target: bool = False  # the URL says which of its servers it wants
 
 
 def parse_postgres_url(url: str) -> ConnectionTarget:
@@ -77,7 +77,7 @@ def parse_postgres_url(url: str) -> ConnectionTarget:
     of_options, options = _split_options(given.get("options", ""))
     has_system_roots = _map_tls(given, passed)
     return ConnectionTarget(
-        dsn=f"{address}?{urlencode(passed, quote_via=quote)}" if passed else address,
+        dsns=tuple(_dsn(*one) for one in _split_hosts(address, passed)),
         settings=of_options | settings,
         application_name=given.get("application_name") or given.get("fallback_application_name") or APPLICATION,
         options=options,
@@ -85,6 +85,30 @@ def parse_postgres_url(url: str) -> ConnectionTarget:
         has_system_roots=has_system_roots,
         has_target="target_session_attrs" in passed,
     )
+
+
+def _dsn(address: str, parameters: dict[str, str]) -> str:
+    return f"{address}?{urlencode(parameters, quote_via=quote)}" if parameters else address
+
+
+def _split_hosts(address: str, passed: dict[str, str]) -> list[tuple[str, dict[str, str]]]:
+    """Address and parameters for each host that the URL names; as they are where asyncpg has to compare the hosts.
+
+    asyncpg has one timeout for all hosts: behind one that has vanished it would never try another.
+    """
+    if passed.get("target_session_attrs") == "prefer-standby":
+        return [(address, passed)]
+    scheme, separator, rest = address.partition("://")
+    place, slash, path = rest.partition("/")
+    login, at, hosts = place.rpartition("@")
+    if hosts:
+        return [(f"{scheme}{separator}{login}{at}{host}{slash}{path}", passed) for host in hosts.split(",")]
+    names, ports = passed.get("host", "").split(","), passed.get("port", "").split(",")
+    if len(ports) not in (1, len(names)):
+        return [(address, passed)]  # asyncpg refuses it
+    ports *= len(names) if len(ports) == 1 else 1
+    given = [{"host": name, "port": port} for name, port in zip(names, ports, strict=True)]
+    return [(address, passed | {name: value for name, value in one.items() if value}) for one in given]
 
 
 def malformed() -> LogUnusable:

@@ -14,7 +14,7 @@ def parsed(query: str) -> ConnectionTarget:
 
 
 def test_a_url_without_parameters_stays_as_it_is() -> None:
-    assert parse_postgres_url(PLACE) == ConnectionTarget(PLACE, {})
+    assert parse_postgres_url(PLACE) == ConnectionTarget((PLACE,), {})
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_a_url_without_parameters_stays_as_it_is() -> None:
     ],
 )
 def test_what_changes_nothing_here_is_left_out(query: str) -> None:
-    assert parsed(query) == ConnectionTarget(PLACE, {})
+    assert parsed(query) == ConnectionTarget((PLACE,), {})
 
 
 @pytest.mark.parametrize(
@@ -83,14 +83,32 @@ def test_options_hold_settings_and_what_a_host_reads_at_startup(
 )
 def test_what_asyncpg_understands_is_passed_to_it(query: str, kept: str) -> None:
     target = parsed(query)
-    assert target.dsn == f"{PLACE}?{kept}"
+    assert target.dsns == (f"{PLACE}?{kept}",)
     assert target.has_target == ("target_session_attrs" in query)
     assert target.settings == {}
 
 
+@pytest.mark.parametrize(
+    ("url", "dsns"),
+    [
+        ("postgresql://u:p@a:1,b:2/chat", ["postgresql://u:p@a:1/chat", "postgresql://u:p@b:2/chat"]),
+        ("postgresql://[::1]:5,b/chat?sslmode=require", ["[::1]:5/chat?sslmode=require", "b/chat?sslmode=require"]),
+        ("postgresql:///chat?host=a,b&port=1,2", ["/chat?host=a&port=1", "/chat?host=b&port=2"]),
+        ("postgresql:///chat?host=a,b&port=1", ["/chat?host=a&port=1", "/chat?host=b&port=1"]),
+        ("postgresql:///chat?host=a,b", ["/chat?host=a", "/chat?host=b"]),
+        ("postgresql:///chat?host=a,b&port=1,2,3", ["/chat?host=a%2Cb&port=1%2C2%2C3"]),
+        ("postgresql://a,b/?target_session_attrs=primary", [f"{h}/?target_session_attrs=primary" for h in "ab"]),
+        ("postgresql://a,b/?target_session_attrs=prefer-standby", ["a,b/?target_session_attrs=prefer-standby"]),
+        ("postgresql:///chat", ["/chat"]),
+    ],
+)
+def test_each_host_has_an_address_of_its_own(url: str, dsns: list[str]) -> None:
+    assert list(parse_postgres_url(url).dsns) == [f"postgresql://{one.removeprefix('postgresql://')}" for one in dsns]
+
+
 def test_the_systems_authorities_prove_the_server() -> None:
     for query in ("sslrootcert=system", "sslmode=verify-full&sslrootcert=system"):
-        assert parsed(query) == ConnectionTarget(PLACE, {}, has_system_roots=True)
+        assert parsed(query) == ConnectionTarget((PLACE,), {}, has_system_roots=True)
     with pytest.raises(LogUnusable, match="needs sslmode=verify-full"):
         parsed("sslmode=require&sslrootcert=system")
 
