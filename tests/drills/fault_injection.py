@@ -7,18 +7,21 @@ import asyncio
 import random
 import signal
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 
 from msgspec import Struct
 
-from tests.drills.environment.drill_cluster import DATABASE, Cluster
+from tests.drills.environment.database_pair import DatabasePair
+from tests.drills.environment.drill_cluster import SERVERS, Cluster
+from tests.drills.environment.drill_database import Database
 from tests.drills.environment.drill_nodes import Node
 from tests.drills.environment.network_namespaces import HUB, ProgramFailed
 
 FAULT_DURATION_S = (0.3, 7.0)  # shorter and longer than nodes.failure_timeout_s (3 s in a drill)
 FAULT_INTERVAL_S = (0.5, 4.0)
-MODEL = "model"
+MODEL, PRIMARY, STANDBY = "model", "primary", "standby"
+DETECTION_S = 1.5  # from a primary that nobody reaches any more to the promotion of its standby
 OVERLAP_PROBABILITY = 0.25  # how likely another fault comes before one is undone
 TERMINATE = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'chatbot' AND pid <> pg_backend_pid()"
@@ -81,7 +84,7 @@ def _node_faults(cluster: Cluster, node: Node) -> list[Fault]:
         Fault("stop a node", one, stop, node.part.start),
     ]
     peers = [other.name for other in cluster.nodes if other is not node]
-    places = {"its peers": peers, "the database": [DATABASE], "the clients": [HUB], "everybody": cluster.others}
+    places = {"its peers": peers, "the database": list(SERVERS), "the clients": [HUB], "everybody": cluster.others}
     return found + [
         _cut(cluster, node, f"cut a node from {whom}", others)
         for whom, others in (places.items() if cluster.network else ())
@@ -102,28 +105,80 @@ def _cut(cluster: Cluster, node: Node, kind: str, others: list[str]) -> Fault:
 
 
 def _database_faults(cluster: Cluster) -> list[Fault]:
-    database = cluster.database
-    if database is None:
+    pair = cluster.databases
+    if pair is None:
         return []
-
-    async def freeze() -> None:
-        database.part.send(signal.SIGSTOP)
-
-    async def thaw() -> None:
-        database.part.send(signal.SIGCONT)
 
     async def terminate() -> None:
         with suppress(ProgramFailed):
-            await database.ask(TERMINATE)
+            await pair.primary.ask(TERMINATE)
 
-    one = frozenset({DATABASE})
+    one, other = frozenset({PRIMARY}), frozenset({STANDBY})
     return [
-        Fault("kill -9 the database", one, database.part.kill, database.start),
-        Fault("freeze the database", one, freeze, thaw),
-        Fault("restart the database", one, database.stop, database.start),
         Fault("end its connections", one, terminate, no_undo),
         Fault("end its connections", one, terminate, no_undo),
+        *_server_faults("primary", one, lambda: pair.primary),
+        *_server_faults("standby", other, lambda: pair.standby),
+        *_promotions(cluster, pair),
     ]
+
+
+def _server_faults(role: str, parts: frozenset[str], server: Callable[[], Database]) -> Iterator[Fault]:
+    """Of the server that has the role then: what changes the roles holds both parts."""
+
+    async def kill() -> None:
+        await server().part.kill()
+
+    async def freeze() -> None:
+        server().part.send(signal.SIGSTOP)
+
+    async def thaw() -> None:
+        server().part.send(signal.SIGCONT)
+
+    async def stop() -> None:
+        await server().stop()
+
+    async def start() -> None:
+        await server().start()
+
+    yield Fault(f"kill -9 the {role}", parts, kill, start)
+    yield Fault(f"freeze the {role}", parts, freeze, thaw)
+    yield Fault(f"restart the {role}", parts, stop, start)
+
+
+def _promotions(cluster: Cluster, pair: DatabasePair) -> Iterator[Fault]:
+    """The standby takes over; the former primary comes back as its standby, with a fresh copy."""
+    net = cluster.network
+    both = frozenset({PRIMARY, STANDBY})
+
+    async def kill() -> None:
+        await pair.catch_up()
+        await pair.primary.part.kill()
+        await pair.promote()
+
+    async def stop() -> None:
+        await pair.catch_up()
+        await pair.primary.stop()
+        await asyncio.sleep(DETECTION_S)
+        await pair.promote()
+
+    yield Fault("kill -9 the primary, promote the standby", both, kill, pair.add_standby)
+    yield Fault("stop the primary, promote the standby", both, stop, pair.add_standby)
+    if net is None:
+        return
+
+    async def cut() -> None:
+        await pair.catch_up()
+        await net.cut(pair.primary.name, cluster.others)
+        await asyncio.sleep(DETECTION_S)
+        await pair.promote()
+
+    async def join() -> None:
+        await pair.standby.part.kill()  # before anybody can reach it again: it still takes itself for the primary
+        await net.join(pair.standby.name, cluster.others)
+        await pair.add_standby()
+
+    yield Fault("cut off the primary, promote the standby", both, cut, join)
 
 
 class FaultInjector:

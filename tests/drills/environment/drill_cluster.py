@@ -11,7 +11,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from tests.drills.environment.drill_database import Database
+from tests.drills.environment.database_pair import DatabasePair
 from tests.drills.environment.drill_nodes import Node, make_node
 from tests.drills.environment.network_namespaces import HUB, Endpoint, Network, network, why_no_network
 from tests.drills.load.client_requests import Targets
@@ -20,7 +20,7 @@ from tests.support.programs.external_programs import free_port
 from tests.support.programs.nginx import Nginx
 
 LOOPBACK = "127.0.0.1"
-DATABASE = "db"
+SERVERS = ("db1", "db2")  # of PostgreSQL: one is the primary, the other its standby
 PORT = 8080  # of each part, where each has an address of its own
 MODEL_DELAY_S = 0.03  # before each word
 PROXIED = """
@@ -39,14 +39,14 @@ class Cluster(Struct):
     targets: Targets
     model: ModelServer
     place: str
-    database: Database | None = None
+    databases: DatabasePair | None = None
     network: Network | None = None
     no_network_reason: str | None = None
 
     @property
     def others(self) -> list[str]:
         """All places in the network."""
-        return [HUB, DATABASE, *(node.name for node in self.nodes)]
+        return [HUB, *SERVERS, *(node.name for node in self.nodes)]
 
 
 @asynccontextmanager
@@ -55,15 +55,16 @@ async def cluster(folder: Path, nodes: int, *, postgres: bool) -> AsyncIterator[
     async with AsyncExitStack() as stack:
         names = [f"n{number}" for number in range(1, nodes + 1)]
         no_network_reason = await why_no_network() if postgres else "a log in a file needs no network"
-        net = None if no_network_reason else await stack.enter_async_context(network([DATABASE, *names]))
+        net = None if no_network_reason else await stack.enter_async_context(network([*SERVERS, *names]))
         model = ModelServer(host=net.address(HUB) if net else LOOPBACK, delay_s=MODEL_DELAY_S)
         await stack.enter_async_context(model)
-        database, place = None, str(folder / "chatbot.db")
+        databases, place = None, str(folder / "chatbot.db")
         if postgres:
-            database = Database(folder / "postgres", _place(net, DATABASE), net.mask if net else f"{LOOPBACK}/32")
-            stack.push_async_callback(database.part.kill)
-            await database.create()
-            place = database.url
+            endpoints = {name: _place(net, name) for name in SERVERS}
+            databases = DatabasePair(folder, endpoints, net.mask if net else f"{LOOPBACK}/32")
+            stack.push_async_callback(databases.kill)
+            await databases.create()
+            place = databases.url
         made: list[Node] = []
         for name in names:
             node = make_node(name, folder / name, _place(net, name), place, model.url)
@@ -76,7 +77,7 @@ async def cluster(folder: Path, nodes: int, *, postgres: bool) -> AsyncIterator[
             stack.push_async_callback(proxy.stop)
             await proxy.start()
             targets.urls["proxy"] = proxy.url
-        yield Cluster(folder, made, targets, model, place, database, net, no_network_reason)
+        yield Cluster(folder, made, targets, model, place, databases, net, no_network_reason)
 
 
 def _place(net: Network | None, name: str) -> Endpoint:

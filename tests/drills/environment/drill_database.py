@@ -15,7 +15,8 @@ USER, NAME = "postgres", "chatbot"
 READY_TIMEOUT_S = 60.0
 SETTINGS = {
     "shared_buffers": "32MB",
-    "max_connections": "80",
+    "max_connections": "100",  # of each node until it notices that it was replaced, and of the one that replaces it
+    "wal_retrieve_retry_interval": "200ms",  # a standby asks again this soon after its primary was restarted
     "log_min_messages": "warning",
     "log_line_prefix": "%m [%p] ",
 }
@@ -31,11 +32,11 @@ def programs() -> Path | None:
 class Database:
     """Listens at `where`, after a restart again; `allowed` are the addresses that may connect."""
 
-    def __init__(self, folder: Path, endpoint: Endpoint, allowed: str) -> None:
+    def __init__(self, name: str, folder: Path, endpoint: Endpoint, allowed: str) -> None:
         home = programs()
         assert home is not None, "PostgreSQL is not installed"
-        self.url = f"postgresql://{USER}@{endpoint.address}:{endpoint.port}/{NAME}"
-        self._home, self._folder, self._allowed = home, folder, allowed
+        self.name, self.address = name, f"{endpoint.address}:{endpoint.port}"
+        self._home, self._folder, self._allowed, self._endpoint = home, folder, allowed, endpoint
         self._data = folder / "data"
         self._port = str(endpoint.port)
         # setpriv and ip replace themselves by what they run, so that a signal reaches the server itself
@@ -53,14 +54,32 @@ class Database:
 
     async def create(self) -> None:
         """An empty database in a fresh folder, started."""
-        self._folder.mkdir()
-        if self._as_user:
-            shutil.chown(self._folder, USER, USER)
+        self._make_folder()
         await self._run("initdb", "-D", str(self._data), "-U", USER, "--auth=trust", "--no-sync", "--encoding=UTF8")
         with (self._data / "pg_hba.conf").open("a") as access:
-            access.write(f"host all all {self._allowed} trust\n")
+            access.write(f"host all all {self._allowed} trust\nhost replication all {self._allowed} trust\n")
         await self.start()
         await self.ask(f"CREATE DATABASE {NAME}", database="postgres")
+
+    async def follow(self, primary: "Database") -> None:
+        """A fresh copy of `primary` in place of what it held, started: a standby that follows it.
+
+        Once promoted it waits for no standby, as it has none yet.
+        """
+        self._make_folder()
+        shutil.rmtree(self._data, ignore_errors=True)
+        source = ("-h", primary._endpoint.address, "-p", primary._port, "-U", USER)
+        options = ("--write-recovery-conf", "--checkpoint=fast", "--no-sync")
+        program = str(self._home / "pg_basebackup")
+        await call(*self._endpoint.command_prefix, *self._as_user, program, *source, "-D", str(self._data), *options)
+        with (self._data / "postgresql.auto.conf").open("a") as settings:
+            settings.write("synchronous_standby_names = ''\n")
+        await self.start()
+
+    async def promote(self) -> None:
+        """From a standby to a primary that takes writes. Raises AssertionError when it does not become one."""
+        promoted = await self.ask("SELECT pg_promote(true, 60)", database="postgres")
+        assert promoted.strip() == "t", f"{self.name} was not promoted: {self.part.log.read_text()[-2000:]}"
 
     async def start(self) -> None:
         """Started, and answering: after a crash it first recovers."""
@@ -82,6 +101,11 @@ class Database:
     async def stop(self) -> None:
         """As `pg_ctl stop -m fast` does: connections are ended, then it ends."""
         await self.part.stop(signal.SIGINT)
+
+    def _make_folder(self) -> None:
+        self._folder.mkdir(exist_ok=True)
+        if self._as_user:
+            shutil.chown(self._folder, USER, USER)
 
     async def _run(self, program: str, *arguments: str) -> str:
         return await call(*self._as_user, str(self._home / program), *arguments)

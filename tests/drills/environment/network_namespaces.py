@@ -9,6 +9,7 @@ Where a part of a drill runs: its address, and its namespace, if it has one.
 import asyncio
 import os
 import shutil
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 
@@ -51,6 +52,7 @@ class Network:
         self._addresses = {HUB: f"198.18.{subnet}.1"}
         self._addresses |= {name: f"198.18.{subnet}.{place}" for place, name in enumerate(names, start=11)}
         self.mask = f"198.18.{subnet}.0/24"
+        self._cuts: Counter[tuple[str, str]] = Counter()  # ways that are cut, and how often
 
     def address(self, name: str) -> str:
         return self._addresses[name]
@@ -85,11 +87,16 @@ class Network:
     async def cut(self, one: str, others: list[str]) -> None:
         """No packet passes between `one` and any of `others`, in either direction."""
         for here, there in self._ways(one, others):
+            self._cuts[here, there] += 1
             change = ("neigh", "replace", self.address(there), "lladdr", UNREACHABLE_MAC, "nud", "permanent")
             await self._at(here, *change)
 
     async def join(self, one: str, others: list[str]) -> None:
+        """Undo a cut. What another cut has parted, too, stays parted."""
         for here, there in self._ways(one, others):
+            self._cuts[here, there] -= 1
+            if self._cuts[here, there] > 0:
+                continue
             with suppress(ProgramFailed):  # nothing is forgotten where nothing was cut
                 await self._at(here, "neigh", "del", self.address(there))
 
