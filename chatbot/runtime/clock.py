@@ -14,6 +14,7 @@ from msgspec import Struct
 
 JUMP_US = 5_000_000  # more than drift, which NTP corrects by at most 0.5 ms a second
 BELIEVED_AFTER_US = 600_000_000  # ten minutes: NTP and hypervisors have corrected a wrong clock by then
+STEADY_US = 1_000  # a smaller change since the newest offset is drift, which need not be followed at each reading
 GAP_US = 3_600_000_000  # since the newest event, at start: more means a long stop or a wrong clock
 
 _BOOT_CLOCK = getattr(
@@ -95,6 +96,9 @@ class DeadlineClock:
 
     def _read_clocks(self) -> Reading:
         reading = self._read()
+        trust, offset_us = self._trust, reading.wall_us - reading.boot_us
+        if trust.believed_us == trust.offset_us and -STEADY_US < offset_us - trust.offset_us < STEADY_US:
+            return reading
         self._trust, moved_us = updated_trust(self._trust, reading)
         if moved_us:
             self._on_jump(moved_us / 1e6)

@@ -83,6 +83,10 @@ class AccessLog:
         """
         served = request.get(SERVED)
         route = served.route if served is not None else UNMATCHED
+        is_routine = status < 400 and (route in PROBES or route.startswith(ASSETS))
+        level = logging.DEBUG if is_routine else logging.INFO
+        if not self._writes(level):
+            return
         cut = request.protocol.cut if isinstance(request.protocol, BoundedProtocol) else None
         line = AccessLine(
             method=request.method if request.method in METHODS else OTHER_METHOD,
@@ -96,8 +100,7 @@ class AccessLog:
             client_left=client_left and cut is None,
             cut=cut,
         )
-        is_routine = status < 400 and (route in PROBES or route.startswith(ASSETS))
-        self._write(line, logging.DEBUG if is_routine else logging.INFO)
+        self._write(line, level)
 
     def write_cancelled(self, request: web.BaseRequest) -> None:
         """The line of a request whose client has left while it was answered, or that the shutdown ended."""
@@ -105,14 +108,15 @@ class AccessLog:
 
     def write_refused_connection(self, address: str, status: int, request_id: str, size: int) -> None:
         """The line of a connection beyond the limit, whose request was not read."""
-        self._write(
-            AccessLine(None, UNMATCHED, status, 0.0, size, request_id, None, address, client_left=False), logging.INFO
-        )
+        if self._writes(logging.INFO):
+            line = AccessLine(None, UNMATCHED, status, 0.0, size, request_id, None, address, client_left=False)
+            self._write(line, logging.INFO)
+
+    def _writes(self, level: int) -> bool:
+        return self.is_on and level >= self._level
 
     def _write(self, line: AccessLine, level: int) -> None:
         """JSON is written without structlog and logging, which cost ten times as much as the line."""
-        if not self.is_on or level < self._level:
-            return
         if self._json_writer is None:
             self._logger.log(level, "request.served", **asdict(line))
             return

@@ -50,13 +50,13 @@ def read_usage(fields: Any) -> Usage | None:
     """None for anything but two counts: a reply is not lost because its usage is odd."""
     if not isinstance(fields, dict):
         return None
-    pairs = ((_count(fields.get(first)), _count(fields.get(second))) for first, second in USAGE_NAMES)
-    prompt, completion = next((pair for pair in pairs if None not in pair), (None, None))
-    total = _count(fields.get("total_tokens"))
-    if prompt is None or completion is None:
-        return None
-    reasoning, cached = _first_count(fields, REASONING_NAMES), _first_count(fields, CACHED_NAMES)
-    return Usage(prompt, completion, prompt + completion if total is None else total, reasoning, cached)
+    for prompt_name, completion_name in USAGE_NAMES:
+        prompt, completion = _count(fields.get(prompt_name)), _count(fields.get(completion_name))
+        if prompt is not None and completion is not None:
+            total = _count(fields.get("total_tokens"))
+            reasoning, cached = _first_count(fields, REASONING_NAMES), _first_count(fields, CACHED_NAMES)
+            return Usage(prompt, completion, prompt + completion if total is None else total, reasoning, cached)
+    return None
 
 
 def _first_count(fields: dict[str, Any], names: tuple[tuple[str, str], ...]) -> int | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -51,6 +52,7 @@ class _Answer(Struct):
 
 
 _decode_frame = msgspec.json.Decoder(_Frame).decode
+_decode_answer = msgspec.json.Decoder(_Answer).decode
 
 
 def request_body(messages: tuple[ModelMessage, ...], parameters: Parameters) -> dict[str, Any]:
@@ -153,6 +155,8 @@ def _read_frame(event: bytes) -> _Frame:
 
 def _read_answer(document: bytes) -> _Answer | None:
     """The complete reply in a document of /chat; None if it has none. Raises LlmFailed."""
+    with suppress(*JSON_ERRORS):  # then read leniently
+        return _decode_answer(document)
     try:
         fields = lenient_json.load(document)
     except JSON_ERRORS as error:

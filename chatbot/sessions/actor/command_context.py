@@ -16,8 +16,10 @@ from chatbot.sessions.domain.commands import (
     Caller,
     CancelReply,
     ChangeMetadata,
+    CheckpointReply,
     Command,
     CreateSession,
+    EndReply,
     PostMessage,
     PostTranscript,
     Regenerate,
@@ -58,6 +60,8 @@ async def prepare_command(  # noqa: PLR0912  an arm for each command that needs 
     Raises UnknownMessage, UnknownModel, UnknownReply, ParentUnanswered, NothingToRegenerate, Overloaded, NodesOutdated,
     Unsupported, and what `check_message` does.
     """
+    if isinstance(command, EndReply | CheckpointReply):
+        return state, command
     if state is None and isinstance(command, CreateSession | PostTranscript):
         _check_model(ports.provider, command.parameters.model)
         if isinstance(command, PostTranscript) and command.create is not None:

@@ -62,8 +62,10 @@ def retry_rounds(timer: Callable[[], float]) -> Iterator[None]:
 async def retry_on_conflict(timer: Callable[[], float], action: Callable[[], Awaitable[Result]]) -> Result:
     """The result of `action`, repeated while it raises VersionConflict. Raises LogUnavailable after too many rounds."""
     for _ in retry_rounds(timer):
-        with suppress(VersionConflict):
+        try:
             return await action()
+        except VersionConflict:
+            continue
     raise LogUnavailable(CONTENDED)
 
 
@@ -108,6 +110,7 @@ class SessionStream:
         self._replies = replies
         self._prepare = prepare
         self._rules = ports.rules
+        self._recent_max, self._tools_recent_max = ports.rules.recent_max, ports.rules.tools_recent_max
         self._catch_up_is_queued = False  # a CatchUp is in the mailbox
         # Ends of replies in `state` that `replies` does not know yet: kept if the log fails during a catch-up.
         self._unreconciled_ends: dict[str, RecordedEvent] = {}
@@ -230,14 +233,14 @@ class SessionStream:
             await self._replies.reconcile(self.state, ended)
 
     def _evolved(self, recorded: RecordedEvent) -> State:
-        return evolve(self.state, recorded, self._rules.recent_max, self._rules.tools_recent_max)
+        return evolve(self.state, recorded, self._recent_max, self._tools_recent_max)
 
     def check(self, command: Command, envelope: Envelope) -> None:
         """Raises the refusal of `command`, then VersionMismatch.
 
         In this order: a deleted session, or another owner's, discloses neither its version nor its messages.
         """
-        refused = find_refusal(self.state, command, self.rules, envelope.caller, self._session_id)
+        refused = find_refusal(self.state, command, envelope.caller, self._session_id)
         creates = self.state is None and isinstance(command, PostTranscript) and command.create is not None
         if refused is not None and not creates and not isinstance(command, CreateSession):
             raise refused

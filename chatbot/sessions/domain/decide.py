@@ -146,7 +146,7 @@ def authorise(
 
     That decision records the expiry if it is due; `Expire` itself is then not refused.
     """
-    refused = find_refusal(state, command, rules, caller, session_id)
+    refused = find_refusal(state, command, caller, session_id)
     if state is None or refused is not None:
         return Decision(rejection=refused)
     if not is_due(state, now_us) or isinstance(command, _WHILE_EXPIRED):
@@ -171,9 +171,7 @@ def parent_of(state: State, command: PostMessage) -> str | None:
     return state.session.head if command.parent_id is UNSET else command.parent_id
 
 
-def find_refusal(
-    state: State | None, command: Command, rules: Rules, caller: Caller, session_id: str
-) -> rejections.Rejection | None:
+def find_refusal(state: State | None, command: Command, caller: Caller, session_id: str) -> rejections.Rejection | None:
     """Why the session takes no command from this caller any more; None if it does.
 
     An expired session can still be deleted, and its messages redacted, as its texts are still there, and can still copy

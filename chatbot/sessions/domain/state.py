@@ -352,12 +352,13 @@ def merge_parameters(*parameters: Parameters, without_stop: bool = False, tokens
 
     `tokens_max` bounds max_new_tokens: settings and earlier turns may be older than the operator's limit.
     """
-    found = dict(_UNNAMED_VALUES)
+    found: dict[str, Any] = {}
     for one in reversed(parameters):
-        found |= {name: value for name, value in asdict(one).items() if value != _UNNAMED_VALUES[name]}
+        if one != UNNAMED:  # most have no parameters of their own
+            found |= {name: value for name, value in asdict(one).items() if value != _UNNAMED_VALUES[name]}
     if without_stop:
         found["stop"] = ()
-    if tokens_max is not None and found["max_new_tokens"] is not None:
+    if tokens_max is not None and "max_new_tokens" in found:
         found["max_new_tokens"] = min(found["max_new_tokens"], tokens_max)
     return _interned(Parameters(**found))
 

@@ -114,6 +114,7 @@ class Reply:
         self.unrecorded: LogUnavailable | None = None  # why its end cannot be recorded at the moment
         self._frozen = False
         self.signal = Signal()  # notified at every change
+        self._settled = Signal()  # notified once its end is recorded, or cannot be
 
     @property
     def text(self) -> str:
@@ -217,22 +218,21 @@ class Reply:
             self.last_part = self._marks[-1].part if self._marks else NO_PART
         self.outcome = outcome
         self.signal.notify()
+        self._settled.notify()
 
     def stall(self, error: LogUnavailable) -> None:
         """The end cannot be recorded: fail those who wait for it now, while the actor keeps trying."""
         self.unrecorded = error
         self.signal.notify()
+        self._settled.notify()
 
     async def wait_end(self) -> Outcome:
         """The outcome, once recorded. Raises LogUnavailable when it cannot be recorded."""
         while self.outcome is None:
-            await self._changed()
+            if self.unrecorded is not None:
+                raise self.unrecorded
+            await wait_any(self._settled)
         return self.outcome
-
-    async def _changed(self) -> None:
-        if self.unrecorded is not None:
-            raise self.unrecorded
-        await wait_any(self.signal)
 
 
 def requested_reply(request: RecordedEvent, caller: Caller, *, stream: bool = True) -> Reply | None:
