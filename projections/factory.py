@@ -1,5 +1,6 @@
 """Wiring of the projections: the runner over a SQLite store. Only the service's wiring and tools import this."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -11,11 +12,17 @@ from projections.sqlite.rebuild_process import rebuild_in_subprocess
 
 
 def create_runner(
-    path: str | Path, log: EventLog, observer: ProjectionObserver | None = None, options: RunnerOptions | None = None
+    path: str | Path,
+    log: EventLog,
+    observer: ProjectionObserver | None = None,
+    options: RunnerOptions | None = None,
+    on_available: Callable[[bool], None] | None = None,
 ) -> ProjectionRunner:
-    """A runner, not started yet, that keeps the projections of `log` in the file at `path`."""
+    """A runner, not started yet, that keeps the projections of `log` in the file at `path`. `on_available` as for
+    ProjectionFile.
+    """
     file, options = Path(path), options or RunnerOptions()
     rebuild = None
     if options.log_location is not None:
         rebuild = partial(rebuild_in_subprocess, options.log_location, file, options.batch_max)
-    return ProjectionRunner(ProjectionFile(file), log, observer, options, rebuild)
+    return ProjectionRunner(ProjectionFile(file, on_available), log, observer, options, rebuild)

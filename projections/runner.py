@@ -116,7 +116,8 @@ class ProjectionRunner:
         self._task: asyncio.Task[None] | None = None
         self._rebuild_task: asyncio.Future[None] | None = None
         self._listeners: list[OnChanged] = []
-        store.on_trouble = self._on_trouble
+        self.on_status: Callable[[], None] = _ignore  # called when position, rebuilding, failure or trouble change
+        store.on_trouble = self.on_trouble
 
     @property
     def position(self) -> int:
@@ -189,6 +190,7 @@ class ProjectionRunner:
         self._state = transition(self._state, state)
         if self._state is State.CURRENT:
             self._is_serving, self._rebuilds = True, 0
+        self.on_status()
 
     def _replace(self, reason: str) -> None:
         """Have the store replaced in the next step. Its content no longer counts as folded."""
@@ -198,8 +200,9 @@ class ProjectionRunner:
         self._replace_reason = reason
         self._target = self._log.head().position
         self._progress.reach(0)
+        self.on_status()
 
-    def _on_trouble(self, reason: str | None) -> None:
+    def on_trouble(self, reason: str | None) -> None:
         """A query found the store damaged (`reason`) or could not read it (None)."""
         if reason is not None:
             self._replace(reason)
@@ -213,10 +216,12 @@ class ProjectionRunner:
                 await self._step()
                 if self.trouble is not None:
                     delays, self.trouble = self._retry_delays(), None
+                    self.on_status()
             except InvalidProjection as error:
                 self._replace(str(error))
             except (ProjectionsUnavailable, LogUnavailable) as error:
                 self.trouble = error
+                self.on_status()
                 self._observer.failed(error)
                 await self._pause(next(delays))
             except Exception as error:  # noqa: BLE001  an unknown event or a defect: stop, and report it
@@ -321,6 +326,7 @@ class ProjectionRunner:
             return
         position = self._store.checkpoint.position
         self._progress.reach(position)
+        self.on_status()
         if owners is None or owners:
             for listener in self._listeners:
                 listener(owners, position)
@@ -360,3 +366,7 @@ class ProjectionRunner:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._wait_for_wake()
+
+
+def _ignore() -> None:
+    """Nothing else is interested."""

@@ -33,11 +33,15 @@ T = TypeVar("T")
 class ProjectionFile:
     """Implements port.ProjectionStore, in whose words the methods are described."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, on_available: Callable[[bool], None] | None = None) -> None:
+        """`on_available`: called with False before the file is replaced and with True when it can be opened again, for
+        readers in other processes.
+        """
         self.checkpoint = Checkpoint()
         self.has_erased_hashes = False
         self.on_trouble: Callable[[str | None], None] = _ignore
         self._path = path
+        self._on_available = on_available or _ignore_available
         self._reader = ReadConnection(path, self._report_trouble)
         self.queries = SqliteQueries(self._reader)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="projections")
@@ -51,7 +55,7 @@ class ProjectionFile:
             reason = await find_mismatch(self.checkpoint, log)
             if reason is not None:
                 raise LogReplaced(self._path, reason)
-            await self._reader.open()
+            await self._open_reader()
         except InvalidProjection as error:
             return str(error)
         except (OSError, sqlite3.Error) as error:
@@ -59,12 +63,13 @@ class ProjectionFile:
         return None
 
     async def replace(self) -> None:
+        self._on_available(False)
         await self._reader.close()
         await self._close_writer()
         with _store_errors():
             await self._in_thread(sqlite_file.delete, self._path)
             await self._open_writer()
-            await self._reader.open()
+            await self._open_reader()
 
     async def adopt(self, log: EventLog, batch_max: int) -> bool:
         with _store_errors():
@@ -72,11 +77,12 @@ class ProjectionFile:
             if taken is None:
                 return False
             await self._prepare(taken, log, batch_max)
+            self._on_available(False)
             await self._reader.pause()
             await self._close_writer()
             await self._in_thread(swap_in, taken, self._path)
             await self._open_writer()
-            await self._reader.open()
+            await self._open_reader()
         return True
 
     async def _prepare(self, taken: Path, log: EventLog, batch_max: int) -> None:
@@ -128,6 +134,10 @@ class ProjectionFile:
     def _report_trouble(self, reason: str | None) -> None:
         self.on_trouble(reason)
 
+    async def _open_reader(self) -> None:
+        await self._reader.open()
+        self._on_available(True)
+
     async def _open_writer(self) -> None:
         self._writer = await self._in_thread(ProjectionWriter, self._path)
         self._note_writer(self._writer)
@@ -147,6 +157,10 @@ class ProjectionFile:
 
 def _ignore(_reason: str | None) -> None:
     """Until the runner sets its own."""
+
+
+def _ignore_available(_is_available: bool) -> None:
+    """No other process reads the file."""
 
 
 @contextmanager

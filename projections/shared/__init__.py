@@ -1,0 +1,1 @@
+"""Projections that one process keeps and several processes of the machine read."""
