@@ -1,9 +1,8 @@
 """The port of the read models: what their consumers ask, and what a store of them must offer to the runner.
 
 Consumers (`chatbot/sessions`, `chatbot/api`) import this module and the row types of `folds/`, never a store. The
-runner follows the log and writes through `ProjectionStore`. `factory.py` builds the SQLite store; another store, for
-example over PostgreSQL, implements `ProjectionStore` and `ProjectionQueries` and joins the contract suite in
-`tests/contract`.
+runner follows the log and writes through `ProjectionStore`. There are stores in SQLite and in
+PostgreSQL; each passes the contract suite in `tests/contract`.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -11,19 +11,17 @@ from pathlib import Path
 import msgspec
 from msgspec import structs
 
-from events.catalogue import SESSION_TYPES
-from events.errors import LogUnusable
 from events.record import RecordedEvent
 from events.storage.sqlite.wal import FileLossDetector
 from projections.errors import InvalidProjection
 from projections.folds.batch import Changes, SessionChanges, changed_owners, fold
 from projections.folds.session import Session
 from projections.port import Checkpoint
+from projections.session_states import SessionStates, require_following, require_found
+from projections.sql import row_changes as rows
 from projections.sqlite import statements as sql
 from projections.sqlite.sqlite_errors import is_corrupt_or_inconsistent
 from projections.sqlite.sqlite_file import BUSY_MS, connect, prepare_file
-
-_STATES_MAX = 20_000  # sessions cached, about 1 KiB each, so that a busy one is not read for every batch
 
 PURGE_HASHES_MAX = 200_000  # rewritten after an erasure: 0.4 seconds, in which nothing is folded
 PURGE_BUSY_MS = 100  # how long a purge waits for a reader of the file
@@ -40,7 +38,7 @@ class ProjectionWriter:
         to another program, sqlite3.OperationalError for an error of the disk or the folder.
         """
         self._connection = connect(path)
-        self._states: dict[str, Session] = {}
+        self._states = SessionStates()
         try:
             self.checkpoint, self._label_key = prepare_file(self._connection, path, is_temporary=is_temporary)
             self._files = FileLossDetector(path)
@@ -92,9 +90,7 @@ class ProjectionWriter:
         Raises InvalidProjection if the file is damaged, sqlite3.Error if a retry may succeed, LogUnusable if the batch
         does not follow the checkpoint.
         """
-        next_position = self.checkpoint.position + 1
-        if (batch[0].position, batch[-1].position) != (next_position, next_position + len(batch) - 1):
-            raise LogUnusable(f"the log has lost events after position {self.checkpoint.position}: verify it")
+        require_following(batch, self.checkpoint)
         try:
             changes = fold(batch, self._load_states(batch), self._label_key)
             with self._connection:  # commits, or rolls back what an exception left unfinished
@@ -108,43 +104,29 @@ class ProjectionWriter:
         self.checkpoint = checkpoint
         erases = any(one.erased and one.before is not None for one in changes.sessions)
         self.has_erased_hashes = self.has_erased_hashes or erases
-        self._cache_states(changes)
+        self._states.keep(changes)
         return changed_owners(changes)
 
     def _load_states(self, batch: Sequence[RecordedEvent]) -> dict[str, Session]:
         """The states of the sessions in `batch` that are older than it."""
-        old = {recorded.stream_id for recorded in batch}
-        old.difference_update(recorded.stream_id for recorded in batch if recorded.version == 1)
-        states = {session_id: self._states[session_id] for session_id in old if session_id in self._states}
-        missing = old.difference(states)
+        states, missing = self._states.known(batch)
         if missing:
             asked = msgspec.json.encode(list(missing)).decode()
             for (state,) in self._connection.execute(sql.STATES, (asked,)).fetchall():
                 session = _state(state)
                 states[session.session_id] = session
-        lost = old.difference(states)
-        if lost:  # unless they are streams of another kind, which has no sessions
-            lost &= {recorded.stream_id for recorded in batch if recorded.type in SESSION_TYPES}
-        if lost:
-            raise InvalidProjection(f"it has lost {len(lost)} sessions")
+        require_found(missing.difference(states), batch)
         return states
 
-    def _cache_states(self, changes: Changes) -> None:
-        for changed in changes.sessions:  # moved to the end: the least recently used are first
-            self._states.pop(changed.session.session_id, None)
-            self._states[changed.session.session_id] = changed.session
-        for session_id in list(self._states)[: max(0, len(self._states) - _STATES_MAX)]:
-            del self._states[session_id]
-
     def _write_sessions(self, sessions: Sequence[SessionChanges]) -> None:
-        states, moved, whole = list[sql.Row](), list[sql.Row](), list[sql.Row]()
+        states, moved, whole = list[rows.Row](), list[rows.Row](), list[rows.Row]()
         for one in sessions:
             if one.is_unlisted:
                 states.append(sql.state_row(one.session))
             elif _keeps_list_columns(one):
                 moved.append(sql.moved_row(one.session))
             else:
-                whole.append(sql.session_row(one.session))
+                whole.append(rows.session_row(one.session))
         self._connection.executemany(sql.UPDATE_STATE, states)
         self._connection.executemany(sql.UPDATE_SESSION, moved)
         self._connection.executemany(sql.UPSERT_SESSION, whole)
@@ -152,18 +134,18 @@ class ProjectionWriter:
     def _write(self, changes: Changes) -> None:
         many, sessions = self._connection.executemany, changes.sessions
         gone = [{"no": s.before.no, "owner": s.before.owner or ""} for s in sessions if s.erased and s.before]
-        for statement in sql.ERASE_SESSION if gone else ():
+        for statement in rows.ERASE_SESSION if gone else ():
             many(statement, gone)
         if gone:
             self._connection.execute(sql.MARK_STALE)
         self._write_sessions(sessions)
         many(sql.ADD_COUNT, list(changes.counts.items()))
-        self._connection.execute(sql.DROP_EMPTY_COUNTS)
+        self._connection.execute(rows.DROP_EMPTY_COUNTS)
         labelled = [s for s in sessions if s.labels is not None]
         many(sql.DELETE_LABELS, [(s.session.no,) for s in labelled if s.before])
         many(sql.ADD_LABEL, [(label, s.session.no) for s in labelled for label in s.labels or ()])
-        many(sql.INSERT_MESSAGE, [row for s in sessions for row in sql.insert_rows(s)])
-        many(sql.UPDATE_MESSAGE, [row for s in sessions for row in sql.update_rows(s)])
+        many(sql.INSERT_MESSAGE, [row for s in sessions for row in rows.insert_rows(s)])
+        many(sql.UPDATE_MESSAGE, [row for s in sessions for row in rows.update_rows(s)])
         many(
             sql.UPDATE_TEXT_POSITION,
             [(to, s.session.no, message_id) for s in sessions for message_id, to in s.moves.items()],
@@ -173,15 +155,15 @@ class ProjectionWriter:
         for changed in sessions:
             for one in changed.withdrawn:
                 values = {"no": changed.session.no, **structs.asdict(one)}
-                for statement in sql.WITHDRAW_MESSAGE:
+                for statement in rows.WITHDRAW_MESSAGE:
                     self._connection.execute(statement, values)
-        many(sql.ADD_USAGE, [(owner, *sql.usage_row(used)) for owner, used in changes.usage])
+        many(sql.ADD_USAGE, [(owner, *rows.usage_row(used)) for owner, used in changes.usage])
         many(
             sql.ADD_ERASED_USAGE,
-            [(s.session.no, *sql.usage_row(used)) for s in sessions for used in s.erased_usage],
+            [(s.session.no, *rows.usage_row(used)) for s in sessions for used in s.erased_usage],
         )
         if gone:
-            self._connection.execute(sql.DROP_EMPTIED_USAGE)
+            self._connection.execute(rows.DROP_EMPTIED_USAGE)
 
 
 def _keeps_list_columns(changes: SessionChanges) -> bool:

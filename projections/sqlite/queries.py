@@ -22,24 +22,32 @@ from projections.port import (
     UsageKey,
     UsageRow,
 )
-from projections.sqlite.erase_candidates import ABOVE_LIMIT, ERASING, LONG_EXPIRED, OLDEST_EXPIRED, erase_candidates_sql
-from projections.sqlite.fork_references import FORKED_MESSAGES, FORKS_READING, TEXTS_READ_BY, TEXTS_READ_BY_FORKS
-from projections.sqlite.read_connection import ReadConnection
-from projections.sqlite.schema import QueryParameters
-from projections.sqlite.session_changes import (
+from projections.sql.common_queries import (
+    DUE,
+    NEWEST_LEAF,
+    NEXT_DEADLINE,
+    OPEN_SESSIONS,
+    POSITIONS_OF_KEY,
+    USAGE,
+    USAGE_OF_SESSION,
+)
+from projections.sql.erase_candidates import ABOVE_LIMIT, ERASING, LONG_EXPIRED, OLDEST_EXPIRED, erase_candidates_sql
+from projections.sql.fork_references import FORKED_MESSAGES, FORKS_READING, TEXTS_READ_BY, TEXTS_READ_BY_FORKS
+from projections.sql.parameters import QueryParameters
+from projections.sql.session_changes import (
     NEWEST_MESSAGES,
     branch_ends,
     changed_sessions_sql,
     count_changed_sql,
 )
-from projections.sqlite.session_list import (
+from projections.sql.session_list import (
     LabelCount,
     has_rare_label,
     label_counts_sql,
     scan_end_sql,
     session_list_sql,
 )
-from projections.sqlite.statements import USAGE_OF_SESSION
+from projections.sqlite.read_connection import ReadConnection
 
 T = TypeVar("T")
 
@@ -118,34 +126,6 @@ SELECT json_group_array(json_array(no, message_id, parent_id, role, position, ca
     WHERE session_no = :no ORDER BY no LIMIT :limit)
 """
 
-# A child's `no` is always higher than its parent's, so the newest message of the subtree is a leaf.
-NEWEST_LEAF = """
-WITH RECURSIVE below (no, message_id) AS (
-    SELECT no, message_id FROM messages WHERE session_no = :no AND message_id = :message_id
-    UNION ALL
-    SELECT c.no, c.message_id FROM below b JOIN messages c ON c.session_no = :no AND c.parent_id = b.message_id
-)
-SELECT message_id FROM below ORDER BY no DESC LIMIT 1
-"""
-
-USAGE = """
-SELECT {by}, sum(replies), sum(prompt_tokens), sum(completion_tokens), sum(reasoning_tokens), sum(cached_tokens)
-FROM usage
-WHERE day >= :from_day AND day <= :to_day AND (:owner IS NULL OR owner = :owner)
-GROUP BY {by} ORDER BY {by}
-"""
-
-
-# Named indexes: left to itself, SQLite sorts all active sessions instead.
-DUE = """
-SELECT state FROM sessions INDEXED BY sessions_by_expiry
-WHERE status = 'active' AND is_open = 0 AND expires_at_us <= ? ORDER BY expires_at_us LIMIT ?
-"""
-NEXT_DEADLINE = """
-SELECT expires_at_us FROM sessions INDEXED BY sessions_by_expiry
-WHERE status = 'active' AND is_open = 0 ORDER BY expires_at_us LIMIT 1
-"""
-OPEN_SESSIONS = "SELECT state FROM sessions INDEXED BY sessions_open WHERE is_open = 1 AND no > ? ORDER BY no LIMIT ?"
 OWED_BY_OTHER_NODES = """
 SELECT state FROM sessions INDEXED BY sessions_open
 WHERE is_open = 1 AND no > :after AND (
@@ -224,8 +204,7 @@ class SqliteQueries:
     async def positions_of_key(self, session_no: int, idempotency_key: str) -> list[int]:
         ((key,),) = await self._reader.rows("SELECT label_key FROM meta")
         values: QueryParameters = (session_no, compute_key_label(key, idempotency_key))
-        query = "SELECT position FROM keys WHERE session_no = ? AND label = ? ORDER BY position"
-        return [row[0] for row in await self._reader.rows(query, values)]
+        return [row[0] for row in await self._reader.rows(POSITIONS_OF_KEY, values)]
 
     async def open_sessions(self, *, limit: int, after: int = 0) -> list[Session]:
         return await self._states(OPEN_SESSIONS, (after, limit))

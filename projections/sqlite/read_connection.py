@@ -12,7 +12,7 @@ import aiosqlite
 from events.errors import LogBusy
 from events.storage.sqlite.batched_connection import Call, CallableConnection, CallBatcher
 from projections.errors import ProjectionsUnavailable
-from projections.sqlite.schema import QueryParameters
+from projections.sql.parameters import QueryParameters
 from projections.sqlite.sqlite_errors import is_damage, is_transient
 
 PAUSE_MAX_S = 5.0  # how long a query waits while a rebuilt file replaces a valid one

@@ -7,8 +7,6 @@ metadata as keyed hashes.
 Every change of a table increments SCHEMA_VERSION; older files are then rebuilt from the log automatically.
 """
 
-QueryParameters = tuple[int | str | None, ...] | dict[str, int | str | None]
-
 SCHEMA_VERSION = 9
 APPLICATION_ID = 0x43485052  # "CHPR": tells projections from any other SQLite file
 

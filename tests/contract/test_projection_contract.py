@@ -26,13 +26,18 @@ from projections.port import ChangesQuery, Checkpoint, EraseCandidatesQuery, Pro
 from projections.runner import ProjectionRunner
 from tests.support.log.event_builders import created, emptied, posted, started, turn, turns
 from tests.support.log.memory_log import MemoryLog
-from tests.support.projection_stores import ProjectionStores, SqliteProjectionStores
+from tests.support.projection_stores import PostgresProjectionStores, ProjectionStores, SqliteProjectionStores
 
 
-@pytest.fixture(params=["sqlite"])
-def stores(request: pytest.FixtureRequest, tmp_path: Path) -> ProjectionStores:
-    assert request.param == "sqlite"
-    return SqliteProjectionStores(tmp_path)
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.real_part)])
+async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ProjectionStores]:
+    made: ProjectionStores
+    if request.param == "sqlite":
+        made = SqliteProjectionStores(tmp_path)
+    else:
+        made = PostgresProjectionStores(await request.getfixturevalue("postgres").schema())
+    yield made
+    await made.close()
 
 
 @pytest.fixture

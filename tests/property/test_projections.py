@@ -44,7 +44,7 @@ from projections.folds.batch import day_of, key_of
 from projections.folds.blind_index import compute_key_label, compute_label, scalar_text
 from projections.folds.session import OpenReply, PendingReply, Session, evolve
 from projections.port import Checkpoint
-from projections.sqlite.fork_references import FORKS_READING, TEXTS_READ_BY, TEXTS_READ_BY_FORKS
+from projections.sql.fork_references import FORKS_READING, TEXTS_READ_BY, TEXTS_READ_BY_FORKS
 from projections.sqlite.projection_writer import ProjectionWriter
 from tests.support.log.event_builders import completed, created, emptied, posted, started
 from tests.support.log.memory_log import MemoryLog

@@ -17,7 +17,7 @@ from events.storage.postgres.postgres_connection import FAILURES, RETRY_S, Datab
 from events.storage.postgres.postgres_media_schema import HAS_UNUSED, NAMES, delete_unused
 
 # Of this database: transactions, prepared ones and standbys that may still see what was there at transaction $1.
-_SEEN_BY = """
+SEEN_BY = """
 SELECT count(*) FROM (
     SELECT backend_xid AS seen FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
     UNION ALL
@@ -31,7 +31,7 @@ _STILL_SEEN = (
     "a transaction that is older than the erasure is still open (pg_stat_activity, pg_prepared_xacts), or a standby"
     " still sees what was erased (pg_replication_slots, hot_standby_feedback): VACUUM waits for it"
 )
-_NOW = "SELECT pg_current_xact_id()::xid::text"
+NOW = "SELECT pg_current_xact_id()::xid::text"
 _DEAD = "SELECT pg_stat_get_dead_tuples('events'::regclass) > 0"
 # Without TRUNCATE: the end of `events` is never empty, and cutting a table would lock readers out.
 _VACUUM = f"VACUUM (TRUNCATE FALSE) events, {', '.join(NAMES)}"
@@ -116,10 +116,10 @@ class Vacuum:
         try:
             while await delete_unused(connection):
                 pass
-            now = await connection.fetchval(_NOW)
+            now = await connection.fetchval(NOW)
             waited_s = 0.0
             for pause_s in backoff_delays(*RETRY_S):
-                if not await connection.fetchval(_SEEN_BY, now):
+                if not await connection.fetchval(SEEN_BY, now):
                     break
                 if waited_s >= self._database.options.erase_wait_s:
                     self._warn_once(_STILL_SEEN)

@@ -25,20 +25,18 @@ from projections.factory import create_runner
 from projections.folds.message import MessageRow
 from projections.folds.session import Session
 from projections.port import ListOrder, ProjectionQueries, SessionListQuery, UsageRow
-from projections.sqlite import session_list
-from projections.sqlite.erase_candidates import ERASING, LONG_EXPIRED, OLDEST_EXPIRED
+from projections.sql import session_list
+from projections.sql.common_queries import DUE, NEXT_DEADLINE, OPEN_SESSIONS
+from projections.sql.erase_candidates import ERASING, LONG_EXPIRED, OLDEST_EXPIRED
+from projections.sql.session_list import LabelCount, scan_end_sql, session_list_sql
 from projections.sqlite.queries import (
-    DUE,
     MESSAGES,
-    NEXT_DEADLINE,
-    OPEN_SESSIONS,
     PATH,
     SNAPSHOT,
     SqliteQueries,
     _read_session_list,
 )
 from projections.sqlite.schema import TABLES
-from projections.sqlite.session_list import LabelCount, scan_end_sql, session_list_sql
 from tests.support.log.event_builders import TIMEOUT_S, completed, created, emptied, posted, started, turn, turns
 from tests.support.log.memory_log import START_US, STEP_US, MemoryLog
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from projections import session_states
 from projections.errors import InvalidProjection
 from projections.port import Checkpoint
-from projections.sqlite import projection_writer, statements
+from projections.sqlite import statements
 from projections.sqlite.projection_writer import ProjectionWriter
 from tests.support.log.event_builders import created, turn
 from tests.support.log.memory_log import MemoryLog
@@ -48,7 +49,7 @@ def test_a_session_seen_lately_is_not_read_again(tmp_path: Path, monkeypatch: py
 
 
 def test_sessions_that_were_let_go_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(projection_writer, "_STATES_MAX", 2)
+    monkeypatch.setattr(session_states, "STATES_MAX", 2)
     path, log = tmp_path / "projections.db", MemoryLog()
     kept = ProjectionWriter(path)
     for n in range(3):

@@ -19,7 +19,7 @@ from chatbot.runtime.clock import timestamp
 from chatbot.sessions.session_queries import SessionWithMetadata
 from projections.folds.session import Session
 from projections.port import EraseCandidatesQuery
-from projections.sqlite.erase_candidates import erase_candidates_sql
+from projections.sql.erase_candidates import erase_candidates_sql
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 DAY_US = 86_400_000_000

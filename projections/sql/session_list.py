@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from projections.port import SessionListQuery
-from projections.sqlite.schema import QueryParameters
+from projections.sql.parameters import QueryParameters
 
 SESSIONS_SCANNED_MAX = 10_000  # sessions that one request scans for common labels: about ten milliseconds
 RARE_LABEL_MAX = 1_000  # a label with fewer sessions is looked up; a more common one is checked along the list
@@ -27,7 +27,7 @@ class LabelCount(Struct, frozen=True, order=True):
 
 def label_counts_sql(labels: Sequence[int]) -> str:
     """A query for one row: how many sessions have each label, counted up to RARE_LABEL_MAX."""
-    count = "(SELECT count(*) FROM (SELECT 1 FROM labels WHERE label = {} LIMIT {}))"
+    count = "(SELECT count(*) FROM (SELECT 1 FROM labels WHERE label = {} LIMIT {}) AS labelled)"
     return f"SELECT {', '.join(count.format(int(label), RARE_LABEL_MAX) for label in labels)}"
 
 
@@ -52,8 +52,9 @@ def session_list_sql(
         source = "sessions s INDEXED BY sessions_by_expiry" if label is None else source
         where = " AND ".join(["s.status = 'active'", _OVERDUE, *terms])
         overdue = f"SELECT {_COLUMNS} FROM {source} WHERE {where}"  # noqa: S608  the above
-        query = f"SELECT * FROM (SELECT * FROM ({query}) UNION ALL {overdue}) ORDER BY {order} LIMIT :limit"  # noqa: S608  the above
-    return f"SELECT state FROM ({query})", _parameters(listing, last)  # noqa: S608  the above
+        either = f"SELECT * FROM ({query}) AS ended UNION ALL {overdue}"  # noqa: S608  the above
+        query = f"SELECT * FROM ({either}) AS either ORDER BY {order} LIMIT :limit"  # noqa: S608  the above
+    return f"SELECT state FROM ({query}) AS listed", _parameters(listing, last)  # noqa: S608  the above
 
 
 def scan_end_sql(listing: SessionListQuery) -> tuple[str, QueryParameters]:

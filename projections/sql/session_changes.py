@@ -6,7 +6,7 @@ import msgspec
 
 from projections.folds.session import Session
 from projections.port import ChangesQuery
-from projections.sqlite.schema import QueryParameters
+from projections.sql.parameters import QueryParameters
 
 # The index by change begins with the owner. Without keys there is nearly always only one, so each is looked up in turn.
 _OWNERS = """
@@ -47,7 +47,7 @@ def changed_sessions_sql(changes: ChangesQuery) -> tuple[str, QueryParameters]:
 def count_changed_sql(changes: ChangesQuery) -> tuple[str, QueryParameters]:
     """The query for the number of changed sessions, up to the limit."""
     common, source = _source(changes)
-    return f"SELECT count(*) FROM ({common} SELECT 1 FROM {source} LIMIT :limit)", _parameters(changes)  # noqa: S608  constants
+    return f"SELECT count(*) FROM ({common} SELECT 1 FROM {source} LIMIT :limit) AS changed", _parameters(changes)  # noqa: S608  constants
 
 
 def branch_ends(sessions: Sequence[Session]) -> QueryParameters:

@@ -6,7 +6,7 @@ A fork is newer than its origin and so comes first: no text is copied to a fork 
 from collections.abc import Sequence
 
 from projections.port import EraseCandidatesQuery
-from projections.sqlite.schema import QueryParameters
+from projections.sql.parameters import QueryParameters
 
 # Expired sessions that a retention setting erases, the longest overdue first.
 LONG_EXPIRED = """

@@ -1,0 +1,233 @@
+"""The PostgreSQL store of the projections: one set of tables for all nodes, kept by the process that holds the lock."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from secrets import token_bytes
+
+from events.log import EventLog
+from events.record import RecordedEvent
+from events.storage.postgres.postgres_connection import FAILURES, Database, explain, is_damage
+from events.storage.postgres.postgres_read_pool import PostgresReadPool
+from events.storage.postgres.vacuum import NOW, SEEN_BY
+from projections.checkpoint import find_mismatch, fold_log
+from projections.errors import (
+    InvalidProjection,
+    InvalidRebuild,
+    LogReplaced,
+    ProjectionsInUse,
+    ProjectionsUnavailable,
+    ProjectionsUnusable,
+)
+from projections.folds.batch import changed_owners
+from projections.folds.blind_index import LABEL_KEY_BYTES
+from projections.port import Checkpoint
+from projections.postgres.batch_statement import Notification
+from projections.postgres.projection_schema import NAMES, NEXT_PREFIX, PREFIX, SCHEMA_VERSION, drop, tables
+from projections.postgres.server_session import ServerSession, Statements
+from projections.postgres.table_queries import TableQueries
+from projections.postgres.table_writer import FenceError, TableWriter
+
+LOCK = 0x43485000 | SCHEMA_VERSION  # "CHP" and the format: with the schema's number, the right to fold
+REBUILD_LOCK = 0x43485200 | SCHEMA_VERSION  # "CHR": one rebuild at a time
+
+_TRY_LOCK = "SELECT pg_try_advisory_lock($1, current_schema()::regnamespace::oid::integer)"
+
+_PRESENT = "SELECT count(to_regclass(quote_ident(current_schema()) || '.' || name)) FROM unnest($1::text[]) AS name"
+_BEGIN = "INSERT INTO {p}meta VALUES (1, '', 0, '', '\\x{key}', false, {is_complete})"
+_IS_OURS = "SELECT 1 FROM {p}meta WHERE label_key = $1"
+_IS_COMPLETE = "SELECT is_complete FROM {p}meta"
+_PURGE = f"VACUUM {PREFIX}labels, {PREFIX}keys"
+_CLEAR_STALE = "UPDATE {p}meta SET is_stale = false"
+# Of the tables: they are missing or have other columns, or their content breaks a rule. Another set has none of that.
+_DAMAGE_CODES = frozenset({"42P01", "42703", "42804"})
+
+Notify = Callable[[frozenset[str], int], Sequence[Notification]]
+
+
+class ProjectionTables:
+    """Implements port.ProjectionStore, in whose words the methods are described."""
+
+    def __init__(self, database: Database, pool: PostgresReadPool) -> None:
+        self.checkpoint = Checkpoint()
+        self.has_erased_hashes = False
+        self.on_trouble: Callable[[str | None], None] = _ignore
+        self.notify: Notify = _nothing  # what to say, and where, in the transaction of a batch: owners, position
+        self.queries = TableQueries(pool, self._report_trouble)
+        self._database = database
+        self._session: ServerSession | None = None
+        self._writer: TableWriter | None = None
+
+    async def open(self, log: EventLog) -> str | None:
+        if self._session is None:
+            try:
+                await self.attach(await ServerSession.open(self._database))
+            except FAILURES as error:
+                raise ProjectionsUnusable(explain(error, self._database.label)) from error
+        try:
+            with _store_errors(self._database.label):
+                await self._prepare()
+            await log.latest()  # the process that folded before may have folded what this one has not seen
+            reason = await find_mismatch(self.checkpoint, log)
+        except InvalidProjection as error:
+            return str(error)
+        except ProjectionsUnavailable as error:
+            raise ProjectionsUnusable(str(error)) from error
+        if reason is not None:
+            raise LogReplaced(self._database.label, reason)
+        return None
+
+    async def attach(self, session: ServerSession) -> None:
+        """Use `session`, and take the lock there. Raises ProjectionsInUse, FAILURES."""
+        ((is_locked,),) = await session.fetch(_TRY_LOCK, LOCK)
+        if not is_locked:
+            await session.close()
+            raise ProjectionsInUse(self._database.label)
+        self._session = session
+
+    async def _prepare(self) -> None:
+        """Create the tables where there are none, and read the checkpoint. Raises FAILURES, InvalidProjection."""
+        async with self._require_session().statements() as statements:
+            ((present,),) = await statements.fetch(_PRESENT, [PREFIX + name for name in NAMES])
+            if not present:
+                await create_set(statements, PREFIX, is_complete=True)
+            elif present < len(NAMES):
+                raise InvalidProjection("some of its tables are missing")
+            self._note_writer(await TableWriter.open(statements, PREFIX))
+
+    async def replace(self) -> None:
+        self._note_writer(None)
+        with _store_errors(self._database.label):
+            async with self._require_session().statements() as statements:
+                async with statements.transaction():
+                    await statements.execute(drop(PREFIX))
+                    await create_set(statements, PREFIX, is_complete=True)
+                self._note_writer(await TableWriter.open(statements, PREFIX))
+
+    async def adopt(self, log: EventLog, batch_max: int) -> bool:
+        with _store_errors(self._database.label):
+            async with self._require_session().statements() as statements:
+                ((present,),) = await statements.fetch(_PRESENT, [NEXT_PREFIX + "meta"])
+                if not present or await statements.fetch(_IS_COMPLETE.format(p=NEXT_PREFIX)) != [(True,)]:
+                    return False
+                await log.latest()  # the rebuild may have folded events that this process has not seen
+                await self._catch_up(statements, log, batch_max)
+                await swap_in(statements)
+                self._note_writer(await TableWriter.open(statements, PREFIX))
+        return True
+
+    async def _catch_up(self, statements: Statements, log: EventLog, batch_max: int) -> None:
+        """Fold into the rebuilt set what this one has folded beyond it. Raises InvalidRebuild, and drops it then."""
+        try:
+            writer = await TableWriter.open(statements, NEXT_PREFIX)
+            reason = await find_mismatch(writer.checkpoint, log)
+            if reason is None:
+                reached = self.checkpoint.position
+                await fold_log(log, partial(writer.apply, statements), writer.checkpoint, batch_max, reached)
+        except InvalidProjection as error:
+            reason = str(error)
+        if reason is not None:
+            await statements.execute(drop(NEXT_PREFIX))
+            raise InvalidRebuild(f"the rebuilt tables are of no use: {reason}")
+
+    async def apply(self, batch: Sequence[RecordedEvent], checkpoint: Checkpoint) -> frozenset[str]:
+        writer = self._writer
+        if writer is None:
+            raise InvalidProjection("it could not be replaced")
+        with _store_errors(self._database.label):
+            async with self._require_session().statements() as statements:
+                changes = await writer.fold(statements, batch)
+                owners = changed_owners(changes)
+                try:
+                    await writer.write(statements, changes, checkpoint, self.notify(owners, checkpoint.position))
+                except FenceError:
+                    self._note_writer(await TableWriter.open(statements, PREFIX))
+                    raise ProjectionsUnavailable("the projections were replaced or restored: read them again") from None
+        self._note_writer(writer)
+        return owners
+
+    async def purge_erased_hashes(self) -> bool:
+        """Also False while a transaction is open that can see what was erased."""
+        with _store_errors(self._database.label):
+            async with self._require_session().statements() as statements:
+                ((now,),) = await statements.fetch(NOW)
+                ((seen_by,),) = await statements.fetch(SEEN_BY, now)
+                if seen_by:
+                    return False
+                await statements.execute(_PURGE)
+                await statements.execute(_CLEAR_STALE.format(p=PREFIX))
+        self.has_erased_hashes = False
+        if self._writer is not None:
+            self._writer.has_erased_hashes = False
+        return True
+
+    async def is_in_place(self) -> bool:
+        if self._writer is None:
+            return False
+        with _store_errors(self._database.label):
+            async with self._require_session().statements() as statements:
+                ((present,),) = await statements.fetch(_PRESENT, [PREFIX + name for name in NAMES])
+                if present < len(NAMES):
+                    return False
+                return bool(await statements.fetch(_IS_OURS.format(p=PREFIX), self._writer.label_key))
+
+    async def close(self) -> None:
+        self.queries.close()
+        self._note_writer(None)
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    def _require_session(self) -> ServerSession:
+        if self._session is None or self._session.lost.is_set():
+            raise ProjectionsUnavailable("the connection to the database was lost: another node may fold now")
+        return self._session
+
+    def _note_writer(self, writer: TableWriter | None) -> None:
+        self._writer = writer
+        self.checkpoint = Checkpoint() if writer is None else writer.checkpoint
+        self.has_erased_hashes = writer is not None and writer.has_erased_hashes
+
+    def _report_trouble(self, reason: str | None) -> None:
+        self.on_trouble(reason)
+
+
+async def create_set(statements: Statements, prefix: str, *, is_complete: bool) -> None:
+    """Create empty tables, with a new key for hashes. Raises FAILURES."""
+    key = token_bytes(LABEL_KEY_BYTES).hex()
+    begin = _BEGIN.format(p=prefix, key=key, is_complete=str(is_complete).lower())
+    await statements.execute(f"{tables(prefix)};\n{begin}")
+
+
+async def swap_in(statements: Statements) -> None:
+    """Put the rebuilt tables in the place of the present ones: readers see the old ones until the commit."""
+    renamed = "; ".join(f"ALTER TABLE {NEXT_PREFIX}{name} RENAME TO {PREFIX}{name}" for name in NAMES)
+    await statements.execute(f"{drop(PREFIX)}; {renamed}")
+
+
+async def try_lock(session: ServerSession, lock: int) -> bool:
+    """Whether this session has the lock now. Raises FAILURES."""
+    ((is_locked,),) = await session.fetch(_TRY_LOCK, lock)
+    return bool(is_locked)
+
+
+def _ignore(_reason: str | None) -> None:
+    """Until the runner sets its own."""
+
+
+def _nothing(_owners: frozenset[str], _position: int) -> Sequence[Notification]:
+    return ()
+
+
+@contextmanager
+def _store_errors(label: str) -> Iterator[None]:
+    """Raises the port's errors in place of the server's."""
+    try:
+        yield
+    except FAILURES as error:
+        code = getattr(error, "sqlstate", None) or ""
+        if code in _DAMAGE_CODES or code.startswith("23") or is_damage(error):
+            raise InvalidProjection(f"it is damaged ({error})") from error
+        if code.startswith("22"):  # a value that no column holds
+            raise OverflowError(str(error)) from error
+        raise ProjectionsUnavailable(f"the projections cannot be written: {explain(error, label)}") from error
