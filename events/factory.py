@@ -3,16 +3,29 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from msgspec import Struct
+
 from events.compatibility import OtherNodes
 from events.errors import LogUnusable
 from events.log import EventLog
 from events.log_observer import LogObserver
 from events.options import LogOptions
+from events.remote.remote_log import RemoteLog
+from events.remote.shared_positions import SharedPositions
 from events.storage.append_batch import now_us
 from events.storage.sqlite.notifier import Notifier
 from events.storage.sqlite.sqlite_log import SqliteLog
 
-__all__ = ["LogOptions", "now_us", "open_log"]
+__all__ = ["LogOptions", "WriterAddress", "now_us", "open_log"]
+
+
+class WriterAddress(Struct, frozen=True):
+    """The process that writes a log in a file: the path of its socket, and the descriptor of its positions
+    (events/remote/shared_positions.py).
+    """
+
+    address: str
+    positions: int
 
 
 async def open_log(  # noqa: PLR0913  each has a default that suits
@@ -24,14 +37,26 @@ async def open_log(  # noqa: PLR0913  each has a default that suits
     observe: LogObserver | None = None,
     notifier: Notifier | None = None,
     other_nodes: OtherNodes | None = None,
+    writer: WriterAddress | None = None,
     program: str = "unknown",
 ) -> EventLog:
     """The log in `place`, a path or a PostgreSQL URL, created if missing; with `read_only` nothing is written.
 
-    `notifier` and `other_nodes` are for processes of one machine that append to one file. `program` is the version of
-    this program, which other nodes of a log in PostgreSQL see.
+    `notifier` and `other_nodes` are for processes of one machine that append to one file; with `writer` another process
+    writes it. `program` is the version of this program, which that process or other nodes see.
     Raises LogUnusable, which says what to do about it.
     """
+    if isinstance(place, Path) and writer is not None and not read_only:
+        return await RemoteLog.open(
+            place,
+            writer.address,
+            SharedPositions(writer.positions),
+            options,
+            clock=clock,
+            observe=observe,
+            other_nodes=other_nodes,
+            program=program,
+        )
     if isinstance(place, Path):
         return await SqliteLog.open(
             place,

@@ -1,7 +1,10 @@
 """From appends to rows, without I/O: encode each event and commit to it, then add a batch to the end of the chain."""
 
+import io
+import os
 import time
 from collections.abc import Callable, Sequence
+from itertools import count
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -17,6 +20,8 @@ from events.record import VERSION_MAX, Head, Metadata, RecordedEvent, StreamVers
 from events.schema.parts import Parts, find_faults, stored_parts, text_of
 from events.storage.media_references import digests_of
 
+RANDOM_BUFFER_BYTES = 1024  # salts of 64 events
+
 # The structs of an append are not tracked by the garbage collector (gc=False): they are in no reference cycle, and so
 # many that its passes would take measurable time.
 
@@ -24,20 +29,22 @@ Outcome = tuple[RecordedEvent, ...] | LogError
 Row = tuple[int | str | bytes, ...]  # a row's columns, in the order of StoredRow
 
 
-class EncodedEvent(Struct, frozen=True, gc=False):
-    """One event encoded, with the salt and the commitment that the chain will keep of it."""
+class EncodedEvent(Struct, frozen=True, gc=False, array_like=True):
+    """One event encoded, with the salt and the commitment that the chain will keep of it. `event` is None in a process
+    that writes for another one (events/remote): nothing there needs it.
+    """
 
-    event: AnyEvent
     type: str
     schema_version: int
     data: str
     salt: bytes
     commitment: bytes
+    event: AnyEvent | None = None
 
 
-class PendingAppend(Struct, frozen=True, gc=False):
+class PendingAppend(Struct, frozen=True, gc=False, array_like=True):
     """An append that waits for its batch. `size` is the length of its data in bytes, `media` are the SHA-256 of the
-    files that its events refer to: (index of the content, SHA-256).
+    files that its events refer to: (index of the content, SHA-256). `metadata_text` is the JSON of `metadata`.
 
     One without contents only erases what the stream holds before version `expected_version`. `unchanged`: nothing is
     recorded unless that stream is at that version, too.
@@ -46,13 +53,13 @@ class PendingAppend(Struct, frozen=True, gc=False):
     stream_id: str
     expected_version: int
     contents: tuple[EncodedEvent, ...]
-    metadata: Metadata
     metadata_text: str
     recorded_at_us: int
     size: int
     erases: bool
     media: tuple[tuple[int, bytes], ...] = ()
     unchanged: StreamVersion | None = None
+    metadata: Metadata = Metadata()
 
     @property
     def removes_content(self) -> bool:
@@ -90,6 +97,21 @@ def now_us() -> int:
     return time.time_ns() // 1000
 
 
+def buffered_random_bytes() -> Callable[[int], bytes]:
+    """Random bytes of the system, drawn in advance: a call for a thousand costs as much as one for sixteen."""
+    buffer = io.BytesIO()
+
+    def draw(size: int) -> bytes:
+        nonlocal buffer
+        drawn = buffer.read(size)
+        if len(drawn) < size:
+            buffer = io.BytesIO(os.urandom(max(size, RANDOM_BUFFER_BYTES)))
+            drawn = buffer.read(size)
+        return drawn
+
+    return draw
+
+
 def prepare(events: Sequence[Event], origin: AppendContext, random_bytes: Callable[[int], bytes]) -> PendingAppend:
     """Encode what the caller appends, in the caller's own task: an invalid append must not reach a batch.
 
@@ -118,13 +140,13 @@ def prepare(events: Sequence[Event], origin: AppendContext, random_bytes: Callab
             salt = random_bytes(SALT_BYTES)
             commitment = commit(salt, data)
         known: AnyEvent = event  # type: ignore[assignment]  # event_type() knows its class; a cast takes time
-        contents.append(EncodedEvent(known, kind, schema_version, data.decode(), salt, commitment))
+        contents.append(EncodedEvent(kind, schema_version, data.decode(), salt, commitment, known))
         size += len(data)
     metadata = _metadata(origin.metadata, contents)
     origin_of, text = (origin.stream_id, origin.expected_version), encode_metadata(metadata)
     at_us, erases = origin.recorded_at_us, origin.erases
     files, unchanged = tuple(media), origin.unchanged
-    return PendingAppend(*origin_of, tuple(contents), metadata, text, at_us, size, erases, files, unchanged)
+    return PendingAppend(*origin_of, tuple(contents), text, at_us, size, erases, files, unchanged, metadata)
 
 
 def _check_parts(parts: Parts, event: Event) -> None:
@@ -149,7 +171,16 @@ def _metadata(given: Metadata, contents: Sequence[EncodedEvent]) -> Metadata:
 
 def erasure(stream_id: str, version: int) -> PendingAppend:
     """Erases the stream's content before `version`, at which an event that explains it is recorded already."""
-    return PendingAppend(stream_id, version, (), Metadata(), "", 0, 0, erases=True)
+    return PendingAppend(stream_id, version, (), "", 0, 0, erases=True)
+
+
+def recorded_events(append: PendingAppend, first: int) -> tuple[RecordedEvent, ...]:
+    """The outcome of `append` once its first event is at position `first`."""
+    stream_id, at_us, metadata = append.stream_id, append.recorded_at_us, append.metadata
+    return tuple(
+        RecordedEvent(position, stream_id, version, one.type, one.schema_version, at_us, metadata, one.event)
+        for position, version, one in zip(count(first), count(append.expected_version + 1), append.contents)
+    )
 
 
 def depended_streams(batch: Sequence[PendingAppend]) -> list[str]:

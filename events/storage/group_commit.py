@@ -44,8 +44,20 @@ class BatchStore(Protocol):
         ...
 
 
-# An append in the queue, the future of its caller, and when it arrived (monotonic seconds).
-QueuedAppend = tuple[PendingAppend, asyncio.Future[Recorded], float]
+class Reply(Protocol):
+    """Receives the outcome of one append: the part of a future that the writer needs."""
+
+    def done(self) -> bool:
+        """Whether the outcome is no longer wanted."""
+        ...
+
+    def set_result(self, recorded: Recorded, /) -> None: ...
+
+    def set_exception(self, error: Exception, /) -> None: ...
+
+
+# An append in the queue, what its caller waits for, and when it arrived (monotonic seconds).
+QueuedAppend = tuple[PendingAppend, Reply, float]
 
 
 class GroupCommit:
@@ -55,6 +67,8 @@ class GroupCommit:
 
     def __init__(self, store: BatchStore, options: LogOptions, observe: LogObserver) -> None:
         self.failure: BaseException | None = None
+        # Called with each batch that is on disk, before its callers have the outcomes.
+        self.on_committed: Callable[[Sequence[QueuedAppend], Sequence[Outcome]], None] | None = None
         self._store = store
         self._options = options
         self._observe = observe
@@ -78,6 +92,12 @@ class GroupCommit:
 
     def submit(self, pending: PendingAppend) -> asyncio.Future[Recorded]:
         """Queue an append; the future gets its outcome. Raises LogBusy, LogUnavailable or ValueError."""
+        future: asyncio.Future[Recorded] = self._loop.create_future()
+        self.submit_for(future, pending)
+        return future
+
+    def submit_for(self, reply: Reply, pending: PendingAppend) -> None:
+        """Queue an append; `reply` gets its outcome. Raises as `submit`."""
         if self._closing:
             raise self._refuse(LogUnavailable("the log is closing"), "closing")
         events = len(pending.contents)
@@ -87,13 +107,11 @@ class GroupCommit:
         full = self._queued_bytes + pending.size > self._options.append_queue_bytes
         if queued >= self._options.append_queue_max or (queued and full):
             raise self._refuse(LogBusy(f"{queued} appends wait already"), "busy")
-        future: asyncio.Future[Recorded] = self._loop.create_future()
-        self._queue.append((pending, future, time.monotonic()))
+        self._queue.append((pending, reply, time.monotonic()))
         self._queued_bytes += pending.size
         self._queued_events += events
         if queued + 1 == self._wake_at or self._queued_events >= self._options.append_batch_max:
             self._arrival.set()
-        return future
 
     async def probe(self) -> None:
         """Have the store commit nothing, after the appends that wait. Raises LogUnavailable where that fails."""
@@ -197,6 +215,8 @@ class GroupCommit:
         started_s = time.monotonic()
         try:
             outcomes = await self._store.write([pending for pending, _, _ in batch])
+            if self.on_committed is not None:
+                self.on_committed(batch, outcomes)
             events = 0
             for (_, future, _), outcome in zip(batch, outcomes, strict=True):
                 _resolve(future, outcome)
@@ -263,7 +283,7 @@ class GroupCommit:
         return error
 
 
-def _resolve(future: asyncio.Future[Any], outcome: object) -> None:
+def _resolve(future: "Reply | asyncio.Future[Any]", outcome: Any) -> None:
     """Answer the caller of `future`, unless it was cancelled; an exception is raised there."""
     if future.done():
         return

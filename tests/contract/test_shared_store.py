@@ -14,16 +14,18 @@ from events.storage.postgres import head_listener
 from events.storage.sqlite import head_poller
 from tests.support.log.log_texts import ALL, fill, texts
 from tests.support.log.sample_events import ASKED, deleted, posted
-from tests.support.log.stores import PostgresStores, SharedSqliteStores, Stores
+from tests.support.log.stores import PostgresStores, RemoteSqliteStores, SharedSqliteStores, Stores
 
 Nodes = tuple[EventLog, EventLog]
 
 
-@pytest.fixture(params=["sqlite-shared", pytest.param("postgres", marks=pytest.mark.real_part)])
+@pytest.fixture(params=["sqlite-shared", "sqlite-remote", pytest.param("postgres", marks=pytest.mark.real_part)])
 async def nodes(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Nodes]:
     stores: Stores
     if request.param == "postgres":
         stores = PostgresStores(await request.getfixturevalue("postgres").schema())
+    elif request.param == "sqlite-remote":
+        stores = RemoteSqliteStores(tmp_path)
     else:
         stores = SharedSqliteStores(tmp_path)
     yield await asyncio.gather(stores.open(), stores.open())  # together: one of them makes the table

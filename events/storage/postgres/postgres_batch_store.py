@@ -10,7 +10,6 @@ warning. Here that is a failure: a failover would lose what was recorded.
 
 import asyncio
 from collections.abc import Awaitable, Sequence
-from itertools import count
 from typing import TypeVar
 
 import asyncpg
@@ -19,8 +18,8 @@ from msgspec import Struct, field
 from events.backoff import backoff_delays
 from events.errors import LogUnavailable, OutcomeUnknown, VersionConflict
 from events.media import MediaMissing
-from events.record import Head, RecordedEvent
-from events.storage.append_batch import Outcome, PendingAppend
+from events.record import Head
+from events.storage.append_batch import Outcome, PendingAppend, recorded_events
 from events.storage.postgres.append_procedure import CALL, ERASE
 from events.storage.postgres.head_listener import HeadListener
 from events.storage.postgres.postgres_connection import (
@@ -208,7 +207,7 @@ class PostgresBatchStore:
 
     def _set_recorded(self, batch: _Batch, number: int, first: int) -> None:
         append = batch.appends[number]
-        batch.outcomes[number] = _recorded(append, first)
+        batch.outcomes[number] = recorded_events(append, first)
         if append.removes_content:
             self._vacuum.request()
 
@@ -295,12 +294,3 @@ def _arguments(batch: Sequence[PendingAppend]) -> tuple[list[object], ...]:
                 column.append(value)  # type: ignore[attr-defined]  # each of its column's type
     columns = *map(list, zip(*appends, strict=True)), *map(list, zip(*events, strict=True))
     return list(stream_numbers), *columns, *media
-
-
-def _recorded(append: PendingAppend, first: int) -> tuple[RecordedEvent, ...]:
-    """The outcome of `append` once its first event is at position `first`."""
-    stream_id, at_us, metadata = append.stream_id, append.recorded_at_us, append.metadata
-    return tuple(
-        RecordedEvent(position, stream_id, version, one.type, one.schema_version, at_us, metadata, one.event)
-        for position, version, one in zip(count(first), count(append.expected_version + 1), append.contents)
-    )

@@ -1,8 +1,6 @@
 """The event log in one SQLite file. Implements events.log.EventLog."""
 
 import asyncio
-import io
-import os
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -15,7 +13,7 @@ from events.log import AppendListener
 from events.log_observer import LogObserver, NoObserver
 from events.options import LogOptions
 from events.record import Head, Metadata, RecordedEvent, StreamVersion
-from events.storage.append_batch import AppendContext, erasure, now_us, prepare
+from events.storage.append_batch import AppendContext, buffered_random_bytes, erasure, now_us, prepare
 from events.storage.database_lock import DatabaseLock, database_file
 from events.storage.erasure_rules import check_erasure_explained, is_erasing_all
 from events.storage.group_commit import GroupCommit, HeadNotifier
@@ -33,8 +31,6 @@ from events.storage.sqlite.sqlite_media import SqliteMedia
 from events.storage.sqlite.sqlite_queries import SqliteQueries
 from events.storage.sqlite.sqlite_read_pool import SqliteReadPool
 from events.storage.sqlite.sqlite_schema import check_format, connect_reader, read_head
-
-RANDOM_BUFFER_BYTES = 1024  # salts of 64 events
 
 
 class WriteSide:
@@ -162,7 +158,7 @@ class SqliteLog(SqliteQueries):
             if isinstance(error, sqlite3.Error):
                 raise unusable(error, database) from error
             raise
-        log = cls(pool, head, options, (clock, random_bytes or _buffered_random_bytes()), side)
+        log = cls(pool, head, options, (clock, random_bytes or buffered_random_bytes()), side)
         if other_nodes is not None:
             log._gate = EventTypeGate(other_nodes, observe)
         if side is not None:
@@ -172,6 +168,11 @@ class SqliteLog(SqliteQueries):
             log._head_poller.start()
             log._tail = LogTail(log)
         return log
+
+    @property
+    def write_side(self) -> WriteSide | None:
+        """What writes; None for a log that is only read."""
+        return self._write_side
 
     @property
     def failure(self) -> BaseException | None:
@@ -299,21 +300,6 @@ class SqliteLog(SqliteQueries):
         with suppress(TimeoutError):
             async with asyncio.timeout(self._options.erase_wait_s):
                 await side.store.wal_clean.wait()
-
-
-def _buffered_random_bytes() -> Callable[[int], bytes]:
-    """Random bytes of the system, drawn in advance: a call for a thousand costs as much as one for sixteen."""
-    buffer = io.BytesIO()
-
-    def draw(size: int) -> bytes:
-        nonlocal buffer
-        drawn = buffer.read(size)
-        if len(drawn) < size:
-            buffer = io.BytesIO(os.urandom(max(size, RANDOM_BUFFER_BYTES)))
-            drawn = buffer.read(size)
-        return drawn
-
-    return draw
 
 
 async def _release(pool: SqliteReadPool, side: WriteSide | None) -> None:

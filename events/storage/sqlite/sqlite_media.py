@@ -22,7 +22,7 @@ from events.storage.sqlite.sqlite_read_pool import SqliteReadPool
 
 T = TypeVar("T")
 
-_UPLOADED = (
+UPLOADED = (
     "SELECT coalesce(sum(m.bytes), 0) FROM media_references AS r JOIN media AS m ON m.id = r.media_id"
     " WHERE r.holder = ? AND r.position = 0 AND r.due_at > ? AND NOT EXISTS"
     " (SELECT 1 FROM media_references AS used WHERE used.media_id = r.media_id AND used.position > 0)"
@@ -54,7 +54,7 @@ class SqliteMedia(SqliteMediaReader):
 
     async def unused_bytes(self, holder: str) -> int:
         """As MediaStore.unused_bytes."""
-        return sum(size for (size,) in await self.fetch(_UPLOADED, (holder, self._clock())))
+        return sum(size for (size,) in await self.fetch(UPLOADED, (holder, self._clock())))
 
     async def delete_due(self, now_us: int) -> int:
         """As MediaStore.delete_due. Waits for the deletion as SqliteLog.erase does."""

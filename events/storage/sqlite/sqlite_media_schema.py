@@ -147,11 +147,15 @@ def begin_arrival(connection: sqlite3.Connection, media_type: str, now_us: int) 
 def add_chunks(
     connection: sqlite3.Connection, media_id: int, number: int, chunks: Sequence[bytes], now_us: int
 ) -> bool:
-    """Whether the file still arrives: one that got nothing for long is deleted."""
+    """Whether the file still arrives: one that got nothing for long is deleted. A second time, for a caller that had no
+    answer, it changes nothing.
+    """
+    first = media_id << CHUNK_BITS | number
+    if connection.execute("SELECT 1 FROM media_chunks WHERE id = ?", (first,)).fetchall():
+        return True
     update = "UPDATE media SET bytes = bytes + ?, touched_at = ? WHERE id = ? AND sha256 IS NULL AND is_unused = 0"
     if not connection.execute(update, (sum(map(len, chunks)), now_us, media_id)).rowcount:
         return False
-    first = media_id << CHUNK_BITS | number
     rows = [(first + index, FILLER_BYTES, _padded(chunk)) for index, chunk in enumerate(chunks)]
     connection.executemany("INSERT INTO media_chunks VALUES (?, zeroblob(?), ?)", rows)
     return True
@@ -165,12 +169,13 @@ def finish_arrival(
     connection: sqlite3.Connection, media_id: int, sha256: bytes, upload: tuple[str, int]
 ) -> MediaStat | None:
     """The file is complete, and an `upload` (owner, due) holds it, or the one that has these bytes already. None where
-    it does not arrive any more.
+    it does not arrive any more. A second time, for a caller that had no answer, it changes nothing.
     """
     earlier = connection.execute("SELECT id FROM media WHERE sha256 = ?", (sha256,)).fetchall()
     update = "is_unused = 1 WHERE id = ?" if earlier else "sha256 = ?2 WHERE id = ?1"
     values = (media_id,) if earlier else (media_id, sha256)
-    if not connection.execute(f"UPDATE media SET {update} AND sha256 IS NULL AND is_unused = 0", values).rowcount:  # noqa: S608  constants
+    query = f"UPDATE media SET {update} AND sha256 IS NULL AND is_unused = 0"  # noqa: S608  constants
+    if not connection.execute(query, values).rowcount and not earlier:
         return None
     kept = earlier[0][0] if earlier else media_id
     connection.execute(_HOLD, (kept, *upload))

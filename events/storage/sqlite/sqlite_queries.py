@@ -11,6 +11,7 @@ from events.codec import decode_metadata, decode_recorded
 from events.log import Snapshot
 from events.record import Envelope, EventHeader, RawColumns, RecordedEvent, StoredRow, envelope, stored_row
 from events.storage.redaction_reading import RedactionRow, with_kept
+from events.storage.sqlite.batched_connection import Call
 from events.storage.sqlite.sqlite_errors import primary_code
 from events.storage.sqlite.sqlite_read_pool import SqliteReadPool
 from events.storage.sqlite.sqlite_schema import RAW_COLUMNS, has_redactions
@@ -133,6 +134,10 @@ class SqliteQueries:
                 return consume(rows)
 
         return await self._pool.run(scan, is_long=_is_long(span))
+
+    async def run_query(self, call: Call[T]) -> T:
+        """The result of a short `call`, which gets a connection that cannot write, in its thread."""
+        return await self._pool.run(call)
 
     def snapshot(self) -> AbstractAsyncContextManager[Snapshot]:
         """As EventLog.snapshot."""

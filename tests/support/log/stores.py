@@ -1,14 +1,16 @@
 """The stores that the contract holds for. A store is a place that can be opened again and again."""
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from events.log import EventLog
 from events.log_observer import LogObserver, NoObserver
 from events.options import LogOptions
 from events.storage.postgres.postgres_log import PostgresLog
 from events.storage.sqlite.sqlite_log import SqliteLog
+from tests.support.log.log_service import LogService
 from tests.support.log.shared_log import SharedLogs
 
 START_US = 1_700_000_000_000_000
@@ -70,6 +72,40 @@ class SharedSqliteStores:
 
     async def close(self) -> None:
         await self._shared.close()
+
+
+class RemoteSqliteStores:
+    """The same for a file that one writer serves to the others. It has the options of the log that is opened first, and
+    the observer of the one that is opened last.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.clock: Callable[[], int] = SteppingClock()
+        self._service = LogService(directory / "log.db", self._now_us)
+        self._observer = _Delegate()
+        self._starting = asyncio.Lock()
+
+    def _now_us(self) -> int:
+        return self.clock()  # a test may replace it
+
+    async def open(self, options: LogOptions | None = None, observe: LogObserver | None = None) -> EventLog:
+        self._observer.target = observe or NoObserver()
+        async with self._starting:
+            if self._service.log is None:
+                await self._service.start(options, self._observer)
+        return await self._service.connect(options, observe)
+
+    async def close(self) -> None:
+        await self._service.close()
+
+
+class _Delegate:
+    """An observer that passes everything on to another one."""
+
+    target: LogObserver = NoObserver()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.target, name)
 
 
 class PostgresStores:

@@ -1,0 +1,202 @@
+"""The log service, in the process that writes the log: other processes append through its Unix socket."""
+
+import asyncio
+import socket
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from events.errors import LogUnavailable
+from events.log_observer import LogObserver, NoObserver
+from events.record import EventHeader
+from events.remote.log_handlers import log_handlers
+from events.remote.remote_client import AppendReply, Handler, RemoteClient, find_recorded
+from events.remote.shared_positions import SharedPositions
+from events.remote.wire_format import Holds, Kind, Status
+from events.storage.append_batch import Outcome, PendingAppend
+from events.storage.group_commit import QueuedAppend
+from events.storage.sqlite.sqlite_log import SqliteLog
+from events.storage.sqlite.sqlite_schema import read_versions
+from events.subscriptions import is_told_to_all
+
+KNOWN_VERSIONS_MAX = 20_000  # streams whose versions are known without a query, those that were appended to last
+STATUS_CHECK_S = 0.5  # between looks at the state of the log, while nothing is answered
+CLIENTS_MAX = 1_024  # connections: processes on one machine
+ACCEPT_RETRY_S = 0.5  # after no connection could be accepted, as descriptors are exhausted
+
+
+class AppendServer:
+    """Serves `log` to all that connect to `listener`, which it closes. `handlers` serve further requests by name: each
+    gets the client and the body, and returns the body of the answer or raises a LogError. Calling one twice must do no
+    harm.
+    """
+
+    def __init__(
+        self,
+        log: SqliteLog,
+        listener: socket.socket,
+        positions: SharedPositions,
+        *,
+        handlers: Mapping[str, Handler] | None = None,
+        program: str = "unknown",
+        observe: LogObserver | None = None,
+    ) -> None:
+        side = log.write_side
+        if side is None:
+            raise ValueError("a log that is only read cannot be served")
+        self.program = program
+        self.writer = side.writer
+        self.handlers: dict[str, Handler] = {**log_handlers(log, side), **(handlers or {})}
+        self.clients: set[RemoteClient] = set()
+        self.on_client_closed: list[Callable[[RemoteClient], None]] = []
+        self._log = log
+        self._side = side
+        self._listener = listener
+        self._positions = positions
+        self._observe = observe or NoObserver()
+        self._connections: set[RemoteClient] = set()  # also those that have not said hello
+        self._holders: defaultdict[str, set[RemoteClient]] = defaultdict(set)
+        self._versions: dict[str, int] = {}  # of the streams that were appended to last
+        self._status = Status()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Publish the head and accept connections from now on, also those that wait already."""
+        self._positions.set_head(self._log.head())
+        self._status = self._current_status()
+        self.writer.on_committed = self._on_committed
+        self._listener.setblocking(False)
+        self._tasks = [
+            asyncio.create_task(self._accept(), name="log-server-accept"),
+            asyncio.create_task(self._watch_status(), name="log-server-status"),
+        ]
+
+    async def close(self) -> None:
+        """Answer what was received, then close the connections. What is sent from now on the clients send again to the
+        next writer. The log is to be closed after that.
+        """
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._listener.close()
+        await asyncio.gather(*(client.drain() for client in self._connections))
+        for client in list(self._connections):
+            client.hang_up()
+        self.writer.on_committed = None
+
+    def joined(self, client: RemoteClient) -> Status:
+        """As Service.joined."""
+        self.clients.add(client)
+        return self._status
+
+    def left(self, client: RemoteClient) -> None:
+        """As Service.left."""
+        self.clients.discard(client)
+        for stream_id in client.held:
+            self._drop_holder(stream_id, client)
+        for on_closed in self.on_client_closed:
+            on_closed(client)
+
+    def gone(self, client: RemoteClient) -> None:
+        """As Service.gone."""
+        self._connections.discard(client)
+
+    def hold(self, client: RemoteClient, holds: Holds) -> None:
+        """As Service.hold."""
+        for stream_id in holds.released:
+            client.held.discard(stream_id)
+            self._drop_holder(stream_id, client)
+        for stream_id in holds.held:
+            client.held.add(stream_id)
+            self._holders[stream_id].add(client)
+        known = [(stream_id, self._versions[stream_id]) for stream_id in holds.held if stream_id in self._versions]
+        if known:
+            client.send(Kind.HELD, known)
+        if len(known) < len(holds.held):
+            client.start(self._report_versions(client, [one for one in holds.held if one not in self._versions]))
+
+    def report(self) -> None:
+        """As Service.report."""
+        status = self._current_status()
+        if status != self._status:
+            self._status = status
+            for client in self.clients:
+                client.send(Kind.STATUS, status)
+
+    def failed(self, error: Exception) -> None:
+        """As Service.failed."""
+        self._observe.failed(error)
+
+    async def find(self, append: PendingAppend) -> int:
+        """As Service.find."""
+        return await self._log.run_query(partial(find_recorded, append))
+
+    def _drop_holder(self, stream_id: str, client: RemoteClient) -> None:
+        if holders := self._holders.get(stream_id):
+            holders.discard(client)
+            if not holders:
+                del self._holders[stream_id]
+
+    async def _report_versions(self, client: RemoteClient, streams: Sequence[str]) -> None:
+        """The hold is in force already: what is appended from now on is reported, too."""
+        while True:
+            try:
+                versions = await self._log.run_query(partial(read_versions, streams))
+                break
+            except LogUnavailable:
+                await asyncio.sleep(STATUS_CHECK_S)
+        client.send(Kind.HELD, [(stream_id, versions.get(stream_id, 0)) for stream_id in streams])
+
+    def _on_committed(self, batch: Sequence[QueuedAppend], outcomes: Sequence[Outcome]) -> None:
+        """Before the outcomes are sent: publish the head, and tell the clients that are to know what others append."""
+        self._positions.set_head(self._log.head())
+        versions, holders = self._versions, self._holders
+        for (append, reply, _), outcome in zip(batch, outcomes, strict=True):
+            if not isinstance(outcome, tuple) or not outcome:
+                continue
+            stream_id = append.stream_id
+            versions.pop(stream_id, None)
+            versions[stream_id] = outcome[-1].version
+            holding = holders.get(stream_id)
+            for one in outcome:
+                told = self.clients if is_told_to_all(stream_id, one.type) else holding
+                if told:
+                    header = EventHeader(one.position, stream_id, one.version, one.type)
+                    sender = reply.client if isinstance(reply, AppendReply) else None
+                    for client in told:
+                        if client is not sender:
+                            client.add_appended(header)
+        while len(versions) > KNOWN_VERSIONS_MAX:
+            del versions[next(iter(versions))]
+
+    def _current_status(self) -> Status:
+        failure = self._log.failure
+        is_stopped = self._side.store.damage is not None
+        shown = None if failure is None else repr(failure)
+        return Status(self._log.damage, is_stopped, self._log.erasure_pending, shown)
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(self._listener)
+            except OSError as error:
+                self._observe.failed(error)
+                await asyncio.sleep(ACCEPT_RETRY_S)
+                continue
+            if len(self._connections) >= CLIENTS_MAX:
+                connection.close()
+                continue
+            client = RemoteClient(self)
+            self._connections.add(client)
+            try:
+                await loop.connect_accepted_socket(lambda client=client: client, connection)  # type: ignore[misc]
+            except OSError as error:
+                self._connections.discard(client)
+                self._observe.failed(error)
+
+    async def _watch_status(self) -> None:
+        while True:
+            await asyncio.sleep(STATUS_CHECK_S)
+            self.report()

@@ -1,0 +1,276 @@
+"""A log in one SQLite file that another process writes. Implements events.log.EventLog.
+
+Reads use the file itself; appends, erasures and files are sent to the process that writes it (append_server.py).
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from events.catalogue import CONTENT_REMOVING_TYPES, RESERVED_STREAMS, Event
+from events.compatibility import EventTypeGate, OtherNodes, name_of_process
+from events.errors import LogError, LogStopped, LogUnavailable, LogUnusable
+from events.log import AppendListener
+from events.log_observer import LogObserver, NoObserver
+from events.options import LogOptions
+from events.record import EventHeader, Head, Metadata, RecordedEvent, StreamVersion
+from events.remote.log_requests import NAMES, AwaitCleanWal, AwaitHead, Probe
+from events.remote.remote_media import RemoteMedia
+from events.remote.shared_positions import SharedPositions
+from events.remote.wire_format import encoder
+from events.remote.writer_connection import WriterConnection
+from events.storage.append_batch import AppendContext, buffered_random_bytes, erasure, now_us, prepare
+from events.storage.database_lock import database_file
+from events.storage.erasure_rules import check_erasure_explained, is_erasing_all
+from events.storage.sqlite.sqlite_errors import unusable
+from events.storage.sqlite.sqlite_queries import SqliteQueries
+from events.storage.sqlite.sqlite_read_pool import SqliteReadPool
+
+MISSED_RETRY_S = 0.5  # after the events that were missed could not be read
+
+_TOLD_TYPES, _TOLD_STREAMS = sorted(CONTENT_REMOVING_TYPES), sorted(RESERVED_STREAMS)
+_MISSED = (
+    "SELECT position, stream_id, version, type FROM events WHERE position > ?"  # noqa: S608  placeholders
+    f" AND (type IN ({','.join('?' * len(_TOLD_TYPES))}) OR stream_id IN ({','.join('?' * len(_TOLD_STREAMS))}))"
+    " ORDER BY position"
+)
+
+
+class RemoteLog(SqliteQueries):
+    """Made by `open`; every instance must be closed."""
+
+    def __init__(
+        self,
+        pool: SqliteReadPool,
+        connection: WriterConnection,
+        positions: SharedPositions,
+        options: LogOptions,
+        sources: tuple[Callable[[], int], Callable[[int], bytes]],
+        gate: EventTypeGate | None,
+    ) -> None:
+        super().__init__(pool)
+        self._connection = connection
+        self._positions = positions
+        self._options = options
+        self._clock, self._random_bytes = sources
+        self._gate = gate
+        self._closed: asyncio.Task[None] | None = None
+        self._missed: asyncio.Task[None] | None = None  # reports events that were appended without a connection
+        self.media = RemoteMedia(pool, self._clock, self._ask)
+
+    @classmethod
+    async def open(  # noqa: PLR0913  each has a default that suits
+        cls,
+        path: Path,
+        address: str,
+        positions: SharedPositions,
+        options: LogOptions | None = None,
+        *,
+        clock: Callable[[], int] = now_us,
+        random_bytes: Callable[[int], bytes] | None = None,
+        observe: LogObserver | None = None,
+        other_nodes: OtherNodes | None = None,
+        program: str = "unknown",
+    ) -> "RemoteLog":
+        """Open the log in `path`, whose writer listens at `address` and publishes its `positions`. Waits for it for
+        `busy_timeout_s` at most. Otherwise as SqliteLog.open.
+        """
+        options, observe = options or LogOptions(), observe or NoObserver()
+        database = await asyncio.to_thread(database_file, path, read_only=True)
+        connection = WriterConnection(address, options, observe, name_of_process(), program)
+        pool = SqliteReadPool(database, options)
+        try:
+            await connection.open()
+            await pool.open()
+        except BaseException as error:
+            await connection.close()
+            await pool.close()
+            if isinstance(error, sqlite3.Error):
+                raise unusable(error, database) from error
+            if isinstance(error, LogUnavailable):
+                raise LogUnusable(str(error)) from error
+            raise
+        gate = None if other_nodes is None else EventTypeGate(other_nodes, observe)
+        sources = clock, random_bytes or buffered_random_bytes()
+        log = cls(pool, connection, positions, options, sources, gate)
+        connection.newest = log.head().position
+        connection.on_connected.append(log._on_reconnected)
+        return log
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a process that writes the log."""
+        return self._connection.is_connected
+
+    @property
+    def failure(self) -> str | None:
+        """The last exception in the writer that only a bug can cause; it refused one batch."""
+        return self._connection.status.failure
+
+    @property
+    def damage(self) -> str | None:
+        """As EventLog.damage."""
+        return self._pool.damage or self._connection.status.damage
+
+    @property
+    def erasure_pending(self) -> bool:
+        """As SqliteLog.erasure_pending."""
+        return self._connection.status.erasure_pending
+
+    async def append(
+        self, stream_id: str, expected_version: int, events: Sequence[Event], metadata: Metadata
+    ) -> tuple[RecordedEvent, ...]:
+        """As EventLog.append. Raises ValueError for text that is not Unicode or more events than a batch may hold. A
+        LogUnavailable that cannot tell whether the events were recorded says so (OutcomeUnknown).
+        """
+        return await self._record(events, AppendContext(stream_id, expected_version, metadata, self._clock()))
+
+    async def erase(
+        self,
+        stream_id: str,
+        expected_version: int,
+        event: Event,
+        metadata: Metadata,
+        *,
+        unchanged: StreamVersion | None = None,
+    ) -> tuple[RecordedEvent, ...]:
+        """As EventLog.erase; waits as SqliteLog.erase does."""
+        erases_all = is_erasing_all(event)
+        context = AppendContext(stream_id, expected_version, metadata, self._clock(), erases_all, unchanged)
+        recorded = await self._record([event], context)
+        await self._await_clean_wal()
+        return recorded
+
+    async def admits(self, versions: Mapping[str, int]) -> bool:
+        """As EventLog.admits."""
+        return self._gate is None or await self._gate.admits(versions)
+
+    async def finish_erasure(self, stream_id: str, version: int) -> None:
+        """As EventLog.finish_erasure; `erasure_pending` as after `erase`."""
+        await check_erasure_explained(self, stream_id, version)
+        self._check_undamaged()
+        await self._connection.submit(erasure(stream_id, version))
+        await self._await_clean_wal()
+
+    def head(self) -> Head:
+        """As EventLog.head: that of all processes."""
+        return self._positions.head()
+
+    async def latest(self) -> Head:
+        """As EventLog.latest."""
+        return self._positions.head()
+
+    @property
+    def is_shared(self) -> bool:
+        """As EventLog.is_shared."""
+        return True
+
+    async def check_writable(self) -> None:
+        """As EventLog.check_writable. Waits for a writer as `append` does."""
+        self._check_undamaged()
+        await self._ask(Probe(), None)
+
+    async def wait(self, position: int) -> Head:
+        """As EventLog.wait. Raises LogUnavailable when the log closes first."""
+        while (head := self.head()).position <= position:
+            try:
+                await self._ask(AwaitHead(position), None)
+            except LogUnavailable:
+                if self._closed is not None:
+                    raise
+        return head
+
+    def hold(self, stream_id: str) -> None:
+        """As EventLog.hold."""
+        self._connection.hold(stream_id)
+
+    def release(self, stream_id: str) -> None:
+        """As EventLog.release."""
+        self._connection.release(stream_id)
+
+    def listen(self, listener: AppendListener) -> None:
+        """As EventLog.listen."""
+        self._connection.listeners.add(listener)
+
+    async def request(self, name: str, body: bytes = b"", *, timeout_s: float | None = None) -> bytes:
+        """The answer of the writer's process to a request that one of its handlers serves. It may get it twice. Raises
+        LogUnavailable after `busy_timeout_s` without a writer or after `timeout_s`, and what the handler raises.
+        """
+        return await self._connection.request(name, body, timeout_s)
+
+    def on_push(self, name: str, callback: Callable[[bytes], None]) -> None:
+        """Call `callback` with each message of that name that the writer's process sends on its own."""
+        self._connection.on_push[name] = callback
+
+    def on_connected(self, callback: Callable[[], None]) -> None:
+        """Call `callback` now, if connected, and whenever a new connection is made."""
+        self._connection.on_connected.append(callback)
+        if self.is_connected:
+            callback()
+
+    async def close(self) -> None:
+        """As EventLog.close. A second call waits for the first."""
+        self._connection.refuse()
+        if self._closed is None:
+            self._closed = asyncio.create_task(self._release(), name="log-close")
+        await asyncio.shield(self._closed)
+
+    async def _release(self) -> None:
+        try:
+            if self._missed is not None:
+                self._missed.cancel()
+                await asyncio.wait([self._missed])
+            await self._connection.close()
+            await self.media.close()
+        finally:
+            await self._pool.close()
+
+    def _check_undamaged(self) -> None:
+        """Raises LogStopped."""
+        status = self._connection.status
+        damage = self._pool.damage or (status.damage if status.stopped else None)
+        if damage is not None:
+            raise LogStopped(damage)
+
+    async def _record(self, events: Sequence[Event], context: AppendContext) -> tuple[RecordedEvent, ...]:
+        self._check_undamaged()
+        if self._gate is not None:
+            await self._gate.admit(events)
+        return await self._connection.submit(prepare(events, context, self._random_bytes))
+
+    async def _await_clean_wal(self) -> None:
+        """Wait until no file holds erased content, for `erase_wait_s` at most."""
+        with suppress(LogUnavailable):  # the event is recorded; a new writer begins with this
+            await self._ask(AwaitCleanWal(self._options.erase_wait_s), None)
+
+    async def _ask(self, request: Struct, answer: Any) -> Any:
+        """The writer's answer, of the type `answer`."""
+        encoded = await self._connection.request(NAMES[type(request)], encoder.encode(request))
+        return msgspec.msgpack.decode(encoded, type=answer)
+
+    def _on_reconnected(self) -> None:
+        if self._connection.listeners and (self._missed is None or self._missed.done()):
+            self._missed = asyncio.create_task(self._report_missed(), name="log-missed-events")
+
+    async def _report_missed(self) -> None:
+        """Report what every process is told of and was appended while there was no connection."""
+        values = (self._connection.newest, *_TOLD_TYPES, *_TOLD_STREAMS)
+
+        def select(connection: sqlite3.Connection) -> list[EventHeader]:
+            with closing(connection.execute(_MISSED, values)) as rows:
+                return [EventHeader(*row) for row in rows]
+
+        while True:
+            try:
+                headers = await self._pool.run(select, is_long=True)
+                break
+            except LogError:
+                await asyncio.sleep(MISSED_RETRY_S)
+        if headers:
+            self._connection.listeners.on_appended(headers)
