@@ -7,7 +7,7 @@ recorded within a second. While the log cannot be read the last known keys stay 
 
 import asyncio
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 
 import structlog
@@ -22,10 +22,10 @@ from chatbot.keys.secrets import hash_secret, make_secret, stored_form, ticket_k
 from events.catalogue import KEYS, KeyEvent, KeyRevoked
 from events.errors import LogError, LogUnavailable, LogUnusable, VersionConflict
 from events.log import EventLog
-from events.record import Metadata, RecordedEvent
+from events.record import EventHeader, Metadata, RecordedEvent
 
 READ_PAGE = 1000  # events of the stream read at once
-READ_INTERVAL_S = 0.25  # between two reads while the log grows: a change of the keys is known in less than a second
+READ_INTERVAL_S = 0.75  # between reads of a log that others write: a lost report of a change delays it by less than 1 s
 READ_RETRY_S = 0.5  # after the log could not be read
 VALIDITY_CHECK_S = 0.25  # between two checks whether keys of open streams have expired or were revoked
 TICKET_BUCKETS = 64  # 0 for configured keys, of which there are few; recorded ones share the others
@@ -55,6 +55,7 @@ class KeyRegistry:
         self._uses: dict[Principal, set[Callable[[], None]]] = {}
         self._can_read = True
         self._refresh_lock = asyncio.Lock()
+        self._changed = asyncio.Event()
         self._use(self._recorded)
 
     @property
@@ -142,18 +143,28 @@ class KeyRegistry:
 
     async def follow(self) -> None:
         """Follow the stream until cancelled."""
-        position = 0
+        self._log.listen(self)
         while True:
+            self._changed.clear()
             try:
-                head = await self._log.wait(position)
                 await self.refresh()
-                position, self._can_read = head.position, True  # not before it was read: nothing may be missed
-                await asyncio.sleep(READ_INTERVAL_S)
+                self._can_read = True
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(READ_INTERVAL_S if self._log.is_shared else None):
+                        await self._changed.wait()
             except LogError as error:
                 if self._can_read:
                     self._logger.warning("keys.outdated", reason=str(error))
                 self._can_read = False
                 await asyncio.sleep(READ_RETRY_S)
+
+    def on_appended(self, headers: Sequence[EventHeader]) -> None:
+        """As AppendListener.on_appended."""
+        if any(one.stream_id == KEYS for one in headers):
+            self._changed.set()
+
+    def on_held(self, stream_id: str, version: int) -> None:
+        """As AppendListener.on_held: every process is told of the keys without a hold."""
 
     async def end_uses(self) -> None:
         """End the streams of keys that are no longer valid, until cancelled."""

@@ -10,8 +10,9 @@ from typing import Any
 import structlog
 
 from chatbot.config.sections.node_settings import NodeSettings
+from chatbot.nodes.append_dispatcher import AppendDispatcher
 from chatbot.nodes.failure_detector import FailureDetector
-from chatbot.nodes.log_tailer import LogTailer
+from chatbot.nodes.held_streams import HeldStreams
 from chatbot.nodes.node_client import NodeClient, NodeObserver, NodeUnreachable
 from chatbot.nodes.node_id import format_node_id, parse_node_id
 from chatbot.nodes.orphan_reaper import OrphanReaper
@@ -31,12 +32,19 @@ class NodeCluster:
     """Implements cluster_port.Cluster. Has no list of nodes: their names are in the events of the replies they owe."""
 
     def __init__(
-        self, name: str, node_client: NodeClient, failure_detector: FailureDetector, mirrors: ReplyMirrors
+        self,
+        name: str,
+        node_client: NodeClient,
+        failure_detector: FailureDetector,
+        mirrors: ReplyMirrors,
+        held_streams: HeldStreams,
     ) -> None:
         self.name: str | None = name
         self._node_client = node_client
         self._failure_detector = failure_detector
         self._mirrors = mirrors
+        self.begin_replies = held_streams.begin_replies
+        self.end_replies = held_streams.end_replies
 
     async def is_gone(self, node: str | None) -> bool:
         """As Cluster.is_gone."""
@@ -101,11 +109,13 @@ class Node:
         self._failure_detector = FailureDetector(
             self.name, self._node_client, settings.failure_timeout_s, time.monotonic
         )
+        self._held_streams = feeds.streams = HeldStreams(log)
         self._mirrors = ReplyMirrors(
             MirrorContext(
                 own_name=self.name,
                 log=log,
                 feeds=feeds,
+                held_streams=self._held_streams,
                 node_client=self._node_client,
                 mirrors_max=settings.remote_replies_max,
                 timer=time.monotonic,
@@ -113,7 +123,9 @@ class Node:
                 observe=observe,
             )
         )
-        self.cluster = NodeCluster(self.name, self._node_client, self._failure_detector, self._mirrors)
+        self.cluster = NodeCluster(
+            self.name, self._node_client, self._failure_detector, self._mirrors, self._held_streams
+        )
         if not settings.secret:
             structlog.get_logger("nodes").info(
                 "nodes.no_secret", effect="other nodes cannot follow replies here, only read their checkpoints"
@@ -124,7 +136,8 @@ class Node:
         reaper = OrphanReaper(
             ports, supervisor, self._failure_detector, self._node_lost, self._settings.sweep_interval_s
         )
-        return {"tail": LogTailer(ports, supervisor, self._mirrors, reaper).run(), "watch": reaper.run()}
+        dispatcher = AppendDispatcher(ports, supervisor, self._mirrors, reaper)
+        return {"tail": dispatcher.run(), "watch": reaper.run(), "holds": self._held_streams.run()}
 
     async def fetch_metrics(self, node: str) -> tuple[MetricFamily, ...]:
         """The metrics of another node. Raises NodeUnreachable, msgspec.DecodeError."""

@@ -12,6 +12,7 @@ from enum import Enum
 import structlog
 from msgspec import Struct
 
+from chatbot.nodes.held_streams import HeldStreams
 from chatbot.nodes.node_client import NodeClient, NodeObserver, NodeUnreachable, PartHeader, ReplyNotFound
 from chatbot.nodes.node_id import NodeAddress, parse_node_id
 from chatbot.sessions.domain.commands import SERVICE, Caller
@@ -65,6 +66,7 @@ class MirrorContext(Struct, frozen=True):
     own_name: str
     log: EventLog
     feeds: ChannelRegistry
+    held_streams: HeldStreams
     node_client: NodeClient
     mirrors_max: int
     timer: Callable[[], float]
@@ -86,6 +88,11 @@ class ReplyMirrors:
 
     def has(self, session_id: str) -> bool:
         return session_id in self._by_session
+
+    def version(self, session_id: str) -> int | None:
+        """The version up to which all mirrors of the session have applied its events; None if it has none."""
+        mirrors = self._by_session.get(session_id, {}).values()
+        return min((one.version for one in mirrors), default=None)
 
     def running_reply(self, session_id: str) -> Reply | None:
         """The mirrored reply of the session that has started and not ended."""
@@ -111,12 +118,13 @@ class ReplyMirrors:
         return await self._start_catch_up(session_id, reply, asked.version)
 
     def on_remote_append(self, recorded: RecordedEvent) -> None:
-        """The session's next event was appended, by any node."""
+        """The session's next event was appended, by any node. Events that are known already are ignored."""
         mirrors = self._by_session.get(recorded.stream_id, {})
         event = recorded.event
         is_new = isinstance(event, ReplyStarted) and node_of(recorded) != self._context.own_name
         if isinstance(event, ReplyStarted) and is_new and event.reply_id not in mirrors and self._has_room:
             mirror = ReplyMirror(recorded.stream_id, Reply(event.parent_id, event.reply_id, Parameters(), SERVICE), 0)
+            mirror.version = recorded.version - 1
             self._add(mirror)
             mirrors = self._by_session[recorded.stream_id]
         for mirror in list(mirrors.values()):
@@ -251,6 +259,7 @@ class ReplyMirrors:
     def _add(self, mirror: ReplyMirror) -> None:
         self._by_session.setdefault(mirror.session_id, {})[mirror.reply.reply_id] = mirror
         self._count += 1
+        self._context.held_streams.hold(mirror.session_id)
         self._context.observe.mirrors(self._count)
 
     def _remove(self, mirror: ReplyMirror) -> None:
@@ -258,6 +267,7 @@ class ReplyMirrors:
         if mirrors.get(mirror.reply.reply_id) is mirror:
             del mirrors[mirror.reply.reply_id]
             self._count -= 1
+            self._context.held_streams.release(mirror.session_id)
             self._context.observe.mirrors(self._count)
         if not mirrors:
             self._by_session.pop(mirror.session_id, None)

@@ -41,6 +41,14 @@ class Cluster(Protocol):
         """
         ...
 
+    def begin_replies(self, session_id: str, *, is_waiting: bool) -> None:
+        """The session has replies of this process; `is_waiting`: the next one waits for a reply of another process."""
+        ...
+
+    def end_replies(self, session_id: str) -> None:
+        """The session has no replies of this process any more."""
+        ...
+
     async def leave(self) -> None:
         """Graceful shutdown: readers of mirrors are told to reconnect to another node."""
         ...
@@ -65,6 +73,10 @@ class SingleNode:
 
     async def await_reply(self, session_id: str, asked: RecordedEvent, caller: Caller) -> Reply | None:
         return None
+
+    def begin_replies(self, session_id: str, *, is_waiting: bool) -> None: ...
+
+    def end_replies(self, session_id: str) -> None: ...
 
     async def leave(self) -> None:
         """There are no mirrors."""

@@ -151,7 +151,7 @@ FILES: dict[str, str] = {
     "test_single_server.py": "test_single_writer.py",
     "test_site.py": "test_origin_check.py",
     "test_sqlite_refusals.py": "test_sqlite_immutability.py",
-    "test_tail.py": "test_log_tailer.py",
+    "test_tail.py": "test_append_dispatcher.py",
     "test_tampering_gates.py": "test_tampering_detection.py",
     "test_trail.py": "test_event_history.py",
     "test_turn.py": "test_write_lock.py",

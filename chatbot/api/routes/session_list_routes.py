@@ -99,7 +99,7 @@ async def follow_changes(request: web.Request) -> web.StreamResponse:
         stream_slot = streams.limit.acquire(request[CALLER].owner)
     except Rejection as error:
         return ask_to_reconnect(request, error)
-    with stream_slot, services.feeds.open(scope.channel_key) as channel:
+    with stream_slot, services.feeds.open_list(scope.channel_key) as channel:
         writer = ChangesWriter(services, scope, channel, session_view)
         try:
             await writer.begin(after)

@@ -28,7 +28,7 @@ class LogFeedWriter:
 
     async def write(self, stream: ResponseStream) -> None:
         """Until the service ends or the reader leaves, which raises ConnectionError."""
-        with self._services.feeds.open(WHOLE_LOG) as channel:
+        with self._services.feeds.open_list(WHOLE_LOG) as channel:
             try:
                 while await self._send_next(stream, channel.signal):
                     pass

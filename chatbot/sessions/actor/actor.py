@@ -81,7 +81,7 @@ class Actor:
         self._ports = ports
         self._on_stopped = on_stopped
         self._ask = ask
-        self._replies = ReplyQueue(ports, self.mailbox)
+        self._replies = ReplyQueue(session_id, ports, self.mailbox)
         prepare = partial(prepare_command, ports)
         self._stream = SessionStream(session_id, ports, self.mailbox, self._replies, prepare)
         self._reply_closer = ReplyCloser(session_id, ports, self._stream, self._replies)

@@ -46,10 +46,12 @@ from events.record import RecordedEvent
 class ReplyQueue:
     """Keeps the queued and running replies in step with the log. `by_id` has both, oldest first."""
 
-    def __init__(self, ports: Ports, mailbox: Mailbox) -> None:
+    def __init__(self, session_id: str, ports: Ports, mailbox: Mailbox) -> None:
         self.by_id: dict[str, Reply] = {}
         self.task: ReplyTask | None = None  # of the running reply
         self.shutting_down = False  # then no reply starts
+        self._session_id = session_id
+        self._cluster = ports.cluster if ports.rules.is_shared else None
         self._ports = ports
         self._mailbox = mailbox
 
@@ -68,7 +70,9 @@ class ReplyQueue:
                     return None
                 command = envelope.command
                 stream = command.stream if isinstance(command, PostMessage | Regenerate | PostTranscript) else True
-                return self.enqueue(recorded, envelope.caller, stream=stream)
+                reply = self.enqueue(recorded, envelope.caller, stream=stream)
+                self._hold_if_waiting(state)
+                return reply
             case ReplyStarted():
                 return self._start_reply(event, recorded, state, envelope.messages)
             case ReplyProgressed():
@@ -108,6 +112,8 @@ class ReplyQueue:
         reply = requested_reply(request, caller, stream=stream)
         if reply is not None:
             self.by_id[reply.reply_id] = reply
+            if self._cluster is not None:
+                self._cluster.begin_replies(self._session_id, is_waiting=False)
         return reply
 
     def start_next(self, state: State) -> None:
@@ -116,6 +122,24 @@ class ReplyQueue:
         if pending and state.session.open_reply is None and self.task is None and pending[0].reply_id in self.by_id:
             next_reply = self.by_id[pending[0].reply_id]
             self._mailbox.tell(Envelope(StartReply(next_reply.parameters, next_reply.reply_id), next_reply.caller))
+        else:
+            self._hold_if_waiting(state)
+
+    def _hold_if_waiting(self, state: State) -> None:
+        """Of the end of another process's reply, for which one of this process waits, this process is to be told."""
+        if self._cluster is None or self.task is not None or not self.by_id:
+            return
+        open_reply, pending = state.session.open_reply, state.session.pending
+        if open_reply is None:
+            is_waiting = bool(pending) and pending[0].reply_id not in self.by_id
+        else:
+            is_waiting = open_reply.node != self._ports.rules.node
+        if is_waiting:
+            self._cluster.begin_replies(self._session_id, is_waiting=True)
+
+    def _on_removed(self) -> None:
+        if self._cluster is not None and not self.by_id:
+            self._cluster.end_replies(self._session_id)
 
     def retry_requests(self, state: State) -> tuple[ReplyRequested, ...]:
         """New requests for the running and queued replies, to be recorded once these are closed as interrupted."""
@@ -157,6 +181,7 @@ class ReplyQueue:
     def _drop_reply(self, reply: Reply, state: State) -> None:
         """Another node writes the reply now, or its end was erased with the session."""
         del self.by_id[reply.reply_id]
+        self._on_removed()
         if self.task is not None and self.task.reply is reply:
             self.task = None
         open_reply = state.session.open_reply
@@ -184,6 +209,7 @@ class ReplyQueue:
 
     def _close_reply(self, event: ReplyEnded, recorded: RecordedEvent, state: State) -> Reply | None:
         reply = self.by_id.pop(event.reply_id, None)
+        self._on_removed()
         task = self.task if self.task is not None and self.task.reply is reply else None
         if task is None:
             self._ports.observer.reply_closed(self._ports.provider.name, event)
@@ -200,12 +226,15 @@ class ReplyQueue:
     def _withdraw_reply(self, event: MessageWithdrawn, recorded: RecordedEvent) -> Reply | None:
         """The reply is not to be written any more: tell those who wait for it."""
         reply = self.by_id.pop(event.reply_id, None)
+        self._on_removed()
         if reply is not None:
             reply.end(Outcome("cancelled", "", recorded.version, recorded.recorded_at_us, cause="withdrawn"))
         return reply
 
     async def abandon(self) -> None:
         """The actor has stopped with open replies: stop the model; recovery records their ends."""
+        if self._cluster is not None:
+            self._cluster.end_replies(self._session_id)  # before an await: the next actor may begin some
         if self.task is not None:
             await self.task.stop()
         for reply in self.by_id.values():

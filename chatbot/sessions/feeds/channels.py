@@ -8,7 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Self
+from typing import Protocol, Self
 
 from events.catalogue import CONTENT_REMOVING_TYPES
 from events.record import RecordedEvent
@@ -87,7 +87,7 @@ class Channel:
         """Cache newly recorded events and wake the readers."""
         kept = self._kept[-1].version if self._kept else 0
         for one in recorded:
-            if one.version <= kept:  # published both by the session's actor and by the log's tailer
+            if one.version <= kept:  # published both by the session's actor and by the dispatcher of remote appends
                 continue
             is_gap = bool(self._kept) and self._kept[-1].version + 1 != one.version  # another process wrote in between
             erases = one.type in CONTENT_REMOVING_TYPES
@@ -123,11 +123,33 @@ def _chars(recorded: RecordedEvent) -> int:
     return len(getattr(event, "content", "")) + len(getattr(event, "text", "")) + (count_chars(parts) if parts else 0)
 
 
+class KeyHolder(Protocol):
+    """Is told which keys have readers: `hold` comes before the first one, `release` after the last."""
+
+    def hold(self, key: str, /) -> None: ...
+
+    def release(self, key: str, /) -> None: ...
+
+
+class NoKeyHolder:
+    """A KeyHolder where nobody needs to know."""
+
+    def hold(self, key: str, /) -> None: ...
+
+    def release(self, key: str, /) -> None: ...
+
+
 class ChannelRegistry:
-    """The channels of the sessions that have readers, by session. A session without readers costs no memory."""
+    """The channels of the sessions that have readers, by session. A session without readers costs no memory.
+
+    `streams` is told of sessions with readers, `lists` of lists. `on_published` is called with all published events.
+    """
 
     def __init__(self) -> None:
         self.closed = False
+        self.streams: KeyHolder = NoKeyHolder()
+        self.lists: KeyHolder = NoKeyHolder()
+        self.on_published: Callable[[str, Sequence[RecordedEvent]], None] | None = None
         self._channels: dict[str, Channel] = {}
 
     @property
@@ -142,8 +164,21 @@ class ChannelRegistry:
         """
         channel = self._channels.get(session_id)
         if channel is None:
-            channel = self._channels[session_id] = Channel(partial(self._channels.pop, session_id))
+            channel = self._channels[session_id] = Channel(partial(self._close, session_id, self.streams))
+            self.streams.hold(session_id)
         return channel
+
+    def open_list(self, key: str) -> Channel:
+        """As `open`, for readers of something else than one session."""
+        channel = self._channels.get(key)
+        if channel is None:
+            channel = self._channels[key] = Channel(partial(self._close, key, self.lists))
+            self.lists.hold(key)
+        return channel
+
+    def _close(self, key: str, holder: KeyHolder) -> None:
+        del self._channels[key]
+        holder.release(key)
 
     def keys(self) -> list[str]:
         """What has readers now."""
@@ -158,6 +193,8 @@ class ChannelRegistry:
         channel = self._channels.get(session_id)
         if channel is not None and recorded:
             channel.add(recorded)
+        if self.on_published is not None:
+            self.on_published(session_id, recorded)
 
     def close(self) -> None:
         """Graceful shutdown: wake all readers; they send what they still have and end."""

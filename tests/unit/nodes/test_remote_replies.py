@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from chatbot.nodes import reply_mirrors as module
+from chatbot.nodes.held_streams import HeldStreams
 from chatbot.nodes.node_client import NodeClient, PartHeader
 from chatbot.nodes.node_id import NodeAddress, format_node_id
 from chatbot.nodes.reply_mirrors import MirrorContext, ReplyMirrors
@@ -95,6 +96,7 @@ def mirrors(log: SlowLog) -> ReplyMirrors:
             own_name=format_node_id("127.0.0.1", 80, "00000000"),
             log=log,
             feeds=ChannelRegistry(),
+            held_streams=HeldStreams(log),
             node_client=Pinging(),
             mirrors_max=10,
             timer=time.monotonic,
@@ -211,3 +213,11 @@ async def test_a_reader_that_stalled_until_its_mirror_was_given_up_does_not_wait
     with pytest.raises(LogUnavailable, match="follow the session"):
         async with asyncio.timeout(1):
             await reply.wait_end()
+
+
+async def test_a_mirror_is_held_as_long_as_it_is_there(log: SlowLog, mirrors: ReplyMirrors) -> None:
+    assert await mirrors.mirror_running("s", WRITTEN) is not None
+    assert log.held == {"s"}
+    for recorded in log.record("s", ReplyCompleted("r", "some text", "stop", "small", 1)):
+        mirrors.on_remote_append(recorded)
+    assert not log.held
