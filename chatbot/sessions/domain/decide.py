@@ -314,6 +314,8 @@ def _record_reply_progress(state: State, command: CheckpointReply | EndReply, ru
     if not (is_open or (is_pending and ends_early)):
         return Decision()
     event: ReplyEnded = command.event
+    if not is_open and isinstance(event, ReplyCancelled | ReplyInterrupted):
+        event = replace(event, content="", parts=())  # what a node still had of an earlier attempt
     names_model = open_reply is not None and open_reply.names_model
     if event.model in rules.models and not names_model:
         event = replace(event, counted_as=event.model)

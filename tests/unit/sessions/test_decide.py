@@ -18,6 +18,7 @@ from events.catalogue import (
     MessagePosted,
     MetadataChanged,
     Parameters,
+    ReplyCancelled,
     ReplyCompleted,
     ReplyFailed,
     ReplyInterrupted,
@@ -31,6 +32,7 @@ from events.catalogue import (
 )
 from events.codec import event_type
 from events.record import Metadata, RecordedEvent
+from events.schema.parts import Text
 
 SESSION = "5b4f2c1e-0000-4000-8000-000000000001"
 RULES = Rules(
@@ -407,3 +409,5 @@ def test_the_late_end_of_an_attempt_that_was_interrupted_is_not_heard() -> None:
     assert ask(state, commands.EndReply(ReplyFailed("r1", "", "llm_failed"))).events == ()
     interrupted = ReplyInterrupted("r1", "", "shutdown")
     assert ask(state, commands.EndReply(interrupted)).events == (interrupted,)
+    from_before = ReplyCancelled("r1", "answer 1", "superseded", parts=(Text("answer 1"),))
+    assert ask(state, commands.EndReply(from_before)).events == (ReplyCancelled("r1", "", "superseded"),)
