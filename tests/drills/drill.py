@@ -13,9 +13,11 @@ from tests.drills.environment.drill_cluster import Cluster, cluster
 from tests.drills.fault_injection import FaultInjector
 from tests.drills.load.drill_clients import DrillClient, SessionPool
 from tests.drills.load.drill_readers import DrillReader
+from tests.drills.load.key_clients import KeyClient
 from tests.drills.quiescence import collect_node_views, post_last_messages, wait_until_quiet
 
 CLIENTS = 6
+ADMINISTRATORS = 2
 READERS = 6
 FINISH_TIMEOUT_S = 150.0  # of what clients are at when the load ends: six attempts of a request
 WARM_UP_S = 1.5  # before the first fault
@@ -55,10 +57,12 @@ async def _run(plan: DrillPlan, parts: Cluster, record: DrillRecord, say: Callab
     pool, targets = SessionPool(), parts.targets
     clients = [DrillClient(f"client {n}", targets, pool, rng.randrange(2**32)) for n in range(CLIENTS)]
     readers = [DrillReader(f"reader {n}", targets, pool, rng.randrange(2**32)) for n in range(READERS)]
+    administrators = [KeyClient(f"admin {n}", targets, rng.randrange(2**32)) for n in range(ADMINISTRATORS)]
     injector = FaultInjector(parts, rng.randrange(2**32), say, plan.only)
     stop = asyncio.Event()
     following = [asyncio.create_task(reader.run()) for reader in readers]
-    working = [asyncio.create_task(client.run(stop)) for client in clients]
+    everybody: list[DrillClient | KeyClient] = [*clients, *administrators]
+    working = [asyncio.create_task(client.run(stop)) for client in everybody]
     try:
         await asyncio.sleep(WARM_UP_S)
         await _run_with_faults(injector, plan.seconds, stop, [*following, *working])
@@ -74,10 +78,12 @@ async def _run(plan: DrillPlan, parts: Cluster, record: DrillRecord, say: Callab
     finally:
         await _cancel([*following, *working])
         record.complaints += injector.complaints
-        record.operations += [one for client in clients for one in client.operations]
+        record.faults += injector.spans
+        record.operations += [one for client in everybody for one in client.operations]
         record.operations += [one for reader in readers for one in reader.operations]
         record.heard += [one for reader in readers for one in reader.heard]
-    await collect_node_views(parts, record)
+    secrets = {name: secret for one in administrators for name, secret in one.secrets.items()}
+    await collect_node_views(parts, record, secrets)
     return DrillResult(
         record, dict(injector.injected), parts.no_network_reason, sum(reader.connections for reader in readers)
     )

@@ -9,12 +9,14 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+NEVER_S = 1e12  # a time that never comes; JSON has no infinity
+
 
 class Operation(Struct, omit_defaults=True, kw_only=True):
     """One request of one client. A retry with the same `key` is an operation of its own."""
 
     client: str
-    kind: str  # create, chat, edit, regenerate, cancel, patch, delete, read, list, follow
+    kind: str  # create, fork, chat, edit, regenerate, cancel, patch, delete, read, list, follow, key_add ...
     target: str  # whom it asked: a node's name, or "proxy"
     invoked_s: float
     session_id: str = ""
@@ -33,6 +35,10 @@ class Operation(Struct, omit_defaults=True, kw_only=True):
     reply_text: str | None = None
     streamed: str | None = None  # what the chunks of a stream that ended add up to
     messages: list[dict[str, Any]] | None = None  # what was read, or listed (then: session_id and version)
+    secret: str = ""  # the API key that it was asked with, `name#number` of its secret; "": the one that all share
+    grants: str = ""  # of a change of keys: the secret that it makes
+    ends: list[str] = []  # and those that are valid no more
+    heard_s: float | None = None  # when the last bytes of a stream came
 
     @property
     def is_told(self) -> bool:
@@ -73,12 +79,22 @@ class LoggedEvent(Struct, omit_defaults=True):
 class NodeView(Struct):
     """What one node says when all has settled: a digest of the log as it reads it, and each session's history.
 
-    None in place of a history is a 404.
+    None in place of a history is a 404. `keys` is the status that each secret gets.
     """
 
     node: str
     log: str
     histories: dict[str, Any]
+    keys: dict[str, int] = {}
+
+
+class FaultSpan(Struct):
+    """When a fault was there. `to_s`: when it was undone, and what it had stopped was ready again."""
+
+    kind: str
+    parts: list[str]
+    from_s: float
+    to_s: float
 
 
 class DrillRecord(Struct):
@@ -90,6 +106,7 @@ class DrillRecord(Struct):
     seen: list[NodeView]
     verify: str = ""
     complaints: list[str] = []
+    faults: list[FaultSpan] = []
 
     def save(self, folder: Path) -> None:
         """One file of JSON lines for each kind."""
@@ -99,6 +116,7 @@ class DrillRecord(Struct):
         (folder / "heard.jsonl").write_bytes(encode(self.heard))
         (folder / "log.jsonl").write_bytes(encode(self.log))
         (folder / "seen.jsonl").write_bytes(encode(self.seen))
+        (folder / "faults.jsonl").write_bytes(encode(self.faults))
         (folder / "complaints.json").write_bytes(msgspec.json.encode([self.verify, self.complaints]))
 
     @classmethod
@@ -112,6 +130,7 @@ class DrillRecord(Struct):
             msgspec.json.Decoder(NodeView).decode_lines((folder / "seen.jsonl").read_bytes()),
             verify,
             complaints,
+            msgspec.json.Decoder(FaultSpan).decode_lines((folder / "faults.jsonl").read_bytes()),
         )
 
 

@@ -6,12 +6,14 @@ A node that has ended by itself is started again, as a service's supervisor woul
 import asyncio
 import random
 import signal
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 
 from msgspec import Struct
 
+from tests.drills.drill_record import NEVER_S, FaultSpan
 from tests.drills.environment.database_pair import DatabasePair
 from tests.drills.environment.drill_cluster import SERVERS, Cluster
 from tests.drills.environment.drill_database import Database
@@ -190,11 +192,12 @@ class FaultInjector:
     def __init__(self, cluster: Cluster, seed: int, say: Callable[[str], None], only: str = "") -> None:
         self.injected: Counter[str] = Counter()
         self.complaints: list[str] = []
+        self.spans: list[FaultSpan] = []
         self._cluster = cluster
         self._faults = [fault for fault in faults_of(cluster) if only in fault.kind]
         self._rng = random.Random(seed)
         self._say = say
-        self._active: list[Fault] = []
+        self._active: list[tuple[Fault, FaultSpan]] = []
         self._round: list[Fault] = []
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -220,9 +223,10 @@ class FaultInjector:
 
     async def _undo(self) -> None:
         while self._active:
-            fault = self._active.pop()
-            self._say(f"undo  {fault.kind} {sorted(fault.parts)}")
+            fault, span = self._active.pop()
+            self._say(f"undo  {fault.kind} {span.parts}")
             await fault.undo()
+            span.to_s = time.time()
 
     async def _restart_ended_nodes(self) -> None:
         held = self._affected_parts()
@@ -241,8 +245,10 @@ class FaultInjector:
         if fault is None:
             return
         self._round.remove(fault)
-        self._say(f"do    {fault.kind} {sorted(fault.parts)}")
-        self._active.append(fault)
+        span = FaultSpan(fault.kind, sorted(fault.parts), time.time(), NEVER_S)
+        self.spans.append(span)
+        self._say(f"do    {fault.kind} {span.parts}")
+        self._active.append((fault, span))
         self.injected[fault.kind] += 1
         try:
             await fault.do()
@@ -250,7 +256,7 @@ class FaultInjector:
             self.complaints.append(str(complaint))
 
     def _affected_parts(self) -> set[str]:
-        return {part for fault in self._active for part in fault.parts}
+        return {part for fault, _ in self._active for part in fault.parts}
 
 
 async def _sleep_unless(stop: asyncio.Event, seconds: float) -> None:

@@ -15,7 +15,7 @@ from tests.drills.drill_record import DrillRecord, LoggedEvent, NodeView, Operat
 from tests.drills.environment.drill_cluster import Cluster
 from tests.drills.environment.drill_nodes import Node
 from tests.drills.environment.network_namespaces import ProgramFailed
-from tests.drills.load.client_requests import Targets, ask, new_client
+from tests.drills.load.client_requests import ROOT_SECRET, Targets, ask, new_client
 from tests.drills.load.drill_readers import DrillReader
 from tests.drills.rules.log_index import LogIndex
 
@@ -27,22 +27,28 @@ PAGE = 5000
 async def wait_until_quiet(node: Node, record: DrillRecord) -> None:
     """No reply is owed any more, as the log says; or the time is up, and the checker will say so."""
     until_s = time.monotonic() + QUIET_TIMEOUT_S
-    async with new_client() as http:
+    async with new_client(ROOT_SECRET) as http:
         while True:
             with suppress(httpx.HTTPError):
                 record.log += await _log(http, node, len(record.log))
-                replies = LogIndex(record.log).replies.values()
-                if all(
-                    len(reply.ended) >= len(reply.owed) for reply in replies if not _is_gone(record, reply.session_id)
-                ):
+                if _is_quiet(LogIndex(record.log)):
                     return
             if time.monotonic() > until_s:
                 return
             await asyncio.sleep(0.3)
 
 
-def _is_gone(record: DrillRecord, session_id: str) -> bool:
-    return any(one.type == "session_deleted" and one.session_id == session_id for one in record.log)
+def _is_quiet(index: LogIndex) -> bool:
+    """No reply is owed, and no deletion has begun that is not complete: it copies texts into forks first."""
+    for session_id, events in index.sessions.items():
+        ends = [one for one in events if one.type == "session_expired" and (one.data or {}).get("erase_reason")]
+        if ends and not index.is_deleted(session_id):
+            return False
+    return all(
+        len(reply.ended) >= len(reply.owed)
+        for reply in index.replies.values()
+        if not index.is_deleted(reply.session_id)
+    )
 
 
 async def post_last_messages(targets: Targets, readers: list[DrillReader], record: DrillRecord) -> None:
@@ -84,15 +90,18 @@ async def _post_last_message(http: httpx.AsyncClient, targets: Targets, session_
     return 0
 
 
-async def collect_node_views(parts: Cluster, record: DrillRecord) -> None:
-    """The log, what each node says of each session, and the verdict of `run.py verify`."""
-    async with new_client() as http:
-        record.log = await _log(http, parts.nodes[0], 0)
+async def collect_node_views(parts: Cluster, record: DrillRecord, secrets: dict[str, str]) -> None:
+    """The log, what each node says of each session and each secret, and the verdict of `run.py verify`."""
+    async with new_client(ROOT_SECRET) as auditor, new_client() as http:
+        record.log = await _log(auditor, parts.nodes[0], 0)
         for node in parts.nodes:
-            log = record.log if node is parts.nodes[0] else await _log(http, node, 0)
+            log = record.log if node is parts.nodes[0] else await _log(auditor, node, 0)
             seen = NodeView(node.name, sha256(msgspec.json.encode(log)).hexdigest(), {})
-            for session_id in {one.session_id for one in record.log}:
+            for session_id in LogIndex(record.log).sessions:
                 seen.histories[session_id] = await _history(http, node, session_id)
+            for name, secret in secrets.items():
+                headers = {"Authorization": f"Bearer {secret}"}
+                seen.keys[name] = (await http.get(f"{node.url}/api/sessions?limit=1", headers=headers)).status_code
             record.seen.append(seen)
     await _verify(parts, record)
 

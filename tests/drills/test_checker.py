@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from tests.drills.checker import check
-from tests.drills.drill_record import DrillRecord, LoggedEvent, NodeView, Operation, ReceivedFrame
+from tests.drills.drill_record import DrillRecord, FaultSpan, LoggedEvent, NodeView, Operation, ReceivedFrame
 
-S, GONE = "session-1", "session-2"
+S, GONE, FORK, OLD = "session-1", "session-2", "session-3", "session-4"
 
 
 def logged(log: list[LoggedEvent], session_id: str, kind: str, **data: Any) -> None:
@@ -29,7 +29,9 @@ def heard(cursor: str, kind: str, **frame: Any) -> ReceivedFrame:
 
 
 def sound() -> DrillRecord:
-    """A session with a reply that is completed and one that is cancelled, followed by a reader; and a deleted one."""
+    """A session with a reply that is completed and one that is cancelled, followed by a reader; a deleted session, a
+    fork, and one that expired; and a key that was revoked.
+    """
     log: list[LoggedEvent] = []
     logged(log, S, "session_created", metadata={}, idempotency_key="k1", title="made")
     logged(log, S, "message_posted", message_id="m1", role="user", content="hi", reply_id="r1", idempotency_key="k2")
@@ -43,9 +45,20 @@ def sound() -> DrillRecord:
     logged(log, GONE, "session_created", metadata={})
     logged(log, GONE, "session_deleted", reason="requested")
     log[9].data = None
+    inherited = [{"message_id": one, "status": "complete", "position": at} for one, at in (("m1", 2), ("r1", 5))]
+    logged(
+        log, FORK, "session_created", metadata={}, title="named", forked_from={"session_id": S}, idempotency_key="k6"
+    )
+    logged(log, FORK, "history_adopted", messages=inherited)
+    logged(log, "keys", "key_added", name="key")
+    logged(log, "keys", "key_revoked", name="key")
+    logged(log, OLD, "session_created", metadata={}, timeout_s=2, idempotency_key="k7")
+    logged(log, OLD, "session_expired", deadline_us=3_600_000)
+    log[-1].recorded_s = 3.61
     first, second = {"message_id": "m1", "reply_id": "r1"}, {"message_id": "m2", "reply_id": "r2"}
     user = {"message_id": "m1", "role": "user", "status": "complete", "content": "hi"}
     reply = {"message_id": "r1", "role": "assistant", "status": "streaming", "content": "Hel"}
+    whole = {"status": "complete", "content": "Hello"}
     operations = [
         operation("create", 0.05, 0.11, key="k1", sent="made", version=1, status=201),
         operation(
@@ -62,6 +75,15 @@ def sound() -> DrillRecord:
         operation("delete", 1.05, 1.11, session_id=GONE, status=204),
         operation("list", 1.2, 1.3, session_id="", messages=[{"session_id": S}]),
         operation("read", 1.2, 1.3, session_id=GONE, status=404, told_s=None),
+        operation("fork", 1.15, 1.25, session_id=FORK, key="k6", version=2, status=201),
+        operation("read", 1.3, 1.35, session_id=FORK, version=2, messages=[user, {**reply, **whole}]),
+        operation("create", 1.55, 1.65, session_id=OLD, version=1, status=201, key="k7"),
+        operation("read", 3.7, 3.8, session_id=OLD, status=404, problem="session-expired", told_s=None),
+        operation("key_add", 1.35, 1.45, session_id="", grants="key#1"),
+        operation("try", 1.46, 1.47, session_id="", secret="key#1"),
+        operation("follow", 1.46, 1.9, heard_s=1.8, secret="key#1"),
+        operation("key_revoke", 1.48, 1.55, session_id="", ends=["key#1"], status=204),
+        operation("try", 9.0, 9.1, session_id="", secret="key#1", status=401, told_s=None),
     ]
     frames = [
         heard("1:0", "session"),
@@ -76,7 +98,8 @@ def sound() -> DrillRecord:
         heard("8:3", "chunk", message_id="r2", content="Bye"),
         heard("9:0", "error", message_id="r2", status="cancelled", length=2),
     ]
-    seen = [NodeView(node, "one log", {S: {"version": 9}, GONE: None}) for node in ("n1", "n2", "n3")]
+    histories = {S: {"version": 9}, GONE: None, FORK: {"version": 2}, OLD: None}
+    seen = [NodeView(node, "one log", dict(histories), {"key#1": 401}) for node in ("n1", "n2", "n3")]
     return DrillRecord(operations, frames, log, seen)
 
 
@@ -199,6 +222,72 @@ def gap(record: DrillRecord) -> None:
     record.log[-1].position += 1
 
 
+def inherited_text_lost(record: DrillRecord) -> None:
+    """The origin is erased, and nothing was copied."""
+    record.log[1].data = None
+
+
+def inherited_text_changed(record: DrillRecord) -> None:
+    read = next(one for one in record.operations if one.kind == "read" and one.session_id == FORK)
+    assert read.messages is not None
+    read.messages[1]["content"] = "Hell"
+
+
+def copied_wrong(record: DrillRecord) -> None:
+    logged(record.log, FORK, "message_copied", message_id="m1", role="user", content="ho")
+
+
+def expired_early(record: DrillRecord) -> None:
+    record.log[-1].recorded_s = 3.5
+
+
+def expired_twice(record: DrillRecord) -> None:
+    logged(record.log, OLD, "session_expired", deadline_us=3_600_000)
+
+
+def goes_on_after_expiry(record: DrillRecord) -> None:
+    logged(record.log, OLD, "metadata_changed", metadata={})
+
+
+def never_expired(record: DrillRecord) -> None:
+    del record.log[-1]
+    logged(record.log, S, "metadata_changed", metadata={})
+    record.log[-1].recorded_s = 60.0
+
+
+def expired_is_read(record: DrillRecord) -> None:
+    record.operations.append(operation("read", 4.0, 4.1, session_id=OLD, version=2, messages=[]))
+
+
+def key_change_lost(record: DrillRecord) -> None:
+    record.operations.append(operation("key_rotate", 1.6, 1.7, session_id="", grants="key#2"))
+
+
+def revoked_key_gets_something(record: DrillRecord) -> None:
+    record.operations[-1].status = 200
+
+
+def revoked_stream_goes_on(record: DrillRecord) -> None:
+    record.operations[-3].heard_s = 5.0
+
+
+def valid_key_refused(record: DrillRecord) -> None:
+    del record.operations[-2]  # its revocation
+    record.seen[0].keys["key#1"] = 200
+
+
+def revoked_key_known_to_a_node(record: DrillRecord) -> None:
+    record.seen[2].keys["key#1"] = 200
+
+
+def shown_to_another_key(record: DrillRecord) -> None:
+    (record.log[11].data or {})["owner"] = "key"
+
+
+def no_secret_refused(record: DrillRecord) -> None:
+    record.operations[2].status = 401
+
+
 def other_log(record: DrillRecord) -> None:
     record.seen[2].log = "another"
 
@@ -240,6 +329,21 @@ def chain_broken(record: DrillRecord) -> None:
         (deleted_is_back, "deleted"),
         (not_erased, "deleted"),
         (gap, "gapless"),
+        (inherited_text_lost, "forks"),
+        (inherited_text_changed, "reads"),
+        (copied_wrong, "forks"),
+        (expired_early, "expiry"),
+        (expired_twice, "expiry"),
+        (goes_on_after_expiry, "expiry"),
+        (never_expired, "expiry"),
+        (expired_is_read, "deleted"),
+        (key_change_lost, "keys"),
+        (revoked_key_gets_something, "keys"),
+        (revoked_stream_goes_on, "keys"),
+        (valid_key_refused, "keys"),
+        (revoked_key_known_to_a_node, "keys"),
+        (shown_to_another_key, "keys"),
+        (no_secret_refused, "answers"),
         (other_log, "nodes"),
         (other_history, "nodes"),
         (chain_broken, "chain"),
@@ -256,6 +360,24 @@ def test_a_reader_need_not_have_what_its_snapshot_did_not_show() -> None:
     record = sound()
     record.heard[:4] = [heard("3:2", "snapshot", messages=[])]  # another branch is shown; "He" was written by then
     assert check(record) == []
+
+
+def test_a_fork_has_a_copy_of_what_its_origin_has_lost() -> None:
+    record = sound()
+    record.log[1].data = None
+    record.operations = [one for one in record.operations if one.session_id == FORK]
+    record.heard = []
+    logged(record.log, FORK, "message_copied", message_id="m1", role="user", content="hi")
+    assert not [one for one in check(record) if one.session_id == FORK]
+
+
+def test_a_key_may_be_known_until_three_seconds_without_a_fault_have_passed() -> None:
+    record = sound()
+    record.operations[-1].status = 200
+    record.faults = [FaultSpan("freeze a node", ["n1"], 4.0, 7.0)]
+    assert check(record) == []
+    record.faults = [FaultSpan("freeze a node", ["n1"], 5.0, 7.0)]
+    assert rules(record) == {"keys"}
 
 
 def test_an_unknown_outcome_may_have_taken_effect_or_not() -> None:

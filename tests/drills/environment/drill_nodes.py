@@ -13,11 +13,17 @@ from msgspec import Struct
 
 from tests.drills.environment.drill_processes import ManagedProcess
 from tests.drills.environment.network_namespaces import Endpoint
+from tests.drills.load.client_requests import ROOT_SECRET, SHARED_SECRET
+from tests.drills.rules.rules_keys import SHARED_OWNER
 from tests.support.service import ROOT, environment
 
 READY_TIMEOUT_S = 30.0
 SECRET = "a-secret-that-the-nodes-share"
 SETTINGS = {  # quicker than in earnest, so that a short drill sees each of them happen
+    "CHATBOT_API_KEYS": f"root:{ROOT_SECRET},{SHARED_OWNER}:{SHARED_SECRET}",
+    "CHATBOT_AUTH_ADMINS": "root",
+    "CHATBOT_AUTH_AUDITORS": "root",
+    "CHATBOT_AUTH_FAILURES_PER_MINUTE": "1000000",  # all clients have one address, and try keys that have ended
     "CHATBOT_NODES_SECRET": SECRET,
     "CHATBOT_NODES_FAILURE_TIMEOUT_S": "3",
     "CHATBOT_NODES_PROBE_TIMEOUT_S": "0.5",
@@ -27,6 +33,7 @@ SETTINGS = {  # quicker than in earnest, so that a short drill sees each of them
     "CHATBOT_SERVER_STREAM_CLOSE_TIMEOUT_S": "1",
     "CHATBOT_SESSIONS_IDLE_TIMEOUT_S": "4",
     "CHATBOT_SESSIONS_COMMAND_TIMEOUT_S": "8",
+    "CHATBOT_SESSIONS_INTERRUPTED_RETRIES_MAX": "1",
     "CHATBOT_SESSIONS_ACCESS_RESOLUTION_S": "86400",  # so that looking changes nothing
     "CHATBOT_STREAM_CHECKPOINT_INTERVAL_S": "0.2",
     "CHATBOT_LLM_BETWEEN_TOKENS_TIMEOUT_S": "10",

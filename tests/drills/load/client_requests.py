@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
@@ -13,6 +14,7 @@ from tests.drills.drill_record import Operation
 
 ATTEMPT_TIMEOUT_S = 15.0
 CONNECT_TIMEOUT_S = 2.0
+ROOT_SECRET, SHARED_SECRET = "the-secret-of-root", "the-secret-that-clients-share"
 
 
 class Targets(Struct):
@@ -26,16 +28,25 @@ class Targets(Struct):
         return "proxy" if "proxy" in self.urls and rng.random() < 0.6 else rng.choice(nodes)
 
 
-def new_client() -> httpx.AsyncClient:
+def new_client(secret: str = SHARED_SECRET) -> httpx.AsyncClient:
+    """Asks with this API key; "": with none, unless a request has its own."""
+    headers = {"Authorization": f"Bearer {secret}"} if secret else {}
     timeout = httpx.Timeout(ATTEMPT_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
-    return httpx.AsyncClient(timeout=timeout, limits=httpx.Limits(max_keepalive_connections=20))
+    return httpx.AsyncClient(timeout=timeout, limits=httpx.Limits(max_keepalive_connections=20), headers=headers)
 
 
 async def ask(
-    http: httpx.AsyncClient, targets: Targets, operation: Operation, method: str, path: str, body: Any = None
+    http: httpx.AsyncClient,
+    targets: Targets,
+    operation: Operation,
+    method: str,
+    path: str,
+    body: Any = None,
+    *,
+    more_headers: Mapping[str, str] | None = None,
 ) -> Any:
     """Make the request, and note in `operation` what came of it. Returns the answer's body; {} where none came."""
-    headers = _headers(operation)
+    headers = {**_headers(operation), **(more_headers or {})}
     try:
         async with asyncio.timeout(ATTEMPT_TIMEOUT_S):
             answer = await http.request(method, targets.urls[operation.target] + path, json=body, headers=headers)

@@ -15,6 +15,7 @@ from tests.drills.load.client_requests import Targets, ask, new_client, note_cha
 ATTEMPTS_MAX = 6  # of one request with a key; then its outcome stays unknown
 SESSIONS_MAX = 10
 PAUSE_S = (0.02, 0.25)  # between a client's requests
+TIMEOUTS_S = (0, 0, 0, 2, 4)  # of sessions: most never expire, others soon
 RETRY_DELAY_S = (0.1, 0.6)  # before a request is made again
 WORDS = ("안녕", "wörter", "👩‍👩‍👧‍👦", "line\n\nbreak", "plain", "data: x", "\u2028", "so", "on")
 ACTS = {
@@ -26,6 +27,7 @@ ACTS = {
     "patch": 8,
     "edit": 5,
     "create": 4,
+    "fork": 4,
     "list": 3,
     "delete": 2,
 }
@@ -63,7 +65,7 @@ class DrillClient:
         kind = self._rng.choices(list(ACTS), weights=list(ACTS.values()))[0]
         if live < 3:
             kind = "create"
-        elif kind == "create" and live >= SESSIONS_MAX:
+        elif kind in ("create", "fork") and live >= SESSIONS_MAX:
             kind = "delete"
         session_id = "" if kind in ("create", "list") else self._pool.choose(self._rng)
         match kind:
@@ -71,6 +73,8 @@ class DrillClient:
                 await self._create()
             case "list":
                 await self._list()
+            case "fork":
+                await self._fork(session_id)
             case "read":
                 await self._read(session_id)
             case "patch":
@@ -93,11 +97,14 @@ class DrillClient:
 
     async def _ask(self, operation: Operation, method: str, path: str, body: Any = None) -> dict[str, Any]:
         told: dict[str, Any] = await ask(self._http, self._targets, operation, method, path, body)
+        if operation.problem == "session-expired":
+            self._pool.sessions.pop(operation.session_id, None)
         return told
 
     async def _create(self) -> None:
         key = str(uuid.UUID(int=self._rng.getrandbits(128)))
-        body = {"metadata": {"client": self.name}, "title": f"made with {key}"}
+        timeout_s = self._rng.choice(TIMEOUTS_S)
+        body = {"metadata": {"client": self.name}, "title": f"made with {key}", "timeout_hours": timeout_s / 3600}
         for _ in range(ATTEMPTS_MAX):
             made = self._new_operation("create", key=key, sent=body["title"])
             told = await self._ask(made, "POST", "/api/sessions", body)
@@ -105,6 +112,21 @@ class DrillClient:
                 made.session_id, made.version = told["session_id"], told["version"]
                 self._pool.sessions.setdefault(made.session_id, [])
             if made.is_told or made.is_refused:
+                return
+            await self._wait()
+
+    async def _fork(self, origin: str) -> None:
+        """Half of them from some message on."""
+        key = f"fork-{self._rng.getrandbits(64):x}"
+        messages = [one["message_id"] for one in self._pool.sessions.get(origin, []) if one["status"] == "complete"]
+        body = {"message_id": self._rng.choice(messages)} if messages and self._rng.random() < 0.5 else {}
+        for _ in range(ATTEMPTS_MAX):
+            forked = self._new_operation("fork", key=key)
+            told = await self._ask(forked, "POST", f"/api/sessions/{origin}/fork", body)
+            if forked.is_told:
+                forked.session_id, forked.version = told["session_id"], told["version"]
+                self._pool.sessions.setdefault(forked.session_id, [])
+            if forked.is_told or forked.is_refused:
                 return
             await self._wait()
 

@@ -13,10 +13,11 @@ def check_gapless(index: LogIndex) -> Iterator[Violation]:
         if one.position != place:
             yield Violation("gapless", f"position {one.position} stands at place {place}", one.session_id, one.version)
             break
-    for session_id, events in index.sessions.items():
+    for session_id, events in [*index.reserved.items(), *index.sessions.items()]:
         versions = [one.version for one in events]
         if versions != list(range(1, len(versions) + 1)):
             yield Violation("gapless", f"the versions are {versions}", session_id)
+    for session_id, events in index.sessions.items():
         if [one.type for one in events].count("session_created") != 1 or events[0].type != "session_created":
             yield Violation("gapless", "a session begins with its creation, once", session_id)
 

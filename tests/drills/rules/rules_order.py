@@ -86,15 +86,20 @@ def check_reads(index: LogIndex, operations: list[Operation]) -> Iterator[Violat
             what = f"{one.client} read version {one.version} at {one.target}, which was not there"
             yield Violation("reads", what, one.session_id, one.version, one.invoked_s)
         for said in [] if index.is_deleted(one.session_id) else one.messages or []:
-            if fault := _fault_of(index, said, one.version):
+            if fault := _fault_of(index, one.session_id, said, one.version):
                 what = f"{one.client} read at {one.target} at version {one.version}: {fault}"
                 yield Violation("reads", what, one.session_id, one.version, one.invoked_s)
                 break
 
 
-def _fault_of(index: LogIndex, said: dict[str, str], version: int) -> str:
+def _fault_of(index: LogIndex, session_id: str, said: dict[str, str], version: int) -> str:
     """What is wrong with a message that was read."""
     message_id, content = said["message_id"], said["content"]
+    if inherited := index.adopted[session_id].get(message_id):
+        kept = index.adopted_text(session_id, message_id)
+        if said["status"] != inherited["status"]:
+            return f"the inherited {message_id} is {said['status']} in place of {inherited['status']}"
+        return "" if kept == content else f"the inherited {message_id} says {content!r} in place of {kept!r}"
     if said["role"] != "assistant":
         posted = index.posted.get(message_id)
         if posted is None or posted.version > version:
@@ -104,8 +109,7 @@ def _fault_of(index: LogIndex, said: dict[str, str], version: int) -> str:
     reply = index.replies.get(message_id)
     if reply is None:
         return f"reply {message_id} is not in the log"
-    ended = reply.end is not None and reply.end.version <= version
-    status = REPLY_STATUS[reply.end.type] if ended and reply.end is not None else reply.open_status_at(version)
+    status = reply.status_at(version)
     if said["status"] != status:
         return f"reply {message_id} is {said['status']} in place of {status}"
     kept = reply.text_at(version)

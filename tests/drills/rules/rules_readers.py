@@ -129,6 +129,12 @@ def _check_reader(index: LogIndex, reader_state: ReaderState, last: ReceivedFram
         what = f"{last.reader} was told {len(told)} events of {len(wanted)}; it heard {odd[0]}, the log has {odd[1]}"
         yield Violation("readers", what, last.session_id, version, last.heard_s)
     for reply_id, held in reader_state.held.items():
+        if reply_id in index.adopted[last.session_id]:
+            kept = index.adopted_text(last.session_id, reply_id)
+            if held.text != kept and not index.is_deleted(last.session_id):
+                what = f"{last.reader} has {held.text!r} of the inherited reply {reply_id}; the log has {kept!r}"
+                yield Violation("readers", what, last.session_id, version, last.heard_s)
+            continue
         reply = index.replies.get(reply_id)
         if reply is None:
             if not index.is_deleted(last.session_id):
