@@ -61,7 +61,7 @@ def request_body(messages: tuple[ModelMessage, ...], parameters: Parameters) -> 
     A temperature asks for sampling, which midm does only with do_sample; temperature 0 means none, and is not sent
     because the server's library refuses it.
     """
-    if any(isinstance(message, PartsMessage) for message in messages):
+    if [message for message in messages if isinstance(message, PartsMessage)]:
         messages = _text_messages(messages)
     body: dict[str, Any] = {
         "messages": messages,
@@ -170,6 +170,27 @@ def _read_answer(document: bytes) -> _Answer | None:
     return _Answer(joiner.join(response) + joiner.end(), fields.get("usage"))
 
 
+class _Keepalive:
+    """Sends an empty piece every KEEPALIVE_PIECE_S.
+
+    An object: a function that schedules itself would keep each reply's objects until the garbage collector finds them.
+    """
+
+    def __init__(self, on_text: OnText) -> None:
+        self._on_text = on_text
+        self._schedule()
+
+    def stop(self) -> None:
+        self._timer.cancel()
+
+    def _send(self) -> None:
+        self._on_text("")
+        self._schedule()
+
+    def _schedule(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(KEEPALIVE_PIECE_S, self._send)
+
+
 class MidmProvider:
     """Usage: only /chat reports it. A stream's `total_tokens` counts the pieces of the reply, and the prompt's tokens
     are not reported, so a streamed reply has no usage: half a number would be added up as if it were complete.
@@ -273,19 +294,11 @@ class MidmProvider:
 
     async def _reply_without_stream(self, body: dict[str, Any], on_text: OnText) -> Finish:
         """The server sends nothing until the reply is complete, so only the limit on the whole reply applies."""
-        loop = asyncio.get_running_loop()
-        timer: asyncio.TimerHandle
-
-        def send_keepalive() -> None:
-            nonlocal timer
-            on_text("")
-            timer = loop.call_later(KEEPALIVE_PIECE_S, send_keepalive)
-
-        timer = loop.call_later(KEEPALIVE_PIECE_S, send_keepalive)
+        keepalive = _Keepalive(on_text)
         try:
             answer = await self._post_chat(body)
         finally:
-            timer.cancel()
+            keepalive.stop()
         on_text(answer.response)
         return self._finish(read_usage(answer.usage), body)
 

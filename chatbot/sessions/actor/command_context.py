@@ -1,5 +1,6 @@
 """Loads what the decision on a command needs: the message that it refers to, and the texts of the model's context."""
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 from msgspec import UNSET
@@ -27,7 +28,7 @@ from chatbot.sessions.domain.commands import (
     StartReply,
     WithdrawMessage,
 )
-from chatbot.sessions.domain.context import Context, ContextMessage, select_context
+from chatbot.sessions.domain.context import ContextMessage, find_messages
 from chatbot.sessions.domain.decide import is_due, parent_of, requested_parameters
 from chatbot.sessions.domain.message_checks import check_message, check_transcript_size
 from chatbot.sessions.domain.state import State, end_user_of, is_being_written, with_newest
@@ -322,12 +323,12 @@ async def _with_context(
             return state  # it is queued: its context is loaded when its reply starts
     if leaf is None:
         return state
-    if (context := _context(ports, state, leaf)) is not None:
-        return with_newest(state, context.messages)
+    if (messages := _messages(ports, state, leaf)) is not None:
+        return with_newest(state, messages)
     state = await _with_recent_from_stream(ports, state)
     for limit in (ports.rules.recent_max, ports.rules.tools_recent_max):
-        if (context := _context(ports, state, leaf)) is not None:
-            return with_newest(state, context.messages)
+        if (messages := _messages(ports, state, leaf)) is not None:
+            return with_newest(state, messages)
         state = with_newest(state, await load_branch(ports, state, leaf, limit))
     return state
 
@@ -343,9 +344,9 @@ def _leaf_of(state: State, command: PostMessage | Regenerate | StartReply) -> st
             return state.session.pending[0].message_id if state.session.pending else None
 
 
-def _context(ports: Ports, state: State, leaf: str) -> Context | None:
+def _messages(ports: Ports, state: State, leaf: str) -> Sequence[ContextMessage] | None:
     """What the texts in `state` give, by the number of messages: with tokens counted it is not more."""
-    return select_context(state.recent, leaf, ports.rules.context_limits(UNNAMED))
+    return find_messages(state.recent, leaf, ports.rules.context_limits(UNNAMED))
 
 
 def _follows_head(session: Session, command: PostMessage) -> bool:

@@ -5,7 +5,7 @@ and the last reply. A turn with tool calls is sent whole or not at all, so that 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, assert_never
+from typing import Literal, NamedTuple, assert_never
 
 from msgspec import Struct
 
@@ -78,6 +78,16 @@ class Context(Struct, frozen=True):
     left_out: ContextLeftOut | None = None
 
 
+class _Found(NamedTuple):
+    """What a search has found: the messages of the branch, those chosen of them, both newest first, and the limit that
+    ended the search.
+    """
+
+    path: list[ContextMessage]
+    chosen: list[ContextMessage]
+    reason: str | None
+
+
 def select_context(recent: Mapping[str, ContextMessage], leaf: str | None, limits: ContextLimits) -> Context | None:
     """The newest messages of the branch that ends in `leaf`; None when `recent` has a gap.
 
@@ -85,6 +95,21 @@ def select_context(recent: Mapping[str, ContextMessage], leaf: str | None, limit
     skips a message whose successor in the context has the same role, so that roles alternate. The context never starts
     with an assistant message, whose question would be missing.
     """
+    found = _search(recent, leaf, limits)
+    return None if found is None else _fitted(found, limits)
+
+
+def find_messages(
+    recent: Mapping[str, ContextMessage], leaf: str | None, limits: ContextLimits
+) -> Sequence[ContextMessage] | None:
+    """The messages that `select_context` selects, and those that are too much for the model; None when `recent` has a
+    gap.
+    """
+    found = _search(recent, leaf, limits)
+    return None if found is None else found.chosen[::-1]
+
+
+def _search(recent: Mapping[str, ContextMessage], leaf: str | None, limits: ContextLimits) -> _Found | None:
     path: list[ContextMessage] = []  # newest first, as `chosen`
     chosen: list[ContextMessage] = []
     messages_max, joins, role = limits.messages, limits.unanswered == "join", ""
@@ -95,24 +120,25 @@ def select_context(recent: Mapping[str, ContextMessage], leaf: str | None, limit
         message = recent.get(next_id)
         if message is None:
             return None
-        if message.calls is not None or message.role == "tool":
-            return _select_turns(recent, leaf, limits)
+        message_role = message.role
+        if message_role == "tool" or message.calls is not None:
+            return _search_turns(recent, leaf, limits)
         path.append(message)
-        alternates = joins or message.role != role
+        alternates = joins or message_role != role
         if alternates and (message.content or has_content(message, send_reasoning=limits.send_reasoning)):
             chosen.append(message)
-            role = message.role
+            role = message_role
         next_id = message.parent_id
     reason = None
     if next_id is not None:
         reason = "messages" if len(chosen) == messages_max else "look_back"
     while chosen and chosen[-1].role == "assistant":
         chosen.pop()
-    return _fitted(path, chosen, limits, reason)
+    return _Found(path, chosen, reason)
 
 
-def _select_turns(recent: Mapping[str, ContextMessage], leaf: str | None, limits: ContextLimits) -> Context | None:
-    """As select_context, of whole turns: the newest one, and older ones while there is room."""
+def _search_turns(recent: Mapping[str, ContextMessage], leaf: str | None, limits: ContextLimits) -> _Found | None:
+    """As _search, of whole turns: the newest one, and older ones while there is room."""
     path: list[ContextMessage] = []  # newest first, as `chosen` and `turn`
     chosen: list[ContextMessage] = []
     turn: list[ContextMessage] = []
@@ -140,14 +166,12 @@ def _select_turns(recent: Mapping[str, ContextMessage], leaf: str | None, limits
         while turn and turn[-1].role == "tool":
             turn.pop()
         chosen = turn
-    return _fitted(path, chosen, limits, reason)
+    return _Found(path, chosen, reason)
 
 
-def _fitted(
-    path: Sequence[ContextMessage], chosen: list[ContextMessage], limits: ContextLimits, reason: str | None
-) -> Context:
-    """The context of `chosen` without what is too much for the model. `reason`: the limit that ended the search."""
-    messages = chosen[::-1]
+def _fitted(found: _Found, limits: ContextLimits) -> Context:
+    """The context of what was found, without what is too much for the model."""
+    messages, reason = found.chosen[::-1], found.reason
     estimated: int | None = None
     if limits.size_tokens is not None:
         messages, estimated, has_all = _fit_tokens(messages, limits, limits.size_tokens)
@@ -157,7 +181,7 @@ def _fitted(
         reason = "media"
     if reason is None:
         return Context(tuple(messages))
-    older = _count_older(path, messages[0] if messages else None)
+    older = _count_older(found.path, messages[0] if messages else None)
     return Context(tuple(messages), ContextLeftOut(older, reason, limits.size_tokens, estimated, media))
 
 
@@ -197,7 +221,9 @@ def _count_older(path: Sequence[ContextMessage], first: ContextMessage | None) -
     """Messages of the branch that are older than `first`; without one, all. `path` is the branch's newest part, newest
     first. At least as many as are known, where the depth of none is.
     """
-    sent = path.index(first) + 1 if first is not None else 0
+    sent = len(path) if first is not None else 0
+    while sent and path[sent - 1] is not first:  # it is among the oldest
+        sent -= 1
     for index, message in enumerate(path):
         if message.depth:
             return message.depth + index - sent

@@ -59,7 +59,7 @@ def _started(messages: Sequence[ContextMessage], request: ReplyRequested, rules:
         provider=rules.provider,
         model=model or rules.model,
         parameters=request.parameters,
-        context_ids=tuple(one.message_id for one in messages),
+        context_ids=tuple([one.message_id for one in messages]),
         attempt=request.attempt,
         counted_as=model if model in rules.models else None,
     )
@@ -85,7 +85,8 @@ def model_request(
         send_reasoning=bool(started.parameters.send_reasoning),
         media_left_out=started.context_left_out.media if started.context_left_out is not None else 0,
     )
-    media = tuple(one for message in messages if isinstance(message, PartsMessage) for one in media_of(message.parts))
+    with_parts = [message for message in messages if isinstance(message, PartsMessage)]
+    media = tuple(one for message in with_parts for one in media_of(message.parts))
     return ModelRequest(messages, started.parameters, media)
 
 

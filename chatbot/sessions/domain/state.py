@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any, TypeVar, assert_never
 
 from msgspec import UNSET, Struct, UnsetType
@@ -198,8 +199,8 @@ def fold_history(history: Sequence[RecordedEvent]) -> State:
 
 def with_newest(state: State, messages: Sequence[ContextMessage]) -> State:
     """`state` with `messages` as the newest of `recent`, so that none of them is dropped before they are used."""
-    newest_first = zip(reversed(messages), reversed(state.recent), strict=False)
-    if len(state.recent) >= len(messages) and all(one.message_id == id_ for one, id_ in newest_first):
+    newest_ids = list(islice(reversed(state.recent), len(messages)))
+    if newest_ids == [one.message_id for one in reversed(messages)]:
         return state
     moved = {one.message_id: one for one in messages}
     others = {id_: one for id_, one in state.recent.items() if id_ not in moved}
