@@ -10,28 +10,24 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from events.factory import open_log
-from events.storage.sqlite.notifier import Notifier
+from events.factory import WriterAddress, open_log
 from tests.bench.harness.bench_loop import loop_factory
 from tests.bench.workloads.log_append import EVENTS, KINDS, drive, lasting, through
-from tests.support.log.shared_log import inherited
 
 
 class Orders(Struct, frozen=True):
-    """`place` is a URL, or a path; `descriptors` are those of SharedLogs where several processes share a path."""
+    """`place` is a URL, or a path; `writer` is the process that writes the path for several others."""
 
     place: str
     appenders: int
     seconds: float
     warmup_s: float
-    slot: int = 0
-    descriptors: list[int] = []
+    writer: WriterAddress | None = None
 
 
 async def main(orders: Orders) -> None:
     place = orders.place if "://" in orders.place else Path(orders.place)
-    notifier: Notifier | None = inherited(orders.descriptors, orders.slot) if orders.descriptors else None
-    log = await open_log(place, notifier=notifier)
+    log = await open_log(place, writer=orders.writer)
     append, made = through(log, lambda number: [EVENTS[number % KINDS]]), [0] * orders.appenders
     await drive(append, made, orders.appenders, lasting(orders.warmup_s))
     print("ready", flush=True)
