@@ -18,6 +18,11 @@ class Progress:
         """The number of waiters."""
         return len(self._waiters)
 
+    @property
+    def wanted(self) -> int:
+        """The highest position that a waiter waits for; 0 if none waits."""
+        return max(self._waiters.values(), default=0)
+
     def reach(self, position: int) -> None:
         """Everything up to `position` is folded. In a rebuild that is less than before."""
         self.position = position

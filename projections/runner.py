@@ -45,6 +45,7 @@ class RunnerOptions(Struct, frozen=True, kw_only=True):
     file_check_s: float = 1.0  # how often to check, while events arrive, that the store is still in place
     rebuilds_max: int = 3  # in a row without reaching the head: then the fault is in this program
     log_location: Path | str | None = None  # path or URL, as for open_log: lets a child process rebuild
+    poll_max_s: Callable[[], float] | None = None  # the longest pause between looks at a log that others write
 
 
 class ErasedHashPurge:
@@ -94,7 +95,9 @@ class ProjectionRunner:
         observer: ProjectionObserver | None = None,
         options: RunnerOptions | None = None,
         rebuild: Callable[[], Awaitable[None]] | None = None,
+        progress: Progress | None = None,
     ) -> None:
+        """`progress` has waiters that outlive this runner."""
         self.queries = store.queries
         self.failure: BaseException | None = None
         self.trouble: Exception | None = None
@@ -103,7 +106,7 @@ class ProjectionRunner:
         self._observer = observer or NoObserver()
         self._options = options or RunnerOptions()
         self._rebuild = rebuild
-        self._progress = Progress()
+        self._progress = progress or Progress()
         self._purge = ErasedHashPurge(store, self._observer)
         self._state = State.OPENING
         self._replace_reason = ""  # of REPLACING
@@ -306,6 +309,7 @@ class ProjectionRunner:
             await self._wait_for_events(position)
             return
         await self._linger(position)
+        self._flush_now.clear()  # what was asked for until now is in the batch
         if self._state is State.CURRENT:
             await self._apply_batch(self._options.batch_max)
 
@@ -339,14 +343,13 @@ class ProjectionRunner:
         """
         if self._progress.waiting or self._log.head().position - position >= self._options.batch_max:
             return
-        self._flush_now.clear()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._options.delay_s):
                 await self._flush_now.wait()
 
     async def _wait_for_events(self, position: int) -> None:
         """Return when the log is past `position`, a purge is due, or `retry` or `stop` was called."""
-        appended = asyncio.create_task(self._log.wait(position), name="projections-appended")
+        appended = asyncio.create_task(self._wait_for_append(position), name="projections-appended")
         wake = asyncio.create_task(self._wait_for_wake(), name="projections-wake")
         try:
             await asyncio.wait({appended, wake}, return_when=asyncio.FIRST_COMPLETED, timeout=self._purge.wait_s)
@@ -356,6 +359,27 @@ class ProjectionRunner:
             appended.cancel()
             wake.cancel()
             await asyncio.gather(appended, wake, return_exceptions=True)
+
+    async def _wait_for_append(self, position: int) -> None:
+        """Return when the log is past `position`. A log that others write is looked at, more and more rarely."""
+        if self._options.poll_max_s is None:
+            await self._log.wait(position)
+            return
+        pause_s = self._options.delay_s
+        while True:
+            await self._pause_for_append(position, pause_s)
+            if self._log.head().position > position or (await self._log.latest()).position > position:
+                return
+            pause_s = min(2 * pause_s, self._options.poll_max_s())
+
+    async def _pause_for_append(self, position: int, pause_s: float) -> None:
+        """Return after `pause_s`, when a reader waits, or soon after this process has appended."""
+        end_s = time.monotonic() + pause_s
+        while time.monotonic() < end_s and self._log.head().position <= position and not self._flush_now.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._options.delay_s):
+                    await self._flush_now.wait()
+        self._flush_now.clear()
 
     async def _wait_for_wake(self) -> None:
         await self._wake.wait()

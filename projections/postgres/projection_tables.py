@@ -60,10 +60,7 @@ class ProjectionTables:
 
     async def open(self, log: EventLog) -> str | None:
         if self._session is None:
-            try:
-                await self.attach(await ServerSession.open(self._database))
-            except FAILURES as error:
-                raise ProjectionsUnusable(explain(error, self._database.label)) from error
+            await self._open_session()
         try:
             with _store_errors(self._database.label):
                 await self._prepare()
@@ -77,11 +74,20 @@ class ProjectionTables:
             raise LogReplaced(self._database.label, reason)
         return None
 
+    async def _open_session(self) -> None:
+        try:
+            session = await ServerSession.open(self._database)
+            try:
+                await self.attach(session)
+            except BaseException:
+                await session.close()
+                raise
+        except FAILURES as error:
+            raise ProjectionsUnusable(explain(error, self._database.label)) from error
+
     async def attach(self, session: ServerSession) -> None:
-        """Use `session`, and take the lock there. Raises ProjectionsInUse, FAILURES."""
-        ((is_locked,),) = await session.fetch(_TRY_LOCK, LOCK)
-        if not is_locked:
-            await session.close()
+        """Take the lock with `session`, and use it from now on. Raises ProjectionsInUse, FAILURES."""
+        if not await try_lock(session, LOCK):
             raise ProjectionsInUse(self._database.label)
         self._session = session
 
@@ -179,7 +185,7 @@ class ProjectionTables:
             await session.close()
 
     def _require_session(self) -> ServerSession:
-        if self._session is None or self._session.lost.is_set():
+        if self._session is None or self._session.is_lost:
             raise ProjectionsUnavailable("the connection to the database was lost: another node may fold now")
         return self._session
 

@@ -64,16 +64,21 @@ class Statements:
 class ServerSession:
     """Made by `open`; never connects again: what it had locked would be lost without a word."""
 
-    def __init__(self, connection: asyncpg.Connection) -> None:
-        self.lost = asyncio.Event()  # the connection has ended
+    def __init__(self, connection: asyncpg.Connection, on_lost: Callable[[], None]) -> None:
         self._connection = connection
+        self._lost = on_lost
         self._turn = asyncio.Lock()
         connection.add_termination_listener(self._on_lost)
 
     @classmethod
-    async def open(cls, database: Database) -> "ServerSession":
+    async def open(cls, database: Database, on_lost: Callable[[], None] = lambda: None) -> "ServerSession":
         """Commits do not wait for the disk: what a crash takes is folded again. Raises FAILURES, LogUnusable."""
-        return cls(await database.connect(synchronous_commit="off"))
+        return cls(await database.connect(synchronous_commit="off"), on_lost)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection has ended."""
+        return bool(self._connection.is_closed())
 
     @asynccontextmanager
     async def statements(self) -> AsyncIterator[Statements]:
@@ -101,4 +106,4 @@ class ServerSession:
         await close_gracefully(self._connection)
 
     def _on_lost(self, _connection: object) -> None:
-        self.lost.set()
+        self._lost()

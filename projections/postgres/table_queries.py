@@ -215,7 +215,8 @@ class TableQueries:
         except LogUnavailable as error:
             code = getattr(error.__cause__, "sqlstate", None)
             if code in _GONE_CODES:
-                raise self._damaged(f"a table or a column is missing ({code})") from error
+                self._on_trouble(None)  # the store looks for its tables
+                raise ProjectionsUnavailable("the projections are being rebuilt") from error
             self._on_trouble(None)
             raise ProjectionsUnavailable(f"the projections cannot be read: {error}") from error
 

@@ -95,6 +95,16 @@ class PostgresLog(PostgresQueries):
         return log
 
     @property
+    def database(self) -> Database:
+        """Where the log is, and how to connect to it."""
+        return self._database
+
+    @property
+    def pool(self) -> PostgresReadPool:
+        """The connections for reading."""
+        return self._pool
+
+    @property
     def failure(self) -> BaseException | None:
         """The last exception in the writer that only a bug can cause; it refused one batch."""
         return None if self._writer is None else self._writer.failure
