@@ -10,8 +10,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import structlog
 from msgspec import Struct
@@ -46,7 +44,7 @@ from chatbot.sessions.domain.state import Rules
 from chatbot.sessions.erasure_job import ErasureJob
 from chatbot.sessions.expiry_timer import ExpiryTimer, open_deadline_clock
 from chatbot.sessions.feeds.channels import ChannelRegistry
-from chatbot.sessions.feeds.owner_channels import OwnerChannels
+from chatbot.sessions.feeds.owner_channels import ListReaders, OwnerChannels
 from chatbot.sessions.feeds.text_cache import TextCache
 from chatbot.sessions.media_memory import MediaMemory
 from chatbot.sessions.owner_check import check_owners
@@ -60,9 +58,10 @@ from events.factory import now_us, open_log
 from events.integrity.startup_check import check_integrity
 from events.log import EventLog
 from events.options import LogOptions
-from projections.factory import create_runner
+from projections.factory import create_projections
 from projections.observer import ProjectionObserver
-from projections.runner import ProjectionRunner, RunnerOptions
+from projections.port import ProjectionQueries, ProjectionStatus
+from projections.runner import RunnerOptions
 from projections.sqlite.projection_paths import delete_unused
 
 OTHER_EVENTS_MAX = 4  # of an append that adds messages: the session, closed calls, the request and start of a reply
@@ -147,6 +146,7 @@ async def compose(
     model = await _open_provider(settings, stack)
     feeds = ChannelRegistry()
     storage.runner.on_changed(OwnerChannels(feeds).on_changed)
+    feeds.lists = ListReaders(storage.runner.set_list_readers)
     node = Node(settings.nodes, storage.log, feeds, metrics) if storage.log.is_shared else None
     if node is not None:
         stack.push_async_callback(node.close)
@@ -166,7 +166,8 @@ class _Storage(Struct, frozen=True):
     log: EventLog
     keys: KeyRegistry
     log_metrics: LogMetrics
-    runner: ProjectionRunner
+    runner: ProjectionStatus
+    queries: ProjectionQueries
 
 
 class _Model(Struct, frozen=True):
@@ -205,13 +206,15 @@ async def _open_storage(settings: Settings, stack: AsyncExitStack, metrics: Metr
     await keys.refresh()
     await stack.enter_async_context(run_in_background(keys.follow(), "keys"))
     await stack.enter_async_context(run_in_background(keys.end_uses(), "key-uses"))
-    path = await prepare_projections_path(settings.database.projections, log, worker.slot if worker else None)
     observer = ProjectionMetrics(metrics, structlog.get_logger("projections"))
-    runner = create_runner(path, log, observer, runner_options(settings))
+    path = None  # with a log in PostgreSQL the projections are there, too
+    if not settings.database.is_postgres:
+        path = await prepare_projections_path(settings.database.projections, log, worker.slot if worker else None)
+    runner = create_projections(path, log, observer, runner_options(settings))
     await runner.start()
     stack.push_async_callback(runner.stop)
     await check_owners(log, runner.queries, settings.auth, has_keys=not keys.is_open)
-    return _Storage(log, keys, log_metrics, runner)
+    return _Storage(log, keys, log_metrics, runner, runner.queries)
 
 
 async def _open_provider(settings: Settings, stack: AsyncExitStack) -> _Model:
@@ -241,7 +244,7 @@ async def _start_sessions(settings: Settings, stack: AsyncExitStack, infrastruct
     ports = Ports(
         log=storage.log,
         runner=storage.runner,
-        queries=storage.runner.queries,
+        queries=storage.queries,
         provider=model.provider,
         limiter=model.limiter,
         rules=rules(settings, node.name if node else None),
@@ -291,7 +294,7 @@ def _make_services(
         keys=storage.keys,
         log=storage.log,
         runner=storage.runner,
-        queries=storage.runner.queries,
+        queries=storage.queries,
         supervisor=sessions.supervisor,
         expiry=sessions.expiry,
         erasures=sessions.erasures,
@@ -344,12 +347,11 @@ async def compose_offline(
         database.place, log_options(settings), observe=LogMetrics(metrics, logger), program=__version__
     )
     stack.push_async_callback(log.close)
-    # A shared log may be served meanwhile: the projections file in the settings may be a node's, so this has its own.
-    own = Path(stack.enter_context(TemporaryDirectory(prefix="chatbot-"))) if log.is_shared else None
-    path = own / "projections.db" if own is not None else database.projections
-    # Files of other workers, and of a node that does not serve now, would keep erased data until they are used.
-    await asyncio.to_thread(delete_unused, database.projections, [path])
-    runner = create_runner(path, log, projection_observer, RunnerOptions(batch_max=database.projection_batch_max))
+    path = None if database.is_postgres else database.projections
+    if path is not None:  # files of other workers would keep erased data until they are used
+        await asyncio.to_thread(delete_unused, path, [path])
+    options = RunnerOptions(batch_max=database.projection_batch_max)
+    runner = create_projections(path, log, projection_observer, options)
     await runner.start()
     stack.push_async_callback(runner.stop)
     ports = Ports(

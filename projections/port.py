@@ -312,7 +312,13 @@ class Projections(Protocol):
         ...
 
     def on_changed(self, listener: OnChanged) -> None:
-        """Have `listener` called after each batch that changes lists of sessions, on the event loop. Must not raise."""
+        """Have `listener` called after each batch that changes lists of sessions, on the event loop. Must not raise.
+        Where another process folds, it is called only while `set_list_readers` says that somebody reads lists.
+        """
+        ...
+
+    def set_list_readers(self, *, has_readers: bool) -> None:
+        """Whether this process has readers of lists. With the first, `on_changed` tells what may have been missed."""
         ...
 
 

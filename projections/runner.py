@@ -175,6 +175,9 @@ class ProjectionRunner:
         """As Projections.on_changed."""
         self._listeners.append(listener)
 
+    def set_list_readers(self, *, has_readers: bool) -> None:
+        """As Projections.set_list_readers: the process that folds calls its listeners in any case."""
+
     async def stop(self) -> None:
         """Finish the batch at hand, release all waiters, close the store."""
         self._enter(State.STOPPED)

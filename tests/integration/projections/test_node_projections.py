@@ -19,7 +19,7 @@ from projections.port import ChangesQuery, SessionListQuery
 from projections.postgres import node_projections
 from projections.postgres.node_projections import NodeProjections
 from projections.postgres.projection_schema import PREFIX
-from projections.postgres.projection_tables import ProjectionTables
+from projections.postgres.projection_tables import LOCK, ProjectionTables
 from projections.postgres.server_session import ServerSession
 from projections.postgres.table_rebuild import rebuild_tables
 from projections.postgres.table_writer import FenceError, TableWriter
@@ -85,7 +85,7 @@ async def end_sessions(url: str, of: Node) -> None:
         await connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND classid = $1::bigint::oid"
             " AND objid = current_schema()::regnamespace::oid",
-            node_projections.LOCK,
+            LOCK,
         )
     finally:
         await connection.close()
