@@ -6,12 +6,15 @@ from events.catalogue import CONTENT_REMOVING_TYPES, RESERVED_STREAMS
 from events.log import AppendListener
 from events.record import EventHeader
 
+# Every process is told of events of these types and of these streams, whatever it holds: caches may have content that
+# was removed, and keys and holds are known everywhere.
+TOLD_TYPES = CONTENT_REMOVING_TYPES
+TOLD_STREAMS = frozenset(RESERVED_STREAMS)
+
 
 def is_told_to_all(stream_id: str, kind: str) -> bool:
-    """Whether every process is told of events of this type in this stream, held or not: caches may have content that
-    was removed, and keys and holds are known everywhere.
-    """
-    return kind in CONTENT_REMOVING_TYPES or stream_id in RESERVED_STREAMS
+    """Whether every process is told of events of this type in this stream."""
+    return kind in TOLD_TYPES or stream_id in TOLD_STREAMS
 
 
 class AppendListeners:

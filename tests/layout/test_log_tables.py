@@ -5,7 +5,16 @@ import re
 
 from tests.layout.imports import ROOT, source_files
 
-TABLES = ("events", "events_nodes", "events_redacted", "unfinished", "media", "media_chunks", "media_references")
+TABLES = (
+    "events",
+    "events_holders",
+    "events_nodes",
+    "events_redacted",
+    "unfinished",
+    "media",
+    "media_chunks",
+    "media_references",
+)
 STATEMENT = re.compile(
     rf"\b(?:FROM|INTO|UPDATE(?: ONLY)?|JOIN|TABLE|TRUNCATE|ON)\s+(?:[\w{{}}\"]+\.)?\"?({'|'.join(TABLES)})\b"
 )

@@ -5,24 +5,23 @@ when its schema is renamed. It writes only into the log that the caller knows, s
 
 The procedure takes the log's lock, reads the head, compares the streams' versions with what each append expects, adds
 the rows to the chain (the same bytes as events/integrity/hash_chain.py), refers to files, erases, notifies the
-listeners, and commits
-by itself: the lock is never held while waiting for a client. Commits are serialised, so positions are gapless and
-become visible in order.
+processes that hold one of the streams (stream_holders.py), and commits by itself: the lock is never held while waiting
+for a client. Commits are serialised, so positions are gapless and become visible in order.
 """
 
 APPEND_LOCK = 0x43484C  # "CHL", beside the table's number: every log of a database has its own
-NAME = "events_append_4"  # another procedure is another name: nodes of two versions serve side by side
+NAME = "events_append_5"  # another procedure is another name: nodes of two versions serve side by side
 OLD_NAME = "events_append_1"  # of 0.4: it names the schema that it was created in
 WRONG_LOG = "CHL01"  # SQLSTATE: this is not the log that the caller knows
 
-# While half of the notification queue waits for some listener, the other nodes rely on their slow poll.
+# `sender` is the calling process, `e_told` says which events all processes are told of (none, if it is empty).
 _PROCEDURE = """
 CREATE OR REPLACE PROCEDURE {schema}.{name}(
-    known bigint, known_digest bytea, known_table oid,
+    known bigint, known_digest bytea, known_table oid, sender uuid,
     streams text[], a_stream integer[], a_expected bigint[], a_count bigint[], a_erases boolean[],
     a_depends integer[], a_unchanged bigint[],
     e_append integer[], e_stream text[], e_version bigint[], e_type text[], e_schema bigint[], e_at bigint[],
-    e_metadata text[], e_data text[], e_salt bytea[], e_commitment bytea[],
+    e_metadata text[], e_data text[], e_salt bytea[], e_commitment bytea[], e_told boolean[],
     m_append integer[], m_index integer[], m_sha256 bytea[], m_owner text[],
     INOUT placed bigint[], INOUT last bigint, INOUT proof bytea, INOUT missing bytea[]
 ) LANGUAGE plpgsql AS $$
@@ -35,6 +34,7 @@ DECLARE
     file bigint;
     files bigint[];
     is_absent boolean[];
+    is_told boolean;
 BEGIN
     PERFORM pg_advisory_xact_lock({lock}, self::integer);
     SELECT position, digest INTO last, proof FROM events ORDER BY position DESC LIMIT 1;
@@ -49,8 +49,10 @@ BEGIN
     before := last;
     SELECT array_agg(coalesce((
                SELECT version FROM events WHERE stream_id = s.id ORDER BY version DESC LIMIT 1), 0)
-               ORDER BY s.place)
-      INTO reached FROM unnest(streams) WITH ORDINALITY AS s (id, place);
+               ORDER BY s.place),
+           cardinality(e_told) > 0 OR EXISTS (SELECT FROM events_holders WHERE stream_id = '*' AND node <> sender)
+           OR bool_or(EXISTS (SELECT FROM events_holders AS h WHERE h.stream_id = s.id AND h.node <> sender))
+      INTO reached, is_told FROM unnest(streams) WITH ORDINALITY AS s (id, place);
     FOR m IN 1 .. cardinality(m_append) LOOP
         -- With the lock, a file that becomes unused at this moment is seen as such.
         SELECT id INTO file FROM media WHERE sha256 = m_sha256[m] FOR KEY SHARE;
@@ -107,8 +109,13 @@ BEGIN
                    AND e.data IS NOT NULL;
             END IF;
         END LOOP;
-        IF pg_notification_queue_usage() < 0.5 THEN
-            PERFORM pg_notify('events_' || self, last::text);
+        IF is_told THEN
+            PERFORM events_tell_1(sender, last, array_agg(placed[e.append] + e.version - a_expected[e.append] - 1),
+                                  array_agg(e.stream), array_agg(e.version), array_agg(e.type),
+                                  array_agg(coalesce(e_told[e.place], false)))
+               FROM unnest(e_append, e_stream, e_version, e_type)
+                    WITH ORDINALITY AS e (append, stream, version, type, place)
+              WHERE placed[e.append] IS NOT NULL;
         END IF;
     END IF;
     COMMIT;
@@ -124,7 +131,7 @@ UPDATE events SET data = NULL, salt = NULL
                         FROM events AS redaction WHERE redaction.stream_id = $1 AND redaction.version = $2))
 """
 LOCK = f"SELECT pg_advisory_xact_lock({APPEND_LOCK}, 'events'::regclass::oid::integer)"
-CALL = f"CALL {NAME}({', '.join(f'${number}' for number in range(1, 25))}, NULL, NULL, NULL, NULL)"
+CALL = f"CALL {NAME}({', '.join(f'${number}' for number in range(1, 27))}, NULL, NULL, NULL, NULL)"
 
 
 def append_procedure(schema: str) -> str:

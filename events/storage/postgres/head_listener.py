@@ -1,4 +1,4 @@
-"""The head of a log that many nodes share: one connection that LISTENs for their commits, and reads the head."""
+"""The head of a log that many nodes share, read on a connection of its own: when it is asked for, and now and then."""
 
 import asyncio
 from contextlib import suppress
@@ -19,7 +19,7 @@ from events.storage.postgres.postgres_connection import (
 )
 from events.storage.shared_refresh import SharedRefresh
 
-POLL_S = 2.0  # between reads without a notification, which a lost connection may swallow
+POLL_S = 2.0  # between reads that nobody asked for
 
 # With the digest that a known event has now: in another log it differs.
 _HEAD_AND_KNOWN = """
@@ -39,15 +39,14 @@ async def server_process(connection: asyncpg.Connection) -> int:
 class HeadListener:
     """Keeps `head` up to date. `open` it, then `start` it; must be closed."""
 
-    def __init__(self, database: Database, *, listens: bool = True) -> None:
+    def __init__(self, database: Database) -> None:
         self.head = HeadNotifier(Head(0, GENESIS))
         self.damage: str | None = None
         self.table = 0  # the number of the log's table, once open
         self._database = database
-        self._listens = listens  # a standby refuses LISTEN
         self._connection: asyncpg.Connection | None = None
         self._hint_received = asyncio.Event()
-        self._hint = 0  # the latest position that a notification has named
+        self._hint = 0  # the latest position that was named to this process
         self._refresh = SharedRefresh(self._query_with_retry)
         self._run_task: asyncio.Task[None] | None = None
 
@@ -69,6 +68,16 @@ class HeadListener:
         """The log has reached `head`; ignored if an equal or later one is known."""
         if head.position > self.head.current.position:
             self.head.advance(head)
+
+    def hint(self, position: int) -> None:
+        """The log may have reached `position`: it is read if that is news."""
+        if position > self.head.current.position:
+            self._hint = position
+            self._hint_received.set()
+
+    def refresh(self) -> None:
+        """Have the head read soon."""
+        _ = self._refresh.request()
 
     async def latest(self) -> Head:
         """As EventLog.latest."""
@@ -132,21 +141,12 @@ class HeadListener:
             try:
                 async with asyncio.timeout(ANSWER_TIMEOUT_S):
                     await self._database.check_not_rewound(connection, self.head.current)
-                    if self._listens:
-                        table = await connection.fetchval(_TABLE)
-                        await connection.add_listener(f"events_{table}", self._on_notification)
             except BaseException:
                 connection.terminate()
                 raise
             connection.add_termination_listener(self._on_connection_lost)
             self._connection = connection
         return self._connection
-
-    def _on_notification(self, _connection: object, _pid: int, _channel: str, position: str) -> None:
-        """A hint that the log may have moved: any client may notify, so the log itself is read."""
-        if position.isdecimal() and int(position) > self.head.current.position:
-            self._hint = int(position)
-            self._hint_received.set()
 
     def _on_connection_lost(self, _connection: object) -> None:
         self._hint_received.set()

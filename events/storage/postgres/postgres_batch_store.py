@@ -11,6 +11,7 @@ warning. Here that is a failure: a failover would lose what was recorded.
 import asyncio
 from collections.abc import Awaitable, Sequence
 from typing import TypeVar
+from uuid import UUID
 
 import asyncpg
 from msgspec import Struct, field
@@ -38,7 +39,9 @@ from events.storage.postgres.postgres_connection import (
     read_head,
     unavailable,
 )
+from events.storage.postgres.stream_holders import OLD_NODES
 from events.storage.postgres.vacuum import Vacuum
+from events.subscriptions import is_told_to_all
 
 T = TypeVar("T")
 
@@ -57,10 +60,13 @@ SELECT wanted.number, events.position
 
 
 class KnownLog(Struct, frozen=True):
-    """What identifies the log to the procedure: `head`, some event of it, and while it has none the table's number."""
+    """What identifies the log to the procedure: `head`, some event of it, and while it has none the table's number; and
+    `sender`, this process, which is not told of its own appends.
+    """
 
     head: Head
     table: int
+    sender: UUID
 
 
 class Placement(Struct, frozen=True):
@@ -91,6 +97,7 @@ class PostgresBatchStore:
 
     def __init__(self, database: Database, head: HeadListener, vacuum: Vacuum) -> None:
         self.damage: str | None = None
+        self.sender = UUID(OLD_NODES)  # this process, once it is registered
         self._database = database
         self._head = head
         self._vacuum = vacuum
@@ -172,7 +179,7 @@ class PostgresBatchStore:
         itself shows that nothing was committed.
         """
         was_in_doubt, batch.in_doubt = batch.in_doubt, True
-        known = KnownLog(self._head.head.current, self._head.table)
+        known = KnownLog(self._head.head.current, self._head.table, self.sender)
         appends = [batch.appends[number] for number in numbers]
         try:
             return await self._await_confirmation(_call(connection, appends, known))
@@ -265,7 +272,7 @@ async def _with_timeout(answer: Awaitable[T]) -> T:
 
 async def _call(connection: asyncpg.Connection, batch: Sequence[PendingAppend], known: KnownLog) -> Placement:
     """Have `batch` recorded in the `known` log. Raises what asyncpg raises: it is unknown then whether it was."""
-    log = known.head.position, known.head.digest, known.table
+    log = known.head.position, known.head.digest, known.table, known.sender
     firsts, last, digest, missing = await connection.fetchrow(CALL, *log, *_arguments(batch))
     return Placement(firsts, frozenset(missing or ()), Head(last, digest))
 
@@ -275,7 +282,7 @@ def _arguments(batch: Sequence[PendingAppend]) -> tuple[list[object], ...]:
     file.
     """
     stream_numbers: dict[str, int] = {}
-    appends, events = [], []
+    appends, events, told = [], [], []
     media: tuple[list[int], list[int], list[bytes], list[str]] = ([], [], [], [])
     for number, append in enumerate(batch, 1):
         stream_id, expected = append.stream_id, append.expected_version
@@ -289,8 +296,9 @@ def _arguments(batch: Sequence[PendingAppend]) -> tuple[list[object], ...]:
             kind = one.type
             envelope = (number, stream_id, version, kind, one.schema_version, append.recorded_at_us)
             events.append((*envelope, append.metadata_text, one.data, one.salt, one.commitment))
+            told.append(is_told_to_all(stream_id, kind))
         for index, sha256 in append.media:
             for column, value in zip(media, (number, index, sha256, append.metadata.actor or ""), strict=True):
                 column.append(value)  # type: ignore[attr-defined]  # each of its column's type
     columns = *map(list, zip(*appends, strict=True)), *map(list, zip(*events, strict=True))
-    return list(stream_numbers), *columns, *media
+    return list(stream_numbers), *columns, told if any(told) else [], *media

@@ -22,8 +22,8 @@ from events.record import Head, Metadata, RecordedEvent, StreamVersion
 from events.storage.append_batch import AppendContext, now_us, prepare
 from events.storage.erasure_rules import check_erasure_explained, is_erasing_all
 from events.storage.group_commit import GroupCommit
-from events.storage.log_tail import LogTail
 from events.storage.media_sweeper import MediaSweeper
+from events.storage.postgres.append_notifications import AppendNotifications
 from events.storage.postgres.head_listener import HeadListener, server_process
 from events.storage.postgres.node_registry import NodeRegistry
 from events.storage.postgres.postgres_batch_store import PostgresBatchStore
@@ -48,7 +48,7 @@ class PostgresLog(PostgresQueries):
         super().__init__(PostgresReadPool(database))
         self._database = database
         self._clock, self._random_bytes = sources
-        self._head = HeadListener(database, listens=version is not None)
+        self._head = HeadListener(database)
         self._vacuum = Vacuum(database, partial(observe.warned, "erasure_waits"))
         self._registry: NodeRegistry | None = None
         self._gate: EventTypeGate | None = None
@@ -56,7 +56,7 @@ class PostgresLog(PostgresQueries):
             self._registry = NodeRegistry(self._pool, version)
             self._gate = EventTypeGate(self._registry, observe)
         self._store = PostgresBatchStore(database, self._head, self._vacuum)
-        self._tail = LogTail(self)
+        self._notifications = AppendNotifications(database, self._head)
         self._writer: GroupCommit | None = None
         self._closed: asyncio.Task[None] | None = None
         self.media = PostgresMedia(database, self._pool, self._head, self._vacuum, self._clock)
@@ -183,19 +183,19 @@ class PostgresLog(PostgresQueries):
 
     async def wait(self, position: int) -> Head:
         """As EventLog.wait. Raises LogUnavailable when the log closes first."""
-        return await self._head.head.wait(position)
+        return await self._notifications.wait(position)
 
     def hold(self, stream_id: str) -> None:
         """As EventLog.hold."""
-        self._tail.hold(stream_id)
+        self._notifications.hold(stream_id)
 
     def release(self, stream_id: str) -> None:
         """As EventLog.release."""
-        self._tail.release(stream_id)
+        self._notifications.release(stream_id)
 
     def listen(self, listener: AppendListener) -> None:
         """As EventLog.listen."""
-        self._tail.listen(listener)
+        self._notifications.listen(listener)
 
     async def close(self) -> None:
         """As EventLog.close. A second call waits for the first."""
@@ -214,6 +214,8 @@ class PostgresLog(PostgresQueries):
             self._head.start()
             if self._registry is not None:
                 self._registry.start()
+                self._store.sender = self._registry.node
+                self._notifications.start(self._registry.node)
             self._writer = GroupCommit(self._store, self._database.options, observe)
             self.media.open_to_writes()
             self._media_sweeper = MediaSweeper(self.media, self._clock)
@@ -265,7 +267,7 @@ class PostgresLog(PostgresQueries):
         return await writer.submit(prepare(events, context, self._random_bytes))
 
     async def _release(self) -> None:
-        await self._tail.close()
+        await self._notifications.close()
         if self._media_sweeper is not None:
             await self._media_sweeper.close()
         await self.media.close()

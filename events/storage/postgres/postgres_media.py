@@ -20,8 +20,7 @@ from events.storage.media_upload import (
 )
 from events.storage.postgres.head_listener import HeadListener
 from events.storage.postgres.postgres_connection import ANSWER_TIMEOUT_S, FAILURES, FLUSH, Database, close_gracefully
-from events.storage.postgres.postgres_media_reader import UNUSED_BYTES, PostgresMediaReader
-from events.storage.postgres.postgres_read_pool import PostgresReadPool
+from events.storage.postgres.postgres_read_pool import UNUSED_BYTES, PostgresMediaReader, PostgresReadPool
 from events.storage.postgres.vacuum import Vacuum
 
 T = TypeVar("T")

@@ -11,7 +11,8 @@ from events.errors import LogUnusable, Remedy
 from events.storage.incomplete_log import LogIncomplete, WritingCommand, writing_command_of
 from events.storage.postgres import postgres_media_schema as media
 from events.storage.postgres import postgres_redaction_schema as redactions
-from events.storage.postgres.append_procedure import NAME, OLD_NAME, append_procedure
+from events.storage.postgres import stream_holders as holders
+from events.storage.postgres.append_procedure import APPEND_LOCK, NAME, OLD_NAME, append_procedure
 
 FORMAT = 1
 MARK = "chatbot event log, format "  # the table's comment, then FORMAT: tells a log from any other table `events`
@@ -113,7 +114,9 @@ _BODY = "SELECT prosrc FROM pg_proc WHERE oid = to_regproc($1)"
 _ROLE = """
 SELECT quote_ident(current_user), array(
            SELECT privilege FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege
-            WHERE NOT has_table_privilege(to_regclass('events_nodes'), privilege))
+            WHERE NOT has_table_privilege(to_regclass('events_nodes'), privilege)), array(
+           SELECT privilege FROM unnest(ARRAY['SELECT', 'INSERT', 'DELETE']) AS privilege
+            WHERE NOT has_table_privilege(to_regclass('events_holders'), privilege))
 """
 # The tables of a log, and what is done with them. A log of 0.5 has only the first, one of 0.7 all but the last.
 _WANTED = (
@@ -137,7 +140,7 @@ MAINTAIN_SINCE = 17
 
 async def check_privileges(connection: asyncpg.Connection, label: str) -> None:
     """Raises LogUnusable for a role that may not append to the log, erase content, VACUUM it or register as a node."""
-    role, of_nodes = await connection.fetchrow(_ROLE)
+    role, of_nodes, of_holders = await connection.fetchrow(_ROLE)
     can_grant = connection.get_server_version().major >= MAINTAIN_SINCE
     statements, unclean = [], []
     for name, wanted, lacking, is_owner in await connection.fetch(_PRIVILEGES, *_WANTED):
@@ -150,6 +153,8 @@ async def check_privileges(connection: asyncpg.Connection, label: str) -> None:
             statements.append(f"GRANT {', '.join(lacking)} ON {name} TO {role}")
     if of_nodes:
         statements.append(f"GRANT {', '.join(of_nodes)} ON events_nodes TO {role}")
+    if of_holders:
+        statements.append(f"GRANT {', '.join(of_holders)} ON events_holders TO {role}")
     if statements:
         tables = f"the table{'s' if len(unclean) > 1 else ''} {', '.join(unclean)}"
         reason = f". It may not VACUUM {tables}, so that deleted content would stay in its pages" if unclean else ""
@@ -217,6 +222,9 @@ async def create(connection: asyncpg.Connection, label: str, command: WritingCom
         has_redactions = await connection.fetchval(redactions.HAS_TABLE)
         if not has_redactions:
             await connection.execute(redactions.TABLE)
+        has_holders = await connection.fetchval(holders.HAS_TABLE)
+        if not has_holders:
+            await connection.execute(holders.TABLE)
         await _create_routines(connection, schema)
         if not await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", f"{schema}.events_nodes"):
             await connection.execute(NODES.format(schema=schema))
@@ -227,6 +235,8 @@ async def create(connection: asyncpg.Connection, label: str, command: WritingCom
             await connection.execute(media.TRIGGERS)
         if not has_redactions:
             await connection.execute(redactions.TRIGGERS)
+        if not has_holders:
+            await connection.execute(holders.TRIGGER)
 
 
 async def _create_routines(connection: asyncpg.Connection, schema: str) -> None:
@@ -237,10 +247,10 @@ async def _create_routines(connection: asyncpg.Connection, schema: str) -> None:
         "events_refuse_update": REFUSE_UPDATE,
         **media.FUNCTIONS,
         **redactions.FUNCTIONS,
-        NAME: append_procedure(schema),
     }
-    for name, template in routines.items():
-        definition = template if name == NAME else template.format(schema=schema)
+    definitions = {name: template.format(schema=schema) for name, template in routines.items()}
+    definitions |= {NAME: append_procedure(schema), **holders.routines(schema, APPEND_LOCK)}
+    for name, definition in definitions.items():
         if await _body(connection, schema, name) != definition.split("$$")[1]:
             await connection.execute(definition)
     old, literal = await _body(connection, schema, OLD_NAME), schema.replace("'", "''")

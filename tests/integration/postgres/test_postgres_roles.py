@@ -55,6 +55,7 @@ async def role(postgres: PostgresServer) -> Role:
     await log.close()
     await role.run("CREATE ROLE {role} LOGIN", f"GRANT USAGE, CREATE ON SCHEMA {role.schema} TO {{role}}")
     await role.run("GRANT SELECT, INSERT, UPDATE ON events_redacted TO {role}")
+    await role.run("GRANT SELECT, INSERT, DELETE ON events_holders TO {role}")
     return role
 
 
@@ -170,8 +171,8 @@ class Newer:
     def get_server_version(self) -> ServerVersion:
         return ServerVersion(17, 0, 0, "final", 0)
 
-    async def fetchrow(self, _query: str) -> tuple[str, list[str]]:
-        return "app", []
+    async def fetchrow(self, _query: str) -> tuple[str, list[str], list[str]]:
+        return "app", [], []
 
     async def fetch(self, _query: str, *_values: object) -> list[tuple[str, list[str], list[str], bool]]:
         return [("events", ["SELECT", "INSERT", "UPDATE"], [], False)]

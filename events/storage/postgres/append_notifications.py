@@ -1,0 +1,244 @@
+"""What this process is told of appends to a log in PostgreSQL: a connection that listens, and holds streams in batches.
+
+A commit that concerns no stream held here is not notified to this process. A notification may be lost with the
+connection, or while the server's queue is half full: so everything is held and looked at again after a new connection,
+and the versions of the held streams are read every POLL_S.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import islice
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from events.errors import LogUnavailable
+from events.log import AppendListener
+from events.record import EventHeader, Head
+from events.storage.postgres.head_listener import HeadListener
+from events.storage.postgres.postgres_connection import ANSWER_TIMEOUT_S, FAILURES, Database, close_gracefully
+from events.storage.postgres.stream_holders import CALL_HOLD, CHECK, FOLLOWS, HEARS, MISSED, VERSIONS
+from events.subscriptions import TOLD_STREAMS, TOLD_TYPES, AppendListeners
+
+POLL_S = 2.0  # between looks at what a notification should have told
+BATCH_MAX = 500  # streams that are held, released or looked at in one statement
+RETRY_S = 0.5  # after the database could not be reached
+QUEUE_FULL = 0.25  # of the server's queue of notifications: half of what makes it drop them
+UNKNOWN = -1  # the version of a stream before its hold is in force
+
+_Report = list[tuple[int, int, str, str]] | int | None  # position, version, type, stream; or the head; or: check all
+_decode = msgspec.json.Decoder(_Report).decode
+
+
+class AppendNotifications:
+    """Implements the subscriptions of one log. Connects when it is first used, after `start`. Must be closed."""
+
+    def __init__(self, database: Database, head: HeadListener) -> None:
+        self._database = database
+        self._head = head
+        self._node: UUID | None = None
+        self._listeners = AppendListeners()
+        self._held: dict[str, int] = {}  # the version that the listeners know
+        self._added: dict[str, None] = {}  # to be held
+        self._removed: dict[str, None] = {}  # to be released
+        self._followers = 0  # that wait for the log's end, whichever stream moves it
+        self._followed = False  # somebody did so since the last poll
+        self._next_checked = ""  # the stream whose version is looked at next
+        self._told_until = 0  # what all are told of was reported up to this position, as far as it is certain
+        self._next_told_until = 0
+        self._wake = asyncio.Event()
+        self._connection: asyncpg.Connection | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, node: UUID) -> None:
+        """The log is open, and this process registered as `node`."""
+        self._node = node
+
+    def hold(self, stream_id: str) -> None:
+        """As EventLog.hold."""
+        self._held.setdefault(stream_id, UNKNOWN)
+        self._added[stream_id] = None
+        self._removed.pop(stream_id, None)
+        self._begin()
+        self._wake.set()
+
+    def release(self, stream_id: str) -> None:
+        """As EventLog.release."""
+        self._held.pop(stream_id, None)
+        self._added.pop(stream_id, None)
+        self._removed[stream_id] = None
+        if len(self._removed) >= BATCH_MAX:
+            self._wake.set()
+
+    def listen(self, listener: AppendListener) -> None:
+        """As EventLog.listen."""
+        self._listeners.add(listener)
+        self._begin()
+
+    async def wait(self, position: int) -> Head:
+        """As EventLog.wait: from now on this process is told of every commit, until a while after nobody waits."""
+        head = self._head.head
+        if head.current.position > position:
+            return head.current
+        self._followers += 1
+        self._followed = True
+        if FOLLOWS not in self._held:
+            self.hold(FOLLOWS)
+        try:
+            return await head.wait(position)
+        finally:
+            self._followers -= 1
+
+    async def close(self) -> None:
+        """Report nothing more. The registry removes what this process holds."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        connection, self._connection = self._connection, None
+        await close_gracefully(connection)
+
+    def _begin(self) -> None:
+        if self._task is None and self._node is not None:
+            self._told_until = self._next_told_until = self._head.head.current.position
+            self._task = asyncio.create_task(self._run(self._node), name="log-notifications")
+
+    async def _run(self, node: UUID) -> None:
+        while True:
+            try:
+                await self._serve(node)
+            except (*FAILURES, LogUnavailable):  # the callers of the log get the error
+                connection, self._connection = self._connection, None
+                if connection is not None:
+                    connection.terminate()
+                await asyncio.sleep(RETRY_S)
+
+    async def _serve(self, node: UUID) -> None:
+        """Until the connection is lost, which raises FAILURES, or LogUnavailable for another log."""
+        connection = self._connection = await self._connect(node)
+        loop = asyncio.get_running_loop()
+        polled_s = 0.0
+        while True:
+            self._wake.clear()
+            if connection.is_closed():
+                raise ConnectionError("the connection was lost")
+            await self._send_all(connection, node)
+            if loop.time() - polled_s >= POLL_S:
+                await self._poll(connection, node, is_first=not polled_s)
+                polled_s = loop.time()
+            if not self._wake.is_set():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(max(0.0, polled_s + POLL_S - loop.time())):
+                        await self._wake.wait()
+
+    async def _connect(self, node: UUID) -> asyncpg.Connection:
+        """Listens, and has all streams to be held again. Raises FAILURES, LogUnavailable."""
+        connection = await self._database.connect()
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                await self._database.check_not_rewound(connection, self._head.head.current)
+                table = await connection.fetchval("SELECT 'events'::regclass::oid")
+                await connection.add_listener(f"events_{table}_{node.hex}", self._on_notification)
+        except BaseException:
+            connection.terminate()
+            raise
+        connection.add_termination_listener(lambda _connection: self._wake.set())
+        self._hold_all()
+        return connection
+
+    def _hold_all(self) -> None:
+        self._added = dict.fromkeys([HEARS, *self._held])
+
+    async def _send_all(self, connection: asyncpg.Connection, node: UUID) -> None:
+        """Have everything held that is to be held. Raises FAILURES."""
+        while self._added or len(self._removed) >= BATCH_MAX:
+            await self._send(connection, node)
+
+    async def _send(self, connection: asyncpg.Connection, node: UUID) -> None:
+        """Have a batch held and released. Raises FAILURES."""
+        added, removed = list(islice(self._added, BATCH_MAX)), list(islice(self._removed, BATCH_MAX))
+        for stream_id in added:
+            del self._added[stream_id]
+        for stream_id in removed:
+            del self._removed[stream_id]
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                versions = await connection.fetchval(CALL_HOLD, node, added, removed)
+        except BaseException:
+            self._removed = {**dict.fromkeys(removed), **self._removed}  # what is held, is held again anyhow
+            raise
+        for stream_id, version in zip(added, versions or (), strict=True):
+            self._confirm(stream_id, version)
+
+    def _confirm(self, stream_id: str, version: int) -> None:
+        if stream_id == FOLLOWS:
+            self._head.refresh()
+        elif stream_id in self._held and stream_id not in self._added:
+            self._held[stream_id] = max(version, self._held[stream_id])
+            self._listeners.on_held(stream_id, version)
+
+    async def _poll(self, connection: asyncpg.Connection, node: UUID, *, is_first: bool) -> None:
+        """Look for what was not notified. Raises FAILURES."""
+        if self._removed:
+            await self._send(connection, node)
+        if FOLLOWS in self._held and not self._followers and not self._followed:
+            self.release(FOLLOWS)
+        self._followed = self._followers > 0
+        position, is_known, queue_usage = await self._fetchrow(connection, CHECK, node)
+        if not is_known:  # other nodes took this one for dead, or the server has crashed
+            self._hold_all()
+            await self._send_all(connection, node)  # before the look at what was missed: nothing is between them
+        if is_first or not is_known or queue_usage > QUEUE_FULL:
+            await self._report_missed(connection)
+        self._told_until, self._next_told_until = self._next_told_until, max(position, self._next_told_until)
+        await self._check_versions(connection)
+
+    async def _report_missed(self, connection: asyncpg.Connection) -> None:
+        """Report what all are told of, after the position up to which that was certainly done."""
+        types, streams = list(TOLD_TYPES), list(TOLD_STREAMS)
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            rows = await connection.fetch(MISSED, self._told_until, types, streams)
+        if rows:
+            self._report([EventHeader(*row) for row in rows])
+
+    async def _check_versions(self, connection: asyncpg.Connection) -> None:
+        """Of some of the held streams, at each call of the next ones."""
+        streams = [one for one in self._held if one != FOLLOWS]
+        begin = next((number for number, one in enumerate(streams) if one == self._next_checked), 0)
+        page = streams[begin : begin + BATCH_MAX]
+        self._next_checked = streams[begin + BATCH_MAX] if len(streams) > begin + BATCH_MAX else ""
+        if not page:
+            return
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            rows = await connection.fetch(VERSIONS, page)
+        for stream_id, (version,) in zip(page, rows, strict=True):
+            known = self._held.get(stream_id, UNKNOWN)
+            if known != UNKNOWN and version > known:
+                self._held[stream_id] = version
+                self._listeners.on_held(stream_id, version)
+
+    async def _fetchrow(self, connection: asyncpg.Connection, query: str, *values: object) -> tuple[int, bool, float]:
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            row: tuple[int, bool, float] = await connection.fetchrow(query, *values)
+        return row
+
+    def _on_notification(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
+        """Any client may notify: what is no report of ours has everything looked at again."""
+        try:
+            told = _decode(str(payload))
+        except msgspec.DecodeError:
+            told = None
+        if isinstance(told, int):
+            self._head.hint(told)
+        elif told is None:
+            self._hold_all()
+            self._wake.set()
+        else:
+            self._report([EventHeader(position, stream, version, kind) for position, version, kind, stream in told])
+
+    def _report(self, headers: Sequence[EventHeader]) -> None:
+        for one in headers:
+            if one.stream_id in self._held:
+                self._held[one.stream_id] = max(one.version, self._held[one.stream_id])
+        self._listeners.on_appended(headers)
