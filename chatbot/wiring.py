@@ -7,13 +7,12 @@ First what each part takes from the settings (pure, but for the node's name), th
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from functools import partial
 
 import structlog
 from msgspec import Struct
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
 from chatbot import __version__
 from chatbot.anchors.anchor_factory import start_anchoring
@@ -52,12 +51,13 @@ from chatbot.sessions.ports import Limits, Ports
 from chatbot.sessions.session_queries import SessionQueries
 from chatbot.sessions.stateless_limit import StatelessLimit
 from chatbot.workers.worker import Worker
-from chatbot.workers.worker_projections import prepare_projections_path
+from chatbot.writer.checked_log import open_process_log
+from chatbot.writer.process_projections import fetch_writer_metrics, open_projections
+from chatbot.writer.storage_options import log_options
 from events.catalogue import Parameters
 from events.factory import now_us, open_log
-from events.integrity.startup_check import check_integrity
 from events.log import EventLog
-from events.options import LogOptions
+from events.remote.remote_log import RemoteLog
 from projections.factory import create_projections
 from projections.observer import ProjectionObserver
 from projections.port import ProjectionQueries, ProjectionStatus
@@ -65,18 +65,6 @@ from projections.runner import RunnerOptions
 from projections.sqlite.projection_paths import delete_unused
 
 OTHER_EVENTS_MAX = 4  # of an append that adds messages: the session, closed calls, the request and start of a reply
-
-
-def log_options(settings: Settings) -> LogOptions:
-    values = asdict(settings.database)
-    return LogOptions(**{name: values[name] for name in LogOptions.__struct_fields__})
-
-
-def runner_options(settings: Settings) -> RunnerOptions:
-    database = settings.database
-    return RunnerOptions(
-        batch_max=database.projection_batch_max, delay_s=database.projection_delay_s, log_location=database.place
-    )
 
 
 def rules(settings: Settings, node: str | None = None) -> Rules:
@@ -155,7 +143,9 @@ async def compose(
     anchoring = await start_anchoring(settings, stack, storage.log, observer, is_first_worker=is_first_worker)
     infrastructure = _Infrastructure(metrics, storage, model, feeds, node, anchoring)
     sessions = await _start_sessions(settings, stack, infrastructure)
-    services = _make_services(settings, infrastructure, sessions, log_writer, _aggregator(settings, worker, node))
+    services = _make_services(
+        settings, infrastructure, sessions, log_writer, _aggregator(settings, worker, node, storage.log)
+    )
     if node is not None:
         listener = await listen_on_socket(node.listener, build_node_app(services, node.secret))
         stack.push_async_callback(listener.cleanup)
@@ -201,16 +191,13 @@ class _Sessions(Struct, frozen=True):
 async def _open_storage(settings: Settings, stack: AsyncExitStack, metrics: Metrics, worker: Worker | None) -> _Storage:
     """The log, the keys recorded in it, and its projections."""
     log_metrics = LogMetrics(metrics, structlog.get_logger("log"))
-    log = await stack.enter_async_context(open_checked_log(settings, log_metrics, worker))
+    log = await stack.enter_async_context(open_process_log(settings, log_metrics, worker))
     keys = KeyRegistry(settings.auth, log, now_us)
     await keys.refresh()
     await stack.enter_async_context(run_in_background(keys.follow(), "keys"))
     await stack.enter_async_context(run_in_background(keys.end_uses(), "key-uses"))
     observer = ProjectionMetrics(metrics, structlog.get_logger("projections"))
-    path = None  # with a log in PostgreSQL the projections are there, too
-    if not settings.database.is_postgres:
-        path = await prepare_projections_path(settings.database.projections, log, worker.slot if worker else None)
-    runner = create_projections(path, log, observer, runner_options(settings))
+    runner = await open_projections(settings, log, observer, worker)
     await runner.start()
     stack.push_async_callback(runner.stop)
     await check_owners(log, runner.queries, settings.auth, has_keys=not keys.is_open)
@@ -273,11 +260,19 @@ async def _start_sessions(settings: Settings, stack: AsyncExitStack, infrastruct
     return _Sessions(ports, supervisor, SessionQueries(ports, supervisor.ask), expiry, erasures, Ids(), holds)
 
 
-def _aggregator(settings: Settings, worker: Worker | None, node: Node | None) -> MetricsAggregator | None:
+def _aggregator(
+    settings: Settings, worker: Worker | None, node: Node | None, log: EventLog
+) -> MetricsAggregator | None:
     """Sums the metrics of all workers; None where this process serves alone."""
     if worker is None or node is None:
         return None
-    return MetricsAggregator(worker.slot, worker.control, node.fetch_metrics, settings.nodes.probe_timeout_s)
+    return MetricsAggregator(
+        worker.slot,
+        worker.control,
+        node.fetch_metrics,
+        settings.nodes.probe_timeout_s,
+        partial(fetch_writer_metrics, log) if isinstance(log, RemoteLog) else None,
+    )
 
 
 def _make_services(
@@ -374,27 +369,3 @@ async def compose_offline(
     supervisor = Supervisor(ports)
     stack.push_async_callback(supervisor.close)
     return ports, supervisor, SessionQueries(ports, supervisor.ask)
-
-
-@asynccontextmanager
-async def open_checked_log(
-    settings: Settings, log_metrics: LogMetrics, worker: Worker | None
-) -> AsyncIterator[EventLog]:
-    """Open the log after the startup check, and close it at the end. Raises LogUnusable."""
-    database, options = settings.database, log_options(settings)
-    log = await open_log(
-        database.place,
-        options,
-        clock=now_us,
-        observe=log_metrics,
-        notifier=worker.notifier if worker else None,
-        other_nodes=worker.control if worker else None,
-        program=__version__,
-    )
-    try:
-        log_metrics.found_incomplete_erasures(
-            await check_integrity(log, database.shown if database.is_postgres else database.path)
-        )
-        yield log
-    finally:
-        await log.close()

@@ -38,12 +38,14 @@ async def open_log(  # noqa: PLR0913  each has a default that suits
     notifier: Notifier | None = None,
     other_nodes: OtherNodes | None = None,
     writer: WriterAddress | None = None,
+    owner: int | None = None,
     program: str = "unknown",
 ) -> EventLog:
     """The log in `place`, a path or a PostgreSQL URL, created if missing; with `read_only` nothing is written.
 
     `notifier` and `other_nodes` are for processes of one machine that append to one file; with `writer` another process
-    writes it. `program` is the version of this program, which that process or other nodes see.
+    writes it. `owner` is the process to stop before another one can write the file; None: this one. `program` is the
+    version of this program, which that process or other nodes see.
     Raises LogUnusable, which says what to do about it.
     """
     if isinstance(place, Path) and writer is not None and not read_only:
@@ -65,6 +67,7 @@ async def open_log(  # noqa: PLR0913  each has a default that suits
             clock=clock,
             observe=observe,
             notifier=notifier,
+            owner=owner,
             other_nodes=other_nodes,
         )
     try:

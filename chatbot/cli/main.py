@@ -13,6 +13,7 @@ from chatbot.config.settings_listing import show
 from chatbot.runtime.dev_reload import run_with_reload
 from chatbot.runtime.gc_tuning import collection_paused
 from chatbot.runtime.standard_streams import STDOUT, flush_streams, open_closed_streams, print_to_stderr
+from chatbot.workers.inherited_fds import take_inherited_fds
 
 ROOT = Path(chatbot.__file__).resolve().parents[1]  # holds run.py and config.toml, in a checkout and where installed
 
@@ -56,7 +57,13 @@ def _main(arguments: list[str]) -> int:
         from chatbot.cli.command_runner import run_command  # noqa: PLC0415
 
         return run_command(COMMANDS[options.command].load(), options, configuration.settings)
+    inheritance = take_inherited_fds()
+    if inheritance is not None and inheritance.role == "writer":
+        with collection_paused():
+            from chatbot.cli.serve_writer import serve_writer  # noqa: PLC0415
+
+        return serve_writer(configuration, inheritance)
     with collection_paused():
         from chatbot.cli.serve import serve  # noqa: PLC0415
 
-    return serve(configuration, [sys.executable, str(ROOT / "run.py"), *arguments])
+    return serve(configuration, inheritance, [sys.executable, str(ROOT / "run.py"), *arguments])

@@ -26,7 +26,7 @@ from chatbot.runtime.service_manager import SystemdNotifier, take_systemd_notifi
 from chatbot.runtime.stop_signals import handle_stop_signals
 from chatbot.sessions.owner_check import KeysMissing
 from chatbot.wiring import compose
-from chatbot.workers.inherited_fds import InheritedFds, take_inherited_fds
+from chatbot.workers.inherited_fds import InheritedFds
 from chatbot.workers.master import supervise
 from chatbot.workers.server_sockets import CannotListen, bind_sockets
 from chatbot.workers.worker import Worker, worker_settings
@@ -34,11 +34,10 @@ from events.errors import LogUnusable
 from projections.errors import ProjectionError
 
 
-def serve(configuration: Configuration, command: Sequence[str]) -> int:
+def serve(configuration: Configuration, inheritance: InheritedFds | None, command: Sequence[str]) -> int:
     """Serve until a signal, as a single process, as the master of several workers, or as a worker. Returns the exit
-    code. `command` is the command line that starts a worker.
+    code. `inheritance` is what a worker has from its master, `command` the command line that starts one.
     """
-    inheritance = take_inherited_fds()
     settings = worker_settings(configuration.settings, inheritance)
     with background_logging(settings.logging.level, settings.logging.format) as stderr:
         manager = take_systemd_notifier(structlog.get_logger("run"))

@@ -1,21 +1,33 @@
-"""The open descriptors that a worker inherits from its master, listed in an environment variable."""
+"""The open descriptors that a process inherits from its master, listed in an environment variable."""
 
 import os
 import socket
+from typing import Literal
 
 import msgspec
 from msgspec import Struct
 
-from events.storage.sqlite.notifier import DatagramNotifier
-
 VARIABLE = "WORKER_INHERITANCE"  # not CHATBOT_...: it is not a setting
+NO_DESCRIPTOR = -1
 
 
-class InheritedFds(Struct, frozen=True, rename={"connection_counts": "tally", "notifier_sockets": "wakeups"}):
-    """`slot` counts from 1. `listeners` are the shared sockets; `connection_counts` is the shared memory of the counts;
-    `control` is the channel to the master; `secret` authenticates the workers to each other. `locks` and
-    `notifier_sockets` (the receiving socket, then those of the others) belong to a log in a file, and are empty if it
-    is in PostgreSQL. Two fields are encoded by their old names, because a master may start workers of a newer version.
+class WriterFds(Struct, frozen=True):
+    """How the processes of a log in a file reach its writer. `address` is the path of its socket, `listener` that
+    socket, listening (only the writer has it); `positions` and `progress` are the shared memory of
+    events.remote.shared_positions and projections.shared.shared_progress.
+    """
+
+    address: str
+    positions: int
+    progress: int
+    listener: int = NO_DESCRIPTOR
+
+
+class InheritedFds(Struct, frozen=True, rename={"connection_counts": "tally"}):
+    """`slot` counts from 1 (0: the writer). `listeners` are the shared sockets; `connection_counts` is the shared
+    memory of the counts; `control` is the channel to the master; `secret` authenticates the workers to each other.
+    `writer` is None if the log is in PostgreSQL. One field is encoded by its old name, because a master may start
+    workers of a newer version.
     """
 
     slot: int
@@ -23,31 +35,32 @@ class InheritedFds(Struct, frozen=True, rename={"connection_counts": "tally", "n
     connection_counts: int
     control: int
     secret: str
-    locks: tuple[int, ...] = ()
-    notifier_sockets: tuple[int, ...] = ()
+    role: Literal["worker", "writer"] = "worker"
+    writer: WriterFds | None = None
 
     def to_environment(self) -> dict[str, str]:
-        """The environment variable for a worker."""
+        """The environment variable for the process."""
         return {VARIABLE: msgspec.json.encode(self).decode()}
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        """All that must stay open in the worker."""
-        return (*self.listeners, self.connection_counts, self.control, *self.locks, *self.notifier_sockets)
+        """All that must stay open in the process."""
+        of_writer = () if self.writer is None else (self.writer.positions, self.writer.progress, self.writer.listener)
+        every = (*self.listeners, self.connection_counts, self.control, *of_writer)
+        return tuple(number for number in every if number != NO_DESCRIPTOR)
 
     def open_listeners(self) -> list[socket.socket]:
         """The shared sockets. To be called once: each owns its descriptor."""
         return [socket.socket(fileno=number) for number in self.listeners]
 
-    def open_notifier(self) -> DatagramNotifier | None:
-        """The notifier between the log's processes; None if the log is not in a file. To be called once."""
-        if not self.locks:
-            return None
-        receiver, *others = (socket.socket(fileno=number) for number in self.notifier_sockets)
-        return DatagramNotifier(self.locks, receiver, others)
-
 
 def take_inherited_fds() -> InheritedFds | None:
-    """The descriptors of this process; None if it is not a worker. Removes the variable, so child processes are not."""
+    """The descriptors of this process; None if it has no master. Removes the variable, so child processes have none."""
     encoded = os.environ.pop(VARIABLE, None)
     return None if encoded is None else msgspec.json.decode(encoded, type=InheritedFds)
+
+
+def keep_private(inheritance: InheritedFds) -> None:
+    """Keep the descriptors from the processes that this one starts: they would keep the port in use."""
+    for number in inheritance.descriptors:
+        os.set_inheritable(number, False)

@@ -1,7 +1,8 @@
 """The master process: supervises the workers, restarts those that end, and does rolling restarts and shutdown.
 
-It serves no requests and opens no database. Each worker reads the settings again when it starts, except the address
-and the number of workers, which the master keeps.
+It serves no requests and opens no database. For a log in a file it supervises one process more, the writer, which
+alone writes the log and the projections; it starts before the workers and ends after them. Each process reads the
+settings again when it starts, except the address and the number of workers, which the master keeps.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 
 import structlog
+from msgspec.structs import replace
 
 from chatbot.config.settings import Settings
 from chatbot.runtime.backoff import Backoff
@@ -20,10 +22,9 @@ from chatbot.runtime.stop_signals import handle_stop_signals
 from chatbot.workers.control_channel import ControlMessage
 from chatbot.workers.shared_resources import SharedResources
 from chatbot.workers.worker_process import WorkerProcess
-from chatbot.workers.worker_projections import delete_unused_files
+from chatbot.workers.writer_supervisor import CONFIGURATION_EXIT_CODES, WriterSupervisor
 
 EXIT_INTERRUPTED = 130  # 128 + SIGINT
-CONFIGURATION_EXIT_CODES = range(2, 6)  # wrong settings, database, address or model: see --help
 STABLE_AFTER_S = 10.0  # a worker that ran this long may end once without a pause before its restart
 RESTART_BACKOFF = Backoff(first_s=0.1, max_s=30.0)  # of a worker that keeps failing
 ATTEMPTS_MAX = 6  # in a row, while no worker serves; then the master gives up
@@ -32,8 +33,8 @@ END_SLACK_S = 10.0  # after its own timeouts, before a worker that does not end 
 
 
 class Master:
-    """Supervises workers in numbered slots. Each slot has a notifier socket and a projections file; one slot is always
-    free, for the successor of a worker in a rolling restart.
+    """Supervises workers in numbered slots; one slot is always free, for the successor of a worker in a rolling
+    restart. `writer` is None if the log is in PostgreSQL.
     """
 
     def __init__(
@@ -52,6 +53,11 @@ class Master:
         self._workers_changed = asyncio.Event()  # a worker has become ready, or ended
         self._code = 0
         self._restarts = 0
+        self._writer: WriterSupervisor | None = None
+        self._writer_task: asyncio.Task[None] | None = None
+        if shared.has_writer:
+            silent_max_s = settings.server.writer_silent_s
+            self._writer = WriterSupervisor(command, shared, silent_max_s, self._writer_changed)
 
     async def run(self) -> int:
         """Serve until told to stop. Returns the exit code."""
@@ -68,15 +74,14 @@ class Master:
 
     async def _serve(self) -> None:
         wanted = self._settings.server.workers
-        await delete_unused_files(self._settings.database.projections, range(1, wanted + 1))
+        if self._writer is not None and not await self._start_writer(self._writer):
+            return
+        url = self._shared.start_listening()
         self._start_slot(1)
-        await self._wait_until(
-            lambda: self._serving() >= 1
-        )  # the first one finds configuration errors, and folds the log for the others
+        await self._wait_until(lambda: self._serving() >= 1)  # the first one finds configuration errors
         for slot in range(2, wanted + 1):
             self._start_slot(slot)
         await self._wait_until(lambda: self._serving() >= wanted)
-        url = self._shared.url
         self._logger.info("server.ready", url=url, docs=f"{url}/docs", workers=wanted)
         self._manager.ready()
         while True:
@@ -86,6 +91,18 @@ class Master:
             await self._roll()
             self._manager.ready()
 
+    async def _start_writer(self, writer: WriterSupervisor) -> bool:
+        """Start the writer, which finds errors of the database. Returns whether it serves."""
+        self._writer_task = asyncio.create_task(writer.run(), name="writer")
+        await self._wait_until(lambda: writer.is_serving or writer.exit_code is not None)
+        if writer.exit_code is not None:
+            self._give_up(writer.exit_code)
+        return writer.exit_code is None
+
+    def _writer_changed(self) -> None:
+        self._tell_siblings()
+        self._workers_changed.set()
+
     def _catch_signals(self) -> None:
         handle_stop_signals(self._stop, self._quit_at_once, self._logger)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._roll_wanted.set)
@@ -93,6 +110,8 @@ class Master:
     def _quit_at_once(self) -> None:
         for worker in self._workers.values():
             worker.kill()
+        if self._writer is not None:
+            self._writer.kill()
         os._exit(EXIT_INTERRUPTED)
 
     def _serving(self) -> int:
@@ -158,8 +177,17 @@ class Master:
         ready = {slot: worker for slot, worker in self._workers.items() if worker.ready.is_set()}
         serving = {slot: worker.node for slot, worker in ready.items()}
         versions = tuple(worker.version for worker in ready.values())
+        message = ControlMessage(siblings=serving, versions=versions, restarts=self._restarts)
+        if self._writer is not None:
+            message = replace(
+                message,
+                versions=(*versions, self._writer.version),
+                processes=len(versions) + 1,
+                writer_restarts=self._writer.restarts,
+                writer_fault=self._writer.fault,
+            )
         for worker in self._workers.values():
-            worker.send_message(ControlMessage(siblings=serving, versions=versions, restarts=self._restarts))
+            worker.send_message(message)
 
     def _give_up(self, code: int) -> None:
         self._code = code if code > 0 else 1
@@ -169,8 +197,14 @@ class Master:
     # rolling restart
 
     async def _roll(self) -> None:
-        """Replace all workers one by one; stops at the first whose successor does not become ready."""
+        """Replace the writer, then all workers one by one; stops at the first whose successor does not become ready.
+
+        The writer first: one of a newer version serves older workers, but not the other way round.
+        """
         self._logger.info("roll.started", workers=self._serving())
+        if self._writer is not None and not await self._writer.replace():
+            self._logger.error("roll.stopped", kept="writer")
+            return
         for old in sorted(self._workers.values(), key=_slot):
             if self._workers.get(old.slot) is not old or not old.ready.is_set():
                 continue  # it has ended, or has just been started: the one that follows is new
@@ -195,8 +229,6 @@ class Master:
                 await asyncio.wait([slot_task])
             return False
         await self._retire_slot(old.slot)
-        taken = {number for number, slot_task in self._slot_tasks.items() if not slot_task.done()}
-        await delete_unused_files(self._settings.database.projections, taken)
         return True
 
     async def _retire_slot(self, slot: int) -> None:
@@ -227,6 +259,9 @@ class Master:
         await self._wait_until_empty(
             server.drain_pause_s + server.drain_grace_s + server.stream_close_timeout_s, *self._slot_tasks
         )
+        if self._writer is not None and self._writer_task is not None:
+            await self._writer.end()  # last: the workers have recorded how their replies ended
+            await asyncio.wait([self._writer_task])
         self._logger.info("drain.done")
 
     async def _wait_until_empty(self, bound_s: float, *slots: int) -> None:
@@ -252,7 +287,7 @@ def supervise(command: Sequence[str], settings: Settings, manager: SystemdNotifi
 
     `manager` is notified when all of them serve, when they are replaced, and when they are stopped.
 
-    Raises LogUnusable (of which LogInUse is one) for the database, CannotListen for the address.
+    Raises CannotListen for the address, OSError.
     """
     with ExitStack() as stack:
         shared = SharedResources(settings, stack)

@@ -1,59 +1,94 @@
-"""The resources that the workers of a master share: port, database lock, notifier, connection counts, secret."""
+"""The resources that the processes of a master share: port, the writer's socket, shared memory, secret."""
 
 import os
 import secrets
 import socket
 from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from msgspec.structs import replace
 
 from chatbot.config.settings import Settings
 from chatbot.workers.connection_counts import ConnectionCounts, create_counts_file
-from chatbot.workers.inherited_fds import InheritedFds
+from chatbot.workers.inherited_fds import NO_DESCRIPTOR, InheritedFds, WriterFds
 from chatbot.workers.server_sockets import bind_sockets, service_url, start_listening
-from events.storage.database_lock import DatabaseLock, database_file
-from events.storage.sqlite.notifier import notifier_sockets
+from events.remote.shared_positions import create_positions_file
+from projections.shared.shared_progress import create_progress_file
 
 SECRET_BYTES = 32
+WRITER_BACKLOG = 1024  # connections of workers that wait while no writer runs: there are at most 256 workers
+WRITER_SOCKET = "writer.sock"
 
 
 class SharedResources:
-    """Held by the master until `stack` closes; the port and the lock are free when the workers have closed them, too.
-    There is one slot more than workers, for the successor in a rolling restart.
+    """Held by the master until `stack` closes; the port is free when the workers have closed it, too. There is one slot
+    more than workers, for the successor in a rolling restart.
     """
 
     def __init__(self, settings: Settings, stack: ExitStack) -> None:
-        """Raises LogUnusable for the database, CannotListen for the address."""
+        """Raises CannotListen for the address, OSError."""
         self.slots = settings.server.workers + 1
         # First: if the port is in use, a start must change nothing.
         self._listeners = bind_sockets(settings.server.host, settings.server.port)
         for one in self._listeners:
             stack.enter_context(one)
-        self._lock: DatabaseLock | None = None
-        self._notifier_sockets: list[tuple[socket.socket, socket.socket]] = []
+        self._writer_listener: socket.socket | None = None
+        self._writer: WriterFds | None = None
         if not settings.database.is_postgres:
-            self._lock = DatabaseLock(database_file(settings.database.path))
-            self._lock.acquire()
-            stack.callback(self._lock.release)
-            self._notifier_sockets = notifier_sockets(self.slots)
-            for pair in self._notifier_sockets:
-                stack.enter_context(pair[0])
-                stack.enter_context(pair[1])
-        start_listening(self._listeners)
-        self.url = service_url(self._listeners[0].getsockname())
+            self._writer = self._make_writer_fds(stack)
         self._counts_file = create_counts_file(self.slots)
         stack.callback(os.close, self._counts_file)
         self.connection_counts = ConnectionCounts(self._counts_file)
         self._secret = settings.nodes.secret or secrets.token_urlsafe(SECRET_BYTES)
 
+    def _make_writer_fds(self, stack: ExitStack) -> WriterFds:
+        """The writer's socket outlives each writer: connections wait in its backlog for the next one. Its folder is
+        readable by this user alone.
+        """
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="chatbot-")))
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        address = str(folder / WRITER_SOCKET)
+        listener.bind(address)
+        listener.listen(WRITER_BACKLOG)
+        listener.setblocking(False)
+        self._writer_listener = listener
+        positions, progress = create_positions_file(), create_progress_file()
+        stack.callback(os.close, positions)
+        stack.callback(os.close, progress)
+        return WriterFds(address, positions, progress)
+
+    def start_listening(self) -> str:
+        """Let clients connect; they wait until a worker serves. Returns the service's URL. Raises CannotListen."""
+        start_listening(self._listeners)
+        return service_url(self._listeners[0].getsockname())
+
+    @property
+    def has_writer(self) -> bool:
+        """Whether the log is in a file, which a process of its own writes."""
+        return self._writer is not None
+
     def for_worker(self, slot: int) -> InheritedFds:
         """What the worker in this slot inherits, except its control channel."""
-        own = [receiver for number, (receiver, _) in enumerate(self._notifier_sockets, start=1) if number == slot]
-        others = [sender for number, (_, sender) in enumerate(self._notifier_sockets, start=1) if number != slot]
         return InheritedFds(
             slot=slot,
             listeners=tuple(one.fileno() for one in self._listeners),
             connection_counts=self._counts_file,
-            control=-1,
+            control=NO_DESCRIPTOR,
             secret=self._secret,
-            locks=() if self._lock is None else self._lock.descriptors,
-            notifier_sockets=tuple(end.fileno() for end in (*own, *others)),
+            writer=self._writer,
+        )
+
+    def for_writer(self) -> InheritedFds:
+        """What the writer inherits, except its control channel. Raises ValueError if there is none."""
+        if self._writer is None or self._writer_listener is None:
+            raise ValueError("a log in PostgreSQL has no writer process")
+        return InheritedFds(
+            slot=0,
+            listeners=(),
+            connection_counts=self._counts_file,
+            control=NO_DESCRIPTOR,
+            secret="",
+            role="writer",
+            writer=replace(self._writer, listener=self._writer_listener.fileno()),
         )

@@ -1,7 +1,6 @@
 """The worker's side: a process that is one of several workers."""
 
 import asyncio
-import os
 import signal
 
 import structlog
@@ -10,7 +9,7 @@ from msgspec.structs import replace
 from chatbot.config.settings import Settings
 from chatbot.workers.connection_counts import ConnectionCounts, FairShare
 from chatbot.workers.control_channel import ControlChannel
-from chatbot.workers.inherited_fds import InheritedFds
+from chatbot.workers.inherited_fds import InheritedFds, WriterFds, keep_private
 
 
 class Worker:
@@ -20,12 +19,11 @@ class Worker:
     """
 
     def __init__(self, inheritance: InheritedFds, stop: asyncio.Event) -> None:
-        for number in inheritance.descriptors:  # child processes must not keep lock and port open
-            os.set_inheritable(number, False)
+        keep_private(inheritance)
         self.slot = inheritance.slot
         self.listeners = inheritance.open_listeners()
         self.share = FairShare(ConnectionCounts(inheritance.connection_counts), self.slot)
-        self.notifier = inheritance.open_notifier()
+        self.writer: WriterFds | None = inheritance.writer
         self.control = ControlChannel(inheritance.control, stop)
         structlog.contextvars.bind_contextvars(worker=self.slot)
         # Only the master reloads, even if a terminal's hang-up reaches all processes.

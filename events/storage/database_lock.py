@@ -26,8 +26,10 @@ class DatabaseLock:
     descriptor of a file drops all POSIX locks that the process holds on it, SQLite's among them.
     """
 
-    def __init__(self, database: Path) -> None:
+    def __init__(self, database: Path, owner: int | None = None) -> None:
+        """`owner` is the process that others are told to stop; None: this one."""
         self._database = database
+        self._owner = os.getpid() if owner is None else owner
         self._path = database.with_name(database.name + "-lock")
         self._descriptor: int | None = None
         self._file: int | None = None  # of the database; None where flock and SQLite's locks conflict
@@ -60,7 +62,7 @@ class DatabaseLock:
             is_locked = try_lock(descriptor) and is_at(descriptor, self._path)
             if is_locked:
                 os.ftruncate(descriptor, 0)
-                os.write(descriptor, f"{os.getpid()}\n".encode())
+                os.write(descriptor, f"{self._owner}\n".encode())
         except OSError as error:
             os.close(descriptor)
             raise LogUnusable(f"cannot lock {self._path}: {error.strerror}") from error

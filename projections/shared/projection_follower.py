@@ -120,8 +120,8 @@ class ProjectionFollower:
         self._listeners.append(listener)
 
     def set_list_readers(self, *, has_readers: bool) -> None:
-        """Whether this process has readers of lists. Once the writer knows of the first, `on_changed` is called with
-        what may have been missed.
+        """As Projections.set_list_readers. Once the writer knows of the first, `on_changed` is called with what may
+        have been missed.
         """
         if has_readers != self._has_list_readers:
             self._has_list_readers = has_readers
@@ -133,8 +133,9 @@ class ProjectionFollower:
 
     async def _send_lists(self) -> None:
         with suppress(LogUnavailable):  # said again after the next connect
-            answer = await self._writer.request(messages.LISTS, messages.encode(ListsRequest(self._has_list_readers)))
-            if self._has_list_readers:
+            request = ListsRequest(self._has_list_readers)
+            answer = await self._writer.request(messages.LISTS, messages.encode(request))
+            if request.has_readers:
                 self._notify(None, messages.decode_answer(answer).position)
 
     def _note_status(self, body: bytes) -> None:

@@ -157,10 +157,19 @@ class ServerSettings(Struct, frozen=True):
         Meta(
             ge=1,
             le=256,
-            description="Processes that serve one port together; about as many as there are cores. Each has its own"
-            " projections.",
+            description="Processes that serve one port together; about as many as there are cores. With more than one"
+            " and a log in a file, one process more writes the log and the projections.",
         ),
     ] = 1
+    writer_silent_s: Annotated[
+        float,
+        Meta(
+            ge=0.5,
+            le=600,
+            description="Seconds without a sign of life after which the process that writes the log is killed and"
+            " started again. Shorter than database.busy_timeout_s, appends only wait for the next one.",
+        ),
+    ] = 3.0
     drain_pause_s: Annotated[
         float,
         Meta(

@@ -50,11 +50,12 @@ class WriteSide:
         options: LogOptions,
         observe: LogObserver,
         notifier: Notifier | None,
+        owner: int | None,
     ) -> "WriteSide":
         """Take the locks (with `notifier`, those that the processes hold together), open the file, start the writer.
         Raises LogUnusable or sqlite3.Error.
         """
-        lock = DatabaseLock(database)
+        lock = DatabaseLock(database, owner)
         try:
             if notifier is None:
                 await asyncio.to_thread(lock.acquire)
@@ -125,6 +126,7 @@ class SqliteLog(SqliteQueries):
         random_bytes: Callable[[int], bytes] | None = None,
         observe: LogObserver | None = None,
         notifier: Notifier | None = None,
+        owner: int | None = None,
         other_nodes: OtherNodes | None = None,
         command: WritingCommand | None = None,
     ) -> "SqliteLog":
@@ -150,7 +152,7 @@ class SqliteLog(SqliteQueries):
                     if notifier is None
                     else SharedBatchStore(database, options, notifier, command)
                 )
-                side = await WriteSide.open(database, store, options, observe, notifier)
+                side = await WriteSide.open(database, store, options, observe, notifier, owner)
                 head = store.head
             await pool.open()
         except BaseException as error:

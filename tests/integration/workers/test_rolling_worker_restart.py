@@ -23,10 +23,28 @@ from tests.support.worker_processes import until
 pytestmark = pytest.mark.real_part
 
 # Reports itself ready, in the third slot only once it may, and ends when it is told to; or at once, once, at a fault.
+# As the writer it reports all the time, and opens nothing.
 WORKER = """
 import json, os, pathlib, socket, sys, time
 told = json.loads(os.environ["WORKER_INHERITANCE"])
 master = socket.socket(fileno=told["control"]).makefile("rwb", buffering=0)
+if told.get("role") == "writer":
+    import threading
+    def say(**status):
+        master.write(json.dumps(status).encode() + b"\\n")
+    def report():
+        while True:
+            say()
+            time.sleep(0.1)
+    say(loaded=True)
+    threading.Thread(target=report, daemon=True).start()
+    while line := master.readline():
+        order = json.loads(line)
+        if order.get("open"):
+            say(ready=True, version="reads of the writer")
+        if order.get("drain"):
+            break
+    os._exit(0)
 faulty = pathlib.Path(sys.argv[2])
 if faulty.exists():
     faulty.unlink()
@@ -88,28 +106,13 @@ async def test_a_worker_that_came_with_a_roll_is_started_again_as_often_as_any(t
         await until(lambda: not (tmp_path / "fault").exists() and master._serving() == 2)
 
 
-async def test_files_of_slots_that_are_free_do_not_stay(tmp_path: Path) -> None:
-    """Empty ones, which these workers do not touch, in place of projections."""
-    paths = {slot: tmp_path / f"projections{number}.db" for slot, number in ((1, ""), (2, "-2"), (3, "-3"), (4, "-4"))}
-    for path in paths.values():
-        path.touch()
-    (tmp_path / "go").touch()
-    async with serving(tmp_path) as master:
-        assert [slot for slot, path in paths.items() if path.exists()] == [1, 2]
-        old = _pids(master)
-        paths[3].touch()
-        master._roll_wanted.set()
-        await until(lambda: master._serving() == len(master._workers) == 2 and not old & _pids(master))
-        await until(lambda: {slot for slot, path in paths.items() if path.exists()} <= set(master._workers))
-
-
 async def test_each_worker_hears_what_all_of_them_read(tmp_path: Path) -> None:
     def told(slot: int) -> list[str]:
         file = tmp_path / f"versions-{slot}"
         return sorted(json.loads(file.read_text() or "[]")) if file.exists() else []
 
     async with serving(tmp_path):
-        await until(lambda: told(1) == told(2) == ["reads of 1", "reads of 2"])
+        await until(lambda: told(1) == told(2) == ["reads of 1", "reads of 2", "reads of the writer"])
 
 
 async def test_the_service_manager_is_told_of_the_start_of_reloads_and_of_the_end(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ async def test_both_workers_serve_the_one_port(tmp_path: Path, model: ModelServe
         assert await started.stop() == 0
     assert not any(is_alive(pid) for pid in pids(started))
     assert (tmp_path / "projections.db").exists()
-    assert (tmp_path / "projections-2.db").exists()
+    assert not (tmp_path / "projections-2.db").exists()
     assert not (tmp_path / "chatbot.db-wal").exists()
 
 

@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from chatbot.observability.metric_families import MetricFamily, Sample, decode, encode, families_of
 from chatbot.observability.metrics_aggregation import MetricsAggregator
+from events.errors import LogUnavailable
 
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0"
 
@@ -20,6 +21,7 @@ class FakeControlChannel:
     def __init__(self) -> None:
         self.siblings = {1: "one", 2: "two", 3: "three", 4: ""}
         self.restarts = 5
+        self.writer_restarts = 6
 
 
 def counted(times: int) -> tuple[MetricFamily, ...]:
@@ -74,3 +76,29 @@ async def test_a_metric_of_another_version_with_another_type_is_left_out() -> No
         return (MetricFamily("turns", "Turns.", "gauge", "", (Sample("turns", {}, 7.0),)),)
 
     assert "7.0" not in await scraped(ask)
+
+
+async def test_the_writers_metrics_stand_among_those_of_the_workers() -> None:
+    async def ask(node: str) -> tuple[MetricFamily, ...]:
+        return counted({"two": 20, "three": 30}[node])
+
+    async def ask_writer() -> tuple[MetricFamily, ...]:
+        return counted(40)
+
+    body, _ = await MetricsAggregator(1, FakeControlChannel(), ask, 0.2, ask_writer).merged(counted(1), "")
+    text = body.decode()
+    assert 'turns_total{kind="good",worker="writer"} 40.0' in text
+    assert "chatbot_workers_answering 3.0" in text
+    assert "chatbot_writer_up 1.0" in text
+    assert "chatbot_writer_restarts_total 6.0" in text
+
+
+async def test_a_writer_that_does_not_answer_is_counted_as_down() -> None:
+    async def ask(_: str) -> tuple[MetricFamily, ...]:
+        return counted(1)
+
+    async def ask_writer() -> tuple[MetricFamily, ...]:
+        raise LogUnavailable("nobody writes the log")
+
+    body, _ = await MetricsAggregator(1, FakeControlChannel(), ask, 0.2, ask_writer).merged(counted(1), "")
+    assert "chatbot_writer_up 0.0" in body.decode()

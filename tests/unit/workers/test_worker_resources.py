@@ -1,88 +1,21 @@
-"""What workers share: ports, projections to begin with, orders."""
+"""What workers share: ports, shared memory, orders."""
 
 import asyncio
 import os
 import signal
 import socket
-from pathlib import Path
 
 import pytest
 import structlog
 
 from chatbot.workers.connection_counts import ConnectionCounts, FairShare, create_counts_file
 from chatbot.workers.control_channel import ControlChannel, ControlMessage, open_channel, send
-from chatbot.workers.inherited_fds import InheritedFds, take_inherited_fds
+from chatbot.workers.inherited_fds import InheritedFds, WriterFds, take_inherited_fds
 from chatbot.workers.server_sockets import CannotListen, bind_sockets, service_url, start_listening
 from chatbot.workers.worker import Worker
-from events.storage.database_lock import DatabaseLock
-from events.storage.sqlite.sqlite_log import SqliteLog
-from projections.factory import create_runner
-from projections.observer import NoObserver
-from projections.sqlite.clone import clone_sibling, slot_path
-from projections.sqlite.sqlite_file import checkpoint_of
-from tests.support.log.sample_events import ASKED, EVERY_EVENT
 
 
-async def folded(path: Path, log: SqliteLog) -> None:
-    """Projections of all of `log`, in `path`."""
-    runner = create_runner(path, log, NoObserver())
-    await runner.start()
-    await runner.wait_for(log.head().position)
-    await runner.stop()
-
-
-def test_the_first_slot_has_the_configured_path_and_the_others_a_number() -> None:
-    path = Path("/data/projections.db")
-    assert [slot_path(path, slot).name for slot in (1, 2, 12)] == [
-        "projections.db",
-        "projections-2.db",
-        "projections-12.db",
-    ]
-
-
-async def test_a_new_worker_begins_with_a_copy_of_the_sibling_that_is_furthest(tmp_path: Path) -> None:
-    first = tmp_path / "projections.db"
-    log = await SqliteLog.open(tmp_path / "log.db")
-    await log.append("a", 0, [EVERY_EVENT[0]], ASKED)
-    await folded(first, log)
-    await log.append("b", 0, [EVERY_EVENT[0]], ASKED)
-    await folded(slot_path(first, 2), log)
-    assert await clone_sibling(slot_path(first, 3), first, log)
-    checkpoint = checkpoint_of(slot_path(first, 3))
-    assert checkpoint is not None
-    assert checkpoint.position == 2
-    await folded(slot_path(first, 3), log)
-    assert not list(tmp_path.glob("*-copy*"))
-    await log.close()
-
-
-async def test_a_copy_that_is_not_of_this_log_is_not_taken(tmp_path: Path) -> None:
-    first = tmp_path / "projections.db"
-    other = await SqliteLog.open(tmp_path / "other.db")
-    await other.append("a", 0, [EVERY_EVENT[0]], ASKED)
-    await folded(first, other)
-    await other.close()
-    log = await SqliteLog.open(tmp_path / "log.db")
-    slot_path(first, 3).write_text("no database")
-    assert not await clone_sibling(slot_path(first, 2), first, log)
-    assert not slot_path(first, 2).exists()
-    assert not await clone_sibling(first, first, log)
-    await log.close()
-
-
-async def test_the_lock_that_is_passed_on_is_held_until_the_last_lets_go(tmp_path: Path) -> None:
-    master, worker, stranger = (DatabaseLock(tmp_path / "log.db") for _ in range(3))
-    master.acquire()
-    worker.adopt(master.descriptors)
-    master.release()
-    with pytest.raises(Exception, match="in use by process"):
-        stranger.acquire()
-    worker.release()
-    stranger.acquire()
-    stranger.release()
-
-
-async def test_orders_are_carried_out_and_the_end_of_the_master_is_one(tmp_path: Path) -> None:
+async def test_orders_are_carried_out_and_the_end_of_the_master_is_one() -> None:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     control = ControlChannel(theirs.detach(), asyncio.Event())
@@ -102,16 +35,16 @@ async def test_orders_are_carried_out_and_the_end_of_the_master_is_one(tmp_path:
 
 
 def test_an_inheritance_is_taken_once_and_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = InheritedFds(
-        2, listeners=(5,), connection_counts=6, control=7, secret="s", locks=(8, 11), notifier_sockets=(9, 10)
-    )
+    writer = WriterFds("/run/writer.sock", positions=8, progress=9, listener=10)
+    mine = InheritedFds(0, listeners=(5,), connection_counts=6, control=7, secret="s", role="writer", writer=writer)
+    assert mine.descriptors == (5, 6, 7, 8, 9, 10)
     for name, value in mine.to_environment().items():
         monkeypatch.setenv(name, value)
     assert take_inherited_fds() == mine
     assert take_inherited_fds() is None
 
 
-async def test_what_a_worker_has_inherited_stays_with_it(tmp_path: Path) -> None:
+async def test_what_a_worker_has_inherited_stays_with_it() -> None:
     """A program that it starts would else keep the database locked and the port taken after all workers have ended."""
     (listener,), (control, theirs) = bind_sockets("127.0.0.1", 0), socket.socketpair()
     numbers = (listener.detach(), theirs.detach(), create_counts_file(2))
@@ -121,7 +54,7 @@ async def test_what_a_worker_has_inherited_stays_with_it(tmp_path: Path) -> None
         InheritedFds(1, numbers[:1], connection_counts=numbers[2], control=numbers[1], secret="s"), asyncio.Event()
     )
     assert not any(os.get_inheritable(number) for number in numbers)
-    assert worker.notifier is None
+    assert worker.writer is None
     asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
     structlog.contextvars.unbind_contextvars("worker")
     control.close()
